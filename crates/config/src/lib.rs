@@ -1,0 +1,1 @@
+//! TOML documents with places, placeholders, and all problems at once.

@@ -1,0 +1,1 @@
+//! The load engine: workers, dispatch, connections, recorder.

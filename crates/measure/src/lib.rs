@@ -1,0 +1,1 @@
+//! Units, clock, seeded randomness, histogram, counters and snapshots.

@@ -1,0 +1,1 @@
+//! The plan: parse, validate, resolve; arrival mathematics.

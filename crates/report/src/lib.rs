@@ -1,0 +1,1 @@
+//! What a run showed: summary, verdict, text and JSON.

@@ -1,0 +1,1 @@
+//! JSON-RPC bytes: borrowed parse, batches, ids, error classes.
