@@ -1,1 +1,30 @@
-//! Units, clock, seeded randomness, histogram, counters and snapshots.
+//! What a run measures: units, clock, seeded randomness, histogram, counters, snapshots.
+//!
+//! Pure data and arithmetic: no sockets, no threads, no files. Everything that is counted can be
+//! merged exactly, over workers, seconds, agents and runs.
+//!
+//! # Layout
+//! - [`units`]: [`Nanos`], the one type for time that crosses a crate edge
+//! - [`clock`]: the run's clock and the date, which everything else takes as a parameter
+//! - [`rng`]: randomness that can be asked for at any index
+//! - [`histogram`]: HDR histogram with pages, and its V2 encoding
+//! - [`names`]: closed lists (error classes, sides, reasons) and tallies over them
+//! - [`snapshot`]: what was counted in one second, and its sums
+//! - [`wire`]: `snapshots.jsonl`
+//! - [`finding`]: what a verdict says
+
+pub mod clock;
+pub mod finding;
+pub mod histogram;
+pub mod names;
+pub mod rng;
+pub mod snapshot;
+pub mod units;
+pub mod wire;
+
+pub use clock::{Clock, WallClock};
+pub use finding::{Finding, FindingId, Severity};
+pub use histogram::Histogram;
+pub use names::{Closed, ErrorClass, Fault, OpenReason, Side, Tally};
+pub use snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats, StatusCounts};
+pub use units::Nanos;

@@ -1,0 +1,66 @@
+//! What a verdict says: one sentence of evidence and one fix, by a known id.
+
+use crate::Nanos;
+use crate::names::{Closed, Side, closed};
+use std::fmt;
+
+closed! {
+    /// How much a finding weighs.
+    Severity {
+        /// Worth knowing.
+        Info = "info",
+        /// The run stands, but something was near its limit or went wrong at the target.
+        Warning = "warning",
+        /// The run must not be believed.
+        Invalid = "invalid",
+    }
+}
+
+closed! {
+    /// The known findings. An id means the same in every report.
+    FindingId {
+        /// What was sent, or when, is not what the plan says, for reasons of the instrument's own.
+        PlanNotHeld = "plan_not_held",
+        /// The kernel ran out of local ports.
+        PortsExhausted = "ports_exhausted",
+        /// The process ran out of file descriptors.
+        FdsExhausted = "fds_exhausted",
+        /// Arrivals waited for the plan's own limit on connections.
+        ConnectionsCapped = "connections_capped",
+        /// The target refused connections.
+        TargetRefused = "target_refused",
+        /// The target reset connections.
+        TargetReset = "target_reset",
+        /// The target answered with HTTP statuses or bodies that were not expected.
+        TargetErrors = "target_errors",
+        /// The target answered with JSON-RPC errors.
+        TargetRpcErrors = "target_rpc_errors",
+        /// The target did not answer in time.
+        TargetStalled = "target_stalled",
+        /// The target's address could not be reached.
+        Unreachable = "unreachable",
+        /// The target's name could not be resolved.
+        DnsFailed = "dns_failed",
+        /// The run was stopped before its end.
+        CutShort = "cut_short",
+    }
+}
+
+/// One thing that a verdict found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// Which.
+    pub id: FindingId,
+    /// How much it weighs.
+    pub severity: Severity,
+    /// Whose doing it was.
+    pub side: Side,
+    /// The number that shows it.
+    pub evidence: String,
+    /// The command, flag or plan key that mends it.
+    pub fix: String,
+    /// When it began.
+    pub from: Nanos,
+    /// When it ended.
+    pub to: Nanos,
+}
