@@ -4,14 +4,14 @@
 //! merged exactly, over workers, seconds, agents and runs.
 //!
 //! # Layout
-//! - [`units`]: [`Nanos`], the one type for time that crosses a crate edge
-//! - [`clock`]: the run's clock and the date, which everything else takes as a parameter
-//! - [`rng`]: randomness that can be asked for at any index
-//! - [`histogram`]: HDR histogram with pages, and its V2 encoding
-//! - [`names`]: closed lists (error classes, sides, reasons) and tallies over them
-//! - [`snapshot`]: what was counted in one second, and its sums
-//! - [`wire`]: `snapshots.jsonl`
-//! - [`finding`]: what a verdict says
+//! - `units`: [`Nanos`], the one type for time that crosses a crate edge
+//! - `clock`: the run's clock and the date, which everything else takes as a parameter
+//! - `rng`: randomness that can be asked for at any index
+//! - `histogram`: HDR histogram with pages, and its V2 encoding
+//! - `names`: closed lists (error classes, sides, reasons) and tallies over them
+//! - `snapshot`: what was counted in one second, and its sums
+//! - `wire`: `snapshots.jsonl`
+//! - `finding`: what a verdict says
 
 pub mod clock;
 pub mod finding;

@@ -1,0 +1,417 @@
+//! Reading a TOML document with places.
+//!
+//! A [`Table`] remembers the keys that were asked for; [`Table::close`] reports the others, each
+//! with the nearest that is known. Reading never stops at a problem: it is noted and the value is
+//! absent.
+
+use crate::problem::{Place, Problem, Problems};
+use crate::variables::{Fault, Text, Variables};
+use crate::{nearest, values};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A document as it was written.
+#[derive(Clone, Debug)]
+pub struct Document {
+    source: Source,
+    text: String,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    File(String),
+    /// The flag that each line was made from.
+    Flags(Vec<String>),
+}
+
+impl Document {
+    /// Larger documents are refused.
+    pub const LEN_MAX: usize = 16 << 20;
+
+    /// A document from a file that the user calls `file`.
+    pub fn new(file: impl Into<String>, text: impl Into<String>) -> Document {
+        Document { source: Source::File(file.into()), text: text.into() }
+    }
+
+    /// A document put together from flags: for each its name and the line of TOML that it stands
+    /// for. Problems then name the flag.
+    pub fn from_flags(lines: impl IntoIterator<Item = (String, String)>) -> Document {
+        let (flags, lines): (Vec<_>, Vec<String>) = lines.into_iter().unzip();
+        Document { source: Source::Flags(flags), text: lines.join("\n") }
+    }
+
+    /// Reads the whole document by `read`, filling in variables.
+    ///
+    /// # Errors
+    /// Every problem, whether of syntax or noted by `read`; also when `read` gives nothing.
+    pub fn read<T>(
+        &self,
+        variables: &Variables,
+        read: impl FnOnce(&Table<'_>) -> Option<T>,
+    ) -> Result<T, Problems> {
+        let problems = RefCell::new(Problems::default());
+        let reader = Reader { document: self, variables, problems: &problems };
+        if self.text.len() > Self::LEN_MAX {
+            reader.note(0..0, format!("the file is larger than {} bytes", Self::LEN_MAX), "");
+            return Err(problems.into_inner());
+        }
+        let (root, faults) = DeTable::parse_recoverable(&self.text);
+        for fault in &faults {
+            reader.note(fault.span().unwrap_or(0..0), fault.message().into(), "");
+        }
+        let value = (faults.is_empty()).then(|| {
+            let table = Table {
+                reader,
+                table: root.get_ref(),
+                span: 0..0,
+                what: "the document",
+                known: RefCell::default(),
+            };
+            let value = read(&table);
+            table.close();
+            value
+        });
+        let problems = problems.into_inner();
+        match value.flatten() {
+            Some(value) if problems.is_empty() => Ok(value),
+            _ => {
+                assert!(!problems.is_empty(), "a document that cannot be read has a problem");
+                Err(problems.sorted())
+            }
+        }
+    }
+
+    fn place(&self, offset: usize) -> Place {
+        let before = &self.text[..offset.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        match &self.source {
+            Source::File(file) => {
+                let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+                Place::File { file: file.clone(), line, column }
+            }
+            Source::Flags(flags) => Place::Flag(flags[(line - 1).min(flags.len() - 1)].clone()),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Reader<'r> {
+    document: &'r Document,
+    variables: &'r Variables,
+    problems: &'r RefCell<Problems>,
+}
+
+impl Reader<'_> {
+    fn note(&self, span: Range<usize>, message: String, hint: &str) {
+        let place = self.document.place(span.start);
+        self.problems.borrow_mut().push(Problem { place, message, hint: hint.into() });
+    }
+}
+
+/// A table of a document.
+pub struct Table<'r> {
+    reader: Reader<'r>,
+    table: &'r DeTable<'r>,
+    span: Range<usize>,
+    what: &'static str,
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'r> Table<'r> {
+    /// The value of a key, which is known from now on.
+    pub fn field(&self, key: &'static str) -> Option<Field<'r>> {
+        self.known.borrow_mut().push(key);
+        let (name, value) = self.table.iter().find(|(name, _)| name.get_ref() == key)?;
+        Some(Field { reader: self.reader, key: key.into(), key_span: name.span(), value })
+    }
+
+    /// All keys with their values, none of which is unknown: a table of names that users choose.
+    pub fn entries(&self) -> Vec<(String, Field<'r>)> {
+        let entries = self.table.iter().map(|(name, value)| {
+            let key = name.get_ref().to_string();
+            let field =
+                Field { reader: self.reader, key: key.clone(), key_span: name.span(), value };
+            (key, field)
+        });
+        entries.collect()
+    }
+
+    /// Whether it holds no key.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Notes a problem of the table as a whole.
+    pub fn problem(&self, message: impl Into<String>, hint: &str) {
+        self.reader.note(self.span.clone(), message.into(), hint);
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub fn close(&self) {
+        let known = self.known.borrow();
+        for (name, _) in self.table.iter().filter(|(name, _)| !known.contains(&&**name.get_ref())) {
+            let hint = match nearest(name.get_ref(), known.iter().copied()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => {
+                    let mut known = known.clone();
+                    known.sort_unstable();
+                    known.dedup();
+                    format!("known here: {}", known.join(", "))
+                }
+            };
+            let message = format!("unknown key \"{}\" in {}", name.get_ref(), self.what);
+            self.reader.note(name.span(), message, &hint);
+        }
+    }
+}
+
+/// A value of a document, with its key and place.
+pub struct Field<'r> {
+    reader: Reader<'r>,
+    key: String,
+    key_span: Range<usize>,
+    value: &'r Spanned<DeValue<'r>>,
+}
+
+impl<'r> Field<'r> {
+    /// Notes a problem at the value.
+    pub fn problem(&self, message: impl Into<String>, hint: &str) {
+        self.reader.note(self.value.span(), message.into(), hint);
+    }
+
+    /// Notes a problem at the key.
+    pub fn problem_with_key(&self, message: impl Into<String>, hint: &str) {
+        self.reader.note(self.key_span.clone(), message.into(), hint);
+    }
+
+    fn wrong_type(&self, expected: &str) {
+        let found = self.value.get_ref().type_str();
+        self.problem(format!("\"{}\" must be {expected}, not {found}", self.key), "");
+    }
+
+    /// Whether the value is a table.
+    pub fn is_table(&self) -> bool {
+        self.value.get_ref().is_table()
+    }
+
+    /// Whether the value is a list.
+    pub fn is_list(&self) -> bool {
+        self.value.get_ref().is_array()
+    }
+
+    /// Whether the value is a number.
+    pub fn is_integer(&self) -> bool {
+        self.value.get_ref().is_integer()
+    }
+
+    /// A text, its variables filled in.
+    pub fn text(&self) -> Option<Text> {
+        let Some(text) = self.value.get_ref().as_str() else {
+            self.wrong_type("a text");
+            return None;
+        };
+        match self.reader.variables.fill(text) {
+            Ok(text) => Some(text),
+            Err(Fault::Unset(name)) => {
+                self.problem(
+                    format!("the variable {name} is not set"),
+                    &format!("set it in the environment, or add --set {name}=VALUE"),
+                );
+                None
+            }
+            Err(Fault::Malformed(at)) => {
+                let hint = "write ${NAME} or ${NAME:-default}; a plain ${ is written $${";
+                self.problem(format!("not a variable: {at}"), hint);
+                None
+            }
+        }
+    }
+
+    /// A text by a reader of its own, such as [`values::rate`].
+    pub fn parse<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text()?;
+        match read(&text.value) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.problem(format!("\"{}\": {message}", self.key), "");
+                None
+            }
+        }
+    }
+
+    /// A duration.
+    pub fn duration(&self) -> Option<Duration> {
+        self.parse(values::duration)
+    }
+
+    /// A duration above zero.
+    pub fn duration_above_zero(&self) -> Option<Duration> {
+        let span = self.duration()?;
+        if span.is_zero() {
+            self.problem(format!("\"{}\" must be longer than zero", self.key), "");
+            return None;
+        }
+        Some(span)
+    }
+
+    /// A rate per second.
+    pub fn rate(&self) -> Option<f64> {
+        self.parse(values::rate)
+    }
+
+    /// A size in bytes: a number, or a text such as `10MiB`.
+    pub fn size(&self) -> Option<u64> {
+        if self.is_integer() { self.integer(0, u64::MAX >> 1) } else { self.parse(values::size) }
+    }
+
+    /// A whole number from `least` to `most`.
+    pub fn integer(&self, least: u64, most: u64) -> Option<u64> {
+        let Some(digits) = self.value.get_ref().as_integer() else {
+            self.wrong_type("a whole number");
+            return None;
+        };
+        let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok();
+        match number.and_then(|n| u64::try_from(n).ok()) {
+            Some(n) if (least..=most).contains(&n) => Some(n),
+            _ => {
+                let shown = digits.as_str();
+                let message = if most >= u64::MAX >> 1 {
+                    format!("\"{}\" must be at least {least}, not {shown}", self.key)
+                } else {
+                    format!("\"{}\" must be from {least} to {most}, not {shown}", self.key)
+                };
+                self.problem(message, "");
+                None
+            }
+        }
+    }
+
+    /// Yes or no.
+    pub fn boolean(&self) -> Option<bool> {
+        let value = self.value.get_ref().as_bool();
+        if value.is_none() {
+            self.wrong_type("true or false");
+        }
+        value
+    }
+
+    /// One of a few words.
+    pub fn one_of<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
+        let text = self.text()?;
+        let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
+        if found.is_none() {
+            let known = words.iter().map(|(word, _)| *word);
+            let listed: Vec<_> = known.clone().map(|word| format!("\"{word}\"")).collect();
+            let hint = nearest(&text.value, known).map(|near| format!("did you mean \"{near}\"?"));
+            let one_of = listed.join(" or ");
+            let message = format!("\"{}\" must be {one_of}, not \"{}\"", self.key, text.shown);
+            self.problem(message, &hint.unwrap_or_default());
+        }
+        found
+    }
+
+    /// A table, called `what` in problems.
+    pub fn table(&self, what: &'static str) -> Option<Table<'r>> {
+        let Some(table) = self.value.get_ref().as_table() else {
+            self.wrong_type("a table");
+            return None;
+        };
+        let span = self.key_span.clone();
+        Some(Table { reader: self.reader, table, span, what, known: RefCell::default() })
+    }
+
+    /// The items of a list.
+    pub fn list(&self) -> Option<Vec<Field<'r>>> {
+        let Some(items) = self.value.get_ref().as_array() else {
+            self.wrong_type("a list");
+            return None;
+        };
+        let item = |value: &'r Spanned<DeValue<'r>>| Field {
+            reader: self.reader,
+            key: self.key.clone(),
+            key_span: value.span(),
+            value,
+        };
+        Some(items.iter().map(item).collect())
+    }
+
+    /// The tables of a list of tables (`[[target]]`), each called `what` in problems.
+    pub fn tables(&self, what: &'static str) -> Vec<Table<'r>> {
+        match self.value.get_ref() {
+            DeValue::Array(_) => {
+                let items = self.list().unwrap_or_default();
+                items.iter().filter_map(|item| item.table(what)).collect()
+            }
+            _ => {
+                self.problem(
+                    format!("\"{}\" must be a list of tables", self.key),
+                    &format!("write [[{}]] above its keys", self.key),
+                );
+                Vec::new()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        let read = |table: &Table<'_>| {
+            let rate = table.field("rate").and_then(|f| f.rate());
+            let users = table.field("users").and_then(|f| f.integer(1, 100));
+            let name = table.field("name").and_then(|f| f.text());
+            for target in table.field("target").map(|f| f.tables("[[target]]")).unwrap_or_default()
+            {
+                target.field("weight").and_then(|f| f.integer(0, 10));
+                target.close();
+            }
+            Some((rate, users, name))
+        };
+        let document = Document::new("plan.toml", text);
+        document.read(&Variables::none(), read).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_problems_come_at_once_with_their_places() {
+        let text = "ratee = 5\nusers = 0\nname = \"${X}\"\n\n[[target]]\nweight = 11\nwieght = 1\n";
+        assert_eq!(
+            problems(text),
+            "plan.toml:1:1: unknown key \"ratee\" in the document\n  \
+               hint: did you mean \"rate\"?\n\
+             plan.toml:2:9: \"users\" must be from 1 to 100, not 0\n\
+             plan.toml:3:8: the variable X is not set\n  \
+               hint: set it in the environment, or add --set X=VALUE\n\
+             plan.toml:6:10: \"weight\" must be from 0 to 10, not 11\n\
+             plan.toml:7:1: unknown key \"wieght\" in [[target]]\n  \
+               hint: did you mean \"weight\"?"
+        );
+    }
+
+    #[test]
+    fn wrong_types_and_syntax() {
+        assert_eq!(
+            problems("rate = 5\ntarget = 1\n"),
+            "plan.toml:1:8: \"rate\" must be a text, not integer\n\
+             plan.toml:2:10: \"target\" must be a list of tables\n  \
+               hint: write [[target]] above its keys"
+        );
+        assert!(problems("rate = \nusers = = 3\n").starts_with("plan.toml:1:8: "));
+    }
+
+    #[test]
+    fn problems_of_flags_name_the_flag() {
+        let lines = [("--name", "name = \"x\""), ("--rate", "rate = \"fast\"")];
+        let document = Document::from_flags(lines.map(|(a, b)| (a.to_string(), b.to_string())));
+        let read = |table: &Table<'_>| {
+            table.field("name");
+            table.field("rate")?.rate()
+        };
+        let problems = document.read(&Variables::none(), read).unwrap_err().to_string();
+        assert!(problems.starts_with("--rate: \"rate\": \"fast\" is not a rate"), "{problems}");
+    }
+}

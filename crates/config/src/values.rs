@@ -1,0 +1,201 @@
+//! Rates, durations and sizes as people write them: `5000/s`, `1h30m`, `10MiB`.
+//!
+//! Each reader says what is wrong and what is right; each `show_*` writes what its reader reads.
+
+use std::time::Duration;
+
+const NS_PER_HOUR: u128 = 3_600_000_000_000;
+const UNITS: [(&str, u128); 6] = [
+    ("h", NS_PER_HOUR),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
+/// Reads a duration: numbers with units, largest first (`250ms`, `33m`, `1h30m`, `1.5s`). Zero is
+/// `0s`. At most ten years.
+///
+/// # Errors
+/// What is wrong, with the form that is right.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is not a duration; write it like 250ms, 30s, 33m or 1h30m");
+    if text.starts_with('-') {
+        return Err(format!("a duration cannot be negative: \"{text}\""));
+    }
+    let mut total = 0u128;
+    let mut rest = text.trim();
+    let mut last_unit = u128::MAX;
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, after) = rest.split_at(digits);
+        let letters = after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let unit = if unit == "µs" { "us" } else { unit };
+        let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        if *scale >= last_unit {
+            return Err(wrong());
+        }
+        last_unit = *scale;
+        total += decimal(number, *scale).ok_or_else(wrong)?;
+        rest = after;
+    }
+    if total > 10 * 365 * 24 * NS_PER_HOUR {
+        return Err(format!("\"{text}\" is longer than ten years"));
+    }
+    Ok(Duration::from_nanos(total as u64))
+}
+
+/// `number` × `scale`, exact, when it is a plain decimal number without excess digits.
+fn decimal(number: &str, scale: u128) -> Option<u128> {
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() || whole.len() > 12 || part.len() > 12 || number.ends_with('.') {
+        return None;
+    }
+    let whole: u128 = whole.parse().ok()?;
+    let part_value: u128 = if part.is_empty() { 0 } else { part.parse().ok()? };
+    let divisor = 10u128.pow(part.len() as u32);
+    Some(whole * scale + part_value * scale / divisor)
+}
+
+/// Writes a duration exactly, the way [`duration`] reads it.
+pub fn show_duration(span: Duration) -> String {
+    let mut rest = span.as_nanos();
+    if rest == 0 {
+        return "0s".into();
+    }
+    let mut text = String::new();
+    for (unit, scale) in UNITS {
+        let n = rest / scale;
+        rest %= scale;
+        if n > 0 {
+            text += &format!("{n}{unit}");
+        }
+    }
+    text
+}
+
+/// Reads a rate, per second: `5000/s`, `300/m`, `10/h`, `2.5/s`, `1/ms`, `5_000/s`.
+///
+/// # Errors
+/// What is wrong, with the form that is right.
+pub fn rate(text: &str) -> Result<f64, String> {
+    let wrong = || format!("\"{text}\" is not a rate; write it like 5000/s, 300/m or 10/h");
+    let (number, unit) = text.trim().split_once('/').ok_or_else(wrong)?;
+    let number: f64 = plain_number(number).ok_or_else(wrong)?;
+    let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
+    // Divided last: 300 a minute is exactly 5 a second.
+    Ok(number * 1e9 / *scale as f64)
+}
+
+fn plain_number(text: &str) -> Option<f64> {
+    let text = text.trim().replace('_', "");
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number = text.parse::<f64>().ok()?;
+    (plain && number < 1e12).then_some(number)
+}
+
+/// Writes a rate the way [`rate`] reads it.
+pub fn show_rate(per_second: f64) -> String {
+    for (unit, scale) in [("s", 1.0), ("m", 60.0), ("h", 3600.0)] {
+        let number = per_second * scale;
+        if (number - number.round()).abs() < 1e-9 * number.max(1.0) {
+            return format!("{}/{unit}", number.round());
+        }
+    }
+    format!("{per_second}/s")
+}
+
+/// Reads a size in bytes: `512`, `64KiB`, `10MiB`, `1GiB`, and `KB`, `MB`, `GB` by thousands.
+///
+/// # Errors
+/// What is wrong, with the form that is right.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("\"{text}\" is not a size; write it like 512B, 64KiB or 10MiB");
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "KB" | "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.replace('_', "").parse().map_err(|_| wrong())?;
+    number.checked_mul(scale).ok_or_else(|| format!("\"{text}\" is too large"))
+}
+
+/// Writes a size the way [`size`] reads it.
+pub fn show_size(bytes: u64) -> String {
+    for (unit, scale) in [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes > 0 && bytes.is_multiple_of(scale) {
+            return format!("{}{unit}", bytes / scale);
+        }
+    }
+    format!("{bytes}B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let check = |text: &str, ns: u64, shown: &str| {
+            let read = duration(text).unwrap();
+            assert_eq!((read.as_nanos() as u64, show_duration(read).as_str()), (ns, shown));
+        };
+        check("250ms", 250_000_000, "250ms");
+        check("33m", 1_980_000_000_000, "33m");
+        check("1h30m", 5_400_000_000_000, "1h30m");
+        check("1.5s", 1_500_000_000, "1s500ms");
+        check("0s", 0, "0s");
+        check("7µs", 7_000, "7us");
+        for bad in
+            ["", "5", "s", "5x", "1.s", ".5s", "-1s", "1s1h", "1s 2ms", "99999999999h", "1e3s"]
+        {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        let check = |text: &str, per_second: f64, shown: &str| {
+            assert_eq!(rate(text), Ok(per_second), "{text}");
+            assert_eq!(show_rate(per_second), shown);
+        };
+        check("5000/s", 5000.0, "5000/s");
+        check("5_000/s", 5000.0, "5000/s");
+        check("300/m", 5.0, "5/s");
+        check("100/m", 100.0 / 60.0, "100/m");
+        check("10/h", 10.0 / 3600.0, "10/h");
+        check("1/ms", 1000.0, "1000/s");
+        check("2.5/s", 2.5, "150/m");
+        for bad in ["", "5000", "5000/", "/s", "5000/day", "-1/s", "inf/s", "1e3/s"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, bytes: u64, shown: &str| {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(show_size(bytes), shown);
+        };
+        check("512", 512, "512B");
+        check("64KiB", 65_536, "64KiB");
+        check("10MiB", 10_485_760, "10MiB");
+        check("1MB", 1_000_000, "1000000B");
+        for bad in ["", "KiB", "1XB", "-1", "99999999999GiB", "1.5MiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `${NAME}` in texts: the value to use and the form that may be shown.
+//!
+//! A value comes from `--set NAME=VALUE` or else from the environment; `${NAME:-default}` needs
+//! neither; `$${` is a plain `${`. Where the name speaks of a secret, the shown form keeps the
+//! placeholder, so that what is printed or written never holds the secret.
+
+use std::collections::BTreeMap;
+
+/// A text after its variables were filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// To use.
+    pub value: String,
+    /// To show: secrets stay placeholders.
+    pub shown: String,
+}
+
+impl Text {
+    /// A text that holds no variables.
+    pub fn plain(value: impl Into<String>) -> Text {
+        let value = value.into();
+        Text { shown: value.clone(), value }
+    }
+
+    fn push(&mut self, part: &str) {
+        self.value += part;
+        self.shown += part;
+    }
+}
+
+/// What is wrong with a placeholder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Unset(String),
+    Malformed(String),
+}
+
+/// The variables that a document may use.
+#[derive(Clone, Debug, Default)]
+pub struct Variables {
+    values: BTreeMap<String, String>,
+}
+
+impl Variables {
+    /// None at all.
+    pub fn none() -> Variables {
+        Variables::default()
+    }
+
+    /// The process's environment; what is not UTF-8 is left out.
+    pub fn from_environment() -> Variables {
+        let text = |s: std::ffi::OsString| s.into_string().ok();
+        let pairs = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?)));
+        Variables { values: pairs.collect() }
+    }
+
+    /// Sets one, before the environment's.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.values.insert(name.into(), value.into());
+    }
+
+    pub(crate) fn fill(&self, text: &str) -> Result<Text, Fault> {
+        let mut filled = Text::default();
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let (before, from) = rest.split_at(at);
+            if let Some(escaped) = before.strip_suffix('$') {
+                filled.push(escaped);
+                filled.value += "${";
+                filled.shown += "$${";
+                rest = &from[2..];
+                continue;
+            }
+            filled.push(before);
+            let malformed = || Fault::Malformed(from.chars().take(20).collect());
+            let end = from.find('}').ok_or_else(malformed)?;
+            let inside = &from[2..end];
+            let (name, default) = match inside.split_once(":-") {
+                Some((name, default)) => (name, Some(default)),
+                None => (inside, None),
+            };
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                return Err(malformed());
+            }
+            let value = match (self.values.get(name), default) {
+                (Some(value), _) => value.as_str(),
+                (None, Some(default)) => default,
+                (None, None) => return Err(Fault::Unset(name.into())),
+            };
+            filled.value += value;
+            filled.shown += if is_secret(name) { &from[..=end] } else { value };
+            rest = &from[end + 1..];
+        }
+        filled.push(rest);
+        Ok(filled)
+    }
+}
+
+/// Whether a name (of a variable, a header) speaks of a secret.
+pub(crate) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "token", "secret", "pass", "auth", "cookie", "credential"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
+impl Text {
+    /// The same text with nothing to show, when `name` (of a header) speaks of a secret.
+    pub fn hidden_if_secret(mut self, name: &str) -> Text {
+        if is_secret(name) && !self.shown.contains("${") {
+            self.shown = "[redacted]".into();
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fills_and_hides() {
+        let mut variables = Variables::none();
+        variables.set("HOST", "example.org");
+        variables.set("NODE_KEY", "s3cret");
+        let check = |text: &str, value: &str, shown: &str| {
+            let expected = Text { value: value.into(), shown: shown.into() };
+            assert_eq!(variables.fill(text), Ok(expected), "{text}");
+        };
+        check("plain $ text", "plain $ text", "plain $ text");
+        check("http://${HOST}/", "http://example.org/", "http://example.org/");
+        check("${HOST}/${NODE_KEY}", "example.org/s3cret", "example.org/${NODE_KEY}");
+        check("${PORT:-80}", "80", "80");
+        check("$${HOST}", "${HOST}", "$${HOST}");
+        assert_eq!(variables.fill("${NO}"), Err(Fault::Unset("NO".into())));
+        assert_eq!(variables.fill("a ${NO"), Err(Fault::Malformed("${NO".into())));
+        assert_eq!(variables.fill("${a b}"), Err(Fault::Malformed("${a b}".into())));
+    }
+}
