@@ -1,0 +1,176 @@
+//! A response object as result or error.
+//!
+//! Strict where an answer could be taken for what it is not, lenient where servers in the field
+//! differ without harm: `jsonrpc` may be missing (JSON-RPC 1.0 servers leave it out), a `null` error
+//! beside a result and a `null` result beside an error count as absent, an error may lack its
+//! message, and a missing id reads as `null`. Whether the id is the right one is not decided here.
+//!
+//! Invariant: an answer has exactly one outcome.
+
+use crate::json::{self, Kind, Syntax};
+
+/// One response object, borrowed from the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// The id as written; `null` when there is none.
+    pub id: &'a [u8],
+    /// What the call came to.
+    pub outcome: Outcome<'a>,
+}
+
+/// What a call came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// The result as written; `null` is a result.
+    Result(&'a [u8]),
+    /// An error object.
+    Error {
+        /// Its code.
+        code: i64,
+        /// Its message as written, a string; `""` when there is none.
+        message: &'a [u8],
+        /// Its data as written.
+        data: Option<&'a [u8]>,
+    },
+}
+
+/// Why something is no response object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON.
+    #[error("not JSON: {0}")]
+    Syntax(#[from] Syntax),
+    /// JSON, and not an object.
+    #[error("not an object")]
+    NotAnObject,
+    /// `jsonrpc` is there and is not `"2.0"`.
+    #[error("\"jsonrpc\" is not \"2.0\"")]
+    Version,
+    /// The id is an object, an array or a boolean.
+    #[error("\"id\" is not a string, a number or null")]
+    Id,
+    /// A member that decides the meaning stands there twice.
+    #[error("a member stands there twice")]
+    Twice,
+    /// Neither a result nor an error.
+    #[error("neither result nor error")]
+    Neither,
+    /// A result that is not null beside an error that is not null.
+    #[error("both result and error")]
+    Both,
+    /// The error is no object with an integer code and, if any, a string as its message.
+    #[error("\"error\" is not an error object")]
+    Error,
+}
+
+/// Reads one response object.
+///
+/// # Errors
+/// What makes it none. Syntax anywhere in `text` comes before any other fault.
+#[inline]
+pub fn parse(text: &[u8]) -> Result<Answer<'_>, Malformed> {
+    if json::kind(text) != Some(Kind::Object) {
+        json::validate(text)?;
+        return Err(Malformed::NotAnObject);
+    }
+    let (mut version, mut id, mut result, mut error) = (None, None, None, None);
+    let mut twice = false;
+    for member in json::members(text) {
+        let member = member?;
+        let slot = match &*member.plain() {
+            b"jsonrpc" => &mut version,
+            b"id" => &mut id,
+            b"result" => &mut result,
+            b"error" => &mut error,
+            _ => continue,
+        };
+        twice |= slot.replace(member.value).is_some();
+    }
+    if twice {
+        return Err(Malformed::Twice);
+    }
+    if version.is_some_and(|version| !json::is_text(version, "2.0")) {
+        return Err(Malformed::Version);
+    }
+    let id = id.unwrap_or(b"null");
+    if !crate::request::is_id(id) {
+        return Err(Malformed::Id);
+    }
+    let outcome = match (result, error.filter(|error| error != b"null")) {
+        (Some(result), None) => Outcome::Result(result),
+        (None | Some(b"null"), Some(error)) => read_error(error)?,
+        (Some(_), Some(_)) => return Err(Malformed::Both),
+        (None, None) => return Err(Malformed::Neither),
+    };
+    Ok(Answer { id, outcome })
+}
+
+fn read_error(error: &[u8]) -> Result<Outcome<'_>, Malformed> {
+    if json::kind(error) != Some(Kind::Object) {
+        return Err(Malformed::Error);
+    }
+    let (mut code, mut message, mut data) = (None, b"\"\"".as_slice(), None);
+    for member in json::members(error) {
+        let member = member?;
+        match &*member.plain() {
+            b"code" => {
+                let text = std::str::from_utf8(member.value).unwrap_or_default();
+                code = Some(text.parse::<i64>().map_err(|_| Malformed::Error)?);
+            }
+            b"message" if json::kind(member.value) == Some(Kind::String) => message = member.value,
+            b"message" => return Err(Malformed::Error),
+            b"data" => data = Some(member.value),
+            _ => {}
+        }
+    }
+    Ok(Outcome::Error { code: code.ok_or(Malformed::Error)?, message, data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_read() {
+        let check = |text: &str, id: &str, outcome: Outcome<'_>| {
+            assert_eq!(parse(text.as_bytes()), Ok(Answer { id: id.as_bytes(), outcome }), "{text}");
+        };
+        let error = |code, message: &'static str, data: Option<&'static str>| Outcome::Error {
+            code,
+            message: message.as_bytes(),
+            data: data.map(str::as_bytes),
+        };
+        check(r#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#, "1", Outcome::Result(b"\"0x1\""));
+        // null is a result, a null error is none
+        check(r#"{"jsonrpc":"2.0","id":1,"result":null}"#, "1", Outcome::Result(b"null"));
+        check(r#"{"result":null,"error":null,"id":"a"}"#, "\"a\"", Outcome::Result(b"null"));
+        check(
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"parse","data":[1]}}"#,
+            "null",
+            error(-32700, "\"parse\"", Some("[1]")),
+        );
+        // JSON-RPC 1.0's way of saying error, without an id
+        check(r#"{"result":null,"error":{"code":3}}"#, "null", error(3, "\"\"", None));
+    }
+
+    #[test]
+    fn malformed_answers_are_told_apart() {
+        let check = |text: &str, why: Malformed| {
+            assert_eq!(parse(text.as_bytes()), Err(why), "{text}");
+        };
+        check("[]", Malformed::NotAnObject);
+        check("<html>", Malformed::Syntax(Syntax { at: 0, what: json::Fault::Unexpected }));
+        check(r#"{"jsonrpc":"2.0","id":1}"#, Malformed::Neither);
+        check(r#"{"id":1,"error":null}"#, Malformed::Neither);
+        check(r#"{"id":1,"result":1,"error":{"code":1}}"#, Malformed::Both);
+        check(r#"{"jsonrpc":"1.0","id":1,"result":1}"#, Malformed::Version);
+        check(r#"{"id":[1],"result":1}"#, Malformed::Id);
+        check(r#"{"id":1,"id":1,"result":1}"#, Malformed::Twice);
+        check(r#"{"id":1,"error":"boom"}"#, Malformed::Error);
+        check(r#"{"id":1,"error":{"message":"no code"}}"#, Malformed::Error);
+        check(r#"{"id":1,"error":{"code":"3"}}"#, Malformed::Error);
+        check(r#"{"id":1,"error":{"code":1.5}}"#, Malformed::Error);
+        check(r#"{"id":1,"error":{"code":99999999999999999999}}"#, Malformed::Error);
+        check(r#"{"id":1,"error":{"code":1,"message":2}}"#, Malformed::Error);
+    }
+}

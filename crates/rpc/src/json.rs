@@ -1,0 +1,386 @@
+//! Validates JSON text and cuts it into spans, without building a tree.
+//!
+//! Strict RFC 8259: one value, UTF-8, no trailing bytes. What the grammar leaves open stays open:
+//! numbers have no range, names may repeat, and a `\u` escape may be half of a surrogate pair.
+//! Nesting is bounded by [`DEPTH_MAX`] and kept in one machine word, so that no input can exhaust
+//! the stack. It does not convert numbers.
+//!
+//! Invariant: a span that is handed out is a valid value without surrounding white space.
+
+mod scan;
+
+use std::borrow::Cow;
+
+use scan::{Scanner, is_space};
+
+/// How deep arrays and objects may nest. 128 levels fit the bits of a `u128`, which is the whole
+/// stack of the scanner; no call and no answer that is known comes near. Deeper input is refused
+/// with [`Fault::TooDeep`].
+pub const DEPTH_MAX: u32 = 128;
+
+/// Where and why a text is not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {at}")]
+pub struct Syntax {
+    /// Offset of the first byte that does not fit, from the start of the text given.
+    pub at: usize,
+    /// What is wrong there.
+    pub what: Fault,
+}
+
+/// The ways in which a text is not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The text ends inside a value, or holds none.
+    #[error("unexpected end")]
+    End,
+    /// A byte that cannot stand there.
+    #[error("unexpected character")]
+    Unexpected,
+    /// A control character in a string; it must be escaped.
+    #[error("control character in a string")]
+    Control,
+    /// A backslash that starts no escape.
+    #[error("invalid escape")]
+    Escape,
+    /// A string that is not UTF-8.
+    #[error("invalid UTF-8")]
+    Utf8,
+    /// A number against the grammar.
+    #[error("invalid number")]
+    Number,
+    /// More than [`DEPTH_MAX`] levels.
+    #[error("nesting deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    /// Bytes behind the value.
+    #[error("trailing characters")]
+    Trailing,
+}
+
+/// What a value is, which its first byte tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool,
+    /// A number.
+    Number,
+    /// A string.
+    String,
+    /// An array.
+    Array,
+    /// An object.
+    Object,
+}
+
+/// One name and value of an object, as raw spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// The name with its quotation marks.
+    pub name: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+    escaped: bool,
+}
+
+impl<'a> Member<'a> {
+    /// The bytes of the name, however it is escaped.
+    #[inline]
+    pub fn plain(&self) -> Cow<'a, [u8]> {
+        let inner = &self.name[1..self.name.len() - 1];
+        if !self.escaped {
+            return Cow::Borrowed(inner);
+        }
+        Cow::Owned(unescape(inner).unwrap_or_default().into_bytes())
+    }
+}
+
+/// Checks that `text` is exactly one value, and returns it without surrounding white space.
+///
+/// # Errors
+/// The first [`Syntax`] fault.
+#[inline]
+pub fn validate(text: &[u8]) -> Result<&[u8], Syntax> {
+    let mut scanner = Scanner { text, at: 0 };
+    let value = scanner.value(0)?;
+    scanner.end()?;
+    Ok(value)
+}
+
+/// What the first byte of `text` announces; `None` when no value starts with it.
+#[inline]
+pub fn kind(text: &[u8]) -> Option<Kind> {
+    match text.iter().find(|byte| !is_space(**byte))? {
+        b'{' => Some(Kind::Object),
+        b'[' => Some(Kind::Array),
+        b'"' => Some(Kind::String),
+        b'-' | b'0'..=b'9' => Some(Kind::Number),
+        b't' | b'f' => Some(Kind::Bool),
+        b'n' => Some(Kind::Null),
+        _ => None,
+    }
+}
+
+/// The members of the object that `text` is, in order, validated as they are visited. The iterator
+/// yields an error once and then ends; only when it has ended without one is `text` valid.
+#[inline]
+pub fn members(text: &[u8]) -> Members<'_> {
+    Members { inner: Inside::new(text, b'{') }
+}
+
+/// The items of the array that `text` is, in order, validated as they are visited. The iterator
+/// yields an error once and then ends; only when it has ended without one is `text` valid.
+#[inline]
+pub fn items(text: &[u8]) -> Items<'_> {
+    Items { inner: Inside::new(text, b'[') }
+}
+
+/// The characters of the string `raw`, a span of this module's with its quotation marks; borrowed
+/// unless it holds escapes. Half of a surrogate pair reads as U+FFFD. `None` when it is no string.
+pub fn text(raw: &[u8]) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if inner.contains(&b'\\') {
+        unescape(inner).map(Cow::Owned)
+    } else {
+        std::str::from_utf8(inner).ok().map(Cow::Borrowed)
+    }
+}
+
+/// Whether the valid string `raw` (with its quotation marks) reads `plain`. `plain` must hold no
+/// character that JSON escapes; escaped spellings of it in `raw` are recognised.
+#[inline]
+pub fn is_text(raw: &[u8], plain: &str) -> bool {
+    let Some(inner) = raw.get(1..raw.len().saturating_sub(1)) else { return false };
+    inner == plain.as_bytes()
+        || (inner.contains(&b'\\') && text(raw).is_some_and(|text| text == plain))
+}
+
+/// Iterator over the members of an object; see [`members`].
+#[derive(Debug, Clone)]
+pub struct Members<'a> {
+    inner: Inside<'a>,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = Result<Member<'a>, Syntax>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.inner.next(|scanner| {
+            let (name, escaped) = scanner.name()?;
+            Ok(Member { name, value: scanner.value(1)?, escaped })
+        })
+    }
+}
+
+/// Iterator over the items of an array; see [`items`].
+#[derive(Debug, Clone)]
+pub struct Items<'a> {
+    inner: Inside<'a>,
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Result<&'a [u8], Syntax>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.inner.next(|scanner| scanner.value(1))
+    }
+}
+
+/// What [`Members`] and [`Items`] share: brackets, commas and the end.
+#[derive(Debug, Clone)]
+struct Inside<'a> {
+    scanner: Scanner<'a>,
+    open: u8,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Before,
+    Within,
+    Done,
+}
+
+impl<'a> Inside<'a> {
+    #[inline]
+    fn new(text: &'a [u8], open: u8) -> Self {
+        Inside { scanner: Scanner { text, at: 0 }, open, state: State::Before }
+    }
+
+    #[inline]
+    fn next<T>(
+        &mut self,
+        element: impl FnOnce(&mut Scanner<'a>) -> Result<T, Syntax>,
+    ) -> Option<Result<T, Syntax>> {
+        if self.state == State::Done {
+            return None;
+        }
+        let next = match self.proceed() {
+            Ok(true) => element(&mut self.scanner).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if !matches!(next, Ok(Some(_))) {
+            self.state = State::Done;
+        }
+        next.transpose()
+    }
+
+    /// Moves to the next element, or over the closing bracket; tells which.
+    #[inline]
+    fn proceed(&mut self) -> Result<bool, Syntax> {
+        // In ASCII a closing bracket stands two behind its opening one.
+        let close = self.open + 2;
+        let scanner = &mut self.scanner;
+        if self.state == State::Before {
+            scanner.expect(self.open)?;
+            scanner.space();
+            self.state = State::Within;
+            if scanner.peek() != Some(close) {
+                return Ok(true);
+            }
+        } else {
+            scanner.space();
+            match scanner.peek() {
+                Some(b',') => {
+                    scanner.at += 1;
+                    return Ok(true);
+                }
+                Some(byte) if byte == close => {}
+                _ => return Err(scanner.unexpected()),
+            }
+        }
+        scanner.at += 1;
+        scanner.end().map(|()| false)
+    }
+}
+
+/// The characters of a valid string's inside.
+fn unescape(inner: &[u8]) -> Option<String> {
+    let mut text = String::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some(slash) = rest.iter().position(|byte| *byte == b'\\') {
+        text.push_str(std::str::from_utf8(&rest[..slash]).ok()?);
+        let letter = *rest.get(slash + 1)?;
+        rest = &rest[slash + 2..];
+        text.push(match letter {
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let high = hex4(rest)?;
+                rest = &rest[4..];
+                match low_half(high, rest) {
+                    Some(low) => {
+                        rest = &rest[6..];
+                        let pair = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+                        char::from_u32(pair)?
+                    }
+                    None => char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER),
+                }
+            }
+            plain => char::from(plain),
+        });
+    }
+    text.push_str(std::str::from_utf8(rest).ok()?);
+    Some(text)
+}
+
+/// The second half of the surrogate pair that `high` starts, if `rest` goes on with it.
+fn low_half(high: u32, rest: &[u8]) -> Option<u32> {
+    if !(0xd800..0xdc00).contains(&high) {
+        return None;
+    }
+    let low = hex4(rest.strip_prefix(b"\\u")?)?;
+    (0xdc00..0xe000).contains(&low).then_some(low)
+}
+
+fn hex4(digits: &[u8]) -> Option<u32> {
+    u32::from_str_radix(std::str::from_utf8(digits.get(..4)?).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_placed() {
+        let check = |text: &str, at: usize, what: Fault| {
+            assert_eq!(validate(text.as_bytes()), Err(Syntax { at, what }), "{text}");
+        };
+        check("", 0, Fault::End);
+        check("  ", 2, Fault::End);
+        check("{\"a\":1", 6, Fault::End);
+        check("[1,]", 3, Fault::Unexpected);
+        check("[1}", 2, Fault::Unexpected);
+        check("{\"a\" 1}", 5, Fault::Unexpected);
+        check("{1:1}", 1, Fault::Unexpected);
+        check("nul", 3, Fault::End);
+        check("nulL", 3, Fault::Unexpected);
+        check("\"a\nb\"", 2, Fault::Control);
+        check("\"a\\xb\"", 3, Fault::Escape);
+        check("\"\\u12g4\"", 5, Fault::Escape);
+        check("\"abcdefgh\\", 10, Fault::End);
+        check("-", 1, Fault::End);
+        check("-x", 1, Fault::Number);
+        check("1.x", 2, Fault::Number);
+        check("01", 1, Fault::Trailing); // a leading zero is a value of its own
+        check("1 2", 2, Fault::Trailing);
+        assert_eq!(validate(b"\"ab\xff\""), Err(Syntax { at: 3, what: Fault::Utf8 }));
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |levels: usize| [vec![b'['; levels], vec![b']'; levels]].concat();
+        let limit = DEPTH_MAX as usize;
+        assert!(validate(&nested(limit)).is_ok());
+        let deep = nested(limit + 1);
+        assert_eq!(validate(&deep), Err(Syntax { at: limit, what: Fault::TooDeep }));
+        // Visited or validated, the limit is the same.
+        assert!(items(&nested(limit)).all(|item| item.is_ok()));
+        assert!(items(&deep).any(|item| item.is_err()));
+        assert!(validate(&vec![b'['; 1_000_000]).is_err());
+    }
+
+    #[test]
+    fn members_and_items_are_spans() {
+        let object = br#" { "a" : [1, {"b":2}] ,"\u0063":"x" } "#;
+        let seen: Vec<_> = members(object).map(|member| member.expect("valid")).collect();
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen[0].value, br#"[1, {"b":2}]"#);
+        assert!(*seen[0].plain() == *b"a" && *seen[1].plain() == *b"c");
+        assert_eq!(
+            items(seen[0].value).collect::<Result<Vec<_>, _>>(),
+            Ok(vec![b"1".as_slice(), br#"{"b":2}"#])
+        );
+        assert_eq!(members(b"{}").count(), 0);
+        assert_eq!(items(b" [ ] ").count(), 0);
+        // An error comes once, then nothing.
+        assert_eq!(items(b"[1 2").collect::<Vec<_>>().len(), 2);
+        assert!(members(b"{} x").next().is_some_and(|member| member.is_err()));
+        assert!(members(b"[]").next().is_some_and(|member| member.is_err()));
+    }
+
+    #[test]
+    fn strings_decode() {
+        let check = |raw: &str, plain: Option<&str>| {
+            assert_eq!(text(raw.as_bytes()).as_deref(), plain, "{raw}");
+        };
+        check(r#""plain""#, Some("plain"));
+        check(r#""a\"\\\/\b\f\n\r\tz""#, Some("a\"\\/\u{8}\u{c}\n\r\tz"));
+        check(r#""\u00e9 é \ud83d\ude00""#, Some("é é 😀"));
+        check(r#""\ud83d x""#, Some("\u{fffd} x"));
+        check(r#""\ud83d\u0041""#, Some("\u{fffd}A"));
+        check(r#""\ude00""#, Some("\u{fffd}"));
+        check("12", None);
+        check("\"open", None);
+        check("\"", None);
+        assert!(is_text(br#""\u0069d""#, "id"));
+        assert!(!is_text(b"\"", "id"));
+    }
+}

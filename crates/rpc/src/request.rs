@@ -1,0 +1,265 @@
+//! A request body as calls: one, or a batch in which each is judged by itself.
+//!
+//! Syntax is checked over the whole body first, so that a caller never acts on half of a broken
+//! one; everything else is read as it is asked for. What a method does with its parameters, and
+//! whether it exists, is not decided here.
+//!
+//! Invariant: every body is either refused as a whole or yields exactly one verdict for each call.
+
+use std::borrow::Cow;
+
+use crate::code;
+use crate::json::{self, Kind, Syntax};
+
+/// One call, borrowed from the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call<'a> {
+    /// The id as written: a string, a number or `null`. `None`: a notification, to which no answer
+    /// belongs.
+    pub id: Option<&'a [u8]>,
+    /// The method's name.
+    pub method: Cow<'a, str>,
+    /// The parameters as written, of whatever kind; `None` when there is no such member.
+    pub params: Option<&'a [u8]>,
+}
+
+/// Why something is no call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not JSON.
+    #[error("parse error: {0}")]
+    Syntax(#[from] Syntax),
+    /// JSON, and not an object.
+    #[error("invalid request: a call is an object")]
+    NotAnObject,
+    /// The `jsonrpc` member is missing or is not `"2.0"`.
+    #[error("invalid request: \"jsonrpc\" must be \"2.0\"")]
+    Version,
+    /// The `method` member is missing or is no string.
+    #[error("invalid request: \"method\" must be a string")]
+    Method,
+    /// The id is an object, an array or a boolean.
+    #[error("invalid request: \"id\" must be a string, a number or null")]
+    Id,
+    /// A member that decides the call's meaning stands there twice.
+    #[error("invalid request: \"{0}\" stands there twice")]
+    Twice(&'static str),
+    /// A batch without calls.
+    #[error("invalid request: empty batch")]
+    EmptyBatch,
+    /// A batch with more calls than the caller allows.
+    #[error("invalid request: batch of {calls} calls, the limit is {limit}")]
+    BatchTooLarge {
+        /// How many there are.
+        calls: usize,
+        /// How many were allowed.
+        limit: usize,
+    },
+}
+
+impl Refusal {
+    /// The JSON-RPC error code to answer with.
+    pub fn code(self) -> i64 {
+        match self {
+            Refusal::Syntax(_) => code::PARSE_ERROR,
+            _ => code::INVALID_REQUEST,
+        }
+    }
+}
+
+/// A refused call, with the id to answer under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Refused<'a> {
+    /// The id as written, where one could be made out; answer with `null` otherwise.
+    pub id: Option<&'a [u8]>,
+    /// What is wrong.
+    pub why: Refusal,
+}
+
+impl From<Refusal> for Refused<'_> {
+    fn from(why: Refusal) -> Self {
+        Refused { id: None, why }
+    }
+}
+
+/// A body that is JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// One call.
+    Single(Call<'a>),
+    /// One or more calls, answered in one array.
+    Batch(Batch<'a>),
+}
+
+/// A batch of calls, not yet read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch<'a> {
+    text: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// How many calls it holds, good or bad; never zero.
+    #[expect(clippy::len_without_is_empty, reason = "an empty batch is refused")]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The calls in order, each read as it is visited.
+    pub fn calls(&self) -> impl Iterator<Item = Result<Call<'a>, Refused<'a>>> + use<'a> {
+        json::items(self.text).map(|item| match item {
+            Ok(item) => call(item),
+            Err(syntax) => Err(Refusal::Syntax(syntax).into()),
+        })
+    }
+}
+
+/// Reads a body. A batch may hold up to `batch_max` calls.
+///
+/// # Errors
+/// The body is no JSON, a single call that is none, or a batch that is empty or too large. A bad
+/// call within a batch is no error here: [`Batch::calls`] yields it.
+#[inline]
+pub fn parse(body: &[u8], batch_max: usize) -> Result<Body<'_>, Refused<'_>> {
+    if json::kind(body) != Some(Kind::Array) {
+        return call(body).map(Body::Single);
+    }
+    let mut count = 0;
+    for item in json::items(body) {
+        item.map_err(Refusal::Syntax)?;
+        count += 1;
+    }
+    match count {
+        0 => Err(Refusal::EmptyBatch.into()),
+        calls if calls > batch_max => {
+            Err(Refusal::BatchTooLarge { calls, limit: batch_max }.into())
+        }
+        count => Ok(Body::Batch(Batch { text: body, count })),
+    }
+}
+
+/// Reads one call.
+///
+/// # Errors
+/// What makes it none. Syntax anywhere in `text` comes before any other fault.
+#[inline]
+pub fn call(text: &[u8]) -> Result<Call<'_>, Refused<'_>> {
+    if json::kind(text) != Some(Kind::Object) {
+        json::validate(text).map_err(Refusal::Syntax)?;
+        return Err(Refusal::NotAnObject.into());
+    }
+    let (mut version, mut id, mut method, mut params) = (None, None, None, None);
+    let mut twice = None;
+    for member in json::members(text) {
+        let member = member.map_err(Refusal::Syntax)?;
+        let (slot, name) = match &*member.plain() {
+            b"jsonrpc" => (&mut version, "jsonrpc"),
+            b"id" => (&mut id, "id"),
+            b"method" => (&mut method, "method"),
+            b"params" => (&mut params, "params"),
+            _ => continue,
+        };
+        if slot.replace(member.value).is_some() {
+            twice = twice.or(Some(name));
+        }
+    }
+    let good_id = id.filter(|id| is_id(id));
+    let refuse = |why| Err(Refused { id: good_id, why });
+    if let Some(name) = twice {
+        // Which of two ids was meant is not ours to choose.
+        return Err(Refused { id: good_id.filter(|_| name != "id"), why: Refusal::Twice(name) });
+    }
+    if good_id.is_none() && id.is_some() {
+        return refuse(Refusal::Id);
+    }
+    if !version.is_some_and(|version| json::is_text(version, "2.0")) {
+        return refuse(Refusal::Version);
+    }
+    match method.and_then(json::text) {
+        Some(method) => Ok(Call { id, method, params }),
+        None => refuse(Refusal::Method),
+    }
+}
+
+/// Whether the valid value `raw` may be an id.
+#[inline]
+pub(crate) fn is_id(raw: &[u8]) -> bool {
+    matches!(json::kind(raw), Some(Kind::String | Kind::Number | Kind::Null))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_read() {
+        let check = |body: &str, id: Option<&str>, method: &str, params: Option<&str>| {
+            let call = call(body.as_bytes()).expect("a call");
+            assert_eq!(call.id, id.map(str::as_bytes), "{body}");
+            assert_eq!(call.method, method, "{body}");
+            assert_eq!(call.params, params.map(str::as_bytes), "{body}");
+        };
+        check(
+            r#"{"jsonrpc":"2.0","method":"eth_call","params":[{}, "latest"],"id":1}"#,
+            Some("1"),
+            "eth_call",
+            Some(r#"[{}, "latest"]"#),
+        );
+        // any order, white space, escapes, members that nobody knows
+        check(
+            "\n{ \"id\" : \"a\" , \"x\":{\"id\":2}, \"\\u006dethod\":\"m\\u0031\", \"jsonrpc\":\"2.0\" }",
+            Some("\"a\""),
+            "m1",
+            None,
+        );
+        // a notification, and an id that is null
+        check(r#"{"jsonrpc":"2.0","method":"m"}"#, None, "m", None);
+        check(r#"{"jsonrpc":"2.0","method":"m","id":null}"#, Some("null"), "m", None);
+        // parameters are the method's business
+        check(r#"{"jsonrpc":"2.0","method":"m","params":7}"#, None, "m", Some("7"));
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        let check = |body: &str, id: Option<&str>, why: Refusal| {
+            let refused = parse(body.as_bytes(), 3).expect_err(body);
+            assert_eq!(refused, Refused { id: id.map(str::as_bytes), why }, "{body}");
+        };
+        let syntax = |at, what| Refusal::Syntax(Syntax { at, what });
+        check("", None, syntax(0, json::Fault::End));
+        check("[", None, syntax(1, json::Fault::End));
+        check(r#"[{"jsonrpc":"2.0","method":"m"},"#, None, syntax(32, json::Fault::End));
+        // syntax comes first, wherever it stands
+        check(r#"{"method":1,"id":1,}"#, None, syntax(19, json::Fault::Unexpected));
+        check("7", None, Refusal::NotAnObject);
+        check(r#"{"id":5,"method":"m"}"#, Some("5"), Refusal::Version);
+        check(r#"{"jsonrpc":2.0,"id":5,"method":"m"}"#, Some("5"), Refusal::Version);
+        check(r#"{"jsonrpc":"1.0","id":5,"method":"m"}"#, Some("5"), Refusal::Version);
+        check(r#"{"jsonrpc":"2.0","id":"x"}"#, Some("\"x\""), Refusal::Method);
+        check(r#"{"jsonrpc":"2.0","id":1,"method":null}"#, Some("1"), Refusal::Method);
+        check(r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, None, Refusal::Id);
+        check(r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#, None, Refusal::Id);
+        check(
+            r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#,
+            Some("1"),
+            Refusal::Twice("method"),
+        );
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"a","id":2}"#, None, Refusal::Twice("id"));
+        check("[]", None, Refusal::EmptyBatch);
+        check("[1,2,3,4]", None, Refusal::BatchTooLarge { calls: 4, limit: 3 });
+    }
+
+    #[test]
+    fn a_batch_judges_each_call() {
+        let body = br#"[{"jsonrpc":"2.0","method":"a","id":1}, 5, {"id":7}]"#;
+        let Ok(Body::Batch(batch)) = parse(body, 10) else { panic!("a batch") };
+        assert_eq!(batch.len(), 3);
+        let calls: Vec<_> = batch.calls().collect();
+        assert!(calls[0].as_ref().is_ok_and(|call| call.method == "a"));
+        assert_eq!(calls[1], Err(Refusal::NotAnObject.into()));
+        assert_eq!(calls[2], Err(Refused { id: Some(b"7"), why: Refusal::Version }));
+        assert_eq!(Refusal::EmptyBatch.code(), -32600);
+        assert_eq!(parse(b"{", 1).map_err(|refused| refused.why.code()), Err(-32700));
+    }
+}
