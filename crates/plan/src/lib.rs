@@ -1,1 +1,34 @@
-//! The plan: parse, validate, resolve; arrival mathematics.
+//! The plan: what is sent where, how often, and what is expected. And the arithmetic of when.
+//!
+//! Pure: it opens no socket, reads no clock, and the only files it reads are those a plan names.
+//! The same plan and seed give the same requests at the same instants, however the work is split.
+//!
+//! # Layout
+//! - `document`: a plan file to a [`Plan`], all problems at once
+//! - `target`: [`Target`], [`Url`], [`Expect`]: one request template and what its answer must be
+//! - `template`: [`Template`]: `{{seq}}` and the like
+//! - `objective`: [`Objective`]: `latency.p99 < 250ms`
+//! - `profile`: [`Profile`]: a rate over time, its integral and the inverse
+//! - `schedule`: [`Schedule`], [`Pacer`]: the open model's arrivals, by shard; [`Users`]: the closed
+//! - `deck`: [`Deck`]: exact weights
+//! - `show`: the resolved plan as TOML; `describe`: in words
+
+mod deck;
+mod describe;
+mod document;
+mod objective;
+mod profile;
+mod schedule;
+mod show;
+mod stream;
+mod target;
+mod template;
+
+pub use deck::Deck;
+pub use document::{ConnectionRules, Plan, TlsRules};
+pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
+pub use profile::{Profile, Stage};
+pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};
+pub use stream::{Arrivals, End, Load, Stream};
+pub use target::{Body, Expect, Header, RpcExpect, Scheme, StatusRange, Target, Url};
+pub use template::{Draw, Template};

@@ -1,0 +1,152 @@
+//! What a plan will do, in words.
+
+use crate::stream::{Arrivals, End, Load, Stream};
+use crate::{Body, Plan, RpcExpect, Target};
+use plimsoll_config::values::{show_duration, show_rate};
+use plimsoll_measure::Nanos;
+use std::fmt::Write;
+
+impl Plan {
+    /// What will be sent when, to whom, and what decides: for a person to read.
+    pub fn describe(&self) -> String {
+        let mut out = format!("{}:", self.name);
+        let requests = self.planned_requests().map(|n| format!(" {} requests", thousands(n)));
+        out += requests.as_deref().unwrap_or(" as many requests as the users make");
+        if let Some(end) = self.planned_end() {
+            write!(out, " in {}", exact(end - self.warmup)).expect("writing to memory");
+        }
+        if self.warmup > Nanos::ZERO {
+            write!(out, ", after {} of warm-up", exact(self.warmup)).expect("writing to memory");
+        }
+        out.push('\n');
+        for stream in &self.streams {
+            self.describe_stream(stream, &mut out);
+        }
+        for objective in &self.objectives {
+            let narrowed: String = objective
+                .narrowed
+                .iter()
+                .map(|(tag, value)| format!(" where {tag} = {value}"))
+                .collect();
+            let abort = objective.abort_after.map(|after| {
+                format!(", stops the run when it does not hold after {}", exact(after))
+            });
+            let abort = abort.unwrap_or_default();
+            writeln!(out, "  passes when {}{narrowed}{abort}", objective.that)
+                .expect("writing to memory");
+        }
+        let max = thousands(self.connections.max);
+        let reuse = if self.connections.reuse { "used again" } else { "one for each request" };
+        writeln!(
+            out,
+            "  at most {max} connections to a host, {reuse}; given up {} after the planned instant",
+            exact(self.timeout)
+        )
+        .expect("writing to memory");
+        out
+    }
+
+    fn describe_stream(&self, stream: &Stream, out: &mut String) {
+        let mut line = |text: String| writeln!(out, "{text}").expect("writing to memory");
+        let name =
+            if self.streams.len() > 1 { format!("{}: ", stream.name) } else { String::new() };
+        let from = match stream.start {
+            Nanos::ZERO => String::new(),
+            start => format!("from {} on, ", exact(start)),
+        };
+        let (how, show): (String, fn(f64) -> String) = match &stream.load {
+            Load::Open { arrivals: Arrivals::Constant, .. } => ("evenly spaced".into(), show_rate),
+            Load::Open { arrivals: Arrivals::Poisson, .. } => {
+                ("at Poisson instants".into(), show_rate)
+            }
+            Load::Closed { think_time: Nanos::ZERO, .. } => ("each without pause".into(), users),
+            Load::Closed { think_time, .. } => {
+                (format!("each pausing {} after an answer", exact(*think_time)), users)
+            }
+        };
+        if stream.stages.is_empty() {
+            let value = show(stream.planned_value(Nanos::ZERO + stream.start, Nanos::ZERO));
+            let end = match stream.end {
+                End::After(span) => format!("for {}", exact(span)),
+                End::Requests(n) => format!("until {} requests", thousands(n)),
+            };
+            line(format!("  {name}{from}{value} {end}, {how}"));
+        } else {
+            line(format!("  {name}{from}{how}:"));
+            let mut at = Nanos::ZERO;
+            for stage in &stream.stages {
+                let value = show(stage.value);
+                if stage.over > Nanos::ZERO {
+                    line(format!("    {:>8}  to {value} over {}", exact(at), exact(stage.over)));
+                    at += stage.over;
+                }
+                if stage.hold > Nanos::ZERO {
+                    line(format!("    {:>8}  {value} for {}", exact(at), exact(stage.hold)));
+                    at += stage.hold;
+                }
+            }
+        }
+        let targets = &self.targets[stream.targets.clone()];
+        let weights: f64 = targets.iter().map(|target| f64::from(target.weight)).sum();
+        for target in targets.iter().take(TARGETS_SHOWN) {
+            line(describe_target(target, f64::from(target.weight) / weights));
+        }
+        if targets.len() > TARGETS_SHOWN {
+            line(format!("    … and {} more targets", targets.len() - TARGETS_SHOWN));
+        }
+    }
+}
+
+const TARGETS_SHOWN: usize = 20;
+
+fn users(n: f64) -> String {
+    format!("{n:.0} user{}", if n == 1.0 { "" } else { "s" })
+}
+
+fn exact(span: Nanos) -> String {
+    show_duration(span.into())
+}
+
+fn describe_target(target: &Target, share: f64) -> String {
+    let percent = format!("{:.1}", share * 100.0);
+    let percent = percent.strip_suffix(".0").unwrap_or(&percent);
+    let statuses: Vec<_> = target
+        .expect
+        .status
+        .iter()
+        .map(|range| match (range.start(), range.end()) {
+            (100, 999) => "any status".to_string(),
+            (from, to) if from == to => format!("status {from}"),
+            (from, to) => format!("status {from}-{to}"),
+        })
+        .collect();
+    let mut expect = statuses.join(" or ");
+    expect += match target.expect.rpc {
+        RpcExpect::Off => "",
+        RpcExpect::Result => " and a JSON-RPC result",
+        RpcExpect::Error => " and a JSON-RPC error",
+        RpcExpect::Any => " and a JSON-RPC answer",
+    };
+    if let Some(contains) = &target.expect.contains {
+        expect += &format!(" and \"{contains}\" in the body");
+    }
+    let body = match &target.body {
+        Body::Empty => "",
+        _ => " with a body",
+    };
+    let (name, method, url) = (&target.name, &target.method, &target.url_shown);
+    format!("    {percent:>5} %  {name}: {method} {url}{body}, expects {expect}")
+}
+
+/// With commas: `9,900,000`.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

@@ -1,0 +1,268 @@
+//! A plan file to a [`Plan`]: typed as written → validated → resolved, all problems at once.
+
+mod load;
+mod request;
+
+use crate::{Objective, Stream, Target};
+use load::read_streams;
+use plimsoll_config::{Document, Field, Problems, Table, Text, Variables};
+use plimsoll_measure::Nanos;
+use plimsoll_measure::rng::Key;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// Rules for connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionRules {
+    /// The most that are open at a time to one host and port, over all workers.
+    pub max: u64,
+    /// Whether a connection is used again.
+    pub reuse: bool,
+    /// Local addresses to connect from, in turn; empty: the kernel's choice.
+    pub sources: Vec<IpAddr>,
+    /// How long a name's addresses are used before they are asked for again.
+    pub dns_ttl: Nanos,
+}
+
+/// Rules for TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsRules {
+    /// Accept any certificate.
+    pub insecure: bool,
+    /// Trust these certificates (PEM) instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Show this certificate chain (PEM)…
+    pub cert: Option<PathBuf>,
+    /// …with this key (PEM).
+    pub key: Option<PathBuf>,
+    /// Ask for this name instead of the URL's.
+    pub server_name: Option<String>,
+}
+
+/// What is sent where, how often, and what is expected: valid, with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What reports and run directories are called.
+    pub name: String,
+    /// What all random choices derive from.
+    pub seed: u64,
+    /// Comes before the run proper and is left out of the statistics.
+    pub warmup: Nanos,
+    /// From the planned instant to the last byte of the answer.
+    pub timeout: Nanos,
+    /// How long what is in flight may finish when the plan is done or the run was stopped.
+    pub grace: Nanos,
+    /// How many redirects of one request are followed.
+    pub redirects: u32,
+    /// The largest response body, in bytes, decoded where it is decoded.
+    pub body_max: u64,
+    /// Rules for connections.
+    pub connections: ConnectionRules,
+    /// Rules for TLS.
+    pub tls: TlsRules,
+    /// At least one.
+    pub streams: Vec<Stream>,
+    /// Those of all streams, a stream's next to each other.
+    pub targets: Vec<Target>,
+    /// What decides pass or fail.
+    pub objectives: Vec<Objective>,
+}
+
+/// Longer timeouts and graces would leave the histogram's hour.
+const TIMEOUT_MAX: Nanos = Nanos::from_secs(30 * 60);
+/// Each target has histograms of its own.
+const TARGETS_MAX: usize = 10_000;
+const CONNECTIONS_DEFAULT: u64 = 2_000;
+
+impl Plan {
+    /// Reads a plan. `folder` is where the files that it names are looked for.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(
+        document: &Document,
+        variables: &Variables,
+        folder: &Path,
+    ) -> Result<Plan, Problems> {
+        document.read(variables, |root| read_plan(root, folder))
+    }
+
+    /// When the last stream ends, when that is known beforehand; the warm-up counted.
+    pub fn planned_end(&self) -> Option<Nanos> {
+        let ends = self.streams.iter().map(|stream| stream.planned_end(self.warmup));
+        ends.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    /// How many requests are planned, when that is known beforehand; the warm-up not counted.
+    pub fn planned_requests(&self) -> Option<u64> {
+        self.streams.iter().map(Stream::planned_requests).sum()
+    }
+}
+
+fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
+    let name = root.field("name").and_then(|f| f.text()).map_or("plan".into(), |name| name.value);
+    let seed = root.field("seed").and_then(|f| f.integer(0, u64::MAX >> 1)).unwrap_or(1);
+    let span = |key| root.field(key).and_then(|f: Field<'_>| f.duration()).map(Nanos::from);
+    let warmup = span("warmup").unwrap_or(Nanos::ZERO);
+    let timeout = bounded_span(root, "timeout").unwrap_or(Nanos::from_secs(30));
+    let grace = match root.field("grace") {
+        Some(_) => span("grace").unwrap_or_default().min(TIMEOUT_MAX),
+        None => timeout,
+    };
+    let redirects = root.field("redirects").and_then(|f| f.integer(0, 50)).unwrap_or(0) as u32;
+    let body_max = root.field("max_body").and_then(|f| f.size()).unwrap_or(10 << 20);
+    let connections = read_connections(root);
+    let tls = read_tls(root, folder);
+
+    let mut targets = Vec::new();
+    let streams = read_streams(root, folder, Key::new(seed), &mut targets);
+    if targets.len() > TARGETS_MAX {
+        root.problem(format!("{} targets; at most {TARGETS_MAX}", targets.len()), "");
+    }
+    let objectives = read_objectives(root, &targets);
+    let streams = streams.filter(|streams| !streams.is_empty())?;
+    let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
+    let connections = ConnectionRules {
+        max: connections.0.unwrap_or(CONNECTIONS_DEFAULT.max(users)),
+        ..connections.1
+    };
+    Some(Plan {
+        name,
+        seed,
+        warmup,
+        timeout,
+        grace,
+        redirects,
+        body_max,
+        connections,
+        tls,
+        streams,
+        targets,
+        objectives,
+    })
+}
+
+fn bounded_span(root: &Table<'_>, key: &'static str) -> Option<Nanos> {
+    let field = root.field(key)?;
+    let span = Nanos::from(field.duration_above_zero()?);
+    if span > TIMEOUT_MAX {
+        field.problem(format!("\"{key}\" can be at most {TIMEOUT_MAX}"), "");
+    }
+    Some(span)
+}
+
+/// The limit, when it is given, and the other rules.
+fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
+    let mut rules = ConnectionRules {
+        max: CONNECTIONS_DEFAULT,
+        reuse: true,
+        sources: Vec::new(),
+        dns_ttl: Nanos::from_secs(60),
+    };
+    let Some(table) = root.field("connections").and_then(|f| f.table("connections")) else {
+        return (None, rules);
+    };
+    let max = table.field("max").and_then(|f| f.integer(1, 10_000_000));
+    rules.reuse = table.field("reuse").and_then(|f| f.boolean()).unwrap_or(true);
+    if let Some(ttl) = table.field("dns_ttl").and_then(|f| f.duration_above_zero()) {
+        rules.dns_ttl = ttl.into();
+    }
+    for source in table.field("source").and_then(|f| f.list()).unwrap_or_default() {
+        rules.sources.extend(source.parse(|text| {
+            text.parse::<IpAddr>().map_err(|_| format!("\"{text}\" is no IP address of this host"))
+        }));
+    }
+    table.close();
+    (max, rules)
+}
+
+fn read_tls(root: &Table<'_>, folder: &Path) -> TlsRules {
+    let mut rules = TlsRules::default();
+    let Some(table) = root.field("tls").and_then(|f| f.table("tls")) else { return rules };
+    rules.insecure = table.field("insecure").and_then(|f| f.boolean()).unwrap_or(false);
+    let file = |key| {
+        let field: Field<'_> = table.field(key)?;
+        let path = folder.join(field.text()?.value);
+        if !path.is_file() {
+            field.problem(format!("there is no file {}", path.display()), "");
+        }
+        Some(path)
+    };
+    rules.ca = file("ca");
+    rules.cert = file("cert");
+    rules.key = file("key");
+    rules.server_name = table.field("server_name").and_then(|f| f.text()).map(|name| name.value);
+    if rules.cert.is_some() != rules.key.is_some() {
+        table.problem("a client certificate needs both \"cert\" and \"key\"", "");
+    }
+    table.close();
+    rules
+}
+
+fn read_objectives(root: &Table<'_>, targets: &[Target]) -> Vec<Objective> {
+    let tables = root.field("objective").map(|f| f.tables("[[objective]]")).unwrap_or_default();
+    let mut objectives = Vec::with_capacity(tables.len());
+    for table in tables {
+        objectives.extend(read_objective(&table, targets));
+        table.close();
+    }
+    objectives
+}
+
+fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
+    let narrowed = table.field("where").and_then(|f| Some((f.table("where")?, f)));
+    let abort = table.field("abort").and_then(|f| f.table("abort"));
+    let Some(that) = table.field("that") else {
+        table.problem("an objective without \"that\"", "add that = \"latency.p99 < 250ms\"");
+        return None;
+    };
+    let mut objective = match Objective::parse(&that.text()?.value) {
+        Ok(objective) => objective,
+        Err((message, hint)) => {
+            that.problem(message, &hint);
+            return None;
+        }
+    };
+    if let Some((narrowing, field)) = narrowed {
+        objective.narrowed = read_tags(&narrowing);
+        if !objective.metric.narrows() {
+            field.problem_with_key(
+                format!("\"{}\" is counted over the whole run", objective.that),
+                "leave \"where\" out",
+            );
+        } else if !targets.iter().any(|target| has_tags(target, &objective.narrowed)) {
+            field.problem("no target has these tags", "give a target the same tags");
+        }
+    }
+    if let Some(abort) = abort {
+        let after = abort.field("after").and_then(|f| f.duration()).unwrap_or_default();
+        objective.abort_after = Some(after.into());
+        abort.close();
+    }
+    Some(objective)
+}
+
+/// Whether a target has all of the tags.
+pub(crate) fn has_tags(target: &Target, tags: &BTreeMap<String, String>) -> bool {
+    tags.iter().all(|(tag, value)| target.tags.get(tag) == Some(value))
+}
+
+/// A table of names and texts that users choose.
+fn read_tags(table: &Table<'_>) -> BTreeMap<String, String> {
+    let text = |(name, field): (String, Field<'_>)| Some((name, field.text()?.value));
+    // Entries are never unknown: `close` is not called.
+    table.entries().into_iter().filter_map(text).collect()
+}
+
+/// A header's value or values.
+fn read_texts(field: &Field<'_>) -> Vec<Text> {
+    if field.is_list() {
+        field.list().unwrap_or_default().iter().filter_map(Field::text).collect()
+    } else {
+        field.text().into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! Streams: what makes requests start, and when they end.
+
+use super::request::read_target;
+use crate::stream::{Arrivals, End, Load, Stream};
+use crate::{Deck, Profile, Stage, Target};
+use plimsoll_config::{Field, Table};
+use plimsoll_measure::Nanos;
+use plimsoll_measure::rng::Key;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The keys that a stream has for itself, or the plan for its only stream.
+const STREAM_KEYS: [&str; 10] = [
+    "rate",
+    "users",
+    "think_time",
+    "duration",
+    "requests",
+    "arrivals",
+    "stages",
+    "start",
+    "labels",
+    "target",
+];
+/// More arrivals than this are a slip of the pen, and beyond the schedule's precision.
+const REQUESTS_MAX: u64 = 1_000_000_000_000;
+const USERS_MAX: u64 = 1_000_000;
+const RATE_MAX: f64 = 100_000_000.0;
+
+/// The largest number of arrivals per second, or users.
+pub(super) fn peak(stream: &Stream) -> f64 {
+    let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
+    profile.max()
+}
+
+pub(super) fn read_streams(
+    root: &Table<'_>,
+    folder: &Path,
+    key: Key,
+    targets: &mut Vec<Target>,
+) -> Option<Vec<Stream>> {
+    let Some(field) = root.field("stream") else {
+        let only = Reading { table: root, folder, name: "main".into(), place: 0, key: key.with(0) };
+        return Some(vec![only.stream(targets)?]);
+    };
+    for key in STREAM_KEYS {
+        if let Some(field) = root.field(key) {
+            let message = format!("\"{key}\" beside [[stream]]");
+            field.problem_with_key(message, "move it below the [[stream]] that it is for");
+        }
+    }
+    let tables = field.tables("[[stream]]");
+    if tables.is_empty() {
+        field.problem("a plan needs at least one stream", "");
+    }
+    let mut names = BTreeSet::new();
+    let mut streams = Vec::with_capacity(tables.len());
+    for (place, table) in tables.iter().enumerate() {
+        let given = table.field("name").and_then(|f| Some((f.text()?.value, f)));
+        let (name, at) =
+            given.map_or((format!("stream-{}", place + 1), None), |(n, f)| (n, Some(f)));
+        if !names.insert(name.clone())
+            && let Some(at) = at
+        {
+            at.problem(format!("a second stream named \"{name}\""), "");
+        }
+        let reading = Reading { table, folder, name, place, key: key.with(place as u64) };
+        streams.extend(reading.stream(targets));
+        table.close();
+    }
+    (streams.len() == tables.len()).then_some(streams)
+}
+
+struct Reading<'r, 't> {
+    table: &'r Table<'t>,
+    folder: &'r Path,
+    name: String,
+    place: usize,
+    key: Key,
+}
+
+impl Reading<'_, '_> {
+    fn stream(self, all: &mut Vec<Target>) -> Option<Stream> {
+        let first = all.len();
+        let labels = self.table.field("labels").and_then(|f| f.table("labels"));
+        let labels = labels.map(|table| super::read_tags(&table)).unwrap_or_default();
+        let weights = self.targets(all, &labels);
+        let start = self.table.field("start").and_then(|f| f.duration()).map(Nanos::from);
+        let load = self.load();
+        let deck = weights.map(|weights| Deck::new(&weights, self.key.with(2)))?;
+        let (load, end, stages) = load?;
+        Some(Stream {
+            name: self.name,
+            labels,
+            start: start.unwrap_or_default(),
+            load,
+            end,
+            stages,
+            targets: first..all.len(),
+            deck,
+            key: self.key,
+        })
+    }
+
+    fn targets(
+        &self,
+        all: &mut Vec<Target>,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Vec<u32>> {
+        let Some(field) = self.table.field("target") else {
+            self.table.problem(
+                format!("stream \"{}\" has no target", self.name),
+                "add [[target]] with request = \"POST http://…\"",
+            );
+            return None;
+        };
+        let tables = field.tables("[[target]]");
+        if tables.is_empty() {
+            field.problem("a stream needs at least one target", "");
+        }
+        let first = all.len();
+        for table in &tables {
+            if let Some(mut target) = read_target(table, self.folder, all.len()) {
+                target.stream = self.place;
+                labels.iter().for_each(|(label, value)| {
+                    target.tags.entry(label.clone()).or_insert_with(|| value.clone());
+                });
+                if all.iter().any(|other| other.name == target.name) {
+                    table.problem(
+                        format!("a second target named \"{}\"", target.name),
+                        "give each target a name of its own; tags may be shared",
+                    );
+                }
+                all.push(target);
+            }
+            table.close();
+        }
+        let weights: Vec<u32> = all[first..].iter().map(|target| target.weight).collect();
+        if weights.len() == tables.len() && weights.iter().all(|weight| *weight == 0) {
+            field.problem_with_key("every target has weight 0: nothing would be sent", "");
+            return None;
+        }
+        (weights.len() == tables.len() && !tables.is_empty()).then_some(weights)
+    }
+
+    fn load(&self) -> Option<(Load, End, Vec<Stage>)> {
+        let table = self.table;
+        let rate = table.field("rate").map(|field| (field.rate(), field));
+        let users = table.field("users").map(|field| (field.integer(1, USERS_MAX), field));
+        let stages = table.field("stages");
+        let think_time = table.field("think_time").map(|field| (field.duration(), field));
+        let arrivals = table.field("arrivals");
+        let words = [("constant", Arrivals::Constant), ("poisson", Arrivals::Poisson)];
+        let spacing = arrivals.as_ref().and_then(|f| f.one_of(&words));
+        let end = self.end(stages.is_some());
+
+        if let (Some(_), Some((_, users))) = (&rate, &users) {
+            users.problem_with_key(
+                "\"rate\" and \"users\" together",
+                "rate is the open model, users the closed one: keep one, or use two [[stream]]s",
+            );
+            return None;
+        }
+        let stages = match &stages {
+            Some(field) => Some(read_stages(field)?),
+            None => None,
+        };
+        let closed = users.is_some() || stages.as_ref().is_some_and(|(of, _)| *of == Of::Users);
+        if let Some((_, field)) = think_time.as_ref().filter(|_| !closed) {
+            field.problem_with_key(
+                "\"think_time\" without \"users\"",
+                "the open model does not wait",
+            );
+        }
+        if let Some(field) = arrivals.as_ref().filter(|_| closed) {
+            field.problem_with_key("\"arrivals\" with \"users\"", "users set their own pace");
+        }
+        if rate.is_none() && users.is_none() && stages.is_none() {
+            table.problem(
+                format!("stream \"{}\" has no load", self.name),
+                "add rate = \"100/s\" (open model) or users = 10 (closed model)",
+            );
+            return None;
+        }
+        let value = match (&rate, &users) {
+            (Some((rate, field)), _) => Some(check_rate((*rate)?, field)?),
+            (_, Some((users, _))) => Some((*users)? as f64),
+            _ => None,
+        };
+        let (profile, end, stages) = self.profile(value, closed, stages, end)?;
+        let load = if closed {
+            let think_time = think_time.and_then(|(span, _)| span).unwrap_or_default().into();
+            Load::Closed { profile, think_time }
+        } else {
+            Load::Open { profile, arrivals: spacing.unwrap_or(Arrivals::Constant) }
+        };
+        Some((load, end, stages))
+    }
+
+    fn profile(
+        &self,
+        value: Option<f64>,
+        closed: bool,
+        stages: Option<(Of, Vec<Stage>)>,
+        end: Option<End>,
+    ) -> Option<(Profile, End, Vec<Stage>)> {
+        if let Some((of, stages)) = stages {
+            if value.is_some() && (of == Of::Users) != closed {
+                self.table.problem("stages of the other model", "use rate, or users, in both");
+                return None;
+            }
+            let profile = Profile::stages(value.unwrap_or(0.0), &stages);
+            if profile.max() <= 0.0 {
+                self.table.problem("every stage is 0: nothing would be sent", "");
+                return None;
+            }
+            if profile.total() > REQUESTS_MAX as f64 && !closed {
+                self.table.problem(format!("more than {REQUESTS_MAX} requests"), "");
+                return None;
+            }
+            let end = End::After(profile.end());
+            return Some((profile, end, stages));
+        }
+        let value = value?;
+        let profile = match end? {
+            End::After(span) => Profile::constant(value, span),
+            End::Requests(_) => Profile::endless(value),
+        };
+        if profile.total().is_finite() && profile.total() > REQUESTS_MAX as f64 && !closed {
+            self.table.problem(format!("more than {REQUESTS_MAX} requests"), "");
+            return None;
+        }
+        Some((profile, end?, Vec::new()))
+    }
+
+    fn end(&self, staged: bool) -> Option<End> {
+        let duration = self.table.field("duration");
+        let requests = self.table.field("requests");
+        match (duration, requests) {
+            (Some(field), _) | (_, Some(field)) if staged => {
+                field.problem_with_key("stages say by themselves how long the stream lasts", "");
+                None
+            }
+            (Some(_), Some(requests)) => {
+                requests.problem_with_key("\"duration\" and \"requests\" together", "keep one");
+                None
+            }
+            (Some(duration), None) => Some(End::After(duration.duration_above_zero()?.into())),
+            (None, Some(requests)) => Some(End::Requests(requests.integer(1, REQUESTS_MAX)?)),
+            (None, None) if staged => None,
+            (None, None) => {
+                self.table.problem(
+                    format!("stream \"{}\" has no end", self.name),
+                    "add duration = \"1m\" or requests = 100_000",
+                );
+                None
+            }
+        }
+    }
+}
+
+fn check_rate(rate: f64, field: &Field<'_>) -> Option<f64> {
+    if rate > 0.0 && rate <= RATE_MAX {
+        return Some(rate);
+    }
+    let hint = "a stream that sends nothing can be left out";
+    field.problem(format!("\"rate\" must be above 0/s and at most {RATE_MAX:.0}/s"), hint);
+    None
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Rate,
+    Users,
+}
+
+fn read_stages(field: &Field<'_>) -> Option<(Of, Vec<Stage>)> {
+    let tables = field.tables("a stage");
+    let mut stages = Vec::with_capacity(tables.len());
+    let mut kinds = BTreeMap::new();
+    for table in &tables {
+        let rate = table.field("rate").and_then(|f| f.rate()).map(|rate| (0, rate));
+        let users = table.field("users").and_then(|f| f.integer(0, USERS_MAX));
+        let value = rate.or(users.map(|users| (1, users as f64)));
+        let over = table.field("over").map(|f| f.duration());
+        let hold = table.field("for").map(|f| f.duration());
+        table.close();
+        let (kind, value) = match value {
+            Some((_, rate)) if rate > RATE_MAX => {
+                table.problem(format!("a rate above {RATE_MAX:.0}/s"), "");
+                continue;
+            }
+            Some(value) => value,
+            None => {
+                table.problem("a stage without \"rate\" or \"users\"", "");
+                continue;
+            }
+        };
+        kinds.insert(kind, ());
+        if over.is_none() && hold.is_none() {
+            let hint =
+                "over = \"30s\" goes there in a straight line, for = \"30s\" steps there and stays";
+            table.problem("a stage without \"over\" or \"for\"", hint);
+            continue;
+        }
+        let (Some(over), Some(hold)) =
+            (over.unwrap_or(Some(Default::default())), hold.unwrap_or(Some(Default::default())))
+        else {
+            continue;
+        };
+        stages.push(Stage { value, over: over.into(), hold: hold.into() });
+    }
+    if kinds.len() > 1 {
+        field.problem("stages of \"rate\" and of \"users\" together", "use two [[stream]]s");
+        return None;
+    }
+    if tables.is_empty() {
+        field.problem("\"stages\" is empty", "");
+    }
+    let of = if kinds.contains_key(&1) { Of::Users } else { Of::Rate };
+    (stages.len() == tables.len() && !stages.is_empty()).then_some((of, stages))
+}

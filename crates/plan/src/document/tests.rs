@@ -1,0 +1,218 @@
+//! Plans as users write them, and everything that can be wrong with one.
+
+use super::*;
+use crate::{Arrivals, End, Load, Metric, RpcExpect};
+
+const FOUR_CHAINS: &str = r#"
+name = "four chains"
+rate = "5000/s"
+duration = "33m"
+arrivals = "poisson"
+warmup = "10s"
+timeout = "20s"
+connections = { max = 500, reuse = true, source = ["127.0.0.2", "127.0.0.3"] }
+
+[[target]]
+name = "ethereum"
+weight = 40
+tags = { chain = "ethereum" }
+request = "POST ${GATEWAY}/api/gateway?endpoint=${ETH_KEY}"
+headers = { Authorization = "Bearer ${NODE_TOKEN}", X-Trace = ["a", "b-{{seq}}"] }
+body = '{"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":{{seq}}}'
+expect = { status = [200, "3xx"], jsonrpc = "any" }
+
+[[target]]
+name = "health"
+weight = 20
+request = "GET ${GATEWAY}/health"
+
+[[objective]]
+that = "success >= 99%"
+[[objective]]
+that = "latency.p99 < 250ms"
+where = { chain = "ethereum" }
+abort = { after = "10s" }
+"#;
+
+fn variables() -> Variables {
+    let mut variables = Variables::none();
+    for (name, value) in
+        [("GATEWAY", "http://gw:3069"), ("ETH_KEY", "k3y"), ("NODE_TOKEN", "t0ken")]
+    {
+        variables.set(name, value);
+    }
+    variables
+}
+
+fn read(text: &str) -> Result<Plan, Problems> {
+    Plan::read(&Document::new("plan.toml", text), &variables(), Path::new("."))
+}
+
+/// A plan with one thing wrong: the first problem must read so.
+fn check(text: &str, problem: &str) {
+    let problems = read(text).map(|plan| plan.to_toml()).unwrap_err().to_string();
+    assert!(problems.contains(problem), "\n{text}\nsays\n{problems}\nand not\n{problem}");
+}
+
+/// The same around a flat plan that is otherwise right.
+fn check_flat(lines: &str, problem: &str) {
+    check(&format!("{lines}\n[[target]]\nrequest = \"GET http://h/\"\n"), problem);
+}
+
+/// The same for a target.
+fn check_target(lines: &str, problem: &str) {
+    check(&format!("rate = \"1/s\"\nduration = \"1s\"\n[[target]]\n{lines}\n"), problem);
+}
+
+#[test]
+fn a_whole_plan() {
+    let plan = read(FOUR_CHAINS).unwrap();
+    assert_eq!((plan.timeout, plan.grace), (Nanos::from_secs(20), Nanos::from_secs(20)));
+    assert_eq!(plan.connections.sources.len(), 2);
+    let stream = &plan.streams[0];
+    assert!(matches!(stream.load, Load::Open { arrivals: Arrivals::Poisson, .. }));
+    assert_eq!(stream.end, End::After(Nanos::from_secs(1980)));
+    let ethereum = &plan.targets[0];
+    assert_eq!(ethereum.url.path, "/api/gateway?endpoint=k3y");
+    assert_eq!((ethereum.expect.rpc, ethereum.expect.allows(302)), (RpcExpect::Any, true));
+    assert_eq!(ethereum.headers.len(), 4, "the content type is added");
+    assert_eq!(plan.targets[1].expect.status, vec![200..=399]);
+    assert_eq!(plan.objectives[0].metric, Metric::Success);
+    assert_eq!(plan.objectives[1].abort_after, Some(Nanos::from_secs(10)));
+}
+
+#[test]
+fn the_resolved_plan_reads_back_and_keeps_secrets() {
+    let staged = "[[stream]]\nname = \"a\"\nstart = \"5s\"\nlabels = { chain = \"boba\" }\n\
+        stages = [{ rate = \"1000/s\", over = \"30s\" }, { rate = \"5000/s\", for = \"1m30s\" }]\n\
+        [[stream.target]]\nrequest = \"GET http://u:pw@h/\"\n\
+        [[stream]]\nusers = 20\nthink_time = \"1s\"\nrequests = 500\n\
+        [[stream.target]]\nrequest = \"POST http://h/{{uuid}}\"\nbody = \"a\\nb\"\n";
+    for text in [FOUR_CHAINS, staged] {
+        let plan = read(text).unwrap();
+        let shown = plan.to_toml();
+        assert!(!shown.contains("k3y") && !shown.contains("t0ken"), "{shown}");
+        assert!(!shown.contains("pw"), "{shown}");
+        let again = read(&shown).unwrap_or_else(|problems| panic!("{problems}\n{shown}"));
+        assert_eq!(again.to_toml(), shown);
+        assert_eq!(again.digest(), plan.digest());
+    }
+}
+
+#[test]
+fn in_words() {
+    let text = read(FOUR_CHAINS).unwrap().describe();
+    assert!(text.contains("5000/s for 33m, at Poisson instants"), "{text}");
+    assert!(text.contains("66.7 %  ethereum: POST http://gw:3069/api/gateway?endpoint=${ETH_KEY}"));
+    assert!(text.contains("passes when latency.p99 < 250ms where chain = ethereum"), "{text}");
+}
+
+#[test]
+fn bad_loads() {
+    check_flat("ratee = \"1/s\"\nduration = \"1s\"", "plan.toml:1:1: unknown key \"ratee\"");
+    check_flat("ratee = \"1/s\"\nduration = \"1s\"", "did you mean \"rate\"?");
+    check_flat(
+        "rate = 5\nduration = \"1s\"",
+        "plan.toml:1:8: \"rate\" must be a text, not integer",
+    );
+    check_flat("rate = \"0/s\"\nduration = \"1s\"", "plan.toml:1:8: \"rate\" must be above 0/s");
+    check_flat(
+        "rate = \"1/s\"\nduration = \"-5s\"",
+        "plan.toml:2:12: \"duration\": a duration cannot be negative",
+    );
+    check_flat("rate = \"1/s\"\nduration = \"0s\"", "\"duration\" must be longer than zero");
+    check_flat("rate = \"1/s\"", "stream \"main\" has no end");
+    check_flat("duration = \"1s\"", "stream \"main\" has no load");
+    check_flat(
+        "rate = \"1/s\"\nusers = 5\nduration = \"1s\"",
+        "plan.toml:2:1: \"rate\" and \"users\" together",
+    );
+    check_flat(
+        "rate = \"1/s\"\nduration = \"1s\"\nrequests = 5",
+        "\"duration\" and \"requests\" together",
+    );
+    check_flat("users = 0\nduration = \"1s\"", "\"users\" must be from 1 to 1000000, not 0");
+    check_flat(
+        "rate = \"1/s\"\nthink_time = \"1s\"\nduration = \"1s\"",
+        "\"think_time\" without \"users\"",
+    );
+    check_flat(
+        "users = 1\narrivals = \"poisson\"\nduration = \"1s\"",
+        "\"arrivals\" with \"users\"",
+    );
+    check_flat(
+        "rate = \"1/s\"\narrivals = \"poison\"\nduration = \"1s\"",
+        "did you mean \"poisson\"?",
+    );
+    check_flat("stages = []", "\"stages\" is empty");
+    check_flat("stages = [{ rate = \"1/s\" }]", "a stage without \"over\" or \"for\"");
+    check_flat("stages = [{ rate = \"0/s\", for = \"1s\" }]", "every stage is 0");
+    check_flat(
+        "stages = [{ rate = \"1/s\", for = \"1s\" }]\nduration = \"1s\"",
+        "stages say by themselves",
+    );
+    check_flat(
+        "rate = \"1/s\"\nduration = \"1s\"\ntimeout = \"2h\"",
+        "\"timeout\" can be at most 30m",
+    );
+    check("rate = \"1/s\"\n[[stream]]\n", "\"rate\" beside [[stream]]");
+    check("rate = \"1/s\"\nduration = \"1s\"\n", "stream \"main\" has no target");
+}
+
+#[test]
+fn bad_targets() {
+    check_target("request = \"http://h/\"", "\"http://h/\" is not METHOD URL");
+    check_target("request = \"POST h/\"", "plan.toml:4:11: \"h/\" is no URL");
+    check_target("request = \"GET http://h/\"\nweight = 0", "every target has weight 0");
+    check_target("request = \"GET http://${HOST}/\"", "the variable HOST is not set");
+    check_target("request = \"GET http://h/\"\nbody_file = \"/no/such\"", "cannot read /no/such");
+    check_target("request = \"GET http://h/{{sek}}\"", "unknown placeholder {{sek}}");
+    check_target("request = \"GET http://h/a b\"", "a space or control character in the path");
+    check_target(
+        "request = \"GET http://h/\"\nheaders = { \"a b\" = \"c\" }",
+        "\"a b\" is no header name",
+    );
+    check_target(
+        "request = \"GET http://h/\"\nheaders = { a = \"b\\r\\nc: d\" }",
+        "a control character in header",
+    );
+    check_target(
+        "request = \"GET http://h/\"\nheaders = { connection = \"close\" }",
+        "set by the engine itself",
+    );
+    check_target(
+        "request = \"GET http://h/\"\nexpect = { status = 20 }",
+        "must be from 100 to 999, not 20",
+    );
+    check_target(
+        "request = \"GET http://h/\"\nexpect = { jsonrpc = \"result\" }",
+        "no JSON-RPC request",
+    );
+    let twice = "name = \"a\"\nrequest = \"GET http://h/\"\n[[target]]\nname = \"a\"\nrequest = \"GET http://h/\"";
+    check_target(twice, "a second target named \"a\"");
+}
+
+#[test]
+fn bad_objectives() {
+    let target = "request = \"GET http://h/\"\n";
+    let objective = |text: &str| format!("{target}[[objective]]\n{text}");
+    check_target(
+        &objective("that = \"latncy.p99 < 1s\""),
+        "plan.toml:6:8: unknown metric \"latncy.p99\"",
+    );
+    check_target(
+        &objective("that = \"success > 1%\"\nwhere = { chain = \"x\" }"),
+        "no target has these tags",
+    );
+    check_target(
+        &objective("that = \"lag.p99 < 1s\"\nwhere = { chain = \"x\" }"),
+        "counted over the whole run",
+    );
+    check_target(&objective("where = { chain = \"x\" }"), "an objective without \"that\"");
+}
+
+#[test]
+fn every_problem_is_listed() {
+    let problems = read("rate = 1\ndurations = \"1s\"\n[[target]]\nweight = -1\n").unwrap_err();
+    assert_eq!(problems.iter().count(), 5, "{problems}");
+}

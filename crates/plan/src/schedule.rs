@@ -1,0 +1,355 @@
+//! When arrivals are due: pure functions of (seed, stream, shard), so that any share of the work
+//! can be done anywhere, from any instant, and all shares together are the plan.
+//!
+//! # The open model
+//! Each stream is divided into [`SHARDS`] virtual shards. The schedule is laid out on the axis of
+//! the rate's integral (operational time), which is cut into cells of `SHARDS` arrivals:
+//! - constant: arrival `k` is due where the integral is `k`, and belongs to shard `k mod SHARDS`;
+//! - Poisson: every shard has its own unit-rate process; a cell holds a Poisson(1) number of each
+//!   shard's points, placed uniformly. Their superposition is a Poisson process at the plan's rate,
+//!   and, through the integral's inverse, at a rate that changes over time
+//!   (Lewis and Shedler 1979; Kingman 1993, "Poisson Processes", §2.1 and §2.3).
+//!
+//! Arrivals are numbered by cell, then shard: `seq` runs through `0..count` without a gap whatever
+//! the split, and decides target and placeholders. A [`Pacer`] walks the cells of the shards it
+//! owns; handing a shard over means that one pacer drops it at an instant and another takes it up
+//! there.
+//!
+//! # The closed model
+//! [`Users`]: user `u` belongs to shard `u mod min(users, SHARDS)`. A shard numbers its requests in
+//! the order they start; with a number of requests as the end each shard has its part of it, so the
+//! set of requests is the same whatever the split.
+
+use crate::Profile;
+use crate::stream::Arrivals;
+use plimsoll_measure::Nanos;
+use plimsoll_measure::rng::Key;
+
+/// Virtual shards of a stream: the most workers that can share it.
+pub const SHARDS: u64 = 1024;
+
+/// A set of shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards(Vec<u16>);
+
+impl Shards {
+    /// The shards of part `part` of `parts`, dealt in turn.
+    ///
+    /// # Panics
+    /// When there are more parts than shards, or no such part.
+    pub fn part(part: usize, parts: usize) -> Shards {
+        assert!(part < parts && parts <= SHARDS as usize, "part {part} of {parts}");
+        Shards((part as u16..SHARDS as u16).step_by(parts).collect())
+    }
+
+    /// A set of the given shards.
+    pub fn of(shards: impl IntoIterator<Item = u16>) -> Shards {
+        let mut shards: Vec<u16> =
+            shards.into_iter().filter(|shard| u64::from(*shard) < SHARDS).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        Shards(shards)
+    }
+
+    /// One by one, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(|shard| u64::from(*shard))
+    }
+}
+
+/// One planned request of an open stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When it is due, from the start of the run.
+    pub at: Nanos,
+    /// Its number in the stream.
+    pub seq: u64,
+}
+
+/// The arrivals of an open stream.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    profile: Profile,
+    arrivals: Arrivals,
+    key: Key,
+    /// When the profile begins in the run.
+    start: Nanos,
+    /// Arrivals at or after this integral are not planned.
+    cut: f64,
+    count: u64,
+}
+
+impl Schedule {
+    /// All arrivals that a profile holds, the profile beginning at `start`.
+    ///
+    /// # Panics
+    /// When the profile is endless.
+    pub fn over(profile: Profile, arrivals: Arrivals, key: Key, start: Nanos) -> Schedule {
+        // 100 a minute for a minute is 100, not 101 for the last digit of 1.6666….
+        let cut = profile.total() - 1e-6;
+        assert!(cut.is_finite(), "an endless profile needs a number of requests");
+        let mut schedule = Schedule { profile, arrivals, key, start, cut, count: 0 };
+        schedule.count = schedule.numbered_before_cell(u64::MAX);
+        schedule
+    }
+
+    /// So many arrivals at a steady rate. For Poisson arrivals this counts through all cells, about
+    /// ten nanoseconds an arrival.
+    pub fn of_count(rate: f64, count: u64, arrivals: Arrivals, key: Key, start: Nanos) -> Schedule {
+        let profile = Profile::endless(rate);
+        let mut schedule = Schedule { profile, arrivals, key, start, cut: f64::INFINITY, count };
+        schedule.cut = match arrivals {
+            Arrivals::Constant => count as f64 - 0.5,
+            Arrivals::Poisson => schedule.poisson_cut(count),
+        };
+        schedule
+    }
+
+    /// How many arrivals there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// When the profile begins in the run.
+    pub fn start(&self) -> Nanos {
+        self.start
+    }
+
+    /// When no more arrivals come: the profile's end, or the last of a number of requests.
+    pub fn end(&self) -> Nanos {
+        match (self.profile.end(), self.arrivals) {
+            (Nanos::MAX, Arrivals::Constant) => self.instant(self.count as f64, &mut 0),
+            (Nanos::MAX, Arrivals::Poisson) => self.instant(self.cut, &mut 0),
+            (end, _) => self.start + end,
+        }
+    }
+
+    /// Planned arrivals per second at an instant of the run.
+    pub fn rate(&self, at: Nanos) -> f64 {
+        if at < self.start || at >= self.end() { 0.0 } else { self.profile.value(at - self.start) }
+    }
+
+    /// Walks the arrivals of some shards that are due at `from` or later.
+    pub fn pacer(&self, shards: &Shards, from: Nanos) -> Pacer {
+        let mut pacer = Pacer {
+            schedule: self.clone(),
+            shards: shards.clone(),
+            cell: 0,
+            numbered: 0,
+            buffer: Vec::new(),
+            next: 0,
+            hint: 0,
+        };
+        let sum = if from <= self.start { 0.0 } else { self.profile.integral(from - self.start) };
+        // One cell early, so that rounding at a cell's edge cannot lose an arrival.
+        pacer.cell = (sum / SHARDS as f64).max(1.0) as u64 - 1;
+        pacer.numbered = self.numbered_before_cell(pacer.cell);
+        pacer.fill();
+        while pacer.peek().is_some_and(|arrival| arrival.at < from) {
+            pacer.advance();
+        }
+        pacer
+    }
+
+    fn instant(&self, sum: f64, hint: &mut usize) -> Nanos {
+        self.start + self.profile.instant(sum, hint)
+    }
+
+    /// How many arrivals lie in the cells before this one.
+    fn numbered_before_cell(&self, cell: u64) -> u64 {
+        let cells = (self.cut.max(0.0) / SHARDS as f64).ceil() as u64;
+        let cell = cell.min(cells);
+        match self.arrivals {
+            Arrivals::Constant => (cell * SHARDS).min(self.cut.max(0.0).ceil() as u64),
+            Arrivals::Poisson => (0..cell).map(|cell| self.points_in(cell)).sum(),
+        }
+    }
+
+    /// Poisson points of all shards in a cell, those behind the cut left out.
+    fn points_in(&self, cell: u64) -> u64 {
+        let whole = ((cell + 1) * SHARDS) as f64 <= self.cut;
+        let count = |shard| {
+            let points = Points::of(self.key, cell, shard);
+            if whole { points.count } else { points.filter(|sum| *sum < self.cut).count() as u64 }
+        };
+        (0..SHARDS).map(count).sum()
+    }
+
+    /// The integral behind the point number `count`.
+    fn poisson_cut(&self, count: u64) -> f64 {
+        let (mut cell, mut before) = (0, 0);
+        loop {
+            let points = self.points_in(cell);
+            if before + points >= count {
+                break;
+            }
+            before += points;
+            cell += 1;
+        }
+        let mut points: Vec<f64> =
+            (0..SHARDS).flat_map(|shard| Points::of(self.key, cell, shard)).collect();
+        points.sort_unstable_by(f64::total_cmp);
+        let last = points[..(count - before) as usize].last().copied();
+        last.map_or((cell * SHARDS) as f64, f64::next_up)
+    }
+}
+
+/// The points of one shard in one cell: where on the integral's axis they lie, in no order.
+struct Points {
+    sequence: plimsoll_measure::rng::Sequence,
+    base: f64,
+    count: u64,
+}
+
+impl Points {
+    /// More than this in a cell have a probability below 1e-24.
+    const COUNT_MAX: u64 = 24;
+
+    fn of(key: Key, cell: u64, shard: u64) -> Points {
+        let mut sequence = key.with(cell * SHARDS + shard).sequence();
+        // Poisson(1) by inversion.
+        let uniform = sequence.unit();
+        let (mut count, mut term) = (0u64, (-1f64).exp());
+        let mut sum = term;
+        while uniform >= sum && count < Self::COUNT_MAX {
+            count += 1;
+            term /= count as f64;
+            sum += term;
+        }
+        Points { sequence, base: (cell * SHARDS) as f64, count }
+    }
+}
+
+impl Iterator for Points {
+    type Item = f64;
+
+    fn next(&mut self) -> Option<f64> {
+        self.count = self.count.checked_sub(1)?;
+        Some(self.base + self.sequence.unit() * SHARDS as f64)
+    }
+}
+
+/// Walks the arrivals of some shards in the order they are due.
+#[derive(Clone, Debug)]
+pub struct Pacer {
+    schedule: Schedule,
+    shards: Shards,
+    /// The cell that is laid out next.
+    cell: u64,
+    /// How many arrivals lie before that cell.
+    numbered: u64,
+    /// Arrivals of the cell before it, by instant.
+    buffer: Vec<Arrival>,
+    next: usize,
+    hint: usize,
+}
+
+impl Pacer {
+    /// The next arrival.
+    #[inline]
+    pub fn peek(&self) -> Option<Arrival> {
+        self.buffer.get(self.next).copied()
+    }
+
+    /// Goes on to the one after.
+    #[inline]
+    pub fn advance(&mut self) {
+        self.next += 1;
+        if self.next >= self.buffer.len() {
+            self.fill();
+        }
+    }
+
+    /// Lays out cells until one holds an arrival of ours, or the schedule ends.
+    fn fill(&mut self) {
+        self.buffer.clear();
+        self.next = 0;
+        while self.buffer.is_empty() && ((self.cell * SHARDS) as f64) < self.schedule.cut {
+            match self.schedule.arrivals {
+                Arrivals::Constant => self.fill_constant(),
+                Arrivals::Poisson => self.fill_poisson(),
+            }
+            self.cell += 1;
+        }
+    }
+
+    fn fill_constant(&mut self) {
+        for shard in self.shards.iter() {
+            let seq = self.cell * SHARDS + shard;
+            if seq as f64 >= self.schedule.cut {
+                break;
+            }
+            let at = self.schedule.instant(seq as f64, &mut self.hint);
+            self.buffer.push(Arrival { at, seq });
+        }
+    }
+
+    fn fill_poisson(&mut self) {
+        let mut own = self.shards.iter().peekable();
+        // Points of a cell come in no order: each search begins at the line of the cell's edge.
+        self.schedule.instant((self.cell * SHARDS) as f64, &mut self.hint);
+        for shard in 0..SHARDS {
+            let points = Points::of(self.schedule.key, self.cell, shard);
+            let inside = points.filter(|sum| *sum < self.schedule.cut);
+            if own.next_if_eq(&shard).is_some() {
+                for sum in inside {
+                    let at = self.schedule.instant(sum, &mut self.hint.clone());
+                    self.buffer.push(Arrival { at, seq: self.numbered });
+                    self.numbered += 1;
+                }
+            } else if ((self.cell + 1) * SHARDS) as f64 <= self.schedule.cut {
+                self.numbered += Points::of(self.schedule.key, self.cell, shard).count;
+            } else {
+                self.numbered += inside.count() as u64;
+            }
+        }
+        self.buffer.sort_unstable_by_key(|arrival| (arrival.at, arrival.seq));
+    }
+}
+
+/// The users of a closed stream, as one part of the work sees them.
+#[derive(Clone, Debug)]
+pub struct Users {
+    /// How many shards have users.
+    shards: u64,
+    users: u64,
+    requests: Option<u64>,
+    started: Vec<u64>,
+}
+
+impl Users {
+    /// So many users, who stop after so many requests, or never by themselves.
+    pub fn new(users: u64, requests: Option<u64>) -> Users {
+        let shards = users.clamp(1, SHARDS);
+        Users { shards, users, requests, started: vec![0; shards as usize] }
+    }
+
+    /// The users that belong to some shards.
+    pub fn of(&self, shards: &Shards) -> Vec<u64> {
+        let own: Vec<bool> =
+            (0..self.shards).map(|shard| shards.0.binary_search(&(shard as u16)).is_ok()).collect();
+        (0..self.users).filter(|user| own[(user % self.shards) as usize]).collect()
+    }
+
+    /// The number of the user's next request; `None` when the shard has had its part.
+    pub fn start(&mut self, user: u64) -> Option<u64> {
+        let shard = user % self.shards;
+        let started = &mut self.started[shard as usize];
+        let seq = match self.requests {
+            // Shards lie end to end, so that decks do too.
+            Some(requests) => {
+                let (each, more) = (requests / self.shards, requests % self.shards);
+                if *started >= each + u64::from(shard < more) {
+                    return None;
+                }
+                shard * each + shard.min(more) + *started
+            }
+            None => (shard << 40) + *started,
+        };
+        *started += 1;
+        Some(seq)
+    }
+}
+
+#[cfg(test)]
+mod tests;

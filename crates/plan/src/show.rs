@@ -1,0 +1,219 @@
+//! The resolved plan as TOML that reads back to the same plan, secrets left as placeholders.
+
+use crate::Objective;
+use crate::document::{ConnectionRules, Plan, TlsRules};
+use crate::stream::{Arrivals, End, Load, Stream};
+use crate::target::{Body, Expect, RpcExpect, Target};
+use plimsoll_config::values::{show_duration, show_rate, show_size};
+use plimsoll_measure::Nanos;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+impl Plan {
+    /// The plan with every default filled in, as a document. Secrets are not in it.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        let mut line = |key: &str, value: String| {
+            writeln!(out, "{key} = {value}").expect("writing to memory");
+        };
+        line("name", quote(&self.name));
+        line("seed", self.seed.to_string());
+        line("warmup", span(self.warmup));
+        line("timeout", span(self.timeout));
+        line("grace", span(self.grace));
+        line("redirects", self.redirects.to_string());
+        line("max_body", quote(&show_size(self.body_max)));
+        line("connections", show_connections(&self.connections));
+        if self.tls != TlsRules::default() {
+            line("tls", show_tls(&self.tls));
+        }
+        for stream in &self.streams {
+            out += &show_stream(stream);
+            for target in &self.targets[stream.targets.clone()] {
+                out += &show_target(target, &stream.labels);
+            }
+        }
+        for objective in &self.objectives {
+            out += &show_objective(objective);
+        }
+        out
+    }
+
+    /// FNV-1a of the resolved plan: tells whether two runs had the same.
+    pub fn digest(&self) -> u64 {
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        self.to_toml().bytes().fold(0xcbf2_9ce4_8422_2325, fold)
+    }
+}
+
+fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    // JSON in a literal string stays readable.
+    if !text.is_empty()
+        && !text.contains('\'')
+        && text.chars().all(|c| !c.is_control())
+        && text.contains('"')
+    {
+        return format!("'{text}'");
+    }
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out += "\\\"",
+            '\\' => out += "\\\\",
+            '\n' => out += "\\n",
+            '\r' => out += "\\r",
+            '\t' => out += "\\t",
+            c if c.is_control() => write!(out, "\\u{:04X}", c as u32).expect("writing to memory"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Text that variables were already filled into: a `${` in it is plain.
+fn quote_filled(text: &str) -> String {
+    quote(&text.replace("${", "$${"))
+}
+
+fn span(span: Nanos) -> String {
+    quote(&show_duration(span.into()))
+}
+
+fn table(pairs: &BTreeMap<String, String>) -> String {
+    let pair =
+        |(key, value): (&String, &String)| format!("{} = {}", quote(key), quote_filled(value));
+    format!("{{ {} }}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
+}
+
+fn show_connections(rules: &ConnectionRules) -> String {
+    let mut text = format!("{{ max = {}, reuse = {}", rules.max, rules.reuse);
+    if !rules.sources.is_empty() {
+        let sources: Vec<_> = rules.sources.iter().map(|ip| quote(&ip.to_string())).collect();
+        text += &format!(", source = [{}]", sources.join(", "));
+    }
+    text + &format!(", dns_ttl = {} }}", span(rules.dns_ttl))
+}
+
+fn show_tls(rules: &TlsRules) -> String {
+    let mut parts = vec![format!("insecure = {}", rules.insecure)];
+    let path = |path: &std::path::PathBuf| quote_filled(&path.display().to_string());
+    parts.extend(rules.ca.as_ref().map(|p| format!("ca = {}", path(p))));
+    parts.extend(rules.cert.as_ref().map(|p| format!("cert = {}", path(p))));
+    parts.extend(rules.key.as_ref().map(|p| format!("key = {}", path(p))));
+    parts.extend(rules.server_name.as_ref().map(|n| format!("server_name = {}", quote_filled(n))));
+    format!("{{ {} }}", parts.join(", "))
+}
+
+fn show_stream(stream: &Stream) -> String {
+    let mut out = format!("\n[[stream]]\nname = {}\n", quote_filled(&stream.name));
+    let mut line = |key: &str, value: String| {
+        writeln!(out, "{key} = {value}").expect("writing to memory");
+    };
+    if stream.start > Nanos::ZERO {
+        line("start", span(stream.start));
+    }
+    if !stream.labels.is_empty() {
+        line("labels", table(&stream.labels));
+    }
+    let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
+    let closed = matches!(stream.load, Load::Closed { .. });
+    let first = profile.value(Nanos::ZERO);
+    let (key, show): (_, fn(f64) -> String) = if closed {
+        ("users", |n| n.to_string())
+    } else {
+        ("rate", |rate| quote(&show_rate(rate)))
+    };
+    if stream.stages.is_empty() {
+        line(key, show(first));
+        match stream.end {
+            End::After(after) => line("duration", span(after)),
+            End::Requests(requests) => line("requests", requests.to_string()),
+        }
+    } else {
+        let stage = |stage: &crate::Stage| {
+            let (value, over, hold) = (show(stage.value), span(stage.over), span(stage.hold));
+            format!("  {{ {key} = {value}, over = {over}, for = {hold} }},\n")
+        };
+        let ramp_from = stream.stages[0].over > Nanos::ZERO && first > 0.0;
+        if ramp_from {
+            line(key, show(first));
+        }
+        line("stages", format!("[\n{}]", stream.stages.iter().map(stage).collect::<String>()));
+    }
+    match &stream.load {
+        Load::Open { arrivals: Arrivals::Constant, .. } => line("arrivals", quote("constant")),
+        Load::Open { arrivals: Arrivals::Poisson, .. } => line("arrivals", quote("poisson")),
+        Load::Closed { think_time, .. } => line("think_time", span(*think_time)),
+    }
+    out
+}
+
+fn show_target(target: &Target, labels: &BTreeMap<String, String>) -> String {
+    let mut out = format!("\n[[stream.target]]\nname = {}\n", quote_filled(&target.name));
+    let mut line = |key: &str, value: String| {
+        writeln!(out, "{key} = {value}").expect("writing to memory");
+    };
+    line("weight", target.weight.to_string());
+    let own = |(tag, value): &(&String, &String)| labels.get(*tag) != Some(*value);
+    let tags: BTreeMap<_, _> =
+        target.tags.iter().filter(own).map(|(tag, value)| (tag.clone(), value.clone())).collect();
+    if !tags.is_empty() {
+        line("tags", table(&tags));
+    }
+    line("request", quote(&format!("{} {}", target.method, target.url_shown)));
+    if !target.headers.is_empty() {
+        line("headers", show_headers(target));
+    }
+    match &target.body {
+        Body::Empty => {}
+        Body::Inline(text, _) => line("body", quote(&text.shown)),
+        Body::File(path, _) => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            line("body_file", quote_filled(&path.display().to_string()));
+        }
+    }
+    line("expect", show_expect(&target.expect));
+    out
+}
+
+fn show_headers(target: &Target) -> String {
+    let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for header in &target.headers {
+        values.entry(&header.name).or_default().push(quote(&header.shown));
+    }
+    let one = |(name, values): (&str, Vec<String>)| match values.as_slice() {
+        [value] => format!("{} = {value}", quote(name)),
+        _ => format!("{} = [{}]", quote(name), values.join(", ")),
+    };
+    format!("{{ {} }}", values.into_iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+fn show_expect(expect: &Expect) -> String {
+    let ranges: Vec<_> = expect
+        .status
+        .iter()
+        .map(|range| quote(&format!("{}-{}", range.start(), range.end())))
+        .collect();
+    let mut text = format!("{{ status = [{}]", ranges.join(", "));
+    // Without a JSON-RPC request "off" is the only possibility, with one "result" the default.
+    let word = RpcExpect::WORDS.iter().find(|(_, rpc)| *rpc == expect.rpc);
+    let (word, _) = word.expect("every expectation has a word");
+    text += &format!(", jsonrpc = \"{word}\"");
+    if let Some(contains) = &expect.contains {
+        text += &format!(", contains = {}", quote_filled(contains));
+    }
+    text + " }"
+}
+
+fn show_objective(objective: &Objective) -> String {
+    let mut out = format!("\n[[objective]]\nthat = {}\n", quote_filled(&objective.that));
+    if !objective.narrowed.is_empty() {
+        out += &format!("where = {}\n", table(&objective.narrowed));
+    }
+    if let Some(after) = objective.abort_after {
+        out += &format!("abort = {{ after = {} }}\n", span(after));
+    }
+    out
+}

@@ -1,0 +1,130 @@
+//! One arrival process with its targets.
+
+use crate::{Deck, Profile, Schedule, Users};
+use plimsoll_measure::Nanos;
+use plimsoll_measure::rng::Key;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// How arrivals of the open model are spaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrivals {
+    /// Evenly.
+    Constant,
+    /// At random, independent of each other: what many independent users make together.
+    Poisson,
+}
+
+/// When a stream ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// After a span, the warm-up not counted.
+    After(Nanos),
+    /// After a number of requests, the warm-up's not counted.
+    Requests(u64),
+}
+
+/// What makes a stream's requests start.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Load {
+    /// A planned rate, whatever the target does.
+    Open {
+        /// Arrivals per second; endless when a number of requests ends it.
+        profile: Profile,
+        /// Their spacing.
+        arrivals: Arrivals,
+    },
+    /// Users who each send again when they have their answer.
+    Closed {
+        /// How many; endless when a number of requests ends it.
+        profile: Profile,
+        /// How long each waits after an answer.
+        think_time: Nanos,
+    },
+}
+
+/// One arrival process with its targets.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Unique in the plan.
+    pub name: String,
+    /// Given to the stream's targets as tags.
+    pub labels: BTreeMap<String, String>,
+    /// When it begins, from the end of the warm-up.
+    pub start: Nanos,
+    /// What makes its requests start.
+    pub load: Load,
+    /// When it ends.
+    pub end: End,
+    /// The resolved stages, for showing; empty for a steady load.
+    pub stages: Vec<crate::Stage>,
+    /// Its targets' places in the plan.
+    pub targets: Range<usize>,
+    /// Their deck.
+    pub deck: Deck,
+    /// What all its random choices derive from.
+    pub key: Key,
+}
+
+impl Stream {
+    /// The arrivals of an open stream: of its part in the warm-up, and of the run proper. `None` for
+    /// a closed stream.
+    ///
+    /// A stream that begins with the run warms up at its first rate above zero.
+    pub fn schedules(&self, warmup: Nanos) -> Option<(Option<Schedule>, Schedule)> {
+        let Load::Open { profile, arrivals } = &self.load else { return None };
+        let start = warmup + self.start;
+        let schedule = match self.end {
+            End::After(_) => Schedule::over(profile.clone(), *arrivals, self.key.with(0), start),
+            End::Requests(count) => {
+                let rate = profile.value(Nanos::ZERO);
+                Schedule::of_count(rate, count, *arrivals, self.key.with(0), start)
+            }
+        };
+        let warms_up = self.start == Nanos::ZERO && warmup > Nanos::ZERO;
+        let warm = warms_up.then(|| {
+            let first = profile.value(Nanos::ZERO);
+            let rate = if first > 0.0 { first } else { self.first_stage_value() };
+            let profile = Profile::constant(rate, warmup);
+            Schedule::over(profile, *arrivals, self.key.with(1), Nanos::ZERO)
+        });
+        Some((warm, schedule))
+    }
+
+    /// The users of a closed stream. `None` for an open one.
+    pub fn users(&self) -> Option<Users> {
+        let Load::Closed { profile, .. } = &self.load else { return None };
+        let requests = match self.end {
+            End::Requests(count) => Some(count),
+            End::After(_) => None,
+        };
+        Some(Users::new(profile.max().ceil() as u64, requests))
+    }
+
+    fn first_stage_value(&self) -> f64 {
+        self.stages.iter().map(|stage| stage.value).find(|value| *value > 0.0).unwrap_or(0.0)
+    }
+
+    /// When it ends in the run, when that is known beforehand.
+    pub fn planned_end(&self, warmup: Nanos) -> Option<Nanos> {
+        match self.end {
+            End::After(span) => Some(warmup + self.start + span),
+            End::Requests(_) => self.schedules(warmup).map(|(_, schedule)| schedule.end()),
+        }
+    }
+
+    /// How many requests it makes, when that is known beforehand; the warm-up not counted.
+    pub fn planned_requests(&self) -> Option<u64> {
+        match self.end {
+            End::Requests(count) => Some(count),
+            End::After(_) => self.schedules(Nanos::ZERO).map(|(_, schedule)| schedule.count()),
+        }
+    }
+
+    /// Planned arrivals per second, or users, at an instant of the run.
+    pub fn planned_value(&self, at: Nanos, warmup: Nanos) -> f64 {
+        let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &self.load;
+        let start = warmup + self.start;
+        if at < start { 0.0 } else { profile.value(at - start) }
+    }
+}

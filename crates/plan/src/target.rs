@@ -1,0 +1,357 @@
+//! One request template and what its answer must be.
+
+use crate::Template;
+use plimsoll_config::Text;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// How the target is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// Plain TCP.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port when none is named.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+
+    /// As in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// An absolute `http` or `https` URL, its fragment dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// A name or an address, lower case; an IPv6 address without brackets.
+    pub host: String,
+    /// The port, named or not.
+    pub port: u16,
+    /// Name and password before the host, percent-decoded.
+    pub user: Option<(String, String)>,
+    /// Path and query, beginning with `/`.
+    pub path: String,
+}
+
+impl Url {
+    /// Reads an absolute URL.
+    ///
+    /// # Errors
+    /// What is wrong with it. Never repeats a password.
+    pub fn parse(text: &str) -> Result<Url, String> {
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| format!("\"{text}\" is no URL; write it like http://host:port/path"))?;
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            other => return Err(format!("scheme \"{other}\"; only http and https can be sent to")),
+        };
+        let rest = rest.split('#').next().unwrap_or("");
+        let split = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(split);
+        let (user, host_port) = match authority.rsplit_once('@') {
+            Some((user, host)) => (Some(read_user(user)?), host),
+            None => (None, authority),
+        };
+        let (host, port) = split_port(host_port)?;
+        let port = match port {
+            None | Some("") => scheme.default_port(),
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| format!("port \"{port}\" is no number from 1 to 65535"))?,
+        };
+        check_host(host)?;
+        let path = if path.starts_with('/') { path.into() } else { format!("/{path}") };
+        Ok(Url { scheme, host: host.to_ascii_lowercase(), port, user, path })
+    }
+
+    /// The URL that a redirect's `Location` means, seen from this one (RFC 3986 §5.2 for the forms
+    /// that servers send: absolute, `//host`, `/path`, `?query` and a relative path).
+    ///
+    /// # Errors
+    /// What is wrong with the location.
+    pub fn join(&self, location: &str) -> Result<Url, String> {
+        if location.contains("://") {
+            return Url::parse(location);
+        }
+        if location.starts_with("//") {
+            return Url::parse(&format!("{}:{location}", self.scheme.name()));
+        }
+        let location = location.split('#').next().unwrap_or("");
+        let (base, _) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        let path = match location.as_bytes().first() {
+            None => self.path.clone(),
+            Some(b'/') => location.to_string(),
+            Some(b'?') => format!("{base}{location}"),
+            Some(_) => {
+                let folder = base.rfind('/').map_or("/", |at| &base[..=at]);
+                format!("{folder}{location}")
+            }
+        };
+        Ok(Url { path: without_dots(&path), ..self.clone() })
+    }
+
+    /// `host` or `host:port`, as the `Host` header names it.
+    pub fn authority(&self) -> String {
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// Without the password.
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.user.as_ref().map(|(name, _)| format!("{name}:[redacted]@"));
+        let user = user.unwrap_or_default();
+        write!(f, "{}://{user}{}{}", self.scheme.name(), self.authority(), self.path)
+    }
+}
+
+fn read_user(text: &str) -> Result<(String, String), String> {
+    let (name, password) = text.split_once(':').unwrap_or((text, ""));
+    let decode = |part: &str| percent_decode(part).ok_or("a malformed % in name or password");
+    Ok((decode(name)?, decode(password)?))
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+            let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+            out.push((high * 16 + low) as u8);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
+    if let Some(inside) = text.strip_prefix('[') {
+        let (host, rest) = inside.split_once(']').ok_or("\"[\" without \"]\"")?;
+        host.parse::<std::net::Ipv6Addr>().map_err(|_| format!("\"{host}\" is no IPv6 address"))?;
+        return match rest {
+            "" => Ok((host, None)),
+            _ => Ok((host, Some(rest.strip_prefix(':').ok_or("no port behind \"]\"")?))),
+        };
+    }
+    match text.split_once(':') {
+        Some((_, port)) if port.contains(':') => Err("an IPv6 address goes into [brackets]".into()),
+        Some((host, port)) => Ok((host, Some(port))),
+        None => Ok((text, None)),
+    }
+}
+
+fn check_host(host: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+    match host.chars().find(|c| !allowed(*c)) {
+        None if host.is_empty() => Err("the URL names no host".into()),
+        None => Ok(()),
+        Some(c) if !c.is_ascii() => {
+            Err(format!("'{c}' in the host name; write the name in its xn-- form"))
+        }
+        Some(c) => Err(format!("'{}' in the host name", c.escape_default())),
+    }
+}
+
+/// RFC 3986 §5.2.4, on the path alone.
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.find('?').map_or((path, ""), |at| path.split_at(at));
+    let mut kept: Vec<&str> = Vec::new();
+    let last = path.rsplit('/').next().unwrap_or("");
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            _ => kept.push(segment),
+        }
+    }
+    let slash = if matches!(last, "." | "..") && !kept.is_empty() { "/" } else { "" };
+    format!("/{}{slash}{query}", kept.join("/"))
+}
+
+/// A header of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// As it is sent.
+    pub name: String,
+    /// Its value.
+    pub value: Template,
+    /// Its value as it may be shown.
+    pub shown: String,
+}
+
+/// A request's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// None.
+    Empty,
+    /// Written in the plan.
+    Inline(Text, Template),
+    /// From a file, placeholders filled in when it is text.
+    File(PathBuf, Template),
+}
+
+impl Body {
+    /// The bytes, with placeholders.
+    pub fn template(&self) -> Option<&Template> {
+        match self {
+            Body::Empty => None,
+            Body::Inline(_, template) | Body::File(_, template) => Some(template),
+        }
+    }
+}
+
+/// An inclusive range of HTTP statuses.
+pub type StatusRange = RangeInclusive<u16>;
+
+/// What a JSON-RPC answer must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RpcExpect {
+    /// The body is not looked at.
+    Off,
+    /// A result.
+    Result,
+    /// An error: a target that is meant to be refused.
+    Error,
+    /// A well-formed answer, of either kind.
+    Any,
+}
+
+impl RpcExpect {
+    /// As written in a plan.
+    pub const WORDS: [(&'static str, RpcExpect); 4] = [
+        ("result", RpcExpect::Result),
+        ("error", RpcExpect::Error),
+        ("any", RpcExpect::Any),
+        ("off", RpcExpect::Off),
+    ];
+}
+
+/// What an answer must be to count as `ok`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// Its HTTP status lies in one of these.
+    pub status: Vec<StatusRange>,
+    /// What its JSON-RPC holds.
+    pub rpc: RpcExpect,
+    /// A text that its body contains.
+    pub contains: Option<String>,
+}
+
+impl Expect {
+    /// Whether a status is as expected.
+    #[inline]
+    pub fn allows(&self, status: u16) -> bool {
+        self.status.iter().any(|range| range.contains(&status))
+    }
+
+    /// Whether the body has to be looked at.
+    pub fn reads_body(&self) -> bool {
+        self.rpc != RpcExpect::Off || self.contains.is_some()
+    }
+}
+
+/// One request template.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Unique in the plan; what it is counted under.
+    pub name: String,
+    /// Its stream's place in the plan.
+    pub stream: usize,
+    /// Its share against the stream's other targets; zero: never sent.
+    pub weight: u32,
+    /// Its own and its stream's labels.
+    pub tags: BTreeMap<String, String>,
+    /// In capitals.
+    pub method: String,
+    /// Where to.
+    pub url: Url,
+    /// The URL as it may be shown.
+    pub url_shown: String,
+    /// Path and query, with placeholders.
+    pub path: Template,
+    /// In the order of the plan.
+    pub headers: Vec<Header>,
+    /// What is sent.
+    pub body: Body,
+    /// What must come back.
+    pub expect: Expect,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let check = |text: &str, shown: &str| {
+            assert_eq!(Url::parse(text).unwrap().to_string(), shown);
+        };
+        check("http://Example.org", "http://example.org/");
+        check("HTTP://example.org:80/a?b=c#d", "http://example.org/a?b=c");
+        check("https://example.org:8443?x", "https://example.org:8443/?x");
+        check("https://u:p%40ss@h/", "https://u:[redacted]@h/");
+        check("http://[::1]:3069/v1", "http://[::1]:3069/v1");
+        check("http://127.0.0.1:3069", "http://127.0.0.1:3069/");
+        let user = Url::parse("http://u:p%40ss@h/").unwrap().user;
+        assert_eq!(user, Some(("u".into(), "p@ss".into())));
+    }
+
+    #[test]
+    fn bad_urls() {
+        let check = |text: &str, message: &str| {
+            assert_eq!(Url::parse(text).unwrap_err(), message, "{text}");
+        };
+        check("example.org/x", "\"example.org/x\" is no URL; write it like http://host:port/path");
+        check("ftp://h/", "scheme \"ftp\"; only http and https can be sent to");
+        check("http:///x", "the URL names no host");
+        check("http://h:0/", "port \"0\" is no number from 1 to 65535");
+        check("http://h:99999/", "port \"99999\" is no number from 1 to 65535");
+        check("http://::1/", "an IPv6 address goes into [brackets]");
+        check("http://[::g]/", "\"::g\" is no IPv6 address");
+        check("http://a b/", "' ' in the host name");
+        check("http://bücher.de/", "'ü' in the host name; write the name in its xn-- form");
+        check("http://u%zz@h/", "a malformed % in name or password");
+    }
+
+    #[test]
+    fn redirects_resolve() {
+        let base = Url::parse("https://h:8443/a/b?c").unwrap();
+        let check = |location: &str, joined: &str| {
+            assert_eq!(base.join(location).unwrap().to_string(), joined, "{location}");
+        };
+        check("http://other/x", "http://other/x");
+        check("//other/x", "https://other/x");
+        check("/x?y#z", "https://h:8443/x?y");
+        check("?y", "https://h:8443/a/b?y");
+        check("x", "https://h:8443/a/x");
+        check("../x/./y", "https://h:8443/x/y");
+        check("..", "https://h:8443/");
+        check("", "https://h:8443/a/b?c");
+    }
+}

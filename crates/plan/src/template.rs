@@ -1,0 +1,169 @@
+//! Texts with placeholders: `{{seq}}`, `{{uuid}}`, `{{random 1 100}}`.
+//!
+//! What a placeholder becomes is a function of the plan's seed, the stream and the request's number
+//! alone, so that the same plan sends the same requests however the work is split.
+
+use plimsoll_measure::rng::Key;
+use std::io::Write;
+
+/// What decides a request's placeholders.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// The request's number in its stream.
+    pub seq: u64,
+    /// The stream's key, with the number.
+    pub key: Key,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Vec<u8>),
+    Seq,
+    /// The number tells placeholders of one request apart.
+    Uuid(u64),
+    Random {
+        least: u64,
+        most: u64,
+        number: u64,
+    },
+}
+
+/// A text with placeholders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+const KNOWN: &str = "known: {{seq}}, {{uuid}}, {{random LEAST MOST}}";
+
+impl Template {
+    /// A text without placeholders.
+    pub fn plain(text: impl Into<Vec<u8>>) -> Template {
+        Template { parts: vec![Part::Text(text.into())] }
+    }
+
+    /// Reads a text. `placed` counts the placeholders of a request, over all its texts.
+    ///
+    /// # Errors
+    /// What is wrong with a placeholder, with those that are known.
+    pub fn parse(text: &str, placed: &mut u64) -> Result<Template, String> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("{{") {
+            if at > 0 {
+                parts.push(Part::Text(rest[..at].into()));
+            }
+            let inside = &rest[at + 2..];
+            let end =
+                inside.find("}}").ok_or_else(|| format!("\"{{{{\" without \"}}}}\"; {KNOWN}"))?;
+            parts.push(placeholder(inside[..end].trim(), *placed)?);
+            *placed += 1;
+            rest = &inside[end + 2..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        Ok(Template { parts })
+    }
+
+    /// The text, when it holds no placeholder.
+    pub fn as_plain(&self) -> Option<&[u8]> {
+        match self.parts.as_slice() {
+            [] => Some(b""),
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The texts between placeholders.
+    pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// Appends the text for one request.
+    pub fn render(&self, draw: Draw, out: &mut Vec<u8>) {
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.extend_from_slice(text),
+                Part::Seq => write_number(out, draw.seq),
+                Part::Uuid(number) => {
+                    let mut bits = draw.key.with(*number).sequence();
+                    write_uuid(out, bits.bits(), bits.bits());
+                }
+                Part::Random { least, most, number } => {
+                    let mut bits = draw.key.with(*number).sequence();
+                    write_number(out, least + bits.below(most - least + 1));
+                }
+            }
+        }
+    }
+}
+
+fn placeholder(text: &str, number: u64) -> Result<Part, String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words.as_slice() {
+        ["seq"] => Ok(Part::Seq),
+        ["uuid"] => Ok(Part::Uuid(number)),
+        ["random", least, most] => match (least.parse(), most.parse()) {
+            (Ok(least), Ok(most)) if least <= most && most < u64::MAX => {
+                Ok(Part::Random { least, most, number })
+            }
+            _ => Err(format!("{{{{{text}}}}} needs two whole numbers, the smaller first")),
+        },
+        _ => Err(format!("unknown placeholder {{{{{text}}}}}; {KNOWN}")),
+    }
+}
+
+fn write_number(out: &mut Vec<u8>, number: u64) {
+    write!(out, "{number}").expect("writing to memory");
+}
+
+/// A version 4 UUID (RFC 9562 §5.4).
+fn write_uuid(out: &mut Vec<u8>, high: u64, low: u64) {
+    let high = high & !0xf000 | 0x4000;
+    let low = low & !(0b11 << 62) | 0b10 << 62;
+    let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xffff);
+    let (d, e) = (low >> 48, low & 0xffff_ffff_ffff);
+    write!(out, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}").expect("writing to memory");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(text: &str, seq: u64) -> String {
+        let template = Template::parse(text, &mut 0).unwrap();
+        let mut out = Vec::new();
+        template.render(Draw { seq, key: Key::new(1).with(seq) }, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn placeholders() {
+        assert_eq!(render("no { braces } }}", 7), "no { braces } }}");
+        assert_eq!(render(r#"{"id":{{seq}},"x":{"y":{}}}"#, 7), r#"{"id":7,"x":{"y":{}}}"#);
+        assert_eq!(render("{{ seq }}{{seq}}", 3), "33");
+        assert_eq!(render("{{random 5 5}}", 3), "5");
+        let uuid = render("{{uuid}}", 3);
+        assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"), "{uuid}");
+        assert_eq!(render("{{uuid}}", 3), uuid, "the same request is the same");
+        assert_ne!(render("{{uuid}}", 4), uuid);
+        let twice = render("{{uuid}} {{uuid}}", 3);
+        assert_ne!(twice[..36], twice[37..], "two placeholders differ");
+    }
+
+    #[test]
+    fn bad_placeholders() {
+        let check = |text: &str, message: &str| {
+            let error = Template::parse(text, &mut 0).unwrap_err();
+            assert!(error.starts_with(message), "{error}");
+        };
+        check("{{sequence}}", "unknown placeholder {{sequence}}; known: {{seq}}");
+        check("{{seq", "\"{{\" without \"}}\"");
+        check("{{random 5 1}}", "{{random 5 1}} needs two whole numbers");
+        check("{{random a b}}", "{{random a b}} needs two whole numbers");
+    }
+}
