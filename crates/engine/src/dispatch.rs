@@ -1,0 +1,570 @@
+//! An arrival's way to a connection, and its end.
+//!
+//! One dispatcher for the open and the closed model and for every protocol. An arrival takes a free
+//! connection at once, or waits in its pool while one is opened for it, up to the limit. Its end is
+//! told to the recorder exactly once, by [`Dispatcher::finish`].
+//!
+//! What an arrival starts may be several requests (a redirect that is followed): [`Step`] is where
+//! that is decided.
+
+mod open;
+
+use crate::arrivals::{Due, Source};
+use crate::connection::{Answer, Connection, Event, Failure, Outgoing, Readiness, Started};
+use crate::exchange::{Exchange, Exchanges, Id};
+use crate::judge::{Verdict, judge};
+use crate::pool::{Addresses, Pool, Waiting};
+use crate::recorder::{Finished, Recorder};
+use crate::request::Hop;
+use crate::resolve::{Question, Resolved};
+use crate::run::{Note, TraceRecord};
+use crate::worker::Shared;
+use mio::{Registry, Waker};
+use plimsoll_measure::{Closed, ErrorClass, Fault, Nanos, OpenReason, RpcCounts, Snapshot};
+use plimsoll_plan::{Draw, RpcExpect};
+use plimsoll_rpc::judge::Expected;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+
+/// One read takes at most this much.
+const SCRATCH: usize = 64 << 10;
+/// More arrivals than this are not kept waiting by a worker: they are given up at once.
+const WAITING_MAX: usize = 250_000;
+
+/// What follows an answer.
+enum Step {
+    /// The arrival has its fate.
+    Finish(Verdict),
+    /// Another request is to be sent for it.
+    Follow(Box<Hop>),
+}
+
+/// The arrivals on their way, and the connections that carry them.
+pub(crate) struct Dispatcher<'p> {
+    shared: &'p Shared<'p>,
+    registry: Registry,
+    questions: (Sender<Question>, Sender<Resolved>, Arc<Waker>),
+    sources: Vec<Source>,
+    exchanges: Exchanges,
+    pools: Vec<Pool>,
+    connections: Slab<Connection>,
+    /// Connections that are not established, by when they are given up.
+    attempts: VecDeque<(Nanos, usize, Nanos)>,
+    established: u64,
+    established_peak: u64,
+    recorder: Recorder,
+    warm_rpc: RpcCounts,
+    scratch: Vec<u8>,
+    out: Vec<u8>,
+    body: Vec<u8>,
+    decoded: Vec<u8>,
+    noted: [bool; ErrorClass::ALL.len()],
+    notes: Vec<Note>,
+    tracing: Vec<(usize, Id, Vec<u8>)>,
+    traces: Vec<TraceRecord>,
+    window_end: Nanos,
+    last_end: Nanos,
+}
+
+impl<'p> Dispatcher<'p> {
+    pub(crate) fn new(
+        shared: &'p Shared<'p>,
+        registry: Registry,
+        sources: Vec<Source>,
+        pools: Vec<Pool>,
+        questions: (Sender<Question>, Sender<Resolved>, Arc<Waker>),
+    ) -> Dispatcher<'p> {
+        let plan = shared.plan;
+        Dispatcher {
+            shared,
+            registry,
+            questions,
+            sources,
+            exchanges: Exchanges::new(plan.streams.len()),
+            pools,
+            connections: Slab::new(),
+            attempts: VecDeque::new(),
+            established: 0,
+            established_peak: 0,
+            recorder: Recorder::new(Snapshot::new(plan.targets.len(), plan.streams.len())),
+            warm_rpc: RpcCounts::default(),
+            scratch: vec![0; SCRATCH],
+            out: Vec::new(),
+            body: Vec::new(),
+            decoded: Vec::new(),
+            noted: [false; ErrorClass::ALL.len()],
+            notes: Vec::new(),
+            tracing: Vec::new(),
+            traces: Vec::new(),
+            window_end: Nanos::ZERO,
+            last_end: Nanos::ZERO,
+        }
+    }
+
+    /// Takes up arrivals that are due, at most `most`; how many it took.
+    pub(crate) fn take_up_due(&mut self, most: usize) -> usize {
+        let mut taken = 0;
+        for stream in 0..self.sources.len() {
+            // Users who fail at once are due at once: each has one turn.
+            let ready = self.sources[stream].ready_len();
+            let most = if ready > 0 { most.min(taken + ready) } else { most };
+            while taken < most && self.take_up_one(stream) {
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    #[inline]
+    fn take_up_one(&mut self, stream: usize) -> bool {
+        let now = self.shared.clock.now();
+        match self.sources[stream].pop(now) {
+            Some(due) => {
+                self.arrive(stream, due, now);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn arrive(&mut self, stream: usize, due: Due, now: Nanos) {
+        let plan = self.shared.plan;
+        let target = plan.streams[stream].targets.start + plan.streams[stream].deck.deal(due.seq);
+        let mut exchange = Exchange::new(stream as u16, target as u32, due.seq, due.scheduled_at);
+        exchange.warm = due.warm;
+        exchange.user = due.user;
+        exchange.dispatched_at = now;
+        exchange.deadline = due.scheduled_at + plan.timeout;
+        let id = self.exchanges.insert(exchange);
+        self.deliver(self.shared.requests[target].pool, id, now);
+    }
+
+    /// Sends an arrival's request on a free connection, or lets it wait for one.
+    #[inline]
+    fn deliver(&mut self, pool: usize, id: Id, now: Nanos) {
+        if let Some(key) = self.pools[pool].free.pop() {
+            self.send(key as usize, id, now);
+        } else if self.pools[pool].waiting_live >= WAITING_MAX {
+            self.finish(id, now, None, Err((ErrorClass::NoConnection, None)));
+        } else {
+            let waiting = self.waiting(id);
+            let pool_state = &mut self.pools[pool];
+            pool_state.waiting.push_back(waiting);
+            pool_state.waiting_live += 1;
+            self.open_needed(pool, now);
+        }
+    }
+
+    fn waiting(&self, id: Id) -> Waiting {
+        let exchange = self.exchanges.get(id).expect("a waiting arrival is on its way");
+        Waiting { exchange: id, scheduled_at: exchange.scheduled_at, seq: exchange.seq }
+    }
+
+    /// The arrival that has waited longest.
+    fn next_waiting(&mut self, pool: usize) -> Option<Id> {
+        while let Some(waiting) = self.pools[pool].waiting.pop_front() {
+            let alive = self.exchanges.get(waiting.exchange).is_some_and(|exchange| {
+                exchange.connection.is_none()
+                    && exchange.seq == waiting.seq
+                    && exchange.scheduled_at == waiting.scheduled_at
+            });
+            if alive {
+                self.pools[pool].waiting_live -= 1;
+                return Some(waiting.exchange);
+            }
+        }
+        None
+    }
+
+    fn draw(&self, exchange: &Exchange) -> Draw {
+        let key = self.shared.plan.streams[exchange.stream as usize].key;
+        Draw { seq: exchange.seq, key: key.with(3).with(exchange.seq) }
+    }
+
+    /// Writes the arrival's request to a connection that has capacity.
+    fn send(&mut self, key: usize, id: Id, now: Nanos) {
+        let shared = self.shared;
+        let exchange = self.exchanges.get(id).expect("what is sent is on its way");
+        let target = exchange.target as usize;
+        let request = &shared.requests[target];
+        let mut head_only = request.head_only;
+        let bytes = match (&exchange.hop, request.fixed()) {
+            (Some(hop), _) => {
+                head_only = hop.head_only;
+                hop.bytes.as_slice()
+            }
+            (None, Some(bytes)) => bytes,
+            (None, None) => {
+                request.render(self.draw(exchange), &mut self.out, &mut self.body);
+                self.out.as_slice()
+            }
+        };
+        let outgoing = Outgoing {
+            exchange: id,
+            bytes,
+            head_only,
+            // Bodies are kept where a check, or a note about an unexpected status, needs them.
+            keep_body: shared.plan.targets[target].expect.reads_body(),
+            last: !shared.plan.connections.reuse,
+        };
+        let len = bytes.len() as u64;
+        let connection = &mut self.connections[key];
+        let started = connection.start(outgoing, shared.plan.body_max);
+        if shared.traces_left.load(Ordering::Relaxed) > 0
+            && !matches!(started, Started::Dead)
+            && shared.traces_left.fetch_sub(1, Ordering::Relaxed) > 0
+        {
+            connection.trace_answer();
+            self.tracing.push((key, id, bytes.to_vec()));
+        }
+        let exchange = self.exchanges.get_mut(id);
+        match started {
+            Started::Sent | Started::Held => {
+                exchange.connection = Some(key as u32);
+                exchange.bytes_out += len;
+                if matches!(started, Started::Sent) && !exchange.was_sent() {
+                    exchange.sent_at = now;
+                }
+            }
+            Started::Dead => {
+                // No byte of it reached the kernel: it goes on another connection.
+                let pool = connection.pool as usize;
+                let waiting = self.waiting(id);
+                self.pools[pool].waiting.push_front(waiting);
+                self.pools[pool].waiting_live += 1;
+                self.lose(key, OpenReason::TargetClosed, None, now);
+            }
+        }
+    }
+
+    /// Tells what the poll said of a connection.
+    pub(crate) fn on_ready(&mut self, key: usize, mut ready: Readiness) {
+        loop {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let Some(event) = connection.next(&mut ready, &mut self.scratch) else { return };
+            let now = self.shared.clock.now();
+            match event {
+                Event::Established => {
+                    let pool = connection.pool as usize;
+                    self.pools[pool].connecting -= 1;
+                    self.established += 1;
+                    self.established_peak = self.established_peak.max(self.established);
+                    self.recorder.counts.connections.opened += 1;
+                    self.freed(key, now);
+                }
+                Event::Sent { exchange } => self.exchanges.get_mut(exchange).sent_at = now,
+                Event::Answered { exchange: id, bytes, answer } => {
+                    let status = answer.status;
+                    let exchange = self.exchanges.get_mut(id);
+                    exchange.bytes_in += bytes;
+                    let rpc = if exchange.warm {
+                        &mut self.warm_rpc
+                    } else {
+                        &mut self.recorder.counts.rpc
+                    };
+                    let buffers = (&mut self.body, &mut self.decoded);
+                    let exchange = &*exchange;
+                    let step = step(self.shared, exchange, &answer, buffers, rpc);
+                    if let Step::Finish(Err((class, fault))) = &step
+                        && !self.noted[class.index()]
+                    {
+                        let text = match fault {
+                            Some(fault) => format!("{fault} (status {status})"),
+                            None => format!("status {status}, body {}", excerpt(answer.body)),
+                        };
+                        note(&mut self.noted, &mut self.notes, self.shared, exchange, *class, text);
+                    }
+                    self.answered(key, id, now, status, step);
+                }
+                Event::Failed { exchange: id, bytes, failure } => {
+                    self.exchanges.get_mut(id).bytes_in += bytes;
+                    self.note_failure(id, &failure);
+                    self.end_trace(key, id);
+                    self.finish(id, now, None, Err((failure.class, failure.fault)));
+                }
+                Event::Closed { why, failure } => {
+                    self.lose(key, why, failure, now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, key: usize, id: Id, now: Nanos, status: u16, step: Step) {
+        self.end_trace(key, id);
+        let user_stream = match step {
+            Step::Finish(verdict) => {
+                let exchange = self.exchanges.get(id).expect("what was answered is on its way");
+                let stream = (exchange.user != u32::MAX).then_some(exchange.stream as usize);
+                self.finish(id, now, Some(status), verdict);
+                stream
+            }
+            Step::Follow(hop) => {
+                self.follow(id, hop, now);
+                None
+            }
+        };
+        if self.connections[key].capacity() > 0 {
+            self.freed(key, now);
+        }
+        // A user without pause sends again at once, on the connection that was just used.
+        if let Some(stream) = user_stream {
+            self.take_up_one(stream);
+        }
+    }
+
+    /// A connection has capacity: for who waits, or for who comes.
+    fn freed(&mut self, key: usize, now: Nanos) {
+        let pool = self.connections[key].pool as usize;
+        match self.next_waiting(pool) {
+            Some(id) => self.send(key, id, now),
+            None => self.pools[pool].free.push(key as u32),
+        }
+    }
+
+    /// Tells the recorder an arrival's fate, and its user that he may go on. `status` is that of a
+    /// whole response.
+    fn finish(&mut self, id: Id, ended_at: Nanos, status: Option<u16>, outcome: Verdict) {
+        let exchange = self.exchanges.remove(id);
+        self.recorder.finish(&Finished {
+            exchange: &exchange,
+            ended_at,
+            whole: status.is_some(),
+            status: status.unwrap_or(0),
+            outcome,
+        });
+        self.last_end = self.last_end.max(ended_at);
+        if exchange.user != u32::MAX {
+            self.sources[exchange.stream as usize].answered(exchange.user, ended_at);
+        }
+    }
+
+    /// Gives up what is past its deadline, and connections that are not established in time.
+    pub(crate) fn give_up_late(&mut self, now: Nanos) {
+        while let Some((deadline, id)) = self.exchanges.first_due() {
+            if deadline > now {
+                break;
+            }
+            self.give_up(id, None, now);
+        }
+        while let Some((deadline, key, opened_at)) = self.attempts.front().copied() {
+            let stale = self.connections.get(key).is_none_or(|connection| {
+                connection.opened_at != opened_at || connection.is_established()
+            });
+            if deadline > now && !stale {
+                break;
+            }
+            self.attempts.pop_front();
+            if !stale {
+                self.lose(key, OpenReason::AfterTimeout, None, now);
+            }
+        }
+    }
+
+    /// Gives up everything that is on its way.
+    pub(crate) fn give_up_all(&mut self, class: ErrorClass, now: Nanos) {
+        while let Some(id) = self.exchanges.any() {
+            self.give_up(id, Some(class), now);
+        }
+    }
+
+    fn give_up(&mut self, id: Id, class: Option<ErrorClass>, now: Nanos) {
+        let exchange = self.exchanges.get(id).expect("what is given up is on its way");
+        let sent = exchange.was_sent();
+        match exchange.connection.map(|key| key as usize) {
+            Some(key) => {
+                let timeout =
+                    if sent { ErrorClass::ResponseTimeout } else { ErrorClass::ConnectTimeout };
+                self.end_trace(key, id);
+                self.finish(id, now, None, Err((class.unwrap_or(timeout), None)));
+                if self.connections[key].abandon(id) {
+                    self.lose(key, OpenReason::AfterTimeout, None, now);
+                }
+            }
+            None => {
+                let pool = match &exchange.hop {
+                    Some(hop) => hop.pool,
+                    None => self.shared.requests[exchange.target as usize].pool,
+                };
+                self.pools[pool].waiting_live -= 1;
+                let class = class.unwrap_or_else(|| self.class_of_waiting(pool, sent));
+                self.finish(id, now, None, Err((class, None)));
+            }
+        }
+    }
+
+    /// Why an arrival got no connection in time.
+    fn class_of_waiting(&self, pool: usize, sent: bool) -> ErrorClass {
+        let pool = &self.pools[pool];
+        match &pool.addresses {
+            _ if sent => ErrorClass::ResponseTimeout,
+            Addresses::Asked | Addresses::Failed(_) => ErrorClass::Dns,
+            Addresses::Known(_) if pool.open - pool.connecting >= pool.limit => {
+                ErrorClass::NoConnection
+            }
+            Addresses::Known(_) if pool.connecting > 0 => {
+                let handshaking = self.connections.iter().any(|(_, c)| c.is_handshaking());
+                if handshaking { ErrorClass::Tls } else { ErrorClass::ConnectTimeout }
+            }
+            Addresses::Known(_) => ErrorClass::NoConnection,
+        }
+    }
+
+    /// Stops sending.
+    pub(crate) fn stop_sending(&mut self, now: Nanos) {
+        self.sources.iter_mut().for_each(|source| source.stop(now));
+        self.window_end = self.window_end.max(now);
+    }
+
+    /// Whether no arrival will come any more.
+    pub(crate) fn sending_is_over(&self, now: Nanos) -> bool {
+        self.sources.iter().all(|source| {
+            source.is_over()
+                || source.planned_end().is_some_and(|end| now >= end)
+                    && source.next_at().is_none_or(|at| at > now)
+        })
+    }
+
+    /// How many arrivals are on their way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.exchanges.len()
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self) -> Nanos {
+        let arrival = self.sources.iter().filter_map(Source::next_at).min();
+        let end = self.sources.iter().filter(|s| !s.is_over()).filter_map(Source::planned_end);
+        let late = self.exchanges.first_due().map(|(at, _)| at);
+        let attempt = self.attempts.front().map(|(at, ..)| *at);
+        let end = end.filter(|end| *end > self.shared.clock.now()).min();
+        [arrival, late, attempt, end].into_iter().flatten().min().unwrap_or(Nanos::MAX)
+    }
+
+    /// Sending ended at the first; the last fate was known at the second.
+    pub(crate) fn ends(&self) -> (Nanos, Nanos) {
+        let planned = self.sources.iter().map(|s| s.planned_end().unwrap_or(self.last_end));
+        let window_end = planned.max().unwrap_or(Nanos::ZERO).max(self.window_end);
+        (window_end, self.last_end)
+    }
+
+    /// Hands out what was counted, with its gauges, and goes on counting in `fresh`.
+    pub(crate) fn take_counts(&mut self, t: Nanos, fresh: Snapshot) -> Snapshot {
+        let mut counts = std::mem::replace(&mut self.recorder.counts, fresh);
+        counts.t = t;
+        counts.in_flight = self.exchanges.len() as u64;
+        counts.connections.open = self.established;
+        counts.connections.peak = self.established_peak;
+        self.established_peak = self.established;
+        counts
+    }
+
+    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    pub(crate) fn take_traces(&mut self) -> Vec<TraceRecord> {
+        std::mem::take(&mut self.traces)
+    }
+
+    fn note_failure(&mut self, id: Id, failure: &Failure) {
+        if self.noted[failure.class.index()] {
+            return;
+        }
+        let text = match (&failure.error, failure.fault) {
+            (Some(error), _) => error.to_string(),
+            (None, Some(fault)) => fault.to_string(),
+            (None, None) => failure.class.to_string(),
+        };
+        let exchange = self.exchanges.get(id).expect("what failed is on its way");
+        note(&mut self.noted, &mut self.notes, self.shared, exchange, failure.class, text);
+    }
+
+    fn end_trace(&mut self, key: usize, id: Id) {
+        if self.tracing.is_empty() {
+            return;
+        }
+        let Some(place) = self.tracing.iter().position(|(_, traced, _)| *traced == id) else {
+            return;
+        };
+        let (_, _, request) = self.tracing.swap_remove(place);
+        let response = self.connections[key].take_trace().unwrap_or_default();
+        let exchange = self.exchanges.get(id).expect("what is traced is on its way");
+        self.traces.push(TraceRecord {
+            target: self.shared.plan.targets[exchange.target as usize].name.clone(),
+            sent_at: exchange.sent_at,
+            received_at: self.shared.clock.now(),
+            request,
+            response,
+        });
+    }
+}
+
+/// What follows an answer: its judgement, or the redirect that it asks for.
+fn step(
+    shared: &Shared<'_>,
+    exchange: &Exchange,
+    answer: &Answer<'_>,
+    (body, decoded): (&mut Vec<u8>, &mut Vec<u8>),
+    counts: &mut RpcCounts,
+) -> Step {
+    let plan = shared.plan;
+    let target = &plan.targets[exchange.target as usize];
+    let request = &shared.requests[exchange.target as usize];
+    let key = plan.streams[exchange.stream as usize].key;
+    let draw = Draw { seq: exchange.seq, key: key.with(3).with(exchange.seq) };
+    if plan.redirects > 0 && matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
+        let (url, left) = match &exchange.hop {
+            Some(hop) => (&hop.url, hop.left),
+            None => (&target.url, plan.redirects),
+        };
+        let fault = |fault| Step::Finish(Err((ErrorClass::Protocol, Some(fault))));
+        if left == 0 {
+            return fault(Fault::TooManyRedirects);
+        }
+        let Some(location) = answer.location else { return fault(Fault::BadLocation) };
+        let close = !plan.connections.reuse;
+        return match Hop::after((url, left), target, answer.status, location, draw, close) {
+            Ok(hop) => Step::Follow(Box::new(hop)),
+            Err(_) => fault(Fault::BadLocation),
+        };
+    }
+    // What a drawn request asked is told by drawing it again.
+    let drawn = if request.expected.is_none() && target.expect.rpc != RpcExpect::Off {
+        request.render_body(draw, body);
+        Expected::of(body).ok()
+    } else {
+        None
+    };
+    let expected = request.expected.as_ref().or(drawn.as_ref());
+    Step::Finish(judge(&target.expect, expected, answer, plan.body_max, decoded, counts))
+}
+
+fn note(
+    noted: &mut [bool],
+    notes: &mut Vec<Note>,
+    shared: &Shared<'_>,
+    exchange: &Exchange,
+    class: ErrorClass,
+    text: String,
+) {
+    if !std::mem::replace(&mut noted[class.index()], true) {
+        let target = shared.plan.targets[exchange.target as usize].name.clone();
+        notes.push(Note { class, target, text });
+    }
+}
+
+/// The beginning of a body, for a person to read.
+fn excerpt(body: &[u8]) -> String {
+    const SHOWN: usize = 120;
+    if body.is_empty() {
+        return "not kept or empty".into();
+    }
+    let text: String = String::from_utf8_lossy(&body[..body.len().min(SHOWN)])
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if body.len() > SHOWN { format!("{text}…") } else { text }
+}

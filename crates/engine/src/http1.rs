@@ -1,0 +1,420 @@
+//! HTTP/1.1 responses, read incrementally from bytes in any fragmentation (RFC 9112).
+//!
+//! No socket and no clock: the connection feeds what it has read, the parser gives back pieces that
+//! borrow from it. In the usual case, a response that arrives whole, nothing is copied. What a
+//! lenient client would let pass (two lengths, a length beside chunked, bytes after the end) is a
+//! [`Fault`] here: an instrument that guesses cannot be believed.
+
+use memchr::memchr;
+use plimsoll_measure::Fault;
+
+/// A larger response head is a fault.
+pub const HEAD_MAX: usize = 64 << 10;
+/// More bytes than this of sizes, extensions and line ends around one chunk are a fault.
+const CHUNK_LINE_MAX: u32 = 4 << 10;
+const TRAILERS_MAX: u32 = 64 << 10;
+const INTERIM_MAX: u32 = 100;
+
+/// How long the body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many bytes, perhaps none.
+    Known(u64),
+    /// By chunks.
+    Chunked,
+    /// Until the connection is closed.
+    UntilClose,
+}
+
+/// What a head says that the engine needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// HTTP status, 200 to 999: interim responses are skipped.
+    pub status: u16,
+    /// How long the body is.
+    pub length: Length,
+    /// Whether the connection can be used again after it.
+    pub keep_alive: bool,
+    /// Whether the body is gzip.
+    pub gzip: bool,
+    /// Where a redirect leads.
+    pub location: Option<Box<str>>,
+}
+
+/// What the parser found next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// The head is whole.
+    Head,
+    /// A part of the body; never empty.
+    Body(&'a [u8]),
+    /// The response is whole.
+    End,
+    /// All input is used up.
+    More,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Head,
+    Known { left: u64 },
+    UntilClose,
+    Chunk(Chunk),
+    End,
+}
+
+/// Where in the chunked coding the input stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    Size { size: u64, digits: u32 },
+    Extension { size: u64, seen: u32 },
+    SizeEnd { size: u64 },
+    Data { left: u64 },
+    DataEnd,
+    DataEndFeed,
+    TrailerStart { seen: u32 },
+    Trailer { seen: u32 },
+    LastFeed,
+}
+
+/// The parser of one response after another.
+#[derive(Debug)]
+pub struct Parser {
+    state: State,
+    head_only: bool,
+    head: Head,
+    interim: u32,
+    /// The part of a head that came in earlier reads.
+    carry: Vec<u8>,
+}
+
+impl Default for Parser {
+    fn default() -> Parser {
+        Parser::new()
+    }
+}
+
+impl Parser {
+    /// A parser that expects nothing yet; see [`Parser::expect`].
+    pub fn new() -> Parser {
+        let length = Length::Known(0);
+        let head = Head { status: 0, length, keep_alive: false, gzip: false, location: None };
+        Parser { state: State::End, head_only: false, head, interim: 0, carry: Vec::new() }
+    }
+
+    /// Expects the next response; `head_only` when it answers a HEAD request.
+    pub fn expect(&mut self, head_only: bool) {
+        self.state = State::Head;
+        self.head_only = head_only;
+        self.interim = 0;
+        self.carry.clear();
+    }
+
+    /// The head of the response being read; of the one before until [`Piece::Head`] came.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Whether no byte of the response has come.
+    pub fn is_untouched(&self) -> bool {
+        self.state == State::Head && self.carry.is_empty() && self.interim == 0
+    }
+
+    /// Whether the end of the connection is the end of the response.
+    pub fn ends_at_close(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
+    /// Takes the next piece off the front of `input`.
+    ///
+    /// # Errors
+    /// What is wrong with the response; the parser must not be fed any more.
+    #[inline]
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Fault> {
+        match self.state {
+            State::Head => self.read_head(input),
+            State::Known { left: 0 } => {
+                self.state = State::End;
+                Ok(Piece::End)
+            }
+            _ if input.is_empty() => {
+                Ok(if self.state == State::End { Piece::End } else { Piece::More })
+            }
+            State::Known { left } => {
+                let (piece, rest) =
+                    input.split_at(input.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+                *input = rest;
+                self.state = State::Known { left: left - piece.len() as u64 };
+                Ok(Piece::Body(piece))
+            }
+            State::UntilClose => Ok(Piece::Body(std::mem::take(input))),
+            State::Chunk(chunk) => self.read_chunk(chunk, input),
+            State::End => Err(Fault::BytesAfter),
+        }
+    }
+
+    fn read_head<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Fault> {
+        loop {
+            // Nothing that does not begin like a response is waited for.
+            let start = if self.carry.is_empty() { *input } else { &self.carry[..] };
+            let prefix = start.len().min(b"HTTP/1.".len());
+            if start[..prefix] != b"HTTP/1."[..prefix] {
+                return Err(Fault::NotHttp);
+            }
+            let head = if self.carry.is_empty() {
+                match end_of_head(input, 0) {
+                    Some(end) => {
+                        let head = parse_head(&input[..end], self.head_only)?;
+                        *input = &input[end..];
+                        head
+                    }
+                    None => return self.carry_over(input),
+                }
+            } else {
+                let before = self.carry.len();
+                let room = (HEAD_MAX + 1).saturating_sub(before).min(input.len());
+                self.carry.extend_from_slice(&input[..room]);
+                match end_of_head(&self.carry, before.saturating_sub(3)) {
+                    Some(end) => {
+                        let head = parse_head(&self.carry[..end], self.head_only)?;
+                        *input = &input[end - before..];
+                        self.carry.clear();
+                        head
+                    }
+                    None if self.carry.len() > HEAD_MAX => return Err(Fault::HeadTooLong),
+                    None => {
+                        *input = &[];
+                        return Ok(Piece::More);
+                    }
+                }
+            };
+            match head.status {
+                101 => return Err(Fault::Switched),
+                100..200 => {
+                    self.interim += 1;
+                    if self.interim > INTERIM_MAX {
+                        return Err(Fault::TooManyInterim);
+                    }
+                    if input.is_empty() {
+                        return Ok(Piece::More);
+                    }
+                }
+                _ => {
+                    self.state = match head.length {
+                        Length::Known(left) => State::Known { left },
+                        Length::UntilClose => State::UntilClose,
+                        Length::Chunked => State::Chunk(Chunk::Size { size: 0, digits: 0 }),
+                    };
+                    self.head = head;
+                    return Ok(Piece::Head);
+                }
+            }
+        }
+    }
+
+    fn carry_over<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Fault> {
+        if input.len() > HEAD_MAX {
+            return Err(Fault::HeadTooLong);
+        }
+        self.carry.extend_from_slice(input);
+        *input = &[];
+        Ok(Piece::More)
+    }
+
+    fn read_chunk<'a>(
+        &mut self,
+        mut chunk: Chunk,
+        input: &mut &'a [u8],
+    ) -> Result<Piece<'a>, Fault> {
+        while let Some((&byte, rest)) = input.split_first() {
+            if let Chunk::Data { left } = chunk {
+                let (piece, rest) =
+                    input.split_at(input.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+                *input = rest;
+                let left = left - piece.len() as u64;
+                let next = if left == 0 { Chunk::DataEnd } else { Chunk::Data { left } };
+                self.state = State::Chunk(next);
+                return Ok(Piece::Body(piece));
+            }
+            *input = rest;
+            chunk = match chunk.after(byte)? {
+                Some(chunk) => chunk,
+                None => {
+                    self.state = State::End;
+                    return Ok(Piece::End);
+                }
+            };
+        }
+        self.state = State::Chunk(chunk);
+        Ok(Piece::More)
+    }
+}
+
+impl Chunk {
+    /// The state after one byte that is no data; `None` after the last.
+    fn after(self, byte: u8) -> Result<Option<Chunk>, Fault> {
+        let next = match self {
+            Chunk::Size { size, digits } => match (char::from(byte).to_digit(16), byte) {
+                // Leading zeros must not go on for ever either.
+                (Some(_), _) if digits >= 64 => return Err(Fault::BadChunk),
+                (Some(digit), _) => {
+                    let size = size.checked_mul(16).ok_or(Fault::BadChunk)? + u64::from(digit);
+                    Chunk::Size { size, digits: digits + 1 }
+                }
+                _ if digits == 0 => return Err(Fault::BadChunk),
+                (None, b'\r') => Chunk::SizeEnd { size },
+                (None, b'\n') => Chunk::data(size),
+                (None, b';' | b' ' | b'\t') => Chunk::Extension { size, seen: 0 },
+                _ => return Err(Fault::BadChunk),
+            },
+            Chunk::Extension { size, .. } if byte == b'\r' => Chunk::SizeEnd { size },
+            Chunk::Extension { size, .. } if byte == b'\n' => Chunk::data(size),
+            Chunk::Extension { seen: CHUNK_LINE_MAX.., .. } => return Err(Fault::BadChunk),
+            Chunk::Extension { size, seen } => Chunk::Extension { size, seen: seen + 1 },
+            Chunk::SizeEnd { size } if byte == b'\n' => Chunk::data(size),
+            Chunk::SizeEnd { .. } => return Err(Fault::BadChunk),
+            Chunk::Data { .. } => unreachable!("data is taken in slices"),
+            Chunk::DataEnd if byte == b'\r' => Chunk::DataEndFeed,
+            Chunk::DataEnd | Chunk::DataEndFeed if byte == b'\n' => {
+                Chunk::Size { size: 0, digits: 0 }
+            }
+            Chunk::DataEnd | Chunk::DataEndFeed => return Err(Fault::BadChunkEnd),
+            Chunk::TrailerStart { .. } if byte == b'\r' => Chunk::LastFeed,
+            Chunk::TrailerStart { .. } if byte == b'\n' => return Ok(None),
+            Chunk::TrailerStart { seen: TRAILERS_MAX.. }
+            | Chunk::Trailer { seen: TRAILERS_MAX.. } => {
+                return Err(Fault::BadChunkEnd);
+            }
+            Chunk::Trailer { seen } if byte == b'\n' => Chunk::TrailerStart { seen: seen + 1 },
+            Chunk::TrailerStart { seen } | Chunk::Trailer { seen } => {
+                Chunk::Trailer { seen: seen + 1 }
+            }
+            Chunk::LastFeed if byte == b'\n' => return Ok(None),
+            Chunk::LastFeed => return Err(Fault::BadChunkEnd),
+        };
+        Ok(Some(next))
+    }
+
+    fn data(size: u64) -> Chunk {
+        if size == 0 { Chunk::TrailerStart { seen: 0 } } else { Chunk::Data { left: size } }
+    }
+}
+
+/// Where the head ends: behind the first empty line, searched from `from` on.
+fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while let Some(feed) = memchr(b'\n', &bytes[at..]) {
+        at += feed + 1;
+        match &bytes[at..] {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn parse_head(bytes: &[u8], head_only: bool) -> Result<Head, Fault> {
+    let mut lines = Lines(bytes);
+    let status_line = lines.next().ok_or(Fault::NotHttp)?;
+    let (minor, status) = parse_status_line(status_line).ok_or(Fault::NotHttp)?;
+    let mut head = Head {
+        status,
+        length: Length::UntilClose,
+        keep_alive: minor >= 1,
+        gzip: false,
+        location: None,
+    };
+    let mut length = None;
+    let mut chunked = false;
+    for line in lines {
+        if line.is_empty() {
+            break;
+        }
+        let colon = memchr(b':', line).ok_or(Fault::BadHeader)?;
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.is_empty() || name.iter().any(|b| *b <= b' ') {
+            return Err(Fault::BadHeader);
+        }
+        match name.len() {
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let value = parse_length(value).ok_or(Fault::BadLength)?;
+                if length.replace(value).is_some_and(|before| before != value) {
+                    return Err(Fault::TwoLengths);
+                }
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if !value.eq_ignore_ascii_case(b"chunked") || chunked {
+                    return Err(Fault::BadCoding);
+                }
+                chunked = true;
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    if option.eq_ignore_ascii_case(b"close") {
+                        head.keep_alive = false;
+                    } else if option.eq_ignore_ascii_case(b"keep-alive") && minor == 0 {
+                        head.keep_alive = true;
+                    }
+                }
+            }
+            16 if name.eq_ignore_ascii_case(b"content-encoding") => {
+                head.gzip =
+                    value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
+            }
+            8 if name.eq_ignore_ascii_case(b"location") => {
+                head.location = std::str::from_utf8(value).ok().map(Into::into);
+            }
+            _ => {}
+        }
+    }
+    if length.is_some() && chunked {
+        return Err(Fault::LengthAndChunked);
+    }
+    let no_body = head_only || matches!(status, 100..200 | 204 | 304);
+    head.length = match (no_body, chunked, length) {
+        (true, ..) => Length::Known(0),
+        (_, true, _) => Length::Chunked,
+        (_, _, Some(length)) => Length::Known(length),
+        _ => Length::UntilClose,
+    };
+    head.keep_alive &= head.length != Length::UntilClose;
+    Ok(head)
+}
+
+/// The lines of a head, without their ends.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let feed = memchr(b'\n', self.0)?;
+        let line = &self.0[..feed];
+        self.0 = &self.0[feed + 1..];
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+}
+
+/// `HTTP/1.x NNN …` to (x, NNN).
+fn parse_status_line(line: &[u8]) -> Option<(u8, u16)> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let (minor, rest) = rest.split_first()?;
+    let (status, rest) = rest.strip_prefix(b" ")?.split_first_chunk::<3>()?;
+    let plain = matches!(rest.first(), None | Some(b' '))
+        && minor.is_ascii_digit()
+        && status.iter().all(u8::is_ascii_digit);
+    let status = status.iter().fold(0, |n, digit| n * 10 + u16::from(digit - b'0'));
+    (plain && status >= 100).then_some((minor - b'0', status))
+}
+
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(value.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests;

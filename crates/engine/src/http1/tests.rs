@@ -1,0 +1,203 @@
+//! Responses as servers send them, right and wrong, in any fragmentation.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Reads one response that arrives in the given fragments: its head, its body, and what was left.
+fn read(fragments: &[&[u8]], head_only: bool) -> Result<Option<(Head, Vec<u8>, usize)>, Fault> {
+    let mut parser = Parser::new();
+    parser.expect(head_only);
+    let mut body = Vec::new();
+    let mut ended = false;
+    let mut left = 0;
+    for fragment in fragments {
+        let mut input = *fragment;
+        while !ended {
+            match parser.next(&mut input)? {
+                Piece::Head => {}
+                Piece::Body(piece) => body.extend_from_slice(piece),
+                Piece::More => break,
+                Piece::End => ended = true,
+            }
+        }
+        left += input.len();
+    }
+    Ok(ended.then(|| (parser.head().clone(), body, left)))
+}
+
+fn whole(text: &str) -> Result<Option<(Head, Vec<u8>, usize)>, Fault> {
+    read(&[text.as_bytes()], false)
+}
+
+#[test]
+fn good_responses() {
+    let check = |text: &str, status: u16, keep_alive: bool, body: &str| {
+        let (head, read, left) = whole(text).unwrap().expect(text);
+        assert_eq!((head.status, head.keep_alive), (status, keep_alive), "{text}");
+        assert_eq!((String::from_utf8(read).unwrap().as_str(), left), (body, 0), "{text}");
+    };
+    check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, true, "hi");
+    check("HTTP/1.1 200\r\ncontent-length:2\r\n\r\nhi", 200, true, "hi");
+    check("HTTP/1.1 200 OK\nContent-Length: 2\n\nhi", 200, true, "hi"); // bare line feeds
+    check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 200, true, "hi");
+    check("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: foo, Close\r\n\r\n", 200, false, "");
+    check("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, false, "hi");
+    check(
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
+        200,
+        true,
+        "hi",
+    );
+    check("HTTP/1.1 204 No Content\r\n\r\n", 204, true, "");
+    check("HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", 304, true, "");
+    check(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 N\r\n\r\n",
+        204,
+        true,
+        "",
+    );
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    check(&format!("{chunked}2\r\nhi\r\n0\r\n\r\n"), 200, true, "hi");
+    check(
+        &format!("{chunked}002;a=b\r\nhi\r\nA \r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n"),
+        200,
+        true,
+        "hi0123456789",
+    );
+    check(&format!("{chunked}0\r\n\r\n"), 200, true, "");
+}
+
+#[test]
+fn answers_to_head_have_no_body() {
+    let text = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n";
+    assert_eq!(read(&[text], true).unwrap().unwrap().1, b"");
+}
+
+#[test]
+fn a_body_without_length_ends_with_the_connection() {
+    let mut parser = Parser::new();
+    parser.expect(false);
+    let mut input: &[u8] = b"HTTP/1.1 200 OK\r\n\r\nhi";
+    assert_eq!(parser.next(&mut input), Ok(Piece::Head));
+    assert_eq!(parser.next(&mut input), Ok(Piece::Body(b"hi")));
+    assert!(parser.ends_at_close() && !parser.head().keep_alive);
+}
+
+#[test]
+fn faults() {
+    let check = |text: &str, fault: Fault| assert_eq!(whole(text), Err(fault), "{text}");
+    check("SSH-2.0-OpenSSH_9.2\r\n", Fault::NotHttp);
+    check("HTTP/2 200\r\n\r\n", Fault::NotHttp);
+    check("HTTP/1.1 20 OK\r\n\r\n", Fault::NotHttp);
+    check("HTTP/1.1 2000 OK\r\n\r\n", Fault::NotHttp);
+    check("HTTP/1.1 099 OK\r\n\r\n", Fault::NotHttp);
+    check("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", Fault::BadHeader);
+    check("HTTP/1.1 200 OK\r\na : b\r\n\r\n", Fault::BadHeader);
+    check("HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n", Fault::BadHeader);
+    check("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", Fault::BadLength);
+    check("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", Fault::BadLength);
+    check("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", Fault::BadLength);
+    check("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", Fault::TwoLengths);
+    check(
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        Fault::LengthAndChunked,
+    );
+    check("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Fault::BadCoding);
+    check("HTTP/1.1 101 Switching Protocols\r\n\r\n", Fault::Switched);
+    check(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(101), Fault::TooManyInterim);
+    check(&format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(HEAD_MAX)), Fault::HeadTooLong);
+    let chunked =
+        |rest: &str| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{rest}");
+    check(&chunked("x\r\n"), Fault::BadChunk);
+    check(&chunked("\r\n"), Fault::BadChunk);
+    check(&chunked("10000000000000000\r\n"), Fault::BadChunk); // 2^64
+    check(&chunked(&"0".repeat(65)), Fault::BadChunk);
+    check(&chunked(&format!("1;{}", "x".repeat(5000))), Fault::BadChunk);
+    check(&chunked("1\rx"), Fault::BadChunk);
+    check(&chunked("2\r\nhixx"), Fault::BadChunkEnd);
+    check(&chunked(&format!("0\r\n{}", "x: y\r\n".repeat(20_000))), Fault::BadChunkEnd);
+}
+
+#[test]
+fn endless_heads_are_cut_off_in_any_fragmentation() {
+    let endless = format!("HTTP/1.1 200 OK\r\n{}", "x: y\r\n".repeat(20_000));
+    let fragments: Vec<&[u8]> = endless.as_bytes().chunks(1000).collect();
+    assert_eq!(read(&fragments, false), Err(Fault::HeadTooLong));
+}
+
+#[test]
+fn bytes_after_the_end_are_left_and_then_refused() {
+    let (_, body, left) =
+        whole("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi!!").unwrap().unwrap();
+    assert_eq!((body.as_slice(), left), (b"hi".as_slice(), 2));
+    let mut parser = Parser::new();
+    let mut input: &[u8] = b"!!";
+    assert_eq!(parser.next(&mut input), Err(Fault::BytesAfter));
+}
+
+/// A response with headers, interim responses and either coding, and the body that it holds.
+fn responses() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    let chunks = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..6);
+    (chunks, 0usize..3, any::<bool>(), "[a-zA-Z-]{1,20}", "[ -~]{0,40}").prop_map(
+        |(chunks, interim, chunked, name, value)| {
+            let body = chunks.concat();
+            let mut bytes = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(interim);
+            bytes.extend(format!("HTTP/1.1 200 OK\r\nX-{name}: {value}\r\n").bytes());
+            if chunked {
+                bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+                for chunk in &chunks {
+                    bytes.extend(format!("{:x};e\r\n", chunk.len()).bytes());
+                    bytes.extend(chunk);
+                    bytes.extend(b"\r\n");
+                }
+                bytes.extend(b"0\r\nT: x\r\n\r\n");
+            } else {
+                bytes.extend(format!("Content-Length: {}\r\n\r\n", body.len()).bytes());
+                bytes.extend(&body);
+            }
+            (bytes, body)
+        },
+    )
+}
+
+fn cut<'b>(bytes: &'b [u8], cuts: &[usize]) -> Vec<&'b [u8]> {
+    let mut places: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+    places.extend([0, bytes.len()]);
+    places.sort_unstable();
+    places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_fragmentation_reads_the_same(
+        (bytes, body) in responses(),
+        cuts in proptest::collection::vec(any::<usize>(), 0..20),
+    ) {
+        let (_, read_body, left) = read(&cut(&bytes, &cuts), false).unwrap().unwrap();
+        prop_assert_eq!((read_body, left), (body, 0));
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        prop_assert_eq!(read(&single, false), read(&[&bytes], false));
+    }
+
+    #[test]
+    fn a_cut_off_response_is_never_whole((bytes, _) in responses(), at: usize) {
+        let at = at % bytes.len();
+        prop_assert_eq!(read(&[&bytes[..at]], false).unwrap(), None);
+    }
+
+    #[test]
+    fn damage_never_panics_and_reads_the_same_in_any_fragmentation(
+        (mut bytes, _) in responses(),
+        damage in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6),
+        cuts in proptest::collection::vec(any::<usize>(), 0..20),
+    ) {
+        for (at, byte) in damage {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let body = |r: Result<Option<(Head, Vec<u8>, usize)>, Fault>| {
+            r.map(|r| r.map(|(head, body, _)| (head, body)))
+        };
+        prop_assert_eq!(body(read(&cut(&bytes, &cuts), false)), body(read(&[&bytes], false)));
+    }
+}

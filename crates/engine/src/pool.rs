@@ -1,0 +1,124 @@
+//! The connections of one worker to one host, and the arrivals that wait for one.
+
+use crate::connection::TlsStart;
+use crate::exchange::Id;
+use crate::request::Origin;
+use plimsoll_measure::{Nanos, OpenReason};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// An arrival that waits, told apart from a later one in the same place by its number.
+#[derive(Clone, Copy)]
+pub(crate) struct Waiting {
+    pub(crate) exchange: Id,
+    pub(crate) scheduled_at: Nanos,
+    pub(crate) seq: u64,
+}
+
+/// What is known of a host's addresses.
+pub(crate) enum Addresses {
+    /// Being asked for, for the first time.
+    Asked,
+    Known(Vec<SocketAddr>),
+    /// The last answer was that there is none.
+    Failed(String),
+}
+
+/// The connections to one host.
+pub(crate) struct Pool {
+    pub(crate) origin: Origin,
+    pub(crate) tls: Option<TlsStart>,
+    pub(crate) addresses: Addresses,
+    /// When the addresses were learnt.
+    pub(crate) learnt_at: Nanos,
+    /// Whether an answer is on its way.
+    pub(crate) asking: bool,
+    /// Which address is next.
+    pub(crate) turn: usize,
+    /// The most connections.
+    pub(crate) limit: usize,
+    /// Open, whatever their phase.
+    pub(crate) open: usize,
+    /// Of these, not established yet.
+    pub(crate) connecting: usize,
+    /// Established and free, the one used last on top.
+    pub(crate) free: Vec<u32>,
+    /// In the order they came; what was given up meanwhile is skipped.
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Of these, still waiting.
+    pub(crate) waiting_live: usize,
+    /// Connections that were lost and not replaced yet, by why.
+    lost: [usize; 3],
+}
+
+const LOST: [OpenReason; 3] =
+    [OpenReason::TargetClosed, OpenReason::AfterTimeout, OpenReason::AfterError];
+
+impl Pool {
+    pub(crate) fn new(
+        origin: Origin,
+        tls: Option<TlsStart>,
+        addresses: Addresses,
+        limit: usize,
+        now: Nanos,
+    ) -> Pool {
+        Pool {
+            origin,
+            tls,
+            addresses,
+            learnt_at: now,
+            asking: false,
+            turn: 0,
+            limit,
+            open: 0,
+            connecting: 0,
+            free: Vec::new(),
+            waiting: VecDeque::new(),
+            waiting_live: 0,
+            lost: [0; 3],
+        }
+    }
+
+    /// Whether one more connection is needed and allowed: one for each arrival that waits and has
+    /// none on its way.
+    pub(crate) fn wants_connection(&self) -> bool {
+        self.waiting_live > self.connecting && self.open < self.limit
+    }
+
+    /// Remembers that an established connection was lost.
+    pub(crate) fn lose(&mut self, why: OpenReason) {
+        if let Some(place) = LOST.iter().position(|lost| *lost == why) {
+            self.lost[place] += 1;
+        }
+    }
+
+    /// Why the connection that is opened now is needed.
+    pub(crate) fn reason(&mut self, reuse: bool) -> OpenReason {
+        if !reuse {
+            return OpenReason::ReuseOff;
+        }
+        match self.lost.iter().position(|n| *n > 0) {
+            Some(place) => {
+                self.lost[place] -= 1;
+                LOST[place]
+            }
+            None => OpenReason::NoneIdle,
+        }
+    }
+
+    /// The next address to connect to.
+    pub(crate) fn next_address(&mut self) -> Option<SocketAddr> {
+        let Addresses::Known(list) = &self.addresses else { return None };
+        let address = list[self.turn % list.len()];
+        self.turn = self.turn.wrapping_add(1);
+        Some(address)
+    }
+
+    /// How many addresses there are.
+    pub(crate) fn address_count(&self) -> usize {
+        match &self.addresses {
+            Addresses::Known(list) => list.len(),
+            _ => 0,
+        }
+    }
+}
