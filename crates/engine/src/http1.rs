@@ -405,8 +405,11 @@ fn parse_status_line(line: &[u8]) -> Option<(u8, u16)> {
     let plain = matches!(rest.first(), None | Some(b' '))
         && minor.is_ascii_digit()
         && status.iter().all(u8::is_ascii_digit);
+    if !plain {
+        return None;
+    }
     let status = status.iter().fold(0, |n, digit| n * 10 + u16::from(digit - b'0'));
-    (plain && status >= 100).then_some((minor - b'0', status))
+    (status >= 100).then_some((minor - b'0', status))
 }
 
 fn parse_length(value: &[u8]) -> Option<u64> {
