@@ -2,6 +2,7 @@
 //!
 //! Each reader says what is wrong and what is right; each `show_*` writes what its reader reads.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 const NS_PER_HOUR: u128 = 3_600_000_000_000;
@@ -141,6 +142,33 @@ pub fn show_size(bytes: u64) -> String {
         }
     }
     format!("{bytes}B")
+}
+
+/// Writes a text the way TOML reads it: literal where that spares escapes.
+pub fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    // JSON in a literal string stays readable.
+    if !text.is_empty()
+        && !text.contains('\'')
+        && text.chars().all(|c| !c.is_control())
+        && text.contains('"')
+    {
+        return format!("'{text}'");
+    }
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out += "\\\"",
+            '\\' => out += "\\\\",
+            '\n' => out += "\\n",
+            '\r' => out += "\\r",
+            '\t' => out += "\\t",
+            c if c.is_control() => write!(out, "\\u{:04X}", c as u32).expect("writing to memory"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 #[cfg(test)]

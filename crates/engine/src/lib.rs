@@ -35,4 +35,4 @@ mod timer;
 mod tls;
 mod worker;
 
-pub use run::{Note, Outcome, Settings, Sink, StartError, Stop, run};
+pub use run::{Outcome, Settings, Sink, StartError, Stop, TraceRecord, run};

@@ -12,7 +12,7 @@ use mio::Waker;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::unistd::Pid;
-use plimsoll_measure::{Clock, ErrorClass, HostSample, Nanos, Snapshot, WallClock};
+use plimsoll_measure::{Clock, HostSample, Nanos, Note, Snapshot, WallClock};
 use plimsoll_plan::{Load, Plan, SHARDS, Scheme};
 use std::io;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
@@ -65,17 +65,6 @@ impl Stop {
     pub fn level(&self) -> u8 {
         self.inner.level.load(Ordering::Relaxed)
     }
-}
-
-/// What one error of a class said, the first of a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// The class.
-    pub class: ErrorClass,
-    /// The target's name.
-    pub target: String,
-    /// The system's or the target's words.
-    pub text: String,
 }
 
 /// One whole exchange.

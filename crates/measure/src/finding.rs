@@ -1,7 +1,7 @@
 //! What a verdict says: one sentence of evidence and one fix, by a known id.
 
 use crate::Nanos;
-use crate::names::{Closed, Side, closed};
+use crate::names::{Closed, ErrorClass, Side, closed};
 use std::fmt;
 
 closed! {
@@ -63,4 +63,15 @@ pub struct Finding {
     pub from: Nanos,
     /// When it ended.
     pub to: Nanos,
+}
+
+/// What an error of a class said, the first that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The class.
+    pub class: ErrorClass,
+    /// The target's name.
+    pub target: String,
+    /// The system's or the target's words.
+    pub text: String,
 }

@@ -23,7 +23,7 @@ pub mod units;
 pub mod wire;
 
 pub use clock::{Clock, WallClock};
-pub use finding::{Finding, FindingId, Severity};
+pub use finding::{Finding, FindingId, Note, Severity};
 pub use histogram::Histogram;
 pub use names::{Closed, ErrorClass, Fault, OpenReason, Side, Tally};
 pub use snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats, StatusCounts};

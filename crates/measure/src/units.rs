@@ -123,6 +123,19 @@ fn hours_minutes_seconds(ns: u64) -> String {
     parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect()
 }
 
+/// A number with commas between thousands: `9,900,000`.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +144,7 @@ mod tests {
     fn reads_well() {
         let check = |ns: u64, text: &str| assert_eq!(Nanos(ns).to_string(), text, "{ns}");
         check(0, "0");
+        assert_eq!([7, 1_000, 9_900_000].map(grouped), ["7", "1,000", "9,900,000"]);
         check(840, "840ns");
         check(35_240, "35.2µs");
         check(1_000_000, "1ms");

@@ -4,13 +4,14 @@ use crate::stream::{Arrivals, End, Load, Stream};
 use crate::{Body, Plan, RpcExpect, Target};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
+use plimsoll_measure::units::grouped;
 use std::fmt::Write;
 
 impl Plan {
     /// What will be sent when, to whom, and what decides: for a person to read.
     pub fn describe(&self) -> String {
         let mut out = format!("{}:", self.name);
-        let requests = self.planned_requests().map(|n| format!(" {} requests", thousands(n)));
+        let requests = self.planned_requests().map(|n| format!(" {} requests", grouped(n)));
         out += requests.as_deref().unwrap_or(" as many requests as the users make");
         if let Some(end) = self.planned_end() {
             write!(out, " in {}", exact(end - self.warmup)).expect("writing to memory");
@@ -35,7 +36,7 @@ impl Plan {
             writeln!(out, "  passes when {}{narrowed}{abort}", objective.that)
                 .expect("writing to memory");
         }
-        let max = thousands(self.connections.max);
+        let max = grouped(self.connections.max);
         let reuse = if self.connections.reuse { "used again" } else { "one for each request" };
         writeln!(
             out,
@@ -44,6 +45,30 @@ impl Plan {
         )
         .expect("writing to memory");
         out
+    }
+
+    /// The load in few words: `5000/s for 33m`, or what the streams together come to.
+    pub fn load_in_words(&self) -> String {
+        match self.streams.as_slice() {
+            [only] if only.stages.is_empty() => {
+                let value = show_value(only, Nanos::ZERO);
+                match only.end {
+                    End::After(span) => format!("{value} for {}", exact(span)),
+                    End::Requests(n) => format!("{value} until {} requests", grouped(n)),
+                }
+            }
+            streams => {
+                let kinds = match streams {
+                    [only] => format!("{} stages", only.stages.len()),
+                    _ => format!("{} streams", streams.len()),
+                };
+                let span =
+                    self.planned_end().map(|end| format!(" over {}", exact(end - self.warmup)));
+                let requests =
+                    self.planned_requests().map(|n| format!(", {} requests", grouped(n)));
+                format!("{kinds}{}{}", span.unwrap_or_default(), requests.unwrap_or_default())
+            }
+        }
     }
 
     fn describe_stream(&self, stream: &Stream, out: &mut String) {
@@ -65,10 +90,10 @@ impl Plan {
             }
         };
         if stream.stages.is_empty() {
-            let value = show(stream.planned_value(Nanos::ZERO + stream.start, Nanos::ZERO));
+            let value = show_value(stream, Nanos::ZERO);
             let end = match stream.end {
                 End::After(span) => format!("for {}", exact(span)),
-                End::Requests(n) => format!("until {} requests", thousands(n)),
+                End::Requests(n) => format!("until {} requests", grouped(n)),
             };
             line(format!("  {name}{from}{value} {end}, {how}"));
         } else {
@@ -98,6 +123,15 @@ impl Plan {
 }
 
 const TARGETS_SHOWN: usize = 20;
+
+/// What a stream's load is at an instant after its start.
+fn show_value(stream: &Stream, at: Nanos) -> String {
+    let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
+    match stream.load {
+        Load::Open { .. } => show_rate(profile.value(at)),
+        Load::Closed { .. } => users(profile.value(at)),
+    }
+}
 
 fn users(n: f64) -> String {
     format!("{n:.0} user{}", if n == 1.0 { "" } else { "s" })
@@ -136,17 +170,4 @@ fn describe_target(target: &Target, share: f64) -> String {
     };
     let (name, method, url) = (&target.name, &target.method, &target.url_shown);
     format!("    {percent:>5} %  {name}: {method} {url}{body}, expects {expect}")
-}
-
-/// With commas: `9,900,000`.
-fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }

@@ -4,7 +4,7 @@ use crate::Objective;
 use crate::document::{ConnectionRules, Plan, TlsRules};
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RpcExpect, Target};
-use plimsoll_config::values::{show_duration, show_rate, show_size};
+use plimsoll_config::values::{quote, show_duration, show_rate, show_size};
 use plimsoll_measure::Nanos;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -44,32 +44,6 @@ impl Plan {
         let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         self.to_toml().bytes().fold(0xcbf2_9ce4_8422_2325, fold)
     }
-}
-
-fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    // JSON in a literal string stays readable.
-    if !text.is_empty()
-        && !text.contains('\'')
-        && text.chars().all(|c| !c.is_control())
-        && text.contains('"')
-    {
-        return format!("'{text}'");
-    }
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out += "\\\"",
-            '\\' => out += "\\\\",
-            '\n' => out += "\\n",
-            '\r' => out += "\\r",
-            '\t' => out += "\\t",
-            c if c.is_control() => write!(out, "\\u{:04X}", c as u32).expect("writing to memory"),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// Text that variables were already filled into: a `${` in it is plain.

@@ -1,2 +1,126 @@
-//! The command line.
-fn main() {}
+//! The command line: flags → settings → calls, and what comes of them as an exit code.
+//!
+//! Data goes to stdout, everything else to stderr. It knows how to talk to a person; what is
+//! measured and what it means is the other crates'.
+
+mod check;
+mod interrupt;
+mod metrics;
+mod plan_source;
+mod run;
+mod run_dir;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+
+const EXIT_CODES: &str = "Exit codes:
+  0    the plan held, and every objective with it
+  1    internal error
+  2    wrong usage, or a file that is not valid
+  98   the run is invalid: the instrument was the limit
+  99   an objective was missed
+  130  interrupted; results are kept";
+
+/// Finds the load line of a JSON-RPC gateway, and proves it.
+#[derive(Parser)]
+#[command(name = "plimsoll", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Send load as planned, and account for every request
+    Run(Box<run::RunArgs>),
+    /// Validate a plan, and print it resolved and in words
+    Check(check::CheckArgs),
+    /// Print shell completions
+    #[command(
+        after_help = "Example:\n  plimsoll completions bash > /etc/bash_completion.d/plimsoll"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = "Example:\n  plimsoll man | man -l -")]
+    Man,
+}
+
+/// A mistake of the user's: exit code 2, and no trace of the program's insides.
+#[derive(Debug)]
+struct UsageError {
+    message: String,
+    hint: String,
+}
+
+/// A [`UsageError`] as the error that commands give back.
+fn usage_error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    UsageError { message: message.into(), hint: hint.into() }.into()
+}
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.message)?;
+        if !self.hint.is_empty() {
+            write!(f, "\n  hint: {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Writes to stdout; a reader who has seen enough (`| head`) is no error.
+fn put(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Tells a person something on stderr; when nobody listens, nothing is lost.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(args),
+        Command::Completions { shell } => completions(shell),
+        Command::Man => man(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            tell(&format!("plimsoll: {error:#}"));
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut out);
+    put(&String::from_utf8_lossy(&out))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn man() -> anyhow::Result<ExitCode> {
+    let mut out = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut out)?;
+    let mut cli = Cli::command();
+    cli.build();
+    for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
+        let page = clap_mangen::Man::new(command.clone());
+        page.render_synopsis_section(&mut out)?;
+        page.render_description_section(&mut out)?;
+        page.render_options_section(&mut out)?;
+    }
+    put(&String::from_utf8_lossy(&out))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,85 @@
+//! The Prometheus endpoint of a run: `GET /metrics` on an address of the user's.
+//!
+//! The page is made once a second with the snapshot; a scrape only hands it out.
+
+use crate::usage_error;
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+
+/// The page that is handed out.
+#[derive(Clone, Default)]
+pub(crate) struct Page(Arc<Mutex<String>>);
+
+impl Page {
+    /// Replaces the page.
+    pub(crate) fn set(&self, text: String) {
+        *self.0.lock().expect("no holder panics") = text;
+    }
+
+    fn get(&self) -> String {
+        self.0.lock().expect("no holder panics").clone()
+    }
+}
+
+/// Serves the page on a thread of its own until the process ends; where it really listens.
+pub(crate) fn serve(address: &str, page: Page) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(address).map_err(|error| {
+        let hint = "give ADDR as host:port, such as 127.0.0.1:9464; port 0 takes a free one";
+        usage_error(format!("cannot serve metrics on {address}: {error}"), hint)
+    })?;
+    let bound = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    std::thread::Builder::new()
+        .name("metrics".into())
+        .spawn(move || runtime.block_on(accept(listener, page)))
+        .context("cannot start a thread")?;
+    Ok(bound)
+}
+
+async fn accept(listener: TcpListener, page: Page) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            loop {
+                // A connection that cannot be taken is the scraper's to try again.
+                let Ok((socket, _)) = listener.accept().await else {
+                    tokio::task::yield_now().await;
+                    continue;
+                };
+                let page = page.clone();
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let response = answer(&request, &page);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                tokio::task::spawn_local(async move {
+                    let served = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), answer)
+                        .await;
+                    // A scraper that goes away in the middle is no concern of the run's.
+                    drop(served);
+                });
+            }
+        })
+        .await;
+}
+
+fn answer(request: &Request<Incoming>, page: &Page) -> Response<Full<Bytes>> {
+    let (status, text) = match request.uri().path() {
+        "/metrics" => (StatusCode::OK, page.get()),
+        _ => (StatusCode::NOT_FOUND, "see /metrics\n".to_string()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4");
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
+    response
+}

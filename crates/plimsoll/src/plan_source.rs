@@ -1,0 +1,191 @@
+//! Where a plan comes from: a file, or flags that stand for one.
+
+use crate::usage_error;
+use anyhow::Context;
+use plimsoll_config::values::quote;
+use plimsoll_config::{Document, Variables};
+use plimsoll_plan::Plan;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Variables for a plan.
+#[derive(clap::Args)]
+pub(crate) struct SetArgs {
+    /// Set a variable that the plan uses as ${NAME}; goes before the environment
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+impl SetArgs {
+    fn variables(&self) -> anyhow::Result<Variables> {
+        let mut variables = Variables::from_environment();
+        for pair in &self.set {
+            let (name, value) = pair.split_once('=').ok_or_else(|| {
+                usage_error(format!("--set {pair}: not NAME=VALUE"), "for example --set PORT=3069")
+            })?;
+            variables.set(name, value);
+        }
+        Ok(variables)
+    }
+}
+
+/// The flags that make a plan without a file.
+#[derive(clap::Args)]
+#[group(id = "inline")]
+#[command(next_help_heading = "Without a plan file")]
+pub(crate) struct InlineArgs {
+    /// Send to this URL instead of reading a plan
+    #[arg(long, value_name = "URL", required_unless_present = "plan", conflicts_with = "plan")]
+    url: Option<String>,
+    /// Open model: so many requests per second, such as 500/s
+    #[arg(long, requires = "url", conflicts_with = "users")]
+    rate: Option<String>,
+    /// Closed model: so many users who send again when they have their answer [default: 10]
+    #[arg(long, requires = "url")]
+    users: Option<u64>,
+    /// How long each user pauses after an answer, such as 1s
+    #[arg(long, requires = "url")]
+    think_time: Option<String>,
+    /// How long to send, such as 30s or 1h30m [default: 10s]
+    #[arg(long, short = 'd', requires = "url", conflicts_with = "requests")]
+    duration: Option<String>,
+    /// How many requests to send
+    #[arg(long, short = 'n', requires = "url")]
+    requests: Option<u64>,
+    /// Space the open model's requests evenly (constant) or at random (poisson)
+    #[arg(long, requires = "url")]
+    arrivals: Option<String>,
+    /// Send for so long before the figures begin
+    #[arg(long, requires = "url")]
+    warmup: Option<String>,
+    /// Give up an answer so long after its request was due [default: 30s]
+    #[arg(long, requires = "url")]
+    timeout: Option<String>,
+    /// The most connections at a time
+    #[arg(long, short = 'c', value_name = "N", requires = "url")]
+    connections: Option<u64>,
+    /// HTTP method [default: GET, or POST with a body]
+    #[arg(long, short = 'X', requires = "url")]
+    method: Option<String>,
+    /// Body; @FILE reads it from a file
+    #[arg(long, short = 'b', requires = "url")]
+    body: Option<String>,
+    /// Header, such as "Content-Type: application/json"
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", requires = "url")]
+    headers: Vec<String>,
+    /// What decides pass or fail, such as "latency.p99 < 250ms"
+    #[arg(long = "objective", value_name = "CONDITION", requires = "url")]
+    objectives: Vec<String>,
+}
+
+/// Reads a plan from a file.
+pub(crate) fn read_file(path: &Path, set: &SetArgs) -> anyhow::Result<Plan> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let hint = "give the path of a plan, or use --url; see plimsoll run --help";
+        usage_error(format!("cannot read {shown}: {error}"), hint)
+    })?;
+    let document = Document::new(shown.to_string(), text);
+    let folder = path.parent().unwrap_or(Path::new(""));
+    read(&document, set, folder)
+}
+
+/// Reads a plan from flags.
+pub(crate) fn read_flags(args: &InlineArgs, set: &SetArgs) -> anyhow::Result<Plan> {
+    let folder = std::env::current_dir().context("the current folder is gone")?;
+    read(&Document::from_flags(args.lines()?), set, &folder)
+}
+
+fn read(document: &Document, set: &SetArgs, folder: &Path) -> anyhow::Result<Plan> {
+    Plan::read(document, &set.variables()?, folder)
+        .map_err(|problems| usage_error(format!("the plan is not valid\n{problems}"), ""))
+}
+
+impl InlineArgs {
+    /// The plan that the flags stand for, a line of TOML for each.
+    fn lines(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let mut lines: Vec<(String, String)> = Vec::new();
+        let mut line = |flag: &str, text: String| lines.push((flag.into(), text));
+        let url = self.url.as_deref().unwrap_or_default();
+        line("--url", format!("name = {}", quote(&name_of(url))));
+        let mut text = |flag: &str, key: &str, value: &Option<String>| {
+            if let Some(value) = value {
+                line(flag, format!("{key} = {}", quote(value)));
+            }
+        };
+        text("--rate", "rate", &self.rate);
+        text("--think-time", "think_time", &self.think_time);
+        text("--duration", "duration", &self.duration);
+        text("--arrivals", "arrivals", &self.arrivals);
+        text("--warmup", "warmup", &self.warmup);
+        text("--timeout", "timeout", &self.timeout);
+        match (self.users, &self.rate) {
+            (Some(users), _) => line("--users", format!("users = {users}")),
+            (None, None) => line("--users", "users = 10".into()),
+            (None, Some(_)) => {}
+        }
+        match (self.requests, &self.duration) {
+            (Some(requests), _) => line("--requests", format!("requests = {requests}")),
+            (None, None) => line("--duration", "duration = \"10s\"".into()),
+            (None, Some(_)) => {}
+        }
+        if let Some(max) = self.connections {
+            line("--connections", format!("connections = {{ max = {max} }}"));
+        }
+        for objective in &self.objectives {
+            line("--objective", "[[objective]]".into());
+            line("--objective", format!("that = {}", quote(objective)));
+        }
+        line("--url", "[[target]]".into());
+        line("--url", "name = \"url\"".into());
+        let method = match (&self.method, &self.body) {
+            (Some(method), _) => method.as_str(),
+            (None, Some(_)) => "POST",
+            (None, None) => "GET",
+        };
+        line("--url", format!("request = {}", quote(&format!("{method} {url}"))));
+        match self.body.as_deref().map(|body| (body, body.strip_prefix('@'))) {
+            Some((_, Some(file))) => line("--body", format!("body_file = {}", quote(file))),
+            Some((body, None)) => line("--body", format!("body = {}", quote(body))),
+            None => {}
+        }
+        if !self.headers.is_empty() {
+            line("--header", self.header_line()?);
+        }
+        Ok(lines)
+    }
+
+    fn header_line(&self) -> anyhow::Result<String> {
+        let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for header in &self.headers {
+            let (name, value) = header.split_once(':').ok_or_else(|| {
+                let hint = "for example -H \"Content-Type: application/json\"";
+                usage_error(format!("--header \"{header}\": not NAME: VALUE"), hint)
+            })?;
+            values.entry(name.trim()).or_default().push(quote(value.trim()));
+        }
+        let one = |(name, values): (&str, Vec<String>)| {
+            format!("{} = [{}]", quote(name), values.join(", "))
+        };
+        let all: Vec<_> = values.into_iter().map(one).collect();
+        Ok(format!("headers = {{ {} }}", all.join(", ")))
+    }
+}
+
+/// A plan from flags is called after its host.
+fn name_of(url: &str) -> String {
+    let host = url.split("://").nth(1).unwrap_or(url).split(['/', '?']).next().unwrap_or("url");
+    host.rsplit('@').next().unwrap_or(host).to_string()
+}
+
+/// What `run` sends: a plan file or flags.
+pub(crate) fn read_either(
+    plan: &Option<PathBuf>,
+    inline: &InlineArgs,
+    set: &SetArgs,
+) -> anyhow::Result<Plan> {
+    match plan {
+        Some(path) => read_file(path, set),
+        None => read_flags(inline, set),
+    }
+}

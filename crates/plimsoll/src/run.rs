@@ -1,0 +1,240 @@
+//! `plimsoll run`: carries out a plan and reports.
+
+use crate::interrupt::Interrupts;
+use crate::metrics::{self, Page};
+use crate::plan_source::{InlineArgs, SetArgs, read_either};
+use crate::run_dir::RunDir;
+use crate::{put, tell, usage_error};
+use plimsoll_engine::{Outcome, Settings, Sink, Stop, TraceRecord};
+use plimsoll_measure::{Snapshot, WallClock};
+use plimsoll_plan::Plan;
+use plimsoll_report::{RunFacts, Summary, exposition, judge_objective, progress_line};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "Examples:
+  plimsoll run plan.toml --set GATEWAY=http://localhost:3069
+  plimsoll run --url http://localhost:3069/health --rate 500/s --duration 30s
+  plimsoll run --url http://localhost:3069/v1 -H 'Target-Service-Id: eth' --users 50 \\
+      --body '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":{{seq}}}'
+
+Latency counts from the instant a request was planned for, so that a stalled target cannot hide.
+The report says first whether the run may be believed.";
+
+/// Flags of `plimsoll run`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// The plan; see docs/plan.md
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    set: SetArgs,
+    /// Where results go; must not exist [default: runs/START-NAME]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_out")]
+    out: Option<PathBuf>,
+    /// Keep no results but the report
+    #[arg(long)]
+    no_out: bool,
+    /// What to print to stdout at the end
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Threads that send; 0: as the load asks for, at most one for each CPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    workers: usize,
+    /// Never sleep: less lag, on cores that nothing else uses
+    #[arg(long)]
+    spin: bool,
+    /// Print N whole exchanges to stderr, as they went over the wire
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    trace: u32,
+    /// Serve the run's figures to Prometheus while it goes on, at http://ADDR/metrics
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
+    /// Accept any TLS certificate
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    inline: InlineArgs,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// The report, for reading
+    Text,
+    /// summary.json
+    Json,
+}
+
+/// Runs, reports, and says by the exit code what came of it.
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut plan = read_either(&args.plan, &args.inline, &args.set)?;
+    plan.tls.insecure |= args.insecure;
+    let page = Page::default();
+    if let Some(address) = &args.metrics {
+        let bound = metrics::serve(address, page.clone())?;
+        tell(&format!("metrics at http://{bound}/metrics"));
+    }
+    let run_dir = match args.no_out {
+        true => None,
+        false => Some(RunDir::create(args.out.as_deref(), &plan)?),
+    };
+    let stop = Stop::new();
+    let interrupts = Interrupts::listen(stop.clone())?;
+    let settings = Settings { workers: args.workers, spin: args.spin, trace: args.trace };
+    let mut sink = Live::new(&plan, run_dir, stop.clone(), args.metrics.is_some().then_some(page));
+    let outcome = plimsoll_engine::run(&plan, settings, &stop, &mut sink)
+        .map_err(|error| usage_error(error.message, error.hint));
+    sink.progress.end();
+    let outcome = outcome.inspect_err(|_| sink.discard())?;
+
+    let summary = summarize(&plan, outcome);
+    let json = summary.to_json();
+    let shown = sink.run_dir.as_ref().map(|dir| dir.path().display().to_string());
+    let written = sink.run_dir.map_or(Ok(()), |dir| dir.finish(&json));
+    match args.format {
+        Format::Text => put(&summary.to_text(shown.as_deref()))?,
+        Format::Json => put(&(json + "\n"))?,
+    }
+    written?;
+    Ok(ExitCode::from(if interrupts.any() {
+        130
+    } else if !summary.verdict.valid {
+        98
+    } else if !summary.objectives_hold() {
+        99
+    } else {
+        0
+    }))
+}
+
+fn summarize(plan: &Plan, outcome: Outcome) -> Summary {
+    let facts = RunFacts {
+        started_at: outcome.started_at,
+        duration: outcome.duration,
+        drain: outcome.drain,
+        warmup: outcome.warmup,
+        cut_short: outcome.cut_short,
+        workers: outcome.workers,
+        notes: outcome.notes,
+    };
+    Summary::new(plan, facts, outcome.total)
+}
+
+/// What happens each second: files, progress, metrics, and objectives that stop the run.
+struct Live<'p> {
+    plan: &'p Plan,
+    run_dir: Option<RunDir>,
+    stop: Stop,
+    page: Option<Page>,
+    total: Snapshot,
+    progress: Progress,
+    aborted: bool,
+}
+
+impl<'p> Live<'p> {
+    fn new(plan: &'p Plan, run_dir: Option<RunDir>, stop: Stop, page: Option<Page>) -> Live<'p> {
+        let total = Snapshot::new(plan.targets.len(), plan.streams.len());
+        Live { plan, run_dir, stop, page, total, progress: Progress::new(), aborted: false }
+    }
+
+    /// Takes a run directory back of a run that never began.
+    fn discard(&mut self) {
+        if let Some(dir) = self.run_dir.take() {
+            // It was made a moment ago and holds a copy of the plan.
+            let _ = std::fs::remove_dir_all(dir.path());
+        }
+    }
+
+    fn abort_if_missed(&mut self) {
+        let elapsed = self.total.t - self.plan.warmup;
+        for objective in &self.plan.objectives {
+            let Some(after) = objective.abort_after.filter(|after| elapsed > *after) else {
+                continue;
+            };
+            let judged =
+                judge_objective(objective, self.plan, &self.total, elapsed, Default::default());
+            if judged.value.is_some() && !judged.ok && !self.aborted {
+                self.aborted = true;
+                let that = &objective.that;
+                self.progress.end();
+                tell(&format!("stopping: {that} does not hold after {after}: {}", judged.shown()));
+                self.stop.stop();
+            }
+        }
+    }
+}
+
+impl Sink for Live<'_> {
+    fn started(&mut self, at: WallClock, workers: usize) {
+        if let Some(dir) = &mut self.run_dir {
+            dir.begin(self.plan, at);
+        }
+        let plural = if workers == 1 { "" } else { "s" };
+        tell(&format!(
+            "{}: {}, {workers} worker{plural}",
+            self.plan.name,
+            self.plan.load_in_words()
+        ));
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) {
+        self.total.append(snapshot);
+        if let Some(dir) = &mut self.run_dir {
+            dir.add(snapshot);
+        }
+        if let Some(page) = &self.page {
+            page.set(exposition(self.plan, snapshot, &self.total));
+        }
+        self.progress.show(&progress_line(self.plan, snapshot, &self.total));
+        self.abort_if_missed();
+    }
+
+    fn trace(&mut self, record: &TraceRecord) {
+        self.progress.end();
+        let took = record.received_at - record.sent_at;
+        tell(&format!(
+            "── {} · sent at {} · {took}\n{}\n── answer\n{}\n",
+            record.target,
+            record.sent_at,
+            String::from_utf8_lossy(&record.request).trim_end(),
+            String::from_utf8_lossy(&record.response).trim_end(),
+        ));
+    }
+}
+
+/// A line that is written over on a terminal, and one in ten in a pipe.
+struct Progress {
+    terminal: bool,
+    open: bool,
+    seconds: u64,
+}
+
+const SECONDS_IN_A_PIPE: u64 = 10;
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { terminal: std::io::stderr().is_terminal(), open: false, seconds: 0 }
+    }
+
+    fn show(&mut self, line: &str) {
+        self.seconds += 1;
+        if self.terminal {
+            let columns = terminal_size::terminal_size_of(std::io::stderr())
+                .map_or(80, |(width, _)| width.0 as usize);
+            let line: String = line.chars().take(columns.saturating_sub(1)).collect();
+            // When nobody sees it, nothing is lost.
+            let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+            self.open = true;
+        } else if self.seconds.is_multiple_of(SECONDS_IN_A_PIPE) {
+            tell(line);
+        }
+    }
+
+    /// Leaves the line, so that something else can be written.
+    fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            tell("");
+        }
+    }
+}

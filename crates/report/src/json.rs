@@ -1,0 +1,287 @@
+//! `summary.json`, version `plimsoll/summary/1`. Times in nanoseconds, rates per second.
+
+use crate::summary::{Group, Summary};
+use plimsoll_measure::{Closed, Histogram, Nanos, Requests, Tally};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+#[derive(Serialize)]
+struct File<'a> {
+    schema: &'static str,
+    name: &'a str,
+    started_at: String,
+    duration_ns: u64,
+    drain_ns: u64,
+    cut_short: bool,
+    requests: Counts,
+    rate: Rates,
+    latency: Option<Times>,
+    latency_ok: Option<Times>,
+    service_time: Option<Times>,
+    lag: Option<Times>,
+    wait: Option<Times>,
+    errors: BTreeMap<&'static str, u64>,
+    faults: BTreeMap<&'static str, u64>,
+    notes: Vec<NoteFile<'a>>,
+    status: BTreeMap<u16, u64>,
+    rpc: Rpc,
+    bytes: Bytes,
+    connections: ConnectionsFile,
+    targets: Vec<GroupFile<'a>>,
+    tags: BTreeMap<&'a str, BTreeMap<&'a str, GroupFile<'a>>>,
+    warmup: Warmup,
+    objectives: Vec<ObjectiveFile<'a>>,
+    verdict: VerdictFile<'a>,
+    generator: Generator,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    scheduled: u64,
+    sent: u64,
+    unsent: u64,
+    ok: u64,
+    failed: u64,
+}
+
+#[derive(Serialize)]
+struct Rates {
+    scheduled: f64,
+    sent: f64,
+    ok: f64,
+}
+
+#[derive(Serialize)]
+struct Times {
+    min: u64,
+    mean: u64,
+    p50: u64,
+    p90: u64,
+    p95: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct NoteFile<'a> {
+    class: &'static str,
+    target: &'a str,
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+struct Rpc {
+    items: u64,
+    errors: u64,
+    codes: BTreeMap<i64, u64>,
+    codes_other: u64,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    #[serde(rename = "in")]
+    incoming: u64,
+    out: u64,
+}
+
+#[derive(Serialize)]
+struct ConnectionsFile {
+    opened: u64,
+    peak: u64,
+    reasons: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct GroupFile<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<&'a BTreeMap<String, String>>,
+    requests: Counts,
+    rate: Rates,
+    latency: Option<Times>,
+    latency_ok: Option<Times>,
+    service_time: Option<Times>,
+    errors: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Warmup {
+    duration_ns: u64,
+    requests: Counts,
+}
+
+#[derive(Serialize)]
+struct ObjectiveFile<'a> {
+    that: &'a str,
+    #[serde(rename = "where", skip_serializing_if = "BTreeMap::is_empty")]
+    narrowed: &'a BTreeMap<String, String>,
+    value: Option<f64>,
+    ok: bool,
+}
+
+#[derive(Serialize)]
+struct VerdictFile<'a> {
+    valid: bool,
+    limited_by: &'static str,
+    findings: Vec<FindingFile<'a>>,
+}
+
+#[derive(Serialize)]
+struct FindingFile<'a> {
+    id: &'static str,
+    severity: &'static str,
+    side: &'static str,
+    evidence: &'a str,
+    fix: &'a str,
+    from_ns: u64,
+    to_ns: u64,
+}
+
+#[derive(Serialize)]
+struct Generator {
+    workers: usize,
+    cpu_ns: u64,
+    user_ns: u64,
+    cpu_ns_per_request: Option<u64>,
+    rss_peak_bytes: u64,
+}
+
+fn counts(requests: &Requests) -> Counts {
+    let Requests { scheduled, sent, unsent, ok, failed } = *requests;
+    Counts { scheduled, sent, unsent, ok, failed }
+}
+
+fn times(histogram: &Histogram) -> Option<Times> {
+    let at = |q| histogram.quantile(q).unwrap_or(Nanos::ZERO).0;
+    Some(Times {
+        min: histogram.min()?.0,
+        mean: histogram.mean()?.0,
+        p50: at(0.5),
+        p90: at(0.9),
+        p95: at(0.95),
+        p99: at(0.99),
+        p999: at(0.999),
+        max: histogram.max()?.0,
+        count: histogram.count(),
+    })
+}
+
+fn tally<C: Closed>(tally: &Tally<C>) -> BTreeMap<&'static str, u64> {
+    tally.iter().map(|(member, n)| (member.name(), n)).collect()
+}
+
+impl Summary {
+    /// As `summary.json`.
+    pub fn to_json(&self) -> String {
+        let stats = &self.all.stats;
+        let (facts, total) = (&self.facts, &self.total);
+        let file = File {
+            schema: "plimsoll/summary/1",
+            name: &self.name,
+            started_at: facts.started_at.rfc3339(),
+            duration_ns: facts.duration.0,
+            drain_ns: facts.drain.0,
+            cut_short: facts.cut_short,
+            requests: counts(&stats.requests),
+            rate: self.rates_file(&self.all),
+            latency: times(&self.all.latency),
+            latency_ok: times(&stats.latency_ok),
+            service_time: times(&self.all.service_time),
+            lag: times(&total.lag),
+            wait: times(&total.wait),
+            errors: tally(&stats.errors),
+            faults: tally(&total.faults),
+            notes: facts
+                .notes
+                .iter()
+                .map(|n| NoteFile { class: n.class.name(), target: &n.target, text: &n.text })
+                .collect(),
+            status: total.status.iter().collect(),
+            rpc: Rpc {
+                items: total.rpc.items,
+                errors: total.rpc.errors,
+                codes: total.rpc.codes.iter().copied().collect(),
+                codes_other: total.rpc.codes_other,
+            },
+            bytes: Bytes { incoming: stats.bytes_in, out: stats.bytes_out },
+            connections: ConnectionsFile {
+                opened: total.connections.opened,
+                peak: total.connections.peak,
+                reasons: tally(&total.connections.reasons),
+            },
+            targets: self
+                .targets
+                .iter()
+                .map(|(g, tags)| GroupFile {
+                    name: Some(&g.name),
+                    tags: Some(tags),
+                    ..self.group_file(g)
+                })
+                .collect(),
+            tags: self.tags.iter().map(|(tag, g)| (tag.as_str(), self.by_value(g))).collect(),
+            warmup: Warmup { duration_ns: facts.warmup.0, requests: counts(&total.warmup) },
+            objectives: self.objectives_file(),
+            verdict: self.verdict_file(),
+            generator: Generator {
+                workers: facts.workers,
+                cpu_ns: total.host.cpu.0,
+                user_ns: total.host.user.0,
+                cpu_ns_per_request: self.cpu_per_request().map(|(cpu, _)| cpu.0),
+                rss_peak_bytes: total.host.rss_peak_bytes,
+            },
+        };
+        serde_json::to_string_pretty(&file).expect("numbers and text are JSON")
+    }
+
+    fn by_value<'a>(&self, groups: &'a [Group]) -> BTreeMap<&'a str, GroupFile<'a>> {
+        groups.iter().map(|group| (group.name.as_str(), self.group_file(group))).collect()
+    }
+
+    fn rates_file(&self, group: &Group) -> Rates {
+        let (scheduled, sent, ok) = self.rates(&group.stats);
+        Rates { scheduled, sent, ok }
+    }
+
+    fn group_file<'a>(&self, group: &'a Group) -> GroupFile<'a> {
+        GroupFile {
+            name: None,
+            tags: None,
+            requests: counts(&group.stats.requests),
+            rate: self.rates_file(group),
+            latency: times(&group.latency),
+            latency_ok: times(&group.stats.latency_ok),
+            service_time: times(&group.service_time),
+            errors: tally(&group.stats.errors),
+        }
+    }
+
+    fn objectives_file(&self) -> Vec<ObjectiveFile<'_>> {
+        let objectives = self.objectives.iter().map(|judged| ObjectiveFile {
+            that: &judged.objective.that,
+            narrowed: &judged.objective.narrowed,
+            value: judged.value,
+            ok: judged.ok,
+        });
+        objectives.collect()
+    }
+
+    fn verdict_file(&self) -> VerdictFile<'_> {
+        let findings = self.verdict.findings.iter().map(|finding| FindingFile {
+            id: finding.id.name(),
+            severity: finding.severity.name(),
+            side: finding.side.name(),
+            evidence: &finding.evidence,
+            fix: &finding.fix,
+            from_ns: finding.from.0,
+            to_ns: finding.to.0,
+        });
+        VerdictFile {
+            valid: self.verdict.valid,
+            limited_by: self.verdict.limited_by.map_or("none", |side| side.name()),
+            findings: findings.collect(),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Whether objectives hold. One that has no sample does not.
+
+use plimsoll_measure::{Histogram, Nanos, Snapshot, Stats};
+use plimsoll_plan::{Metric, Objective, Plan, TimeKind, TimeStat, Unit};
+
+/// An objective and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// The objective.
+    pub objective: Objective,
+    /// The metric's value in the objective's unit; `None` without a sample.
+    pub value: Option<f64>,
+    /// Whether it holds.
+    pub ok: bool,
+}
+
+impl Judged {
+    /// The value for a person to read.
+    pub fn shown(&self) -> String {
+        match (self.value, self.objective.unit) {
+            (None, _) => "no sample".into(),
+            (Some(value), Unit::Time) => Nanos(value as u64).to_string(),
+            (Some(value), Unit::Share) => percent(value),
+            (Some(value), Unit::Rate) => format!("{value:.1}/s"),
+            (Some(value), Unit::Count) => format!("{value:.0}"),
+        }
+    }
+}
+
+/// A share as percent, with as many digits as it takes not to round to 0 or 100.
+pub(crate) fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    let rounds_away =
+        |text: &str| (text == "100" && percent < 100.0) || (text == "0" && percent > 0.0);
+    for decimals in [1, 2, 3, 4] {
+        let text = format!("{percent:.decimals$}");
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        if !rounds_away(text) {
+            return format!("{text} %");
+        }
+    }
+    if percent > 50.0 { "99.9999 %".into() } else { "0.0001 %".into() }
+}
+
+/// Judges one objective by what was counted so far.
+pub fn judge_objective(
+    objective: &Objective,
+    plan: &Plan,
+    total: &Snapshot,
+    duration: Nanos,
+    drain: Nanos,
+) -> Judged {
+    let mut stats = Stats::default();
+    for (target, own) in plan.targets.iter().zip(&total.stats) {
+        let tags = &objective.narrowed;
+        if tags.iter().all(|(tag, value)| target.tags.get(tag) == Some(value)) {
+            stats.merge(own);
+        }
+    }
+    let value = value_of(objective, &stats, total, duration, drain);
+    let ok = value.is_some_and(|value| objective.operator.holds(value, objective.value));
+    Judged { objective: objective.clone(), value, ok }
+}
+
+fn value_of(
+    objective: &Objective,
+    stats: &Stats,
+    total: &Snapshot,
+    duration: Nanos,
+    drain: Nanos,
+) -> Option<f64> {
+    let requests = &stats.requests;
+    if requests.scheduled == 0 {
+        return None;
+    }
+    let counted = |n: u64| match objective.unit {
+        Unit::Share => n as f64 / requests.scheduled as f64,
+        _ => n as f64,
+    };
+    let per = |n: u64, span: Nanos| (span > Nanos::ZERO).then(|| n as f64 / span.as_secs_f64());
+    match objective.metric {
+        Metric::Success => requests.success(),
+        Metric::Errors => Some(counted(requests.unsent + requests.failed)),
+        Metric::Unsent => Some(counted(requests.unsent)),
+        Metric::ErrorClass(class) => Some(counted(stats.errors.get(class))),
+        Metric::Status(status) => Some(total.status.get(status) as f64),
+        Metric::RpcErrors => Some(total.rpc.errors as f64),
+        Metric::RateOk => per(requests.ok, duration + drain),
+        Metric::RateSent => per(requests.sent, duration),
+        Metric::Time(kind, stat) => {
+            let histogram = match kind {
+                TimeKind::Latency => &stats.latency(),
+                TimeKind::LatencyOk => &stats.latency_ok,
+                TimeKind::ServiceTime => &stats.service_time(),
+                TimeKind::Lag => &total.lag,
+                TimeKind::Wait => &total.wait,
+            };
+            figure(histogram, stat).map(|span| span.0 as f64)
+        }
+    }
+}
+
+fn figure(histogram: &Histogram, stat: TimeStat) -> Option<Nanos> {
+    match stat {
+        TimeStat::Min => histogram.min(),
+        TimeStat::Mean => histogram.mean(),
+        TimeStat::Max => histogram.max(),
+        TimeStat::Quantile(q) => histogram.quantile(q),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_never_round_to_all_or_nothing() {
+        let check = |share: f64, text: &str| assert_eq!(percent(share), text);
+        check(1.0, "100 %");
+        check(0.0, "0 %");
+        check(0.0016, "0.2 %");
+        check(0.995, "99.5 %");
+        check(0.9999, "99.99 %");
+        check(0.99999999, "99.9999 %");
+        check(0.0000001, "0.0001 %");
+    }
+}
