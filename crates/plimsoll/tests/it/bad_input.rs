@@ -1,0 +1,128 @@
+//! Everything that can be wrong with what a user gives: a clear message, a fix, exit code 2.
+
+use crate::run::{Folder, plimsoll};
+
+/// A run of a plan that must be refused with these words.
+#[track_caller]
+fn refused(plan: &str, words: &[&str]) {
+    let folder = Folder::new();
+    let path = folder.file("plan.toml", plan);
+    let done = plimsoll(&["run", &path, "--no-out"]);
+    assert_eq!(done.code, 2, "{}", done.stderr);
+    assert_eq!(done.stdout, "", "data only");
+    for word in words {
+        assert!(done.stderr.contains(word), "\n{}\nsays not\n{word}", done.stderr);
+    }
+}
+
+/// The same around a plan that is otherwise right.
+#[track_caller]
+fn refused_flat(lines: &str, words: &[&str]) {
+    refused(&format!("{lines}\n[[target]]\nrequest = \"GET http://127.0.0.1:1/\"\n"), words);
+}
+
+#[test]
+fn plans() {
+    refused_flat(
+        "ratee = \"1/s\"\nduration = \"1s\"",
+        &["plan.toml:1:1: unknown key \"ratee\"", "hint: did you mean \"rate\"?"],
+    );
+    refused_flat(
+        "rate = true\nduration = \"1s\"",
+        &["plan.toml:1:8: \"rate\" must be a text, not boolean"],
+    );
+    refused_flat(
+        "rate = \"0/s\"\nduration = \"1s\"",
+        &["plan.toml:1:8: \"rate\" must be above 0/s"],
+    );
+    refused_flat("rate = \"1/s\"\nduration = \"-1s\"", &["plan.toml:2:12:", "cannot be negative"]);
+    refused_flat(
+        "rate = \"1/s\"\nusers = 1\nduration = \"1s\"",
+        &["plan.toml:2:1: \"rate\" and \"users\" together", "hint: rate is the open model"],
+    );
+    refused_flat(
+        "rate = \"1/s\"\nduration = \"1s\"\n[[objective]]\nthat = \"latensy.p99 < 1s\"",
+        &["plan.toml:4:8: unknown metric \"latensy.p99\""],
+    );
+    let target = "rate = \"1/s\"\nduration = \"1s\"\n[[target]]\n";
+    refused(
+        &format!("{target}request = \"GET http://h/\"\nweight = 0"),
+        &["every target has weight 0"],
+    );
+    refused(
+        &format!("{target}request = \"GET http://${{NO_SUCH_VAR}}/\""),
+        &["plan.toml:4:11: the variable NO_SUCH_VAR is not set", "add --set NO_SUCH_VAR=VALUE"],
+    );
+    refused(
+        &format!("{target}request = \"POST http://h/\"\nbody_file = \"missing.json\""),
+        &["plan.toml:5:13: cannot read", "missing.json"],
+    );
+    refused(
+        &format!("{target}request = \"GET htp//h\""),
+        &["plan.toml:4:11: \"htp//h\" is no URL"],
+    );
+    refused("rate = \"1/s\nduration = ", &["plan.toml:1:"]);
+}
+
+#[test]
+fn hosts_and_addresses() {
+    let target = |url: &str| {
+        format!("rate = \"1/s\"\nduration = \"1s\"\n[[target]]\nrequest = \"GET {url}\"\n")
+    };
+    refused(
+        &target("http://no-such-host.invalid/"),
+        &["cannot resolve host \"no-such-host.invalid\"", "hint: check the name"],
+    );
+    let plan =
+        format!("connections = {{ source = [\"192.0.2.1\"] }}\n{}", target("http://127.0.0.1:1/"));
+    refused(
+        &plan,
+        &["source address 192.0.2.1 is not this host's", "hint: add it with: ip address add"],
+    );
+}
+
+#[test]
+fn files_and_folders() {
+    let missing = plimsoll(&["run", "/no/such/plan.toml"]);
+    assert_eq!(missing.code, 2);
+    assert!(missing.stderr.contains("cannot read /no/such/plan.toml"), "{}", missing.stderr);
+
+    let folder = Folder::new();
+    let here = folder.path().to_str().unwrap();
+    let taken = plimsoll(&["run", "--url", "http://127.0.0.1:1/", "-n", "1", "--out", here]);
+    assert_eq!(taken.code, 2);
+    assert!(taken.stderr.contains("results are never overwritten"), "{}", taken.stderr);
+
+    let file = folder.file("file", "");
+    let below = format!("{file}/out");
+    let unwritable = plimsoll(&["run", "--url", "http://127.0.0.1:1/", "-n", "1", "--out", &below]);
+    assert_eq!(unwritable.code, 2);
+    assert!(unwritable.stderr.contains("cannot make the run directory"), "{}", unwritable.stderr);
+    assert!(unwritable.stderr.contains("hint: name a directory that can be written"));
+
+    // A run that cannot start leaves nothing behind.
+    let out = format!("{here}/out");
+    let lost =
+        plimsoll(&["run", "--url", "http://no-such-host.invalid/", "-n", "1", "--out", &out]);
+    assert_eq!(lost.code, 2);
+    assert!(!std::path::Path::new(&out).exists());
+}
+
+#[test]
+fn flags() {
+    let check = |args: &[&str], words: &str| {
+        let done = plimsoll(args);
+        assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
+        assert!(done.stderr.contains(words), "{args:?}: {}", done.stderr);
+    };
+    let url = "http://127.0.0.1:1/";
+    check(&["run"], "required arguments were not provided");
+    check(&["run", "--url", url, "--rate", "fast"], "--rate: \"rate\": \"fast\" is not a rate");
+    check(&["run", "--url", url, "--rate", "1/s", "--users", "1"], "cannot be used with");
+    check(&["run", "--url", "127.0.0.1", "-n", "1"], "--url: \"127.0.0.1\" is no URL");
+    check(&["run", "--url", url, "-H", "nonsense"], "--header \"nonsense\": not NAME: VALUE");
+    check(&["run", "--url", url, "--objective", "p99 < 1"], "--objective: ");
+    check(&["run", "--url", url, "--set", "X"], "--set X: not NAME=VALUE");
+    check(&["run", "--url", url, "--metrics", "nowhere"], "cannot serve metrics on nowhere");
+    check(&["runn"], "unrecognized subcommand 'runn'");
+}

@@ -1,0 +1,75 @@
+//! When the host itself is the limit, the instrument says so and blames nobody else.
+//!
+//! Both tests set real limits of the kernel: one in a network namespace of its own.
+
+use crate::run::{Done, Folder, Ran};
+use crate::server::{Reply, Server};
+use std::process::{Command, Stdio};
+
+fn sh(script: &str) -> Done {
+    let mut command = Command::new("unshare");
+    // A user namespace of its own, where the host does not run as root.
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--net", "sh", "-ec", script]).stdin(Stdio::null()).output().unwrap().into()
+}
+
+#[test]
+fn a_host_without_ports_invalidates_the_run() {
+    let folder = Folder::new();
+    let here = folder.path().display();
+    folder.file(
+        "nginx.conf",
+        format!(
+            "daemon on; pid {here}/pid; error_log {here}/log; events {{}}\n\
+             http {{ access_log off; server {{ listen 127.0.0.1:8080; location / {{ return 200 fine; }} }} }}\n"
+        ),
+    );
+    let plan = folder.file(
+        "plan.toml",
+        "rate = \"400/s\"\nrequests = 400\nconnections = { reuse = false }\n\
+         [[target]]\nrequest = \"GET http://127.0.0.1:8080/\"\n",
+    );
+    let bin = env!("CARGO_BIN_EXE_plimsoll");
+    let done = sh(&format!(
+        "ip link set lo up\n\
+         echo 40000 40049 > /proc/sys/net/ipv4/ip_local_port_range\n\
+         echo 0 > /proc/sys/net/ipv4/tcp_tw_reuse\n\
+         nginx -c {here}/nginx.conf\n\
+         {bin} run {plan} --no-out --format json || code=$?\n\
+         nginx -c {here}/nginx.conf -s stop\n\
+         exit ${{code:-0}}\n"
+    ));
+    let ran = Ran::of(done);
+    assert!(ran.errors("port_exhausted") >= 300, "{}", ran.summary["errors"]);
+    assert_eq!(
+        (ran.done.code, ran.summary["verdict"]["limited_by"].as_str()),
+        (98, Some("generator"))
+    );
+    let findings = ran.summary["verdict"]["findings"].as_array().unwrap();
+    let ports = findings.iter().find(|finding| finding["id"] == "ports_exhausted").unwrap();
+    assert_eq!(
+        (ports["severity"].as_str(), ports["side"].as_str()),
+        (Some("invalid"), Some("generator"))
+    );
+    assert!(ports["fix"].as_str().unwrap().contains("ip_local_port_range"));
+}
+
+#[test]
+fn a_process_without_descriptors_invalidates_the_run() {
+    let server = Server::start(|_, _| {
+        let held = std::sync::mpsc::channel::<()>();
+        let _ = held.1.recv_timeout(std::time::Duration::from_millis(300));
+        Reply::ok("fine")
+    });
+    let script = format!(
+        "ulimit -n 30; exec {} run --url {}/ --users 100 -n 200 --no-out --format json",
+        env!("CARGO_BIN_EXE_plimsoll"),
+        server.url()
+    );
+    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap();
+    let ran = Ran::of(output.into());
+    assert!(ran.errors("fd_exhausted") > 0, "{}", ran.summary["errors"]);
+    assert_eq!(ran.done.code, 98);
+}

@@ -1,0 +1,15 @@
+//! The one integration-test binary: the program as a user runs it, against real and scripted parts.
+//!
+//! Every run that these tests make is checked for the accounting identities, on top of what the
+//! program asserts itself.
+
+mod bad_input;
+mod host_limits;
+mod http;
+mod output;
+mod run;
+mod server;
+mod stopping;
+mod structure;
+mod tls;
+mod truth;

@@ -1,0 +1,180 @@
+//! What a user sees and keeps: the report, the run directory, metrics, completions.
+
+use crate::run::{Folder, RPC, RPC_RESULT, Ran, plimsoll, start};
+use crate::server::{Reply, Server};
+use plimsoll_measure::{Nanos, wire};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+#[test]
+fn the_snapshots_sum_up_to_the_summary() {
+    let server = Server::start(|number, asked| match number % 10 {
+        3 => Reply::with(503, "", "busy"),
+        _ if asked.line().starts_with("GET") => Reply::ok("fine"),
+        _ => Reply::ok(RPC_RESULT),
+    });
+    let folder = Folder::new();
+    let plan = format!(
+        "rate = \"300/s\"\nduration = \"2500ms\"\nwarmup = \"200ms\"\n\
+         [[target]]\nname = \"rpc\"\nweight = 2\nrequest = \"POST {0}/\"\nbody = '{RPC}'\n\
+         [[target]]\nname = \"page\"\nrequest = \"GET {0}/\"\n",
+        server.url()
+    );
+    let plan = folder.file("plan.toml", plan);
+    let out = folder.path().join("out");
+    let args = ["run", &plan, "--out", out.to_str().unwrap(), "--format", "json", "--workers", "2"];
+    let ran = Ran::of(plimsoll(&args));
+    let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
+    let (header, snapshots) = wire::read(&text).unwrap();
+    assert!(snapshots.len() >= 3, "one a second");
+    let mut sum = plimsoll_measure::Snapshot::new(header.names.len(), header.streams.len());
+    snapshots.iter().for_each(|snapshot| sum.append(snapshot));
+    sum.assert_identities();
+
+    let all = sum.total();
+    let same = |pointer: &str, n: u64| assert_eq!(ran.count(pointer), n, "{pointer}");
+    same("/requests/scheduled", all.requests.scheduled);
+    same("/requests/ok", all.requests.ok);
+    same("/errors/status", all.errors.get(plimsoll_measure::ErrorClass::Status));
+    same("/warmup/requests/scheduled", sum.warmup.scheduled);
+    same("/connections/opened", sum.connections.opened);
+    same("/connections/peak", sum.connections.peak);
+    same("/rpc/items", sum.rpc.items);
+    same("/status/200", sum.status.get(200));
+    same("/bytes/in", all.bytes_in);
+    same("/generator/cpu_ns", sum.host.cpu.0);
+    let times = [
+        ("latency", all.latency()),
+        ("service_time", all.service_time()),
+        ("lag", sum.lag),
+        ("wait", sum.wait),
+    ];
+    for (name, histogram) in times {
+        same(&format!("/{name}/count"), histogram.count());
+        for (key, q) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
+            same(&format!("/{name}/{key}"), histogram.quantile(q).unwrap_or(Nanos::ZERO).0);
+        }
+    }
+    // The resolved plan runs again.
+    let again = plimsoll(&["check", out.join("plan.toml").to_str().unwrap()]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+}
+
+#[test]
+fn the_report_fits_a_terminal_whatever_happened() {
+    let server = Server::start(|number, _| match number % 7 {
+        0 => Reply::with(503, "", "busy"),
+        1 => Reply::ok(
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"a long message that a node might send when it is not well at all"}}"#,
+        ),
+        2 => Reply::ok("<html>"),
+        3 => Reply::raw("nonsense", crate::server::Then::Keep),
+        4 => Reply::raw("", crate::server::Then::Close),
+        5 => Reply::raw("HTTP/1.1 2", crate::server::Then::Reset),
+        _ => Reply::ok(RPC_RESULT),
+    });
+    let targets: String = (0..30)
+        .map(|i| {
+            format!(
+                "[[target]]\nname = \"a target with quite a long name {i}\"\ntags = {{ chain = \"c{}\", kind = \"k{}\" }}\nrequest = \"POST {}/{i}\"\nbody = '{RPC}'\n",
+                i % 12, i % 5, server.url()
+            )
+        })
+        .collect();
+    let objectives: String = (1..15)
+        .map(|i| {
+            format!("[[objective]]\nthat = \"latency.p{i} < 1ns\"\nwhere = {{ chain = \"c1\" }}\n")
+        })
+        .collect();
+    let folder = Folder::new();
+    let plan = format!("name = \"a long name\"\nusers = 2\nrequests = 210\n{targets}{objectives}");
+    let plan = folder.file("plan.toml", plan);
+    let done = plimsoll(&["run", &plan, "--no-out"]);
+    let lines: Vec<&str> = done.stdout.lines().collect();
+    assert!(lines.len() <= 40, "{} lines\n{}", lines.len(), done.stdout);
+    for line in &lines {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    for words in [
+        "MISSED  latency.p1 < 1ns where chain = c1",
+        "rpc_error",
+        "first seen",
+        "-32000 ×",
+        "more in summary.json",
+    ] {
+        assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
+    }
+    assert_eq!(done.code, 99, "{}", done.stderr);
+}
+
+#[test]
+fn check_prints_words_and_a_plan_that_reads_back() {
+    let folder = Folder::new();
+    let plan = folder.file(
+        "plan.toml",
+        "name = \"x\"\nrate = \"5000/s\"\nduration = \"33m\"\n[[target]]\nrequest = \"GET http://${HOST}/${API_KEY}\"\n",
+    );
+    let set = ["--set", "HOST=h", "--set", "API_KEY=s3cret"];
+    let done = plimsoll(&[&["check", &plan], &set[..]].concat());
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stdout.starts_with("# x: 9,900,000 requests in 33m\n"), "{}", done.stdout);
+    assert!(!done.stdout.contains("s3cret"), "secrets are not printed");
+    let resolved = folder.file("resolved.toml", &done.stdout);
+    let again = plimsoll(&[&["check", &resolved], &set[..]].concat());
+    assert_eq!(again.stdout, done.stdout);
+}
+
+#[test]
+fn metrics_are_served_while_it_runs_and_a_pipe_gets_a_line_every_ten_seconds() {
+    let server = Server::start(|_, _| Reply::ok("fine"));
+    let url = server.url();
+    let mut child = start(&[
+        "run",
+        "--url",
+        &url,
+        "--rate",
+        "50/s",
+        "-d",
+        "10500ms",
+        "--no-out",
+        "--metrics",
+        "127.0.0.1:0",
+    ]);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    let at =
+        line.trim().strip_prefix("metrics at http://").unwrap().strip_suffix("/metrics").unwrap();
+    server.wait_for(110); // two seconds have passed, so there is a page
+    let mut socket = TcpStream::connect(at).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    socket.read_to_string(&mut page).unwrap();
+    for words in [
+        "200 OK",
+        "plimsoll_run_requests_total{target=\"url\",fate=\"ok\"}",
+        "# TYPE plimsoll_run_latency_seconds summary",
+        "plimsoll_run_planned_rate{stream=\"main\"} 50",
+    ] {
+        assert!(page.contains(words), "{words}\n{page}");
+    }
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    child.wait().unwrap();
+    let progress: Vec<_> = rest.lines().filter(|line| line.contains("/s sent")).collect();
+    assert_eq!(progress.len(), 1, "{rest}");
+    assert!(progress[0].starts_with("10s/10.5s  50/s sent, 100 % ok"), "{}", progress[0]);
+}
+
+#[test]
+fn help_completions_and_manual() {
+    let help = plimsoll(&["run", "--help"]);
+    for words in ["Examples:", "--url", "--trace", "Latency counts from the instant"] {
+        assert!(help.stdout.contains(words), "{words}\n{}", help.stdout);
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(plimsoll(&["completions", shell]).stdout.contains("--no-out"), "{shell}");
+    }
+    let man = plimsoll(&["man"]).stdout;
+    assert!(man.contains(".TH plimsoll 1") && man.contains("\\-\\-objective"), "{man}");
+}

@@ -1,0 +1,130 @@
+//! Running the program and reading what it says.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(crate) const RPC: &str = r#"{"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":1}"#;
+pub(crate) const RPC_RESULT: &str = r#"{"jsonrpc":"2.0","id":1,"result":"0x10d4f"}"#;
+
+/// A folder of a test's own, removed when the test is done.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Folder {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("plimsoll-it-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file and gives its path as text.
+    pub(crate) fn file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a command came to.
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Done {
+        Done {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the program with these arguments.
+pub(crate) fn plimsoll(args: &[&str]) -> Done {
+    command(args).output().unwrap().into()
+}
+
+/// Starts the program.
+pub(crate) fn start(args: &[&str]) -> Child {
+    command(args).spawn().unwrap()
+}
+
+/// A run that is over, with its summary.
+pub(crate) struct Ran {
+    pub(crate) done: Done,
+    pub(crate) summary: Value,
+}
+
+/// Runs a plan and reads its summary; the identities are checked.
+pub(crate) fn run_plan(plan: &str, args: &[&str]) -> Ran {
+    let folder = Folder::new();
+    let path = folder.file("plan.toml", plan);
+    let mut all = vec!["run", &path, "--no-out", "--format", "json"];
+    all.extend(args);
+    Ran::of(plimsoll(&all))
+}
+
+impl Ran {
+    pub(crate) fn of(done: Done) -> Ran {
+        let summary = serde_json::from_str(&done.stdout).unwrap_or_else(|e| {
+            panic!("{e}: exit {}\n{}\n{}", done.code, done.stdout, done.stderr)
+        });
+        let ran = Ran { done, summary };
+        let n = |key: &str| ran.count(&format!("/requests/{key}"));
+        assert_eq!(n("scheduled"), n("sent") + n("unsent"));
+        assert_eq!(n("sent"), n("ok") + n("failed"));
+        let errors = ran.summary["errors"].as_object().unwrap();
+        let errors: u64 = errors.values().map(|n| n.as_u64().unwrap()).sum();
+        assert_eq!(errors, n("unsent") + n("failed"));
+        assert_eq!(ran.count("/latency/count"), n("scheduled"));
+        let targets = ran.summary["targets"].as_array().unwrap();
+        let by_target: u64 =
+            targets.iter().map(|t| t["requests"]["scheduled"].as_u64().unwrap()).sum();
+        assert_eq!(by_target, n("scheduled"));
+        ran
+    }
+
+    /// A number of the summary by JSON pointer; 0 when it is not there.
+    pub(crate) fn count(&self, pointer: &str) -> u64 {
+        self.summary.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// How many arrivals had an error of this class.
+    pub(crate) fn errors(&self, class: &str) -> u64 {
+        self.count(&format!("/errors/{class}"))
+    }
+
+    /// The exit code, where a busy machine may have made the run invalid for lag alone.
+    #[track_caller]
+    pub(crate) fn assert_code(&self, code: i32) {
+        let late = self.summary["verdict"]["findings"].as_array().unwrap().iter().any(|finding| {
+            finding["id"] == "plan_not_held"
+                && finding["evidence"].as_str().unwrap().starts_with("requests left late")
+        });
+        let got = self.done.code;
+        assert!(got == code || late && got == 98, "exit {got}, not {code}\n{}", self.summary);
+    }
+}

@@ -1,0 +1,82 @@
+//! Ctrl-C: once to finish what is in flight, twice to stop at once; results are kept.
+
+use crate::run::{Done, Folder, Ran, start};
+use crate::server::{Reply, Server, Then};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Child;
+
+fn interrupt(child: &Child) {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+}
+
+fn run_args(folder: &Folder, url: &str, timeout: &str) -> Vec<String> {
+    let plan = format!(
+        "rate = \"100/s\"\nduration = \"10m\"\ntimeout = \"{timeout}\"\n[[target]]\nrequest = \"GET {url}/\"\n"
+    );
+    let plan = folder.file("plan.toml", plan);
+    let out = folder.path().join("out").to_str().unwrap().to_string();
+    ["run", &plan, "--out", &out, "--format", "json"].map(String::from).to_vec()
+}
+
+fn finish(child: Child) -> Ran {
+    Ran::of(Done::from(child.wait_with_output().unwrap()))
+}
+
+#[test]
+fn the_first_interrupt_drains_and_keeps_the_results() {
+    let server = Server::start(|_, _| Reply::ok("fine"));
+    let folder = Folder::new();
+    let args = run_args(&folder, &server.url(), "5s");
+    let child = start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    server.wait_for(30);
+    interrupt(&child);
+    let ran = finish(child);
+    assert_eq!(ran.done.code, 130);
+    assert_eq!((ran.errors("aborted"), ran.summary["cut_short"].as_bool()), (0, Some(true)));
+    assert!(ran.count("/requests/ok") >= 30);
+    assert_eq!(ran.count("/requests/scheduled") as usize, server.asked().len());
+    let kept = std::fs::read_to_string(folder.path().join("out/summary.json")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), ran.summary);
+}
+
+#[test]
+fn the_second_interrupt_stops_at_once() {
+    let server = Server::start(|_, _| Reply::raw("", Then::Hang));
+    let folder = Folder::new();
+    let args = run_args(&folder, &server.url(), "20m");
+    let mut child = start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    server.wait_for(20);
+    interrupt(&child);
+    let mut line = String::new();
+    while !line.contains("finishing what is in flight") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it says that it drains");
+    }
+    interrupt(&child);
+    let _ = stderr.read_to_string(&mut line);
+    let ran = finish(child);
+    assert_eq!(ran.done.code, 130);
+    assert_eq!(ran.errors("aborted"), ran.count("/requests/scheduled"));
+    assert!(ran.count("/requests/failed") >= 20, "{}", ran.summary["requests"]);
+}
+
+#[test]
+fn what_was_written_before_a_kill_can_be_read() {
+    let server = Server::start(|_, _| Reply::ok("fine"));
+    let folder = Folder::new();
+    let args = run_args(&folder, &server.url(), "5s");
+    let mut child = start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    server.wait_for(250); // more than two seconds of the plan
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let out = folder.path().join("out");
+    let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
+    let (header, snapshots) = plimsoll_measure::wire::read(&text).unwrap();
+    assert_eq!(header.names, ["target-1"]);
+    assert!(!snapshots.is_empty());
+    snapshots.iter().for_each(plimsoll_measure::Snapshot::assert_identities);
+    assert!(out.join("plan.toml").exists() && !out.join("summary.json").exists());
+}

@@ -1,0 +1,113 @@
+//! The workspace against its own rules: which crate may depend on which, the map against the tree,
+//! and a word of purpose at the head of every file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Allowed edges, complete. `sim` is a dev-dependency anywhere.
+const EDGES: [(&str, &[&str]); 11] = [
+    ("measure", &[]),
+    ("config", &[]),
+    ("rpc", &[]),
+    ("host", &["measure"]),
+    ("plan", &["measure", "config", "rpc"]),
+    ("report", &["measure", "plan"]),
+    ("engine", &["measure", "rpc", "plan"]),
+    ("gateway", &["measure", "config", "rpc"]),
+    ("sim", &["measure", "config", "rpc"]),
+    ("fleet", &["measure", "plan", "engine", "host"]),
+    (
+        "plimsoll",
+        &[
+            "measure", "config", "rpc", "host", "plan", "report", "engine", "gateway", "sim",
+            "fleet",
+        ],
+    ),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn crates() -> BTreeSet<String> {
+    let entries = std::fs::read_dir(root().join("crates")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn manifest(name: &str) -> toml::Table {
+    let path = root().join("crates").join(name).join("Cargo.toml");
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+fn internal(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
+    let Some(table) = manifest.get(section).and_then(|table| table.as_table()) else {
+        return BTreeSet::new();
+    };
+    table.keys().filter_map(|key| key.strip_prefix("plimsoll-")).map(String::from).collect()
+}
+
+#[test]
+fn crates_depend_on_nothing_but_what_they_may() {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> =
+        EDGES.iter().map(|(name, edges)| (*name, edges.iter().copied().collect())).collect();
+    for name in crates() {
+        let allowed =
+            allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in the table"));
+        let manifest = manifest(&name);
+        for dependency in internal(&manifest, "dependencies") {
+            assert!(allowed.contains(dependency.as_str()), "{name} depends on {dependency}");
+        }
+        for dependency in internal(&manifest, "dev-dependencies") {
+            let ok = dependency == "sim" || allowed.contains(dependency.as_str());
+            assert!(ok, "{name} is tested with {dependency}");
+        }
+    }
+}
+
+#[test]
+fn versions_and_lints_stand_only_in_the_root() {
+    for name in crates() {
+        let manifest = manifest(&name);
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{name}");
+        for section in ["dependencies", "dev-dependencies"] {
+            let Some(table) = manifest.get(section).and_then(|table| table.as_table()) else {
+                continue;
+            };
+            for (dependency, spec) in table {
+                assert_eq!(
+                    spec.get("workspace").and_then(|w| w.as_bool()),
+                    Some(true),
+                    "{name}: {dependency}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_map_names_every_crate_and_no_other() {
+    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let named: BTreeSet<String> = map
+        .split("`crates/")
+        .skip(1)
+        .filter_map(|rest| rest.split(['/', '`']).next())
+        .map(String::from)
+        .collect();
+    assert_eq!(named, crates());
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let mut folders = vec![root().join("crates")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(text.starts_with("//! "), "{} has no //!", path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Every arrival is accounted for, and times are what a user would have felt.
+
+use crate::run::{RPC, RPC_RESULT, run_plan};
+use crate::server::{Reply, Server, Then};
+use std::collections::BTreeSet;
+
+#[test]
+fn a_refusing_target_is_told_as_such() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let plan = format!(
+        "rate = \"200/s\"\nrequests = 50\n[[target]]\nrequest = \"GET http://{gone}/\"\n\
+         [[objective]]\nthat = \"success >= 99%\"\n"
+    );
+    let ran = run_plan(&plan, &[]);
+    assert_eq!((ran.errors("refused"), ran.count("/requests/unsent")), (50, 50));
+    assert_eq!(ran.summary["verdict"]["limited_by"], "target");
+    assert_eq!(ran.summary["objectives"][0]["ok"], false);
+    ran.assert_code(99);
+}
+
+#[test]
+fn a_target_that_dies_in_the_middle_loses_no_arrival() {
+    let server = std::sync::Arc::new(Server::start(|_, _| Reply::ok(RPC_RESULT)));
+    let plan = format!(
+        "rate = \"1000/s\"\nrequests = 1500\ntimeout = \"2s\"\n\
+         [[target]]\nrequest = \"POST {}/\"\nbody = '{RPC}'\n",
+        server.url()
+    );
+    let killer = server.clone();
+    let kill = std::thread::spawn(move || {
+        killer.wait_for(400);
+        killer.stop();
+    });
+    let ran = run_plan(&plan, &["--workers", "2"]);
+    kill.join().unwrap();
+    assert_eq!(ran.count("/requests/scheduled"), 1500);
+    assert!(ran.count("/requests/ok") >= 300, "{}", ran.summary);
+    assert!(ran.errors("refused") > 0, "{}", ran.summary["errors"]);
+}
+
+#[test]
+fn resets_and_early_ends_are_counted_beside_good_answers() {
+    let server = Server::start(|number, _| match number % 4 {
+        1 => Reply::raw("HTTP/1.1 200", Then::Reset),
+        3 => Reply::raw("HTTP/1.1 200", Then::Close),
+        _ => Reply::ok(RPC_RESULT),
+    });
+    let plan = format!(
+        "users = 4\nrequests = 400\n[[target]]\nrequest = \"POST {}/\"\nbody = '{RPC}'\n",
+        server.url()
+    );
+    let ran = run_plan(&plan, &[]);
+    assert_eq!((ran.count("/requests/ok"), ran.count("/requests/unsent")), (200, 0));
+    assert_eq!((ran.errors("reset"), ran.errors("closed_early")), (100, 100), "{}", ran.summary);
+    let lost = ran.count("/connections/reasons/after_error");
+    assert!((190..=200).contains(&lost), "{}", ran.summary["connections"]);
+}
+
+#[test]
+fn who_finds_no_connection_in_time_is_unsent_and_still_has_a_latency() {
+    let server = Server::start(|_, _| Reply::raw("", Then::Hang));
+    let plan = format!(
+        "rate = \"100/s\"\nrequests = 10\ntimeout = \"400ms\"\nconnections = {{ max = 1 }}\n\
+         [[target]]\nrequest = \"GET {}/\"\n",
+        server.url()
+    );
+    let ran = run_plan(&plan, &[]);
+    // The first hangs until its timeout; a second connection opens then, too late for the rest.
+    assert!(ran.errors("no_connection") >= 7, "{}", ran.summary["errors"]);
+    assert!(ran.errors("response_timeout") >= 1);
+    assert_eq!(
+        ran.count("/requests/unsent"),
+        ran.errors("no_connection") + ran.errors("connect_timeout")
+    );
+    assert!(ran.count("/latency/min") >= 399_000_000);
+}
+
+#[test]
+fn latency_counts_from_the_planned_instant_and_service_time_from_the_first_byte() {
+    // The first answer is held until 20 requests are due behind it on the only connection.
+    let server = Server::start(|number, _| {
+        if number == 0 {
+            let gate = std::sync::mpsc::channel::<()>();
+            let _ = gate.1.recv_timeout(std::time::Duration::from_millis(500));
+        }
+        Reply::ok(RPC_RESULT)
+    });
+    let plan = format!(
+        "rate = \"100/s\"\nrequests = 20\nconnections = {{ max = 1 }}\n\
+         [[target]]\nrequest = \"POST {}/\"\nbody = '{RPC}'\n",
+        server.url()
+    );
+    let ran = run_plan(&plan, &[]);
+    assert_eq!(ran.count("/requests/ok"), 20);
+    // Request k was due 10 k ms after the first and waited for it: 500 - 10 k ms at least.
+    assert!(ran.count("/latency/p50") >= 390_000_000, "{}", ran.summary["latency"]);
+    assert!(ran.count("/service_time/p50") < ran.count("/latency/p50") / 2);
+    assert!(ran.count("/wait/p50") >= 390_000_000, "{}", ran.summary["wait"]);
+}
+
+#[test]
+fn the_same_seed_sends_the_same_requests_however_it_is_split() {
+    let requests = |load: &str, workers: &str| {
+        let server = Server::start(|_, _| Reply::ok(RPC_RESULT));
+        let url = server.url();
+        let plan = format!(
+            "{load}\nrequests = 600\nseed = 7\n\
+             [[target]]\nname = \"a\"\nweight = 2\nrequest = \"POST {url}/a/{{{{random 1 1000}}}}\"\nbody = \"{{{{seq}}}} {{{{uuid}}}}\"\n\
+             [[target]]\nname = \"b\"\nweight = 1\nrequest = \"GET {url}/b/{{{{uuid}}}}\"\n"
+        );
+        let ran = run_plan(&plan, &["--workers", workers]);
+        assert_eq!(ran.count("/requests/ok"), 600, "{}", ran.summary);
+        assert_eq!(ran.summary["targets"][0]["requests"]["scheduled"], 400, "weights are exact");
+        let asked = server.asked();
+        asked
+            .iter()
+            .map(|asked| format!("{} {}", asked.line(), asked.body))
+            .collect::<BTreeSet<_>>()
+    };
+    for load in ["rate = \"3000/s\"", "rate = \"3000/s\"\narrivals = \"poisson\"", "users = 12"] {
+        let alone = requests(load, "1");
+        assert_eq!(alone.len(), 600, "each is one of its kind");
+        assert_eq!(alone, requests(load, "3"), "{load}");
+    }
+}
+
+#[test]
+fn the_warm_up_is_sent_and_left_out() {
+    let server = Server::start(|_, _| Reply::ok(RPC_RESULT));
+    for load in [
+        "rate = \"200/s\"\nduration = \"500ms\"",
+        "users = 3\nthink_time = \"10ms\"\nduration = \"500ms\"",
+    ] {
+        let plan = format!(
+            "{load}\nwarmup = \"300ms\"\n[[target]]\nrequest = \"POST {}/\"\nbody = '{RPC}'\n",
+            server.url()
+        );
+        let before = server.asked().len() as u64;
+        let ran = run_plan(&plan, &[]);
+        let warm = ran.count("/warmup/requests/scheduled");
+        assert!(warm > 0, "{}", ran.summary["warmup"]);
+        let sent = warm + ran.count("/requests/scheduled");
+        assert_eq!(server.asked().len() as u64 - before, sent, "both sides count the same");
+        assert_eq!(ran.count("/duration_ns"), 500_000_000);
+    }
+    let asked = server.asked().len();
+    assert!(asked > 100, "{asked}");
+}
+
+#[test]
+fn stages_and_streams_send_what_they_plan() {
+    let server = Server::start(|_, _| Reply::ok(RPC_RESULT));
+    let url = server.url();
+    let target = |name: &str, tag: &str| {
+        format!(
+            "[[stream.target]]\nname = \"{name}\"\ntags = {{ chain = \"{tag}\" }}\nrequest = \"GET {url}/{name}\"\n"
+        )
+    };
+    let plan = format!(
+        "[[stream]]\nname = \"ramp\"\nstages = [{{ rate = \"400/s\", over = \"500ms\" }}, {{ rate = \"100/s\", for = \"500ms\" }}]\n{}{}\
+         [[stream]]\nname = \"burst\"\nstart = \"400ms\"\nrate = \"1000/s\"\nduration = \"100ms\"\nlabels = {{ kind = \"burst\" }}\n{}\
+         [[stream]]\nname = \"people\"\nusers = 2\nrequests = 40\n{}",
+        target("a", "eth"),
+        target("b", "boba"),
+        target("c", "eth"),
+        target("d", "boba"),
+    );
+    let ran = run_plan(&plan, &["--workers", "2"]);
+    let of = |name: &str| {
+        server.asked().iter().filter(|asked| asked.line() == format!("GET /{name}")).count()
+    };
+    assert_eq!((of("a"), of("b"), of("c"), of("d")), (75, 75, 100, 40));
+    let by = |pointer: &str| ran.count(&format!("/tags/{pointer}/requests/ok"));
+    assert_eq!((by("chain/eth"), by("chain/boba"), by("kind/burst")), (175, 115, 100));
+}
+
+#[test]
+fn an_objective_can_stop_the_run() {
+    let server = Server::start(|_, _| Reply::with(500, "", "no"));
+    let plan = format!(
+        "rate = \"50/s\"\nduration = \"60s\"\n[[target]]\nrequest = \"GET {}/\"\n\
+         [[objective]]\nthat = \"success >= 99%\"\nabort = {{ after = \"0s\" }}\n",
+        server.url()
+    );
+    let ran = run_plan(&plan, &[]);
+    assert_eq!(ran.summary["cut_short"], true);
+    assert!(ran.count("/duration_ns") < 50_000_000_000);
+    assert!(
+        ran.done.stderr.contains("stopping: success >= 99% does not hold"),
+        "{}",
+        ran.done.stderr
+    );
+    ran.assert_code(99);
+}
