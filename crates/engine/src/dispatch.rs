@@ -254,6 +254,7 @@ impl<'p> Dispatcher<'p> {
                     self.established_peak = self.established_peak.max(self.established);
                     self.recorder.counts.connections.opened += 1;
                     self.freed(key, now);
+                    self.open_needed(pool, now);
                 }
                 Event::Sent { exchange } => self.exchanges.get_mut(exchange).sent_at = now,
                 Event::Answered { exchange: id, bytes, answer } => {
@@ -277,7 +278,9 @@ impl<'p> Dispatcher<'p> {
                         };
                         note(&mut self.noted, &mut self.notes, self.shared, exchange, *class, text);
                     }
-                    self.answered(key, id, now, status, step);
+                    if !self.answered(key, id, now, status, step) {
+                        return;
+                    }
                 }
                 Event::Failed { exchange: id, bytes, failure } => {
                     self.exchanges.get_mut(id).bytes_in += bytes;
@@ -293,7 +296,8 @@ impl<'p> Dispatcher<'p> {
         }
     }
 
-    fn answered(&mut self, key: usize, id: Id, now: Nanos, status: u16, step: Step) {
+    /// An answer is whole; whether the connection goes on.
+    fn answered(&mut self, key: usize, id: Id, now: Nanos, status: u16, step: Step) -> bool {
         self.end_trace(key, id);
         let user_stream = match step {
             Step::Finish(verdict) => {
@@ -307,13 +311,17 @@ impl<'p> Dispatcher<'p> {
                 None
             }
         };
-        if self.connections[key].capacity() > 0 {
-            self.freed(key, now);
+        let over = self.connections[key].is_over();
+        match over {
+            None if self.connections[key].capacity() > 0 => self.freed(key, now),
+            None => {}
+            Some(why) => self.lose(key, why, None, now),
         }
         // A user without pause sends again at once, on the connection that was just used.
         if let Some(stream) = user_stream {
             self.take_up_one(stream);
         }
+        over.is_none()
     }
 
     /// A connection has capacity: for who waits, or for who comes.
@@ -390,26 +398,22 @@ impl<'p> Dispatcher<'p> {
                     None => self.shared.requests[exchange.target as usize].pool,
                 };
                 self.pools[pool].waiting_live -= 1;
-                let class = class.unwrap_or_else(|| self.class_of_waiting(pool, sent));
+                let since = exchange.dispatched_at;
+                let class = class.unwrap_or_else(|| self.class_of_waiting(pool, since, sent));
                 self.finish(id, now, None, Err((class, None)));
             }
         }
     }
 
-    /// Why an arrival got no connection in time.
-    fn class_of_waiting(&self, pool: usize, sent: bool) -> ErrorClass {
+    /// Why an arrival that waited since an instant got no connection in time.
+    fn class_of_waiting(&self, pool: usize, since: Nanos, sent: bool) -> ErrorClass {
         let pool = &self.pools[pool];
         match &pool.addresses {
             _ if sent => ErrorClass::ResponseTimeout,
             Addresses::Asked | Addresses::Failed(_) => ErrorClass::Dns,
-            Addresses::Known(_) if pool.open - pool.connecting >= pool.limit => {
-                ErrorClass::NoConnection
-            }
-            Addresses::Known(_) if pool.connecting > 0 => {
-                let handshaking = self.connections.iter().any(|(_, c)| c.is_handshaking());
-                if handshaking { ErrorClass::Tls } else { ErrorClass::ConnectTimeout }
-            }
-            Addresses::Known(_) => ErrorClass::NoConnection,
+            _ if pool.capped_at.is_some_and(|at| at >= since) => ErrorClass::NoConnection,
+            _ if self.connections.iter().any(|(_, c)| c.is_handshaking()) => ErrorClass::Tls,
+            Addresses::Known(_) => ErrorClass::ConnectTimeout,
         }
     }
 

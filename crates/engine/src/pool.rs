@@ -47,6 +47,8 @@ pub(crate) struct Pool {
     pub(crate) waiting: VecDeque<Waiting>,
     /// Of these, still waiting.
     pub(crate) waiting_live: usize,
+    /// When an arrival last had to wait because the limit was reached.
+    pub(crate) capped_at: Option<Nanos>,
     /// Connections that were lost and not replaced yet, by why.
     lost: [usize; 3],
 }
@@ -75,14 +77,23 @@ impl Pool {
             free: Vec::new(),
             waiting: VecDeque::new(),
             waiting_live: 0,
+            capped_at: None,
             lost: [0; 3],
         }
     }
 
     /// Whether one more connection is needed and allowed: one for each arrival that waits and has
-    /// none on its way.
-    pub(crate) fn wants_connection(&self) -> bool {
-        self.waiting_live > self.connecting && self.open < self.limit
+    /// none on its way. Remembers when the limit forbade it.
+    pub(crate) fn wants_connection(&mut self, now: Nanos) -> bool {
+        if self.waiting_live <= self.connecting {
+            return false;
+        }
+        let is_capped = self.open >= self.limit;
+        // Attempts that get nowhere are not the limit's doing.
+        if is_capped && self.connecting < self.limit {
+            self.capped_at = Some(now);
+        }
+        !is_capped
     }
 
     /// Remembers that an established connection was lost.

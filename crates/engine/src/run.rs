@@ -257,8 +257,10 @@ fn collect(
             any = true;
             second.join(&report.counts);
             ended[worker] = report.last;
-            window_end = window_end.max(report.window_end);
-            last_end = last_end.max(report.last_end);
+            if report.last {
+                window_end = window_end.max(report.window_end);
+                last_end = last_end.max(report.last_end);
+            }
             report.traces.iter().for_each(|record| sink.trace(record));
             for note in report.notes {
                 if !notes.iter().any(|known| known.class == note.class) {

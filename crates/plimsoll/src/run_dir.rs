@@ -97,11 +97,10 @@ fn create_new(path: &Path) -> io::Result<()> {
 
 fn refusal(path: &Path, error: &io::Error) -> anyhow::Error {
     let shown = path.display();
-    let hint = match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            "results are never overwritten; name another with --out DIR"
-        }
-        _ => "name a directory that can be written with --out DIR, or write none with --no-out",
+    let hint = if path.exists() {
+        "results are never overwritten; name another with --out DIR"
+    } else {
+        "name a directory that can be written with --out DIR, or write none with --no-out"
     };
     usage_error(format!("cannot make the run directory {shown}: {error}"), hint)
 }

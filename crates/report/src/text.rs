@@ -8,7 +8,7 @@ use plimsoll_measure::{Histogram, Nanos, Severity};
 const LINES_MAX: usize = 40;
 const COLUMNS_MAX: usize = 100;
 /// How many rows the lists may have, from generous to tight.
-const ROWS: [usize; 6] = [8, 6, 5, 4, 3, 2];
+const ROWS: [usize; 7] = [8, 6, 5, 4, 3, 2, 1];
 
 impl Summary {
     /// As text. `run_dir` is where the rest is, if anywhere.
@@ -37,7 +37,8 @@ impl Summary {
         self.request_lines(&mut lines);
         self.time_lines(&mut lines);
         self.group_lines(rows, &mut lines);
-        self.error_lines(rows, &mut lines);
+        // What went wrong is the last to be shortened.
+        self.error_lines(rows + 2, &mut lines);
         self.objective_lines(rows, &mut lines);
         self.end_lines(rows, run_dir, &mut lines);
         lines
@@ -97,6 +98,13 @@ impl Summary {
             rate(ok),
             share(requests.ok)
         ));
+        let connections = &self.total.connections;
+        lines.push(format!(
+            "  connected  {:>12}  {:>14}  at a time, {} opened",
+            "",
+            grouped(connections.peak),
+            grouped(connections.opened)
+        ));
     }
 
     fn time_lines(&self, lines: &mut Vec<String>) {
@@ -132,7 +140,8 @@ impl Summary {
         if targets.len() > 1 {
             section("target", targets);
         }
-        for (tag, groups) in self.tags.iter().filter(|(_, groups)| groups.len() > 1).take(2) {
+        let most = if rows < 4 { 1 } else { 2 };
+        for (tag, groups) in self.tags.iter().filter(|(_, groups)| groups.len() > 1).take(most) {
             // A tag that tells the same apart as the names says nothing new.
             if groups.len() < self.targets.len() {
                 section(tag, groups.iter().collect());
@@ -167,7 +176,7 @@ impl Summary {
         let more = errors.len().saturating_sub(rows);
         for (class, n) in errors.into_iter().take(rows) {
             let note = self.facts.notes.iter().find(|note| note.class == class);
-            let note = note.map(|note| format!("{}: {}", note.target, note.text));
+            let note = note.map(|note| format!("{} ({})", note.text, note.target));
             let note = note.unwrap_or_default();
             lines.push(format!("  {class:<20}{:<12}{:>12}  {note}", class.side(), grouped(n)));
         }
@@ -208,18 +217,15 @@ impl Summary {
 
     fn end_lines(&self, rows: usize, run_dir: Option<&str>, lines: &mut Vec<String>) {
         lines.push(String::new());
-        let connections = &self.total.connections;
         let cpu = self
             .cpu_per_request()
             .map(|(cpu, user)| format!(", {cpu} CPU a request ({user} user)"));
         let workers = self.facts.workers;
         lines.push(format!(
-            "  generator: {workers} worker{}{}, {} MiB; {} connections opened, {} at a time",
+            "  generator: {workers} worker{}{}, {} MiB at most",
             if workers == 1 { "" } else { "s" },
             cpu.unwrap_or_default(),
             self.total.host.rss_peak_bytes >> 20,
-            grouped(connections.opened),
-            grouped(connections.peak),
         ));
         let warnings =
             self.verdict.findings.iter().filter(|finding| finding.severity != Severity::Invalid);

@@ -233,14 +233,14 @@ impl Judge<'_> {
                 &[RpcError],
                 Side::Target,
                 "JSON-RPC errors for",
-                "see the codes below; --trace 5 shows whole exchanges",
+                "see the codes above; --trace 5 shows whole exchanges",
             ),
             (
                 FindingId::TargetErrors,
                 &[Tls, Protocol, BodyTooLarge, Status, RpcMismatch, Check],
                 Side::Target,
                 "answers that were not expected for",
-                "see the errors below; --trace 5 shows whole exchanges",
+                "see the errors above; --trace 5 shows whole exchanges",
             ),
         ];
         for (id, classes, side, words, fix) in rows {

@@ -54,6 +54,10 @@ impl Http1 {
         self.current.is_none() && self.over.is_none()
     }
 
+    pub(super) fn is_over(&self) -> Option<OpenReason> {
+        self.over
+    }
+
     pub(super) fn trace_answer(&mut self) {
         self.trace = Some(Vec::new());
     }

@@ -213,6 +213,13 @@ impl Connection {
         self.phase == Phase::Handshaking
     }
 
+    /// Why it carries nothing any more, when it does not.
+    pub(crate) fn is_over(&self) -> Option<OpenReason> {
+        match &self.protocol {
+            Protocol::Http1(http) => http.is_over(),
+        }
+    }
+
     /// Gives an exchange up. Whether the connection must be closed with it.
     pub(crate) fn abandon(&mut self, exchange: Id) -> bool {
         match &mut self.protocol {

@@ -18,7 +18,7 @@ const ASK_AGAIN: Nanos = Nanos::from_secs(1);
 impl Dispatcher<'_> {
     /// Opens connections for who waits, as far as the limit allows.
     pub(super) fn open_needed(&mut self, pool: usize, now: Nanos) {
-        while self.pools[pool].wants_connection() {
+        while self.pools[pool].wants_connection(now) {
             match &self.pools[pool].addresses {
                 Addresses::Asked => return,
                 Addresses::Failed(why) => {

@@ -132,15 +132,19 @@ fn certificates_names_and_resumption() {
 
     let unknown = failed(nginx.port, "insecure = false", "UnknownIssuer");
     assert_eq!((unknown.errors("tls"), unknown.count("/requests/unsent")), (6, 6));
-    let misnamed =
-        failed(nginx.port, "ca = \"HERE/ca.pem\", server_name = \"other.test\"", "NotValidForName");
+    let misnamed = failed(
+        nginx.port,
+        "ca = \"HERE/ca.pem\", server_name = \"other.test\"",
+        "not valid for name",
+    );
     assert_eq!(misnamed.errors("tls"), 6);
     let nobody = run_plan(&nginx.plan(nginx.port_client, "ca = \"HERE/ca.pem\"", ""), &[]);
     assert_eq!(nobody.count("/status/400"), 6, "nginx asks for a certificate: {}", nobody.summary);
 
     // A plain server is no TLS server.
     let plain = crate::server::Server::start(|_, _| crate::server::Reply::ok("fine"));
-    let plain =
-        run_plan(&nginx.plan(plain.address.port(), "insecure = true", ""), &["--set", "X=1"]);
+    let plan = nginx.plan(plain.address.port(), "insecure = true", "");
+    let plain = run_plan(&format!("timeout = \"300ms\"\n{plan}"), &[]);
+    assert_eq!(plain.errors("tls"), 6, "{}", plain.summary["errors"]);
     assert_eq!(plain.count("/requests/ok"), 0);
 }
