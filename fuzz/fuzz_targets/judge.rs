@@ -1,0 +1,14 @@
+//! JSON-RPC: a request and a response, split at the first zero byte; nothing panics.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use plimsoll_rpc::judge::Expected;
+
+fuzz_target!(|data: &[u8]| {
+    let at = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
+    let (request, response) = data.split_at(at);
+    if let Ok(expected) = Expected::of(request) {
+        let judgement = expected.judge(response, |_| {});
+        assert!(judgement.errors <= judgement.items);
+    }
+});
