@@ -127,10 +127,7 @@ impl Server {
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
-            let wait = self.timetable.held_for(Instant::now()).filter(|_| !self.held.is_empty());
-            // Milliseconds are all that epoll waits for; the rest of a hold is spun away.
-            let wait = wait.map(|left| Duration::from_millis(left.as_millis() as u64));
-            match self.poll.poll(&mut events, wait) {
+            match self.poll.poll(&mut events, self.wait()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
@@ -146,6 +143,16 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// How long to wait for events: without end when no answer is owed.
+    fn wait(&self) -> Option<Duration> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let left = self.timetable.held_for(Instant::now()).unwrap_or(Duration::ZERO);
+        // Milliseconds are all that epoll waits for; the rest of a hold is spun away.
+        Some(Duration::from_millis(left.as_millis() as u64))
     }
 
     fn accept(&mut self) -> io::Result<()> {
