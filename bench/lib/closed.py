@@ -18,7 +18,7 @@ def measure(section: Section, settings: Settings) -> None:
     section.title = f"Closed model, {CONNECTIONS} connections: processor time for each exchange"
     section.method = (
         "POST eth_blockNumber to nginx, as fast as it answers; user and system time of the whole "
-        f"process; median of {settings.runs} rounds, lowest and highest in brackets."
+        f"process; {settings.rounds()}."
     )
     generators = [generator for generator in closed_model() if generator.is_there()]
     present = {generator.name for generator in generators}

@@ -45,7 +45,7 @@ def measure(section: Section, settings: Settings) -> None:
         section.method = (
             f"{rate:,}/s, half of what plimsoll reached in the closed model, for "
             f"{settings.seconds} s; µs from the planned instant to its dispatch, and for bare-timer "
-            f"to its waking; median of {settings.runs} rounds, lowest and highest in brackets."
+            f"to its waking; {settings.rounds()}."
         )
         for index in range(settings.runs):
             try:

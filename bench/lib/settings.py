@@ -51,7 +51,14 @@ class Settings:
             folder=folder,
         )
 
+    def rounds(self) -> str:
+        """How figures were joined, as part of a sentence."""
+        if self.runs == 1:
+            return "one round"
+        return f"median of {self.runs} rounds, lowest and highest in brackets"
+
     def described(self) -> str:
         """One line for the results' head."""
         length = "quick: too short to be quoted" if self.quick else "full length"
-        return f"{self.runs} paired rounds of {self.seconds} s, {length}"
+        rounds = "round" if self.runs == 1 else "rounds"
+        return f"{self.runs} paired {rounds} of {self.seconds} s, {length}"
