@@ -26,6 +26,7 @@ class Round:
     timer: dict[str, float]
     unsent: int
     failed: int
+    connections: int
     # Of its one processor.
     busy: float
     cpu_us: float
@@ -67,6 +68,8 @@ def one_round(
     seconds = settings.seconds
     timer = run_timer(rate, seconds) if timer_first else None
     load = ["--rate", f"{rate}/s", "--duration", f"{seconds}s"]
+    if settings.open_connections:
+        load += ["--connections", settings.open_connections]
     summary, finished = plimsoll([*posting(address), *load], seconds)
     if doubt := doubts(summary):
         section.note(f"plimsoll calls a run invalid: {doubt}")
@@ -77,6 +80,7 @@ def one_round(
         timer=timer or run_timer(rate, seconds),
         unsent=summary["requests"]["unsent"],
         failed=summary["requests"]["failed"],
+        connections=summary["connections"]["opened"],
         busy=finished.cpu_seconds / finished.wall_seconds,
         cpu_us=finished.cpu_seconds * 1e6 / max(1, summary["requests"]["sent"]),
     )
@@ -116,5 +120,6 @@ def report(section: Section, rounds: list[Round]) -> None:
     section.bar("requests failed", f"{failed:,}", "0", failed == 0)
     section.note(
         f"plimsoll used {spread([each.busy * 100 for each in rounds], 0)} % of its processor, "
-        f"{spread([each.cpu_us for each in rounds])} µs for each request"
+        f"{spread([each.cpu_us for each in rounds])} µs for each request; "
+        f"it opened {spread([each.connections for each in rounds], 0)} connections"
     )
