@@ -1,0 +1,60 @@
+"""Truth: the latency of a server that stalls, against what arithmetic says it is."""
+
+from .generators import doubts, plimsoll, posting
+from .machine import say
+from .processes import stall_server
+from .settings import Settings
+from .tables import Section
+
+RATE = 1000
+PERIOD_SECONDS = 10
+HOLD_SECONDS = 1
+CONNECTION_LIMITS = (8, 64, 1000)
+PERCENTILES = {"p95": 0.95, "p99": 0.99, "p999": 0.999}
+DEVIATION_BAR = 0.02
+
+
+def truth_ms(quantile: float) -> float:
+    """The share `hold / period` of arrivals is held, evenly spread over 0 … hold."""
+    held_share = HOLD_SECONDS / PERIOD_SECONDS
+    return 1e3 * HOLD_SECONDS * (1 - (1 - quantile) / held_share)
+
+
+def measure(section: Section, settings: Settings) -> None:
+    """One run for each limit of connections: the truth is exact, so one run is enough."""
+    section.title = (
+        f"Truth: a server that holds every answer for {HOLD_SECONDS} s in every {PERIOD_SECONDS} s"
+    )
+    section.method = (
+        f"{RATE:,}/s for {settings.stall_seconds} s, which are whole periods; ms. Service time is "
+        "what a generator reports that does not count from the planned instant."
+    )
+    table = section.table(
+        "connections", "percentile", "truth", "latency", "deviation", "service time", ""
+    )
+    for limit in CONNECTION_LIMITS:
+        with stall_server(PERIOD_SECONDS, HOLD_SECONDS) as address:
+            load = ["--rate", f"{RATE}/s", "--duration", f"{settings.stall_seconds}s"]
+            args = [*posting(address), *load, "--connections", limit]
+            summary, _ = plimsoll(args, settings.stall_seconds)
+        worst = 0.0
+        for name, quantile in PERCENTILES.items():
+            truth = truth_ms(quantile)
+            latency = summary["latency"][name] / 1e6
+            deviation = latency / truth - 1
+            worst = max(worst, abs(deviation))
+            table.add(
+                limit, name.replace("p999", "p99.9"), f"{truth:.0f}", f"{latency:.1f}",
+                f"{deviation:+.2%}", f"{summary['service_time'][name] / 1e6:.1f}",
+                "ok" if abs(deviation) <= DEVIATION_BAR else "over",
+            )
+        say(f"stall: {limit} connections, largest deviation {worst:.2%}")
+        held = worst <= DEVIATION_BAR
+        section.bar(f"largest deviation, {limit} connections", f"{worst:.2%}", "≤ 2 %", held)
+        requests = summary["requests"]
+        section.note(
+            f"{limit} connections: {requests['scheduled']:,} scheduled, {requests['unsent']:,} "
+            f"unsent, {requests['failed']:,} failed; {summary['connections']['opened']:,} opened"
+        )
+        if doubt := doubts(summary):
+            section.note(f"{limit} connections: plimsoll calls the run invalid: {doubt}")
