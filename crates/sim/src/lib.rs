@@ -13,6 +13,7 @@
 //! - [`capacity`], [`distribution`]: servers, queue and how long things take
 //! - [`faults`]: what goes wrong when
 //! - [`seen`]: what it saw
+//! - [`verify`]: whether a node agrees with itself
 
 pub mod capacity;
 mod chain;
@@ -27,6 +28,7 @@ pub mod service;
 pub mod settings;
 pub mod sim;
 mod timer;
+pub mod verify;
 mod wire;
 
 pub use capacity::Capacity;
