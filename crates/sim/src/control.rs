@@ -161,7 +161,7 @@ pub(crate) fn unknown_service_id(shared: &Shared, id: &str) -> Response<Full<Byt
     let mut data = Vec::new();
     let mut object = Object::open(&mut data);
     text(object.member("service_id"), id);
-    array(object.member("available_services"), shared.names(), |out, name| text(out, name));
+    array(object.member("available_services"), shared.names(), text);
     object.close();
     let failure = Failure {
         code: plimsoll_rpc::code::INVALID_REQUEST,

@@ -13,6 +13,7 @@
 //! - [`capacity`], [`distribution`]: servers, queue and how long things take
 //! - [`faults`]: what goes wrong when
 //! - [`seen`]: what it saw
+//! - [`proxy`]: a TCP proxy with faults, for before anything real
 //! - [`verify`]: whether a node agrees with itself
 
 pub mod capacity;
@@ -22,6 +23,7 @@ pub mod distribution;
 pub mod faults;
 mod http;
 mod node;
+pub mod proxy;
 pub mod seen;
 mod server;
 pub mod service;
@@ -34,6 +36,7 @@ mod wire;
 pub use capacity::Capacity;
 pub use distribution::Distribution;
 pub use faults::{Fault, FaultKind, Window};
+pub use proxy::{LinkFault, LinkFaultKind, Proxy, ProxySettings};
 pub use seen::{Counts, Seen};
 pub use service::Service;
 pub use settings::{Date, HeldDate, Settings, StartError};

@@ -92,7 +92,7 @@ async fn accept(shared: Arc<Shared>, timer: Timer, door: Door) {
         };
         tokio::select! {
             Some(accepted) = next(&listener) => {
-                if let Ok(stream) = accepted {
+                if let Ok((stream, _)) = accepted {
                     connections.spawn(connection(shared.clone(), timer.clone(), stream, door.host));
                 }
             }
@@ -108,8 +108,11 @@ async fn accept(shared: Arc<Shared>, timer: Timer, door: Door) {
     }
 }
 
-async fn next(listener: &Option<TcpListener>) -> Option<io::Result<TcpStream>> {
-    Some(listener.as_ref()?.accept().await.map(|(stream, _)| stream))
+/// The next connection; `None` while there is no listener.
+pub(crate) async fn next(
+    listener: &Option<TcpListener>,
+) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    Some(listener.as_ref()?.accept().await)
 }
 
 async fn connection(shared: Arc<Shared>, timer: Timer, stream: TcpStream, host: Option<usize>) {

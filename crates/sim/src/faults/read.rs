@@ -209,8 +209,11 @@ pub(crate) fn read_window(table: &Table<'_>) -> Option<Window> {
     Some(Window { at, length, every })
 }
 
-/// Reads `10%` or `0.5%`.
-pub(crate) fn percent(text: &str) -> Result<f64, String> {
+/// Reads a share: `10%` or `0.5%`.
+///
+/// # Errors
+/// What is wrong, with the form that is right.
+pub fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     match number {
         Some(number) if (0.0..=100.0).contains(&number) => Ok(number / 100.0),
