@@ -14,6 +14,7 @@
 //! - [`faults`]: what goes wrong when
 //! - [`seen`]: what it saw
 //! - [`proxy`]: a TCP proxy with faults, for before anything real
+//! - [`wallet`]: accounts to send from
 //! - [`verify`]: whether a node agrees with itself
 
 pub mod capacity;
@@ -31,6 +32,7 @@ pub mod settings;
 pub mod sim;
 mod timer;
 pub mod verify;
+pub mod wallet;
 mod wire;
 
 pub use capacity::Capacity;
@@ -41,3 +43,4 @@ pub use seen::{Counts, Seen};
 pub use service::Service;
 pub use settings::{Date, HeldDate, Settings, StartError};
 pub use sim::Sim;
+pub use wallet::Wallet;

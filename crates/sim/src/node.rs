@@ -19,7 +19,7 @@ mod logs;
 pub(crate) mod methods;
 pub(crate) mod params;
 mod pool;
-mod raw;
+pub(crate) mod raw;
 mod render;
 mod send;
 mod state;

@@ -150,11 +150,11 @@ impl Proxy {
     /// # Errors
     /// The address is taken, or the system is out of something.
     pub fn start(settings: ProxySettings) -> Result<Proxy, StartError> {
-        let wrong = |source| StartError::Listen { address: settings.listen, source };
-        let keeper = reserve(settings.listen).map_err(wrong)?;
+        let wanted = settings.listen;
+        let wrong = |source| StartError::Listen { address: wanted, source };
+        let keeper = reserve(wanted).map_err(wrong)?;
         let address = keeper.local_addr().map_err(wrong)?.as_socket();
         let address = address.ok_or_else(|| wrong(io::ErrorKind::AddrNotAvailable.into()))?;
-        let listener = listen(address).map_err(wrong)?;
         let state = Arc::new(State {
             clock: Clock::start(),
             key: Key::new(settings.seed),
@@ -163,6 +163,11 @@ impl Proxy {
             closed: AtomicU64::new(0),
             passed: Default::default(),
         });
+        // One that is to refuse from the start must not accept before its thread runs.
+        let listener = match state.refusal(Nanos::ZERO) {
+            (true, _) => None,
+            (false, _) => Some(listen(address).map_err(wrong)?),
+        };
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::System)?;
@@ -242,12 +247,12 @@ impl State {
 
 async fn serve(
     state: Arc<State>,
-    listener: std::net::TcpListener,
+    listener: Option<std::net::TcpListener>,
     address: SocketAddr,
     mut stop: watch::Receiver<bool>,
 ) {
     let Ok(timer) = Timer::start(state.clock) else { return };
-    let mut listener = TcpListener::from_std(listener).ok();
+    let mut listener = listener.and_then(|listener| TcpListener::from_std(listener).ok());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}

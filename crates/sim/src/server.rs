@@ -24,7 +24,8 @@ const BACKLOG: i32 = 4096;
 
 /// A place where one thread accepts connections.
 pub(crate) struct Door {
-    pub(crate) listener: std::net::TcpListener,
+    /// `None` while connections are refused from the start.
+    pub(crate) listener: Option<std::net::TcpListener>,
     pub(crate) address: SocketAddr,
     /// The service it belongs to; `None`: all of them.
     pub(crate) host: Option<usize>,
@@ -76,7 +77,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, doors: Vec<Door>, mut stop: watch
 }
 
 async fn accept(shared: Arc<Shared>, timer: Timer, door: Door) {
-    let mut listener = TcpListener::from_std(door.listener).ok();
+    let mut listener = door.listener.and_then(|listener| TcpListener::from_std(listener).ok());
     let mut changes = shared.faults.changes();
     let mut connections = JoinSet::new();
     loop {

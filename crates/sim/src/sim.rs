@@ -79,7 +79,7 @@ impl Sim {
             latency_key: key.with(3),
             settings,
         });
-        shared.faults.set(shared.settings.faults.clone(), false, clock.now());
+        shared.faults.set(shared.settings.faults.clone(), false, Nanos::ZERO);
         let (doors, address, own) = open_doors(&shared)?;
         let (stop, stopped) = watch::channel(false);
         let threads = doors.into_iter().enumerate().map(|(number, doors)| {
@@ -186,7 +186,11 @@ fn open_doors(shared: &Shared) -> Result<Doors, StartError> {
         let address = keeper.local_addr().map_err(wrong)?.as_socket();
         let address = address.ok_or_else(|| wrong(io::ErrorKind::AddrNotAvailable.into()))?;
         for doors in &mut doors {
-            let listener = server::listen(address).map_err(wrong)?;
+            let refusing = shared.faults.refusing(Nanos::ZERO).is_some();
+            let listener = match refusing {
+                true => None,
+                false => Some(server::listen(address).map_err(wrong)?),
+            };
             doors.push(Door { listener, address, host, keeper: keeper.clone() });
         }
         Ok(address)

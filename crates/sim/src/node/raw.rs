@@ -141,8 +141,8 @@ pub(crate) fn address_of(key: &VerifyingKey) -> Address {
 
 /// The address of the contract that `from` creates with its transaction `nonce`.
 pub(crate) fn created_by(from: &Address, nonce: u64) -> Address {
-    let mut body = vec![0x80 + 20];
-    body.extend(from);
+    let mut body = Vec::new();
+    write_bytes(&mut body, from);
     write_number(&mut body, nonce);
     let hash = keccak(&list(&body));
     let mut address = [0; 20];
@@ -150,16 +150,23 @@ pub(crate) fn created_by(from: &Address, nonce: u64) -> Address {
     address
 }
 
-fn write_number(out: &mut Vec<u8>, number: u64) {
+/// Writes a number as RLP.
+pub(crate) fn write_number(out: &mut Vec<u8>, number: u64) {
     let bytes = number.to_be_bytes();
-    let bytes = &bytes[(number.leading_zeros() / 8) as usize..];
+    write_bytes(out, &bytes[(number.leading_zeros() / 8) as usize..]);
+}
+
+/// Writes up to 55 bytes as an RLP string.
+pub(crate) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    debug_assert!(bytes.len() < 56);
     if !matches!(bytes, [0..0x80]) {
         out.push(0x80 + bytes.len() as u8);
     }
     out.extend(bytes);
 }
 
-fn list(body: &[u8]) -> Vec<u8> {
+/// An RLP list of what `body` holds.
+pub(crate) fn list(body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 9);
     if body.len() < 56 {
         out.push(0xc0 + body.len() as u8);
