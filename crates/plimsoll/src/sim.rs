@@ -1,17 +1,18 @@
 //! `plimsoll sim`: flags → settings → a running simulator, proxy or verifier.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use plimsoll_config::values;
 use plimsoll_measure::Nanos;
 use plimsoll_sim::proxy::{self, LinkFault, LinkFaultKind, Proxy, ProxySettings};
 use plimsoll_sim::verify::{self, VerifyError};
-use plimsoll_sim::{Capacity, Distribution, Fault, Service, Settings, Sim, faults};
+use plimsoll_sim::{Capacity, Distribution, Service, Settings, Sim, StartError, faults};
+
+use crate::{put, tell, usage_error};
 
 /// Exit code when what was checked does not hold.
 const MISSED: u8 = 99;
@@ -212,28 +213,12 @@ pub(crate) fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints a usage error with what to do about it.
-fn usage(message: impl std::fmt::Display, hint: &str) -> anyhow::Result<ExitCode> {
-    let mut text = format!("error: {message}\n");
-    if !hint.is_empty() {
-        text.push_str(&format!("  hint: {hint}\n"));
-    }
-    std::io::stderr().write_all(text.as_bytes())?;
-    Ok(ExitCode::from(2))
-}
-
 fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
-    let mut services = Vec::new();
-    for text in &args.service {
-        match service(text, args.transactions) {
-            Ok(service) => services.push(service),
-            Err(message) => return usage(message, "--service eth,boba,mantle,kava"),
-        }
-    }
-    let faults = match read_timetable::<Fault>(args.faults.as_deref(), faults::from_toml) {
-        Ok(faults) => faults,
-        Err(error) => return usage(format!("{error:#}"), ""),
-    };
+    let services = args.service.iter().map(|text| service(text, args.transactions));
+    let services: Vec<Service> = services.collect::<Result<_, _>>().map_err(|message| {
+        usage_error(message, "write --service eth,boba,mantle,kava, or some of them")
+    })?;
+    let faults = read_timetable(args.faults.as_deref(), faults::from_toml)?;
     let settings = Settings {
         seed: args.seed,
         listen: args.listen,
@@ -249,10 +234,7 @@ fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
         ..Settings::default()
     };
     let names: Vec<String> = settings.services.iter().map(|service| service.name.clone()).collect();
-    let sim = match Sim::start(settings) {
-        Ok(sim) => sim,
-        Err(error) => return usage(&error, error.hint()),
-    };
+    let sim = Sim::start(settings).map_err(not_started)?;
     let mut text = String::new();
     for name in &names {
         let head = sim.head(name);
@@ -261,16 +243,14 @@ fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
     for (name, address) in sim.own_addresses() {
         text.push_str(&format!("{name:8} http://{address}\n"));
     }
-    text.push_str(&format!("seed {}; stop with Ctrl-C\n", args.seed));
-    std::io::stderr().write_all(text.as_bytes())?;
+    tell(&format!("{text}seed {}; stop with Ctrl-C", args.seed));
     wait_for_stop()?;
     let counts = sim.counts();
     sim.stop();
-    let text = format!(
-        "stopped after {} requests over {} connections\n",
+    tell(&format!(
+        "stopped after {} requests over {} connections",
         counts.requests, counts.connections
-    );
-    std::io::stderr().write_all(text.as_bytes())?;
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -298,18 +278,23 @@ fn read_timetable<T>(
 ) -> anyhow::Result<Vec<T>> {
     let Some(file) = file else { return Ok(Vec::new()) };
     let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
-    read(&shown, &text).map_err(|problems| anyhow!("{problems}"))
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| usage_error(format!("cannot read {shown}: {error}"), ""))?;
+    read(&shown, &text).map_err(|problems| usage_error(problems.to_string(), ""))
+}
+
+fn not_started(error: StartError) -> anyhow::Error {
+    usage_error(error.to_string(), error.hint())
 }
 
 fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let mut headers = Vec::new();
     for header in &args.header {
         let Some((name, value)) = header.split_once(':') else {
-            return usage(
+            return Err(usage_error(
                 format!("\"{header}\" is no header"),
                 "write it like -H 'Target-Service-Id: eth'",
-            );
+            ));
         };
         headers.push((name.trim().to_owned(), value.trim().to_owned()));
     }
@@ -318,7 +303,8 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let outcome = match verify::verify(&options, |_| {}) {
         Ok(outcome) => outcome,
         Err(error @ VerifyError::Url { .. }) => {
-            return usage(error, "plimsoll sim verify http://127.0.0.1:8545/eth");
+            let hint = "write it like plimsoll sim verify http://127.0.0.1:8545/eth";
+            return Err(usage_error(error.to_string(), hint));
         }
         Err(error) => return Err(error.into()),
     };
@@ -337,35 +323,28 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         outcome.calls,
         outcome.disagreements
     ));
-    std::io::stdout().write_all(text.as_bytes())?;
+    put(&text)?;
     Ok(if outcome.disagreements == 0 { ExitCode::SUCCESS } else { ExitCode::from(MISSED) })
 }
 
 fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
     let mut faults = args.flags();
-    match read_timetable(args.faults.as_deref(), proxy::from_toml) {
-        Ok(more) => faults.extend(more),
-        Err(error) => return usage(format!("{error:#}"), ""),
-    }
+    faults.extend(read_timetable(args.faults.as_deref(), proxy::from_toml)?);
     if args.to.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        return usage(format!("\"{}\" names no port", args.to), "write --to 127.0.0.1:8545");
+        let message = format!("\"{}\" names no port", args.to);
+        return Err(usage_error(message, "write it like --to 127.0.0.1:8545"));
     }
     let settings =
         ProxySettings { listen: args.listen, to: args.to.clone(), seed: args.seed, faults };
-    let proxy = match Proxy::start(settings) {
-        Ok(proxy) => proxy,
-        Err(error) => return usage(&error, error.hint()),
-    };
-    let text = format!("{} -> {}; stop with Ctrl-C\n", proxy.address(), args.to);
-    std::io::stderr().write_all(text.as_bytes())?;
+    let proxy = Proxy::start(settings).map_err(not_started)?;
+    tell(&format!("{} -> {}; stop with Ctrl-C", proxy.address(), args.to));
     wait_for_stop()?;
     let counts = proxy.counts();
     proxy.stop();
-    let text = format!(
-        "stopped after {} connections, {} bytes there, {} bytes back\n",
+    tell(&format!(
+        "stopped after {} connections, {} bytes there, {} bytes back",
         counts.accepted, counts.bytes_in, counts.bytes_out
-    );
-    std::io::stderr().write_all(text.as_bytes())?;
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
