@@ -284,7 +284,12 @@ fn read_timetable<T>(
 }
 
 fn not_started(error: StartError) -> anyhow::Error {
-    usage_error(error.to_string(), error.hint())
+    match error {
+        StartError::System(_) => error.into(),
+        StartError::Impossible(_) | StartError::Listen { .. } => {
+            usage_error(error.to_string(), error.hint())
+        }
+    }
 }
 
 fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {

@@ -186,7 +186,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The system gave no thread, timer or descriptor.
-    #[error("cannot start serving: {0}")]
+    #[error("cannot start serving")]
     System(#[source] io::Error),
 }
 
@@ -196,7 +196,7 @@ impl StartError {
         match self {
             StartError::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "something else listens there; choose another port, or port 0 for a free one"
+                    "something else listens there; choose another port (--listen), or 0 for a free one"
                 }
                 io::ErrorKind::PermissionDenied => {
                     "ports below 1024 are for root; choose a higher one"

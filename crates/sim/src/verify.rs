@@ -71,10 +71,10 @@ pub enum VerifyError {
         why: String,
     },
     /// Nobody answers there.
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect")]
     Connect(#[source] io::Error),
     /// The connection broke.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke")]
     Http(#[from] hyper::Error),
     /// A response was too large or broke off.
     #[error("a response broke off: {0}")]
@@ -96,7 +96,7 @@ pub enum VerifyError {
         error: String,
     },
     /// The system gave no runtime.
-    #[error("cannot start: {0}")]
+    #[error("cannot start")]
     System(#[source] io::Error),
 }
 
