@@ -2,7 +2,8 @@
 //! and the answers made from them.
 //!
 //! Every answer is computed from the same few functions of the chain, so that what one method says
-//! and what another says cannot differ. State is bounded: the list of reorganisations and the pool.
+//! and what another says cannot differ. State is bounded: the list of reorganisations, the pool, and
+//! the blocks asked for last.
 //! It knows no HTTP, no clock and no faults; a [`View`] tells it what to pretend.
 //!
 //! # Layout
@@ -11,6 +12,7 @@
 //! - `render`: blocks, transactions, receipts and logs as JSON
 //! - `params`, `failure`, `write`: reading parameters, errors, writing JSON
 //! - `forks`, `pool`, `raw`: reorganisations, sent transactions and their wire form
+//! - `recent`: the blocks that were asked for last
 
 mod blocks;
 pub(crate) mod failure;
@@ -20,22 +22,26 @@ pub(crate) mod methods;
 pub(crate) mod params;
 mod pool;
 pub(crate) mod raw;
+mod recent;
 mod render;
 mod send;
 mod state;
 pub(crate) mod write;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use plimsoll_measure::Nanos;
 
 use crate::chain::Chain;
 use crate::chain::block::{Block, BlockId};
+use crate::chain::keccak::Hash;
 use crate::service::Service;
 use failure::Failure;
 use forks::Forks;
 use params::BlockRef;
 use pool::Pool;
+use recent::Blocks;
 
 /// A node of one service.
 pub(crate) struct Node {
@@ -43,6 +49,8 @@ pub(crate) struct Node {
     chain: Chain,
     forks: RwLock<Forks>,
     pool: Mutex<Pool>,
+    recent: Mutex<Blocks>,
+    slots: OnceLock<HashMap<Hash, u64>>,
 }
 
 /// What a node shows of itself while it answers one request.
@@ -59,7 +67,14 @@ pub(crate) struct View {
 impl Node {
     pub(crate) fn new(seed: u64, service: Service) -> Node {
         let chain = Chain::new(seed, &service);
-        Node { service, chain, forks: RwLock::default(), pool: Mutex::default() }
+        Node {
+            service,
+            chain,
+            forks: RwLock::default(),
+            pool: Mutex::default(),
+            recent: Mutex::default(),
+            slots: OnceLock::new(),
+        }
     }
 
     /// The view of a healthy node, `unix` after 1970.
@@ -88,8 +103,22 @@ impl Node {
         self.with_forks(|forks| forks.at(number))
     }
 
-    /// Makes a block with its transactions.
-    fn block(&self, id: BlockId) -> Block {
+    fn recent(&self) -> MutexGuard<'_, Blocks> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block up to the head, with its transactions.
+    fn block(&self, id: BlockId) -> Arc<Block> {
+        if let Some(recent) = self.recent().get(id) {
+            return recent.block.clone();
+        }
+        let block = Arc::new(self.make_block(id));
+        self.recent().put(block.clone());
+        block
+    }
+
+    /// Makes a block.
+    fn make_block(&self, id: BlockId) -> Block {
         let parent = self.with_forks(|forks| forks.parent(id));
         let sent: Vec<Arc<_>> = self.pool().in_block(id.number).to_vec();
         self.chain.block(id, parent, sent)

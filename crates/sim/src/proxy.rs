@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::faults::Window;
-use crate::server::{listen, reserve};
+use crate::server::{ACCEPT_PAUSE, listen, reserve};
 use crate::settings::StartError;
 use crate::timer::Timer;
 
@@ -264,8 +264,11 @@ async fn serve(
         };
         tokio::select! {
             Some(accepted) = crate::server::next(&listener) => {
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(state.clone(), timer.clone(), stream));
+                match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(state.clone(), timer.clone(), stream));
+                    }
+                    Err(_) => timer.until(state.clock.now() + ACCEPT_PAUSE).await,
                 }
             }
             () = timer.until(edge), if edge < Nanos::MAX => {}

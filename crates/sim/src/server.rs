@@ -22,6 +22,10 @@ use crate::wire::{Control, Wire};
 /// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Pause after the system gave no descriptor for a connection, which stays in the backlog: without
+/// it the thread would spin until one is free.
+pub(crate) const ACCEPT_PAUSE: Nanos = Nanos::from_millis(10);
+
 /// A place where one thread accepts connections.
 pub(crate) struct Door {
     /// `None` while connections are refused from the start.
@@ -93,8 +97,12 @@ async fn accept(shared: Arc<Shared>, timer: Timer, door: Door) {
         };
         tokio::select! {
             Some(accepted) = next(&listener) => {
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(shared.clone(), timer.clone(), stream, door.host));
+                match accepted {
+                    Ok((stream, _)) => {
+                        let served = connection(shared.clone(), timer.clone(), stream, door.host);
+                        connections.spawn(served);
+                    }
+                    Err(_) => timer.until(shared.clock.now() + ACCEPT_PAUSE).await,
                 }
             }
             () = timer.until(edge), if edge < Nanos::MAX => {}

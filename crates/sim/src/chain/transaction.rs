@@ -146,6 +146,12 @@ pub(crate) fn address_word(address: &Address) -> Hash {
     word
 }
 
+/// The token's storage slot with the balance of `holder`: a mapping at slot 0, as Solidity lays it
+/// out.
+pub(crate) fn balance_slot(holder: &Address) -> Hash {
+    keccak(&[address_word(holder), [0; 32]].concat())
+}
+
 impl Chain {
     /// The transaction at `ordinal` of the row.
     pub(crate) fn transaction(&self, ordinal: u64) -> Transaction {

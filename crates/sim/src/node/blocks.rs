@@ -32,15 +32,27 @@ impl Node {
         let named = read_block(&params, by_hash)?;
         let full = params.flag(1)?;
         if named == BlockRef::Pending {
-            let block = self.block(self.id_at(view.head + 1));
+            let block = self.make_block(self.id_at(view.head + 1));
             render::block(out, &block, full, true);
         } else {
             match self.resolve(named, view) {
-                Some(id) => render::block(out, &self.block(id), full, false),
+                Some(id) => self.write_block(id, full, out),
                 None => out.extend_from_slice(b"null"),
             }
         }
         Ok(())
+    }
+
+    fn write_block(&self, id: BlockId, full: bool, out: &mut Vec<u8>) {
+        let which = usize::from(!full);
+        if let Some(text) = self.recent().get(id).and_then(|recent| recent.texts[which].clone()) {
+            return out.extend_from_slice(&text);
+        }
+        let from = out.len();
+        render::block(out, &self.block(id), full, false);
+        if let Some(recent) = self.recent().get(id) {
+            recent.texts[which] = Some(out[from..].into());
+        }
     }
 
     pub(super) fn get_block_receipts(

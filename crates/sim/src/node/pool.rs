@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use crate::chain::keccak::Hash;
-use crate::chain::transaction::{Address, TOKEN, Transaction};
+use crate::chain::transaction::{Address, TOKEN, Transaction, balance_slot};
 
 /// How many sent transactions are remembered; about 50 MB.
 const SENT_MAX: usize = 50_000;
@@ -28,6 +28,9 @@ pub(crate) struct Pool {
     known: HashMap<Hash, Sent>,
     blocks: BTreeMap<u64, Vec<Arc<Transaction>>>,
     accounts: HashMap<Address, Account>,
+    /// Whose token balance a storage slot holds, of those that sent tokens moved; never more than
+    /// there are accounts.
+    holders: HashMap<Hash, Address>,
     /// Those that have a block, in the order in which they got it.
     placed: VecDeque<Hash>,
 }
@@ -95,6 +98,11 @@ impl Pool {
         sums
     }
 
+    /// Whose token balance a storage slot holds.
+    pub(crate) fn holder(&self, slot: &Hash) -> Option<Address> {
+        self.holders.get(slot).copied()
+    }
+
     /// The block in which a sent transaction created the contract at `address`.
     pub(crate) fn created_in(&self, address: &Address) -> Option<u64> {
         self.accounts.get(address)?.created_in
@@ -156,6 +164,9 @@ impl Pool {
             place(&mut transaction, number);
             let transaction = Arc::new(transaction);
             for (address, sums) in effects(&transaction) {
+                if sums.tokens != 0 {
+                    self.holders.insert(balance_slot(&address), address);
+                }
                 let account = self.accounts.entry(address).or_default();
                 account.effects.push(Effect { block: number, sums });
                 account.total += sums;

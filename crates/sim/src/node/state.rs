@@ -1,12 +1,14 @@
 //! Nonces, balances, code, storage, and calls of contracts.
 
+use std::collections::HashMap;
+
 use super::failure::Failure;
 use super::params::{BlockRef, Params};
 use super::write::{data, quantity};
 use super::{Node, View};
 use crate::chain::keccak::{Hash, keccak};
 use crate::chain::ledger::ACCOUNTS;
-use crate::chain::transaction::{Address, RECORDER, REVERTER, TOKEN, TRANSFER, address_word, word};
+use crate::chain::transaction::{Address, RECORDER, REVERTER, TOKEN, TRANSFER, balance_slot, word};
 use crate::chain::{ETHER_AT_GENESIS, TOKENS_AT_GENESIS};
 
 /// Gas that a call may use when it does not say.
@@ -115,11 +117,11 @@ impl Node {
         let number = self.state_at(params.block(2)?, view)?;
         let value = match address == TOKEN {
             true if slot == word(SUPPLY_SLOT) => word(TOKENS_AT_GENESIS),
-            // The token keeps balances in a mapping at slot 0, as Solidity lays it out.
-            true => (0..ACCOUNTS)
-                .map(|account| self.chain.account(account))
-                .find(|holder| balance_slot(holder) == slot)
-                .map_or([0; 32], |holder| word(self.tokens(&holder, number))),
+            true => {
+                let generated = self.slots().get(&slot).map(|account| self.chain.account(*account));
+                let holder = generated.or_else(|| self.pool().holder(&slot));
+                holder.map_or([0; 32], |holder| word(self.tokens(&holder, number)))
+            }
             false => [0; 32],
         };
         data(out, &value);
@@ -257,6 +259,13 @@ impl Node {
         (TOKENS_AT_GENESIS + gained).saturating_sub(lost).saturating_add_signed(sent)
     }
 
+    /// Which generated account's balance each slot of the token holds.
+    fn slots(&self) -> &HashMap<Hash, u64> {
+        self.slots.get_or_init(|| {
+            (0..ACCOUNTS).map(|n| (balance_slot(&self.chain.account(n)), n)).collect()
+        })
+    }
+
     fn is_created(&self, address: &Address, number: u64) -> bool {
         use crate::chain::ledger::Deed;
         self.chain.creation_at(address).is_some_and(|(ordinal, block)| {
@@ -303,10 +312,6 @@ pub(super) fn transfer(input: &[u8]) -> Option<(Address, u128)> {
     let (high, low) = amount.split_at(16);
     let low = low.try_into().map(u128::from_be_bytes).ok()?;
     Some((to, if high.iter().all(|byte| *byte == 0) { low } else { u128::MAX }))
-}
-
-fn balance_slot(holder: &Address) -> Hash {
-    keccak(&[address_word(holder), [0; 32]].concat())
 }
 
 fn abi_text(text: &str) -> Vec<u8> {

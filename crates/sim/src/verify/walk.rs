@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::{Checker, VerifyError, hex, number};
-use crate::chain::keccak::Bloom;
+use crate::chain::keccak::{Bloom, keccak};
 use crate::node::params::parse_bytes;
 
 /// `Transfer(address,address,uint256)`
@@ -290,7 +290,26 @@ impl Checker {
                 held.push(amount(&self.ask("eth_call", json!([call, block])).await?));
             }
             self.changed(&format!("block {at}: tokens of {address}"), &held, change);
+            self.slot(at, &token, &address, held[1]).await?;
         }
+        Ok(())
+    }
+
+    /// A holder's balance stands in the token's mapping at slot 0, as Solidity lays it out.
+    async fn slot(
+        &mut self,
+        at: u64,
+        token: &str,
+        address: &str,
+        held: i128,
+    ) -> Result<(), VerifyError> {
+        let holder = parse_bytes(address).unwrap_or_default();
+        let slot = keccak(&[&[0; 12], &holder[..], &[0; 32]].concat());
+        let slot: String = slot.iter().map(|byte| format!("{byte:02x}")).collect();
+        let params = json!([token, format!("0x{slot}"), hex(at)]);
+        let stored = number(&self.ask("eth_getStorageAt", params).await?);
+        let what = format!("block {at}: storage of the tokens of {address}");
+        self.hold(&what, stored == Some(held as u128));
         Ok(())
     }
 
