@@ -42,6 +42,8 @@ pub(crate) async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let shared = &caller.shared;
+    // What befell the response before is over.
+    caller.control.set(Fate::Intact);
     let path = request.uri().path();
     if request.method() != Method::POST || path.starts_with("/sim/") {
         return Ok(control::respond(&caller, request).await);
@@ -145,7 +147,6 @@ async fn answer(
     if until > Nanos::ZERO {
         caller.timer.until(until).await;
     }
-    caller.control.set(Fate::Intact);
     if let Some((status, retry_after)) = struck.status {
         return refuse(status, retry_after);
     }

@@ -117,3 +117,86 @@ impl Node {
 
 /// What a node advises as tip for a unit of gas: 1 gwei.
 pub(super) const TIP: u128 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Service;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// What parameters are made of, right and wrong.
+    fn any_value() -> impl Strategy<Value = Value> {
+        let tags =
+            vec!["latest", "earliest", "pending", "safe", "finalized", "0x", "", "zz", "0x3e8"];
+        let keys = vec![
+            "blockHash",
+            "blockNumber",
+            "requireCanonical",
+            "fromBlock",
+            "toBlock",
+            "address",
+            "topics",
+            "from",
+            "to",
+            "value",
+            "gas",
+            "data",
+            "input",
+        ];
+        let bytes = |len| {
+            prop::collection::vec(any::<u8>(), len).prop_map(|bytes: Vec<u8>| {
+                let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                json!(format!("0x{digits}"))
+            })
+        };
+        let known = vec![
+            json!("0x1000000000000000000000000000000000000001"),
+            json!("0x1000000000000000000000000000000000000003"),
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<u64>().prop_map(|n| json!(format!("{n:#x}"))),
+            (0..1100u64).prop_map(|n| json!(format!("{n:#x}"))),
+            prop::sample::select(tags).prop_map(Value::from),
+            prop::sample::select(known),
+            bytes(20..21),
+            bytes(32..33),
+            bytes(0..80),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((prop::sample::select(keys.clone()), inner), 0..4).prop_map(
+                    |members| members.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+                ),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+
+        /// Whatever is asked, what is written is JSON, and nothing panics.
+        #[test]
+        fn any_call_is_answered(
+            method in prop::sample::select(Method::NAMES),
+            params in prop::collection::vec(any_value(), 0..4),
+        ) {
+            let node = Node::new(1, Service::named("eth").expect("it is known"));
+            let view = View { tip: 1000, head: 1000, chain_id: 1 };
+            let params = json!(params).to_string();
+            let call = Call { id: None, method: method.into(), params: Some(params.as_bytes()) };
+            let mut out = Vec::new();
+            if let Err(failure) = node.answer(&call, &view, &mut out) {
+                out.clear();
+                failure.write(&mut out);
+            }
+            prop_assert!(plimsoll_rpc::json::validate(&out).is_ok(), "{method}{params}");
+        }
+    }
+}
