@@ -289,6 +289,22 @@ impl<'r> Field<'r> {
         }
     }
 
+    /// A whole number from `least` to `most` that may be negative.
+    pub fn signed(&self, least: i64, most: i64) -> Option<i64> {
+        let Some(digits) = self.value.get_ref().as_integer() else {
+            self.wrong_type("a whole number");
+            return None;
+        };
+        let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok();
+        let number = number.filter(|n| (least..=most).contains(n));
+        if number.is_none() {
+            let shown = digits.as_str();
+            let message = format!("\"{}\" must be from {least} to {most}, not {shown}", self.key);
+            self.problem(message, "");
+        }
+        number
+    }
+
     /// Yes or no.
     pub fn boolean(&self) -> Option<bool> {
         let value = self.value.get_ref().as_bool();

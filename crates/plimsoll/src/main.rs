@@ -9,6 +9,7 @@ mod metrics;
 mod plan_source;
 mod run;
 mod run_dir;
+mod sim;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
@@ -36,6 +37,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Validate a plan, and print it resolved and in words
     Check(check::CheckArgs),
+    /// Serve a simulated world, or put faults before a real one
+    Sim(sim::SimArgs),
     /// Print shell completions
     #[command(
         after_help = "Example:\n  plimsoll completions bash > /etc/bash_completion.d/plimsoll"
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(args),
+        Command::Sim(args) => sim::run(args),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
     };

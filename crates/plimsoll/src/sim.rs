@@ -1,0 +1,363 @@
+//! `plimsoll sim`: flags → settings → a running simulator, proxy or verifier.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use plimsoll_config::values;
+use plimsoll_measure::Nanos;
+use plimsoll_sim::proxy::{self, LinkFault, LinkFaultKind, Proxy, ProxySettings};
+use plimsoll_sim::verify::{self, VerifyError};
+use plimsoll_sim::{Capacity, Distribution, Service, Settings, Sim, StartError, faults};
+
+use crate::{put, tell, usage_error};
+
+/// Exit code when what was checked does not hold.
+const MISSED: u8 = 99;
+
+/// Serve simulated chains, put faults before anything real, check what a node says.
+#[derive(Args, Debug)]
+pub(crate) struct SimArgs {
+    #[command(subcommand)]
+    command: SimCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum SimCommand {
+    /// Serve simulated chain nodes over JSON-RPC
+    ///
+    /// A chain grows in real time and is the same for the same seed, here and on any other host.
+    /// Each service is at http://ADDR/SERVICE, and at http://ADDR/v1 with the header
+    /// Target-Service-Id. GET /ready says that it is there, GET /sim/counts what it saw.
+    ///
+    /// Without --servers it answers as fast as it can. With it, it is a queue whose waiting times are
+    /// known in closed form: C servers, each busy for the service time.
+    ///
+    /// Faults come from a timetable, or while it runs from
+    /// curl -X PUT http://ADDR/sim/faults -d '[{"kind":"stall","for":"5s"}]'
+    #[command(after_help = CHAIN_EXAMPLES, verbatim_doc_comment)]
+    Chain(ChainArgs),
+    /// Check that what a node says with one method it says with all others
+    ///
+    /// Walks blocks, transactions, receipts and logs through every method that shows them, and
+    /// compares. Works on a simulated node, a real one, or a gateway before either; there let it end
+    /// at a block that will not be replaced: --until finalized.
+    ///
+    /// Exit code 0: all agrees, 99: something does not, 1: the node cannot be asked, 2: usage.
+    #[command(verbatim_doc_comment)]
+    Verify(VerifyArgs),
+    /// Put network faults before anything that speaks TCP
+    ///
+    /// Flags hold for the whole time; a timetable has faults with windows:
+    ///   [[fault]]
+    ///   kind = "delay"       # bandwidth reset truncate silence drip refuse black_hole limit
+    ///   by = "50ms"
+    ///   at = "20s"
+    ///   for = "5s"
+    ///   every = "1m"
+    ///   share = "10%"
+    #[command(after_help = FAULT_EXAMPLES, verbatim_doc_comment)]
+    Fault(FaultArgs),
+}
+
+const FAULT_EXAMPLES: &str = "\
+Examples:
+  plimsoll sim fault --listen 127.0.0.1:9000 --to 127.0.0.1:8545 --delay 20ms --jitter 5ms
+      a node that is far away
+  plimsoll sim fault --to node.example:8545 --reset-after 4KiB --share 1%
+      one connection in a hundred breaks in the middle of an answer";
+
+const CHAIN_EXAMPLES: &str = "\
+Examples:
+  plimsoll sim chain
+      four chains on 127.0.0.1:8545
+  plimsoll sim chain --service eth --servers 4 --service-time 'exponential 2ms'
+      an M/M/4 queue that can do 2,000 calls a second
+  plimsoll sim chain --latency 'lognormal 5ms 50ms' --faults faults.toml
+      a slow chain with faults on a timetable";
+
+#[derive(Args, Debug)]
+struct ChainArgs {
+    /// Services, each with a listener of its own if one is given: eth,boba=127.0.0.1:8546
+    #[arg(long, value_delimiter = ',', default_value = "eth,boba,mantle,kava")]
+    service: Vec<String>,
+    /// Where all services listen; port 0 for a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8545")]
+    listen: SocketAddr,
+    /// Decides the chains, the service times and which requests faults strike
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Threads that serve
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How much later each answer comes: 5ms, 'uniform 1ms 5ms', 'exponential 5ms', 'lognormal 5ms 50ms' (median, p99)
+    #[arg(long, value_name = "DISTRIBUTION", value_parser = Distribution::parse)]
+    latency: Option<Distribution>,
+    /// Calls that a service works on at a time; the others wait in a queue
+    #[arg(long, value_name = "C")]
+    servers: Option<usize>,
+    /// How long a server is busy with a call
+    #[arg(long, value_name = "DISTRIBUTION", default_value = "1ms", value_parser = Distribution::parse, requires = "servers")]
+    service_time: Distribution,
+    /// Calls that may wait; one more is refused with status 503
+    #[arg(long, value_name = "N", requires = "servers")]
+    queue: Option<usize>,
+    /// Transactions in an average block
+    #[arg(long, value_name = "N", default_value_t = plimsoll_sim::service::TRANSACTIONS_MEAN)]
+    transactions: u64,
+    /// A timetable of faults
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct VerifyArgs {
+    /// Where the node is: http://127.0.0.1:8545/eth
+    url: String,
+    /// A header of every request: 'Target-Service-Id: eth'
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// How many blocks to walk
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
+    blocks: u64,
+    /// The last of them: a tag, or a number in hexadecimal
+    #[arg(long, value_name = "BLOCK", default_value = "latest")]
+    until: String,
+}
+
+#[derive(Args, Debug)]
+struct FaultArgs {
+    /// Where to listen; port 0 for a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Where to pass everything on to
+    #[arg(long, value_name = "HOST:PORT")]
+    to: String,
+    /// Everything arrives so much later, both ways
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    delay: Option<Nanos>,
+    /// And up to so much more
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "delay")]
+    jitter: Option<Nanos>,
+    /// Bytes a second, each way of each connection: 64KiB
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    bandwidth: Option<u64>,
+    /// Reset after so many bytes of the answer
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    reset_after: Option<u64>,
+    /// Close after so many bytes of the answer
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    truncate_after: Option<u64>,
+    /// Say nothing more after so many bytes of the answer, but stay open
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    silence_after: Option<u64>,
+    /// The answer comes in pieces of so many bytes, 20 a second
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    drip: Option<u64>,
+    /// Refuse connections
+    #[arg(long)]
+    refuse: bool,
+    /// Accept connections and never say anything
+    #[arg(long)]
+    black_hole: bool,
+    /// How many connections may be open; more are closed at once
+    #[arg(long, value_name = "N")]
+    connections: Option<u64>,
+    /// The share of connections that the flags above strike: 10%
+    #[arg(long, value_name = "SHARE", default_value = "100%", value_parser = plimsoll_sim::faults::percent)]
+    share: f64,
+    /// A timetable of faults, beside the flags
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+    /// Decides jitter and which connections are struck
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl FaultArgs {
+    /// The faults that the flags stand for.
+    fn flags(&self) -> Vec<LinkFault> {
+        use LinkFaultKind as Kind;
+        let jitter = self.jitter.unwrap_or_default();
+        let kinds = [
+            self.delay.map(|by| Kind::Delay { by, jitter }),
+            self.bandwidth.map(|rate| Kind::Bandwidth { rate: rate.max(1) }),
+            self.reset_after.map(|after| Kind::Reset { after }),
+            self.truncate_after.map(|after| Kind::Truncate { after }),
+            self.silence_after.map(|after| Kind::Silence { after }),
+            self.drip.map(|bytes| Kind::Drip {
+                bytes: bytes.max(1) as usize,
+                pause: Nanos::from_millis(50),
+            }),
+            self.refuse.then_some(Kind::Refuse),
+            self.black_hole.then_some(Kind::BlackHole),
+            self.connections.map(|connections| Kind::Limit { connections }),
+        ];
+        let struck = |kind| LinkFault { share: self.share, ..LinkFault::new(kind) };
+        kinds.into_iter().flatten().map(struck).collect()
+    }
+}
+
+fn duration(text: &str) -> Result<Nanos, String> {
+    values::duration(text).map(Nanos::from)
+}
+
+/// Runs `plimsoll sim`.
+pub(crate) fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        SimCommand::Chain(args) => chain(args),
+        SimCommand::Verify(args) => verify(args),
+        SimCommand::Fault(args) => fault(args),
+    }
+}
+
+fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
+    let services = args.service.iter().map(|text| service(text, args.transactions));
+    let services: Vec<Service> = services.collect::<Result<_, _>>().map_err(|message| {
+        usage_error(message, "write --service eth,boba,mantle,kava, or some of them")
+    })?;
+    let faults = read_timetable(args.faults.as_deref(), faults::from_toml)?;
+    let settings = Settings {
+        seed: args.seed,
+        listen: args.listen,
+        threads: args.threads,
+        services,
+        capacity: args.servers.map(|servers| Capacity {
+            servers,
+            service: args.service_time,
+            queue_max: args.queue,
+        }),
+        latency: args.latency,
+        faults,
+        ..Settings::default()
+    };
+    let names: Vec<String> = settings.services.iter().map(|service| service.name.clone()).collect();
+    let sim = Sim::start(settings).map_err(not_started)?;
+    let mut text = String::new();
+    for name in &names {
+        let head = sim.head(name);
+        text.push_str(&format!("{name:8} {}  at block {head}\n", sim.url(name)));
+    }
+    for (name, address) in sim.own_addresses() {
+        text.push_str(&format!("{name:8} http://{address}\n"));
+    }
+    tell(&format!("{text}seed {}; stop with Ctrl-C", args.seed));
+    wait_for_stop()?;
+    let counts = sim.counts();
+    sim.stop();
+    tell(&format!(
+        "stopped after {} requests over {} connections",
+        counts.requests, counts.connections
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads `NAME` or `NAME=ADDR`.
+fn service(text: &str, transactions: u64) -> Result<Service, String> {
+    let (name, listen) = text.split_once('=').map_or((text, None), |(n, a)| (n, Some(a)));
+    let known = Service::known();
+    let names = known.iter().map(|service| service.name.as_str());
+    let service = known.iter().find(|service| service.name == name).ok_or_else(|| {
+        let listed = names.clone().collect::<Vec<_>>().join(", ");
+        format!("unknown service \"{name}\": one of {listed}")
+    })?;
+    let listen = listen.map(|address| {
+        address.parse().map_err(|_| {
+            format!("\"{address}\" is no address to listen on: write {name}=127.0.0.1:8546")
+        })
+    });
+    Ok(Service { listen: listen.transpose()?, transactions, ..service.clone() })
+}
+
+/// Reads a timetable, if one is named.
+fn read_timetable<T>(
+    file: Option<&Path>,
+    read: impl FnOnce(&str, &str) -> Result<Vec<T>, plimsoll_config::Problems>,
+) -> anyhow::Result<Vec<T>> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let shown = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| usage_error(format!("cannot read {shown}: {error}"), ""))?;
+    read(&shown, &text).map_err(|problems| usage_error(problems.to_string(), ""))
+}
+
+fn not_started(error: StartError) -> anyhow::Error {
+    match error {
+        StartError::System(_) => error.into(),
+        StartError::Impossible(_) | StartError::Listen { .. } => {
+            usage_error(error.to_string(), error.hint())
+        }
+    }
+}
+
+fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let mut headers = Vec::new();
+    for header in &args.header {
+        let Some((name, value)) = header.split_once(':') else {
+            return Err(usage_error(
+                format!("\"{header}\" is no header"),
+                "write it like -H 'Target-Service-Id: eth'",
+            ));
+        };
+        headers.push((name.trim().to_owned(), value.trim().to_owned()));
+    }
+    let options =
+        verify::Options { url: args.url, headers, blocks: args.blocks, until: args.until };
+    let outcome = match verify::verify(&options, |_| {}) {
+        Ok(outcome) => outcome,
+        Err(error @ VerifyError::Url { .. }) => {
+            let hint = "write it like plimsoll sim verify http://127.0.0.1:8545/eth";
+            return Err(usage_error(error.to_string(), hint));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut text = String::new();
+    for line in &outcome.shown {
+        text.push_str(&format!("{line}\n"));
+    }
+    let what =
+        if outcome.balances { "balances too" } else { "balances not, the node is no simulator" };
+    text.push_str(&format!(
+        "{} blocks, {} transactions, {} logs ({what}): {} checks in {} calls, {} disagreements\n",
+        outcome.blocks,
+        outcome.transactions,
+        outcome.logs,
+        outcome.checks,
+        outcome.calls,
+        outcome.disagreements
+    ));
+    put(&text)?;
+    Ok(if outcome.disagreements == 0 { ExitCode::SUCCESS } else { ExitCode::from(MISSED) })
+}
+
+fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
+    let mut faults = args.flags();
+    faults.extend(read_timetable(args.faults.as_deref(), proxy::from_toml)?);
+    if args.to.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        let message = format!("\"{}\" names no port", args.to);
+        return Err(usage_error(message, "write it like --to 127.0.0.1:8545"));
+    }
+    let settings =
+        ProxySettings { listen: args.listen, to: args.to.clone(), seed: args.seed, faults };
+    let proxy = Proxy::start(settings).map_err(not_started)?;
+    tell(&format!("{} -> {}; stop with Ctrl-C", proxy.address(), args.to));
+    wait_for_stop()?;
+    let counts = proxy.counts();
+    proxy.stop();
+    tell(&format!(
+        "stopped after {} connections, {} bytes there, {} bytes back",
+        counts.accepted, counts.bytes_in, counts.bytes_out
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for Ctrl-C or a request to terminate.
+fn wait_for_stop() -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .context("cannot wait for signals")?;
+    signals.forever().next();
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! One HTTP request to its response: which service it is for, what the node makes of it, and what
+//! faults and capacity make of that.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+use plimsoll_measure::Nanos;
+use plimsoll_rpc::request::{self, Body, Call, Refused};
+
+use crate::control;
+use crate::faults::armed::{Struck, WireFault};
+use crate::node::failure::Failure;
+use crate::node::{View, write};
+use crate::seen::Seen;
+use crate::sim::{Host, Shared};
+use crate::timer::Timer;
+use crate::wire::{Control, Fate};
+
+/// One connection.
+pub(crate) struct Caller {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) timer: Timer,
+    pub(crate) control: Control,
+    pub(crate) connection: u64,
+    /// The service of the listener that accepted it, if it has one of its own.
+    pub(crate) host: Option<usize>,
+}
+
+/// Bytes of a response's head, about: what a cut in the middle of a response must get past.
+const HEAD_LEN: usize = 100;
+/// Error code when the queue is full (EIP-1474: limit exceeded).
+const LIMIT_EXCEEDED: i64 = -32005;
+
+/// Answers one request.
+pub(crate) async fn respond(
+    caller: Arc<Caller>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let shared = &caller.shared;
+    // What befell the response before is over.
+    caller.control.set(Fate::Intact);
+    let path = request.uri().path();
+    if request.method() != Method::POST || path.starts_with("/sim/") {
+        return Ok(control::respond(&caller, request).await);
+    }
+    let host = match find_host(&caller, &request) {
+        Ok(host) => host,
+        Err(response) => return Ok(*response),
+    };
+    let (head, body) = request.into_parts();
+    let limit = shared.settings.body_max;
+    let body = match Limited::new(body, limit).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            let text = format!("request body too large: the limit is {limit} bytes\n");
+            return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE, text));
+        }
+        // The caller went away in the middle of its request.
+        Err(_) => return Ok(plain(StatusCode::BAD_REQUEST, "the body ended early\n".into())),
+    };
+    let now = shared.clock.now();
+    let order = shared.record.request(|order| Seen {
+        order,
+        connection: caller.connection,
+        at: now,
+        service: host.node.service.name.clone(),
+        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers: head
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into())
+            })
+            .collect(),
+        body: body.clone(),
+    });
+    Ok(answer(&caller, host, &body, order, now).await)
+}
+
+/// The service that a request is for: by its listener, by the path's first part, by PATH's header
+/// where the path is `/v1`, or the only one there is.
+fn find_host<'c>(
+    caller: &'c Caller,
+    request: &Request<Incoming>,
+) -> Result<&'c Host, Box<Response<Full<Bytes>>>> {
+    let shared = &caller.shared;
+    if let Some(number) = caller.host {
+        return Ok(&shared.hosts[number]);
+    }
+    let name = request.uri().path()[1..].split('/').next().unwrap_or_default();
+    if name == "v1" {
+        let Some(id) = request.headers().get("target-service-id") else {
+            return Err(Box::new(control::no_service_id()));
+        };
+        let id = String::from_utf8_lossy(id.as_bytes()).into_owned();
+        return shared.host(&id).ok_or_else(|| Box::new(control::unknown_service_id(shared, &id)));
+    }
+    let host = if name.is_empty() && shared.hosts.len() == 1 {
+        shared.hosts.first()
+    } else {
+        shared.host(name)
+    };
+    host.ok_or_else(|| {
+        let known = shared.names().collect::<Vec<_>>().join(", ");
+        let message = format!("unknown service \"{name}\": ask for /SERVICE, one of {known}");
+        let mut out = Vec::new();
+        let failure = Failure::new(plimsoll_rpc::code::METHOD_NOT_FOUND, message);
+        write_failure(&mut out, None, &failure);
+        Box::new(json(StatusCode::NOT_FOUND, out))
+    })
+}
+
+async fn answer(
+    caller: &Caller,
+    host: &Host,
+    body: &Bytes,
+    order: u64,
+    now: Nanos,
+) -> Response<Full<Bytes>> {
+    let shared = &caller.shared;
+    let calls = request::parse(body, shared.settings.batch_max);
+    let struck = strike(shared, host, &calls, now);
+    let done = match host.station().map(|mut station| station.arrive(shared.clock.now())) {
+        None => Nanos::ZERO,
+        Some(Some(visit)) => visit.done,
+        Some(None) => {
+            shared.record.overflowed.fetch_add(1, Ordering::Relaxed);
+            let mut out = Vec::new();
+            let failure = Failure::new(LIMIT_EXCEEDED, "the node's queue is full");
+            write_failure(&mut out, None, &failure);
+            return json(StatusCode::SERVICE_UNAVAILABLE, out);
+        }
+    };
+    let mut until = done;
+    if let Some(latency) = &shared.settings.latency {
+        until = done.max(now) + latency.sample(&mut shared.latency_key.with(order).sequence());
+    }
+    if struck.delay > Nanos::ZERO {
+        until = until.max(now) + struck.delay;
+    }
+    let until = until.max(struck.until.unwrap_or_default());
+    if until > Nanos::ZERO {
+        caller.timer.until(until).await;
+    }
+    if let Some((status, retry_after)) = struck.status {
+        return refuse(status, retry_after);
+    }
+    let out = if struck.garbage {
+        b"<html>502 Bad Gateway \xff{".to_vec()
+    } else {
+        let mut view = host.node.view(shared.calendar.unix());
+        view.head = view.tip.saturating_sub(struck.lag);
+        view.chain_id = struck.chain_id.unwrap_or(view.chain_id);
+        answer_calls(shared, host, &calls, &view, now)
+    };
+    if let Some(fault) = struck.wire {
+        caller.control.set(match fault {
+            WireFault::Reset { after } => Fate::Cut { left: after, reset: true },
+            WireFault::Truncate { after } => {
+                Fate::Cut { left: after.unwrap_or(HEAD_LEN + out.len() / 2), reset: false }
+            }
+            WireFault::Slow { bytes, every } => Fate::Drip { bytes, every },
+        });
+    }
+    json(StatusCode::OK, out)
+}
+
+/// What faults do to a request as a whole.
+fn strike(
+    shared: &Shared,
+    host: &Host,
+    calls: &Result<Body<'_>, Refused<'_>>,
+    now: Nanos,
+) -> Struck {
+    if shared.faults.is_empty() {
+        return Struck::default();
+    }
+    let batch: Vec<Call<'_>> = match calls {
+        Ok(Body::Single(call)) => vec![call.clone()],
+        Ok(Body::Batch(batch)) => batch.calls().filter_map(Result::ok).collect(),
+        Err(_) => Vec::new(),
+    };
+    let methods: Vec<&str> = batch.iter().map(|call| &*call.method).collect();
+    let struck = shared.faults.strike(&host.node.service.name, &methods, now);
+    for depth in &struck.reorganise {
+        // A list that is full stays as it is; the limit is in the documentation.
+        host.node.reorganise(shared.calendar.unix(), *depth);
+    }
+    struck
+}
+
+fn answer_calls(
+    shared: &Shared,
+    host: &Host,
+    calls: &Result<Body<'_>, Refused<'_>>,
+    view: &View,
+    now: Nanos,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    match calls {
+        Err(refused) => write_refusal(&mut out, refused),
+        Ok(Body::Single(call)) => answer_call(shared, host, call, view, now, &mut out),
+        Ok(Body::Batch(batch)) => {
+            for call in batch.calls() {
+                let start = out.len();
+                out.push(if start == 0 { b'[' } else { b',' });
+                match call {
+                    Ok(call) => answer_call(shared, host, &call, view, now, &mut out),
+                    Err(refused) => write_refusal(&mut out, &refused),
+                }
+                if out.len() == start + 1 {
+                    out.truncate(start); // a notification
+                }
+            }
+            if !out.is_empty() {
+                out.push(b']');
+            }
+        }
+    }
+    out
+}
+
+fn answer_call(
+    shared: &Shared,
+    host: &Host,
+    call: &Call<'_>,
+    view: &View,
+    now: Nanos,
+    out: &mut Vec<u8>,
+) {
+    shared.record.call(&call.method);
+    let service = &host.node.service.name;
+    let struck = match shared.faults.is_empty() {
+        true => Default::default(),
+        false => shared.faults.strike_call(service, &call.method, now),
+    };
+    let start = out.len();
+    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    match call.id {
+        _ if struck.wrong_id => out.extend_from_slice(b"\"nobody asked with this id\""),
+        id => out.extend_from_slice(id.unwrap_or(b"null")),
+    }
+    let result = out.len();
+    out.extend_from_slice(b",\"result\":");
+    let outcome = match struck.error {
+        Some((code, message)) => Err(Failure::new(code, message)),
+        None => host.node.answer(call, view, out),
+    };
+    if let Err(failure) = outcome {
+        out.truncate(result);
+        out.extend_from_slice(b",\"error\":");
+        failure.write(out);
+    }
+    out.push(b'}');
+    if call.id.is_none() {
+        out.truncate(start);
+    }
+}
+
+fn write_refusal(out: &mut Vec<u8>, refused: &Refused<'_>) {
+    write_failure(out, refused.id, &Failure::new(refused.why.code(), refused.why.to_string()));
+}
+
+/// Writes an error response under `id`.
+pub(crate) fn write_failure(out: &mut Vec<u8>, id: Option<&[u8]>, failure: &Failure) {
+    let mut object = write::Object::open(out);
+    object.raw("jsonrpc", "\"2.0\"");
+    object.member("id").extend_from_slice(id.unwrap_or(b"null"));
+    failure.write(object.member("error"));
+    object.close();
+}
+
+fn refuse(status: u16, retry_after: Option<u64>) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = plain(status, format!("{status}\n"));
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A JSON response.
+pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
+    with_type(status, body, HeaderValue::from_static("application/json"))
+}
+
+/// A response for people.
+pub(crate) fn plain(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    with_type(status, body.into_bytes(), HeaderValue::from_static("text/plain; charset=utf-8"))
+}
+
+fn with_type(status: StatusCode, body: Vec<u8>, kind: HeaderValue) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,109 @@
+//! A connection's byte stream, on which a response can be cut, reset or slowed down.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use plimsoll_measure::Nanos;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// What happens to the bytes of the response that is written next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Fate {
+    /// They are written.
+    #[default]
+    Intact,
+    /// So many are written, then the connection is closed or reset.
+    Cut { left: usize, reset: bool },
+    /// They are written piece by piece.
+    Drip { bytes: usize, every: Nanos },
+}
+
+/// Sets the fate of a connection's next response.
+#[derive(Clone, Default)]
+pub(crate) struct Control(Arc<Mutex<Fate>>);
+
+impl Control {
+    pub(crate) fn set(&self, fate: Fate) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fate;
+    }
+
+    fn fate(&self) -> Fate {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream under a [`Control`].
+pub(crate) struct Wire {
+    stream: TcpStream,
+    control: Control,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wire {
+    pub(crate) fn new(stream: TcpStream, control: Control) -> Wire {
+        Wire { stream, control, pause: None }
+    }
+
+    /// Makes closing the connection send a reset.
+    fn reset_on_close(&self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.control.fate() {
+            Fate::Intact => Pin::new(&mut self.stream).poll_write(context, bytes),
+            Fate::Cut { left: 0, reset } => {
+                if reset {
+                    self.reset_on_close();
+                }
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+            Fate::Cut { left, reset } => {
+                let part = &bytes[..left.min(bytes.len())];
+                let written = ready!(Pin::new(&mut self.stream).poll_write(context, part))?;
+                self.control.set(Fate::Cut { left: left - written, reset });
+                Poll::Ready(Ok(written))
+            }
+            Fate::Drip { bytes: size, every } => {
+                if let Some(pause) = &mut self.pause {
+                    ready!(pause.as_mut().poll(context));
+                    self.pause = None;
+                }
+                let part = &bytes[..size.min(bytes.len())];
+                let written = ready!(Pin::new(&mut self.stream).poll_write(context, part))?;
+                self.pause = Some(Box::pin(tokio::time::sleep(every.into())));
+                Poll::Ready(Ok(written))
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
