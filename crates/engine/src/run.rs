@@ -10,7 +10,7 @@ use crate::resolve::{Question, is_literal, lookup, start as start_resolver};
 use crate::worker::{Lines, Shared, Worker};
 use mio::Waker;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use plimsoll_measure::{Clock, HostSample, Nanos, Note, Snapshot, WallClock};
 use plimsoll_plan::{Load, Plan, SHARDS, Scheme};
@@ -29,6 +29,8 @@ pub struct Settings {
     pub spin: bool,
     /// How many whole exchanges are handed to [`Sink::trace`].
     pub trace: u32,
+    /// Tells what this process has used of the host so far.
+    pub usage: fn() -> HostSample,
 }
 
 /// A run is stopped from outside: once to send no more and finish what is in flight, twice to give
@@ -238,7 +240,7 @@ fn collect(
     let plan = shared.plan;
     let blank = || Snapshot::new(plan.targets.len(), plan.streams.len());
     let (mut total, mut second) = (blank(), blank());
-    let mut used = usage();
+    let mut used = (shared.settings.usage)();
     let mut queues: Vec<std::collections::VecDeque<Report>> =
         emptied.iter().map(|_| Default::default()).collect();
     let mut ended = vec![false; emptied.len()];
@@ -278,7 +280,7 @@ fn collect(
         for (place, stream) in plan.streams.iter().enumerate() {
             second.streams[place] = stream.planned_value(second.t, plan.warmup);
         }
-        let now = usage();
+        let now = (shared.settings.usage)();
         second.host = HostSample {
             cpu: now.cpu - used.cpu,
             user: now.user - used.user,
@@ -301,19 +303,6 @@ fn collect(
         cut_short,
         workers: shared.settings.workers,
         notes,
-    }
-}
-
-fn usage() -> HostSample {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return HostSample::default() };
-    let span = |t: nix::sys::time::TimeVal| {
-        Nanos(t.tv_sec() as u64 * 1_000_000_000 + t.tv_usec() as u64 * 1_000)
-    };
-    let user = span(usage.user_time());
-    HostSample {
-        cpu: user + span(usage.system_time()),
-        user,
-        rss_peak_bytes: usage.max_rss().max(0) as u64 * 1024,
     }
 }
 

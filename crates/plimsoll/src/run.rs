@@ -81,7 +81,12 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let stop = Stop::new();
     let interrupts = Interrupts::listen(stop.clone())?;
-    let settings = Settings { workers: args.workers, spin: args.spin, trace: args.trace };
+    let settings = Settings {
+        workers: args.workers,
+        spin: args.spin,
+        trace: args.trace,
+        usage: plimsoll_host::usage,
+    };
     let mut sink = Live::new(&plan, run_dir, stop.clone(), args.metrics.is_some().then_some(page));
     let outcome = plimsoll_engine::run(&plan, settings, &stop, &mut sink)
         .map_err(|error| usage_error(error.message, error.hint));
