@@ -15,7 +15,7 @@ use crate::exchange::{Exchange, Exchanges, Id};
 use crate::judge::{Verdict, judge};
 use crate::pool::{Addresses, Pool, Waiting};
 use crate::recorder::{Finished, Recorder};
-use crate::request::Hop;
+use crate::request::{Hop, Request};
 use crate::resolve::{Question, Resolved};
 use crate::run::TraceRecord;
 use crate::worker::Shared;
@@ -42,6 +42,14 @@ enum Step {
     Follow(Box<Hop>),
 }
 
+/// What an end gives rise to.
+enum Next {
+    /// The stream's next arrival: a user without pause sends again at once.
+    Arrival(usize),
+    /// The next request of an arrival.
+    Request(Id),
+}
+
 /// The arrivals on their way, and the connections that carry them.
 pub(crate) struct Dispatcher<'p> {
     shared: &'p Shared<'p>,
@@ -56,6 +64,8 @@ pub(crate) struct Dispatcher<'p> {
     established: u64,
     established_peak: u64,
     recorder: Recorder,
+    /// Empty but while a connection tells what happened.
+    next: VecDeque<Next>,
     warm_rpc: RpcCounts,
     scratch: Vec<u8>,
     out: Vec<u8>,
@@ -63,7 +73,7 @@ pub(crate) struct Dispatcher<'p> {
     decoded: Vec<u8>,
     noted: [bool; ErrorClass::ALL.len()],
     notes: Vec<Note>,
-    tracing: Vec<(usize, Id, Vec<u8>)>,
+    tracing: Vec<Id>,
     traces: Vec<TraceRecord>,
     window_end: Nanos,
     last_end: Nanos,
@@ -90,6 +100,7 @@ impl<'p> Dispatcher<'p> {
             established: 0,
             established_peak: 0,
             recorder: Recorder::new(Snapshot::new(plan.targets.len(), plan.streams.len())),
+            next: VecDeque::new(),
             warm_rpc: RpcCounts::default(),
             scratch: vec![0; SCRATCH],
             out: Vec::new(),
@@ -145,9 +156,12 @@ impl<'p> Dispatcher<'p> {
     /// Sends an arrival's request on a free connection, or lets it wait for one.
     #[inline]
     fn deliver(&mut self, pool: usize, id: Id, now: Nanos) {
-        if let Some(key) = self.pools[pool].free.pop() {
-            self.send(key as usize, id, now);
-        } else if self.pools[pool].waiting_live >= WAITING_MAX {
+        while let Some(key) = self.take_free(pool) {
+            if self.send(key, id, now) {
+                return self.offer(key, now);
+            }
+        }
+        if self.pools[pool].waiting_live >= WAITING_MAX {
             self.finish(id, now, None, Err((ErrorClass::NoConnection, None)));
         } else {
             let waiting = self.waiting(id);
@@ -156,6 +170,20 @@ impl<'p> Dispatcher<'p> {
             pool_state.waiting_live += 1;
             self.open_needed(pool, now);
         }
+    }
+
+    /// A connection with capacity, taken off its pool's list.
+    #[inline]
+    fn take_free(&mut self, pool: usize) -> Option<usize> {
+        while let Some(key) = self.pools[pool].free.pop() {
+            let connection = &mut self.connections[key as usize];
+            connection.listed = false;
+            // The other side may have taken back what it allowed.
+            if connection.capacity() > 0 {
+                return Some(key as usize);
+            }
+        }
+        None
     }
 
     fn waiting(&self, id: Id) -> Waiting {
@@ -184,79 +212,71 @@ impl<'p> Dispatcher<'p> {
         Draw { seq: exchange.seq, key: key.with(3).with(exchange.seq) }
     }
 
-    /// Writes the arrival's request to a connection that has capacity.
-    fn send(&mut self, key: usize, id: Id, now: Nanos) {
+    /// Hands the arrival's request to a connection that has capacity; whether it was taken.
+    fn send(&mut self, key: usize, id: Id, now: Nanos) -> bool {
         let shared = self.shared;
         let exchange = self.exchanges.get(id).expect("what is sent is on its way");
-        let target = exchange.target as usize;
-        let request = &shared.requests[target];
-        let mut head_only = request.head_only;
-        let bytes = match (&exchange.hop, request.fixed()) {
-            (Some(hop), _) => {
-                head_only = hop.head_only;
-                hop.bytes.as_slice()
-            }
-            (None, Some(bytes)) => bytes,
-            (None, None) => {
-                request.render(self.draw(exchange), &mut self.out, &mut self.body);
-                self.out.as_slice()
-            }
-        };
+        let trace = shared.traces_left.load(Ordering::Relaxed) > 0
+            && shared.traces_left.fetch_sub(1, Ordering::Relaxed) > 0;
         let outgoing = Outgoing {
             exchange: id,
-            bytes,
-            head_only,
+            request: request_of(shared, exchange),
+            draw: self.draw(exchange),
+            body_max: shared.plan.body_max,
             // Bodies are kept where a check, or a note about an unexpected status, needs them.
-            keep_body: shared.plan.targets[target].expect.reads_body(),
+            keep_body: shared.plan.targets[exchange.target as usize].expect.reads_body(),
             last: !shared.plan.connections.reuse,
+            trace,
         };
-        let len = bytes.len() as u64;
         let connection = &mut self.connections[key];
-        let started = connection.start(outgoing, shared.plan.body_max);
-        if shared.traces_left.load(Ordering::Relaxed) > 0
-            && !matches!(started, Started::Dead)
-            && shared.traces_left.fetch_sub(1, Ordering::Relaxed) > 0
-        {
-            connection.trace_answer();
-            self.tracing.push((key, id, bytes.to_vec()));
+        let (sent, bytes) = match connection.start(outgoing, (&mut self.out, &mut self.body)) {
+            Started::Sent { bytes } => (true, bytes),
+            Started::Held { bytes } => (false, bytes),
+            Started::Refused => {
+                if trace {
+                    shared.traces_left.fetch_add(1, Ordering::Relaxed);
+                }
+                self.on_ready(key, Readiness::NONE);
+                return false;
+            }
+        };
+        if trace {
+            self.tracing.push(id);
         }
         let exchange = self.exchanges.get_mut(id);
-        match started {
-            Started::Sent | Started::Held => {
-                exchange.connection = Some(key as u32);
-                exchange.bytes_out += len;
-                if matches!(started, Started::Sent) && !exchange.was_sent() {
-                    exchange.sent_at = now;
-                }
-            }
-            Started::Dead => {
-                // No byte of it reached the kernel: it goes on another connection.
-                let pool = connection.pool as usize;
-                let waiting = self.waiting(id);
-                self.pools[pool].waiting.push_front(waiting);
-                self.pools[pool].waiting_live += 1;
-                self.lose(key, OpenReason::TargetClosed, None, now);
-            }
+        exchange.connection = Some(key as u32);
+        exchange.bytes_out += bytes;
+        if sent && !exchange.was_sent() {
+            exchange.sent_at = now;
         }
+        true
     }
 
-    /// Tells what the poll said of a connection.
+    /// Tells what the poll said of a connection. Only when the connection has told all is its
+    /// capacity used again: an end that came with an answer is known by then.
     pub(crate) fn on_ready(&mut self, key: usize, mut ready: Readiness) {
-        loop {
-            let Some(connection) = self.connections.get_mut(key) else { return };
-            let Some(event) = connection.next(&mut ready, &mut self.scratch) else { return };
-            let now = self.shared.clock.now();
+        let mut last = None;
+        let mut established = None;
+        while let Some(connection) = self.connections.get_mut(key)
+            && let Some(event) = connection.next(&mut ready, &mut self.scratch)
+        {
+            let now = *last.insert(self.shared.clock.now());
             match event {
                 Event::Established => {
                     let pool = connection.pool as usize;
+                    established = Some(pool);
                     self.pools[pool].connecting -= 1;
                     self.established += 1;
                     self.established_peak = self.established_peak.max(self.established);
                     self.recorder.counts.connections.opened += 1;
-                    self.freed(key, now);
-                    self.open_needed(pool, now);
                 }
-                Event::Sent { exchange } => self.exchanges.get_mut(exchange).sent_at = now,
+                Event::Sent { exchange } => {
+                    let exchange = self.exchanges.get_mut(exchange);
+                    // An arrival is sent once, whatever redirects it follows.
+                    if !exchange.was_sent() {
+                        exchange.sent_at = now;
+                    }
+                }
                 Event::Answered { exchange: id, bytes, answer } => {
                     let status = answer.status;
                     let exchange = self.exchanges.get_mut(id);
@@ -278,9 +298,7 @@ impl<'p> Dispatcher<'p> {
                         };
                         note(&mut self.noted, &mut self.notes, self.shared, exchange, *class, text);
                     }
-                    if !self.answered(key, id, now, status, step) {
-                        return;
-                    }
+                    self.answered(key, id, now, status, step);
                 }
                 Event::Failed { exchange: id, bytes, failure } => {
                     self.exchanges.get_mut(id).bytes_in += bytes;
@@ -290,46 +308,62 @@ impl<'p> Dispatcher<'p> {
                 }
                 Event::Closed { why, failure } => {
                     self.lose(key, why, failure, now);
-                    return;
+                    break;
+                }
+            }
+        }
+        if self.connections.get(key).is_some_and(has_unlisted_capacity) {
+            self.offer(key, last.unwrap_or_else(|| self.shared.clock.now()));
+        }
+        if let (Some(pool), Some(now)) = (established, last) {
+            self.open_needed(pool, now);
+        }
+        while let Some(next) = self.next.pop_front() {
+            match next {
+                Next::Arrival(stream) => _ = self.take_up_one(stream),
+                Next::Request(id) => {
+                    let exchange = self.exchanges.get(id).expect("what goes on is on its way");
+                    let pool = request_of(self.shared, exchange).pool;
+                    self.deliver(pool, id, self.shared.clock.now());
                 }
             }
         }
     }
 
-    /// An answer is whole; whether the connection goes on.
-    fn answered(&mut self, key: usize, id: Id, now: Nanos, status: u16, step: Step) -> bool {
+    fn answered(&mut self, key: usize, id: Id, now: Nanos, status: u16, step: Step) {
         self.end_trace(key, id);
-        let user_stream = match step {
+        match step {
             Step::Finish(verdict) => {
                 let exchange = self.exchanges.get(id).expect("what was answered is on its way");
-                let stream = (exchange.user != u32::MAX).then_some(exchange.stream as usize);
+                if exchange.user != u32::MAX {
+                    self.next.push_back(Next::Arrival(exchange.stream as usize));
+                }
                 self.finish(id, now, Some(status), verdict);
-                stream
             }
-            Step::Follow(hop) => {
-                self.follow(id, hop, now);
-                None
-            }
-        };
-        let over = self.connections[key].is_over();
-        match over {
-            None if self.connections[key].capacity() > 0 => self.freed(key, now),
-            None => {}
-            Some(why) => self.lose(key, why, None, now),
+            Step::Follow(hop) => self.follow(id, hop, now),
         }
-        // A user without pause sends again at once, on the connection that was just used.
-        if let Some(stream) = user_stream {
-            self.take_up_one(stream);
-        }
-        over.is_none()
     }
 
-    /// A connection has capacity: for who waits, or for who comes.
-    fn freed(&mut self, key: usize, now: Nanos) {
-        let pool = self.connections[key].pool as usize;
-        match self.next_waiting(pool) {
-            Some(id) => self.send(key, id, now),
-            None => self.pools[pool].free.push(key as u32),
+    /// Uses the capacity that a connection has: for who waits, or for who comes.
+    #[inline]
+    fn offer(&mut self, key: usize, now: Nanos) {
+        while let Some(connection) = self.connections.get(key)
+            && has_unlisted_capacity(connection)
+        {
+            let pool = connection.pool as usize;
+            match self.next_waiting(pool) {
+                Some(id) if self.send(key, id, now) => {}
+                Some(id) => {
+                    let waiting = self.waiting(id);
+                    self.pools[pool].waiting.push_front(waiting);
+                    self.pools[pool].waiting_live += 1;
+                    self.open_needed(pool, now);
+                }
+                None => {
+                    self.connections[key].listed = true;
+                    self.pools[pool].free.push(key as u32);
+                }
+            }
         }
     }
 
@@ -388,15 +422,11 @@ impl<'p> Dispatcher<'p> {
                     if sent { ErrorClass::ResponseTimeout } else { ErrorClass::ConnectTimeout };
                 self.end_trace(key, id);
                 self.finish(id, now, None, Err((class.unwrap_or(timeout), None)));
-                if self.connections[key].abandon(id) {
-                    self.lose(key, OpenReason::AfterTimeout, None, now);
-                }
+                self.connections[key].abandon(id);
+                self.on_ready(key, Readiness::NONE);
             }
             None => {
-                let pool = match &exchange.hop {
-                    Some(hop) => hop.pool,
-                    None => self.shared.requests[exchange.target as usize].pool,
-                };
+                let pool = request_of(self.shared, exchange).pool;
                 self.pools[pool].waiting_live -= 1;
                 let since = exchange.dispatched_at;
                 let class = class.unwrap_or_else(|| self.class_of_waiting(pool, since, sent));
@@ -490,19 +520,30 @@ impl<'p> Dispatcher<'p> {
         if self.tracing.is_empty() {
             return;
         }
-        let Some(place) = self.tracing.iter().position(|(_, traced, _)| *traced == id) else {
-            return;
-        };
-        let (_, _, request) = self.tracing.swap_remove(place);
-        let response = self.connections[key].take_trace().unwrap_or_default();
+        let Some(place) = self.tracing.iter().position(|traced| *traced == id) else { return };
+        self.tracing.swap_remove(place);
+        let trace = self.connections[key].take_trace(id).expect("what is traced is kept");
         let exchange = self.exchanges.get(id).expect("what is traced is on its way");
         self.traces.push(TraceRecord {
             target: self.shared.plan.targets[exchange.target as usize].name.clone(),
             sent_at: exchange.sent_at,
             received_at: self.shared.clock.now(),
-            request,
-            response,
+            request: trace.request,
+            response: trace.response,
         });
+    }
+}
+
+/// Whether nobody knows of its capacity yet. While one is listed, nobody waits in its pool.
+fn has_unlisted_capacity(connection: &Connection) -> bool {
+    !connection.listed && connection.capacity() > 0
+}
+
+/// The request that an arrival sends now.
+fn request_of<'a>(shared: &'a Shared<'_>, exchange: &'a Exchange) -> &'a Request {
+    match &exchange.hop {
+        Some(hop) => &hop.request,
+        None => &shared.requests[exchange.target as usize],
     }
 }
 
@@ -530,7 +571,7 @@ fn step(
         }
         let Some(location) = answer.location else { return fault(Fault::BadLocation) };
         let close = !plan.connections.reuse;
-        return match Hop::after((url, left), target, answer.status, location, draw, close) {
+        return match Hop::after((url, left), target, answer.status, location, close) {
             Ok(hop) => Step::Follow(Box::new(hop)),
             Err(_) => fault(Fault::BadLocation),
         };

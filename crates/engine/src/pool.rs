@@ -41,7 +41,7 @@ pub(crate) struct Pool {
     pub(crate) open: usize,
     /// Of these, not established yet.
     pub(crate) connecting: usize,
-    /// Established and free, the one used last on top.
+    /// Those with capacity, the one used last on top. Who is taken from it is asked again.
     pub(crate) free: Vec<u32>,
     /// In the order they came; what was given up meanwhile is skipped.
     pub(crate) waiting: VecDeque<Waiting>,

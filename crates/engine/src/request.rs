@@ -25,6 +25,7 @@ impl Origin {
 }
 
 /// A target, compiled.
+#[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) pool: usize,
     pub(crate) head_only: bool,
@@ -33,6 +34,7 @@ pub(crate) struct Request {
     pub(crate) expected: Option<Expected<'static>>,
 }
 
+#[derive(Debug)]
 enum Parts {
     Fixed(Vec<u8>),
     Drawn {
@@ -68,12 +70,19 @@ impl Request {
         request
     }
 
-    /// The bytes, when every request has the same.
+    /// The bytes of one request, put together in `out` where they are not the same for all.
     #[inline]
-    pub(crate) fn fixed(&self) -> Option<&[u8]> {
+    pub(crate) fn bytes<'a>(
+        &'a self,
+        draw: Draw,
+        (out, body): (&'a mut Vec<u8>, &mut Vec<u8>),
+    ) -> &'a [u8] {
         match &self.parts {
-            Parts::Fixed(bytes) => Some(bytes),
-            Parts::Drawn { .. } => None,
+            Parts::Fixed(bytes) => bytes,
+            Parts::Drawn { .. } => {
+                self.render(draw, out, body);
+                out
+            }
         }
     }
 
@@ -86,7 +95,7 @@ impl Request {
     }
 
     /// Renders one request into `out`, and its body alone into `body_out`.
-    pub(crate) fn render(&self, draw: Draw, out: &mut Vec<u8>, body_out: &mut Vec<u8>) {
+    fn render(&self, draw: Draw, out: &mut Vec<u8>, body_out: &mut Vec<u8>) {
         out.clear();
         body_out.clear();
         match &self.parts {
@@ -142,9 +151,7 @@ fn head(target: &Target, path: &Template, close: bool) -> Vec<Template> {
 pub(crate) struct Hop {
     pub(crate) left: u32,
     pub(crate) url: Url,
-    pub(crate) pool: usize,
-    pub(crate) head_only: bool,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) request: Request,
 }
 
 impl Hop {
@@ -156,7 +163,6 @@ impl Hop {
         target: &Target,
         status: u16,
         location: &str,
-        draw: Draw,
         close: bool,
     ) -> Result<Hop, String> {
         let url = before.0.join(location)?;
@@ -177,10 +183,7 @@ impl Hop {
             user: if same_origin { target.url.user.clone() } else { url.user.clone() },
             ..url.clone()
         };
-        let request = Request::compile(&next, 0, close);
-        let mut bytes = Vec::new();
-        request.render(draw, &mut bytes, &mut Vec::new());
-        Ok(Hop { left: before.1 - 1, url, pool: 0, head_only: request.head_only, bytes })
+        Ok(Hop { left: before.1 - 1, url, request: Request::compile(&next, 0, close) })
     }
 }
 

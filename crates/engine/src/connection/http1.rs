@@ -4,7 +4,7 @@
 //! comes in several reads is put together in a buffer of the connection's own, which exists only
 //! while it is needed.
 
-use super::{Answer, Event, Failure, Outgoing, Readiness, Started, Transport};
+use super::{Answer, Event, Failure, Outgoing, Readiness, Started, Trace, Transport};
 use crate::exchange::Id;
 use crate::http1::{Length, Parser, Piece};
 use plimsoll_measure::{ErrorClass, Fault, OpenReason};
@@ -32,8 +32,8 @@ pub(super) struct Http1 {
     unwritten: Vec<u8>,
     /// The body so far, when it did not come in one read.
     body: Vec<u8>,
-    /// Recorded bytes of the answer, when somebody wants to see them.
-    trace: Option<Vec<u8>>,
+    /// The exchange in flight, or the one before, when somebody wants to see it.
+    trace: Option<(Id, Trace)>,
     /// Carries nothing any more: the last exchange's end was told, the connection's is next.
     over: Option<OpenReason>,
 }
@@ -54,34 +54,37 @@ impl Http1 {
         self.current.is_none() && self.over.is_none()
     }
 
-    pub(super) fn is_over(&self) -> Option<OpenReason> {
-        self.over
+    pub(super) fn is_idle(&self) -> bool {
+        self.current.is_none()
     }
 
-    pub(super) fn trace_answer(&mut self) {
-        self.trace = Some(Vec::new());
-    }
-
-    pub(super) fn take_trace(&mut self) -> Option<Vec<u8>> {
-        self.trace.take()
+    pub(super) fn take_trace(&mut self, exchange: Id) -> Option<Trace> {
+        self.trace.take_if(|(traced, _)| *traced == exchange).map(|(_, trace)| trace)
     }
 
     pub(super) fn start(
         &mut self,
         transport: &mut Transport,
         outgoing: Outgoing<'_>,
-        body_max: u64,
+        buffers: (&mut Vec<u8>, &mut Vec<u8>),
     ) -> Started {
         debug_assert!(self.is_free(), "one exchange at a time");
-        let taken = match transport.write(outgoing.bytes) {
+        let request = outgoing.request.bytes(outgoing.draw, buffers);
+        let taken = match transport.write(request) {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Started::Dead,
+            Err(_) => {
+                self.over = Some(OpenReason::TargetClosed);
+                return Started::Refused;
+            }
         };
-        if taken < outgoing.bytes.len() {
-            self.unwritten.extend_from_slice(&outgoing.bytes[taken..]);
+        if taken < request.len() {
+            self.unwritten.extend_from_slice(&request[taken..]);
         }
-        self.parser.expect(outgoing.head_only);
+        self.trace = outgoing
+            .trace
+            .then(|| (outgoing.exchange, Trace { request: request.to_vec(), response: vec![] }));
+        self.parser.expect(outgoing.request.head_only);
         self.body.clear();
         self.current = Some(Current {
             exchange: outgoing.exchange,
@@ -90,18 +93,17 @@ impl Http1 {
             sent: taken > 0,
             bytes_in: 0,
             body_len: 0,
-            body_max,
+            body_max: outgoing.body_max,
         });
-        if taken > 0 { Started::Sent } else { Started::Held }
+        let bytes = request.len() as u64;
+        if taken > 0 { Started::Sent { bytes } } else { Started::Held { bytes } }
     }
 
-    pub(super) fn abandon(&mut self, exchange: Id) -> bool {
-        let carried = self.current.as_ref().is_some_and(|current| current.exchange == exchange);
-        if carried {
-            self.current = None;
+    /// The answer may still come and could not be told from the next one's: the connection ends.
+    pub(super) fn abandon(&mut self, exchange: Id) {
+        if self.current.take_if(|current| current.exchange == exchange).is_some() {
             self.over = Some(OpenReason::AfterTimeout);
         }
-        carried
     }
 
     pub(super) fn next<'a>(
@@ -137,8 +139,8 @@ impl Http1 {
             if transport.is_drained_by(n, scratch.len()) {
                 ready.readable = false;
             }
-            if let Some(trace) = &mut self.trace {
-                trace.extend_from_slice(&scratch[..n]);
+            if let Some((_, trace)) = &mut self.trace {
+                trace.response.extend_from_slice(&scratch[..n]);
             }
             match self.feed(&scratch[..n]) {
                 Ok(None) => {}

@@ -4,17 +4,24 @@
 //! now. It pumps [`Connection::next`] until nothing is left, because one wake-up may yield one
 //! answer (HTTP/1.1), many (streams), or something that nobody asked for (server messages). An
 //! event names the exchange that it belongs to. What a protocol cannot do is its own affair:
-//! [`Connection::abandon`] closes an HTTP/1.1 connection and would reset a stream.
+//! [`Connection::abandon`] ends an HTTP/1.1 connection and would reset a stream.
+//!
+//! A connection ends in one way only: [`Event::Closed`], after it has told the end of everything
+//! that it carried.
 //!
 //! See `docs/design/connections.md` for how HTTP/2, WebSocket and SSE fit in.
 
 mod http1;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use crate::exchange::Id;
+use crate::request::Request;
 use http1::Http1;
 use mio::{Registry, Token};
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason};
+use plimsoll_plan::Draw;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 pub(crate) use transport::TlsStart;
@@ -23,24 +30,36 @@ use transport::Transport;
 /// A request on its way to a connection.
 pub(crate) struct Outgoing<'a> {
     pub(crate) exchange: Id,
-    pub(crate) bytes: &'a [u8],
-    /// Whether it is a HEAD request, which is answered without a body.
-    pub(crate) head_only: bool,
+    pub(crate) request: &'a Request,
+    /// What fills the request's placeholders.
+    pub(crate) draw: Draw,
+    /// The answer's body may not be larger.
+    pub(crate) body_max: u64,
     /// Whether the answer's body has to be kept.
     pub(crate) keep_body: bool,
     /// Whether the connection is closed after it.
     pub(crate) last: bool,
+    /// Whether a [`Trace`] is to be kept.
+    pub(crate) trace: bool,
 }
 
 /// What became of handing a request over.
 #[derive(Debug)]
 pub(crate) enum Started {
-    /// At least its first byte was accepted.
-    Sent,
+    /// At least its first byte was accepted. `bytes` counts the whole request.
+    Sent { bytes: u64 },
     /// No byte was accepted yet; [`Event::Sent`] will tell.
-    Held,
-    /// No byte was accepted and none will be: the connection is of no use any more.
-    Dead,
+    Held { bytes: u64 },
+    /// No byte was accepted and none will be: it may go on another connection. This one takes no
+    /// more; [`Connection::next`] tells what becomes of the exchanges that it carries.
+    Refused,
+}
+
+/// One exchange, to be shown whole.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    pub(crate) request: Vec<u8>,
+    pub(crate) response: Vec<u8>,
 }
 
 /// A whole answer.
@@ -91,8 +110,8 @@ pub(crate) enum Event<'a> {
     Answered { exchange: Id, bytes: u64, answer: Answer<'a> },
     /// An exchange failed; the connection may live on.
     Failed { exchange: Id, bytes: u64, failure: Failure },
-    /// The connection is over, carrying nothing: why another may be needed in its place. Without a
-    /// failure it was closed in good order.
+    /// The connection is over: why another may be needed in its place. Each exchange that it
+    /// carried has been told of before. Without a failure it was closed in good order.
     Closed { why: OpenReason, failure: Option<Failure> },
 }
 
@@ -117,12 +136,21 @@ pub(crate) struct Readiness {
     pub(crate) read_closed: bool,
 }
 
+impl Readiness {
+    /// The poll said nothing: a connection is asked what it has to tell after something was done to
+    /// it.
+    pub(crate) const NONE: Readiness =
+        Readiness { readable: false, writable: false, read_closed: false };
+}
+
 /// A connection, whatever its protocol.
 pub(crate) struct Connection {
     pub(crate) pool: u32,
     /// Addresses that may still be tried when this one cannot be reached.
     pub(crate) tries_left: u32,
     pub(crate) opened_at: Nanos,
+    /// Whether its pool has it among those with capacity.
+    pub(crate) listed: bool,
     phase: Phase,
     transport: Transport,
     protocol: Protocol,
@@ -144,10 +172,20 @@ impl Connection {
         let transport = Transport::connect(to.0, to.1, tls, poll.0, poll.1)?;
         let protocol = Protocol::Http1(Http1::new());
         let phase = Phase::Connecting;
-        Ok(Connection { pool, tries_left: 0, opened_at: now, phase, transport, protocol })
+        Ok(Connection {
+            pool,
+            tries_left: 0,
+            opened_at: now,
+            listed: false,
+            phase,
+            transport,
+            protocol,
+        })
     }
 
-    /// How many more exchanges it takes now.
+    /// How many more exchanges it takes now. Changes with whatever is done to it or comes from the
+    /// other side.
+    #[inline]
     pub(crate) fn capacity(&self) -> usize {
         match &self.protocol {
             Protocol::Http1(http) => {
@@ -156,10 +194,14 @@ impl Connection {
         }
     }
 
-    /// Hands a request over. `body_max` bounds the answer.
-    pub(crate) fn start(&mut self, outgoing: Outgoing<'_>, body_max: u64) -> Started {
+    /// Hands a request over; `buffers` are free again afterwards.
+    pub(crate) fn start(
+        &mut self,
+        outgoing: Outgoing<'_>,
+        buffers: (&mut Vec<u8>, &mut Vec<u8>),
+    ) -> Started {
         match &mut self.protocol {
-            Protocol::Http1(http) => http.start(&mut self.transport, outgoing, body_max),
+            Protocol::Http1(http) => http.start(&mut self.transport, outgoing, buffers),
         }
     }
 
@@ -213,31 +255,25 @@ impl Connection {
         self.phase == Phase::Handshaking
     }
 
-    /// Why it carries nothing any more, when it does not.
-    pub(crate) fn is_over(&self) -> Option<OpenReason> {
+    /// Whether no exchange is on it.
+    pub(crate) fn is_idle(&self) -> bool {
         match &self.protocol {
-            Protocol::Http1(http) => http.is_over(),
+            Protocol::Http1(http) => http.is_idle(),
         }
     }
 
-    /// Gives an exchange up. Whether the connection must be closed with it.
-    pub(crate) fn abandon(&mut self, exchange: Id) -> bool {
+    /// Gives an exchange up: it is not told of any more. What that does to the connection,
+    /// [`Connection::next`] tells.
+    pub(crate) fn abandon(&mut self, exchange: Id) {
         match &mut self.protocol {
             Protocol::Http1(http) => http.abandon(exchange),
         }
     }
 
-    /// Records the bytes of the answer to the request that was just started.
-    pub(crate) fn trace_answer(&mut self) {
+    /// What was kept of an exchange to show it whole.
+    pub(crate) fn take_trace(&mut self, exchange: Id) -> Option<Trace> {
         match &mut self.protocol {
-            Protocol::Http1(http) => http.trace_answer(),
-        }
-    }
-
-    /// The recorded bytes.
-    pub(crate) fn take_trace(&mut self) -> Option<Vec<u8>> {
-        match &mut self.protocol {
-            Protocol::Http1(http) => http.take_trace(),
+            Protocol::Http1(http) => http.take_trace(exchange),
         }
     }
 

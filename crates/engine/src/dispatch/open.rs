@@ -1,6 +1,6 @@
 //! Connections: opened when they are needed, lost when they end, closed at the end.
 
-use super::Dispatcher;
+use super::{Dispatcher, Next};
 use crate::connection::{Connection, Failure};
 use crate::exchange::Id;
 use crate::pool::{Addresses, Pool};
@@ -85,16 +85,19 @@ impl Dispatcher<'_> {
         now: Nanos,
     ) {
         let connection = self.connections.remove(key);
+        debug_assert!(connection.is_idle(), "what a connection carries ends before it");
         let pool = connection.pool as usize;
         let tries_left = connection.tries_left;
         let established = connection.is_established();
+        let listed = connection.listed;
         connection.close(&self.registry);
         let state = &mut self.pools[pool];
         state.open -= 1;
         if established {
             self.established -= 1;
             state.lose(why);
-            if let Some(place) = state.free.iter().rposition(|free| *free as usize == key) {
+            if listed && let Some(place) = state.free.iter().rposition(|free| *free as usize == key)
+            {
                 state.free.remove(place);
             }
         } else {
@@ -145,15 +148,15 @@ impl Dispatcher<'_> {
         self.open_needed(resolved.pool, now);
     }
 
-    /// Sends the request that a redirect asks for.
+    /// Makes the request that a redirect asks for the arrival's next.
     pub(super) fn follow(&mut self, id: Id, mut hop: Box<Hop>, now: Nanos) {
         match self.pool_of(&Origin::of(&hop.url), now) {
             Ok(pool) => {
-                hop.pool = pool;
+                hop.request.pool = pool;
                 let exchange = self.exchanges.get_mut(id);
                 exchange.hop = Some(hop);
                 exchange.connection = None;
-                self.deliver(pool, id, now);
+                self.next.push_back(Next::Request(id));
             }
             Err(why) => {
                 let error = Some(std::io::Error::other(why));

@@ -272,6 +272,7 @@ fn redirects_are_followed_only_when_asked() {
     for path in ["/307", "/303"] {
         let on = run_plan(&plan(path, 3), &[]);
         assert_eq!((on.count("/requests/ok"), on.count("/status/200")), (2, 2), "{path}");
+        assert_eq!(on.count("/connections/opened"), 1, "on the connection that is free then");
     }
     let circle = run_plan(&plan("/loop", 3), &[]);
     assert_eq!(circle.summary["faults"]["more redirects than the plan follows"], 2);
