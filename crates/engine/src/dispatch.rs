@@ -61,6 +61,8 @@ pub(crate) struct Dispatcher<'p> {
     connections: Slab<Connection>,
     /// Connections that are not established, by when they are given up.
     attempts: VecDeque<(Nanos, usize, Nanos)>,
+    /// Pools in which somebody may have to wait for a connection that is not opened yet.
+    unopened: Vec<usize>,
     established: u64,
     established_peak: u64,
     recorder: Recorder,
@@ -97,6 +99,7 @@ impl<'p> Dispatcher<'p> {
             pools,
             connections: Slab::new(),
             attempts: VecDeque::new(),
+            unopened: Vec::new(),
             established: 0,
             established_peak: 0,
             recorder: Recorder::new(Snapshot::new(plan.targets.len(), plan.streams.len())),
@@ -168,7 +171,7 @@ impl<'p> Dispatcher<'p> {
             let pool_state = &mut self.pools[pool];
             pool_state.waiting.push_back(waiting);
             pool_state.waiting_live += 1;
-            self.open_needed(pool, now);
+            self.may_need_connections(pool);
         }
     }
 
@@ -256,7 +259,6 @@ impl<'p> Dispatcher<'p> {
     /// capacity used again: an end that came with an answer is known by then.
     pub(crate) fn on_ready(&mut self, key: usize, mut ready: Readiness) {
         let mut last = None;
-        let mut established = None;
         while let Some(connection) = self.connections.get_mut(key)
             && let Some(event) = connection.next(&mut ready, &mut self.scratch)
         {
@@ -264,7 +266,7 @@ impl<'p> Dispatcher<'p> {
             match event {
                 Event::Established => {
                     let pool = connection.pool as usize;
-                    established = Some(pool);
+                    self.may_need_connections(pool);
                     self.pools[pool].connecting -= 1;
                     self.established += 1;
                     self.established_peak = self.established_peak.max(self.established);
@@ -315,9 +317,6 @@ impl<'p> Dispatcher<'p> {
         if self.connections.get(key).is_some_and(has_unlisted_capacity) {
             self.offer(key, last.unwrap_or_else(|| self.shared.clock.now()));
         }
-        if let (Some(pool), Some(now)) = (established, last) {
-            self.open_needed(pool, now);
-        }
         while let Some(next) = self.next.pop_front() {
             match next {
                 Next::Arrival(stream) => _ = self.take_up_one(stream),
@@ -357,7 +356,7 @@ impl<'p> Dispatcher<'p> {
                     let waiting = self.waiting(id);
                     self.pools[pool].waiting.push_front(waiting);
                     self.pools[pool].waiting_live += 1;
-                    self.open_needed(pool, now);
+                    self.may_need_connections(pool);
                 }
                 None => {
                     self.connections[key].listed = true;

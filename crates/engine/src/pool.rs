@@ -47,6 +47,8 @@ pub(crate) struct Pool {
     pub(crate) waiting: VecDeque<Waiting>,
     /// Of these, still waiting.
     pub(crate) waiting_live: usize,
+    /// Whether it is among those that may need connections.
+    pub(crate) unopened: bool,
     /// When an arrival last had to wait because the limit was reached.
     pub(crate) capped_at: Option<Nanos>,
     /// Connections that were lost and not replaced yet, by why.
@@ -77,6 +79,7 @@ impl Pool {
             free: Vec::new(),
             waiting: VecDeque::new(),
             waiting_live: 0,
+            unopened: false,
             capped_at: None,
             lost: [0; 3],
         }

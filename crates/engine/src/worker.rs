@@ -111,8 +111,10 @@ impl<'p> Worker<'p> {
             if self.is_done(now) {
                 break;
             }
-            self.sleep(&mut events, taken == TAKEN_MAX)?;
+            let busy = taken == TAKEN_MAX || self.dispatcher.wants_to_open();
+            self.sleep(&mut events, busy)?;
             self.handle(&events);
+            self.dispatcher.open_needed();
         }
         self.dispatcher.close_all();
         let end = self.shared.clock.now();

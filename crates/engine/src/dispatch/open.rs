@@ -12,13 +12,45 @@ use std::net::IpAddr;
 
 /// More origins than this are not followed to by redirects.
 const POOLS_MAX: usize = 256;
+/// More connections than this are not opened to a host without reading answers in between.
+const OPENED_MAX: usize = 16;
 /// A name that could not be resolved is asked for again after this long.
 const ASK_AGAIN: Nanos = Nanos::from_secs(1);
 
 impl Dispatcher<'_> {
-    /// Opens connections for who waits, as far as the limit allows.
-    pub(super) fn open_needed(&mut self, pool: usize, now: Nanos) {
-        while self.pools[pool].wants_connection(now) {
+    /// Somebody waits in a pool, or a connection of it was lost: [`Dispatcher::open_needed`] sees to
+    /// it once a turn.
+    pub(super) fn may_need_connections(&mut self, pool: usize) {
+        if !std::mem::replace(&mut self.pools[pool].unopened, true) {
+            self.unopened.push(pool);
+        }
+    }
+
+    /// Whether [`Dispatcher::open_needed`] has something to do.
+    pub(crate) fn wants_to_open(&self) -> bool {
+        !self.unopened.is_empty()
+    }
+
+    /// Opens connections for who waits, as far as the limit allows: after the answers that are there
+    /// were read, because they free connections, and few in a turn. Otherwise a worker that was held
+    /// up for a moment would open one for each arrival that became due meanwhile, and be held up by
+    /// that.
+    pub(crate) fn open_needed(&mut self) {
+        if self.unopened.is_empty() {
+            return;
+        }
+        let now = self.shared.clock.now();
+        for pool in std::mem::take(&mut self.unopened) {
+            self.pools[pool].unopened = false;
+            self.open_for(pool, now);
+        }
+    }
+
+    fn open_for(&mut self, pool: usize, now: Nanos) {
+        for _ in 0..OPENED_MAX {
+            if !self.pools[pool].wants_connection(now) {
+                return;
+            }
             match &self.pools[pool].addresses {
                 Addresses::Asked => return,
                 Addresses::Failed(why) => {
@@ -41,6 +73,7 @@ impl Dispatcher<'_> {
                 }
             }
         }
+        self.may_need_connections(pool);
     }
 
     /// Opens one connection; where that fails at once, for one who waits it has failed.
@@ -108,7 +141,7 @@ impl Dispatcher<'_> {
                 None => {}
             }
         }
-        self.open_needed(pool, now);
+        self.may_need_connections(pool);
     }
 
     /// Closes every connection.
@@ -145,7 +178,7 @@ impl Dispatcher<'_> {
             Ok(list) => Addresses::Known(list),
             Err(why) => Addresses::Failed(why),
         };
-        self.open_needed(resolved.pool, now);
+        self.may_need_connections(resolved.pool);
     }
 
     /// Makes the request that a redirect asks for the arrival's next.
