@@ -62,7 +62,7 @@ pub(crate) struct Dispatcher<'p> {
     /// Connections that are not established, by when they are given up.
     attempts: VecDeque<(Nanos, usize, Nanos)>,
     /// Pools in which somebody may have to wait for a connection that is not opened yet.
-    unopened: Vec<usize>,
+    unopened: VecDeque<usize>,
     established: u64,
     established_peak: u64,
     recorder: Recorder,
@@ -99,7 +99,7 @@ impl<'p> Dispatcher<'p> {
             pools,
             connections: Slab::new(),
             attempts: VecDeque::new(),
-            unopened: Vec::new(),
+            unopened: VecDeque::new(),
             established: 0,
             established_peak: 0,
             recorder: Recorder::new(Snapshot::new(plan.targets.len(), plan.streams.len())),
@@ -194,20 +194,35 @@ impl<'p> Dispatcher<'p> {
         Waiting { exchange: id, scheduled_at: exchange.scheduled_at, seq: exchange.seq }
     }
 
-    /// The arrival that has waited longest.
-    fn next_waiting(&mut self, pool: usize) -> Option<Id> {
+    /// The arrival that has waited longest and is not late yet: what is late would cost a connection
+    /// and blame the target.
+    fn next_waiting(&mut self, pool: usize, now: Nanos) -> Option<Id> {
         while let Some(waiting) = self.pools[pool].waiting.pop_front() {
-            let alive = self.exchanges.get(waiting.exchange).is_some_and(|exchange| {
-                exchange.connection.is_none()
-                    && exchange.seq == waiting.seq
-                    && exchange.scheduled_at == waiting.scheduled_at
-            });
-            if alive {
+            if self.is_waiting(&waiting, now) {
                 self.pools[pool].waiting_live -= 1;
                 return Some(waiting.exchange);
             }
         }
         None
+    }
+
+    /// Whether an entry still stands for an arrival that waits, and may be sent at `now`.
+    fn is_waiting(&self, waiting: &Waiting, now: Nanos) -> bool {
+        self.exchanges.get(waiting.exchange).is_some_and(|exchange| {
+            exchange.connection.is_none()
+                && exchange.seq == waiting.seq
+                && exchange.scheduled_at == waiting.scheduled_at
+                && exchange.deadline > now
+        })
+    }
+
+    /// Forgets entries at the front that stand for nobody any more.
+    fn forget_late(&mut self, pool: usize, now: Nanos) {
+        while let Some(waiting) = self.pools[pool].waiting.front()
+            && !self.is_waiting(waiting, now)
+        {
+            self.pools[pool].waiting.pop_front();
+        }
     }
 
     fn draw(&self, exchange: &Exchange) -> Draw {
@@ -350,7 +365,7 @@ impl<'p> Dispatcher<'p> {
             && has_unlisted_capacity(connection)
         {
             let pool = connection.pool as usize;
-            match self.next_waiting(pool) {
+            match self.next_waiting(pool, now) {
                 Some(id) if self.send(key, id, now) => {}
                 Some(id) => {
                     let waiting = self.waiting(id);
@@ -418,7 +433,7 @@ impl<'p> Dispatcher<'p> {
         match exchange.connection.map(|key| key as usize) {
             Some(key) => {
                 let timeout =
-                    if sent { ErrorClass::ResponseTimeout } else { ErrorClass::ConnectTimeout };
+                    if sent { ErrorClass::ResponseTimeout } else { ErrorClass::NoConnection };
                 self.end_trace(key, id);
                 self.finish(id, now, None, Err((class.unwrap_or(timeout), None)));
                 self.connections[key].abandon(id);
@@ -430,20 +445,28 @@ impl<'p> Dispatcher<'p> {
                 let since = exchange.dispatched_at;
                 let class = class.unwrap_or_else(|| self.class_of_waiting(pool, since, sent));
                 self.finish(id, now, None, Err((class, None)));
+                self.forget_late(pool, now);
             }
         }
     }
 
     /// Why an arrival that waited since an instant got no connection in time.
     fn class_of_waiting(&self, pool: usize, since: Nanos, sent: bool) -> ErrorClass {
-        let pool = &self.pools[pool];
+        let place = pool;
+        let pool = &self.pools[place];
         match &pool.addresses {
             _ if sent => ErrorClass::ResponseTimeout,
             Addresses::Asked | Addresses::Failed(_) => ErrorClass::Dns,
             _ if pool.capped_at.is_some_and(|at| at >= since) => ErrorClass::NoConnection,
-            _ if self.connections.iter().any(|(_, c)| c.is_handshaking()) => ErrorClass::Tls,
+            _ if self.is_handshaking(place) => ErrorClass::Tls,
             Addresses::Known(_) => ErrorClass::ConnectTimeout,
         }
+    }
+
+    fn is_handshaking(&self, pool: usize) -> bool {
+        let mut connections = self.connections.iter().map(|(_, connection)| connection);
+        connections
+            .any(|connection| connection.pool as usize == pool && connection.is_handshaking())
     }
 
     /// Stops sending.

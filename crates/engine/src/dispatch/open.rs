@@ -22,7 +22,7 @@ impl Dispatcher<'_> {
     /// it once a turn.
     pub(super) fn may_need_connections(&mut self, pool: usize) {
         if !std::mem::replace(&mut self.pools[pool].unopened, true) {
-            self.unopened.push(pool);
+            self.unopened.push_back(pool);
         }
     }
 
@@ -40,7 +40,8 @@ impl Dispatcher<'_> {
             return;
         }
         let now = self.shared.clock.now();
-        for pool in std::mem::take(&mut self.unopened) {
+        for _ in 0..self.unopened.len() {
+            let Some(pool) = self.unopened.pop_front() else { break };
             self.pools[pool].unopened = false;
             self.open_for(pool, now);
         }
@@ -103,7 +104,7 @@ impl Dispatcher<'_> {
 
     /// The arrival that has waited longest fails with a connection that could not be opened.
     fn fail_waiting(&mut self, pool: usize, failure: &Failure, now: Nanos) {
-        if let Some(id) = self.next_waiting(pool) {
+        if let Some(id) = self.next_waiting(pool, now) {
             self.note_failure(id, failure);
             self.finish(id, now, None, Err((failure.class, failure.fault)));
         }
