@@ -68,8 +68,7 @@ def one_round(
     seconds = settings.seconds
     timer = run_timer(rate, seconds) if timer_first else None
     load = ["--rate", f"{rate}/s", "--duration", f"{seconds}s"]
-    if settings.open_connections:
-        load += ["--connections", settings.open_connections]
+    load += ["--connections", str(settings.open_connections)]
     summary, finished = plimsoll([*posting(address), *load], seconds)
     if doubt := doubts(summary):
         section.note(f"plimsoll calls a run invalid: {doubt}")

@@ -35,8 +35,8 @@ class Settings:
     folder: Path
     # Requests per second that the closed section saw; the open section takes half of it.
     capacity: float | None = None
-    # Limit of connections in the open section; None is plimsoll's own.
-    open_connections: int | None = None
+    # Limit of connections in the open section: those that its capacity was measured with.
+    open_connections: int = 64
 
     @staticmethod
     def chosen(quick: bool, full: bool, runs: int | None, folder: Path) -> "Settings":

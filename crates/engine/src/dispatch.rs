@@ -61,6 +61,8 @@ pub(crate) struct Dispatcher<'p> {
     connections: Slab<Connection>,
     /// Connections that are not established, by when they are given up.
     attempts: VecDeque<(Nanos, usize, Nanos)>,
+    /// How late the last arrival was taken up.
+    lag: Nanos,
     /// Pools in which somebody may have to wait for a connection that is not opened yet.
     unopened: VecDeque<usize>,
     established: u64,
@@ -99,6 +101,7 @@ impl<'p> Dispatcher<'p> {
             pools,
             connections: Slab::new(),
             attempts: VecDeque::new(),
+            lag: Nanos::ZERO,
             unopened: VecDeque::new(),
             established: 0,
             established_peak: 0,
@@ -137,6 +140,7 @@ impl<'p> Dispatcher<'p> {
         let now = self.shared.clock.now();
         match self.sources[stream].pop(now) {
             Some(due) => {
+                self.lag = now - due.scheduled_at;
                 self.arrive(stream, due, now);
                 true
             }

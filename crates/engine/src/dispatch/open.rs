@@ -14,6 +14,9 @@ use std::net::IpAddr;
 const POOLS_MAX: usize = 256;
 /// More connections than this are not opened to a host without reading answers in between.
 const OPENED_MAX: usize = 16;
+/// A worker that is this late takes arrivals up in a burst that the plan does not have. It opens one
+/// connection a turn: had it been on time, those that it has would have carried them.
+const BEHIND: Nanos = Nanos(500_000);
 /// A name that could not be resolved is asked for again after this long.
 const ASK_AGAIN: Nanos = Nanos::from_secs(1);
 
@@ -48,7 +51,8 @@ impl Dispatcher<'_> {
     }
 
     fn open_for(&mut self, pool: usize, now: Nanos) {
-        for _ in 0..OPENED_MAX {
+        let most = if self.lag > BEHIND { 1 } else { OPENED_MAX };
+        for _ in 0..most {
             if !self.pools[pool].wants_connection(now) {
                 return;
             }
