@@ -4,25 +4,26 @@
 //! connection at once, or waits in its pool while one is opened for it, up to the limit. Its end is
 //! told to the recorder exactly once, by [`Dispatcher::finish`].
 //!
-//! What an arrival starts may be several requests (a redirect that is followed): [`Step`] is where
-//! that is decided.
+//! Below it: `open` (connections come and go), `step` (what follows an answer), `give_up`, `notes`.
 
+mod give_up;
+mod notes;
 mod open;
+mod step;
 
+use self::notes::{excerpt, note};
+use self::step::{Step, draw_of, request_of, step};
 use crate::arrivals::{Due, Source};
-use crate::connection::{Answer, Connection, Event, Failure, Outgoing, Readiness, Started};
+use crate::connection::{Connection, Event, Outgoing, Readiness, Started};
 use crate::exchange::{Exchange, Exchanges, Id};
-use crate::judge::{Verdict, judge};
-use crate::pool::{Addresses, Pool, Waiting};
+use crate::judge::Verdict;
+use crate::pool::{Pool, Waiting};
 use crate::recorder::{Finished, Recorder};
-use crate::request::{Hop, Request};
 use crate::resolve::{Question, Resolved};
 use crate::run::TraceRecord;
 use crate::worker::Shared;
 use mio::{Registry, Waker};
-use plimsoll_measure::{Closed, ErrorClass, Fault, Nanos, Note, OpenReason, RpcCounts, Snapshot};
-use plimsoll_plan::{Draw, RpcExpect};
-use plimsoll_rpc::judge::Expected;
+use plimsoll_measure::{Closed, ErrorClass, Nanos, Note, RpcCounts, Snapshot};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,14 +34,6 @@ use std::sync::mpsc::Sender;
 const SCRATCH: usize = 64 << 10;
 /// More arrivals than this are not kept waiting by a worker: they are given up at once.
 const WAITING_MAX: usize = 250_000;
-
-/// What follows an answer.
-enum Step {
-    /// The arrival has its fate.
-    Finish(Verdict),
-    /// Another request is to be sent for it.
-    Follow(Box<Hop>),
-}
 
 /// What an end gives rise to.
 enum Next {
@@ -229,11 +222,6 @@ impl<'p> Dispatcher<'p> {
         }
     }
 
-    fn draw(&self, exchange: &Exchange) -> Draw {
-        let key = self.shared.plan.streams[exchange.stream as usize].key;
-        Draw { seq: exchange.seq, key: key.with(3).with(exchange.seq) }
-    }
-
     /// Hands the arrival's request to a connection that has capacity; whether it was taken.
     fn send(&mut self, key: usize, id: Id, now: Nanos) -> bool {
         let shared = self.shared;
@@ -243,9 +231,9 @@ impl<'p> Dispatcher<'p> {
         let outgoing = Outgoing {
             exchange: id,
             request: request_of(shared, exchange),
-            draw: self.draw(exchange),
+            draw: draw_of(shared, exchange),
             body_max: shared.plan.body_max,
-            // Bodies are kept where a check, or a note about an unexpected status, needs them.
+            // Bodies are kept only where a check needs them.
             keep_body: shared.plan.targets[exchange.target as usize].expect.reads_body(),
             last: !shared.plan.connections.reuse,
             trace,
@@ -402,77 +390,6 @@ impl<'p> Dispatcher<'p> {
         }
     }
 
-    /// Gives up what is past its deadline, and connections that are not established in time.
-    pub(crate) fn give_up_late(&mut self, now: Nanos) {
-        while let Some((deadline, id)) = self.exchanges.first_due() {
-            if deadline > now {
-                break;
-            }
-            self.give_up(id, None, now);
-        }
-        while let Some((deadline, key, opened_at)) = self.attempts.front().copied() {
-            let stale = self.connections.get(key).is_none_or(|connection| {
-                connection.opened_at != opened_at || connection.is_established()
-            });
-            if deadline > now && !stale {
-                break;
-            }
-            self.attempts.pop_front();
-            if !stale {
-                self.lose(key, OpenReason::AfterTimeout, None, now);
-            }
-        }
-    }
-
-    /// Gives up everything that is on its way.
-    pub(crate) fn give_up_all(&mut self, class: ErrorClass, now: Nanos) {
-        while let Some(id) = self.exchanges.any() {
-            self.give_up(id, Some(class), now);
-        }
-    }
-
-    fn give_up(&mut self, id: Id, class: Option<ErrorClass>, now: Nanos) {
-        let exchange = self.exchanges.get(id).expect("what is given up is on its way");
-        let sent = exchange.was_sent();
-        match exchange.connection.map(|key| key as usize) {
-            Some(key) => {
-                let timeout =
-                    if sent { ErrorClass::ResponseTimeout } else { ErrorClass::NoConnection };
-                self.end_trace(key, id);
-                self.finish(id, now, None, Err((class.unwrap_or(timeout), None)));
-                self.connections[key].abandon(id);
-                self.on_ready(key, Readiness::NONE);
-            }
-            None => {
-                let pool = request_of(self.shared, exchange).pool;
-                self.pools[pool].waiting_live -= 1;
-                let since = exchange.dispatched_at;
-                let class = class.unwrap_or_else(|| self.class_of_waiting(pool, since, sent));
-                self.finish(id, now, None, Err((class, None)));
-                self.forget_late(pool, now);
-            }
-        }
-    }
-
-    /// Why an arrival that waited since an instant got no connection in time.
-    fn class_of_waiting(&self, pool: usize, since: Nanos, sent: bool) -> ErrorClass {
-        let place = pool;
-        let pool = &self.pools[place];
-        match &pool.addresses {
-            _ if sent => ErrorClass::ResponseTimeout,
-            Addresses::Asked | Addresses::Failed(_) => ErrorClass::Dns,
-            _ if pool.capped_at.is_some_and(|at| at >= since) => ErrorClass::NoConnection,
-            _ if self.is_handshaking(place) => ErrorClass::Tls,
-            Addresses::Known(_) => ErrorClass::ConnectTimeout,
-        }
-    }
-
-    fn is_handshaking(&self, pool: usize) -> bool {
-        let mut connections = self.connections.iter().map(|(_, connection)| connection);
-        connections
-            .any(|connection| connection.pool as usize == pool && connection.is_handshaking())
-    }
-
     /// Stops sending.
     pub(crate) fn stop_sending(&mut self, now: Nanos) {
         self.sources.iter_mut().for_each(|source| source.stop(now));
@@ -520,122 +437,9 @@ impl<'p> Dispatcher<'p> {
         self.established_peak = self.established;
         counts
     }
-
-    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
-    }
-
-    pub(crate) fn take_traces(&mut self) -> Vec<TraceRecord> {
-        std::mem::take(&mut self.traces)
-    }
-
-    fn note_failure(&mut self, id: Id, failure: &Failure) {
-        if self.noted[failure.class.index()] {
-            return;
-        }
-        let text = match (&failure.error, failure.fault) {
-            (Some(error), _) => error.to_string(),
-            (None, Some(fault)) => fault.to_string(),
-            (None, None) => failure.class.to_string(),
-        };
-        let exchange = self.exchanges.get(id).expect("what failed is on its way");
-        note(&mut self.noted, &mut self.notes, self.shared, exchange, failure.class, text);
-    }
-
-    fn end_trace(&mut self, key: usize, id: Id) {
-        if self.tracing.is_empty() {
-            return;
-        }
-        let Some(place) = self.tracing.iter().position(|traced| *traced == id) else { return };
-        self.tracing.swap_remove(place);
-        let trace = self.connections[key].take_trace(id).expect("what is traced is kept");
-        let exchange = self.exchanges.get(id).expect("what is traced is on its way");
-        self.traces.push(TraceRecord {
-            target: self.shared.plan.targets[exchange.target as usize].name.clone(),
-            sent_at: exchange.sent_at,
-            received_at: self.shared.clock.now(),
-            request: trace.request,
-            response: trace.response,
-        });
-    }
 }
 
 /// Whether nobody knows of its capacity yet. While one is listed, nobody waits in its pool.
 fn has_unlisted_capacity(connection: &Connection) -> bool {
     !connection.listed && connection.capacity() > 0
-}
-
-/// The request that an arrival sends now.
-fn request_of<'a>(shared: &'a Shared<'_>, exchange: &'a Exchange) -> &'a Request {
-    match &exchange.hop {
-        Some(hop) => &hop.request,
-        None => &shared.requests[exchange.target as usize],
-    }
-}
-
-/// What follows an answer: its judgement, or the redirect that it asks for.
-fn step(
-    shared: &Shared<'_>,
-    exchange: &Exchange,
-    answer: &Answer<'_>,
-    (body, decoded): (&mut Vec<u8>, &mut Vec<u8>),
-    counts: &mut RpcCounts,
-) -> Step {
-    let plan = shared.plan;
-    let target = &plan.targets[exchange.target as usize];
-    let request = &shared.requests[exchange.target as usize];
-    let key = plan.streams[exchange.stream as usize].key;
-    let draw = Draw { seq: exchange.seq, key: key.with(3).with(exchange.seq) };
-    if plan.redirects > 0 && matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
-        let (url, left) = match &exchange.hop {
-            Some(hop) => (&hop.url, hop.left),
-            None => (&target.url, plan.redirects),
-        };
-        let fault = |fault| Step::Finish(Err((ErrorClass::Protocol, Some(fault))));
-        if left == 0 {
-            return fault(Fault::TooManyRedirects);
-        }
-        let Some(location) = answer.location else { return fault(Fault::BadLocation) };
-        let close = !plan.connections.reuse;
-        return match Hop::after((url, left), target, answer.status, location, close) {
-            Ok(hop) => Step::Follow(Box::new(hop)),
-            Err(_) => fault(Fault::BadLocation),
-        };
-    }
-    // What a drawn request asked is told by drawing it again.
-    let drawn = if request.expected.is_none() && target.expect.rpc != RpcExpect::Off {
-        request.render_body(draw, body);
-        Expected::of(body).ok()
-    } else {
-        None
-    };
-    let expected = request.expected.as_ref().or(drawn.as_ref());
-    Step::Finish(judge(&target.expect, expected, answer, plan.body_max, decoded, counts))
-}
-
-fn note(
-    noted: &mut [bool],
-    notes: &mut Vec<Note>,
-    shared: &Shared<'_>,
-    exchange: &Exchange,
-    class: ErrorClass,
-    text: String,
-) {
-    if !std::mem::replace(&mut noted[class.index()], true) {
-        let target = shared.plan.targets[exchange.target as usize].name.clone();
-        notes.push(Note { class, target, text });
-    }
-}
-
-/// The beginning of a body, for a person to read.
-fn excerpt(body: &[u8]) -> String {
-    const SHOWN: usize = 120;
-    if body.is_empty() {
-        return "not kept or empty".into();
-    }
-    let text: String = String::from_utf8_lossy(&body[..body.len().min(SHOWN)])
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if body.len() > SHOWN { format!("{text}…") } else { text }
 }

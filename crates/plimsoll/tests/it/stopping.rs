@@ -1,6 +1,6 @@
 //! Ctrl-C: once to finish what is in flight, twice to stop at once; results are kept.
 
-use crate::run::{Done, Folder, Ran, start};
+use crate::run::{Done, Folder, Ran, run_plan, start};
 use crate::server::{Reply, Server, Then};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -79,4 +79,18 @@ fn what_was_written_before_a_kill_can_be_read() {
     assert!(!snapshots.is_empty());
     snapshots.iter().for_each(plimsoll_measure::Snapshot::assert_identities);
     assert!(out.join("plan.toml").exists() && !out.join("summary.json").exists());
+}
+
+#[test]
+fn what_is_in_flight_when_the_grace_period_ends_is_aborted_and_the_run_invalid() {
+    let server = Server::start(|_, _| Reply::raw("", Then::Hang));
+    let plan = format!(
+        "rate = \"1000/s\"\nrequests = 5\ntimeout = \"20m\"\ngrace = \"200ms\"\n\
+         [[target]]\nrequest = \"GET {}/\"\n",
+        server.url()
+    );
+    let ran = run_plan(&plan, &["--spin"]);
+    assert_eq!((ran.errors("aborted"), ran.count("/requests/failed")), (5, 5));
+    assert_eq!(ran.summary["cut_short"], false);
+    assert_eq!(ran.done.code, 98, "the plan, not the target, gave them up");
 }
