@@ -120,9 +120,9 @@ impl<'p> Worker<'p> {
             self.handle(&events);
             self.dispatcher.open_needed();
         }
-        self.dispatcher.close_all();
         let end = self.shared.clock.now();
         self.report(end, true);
+        self.dispatcher.close_all();
         Ok(())
     }
 

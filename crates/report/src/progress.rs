@@ -8,7 +8,7 @@ use plimsoll_plan::Plan;
 /// What the last second was like: time, rate, success, latency, what is on its way.
 pub fn progress_line(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     let stats = second.total();
-    let elapsed = Nanos::from_secs(second.t.0 / 1_000_000_000);
+    let elapsed = Nanos::from_secs((second.t.0 + 500_000_000) / 1_000_000_000);
     let of = plan.planned_end().map(|end| format!("/{end}")).unwrap_or_default();
     let warm = if second.t <= plan.warmup && second.warmup.scheduled > 0 { " warm-up" } else { "" };
     let sent = stats.requests.sent + second.warmup.sent;
@@ -17,7 +17,7 @@ pub fn progress_line(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String
     let at = |q| latency.quantile(q).map_or("–".to_string(), |span| span.to_string());
     let lag = second.lag.quantile(0.99).map_or("–".to_string(), |span| span.to_string());
     let mut line = format!(
-        "{elapsed}{of}{warm}  {}/s sent, {} ok  latency p50 {} p99 {}  lag p99 {lag}  {} in flight on {} connections",
+        "{elapsed}{of}{warm}  {}/s sent, {} ok  latency p50 {} p99 {}  lag p99 {lag}  {} in flight, {} connected",
         grouped(sent),
         success.map_or("–".into(), percent),
         at(0.5),
