@@ -12,7 +12,7 @@ use mio::Waker;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
-use plimsoll_measure::{Clock, HostSample, Nanos, Note, Snapshot, WallClock};
+use plimsoll_measure::{Clock, HostSample, Nanos, Note, RunFacts, Snapshot, WallClock};
 use plimsoll_plan::{Load, Plan, SHARDS, Scheme};
 use std::io;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
@@ -97,22 +97,10 @@ pub trait Sink {
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// When it began.
-    pub started_at: WallClock,
+    /// When, how long, by how many workers.
+    pub facts: RunFacts,
     /// The sum of all snapshots.
     pub total: Snapshot,
-    /// How long was sent, the warm-up left out.
-    pub duration: Nanos,
-    /// How much longer the last fate was open.
-    pub drain: Nanos,
-    /// How long the warm-up was.
-    pub warmup: Nanos,
-    /// Whether it was stopped before its end.
-    pub cut_short: bool,
-    /// Worker threads.
-    pub workers: usize,
-    /// What errors said, the first of each class.
-    pub notes: Vec<Note>,
 }
 
 /// Why a run could not start.
@@ -294,16 +282,16 @@ fn collect(
     total.assert_identities();
     let cut_short =
         shared.stop.level() > 0 && plan.planned_end().is_none_or(|planned| window_end < planned);
-    Outcome {
+    let facts = RunFacts {
         started_at,
-        total,
         duration: window_end - plan.warmup,
         drain: last_end - window_end,
         warmup: plan.warmup.min(window_end),
         cut_short,
         workers: shared.settings.workers,
         notes,
-    }
+    };
+    Outcome { facts, total }
 }
 
 /// Connections are descriptors: as many as the host's hard limit allows.

@@ -12,8 +12,10 @@
 //! - `snapshot`: what was counted in one second, and its sums
 //! - `wire`: `snapshots.jsonl`
 //! - `finding`: what a verdict says
+//! - `facts`: [`RunFacts`], what is known besides the counts
 
 pub mod clock;
+pub mod facts;
 pub mod finding;
 pub mod histogram;
 pub mod names;
@@ -23,6 +25,7 @@ pub mod units;
 pub mod wire;
 
 pub use clock::{Clock, WallClock};
+pub use facts::RunFacts;
 pub use finding::{Finding, FindingId, Note, Severity};
 pub use histogram::Histogram;
 pub use names::{Closed, ErrorClass, Fault, OpenReason, Side, Tally};

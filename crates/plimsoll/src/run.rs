@@ -5,10 +5,10 @@ use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, read_either};
 use crate::run_dir::RunDir;
 use crate::{put, tell, usage_error};
-use plimsoll_engine::{Outcome, Settings, Sink, Stop, TraceRecord};
+use plimsoll_engine::{Settings, Sink, Stop, TraceRecord};
 use plimsoll_measure::{Snapshot, WallClock};
 use plimsoll_plan::Plan;
-use plimsoll_report::{RunFacts, Summary, exposition, judge_objective, progress_line};
+use plimsoll_report::{Summary, exposition, judge_objective, progress_line};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     sink.progress.end();
     let outcome = outcome.inspect_err(|_| sink.discard())?;
 
-    let summary = summarize(&plan, outcome);
+    let summary = Summary::new(&plan, outcome.facts, outcome.total);
     let json = summary.to_json();
     let shown = sink.run_dir.as_ref().map(|dir| dir.path().display().to_string());
     let written = sink.run_dir.map_or(Ok(()), |dir| dir.finish(&json));
@@ -111,19 +111,6 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     } else {
         0
     }))
-}
-
-fn summarize(plan: &Plan, outcome: Outcome) -> Summary {
-    let facts = RunFacts {
-        started_at: outcome.started_at,
-        duration: outcome.duration,
-        drain: outcome.drain,
-        warmup: outcome.warmup,
-        cut_short: outcome.cut_short,
-        workers: outcome.workers,
-        notes: outcome.notes,
-    };
-    Summary::new(plan, facts, outcome.total)
 }
 
 /// What happens each second: files, progress, metrics, and objectives that stop the run.

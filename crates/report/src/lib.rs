@@ -20,5 +20,5 @@ mod verdict;
 pub use objectives::{Judged, judge_objective};
 pub use progress::progress_line;
 pub use prometheus::exposition;
-pub use summary::{Group, RunFacts, Summary};
+pub use summary::{Group, Summary};
 pub use verdict::Verdict;

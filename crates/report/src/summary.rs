@@ -2,28 +2,9 @@
 
 use crate::objectives::{Judged, judge_objective};
 use crate::verdict::Verdict;
-use plimsoll_measure::{Histogram, Nanos, Note, Snapshot, Stats, WallClock};
+use plimsoll_measure::{Histogram, Nanos, RunFacts, Snapshot, Stats};
 use plimsoll_plan::Plan;
 use std::collections::BTreeMap;
-
-/// What is known of a run besides its counts.
-#[derive(Clone, Debug)]
-pub struct RunFacts {
-    /// When it began.
-    pub started_at: WallClock,
-    /// How long was sent, the warm-up left out.
-    pub duration: Nanos,
-    /// How much longer the last fate was open.
-    pub drain: Nanos,
-    /// How long the warm-up was.
-    pub warmup: Nanos,
-    /// Whether it was stopped before its end.
-    pub cut_short: bool,
-    /// Worker threads.
-    pub workers: usize,
-    /// What errors said.
-    pub notes: Vec<Note>,
-}
 
 /// Figures of a target, of a tag's value, or of all.
 #[derive(Clone, Debug)]

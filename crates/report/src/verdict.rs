@@ -15,9 +15,9 @@
 //! A run that was stopped is not invalid, it is short.
 
 use crate::objectives::percent;
-use crate::summary::{Group, RunFacts};
+use crate::summary::Group;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, Finding, FindingId, Nanos, Severity, Side, Snapshot};
+use plimsoll_measure::{ErrorClass, Finding, FindingId, Nanos, RunFacts, Severity, Side, Snapshot};
 use plimsoll_plan::{Load, Plan};
 
 /// Lag up to this is a virtual machine's own.
