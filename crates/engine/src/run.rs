@@ -88,8 +88,8 @@ pub struct TraceRecord {
 pub trait Sink {
     /// The run begins, with so many workers.
     fn started(&mut self, at: WallClock, workers: usize);
-    /// A second has passed.
-    fn snapshot(&mut self, snapshot: &Snapshot);
+    /// A second has passed; `total` is the sum of all so far, this one included.
+    fn snapshot(&mut self, second: &Snapshot, total: &Snapshot);
     /// An exchange that is to be shown whole.
     fn trace(&mut self, record: &TraceRecord);
 }
@@ -277,7 +277,7 @@ fn collect(
         used = now;
         second.assert_identities();
         total.append(&second);
-        sink.snapshot(&second);
+        sink.snapshot(&second, &total);
     }
     total.assert_identities();
     let cut_short =

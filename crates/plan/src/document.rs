@@ -231,7 +231,7 @@ fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
                 format!("\"{}\" is counted over the whole run", objective.that),
                 "leave \"where\" out",
             );
-        } else if !targets.iter().any(|target| has_tags(target, &objective.narrowed)) {
+        } else if !targets.iter().any(|target| target.has_tags(&objective.narrowed)) {
             field.problem("no target has these tags", "give a target the same tags");
         }
     }
@@ -241,11 +241,6 @@ fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
         abort.close();
     }
     Some(objective)
-}
-
-/// Whether a target has all of the tags.
-pub(crate) fn has_tags(target: &Target, tags: &BTreeMap<String, String>) -> bool {
-    tags.iter().all(|(tag, value)| target.tags.get(tag) == Some(value))
 }
 
 /// A table of names and texts that users choose.

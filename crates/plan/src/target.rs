@@ -303,6 +303,13 @@ pub struct Target {
     pub expect: Expect,
 }
 
+impl Target {
+    /// Whether it has all of these tags.
+    pub fn has_tags(&self, tags: &BTreeMap<String, String>) -> bool {
+        tags.iter().all(|(tag, value)| self.tags.get(tag) == Some(value))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -119,15 +119,13 @@ struct Live<'p> {
     run_dir: Option<RunDir>,
     stop: Stop,
     page: Option<Page>,
-    total: Snapshot,
     progress: Progress,
     aborted: bool,
 }
 
 impl<'p> Live<'p> {
     fn new(plan: &'p Plan, run_dir: Option<RunDir>, stop: Stop, page: Option<Page>) -> Live<'p> {
-        let total = Snapshot::new(plan.targets.len(), plan.streams.len());
-        Live { plan, run_dir, stop, page, total, progress: Progress::new(), aborted: false }
+        Live { plan, run_dir, stop, page, progress: Progress::new(), aborted: false }
     }
 
     /// Takes a run directory back of a run that never began.
@@ -138,14 +136,13 @@ impl<'p> Live<'p> {
         }
     }
 
-    fn abort_if_missed(&mut self) {
-        let elapsed = self.total.t - self.plan.warmup;
+    fn abort_if_missed(&mut self, total: &Snapshot) {
+        let elapsed = total.t - self.plan.warmup;
         for objective in &self.plan.objectives {
             let Some(after) = objective.abort_after.filter(|after| elapsed > *after) else {
                 continue;
             };
-            let judged =
-                judge_objective(objective, self.plan, &self.total, elapsed, Default::default());
+            let judged = judge_objective(objective, self.plan, total, elapsed, Default::default());
             if judged.value.is_some() && !judged.ok && !self.aborted {
                 self.aborted = true;
                 let that = &objective.that;
@@ -170,16 +167,15 @@ impl Sink for Live<'_> {
         ));
     }
 
-    fn snapshot(&mut self, snapshot: &Snapshot) {
-        self.total.append(snapshot);
+    fn snapshot(&mut self, second: &Snapshot, total: &Snapshot) {
         if let Some(dir) = &mut self.run_dir {
-            dir.add(snapshot);
+            dir.add(second);
         }
         if let Some(page) = &self.page {
-            page.set(exposition(self.plan, snapshot, &self.total));
+            page.set(exposition(self.plan, second, total));
         }
-        self.progress.show(&progress_line(self.plan, snapshot, &self.total));
-        self.abort_if_missed();
+        self.progress.show(&progress_line(self.plan, second, total));
+        self.abort_if_missed(total);
     }
 
     fn trace(&mut self, record: &TraceRecord) {

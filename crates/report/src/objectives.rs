@@ -52,8 +52,7 @@ pub fn judge_objective(
 ) -> Judged {
     let mut stats = Stats::default();
     for (target, own) in plan.targets.iter().zip(&total.stats) {
-        let tags = &objective.narrowed;
-        if tags.iter().all(|(tag, value)| target.tags.get(tag) == Some(value)) {
+        if target.has_tags(&objective.narrowed) {
             stats.merge(own);
         }
     }
