@@ -29,6 +29,8 @@ pub struct Settings {
     pub cors: Cors,
     /// What of the calls is logged. Changed by a reload.
     pub access_log: AccessLog,
+    /// Whether answers are packed for callers that take gzip. Changed by a reload.
+    pub gzip: bool,
     /// How long connections may live on after the order to stop.
     pub drain: Nanos,
 }
@@ -45,6 +47,7 @@ impl Default for Settings {
             reveal: true,
             cors: Cors::default(),
             access_log: AccessLog::default(),
+            gzip: true,
             drain: Nanos::from_secs(30),
         }
     }
