@@ -4,7 +4,7 @@ use crate::Objective;
 use crate::document::{ConnectionRules, Plan, TlsRules};
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RpcExpect, Target};
-use plimsoll_config::values::{quote, show_duration, show_rate, show_size};
+use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_size};
 use plimsoll_measure::Nanos;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -44,11 +44,6 @@ impl Plan {
         let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         self.to_toml().bytes().fold(0xcbf2_9ce4_8422_2325, fold)
     }
-}
-
-/// Text that variables were already filled into: a `${` in it is plain.
-fn quote_filled(text: &str) -> String {
-    quote(&text.replace("${", "$${"))
 }
 
 fn span(span: Nanos) -> String {
