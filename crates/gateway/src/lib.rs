@@ -2,6 +2,9 @@
 //!
 //! # Layout
 //! - [`settings`], [`model`]: what it is told
+//! - [`config`]: the file, the environment and flags that say it
+//! - [`store`]: the database that adds to it, behind a narrow seam
+//! - [`sources`]: everything that says it, joined, and whether it changed
 //! - [`gateway`]: a running one: started, told of changes, drained
 //! - `worker`: what the tasks of a thread share
 //! - `session`, `http1`, `io`, `tls`, `timer`: callers' connections
@@ -14,6 +17,7 @@
 
 mod access_log;
 pub mod category;
+pub mod config;
 pub mod error;
 mod face;
 pub mod gateway;
@@ -26,7 +30,9 @@ mod relay;
 mod rest;
 mod session;
 pub mod settings;
+pub mod sources;
 mod stats;
+pub mod store;
 mod timer;
 mod tls;
 mod upstream;

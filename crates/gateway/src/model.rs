@@ -252,11 +252,11 @@ pub struct Definitions {
 /// # Errors
 /// What is wrong with it.
 pub fn check_id(id: &str) -> Result<(), String> {
-    let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+    let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.:".contains(&b));
     match plain && !id.is_empty() && id.len() <= ID_MAX {
         true => Ok(()),
         false => Err(format!(
-            "\"{id}\" cannot be an id; it has 1 to {ID_MAX} letters, digits, \"_\", \"-\" and \".\""
+            "\"{id}\" cannot be an id; it has 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
         )),
     }
 }
