@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_config::{Document, Place, Problems, Table, Text, Variables, nearest};
 
+pub(crate) use entries::{Outlined, read_endpoint, read_service, read_upstream, unknown_service};
 pub use keys::{Form, KEYS, Key, fixed_differences};
 pub use show::{show_endpoint, show_service, show_upstream};
 
 use crate::model::{Address, Definitions, Kind, MethodRules, Service, Upstream, check_id};
 use crate::settings::{Settings, TlsFiles};
-use entries::{Outlined, Outlines};
+use entries::Outlines;
 
 /// The file that is read when none is named and it is there.
 pub const FILE_DEFAULT: &str = "gateway.toml";
