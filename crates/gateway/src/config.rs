@@ -8,6 +8,7 @@
 //! What is in the database is not here: [`crate::sources`] joins it.
 
 mod entries;
+mod fields;
 mod keys;
 mod show;
 
@@ -236,7 +237,7 @@ impl Draft {
             Some(url) if url.value == "off" => None,
             Some(url) => Some(Database { url, named: true }),
             None => {
-                let url = keys::absolute_database(DATABASE_DEFAULT, &self.database_folder);
+                let url = fields::absolute_database(DATABASE_DEFAULT, &self.database_folder);
                 Some(Database { url: Text::plain(url), named: false })
             }
         };

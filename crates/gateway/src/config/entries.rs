@@ -172,7 +172,7 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<Outlined
         Some(rate)
     });
     let methods = read_methods(table);
-    let ca = table.field("ca").and_then(|f| super::keys::file(&f, folder));
+    let ca = table.field("ca").and_then(|f| super::fields::file(&f, folder));
     let (id, place) = id?;
     let item = kind.zip(url).map(|(kind, (url, address))| Upstream {
         service: service.as_ref().map(|(service, _)| service.clone()),

@@ -135,6 +135,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     reveal,
                     cors,
                     access_log,
+                    gzip: reveal,
                     drain,
                 }
             },
