@@ -28,6 +28,8 @@ RELAYED_CALL = "eth_blockNumber"
 IDLE_CONNECTIONS = 10_000
 # The bench's own files and the gateway's.
 SPARE_DESCRIPTORS = 1000
+# Below it, something else than the server was the limit.
+BUSY_PERCENT = 90
 # Long enough for a capacity to take half of.
 PROBE_SECONDS = 2
 # Slower than this, a run is taken for hanging.
@@ -63,6 +65,10 @@ def cpu_us(calls: Calls) -> float:
 
 def per_second(calls: Calls) -> float:
     return calls.per_second
+
+
+def busy(calls: Calls) -> float:
+    return calls.busy
 
 
 def steady_rate(section: Section, those: list[Rival], method: str) -> int:
@@ -104,21 +110,26 @@ def measure_rounds(
 def cost_table(section: Section, rounds: list[Round], names: list[str], rate: int) -> None:
     """What a call costs each server."""
     table = section.table(
-        "server on one core", "calls/s", "CPU µs then", f"CPU µs at {rate:,}/s", "to nginx's"
+        "server on one core", "calls/s", "busy %", "CPU µs then", f"CPU µs at {rate:,}/s",
+        "to nginx's",
     )
     fast, steady = [done.fast for done in rounds], [done.steady for done in rounds]
     for name in names:
         table.add(
-            name, spread(each(fast, name, per_second), 0), spread(each(fast, name, cpu_us)),
+            name, spread(each(fast, name, per_second), 0), spread(each(fast, name, busy), 0),
+            spread(each(fast, name, cpu_us)),
             spread(each(steady, name, cpu_us)), spread(to_nginx(steady, name, cpu_us), 3),
         )
+        if any(percent < BUSY_PERCENT for percent in each(fast, name, busy)):
+            section.note(f"{name} did not have the whole of its processor to do, so that its calls/s "
+                         "are no capacity: the generator was the limit, or others were at work")
 
 
 def by_itself(section: Section, settings: Settings) -> None:
     """Calls that never leave the gateway, against nginx with the same bytes in its configuration."""
     section.title = f"Gateway: {OWN_CALL}, answered by itself"
     with ExitStack() as stack:
-        node = stack.enter_context(rivals.node())
+        node = stack.enter_context(rivals.node(section))
         ours = stack.enter_context(rivals.gateway(settings, node.server.address))
         answer = ours.answer(OWN_CALL)
         both = [ours, stack.enter_context(rivals.nginx_answering(settings, answer))]
@@ -148,7 +159,7 @@ def relayed(section: Section, settings: Settings) -> None:
     """Calls that go on to a node, through each proxy in turn."""
     section.title = f"Gateway: {RELAYED_CALL}, relayed"
     with ExitStack() as stack:
-        node = stack.enter_context(rivals.node())
+        node = stack.enter_context(rivals.node(section))
         address = node.server.address
         starts: list[Callable[[], AbstractContextManager[Rival]]] = [
             lambda: rivals.gateway(settings, address),
@@ -164,8 +175,8 @@ def relayed(section: Section, settings: Settings) -> None:
         rate = steady_rate(section, proxies, RELAYED_CALL)
         section.method = (
             f"The same request to all, {CONNECTIONS} connections. The node behind all of them is "
-            "echo-node, on the generator's processor: it gives each call's own id back, which a "
-            "gateway insists on. Latency counts from the instant at which a call was due; added is "
+            "echo-node, on the generator's processor and ahead of it: it gives each call's own id "
+            "back, which a gateway insists on. Latency counts from the instant at which a call was due; added is "
             "what a proxy's round has beyond the same round straight to the node, at half of what "
             f"the slowest proxy reaches; {settings.rounds()}."
         )
@@ -213,7 +224,7 @@ def two_workers(section: Section, settings: Settings) -> None:
     """The same calls to one worker, and to two of which one shares the generator's processor."""
     section.title = f"Gateway: two workers against one, {OWN_CALL}"
     with ExitStack() as stack:
-        node = stack.enter_context(rivals.node())
+        node = stack.enter_context(rivals.node(section))
         pair = []
         for workers, name in ((1, "one worker"), (2, "two workers")):
             begun = rivals.gateway(settings, node.server.address, workers)
@@ -258,7 +269,7 @@ def memory(section: Section, settings: Settings) -> None:
         say(f"gateway, memory: {what}, {held:.1f} MiB")
         return held
 
-    with rivals.node() as node:
+    with rivals.node(section) as node:
         allow_descriptors()
         with rivals.gateway(settings, node.server.address) as gateway:
             add("as started", gateway)
