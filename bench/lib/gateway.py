@@ -176,9 +176,9 @@ def relayed(section: Section, settings: Settings) -> None:
         section.method = (
             f"The same request to all, {CONNECTIONS} connections. The node behind all of them is "
             "echo-node, on the generator's processor and ahead of it: it gives each call's own id "
-            "back, which a gateway insists on. Latency counts from the instant at which a call was due; added is "
-            "what a proxy's round has beyond the same round straight to the node, at half of what "
-            f"the slowest proxy reaches; {settings.rounds()}."
+            "back, which a gateway insists on. Latency counts from the instant at which a call was "
+            "due; added is what a proxy's round has beyond the same round straight to the node, at "
+            f"half of what the slowest proxy reaches; {settings.rounds()}."
         )
         rounds = measure_rounds(section, settings, proxies, RELAYED_CALL, rate, (node,))
     names = [proxy.name for proxy in proxies]
