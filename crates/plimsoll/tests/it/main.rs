@@ -8,6 +8,7 @@ mod clients;
 mod host_limits;
 mod http;
 mod output;
+mod registry;
 mod run;
 mod server;
 mod stopping;
