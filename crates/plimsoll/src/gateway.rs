@@ -4,6 +4,8 @@
 mod entries;
 mod listing;
 mod serve;
+mod simulated;
+mod supervise;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
@@ -13,6 +15,8 @@ use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:
+  plimsoll gateway
+      with nothing configured: four simulated chains, and a line to try it with
   plimsoll gateway --upstream eth=http://127.0.0.1:8545
       relays what is asked of http://127.0.0.1:3069/v1 with the header Target-Service-Id: eth
   PATH_GATEWAY_INSTANCES=http://127.0.0.1:4001,http://127.0.0.1:4002 plimsoll gateway
@@ -77,6 +81,12 @@ pub(crate) struct ServeArgs {
     /// Print the configuration resolved, without secrets, and stop
     #[arg(long)]
     print_config: bool,
+    /// Given by a supervisor: stdin is a pipe that ends with it
+    #[arg(long, hide = true)]
+    supervised: bool,
+    /// Given by a supervisor: where it simulates chains
+    #[arg(long, hide = true)]
+    simulated: Option<String>,
 }
 
 impl ServeArgs {

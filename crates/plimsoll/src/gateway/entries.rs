@@ -78,7 +78,7 @@ Examples:
       --header 'Authorization: Bearer ${TOKEN}' --weight 2 --tier 1 --rate-limit 500/s
   plimsoll gateway upstream add path-1 --kind path --url http://127.0.0.1:4001/v1
       a PATH instance: serves whatever service it is asked for")]
-    Add(AddUpstream),
+    Add(Box<AddUpstream>),
     #[command(flatten)]
     Other(Verb),
 }

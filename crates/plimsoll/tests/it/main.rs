@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod docs;
 mod host_limits;
 mod http;
 mod output;
