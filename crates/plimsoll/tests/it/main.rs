@@ -6,6 +6,7 @@
 mod bad_input;
 mod clients;
 mod docs;
+mod gateway;
 mod host_limits;
 mod http;
 mod output;
