@@ -4,6 +4,7 @@
 mod entries;
 mod listing;
 mod serve;
+mod signals;
 mod simulated;
 mod supervise;
 

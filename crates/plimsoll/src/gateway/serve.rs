@@ -4,26 +4,21 @@
 //! certificates, signals) and hands on what is valid as a whole. With nothing to relay to it brings
 //! simulated chains, and drops them as soon as there is a real upstream.
 
+use super::signals::{Asked, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
 use super::{ServeArgs, supervise};
-use crate::{tell, usage_error};
+use crate::{put, tell, usage_error};
 use anyhow::Context;
 use plimsoll_gateway::config::{Config, Inputs, fixed_differences};
 use plimsoll_gateway::sources::Sources;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Outside, Process, Settings, StartError};
-use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 
 /// So often it is looked whether anything changed: what was changed is in force within a second.
 const LOOK: Duration = Duration::from_millis(400);
-
-/// A process whose supervisor is gone finishes what is under way, but no longer than this.
-const ORPHAN_DRAIN: Duration = Duration::from_secs(5);
 
 /// Serves until it is told to stop.
 pub(super) fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
@@ -190,7 +185,7 @@ async fn drain(gateway: Gateway, mut signals: Signals) -> anyhow::Result<Drained
     loop {
         tokio::select! {
             done = &mut drained => return done.context("the gateway broke while it stopped"),
-            () = &mut orphan, if signals.orphaned && !hurry.load(Ordering::Relaxed) => {
+            () = &mut orphan, if signals.is_orphaned() && !hurry.load(Ordering::Relaxed) => {
                 hurry.store(true, Ordering::Relaxed);
             }
             asked = signals.next() => match asked {
@@ -200,68 +195,6 @@ async fn drain(gateway: Gateway, mut signals: Signals) -> anyhow::Result<Drained
             }
         }
     }
-}
-
-/// What the process is asked from outside.
-enum Asked {
-    Stop,
-    Reload,
-    /// The process that started it is gone.
-    Orphaned,
-}
-
-/// Signals, and the end of the pipe that a supervisor holds.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-    supervisor: Option<oneshot::Receiver<()>>,
-    orphaned: bool,
-}
-
-impl Signals {
-    fn listen(supervised: bool) -> anyhow::Result<Signals> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        let supervisor = supervised.then(watch_supervisor).transpose()?;
-        Ok(Signals {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hang_up: listen(SignalKind::hangup())?,
-            supervisor,
-            orphaned: false,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        let supervisor = async {
-            match &mut self.supervisor {
-                Some(gone) => drop(gone.await),
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.hang_up.recv() => Asked::Reload,
-            () = supervisor => {
-                self.supervisor = None;
-                self.orphaned = true;
-                Asked::Orphaned
-            }
-        }
-    }
-}
-
-/// Waits on a thread for the end of stdin, which comes when the supervisor ends, however it ends.
-fn watch_supervisor() -> anyhow::Result<oneshot::Receiver<()>> {
-    let (gone, seen) = oneshot::channel();
-    std::thread::Builder::new().name("supervisor".into()).spawn(move || {
-        let mut stdin = std::io::stdin().lock();
-        while matches!(stdin.read(&mut [0; 64]), Ok(n) if n > 0) {}
-        // Nobody listens when the process is ending anyway.
-        let _ = gone.send(());
-    })?;
-    Ok(seen)
 }
 
 fn outside(sources: &Sources) -> Outside {
@@ -324,8 +257,7 @@ fn greet(
     }
     if args.supervised {
         // The supervisor waits for this line, and says the rest once for all.
-        let mut stdout = std::io::stdout().lock();
-        writeln!(stdout, "{}", urls.join(" ")).and_then(|()| stdout.flush())?;
+        put(&format!("{}\n", urls.join(" ")))?;
     } else {
         text += &describe(definitions, sources.database(), &urls[0], simulated);
     }

@@ -6,8 +6,9 @@
 
 use super::ServeArgs;
 use super::serve::{describe, load, raise_descriptor_limit};
+use super::signals::{Asked, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
-use crate::{tell, usage_error};
+use crate::{put, tell, usage_error};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,7 +20,6 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 /// An instance that lived for so long is started again at once; one that did not waits.
@@ -66,9 +66,9 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
         instances.spawn(instance.run());
     }
     drop(started);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut signals = Signals::listen(args.supervised)?;
+    let orphan = tokio::time::sleep(Duration::MAX);
+    tokio::pin!(orphan);
     let mut urls: Vec<(u16, String)> = Vec::new();
     let mut failed = None;
     loop {
@@ -85,17 +85,32 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
                 urls.push(start);
                 if urls.len() == usize::from(args.instances) {
                     urls.sort();
+                    if args.supervised {
+                        let all: Vec<&str> = urls.iter().map(|(_, url)| url.as_str()).collect();
+                        put(&format!("{}\n", all.join(" ")))?;
+                        continue;
+                    }
                     let text = describe(&definitions, database.as_deref(), &urls[0].1, elsewhere.is_some());
                     tell(&format!("{} instances\n{}", urls.len(), text.trim_end()));
                 }
             }
-            _ = interrupt.recv() => stop(),
-            _ = terminate.recv() => stop(),
-            _ = hang_up.recv() => order.send_modify(|order| match order {
-                Order::Serve => *order = Order::Reload(1),
-                Order::Reload(times) => *times += 1,
-                Order::Stop(_) => {}
-            }),
+            // Once more, and nothing is waited for.
+            () = &mut orphan, if signals.is_orphaned() => {
+                stop();
+                orphan.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN);
+            }
+            asked = signals.next() => match asked {
+                Asked::Stop => stop(),
+                Asked::Orphaned => {
+                    stop();
+                    orphan.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN);
+                }
+                Asked::Reload => order.send_modify(|order| match order {
+                    Order::Serve => *order = Order::Reload(1),
+                    Order::Reload(times) => *times += 1,
+                    Order::Stop(_) => {}
+                }),
+            },
             ended = instances.join_next() => match ended {
                 None => break,
                 Some(Ok(Ok(()))) => {}
@@ -229,18 +244,19 @@ fn send(pid: u32, signal: Signal) {
 }
 
 /// The arguments without those that each instance is given its own of.
-fn inherited(args: impl Iterator<Item = String>) -> Vec<String> {
+fn inherited(mut args: impl Iterator<Item = String>) -> Vec<String> {
+    let own = ["--instances", "--listen", "--instance"];
     let mut kept = Vec::new();
-    let mut args = args.peekable();
     while let Some(arg) = args.next() {
-        let own = ["--instances", "--listen", "--instance"];
-        if own.contains(&arg.as_str()) {
-            args.next();
-        } else if !own
-            .iter()
-            .any(|flag| arg.strip_prefix(flag).is_some_and(|rest| rest.starts_with('=')))
-        {
-            kept.push(arg);
+        let (flag, joined) =
+            arg.split_once('=').map_or((arg.as_str(), false), |(flag, _)| (flag, true));
+        match flag {
+            "--supervised" => {}
+            flag if own.contains(&flag) => {
+                // Its value is the next argument, unless it is joined.
+                let _ = if joined { None } else { args.next() };
+            }
+            _ => kept.push(arg),
         }
     }
     kept
@@ -252,8 +268,7 @@ mod tests {
 
     #[test]
     fn instances_inherit_what_is_not_their_own() {
-        let args =
-            "gateway --config x.toml --listen 127.0.0.1:0 --instances=5 --instance gw --workers 2";
+        let args = "gateway --supervised --config x.toml --listen 127.0.0.1:0 --instances=5 --instance gw --workers 2";
         let kept = inherited(args.split(' ').map(String::from));
         assert_eq!(kept.join(" "), "gateway --config x.toml --workers 2");
     }
