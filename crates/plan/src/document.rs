@@ -1,9 +1,12 @@
 //! A plan file to a [`Plan`]: typed as written → validated → resolved, all problems at once.
 
+mod file;
 mod load;
 mod request;
+mod turn;
 
-use crate::{Objective, Stream, Target};
+use crate::{Objective, Stream, Target, Turn};
+use file::Files;
 use load::read_streams;
 use plimsoll_config::{Document, Field, Problems, Table, Text, Variables};
 use plimsoll_measure::Nanos;
@@ -65,6 +68,8 @@ pub struct Plan {
     pub streams: Vec<Stream>,
     /// Those of all streams, a stream's next to each other.
     pub targets: Vec<Target>,
+    /// The requests of all targets, a target's next to each other.
+    pub turns: Vec<Turn>,
     /// What decides pass or fail.
     pub objectives: Vec<Objective>,
 }
@@ -115,8 +120,9 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let connections = read_connections(root);
     let tls = read_tls(root, folder);
 
-    let mut targets = Vec::new();
-    let streams = read_streams(root, folder, Key::new(seed), &mut targets);
+    let (mut targets, mut turns) = (Vec::new(), Vec::new());
+    let files = Files::of(folder);
+    let streams = read_streams(root, &files, Key::new(seed), (&mut targets, &mut turns));
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; at most {TARGETS_MAX}", targets.len()), "");
     }
@@ -127,7 +133,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         max: connections.0.unwrap_or(CONNECTIONS_DEFAULT.max(users)),
         ..connections.1
     };
-    Some(Plan {
+    let plan = Plan {
         name,
         seed,
         warmup,
@@ -139,8 +145,18 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         tls,
         streams,
         targets,
+        turns,
         objectives,
-    })
+    };
+    // What files hold may need more room in TOML; what is resolved can always be read again.
+    let resolved = plan.to_toml().len();
+    if resolved > Document::LEN_MAX {
+        let message =
+            format!("resolved, the plan has {resolved} bytes; at most {}", Document::LEN_MAX);
+        root.problem(message, "fewer or smaller requests in its target files");
+        return None;
+    }
+    Some(plan)
 }
 
 fn bounded_span(root: &Table<'_>, key: &'static str) -> Option<Nanos> {
@@ -259,5 +275,7 @@ fn read_texts(field: &Field<'_>) -> Vec<Text> {
     }
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

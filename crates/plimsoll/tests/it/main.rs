@@ -11,5 +11,6 @@ mod run;
 mod server;
 mod stopping;
 mod structure;
+mod targets;
 mod tls;
 mod truth;
