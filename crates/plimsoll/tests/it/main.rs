@@ -8,6 +8,7 @@ mod host_limits;
 mod http;
 mod output;
 mod run;
+mod scenarios;
 mod server;
 mod stopping;
 mod structure;
