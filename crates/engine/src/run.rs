@@ -88,7 +88,9 @@ pub struct TraceRecord {
 pub trait Sink {
     /// The run begins, with so many workers.
     fn started(&mut self, at: WallClock, workers: usize);
-    /// A second has passed; `total` is the sum of all so far, this one included.
+    /// A second has passed: what else is known of it is added here.
+    fn complete(&mut self, second: &mut Snapshot);
+    /// A second is complete; `total` is the sum of all so far, this one included.
     fn snapshot(&mut self, second: &Snapshot, total: &Snapshot);
     /// An exchange that is to be shown whole.
     fn trace(&mut self, record: &TraceRecord);
@@ -275,6 +277,7 @@ fn collect(
             rss_peak_bytes: now.rss_peak_bytes,
         };
         used = now;
+        sink.complete(&mut second);
         second.assert_identities();
         total.append(&second);
         sink.snapshot(&second, &total);

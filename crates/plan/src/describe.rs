@@ -36,6 +36,10 @@ impl Plan {
             writeln!(out, "  passes when {}{narrowed}{abort}", objective.that)
                 .expect("writing to memory");
         }
+        for scrape in &self.scrapes {
+            let (name, url) = (&scrape.name, &scrape.url_shown);
+            writeln!(out, "  reads {url} every second as {name}").expect("writing to memory");
+        }
         let max = grouped(self.connections.max);
         let reuse = if self.connections.reuse { "used again" } else { "one for each request" };
         writeln!(

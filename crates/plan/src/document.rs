@@ -3,6 +3,7 @@
 mod file;
 mod load;
 mod request;
+mod scrape;
 mod turn;
 
 use crate::{Objective, Stream, Target, Turn};
@@ -11,6 +12,8 @@ use load::read_streams;
 use plimsoll_config::{Document, Field, Problems, Table, Text, Variables};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
+pub use scrape::Scrape;
+use scrape::read_scrapes;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -72,6 +75,8 @@ pub struct Plan {
     pub turns: Vec<Turn>,
     /// What decides pass or fail.
     pub objectives: Vec<Objective>,
+    /// Who else is asked for figures.
+    pub scrapes: Vec<Scrape>,
 }
 
 /// Longer timeouts and graces would leave the histogram's hour.
@@ -127,6 +132,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         root.problem(format!("{} targets; at most {TARGETS_MAX}", targets.len()), "");
     }
     let objectives = read_objectives(root, &targets);
+    let scrapes = read_scrapes(root);
     let streams = streams.filter(|streams| !streams.is_empty())?;
     let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
     let connections = ConnectionRules {
@@ -147,6 +153,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         targets,
         turns,
         objectives,
+        scrapes,
     };
     // What files hold may need more room in TOML; what is resolved can always be read again.
     let resolved = plan.to_toml().len();

@@ -27,7 +27,7 @@ pub mod target_file;
 mod template;
 
 pub use deck::{Dealt, Deck};
-pub use document::{ConnectionRules, Plan, TlsRules};
+pub use document::{ConnectionRules, Plan, Scrape, TlsRules};
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};

@@ -38,6 +38,10 @@ impl Plan {
         for objective in &self.objectives {
             out += &show_objective(objective);
         }
+        for scrape in &self.scrapes {
+            let (name, url) = (quote_filled(&scrape.name), quote(&scrape.url_shown));
+            write!(out, "\n[[scrape]]\nname = {name}\nurl = {url}\n").expect("writing to memory");
+        }
         out
     }
 

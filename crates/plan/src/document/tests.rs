@@ -212,6 +212,40 @@ fn bad_objectives() {
 }
 
 #[test]
+fn scrapes() {
+    let plan = |lines: &str| {
+        format!(
+            "rate = \"1/s\"\nduration = \"1s\"\n[[target]]\nrequest = \"GET http://h/\"\n{lines}"
+        )
+    };
+    let good = "[[scrape]]\nname = \"gw-1\"\nurl = \"${GATEWAY}/metrics?k=${ETH_KEY}\"\n[[scrape]]\nurl = \"http://[::1]:1/\"\n";
+    let plan_read = read(&plan(good)).unwrap();
+    let names: Vec<_> = plan_read.scrapes.iter().map(|scrape| scrape.name.as_str()).collect();
+    assert_eq!(
+        (names, plan_read.scrapes[0].url.path.as_str()),
+        (vec!["gw-1", "scrape-2"], "/metrics?k=k3y")
+    );
+    let shown = plan_read.to_toml();
+    assert!(!shown.contains("k3y"), "{shown}");
+    assert_eq!(read(&shown).unwrap().to_toml(), shown);
+    assert!(
+        plan_read
+            .describe()
+            .contains("reads http://gw:3069/metrics?k=${ETH_KEY} every second as gw-1")
+    );
+    let check = |lines: &str, problem: &str| check(&plan(lines), problem);
+    check("[[scrape]]\nname = \"a\"", "a scrape without \"url\"");
+    check("[[scrape]]\nurl = \"h/\"", "plan.toml:6:7: \"h/\" is no URL");
+    check("[[scrape]]\nurl = \"https://h/\"", "over plain HTTP, without a password");
+    check("[[scrape]]\nurl = \"http://a:b@h/\"", "over plain HTTP, without a password");
+    check("[[scrape]]\nurl = \"http://h/a b\"", "a space or control character in the path");
+    check("[[scrape]]\nurl = \"http://h/\"\nevery = \"1s\"", "unknown key \"every\" in [[scrape]]");
+    let twice = "[[scrape]]\nname = \"a\"\nurl = \"http://h/\"\n".repeat(2);
+    check(&twice, "a second scrape named \"a\"");
+    check(&"[[scrape]]\nurl = \"http://h/\"\n".repeat(65), "65 scrapes; at most 64");
+}
+
+#[test]
 fn every_problem_is_listed() {
     let problems = read("rate = 1\ndurations = \"1s\"\n[[target]]\nweight = -1\n").unwrap_err();
     assert_eq!(problems.iter().count(), 5, "{problems}");

@@ -9,6 +9,7 @@ mod http;
 mod output;
 mod run;
 mod scenarios;
+mod scrape;
 mod server;
 mod stopping;
 mod structure;

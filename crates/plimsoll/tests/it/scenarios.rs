@@ -34,6 +34,8 @@ const LONGEST: Nanos = Nanos::from_secs(3);
 struct World<'w> {
     /// In place of the gateway: `http://HOST:PORT`.
     base: String,
+    /// In place of each gateway instance's page: `HOST:PORT`.
+    instances: Vec<(&'static str, String)>,
     /// Comes between the base and an endpoint's name.
     endpoint_path: &'static str,
     /// The variable that names each chain's endpoint, and the name.
@@ -45,7 +47,8 @@ struct World<'w> {
 impl World<'_> {
     fn variables(&self) -> Vec<(&str, &str)> {
         let own = [("GATEWAY", self.base.as_str()), ("ENDPOINT_PATH", self.endpoint_path)];
-        own.into_iter().chain(self.endpoints).chain(SHORT).collect()
+        let instances = self.instances.iter().map(|(name, at)| (*name, at.as_str()));
+        own.into_iter().chain(instances).chain(self.endpoints).chain(SHORT).collect()
     }
 }
 
@@ -131,6 +134,10 @@ fn every_scenario_counts_what_the_chains_count() {
     };
     run_all(&World {
         base: format!("http://{}", sim.address()),
+        // The simulated world tells nothing of itself.
+        instances: ["GW_1", "GW_2", "GW_3", "GW_4", "GW_5"]
+            .map(|name| (name, sim.address().to_string()))
+            .into(),
         endpoint_path: "/",
         endpoints: [
             ("ENDPOINT_ID", "eth"),
