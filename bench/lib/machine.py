@@ -13,7 +13,10 @@ from .processes import CouldNotRun
 from .settings import GENERATOR_CPU, PLIMSOLL, ROOT, SERVER_CPU
 
 # Program → Debian package. oha is in none: it takes part where it is installed.
-PACKAGES = {"wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nginx": "nginx-light"}
+PACKAGES = {
+    "wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nginx": "nginx-light",
+    "haproxy": "haproxy",
+}
 # Above it, something else is running.
 QUIET_LOAD = 0.3
 
@@ -95,6 +98,7 @@ def versions() -> list[tuple[str, str]]:
     found = [
         ("plimsoll", f"{first_line([PLIMSOLL, '--version'])}, commit {commit}"),
         ("nginx", first_line(["nginx", "-v"]).removeprefix("nginx version: ")),
+        ("HAProxy", first_line(["haproxy", "-v"])),
         ("wrk", first_line(["wrk", "-v"])),
         # hey knows no version; its package does.
         ("hey", first_line(["dpkg-query", "-W", "-f", "${Version}", "hey"])),

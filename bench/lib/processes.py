@@ -84,7 +84,7 @@ def reap(process: subprocess.Popen, deadline: float):
     """Waits for the end; the whole process's usage and its peak resident size in bytes."""
     peak = 0
     while True:
-        peak = max(peak, resident_peak(process.pid))
+        peak = max(peak, status_bytes(process.pid, "VmHWM"))
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -94,11 +94,11 @@ def reap(process: subprocess.Popen, deadline: float):
         time.sleep(POLL_SECONDS)
 
 
-def resident_peak(pid: int) -> int:
-    """The most memory that a process has held so far; 0 when it has ended."""
+def status_bytes(pid: int, name: str) -> int:
+    """One of the kernel's figures of a process's memory; 0 when it has ended."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass
@@ -112,18 +112,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@dataclass
+class Server:
+    """A server that runs."""
+
+    address: str
+    pid: int
+
+
 @contextmanager
-def server(argv: list, port: int) -> Iterator[str]:
-    """Keeps a server running on its processor; gives its address."""
+def running(argv: list, port: int, cpus: str = str(SERVER_CPU)) -> Iterator[Server]:
+    """Keeps a server running on these processors."""
     try:
         process = subprocess.Popen(
-            pinned(SERVER_CPU, argv), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["taskset", "-c", cpus, *map(str, argv)],
+            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
     except OSError as error:
         raise CouldNotRun(f"{argv[0]}: {error}") from error
     try:
         wait_until_it_listens(process, argv, port)
-        yield f"127.0.0.1:{port}"
+        yield Server(f"127.0.0.1:{port}", process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -131,6 +140,13 @@ def server(argv: list, port: int) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def server(argv: list, port: int) -> Iterator[str]:
+    """Keeps a server running on its processor; gives its address."""
+    with running(argv, port) as started:
+        yield started.address
 
 
 def wait_until_it_listens(process: subprocess.Popen, argv: list, port: int) -> None:
@@ -164,27 +180,38 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
+  {upstream}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
-    location / {{ return 200 '{answer}'; }}
+    location / {{ {action} }}
   }}
 }}
 """
 
 
 @contextmanager
-def nginx(settings: Settings) -> Iterator[str]:
-    """The server that is asked: one worker that answers from its configuration."""
+def nginx_that(settings: Settings, action: str, upstream: str = "") -> Iterator[Server]:
+    """One nginx worker that does `action` with every request; what is given is the worker's."""
     if not shutil.which("nginx"):
         raise CouldNotRun("nginx is not installed")
     port = free_port()
-    file = settings.folder / "nginx.conf"
-    file.write_text(
-        NGINX.format(folder=settings.folder, port=port, answer=ANSWER, content_type=CONTENT_TYPE)
-    )
-    log = settings.folder / "nginx.log"
-    with server(["nginx", "-p", settings.folder, "-e", log, "-c", file], port) as address:
-        yield address
+    with tempfile.TemporaryDirectory(prefix="nginx-", dir=settings.folder) as folder:
+        file = Path(folder) / "nginx.conf"
+        file.write_text(
+            NGINX.format(folder=folder, port=port, upstream=upstream, action=action,
+                         content_type=CONTENT_TYPE)
+        )
+        argv = ["nginx", "-p", folder, "-e", f"{folder}/nginx.log", "-c", file]
+        with running(argv, port) as master:
+            children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
+            yield Server(master.address, int(children.split()[0]))
+
+
+@contextmanager
+def nginx(settings: Settings) -> Iterator[str]:
+    """The server that is asked: one worker that answers from its configuration."""
+    with nginx_that(settings, f"return 200 '{ANSWER}';") as worker:
+        yield worker.address
 
 
 @contextmanager

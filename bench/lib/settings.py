@@ -32,6 +32,7 @@ class Settings:
     stall_seconds: int
     memory_requests: tuple[int, int]
     background_requests: int
+    gateway_calls: int
     folder: Path
     # Requests per second that the closed section saw; the open section takes half of it.
     capacity: float | None = None
@@ -50,6 +51,7 @@ class Settings:
             stall_seconds=20 if quick else 40,
             memory_requests=(100_000, 1_000_000) if quick else (500_000, 5_000_000),
             background_requests=background,
+            gateway_calls=5_000_000 if full else 50_000 if quick else 500_000,
             folder=folder,
         )
 

@@ -12,9 +12,8 @@
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use plimsoll_bench::request_body;
 use slab::Slab;
-use socket2::{Domain, Socket, Type};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -25,9 +24,6 @@ const USAGE: &str = "usage: stall-server ADDR [PERIOD_SECONDS HOLD_SECONDS], hol
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
     Content-Length: 43\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"0x15f0a\"}";
 const LISTENER: Token = Token(usize::MAX);
-/// Connections that the kernel completes before they are accepted: a thousand may come at once.
-/// The kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
 /// What a connection may have sent and not had parsed; more closes it.
 const REQUEST_BYTES_MAX: usize = 4096;
 const EVENTS_MAX: usize = 1024;
@@ -66,10 +62,10 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(requests),
                 Err(error) => return Err(error),
             }
-            while let Some(len) = request_len(&self.input[..self.filled])? {
+            while let Some(body) = request_body(&self.input[..self.filled])? {
                 requests += 1;
-                self.input.copy_within(len..self.filled, 0);
-                self.filled -= len;
+                self.input.copy_within(body.end..self.filled, 0);
+                self.filled -= body.end;
             }
         }
     }
@@ -83,24 +79,6 @@ impl Session {
     }
 }
 
-/// How many bytes the first request has, when it is whole.
-fn request_len(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut request = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(head_len) = request.parse(bytes).map_err(io::Error::other)?
-    else {
-        return Ok(None);
-    };
-    let body_len = request
-        .headers
-        .iter()
-        .find(|header| header.name.eq_ignore_ascii_case("content-length"))
-        .and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok())
-        .unwrap_or(0);
-    let len = head_len.saturating_add(body_len);
-    Ok((len <= bytes.len()).then_some(len))
-}
-
 struct Server {
     poll: Poll,
     listener: TcpListener,
@@ -112,12 +90,7 @@ struct Server {
 
 impl Server {
     fn listen(addr: SocketAddr, period: Duration, hold: Duration) -> io::Result<Server> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        let mut listener = TcpListener::from_std(socket.into());
+        let mut listener = TcpListener::from_std(plimsoll_bench::listen(addr)?);
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let timetable = Timetable { period, hold, origin: Instant::now() };
@@ -197,12 +170,6 @@ impl Server {
     }
 }
 
-fn run(addr: SocketAddr, period: Duration, hold: Duration) -> io::Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    Server::listen(addr, period, hold)?.serve()
-}
-
 fn arguments() -> Option<(SocketAddr, Duration, Duration)> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (addr, period, hold) = match args.as_slice() {
@@ -220,7 +187,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    match run(addr, period, hold) {
+    match Server::listen(addr, period, hold).and_then(|mut server| server.serve()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("stall-server: {addr}: {error}");

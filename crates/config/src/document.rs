@@ -24,8 +24,8 @@ pub struct Document {
 #[derive(Clone, Debug)]
 enum Source {
     File(String),
-    /// The flag that each line was made from.
-    Flags(Vec<String>),
+    /// What each line was made from.
+    Lines(Vec<String>),
 }
 
 impl Document {
@@ -37,11 +37,24 @@ impl Document {
         Document { source: Source::File(file.into()), text: text.into() }
     }
 
-    /// A document put together from flags: for each its name and the line of TOML that it stands
-    /// for. Problems then name the flag.
-    pub fn from_flags(lines: impl IntoIterator<Item = (String, String)>) -> Document {
-        let (flags, lines): (Vec<_>, Vec<String>) = lines.into_iter().unzip();
-        Document { source: Source::Flags(flags), text: lines.join("\n") }
+    /// A document put together from what is not a file (flags, environment variables, entries of a
+    /// database): for each its name and the lines of TOML that it stands for. Problems then give
+    /// the name.
+    pub fn from_named(parts: impl IntoIterator<Item = (String, String)>) -> Document {
+        let mut names = Vec::new();
+        let mut text = String::new();
+        for (name, lines) in parts {
+            names.extend(std::iter::repeat_n(name, lines.matches('\n').count() + 1));
+            text += &lines;
+            text.push('\n');
+        }
+        Document { source: Source::Lines(names), text }
+    }
+
+    /// The keys at its top, as far as it can be read: what kind of document it may be.
+    pub fn keys(&self) -> Vec<String> {
+        let (root, _) = DeTable::parse_recoverable(&self.text);
+        root.get_ref().iter().map(|(name, _)| name.get_ref().to_string()).collect()
     }
 
     /// Reads the whole document by `read`, filling in variables.
@@ -93,7 +106,10 @@ impl Document {
                 let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
                 Place::File { file: file.clone(), line, column }
             }
-            Source::Flags(flags) => Place::Flag(flags[(line - 1).min(flags.len() - 1)].clone()),
+            Source::Lines(names) => {
+                let name = names.get(line - 1).or(names.last());
+                Place::Named(name.cloned().unwrap_or_default())
+            }
         }
     }
 }
@@ -145,6 +161,11 @@ impl<'r> Table<'r> {
         self.table.is_empty()
     }
 
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        self.reader.document.place(self.span.start)
+    }
+
     /// Notes a problem of the table as a whole.
     pub fn problem(&self, message: impl Into<String>, hint: &str) {
         self.reader.note(self.span.clone(), message.into(), hint);
@@ -178,6 +199,11 @@ pub struct Field<'r> {
 }
 
 impl<'r> Field<'r> {
+    /// Where the value stands.
+    pub fn place(&self) -> Place {
+        self.reader.document.place(self.value.span().start)
+    }
+
     /// Notes a problem at the value.
     pub fn problem(&self, message: impl Into<String>, hint: &str) {
         self.reader.note(self.value.span(), message.into(), hint);
@@ -229,9 +255,10 @@ impl<'r> Field<'r> {
         Attached::new(self.reader, file.into())
     }
 
-    /// A text by a reader of its own, such as [`values::rate`].
+    /// A text by a reader of its own, such as [`values::rate`]; nothing, and no problem, where a
+    /// variable is left unset (see [`Variables::leave_unset`]).
     pub fn parse<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text()?;
+        let text = self.text().filter(|text| text.unset.is_none())?;
         match read(&text.value) {
             Ok(value) => Some(value),
             Err(message) => {
@@ -270,7 +297,7 @@ impl<'r> Field<'r> {
     pub fn integer(&self, least: u64, most: u64) -> Option<u64> {
         let (number, shown) = match self.value.get_ref() {
             DeValue::String(text) if text.contains("${") => {
-                let text = self.text()?;
+                let text = self.text().filter(|text| text.unset.is_none())?;
                 let Ok(number) = text.value.trim().replace('_', "").parse::<i64>() else {
                     let message =
                         format!("\"{}\" must be a whole number, not \"{}\"", self.key, text.shown);
@@ -329,7 +356,7 @@ impl<'r> Field<'r> {
 
     /// One of a few words.
     pub fn one_of<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
-        let text = self.text()?;
+        let text = self.text().filter(|text| text.unset.is_none())?;
         let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
         if found.is_none() {
             let known = words.iter().map(|(word, _)| *word);
@@ -458,7 +485,7 @@ mod tests {
     #[test]
     fn problems_of_flags_name_the_flag() {
         let lines = [("--name", "name = \"x\""), ("--rate", "rate = \"fast\"")];
-        let document = Document::from_flags(lines.map(|(a, b)| (a.to_string(), b.to_string())));
+        let document = Document::from_named(lines.map(|(a, b)| (a.to_string(), b.to_string())));
         let read = |table: &Table<'_>| {
             table.field("name");
             table.field("rate")?.rate()

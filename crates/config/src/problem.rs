@@ -16,15 +16,15 @@ pub enum Place {
         /// From 1, in characters.
         column: usize,
     },
-    /// On the command line: the flag.
-    Flag(String),
+    /// Elsewhere, under a name: a flag, an environment variable, an entry of a database.
+    Named(String),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
-            Place::Flag(flag) => write!(f, "{flag}"),
+            Place::Named(name) => write!(f, "{name}"),
         }
     }
 }
@@ -75,6 +75,16 @@ impl Problems {
         self.0.sort_by(|a, b| a.place.cmp(&b.place));
         self.0.dedup();
         self
+    }
+
+    /// Adds those of another document.
+    pub fn append(&mut self, others: Problems) {
+        others.0.into_iter().for_each(|problem| self.push(problem));
+    }
+
+    /// Notes one at a place.
+    pub fn note(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Problem { place, message: message.into(), hint: hint.into() });
     }
 
     /// One by one.

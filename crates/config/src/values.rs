@@ -1,4 +1,4 @@
-//! Rates, durations and sizes as people write them: `5000/s`, `1h30m`, `10MiB`.
+//! Rates, durations, shares and sizes as people write them: `5000/s`, `1h30m`, `10MiB`.
 //!
 //! Each reader says what is wrong and what is right; each `show_*` writes what its reader reads.
 
@@ -144,6 +144,29 @@ pub fn show_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// Reads a share of a whole: `10%` is 0.1.
+///
+/// # Errors
+/// What is wrong, with the form that is right.
+pub fn share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match number {
+        Some(number) if (0.0..=100.0).contains(&number) => Ok(number / 100.0),
+        _ => Err(format!("\"{text}\" is not a share; write it like 10% or 0.5%")),
+    }
+}
+
+/// Writes a share the way [`share`] reads it.
+pub fn show_share(share: f64) -> String {
+    // Rounded, since 0.07 * 100 is not quite 7.
+    format!("{}%", (share * 1e12).round() / 1e10)
+}
+
+/// Writes a text that variables were already filled into: a `${` in it is plain.
+pub fn quote_filled(text: &str) -> String {
+    quote(&text.replace("${", "$${"))
+}
+
 /// Writes a text the way TOML reads it: literal where that spares escapes.
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
@@ -209,6 +232,22 @@ mod tests {
         check("2.5/s", 2.5, "150/m");
         for bad in ["", "5000", "5000/", "/s", "5000/day", "-1/s", "inf/s", "1e3/s"] {
             assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        let check = |text: &str, value: f64, shown: &str| {
+            assert_eq!(share(text), Ok(value), "{text}");
+            assert_eq!(show_share(value), shown);
+        };
+        check("10%", 0.1, "10%");
+        check("0%", 0.0, "0%");
+        check("100 %", 1.0, "100%");
+        check("0.5%", 0.005, "0.5%");
+        check("7%", 0.07, "7%");
+        for bad in ["", "10", "%", "-1%", "101%", "NaN%", "x%"] {
+            assert!(share(bad).is_err(), "{bad}");
         }
     }
 

@@ -13,13 +13,15 @@ pub struct Text {
     pub value: String,
     /// To show: secrets stay placeholders.
     pub shown: String,
+    /// A variable that is not set, where that is left alone: then `value` is no value.
+    pub unset: Option<String>,
 }
 
 impl Text {
     /// A text that holds no variables.
     pub fn plain(value: impl Into<String>) -> Text {
         let value = value.into();
-        Text { shown: value.clone(), value }
+        Text { shown: value.clone(), value, unset: None }
     }
 
     fn push(&mut self, part: &str) {
@@ -64,6 +66,7 @@ impl Fault {
 #[derive(Clone, Debug, Default)]
 pub struct Variables {
     values: BTreeMap<String, String>,
+    leave_unset: bool,
 }
 
 impl Variables {
@@ -76,12 +79,29 @@ impl Variables {
     pub fn from_environment() -> Variables {
         let text = |s: std::ffi::OsString| s.into_string().ok();
         let pairs = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?)));
-        Variables { values: pairs.collect() }
+        Variables { values: pairs.collect(), leave_unset: false }
     }
 
     /// Sets one, before the environment's.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.values.insert(name.into(), value.into());
+    }
+
+    /// The same, but a placeholder without a value is no problem and stays as it is written: to look
+    /// at a document where its secrets are not known.
+    pub fn leave_unset(mut self) -> Variables {
+        self.leave_unset = true;
+        self
+    }
+
+    /// The value of one, when it is set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The names of those that are set, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
     }
 
     pub(crate) fn fill(&self, text: &str) -> Result<Text, Fault> {
@@ -110,10 +130,20 @@ impl Variables {
             let value = match (self.values.get(name), default) {
                 (Some(value), _) => value.as_str(),
                 (None, Some(default)) => default,
+                (None, None) if self.leave_unset => {
+                    filled.unset = Some(name.into());
+                    filled.push(&from[..=end]);
+                    rest = &from[end + 1..];
+                    continue;
+                }
                 (None, None) => return Err(Fault::Unset(name.into())),
             };
             filled.value += value;
-            filled.shown += if is_secret(name) { &from[..=end] } else { value };
+            match is_secret(name) {
+                true => filled.shown += &from[..=end],
+                // What is shown reads back: a `${` of the value's own is not a placeholder.
+                false => filled.shown += &value.replace("${", "$${"),
+            }
             rest = &from[end + 1..];
         }
         filled.push(rest);
@@ -149,7 +179,7 @@ mod tests {
         variables.set("HOST", "example.org");
         variables.set("NODE_KEY", "s3cret");
         let check = |text: &str, value: &str, shown: &str| {
-            let expected = Text { value: value.into(), shown: shown.into() };
+            let expected = Text { value: value.into(), shown: shown.into(), unset: None };
             assert_eq!(variables.fill(text), Ok(expected), "{text}");
         };
         check("plain $ text", "plain $ text", "plain $ text");
@@ -160,5 +190,8 @@ mod tests {
         assert_eq!(variables.fill("${NO}"), Err(Fault::Unset("NO".into())));
         assert_eq!(variables.fill("a ${NO"), Err(Fault::Malformed("${NO".into())));
         assert_eq!(variables.fill("${a b}"), Err(Fault::Malformed("${a b}".into())));
+
+        let left = variables.leave_unset().fill("${HOST}/${NO}").unwrap();
+        assert_eq!((left.shown.as_str(), left.unset.as_deref()), ("example.org/${NO}", Some("NO")));
     }
 }

@@ -6,7 +6,7 @@ use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RpcExpect, Target, Turn};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use plimsoll_config::values::{quote, show_duration, show_rate, show_size};
+use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_size};
 use plimsoll_measure::Nanos;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -78,11 +78,6 @@ impl Plan {
         }
         out
     }
-}
-
-/// Text that variables were already filled into: a `${` in it is plain.
-fn quote_filled(text: &str) -> String {
-    quote(&text.replace("${", "$${"))
 }
 
 fn span(span: Nanos) -> String {

@@ -93,7 +93,7 @@ pub(crate) fn read_file(path: &Path, set: &SetArgs) -> anyhow::Result<Plan> {
 /// Reads a plan from flags.
 pub(crate) fn read_flags(args: &InlineArgs, set: &SetArgs) -> anyhow::Result<Plan> {
     let folder = std::env::current_dir().context("the current folder is gone")?;
-    read(&Document::from_flags(args.lines()?), set, &folder)
+    read(&Document::from_named(args.lines()?), set, &folder)
 }
 
 fn read(document: &Document, set: &SetArgs, folder: &Path) -> anyhow::Result<Plan> {

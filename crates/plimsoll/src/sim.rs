@@ -166,7 +166,7 @@ struct FaultArgs {
     #[arg(long, value_name = "N")]
     connections: Option<u64>,
     /// The share of connections that the flags above strike: 10%
-    #[arg(long, value_name = "SHARE", default_value = "100%", value_parser = plimsoll_sim::faults::percent)]
+    #[arg(long, value_name = "SHARE", default_value = "100%", value_parser = values::share)]
     share: f64,
     /// A timetable of faults, beside the flags
     #[arg(long, value_name = "FILE")]

@@ -31,6 +31,8 @@ pub enum Outcome<'a> {
         message: &'a [u8],
         /// Its data as written.
         data: Option<&'a [u8]>,
+        /// The whole error object as written.
+        raw: &'a [u8],
     },
 }
 
@@ -123,7 +125,7 @@ fn read_error(error: &[u8]) -> Result<Outcome<'_>, Malformed> {
             _ => {}
         }
     }
-    Ok(Outcome::Error { code: code.ok_or(Malformed::Error)?, message, data })
+    Ok(Outcome::Error { code: code.ok_or(Malformed::Error)?, message, data, raw: error })
 }
 
 #[cfg(test)]
@@ -135,10 +137,9 @@ mod tests {
         let check = |text: &str, id: &str, outcome: Outcome<'_>| {
             assert_eq!(parse(text.as_bytes()), Ok(Answer { id: id.as_bytes(), outcome }), "{text}");
         };
-        let error = |code, message: &'static str, data: Option<&'static str>| Outcome::Error {
-            code,
-            message: message.as_bytes(),
-            data: data.map(str::as_bytes),
+        let error = |code, message: &'static str, data: Option<&'static str>, raw: &'static str| {
+            let (message, data) = (message.as_bytes(), data.map(str::as_bytes));
+            Outcome::Error { code, message, data, raw: raw.as_bytes() }
         };
         check(r#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#, "1", Outcome::Result(b"\"0x1\""));
         // null is a result, a null error is none
@@ -147,10 +148,19 @@ mod tests {
         check(
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"parse","data":[1]}}"#,
             "null",
-            error(-32700, "\"parse\"", Some("[1]")),
+            error(
+                -32700,
+                "\"parse\"",
+                Some("[1]"),
+                r#"{"code":-32700,"message":"parse","data":[1]}"#,
+            ),
         );
         // JSON-RPC 1.0's way of saying error, without an id
-        check(r#"{"result":null,"error":{"code":3}}"#, "null", error(3, "\"\"", None));
+        check(
+            r#"{"result":null,"error":{"code":3}}"#,
+            "null",
+            error(3, "\"\"", None, r#"{"code":3}"#),
+        );
     }
 
     #[test]

@@ -258,6 +258,22 @@ impl<'a> Inside<'a> {
     }
 }
 
+/// Writes `text` as a JSON string, with its quotation marks.
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..0x20 => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}
+
 /// The characters of a valid string's inside.
 fn unescape(inner: &[u8]) -> Option<String> {
     let mut text = String::with_capacity(inner.len());
@@ -364,6 +380,19 @@ mod tests {
         assert_eq!(items(b"[1 2").collect::<Vec<_>>().len(), 2);
         assert!(members(b"{} x").next().is_some_and(|member| member.is_err()));
         assert!(members(b"[]").next().is_some_and(|member| member.is_err()));
+    }
+
+    #[test]
+    fn strings_are_written_as_they_are_read() {
+        let check = |plain: &str, written: &str| {
+            let mut out = Vec::new();
+            write_text(&mut out, plain);
+            assert_eq!(String::from_utf8_lossy(&out), written);
+            assert_eq!(text(&out).as_deref(), Some(plain));
+        };
+        check("", r#""""#);
+        check("é 😀", "\"é 😀\"");
+        check("a\"\\\n\r\t\u{1}\u{7f}", "\"a\\\"\\\\\\n\\r\\t\\u0001\u{7f}\"");
     }
 
     #[test]

@@ -11,10 +11,12 @@
 //! - [`request`]: a request body as calls, each judged by itself
 //! - [`answer`]: a response object as result or error
 //! - [`judge`]: whether a response body answers a request body
+//! - [`method`]: the methods that Ethereum's nodes know, and of what class each is
 //! - [`code`]: the error codes that JSON-RPC 2.0 reserves
 
 pub mod answer;
 pub mod code;
 pub mod json;
 pub mod judge;
+pub mod method;
 pub mod request;

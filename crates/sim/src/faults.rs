@@ -14,7 +14,7 @@ pub(crate) mod read;
 
 use plimsoll_measure::Nanos;
 
-pub use read::{from_json, from_toml, percent};
+pub use read::{from_json, from_toml};
 
 /// How many faults may be set at a time.
 pub const FAULTS_MAX: usize = 100;

@@ -42,7 +42,7 @@ impl WrittenBody {
         match String::from_utf8(bytes) {
             Ok(value) if fills || !value.contains("{{") => {
                 let shown = value.replace("${", "$${");
-                WrittenBody::Inline(Text { value, shown })
+                WrittenBody::Inline(Text { shown, ..Text::plain(value) })
             }
             Ok(value) => WrittenBody::Bytes(value.into_bytes()),
             Err(error) => WrittenBody::Bytes(error.into_bytes()),
@@ -144,7 +144,7 @@ pub(super) fn split_request(text: &Text) -> Result<(String, Text), Wrong> {
         return Err(Wrong(format!("\"{}\" is not METHOD URL", text.shown), REQUEST));
     };
     let shown = text.shown.trim().split_once(' ').map_or("", |(_, url)| url.trim());
-    Ok((method.into(), Text { value: url.trim().into(), shown: shown.into() }))
+    Ok((method.into(), Text { shown: shown.into(), ..Text::plain(url.trim()) }))
 }
 
 fn check_method(method: &str) -> Result<(), Wrong> {

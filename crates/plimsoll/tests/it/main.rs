@@ -4,6 +4,7 @@
 //! program asserts itself.
 
 mod bad_input;
+mod clients;
 mod host_limits;
 mod http;
 mod output;

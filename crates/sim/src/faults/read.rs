@@ -1,7 +1,7 @@
 //! Reads lists of faults: a timetable in TOML, or the JSON of the control endpoint, which has the
 //! same keys.
 
-use plimsoll_config::{Document, Field, Problems, Table, Variables};
+use plimsoll_config::{Document, Field, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::json::{self, Kind};
 
@@ -102,7 +102,7 @@ fn quoted(text: &str) -> String {
 fn read_fault(table: &Table<'_>) -> Option<Fault> {
     let kind = read_kind(table);
     let window = read_window(table);
-    let share = table.field("share").map(|field| field.parse(percent));
+    let share = table.field("share").map(|field| field.parse(values::share));
     let text = |key| table.field(key).map(|field| field.text().map(|text| text.value));
     let (service, method) = (text("service"), text("method"));
     table.close();
@@ -207,18 +207,6 @@ pub(crate) fn read_window(table: &Table<'_>) -> Option<Window> {
         }
     }
     Some(Window { at, length, every })
-}
-
-/// Reads a share: `10%` or `0.5%`.
-///
-/// # Errors
-/// What is wrong, with the form that is right.
-pub fn percent(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
-    match number {
-        Some(number) if (0.0..=100.0).contains(&number) => Ok(number / 100.0),
-        _ => Err(format!("\"{text}\" is not a share; write it like 10% or 0.5%")),
-    }
 }
 
 #[cfg(test)]

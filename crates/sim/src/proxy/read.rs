@@ -1,11 +1,11 @@
 //! Reads a proxy's timetable: `[[fault]]` tables in TOML.
 
-use plimsoll_config::{Document, Problems, Table, Variables};
+use plimsoll_config::{Document, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
 
 use super::{LinkFault, LinkFaultKind};
 use crate::faults::FAULTS_MAX;
-use crate::faults::read::{percent, read_window};
+use crate::faults::read::read_window;
 
 const KINDS: &[&str] = &[
     "delay",
@@ -38,7 +38,7 @@ pub fn from_toml(file: &str, text: &str) -> Result<Vec<LinkFault>, Problems> {
 fn read_fault(table: &Table<'_>) -> Option<LinkFault> {
     let kind = read_kind(table);
     let window = read_window(table);
-    let share = table.field("share").map(|field| field.parse(percent));
+    let share = table.field("share").map(|field| field.parse(values::share));
     table.close();
     Some(LinkFault { kind: kind?, window: window?, share: share.unwrap_or(Some(1.0))? })
 }

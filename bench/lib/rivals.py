@@ -1,0 +1,231 @@
+"""The gateway and what it is compared with: each on its processor, all before the same node."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .generators import doubts, plimsoll
+from .processes import CouldNotRun, Server, free_port, nginx_that, running, status_bytes
+from .settings import (
+    CONNECTIONS, CONTENT_TYPE, GENERATOR_CPU, PLIMSOLL, SERVER_CPU, Settings, own_program,
+)
+from .tables import Section
+
+# The same request, byte for byte, goes to all; only the gateway looks at its path.
+PATH = "/api/gateway?endpoint=ethpath_1"
+GATEWAY = """
+listen = ["127.0.0.1:{port}"]
+workers = {workers}
+database = "sqlite:{folder}/registry.db"
+[[upstream]]
+id = "node"
+service = "eth"
+url = "http://{node}"
+[[endpoint]]
+id = "ethpath_1"
+service = "eth"
+"""
+HAPROXY = """
+global
+  nbthread 1
+  maxconn 4000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+frontend clients
+  bind 127.0.0.1:{port} backlog 4096
+  default_backend nodes
+backend nodes
+  http-reuse always
+  server node {node}
+"""
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def call(method: str) -> str:
+    """The body of a call without parameters."""
+    return f'{{"jsonrpc":"2.0","method":"{method}","params":[],"id":1}}'
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+
+@dataclass
+class Calls:
+    """One run against a server: what the generator saw, and what it cost the server."""
+
+    summary: dict
+    server_cpu_seconds: float
+
+    @property
+    def ok(self) -> int:
+        """Calls that succeeded."""
+        return self.summary["requests"]["ok"]
+
+    @property
+    def cpu_us(self) -> float:
+        """The server's processor time for each call."""
+        return self.server_cpu_seconds * 1e6 / self.ok
+
+    @property
+    def per_second(self) -> float:
+        """Calls per second."""
+        return self.summary["rate"]["ok"]
+
+    @property
+    def busy(self) -> float:
+        """The server's share of one processor, in percent."""
+        return self.server_cpu_seconds * 1e11 / self.summary["duration_ns"]
+
+    def latency_us(self, percentile: str) -> float:
+        """From the instant at which a call was due to its answer."""
+        return self.summary["latency"][percentile] / 1e3
+
+
+@dataclass
+class Rival:
+    """A server that runs, and how it is called in the tables."""
+
+    name: str
+    server: Server
+
+    def ask(self, section: Section, method: str, load: list, seconds: float) -> Calls:
+        """One run of the generator; what it holds against the run is noted."""
+        args = ["--url", f"http://{self.server.address}{PATH}", "--body", call(method)]
+        args += ["-H", f"Content-Type: {CONTENT_TYPE}", *load]
+        before = cpu_seconds(self.server.pid)
+        summary, _ = plimsoll(args, seconds)
+        calls = Calls(summary, cpu_seconds(self.server.pid) - before)
+        requests = summary["requests"]
+        if calls.ok == 0:
+            raise CouldNotRun(f"{self.name} answered nothing: {summary['errors']}")
+        if requests["ok"] != requests["scheduled"]:
+            section.note(f"{self.name}: {requests['failed']:,} failed, {requests['unsent']:,} unsent "
+                         f"of {requests['scheduled']:,}: {summary['errors']}")
+        if doubt := doubts(summary):
+            section.note(f"{self.name}: plimsoll calls a run invalid: {doubt}")
+        return calls
+
+    def as_fast_as_it_answers(self, section: Section, method: str, seconds: int) -> Calls:
+        """The closed model."""
+        load = ["--users", CONNECTIONS, "--duration", f"{seconds}s"]
+        return self.ask(section, method, load, seconds)
+
+    def at(self, section: Section, method: str, rate: int, seconds: int) -> Calls:
+        """The open model."""
+        load = ["--rate", f"{rate}/s", "--duration", f"{seconds}s", "--connections", CONNECTIONS]
+        return self.ask(section, method, load, seconds)
+
+    def answer(self, method: str) -> str:
+        """The body of one answer."""
+        request = urllib.request.Request(
+            f"http://{self.server.address}{PATH}", call(method).encode(),
+            {"Content-Type": CONTENT_TYPE},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                body = response.read().decode()
+        except OSError as error:
+            raise CouldNotRun(f"{self.name}: {error}") from error
+        if "result" not in json.loads(body):
+            raise CouldNotRun(f"{self.name} answered {body}")
+        return body
+
+    def resident(self) -> int:
+        """The bytes of memory that it holds now."""
+        return status_bytes(self.server.pid, "VmRSS")
+
+    def resident_peak(self) -> int:
+        """The most that it has held."""
+        return status_bytes(self.server.pid, "VmHWM")
+
+
+@contextmanager
+def node(section: Section) -> Iterator[Rival]:
+    """What every proxy relays to.
+
+    It shares the generator's processor, where it goes first: left to wait for a generator that is
+    busy, it would be what is measured, up to milliseconds of it.
+    """
+    port = free_port()
+    argv = [own_program("echo-node"), f"127.0.0.1:{port}"]
+    first = ["chrt", "--fifo", "1"]
+    if subprocess.run([*first, "true"], stderr=subprocess.DEVNULL).returncode == 0:
+        argv = [*first, *argv]
+    else:
+        section.note("the node could not have priority over the generator: latencies are not right")
+    with running(argv, port, str(GENERATOR_CPU)) as server:
+        yield Rival("the node itself", server)
+
+
+@contextmanager
+def gateway(settings: Settings, node: str, workers: int = 1) -> Iterator[Rival]:
+    """Plimsoll's own; more than one worker run on both processors."""
+    port = free_port()
+    cpus = str(SERVER_CPU) if workers == 1 else f"{SERVER_CPU},{GENERATOR_CPU}"
+    with tempfile.TemporaryDirectory(prefix="gateway-", dir=settings.folder) as folder:
+        file = Path(folder) / "gateway.toml"
+        file.write_text(GATEWAY.format(port=port, workers=workers, folder=folder, node=node))
+        with running([PLIMSOLL, "gateway", "--config", file], port, cpus) as server:
+            yield Rival("plimsoll", server)
+
+
+@contextmanager
+def nginx_answering(settings: Settings, answer: str) -> Iterator[Rival]:
+    """nginx that answers from its configuration."""
+    with nginx_that(settings, f"return 200 '{answer}';") as server:
+        yield Rival("nginx", server)
+
+
+@contextmanager
+def nginx_relaying(settings: Settings, node: str) -> Iterator[Rival]:
+    """nginx with kept connections to the node."""
+    upstream = f"upstream node {{ server {node}; keepalive 128; keepalive_requests 1000000000; }}"
+    action = 'proxy_pass http://node; proxy_http_version 1.1; proxy_set_header Connection "";'
+    with nginx_that(settings, action, upstream) as server:
+        yield Rival("nginx", server)
+
+
+@contextmanager
+def haproxy(settings: Settings, node: str) -> Iterator[Rival]:
+    """HAProxy with one thread; connections are kept on both sides."""
+    if not shutil.which("haproxy"):
+        raise CouldNotRun("haproxy is not installed")
+    port = free_port()
+    file = settings.folder / "haproxy.cfg"
+    file.write_text(HAPROXY.format(port=port, node=node))
+    with running(["haproxy", "-db", "-f", file], port) as server:
+        yield Rival("haproxy", server)
+
+
+@contextmanager
+def hyper_relay(_settings: Settings, node: str) -> Iterator[Rival]:
+    """What a library would cost."""
+    port = free_port()
+    with running([own_program("hyper-relay"), f"127.0.0.1:{port}", node], port) as server:
+        yield Rival("hyper-relay", server)
+
+
+def start(
+    section: Section, stack: ExitStack, starts: list[Callable[[], AbstractContextManager[Rival]]]
+) -> list[Rival]:
+    """All that can be started; what cannot is noted."""
+    rivals = []
+    for begin in starts:
+        try:
+            rivals.append(stack.enter_context(begin()))
+        except CouldNotRun as reason:
+            section.note(f"could not run: {reason}")
+    return rivals

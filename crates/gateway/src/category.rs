@@ -1,0 +1,371 @@
+//! What an upstream's error object means, whatever number its vendor chose.
+//!
+//! Nodes and gateways in the field use the same codes for opposite things: -32012, -32014, -32015 and
+//! -32016 mean "range too large, missing data, node timeout, unauthorized" at one gateway and "over
+//! capacity, batch too large, gateway timeout, rate limited" at another. So an error is sorted by
+//! what it says, then by its code where that code has one meaning, and otherwise it is `other`: the
+//! safe default, which is counted like the rest.
+//!
+//! A category decides what may be done (try elsewhere or not) and whose fault it was. Errors that
+//! carry a code of several meanings are rewritten to the one code of our table; the vendor's stays
+//! visible as `data.upstream_code`. Every other error is handed on byte for byte.
+
+use crate::error::Fault;
+
+/// What an upstream's error means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Category {
+    /// Logs or blocks over a wider range than the upstream allows.
+    RangeTooLarge,
+    /// The upstream's own limit on calls: rate, quota, capacity.
+    RateLimited,
+    /// The upstream does not accept the gateway's credentials.
+    Unauthorized,
+    /// The upstream does not have the data: pruned, not synced, not yet there.
+    MissingData,
+    /// The contract refused.
+    Reverted,
+    /// The transaction is there already: sending it succeeded before.
+    AlreadyKnown,
+    /// The transaction's nonce is used, or ahead.
+    Nonce,
+    /// The sender cannot pay.
+    Funds,
+    /// The transaction pays too little.
+    Underpriced,
+    /// The upstream does not have the method.
+    UnsupportedMethod,
+    /// The upstream took too long at something of its own.
+    Timeout,
+    /// The answer or the request is too large for the upstream.
+    TooLarge,
+    /// The upstream cannot work at present.
+    Unavailable,
+    /// The method does not take these parameters.
+    InvalidParams,
+    /// The upstream does not take the request for one.
+    InvalidRequest,
+    /// The upstream failed inside.
+    Internal,
+    /// Anything else.
+    Other,
+}
+
+struct Rule {
+    category: Category,
+    /// Any of these in the message, in lower case, decides.
+    phrases: &'static [&'static str],
+    /// Codes that have this one meaning wherever they are used.
+    codes: &'static [i64],
+}
+
+/// Phrases are looked for in this order, then codes.
+const RULES: &[Rule] = &[
+    Rule {
+        category: Category::RangeTooLarge,
+        phrases: &[
+            "block range",
+            "range is too large",
+            "range too large",
+            "range limit",
+            "too many results",
+            "query returned more than",
+            "exceeds max results",
+            "logs matched",
+            "maximum range",
+            "max range",
+            "exceed maximum block",
+        ],
+        codes: &[],
+    },
+    Rule {
+        category: Category::RateLimited,
+        phrases: &[
+            "rate limit",
+            "rate-limit",
+            "ratelimit",
+            "too many requests",
+            "request limit",
+            "quota",
+            "exceeded its compute units",
+            "compute units per second",
+            "over capacity",
+            "credits",
+            "throughput limit",
+            "requests per second",
+        ],
+        codes: &[-32005, 429],
+    },
+    Rule {
+        category: Category::Unauthorized,
+        phrases: &[
+            "unauthorized",
+            "unauthorised",
+            "invalid api key",
+            "api key is",
+            "forbidden",
+            "must be authenticated",
+            "authentication failed",
+            "invalid token",
+        ],
+        codes: &[401, 403],
+    },
+    Rule {
+        category: Category::MissingData,
+        phrases: &[
+            "missing trie node",
+            "header not found",
+            "block not found",
+            "unknown block",
+            "state not available",
+            "state is not available",
+            "no state available",
+            "pruned",
+            "historical state",
+            "cannot find block",
+            "block is not yet available",
+            "not been synced",
+            "missing data",
+            "state already",
+            "requested data is not available",
+        ],
+        codes: &[-32001],
+    },
+    Rule {
+        category: Category::Reverted,
+        phrases: &["execution reverted", "vm exception while processing transaction", "reverted"],
+        codes: &[3],
+    },
+    Rule {
+        category: Category::AlreadyKnown,
+        phrases: &[
+            "already known",
+            "known transaction",
+            "already imported",
+            "alreadyknown",
+            "transaction already in mempool",
+            "already exists in",
+        ],
+        codes: &[],
+    },
+    Rule {
+        category: Category::Nonce,
+        phrases: &["nonce too low", "nonce too high", "nonce is too", "invalid nonce"],
+        codes: &[],
+    },
+    Rule {
+        category: Category::Funds,
+        phrases: &["insufficient funds", "insufficient balance", "exceeds the balance"],
+        codes: &[],
+    },
+    Rule {
+        category: Category::Underpriced,
+        phrases: &["underpriced", "fee too low", "less than block base fee", "fee cap less than"],
+        codes: &[],
+    },
+    Rule {
+        category: Category::UnsupportedMethod,
+        phrases: &[
+            "method not found",
+            "method not supported",
+            "unsupported method",
+            "not whitelisted",
+            "does not exist/is not available",
+            "method is not available",
+            "unknown method",
+        ],
+        codes: &[-32601, -32004],
+    },
+    Rule {
+        category: Category::Timeout,
+        phrases: &["timeout", "timed out", "deadline exceeded"],
+        codes: &[408, 504],
+    },
+    Rule {
+        category: Category::TooLarge,
+        phrases: &[
+            "response size",
+            "response is too",
+            "response too large",
+            "request too large",
+            "body too large",
+            "entity too large",
+        ],
+        codes: &[413],
+    },
+    Rule {
+        category: Category::Unavailable,
+        phrases: &[
+            "no backend",
+            "backend is",
+            "unhealthy",
+            "service unavailable",
+            "is syncing",
+            "temporarily unavailable",
+            "node is not",
+            "bad gateway",
+            "no available",
+        ],
+        codes: &[-32002, -31001, -31002, 502, 503],
+    },
+    Rule { category: Category::InvalidParams, phrases: &[], codes: &[-32602] },
+    Rule { category: Category::InvalidRequest, phrases: &[], codes: &[-32600, -32700] },
+    Rule { category: Category::Internal, phrases: &[], codes: &[-32603, 500] },
+];
+
+/// So much of a message is looked at; vendors say what it is in their first words.
+const MESSAGE_MAX: usize = 512;
+
+impl Category {
+    /// Every one, in the order of its place.
+    pub const ALL: [Category; 17] = [
+        Category::RangeTooLarge,
+        Category::RateLimited,
+        Category::Unauthorized,
+        Category::MissingData,
+        Category::Reverted,
+        Category::AlreadyKnown,
+        Category::Nonce,
+        Category::Funds,
+        Category::Underpriced,
+        Category::UnsupportedMethod,
+        Category::Timeout,
+        Category::TooLarge,
+        Category::Unavailable,
+        Category::InvalidParams,
+        Category::InvalidRequest,
+        Category::Internal,
+        Category::Other,
+    ];
+
+    /// Sorts an error by its code and its message, as written between its quotation marks.
+    pub fn of(code: i64, message: &[u8]) -> Category {
+        let message = &message[..message.len().min(MESSAGE_MAX)];
+        let message = String::from_utf8_lossy(message).to_ascii_lowercase();
+        let says = |rule: &&Rule| rule.phrases.iter().any(|phrase| message.contains(phrase));
+        let found = RULES.iter().find(says);
+        let found = found.or_else(|| RULES.iter().find(|rule| rule.codes.contains(&code)));
+        found.map_or(Category::Other, |rule| rule.category)
+    }
+
+    /// The word for it in metrics and documents.
+    pub fn word(self) -> &'static str {
+        match self {
+            Category::RangeTooLarge => "range_too_large",
+            Category::RateLimited => "rate_limited",
+            Category::Unauthorized => "unauthorized",
+            Category::MissingData => "missing_data",
+            Category::Reverted => "reverted",
+            Category::AlreadyKnown => "already_known",
+            Category::Nonce => "nonce",
+            Category::Funds => "funds",
+            Category::Underpriced => "underpriced",
+            Category::UnsupportedMethod => "unsupported_method",
+            Category::Timeout => "timeout",
+            Category::TooLarge => "too_large",
+            Category::Unavailable => "unavailable",
+            Category::InvalidParams => "invalid_params",
+            Category::InvalidRequest => "invalid_request",
+            Category::Internal => "internal",
+            Category::Other => "other",
+        }
+    }
+
+    /// Whether another upstream may do better.
+    pub fn retryable(self) -> bool {
+        matches!(
+            self,
+            Category::RateLimited
+                | Category::Unauthorized
+                | Category::MissingData
+                | Category::UnsupportedMethod
+                | Category::Timeout
+                | Category::Unavailable
+                | Category::Internal
+        )
+    }
+
+    /// Whose fault it is.
+    pub fn fault(self) -> Fault {
+        match self {
+            Category::RangeTooLarge
+            | Category::Reverted
+            | Category::AlreadyKnown
+            | Category::Nonce
+            | Category::Funds
+            | Category::Underpriced
+            | Category::TooLarge
+            | Category::InvalidParams
+            | Category::InvalidRequest => Fault::Caller,
+            Category::Unauthorized => Fault::Gateway,
+            _ => Fault::Upstream,
+        }
+    }
+
+    /// The code to answer with instead of `code`, when `code` is one that vendors use for different
+    /// things.
+    pub fn one_code(self, code: i64) -> Option<i64> {
+        let clashing = matches!(code, -32029..=-32010 | 400..=599);
+        let ours = match self {
+            Category::RangeTooLarge | Category::RateLimited | Category::TooLarge => -32005,
+            Category::MissingData => -32001,
+            Category::UnsupportedMethod => -32601,
+            Category::InvalidParams => -32602,
+            Category::InvalidRequest => -32600,
+            Category::Internal => -32603,
+            Category::Unauthorized | Category::Timeout | Category::Unavailable => -32002,
+            _ => -32000,
+        };
+        clashing.then_some(ours)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_sorted_by_what_they_say() {
+        let check = |code: i64, message: &str, category: Category, shown: i64| {
+            let found = Category::of(code, message.as_bytes());
+            assert_eq!(found, category, "{code} {message}");
+            assert_eq!(found.one_code(code).unwrap_or(code), shown, "{code} {message}");
+        };
+        // geth
+        check(3, "execution reverted: no", Category::Reverted, 3);
+        check(-32000, "already known", Category::AlreadyKnown, -32000);
+        check(-32000, "nonce too low: next nonce 5, tx nonce 3", Category::Nonce, -32000);
+        check(-32000, "header not found", Category::MissingData, -32000);
+        check(-32000, "missing trie node 1f", Category::MissingData, -32000);
+        check(
+            -32601,
+            "the method foo does not exist/is not available",
+            Category::UnsupportedMethod,
+            -32601,
+        );
+        check(-32602, "missing value for required argument 0", Category::InvalidParams, -32602);
+        // one gateway's numbers…
+        check(-32012, "block range is too large, max 5000", Category::RangeTooLarge, -32005);
+        check(-32014, "missing data for this block", Category::MissingData, -32001);
+        check(-32015, "node timeout", Category::Timeout, -32002);
+        check(-32016, "unauthorized", Category::Unauthorized, -32002);
+        // …and the same numbers of another
+        check(-32012, "over capacity", Category::RateLimited, -32005);
+        check(-32015, "gateway timeout", Category::Timeout, -32002);
+        check(-32016, "over rate limit", Category::RateLimited, -32005);
+        check(-32011, "no backends available for method", Category::Unavailable, -32002);
+        // HTTP's numbers in the place of codes
+        check(429, "slow down", Category::RateLimited, -32005);
+        // nobody knows
+        check(-32099, "42", Category::Other, -32099);
+        check(-32014, "42", Category::Other, -32000);
+    }
+
+    #[test]
+    fn places_fit() {
+        for (at, category) in Category::ALL.iter().enumerate() {
+            assert_eq!(*category as usize, at);
+        }
+        assert!(Category::of(0, &[b'a'; 4096]) == Category::Other);
+    }
+}

@@ -1,0 +1,171 @@
+//! Values of the configuration: read with their problems, and written.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use plimsoll_config::values::{quote, quote_filled, show_duration, show_size};
+use plimsoll_config::{Field, Text};
+use plimsoll_measure::Nanos;
+
+use super::{Draft, instance};
+use crate::model::Address;
+use crate::settings::{Cors, Network};
+use crate::store;
+
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+pub(super) fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+pub(super) fn span(span: Nanos) -> String {
+    quote(&show_duration(span.into()))
+}
+
+pub(super) fn path(path: &Path) -> String {
+    quote_filled(&path.display().to_string())
+}
+
+pub(super) fn addresses(field: &Field<'_>) -> Option<Vec<SocketAddr>> {
+    let items = field.list()?;
+    if items.is_empty() {
+        field.problem("\"listen\" names no address", "write it like [\"127.0.0.1:3069\"]");
+    }
+    let address = |text: &str| {
+        text.parse::<SocketAddr>().map_err(|_| {
+            format!(
+                "\"{text}\" is no address to listen on; write it like 127.0.0.1:3069 or [::]:3069"
+            )
+        })
+    };
+    let read: Vec<SocketAddr> = items.iter().filter_map(|item| item.parse(address)).collect();
+    for (at, address) in read.iter().enumerate() {
+        if address.port() != 0 && read[..at].contains(address) {
+            field.problem(format!("{address} is named twice"), "");
+        }
+    }
+    Some(read)
+}
+
+/// A text that goes into a header.
+pub(super) fn label(field: &Field<'_>, text: String) -> Option<String> {
+    let plain = !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());
+    if !plain {
+        let message = "\"instance\" must be 1 to 255 printable ASCII characters without spaces";
+        field.problem(message, "");
+    }
+    plain.then_some(text)
+}
+
+pub(super) fn count(field: &Field<'_>, most: u64) -> Option<usize> {
+    field.integer(1, most).map(|count| count as usize)
+}
+
+pub(super) fn size(field: &Field<'_>, least: u64, most: u64) -> Option<u64> {
+    let size = field.size()?;
+    if !(least..=most).contains(&size) {
+        let (least, most) = (show_size(least), show_size(most));
+        field.problem(format!("must be from {least} to {most}, not {}", show_size(size)), "");
+        return None;
+    }
+    Some(size)
+}
+
+pub(super) fn time(field: &Field<'_>) -> Option<Nanos> {
+    field.duration_above_zero().map(Nanos::from)
+}
+
+/// A path as seen from a folder, absolute so that it can be printed.
+pub(super) fn absolute(folder: &Path, path: &str) -> PathBuf {
+    let path = folder.join(path);
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// A file that must be there.
+pub(super) fn file(field: &Field<'_>, folder: &Path) -> Option<PathBuf> {
+    let text = field.text().filter(|text| text.unset.is_none())?;
+    let path = absolute(folder, &text.value);
+    if !path.is_file() {
+        field.problem(format!("there is no file {}", path.display()), "");
+    }
+    Some(path)
+}
+
+pub(super) fn log_file(field: &Field<'_>, folder: &Path) -> Option<PathBuf> {
+    let text = field.text().filter(|text| text.unset.is_none())?;
+    let path = absolute(folder, &text.value);
+    if !path.parent().is_some_and(Path::is_dir) {
+        field.problem(format!("there is no folder for {}", path.display()), "");
+    }
+    Some(path)
+}
+
+pub(super) fn database(field: &Field<'_>, folder: &Path) -> Option<Text> {
+    let mut text = field.text()?;
+    if text.value == "off" || text.unset.is_some() {
+        return Some(text);
+    }
+    if let Err(message) = store::check_url(&text.value) {
+        field.problem(message, "write it like sqlite:plimsoll.db, or \"off\" for none");
+        return None;
+    }
+    let plain = text.value == text.shown;
+    text.value = absolute_database(&text.value, folder);
+    if plain {
+        text.shown = text.value.replace("${", "$${");
+    }
+    Some(text)
+}
+
+/// A database's URL with its path absolute.
+pub(super) fn absolute_database(url: &str, folder: &Path) -> String {
+    match store::sqlite_path(url) {
+        Some(path) => format!("sqlite:{}", absolute(folder, path).display()),
+        None => url.into(),
+    }
+}
+
+pub(super) fn instances(field: &Field<'_>, draft: &mut Draft) {
+    let items = field.list().unwrap_or_default();
+    let read = |item: &Field<'_>| match instance(item.text()?) {
+        Ok(instance) => Some(instance),
+        Err(message) => {
+            item.problem(message, "");
+            None
+        }
+    };
+    draft.config.instances = items.iter().filter_map(read).collect();
+}
+
+pub(super) fn trusted_proxies(field: &Field<'_>, draft: &mut Draft) {
+    let items = field.list().unwrap_or_default();
+    let networks = items.iter().filter_map(|item| item.parse(Network::parse));
+    draft.config.settings.trusted_proxies = networks.collect();
+}
+
+pub(super) fn cors(field: &Field<'_>, draft: &mut Draft) {
+    let cors = &mut draft.config.settings.cors;
+    if !field.is_list() {
+        match field.one_of(&[("any", true), ("off", false)]) {
+            Some(true) => *cors = Cors::Any,
+            Some(false) => *cors = Cors::Off,
+            None => {}
+        }
+        return;
+    }
+    let origin = |text: &str| {
+        let wrong = format!("\"{text}\" is no origin; write it like https://app.example");
+        let address = Address::parse(text).map_err(|_| wrong.clone())?;
+        let plain = address.path == "/" && !text.ends_with('/') && !text.contains('?');
+        if plain { Ok(text.to_string()) } else { Err(wrong) }
+    };
+    let items = field.list().unwrap_or_default();
+    if items.is_empty() {
+        field.problem("\"cors\" names no origin", "write cors = \"off\" for none");
+    }
+    *cors = Cors::Origins(items.iter().filter_map(|item| item.parse(origin)).collect());
+}

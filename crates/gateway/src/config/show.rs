@@ -1,0 +1,118 @@
+//! The resolved configuration as TOML that reads back to the same, secrets left as placeholders.
+
+use std::fmt::Write;
+
+use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate};
+use plimsoll_measure::Nanos;
+
+use super::{Config, KEYS};
+use crate::model::{Endpoint, MethodRules, Service, Upstream};
+
+impl Config {
+    /// The configuration with every default filled in, as a document. Secrets are not in it. What
+    /// is in the database is not either.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        let mut table = "";
+        for key in &KEYS {
+            let Some(value) = key.show(self) else { continue };
+            let (of, name) = key.table_and_name();
+            if of != table {
+                out += &format!("\n[{of}]\n");
+                table = of;
+            }
+            out += &format!("{name} = {value}\n");
+        }
+        if let Some(database) = self.database.as_ref().filter(|database| !database.named) {
+            let url = quote(&database.url.shown);
+            out = format!("# database = {url}  # by default, where it exists\n{out}");
+        }
+        for service in &self.definitions.services {
+            out += &format!("\n[[service]]\n{}", show_service(service));
+        }
+        for upstream in &self.definitions.upstreams {
+            out += &format!("\n[[upstream]]\n{}", show_upstream(upstream));
+        }
+        for endpoint in &self.definitions.endpoints {
+            out += &format!("\n[[endpoint]]\n{}", show_endpoint(endpoint));
+        }
+        out
+    }
+}
+
+/// Lines of a table.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, key: &str, value: String) {
+        writeln!(self.0, "{key} = {value}").expect("writing to memory");
+    }
+
+    fn maybe<T>(&mut self, key: &str, value: Option<T>, show: impl FnOnce(T) -> String) {
+        if let Some(value) = value {
+            self.line(key, show(value));
+        }
+    }
+
+    fn methods(&mut self, rules: &MethodRules) {
+        let list = |key: &str, patterns: &[String]| {
+            let quoted: Vec<String> = patterns.iter().map(|pattern| quote(pattern)).collect();
+            (!quoted.is_empty()).then(|| format!("{key} = [{}]", quoted.join(", ")))
+        };
+        let parts: Vec<String> = [list("allow", &rules.allow), list("deny", &rules.deny)]
+            .into_iter()
+            .flatten()
+            .collect();
+        if !parts.is_empty() {
+            self.line("methods", format!("{{ {} }}", parts.join(", ")));
+        }
+    }
+}
+
+fn span(span: Nanos) -> String {
+    quote(&show_duration(span.into()))
+}
+
+/// A service's keys, a line for each.
+pub fn show_service(service: &Service) -> String {
+    let mut lines = Lines::default();
+    lines.line("id", quote(&service.id));
+    lines.maybe("chain_id", service.chain_id, |id| id.to_string());
+    lines.maybe("block_time", service.block_time, span);
+    lines.maybe("sync_allowance", service.sync_allowance, |blocks| blocks.to_string());
+    lines.line("spread", quote(service.spread.word()));
+    lines.line("timeout", span(service.timeout));
+    lines.0
+}
+
+/// An upstream's keys, a line for each, without secrets.
+pub fn show_upstream(upstream: &Upstream) -> String {
+    let mut lines = Lines::default();
+    lines.line("id", quote(&upstream.id));
+    lines.maybe("service", upstream.service.as_deref(), quote);
+    lines.line("kind", quote(upstream.kind.word()));
+    lines.line("url", quote(&upstream.url.shown));
+    if !upstream.headers.is_empty() {
+        let header = |(name, value): &(String, plimsoll_config::Text)| {
+            format!("{} = {}", quote(name), quote(&value.shown))
+        };
+        let headers: Vec<String> = upstream.headers.iter().map(header).collect();
+        lines.line("headers", format!("{{ {} }}", headers.join(", ")));
+    }
+    lines.line("weight", upstream.weight.to_string());
+    lines.line("tier", upstream.tier.to_string());
+    lines.maybe("rate_limit", upstream.rate_limit, |rate| quote(&show_rate(rate)));
+    lines.methods(&upstream.methods);
+    lines.maybe("ca", upstream.ca.as_ref(), |path| quote_filled(&path.display().to_string()));
+    lines.0
+}
+
+/// An endpoint's keys, a line for each.
+pub fn show_endpoint(endpoint: &Endpoint) -> String {
+    let mut lines = Lines::default();
+    lines.line("id", quote(&endpoint.id));
+    lines.line("service", quote(&endpoint.service));
+    lines.methods(&endpoint.methods);
+    lines.0
+}

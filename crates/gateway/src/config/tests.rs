@@ -1,0 +1,307 @@
+//! Configurations as users write them, everything that can be wrong with one, and what is printed.
+
+use super::*;
+use crate::settings::{Cors, Network};
+use plimsoll_measure::Nanos;
+
+const FULL: &str = r#"
+listen = ["127.0.0.1:3069", "[::1]:3069"]
+instance = "gw-1"
+database = "sqlite:registry.db"
+workers = 2
+instances = ["http://127.0.0.1:4001", "http://path.example:3069/v1"]
+trusted_proxies = ["10.0.0.0/8"]
+reveal = false
+cors = ["https://app.example"]
+drain = "10s"
+access_log = { sample = "1%", file = "access.log" }
+limits = { body = "2MiB", batch = 50, header = "16KiB", idle_time = "1m" }
+
+[[service]]
+id = "base"
+chain_id = 8453
+block_time = "2s"
+spread = "least-loaded"
+timeout = "20s"
+
+[[service]]
+id = "eth"
+chain_id = 1
+
+[[upstream]]
+id = "node-a"
+service = "eth"
+url = "https://node-a.example/${NODE_A_KEY}"
+headers = { Authorization = "Bearer ${NODE_A_TOKEN}", X-Trace = "on" }
+weight = 2
+tier = 1
+rate_limit = "500/s"
+methods = { deny = ["debug_*"] }
+
+[[endpoint]]
+id = "ethpath_1764014188689_1764014188693"
+service = "eth"
+methods = { allow = ["eth_*", "net_version"] }
+"#;
+
+fn inputs(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Inputs {
+    let mut inputs = Inputs { file: Some("/tmp/gateway.toml".into()), ..Inputs::default() };
+    variables.iter().for_each(|(name, value)| inputs.variables.set(*name, *value));
+    inputs.flags = flags.iter().map(|(flag, value)| (*flag, value.to_string())).collect();
+    inputs
+}
+
+const SECRETS: [(&str, &str); 2] = [("NODE_A_KEY", "k3y"), ("NODE_A_TOKEN", "t0ken")];
+
+fn read(text: &str) -> Config {
+    Config::read_with(&inputs(&SECRETS, &[]), Some(text)).unwrap_or_else(|why| panic!("{why}"))
+}
+
+#[test]
+fn a_full_file() {
+    let config = read(FULL);
+    let settings = &config.settings;
+    assert_eq!(settings.listen.len(), 2);
+    assert_eq!((settings.instance.as_str(), settings.workers), ("gw-1", 2));
+    assert_eq!(settings.trusted_proxies, [Network::parse("10.0.0.0/8").unwrap()]);
+    assert_eq!(settings.cors, Cors::Origins(vec!["https://app.example".into()]));
+    assert_eq!(settings.access_log.sample, 0.01);
+    assert_eq!(settings.access_log.file.as_deref(), Some(Path::new("/tmp/access.log")));
+    assert_eq!((settings.limits.body, settings.limits.batch), (2 << 20, 50));
+    assert_eq!(
+        (settings.limits.idle_time, settings.drain),
+        (Nanos::from_secs(60), Nanos::from_secs(10))
+    );
+    assert_eq!(config.database.as_ref().unwrap().url.value, "sqlite:/tmp/registry.db");
+
+    let ids: Vec<&str> = config.instances.iter().map(|instance| instance.id.as_str()).collect();
+    assert_eq!(ids, ["127.0.0.1:4001", "path.example:3069"]);
+    assert_eq!(config.instances[0].url.value, "http://127.0.0.1:4001/v1");
+    assert_eq!((config.instances[0].kind, &config.instances[0].service), (Kind::Path, &None));
+
+    let upstream = &config.definitions.upstreams[0];
+    assert_eq!(upstream.url.value, "https://node-a.example/k3y");
+    assert_eq!(upstream.address.path, "/k3y");
+    let names: Vec<&str> = upstream.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["authorization", "x-trace"]);
+    assert_eq!((upstream.weight, upstream.tier, upstream.rate_limit), (2, 1, Some(500.0)));
+
+    // The file's eth replaces the one that is built in.
+    let services = config.services();
+    let eth: Vec<_> = services.iter().filter(|service| service.id == "eth").collect();
+    assert_eq!((eth.len(), eth[0].block_time), (1, None));
+    assert_eq!(services.len(), 5);
+}
+
+#[test]
+fn what_is_printed_has_no_secret_and_reads_back() {
+    let config = read(FULL);
+    let printed = config.to_toml();
+    for secret in ["k3y", "t0ken"] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+    assert_eq!(read(&printed), config, "{printed}");
+    // Where nothing is said, too.
+    let config = read("");
+    assert_eq!(read(&config.to_toml()), config);
+    assert!(config.settings.instance.ends_with(":3069"), "{}", config.settings.instance);
+    assert!(!config.database.as_ref().unwrap().named);
+    // A secret that stands in the file itself is not printed.
+    let literal = "[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"http://h/\"\n\
+                   headers = { X-Api-Key = \"k3y\" }\n";
+    assert!(read(literal).to_toml().contains("\"x-api-key\" = \"[redacted]\""));
+}
+
+/// The environment goes before the file, flags before both.
+#[test]
+fn layers() {
+    let file = "listen = [\"127.0.0.1:1\"]\nworkers = 2\nreveal = false\nlimits = { batch = 7 }\n";
+    let variables = [
+        ("PLIMSOLL_WORKERS", "3"),
+        ("PLIMSOLL_LIMITS_BATCH", "8"),
+        ("PLIMSOLL_LIMITS_BODY", "1MiB"),
+        ("PLIMSOLL_LISTEN", "127.0.0.1:2, 127.0.0.1:3"),
+        ("PLIMSOLL_REVEAL", ""),
+        ("PLIMSOLL_CORS", "https://a.example,https://b.example"),
+        ("DATABASE_URL", "sqlite:///var/lib/plimsoll.db"),
+        ("PATH_GATEWAY_INSTANCES", "http://127.0.0.1:3069,http://127.0.0.1:3070/"),
+        ("PLIMSOLL_LIMIT_BODY", "1MiB"),
+        ("PLIMSOLL_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let flags = [
+        ("--workers", "4"),
+        ("--upstream", "eth=http://127.0.0.1:8545/eth"),
+        ("--upstream", "boba=http://127.0.0.1:8545/boba"),
+    ];
+    let config = Config::read_with(&inputs(&variables, &flags), Some(file)).unwrap();
+    let settings = &config.settings;
+    assert_eq!((settings.workers, settings.limits.batch, settings.limits.body), (4, 8, 1 << 20));
+    assert_eq!(settings.listen.iter().map(|a| a.port()).collect::<Vec<_>>(), [2, 3]);
+    assert!(!settings.reveal, "an empty variable says nothing");
+    assert!(matches!(&settings.cors, Cors::Origins(origins) if origins.len() == 2));
+    assert_eq!(config.database.as_ref().unwrap().url.value, "sqlite:/var/lib/plimsoll.db");
+    assert_eq!(config.instances[1].url.value, "http://127.0.0.1:3070/v1");
+    let ids: Vec<&str> = config.definitions.upstreams.iter().map(|u| u.id.as_str()).collect();
+    assert_eq!(ids, ["eth:127.0.0.1:8545", "boba:127.0.0.1:8545"]);
+    assert_eq!(
+        config.notes,
+        ["the variable PLIMSOLL_LIMIT_BODY is no setting; did you mean PLIMSOLL_LIMITS_BODY?"]
+    );
+    let read = inputs(&[], &[]);
+    assert_eq!(
+        fixed_differences(&Config::read_with(&read, None).unwrap(), &config),
+        ["listen", "instance", "workers", "database"]
+    );
+}
+
+#[track_caller]
+fn refused(inputs: &Inputs, text: &str, words: &[&str]) {
+    let problems = Config::read_with(inputs, Some(text)).map(|config| config.to_toml());
+    let problems = problems.expect_err(text).to_string();
+    for word in words {
+        assert!(problems.contains(word), "\n{text}\nsays\n{problems}\nand not\n{word}");
+    }
+}
+
+#[test]
+fn files_that_are_wrong() {
+    let check = |text: &str, words: &[&str]| refused(&inputs(&SECRETS, &[]), text, words);
+    check(
+        "lisden = []",
+        &["/tmp/gateway.toml:1:1: unknown key \"lisden\"", "did you mean \"listen\"?"],
+    );
+    check("admin_listen = \"127.0.0.1:1\"", &["unknown key \"admin_listen\""]);
+    check("limits = { bodi = 1 }", &["gateway.toml:1:12: unknown key \"bodi\" in limits"]);
+    check("listen = \"127.0.0.1:1\"", &["1:10: \"listen\" must be a list, not string"]);
+    check("listen = []", &["\"listen\" names no address"]);
+    check(
+        "listen = [\"localhost\"]",
+        &["1:11: \"listen\": \"localhost\" is no address to listen on"],
+    );
+    check("listen = [\"1.2.3.4:5\", \"1.2.3.4:5\"]", &["1.2.3.4:5 is named twice"]);
+    check("workers = 0", &["1:11: \"workers\" must be from 1 to 256, not 0"]);
+    check("instance = \"a b\"", &["\"instance\" must be 1 to 255 printable ASCII"]);
+    check("limits = { header = 10 }", &["1:21: must be from 1KiB to 16MiB, not 10B"]);
+    check("limits = { idle_time = \"0s\" }", &["\"idle_time\" must be longer than zero"]);
+    check("reveal = \"no\"", &["\"reveal\" must be true or false"]);
+    check("cors = \"all\"", &["\"cors\" must be \"any\" or \"off\", not \"all\""]);
+    check("cors = [\"https://a/b\"]", &["\"https://a/b\" is no origin"]);
+    check("trusted_proxies = [\"10.0.0.0/33\"]", &["is no network"]);
+    check("access_log = { sample = \"2\" }", &["\"2\" is not a share"]);
+    check("access_log = { file = \"no/such/x\" }", &["there is no folder for /tmp/no/such/x"]);
+    check("database = \"mysql://u:secret@h/d\"", &["no database of the kind \"mysql\""]);
+    check("database = \"sqlite::memory:\"", &["a database in memory"]);
+    check(
+        "tls = { cert = \"no.pem\" }",
+        &[
+            "1:16: there is no file /tmp/no.pem",
+            "a certificate without its key",
+            "hint: give \"tls.key\" too",
+        ],
+    );
+    check("instances = [\"127.0.0.1:3069\"]", &["1:14: "]);
+    check("instances = [\"http://h:1\", \"http://h:1/v1\"]", &["the instance h:1 is named twice"]);
+    check("listen = [\nworkers = = 3", &["gateway.toml:"]);
+}
+
+#[test]
+fn entries_that_are_wrong() {
+    let check = |text: &str, words: &[&str]| refused(&inputs(&SECRETS, &[]), text, words);
+    check("[service]\nid = \"a\"", &["must be a list of tables", "write [[service]]"]);
+    check("[[service]]\nchain_id = 1", &["1:1: a service without \"id\""]);
+    check("[[service]]\nid = \"a b\"", &["2:6: \"id\": \"a b\" cannot be an id"]);
+    check("[[service]]\nid = \"a\"\nchain_id = -1", &["\"chain_id\" must be at least 1"]);
+    check("[[service]]\nid = \"a\"\nspread = \"weigthed\"", &["did you mean \"weighted\"?"]);
+    check(
+        "[[service]]\nid = \"a\"\n[[service]]\nid = \"a\"",
+        &[
+            "gateway.toml:4:6: a second service with the id \"a\"",
+            "the first is at /tmp/gateway.toml:2:6",
+        ],
+    );
+    let upstream = |lines: &str| {
+        format!("[[upstream]]\nid = \"n\"\nservice = \"eth\"\nurl = \"http://h/\"\n{lines}")
+    };
+    check("[[upstream]]\nid = \"n\"", &["an upstream without \"service\"", "without \"url\""]);
+    check(
+        "[[upstream]]\nid = \"n\"\nservice = \"boa\"\nurl = \"http://h\"",
+        &["gateway.toml:3:11: unknown service \"boa\"", "did you mean \"boba\"?"],
+    );
+    check(
+        "built_in_services = false\n[[endpoint]]\nid = \"e\"\nservice = \"eth\"",
+        &["4:11: unknown service \"eth\""],
+    );
+    check(
+        "[[upstream]]\nid = \"n\"\nservice = \"eth\"\nurl = \"h:1\"",
+        &["4:7: \"url\": no scheme"],
+    );
+    check(
+        "[[upstream]]\nid = \"n\"\nservice = \"eth\"\nurl = \"http://${NO_HOST}/\"",
+        &["4:7: the variable NO_HOST is not set"],
+    );
+    check(&upstream("weight = 0"), &["\"weight\" must be from 1 to 1000"]);
+    check(&upstream("tier = 10"), &["\"tier\" must be from 0 to 9"]);
+    check(&upstream("rate_limit = \"0/s\""), &["\"rate_limit\" must be above 0/s"]);
+    check(&upstream("rate_limit = 5"), &["\"rate_limit\" must be a text"]);
+    check(&upstream("kind = \"emv\""), &["did you mean \"evm\"?"]);
+    check(&upstream("headers = { Host = \"a\" }"), &["\"Host\" is set by the gateway itself"]);
+    check(&upstream("headers = { \"a b\" = \"a\" }"), &["\"a b\" is no header name"]);
+    check(&upstream("headers = { A = \"a\", a = \"b\" }"), &["the header", "is there twice"]);
+    check(&upstream("headers = { A = \"a\\nb\" }"), &["a control character in header \"A\""]);
+    check(&upstream("methods = { allow = [\"e*h\"] }"), &["\"e*h\" is no method"]);
+    check(&upstream("methods = { allowed = [] }"), &["unknown key \"allowed\" in methods"]);
+    check(&upstream("ca = \"no.pem\""), &["there is no file /tmp/no.pem"]);
+    check("[[endpoint]]\nid = \"e\"", &["an endpoint without \"service\""]);
+    // An id of an instance.
+    let taken = "instances = [\"http://h:1\"]\n[[upstream]]\nid = \"h:1\"\nservice = \"eth\"\nurl = \"http://h/\"";
+    check(taken, &["a second upstream with the id \"h:1\"", "among \"instances\" already"]);
+    // All at once, in the order of their places.
+    check(
+        "workers = 0\nx = 1\n[[endpoint]]\nid = \"e\"\nservice = \"no\"",
+        &[
+            "gateway.toml:1:11: ",
+            "gateway.toml:2:1: unknown key \"x\"",
+            "gateway.toml:5:11: unknown service \"no\"",
+        ],
+    );
+}
+
+#[test]
+fn variables_and_flags_that_are_wrong() {
+    let check = |name: &str, value: &str, word: &str| {
+        refused(&inputs(&[(name, value)], &[]), "", &[&format!("{name}: {word}")]);
+    };
+    check("PLIMSOLL_WORKERS", "many", "\"many\" is no whole number");
+    check("PLIMSOLL_WORKERS", "0", "\"workers\" must be from 1 to 256, not 0");
+    check("PLIMSOLL_REVEAL", "yes", "\"yes\" is neither true nor false");
+    check("PLIMSOLL_LISTEN", "here", "\"listen\": \"here\" is no address");
+    check("PLIMSOLL_LIMITS_BODY", "10 parsecs", "\"body\": \"10 parsecs\" is not a size");
+    check("PLIMSOLL_CORS", "all", "\"cors\" must be \"any\" or \"off\"");
+    check("PLIMSOLL_TLS_CERT", "/no.pem", "there is no file /no.pem");
+    check("DATABASE_URL", "plimsoll.db", "no URL of a database");
+    check("PATH_GATEWAY_INSTANCES", "ftp://h", "\"ftp\" is no scheme");
+    let flag = |flag: &'static str, value: &str, word: &str| {
+        refused(&inputs(&[], &[(flag, value)]), "", &[&format!("{flag}: {word}")]);
+    };
+    flag("--workers", "0", "\"workers\" must be from 1");
+    flag("--listen", "x", "\"listen\": \"x\" is no address");
+    flag("--upstream", "http://h/?a=b", "\"http://h/?a=b\" is not SERVICE=URL");
+    flag("--upstream", "eth", "\"eth\" is not SERVICE=URL");
+    flag("--upstream", "eth=h:1", "no scheme");
+    flag("--upstream", "eht=http://h/", "unknown service \"eht\"");
+    flag("--upstream", "eth=http://h/${NO}", "the variable NO is not set");
+    let twice = [("--upstream", "eth=http://h/a"), ("--upstream", "eth=http://h/b")];
+    refused(&inputs(&[], &twice), "", &["--upstream: a second upstream with the id \"eth:h:80\""]);
+}
+
+/// What is not there on a desk need not stop a look at the file.
+#[test]
+fn unset_variables_can_be_left_alone() {
+    let mut inputs = inputs(&[], &[]);
+    inputs.variables = inputs.variables.leave_unset();
+    let config = Config::read_with(&inputs, Some(FULL)).unwrap();
+    assert_eq!(config.definitions.upstreams[0].url.shown, "https://node-a.example/${NODE_A_KEY}");
+    refused(&inputs, "workers = 0", &["\"workers\" must be"]);
+}
+
+mod properties;

@@ -1,0 +1,336 @@
+//! A running gateway: started, told of changes, drained, stopped.
+//!
+//! One thread accepts connections and hands them to the workers in turn, so that they are spread
+//! evenly whatever the kernel thinks of it. Draining is the order in which nobody is hurt: `/ready`
+//! says no, connections are still taken, each next answer says that its connection ends, and what is
+//! under way finishes; when no connection is left, or the time is up, it is over.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use plimsoll_measure::Nanos;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+
+use crate::access_log::AccessLog;
+use crate::error::ErrorKind;
+use crate::model::Definitions;
+use crate::registry::Registry;
+use crate::session;
+use crate::settings::Settings;
+use crate::tls::Certificate;
+use crate::worker::{Shared, State, Worker};
+
+/// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Pause after the system gave no descriptor for a connection, which stays in the backlog: without
+/// it the thread would spin until one is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// While draining, so often is looked whether connections are left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// What a caller is told whose connection is one too many.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+    content-length: 150\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
+    {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32005,\"message\":\"too many connections\",\
+    \"data\":{\"kind\":\"too_many_connections\",\"retryable\":true}}}    ";
+
+/// What a gateway asks of the program that runs it.
+#[derive(Clone)]
+pub struct Outside {
+    /// Figures of this process.
+    pub process: Arc<dyn Fn() -> Process + Send + Sync>,
+    /// Database queries so far.
+    pub db_queries: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// Figures of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// User and system time.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+}
+
+/// Why a gateway does not start, or does not take a change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Certificates or keys cannot be used.
+    #[error("{0}")]
+    Tls(String),
+    /// The access log cannot be written.
+    #[error("cannot write the access log: {0}")]
+    AccessLog(io::Error),
+    /// The system is out of something.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// A gateway that serves until it is drained or dropped.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    certificate: Option<Arc<Certificate>>,
+    addresses: Vec<SocketAddr>,
+    serial: u64,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were still open when the time was up.
+    pub left: u64,
+    /// How long it took.
+    pub took: Nanos,
+}
+
+impl Gateway {
+    /// Starts serving. When this returns, connections are accepted.
+    ///
+    /// # Errors
+    /// An address is taken, certificates are not valid, or the system is out of something.
+    pub fn start(
+        settings: Settings,
+        definitions: &Definitions,
+        outside: Outside,
+    ) -> Result<Gateway, StartError> {
+        let mut serial = 0;
+        let registry =
+            Registry::compile(definitions, &Registry::empty(), settings.workers, &mut serial)
+                .map_err(StartError::Tls)?;
+        let certificate = settings.tls.as_ref().map(Certificate::read).transpose();
+        let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
+        let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose();
+        let acceptor = acceptor.map_err(StartError::Tls)?;
+        let log = match settings.access_log.sample > 0.0 {
+            true => AccessLog::open(settings.access_log.file.as_deref())
+                .map_err(StartError::AccessLog)?,
+            false => AccessLog::off(),
+        };
+        let listeners = listen(&settings.listen)?;
+        let addresses = listeners.iter().map(|listener| listener.local_addr());
+        let addresses = addresses.collect::<io::Result<_>>()?;
+        let workers = settings.workers;
+        let shared = Arc::new(Shared::new(State { settings, registry }, log, outside));
+        let (stop, stopped) = watch::channel(false);
+        let mut threads = Vec::new();
+        let mut seats = Vec::new();
+        for number in 0..workers {
+            let (seat, arrivals) = mpsc::unbounded_channel();
+            seats.push(seat);
+            threads.push(worker(&shared, number, arrivals, acceptor.clone(), stopped.clone())?);
+        }
+        threads.push(acceptor_thread(&shared, listeners, seats, stopped)?);
+        Ok(Gateway { shared, certificate, addresses, serial, stop, threads })
+    }
+
+    /// Where it listens, with the ports that the kernel chose.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Replaces settings and definitions for all calls that begin from now on. Addresses, workers,
+    /// TLS files and the access log's file stay as they are until a restart.
+    ///
+    /// # Errors
+    /// Certificates of an upstream cannot be used; then nothing is changed.
+    pub fn apply(
+        &mut self,
+        settings: Settings,
+        definitions: &Definitions,
+    ) -> Result<(), StartError> {
+        let before = self.shared.state();
+        let workers = before.settings.workers;
+        let registry = Registry::compile(definitions, &before.registry, workers, &mut self.serial)
+            .map_err(StartError::Tls)?;
+        let settings = Settings {
+            listen: before.settings.listen.clone(),
+            workers,
+            tls: before.settings.tls.clone(),
+            ..settings
+        };
+        self.shared.replace(State { settings, registry });
+        Ok(())
+    }
+
+    /// The contents of certificate and key, to see whether they changed.
+    pub fn certificate_contents(&self) -> Option<[Vec<u8>; 2]> {
+        self.certificate.as_ref()?.contents()
+    }
+
+    /// Reads certificate and key again, for connections that come from now on.
+    ///
+    /// # Errors
+    /// They are not valid; those before stay in use.
+    pub fn reload_certificate(&self) -> Result<(), StartError> {
+        let read = self.certificate.as_ref().map(|certificate| certificate.read_again());
+        read.transpose().map(drop).map_err(StartError::Tls)
+    }
+
+    /// The metrics page.
+    pub fn metrics(&self) -> String {
+        crate::metrics::page(&self.shared, &Rc::new(self.shared.state()))
+    }
+
+    /// Stops without hurting anyone; returns when no connection is left or the time is up. `hurry`
+    /// is asked now and then whether to stop at once.
+    pub fn drain(mut self, hurry: impl Fn() -> bool) -> Drained {
+        let start = self.shared.clock.now();
+        let limit = self.shared.state().settings.drain;
+        self.shared.start_draining();
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        let passed = || self.shared.clock.now() - start;
+        while self.shared.connections() > 0 && passed() < limit && !hurry() {
+            // Nobody sends: this waits.
+            let _ = never.recv_timeout(DRAIN_LOOK);
+        }
+        let drained = Drained { left: self.shared.connections(), took: passed() };
+        self.end();
+        drained
+    }
+
+    fn end(&mut self) {
+        self.stop.send_replace(true);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so; stopping must not panic again.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+type Arrival = (std::net::TcpStream, IpAddr);
+
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<std::net::TcpListener>, StartError> {
+    let open = |address: SocketAddr| -> io::Result<std::net::TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A port whose last connections are still fading may be taken; one that is in use may not.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    let all = addresses.iter().map(|address| {
+        open(*address).map_err(|source| StartError::Listen { address: *address, source })
+    });
+    all.collect()
+}
+
+/// Starts a worker: a thread with a runtime, and sessions for the connections that it is handed.
+fn worker(
+    shared: &Arc<Shared>,
+    number: usize,
+    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+    tls: Option<TlsAcceptor>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    let shared = shared.clone();
+    let serve = move || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let Ok(runtime) = builder.enable_all().build_local(LocalOptions::default()) else { return };
+        let worker = Rc::new(Worker::new(shared, number));
+        runtime.block_on(async {
+            tokio::task::spawn_local(worker.clone().tidy());
+            loop {
+                tokio::select! {
+                    arrival = arrivals.recv() => {
+                        let Some((stream, peer)) = arrival else { break };
+                        let Ok(stream) = TcpStream::from_std(stream) else {
+                            worker.counts().downstream.take(1);
+                            continue;
+                        };
+                        tokio::task::spawn_local(session::serve(
+                            worker.clone(),
+                            stream,
+                            peer,
+                            tls.clone(),
+                        ));
+                    }
+                    _ = stop.wait_for(|stop| *stop) => break,
+                }
+            }
+        });
+    };
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(serve)
+}
+
+fn acceptor_thread(
+    shared: &Arc<Shared>,
+    listeners: Vec<std::net::TcpListener>,
+    seats: Vec<mpsc::UnboundedSender<Arrival>>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    let shared = shared.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let accept = move || {
+        runtime.block_on(async {
+            let seats = std::cell::RefCell::new(seats.iter().cycle());
+            let listeners = listeners.into_iter().filter_map(|one| TcpListener::from_std(one).ok());
+            let all = listeners.map(|listener| {
+                accept(&shared, listener, || seats.borrow_mut().next().expect("there are workers"))
+            });
+            tokio::select! {
+                _ = futures_util::future::join_all(all) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+    };
+    std::thread::Builder::new().name("acceptor".into()).spawn(accept)
+}
+
+/// Accepts connections and hands them out in turn.
+async fn accept<'a>(
+    shared: &Shared,
+    listener: TcpListener,
+    next: impl Fn() -> &'a mpsc::UnboundedSender<Arrival>,
+) {
+    // The acceptor's own shard is the last.
+    let counts = shared.counts.last();
+    loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        if shared.connections() >= shared.state().settings.limits.connections as u64 {
+            counts.refused[ErrorKind::TooManyConnections as usize].add(1);
+            // As much as the socket's buffer takes at once, which is all of it.
+            let _ = stream.try_write(FULL);
+            continue;
+        }
+        if let Ok(stream) = stream.into_std() {
+            counts.downstream.add(1);
+            // A worker ends only when all do.
+            let _ = next().send((stream, peer.ip().to_canonical()));
+        }
+    }
+}

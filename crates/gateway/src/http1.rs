@@ -1,0 +1,203 @@
+//! HTTP/1.1 messages: heads, how long a body is, chunks. Pure: it reads buffers, never sockets.
+//!
+//! Strict where a request could be read in two ways, because behind this gateway others read it
+//! again: two lengths, a length beside chunks, a length that is no plain number, a coding other than
+//! chunked, a name with white space before its colon, a folded line. Such a message is refused as a
+//! whole.
+//!
+//! Invariant: whatever way bytes arrive in, the same bytes are read as the same messages.
+
+mod chunks;
+mod fields;
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::error::{Error, ErrorKind};
+
+pub(crate) use chunks::Chunks;
+pub(crate) use fields::{Fields, Framing};
+
+/// The most header fields of a message. Browsers send about 20, proxies add a few.
+pub(crate) const FIELDS_MAX: usize = 64;
+
+/// A header field as it was written.
+pub(crate) type Field<'a> = httparse::Header<'a>;
+
+/// A request's head, borrowed from the buffer that holds it.
+#[derive(Debug)]
+pub(crate) struct RequestHead<'a> {
+    pub(crate) method: &'a str,
+    /// As written: path and query, or a whole URL.
+    pub(crate) target: &'a str,
+    /// HTTP/1.0 closes unless it says otherwise.
+    pub(crate) fields: Fields<'a>,
+    pub(crate) framing: Framing,
+    pub(crate) keep_alive: bool,
+}
+
+/// A response's head.
+#[derive(Debug)]
+pub(crate) struct ResponseHead {
+    pub(crate) status: u16,
+    pub(crate) framing: Framing,
+    pub(crate) keep_alive: bool,
+}
+
+/// Where the head ends that `buffer` starts with: behind its empty line. Bytes before `seen` were
+/// looked at before.
+pub(crate) fn head_end(buffer: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(3);
+    for at in memchr::memchr_iter(b'\n', &buffer[from..]) {
+        let at = from + at;
+        match &buffer[at + 1..] {
+            [b'\n', ..] => return Some(at + 2),
+            [b'\r', b'\n', ..] => return Some(at + 3),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Reads the head that `text` is, a whole one.
+///
+/// # Errors
+/// What the caller is answered before the connection is closed.
+pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(text, &mut fields) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(malformed("the head ends early")),
+        Err(httparse::Error::TooManyHeaders) => {
+            let message = format!("more than {FIELDS_MAX} header fields");
+            return Err(Error::new(ErrorKind::HeadTooLarge, message));
+        }
+        Err(error) => return Err(malformed(format!("not an HTTP request: {error}"))),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+    else {
+        return Err(malformed("not an HTTP request"));
+    };
+    let fields = Fields::read(request.headers)?;
+    if minor == 1 && fields.host.is_none() {
+        return Err(malformed("no Host header"));
+    }
+    let framing = fields.framing(Framing::Empty)?;
+    if minor == 0 && framing == Framing::Chunked {
+        return Err(malformed("chunks in HTTP/1.0"));
+    }
+    let keep_alive = if minor == 1 { !fields.close } else { fields.keep_alive };
+    Ok(RequestHead { method, target, fields, framing, keep_alive })
+}
+
+/// Calls `visit` with each field of a request's head that was read before.
+pub(crate) fn visit_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    if request.parse_with_uninit_headers(text, &mut fields).is_ok() {
+        request.headers.iter().for_each(&mut visit);
+    }
+}
+
+/// Reads a response's head, a whole one, in answer to `method`.
+///
+/// # Errors
+/// It is none, or could be read in two ways.
+pub(crate) fn response_head(text: &[u8], method: &str) -> Result<ResponseHead, Error> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut response, text, &mut fields) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(malformed("the head ends early")),
+        Err(error) => return Err(malformed(format!("not an HTTP response: {error}"))),
+    }
+    let (Some(status), Some(minor)) = (response.code, response.version) else {
+        return Err(malformed("not an HTTP response"));
+    };
+    let fields = Fields::read(response.headers)?;
+    let bodiless = matches!(status, 100..200 | 204 | 304) || method == "HEAD";
+    let framing = if bodiless { Framing::Empty } else { fields.framing(Framing::UntilClose)? };
+    let stays = if minor == 1 { !fields.close } else { fields.keep_alive };
+    Ok(ResponseHead { status, framing, keep_alive: stays && framing != Framing::UntilClose })
+}
+
+/// Calls `visit` with each field of a response's head that was read before.
+pub(crate) fn visit_response_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    if config.parse_response_with_uninit_headers(&mut response, text, &mut fields).is_ok() {
+        response.headers.iter().for_each(&mut visit);
+    }
+}
+
+pub(crate) fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::MalformedHttp, message)
+}
+
+/// A body as it arrives in a buffer, behind its head.
+#[derive(Debug)]
+pub(crate) struct Body {
+    framing: Framing,
+    chunks: Chunks,
+    /// Where it starts in the buffer.
+    start: usize,
+    /// Where what was decoded ends.
+    end: usize,
+}
+
+/// How far a body has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// More must come: at least so many bytes, as far as that is known.
+    More(usize),
+    /// It is here; what lies behind is the next message's.
+    Whole(Range<usize>),
+    /// It is longer than the limit.
+    TooLarge,
+}
+
+impl Body {
+    /// A body that starts at `start`.
+    pub(crate) fn new(framing: Framing, start: usize) -> Body {
+        Body { framing, chunks: Chunks::default(), start, end: start }
+    }
+
+    /// Looks at what has arrived. Chunks are joined in place, so that the body is one piece.
+    ///
+    /// # Errors
+    /// Chunks that are none.
+    pub(crate) fn advance(&mut self, buffer: &mut Vec<u8>, limit: u64) -> Result<Progress, Error> {
+        let here = (buffer.len() - self.start) as u64;
+        match self.framing {
+            Framing::Empty => Ok(Progress::Whole(self.start..self.start)),
+            Framing::Length(length) if length > limit => Ok(Progress::TooLarge),
+            Framing::Length(length) if here >= length => {
+                Ok(Progress::Whole(self.start..self.start + length as usize))
+            }
+            Framing::Length(length) => Ok(Progress::More((length - here) as usize)),
+            Framing::UntilClose if here > limit => Ok(Progress::TooLarge),
+            Framing::UntilClose => Ok(Progress::More(1)),
+            Framing::Chunked => {
+                let done = self.chunks.decode(buffer, &mut self.end)?;
+                if (self.end - self.start) as u64 > limit {
+                    return Ok(Progress::TooLarge);
+                }
+                match done {
+                    true => Ok(Progress::Whole(self.start..self.end)),
+                    false => Ok(Progress::More(self.chunks.due().max(1))),
+                }
+            }
+        }
+    }
+
+    /// What the end of the connection makes of it: whole, where nothing else tells its end.
+    pub(crate) fn at_close(&self, buffer: &[u8]) -> Option<Range<usize>> {
+        (self.framing == Framing::UntilClose).then_some(self.start..buffer.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

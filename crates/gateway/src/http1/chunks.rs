@@ -1,0 +1,122 @@
+//! The chunked coding, decoded in place.
+//!
+//! The buffer holds what was decoded, then what was not: after each call the undecoded rest follows
+//! the decoded part directly, so that the buffer never grows by what chunks add.
+
+use super::malformed;
+use crate::error::Error;
+
+/// The longest line before a chunk, with extensions, in bytes. Nobody who is well-meaning sends any.
+const LINE_MAX: usize = 256;
+
+/// The longest trailer, in bytes. Trailers are read over.
+const TRAILER_MAX: usize = 8 << 10;
+
+/// How far the coding was read.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Size,
+    Data(u64),
+    /// The line end behind a chunk.
+    Behind,
+    /// Lines behind the last chunk, so many bytes of them so far.
+    Trailer(usize),
+    Done,
+}
+
+impl Chunks {
+    /// Decodes what lies in `buffer` from `end` on; moves `end` over what was decoded. True when the
+    /// last chunk and its trailer were read.
+    ///
+    /// # Errors
+    /// It is not chunked.
+    pub(crate) fn decode(&mut self, buffer: &mut Vec<u8>, end: &mut usize) -> Result<bool, Error> {
+        let mut raw = *end;
+        while self.state != State::Done {
+            let rest = &buffer[raw..];
+            match self.state {
+                State::Size => {
+                    let Some(line) = line(rest, LINE_MAX)? else { break };
+                    raw += line.len() + 2;
+                    self.state = match size(line)? {
+                        0 => State::Trailer(0),
+                        size => State::Data(size),
+                    };
+                }
+                State::Data(due) => {
+                    if rest.is_empty() {
+                        break;
+                    }
+                    let here = due.min(rest.len() as u64);
+                    buffer.copy_within(raw..raw + here as usize, *end);
+                    *end += here as usize;
+                    raw += here as usize;
+                    self.state = match due - here {
+                        0 => State::Behind,
+                        due => State::Data(due),
+                    };
+                }
+                State::Behind => match rest {
+                    [b'\r', b'\n', ..] => {
+                        raw += 2;
+                        self.state = State::Size;
+                    }
+                    [] | [b'\r'] => break,
+                    _ => return Err(malformed("a chunk is longer than its size")),
+                },
+                State::Trailer(read) => {
+                    let Some(line) = line(rest, TRAILER_MAX - read)? else { break };
+                    raw += line.len() + 2;
+                    self.state = match line {
+                        [] => State::Done,
+                        line => State::Trailer(read + line.len().min(TRAILER_MAX - read)),
+                    };
+                }
+                State::Done => {}
+            }
+        }
+        let rest = buffer.len() - raw;
+        buffer.copy_within(raw.., *end);
+        buffer.truncate(*end + rest);
+        Ok(self.state == State::Done)
+    }
+
+    /// Bytes that are still due of the chunk at hand.
+    pub(crate) fn due(&self) -> usize {
+        match self.state {
+            State::Data(due) => usize::try_from(due).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+}
+
+/// The line that `text` starts with, without its end; `None` when it is not whole yet.
+fn line(text: &[u8], max: usize) -> Result<Option<&[u8]>, Error> {
+    match memchr::memchr(b'\n', text) {
+        Some(at) if at > max => Err(malformed("a line of a chunk is too long")),
+        Some(at) => match text[..at].strip_suffix(b"\r") {
+            Some(line) => Ok(Some(line)),
+            None => Err(malformed("a line of a chunk ends without a carriage return")),
+        },
+        None if text.len() > max => Err(malformed("a line of a chunk is too long")),
+        None => Ok(None),
+    }
+}
+
+fn size(line: &[u8]) -> Result<u64, Error> {
+    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
+    let digits = digits.trim_ascii_end();
+    let hexadecimal = !digits.is_empty() && digits.iter().all(u8::is_ascii_hexdigit);
+    let text = std::str::from_utf8(digits).unwrap_or_default();
+    // More than 15 digits is more than any limit, and would not fit.
+    match u64::from_str_radix(text, 16) {
+        Ok(size) if hexadecimal && digits.len() <= 15 => Ok(size),
+        _ => Err(malformed("a chunk without a size")),
+    }
+}

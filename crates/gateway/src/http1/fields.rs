@@ -1,0 +1,129 @@
+//! The header fields that decide something, found in one pass.
+
+use super::{Field, malformed};
+use crate::error::{Error, ErrorKind};
+
+/// The fields that matter; values as written, without surrounding white space.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fields<'a> {
+    pub(crate) host: Option<&'a [u8]>,
+    pub(crate) content_encoding: Option<&'a [u8]>,
+    pub(crate) accept_encoding: Option<&'a [u8]>,
+    pub(crate) origin: Option<&'a [u8]>,
+    pub(crate) request_method: Option<&'a [u8]>,
+    pub(crate) request_headers: Option<&'a [u8]>,
+    pub(crate) service: Option<&'a [u8]>,
+    pub(crate) forwarded_for: Option<&'a [u8]>,
+    pub(crate) websocket: bool,
+    pub(crate) expect_continue: bool,
+    pub(crate) close: bool,
+    pub(crate) keep_alive: bool,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+/// What tells where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    Empty,
+    Length(u64),
+    Chunked,
+    /// A response's only.
+    UntilClose,
+}
+
+impl<'a> Fields<'a> {
+    /// Finds them.
+    ///
+    /// # Errors
+    /// Fields that contradict each other or cannot be understood.
+    pub(crate) fn read(all: &[Field<'a>]) -> Result<Fields<'a>, Error> {
+        let mut fields = Fields::default();
+        for field in all {
+            fields.take(field.name, field.value)?;
+        }
+        if fields.chunked && fields.length.is_some() {
+            return Err(malformed("both Content-Length and Transfer-Encoding"));
+        }
+        Ok(fields)
+    }
+
+    /// Takes one field; names may be in any case.
+    pub(crate) fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Error> {
+        // The length and first letter tell most fields apart from those that matter.
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        match (name.len(), name.as_bytes().first().map(u8::to_ascii_lowercase)) {
+            (4, Some(b'h')) if is("host") => {
+                if self.host.replace(value).is_some() {
+                    return Err(malformed("two Host headers"));
+                }
+            }
+            (6, Some(b'o')) if is("origin") => self.origin = Some(value),
+            (6, Some(b'e')) if is("expect") => {
+                self.expect_continue = value.eq_ignore_ascii_case(b"100-continue");
+            }
+            (7, Some(b'u')) if is("upgrade") => {
+                self.websocket = value.eq_ignore_ascii_case(b"websocket");
+            }
+            (10, Some(b'c')) if is("connection") => self.connection(value),
+            (14, Some(b'c')) if is("content-length") => self.content_length(value)?,
+            (15, Some(b'a')) if is("accept-encoding") => self.accept_encoding = Some(value),
+            (15, Some(b'x')) if is("x-forwarded-for") => self.forwarded_for = Some(value),
+            (16, Some(b'c')) if is("content-encoding") => self.content_encoding = Some(value),
+            (17, Some(b't')) if is("transfer-encoding") => self.transfer_encoding(value)?,
+            (17, Some(b't')) if is("target-service-id") => self.service = Some(value),
+            (29, Some(b'a')) if is("access-control-request-method") => {
+                self.request_method = Some(value);
+            }
+            (30, Some(b'a')) if is("access-control-request-headers") => {
+                self.request_headers = Some(value);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Error> {
+        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+        let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        let length = length.filter(|_| digits).ok_or_else(|| {
+            malformed(format!("Content-Length is no number: \"{}\"", value.escape_ascii()))
+        })?;
+        // Even where both say the same: whoever sends two has something in mind.
+        match self.length.replace(length) {
+            Some(_) => Err(malformed("two Content-Length headers")),
+            None => Ok(()),
+        }
+    }
+
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Error> {
+        if self.chunked {
+            return Err(malformed("two Transfer-Encoding headers"));
+        }
+        if !value.eq_ignore_ascii_case(b"chunked") {
+            let message =
+                format!("transfer coding \"{}\"; only chunked is taken", value.escape_ascii());
+            return Err(Error::new(ErrorKind::UnsupportedTransfer, message));
+        }
+        self.chunked = true;
+        Ok(())
+    }
+
+    /// What tells where the body ends; `otherwise` where no field does.
+    pub(crate) fn framing(&self, otherwise: Framing) -> Result<Framing, Error> {
+        Ok(match (self.chunked, self.length) {
+            (true, _) => Framing::Chunked,
+            (false, Some(0)) => Framing::Empty,
+            (false, Some(length)) => Framing::Length(length),
+            (false, None) => otherwise,
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! A connection's bytes, in clear or through TLS, on either side of the gateway.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// A connection.
+pub(crate) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// Waits, without a buffer, until there may be something to read. Through TLS it does not wait:
+    /// what has come may be decrypted already.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Io::Plain(stream) => stream.readable().await,
+            Io::Tls(_) => Ok(()),
+        }
+    }
+
+    /// Whether nothing has come since it was last read to the end: no data, no end, no error. Costs
+    /// no system call as long as that is so.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let stream = match self {
+            Io::Plain(stream) => stream,
+            Io::Tls(stream) => stream.get_ref().0,
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        match stream.poll_read_ready(&mut context) {
+            Poll::Pending => true,
+            // Readiness may be left over from a read that filled its buffer.
+            Poll::Ready(Ok(())) => {
+                let peeked = stream.try_io(tokio::io::Interest::READABLE, || {
+                    socket2::SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()])
+                });
+                peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Poll::Ready(Err(_)) => false,
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_read(context, into),
+            Io::Tls(stream) => Pin::new(stream).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! REST below `/v1`: requests that are not JSON-RPC, handed on as they are.
+//!
+//! Chains that speak REST beside or instead of JSON-RPC (Cosmos' `/status`, Beacon's `/eth/v1/…`) are
+//! asked this way. Nothing in them is understood; fields that belong to one connection stay on it,
+//! and paths that climb are refused, so that what lies beside `/v1` at an instance cannot be reached.
+
+use std::borrow::Cow;
+
+use crate::error::{Error, ErrorKind, Fault};
+use crate::face::{self, Answer, Request};
+use crate::http1;
+use crate::model::Kind;
+use crate::registry;
+use crate::relay::{Decimal, Target, Told};
+use crate::stats::{Outcome, RelayOutcome};
+use crate::upstream::{self, Response};
+use plimsoll_rpc::method::Class;
+
+/// What a request that names no JSON-RPC method counts as in the rules of an upstream.
+const METHOD: &str = "REST";
+
+/// Fields that belong to a connection, or that the gateway writes itself.
+const NOT_HANDED_ON: &[&str] = &[
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "target-service-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+];
+
+/// Fields of an answer that are not the upstream's to say.
+const NOT_TAKEN: &[&str] = &[
+    "access-control-allow-origin",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "server",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Hands a request on to an upstream of the service, and its answer back.
+pub(crate) async fn pass<'a>(
+    target: &Target<'a>,
+    request: &Request<'_>,
+    below: &str,
+    query: Option<&str>,
+) -> Result<Answer<'a>, Error> {
+    let refuse = |error: Error| {
+        let outcome = Outcome::Failed(error.kind.row().fault);
+        let span = target.worker.now() - target.start;
+        target.service.calls.of(target.worker.number).add(None, outcome, span);
+        error
+    };
+    if face::climbs(below) {
+        return Err(refuse(Error::new(ErrorKind::NoSuchPath, "the path climbs")));
+    }
+    let limit = target.view.settings.limits.body;
+    let body =
+        face::decoded(request.fields.content_encoding, request.body, limit).map_err(refuse)?;
+    let picked = target.service.pick(Class::Read, METHOD, target.start);
+    let route =
+        picked.map_err(|kind| refuse(crate::relay::not_routed(kind, target.service_id, METHOD)))?;
+    let bytes = put_together(target, request, &route.upstream.model, below, query, &body);
+    let mut told = Told { calls: 1, ..Told::default() };
+    told.relayed(&route.upstream.model.id);
+    let sent_at = target.worker.now();
+    let flight = crate::relay::Flight::start(route.upstream.in_flight.of(target.worker.number));
+    let exchange = upstream::Request {
+        method: request.method,
+        bytes: &bytes,
+        repeatable: matches!(request.method, "GET" | "HEAD"),
+        deadline: target.start + target.service.model.timeout,
+    };
+    let response = upstream::exchange(target.worker, target.view, &route.upstream, &exchange).await;
+    drop(flight);
+    let outcome = match &response {
+        Ok(response) if response.status < 500 => RelayOutcome::Ok,
+        Ok(_) => RelayOutcome::Failed(ErrorKind::BadStatus),
+        Err(failure) => RelayOutcome::Failed(failure.kind),
+    };
+    let now = target.worker.now();
+    route.relays.of(target.worker.number).add(outcome, now - sent_at);
+    let response = response.map_err(|failure| refuse(Error::new(failure.kind, failure.message)))?;
+    let outcome = match outcome {
+        RelayOutcome::Ok => Outcome::Ok,
+        _ => Outcome::Failed(Fault::Upstream),
+    };
+    target.service.calls.of(target.worker.number).add(None, outcome, now - target.start);
+    told.status = response.status;
+    told.failed = u32::from(outcome != Outcome::Ok);
+    let answer = hand_back(&response, told);
+    target.worker.give_buffer(response.buffer);
+    Ok(answer)
+}
+
+/// The request as the upstream is sent it.
+fn put_together(
+    target: &Target<'_>,
+    request: &Request<'_>,
+    upstream: &crate::model::Upstream,
+    below: &str,
+    query: Option<&str>,
+    body: &[u8],
+) -> Vec<u8> {
+    let (base, base_query) = match upstream.address.path.split_once('?') {
+        Some((base, query)) => (base, Some(query)),
+        None => (upstream.address.path.as_str(), None),
+    };
+    let mut path = format!("{}{below}", base.trim_end_matches('/'));
+    if path.is_empty() {
+        path.push('/');
+    }
+    for (at, query) in base_query.into_iter().chain(query).enumerate() {
+        path.push(if at == 0 { '?' } else { '&' });
+        path.push_str(query);
+    }
+    let mut head = registry::request_start(request.method, upstream, &path);
+    let own = |name: &str| upstream.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    request.all.visit(|name, value| {
+        let stays = NOT_HANDED_ON.iter().any(|field| field.eq_ignore_ascii_case(name))
+            || name.eq_ignore_ascii_case("content-encoding")
+            || own(name);
+        if !stays {
+            field(name, value, &mut head);
+        }
+    });
+    if upstream.kind == Kind::Path {
+        field("target-service-id", target.service_id.as_bytes(), &mut head);
+    }
+    field("x-forwarded-for", request.peer.to_string().as_bytes(), &mut head);
+    if !body.is_empty() || matches!(request.method, "POST" | "PUT" | "PATCH") {
+        field("content-length", Decimal::of(body.len() as u64).digits(), &mut head);
+    }
+    head.extend_from_slice(b"\r\n");
+    head.extend_from_slice(body);
+    head
+}
+
+fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The answer as the caller is given it.
+fn hand_back<'a>(response: &Response, told: Told<'a>) -> Answer<'a> {
+    let mut content_type = Vec::new();
+    let mut fields: Vec<(Cow<'static, str>, Vec<u8>)> = Vec::new();
+    http1::visit_response_fields(&response.buffer[response.head.clone()], |field| {
+        if field.name.eq_ignore_ascii_case("content-type") {
+            content_type = field.value.to_vec();
+        }
+        if !NOT_TAKEN.iter().any(|name| name.eq_ignore_ascii_case(field.name)) {
+            let name = field.name.to_ascii_lowercase();
+            fields.push((name.into(), field.value.to_vec()));
+        }
+    });
+    Answer {
+        status: response.status,
+        content_type: content_type.into(),
+        body: response.body().to_vec(),
+        fields,
+        told,
+    }
+}

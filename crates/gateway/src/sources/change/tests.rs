@@ -1,0 +1,185 @@
+//! What may be changed, against a configuration and a database with everything in it.
+
+use super::*;
+use crate::config::Inputs;
+
+const FILE: &str = r#"
+instances = ["http://127.0.0.1:4001"]
+
+[[service]]
+id = "base"
+
+[[upstream]]
+id = "in-file"
+service = "eth"
+url = "http://127.0.0.1:8545/"
+
+[[endpoint]]
+id = "in-file"
+service = "base"
+"#;
+
+fn entry(kind: EntryKind, id: &str, service: Option<&str>, definition: Option<&str>) -> Entry {
+    Entry {
+        kind,
+        id: id.into(),
+        service: service.map(String::from),
+        definition: definition.map(String::from),
+        disabled: definition.is_none(),
+    }
+}
+
+fn database() -> Vec<Entry> {
+    use EntryKind::{Endpoint, Service, Upstream};
+    let mut off = entry(Endpoint, "off", Some("eth"), Some(""));
+    off.disabled = true;
+    vec![
+        entry(Service, "mine", None, Some("chain_id = 7")),
+        entry(Service, "free", None, Some("")),
+        entry(Service, "boba", None, Some("chain_id = 288")),
+        entry(Service, "kava", None, None),
+        entry(Upstream, "node-a", Some("mine"), Some("url = \"http://h/\"")),
+        entry(Endpoint, "e1", Some("mine"), Some("")),
+        entry(Endpoint, "e2", Some("boba"), Some("")),
+        off,
+    ]
+}
+
+fn config() -> Config {
+    let inputs = Inputs { file: Some("gateway.toml".into()), ..Inputs::default() };
+    Config::read_with(&inputs, Some(FILE)).unwrap()
+}
+
+fn add(kind: EntryKind, id: &str, service: Option<&str>, replace: bool) -> Request {
+    let service = service.map(String::from);
+    Request::Add { kind, id: id.into(), service, lines: Vec::new(), replace }
+}
+
+#[track_caller]
+fn allowed(request: Request, change: Option<Change>, outcome: Outcome) {
+    match decide(&request, &config(), &database()) {
+        Ok(Decision::Write(written, so)) => assert_eq!((Some(written), so), (change, outcome)),
+        Ok(Decision::Nothing) => assert_eq!((change, outcome), (None, Outcome::Unchanged)),
+        Err(error) => panic!("{request:?}: {error}"),
+    }
+}
+
+#[track_caller]
+fn refused(request: Request, message: &str, hint: &str) {
+    match decide(&request, &config(), &database()) {
+        Ok(_) => panic!("{request:?}"),
+        Err(error) => {
+            assert_eq!(error.to_string(), message);
+            assert!(error.hint().contains(hint), "{}", error.hint());
+        }
+    }
+}
+
+#[test]
+fn adding() {
+    use EntryKind::{Endpoint, Service, Upstream};
+    let new = entry(Endpoint, "new", Some("mine"), Some(""));
+    allowed(
+        add(Endpoint, "new", Some("mine"), false),
+        Some(Change::Add(new.clone())),
+        Outcome::Changed,
+    );
+    allowed(add(Endpoint, "new", Some("mine"), true), Some(Change::Add(new)), Outcome::Changed);
+    let eth = entry(Service, "eth", None, Some(""));
+    allowed(add(Service, "eth", None, false), Some(Change::Add(eth)), Outcome::ReplacedBuiltIn);
+    let kava = entry(Service, "kava", None, Some(""));
+    allowed(
+        add(Service, "kava", None, false),
+        Some(Change::Replace(kava)),
+        Outcome::ReplacedBuiltIn,
+    );
+    // It stays disabled.
+    let mut off = entry(Endpoint, "off", Some("boba"), Some(""));
+    off.disabled = true;
+    allowed(
+        add(Endpoint, "off", Some("boba"), true),
+        Some(Change::Replace(off)),
+        Outcome::Replaced,
+    );
+    allowed(add(Endpoint, "off", Some("eth"), true), None, Outcome::Unchanged);
+    // Services of the file, built in, and disabled, are all there.
+    for service in ["base", "eth", "kava"] {
+        let new = entry(Upstream, "u", Some(service), Some(""));
+        allowed(add(Upstream, "u", Some(service), false), Some(Change::Add(new)), Outcome::Changed);
+    }
+    let exists = "the endpoint \"e1\" is there already";
+    refused(add(Endpoint, "e1", Some("mine"), false), exists, "add --replace");
+    refused(
+        add(Upstream, "in-file", Some("eth"), true),
+        "the upstream \"in-file\" is defined by the configuration",
+        "choose another id",
+    );
+    refused(
+        add(Upstream, "127.0.0.1:4001", None, false),
+        "the upstream \"127.0.0.1:4001\" is defined by the configuration",
+        "",
+    );
+    refused(add(Endpoint, "n", Some("bobo"), false), "unknown service \"bobo\"", "\"boba\"?");
+    let hint = "add it first: plimsoll gateway service add solana";
+    refused(add(Endpoint, "n", Some("solana"), false), "unknown service \"solana\"", hint);
+}
+
+#[test]
+fn disabling_and_enabling() {
+    use EntryKind::{Endpoint, Service, Upstream};
+    let set =
+        |kind, id: &str, disabled| Some(Change::SetDisabled { kind, id: id.into(), disabled });
+    let disable = |kind, id: &str| Request::Disable(kind, id.into());
+    let enable = |kind, id: &str| Request::Enable(kind, id.into());
+    allowed(disable(Endpoint, "e1"), set(Endpoint, "e1", true), Outcome::Changed);
+    allowed(enable(Endpoint, "off"), set(Endpoint, "off", false), Outcome::Changed);
+    allowed(disable(Endpoint, "off"), None, Outcome::Unchanged);
+    allowed(enable(Endpoint, "e1"), None, Outcome::Unchanged);
+    // What is built in has no entry: a mark disables it.
+    let mark = Change::Add(entry(Service, "eth", None, None));
+    allowed(disable(Service, "eth"), Some(mark), Outcome::Changed);
+    allowed(enable(Service, "eth"), None, Outcome::Unchanged);
+    allowed(disable(Service, "kava"), None, Outcome::Unchanged);
+    let unmark = Change::Remove { kind: Service, id: "kava".into() };
+    allowed(enable(Service, "kava"), Some(unmark), Outcome::Changed);
+    refused(disable(Endpoint, "e11"), "there is no endpoint \"e11\"", "did you mean \"e1\"?");
+    refused(enable(Upstream, "zzz"), "there is no upstream \"zzz\"", "upstream list");
+    let message = "the endpoint \"in-file\" is defined by the configuration";
+    refused(disable(Endpoint, "in-file"), message, "change it there");
+}
+
+#[test]
+fn removing() {
+    use EntryKind::{Endpoint, Service, Upstream};
+    let remove = |kind, id: &str| Request::Remove(kind, id.into());
+    let gone = |kind, id: &str| Some(Change::Remove { kind, id: id.into() });
+    allowed(remove(Endpoint, "e1"), gone(Endpoint, "e1"), Outcome::Changed);
+    allowed(remove(Upstream, "node-a"), gone(Upstream, "node-a"), Outcome::Changed);
+    allowed(remove(Service, "free"), gone(Service, "free"), Outcome::Changed);
+    // The one that is built in takes its place.
+    allowed(remove(Service, "boba"), gone(Service, "boba"), Outcome::Changed);
+    refused(
+        remove(Service, "mine"),
+        "the service \"mine\" is used by upstream \"node-a\", endpoint \"e1\"",
+        "plimsoll gateway service disable mine",
+    );
+    refused(remove(Service, "eth"), "the service \"eth\" is built in", "service disable eth");
+    refused(remove(Service, "kava"), "the service \"kava\" is built in", "service disable kava");
+    refused(remove(Endpoint, "nope"), "there is no endpoint \"nope\"", "endpoint list");
+    let message = "the service \"base\" is defined by the configuration";
+    refused(remove(Service, "base"), message, "");
+}
+
+/// What came into the file after it came into the database.
+#[test]
+fn ways_out_of_a_clash() {
+    use EntryKind::{Endpoint, Service};
+    let mut entries = database();
+    entries.push(entry(Endpoint, "in-file", Some("eth"), Some("")));
+    entries.push(entry(Service, "base", None, None));
+    let decided = |request: Request| decide(&request, &config(), &entries).is_ok();
+    assert!(decided(Request::Remove(Endpoint, "in-file".into())));
+    assert!(!decided(Request::Disable(Endpoint, "in-file".into())));
+    assert!(decided(Request::Enable(Service, "base".into())));
+    assert!(!decided(Request::Remove(Service, "base".into())));
+}

@@ -1,0 +1,187 @@
+//! Configuration and entries of the database to one set of definitions.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use plimsoll_config::values::quote;
+use plimsoll_config::{Document, Place, Problem, Problems, Table, Variables};
+
+use super::Item;
+use crate::config::{
+    Config, Outlined, read_endpoint, read_service, read_upstream, unknown_service,
+};
+use crate::model::{Definitions, Service};
+use crate::store::{Entry, EntryKind};
+
+/// Joins a configuration with the entries of `database`.
+///
+/// # Errors
+/// Every clash, every service that is not there, and everything that is wrong with an entry that is
+/// not disabled.
+pub(super) fn join(
+    config: &Config,
+    entries: &[Entry],
+    variables: &Variables,
+    database: &str,
+) -> Result<Definitions, Problems> {
+    let mut problems = Problems::default();
+    let services = Services::new(config, entries);
+    let held = held_by_file(config);
+    let mut definitions = Definitions {
+        services: services.enabled(),
+        upstreams: config.instances.clone(),
+        endpoints: config.definitions.endpoints.clone(),
+    };
+    definitions.upstreams.extend(config.definitions.upstreams.iter().cloned());
+    for entry in entries {
+        if held.contains(&(entry.kind, entry.id.as_str())) {
+            problems.push(clash(entry, database));
+        } else if let Some(service) = &entry.service
+            && !services.is_known(service)
+        {
+            let (message, hint) = unknown_service(service, &services.ids());
+            problems.note(place(entry, database), message, hint);
+        } else if !entry.disabled {
+            match item(entry, variables, database) {
+                Ok(Item::Service(service)) => definitions.services.push(service),
+                Ok(Item::Upstream(upstream)) => definitions.upstreams.push(*upstream),
+                Ok(Item::Endpoint(endpoint)) => definitions.endpoints.push(endpoint),
+                Err(found) => problems.append(found),
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    // What is for a service that is disabled is left out with it.
+    definitions.upstreams.retain(|upstream| {
+        upstream.service.as_ref().is_none_or(|service| services.is_enabled(service))
+    });
+    definitions.endpoints.retain(|endpoint| services.is_enabled(&endpoint.service));
+    Ok(definitions)
+}
+
+/// Every kind and id of the configuration.
+pub(super) fn held_by_file(config: &Config) -> HashSet<(EntryKind, &str)> {
+    let definitions = &config.definitions;
+    let services = definitions.services.iter().map(|service| (EntryKind::Service, &service.id));
+    let upstreams = config.instances.iter().chain(&definitions.upstreams);
+    let upstreams = upstreams.map(|upstream| (EntryKind::Upstream, &upstream.id));
+    let endpoints = definitions.endpoints.iter().map(|one| (EntryKind::Endpoint, &one.id));
+    let all = services.chain(upstreams).chain(endpoints);
+    all.map(|(kind, id)| (kind, id.as_str())).collect()
+}
+
+/// The services that there are, and which are disabled.
+pub(super) struct Services {
+    /// Of the configuration and built in, those left out which the database replaces.
+    given: Vec<Service>,
+    /// Of the database: whether it is disabled.
+    entries: HashMap<String, bool>,
+}
+
+impl Services {
+    pub(super) fn new(config: &Config, entries: &[Entry]) -> Services {
+        let given = config.services();
+        let entries = entries.iter().filter(|entry| entry.kind == EntryKind::Service);
+        // A mark alone makes no service.
+        let entries = entries.filter(|entry| {
+            entry.definition.is_some() || given.iter().any(|service| service.id == entry.id)
+        });
+        let entries = entries.map(|entry| (entry.id.clone(), entry.disabled)).collect();
+        Services { given, entries }
+    }
+
+    pub(super) fn is_known(&self, id: &str) -> bool {
+        self.entries.contains_key(id) || self.given.iter().any(|service| service.id == id)
+    }
+
+    pub(super) fn is_enabled(&self, id: &str) -> bool {
+        match self.entries.get(id) {
+            Some(disabled) => !disabled,
+            None => self.is_known(id),
+        }
+    }
+
+    pub(super) fn ids(&self) -> Vec<&str> {
+        let given = self.given.iter().map(|service| service.id.as_str());
+        let mut ids: Vec<&str> = given.chain(self.entries.keys().map(String::as_str)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Those that the database says nothing of.
+    fn enabled(&self) -> Vec<Service> {
+        let free = |service: &&Service| !self.entries.contains_key(&service.id);
+        self.given.iter().filter(free).cloned().collect()
+    }
+}
+
+fn clash(entry: &Entry, database: &str) -> Problem {
+    let (kind, id) = (entry.kind.word(), &entry.id);
+    Problem {
+        place: place(entry, database),
+        message: "the configuration has it too".into(),
+        hint: match entry.definition {
+            Some(_) => format!(
+                "take it out of the file, or: plimsoll gateway {kind} remove {id} (a gateway that \
+                 runs keeps what it has)"
+            ),
+            None => format!("it is only disabled there: plimsoll gateway {kind} enable {id}"),
+        },
+    }
+}
+
+/// What an entry is called in problems.
+fn name(entry: &Entry, database: &str) -> String {
+    format!("{} \"{}\" of {database}", entry.kind.word(), entry.id)
+}
+
+fn place(entry: &Entry, database: &str) -> Place {
+    Place::Named(name(entry, database))
+}
+
+/// Resolves an entry.
+///
+/// # Errors
+/// Everything that is wrong with it, each with a way out.
+pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Result<Item, Problems> {
+    let mut lines = format!("id = {}\n", quote(&entry.id));
+    if let Some(service) = &entry.service {
+        lines += &format!("service = {}\n", quote(service));
+    }
+    lines += entry.definition.as_deref().unwrap_or_default();
+    resolve(entry.kind, [(name(entry, database), lines)], variables).map_err(|found| {
+        let (kind, id) = (entry.kind.word(), &entry.id);
+        let way_out = format!("leave it out: plimsoll gateway {kind} disable {id}");
+        let mut problems = Problems::default();
+        for problem in found.iter() {
+            let hint = match problem.hint.as_str() {
+                "" => way_out.clone(),
+                hint => format!("{hint}; or {way_out}"),
+            };
+            problems.note(problem.place.clone(), problem.message.clone(), hint);
+        }
+        problems
+    })
+}
+
+/// Reads an entry whose keys come in named parts.
+pub(super) fn resolve(
+    kind: EntryKind,
+    parts: impl IntoIterator<Item = (String, String)>,
+    variables: &Variables,
+) -> Result<Item, Problems> {
+    Document::from_named(parts).read(variables, |table: &Table<'_>| match kind {
+        EntryKind::Service => whole(read_service(table)).map(Item::Service),
+        EntryKind::Upstream => {
+            whole(read_upstream(table, Path::new(""))).map(|one| Item::Upstream(Box::new(one)))
+        }
+        EntryKind::Endpoint => whole(read_endpoint(table)).map(Item::Endpoint),
+    })
+}
+
+fn whole<T>(read: Option<Outlined<T>>) -> Option<T> {
+    read?.item
+}

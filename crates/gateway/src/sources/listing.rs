@@ -1,0 +1,212 @@
+//! Every entry with where it comes from and whether it is in force: for people, not for the relay.
+
+use super::join::{self, Services, held_by_file};
+use super::{LoadError, Sources};
+use crate::config::Config;
+use crate::model::{Endpoint, Service, Upstream};
+use crate::store::{Entry, EntryKind};
+use plimsoll_config::Variables;
+
+/// What an entry defines, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// A service.
+    Service(Service),
+    /// An upstream.
+    Upstream(Box<Upstream>),
+    /// An endpoint.
+    Endpoint(Endpoint),
+}
+
+impl Item {
+    fn kind(&self) -> EntryKind {
+        match self {
+            Item::Service(_) => EntryKind::Service,
+            Item::Upstream(_) => EntryKind::Upstream,
+            Item::Endpoint(_) => EntryKind::Endpoint,
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Item::Service(service) => &service.id,
+            Item::Upstream(upstream) => &upstream.id,
+            Item::Endpoint(endpoint) => &endpoint.id,
+        }
+    }
+
+    fn service(&self) -> Option<&str> {
+        match self {
+            Item::Service(_) => None,
+            Item::Upstream(upstream) => upstream.service.as_deref(),
+            Item::Endpoint(endpoint) => Some(&endpoint.service),
+        }
+    }
+}
+
+/// Where an entry comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Every gateway has it.
+    BuiltIn,
+    /// The configuration file.
+    File,
+    /// The key `instances`, or `PATH_GATEWAY_INSTANCES`.
+    Instances,
+    /// The database.
+    Database,
+}
+
+impl Origin {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Origin::BuiltIn => "built-in",
+            Origin::File => "file",
+            Origin::Instances => "instances",
+            Origin::Database => "database",
+        }
+    }
+}
+
+/// Whether an entry is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is.
+    Enabled,
+    /// It is left out.
+    Disabled,
+    /// It is left out because its service is.
+    ServiceDisabled,
+    /// A gateway refuses to load it, for this reason.
+    Refused(String),
+}
+
+impl State {
+    /// The words for it.
+    pub fn words(&self) -> &'static str {
+        match self {
+            State::Enabled => "enabled",
+            State::Disabled => "disabled",
+            State::ServiceDisabled => "service disabled",
+            State::Refused(_) => "refused",
+        }
+    }
+}
+
+/// An entry as it is listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// Its id.
+    pub id: String,
+    /// The service that it is for.
+    pub service: Option<String>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Whether it is in force.
+    pub state: State,
+    /// What it defines; `None` where it cannot be read, or only marks a service as disabled.
+    pub item: Option<Item>,
+}
+
+/// Entries of one kind, sorted by id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listing {
+    /// The entries.
+    pub entries: Vec<Listed>,
+    /// A database that was named but is not there.
+    pub missing: Option<String>,
+}
+
+impl Sources {
+    /// Lists the entries of a kind, those that are disabled or refused among them. Makes no
+    /// database.
+    ///
+    /// # Errors
+    /// That configuration or database cannot be read.
+    pub async fn list(&mut self, kind: EntryKind) -> Result<Listing, LoadError> {
+        let config = self.read()?;
+        let entries = match self.open(false).await {
+            Ok(Some(store)) => store.load().await?,
+            Ok(None) => Default::default(),
+            Err(error) => return Err(error.into()),
+        };
+        let named = self.database.as_ref().filter(|database| database.named);
+        let missing = named.filter(|_| self.store.is_none()).map(|found| found.url.shown.clone());
+        let entries = list(&config, &entries.entries, kind, &self.inputs.variables, self.shown());
+        Ok(Listing { entries, missing })
+    }
+}
+
+fn list(
+    config: &Config,
+    entries: &[Entry],
+    kind: EntryKind,
+    variables: &Variables,
+    database: &str,
+) -> Vec<Listed> {
+    let services = Services::new(config, entries);
+    let state = |service: Option<&str>| match service {
+        Some(service) if !services.is_enabled(service) => State::ServiceDisabled,
+        _ => State::Enabled,
+    };
+    let held = held_by_file(config);
+    let mut listed: Vec<Listed> = given(config)
+        .filter(|(item, _)| item.kind() == kind)
+        .map(|(item, origin)| Listed {
+            id: item.id().into(),
+            service: item.service().map(String::from),
+            origin,
+            state: match (kind, services.is_enabled(item.id())) {
+                (EntryKind::Service, false) => State::Disabled,
+                _ => state(item.service()),
+            },
+            item: Some(item),
+        })
+        .collect();
+    for entry in entries.iter().filter(|entry| entry.kind == kind) {
+        // A mark is seen at the service that it disables.
+        if entry.definition.is_none() {
+            continue;
+        }
+        let clash = held.contains(&(kind, entry.id.as_str()));
+        if !clash {
+            listed.retain(|given| given.id != entry.id);
+        }
+        let read = join::item(entry, variables, database);
+        let state = match (&read, &entry.service) {
+            _ if clash => State::Refused("the configuration has it too".into()),
+            (_, Some(service)) if !services.is_known(service) => {
+                State::Refused(format!("unknown service \"{service}\""))
+            }
+            _ if entry.disabled => State::Disabled,
+            (Err(problems), _) => State::Refused(problems.to_string()),
+            (Ok(_), service) => state(service.as_deref()),
+        };
+        listed.push(Listed {
+            id: entry.id.clone(),
+            service: entry.service.clone(),
+            origin: Origin::Database,
+            state,
+            item: read.ok(),
+        });
+    }
+    listed.sort_by(|a, b| a.id.cmp(&b.id));
+    listed
+}
+
+/// What there is without a database.
+fn given(config: &Config) -> impl Iterator<Item = (Item, Origin)> + '_ {
+    let own = &config.definitions.services;
+    let services = config.services().into_iter().map(|service| {
+        let in_file = own.iter().any(|other| other.id == service.id);
+        (Item::Service(service), if in_file { Origin::File } else { Origin::BuiltIn })
+    });
+    let upstream =
+        |origin| move |upstream: &Upstream| (Item::Upstream(Box::new(upstream.clone())), origin);
+    let instances = config.instances.iter().map(upstream(Origin::Instances));
+    let upstreams = config.definitions.upstreams.iter().map(upstream(Origin::File));
+    let endpoints = config.definitions.endpoints.iter();
+    let endpoints = endpoints.map(|endpoint| (Item::Endpoint(endpoint.clone()), Origin::File));
+    services.chain(instances).chain(upstreams).chain(endpoints)
+}

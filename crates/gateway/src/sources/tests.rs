@@ -1,0 +1,248 @@
+//! Loading, changing and watching, on real files.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use plimsoll_config::Variables;
+
+use super::*;
+use crate::store::EntryKind::{self, Endpoint, Service, Upstream};
+
+/// A folder with a configuration and a database.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(text: &str) -> Place {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("plimsoll-sources-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let place = Place(path);
+        place.write(text);
+        place
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.0.join("gateway.toml"), text).unwrap();
+    }
+
+    fn sources(&self, variables: &[(&str, &str)]) -> Sources {
+        let file = Some(self.0.join("gateway.toml"));
+        let mut inputs = Inputs { file, ..Inputs::default() };
+        variables.iter().for_each(|(name, value)| inputs.variables.set(*name, *value));
+        Sources::new(inputs)
+    }
+
+    /// Does what somebody at the command line does.
+    async fn change(&self, request: Request, variables: &[(&str, &str)]) {
+        let mut strict = Variables::none();
+        variables.iter().for_each(|(name, value)| strict.set(*name, *value));
+        let mut sources = self.sources(&[]);
+        sources.inputs.variables = Variables::none().leave_unset();
+        sources.change(&request, &strict).await.unwrap();
+        sources.close().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn add(kind: EntryKind, id: &str, service: &str, lines: &str) -> Request {
+    let service = (kind != Service).then(|| service.to_string());
+    let lines = lines.lines().map(|line| ("--flag".to_string(), line.to_string())).collect();
+    Request::Add { kind, id: id.into(), service, lines, replace: false }
+}
+
+fn ids(definitions: &Definitions) -> Vec<String> {
+    let services = definitions.services.iter().map(|one| format!("service {}", one.id));
+    let upstreams = definitions.upstreams.iter().map(|one| format!("upstream {}", one.id));
+    let endpoints = definitions.endpoints.iter().map(|one| format!("endpoint {}", one.id));
+    services.chain(upstreams).chain(endpoints).collect()
+}
+
+async fn why(sources: &mut Sources) -> String {
+    sources.load().await.map(|(_, definitions)| ids(&definitions)).unwrap_err().to_string()
+}
+
+const FILE: &str =
+    "[[upstream]]\nid = \"in-file\"\nservice = \"eth\"\nurl = \"http://h/${A_KEY}\"\n";
+const KEYS: [(&str, &str); 2] = [("A_KEY", "k3y"), ("B_KEY", "0ther")];
+
+#[tokio::test]
+async fn three_sources_are_joined() {
+    let place = Place::new(FILE);
+    let mut sources = place.sources(&KEYS);
+    let (config, definitions) = sources.load().await.unwrap();
+    let before = ids(&definitions);
+    assert_eq!(
+        before,
+        ["service eth", "service boba", "service mantle", "service kava", "upstream in-file"]
+    );
+    assert!(!place.0.join("plimsoll.db").exists(), "a gateway makes no database unasked");
+    assert_eq!(
+        config.database.unwrap().url.value,
+        format!("sqlite:{}/plimsoll.db", place.0.display())
+    );
+    assert!(!sources.changed().await.unwrap());
+}
+
+/// The whole life of a database beside a gateway that runs.
+#[tokio::test]
+async fn changes_are_seen_while_it_runs() {
+    let place = Place::new(FILE);
+    let mut sources = place.sources(&KEYS);
+    let (_, first) = sources.load().await.unwrap();
+    let queries = sources.queries();
+
+    place.change(add(Service, "base", "", "chain_id = 8453"), &[]).await;
+    assert!(sources.changed().await.unwrap(), "the database has come to be");
+    let (_, definitions) = sources.load().await.unwrap();
+    assert_eq!(definitions.services.len(), first.services.len() + 1);
+    let before = queries.load(Ordering::Relaxed);
+    assert!(!sources.changed().await.unwrap());
+    assert_eq!(queries.load(Ordering::Relaxed) - before, 1);
+
+    // Placeholders are filled in by who loads.
+    let lines = "url = \"http://h/${B_KEY}\"\nweight = 3";
+    place.change(add(Upstream, "node-b", "base", lines), &KEYS[1..]).await;
+    place.change(add(Endpoint, "e", "base", ""), &[]).await;
+    assert!(sources.changed().await.unwrap());
+    let (_, definitions) = sources.load().await.unwrap();
+    let node = definitions.upstreams.iter().find(|one| one.id == "node-b").unwrap();
+    assert_eq!(
+        (node.url.value.as_str(), node.url.shown.as_str()),
+        ("http://h/0ther", "http://h/${B_KEY}")
+    );
+    assert_eq!(node.weight, 3);
+
+    // With a service goes what is for it, whoever defines it.
+    place.change(Request::Disable(Service, "base".into()), &[]).await;
+    place.change(Request::Disable(Service, "eth".into()), &[]).await;
+    let (_, definitions) = sources.load().await.unwrap();
+    assert_eq!(ids(&definitions), ["service boba", "service mantle", "service kava"]);
+    place.change(Request::Enable(Service, "eth".into()), &[]).await;
+    let (_, definitions) = sources.load().await.unwrap();
+    assert_eq!(ids(&definitions)[3..], ["service kava", "upstream in-file"].map(String::from));
+
+    // The file, too: same length, right after.
+    place.write(&FILE.replace("eth", "kava").replace("in-file", "in-fil"));
+    assert!(sources.changed().await.unwrap());
+    sources.load().await.unwrap();
+    place.write(&FILE.replace("eth", "boba").replace("in-file", "in-fil"));
+    assert!(sources.changed().await.unwrap());
+    sources.load().await.unwrap();
+    assert!(!sources.changed().await.unwrap());
+}
+
+/// What cannot be loaded is refused once, and what was loaded stays.
+#[tokio::test]
+async fn refusals_name_their_entry_and_a_way_out() {
+    let place = Place::new(FILE);
+    place.change(add(Upstream, "node-b", "eth", "url = \"http://h/${B_KEY}\""), &KEYS).await;
+    let shown = format!("sqlite:{}/plimsoll.db", place.0.display());
+    let mut sources = place.sources(&KEYS[..1]);
+    assert_eq!(
+        why(&mut sources).await,
+        format!(
+            "upstream \"node-b\" of {shown}: the variable B_KEY is not set\n  hint: set it in the \
+             environment, or add --set B_KEY=VALUE; or leave it out: plimsoll gateway upstream \
+             disable node-b"
+        )
+    );
+    assert!(!sources.changed().await.unwrap(), "told once");
+    place.change(Request::Disable(Upstream, "node-b".into()), &[]).await;
+    assert!(sources.changed().await.unwrap());
+    sources.load().await.unwrap();
+
+    // A clash that comes with the file.
+    place.write(&FILE.replace("in-file", "node-b"));
+    let clash = why(&mut sources).await;
+    assert!(clash.contains("upstream \"node-b\" of sqlite:"), "{clash}");
+    assert!(
+        clash.contains(": the configuration has it too\n  hint: take it out of the file"),
+        "{clash}"
+    );
+    place.write("workers = 0");
+    assert!(sources.changed().await.unwrap());
+    assert!(why(&mut sources).await.contains("gateway.toml:1:11: \"workers\" must be from 1"));
+    assert!(!sources.changed().await.unwrap());
+    std::fs::remove_file(place.0.join("gateway.toml")).unwrap();
+    assert!(sources.changed().await.unwrap());
+    assert!(why(&mut sources).await.contains("gateway.toml: cannot be read: No such file"));
+    place.write(FILE);
+    assert!(sources.changed().await.unwrap());
+    sources.load().await.unwrap();
+
+    // A service that is gone from the file.
+    place.write("[[service]]\nid = \"base\"\n");
+    place.change(add(Endpoint, "e", "base", ""), &[]).await;
+    place.write(FILE);
+    let gone = why(&mut sources).await;
+    assert!(
+        gone.contains("endpoint \"e\" of sqlite:") && gone.contains("unknown service \"base\""),
+        "{gone}"
+    );
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away() {
+    let place = Place::new("database = \"sqlite:named.db\"\n");
+    let mut sources = place.sources(&[]);
+    sources.load().await.unwrap();
+    let path = place.0.join("named.db");
+    assert!(path.exists(), "a database that is named is made");
+    std::fs::rename(&path, place.0.join("away.db")).unwrap();
+    let error = sources.changed().await.unwrap_err();
+    assert!(error.to_string().ends_with("named.db: it is gone"), "{error}");
+    assert!(sources.load().await.is_err(), "it is not made again in silence");
+    // Put back, it is there; another in its place is read anew.
+    std::fs::rename(place.0.join("away.db"), &path).unwrap();
+    assert!(!sources.changed().await.unwrap());
+    let other = Place::new("database = \"sqlite:named.db\"\n");
+    other.change(add(Endpoint, "e", "eth", ""), &[]).await;
+    std::fs::rename(other.0.join("named.db"), &path).unwrap();
+    for beside in ["named.db-wal", "named.db-shm"] {
+        let _ = std::fs::remove_file(place.0.join(beside));
+    }
+    assert!(sources.changed().await.unwrap());
+    let (_, definitions) = sources.load().await.unwrap();
+    assert_eq!(definitions.endpoints.len(), 1);
+}
+
+#[tokio::test]
+async fn listings_show_everything() {
+    let place = Place::new(&format!("instances = [\"http://127.0.0.1:4001\"]\n{FILE}"));
+    place.change(add(Upstream, "node-b", "boba", "url = \"http://h/${B_KEY}\""), &KEYS).await;
+    place.change(add(Service, "kava", "", "chain_id = 1"), &[]).await;
+    place.change(Request::Disable(Service, "mantle".into()), &[]).await;
+    place.change(Request::Disable(Service, "eth".into()), &[]).await;
+    let mut sources = place.sources(&[]);
+    sources.inputs.variables = Variables::none().leave_unset();
+    let mut lines = Vec::new();
+    for kind in EntryKind::ALL {
+        for one in sources.list(kind).await.unwrap().entries {
+            let service = one.service.as_deref().unwrap_or("-");
+            lines.push(format!("{} {service} {} {}", one.id, one.origin.word(), one.state.words()));
+        }
+    }
+    assert_eq!(
+        lines,
+        [
+            "boba - built-in enabled",
+            "eth - built-in disabled",
+            "kava - database enabled",
+            "mantle - built-in disabled",
+            "127.0.0.1:4001 - instances enabled",
+            "in-file eth file service disabled",
+            "node-b boba database enabled",
+        ]
+    );
+    // To a gateway without the variable, it is refused.
+    let mut sources = place.sources(&KEYS[..1]);
+    let listed = sources.list(Upstream).await.unwrap().entries;
+    assert!(matches!(&listed[2].state, State::Refused(why) if why.contains("B_KEY is not set")));
+}

@@ -1,0 +1,80 @@
+//! Whether a file's content changed, cheaply: its metadata first, its content only when that
+//! differs.
+//!
+//! A change within the clock's tick may leave length and date as they were. Therefore a file that
+//! was written a moment ago is read again, whatever its metadata say.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use plimsoll_config::Problems;
+use plimsoll_measure::{Nanos, WallClock};
+
+use crate::config::Inputs;
+
+/// Dates of files younger than this do not tell two changes apart everywhere.
+const TICK_MAX: Nanos = Nanos::from_secs(2);
+
+/// A file as it was read last.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    metadata: Option<Metadata>,
+    content: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Metadata {
+    device: u64,
+    inode: u64,
+    len: u64,
+    /// Since 1970; files older than that are as old as 1970.
+    modified_ns: u64,
+}
+
+impl Metadata {
+    fn of(path: &Path) -> Option<Metadata> {
+        let metadata = std::fs::metadata(path).ok()?;
+        let secs = u64::try_from(metadata.mtime()).unwrap_or_default();
+        let modified_ns = Nanos::from_secs(secs).0.saturating_add(metadata.mtime_nsec() as u64);
+        Some(Metadata {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            modified_ns,
+        })
+    }
+}
+
+impl Watch {
+    /// Reads the file of `inputs`, if there is one.
+    pub(super) fn read(&mut self, inputs: &Inputs) -> Result<Option<String>, Problems> {
+        // Metadata first: a change between the two is seen later, not overlooked.
+        self.metadata = inputs.file.as_deref().and_then(Metadata::of);
+        let text = inputs.read_file();
+        self.content = text.as_ref().ok().and_then(|text| text.as_deref()).map(hash);
+        text
+    }
+
+    /// Whether the file's content differs from what was read last.
+    pub(super) fn changed(&mut self, inputs: &Inputs) -> bool {
+        let Some(path) = inputs.file.as_deref() else { return false };
+        let metadata = Metadata::of(path);
+        let now = WallClock::now().unix_ns;
+        let settled = |seen: Metadata| now.saturating_sub(seen.modified_ns) > TICK_MAX.0;
+        if metadata == self.metadata && metadata.is_none_or(settled) {
+            return false;
+        }
+        let content = std::fs::read_to_string(path).ok().as_deref().map(hash);
+        if content == self.content {
+            self.metadata = metadata;
+        }
+        content != self.content
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,190 @@
+//! SQLite by the suite that all dialects pass, and what only a file can suffer.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+use crate::store::conformance::{add, conforms, endpoint};
+use crate::store::{Presence, Store, StoreError, StoreErrorKind};
+
+/// A folder of a test's own, removed when the test is done.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("plimsoll-store-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.join("registry.db")
+    }
+
+    fn url(&self) -> String {
+        format!("sqlite:{}", self.path().display())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn open(url: &str) -> Result<Store, StoreError> {
+    Store::open(url, true, Arc::default()).await
+}
+
+#[tokio::test]
+async fn sqlite_conforms() {
+    conforms(&Folder::new().url()).await;
+}
+
+#[test]
+fn several_may_make_the_same_file() {
+    let folder = Folder::new();
+    let start = Arc::new(std::sync::Barrier::new(6));
+    let opener = |_| {
+        let (url, start) = (folder.url(), Arc::clone(&start));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            start.wait();
+            runtime.unwrap().block_on(async {
+                let store = open(&url).await.unwrap();
+                store.load().await.unwrap().sequence
+            })
+        })
+    };
+    let openers: Vec<_> = (0..6).map(opener).collect();
+    assert!(openers.into_iter().all(|opener| opener.join().unwrap() == 0));
+}
+
+/// What is wrong with a file that is there.
+async fn refused(content: &[u8], words: &str) {
+    let folder = Folder::new();
+    std::fs::write(folder.path(), content).unwrap();
+    let error = match open(&folder.url()).await {
+        Err(error) => error,
+        Ok(store) => store.load().await.unwrap_err(),
+    };
+    assert!(error.to_string().contains(words), "{error}");
+    assert!(!error.hint().is_empty(), "{error}");
+    assert_eq!(std::fs::read(folder.path()).unwrap(), content, "left as it is");
+}
+
+#[tokio::test]
+async fn files_that_are_no_database() {
+    refused(b"listen = [\"127.0.0.1:3069\"]\n", "file is not a database").await;
+    refused(&[0x53; 10_000], "file is not a database").await;
+    // Damaged where the table is.
+    let folder = Folder::new();
+    let store = open(&folder.url()).await.unwrap();
+    for number in 0..100 {
+        add(&store, endpoint(&format!("e{number}"))).await;
+    }
+    store.close().await;
+    let mut content = std::fs::read(folder.path()).unwrap();
+    content[4096..].iter_mut().for_each(|byte| *byte = 0xa5);
+    refused(&content, "malformed").await;
+}
+
+#[tokio::test]
+async fn databases_of_others() {
+    let folder = Folder::new();
+    let options = SqliteConnectOptions::new().filename(folder.path()).create_if_missing(true);
+    let mut other = options.connect().await.unwrap();
+    sqlx::query("CREATE TABLE users (name TEXT)").execute(&mut other).await.unwrap();
+    let error = open(&folder.url()).await.unwrap_err();
+    assert!(matches!(error.kind, StoreErrorKind::Foreign), "{error}");
+    other.close().await.unwrap();
+
+    let folder = Folder::new();
+    open(&folder.url()).await.unwrap().close().await;
+    let options = SqliteConnectOptions::new().filename(folder.path());
+    let mut newer = options.connect().await.unwrap();
+    sqlx::query("PRAGMA user_version = 2").execute(&mut newer).await.unwrap();
+    let error = open(&folder.url()).await.unwrap_err();
+    assert!(error.to_string().ends_with("it has schema 2; this program knows schema 1"), "{error}");
+}
+
+#[tokio::test]
+async fn places_where_no_database_can_be() {
+    let folder = Folder::new();
+    let below = format!("sqlite:{}/no/such/x.db", folder.0.display());
+    let error = open(&below).await.unwrap_err();
+    assert!(error.to_string().contains("there is no folder"), "{error}");
+    let error = open(&format!("sqlite:{}", folder.0.display())).await.unwrap_err();
+    assert!(error.to_string().contains("unable to open database file"), "{error}");
+    let error = open("mysql://user:secret@host/").await.unwrap_err();
+    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_or_gone_is_noticed() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    let store = open(&folder.url()).await.unwrap();
+    open(&other.url()).await.unwrap().close().await;
+    assert_eq!(store.presence(), Presence::Same);
+    std::fs::rename(other.path(), folder.path()).unwrap();
+    assert_eq!(store.presence(), Presence::Replaced);
+    std::fs::remove_file(folder.path()).unwrap();
+    assert_eq!(store.presence(), Presence::Gone);
+}
+
+const CHILD: &str = "PLIMSOLL_TEST_STORE";
+
+/// The child of the test below: adds one after the other and says each when it is acknowledged.
+#[tokio::test]
+async fn writes_until_it_is_killed() {
+    let Ok(url) = std::env::var(CHILD) else { return };
+    let store = open(&url).await.unwrap();
+    let first = store.load().await.unwrap().entries.len();
+    for number in first.. {
+        add(&store, endpoint(&format!("e{number:06}"))).await;
+        println!("\nacknowledged {number}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    let folder = Folder::new();
+    for round in 1..=5usize {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::sqlite::tests::writes_until_it_is_killed", "--nocapture"])
+            .env(CHILD, folder.url())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let number = |line: &str| line.strip_prefix("acknowledged ")?.parse::<usize>().ok();
+        // Killed wherever it is after so many.
+        let mut seen = 0;
+        let mut last = 0;
+        while seen < round * 3 {
+            let line = lines.next().unwrap().unwrap();
+            if let Some(number) = number(&line) {
+                (seen, last) = (seen + 1, number);
+            }
+        }
+        child.kill().unwrap();
+        last = lines.map_while(Result::ok).filter_map(|line| number(&line)).last().unwrap_or(last);
+        child.wait().unwrap();
+        let store = open(&folder.url()).await.unwrap();
+        let entries = store.load().await.unwrap();
+        assert!(entries.entries.len() > last, "{} of {last}", entries.entries.len());
+        assert_eq!(entries.sequence, entries.entries.len() as u64, "no half of a change");
+        for (number, entry) in entries.entries.iter().enumerate() {
+            assert_eq!(*entry, endpoint(&format!("e{number:06}")));
+        }
+        store.close().await;
+    }
+}

@@ -1,0 +1,290 @@
+//! Real clients to a real EVM node: through the gateway they see exactly what they see without it.
+//!
+//! Each client does the same work on chains that are alike to the last hash (`tests/clients`): once
+//! straight to a chain, then to others through each of the gateway's faces. What it saw, in its own
+//! types, must be equal. `tests/clients/install` brings the clients and the node.
+
+use crate::run::{Folder, start};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+const ENDPOINT: &str = "ethpath_1764014188689_1764014188693";
+const BY_SERVICE: &[(&str, &str)] = &[("Target-Service-Id", "dev")];
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients").canonicalize().unwrap()
+}
+
+/// Where the clients are installed.
+fn installed() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../clients");
+    assert!(folder.join("stamp").exists(), "run tests/clients/install first, or scripts/test");
+    folder.canonicalize().unwrap()
+}
+
+fn node() -> Command {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", installed().join("node_modules"));
+    command
+}
+
+/// Chains of a process that ends when this is dropped.
+struct Chains {
+    process: Child,
+    urls: Vec<String>,
+}
+
+impl Chains {
+    fn start(count: usize) -> Chains {
+        let mut process = node()
+            .arg(scripts().join("chain.js"))
+            .arg(count.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Chains { process, urls: serde_json::from_str(&line).unwrap() }
+    }
+}
+
+impl Drop for Chains {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// A gateway over two chains: one behind `/v1`, one behind a customer's endpoint.
+struct Gateway {
+    process: Option<Child>,
+    stderr: BufReader<std::process::ChildStderr>,
+    address: String,
+    _folder: Folder,
+}
+
+impl Gateway {
+    fn start(by_service: &str, by_endpoint: &str) -> Gateway {
+        let folder = Folder::new();
+        let database = folder.path().join("registry.db");
+        let config = folder.file(
+            "gateway.toml",
+            format!(
+                "listen = [\"127.0.0.1:0\"]\nworkers = 1\ndatabase = \"sqlite:{}\"\n\
+                 [[service]]\nid = \"dev\"\nchain_id = 1337\n\
+                 [[service]]\nid = \"dev-2\"\nchain_id = 1337\n\
+                 [[upstream]]\nid = \"one\"\nservice = \"dev\"\nurl = \"{by_service}\"\n\
+                 [[upstream]]\nid = \"two\"\nservice = \"dev-2\"\nurl = \"{by_endpoint}\"\n\
+                 [[endpoint]]\nid = \"{ENDPOINT}\"\nservice = \"dev-2\"\n",
+                database.display()
+            ),
+        );
+        let mut process = start(&["gateway", "--config", &config]);
+        let mut stderr = BufReader::new(process.stderr.take().unwrap());
+        let mut said = String::new();
+        let address = loop {
+            let from = said.len();
+            assert!(stderr.read_line(&mut said).unwrap() > 0, "the gateway ended:\n{said}");
+            if let Some((_, rest)) = said[from..].split_once("listening on http://") {
+                break rest.split_whitespace().next().unwrap().to_string();
+            }
+        };
+        Gateway { process: Some(process), stderr, address, _folder: folder }
+    }
+
+    /// Stops it as an operator does; it must go in peace.
+    fn stop(mut self) {
+        let mut process = self.process.take().unwrap();
+        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
+        let mut said = String::new();
+        let _ = self.stderr.read_to_string(&mut said);
+        assert_eq!(process.wait().unwrap().code(), Some(0), "{said}");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// nginx before a gateway, as an operator sets it up: kept connections, the client's address.
+struct Nginx {
+    process: Child,
+    address: String,
+    _folder: Folder,
+}
+
+impl Nginx {
+    fn start(gateway: &str) -> Nginx {
+        // nginx inherits the socket as its stdin: the port is the kernel's choice, and it listens already.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let folder = Folder::new();
+        let here = folder.path().display();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {here}/{kind};\n"))
+            .concat();
+        let config = folder.file(
+            "nginx.conf",
+            format!(
+                "daemon off; worker_processes 1; pid {here}/pid; error_log {here}/log;\nevents {{}}\n\
+                 http {{ access_log off;\n{temporary}\
+                 upstream gateway {{ server {gateway}; keepalive 8; }}\n\
+                 server {{ listen {address}; location / {{ proxy_pass http://gateway;\n\
+                 proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+                 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n",
+            ),
+        );
+        let log = folder.path().join("log");
+        let process = Command::new("nginx")
+            .arg("-e")
+            .arg(log)
+            .args(["-c", &config])
+            .env("NGINX", "0;")
+            .stdin(OwnedFd::from(listener))
+            .spawn()
+            .unwrap();
+        Nginx { process, address, _folder: folder }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Killed, it would leave its worker behind.
+        let _ = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM);
+        let _ = self.process.wait();
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Client {
+    Viem,
+    Ethers,
+    Web3,
+}
+
+impl Client {
+    /// Does the client's work at `url`; what it saw.
+    fn run(self, url: &str, headers: &[(&str, &str)]) -> Value {
+        let mut command = match self {
+            Client::Viem | Client::Ethers => node(),
+            Client::Web3 => Command::new(installed().join("venv/bin/python")),
+        };
+        let script = match self {
+            Client::Viem => "viem-client.js",
+            Client::Ethers => "ethers-client.js",
+            Client::Web3 => "web3_client.py",
+        };
+        let headers: serde_json::Map<String, Value> =
+            headers.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+        let done = command
+            .arg(scripts().join(script))
+            .env("RPC_URL", url)
+            .env("RPC_HEADERS", Value::Object(headers).to_string())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{script} at {url}:\n{said}");
+        serde_json::from_slice(&done.stdout).unwrap()
+    }
+
+    /// The same work on each way; `facts` are what must have been seen, by JSON pointer.
+    fn sees_the_same_on_every_way(self, facts: &[(&str, Value)]) {
+        let chains = Chains::start(3);
+        let gateway = Gateway::start(&chains.urls[1], &chains.urls[2]);
+        let direct = self.run(&chains.urls[0], &[]);
+        for (pointer, expected) in facts {
+            assert_eq!(direct.pointer(pointer), Some(expected), "{pointer}: {direct}");
+        }
+        let by_service = self.run(&format!("http://{}/v1", gateway.address), BY_SERVICE);
+        assert_same(&direct, &by_service);
+        let url = format!("http://{}/api/gateway?endpoint={ENDPOINT}", gateway.address);
+        assert_same(&direct, &self.run(&url, &[]));
+        gateway.stop();
+    }
+}
+
+/// Step by step, so that what differs can be read.
+#[track_caller]
+fn assert_same(direct: &Value, through: &Value) {
+    let (direct, through) = (direct.as_object().unwrap(), through.as_object().unwrap());
+    for (step, seen) in direct {
+        assert_eq!(Some(seen), through.get(step), "{step}");
+    }
+    assert_eq!(direct.len(), through.len());
+}
+
+#[test]
+fn viem_sees_the_same() {
+    Client::Viem.sees_the_same_on_every_way(&[
+        ("/chain id", json!(1337)),
+        ("/value", json!("5")),
+        ("/logs/0/args/value", json!("5")),
+        ("/receipt/status", json!("success")),
+        ("/block with transactions/transactions/0/type", json!("eip1559")),
+        ("/refuse/type", json!("ContractFunctionExecutionError")),
+        ("/refuse/args", json!(["42", "no further"])),
+        ("/refuseInWords/args", json!(["in words"])),
+        ("/unknown method/type", json!("ParseRpcError")),
+        ("/no such transaction", json!("TransactionNotFoundError")),
+        ("/no funds/type", json!("TransactionRejectedRpcError")),
+        ("/batch/20", json!("ParseRpcError")),
+    ]);
+}
+
+#[test]
+fn ethers_sees_the_same() {
+    Client::Ethers.sees_the_same_on_every_way(&[
+        ("/chain id", json!("1337")),
+        ("/value", json!("5")),
+        ("/logs/0/args/1", json!("5")),
+        ("/receipt/status", json!(1)),
+        ("/refuse/type", json!("CALL_EXCEPTION")),
+        ("/refuse/args", json!(["42", "no further"])),
+        ("/refuseInWords/reason", json!("in words")),
+        ("/unknown method/type", json!("UNSUPPORTED_OPERATION")),
+        ("/no such transaction", Value::Null),
+        ("/no funds/type", json!("INSUFFICIENT_FUNDS")),
+        ("/batch/20", json!("UNSUPPORTED_OPERATION")),
+    ]);
+}
+
+#[test]
+fn web3_sees_the_same() {
+    Client::Web3.sees_the_same_on_every_way(&[
+        ("/chain id", json!(1337)),
+        ("/value", json!(5)),
+        ("/logs/0/args/value", json!(5)),
+        ("/receipt/status", json!(1)),
+        ("/refuse/type", json!("ContractCustomError")),
+        ("/refuseInWords/type", json!("Web3RPCError")),
+        ("/unknown method/type", json!("Web3RPCError")),
+        ("/no such transaction", json!("TransactionNotFound")),
+        ("/batch/19", json!(3)),
+    ]);
+}
+
+#[test]
+fn a_client_behind_nginx_sees_the_same() {
+    let chains = Chains::start(3);
+    let gateway = Gateway::start(&chains.urls[1], &chains.urls[2]);
+    let nginx = Nginx::start(&gateway.address);
+    let direct = Client::Viem.run(&chains.urls[0], &[]);
+    let url = format!("http://{}/v1", nginx.address);
+    assert_same(&direct, &Client::Viem.run(&url, BY_SERVICE));
+    drop(nginx);
+    gateway.stop();
+}

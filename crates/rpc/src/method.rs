@@ -1,0 +1,172 @@
+//! The methods that Ethereum's nodes know, and of what class each is.
+//!
+//! The list bounds what is counted by method: any other name counts as "other". A class says what
+//! may be done with a call, not what it answers: whether it can be answered without a node, sent to
+//! any node, or only to the one that holds its state.
+//!
+//! Sources: execution-apis, EIP-1474, and the documents of geth, Erigon and Nethermind for `debug_`,
+//! `trace_` and `txpool_`.
+
+/// A method that is known, as its place in [`NAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Method(u8);
+
+/// What may be done with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The same for ever: the id of the chain.
+    Static,
+    /// Asks for state; any node may answer, and asking twice does no harm.
+    Read,
+    /// Hands a transaction to the network.
+    Send,
+    /// Made or asked for at one node, which keeps state for it.
+    Filter,
+    /// Answers keep coming: only over a connection that stays.
+    Subscription,
+}
+
+/// Every known name, sorted.
+pub const NAMES: [&str; METHODS.len()] = {
+    let mut names = [""; METHODS.len()];
+    let mut at = 0;
+    while at < METHODS.len() {
+        names[at] = METHODS[at].0;
+        at += 1;
+    }
+    names
+};
+
+impl Method {
+    /// The method of this name.
+    #[inline]
+    pub fn find(name: &str) -> Option<Method> {
+        NAMES.binary_search(&name).ok().map(|at| Method(at as u8))
+    }
+
+    /// Every known method.
+    pub fn all() -> impl Iterator<Item = Method> {
+        (0..METHODS.len() as u8).map(Method)
+    }
+
+    /// Its place in [`NAMES`].
+    #[inline]
+    pub fn place(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        NAMES[self.place()]
+    }
+
+    /// Its class.
+    #[inline]
+    pub fn class(self) -> Class {
+        METHODS[self.place()].1
+    }
+}
+
+const METHODS: [(&str, Class); 81] = [
+    ("debug_getBadBlocks", Class::Read),
+    ("debug_getRawBlock", Class::Read),
+    ("debug_getRawHeader", Class::Read),
+    ("debug_getRawReceipts", Class::Read),
+    ("debug_getRawTransaction", Class::Read),
+    ("debug_storageRangeAt", Class::Read),
+    ("debug_traceBlock", Class::Read),
+    ("debug_traceBlockByHash", Class::Read),
+    ("debug_traceBlockByNumber", Class::Read),
+    ("debug_traceCall", Class::Read),
+    ("debug_traceCallMany", Class::Read),
+    ("debug_traceTransaction", Class::Read),
+    ("eth_accounts", Class::Read),
+    ("eth_blobBaseFee", Class::Read),
+    ("eth_blockNumber", Class::Read),
+    ("eth_call", Class::Read),
+    ("eth_callMany", Class::Read),
+    ("eth_chainId", Class::Static),
+    ("eth_coinbase", Class::Read),
+    ("eth_createAccessList", Class::Read),
+    ("eth_estimateGas", Class::Read),
+    ("eth_feeHistory", Class::Read),
+    ("eth_gasPrice", Class::Read),
+    ("eth_getAccount", Class::Read),
+    ("eth_getBalance", Class::Read),
+    ("eth_getBlockByHash", Class::Read),
+    ("eth_getBlockByNumber", Class::Read),
+    ("eth_getBlockReceipts", Class::Read),
+    ("eth_getBlockTransactionCountByHash", Class::Read),
+    ("eth_getBlockTransactionCountByNumber", Class::Read),
+    ("eth_getCode", Class::Read),
+    ("eth_getFilterChanges", Class::Filter),
+    ("eth_getFilterLogs", Class::Filter),
+    ("eth_getHeaderByHash", Class::Read),
+    ("eth_getHeaderByNumber", Class::Read),
+    ("eth_getLogs", Class::Read),
+    ("eth_getProof", Class::Read),
+    ("eth_getRawTransactionByHash", Class::Read),
+    ("eth_getStorageAt", Class::Read),
+    ("eth_getTransactionByBlockHashAndIndex", Class::Read),
+    ("eth_getTransactionByBlockNumberAndIndex", Class::Read),
+    ("eth_getTransactionByHash", Class::Read),
+    ("eth_getTransactionCount", Class::Read),
+    ("eth_getTransactionReceipt", Class::Read),
+    ("eth_getUncleByBlockHashAndIndex", Class::Read),
+    ("eth_getUncleByBlockNumberAndIndex", Class::Read),
+    ("eth_getUncleCountByBlockHash", Class::Read),
+    ("eth_getUncleCountByBlockNumber", Class::Read),
+    ("eth_hashrate", Class::Read),
+    ("eth_maxPriorityFeePerGas", Class::Read),
+    ("eth_mining", Class::Read),
+    ("eth_newBlockFilter", Class::Filter),
+    ("eth_newFilter", Class::Filter),
+    ("eth_newPendingTransactionFilter", Class::Filter),
+    ("eth_protocolVersion", Class::Read),
+    ("eth_sendRawTransaction", Class::Send),
+    ("eth_sendRawTransactionSync", Class::Send),
+    ("eth_sendTransaction", Class::Send),
+    ("eth_simulateV1", Class::Read),
+    ("eth_subscribe", Class::Subscription),
+    ("eth_syncing", Class::Read),
+    ("eth_uninstallFilter", Class::Filter),
+    ("eth_unsubscribe", Class::Subscription),
+    ("net_listening", Class::Read),
+    ("net_peerCount", Class::Read),
+    ("net_version", Class::Static),
+    ("trace_block", Class::Read),
+    ("trace_call", Class::Read),
+    ("trace_callMany", Class::Read),
+    ("trace_filter", Class::Read),
+    ("trace_get", Class::Read),
+    ("trace_rawTransaction", Class::Read),
+    ("trace_replayBlockTransactions", Class::Read),
+    ("trace_replayTransaction", Class::Read),
+    ("trace_transaction", Class::Read),
+    ("txpool_content", Class::Read),
+    ("txpool_contentFrom", Class::Read),
+    ("txpool_inspect", Class::Read),
+    ("txpool_status", Class::Read),
+    ("web3_clientVersion", Class::Read),
+    ("web3_sha3", Class::Read),
+];
+
+// A place fits a byte.
+const _: () = assert!(METHODS.len() <= 256);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found() {
+        assert!(NAMES.is_sorted(), "binary search needs order");
+        for method in Method::all() {
+            assert_eq!(Method::find(method.name()), Some(method));
+        }
+        assert_eq!(Method::find("eth_chainId").map(Method::class), Some(Class::Static));
+        assert_eq!(Method::find("eth_newFilter").map(Method::class), Some(Class::Filter));
+        assert_eq!(Method::find("ETH_chainId"), None);
+        assert_eq!(Method::find(""), None);
+    }
+}
