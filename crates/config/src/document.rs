@@ -4,8 +4,9 @@
 //! with the nearest that is known. Reading never stops at a problem: it is noted and the value is
 //! absent.
 
+use crate::attached::Attached;
 use crate::problem::{Place, Problem, Problems};
-use crate::variables::{Fault, Text, Variables};
+use crate::variables::{Text, Variables};
 use crate::{nearest, values};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -114,10 +115,10 @@ impl Document {
 }
 
 #[derive(Clone, Copy)]
-struct Reader<'r> {
+pub(crate) struct Reader<'r> {
     document: &'r Document,
-    variables: &'r Variables,
-    problems: &'r RefCell<Problems>,
+    pub(crate) variables: &'r Variables,
+    pub(crate) problems: &'r RefCell<Problems>,
 }
 
 impl Reader<'_> {
@@ -241,19 +242,17 @@ impl<'r> Field<'r> {
         };
         match self.reader.variables.fill(text) {
             Ok(text) => Some(text),
-            Err(Fault::Unset(name)) => {
-                self.problem(
-                    format!("the variable {name} is not set"),
-                    &format!("set it in the environment, or add --set {name}=VALUE"),
-                );
-                None
-            }
-            Err(Fault::Malformed(at)) => {
-                let hint = "write ${NAME} or ${NAME:-default}; a plain ${ is written $${";
-                self.problem(format!("not a variable: {at}"), hint);
+            Err(fault) => {
+                let (message, hint) = fault.words();
+                self.problem(message, &hint);
                 None
             }
         }
+    }
+
+    /// A file that this value names: `file` is how the user finds it.
+    pub fn attached(&self, file: impl Into<String>) -> Attached<'r> {
+        Attached::new(self.reader, file.into())
     }
 
     /// A text by a reader of its own, such as [`values::rate`]; nothing, and no problem, where a
@@ -294,17 +293,31 @@ impl<'r> Field<'r> {
         if self.is_integer() { self.integer(0, u64::MAX >> 1) } else { self.parse(values::size) }
     }
 
-    /// A whole number from `least` to `most`.
+    /// A whole number from `least` to `most`: a number, or a text with a variable that holds one.
     pub fn integer(&self, least: u64, most: u64) -> Option<u64> {
-        let Some(digits) = self.value.get_ref().as_integer() else {
-            self.wrong_type("a whole number");
-            return None;
+        let (number, shown) = match self.value.get_ref() {
+            DeValue::String(text) if text.contains("${") => {
+                let text = self.text().filter(|text| text.unset.is_none())?;
+                let Ok(number) = text.value.trim().replace('_', "").parse::<i64>() else {
+                    let message =
+                        format!("\"{}\" must be a whole number, not \"{}\"", self.key, text.shown);
+                    self.problem(message, "");
+                    return None;
+                };
+                (Some(number), text.shown)
+            }
+            DeValue::Integer(digits) => {
+                let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok();
+                (number, digits.as_str().to_string())
+            }
+            _ => {
+                self.wrong_type("a whole number");
+                return None;
+            }
         };
-        let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok();
         match number.and_then(|n| u64::try_from(n).ok()) {
             Some(n) if (least..=most).contains(&n) => Some(n),
             _ => {
-                let shown = digits.as_str();
                 let message = if most >= u64::MAX >> 1 {
                     format!("\"{}\" must be at least {least}, not {shown}", self.key)
                 } else {
@@ -444,6 +457,29 @@ mod tests {
                hint: write [[target]] above its keys"
         );
         assert!(problems("rate = \nusers = = 3\n").starts_with("plan.toml:1:8: "));
+    }
+
+    #[test]
+    fn a_number_may_be_a_variables() {
+        let mut variables = Variables::none();
+        variables.set("N", "1_000");
+        variables.set("WORD", "many");
+        let read = |text: &str| {
+            let document = Document::new("plan.toml", format!("users = {text}"));
+            let read = document.read(&variables, |table| table.field("users")?.integer(1, 5000));
+            read.map_err(|problems| problems.to_string())
+        };
+        assert_eq!(read("7"), Ok(7));
+        assert_eq!(read("\"${N}\""), Ok(1000));
+        assert_eq!(read("\"${M:-20}\""), Ok(20));
+        let wrong = |text: &str, says: &str| {
+            let problems = read(text).unwrap_err();
+            assert!(problems.starts_with(&format!("plan.toml:1:9: {says}")), "{problems}");
+        };
+        wrong("\"7\"", "\"users\" must be a whole number, not string");
+        wrong("\"${WORD}\"", "\"users\" must be a whole number, not \"many\"");
+        wrong("\"${M:-0}\"", "\"users\" must be from 1 to 5000, not 0");
+        wrong("\"${M}\"", "the variable M is not set");
     }
 
     #[test]

@@ -37,6 +37,31 @@ pub(crate) enum Fault {
     Malformed(String),
 }
 
+impl Fault {
+    /// The message and the hint.
+    pub(crate) fn words(&self) -> (String, String) {
+        match self {
+            Fault::Unset(name) => (
+                format!("the variable {name} is not set"),
+                format!("set it in the environment, or add --set {name}=VALUE"),
+            ),
+            Fault::Malformed(at) => (
+                format!("not a variable: {at}"),
+                "write ${NAME} or ${NAME:-default}; a plain ${ is written $${".into(),
+            ),
+        }
+    }
+
+    /// Where it begins in the text that it is in.
+    pub(crate) fn place_in(&self, text: &str) -> usize {
+        let begin = match self {
+            Fault::Unset(name) => text.find(&format!("${{{name}}}")),
+            Fault::Malformed(at) => text.find(at),
+        };
+        begin.unwrap_or(0)
+    }
+}
+
 /// The variables that a document may use.
 #[derive(Clone, Debug, Default)]
 pub struct Variables {

@@ -143,14 +143,17 @@ impl<'p> Dispatcher<'p> {
 
     fn arrive(&mut self, stream: usize, due: Due, now: Nanos) {
         let plan = self.shared.plan;
-        let target = plan.streams[stream].targets.start + plan.streams[stream].deck.deal(due.seq);
+        let dealt = plan.streams[stream].deck.deal(due.seq);
+        let target = plan.streams[stream].targets.start + dealt.target;
+        let turn = plan.targets[target].turn(dealt.number);
         let mut exchange = Exchange::new(stream as u16, target as u32, due.seq, due.scheduled_at);
+        exchange.turn = turn as u32;
         exchange.warm = due.warm;
         exchange.user = due.user;
         exchange.dispatched_at = now;
         exchange.deadline = due.scheduled_at + plan.timeout;
         let id = self.exchanges.insert(exchange);
-        self.deliver(self.shared.requests[target].pool, id, now);
+        self.deliver(self.shared.requests[turn].pool, id, now);
     }
 
     /// Sends an arrival's request on a free connection, or lets it wait for one.
@@ -234,7 +237,7 @@ impl<'p> Dispatcher<'p> {
             draw: draw_of(shared, exchange),
             body_max: shared.plan.body_max,
             // Bodies are kept only where a check needs them.
-            keep_body: shared.plan.targets[exchange.target as usize].expect.reads_body(),
+            keep_body: shared.plan.turns[exchange.turn as usize].expect.reads_body(),
             last: !shared.plan.connections.reuse,
             trace,
         };

@@ -18,6 +18,8 @@ pub(crate) struct Exchange {
     pub(crate) stream: u16,
     pub(crate) warm: bool,
     pub(crate) target: u32,
+    /// The place in the plan of the target's request that it sends.
+    pub(crate) turn: u32,
     /// The closed model's user; `u32::MAX` in the open model.
     pub(crate) user: u32,
     pub(crate) seq: u64,
@@ -43,6 +45,7 @@ impl Exchange {
             stream,
             warm: false,
             target,
+            turn: 0,
             user: u32::MAX,
             seq,
             scheduled_at,

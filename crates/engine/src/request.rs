@@ -1,12 +1,12 @@
-//! Targets as bytes, ready to be sent.
+//! Requests as bytes, ready to be sent.
 //!
-//! A target without placeholders is one array of bytes that is written as it is. The others are put
+//! A request without placeholders is one array of bytes that is written as it is. The others are put
 //! together in a buffer of the worker's, head first, because the length of the body stands before
 //! it.
 
 use crate::connection::TlsStart;
 use base64::Engine as _;
-use plimsoll_plan::{Draw, Plan, Scheme, Target, Template, Url};
+use plimsoll_plan::{Draw, Plan, Scheme, Template, Turn, Url};
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
 
@@ -24,7 +24,7 @@ impl Origin {
     }
 }
 
-/// A target, compiled.
+/// A request template, compiled.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) pool: usize,
@@ -45,19 +45,18 @@ enum Parts {
 }
 
 impl Request {
-    /// Compiles a target; `close` asks the other side to close after each.
-    pub(crate) fn compile(target: &Target, pool: usize, close: bool) -> Request {
-        let head = head(target, &target.path, close);
-        let body = target.body.template().cloned();
-        let has_length =
-            body.is_some() || matches!(target.method.as_str(), "POST" | "PUT" | "PATCH");
+    /// Compiles a turn; `close` asks the other side to close after each.
+    pub(crate) fn compile(turn: &Turn, pool: usize, close: bool) -> Request {
+        let head = head(turn, close);
+        let body = turn.body.template().cloned();
+        let has_length = body.is_some() || matches!(turn.method.as_str(), "POST" | "PUT" | "PATCH");
         let body = if has_length { Some(body.unwrap_or_default()) } else { None };
         let fixed = head.iter().chain(&body).all(|template| template.as_plain().is_some());
         let expected = body.as_ref().and_then(|body| Expected::of(body.as_plain()?).ok());
         let expected = expected.map(Expected::into_owned);
         let mut request = Request {
             pool,
-            head_only: target.method == "HEAD",
+            head_only: turn.method == "HEAD",
             parts: Parts::Drawn { head, body },
             expected,
         };
@@ -114,14 +113,14 @@ impl Request {
 }
 
 /// Everything up to Content-Length.
-fn head(target: &Target, path: &Template, close: bool) -> Vec<Template> {
+fn head(turn: &Turn, close: bool) -> Vec<Template> {
     let text = |text: String| Template::plain(text);
     let mut head =
-        vec![text(format!("{} ", target.method)), path.clone(), text(" HTTP/1.1\r\n".into())];
-    let given = |name: &str| target.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
+        vec![text(format!("{} ", turn.method)), turn.path.clone(), text(" HTTP/1.1\r\n".into())];
+    let given = |name: &str| turn.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
     let mut defaults = String::new();
     if !given("host") {
-        defaults += &format!("Host: {}\r\n", target.url.authority());
+        defaults += &format!("Host: {}\r\n", turn.url.authority());
     }
     if !given("user-agent") {
         defaults += concat!("User-Agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n");
@@ -129,7 +128,7 @@ fn head(target: &Target, path: &Template, close: bool) -> Vec<Template> {
     if !given("accept") {
         defaults += "Accept: */*\r\n";
     }
-    if let Some((name, password)) = target.url.user.as_ref().filter(|_| !given("authorization")) {
+    if let Some((name, password)) = turn.url.user.as_ref().filter(|_| !given("authorization")) {
         let pair = format!("{name}:{password}");
         let pair = base64::engine::general_purpose::STANDARD.encode(pair);
         defaults += &format!("Authorization: Basic {pair}\r\n");
@@ -138,7 +137,7 @@ fn head(target: &Target, path: &Template, close: bool) -> Vec<Template> {
         defaults += "Connection: close\r\n";
     }
     head.push(text(defaults));
-    for header in &target.headers {
+    for header in &turn.headers {
         head.push(text(format!("{}: ", header.name)));
         head.push(header.value.clone());
         head.push(text("\r\n".into()));
@@ -160,14 +159,14 @@ impl Hop {
     /// credentials.
     pub(crate) fn after(
         before: (&Url, u32),
-        target: &Target,
+        turn: &Turn,
         status: u16,
         location: &str,
         close: bool,
     ) -> Result<Hop, String> {
         let url = before.0.join(location)?;
-        let drops_body = status == 303 || matches!(status, 301 | 302) && target.method == "POST";
-        let mut next = target.clone();
+        let drops_body = status == 303 || matches!(status, 301 | 302) && turn.method == "POST";
+        let mut next = turn.clone();
         let same_origin = Origin::of(&url) == Origin::of(before.0);
         if drops_body && next.method != "HEAD" {
             next.method = "GET".into();
@@ -180,7 +179,7 @@ impl Hop {
         }
         next.path = Template::plain(url.path.clone());
         next.url = Url {
-            user: if same_origin { target.url.user.clone() } else { url.user.clone() },
+            user: if same_origin { turn.url.user.clone() } else { url.user.clone() },
             ..url.clone()
         };
         Ok(Hop { left: before.1 - 1, url, request: Request::compile(&next, 0, close) })

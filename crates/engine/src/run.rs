@@ -88,7 +88,9 @@ pub struct TraceRecord {
 pub trait Sink {
     /// The run begins, with so many workers.
     fn started(&mut self, at: WallClock, workers: usize);
-    /// A second has passed; `total` is the sum of all so far, this one included.
+    /// A second has passed: what else is known of it is added here.
+    fn complete(&mut self, second: &mut Snapshot);
+    /// A second is complete; `total` is the sum of all so far, this one included.
     fn snapshot(&mut self, second: &Snapshot, total: &Snapshot);
     /// An exchange that is to be shown whole.
     fn trace(&mut self, record: &TraceRecord);
@@ -154,12 +156,12 @@ pub fn run(
     check_sources(plan)?;
     let cpus = allowed_cpus();
     let workers = worker_count(plan, settings.workers, cpus.len());
-    let (origins, pool_of_target) = origins(plan);
+    let (origins, pool_of_turn) = origins(plan);
     let tls = prepare_tls(plan)?;
     let addresses = resolve_all(&origins)?;
     let close = !plan.connections.reuse;
-    let requests = plan.targets.iter().zip(&pool_of_target);
-    let requests = requests.map(|(target, pool)| Request::compile(target, *pool, close)).collect();
+    let requests = plan.turns.iter().zip(&pool_of_turn);
+    let requests = requests.map(|(turn, pool)| Request::compile(turn, *pool, close)).collect();
 
     let shared = Shared {
         plan,
@@ -275,6 +277,7 @@ fn collect(
             rss_peak_bytes: now.rss_peak_bytes,
         };
         used = now;
+        sink.complete(&mut second);
         second.assert_identities();
         total.append(&second);
         sink.snapshot(&second, &total);
@@ -333,23 +336,23 @@ fn worker_count(plan: &Plan, asked: usize, cpus: usize) -> usize {
     workers.min(plan.connections.max as usize).min(SHARDS as usize)
 }
 
-/// The origins of a plan, and which is each target's.
+/// The origins of a plan, and which is each turn's.
 fn origins(plan: &Plan) -> (Vec<Origin>, Vec<usize>) {
     let mut origins: Vec<Origin> = Vec::new();
-    let mut of_target = Vec::with_capacity(plan.targets.len());
-    for target in &plan.targets {
-        let origin = Origin::of(&target.url);
+    let mut of_turn = Vec::with_capacity(plan.turns.len());
+    for turn in &plan.turns {
+        let origin = Origin::of(&turn.url);
         let place = origins.iter().position(|known| *known == origin).unwrap_or_else(|| {
             origins.push(origin);
             origins.len() - 1
         });
-        of_target.push(place);
+        of_turn.push(place);
     }
-    (origins, of_target)
+    (origins, of_turn)
 }
 
 fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartError> {
-    let secure = plan.targets.iter().any(|target| target.url.scheme == Scheme::Https);
+    let secure = plan.turns.iter().any(|turn| turn.url.scheme == Scheme::Https);
     if !secure && plan.redirects == 0 {
         return Ok(None);
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 /// What all workers of a run share; nothing of it is written on the hot path.
 pub(crate) struct Shared<'p> {
     pub(crate) plan: &'p Plan,
+    /// For each turn of the plan.
     pub(crate) requests: Vec<Request>,
     pub(crate) clock: Clock,
     pub(crate) stop: Stop,

@@ -10,6 +10,7 @@
 //! - `histogram`: HDR histogram with pages, and its V2 encoding
 //! - `names`: closed lists (error classes, sides, reasons) and tallies over them
 //! - `snapshot`: what was counted in one second, and its sums
+//! - `prometheus`: pages of metrics; `scrape`: what other processes told of themselves
 //! - `wire`: `snapshots.jsonl`
 //! - `finding`: what a verdict says
 //! - `facts`: [`RunFacts`], what is known besides the counts
@@ -19,7 +20,9 @@ pub mod facts;
 pub mod finding;
 pub mod histogram;
 pub mod names;
+pub mod prometheus;
 pub mod rng;
+pub mod scrape;
 pub mod snapshot;
 pub mod units;
 pub mod wire;
@@ -29,5 +32,6 @@ pub use facts::RunFacts;
 pub use finding::{Finding, FindingId, Note, Severity};
 pub use histogram::Histogram;
 pub use names::{Closed, ErrorClass, Fault, OpenReason, Side, Tally};
+pub use scrape::Scraped;
 pub use snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats, StatusCounts};
 pub use units::Nanos;

@@ -9,7 +9,7 @@
 //! [`Snapshot::append`] adds the next second. They differ in gauges only.
 
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
-use crate::{Histogram, Nanos};
+use crate::{Histogram, Nanos, Scraped};
 
 /// How many different JSON-RPC error codes are counted by themselves; the rest go together.
 pub const RPC_CODES_MAX: usize = 64;
@@ -256,6 +256,9 @@ pub struct Snapshot {
     pub warmup: Requests,
     /// What this process used of the host.
     pub host: HostSample,
+    /// What other processes told, in the plan's order; those behind the last that told anything are
+    /// left out.
+    pub scrapes: Vec<Scraped>,
 }
 
 impl Snapshot {
@@ -301,6 +304,15 @@ impl Snapshot {
         self.host.cpu += other.host.cpu;
         self.host.user += other.host.user;
         self.host.rss_peak_bytes = self.host.rss_peak_bytes.max(other.host.rss_peak_bytes);
+        other.scrapes.iter().enumerate().for_each(|(place, next)| self.scraped(place, next));
+    }
+
+    /// Adds what the process at this place of the plan told.
+    pub fn scraped(&mut self, place: usize, next: &Scraped) {
+        if self.scrapes.len() <= place {
+            self.scrapes.resize_with(place + 1, Scraped::default);
+        }
+        self.scrapes[place].append(next);
     }
 
     /// Forgets the counts and keeps the memory.
@@ -318,6 +330,7 @@ impl Snapshot {
         self.in_flight = 0;
         self.warmup = Requests::default();
         self.host = HostSample::default();
+        self.scrapes.clear();
     }
 
     /// The sum over all statistics names.

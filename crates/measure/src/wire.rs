@@ -4,11 +4,14 @@
 //! Histograms are HdrHistogram V2 compressed, in base64, absent when empty; counts of nothing are
 //! left out.
 
+mod scrapes;
+
 use crate::names::{Closed, Tally};
 use crate::snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats};
 use crate::{Histogram, Nanos};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use scrapes::ScrapeLine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -30,6 +33,9 @@ pub struct Header {
     pub names: Vec<String>,
     /// Streams, in the order that snapshots use.
     pub streams: Vec<String>,
+    /// Processes that are scraped, in the order that snapshots use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scrapes: Vec<String>,
 }
 
 impl Header {
@@ -48,8 +54,8 @@ pub struct ReadError {
 }
 
 /// A snapshot as a line of JSON, without its end.
-pub fn to_line(snapshot: &Snapshot, names: &[String]) -> String {
-    serde_json::to_string(&Line::from(snapshot, names)).expect("numbers and text are JSON")
+pub fn to_line(snapshot: &Snapshot, header: &Header) -> String {
+    serde_json::to_string(&Line::from(snapshot, header)).expect("numbers and text are JSON")
 }
 
 /// Reads a whole `snapshots.jsonl`; a last line that was cut short by a kill is left out.
@@ -99,6 +105,8 @@ struct Line {
     #[serde(default, skip_serializing_if = "RequestsLine::is_empty")]
     warmup: RequestsLine,
     host: HostLine,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    scrapes: BTreeMap<String, ScrapeLine>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -198,8 +206,10 @@ fn tally_from_map<C: Closed>(map: BTreeMap<String, u64>) -> Result<Tally<C>, Str
 }
 
 impl Line {
-    fn from(snapshot: &Snapshot, names: &[String]) -> Line {
+    fn from(snapshot: &Snapshot, header: &Header) -> Line {
+        let names = &header.names;
         assert_eq!(snapshot.stats.len(), names.len(), "a name for each of the stats");
+        assert!(snapshot.scrapes.len() <= header.scrapes.len(), "a name for each scrape");
         let seen = |stats: &Stats| stats.requests.scheduled > 0 || stats.bytes_out > 0;
         Line {
             t_ns: snapshot.t.0,
@@ -239,6 +249,13 @@ impl Line {
                 user_ns: snapshot.host.user.0,
                 rss_peak_bytes: snapshot.host.rss_peak_bytes,
             },
+            scrapes: header
+                .scrapes
+                .iter()
+                .zip(&snapshot.scrapes)
+                .filter(|(_, scraped)| scraped.reads > 0 || !scraped.failures.is_empty())
+                .map(|(name, scraped)| (name.clone(), ScrapeLine::from(scraped)))
+                .collect(),
         }
     }
 
@@ -280,6 +297,11 @@ impl Line {
             user: Nanos(self.host.user_ns),
             rss_peak_bytes: self.host.rss_peak_bytes,
         };
+        for (name, line) in self.scrapes {
+            let place = header.scrapes.iter().position(|known| *known == name);
+            let place = place.ok_or_else(|| format!("\"{name}\" is not in the header"))?;
+            snapshot.scraped(place, &line.into_scraped()?);
+        }
         Ok(snapshot)
     }
 }
@@ -328,6 +350,7 @@ impl StatsLine {
 mod tests {
     use super::*;
     use crate::names::{ErrorClass, Fault, OpenReason};
+    use crate::{Scraped, WallClock};
 
     fn sample(seed: u64) -> Snapshot {
         let mut snapshot = Snapshot::new(2, 1);
@@ -354,6 +377,16 @@ mod tests {
         snapshot.in_flight = seed;
         snapshot.warmup = Requests { scheduled: 1, sent: 1, unsent: 0, ok: 1, failed: 0 };
         snapshot.host = HostSample { cpu: Nanos(5), user: Nanos(2), rss_peak_bytes: 10 * seed };
+        let page = |n: u64| {
+            let page = format!("a{{x=\"\\\"\"}} {n}\nb 0.1");
+            Scraped::page(WallClock { unix_ns: n }, crate::prometheus::parse(&page).unwrap())
+        };
+        snapshot.scraped(1, &page(seed));
+        if seed == 2 {
+            // Two in one second, and one that failed.
+            snapshot.scraped(1, &page(7));
+            snapshot.scraped(1, &Scraped::failure("refused"));
+        }
         snapshot
     }
 
@@ -365,6 +398,7 @@ mod tests {
             started_at: "2026-11-20T20:24:01.250Z".into(),
             names: vec!["a".into(), "b".into()],
             streams: vec!["main".into()],
+            scrapes: vec!["gw-1".into(), "gw-2".into()],
         }
     }
 
@@ -374,7 +408,7 @@ mod tests {
         let mut text = header.to_line() + "\n";
         for snapshot in &snapshots {
             snapshot.assert_identities();
-            text += &(to_line(snapshot, &header.names) + "\n");
+            text += &(to_line(snapshot, &header) + "\n");
         }
         let whole = text.clone();
         text += "{\"t_ns\": 3, \"str"; // killed while writing

@@ -4,8 +4,21 @@
 //! the card at place `seq mod size` of deck number `seq / size`, each deck shuffled by its own key.
 //! So the shares are exact over every whole deck, nothing is remembered, and any arrival's card can
 //! be told without the ones before it.
+//!
+//! A target's cards are numbered through: its card `c` of deck `d` is its card number `d × cards + c`.
+//! Each number is dealt once, so that a target that takes its requests by that number, in turn, has
+//! sent each equally often, to within one, after every whole deck.
 
 use plimsoll_measure::rng::Key;
+
+/// What an arrival is dealt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dealt {
+    /// The target's place in the stream.
+    pub target: usize,
+    /// Which of the target's cards: each number from 0 on comes once.
+    pub number: u64,
+}
 
 /// The deck of a stream.
 #[derive(Clone, Debug)]
@@ -36,15 +49,18 @@ impl Deck {
         self.upto.last().copied().unwrap_or(0)
     }
 
-    /// The target of arrival number `seq`.
+    /// The card of arrival number `seq`.
     #[inline]
-    pub fn deal(&self, seq: u64) -> usize {
+    pub fn deal(&self, seq: u64) -> Dealt {
         if self.upto.len() == 1 {
-            return 0;
+            return Dealt { target: 0, number: seq };
         }
         let size = self.size();
-        let card = self.key.with(seq / size).permute(seq % size, size);
-        self.upto.partition_point(|upto| *upto <= card)
+        let (round, place) = (seq / size, seq % size);
+        let card = self.key.with(round).permute(place, size);
+        let target = self.upto.partition_point(|upto| *upto <= card);
+        let first = if target == 0 { 0 } else { self.upto[target - 1] };
+        Dealt { target, number: round * (self.upto[target] - first) + (card - first) }
     }
 }
 
@@ -68,7 +84,7 @@ mod tests {
             let deck = Deck::new(&weights, Key::new(seed));
             let mut dealt = vec![0u64; weights.len()];
             for seq in first * deck.size()..(first + 1) * deck.size() {
-                dealt[deck.deal(seq)] += 1;
+                dealt[deck.deal(seq).target] += 1;
             }
             let total: u64 = weights.iter().map(|w| u64::from(*w)).sum();
             for (weight, dealt) in weights.iter().zip(dealt) {
@@ -77,11 +93,33 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_targets_cards_are_numbered_through(
+            weights in proptest::collection::vec(0u32..20, 1..8),
+            seed: u64,
+            decks in 1u64..20,
+        ) {
+            prop_assume!(weights.iter().any(|w| *w > 0));
+            let deck = Deck::new(&weights, Key::new(seed));
+            let mut numbers = vec![Vec::new(); weights.len()];
+            for seq in 0..decks * deck.size() {
+                let dealt = deck.deal(seq);
+                numbers[dealt.target].push(dealt.number);
+            }
+            for mut numbers in numbers {
+                numbers.sort_unstable();
+                prop_assert!(numbers.iter().copied().eq(0..numbers.len() as u64));
+            }
+        }
+    }
+
     #[test]
     fn the_order_differs_from_deck_to_deck() {
         let deck = Deck::new(&[40, 20, 20, 20], Key::new(1));
         assert_eq!(deck.size(), 5);
-        let order = |round: u64| (0..5).map(|i| deck.deal(round * 5 + i)).collect::<Vec<_>>();
+        let order =
+            |round: u64| (0..5).map(|i| deck.deal(round * 5 + i).target).collect::<Vec<_>>();
         let orders: std::collections::HashSet<_> = (0..2000).map(order).collect();
         assert_eq!(orders.len(), 60, "5! / 2! orders of a 2-1-1-1 deck");
     }

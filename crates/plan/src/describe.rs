@@ -1,7 +1,7 @@
 //! What a plan will do, in words.
 
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::{Body, Plan, RpcExpect, Target};
+use crate::{Body, Expect, Plan, RpcExpect, Target, Turn};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::grouped;
@@ -35,6 +35,10 @@ impl Plan {
             let abort = abort.unwrap_or_default();
             writeln!(out, "  passes when {}{narrowed}{abort}", objective.that)
                 .expect("writing to memory");
+        }
+        for scrape in &self.scrapes {
+            let (name, url) = (&scrape.name, &scrape.url_shown);
+            writeln!(out, "  reads {url} every second as {name}").expect("writing to memory");
         }
         let max = grouped(self.connections.max);
         let reuse = if self.connections.reuse { "used again" } else { "one for each request" };
@@ -114,7 +118,8 @@ impl Plan {
         let targets = &self.targets[stream.targets.clone()];
         let weights: f64 = targets.iter().map(|target| f64::from(target.weight)).sum();
         for target in targets.iter().take(TARGETS_SHOWN) {
-            line(describe_target(target, f64::from(target.weight) / weights));
+            let turns = &self.turns[target.turns.clone()];
+            line(describe_target(target, turns, f64::from(target.weight) / weights));
         }
         if targets.len() > TARGETS_SHOWN {
             line(format!("    … and {} more targets", targets.len() - TARGETS_SHOWN));
@@ -141,11 +146,29 @@ fn exact(span: Nanos) -> String {
     show_duration(span.into())
 }
 
-fn describe_target(target: &Target, share: f64) -> String {
+fn describe_target(target: &Target, turns: &[Turn], share: f64) -> String {
     let percent = format!("{:.1}", share * 100.0);
     let percent = percent.strip_suffix(".0").unwrap_or(&percent);
-    let statuses: Vec<_> = target
-        .expect
+    let first = &turns[0];
+    let body = match &first.body {
+        Body::Empty => "",
+        _ => " with a body",
+    };
+    let others = match turns.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {} more in turn", grouped(others as u64)),
+    };
+    // Expectations are shown where one sentence holds for all.
+    let expects = match turns.iter().all(|turn| turn.expect == first.expect) {
+        true => format!(", expects {}", describe_expect(&first.expect)),
+        false => ", each with an expectation of its own".into(),
+    };
+    let (name, method, url) = (&target.name, &first.method, &first.url_shown);
+    format!("    {percent:>5} %  {name}: {method} {url}{body}{others}{expects}")
+}
+
+fn describe_expect(expect: &Expect) -> String {
+    let statuses: Vec<_> = expect
         .status
         .iter()
         .map(|range| match (range.start(), range.end()) {
@@ -154,20 +177,15 @@ fn describe_target(target: &Target, share: f64) -> String {
             (from, to) => format!("status {from}-{to}"),
         })
         .collect();
-    let mut expect = statuses.join(" or ");
-    expect += match target.expect.rpc {
+    let mut text = statuses.join(" or ");
+    text += match expect.rpc {
         RpcExpect::Off => "",
         RpcExpect::Result => " and a JSON-RPC result",
         RpcExpect::Error => " and a JSON-RPC error",
         RpcExpect::Any => " and a JSON-RPC answer",
     };
-    if let Some(contains) = &target.expect.contains {
-        expect += &format!(" and \"{contains}\" in the body");
+    if let Some(contains) = &expect.contains {
+        text += &format!(" and \"{contains}\" in the body");
     }
-    let body = match &target.body {
-        Body::Empty => "",
-        _ => " with a body",
-    };
-    let (name, method, url) = (&target.name, &target.method, &target.url_shown);
-    format!("    {percent:>5} %  {name}: {method} {url}{body}, expects {expect}")
+    text
 }

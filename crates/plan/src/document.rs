@@ -1,13 +1,19 @@
 //! A plan file to a [`Plan`]: typed as written → validated → resolved, all problems at once.
 
+mod file;
 mod load;
 mod request;
+mod scrape;
+mod turn;
 
-use crate::{Objective, Stream, Target};
+use crate::{Objective, Stream, Target, Turn};
+use file::Files;
 use load::read_streams;
 use plimsoll_config::{Document, Field, Problems, Table, Text, Variables};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
+pub use scrape::Scrape;
+use scrape::read_scrapes;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -65,8 +71,12 @@ pub struct Plan {
     pub streams: Vec<Stream>,
     /// Those of all streams, a stream's next to each other.
     pub targets: Vec<Target>,
+    /// The requests of all targets, a target's next to each other.
+    pub turns: Vec<Turn>,
     /// What decides pass or fail.
     pub objectives: Vec<Objective>,
+    /// Who else is asked for figures.
+    pub scrapes: Vec<Scrape>,
 }
 
 /// Longer timeouts and graces would leave the histogram's hour.
@@ -140,19 +150,21 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let connections = read_connections(root);
     let tls = read_tls(root, folder);
 
-    let mut targets = Vec::new();
-    let streams = read_streams(root, folder, Key::new(seed), &mut targets);
+    let (mut targets, mut turns) = (Vec::new(), Vec::new());
+    let files = Files::of(folder);
+    let streams = read_streams(root, &files, Key::new(seed), (&mut targets, &mut turns));
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; at most {TARGETS_MAX}", targets.len()), "");
     }
     let objectives = read_objectives(root, &targets);
+    let scrapes = read_scrapes(root);
     let streams = streams.filter(|streams| !streams.is_empty())?;
     let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
     let connections = ConnectionRules {
         max: connections.0.unwrap_or(CONNECTIONS_DEFAULT.max(users)),
         ..connections.1
     };
-    Some(Plan {
+    let plan = Plan {
         name,
         seed,
         warmup,
@@ -164,8 +176,19 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         tls,
         streams,
         targets,
+        turns,
         objectives,
-    })
+        scrapes,
+    };
+    // What files hold may need more room in TOML; what is resolved can always be read again.
+    let resolved = plan.to_toml().len();
+    if resolved > Document::LEN_MAX {
+        let message =
+            format!("resolved, the plan has {resolved} bytes; at most {}", Document::LEN_MAX);
+        root.problem(message, "fewer or smaller requests in its target files");
+        return None;
+    }
+    Some(plan)
 }
 
 fn bounded_span(root: &Table<'_>, key: &'static str) -> Option<Nanos> {
@@ -284,5 +307,7 @@ fn read_texts(field: &Field<'_>) -> Vec<Text> {
     }
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

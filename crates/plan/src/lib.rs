@@ -5,7 +5,8 @@
 //!
 //! # Layout
 //! - `document`: a plan file to a [`Plan`], all problems at once
-//! - `target`: [`Target`], [`Url`], [`Expect`]: one request template and what its answer must be
+//! - `target`: [`Target`], [`Turn`], [`Url`], [`Expect`]: what is sent, and what its answer must be
+//! - `target_file`: requests from a file of vegeta's formats
 //! - `template`: [`Template`]: `{{seq}}` and the like
 //! - `objective`: [`Objective`]: `latency.p99 < 250ms`
 //! - `profile`: [`Profile`]: a rate over time, its integral and the inverse
@@ -22,13 +23,14 @@ mod schedule;
 mod show;
 mod stream;
 mod target;
+pub mod target_file;
 mod template;
 
-pub use deck::Deck;
-pub use document::{ConnectionRules, Plan, TlsRules};
+pub use deck::{Dealt, Deck};
+pub use document::{ConnectionRules, Plan, Scrape, TlsRules};
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};
 pub use stream::{Arrivals, End, Load, Stream};
-pub use target::{Body, Expect, Header, RpcExpect, Scheme, StatusRange, Target, Url};
+pub use target::{Body, Expect, Header, RpcExpect, Scheme, StatusRange, Target, Turn, Url};
 pub use template::{Draw, Template};

@@ -3,7 +3,9 @@
 use crate::Objective;
 use crate::document::{ConnectionRules, Plan, TlsRules};
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::target::{Body, Expect, RpcExpect, Target};
+use crate::target::{Body, Expect, RpcExpect, Target, Turn};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_size};
 use plimsoll_measure::Nanos;
 use std::collections::BTreeMap;
@@ -30,11 +32,15 @@ impl Plan {
         for stream in &self.streams {
             out += &show_stream(stream);
             for target in &self.targets[stream.targets.clone()] {
-                out += &show_target(target, &stream.labels);
+                out += &self.show_target(target, &stream.labels);
             }
         }
         for objective in &self.objectives {
             out += &show_objective(objective);
+        }
+        for scrape in &self.scrapes {
+            let (name, url) = (quote_filled(&scrape.name), quote(&scrape.url_shown));
+            write!(out, "\n[[scrape]]\nname = {name}\nurl = {url}\n").expect("writing to memory");
         }
         out
     }
@@ -43,6 +49,34 @@ impl Plan {
     pub fn digest(&self) -> u64 {
         let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         self.to_toml().bytes().fold(0xcbf2_9ce4_8422_2325, fold)
+    }
+
+    fn show_target(&self, target: &Target, labels: &BTreeMap<String, String>) -> String {
+        let mut out = format!("\n[[stream.target]]\nname = {}\n", quote_filled(&target.name));
+        let mut line = |key: &str, value: String| {
+            writeln!(out, "{key} = {value}").expect("writing to memory");
+        };
+        line("weight", target.weight.to_string());
+        let own = |(tag, value): &(&String, &String)| labels.get(*tag) != Some(*value);
+        let tags: BTreeMap<_, _> = target
+            .tags
+            .iter()
+            .filter(own)
+            .map(|(tag, value)| (tag.clone(), value.clone()))
+            .collect();
+        if !tags.is_empty() {
+            line("tags", table(&tags));
+        }
+        match &self.turns[target.turns.clone()] {
+            [only] => out += &show_turn(only),
+            turns => {
+                for turn in turns {
+                    out += "\n[[stream.target.turn]]\n";
+                    out += &show_turn(turn);
+                }
+            }
+        }
+        out
     }
 }
 
@@ -119,37 +153,34 @@ fn show_stream(stream: &Stream) -> String {
     out
 }
 
-fn show_target(target: &Target, labels: &BTreeMap<String, String>) -> String {
-    let mut out = format!("\n[[stream.target]]\nname = {}\n", quote_filled(&target.name));
+fn show_turn(turn: &Turn) -> String {
+    let mut out = String::new();
     let mut line = |key: &str, value: String| {
         writeln!(out, "{key} = {value}").expect("writing to memory");
     };
-    line("weight", target.weight.to_string());
-    let own = |(tag, value): &(&String, &String)| labels.get(*tag) != Some(*value);
-    let tags: BTreeMap<_, _> =
-        target.tags.iter().filter(own).map(|(tag, value)| (tag.clone(), value.clone())).collect();
-    if !tags.is_empty() {
-        line("tags", table(&tags));
+    line("request", quote(&format!("{} {}", turn.method, turn.url_shown)));
+    if !turn.headers.is_empty() {
+        line("headers", show_headers(turn));
     }
-    line("request", quote(&format!("{} {}", target.method, target.url_shown)));
-    if !target.headers.is_empty() {
-        line("headers", show_headers(target));
-    }
-    match &target.body {
+    match &turn.body {
         Body::Empty => {}
         Body::Inline(text, _) => line("body", quote(&text.shown)),
         Body::File(path, _) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             line("body_file", quote_filled(&path.display().to_string()));
         }
+        Body::Bytes(template) => {
+            let bytes: Vec<u8> = template.texts().flatten().copied().collect();
+            line("body_base64", quote(&BASE64.encode(bytes)));
+        }
     }
-    line("expect", show_expect(&target.expect));
+    line("expect", show_expect(&turn.expect));
     out
 }
 
-fn show_headers(target: &Target) -> String {
+fn show_headers(turn: &Turn) -> String {
     let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for header in &target.headers {
+    for header in &turn.headers {
         values.entry(&header.name).or_default().push(quote(&header.shown));
     }
     let one = |(name, values): (&str, Vec<String>)| match values.as_slice() {

@@ -1,10 +1,10 @@
-//! One request template and what its answer must be.
+//! What is sent, and what its answer must be.
 
 use crate::Template;
 use plimsoll_config::Text;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
 /// How the target is spoken to.
@@ -214,6 +214,8 @@ pub enum Body {
     Inline(Text, Template),
     /// From a file, placeholders filled in when it is text.
     File(PathBuf, Template),
+    /// Bytes that are no text, as they are.
+    Bytes(Template),
 }
 
 impl Body {
@@ -221,7 +223,9 @@ impl Body {
     pub fn template(&self) -> Option<&Template> {
         match self {
             Body::Empty => None,
-            Body::Inline(_, template) | Body::File(_, template) => Some(template),
+            Body::Inline(_, template) | Body::File(_, template) | Body::Bytes(template) => {
+                Some(template)
+            }
         }
     }
 }
@@ -276,7 +280,7 @@ impl Expect {
     }
 }
 
-/// One request template.
+/// One request template, or several that are sent in turn, under one name.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Unique in the plan; what it is counted under.
@@ -287,6 +291,13 @@ pub struct Target {
     pub weight: u32,
     /// Its own and its stream's labels.
     pub tags: BTreeMap<String, String>,
+    /// Its requests' places in the plan; at least one.
+    pub turns: Range<usize>,
+}
+
+/// One request template: what a target sends when it is this one's turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Turn {
     /// In capitals.
     pub method: String,
     /// Where to.
@@ -295,7 +306,7 @@ pub struct Target {
     pub url_shown: String,
     /// Path and query, with placeholders.
     pub path: Template,
-    /// In the order of the plan.
+    /// By name, those of the same name in the order of the plan.
     pub headers: Vec<Header>,
     /// What is sent.
     pub body: Body,
@@ -307,6 +318,15 @@ impl Target {
     /// Whether it has all of these tags.
     pub fn has_tags(&self, tags: &BTreeMap<String, String>) -> bool {
         tags.iter().all(|(tag, value)| self.tags.get(tag) == Some(value))
+    }
+
+    /// The place in the plan of the request that its arrival `number` sends.
+    #[inline]
+    pub fn turn(&self, number: u64) -> usize {
+        match self.turns.len() {
+            1 => self.turns.start,
+            turns => self.turns.start + (number % turns as u64) as usize,
+        }
     }
 }
 

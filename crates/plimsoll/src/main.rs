@@ -10,6 +10,7 @@ mod metrics;
 mod plan_source;
 mod run;
 mod run_dir;
+mod scrape;
 mod sim;
 
 use clap::{CommandFactory, Parser, Subcommand};

@@ -4,6 +4,7 @@ use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, read_either};
 use crate::run_dir::RunDir;
+use crate::scrape::Scraper;
 use crate::{put, tell, usage_error};
 use plimsoll_engine::{Settings, Sink, Stop, TraceRecord};
 use plimsoll_measure::{Snapshot, WallClock};
@@ -88,10 +89,12 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         usage: plimsoll_host::usage,
     };
     let mut sink = Live::new(&plan, run_dir, stop.clone(), args.metrics.is_some().then_some(page));
+    sink.scraper = Scraper::start(&plan.scrapes)?;
     let outcome = plimsoll_engine::run(&plan, settings, &stop, &mut sink)
         .map_err(|error| usage_error(error.message, error.hint));
     sink.progress.end();
-    let outcome = outcome.inspect_err(|_| sink.discard())?;
+    let mut outcome = outcome.inspect_err(|_| sink.discard())?;
+    sink.scrape_at_the_end(&mut outcome.total);
 
     let summary = Summary::new(&plan, outcome.facts, outcome.total);
     let json = summary.to_json();
@@ -120,12 +123,13 @@ struct Live<'p> {
     stop: Stop,
     page: Option<Page>,
     progress: Progress,
+    scraper: Option<Scraper>,
     aborted: bool,
 }
 
 impl<'p> Live<'p> {
     fn new(plan: &'p Plan, run_dir: Option<RunDir>, stop: Stop, page: Option<Page>) -> Live<'p> {
-        Live { plan, run_dir, stop, page, progress: Progress::new(), aborted: false }
+        Live { plan, run_dir, stop, page, progress: Progress::new(), scraper: None, aborted: false }
     }
 
     /// Takes a run directory back of a run that never began.
@@ -133,6 +137,21 @@ impl<'p> Live<'p> {
         if let Some(dir) = self.run_dir.take() {
             // It was made a moment ago and holds a copy of the plan.
             let _ = std::fs::remove_dir_all(dir.path());
+        }
+    }
+
+    /// Counters are read once more when all is done: a last line that holds nothing else.
+    fn scrape_at_the_end(&mut self, total: &mut Snapshot) {
+        let Some(scraper) = self.scraper.take() else { return };
+        let mut last = Snapshot::new(self.plan.targets.len(), self.plan.streams.len());
+        last.t = total.t;
+        last.in_flight = total.in_flight;
+        last.connections.open = total.connections.open;
+        last.streams.clone_from(&total.streams);
+        scraper.finish(&mut last);
+        total.append(&last);
+        if let Some(dir) = &mut self.run_dir {
+            dir.add(&last);
         }
     }
 
@@ -165,6 +184,12 @@ impl Sink for Live<'_> {
             self.plan.name,
             self.plan.load_in_words()
         ));
+    }
+
+    fn complete(&mut self, second: &mut Snapshot) {
+        if let Some(scraper) = &self.scraper {
+            scraper.add_to(second);
+        }
     }
 
     fn snapshot(&mut self, second: &Snapshot, total: &Snapshot) {

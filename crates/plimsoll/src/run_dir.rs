@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 /// A run directory that is being written.
 pub(crate) struct RunDir {
     path: PathBuf,
-    snapshots: Option<File>,
-    names: Vec<String>,
+    snapshots: Option<(File, Header)>,
     /// The first error; after it nothing more is written.
     failed: Option<io::Error>,
 }
@@ -34,8 +33,7 @@ impl RunDir {
         };
         fs::write(path.join("plan.toml"), plan.to_toml())
             .map_err(|error| refusal(&path, &error))?;
-        let names = plan.targets.iter().map(|target| target.name.clone()).collect();
-        Ok(RunDir { path, snapshots: None, names, failed: None })
+        Ok(RunDir { path, snapshots: None, failed: None })
     }
 
     /// Where it is.
@@ -50,8 +48,9 @@ impl RunDir {
             plan: plan.name.clone(),
             plan_digest: format!("{:016x}", plan.digest()),
             started_at: started_at.rfc3339(),
-            names: self.names.clone(),
+            names: plan.targets.iter().map(|target| target.name.clone()).collect(),
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
+            scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
         };
         let opened = File::create_new(self.path.join("snapshots.jsonl"));
         let begun = opened.and_then(|mut file| {
@@ -59,15 +58,16 @@ impl RunDir {
             Ok(file)
         });
         match begun {
-            Ok(file) => self.snapshots = Some(file),
+            Ok(file) => self.snapshots = Some((file, header)),
             Err(error) => self.failed = Some(error),
         }
     }
 
     /// Adds a second.
     pub(crate) fn add(&mut self, snapshot: &Snapshot) {
-        let Some(file) = self.snapshots.as_mut().filter(|_| self.failed.is_none()) else { return };
-        let line = to_line(snapshot, &self.names) + "\n";
+        let open = self.snapshots.as_mut().filter(|_| self.failed.is_none());
+        let Some((file, header)) = open else { return };
+        let line = to_line(snapshot, header) + "\n";
         if let Err(error) = file.write_all(line.as_bytes()) {
             self.failed = Some(error);
         }

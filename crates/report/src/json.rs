@@ -1,7 +1,10 @@
 //! `summary.json`, version `plimsoll/summary/1`. Times in nanoseconds, rates per second.
 
+mod scrapes;
+
 use crate::summary::{Group, Summary};
 use plimsoll_measure::{Closed, Histogram, Nanos, Requests, Tally};
+use scrapes::ScrapesFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -33,6 +36,8 @@ struct File<'a> {
     objectives: Vec<ObjectiveFile<'a>>,
     verdict: VerdictFile<'a>,
     generator: Generator,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrapes: Option<ScrapesFile<'a>>,
 }
 
 #[derive(Serialize)]
@@ -232,6 +237,7 @@ impl Summary {
                 cpu_ns_per_request: self.cpu_per_request().map(|(cpu, _)| cpu.0),
                 rss_peak_bytes: total.host.rss_peak_bytes,
             },
+            scrapes: ScrapesFile::of(&self.scrapes),
         };
         serde_json::to_string_pretty(&file).expect("numbers and text are JSON")
     }

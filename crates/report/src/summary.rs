@@ -1,6 +1,7 @@
 //! All figures of a run, from the sum of its snapshots.
 
 use crate::objectives::{Judged, judge_objective};
+use crate::scrapes::Scrapes;
 use crate::verdict::Verdict;
 use plimsoll_measure::{Histogram, Nanos, RunFacts, Snapshot, Stats};
 use plimsoll_plan::Plan;
@@ -47,6 +48,8 @@ pub struct Summary {
     pub objectives: Vec<Judged>,
     /// Whether all this may be believed.
     pub verdict: Verdict,
+    /// What other processes told of themselves.
+    pub scrapes: Scrapes,
 }
 
 impl Summary {
@@ -72,6 +75,7 @@ impl Summary {
         Summary {
             name: plan.name.clone(),
             load: plan.load_in_words(),
+            scrapes: Scrapes::new(&plan.scrapes, &total.scrapes),
             tags: by_tag(plan, &total),
             facts,
             total,

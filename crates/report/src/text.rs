@@ -1,4 +1,7 @@
-//! The report for a terminal: at most 40 lines of 100 columns, the verdict first.
+//! The report for a terminal: at most 40 lines of 100 columns, 50 where other processes are shown, the
+//! verdict first.
+
+mod scrapes;
 
 use crate::objectives::percent;
 use crate::summary::{Group, Summary};
@@ -6,6 +9,8 @@ use plimsoll_measure::units::grouped;
 use plimsoll_measure::{Histogram, Nanos, Severity};
 
 const LINES_MAX: usize = 40;
+/// So many more where other processes are shown: a heading, five instances, what is said of them all.
+const SCRAPE_LINES: usize = 10;
 const COLUMNS_MAX: usize = 100;
 /// How many rows the lists may have, from generous to tight.
 const ROWS: [usize; 7] = [8, 6, 5, 4, 3, 2, 1];
@@ -13,10 +18,11 @@ const ROWS: [usize; 7] = [8, 6, 5, 4, 3, 2, 1];
 impl Summary {
     /// As text. `run_dir` is where the rest is, if anywhere.
     pub fn to_text(&self, run_dir: Option<&str>) -> String {
+        let more = if self.scrapes.processes.is_empty() { 0 } else { SCRAPE_LINES };
         let mut lines = Vec::new();
         for rows in ROWS {
             lines = self.lines(rows, run_dir);
-            if lines.len() <= LINES_MAX {
+            if lines.len() <= LINES_MAX + more {
                 break;
             }
         }
@@ -40,6 +46,7 @@ impl Summary {
         // What went wrong is the last to be shortened.
         self.error_lines(rows + 2, &mut lines);
         self.objective_lines(rows, &mut lines);
+        self.scrape_lines(rows, &mut lines);
         self.end_lines(rows, run_dir, &mut lines);
         lines
     }
@@ -216,7 +223,10 @@ impl Summary {
     }
 
     fn end_lines(&self, rows: usize, run_dir: Option<&str>, lines: &mut Vec<String>) {
-        lines.push(String::new());
+        // The instrument's own figures stand beside the others'.
+        if self.scrapes.processes.is_empty() {
+            lines.push(String::new());
+        }
         let cpu = self
             .cpu_per_request()
             .map(|(cpu, user)| format!(", {cpu} CPU a request ({user} user)"));

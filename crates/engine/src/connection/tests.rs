@@ -3,7 +3,7 @@
 use super::*;
 use mio::{Events, Poll};
 use plimsoll_measure::rng::Key;
-use plimsoll_plan::{Body, Expect, RpcExpect, Target, Template, Url};
+use plimsoll_plan::{Body, Expect, RpcExpect, Template, Turn, Url};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -22,11 +22,7 @@ fn pair() -> Pair {
     let connection = Connection::open(0, to, None, (poll.registry(), Token(0)), Nanos::ZERO);
     let (peer, _) = listener.accept().unwrap();
     let url = Url::parse("http://h/").unwrap();
-    let target = Target {
-        name: "t".into(),
-        stream: 0,
-        weight: 1,
-        tags: Default::default(),
+    let turn = Turn {
         method: "GET".into(),
         url_shown: url.to_string(),
         path: Template::plain(url.path.clone()),
@@ -35,7 +31,7 @@ fn pair() -> Pair {
         body: Body::Empty,
         expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
     };
-    let request = Request::compile(&target, 0, false);
+    let request = Request::compile(&turn, 0, false);
     let mut pair = Pair { poll, connection: connection.unwrap(), peer: Some(peer), request };
     assert_eq!(pair.connection.capacity(), 0, "not established yet");
     pair.until("Established");

@@ -24,7 +24,7 @@ pub(super) enum Step {
 pub(super) fn request_of<'a>(shared: &'a Shared<'_>, exchange: &'a Exchange) -> &'a Request {
     match &exchange.hop {
         Some(hop) => &hop.request,
-        None => &shared.requests[exchange.target as usize],
+        None => &shared.requests[exchange.turn as usize],
     }
 }
 
@@ -43,12 +43,12 @@ pub(super) fn step(
     counts: &mut RpcCounts,
 ) -> Step {
     let plan = shared.plan;
-    let target = &plan.targets[exchange.target as usize];
-    let request = &shared.requests[exchange.target as usize];
+    let turn = &plan.turns[exchange.turn as usize];
+    let request = &shared.requests[exchange.turn as usize];
     if plan.redirects > 0 && matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
         let (url, left) = match &exchange.hop {
             Some(hop) => (&hop.url, hop.left),
-            None => (&target.url, plan.redirects),
+            None => (&turn.url, plan.redirects),
         };
         let fault = |fault| Step::Finish(Err((ErrorClass::Protocol, Some(fault))));
         if left == 0 {
@@ -56,18 +56,18 @@ pub(super) fn step(
         }
         let Some(location) = answer.location else { return fault(Fault::BadLocation) };
         let close = !plan.connections.reuse;
-        return match Hop::after((url, left), target, answer.status, location, close) {
+        return match Hop::after((url, left), turn, answer.status, location, close) {
             Ok(hop) => Step::Follow(Box::new(hop)),
             Err(_) => fault(Fault::BadLocation),
         };
     }
     // What a drawn request asked is told by drawing it again.
-    let drawn = if request.expected.is_none() && target.expect.rpc != RpcExpect::Off {
+    let drawn = if request.expected.is_none() && turn.expect.rpc != RpcExpect::Off {
         request.render_body(draw_of(shared, exchange), body);
         Expected::of(body).ok()
     } else {
         None
     };
     let expected = request.expected.as_ref().or(drawn.as_ref());
-    Step::Finish(judge(&target.expect, expected, answer, plan.body_max, decoded, counts))
+    Step::Finish(judge(&turn.expect, expected, answer, plan.body_max, decoded, counts))
 }

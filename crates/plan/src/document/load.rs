@@ -1,13 +1,13 @@
 //! Streams: what makes requests start, and when they end.
 
+use super::file::Files;
 use super::request::read_target;
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::{Deck, Profile, Stage, Target};
+use crate::{Deck, Profile, Stage, Target, Turn};
 use plimsoll_config::{Field, Table};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// The keys that a stream has for itself, or the plan for its only stream.
 const STREAM_KEYS: [&str; 10] = [
@@ -35,13 +35,13 @@ pub(super) fn peak(stream: &Stream) -> f64 {
 
 pub(super) fn read_streams(
     root: &Table<'_>,
-    folder: &Path,
+    files: &Files<'_>,
     key: Key,
-    targets: &mut Vec<Target>,
+    (targets, turns): (&mut Vec<Target>, &mut Vec<Turn>),
 ) -> Option<Vec<Stream>> {
     let Some(field) = root.field("stream") else {
-        let only = Reading { table: root, folder, name: "main".into(), place: 0, key: key.with(0) };
-        return Some(vec![only.stream(targets)?]);
+        let only = Reading { table: root, files, name: "main".into(), place: 0, key: key.with(0) };
+        return Some(vec![only.stream(targets, turns)?]);
     };
     for key in STREAM_KEYS {
         if let Some(field) = root.field(key) {
@@ -64,8 +64,8 @@ pub(super) fn read_streams(
         {
             at.problem(format!("a second stream named \"{name}\""), "");
         }
-        let reading = Reading { table, folder, name, place, key: key.with(place as u64) };
-        streams.extend(reading.stream(targets));
+        let reading = Reading { table, files, name, place, key: key.with(place as u64) };
+        streams.extend(reading.stream(targets, turns));
         table.close();
     }
     (streams.len() == tables.len()).then_some(streams)
@@ -73,18 +73,18 @@ pub(super) fn read_streams(
 
 struct Reading<'r, 't> {
     table: &'r Table<'t>,
-    folder: &'r Path,
+    files: &'r Files<'r>,
     name: String,
     place: usize,
     key: Key,
 }
 
 impl Reading<'_, '_> {
-    fn stream(self, all: &mut Vec<Target>) -> Option<Stream> {
+    fn stream(self, all: &mut Vec<Target>, turns: &mut Vec<Turn>) -> Option<Stream> {
         let first = all.len();
         let labels = self.table.field("labels").and_then(|f| f.table("labels"));
         let labels = labels.map(|table| super::read_tags(&table)).unwrap_or_default();
-        let weights = self.targets(all, &labels);
+        let weights = self.targets(all, turns, &labels);
         let start = self.table.field("start").and_then(|f| f.duration()).map(Nanos::from);
         let load = self.load();
         let deck = weights.map(|weights| Deck::new(&weights, self.key.with(2)))?;
@@ -105,12 +105,13 @@ impl Reading<'_, '_> {
     fn targets(
         &self,
         all: &mut Vec<Target>,
+        turns: &mut Vec<Turn>,
         labels: &BTreeMap<String, String>,
     ) -> Option<Vec<u32>> {
         let Some(field) = self.table.field("target") else {
             self.table.problem(
                 format!("stream \"{}\" has no target", self.name),
-                "add [[target]] with request = \"POST http://…\"",
+                "add [[target]] with request = \"POST http://…\", or with file = \"targets.txt\"",
             );
             return None;
         };
@@ -120,7 +121,7 @@ impl Reading<'_, '_> {
         }
         let first = all.len();
         for table in &tables {
-            if let Some(mut target) = read_target(table, self.folder, all.len()) {
+            if let Some(mut target) = read_target(table, self.files, all.len(), turns) {
                 target.stream = self.place;
                 labels.iter().for_each(|(label, value)| {
                     target.tags.entry(label.clone()).or_insert_with(|| value.clone());

@@ -72,11 +72,11 @@ fn a_whole_plan() {
     let stream = &plan.streams[0];
     assert!(matches!(stream.load, Load::Open { arrivals: Arrivals::Poisson, .. }));
     assert_eq!(stream.end, End::After(Nanos::from_secs(1980)));
-    let ethereum = &plan.targets[0];
+    let ethereum = &plan.turns[0];
     assert_eq!(ethereum.url.path, "/api/gateway?endpoint=k3y");
     assert_eq!((ethereum.expect.rpc, ethereum.expect.allows(302)), (RpcExpect::Any, true));
     assert_eq!(ethereum.headers.len(), 4, "the content type is added");
-    assert_eq!(plan.targets[1].expect.status, vec![200..=399]);
+    assert_eq!(plan.turns[1].expect.status, vec![200..=399]);
     assert_eq!(plan.objectives[0].metric, Metric::Success);
     assert_eq!(plan.objectives[1].abort_after, Some(Nanos::from_secs(10)));
 }
@@ -209,6 +209,40 @@ fn bad_objectives() {
         "counted over the whole run",
     );
     check_target(&objective("where = { chain = \"x\" }"), "an objective without \"that\"");
+}
+
+#[test]
+fn scrapes() {
+    let plan = |lines: &str| {
+        format!(
+            "rate = \"1/s\"\nduration = \"1s\"\n[[target]]\nrequest = \"GET http://h/\"\n{lines}"
+        )
+    };
+    let good = "[[scrape]]\nname = \"gw-1\"\nurl = \"${GATEWAY}/metrics?k=${ETH_KEY}\"\n[[scrape]]\nurl = \"http://[::1]:1/\"\n";
+    let plan_read = read(&plan(good)).unwrap();
+    let names: Vec<_> = plan_read.scrapes.iter().map(|scrape| scrape.name.as_str()).collect();
+    assert_eq!(
+        (names, plan_read.scrapes[0].url.path.as_str()),
+        (vec!["gw-1", "scrape-2"], "/metrics?k=k3y")
+    );
+    let shown = plan_read.to_toml();
+    assert!(!shown.contains("k3y"), "{shown}");
+    assert_eq!(read(&shown).unwrap().to_toml(), shown);
+    assert!(
+        plan_read
+            .describe()
+            .contains("reads http://gw:3069/metrics?k=${ETH_KEY} every second as gw-1")
+    );
+    let check = |lines: &str, problem: &str| check(&plan(lines), problem);
+    check("[[scrape]]\nname = \"a\"", "a scrape without \"url\"");
+    check("[[scrape]]\nurl = \"h/\"", "plan.toml:6:7: \"h/\" is no URL");
+    check("[[scrape]]\nurl = \"https://h/\"", "over plain HTTP, without a password");
+    check("[[scrape]]\nurl = \"http://a:b@h/\"", "over plain HTTP, without a password");
+    check("[[scrape]]\nurl = \"http://h/a b\"", "a space or control character in the path");
+    check("[[scrape]]\nurl = \"http://h/\"\nevery = \"1s\"", "unknown key \"every\" in [[scrape]]");
+    let twice = "[[scrape]]\nname = \"a\"\nurl = \"http://h/\"\n".repeat(2);
+    check(&twice, "a second scrape named \"a\"");
+    check(&"[[scrape]]\nurl = \"http://h/\"\n".repeat(65), "65 scrapes; at most 64");
 }
 
 #[test]

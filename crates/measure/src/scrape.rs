@@ -1,0 +1,291 @@
+//! What other processes told of themselves while a run went on.
+//!
+//! A [`Scraped`] stands for a stretch of time, like a snapshot: one read is a stretch, and
+//! [`Scraped::append`] adds the stretch that follows, so that the sum over all snapshots is what the
+//! report needs and nothing grows with the length of the run.
+//!
+//! # Counters
+//! Prometheus' rule: a counter that is smaller than before was set back to zero in between, because
+//! its process was started again, and has grown by what it shows now. Where a page tells when its
+//! process was started (`process_start_time_seconds`), that tells it too: a busy counter may have
+//! overtaken itself within a second. Besides, a series that a page has and the page before had not
+//! began at zero in between (a label that was not seen before), and one that goes away was set back.
+//! What a process counted between the last read and its end is lost.
+
+use crate::WallClock;
+use crate::prometheus::Series;
+use std::collections::BTreeMap;
+
+/// Series that are kept of one process. A page a second is written down for each: 256 are about
+/// 16 KB. Those beyond are counted as left out.
+pub const SERIES_MAX: usize = 256;
+/// Different reasons for failed scrapes that are kept of one process.
+const REASONS_MAX: usize = 8;
+/// Under this go the reasons beyond them.
+const OTHER_REASONS: &str = "other reasons";
+const STARTED_AT: &str = "process_start_time_seconds";
+/// Seconds by which a start may seem to move: some libraries reckon it from the date and the age of the
+/// process, and the date is corrected.
+const STARTED_AT_JITTER: f64 = 1.0;
+
+/// One series over a stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Track {
+    /// At its beginning.
+    pub first: f64,
+    /// At its end.
+    pub last: f64,
+    /// The largest that was seen.
+    pub max: f64,
+    /// By how much it grew, when it is a counter.
+    pub increase: f64,
+    /// How often it went back, when it is a counter.
+    pub resets: u64,
+}
+
+impl Track {
+    /// One reading.
+    pub fn of(value: f64) -> Track {
+        Track { first: value, last: value, max: value, increase: 0.0, resets: 0 }
+    }
+
+    /// Adds the stretch that follows; `restarted`: it is another process's.
+    fn append(&mut self, next: &Track, restarted: bool) {
+        // What stood at zero cannot go back, and grows the same either way.
+        let back = next.first < self.last || restarted && self.last > 0.0;
+        self.increase += if back { next.first } else { next.first - self.last } + next.increase;
+        self.resets += u64::from(back) + next.resets;
+        self.max = self.max.max(next.max);
+        self.last = next.last;
+    }
+
+    /// It was not there before, though its page was.
+    fn began(&self) -> Track {
+        Track { first: 0.0, increase: self.increase + self.first, ..*self }
+    }
+
+    /// It is not there any more, though its page is.
+    fn end(&mut self) {
+        self.append(&Track { max: self.max, ..Track::of(0.0) }, false);
+    }
+}
+
+/// What one process told over a stretch of time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scraped {
+    /// Pages read.
+    pub reads: u64,
+    /// Why pages could not be read, and how often.
+    pub failures: BTreeMap<String, u64>,
+    /// When the first page was read, and the last.
+    pub between: Option<(WallClock, WallClock)>,
+    /// What the pages held.
+    pub series: BTreeMap<Series, Track>,
+    /// The most series of a page that were left out.
+    pub left_out: u64,
+}
+
+impl Scraped {
+    /// A page. Figures of processes and of gateways are kept before others, the buckets of
+    /// histograms after them.
+    pub fn page(at: WallClock, mut samples: Vec<(Series, f64)>) -> Scraped {
+        let rank = |series: &Series| match series.name.as_str() {
+            name if name.ends_with("_bucket") => 2,
+            name if name.starts_with("process_") || name.starts_with("plimsoll_") => 0,
+            _ => 1,
+        };
+        samples.sort_by_cached_key(|(series, _)| rank(series));
+        let left_out = samples.len().saturating_sub(SERIES_MAX) as u64;
+        samples.truncate(SERIES_MAX);
+        let series = samples.into_iter().map(|(series, value)| (series, Track::of(value)));
+        Scraped {
+            reads: 1,
+            between: Some((at, at)),
+            series: series.collect(),
+            left_out,
+            ..Scraped::default()
+        }
+    }
+
+    /// A page that could not be read.
+    pub fn failure(why: impl Into<String>) -> Scraped {
+        Scraped { failures: BTreeMap::from([(why.into(), 1)]), ..Scraped::default() }
+    }
+
+    /// How many pages could not be read.
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    /// Adds the stretch that follows.
+    pub fn append(&mut self, next: &Scraped) {
+        for (why, n) in &next.failures {
+            let known = self.failures.len() < REASONS_MAX || self.failures.contains_key(why);
+            let why = if known { why } else { OTHER_REASONS };
+            *self.failures.entry(why.into()).or_default() += n;
+        }
+        if next.reads > 0 {
+            let restarted = self.is_followed_by_another_process(next);
+            for (series, track) in &mut self.series {
+                match next.series.get(series) {
+                    Some(next) => track.append(next, restarted),
+                    None => track.end(),
+                }
+            }
+            for (series, track) in &next.series {
+                if self.series.contains_key(series) {
+                    continue;
+                }
+                if self.series.len() >= SERIES_MAX {
+                    self.left_out += 1;
+                    continue;
+                }
+                let track = if self.reads > 0 { track.began() } else { *track };
+                self.series.insert(series.clone(), track);
+            }
+        }
+        self.reads += next.reads;
+        self.left_out = self.left_out.max(next.left_out);
+        self.between = match (self.between, next.between) {
+            (Some((from, _)), Some((_, to))) => Some((from, to)),
+            (one, other) => one.or(other),
+        };
+    }
+
+    fn is_followed_by_another_process(&self, next: &Scraped) -> bool {
+        let before = self.named(STARTED_AT).next().map_or(0.0, |(_, track)| track.last);
+        let after = next.named(STARTED_AT).next().map_or(0.0, |(_, track)| track.first);
+        // Zero: not told.
+        before > 0.0 && after > before + STARTED_AT_JITTER
+    }
+
+    /// By how much the counters of a name grew together; `None` when there is none.
+    pub fn increase(&self, name: &str) -> Option<f64> {
+        self.named(name).map(|(_, track)| track.increase).reduce(|a, b| a + b)
+    }
+
+    /// By how much the counters of a name grew, by the value of a label.
+    pub fn increase_by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        for (series, track) in self.named(name) {
+            if let Some(value) = series.label(label) {
+                *sums.entry(value.to_string()).or_insert(0.0) += track.increase;
+            }
+        }
+        sums
+    }
+
+    /// The largest value of a name that was seen.
+    pub fn max(&self, name: &str) -> Option<f64> {
+        self.named(name).map(|(_, track)| track.max).reduce(f64::max)
+    }
+
+    /// How often a counter of a name went back.
+    pub fn resets(&self, name: &str) -> u64 {
+        self.named(name).map(|(_, track)| track.resets).max().unwrap_or(0)
+    }
+
+    fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Series, &'a Track)> {
+        self.series.iter().filter(move |(series, _)| series.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prometheus::parse;
+    use proptest::prelude::*;
+
+    /// A page a second; `-` is one that could not be read.
+    fn pages(pages: &[&str]) -> Vec<Scraped> {
+        let page = |(second, page): (u64, &&str)| match *page {
+            "-" => Scraped::failure("refused"),
+            page => {
+                let at = WallClock { unix_ns: second * 1_000_000_000 };
+                Scraped::page(at, parse(&page.replace(';', "\n")).unwrap())
+            }
+        };
+        (1..).zip(pages).map(page).collect()
+    }
+
+    fn sum(parts: &[Scraped]) -> Scraped {
+        let mut sum = Scraped::default();
+        parts.iter().for_each(|part| sum.append(part));
+        sum
+    }
+
+    #[test]
+    fn counters_grow_whatever_happens_to_their_process() {
+        let check = |texts: &[&str], increase: Option<f64>, resets: u64| {
+            let sum = sum(&pages(texts));
+            assert_eq!((sum.increase("a"), sum.resets("a")), (increase, resets), "{texts:?}");
+        };
+        check(&[], None, 0);
+        check(&["a 5"], Some(0.0), 0);
+        check(&["a 5", "a 7", "a 7", "a 10"], Some(5.0), 0);
+        check(&["a 5", "-", "-", "a 10"], Some(5.0), 0);
+        // Started again: 3 before it, 2 and 4 after it.
+        check(&["a 5", "a 8", "a 2", "a 6"], Some(9.0), 1);
+        check(&["a 5", "a 8", "-", "b 1", "a 2"], Some(5.0), 1);
+        // Started again, and past where it was within a second.
+        let page = |a: u64, started: f64| format!("a {a};process_start_time_seconds {started}");
+        check(&[&page(5, 9.0), &page(8, 90.0)], Some(8.0), 1);
+        check(&[&page(5, 9.0), &page(8, 9.1)], Some(3.0), 0);
+        // A label that was not there before began at zero; one that was there before the run did not.
+        check(&["b 1", "a 3", "a 4"], Some(4.0), 0);
+        check(&["-", "a 3", "a 4"], Some(1.0), 0);
+        check(&["a{x=\"1\"} 1;a{x=\"2\"} 2", "a{x=\"1\"} 2;a{x=\"2\"} 4"], Some(3.0), 0);
+    }
+
+    #[test]
+    fn what_was_seen() {
+        let page = "a{x=\"1\",y=\"1\"} 1;a{x=\"1\",y=\"2\"} 1;a{x=\"2\"} 5;m 7";
+        let sum = sum(&pages(&["m 9", page, "-", "m 8"]));
+        assert_eq!((sum.reads, sum.failed(), sum.max("m"), sum.max("n")), (3, 1, Some(9.0), None));
+        assert_eq!(sum.increase_by("a", "x"), [("1".into(), 2.0), ("2".into(), 5.0)].into());
+        let at = |secs: u64| WallClock { unix_ns: secs * 1_000_000_000 };
+        assert_eq!(sum.between, Some((at(1), at(4))));
+    }
+
+    #[test]
+    fn what_is_kept_is_limited_and_the_most_useful_first() {
+        let mut samples: Vec<_> = (0..SERIES_MAX)
+            .flat_map(|i| parse(&format!("b_bucket{{i=\"{i}\"}} 1\na{i} 1")).unwrap())
+            .collect();
+        samples.extend(parse("process_cpu_seconds_total 1\nplimsoll_relays_total 2").unwrap());
+        let page = Scraped::page(WallClock { unix_ns: 0 }, samples);
+        assert_eq!((page.series.len(), page.left_out), (SERIES_MAX, SERIES_MAX as u64 + 2));
+        assert!(page.max("process_cpu_seconds_total").is_some() && page.max("a0").is_some());
+        let mut whys = Scraped::default();
+        (0..20).for_each(|i| whys.append(&Scraped::failure(format!("why {i}"))));
+        assert_eq!((whys.failures.len(), whys.failed()), (REASONS_MAX + 1, 20));
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_is_summed_it_is_the_same(
+            values in proptest::collection::vec(
+                proptest::option::of(proptest::array::uniform3(proptest::option::of(0u32..9))),
+                1..12,
+            ),
+            cut in 0usize..12,
+        ) {
+            let texts: Vec<String> = values
+                .iter()
+                .map(|page| match page {
+                    None => "-".into(),
+                    Some(values) => ["a", "b", STARTED_AT]
+                        .iter()
+                        .zip(values)
+                        .filter_map(|(name, value)| value.map(|value| format!("{name} {value};")))
+                        .collect(),
+                })
+                .collect();
+            let parts = pages(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+            let (left, right) = parts.split_at(cut.min(parts.len()));
+            let mut halves = sum(left);
+            halves.append(&sum(right));
+            prop_assert_eq!(halves, sum(&parts));
+        }
+    }
+}

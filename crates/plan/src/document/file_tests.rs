@@ -1,0 +1,209 @@
+//! Targets from files, and targets with several requests, as plans read them.
+
+use super::*;
+use crate::{Body, RpcExpect, Turn};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A folder of a test's own, removed when the test is done.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn with(files: &[(&str, &[u8])]) -> Folder {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("plimsoll-plan-{}-{number}", std::process::id());
+        let folder = Folder(std::env::temp_dir().join(name));
+        std::fs::create_dir_all(&folder.0).unwrap();
+        for (name, bytes) in files {
+            std::fs::write(folder.0.join(name), bytes).unwrap();
+        }
+        folder
+    }
+
+    /// A plan with these lines for its only target.
+    fn read(&self, target: &str) -> Result<Plan, Problems> {
+        let text = format!("rate = \"1/s\"\nduration = \"1s\"\n[[target]]\n{target}\n");
+        let mut variables = Variables::none();
+        variables.set("GATEWAY", "http://gw:3069");
+        variables.set("ETH_KEY", "k3y");
+        Plan::read(&Document::new("plan.toml", text), &variables, &self.0)
+    }
+
+    /// What is wrong, the folder's name left out.
+    fn wrong(&self, target: &str) -> String {
+        let problems = self.read(target).map(|plan| plan.to_toml()).unwrap_err().to_string();
+        problems.replace(&format!("{}/", self.0.display()), "")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Reads what a plan is resolved to: the same requests, from nothing but the text.
+fn again(plan: &Plan) -> Plan {
+    let shown = plan.to_toml();
+    assert!(!shown.contains("k3y"), "{shown}");
+    let nowhere = Path::new("/nonexistent");
+    let mut variables = Variables::none();
+    variables.set("ETH_KEY", "k3y");
+    let again = Plan::read(&Document::new("resolved.toml", shown.as_str()), &variables, nowhere);
+    let again = again.unwrap_or_else(|problems| panic!("{problems}\n{shown}"));
+    assert_eq!(again.to_toml(), shown);
+    assert_eq!(again.digest(), plan.digest());
+    let bytes = |turn: &Turn| {
+        let body = turn.body.template().cloned();
+        (turn.method.clone(), turn.url.clone(), turn.headers.clone(), body, turn.expect.clone())
+    };
+    let all = |plan: &Plan| plan.turns.iter().map(bytes).collect::<Vec<_>>();
+    assert_eq!(all(&again), all(plan));
+    again
+}
+
+const MIXED: &[u8] = b"# three requests
+POST ${GATEWAY}/api?endpoint=${ETH_KEY}
+Content-Type: application/json
+X-B: ${WHO:-me}
+X-A: 1
+
+{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":{{seq}}}
+
+GET ${GATEWAY}/health
+X-All: own
+
+POST ${GATEWAY}/raw/{{uuid}}
+@body.bin
+";
+
+#[test]
+fn a_file_becomes_a_target_of_its_requests() {
+    let folder = Folder::with(&[("targets-boba.txt", MIXED), ("body.bin", b"\xff\x00{{seq}}")]);
+    let target = "file = \"targets-boba.txt\"\nweight = 7\ntags = { chain = \"boba\" }\n\
+        headers = { X-All = \"all\" }\nexpect = { status = \"2xx\" }";
+    let plan = folder.read(target).unwrap();
+    let target = &plan.targets[0];
+    assert_eq!((target.name.as_str(), target.weight), ("targets-boba", 7));
+    assert_eq!((plan.targets.len(), target.turns.clone()), (1, 0..3));
+    let names = |turn: &Turn| {
+        turn.headers.iter().map(|h| format!("{}={}", h.name, h.shown)).collect::<Vec<_>>()
+    };
+    let [rpc, health, raw] = plan.turns.as_slice() else { panic!("three requests") };
+    assert_eq!(rpc.url.path, "/api?endpoint=k3y");
+    assert_eq!(names(rpc), ["Content-Type=application/json", "X-A=1", "X-All=all", "X-B=me"]);
+    assert_eq!((rpc.expect.rpc, rpc.expect.status[0].clone()), (RpcExpect::Result, 200..=299));
+    assert_eq!((names(health), health.expect.rpc), (vec!["X-All=own".into()], RpcExpect::Off));
+    assert!(matches!(raw.body, Body::Bytes(_)));
+    assert_eq!([0, 1, 2, 3, 4].map(|number| target.turn(number)), [0, 1, 2, 0, 1]);
+    let words = plan.describe();
+    let says = "100 %  targets-boba: POST http://gw:3069/api?endpoint=${ETH_KEY} with a body and 2 more in turn";
+    assert!(words.contains(says), "{words}");
+    again(&plan);
+}
+
+#[test]
+fn json_bodies_are_sent_as_they_are() {
+    let line = b"{\"method\":\"POST\",\"url\":\"${GATEWAY}/\",\"body\":\"eyJhIjoiJHtYfSJ9\"}\n\
+        {\"method\":\"POST\",\"url\":\"${GATEWAY}/\",\"body\":\"e3tzZXF9fQ==\"}";
+    let folder = Folder::with(&[("t.json", line)]);
+    let plan = folder.read("file = \"t.json\"\nname = \"raw\"").unwrap();
+    assert_eq!(plan.targets[0].name, "raw");
+    let plain = |turn: &Turn| turn.body.template().unwrap().as_plain().map(<[u8]>::to_vec);
+    assert_eq!(plain(&plan.turns[0]), Some(b"{\"a\":\"${X}\"}".to_vec()));
+    assert_eq!(plain(&plan.turns[1]), Some(b"{{seq}}".to_vec()));
+    again(&plan);
+}
+
+#[test]
+fn turns_can_be_written_in_the_plan() {
+    let folder = Folder::with(&[]);
+    let plan = folder
+        .read(
+            "name = \"both\"\nheaders = { A = \"1\" }\n[[target.turn]]\nrequest = \"GET http://h/\"\n\
+             [[target.turn]]\nrequest = \"POST http://h/\"\nheaders = { a = \"2\" }\nbody_base64 = \"/w==\"\n\
+             expect = { status = 201 }",
+        )
+        .unwrap();
+    assert_eq!(
+        plan.turns.iter().map(|turn| turn.headers[0].shown.as_str()).collect::<Vec<_>>(),
+        ["1", "2"]
+    );
+    assert_eq!(plan.turns[1].expect.status, vec![201..=201]);
+    again(&plan);
+}
+
+#[test]
+fn everything_that_is_wrong_in_a_file_is_told_with_its_place() {
+    let text = b"GET http://h/${NO}\na b: c\nConnection: close\nX: ${NO}\n\nBREW http://h:0/\n\n\
+        POST http://h/\n@missing.json\n\nPOST http://h/\n\n{\"a\":\"{{sek}}\"}\n\nGET h/";
+    let folder = Folder::with(&[("t.txt", text)]);
+    assert_eq!(
+        folder.wrong("file = \"t.txt\"\nrate = 1"),
+        "t.txt:1:14: the variable NO is not set\n  hint: set it in the environment, or add --set NO=VALUE\n\
+         t.txt:2:1: \"a b\" is no header name\n\
+         t.txt:3:1: \"Connection\" is set by the engine itself\n  hint: for a new connection each time: connections = { reuse = false }\n\
+         t.txt:4:4: the variable NO is not set\n  hint: set it in the environment, or add --set NO=VALUE\n\
+         t.txt:6:6: port \"0\" is no number from 1 to 65535\n\
+         t.txt:9:2: cannot read missing.json: No such file or directory (os error 2)\n  hint: the path is seen from the folder of the target file\n\
+         t.txt:13:1: unknown placeholder {{sek}}; known: {{seq}}, {{uuid}}, {{random LEAST MOST}}\n\
+         t.txt:15:5: \"h/\" is no URL; write it like http://host:port/path\n\
+         plan.toml:5:1: unknown key \"rate\" in [[target]]\n  hint: known here: body, body_base64, \
+         body_file, expect, file, format, headers, name, request, tags, turn, weight"
+    );
+}
+
+#[test]
+fn a_file_that_is_none() {
+    let many = "GET http://h/\n".repeat(10_001);
+    let long = format!("GET http://h/\n#{}", "x".repeat(8 << 20));
+    let folder = Folder::with(&[
+        ("empty.txt", b""),
+        ("bytes.txt", b"GET http://h/\n\xff"),
+        ("good.txt", b"GET http://h/"),
+        ("many.txt", many.as_bytes()),
+        ("long.txt", long.as_bytes()),
+    ]);
+    let check = |target: &str, says: &str| {
+        let wrong = folder.wrong(target);
+        assert!(wrong.contains(says), "{target}\nsays\n{wrong}\nand not\n{says}");
+    };
+    check("file = \"empty.txt\"", "empty.txt:1:1: no request in the file");
+    check("file = \"bytes.txt\"", "bytes.txt:2:1: not UTF-8 from here on");
+    check("file = \"none.txt\"", "plan.toml:4:8: cannot read none.txt: No such file");
+    check("file = \".\"", "plan.toml:4:8: cannot read .: Is a directory");
+    check("file = \"many.txt\"", "plan.toml:4:8: many.txt holds 10001 requests; at most 10000");
+    check("file = \"long.txt\"", "plan.toml:4:8: long.txt is larger than 8388608 bytes");
+    check(
+        "file = \"good.txt\"\nformat = \"jsn\"",
+        "plan.toml:5:10: \"format\" must be \"http\" or \"json\"",
+    );
+    check("file = \"good.txt\"\nbody = \"x\"", "plan.toml:5:1: \"body\" beside \"file\"");
+    check(
+        "file = \"good.txt\"\nexpect = { jsonrpc = \"any\" }",
+        "good.txt:1:1: a JSON-RPC answer is expected",
+    );
+    check(
+        "file = \"good.txt\"\n[[target.turn]]\nrequest = \"GET http://h/\"",
+        "\"file\" and \"turn\" together",
+    );
+    check("request = \"GET http://h/\"\nformat = \"http\"", "\"format\" without \"file\"");
+    check("[[target.turn]]\nbody = \"x\"", "a turn without \"request\"");
+    check("request = \"GET http://h/\"\nbody_base64 = \"*\"", "\"body_base64\": no base64");
+    let twice = "file = \"good.txt\"\n[[target]]\nfile = \"good.txt\"";
+    check(twice, "a second target named \"good\"");
+}
+
+#[test]
+fn what_files_hold_is_limited_over_the_whole_plan() {
+    let half = vec![b'x'; 5 << 20];
+    let request = b"POST http://h/\n@half\n";
+    let folder = Folder::with(&[("a.txt", request), ("b.txt", request), ("half", &half)]);
+    let wrong = folder.wrong("file = \"a.txt\"\n[[target]]\nfile = \"b.txt\"");
+    assert!(wrong.starts_with("b.txt:2:2: with half the target files of this plan"), "{wrong}");
+    // Bytes that TOML must escape need more room than the plan's own limit.
+    let controls = vec![b'\x01'; 4 << 20];
+    let folder = Folder::with(&[("a.txt", request), ("half", &controls)]);
+    let wrong = folder.wrong("file = \"a.txt\"");
+    assert!(wrong.contains("resolved, the plan has"), "{wrong}");
+}

@@ -1,0 +1,66 @@
+//! Processes that are asked for their own figures while a run goes on.
+
+use crate::{Scheme, Url};
+use plimsoll_config::{Field, Table};
+
+/// Each is asked once a second, all by one thread, and has series of its own in memory.
+const SCRAPES_MAX: usize = 64;
+
+/// A process that is asked for its figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scrape {
+    /// Unique in the plan; what its figures are called.
+    pub name: String,
+    /// Where its page is: plain HTTP.
+    pub url: Url,
+    /// The URL as it may be shown.
+    pub url_shown: String,
+}
+
+pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
+    let Some(field) = root.field("scrape") else { return Vec::new() };
+    let tables = field.tables("[[scrape]]");
+    if tables.len() > SCRAPES_MAX {
+        field.problem(format!("{} scrapes; at most {SCRAPES_MAX}", tables.len()), "");
+        return Vec::new();
+    }
+    let mut scrapes: Vec<Scrape> = Vec::with_capacity(tables.len());
+    for (place, table) in tables.iter().enumerate() {
+        let name = table.field("name").and_then(|f| f.text()).map(|text| text.value);
+        let name = name.unwrap_or_else(|| format!("scrape-{}", place + 1));
+        let url = table.field("url");
+        if url.is_none() {
+            let hint = "add url = \"http://host:port/metrics\"";
+            table.problem("a scrape without \"url\"", hint);
+        }
+        if scrapes.iter().any(|other| other.name == name) {
+            table.problem(format!("a second scrape named \"{name}\""), "");
+        }
+        if let Some((url, url_shown)) = url.and_then(|field| read_url(&field)) {
+            scrapes.push(Scrape { name, url, url_shown });
+        }
+        table.close();
+    }
+    scrapes
+}
+
+fn read_url(field: &Field<'_>) -> Option<(Url, String)> {
+    let text = field.text()?;
+    let url = match Url::parse(&text.value) {
+        Ok(url) => url,
+        Err(message) => {
+            field.problem(message, "");
+            return None;
+        }
+    };
+    if url.scheme != Scheme::Http || url.user.is_some() {
+        let hint = "name an address in the clear, such as http://127.0.0.1:9069/metrics";
+        field.problem("a page is read over plain HTTP, without a password", hint);
+        return None;
+    }
+    if !url.path.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
+        field.problem("a space or control character in the path", "write it as %20");
+        return None;
+    }
+    Some((url, text.shown))
+}

@@ -1,0 +1,288 @@
+//! One request as it is written, in a plan or in a target file, to a [`Turn`].
+//!
+//! What is wrong is told by part; where that part stands, the caller knows.
+
+use crate::template::Draw;
+use crate::{Body, Expect, Header, RpcExpect, StatusRange, Template, Turn, Url};
+use plimsoll_config::{Field, Table, Text};
+use plimsoll_measure::rng::Key;
+use std::path::PathBuf;
+
+/// Header names that the engine sets itself.
+const OWN_HEADERS: [&str; 3] = ["content-length", "transfer-encoding", "connection"];
+const REQUEST: &str = "write it like: POST http://host:port/path";
+
+/// What is wrong, and how to mend it.
+pub(super) struct Wrong(pub(super) String, pub(super) &'static str);
+
+/// What of a request is wrong.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    Method,
+    Url,
+    /// The value of its own header at this place.
+    Header(usize),
+    Body,
+    Expect,
+}
+
+/// A body, its variables filled in.
+pub(super) enum WrittenBody {
+    Empty,
+    Inline(Text),
+    /// From a file that the plan goes on naming.
+    File(PathBuf, Vec<u8>),
+    Bytes(Vec<u8>),
+}
+
+impl WrittenBody {
+    /// Bytes from elsewhere that the plan is to hold itself: as text where that says the same.
+    /// `fills`: whether placeholders in them count.
+    pub(super) fn held(bytes: Vec<u8>, fills: bool) -> WrittenBody {
+        match String::from_utf8(bytes) {
+            Ok(value) if fills || !value.contains("{{") => {
+                let shown = value.replace("${", "$${");
+                WrittenBody::Inline(Text { shown, ..Text::plain(value) })
+            }
+            Ok(value) => WrittenBody::Bytes(value.into_bytes()),
+            Err(error) => WrittenBody::Bytes(error.into_bytes()),
+        }
+    }
+
+    fn read(self, placed: &mut u64) -> Result<Body, Wrong> {
+        let plain = |message| Wrong(message, "");
+        Ok(match self {
+            WrittenBody::Empty => Body::Empty,
+            WrittenBody::Inline(text) => {
+                let template = Template::parse(&text.value, placed).map_err(plain)?;
+                Body::Inline(text, template)
+            }
+            WrittenBody::File(path, bytes) => {
+                let template = match std::str::from_utf8(&bytes) {
+                    Ok(text) => Template::parse(text, placed)
+                        .map_err(|message| plain(format!("{}: {message}", path.display())))?,
+                    Err(_) => Template::plain(bytes),
+                };
+                Body::File(path, template)
+            }
+            WrittenBody::Bytes(bytes) => Body::Bytes(Template::plain(bytes)),
+        })
+    }
+}
+
+/// A request, its variables filled in.
+pub(super) struct Written {
+    pub(super) method: String,
+    pub(super) url: Text,
+    /// Its own, by name and value.
+    pub(super) headers: Vec<(String, Text)>,
+    pub(super) body: WrittenBody,
+}
+
+/// What a target says for all its requests; a request's own words go before it.
+#[derive(Default)]
+pub(super) struct ForAll<'r> {
+    /// Checked.
+    pub(super) headers: Vec<(String, Text)>,
+    pub(super) expect: Expectation<'r>,
+}
+
+impl Written {
+    /// The request as it will be sent. Headers are sorted by name, so that the resolved plan, whose
+    /// tables have no order, sends the same bytes.
+    pub(super) fn turn(
+        self,
+        for_all: &ForAll<'_>,
+        expect: &Expectation<'_>,
+        mut wrong: impl FnMut(Part, Wrong),
+    ) -> Option<Turn> {
+        let mut placed = 0;
+        let mut ok = true;
+        let mut note = |part, fault| {
+            ok = false;
+            wrong(part, fault);
+        };
+        if let Err(fault) = check_method(&self.method) {
+            note(Part::Method, fault);
+        }
+        let url = read_url(&self.url, &mut placed).map_err(|fault| note(Part::Url, fault)).ok();
+        let named = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let given = for_all.headers.iter().filter(|(name, _)| !named(name));
+        let mut written: Vec<(Option<usize>, String, Text)> =
+            given.map(|(name, text)| (None, name.clone(), text.clone())).collect();
+        let own = self.headers.into_iter().enumerate();
+        written.extend(own.map(|(place, (name, text))| (Some(place), name, text)));
+        written.sort_by(|(_, a, _), (_, b, _)| a.cmp(b));
+        let mut headers = Vec::with_capacity(written.len() + 1);
+        for (place, name, text) in written {
+            match read_header(name, text, &mut placed) {
+                Ok(header) => headers.push(header),
+                Err(fault) => note(Part::Header(place.unwrap_or(0)), fault),
+            }
+        }
+        let body = self.body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok();
+        let body = body?;
+        let is_rpc = asks_json_rpc(&body);
+        if is_rpc && !headers.iter().any(|h| h.name.eq_ignore_ascii_case("content-type")) {
+            headers.push(Header {
+                name: "Content-Type".into(),
+                value: Template::plain("application/json"),
+                shown: "application/json".into(),
+            });
+            headers.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        let expect = expect.of(&for_all.expect, is_rpc).map_err(|f| note(Part::Expect, f)).ok();
+        let ((url, url_shown, path), expect) = (url?, expect?);
+        let method = self.method;
+        ok.then_some(Turn { method, url, url_shown, path, headers, body, expect })
+    }
+}
+
+/// `METHOD URL`.
+pub(super) fn split_request(text: &Text) -> Result<(String, Text), Wrong> {
+    let Some((method, url)) = text.value.trim().split_once(' ') else {
+        return Err(Wrong(format!("\"{}\" is not METHOD URL", text.shown), REQUEST));
+    };
+    let shown = text.shown.trim().split_once(' ').map_or("", |(_, url)| url.trim());
+    Ok((method.into(), Text { shown: shown.into(), ..Text::plain(url.trim()) }))
+}
+
+fn check_method(method: &str) -> Result<(), Wrong> {
+    if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
+        return Err(Wrong(format!("\"{method}\" is no HTTP method"), REQUEST));
+    }
+    if method == "CONNECT" {
+        return Err(Wrong("CONNECT makes a tunnel, not a request".into(), ""));
+    }
+    Ok(())
+}
+
+fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Wrong> {
+    let plain = |message| Wrong(message, "");
+    let url = Url::parse(&text.value).map_err(plain)?;
+    let path = Template::parse(&url.path, placed).map_err(plain)?;
+    let printable = |b: &u8| (0x21..=0x7e).contains(b);
+    if !path.texts().all(|text| text.iter().all(printable)) {
+        let message = "a space or control character in the path".into();
+        return Err(Wrong(message, "write it as %20"));
+    }
+    let shown = match url.user.is_some() && !text.shown.contains("${") {
+        true => url.to_string(),
+        false => text.shown.clone(),
+    };
+    Ok((url, shown, path))
+}
+
+/// Whether a name can be a header's.
+pub(super) fn check_header_name(name: &str) -> Result<(), Wrong> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(Wrong(format!("\"{name}\" is no header name"), ""));
+    }
+    if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+        let hint = "for a new connection each time: connections = { reuse = false }";
+        return Err(Wrong(format!("\"{name}\" is set by the engine itself"), hint));
+    }
+    Ok(())
+}
+
+/// A header with a name that can be one.
+pub(super) fn read_header(name: String, text: Text, placed: &mut u64) -> Result<Header, Wrong> {
+    let text = text.hidden_if_secret(&name);
+    if text.value.bytes().any(|b| b < 0x20 && b != b'\t' || b == 0x7f) {
+        return Err(Wrong(format!("a control character in header \"{name}\""), ""));
+    }
+    let value = Template::parse(&text.value, placed).map_err(|message| Wrong(message, ""))?;
+    Ok(Header { name, value, shown: text.shown })
+}
+
+/// Whether a body, its placeholders filled in for some request, is JSON-RPC.
+fn asks_json_rpc(body: &Body) -> bool {
+    let Some(template) = body.template() else { return false };
+    let mut bytes = Vec::new();
+    template.render(Draw { seq: 0, key: Key::new(0) }, &mut bytes);
+    plimsoll_rpc::judge::Expected::of(&bytes).is_ok_and(|expected| expected.answers() > 0)
+}
+
+/// What is written of an answer's expectation.
+#[derive(Default)]
+pub(super) struct Expectation<'r> {
+    status: Option<Vec<StatusRange>>,
+    rpc: Option<RpcExpect>,
+    contains: Option<String>,
+    /// Where `rpc` stands.
+    pub(super) rpc_field: Option<Field<'r>>,
+}
+
+impl<'r> Expectation<'r> {
+    pub(super) fn read(table: &Table<'r>) -> Option<Expectation<'r>> {
+        let status = table.field("status");
+        let rpc = table.field("jsonrpc").map(|f| (f.one_of(&RpcExpect::WORDS), f));
+        let contains = table.field("contains").and_then(|f| f.text()).map(|text| text.value);
+        table.close();
+        let mut expect = Expectation { contains, ..Expectation::default() };
+        if let Some(field) = &status {
+            expect.status = Some(read_statuses(field)?);
+        }
+        if let Some((rpc, field)) = rpc {
+            expect.rpc = Some(rpc?);
+            expect.rpc_field = Some(field);
+        }
+        Some(expect)
+    }
+
+    /// What is expected of one request, `for_all` standing in for what is not said.
+    fn of(&self, for_all: &Expectation<'_>, is_rpc: bool) -> Result<Expect, Wrong> {
+        let status = self.status.as_ref().or(for_all.status.as_ref());
+        let rpc = match self.rpc.or(for_all.rpc) {
+            Some(rpc) if rpc != RpcExpect::Off && !is_rpc => {
+                return Err(Wrong(
+                    "a JSON-RPC answer is expected, but the body is no JSON-RPC request with an id"
+                        .into(),
+                    "a request reads {\"jsonrpc\":\"2.0\",\"method\":…,\"params\":[…],\"id\":1}",
+                ));
+            }
+            Some(rpc) => rpc,
+            None if is_rpc => RpcExpect::Result,
+            None => RpcExpect::Off,
+        };
+        // A JSON-RPC error may come with any status; who expects one need not know which.
+        let any = matches!(rpc, RpcExpect::Error | RpcExpect::Any);
+        let default = if any { 100..=999 } else { 200..=399 };
+        Ok(Expect {
+            status: status.cloned().unwrap_or_else(|| vec![default]),
+            rpc,
+            contains: self.contains.clone().or_else(|| for_all.contains.clone()),
+        })
+    }
+}
+
+fn read_statuses(field: &Field<'_>) -> Option<Vec<StatusRange>> {
+    if field.is_list() {
+        let items = field.list()?;
+        let ranges: Vec<_> = items.iter().filter_map(read_status).collect();
+        return (ranges.len() == items.len() && !ranges.is_empty()).then_some(ranges);
+    }
+    Some(vec![read_status(field)?])
+}
+
+fn read_status(field: &Field<'_>) -> Option<StatusRange> {
+    if field.is_integer() {
+        let status = field.integer(100, 999)? as u16;
+        return Some(status..=status);
+    }
+    field.parse(|text| {
+        let wrong = || format!("\"{text}\" is no status; write 200, \"2xx\" or \"200-399\"");
+        if let Some(class) = text.strip_suffix("xx") {
+            let class: u16 =
+                class.parse().ok().filter(|c| (1..=9).contains(c)).ok_or_else(wrong)?;
+            return Ok(class * 100..=class * 100 + 99);
+        }
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        let read = |s: &str| s.trim().parse().ok().filter(|s| (100..=999).contains(s));
+        match (read(from), read(to)) {
+            (Some(from), Some(to)) if from <= to => Ok(from..=to),
+            _ => Err(wrong()),
+        }
+    })
+}

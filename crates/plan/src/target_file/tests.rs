@@ -1,0 +1,188 @@
+//! Files as users have them, and what can be wrong with one.
+
+use super::*;
+use proptest::prelude::*;
+
+/// The requests of a file with which nothing is wrong, in one line each.
+#[track_caller]
+fn check(text: &str, requests: &[&str]) {
+    let (written, wrongs) = read(text.as_bytes(), None);
+    assert_eq!(wrongs, []);
+    let shown: Vec<String> = written.iter().map(show).collect();
+    assert_eq!(shown, requests, "{text}");
+}
+
+fn show(request: &Written) -> String {
+    let mut text = format!("{} {}", request.method.text, request.url.text);
+    for (name, value) in &request.headers {
+        text += &format!(" | {}: {}", name.text, value.text);
+    }
+    text += &match &request.body {
+        WrittenBody::Empty => String::new(),
+        WrittenBody::Inline(piece) => format!(" | {}", piece.text),
+        WrittenBody::File(piece) => format!(" | @{}", piece.text),
+        WrittenBody::Bytes(bytes) => format!(" | {}", String::from_utf8_lossy(bytes)),
+    };
+    text
+}
+
+/// What is wrong with a file, a line each.
+#[track_caller]
+fn check_wrong(bytes: &[u8], format: Option<Format>, wrongs: &[&str]) {
+    let shown = |wrong: &Wrong| format!("{}:{}: {}", wrong.line, wrong.column, wrong.message);
+    let found: Vec<String> = read(bytes, format).1.iter().map(shown).collect();
+    assert_eq!(found, wrongs, "{}", String::from_utf8_lossy(bytes));
+}
+
+#[test]
+fn http() {
+    // As in vegeta's documentation.
+    check("GET http://h/\nHEAD http://h/a\n", &["GET http://h/", "HEAD http://h/a"]);
+    check(
+        "# comment\nGET http://h/\nX-Id: 1\nX-Id: 2\n\nPOST http://h/y\n# in between\nA: b:c\n@/p/body.json\n",
+        &["GET http://h/ | X-Id: 1 | X-Id: 2", "POST http://h/y | A: b:c | @/p/body.json"],
+    );
+    // The last line needs no end, lines may end as Windows ends them, a file may have a mark.
+    check(
+        "\u{feff}GET http://h/\r\nA: b\r\n\r\nGET http://h/2",
+        &["GET http://h/ | A: b", "GET http://h/2"],
+    );
+    // A body in the file, behind an empty line.
+    check(
+        "POST http://h/?e=${ID}\nContent-Type: application/json\n\n{\"id\":1}\n\n# next\nPOST http://h/2\n\n\n[1,\n  2]\nGET http://h/3\n",
+        &[
+            "POST http://h/?e=${ID} | Content-Type: application/json | {\"id\":1}",
+            "POST http://h/2 | [1,\n  2]",
+            "GET http://h/3",
+        ],
+    );
+    // Where a file with the body stands behind the empty line, that is meant too.
+    check("POST http://h/\nA: b\n\n@x\n", &["POST http://h/ | A: b | @x"]);
+}
+
+#[test]
+fn json() {
+    check(
+        "{\"method\":\"GET\",\"url\":\"http:\\/\\/h/\"}\n\n{\"url\":\"http://h/2\",\"method\":\"POST\",\"body\":\"eyJpZCI6MX0=\",\"header\":{\"A\":[\"b\",\"c\"]}}",
+        &["GET http://h/", "POST http://h/2 | A: b | A: c | {\"id\":1}"],
+    );
+    check(
+        "{\"method\":\"GET\",\"url\":\"http://h/\",\"body\":null,\"header\":null}",
+        &["GET http://h/"],
+    );
+}
+
+#[test]
+fn what_is_wrong_with_http() {
+    let http = Some(Format::Http);
+    check_wrong(b"", None, &["1:1: no request in the file"]);
+    check_wrong(b"# nothing\n\n", None, &["1:1: no request in the file"]);
+    check_wrong(
+        b"post http://h/\nA: b\n\nGET http://h/\nno header\n: x\nA:\n",
+        http,
+        &[
+            "1:1: \"post\" is no HTTP method",
+            "5:1: \"no header\" is no header",
+            "6:1: a header without a name",
+            "7:1: header \"A\" has no value",
+        ],
+    );
+    // What is wrong in the last line is found too.
+    check_wrong(
+        b"GET http://h/\n\n  http://h/",
+        http,
+        &["3:3: \"http://h/\" is neither METHOD URL nor a JSON body"],
+    );
+    check_wrong(
+        b"POST http://h/\n\n{\n\n}",
+        http,
+        &["5:1: \"}\" is neither METHOD URL nor a JSON body"],
+    );
+    check_wrong(b"POST http://h/\n@", http, &["2:1: \"@\" without a file"]);
+    check_wrong(b"GET http://h/\n\xc3\xa4 \xff", http, &["2:3: not UTF-8 from here on"]);
+}
+
+#[test]
+fn what_is_wrong_with_json() {
+    check_wrong(
+        b"{\"method\":1,\"url\":\"http://h/\"}\n{\"metod\":\"GET\"}\n{\"method\":\"GET\",\"url\":\"http://h/\",\"body\":\"*\",\"header\":{\"\xc3\xa4\":\"b\"}}\n{\"a\":",
+        None,
+        &[
+            "1:11: \"method\" must be a string",
+            "2:2: unknown key \"metod\"; did you mean \"method\"?",
+            "2:1: no \"method\"",
+            "2:1: no \"url\"",
+            "3:43: \"body\" is no base64: Invalid symbol 42, offset 0.",
+            "3:60: the values of header \"\u{e4}\" must be a list",
+            "4:6: no JSON: unexpected end",
+        ],
+    );
+    check_wrong(b"[]", Some(Format::Json), &["1:1: \"[]\" is no object"]);
+    check_wrong(b"GET http://h/", Some(Format::Json), &["1:1: no JSON: unexpected character"]);
+}
+
+fn a_request() -> impl Strategy<Value = (String, String, Vec<(String, String)>, Option<String>)> {
+    let header = ("[A-Za-z-]{1,8}", "[!-~]([ -~]{0,10}[!-~])?");
+    (
+        "[A-Z]{1,7}",
+        "http://[a-z]{1,9}/[!-~]{0,12}",
+        proptest::collection::vec(header, 0..4),
+        proptest::option::of("\\{\"[a-z ]{0,5}\":\n? *[0-9]{1,3}\\}"),
+    )
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_in_either_format_is_read(requests in proptest::collection::vec(a_request(), 1..6)) {
+        let (mut http, mut json) = (String::new(), String::new());
+        for (method, url, headers, body) in &requests {
+            http += &format!("{method} {url}\n");
+            let mut object = members(method, url);
+            for (name, value) in headers {
+                http += &format!("{name}: {value}\n");
+            }
+            let lists: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| format!("{}:[{}]", text(name), text(value)))
+                .collect();
+            object += &format!(",\"header\":{{{}}}", lists.join(","));
+            if let Some(body) = body {
+                use base64::Engine as _;
+                http += &format!("\n{body}\n");
+                let body = base64::engine::general_purpose::STANDARD.encode(body);
+                object += &format!(",\"body\":\"{body}\"");
+            }
+            http += "\n";
+            json += &format!("{{{object}}}\n");
+        }
+        let (from_http, wrongs) = read(http.as_bytes(), None);
+        prop_assert_eq!(wrongs, vec![]);
+        let (from_json, wrongs) = read(json.as_bytes(), None);
+        prop_assert_eq!(wrongs, vec![]);
+        prop_assert_eq!(from_http.len(), requests.len());
+        for (a, b) in from_http.iter().zip(&from_json) {
+            prop_assert_eq!(show(a), show(b));
+        }
+    }
+
+    #[test]
+    fn anything_is_read_or_refused_with_a_place_in_it(bytes: Vec<u8>, lines in "([A-Z]{1,4} |[{@#:]|\\PC|\n){0,60}") {
+        for bytes in [bytes.as_slice(), lines.as_bytes()] {
+            for format in [None, Some(Format::Http), Some(Format::Json)] {
+                let (requests, wrongs) = read(bytes, format);
+                prop_assert!(!requests.is_empty() || !wrongs.is_empty());
+                let last = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
+                prop_assert!(wrongs.iter().all(|wrong| (1..=last).contains(&wrong.line)));
+            }
+        }
+    }
+}
+
+fn members(method: &str, url: &str) -> String {
+    format!("\"method\":{},\"url\":{}", text(method), text(url))
+}
+
+/// A JSON string.
+fn text(plain: &str) -> String {
+    format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
+}

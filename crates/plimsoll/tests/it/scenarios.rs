@@ -1,0 +1,171 @@
+//! Every plan in `scenarios/`, shortened, against a simulated world: what the instrument says it sent
+//! to each chain is what the chains say they saw, to the request.
+
+use crate::run::{Ran, plimsoll};
+use plimsoll_config::{Document, Variables};
+use plimsoll_measure::Nanos;
+use plimsoll_plan::Plan;
+use plimsoll_sim::{Service, Settings, Sim};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What every plan is shortened by; a plan takes those it knows.
+const SHORT: [(&str, &str); 14] = [
+    ("DURATION", "400ms"),
+    ("WARMUP", "0s"),
+    ("TOTAL_REQUESTS", "1000"),
+    ("BOBA_START", "400ms"),
+    ("MANTLE_START", "800ms"),
+    ("KAVA_START", "1200ms"),
+    ("BURST_START", "100ms"),
+    ("BURST_DURATION", "200ms"),
+    ("THINK_TIME", "100ms"),
+    // Figures that a run must come to in a moment, whatever else sets them.
+    ("TARGET_RPS", "3000"),
+    ("RATE", "1000/s"),
+    ("BASE_RATE", "200/s"),
+    ("BURST_RATE", "2000/s"),
+    ("HOST_RPS", "500"),
+];
+/// A plan that is not over by then cannot be shortened by the variables above.
+const LONGEST: Nanos = Nanos::from_secs(3);
+
+/// Where calls go, under which names, and who counts them there.
+struct World<'w> {
+    /// In place of the gateway: `http://HOST:PORT`.
+    base: String,
+    /// In place of each gateway instance's page: `HOST:PORT`.
+    instances: Vec<(&'static str, String)>,
+    /// Comes between the base and an endpoint's name.
+    endpoint_path: &'static str,
+    /// The variable that names each chain's endpoint, and the name.
+    endpoints: [(&'static str, &'static str); 5],
+    /// How many requests each chain (by its tag) saw since this was asked last.
+    seen: &'w dyn Fn() -> BTreeMap<String, u64>,
+}
+
+impl World<'_> {
+    fn variables(&self) -> Vec<(&str, &str)> {
+        let own = [("GATEWAY", self.base.as_str()), ("ENDPOINT_PATH", self.endpoint_path)];
+        let instances = self.instances.iter().map(|(name, at)| (*name, at.as_str()));
+        own.into_iter().chain(instances).chain(self.endpoints).chain(SHORT).collect()
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios").canonicalize().unwrap()
+}
+
+/// The plans in `scenarios/`, by name.
+fn plans() -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let mut plans: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    plans.sort();
+    plans
+}
+
+fn read(path: &Path, variables: &[(&str, &str)]) -> Plan {
+    let mut set = Variables::none();
+    variables.iter().for_each(|(name, value)| set.set(*name, *value));
+    let text = std::fs::read_to_string(path).unwrap();
+    let document = Document::new(path.display().to_string(), text);
+    Plan::read(&document, &set, &folder()).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// Runs every plan against a world, and compares the counts of both sides.
+fn run_all(world: &World<'_>) {
+    for path in plans() {
+        let (path, plan) = (path.display(), read(&path, &world.variables()));
+        // Users' plans end by time here, so that their end is known too.
+        let end = plan.planned_end().unwrap_or(Nanos::MAX);
+        assert!(
+            end <= LONGEST,
+            "{path} takes {end}: let it be shortened by variables of this test"
+        );
+        (world.seen)();
+
+        let set: Vec<String> = world
+            .variables()
+            .iter()
+            .flat_map(|(name, value)| ["--set".into(), format!("{name}={value}")])
+            .collect();
+        let path = path.to_string();
+        let mut args = vec!["run", path.as_str(), "--no-out", "--format", "json"];
+        args.extend(set.iter().map(String::as_str));
+        let ran = Ran::of(plimsoll(&args));
+
+        let sent = ran.summary["tags"]["chain"].as_object().unwrap().iter();
+        let sent =
+            sent.map(|(chain, group)| (chain.clone(), group["requests"]["sent"].as_u64().unwrap()));
+        let sent: BTreeMap<String, u64> = sent.filter(|(_, n)| *n > 0).collect();
+        assert_eq!(sent, (world.seen)(), "{path}: sent, and seen by the chains");
+        assert!(!sent.is_empty(), "{path} sent nothing");
+        assert_eq!(sent.values().sum::<u64>(), ran.count("/requests/sent"), "{path}");
+        assert_eq!(
+            ran.count("/requests/ok"),
+            ran.count("/requests/scheduled"),
+            "{path}: {}",
+            ran.summary
+        );
+        if let Some(planned) = plan.planned_requests() {
+            assert_eq!(ran.count("/requests/scheduled"), planned, "{path}");
+        }
+        // Objectives on time depend on the machine; those on success must hold.
+        for objective in ran.summary["objectives"].as_array().unwrap() {
+            let that = objective["that"].as_str().unwrap();
+            assert!(objective["ok"] == true || !that.starts_with("success"), "{path}: {objective}");
+        }
+        assert!([0, 98, 99].contains(&ran.done.code), "{path}: {}", ran.done.stderr);
+    }
+}
+
+#[test]
+fn every_scenario_counts_what_the_chains_count() {
+    let sim = Sim::start(Settings::for_tests(1, Service::known())).unwrap();
+    let seen = || {
+        let mut counts = BTreeMap::new();
+        for seen in sim.seen() {
+            let chain = if seen.service == "eth" { "ethereum".into() } else { seen.service };
+            *counts.entry(chain).or_insert(0) += 1;
+        }
+        sim.forget();
+        counts
+    };
+    run_all(&World {
+        base: format!("http://{}", sim.address()),
+        // The simulated world tells nothing of itself.
+        instances: ["GW_1", "GW_2", "GW_3", "GW_4", "GW_5"]
+            .map(|name| (name, sim.address().to_string()))
+            .into(),
+        endpoint_path: "/",
+        endpoints: [
+            ("ENDPOINT_ID", "eth"),
+            ("ETH_ENDPOINT_ID", "eth"),
+            ("BOBA_ENDPOINT_ID", "boba"),
+            ("MANTLE_ENDPOINT_ID", "mantle"),
+            ("KAVA_ENDPOINT_ID", "kava"),
+        ],
+        seen: &seen,
+    });
+    assert_eq!(sim.counts().unrecorded, 0, "every request was recorded");
+}
+
+#[test]
+fn scenarios_are_as_long_as_what_they_stand_for() {
+    let requests = |name: &str| {
+        let plan = read(&folder().join(name), &[("GATEWAY", "http://127.0.0.1:3069")]);
+        (
+            plan.planned_requests(),
+            plan.planned_end().map(|end| (end - plan.warmup).0 / 1_000_000_000),
+        )
+    };
+    assert_eq!(requests("load-test-path-100k-2krps.toml"), (Some(100_000), Some(50)));
+    assert_eq!(requests("load-test-path-1m-5krps.toml"), (Some(1_000_000), Some(200)));
+    assert_eq!(requests("chains-split.toml"), (Some(9_900_000), Some(33 * 60)));
+    assert_eq!(requests("chains-by-host.toml"), (Some(9_900_000), Some(33 * 60)));
+    assert_eq!(requests("chains-33-minutes.toml"), (Some(9_900_000), Some(33 * 60)));
+    assert_eq!(requests("chains-one-after-another.toml"), (Some(9_900_000), Some(4 * 33 * 60)));
+    assert_eq!(requests("smoke.toml"), (None, Some(10)));
+    assert_eq!(requests("high-throughput.toml"), (None, Some(30)));
+}

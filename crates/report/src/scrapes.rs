@@ -1,0 +1,256 @@
+//! What other processes told of themselves, as figures: how much of the machine each took, and for
+//! gateways of ours how many relays that was for.
+//!
+//! From the first page that was read to the last. A process that was started again in between goes on
+//! counting (see [`plimsoll_measure::scrape`]).
+
+use plimsoll_measure::{Nanos, Scraped};
+use plimsoll_plan::Scrape;
+use std::collections::BTreeMap;
+
+/// What a gateway tells of itself also before its first relay.
+const GATEWAYS: [&str; 3] =
+    ["plimsoll_connections", "plimsoll_upstream_up", "plimsoll_relays_in_flight"];
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// What the plan calls it.
+    pub name: String,
+    /// Its page, as it may be shown.
+    pub url: String,
+    /// What its pages held.
+    pub scraped: Scraped,
+    /// From the first page to the last.
+    pub span: Nanos,
+    /// CPU time it took, user and system.
+    pub cpu: Option<Nanos>,
+    /// The largest resident set that was seen, in bytes.
+    pub memory_max: Option<u64>,
+    /// How often it was started again, as far as its CPU time told.
+    pub restarts: u64,
+    /// A gateway's calls, by outcome and by what its cache did; `None` of another process.
+    pub calls: Option<Calls>,
+    /// A gateway's relays; `None` of another process.
+    pub relays: Option<Relays>,
+}
+
+/// What a gateway was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// All.
+    pub total: u64,
+    /// By outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// By what the cache did.
+    pub cache: BTreeMap<String, u64>,
+}
+
+/// What a gateway relayed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Relays {
+    /// All.
+    pub total: u64,
+    /// By upstream.
+    pub upstreams: BTreeMap<String, u64>,
+}
+
+impl Process {
+    fn of(scrape: &Scrape, scraped: &Scraped) -> Process {
+        let whole = |n: f64| n.round() as u64;
+        let by = |name: &str, label: &str| -> BTreeMap<String, u64> {
+            let sums = scraped.increase_by(name, label).into_iter();
+            sums.map(|(value, n)| (value, whole(n))).filter(|(_, n)| *n > 0).collect()
+        };
+        let between = scraped.between.map(|(from, to)| Nanos(to.unix_ns) - Nanos(from.unix_ns));
+        let calls = "plimsoll_calls_total";
+        let relays = "plimsoll_relays_total";
+        let ours = scraped.series.keys().any(|series| GATEWAYS.contains(&series.name.as_str()));
+        Process {
+            name: scrape.name.clone(),
+            url: scrape.url_shown.clone(),
+            span: between.unwrap_or_default(),
+            cpu: scraped.increase("process_cpu_seconds_total").map(Nanos::from_secs_f64),
+            memory_max: scraped.max("process_resident_memory_bytes").map(whole),
+            restarts: scraped.resets("process_cpu_seconds_total"),
+            calls: scraped.increase(calls).map(|total| Calls {
+                total: whole(total),
+                outcomes: by(calls, "outcome"),
+                cache: by(calls, "cache"),
+            }),
+            relays: scraped
+                .increase(relays)
+                .or(ours.then_some(0.0))
+                .map(|total| Relays { total: whole(total), upstreams: by(relays, "upstream") }),
+            scraped: scraped.clone(),
+        }
+    }
+
+    /// How much of one processor it took, 1 being all of it; `None` with fewer than two pages.
+    pub fn cpu_share(&self) -> Option<f64> {
+        let span = self.span.as_secs_f64();
+        self.cpu.filter(|_| span > 0.0).map(|cpu| cpu.as_secs_f64() / span)
+    }
+
+    /// CPU time for each relay.
+    pub fn cpu_per_relay(&self) -> Option<Nanos> {
+        let relays = self.relays.as_ref().map(|relays| relays.total).filter(|n| *n > 0)?;
+        self.cpu.map(|cpu| Nanos(cpu.0 / relays))
+    }
+
+    /// Why pages could not be read, the most frequent first.
+    pub fn failures(&self) -> Vec<(&str, u64)> {
+        let mut failures: Vec<_> =
+            self.scraped.failures.iter().map(|(why, n)| (why.as_str(), *n)).collect();
+        failures.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        failures
+    }
+}
+
+/// All processes that the plan names.
+#[derive(Clone, Debug, Default)]
+pub struct Scrapes {
+    /// In the plan's order.
+    pub processes: Vec<Process>,
+}
+
+/// How evenly relays were spread over gateways.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evenness {
+    /// What each would have, 0 to 1, were they spread evenly.
+    pub mean_share: f64,
+    /// The largest distance from that, as a part of it.
+    pub deviation_max: f64,
+    /// Whose it is.
+    pub of: String,
+}
+
+impl Scrapes {
+    /// What the processes that a plan names told; those behind the last that told anything may be
+    /// left out.
+    pub(crate) fn new(scrapes: &[Scrape], scraped: &[Scraped]) -> Scrapes {
+        let none = Scraped::default();
+        let processes = scrapes
+            .iter()
+            .enumerate()
+            .map(|(place, scrape)| Process::of(scrape, scraped.get(place).unwrap_or(&none)));
+        Scrapes { processes: processes.collect() }
+    }
+
+    /// The relays of all gateways together.
+    pub fn relays(&self) -> u64 {
+        self.gateways().map(|(_, relays)| relays.total).sum()
+    }
+
+    /// The share of all relays that a process made; `None` of what is no gateway, or of nothing.
+    pub fn share(&self, process: &Process) -> Option<f64> {
+        let all = self.relays();
+        let own = process.relays.as_ref().filter(|_| all > 0)?;
+        Some(own.total as f64 / all as f64)
+    }
+
+    /// Relays by upstream, over all gateways.
+    pub fn upstreams(&self) -> BTreeMap<&str, u64> {
+        let mut sums = BTreeMap::new();
+        for (name, n) in self.gateways().flat_map(|(_, relays)| &relays.upstreams) {
+            *sums.entry(name.as_str()).or_insert(0) += n;
+        }
+        sums
+    }
+
+    /// How evenly relays were spread; `None` of fewer than two gateways, or of nothing.
+    pub fn evenness(&self) -> Option<Evenness> {
+        let shares: Vec<_> = self
+            .processes
+            .iter()
+            .filter_map(|process| Some((process, self.share(process)?)))
+            .collect();
+        if shares.len() < 2 {
+            return None;
+        }
+        let mean_share = 1.0 / shares.len() as f64;
+        let far = |share: f64| (share - mean_share).abs() / mean_share;
+        let (process, share) =
+            shares.into_iter().max_by(|(_, a), (_, b)| far(*a).total_cmp(&far(*b)))?;
+        Some(Evenness { mean_share, deviation_max: far(share), of: process.name.clone() })
+    }
+
+    fn gateways(&self) -> impl Iterator<Item = (&Process, &Relays)> {
+        self.processes.iter().filter_map(|process| Some((process, process.relays.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_measure::{WallClock, prometheus};
+    use plimsoll_plan::Url;
+
+    fn scrapes(pages: &[&[&str]]) -> Scrapes {
+        let scrape = |n: usize| {
+            let url_shown = format!("http://h:{n}/");
+            Scrape { name: format!("gw-{n}"), url: Url::parse(&url_shown).unwrap(), url_shown }
+        };
+        let named: Vec<_> = (1..=pages.len()).map(scrape).collect();
+        let sum = |pages: &&[&str]| {
+            let mut sum = Scraped::default();
+            for (second, page) in (1..).zip(*pages) {
+                let at = WallClock { unix_ns: second * 1_000_000_000 };
+                sum.append(&match prometheus::parse(page) {
+                    Ok(samples) => Scraped::page(at, samples),
+                    Err(fault) => Scraped::failure(fault.to_string()),
+                });
+            }
+            sum
+        };
+        Scrapes::new(&named, &pages.iter().map(sum).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn gateways_and_others() {
+        let gateway = |started: u64, cpu: f64, a: u64, b: u64| {
+            format!(
+                "process_start_time_seconds {started}\nprocess_cpu_seconds_total {cpu}\nprocess_resident_memory_bytes 1e6\n\
+                 plimsoll_calls_total{{service=\"eth\",method=\"other\",outcome=\"ok\",cache=\"miss\"}} {}\n\
+                 plimsoll_relays_total{{service=\"eth\",upstream=\"a\",outcome=\"ok\"}} {a}\n\
+                 plimsoll_relays_total{{service=\"eth\",upstream=\"b\",outcome=\"ok\"}} {b}\n",
+                a + b
+            )
+        };
+        let scrapes = scrapes(&[
+            &[&gateway(7, 10.0, 5, 5), &gateway(7, 10.5, 305, 305)],
+            // Started again: 100 relays before, 300 after.
+            &[&gateway(7, 4.0, 0, 0), &gateway(7, 4.1, 50, 50), &gateway(99, 0.1, 200, 100)],
+            &["process_cpu_seconds_total 1", "process_cpu_seconds_total 1.25"],
+            &["!"],
+        ]);
+        let [one, two, other, away] = scrapes.processes.as_slice() else { panic!("four") };
+        let millis = Nanos::from_millis;
+        assert_eq!((one.cpu, one.cpu_share(), one.restarts), (Some(millis(500)), Some(0.5), 0));
+        assert_eq!((one.relays.as_ref().unwrap().total, one.memory_max), (600, Some(1_000_000)));
+        assert_eq!(one.cpu_per_relay(), Some(Nanos(833_333)));
+        assert_eq!(one.calls.as_ref().unwrap().cache, [("miss".into(), 600)].into());
+        assert_eq!((two.relays.as_ref().unwrap().total, two.restarts), (400, 1));
+        assert_eq!(two.cpu, Some(millis(200)));
+        assert_eq!((other.cpu_share(), other.relays.is_none()), (Some(0.25), true));
+        assert_eq!((away.cpu, away.failures()), (None, vec![("line 1: no metric name", 1)]));
+        assert_eq!(
+            (scrapes.relays(), scrapes.share(one), scrapes.share(other)),
+            (1000, Some(0.6), None)
+        );
+        assert_eq!(scrapes.upstreams(), [("a", 550), ("b", 450)].into());
+        let even = scrapes.evenness().unwrap();
+        assert_eq!(even.mean_share, 0.5);
+        assert!((even.deviation_max - 0.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_yet() {
+        let instrument = "plimsoll_run_in_flight 0";
+        let scrapes = scrapes(&[&["plimsoll_connections{side=\"down\"} 0"], &[], &[instrument]]);
+        assert_eq!((scrapes.relays(), scrapes.evenness()), (0, None));
+        assert_eq!(scrapes.processes[0].relays, Some(Relays::default()));
+        assert_eq!(scrapes.processes[0].cpu_per_relay(), None);
+        assert_eq!(scrapes.processes[2].relays, None, "another instrument is no gateway");
+    }
+}

@@ -1,0 +1,14 @@
+//! Target files: whatever is in one, it is read or everything wrong with it has a place in it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use plimsoll_plan::target_file::{Format, read};
+
+fuzz_target!(|data: &[u8]| {
+    let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;
+    for format in [None, Some(Format::Http), Some(Format::Json)] {
+        let (requests, wrongs) = read(data, format);
+        assert!(!requests.is_empty() || !wrongs.is_empty());
+        assert!(wrongs.iter().all(|wrong| (1..=lines).contains(&wrong.line)));
+    }
+});
