@@ -328,14 +328,18 @@ impl Upstream {
 /// variables of this prefix into the environment too (Kubernetes does, for a service called
 /// plimsoll).
 fn misspelt(variables: &Variables) -> Vec<String> {
-    let names: Vec<String> = KEYS.iter().map(Key::variable).collect();
-    let known: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("PLIMSOLL_")).collect();
-    let given = variables.names().filter_map(|name| name.strip_prefix("PLIMSOLL_"));
-    let note = |name: &str| {
-        let near = nearest(name, known.iter().copied())?;
-        Some(format!("the variable PLIMSOLL_{name} is no setting; did you mean PLIMSOLL_{near}?"))
+    // Also of keys whose variable has a name of its own.
+    let regular: Vec<(String, &Key)> =
+        KEYS.iter().map(|key| (key.path.replace('.', "_").to_ascii_uppercase(), key)).collect();
+    let note = |given: &str| {
+        let name = given.strip_prefix("PLIMSOLL_")?;
+        let near = nearest(name, regular.iter().map(|(name, _)| name.as_str()))?;
+        let (_, key) = regular.iter().find(|(name, _)| name == near)?;
+        let meant = key.variable();
+        (meant != given)
+            .then(|| format!("the variable {given} is no setting; did you mean {meant}?"))
     };
-    given.filter(|name| !known.contains(name)).filter_map(note).collect()
+    variables.names().filter_map(note).collect()
 }
 
 #[cfg(test)]

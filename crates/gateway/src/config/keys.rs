@@ -136,7 +136,8 @@ pub static KEYS: [Key; 26] = [
         |field, draft| draft.instance = field.text().and_then(|text| label(field, text.value)),
         |config| Some(quote_filled(&config.settings.instance)),
     )
-    .flag("--instance"),
+    .flag("--instance")
+    .reloads(),
     Key::new(
         "workers",
         Form::Number,
@@ -198,7 +199,8 @@ pub static KEYS: [Key; 26] = [
         Form::Text,
         |field, draft| set(&mut draft.config.settings.drain, field.duration().map(Nanos::from)),
         |config| Some(span(config.settings.drain)),
-    ),
+    )
+    .reloads(),
     Key::new(
         "tls.cert",
         Form::Text,
@@ -225,8 +227,7 @@ pub static KEYS: [Key; 26] = [
         Form::Text,
         |field, draft| draft.config.settings.access_log.file = log_file(field, &draft.folder),
         |config| config.settings.access_log.file.as_deref().map(path),
-    )
-    .reloads(),
+    ),
     Key::new(
         "limits.body",
         Form::Text,

@@ -126,6 +126,7 @@ fn layers() {
         ("DATABASE_URL", "sqlite:///var/lib/plimsoll.db"),
         ("PATH_GATEWAY_INSTANCES", "http://127.0.0.1:3069,http://127.0.0.1:3070/"),
         ("PLIMSOLL_LIMIT_BODY", "1MiB"),
+        ("PLIMSOLL_DATABASE", "sqlite:x.db"),
         ("PLIMSOLL_SERVICE_HOST", "10.0.0.1"),
         ("PLIMSOLL_PORT", "tcp://10.0.0.1:3069"),
     ];
@@ -146,12 +147,15 @@ fn layers() {
     assert_eq!(ids, ["eth:127.0.0.1:8545", "boba:127.0.0.1:8545"]);
     assert_eq!(
         config.notes,
-        ["the variable PLIMSOLL_LIMIT_BODY is no setting; did you mean PLIMSOLL_LIMITS_BODY?"]
+        [
+            "the variable PLIMSOLL_DATABASE is no setting; did you mean DATABASE_URL?",
+            "the variable PLIMSOLL_LIMIT_BODY is no setting; did you mean PLIMSOLL_LIMITS_BODY?"
+        ]
     );
     let read = inputs(&[], &[]);
     assert_eq!(
         fixed_differences(&Config::read_with(&read, None).unwrap(), &config),
-        ["listen", "instance", "workers", "database"]
+        ["listen", "workers", "database"]
     );
 }
 
@@ -303,6 +307,58 @@ fn unset_variables_can_be_left_alone() {
     let config = Config::read_with(&inputs, Some(FULL)).unwrap();
     assert_eq!(config.definitions.upstreams[0].url.shown, "https://node-a.example/${NODE_A_KEY}");
     refused(&inputs, "workers = 0", &["\"workers\" must be"]);
+}
+
+/// The keys of a table, as the reader gives them to somebody who wrote an unknown one.
+fn known_keys(text: &str) -> Vec<String> {
+    let problems = Config::read_with(&inputs(&[], &[]), Some(text)).unwrap_err().to_string();
+    let listed = problems.split("known here: ").nth(1).expect(&problems);
+    listed.lines().next().unwrap().split(", ").map(String::from).collect()
+}
+
+/// docs/configuration.md against the table of keys and the readers.
+#[test]
+fn the_documentation_names_every_key() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = |heading: &str| -> Vec<Vec<String>> {
+        let part = text.split(heading).nth(1).expect(heading);
+        let part = part.split("\n## ").next().unwrap();
+        // Of the first table.
+        let rows = part.lines().skip_while(|line| !line.starts_with("| `"));
+        let rows = rows.take_while(|line| line.starts_with("| `"));
+        let cells = |row: &str| row.trim_matches('|').split('|').map(|c| c.trim().into()).collect();
+        rows.map(cells).collect()
+    };
+    let code = |text: &str| format!("`{text}`");
+    let default = read("");
+    let documented = rows("## The process");
+    assert_eq!(documented.len(), KEYS.len());
+    for (row, key) in documented.iter().zip(&KEYS) {
+        assert_eq!(row[0], code(key.path));
+        assert_eq!(row[3], code(&key.variable()), "{}", key.path);
+        let flag = key.flag.map_or(String::new(), code);
+        assert_eq!(row[4], flag, "{}", key.path);
+        assert_eq!(row[5], if key.reloads { "yes" } else { "restart" }, "{}", key.path);
+        // What depends on the host is told in words.
+        if key.path != "instance"
+            && let Some(value) = key.show(&default)
+        {
+            assert_eq!(row[2], code(&value), "{}", key.path);
+        }
+    }
+    let names = |heading: &str| {
+        let mut names: Vec<String> =
+            rows(heading).iter().map(|row| row[0].trim_matches('`').to_string()).collect();
+        names.sort();
+        names
+    };
+    for (heading, table) in
+        [("## Services", "service"), ("## Upstreams", "upstream"), ("## Endpoints", "endpoint")]
+    {
+        let known = known_keys(&format!("[[{table}]]\nid = \"x\"\nqqqqqqqqqqqqqq = 1\n"));
+        assert_eq!(names(heading), known, "{table}");
+    }
 }
 
 mod properties;

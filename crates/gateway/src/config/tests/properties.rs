@@ -59,7 +59,8 @@ fn shown(before: &str, after: &str) -> String {
 }
 
 fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
-    let headers = proptest::collection::btree_map("x-[a-z]{1,6}", filled(), 0..3);
+    // Letters that spell no secret: what stands there in full is printed.
+    let headers = proptest::collection::btree_map("x-[b-d]{1,6}", filled(), 0..3);
     let place =
         (prop::sample::select(services), any::<bool>(), "[a-z]{1,8}", 1u16.., any::<bool>());
     let rate = option::of((1u32..1_000_000).prop_map(f64::from));
