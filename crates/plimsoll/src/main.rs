@@ -4,6 +4,7 @@
 //! measured and what it means is the other crates'.
 
 mod check;
+mod demo;
 mod gateway;
 mod interrupt;
 mod metrics;
@@ -35,6 +36,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See it work: chains, five gateway instances, an edge, the four-chain test, the report
+    Demo(demo::DemoArgs),
     /// Send load as planned, and account for every request
     Run(Box<run::RunArgs>),
     /// Relay JSON-RPC to nodes and PATH instances, and say what is relayed
@@ -96,6 +99,7 @@ fn tell(text: &str) {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),

@@ -88,24 +88,59 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         trace: args.trace,
         usage: plimsoll_host::usage,
     };
-    let mut sink = Live::new(&plan, run_dir, stop.clone(), args.metrics.is_some().then_some(page));
+    let page = args.metrics.is_some().then_some(page);
+    let carried = carry_out(&plan, settings, run_dir, page, &stop)?;
+    match args.format {
+        Format::Text => put(&carried.text())?,
+        Format::Json => put(&(carried.summary.to_json() + "\n"))?,
+    }
+    carried.written?;
+    Ok(exit_code(&carried.summary, interrupts.any()))
+}
+
+/// What came of a plan.
+pub(crate) struct Carried {
+    pub(crate) summary: Summary,
+    /// Where the run directory is.
+    run_dir: Option<String>,
+    /// Whether it is whole.
+    pub(crate) written: anyhow::Result<()>,
+}
+
+impl Carried {
+    /// The report, for reading.
+    pub(crate) fn text(&self) -> String {
+        self.summary.to_text(self.run_dir.as_deref())
+    }
+}
+
+/// Carries out a plan, to its end or until it is told to stop.
+///
+/// # Errors
+/// The run could not begin.
+pub(crate) fn carry_out(
+    plan: &Plan,
+    settings: Settings,
+    run_dir: Option<RunDir>,
+    page: Option<Page>,
+    stop: &Stop,
+) -> anyhow::Result<Carried> {
+    let mut sink = Live::new(plan, run_dir, stop.clone(), page);
     sink.scraper = Scraper::start(&plan.scrapes)?;
-    let outcome = plimsoll_engine::run(&plan, settings, &stop, &mut sink)
+    let outcome = plimsoll_engine::run(plan, settings, stop, &mut sink)
         .map_err(|error| usage_error(error.message, error.hint));
     sink.progress.end();
     let mut outcome = outcome.inspect_err(|_| sink.discard())?;
     sink.scrape_at_the_end(&mut outcome.total);
+    let summary = Summary::new(plan, outcome.facts, outcome.total);
+    let run_dir = sink.run_dir.as_ref().map(|dir| dir.path().display().to_string());
+    let written = sink.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json()));
+    Ok(Carried { summary, run_dir, written })
+}
 
-    let summary = Summary::new(&plan, outcome.facts, outcome.total);
-    let json = summary.to_json();
-    let shown = sink.run_dir.as_ref().map(|dir| dir.path().display().to_string());
-    let written = sink.run_dir.map_or(Ok(()), |dir| dir.finish(&json));
-    match args.format {
-        Format::Text => put(&summary.to_text(shown.as_deref()))?,
-        Format::Json => put(&(json + "\n"))?,
-    }
-    written?;
-    Ok(ExitCode::from(if interrupts.any() {
+/// What a run says by its exit code.
+pub(crate) fn exit_code(summary: &Summary, interrupted: bool) -> ExitCode {
+    ExitCode::from(if interrupted {
         130
     } else if !summary.verdict.valid {
         98
@@ -113,7 +148,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         99
     } else {
         0
-    }))
+    })
 }
 
 /// What happens each second: files, progress, metrics, and objectives that stop the run.

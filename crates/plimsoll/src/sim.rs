@@ -354,7 +354,7 @@ fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Waits for Ctrl-C or a request to terminate.
-fn wait_for_stop() -> anyhow::Result<()> {
+pub(crate) fn wait_for_stop() -> anyhow::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
         .context("cannot wait for signals")?;

@@ -1,0 +1,204 @@
+//! `plimsoll demo`: the main job on embedded parts, in one command.
+//!
+//! Five gateway instances over simulated chains, an edge over the instances, endpoints at the edge,
+//! and the four-chain test against it: what a newcomer runs first, and the instrument and the gateway
+//! proving each other. Instances, chains and edge are processes of their own, so that what each costs
+//! is its own; nothing of them outlives this process.
+
+mod parts;
+
+use crate::interrupt::Interrupts;
+use crate::run::{carry_out, exit_code};
+use crate::run_dir::RunDir;
+use crate::sim::wait_for_stop;
+use crate::{put, tell, usage_error};
+use anyhow::Context;
+use parts::{Folder, Part};
+use plimsoll_config::values::{show_duration, show_rate};
+use plimsoll_config::{Document, Variables, values};
+use plimsoll_engine::{Settings, Stop};
+use plimsoll_plan::Plan;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Where five instances listen when nobody else does: PATH's port and the next four.
+const PORTS: std::ops::RangeInclusive<u16> = 3069..=3073;
+
+/// The second part goes to so many times the first part's rate: 2,000/s to 5,000/s.
+const RAMP_FACTOR: f64 = 2.5;
+
+/// The chains, and the endpoints that the edge is given for them.
+const ENDPOINTS: [(&str, &str); 4] = [
+    ("eth", "ethpath_eth"),
+    ("boba", "ethpath_boba"),
+    ("mantle", "ethpath_mantle"),
+    ("kava", "ethpath_kava"),
+];
+
+/// The plan and the files that it reads, as they are in `scenarios/`.
+const SCENARIO: [(&str, &str); 9] = [
+    ("demo.toml", include_str!("../../../scenarios/demo.toml")),
+    ("targets-ethereum.txt", include_str!("../../../scenarios/targets-ethereum.txt")),
+    ("targets-boba.txt", include_str!("../../../scenarios/targets-boba.txt")),
+    ("targets-mantle.txt", include_str!("../../../scenarios/targets-mantle.txt")),
+    ("targets-kava.txt", include_str!("../../../scenarios/targets-kava.txt")),
+    ("mix-ethereum.txt", include_str!("../../../scenarios/mix-ethereum.txt")),
+    ("mix-boba.txt", include_str!("../../../scenarios/mix-boba.txt")),
+    ("mix-mantle.txt", include_str!("../../../scenarios/mix-mantle.txt")),
+    ("mix-kava.txt", include_str!("../../../scenarios/mix-kava.txt")),
+];
+
+/// Flags of `plimsoll demo`.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  plimsoll demo
+      four chains at 2,000/s for 20 s, then a ramp to 5,000/s of mixed reads: about 45 s
+  plimsoll demo --rate 200/s --duration 8s
+      a gentle one
+  plimsoll demo --keep
+      leaves the gateways running when the test is done, and says how to call them")]
+pub(crate) struct DemoArgs {
+    /// The first part's rate; the second goes to two and a half times as much
+    #[arg(long, value_name = "RATE", default_value = "2000/s", value_parser = values::rate)]
+    rate: f64,
+    /// How long to send: half of it the first part, a quarter the ramp, a quarter at its height
+    #[arg(long, short = 'd', value_name = "DURATION", default_value = "40s", value_parser = values::duration)]
+    duration: Duration,
+    /// Leave everything running when the test is done, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Where results go; must not exist [default: runs/START-demo]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Runs the demonstration.
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    if args.rate <= 0.0 || args.duration < Duration::from_secs(1) {
+        let hint = "for example --rate 500/s --duration 10s";
+        return Err(usage_error(
+            "the rate must be above zero and the duration a second at least",
+            hint,
+        ));
+    }
+    let stop = Stop::new();
+    let interrupts = Interrupts::listen(stop.clone())?;
+    let stopped = || interrupts.any().then_some(ExitCode::from(130));
+    let folder = Folder::new()?;
+    for (name, text) in SCENARIO {
+        folder.write(name, text)?;
+    }
+    let instances = start_instances(&folder)?;
+    tell(&format!("five gateway instances over simulated chains: {}", short(&instances.urls)));
+    if let Some(code) = stopped() {
+        return Ok(code);
+    }
+    let edge = start_edge(&folder, &instances)?;
+    let endpoints = ENDPOINTS.map(|(_, endpoint)| endpoint).join(", ");
+    tell(&format!("an edge over them: {}, with endpoints {endpoints}", edge.urls[0]));
+    if let Some(code) = stopped() {
+        return Ok(code);
+    }
+    let plan = plan(args, &folder, &instances, &edge)?;
+    let run_dir = RunDir::create(args.out.as_deref(), &plan)?;
+    let settings = Settings { workers: 0, spin: false, trace: 0, usage: plimsoll_host::usage };
+    let carried = carry_out(&plan, settings, Some(run_dir), None, &stop)?;
+    put(&carried.text())?;
+    let code = exit_code(&carried.summary, interrupts.any());
+    if args.keep && !interrupts.any() {
+        drop(interrupts);
+        tell(&how_to_call(&folder, &instances, &edge));
+        wait_for_stop()?;
+    }
+    edge.stop();
+    instances.stop();
+    carried.written?;
+    Ok(code)
+}
+
+/// Starts the instances, on their usual ports where those are free.
+fn start_instances(folder: &Folder) -> anyhow::Result<Part> {
+    let start = |listen: &str| {
+        Part::start(
+            folder,
+            "instances",
+            &["--instances", "5", "--listen", listen, "--database", "off"],
+            &[],
+        )
+    };
+    let free = PORTS.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|port| port.is_ok());
+    if free && let Ok(part) = start(&format!("127.0.0.1:{}", PORTS.start())) {
+        return Ok(part);
+    }
+    tell(&format!("ports {} to {} are in use: taking free ones", PORTS.start(), PORTS.end()));
+    start("127.0.0.1:0")
+}
+
+/// Makes the endpoints and starts the edge.
+fn start_edge(folder: &Folder, instances: &Part) -> anyhow::Result<Part> {
+    let database = format!("sqlite:{}", folder.path().join("edge.db").display());
+    for (service, endpoint) in ENDPOINTS {
+        let add = ["endpoint", "add", endpoint, "--service", service, "--database", &database];
+        Part::once(folder, &add)?;
+    }
+    let path = instances.urls.join(",");
+    let args = ["--listen", "127.0.0.1:0", "--instance", "edge", "--database", &database];
+    Part::start(folder, "edge", &args, &[("PATH_GATEWAY_INSTANCES", &path)])
+}
+
+/// The plan, aimed at the edge, with every gateway's page to read.
+fn plan(args: &DemoArgs, folder: &Folder, instances: &Part, edge: &Part) -> anyhow::Result<Plan> {
+    let mut text = SCENARIO[0].1.to_string();
+    let numbered = (1..).zip(&instances.urls).map(|(number, url)| (format!("gw-{number}"), url));
+    for (name, url) in [("edge".to_string(), &edge.urls[0])].into_iter().chain(numbered) {
+        text += &format!("\n[[scrape]]\nname = \"{name}\"\nurl = \"{url}/metrics\"\n");
+    }
+    let mut variables = Variables::none();
+    let part = |share: u32| show_duration(args.duration / share);
+    for (name, value) in [
+        ("GATEWAY", edge.urls[0].clone()),
+        ("RATE", show_rate(args.rate)),
+        ("RAMP_RATE", show_rate(args.rate * RAMP_FACTOR)),
+        ("DURATION", part(2)),
+        ("RAMP_START", part(2)),
+        ("RAMP", part(4)),
+        ("HOLD", part(4)),
+    ] {
+        variables.set(name, value);
+    }
+    let document = Document::new("demo.toml", text);
+    Plan::read(&document, &variables, folder.path())
+        .map_err(|problems| anyhow::anyhow!("the demonstration's plan is not valid\n{problems}"))
+        .context("please report this")
+}
+
+/// Hosts and ports, without what they share.
+fn short(urls: &[String]) -> String {
+    let hosts: Vec<&str> = urls.iter().filter_map(|url| url.split("://").nth(1)).collect();
+    match hosts.split_first() {
+        Some((first, others)) => {
+            let ports = others.iter().filter_map(|host| host.rsplit_once(':'));
+            let ports: Vec<String> = ports.map(|(_, port)| format!(":{port}")).collect();
+            format!("{first} {}", ports.join(" "))
+        }
+        None => String::new(),
+    }
+}
+
+/// What a person may do with what is left running.
+fn how_to_call(folder: &Folder, instances: &Part, edge: &Part) -> String {
+    let body = "-d '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":1}'";
+    let (edge, instance) = (&edge.urls[0], &instances.urls[0]);
+    let plan = folder.path().join("demo.toml");
+    let plan: &Path = &plan;
+    format!(
+        "\neverything is left running until Ctrl-C:\n  \
+         curl -s '{edge}/api/gateway?endpoint=ethpath_eth' {body}\n  \
+         curl -s {instance}/v1 -H 'Target-Service-Id: kava' {body}\n  \
+         curl -s {edge}/metrics\n  \
+         plimsoll run {} --set GATEWAY={edge} --set RATE=1000/s",
+        plan.display()
+    )
+}
