@@ -133,6 +133,15 @@ impl Config {
         }
     }
 
+    /// Whether a key may stand at the top of the file.
+    pub fn has_key(key: &str) -> bool {
+        let in_table = |known: &Key| match known.table_and_name() {
+            ("", name) => name == key,
+            (table, _) => table == key,
+        };
+        KEYS.iter().any(in_table) || ["service", "upstream", "endpoint"].contains(&key)
+    }
+
     /// The services that exist whatever the database says: the file's, and those built in which it
     /// does not replace.
     pub(crate) fn services(&self) -> Vec<Service> {
@@ -319,15 +328,14 @@ impl Upstream {
 /// variables of this prefix into the environment too (Kubernetes does, for a service called
 /// plimsoll).
 fn misspelt(variables: &Variables) -> Vec<String> {
-    let known: Vec<String> = KEYS.iter().map(Key::variable).collect();
-    let unknown = variables
-        .names()
-        .filter(|name| name.starts_with("PLIMSOLL_") && !known.iter().any(|key| key == name));
+    let names: Vec<String> = KEYS.iter().map(Key::variable).collect();
+    let known: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("PLIMSOLL_")).collect();
+    let given = variables.names().filter_map(|name| name.strip_prefix("PLIMSOLL_"));
     let note = |name: &str| {
-        let near = nearest(name, known.iter().map(String::as_str))?;
-        Some(format!("the variable {name} is no setting; did you mean {near}?"))
+        let near = nearest(name, known.iter().copied())?;
+        Some(format!("the variable PLIMSOLL_{name} is no setting; did you mean PLIMSOLL_{near}?"))
     };
-    unknown.filter_map(note).collect()
+    given.filter(|name| !known.contains(name)).filter_map(note).collect()
 }
 
 #[cfg(test)]

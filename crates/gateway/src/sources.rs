@@ -163,9 +163,14 @@ impl Sources {
         Ok(self.store.as_ref())
     }
 
-    /// What the database is called.
+    /// The database's URL, without secrets; `None`: there is none, or nothing was read yet.
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_ref().map(|database| database.url.shown.as_str())
+    }
+
+    /// What the database is called in problems.
     fn shown(&self) -> &str {
-        self.database.as_ref().map_or("the database", |database| &database.url.shown)
+        self.database().unwrap_or("the database")
     }
 }
 

@@ -1,9 +1,10 @@
 //! What this host is and does. The only crate that reads `/proc`.
 //!
 //! # Layout
-//! - [`usage`]: what this process has used of the host so far
+//! - [`usage`], [`process`]: what this process uses of the host
+//! - [`raise_descriptor_limit`]: the one limit that a process may lift by itself
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
 use plimsoll_measure::{HostSample, Nanos};
 
@@ -15,7 +16,42 @@ use plimsoll_measure::{HostSample, Nanos};
 pub fn usage() -> HostSample {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return HostSample::default() };
     let user = span(usage.user_time());
-    HostSample { cpu: user + span(usage.system_time()), user, rss_peak_bytes: peak_bytes() }
+    HostSample {
+        cpu: user + span(usage.system_time()),
+        user,
+        rss_peak_bytes: status_bytes("VmHWM:"),
+    }
+}
+
+/// What a process uses of the host at present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// User and system time since it began.
+    pub cpu: Nanos,
+    /// Resident memory, in bytes.
+    pub resident_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+}
+
+/// What this process uses at present. Zero where the kernel does not say.
+pub fn process() -> Process {
+    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
+    Process {
+        cpu: usage().cpu,
+        resident_bytes: status_bytes("VmRSS:"),
+        // Without the one that the folder was read with.
+        open_fds: descriptors.saturating_sub(1),
+    }
+}
+
+/// Raises the limit of open descriptors as far as this process may, and says how far that is.
+pub fn raise_descriptor_limit() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
 }
 
 fn span(time: TimeVal) -> Nanos {
@@ -23,9 +59,10 @@ fn span(time: TimeVal) -> Nanos {
     Nanos(secs * 1_000_000_000 + micros * 1_000)
 }
 
-fn peak_bytes() -> u64 {
+/// A line of `/proc/self/status` that counts KiB.
+fn status_bytes(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
@@ -42,5 +79,13 @@ mod tests {
         assert!(first.rss_peak_bytes > 0);
         assert!(second.rss_peak_bytes >= first.rss_peak_bytes.max(grown.len() as u64));
         assert!(second.cpu >= first.cpu && second.user >= first.user);
+    }
+
+    #[test]
+    fn a_process_is_described() {
+        let _held = std::fs::File::open("/proc/self/status").unwrap();
+        let process = process();
+        assert!(process.resident_bytes > 0 && process.open_fds > 3);
+        assert!(raise_descriptor_limit() >= process.open_fds);
     }
 }

@@ -86,6 +86,32 @@ const TARGETS_MAX: usize = 10_000;
 const CONNECTIONS_DEFAULT: u64 = 2_000;
 
 impl Plan {
+    /// The keys at the top of a plan.
+    pub const KEYS: [&str; 22] = [
+        "arrivals",
+        "connections",
+        "duration",
+        "grace",
+        "labels",
+        "max_body",
+        "name",
+        "objective",
+        "rate",
+        "redirects",
+        "requests",
+        "scrape",
+        "seed",
+        "stages",
+        "start",
+        "stream",
+        "target",
+        "think_time",
+        "timeout",
+        "tls",
+        "users",
+        "warmup",
+    ];
+
     /// Reads a plan. `folder` is where the files that it names are looked for.
     ///
     /// # Errors

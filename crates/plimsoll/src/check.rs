@@ -1,28 +1,112 @@
 //! `plimsoll check`: is the file valid, and what does it mean?
 
-use crate::plan_source::{SetArgs, read_file};
-use crate::put;
+use crate::plan_source::{SetArgs, read_document, read_text};
+use crate::{gateway, put, usage_error};
+use plimsoll_config::Document;
+use plimsoll_gateway::config::Config;
+use plimsoll_plan::Plan;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Flags of `plimsoll check`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
-  plimsoll check plan.toml --set GATEWAY=http://localhost:3069")]
+#[command(after_help = "Examples:
+  plimsoll check plan.toml --set GATEWAY=http://localhost:3069
+  plimsoll check gateway.toml")]
 pub(crate) struct CheckArgs {
-    /// The plan
-    plan: PathBuf,
+    /// The plan, or the configuration of a gateway
+    file: PathBuf,
+    /// What the file is [default: as its keys say]
+    #[arg(long, value_enum)]
+    kind: Option<FileKind>,
     #[command(flatten)]
     set: SetArgs,
 }
 
-/// Prints what will be sent when, as comments, above the resolved plan.
-pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let plan = read_file(&args.plan, &args.set)?;
-    let mut text = String::new();
-    for line in plan.describe().lines() {
-        text += &format!("# {line}\n");
+/// What a file is: a plan has targets, and a rate or users; what a gateway is told has listen,
+/// upstreams, endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FileKind {
+    Plan,
+    Gateway,
+}
+
+impl FileKind {
+    /// The kind to which more of the keys belong; those that both have count for neither.
+    fn of(keys: &[String]) -> Option<FileKind> {
+        let count = |is_key: fn(&str) -> bool, is_other: fn(&str) -> bool| {
+            keys.iter().filter(|key| is_key(key) && !is_other(key)).count()
+        };
+        let plan = count(is_of_plan, Config::has_key);
+        let gateway = count(Config::has_key, is_of_plan);
+        match plan.cmp(&gateway) {
+            std::cmp::Ordering::Greater => Some(FileKind::Plan),
+            std::cmp::Ordering::Less => Some(FileKind::Gateway),
+            std::cmp::Ordering::Equal => None,
+        }
     }
-    put(&format!("{text}\n{}", plan.to_toml()))?;
-    Ok(ExitCode::SUCCESS)
+}
+
+fn is_of_plan(key: &str) -> bool {
+    Plan::KEYS.contains(&key)
+}
+
+/// Prints the file resolved; a plan also says, in comments above, what will be sent when.
+pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let shown = args.file.display().to_string();
+    let text = read_text(&args.file, "give the path of a plan or of a gateway's configuration")?;
+    let document = Document::new(&shown, text);
+    let keys = document.keys();
+    match args.kind.or_else(|| FileKind::of(&keys)) {
+        Some(FileKind::Plan) => {
+            let plan = read_document(&document, &args.set, &args.file)?;
+            let mut text = String::new();
+            for line in plan.describe().lines() {
+                text += &format!("# {line}\n");
+            }
+            put(&format!("{text}\n{}", plan.to_toml()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(FileKind::Gateway) => {
+            let file = Some(args.file);
+            let variables = args.set.variables()?;
+            gateway::print_config(&plimsoll_gateway::config::Inputs {
+                file,
+                variables,
+                ..Default::default()
+            })
+        }
+        None => {
+            let why = match keys.is_empty() {
+                true => "it has no keys that can be read".into(),
+                false => format!("its keys are {}", keys.join(", ")),
+            };
+            let hint = "a plan has target and rate or users, a gateway's configuration has listen, \
+                        upstream or endpoint; say which it is to be with --kind";
+            let message = format!(
+                "cannot tell whether {shown} is a plan or a gateway's configuration: {why}"
+            );
+            Err(usage_error(message, hint))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_tell_what_a_file_is() {
+        let check = |keys: &[&str], kind: Option<FileKind>| {
+            let keys: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
+            assert_eq!(FileKind::of(&keys), kind, "{keys:?}");
+        };
+        check(&["rate", "target"], Some(FileKind::Plan));
+        check(&["ratee", "target", "tls"], Some(FileKind::Plan));
+        check(&["listen", "tls"], Some(FileKind::Gateway));
+        check(&["upstreem", "endpoint"], Some(FileKind::Gateway));
+        check(&["tls"], None); // both have it
+        check(&["target", "upstream"], None);
+        check(&[], None);
+    }
 }

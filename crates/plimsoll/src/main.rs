@@ -4,6 +4,7 @@
 //! measured and what it means is the other crates'.
 
 mod check;
+mod gateway;
 mod interrupt;
 mod metrics;
 mod plan_source;
@@ -36,7 +37,9 @@ struct Cli {
 enum Command {
     /// Send load as planned, and account for every request
     Run(Box<run::RunArgs>),
-    /// Validate a plan, and print it resolved and in words
+    /// Relay JSON-RPC to nodes and PATH instances, and say what is relayed
+    Gateway(Box<gateway::GatewayArgs>),
+    /// Validate a plan or a gateway's configuration, and print it resolved
     Check(check::CheckArgs),
     /// Serve a simulated world, or put faults before a real one
     Sim(sim::SimArgs),
@@ -94,6 +97,7 @@ fn tell(text: &str) {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),
         Command::Sim(args) => sim::run(args),
         Command::Completions { shell } => completions(shell),

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 /// Variables for a plan.
 #[derive(clap::Args)]
 pub(crate) struct SetArgs {
-    /// Set a variable that the plan uses as ${NAME}; goes before the environment
-    #[arg(long = "set", value_name = "NAME=VALUE")]
+    /// Set a variable that the file uses as ${NAME}; goes before the environment
+    #[arg(long = "set", value_name = "NAME=VALUE", global = true)]
     set: Vec<String>,
 }
 
 impl SetArgs {
-    fn variables(&self) -> anyhow::Result<Variables> {
+    pub(crate) fn variables(&self) -> anyhow::Result<Variables> {
         let mut variables = Variables::from_environment();
         for pair in &self.set {
             let (name, value) = pair.split_once('=').ok_or_else(|| {
@@ -80,14 +80,24 @@ pub(crate) struct InlineArgs {
 
 /// Reads a plan from a file.
 pub(crate) fn read_file(path: &Path, set: &SetArgs) -> anyhow::Result<Plan> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let hint = "give the path of a plan, or use --url; see plimsoll run --help";
-        usage_error(format!("cannot read {shown}: {error}"), hint)
-    })?;
-    let document = Document::new(shown.to_string(), text);
-    let folder = path.parent().unwrap_or(Path::new(""));
-    read(&document, set, folder)
+    let hint = "give the path of a plan, or use --url; see plimsoll run --help";
+    let document = Document::new(path.display().to_string(), read_text(path, hint)?);
+    read_document(&document, set, path)
+}
+
+/// Reads a file that the user named.
+pub(crate) fn read_text(path: &Path, hint: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| usage_error(format!("cannot read {}: {error}", path.display()), hint))
+}
+
+/// Reads a plan that stands at `path`.
+pub(crate) fn read_document(
+    document: &Document,
+    set: &SetArgs,
+    path: &Path,
+) -> anyhow::Result<Plan> {
+    read(document, set, path.parent().unwrap_or(Path::new("")))
 }
 
 /// Reads a plan from flags.

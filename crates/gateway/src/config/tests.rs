@@ -127,6 +127,7 @@ fn layers() {
         ("PATH_GATEWAY_INSTANCES", "http://127.0.0.1:3069,http://127.0.0.1:3070/"),
         ("PLIMSOLL_LIMIT_BODY", "1MiB"),
         ("PLIMSOLL_SERVICE_HOST", "10.0.0.1"),
+        ("PLIMSOLL_PORT", "tcp://10.0.0.1:3069"),
     ];
     let flags = [
         ("--workers", "4"),

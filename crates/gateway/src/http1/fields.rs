@@ -53,11 +53,7 @@ impl<'a> Fields<'a> {
         // The length and first letter tell most fields apart from those that matter.
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         match (name.len(), name.as_bytes().first().map(u8::to_ascii_lowercase)) {
-            (4, Some(b'h')) if is("host") => {
-                if self.host.replace(value).is_some() {
-                    return Err(malformed("two Host headers"));
-                }
-            }
+            (4, Some(b'h')) if is("host") => self.host(value)?,
             (6, Some(b'o')) if is("origin") => self.origin = Some(value),
             (6, Some(b'e')) if is("expect") => {
                 self.expect_continue = value.eq_ignore_ascii_case(b"100-continue");
@@ -81,6 +77,13 @@ impl<'a> Fields<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn host(&mut self, value: &'a [u8]) -> Result<(), Error> {
+        match self.host.replace(value) {
+            Some(_) => Err(malformed("two Host headers")),
+            None => Ok(()),
+        }
     }
 
     fn connection(&mut self, value: &[u8]) {

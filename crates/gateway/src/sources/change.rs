@@ -38,6 +38,23 @@ pub enum Request {
     Remove(EntryKind, String),
 }
 
+impl Request {
+    /// The kind and id of the entry that it is about.
+    fn about(&self) -> (EntryKind, &str) {
+        match self {
+            Request::Add { kind, id, .. } => (*kind, id),
+            Request::Enable(kind, id) | Request::Disable(kind, id) | Request::Remove(kind, id) => {
+                (*kind, id)
+            }
+        }
+    }
+
+    /// The id of the entry that it is about.
+    pub fn id(&self) -> &str {
+        self.about().1
+    }
+}
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -137,23 +154,18 @@ enum Decision {
 }
 
 fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decision, ChangeError> {
-    let (kind, id) = match request {
-        Request::Add { kind, id, .. } => (*kind, id),
-        Request::Enable(kind, id) | Request::Disable(kind, id) | Request::Remove(kind, id) => {
-            (*kind, id)
-        }
-    };
+    let (kind, id) = request.about();
     let there = There {
         kind,
         id,
-        entry: entries.iter().find(|entry| entry.kind == kind && entry.id == *id),
+        entry: entries.iter().find(|entry| entry.kind == kind && entry.id == id),
         built_in: kind == EntryKind::Service
             && config.built_in_services
-            && Service::built_in().iter().any(|service| service.id == *id),
+            && Service::built_in().iter().any(|service| service.id == id),
         config,
         entries,
     };
-    let in_file = held_by_file(config).contains(&(kind, id.as_str()));
+    let in_file = held_by_file(config).contains(&(kind, id));
     let is_mark = there.entry.is_some_and(|entry| entry.definition.is_none());
     // What the file defines is changed there; but what the database has of it may go, since that
     // is the way out of a clash.
@@ -275,7 +287,10 @@ impl There<'_> {
         let own = self.entry.filter(|entry| entry.definition.is_some());
         if own.is_none() && self.built_in {
             let message = format!("the service \"{id}\" is built in");
-            return refused(message, format!("plimsoll gateway service disable {id}"));
+            return refused(
+                message,
+                format!("to leave it out: plimsoll gateway service disable {id}"),
+            );
         }
         if own.is_none() {
             return self.absent();

@@ -250,3 +250,10 @@ fn every_problem_is_listed() {
     let problems = read("rate = 1\ndurations = \"1s\"\n[[target]]\nweight = -1\n").unwrap_err();
     assert_eq!(problems.iter().count(), 5, "{problems}");
 }
+
+/// The reader lists the keys that it knows to somebody who wrote another.
+#[test]
+fn the_list_of_keys_is_the_readers() {
+    let problems = read("qqqqqqqqqq = 1").map(|plan| plan.to_toml()).unwrap_err().to_string();
+    assert!(problems.ends_with(&format!("known here: {}", Plan::KEYS.join(", "))), "{problems}");
+}

@@ -5,9 +5,12 @@
 
 mod bad_input;
 mod clients;
+mod docs;
+mod gateway;
 mod host_limits;
 mod http;
 mod output;
+mod registry;
 mod run;
 mod scenarios;
 mod scrape;

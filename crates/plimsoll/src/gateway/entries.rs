@@ -1,0 +1,457 @@
+//! `plimsoll gateway service|upstream|endpoint`: entries listed, shown and changed.
+//!
+//! A new entry becomes lines of TOML, each named after its flag; the gateway reads them by the same
+//! reader as the file's.
+
+use super::listing::{self, Format};
+use crate::{put, tell, usage_error};
+use clap::{Args, Subcommand};
+use plimsoll_config::values::quote;
+use plimsoll_config::{Text, Variables};
+use plimsoll_gateway::config::Inputs;
+use plimsoll_gateway::sources::{ChangeError, LoadError, Outcome, Request, Sources};
+use plimsoll_gateway::store::EntryKind;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Whose entries.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Chains and other services that calls are relayed to
+    Service(ServiceArgs),
+    /// Nodes and PATH instances that calls are relayed to
+    Upstream(UpstreamArgs),
+    /// What customers call: /api/gateway?endpoint=ID
+    Endpoint(EndpointArgs),
+}
+
+#[derive(Args)]
+pub(super) struct ServiceArgs {
+    #[command(subcommand)]
+    verb: ServiceVerb,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Args)]
+pub(super) struct UpstreamArgs {
+    #[command(subcommand)]
+    verb: UpstreamVerb,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Args)]
+pub(super) struct EndpointArgs {
+    #[command(subcommand)]
+    verb: EndpointVerb,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Args)]
+struct FormatArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
+    format: Format,
+}
+
+#[derive(Subcommand)]
+enum ServiceVerb {
+    /// Add a service, or replace one that is built in
+    #[command(after_help = "Example:
+  plimsoll gateway service add base --chain-id 8453 --block-time 2s --sync-allowance 150")]
+    Add(AddService),
+    #[command(flatten)]
+    Other(Verb),
+}
+
+#[derive(Subcommand)]
+enum UpstreamVerb {
+    /// Add an upstream
+    #[command(after_help = "\
+What is between ${ and } is a variable of the gateway's environment: the database keeps its name
+only. To be checked, it must have a value here too; --set NODE_KEY=any does.
+
+Examples:
+  plimsoll gateway upstream add node-a --service eth --url 'https://node.example/${NODE_KEY}' \\
+      --header 'Authorization: Bearer ${TOKEN}' --weight 2 --tier 1 --rate-limit 500/s
+  plimsoll gateway upstream add path-1 --kind path --url http://127.0.0.1:4001/v1
+      a PATH instance: serves whatever service it is asked for")]
+    Add(Box<AddUpstream>),
+    #[command(flatten)]
+    Other(Verb),
+}
+
+#[derive(Subcommand)]
+enum EndpointVerb {
+    /// Add an endpoint
+    #[command(after_help = "Example:
+  plimsoll gateway endpoint add ethpath_1764014188689_1764014188693 --service eth \\
+      --allow 'eth_*' --deny eth_getLogs")]
+    Add(AddEndpoint),
+    #[command(flatten)]
+    Other(Verb),
+}
+
+/// What is the same for all kinds.
+#[derive(Subcommand)]
+enum Verb {
+    /// List all, with where each comes from and whether it is in force
+    List,
+    /// Show one with all its keys, as they would stand in the file
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Take up again what was disabled
+    Enable {
+        /// Its id
+        id: String,
+    },
+    /// Leave out without removing; of a service, with everything that is for it
+    Disable {
+        /// Its id
+        id: String,
+    },
+    /// Remove from the database
+    Remove {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Args)]
+struct AddService {
+    /// What callers know it by: the value of Target-Service-Id
+    id: String,
+    /// Its chain id; with one, the gateway answers eth_chainId and net_version by itself
+    #[arg(long, value_name = "N")]
+    chain_id: Option<u64>,
+    /// The time between two blocks, such as 12s
+    #[arg(long, value_name = "DURATION")]
+    block_time: Option<String>,
+    /// How many blocks an upstream may lag behind
+    #[arg(long, value_name = "BLOCKS")]
+    sync_allowance: Option<u64>,
+    /// How calls are spread: round-robin, least-loaded or weighted [default: round-robin]
+    #[arg(long, value_name = "HOW")]
+    spread: Option<String>,
+    /// From taking up a call to the last byte of its answer [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<String>,
+    #[command(flatten)]
+    replace: ReplaceArgs,
+}
+
+#[derive(Args)]
+struct AddUpstream {
+    /// What metrics and response headers call it
+    id: String,
+    /// The service that it serves; may be left out for --kind path
+    #[arg(long, value_name = "ID")]
+    service: Option<String>,
+    /// How it is spoken to: evm (a node) or path (a PATH instance) [default: evm]
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// Where it is
+    #[arg(long)]
+    url: String,
+    /// Sent with each request; may be given several times
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// Its share against the others of its service, where these are spread by weight [default: 1]
+    #[arg(long, value_name = "N")]
+    weight: Option<u64>,
+    /// Used when the tiers before it have none [default: 0]
+    #[arg(long, value_name = "N")]
+    tier: Option<u64>,
+    /// At most so many calls from each gateway, such as 500/s
+    #[arg(long, value_name = "RATE")]
+    rate_limit: Option<String>,
+    /// Certificates (PEM) to trust instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    methods: MethodArgs,
+    #[command(flatten)]
+    replace: ReplaceArgs,
+}
+
+#[derive(Args)]
+struct AddEndpoint {
+    /// The id in its URL
+    id: String,
+    /// The service that it relays to
+    #[arg(long, value_name = "ID")]
+    service: String,
+    #[command(flatten)]
+    methods: MethodArgs,
+    #[command(flatten)]
+    replace: ReplaceArgs,
+}
+
+#[derive(Args)]
+struct MethodArgs {
+    /// Only these methods, such as eth_call or 'eth_*'; may be given several times
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    allow: Vec<String>,
+    /// Not these methods, whatever is allowed; may be given several times
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    deny: Vec<String>,
+}
+
+#[derive(Args)]
+struct ReplaceArgs {
+    /// Write over an entry of the same id; what is disabled stays so
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Lines of TOML, each with its flag.
+#[derive(Default)]
+struct Lines(Vec<(String, String)>);
+
+impl Lines {
+    fn text(&mut self, flag: &str, key: &str, value: &Option<String>) {
+        if let Some(value) = value {
+            self.0.push((flag.into(), format!("{key} = {}", quote(value))));
+        }
+    }
+
+    fn number(&mut self, flag: &str, key: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.0.push((flag.into(), format!("{key} = {value}")));
+        }
+    }
+
+    fn methods(&mut self, methods: &MethodArgs) {
+        for (flag, key, names) in [
+            ("--allow", "methods.allow", &methods.allow),
+            ("--deny", "methods.deny", &methods.deny),
+        ] {
+            if !names.is_empty() {
+                let names: Vec<String> = names.iter().map(|name| quote(name)).collect();
+                self.0.push((flag.into(), format!("{key} = [{}]", names.join(", "))));
+            }
+        }
+    }
+}
+
+impl AddService {
+    fn request(self) -> Request {
+        let mut lines = Lines::default();
+        lines.number("--chain-id", "chain_id", self.chain_id);
+        lines.text("--block-time", "block_time", &self.block_time);
+        lines.number("--sync-allowance", "sync_allowance", self.sync_allowance);
+        lines.text("--spread", "spread", &self.spread);
+        lines.text("--timeout", "timeout", &self.timeout);
+        Request::Add {
+            kind: EntryKind::Service,
+            id: self.id,
+            service: None,
+            lines: lines.0,
+            replace: self.replace.replace,
+        }
+    }
+}
+
+impl AddUpstream {
+    fn request(self) -> anyhow::Result<Request> {
+        let mut lines = Lines::default();
+        lines.text("--kind", "kind", &self.kind);
+        lines.text("--url", "url", &Some(self.url));
+        for header in &self.headers {
+            let Some((name, value)) = header.split_once(':') else {
+                let hint = "for example --header 'Authorization: Bearer ${TOKEN}'";
+                return Err(usage_error("--header: not NAME: VALUE", hint));
+            };
+            let (name, value) = (name.trim(), value.trim());
+            if Text::plain(value).hidden_if_secret(name).shown != value {
+                tell(&format!(
+                    "note: the value of {name} is kept in the database as it is; to keep only the \
+                     name of a variable, write --header '{name}: ${{NAME}}'"
+                ));
+            }
+            let line = format!("headers.{} = {}", quote(name), quote(value));
+            lines.0.push(("--header".into(), line));
+        }
+        lines.number("--weight", "weight", self.weight);
+        lines.number("--tier", "tier", self.tier);
+        lines.text("--rate-limit", "rate_limit", &self.rate_limit);
+        if let Some(ca) = &self.ca {
+            let ca = std::path::absolute(ca)?.display().to_string();
+            lines.text("--ca", "ca", &Some(ca.replace("${", "$${")));
+        }
+        lines.methods(&self.methods);
+        Ok(Request::Add {
+            kind: EntryKind::Upstream,
+            id: self.id,
+            service: self.service,
+            lines: lines.0,
+            replace: self.replace.replace,
+        })
+    }
+}
+
+impl AddEndpoint {
+    fn request(self) -> Request {
+        let mut lines = Lines::default();
+        lines.methods(&self.methods);
+        Request::Add {
+            kind: EntryKind::Endpoint,
+            id: self.id,
+            service: Some(self.service),
+            lines: lines.0,
+            replace: self.replace.replace,
+        }
+    }
+}
+
+/// What a command comes to.
+enum Task {
+    List(EntryKind),
+    Show(EntryKind, String),
+    Change(EntryKind, &'static str, Request),
+}
+
+impl Task {
+    fn of(kind: EntryKind, verb: Verb) -> Task {
+        match verb {
+            Verb::List => Task::List(kind),
+            Verb::Show { id } => Task::Show(kind, id),
+            Verb::Enable { id } => Task::Change(kind, "enabled", Request::Enable(kind, id)),
+            Verb::Disable { id } => Task::Change(kind, "disabled", Request::Disable(kind, id)),
+            Verb::Remove { id } => Task::Change(kind, "removed", Request::Remove(kind, id)),
+        }
+    }
+}
+
+/// Runs a command on entries.
+pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> {
+    use EntryKind::{Endpoint, Service, Upstream};
+    let (format, task) = match command {
+        Command::Service(ServiceArgs { verb, format }) => (
+            format,
+            match verb {
+                ServiceVerb::Add(add) => Task::Change(Service, "added", add.request()),
+                ServiceVerb::Other(verb) => Task::of(Service, verb),
+            },
+        ),
+        Command::Upstream(UpstreamArgs { verb, format }) => (
+            format,
+            match verb {
+                UpstreamVerb::Add(add) => Task::Change(Upstream, "added", add.request()?),
+                UpstreamVerb::Other(verb) => Task::of(Upstream, verb),
+            },
+        ),
+        Command::Endpoint(EndpointArgs { verb, format }) => (
+            format,
+            match verb {
+                EndpointVerb::Add(add) => Task::Change(Endpoint, "added", add.request()),
+                EndpointVerb::Other(verb) => Task::of(Endpoint, verb),
+            },
+        ),
+    };
+    let strict = inputs.variables.clone();
+    // The gateway's secrets need not be known where its entries are changed.
+    let inputs = Inputs { variables: inputs.variables.leave_unset(), ..inputs };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut sources = Sources::new(inputs);
+        let done = perform(&mut sources, task, format.format, &strict).await;
+        sources.close().await;
+        done
+    })
+}
+
+async fn perform(
+    sources: &mut Sources,
+    task: Task,
+    format: Format,
+    strict: &Variables,
+) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::List(kind) => {
+            let listed = sources.list(kind).await.map_err(not_loaded)?;
+            if let Some(missing) = &listed.missing {
+                tell(&format!("note: the database {missing} does not exist yet"));
+            }
+            put(&listing::list(kind, &listed.entries, format))?;
+            if listed.entries.is_empty() {
+                let kind = kind.word();
+                tell(&format!("no {kind} is there; see plimsoll gateway {kind} add --help"));
+            }
+        }
+        Task::Show(kind, id) => {
+            let listed = sources.list(kind).await.map_err(not_loaded)?;
+            let entries: Vec<_> = listed.entries.iter().filter(|entry| entry.id == id).collect();
+            if entries.is_empty() {
+                let ids = listed.entries.iter().map(|entry| entry.id.as_str());
+                let kind = kind.word();
+                let hint = match plimsoll_config::nearest(&id, ids) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => format!("plimsoll gateway {kind} list shows what there is"),
+                };
+                return Err(usage_error(format!("there is no {kind} \"{id}\""), hint));
+            }
+            for entry in entries {
+                put(&listing::show(kind, entry, format))?;
+            }
+        }
+        Task::Change(kind, done, request) => {
+            let outcome = sources.change(&request, strict).await.map_err(not_changed)?;
+            say(sources, kind, &request, done, outcome, format)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(
+    sources: &Sources,
+    kind: EntryKind,
+    request: &Request,
+    done: &'static str,
+    outcome: Outcome,
+    format: Format,
+) -> anyhow::Result<()> {
+    let (kind, id) = (kind.word(), request.id());
+    if format == Format::Json {
+        let outcome = match outcome {
+            Outcome::Changed | Outcome::ReplacedBuiltIn => done,
+            Outcome::Replaced => "replaced",
+            Outcome::Unchanged => "unchanged",
+        };
+        return put(&format!(
+            "{}\n",
+            serde_json::json!({ "kind": kind, "id": id, "outcome": outcome })
+        ));
+    }
+    let database = sources.database().unwrap_or_default();
+    let text = match outcome {
+        Outcome::Changed => format!("{done} {kind} {id} in {database}"),
+        Outcome::Replaced => format!("replaced {kind} {id} in {database}"),
+        Outcome::ReplacedBuiltIn => {
+            format!("added {kind} {id} in {database}, in place of the one that is built in")
+        }
+        Outcome::Unchanged => format!("{kind} {id} was so before"),
+    };
+    tell(&text);
+    Ok(())
+}
+
+fn not_loaded(error: LoadError) -> anyhow::Error {
+    match &error {
+        LoadError::Problems(problems) => {
+            usage_error(format!("the configuration is not valid\n{problems}"), "")
+        }
+        LoadError::Store(_) => usage_error(error.to_string(), error.hint()),
+    }
+}
+
+fn not_changed(error: ChangeError) -> anyhow::Error {
+    match error {
+        ChangeError::Load(error) => not_loaded(error),
+        error => usage_error(error.to_string(), error.hint()),
+    }
+}

@@ -1,0 +1,270 @@
+//! `--instances N`: N gateway processes on consecutive ports, started again when they die.
+//!
+//! Each is a process of its own, as instances behind a balancer are; they share the configuration and
+//! the database. The supervisor holds a pipe to each: when it is gone, however it went, the pipe ends
+//! and the instance finishes what is under way and ends too, so that nothing outlives it.
+
+use super::ServeArgs;
+use super::serve::{describe, load, raise_descriptor_limit};
+use super::simulated::Simulated;
+use crate::{tell, usage_error};
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use plimsoll_gateway::config::Inputs;
+use plimsoll_gateway::sources::Sources;
+use plimsoll_measure::{Clock, Nanos};
+use std::net::SocketAddr;
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// An instance that lived for so long is started again at once; one that did not waits.
+const STEADY: Nanos = Nanos::from_secs(10);
+
+/// The first pause before an instance that died early is started again; it doubles.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What a signal to the supervisor means for its instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Serve,
+    /// Read the configuration again, for the n-th time.
+    Reload(u64),
+    /// Stop, asked for the n-th time.
+    Stop(u32),
+}
+
+/// Runs the instances until it is told to stop.
+pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
+    let mut sources = Sources::new(inputs);
+    let (config, mut definitions) = load(&mut sources).await?;
+    let database = sources.database().map(String::from);
+    sources.close().await;
+    raise_descriptor_limit(&config.settings, true);
+    let mut simulated = Simulated::new(None);
+    simulated.fill(&mut definitions)?;
+    let elsewhere = simulated.serves().then(|| simulated.address()).transpose()?;
+    let listen = config.settings.listen[0];
+    let (order, orders) = watch::channel(Order::Serve);
+    let (started, mut starts) = mpsc::channel(usize::from(args.instances));
+    let mut instances = tokio::task::JoinSet::new();
+    for number in 0..args.instances {
+        let instance = Instance {
+            number,
+            address: address_of(listen, number)?,
+            simulated: elsewhere.clone(),
+            orders: orders.clone(),
+            started: started.clone(),
+        };
+        instances.spawn(instance.run());
+    }
+    drop(started);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut urls: Vec<(u16, String)> = Vec::new();
+    let mut failed = None;
+    loop {
+        let stop = || {
+            order.send_modify(|order| {
+                *order = match *order {
+                    Order::Stop(times) => Order::Stop(times + 1),
+                    _ => Order::Stop(1),
+                }
+            })
+        };
+        tokio::select! {
+            Some(start) = starts.recv() => {
+                urls.push(start);
+                if urls.len() == usize::from(args.instances) {
+                    urls.sort();
+                    let text = describe(&definitions, database.as_deref(), &urls[0].1, elsewhere.is_some());
+                    tell(&format!("{} instances\n{}", urls.len(), text.trim_end()));
+                }
+            }
+            _ = interrupt.recv() => stop(),
+            _ = terminate.recv() => stop(),
+            _ = hang_up.recv() => order.send_modify(|order| match order {
+                Order::Serve => *order = Order::Reload(1),
+                Order::Reload(times) => *times += 1,
+                Order::Stop(_) => {}
+            }),
+            ended = instances.join_next() => match ended {
+                None => break,
+                Some(Ok(Ok(()))) => {}
+                Some(other) => {
+                    // One that cannot start makes the others useless: all stop.
+                    let error = other.map_err(anyhow::Error::from).and_then(|ended| ended);
+                    failed = failed.or(error.err());
+                    stop();
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+/// The address of an instance: the first's port and so many more; port 0 stays.
+fn address_of(first: SocketAddr, number: u16) -> anyhow::Result<SocketAddr> {
+    let mut address = first;
+    if first.port() != 0 {
+        let port = first.port().checked_add(number).ok_or_else(|| {
+            let hint = "choose a lower port with --listen";
+            usage_error(format!("there is no port {} after {}", number, first.port()), hint)
+        })?;
+        address.set_port(port);
+    }
+    Ok(address)
+}
+
+/// One of the processes.
+struct Instance {
+    number: u16,
+    address: SocketAddr,
+    simulated: Option<String>,
+    orders: watch::Receiver<Order>,
+    /// Told where the instance listens, when it first does.
+    started: mpsc::Sender<(u16, String)>,
+}
+
+impl Instance {
+    fn name(&self) -> String {
+        format!("gw-{}", self.number + 1)
+    }
+
+    /// Keeps a process running until the order to stop.
+    async fn run(mut self) -> anyhow::Result<()> {
+        let clock = Clock::start();
+        let mut pause = PAUSE_FIRST;
+        let mut once_up = false;
+        loop {
+            let began = clock.now();
+            let mut child = self.start()?;
+            // Held for as long as the supervisor lives: waiting for a child would close it.
+            let _pipe = child.stdin.take();
+            let up = self.wait_until_up(&mut child).await;
+            if let (Some(url), false) = (&up, once_up) {
+                once_up = true;
+                let _ = self.started.send((self.number, url.clone())).await;
+            }
+            let status = self.watch(&mut child).await?;
+            if matches!(*self.orders.borrow(), Order::Stop(_)) {
+                return Ok(());
+            }
+            if !once_up {
+                anyhow::bail!("{} could not start", self.name());
+            }
+            if clock.now() - began >= STEADY {
+                pause = PAUSE_FIRST;
+            }
+            let (name, shown) = (self.name(), Nanos::from(pause));
+            tell(&format!("{name} ended: {status}; it is started again in {shown}"));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = self.orders.wait_for(|order| matches!(order, Order::Stop(_))) => return Ok(()),
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Starts the process: this program again, with the arguments it was started with, but for those
+    /// that tell instances apart.
+    fn start(&self) -> anyhow::Result<Child> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut command = Command::new(program);
+        command.args(inherited(std::env::args().skip(1)));
+        command.arg("--supervised").arg("--instances=1");
+        command.arg(format!("--listen={}", self.address));
+        command.arg(format!("--instance={}", self.name()));
+        command.args(self.simulated.iter().map(|url| format!("--simulated={url}")));
+        // A group of its own: Ctrl-C in a terminal is for the supervisor, which hands it on.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.spawn().with_context(|| format!("cannot start {}", self.name()))
+    }
+
+    /// Waits for the line that says where it listens; `None`: it ended before.
+    async fn wait_until_up(&self, child: &mut Child) -> Option<String> {
+        let mut line = String::new();
+        BufReader::new(child.stdout.take()?).read_line(&mut line).await.ok()?;
+        line.split_whitespace().next().map(String::from)
+    }
+
+    /// Waits for the process to end, handing orders on to it.
+    async fn watch(&mut self, child: &mut Child) -> anyhow::Result<ExitStatus> {
+        self.orders.mark_unchanged();
+        let mut order = *self.orders.borrow();
+        loop {
+            if let (Order::Stop(_), Some(pid)) = (order, child.id()) {
+                send(pid, Signal::SIGTERM);
+            }
+            if let (Order::Reload(_), Some(pid)) = (order, child.id()) {
+                send(pid, Signal::SIGHUP);
+            }
+            if let Order::Stop(3..) = order {
+                let _ = child.start_kill();
+            }
+            tokio::select! {
+                status = child.wait() => return Ok(status?),
+                changed = self.orders.changed() => {
+                    changed.context("the supervisor is gone")?;
+                    order = *self.orders.borrow_and_update();
+                }
+            }
+        }
+    }
+}
+
+/// A process that is gone already needs no signal.
+fn send(pid: u32, signal: Signal) {
+    if let Ok(pid) = i32::try_from(pid) {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// The arguments without those that each instance is given its own of.
+fn inherited(args: impl Iterator<Item = String>) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut args = args.peekable();
+    while let Some(arg) = args.next() {
+        let own = ["--instances", "--listen", "--instance"];
+        if own.contains(&arg.as_str()) {
+            args.next();
+        } else if !own
+            .iter()
+            .any(|flag| arg.strip_prefix(flag).is_some_and(|rest| rest.starts_with('=')))
+        {
+            kept.push(arg);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_inherit_what_is_not_their_own() {
+        let args =
+            "gateway --config x.toml --listen 127.0.0.1:0 --instances=5 --instance gw --workers 2";
+        let kept = inherited(args.split(' ').map(String::from));
+        assert_eq!(kept.join(" "), "gateway --config x.toml --workers 2");
+    }
+
+    #[test]
+    fn ports_are_consecutive() {
+        let first: SocketAddr = "127.0.0.1:3069".parse().expect("an address");
+        assert_eq!(address_of(first, 4).expect("a port").port(), 3073);
+        let free: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        assert_eq!(address_of(free, 4).expect("a port").port(), 0);
+        let last: SocketAddr = "127.0.0.1:65535".parse().expect("an address");
+        assert!(address_of(last, 1).is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! The documents against the program: tables that say what the code says.
+
+use plimsoll_gateway::category::Category;
+use plimsoll_gateway::error::TABLE;
+use plimsoll_gateway::metrics::METRICS;
+use std::path::Path;
+
+/// Checks that a document's table has exactly these rows under its head.
+fn check(document: &str, head: &str, rows: &[String]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(document);
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut lines = text.lines().skip_while(|line| *line != head);
+    assert!(lines.next().is_some(), "{document} has no table {head}");
+    let found: Vec<&str> = lines.skip(1).take_while(|line| line.starts_with('|')).collect();
+    let expected = rows.join("\n");
+    assert_eq!(found.join("\n"), expected, "{document} should have:\n{expected}\n");
+}
+
+fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+#[test]
+fn errors_are_documented() {
+    let row = |row: &plimsoll_gateway::error::Row| {
+        let retryable = yes_or_no(row.retryable);
+        let (name, code, status) = (row.name, row.code, row.status);
+        format!(
+            "| `{name}` | {code} | {status} | {retryable} | {} | {} |",
+            row.fault.word(),
+            row.when
+        )
+    };
+    let rows: Vec<String> = TABLE.iter().map(row).collect();
+    check("gateway.md", "| kind | code | HTTP | retryable | fault | when |", &rows);
+}
+
+#[test]
+fn meanings_of_upstreams_errors_are_documented() {
+    let row = |meaning: &Category| {
+        let retryable = yes_or_no(meaning.retryable());
+        format!("| `{}` | {} | {retryable} |", meaning.word(), meaning.fault().word())
+    };
+    let rows: Vec<String> = Category::ALL.iter().map(row).collect();
+    check("gateway.md", "| meaning | fault | another upstream may do better |", &rows);
+}
+
+#[test]
+fn metrics_are_documented() {
+    let row = |metric: &plimsoll_gateway::metrics::Metric| {
+        format!("| `{}` | {} | {} | {} |", metric.name, metric.kind, metric.labels, metric.help)
+    };
+    let rows: Vec<String> = METRICS.iter().map(row).collect();
+    check("metrics.md", "| metric | type | labels | what |", &rows);
+}

@@ -1,0 +1,375 @@
+//! The gateway's configuration and its entries, as somebody at the command line sees them.
+
+use crate::run::{Done, Folder, command, plimsoll};
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+
+/// `plimsoll gateway …` in a folder of its own; what is said in one line.
+fn gateway(folder: &Folder, line: &str) -> Done {
+    let args: Vec<&str> = ["gateway"].into_iter().chain(line.split_whitespace()).collect();
+    command(&args).env_remove("DATABASE_URL").current_dir(folder.path()).output().unwrap().into()
+}
+
+#[track_caller]
+fn done(folder: &Folder, line: &str) -> Done {
+    let done = gateway(folder, line);
+    assert_eq!(done.code, 0, "{line}: {}", done.stderr);
+    done
+}
+
+#[track_caller]
+fn refused(folder: &Folder, line: &str, words: &[&str]) {
+    let refused = gateway(folder, line);
+    assert_eq!(refused.code, 2, "{line}: {}", refused.stderr);
+    assert_eq!(refused.stdout, "", "data only");
+    for word in words {
+        assert!(refused.stderr.contains(word), "{line}\n{}\nsays not\n{word}", refused.stderr);
+    }
+}
+
+const FILE: &str = r#"
+listen = ["127.0.0.1:0"]
+[[service]]
+id = "base"
+[[upstream]]
+id = "in-file"
+service = "base"
+url = "http://${HOST_OF_NODE}/${NODE_KEY}"
+"#;
+
+#[test]
+fn an_endpoint_from_its_first_day_to_its_last() {
+    let folder = Folder::new();
+    let none = done(&folder, "endpoint list");
+    assert_eq!(none.stdout, "");
+    assert!(none.stderr.contains("see plimsoll gateway endpoint add --help"), "{}", none.stderr);
+    assert!(!folder.path().join("plimsoll.db").exists(), "looking makes nothing");
+
+    let id = "ethpath_1764014188689_1764014188693";
+    let added =
+        done(&folder, &format!("endpoint add {id} --service eth --allow eth_* --deny eth_getLogs"));
+    assert!(
+        added.stderr.starts_with(&format!("added endpoint {id} in sqlite:")),
+        "{}",
+        added.stderr
+    );
+    assert_eq!(
+        done(&folder, "endpoint list").stdout,
+        format!(
+            "ID                                   SERVICE  FROM      STATE    METHODS\n\
+             {id}  eth      database  enabled  eth_*, but not eth_getLogs\n"
+        )
+    );
+    refused(
+        &folder,
+        &format!("endpoint add {id} --service eth"),
+        &["is there already", "hint: add --replace"],
+    );
+    done(&folder, &format!("endpoint disable {id}"));
+    let json: Value =
+        serde_json::from_str(&done(&folder, "endpoint list --format json").stdout).unwrap();
+    assert_eq!(json[0]["state"], "disabled");
+    assert_eq!(json[0]["methods"]["deny"][0], "eth_getLogs");
+    let again = done(&folder, &format!("endpoint disable {id}"));
+    assert!(again.stderr.contains("was so before"), "{}", again.stderr);
+
+    let line = format!("endpoint --format json add {id} --service boba --replace");
+    let replaced = done(&folder, &line);
+    assert_eq!(
+        replaced.stdout,
+        format!("{{\"id\":\"{id}\",\"kind\":\"endpoint\",\"outcome\":\"replaced\"}}\n")
+    );
+    done(&folder, &format!("endpoint enable {id}"));
+    assert_eq!(
+        done(&folder, &format!("endpoint show {id}")).stdout,
+        format!("# from: database, enabled\n[[endpoint]]\nid = \"{id}\"\nservice = \"boba\"\n")
+    );
+    done(&folder, &format!("endpoint remove {id}"));
+    refused(&folder, &format!("endpoint show {id}"), &["there is no endpoint"]);
+    refused(&folder, &format!("endpoint remove {id}"), &["there is no endpoint"]);
+}
+
+#[test]
+fn secrets_stay_where_they_are() {
+    let folder = Folder::new();
+    let line = "upstream add node-a --service eth --url https://node.example/${NODE_KEY} \
+                --header Authorization:${TOKEN} --weight 2 --tier 1 --rate-limit 500/s";
+    refused(
+        &folder,
+        line,
+        &["--url: the variable NODE_KEY is not set", "--header: the variable TOKEN"],
+    );
+    done(&folder, &format!("{line} --set NODE_KEY=s3cret --set TOKEN=s3cret"));
+    let listed = done(&folder, "upstream list").stdout;
+    assert!(listed.contains("https://node.example/${NODE_KEY}"), "{listed}");
+    let bytes = std::fs::read(folder.path().join("plimsoll.db")).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("${NODE_KEY}") && !text.contains("s3cret"));
+    // Other entries can be changed where the secrets are not known.
+    done(&folder, "upstream add node-b --service eth --url http://127.0.0.1:8545");
+    // What stands there in full is not printed either, and said to be kept.
+    let kept = done(
+        &folder,
+        "upstream add node-c --service eth --url http://h/ --header X-Api-Key:s3cret",
+    );
+    assert!(
+        kept.stderr.contains("note: the value of X-Api-Key is kept in the database as it is"),
+        "{}",
+        kept.stderr
+    );
+    let shown = done(&folder, "upstream show node-c --format json");
+    assert!(
+        shown.stdout.contains("[redacted]") && !shown.stdout.contains("s3cret"),
+        "{}",
+        shown.stdout
+    );
+    // A gateway needs them.
+    refused(
+        &folder,
+        "",
+        &[
+            "upstream \"node-a\" of sqlite:",
+            "NODE_KEY is not set",
+            "plimsoll gateway upstream disable node-a",
+        ],
+    );
+}
+
+#[test]
+fn file_database_and_what_is_built_in() {
+    let folder = Folder::new();
+    folder.file("gateway.toml", FILE);
+    // The file's secrets need not be known to look at it.
+    assert_eq!(
+        done(&folder, "upstream list").stdout,
+        "ID       SERVICE  KIND  TIER  WEIGHT  FROM  STATE    URL\n\
+         in-file  base     evm   0     1       file  enabled  http://${HOST_OF_NODE}/${NODE_KEY}\n"
+    );
+    refused(
+        &folder,
+        "upstream add in-file --service eth --url http://h/ --replace",
+        &["the upstream \"in-file\" is defined by the configuration", "hint: choose another id"],
+    );
+    refused(
+        &folder,
+        "upstream remove in-file",
+        &["is defined by the configuration", "change it there"],
+    );
+    refused(&folder, "service disable base", &["is defined by the configuration"]);
+    refused(
+        &folder,
+        "endpoint add e --service bsae",
+        &["unknown service \"bsae\"", "did you mean \"base\"?"],
+    );
+    done(&folder, "endpoint add e --service base");
+
+    done(&folder, "service add mine --chain-id 7 --block-time 2s");
+    done(&folder, "upstream add mine-1 --service mine --url http://h/");
+    done(&folder, "endpoint add mine-2 --service mine");
+    refused(
+        &folder,
+        "service remove mine",
+        &[
+            "the service \"mine\" is used by upstream \"mine-1\", endpoint \"mine-2\"",
+            "hint: remove them first",
+        ],
+    );
+    let built_in = done(&folder, "service add eth --chain-id 1");
+    assert!(
+        built_in.stderr.contains("in place of the one that is built in"),
+        "{}",
+        built_in.stderr
+    );
+    done(&folder, "service remove eth");
+    refused(
+        &folder,
+        "service remove eth",
+        &["the service \"eth\" is built in", "service disable eth"],
+    );
+    done(&folder, "service disable kava");
+    let listed = done(&folder, "service list").stdout;
+    let line = |id: &str| listed.lines().find(|line| line.starts_with(id)).unwrap_or_default();
+    assert!(line("kava").ends_with("built-in  disabled"), "{listed}");
+    assert!(line("base").ends_with("file      enabled"), "{listed}");
+    assert!(line("mine").ends_with("database  enabled"), "{listed}");
+    assert!(listed.lines().all(|line| line.chars().count() <= 80), "{listed}");
+
+    // The other folder, the other database.
+    done(&folder, "endpoint list --database sqlite:other.db");
+    assert!(!folder.path().join("other.db").exists());
+    refused(&folder, "endpoint add e --service eth --database off", &["database = \"off\""]);
+    refused(&folder, "endpoint list --listen 127.0.0.1:1", &["unexpected argument"]);
+    refused(&folder, "--listen 127.0.0.1:1 endpoint list", &["--listen does not change entries"]);
+}
+
+#[test]
+fn entries_that_are_not_valid() {
+    let folder = Folder::new();
+    let check = |line: &str, words: &[&str]| refused(&folder, line, words);
+    check("endpoint add a/b --service eth", &["ID: \"id\": \"a/b\" cannot be an id"]);
+    check("endpoint add e", &["--service <ID>"]);
+    check("endpoint add e --service eth --allow e*h", &["--allow: ", "\"e*h\" is no method"]);
+    check("upstream add n --url http://h/", &["an upstream without \"service\""]);
+    check("upstream add n --service eth --url h:1", &["--url: \"url\": no scheme"]);
+    check("upstream add n --service eth --url http://h --kind emv", &["--kind: ", "\"evm\"?"]);
+    check(
+        "upstream add n --service eth --url http://h --tier 10",
+        &["--tier: \"tier\" must be from 0 to 9"],
+    );
+    check("upstream add n --service eth --url http://h --header X", &["--header: not NAME: VALUE"]);
+    check(
+        "upstream add n --service eth --url http://h --ca no.pem",
+        &["--ca: there is no file /", "no.pem"],
+    );
+    check(
+        "upstream add n --service eth --url http://h --rate-limit 5",
+        &["--rate-limit: ", "is not a rate"],
+    );
+    check("service add s --spread weigthed", &["--spread: ", "did you mean \"weighted\"?"]);
+    assert!(!folder.path().join("plimsoll.db").exists(), "what is refused makes nothing");
+}
+
+#[test]
+fn databases_that_cannot_be_used() {
+    let folder = Folder::new();
+    let check = |database: &str, words: &[&str]| {
+        refused(&folder, &format!("endpoint add e --service eth --database {database}"), words);
+    };
+    check("plimsoll.db", &["--database: no URL of a database", "hint: write it like sqlite:"]);
+    check("postgres://u:s3cret@h/d", &["--database: no database of the kind \"postgres\""]);
+    check("sqlite:no/such/folder/x.db", &["there is no folder", "hint: make it first"]);
+    folder.file("text.db", "this is no database\n".repeat(100));
+    check("sqlite:text.db", &["text.db: file is not a database", "hint: restore it from a backup"]);
+
+    // Root may write everywhere: then these are somebody else's attempts.
+    let nobody = |args: &[&str]| -> Done {
+        let program = folder.path().join("plimsoll");
+        if !program.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_plimsoll"), &program).unwrap();
+        }
+        let mut command = std::process::Command::new(program);
+        command.args(args).current_dir(folder.path());
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        command.output().unwrap().into()
+    };
+    let mode = |name: &str, mode: u32| {
+        let path = folder.path().join(name);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::create_dir(folder.path().join("locked")).unwrap();
+    mode("locked", 0o555);
+    let add = |database: &str| {
+        nobody(&["gateway", "endpoint", "add", "e", "--service", "eth", "--database", database])
+    };
+    let locked = add("sqlite:locked/x.db");
+    assert_eq!(locked.code, 2, "{}", locked.stderr);
+    assert!(locked.stderr.contains("unable to open database file"), "{}", locked.stderr);
+    assert!(
+        locked.stderr.contains("hint: this user must be able to write the file and its folder")
+    );
+
+    done(&folder, "endpoint add first --service eth --database sqlite:read.db");
+    mode("read.db", 0o444);
+    let read_only = add("sqlite:read.db");
+    assert_eq!(read_only.code, 2, "{}", read_only.stderr);
+    assert!(
+        read_only.stderr.contains("hint: this user must be able to write"),
+        "{}",
+        read_only.stderr
+    );
+}
+
+/// The command line is used by scripts, several at a time.
+#[test]
+fn many_add_at_the_same_time() {
+    let folder = Folder::new();
+    const SCRIPTS: usize = 6;
+    const EACH: usize = 5;
+    std::thread::scope(|scope| {
+        for script in 0..SCRIPTS {
+            let folder = &folder;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    done(folder, &format!("endpoint add e-{script}-{number} --service eth"));
+                }
+            });
+        }
+    });
+    let listed = done(&folder, "endpoint list --format json").stdout;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), SCRIPTS * EACH);
+}
+
+#[test]
+fn a_configuration_is_printed_resolved() {
+    let folder = Folder::new();
+    let path = folder.file("gateway.toml", FILE);
+    let printed: Done = command(&["gateway", "--print-config", "--workers", "3"])
+        .current_dir(folder.path())
+        .env("PLIMSOLL_LIMITS_BODY", "1MiB")
+        .env("PLIMSOLL_LIMIT_BATCH", "5")
+        .envs([("HOST_OF_NODE", "node"), ("NODE_KEY", "s3cret")])
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
+    for line in [
+        "workers = 3",
+        "body = \"1MiB\"",
+        "url = \"http://node/${NODE_KEY}\"",
+        "listen = [\"127.0.0.1:0\"]",
+    ] {
+        assert!(printed.stdout.contains(line), "{}", printed.stdout);
+    }
+    assert!(printed.stderr.contains("did you mean PLIMSOLL_LIMITS_BATCH?"), "{}", printed.stderr);
+    // What is printed is a configuration.
+    let again = folder.file("again.toml", &printed.stdout);
+    let set = ["--set", "NODE_KEY=s3cret"];
+    let checked = plimsoll(&[&["check", again.as_str()], &set[..]].concat());
+    assert_eq!(
+        (checked.code, checked.stdout.as_str()),
+        (0, printed.stdout.as_str()),
+        "{}",
+        checked.stderr
+    );
+
+    let wrong = plimsoll(&["check", &path]);
+    assert_eq!(wrong.code, 2);
+    assert!(
+        wrong.stderr.contains("gateway.toml:8:7: the variable HOST_OF_NODE is not set"),
+        "{}",
+        wrong.stderr
+    );
+    refused(
+        &folder,
+        "--config no.toml",
+        &["no.toml: cannot be read", "hint: name another with --config"],
+    );
+    refused(
+        &folder,
+        "--workers 0 --upstream eth",
+        &["--workers: \"workers\" must be", "--upstream: \"eth\" is not SERVICE=URL"],
+    );
+}
+
+#[test]
+fn check_tells_plans_from_configurations() {
+    let folder = Folder::new();
+    let check = |text: &str, args: &[&str]| {
+        let path = folder.file("file.toml", text);
+        plimsoll(&[&["check", path.as_str()], args].concat())
+    };
+    let both = check("tls = { cert = \"a\" }", &[]);
+    assert_eq!(both.code, 2);
+    assert!(both.stderr.contains("cannot tell whether"), "{}", both.stderr);
+    assert!(both.stderr.contains("say which it is to be with --kind"), "{}", both.stderr);
+    let empty = check("", &[]);
+    assert!(empty.stderr.contains("it has no keys that can be read"), "{}", empty.stderr);
+    assert_eq!(check("", &["--kind", "gateway"]).code, 0);
+    assert!(check("", &["--kind", "plan"]).stderr.contains("the plan is not valid"));
+    assert!(check("listen = 5", &[]).stderr.contains("the configuration is not valid"));
+    assert!(check("rate = 5", &[]).stderr.contains("the plan is not valid"));
+}
