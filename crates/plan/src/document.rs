@@ -87,7 +87,7 @@ const CONNECTIONS_DEFAULT: u64 = 2_000;
 
 impl Plan {
     /// The keys at the top of a plan.
-    pub const KEYS: [&str; 21] = [
+    pub const KEYS: [&str; 22] = [
         "arrivals",
         "connections",
         "duration",
@@ -99,6 +99,7 @@ impl Plan {
         "rate",
         "redirects",
         "requests",
+        "scrape",
         "seed",
         "stages",
         "start",
