@@ -39,8 +39,10 @@ impl Plan {
             out += &show_objective(objective);
         }
         for scrape in &self.scrapes {
-            let (name, url) = (quote_filled(&scrape.name), quote(&scrape.url_shown));
-            write!(out, "\n[[scrape]]\nname = {name}\nurl = {url}\n").expect("writing to memory");
+            let (name, group) = (quote_filled(&scrape.name), quote_filled(&scrape.group));
+            let url = quote(&scrape.url_shown);
+            write!(out, "\n[[scrape]]\nname = {name}\ngroup = {group}\nurl = {url}\n")
+                .expect("writing to memory");
         }
         out
     }

@@ -151,9 +151,14 @@ fn start_edge(folder: &Folder, instances: &Part) -> anyhow::Result<Part> {
 /// The plan, aimed at the edge, with every gateway's page to read.
 fn plan(args: &DemoArgs, folder: &Folder, instances: &Part, edge: &Part) -> anyhow::Result<Plan> {
     let mut text = SCENARIO[0].1.to_string();
-    let numbered = (1..).zip(&instances.urls).map(|(number, url)| (format!("gw-{number}"), url));
-    for (name, url) in [("edge".to_string(), &edge.urls[0])].into_iter().chain(numbered) {
-        text += &format!("\n[[scrape]]\nname = \"{name}\"\nurl = \"{url}/metrics\"\n");
+    let mut scrape = |name: &str, group: &str, url: &str| {
+        text += &format!(
+            "\n[[scrape]]\nname = \"{name}\"\ngroup = \"{group}\"\nurl = \"{url}/metrics\"\n"
+        );
+    };
+    scrape("edge", "edge", &edge.urls[0]);
+    for (number, url) in (1..).zip(&instances.urls) {
+        scrape(&format!("gw-{number}"), "instances", url);
     }
     let mut variables = Variables::none();
     let part = |share: u32| show_duration(args.duration / share);

@@ -17,6 +17,8 @@ const GATEWAYS: [&str; 3] =
 pub struct Process {
     /// What the plan calls it.
     pub name: String,
+    /// Whom it shares its work with.
+    pub group: String,
     /// Its page, as it may be shown.
     pub url: String,
     /// What its pages held.
@@ -68,6 +70,7 @@ impl Process {
         let ours = scraped.series.keys().any(|series| GATEWAYS.contains(&series.name.as_str()));
         Process {
             name: scrape.name.clone(),
+            group: scrape.group.clone(),
             url: scrape.url_shown.clone(),
             span: between.unwrap_or_default(),
             cpu: scraped.increase("process_cpu_seconds_total").map(Nanos::from_secs_f64),
@@ -114,9 +117,11 @@ pub struct Scrapes {
     pub processes: Vec<Process>,
 }
 
-/// How evenly relays were spread over gateways.
+/// How evenly relays were spread over the gateways of a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evenness {
+    /// The group.
+    pub group: String,
     /// What each would have, 0 to 1, were they spread evenly.
     pub mean_share: f64,
     /// The largest distance from that, as a part of it.
@@ -137,33 +142,44 @@ impl Scrapes {
         Scrapes { processes: processes.collect() }
     }
 
-    /// The relays of all gateways together.
-    pub fn relays(&self) -> u64 {
-        self.gateways().map(|(_, relays)| relays.total).sum()
+    /// The groups, in the order in which the plan first names them.
+    pub fn groups(&self) -> Vec<&str> {
+        let mut groups: Vec<&str> = Vec::new();
+        for process in &self.processes {
+            if !groups.contains(&process.group.as_str()) {
+                groups.push(&process.group);
+            }
+        }
+        groups
     }
 
-    /// The share of all relays that a process made; `None` of what is no gateway, or of nothing.
+    /// The relays of a group's gateways together.
+    pub fn relays(&self, group: &str) -> u64 {
+        self.gateways(group).map(|(_, relays)| relays.total).sum()
+    }
+
+    /// The share of its group's relays that a process made; `None` of what is no gateway, or of
+    /// nothing.
     pub fn share(&self, process: &Process) -> Option<f64> {
-        let all = self.relays();
+        let all = self.relays(&process.group);
         let own = process.relays.as_ref().filter(|_| all > 0)?;
         Some(own.total as f64 / all as f64)
     }
 
-    /// Relays by upstream, over all gateways.
-    pub fn upstreams(&self) -> BTreeMap<&str, u64> {
+    /// Relays by upstream, over the gateways of a group.
+    pub fn upstreams(&self, group: &str) -> BTreeMap<&str, u64> {
         let mut sums = BTreeMap::new();
-        for (name, n) in self.gateways().flat_map(|(_, relays)| &relays.upstreams) {
+        for (name, n) in self.gateways(group).flat_map(|(_, relays)| &relays.upstreams) {
             *sums.entry(name.as_str()).or_insert(0) += n;
         }
         sums
     }
 
-    /// How evenly relays were spread; `None` of fewer than two gateways, or of nothing.
-    pub fn evenness(&self) -> Option<Evenness> {
+    /// How evenly a group's relays were spread; `None` of fewer than two gateways, or of nothing.
+    pub fn evenness(&self, group: &str) -> Option<Evenness> {
         let shares: Vec<_> = self
-            .processes
-            .iter()
-            .filter_map(|process| Some((process, self.share(process)?)))
+            .gateways(group)
+            .filter_map(|(process, _)| Some((process, self.share(process)?)))
             .collect();
         if shares.len() < 2 {
             return None;
@@ -172,11 +188,13 @@ impl Scrapes {
         let far = |share: f64| (share - mean_share).abs() / mean_share;
         let (process, share) =
             shares.into_iter().max_by(|(_, a), (_, b)| far(*a).total_cmp(&far(*b)))?;
-        Some(Evenness { mean_share, deviation_max: far(share), of: process.name.clone() })
+        let (group, of) = (group.to_string(), process.name.clone());
+        Some(Evenness { group, mean_share, deviation_max: far(share), of })
     }
 
-    fn gateways(&self) -> impl Iterator<Item = (&Process, &Relays)> {
-        self.processes.iter().filter_map(|process| Some((process, process.relays.as_ref()?)))
+    fn gateways(&self, group: &str) -> impl Iterator<Item = (&Process, &Relays)> {
+        let members = self.processes.iter().filter(move |process| process.group == group);
+        members.filter_map(|process| Some((process, process.relays.as_ref()?)))
     }
 }
 
@@ -189,7 +207,8 @@ mod tests {
     fn scrapes(pages: &[&[&str]]) -> Scrapes {
         let scrape = |n: usize| {
             let url_shown = format!("http://h:{n}/");
-            Scrape { name: format!("gw-{n}"), url: Url::parse(&url_shown).unwrap(), url_shown }
+            let (name, group) = (format!("gw-{n}"), "all".to_string());
+            Scrape { name, group, url: Url::parse(&url_shown).unwrap(), url_shown }
         };
         let named: Vec<_> = (1..=pages.len()).map(scrape).collect();
         let sum = |pages: &&[&str]| {
@@ -235,11 +254,11 @@ mod tests {
         assert_eq!((other.cpu_share(), other.relays.is_none()), (Some(0.25), true));
         assert_eq!((away.cpu, away.failures()), (None, vec![("line 1: no metric name", 1)]));
         assert_eq!(
-            (scrapes.relays(), scrapes.share(one), scrapes.share(other)),
+            (scrapes.relays("all"), scrapes.share(one), scrapes.share(other)),
             (1000, Some(0.6), None)
         );
-        assert_eq!(scrapes.upstreams(), [("a", 550), ("b", 450)].into());
-        let even = scrapes.evenness().unwrap();
+        assert_eq!(scrapes.upstreams("all"), [("a", 550), ("b", 450)].into());
+        let even = scrapes.evenness("all").unwrap();
         assert_eq!(even.mean_share, 0.5);
         assert!((even.deviation_max - 0.2).abs() < 1e-9);
     }
@@ -248,7 +267,7 @@ mod tests {
     fn nothing_yet() {
         let instrument = "plimsoll_run_in_flight 0";
         let scrapes = scrapes(&[&["plimsoll_connections{side=\"down\"} 0"], &[], &[instrument]]);
-        assert_eq!((scrapes.relays(), scrapes.evenness()), (0, None));
+        assert_eq!((scrapes.relays("all"), scrapes.evenness("all")), (0, None));
         assert_eq!(scrapes.processes[0].relays, Some(Relays::default()));
         assert_eq!(scrapes.processes[0].cpu_per_relay(), None);
         assert_eq!(scrapes.processes[2].relays, None, "another instrument is no gateway");

@@ -6,11 +6,16 @@ use plimsoll_config::{Field, Table};
 /// Each is asked once a second, all by one thread, and has series of its own in memory.
 const SCRAPES_MAX: usize = 64;
 
+/// The group of a process that names none.
+const GROUP: &str = "gateways";
+
 /// A process that is asked for its figures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scrape {
     /// Unique in the plan; what its figures are called.
     pub name: String,
+    /// The processes of a group do the same work: how evenly is told of each group by itself.
+    pub group: String,
     /// Where its page is: plain HTTP.
     pub url: Url,
     /// The URL as it may be shown.
@@ -28,6 +33,8 @@ pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
     for (place, table) in tables.iter().enumerate() {
         let name = table.field("name").and_then(|f| f.text()).map(|text| text.value);
         let name = name.unwrap_or_else(|| format!("scrape-{}", place + 1));
+        let group = table.field("group").and_then(|f| f.text()).map(|text| text.value);
+        let group = group.unwrap_or_else(|| GROUP.into());
         let url = table.field("url");
         if url.is_none() {
             let hint = "add url = \"http://host:port/metrics\"";
@@ -37,7 +44,7 @@ pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
             table.problem(format!("a second scrape named \"{name}\""), "");
         }
         if let Some((url, url_shown)) = url.and_then(|field| read_url(&field)) {
-            scrapes.push(Scrape { name, url, url_shown });
+            scrapes.push(Scrape { name, group, url, url_shown });
         }
         table.close();
     }

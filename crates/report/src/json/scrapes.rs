@@ -7,6 +7,12 @@ use std::collections::BTreeMap;
 #[derive(Serialize)]
 pub(super) struct ScrapesFile<'a> {
     processes: Vec<ProcessFile<'a>>,
+    groups: Vec<GroupFile<'a>>,
+}
+
+#[derive(Serialize)]
+struct GroupFile<'a> {
+    name: &'a str,
     relays: u64,
     upstreams: BTreeMap<&'a str, u64>,
     evenness: Option<EvennessFile>,
@@ -22,6 +28,7 @@ struct EvennessFile {
 #[derive(Serialize)]
 struct ProcessFile<'a> {
     name: &'a str,
+    group: &'a str,
     url: &'a str,
     reads: u64,
     failed: u64,
@@ -53,8 +60,19 @@ impl<'a> ScrapesFile<'a> {
         if scrapes.processes.is_empty() {
             return None;
         }
+        let group = |name: &'a str| GroupFile {
+            name,
+            relays: scrapes.relays(name),
+            upstreams: scrapes.upstreams(name),
+            evenness: scrapes.evenness(name).map(|even| EvennessFile {
+                mean_share: even.mean_share,
+                deviation_max: even.deviation_max,
+                of: even.of,
+            }),
+        };
         let process = |process: &'a Process| ProcessFile {
             name: &process.name,
+            group: &process.group,
             url: &process.url,
             reads: process.scraped.reads,
             failed: process.scraped.failed(),
@@ -83,13 +101,7 @@ impl<'a> ScrapesFile<'a> {
         };
         Some(ScrapesFile {
             processes: scrapes.processes.iter().map(process).collect(),
-            relays: scrapes.relays(),
-            upstreams: scrapes.upstreams(),
-            evenness: scrapes.evenness().map(|even| EvennessFile {
-                mean_share: even.mean_share,
-                deviation_max: even.deviation_max,
-                of: even.of,
-            }),
+            groups: scrapes.groups().into_iter().map(group).collect(),
         })
     }
 }

@@ -3,9 +3,10 @@
 use super::{grouped, percent, shown};
 use crate::scrapes::Process;
 use crate::summary::Summary;
+use std::collections::BTreeMap;
 
 /// How many upstreams are named, the busiest first.
-const UPSTREAMS_SHOWN: usize = 6;
+const UPSTREAMS_SHOWN: usize = 4;
 
 impl Summary {
     pub(super) fn scrape_lines(&self, rows: usize, lines: &mut Vec<String>) {
@@ -26,27 +27,17 @@ impl Summary {
         if more > 0 {
             lines.push(format!("  … and {more} more in summary.json"));
         }
-        if let Some(even) = scrapes.evenness() {
-            lines.push(format!(
-                "  evenness: {} at most from an even share of {} ({})",
-                percent(even.deviation_max),
-                percent(even.mean_share),
-                even.of,
-            ));
+        for group in scrapes.groups() {
+            if let Some(even) = scrapes.evenness(group) {
+                lines.push(format!(
+                    "  {group}: {} at most from an even share of {} ({})",
+                    percent(even.deviation_max),
+                    percent(even.mean_share),
+                    even.of,
+                ));
+            }
+            lines.extend(upstreams(group, scrapes.upstreams(group)));
         }
-        let mut upstreams: Vec<_> = scrapes.upstreams().into_iter().collect();
-        if upstreams.is_empty() {
-            return;
-        }
-        upstreams.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        let all: u64 = upstreams.iter().map(|(_, n)| n).sum();
-        let part = |(name, n): &(&str, u64)| format!("{name} {}", percent(*n as f64 / all as f64));
-        let named: Vec<_> = upstreams.iter().take(UPSTREAMS_SHOWN).map(part).collect();
-        let more = match upstreams.len().saturating_sub(UPSTREAMS_SHOWN) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        lines.push(format!("  upstreams: {}{more}", named.join(", ")));
     }
 
     fn process_line(&self, process: &Process) -> String {
@@ -65,6 +56,20 @@ impl Summary {
             format!("{reads}/{}", reads + failed),
         )
     }
+}
+
+/// Which upstreams a group relayed to, in shares.
+fn upstreams(group: &str, upstreams: BTreeMap<&str, u64>) -> Option<String> {
+    let mut upstreams: Vec<_> = upstreams.into_iter().collect();
+    upstreams.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let all: u64 = upstreams.iter().map(|(_, n)| n).sum();
+    let part = |(name, n): &(&str, u64)| format!("{name} {}", percent(*n as f64 / all as f64));
+    let named: Vec<_> = upstreams.iter().take(UPSTREAMS_SHOWN).map(part).collect();
+    let more = match upstreams.len().saturating_sub(UPSTREAMS_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (all > 0).then(|| format!("  {group} relayed to {}{more}", named.join(", ")))
 }
 
 /// What was unusual about a process, if anything.
