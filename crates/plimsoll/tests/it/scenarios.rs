@@ -2,15 +2,18 @@
 //! to each chain is what the chains say they saw, to the request.
 
 use crate::run::{Ran, plimsoll};
-use plimsoll_config::{Document, Variables};
+use plimsoll_config::{Document, Text, Variables};
+use plimsoll_gateway::model::{self, Address, Endpoint, Kind, MethodRules, Upstream};
+use plimsoll_gateway::{Definitions, Gateway, Outside};
 use plimsoll_measure::Nanos;
 use plimsoll_plan::Plan;
 use plimsoll_sim::{Service, Settings, Sim};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// What every plan is shortened by; a plan takes those it knows.
-const SHORT: [(&str, &str); 14] = [
+const SHORT: [(&str, &str); 18] = [
     ("DURATION", "400ms"),
     ("WARMUP", "0s"),
     ("TOTAL_REQUESTS", "1000"),
@@ -19,6 +22,10 @@ const SHORT: [(&str, &str); 14] = [
     ("KAVA_START", "1200ms"),
     ("BURST_START", "100ms"),
     ("BURST_DURATION", "200ms"),
+    ("RAMP_START", "400ms"),
+    ("RAMP", "200ms"),
+    ("HOLD", "200ms"),
+    ("RAMP_RATE", "2000/s"),
     ("THINK_TIME", "100ms"),
     // Figures that a run must come to in a moment, whatever else sets them.
     ("TARGET_RPS", "3000"),
@@ -42,6 +49,8 @@ struct World<'w> {
     endpoints: [(&'static str, &'static str); 5],
     /// How many requests each chain (by its tag) saw since this was asked last.
     seen: &'w dyn Fn() -> BTreeMap<String, u64>,
+    /// How many requests each gateway instance relayed since this was asked last; none without them.
+    relayed: &'w dyn Fn() -> Vec<u64>,
 }
 
 impl World<'_> {
@@ -84,6 +93,7 @@ fn run_all(world: &World<'_>) {
             "{path} takes {end}: let it be shortened by variables of this test"
         );
         (world.seen)();
+        (world.relayed)();
 
         let set: Vec<String> = world
             .variables()
@@ -101,6 +111,12 @@ fn run_all(world: &World<'_>) {
         let sent: BTreeMap<String, u64> = sent.filter(|(_, n)| *n > 0).collect();
         assert_eq!(sent, (world.seen)(), "{path}: sent, and seen by the chains");
         assert!(!sent.is_empty(), "{path} sent nothing");
+        let relayed = (world.relayed)();
+        if let Some((most, least)) = relayed.iter().max().zip(relayed.iter().min()) {
+            let all: u64 = relayed.iter().sum();
+            assert_eq!(all, ran.count("/requests/sent"), "{path}: relayed by {relayed:?}");
+            assert!(most - least <= 1, "{path}: evenly: {relayed:?}");
+        }
         assert_eq!(sent.values().sum::<u64>(), ran.count("/requests/sent"), "{path}");
         assert_eq!(
             ran.count("/requests/ok"),
@@ -120,18 +136,99 @@ fn run_all(world: &World<'_>) {
     }
 }
 
+/// What each chain saw since this was asked last, by its tag.
+fn seen_by_chain(sim: &Sim) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for seen in sim.seen() {
+        let chain = if seen.service == "eth" { "ethereum".into() } else { seen.service };
+        *counts.entry(chain).or_insert(0) += 1;
+    }
+    sim.forget();
+    counts
+}
+
+/// A gateway of this process, relaying to these.
+fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
+    let settings = plimsoll_gateway::Settings {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        ..Default::default()
+    };
+    let definitions = Definitions { services: model::Service::built_in(), upstreams, endpoints };
+    let outside = Outside { process: Arc::new(Default::default), db_queries: Arc::new(|| 0) };
+    Gateway::start(settings, &definitions, outside).unwrap()
+}
+
+fn upstream(id: String, service: Option<&str>, kind: Kind, url: String) -> Upstream {
+    Upstream {
+        id,
+        service: service.map(String::from),
+        kind,
+        address: Address::parse(&url).unwrap(),
+        url: Text::plain(url),
+        headers: Vec::new(),
+        weight: 1,
+        tier: 0,
+        rate_limit: None,
+        methods: MethodRules::default(),
+        ca: None,
+    }
+}
+
+/// What a gateway relayed in all.
+fn relays(gateway: &Gateway) -> u64 {
+    let page = gateway.metrics();
+    let samples = page.lines().filter(|line| line.starts_with("plimsoll_relays_total{"));
+    samples.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn every_scenario_counts_what_five_instances_and_the_chains_count() {
+    let sim = Sim::start(Settings::for_tests(1, Service::known())).unwrap();
+    let chains = ["eth", "boba", "mantle", "kava"];
+    let instances: Vec<Gateway> = (0..5)
+        .map(|_| {
+            let node = |id: &str| upstream(id.into(), Some(id), Kind::Evm, sim.url(id));
+            gateway(chains.iter().map(|id| node(id)).collect(), Vec::new())
+        })
+        .collect();
+    let addresses: Vec<String> =
+        instances.iter().map(|instance| instance.addresses()[0].to_string()).collect();
+    let instance = |address: &String| {
+        upstream(address.clone(), None, Kind::Path, format!("http://{address}/v1"))
+    };
+    let endpoints = chains.iter().map(|id| Endpoint {
+        id: format!("ethpath_{id}"),
+        service: id.to_string(),
+        methods: MethodRules::default(),
+    });
+    let edge = gateway(addresses.iter().map(instance).collect(), endpoints.collect());
+    let before = Mutex::new(vec![0; instances.len()]);
+    let relayed = || {
+        let now: Vec<u64> = instances.iter().map(relays).collect();
+        let before = std::mem::replace(&mut *before.lock().unwrap(), now.clone());
+        now.iter().zip(before).map(|(now, before)| now - before).collect()
+    };
+    let names = ["GW_1", "GW_2", "GW_3", "GW_4", "GW_5"];
+    run_all(&World {
+        base: format!("http://{}", edge.addresses()[0]),
+        instances: names.into_iter().zip(addresses.clone()).collect(),
+        endpoint_path: "/api/gateway?endpoint=",
+        endpoints: [
+            ("ENDPOINT_ID", "ethpath_eth"),
+            ("ETH_ENDPOINT_ID", "ethpath_eth"),
+            ("BOBA_ENDPOINT_ID", "ethpath_boba"),
+            ("MANTLE_ENDPOINT_ID", "ethpath_mantle"),
+            ("KAVA_ENDPOINT_ID", "ethpath_kava"),
+        ],
+        seen: &|| seen_by_chain(&sim),
+        relayed: &relayed,
+    });
+    assert_eq!(sim.counts().unrecorded, 0, "every request was recorded");
+}
+
 #[test]
 fn every_scenario_counts_what_the_chains_count() {
     let sim = Sim::start(Settings::for_tests(1, Service::known())).unwrap();
-    let seen = || {
-        let mut counts = BTreeMap::new();
-        for seen in sim.seen() {
-            let chain = if seen.service == "eth" { "ethereum".into() } else { seen.service };
-            *counts.entry(chain).or_insert(0) += 1;
-        }
-        sim.forget();
-        counts
-    };
     run_all(&World {
         base: format!("http://{}", sim.address()),
         // The simulated world tells nothing of itself.
@@ -146,7 +243,8 @@ fn every_scenario_counts_what_the_chains_count() {
             ("MANTLE_ENDPOINT_ID", "mantle"),
             ("KAVA_ENDPOINT_ID", "kava"),
         ],
-        seen: &seen,
+        seen: &|| seen_by_chain(&sim),
+        relayed: &Vec::new,
     });
     assert_eq!(sim.counts().unrecorded, 0, "every request was recorded");
 }
