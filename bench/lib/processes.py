@@ -163,6 +163,17 @@ def wait_until_it_listens(process: subprocess.Popen, argv: list, port: int) -> N
     raise CouldNotRun(f"{argv[0]} does not listen on port {port}")
 
 
+def first_child(pid: int) -> int:
+    """The first process that a process has started; nginx listens before its worker is there."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if found := children.read_text().split():
+            return int(found[0])
+        time.sleep(POLL_SECONDS)
+    raise CouldNotRun(f"process {pid} started no other")
+
+
 NGINX = """
 daemon off;
 worker_processes 1;
@@ -203,8 +214,7 @@ def nginx_that(settings: Settings, action: str, upstream: str = "") -> Iterator[
         )
         argv = ["nginx", "-p", folder, "-e", f"{folder}/nginx.log", "-c", file]
         with running(argv, port) as master:
-            children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
-            yield Server(master.address, int(children.split()[0]))
+            yield Server(master.address, first_child(master.pid))
 
 
 @contextmanager
