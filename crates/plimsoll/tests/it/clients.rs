@@ -13,6 +13,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 const ENDPOINT: &str = "ethpath_1764014188689_1764014188693";
 const BY_SERVICE: &[(&str, &str)] = &[("Target-Service-Id", "dev")];
@@ -65,7 +66,8 @@ impl Drop for Chains {
 /// A gateway over two chains: one behind `/v1`, one behind a customer's endpoint.
 struct Gateway {
     process: Option<Child>,
-    stderr: BufReader<std::process::ChildStderr>,
+    /// Reads what it says, so that it never waits for a reader.
+    stderr: Option<JoinHandle<String>>,
     address: String,
     _folder: Folder,
 }
@@ -97,7 +99,12 @@ impl Gateway {
                 break rest.split_whitespace().next().unwrap().to_string();
             }
         };
-        Gateway { process: Some(process), stderr, address, _folder: folder }
+        let stderr = std::thread::spawn(move || {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).unwrap();
+            said
+        });
+        Gateway { process: Some(process), stderr: Some(stderr), address, _folder: folder }
     }
 
     /// How many connections callers have open, the one that asks included.
@@ -115,8 +122,7 @@ impl Gateway {
     fn stop(mut self) -> Vec<Value> {
         let mut process = self.process.take().unwrap();
         kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
-        let mut said = String::new();
-        let _ = self.stderr.read_to_string(&mut said);
+        let said = self.stderr.take().unwrap().join().unwrap();
         assert_eq!(process.wait().unwrap().code(), Some(0), "{said}");
         said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
