@@ -234,10 +234,10 @@ def two_workers(section: Section, settings: Settings) -> None:
             f"{CONNECTIONS} connections. There are two processors in all: of two workers, the second "
             "has only what the generator leaves of its processor, so that calls/s show no doubling "
             "on this machine. What can be seen is whether a call costs more when workers run side "
-            f"by side; {settings.rounds()}."
+            f"by side; busy is a share of one processor; {settings.rounds()}."
         )
         rounds = measure_rounds(section, settings, pair, OWN_CALL, rate)
-    table = section.table("gateway", "calls/s", "calls per CPU-second then",
+    table = section.table("gateway", "calls/s", "busy %", "calls per CPU-second then",
                           f"calls per CPU-second at {rate:,}/s")
     fast, steady = [done.fast for done in rounds], [done.steady for done in rounds]
 
@@ -246,6 +246,7 @@ def two_workers(section: Section, settings: Settings) -> None:
 
     for rival in pair:
         table.add(rival.name, spread(each(fast, rival.name, per_second), 0),
+                  spread(each(fast, rival.name, busy), 0),
                   spread(each(fast, rival.name, per_cpu_second), 0),
                   spread(each(steady, rival.name, per_cpu_second), 0))
 
@@ -253,7 +254,7 @@ def two_workers(section: Section, settings: Settings) -> None:
         both = [done for done in all_done if len(done) == len(pair)]
         return spread([figure(done["two workers"]) / figure(done["one worker"]) for done in both], 3)
 
-    table.add("two to one", scaled(fast, per_second), scaled(fast, per_cpu_second),
+    table.add("two to one", scaled(fast, per_second), "", scaled(fast, per_cpu_second),
               scaled(steady, per_cpu_second))
 
 

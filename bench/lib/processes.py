@@ -123,23 +123,23 @@ class Server:
 @contextmanager
 def running(argv: list, port: int, cpus: str = str(SERVER_CPU)) -> Iterator[Server]:
     """Keeps a server running on these processors."""
-    try:
-        process = subprocess.Popen(
-            ["taskset", "-c", cpus, *map(str, argv)],
-            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
-    except OSError as error:
-        raise CouldNotRun(f"{argv[0]}: {error}") from error
-    try:
-        wait_until_it_listens(process, argv, port)
-        yield Server(f"127.0.0.1:{port}", process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile() as err:
         try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            process = subprocess.Popen(
+                ["taskset", "-c", cpus, *map(str, argv)], stdin=subprocess.DEVNULL, stderr=err
+            )
+        except OSError as error:
+            raise CouldNotRun(f"{argv[0]}: {error}") from error
+        try:
+            wait_until_it_listens(process, argv, port, err)
+            yield Server(f"127.0.0.1:{port}", process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextmanager
@@ -149,18 +149,32 @@ def server(argv: list, port: int) -> Iterator[str]:
         yield started.address
 
 
-def wait_until_it_listens(process: subprocess.Popen, argv: list, port: int) -> None:
+def wait_until_it_listens(process: subprocess.Popen, argv: list, port: int, err) -> None:
     """Returns when the port takes a connection."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise CouldNotRun(f"{argv[0]} ended at once, with code {process.returncode}")
+            said = whole(err).strip().splitlines()[-1:] or ["nothing"]
+            raise CouldNotRun(
+                f"{argv[0]} ended at once, with code {process.returncode}, and said: {said[0]}"
+            )
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             return
         except OSError:
             time.sleep(POLL_SECONDS)
     raise CouldNotRun(f"{argv[0]} does not listen on port {port}")
+
+
+def first_child(pid: int) -> int:
+    """The first process that a process has started; nginx listens before its worker is there."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if found := children.read_text().split():
+            return int(found[0])
+        time.sleep(POLL_SECONDS)
+    raise CouldNotRun(f"process {pid} started no other")
 
 
 NGINX = """
@@ -203,8 +217,7 @@ def nginx_that(settings: Settings, action: str, upstream: str = "") -> Iterator[
         )
         argv = ["nginx", "-p", folder, "-e", f"{folder}/nginx.log", "-c", file]
         with running(argv, port) as master:
-            children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
-            yield Server(master.address, int(children.split()[0]))
+            yield Server(master.address, first_child(master.pid))
 
 
 @contextmanager

@@ -8,11 +8,12 @@ use crate::run::{Folder, start};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 const ENDPOINT: &str = "ethpath_1764014188689_1764014188693";
 const BY_SERVICE: &[(&str, &str)] = &[("Target-Service-Id", "dev")];
@@ -65,7 +66,8 @@ impl Drop for Chains {
 /// A gateway over two chains: one behind `/v1`, one behind a customer's endpoint.
 struct Gateway {
     process: Option<Child>,
-    stderr: BufReader<std::process::ChildStderr>,
+    /// Reads what it says, so that it never waits for a reader.
+    stderr: Option<JoinHandle<String>>,
     address: String,
     _folder: Folder,
 }
@@ -78,6 +80,7 @@ impl Gateway {
             "gateway.toml",
             format!(
                 "listen = [\"127.0.0.1:0\"]\nworkers = 1\ndatabase = \"sqlite:{}\"\n\
+                 trusted_proxies = [\"127.0.0.1\"]\naccess_log = {{ sample = \"100%\" }}\n\
                  [[service]]\nid = \"dev\"\nchain_id = 1337\n\
                  [[service]]\nid = \"dev-2\"\nchain_id = 1337\n\
                  [[upstream]]\nid = \"one\"\nservice = \"dev\"\nurl = \"{by_service}\"\n\
@@ -96,16 +99,32 @@ impl Gateway {
                 break rest.split_whitespace().next().unwrap().to_string();
             }
         };
-        Gateway { process: Some(process), stderr, address, _folder: folder }
+        let stderr = std::thread::spawn(move || {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).unwrap();
+            said
+        });
+        Gateway { process: Some(process), stderr: Some(stderr), address, _folder: folder }
     }
 
-    /// Stops it as an operator does; it must go in peace.
-    fn stop(mut self) {
+    /// How many connections callers have open, the one that asks included.
+    fn connections(&self) -> u64 {
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        write!(socket, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        socket.read_to_string(&mut page).unwrap();
+        let name = "plimsoll_connections{side=\"downstream\"} ";
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{page}")).parse().unwrap()
+    }
+
+    /// Stops it as an operator does; it must go in peace. The calls that it logged.
+    fn stop(mut self) -> Vec<Value> {
         let mut process = self.process.take().unwrap();
         kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
-        let mut said = String::new();
-        let _ = self.stderr.read_to_string(&mut said);
+        let said = self.stderr.take().unwrap().join().unwrap();
         assert_eq!(process.wait().unwrap().code(), Some(0), "{said}");
+        said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
@@ -278,13 +297,20 @@ fn web3_sees_the_same() {
 }
 
 #[test]
-fn a_client_behind_nginx_sees_the_same() {
+fn a_client_behind_nginx_sees_the_same_and_is_known_by_its_own_address() {
     let chains = Chains::start(3);
     let gateway = Gateway::start(&chains.urls[1], &chains.urls[2]);
     let nginx = Nginx::start(&gateway.address);
     let direct = Client::Viem.run(&chains.urls[0], &[]);
     let url = format!("http://{}/v1", nginx.address);
-    assert_same(&direct, &Client::Viem.run(&url, BY_SERVICE));
+    let headers = [BY_SERVICE, &[("X-Forwarded-For", "203.0.113.9")]].concat();
+    assert_same(&direct, &Client::Viem.run(&url, &headers));
+    assert!(gateway.connections() > 1, "nginx keeps connections to the gateway");
     drop(nginx);
-    gateway.stop();
+    let calls = gateway.stop();
+    assert!(calls.len() > 20, "{calls:?}");
+    // nginx added the address of its caller, which is itself a trusted proxy's.
+    for call in calls.iter().filter(|call| call["path"] == "/v1") {
+        assert_eq!(call["client"], "203.0.113.9", "{call}");
+    }
 }
