@@ -119,15 +119,15 @@ pub(crate) async fn answer<'a>(
 
 /// The path and the query of a target; a whole URL's host is read over.
 fn split(target: &str) -> (&str, Option<&str>) {
-    let target = match target.split_once("://") {
-        Some((scheme, rest)) if !scheme.contains('/') => {
-            rest.find('/').map_or("/", |slash| &rest[slash..])
-        }
-        _ => target,
+    let target = match target.strip_prefix('/') {
+        Some(_) => target,
+        None => match target.split_once("://") {
+            Some((_, rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]),
+            None => target,
+        },
     };
-    let target = target.split('#').next().unwrap_or_default();
-    match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    match memchr::memchr(b'?', target.as_bytes()) {
+        Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
     }
 }
@@ -269,9 +269,8 @@ fn allowed(path: &str) -> Option<&'static str> {
 
 /// The value of a query's parameter; the first, should it stand there twice.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let value = pairs.into_iter().find(|(key, _)| *key == name)?.1;
-    Some(unescaped(value))
+    let value = |pair: &'a str| pair.strip_prefix(name)?.strip_prefix('=');
+    query.split('&').find_map(value).map(unescaped)
 }
 
 /// A text without `%xx`; what is no escape stays as it is, and what is no UTF-8 becomes U+FFFD.

@@ -19,7 +19,10 @@ impl Io {
     /// what has come may be decrypted already.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
-            Io::Plain(stream) => stream.readable().await,
+            // The reader's own place to be woken, not one of the queue that `readable` makes.
+            Io::Plain(stream) => {
+                std::future::poll_fn(|context| stream.poll_read_ready(context)).await
+            }
             Io::Tls(_) => Ok(()),
         }
     }

@@ -188,6 +188,8 @@ impl Session {
         let limits = &view.settings.limits;
         let mut seen = 0;
         let mut began = None;
+        // The clock was asked when the last answer was ready, or the connection began.
+        let mut now = self.worker.recent();
         loop {
             // Empty lines before a request are read over, as RFC 9112 asks.
             let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -205,10 +207,12 @@ impl Session {
             if seen > limits.header {
                 return Err(head_too_large(limits.header).into());
             }
-            let now = self.worker.now();
             let until = match (seen, began) {
                 (0, _) => now + limits.idle_time,
-                (_, None) => *began.insert(now) + limits.header_time,
+                (_, None) => {
+                    now = self.worker.now();
+                    *began.insert(now) + limits.header_time
+                }
                 (_, Some(began)) => began + limits.header_time,
             };
             match self.read(until).await {
@@ -289,7 +293,7 @@ impl Session {
 
     /// Writes everything; false: the caller does not read it.
     async fn write(&mut self, view: &View, bytes: &[u8]) -> bool {
-        let until = self.worker.instant(self.worker.now() + view.settings.limits.write_time);
+        let until = self.worker.instant(self.worker.recent() + view.settings.limits.write_time);
         let Session { io, timer, .. } = self;
         matches!(timer.limit(until, write_all(io, bytes, &mut 0)).await, Ok(Ok(())))
     }
@@ -301,6 +305,8 @@ impl Session {
             Unread::Wrong(error) => error,
         };
         self.worker.counts().refused[error.kind as usize].add(1);
+        // It may have been waited for: the clock is asked again.
+        self.worker.now();
         let answer = Answer::error(&error, Shape::Own, Vec::new());
         let mut out = Vec::new();
         write::refusal(&self.worker, view, &answer, &mut out);

@@ -129,6 +129,7 @@ pub(crate) struct Worker {
     buffers: RefCell<Vec<Vec<u8>>>,
     pools: RefCell<HashMap<u64, Rc<Pool>>>,
     ids: Cell<u64>,
+    recent: Cell<Nanos>,
     random: RefCell<Sequence>,
     date: RefCell<(u64, String)>,
 }
@@ -143,6 +144,7 @@ impl Worker {
             buffers: RefCell::default(),
             pools: RefCell::default(),
             ids: Cell::new(0),
+            recent: Cell::new(Nanos::ZERO),
             random: RefCell::new(seed.sequence()),
             date: RefCell::default(),
             shared,
@@ -151,7 +153,15 @@ impl Worker {
 
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
-        self.shared.clock.now()
+        let now = self.shared.clock.now();
+        self.recent.set(now);
+        now
+    }
+
+    /// What the clock said when it was last asked: for who asked it a moment ago, in the same turn.
+    #[inline]
+    pub(crate) fn recent(&self) -> Nanos {
+        self.recent.get()
     }
 
     /// An instant of our clock on the runtime's.

@@ -35,7 +35,7 @@ pub(super) fn answer(
     if !matches!(answer.status, 100..200 | 204) {
         field(b"content-length", Decimal::of(body.len() as u64).digits(), out);
     }
-    common(worker, view, &answer.told, worker.now(), out);
+    common(worker, view, &answer.told, worker.recent(), out);
     for (name, value) in &answer.fields {
         field(name.as_bytes(), value, out);
     }
@@ -53,7 +53,7 @@ pub(super) fn refusal(worker: &Worker, view: &View, answer: &Answer<'_>, out: &m
     status_line(answer.status, out);
     field(b"content-type", &answer.content_type, out);
     field(b"content-length", Decimal::of(answer.body.len() as u64).digits(), out);
-    common(worker, view, &answer.told, worker.now(), out);
+    common(worker, view, &answer.told, worker.recent(), out);
     out.extend_from_slice(b"connection: close\r\n\r\n");
     out.extend_from_slice(&answer.body);
 }

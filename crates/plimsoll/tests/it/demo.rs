@@ -1,0 +1,162 @@
+//! `plimsoll demo`: whole and short, beside others, and stopped in every way.
+
+use crate::gateway::ask;
+use crate::run::{Done, Folder, command};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
+use std::process::Child;
+use std::time::Duration;
+
+/// Starts a gentle one in a folder of its own.
+fn start(folder: &Folder, duration: &str, args: &[&str]) -> Child {
+    let common = ["demo", "--rate", "200/s", "--duration", duration];
+    command(&[&common, args].concat()).current_dir(folder.path()).spawn().unwrap()
+}
+
+/// Reads what it says until it has said this; all that it said.
+fn said_until(said: &mut BufReader<std::process::ChildStderr>, words: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(words) {
+        assert!(said.read_line(&mut text).unwrap() > 0, "it never said \"{words}\":\n{text}");
+    }
+    text
+}
+
+/// The addresses that it named: the edge's, then the instances'.
+fn addresses(said: &str) -> Vec<String> {
+    let edge = said.split("an edge over them: http://").nth(1).unwrap();
+    let instances = said.split("simulated chains: ").nth(1).unwrap().lines().next().unwrap();
+    let (first, others) = instances.split_once(' ').unwrap();
+    let host = first.rsplit_once(':').unwrap().0;
+    let others = others.split(' ').map(|port| format!("{host}{port}"));
+    let edge = edge.split([',', '\n']).next().unwrap().to_string();
+    [edge, first.to_string()].into_iter().chain(others).collect()
+}
+
+/// Waits until nobody listens there any more. The kernel closes a dead process's sockets, and a
+/// gateway whose pipe ended takes a moment to end.
+fn assert_gone(addresses: &[String]) {
+    let (_keep, never) = std::sync::mpsc::channel::<()>();
+    for address in addresses {
+        let gone = (0..600).any(|_| {
+            let refused = TcpStream::connect(address).is_err();
+            let _ = never.recv_timeout(Duration::from_millis(if refused { 0 } else { 50 }));
+            refused
+        });
+        assert!(gone, "{address} is still there");
+    }
+}
+
+/// The summary in the only run directory.
+fn summary(folder: &Folder) -> Value {
+    let mut runs = std::fs::read_dir(folder.path().join("runs")).unwrap();
+    let run = runs.next().unwrap().unwrap().path();
+    serde_json::from_str(&std::fs::read_to_string(run.join("summary.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn the_whole_of_it_works_and_nothing_is_left() {
+    let folder = Folder::new();
+    let done: Done = start(&folder, "2s", &[]).wait_with_output().unwrap().into();
+    assert!([0, 98, 99].contains(&done.code), "{}\n{}", done.stdout, done.stderr);
+    let summary = summary(&folder);
+    let requests = &summary["requests"];
+    assert_eq!(requests["ok"], requests["scheduled"], "{requests}");
+    let groups = summary["scrapes"]["groups"].as_array().unwrap();
+    let instances = groups.iter().find(|group| group["name"] == "instances").unwrap();
+    assert!(instances["evenness"]["deviation_max"].as_f64().unwrap() < 0.01, "{instances}");
+    let warmup = summary["warmup"]["requests"]["sent"].as_u64().unwrap();
+    assert_eq!(
+        instances["relays"].as_u64().unwrap(),
+        requests["sent"].as_u64().unwrap() + warmup,
+        "what was sent is what the instances relayed"
+    );
+    for words in ["instances: ", "gw-5", "all figures: runs/"] {
+        assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
+    }
+    assert!(done.stdout.lines().all(|line| line.chars().count() <= 100), "{}", done.stdout);
+    assert_gone(&addresses(&done.stderr));
+}
+
+#[test]
+fn two_at_once_keep_out_of_each_others_way() {
+    let folders = [Folder::new(), Folder::new()];
+    // Somebody else may have a port of the usual five; then both take free ones.
+    let _taken = TcpListener::bind("127.0.0.1:3071");
+    let running: Vec<Child> = folders.iter().map(|folder| start(folder, "2s", &[])).collect();
+    for (child, folder) in running.into_iter().zip(&folders) {
+        let done: Done = child.wait_with_output().unwrap().into();
+        assert!(done.stderr.contains("in use: taking free ones"), "{}", done.stderr);
+        let requests = &summary(folder)["requests"];
+        assert_eq!(requests["ok"], requests["scheduled"], "{}", done.stderr);
+    }
+}
+
+#[test]
+fn ctrl_c_stops_everything_and_keeps_the_results() {
+    let folder = Folder::new();
+    let mut child = start(&folder, "10m", &[]);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let said = said_until(&mut stderr, "worker");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(summary(&folder)["cut_short"], true);
+    assert_gone(&addresses(&said));
+}
+
+#[test]
+fn nothing_outlives_a_kill() {
+    let folder = Folder::new();
+    let mut child = start(&folder, "10m", &[]);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let said = said_until(&mut stderr, "worker");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_gone(&addresses(&said));
+}
+
+#[test]
+fn what_is_kept_can_be_called() {
+    let folder = Folder::new();
+    let mut child = start(&folder, "2s", &["--keep"]);
+    let mut stdout = child.stdout.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = stdout.read_to_string(&mut text);
+        text
+    });
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let said = said_until(&mut stderr, "RATE=1000/s");
+    let edge = &addresses(&said)[0];
+    let body = crate::run::RPC;
+    let answered = ask(edge, "POST /api/gateway?endpoint=ethpath_kava", body);
+    assert_eq!((answered.status, answered.json()["id"].as_u64()), (200, Some(1)));
+    let plan = said.split("plimsoll run ").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(std::path::Path::new(plan).exists(), "{plan}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    child.wait().unwrap();
+    assert!(reading.join().unwrap().contains("all figures: "));
+    assert_gone(&addresses(&said));
+    assert!(!std::path::Path::new(plan).exists(), "its folder is gone");
+}
+
+#[test]
+fn bad_input_is_said_before_anything_is_started() {
+    let folder = Folder::new();
+    let check = |args: &[&str], words: &str| {
+        let mut command = command(&[&["demo"], args].concat());
+        let done: Done = command.current_dir(folder.path()).output().unwrap().into();
+        assert_eq!(done.code, 2, "{}", done.stderr);
+        assert!(done.stderr.contains(words), "{words}\n{}", done.stderr);
+    };
+    check(&["--rate", "fast"], "not a rate");
+    check(&["--rate", "0/s"], "above zero");
+    check(&["--duration", "5ms"], "a second at least");
+    check(&["--out", "/proc/no/such"], "/proc/no/such");
+    folder.file("taken", "");
+    check(&["--out", "taken"], "taken");
+}
