@@ -1,9 +1,15 @@
 //! The gateway's configuration and its entries, as somebody at the command line sees them.
 
 use crate::run::{Done, Folder, command, plimsoll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::process::Child;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 /// `plimsoll gateway …` in a folder of its own; what is said in one line.
 fn gateway(folder: &Folder, line: &str) -> Done {
@@ -372,4 +378,70 @@ fn check_tells_plans_from_configurations() {
     assert!(check("", &["--kind", "plan"]).stderr.contains("the plan is not valid"));
     assert!(check("listen = 5", &[]).stderr.contains("the configuration is not valid"));
     assert!(check("rate = 5", &[]).stderr.contains("the plan is not valid"));
+}
+
+/// A gateway that runs, killed when the test is done with it.
+struct Running {
+    child: Child,
+    said: Receiver<String>,
+}
+
+impl Running {
+    fn start(folder: &Folder, args: &[&str]) -> Running {
+        let mut child = command(&[&["gateway", "--listen", "127.0.0.1:0"], args].concat())
+            .env_remove("DATABASE_URL")
+            .current_dir(folder.path())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (say, said) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
+        Running { child, said }
+    }
+
+    /// Waits until it says these words; so long only that a test ends.
+    #[track_caller]
+    fn wait_for(&self, words: &str) {
+        let mut all = String::new();
+        while let Ok(line) = self.said.recv_timeout(Duration::from_secs(60)) {
+            if line.contains(words) {
+                return;
+            }
+            all += &format!("{line}\n");
+        }
+        panic!("never said \"{words}\", but\n{all}");
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Changes as a running gateway takes them up, or does not.
+#[test]
+fn a_running_gateway_takes_up_what_is_valid() {
+    let folder = Folder::new();
+    let upstreams =
+        ["--upstream", "eth=http://127.0.0.1:1", "--upstream", "boba=http://127.0.0.1:1"];
+    let running = Running::start(&folder, &upstreams);
+    running.wait_for("listening on http://127.0.0.1:");
+    done(&folder, "endpoint add e --service eth");
+    running.wait_for("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    done(&folder, "upstream add n --service eth --url http://h/${NODE} --set NODE=x");
+    running.wait_for("what was there stays in force");
+    running.wait_for("upstream \"n\" of sqlite:");
+    running.wait_for("leave it out: plimsoll gateway upstream disable n");
+    done(&folder, "upstream disable n");
+    running.wait_for("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    done(&folder, "service disable eth");
+    running.wait_for("reloaded: 3 services, 1 upstream, 0 endpoints");
+    assert_eq!(running.stop(), Some(0));
 }
