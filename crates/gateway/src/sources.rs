@@ -93,9 +93,18 @@ impl Sources {
     /// # Errors
     /// Everything that is wrong. What was loaded before need not be given up for it.
     pub async fn load(&mut self) -> Result<(Config, Definitions), LoadError> {
-        let config = self.read()?;
-        let create = self.database.as_ref().is_some_and(|database| database.named);
-        let entries = self.entries(create).await?;
+        let mut config = self.read()?;
+        let named = self.database.as_ref().is_some_and(|database| database.named);
+        let there = self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value));
+        let entries = match self.entries(true).await {
+            // Nobody asked for one: in a folder that cannot be written it goes without.
+            Err(error) if !named && !there && self.store.is_none() => {
+                self.failed = false;
+                config.notes.push(format!("{error}; there are no entries but the configuration's"));
+                Entries::default()
+            }
+            entries => entries?,
+        };
         self.sequence = entries.sequence;
         let definitions =
             join::join(&config, &entries.entries, &self.inputs.variables, self.shown())?;
