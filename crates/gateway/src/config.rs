@@ -28,7 +28,7 @@ use entries::Outlines;
 /// The file that is read when none is named and it is there.
 pub const FILE_DEFAULT: &str = "gateway.toml";
 
-/// The database that is used when none is named and it is there.
+/// The database that is used when none is named.
 const DATABASE_DEFAULT: &str = "sqlite:plimsoll.db";
 
 /// Everything that a gateway is told outside the database.
@@ -53,7 +53,7 @@ pub struct Config {
 pub struct Database {
     /// Its URL, paths absolute.
     pub url: Text,
-    /// Whether it was named. One that was not is used where it exists, and not made by a gateway.
+    /// Whether it was named. A gateway goes without one that was not, where it cannot be made.
     pub named: bool,
 }
 

@@ -32,7 +32,7 @@ pub use listing::{Item, Listed, Listing, Origin, State};
 
 use crate::config::{Config, Database, Inputs};
 use crate::model::Definitions;
-use crate::store::{Presence, Store, StoreError, StoreErrorKind};
+use crate::store::{Entries, Presence, Store, StoreError, StoreErrorKind};
 use watch::Watch;
 
 /// Why definitions are not loaded.
@@ -66,6 +66,8 @@ pub struct Sources {
     store: Option<Store>,
     /// The sequence number of what was loaded last.
     sequence: u64,
+    /// Whether the database failed when it was to be loaded: then it is tried again.
+    failed: bool,
     queries: Arc<AtomicU64>,
 }
 
@@ -78,6 +80,7 @@ impl Sources {
             database: None,
             store: None,
             sequence: 0,
+            failed: false,
             queries: Arc::default(),
         }
     }
@@ -90,11 +93,17 @@ impl Sources {
     /// # Errors
     /// Everything that is wrong. What was loaded before need not be given up for it.
     pub async fn load(&mut self) -> Result<(Config, Definitions), LoadError> {
-        let config = self.read()?;
-        let create = self.database.as_ref().is_some_and(|database| database.named);
-        let entries = match self.open(create).await? {
-            Some(store) => store.load().await?,
-            None => Default::default(),
+        let mut config = self.read()?;
+        let named = self.database.as_ref().is_some_and(|database| database.named);
+        let there = self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value));
+        let entries = match self.entries(true).await {
+            // Nobody asked for one: in a folder that cannot be written it goes without.
+            Err(error) if !named && !there && self.store.is_none() => {
+                self.failed = false;
+                config.notes.push(format!("{error}; there are no entries but the configuration's"));
+                Entries::default()
+            }
+            entries => entries?,
         };
         self.sequence = entries.sequence;
         let definitions =
@@ -111,13 +120,18 @@ impl Sources {
         if self.file.changed(&self.inputs) {
             return Ok(true);
         }
-        let Some(store) = &self.store else {
-            return Ok(self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value)));
-        };
-        match store.presence() {
-            Presence::Gone => Err(store.error(StoreErrorKind::Gone).into()),
-            Presence::Replaced => Ok(true),
-            Presence::Same => Ok(store.sequence().await? != self.sequence),
+        let presence = self.store.as_ref().map(Store::presence);
+        if self.failed || presence == Some(Presence::Replaced) {
+            // It is said that it can be loaded when it can.
+            self.entries(false).await?;
+            return Ok(true);
+        }
+        match &self.store {
+            None => Ok(self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value))),
+            Some(store) if presence == Some(Presence::Gone) => {
+                Err(store.error(StoreErrorKind::Gone).into())
+            }
+            Some(store) => Ok(store.sequence().await? != self.sequence),
         }
     }
 
@@ -142,6 +156,17 @@ impl Sources {
             self.database = config.database.clone();
         }
         Ok(config)
+    }
+
+    /// What the database holds; nothing where there is none.
+    async fn entries(&mut self, create: bool) -> Result<Entries, StoreError> {
+        self.failed = true;
+        let entries = match self.open(create).await? {
+            Some(store) => store.load().await?,
+            None => Entries::default(),
+        };
+        self.failed = false;
+        Ok(entries)
     }
 
     /// The database, if there is one; opened unless it is, and again if another was put into its

@@ -25,7 +25,7 @@ impl Config {
         }
         if let Some(database) = self.database.as_ref().filter(|database| !database.named) {
             let url = quote(&database.url.shown);
-            out = format!("# database = {url}  # by default, where it exists\n{out}");
+            out = format!("# database = {url}  # by default\n{out}");
         }
         for service in &self.definitions.services {
             out += &format!("\n[[service]]\n{}", show_service(service));

@@ -126,11 +126,7 @@ impl Sources {
     /// That configuration or database cannot be read.
     pub async fn list(&mut self, kind: EntryKind) -> Result<Listing, LoadError> {
         let config = self.read()?;
-        let entries = match self.open(false).await {
-            Ok(Some(store)) => store.load().await?,
-            Ok(None) => Default::default(),
-            Err(error) => return Err(error.into()),
-        };
+        let entries = self.entries(false).await?;
         let named = self.database.as_ref().filter(|database| database.named);
         let missing = named.filter(|_| self.store.is_none()).map(|found| found.url.shown.clone());
         let entries = list(&config, &entries.entries, kind, &self.inputs.variables, self.shown());

@@ -82,7 +82,7 @@ async fn three_sources_are_joined() {
         before,
         ["service eth", "service boba", "service mantle", "service kava", "upstream in-file"]
     );
-    assert!(!place.0.join("plimsoll.db").exists(), "a gateway makes no database unasked");
+    assert!(place.0.join("plimsoll.db").exists(), "made at the first start");
     assert_eq!(
         config.database.unwrap().url.value,
         format!("sqlite:{}/plimsoll.db", place.0.display())
@@ -99,7 +99,7 @@ async fn changes_are_seen_while_it_runs() {
     let queries = sources.queries();
 
     place.change(add(Service, "base", "", "chain_id = 8453"), &[]).await;
-    assert!(sources.changed().await.unwrap(), "the database has come to be");
+    assert!(sources.changed().await.unwrap());
     let (_, definitions) = sources.load().await.unwrap();
     assert_eq!(definitions.services.len(), first.services.len() + 1);
     let before = queries.load(Ordering::Relaxed);
@@ -201,6 +201,8 @@ async fn a_database_that_goes_away() {
     assert!(sources.load().await.is_err(), "it is not made again in silence");
     // Put back, it is there; another in its place is read anew.
     std::fs::rename(place.0.join("away.db"), &path).unwrap();
+    assert!(sources.changed().await.unwrap());
+    sources.load().await.unwrap();
     assert!(!sources.changed().await.unwrap());
     let other = Place::new("database = \"sqlite:named.db\"\n");
     other.change(add(Endpoint, "e", "eth", ""), &[]).await;
@@ -211,6 +213,21 @@ async fn a_database_that_goes_away() {
     assert!(sources.changed().await.unwrap());
     let (_, definitions) = sources.load().await.unwrap();
     assert_eq!(definitions.endpoints.len(), 1);
+
+    // What cannot be read is no change, and is tried again until it can.
+    let good = std::fs::read(&path).unwrap();
+    std::fs::write(place.0.join("bad.db"), "no database".repeat(500)).unwrap();
+    std::fs::rename(place.0.join("bad.db"), &path).unwrap();
+    for _ in 0..2 {
+        let error = sources.changed().await.unwrap_err();
+        assert!(error.to_string().contains("file is not a database"), "{error}");
+        assert!(sources.load().await.is_err());
+    }
+    std::fs::write(place.0.join("good.db"), good).unwrap();
+    std::fs::rename(place.0.join("good.db"), &path).unwrap();
+    assert!(sources.changed().await.unwrap());
+    sources.load().await.unwrap();
+    assert!(!sources.changed().await.unwrap());
 }
 
 #[tokio::test]

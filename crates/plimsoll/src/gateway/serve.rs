@@ -127,7 +127,9 @@ impl Serving {
     async fn reload(&mut self) {
         let (config, mut definitions) = match self.sources.load().await {
             Ok(loaded) => loaded,
-            Err(error) => return self.refuse(&format!("{error}\n  hint: {}", error.hint())),
+            Err(error) => {
+                return self.refuse(&usage_error(error.to_string(), error.hint()).to_string());
+            }
         };
         if let Err(error) = self.simulated.fill(&mut definitions) {
             return self.refuse(&error.to_string());

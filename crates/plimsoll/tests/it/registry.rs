@@ -1,9 +1,15 @@
 //! The gateway's configuration and its entries, as somebody at the command line sees them.
 
 use crate::run::{Done, Folder, command, plimsoll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 /// `plimsoll gateway …` in a folder of its own; what is said in one line.
 fn gateway(folder: &Folder, line: &str) -> Done {
@@ -230,6 +236,20 @@ fn entries_that_are_not_valid() {
     assert!(!folder.path().join("plimsoll.db").exists(), "what is refused makes nothing");
 }
 
+/// The program as somebody who may not write everywhere, as root may.
+fn nobody(folder: &Folder, args: &[&str]) -> Command {
+    let program = folder.path().join("plimsoll");
+    if !program.exists() {
+        std::fs::copy(env!("CARGO_BIN_EXE_plimsoll"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(args).env_remove("DATABASE_URL").stdout(Stdio::piped()).stderr(Stdio::piped());
+    if nix::unistd::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    command
+}
+
 #[test]
 fn databases_that_cannot_be_used() {
     let folder = Folder::new();
@@ -242,27 +262,15 @@ fn databases_that_cannot_be_used() {
     folder.file("text.db", "this is no database\n".repeat(100));
     check("sqlite:text.db", &["text.db: file is not a database", "hint: restore it from a backup"]);
 
-    // Root may write everywhere: then these are somebody else's attempts.
-    let nobody = |args: &[&str]| -> Done {
-        let program = folder.path().join("plimsoll");
-        if !program.exists() {
-            std::fs::copy(env!("CARGO_BIN_EXE_plimsoll"), &program).unwrap();
-        }
-        let mut command = std::process::Command::new(program);
-        command.args(args).current_dir(folder.path());
-        if nix::unistd::geteuid().is_root() {
-            command.uid(65534).gid(65534);
-        }
-        command.output().unwrap().into()
-    };
     let mode = |name: &str, mode: u32| {
         let path = folder.path().join(name);
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     std::fs::create_dir(folder.path().join("locked")).unwrap();
     mode("locked", 0o555);
-    let add = |database: &str| {
-        nobody(&["gateway", "endpoint", "add", "e", "--service", "eth", "--database", database])
+    let add = |database: &str| -> Done {
+        let args = ["gateway", "endpoint", "add", "e", "--service", "eth", "--database", database];
+        nobody(&folder, &args).current_dir(folder.path()).output().unwrap().into()
     };
     let locked = add("sqlite:locked/x.db");
     assert_eq!(locked.code, 2, "{}", locked.stderr);
@@ -372,4 +380,84 @@ fn check_tells_plans_from_configurations() {
     assert!(check("", &["--kind", "plan"]).stderr.contains("the plan is not valid"));
     assert!(check("listen = 5", &[]).stderr.contains("the configuration is not valid"));
     assert!(check("rate = 5", &[]).stderr.contains("the plan is not valid"));
+}
+
+/// A gateway that runs, killed when the test is done with it.
+struct Running {
+    child: Child,
+    said: Receiver<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Running {
+        let mut child = command.env_remove("DATABASE_URL").spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (say, said) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
+        Running { child, said }
+    }
+
+    /// Waits until it says these words; so long only that a test ends.
+    #[track_caller]
+    fn wait_for(&self, words: &str) {
+        let mut all = String::new();
+        while let Ok(line) = self.said.recv_timeout(Duration::from_secs(60)) {
+            if line.contains(words) {
+                return;
+            }
+            all += &format!("{line}\n");
+        }
+        panic!("never said \"{words}\", but\n{all}");
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const START: [&str; 5] =
+    ["gateway", "--listen", "127.0.0.1:0", "--upstream", "eth=http://127.0.0.1:1"];
+
+/// The default database is nobody's wish: where it cannot be, a gateway goes without.
+#[test]
+fn a_folder_that_cannot_be_written_stops_no_gateway() {
+    let folder = Folder::new();
+    let locked = folder.path().join("locked");
+    std::fs::create_dir(&locked).unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o555)).unwrap();
+    let mut starts = nobody(&folder, &START);
+    starts.current_dir(&locked);
+    let running = Running::start(starts);
+    running.wait_for("note: database /");
+    running.wait_for("listening on http://127.0.0.1:");
+    assert_eq!(running.stop(), Some(0));
+}
+
+/// Changes as a running gateway takes them up, or does not.
+#[test]
+fn a_running_gateway_takes_up_what_is_valid() {
+    let folder = Folder::new();
+    let mut starts = command(&START);
+    starts.args(["--upstream", "boba=http://127.0.0.1:1"]).current_dir(folder.path());
+    let running = Running::start(starts);
+    running.wait_for("listening on http://127.0.0.1:");
+    done(&folder, "endpoint add e --service eth");
+    running.wait_for("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    done(&folder, "upstream add n --service eth --url http://h/${NODE} --set NODE=x");
+    running.wait_for("what was there stays in force");
+    running.wait_for("upstream \"n\" of sqlite:");
+    running.wait_for("leave it out: plimsoll gateway upstream disable n");
+    done(&folder, "upstream disable n");
+    running.wait_for("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    done(&folder, "service disable eth");
+    running.wait_for("reloaded: 3 services, 1 upstream, 0 endpoints");
+    assert_eq!(running.stop(), Some(0));
 }
