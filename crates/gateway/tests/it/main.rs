@@ -1,0 +1,10 @@
+//! The gateway as its callers and upstreams meet it: over sockets, byte for byte.
+//!
+//! Timeouts are where a broken gateway would hang; what takes how long is never asserted.
+
+mod batches;
+mod caller;
+mod faces;
+mod relay;
+mod scripted;
+mod world;
