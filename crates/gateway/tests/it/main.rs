@@ -6,5 +6,7 @@ mod batches;
 mod caller;
 mod faces;
 mod relay;
+mod rest;
 mod scripted;
+mod transport;
 mod world;
