@@ -104,7 +104,7 @@ pub(crate) async fn pass<'a>(
     told.status = response.status;
     told.failed = u32::from(outcome != Outcome::Ok);
     let answer = hand_back(&response, request.method, told);
-    target.worker.give_buffer(response.buffer);
+    response.release(target.worker, true);
     Ok(answer)
 }
 

@@ -100,6 +100,7 @@ struct State {
     changed: Condvar,
     stopping: AtomicBool,
     connections: AtomicUsize,
+    closed: AtomicUsize,
 }
 
 pub(crate) struct Upstream {
@@ -124,7 +125,13 @@ impl Upstream {
                 }
                 let Ok(socket) = socket else { continue };
                 let (state, reply) = (shared.clone(), reply.clone());
-                std::thread::spawn(move || serve(socket, &state, &*reply));
+                std::thread::spawn(move || {
+                    serve(socket, &state, &*reply);
+                    // Under the lock, so that whoever waits has not just looked.
+                    let _asked = state.asked.lock().unwrap();
+                    state.closed.fetch_add(1, Ordering::SeqCst);
+                    state.changed.notify_all();
+                });
             }
         });
         Upstream { address, state }
@@ -159,6 +166,14 @@ impl Upstream {
     pub(crate) fn wait_for(&self, requests: usize) {
         let mut asked = self.lock();
         while asked.len() < requests {
+            asked = self.state.changed.wait(asked).unwrap();
+        }
+    }
+
+    /// Waits until so many connections have ended.
+    pub(crate) fn wait_for_closed(&self, connections: usize) {
+        let mut asked = self.lock();
+        while self.state.closed.load(Ordering::SeqCst) < connections {
             asked = self.state.changed.wait(asked).unwrap();
         }
     }
