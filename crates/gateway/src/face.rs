@@ -297,13 +297,25 @@ fn unescaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
 
+/// So often a path is unescaped to see whether it climbs, for whoever unescapes twice; what is escaped
+/// more often than that is not meant well.
+const UNESCAPE_MAX: usize = 4;
+
 /// Whether a path says, in whatever spelling, to go up: then it could leave what it seems to be in.
 pub(crate) fn climbs(path: &str) -> bool {
-    let plain = unescaped(path);
-    // Twice escaped is for whoever unescapes twice.
-    let twice = unescaped(&plain);
-    let up = |path: &str| path.split(['/', '\\']).any(|part| part == ".." || part == ".");
-    up(path) || up(&plain) || up(&twice) || path.contains('\\')
+    // A part may carry parameters behind a semicolon, which some servers cut off.
+    let dots = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
+    let mut plain = Cow::Borrowed(path);
+    for _ in 0..UNESCAPE_MAX {
+        if plain.split(['/', '\\']).any(dots) {
+            return true;
+        }
+        match unescaped(&plain).into_owned() {
+            same if same == plain => return path.contains('\\'),
+            again => plain = Cow::Owned(again),
+        }
+    }
+    true
 }
 
 fn log(worker: &Worker, view: &View, request: &Request<'_>, path: &str, answer: &Answer<'_>) {
@@ -362,10 +374,13 @@ mod tests {
             "/a/%252e%252e/b",
             "/a\\..\\b",
             "/./x",
+            "/%25252e%25252e/a",
+            "/%252525252525",
+            "/..;/a",
         ] {
             assert!(climbs(bad), "{bad}");
         }
-        for good in ["/", "/cosmos/bank/v1beta1/balances/kava1", "/a..b/c", "/...", "/x%20y"] {
+        for good in ["/", "/cosmos/bank/v1beta1/balances/kava1", "/a..b/c;d", "/...", "/x%20y%25"] {
             assert!(!climbs(good), "{good}");
         }
     }

@@ -30,7 +30,8 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) method: &'a str,
     /// As written: path and query, or a whole URL.
     pub(crate) target: &'a str,
-    /// HTTP/1.0 closes unless it says otherwise.
+    /// HTTP/1.0: knows no interim answers, and closes unless both sides say otherwise.
+    pub(crate) old: bool,
     pub(crate) fields: Fields<'a>,
     pub(crate) framing: Framing,
     pub(crate) keep_alive: bool,
@@ -80,15 +81,16 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
         return Err(malformed("not an HTTP request"));
     };
     let fields = Fields::read(request.headers)?;
-    if minor == 1 && fields.host.is_none() {
+    let old = minor == 0;
+    if !old && fields.host.is_none() {
         return Err(malformed("no Host header"));
     }
     let framing = fields.framing(Framing::Empty)?;
-    if minor == 0 && framing == Framing::Chunked {
+    if old && framing == Framing::Chunked {
         return Err(malformed("chunks in HTTP/1.0"));
     }
-    let keep_alive = if minor == 1 { !fields.close } else { fields.keep_alive };
-    Ok(RequestHead { method, target, fields, framing, keep_alive })
+    let keep_alive = !fields.close && (!old || fields.keep_alive);
+    Ok(RequestHead { method, target, old, fields, framing, keep_alive })
 }
 
 /// Calls `visit` with each field of a request's head that was read before.
@@ -113,13 +115,13 @@ pub(crate) fn response_head(text: &[u8], method: &str) -> Result<ResponseHead, E
         Ok(httparse::Status::Partial) => return Err(malformed("the head ends early")),
         Err(error) => return Err(malformed(format!("not an HTTP response: {error}"))),
     }
-    let (Some(status), Some(minor)) = (response.code, response.version) else {
+    let (Some(status @ 100..=999), Some(minor)) = (response.code, response.version) else {
         return Err(malformed("not an HTTP response"));
     };
     let fields = Fields::read(response.headers)?;
     let bodiless = matches!(status, 100..200 | 204 | 304) || method == "HEAD";
     let framing = if bodiless { Framing::Empty } else { fields.framing(Framing::UntilClose)? };
-    let stays = if minor == 1 { !fields.close } else { fields.keep_alive };
+    let stays = !fields.close && (minor == 1 || fields.keep_alive);
     Ok(ResponseHead { status, framing, keep_alive: stays && framing != Framing::UntilClose })
 }
 

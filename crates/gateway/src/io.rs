@@ -28,24 +28,27 @@ impl Io {
     }
 
     /// Whether nothing has come since it was last read to the end: no data, no end, no error. Costs
-    /// no system call as long as that is so.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let stream = match self {
-            Io::Plain(stream) => stream,
-            Io::Tls(stream) => stream.get_ref().0,
-        };
-        let mut context = Context::from_waker(Waker::noop());
-        match stream.poll_read_ready(&mut context) {
-            Poll::Pending => true,
-            // Readiness may be left over from a read that filled its buffer.
-            Poll::Ready(Ok(())) => {
-                let peeked = stream.try_io(tokio::io::Interest::READABLE, || {
-                    socket2::SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()])
-                });
-                peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    /// no system call as long as that is so, unless it is to be sure: then the socket is asked, and
+    /// not only the runtime, which may not have heard of it yet.
+    pub(crate) fn is_quiet(&self, sure: bool) -> bool {
+        let (stream, read_over) = match self {
+            Io::Plain(stream) => (stream, true),
+            Io::Tls(stream) => {
+                let (stream, state) = stream.get_ref();
+                // It wants none while something lies there decrypted.
+                (stream, state.wants_read())
             }
-            Poll::Ready(Err(_)) => false,
-        }
+        };
+        let peek = || socket2::SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()]);
+        let mut context = Context::from_waker(Waker::noop());
+        let peeked = match stream.poll_read_ready(&mut context) {
+            Poll::Pending if !sure => return read_over,
+            Poll::Pending => peek(),
+            // Readiness may be left over from a read that filled its buffer.
+            Poll::Ready(Ok(())) => stream.try_io(tokio::io::Interest::READABLE, peek),
+            Poll::Ready(Err(_)) => return false,
+        };
+        read_over && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

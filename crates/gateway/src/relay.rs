@@ -202,7 +202,9 @@ async fn relay<'a>(
     worker.give_buffer(bytes);
     let judged = response.and_then(|response| {
         let judged = judge(&response, id, call.id, out);
-        worker.give_buffer(response.buffer);
+        // Behind an answer to another call, the one to this call may follow.
+        let answered = !matches!(&judged, Err(no) if no.kind == ErrorKind::BadAnswer);
+        response.release(worker, answered);
         judged
     });
     let outcome = judged.as_ref().map_or_else(|no| RelayOutcome::Failed(no.kind), |yes| yes.0);

@@ -103,8 +103,8 @@ pub(crate) async fn pass<'a>(
     target.service.calls.of(target.worker.number).add(None, outcome, now - target.start);
     told.status = response.status;
     told.failed = u32::from(outcome != Outcome::Ok);
-    let answer = hand_back(&response, told);
-    target.worker.give_buffer(response.buffer);
+    let answer = hand_back(&response, request.method, told);
+    response.release(target.worker, true);
     Ok(answer)
 }
 
@@ -131,9 +131,12 @@ fn put_together(
     }
     let mut head = registry::request_start(request.method, upstream, &path);
     let own = |name: &str| upstream.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    let mut options = Options::default();
+    request.all.visit(|name, value| options.read(name, value));
     request.all.visit(|name, value| {
         let stays = NOT_HANDED_ON.iter().any(|field| field.eq_ignore_ascii_case(name))
             || name.eq_ignore_ascii_case("content-encoding")
+            || options.name(name)
             || own(name);
         if !stays {
             field(name, value, &mut head);
@@ -158,15 +161,39 @@ fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// What the Connection fields of a message name: fields that are for this connection only, RFC 9110
+/// §7.6.1.
+#[derive(Default)]
+struct Options(Vec<Vec<u8>>);
+
+impl Options {
+    fn read(&mut self, name: &str, value: &[u8]) {
+        if name.eq_ignore_ascii_case("connection") {
+            self.0.extend(value.split(|byte| *byte == b',').map(|one| one.trim_ascii().to_vec()));
+        }
+    }
+
+    fn name(&self, name: &str) -> bool {
+        self.0.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
 /// The answer as the caller is given it.
-fn hand_back<'a>(response: &Response, told: Told<'a>) -> Answer<'a> {
+fn hand_back<'a>(response: &Response, method: &str, told: Told<'a>) -> Answer<'a> {
+    let head = &response.buffer[response.head.clone()];
+    let mut options = Options::default();
+    http1::visit_response_fields(head, |field| options.read(field.name, field.value));
+    // Without a body, the length is that of the one there would be.
+    let bodiless = method == "HEAD" || response.status == 304;
     let mut content_type = Vec::new();
     let mut fields: Vec<(Cow<'static, str>, Vec<u8>)> = Vec::new();
-    http1::visit_response_fields(&response.buffer[response.head.clone()], |field| {
+    http1::visit_response_fields(head, |field| {
         if field.name.eq_ignore_ascii_case("content-type") {
             content_type = field.value.to_vec();
         }
-        if !NOT_TAKEN.iter().any(|name| name.eq_ignore_ascii_case(field.name)) {
+        let taken = !NOT_TAKEN.iter().any(|name| name.eq_ignore_ascii_case(field.name))
+            && !options.name(field.name);
+        if taken || (bodiless && field.name.eq_ignore_ascii_case("content-length")) {
             let name = field.name.to_ascii_lowercase();
             fields.push((name.into(), field.value.to_vec()));
         }

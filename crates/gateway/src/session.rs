@@ -131,7 +131,7 @@ impl Session {
                 head_end..head_end + length as usize
             }
             framing => {
-                let expects = head.fields.expect_continue;
+                let expects = head.fields.expect_continue && !head.old;
                 match Box::pin(self.read_body(&view, framing, head_end, expects)).await {
                     Ok(body) => {
                         // The buffer may have moved: what was borrowed from it is read again.

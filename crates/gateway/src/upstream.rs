@@ -7,7 +7,7 @@
 //! it twice could matter. Everything else that may be tried again is for the caller to decide.
 //!
 //! Invariant: a connection goes back to the pool only after a whole response with nothing behind it,
-//! so that no answer can be taken for another's.
+//! and only when whoever asked takes it for the answer, so that none can be taken for another's.
 
 mod connect;
 mod pool;
@@ -36,6 +36,9 @@ const HEAD_MAX: usize = 64 << 10;
 /// A buffer for a longer body grows by so much at a time, so that an upstream that announces much
 /// and sends little costs little.
 const GROWTH_MAX: usize = 1 << 20;
+
+/// Interim responses before the one that counts; servers send one or two.
+const INTERIM_MAX: u32 = 16;
 
 /// A connection to an upstream.
 pub(crate) struct Connection {
@@ -75,15 +78,25 @@ pub(crate) struct Request<'a> {
 /// A whole response.
 pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Holds head and body; give it back to the worker.
+    /// Holds head and body.
     pub(crate) buffer: Vec<u8>,
     pub(crate) head: Range<usize>,
     pub(crate) body: Range<usize>,
+    /// What it came over, where that may be used again.
+    pub(crate) kept: Option<(Rc<Pool>, Connection)>,
 }
 
 impl Response {
     pub(crate) fn body(&self) -> &[u8] {
         &self.buffer[self.body.clone()]
+    }
+
+    /// Gives back what it holds; the connection only when it was the answer to what was asked.
+    pub(crate) fn release(self, worker: &Worker, answered: bool) {
+        worker.give_buffer(self.buffer);
+        if let Some((pool, connection)) = self.kept.filter(|_| answered) {
+            pool.give(connection, worker.now());
+        }
     }
 }
 
@@ -119,7 +132,7 @@ pub(crate) async fn exchange(
     };
     let limit = view.settings.limits.answer;
     loop {
-        let (mut connection, kept) = match pool.take() {
+        let (mut connection, kept) = match pool.take(!request.repeatable) {
             Some(connection) => (connection, true),
             None => {
                 let connecting = connect::connect(worker, upstream, request.deadline);
@@ -130,10 +143,9 @@ pub(crate) async fn exchange(
         let ended = connection.exchange(worker, request, limit, &mut buffer).await;
         match ended {
             Ok(Exchanged { status, head, body, keep_alive }) => {
-                if keep_alive && body.end == buffer.len() {
-                    pool.give(connection, worker.now());
-                }
-                return Ok(Response { status, buffer, head, body });
+                let stays = keep_alive && body.end == buffer.len();
+                let kept = stays.then(|| (pool.clone(), connection));
+                return Ok(Response { status, buffer, head, body, kept });
             }
             Err(failure) => {
                 let silent = failure.kind == ErrorKind::Broken && buffer.is_empty();
@@ -176,7 +188,7 @@ impl Connection {
                 return Err(Failure::new(ErrorKind::TimedOut, sent > 0, message));
             }
         }
-        let mut reading = Reading { seen: 0, head: None };
+        let mut reading = Reading { seen: 0, interim: 0, head: None };
         loop {
             let read = timer.limit(until, io.read_buf(buffer)).await;
             match read {
@@ -205,6 +217,7 @@ impl Connection {
 struct Reading {
     /// So much was searched for the end of the head.
     seen: usize,
+    interim: u32,
     head: Option<(u16, bool, Range<usize>, Body)>,
 }
 
@@ -232,11 +245,14 @@ impl Reading {
             };
             let head = http1::response_head(&buffer[..end], method).map_err(broken)?;
             match head.status {
+                // Nobody asked for another protocol.
+                101 => return Err(broken(http1::malformed("it switches protocols"))),
                 // An interim response: the one that counts comes behind it.
-                100..200 => {
+                100..200 if self.interim < INTERIM_MAX => {
                     buffer.drain(..end);
-                    self.seen = 0;
+                    (self.seen, self.interim) = (0, self.interim + 1);
                 }
+                100..200 => return Err(broken(http1::malformed("one interim answer too many"))),
                 status => {
                     let body = Body::new(head.framing, end);
                     self.head = Some((status, head.keep_alive, 0..end, body));

@@ -4,7 +4,13 @@ use super::*;
 use proptest::prelude::*;
 
 fn response(status: u16, body: &str) -> Response {
-    Response { status, buffer: body.as_bytes().to_vec(), head: 0..0, body: 0..body.len() }
+    Response {
+        status,
+        buffer: body.as_bytes().to_vec(),
+        head: 0..0,
+        body: 0..body.len(),
+        kept: None,
+    }
 }
 
 fn judged(body: &str, status: u16, id: &str) -> Result<(RelayOutcome, String), ErrorKind> {

@@ -31,16 +31,20 @@ pub(super) fn answer(
     if packed.is_some() {
         field(b"content-encoding", b"gzip", out);
     }
-    // Neither of these may carry a length, RFC 9110 §8.6.
-    if !matches!(answer.status, 100..200 | 204) {
+    // RFC 9110 §8.6: some may carry no length, others none but that of the body there would be, which
+    // where it is known stands among the answer's own fields.
+    let bodiless = request.method == "HEAD" && body.is_empty();
+    if !bodiless && !matches!(answer.status, 100..200 | 204 | 304) {
         field(b"content-length", Decimal::of(body.len() as u64).digits(), out);
     }
     common(worker, view, &answer.told, worker.recent(), out);
     for (name, value) in &answer.fields {
         field(name.as_bytes(), value, out);
     }
-    if !keep_alive {
-        out.extend_from_slice(b"connection: close\r\n");
+    match (keep_alive, request.old) {
+        (false, _) => field(b"connection", b"close", out),
+        (true, true) => field(b"connection", b"keep-alive", out),
+        (true, false) => {}
     }
     out.extend_from_slice(b"\r\n");
     if request.method != "HEAD" && !matches!(answer.status, 204 | 304) {

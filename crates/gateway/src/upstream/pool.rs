@@ -43,11 +43,12 @@ impl Pool {
         }
     }
 
-    /// An idle connection on which nothing has come since, if there is one.
-    pub(super) fn take(&self) -> Option<Connection> {
+    /// An idle connection on which nothing has come since, if there is one; `sure`: as of now, not
+    /// only as far as the runtime knows.
+    pub(super) fn take(&self, sure: bool) -> Option<Connection> {
         loop {
             let connection = self.idle.borrow_mut().pop()?;
-            if connection.io.is_quiet() {
+            if connection.io.is_quiet(sure) {
                 return Some(connection);
             }
         }
@@ -60,7 +61,7 @@ impl Pool {
 
     /// Closes connections that have been idle since `oldest` or that the upstream has closed.
     pub(crate) fn tidy(&self, oldest: Nanos) {
-        let stays = |one: &Connection| one.idle_since > oldest && one.io.is_quiet();
+        let stays = |one: &Connection| one.idle_since > oldest && one.io.is_quiet(false);
         self.idle.borrow_mut().retain(stays);
     }
 

@@ -1,0 +1,13 @@
+//! The gateway as its callers and upstreams meet it: over sockets, byte for byte.
+//!
+//! Timeouts are where a broken gateway would hang; what takes how long is never asserted.
+
+mod bad_upstream;
+mod batches;
+mod caller;
+mod faces;
+mod relay;
+mod rest;
+mod scripted;
+mod transport;
+mod world;

@@ -1,0 +1,205 @@
+//! Single calls: what goes upstream, and what comes back under which id.
+
+use plimsoll_config::Text;
+use plimsoll_gateway::model::Service;
+
+use crate::caller::{call, result};
+use crate::scripted::{Reply, Upstream};
+use crate::world::{
+    OWN, before, connect, definitions, metric, node, post, refused, settings, start,
+};
+
+#[test]
+fn ids_come_back_byte_for_byte() {
+    let upstream = Upstream::echo();
+    let gateway = before(&upstream.url("/"));
+    let long_text = format!("\"{}\"", "x".repeat(5_000));
+    let long_number = "9".repeat(300);
+    let ids = [
+        "1",
+        "0",
+        "-0",
+        "-7",
+        "1.0",
+        "1.50",
+        "1e3",
+        "1E+3",
+        "1e-999",
+        "9007199254740993",
+        "18446744073709551616",
+        long_number.as_str(),
+        "null",
+        "\"\"",
+        "\"a\"",
+        "\"1\"",
+        r#""\u0061\"\\\/\b""#,
+        r#""\ud800""#,
+        "\"é\u{1f600}\"",
+        long_text.as_str(),
+    ];
+    let mut caller = connect(&gateway);
+    for id in ids {
+        let answer = caller.post(OWN, "", call(id, "m", "[1, {\"a\" : 2}]"));
+        assert_eq!((answer.status, answer.text()), (200, &*result(id, "[1, {\"a\" : 2}]")), "{id}");
+    }
+    assert_eq!(upstream.connections(), 1, "the connection is kept");
+    let mut own: Vec<String> = upstream.asked().iter().map(|asked| asked.id().into()).collect();
+    own.dedup();
+    assert_eq!(own.len(), ids.len(), "each call has an id of its own upstream");
+}
+
+#[test]
+fn a_call_is_put_together_anew() {
+    let upstream = Upstream::echo();
+    let mut one = node("a", "eth", &upstream.url("/key?x=1"));
+    one.headers = vec![("authorization".into(), Text::plain("Bearer s"))];
+    let gateway = start(settings(), &definitions(vec![one]));
+    // (what the caller writes, what the upstream reads behind its id)
+    let rows = [
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#, r#","method":"m","params":[1]}"#),
+        (
+            " {\"params\" : {} ,\n\"x\":[],\"method\":\"\\u006d\",\"id\":\"a\",\"jsonrpc\":\"2.0\"}\t",
+            r#","method":"m","params":{}}"#,
+        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#, r#","method":"m"}"#),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"\"\\\u0000é"}"#, r#","method":"\"\\\u0000é"}"#),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":"\ud800"}"#,
+            r#","method":"m","params":"\ud800"}"#,
+        ),
+        (r#"{"\u006aso\u006erpc":"\u0032.0","i\u0064":1,"method":"m"}"#, r#","method":"m"}"#),
+    ];
+    for (written, read) in rows {
+        let answer = connect(&gateway).post(OWN, "Cookie: c\r\nAuthorization: own\r\n", written);
+        assert_eq!(answer.status, 200, "{written}");
+        let asked = upstream.last();
+        let expected = format!("{{\"jsonrpc\":\"2.0\",\"id\":{}{read}", asked.id());
+        assert_eq!(asked.body, expected, "{written}");
+        assert_eq!(asked.line(), "POST /key?x=1");
+        assert_eq!(asked.field("host"), Some(&*upstream.address.to_string()));
+        assert_eq!(asked.field("authorization"), Some("Bearer s"));
+        assert_eq!(asked.field("content-type"), Some("application/json"));
+        assert_eq!(asked.field("cookie"), None);
+        assert_eq!(asked.field("target-service-id"), None, "a node is not told the service");
+    }
+}
+
+#[test]
+fn a_notification_is_relayed_and_not_answered() {
+    let upstream = Upstream::start(|_, _| Reply::with(500, "", "no"));
+    let gateway = before(&upstream.url("/"));
+    let mut caller = connect(&gateway);
+    let answer = caller.post(OWN, "", r#"{"jsonrpc":"2.0","method":"m","params":[7]}"#);
+    assert_eq!((answer.status, answer.text()), (204, ""));
+    assert_eq!(answer.field("content-length"), None);
+    assert_eq!(upstream.last().params(), "[7]");
+    // and so is the next over the same connection
+    assert_eq!(caller.post(OWN, "", r#"{"jsonrpc":"2.0","method":"m"}"#).status, 204);
+}
+
+#[test]
+fn the_chains_id_needs_no_upstream() {
+    let upstream = Upstream::echo();
+    let mut definitions = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    definitions.services = vec![Service { chain_id: Some(8453), ..Service::named("eth") }];
+    let gateway = start(settings(), &definitions);
+    let batch =
+        format!("[{},{}]", call("1", "net_version", "[]"), call("2", "eth_chainId", "null"));
+    let both = format!("[{},{}]", result("1", "\"8453\""), result("2", "\"0x2105\""));
+    let rows = [
+        (call("\"x\"", "eth_chainId", "[]"), result("\"x\"", "\"0x2105\"")),
+        (call("2", "net_version", "[]"), result("2", "\"8453\"")),
+        (batch, both),
+    ];
+    for (body, text) in &rows {
+        let answer = post(&gateway, body);
+        assert_eq!((answer.status, answer.text()), (200, text.as_str()));
+        assert_eq!(answer.field("x-plimsoll-attempts"), None);
+    }
+    assert_eq!(upstream.count(), 0);
+    let own = "{service=\"eth\",method=\"eth_chainId\",outcome=\"ok\",cache=\"bypass\"}";
+    assert_eq!(metric(&gateway, &format!("plimsoll_calls_total{own}")), 2);
+}
+
+#[test]
+fn what_is_no_call_is_told_why() {
+    let upstream = Upstream::echo();
+    let gateway = before(&upstream.url("/"));
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let deep_params = call("1", "m", &deep);
+    // (body, status, code, kind, id)
+    let rows: [(&[u8], u16, i64, &str, &str); 21] = [
+        (b"", 400, -32700, "parse_error", "null"),
+        (b"  ", 400, -32700, "parse_error", "null"),
+        (b"{", 400, -32700, "parse_error", "null"),
+        (b"nul", 400, -32700, "parse_error", "null"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}}", 400, -32700, "parse_error", "null"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}", 400, -32700, "parse_error", "null"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":01,\"method\":\"m\"}", 400, -32700, "parse_error", "null"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\0\"}", 400, -32700, "parse_error", "null"),
+        (b"\xef\xbb\xbf{}", 400, -32700, "parse_error", "null"),
+        (deep.as_bytes(), 400, -32700, "parse_error", "null"),
+        (deep_params.as_bytes(), 400, -32700, "parse_error", "null"),
+        (b"7", 400, -32600, "invalid_request", "null"),
+        (b"null", 400, -32600, "invalid_request", "null"),
+        (b"\"x\"", 400, -32600, "invalid_request", "null"),
+        (b"{}", 400, -32600, "invalid_request", "null"),
+        (b"{\"id\":3,\"method\":\"m\"}", 400, -32600, "invalid_request", "3"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":3}", 400, -32600, "invalid_request", "3"),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"m\"}",
+            400,
+            -32600,
+            "invalid_request",
+            "null",
+        ),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":true,\"method\":\"m\"}",
+            400,
+            -32600,
+            "invalid_request",
+            "null",
+        ),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"id\":2,\"method\":\"m\"}",
+            400,
+            -32600,
+            "invalid_request",
+            "null",
+        ),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":[]}", 400, -32600, "invalid_request", "1"),
+    ];
+    let mut caller = connect(&gateway);
+    for (at, (body, status, code, kind, id)) in rows.into_iter().enumerate() {
+        let answer = caller.post(OWN, "", body);
+        let shown = (at, String::from_utf8_lossy(body));
+        assert_eq!(
+            (answer.status, answer.code(), answer.kind()),
+            (status, code, kind),
+            "{shown:?}"
+        );
+        let start = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{");
+        assert!(answer.text().starts_with(&start), "{shown:?} {}", answer.text());
+        assert!(!answer.closes(), "{shown:?}");
+    }
+    assert_eq!(upstream.count(), 0, "none of it went upstream");
+    assert_eq!(refused(&gateway, "parse_error"), 11);
+    assert_eq!(refused(&gateway, "invalid_request"), 10);
+}
+
+#[test]
+fn an_answer_names_who_gave_it() {
+    let upstream = Upstream::echo();
+    let one = node("node-7", "eth", &upstream.url("/"));
+    let named =
+        |reveal| plimsoll_gateway::Settings { instance: "edge-3".into(), reveal, ..settings() };
+    let shown = start(named(true), &definitions(vec![one.clone()]));
+    let answer = post(&shown, call("1", "m", "[]"));
+    assert_eq!(answer.field("x-plimsoll-instance"), Some("edge-3"));
+    assert_eq!(answer.field("x-plimsoll-upstream"), Some("node-7"));
+    assert_eq!(answer.field("x-plimsoll-attempts"), Some("1"));
+    assert!(answer.field("date").is_some_and(|date| date.ends_with(" GMT")));
+    let hidden = start(named(false), &definitions(vec![one]));
+    let answer = post(&hidden, call("1", "m", "[]"));
+    assert!(!answer.head.contains("x-plimsoll"), "{}", answer.head);
+}

@@ -1,0 +1,99 @@
+//! Gateways for tests: on free ports, in front of upstreams that tests script.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use plimsoll_config::Text;
+use plimsoll_gateway::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
+use plimsoll_gateway::model::{Spread, Upstream};
+use plimsoll_gateway::{Gateway, Outside, Process, Settings};
+
+use crate::caller::{Answer, Caller};
+
+/// The customers' face, at the endpoint that tests use.
+pub(crate) const OWN: &str = "/api/gateway?endpoint=e";
+
+/// The field that names the service on PATH's face.
+pub(crate) const ETH: &str = "Target-Service-Id: eth\r\n";
+
+pub(crate) fn settings() -> Settings {
+    Settings { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Settings::default() }
+}
+
+pub(crate) fn outside() -> Outside {
+    Outside { process: Arc::new(Process::default), db_queries: Arc::new(|| 0) }
+}
+
+/// A node of one service.
+pub(crate) fn node(id: &str, service: &str, url: &str) -> Upstream {
+    Upstream {
+        id: id.into(),
+        service: Some(service.into()),
+        kind: Kind::Evm,
+        url: Text::plain(url),
+        address: Address::parse(url).unwrap(),
+        headers: Vec::new(),
+        weight: 1,
+        tier: 0,
+        rate_limit: None,
+        methods: MethodRules::default(),
+        ca: None,
+    }
+}
+
+/// A PATH instance, which serves whatever it is asked for.
+pub(crate) fn instance(id: &str, url: &str) -> Upstream {
+    Upstream { service: None, kind: Kind::Path, ..node(id, "", url) }
+}
+
+/// The endpoint `e` of service `eth`, over these upstreams; `eth` has no chain id, so that every call
+/// is relayed.
+pub(crate) fn definitions(upstreams: Vec<Upstream>) -> Definitions {
+    let eth = Service::named("eth");
+    Definitions { services: vec![eth], upstreams, endpoints: vec![endpoint("e", "eth")] }
+}
+
+pub(crate) fn endpoint(id: &str, service: &str) -> Endpoint {
+    Endpoint { id: id.into(), service: service.into(), methods: MethodRules::default() }
+}
+
+pub(crate) fn spread(mut definitions: Definitions, spread: Spread) -> Definitions {
+    definitions.services.iter_mut().for_each(|service| service.spread = spread);
+    definitions
+}
+
+pub(crate) fn start(settings: Settings, definitions: &Definitions) -> Gateway {
+    Gateway::start(settings, definitions, outside()).unwrap()
+}
+
+/// A gateway in front of one node.
+pub(crate) fn before(url: &str) -> Gateway {
+    start(settings(), &definitions(vec![node("a", "eth", url)]))
+}
+
+pub(crate) fn connect(gateway: &Gateway) -> Caller {
+    Caller::connect(gateway.addresses()[0])
+}
+
+/// Posts to the customers' face over a connection of its own.
+pub(crate) fn post(gateway: &Gateway, body: impl AsRef<[u8]>) -> Answer {
+    connect(gateway).post(OWN, "", body)
+}
+
+/// A sample of the metrics page; 0 when it is not there.
+pub(crate) fn metric(gateway: &Gateway, sample: &str) -> u64 {
+    let page = gateway.metrics();
+    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
+}
+
+/// Relays of service `eth` to an upstream that came to `outcome`.
+pub(crate) fn relays(gateway: &Gateway, upstream: &str, outcome: &str) -> u64 {
+    let labels = format!("service=\"eth\",upstream=\"{upstream}\",outcome=\"{outcome}\"");
+    metric(gateway, &format!("plimsoll_relays_total{{{labels}}}"))
+}
+
+/// Requests and calls refused for `reason`.
+pub(crate) fn refused(gateway: &Gateway, reason: &str) -> u64 {
+    metric(gateway, &format!("plimsoll_refused_total{{reason=\"{reason}\"}}"))
+}
