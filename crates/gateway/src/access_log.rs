@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::json;
@@ -23,7 +23,10 @@ const LINES_MAX: usize = 4_096;
 
 /// Where lines go.
 pub(crate) struct AccessLog {
-    lines: Option<SyncSender<Vec<u8>>>,
+    /// `None`: stderr.
+    file: Option<PathBuf>,
+    /// Opened when it is first needed.
+    lines: OnceLock<SyncSender<Vec<u8>>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -43,31 +46,36 @@ pub(crate) struct Entry<'a> {
 }
 
 impl AccessLog {
-    /// No log.
-    pub(crate) fn off() -> AccessLog {
-        AccessLog { lines: None, dropped: Arc::default() }
+    /// A log that is appended to a file, or goes to stderr, once it is opened.
+    pub(crate) fn new(file: Option<&Path>) -> AccessLog {
+        let file = file.map(Path::to_path_buf);
+        AccessLog { file, lines: OnceLock::new(), dropped: Arc::default() }
     }
 
-    /// A log that is appended to a file, or goes to stderr.
+    /// Opens it, unless it is open.
     ///
     /// # Errors
     /// The file cannot be opened, or there is no thread to be had.
-    pub(crate) fn open(file: Option<&Path>) -> io::Result<AccessLog> {
-        let out: Box<dyn Write + Send> = match file {
+    pub(crate) fn open(&self) -> io::Result<()> {
+        if self.lines.get().is_some() {
+            return Ok(());
+        }
+        let out: Box<dyn Write + Send> = match &self.file {
             Some(path) => Box::new(File::options().append(true).create(true).open(path)?),
             None => Box::new(io::stderr()),
         };
         let (lines, waiting) = sync_channel(LINES_MAX);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let lost = dropped.clone();
+        let lost = self.dropped.clone();
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write(out, &waiting, &lost))?;
-        Ok(AccessLog { lines: Some(lines), dropped })
+        // Only one thread opens it: the one that starts and reloads.
+        let _ = self.lines.set(lines);
+        Ok(())
     }
 
     pub(crate) fn write(&self, entry: &Entry<'_>) {
-        let Some(lines) = &self.lines else { return };
+        let Some(lines) = self.lines.get() else { return };
         if lines.try_send(line(entry)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -126,6 +126,10 @@ fn split(target: &str) -> (&str, Option<&str>) {
             None => target,
         },
     };
+    let target = match memchr::memchr(b'#', target.as_bytes()) {
+        Some(fragment) => &target[..fragment],
+        None => target,
+    };
     match memchr::memchr(b'?', target.as_bytes()) {
         Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),

@@ -123,11 +123,10 @@ impl Gateway {
         let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
         let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose();
         let acceptor = acceptor.map_err(StartError::Tls)?;
-        let log = match settings.access_log.sample > 0.0 {
-            true => AccessLog::open(settings.access_log.file.as_deref())
-                .map_err(StartError::AccessLog)?,
-            false => AccessLog::off(),
-        };
+        let log = AccessLog::new(settings.access_log.file.as_deref());
+        if settings.access_log.sample > 0.0 {
+            log.open().map_err(StartError::AccessLog)?;
+        }
         let listeners = listen(&settings.listen)?;
         let addresses = listeners.iter().map(|listener| listener.local_addr());
         let addresses = addresses.collect::<io::Result<_>>()?;
@@ -154,7 +153,8 @@ impl Gateway {
     /// TLS files and the access log's file stay as they are until a restart.
     ///
     /// # Errors
-    /// Certificates of an upstream cannot be used; then nothing is changed.
+    /// Certificates of an upstream cannot be used, or the access log cannot be written; then nothing
+    /// is changed.
     pub fn apply(
         &mut self,
         settings: Settings,
@@ -164,6 +164,9 @@ impl Gateway {
         let workers = before.settings.workers;
         let registry = Registry::compile(definitions, &before.registry, workers, &mut self.serial)
             .map_err(StartError::Tls)?;
+        if settings.access_log.sample > 0.0 {
+            self.shared.access_log.open().map_err(StartError::AccessLog)?;
+        }
         let settings = Settings {
             listen: before.settings.listen.clone(),
             workers,

@@ -9,7 +9,7 @@ use super::simulated::Simulated;
 use super::{ServeArgs, supervise};
 use crate::{put, tell, usage_error};
 use anyhow::Context;
-use plimsoll_gateway::config::{Config, Inputs, fixed_differences};
+use plimsoll_gateway::config::{Config, Inputs, fixed_differences, instance_name};
 use plimsoll_gateway::sources::Sources;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Outside, Process, Settings, StartError};
 use std::process::ExitCode;
@@ -40,17 +40,19 @@ pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Defin
 
 async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let mut sources = Sources::new(inputs);
-    let (config, mut definitions) = load(&mut sources).await?;
+    let (mut config, mut definitions) = load(&mut sources).await?;
     let mut simulated = Simulated::new(args.simulated.as_deref());
     simulated.fill(&mut definitions)?;
-    let voice = Voice::of(args, &config);
     // A supervisor has said it for all.
     raise_descriptor_limit(&config.settings, !args.supervised);
     let mut signals = Signals::listen(args.supervised)?;
     let started = Gateway::start(config.settings.clone(), &definitions, outside(&sources));
-    let gateway = started.map_err(|error| not_started(&error))?;
+    let mut gateway = started.map_err(|error| not_started(&error))?;
+    if name_by_port(&mut config.settings, &gateway) {
+        gateway.apply(config.settings.clone(), &definitions)?;
+    }
     greet(args, &config, &definitions, &gateway, &sources, simulated.serves())?;
-    let trouble = String::new();
+    let (voice, trouble) = (Voice::of(args, &config), String::new());
     let mut serving = Serving { gateway, sources, simulated, config, trouble, voice };
     let mut certificate = serving.gateway.certificate_contents();
     let mut looks = tokio::time::interval(LOOK);
@@ -125,7 +127,7 @@ impl Voice {
 impl Serving {
     /// Takes up what changed, all or nothing.
     async fn reload(&mut self) {
-        let (config, mut definitions) = match self.sources.load().await {
+        let (mut config, mut definitions) = match self.sources.load().await {
             Ok(loaded) => loaded,
             Err(error) => {
                 return self.refuse(&usage_error(error.to_string(), error.hint()).to_string());
@@ -134,6 +136,7 @@ impl Serving {
         if let Err(error) = self.simulated.fill(&mut definitions) {
             return self.refuse(&error.to_string());
         }
+        name_by_port(&mut config.settings, &self.gateway);
         if let Err(error) = self.gateway.apply(config.settings.clone(), &definitions) {
             return self.refuse(&error.to_string());
         }
@@ -197,6 +200,16 @@ async fn drain(gateway: Gateway, mut signals: Signals) -> anyhow::Result<Drained
             }
         }
     }
+}
+
+/// A gateway that is named after a port which the kernel was to choose is named after the one it
+/// chose; tells whether it was.
+fn name_by_port(settings: &mut Settings, gateway: &Gateway) -> bool {
+    let unnamed = settings.instance == instance_name(0);
+    if let (true, Some(address)) = (unnamed, gateway.addresses().first()) {
+        settings.instance = instance_name(address.port());
+    }
+    unnamed
 }
 
 fn outside(sources: &Sources) -> Outside {

@@ -6,23 +6,31 @@ use plimsoll_gateway::Definitions;
 use plimsoll_gateway::model::{Address, Kind, MethodRules, Upstream};
 use plimsoll_sim::{Service, Settings, Sim};
 
-/// The chains, here or at the supervisor's.
+/// The chains, here or at the supervisor's. They are there for a gateway that is started with
+/// nothing; one that ever had a real upstream never answers from them, whatever becomes of it.
 pub(super) struct Simulated {
     /// Where somebody else runs them.
     elsewhere: Option<String>,
     own: Option<Sim>,
-    serves: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    NotAsked,
+    Serving,
+    Over,
 }
 
 impl Simulated {
     /// Chains that are started when they are needed, unless they run at `elsewhere` already.
     pub(super) fn new(elsewhere: Option<&str>) -> Simulated {
-        Simulated { elsewhere: elsewhere.map(String::from), own: None, serves: false }
+        Simulated { elsewhere: elsewhere.map(String::from), own: None, state: State::NotAsked }
     }
 
     /// Whether they are what is relayed to.
     pub(super) fn serves(&self) -> bool {
-        self.serves
+        self.state == State::Serving
     }
 
     /// Where they are; starts them if nobody did.
@@ -38,14 +46,15 @@ impl Simulated {
         Ok(format!("http://{}", sim.address()))
     }
 
-    /// Adds an upstream for each chain when there is no upstream at all; stops chains that are not
+    /// Adds an upstream for each chain when there is none and never was; stops chains that are not
     /// needed any more.
     pub(super) fn fill(&mut self, definitions: &mut Definitions) -> anyhow::Result<()> {
-        self.serves = definitions.upstreams.is_empty();
-        if !self.serves {
+        if self.state == State::Over || !definitions.upstreams.is_empty() {
+            self.state = State::Over;
             self.own = None;
             return Ok(());
         }
+        self.state = State::Serving;
         let address = self.address()?;
         for chain in Service::known() {
             if definitions.services.iter().all(|service| service.id != chain.name) {

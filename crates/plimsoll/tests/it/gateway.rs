@@ -203,6 +203,31 @@ fn entries_are_taken_up_while_it_runs_and_no_call_asks_the_database() {
 }
 
 #[test]
+fn simulated_chains_end_with_the_first_real_upstream_for_good() {
+    let (folder, sim) = (Folder::new(), eth());
+    let process = Process::start(&folder, &["--listen", "127.0.0.1:0"]);
+    let address = process.address("");
+    let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
+    assert_eq!(answered.header("x-plimsoll-upstream"), Some("simulated-eth"));
+    // Named after the port that the kernel chose.
+    let port = address.rsplit(':').next().unwrap();
+    assert!(answered.header("x-plimsoll-instance").unwrap().ends_with(&format!(":{port}")));
+    let database = format!("sqlite:{}", folder.path().join("plimsoll.db").display());
+    let entries = |args: &[&str]| {
+        let done = plimsoll(&[&["gateway", "upstream"], args, &["--database", &database]].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+    };
+    entries(&["add", "node-a", "--service", "eth", "--url", &sim.url("eth")]);
+    process.wait_for("1 upstream,");
+    let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
+    assert_eq!(answered.header("x-plimsoll-upstream"), Some("node-a"));
+    entries(&["disable", "node-a"]);
+    process.wait_for("0 upstreams,");
+    let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
+    assert_eq!(answered.json()["error"]["data"]["kind"], "no_upstream");
+}
+
+#[test]
 fn a_change_that_is_not_valid_is_refused_and_nothing_is_lost() {
     let (folder, sim) = (Folder::new(), eth());
     let upstream =
@@ -216,10 +241,12 @@ fn a_change_that_is_not_valid_is_refused_and_nothing_is_lost() {
     let said = process.wait_for("revael");
     assert!(said.contains("refused") && said.contains("gateway.toml:3:"), "{said}");
     assert_eq!(call(&address)["id"], 7, "what was there stays");
-    std::fs::write(&path, format!("{head}reveal = false\n{upstream}")).unwrap();
+    let log = "access_log = { sample = \"100%\" }\n";
+    std::fs::write(&path, format!("{head}reveal = false\n{log}{upstream}")).unwrap();
     process.signal(Signal::SIGHUP);
     process.wait_for("reloaded");
     assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).header("x-plimsoll-upstream"), None);
+    process.wait_for("\"method\":\"eth_blockNumber\",\"upstream\":\"node\",\"status\":200");
 }
 
 #[test]
