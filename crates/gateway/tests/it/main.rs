@@ -2,6 +2,7 @@
 //!
 //! Timeouts are where a broken gateway would hang; what takes how long is never asserted.
 
+mod bad_http;
 mod bad_upstream;
 mod batches;
 mod caller;
