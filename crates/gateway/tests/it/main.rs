@@ -7,6 +7,7 @@ mod bad_upstream;
 mod batches;
 mod caller;
 mod faces;
+mod identity;
 mod relay;
 mod rest;
 mod scripted;
