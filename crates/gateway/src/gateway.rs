@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use plimsoll_measure::Nanos;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::access_log::AccessLog;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, Shape};
 use crate::model::Definitions;
 use crate::registry::Registry;
 use crate::session;
@@ -38,11 +39,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// While draining, so often is looked whether connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
-/// What a caller is told whose connection is one too many.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-    content-length: 150\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
-    {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32005,\"message\":\"too many connections\",\
-    \"data\":{\"kind\":\"too_many_connections\",\"retryable\":true}}}    ";
+/// So many callers at a time are told so; more are closed without a word, so that telling them costs
+/// no more than serving them.
+const TURNED_AWAY_MAX: usize = 256;
+
+/// A caller that was told has so long to read it and to go.
+const TURN_AWAY_TIME: Duration = Duration::from_secs(1);
 
 /// What a gateway asks of the program that runs it.
 #[derive(Clone)]
@@ -319,6 +321,7 @@ async fn accept<'a>(
 ) {
     // The acceptor's own shard is the last.
     let counts = shared.counts.last();
+    let places = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -326,8 +329,13 @@ async fn accept<'a>(
         };
         if shared.connections() >= shared.state().settings.limits.connections as u64 {
             counts.refused[ErrorKind::TooManyConnections as usize].add(1);
-            // As much as the socket's buffer takes at once, which is all of it.
-            let _ = stream.try_write(FULL);
+            if let Ok(place) = places.clone().try_acquire_owned() {
+                tokio::spawn(async move {
+                    // However it ends, the connection does.
+                    let _ = tokio::time::timeout(TURN_AWAY_TIME, turn_away(stream)).await;
+                    drop(place);
+                });
+            }
             continue;
         }
         if let Ok(stream) = stream.into_std() {
@@ -336,4 +344,24 @@ async fn accept<'a>(
             let _ = next().send((stream, peer.ip().to_canonical()));
         }
     }
+}
+
+/// Tells a caller that it is one too many, and waits until it goes: closing on what it has sent would
+/// reset the connection before it has read the answer.
+async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+    let mut body = Vec::new();
+    let error = Error::new(ErrorKind::TooManyConnections, "too many connections");
+    error.write(Shape::Own, b"null", &mut body);
+    let mut answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+        content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    answer.append(&mut body);
+    stream.write_all(&answer).await?;
+    stream.shutdown().await?;
+    let mut over = [0; 1 << 10];
+    while stream.read(&mut over).await? > 0 {}
+    Ok(())
 }

@@ -45,6 +45,12 @@ pub(crate) struct ResponseHead {
     pub(crate) keep_alive: bool,
 }
 
+/// Whether a request may start with what `buffer` starts with: a character of a method's name.
+pub(crate) fn may_start(buffer: &[u8]) -> bool {
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    buffer.first().is_none_or(name)
+}
+
 /// Where the head ends that `buffer` starts with: behind its empty line. Bytes before `seen` were
 /// looked at before.
 pub(crate) fn head_end(buffer: &[u8], seen: usize) -> Option<usize> {

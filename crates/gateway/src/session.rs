@@ -203,6 +203,10 @@ impl Session {
                     false => Ok(end),
                 };
             }
+            if !http1::may_start(&self.buffer) {
+                // A TLS hello, for one: its end would be waited for in vain.
+                return Err(http1::malformed("not an HTTP request").into());
+            }
             seen = self.buffer.len();
             if seen > limits.header {
                 return Err(head_too_large(limits.header).into());

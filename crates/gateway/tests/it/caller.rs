@@ -62,10 +62,6 @@ impl Caller {
         Caller { socket, read: Vec::new() }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.socket.peer_addr().unwrap()
-    }
-
     /// Writes bytes; that nobody reads them is no fault of the caller's.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.socket.write_all(bytes.as_ref());
@@ -110,6 +106,11 @@ impl Caller {
         answer.body = self.read[end..end + length].to_vec();
         self.read.drain(..end + length);
         Some(answer)
+    }
+
+    /// Waits until some of an answer has come.
+    pub(crate) fn wait_for_some(&mut self) {
+        self.more().unwrap();
     }
 
     /// Waits for the connection's end and gives what came before it.

@@ -2,10 +2,12 @@
 //!
 //! Timeouts are where a broken gateway would hang; what takes how long is never asserted.
 
+mod bad_http;
 mod bad_upstream;
 mod batches;
 mod caller;
 mod faces;
+mod identity;
 mod relay;
 mod rest;
 mod scripted;

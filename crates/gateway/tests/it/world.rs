@@ -7,6 +7,7 @@ use plimsoll_config::Text;
 use plimsoll_gateway::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
 use plimsoll_gateway::model::{Spread, Upstream};
 use plimsoll_gateway::{Gateway, Outside, Process, Settings};
+use plimsoll_measure::{Clock, Nanos};
 
 use crate::caller::{Answer, Caller};
 
@@ -55,6 +56,20 @@ pub(crate) fn definitions(upstreams: Vec<Upstream>) -> Definitions {
 
 pub(crate) fn endpoint(id: &str, service: &str) -> Endpoint {
     Endpoint { id: id.into(), service: service.into(), methods: MethodRules::default() }
+}
+
+/// Open connections from callers.
+pub(crate) fn connections(gateway: &Gateway) -> u64 {
+    metric(gateway, "plimsoll_connections{side=\"downstream\"}")
+}
+
+/// Waits for what comes to hold, and fails after a time in which it should have long since.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let clock = Clock::start();
+    while !holds() {
+        assert!(clock.now() < Nanos::from_secs(60), "waited for long, and not yet: {what}");
+        std::thread::yield_now();
+    }
 }
 
 pub(crate) fn spread(mut definitions: Definitions, spread: Spread) -> Definitions {

@@ -1,0 +1,209 @@
+//! A million calls: every answer is its own request's, whatever breaks around it.
+//!
+//! Callers send single calls and batches of all sizes over many connections, some of which they drop
+//! in the middle of a request or of an answer. Each call carries its identity in its parameters and
+//! in its id; the upstream says the parameters back.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use plimsoll_gateway::Settings;
+use plimsoll_gateway::settings::Limits;
+use plimsoll_measure::rng::{Key, Sequence};
+
+use crate::caller::{Caller, call, request, result};
+use crate::world::{
+    ETH, OWN, connections, definitions, metric, node, post, relays, settings, start, until,
+};
+
+/// Calls that are answered; those on dropped connections come on top.
+const CALLS: u64 = 1_000_000;
+
+/// Threads that call, and connections of each.
+const CALLERS: u64 = 4;
+const CONNECTIONS: u64 = 8;
+
+/// Calls of the usual batch.
+const BATCH: u64 = 100;
+
+/// The longest parameters, in bytes.
+const PARAMS_MAX: u64 = 64 << 10;
+
+/// Says parameters back, over as many connections as come, and does little else.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            std::thread::spawn(move || say_back(socket.unwrap()));
+        }
+    });
+    address
+}
+
+fn say_back(mut socket: TcpStream) {
+    socket.set_nodelay(true).unwrap();
+    let mut read = Vec::new();
+    let mut buffer = vec![0; PARAMS_MAX as usize];
+    loop {
+        while let Some((answer, end)) = said_back(&read) {
+            read.drain(..end);
+            if socket.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+        match socket.read(&mut buffer) {
+            Ok(n) if n > 0 => read.extend_from_slice(&buffer[..n]),
+            _ => return,
+        }
+    }
+}
+
+/// The answer to the request that `read` starts with, and where that ends; `None` before it is whole.
+fn said_back(read: &[u8]) -> Option<(String, usize)> {
+    let head = memchr::memmem::find(read, b"\r\n\r\n")?;
+    // The gateway writes the length last.
+    let length: usize = behind(&read[..head], "content-length: ").parse().unwrap();
+    let end = head + 4 + length;
+    let body = read.get(head + 4..end)?;
+    let id = behind(body, "\"id\":").split(',').next().unwrap();
+    let params = behind(body, "\"params\":").strip_suffix('}').unwrap();
+    let answer = result(id, params);
+    let length = answer.len();
+    Some((format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{answer}"), end))
+}
+
+/// What follows `what`.
+fn behind<'a>(text: &'a [u8], what: &str) -> &'a str {
+    let at = memchr::memmem::find(text, what.as_bytes()).unwrap() + what.len();
+    std::str::from_utf8(&text[at..]).unwrap()
+}
+
+/// A thread that calls.
+struct Chatter<'a> {
+    gateway: SocketAddr,
+    random: Sequence,
+    name: String,
+    made: u64,
+    padding: &'a str,
+}
+
+impl Chatter<'_> {
+    /// Calls until so many have been answered; gives how many were.
+    fn chat(mut self, calls: u64) -> u64 {
+        let mut callers: Vec<Caller> =
+            (0..CONNECTIONS).map(|_| Caller::connect(self.gateway)).collect();
+        let mut answered = 0;
+        while answered < calls {
+            let size = match self.random.below(20) {
+                0 => 1,
+                1 => 1 + self.random.below(BATCH),
+                _ => BATCH,
+            };
+            let (body, expected) = self.body(size.min(calls - answered));
+            let (target, fields) = if self.random.below(2) == 0 { (OWN, "") } else { ("/v1", ETH) };
+            let bytes = request("POST", target, fields, body.as_bytes());
+            let caller = &mut callers[self.random.below(CONNECTIONS) as usize];
+            if self.random.below(50) == 0 {
+                self.drop_within(&bytes, std::mem::replace(caller, Caller::connect(self.gateway)));
+                continue;
+            }
+            caller.send(&bytes);
+            let answer = caller.answer();
+            assert!(
+                answer.status == 200 && answer.text() == expected,
+                "{}: {} to {}",
+                self.name,
+                answer.text().chars().take(300).collect::<String>(),
+                body.chars().take(300).collect::<String>()
+            );
+            answered += size.min(calls - answered);
+        }
+        answered
+    }
+
+    /// A single call or a batch, and what must be answered.
+    fn body(&mut self, size: u64) -> (String, String) {
+        let (mut calls, mut results) = (String::new(), String::new());
+        for n in 0..size {
+            self.made += 1;
+            let longest = match self.random.below(2_000) {
+                0 => PARAMS_MAX - 100,
+                1..20 => 2_000,
+                _ => 60,
+            };
+            let padding = &self.padding[..self.random.below(longest) as usize];
+            let identity = format!("{}-{}", self.name, self.made);
+            let id = match self.random.below(4) {
+                // Ids that others have too.
+                0 => "1".to_string(),
+                1 => self.random.below(100).to_string(),
+                _ => format!("\"{identity}\""),
+            };
+            let params = format!("[\"{identity}\",\"{padding}\"]");
+            if n > 0 {
+                calls.push(',');
+                results.push(',');
+            }
+            calls += &call(&id, "m", &params);
+            results += &result(&id, &params);
+        }
+        match size == 1 && self.random.below(2) == 0 {
+            true => (calls, results),
+            false => (format!("[{calls}]"), format!("[{results}]")),
+        }
+    }
+
+    /// Goes away within a request or an answer.
+    fn drop_within(&mut self, bytes: &[u8], mut caller: Caller) {
+        let sent = match self.random.below(2) {
+            0 => self.random.below(bytes.len() as u64) as usize,
+            _ => bytes.len(),
+        };
+        caller.send(&bytes[..sent]);
+        if sent == bytes.len() && self.random.below(2) == 0 {
+            caller.wait_for_some();
+        }
+        if self.random.below(2) == 0 {
+            caller.reset();
+        }
+    }
+}
+
+#[test]
+fn a_million_answers_are_their_own_requests() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("SEED={seed}");
+    let limits = Limits { upstream_connections: 32, ..Limits::default() };
+    let url = |address: SocketAddr| format!("http://{address}/");
+    let upstreams = vec![node("a", "eth", &url(echo())), node("b", "eth", &url(echo()))];
+    let settings = Settings { workers: 2, limits, ..settings() };
+    let gateway = start(settings, &definitions(upstreams));
+    let padding = "x".repeat(PARAMS_MAX as usize);
+    let answered: u64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..CALLERS)
+            .map(|number| {
+                let chatter = Chatter {
+                    gateway: gateway.addresses()[0],
+                    random: Key::new(seed).with(number).sequence(),
+                    name: format!("caller {number}"),
+                    made: 0,
+                    padding: &padding,
+                };
+                scope.spawn(move || chatter.chat(CALLS / CALLERS))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(answered, CALLS);
+    until("all have gone", || connections(&gateway) == 0);
+    for upstream in ["a", "b"] {
+        let flying = format!("plimsoll_relays_in_flight{{upstream=\"{upstream}\"}}");
+        assert_eq!(metric(&gateway, &flying), 0);
+    }
+    let page = gateway.metrics();
+    let failed = |line: &&str| line.contains("_total{") && !line.contains("outcome=\"ok\"");
+    assert_eq!(page.lines().find(failed), None, "no call failed");
+    assert!(relays(&gateway, "a", "ok") + relays(&gateway, "b", "ok") >= CALLS);
+    assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
+}
