@@ -101,6 +101,7 @@ errors! {
     MethodDenied = "method_denied", -32601, 403, no, Caller, "The endpoint's rules do not permit the method.";
     MethodUnsupported = "method_unsupported", -32601, 404, no, Caller, "No upstream of the service takes the method, or it needs a connection that stays (eth_subscribe).";
     LimitReached = "limit_reached", -32005, 429, yes, Gateway, "Every upstream of the service is at its rate_limit.";
+    Busy = "busy", -32005, 503, yes, Gateway, "Long bodies and answers that are held at present take limits.memory in sum.";
     TooManyConnections = "too_many_connections", -32005, 503, yes, Gateway, "More connections than limits.connections. The connection is closed.";
     NoUpstream = "no_upstream", -32002, 503, yes, Gateway, "The service has no upstream.";
     Unreachable = "unreachable", -32002, 502, yes, Upstream, "No connection to the upstream: refused, no route, no such name, TLS failed. Nothing was sent.";

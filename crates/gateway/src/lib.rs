@@ -11,11 +11,13 @@
 //! - `face`, `rest`: what a request asks for
 //! - `relay`: the way of a JSON-RPC body, call by call
 //! - `registry`: what may be called, and which upstream takes the next call
+//! - `budget`: what long bodies may take in sum
 //! - `upstream`: the client's side of HTTP
 //! - [`error`], [`category`]: our errors, and what upstreams' errors mean
 //! - `stats`, [`metrics`], `access_log`: what is told of it
 
 mod access_log;
+mod budget;
 pub mod category;
 pub mod config;
 pub mod error;

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::budget::Share;
 use crate::error::{Error, ErrorKind, Shape};
 use crate::face::{self, AllFields, Answer, Request};
 use crate::http1::{self, Body, Framing, Progress};
@@ -63,7 +64,7 @@ pub(crate) async fn serve(
             _ => return,
         },
     };
-    let mut session = Session { worker, io, timer, peer, buffer: Vec::new() };
+    let mut session = Session { worker, io, timer, peer, share: None, buffer: Vec::new() };
     while let Then::Next = session.turn().await {}
     let Session { worker, io, peer, buffer, .. } = session;
     if buffer.starts_with(PREFACE) {
@@ -87,6 +88,8 @@ struct Session {
     io: Io,
     timer: Timer,
     peer: IpAddr,
+    /// A long body's part of the memory.
+    share: Option<Share>,
     /// What was read and not yet used; empty and without memory between requests.
     buffer: Vec<u8>,
 }
@@ -176,6 +179,7 @@ impl Session {
 
     /// Forgets what was used; gives the buffer back when nothing is left.
     fn release(&mut self, consumed: usize) {
+        self.share = None;
         if consumed < self.buffer.len() {
             self.buffer.drain(..consumed);
         } else {
@@ -263,6 +267,7 @@ impl Session {
                 Progress::TooLarge => return Err(face::too_large(limits.body).into()),
                 Progress::More(due) => self.buffer.reserve(due.min(GROWTH_MAX)),
             }
+            Share::cover(&mut self.share, &self.worker, self.buffer.capacity(), limits.memory)?;
             if !asked {
                 asked = true;
                 let interim = b"HTTP/1.1 100 Continue\r\n\r\n";

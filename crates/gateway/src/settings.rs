@@ -77,6 +77,8 @@ pub struct Limits {
     pub http2_streams: u32,
     /// An upstream's answer, in bytes.
     pub answer: u64,
+    /// Bodies and answers of more than 64 KiB that are held at a time, in sum, in bytes.
+    pub memory: u64,
     /// Connections to one upstream, over all workers.
     pub upstream_connections: usize,
     /// From the first byte of a head to its last.
@@ -98,6 +100,7 @@ impl Default for Limits {
             connections: 20_000,
             http2_streams: 1_000,
             answer: 64 << 20,
+            memory: 1 << 30,
             upstream_connections: 1_000,
             header_time: Nanos::from_secs(10),
             body_time: Nanos::from_secs(60),

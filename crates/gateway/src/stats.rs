@@ -167,13 +167,14 @@ pub(crate) enum RelayOutcome {
 }
 
 /// The ways in which a relay fails, in the order of their places.
-const FAILURES: [ErrorKind; 6] = [
+const FAILURES: [ErrorKind; 7] = [
     ErrorKind::Unreachable,
     ErrorKind::TimedOut,
     ErrorKind::Broken,
     ErrorKind::BadStatus,
     ErrorKind::BadAnswer,
     ErrorKind::AnswerTooLarge,
+    ErrorKind::Busy,
 ];
 
 impl RelayOutcome {
@@ -244,7 +245,7 @@ mod tests {
             assert_eq!(outcome.place(), at);
         }
         assert_eq!(RelayOutcome::word(0), "ok");
-        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 1), "answer_too_large");
+        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 1), "busy");
         for fault in Fault::ALL {
             assert_eq!(Outcome::WORDS[Outcome::Failed(fault).place()], fault.word());
         }

@@ -21,10 +21,12 @@ use std::sync::Arc;
 use plimsoll_measure::Nanos;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use crate::budget::Share;
 use crate::error::ErrorKind;
 use crate::http1::{self, Body, Progress};
 use crate::io::Io;
 use crate::registry::Upstream;
+use crate::settings::Limits;
 use crate::timer::{Late, Timer};
 use crate::worker::{View, Worker};
 
@@ -82,6 +84,8 @@ pub(crate) struct Response {
     pub(crate) buffer: Vec<u8>,
     pub(crate) head: Range<usize>,
     pub(crate) body: Range<usize>,
+    /// A long answer's part of the memory.
+    pub(crate) _share: Option<Share>,
     /// What it came over, where that may be used again.
     pub(crate) kept: Option<(Rc<Pool>, Connection)>,
 }
@@ -130,7 +134,7 @@ pub(crate) async fn exchange(
         Some(place) => place,
         None => Box::pin(pool.place(worker, request.deadline)).await?,
     };
-    let limit = view.settings.limits.answer;
+    let limits = &view.settings.limits;
     loop {
         let (mut connection, kept) = match pool.take(!request.repeatable) {
             Some(connection) => (connection, true),
@@ -140,12 +144,13 @@ pub(crate) async fn exchange(
             }
         };
         let mut buffer = worker.take_buffer();
-        let ended = connection.exchange(worker, request, limit, &mut buffer).await;
+        let mut share = None;
+        let ended = connection.exchange(worker, request, limits, &mut buffer, &mut share).await;
         match ended {
             Ok(Exchanged { status, head, body, keep_alive }) => {
                 let stays = keep_alive && body.end == buffer.len();
                 let kept = stays.then(|| (pool.clone(), connection));
-                return Ok(Response { status, buffer, head, body, kept });
+                return Ok(Response { status, buffer, head, body, _share: share, kept });
             }
             Err(failure) => {
                 let silent = failure.kind == ErrorKind::Broken && buffer.is_empty();
@@ -170,8 +175,9 @@ impl Connection {
         &mut self,
         worker: &Worker,
         request: &Request<'_>,
-        limit: u64,
+        limits: &Limits,
         buffer: &mut Vec<u8>,
+        share: &mut Option<Share>,
     ) -> Result<Exchanged, Failure> {
         let until = worker.instant(request.deadline);
         let Connection { io, timer, .. } = self;
@@ -206,9 +212,11 @@ impl Connection {
                     return Err(Failure::new(ErrorKind::TimedOut, true, message));
                 }
             }
-            if let Some(exchanged) = reading.advance(buffer, request.method, limit)? {
+            if let Some(exchanged) = reading.advance(buffer, request.method, limits.answer)? {
                 return Ok(exchanged);
             }
+            Share::cover(share, worker, buffer.capacity(), limits.memory)
+                .map_err(|busy| Failure::new(busy.kind, true, busy.message))?;
         }
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     draining: AtomicBool,
     pub(crate) drain: watch::Sender<bool>,
     pub(crate) counts: Sharded<Counts>,
+    /// What long bodies take at present, in bytes.
+    pub(crate) held_bytes: AtomicU64,
     pub(crate) access_log: AccessLog,
     pub(crate) outside: Outside,
 }
@@ -90,6 +92,7 @@ impl Shared {
             drain: watch::Sender::new(false),
             // One more than there are workers: the acceptor counts too.
             counts: Sharded::new(workers + 1),
+            held_bytes: AtomicU64::new(0),
             access_log,
             outside,
         }

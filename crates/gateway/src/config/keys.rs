@@ -118,7 +118,7 @@ impl Key {
 }
 
 /// Every key, in the order in which they are printed: first those in no table.
-pub static KEYS: [Key; 26] = [
+pub static KEYS: [Key; 27] = [
     Key::new(
         "listen",
         Form::List,
@@ -274,6 +274,13 @@ pub static KEYS: [Key; 26] = [
         Form::Text,
         |field, draft| set(&mut draft.config.settings.limits.answer, size(field, 1, u64::MAX >> 1)),
         |config| Some(quote(&show_size(config.settings.limits.answer))),
+    )
+    .reloads(),
+    Key::new(
+        "limits.memory",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.memory, size(field, 1, u64::MAX >> 1)),
+        |config| Some(quote(&show_size(config.settings.limits.memory))),
     )
     .reloads(),
     Key::new(

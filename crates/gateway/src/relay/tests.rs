@@ -9,6 +9,7 @@ fn response(status: u16, body: &str) -> Response {
         buffer: body.as_bytes().to_vec(),
         head: 0..0,
         body: 0..body.len(),
+        _share: None,
         kept: None,
     }
 }

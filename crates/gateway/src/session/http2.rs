@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
@@ -17,10 +17,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::write;
+use crate::budget::Share;
 use crate::error::{Error, ErrorKind, Shape};
 use crate::face::{self, AllFields, Answer, Request};
 use crate::http1::Fields;
 use crate::io::Io;
+use crate::settings::Limits;
 use crate::worker::{View, Worker};
 
 /// Serves a connection whose first bytes are in `read` already.
@@ -69,15 +71,11 @@ async fn respond(
 ) -> Response<Full<Bytes>> {
     let view = worker.view();
     let limits = &view.settings.limits;
-    let (head, body) = request.into_parts();
-    let limit = usize::try_from(limits.body).unwrap_or(usize::MAX);
-    let collected = Limited::new(body, limit).collect();
+    let (head, mut body) = request.into_parts();
+    let mut share = None;
+    let collected = collect(worker, &mut body, limits, &mut share);
     let body = match tokio::time::timeout(limits.body_time.into(), collected).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(face::too_large(limits.body)),
-        Ok(Err(error)) => {
-            Err(Error::new(ErrorKind::MalformedHttp, format!("the body broke off: {error}")))
-        }
+        Ok(body) => body,
         Err(_) => Err(Error::new(
             ErrorKind::TooSlow,
             format!("the body did not come within {}", limits.body_time),
@@ -110,6 +108,27 @@ async fn respond(
         Err(error) => refused(error.clone()),
     };
     response(worker, &view, fields.accept_encoding, answer)
+}
+
+/// A body as a whole.
+async fn collect(
+    worker: &Worker,
+    body: &mut Incoming,
+    limits: &Limits,
+    share: &mut Option<Share>,
+) -> Result<Vec<u8>, Error> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let broken =
+            |error| Error::new(ErrorKind::MalformedHttp, format!("the body broke off: {error}"));
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if (whole.len() + data.len()) as u64 > limits.body {
+            return Err(face::too_large(limits.body));
+        }
+        whole.extend_from_slice(&data);
+        Share::cover(share, worker, whole.capacity(), limits.memory)?;
+    }
+    Ok(whole)
 }
 
 fn response(

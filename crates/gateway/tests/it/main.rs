@@ -8,6 +8,7 @@ mod batches;
 mod caller;
 mod faces;
 mod identity;
+mod memory;
 mod relay;
 mod rest;
 mod scripted;

@@ -89,7 +89,7 @@ fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    let sizes = (1u64..1 << 40, 1usize..1_000, 1usize << 10..1 << 20, 1u64..1 << 40);
+    let sizes = (1u64..1 << 40, 1usize..1_000, 1usize << 10..1 << 20, 1u64..1 << 40, 1u64..1 << 40);
     let counts = (1usize..10_000_000, 1u32..100_000, 1usize..10_000_000);
     (sizes, counts, (span(), span(), span(), span())).prop_map(|(sizes, counts, times)| Limits {
         body: sizes.0,
@@ -98,6 +98,7 @@ fn limits() -> impl Strategy<Value = Limits> {
         connections: counts.0,
         http2_streams: counts.1,
         answer: sizes.3,
+        memory: sizes.4,
         upstream_connections: counts.2,
         header_time: times.0,
         body_time: times.1,
