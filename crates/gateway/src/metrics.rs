@@ -7,9 +7,9 @@ use std::fmt::Write;
 
 use plimsoll_rpc::method;
 
-use crate::error::TABLE;
+use crate::error::{ErrorKind, TABLE};
 use crate::registry::Service;
-use crate::stats::{Durations, EDGES, Outcome, RelayOutcome};
+use crate::stats::{Durations, EDGES, Outcome, RelayOutcome, SHED};
 use crate::worker::{Shared, View};
 
 /// A metric.
@@ -40,6 +40,7 @@ metrics! {
     RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream: ok, the meaning of the upstream's error object, or why there was no answer.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "From sending upstream to the whole answer.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays under way.";
+    SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for want of capacity, by error; too_many_connections, without a service, counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before a method was known, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
     DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; none of them for a call.";
@@ -61,6 +62,7 @@ pub(crate) fn page(shared: &Shared, view: &View) -> String {
     for upstream in view.registry.upstreams() {
         page.sample(IN_FLIGHT, "", &[("upstream", &upstream.model.id)], upstream.in_flight());
     }
+    page.shed(shared, &services);
     page.head(REFUSED);
     for (at, row) in TABLE.iter().enumerate() {
         let count = shared.counts.sum(|counts| counts.refused[at].get());
@@ -172,6 +174,24 @@ impl Page {
                 route.relays.sum(|relays| figure(&relays.durations, bucket))
             });
         }
+    }
+
+    fn shed(&mut self, shared: &Shared, services: &[&std::sync::Arc<Service>]) {
+        self.head(SHED_CALLS);
+        let mut sample = |service: &str, kind: ErrorKind, count: u64| {
+            if count > 0 {
+                let labels = [("service", service), ("reason", kind.row().name)];
+                self.sample(SHED_CALLS, "", &labels, count);
+            }
+        };
+        for service in services {
+            for (place, kind) in SHED.into_iter().enumerate() {
+                let count = service.calls.sum(|calls| calls.shed[place].get());
+                sample(&service.model.id, kind, count);
+            }
+        }
+        let full = ErrorKind::TooManyConnections;
+        sample("", full, shared.counts.sum(|counts| counts.refused[full as usize].get()));
     }
 
     /// A histogram, unless nothing was counted; `figure` gives a bucket's count, or the sum.

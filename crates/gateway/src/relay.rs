@@ -23,7 +23,7 @@ use crate::category::Category;
 use crate::error::{Error, ErrorKind, Shape};
 use crate::model::{Kind, MethodRules};
 use crate::registry::{OTHER, Route, Service};
-use crate::stats::{Counter, Outcome, RelayOutcome};
+use crate::stats::{Counter, Outcome, RelayOutcome, SHED};
 use crate::upstream::{self, Failure, Request, Response};
 use crate::worker::{View, Worker};
 
@@ -121,6 +121,9 @@ async fn answer_call<'a>(
         Ok(done) => done,
         Err(error) => {
             out.truncate(start);
+            if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
+                target.service.calls.of(target.worker.number).shed[place].add(1);
+            }
             error.write(target.shape, call.id.unwrap_or(b"null"), out);
             (Outcome::Failed(error.kind.row().fault), error.status(target.shape))
         }

@@ -133,12 +133,17 @@ pub(crate) struct Calls {
     /// By method, those unknown in the last place; made when a method is first called.
     by_method: [OnceLock<Box<[Counter; Outcome::WORDS.len()]>>; method::NAMES.len() + 1],
     pub(crate) durations: [Durations; Outcome::WORDS.len()],
+    /// Calls that were refused for want of capacity, in the order of [`SHED`].
+    pub(crate) shed: [Counter; SHED.len()],
 }
+
+/// The errors that mean that there was no room for a call.
+pub(crate) const SHED: [ErrorKind; 2] = [ErrorKind::LimitReached, ErrorKind::Busy];
 
 impl Default for Calls {
     fn default() -> Calls {
         let by_method = [const { OnceLock::new() }; method::NAMES.len() + 1];
-        Calls { by_method, durations: Default::default() }
+        Calls { by_method, durations: Default::default(), shed: Default::default() }
     }
 }
 

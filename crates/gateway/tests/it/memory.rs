@@ -68,4 +68,5 @@ fn an_answer_that_is_too_much_is_refused_and_the_next_is_relayed() {
     }
     let page = gateway.metrics();
     assert!(page.contains("outcome=\"busy\"} 3"), "{page}");
+    assert!(page.contains("plimsoll_shed_total{service=\"eth\",reason=\"busy\"} 3"), "{page}");
 }
