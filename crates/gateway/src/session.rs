@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Shape};
 use crate::face::{self, AllFields, Answer, Request};
 use crate::http1::{self, Body, Framing, Progress};
 use crate::io::Io;
+use crate::settings::Limits;
 use crate::timer::{Late, Timer};
 use crate::upstream::write_all;
 use crate::worker::{View, Worker};
@@ -52,20 +53,25 @@ pub(crate) async fn serve(
     let _ = stream.set_nodelay(true);
     let until = worker.instant(worker.now() + worker.view().settings.limits.header_time);
     let mut timer = Timer::new(until);
-    let io = match tls {
-        None => Io::Plain(stream),
+    let (io, agreed_on_http2) = match tls {
+        None => (Io::Plain(stream), false),
         Some(tls) => match Box::pin(timer.limit(until, tls.accept(stream))).await {
-            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                let io = Io::Tls(Box::new(stream.into()));
-                return Box::pin(http2::serve(worker, io, Vec::new(), peer)).await;
+            Ok(Ok(stream)) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (Io::Tls(Box::new(stream.into())), http2)
             }
-            Ok(Ok(stream)) => Io::Tls(Box::new(stream.into())),
             // The caller speaks no TLS, or none that is taken: there is no way to tell it.
             _ => return,
         },
     };
     let mut session = Session { worker, io, timer, peer, share: None, buffer: Vec::new() };
-    while let Then::Next = session.turn().await {}
+    if agreed_on_http2 {
+        // It must not take for ever to say what it agreed on. What else it says is nothing.
+        let limits = session.worker.view().settings.limits;
+        let _ = session.read_preface(&limits).await;
+    } else {
+        while let Then::Next = session.turn().await {}
+    }
     let Session { worker, io, peer, buffer, .. } = session;
     if buffer.starts_with(PREFACE) {
         Box::pin(http2::serve(worker, io, buffer, peer)).await;
@@ -118,8 +124,10 @@ impl From<Error> for Unread {
 impl Session {
     /// Reads a request and answers it.
     async fn turn(&mut self) -> Then {
+        let head_end = self.read_head().await;
+        // What applies to a request is what there is when it comes, not while it was waited for.
         let view = self.worker.view();
-        let head_end = match self.read_head(&view).await {
+        let head_end = match head_end {
             Ok(end) => end,
             Err(unread) => return Box::pin(self.refuse(&view, unread)).await,
         };
@@ -149,6 +157,8 @@ impl Session {
             }
         };
         let consumed = body.end;
+        // The call begins here: changes that were made while its body came are for it too.
+        let view = self.worker.view();
         let (keep_alive, out) = {
             let worker = &self.worker;
             let request = Request {
@@ -188,8 +198,9 @@ impl Session {
     }
 
     /// Reads until a whole head is in the buffer, and says where it ends.
-    async fn read_head(&mut self, view: &View) -> Result<usize, Unread> {
-        let limits = &view.settings.limits;
+    async fn read_head(&mut self) -> Result<usize, Unread> {
+        // A copy: a connection that waits must not keep definitions alive that were replaced.
+        let limits = self.worker.view().settings.limits;
         let mut seen = 0;
         let mut began = None;
         // The clock was asked when the last answer was ready, or the connection began.
@@ -202,7 +213,7 @@ impl Session {
             }
             if let Some(end) = http1::head_end(&self.buffer, seen) {
                 return match self.buffer.starts_with(&PREFACE[..16]) {
-                    true => self.read_preface(view).await,
+                    true => self.read_preface(&limits).await,
                     false if end > limits.header => Err(head_too_large(limits.header).into()),
                     false => Ok(end),
                 };
@@ -236,8 +247,8 @@ impl Session {
     }
 
     /// Reads what follows the first lines of HTTP/2's preface.
-    async fn read_preface(&mut self, view: &View) -> Result<usize, Unread> {
-        let until = self.worker.now() + view.settings.limits.header_time;
+    async fn read_preface(&mut self, limits: &Limits) -> Result<usize, Unread> {
+        let until = self.worker.now() + limits.header_time;
         while self.buffer.len() < PREFACE.len() {
             if !matches!(self.read(until).await, Ok(true)) {
                 return Err(Unread::Gone);

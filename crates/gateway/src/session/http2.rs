@@ -92,6 +92,8 @@ async fn respond(
         Answer::error(&error, Shape::Own, Vec::new())
     };
     let body = taken.and(body);
+    // The call begins here: changes that were made while its body came are for it too.
+    let view = worker.view();
     let answer = match &body {
         Ok(body) => {
             let request = Request {

@@ -62,6 +62,11 @@ impl Caller {
         Caller { socket, read: Vec::new() }
     }
 
+    /// Where it is connected to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.peer_addr().unwrap()
+    }
+
     /// Writes bytes; that nobody reads them is no fault of the caller's.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.socket.write_all(bytes.as_ref());

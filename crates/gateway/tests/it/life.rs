@@ -1,0 +1,261 @@
+//! Changes and endings under load: nobody who keeps to HTTP is hurt by either.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use plimsoll_gateway::settings::Limits;
+use plimsoll_gateway::{Drained, Gateway, Settings};
+use plimsoll_measure::Nanos;
+
+use crate::caller::{Caller, call, result};
+use crate::scripted::{Reply, Upstream};
+use crate::world::{
+    OWN, before, connect, connections, definitions, endpoint, metric, node, post, refused,
+    settings, start, until,
+};
+
+/// A door that is shut until it is opened.
+#[derive(Clone, Default)]
+struct Door(Arc<(Mutex<bool>, Condvar)>);
+
+impl Door {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut open = self.0.0.lock().unwrap();
+        while !*open {
+            open = self.0.1.wait(open).unwrap();
+        }
+    }
+}
+
+/// An upstream that answers `held` when the door is open, and everything else at once.
+fn upstream_behind(door: &Door) -> Upstream {
+    let door = door.clone();
+    Upstream::start(move |_, asked| {
+        if asked.method() == "held" {
+            door.pass();
+        }
+        Reply::echo(asked)
+    })
+}
+
+/// Drains in a thread of its own.
+fn drain(gateway: Gateway) -> std::thread::JoinHandle<Drained> {
+    std::thread::spawn(move || gateway.drain(|| false))
+}
+
+#[test]
+fn callers_that_move_on_lose_no_call() {
+    let upstream = Upstream::echo();
+    let gateways = [before(&upstream.url("/")), before(&upstream.url("/"))];
+    let addresses = gateways.each_ref().map(|gateway| gateway.addresses()[0]);
+    let (done, calls, moved) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let _outlives_its_callers = std::thread::scope(|scope| {
+        for number in 0..6 {
+            let (done, calls, moved) = (&done, &calls, &moved);
+            scope.spawn(move || {
+                let mut at = number % 2;
+                let mut caller = Caller::connect(addresses[at]);
+                while !done.load(Ordering::Relaxed) {
+                    let n = calls.fetch_add(1, Ordering::Relaxed);
+                    let params = format!("[{number}, {n}]");
+                    let batch = n % 3 == 0;
+                    let (body, expected) = (call("7", "m", &params), result("7", &params));
+                    let (body, expected) = match batch {
+                        true => (format!("[{body},{body}]"), format!("[{expected},{expected}]")),
+                        false => (body, expected),
+                    };
+                    let answer = caller.post(OWN, "", body);
+                    assert_eq!((answer.status, answer.text()), (200, expected.as_str()));
+                    if answer.closes() {
+                        at = 1 - at;
+                        caller = Caller::connect(addresses[at]);
+                        moved.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let made = |n: u64| until("calls are made", || calls.load(Ordering::Relaxed) >= n);
+        let [first, second] = gateways;
+        made(500);
+        let drained = first.drain(|| false);
+        assert_eq!(drained.left, 0);
+        assert_eq!(moved.load(Ordering::Relaxed), 3, "those of the first have moved");
+        let more = calls.load(Ordering::Relaxed) + 500;
+        made(more);
+        assert_eq!(connections(&second), 6);
+        done.store(true, Ordering::Relaxed);
+        second
+    });
+}
+
+#[test]
+fn what_is_under_way_is_answered_before_the_end() {
+    let door = Door::default();
+    let upstream = upstream_behind(&door);
+    let gateway = before(&upstream.url("/"));
+    let address = gateway.addresses()[0];
+    let body = call("1", "held", "[5]");
+    let mut held: Vec<Caller> = (0..5).map(|_| connect(&gateway)).collect();
+    for caller in &mut held {
+        caller.send(crate::caller::request("POST", OWN, "", body.as_bytes()));
+    }
+    let mut idle = connect(&gateway);
+    assert_eq!(idle.get("/ready").status, 200);
+    upstream.wait_for(5);
+    let drained = drain(gateway);
+    until("it is not ready", || {
+        let ready = Caller::connect(address).get("/ready");
+        assert_eq!(ready.closes(), ready.status == 503);
+        ready.status == 503
+    });
+    // Whoever still comes is served, and sent away.
+    let answer = idle.post(OWN, "", call("2", "m", "[]"));
+    assert_eq!(answer.text(), result("2", "[]"));
+    assert!(answer.closes() && idle.ends());
+    let answer = Caller::connect(address).post(OWN, "", call("3", "m", "[]"));
+    assert_eq!(answer.text(), result("3", "[]"));
+    assert!(answer.closes());
+    door.open();
+    for mut caller in held {
+        let answer = caller.answer();
+        assert_eq!(answer.text(), result("1", "[5]"));
+        assert!(answer.closes() && caller.ends());
+    }
+    assert_eq!(drained.join().unwrap().left, 0);
+    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn pipelined_calls_are_answered_as_far_as_was_said() {
+    let door = Door::default();
+    let upstream = upstream_behind(&door);
+    let gateway = before(&upstream.url("/"));
+    let mut caller = connect(&gateway);
+    for n in 0..3 {
+        let body = call(&n.to_string(), "held", "[]");
+        caller.send(crate::caller::request("POST", OWN, "", body.as_bytes()));
+    }
+    upstream.wait_for(1);
+    let drained = drain(gateway);
+    until("it is not ready", || Caller::connect(caller.address()).get("/ready").status == 503);
+    door.open();
+    // The one that says so is the last: the others were not begun and can be made elsewhere.
+    let answer = caller.answer();
+    assert_eq!(answer.text(), result("0", "[]"));
+    assert!(answer.closes() && caller.ends());
+    assert_eq!(upstream.count(), 1);
+    assert_eq!(drained.join().unwrap().left, 0);
+}
+
+#[test]
+fn a_drain_ends_when_its_time_is_up_or_it_is_hurried() {
+    let upstream = Upstream::echo();
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    for (drain, hurried) in [(Nanos::from_millis(50), false), (Nanos::from_secs(3_600), true)] {
+        let gateway = start(Settings { drain, ..settings() }, &all);
+        let mut idle = connect(&gateway);
+        assert_eq!(idle.get("/health").status, 200);
+        assert_eq!(gateway.drain(|| hurried).left, 1);
+        assert!(idle.ends());
+    }
+}
+
+#[test]
+fn changes_hurt_no_call() {
+    let upstreams = [Upstream::echo(), Upstream::echo(), Upstream::echo()];
+    let one = |at: usize| node(["a", "b", "c"][at], "eth", &upstreams[at].url("/"));
+    let mut gateway = start(Settings { workers: 2, ..settings() }, &definitions(vec![one(0)]));
+    let address = gateway.addresses()[0];
+    let (done, calls) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (done, calls) = (&done, &calls);
+            scope.spawn(move || {
+                let mut caller = Caller::connect(address);
+                while !done.load(Ordering::Relaxed) {
+                    let params = format!("[{}]", calls.fetch_add(1, Ordering::Relaxed));
+                    let answer = caller.post(OWN, "", call("1", "m", &params));
+                    assert_eq!((answer.status, answer.text()), (200, &*result("1", &params)));
+                    assert!(!answer.closes(), "a change ends no connection");
+                }
+            });
+        }
+        let sets: [&[usize]; 6] = [&[0], &[0, 1], &[2], &[1, 0], &[0, 1, 2], &[2, 1]];
+        for round in 0..60 {
+            let more = calls.load(Ordering::Relaxed) + 20;
+            let mut chosen: Vec<_> = sets[round % sets.len()].iter().map(|at| one(*at)).collect();
+            // The same upstream, asked otherwise.
+            chosen[0].weight = 1 + round as u32;
+            gateway.apply(settings(), &definitions(chosen)).unwrap();
+            until("calls are made", || calls.load(Ordering::Relaxed) >= more);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(upstreams.iter().all(|upstream| upstream.count() > 0));
+    until("callers are gone", || connections(&gateway) == 0);
+    gateway.apply(settings(), &definitions(Vec::new())).unwrap();
+    let open = "plimsoll_connections{side=\"upstream\"}";
+    until("what nobody needs is closed", || metric(&gateway, open) == 0);
+}
+
+#[test]
+fn a_change_is_seen_by_the_next_call() {
+    let door = Door::default();
+    let upstream = upstream_behind(&door);
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    let mut gateway = start(settings(), &all);
+    let mut caller = connect(&gateway);
+    let mut under_way = connect(&gateway);
+    under_way.send(crate::caller::request("POST", OWN, "", call("9", "held", "[]").as_bytes()));
+    upstream.wait_for(1);
+    // An endpoint that goes.
+    let mut gone = all.clone();
+    gone.endpoints = vec![endpoint("other", "eth")];
+    gateway.apply(settings(), &gone).unwrap();
+    let answer = caller.post(OWN, "", call("1", "m", "[]"));
+    assert_eq!((answer.status, answer.kind()), (404, "unknown_endpoint"));
+    let answer = caller.post("/api/gateway?endpoint=other", "", call("1", "m", "[]"));
+    assert_eq!(answer.status, 200);
+    assert_eq!(refused(&gateway, "unknown_endpoint"), 1);
+    // A limit that shrinks.
+    let limits = Limits { body: 10, ..Limits::default() };
+    gateway.apply(Settings { limits, ..settings() }, &all).unwrap();
+    let answer = caller.post(OWN, "", call("1", "m", "[]"));
+    assert_eq!((answer.status, answer.kind()), (413, "body_too_large"));
+    // A change that cannot be: nothing of it is made.
+    let mut bad = node("b", "eth", "https://127.0.0.1:1/");
+    bad.ca = Some("/nonexistent/ca.pem".into());
+    let mut wrong = definitions(vec![bad]);
+    wrong.endpoints = Vec::new();
+    assert!(gateway.apply(settings(), &wrong).is_err());
+    gateway.apply(settings(), &all).unwrap();
+    assert!(gateway.apply(settings(), &wrong).is_err());
+    assert_eq!(post(&gateway, call("1", "m", "[]")).text(), result("1", "[]"));
+    // What was under way saw none of it.
+    door.open();
+    assert_eq!(under_way.answer().text(), result("9", "[]"));
+}
+
+#[test]
+fn an_address_that_is_taken_is_told() {
+    let upstream = Upstream::echo();
+    let gateway = before(&upstream.url("/"));
+    let all = definitions(Vec::new());
+    let listen = gateway.addresses().to_vec();
+    let started = Gateway::start(
+        Settings { listen: listen.clone(), ..settings() },
+        &all,
+        crate::world::outside(),
+    );
+    let why = started.err().unwrap().to_string();
+    assert!(why.contains(&format!("cannot listen on {}", listen[0])), "{why}");
+    // When it has gone, its place is free at once, whatever connections it had.
+    assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
+    drop(gateway);
+    start(Settings { listen, ..settings() }, &all);
+}
