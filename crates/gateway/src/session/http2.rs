@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -109,7 +109,19 @@ async fn respond(
         }
         Err(error) => refused(error.clone()),
     };
-    response(worker, &view, fields.accept_encoding, answer)
+    let mut response = response(worker, &view, fields.accept_encoding, answer);
+    if head.method == Method::HEAD {
+        take_body(&mut response);
+    }
+    response
+}
+
+/// Leaves of an answer what one to HEAD may have.
+fn take_body(response: &mut Response<Full<Bytes>>) {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length @ 1..) = body.size_hint().exact() {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
 }
 
 /// A body as a whole.
