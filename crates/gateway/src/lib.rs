@@ -15,6 +15,7 @@
 //! - `upstream`: the client's side of HTTP
 //! - [`error`], [`category`]: our errors, and what upstreams' errors mean
 //! - `stats`, [`metrics`], `access_log`: what is told of it
+//! - `fuzz`: doors for fuzzing
 
 mod access_log;
 mod budget;
@@ -22,6 +23,8 @@ pub mod category;
 pub mod config;
 pub mod error;
 mod face;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway;
 mod http1;
 mod io;

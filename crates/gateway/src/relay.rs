@@ -235,7 +235,7 @@ impl Drop for Flight<'_> {
 }
 
 /// Writes a call under our id, of the parts of it that mean something.
-fn write_call(call: &Call<'_>, id: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_call(call: &Call<'_>, id: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     out.extend_from_slice(Decimal::of(id).digits());
     out.extend_from_slice(b",\"method\":");
@@ -262,7 +262,7 @@ fn write_request(route: &Route, service_id: &str, body: &[u8], out: &mut Vec<u8>
 /// Judges an upstream's answer to the call that was sent under `sent_id`, and writes it under the
 /// caller's id. The body decides, never the HTTP status: nodes send errors with 200 and answers with
 /// 500.
-fn judge(
+pub(crate) fn judge(
     response: &Response,
     sent_id: u64,
     id: Option<&[u8]>,

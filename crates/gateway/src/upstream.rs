@@ -163,10 +163,10 @@ pub(crate) async fn exchange(
     }
 }
 
-struct Exchanged {
-    status: u16,
-    head: Range<usize>,
-    body: Range<usize>,
+pub(crate) struct Exchanged {
+    pub(crate) status: u16,
+    pub(crate) head: Range<usize>,
+    pub(crate) body: Range<usize>,
     keep_alive: bool,
 }
 
@@ -194,7 +194,7 @@ impl Connection {
                 return Err(Failure::new(ErrorKind::TimedOut, sent > 0, message));
             }
         }
-        let mut reading = Reading { seen: 0, interim: 0, head: None };
+        let mut reading = Reading::default();
         loop {
             let read = timer.limit(until, io.read_buf(buffer)).await;
             match read {
@@ -222,7 +222,8 @@ impl Connection {
 }
 
 /// A response as it arrives.
-struct Reading {
+#[derive(Default)]
+pub(crate) struct Reading {
     /// So much was searched for the end of the head.
     seen: usize,
     interim: u32,
@@ -231,7 +232,7 @@ struct Reading {
 
 impl Reading {
     /// Looks at what has arrived.
-    fn advance(
+    pub(crate) fn advance(
         &mut self,
         buffer: &mut Vec<u8>,
         method: &str,
@@ -287,7 +288,7 @@ impl Reading {
     }
 
     /// What the end of the connection makes of it.
-    fn at_close(&self, buffer: &[u8]) -> Result<Exchanged, Failure> {
+    pub(crate) fn at_close(&self, buffer: &[u8]) -> Result<Exchanged, Failure> {
         let broken = |message| Err(Failure::new(ErrorKind::Broken, true, message));
         let Some((status, _, head, body)) = &self.head else {
             return broken(match buffer.is_empty() {

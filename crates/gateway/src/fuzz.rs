@@ -1,0 +1,103 @@
+//! Doors for fuzzing: the parsers of foreign bytes, fed in fragments, without sockets. No interface
+//! for anybody else.
+
+use plimsoll_rpc::request::{self, Body as Calls, Call};
+
+use crate::face;
+use crate::http1::{self, Body, Progress};
+use crate::relay;
+use crate::upstream::{Reading, Response};
+
+/// Reads requests as a session does. Gives the bodies of those that are whole, and whether what
+/// follows them was refused.
+pub fn requests(bytes: &[u8], fragment: usize, body_max: u64) -> (Vec<Vec<u8>>, bool) {
+    let mut fragments = bytes.chunks(fragment.max(1));
+    let (mut buffer, mut bodies) = (Vec::new(), Vec::new());
+    loop {
+        let mut seen = 0;
+        let end = loop {
+            if seen == 0 {
+                let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+                buffer.drain(..blank);
+            }
+            if let Some(end) = http1::head_end(&buffer, seen) {
+                break end;
+            }
+            if !http1::may_start(&buffer) {
+                return (bodies, true);
+            }
+            seen = buffer.len();
+            match fragments.next() {
+                Some(fragment) => buffer.extend_from_slice(fragment),
+                None => return (bodies, false),
+            }
+        };
+        let framing = match http1::request_head(&buffer[..end]) {
+            Ok(head) => {
+                face::climbs(head.target);
+                head.framing
+            }
+            Err(_) => return (bodies, true),
+        };
+        let mut body = Body::new(framing, end);
+        let whole = loop {
+            match body.advance(&mut buffer, body_max) {
+                Ok(Progress::Whole(body)) => break body,
+                Ok(Progress::More(_)) => match fragments.next() {
+                    Some(fragment) => buffer.extend_from_slice(fragment),
+                    None => return (bodies, false),
+                },
+                Ok(Progress::TooLarge) | Err(_) => return (bodies, true),
+            }
+        };
+        bodies.push(buffer[whole.clone()].to_vec());
+        buffer.drain(..whole.end);
+    }
+}
+
+/// What a body's calls are sent upstream as, each with the call it was made of.
+pub fn calls(body: &[u8]) -> Vec<(Call<'_>, Vec<u8>)> {
+    let calls: Vec<Call<'_>> = match request::parse(body, 1_000) {
+        Ok(Calls::Single(call)) => vec![call],
+        Ok(Calls::Batch(batch)) => batch.calls().filter_map(Result::ok).collect(),
+        Err(_) => Vec::new(),
+    };
+    calls
+        .into_iter()
+        .map(|call| {
+            let mut out = Vec::new();
+            relay::write_call(&call, 42, &mut out);
+            (call, out)
+        })
+        .collect()
+}
+
+/// Reads an upstream's response to call 42 and judges it. Gives its status and body, and what the
+/// caller is answered under `id`, if it is an answer.
+pub fn response(
+    bytes: &[u8],
+    fragment: usize,
+    id: &[u8],
+) -> Option<(u16, Vec<u8>, Option<Vec<u8>>)> {
+    let mut reading = Reading::default();
+    let mut buffer = Vec::new();
+    let mut fragments = bytes.chunks(fragment.max(1));
+    let exchanged = loop {
+        let Some(fragment) = fragments.next() else { break reading.at_close(&buffer).ok()? };
+        buffer.extend_from_slice(fragment);
+        if let Some(exchanged) = reading.advance(&mut buffer, "POST", 1 << 20).ok()? {
+            break exchanged;
+        }
+    };
+    let response = Response {
+        status: exchanged.status,
+        head: exchanged.head,
+        body: exchanged.body,
+        buffer,
+        _share: None,
+        kept: None,
+    };
+    let mut out = Vec::new();
+    let answered = relay::judge(&response, 42, Some(id), &mut out).is_ok();
+    Some((response.status, response.body().to_vec(), answered.then_some(out)))
+}
