@@ -348,7 +348,7 @@ pub(crate) fn not_routed(kind: ErrorKind, service: &str, method: &str) -> Error 
 }
 
 /// As much of a caller's word as an answer repeats.
-fn shown(word: &str) -> String {
+pub(crate) fn shown(word: &str) -> String {
     const SHOWN_MAX: usize = 64;
     match word.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("\"{}…\"", &word[..end]),

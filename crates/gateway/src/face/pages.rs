@@ -63,7 +63,7 @@ fn ready<'a>(
     let message = match (draining, asked) {
         (true, _) => Some("stopping: no new calls".to_string()),
         (false, Some(id)) if shown.is_empty() => {
-            Some(format!("there is no service {}", &id[..id.len().min(crate::model::ID_MAX)]))
+            Some(format!("there is no service {}", crate::relay::shown(id)))
         }
         (false, None) if shown.is_empty() => Some("no service has an upstream".to_string()),
         _ => None,

@@ -220,6 +220,7 @@ fn who_is_slow_is_told_or_left() {
         assert_eq!(refused(&gateway, "too_slow"), 1);
     }
     // Silent between requests, or within HTTP/2's preface: nobody is waiting for an answer.
+    let brief = Nanos::from_millis(500);
     let idle = Limits { idle_time: brief, header_time: brief, ..small() };
     let gateway = gateway(&upstream, idle);
     for bytes in ["", "\r\n", "GET /health HTTP/1.1\r\nHost: h\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM"]

@@ -19,7 +19,7 @@ fn nowhere() -> String {
 #[test]
 fn each_face_has_its_own_words() {
     let broken = Upstream::start(|_, _| Reply::raw("", Then::Close));
-    let silent = Upstream::start(|_, _| Reply::raw("", Then::Hang));
+    let mute = Upstream::start(|_, _| Reply::raw("", Then::Hang));
     let bad = Upstream::start(|_, _| Reply::ok("{}"));
     let status = Upstream::start(|_, _| Reply::with(418, "", ""));
     let mut limited = node("limited", "limited", &bad.url("/"));
@@ -35,13 +35,14 @@ fn each_face_has_its_own_words() {
             narrow,
             node("unreachable", "unreachable", &nowhere()),
             node("broken", "broken", &broken.url("/")),
-            node("silent", "silent", &silent.url("/")),
+            node("silent", "silent", &mute.url("/")),
             node("bad", "bad", &bad.url("/")),
             node("status", "status", &status.url("/")),
         ],
         endpoints: services.map(|service| endpoint(service, service)).into(),
     };
-    all.services.iter_mut().for_each(|service| service.timeout = Nanos::from_millis(200));
+    let silent = all.services.iter_mut().find(|service| service.id == "silent").unwrap();
+    silent.timeout = Nanos::from_millis(200);
     let gateway = start(settings(), &all);
     // Uses up the one call that it may have.
     connect(&gateway).post("/v1", "Target-Service-Id: limited\r\n", call("0", "m", "[]"));
@@ -259,7 +260,8 @@ fn operators_pages_answer() {
             "{\"ready\":true,\"services\":{\"eth\":{\"ready\":true,\"endpoint_count\":1",
         ),
         ("/ready/eth", 200, "\"ready\":true"),
-        ("/ready/nope", 503, "there is no service nope"),
+        ("/ready/nope", 503, "there is no service \\\"nope\\\""),
+        (&format!("/ready/x{}", "é".repeat(200)), 503, "there is no service \\\"xéé"),
         ("/metrics", 200, "plimsoll_connections{side=\"downstream\"} 1"),
     ];
     for (target, status, holds) in rows {

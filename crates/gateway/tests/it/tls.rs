@@ -87,8 +87,8 @@ fn what_is_no_tls_ends() {
     // Agreed on HTTP/2, and then silent, or speaking something else.
     for bytes in ["", "PRI * HTTP/2.0\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"] {
         let mut tls = open(gateway.addresses()[0], authority.client(&["h2"]));
-        tls.write_all(bytes.as_bytes()).unwrap();
-        tls.flush().unwrap();
+        // It may have ended already, on a machine that is busy.
+        let _ = tls.write_all(bytes.as_bytes()).and_then(|()| tls.flush());
         let mut rest = Vec::new();
         // Without TLS's own goodbye the end is an error; it is an end all the same.
         let ended = tls.read_to_end(&mut rest);
