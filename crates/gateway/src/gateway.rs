@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Shape};
 use crate::model::Definitions;
 use crate::registry::Registry;
 use crate::session;
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 use crate::tls::Certificate;
 use crate::worker::{Shared, State, Worker};
 
@@ -152,7 +152,8 @@ impl Gateway {
     }
 
     /// Replaces settings and definitions for all calls that begin from now on. Addresses, workers,
-    /// TLS files and the access log's file stay as they are until a restart.
+    /// TLS files, the access log's file and the limit of connections to an upstream stay as they are
+    /// until a restart.
     ///
     /// # Errors
     /// Certificates of an upstream cannot be used, or the access log cannot be written; then nothing
@@ -169,10 +170,15 @@ impl Gateway {
         if settings.access_log.sample > 0.0 {
             self.shared.access_log.open().map_err(StartError::AccessLog)?;
         }
+        let limits = Limits {
+            upstream_connections: before.settings.limits.upstream_connections,
+            ..settings.limits
+        };
         let settings = Settings {
             listen: before.settings.listen.clone(),
             workers,
             tls: before.settings.tls.clone(),
+            limits,
             ..settings
         };
         self.shared.replace(State { settings, registry });

@@ -121,6 +121,17 @@ pub struct Upstream {
     pub ca: Option<PathBuf>,
 }
 
+impl Upstream {
+    /// Path and query of its URL. A PATH instance answers below `/v1` only: a URL without a path means
+    /// that, and never what lies beside it.
+    pub fn path(&self) -> &str {
+        match (self.kind, self.address.path.as_str()) {
+            (Kind::Path, "/") => "/v1",
+            (_, path) => path,
+        }
+    }
+}
+
 /// How an upstream is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

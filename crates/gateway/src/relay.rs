@@ -173,14 +173,17 @@ async fn resolve<'a>(
     }
     let picked = target.service.pick(class, &call.method, target.start);
     let route = picked.map_err(|kind| not_routed(kind, target.service_id, &call.method))?;
-    relay(target, call, class, route, out, told).await
+    // What a method does that nobody here knows cannot be known to be harmless twice.
+    let known = method.map(Method::class);
+    let repeatable = matches!(known, Some(Class::Read | Class::Static));
+    relay(target, call, repeatable, route, out, told).await
 }
 
 /// Sends a call to an upstream and writes what it answers.
 async fn relay<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
-    class: Class,
+    repeatable: bool,
     route: &'a Route,
     out: &mut Vec<u8>,
     told: &mut Told<'a>,
@@ -194,7 +197,7 @@ async fn relay<'a>(
     let request = Request {
         method: "POST",
         bytes: &bytes,
-        repeatable: class == Class::Read || class == Class::Static,
+        repeatable,
         deadline: target.start + target.service.model.timeout,
     };
     told.relayed(&route.upstream.model.id);

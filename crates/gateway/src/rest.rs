@@ -117,9 +117,9 @@ fn put_together(
     query: Option<&str>,
     body: &[u8],
 ) -> Vec<u8> {
-    let (base, base_query) = match upstream.address.path.split_once('?') {
+    let (base, base_query) = match upstream.path().split_once('?') {
         Some((base, query)) => (base, Some(query)),
-        None => (upstream.address.path.as_str(), None),
+        None => (upstream.path(), None),
     };
     let mut path = format!("{}{below}", base.trim_end_matches('/'));
     if path.is_empty() {

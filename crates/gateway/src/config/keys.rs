@@ -291,8 +291,7 @@ pub static KEYS: [Key; 27] = [
             set(&mut draft.config.settings.limits.upstream_connections, connections);
         },
         |config| Some(config.settings.limits.upstream_connections.to_string()),
-    )
-    .reloads(),
+    ),
     Key::new(
         "limits.header_time",
         Form::Text,

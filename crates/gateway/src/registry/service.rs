@@ -134,7 +134,7 @@ impl Route {
             before.routes.iter().find(|old| old.upstream.model.id == upstream.model.id)
         });
         let relays = old.map_or_else(|| Arc::new(Sharded::new(workers)), |old| old.relays.clone());
-        let mut head = request_start("POST", &upstream.model, &upstream.model.address.path);
+        let mut head = request_start("POST", &upstream.model, upstream.model.path());
         head.extend_from_slice(b"content-type: application/json\r\naccept: application/json\r\n");
         if upstream.model.kind == Kind::Path && service != OTHER {
             head.extend_from_slice(format!("target-service-id: {service}\r\n").as_bytes());

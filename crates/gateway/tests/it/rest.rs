@@ -2,7 +2,7 @@
 
 use plimsoll_config::Text;
 
-use crate::caller::request;
+use crate::caller::{call, request};
 use crate::scripted::{Reply, Then, Upstream};
 use crate::world::{ETH, connect, definitions, instance, node, relays, settings, start};
 
@@ -201,4 +201,19 @@ fn failures_of_rest_are_paths_errors() {
     assert_eq!(relays(&gateway, "p", "ok"), 1);
     assert_eq!(relays(&gateway, "p", "bad_status"), 1);
     assert_eq!(relays(&gateway, "p", "broken"), 1);
+}
+
+#[test]
+fn an_instance_without_a_path_is_asked_below_v1_only() {
+    let upstream = Upstream::start(|_, _| Reply::ok("fine"));
+    let node = instance("i", &upstream.url("/"));
+    let gateway = start(settings(), &definitions(vec![node]));
+    for (asked, sent) in [("/v1/config", "/v1/config"), ("/v1/admin/x?y", "/v1/admin/x?y")] {
+        let mut caller = connect(&gateway);
+        caller.send(request("GET", asked, ETH, b""));
+        assert_eq!(caller.answer().status, 200);
+        assert_eq!(upstream.last().line(), format!("GET {sent}"));
+    }
+    connect(&gateway).post("/v1", ETH, call("1", "m", "[]"));
+    assert_eq!(upstream.last().line(), "POST /v1");
 }
