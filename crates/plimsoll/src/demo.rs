@@ -91,13 +91,13 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         folder.write(name, text)?;
     }
     let instances = start_instances(&folder)?;
-    tell(&format!("five gateway instances over simulated chains: {}", short(&instances.urls)));
+    tell(&format!("five gateway instances over simulated chains:\n  {}", short(&instances.urls)));
     if let Some(code) = stopped() {
         return Ok(code);
     }
     let edge = start_edge(&folder, &instances)?;
     let endpoints = ENDPOINTS.map(|(_, endpoint)| endpoint).join(", ");
-    tell(&format!("an edge over them: {}, with endpoints {endpoints}", edge.urls[0]));
+    tell(&format!("an edge over them: {}, with endpoints\n  {endpoints}", edge.urls[0]));
     if let Some(code) = stopped() {
         return Ok(code);
     }

@@ -92,6 +92,12 @@ fn put(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// How wide a line on stdout may be; in a pipe or a file as wide as it gets.
+fn stdout_columns() -> usize {
+    terminal_size::terminal_size_of(std::io::stdout())
+        .map_or(usize::MAX, |(width, _)| width.0.into())
+}
+
 /// Tells a person something on stderr; when nobody listens, nothing is lost.
 fn tell(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");

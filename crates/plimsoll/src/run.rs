@@ -5,7 +5,7 @@ use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, read_either};
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
-use crate::{put, tell, usage_error};
+use crate::{put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Settings, Sink, Stop, TraceRecord};
 use plimsoll_measure::{Snapshot, WallClock};
 use plimsoll_plan::Plan;
@@ -108,9 +108,9 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    /// The report, for reading.
+    /// The report, for reading, as wide as stdout is.
     pub(crate) fn text(&self) -> String {
-        self.summary.to_text(self.run_dir.as_deref())
+        self.summary.to_text(self.run_dir.as_deref(), stdout_columns())
     }
 }
 
@@ -270,7 +270,7 @@ impl Progress {
         if self.terminal {
             let columns = terminal_size::terminal_size_of(std::io::stderr())
                 .map_or(80, |(width, _)| width.0 as usize);
-            let line: String = line.chars().take(columns.saturating_sub(1)).collect();
+            let line = whole_parts(line, columns.saturating_sub(1));
             // When nobody sees it, nothing is lost.
             let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
             self.open = true;
@@ -284,5 +284,15 @@ impl Progress {
         if std::mem::take(&mut self.open) {
             tell("");
         }
+    }
+}
+
+/// As many of a line's parts as there is room for, the first in any case as far as it goes.
+fn whole_parts(line: &str, columns: usize) -> String {
+    let ends = line.match_indices("  ").map(|(end, _)| end).chain([line.len()]);
+    let fits = |end: &usize| line[..*end].chars().count() <= columns;
+    match ends.take_while(fits).last() {
+        Some(end) => line[..end].into(),
+        None => line.chars().take(columns).collect(),
     }
 }

@@ -1,271 +1,335 @@
 //! The report for a terminal: at most 40 lines of 100 columns, 50 where other processes are shown, the
 //! verdict first.
+//!
+//! A narrower terminal gets the same rows in more lines: texts wrap (`page`), tables give up what
+//! matters least (`table`, and the order that each [`Shape`] states).
 
+mod page;
 mod scrapes;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::objectives::percent;
 use crate::summary::{Group, Summary};
+use page::Page;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{Histogram, Nanos, Severity};
+use plimsoll_measure::{ErrorClass, Finding, Histogram, Nanos, Severity};
+use table::{Column, Notes, Row, Section, Shape, Table};
 
 const LINES_MAX: usize = 40;
 /// So many more where other processes are shown: a heading, five instances, what is said of them all.
 const SCRAPE_LINES: usize = 10;
-const COLUMNS_MAX: usize = 100;
+/// Under the first no table can be read; a line longer than the second no person reads with ease.
+const COLUMNS: std::ops::RangeInclusive<usize> = 50..=100;
+/// A note of a table that takes more lines is cut.
+const NOTE_LINES_MAX: usize = 4;
 /// How many rows the lists may have, from generous to tight.
 const ROWS: [usize; 7] = [8, 6, 5, 4, 3, 2, 1];
 
+const REQUESTS: Shape = Shape {
+    name: 11,
+    columns: &[Column::figures("", 12), Column::figures("", 16)],
+    leaving: &[],
+    notes: Notes::Beside(""),
+};
+
+const TIMES: Shape = Shape {
+    name: 13,
+    columns: &[
+        Column::figures("min", 9),
+        Column::figures("mean", 9),
+        Column::figures("p50", 9),
+        Column::figures("p90", 9),
+        Column::figures("p95", 9),
+        Column::figures("p99", 9),
+        Column::figures("p99.9", 9),
+        Column::figures("max", 9),
+    ],
+    leaving: &["p95", "p90", "min", "p99.9", "mean"],
+    notes: Notes::Beneath,
+};
+
+const GROUPS: Shape = Shape {
+    name: 24,
+    columns: &[
+        Column::figures("scheduled", 12),
+        Column::figures("ok", 11),
+        Column::figures("ok/s", 10),
+        Column::figures("p50", 10),
+        Column::figures("p99", 10),
+        Column::figures("p99 serv.", 10),
+    ],
+    leaving: &["ok/s", "p99 serv."],
+    notes: Notes::Beneath,
+};
+
+const ERRORS: Shape = Shape {
+    name: 18,
+    columns: &[Column::words("side", 14), Column::figures("count", 12)],
+    leaving: &["side"],
+    notes: Notes::Beside("first seen"),
+};
+
 impl Summary {
-    /// As text. `run_dir` is where the rest is, if anywhere.
-    pub fn to_text(&self, run_dir: Option<&str>) -> String {
+    /// As text. `run_dir` is where the rest is, if anywhere; `columns` how wide it may be, of which at
+    /// least 50 and at most 100 are used.
+    pub fn to_text(&self, run_dir: Option<&str>, columns: usize) -> String {
         let more = if self.scrapes.processes.is_empty() { 0 } else { SCRAPE_LINES };
-        let mut lines = Vec::new();
-        for rows in ROWS {
-            lines = self.lines(rows, run_dir);
-            if lines.len() <= LINES_MAX + more {
-                break;
-            }
-        }
-        let fit = |line: String| {
-            if line.chars().count() <= COLUMNS_MAX {
-                return line;
-            }
-            line.chars().take(COLUMNS_MAX - 1).chain(['…']).collect()
+        let widest = *COLUMNS.end();
+        let fits = |rows: usize, note_lines: usize| {
+            let page = self.page(rows, run_dir, Page::new(widest, note_lines));
+            page.lines() <= LINES_MAX + more
         };
-        let mut text = lines.into_iter().map(fit).collect::<Vec<_>>().join("\n");
-        text.push('\n');
-        text
+        // How wide the terminal is does not decide which rows are shown, and notes are cut before rows
+        // are left out.
+        let rows = ROWS.into_iter().find(|rows| fits(*rows, 1)).unwrap_or(1);
+        let columns = columns.clamp(*COLUMNS.start(), widest);
+        let whole = |note_lines: &usize| columns < widest || fits(rows, *note_lines);
+        let note_lines = (2..=NOTE_LINES_MAX).rev().find(whole).unwrap_or(1);
+        self.page(rows, run_dir, Page::new(columns, note_lines)).finish()
     }
 
-    fn lines(&self, rows: usize, run_dir: Option<&str>) -> Vec<String> {
-        let mut lines = Vec::new();
-        self.verdict_lines(&mut lines);
-        self.request_lines(&mut lines);
-        self.time_lines(&mut lines);
-        self.group_lines(rows, &mut lines);
+    fn page(&self, rows: usize, run_dir: Option<&str>, mut page: Page) -> Page {
+        self.write_verdict(&mut page);
+        self.write_requests(&mut page);
+        self.write_times(&mut page);
+        self.write_groups(rows, &mut page);
         // What went wrong is the last to be shortened.
-        self.error_lines(rows + 2, &mut lines);
-        self.objective_lines(rows, &mut lines);
-        self.scrape_lines(rows, &mut lines);
-        self.end_lines(rows, run_dir, &mut lines);
-        lines
+        self.write_errors(rows + 2, &mut page);
+        self.write_objectives(rows, &mut page);
+        self.write_scrapes(rows, &mut page);
+        self.write_end(rows, run_dir, &mut page);
+        page
     }
 
     /// Invalid is said first and largest.
-    fn verdict_lines(&self, lines: &mut Vec<String>) {
+    fn write_verdict(&self, page: &mut Page) {
         let invalid =
             || self.verdict.findings.iter().filter(|finding| finding.severity == Severity::Invalid);
         if invalid().next().is_none() {
             return;
         }
-        lines.push("═".repeat(COLUMNS_MAX));
-        lines.push(
-            "INVALID: the instrument was the limit; the figures below are not the target's".into(),
+        page.rule();
+        page.text(
+            "INVALID: ",
+            "the instrument was the limit; the figures below are not the target's",
         );
-        for finding in invalid().take(3) {
-            lines.push(format!("  {}: {}", finding.id, finding.evidence));
-            lines.extend(wrapped("    fix: ", &finding.fix));
-        }
-        lines.push("═".repeat(COLUMNS_MAX));
+        invalid().take(3).for_each(|finding| write_finding(finding, "fix", page));
+        page.rule();
     }
 
-    fn request_lines(&self, lines: &mut Vec<String>) {
+    fn write_requests(&self, page: &mut Page) {
         let facts = &self.facts;
         let requests = &self.all.stats.requests;
         let (scheduled, sent, ok) = self.rates(&self.all.stats);
-        let share = |n: u64| percent(n as f64 / requests.scheduled.max(1) as f64);
-        lines.push(format!("{}: {}", self.name, self.load));
+        let share = percent(requests.ok as f64 / requests.scheduled.max(1) as f64);
+        page.text(&format!("{}: ", self.name), &self.load);
         let warm = match self.total.warmup.scheduled {
             0 => String::new(),
             n => format!(", after {} of warm-up with {} requests", facts.warmup, grouped(n)),
         };
         let cut = if facts.cut_short { ", stopped before its end" } else { "" };
-        lines.push(format!("  ran        {}{warm}{cut}", facts.duration));
-        lines.push(format!(
-            "  scheduled  {:>12}  {:>12}/s",
-            grouped(requests.scheduled),
-            rate(scheduled)
-        ));
+        page.text("  ran        ", &format!("{}{warm}{cut}", facts.duration));
+        let counted = |name: &str, n: u64, per_second: f64| {
+            Row::new(name, [grouped(n), format!("{}/s", rate(per_second))])
+        };
+        // Behind a unit a note stands a column further away.
         let unsent = match requests.unsent {
             0 => String::new(),
-            n => format!("   {} never sent", grouped(n)),
+            n => format!(" {} never sent", grouped(n)),
         };
-        lines.push(format!(
-            "  sent       {:>12}  {:>12}/s{unsent}",
-            grouped(requests.sent),
-            rate(sent)
-        ));
         let failed = match requests.failed {
             0 => String::new(),
             n => format!("   {} failed", grouped(n)),
         };
-        lines.push(format!(
-            "  ok         {:>12}  {:>12}/s   {} of the scheduled{failed}",
-            grouped(requests.ok),
-            rate(ok),
-            share(requests.ok)
-        ));
         let connections = &self.total.connections;
-        lines.push(format!(
-            "  connected  {:>12}  {:>14}  at a time, {} opened",
-            "",
-            grouped(connections.peak),
-            grouped(connections.opened)
-        ));
+        let peak = [String::new(), grouped(connections.peak)];
+        let rows = vec![
+            counted("scheduled", requests.scheduled, scheduled),
+            counted("sent", requests.sent, sent).noted(unsent),
+            counted("ok", requests.ok, ok).noted(format!(" {share} of the scheduled{failed}")),
+            Row::new("connected", peak)
+                .noted(format!("at a time, {} opened", grouped(connections.opened))),
+        ];
+        page.table(&Table {
+            shape: &REQUESTS,
+            sections: vec![Section { head: String::new(), rows, more: None }],
+        });
     }
 
-    fn time_lines(&self, lines: &mut Vec<String>) {
-        lines.push(String::new());
-        let head = ["min", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"];
-        let head: String = head.iter().map(|name| format!("{name:>9}")).collect();
-        lines.push(format!("  {:<13}{head}", "time"));
-        lines.push(times("latency", &self.all.latency));
-        if self.all.stats.latency_failed.count() > 0 {
-            lines.push(times("  of the ok", &self.all.stats.latency_ok));
+    fn write_times(&self, page: &mut Page) {
+        let stats = &self.all.stats;
+        let mut rows = vec![times("latency", &self.all.latency)];
+        if stats.latency_failed.count() > 0 {
+            rows.push(times("  of the ok", &stats.latency_ok));
         }
-        lines.push(times("service time", &self.all.service_time));
-        lines.push(times("lag", &self.total.lag));
-        lines.push(times("wait", &self.total.wait));
+        rows.push(times("service time", &self.all.service_time));
+        rows.push(times("lag", &self.total.lag));
+        rows.push(times("wait", &self.total.wait));
+        page.gap();
+        page.table(&Table {
+            shape: &TIMES,
+            sections: vec![Section { head: "time".into(), rows, more: None }],
+        });
     }
 
-    fn group_lines(&self, rows: usize, lines: &mut Vec<String>) {
-        let mut section = |what: &str, groups: Vec<&Group>| {
-            lines.push(String::new());
-            lines.push(format!(
-                "  {what:<24}{:>12}{:>11}{:>10}{:>10}{:>10}{:>10}",
-                "scheduled", "ok", "ok/s", "p50", "p99", "p99 serv."
-            ));
-            let more = groups.len().saturating_sub(rows);
-            for group in groups.into_iter().take(rows) {
-                lines.push(self.group_line(group));
-            }
-            if more > 0 {
-                lines.push(format!("  … and {more} more in summary.json"));
-            }
+    fn write_groups(&self, rows: usize, page: &mut Page) {
+        let section = |what: &str, groups: Vec<&Group>| Section {
+            head: what.into(),
+            more: more(groups.len(), rows, ""),
+            rows: groups.into_iter().take(rows).map(|group| self.group_row(group)).collect(),
         };
+        let mut sections = Vec::new();
         let targets: Vec<&Group> = self.targets.iter().map(|(group, _)| group).collect();
         if targets.len() > 1 {
-            section("target", targets);
+            sections.push(section("target", targets));
         }
         let most = if rows < 4 { 1 } else { 2 };
         for (tag, groups) in self.tags.iter().filter(|(_, groups)| groups.len() > 1).take(most) {
             // A tag that tells the same apart as the names says nothing new.
             if groups.len() < self.targets.len() {
-                section(tag, groups.iter().collect());
+                sections.push(section(tag, groups.iter().collect()));
             }
+        }
+        if !sections.is_empty() {
+            page.gap();
+            page.table(&Table { shape: &GROUPS, sections });
         }
     }
 
-    fn group_line(&self, group: &Group) -> String {
+    fn group_row(&self, group: &Group) -> Row {
         let requests = &group.stats.requests;
         let (_, _, ok) = self.rates(&group.stats);
         let at = |histogram: &Histogram, q| shown(histogram.quantile(q));
-        let name: String = group.name.chars().take(23).collect();
-        format!(
-            "  {name:<24}{:>12}{:>11}{:>10}{:>10}{:>10}{:>10}",
-            grouped(requests.scheduled),
-            requests.success().map_or("–".into(), percent),
-            rate(ok),
-            at(&group.latency, 0.5),
-            at(&group.latency, 0.99),
-            at(&group.service_time, 0.99),
+        Row::new(
+            name(&group.name),
+            [
+                grouped(requests.scheduled),
+                requests.success().map_or("–".into(), percent),
+                rate(ok),
+                at(&group.latency, 0.5),
+                at(&group.latency, 0.99),
+                at(&group.service_time, 0.99),
+            ],
         )
     }
 
-    fn error_lines(&self, rows: usize, lines: &mut Vec<String>) {
+    fn write_errors(&self, rows: usize, page: &mut Page) {
         let mut errors: Vec<_> = self.all.stats.errors.iter().collect();
         if errors.is_empty() {
             return;
         }
         errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        lines.push(String::new());
-        lines.push(format!("  {:<20}{:<12}{:>12}  first seen", "errors", "side", "count"));
-        let more = errors.len().saturating_sub(rows);
-        for (class, n) in errors.into_iter().take(rows) {
+        let more = more(errors.len(), rows, " classes");
+        let row = |(class, n): (ErrorClass, u64)| {
             let note = self.facts.notes.iter().find(|note| note.class == class);
             let note = note.map(|note| format!("{} ({})", note.text, note.target));
-            let note = note.unwrap_or_default();
-            lines.push(format!("  {class:<20}{:<12}{:>12}  {note}", class.side(), grouped(n)));
-        }
-        if more > 0 {
-            lines.push(format!("  … and {more} more classes in summary.json"));
-        }
-        let codes: Vec<_> = self.total.rpc.codes.iter().take(6).collect();
+            Row::new(class.to_string(), [class.side().to_string(), grouped(n)])
+                .noted(note.unwrap_or_default())
+        };
+        let rows = errors.into_iter().take(rows).map(row).collect();
+        page.gap();
+        page.table(&Table {
+            shape: &ERRORS,
+            sections: vec![Section { head: "errors".into(), rows, more }],
+        });
+        let codes = self.total.rpc.codes.iter().take(6);
+        let codes = listed(codes.map(|(code, n)| format!("{code} × {}", grouped(*n))));
         if !codes.is_empty() {
-            let codes: Vec<_> =
-                codes.iter().map(|(code, n)| format!("{code} × {}", grouped(*n))).collect();
-            lines.push(format!("  JSON-RPC error codes: {}", codes.join(", ")));
+            page.phrases("  JSON-RPC error codes: ", &codes);
         }
     }
 
-    fn objective_lines(&self, rows: usize, lines: &mut Vec<String>) {
+    fn write_objectives(&self, rows: usize, page: &mut Page) {
         if self.objectives.is_empty() {
             return;
         }
-        lines.push(String::new());
+        page.gap();
         let mut judged: Vec<_> = self.objectives.iter().collect();
         judged.sort_by_key(|judged| judged.ok);
-        let more = judged.len().saturating_sub(rows);
+        let more = more(judged.len(), rows, " objectives");
         for judged in judged.into_iter().take(rows) {
-            let narrowed: String = judged
-                .objective
-                .narrowed
-                .iter()
-                .map(|(tag, value)| format!(" where {tag} = {value}"))
-                .collect();
-            let word = if judged.ok { "held  " } else { "MISSED" };
-            let that = &judged.objective.that;
-            lines.push(format!("  {word}  {that}{narrowed}: {}", judged.shown()));
+            let objective = &judged.objective;
+            let narrowed = objective.narrowed.iter();
+            let mut phrases = vec![objective.that.clone()];
+            phrases.extend(narrowed.map(|(tag, value)| format!("where {tag} = {value}")));
+            if let Some(last) = phrases.last_mut() {
+                *last += &format!(": {}", judged.shown());
+            }
+            page.phrases(if judged.ok { "  held    " } else { "  MISSED  " }, &phrases);
         }
-        if more > 0 {
-            lines.push(format!("  … and {more} more objectives in summary.json"));
+        if let Some(more) = more {
+            page.text("  ", &more);
         }
     }
 
-    fn end_lines(&self, rows: usize, run_dir: Option<&str>, lines: &mut Vec<String>) {
+    fn write_end(&self, rows: usize, run_dir: Option<&str>, page: &mut Page) {
         // The instrument's own figures stand beside the others'.
         if self.scrapes.processes.is_empty() {
-            lines.push(String::new());
+            page.gap();
         }
-        let cpu = self
-            .cpu_per_request()
-            .map(|(cpu, user)| format!(", {cpu} CPU a request ({user} user)"));
+        let cpu =
+            self.cpu_per_request().map(|(cpu, user)| format!("{cpu} CPU a request ({user} user)"));
         let workers = self.facts.workers;
-        lines.push(format!(
-            "  generator: {workers} worker{}{}, {} MiB at most",
-            if workers == 1 { "" } else { "s" },
-            cpu.unwrap_or_default(),
-            self.total.host.rss_peak_bytes >> 20,
-        ));
+        let workers = format!("{workers} worker{}", if workers == 1 { "" } else { "s" });
+        let memory = format!("{} MiB at most", self.total.host.rss_peak_bytes >> 20);
+        let parts = [Some(workers), cpu, Some(memory)];
+        page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
         let warnings =
             self.verdict.findings.iter().filter(|finding| finding.severity != Severity::Invalid);
-        for finding in warnings.take(rows.min(3)) {
-            lines.push(format!("  {}: {}", finding.id, finding.evidence));
-            lines.extend(wrapped("    next: ", &finding.fix));
-        }
+        warnings.take(rows.min(3)).for_each(|finding| write_finding(finding, "next", page));
         if self.verdict.findings.is_empty() {
-            let next = if self.objectives.is_empty() {
-                "add [[objective]] that = \"latency.p99 < 250ms\" to make this a test that can fail"
-            } else if self.objectives_hold() {
-                "the plan held and so did every objective; raise the rate to look for the limit"
-            } else {
-                "the plan held, so the target is what missed; lower the rate to find what it carries"
-            };
-            lines.push(format!("  next: {next}"));
+            page.text("  next: ", self.next());
         }
         if let Some(dir) = run_dir {
-            lines.push(format!(
-                "  all figures: {dir}/summary.json, second by second: snapshots.jsonl"
-            ));
+            let parts = [format!("{dir}/summary.json"), "second by second: snapshots.jsonl".into()];
+            page.phrases("  all figures: ", &listed(parts));
         }
     }
+
+    /// What to do after a run of which there is nothing to say.
+    fn next(&self) -> &'static str {
+        if self.objectives.is_empty() {
+            "add [[objective]] that = \"latency.p99 < 250ms\" to make this a test that can fail"
+        } else if self.objectives_hold() {
+            "the plan held and so did every objective; raise the rate to look for the limit"
+        } else {
+            "the plan held, so the target is what missed; lower the rate to find what it carries"
+        }
+    }
+}
+
+/// A finding, and what mends it.
+fn write_finding(finding: &Finding, then: &str, page: &mut Page) {
+    page.text(&format!("  {}: ", finding.id), &finding.evidence);
+    page.text(&format!("    {then}: "), &finding.fix);
+}
+
+/// What is said of those that are not shown, if any.
+fn more(all: usize, rows: usize, of: &str) -> Option<String> {
+    let more = all.saturating_sub(rows);
+    (more > 0).then(|| format!("… and {more} more{of} in summary.json"))
+}
+
+/// The parts of a list, each with what divides it from the next.
+fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut parts: Vec<String> = parts.into_iter().collect();
+    let divided = parts.len().saturating_sub(1);
+    parts.iter_mut().take(divided).for_each(|part| part.push(','));
+    parts
+}
+
+/// A name as far as a table shows it.
+fn name(name: &str) -> String {
+    name.chars().take(GROUPS.name - 1).collect()
 }
 
 fn shown(span: Option<Nanos>) -> String {
     span.map_or("–".into(), |span| span.to_string())
 }
 
-fn times(name: &str, histogram: &Histogram) -> String {
+fn times(name: &str, histogram: &Histogram) -> Row {
     let at = |q| histogram.quantile(q);
     let figures = [
         histogram.min(),
@@ -277,8 +341,7 @@ fn times(name: &str, histogram: &Histogram) -> String {
         at(0.999),
         histogram.max(),
     ];
-    let figures: String = figures.map(|span| format!("{:>9}", shown(span))).concat();
-    format!("  {name:<13}{figures}")
+    Row::new(name, figures.map(shown))
 }
 
 fn rate(per_second: f64) -> String {
@@ -287,23 +350,4 @@ fn rate(per_second: f64) -> String {
     } else {
         format!("{per_second:.1}")
     }
-}
-
-/// A text in lines that fit, each further one indented under the first.
-fn wrapped(lead: &str, text: &str) -> Vec<String> {
-    let room = COLUMNS_MAX - lead.chars().count();
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let line = lines.last_mut().expect("there is a first line");
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > room {
-            lines.push(word.into());
-        } else {
-            line.push_str(if line.is_empty() { "" } else { " " });
-            line.push_str(word);
-        }
-    }
-    let indent = " ".repeat(lead.chars().count());
-    let lead =
-        |(i, line): (usize, String)| format!("{}{line}", if i == 0 { lead } else { &indent });
-    lines.into_iter().enumerate().map(lead).collect()
 }

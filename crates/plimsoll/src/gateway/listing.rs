@@ -1,5 +1,6 @@
 //! Entries as tables, TOML and JSON.
 
+use crate::stdout_columns;
 use plimsoll_config::Text;
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_gateway::config::{show_endpoint, show_service, show_upstream};
@@ -36,7 +37,7 @@ pub(super) fn list(kind: EntryKind, entries: &[Listed], format: Format) -> Strin
             };
             let head = head.iter().map(|cell| cell.to_string()).collect();
             let rows = std::iter::once(head).chain(entries.iter().map(|entry| row(kind, entry)));
-            table(&rows.collect::<Vec<_>>(), width()) + &reasons(entries)
+            table(&rows.collect::<Vec<_>>(), stdout_columns()) + &reasons(entries)
         }
     }
 }
@@ -125,12 +126,6 @@ fn methods(rules: &MethodRules) -> String {
         true => allow,
         false => format!("{allow}, but not {}", rules.deny.join(" ")),
     }
-}
-
-/// How wide a line may be; in a pipe as wide as it gets.
-fn width() -> usize {
-    terminal_size::terminal_size_of(std::io::stdout())
-        .map_or(usize::MAX, |(width, _)| width.0.into())
 }
 
 /// Columns side by side; only the last is cut where there is no room.

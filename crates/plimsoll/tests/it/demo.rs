@@ -28,7 +28,7 @@ fn said_until(said: &mut BufReader<std::process::ChildStderr>, words: &str) -> S
 /// The addresses that it named: the edge's, then the instances'.
 fn addresses(said: &str) -> Vec<String> {
     let edge = said.split("an edge over them: http://").nth(1).unwrap();
-    let instances = said.split("simulated chains: ").nth(1).unwrap().lines().next().unwrap();
+    let instances = said.split("simulated chains:\n  ").nth(1).unwrap().lines().next().unwrap();
     let (first, others) = instances.split_once(' ').unwrap();
     let host = first.rsplit_once(':').unwrap().0;
     let others = others.split(' ').map(|port| format!("{host}{port}"));
@@ -78,6 +78,8 @@ fn the_whole_of_it_works_and_nothing_is_left() {
         assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
     }
     assert!(done.stdout.lines().all(|line| line.chars().count() <= 100), "{}", done.stdout);
+    let mut steps = done.stderr.lines().take_while(|line| !line.starts_with("demo: "));
+    assert!(steps.all(|line| line.chars().count() <= 60), "{}", done.stderr);
     assert_gone(&addresses(&done.stderr));
 }
 

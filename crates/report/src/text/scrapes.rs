@@ -1,6 +1,8 @@
 //! Other processes, a line each, beside the instrument's own.
 
-use super::{grouped, percent, shown};
+use super::page::{Page, width};
+use super::table::{Column, Notes, Row, Section, Shape, Table};
+use super::{COLUMNS, grouped, listed, more, name, percent, shown};
 use crate::scrapes::Process;
 use crate::summary::Summary;
 use std::collections::BTreeMap;
@@ -8,72 +10,95 @@ use std::collections::BTreeMap;
 /// How many upstreams are named, the busiest first.
 const UPSTREAMS_SHOWN: usize = 4;
 
+const PROCESSES: Shape = Shape {
+    name: 24,
+    columns: &[
+        Column::figures("relays", 12),
+        Column::figures("share", 10),
+        Column::figures("CPU", 10),
+        Column::figures("CPU/relay", 12),
+        Column::figures("memory", 12),
+        Column::figures("pages", 12),
+    ],
+    leaving: &["pages", "memory", "CPU"],
+    notes: Notes::Beneath,
+};
+
 impl Summary {
-    pub(super) fn scrape_lines(&self, rows: usize, lines: &mut Vec<String>) {
+    pub(super) fn write_scrapes(&self, rows: usize, page: &mut Page) {
         let scrapes = &self.scrapes;
         if scrapes.processes.is_empty() {
             return;
         }
-        lines.push(String::new());
-        lines.push(format!(
-            "  {:<24}{:>12}{:>10}{:>10}{:>12}{:>12}{:>12}",
-            "process", "relays", "share", "CPU", "CPU/relay", "memory", "pages"
-        ));
-        let more = scrapes.processes.len().saturating_sub(rows);
-        for process in scrapes.processes.iter().take(rows) {
-            lines.push(self.process_line(process));
-            lines.extend(remark(process));
-        }
-        if more > 0 {
-            lines.push(format!("  … and {more} more in summary.json"));
-        }
+        let processes = scrapes.processes.iter().take(rows);
+        page.gap();
+        page.table(&Table {
+            shape: &PROCESSES,
+            sections: vec![Section {
+                head: "process".into(),
+                rows: processes.map(|process| self.process_row(process)).collect(),
+                more: more(scrapes.processes.len(), rows, ""),
+            }],
+        });
         for group in scrapes.groups() {
             if let Some(even) = scrapes.evenness(group) {
-                lines.push(format!(
-                    "  {group}: {} at most from an even share of {} ({})",
+                let text = format!(
+                    "{} at most from an even share of {} ({})",
                     percent(even.deviation_max),
                     percent(even.mean_share),
                     even.of,
-                ));
+                );
+                page.text(&format!("  {group}: "), &text);
             }
-            lines.extend(upstreams(group, scrapes.upstreams(group)));
+            let lead = format!("  {group} relayed to ");
+            let room = COLUMNS.end().saturating_sub(width(&lead));
+            let upstreams = upstreams(scrapes.upstreams(group), room);
+            if !upstreams.is_empty() {
+                page.phrases(&lead, &upstreams);
+            }
         }
     }
 
-    fn process_line(&self, process: &Process) -> String {
+    fn process_row(&self, process: &Process) -> Row {
         let none = || "–".to_string();
-        let name: String = process.name.chars().take(23).collect();
         let relays = process.relays.as_ref().map(|relays| grouped(relays.total));
         let memory = process.memory_max.map(|bytes| format!("{} MiB", bytes >> 20));
         let (reads, failed) = (process.scraped.reads, process.scraped.failed());
-        format!(
-            "  {name:<24}{:>12}{:>10}{:>10}{:>12}{:>12}{:>12}",
+        let cells = [
             relays.unwrap_or_else(none),
             self.scrapes.share(process).map_or_else(none, percent),
             process.cpu_share().map_or_else(none, percent),
             shown(process.cpu_per_relay()),
             memory.unwrap_or_else(none),
             format!("{reads}/{}", reads + failed),
-        )
+        ];
+        Row::new(name(&process.name), cells).noted(remark(process))
     }
 }
 
-/// Which upstreams a group relayed to, in shares.
-fn upstreams(group: &str, upstreams: BTreeMap<&str, u64>) -> Option<String> {
+/// Which upstreams a group relayed to, in shares: as many as there is room for.
+fn upstreams(upstreams: BTreeMap<&str, u64>, room: usize) -> Vec<String> {
     let mut upstreams: Vec<_> = upstreams.into_iter().collect();
     upstreams.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let all: u64 = upstreams.iter().map(|(_, n)| n).sum();
+    if all == 0 {
+        return Vec::new();
+    }
     let part = |(name, n): &(&str, u64)| format!("{name} {}", percent(*n as f64 / all as f64));
-    let named: Vec<_> = upstreams.iter().take(UPSTREAMS_SHOWN).map(part).collect();
-    let more = match upstreams.len().saturating_sub(UPSTREAMS_SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
+    let named = |shown: usize| {
+        let mut named = listed(upstreams.iter().take(shown).map(part));
+        match upstreams.len().saturating_sub(shown) {
+            0 => {}
+            more => named.push(format!("and {more} more")),
+        }
+        named
     };
-    (all > 0).then(|| format!("  {group} relayed to {}{more}", named.join(", ")))
+    let fits = |shown: &usize| width(&named(*shown).join(" ")) <= room;
+    named((2..=UPSTREAMS_SHOWN).rev().find(fits).unwrap_or(1))
 }
 
-/// What was unusual about a process, if anything.
-fn remark(process: &Process) -> Option<String> {
+/// What was unusual about a process.
+fn remark(process: &Process) -> String {
     let mut parts = Vec::new();
     match process.restarts {
         0 => {}
@@ -85,5 +110,5 @@ fn remark(process: &Process) -> Option<String> {
         let plural = if failed == 1 { "page" } else { "pages" };
         parts.push(format!("{failed} {plural} could not be read: {why}"));
     }
-    (!parts.is_empty()).then(|| format!("    {}", parts.join("; ")))
+    parts.join("; ")
 }

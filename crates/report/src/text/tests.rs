@@ -1,0 +1,277 @@
+//! The report on terminals of several widths.
+
+use super::page::{width, words, wrapped};
+use crate::objectives::Judged;
+use crate::scrapes::{Process, Relays, Scrapes};
+use crate::summary::{Group, Summary};
+use crate::verdict::Verdict;
+use plimsoll_measure::{
+    ErrorClass, Finding, FindingId, Nanos, Note, Requests, RunFacts, Scraped, Severity, Side,
+    Snapshot, Stats, WallClock,
+};
+use plimsoll_plan::Objective;
+use std::collections::BTreeMap;
+
+const EVIDENCE: &str = "requests left late: p99 lag 5.95ms, allowed 5ms";
+const FIX: &str = "give the generator more CPU (--workers, another host), or lower the rate";
+const UPSTREAMS: [&str; 5] =
+    ["127.0.0.1:3069", "127.0.0.1:3070", "127.0.0.1:3071", "127.0.0.1:3072", "127.0.0.1:3073"];
+
+/// So many answered, each a little slower than the one before, and so many failed.
+fn stats(ok: u64, failed: u64) -> Stats {
+    let requests = Requests { scheduled: ok + failed, sent: ok + failed, unsent: 0, ok, failed };
+    let mut stats = Stats { requests, ..Stats::default() };
+    for n in 0..ok {
+        stats.latency_ok.record(Nanos(435_000 + n * n * 1_700));
+        stats.service_time_ok.record(Nanos(395_000 + n * n * 1_100));
+    }
+    (0..failed).for_each(|n| stats.latency_failed.record(Nanos::from_millis(17 + n)));
+    stats.errors.add(ErrorClass::Reset, failed / 2);
+    stats.errors.add(ErrorClass::ResponseTimeout, failed - failed / 2);
+    stats
+}
+
+fn process(name: &str, group: &str, relays: u64) -> Process {
+    let upstreams = UPSTREAMS.map(|name| (name.to_string(), relays / 5)).into();
+    Process {
+        name: name.into(),
+        group: group.into(),
+        url: "http://h/metrics".into(),
+        scraped: Scraped { reads: 7, ..Scraped::default() },
+        span: Nanos::from_secs(5),
+        cpu: Some(Nanos(relays * 238_000)),
+        memory_max: Some(20 << 20),
+        restarts: u64::from(name == "gw-1"),
+        calls: None,
+        relays: Some(Relays { total: relays, upstreams }),
+    }
+}
+
+fn finding(id: FindingId, severity: Severity, evidence: &str, fix: &str) -> Finding {
+    let (evidence, fix) = (evidence.into(), fix.into());
+    let (from, to) = (Nanos::ZERO, Nanos::from_secs(4));
+    Finding { id, severity, side: Side::Generator, evidence, fix, from, to }
+}
+
+/// A run of which everything is told: invalid, with groups, errors, objectives and processes.
+fn whole() -> Summary {
+    let names = ["ethereum", "boba", "mantle reads", "a target with a name of some length"];
+    let target = |(n, name): (u64, &&str)| {
+        let tags = BTreeMap::from([("chain".to_string(), format!("chain {}", n % 2))]);
+        (Group::of(*name, stats(400 * n, 30 * n)), tags)
+    };
+    let targets: Vec<_> = (1..).zip(&names).map(target).collect();
+    let mut total = Snapshot::new(names.len(), 1);
+    total.stats = targets.iter().map(|(group, _)| group.stats.clone()).collect();
+    (0..4300).for_each(|n| total.lag.record(Nanos(4_590 + n * n)));
+    (0..4300).for_each(|n| total.wait.record(Nanos(n)));
+    (total.connections.peak, total.connections.opened) = (12, 312);
+    total.host.rss_peak_bytes = 23 << 20;
+    let text = "unexpected end of the answer after 120 of 4,096 bytes: Connection reset by peer";
+    let note = Note { class: ErrorClass::Reset, target: "boba".into(), text: text.into() };
+    let mut objective = Objective::parse("latency.p99 < 10ms").unwrap();
+    objective.narrowed = [("part".to_string(), "block numbers".to_string())].into();
+    let instances = (1..=5).map(|n| process(&format!("gw-{n}"), "instances", 290));
+    let all = Group::of("all", total.total());
+    Summary {
+        name: "demo".into(),
+        load: "2 streams over 4s, 4,300 requests".into(),
+        facts: RunFacts {
+            started_at: WallClock { unix_ns: 0 },
+            duration: Nanos::from_secs(4),
+            drain: Nanos::ZERO,
+            warmup: Nanos::ZERO,
+            cut_short: false,
+            workers: 1,
+            notes: vec![note],
+        },
+        tags: [("chain".into(), targets.iter().take(2).map(|(group, _)| group.clone()).collect())]
+            .into(),
+        targets,
+        all,
+        total,
+        objectives: vec![Judged { objective, value: Some(4_440_000.0), ok: true }],
+        verdict: Verdict {
+            valid: false,
+            limited_by: Some(Side::Generator),
+            findings: vec![
+                finding(FindingId::PlanNotHeld, Severity::Invalid, EVIDENCE, FIX),
+                finding(FindingId::CutShort, Severity::Info, "stopped after 4s", "see above"),
+            ],
+        },
+        scrapes: Scrapes {
+            processes: [process("edge", "edge", 1450)].into_iter().chain(instances).collect(),
+        },
+    }
+}
+
+/// The heads that the line with this name shows; at full width two of them stand close.
+fn heads<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    let line = text.lines().find(|line| line.trim_start().starts_with(name));
+    let heads = line.unwrap_or_else(|| panic!("no {name}\n{text}")).split_once(name).unwrap().1;
+    heads.split("  ").map(str::trim).filter(|head| !head.is_empty()).collect()
+}
+
+/// A text as if it had been written into one line.
+fn unwrapped(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_is_left_out_where_there_is_little_room() {
+    let time = "min mean p50 p90 p95 p99 p99.9 max";
+    let group = "scheduled ok ok/s p50 p99 p99 serv.";
+    let process = "relays share CPU CPU/relay memory pages";
+    let rows = [
+        (100, time, group, "side count first seen", process),
+        (80, time, group, "side count first seen", process),
+        (60, "mean p50 p99 p99.9 max", "scheduled ok p50 p99", "side count first seen", process),
+        (
+            50,
+            "mean p50 p99 max",
+            "scheduled ok p50 p99",
+            "side count",
+            "relays share CPU CPU/relay",
+        ),
+    ];
+    for (columns, time, group, error, process) in rows {
+        let text = whole().to_text(None, columns);
+        let check = |name: &str, shown: &str| {
+            assert_eq!(heads(&text, name).join(" "), shown, "{columns}\n{text}");
+        };
+        check("time  ", time);
+        check("target  ", group);
+        check("chain  ", group);
+        check("errors  ", error);
+        check("process  ", process);
+    }
+    // Figures as large as they get: what matters most stays.
+    let mut large = whole();
+    let grown = |requests: &mut Requests| {
+        for n in [&mut requests.scheduled, &mut requests.sent, &mut requests.ok] {
+            *n += 88_000_000_000;
+        }
+    };
+    grown(&mut large.all.stats.requests);
+    large.targets.iter_mut().for_each(|(group, _)| grown(&mut group.stats.requests));
+    large.scrapes.processes.iter_mut().for_each(|process| {
+        process.relays.as_mut().unwrap().total += 88_000_000_000;
+        process.cpu = Some(Nanos::from_secs(88_000_000));
+        process.memory_max = Some(88_888 << 20);
+    });
+    let text = large.to_text(None, 50);
+    assert_eq!(heads(&text, "target  ").join(" "), "scheduled ok p50 p99", "{text}");
+    assert_eq!(heads(&text, "process  ").join(" "), "relays share CPU/relay", "{text}");
+    assert!(text.contains("a tar…") && text.contains("88,000,001,720"), "{text}");
+}
+
+#[test]
+fn no_line_is_longer_and_nothing_that_is_said_is_lost() {
+    let summary = whole();
+    let dir = "/a/folder/with/a/path/that/is/longer/than/most/terminals/are/wide/demo";
+    for columns in [50, 55, 60, 67, 72, 80, 90, 99, 100] {
+        let text = summary.to_text(Some(dir), columns);
+        for line in text.lines() {
+            assert!(width(line) <= columns && line.trim_end() == line, "{columns}: {line}|");
+        }
+        let rules: Vec<_> = text.lines().filter(|line| line.starts_with('═')).collect();
+        assert_eq!(rules, vec!["═".repeat(columns); 2]);
+        let text = unwrapped(&text);
+        for words in [
+            "INVALID: the instrument was the limit; the figures below are not the target's",
+            &format!("plan_not_held: {EVIDENCE} fix: {FIX} ═"),
+            "of the scheduled 300 failed",
+            "at a time, 312 opened",
+            "held latency.p99 < 10ms where part = block numbers: 4.44ms",
+            "started again once",
+            "edge relayed to 127.0.0.1:3069 20 %, 127.0.0.1:3070 20 %, 127.0.0.1:3071 20 % and 2 more",
+            "instances: 0 % at most from an even share of 20 % (gw-5)",
+            "gw-5",
+            "cut_short: stopped after 4s next: see above",
+        ] {
+            assert!(text.contains(words), "{columns}: {words}\n{text}");
+        }
+        assert!(
+            text.replace(' ', "").contains(&format!("allfigures:{dir}/summary.json")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_widest_is_what_a_pipe_gets() {
+    let mut summary = whole();
+    summary.all.stats.requests.unsent = 7;
+    let text = summary.to_text(Some("runs/x"), usize::MAX);
+    assert_eq!(text, summary.to_text(Some("runs/x"), 100));
+    assert!(text.lines().count() <= 50, "{text}");
+    for line in [
+        "  sent              4,300         1,075/s   7 never sent",
+        "  ok                4,000         1,000/s   93 % of the scheduled   300 failed",
+        "  connected                            12  at a time, 312 opened",
+        "  time               min     mean      p50      p90      p95      p99    p99.9      max",
+        "    of the ok      435µs    906ms    483ms    2.45s    3.33s    4.13s    4.33s    4.35s",
+        "  target                     scheduled         ok      ok/s       p50       p99 p99 serv.",
+        "  a target with a name of        1,720       93 %     400.0     929ms     4.26s     2.76s",
+        "  errors              side               count  first seen",
+        "  reset               target               150  unexpected end of the answer after 120 of 4,096 byt…",
+        "  process                       relays     share       CPU   CPU/relay      memory       pages",
+        "  gw-1                             290      20 %     1.4 %       238µs      20 MiB         7/7",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
+    assert_eq!(summary.to_text(None, 0), summary.to_text(None, 50), "there is a least width");
+}
+
+#[test]
+fn a_note_is_cut_only_where_lines_are_short() {
+    let mut summary = whole();
+    summary.scrapes.processes.truncate(1);
+    summary.objectives.clear();
+    for columns in [100, 80, 60, 50] {
+        let text = unwrapped(&summary.to_text(None, columns));
+        assert!(text.contains("4,096 bytes: Connection reset by peer (boba)"), "{columns}\n{text}");
+    }
+}
+
+#[test]
+fn texts_wrap_at_words() {
+    let rows: [(&str, &str, usize, &str); 8] = [
+        ("lead: ", "one  two", 20, "lead: one  two"),
+        ("lead: ", "one two three", 13, "lead: one two|      three"),
+        ("lead: ", "one two  three", 13, "lead: one two|      three"),
+        ("lead: ", "an even 20 % of", 16, "lead: an even|      20 % of"),
+        ("lead: ", "of a:b:c:d:e:f:g:h", 14, "lead: of|      a:b:c:d:|      e:f:g:h"),
+        ("lead: ", "a:b:c:d:e:f", 14, "lead: a:b:c:d:|      e:f"),
+        ("", "one two", 5, "one|two"),
+        ("lead: ", "", 14, "lead:"),
+    ];
+    for (lead, text, columns, lines) in rows {
+        let wrapped = wrapped(lead, &words(text), width(lead), columns);
+        assert_eq!(wrapped.join("|"), lines, "{text}");
+    }
+    let phrases = ["one two,".to_string(), "three four".to_string()];
+    assert_eq!(wrapped("- ", &phrases, 2, 17), ["- one two,", "  three four"]);
+    assert_eq!(wrapped("- ", &phrases, 2, 9), ["- one", "  two,", "  three", "  four"]);
+}
+
+#[test]
+fn names_may_be_longer_than_lines() {
+    let long = "upstream/".repeat(30);
+    let mut summary = whole();
+    summary.name = long.clone();
+    summary.targets[0].0.name = long.clone();
+    summary.objectives[0].objective.that = long.clone();
+    summary.verdict.findings[0].evidence = long.clone();
+    let process = &mut summary.scrapes.processes[0];
+    (process.name, process.group) = (long.clone(), long.clone());
+    process.relays = Some(Relays { total: 1, upstreams: [(long.clone(), 1)].into() });
+    for columns in [50, 60, 100] {
+        let text = summary.to_text(Some(&long), columns);
+        assert!(text.lines().all(|line| width(line) <= columns), "{text}");
+        let pieces = unwrapped(&text).replace(' ', "");
+        for words in ["plan_not_held:", "held", "allfigures:"] {
+            assert!(pieces.contains(&format!("{words}{long}")), "{columns}: {words}\n{text}");
+        }
+    }
+}
