@@ -15,6 +15,7 @@ use hyper::HeaderMap;
 use plimsoll_measure::Nanos;
 
 use crate::access_log::Entry;
+use crate::budget::Share;
 use crate::error::{Error, ErrorKind, Shape};
 use crate::http1::{self, Fields};
 use crate::relay::{self, Target, Told};
@@ -66,6 +67,8 @@ pub(crate) struct Answer<'a> {
     /// Fields beside those that every answer has.
     pub(crate) fields: Vec<(Cow<'static, str>, Vec<u8>)>,
     pub(crate) told: Told<'a>,
+    /// A long body's part of the memory, held until it is written.
+    pub(crate) share: Option<Share>,
 }
 
 impl<'a> Answer<'a> {
@@ -76,6 +79,7 @@ impl<'a> Answer<'a> {
             body,
             fields: Vec::new(),
             told: Told { status, ..Told::default() },
+            share: None,
         }
     }
 
@@ -101,6 +105,10 @@ pub(crate) async fn answer<'a>(
             None => pages::answer(worker, view, request.method, path),
         },
     };
+    let answered = answered.and_then(|mut answer| {
+        let limit = view.settings.limits.memory;
+        Share::cover(&mut answer.share, worker, answer.body.len(), limit).map(|()| answer)
+    });
     let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
     let mut answer = answered.unwrap_or_else(|error| {
         worker.counts().refused[error.kind as usize].add(1);

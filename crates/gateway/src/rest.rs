@@ -204,5 +204,6 @@ fn hand_back<'a>(response: &Response, method: &str, told: Told<'a>) -> Answer<'a
         body: response.body().to_vec(),
         fields,
         told,
+        share: None,
     }
 }

@@ -159,7 +159,7 @@ impl Session {
         let consumed = body.end;
         // The call begins here: changes that were made while its body came are for it too.
         let view = self.worker.view();
-        let (keep_alive, out) = {
+        let (keep_alive, out, _share) = {
             let worker = &self.worker;
             let request = Request {
                 method: head.method,
@@ -175,7 +175,7 @@ impl Session {
             let mut out = worker.take_buffer();
             write::answer(worker, &view, &head, &answer, keep_alive, &mut out);
             worker.give_buffer(answer.body);
-            (keep_alive, out)
+            (keep_alive, out, answer.share)
         };
         self.release(consumed);
         let written = self.write(&view, &out).await;

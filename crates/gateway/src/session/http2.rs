@@ -171,7 +171,8 @@ fn response(
     }
     fields.extend(answer.fields.iter().map(|(name, value)| (name.as_ref(), value.clone())));
     let body = packed.unwrap_or_else(|| answer.body.clone());
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let body = Bytes::from_owner(Sent { body, _share: answer.share });
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
     for (name, value) in fields {
         let name = HeaderName::from_bytes(name.as_bytes());
@@ -181,6 +182,18 @@ fn response(
     }
     worker.give_buffer(answer.body);
     response
+}
+
+/// A body on its way: it counts until its last byte has gone, however slowly it is read.
+struct Sent {
+    body: Vec<u8>,
+    _share: Option<Share>,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 /// A connection of which some bytes were read before.
