@@ -1,27 +1,24 @@
 //! A running gateway: started, told of changes, drained, stopped.
 //!
-//! One thread accepts connections and hands them to the workers in turn, so that they are spread
-//! evenly whatever the kernel thinks of it. Draining is the order in which nobody is hurt: `/ready`
-//! says no, connections are still taken, each next answer says that its connection ends, and what is
-//! under way finishes; when no connection is left, or the time is up, it is over.
+//! Draining is the order in which nobody is hurt: `/ready` says no, connections are still taken, each
+//! next answer says that its connection ends, and what is under way finishes; when no connection is
+//! left, or the time is up, it is over.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plimsoll_measure::Nanos;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::acceptor::{self, Acceptor, Arrival};
 use crate::access_log::AccessLog;
-use crate::error::{Error, ErrorKind, Shape};
 use crate::model::Definitions;
 use crate::registry::Registry;
 use crate::session;
@@ -29,22 +26,8 @@ use crate::settings::{Limits, Settings};
 use crate::tls::Certificate;
 use crate::worker::{Shared, State, Worker};
 
-/// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-
-/// Pause after the system gave no descriptor for a connection, which stays in the backlog: without
-/// it the thread would spin until one is free.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-
 /// While draining, so often is looked whether connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
-/// So many callers at a time are told so; more are closed without a word, so that telling them costs
-/// no more than serving them.
-const TURNED_AWAY_MAX: usize = 256;
-
-/// A caller that was told has so long to read it and to go.
-const TURN_AWAY_TIME: Duration = Duration::from_secs(1);
 
 /// What a gateway asks of the program that runs it.
 #[derive(Clone)]
@@ -94,6 +77,7 @@ pub struct Gateway {
     certificate: Option<Arc<Certificate>>,
     addresses: Vec<SocketAddr>,
     serial: u64,
+    acceptor: Option<Acceptor>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -123,13 +107,13 @@ impl Gateway {
                 .map_err(StartError::Tls)?;
         let certificate = settings.tls.as_ref().map(Certificate::read).transpose();
         let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
-        let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose();
-        let acceptor = acceptor.map_err(StartError::Tls)?;
+        let tls = certificate.as_ref().map(Certificate::acceptor).transpose();
+        let tls = tls.map_err(StartError::Tls)?;
         let log = AccessLog::new(settings.access_log.file.as_deref());
         if settings.access_log.sample > 0.0 {
             log.open().map_err(StartError::AccessLog)?;
         }
-        let listeners = listen(&settings.listen)?;
+        let listeners = acceptor::listen(&settings.listen)?;
         let addresses = listeners.iter().map(|listener| listener.local_addr());
         let addresses = addresses.collect::<io::Result<_>>()?;
         let workers = settings.workers;
@@ -140,10 +124,10 @@ impl Gateway {
         for number in 0..workers {
             let (seat, arrivals) = mpsc::unbounded_channel();
             seats.push(seat);
-            threads.push(worker(&shared, number, arrivals, acceptor.clone(), stopped.clone())?);
+            threads.push(worker(&shared, number, arrivals, tls.clone(), stopped.clone())?);
         }
-        threads.push(acceptor_thread(&shared, listeners, seats, stopped)?);
-        Ok(Gateway { shared, certificate, addresses, serial, stop, threads })
+        let acceptor = Some(Acceptor::start(&shared, listeners, seats)?);
+        Ok(Gateway { shared, certificate, addresses, serial, acceptor, stop, threads })
     }
 
     /// Where it listens, with the ports that the kernel chose.
@@ -211,17 +195,25 @@ impl Gateway {
         let limit = self.shared.state().settings.drain;
         self.shared.start_draining();
         let (_keep, never) = std::sync::mpsc::channel::<()>();
-        let passed = || self.shared.clock.now() - start;
-        while self.shared.connections() > 0 && passed() < limit && !hurry() {
-            // Nobody sends: this waits.
-            let _ = never.recv_timeout(DRAIN_LOOK);
-        }
+        let shared = self.shared.clone();
+        let passed = || shared.clock.now() - start;
+        let wait = || {
+            while shared.connections() > 0 && passed() < limit && !hurry() {
+                // Nobody sends: this waits.
+                let _ = never.recv_timeout(DRAIN_LOOK);
+            }
+        };
+        wait();
+        // Who came at the very end is served too.
+        self.acceptor.take().into_iter().for_each(Acceptor::stop);
+        wait();
         let drained = Drained { left: self.shared.connections(), took: passed() };
         self.end();
         drained
     }
 
     fn end(&mut self) {
+        self.acceptor.take().into_iter().for_each(Acceptor::stop);
         self.stop.send_replace(true);
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so; stopping must not panic again.
@@ -234,27 +226,6 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-type Arrival = (std::net::TcpStream, IpAddr);
-
-fn listen(addresses: &[SocketAddr]) -> Result<Vec<std::net::TcpListener>, StartError> {
-    let open = |address: SocketAddr| -> io::Result<std::net::TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // A port whose last connections are still fading may be taken; one that is in use may not.
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    let all = addresses.iter().map(|address| {
-        open(*address).map_err(|source| StartError::Listen { address: *address, source })
-    });
-    all.collect()
 }
 
 /// Starts a worker: a thread with a runtime, and sessions for the connections that it is handed.
@@ -274,8 +245,8 @@ fn worker(
             tokio::task::spawn_local(worker.clone().tidy());
             loop {
                 tokio::select! {
-                    arrival = arrivals.recv() => {
-                        let Some((stream, peer)) = arrival else { break };
+                    // When no more can come, those that came are served on.
+                    Some((stream, peer)) = arrivals.recv() => {
                         let Ok(stream) = TcpStream::from_std(stream) else {
                             worker.counts().downstream.take(1);
                             continue;
@@ -293,81 +264,4 @@ fn worker(
         });
     };
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(serve)
-}
-
-fn acceptor_thread(
-    shared: &Arc<Shared>,
-    listeners: Vec<std::net::TcpListener>,
-    seats: Vec<mpsc::UnboundedSender<Arrival>>,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<JoinHandle<()>> {
-    let shared = shared.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let accept = move || {
-        runtime.block_on(async {
-            let seats = std::cell::RefCell::new(seats.iter().cycle());
-            let listeners = listeners.into_iter().filter_map(|one| TcpListener::from_std(one).ok());
-            let all = listeners.map(|listener| {
-                accept(&shared, listener, || seats.borrow_mut().next().expect("there are workers"))
-            });
-            tokio::select! {
-                _ = futures_util::future::join_all(all) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-        });
-    };
-    std::thread::Builder::new().name("acceptor".into()).spawn(accept)
-}
-
-/// Accepts connections and hands them out in turn.
-async fn accept<'a>(
-    shared: &Shared,
-    listener: TcpListener,
-    next: impl Fn() -> &'a mpsc::UnboundedSender<Arrival>,
-) {
-    // The acceptor's own shard is the last.
-    let counts = shared.counts.last();
-    let places = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
-    loop {
-        let Ok((stream, peer)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        if shared.connections() >= shared.state().settings.limits.connections as u64 {
-            counts.refused[ErrorKind::TooManyConnections as usize].add(1);
-            if let Ok(place) = places.clone().try_acquire_owned() {
-                tokio::spawn(async move {
-                    // However it ends, the connection does.
-                    let _ = tokio::time::timeout(TURN_AWAY_TIME, turn_away(stream)).await;
-                    drop(place);
-                });
-            }
-            continue;
-        }
-        if let Ok(stream) = stream.into_std() {
-            counts.downstream.add(1);
-            // A worker ends only when all do.
-            let _ = next().send((stream, peer.ip().to_canonical()));
-        }
-    }
-}
-
-/// Tells a caller that it is one too many, and waits until it goes: closing on what it has sent would
-/// reset the connection before it has read the answer.
-async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
-    let mut body = Vec::new();
-    let error = Error::new(ErrorKind::TooManyConnections, "too many connections");
-    error.write(Shape::Own, b"null", &mut body);
-    let mut answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-        content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    answer.append(&mut body);
-    stream.write_all(&answer).await?;
-    stream.shutdown().await?;
-    let mut over = [0; 1 << 10];
-    while stream.read(&mut over).await? > 0 {}
-    Ok(())
 }

@@ -7,6 +7,7 @@
 //! - [`sources`]: everything that says it, joined, and whether it changed
 //! - [`gateway`]: a running one: started, told of changes, drained
 //! - `worker`: what the tasks of a thread share
+//! - `acceptor`: where connections come in
 //! - `session`, `http1`, `io`, `tls`, `timer`: callers' connections
 //! - `face`, `rest`: what a request asks for
 //! - `relay`: the way of a JSON-RPC body, call by call
@@ -17,6 +18,7 @@
 //! - `stats`, [`metrics`], `access_log`: what is told of it
 //! - `fuzz`: doors for fuzzing
 
+mod acceptor;
 mod access_log;
 mod budget;
 pub mod category;
