@@ -10,7 +10,6 @@ use crate::resolve::{Question, is_literal, lookup, start as start_resolver};
 use crate::worker::{Lines, Shared, Worker};
 use mio::Waker;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use plimsoll_measure::{Clock, HostSample, Nanos, Note, RunFacts, Snapshot, WallClock};
 use plimsoll_plan::{Load, Plan, SHARDS, Scheme};
@@ -152,7 +151,6 @@ pub fn run(
     stop: &Stop,
     sink: &mut dyn Sink,
 ) -> Result<Outcome, StartError> {
-    raise_descriptor_limit();
     check_sources(plan)?;
     let cpus = allowed_cpus();
     let workers = worker_count(plan, settings.workers, cpus.len());
@@ -295,16 +293,6 @@ fn collect(
         notes,
     };
     Outcome { facts, total }
-}
-
-/// Connections are descriptors: as many as the host's hard limit allows.
-fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        // Refused only where a sandbox forbids it; fd_exhausted then tells.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }
 
 fn allowed_cpus() -> Vec<usize> {

@@ -213,7 +213,7 @@ async fn instance<'a>(
     };
     match (request.method, below) {
         ("POST", "") => relayed(&target, request).await,
-        _ => Box::pin(rest::pass(&target, request, below, query)).await,
+        _ => Ok(Box::pin(rest::pass(&target, request, below, query)).await),
     }
 }
 

@@ -121,27 +121,38 @@ async fn answer_call<'a>(
         Ok(done) => done,
         Err(error) => {
             out.truncate(start);
-            if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
-                target.service.calls.of(target.worker.number).shed[place].add(1);
-            }
             error.write(target.shape, call.id.unwrap_or(b"null"), out);
-            (Outcome::Failed(error.kind.row().fault), error.status(target.shape))
+            (target.failed(&error), error.status(target.shape))
         }
     };
     if call.id.is_none() {
         // A notification: done, and not answered.
         out.truncate(start);
     }
-    let span = target.worker.now() - target.start;
-    target.service.calls.of(target.worker.number).add(method, outcome, span);
-    told.calls += 1;
-    told.failed += u32::from(matches!(outcome, Outcome::Failed(_)));
+    target.count(method, outcome, told);
     told.method = told.method.or(method);
     status
 }
 
 impl Target<'_> {
-    fn count_refused(&self, error: &Error) {
+    /// What an error of ours is counted as; also as shed, where there was no room for the call.
+    pub(crate) fn failed(&self, error: &Error) -> Outcome {
+        if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
+            self.service.calls.of(self.worker.number).shed[place].add(1);
+        }
+        Outcome::Failed(error.kind.row().fault)
+    }
+
+    /// Counts a call that is over.
+    pub(crate) fn count(&self, method: Option<Method>, outcome: Outcome, told: &mut Told<'_>) {
+        let span = self.worker.now() - self.start;
+        self.service.calls.of(self.worker.number).add(method, outcome, span);
+        told.calls += 1;
+        told.failed += u32::from(matches!(outcome, Outcome::Failed(_)));
+    }
+
+    /// Counts what was refused before anything was sent for it.
+    pub(crate) fn count_refused(&self, error: &Error) {
         self.worker.counts().refused[error.kind as usize].add(1);
     }
 }

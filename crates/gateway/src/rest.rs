@@ -11,7 +11,7 @@ use crate::face::{self, Answer, Request};
 use crate::http1;
 use crate::model::Kind;
 use crate::registry;
-use crate::relay::{Decimal, Target, Told};
+use crate::relay::{Decimal, Flight, Target, Told, not_routed};
 use crate::stats::{Outcome, RelayOutcome};
 use crate::upstream::{self, Response};
 use plimsoll_rpc::method::Class;
@@ -59,27 +59,41 @@ pub(crate) async fn pass<'a>(
     request: &Request<'_>,
     below: &str,
     query: Option<&str>,
-) -> Result<Answer<'a>, Error> {
-    let refuse = |error: Error| {
-        let outcome = Outcome::Failed(error.kind.row().fault);
-        let span = target.worker.now() - target.start;
-        target.service.calls.of(target.worker.number).add(None, outcome, span);
-        error
+) -> Answer<'a> {
+    let mut told = Told::default();
+    let (mut answer, outcome) = match relay(target, request, below, query, &mut told).await {
+        Ok(done) => done,
+        Err(error) => {
+            if told.attempts == 0 {
+                target.count_refused(&error);
+            }
+            let answer = Answer::error(&error, target.shape, target.worker.take_buffer());
+            (answer, target.failed(&error))
+        }
     };
+    target.count(None, outcome, &mut told);
+    answer.told = Told { status: answer.status, ..told };
+    answer
+}
+
+async fn relay<'a>(
+    target: &Target<'a>,
+    request: &Request<'_>,
+    below: &str,
+    query: Option<&str>,
+    told: &mut Told<'a>,
+) -> Result<(Answer<'a>, Outcome), Error> {
     if face::climbs(below) {
-        return Err(refuse(Error::new(ErrorKind::NoSuchPath, "the path climbs")));
+        return Err(Error::new(ErrorKind::NoSuchPath, "the path climbs"));
     }
     let limit = target.view.settings.limits.body;
-    let body =
-        face::decoded(request.fields.content_encoding, request.body, limit).map_err(refuse)?;
+    let body = face::decoded(request.fields.content_encoding, request.body, limit)?;
     let picked = target.service.pick(Class::Read, METHOD, target.start);
-    let route =
-        picked.map_err(|kind| refuse(crate::relay::not_routed(kind, target.service_id, METHOD)))?;
+    let route = picked.map_err(|kind| not_routed(kind, target.service_id, METHOD))?;
     let bytes = put_together(target, request, &route.upstream.model, below, query, &body);
-    let mut told = Told { calls: 1, ..Told::default() };
     told.relayed(&route.upstream.model.id);
     let sent_at = target.worker.now();
-    let flight = crate::relay::Flight::start(route.upstream.in_flight.of(target.worker.number));
+    let flight = Flight::start(route.upstream.in_flight.of(target.worker.number));
     let exchange = upstream::Request {
         method: request.method,
         bytes: &bytes,
@@ -88,24 +102,20 @@ pub(crate) async fn pass<'a>(
     };
     let response = upstream::exchange(target.worker, target.view, &route.upstream, &exchange).await;
     drop(flight);
-    let outcome = match &response {
+    let relayed = match &response {
         Ok(response) if response.status < 500 => RelayOutcome::Ok,
         Ok(_) => RelayOutcome::Failed(ErrorKind::BadStatus),
         Err(failure) => RelayOutcome::Failed(failure.kind),
     };
-    let now = target.worker.now();
-    route.relays.of(target.worker.number).add(outcome, now - sent_at);
-    let response = response.map_err(|failure| refuse(Error::new(failure.kind, failure.message)))?;
-    let outcome = match outcome {
+    route.relays.of(target.worker.number).add(relayed, target.worker.now() - sent_at);
+    let response = response.map_err(|failure| Error::new(failure.kind, failure.message))?;
+    let outcome = match relayed {
         RelayOutcome::Ok => Outcome::Ok,
         _ => Outcome::Failed(Fault::Upstream),
     };
-    target.service.calls.of(target.worker.number).add(None, outcome, now - target.start);
-    told.status = response.status;
-    told.failed = u32::from(outcome != Outcome::Ok);
-    let answer = hand_back(&response, request.method, told);
+    let answer = hand_back(&response, request.method);
     response.release(target.worker, true);
-    Ok(answer)
+    Ok((answer, outcome))
 }
 
 /// The request as the upstream is sent it.
@@ -179,7 +189,7 @@ impl Options {
 }
 
 /// The answer as the caller is given it.
-fn hand_back<'a>(response: &Response, method: &str, told: Told<'a>) -> Answer<'a> {
+fn hand_back<'a>(response: &Response, method: &str) -> Answer<'a> {
     let head = &response.buffer[response.head.clone()];
     let mut options = Options::default();
     http1::visit_response_fields(head, |field| options.read(field.name, field.value));
@@ -203,7 +213,7 @@ fn hand_back<'a>(response: &Response, method: &str, told: Told<'a>) -> Answer<'a
         content_type: content_type.into(),
         body: response.body().to_vec(),
         fields,
-        told,
+        told: Told::default(),
         share: None,
     }
 }

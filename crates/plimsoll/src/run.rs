@@ -127,6 +127,8 @@ pub(crate) fn carry_out(
 ) -> anyhow::Result<Carried> {
     let mut sink = Live::new(plan, run_dir, stop.clone(), page);
     sink.scraper = Scraper::start(&plan.scrapes)?;
+    // Connections are descriptors. Where it cannot be raised, fd_exhausted tells.
+    plimsoll_host::raise_descriptor_limit();
     let outcome = plimsoll_engine::run(plan, settings, stop, &mut sink)
         .map_err(|error| usage_error(error.message, error.hint));
     sink.progress.end();

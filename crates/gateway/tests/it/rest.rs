@@ -217,3 +217,16 @@ fn an_instance_without_a_path_is_asked_below_v1_only() {
     connect(&gateway).post("/v1", ETH, call("1", "m", "[]"));
     assert_eq!(upstream.last().line(), "POST /v1");
 }
+
+#[test]
+fn a_failed_relay_is_counted_as_one_and_not_as_refused() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = start(settings(), &definitions(vec![instance("p", &format!("http://{gone}"))]));
+    let mut caller = connect(&gateway);
+    caller.send(request("GET", "/v1/status", ETH, b""));
+    let answer = caller.answer();
+    assert_eq!((answer.kind(), answer.field("x-plimsoll-upstream")), ("unreachable", Some("p")));
+    let page = gateway.metrics();
+    assert!(page.contains("method=\"other\",outcome=\"upstream\",cache=\"bypass\"} 1"), "{page}");
+    assert!(!page.contains("plimsoll_refused_total{"), "{page}");
+}

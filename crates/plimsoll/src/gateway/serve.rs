@@ -14,7 +14,7 @@ use plimsoll_gateway::sources::Sources;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Outside, Process, Settings, StartError};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// So often it is looked whether anything changed: what was changed is in force within a second.
@@ -223,7 +223,7 @@ fn outside(sources: &Sources) -> Outside {
                 open_fds: process.open_fds,
             }
         }),
-        db_queries: Arc::new(move || AtomicU64::load(&queries, Ordering::Relaxed)),
+        db_queries: Arc::new(move || queries.load(Ordering::Relaxed)),
     }
 }
 
@@ -309,10 +309,8 @@ pub(super) fn describe(
             "  no upstream is configured: these chains are simulated; see --help for real ones\n";
     }
     if let Some(database) = database {
-        text += &format!(
-            "  {} endpoints; entries are kept in {database}\n",
-            definitions.endpoints.len()
-        );
+        let endpoints = counted(definitions.endpoints.len(), "endpoint");
+        text += &format!("  {endpoints}; entries are kept in {database}\n");
     }
     let call = "-d '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":1}'";
     match (definitions.endpoints.first(), first) {
