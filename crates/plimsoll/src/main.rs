@@ -100,7 +100,8 @@ fn stdout_columns() -> usize {
 
 /// Tells a person something on stderr; when nobody listens, nothing is lost.
 fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    // In one write: lines of several processes must not run into each other.
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 fn main() -> ExitCode {

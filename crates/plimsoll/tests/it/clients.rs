@@ -4,16 +4,16 @@
 //! straight to a chain, then to others through each of the gateway's faces. What it saw, in its own
 //! types, must be equal. `tests/clients/install` brings the clients and the node.
 
-use crate::run::{Folder, start};
+use crate::gateway::{Process, metric};
+use crate::run::Folder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
 
 const ENDPOINT: &str = "ethpath_1764014188689_1764014188693";
 const BY_SERVICE: &[(&str, &str)] = &[("Target-Service-Id", "dev")];
@@ -65,9 +65,7 @@ impl Drop for Chains {
 
 /// A gateway over two chains: one behind `/v1`, one behind a customer's endpoint.
 struct Gateway {
-    process: Option<Child>,
-    /// Reads what it says, so that it never waits for a reader.
-    stderr: Option<JoinHandle<String>>,
+    process: Process,
     address: String,
     _folder: Folder,
 }
@@ -89,51 +87,19 @@ impl Gateway {
                 database.display()
             ),
         );
-        let mut process = start(&["gateway", "--config", &config]);
-        let mut stderr = BufReader::new(process.stderr.take().unwrap());
-        let mut said = String::new();
-        let address = loop {
-            let from = said.len();
-            assert!(stderr.read_line(&mut said).unwrap() > 0, "the gateway ended:\n{said}");
-            if let Some((_, rest)) = said[from..].split_once("listening on http://") {
-                break rest.split_whitespace().next().unwrap().to_string();
-            }
-        };
-        let stderr = std::thread::spawn(move || {
-            let mut said = String::new();
-            stderr.read_to_string(&mut said).unwrap();
-            said
-        });
-        Gateway { process: Some(process), stderr: Some(stderr), address, _folder: folder }
+        let process = Process::start(&folder, &["--config", &config]);
+        Gateway { address: process.address(""), process, _folder: folder }
     }
 
     /// How many connections callers have open, the one that asks included.
     fn connections(&self) -> u64 {
-        let mut socket = TcpStream::connect(&self.address).unwrap();
-        write!(socket, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut page = String::new();
-        socket.read_to_string(&mut page).unwrap();
-        let name = "plimsoll_connections{side=\"downstream\"} ";
-        let line = page.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("{page}")).parse().unwrap()
+        metric(&self.address, "plimsoll_connections{side=\"downstream\"}") as u64
     }
 
     /// Stops it as an operator does; it must go in peace. The calls that it logged.
-    fn stop(mut self) -> Vec<Value> {
-        let mut process = self.process.take().unwrap();
-        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
-        let said = self.stderr.take().unwrap().join().unwrap();
-        assert_eq!(process.wait().unwrap().code(), Some(0), "{said}");
+    fn stop(self) -> Vec<Value> {
+        let said = self.process.stop();
         said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
     }
 }
 

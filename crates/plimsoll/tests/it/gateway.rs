@@ -5,19 +5,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use plimsoll_sim::{Service, Settings, Sim};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Longer than anything here takes; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A gateway process, its stderr read as it comes.
+/// A gateway process, its stderr read as it comes, so that it never waits for a reader; killed when
+/// the test is done with it.
 pub(crate) struct Process {
     child: Child,
     said: Arc<(Mutex<String>, Condvar)>,
+    /// So much of what it said was waited for in turn.
+    heard: Cell<usize>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -25,13 +31,18 @@ impl Process {
     pub(crate) fn start(folder: &Folder, args: &[&str]) -> Process {
         let mut command = command(&[&["gateway"], args].concat());
         command.current_dir(folder.path());
+        Process::spawn(command)
+    }
+
+    /// Starts it by a command, away from what is configured around the tests.
+    pub(crate) fn spawn(mut command: Command) -> Process {
         for name in ["DATABASE_URL", "PATH_GATEWAY_INSTANCES", "PLIMSOLL_LISTEN"] {
             command.env_remove(name);
         }
         let mut child = command.spawn().unwrap();
         let said = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (mut stderr, shared) = (BufReader::new(child.stderr.take().unwrap()), said.clone());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut line = String::new();
             while stderr.read_line(&mut line).is_ok_and(|n| n > 0) {
                 shared.0.lock().unwrap().push_str(&line);
@@ -39,15 +50,30 @@ impl Process {
                 line.clear();
             }
         });
-        Process { child, said }
+        Process { child, said, heard: Cell::new(0), reader: Some(reader) }
     }
 
     /// Waits until it has said this, and gives all that it said.
+    #[track_caller]
     pub(crate) fn wait_for(&self, words: &str) -> String {
+        self.wait_from(0, words)
+    }
+
+    /// Waits until it says this in a line behind the one that was waited for last.
+    #[track_caller]
+    pub(crate) fn wait_for_next(&self, words: &str) {
+        let heard = self.heard.get();
+        let said = self.wait_from(heard, words);
+        let at = heard + said[heard..].find(words).unwrap();
+        self.heard.set(at + said[at..].find('\n').unwrap() + 1);
+    }
+
+    #[track_caller]
+    fn wait_from(&self, heard: usize, words: &str) -> String {
         let said = self.said.0.lock().unwrap();
-        let waits = |said: &mut String| !said.contains(words);
+        let waits = |said: &mut String| !said[heard..].contains(words);
         let (said, late) = self.said.1.wait_timeout_while(said, PATIENCE, waits).unwrap();
-        assert!(!late.timed_out(), "it never said \"{words}\":\n{said}");
+        assert!(!late.timed_out(), "it never said \"{words}\":\n{}", &said[heard..]);
         said.clone()
     }
 
@@ -64,8 +90,23 @@ impl Process {
     }
 
     /// Waits for its end and gives its exit code.
-    pub(crate) fn end(mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
+    pub(crate) fn end(self) -> Option<i32> {
+        self.end_with_words().0
+    }
+
+    /// Stops it as an operator does; it must go in peace. All that it said.
+    pub(crate) fn stop(self) -> String {
+        self.signal(Signal::SIGTERM);
+        let (code, said) = self.end_with_words();
+        assert_eq!(code, Some(0), "{said}");
+        said
+    }
+
+    fn end_with_words(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        self.reader.take().unwrap().join().unwrap();
+        let said = self.said.0.lock().unwrap().clone();
+        (code, said)
     }
 }
 
@@ -160,8 +201,7 @@ fn with_nothing_configured_the_line_it_prints_works() {
     let answer: Value = serde_json::from_slice(&output.stdout).expect(line);
     assert!(answer["result"].as_str().unwrap().starts_with("0x"), "{answer}");
     assert!(folder.path().join("plimsoll.db").exists(), "the database is there from the start");
-    process.signal(Signal::SIGTERM);
-    assert_eq!(process.end(), Some(0));
+    process.stop();
 }
 
 #[test]

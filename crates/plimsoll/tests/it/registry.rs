@@ -1,15 +1,11 @@
 //! The gateway's configuration and its entries, as somebody at the command line sees them.
 
+use crate::gateway::Process;
 use crate::run::{Done, Folder, command, plimsoll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 /// `plimsoll gateway …` in a folder of its own; what is said in one line.
 fn gateway(folder: &Folder, line: &str) -> Done {
@@ -382,47 +378,6 @@ fn check_tells_plans_from_configurations() {
     assert!(check("rate = 5", &[]).stderr.contains("the plan is not valid"));
 }
 
-/// A gateway that runs, killed when the test is done with it.
-struct Running {
-    child: Child,
-    said: Receiver<String>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Running {
-        let mut child = command.env_remove("DATABASE_URL").spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (say, said) = channel();
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
-        Running { child, said }
-    }
-
-    /// Waits until it says these words; so long only that a test ends.
-    #[track_caller]
-    fn wait_for(&self, words: &str) {
-        let mut all = String::new();
-        while let Ok(line) = self.said.recv_timeout(Duration::from_secs(60)) {
-            if line.contains(words) {
-                return;
-            }
-            all += &format!("{line}\n");
-        }
-        panic!("never said \"{words}\", but\n{all}");
-    }
-
-    fn stop(mut self) -> Option<i32> {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 const START: [&str; 5] =
     ["gateway", "--listen", "127.0.0.1:0", "--upstream", "eth=http://127.0.0.1:1"];
 
@@ -435,10 +390,10 @@ fn a_folder_that_cannot_be_written_stops_no_gateway() {
     std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o555)).unwrap();
     let mut starts = nobody(&folder, &START);
     starts.current_dir(&locked);
-    let running = Running::start(starts);
-    running.wait_for("note: database /");
-    running.wait_for("listening on http://127.0.0.1:");
-    assert_eq!(running.stop(), Some(0));
+    let running = Process::spawn(starts);
+    running.wait_for_next("note: database /");
+    running.wait_for_next("listening on http://127.0.0.1:");
+    running.stop();
 }
 
 /// Changes as a running gateway takes them up, or does not.
@@ -447,17 +402,17 @@ fn a_running_gateway_takes_up_what_is_valid() {
     let folder = Folder::new();
     let mut starts = command(&START);
     starts.args(["--upstream", "boba=http://127.0.0.1:1"]).current_dir(folder.path());
-    let running = Running::start(starts);
-    running.wait_for("listening on http://127.0.0.1:");
+    let running = Process::spawn(starts);
+    running.wait_for_next("listening on http://127.0.0.1:");
     done(&folder, "endpoint add e --service eth");
-    running.wait_for("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    running.wait_for_next("reloaded: 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "upstream add n --service eth --url http://h/${NODE} --set NODE=x");
-    running.wait_for("what was there stays in force");
-    running.wait_for("upstream \"n\" of sqlite:");
-    running.wait_for("leave it out: plimsoll gateway upstream disable n");
+    running.wait_for_next("what was there stays in force");
+    running.wait_for_next("upstream \"n\" of sqlite:");
+    running.wait_for_next("leave it out: plimsoll gateway upstream disable n");
     done(&folder, "upstream disable n");
-    running.wait_for("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    running.wait_for_next("reloaded: 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "service disable eth");
-    running.wait_for("reloaded: 3 services, 1 upstream, 0 endpoints");
-    assert_eq!(running.stop(), Some(0));
+    running.wait_for_next("reloaded: 3 services, 1 upstream, 0 endpoints");
+    running.stop();
 }
