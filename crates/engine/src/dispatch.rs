@@ -2,40 +2,44 @@
 //!
 //! One dispatcher for the open and the closed model and for every protocol. An arrival takes a free
 //! connection at once, or waits in its pool while one is opened for it, up to the limit. Its end is
-//! told to the recorder exactly once, by [`Dispatcher::finish`].
+//! reported to the recorder exactly once, by [`Dispatcher::finish`].
 //!
-//! Below it: `open` (connections come and go), `step` (what follows an answer), `give_up`, `notes`.
+//! Below it: `take_up` (arrivals that are due), `events` (what connections report), `open`
+//! (connections are opened and lost), `step` (what follows an answer), `time_out`, `notes`.
 
-mod give_up;
+mod events;
 mod notes;
 mod open;
 mod step;
+mod take_up;
+mod time_out;
 
-use self::notes::{excerpt, note};
-use self::step::{Step, draw_of, request_of, step};
-use crate::arrivals::{Due, Source};
-use crate::connection::{Connection, Event, Outgoing, Readiness, Started};
-use crate::exchange::{Exchange, Exchanges, Id};
-use crate::judge::Verdict;
+use self::events::Unread;
+use self::notes::Notebook;
+use self::open::Opening;
+use self::step::{request_of, values_of};
+use crate::arrival::{Arrival, Arrivals, Id, State};
+use crate::connection::{Connection, Held, Lent, Outgoing, Started};
+use crate::judge::{Judgement, Why};
 use crate::pool::{Pool, Waiting};
+use crate::prepare::Shared;
 use crate::recorder::{Finished, Recorder};
-use crate::resolve::{Question, Resolved};
-use crate::run::TraceRecord;
-use crate::worker::Shared;
-use mio::{Registry, Waker};
-use plimsoll_measure::{Closed, ErrorClass, Nanos, Note, RpcCounts, Snapshot};
+use crate::source::Source;
+use crate::system::{Readiness, System};
+use plimsoll_measure::{ErrorClass, Nanos, Snapshot, Window};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Sender;
 
-/// One read takes at most this much.
-const SCRATCH: usize = 64 << 10;
-/// More arrivals than this are not kept waiting by a worker: they are given up at once.
+/// More arrivals than this are not kept waiting by a worker: they end at once, unsent.
 const WAITING_MAX: usize = 250_000;
+/// A connection reads this often before others have their share.
+const READS: usize = 1;
+/// Time lost to less than this share of an arrival's time is not what made it fail.
+const MATERIAL: u64 = 10;
 
-/// What an end gives rise to.
+/// What the end of an exchange gives rise to.
 enum Next {
     /// The stream's next arrival: a user without pause sends again at once.
     Arrival(usize),
@@ -43,142 +47,107 @@ enum Next {
     Request(Id),
 }
 
-/// The arrivals on their way, and the connections that carry them.
-pub(crate) struct Dispatcher<'p> {
-    shared: &'p Shared<'p>,
-    registry: Registry,
-    questions: (Sender<Question>, Sender<Resolved>, Arc<Waker>),
-    sources: Vec<Source>,
-    exchanges: Exchanges,
-    pools: Vec<Pool>,
-    connections: Slab<Connection>,
-    /// Connections that are not established, by when they are given up.
-    attempts: VecDeque<(Nanos, usize, Nanos)>,
-    /// How late the last arrival was taken up.
-    lag: Nanos,
-    /// Pools in which somebody may have to wait for a connection that is not opened yet.
-    unopened: VecDeque<usize>,
-    established: u64,
-    established_peak: u64,
-    recorder: Recorder,
-    /// Empty but while a connection tells what happened.
-    next: VecDeque<Next>,
-    warm_rpc: RpcCounts,
-    scratch: Vec<u8>,
+/// A stretch in which the worker did not look at its sockets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pause {
+    pub(crate) from: Nanos,
+    pub(crate) to: Nanos,
+}
+
+/// What is used again and again and grows only to what it needs.
+struct Buffers {
+    lent: Lent,
     out: Vec<u8>,
     body: Vec<u8>,
     decoded: Vec<u8>,
-    noted: [bool; ErrorClass::ALL.len()],
-    notes: Vec<Note>,
-    tracing: Vec<Id>,
-    traces: Vec<TraceRecord>,
-    window_end: Nanos,
+}
+
+/// The arrivals on their way, and the connections that carry them.
+pub(crate) struct Dispatcher<S: System> {
+    pub(crate) system: S,
+    shared: Arc<Shared>,
+    sources: Vec<Source>,
+    arrivals: Arrivals,
+    pools: Vec<Pool>,
+    connections: Slab<Connection<S::Socket>>,
+    opening: Opening,
+    /// Connections that wait to be read.
+    unread: VecDeque<Unread>,
+    /// The last reading of the clock, for what needs no later one.
+    clock: Nanos,
+    recorder: Recorder,
+    /// Empty but while a connection reports what happened.
+    next: VecDeque<Next>,
+    buffers: Buffers,
+    notebook: Notebook,
+    /// How late the last arrival was taken up.
+    lag: Nanos,
+    /// The last pause.
+    pause: Option<Pause>,
+    /// Whether the kernel is asked when what is read now arrived.
+    stamping: bool,
+    /// By stream, how many arrivals may still be taken up in this iteration.
+    allowance: Vec<usize>,
+    reported_at: Nanos,
     last_end: Nanos,
 }
 
-impl<'p> Dispatcher<'p> {
+impl<S: System> Dispatcher<S> {
     pub(crate) fn new(
-        shared: &'p Shared<'p>,
-        registry: Registry,
+        shared: Arc<Shared>,
+        system: S,
         sources: Vec<Source>,
         pools: Vec<Pool>,
-        questions: (Sender<Question>, Sender<Resolved>, Arc<Waker>),
-    ) -> Dispatcher<'p> {
-        let plan = shared.plan;
+    ) -> Dispatcher<S> {
+        let held = Held::up_to(shared.held_max);
+        let lent = Lent { scratch: vec![0; shared.read_max], held };
+        let (out, body, decoded) = (Vec::new(), Vec::new(), Vec::new());
         Dispatcher {
+            system,
+            arrivals: Arrivals::new(shared.plan.streams.len()),
+            recorder: Recorder::new(shared.plan.blank_snapshot()),
+            allowance: vec![0; sources.len()],
             shared,
-            registry,
-            questions,
             sources,
-            exchanges: Exchanges::new(plan.streams.len()),
             pools,
             connections: Slab::new(),
-            attempts: VecDeque::new(),
-            lag: Nanos::ZERO,
-            unopened: VecDeque::new(),
-            established: 0,
-            established_peak: 0,
-            recorder: Recorder::new(Snapshot::new(plan.targets.len(), plan.streams.len())),
+            opening: Opening::default(),
+            unread: VecDeque::new(),
+            clock: Nanos::ZERO,
             next: VecDeque::new(),
-            warm_rpc: RpcCounts::default(),
-            scratch: vec![0; SCRATCH],
-            out: Vec::new(),
-            body: Vec::new(),
-            decoded: Vec::new(),
-            noted: [false; ErrorClass::ALL.len()],
-            notes: Vec::new(),
-            tracing: Vec::new(),
-            traces: Vec::new(),
-            window_end: Nanos::ZERO,
+            buffers: Buffers { lent, out, body, decoded },
+            notebook: Notebook::default(),
+            lag: Nanos::ZERO,
+            pause: None,
+            stamping: false,
+            reported_at: Nanos::ZERO,
             last_end: Nanos::ZERO,
         }
-    }
-
-    /// Takes up arrivals that are due, at most `most`; how many it took.
-    pub(crate) fn take_up_due(&mut self, most: usize) -> usize {
-        let mut taken = 0;
-        for stream in 0..self.sources.len() {
-            // Users who fail at once are due at once: each has one turn.
-            let ready = self.sources[stream].ready_len();
-            let most = if ready > 0 { most.min(taken + ready) } else { most };
-            while taken < most && self.take_up_one(stream) {
-                taken += 1;
-            }
-        }
-        taken
-    }
-
-    #[inline]
-    fn take_up_one(&mut self, stream: usize) -> bool {
-        let now = self.shared.clock.now();
-        match self.sources[stream].pop(now) {
-            Some(due) => {
-                self.lag = now - due.scheduled_at;
-                self.arrive(stream, due, now);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn arrive(&mut self, stream: usize, due: Due, now: Nanos) {
-        let plan = self.shared.plan;
-        let dealt = plan.streams[stream].deck.deal(due.seq);
-        let target = plan.streams[stream].targets.start + dealt.target;
-        let turn = plan.targets[target].turn(dealt.number);
-        let mut exchange = Exchange::new(stream as u16, target as u32, due.seq, due.scheduled_at);
-        exchange.turn = turn as u32;
-        exchange.warm = due.warm;
-        exchange.user = due.user;
-        exchange.dispatched_at = now;
-        exchange.deadline = due.scheduled_at + plan.timeout;
-        let id = self.exchanges.insert(exchange);
-        self.deliver(self.shared.requests[turn].pool, id, now);
     }
 
     /// Sends an arrival's request on a free connection, or lets it wait for one.
     #[inline]
     fn deliver(&mut self, pool: usize, id: Id, now: Nanos) {
+        self.pools[pool].want();
         while let Some(key) = self.take_free(pool) {
             if self.send(key, id, now) {
                 return self.offer(key, now);
             }
         }
-        if self.pools[pool].waiting_live >= WAITING_MAX {
-            self.finish(id, now, None, Err((ErrorClass::NoConnection, None)));
-        } else {
-            let waiting = self.waiting(id);
-            let pool_state = &mut self.pools[pool];
-            pool_state.waiting.push_back(waiting);
-            pool_state.waiting_live += 1;
-            self.may_need_connections(pool);
+        let waiting = self.waiting(id);
+        let state = &mut self.pools[pool];
+        if state.waiting_live >= WAITING_MAX {
+            return self.fail(id, now, Why::of(ErrorClass::NoConnection));
         }
+        state.waiting.push_back(waiting);
+        state.waiting_live += 1;
+        self.may_need_connections(pool);
     }
 
     /// A connection with capacity, taken off its pool's list.
     #[inline]
     fn take_free(&mut self, pool: usize) -> Option<usize> {
-        while let Some(key) = self.pools[pool].free.pop() {
+        while let Some(key) = self.pools[pool].take_free() {
             let connection = &mut self.connections[key as usize];
             connection.listed = false;
             // The other side may have taken back what it allowed.
@@ -190,36 +159,71 @@ impl<'p> Dispatcher<'p> {
     }
 
     fn waiting(&self, id: Id) -> Waiting {
-        let exchange = self.exchanges.get(id).expect("a waiting arrival is on its way");
-        Waiting { exchange: id, scheduled_at: exchange.scheduled_at, seq: exchange.seq }
+        let arrival = &self.arrivals[id];
+        Waiting {
+            arrival: id,
+            stream: arrival.stream,
+            scheduled_at: arrival.scheduled_at,
+            seq: arrival.seq,
+        }
     }
 
-    /// The arrival that has waited longest and is not late yet: what is late would cost a connection
-    /// and blame the target.
+    /// The arrival that has waited longest and can still be answered in time. One that cannot would
+    /// cost a connection, and the target would be blamed for it.
     fn next_waiting(&mut self, pool: usize, now: Nanos) -> Option<Id> {
         while let Some(waiting) = self.pools[pool].waiting.pop_front() {
-            if self.is_waiting(&waiting, now) {
-                self.pools[pool].waiting_live -= 1;
-                return Some(waiting.exchange);
+            if !self.is_waiting(&waiting) {
+                continue;
             }
+            self.leave_queue(pool, now);
+            let (id, arrival) = (waiting.arrival, &self.arrivals[waiting.arrival]);
+            if self.is_in_vain(arrival, pool, now) {
+                self.fail_unserved(id, pool, now);
+                continue;
+            }
+            return Some(id);
         }
         None
     }
 
-    /// Whether an entry still stands for an arrival that waits, and may be sent at `now`.
-    fn is_waiting(&self, waiting: &Waiting, now: Nanos) -> bool {
-        self.exchanges.get(waiting.exchange).is_some_and(|exchange| {
-            exchange.connection.is_none()
-                && exchange.seq == waiting.seq
-                && exchange.scheduled_at == waiting.scheduled_at
-                && exchange.deadline > now
+    /// Whether an arrival that has waited in a pool is not worth sending any more.
+    fn is_in_vain(&self, arrival: &Arrival, pool: usize, now: Nanos) -> bool {
+        if arrival.deadline <= now {
+            return true;
+        }
+        let (deadline, since) = (arrival.deadline, arrival.dispatched_at);
+        let pool = &self.pools[pool];
+        (now - since).0 * MATERIAL >= self.shared.plan.timeout.0
+            && if pool.was_capped(since) {
+                pool.is_unlikely(deadline, now)
+            } else {
+                pool.is_hopeless(deadline, now)
+            }
+    }
+
+    /// One arrival less waits.
+    fn leave_queue(&mut self, pool: usize, now: Nanos) {
+        let state = &mut self.pools[pool];
+        state.waiting_live -= 1;
+        if state.waiting_live == 0 {
+            state.uncap(now);
+        }
+    }
+
+    /// Whether an entry still stands for an arrival that waits.
+    fn is_waiting(&self, waiting: &Waiting) -> bool {
+        self.arrivals.get(waiting.arrival).is_some_and(|arrival| {
+            arrival.exchange.state == State::Waiting
+                && arrival.seq == waiting.seq
+                && arrival.stream == waiting.stream
+                && arrival.scheduled_at == waiting.scheduled_at
         })
     }
 
-    /// Forgets entries at the front that stand for nobody any more.
-    fn forget_late(&mut self, pool: usize, now: Nanos) {
+    /// Forgets entries at the front whose arrivals wait no more.
+    fn forget_ended(&mut self, pool: usize) {
         while let Some(waiting) = self.pools[pool].waiting.front()
-            && !self.is_waiting(waiting, now)
+            && !self.is_waiting(waiting)
         {
             self.pools[pool].waiting.pop_front();
         }
@@ -227,139 +231,59 @@ impl<'p> Dispatcher<'p> {
 
     /// Hands the arrival's request to a connection that has capacity; whether it was taken.
     fn send(&mut self, key: usize, id: Id, now: Nanos) -> bool {
-        let shared = self.shared;
-        let exchange = self.exchanges.get(id).expect("what is sent is on its way");
+        let shared = &self.shared;
+        let arrival = &self.arrivals[id];
         let trace = shared.traces_left.load(Ordering::Relaxed) > 0
             && shared.traces_left.fetch_sub(1, Ordering::Relaxed) > 0;
         let outgoing = Outgoing {
-            exchange: id,
-            request: request_of(shared, exchange),
-            draw: draw_of(shared, exchange),
+            arrival: id,
+            request: request_of(shared, arrival),
+            values: values_of(shared, arrival),
             body_max: shared.plan.body_max,
             // Bodies are kept only where a check needs them.
-            keep_body: shared.plan.turns[exchange.turn as usize].expect.reads_body(),
+            keep_body: shared.plan.requests[arrival.exchange.request as usize].expect.reads_body(),
             last: !shared.plan.connections.reuse,
             trace,
         };
         let connection = &mut self.connections[key];
-        let (sent, bytes) = match connection.start(outgoing, (&mut self.out, &mut self.body)) {
+        let buffers = (&mut self.buffers.out, &mut self.buffers.body);
+        let (sent, bytes) = match connection.start(outgoing, buffers) {
             Started::Sent { bytes } => (true, bytes),
             Started::Held { bytes } => (false, bytes),
             Started::Refused => {
                 if trace {
-                    shared.traces_left.fetch_add(1, Ordering::Relaxed);
+                    self.shared.traces_left.fetch_add(1, Ordering::Relaxed);
                 }
                 self.on_ready(key, Readiness::NONE);
                 return false;
             }
         };
         if trace {
-            self.tracing.push(id);
+            self.notebook.tracing.push(id);
         }
-        let exchange = self.exchanges.get_mut(id);
-        exchange.connection = Some(key as u32);
-        exchange.bytes_out += bytes;
-        if sent && !exchange.was_sent() {
-            exchange.sent_at = now;
+        let pool = &mut self.pools[connection.pool as usize];
+        let arrival = self.arrivals.get_mut(id);
+        let waited_at_limit = pool.was_capped(arrival.dispatched_at);
+        arrival.exchange.capped = pool.begin(now) || waited_at_limit;
+        arrival.exchange.state = State::OnConnection(key as u32);
+        arrival.bytes_out += bytes;
+        if sent {
+            arrival.exchange.sent_at = Some(now);
+            arrival.sent_at.get_or_insert(now);
         }
         true
     }
 
-    /// Tells what the poll said of a connection. Only when the connection has told all is its
-    /// capacity used again: an end that came with an answer is known by then.
-    pub(crate) fn on_ready(&mut self, key: usize, mut ready: Readiness) {
-        let mut last = None;
-        while let Some(connection) = self.connections.get_mut(key)
-            && let Some(event) = connection.next(&mut ready, &mut self.scratch)
-        {
-            let now = *last.insert(self.shared.clock.now());
-            match event {
-                Event::Established => {
-                    let pool = connection.pool as usize;
-                    self.may_need_connections(pool);
-                    self.pools[pool].connecting -= 1;
-                    self.established += 1;
-                    self.established_peak = self.established_peak.max(self.established);
-                    self.recorder.counts.connections.opened += 1;
-                }
-                Event::Sent { exchange } => {
-                    let exchange = self.exchanges.get_mut(exchange);
-                    // An arrival is sent once, whatever redirects it follows.
-                    if !exchange.was_sent() {
-                        exchange.sent_at = now;
-                    }
-                }
-                Event::Answered { exchange: id, bytes, answer } => {
-                    let status = answer.status;
-                    let exchange = self.exchanges.get_mut(id);
-                    exchange.bytes_in += bytes;
-                    let rpc = if exchange.warm {
-                        &mut self.warm_rpc
-                    } else {
-                        &mut self.recorder.counts.rpc
-                    };
-                    let buffers = (&mut self.body, &mut self.decoded);
-                    let exchange = &*exchange;
-                    let step = step(self.shared, exchange, &answer, buffers, rpc);
-                    if let Step::Finish(Err((class, fault))) = &step
-                        && !self.noted[class.index()]
-                    {
-                        let text = match fault {
-                            Some(fault) => format!("{fault} (status {status})"),
-                            None => format!("status {status}, body {}", excerpt(answer.body)),
-                        };
-                        note(&mut self.noted, &mut self.notes, self.shared, exchange, *class, text);
-                    }
-                    self.answered(key, id, now, status, step);
-                }
-                Event::Failed { exchange: id, bytes, failure } => {
-                    self.exchanges.get_mut(id).bytes_in += bytes;
-                    self.note_failure(id, &failure);
-                    self.end_trace(key, id);
-                    self.finish(id, now, None, Err((failure.class, failure.fault)));
-                }
-                Event::Closed { why, failure } => {
-                    self.lose(key, why, failure, now);
-                    break;
-                }
-            }
-        }
-        if self.connections.get(key).is_some_and(has_unlisted_capacity) {
-            self.offer(key, last.unwrap_or_else(|| self.shared.clock.now()));
-        }
-        while let Some(next) = self.next.pop_front() {
-            match next {
-                Next::Arrival(stream) => _ = self.take_up_one(stream),
-                Next::Request(id) => {
-                    let exchange = self.exchanges.get(id).expect("what goes on is on its way");
-                    let pool = request_of(self.shared, exchange).pool;
-                    self.deliver(pool, id, self.shared.clock.now());
-                }
-            }
-        }
-    }
-
-    fn answered(&mut self, key: usize, id: Id, now: Nanos, status: u16, step: Step) {
-        self.end_trace(key, id);
-        match step {
-            Step::Finish(verdict) => {
-                let exchange = self.exchanges.get(id).expect("what was answered is on its way");
-                if exchange.user != u32::MAX {
-                    self.next.push_back(Next::Arrival(exchange.stream as usize));
-                }
-                self.finish(id, now, Some(status), verdict);
-            }
-            Step::Follow(hop) => self.follow(id, hop, now),
-        }
-    }
-
-    /// Uses the capacity that a connection has: for who waits, or for who comes.
+    /// Uses the capacity that a connection has: for a waiting arrival or the next one.
     #[inline]
     fn offer(&mut self, key: usize, now: Nanos) {
         while let Some(connection) = self.connections.get(key)
             && has_unlisted_capacity(connection)
         {
-            let pool = connection.pool as usize;
+            let (pool, address) = (connection.pool as usize, connection.address as usize);
+            if self.pools[pool].addresses[address].retired {
+                return self.retire(key, now);
+            }
             match self.next_waiting(pool, now) {
                 Some(id) if self.send(key, id, now) => {}
                 Some(id) => {
@@ -370,39 +294,42 @@ impl<'p> Dispatcher<'p> {
                 }
                 None => {
                     self.connections[key].listed = true;
-                    self.pools[pool].free.push(key as u32);
+                    self.pools[pool].addresses[address].free.push(key as u32);
                 }
             }
         }
     }
 
-    /// Tells the recorder an arrival's fate, and its user that he may go on. `status` is that of a
-    /// whole response.
-    fn finish(&mut self, id: Id, ended_at: Nanos, status: Option<u16>, outcome: Verdict) {
-        let exchange = self.exchanges.remove(id);
-        self.recorder.finish(&Finished {
-            exchange: &exchange,
-            ended_at,
-            whole: status.is_some(),
-            status: status.unwrap_or(0),
-            outcome,
-        });
+    /// An arrival ends without an answer.
+    fn fail(&mut self, id: Id, now: Nanos, why: Why) {
+        self.finish(id, now, None, Judgement { outcome: Err(why), rpc_code: None });
+    }
+
+    /// Reports an arrival's end to the recorder, and to its user, who may go on. `status` is that
+    /// of a whole response.
+    fn finish(&mut self, id: Id, ended_at: Nanos, status: Option<u16>, judgement: Judgement) {
+        let arrival = self.arrivals.remove(id);
+        self.recorder.finish(&Finished { arrival: &arrival, ended_at, status, judgement });
         self.last_end = self.last_end.max(ended_at);
-        if exchange.user != u32::MAX {
-            self.sources[exchange.stream as usize].answered(exchange.user, ended_at);
+        if let Some(user) = arrival.user {
+            self.sources[arrival.stream as usize].ended(user, ended_at);
         }
     }
 
     /// Stops sending.
     pub(crate) fn stop_sending(&mut self, now: Nanos) {
         self.sources.iter_mut().for_each(|source| source.stop(now));
-        self.window_end = self.window_end.max(now);
+    }
+
+    /// The arrivals of a stream.
+    pub(crate) fn source(&mut self, stream: usize) -> &mut Source {
+        &mut self.sources[stream]
     }
 
     /// Whether no arrival will come any more.
     pub(crate) fn sending_is_over(&self, now: Nanos) -> bool {
         self.sources.iter().all(|source| {
-            source.is_over()
+            source.is_over(now)
                 || source.planned_end().is_some_and(|end| now >= end)
                     && source.next_at().is_none_or(|at| at > now)
         })
@@ -410,39 +337,65 @@ impl<'p> Dispatcher<'p> {
 
     /// How many arrivals are on their way.
     pub(crate) fn in_flight(&self) -> usize {
-        self.exchanges.len()
+        self.arrivals.len()
     }
 
-    /// When something is due next.
-    pub(crate) fn next_due(&self) -> Nanos {
-        let arrival = self.sources.iter().filter_map(Source::next_at).min();
-        let end = self.sources.iter().filter(|s| !s.is_over()).filter_map(Source::planned_end);
-        let late = self.exchanges.first_due().map(|(at, _)| at);
-        let attempt = self.attempts.front().map(|(at, ..)| *at);
-        let end = end.filter(|end| *end > self.shared.clock.now()).min();
-        [arrival, late, attempt, end].into_iter().flatten().min().unwrap_or(Nanos::MAX)
+    /// When an arrival is due next.
+    #[inline]
+    pub(crate) fn next_arrival(&self) -> Nanos {
+        self.sources.iter().filter_map(Source::next_at).min().unwrap_or(Nanos::MAX)
     }
 
-    /// Sending ended at the first; the last fate was known at the second.
-    pub(crate) fn ends(&self) -> (Nanos, Nanos) {
-        let planned = self.sources.iter().map(|s| s.planned_end().unwrap_or(self.last_end));
-        let window_end = planned.max().unwrap_or(Nanos::ZERO).max(self.window_end);
-        (window_end, self.last_end)
+    /// When something else is due next: a deadline, an attempt to connect, a stream's end.
+    pub(crate) fn next_due(&self, now: Nanos) -> Nanos {
+        let end = self.sources.iter().filter(|s| !s.is_over(now)).filter_map(Source::planned_end);
+        let end = end.filter(|end| *end > now).min().unwrap_or(Nanos::MAX);
+        let deadline = self.arrivals.first_due().map_or(Nanos::MAX, |(at, _)| at);
+        deadline.min(self.opening.next_check).min(end)
     }
 
-    /// Hands out what was counted, with its gauges, and goes on counting in `fresh`.
+    /// Whether there is work that waits for nothing but its turn.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.unread.is_empty() || self.wants_to_open()
+    }
+
+    /// When the last arrival ended.
+    pub(crate) fn last_end(&self) -> Nanos {
+        self.last_end
+    }
+
+    /// Hands out what was counted up to `t`, with its gauges, and goes on counting in `fresh`.
     pub(crate) fn take_counts(&mut self, t: Nanos, fresh: Snapshot) -> Snapshot {
         let mut counts = std::mem::replace(&mut self.recorder.counts, fresh);
         counts.t = t;
-        counts.in_flight = self.exchanges.len() as u64;
-        counts.connections.open = self.established;
-        counts.connections.peak = self.established_peak;
-        self.established_peak = self.established;
+        counts.in_flight = self.arrivals.len() as u64;
+        counts.connections.open = self.opening.established;
+        counts.connections.peak = self.opening.established_peak;
+        self.opening.established_peak = self.opening.established;
+        for pool in &mut self.pools {
+            pool.report(t, &mut counts.origins[pool.slot]);
+        }
+        for (place, source) in self.sources.iter().enumerate() {
+            let (start, until) = source.sending(t);
+            let last_answer = self.recorder.last_answer(place);
+            counts.streams[place].active = window(self.reported_at, start, until, last_answer);
+        }
+        self.reported_at = t;
         counts
     }
 }
 
+/// When a stream was active since `since`, whose sending began at `start` and went on `until`.
+fn window(since: Nanos, start: Nanos, until: Nanos, last_answer: Nanos) -> Option<Window> {
+    let from = since.max(start).min(until);
+    let sent = until > from;
+    if !sent && last_answer <= since.max(start) {
+        return None;
+    }
+    Some(Window { from, planned_to: until, to: until.max(last_answer) })
+}
+
 /// Whether nobody knows of its capacity yet. While one is listed, nobody waits in its pool.
-fn has_unlisted_capacity(connection: &Connection) -> bool {
+fn has_unlisted_capacity<K: crate::system::Socket>(connection: &Connection<K>) -> bool {
     !connection.listed && connection.capacity() > 0
 }

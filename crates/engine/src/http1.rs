@@ -236,6 +236,22 @@ impl Parser {
                 self.state = State::Chunk(next);
                 return Ok(Piece::Body(piece));
             }
+            if let Chunk::Extension { size, seen } = chunk {
+                // Extensions mean nothing to us: they are skipped, not read.
+                let skipped = memchr(b'\n', input).unwrap_or(input.len());
+                let seen = seen.saturating_add(u32::try_from(skipped).unwrap_or(u32::MAX));
+                if seen > CHUNK_LINE_MAX {
+                    return Err(Fault::BadChunk);
+                }
+                if skipped == input.len() {
+                    *input = &[];
+                    chunk = Chunk::Extension { size, seen };
+                } else {
+                    *input = &input[skipped + 1..];
+                    chunk = Chunk::data(size);
+                }
+                continue;
+            }
             *input = rest;
             chunk = match chunk.after(byte)? {
                 Some(chunk) => chunk,
@@ -267,10 +283,7 @@ impl Chunk {
                 (None, b';' | b' ' | b'\t') => Chunk::Extension { size, seen: 0 },
                 _ => return Err(Fault::BadChunk),
             },
-            Chunk::Extension { size, .. } if byte == b'\r' => Chunk::SizeEnd { size },
-            Chunk::Extension { size, .. } if byte == b'\n' => Chunk::data(size),
-            Chunk::Extension { seen: CHUNK_LINE_MAX.., .. } => return Err(Fault::BadChunk),
-            Chunk::Extension { size, seen } => Chunk::Extension { size, seen: seen + 1 },
+            Chunk::Extension { .. } => unreachable!("extensions are skipped as a whole"),
             Chunk::SizeEnd { size } if byte == b'\n' => Chunk::data(size),
             Chunk::SizeEnd { .. } => return Err(Fault::BadChunk),
             Chunk::Data { .. } => unreachable!("data is taken in slices"),

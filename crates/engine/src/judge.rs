@@ -1,7 +1,7 @@
 //! An answer against its target's expectation.
 //!
-//! The order is fixed: JSON-RPC, status, check. A body that is no JSON-RPC at all is put down to an
-//! unexpected status where there is one: a proxy's 502 page is a 502.
+//! The order is fixed: JSON-RPC, status, check. A body that is not JSON-RPC counts as an unexpected
+//! status where there is one: a proxy's 502 page is a 502.
 
 use crate::connection::Answer;
 use flate2::read::MultiGzDecoder;
@@ -10,8 +10,30 @@ use plimsoll_plan::{Expect, RpcExpect};
 use plimsoll_rpc::judge::Expected;
 use std::io::Read;
 
-/// What came of it: nothing wrong, or a class and, for `protocol`, the fault.
-pub(crate) type Verdict = Result<(), (ErrorClass, Option<Fault>)>;
+/// Why an arrival was not answered as expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Why {
+    pub(crate) class: ErrorClass,
+    pub(crate) fault: Option<Fault>,
+}
+
+impl Why {
+    pub(crate) fn of(class: ErrorClass) -> Why {
+        Why { class, fault: None }
+    }
+
+    pub(crate) fn protocol(fault: Fault) -> Why {
+        Why { class: ErrorClass::Protocol, fault: Some(fault) }
+    }
+}
+
+/// How an answer is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    pub(crate) outcome: Result<(), Why>,
+    /// The code of the first JSON-RPC error that it holds.
+    pub(crate) rpc_code: Option<i64>,
+}
 
 /// Judges an answer and counts what JSON-RPC it held. `expected` is what the request asked, when it
 /// was JSON-RPC; `decoded` is a buffer for gzip.
@@ -23,33 +45,52 @@ pub(crate) fn judge(
     body_max: u64,
     decoded: &mut Vec<u8>,
     counts: &mut RpcCounts,
-) -> Verdict {
+) -> Judgement {
+    let mut rpc_code = None;
+    let mut on_error = |code| {
+        rpc_code.get_or_insert(code);
+    };
+    let outcome = outcome(expect, expected, answer, (body_max, decoded), counts, &mut on_error);
+    Judgement { outcome, rpc_code }
+}
+
+fn outcome(
+    expect: &Expect,
+    expected: Option<&Expected<'_>>,
+    answer: &Answer<'_>,
+    (body_max, decoded): (u64, &mut Vec<u8>),
+    counts: &mut RpcCounts,
+    on_error: &mut impl FnMut(i64),
+) -> Result<(), Why> {
     let status_ok = expect.allows(answer.status);
-    let status = || if status_ok { Ok(()) } else { Err((ErrorClass::Status, None)) };
+    let status = || if status_ok { Ok(()) } else { Err(Why::of(ErrorClass::Status)) };
     if !expect.reads_body() {
         return status();
     }
     let body = if answer.gzip {
-        unpack(answer.body, body_max, decoded)?;
+        gunzip(answer.body, body_max, decoded)?;
         decoded.as_slice()
     } else {
         answer.body
     };
     if expect.rpc != RpcExpect::Off {
         let expected = expected.expect("a plan expects JSON-RPC only of a JSON-RPC request");
-        let judgement = expected.judge(body, |code| counts.add_error(code, 1));
+        let judgement = expected.judge(body, |code| {
+            counts.add_error(code, 1);
+            on_error(code);
+        });
         counts.items += u64::from(judgement.items);
         match (judgement.mismatch, expect.rpc) {
             (Some(_), _) => {
                 status()?;
-                return Err((ErrorClass::RpcMismatch, None));
+                return Err(Why::of(ErrorClass::RpcMismatch));
             }
             (None, RpcExpect::Result) if judgement.errors > 0 => {
-                return Err((ErrorClass::RpcError, None));
+                return Err(Why::of(ErrorClass::RpcError));
             }
             (None, RpcExpect::Error) if judgement.errors == 0 => {
                 status()?;
-                return Err((ErrorClass::Check, None));
+                return Err(Why::of(ErrorClass::Check));
             }
             _ => {}
         }
@@ -57,19 +98,19 @@ pub(crate) fn judge(
     status()?;
     match &expect.contains {
         Some(text) if memchr::memmem::find(body, text.as_bytes()).is_none() => {
-            Err((ErrorClass::Check, None))
+            Err(Why::of(ErrorClass::Check))
         }
         _ => Ok(()),
     }
 }
 
-/// Unpacks no more than the limit on bodies, however well it was packed.
-fn unpack(body: &[u8], body_max: u64, decoded: &mut Vec<u8>) -> Verdict {
+/// Decodes no more than the limit on bodies, however well it was compressed.
+fn gunzip(body: &[u8], body_max: u64, decoded: &mut Vec<u8>) -> Result<(), Why> {
     decoded.clear();
     match MultiGzDecoder::new(body).take(body_max.saturating_add(1)).read_to_end(decoded) {
-        Ok(n) if n as u64 > body_max => Err((ErrorClass::BodyTooLarge, None)),
+        Ok(n) if n as u64 > body_max => Err(Why::of(ErrorClass::BodyTooLarge)),
         Ok(_) => Ok(()),
-        Err(_) => Err((ErrorClass::Protocol, Some(Fault::BadGzip))),
+        Err(_) => Err(Why::protocol(Fault::BadGzip)),
     }
 }
 
@@ -88,28 +129,35 @@ mod tests {
         out.finish().unwrap()
     }
 
-    fn judged(rpc: RpcExpect, contains: &str, status: u16, body: &[u8], packed: bool) -> Verdict {
+    fn judged(
+        rpc: RpcExpect,
+        contains: &str,
+        status: u16,
+        body: &[u8],
+        packed: bool,
+    ) -> Result<(), Why> {
         let contains = (!contains.is_empty()).then(|| contains.to_string());
         let expect = Expect { status: vec![200..=299], rpc, contains };
-        let answer = Answer { status, body, gzip: packed, location: None };
+        let answer = Answer { status, body, gzip: packed, location: None, received_at: None };
         let expected = Expected::of(REQUEST).ok();
         let mut counts = RpcCounts::default();
-        let verdict =
+        let judgement =
             judge(&expect, expected.as_ref(), &answer, 1000, &mut Vec::new(), &mut counts);
+        assert_eq!(judgement.rpc_code, counts.codes.first().map(|(code, _)| *code));
         let coded: u64 = counts.codes.iter().map(|(_, n)| n).sum();
         assert_eq!(counts.errors, coded + counts.codes_other);
-        verdict
+        judgement.outcome
     }
 
     #[test]
     fn the_first_class_that_applies() {
         use ErrorClass::*;
         let check = |rpc, contains: &str, status, body: &[u8], class: Option<ErrorClass>| {
-            let verdict = judged(rpc, contains, status, body, false);
-            assert_eq!(verdict.err().map(|(class, _)| class), class, "{rpc:?} {status}");
+            let outcome = judged(rpc, contains, status, body, false);
+            assert_eq!(outcome.err().map(|why| why.class), class, "{rpc:?} {status}");
             if status == 200 {
                 let packed = judged(rpc, contains, status, &gzip(body), true);
-                assert_eq!(packed.err().map(|(class, _)| class), class, "gzip");
+                assert_eq!(packed.err().map(|why| why.class), class, "gzip");
             }
         };
         check(RpcExpect::Result, "", 200, RESULT, None); // a null result is a result
@@ -130,9 +178,9 @@ mod tests {
 
     #[test]
     fn damaged_and_swollen_gzip() {
-        let verdict = judged(RpcExpect::Result, "", 200, b"not gzip", true);
-        assert_eq!(verdict, Err((ErrorClass::Protocol, Some(Fault::BadGzip))));
-        let verdict = judged(RpcExpect::Result, "", 200, &gzip(&[b' '; 1001]), true);
-        assert_eq!(verdict, Err((ErrorClass::BodyTooLarge, None)));
+        let outcome = judged(RpcExpect::Result, "", 200, b"not gzip", true);
+        assert_eq!(outcome, Err(Why::protocol(Fault::BadGzip)));
+        let outcome = judged(RpcExpect::Result, "", 200, &gzip(&[b' '; 1001]), true);
+        assert_eq!(outcome, Err(Why::of(ErrorClass::BodyTooLarge)));
     }
 }

@@ -1,69 +1,95 @@
 //! The only place that counts.
 //!
-//! Every arrival's end comes here once, as a [`Finished`]; from it everything is counted that a
-//! snapshot holds. A sink for per-request records takes the same value.
+//! An arrival is counted when it is taken up and once more when it ends, as a [`Finished`]; from
+//! these everything is counted that a snapshot holds of arrivals. A sink for per-request records
+//! takes the same value.
 
-use crate::exchange::Exchange;
-use plimsoll_measure::{ErrorClass, Fault, Nanos, Requests, Snapshot};
+use crate::arrival::Arrival;
+use crate::judge::Judgement;
+use plimsoll_measure::{Nanos, Requests, RpcCounts, Snapshot};
 
-/// An arrival whose fate is known.
+/// An arrival that has ended.
 pub(crate) struct Finished<'a> {
-    pub(crate) exchange: &'a Exchange,
+    pub(crate) arrival: &'a Arrival,
     pub(crate) ended_at: Nanos,
-    /// Whether a whole response came.
-    pub(crate) whole: bool,
-    /// The response's HTTP status; 0 when none came.
-    pub(crate) status: u16,
-    pub(crate) outcome: Result<(), (ErrorClass, Option<Fault>)>,
+    /// The HTTP status of a whole response; `None` when none came.
+    pub(crate) status: Option<u16>,
+    pub(crate) judgement: Judgement,
 }
 
 /// What one worker has counted since its last snapshot.
 pub(crate) struct Recorder {
-    /// The counts; connections and gauges are kept up to date by the dispatcher.
+    /// The counts; connections, origins and gauges are kept up to date by the dispatcher.
     pub(crate) counts: Snapshot,
+    /// JSON-RPC answers of the warm-up, which are not reported.
+    warm_rpc: RpcCounts,
+    /// When each stream had its last whole answer.
+    last_answer: Vec<Nanos>,
 }
 
 impl Recorder {
     pub(crate) fn new(counts: Snapshot) -> Recorder {
-        Recorder { counts }
+        let last_answer = vec![Nanos::ZERO; counts.streams.len()];
+        Recorder { counts, warm_rpc: RpcCounts::default(), last_answer }
     }
 
-    /// Counts an arrival.
+    /// Counts an arrival that was taken up.
+    #[inline]
+    pub(crate) fn dispatched(&mut self, arrival: &Arrival) {
+        if !arrival.warm {
+            let stream = &mut self.counts.streams[arrival.stream as usize];
+            stream.dispatched += 1;
+            stream.lag.record(arrival.dispatched_at - arrival.scheduled_at);
+        }
+    }
+
+    /// Where JSON-RPC answers to an arrival are counted.
+    pub(crate) fn rpc(&mut self, warm: bool) -> &mut RpcCounts {
+        if warm { &mut self.warm_rpc } else { &mut self.counts.rpc }
+    }
+
+    /// When a stream had its last whole answer.
+    pub(crate) fn last_answer(&self, stream: usize) -> Nanos {
+        self.last_answer[stream]
+    }
+
+    /// Counts an arrival's end.
     #[inline]
     pub(crate) fn finish(&mut self, finished: &Finished<'_>) {
-        let exchange = finished.exchange;
-        if exchange.warm {
-            count_fate(&mut self.counts.warmup, exchange.was_sent(), finished.outcome.is_ok());
+        let arrival = finished.arrival;
+        let outcome = finished.judgement.outcome;
+        let sent_at = arrival.sent_at;
+        if arrival.warm {
+            count_fate(&mut self.counts.warmup, sent_at.is_some(), outcome.is_ok());
             return;
         }
-        let latency = finished.ended_at - exchange.scheduled_at;
-        let stats = &mut self.counts.stats[exchange.target as usize];
-        count_fate(&mut stats.requests, exchange.was_sent(), finished.outcome.is_ok());
-        stats.bytes_in += exchange.bytes_in;
-        stats.bytes_out += exchange.bytes_out;
-        let service_time = finished.ended_at - exchange.sent_at;
-        match finished.outcome {
-            Ok(()) => {
+        let latency = finished.ended_at - arrival.scheduled_at;
+        let stats = &mut self.counts.stats[arrival.target as usize];
+        count_fate(&mut stats.requests, sent_at.is_some(), outcome.is_ok());
+        stats.bytes_in += arrival.bytes_in;
+        stats.bytes_out += arrival.bytes_out;
+        match (outcome, sent_at) {
+            (Ok(()), Some(sent_at)) => {
                 stats.latency_ok.record(latency);
-                stats.service_time_ok.record(service_time);
+                stats.service_time_ok.record(finished.ended_at - sent_at);
             }
-            Err((class, fault)) => {
+            (Ok(()), None) => unreachable!("an answer follows a request"),
+            (Err(why), sent_at) => {
                 stats.latency_failed.record(latency);
-                if finished.whole {
-                    stats.service_time_failed.record(service_time);
+                if let (Some(_), Some(sent_at)) = (finished.status, sent_at) {
+                    stats.service_time_failed.record(finished.ended_at - sent_at);
                 }
-                stats.errors.count(class);
-                if let Some(fault) = fault {
+                stats.errors.count(why.class);
+                if let Some(fault) = why.fault {
                     self.counts.faults.count(fault);
                 }
             }
         }
-        self.counts.lag.record(exchange.dispatched_at - exchange.scheduled_at);
-        if exchange.was_sent() {
-            self.counts.wait.record(exchange.sent_at - exchange.dispatched_at);
-        }
-        if finished.status != 0 {
-            self.counts.status.count(finished.status);
+        let stream = &mut self.counts.streams[arrival.stream as usize];
+        stream.wait.record(sent_at.unwrap_or(finished.ended_at) - arrival.dispatched_at);
+        if let Some(status) = finished.status {
+            self.counts.status.count(status);
+            self.last_answer[arrival.stream as usize] = finished.ended_at;
         }
     }
 }

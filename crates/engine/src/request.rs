@@ -1,28 +1,13 @@
 //! Requests as bytes, ready to be sent.
 //!
-//! A request without placeholders is one array of bytes that is written as it is. The others are put
-//! together in a buffer of the worker's, head first, because the length of the body stands before
-//! it.
+//! A request without placeholders is one array of bytes that is written as it is. The others are
+//! rendered into a buffer of the worker's, head first, because the head states the body's length.
 
 use crate::connection::TlsStart;
 use base64::Engine as _;
-use plimsoll_plan::{Draw, Plan, Scheme, Template, Turn, Url};
+use plimsoll_plan::{Origin, Plan, RequestSpec, Scheme, Template, Url, Values};
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
-
-/// Where connections go: what has the same origin shares them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    pub(crate) scheme: Scheme,
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl Origin {
-    pub(crate) fn of(url: &Url) -> Origin {
-        Origin { scheme: url.scheme, host: url.host.clone(), port: url.port }
-    }
-}
 
 /// A request template, compiled.
 #[derive(Debug)]
@@ -45,64 +30,64 @@ enum Parts {
 }
 
 impl Request {
-    /// Compiles a turn; `close` asks the other side to close after each.
-    pub(crate) fn compile(turn: &Turn, pool: usize, close: bool) -> Request {
-        let head = head(turn, close);
-        let body = turn.body.template().cloned();
-        let has_length = body.is_some() || matches!(turn.method.as_str(), "POST" | "PUT" | "PATCH");
+    /// Compiles a request; `close` asks the other side to close after each.
+    pub(crate) fn compile(spec: &RequestSpec, pool: usize, close: bool) -> Request {
+        let head = head(spec, close);
+        let body = spec.body.template().cloned();
+        let has_length = body.is_some() || matches!(spec.method.as_str(), "POST" | "PUT" | "PATCH");
         let body = if has_length { Some(body.unwrap_or_default()) } else { None };
         let fixed = head.iter().chain(&body).all(|template| template.as_plain().is_some());
         let expected = body.as_ref().and_then(|body| Expected::of(body.as_plain()?).ok());
         let expected = expected.map(Expected::into_owned);
         let mut request = Request {
             pool,
-            head_only: turn.method == "HEAD",
+            head_only: spec.method == "HEAD",
             parts: Parts::Drawn { head, body },
             expected,
         };
         if fixed {
             let mut bytes = Vec::new();
-            let draw = Draw { seq: 0, key: plimsoll_measure::rng::Key::new(0) };
-            request.render(draw, &mut bytes, &mut Vec::new());
+            let values = Values { seq: 0, key: plimsoll_measure::rng::Key::new(0) };
+            request.render(values, &mut bytes, &mut Vec::new());
             request.parts = Parts::Fixed(bytes);
         }
         request
     }
 
-    /// The bytes of one request, put together in `out` where they are not the same for all.
+    /// The bytes of one request, rendered into `out` where they differ from arrival to arrival.
     #[inline]
     pub(crate) fn bytes<'a>(
         &'a self,
-        draw: Draw,
+        values: Values,
         (out, body): (&'a mut Vec<u8>, &mut Vec<u8>),
     ) -> &'a [u8] {
         match &self.parts {
             Parts::Fixed(bytes) => bytes,
             Parts::Drawn { .. } => {
-                self.render(draw, out, body);
+                self.render(values, out, body);
                 out
             }
         }
     }
 
     /// Renders the body of one request alone.
-    pub(crate) fn render_body(&self, draw: Draw, out: &mut Vec<u8>) {
+    pub(crate) fn render_body(&self, values: Values, out: &mut Vec<u8>) {
         out.clear();
         if let Parts::Drawn { body: Some(body), .. } = &self.parts {
-            body.render(draw, out);
+            body.render(values, out);
         }
     }
 
     /// Renders one request into `out`, and its body alone into `body_out`.
-    fn render(&self, draw: Draw, out: &mut Vec<u8>, body_out: &mut Vec<u8>) {
+    fn render(&self, values: Values, out: &mut Vec<u8>, body_out: &mut Vec<u8>) {
         out.clear();
         body_out.clear();
         match &self.parts {
             Parts::Fixed(bytes) => out.extend_from_slice(bytes),
             Parts::Drawn { head, body } => {
-                head.iter().for_each(|template| template.render(draw, out));
+                head.iter().for_each(|template| template.render(values, out));
                 if let Some(body) = body {
-                    body.render(draw, body_out);
+                    body.render(values, body_out);
                     write!(out, "Content-Length: {}\r\n", body_out.len()).expect("to memory");
                 }
                 out.extend_from_slice(b"\r\n");
@@ -113,14 +98,14 @@ impl Request {
 }
 
 /// Everything up to Content-Length.
-fn head(turn: &Turn, close: bool) -> Vec<Template> {
+fn head(spec: &RequestSpec, close: bool) -> Vec<Template> {
     let text = |text: String| Template::plain(text);
     let mut head =
-        vec![text(format!("{} ", turn.method)), turn.path.clone(), text(" HTTP/1.1\r\n".into())];
-    let given = |name: &str| turn.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
+        vec![text(format!("{} ", spec.method)), spec.path.clone(), text(" HTTP/1.1\r\n".into())];
+    let given = |name: &str| spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
     let mut defaults = String::new();
     if !given("host") {
-        defaults += &format!("Host: {}\r\n", turn.url.authority());
+        defaults += &format!("Host: {}\r\n", spec.url.authority());
     }
     if !given("user-agent") {
         defaults += concat!("User-Agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n");
@@ -128,7 +113,7 @@ fn head(turn: &Turn, close: bool) -> Vec<Template> {
     if !given("accept") {
         defaults += "Accept: */*\r\n";
     }
-    if let Some((name, password)) = turn.url.user.as_ref().filter(|_| !given("authorization")) {
+    if let Some((name, password)) = spec.url.user.as_ref().filter(|_| !given("authorization")) {
         let pair = format!("{name}:{password}");
         let pair = base64::engine::general_purpose::STANDARD.encode(pair);
         defaults += &format!("Authorization: Basic {pair}\r\n");
@@ -137,7 +122,7 @@ fn head(turn: &Turn, close: bool) -> Vec<Template> {
         defaults += "Connection: close\r\n";
     }
     head.push(text(defaults));
-    for header in &turn.headers {
+    for header in &spec.headers {
         head.push(text(format!("{}: ", header.name)));
         head.push(header.value.clone());
         head.push(text("\r\n".into()));
@@ -145,44 +130,48 @@ fn head(turn: &Turn, close: bool) -> Vec<Template> {
     head
 }
 
-/// A redirect on its way: the request that follows it.
+/// A redirect that is being followed: the request that it asks for in place of the one before.
 #[derive(Debug)]
 pub(crate) struct Hop {
+    /// How many more may follow.
     pub(crate) left: u32,
-    pub(crate) url: Url,
+    /// The request as it is sent now: what the next redirect changes.
+    pub(crate) spec: RequestSpec,
     pub(crate) request: Request,
 }
 
+/// Headers that are meant for one origin alone.
+const FOR_ONE_ORIGIN: [&str; 5] =
+    ["authorization", "cookie", "host", "proxy-authorization", "origin"];
+
 impl Hop {
-    /// The request to send after `status` and `location`, seen from the one before (RFC 9110
-    /// §15.4): 303 always, and 301 and 302 after a POST, go on as GET; another origin is told no
-    /// credentials.
+    /// The request that follows `before` after `status` and `location` (RFC 9110 §15.4): 303
+    /// always, and 301 and 302 after a POST, go on as GET; another origin is sent no credentials.
     pub(crate) fn after(
-        before: (&Url, u32),
-        turn: &Turn,
+        before: &RequestSpec,
+        left: u32,
         status: u16,
         location: &str,
         close: bool,
     ) -> Result<Hop, String> {
-        let url = before.0.join(location)?;
-        let drops_body = status == 303 || matches!(status, 301 | 302) && turn.method == "POST";
-        let mut next = turn.clone();
-        let same_origin = Origin::of(&url) == Origin::of(before.0);
-        if drops_body && next.method != "HEAD" {
-            next.method = "GET".into();
-            next.body = plimsoll_plan::Body::Empty;
-            next.headers.retain(|h| !h.name.to_ascii_lowercase().starts_with("content-"));
+        let url = before.url.join(location)?;
+        let mut spec = before.clone();
+        let drops_body = status == 303 || matches!(status, 301 | 302) && spec.method == "POST";
+        if drops_body && spec.method != "HEAD" {
+            spec.method = "GET".into();
+            spec.body = plimsoll_plan::Body::Empty;
+            spec.headers.retain(|h| !h.name.to_ascii_lowercase().starts_with("content-"));
         }
+        let same_origin = url.origin() == before.url.origin();
         if !same_origin {
-            let secret = ["authorization", "cookie", "host"];
-            next.headers.retain(|h| !secret.contains(&h.name.to_ascii_lowercase().as_str()));
+            let private = |name: &str| FOR_ONE_ORIGIN.contains(&name.to_ascii_lowercase().as_str());
+            spec.headers.retain(|h| !private(&h.name));
         }
-        next.path = Template::plain(url.path.clone());
-        next.url = Url {
-            user: if same_origin { turn.url.user.clone() } else { url.user.clone() },
-            ..url.clone()
-        };
-        Ok(Hop { left: before.1 - 1, url, request: Request::compile(&next, 0, close) })
+        let user = if same_origin { before.url.user.clone() } else { url.user.clone() };
+        spec.path = Template::plain(url.path.clone());
+        spec.url = Url { user, ..url };
+        let request = Request::compile(&spec, 0, close);
+        Ok(Hop { left, spec, request })
     }
 }
 

@@ -7,9 +7,9 @@ use crate::{Nanos, Note, WallClock};
 pub struct RunFacts {
     /// When it began.
     pub started_at: WallClock,
-    /// How long was sent, the warm-up left out.
+    /// How long it was sending, the warm-up left out.
     pub duration: Nanos,
-    /// How much longer the last fate was open.
+    /// How much longer it took until every arrival had ended.
     pub drain: Nanos,
     /// How long the warm-up was.
     pub warmup: Nanos,
@@ -17,6 +17,9 @@ pub struct RunFacts {
     pub cut_short: bool,
     /// Worker threads.
     pub workers: usize,
-    /// What errors said.
+    /// The first error of each class, in the system's or the target's words.
     pub notes: Vec<Note>,
+    /// What this host could not carry of the plan, where the run was started all the same
+    /// (`--force`).
+    pub forced: Vec<String>,
 }

@@ -1,10 +1,10 @@
 //! What a verdict says: one sentence of evidence and one fix, by a known id.
 
 use crate::Nanos;
-use crate::names::{Closed, ErrorClass, Side, closed};
+use crate::names::{ErrorClass, Listed, Side, listed};
 use std::fmt;
 
-closed! {
+listed! {
     /// How much a finding weighs.
     Severity {
         /// Worth knowing.
@@ -16,11 +16,19 @@ closed! {
     }
 }
 
-closed! {
+listed! {
     /// The known findings. An id means the same in every report.
     FindingId {
-        /// What was sent, or when, is not what the plan says, for reasons of the instrument's own.
+        /// Not a single arrival was answered as expected.
+        NothingOk = "nothing_ok",
+        /// What was sent is not what the plan says, for reasons of the instrument's own.
         PlanNotHeld = "plan_not_held",
+        /// Requests left later than planned.
+        LagHigh = "lag_high",
+        /// Answers lay in the kernel before they were read.
+        ReadLate = "read_late",
+        /// Bodies were dropped to stay within the instrument's memory.
+        MemoryPressure = "memory_pressure",
         /// The kernel ran out of local ports.
         PortsExhausted = "ports_exhausted",
         /// The process ran out of file descriptors.
@@ -37,12 +45,16 @@ closed! {
         TargetRpcErrors = "target_rpc_errors",
         /// The target did not answer in time.
         TargetStalled = "target_stalled",
+        /// The target slowed down until every connection was in use.
+        TargetSaturated = "target_saturated",
         /// The target's address could not be reached.
         Unreachable = "unreachable",
         /// The target's name could not be resolved.
         DnsFailed = "dns_failed",
         /// The run was stopped before its end.
         CutShort = "cut_short",
+        /// The run was started although this host cannot carry it (`--force`).
+        Forced = "forced",
     }
 }
 
@@ -57,7 +69,7 @@ pub struct Finding {
     pub side: Side,
     /// The number that shows it.
     pub evidence: String,
-    /// The command, flag or plan key that mends it.
+    /// The command, flag or plan key that fixes it.
     pub fix: String,
     /// When it began.
     pub from: Nanos,

@@ -183,6 +183,19 @@ impl Histogram {
         Some(Nanos((sum / u128::from(self.count)) as u64))
     }
 
+    /// The standard deviation, from the buckets' middles. `None` when empty.
+    pub fn deviation(&self) -> Option<Nanos> {
+        let mean = self.mean()?.0 as f64;
+        let squares: f64 = self
+            .filled()
+            .map(|(index, n)| {
+                let (low, width) = range_of(index);
+                ((low + width / 2) as f64 - mean).powi(2) * n as f64
+            })
+            .sum();
+        Some(Nanos((squares / self.count as f64).sqrt() as u64))
+    }
+
     /// How many values are at most `value`'s bucket.
     pub fn count_up_to(&self, value: Nanos) -> u64 {
         let last = index_of(value.0.min(VALUE_MAX.0));

@@ -31,7 +31,10 @@ pub use clock::{Clock, WallClock};
 pub use facts::RunFacts;
 pub use finding::{Finding, FindingId, Note, Severity};
 pub use histogram::Histogram;
-pub use names::{Closed, ErrorClass, Fault, OpenReason, Side, Tally};
+pub use names::{ErrorClass, Fault, Listed, OpenReason, Side, Tally};
 pub use scrape::Scraped;
-pub use snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats, StatusCounts};
+pub use snapshot::{
+    Connections, HostSample, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, Stats,
+    StatusCounts, StreamCounts, Window, WorkerTime,
+};
 pub use units::Nanos;

@@ -7,10 +7,10 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// An enum without data whose members are known to all.
-pub trait Closed: Copy + Eq + fmt::Debug + 'static {
-    /// Every member, in the order of [`Closed::index`].
+pub trait Listed: Copy + Eq + fmt::Debug + 'static {
+    /// Every member, in the order of [`Listed::index`].
     const ALL: &'static [Self];
-    /// The member's place in [`Closed::ALL`].
+    /// The member's place in [`Listed::ALL`].
     fn index(self) -> usize;
     /// The member's name as users read it.
     fn name(self) -> &'static str;
@@ -20,13 +20,13 @@ pub trait Closed: Copy + Eq + fmt::Debug + 'static {
     }
 }
 
-macro_rules! closed {
+macro_rules! listed {
     ($(#[$doc:meta])* $list:ident { $($(#[$member_doc:meta])* $member:ident = $name:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $list { $($(#[$member_doc])* $member,)+ }
 
-        impl Closed for $list {
+        impl Listed for $list {
             const ALL: &'static [Self] = &[$($list::$member,)+];
             #[inline]
             fn index(self) -> usize { self as usize }
@@ -38,9 +38,9 @@ macro_rules! closed {
         }
     };
 }
-pub(crate) use closed;
+pub(crate) use listed;
 
-closed! {
+listed! {
     /// Whose doing something was.
     Side {
         /// The instrument and the host that it runs on.
@@ -52,7 +52,7 @@ closed! {
     }
 }
 
-closed! {
+listed! {
     /// Why an arrival was not answered as expected. An exchange has the first that applies, in the
     /// order transport, JSON-RPC, status, check.
     ErrorClass {
@@ -60,8 +60,12 @@ closed! {
         PortExhausted = "port_exhausted",
         /// The process or the host had no file descriptor left.
         FdExhausted = "fd_exhausted",
-        /// Waited for a free connection until its timeout; never sent.
+        /// The instrument took it up too late for an answer to come in time; never sent.
+        Late = "late",
+        /// Its wait for a connection left too little time for an answer; never sent.
         NoConnection = "no_connection",
+        /// The bodies that a worker holds until they are whole reached their limit.
+        MemoryExhausted = "memory_exhausted",
         /// In flight when the grace period ended, or at the second Ctrl-C.
         Aborted = "aborted",
         /// The host name gave no address.
@@ -101,7 +105,9 @@ impl ErrorClass {
     pub fn side(self) -> Side {
         use ErrorClass::*;
         match self {
-            PortExhausted | FdExhausted | NoConnection | Aborted => Side::Generator,
+            PortExhausted | FdExhausted | Late | NoConnection | MemoryExhausted | Aborted => {
+                Side::Generator
+            }
             Dns | Unreachable | ConnectTimeout => Side::Network,
             Refused | Reset | Tls | ClosedEarly | ResponseTimeout | Protocol | BodyTooLarge
             | Status | RpcError | RpcMismatch | Check => Side::Target,
@@ -109,8 +115,9 @@ impl ErrorClass {
     }
 }
 
-closed! {
-    /// What exactly was wrong with bytes that should have been an HTTP response.
+listed! {
+    /// What exactly was wrong where a class alone does not say it: with bytes that should have been an
+    /// HTTP response, or with the connection that should have brought them.
     Fault {
         /// The first bytes are no HTTP/1 status line.
         NotHttp = "not an HTTP/1 response",
@@ -142,14 +149,20 @@ closed! {
         BadLocation = "redirect without a usable location",
         /// More redirects than the plan follows.
         TooManyRedirects = "more redirects than the plan follows",
+        /// The target closed an idle keep-alive connection just as the request was sent on it.
+        StaleKeepAlive = "keep-alive connection closed as the request was sent",
+        /// The target accepted the connection and never answered the TLS handshake.
+        HandshakeTimeout = "TLS handshake not answered before the timeout",
     }
 }
 
-closed! {
+listed! {
     /// Why a connection was opened.
     OpenReason {
         /// No connection to the target was idle.
         NoneIdle = "none_idle",
+        /// One of the name's addresses had no connection.
+        NewAddress = "new_address",
         /// The plan does not reuse connections.
         ReuseOff = "reuse_off",
         /// In place of one that the target had closed.
@@ -163,12 +176,12 @@ closed! {
 
 /// A count for each member of a closed list.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Tally<C: Closed> {
+pub struct Tally<C: Listed> {
     counts: Box<[u64]>,
     list: PhantomData<C>,
 }
 
-impl<C: Closed> Tally<C> {
+impl<C: Listed> Tally<C> {
     /// All zero.
     pub fn new() -> Tally<C> {
         Tally { counts: vec![0; C::ALL.len()].into(), list: PhantomData }
@@ -211,13 +224,13 @@ impl<C: Closed> Tally<C> {
     }
 }
 
-impl<C: Closed> Default for Tally<C> {
+impl<C: Listed> Default for Tally<C> {
     fn default() -> Tally<C> {
         Tally::new()
     }
 }
 
-impl<C: Closed> fmt::Debug for Tally<C> {
+impl<C: Listed> fmt::Debug for Tally<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
@@ -227,7 +240,7 @@ impl<C: Closed> fmt::Debug for Tally<C> {
 mod tests {
     use super::*;
 
-    fn check<C: Closed>() {
+    fn check<C: Listed>() {
         for (place, member) in C::ALL.iter().enumerate() {
             assert_eq!(member.index(), place);
             assert_eq!(C::from_name(member.name()), Some(*member));

@@ -1,15 +1,22 @@
 //! What was counted in one second, by worker, and its exact sums.
 //!
-//! An arrival is counted once, when its fate is known: answered, failed, or given up unsent. So the
+//! An arrival is counted once, when it ends: answered, failed, or timed out unsent. So the
 //! identities `scheduled = sent + unsent`, `sent = ok + failed` and `Σ errors = unsent + failed`
 //! hold in every snapshot and in every sum of snapshots; [`Snapshot::assert_identities`] checks
-//! them. What is still on its way shows as `in_flight`.
+//! them. Arrivals that have not ended show as `in_flight`.
 //!
 //! Two sums: [`Snapshot::join`] adds what another worker counted in the same second,
 //! [`Snapshot::append`] adds the next second. They differ in gauges only.
+//!
+//! Below it: `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]).
+
+mod origin;
+mod stream;
 
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{Histogram, Nanos, Scraped};
+pub use origin::{OriginCounts, ServiceSum};
+pub use stream::{StreamCounts, Window};
 
 /// How many different JSON-RPC error codes are counted by themselves; the rest go together.
 pub const RPC_CODES_MAX: usize = 64;
@@ -229,19 +236,46 @@ pub struct HostSample {
     pub rss_peak_bytes: u64,
 }
 
+/// What the workers did with their time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerTime {
+    /// CPU time spent spinning until the next arrival was due; the sum over workers.
+    pub spin: Nanos,
+    /// Time spent neither asleep nor spinning, by the worker that had the most of it.
+    pub busy_max: Nanos,
+    /// The longest that a worker did not look at its sockets.
+    pub pause_max: Nanos,
+}
+
+impl WorkerTime {
+    fn join(&mut self, other: &WorkerTime) {
+        self.spin += other.spin;
+        self.busy_max = self.busy_max.max(other.busy_max);
+        self.pause_max = self.pause_max.max(other.pause_max);
+    }
+
+    fn append(&mut self, next: &WorkerTime) {
+        self.spin += next.spin;
+        self.busy_max += next.busy_max;
+        self.pause_max = self.pause_max.max(next.pause_max);
+    }
+}
+
 /// What was counted in a stretch of time, under every statistics name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The stretch's end.
     pub t: Nanos,
-    /// Planned arrivals per second of each stream at that end (gauge; users for a closed stream).
-    pub streams: Vec<f64>,
+    /// By stream, in the plan's order.
+    pub streams: Vec<StreamCounts>,
     /// By statistics name; the names stand in the header.
     pub stats: Vec<Stats>,
-    /// `dispatched_at - scheduled_at` of every arrival.
-    pub lag: Histogram,
-    /// `sent_at - dispatched_at` of what was sent.
-    pub wait: Histogram,
+    /// By origin, in the order of the plan's targets; where redirects are followed the last stands
+    /// for all origins that only redirects lead to.
+    pub origins: Vec<OriginCounts>,
+    /// Our read of an answer minus the kernel's receipt of its last bytes, on a sample of
+    /// connections and on every answer read after a pause.
+    pub read_lag: Histogram,
     /// Responses by HTTP status.
     pub status: StatusCounts,
     /// JSON-RPC answers.
@@ -256,19 +290,27 @@ pub struct Snapshot {
     pub warmup: Requests,
     /// What this process used of the host.
     pub host: HostSample,
+    /// What the workers did with their time.
+    pub workers: WorkerTime,
     /// What other processes told, in the plan's order; those behind the last that told anything are
     /// left out.
     pub scrapes: Vec<Scraped>,
 }
 
 impl Snapshot {
-    /// An empty one for so many statistics names and streams.
-    pub fn new(names: usize, streams: usize) -> Snapshot {
+    /// An empty one for so many statistics names, streams and origins.
+    pub fn new(names: usize, streams: usize, origins: usize) -> Snapshot {
         Snapshot {
             stats: vec![Stats::default(); names],
-            streams: vec![0.0; streams],
+            streams: vec![StreamCounts::default(); streams],
+            origins: vec![OriginCounts::default(); origins],
             ..Snapshot::default()
         }
+    }
+
+    /// An empty one for the same plan.
+    pub fn blank(&self) -> Snapshot {
+        Snapshot::new(self.stats.len(), self.streams.len(), self.origins.len())
     }
 
     /// Adds what another worker counted in the same stretch.
@@ -277,7 +319,9 @@ impl Snapshot {
         self.connections.open += other.connections.open;
         self.connections.peak += other.connections.peak;
         self.in_flight += other.in_flight;
-        self.streams.iter_mut().zip(&other.streams).for_each(|(own, rate)| *own += rate);
+        self.workers.join(&other.workers);
+        self.streams.iter_mut().zip(&other.streams).for_each(|(own, other)| own.join(other));
+        self.origins.iter_mut().zip(&other.origins).for_each(|(own, other)| own.join(other));
     }
 
     /// Adds the stretch that follows.
@@ -286,15 +330,18 @@ impl Snapshot {
         self.connections.open = next.connections.open;
         self.connections.peak = self.connections.peak.max(next.connections.peak);
         self.in_flight = next.in_flight;
-        self.streams.clone_from(&next.streams);
+        self.workers.append(&next.workers);
+        self.streams.iter_mut().zip(&next.streams).for_each(|(own, next)| own.append(next));
+        self.origins.iter_mut().zip(&next.origins).for_each(|(own, next)| own.append(next));
     }
 
     fn add_counts(&mut self, other: &Snapshot) {
         assert_eq!(self.stats.len(), other.stats.len(), "snapshots of the same plan");
+        assert_eq!(self.streams.len(), other.streams.len(), "snapshots of the same plan");
+        assert_eq!(self.origins.len(), other.origins.len(), "snapshots of the same plan");
         self.t = self.t.max(other.t);
         self.stats.iter_mut().zip(&other.stats).for_each(|(own, stats)| own.merge(stats));
-        self.lag.merge(&other.lag);
-        self.wait.merge(&other.wait);
+        self.read_lag.merge(&other.read_lag);
         self.status.merge(&other.status);
         self.rpc.merge(&other.rpc);
         self.faults.merge(&other.faults);
@@ -318,10 +365,10 @@ impl Snapshot {
     /// Forgets the counts and keeps the memory.
     pub fn clear(&mut self) {
         self.t = Nanos::ZERO;
-        self.streams.fill(0.0);
+        self.streams.iter_mut().for_each(StreamCounts::clear);
         self.stats.iter_mut().for_each(Stats::clear);
-        self.lag.clear();
-        self.wait.clear();
+        self.origins.fill(OriginCounts::default());
+        self.read_lag.clear();
         self.status.counts.fill(0);
         self.rpc.clear();
         self.faults.clear();
@@ -330,6 +377,7 @@ impl Snapshot {
         self.in_flight = 0;
         self.warmup = Requests::default();
         self.host = HostSample::default();
+        self.workers = WorkerTime::default();
         self.scrapes.clear();
     }
 
@@ -340,24 +388,52 @@ impl Snapshot {
         total
     }
 
+    /// Lag of all streams together.
+    pub fn lag(&self) -> Histogram {
+        merged(self.streams.iter().map(|stream| &stream.lag))
+    }
+
+    /// Wait of all streams together.
+    pub fn wait(&self) -> Histogram {
+        merged(self.streams.iter().map(|stream| &stream.wait))
+    }
+
     /// Checks the accounting identities under every name and over all.
     ///
     /// # Panics
     /// When one does not hold.
     pub fn assert_identities(&self) {
         let mut arrivals = 0;
-        let mut sent = 0;
         for stats in &self.stats {
             stats.assert_identities();
             arrivals += stats.requests.scheduled;
-            sent += stats.requests.sent;
         }
         let warmup = &self.warmup;
         assert_eq!(warmup.scheduled, warmup.sent + warmup.unsent, "warm-up: scheduled");
         assert_eq!(warmup.sent, warmup.ok + warmup.failed, "warm-up: sent");
-        assert_eq!(self.lag.count(), arrivals, "each arrival has a lag");
-        assert_eq!(self.wait.count(), sent, "each sent arrival has a wait");
+        for stream in &self.streams {
+            assert_eq!(stream.lag.count(), stream.dispatched, "each arrival taken up has a lag");
+        }
+        let waits: u64 = self.streams.iter().map(|stream| stream.wait.count()).sum();
+        assert_eq!(waits, arrivals, "each arrival has a wait");
         let coded: u64 = self.rpc.codes.iter().map(|(_, n)| n).sum();
         assert_eq!(self.rpc.errors, coded + self.rpc.codes_other, "each RPC error has a code");
     }
+
+    /// Checks, on the sum of all seconds, that each arrival taken up has ended.
+    ///
+    /// # Panics
+    /// When one has not, or ended twice.
+    pub fn assert_complete(&self) {
+        self.assert_identities();
+        let dispatched: u64 = self.streams.iter().map(|stream| stream.dispatched).sum();
+        let ended: u64 = self.stats.iter().map(|stats| stats.requests.scheduled).sum();
+        assert_eq!(dispatched, ended, "each arrival taken up has ended");
+    }
+}
+
+fn merged<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> Histogram {
+    let mut all = Histogram::new();
+    histograms.for_each(|histogram| all.merge(histogram));
+    all
 }

@@ -4,19 +4,21 @@
 //! Histograms are HdrHistogram V2 compressed, in base64, absent when empty; counts of nothing are
 //! left out.
 
+mod load;
 mod scrapes;
 
-use crate::names::{Closed, Tally};
-use crate::snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats};
+use crate::names::{Listed, Tally};
+use crate::snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats, WorkerTime};
 use crate::{Histogram, Nanos};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use load::{OriginLine, StreamLine};
 use scrapes::ScrapeLine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The version of `snapshots.jsonl`.
-pub const SCHEMA: &str = "plimsoll/snapshots/1";
+pub const SCHEMA: &str = "plimsoll/snapshots/2";
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub struct Header {
     pub names: Vec<String>,
     /// Streams, in the order that snapshots use.
     pub streams: Vec<String>,
+    /// Origins, in the order that snapshots use.
+    pub origins: Vec<String>,
     /// Processes that are scraped, in the order that snapshots use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scrapes: Vec<String>,
@@ -88,12 +92,11 @@ fn is_zero(n: &u64) -> bool {
 #[derive(Serialize, Deserialize)]
 struct Line {
     t_ns: u64,
-    streams: Vec<f64>,
+    streams: BTreeMap<String, StreamLine>,
     stats: BTreeMap<String, StatsLine>,
+    origins: BTreeMap<String, OriginLine>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    lag: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    wait: Option<String>,
+    read_lag: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     status: BTreeMap<u16, u64>,
     #[serde(default, skip_serializing_if = "RpcLine::is_empty")]
@@ -105,6 +108,8 @@ struct Line {
     #[serde(default, skip_serializing_if = "RequestsLine::is_empty")]
     warmup: RequestsLine,
     host: HostLine,
+    #[serde(default)]
+    workers: WorkersLine,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scrapes: BTreeMap<String, ScrapeLine>,
 }
@@ -175,11 +180,29 @@ impl RequestsLine {
     }
 }
 
+#[derive(Default, Serialize, Deserialize)]
+struct WorkersLine {
+    spin_ns: u64,
+    busy_max_ns: u64,
+    pause_max_ns: u64,
+}
+
 #[derive(Serialize, Deserialize)]
 struct HostLine {
     cpu_ns: u64,
     user_ns: u64,
     rss_peak_bytes: u64,
+}
+
+/// Lines by name; `names` and `lines` are in the same order.
+fn named<T>(names: &[String], lines: impl ExactSizeIterator<Item = T>) -> BTreeMap<String, T> {
+    assert_eq!(names.len(), lines.len(), "a name for each line");
+    names.iter().cloned().zip(lines).collect()
+}
+
+fn place_of(name: &str, names: &[String]) -> Result<usize, String> {
+    let place = names.iter().position(|known| known == name);
+    place.ok_or_else(|| format!("\"{name}\" is not in the header"))
 }
 
 fn pack(histogram: &Histogram) -> Option<String> {
@@ -192,11 +215,11 @@ fn unpack(text: Option<String>) -> Result<Histogram, String> {
     Histogram::decode(&bytes).map_err(|e| format!("a histogram: {e}"))
 }
 
-fn tally_to_map<C: Closed>(tally: &Tally<C>) -> BTreeMap<String, u64> {
+fn tally_to_map<C: Listed>(tally: &Tally<C>) -> BTreeMap<String, u64> {
     tally.iter().map(|(member, n)| (member.name().to_string(), n)).collect()
 }
 
-fn tally_from_map<C: Closed>(map: BTreeMap<String, u64>) -> Result<Tally<C>, String> {
+fn tally_from_map<C: Listed>(map: BTreeMap<String, u64>) -> Result<Tally<C>, String> {
     let mut tally = Tally::new();
     for (name, n) in map {
         let member = C::from_name(&name).ok_or_else(|| format!("unknown name \"{name}\""))?;
@@ -213,15 +236,15 @@ impl Line {
         let seen = |stats: &Stats| stats.requests.scheduled > 0 || stats.bytes_out > 0;
         Line {
             t_ns: snapshot.t.0,
-            streams: snapshot.streams.clone(),
+            streams: named(&header.streams, snapshot.streams.iter().map(StreamLine::from)),
             stats: names
                 .iter()
                 .zip(&snapshot.stats)
                 .filter(|(_, stats)| seen(stats))
                 .map(|(name, stats)| (name.clone(), StatsLine::from(stats)))
                 .collect(),
-            lag: pack(&snapshot.lag),
-            wait: pack(&snapshot.wait),
+            origins: named(&header.origins, snapshot.origins.iter().map(OriginLine::from)),
+            read_lag: pack(&snapshot.read_lag),
             status: snapshot.status.iter().collect(),
             rpc: RpcLine {
                 items: snapshot.rpc.items,
@@ -249,6 +272,11 @@ impl Line {
                 user_ns: snapshot.host.user.0,
                 rss_peak_bytes: snapshot.host.rss_peak_bytes,
             },
+            workers: WorkersLine {
+                spin_ns: snapshot.workers.spin.0,
+                busy_max_ns: snapshot.workers.busy_max.0,
+                pause_max_ns: snapshot.workers.pause_max.0,
+            },
             scrapes: header
                 .scrapes
                 .iter()
@@ -260,16 +288,19 @@ impl Line {
     }
 
     fn into_snapshot(self, header: &Header) -> Result<Snapshot, String> {
-        let mut snapshot = Snapshot::new(header.names.len(), header.streams.len());
+        let mut snapshot =
+            Snapshot::new(header.names.len(), header.streams.len(), header.origins.len());
         snapshot.t = Nanos(self.t_ns);
-        snapshot.streams = self.streams;
-        for (name, line) in self.stats {
-            let place = header.names.iter().position(|known| *known == name);
-            let place = place.ok_or_else(|| format!("\"{name}\" is not in the header"))?;
-            snapshot.stats[place] = line.into_stats()?;
+        for (name, line) in self.streams {
+            snapshot.streams[place_of(&name, &header.streams)?] = line.into_counts()?;
         }
-        snapshot.lag = unpack(self.lag)?;
-        snapshot.wait = unpack(self.wait)?;
+        for (name, line) in self.stats {
+            snapshot.stats[place_of(&name, &header.names)?] = line.into_stats()?;
+        }
+        for (name, line) in self.origins {
+            snapshot.origins[place_of(&name, &header.origins)?] = line.into_counts();
+        }
+        snapshot.read_lag = unpack(self.read_lag)?;
         self.status.into_iter().for_each(|(status, n)| snapshot.status.add(status, n));
         snapshot.rpc = RpcCounts {
             items: self.rpc.items,
@@ -297,10 +328,13 @@ impl Line {
             user: Nanos(self.host.user_ns),
             rss_peak_bytes: self.host.rss_peak_bytes,
         };
+        snapshot.workers = WorkerTime {
+            spin: Nanos(self.workers.spin_ns),
+            busy_max: Nanos(self.workers.busy_max_ns),
+            pause_max: Nanos(self.workers.pause_max_ns),
+        };
         for (name, line) in self.scrapes {
-            let place = header.scrapes.iter().position(|known| *known == name);
-            let place = place.ok_or_else(|| format!("\"{name}\" is not in the header"))?;
-            snapshot.scraped(place, &line.into_scraped()?);
+            snapshot.scraped(place_of(&name, &header.scrapes)?, &line.into_scraped()?);
         }
         Ok(snapshot)
     }
@@ -350,12 +384,11 @@ impl StatsLine {
 mod tests {
     use super::*;
     use crate::names::{ErrorClass, Fault, OpenReason};
-    use crate::{Scraped, WallClock};
+    use crate::{Scraped, WallClock, Window};
 
     fn sample(seed: u64) -> Snapshot {
-        let mut snapshot = Snapshot::new(2, 1);
+        let mut snapshot = Snapshot::new(2, 1, 2);
         snapshot.t = Nanos::from_secs(seed);
-        snapshot.streams = vec![5000.0];
         let stats = &mut snapshot.stats[1];
         stats.requests = Requests { scheduled: 3, sent: 2, unsent: 1, ok: 1, failed: 1 };
         stats.latency_ok.record(Nanos(1_000 + seed));
@@ -365,8 +398,20 @@ mod tests {
         stats.errors.count(ErrorClass::RpcError);
         stats.errors.count(ErrorClass::NoConnection);
         (stats.bytes_in, stats.bytes_out) = (100, 200);
-        (0..3).for_each(|i| snapshot.lag.record(Nanos(i)));
-        (0..2).for_each(|i| snapshot.wait.record(Nanos(i)));
+        let stream = &mut snapshot.streams[0];
+        (stream.planned_rate, stream.dispatched) = (5000.0, 4);
+        (0..4).for_each(|i| stream.lag.record(Nanos(i)));
+        (0..3).for_each(|i| stream.wait.record(Nanos(i)));
+        let (from, to) = (Nanos(seed), Nanos(10 * seed));
+        stream.active = Some(Window { from, planned_to: to, to });
+        let origin = &mut snapshot.origins[1];
+        (origin.limit, origin.open, origin.in_use_peak) = (10, seed, 3);
+        (origin.in_use, origin.capped, origin.wanted) = (Nanos(7), Nanos(2), 5);
+        origin.service_free.add(Nanos(900));
+        origin.starved = 1;
+        snapshot.read_lag.record(Nanos(77));
+        snapshot.workers =
+            WorkerTime { spin: Nanos(1), busy_max: Nanos(2), pause_max: Nanos(seed) };
         snapshot.status.count(200);
         snapshot.rpc.items = 2;
         snapshot.rpc.add_error(-32000, 1);
@@ -398,6 +443,7 @@ mod tests {
             started_at: "2026-11-20T20:24:01.250Z".into(),
             names: vec!["a".into(), "b".into()],
             streams: vec!["main".into()],
+            origins: vec!["http://a:80".into(), "redirects".into()],
             scrapes: vec!["gw-1".into(), "gw-2".into()],
         }
     }
@@ -436,6 +482,6 @@ mod tests {
         assert_eq!(joined.total(), appended.total());
         joined.assert_identities();
         joined.clear();
-        assert_eq!(joined, Snapshot::new(2, 1));
+        assert_eq!(joined, Snapshot::new(2, 1, 2));
     }
 }

@@ -1,7 +1,7 @@
 //! What a plan will do, in words.
 
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::{Body, Expect, Plan, RpcExpect, Target, Turn};
+use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Target};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::grouped;
@@ -118,8 +118,8 @@ impl Plan {
         let targets = &self.targets[stream.targets.clone()];
         let weights: f64 = targets.iter().map(|target| f64::from(target.weight)).sum();
         for target in targets.iter().take(TARGETS_SHOWN) {
-            let turns = &self.turns[target.turns.clone()];
-            line(describe_target(target, turns, f64::from(target.weight) / weights));
+            let requests = &self.requests[target.requests.clone()];
+            line(describe_target(target, requests, f64::from(target.weight) / weights));
         }
         if targets.len() > TARGETS_SHOWN {
             line(format!("    … and {} more targets", targets.len() - TARGETS_SHOWN));
@@ -146,20 +146,20 @@ fn exact(span: Nanos) -> String {
     show_duration(span.into())
 }
 
-fn describe_target(target: &Target, turns: &[Turn], share: f64) -> String {
+fn describe_target(target: &Target, requests: &[RequestSpec], share: f64) -> String {
     let percent = format!("{:.1}", share * 100.0);
     let percent = percent.strip_suffix(".0").unwrap_or(&percent);
-    let first = &turns[0];
+    let first = &requests[0];
     let body = match &first.body {
         Body::Empty => "",
         _ => " with a body",
     };
-    let others = match turns.len() - 1 {
+    let others = match requests.len() - 1 {
         0 => String::new(),
         others => format!(" and {} more in turn", grouped(others as u64)),
     };
     // Expectations are shown where one sentence holds for all.
-    let expects = match turns.iter().all(|turn| turn.expect == first.expect) {
+    let expects = match requests.iter().all(|spec| spec.expect == first.expect) {
         true => format!(", expects {}", describe_expect(&first.expect)),
         false => ", each with an expectation of its own".into(),
     };

@@ -4,17 +4,17 @@ mod file;
 mod load;
 mod request;
 mod scrape;
-mod turn;
+mod spec;
 
-use crate::{Objective, Stream, Target, Turn};
+use crate::{Objective, Origin, RequestSpec, Stream, Target};
 use file::Files;
 use load::read_streams;
 use plimsoll_config::{Document, Field, Problems, Table, Text, Variables};
-use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
+use plimsoll_measure::{Nanos, Snapshot};
 pub use scrape::Scrape;
 use scrape::read_scrapes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ pub struct Plan {
     /// Those of all streams, a stream's next to each other.
     pub targets: Vec<Target>,
     /// The requests of all targets, a target's next to each other.
-    pub turns: Vec<Turn>,
+    pub requests: Vec<RequestSpec>,
     /// What decides pass or fail.
     pub objectives: Vec<Objective>,
     /// Who else is asked for figures.
@@ -130,6 +130,34 @@ impl Plan {
         ends.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
+    /// The origins that its requests go to, in the order of the requests.
+    pub fn origins(&self) -> Vec<Origin> {
+        let mut origins: Vec<Origin> = Vec::new();
+        let mut seen = HashSet::new();
+        for request in &self.requests {
+            let origin = request.url.origin();
+            if seen.insert(origin.clone()) {
+                origins.push(origin);
+            }
+        }
+        origins
+    }
+
+    /// The names that connections are counted under: the origins and, where redirects are followed,
+    /// one for all origins that only redirects lead to.
+    pub fn origin_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.origins().iter().map(Origin::to_string).collect();
+        if self.redirects > 0 {
+            names.push("redirects".into());
+        }
+        names
+    }
+
+    /// A snapshot in which nothing was counted.
+    pub fn blank_snapshot(&self) -> Snapshot {
+        Snapshot::new(self.targets.len(), self.streams.len(), self.origin_names().len())
+    }
+
     /// How many requests are planned, when that is known beforehand; the warm-up not counted.
     pub fn planned_requests(&self) -> Option<u64> {
         self.streams.iter().map(Stream::planned_requests).sum()
@@ -151,9 +179,9 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let connections = read_connections(root);
     let tls = read_tls(root, folder);
 
-    let (mut targets, mut turns) = (Vec::new(), Vec::new());
+    let (mut targets, mut requests) = (Vec::new(), Vec::new());
     let files = Files::of(folder);
-    let streams = read_streams(root, &files, Key::new(seed), (&mut targets, &mut turns));
+    let streams = read_streams(root, &files, Key::new(seed), (&mut targets, &mut requests));
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; at most {TARGETS_MAX}", targets.len()), "");
     }
@@ -177,7 +205,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         tls,
         streams,
         targets,
-        turns,
+        requests,
         objectives,
         scrapes,
     };

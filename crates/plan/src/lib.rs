@@ -4,8 +4,9 @@
 //! The same plan and seed give the same requests at the same instants, however the work is split.
 //!
 //! # Layout
+//! - `domain`: the parts of the seed's tree, each random choice its own
 //! - `document`: a plan file to a [`Plan`], all problems at once
-//! - `target`: [`Target`], [`Turn`], [`Url`], [`Expect`]: what is sent, and what its answer must be
+//! - `target`: [`Target`], [`RequestSpec`], [`Url`], [`Origin`], [`Expect`]: what is sent, and what its answer must be
 //! - `target_file`: requests from a file of vegeta's formats
 //! - `template`: [`Template`]: `{{seq}}` and the like
 //! - `objective`: [`Objective`]: `latency.p99 < 250ms`
@@ -17,6 +18,7 @@
 mod deck;
 mod describe;
 mod document;
+mod domain;
 mod objective;
 mod profile;
 mod schedule;
@@ -28,9 +30,13 @@ mod template;
 
 pub use deck::{Dealt, Deck};
 pub use document::{ConnectionRules, Plan, Scrape, TlsRules};
+// A plan is read from them, so whoever reads one needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
+pub use plimsoll_config::{Document, Variables};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};
-pub use stream::{Arrivals, End, Load, Stream};
-pub use target::{Body, Expect, Header, RpcExpect, Scheme, StatusRange, Target, Turn, Url};
-pub use template::{Draw, Template};
+pub use stream::{Arrivals, End, Load, Schedules, Stream};
+pub use target::{
+    Body, Expect, Header, Origin, RequestSpec, RpcExpect, Scheme, StatusRange, Target, Url,
+};
+pub use template::{Template, Values};

@@ -1,7 +1,7 @@
 //! Conditions on metrics that decide pass or fail: `latency.p99 < 250ms`.
 
 use plimsoll_config::{nearest, values};
-use plimsoll_measure::{Closed, ErrorClass, Nanos};
+use plimsoll_measure::{ErrorClass, Listed, Nanos};
 use std::collections::BTreeMap;
 
 /// Which time a metric speaks of.

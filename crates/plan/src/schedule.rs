@@ -24,6 +24,7 @@ use crate::Profile;
 use crate::stream::Arrivals;
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
+use std::sync::Arc;
 
 /// Virtual shards of a stream: the most workers that can share it.
 pub const SHARDS: u64 = 1024;
@@ -38,8 +39,43 @@ impl Shards {
     /// # Panics
     /// When there are more parts than shards, or no such part.
     pub fn part(part: usize, parts: usize) -> Shards {
+        Shards::all().share(part, parts)
+    }
+
+    /// Every shard.
+    pub fn all() -> Shards {
+        Shards((0..SHARDS as u16).collect())
+    }
+
+    /// Part `part` of `parts` of these shards, dealt in turn. The one function that splits a
+    /// schedule, over agents and over workers.
+    ///
+    /// # Panics
+    /// When there is no such part, or more parts than shards of a plan.
+    pub fn share(&self, part: usize, parts: usize) -> Shards {
         assert!(part < parts && parts <= SHARDS as usize, "part {part} of {parts}");
-        Shards((part as u16..SHARDS as u16).step_by(parts).collect())
+        Shards(self.0.iter().copied().skip(part).step_by(parts).collect())
+    }
+
+    /// These without the others.
+    pub fn without(&self, others: &Shards) -> Shards {
+        let kept = self.0.iter().filter(|shard| others.0.binary_search(shard).is_err());
+        Shards(kept.copied().collect())
+    }
+
+    /// These and the others.
+    pub fn with(&self, others: &Shards) -> Shards {
+        Shards::of(self.0.iter().chain(&others.0).copied())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// A set of the given shards.
@@ -74,6 +110,8 @@ pub struct Schedule {
     key: Key,
     /// When the profile begins in the run.
     start: Nanos,
+    /// The number of its first arrival.
+    first_seq: u64,
     /// Arrivals at or after this integral are not planned.
     cut: f64,
     count: u64,
@@ -88,7 +126,7 @@ impl Schedule {
         // 100 a minute for a minute is 100, not 101 for the last digit of 1.6666….
         let cut = profile.total() - 1e-6;
         assert!(cut.is_finite(), "an endless profile needs a number of requests");
-        let mut schedule = Schedule { profile, arrivals, key, start, cut, count: 0 };
+        let mut schedule = Schedule { profile, arrivals, key, start, first_seq: 0, cut, count: 0 };
         schedule.count = schedule.numbered_before_cell(u64::MAX);
         schedule
     }
@@ -97,12 +135,35 @@ impl Schedule {
     /// ten nanoseconds an arrival.
     pub fn of_count(rate: f64, count: u64, arrivals: Arrivals, key: Key, start: Nanos) -> Schedule {
         let profile = Profile::endless(rate);
-        let mut schedule = Schedule { profile, arrivals, key, start, cut: f64::INFINITY, count };
+        let (cut, first_seq) = (f64::INFINITY, 0);
+        let mut schedule = Schedule { profile, arrivals, key, start, first_seq, cut, count };
         schedule.cut = match arrivals {
             Arrivals::Constant => count as f64 - 0.5,
             Arrivals::Poisson => schedule.poisson_cut(count),
         };
         schedule
+    }
+
+    /// The same arrivals, the profile beginning at another instant.
+    pub fn starting_at(&self, start: Nanos) -> Schedule {
+        Schedule { start, ..self.clone() }
+    }
+
+    /// The same arrivals, numbered from another number on.
+    pub fn numbered_from(&self, first_seq: u64) -> Schedule {
+        Schedule { first_seq, ..self.clone() }
+    }
+
+    /// The number after that of the last arrival due before `at`, over all shards; rounded up to a
+    /// whole cell's for Poisson arrivals.
+    pub fn seq_after(&self, at: Nanos) -> u64 {
+        let sum = if at <= self.start { 0.0 } else { self.profile.integral(at - self.start) };
+        let numbered = match self.arrivals {
+            Arrivals::Constant => (sum.ceil() as u64).min(self.count),
+            Arrivals::Poisson if sum <= 0.0 => 0,
+            Arrivals::Poisson => self.numbered_before_cell((sum / SHARDS as f64) as u64 + 1),
+        };
+        self.first_seq + numbered
     }
 
     /// How many arrivals there are.
@@ -130,7 +191,7 @@ impl Schedule {
     }
 
     /// Walks the arrivals of some shards that are due at `from` or later.
-    pub fn pacer(&self, shards: &Shards, from: Nanos) -> Pacer {
+    pub fn pacer(self: &Arc<Schedule>, shards: &Shards, from: Nanos) -> Pacer {
         let mut pacer = Pacer {
             schedule: self.clone(),
             shards: shards.clone(),
@@ -232,7 +293,7 @@ impl Iterator for Points {
 /// Walks the arrivals of some shards in the order they are due.
 #[derive(Clone, Debug)]
 pub struct Pacer {
-    schedule: Schedule,
+    schedule: Arc<Schedule>,
     shards: Shards,
     /// The cell that is laid out next.
     cell: u64,
@@ -248,7 +309,8 @@ impl Pacer {
     /// The next arrival.
     #[inline]
     pub fn peek(&self) -> Option<Arrival> {
-        self.buffer.get(self.next).copied()
+        let arrival = self.buffer.get(self.next)?;
+        Some(Arrival { at: arrival.at, seq: self.schedule.first_seq + arrival.seq })
     }
 
     /// Goes on to the one after.
@@ -329,6 +391,19 @@ impl Users {
         let own: Vec<bool> =
             (0..self.shards).map(|shard| shards.0.binary_search(&(shard as u16)).is_ok()).collect();
         (0..self.users).filter(|user| own[(user % self.shards) as usize]).collect()
+    }
+
+    /// Whether a user belongs to some shards.
+    pub fn belongs_to(&self, user: u64, shards: &Shards) -> bool {
+        shards.0.binary_search(&((user % self.shards) as u16)).is_ok()
+    }
+
+    /// The next request of each of these shards gets the number `first` in its shard: one that was
+    /// taken over must not repeat the numbers of its former owner.
+    pub fn number_from(&mut self, shards: &Shards, first: u64) {
+        for shard in shards.iter().filter(|shard| *shard < self.shards) {
+            self.started[shard as usize] = first;
+        }
     }
 
     /// The number of the user's next request; `None` when the shard has had its part.

@@ -3,7 +3,7 @@
 use crate::Objective;
 use crate::document::{ConnectionRules, Plan, TlsRules};
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::target::{Body, Expect, RpcExpect, Target, Turn};
+use crate::target::{Body, Expect, RequestSpec, RpcExpect, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_size};
@@ -69,12 +69,12 @@ impl Plan {
         if !tags.is_empty() {
             line("tags", table(&tags));
         }
-        match &self.turns[target.turns.clone()] {
-            [only] => out += &show_turn(only),
-            turns => {
-                for turn in turns {
+        match &self.requests[target.requests.clone()] {
+            [only] => out += &show_request(only),
+            requests => {
+                for spec in requests {
                     out += "\n[[stream.target.turn]]\n";
-                    out += &show_turn(turn);
+                    out += &show_request(spec);
                 }
             }
         }
@@ -155,16 +155,16 @@ fn show_stream(stream: &Stream) -> String {
     out
 }
 
-fn show_turn(turn: &Turn) -> String {
+fn show_request(spec: &RequestSpec) -> String {
     let mut out = String::new();
     let mut line = |key: &str, value: String| {
         writeln!(out, "{key} = {value}").expect("writing to memory");
     };
-    line("request", quote(&format!("{} {}", turn.method, turn.url_shown)));
-    if !turn.headers.is_empty() {
-        line("headers", show_headers(turn));
+    line("request", quote(&format!("{} {}", spec.method, spec.url_shown)));
+    if !spec.headers.is_empty() {
+        line("headers", show_headers(spec));
     }
-    match &turn.body {
+    match &spec.body {
         Body::Empty => {}
         Body::Inline(text, _) => line("body", quote(&text.shown)),
         Body::File(path, _) => {
@@ -176,13 +176,13 @@ fn show_turn(turn: &Turn) -> String {
             line("body_base64", quote(&BASE64.encode(bytes)));
         }
     }
-    line("expect", show_expect(&turn.expect));
+    line("expect", show_expect(&spec.expect));
     out
 }
 
-fn show_headers(turn: &Turn) -> String {
+fn show_headers(spec: &RequestSpec) -> String {
     let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for header in &turn.headers {
+    for header in &spec.headers {
         values.entry(&header.name).or_default().push(quote(&header.shown));
     }
     let one = |(name, values): (&str, Vec<String>)| match values.as_slice() {

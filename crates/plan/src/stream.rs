@@ -1,10 +1,11 @@
 //! One arrival process with its targets.
 
-use crate::{Deck, Profile, Schedule, Users};
+use crate::{Deck, Profile, Schedule, Users, Values, domain};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 /// How arrivals of the open model are spaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,31 +65,86 @@ pub struct Stream {
     pub deck: Deck,
     /// What all its random choices derive from.
     pub key: Key,
+    pub(crate) counted: Counted,
 }
 
+/// The arrivals of an open stream.
+#[derive(Clone, Debug)]
+pub struct Schedules {
+    /// Its part in the warm-up: a stream that begins with the run warms up at its first rate above
+    /// zero.
+    pub warmup: Option<Arc<Schedule>>,
+    /// The run proper.
+    pub main: Arc<Schedule>,
+}
+
+/// A schedule that is counted through when it is first asked for; for Poisson arrivals that takes
+/// about ten nanoseconds an arrival.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counted(OnceLock<Arc<Schedule>>);
+
 impl Stream {
-    /// The arrivals of an open stream: of its part in the warm-up, and of the run proper. `None` for
-    /// a closed stream.
-    ///
-    /// A stream that begins with the run warms up at its first rate above zero.
-    pub fn schedules(&self, warmup: Nanos) -> Option<(Option<Schedule>, Schedule)> {
+    /// The arrivals of an open stream. `None` for a closed one.
+    pub fn schedules(&self, warmup: Nanos) -> Option<Schedules> {
         let Load::Open { profile, arrivals } = &self.load else { return None };
-        let start = warmup + self.start;
-        let schedule = match self.end {
-            End::After(_) => Schedule::over(profile.clone(), *arrivals, self.key.with(0), start),
-            End::Requests(count) => {
-                let rate = profile.value(Nanos::ZERO);
-                Schedule::of_count(rate, count, *arrivals, self.key.with(0), start)
-            }
-        };
+        let main = Arc::new(self.schedule()?.starting_at(warmup + self.start));
         let warms_up = self.start == Nanos::ZERO && warmup > Nanos::ZERO;
-        let warm = warms_up.then(|| {
+        let warmup = warms_up.then(|| {
             let first = profile.value(Nanos::ZERO);
             let rate = if first > 0.0 { first } else { self.first_stage_value() };
             let profile = Profile::constant(rate, warmup);
-            Schedule::over(profile, *arrivals, self.key.with(1), Nanos::ZERO)
+            let key = self.key.with(domain::WARMUP);
+            Arc::new(Schedule::over(profile, *arrivals, key, Nanos::ZERO))
         });
-        Some((warm, schedule))
+        Some(Schedules { warmup, main })
+    }
+
+    /// The arrivals of the run proper, as if the stream began at zero; counted through once.
+    fn schedule(&self) -> Option<&Arc<Schedule>> {
+        let Load::Open { profile, arrivals } = &self.load else { return None };
+        let count_through = || {
+            let key = self.key.with(domain::SCHEDULE);
+            Arc::new(match self.end {
+                End::After(_) => Schedule::over(profile.clone(), *arrivals, key, Nanos::ZERO),
+                End::Requests(count) => {
+                    let rate = profile.value(Nanos::ZERO);
+                    Schedule::of_count(rate, count, *arrivals, key, Nanos::ZERO)
+                }
+            })
+        };
+        Some(self.counted.0.get_or_init(count_through))
+    }
+
+    /// The arrivals that replace those of `current` from `at` on, at a rate of `rate` per second
+    /// until `current` ends; for a number of requests, until as many have been planned. `change`
+    /// counts the changes, so that each draws instants of its own. `None` for a closed stream.
+    pub fn changed_rate(
+        &self,
+        current: &Schedule,
+        rate: f64,
+        at: Nanos,
+        change: u64,
+    ) -> Option<Schedule> {
+        let Load::Open { arrivals, .. } = &self.load else { return None };
+        let key = self.key.with(domain::CHANGED_RATE).with(change);
+        let first_seq = current.seq_after(at);
+        let schedule = match self.end {
+            End::After(_) => {
+                let left = Profile::constant(rate, current.end() - at);
+                Schedule::over(left, *arrivals, key, at)
+            }
+            End::Requests(count) => {
+                let left = count.saturating_sub(first_seq);
+                Schedule::of_count(rate, left, *arrivals, key, at)
+            }
+        };
+        Some(schedule.numbered_from(first_seq))
+    }
+
+    /// What fills the placeholders of an arrival.
+    #[inline]
+    pub fn values(&self, seq: u64) -> Values {
+        Values { seq, key: self.key.with(domain::VALUES).with(seq) }
     }
 
     /// The users of a closed stream. `None` for an open one.
@@ -109,7 +165,7 @@ impl Stream {
     pub fn planned_end(&self, warmup: Nanos) -> Option<Nanos> {
         match self.end {
             End::After(span) => Some(warmup + self.start + span),
-            End::Requests(_) => self.schedules(warmup).map(|(_, schedule)| schedule.end()),
+            End::Requests(_) => self.schedule().map(|main| warmup + self.start + main.end()),
         }
     }
 
@@ -117,7 +173,7 @@ impl Stream {
     pub fn planned_requests(&self) -> Option<u64> {
         match self.end {
             End::Requests(count) => Some(count),
-            End::After(_) => self.schedules(Nanos::ZERO).map(|(_, schedule)| schedule.count()),
+            End::After(_) => self.schedule().map(|schedule| schedule.count()),
         }
     }
 

@@ -118,6 +118,32 @@ impl Url {
     }
 }
 
+/// Where connections lead: requests to the same origin share them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// As in [`Url`].
+    pub host: String,
+    /// The port, named or not.
+    pub port: u16,
+}
+
+/// `http://host:port`, the port always named.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "{}://{open}{}{close}:{}", self.scheme.name(), self.host, self.port)
+    }
+}
+
+impl Url {
+    /// The origin that it belongs to.
+    pub fn origin(&self) -> Origin {
+        Origin { scheme: self.scheme, host: self.host.clone(), port: self.port }
+    }
+}
+
 /// Without the password.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -292,12 +318,12 @@ pub struct Target {
     /// Its own and its stream's labels.
     pub tags: BTreeMap<String, String>,
     /// Its requests' places in the plan; at least one.
-    pub turns: Range<usize>,
+    pub requests: Range<usize>,
 }
 
-/// One request template: what a target sends when it is this one's turn.
+/// One request template.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Turn {
+pub struct RequestSpec {
     /// In capitals.
     pub method: String,
     /// Where to.
@@ -322,10 +348,10 @@ impl Target {
 
     /// The place in the plan of the request that its arrival `number` sends.
     #[inline]
-    pub fn turn(&self, number: u64) -> usize {
-        match self.turns.len() {
-            1 => self.turns.start,
-            turns => self.turns.start + (number % turns as u64) as usize,
+    pub fn request(&self, number: u64) -> usize {
+        match self.requests.len() {
+            1 => self.requests.start,
+            several => self.requests.start + (number % several as u64) as usize,
         }
     }
 }

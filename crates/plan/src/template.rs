@@ -6,12 +6,12 @@
 use plimsoll_measure::rng::Key;
 use std::io::Write;
 
-/// What decides a request's placeholders.
+/// What fills an arrival's placeholders, in all its requests.
 #[derive(Clone, Copy, Debug)]
-pub struct Draw {
-    /// The request's number in its stream.
+pub struct Values {
+    /// The arrival's number in its stream.
     pub seq: u64,
-    /// The stream's key, with the number.
+    /// What random values derive from: the stream's key, with the number.
     pub key: Key,
 }
 
@@ -84,17 +84,17 @@ impl Template {
     }
 
     /// Appends the text for one request.
-    pub fn render(&self, draw: Draw, out: &mut Vec<u8>) {
+    pub fn render(&self, values: Values, out: &mut Vec<u8>) {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text),
-                Part::Seq => write_number(out, draw.seq),
+                Part::Seq => write_number(out, values.seq),
                 Part::Uuid(number) => {
-                    let mut bits = draw.key.with(*number).sequence();
+                    let mut bits = values.key.with(*number).sequence();
                     write_uuid(out, bits.bits(), bits.bits());
                 }
                 Part::Random { least, most, number } => {
-                    let mut bits = draw.key.with(*number).sequence();
+                    let mut bits = values.key.with(*number).sequence();
                     write_number(out, least + bits.below(most - least + 1));
                 }
             }
@@ -137,7 +137,7 @@ mod tests {
     fn render(text: &str, seq: u64) -> String {
         let template = Template::parse(text, &mut 0).unwrap();
         let mut out = Vec::new();
-        template.render(Draw { seq, key: Key::new(1).with(seq) }, &mut out);
+        template.render(Values { seq, key: Key::new(1).with(seq) }, &mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -1,14 +1,13 @@
-//! `plimsoll demo`: the main job on embedded parts, in one command.
+//! `plimsoll demo`: the four-chain test on embedded parts, in one command.
 //!
-//! Five gateway instances over simulated chains, an edge over the instances, endpoints at the edge,
-//! and the four-chain test against it: what a newcomer runs first, and the instrument and the gateway
-//! proving each other. Instances, chains and edge are processes of their own, so that what each costs
-//! is its own; nothing of them outlives this process.
+//! Starts five gateway instances over simulated chains and an edge over the instances, then tests the
+//! edge. Instances and edge are separate processes, so that the CPU and memory of each can be shown;
+//! they end with this process.
 
 mod parts;
 
 use crate::interrupt::Interrupts;
-use crate::run::{carry_out, exit_code};
+use crate::run::{carry_out, default_settings};
 use crate::run_dir::RunDir;
 use crate::sim::wait_for_stop;
 use crate::{put, tell, usage_error};
@@ -16,20 +15,20 @@ use anyhow::Context;
 use parts::{Folder, Part};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{Document, Variables, values};
-use plimsoll_engine::{Settings, Stop};
 use plimsoll_plan::Plan;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Where five instances listen when nobody else does: PATH's port and the next four.
+/// The default ports of the five instances: PATH's port and the next four.
 const PORTS: std::ops::RangeInclusive<u16> = 3069..=3073;
 
-/// The second part goes to so many times the first part's rate: 2,000/s to 5,000/s.
+/// The second part ramps to this multiple of the first part's rate: 2,000/s to 5,000/s.
 const RAMP_FACTOR: f64 = 2.5;
 
-/// The chains, and the endpoints that the edge is given for them.
+/// The chains and their endpoints at the edge.
 const ENDPOINTS: [(&str, &str); 4] = [
     ("eth", "ethpath_eth"),
     ("boba", "ethpath_boba"),
@@ -37,7 +36,7 @@ const ENDPOINTS: [(&str, &str); 4] = [
     ("kava", "ethpath_kava"),
 ];
 
-/// The plan and the files that it reads, as they are in `scenarios/`.
+/// The plan and its target files, from `scenarios/`.
 const SCENARIO: [(&str, &str); 9] = [
     ("demo.toml", include_str!("../../../scenarios/demo.toml")),
     ("targets-ethereum.txt", include_str!("../../../scenarios/targets-ethereum.txt")),
@@ -60,16 +59,16 @@ const SCENARIO: [(&str, &str); 9] = [
   plimsoll demo --keep
       leaves the gateways running when the test is done, and says how to call them")]
 pub(crate) struct DemoArgs {
-    /// The first part's rate; the second goes to two and a half times as much
+    /// Rate of the first part; the second part ramps to 2.5 times this rate
     #[arg(long, value_name = "RATE", default_value = "2000/s", value_parser = values::rate)]
     rate: f64,
-    /// How long to send: half of it the first part, a quarter the ramp, a quarter at its height
+    /// Total duration: half for the first part, a quarter for the ramp, a quarter at its peak
     #[arg(long, short = 'd', value_name = "DURATION", default_value = "40s", value_parser = values::duration)]
     duration: Duration,
-    /// Leave everything running when the test is done, until Ctrl-C
+    /// Leave the gateways running after the test, until Ctrl-C
     #[arg(long)]
     keep: bool,
-    /// Where results go; must not exist [default: runs/START-demo]
+    /// Write results to this new directory [default: runs/START-demo]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -79,12 +78,11 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     if args.rate <= 0.0 || args.duration < Duration::from_secs(1) {
         let hint = "for example --rate 500/s --duration 10s";
         return Err(usage_error(
-            "the rate must be above zero and the duration a second at least",
+            "the rate must be above zero and the duration at least a second",
             hint,
         ));
     }
-    let stop = Stop::new();
-    let interrupts = Interrupts::listen(stop.clone())?;
+    let interrupts = Interrupts::listen()?;
     let stopped = || interrupts.any().then_some(ExitCode::from(130));
     let folder = Folder::new()?;
     for (name, text) in SCENARIO {
@@ -101,12 +99,11 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     if let Some(code) = stopped() {
         return Ok(code);
     }
-    let plan = plan(args, &folder, &instances, &edge)?;
+    let plan = Arc::new(plan(args, &folder, &instances, &edge)?);
     let run_dir = RunDir::create(args.out.as_deref(), &plan)?;
-    let settings = Settings { workers: 0, spin: false, trace: 0, usage: plimsoll_host::usage };
-    let carried = carry_out(&plan, settings, Some(run_dir), None, &stop)?;
+    let carried = carry_out(&plan, default_settings(), Some(run_dir), None, &interrupts)?;
     put(&carried.text())?;
-    let code = exit_code(&carried.summary, interrupts.any());
+    let code = carried.exit_code(interrupts.any());
     if args.keep && !interrupts.any() {
         drop(interrupts);
         tell(&how_to_call(&folder, &instances, &edge));
@@ -118,7 +115,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Starts the instances, on their usual ports where those are free.
+/// Starts the instances, on their default ports if those are free.
 fn start_instances(folder: &Folder) -> anyhow::Result<Part> {
     let start = |listen: &str| {
         Part::start(
@@ -136,7 +133,7 @@ fn start_instances(folder: &Folder) -> anyhow::Result<Part> {
     start("127.0.0.1:0")
 }
 
-/// Makes the endpoints and starts the edge.
+/// Creates the endpoints and starts the edge.
 fn start_edge(folder: &Folder, instances: &Part) -> anyhow::Result<Part> {
     let database = format!("sqlite:{}", folder.path().join("edge.db").display());
     for (service, endpoint) in ENDPOINTS {
@@ -148,7 +145,7 @@ fn start_edge(folder: &Folder, instances: &Part) -> anyhow::Result<Part> {
     Part::start(folder, "edge", &args, &[("PATH_GATEWAY_INSTANCES", &path)])
 }
 
-/// The plan, aimed at the edge, with every gateway's page to read.
+/// The plan, aimed at the edge, with the metrics page of every gateway.
 fn plan(args: &DemoArgs, folder: &Folder, instances: &Part, edge: &Part) -> anyhow::Result<Plan> {
     let mut text = SCENARIO[0].1.to_string();
     let mut scrape = |name: &str, group: &str, url: &str| {
@@ -179,7 +176,7 @@ fn plan(args: &DemoArgs, folder: &Folder, instances: &Part, edge: &Part) -> anyh
         .context("please report this")
 }
 
-/// Hosts and ports, without what they share.
+/// The first host and port, then only the ports of the others.
 fn short(urls: &[String]) -> String {
     let hosts: Vec<&str> = urls.iter().filter_map(|url| url.split("://").nth(1)).collect();
     match hosts.split_first() {
@@ -192,7 +189,7 @@ fn short(urls: &[String]) -> String {
     }
 }
 
-/// What a person may do with what is left running.
+/// How to call the gateways that are still running.
 fn how_to_call(folder: &Folder, instances: &Part, edge: &Part) -> String {
     let body = "-d '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":1}'";
     let (edge, instance) = (&edge.urls[0], &instances.urls[0]);

@@ -3,10 +3,11 @@
 
 use crate::tell;
 use anyhow::Context;
-use plimsoll_engine::Stop;
+use plimsoll_engine::Control;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 const INTERRUPTED: i32 = 130;
@@ -14,19 +15,22 @@ const INTERRUPTED: i32 = 130;
 /// Listens for signals until it is dropped.
 pub(crate) struct Interrupts {
     seen: Arc<AtomicU8>,
+    /// The run that signals stop, once there is one.
+    run: Arc<Mutex<Option<Control>>>,
     handle: Handle,
 }
 
 impl Interrupts {
-    /// Passes signals on to a run.
-    pub(crate) fn listen(stop: Stop) -> anyhow::Result<Interrupts> {
+    /// Begins to listen.
+    pub(crate) fn listen() -> anyhow::Result<Interrupts> {
         let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
         let handle = signals.handle();
-        let seen = Arc::new(AtomicU8::new(0));
-        let count = seen.clone();
+        let (seen, run) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(None::<Control>)));
+        let (count, target) = (seen.clone(), run.clone());
         let listen = move || {
             for _ in &mut signals {
-                stop.stop();
+                let run = target.lock().expect("no holder panics");
+                run.iter().for_each(Control::stop);
                 match count.fetch_add(1, Ordering::Relaxed) {
                     0 => tell(
                         "\nstopping: finishing what is in flight; Ctrl-C again to stop at once",
@@ -40,7 +44,14 @@ impl Interrupts {
             .name("signals".into())
             .spawn(listen)
             .context("cannot start a thread")?;
-        Ok(Interrupts { seen, handle })
+        Ok(Interrupts { seen, run, handle })
+    }
+
+    /// From now on signals stop this run; those that came before stop it at once.
+    pub(crate) fn stop_run(&self, control: Control) {
+        let mut run = self.run.lock().expect("no holder panics");
+        (0..self.seen.load(Ordering::Relaxed)).for_each(|_| control.stop());
+        *run = Some(control);
     }
 
     /// Whether there was any.

@@ -19,11 +19,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 const EXIT_CODES: &str = "Exit codes:
-  0    the plan held, and every objective with it
+  0    the plan was carried out, and every objective held
   1    internal error
-  2    wrong usage, or a file that is not valid
+  2    wrong usage, or an invalid file
   98   the run is invalid: the instrument was the limit
-  99   an objective was missed
+  99   an objective was missed, or no request was answered as expected
   130  interrupted; results are kept";
 
 /// Finds the load line of a JSON-RPC gateway, and proves it.

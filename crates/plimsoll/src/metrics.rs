@@ -1,6 +1,6 @@
-//! The Prometheus endpoint of a run: `GET /metrics` on an address of the user's.
+//! The Prometheus endpoint of a run: `GET /metrics` on an address that the user names.
 //!
-//! The page is made once a second with the snapshot; a scrape only hands it out.
+//! The page is rendered once per second; a scrape only returns it.
 
 use crate::usage_error;
 use anyhow::Context;
@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
-/// The page that is handed out.
+/// The current page.
 #[derive(Clone, Default)]
 pub(crate) struct Page(Arc<Mutex<String>>);
 
@@ -28,7 +28,7 @@ impl Page {
     }
 }
 
-/// Serves the page on a thread of its own until the process ends; where it really listens.
+/// Serves the page on its own thread until the process ends, and returns the address it listens on.
 pub(crate) fn serve(address: &str, page: Page) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).map_err(|error| {
         let hint = "give ADDR as host:port, such as 127.0.0.1:9464; port 0 takes a free one";
@@ -50,7 +50,7 @@ async fn accept(listener: TcpListener, page: Page) {
     local
         .run_until(async move {
             loop {
-                // A connection that cannot be taken is the scraper's to try again.
+                // If a connection cannot be accepted, the scraper will retry.
                 let Ok((socket, _)) = listener.accept().await else {
                     tokio::task::yield_now().await;
                     continue;
@@ -64,7 +64,7 @@ async fn accept(listener: TcpListener, page: Page) {
                     let served = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(socket), answer)
                         .await;
-                    // A scraper that goes away in the middle is no concern of the run's.
+                    // A scraper that disconnects early does not affect the run.
                     drop(served);
                 });
             }

@@ -6,13 +6,14 @@ use crate::plan_source::{InlineArgs, SetArgs, read_either};
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::{put, stdout_columns, tell, usage_error};
-use plimsoll_engine::{Settings, Sink, Stop, TraceRecord};
-use plimsoll_measure::{Snapshot, WallClock};
-use plimsoll_plan::Plan;
-use plimsoll_report::{Summary, exposition, judge_objective, progress_line};
+use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, TraceRecord};
+use plimsoll_plan::{Plan, Shards};
+use plimsoll_report::{Fold, Summary, exposition, progress_line};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 const EXAMPLES: &str = "Examples:
   plimsoll run plan.toml --set GATEWAY=http://localhost:3069
@@ -20,8 +21,11 @@ const EXAMPLES: &str = "Examples:
   plimsoll run --url http://localhost:3069/v1 -H 'Target-Service-Id: eth' --users 50 \\
       --body '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":{{seq}}}'
 
-Latency counts from the instant a request was planned for, so that a stalled target cannot hide.
-The report says first whether the run may be believed.";
+Latency is counted from the instant a request was planned for, so that a stalled target cannot hide.
+The report says first whether the run is valid.";
+
+/// From the end of the preparation to the start of the clock: every worker is awake by then.
+const LEAD: Duration = Duration::from_millis(20);
 
 /// Flags of `plimsoll run`.
 #[derive(clap::Args)]
@@ -31,25 +35,31 @@ pub(crate) struct RunArgs {
     plan: Option<PathBuf>,
     #[command(flatten)]
     set: SetArgs,
-    /// Where results go; must not exist [default: runs/START-NAME]
+    /// Write results to this new directory [default: runs/START-NAME]
     #[arg(long, value_name = "DIR", conflicts_with = "no_out")]
     out: Option<PathBuf>,
-    /// Keep no results but the report
+    /// Write no results, only print the report
     #[arg(long)]
     no_out: bool,
     /// What to print to stdout at the end
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Threads that send; 0: as the load asks for, at most one for each CPU
+    /// Worker threads; 0: as many as the load needs, at most one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
-    /// Never sleep: less lag, on cores that nothing else uses
-    #[arg(long)]
+    /// Spin all the time instead of sleeping: least lag, on cores that nothing else uses
+    #[arg(long, conflicts_with = "no_spin")]
     spin: bool,
-    /// Print N whole exchanges to stderr, as they went over the wire
+    /// Never spin until the next request is due: least CPU, more lag
+    #[arg(long)]
+    no_spin: bool,
+    /// Start even if this host cannot carry the plan or a host name does not resolve
+    #[arg(long)]
+    force: bool,
+    /// Print N whole exchanges to stderr, as sent and received
     #[arg(long, value_name = "N", default_value_t = 0)]
     trace: u32,
-    /// Serve the run's figures to Prometheus while it goes on, at http://ADDR/metrics
+    /// Serve the run's figures to Prometheus at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
     /// Accept any TLS certificate
@@ -61,13 +71,13 @@ pub(crate) struct RunArgs {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Format {
-    /// The report, for reading
+    /// The report as text
     Text,
     /// summary.json
     Json,
 }
 
-/// Runs, reports, and says by the exit code what came of it.
+/// Runs a plan and prints its report; the exit code says how it went.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut plan = read_either(&args.plan, &args.inline, &args.set)?;
     plan.tls.insecure |= args.insecure;
@@ -76,171 +86,201 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let bound = metrics::serve(address, page.clone())?;
         tell(&format!("metrics at http://{bound}/metrics"));
     }
-    let run_dir = match args.no_out {
-        true => None,
-        false => Some(RunDir::create(args.out.as_deref(), &plan)?),
-    };
-    let stop = Stop::new();
-    let interrupts = Interrupts::listen(stop.clone())?;
-    let settings = Settings {
-        workers: args.workers,
-        spin: args.spin,
-        trace: args.trace,
-        usage: plimsoll_host::usage,
-    };
+    let run_dir =
+        if args.no_out { None } else { Some(RunDir::create(args.out.as_deref(), &plan)?) };
+    let interrupts = Interrupts::listen()?;
+    let settings = Settings { trace: args.trace, ..settings(args) };
     let page = args.metrics.is_some().then_some(page);
-    let carried = carry_out(&plan, settings, run_dir, page, &stop)?;
+    let carried = carry_out(&Arc::new(plan), settings, run_dir, page, &interrupts)?;
     match args.format {
         Format::Text => put(&carried.text())?,
         Format::Json => put(&(carried.summary.to_json() + "\n"))?,
     }
-    carried.written?;
-    Ok(exit_code(&carried.summary, interrupts.any()))
+    let code = carried.exit_code(interrupts.any());
+    carried.written.map(|()| code)
 }
 
-/// What came of a plan.
+fn settings(args: &RunArgs) -> Settings {
+    let spin = if args.spin {
+        Spin::Always
+    } else if args.no_spin {
+        Spin::Never
+    } else {
+        Spin::Adaptive
+    };
+    Settings { workers: args.workers, spin, force: args.force, ..default_settings() }
+}
+
+/// How a plan is carried out unless a flag says otherwise.
+pub(crate) fn default_settings() -> Settings {
+    Settings {
+        workers: 0,
+        spin: Spin::Adaptive,
+        trace: 0,
+        usage: plimsoll_host::usage,
+        // Connections are descriptors: as many as this process may have.
+        descriptors: plimsoll_host::raise_descriptor_limit(),
+        force: false,
+    }
+}
+
+/// A plan that was carried out.
 pub(crate) struct Carried {
     pub(crate) summary: Summary,
+    /// Whether an objective stopped it.
+    aborted: bool,
     /// Where the run directory is.
     run_dir: Option<String>,
-    /// Whether it is whole.
+    /// Whether it was written completely.
     pub(crate) written: anyhow::Result<()>,
 }
 
 impl Carried {
-    /// The report, for reading, as wide as stdout is.
+    /// The report, as wide as stdout is.
     pub(crate) fn text(&self) -> String {
         self.summary.to_text(self.run_dir.as_deref(), stdout_columns())
     }
+
+    /// Interrupted before invalid, invalid before a missed objective. A run that an objective
+    /// stopped, or in which nothing was answered as expected, never held.
+    pub(crate) fn exit_code(&self, interrupted: bool) -> ExitCode {
+        let summary = &self.summary;
+        ExitCode::from(if interrupted {
+            130
+        } else if !summary.verdict.valid {
+            98
+        } else if self.aborted || summary.nothing_ok() || !summary.objectives_hold() {
+            99
+        } else {
+            0
+        })
+    }
 }
 
-/// Carries out a plan, to its end or until it is told to stop.
+/// Carries out a plan, to its end or until it is stopped.
 ///
 /// # Errors
-/// The run could not begin.
+/// The run could not start, or a worker failed.
 pub(crate) fn carry_out(
-    plan: &Plan,
+    plan: &Arc<Plan>,
     settings: Settings,
     run_dir: Option<RunDir>,
     page: Option<Page>,
-    stop: &Stop,
+    interrupts: &Interrupts,
 ) -> anyhow::Result<Carried> {
-    let mut sink = Live::new(plan, run_dir, stop.clone(), page);
-    sink.scraper = Scraper::start(&plan.scrapes)?;
-    // Connections are descriptors. Where it cannot be raised, fd_exhausted tells.
-    plimsoll_host::raise_descriptor_limit();
-    let outcome = plimsoll_engine::run(plan, settings, stop, &mut sink)
-        .map_err(|error| usage_error(error.message, error.hint));
-    sink.progress.end();
-    let mut outcome = outcome.inspect_err(|_| sink.discard())?;
-    sink.scrape_at_the_end(&mut outcome.total);
-    let summary = Summary::new(plan, outcome.facts, outcome.total);
-    let run_dir = sink.run_dir.as_ref().map(|dir| dir.path().display().to_string());
-    let written = sink.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json()));
-    Ok(Carried { summary, run_dir, written })
-}
-
-/// What a run says by its exit code.
-pub(crate) fn exit_code(summary: &Summary, interrupted: bool) -> ExitCode {
-    ExitCode::from(if interrupted {
-        130
-    } else if !summary.verdict.valid {
-        98
-    } else if !summary.objectives_hold() {
-        99
-    } else {
-        0
-    })
+    let scraper = Scraper::start(&plan.scrapes)?;
+    let prepared = match Prepared::new(plan, &Shards::all(), settings) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            run_dir.iter().for_each(RunDir::discard);
+            return Err(usage_error(error.message, error.hint));
+        }
+    };
+    let workers = prepared.workers();
+    let plural = if workers == 1 { "" } else { "s" };
+    tell(&format!("{}: {}, {workers} worker{plural}", plan.name, plan.load_in_words()));
+    prepared.forced().iter().for_each(|what| tell(&format!("started all the same: {what}")));
+    let mut running = prepared.start(LEAD);
+    interrupts.stop_run(running.control());
+    let mut live = Live::new(plan, run_dir, page, scraper, &running);
+    while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {
+        live.add(second);
+    }
+    Ok(live.finish(running))
 }
 
 /// What happens each second: files, progress, metrics, and objectives that stop the run.
 struct Live<'p> {
     plan: &'p Plan,
+    fold: Fold<'p>,
     run_dir: Option<RunDir>,
-    stop: Stop,
     page: Option<Page>,
     progress: Progress,
     scraper: Option<Scraper>,
+    control: Control,
     aborted: bool,
 }
 
 impl<'p> Live<'p> {
-    fn new(plan: &'p Plan, run_dir: Option<RunDir>, stop: Stop, page: Option<Page>) -> Live<'p> {
-        Live { plan, run_dir, stop, page, progress: Progress::new(), scraper: None, aborted: false }
+    fn new(
+        plan: &'p Plan,
+        mut run_dir: Option<RunDir>,
+        page: Option<Page>,
+        scraper: Option<Scraper>,
+        running: &Running,
+    ) -> Live<'p> {
+        run_dir.iter_mut().for_each(|dir| dir.begin(plan, running.started_at()));
+        let (fold, progress) = (Fold::new(plan), Progress::new());
+        let control = running.control();
+        Live { plan, fold, run_dir, page, progress, scraper, control, aborted: false }
     }
 
-    /// Takes a run directory back of a run that never began.
-    fn discard(&mut self) {
-        if let Some(dir) = self.run_dir.take() {
-            // It was made a moment ago and holds a copy of the plan.
-            let _ = std::fs::remove_dir_all(dir.path());
+    fn add(&mut self, second: Second) {
+        let Second { mut counts, traces } = second;
+        if let Some(scraper) = &self.scraper {
+            scraper.add_to(&mut counts);
         }
+        self.fold.add(&counts);
+        if let Some(dir) = &mut self.run_dir {
+            dir.add(&counts);
+        }
+        let total = self.fold.total();
+        if let Some(page) = &self.page {
+            page.set(exposition(self.plan, &counts, total));
+        }
+        self.progress.show(&progress_line(self.plan, &counts, total));
+        traces.iter().for_each(|record| self.show_trace(record));
+        self.abort_if_missed();
     }
 
-    /// Counters are read once more when all is done: a last line that holds nothing else.
-    fn scrape_at_the_end(&mut self, total: &mut Snapshot) {
+    fn finish(mut self, running: Running) -> Carried {
+        self.progress.end();
+        self.scrape_at_the_end();
+        let summary = self.fold.finish(running.finish());
+        let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
+        let written = self.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json()));
+        Carried { summary, aborted: self.aborted, run_dir, written }
+    }
+
+    /// Reads counters once more after the run, into a last line of their own.
+    fn scrape_at_the_end(&mut self) {
         let Some(scraper) = self.scraper.take() else { return };
-        let mut last = Snapshot::new(self.plan.targets.len(), self.plan.streams.len());
+        let total = self.fold.total();
+        let mut last = self.plan.blank_snapshot();
         last.t = total.t;
         last.in_flight = total.in_flight;
         last.connections.open = total.connections.open;
-        last.streams.clone_from(&total.streams);
+        for (last, total) in last.streams.iter_mut().zip(&total.streams) {
+            last.planned_rate = total.planned_rate;
+        }
+        for (last, total) in last.origins.iter_mut().zip(&total.origins) {
+            (last.limit, last.open) = (total.limit, total.open);
+        }
         scraper.finish(&mut last);
-        total.append(&last);
+        self.fold.add(&last);
         if let Some(dir) = &mut self.run_dir {
             dir.add(&last);
         }
     }
 
-    fn abort_if_missed(&mut self, total: &Snapshot) {
-        let elapsed = total.t - self.plan.warmup;
+    fn abort_if_missed(&mut self) {
+        let elapsed = self.fold.total().t - self.plan.warmup;
         for objective in &self.plan.objectives {
             let Some(after) = objective.abort_after.filter(|after| elapsed > *after) else {
                 continue;
             };
-            let judged = judge_objective(objective, self.plan, total, elapsed, Default::default());
+            let judged = self.fold.judge(objective);
             if judged.value.is_some() && !judged.ok && !self.aborted {
                 self.aborted = true;
                 let that = &objective.that;
                 self.progress.end();
                 tell(&format!("stopping: {that} does not hold after {after}: {}", judged.shown()));
-                self.stop.stop();
+                self.control.stop();
             }
         }
     }
-}
 
-impl Sink for Live<'_> {
-    fn started(&mut self, at: WallClock, workers: usize) {
-        if let Some(dir) = &mut self.run_dir {
-            dir.begin(self.plan, at);
-        }
-        let plural = if workers == 1 { "" } else { "s" };
-        tell(&format!(
-            "{}: {}, {workers} worker{plural}",
-            self.plan.name,
-            self.plan.load_in_words()
-        ));
-    }
-
-    fn complete(&mut self, second: &mut Snapshot) {
-        if let Some(scraper) = &self.scraper {
-            scraper.add_to(second);
-        }
-    }
-
-    fn snapshot(&mut self, second: &Snapshot, total: &Snapshot) {
-        if let Some(dir) = &mut self.run_dir {
-            dir.add(second);
-        }
-        if let Some(page) = &self.page {
-            page.set(exposition(self.plan, second, total));
-        }
-        self.progress.show(&progress_line(self.plan, second, total));
-        self.abort_if_missed(total);
-    }
-
-    fn trace(&mut self, record: &TraceRecord) {
+    fn show_trace(&mut self, record: &TraceRecord) {
         self.progress.end();
         let took = record.received_at - record.sent_at;
         tell(&format!(
@@ -253,7 +293,7 @@ impl Sink for Live<'_> {
     }
 }
 
-/// A line that is written over on a terminal, and one in ten in a pipe.
+/// A line that is overwritten on a terminal; in a pipe, every tenth is printed.
 struct Progress {
     terminal: bool,
     open: bool,
@@ -273,7 +313,7 @@ impl Progress {
             let columns = terminal_size::terminal_size_of(std::io::stderr())
                 .map_or(80, |(width, _)| width.0 as usize);
             let line = whole_parts(line, columns.saturating_sub(1));
-            // When nobody sees it, nothing is lost.
+            // A failed write to the terminal loses nothing.
             let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
             self.open = true;
         } else if self.seconds.is_multiple_of(SECONDS_IN_A_PIPE) {
@@ -281,7 +321,7 @@ impl Progress {
         }
     }
 
-    /// Leaves the line, so that something else can be written.
+    /// Ends the line, so that other text can follow.
     fn end(&mut self) {
         if std::mem::take(&mut self.open) {
             tell("");
@@ -289,7 +329,7 @@ impl Progress {
     }
 }
 
-/// As many of a line's parts as there is room for, the first in any case as far as it goes.
+/// As many of a line's parts as fit; the first is cut if it does not fit.
 fn whole_parts(line: &str, columns: usize) -> String {
     let ends = line.match_indices("  ").map(|(end, _)| end).chain([line.len()]);
     let fits = |end: &usize| line[..*end].chars().count() <= columns;

@@ -1,8 +1,7 @@
 //! The run directory: `plan.toml`, `snapshots.jsonl`, `summary.json`.
 //!
-//! Whatever has been written stays readable when the process is killed: the plan is there from the
-//! start, each snapshot is a line written whole, and the summary appears under its name only when it
-//! is complete.
+//! A killed process leaves a readable directory: the plan is written first, each snapshot is one line
+//! in one write, and the summary gets its name only when it is complete.
 
 use crate::usage_error;
 use anyhow::Context;
@@ -17,12 +16,12 @@ use std::path::{Path, PathBuf};
 pub(crate) struct RunDir {
     path: PathBuf,
     snapshots: Option<(File, Header)>,
-    /// The first error; after it nothing more is written.
+    /// The first error; nothing is written after it.
     failed: Option<io::Error>,
 }
 
 impl RunDir {
-    /// Makes the directory: `asked`, which must not exist, or a new one under `runs/`.
+    /// Creates the directory: `asked`, which must not exist, or a new one under `runs/`.
     pub(crate) fn create(asked: Option<&Path>, plan: &Plan) -> anyhow::Result<RunDir> {
         let path = match asked {
             Some(path) => {
@@ -36,9 +35,16 @@ impl RunDir {
         Ok(RunDir { path, snapshots: None, failed: None })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes the directory of a run that never started: it was made a moment ago and holds a copy
+    /// of the plan.
+    pub(crate) fn discard(&self) {
+        // If it cannot be removed, it stays.
+        let _ = fs::remove_dir_all(&self.path);
     }
 
     /// Begins `snapshots.jsonl`.
@@ -50,6 +56,7 @@ impl RunDir {
             started_at: started_at.rfc3339(),
             names: plan.targets.iter().map(|target| target.name.clone()).collect(),
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
+            origins: plan.origin_names(),
             scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
         };
         let opened = File::create_new(self.path.join("snapshots.jsonl"));
@@ -105,7 +112,7 @@ fn refusal(path: &Path, error: &io::Error) -> anyhow::Error {
     usage_error(format!("cannot make the run directory {shown}: {error}"), hint)
 }
 
-/// `runs/<start>-<name>`, with a number behind it when two begin in the same second.
+/// `runs/<start>-<name>`, numbered if two runs start in the same second.
 fn create_under(folder: &Path, plan: &Plan) -> anyhow::Result<PathBuf> {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let slug: String = plan.name.chars().map(plain).take(40).collect();

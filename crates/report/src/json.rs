@@ -1,9 +1,11 @@
-//! `summary.json`, version `plimsoll/summary/1`. Times in nanoseconds, rates per second.
+//! `summary.json`, version `plimsoll/summary/2`. Times in nanoseconds, rates per second.
+//!
+//! Version 1 divided all rates by the whole run; now each is taken over the window of its stream.
 
 mod scrapes;
 
-use crate::summary::{Group, Summary};
-use plimsoll_measure::{Closed, Histogram, Nanos, Requests, Tally};
+use crate::summary::{self, Group, StreamGroup, Summary};
+use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally};
 use scrapes::ScrapesFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ struct File<'a> {
     schema: &'static str,
     name: &'a str,
     started_at: String,
+    seed: u64,
     duration_ns: u64,
     drain_ns: u64,
     cut_short: bool,
@@ -23,7 +26,10 @@ struct File<'a> {
     service_time: Option<Times>,
     lag: Option<Times>,
     wait: Option<Times>,
+    read_lag: Option<Times>,
     errors: BTreeMap<&'static str, u64>,
+    /// The first and the last second, counted from 0, in which arrivals of the class ended.
+    error_seconds: BTreeMap<&'static str, [u64; 2]>,
     faults: BTreeMap<&'static str, u64>,
     notes: Vec<NoteFile<'a>>,
     status: BTreeMap<u16, u64>,
@@ -32,6 +38,8 @@ struct File<'a> {
     connections: ConnectionsFile,
     targets: Vec<GroupFile<'a>>,
     tags: BTreeMap<&'a str, BTreeMap<&'a str, GroupFile<'a>>>,
+    streams: Vec<StreamFile<'a>>,
+    stages: Vec<StreamFile<'a>>,
     warmup: Warmup,
     objectives: Vec<ObjectiveFile<'a>>,
     verdict: VerdictFile<'a>,
@@ -112,6 +120,23 @@ struct GroupFile<'a> {
     errors: BTreeMap<&'static str, u64>,
 }
 
+/// A stream under its `name`, or a stage under its `stream` and number.
+#[derive(Serialize)]
+struct StreamFile<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<usize>,
+    from_ns: Option<u64>,
+    to_ns: Option<u64>,
+    lag: Option<Times>,
+    wait: Option<Times>,
+    #[serde(flatten)]
+    group: GroupFile<'a>,
+}
+
 #[derive(Serialize)]
 struct Warmup {
     duration_ns: u64,
@@ -150,6 +175,9 @@ struct Generator {
     workers: usize,
     cpu_ns: u64,
     user_ns: u64,
+    /// Of `cpu_ns`, spent spinning until the next arrival was due.
+    spin_ns: u64,
+    /// Without the time spent spinning.
     cpu_ns_per_request: Option<u64>,
     rss_peak_bytes: u64,
 }
@@ -174,30 +202,37 @@ fn times(histogram: &Histogram) -> Option<Times> {
     })
 }
 
-fn tally<C: Closed>(tally: &Tally<C>) -> BTreeMap<&'static str, u64> {
+fn tally<C: Listed>(tally: &Tally<C>) -> BTreeMap<&'static str, u64> {
     tally.iter().map(|(member, n)| (member.name(), n)).collect()
 }
 
 impl Summary {
-    /// As `summary.json`.
+    /// The content of `summary.json`.
     pub fn to_json(&self) -> String {
         let stats = &self.all.stats;
         let (facts, total) = (&self.facts, &self.total);
         let file = File {
-            schema: "plimsoll/summary/1",
+            schema: "plimsoll/summary/2",
             name: &self.name,
             started_at: facts.started_at.rfc3339(),
+            seed: self.seed,
             duration_ns: facts.duration.0,
             drain_ns: facts.drain.0,
             cut_short: facts.cut_short,
             requests: counts(&stats.requests),
-            rate: self.rates_file(&self.all),
+            rate: rates(&self.all),
             latency: times(&self.all.latency),
             latency_ok: times(&stats.latency_ok),
             service_time: times(&self.all.service_time),
-            lag: times(&total.lag),
-            wait: times(&total.wait),
+            lag: times(&total.lag()),
+            wait: times(&total.wait()),
+            read_lag: times(&total.read_lag),
             errors: tally(&stats.errors),
+            error_seconds: self
+                .errors
+                .iter()
+                .map(|(class, seconds)| (class.name(), seconds.numbers()))
+                .collect(),
             faults: tally(&total.faults),
             notes: facts
                 .notes
@@ -223,10 +258,12 @@ impl Summary {
                 .map(|(g, tags)| GroupFile {
                     name: Some(&g.name),
                     tags: Some(tags),
-                    ..self.group_file(g)
+                    ..group_file(g)
                 })
                 .collect(),
-            tags: self.tags.iter().map(|(tag, g)| (tag.as_str(), self.by_value(g))).collect(),
+            tags: self.tags.iter().map(|(tag, g)| (tag.as_str(), by_value(g))).collect(),
+            streams: self.streams.iter().map(stream_file).collect(),
+            stages: self.stages.iter().map(stream_file).collect(),
             warmup: Warmup { duration_ns: facts.warmup.0, requests: counts(&total.warmup) },
             objectives: self.objectives_file(),
             verdict: self.verdict_file(),
@@ -234,34 +271,13 @@ impl Summary {
                 workers: facts.workers,
                 cpu_ns: total.host.cpu.0,
                 user_ns: total.host.user.0,
-                cpu_ns_per_request: self.cpu_per_request().map(|(cpu, _)| cpu.0),
+                spin_ns: total.workers.spin.0,
+                cpu_ns_per_request: self.cpu_per_request().map(|cpu| cpu.work.0),
                 rss_peak_bytes: total.host.rss_peak_bytes,
             },
             scrapes: ScrapesFile::of(&self.scrapes),
         };
         serde_json::to_string_pretty(&file).expect("numbers and text are JSON")
-    }
-
-    fn by_value<'a>(&self, groups: &'a [Group]) -> BTreeMap<&'a str, GroupFile<'a>> {
-        groups.iter().map(|group| (group.name.as_str(), self.group_file(group))).collect()
-    }
-
-    fn rates_file(&self, group: &Group) -> Rates {
-        let (scheduled, sent, ok) = self.rates(&group.stats);
-        Rates { scheduled, sent, ok }
-    }
-
-    fn group_file<'a>(&self, group: &'a Group) -> GroupFile<'a> {
-        GroupFile {
-            name: None,
-            tags: None,
-            requests: counts(&group.stats.requests),
-            rate: self.rates_file(group),
-            latency: times(&group.latency),
-            latency_ok: times(&group.stats.latency_ok),
-            service_time: times(&group.service_time),
-            errors: tally(&group.stats.errors),
-        }
     }
 
     fn objectives_file(&self) -> Vec<ObjectiveFile<'_>> {
@@ -289,5 +305,45 @@ impl Summary {
             limited_by: self.verdict.limited_by.map_or("none", |side| side.name()),
             findings: findings.collect(),
         }
+    }
+}
+
+fn by_value(groups: &[Group]) -> BTreeMap<&str, GroupFile<'_>> {
+    groups.iter().map(|group| (group.name.as_str(), group_file(group))).collect()
+}
+
+fn rates(group: &Group) -> Rates {
+    let summary::Rates { scheduled, sent, ok } = group.rates();
+    Rates { scheduled, sent, ok }
+}
+
+fn group_file(group: &Group) -> GroupFile<'_> {
+    GroupFile {
+        name: None,
+        tags: None,
+        requests: counts(&group.stats.requests),
+        rate: rates(group),
+        latency: times(&group.latency),
+        latency_ok: times(&group.stats.latency_ok),
+        service_time: times(&group.service_time),
+        errors: tally(&group.stats.errors),
+    }
+}
+
+fn stream_file(stream: &StreamGroup) -> StreamFile<'_> {
+    let group = &stream.group;
+    let (name, of) = match stream.stage {
+        None => (Some(group.name.as_str()), None),
+        Some(_) => (None, Some(group.name.as_str())),
+    };
+    StreamFile {
+        name,
+        stream: of,
+        stage: stream.stage,
+        from_ns: group.window.map(|window| window.from.0),
+        to_ns: group.window.map(|window| window.to.0),
+        lag: times(&stream.lag),
+        wait: times(&stream.wait),
+        group: group_file(group),
     }
 }

@@ -1,27 +1,35 @@
-//! What a run showed, and whether it may be believed.
+//! The results of a run: its figures, and whether they are valid.
 //!
-//! It reads snapshots and plans and writes text and JSON; it opens no files and knows no engine.
+//! Reads snapshots and plans, writes text and JSON; opens no files and does not know the engine.
 //!
 //! # Layout
-//! - `summary`: [`Summary`]: all figures of a run, from the sum of its snapshots
-//! - `objectives`: whether they hold
+//! - `fold`: [`Fold`]: sums a run up second by second; [`Narrow`]: a part of it
+//! - `summary`: [`Summary`]: all figures of a finished run
+//! - `seconds`: [`Seconds`]: when something happened
+//! - `objectives`: whether objectives hold
 //! - `verdict`: [`Verdict`]: findings, and whether the instrument was the limit
-//! - `scrapes`: [`Scrapes`]: what other processes told of themselves
-//! - `text`: the report for a terminal; `progress`: one line while it runs
-//! - `json`: `summary.json`; `prometheus`: figures while it runs
+//! - `scrapes`: [`Scrapes`]: what other processes reported
+//! - `text`: the report for a terminal; `progress`: one line during the run
+//! - `json`: `summary.json`; `prometheus`: figures during the run
 
+mod fold;
 mod json;
 mod objectives;
 mod progress;
 mod prometheus;
 mod scrapes;
+mod seconds;
 mod summary;
+#[cfg(test)]
+mod synthetic;
 mod text;
 mod verdict;
 
-pub use objectives::{Judged, judge_objective};
+pub use fold::{Fold, Narrow};
+pub use objectives::Judged;
 pub use progress::progress_line;
 pub use prometheus::exposition;
 pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};
-pub use summary::{Group, Summary};
+pub use seconds::Seconds;
+pub use summary::{CpuPerRequest, Group, Rates, StreamGroup, Summary};
 pub use verdict::Verdict;

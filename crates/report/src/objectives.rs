@@ -1,9 +1,11 @@
-//! Whether objectives hold. One that has no sample does not.
+//! Whether objectives hold. An objective without a sample does not.
 
+use crate::fold::window_of;
+use crate::summary::Group;
 use plimsoll_measure::{Histogram, Nanos, Snapshot, Stats};
 use plimsoll_plan::{Metric, Objective, Plan, TimeKind, TimeStat, Unit};
 
-/// An objective and what came of it.
+/// An objective and its result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
     /// The objective.
@@ -15,7 +17,7 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// The value for a person to read.
+    /// The value as text.
     pub fn shown(&self) -> String {
         match (self.value, self.objective.unit) {
             (None, _) => "no sample".into(),
@@ -43,31 +45,23 @@ pub(crate) fn percent(share: f64) -> String {
 }
 
 /// Judges one objective by what was counted so far.
-pub fn judge_objective(
-    objective: &Objective,
-    plan: &Plan,
-    total: &Snapshot,
-    duration: Nanos,
-    drain: Nanos,
-) -> Judged {
+pub(crate) fn judge(objective: &Objective, plan: &Plan, total: &Snapshot) -> Judged {
     let mut stats = Stats::default();
+    let mut streams = Vec::new();
     for (target, own) in plan.targets.iter().zip(&total.stats) {
         if target.has_tags(&objective.narrowed) {
             stats.merge(own);
+            streams.push(target.stream);
         }
     }
-    let value = value_of(objective, &stats, total, duration, drain);
+    let group = Group::of("", stats, window_of(total, streams));
+    let value = value_of(objective, &group, total);
     let ok = value.is_some_and(|value| objective.operator.holds(value, objective.value));
     Judged { objective: objective.clone(), value, ok }
 }
 
-fn value_of(
-    objective: &Objective,
-    stats: &Stats,
-    total: &Snapshot,
-    duration: Nanos,
-    drain: Nanos,
-) -> Option<f64> {
+fn value_of(objective: &Objective, group: &Group, total: &Snapshot) -> Option<f64> {
+    let stats = &group.stats;
     let requests = &stats.requests;
     if requests.scheduled == 0 {
         return None;
@@ -76,7 +70,7 @@ fn value_of(
         Unit::Share => n as f64 / requests.scheduled as f64,
         _ => n as f64,
     };
-    let per = |n: u64, span: Nanos| (span > Nanos::ZERO).then(|| n as f64 / span.as_secs_f64());
+    let rates = || group.window.filter(|window| window.to > window.from).map(|_| group.rates());
     match objective.metric {
         Metric::Success => requests.success(),
         Metric::Errors => Some(counted(requests.unsent + requests.failed)),
@@ -84,15 +78,15 @@ fn value_of(
         Metric::ErrorClass(class) => Some(counted(stats.errors.get(class))),
         Metric::Status(status) => Some(total.status.get(status) as f64),
         Metric::RpcErrors => Some(total.rpc.errors as f64),
-        Metric::RateOk => per(requests.ok, duration + drain),
-        Metric::RateSent => per(requests.sent, duration),
+        Metric::RateOk => rates().map(|rates| rates.ok),
+        Metric::RateSent => rates().map(|rates| rates.sent),
         Metric::Time(kind, stat) => {
             let histogram = match kind {
-                TimeKind::Latency => &stats.latency(),
+                TimeKind::Latency => &group.latency,
                 TimeKind::LatencyOk => &stats.latency_ok,
-                TimeKind::ServiceTime => &stats.service_time(),
-                TimeKind::Lag => &total.lag,
-                TimeKind::Wait => &total.wait,
+                TimeKind::ServiceTime => &group.service_time,
+                TimeKind::Lag => &total.lag(),
+                TimeKind::Wait => &total.wait(),
             };
             figure(histogram, stat).map(|span| span.0 as f64)
         }

@@ -1,11 +1,11 @@
-//! One line while a run goes on.
+//! The progress line of a running test.
 
 use crate::objectives::percent;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{Nanos, Snapshot};
 use plimsoll_plan::Plan;
 
-/// What the last second was like: time, rate, success, latency, what is on its way.
+/// The last second in one line: time, rate, success, latency, arrivals in flight.
 pub fn progress_line(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     let stats = second.total();
     let elapsed = Nanos::from_secs((second.t.0 + 500_000_000) / 1_000_000_000);
@@ -15,7 +15,7 @@ pub fn progress_line(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String
     let success = stats.requests.success().or(second.warmup.success());
     let latency = stats.latency();
     let at = |q| latency.quantile(q).map_or("–".to_string(), |span| span.to_string());
-    let lag = second.lag.quantile(0.99).map_or("–".to_string(), |span| span.to_string());
+    let lag = second.lag().quantile(0.99).map_or("–".to_string(), |span| span.to_string());
     let mut line = format!(
         "{elapsed}{of}{warm}  {}/s sent, {} ok  latency p50 {} p99 {}  lag p99 {lag}  {} in flight, {} connected",
         grouped(sent),

@@ -1,10 +1,10 @@
-//! A run's figures in Prometheus' text exposition format, while it goes on.
+//! The figures of a running test in Prometheus' text exposition format.
 
-use plimsoll_measure::{Closed, Snapshot};
+use plimsoll_measure::{Listed, Snapshot};
 use plimsoll_plan::Plan;
 use std::fmt::Write;
 
-/// The page that a scraper reads; `second` is the last second, `total` everything so far.
+/// The metrics page. `second` is the last second, `total` the sum so far.
 pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     let mut page = Page(String::new());
     let targets = || plan.targets.iter().zip(&total.stats);
@@ -46,13 +46,19 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
         let status = status.to_string();
         page.sample("plimsoll_run_responses_total", &[("status", &status)], n as f64);
     }
-    page.head("plimsoll_run_planned_rate", "gauge", "Planned arrivals a second, or users.");
-    for (stream, rate) in plan.streams.iter().zip(&second.streams) {
-        page.sample("plimsoll_run_planned_rate", &[("stream", &stream.name)], *rate);
+    page.head("plimsoll_run_planned_rate", "gauge", "Planned arrivals per second, or users.");
+    for (stream, counts) in plan.streams.iter().zip(&second.streams) {
+        let rate = counts.planned_rate;
+        page.sample("plimsoll_run_planned_rate", &[("stream", &stream.name)], rate);
     }
-    let lag = second.lag.quantile(0.99).unwrap_or_default().as_secs_f64();
+    let lag = second.lag().quantile(0.99).unwrap_or_default().as_secs_f64();
     let single = [
-        ("plimsoll_run_in_flight", "gauge", "Arrivals on their way.", second.in_flight as f64),
+        (
+            "plimsoll_run_in_flight",
+            "gauge",
+            "Arrivals that have not ended.",
+            second.in_flight as f64,
+        ),
         (
             "plimsoll_run_connections_open",
             "gauge",
@@ -65,7 +71,18 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
             "Connections established so far.",
             total.connections.opened as f64,
         ),
-        ("plimsoll_run_lag_p99_seconds", "gauge", "The generator's lateness, last second.", lag),
+        (
+            "plimsoll_run_lag_p99_seconds",
+            "gauge",
+            "99th percentile of the generator's lateness in the last second.",
+            lag,
+        ),
+        (
+            "plimsoll_run_spin_seconds_total",
+            "counter",
+            "CPU time spent spinning until the next arrival was due.",
+            total.workers.spin.as_secs_f64(),
+        ),
         (
             "process_cpu_seconds_total",
             "counter",

@@ -1,27 +1,27 @@
-//! What other processes told of themselves, as figures: how much of the machine each took, and for
-//! gateways of ours how many relays that was for.
+//! Figures of other processes, from their Prometheus pages: CPU and memory, and for our gateways
+//! calls and relays.
 //!
-//! From the first page that was read to the last. A process that was started again in between goes on
-//! counting (see [`plimsoll_measure::scrape`]).
+//! They cover the time from the first page read to the last. Counters of a process that restarted in
+//! between continue (see [`plimsoll_measure::scrape`]).
 
 use plimsoll_measure::{Nanos, Scraped};
 use plimsoll_plan::Scrape;
 use std::collections::BTreeMap;
 
-/// What a gateway tells of itself also before its first relay.
+/// Metrics that a gateway exposes even before its first relay.
 const GATEWAYS: [&str; 3] =
     ["plimsoll_connections", "plimsoll_upstream_up", "plimsoll_relays_in_flight"];
 
 /// One process.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// What the plan calls it.
+    /// Its name in the plan.
     pub name: String,
-    /// Whom it shares its work with.
+    /// The group whose work it shares.
     pub group: String,
-    /// Its page, as it may be shown.
+    /// The URL of its page, without secrets.
     pub url: String,
-    /// What its pages held.
+    /// The content of its pages.
     pub scraped: Scraped,
     /// From the first page to the last.
     pub span: Nanos,
@@ -29,29 +29,29 @@ pub struct Process {
     pub cpu: Option<Nanos>,
     /// The largest resident set that was seen, in bytes.
     pub memory_max: Option<u64>,
-    /// How often it was started again, as far as its CPU time told.
+    /// How often it restarted, judging by its CPU time.
     pub restarts: u64,
-    /// A gateway's calls, by outcome and by what its cache did; `None` of another process.
+    /// A gateway's calls; `None` for other processes.
     pub calls: Option<Calls>,
-    /// A gateway's relays; `None` of another process.
+    /// A gateway's relays; `None` for other processes.
     pub relays: Option<Relays>,
 }
 
-/// What a gateway was asked.
+/// Calls to a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// All.
+    /// Total.
     pub total: u64,
     /// By outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// By what the cache did.
+    /// By cache result.
     pub cache: BTreeMap<String, u64>,
 }
 
-/// What a gateway relayed.
+/// Relays of a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Relays {
-    /// All.
+    /// Total.
     pub total: u64,
     /// By upstream.
     pub upstreams: BTreeMap<String, u64>,
@@ -89,13 +89,13 @@ impl Process {
         }
     }
 
-    /// How much of one processor it took, 1 being all of it; `None` with fewer than two pages.
+    /// CPU usage, 1 being one full processor; `None` with fewer than two pages.
     pub fn cpu_share(&self) -> Option<f64> {
         let span = self.span.as_secs_f64();
         self.cpu.filter(|_| span > 0.0).map(|cpu| cpu.as_secs_f64() / span)
     }
 
-    /// CPU time for each relay.
+    /// CPU time per relay.
     pub fn cpu_per_relay(&self) -> Option<Nanos> {
         let relays = self.relays.as_ref().map(|relays| relays.total).filter(|n| *n > 0)?;
         self.cpu.map(|cpu| Nanos(cpu.0 / relays))
@@ -122,17 +122,16 @@ pub struct Scrapes {
 pub struct Evenness {
     /// The group.
     pub group: String,
-    /// What each would have, 0 to 1, were they spread evenly.
+    /// Each one's share, 0 to 1, if relays were spread evenly.
     pub mean_share: f64,
-    /// The largest distance from that, as a part of it.
+    /// The largest deviation from that, relative to it.
     pub deviation_max: f64,
-    /// Whose it is.
+    /// The gateway with that deviation.
     pub of: String,
 }
 
 impl Scrapes {
-    /// What the processes that a plan names told; those behind the last that told anything may be
-    /// left out.
+    /// The processes of a plan. `scraped` may end after the last process that reported anything.
     pub(crate) fn new(scrapes: &[Scrape], scraped: &[Scraped]) -> Scrapes {
         let none = Scraped::default();
         let processes = scrapes
@@ -153,13 +152,12 @@ impl Scrapes {
         groups
     }
 
-    /// The relays of a group's gateways together.
+    /// Relays of all gateways of a group.
     pub fn relays(&self, group: &str) -> u64 {
         self.gateways(group).map(|(_, relays)| relays.total).sum()
     }
 
-    /// The share of its group's relays that a process made; `None` of what is no gateway, or of
-    /// nothing.
+    /// A gateway's share of its group's relays; `None` for other processes, or without relays.
     pub fn share(&self, process: &Process) -> Option<f64> {
         let all = self.relays(&process.group);
         let own = process.relays.as_ref().filter(|_| all > 0)?;
@@ -175,7 +173,7 @@ impl Scrapes {
         sums
     }
 
-    /// How evenly a group's relays were spread; `None` of fewer than two gateways, or of nothing.
+    /// How evenly a group's relays were spread; `None` with fewer than two gateways, or without relays.
     pub fn evenness(&self, group: &str) -> Option<Evenness> {
         let shares: Vec<_> = self
             .gateways(group)
@@ -238,7 +236,7 @@ mod tests {
         };
         let scrapes = scrapes(&[
             &[&gateway(7, 10.0, 5, 5), &gateway(7, 10.5, 305, 305)],
-            // Started again: 100 relays before, 300 after.
+            // Restarted: 100 relays before, 300 after.
             &[&gateway(7, 4.0, 0, 0), &gateway(7, 4.1, 50, 50), &gateway(99, 0.1, 200, 100)],
             &["process_cpu_seconds_total 1", "process_cpu_seconds_total 1.25"],
             &["!"],

@@ -1,16 +1,31 @@
-//! All figures of a run, from the sum of its snapshots.
+//! All figures of a run, or of a part of it: the result of a [`Fold`](crate::Fold).
 
-use crate::objectives::{Judged, judge_objective};
+use crate::fold::{Folded, window_of};
+use crate::objectives::{Judged, judge};
 use crate::scrapes::Scrapes;
-use crate::verdict::Verdict;
-use plimsoll_measure::{Histogram, Nanos, RunFacts, Snapshot, Stats};
+use crate::seconds::{ErrorTimes, Seconds};
+use crate::verdict::{Case, Verdict};
+use plimsoll_measure::{
+    ErrorClass, FindingId, Histogram, Nanos, RunFacts, Snapshot, Stats, StreamCounts, Window,
+};
 use plimsoll_plan::Plan;
 use std::collections::BTreeMap;
 
-/// Figures of a target, of a tag's value, or of all.
+/// Arrivals per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Scheduled, while arrivals were planned.
+    pub scheduled: f64,
+    /// Sent, until the last whole answer.
+    pub sent: f64,
+    /// Answered as expected, until the last whole answer.
+    pub ok: f64,
+}
+
+/// Figures of a target, a stream, a stage, a tag's value, or all together.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// The target's name, or the tag's value.
+    /// The target's or the stream's name, or the tag's value.
     pub name: String,
     /// What was counted.
     pub stats: Stats,
@@ -18,12 +33,50 @@ pub struct Group {
     pub latency: Histogram,
     /// Service time of every whole response.
     pub service_time: Histogram,
+    /// When its streams were active; `None` when none was.
+    pub window: Option<Window>,
 }
 
 impl Group {
-    pub(crate) fn of(name: impl Into<String>, stats: Stats) -> Group {
+    pub(crate) fn of(name: impl Into<String>, stats: Stats, window: Option<Window>) -> Group {
         let (latency, service_time) = (stats.latency(), stats.service_time());
-        Group { name: name.into(), stats, latency, service_time }
+        Group { name: name.into(), stats, latency, service_time, window }
+    }
+
+    /// Its rates over its window; zero where it was never active.
+    pub fn rates(&self) -> Rates {
+        let Some(window) = self.window else { return Rates::default() };
+        let requests = &self.stats.requests;
+        Rates {
+            scheduled: per_second(requests.scheduled, window.planned_to - window.from),
+            sent: per_second(requests.sent, window.to - window.from),
+            ok: per_second(requests.ok, window.to - window.from),
+        }
+    }
+}
+
+/// A rate; zero over an empty span.
+pub(crate) fn per_second(n: u64, span: Nanos) -> f64 {
+    if span > Nanos::ZERO { n as f64 / span.as_secs_f64() } else { 0.0 }
+}
+
+/// Figures of a stream or of one of its stages.
+#[derive(Clone, Debug)]
+pub struct StreamGroup {
+    /// Under the stream's name.
+    pub group: Group,
+    /// The stage's number, from 1; `None` for the whole stream.
+    pub stage: Option<usize>,
+    /// The instrument's lateness.
+    pub lag: Histogram,
+    /// Waiting for connections.
+    pub wait: Histogram,
+}
+
+impl StreamGroup {
+    fn of(name: &str, stage: Option<usize>, stats: Stats, counts: &StreamCounts) -> StreamGroup {
+        let (lag, wait) = (counts.lag.clone(), counts.wait.clone());
+        StreamGroup { group: Group::of(name, stats, counts.active), stage, lag, wait }
     }
 }
 
@@ -34,9 +87,11 @@ pub struct Summary {
     pub name: String,
     /// The plan's load in words: `5000/s for 33m`.
     pub load: String,
-    /// What is known besides the counts.
+    /// The seed of all random choices.
+    pub seed: u64,
+    /// What is known of the run besides its counts.
     pub facts: RunFacts,
-    /// The sum of all snapshots.
+    /// The sum of all seconds.
     pub total: Snapshot,
     /// All targets together.
     pub all: Group,
@@ -44,56 +99,57 @@ pub struct Summary {
     pub targets: Vec<(Group, BTreeMap<String, String>)>,
     /// By tag and value.
     pub tags: BTreeMap<String, Vec<Group>>,
+    /// By stream, in the plan's order.
+    pub streams: Vec<StreamGroup>,
+    /// By stage, of the streams that have stages.
+    pub stages: Vec<StreamGroup>,
+    /// When arrivals of each class failed.
+    pub errors: Vec<(ErrorClass, Seconds)>,
     /// Objectives, in the plan's order.
     pub objectives: Vec<Judged>,
-    /// Whether all this may be believed.
+    /// Whether the figures are valid, and what limited the run.
     pub verdict: Verdict,
-    /// What other processes told of themselves.
+    /// What other processes reported.
     pub scrapes: Scrapes,
 }
 
 impl Summary {
-    /// Sums up a run.
-    ///
-    /// # Panics
-    /// When an accounting identity does not hold.
-    pub fn new(plan: &Plan, facts: RunFacts, total: Snapshot) -> Summary {
-        total.assert_identities();
-        let all = Group::of("all", total.total());
-        let targets: Vec<_> = plan
-            .targets
-            .iter()
-            .zip(&total.stats)
-            .map(|(target, stats)| (Group::of(&target.name, stats.clone()), target.tags.clone()))
-            .collect();
-        let objectives = plan
-            .objectives
-            .iter()
-            .map(|objective| judge_objective(objective, plan, &total, facts.duration, facts.drain))
-            .collect();
-        let verdict = Verdict::of(plan, &facts, &total, &all);
+    pub(crate) fn of(plan: &Plan, facts: RunFacts, folded: Folded) -> Summary {
+        let Folded { narrow, total, errors, stages, rules } = folded;
+        let streams: Vec<usize> =
+            (0..plan.streams.len()).filter(|stream| narrow.holds_stream(*stream)).collect();
+        let all = Group::of("all", total.total(), window_of(&total, streams.iter().copied()));
+        let case = Case { plan, facts: &facts, total: &total, all: &all, errors: &errors };
+        let verdict = rules.verdict(&case);
+        let targets = plan.targets.iter().zip(&total.stats);
+        let targets = targets.filter(|(target, _)| narrow.holds_stream(target.stream));
+        let stages = stages.into_iter().filter(|stage| stage.counts.active.is_some());
         Summary {
             name: plan.name.clone(),
             load: plan.load_in_words(),
+            seed: plan.seed,
             scrapes: Scrapes::new(&plan.scrapes, &total.scrapes),
-            tags: by_tag(plan, &total),
+            tags: by_tag(plan, &total, &streams),
+            targets: targets
+                .map(|(target, stats)| {
+                    let window = total.streams[target.stream].active;
+                    (Group::of(&target.name, stats.clone(), window), target.tags.clone())
+                })
+                .collect(),
+            streams: streams.iter().map(|stream| by_stream(plan, &total, *stream)).collect(),
+            stages: stages
+                .map(|sum| {
+                    let name = &plan.streams[sum.stream].name;
+                    StreamGroup::of(name, Some(sum.stage + 1), sum.stats, &sum.counts)
+                })
+                .collect(),
+            errors: error_seconds(&errors, &all.stats),
+            objectives: plan.objectives.iter().map(|own| judge(own, plan, &total)).collect(),
+            verdict,
             facts,
             total,
             all,
-            targets,
-            objectives,
-            verdict,
         }
-    }
-
-    /// Scheduled, sent and ok per second: the first two while it was sent, the last until the last
-    /// answer was in.
-    pub fn rates(&self, stats: &Stats) -> (f64, f64, f64) {
-        let sending = self.facts.duration.as_secs_f64();
-        let whole = (self.facts.duration + self.facts.drain).as_secs_f64();
-        let per = |n: u64, secs: f64| if secs > 0.0 { n as f64 / secs } else { 0.0 };
-        let requests = &stats.requests;
-        (per(requests.scheduled, sending), per(requests.sent, sending), per(requests.ok, whole))
     }
 
     /// Whether every objective holds.
@@ -101,24 +157,66 @@ impl Summary {
         self.objectives.iter().all(|judged| judged.ok)
     }
 
-    /// CPU time of this process for each request sent, warm-up included: all of it, and the user's
-    /// part. `None` when nothing was sent.
-    pub fn cpu_per_request(&self) -> Option<(Nanos, Nanos)> {
+    /// Whether no arrival was answered as expected.
+    pub fn nothing_ok(&self) -> bool {
+        self.verdict.findings.iter().any(|finding| finding.id == FindingId::NothingOk)
+    }
+
+    /// CPU time of this process for each request sent, warm-up included; `None` when nothing was
+    /// sent.
+    pub fn cpu_per_request(&self) -> Option<CpuPerRequest> {
         let sent = self.all.stats.requests.sent + self.total.warmup.sent;
-        let host = &self.total.host;
-        (sent > 0).then(|| (Nanos(host.cpu.0 / sent), Nanos(host.user.0 / sent)))
+        let (host, spin) = (&self.total.host, self.total.workers.spin);
+        let each = |time: Nanos| Nanos(time.0 / sent);
+        (sent > 0).then(|| CpuPerRequest {
+            all: each(host.cpu),
+            user: each(host.user),
+            spin: each(spin),
+            work: each(host.cpu - spin),
+        })
     }
 }
 
-fn by_tag(plan: &Plan, total: &Snapshot) -> BTreeMap<String, Vec<Group>> {
-    let mut sums: BTreeMap<&str, BTreeMap<&str, Stats>> = BTreeMap::new();
+/// CPU time of this process for each request sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuPerRequest {
+    /// All of it.
+    pub all: Nanos,
+    /// Of it, user time.
+    pub user: Nanos,
+    /// Of it, spinning until the next arrival was due.
+    pub spin: Nanos,
+    /// All but the spinning.
+    pub work: Nanos,
+}
+
+fn by_stream(plan: &Plan, total: &Snapshot, stream: usize) -> StreamGroup {
+    let mut stats = Stats::default();
+    let own = &plan.streams[stream];
+    total.stats[own.targets.clone()].iter().for_each(|target| stats.merge(target));
+    StreamGroup::of(&own.name, None, stats, &total.streams[stream])
+}
+
+fn by_tag(plan: &Plan, total: &Snapshot, streams: &[usize]) -> BTreeMap<String, Vec<Group>> {
+    type Sum = (Stats, Vec<usize>);
+    let mut sums: BTreeMap<&str, BTreeMap<&str, Sum>> = BTreeMap::new();
     for (target, stats) in plan.targets.iter().zip(&total.stats) {
+        if !streams.contains(&target.stream) {
+            continue;
+        }
         for (tag, value) in &target.tags {
-            sums.entry(tag).or_default().entry(value).or_default().merge(stats);
+            let (sum, of) = sums.entry(tag).or_default().entry(value).or_default();
+            sum.merge(stats);
+            of.push(target.stream);
         }
     }
-    let groups = |values: BTreeMap<&str, Stats>| {
-        values.into_iter().map(|(value, stats)| Group::of(value, stats)).collect()
+    let groups = |values: BTreeMap<&str, Sum>| {
+        let values = values.into_iter();
+        values.map(|(value, (stats, of))| Group::of(value, stats, window_of(total, of))).collect()
     };
     sums.into_iter().map(|(tag, values)| (tag.to_string(), groups(values))).collect()
+}
+
+fn error_seconds(errors: &ErrorTimes, stats: &Stats) -> Vec<(ErrorClass, Seconds)> {
+    stats.errors.iter().filter_map(|(class, _)| Some((class, errors.get(class)?))).collect()
 }

@@ -1,8 +1,8 @@
-//! The report for a terminal: at most 40 lines of 100 columns, 50 where other processes are shown, the
-//! verdict first.
+//! The report for a terminal: at most 40 lines of 100 columns, 50 lines if other processes are shown,
+//! the verdict first.
 //!
-//! A narrower terminal gets the same rows in more lines: texts wrap (`page`), tables give up what
-//! matters least (`table`, and the order that each [`Shape`] states).
+//! A narrower terminal gets the same rows in more lines: text wraps (`page`), tables drop the least
+//! important columns (`table`, in the order that each [`Shape`] states).
 
 mod page;
 mod scrapes;
@@ -11,19 +11,22 @@ mod table;
 mod tests;
 
 use crate::objectives::percent;
+use crate::seconds::Seconds;
 use crate::summary::{Group, Summary};
 use page::Page;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, Finding, Histogram, Nanos, Severity};
+use plimsoll_measure::{ErrorClass, Finding, FindingId, Histogram, Nanos, Severity};
 use table::{Column, Notes, Row, Section, Shape, Table};
 
 const LINES_MAX: usize = 40;
-/// So many more where other processes are shown: a heading, five instances, what is said of them all.
+/// Additional lines if other processes are shown: a heading, five instances, their group.
 const SCRAPE_LINES: usize = 10;
-/// Under the first no table can be read; a line longer than the second no person reads with ease.
+/// Tables are unreadable below the first; lines longer than the second are hard to read.
 const COLUMNS: std::ops::RangeInclusive<usize> = 50..=100;
-/// A note of a table that takes more lines is cut.
+/// Longer notes of a table are cut.
 const NOTE_LINES_MAX: usize = 4;
+/// The last answer is mentioned if it came later than this after the last planned arrival.
+const LATE_ANSWER: Nanos = Nanos::from_millis(100);
 /// How many rows the lists may have, from generous to tight.
 const ROWS: [usize; 7] = [8, 6, 5, 4, 3, 2, 1];
 
@@ -66,14 +69,17 @@ const GROUPS: Shape = Shape {
 
 const ERRORS: Shape = Shape {
     name: 18,
-    columns: &[Column::words("side", 14), Column::figures("count", 12)],
-    leaving: &["side"],
+    columns: &[
+        Column::words("side", 14),
+        Column::figures("count", 12),
+        Column::figures("when", 10),
+    ],
+    leaving: &["when", "side"],
     notes: Notes::Beside("first seen"),
 };
 
 impl Summary {
-    /// As text. `run_dir` is where the rest is, if anywhere; `columns` how wide it may be, of which at
-    /// least 50 and at most 100 are used.
+    /// The report as text, 50 to 100 columns wide. `run_dir` is where the remaining figures are.
     pub fn to_text(&self, run_dir: Option<&str>, columns: usize) -> String {
         let more = if self.scrapes.processes.is_empty() { 0 } else { SCRAPE_LINES };
         let widest = *COLUMNS.end();
@@ -81,8 +87,7 @@ impl Summary {
             let page = self.page(rows, run_dir, Page::new(widest, note_lines));
             page.lines() <= LINES_MAX + more
         };
-        // How wide the terminal is does not decide which rows are shown, and notes are cut before rows
-        // are left out.
+        // The same rows are shown on every terminal. Notes are cut before rows are dropped.
         let rows = ROWS.into_iter().find(|rows| fits(*rows, 1)).unwrap_or(1);
         let columns = columns.clamp(*COLUMNS.start(), widest);
         let whole = |note_lines: &usize| columns < widest || fits(rows, *note_lines);
@@ -95,7 +100,7 @@ impl Summary {
         self.write_requests(&mut page);
         self.write_times(&mut page);
         self.write_groups(rows, &mut page);
-        // What went wrong is the last to be shortened.
+        // The list of errors is shortened last.
         self.write_errors(rows + 2, &mut page);
         self.write_objectives(rows, &mut page);
         self.write_scrapes(rows, &mut page);
@@ -103,26 +108,36 @@ impl Summary {
         page
     }
 
-    /// Invalid is said first and largest.
+    /// An invalid run, or one without a good answer, says so first and largest.
     fn write_verdict(&self, page: &mut Page) {
-        let invalid =
-            || self.verdict.findings.iter().filter(|finding| finding.severity == Severity::Invalid);
-        if invalid().next().is_none() {
+        let first: Vec<_> =
+            self.verdict.findings.iter().filter(|finding| comes_first(finding)).collect();
+        if first.is_empty() {
             return;
         }
         page.rule();
-        page.text(
-            "INVALID: ",
-            "the instrument was the limit; the figures below are not the target's",
-        );
-        invalid().take(3).for_each(|finding| write_finding(finding, "fix", page));
+        let (nothing, others): (Vec<&Finding>, Vec<&Finding>) =
+            first.into_iter().partition(|finding| finding.id == FindingId::NothingOk);
+        for finding in &nothing {
+            page.text("NOTHING WAS OK: ", &finding.evidence);
+        }
+        if !self.verdict.valid {
+            page.text(
+                "INVALID: ",
+                "the instrument was the limit; the figures below are not the target's",
+            );
+        }
+        if others.is_empty() {
+            nothing.iter().for_each(|finding| page.text("    fix: ", &finding.fix));
+        }
+        others.iter().take(3).for_each(|finding| self.write_finding(finding, page));
         page.rule();
     }
 
     fn write_requests(&self, page: &mut Page) {
         let facts = &self.facts;
         let requests = &self.all.stats.requests;
-        let (scheduled, sent, ok) = self.rates(&self.all.stats);
+        let rates = self.all.rates();
         let share = percent(requests.ok as f64 / requests.scheduled.max(1) as f64);
         page.text(&format!("{}: ", self.name), &self.load);
         let warm = match self.total.warmup.scheduled {
@@ -130,11 +145,13 @@ impl Summary {
             n => format!(", after {} of warm-up with {} requests", facts.warmup, grouped(n)),
         };
         let cut = if facts.cut_short { ", stopped before its end" } else { "" };
-        page.text("  ran        ", &format!("{}{warm}{cut}", facts.duration));
+        let last = self.last_answer().map(|at| format!(", last answer after {at}"));
+        let last = last.unwrap_or_default();
+        page.text("  ran        ", &format!("{}{last}{warm}{cut}", facts.duration));
         let counted = |name: &str, n: u64, per_second: f64| {
             Row::new(name, [grouped(n), format!("{}/s", rate(per_second))])
         };
-        // Behind a unit a note stands a column further away.
+        // A note after a unit needs a wider gap.
         let unsent = match requests.unsent {
             0 => String::new(),
             n => format!(" {} never sent", grouped(n)),
@@ -146,9 +163,10 @@ impl Summary {
         let connections = &self.total.connections;
         let peak = [String::new(), grouped(connections.peak)];
         let rows = vec![
-            counted("scheduled", requests.scheduled, scheduled),
-            counted("sent", requests.sent, sent).noted(unsent),
-            counted("ok", requests.ok, ok).noted(format!(" {share} of the scheduled{failed}")),
+            counted("scheduled", requests.scheduled, rates.scheduled),
+            counted("sent", requests.sent, rates.sent).noted(unsent),
+            counted("ok", requests.ok, rates.ok)
+                .noted(format!(" {share} of the scheduled{failed}")),
             Row::new("connected", peak)
                 .noted(format!("at a time, {} opened", grouped(connections.opened))),
         ];
@@ -165,8 +183,11 @@ impl Summary {
             rows.push(times("  of the ok", &stats.latency_ok));
         }
         rows.push(times("service time", &self.all.service_time));
-        rows.push(times("lag", &self.total.lag));
-        rows.push(times("wait", &self.total.wait));
+        rows.push(times("lag", &self.total.lag()));
+        if self.total.read_lag.count() > 0 {
+            rows.push(times("read lag", &self.total.read_lag));
+        }
+        rows.push(times("wait", &self.total.wait()));
         page.gap();
         page.table(&Table {
             shape: &TIMES,
@@ -178,7 +199,7 @@ impl Summary {
         let section = |what: &str, groups: Vec<&Group>| Section {
             head: what.into(),
             more: more(groups.len(), rows, ""),
-            rows: groups.into_iter().take(rows).map(|group| self.group_row(group)).collect(),
+            rows: groups.into_iter().take(rows).map(group_row).collect(),
         };
         let mut sections = Vec::new();
         let targets: Vec<&Group> = self.targets.iter().map(|(group, _)| group).collect();
@@ -187,7 +208,7 @@ impl Summary {
         }
         let most = if rows < 4 { 1 } else { 2 };
         for (tag, groups) in self.tags.iter().filter(|(_, groups)| groups.len() > 1).take(most) {
-            // A tag that tells the same apart as the names says nothing new.
+            // A tag whose values are as many as the targets adds nothing.
             if groups.len() < self.targets.len() {
                 sections.push(section(tag, groups.iter().collect()));
             }
@@ -196,23 +217,6 @@ impl Summary {
             page.gap();
             page.table(&Table { shape: &GROUPS, sections });
         }
-    }
-
-    fn group_row(&self, group: &Group) -> Row {
-        let requests = &group.stats.requests;
-        let (_, _, ok) = self.rates(&group.stats);
-        let at = |histogram: &Histogram, q| shown(histogram.quantile(q));
-        Row::new(
-            name(&group.name),
-            [
-                grouped(requests.scheduled),
-                requests.success().map_or("–".into(), percent),
-                rate(ok),
-                at(&group.latency, 0.5),
-                at(&group.latency, 0.99),
-                at(&group.service_time, 0.99),
-            ],
-        )
     }
 
     fn write_errors(&self, rows: usize, page: &mut Page) {
@@ -225,7 +229,9 @@ impl Summary {
         let row = |(class, n): (ErrorClass, u64)| {
             let note = self.facts.notes.iter().find(|note| note.class == class);
             let note = note.map(|note| format!("{} ({})", note.text, note.target));
-            Row::new(class.to_string(), [class.side().to_string(), grouped(n)])
+            let when = self.errors.iter().find(|(seen, _)| *seen == class);
+            let when = when.map_or("–".into(), |(_, seconds)| seconds.to_string());
+            Row::new(class.to_string(), [self.verdict.side_of(class).to_string(), grouped(n), when])
                 .noted(note.unwrap_or_default())
         };
         let rows = errors.into_iter().take(rows).map(row).collect();
@@ -265,20 +271,24 @@ impl Summary {
     }
 
     fn write_end(&self, rows: usize, run_dir: Option<&str>, page: &mut Page) {
-        // The instrument's own figures stand beside the others'.
+        // The instrument's own figures follow those of other processes directly.
         if self.scrapes.processes.is_empty() {
             page.gap();
         }
-        let cpu =
-            self.cpu_per_request().map(|(cpu, user)| format!("{cpu} CPU a request ({user} user)"));
+        let cpu = self.cpu_per_request().map(|cpu| {
+            let spin = match cpu.spin {
+                Nanos::ZERO => String::new(),
+                spin => format!(" (and {spin} spinning)"),
+            };
+            format!("{} CPU per request{spin}", cpu.work)
+        });
         let workers = self.facts.workers;
         let workers = format!("{workers} worker{}", if workers == 1 { "" } else { "s" });
-        let memory = format!("{} MiB at most", self.total.host.rss_peak_bytes >> 20);
+        let memory = format!("peak memory {} MiB", self.total.host.rss_peak_bytes >> 20);
         let parts = [Some(workers), cpu, Some(memory)];
         page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
-        let warnings =
-            self.verdict.findings.iter().filter(|finding| finding.severity != Severity::Invalid);
-        warnings.take(rows.min(3)).for_each(|finding| write_finding(finding, "next", page));
+        let others = self.verdict.findings.iter().filter(|finding| !comes_first(finding));
+        others.take(rows.min(3)).for_each(|finding| self.write_finding(finding, page));
         if self.verdict.findings.is_empty() {
             page.text("  next: ", self.next());
         }
@@ -288,7 +298,25 @@ impl Summary {
         }
     }
 
-    /// What to do after a run of which there is nothing to say.
+    /// How long after the start the last answer came, if clearly later than the last planned arrival.
+    fn last_answer(&self) -> Option<Nanos> {
+        let window = self.all.window?;
+        let late = window.to - window.planned_to;
+        let planned = window.planned_to - window.from;
+        (late > LATE_ANSWER && late.0 > planned.0 / 20).then(|| window.to - window.from)
+    }
+
+    /// A finding, its seconds and its fix.
+    fn write_finding(&self, finding: &Finding, page: &mut Page) {
+        let facts = &self.facts;
+        let seconds = Seconds { from: finding.from, to: finding.to };
+        let whole = finding.from <= facts.warmup && finding.to >= facts.warmup + facts.duration;
+        let when = if whole { String::new() } else { format!(" [{seconds}]") };
+        page.text(&format!("  {}: ", finding.id), &format!("{}{when}", finding.evidence));
+        page.text("    fix: ", &finding.fix);
+    }
+
+    /// What to do after a run without findings.
     fn next(&self) -> &'static str {
         if self.objectives.is_empty() {
             "add [[objective]] that = \"latency.p99 < 250ms\" to make this a test that can fail"
@@ -300,19 +328,34 @@ impl Summary {
     }
 }
 
-/// A finding, and what mends it.
-fn write_finding(finding: &Finding, then: &str, page: &mut Page) {
-    page.text(&format!("  {}: ", finding.id), &finding.evidence);
-    page.text(&format!("    {then}: "), &finding.fix);
+/// Whether a finding is printed above all figures.
+fn comes_first(finding: &Finding) -> bool {
+    finding.severity == Severity::Invalid || finding.id == FindingId::NothingOk
 }
 
-/// What is said of those that are not shown, if any.
+fn group_row(group: &Group) -> Row {
+    let requests = &group.stats.requests;
+    let at = |histogram: &Histogram, q| shown(histogram.quantile(q));
+    Row::new(
+        name(&group.name),
+        [
+            grouped(requests.scheduled),
+            requests.success().map_or("–".into(), percent),
+            rate(group.rates().ok),
+            at(&group.latency, 0.5),
+            at(&group.latency, 0.99),
+            at(&group.service_time, 0.99),
+        ],
+    )
+}
+
+/// The line that counts rows not shown, if any.
 fn more(all: usize, rows: usize, of: &str) -> Option<String> {
     let more = all.saturating_sub(rows);
     (more > 0).then(|| format!("… and {more} more{of} in summary.json"))
 }
 
-/// The parts of a list, each with what divides it from the next.
+/// The parts of a list, each but the last with a comma.
 fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut parts: Vec<String> = parts.into_iter().collect();
     let divided = parts.len().saturating_sub(1);
@@ -320,7 +363,7 @@ fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
     parts
 }
 
-/// A name as far as a table shows it.
+/// A name, cut to the width of a table's column.
 fn name(name: &str) -> String {
     name.chars().take(GROUPS.name - 1).collect()
 }

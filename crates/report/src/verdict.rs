@@ -1,92 +1,91 @@
-//! Whether a run may be believed.
+//! Whether a run is valid, and what limited it.
 //!
-//! # The rule
-//! A run is invalid when the instrument did not do what the plan says, for reasons of its own:
-//! - **lag**: the 99th percentile of `dispatched_at - scheduled_at` of open streams is over the
-//!   larger of 5 ms and a tenth of the 99th percentile of latency. Lag is part of latency; up to a
-//!   tenth of it, it changes no conclusion, and below 5 ms a virtual machine's own wake-ups make it.
-//! - **its own errors**: more than 0.1 % of the arrivals met the end of local ports, of descriptors,
-//!   or of the grace period.
-//! - **its own limit**: the same share waited in vain for a connection, and the limit could not have
-//!   carried the rate even at the target's best: by Little's law `max` connections carry
-//!   `max / service time` a second, taken at the fastest tenth of the answers. If it could have, the
-//!   target's slowing down used the connections up, and the finding speaks against the target.
+//! Pure rules over seconds: each rule keeps sums, in memory that does not grow with the run, and
+//! returns its findings at the end. The rules, their thresholds and the reasons for them are in
+//! `docs/design/verdict.md`.
 //!
-//! A run that was stopped is not invalid, it is short.
+//! - `lateness`: `lag_high` by open stream, `read_late`
+//! - `connections`: `connections_capped` and `target_saturated`, by origin
+//! - `errors`: findings from error classes, `plan_not_held`, `nothing_ok`
+//!
+//! # What makes a run invalid
+//! The instrument delayed more than 1 % of the arrivals that a rule covers (sent late, read late, held
+//! up at a connection limit that is too low), so that the 99th percentile is the instrument's; or more
+//! than 0.1 % failed in the instrument. A run that was stopped is short, not invalid.
+
+mod connections;
+mod errors;
+mod lateness;
+#[cfg(test)]
+mod tests;
 
 use crate::objectives::percent;
+use crate::seconds::{ErrorTimes, FaultTimes, Seconds};
 use crate::summary::Group;
+use connections::{OriginRule, Starved};
+use lateness::{LagRule, ReadRule};
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, Finding, FindingId, Nanos, RunFacts, Severity, Side, Snapshot};
+use plimsoll_measure::{
+    ErrorClass, Finding, FindingId, Histogram, Nanos, RunFacts, Severity, Side, Snapshot,
+};
 use plimsoll_plan::{Load, Plan};
+use std::cmp::Reverse;
 
-/// Lag up to this is a virtual machine's own.
-const LAG_FLOOR: Nanos = Nanos::from_millis(5);
-/// Lag up to this share of latency changes no conclusion.
-const LAG_SHARE: f64 = 0.1;
-/// More errors of its own than this share make a run invalid.
-const OWN_ERRORS: f64 = 0.001;
-/// More errors than this share of the network's or the target's limited the run.
-const THEIR_ERRORS: f64 = 0.01;
+/// If more than this share of the arrivals is affected, the 99th percentile is not the target's.
+const MATERIAL: f64 = 0.01;
+/// If more than this share is affected, the 99.9th percentile is not the target's.
+const NOTABLE: f64 = 0.001;
+/// Delays up to this are normal for a thread that sleeps on a virtual machine.
+const DELAY_FLOOR: Nanos = Nanos::from_millis(5);
+/// A delay up to this share of the time it is part of changes no conclusion.
+const DELAY_SHARE: f64 = 0.1;
 
-/// Whether a run may be believed, and why.
+/// The largest delay by the instrument that is acceptable beside a 99th percentile.
+fn allowed_delay(p99: Option<Nanos>) -> Nanos {
+    DELAY_FLOOR.max(Nanos((p99.unwrap_or_default().0 as f64 * DELAY_SHARE) as u64))
+}
+
+/// How many values are above a limit.
+fn count_over(histogram: &Histogram, limit: Nanos) -> u64 {
+    histogram.count() - histogram.count_up_to(limit)
+}
+
+fn share_of(n: u64, all: u64) -> f64 {
+    n as f64 / all.max(1) as f64
+}
+
+/// Whether a run is valid, what limited it, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// Whether it may.
+    /// Whether the figures are the target's.
     pub valid: bool,
-    /// What limited it; `None`: nothing did.
+    /// What limited it; `None`: nothing.
     pub limited_by: Option<Side>,
-    /// What was found, the weightiest first.
+    /// The findings: the primary cause first, then by weight.
     pub findings: Vec<Finding>,
+    /// Classes whose side is not decided by the class alone.
+    pub(crate) sides: Vec<(ErrorClass, Side)>,
 }
 
 impl Verdict {
-    pub(crate) fn of(plan: &Plan, facts: &RunFacts, total: &Snapshot, all: &Group) -> Verdict {
-        let mut judge = Judge { plan, facts, total, all, findings: Vec::new() };
-        judge.lag();
-        judge.own_errors();
-        judge.connections();
-        judge.their_errors();
-        judge.cut_short();
-        let Judge { mut findings, .. } = judge;
-        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-        let invalid = findings.iter().find(|finding| finding.severity == Severity::Invalid);
-        let valid = invalid.is_none();
-        let limited_by = invalid.map(|finding| finding.side).or_else(|| limited_by(all));
-        Verdict { valid, limited_by, findings }
+    /// The side to which most arrivals of a class are attributed. Waiting at a connection limit blames
+    /// no side by itself.
+    pub fn side_of(&self, class: ErrorClass) -> Side {
+        let decided = self.sides.iter().find(|(decided, _)| *decided == class);
+        decided.map_or(class.side(), |(_, side)| *side)
     }
 }
 
-fn limited_by(all: &Group) -> Option<Side> {
-    let scheduled = all.stats.requests.scheduled.max(1) as f64;
-    let share = |side: Side| {
-        let of_side = all.stats.errors.iter().filter(|(class, _)| class.side() == side);
-        of_side.map(|(_, n)| n).sum::<u64>() as f64 / scheduled
-    };
-    let (network, target) = (share(Side::Network), share(Side::Target));
-    if network.max(target) <= THEIR_ERRORS {
-        None
-    } else if network > target {
-        Some(Side::Network)
-    } else {
-        Some(Side::Target)
-    }
+/// A finished run, as the rules see it.
+pub(crate) struct Case<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) facts: &'a RunFacts,
+    pub(crate) total: &'a Snapshot,
+    pub(crate) all: &'a Group,
+    pub(crate) errors: &'a ErrorTimes,
 }
 
-struct Judge<'a> {
-    plan: &'a Plan,
-    facts: &'a RunFacts,
-    total: &'a Snapshot,
-    all: &'a Group,
-    findings: Vec<Finding>,
-}
-
-impl Judge<'_> {
-    fn find(&mut self, id: FindingId, severity: Severity, side: Side, evidence: String, fix: &str) {
-        let (from, to) = (self.facts.warmup, self.facts.warmup + self.facts.duration);
-        self.findings.push(Finding { id, severity, side, evidence, fix: fix.into(), from, to });
-    }
-
+impl Case<'_> {
     fn scheduled(&self) -> u64 {
         self.all.stats.requests.scheduled
     }
@@ -95,168 +94,148 @@ impl Judge<'_> {
         self.all.stats.errors.get(class)
     }
 
-    /// `12 of 5,000 (0.2 %)`.
-    fn share_of_all(&self, n: u64) -> String {
-        let share = n as f64 / self.scheduled().max(1) as f64;
-        format!("{} of {} ({})", grouped(n), grouped(self.scheduled()), percent(share))
+    fn share(&self, n: u64) -> f64 {
+        share_of(n, self.scheduled())
     }
 
-    fn is_much(&self, n: u64) -> bool {
-        n as f64 > self.scheduled() as f64 * OWN_ERRORS
+    /// `12 of 5,000 arrivals (0.2 %)`.
+    fn of_all(&self, n: u64) -> String {
+        let all = self.scheduled();
+        let plural = if all == 1 { "" } else { "s" };
+        format!("{} of {} arrival{plural} ({})", grouped(n), grouped(all), percent(self.share(n)))
     }
+}
 
-    fn lag(&mut self) {
-        let open = |load: &Load| matches!(load, Load::Open { .. });
-        if !self.plan.streams.iter().any(|stream| open(&stream.load)) {
-            return;
-        }
-        let (Some(lag), Some(latency)) =
-            (self.total.lag.quantile(0.99), self.all.latency.quantile(0.99))
-        else {
-            return;
-        };
-        let allowed = LAG_FLOOR.max(Nanos((latency.0 as f64 * LAG_SHARE) as u64));
-        if lag > allowed {
-            self.find(
-                FindingId::PlanNotHeld,
-                Severity::Invalid,
-                Side::Generator,
-                format!("requests left late: p99 lag {lag}, allowed {allowed}"),
-                "give the generator more CPU (--workers, another host), or lower the rate",
-            );
-        }
+/// Arrivals that starved at a connection limit, by cause.
+struct Blame {
+    /// The limit was too low.
+    limit: Starved,
+    /// The target had slowed down.
+    target: Starved,
+}
+
+impl Blame {
+    fn sides(&self, case: &Case<'_>) -> Vec<(ErrorClass, Side)> {
+        let side = |generator: bool| if generator { Side::Generator } else { Side::Target };
+        let timed_out = case.count(ErrorClass::ResponseTimeout);
+        vec![
+            (ErrorClass::NoConnection, side(self.limit.unsent >= self.target.unsent)),
+            (ErrorClass::ResponseTimeout, side(2 * self.limit.timed_out > timed_out)),
+        ]
     }
+}
 
-    fn own_errors(&mut self) {
-        let ports = self.count(ErrorClass::PortExhausted);
-        let fds = self.count(ErrorClass::FdExhausted);
-        let aborted = if self.facts.cut_short { 0 } else { self.count(ErrorClass::Aborted) };
-        if self.is_much(ports + fds + aborted) {
-            self.find(
-                FindingId::PlanNotHeld,
-                Severity::Invalid,
-                Side::Generator,
-                format!("failed in the generator: {}", self.share_of_all(ports + fds + aborted)),
-                "see the findings below; the target is not to blame for these",
-            );
-        }
-        if ports > 0 {
-            self.find(
-                FindingId::PortsExhausted,
-                self.own_severity(ports),
-                Side::Generator,
-                format!("no local port left for {}", self.share_of_all(ports)),
-                "reuse connections, add source addresses (connections.source), or widen the range: \
-                 sysctl -w net.ipv4.ip_local_port_range=\"10000 65535\"",
-            );
-        }
-        if fds > 0 {
-            self.find(
-                FindingId::FdsExhausted,
-                self.own_severity(fds),
-                Side::Generator,
-                format!("no file descriptor left for {}", self.share_of_all(fds)),
-                "raise the hard limit (ulimit -Hn), or lower connections.max",
-            );
-        }
-    }
+/// A finding before it is sorted.
+struct Found {
+    id: FindingId,
+    severity: Severity,
+    side: Side,
+    evidence: String,
+    fix: String,
+    /// `None`: the whole run.
+    seconds: Option<Seconds>,
+    /// The share of the arrivals concerned, 0 to 1.
+    share: f64,
+}
 
-    fn own_severity(&self, n: u64) -> Severity {
-        if self.is_much(n) { Severity::Invalid } else { Severity::Warning }
-    }
+/// A second, as the rules see it.
+struct Second<'a> {
+    snapshot: &'a Snapshot,
+    seconds: Seconds,
+    /// The 99th percentile of latency, by stream.
+    latency: Vec<Option<Nanos>>,
+}
 
-    fn connections(&mut self) {
-        let waited = self.count(ErrorClass::NoConnection);
-        if waited == 0 {
-            return;
-        }
-        let max = self.plan.connections.max;
-        let best = self.all.service_time.quantile(0.1).unwrap_or(Nanos::MAX);
-        let carried = max as f64 / best.as_secs_f64();
-        let planned = self.scheduled() as f64 / self.facts.duration.as_secs_f64().max(1e-9);
-        let evidence = format!("no free connection in time for {}", self.share_of_all(waited));
-        if carried < planned {
-            let severity = self.own_severity(waited);
-            let evidence = format!(
-                "{evidence}; {max} connections carry at most {carried:.0}/s at the target's best"
-            );
-            let fix = "raise connections.max in the plan";
-            self.find(FindingId::ConnectionsCapped, severity, Side::Generator, evidence, fix);
-        } else {
-            let evidence = format!("{evidence}; the target slowed down until {max} were in use");
-            let fix = "lower the rate, or find out why the target slows down";
-            let (id, warning) = (FindingId::ConnectionsCapped, Severity::Warning);
-            self.find(id, warning, Side::Target, evidence, fix);
+/// What the rules have added up so far.
+pub(crate) struct Rules {
+    lag: Vec<LagRule>,
+    read: ReadRule,
+    origins: Vec<OriginRule>,
+    /// `no_connection` that no origin's limit explains.
+    unexplained: u64,
+    faults: FaultTimes,
+}
+
+impl Rules {
+    pub(crate) fn new(plan: &Plan) -> Rules {
+        let open = |stream: &usize| matches!(plan.streams[*stream].load, Load::Open { .. });
+        Rules {
+            lag: (0..plan.streams.len()).filter(open).map(LagRule::new).collect(),
+            read: ReadRule::default(),
+            origins: OriginRule::all(plan),
+            unexplained: 0,
+            faults: FaultTimes::default(),
         }
     }
 
-    fn their_errors(&mut self) {
-        use ErrorClass::*;
-        let rows: [(FindingId, &[ErrorClass], Side, &str, &str); 7] = [
-            (
-                FindingId::DnsFailed,
-                &[Dns],
-                Side::Network,
-                "the name gave no address for",
-                "check the host name in the plan",
-            ),
-            (
-                FindingId::Unreachable,
-                &[Unreachable, ConnectTimeout],
-                Side::Network,
-                "no connection could be established for",
-                "check address, route and firewall between here and the target",
-            ),
-            (
-                FindingId::TargetRefused,
-                &[Refused],
-                Side::Target,
-                "connections refused for",
-                "is the target running, and does it listen on this port?",
-            ),
-            (
-                FindingId::TargetReset,
-                &[Reset, ClosedEarly],
-                Side::Target,
-                "connections reset or closed early for",
-                "look for crashes, restarts and idle timeouts at the target or a balancer",
-            ),
-            (
-                FindingId::TargetStalled,
-                &[ResponseTimeout],
-                Side::Target,
-                "no answer in time for",
-                "lower the rate, or raise timeout in the plan if that long is acceptable",
-            ),
-            (
-                FindingId::TargetRpcErrors,
-                &[RpcError],
-                Side::Target,
-                "JSON-RPC errors for",
-                "see the codes above; --trace 5 shows whole exchanges",
-            ),
-            (
-                FindingId::TargetErrors,
-                &[Tls, Protocol, BodyTooLarge, Status, RpcMismatch, Check],
-                Side::Target,
-                "answers that were not expected for",
-                "see the errors above; --trace 5 shows whole exchanges",
-            ),
-        ];
-        for (id, classes, side, words, fix) in rows {
-            let n: u64 = classes.iter().map(|class| self.count(*class)).sum();
-            if n > 0 {
-                let evidence = format!("{words} {}", self.share_of_all(n));
-                self.find(id, Severity::Warning, side, evidence, fix);
+    /// Adds a second of the run proper.
+    pub(crate) fn add(&mut self, plan: &Plan, snapshot: &Snapshot, seconds: Seconds) {
+        let latency = |stream: usize| {
+            let mut latency = Histogram::new();
+            for stats in &snapshot.stats[plan.streams[stream].targets.clone()] {
+                latency.merge(&stats.latency_ok);
+                latency.merge(&stats.latency_failed);
             }
-        }
+            latency.quantile(0.99)
+        };
+        let latency = (0..plan.streams.len()).map(latency).collect();
+        let second = Second { snapshot, seconds, latency };
+        self.faults.add(&snapshot.faults, seconds);
+        self.lag.iter_mut().for_each(|rule| rule.add(&second));
+        self.read.add(&second);
+        let mut errors = Starved::of(snapshot);
+        self.origins.iter_mut().for_each(|origin| origin.add(&second, &mut errors));
+        self.unexplained += errors.unsent;
     }
 
-    fn cut_short(&mut self) {
-        if self.facts.cut_short {
-            let evidence = format!("stopped after {}", self.facts.duration);
-            let fix = "the figures hold for the time that was run";
-            self.find(FindingId::CutShort, Severity::Info, Side::Generator, evidence, fix);
+    fn blame(&self) -> Blame {
+        // Where no origin explains them, the limit that they waited at is to blame.
+        let limit = Starved { unsent: self.unexplained, timed_out: 0 };
+        let mut blame = Blame { limit, target: Starved::default() };
+        for [limit, target] in self.origins.iter().map(OriginRule::starved) {
+            blame.limit.merge(limit);
+            blame.target.merge(target);
         }
+        blame
+    }
+
+    pub(crate) fn verdict(&self, case: &Case<'_>) -> Verdict {
+        let blame = self.blame();
+        let mut found = Vec::new();
+        found.extend(self.lag.iter().filter_map(|rule| rule.found(case)));
+        found.extend(self.read.found(case));
+        found.extend(self.origins.iter().flat_map(|origin| origin.found(case)));
+        found.extend(errors::own(case, &blame));
+        found.extend(errors::theirs(case, &blame, &self.faults));
+        found.extend(errors::forced(case));
+        found.extend(errors::cut_short(case));
+        // `plan_not_held` is an effect: it comes after its cause.
+        let is_effect = |found: &Found| found.id == FindingId::PlanNotHeld;
+        found.sort_by(|a, b| {
+            let weight = |found: &Found| (Reverse(found.severity), is_effect(found));
+            weight(a).cmp(&weight(b)).then(b.share.total_cmp(&a.share))
+        });
+        if let Some(nothing) = errors::nothing_ok(case, &blame, &found) {
+            found.insert(0, nothing);
+        }
+        let valid = found.iter().all(|found| found.severity != Severity::Invalid);
+        let limit = |found: &&Found| match found.severity {
+            Severity::Invalid => true,
+            Severity::Warning => valid && found.share > MATERIAL,
+            Severity::Info => false,
+        };
+        let limited_by = found.iter().find(limit).map(|found| found.side);
+        let findings = found.into_iter().map(|found| found.finding(case)).collect();
+        Verdict { valid, limited_by, findings, sides: blame.sides(case) }
+    }
+}
+
+impl Found {
+    fn finding(self, case: &Case<'_>) -> Finding {
+        let Found { id, severity, side, evidence, fix, seconds, .. } = self;
+        let from = case.facts.warmup;
+        let whole = Seconds { from, to: from + case.facts.duration };
+        let Seconds { from, to } = seconds.unwrap_or(whole);
+        Finding { id, severity, side, evidence, fix, from, to }
     }
 }

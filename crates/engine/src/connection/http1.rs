@@ -1,24 +1,29 @@
 //! HTTP/1.1 on a connection: one exchange at a time, one write, one read.
 //!
-//! The usual response comes in one read and is judged where it was read: nothing is copied. What
-//! comes in several reads is put together in a buffer of the connection's own, which exists only
-//! while it is needed.
+//! The usual response comes in one read and is judged where it was read: nothing is copied. A body
+//! that comes in several reads and has to be kept is gathered in a buffer of the connection's own,
+//! which is given back with the exchange. What all connections of a worker hold this way is bounded.
 
-use super::{Answer, Event, Failure, Outgoing, Readiness, Started, Trace, Transport};
-use crate::exchange::Id;
+use super::{Answer, Event, Failure, Held, Lent, Outgoing, Started, Trace, Transport};
+use crate::arrival::Id;
 use crate::http1::{Length, Parser, Piece};
+use crate::system::{Readiness, Socket};
 use plimsoll_measure::{ErrorClass, Fault, OpenReason};
 use std::io;
 use std::ops::Range;
 
-/// What the exchange in flight is about.
+/// The exchange in flight.
 struct Current {
-    exchange: Id,
+    arrival: Id,
     keep_body: bool,
     /// Whether the connection ends with it.
     last: bool,
     /// Whether the kernel has accepted a byte.
     sent: bool,
+    /// Whether the connection had carried an exchange before.
+    reused: bool,
+    /// Whether the first bytes were reported.
+    began: bool,
     bytes_in: u64,
     body_len: u64,
     body_max: u64,
@@ -28,14 +33,36 @@ struct Current {
 pub(super) struct Http1 {
     parser: Parser,
     current: Option<Current>,
+    /// Whether it has carried an exchange.
+    used: bool,
     /// What the kernel has not accepted yet.
     unwritten: Vec<u8>,
     /// The body so far, when it did not come in one read.
     body: Vec<u8>,
-    /// The exchange in flight, or the one before, when somebody wants to see it.
+    /// The exchange in flight, or the one before, when it is to be shown whole.
     trace: Option<(Id, Trace)>,
-    /// Carries nothing any more: the last exchange's end was told, the connection's is next.
-    over: Option<OpenReason>,
+    over: Option<Over>,
+}
+
+/// The connection carries nothing any more; its end is reported next.
+#[derive(Clone, Copy)]
+struct Over {
+    why: OpenReason,
+    fault: Option<Fault>,
+}
+
+impl Over {
+    fn of(why: OpenReason) -> Option<Over> {
+        Some(Over { why, fault: None })
+    }
+}
+
+/// Where the body of a whole response lies.
+enum Whole {
+    /// In what was just read.
+    Read(Range<usize>),
+    /// In the connection's own buffer; empty when it was not to be kept.
+    Gathered,
 }
 
 impl Http1 {
@@ -43,6 +70,7 @@ impl Http1 {
         Http1 {
             parser: Parser::new(),
             current: None,
+            used: false,
             unwritten: Vec::new(),
             body: Vec::new(),
             trace: None,
@@ -58,23 +86,24 @@ impl Http1 {
         self.current.is_none()
     }
 
-    pub(super) fn take_trace(&mut self, exchange: Id) -> Option<Trace> {
-        self.trace.take_if(|(traced, _)| *traced == exchange).map(|(_, trace)| trace)
+    pub(super) fn take_trace(&mut self, arrival: Id) -> Option<Trace> {
+        self.trace.take_if(|(traced, _)| *traced == arrival).map(|(_, trace)| trace)
     }
 
-    pub(super) fn start(
+    pub(super) fn start<K: Socket>(
         &mut self,
-        transport: &mut Transport,
+        transport: &mut Transport<K>,
         outgoing: Outgoing<'_>,
         buffers: (&mut Vec<u8>, &mut Vec<u8>),
     ) -> Started {
         debug_assert!(self.is_free(), "one exchange at a time");
-        let request = outgoing.request.bytes(outgoing.draw, buffers);
+        debug_assert!(self.body.is_empty(), "a body is given back with its exchange");
+        let request = outgoing.request.bytes(outgoing.values, buffers);
         let taken = match transport.write(request) {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
-                self.over = Some(OpenReason::TargetClosed);
+                self.over = Over::of(OpenReason::TargetClosed);
                 return Started::Refused;
             }
         };
@@ -83,14 +112,15 @@ impl Http1 {
         }
         self.trace = outgoing
             .trace
-            .then(|| (outgoing.exchange, Trace { request: request.to_vec(), response: vec![] }));
+            .then(|| (outgoing.arrival, Trace { request: request.to_vec(), response: vec![] }));
         self.parser.expect(outgoing.request.head_only);
-        self.body.clear();
         self.current = Some(Current {
-            exchange: outgoing.exchange,
+            arrival: outgoing.arrival,
             keep_body: outgoing.keep_body,
             last: outgoing.last,
             sent: taken > 0,
+            reused: std::mem::replace(&mut self.used, true),
+            began: false,
             bytes_in: 0,
             body_len: 0,
             body_max: outgoing.body_max,
@@ -100,59 +130,83 @@ impl Http1 {
     }
 
     /// The answer may still come and could not be told from the next one's: the connection ends.
-    pub(super) fn abandon(&mut self, exchange: Id) {
-        if self.current.take_if(|current| current.exchange == exchange).is_some() {
-            self.over = Some(OpenReason::AfterTimeout);
+    pub(super) fn abandon(&mut self, arrival: Id, held: &mut Held) {
+        if self.current.take_if(|current| current.arrival == arrival).is_some() {
+            self.over = Over::of(OpenReason::AfterTimeout);
+            self.give_body_back(held);
         }
     }
 
-    pub(super) fn next<'a>(
+    /// Gives the memory of a gathered body back.
+    fn give_body_back(&mut self, held: &mut Held) {
+        held.give_back(self.body.len() as u64);
+        self.body = Vec::new();
+    }
+
+    pub(super) fn next<'a, K: Socket>(
         &'a mut self,
-        transport: &mut Transport,
+        transport: &mut Transport<K>,
         ready: &mut Readiness,
-        scratch: &'a mut [u8],
+        share: &mut usize,
+        lent: &'a mut Lent,
     ) -> Option<Event<'a>> {
-        if let Some(why) = self.over {
-            return Some(Event::Closed { why, failure: None });
+        if self.current.is_none() && !self.body.is_empty() {
+            // The answer before was judged where it was gathered.
+            self.give_body_back(&mut lent.held);
+        }
+        if let Some(Over { why, fault }) = self.over {
+            return Some(Event::Closed { why, failure: fault.map(Failure::fault) });
         }
         if ready.writable {
             ready.writable = false;
-            match self.write_on(transport) {
+            match self.write_more(transport) {
                 Ok(None) => {}
                 Ok(Some(event)) => return Some(event),
-                Err(error) => return Some(self.fail(Failure::of_io(error))),
+                Err(error) => return Some(self.fail(Failure::of_io(error), &mut lent.held)),
             }
         }
         while ready.readable || ready.read_closed {
-            let n = match transport.read(scratch) {
+            if *share == 0 {
+                return None;
+            }
+            *share -= 1;
+            let n = match transport.read(&mut lent.scratch) {
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     (ready.readable, ready.read_closed) = (false, false);
                     return None;
                 }
-                Err(error) => return Some(self.fail(Failure::of_io(error))),
+                Err(error) => return Some(self.fail(Failure::of_io(error), &mut lent.held)),
             };
             if n == 0 {
-                return Some(self.end_of_stream());
+                return Some(self.end_of_stream(transport, lent));
             }
-            if transport.is_drained_by(n, scratch.len()) {
+            if transport.is_drained_by(n, lent.scratch.len()) {
                 ready.readable = false;
             }
             if let Some((_, trace)) = &mut self.trace {
-                trace.response.extend_from_slice(&scratch[..n]);
+                trace.response.extend_from_slice(&lent.scratch[..n]);
             }
-            match self.feed(&scratch[..n]) {
-                Ok(None) => {}
-                Ok(Some(whole)) => return Some(self.answer(whole, scratch)),
-                Err(failure) => return Some(self.fail(failure)),
+            match self.feed(&lent.scratch[..n], &mut lent.held) {
+                Ok(Some(whole)) => return Some(self.answer(whole, transport, &lent.scratch)),
+                Ok(None) => {
+                    let current = self.current.as_mut().expect("bytes of an exchange were fed");
+                    if !std::mem::replace(&mut current.began, true) {
+                        return Some(Event::Began { arrival: current.arrival });
+                    }
+                }
+                Err(failure) => return Some(self.fail(failure, &mut lent.held)),
             }
         }
         None
     }
 
-    /// Writes what was held back; tells when the first byte of a request was accepted.
-    fn write_on(&mut self, transport: &mut Transport) -> io::Result<Option<Event<'static>>> {
+    /// Writes what was held back; reports when the first byte of a request was accepted.
+    fn write_more<K: Socket>(
+        &mut self,
+        transport: &mut Transport<K>,
+    ) -> io::Result<Option<Event<'static>>> {
         transport.flush()?;
         let mut written = 0;
         while written < self.unwritten.len() {
@@ -166,14 +220,14 @@ impl Http1 {
         match &mut self.current {
             Some(current) if written > 0 && !current.sent => {
                 current.sent = true;
-                Ok(Some(Event::Sent { exchange: current.exchange }))
+                Ok(Some(Event::Sent { arrival: current.arrival }))
             }
             _ => Ok(None),
         }
     }
 
     /// Feeds what was read to the parser. Where the body lies when the response is whole.
-    fn feed(&mut self, bytes: &[u8]) -> Result<Option<Whole>, Failure> {
+    fn feed(&mut self, bytes: &[u8], held: &mut Held) -> Result<Option<Whole>, Failure> {
         let Some(current) = &mut self.current else {
             return Err(Failure::fault(Fault::BytesAfter));
         };
@@ -181,6 +235,13 @@ impl Http1 {
         let mut input = bytes;
         // The first piece of a body stays where it was read until there is a second.
         let mut first: Option<Range<usize>> = None;
+        let mut gather = |body: &mut Vec<u8>, piece: &[u8]| {
+            if !held.take(piece.len() as u64) {
+                return Err(Failure::of(ErrorClass::MemoryExhausted));
+            }
+            body.extend_from_slice(piece);
+            Ok(())
+        };
         loop {
             match self.parser.next(&mut input).map_err(Failure::fault)? {
                 Piece::Head => {
@@ -202,31 +263,40 @@ impl Http1 {
                         let end = bytes.len() - input.len();
                         first = Some(end - piece.len()..end);
                     } else {
-                        self.body.extend_from_slice(&bytes[first.take().unwrap_or(0..0)]);
-                        self.body.extend_from_slice(piece);
+                        gather(&mut self.body, &bytes[first.take().unwrap_or(0..0)])?;
+                        gather(&mut self.body, piece)?;
                     }
                 }
                 Piece::More => {
-                    self.body.extend_from_slice(&bytes[first.unwrap_or(0..0)]);
+                    gather(&mut self.body, &bytes[first.unwrap_or(0..0)])?;
                     return Ok(None);
                 }
-                Piece::End if input.is_empty() => {
+                Piece::End => {
+                    if !input.is_empty() {
+                        // The answer stands; what follows it belongs to no request of ours.
+                        let fault = Some(Fault::BytesAfter);
+                        self.over = Some(Over { why: OpenReason::AfterError, fault });
+                    }
                     return Ok(Some(first.map_or(Whole::Gathered, Whole::Read)));
                 }
-                Piece::End => return Err(Failure::fault(Fault::BytesAfter)),
             }
         }
     }
 
-    fn answer<'a>(&'a mut self, whole: Whole, scratch: &'a [u8]) -> Event<'a> {
+    fn answer<'a, K: Socket>(
+        &'a mut self,
+        whole: Whole,
+        transport: &Transport<K>,
+        scratch: &'a [u8],
+    ) -> Event<'a> {
         let current = self.current.take().expect("an answer belongs to an exchange");
         let head = self.parser.head();
         if !head.keep_alive || current.last || !self.unwritten.is_empty() {
-            self.over = Some(OpenReason::TargetClosed);
+            self.over = self.over.or(Over::of(OpenReason::TargetClosed));
         }
         let body: &[u8] = match whole {
             Whole::Read(range) => &scratch[range],
-            // Taken by the next request's start.
+            // Given back when the connection is asked for what comes next.
             Whole::Gathered => &self.body,
         };
         let answer = Answer {
@@ -234,34 +304,37 @@ impl Http1 {
             body,
             gzip: head.gzip,
             location: head.location.as_deref(),
+            received_at: transport.received_at(),
         };
-        Event::Answered { exchange: current.exchange, bytes: current.bytes_in, answer }
+        Event::Answered { arrival: current.arrival, bytes: current.bytes_in, answer }
     }
 
-    fn end_of_stream(&mut self) -> Event<'_> {
-        self.over = Some(OpenReason::TargetClosed);
+    fn end_of_stream<'a, K: Socket>(
+        &'a mut self,
+        transport: &Transport<K>,
+        lent: &'a mut Lent,
+    ) -> Event<'a> {
+        self.over = Over::of(OpenReason::TargetClosed);
         match &self.current {
             None => Event::Closed { why: OpenReason::TargetClosed, failure: None },
-            Some(_) if self.parser.ends_at_close() => self.answer(Whole::Gathered, &[]),
-            Some(_) => self.fail(Failure::of(ErrorClass::ClosedEarly)),
+            Some(_) if self.parser.ends_at_close() => self.answer(Whole::Gathered, transport, &[]),
+            Some(_) => self.fail(Failure::of(ErrorClass::ClosedEarly), &mut lent.held),
         }
     }
 
-    fn fail(&mut self, failure: Failure) -> Event<'static> {
-        self.over = Some(OpenReason::AfterError);
+    fn fail(&mut self, mut failure: Failure, held: &mut Held) -> Event<'static> {
+        self.over = Over::of(OpenReason::AfterError);
+        self.give_body_back(held);
         match self.current.take() {
             Some(current) => {
-                Event::Failed { exchange: current.exchange, bytes: current.bytes_in, failure }
+                let gone = matches!(failure.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
+                if gone && current.reused && current.bytes_in == 0 {
+                    // It may have been closed while it was idle, before the request arrived.
+                    failure.fault = Some(Fault::StaleKeepAlive);
+                }
+                Event::Failed { arrival: current.arrival, bytes: current.bytes_in, failure }
             }
             None => Event::Closed { why: OpenReason::AfterError, failure: Some(failure) },
         }
     }
-}
-
-/// Where the body of a whole response lies.
-enum Whole {
-    /// In what was just read.
-    Read(Range<usize>),
-    /// In the connection's own buffer; empty when it was not to be kept.
-    Gathered,
 }

@@ -2,11 +2,11 @@
 //!
 //! The dispatcher asks a connection for capacity, not for a socket: how many more exchanges it takes
 //! now. It pumps [`Connection::next`] until nothing is left, because one wake-up may yield one
-//! answer (HTTP/1.1), many (streams), or something that nobody asked for (server messages). An
-//! event names the exchange that it belongs to. What a protocol cannot do is its own affair:
+//! answer (HTTP/1.1), many (streams), or unsolicited messages from the server. An event names the
+//! arrival whose exchange it belongs to. What a protocol cannot do is its own affair:
 //! [`Connection::abandon`] ends an HTTP/1.1 connection and would reset a stream.
 //!
-//! A connection ends in one way only: [`Event::Closed`], after it has told the end of everything
+//! A connection ends in one way only: [`Event::Closed`], after it has reported the end of everything
 //! that it carried.
 //!
 //! See `docs/design/connections.md` for how HTTP/2, WebSocket and SSE fit in.
@@ -16,23 +16,22 @@ mod http1;
 mod tests;
 mod transport;
 
-use crate::exchange::Id;
+use crate::arrival::Id;
 use crate::request::Request;
+use crate::system::{Readiness, Socket};
 use http1::Http1;
-use mio::{Registry, Token};
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason};
-use plimsoll_plan::Draw;
+use plimsoll_plan::Values;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 pub(crate) use transport::TlsStart;
 use transport::Transport;
 
 /// A request on its way to a connection.
 pub(crate) struct Outgoing<'a> {
-    pub(crate) exchange: Id,
+    pub(crate) arrival: Id,
     pub(crate) request: &'a Request,
     /// What fills the request's placeholders.
-    pub(crate) draw: Draw,
+    pub(crate) values: Values,
     /// The answer's body may not be larger.
     pub(crate) body_max: u64,
     /// Whether the answer's body has to be kept.
@@ -41,6 +40,46 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) last: bool,
     /// Whether a [`Trace`] is to be kept.
     pub(crate) trace: bool,
+}
+
+/// What a worker lends to its connections while they read.
+pub(crate) struct Lent {
+    /// One read takes at most this much.
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) held: Held,
+}
+
+/// The bytes of bodies that are kept until they are whole, over all connections of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    now: u64,
+    max: u64,
+}
+
+impl Held {
+    /// None of at most `max` bytes.
+    pub(crate) fn up_to(max: u64) -> Held {
+        Held { now: 0, max }
+    }
+
+    /// Bytes held.
+    #[cfg(test)]
+    pub(crate) fn now(self) -> u64 {
+        self.now
+    }
+
+    /// Takes so many bytes more; whether there is room for them.
+    fn take(&mut self, bytes: u64) -> bool {
+        let fits = self.now + bytes <= self.max;
+        if fits {
+            self.now += bytes;
+        }
+        fits
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        self.now -= bytes;
+    }
 }
 
 /// What became of handing a request over.
@@ -70,6 +109,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
     pub(crate) location: Option<&'a str>,
+    /// When the kernel received its last bytes, where that was asked.
+    pub(crate) received_at: Option<Nanos>,
 }
 
 /// Why an exchange, or a connection, came to nothing.
@@ -102,16 +143,20 @@ impl Failure {
 /// What a connection yields.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
+    /// TCP is established, and the TLS handshake begins.
+    Handshaking,
     /// It is established and has capacity.
     Established,
     /// The first byte of a request that was held was accepted.
-    Sent { exchange: Id },
+    Sent { arrival: Id },
+    /// The first bytes of an answer were read, and more are to come.
+    Began { arrival: Id },
     /// An answer is whole. `bytes` counts heads and codings too.
-    Answered { exchange: Id, bytes: u64, answer: Answer<'a> },
+    Answered { arrival: Id, bytes: u64, answer: Answer<'a> },
     /// An exchange failed; the connection may live on.
-    Failed { exchange: Id, bytes: u64, failure: Failure },
-    /// The connection is over: why another may be needed in its place. Each exchange that it
-    /// carried has been told of before. Without a failure it was closed in good order.
+    Failed { arrival: Id, bytes: u64, failure: Failure },
+    /// The connection is over: why another may be needed in its place. The end of each exchange
+    /// that it carried was reported before. Without a failure it was closed in good order.
     Closed { why: OpenReason, failure: Option<Failure> },
 }
 
@@ -127,32 +172,22 @@ enum Phase {
     Established,
 }
 
-/// What the poll said.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Readiness {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// The other side sends no more.
-    pub(crate) read_closed: bool,
-}
-
-impl Readiness {
-    /// The poll said nothing: a connection is asked what it has to tell after something was done to
-    /// it.
-    pub(crate) const NONE: Readiness =
-        Readiness { readable: false, writable: false, read_closed: false };
-}
-
 /// A connection, whatever its protocol.
-pub(crate) struct Connection {
+pub(crate) struct Connection<K> {
     pub(crate) pool: u32,
-    /// Addresses that may still be tried when this one cannot be reached.
-    pub(crate) tries_left: u32,
+    /// The place of its address in the pool.
+    pub(crate) address: u32,
     pub(crate) opened_at: Nanos,
+    /// Counts the connections of a worker: tells this one from others at the same place.
+    pub(crate) serial: u64,
     /// Whether its pool has it among those with capacity.
     pub(crate) listed: bool,
+    /// Whether it takes so long to connect that another address is being tried.
+    pub(crate) slow: bool,
+    /// What the poll said and is not done yet, because others have their share first.
+    pub(crate) unread: Readiness,
     phase: Phase,
-    transport: Transport,
+    transport: Transport<K>,
     protocol: Protocol,
 }
 
@@ -160,26 +195,32 @@ enum Protocol {
     Http1(Http1),
 }
 
-impl Connection {
-    /// Begins to connect.
-    pub(crate) fn open(
-        pool: u32,
-        to: (SocketAddr, Option<IpAddr>),
+/// One connection in this many has every answer's receipt stamped by the kernel.
+const STAMPED_EVERY: u64 = 64;
+
+impl<K: Socket> Connection<K> {
+    /// Over a socket that is being connected to the address at place `address` of its pool.
+    ///
+    /// # Errors
+    /// TLS cannot begin.
+    pub(crate) fn new(
+        socket: K,
         tls: Option<&TlsStart>,
-        poll: (&Registry, Token),
+        (pool, address): (usize, usize),
+        serial: u64,
         now: Nanos,
-    ) -> io::Result<Connection> {
-        let transport = Transport::connect(to.0, to.1, tls, poll.0, poll.1)?;
-        let protocol = Protocol::Http1(Http1::new());
-        let phase = Phase::Connecting;
+    ) -> io::Result<Connection<K>> {
         Ok(Connection {
-            pool,
-            tries_left: 0,
+            pool: pool as u32,
+            address: address as u32,
             opened_at: now,
+            serial,
             listed: false,
-            phase,
-            transport,
-            protocol,
+            slow: false,
+            unread: Readiness::NONE,
+            phase: Phase::Connecting,
+            transport: Transport::new(socket, tls)?,
+            protocol: Protocol::Http1(Http1::new()),
         })
     }
 
@@ -194,6 +235,12 @@ impl Connection {
         }
     }
 
+    /// Whether its answers belong to the sample of which read lag is measured.
+    #[inline]
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.serial.is_multiple_of(STAMPED_EVERY)
+    }
+
     /// Hands a request over; `buffers` are free again afterwards.
     pub(crate) fn start(
         &mut self,
@@ -205,28 +252,38 @@ impl Connection {
         }
     }
 
-    /// The next thing that happened, after the poll said `ready`; `None` when all was told. What it
-    /// borrows must be used before the next call; `scratch` is free again then.
+    /// Asks the kernel when what is read next arrived, or stops asking.
+    #[inline]
+    pub(crate) fn stamp(&mut self, wanted: bool) {
+        self.transport.want_stamps(wanted || self.is_sampled());
+    }
+
+    /// The next thing that happened, after the poll said `ready`; `None` when all was reported or
+    /// its share of the reading is used up, which shows in `ready`. What it borrows must be used
+    /// before the next call.
     pub(crate) fn next<'a>(
         &'a mut self,
         ready: &mut Readiness,
-        scratch: &'a mut [u8],
+        share: &mut usize,
+        lent: &'a mut Lent,
     ) -> Option<Event<'a>> {
         if self.phase != Phase::Established {
             return self.establish();
         }
         match &mut self.protocol {
-            Protocol::Http1(http) => http.next(&mut self.transport, ready, scratch),
+            Protocol::Http1(http) => http.next(&mut self.transport, ready, share, lent),
         }
     }
 
     fn establish(&mut self) -> Option<Event<'static>> {
-        let connecting = self.phase == Phase::Connecting;
-        if connecting {
+        if self.phase == Phase::Connecting {
             match self.transport.is_connected() {
                 Ok(true) => self.phase = Phase::Handshaking,
                 Ok(false) => return None,
                 Err(error) => return Some(closed(Failure::of_open(error))),
+            }
+            if self.transport.is_secure() {
+                return Some(Event::Handshaking);
             }
         }
         match self.transport.is_ready() {
@@ -252,7 +309,7 @@ impl Connection {
 
     /// Whether TCP is established and TLS is not.
     pub(crate) fn is_handshaking(&self) -> bool {
-        self.phase == Phase::Handshaking
+        self.phase == Phase::Handshaking && self.transport.is_secure()
     }
 
     /// Whether no exchange is on it.
@@ -262,23 +319,23 @@ impl Connection {
         }
     }
 
-    /// Gives an exchange up: it is not told of any more. What that does to the connection,
-    /// [`Connection::next`] tells.
-    pub(crate) fn abandon(&mut self, exchange: Id) {
+    /// Ends an exchange from this side: nothing more is reported of it. What that does to the
+    /// connection, [`Connection::next`] reports.
+    pub(crate) fn abandon(&mut self, arrival: Id, held: &mut Held) {
         match &mut self.protocol {
-            Protocol::Http1(http) => http.abandon(exchange),
+            Protocol::Http1(http) => http.abandon(arrival, held),
         }
     }
 
     /// What was kept of an exchange to show it whole.
-    pub(crate) fn take_trace(&mut self, exchange: Id) -> Option<Trace> {
+    pub(crate) fn take_trace(&mut self, arrival: Id) -> Option<Trace> {
         match &mut self.protocol {
-            Protocol::Http1(http) => http.take_trace(exchange),
+            Protocol::Http1(http) => http.take_trace(arrival),
         }
     }
 
     /// Closes it.
-    pub(crate) fn close(self, registry: &Registry) {
-        self.transport.close(registry);
+    pub(crate) fn close(self) {
+        self.transport.close();
     }
 }

@@ -1,28 +1,36 @@
 //! How a connection ends, against a real socket on the other side.
 
 use super::*;
-use mio::{Events, Poll};
+use crate::system::kernel::{Kernel, KernelSocket};
+use crate::system::{Route, System, Wait};
+use plimsoll_measure::Clock;
 use plimsoll_measure::rng::Key;
-use plimsoll_plan::{Body, Expect, RpcExpect, Template, Turn, Url};
+use plimsoll_plan::{Body, Expect, RequestSpec, RpcExpect, Template, Url};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 struct Pair {
-    poll: Poll,
-    connection: Connection,
+    kernel: Kernel,
+    connection: Connection<KernelSocket>,
+    lent: Lent,
     peer: Option<TcpStream>,
     request: Request,
 }
 
-/// An established connection and the other side's socket.
-fn pair() -> Pair {
+const VALUES: fn() -> Values = || Values { seq: 0, key: Key::new(0) };
+
+/// An established connection, the worker's `serial`-th, and the other side's socket.
+fn pair_at(serial: u64) -> Pair {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let to = (listener.local_addr().unwrap(), None);
-    let poll = Poll::new().unwrap();
-    let connection = Connection::open(0, to, None, (poll.registry(), Token(0)), Nanos::ZERO);
+    let route = Route { to: listener.local_addr().unwrap(), from: None };
+    let mut kernel = Kernel::new(std::sync::mpsc::channel().0).unwrap();
+    kernel.start(Clock::start_in(Duration::ZERO)).unwrap();
+    let socket = kernel.connect(route, 0).unwrap();
+    let connection = Connection::new(socket, None, (0, 0), serial, Nanos::ZERO).unwrap();
     let (peer, _) = listener.accept().unwrap();
     let url = Url::parse("http://h/").unwrap();
-    let turn = Turn {
+    let spec = RequestSpec {
         method: "GET".into(),
         url_shown: url.to_string(),
         path: Template::plain(url.path.clone()),
@@ -31,19 +39,24 @@ fn pair() -> Pair {
         body: Body::Empty,
         expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
     };
-    let request = Request::compile(&turn, 0, false);
-    let mut pair = Pair { poll, connection: connection.unwrap(), peer: Some(peer), request };
+    let request = Request::compile(&spec, 0, false);
+    let lent = Lent { scratch: vec![0; 4096], held: Held::up_to(50) };
+    let mut pair = Pair { kernel, connection, lent, peer: Some(peer), request };
     assert_eq!(pair.connection.capacity(), 0, "not established yet");
     pair.until("Established");
     pair
 }
 
+fn pair() -> Pair {
+    pair_at(1)
+}
+
 impl Pair {
-    fn start(&mut self, exchange: Id, trace: bool) -> Started {
+    fn start(&mut self, arrival: Id, trace: bool) -> Started {
         let outgoing = Outgoing {
-            exchange,
+            arrival,
             request: &self.request,
-            draw: Draw { seq: 0, key: Key::new(0) },
+            values: VALUES(),
             body_max: 100,
             keep_body: true,
             last: false,
@@ -52,30 +65,30 @@ impl Pair {
         self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()))
     }
 
-    /// What it tells with what the poll said, in words; empty when nothing.
-    fn told(&mut self, mut ready: Readiness) -> String {
-        let mut scratch = [0; 4096];
-        let event = self.connection.next(&mut ready, &mut scratch);
+    /// What it reports with what the poll said, in words; empty when nothing.
+    fn reported(&mut self, mut ready: Readiness) -> String {
+        self.connection.stamp(false);
+        let event = self.connection.next(&mut ready, &mut 100, &mut self.lent);
         event.map_or(String::new(), |event| format!("{event:?}"))
     }
 
-    /// Polls until it tells what begins so.
+    /// Polls until it reports what begins so.
     fn until(&mut self, begins: &str) -> String {
-        let mut events = Events::with_capacity(8);
+        let mut ready = Vec::new();
         loop {
-            self.poll.poll(&mut events, None).unwrap();
-            for event in &events {
-                let told = self.told(Readiness {
-                    readable: event.is_readable(),
-                    writable: event.is_writable(),
-                    read_closed: event.is_read_closed(),
-                });
-                if told.starts_with(begins) {
-                    return told;
+            self.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
+            for (_, readiness) in &ready {
+                let reported = self.reported(*readiness);
+                if reported.starts_with(begins) {
+                    return reported;
                 }
-                assert_eq!(told, "", "before {begins}");
+                assert!(reported.is_empty() || reported.starts_with("Began"), "{reported}");
             }
         }
+    }
+
+    fn peer(&mut self) -> &mut TcpStream {
+        self.peer.as_mut().unwrap()
     }
 }
 
@@ -83,17 +96,16 @@ impl Pair {
 fn an_answer_gives_the_capacity_back() {
     let mut pair = pair();
     assert_eq!(pair.connection.capacity(), 1);
-    let len =
-        pair.request.bytes(Draw { seq: 0, key: Key::new(0) }, (&mut vec![], &mut vec![])).len();
+    let len = pair.request.bytes(VALUES(), (&mut vec![], &mut vec![])).len();
     assert!(matches!(pair.start(7, true), Started::Sent { bytes } if bytes == len as u64));
     assert_eq!((pair.connection.capacity(), pair.connection.is_idle()), (0, false));
     let mut asked = vec![0; len];
-    let peer = pair.peer.as_mut().unwrap();
+    let peer = pair.peer();
     peer.read_exact(&mut asked).unwrap();
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     peer.write_all(answer).unwrap();
-    let told = pair.until("Answered");
-    assert!(told.contains("exchange: 7, bytes: 40"), "{told}");
+    let reported = pair.until("Answered");
+    assert!(reported.contains("arrival: 7, bytes: 40"), "{reported}");
     assert_eq!((pair.connection.capacity(), pair.connection.is_idle()), (1, true));
     assert!(pair.connection.take_trace(8).is_none(), "another's");
     let trace = pair.connection.take_trace(7).unwrap();
@@ -101,14 +113,14 @@ fn an_answer_gives_the_capacity_back() {
 }
 
 #[test]
-fn what_was_given_up_ends_an_http1_connection() {
+fn abandoning_an_exchange_ends_an_http1_connection() {
     let mut pair = pair();
     pair.start(7, false);
-    pair.connection.abandon(8);
-    assert_eq!(pair.told(Readiness::NONE), "", "another's end is none of its business");
-    pair.connection.abandon(7);
+    pair.connection.abandon(8, &mut pair.lent.held);
+    assert_eq!(pair.reported(Readiness::NONE), "", "another's end is none of its business");
+    pair.connection.abandon(7, &mut pair.lent.held);
     assert_eq!((pair.connection.capacity(), pair.connection.is_idle()), (0, true));
-    assert_eq!(pair.told(Readiness::NONE), "Closed { why: AfterTimeout, failure: None }");
+    assert_eq!(pair.reported(Readiness::NONE), "Closed { why: AfterTimeout, failure: None }");
 }
 
 #[test]
@@ -118,13 +130,70 @@ fn a_refused_request_is_followed_by_the_end() {
     socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(peer);
     // The reset has come, and the connection was not asked yet.
-    let mut events = Events::with_capacity(8);
-    while !events.iter().any(|event| event.is_read_closed()) {
-        pair.poll.poll(&mut events, None).unwrap();
+    let mut ready = Vec::new();
+    while !ready.iter().any(|(_, readiness): &(_, Readiness)| readiness.read_closed) {
+        pair.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
     }
-    assert_eq!(pair.connection.capacity(), 1, "it has not been told");
+    assert_eq!(pair.connection.capacity(), 1, "it was not asked yet");
     assert!(matches!(pair.start(7, true), Started::Refused));
     assert_eq!((pair.connection.capacity(), pair.connection.is_idle()), (0, true));
     assert!(pair.connection.take_trace(7).is_none(), "nothing was sent");
-    assert_eq!(pair.told(Readiness::NONE), "Closed { why: TargetClosed, failure: None }");
+    assert_eq!(pair.reported(Readiness::NONE), "Closed { why: TargetClosed, failure: None }");
+}
+
+#[test]
+fn a_close_before_the_first_byte_on_a_used_connection_is_a_stale_keep_alive() {
+    let mut pair = pair();
+    for (arrival, stale) in [(1, false), (2, true)] {
+        pair.start(arrival, false);
+        if stale {
+            pair.peer = None;
+            let reported = pair.until("Failed");
+            assert!(reported.contains("StaleKeepAlive"), "{reported}");
+        } else {
+            pair.peer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+            pair.until("Answered");
+        }
+    }
+}
+
+#[test]
+fn bytes_after_an_answer_end_the_connection_and_not_the_answer() {
+    let mut pair = pair();
+    pair.start(7, false);
+    pair.peer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nstray").unwrap();
+    pair.until("Answered");
+    assert_eq!(pair.connection.capacity(), 0);
+    let reported = pair.reported(Readiness::NONE);
+    assert!(reported.contains("BytesAfter"), "{reported}");
+}
+
+#[test]
+fn bodies_that_are_gathered_are_bounded_and_given_back() {
+    let mut pair = pair();
+    pair.start(7, false);
+    pair.peer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n").unwrap();
+    pair.until("Began");
+    pair.peer().write_all(&[b'x'; 40]).unwrap();
+    let mut ready = Vec::new();
+    while pair.lent.held.now() < 40 {
+        pair.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
+        ready.iter().for_each(|(_, readiness)| assert_eq!(pair.reported(*readiness), ""));
+    }
+    pair.peer().write_all(&[b'x'; 15]).unwrap();
+    let reported = pair.until("Failed");
+    assert!(reported.contains("MemoryExhausted"), "{reported}");
+    assert_eq!(pair.lent.held.now(), 0);
+}
+
+#[test]
+fn a_sampled_connection_says_when_the_kernel_received_an_answer() {
+    let mut pair = pair_at(64);
+    let start = pair.kernel.now();
+    pair.start(7, false);
+    pair.peer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let reported = pair.until("Answered");
+    let stamp = reported.split("received_at: Some(Nanos(").nth(1).expect(&reported);
+    let stamp: u64 = stamp.split(')').next().unwrap().parse().unwrap();
+    assert!((start.0..=pair.kernel.now().0).contains(&stamp), "{reported}");
 }

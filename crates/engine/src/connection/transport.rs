@@ -1,53 +1,47 @@
-//! Bytes over TCP, in the clear or through TLS: non-blocking, one type for both.
+//! Bytes over a socket, in the clear or through TLS: non-blocking, one type for both.
 
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
-use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use crate::system::Socket;
+use plimsoll_measure::Nanos;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
-use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What TLS needs to begin.
 pub(crate) type TlsStart = (Arc<rustls::ClientConfig>, ServerName<'static>);
 
 /// A socket, and TLS over it.
-pub(crate) struct Transport {
-    socket: TcpStream,
+pub(crate) struct Transport<K> {
+    socket: Stamped<K>,
     tls: Option<Box<ClientConnection>>,
 }
 
-impl Transport {
-    /// Begins to connect; the poll reports `token` when something happened.
-    pub(crate) fn connect(
-        address: SocketAddr,
-        source: Option<IpAddr>,
-        tls: Option<&TlsStart>,
-        registry: &Registry,
-        token: Token,
-    ) -> io::Result<Transport> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(source) = source {
-            // The port is chosen at connect, when the whole 4-tuple is known: a source address then
-            // gives its 28,000 ports to each destination and not to all of them together.
-            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+/// A socket that remembers when the kernel received what was read last.
+struct Stamped<K> {
+    socket: K,
+    /// Whether stamps are wanted: they cost a little more than a plain read.
+    wanted: bool,
+    received_at: Option<Nanos>,
+}
+
+impl<K: Socket> Read for Stamped<K> {
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.wanted {
+            return self.socket.read(buffer);
         }
-        match socket.connect(&address.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(error) => return Err(error),
-        }
-        let mut socket = TcpStream::from_std(socket.into());
-        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        let (n, received_at) = self.socket.read_stamped(buffer)?;
+        self.received_at = received_at.or(self.received_at);
+        Ok(n)
+    }
+}
+
+impl<K: Socket> Transport<K> {
+    /// Over a socket that is being connected.
+    ///
+    /// # Errors
+    /// TLS cannot begin.
+    pub(crate) fn new(socket: K, tls: Option<&TlsStart>) -> io::Result<Transport<K>> {
         let tls = match tls {
             Some((config, name)) => {
                 let connection = ClientConnection::new(config.clone(), name.clone());
@@ -55,7 +49,20 @@ impl Transport {
             }
             None => None,
         };
-        Ok(Transport { socket, tls })
+        Ok(Transport { socket: Stamped { socket, wanted: false, received_at: None }, tls })
+    }
+
+    /// Whether reads ask the kernel when the bytes arrived.
+    #[inline]
+    pub(crate) fn want_stamps(&mut self, wanted: bool) {
+        self.socket.wanted = wanted;
+        self.socket.received_at = None;
+    }
+
+    /// When the kernel received what was read last; `None` where stamps were not wanted.
+    #[inline]
+    pub(crate) fn received_at(&self) -> Option<Nanos> {
+        self.socket.received_at
     }
 
     /// Whether TCP is established.
@@ -63,14 +70,12 @@ impl Transport {
     /// # Errors
     /// Why it never will be.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
-        if let Some(error) = self.socket.take_error()? {
-            return Err(error);
-        }
-        match self.socket.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.socket.socket.is_connected()
+    }
+
+    /// Whether TLS is spoken.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Whether TCP and TLS are established; goes on with the handshake as far as it can.
@@ -80,7 +85,7 @@ impl Transport {
     pub(crate) fn is_ready(&mut self) -> io::Result<bool> {
         let Some(tls) = &mut self.tls else { return Ok(true) };
         while tls.is_handshaking() {
-            let written = write_records(tls, &mut self.socket)?;
+            let written = write_records(tls, &mut self.socket.socket)?;
             if tls.is_handshaking() && tls.wants_read() {
                 if !read_records(tls, &mut self.socket)? {
                     return Ok(false);
@@ -89,7 +94,7 @@ impl Transport {
                 return Ok(false);
             }
         }
-        write_records(tls, &mut self.socket)?;
+        write_records(tls, &mut self.socket.socket)?;
         Ok(true)
     }
 
@@ -109,41 +114,62 @@ impl Transport {
         self.tls.is_none() && n < len
     }
 
-    /// Writes what the kernel, or TLS's buffer, takes.
+    /// Writes as much as the kernel takes. When it is less than everything, the poll will say when
+    /// there is room again.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing was taken, or why the connection is over.
     #[inline]
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
-            None => self.socket.write(bytes),
-            Some(tls) => {
-                let taken = tls.writer().write(bytes)?;
-                write_records(tls, &mut self.socket)?;
-                if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
-            }
+            None => self.socket.socket.write(bytes),
+            Some(tls) => write_plaintext(tls, &mut self.socket.socket, bytes),
         }
     }
 
-    /// Writes on what TLS holds back.
+    /// Writes what TLS holds back.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
-            write_records(tls, &mut self.socket)?;
+            write_records(tls, &mut self.socket.socket)?;
         }
         Ok(())
     }
 
-    /// Leaves the poll, saying goodbye where the protocol has a word for it.
-    pub(crate) fn close(mut self, registry: &Registry) {
+    /// Closes it, with TLS's own farewell first.
+    pub(crate) fn close(mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
             // The other side may be gone already; nothing depends on it.
-            let _ = write_records(tls, &mut self.socket);
+            let _ = write_records(tls, &mut self.socket.socket);
         }
-        // Closing the descriptor leaves the poll too.
-        let _ = registry.deregister(&mut self.socket);
     }
 }
 
+/// Encrypts and writes until the kernel takes no more. What TLS has encrypted by then counts as
+/// taken: it is on its way whatever happens.
+fn write_plaintext<K: Socket>(
+    tls: &mut ClientConnection,
+    socket: &mut K,
+    bytes: &[u8],
+) -> io::Result<usize> {
+    let mut taken = 0;
+    loop {
+        let n = tls.writer().write(&bytes[taken..])?;
+        taken += n;
+        write_records(tls, socket)?;
+        // Records left over mean that the kernel is full, and that the poll will say when it is not.
+        if taken == bytes.len() || tls.wants_write() {
+            break;
+        }
+    }
+    if taken == 0 && !bytes.is_empty() {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(taken)
+}
+
 /// Writes records until there are none or the kernel takes no more; whether any byte was taken.
-fn write_records(tls: &mut ClientConnection, socket: &mut TcpStream) -> io::Result<bool> {
+fn write_records<K: Socket>(tls: &mut ClientConnection, socket: &mut K) -> io::Result<bool> {
     let mut any = false;
     while tls.wants_write() {
         match tls.write_tls(socket) {
@@ -156,7 +182,10 @@ fn write_records(tls: &mut ClientConnection, socket: &mut TcpStream) -> io::Resu
 }
 
 /// Reads records that are there; whether there were any.
-fn read_records(tls: &mut ClientConnection, socket: &mut TcpStream) -> io::Result<bool> {
+fn read_records<K: Socket>(
+    tls: &mut ClientConnection,
+    socket: &mut Stamped<K>,
+) -> io::Result<bool> {
     match tls.read_tls(socket) {
         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(_) => {}
@@ -165,15 +194,15 @@ fn read_records(tls: &mut ClientConnection, socket: &mut TcpStream) -> io::Resul
     }
     if let Err(error) = tls.process_new_packets() {
         // The alert tells the other side why; it may not be read any more.
-        let _ = write_records(tls, socket);
+        let _ = write_records(tls, &mut socket.socket);
         return Err(io::Error::new(io::ErrorKind::InvalidData, error));
     }
     Ok(true)
 }
 
-fn read_plaintext(
+fn read_plaintext<K: Socket>(
     tls: &mut ClientConnection,
-    socket: &mut TcpStream,
+    socket: &mut Stamped<K>,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
     loop {
@@ -186,7 +215,7 @@ fn read_plaintext(
         }
         match read_records(tls, socket) {
             Ok(true) => {
-                write_records(tls, socket)?;
+                write_records(tls, &mut socket.socket)?;
             }
             Ok(false) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),

@@ -3,23 +3,55 @@
 //! Both are off the usual path: a class is noted once, and exchanges are traced only when asked for.
 
 use super::Dispatcher;
+use crate::arrival::{Arrival, Id};
 use crate::connection::Failure;
-use crate::exchange::{Exchange, Id};
-use crate::run::TraceRecord;
-use crate::worker::Shared;
-use plimsoll_measure::{Closed, ErrorClass, Note};
+use crate::prepare::Shared;
+use crate::running::TraceRecord;
+use crate::system::System;
+use plimsoll_measure::{ErrorClass, Listed, Note};
 
-impl Dispatcher<'_> {
+/// What is kept for a person to read.
+#[derive(Default)]
+pub(super) struct Notebook {
+    noted: [bool; ErrorClass::ALL.len()],
+    notes: Vec<Note>,
+    /// The arrivals that are being traced.
+    pub(super) tracing: Vec<Id>,
+    traces: Vec<TraceRecord>,
+}
+
+impl Notebook {
+    /// Whether an error of this class was noted.
+    pub(super) fn has(&self, class: ErrorClass) -> bool {
+        self.noted[class.index()]
+    }
+
+    /// Notes the first error of a class.
+    pub(super) fn note(
+        &mut self,
+        shared: &Shared,
+        arrival: &Arrival,
+        class: ErrorClass,
+        text: String,
+    ) {
+        if !std::mem::replace(&mut self.noted[class.index()], true) {
+            let target = shared.plan.targets[arrival.target as usize].name.clone();
+            self.notes.push(Note { class, target, text });
+        }
+    }
+}
+
+impl<S: System> Dispatcher<S> {
     pub(crate) fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
+        std::mem::take(&mut self.notebook.notes)
     }
 
     pub(crate) fn take_traces(&mut self) -> Vec<TraceRecord> {
-        std::mem::take(&mut self.traces)
+        std::mem::take(&mut self.notebook.traces)
     }
 
     pub(super) fn note_failure(&mut self, id: Id, failure: &Failure) {
-        if self.noted[failure.class.index()] {
+        if self.notebook.has(failure.class) {
             return;
         }
         let text = match (&failure.error, failure.fault) {
@@ -27,39 +59,26 @@ impl Dispatcher<'_> {
             (None, Some(fault)) => fault.to_string(),
             (None, None) => failure.class.to_string(),
         };
-        let exchange = self.exchanges.get(id).expect("what failed is on its way");
-        note(&mut self.noted, &mut self.notes, self.shared, exchange, failure.class, text);
+        self.notebook.note(&self.shared, &self.arrivals[id], failure.class, text);
     }
 
     pub(super) fn end_trace(&mut self, key: usize, id: Id) {
-        if self.tracing.is_empty() {
+        if self.notebook.tracing.is_empty() {
             return;
         }
-        let Some(place) = self.tracing.iter().position(|traced| *traced == id) else { return };
-        self.tracing.swap_remove(place);
+        let Some(place) = self.notebook.tracing.iter().position(|traced| *traced == id) else {
+            return;
+        };
+        self.notebook.tracing.swap_remove(place);
         let trace = self.connections[key].take_trace(id).expect("what is traced is kept");
-        let exchange = self.exchanges.get(id).expect("what is traced is on its way");
-        self.traces.push(TraceRecord {
-            target: self.shared.plan.targets[exchange.target as usize].name.clone(),
-            sent_at: exchange.sent_at,
-            received_at: self.shared.clock.now(),
+        let arrival = &self.arrivals[id];
+        self.notebook.traces.push(TraceRecord {
+            target: self.shared.plan.targets[arrival.target as usize].name.clone(),
+            sent_at: arrival.exchange.sent_at.unwrap_or(arrival.dispatched_at),
+            received_at: self.system.now(),
             request: trace.request,
             response: trace.response,
         });
-    }
-}
-
-pub(super) fn note(
-    noted: &mut [bool],
-    notes: &mut Vec<Note>,
-    shared: &Shared<'_>,
-    exchange: &Exchange,
-    class: ErrorClass,
-    text: String,
-) {
-    if !std::mem::replace(&mut noted[class.index()], true) {
-        let target = shared.plan.targets[exchange.target as usize].name.clone();
-        notes.push(Note { class, target, text });
     }
 }
 

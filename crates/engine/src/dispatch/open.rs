@@ -1,51 +1,77 @@
 //! Connections: opened when they are needed, lost when they end, closed at the end.
+//!
+//! # Several addresses
+//! An attempt that has not connected after 250 ms (RFC 8305 §5 recommends this delay) is slow: it
+//! goes on, its address is avoided, and another attempt is made to the next address. At the limit on
+//! connections a slow attempt is dropped to make room. Only when every address has failed lately
+//! does a failed attempt fail an arrival. A name's addresses are asked for again every `dns_ttl`,
+//! also when no connection is opened; when that fails, those that are known stay in use.
 
 use super::{Dispatcher, Next};
+use crate::arrival::{Exchange, Id, State};
 use crate::connection::{Connection, Failure};
-use crate::exchange::Id;
-use crate::pool::{Addresses, Pool};
-use crate::request::{Hop, Origin, tls_start};
-use crate::resolve::{Question, Resolved, is_literal};
-use mio::Token;
+use crate::judge::Why;
+use crate::pool::{Name, Pool};
+use crate::request::{Hop, tls_start};
+use crate::system::resolve::{Question, Resolved, is_literal};
+use crate::system::{Route, System};
 use plimsoll_measure::{ErrorClass, Nanos, OpenReason};
+use plimsoll_plan::Origin;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 /// More origins than this are not followed to by redirects.
 const POOLS_MAX: usize = 256;
-/// More connections than this are not opened to a host without reading answers in between.
+/// More connections than this are not opened to an origin without reading answers in between.
 const OPENED_MAX: usize = 16;
-/// A worker that is this late takes arrivals up in a burst that the plan does not have. It opens one
-/// connection a turn: had it been on time, those that it has would have carried them.
+/// A worker that is this late takes arrivals up in a burst that the plan does not have. It opens
+/// one connection an iteration: had it been on time, those that it has would have carried them.
 const BEHIND: Nanos = Nanos(500_000);
 /// A name that could not be resolved is asked for again after this long.
 const ASK_AGAIN: Nanos = Nanos::from_secs(1);
+/// An attempt that has not connected after this long is slow.
+const SLOW: Nanos = Nanos::from_millis(250);
 
-impl Dispatcher<'_> {
-    /// Somebody waits in a pool, or a connection of it was lost: [`Dispatcher::open_needed`] sees to
-    /// it once a turn.
+/// What is known of connections over all pools.
+#[derive(Default)]
+pub(super) struct Opening {
+    /// Pools that may need connections.
+    needed: VecDeque<usize>,
+    /// Connections that are not established, in the order they were opened, with serial numbers.
+    attempts: VecDeque<(u32, u64)>,
+    /// When one of them has to be looked at.
+    pub(super) next_check: Nanos,
+    serial: u64,
+    pub(super) established: u64,
+    pub(super) established_peak: u64,
+}
+
+impl<S: System> Dispatcher<S> {
+    /// Arrivals wait in a pool, or a connection of it was lost: [`Dispatcher::open_needed`] sees to
+    /// it once an iteration.
     pub(super) fn may_need_connections(&mut self, pool: usize) {
-        if !std::mem::replace(&mut self.pools[pool].unopened, true) {
-            self.unopened.push_back(pool);
+        if !std::mem::replace(&mut self.pools[pool].listed, true) {
+            self.opening.needed.push_back(pool);
         }
     }
 
     /// Whether [`Dispatcher::open_needed`] has something to do.
-    pub(crate) fn wants_to_open(&self) -> bool {
-        !self.unopened.is_empty()
+    pub(super) fn wants_to_open(&self) -> bool {
+        !self.opening.needed.is_empty()
     }
 
-    /// Opens connections for who waits, as far as the limit allows: after the answers that are there
-    /// were read, because they free connections, and few in a turn. Otherwise a worker that was held
-    /// up for a moment would open one for each arrival that became due meanwhile, and be held up by
-    /// that.
+    /// Opens connections for arrivals that wait, as far as the limit allows: after the answers that
+    /// are there were read, because they free connections, and few in one iteration. Otherwise a
+    /// worker that was held up for a moment would open one for each arrival that became due
+    /// meanwhile, and be held up by that.
     pub(crate) fn open_needed(&mut self) {
-        if self.unopened.is_empty() {
+        if self.opening.needed.is_empty() {
             return;
         }
-        let now = self.shared.clock.now();
-        for _ in 0..self.unopened.len() {
-            let Some(pool) = self.unopened.pop_front() else { break };
-            self.pools[pool].unopened = false;
+        let now = self.system.now();
+        for _ in 0..self.opening.needed.len() {
+            let Some(pool) = self.opening.needed.pop_front() else { break };
+            self.pools[pool].listed = false;
             self.open_for(pool, now);
         }
     }
@@ -54,64 +80,154 @@ impl Dispatcher<'_> {
         let most = if self.lag > BEHIND { 1 } else { OPENED_MAX };
         for _ in 0..most {
             if !self.pools[pool].wants_connection(now) {
-                return;
+                return self.serve_all_addresses(pool, now);
             }
-            match &self.pools[pool].addresses {
-                Addresses::Asked => return,
-                Addresses::Failed(why) => {
+            match &self.pools[pool].name {
+                Name::Asked => return,
+                Name::Failed(why) => {
                     let error = std::io::Error::other(why.clone());
                     let failure =
                         Failure { class: ErrorClass::Dns, fault: None, error: Some(error) };
-                    if now >= self.pools[pool].learnt_at + ASK_AGAIN {
-                        self.ask(pool);
+                    if now >= self.pools[pool].asked_at + ASK_AGAIN {
+                        self.ask(pool, now);
                     }
                     self.fail_waiting(pool, &failure, now);
                 }
-                Addresses::Known(_) => {
-                    if now >= self.pools[pool].learnt_at + self.shared.plan.connections.dns_ttl {
-                        self.ask(pool);
-                    }
-                    let tries_left = self.pools[pool].address_count() as u32 - 1;
+                Name::Known => {
                     let reason = self.pools[pool].reason(self.shared.plan.connections.reuse);
-                    self.recorder.counts.connections.reasons.count(reason);
-                    self.open(pool, tries_left, now);
+                    let Some(address) = self.pools[pool].next_address(now) else { return };
+                    self.open(pool, address, reason, now);
                 }
             }
         }
         self.may_need_connections(pool);
     }
 
-    /// Opens one connection; where that fails at once, for one who waits it has failed.
-    fn open(&mut self, pool: usize, tries_left: u32, now: Nanos) {
+    /// Each of a name's addresses has a connection, so that all of them carry load at low rates too.
+    fn serve_all_addresses(&mut self, pool: usize, now: Nanos) {
+        if !self.shared.plan.connections.reuse {
+            return;
+        }
+        while let Some(address) = self.pools[pool].unserved(now) {
+            self.open(pool, address, OpenReason::NewAddress, now);
+        }
+    }
+
+    /// Opens one connection; where that fails at once, so does an arrival that waits for one.
+    fn open(&mut self, pool: usize, address: usize, reason: OpenReason, now: Nanos) {
+        self.recorder.counts.connections.reasons.count(reason);
         let state = &mut self.pools[pool];
-        let Some(address) = state.next_address() else { return };
+        let to = state.addresses[address].at;
         let sources = &self.shared.plan.connections.sources;
-        let same_kind = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4();
-        let usable = sources.iter().filter(same_kind).count();
-        let source = sources.iter().filter(same_kind).nth(state.turn % usable.max(1)).copied();
+        let same_kind = |ip: &&IpAddr| ip.is_ipv4() == to.is_ipv4();
+        let source = state.next_source(address, sources.iter().filter(same_kind).count());
+        let from = sources.iter().filter(same_kind).nth(source).copied();
         let entry = self.connections.vacant_entry();
-        let poll = (&self.registry, Token(entry.key()));
-        match Connection::open(pool as u32, (address, source), state.tls.as_ref(), poll, now) {
-            Ok(mut connection) => {
-                connection.tries_left = tries_left;
-                self.attempts.push_back((now + self.shared.plan.timeout, entry.key(), now));
+        let (key, serial) = (entry.key(), self.opening.serial);
+        let opened = self.system.connect(Route { to, from }, key).and_then(|socket| {
+            Connection::new(socket, state.tls.as_ref(), (pool, address), serial, now)
+        });
+        match opened {
+            Ok(connection) => {
                 entry.insert(connection);
+                self.opening.serial += 1;
+                self.opening.attempts.push_back((key as u32, serial));
+                state.addresses[address].open += 1;
                 state.open += 1;
                 state.connecting += 1;
+                let check = now + if state.usable() > 1 { SLOW } else { self.shared.plan.timeout };
+                self.opening.next_check = match self.opening.attempts.len() {
+                    1 => check,
+                    _ => self.opening.next_check.min(check),
+                };
             }
-            Err(error) => {
-                let failure = Failure::of_open(error);
-                self.fail_waiting(pool, &failure, now);
-            }
+            Err(error) => self.unreachable(pool, address, &Failure::of_open(error), now),
         }
+    }
+
+    /// An address could not be connected to. An arrival fails of it when no address is left.
+    fn unreachable(&mut self, pool: usize, address: usize, failure: &Failure, now: Nanos) {
+        let generators =
+            matches!(failure.class, ErrorClass::FdExhausted | ErrorClass::PortExhausted);
+        if generators || self.pools[pool].avoid(address, now) {
+            self.fail_waiting(pool, failure, now);
+        }
+        self.may_need_connections(pool);
     }
 
     /// The arrival that has waited longest fails with a connection that could not be opened.
     fn fail_waiting(&mut self, pool: usize, failure: &Failure, now: Nanos) {
         if let Some(id) = self.next_waiting(pool, now) {
             self.note_failure(id, failure);
-            self.finish(id, now, None, Err((failure.class, failure.fault)));
+            self.fail(id, now, Why { class: failure.class, fault: failure.fault });
         }
+    }
+
+    pub(super) fn established(&mut self, key: usize, now: Nanos) {
+        let connection = &self.connections[key];
+        let (place, address) = (connection.pool as usize, connection.address as usize);
+        let pool = &mut self.pools[place];
+        *(if connection.slow { &mut pool.slow } else { &mut pool.connecting }) -= 1;
+        if pool.tls.is_some() {
+            pool.handshaking -= 1;
+        }
+        if now - connection.opened_at < SLOW {
+            pool.reached(address);
+        }
+        self.opening.established += 1;
+        self.opening.established_peak = self.opening.established_peak.max(self.opening.established);
+        self.recorder.counts.connections.opened += 1;
+        self.may_need_connections(place);
+    }
+
+    /// Looks after attempts that are slow or have had their time.
+    pub(crate) fn check_attempts(&mut self, now: Nanos) {
+        if now < self.opening.next_check || self.opening.attempts.is_empty() {
+            if self.opening.attempts.is_empty() {
+                self.opening.next_check = Nanos::MAX;
+            }
+            return;
+        }
+        let timeout = self.shared.plan.timeout;
+        let mut next_check = Nanos::MAX;
+        for _ in 0..self.opening.attempts.len() {
+            let Some((key, serial)) = self.opening.attempts.pop_front() else { break };
+            let attempt = self.connections.get_mut(key as usize);
+            let attempt = attempt.filter(|own| own.serial == serial && !own.is_established());
+            let Some(attempt) = attempt else { continue };
+            let (pool, opened_at) = (attempt.pool as usize, attempt.opened_at);
+            if now >= opened_at + timeout {
+                self.lose(key as usize, OpenReason::AfterTimeout, None, now);
+                continue;
+            }
+            let may_be_slow = !attempt.slow && self.pools[pool].usable() > 1;
+            if may_be_slow && now >= opened_at + SLOW {
+                attempt.slow = true;
+                self.slowed(key as usize, now);
+                if !self.connections.contains(key as usize) {
+                    continue;
+                }
+            } else if may_be_slow {
+                next_check = next_check.min(opened_at + SLOW);
+            }
+            next_check = next_check.min(opened_at + timeout);
+            self.opening.attempts.push_back((key, serial));
+        }
+        self.opening.next_check = next_check;
+    }
+
+    /// An attempt is slow: another address is tried beside it, or in its place at the limit.
+    fn slowed(&mut self, key: usize, now: Nanos) {
+        let connection = &self.connections[key];
+        let (place, address) = (connection.pool as usize, connection.address as usize);
+        let pool = &mut self.pools[place];
+        pool.connecting -= 1;
+        pool.slow += 1;
+        pool.avoid(address, now);
+        if pool.open >= pool.limit && pool.waiting_live > pool.connecting {
+            self.lose(key, OpenReason::AfterTimeout, None, now);
+        }
+        self.may_need_connections(place);
     }
 
     /// A connection is over.
@@ -124,104 +240,136 @@ impl Dispatcher<'_> {
     ) {
         let connection = self.connections.remove(key);
         debug_assert!(connection.is_idle(), "what a connection carries ends before it");
-        let pool = connection.pool as usize;
-        let tries_left = connection.tries_left;
-        let established = connection.is_established();
-        let listed = connection.listed;
-        connection.close(&self.registry);
-        let state = &mut self.pools[pool];
-        state.open -= 1;
+        let (place, address) = (connection.pool as usize, connection.address as usize);
+        let (established, listed, slow) =
+            (connection.is_established(), connection.listed, connection.slow);
+        let handshaking = connection.is_handshaking();
+        connection.close();
+        let pool = &mut self.pools[place];
+        pool.open -= 1;
+        pool.uncap(now);
+        pool.addresses[address].open -= 1;
         if established {
-            self.established -= 1;
-            state.lose(why);
-            if listed && let Some(place) = state.free.iter().rposition(|free| *free as usize == key)
-            {
-                state.free.remove(place);
+            self.opening.established -= 1;
+            pool.lose(why);
+            let free = &mut pool.addresses[address].free;
+            if listed && let Some(at) = free.iter().rposition(|free| *free as usize == key) {
+                free.remove(at);
+            }
+            if let Some(fault) = failure.and_then(|failure| failure.fault) {
+                self.recorder.counts.faults.count(fault);
             }
         } else {
-            state.connecting -= 1;
+            *(if slow { &mut pool.slow } else { &mut pool.connecting }) -= 1;
+            if handshaking {
+                pool.handshaking -= 1;
+            }
             match failure {
-                Some(_) if tries_left > 0 => self.open(pool, tries_left - 1, now),
-                Some(failure) => self.fail_waiting(pool, &failure, now),
-                None => {}
+                Some(failure) => self.unreachable(place, address, &failure, now),
+                None => _ = pool.avoid(address, now),
             }
         }
-        self.may_need_connections(pool);
+        self.may_need_connections(place);
+    }
+
+    /// Closes an idle connection to an address that its name has no more.
+    pub(super) fn retire(&mut self, key: usize, now: Nanos) {
+        self.lose(key, OpenReason::NewAddress, None, now);
     }
 
     /// Closes every connection.
     pub(crate) fn close_all(&mut self) {
         for connection in self.connections.drain() {
-            connection.close(&self.registry);
+            connection.close();
         }
-        self.established = 0;
+        self.opening.established = 0;
     }
 
-    fn ask(&mut self, pool: usize) {
+    fn ask(&mut self, pool: usize, now: Nanos) {
         let state = &mut self.pools[pool];
         if state.asking || is_literal(&state.origin.host) {
             return;
         }
-        let (resolver, reply, waker) = &self.questions;
-        let question = Question {
-            pool,
-            host: state.origin.host.clone(),
-            port: state.origin.port,
-            reply: reply.clone(),
-            waker: waker.clone(),
-        };
-        state.asking = resolver.send(question).is_ok();
+        state.asking = true;
+        state.asked_at = now;
+        let (host, port) = (state.origin.host.clone(), state.origin.port);
+        self.system.ask(Question { pool, host, port });
     }
 
-    /// Addresses have come.
+    /// Asks again for the addresses of names that are in use and were learnt too long ago.
+    pub(crate) fn refresh_names(&mut self, now: Nanos) {
+        let ttl = self.shared.plan.connections.dns_ttl;
+        for pool in 0..self.pools.len() {
+            let state = &self.pools[pool];
+            let in_use = state.open > 0 || state.waiting_live > 0;
+            if in_use && matches!(state.name, Name::Known) && now >= state.asked_at + ttl {
+                self.ask(pool, now);
+            }
+        }
+    }
+
+    /// Addresses have come, or the name has none.
     pub(crate) fn learn(&mut self, resolved: Resolved) {
-        let now = self.shared.clock.now();
-        let state = &mut self.pools[resolved.pool];
+        let now = self.system.now();
+        let pool = resolved.pool;
+        let state = &mut self.pools[pool];
         state.asking = false;
-        state.learnt_at = now;
-        state.addresses = match resolved.addresses {
-            Ok(list) => Addresses::Known(list),
-            Err(why) => Addresses::Failed(why),
-        };
-        self.may_need_connections(resolved.pool);
+        match resolved.addresses {
+            Ok(list) => {
+                for key in state.learn(list) {
+                    self.connections[key as usize].listed = false;
+                    self.retire(key as usize, now);
+                }
+            }
+            // Addresses that worked a moment ago are better than none.
+            Err(_) if matches!(state.name, Name::Known) => {}
+            Err(why) => state.name = Name::Failed(why),
+        }
+        self.may_need_connections(pool);
     }
 
-    /// Makes the request that a redirect asks for the arrival's next.
+    /// Makes the request that a redirect asks for the arrival's next exchange.
     pub(super) fn follow(&mut self, id: Id, mut hop: Box<Hop>, now: Nanos) {
-        match self.pool_of(&Origin::of(&hop.url), now) {
+        match self.pool_of(&hop.spec.url.origin(), now) {
             Ok(pool) => {
                 hop.request.pool = pool;
-                let exchange = self.exchanges.get_mut(id);
-                exchange.hop = Some(hop);
-                exchange.connection = None;
+                let exchange = &mut self.arrivals.get_mut(id).exchange;
+                *exchange = Exchange {
+                    request: exchange.request,
+                    hop: Some(hop),
+                    state: State::Waiting,
+                    sent_at: None,
+                    first_byte_at: None,
+                    capped: false,
+                };
                 self.next.push_back(Next::Request(id));
             }
             Err(why) => {
                 let error = Some(std::io::Error::other(why));
                 let failure = Failure { class: ErrorClass::Tls, fault: None, error };
                 self.note_failure(id, &failure);
-                self.finish(id, now, None, Err((failure.class, None)));
+                self.fail(id, now, Why::of(failure.class));
             }
         }
     }
 
+    /// The pool of an origin that a redirect leads to.
     fn pool_of(&mut self, origin: &Origin, now: Nanos) -> Result<usize, String> {
         if let Some(place) = self.pools.iter().position(|pool| pool.origin == *origin) {
             return Ok(place);
         }
         if self.pools.len() >= POOLS_MAX {
-            return Err(format!("redirects to more than {POOLS_MAX} hosts"));
+            return Err(format!("redirects to more than {POOLS_MAX} origins"));
         }
-        let tls = tls_start(self.shared.plan, self.shared.tls.as_ref(), origin)?;
-        let literal = origin.host.parse().map(|ip: IpAddr| (ip, origin.port).into());
-        let addresses = match literal {
-            Ok(address) => Addresses::Known(vec![address]),
-            Err(_) => Addresses::Asked,
-        };
-        let limit = self.pools[0].limit;
-        self.pools.push(Pool::new(origin.clone(), tls, addresses, limit, now));
+        let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)?;
+        let (limit, slot) = (self.pools[0].limit, self.shared.redirects_slot);
+        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Asked, limit);
+        if let Ok(ip) = origin.host.parse::<IpAddr>() {
+            pool.learn(vec![(ip, origin.port).into()]);
+        }
+        self.pools.push(pool);
         let place = self.pools.len() - 1;
-        self.ask(place);
+        self.ask(place, now);
         Ok(place)
     }
 }

@@ -1,73 +1,80 @@
-//! What follows an answer: the arrival's fate, or another request for it.
+//! What follows an answer: the arrival's end, or another request of it.
 //!
-//! What an arrival starts may be several requests (a redirect that is followed); here is where that
-//! is decided.
+//! An arrival may own several exchanges (a redirect that is followed); here is where that is decided.
 
+use crate::arrival::Arrival;
 use crate::connection::Answer;
-use crate::exchange::Exchange;
-use crate::judge::{Verdict, judge};
+use crate::judge::{Judgement, Why, judge};
+use crate::prepare::Shared;
 use crate::request::{Hop, Request};
-use crate::worker::Shared;
-use plimsoll_measure::{ErrorClass, Fault, RpcCounts};
-use plimsoll_plan::{Draw, RpcExpect};
+use plimsoll_measure::{Fault, RpcCounts};
+use plimsoll_plan::{RpcExpect, Values};
 use plimsoll_rpc::judge::Expected;
 
 /// What follows an answer.
 pub(super) enum Step {
-    /// The arrival has its fate.
-    Finish(Verdict),
+    /// The arrival ends.
+    Finish(Judgement),
     /// Another request is to be sent for it.
     Follow(Box<Hop>),
 }
 
 /// The request that an arrival sends now.
-pub(super) fn request_of<'a>(shared: &'a Shared<'_>, exchange: &'a Exchange) -> &'a Request {
-    match &exchange.hop {
+pub(super) fn request_of<'a>(shared: &'a Shared, arrival: &'a Arrival) -> &'a Request {
+    match &arrival.exchange.hop {
         Some(hop) => &hop.request,
-        None => &shared.requests[exchange.turn as usize],
+        None => &shared.requests[arrival.exchange.request as usize],
     }
 }
 
-/// What decides the placeholders of an arrival's request.
-pub(super) fn draw_of(shared: &Shared<'_>, exchange: &Exchange) -> Draw {
-    let key = shared.plan.streams[exchange.stream as usize].key;
-    Draw { seq: exchange.seq, key: key.with(3).with(exchange.seq) }
+/// What fills the placeholders of an arrival's requests.
+pub(super) fn values_of(shared: &Shared, arrival: &Arrival) -> Values {
+    shared.plan.streams[arrival.stream as usize].values(arrival.seq)
 }
 
 /// What follows an answer: its judgement, or the redirect that it asks for.
 pub(super) fn step(
-    shared: &Shared<'_>,
-    exchange: &Exchange,
+    shared: &Shared,
+    arrival: &Arrival,
     answer: &Answer<'_>,
     (body, decoded): (&mut Vec<u8>, &mut Vec<u8>),
     counts: &mut RpcCounts,
 ) -> Step {
-    let plan = shared.plan;
-    let turn = &plan.turns[exchange.turn as usize];
-    let request = &shared.requests[exchange.turn as usize];
+    let plan = &shared.plan;
+    let place = arrival.exchange.request as usize;
+    let (spec, request) = (&plan.requests[place], &shared.requests[place]);
     if plan.redirects > 0 && matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
-        let (url, left) = match &exchange.hop {
-            Some(hop) => (&hop.url, hop.left),
-            None => (&turn.url, plan.redirects),
-        };
-        let fault = |fault| Step::Finish(Err((ErrorClass::Protocol, Some(fault))));
-        if left == 0 {
-            return fault(Fault::TooManyRedirects);
-        }
-        let Some(location) = answer.location else { return fault(Fault::BadLocation) };
-        let close = !plan.connections.reuse;
-        return match Hop::after((url, left), turn, answer.status, location, close) {
-            Ok(hop) => Step::Follow(Box::new(hop)),
-            Err(_) => fault(Fault::BadLocation),
-        };
+        return follow(shared, arrival, answer);
     }
-    // What a drawn request asked is told by drawing it again.
-    let drawn = if request.expected.is_none() && turn.expect.rpc != RpcExpect::Off {
-        request.render_body(draw_of(shared, exchange), body);
+    // What a request with placeholders asked is found by filling them in again.
+    let rendered = if request.expected.is_none() && spec.expect.rpc != RpcExpect::Off {
+        request.render_body(values_of(shared, arrival), body);
         Expected::of(body).ok()
     } else {
         None
     };
-    let expected = request.expected.as_ref().or(drawn.as_ref());
-    Step::Finish(judge(&turn.expect, expected, answer, plan.body_max, decoded, counts))
+    let expected = request.expected.as_ref().or(rendered.as_ref());
+    Step::Finish(judge(&spec.expect, expected, answer, plan.body_max, decoded, counts))
+}
+
+/// The redirect that an answer asks for, seen from the request that it answers.
+fn follow(shared: &Shared, arrival: &Arrival, answer: &Answer<'_>) -> Step {
+    let plan = &shared.plan;
+    let (before, left) = match &arrival.exchange.hop {
+        Some(hop) => (&hop.spec, hop.left),
+        None => (&plan.requests[arrival.exchange.request as usize], plan.redirects),
+    };
+    let close = !plan.connections.reuse;
+    let hop = match (left, answer.location) {
+        (0, _) => Err(Fault::TooManyRedirects),
+        (_, None) => Err(Fault::BadLocation),
+        (left, Some(location)) => Hop::after(before, left - 1, answer.status, location, close)
+            .map_err(|_| Fault::BadLocation),
+    };
+    match hop {
+        Ok(hop) => Step::Follow(Box::new(hop)),
+        Err(fault) => {
+            Step::Finish(Judgement { outcome: Err(Why::protocol(fault)), rpc_code: None })
+        }
+    }
 }

@@ -3,9 +3,9 @@
 //! What the file says, and the files that it names for bodies, becomes part of the plan: the
 //! resolved plan holds it and needs none of them.
 
-use super::request::TURNS_MAX;
-use super::turn::{ForAll, Part, Written, WrittenBody, Wrong, check_header_name};
-use crate::Turn;
+use super::request::REQUESTS_MAX;
+use super::spec::{ForAll, Part, Written, WrittenBody, Wrong, check_header_name};
+use crate::RequestSpec;
 use crate::target_file::{self, Format};
 use plimsoll_config::{Attached, Field, Spot};
 use std::cell::Cell;
@@ -63,7 +63,7 @@ pub(super) fn read_file(
     format: Option<&Field<'_>>,
     files: &Files<'_>,
     for_all: &ForAll<'_>,
-    turns: &mut Vec<Turn>,
+    specs: &mut Vec<RequestSpec>,
 ) -> Option<String> {
     let format = match format {
         Some(field) => Some(field.one_of(&Format::WORDS)?),
@@ -82,16 +82,16 @@ pub(super) fn read_file(
     for wrong in &wrongs {
         reading.attached.problem(wrong.line, wrong.column, wrong.message.as_str(), wrong.hint);
     }
-    if requests.len() > TURNS_MAX {
+    if requests.len() > REQUESTS_MAX {
         let message =
-            format!("{} holds {} requests; at most {TURNS_MAX}", path.display(), requests.len());
+            format!("{} holds {} requests; at most {REQUESTS_MAX}", path.display(), requests.len());
         field.problem(message, "split it into several targets, each with its share as weight");
         return None;
     }
-    let (first, count) = (turns.len(), requests.len());
+    let (first, count) = (specs.len(), requests.len());
     let folder = path.parent().unwrap_or(Path::new(""));
-    turns.extend(requests.into_iter().filter_map(|request| reading.turn(request, folder)));
-    let whole = wrongs.is_empty() && turns.len() == first + count;
+    specs.extend(requests.into_iter().filter_map(|request| reading.spec(request, folder)));
+    let whole = wrongs.is_empty() && specs.len() == first + count;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     whole.then(|| stem.into_owned())
 }
@@ -107,7 +107,7 @@ impl Reading<'_, '_> {
         self.attached.problem(at.line, at.column, message, hint);
     }
 
-    fn turn(&self, request: target_file::Written, folder: &Path) -> Option<Turn> {
+    fn spec(&self, request: target_file::Written, folder: &Path) -> Option<RequestSpec> {
         let method = self.attached.fill(request.method.spot());
         let url = self.attached.fill(request.url.spot());
         let mut headers = Vec::with_capacity(request.headers.len());
@@ -126,7 +126,7 @@ impl Reading<'_, '_> {
         let body = self.body(&request.body, folder)?;
         let written = Written { method: method?.value, url: url?, headers, body };
         let expect = Default::default();
-        let turn = written.turn(self.for_all, &expect, |part, wrong| {
+        let spec = written.spec(self.for_all, &expect, |part, wrong| {
             let at = match part {
                 Part::Method | Part::Expect => request.method.spot(),
                 Part::Url => request.url.spot(),
@@ -137,7 +137,7 @@ impl Reading<'_, '_> {
             };
             self.wrong(at, wrong);
         });
-        turn.filter(|_| whole)
+        spec.filter(|_| whole)
     }
 
     fn body(&self, body: &target_file::WrittenBody, folder: &Path) -> Option<WrittenBody> {

@@ -1,7 +1,7 @@
 //! Targets from files, and targets with several requests, as plans read them.
 
 use super::*;
-use crate::{Body, RpcExpect, Turn};
+use crate::{Body, RequestSpec, RpcExpect};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A folder of a test's own, removed when the test is done.
@@ -53,11 +53,11 @@ fn again(plan: &Plan) -> Plan {
     let again = again.unwrap_or_else(|problems| panic!("{problems}\n{shown}"));
     assert_eq!(again.to_toml(), shown);
     assert_eq!(again.digest(), plan.digest());
-    let bytes = |turn: &Turn| {
-        let body = turn.body.template().cloned();
-        (turn.method.clone(), turn.url.clone(), turn.headers.clone(), body, turn.expect.clone())
+    let bytes = |spec: &RequestSpec| {
+        let body = spec.body.template().cloned();
+        (spec.method.clone(), spec.url.clone(), spec.headers.clone(), body, spec.expect.clone())
     };
-    let all = |plan: &Plan| plan.turns.iter().map(bytes).collect::<Vec<_>>();
+    let all = |plan: &Plan| plan.requests.iter().map(bytes).collect::<Vec<_>>();
     assert_eq!(all(&again), all(plan));
     again
 }
@@ -85,17 +85,17 @@ fn a_file_becomes_a_target_of_its_requests() {
     let plan = folder.read(target).unwrap();
     let target = &plan.targets[0];
     assert_eq!((target.name.as_str(), target.weight), ("targets-boba", 7));
-    assert_eq!((plan.targets.len(), target.turns.clone()), (1, 0..3));
-    let names = |turn: &Turn| {
-        turn.headers.iter().map(|h| format!("{}={}", h.name, h.shown)).collect::<Vec<_>>()
+    assert_eq!((plan.targets.len(), target.requests.clone()), (1, 0..3));
+    let names = |spec: &RequestSpec| {
+        spec.headers.iter().map(|h| format!("{}={}", h.name, h.shown)).collect::<Vec<_>>()
     };
-    let [rpc, health, raw] = plan.turns.as_slice() else { panic!("three requests") };
+    let [rpc, health, raw] = plan.requests.as_slice() else { panic!("three requests") };
     assert_eq!(rpc.url.path, "/api?endpoint=k3y");
     assert_eq!(names(rpc), ["Content-Type=application/json", "X-A=1", "X-All=all", "X-B=me"]);
     assert_eq!((rpc.expect.rpc, rpc.expect.status[0].clone()), (RpcExpect::Result, 200..=299));
     assert_eq!((names(health), health.expect.rpc), (vec!["X-All=own".into()], RpcExpect::Off));
     assert!(matches!(raw.body, Body::Bytes(_)));
-    assert_eq!([0, 1, 2, 3, 4].map(|number| target.turn(number)), [0, 1, 2, 0, 1]);
+    assert_eq!([0, 1, 2, 3, 4].map(|number| target.request(number)), [0, 1, 2, 0, 1]);
     let words = plan.describe();
     let says = "100 %  targets-boba: POST http://gw:3069/api?endpoint=${ETH_KEY} with a body and 2 more in turn";
     assert!(words.contains(says), "{words}");
@@ -109,9 +109,9 @@ fn json_bodies_are_sent_as_they_are() {
     let folder = Folder::with(&[("t.json", line)]);
     let plan = folder.read("file = \"t.json\"\nname = \"raw\"").unwrap();
     assert_eq!(plan.targets[0].name, "raw");
-    let plain = |turn: &Turn| turn.body.template().unwrap().as_plain().map(<[u8]>::to_vec);
-    assert_eq!(plain(&plan.turns[0]), Some(b"{\"a\":\"${X}\"}".to_vec()));
-    assert_eq!(plain(&plan.turns[1]), Some(b"{{seq}}".to_vec()));
+    let plain = |spec: &RequestSpec| spec.body.template().unwrap().as_plain().map(<[u8]>::to_vec);
+    assert_eq!(plain(&plan.requests[0]), Some(b"{\"a\":\"${X}\"}".to_vec()));
+    assert_eq!(plain(&plan.requests[1]), Some(b"{{seq}}".to_vec()));
     again(&plan);
 }
 
@@ -126,10 +126,10 @@ fn turns_can_be_written_in_the_plan() {
         )
         .unwrap();
     assert_eq!(
-        plan.turns.iter().map(|turn| turn.headers[0].shown.as_str()).collect::<Vec<_>>(),
+        plan.requests.iter().map(|spec| spec.headers[0].shown.as_str()).collect::<Vec<_>>(),
         ["1", "2"]
     );
-    assert_eq!(plan.turns[1].expect.status, vec![201..=201]);
+    assert_eq!(plan.requests[1].expect.status, vec![201..=201]);
     again(&plan);
 }
 

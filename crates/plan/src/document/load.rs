@@ -2,8 +2,8 @@
 
 use super::file::Files;
 use super::request::read_target;
-use crate::stream::{Arrivals, End, Load, Stream};
-use crate::{Deck, Profile, Stage, Target, Turn};
+use crate::stream::{Arrivals, Counted, End, Load, Stream};
+use crate::{Deck, Profile, RequestSpec, Stage, Target, domain};
 use plimsoll_config::{Field, Table};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
@@ -37,11 +37,11 @@ pub(super) fn read_streams(
     root: &Table<'_>,
     files: &Files<'_>,
     key: Key,
-    (targets, turns): (&mut Vec<Target>, &mut Vec<Turn>),
+    (targets, requests): (&mut Vec<Target>, &mut Vec<RequestSpec>),
 ) -> Option<Vec<Stream>> {
     let Some(field) = root.field("stream") else {
         let only = Reading { table: root, files, name: "main".into(), place: 0, key: key.with(0) };
-        return Some(vec![only.stream(targets, turns)?]);
+        return Some(vec![only.stream(targets, requests)?]);
     };
     for key in STREAM_KEYS {
         if let Some(field) = root.field(key) {
@@ -65,7 +65,7 @@ pub(super) fn read_streams(
             at.problem(format!("a second stream named \"{name}\""), "");
         }
         let reading = Reading { table, files, name, place, key: key.with(place as u64) };
-        streams.extend(reading.stream(targets, turns));
+        streams.extend(reading.stream(targets, requests));
         table.close();
     }
     (streams.len() == tables.len()).then_some(streams)
@@ -80,14 +80,14 @@ struct Reading<'r, 't> {
 }
 
 impl Reading<'_, '_> {
-    fn stream(self, all: &mut Vec<Target>, turns: &mut Vec<Turn>) -> Option<Stream> {
+    fn stream(self, all: &mut Vec<Target>, requests: &mut Vec<RequestSpec>) -> Option<Stream> {
         let first = all.len();
         let labels = self.table.field("labels").and_then(|f| f.table("labels"));
         let labels = labels.map(|table| super::read_tags(&table)).unwrap_or_default();
-        let weights = self.targets(all, turns, &labels);
+        let weights = self.targets(all, requests, &labels);
         let start = self.table.field("start").and_then(|f| f.duration()).map(Nanos::from);
         let load = self.load();
-        let deck = weights.map(|weights| Deck::new(&weights, self.key.with(2)))?;
+        let deck = weights.map(|weights| Deck::new(&weights, self.key.with(domain::DECK)))?;
         let (load, end, stages) = load?;
         Some(Stream {
             name: self.name,
@@ -99,13 +99,14 @@ impl Reading<'_, '_> {
             targets: first..all.len(),
             deck,
             key: self.key,
+            counted: Counted::default(),
         })
     }
 
     fn targets(
         &self,
         all: &mut Vec<Target>,
-        turns: &mut Vec<Turn>,
+        requests: &mut Vec<RequestSpec>,
         labels: &BTreeMap<String, String>,
     ) -> Option<Vec<u32>> {
         let Some(field) = self.table.field("target") else {
@@ -121,7 +122,7 @@ impl Reading<'_, '_> {
         }
         let first = all.len();
         for table in &tables {
-            if let Some(mut target) = read_target(table, self.files, all.len(), turns) {
+            if let Some(mut target) = read_target(table, self.files, all.len(), requests) {
                 target.stream = self.place;
                 labels.iter().for_each(|(label, value)| {
                     target.tags.entry(label.clone()).or_insert_with(|| value.clone());

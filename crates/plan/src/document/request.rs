@@ -1,11 +1,11 @@
 //! Targets: one request, several in turn, or those of a file.
 
 use super::file::{Files, read_file};
-use super::turn::{
+use super::spec::{
     Expectation, ForAll, Part, Written, WrittenBody, check_header_name, read_header, split_request,
 };
 use super::{read_tags, read_texts};
-use crate::{Target, Turn};
+use crate::{RequestSpec, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::{Field, Table, Text};
@@ -13,16 +13,16 @@ use plimsoll_config::{Field, Table, Text};
 /// Larger bodies would be a file transfer, not a call.
 const BODY_MAX: u64 = 64 << 20;
 /// Requests of a target. They take turns, so that more would hardly come round.
-pub(super) const TURNS_MAX: usize = 10_000;
+pub(super) const REQUESTS_MAX: usize = 10_000;
 
-/// Reads a target, and its requests into `turns`.
+/// Reads a target, and its requests into `requests`.
 pub(super) fn read_target(
     table: &Table<'_>,
     files: &Files<'_>,
     place: usize,
-    turns: &mut Vec<Turn>,
+    requests: &mut Vec<RequestSpec>,
 ) -> Option<Target> {
-    let first = turns.len();
+    let first = requests.len();
     let name = table.field("name").and_then(|f| f.text()).map(|text| text.value);
     let weight = table.field("weight").and_then(|f| f.integer(0, 1_000_000)).unwrap_or(1) as u32;
     let tags = table.field("tags").and_then(|f| f.table("tags"));
@@ -52,14 +52,14 @@ pub(super) fn read_target(
                 file.text().and(None)
             }
             (Some(file), None) => {
-                let read = read_file(&file, format.as_ref(), files, &for_all, turns);
+                let read = read_file(&file, format.as_ref(), files, &for_all, requests);
                 read.map(|stem| default_name = stem)
             }
-            (None, Some(several)) => read_turns(&several, files, &for_all, turns),
+            (None, Some(several)) => read_requests(&several, files, &for_all, requests),
             (None, None) => None,
         }
     } else {
-        read_turn(table, files, &ForAll::default(), "a target").map(|turn| turns.push(turn))
+        read_request(table, files, &ForAll::default(), "a target").map(|spec| requests.push(spec))
     };
     whole?;
     Some(Target {
@@ -67,40 +67,40 @@ pub(super) fn read_target(
         stream: 0,
         weight,
         tags,
-        turns: first..turns.len(),
+        requests: first..requests.len(),
     })
 }
 
 /// `[[target.turn]]`: all of them, or nothing.
-fn read_turns(
+fn read_requests(
     field: &Field<'_>,
     files: &Files<'_>,
     for_all: &ForAll<'_>,
-    turns: &mut Vec<Turn>,
+    requests: &mut Vec<RequestSpec>,
 ) -> Option<()> {
     let tables = field.tables("[[target.turn]]");
     if tables.is_empty() {
         field.problem("a target needs at least one request", "");
         return None;
     }
-    if tables.len() > TURNS_MAX {
-        field.problem(format!("{} requests; at most {TURNS_MAX}", tables.len()), "");
+    if tables.len() > REQUESTS_MAX {
+        field.problem(format!("{} requests; at most {REQUESTS_MAX}", tables.len()), "");
         return None;
     }
-    let first = turns.len();
+    let first = requests.len();
     for table in &tables {
-        turns.extend(read_turn(table, files, for_all, "a turn"));
+        requests.extend(read_request(table, files, for_all, "a turn"));
         table.close();
     }
-    (turns.len() == first + tables.len()).then_some(())
+    (requests.len() == first + tables.len()).then_some(())
 }
 
-fn read_turn(
+fn read_request(
     table: &Table<'_>,
     files: &Files<'_>,
     for_all: &ForAll<'_>,
     what: &str,
-) -> Option<Turn> {
+) -> Option<RequestSpec> {
     let request = table.field("request");
     let headers = read_headers(table);
     let body = read_body(table, files);
@@ -121,7 +121,7 @@ fn read_turn(
     let expect = expect?;
     let rpc_field = expect.rpc_field.as_ref().or(for_all.expect.rpc_field.as_ref());
     let written = Written { method, url, headers, body };
-    written.turn(for_all, &expect, |part, wrong| {
+    written.spec(for_all, &expect, |part, wrong| {
         let at = match part {
             Part::Method | Part::Url => &field,
             Part::Body => body_field.as_ref().expect("no body has nothing wrong"),

@@ -72,11 +72,11 @@ fn a_whole_plan() {
     let stream = &plan.streams[0];
     assert!(matches!(stream.load, Load::Open { arrivals: Arrivals::Poisson, .. }));
     assert_eq!(stream.end, End::After(Nanos::from_secs(1980)));
-    let ethereum = &plan.turns[0];
+    let ethereum = &plan.requests[0];
     assert_eq!(ethereum.url.path, "/api/gateway?endpoint=k3y");
     assert_eq!((ethereum.expect.rpc, ethereum.expect.allows(302)), (RpcExpect::Any, true));
     assert_eq!(ethereum.headers.len(), 4, "the content type is added");
-    assert_eq!(plan.turns[1].expect.status, vec![200..=399]);
+    assert_eq!(plan.requests[1].expect.status, vec![200..=399]);
     assert_eq!(plan.objectives[0].metric, Metric::Success);
     assert_eq!(plan.objectives[1].abort_after, Some(Nanos::from_secs(10)));
 }

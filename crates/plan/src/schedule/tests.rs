@@ -13,7 +13,7 @@ fn drain(mut pacer: Pacer) -> Vec<Arrival> {
     arrivals
 }
 
-fn everything(schedule: &Schedule) -> Vec<Arrival> {
+fn everything(schedule: &Arc<Schedule>) -> Vec<Arrival> {
     drain(schedule.pacer(&Shards::part(0, 1), Nanos::ZERO))
 }
 
@@ -32,14 +32,14 @@ fn profiles() -> impl Strategy<Value = Profile> {
         .prop_map(|(start, stages)| Profile::stages(start, &stages))
 }
 
-fn schedules() -> impl Strategy<Value = Schedule> {
+fn schedules() -> impl Strategy<Value = Arc<Schedule>> {
     let arrivals = prop_oneof![Just(Arrivals::Constant), Just(Arrivals::Poisson)];
     let end = prop_oneof![profiles().prop_map(Ok), (0.5..5000.0f64, 1u64..5000).prop_map(Err),];
     (arrivals, any::<u64>(), 0u64..3, end).prop_map(|(arrivals, seed, start, end)| {
         let (key, start) = (Key::new(seed), Nanos::from_secs(start));
         match end {
-            Ok(profile) => Schedule::over(profile, arrivals, key, start),
-            Err((rate, count)) => Schedule::of_count(rate, count, arrivals, key, start),
+            Ok(profile) => Arc::new(Schedule::over(profile, arrivals, key, start)),
+            Err((rate, count)) => Arc::new(Schedule::of_count(rate, count, arrivals, key, start)),
         }
     })
 }
@@ -80,7 +80,7 @@ proptest! {
     #[test]
     fn the_kth_instant_is_what_the_integral_says(profile in profiles()) {
         let start = Nanos::from_secs(2);
-        let schedule = Schedule::over(profile.clone(), Arrivals::Constant, Key::new(0), start);
+        let schedule = Arc::new(Schedule::over(profile.clone(), Arrivals::Constant, Key::new(0), start));
         prop_assert_eq!(schedule.count(), (profile.total() - 1e-6).max(0.0).ceil() as u64);
         for (k, arrival) in everything(&schedule).iter().enumerate() {
             let integral = profile.integral(arrival.at - start);
@@ -89,11 +89,55 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_changed_rate_goes_on_numbering_and_loses_nothing(
+        poisson: bool,
+        seed: u64,
+        rate in 1.0..3000.0f64,
+        share in 0.0..1.0f64,
+        parts in 1usize..5,
+    ) {
+        let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
+        let first = Profile::constant(500.0, Nanos::from_secs(3));
+        let first = Arc::new(Schedule::over(first, arrivals, Key::new(seed), Nanos::from_secs(1)));
+        let at = first.start() + Nanos::from_secs_f64(3.0 * share);
+        let left = Profile::constant(rate, first.end() - at);
+        let second = Schedule::over(left, arrivals, Key::new(seed).with(1), at);
+        let count = second.count();
+        let second = Arc::new(second.numbered_from(first.seq_after(at)));
+        let mut taken = Vec::new();
+        for part in 0..parts {
+            let shards = Shards::part(part, parts);
+            let before = drain(first.pacer(&shards, Nanos::ZERO));
+            taken.extend(before.into_iter().filter(|arrival| arrival.at < at));
+            taken.extend(drain(second.pacer(&shards, at)));
+        }
+        let before = everything(&first).into_iter().filter(|arrival| arrival.at < at).count();
+        prop_assert_eq!(taken.len(), before + count as usize);
+        taken.sort_by_key(|arrival| arrival.seq);
+        prop_assert!(taken.windows(2).all(|pair| pair[0].seq < pair[1].seq), "a number twice");
+    }
+}
+
+#[test]
+fn shards_are_dealt_and_handed_over() {
+    let mine = Shards::part(1, 3);
+    let (left, right) = (mine.share(0, 2), mine.share(1, 2));
+    assert_eq!(left.len() + right.len(), mine.len());
+    assert_eq!(left.with(&right), mine);
+    assert_eq!(mine.without(&left), right);
+    assert!(mine.without(&mine).is_empty());
+}
+
 #[test]
 fn plain_rates_give_plain_counts() {
     let check = |rate: f64, secs: u64, count: u64| {
         let profile = Profile::constant(rate, Nanos::from_secs(secs));
-        let schedule = Schedule::over(profile, Arrivals::Constant, Key::new(1), Nanos::ZERO);
+        let schedule =
+            Arc::new(Schedule::over(profile, Arrivals::Constant, Key::new(1), Nanos::ZERO));
         assert_eq!(schedule.count(), count, "{rate}/s for {secs} s");
     };
     check(5000.0, 1980, 9_900_000);
@@ -120,7 +164,8 @@ fn poisson_gaps_are_exponential_at_any_rate_and_in_any_part() {
     let profile = Profile::stages(1_000.0, &stages);
     for (seed, parts) in [(1, 1), (2, 1), (3, 2), (4, 7), (5, 64)] {
         let key = Key::new(seed);
-        let schedule = Schedule::over(profile.clone(), Arrivals::Poisson, key, Nanos::ZERO);
+        let schedule =
+            Arc::new(Schedule::over(profile.clone(), Arrivals::Poisson, key, Nanos::ZERO));
         let arrivals = drain(schedule.pacer(&Shards::part(0, parts), Nanos::ZERO));
         // In operational time every gap has the same law, mean = 1 for the whole.
         let share = Shards::part(0, parts).iter().count() as f64 / SHARDS as f64;
@@ -136,7 +181,7 @@ fn poisson_gaps_are_exponential_at_any_rate_and_in_any_part() {
 #[test]
 fn poisson_counts_have_the_variance_of_their_mean() {
     let profile = Profile::constant(20_000.0, Nanos::from_secs(10));
-    let schedule = Schedule::over(profile, Arrivals::Poisson, Key::new(9), Nanos::ZERO);
+    let schedule = Arc::new(Schedule::over(profile, Arrivals::Poisson, Key::new(9), Nanos::ZERO));
     let mut counts = vec![0f64; 10_000];
     for arrival in everything(&schedule) {
         counts[(arrival.at.0 / 1_000_000) as usize] += 1.0;

@@ -157,7 +157,7 @@ fn bad_input_is_said_before_anything_is_started() {
     };
     check(&["--rate", "fast"], "not a rate");
     check(&["--rate", "0/s"], "above zero");
-    check(&["--duration", "5ms"], "a second at least");
+    check(&["--duration", "5ms"], "at least a second");
     check(&["--out", "/proc/no/such"], "/proc/no/such");
     folder.file("taken", "");
     check(&["--out", "taken"], "taken");

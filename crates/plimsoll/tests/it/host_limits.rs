@@ -63,13 +63,23 @@ fn a_process_without_descriptors_invalidates_the_run() {
         let _ = held.1.recv_timeout(std::time::Duration::from_millis(300));
         Reply::ok("fine")
     });
-    let script = format!(
-        "ulimit -n 30; exec {} run --url {}/ --users 100 -n 200 --no-out --format json",
-        env!("CARGO_BIN_EXE_plimsoll"),
-        server.url()
-    );
-    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap();
-    let ran = Ran::of(output.into());
+    let run = |force: &str| {
+        let script = format!(
+            "ulimit -n 30; exec {} run --url {}/ --users 100 -n 200 --no-out --format json {force}",
+            env!("CARGO_BIN_EXE_plimsoll"),
+            server.url()
+        );
+        let sh = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output();
+        Done::from(sh.unwrap())
+    };
+    let refused = run("");
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("hint: raise the hard limit"), "{}", refused.stderr);
+
+    let ran = Ran::of(run("--force"));
     assert!(ran.errors("fd_exhausted") > 0, "{}", ran.summary["errors"]);
     assert_eq!(ran.done.code, 98);
+    let findings = ran.summary["verdict"]["findings"].as_array().unwrap();
+    let has = |id: &str| findings.iter().any(|finding| finding["id"] == id);
+    assert!(has("fds_exhausted") && has("forced"), "{}", ran.summary["verdict"]);
 }

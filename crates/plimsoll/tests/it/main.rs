@@ -21,3 +21,4 @@ mod structure;
 mod targets;
 mod tls;
 mod truth;
+mod verdict;

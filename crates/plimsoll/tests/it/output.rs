@@ -25,11 +25,11 @@ fn the_snapshots_sum_up_to_the_summary() {
     let args = ["run", &plan, "--out", out.to_str().unwrap(), "--format", "json", "--workers", "2"];
     let ran = Ran::of(plimsoll(&args));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
-    let (header, snapshots) = wire::read(&text).unwrap();
+    let (_, snapshots) = wire::read(&text).unwrap();
     assert!(snapshots.len() >= 3, "one a second");
-    let mut sum = plimsoll_measure::Snapshot::new(header.names.len(), header.streams.len());
+    let mut sum = snapshots[0].blank();
     snapshots.iter().for_each(|snapshot| sum.append(snapshot));
-    sum.assert_identities();
+    sum.assert_complete();
 
     let all = sum.total();
     let same = |pointer: &str, n: u64| assert_eq!(ran.count(pointer), n, "{pointer}");
@@ -46,8 +46,9 @@ fn the_snapshots_sum_up_to_the_summary() {
     let times = [
         ("latency", all.latency()),
         ("service_time", all.service_time()),
-        ("lag", sum.lag),
-        ("wait", sum.wait),
+        ("lag", sum.lag()),
+        ("wait", sum.wait()),
+        ("read_lag", sum.read_lag.clone()),
     ];
     for (name, histogram) in times {
         same(&format!("/{name}/count"), histogram.count());
@@ -169,7 +170,7 @@ fn metrics_are_served_while_it_runs_and_a_pipe_gets_a_line_every_ten_seconds() {
 #[test]
 fn help_completions_and_manual() {
     let help = plimsoll(&["run", "--help"]);
-    for words in ["Examples:", "--url", "--trace", "Latency counts from the instant"] {
+    for words in ["Examples:", "--url", "--trace", "Latency is counted from the instant"] {
         assert!(help.stdout.contains(words), "{words}\n{}", help.stdout);
     }
     for shell in ["bash", "zsh", "fish"] {

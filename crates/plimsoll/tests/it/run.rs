@@ -117,12 +117,13 @@ impl Ran {
         self.count(&format!("/errors/{class}"))
     }
 
-    /// The exit code, where a busy machine may have made the run invalid for lag alone.
+    /// The exit code, where a busy machine may have made the run invalid for lateness alone.
     #[track_caller]
     pub(crate) fn assert_code(&self, code: i32) {
-        let late = self.summary["verdict"]["findings"].as_array().unwrap().iter().any(|finding| {
-            finding["id"] == "plan_not_held"
-                && finding["evidence"].as_str().unwrap().starts_with("requests left late")
+        let findings = self.summary["verdict"]["findings"].as_array().unwrap();
+        let late = findings.iter().any(|finding| {
+            finding["severity"] == "invalid"
+                && (finding["id"] == "lag_high" || finding["id"] == "read_late")
         });
         let got = self.done.code;
         assert!(got == code || late && got == 98, "exit {got}, not {code}\n{}", self.summary);

@@ -69,7 +69,7 @@ fn run(plan: &str) -> (Ran, Vec<Scraped>) {
         Ran::of(plimsoll(&["run", &plan, "--out", out.to_str().unwrap(), "--format", "json"]));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
     let (header, snapshots) = wire::read(&text).unwrap();
-    let mut sum = Snapshot::new(header.names.len(), header.streams.len());
+    let mut sum = Snapshot::new(header.names.len(), header.streams.len(), header.origins.len());
     snapshots.iter().for_each(|snapshot| sum.append(snapshot));
     (ran, sum.scrapes)
 }
@@ -172,7 +172,7 @@ fn the_report_shows_instances_beside_the_instrument() {
     );
     for words in [
         "process                       relays     share       CPU   CPU/relay      memory       pages",
-        "started again once",
+        "restarted once",
         "could not be read: Connection refused",
         "from an even share of 50 % (gw-",
         "relayed to node-",

@@ -1,4 +1,4 @@
-//! The block of other processes' figures.
+//! The figures of other processes.
 
 use crate::scrapes::{Process, Scrapes};
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! Other processes, a line each, beside the instrument's own.
+//! Other processes, one line each.
 
 use super::page::{Page, width};
 use super::table::{Column, Notes, Row, Section, Shape, Table};
@@ -76,7 +76,7 @@ impl Summary {
     }
 }
 
-/// Which upstreams a group relayed to, in shares: as many as there is room for.
+/// The upstreams that a group relayed to, with their shares: as many as fit.
 fn upstreams(upstreams: BTreeMap<&str, u64>, room: usize) -> Vec<String> {
     let mut upstreams: Vec<_> = upstreams.into_iter().collect();
     upstreams.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
@@ -102,8 +102,8 @@ fn remark(process: &Process) -> String {
     let mut parts = Vec::new();
     match process.restarts {
         0 => {}
-        1 => parts.push("started again once".to_string()),
-        n => parts.push(format!("started again {n} times")),
+        1 => parts.push("restarted once".to_string()),
+        n => parts.push(format!("restarted {n} times")),
     }
     if let Some((why, _)) = process.failures().first() {
         let failed = process.scraped.failed();

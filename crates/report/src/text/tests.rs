@@ -3,15 +3,18 @@
 use super::page::{width, words, wrapped};
 use crate::objectives::Judged;
 use crate::scrapes::{Process, Relays, Scrapes};
+use crate::seconds::Seconds;
 use crate::summary::{Group, Summary};
 use crate::verdict::Verdict;
 use plimsoll_measure::{
     ErrorClass, Finding, FindingId, Nanos, Note, Requests, RunFacts, Scraped, Severity, Side,
-    Snapshot, Stats, WallClock,
+    Snapshot, Stats, WallClock, Window,
 };
 use plimsoll_plan::Objective;
 use std::collections::BTreeMap;
 
+const WINDOW: Window =
+    Window { from: Nanos::ZERO, planned_to: Nanos::from_secs(4), to: Nanos::from_secs(4) };
 const EVIDENCE: &str = "requests left late: p99 lag 5.95ms, allowed 5ms";
 const FIX: &str = "give the generator more CPU (--workers, another host), or lower the rate";
 const UPSTREAMS: [&str; 5] =
@@ -58,13 +61,14 @@ fn whole() -> Summary {
     let names = ["ethereum", "boba", "mantle reads", "a target with a name of some length"];
     let target = |(n, name): (u64, &&str)| {
         let tags = BTreeMap::from([("chain".to_string(), format!("chain {}", n % 2))]);
-        (Group::of(*name, stats(400 * n, 30 * n)), tags)
+        (Group::of(*name, stats(400 * n, 30 * n), Some(WINDOW)), tags)
     };
     let targets: Vec<_> = (1..).zip(&names).map(target).collect();
-    let mut total = Snapshot::new(names.len(), 1);
+    let mut total = Snapshot::new(names.len(), 1, 1);
     total.stats = targets.iter().map(|(group, _)| group.stats.clone()).collect();
-    (0..4300).for_each(|n| total.lag.record(Nanos(4_590 + n * n)));
-    (0..4300).for_each(|n| total.wait.record(Nanos(n)));
+    (0..4300).for_each(|n| total.streams[0].lag.record(Nanos(4_590 + n * n)));
+    (0..4300).for_each(|n| total.streams[0].wait.record(Nanos(n)));
+    (0..60).for_each(|n| total.read_lag.record(Nanos(9_000 + n)));
     (total.connections.peak, total.connections.opened) = (12, 312);
     total.host.rss_peak_bytes = 23 << 20;
     let text = "unexpected end of the answer after 120 of 4,096 bytes: Connection reset by peer";
@@ -72,10 +76,11 @@ fn whole() -> Summary {
     let mut objective = Objective::parse("latency.p99 < 10ms").unwrap();
     objective.narrowed = [("part".to_string(), "block numbers".to_string())].into();
     let instances = (1..=5).map(|n| process(&format!("gw-{n}"), "instances", 290));
-    let all = Group::of("all", total.total());
+    let all = Group::of("all", total.total(), Some(WINDOW));
     Summary {
         name: "demo".into(),
         load: "2 streams over 4s, 4,300 requests".into(),
+        seed: 7,
         facts: RunFacts {
             started_at: WallClock { unix_ns: 0 },
             duration: Nanos::from_secs(4),
@@ -84,12 +89,19 @@ fn whole() -> Summary {
             cut_short: false,
             workers: 1,
             notes: vec![note],
+            forced: Vec::new(),
         },
         tags: [("chain".into(), targets.iter().take(2).map(|(group, _)| group.clone()).collect())]
             .into(),
         targets,
         all,
         total,
+        streams: Vec::new(),
+        stages: Vec::new(),
+        errors: vec![(
+            ErrorClass::Reset,
+            Seconds { from: Nanos::from_secs(1), to: Nanos::from_secs(3) },
+        )],
         objectives: vec![Judged { objective, value: Some(4_440_000.0), ok: true }],
         verdict: Verdict {
             valid: false,
@@ -98,6 +110,7 @@ fn whole() -> Summary {
                 finding(FindingId::PlanNotHeld, Severity::Invalid, EVIDENCE, FIX),
                 finding(FindingId::CutShort, Severity::Info, "stopped after 4s", "see above"),
             ],
+            sides: Vec::new(),
         },
         scrapes: Scrapes {
             processes: [process("edge", "edge", 1450)].into_iter().chain(instances).collect(),
@@ -123,14 +136,14 @@ fn what_is_left_out_where_there_is_little_room() {
     let group = "scheduled ok ok/s p50 p99 p99 serv.";
     let process = "relays share CPU CPU/relay memory pages";
     let rows = [
-        (100, time, group, "side count first seen", process),
-        (80, time, group, "side count first seen", process),
-        (60, "mean p50 p99 p99.9 max", "scheduled ok p50 p99", "side count first seen", process),
+        (100, time, group, "side count when first seen", process),
+        (80, time, group, "side count when first seen", process),
+        (60, "mean p50 p99 p99.9 max", "scheduled ok p50 p99", "side count when", process),
         (
             50,
             "mean p50 p99 max",
             "scheduled ok p50 p99",
-            "side count",
+            "side count when",
             "relays share CPU CPU/relay",
         ),
     ];
@@ -183,11 +196,11 @@ fn no_line_is_longer_and_nothing_that_is_said_is_lost() {
             "of the scheduled 300 failed",
             "at a time, 312 opened",
             "held latency.p99 < 10ms where part = block numbers: 4.44ms",
-            "started again once",
+            "restarted once",
             "edge relayed to 127.0.0.1:3069 20 %, 127.0.0.1:3070 20 %, 127.0.0.1:3071 20 % and 2 more",
             "instances: 0 % at most from an even share of 20 % (gw-5)",
             "gw-5",
-            "cut_short: stopped after 4s next: see above",
+            "cut_short: stopped after 4s fix: see above",
         ] {
             assert!(text.contains(words), "{columns}: {words}\n{text}");
         }
@@ -213,8 +226,9 @@ fn the_widest_is_what_a_pipe_gets() {
         "    of the ok      435µs    906ms    483ms    2.45s    3.33s    4.13s    4.33s    4.35s",
         "  target                     scheduled         ok      ok/s       p50       p99 p99 serv.",
         "  a target with a name of        1,720       93 %     400.0     929ms     4.26s     2.76s",
-        "  errors              side               count  first seen",
-        "  reset               target               150  unexpected end of the answer after 120 of 4,096 byt…",
+        "  read lag           9µs   9.03µs   9.03µs   9.05µs   9.06µs   9.06µs   9.06µs   9.06µs",
+        "  errors              side               count      when  first seen",
+        "  reset               target               150     1s–3s  unexpected end of the answer after 120 of…",
         "  process                       relays     share       CPU   CPU/relay      memory       pages",
         "  gw-1                             290      20 %     1.4 %       238µs      20 MiB         7/7",
     ] {
@@ -273,5 +287,50 @@ fn names_may_be_longer_than_lines() {
         for words in ["plan_not_held:", "held", "allfigures:"] {
             assert!(pieces.contains(&format!("{words}{long}")), "{columns}: {words}\n{text}");
         }
+    }
+}
+
+#[test]
+fn a_run_in_which_nothing_was_ok_says_so_largest() {
+    let mut summary = whole();
+    let refused = "check that the target is running";
+    let [mut nothing, mut cause] =
+        [Severity::Warning; 2].map(|severity| finding(FindingId::NothingOk, severity, "", refused));
+    nothing.evidence = "none of 300 arrivals was answered as expected".into();
+    (cause.id, cause.from) = (FindingId::TargetRefused, Nanos::from_secs(1));
+    cause.evidence = "connections were refused".into();
+    summary.verdict.findings = vec![nothing, cause];
+    summary.verdict.valid = true;
+    let text = summary.to_text(None, 100);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[1], "NOTHING WAS OK: none of 300 arrivals was answered as expected");
+    assert_eq!(lines[2], format!("    fix: {refused}"));
+    assert!(lines[3].starts_with('═') && !text.contains("INVALID"), "{text}");
+    assert!(text.contains("  target_refused: connections were refused [1s–4s]\n"), "{text}");
+
+    // Where the instrument was the limit, that is the reason.
+    summary.verdict.findings[0].severity = Severity::Invalid;
+    summary.verdict.findings[1].severity = Severity::Invalid;
+    summary.verdict.valid = false;
+    let text = summary.to_text(None, 100);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].starts_with("NOTHING WAS OK: ") && lines[2].starts_with("INVALID: "));
+    assert!(lines[3].starts_with("  target_refused: "), "{text}");
+}
+
+#[test]
+fn spinning_and_late_answers_are_shown() {
+    let mut summary = whole();
+    summary.total.host.cpu = Nanos(4_300 * 15_000);
+    summary.total.workers.spin = Nanos(4_300 * 6_000);
+    let window = Window { to: Nanos::from_secs(9), ..WINDOW };
+    summary.all.window = Some(window);
+    let text = summary.to_text(None, 100);
+    for line in [
+        "  ran        4s, last answer after 9s",
+        "  sent              4,300         477.8/s",
+        "  generator: 1 worker, 9µs CPU per request (and 6µs spinning), peak memory 23 MiB",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }
 }

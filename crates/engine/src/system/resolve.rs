@@ -1,12 +1,12 @@
-//! Names to addresses, on a thread of its own, so that a slow name server delays nobody's arrivals.
+//! Names to addresses, on a thread of its own, so that a slow name server delays no arrival.
 //!
 //! The system's resolver answers (`/etc/hosts`, search domains and all), every address it gives is
-//! used in turn, and the plan's `dns_ttl` says how long: the system does not tell a record's own.
+//! used, and the plan's `dns_ttl` says how long: the system does not tell a record's own.
 
-use mio::Waker;
+use super::Message;
+use super::kernel::Mailbox;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// What a worker wants to know.
@@ -14,8 +14,6 @@ pub(crate) struct Question {
     pub(crate) pool: usize,
     pub(crate) host: String,
     pub(crate) port: u16,
-    pub(crate) reply: Sender<Resolved>,
-    pub(crate) waker: Arc<Waker>,
 }
 
 /// The answer: all addresses, or why there is none.
@@ -40,20 +38,18 @@ pub(crate) fn is_literal(host: &str) -> bool {
 }
 
 /// Starts the thread; it ends when the last sender is dropped.
-pub(crate) fn start() -> Sender<Question> {
-    let (sender, questions): (_, Receiver<Question>) = channel();
+///
+/// # Errors
+/// The system starts no thread.
+pub(crate) fn start() -> io::Result<Sender<(Question, Mailbox)>> {
+    let (sender, questions): (_, Receiver<(Question, Mailbox)>) = channel();
     let serve = move || {
-        for question in questions {
+        for (question, asker) in questions {
             let addresses = lookup(&question.host, question.port);
             // A worker that has ended needs no answer.
-            if question.reply.send(Resolved { pool: question.pool, addresses }).is_ok() {
-                let _ = question.waker.wake();
-            }
+            asker.send(Message::Resolved(Resolved { pool: question.pool, addresses }));
         }
     };
-    std::thread::Builder::new()
-        .name("resolver".into())
-        .spawn(serve)
-        .expect("a thread can be started before the workers are");
-    sender
+    std::thread::Builder::new().name("resolver".into()).spawn(serve)?;
+    Ok(sender)
 }

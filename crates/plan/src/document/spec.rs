@@ -1,9 +1,9 @@
-//! One request as it is written, in a plan or in a target file, to a [`Turn`].
+//! One request as it is written, in a plan or in a target file, to a [`RequestSpec`].
 //!
 //! What is wrong is told by part; where that part stands, the caller knows.
 
-use crate::template::Draw;
-use crate::{Body, Expect, Header, RpcExpect, StatusRange, Template, Turn, Url};
+use crate::template::Values;
+use crate::{Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url};
 use plimsoll_config::{Field, Table, Text};
 use plimsoll_measure::rng::Key;
 use std::path::PathBuf;
@@ -90,12 +90,12 @@ pub(super) struct ForAll<'r> {
 impl Written {
     /// The request as it will be sent. Headers are sorted by name, so that the resolved plan, whose
     /// tables have no order, sends the same bytes.
-    pub(super) fn turn(
+    pub(super) fn spec(
         self,
         for_all: &ForAll<'_>,
         expect: &Expectation<'_>,
         mut wrong: impl FnMut(Part, Wrong),
-    ) -> Option<Turn> {
+    ) -> Option<RequestSpec> {
         let mut placed = 0;
         let mut ok = true;
         let mut note = |part, fault| {
@@ -134,7 +134,7 @@ impl Written {
         let expect = expect.of(&for_all.expect, is_rpc).map_err(|f| note(Part::Expect, f)).ok();
         let ((url, url_shown, path), expect) = (url?, expect?);
         let method = self.method;
-        ok.then_some(Turn { method, url, url_shown, path, headers, body, expect })
+        ok.then_some(RequestSpec { method, url, url_shown, path, headers, body, expect })
     }
 }
 
@@ -200,7 +200,7 @@ pub(super) fn read_header(name: String, text: Text, placed: &mut u64) -> Result<
 fn asks_json_rpc(body: &Body) -> bool {
     let Some(template) = body.template() else { return false };
     let mut bytes = Vec::new();
-    template.render(Draw { seq: 0, key: Key::new(0) }, &mut bytes);
+    template.render(Values { seq: 0, key: Key::new(0) }, &mut bytes);
     plimsoll_rpc::judge::Expected::of(&bytes).is_ok_and(|expected| expected.answers() > 0)
 }
 

@@ -1,0 +1,192 @@
+//! Arrivals on their way, by deadline.
+//!
+//! An arrival has an identity (stream, number, user), a deadline and an end. On its way it owns one
+//! exchange after another: the request it was dealt, and those that redirects lead to.
+//!
+//! All arrivals of a stream have the same timeout, so their deadlines are in the order in which
+//! they were planned: a list through the slab, appended at one end, keeps them sorted; leaving it
+//! from the middle is four writes. Nothing allocates once the slab has grown to the most that was in
+//! flight.
+
+use crate::request::Hop;
+use plimsoll_measure::Nanos;
+use slab::Slab;
+
+/// An arrival's place in the slab.
+pub(crate) type Id = u32;
+
+/// One planned request on its way.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) stream: u16,
+    /// Belongs to the warm-up.
+    pub(crate) warm: bool,
+    pub(crate) target: u32,
+    /// The closed model's user.
+    pub(crate) user: Option<u32>,
+    pub(crate) seq: u64,
+    pub(crate) scheduled_at: Nanos,
+    pub(crate) dispatched_at: Nanos,
+    pub(crate) deadline: Nanos,
+    /// When the first byte of its first exchange was accepted by the kernel.
+    pub(crate) sent_at: Option<Nanos>,
+    pub(crate) bytes_out: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) exchange: Exchange,
+    before: Option<Id>,
+    after: Option<Id>,
+}
+
+/// The request that an arrival sends now, and what is known of its response.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// The place in the plan of the request that the arrival was dealt.
+    pub(crate) request: u32,
+    /// The redirect that is being followed in its place.
+    pub(crate) hop: Option<Box<Hop>>,
+    pub(crate) state: State,
+    /// When its first byte was accepted by the kernel.
+    pub(crate) sent_at: Option<Nanos>,
+    /// When the first bytes of the response were read.
+    pub(crate) first_byte_at: Option<Nanos>,
+    /// Began while the limit on connections was reached.
+    pub(crate) capped: bool,
+}
+
+/// Where an exchange is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// In the queue of its pool.
+    Waiting,
+    /// On the connection at this place.
+    OnConnection(u32),
+}
+
+impl Arrival {
+    /// A new arrival, not yet on its way.
+    pub(crate) fn new(stream: u16, target: u32, request: u32, seq: u64) -> Arrival {
+        let exchange = Exchange {
+            request,
+            hop: None,
+            state: State::Waiting,
+            sent_at: None,
+            first_byte_at: None,
+            capped: false,
+        };
+        Arrival {
+            stream,
+            warm: false,
+            target,
+            user: None,
+            seq,
+            scheduled_at: Nanos::ZERO,
+            dispatched_at: Nanos::ZERO,
+            deadline: Nanos::MAX,
+            sent_at: None,
+            bytes_out: 0,
+            bytes_in: 0,
+            exchange,
+            before: None,
+            after: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct List {
+    first: Option<Id>,
+    last: Option<Id>,
+}
+
+/// All arrivals on their way.
+pub(crate) struct Arrivals {
+    slab: Slab<Arrival>,
+    /// By stream.
+    lists: Vec<List>,
+}
+
+impl Arrivals {
+    pub(crate) fn new(streams: usize) -> Arrivals {
+        Arrivals { slab: Slab::new(), lists: vec![List::default(); streams] }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn insert(&mut self, mut arrival: Arrival) -> Id {
+        let list = arrival.stream as usize;
+        let last = self.lists[list].last;
+        arrival.before = last;
+        let id = Id::try_from(self.slab.insert(arrival)).expect("fewer than 2^32 on their way");
+        match last {
+            Some(last) => self.slab[last as usize].after = Some(id),
+            None => self.lists[list].first = Some(id),
+        }
+        self.lists[list].last = Some(id);
+        id
+    }
+
+    pub(crate) fn get(&self, id: Id) -> Option<&Arrival> {
+        self.slab.get(id as usize)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: Id) -> &mut Arrival {
+        &mut self.slab[id as usize]
+    }
+
+    pub(crate) fn remove(&mut self, id: Id) -> Arrival {
+        let arrival = self.slab.remove(id as usize);
+        let list = arrival.stream as usize;
+        match arrival.before {
+            Some(before) => self.slab[before as usize].after = arrival.after,
+            None => self.lists[list].first = arrival.after,
+        }
+        match arrival.after {
+            Some(after) => self.slab[after as usize].before = arrival.before,
+            None => self.lists[list].last = arrival.before,
+        }
+        arrival
+    }
+
+    /// The arrival whose deadline is next, and when that is.
+    pub(crate) fn first_due(&self) -> Option<(Nanos, Id)> {
+        let first = |list: &List| list.first.map(|id| (self.slab[id as usize].deadline, id));
+        self.lists.iter().filter_map(first).min()
+    }
+}
+
+impl std::ops::Index<Id> for Arrivals {
+    type Output = Arrival;
+
+    #[inline]
+    fn index(&self, id: Id) -> &Arrival {
+        &self.slab[id as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_stay_in_order_whoever_leaves() {
+        let mut arrivals = Arrivals::new(2);
+        let add = |arrivals: &mut Arrivals, stream: u16, at: u64| {
+            let mut arrival = Arrival::new(stream, 0, 0, at);
+            arrival.deadline = Nanos(at);
+            arrivals.insert(arrival)
+        };
+        let ids: Vec<Id> = (1..=6).map(|at| add(&mut arrivals, (at % 2) as u16, at)).collect();
+        assert_eq!(arrivals.first_due(), Some((Nanos(1), ids[0])));
+        for (leaves, first) in [(2, 1), (0, 2), (1, 4), (5, 4), (3, 5), (4, 0)] {
+            arrivals.remove(ids[leaves]);
+            let due = arrivals.first_due().map_or(0, |(at, _)| at.0);
+            assert_eq!(due, first, "after {leaves}");
+        }
+        assert_eq!(arrivals.len(), 0);
+        add(&mut arrivals, 0, 9);
+        assert_eq!(arrivals.first_due().map(|(at, _)| at), Some(Nanos(9)));
+    }
+}

@@ -1,0 +1,248 @@
+//! Commands to a running engine: stop, change a stream's rate, hand shards over.
+//!
+//! [`Assignments`] knows, purely, who owns which shards under which schedule, and computes the
+//! commands that a change takes; [`Control`] sends them. A change has an instant: everything due
+//! before it happens as planned before, everything after it as planned now, whenever a worker hears
+//! of it. It must therefore lie ahead.
+
+use crate::system::Message;
+use crate::system::kernel::Mailbox;
+use plimsoll_measure::Nanos;
+use plimsoll_plan::{End, Load, Pacer, Plan, SHARDS, Schedule, Schedules, Shards};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A command to a worker.
+pub(crate) enum Command {
+    /// Once: send nothing more. Twice: end what is in flight, too.
+    Stop,
+    /// From `at` on the stream's arrivals are `pacer`'s, and end at `end`.
+    Pace { stream: usize, at: Nanos, pacer: Box<Pacer>, end: Nanos },
+    /// From `at` on only users of `shards` start; those of `added` start then, and number their
+    /// requests from `first` on.
+    HandOver { stream: usize, at: Nanos, shards: Shards, added: Shards, first: u64 },
+}
+
+/// A command that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No such stream.
+    #[error("the plan has no stream number {0}")]
+    NoStream(usize),
+    /// Only streams of the open model have a rate.
+    #[error("stream \"{0}\" has users, not a rate")]
+    Closed(String),
+    /// How many requests of it are left is known to the former owner alone.
+    #[error("stream \"{0}\" ends after a number of requests; its users cannot change hands")]
+    Counted(String),
+    /// A rate is a number above zero.
+    #[error("a rate of {0} per second")]
+    BadRate(String),
+    /// Shards that are owned already, or are not.
+    #[error("shard {0} is {1} owned here")]
+    Ownership(u64, &'static str),
+}
+
+/// Commands, each for the worker with this number.
+pub(crate) type Commands = Vec<(usize, Command)>;
+
+/// Who owns which shards, under which schedule.
+pub(crate) struct Assignments {
+    plan: Arc<Plan>,
+    /// By worker.
+    shards: Vec<Shards>,
+    /// By stream: the schedules that were in force, each from an instant on. Empty for closed
+    /// streams.
+    schedules: Vec<Vec<(Nanos, Arc<Schedule>)>>,
+    changes: u64,
+}
+
+impl Assignments {
+    pub(crate) fn new(
+        plan: Arc<Plan>,
+        schedules: &[Option<Schedules>],
+        shards: Vec<Shards>,
+    ) -> Assignments {
+        let first = |open: &Option<Schedules>| {
+            open.iter().map(|open| (Nanos::ZERO, open.main.clone())).collect()
+        };
+        let schedules = schedules.iter().map(first).collect();
+        Assignments { plan, shards, schedules, changes: 0 }
+    }
+
+    /// Planned arrivals per second, or users, of a stream at an instant, as far as they are ours.
+    pub(crate) fn planned_rate(&self, stream: usize, at: Nanos) -> f64 {
+        let owned: usize = self.shards.iter().map(Shards::len).sum();
+        let share = owned as f64 / SHARDS as f64;
+        let in_force = self.schedules[stream].iter().rev().find(|(from, _)| *from <= at);
+        let whole = match in_force {
+            Some((_, schedule)) => schedule.rate(at),
+            None => self.plan.streams[stream].planned_value(at, self.plan.warmup),
+        };
+        whole * share
+    }
+
+    /// Changes the rate of an open stream from `at` on.
+    pub(crate) fn set_rate(
+        &mut self,
+        stream: usize,
+        rate: f64,
+        at: Nanos,
+    ) -> Result<Commands, CommandError> {
+        let own = self.plan.streams.get(stream).ok_or(CommandError::NoStream(stream))?;
+        if !(rate.is_finite() && rate > 0.0) {
+            return Err(CommandError::BadRate(rate.to_string()));
+        }
+        let closed = || CommandError::Closed(own.name.clone());
+        let (_, current) = self.schedules[stream].last().ok_or_else(closed)?;
+        self.changes += 1;
+        let schedule = own.changed_rate(current, rate, at, self.changes).ok_or_else(closed)?;
+        let schedule = Arc::new(schedule);
+        self.schedules[stream].push((at, schedule.clone()));
+        let pace = |shards: &Shards| pace(stream, &schedule, shards, at);
+        Ok(self.shards.iter().map(pace).enumerate().collect())
+    }
+
+    /// Gives shards away from `at` on.
+    pub(crate) fn hand_over(
+        &mut self,
+        given: &Shards,
+        at: Nanos,
+    ) -> Result<Commands, CommandError> {
+        let owned = self.shards.iter().fold(Shards::of([]), |all, shards| all.with(shards));
+        if let Some(shard) = given.without(&owned).iter().next() {
+            return Err(CommandError::Ownership(shard, "not"));
+        }
+        self.check_users()?;
+        let kept: Vec<Shards> = self.shards.iter().map(|shards| shards.without(given)).collect();
+        Ok(self.reassign(kept, at))
+    }
+
+    /// Takes shards from `at` on, split over the workers.
+    pub(crate) fn take_over(
+        &mut self,
+        taken: &Shards,
+        at: Nanos,
+    ) -> Result<Commands, CommandError> {
+        let owned = self.shards.iter().fold(Shards::of([]), |all, shards| all.with(shards));
+        if let Some(shard) = taken.without(&taken.without(&owned)).iter().next() {
+            return Err(CommandError::Ownership(shard, "already"));
+        }
+        self.check_users()?;
+        let workers = self.shards.len();
+        let more = self.shards.iter().enumerate();
+        let grown = more.map(|(worker, own)| own.with(&taken.share(worker, workers))).collect();
+        Ok(self.reassign(grown, at))
+    }
+
+    fn check_users(&self) -> Result<(), CommandError> {
+        let counted = self.plan.streams.iter().find(|stream| {
+            matches!((&stream.load, stream.end), (Load::Closed { .. }, End::Requests(_)))
+        });
+        counted.map_or(Ok(()), |stream| Err(CommandError::Counted(stream.name.clone())))
+    }
+
+    fn reassign(&mut self, shards: Vec<Shards>, at: Nanos) -> Commands {
+        /// Requests of a shard's users between two changes of hands; more would share numbers.
+        const BETWEEN: u64 = 1 << 24;
+        self.changes += 1;
+        let first = self.changes * BETWEEN;
+        let mut commands = Commands::new();
+        for (worker, own) in shards.iter().enumerate().filter(|(i, own)| **own != self.shards[*i]) {
+            let added = own.without(&self.shards[worker]);
+            for (stream, schedules) in self.schedules.iter().enumerate() {
+                let command = match schedules.last() {
+                    Some((_, schedule)) => pace(stream, schedule, own, at),
+                    None => {
+                        let (shards, added) = (own.clone(), added.clone());
+                        Command::HandOver { stream, at, shards, added, first }
+                    }
+                };
+                commands.push((worker, command));
+            }
+        }
+        self.shards = shards;
+        commands
+    }
+}
+
+fn pace(stream: usize, schedule: &Arc<Schedule>, shards: &Shards, at: Nanos) -> Command {
+    let pacer = Box::new(schedule.pacer(shards, at));
+    Command::Pace { stream, at, pacer, end: schedule.end() }
+}
+
+/// Commands a running engine, from any thread.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    level: AtomicU8,
+    assignments: Mutex<Assignments>,
+    workers: Vec<Mailbox>,
+}
+
+impl Control {
+    pub(crate) fn new(assignments: Assignments, workers: Vec<Mailbox>) -> Control {
+        let (level, assignments) = (AtomicU8::new(0), Mutex::new(assignments));
+        Control { inner: Arc::new(Inner { level, assignments, workers }) }
+    }
+
+    /// Stops one step more: once to send nothing more and finish what is in flight, twice to end
+    /// that too.
+    pub fn stop(&self) {
+        let level = self.stop_level();
+        self.inner.level.store(level.saturating_add(1), Ordering::Relaxed);
+        for worker in &self.inner.workers {
+            // A worker that has ended needs no stopping.
+            worker.send(Message::Command(Command::Stop));
+        }
+    }
+
+    /// How often it was stopped.
+    pub fn stop_level(&self) -> u8 {
+        self.inner.level.load(Ordering::Relaxed)
+    }
+
+    /// Changes an open stream's rate, in arrivals per second, from the instant `at` of the run on,
+    /// until the stream's planned end; of all shards of the plan, whoever owns them.
+    ///
+    /// # Errors
+    /// No such stream, a closed one, or a rate that is none.
+    pub fn set_rate(&self, stream: usize, rate: f64, at: Nanos) -> Result<(), CommandError> {
+        self.change(|assignments| assignments.set_rate(stream, rate, at))
+    }
+
+    /// Gives shards away from the instant `at` of the run on.
+    ///
+    /// # Errors
+    /// Shards that are not owned here; users of a stream that ends after a number of requests.
+    pub fn hand_over(&self, shards: &Shards, at: Nanos) -> Result<(), CommandError> {
+        self.change(|assignments| assignments.hand_over(shards, at))
+    }
+
+    /// Takes shards from the instant `at` of the run on.
+    ///
+    /// # Errors
+    /// Shards that are owned already; users of a stream that ends after a number of requests.
+    pub fn take_over(&self, shards: &Shards, at: Nanos) -> Result<(), CommandError> {
+        self.change(|assignments| assignments.take_over(shards, at))
+    }
+
+    pub(crate) fn planned_rate(&self, stream: usize, at: Nanos) -> f64 {
+        self.inner.assignments.lock().expect("no holder panics").planned_rate(stream, at)
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Assignments) -> Result<Commands, CommandError>,
+    ) -> Result<(), CommandError> {
+        let mut assignments = self.inner.assignments.lock().expect("no holder panics");
+        for (worker, command) in change(&mut assignments)? {
+            // A worker that has ended has nothing left to change.
+            self.inner.workers[worker].send(Message::Command(command));
+        }
+        Ok(())
+    }
+}

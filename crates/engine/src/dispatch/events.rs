@@ -1,0 +1,201 @@
+//! What connections report, one event at a time.
+
+use super::notes::excerpt;
+use super::step::{Step, request_of, step};
+use super::{Dispatcher, Next, READS, has_unlisted_capacity};
+use crate::arrival::Id;
+use crate::connection::Event;
+use crate::judge::{Judgement, Why};
+use crate::system::{READY_MAX, Readiness, System};
+use plimsoll_measure::{ErrorClass, Nanos};
+
+/// Connections are read for so long in one iteration of the worker; the others have their turn in
+/// the next. What is due meanwhile is late by no more than this and one read.
+const READING: Nanos = Nanos::from_millis(1);
+
+/// A connection that waits to be read, in the order in which the poll reported it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unread {
+    key: u32,
+    serial: u64,
+    /// What had arrived before this instant may be in it.
+    since: Nanos,
+}
+
+/// What is known of a whole answer.
+struct Answered {
+    key: usize,
+    id: Id,
+    now: Nanos,
+    status: u16,
+    /// When the kernel received its last bytes, where it was asked.
+    received_at: Option<Nanos>,
+}
+
+impl<S: System> Dispatcher<S> {
+    /// Handles what the poll that began at `polled_at` and ended at `now` reported, and connections that had more to
+    /// read than their share. `stamping` asks the kernel when what is read now arrived. Gives the
+    /// instant up to which everything that had arrived was read.
+    pub(crate) fn handle(
+        &mut self,
+        ready: &[(usize, Readiness)],
+        polled_at: Nanos,
+        now: Nanos,
+        stamping: bool,
+    ) -> Nanos {
+        debug_assert!(ready.len() <= READY_MAX, "one poll's worth");
+        self.stamping = stamping;
+        self.clock = now;
+        let (mut left, until) = (self.unread.len(), now + READING);
+        for (key, ready) in ready {
+            let Some(connection) = self.connections.get_mut(*key) else { continue };
+            let queued = connection.unread.any();
+            if queued || self.clock >= until {
+                connection.unread = connection.unread.or(*ready);
+                if !queued {
+                    let serial = connection.serial;
+                    self.unread.push_back(Unread { key: *key as u32, serial, since: polled_at });
+                }
+                continue;
+            }
+            self.on_ready(*key, *ready);
+        }
+        while left > 0
+            && self.clock < until
+            && let Some(Unread { key, serial, .. }) = self.unread.pop_front()
+        {
+            left -= 1;
+            let key = key as usize;
+            if self.connections.get(key).is_some_and(|connection| connection.serial == serial) {
+                self.on_ready(key, Readiness::NONE);
+            }
+        }
+        self.stamping = false;
+        self.unread.front().map_or(polled_at, |unread| unread.since.min(polled_at))
+    }
+
+    /// Does what the poll, or a share used up before, left to be done for a connection. Only when
+    /// the connection has reported everything is its capacity used again: an end that came with an
+    /// answer is known by then.
+    pub(super) fn on_ready(&mut self, key: usize, ready: Readiness) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let mut ready = ready.or(std::mem::take(&mut connection.unread));
+        let mut share = READS;
+        let mut last = None;
+        connection.stamp(self.stamping);
+        while let Some(connection) = self.connections.get_mut(key)
+            && let pool = connection.pool as usize
+            && let Some(event) = connection.next(&mut ready, &mut share, &mut self.buffers.lent)
+        {
+            let now = *last.insert(self.system.now());
+            self.clock = now;
+            match event {
+                Event::Handshaking => self.pools[pool].handshaking += 1,
+                Event::Established => self.established(key, now),
+                Event::Sent { arrival } => {
+                    let arrival = self.arrivals.get_mut(arrival);
+                    arrival.exchange.sent_at = Some(now);
+                    arrival.sent_at.get_or_insert(now);
+                }
+                Event::Began { arrival } => {
+                    self.arrivals.get_mut(arrival).exchange.first_byte_at = Some(now);
+                }
+                Event::Answered { arrival: id, bytes, answer } => {
+                    let arrival = self.arrivals.get_mut(id);
+                    arrival.bytes_in += bytes;
+                    let (status, received_at) = (answer.status, answer.received_at);
+                    let counts = self.recorder.rpc(arrival.warm);
+                    let buffers = (&mut self.buffers.body, &mut self.buffers.decoded);
+                    let step = step(&self.shared, arrival, &answer, buffers, counts);
+                    if let Step::Finish(Judgement { outcome: Err(why), .. }) = &step
+                        && !self.notebook.has(why.class)
+                    {
+                        let text = match why.fault {
+                            Some(fault) => format!("{fault} (status {status})"),
+                            None => format!("status {status}, body {}", excerpt(answer.body)),
+                        };
+                        self.notebook.note(&self.shared, arrival, why.class, text);
+                    }
+                    self.answered(&Answered { key, id, now, status, received_at }, step);
+                }
+                Event::Failed { arrival: id, bytes, failure } => {
+                    self.arrivals.get_mut(id).bytes_in += bytes;
+                    self.pools[pool].end(now);
+                    self.note_failure(id, &failure);
+                    self.end_trace(key, id);
+                    self.fail(id, now, Why { class: failure.class, fault: failure.fault });
+                }
+                Event::Closed { why, failure } => {
+                    self.lose(key, why, failure, now);
+                    break;
+                }
+            }
+        }
+        if share == 0 && last.is_none() {
+            self.clock = self.system.now();
+        }
+        if let Some(connection) = self.connections.get_mut(key)
+            && share == 0
+            && ready.any()
+        {
+            connection.unread = ready;
+            let (serial, since) = (connection.serial, self.clock);
+            self.unread.push_back(Unread { key: key as u32, serial, since });
+        }
+        if self.connections.get(key).is_some_and(has_unlisted_capacity) {
+            self.offer(key, last.unwrap_or_else(|| self.system.now()));
+        }
+        self.go_on();
+    }
+
+    /// Starts what the ends of exchanges gave rise to.
+    fn go_on(&mut self) {
+        while let Some(next) = self.next.pop_front() {
+            match next {
+                Next::Arrival(stream) => _ = self.take_up_one(stream),
+                Next::Request(id) => {
+                    let pool = request_of(&self.shared, &self.arrivals[id]).pool;
+                    self.deliver(pool, id, self.system.now());
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, answered: &Answered, step: Step) {
+        let Answered { key, id, now, status, received_at } = *answered;
+        self.end_trace(key, id);
+        let connection = &self.connections[key];
+        let arrival = self.arrivals.get_mut(id);
+        let exchange = &mut arrival.exchange;
+        exchange.first_byte_at.get_or_insert(now);
+        // What the target took: not what an answer waited for us to read it.
+        let sent_at = exchange.sent_at.expect("an answer follows a request");
+        let service_time = received_at.unwrap_or(now) - sent_at;
+        let pool = &mut self.pools[connection.pool as usize];
+        pool.answered(service_time, exchange.capped, now);
+        pool.end(now);
+        if let Some(at) = received_at
+            && (connection.is_sampled() || now > arrival.deadline)
+            && !arrival.warm
+        {
+            self.recorder.counts.read_lag.record(now - at);
+        }
+        match step {
+            // The worker may have been held up: the kernel knows when the answer came.
+            Step::Finish(_) if received_at.unwrap_or(Nanos::ZERO) > arrival.deadline => {
+                let outcome = Err(Why::of(ErrorClass::ResponseTimeout));
+                self.finish_answered(id, now, status, Judgement { outcome, rpc_code: None });
+            }
+            Step::Finish(judgement) => self.finish_answered(id, now, status, judgement),
+            Step::Follow(hop) => self.follow(id, hop, now),
+        }
+    }
+
+    fn finish_answered(&mut self, id: Id, now: Nanos, status: u16, judgement: Judgement) {
+        let arrival = &self.arrivals[id];
+        if arrival.user.is_some() {
+            self.next.push_back(Next::Arrival(arrival.stream as usize));
+        }
+        self.finish(id, now, Some(status), judgement);
+    }
+}

@@ -1,0 +1,251 @@
+//! A running engine: seconds come out, commands go in.
+//!
+//! The thread that asks for the next second joins what the workers counted in it. A worker that is
+//! late is waited for, so that a second is always of all workers; one that panics or cannot poll any
+//! more ends the run at once.
+
+use crate::control::Control;
+use plimsoll_measure::{HostSample, Nanos, Note, RunFacts, Snapshot, WallClock};
+use plimsoll_plan::Plan;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
+
+/// One whole exchange.
+#[derive(Clone, Debug)]
+pub struct TraceRecord {
+    /// The target's name.
+    pub target: String,
+    /// When its first byte was sent.
+    pub sent_at: Nanos,
+    /// When it ended.
+    pub received_at: Nanos,
+    /// What was sent.
+    pub request: Vec<u8>,
+    /// What came, as it came.
+    pub response: Vec<u8>,
+}
+
+/// One second of a run.
+#[derive(Clone, Debug)]
+pub struct Second {
+    /// What all workers counted in it.
+    pub counts: Snapshot,
+    /// Exchanges that are to be shown whole.
+    pub traces: Vec<TraceRecord>,
+}
+
+/// What ended a run that had started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("worker {worker} {why}")]
+pub struct RunError {
+    /// Which worker.
+    pub worker: usize,
+    /// What happened to it.
+    pub why: String,
+}
+
+/// What a worker hands over each second.
+pub(crate) struct Report {
+    pub(crate) worker: usize,
+    pub(crate) counts: Snapshot,
+    /// With the last report: when the worker's last arrival ended.
+    pub(crate) last: Option<Nanos>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) traces: Vec<TraceRecord>,
+}
+
+/// What comes from the workers' threads.
+pub(crate) enum FromWorker {
+    Report(Box<Report>),
+    Failed(RunError),
+}
+
+/// How a worker reports.
+pub(crate) struct Reporter {
+    pub(crate) worker: usize,
+    blank: Snapshot,
+    reports: Sender<FromWorker>,
+    /// Snapshots that were joined and emptied, to count in again.
+    emptied: Receiver<Snapshot>,
+}
+
+impl Reporter {
+    pub(crate) fn new(
+        worker: usize,
+        blank: Snapshot,
+        reports: Sender<FromWorker>,
+        emptied: Receiver<Snapshot>,
+    ) -> Reporter {
+        Reporter { worker, blank, reports, emptied }
+    }
+
+    /// An empty snapshot to count in.
+    pub(crate) fn fresh(&self) -> Snapshot {
+        self.emptied.try_recv().unwrap_or_else(|_| self.blank.clone())
+    }
+
+    pub(crate) fn send(&self, report: Report) {
+        // Nobody listens any more after a run was dropped.
+        let _ = self.reports.send(FromWorker::Report(Box::new(report)));
+    }
+}
+
+/// One worker, seen from outside.
+struct Link {
+    queue: VecDeque<Box<Report>>,
+    emptied: Sender<Snapshot>,
+    ended: bool,
+}
+
+/// A run that has started.
+pub struct Running {
+    plan: Arc<Plan>,
+    control: Control,
+    started_at: WallClock,
+    inbox: Receiver<FromWorker>,
+    workers: Vec<Link>,
+    threads: Vec<JoinHandle<()>>,
+    usage: fn() -> HostSample,
+    used: HostSample,
+    facts: Facts,
+    forced: Vec<String>,
+}
+
+/// What the facts of a run are made of.
+#[derive(Default)]
+struct Facts {
+    planned_to: Nanos,
+    last_end: Nanos,
+    notes: Vec<Note>,
+}
+
+/// What a run starts with.
+pub(crate) struct Started {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) control: Control,
+    pub(crate) started_at: WallClock,
+    pub(crate) inbox: Receiver<FromWorker>,
+    pub(crate) emptied: Vec<Sender<Snapshot>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) usage: fn() -> HostSample,
+    pub(crate) forced: Vec<String>,
+}
+
+impl Running {
+    pub(crate) fn new(started: Started) -> Running {
+        let Started { plan, control, started_at, inbox, emptied, threads, usage, forced } = started;
+        let link = |emptied| Link { queue: VecDeque::new(), emptied, ended: false };
+        let workers = emptied.into_iter().map(link).collect();
+        let (used, facts) = (usage(), Facts::default());
+        Running { plan, control, started_at, inbox, workers, threads, usage, used, facts, forced }
+    }
+
+    /// When the clock started.
+    pub fn started_at(&self) -> WallClock {
+        self.started_at
+    }
+
+    /// Commands the engine, also from other threads.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits for the next second; `None` when every arrival has ended.
+    ///
+    /// # Errors
+    /// A worker came to an end before its arrivals did. The others were stopped; what was counted
+    /// before is whole.
+    pub fn next_second(&mut self) -> Result<Option<Second>, RunError> {
+        // A second is whole when every worker has reported it or has ended.
+        while self.workers.iter().any(|link| link.queue.is_empty() && !link.ended) {
+            match self.inbox.recv() {
+                Ok(FromWorker::Report(report)) => {
+                    self.workers[report.worker].queue.push_back(report);
+                }
+                Ok(FromWorker::Failed(error)) => {
+                    self.control.stop();
+                    self.control.stop();
+                    return Err(error);
+                }
+                Err(_) => unreachable!("a worker that ends says so"),
+            }
+        }
+        let mut second: Option<Second> = None;
+        for place in 0..self.workers.len() {
+            let link = &mut self.workers[place];
+            let Some(report) = link.queue.pop_front() else { continue };
+            link.ended = report.last.is_some();
+            let Report { mut counts, last, notes, traces, .. } = *report;
+            self.facts.last_end = self.facts.last_end.max(last.unwrap_or_default());
+            self.facts.note(notes);
+            match &mut second {
+                Some(second) => {
+                    second.counts.join(&counts);
+                    second.traces.extend(traces);
+                    counts.clear();
+                    // A worker that has ended needs no buffer.
+                    let _ = self.workers[place].emptied.send(counts);
+                }
+                None => second = Some(Second { counts, traces }),
+            }
+        }
+        let Some(mut second) = second else { return Ok(None) };
+        self.complete(&mut second.counts);
+        Ok(Some(second))
+    }
+
+    /// Adds what the workers do not know, and checks what they do.
+    fn complete(&mut self, counts: &mut Snapshot) {
+        for (place, stream) in counts.streams.iter_mut().enumerate() {
+            // The second's own rate: at its end a stream may be over.
+            let middle = counts.t - Nanos::from_millis(500);
+            stream.planned_rate = self.control.planned_rate(place, middle);
+            let planned_to = stream.active.map_or(Nanos::ZERO, |window| window.planned_to);
+            self.facts.planned_to = self.facts.planned_to.max(planned_to);
+        }
+        let now = (self.usage)();
+        counts.host = HostSample {
+            cpu: now.cpu - self.used.cpu,
+            user: now.user - self.used.user,
+            rss_peak_bytes: now.rss_peak_bytes,
+        };
+        self.used = now;
+        counts.assert_identities();
+    }
+
+    /// Ends the run after its last second; what is known of it besides its counts.
+    ///
+    /// # Panics
+    /// When a worker's thread cannot be joined.
+    pub fn finish(self) -> RunFacts {
+        for thread in self.threads {
+            thread.join().expect("a worker's panic is caught on its own thread");
+        }
+        let plan = &self.plan;
+        let planned_to = self.facts.planned_to.max(plan.warmup);
+        let planned_end = plan.planned_end();
+        let stopped = self.control.stop_level() > 0;
+        RunFacts {
+            started_at: self.started_at,
+            duration: planned_to - plan.warmup,
+            drain: self.facts.last_end - planned_to,
+            warmup: plan.warmup.min(planned_to),
+            cut_short: stopped && planned_end.is_none_or(|planned| planned_to < planned),
+            workers: self.workers.len(),
+            notes: self.facts.notes,
+            forced: self.forced,
+        }
+    }
+}
+
+impl Facts {
+    fn note(&mut self, notes: Vec<Note>) {
+        for note in notes {
+            if !self.notes.iter().any(|known| known.class == note.class) {
+                self.notes.push(note);
+            }
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! What a seed stands for: a plan, a network, what goes wrong in it, and whose fault that is.
+
+use super::draft::Draft;
+use super::net::World;
+use super::peer::{Accept, Flaw, Peer};
+use crate::control::{Assignments, Command};
+use plimsoll_measure::Nanos;
+use plimsoll_measure::rng::{Key, Sequence};
+use plimsoll_plan::{Plan, Shards};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Whose fault it is when something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guilty {
+    Nobody,
+    Generator,
+    Network,
+    Target,
+    /// Whatever went wrong is small; all that matters is who is not blamed for it.
+    NotTheTarget,
+    NotTheGenerator,
+}
+
+/// What a seed stands for.
+pub(super) struct Script {
+    pub(super) kind: Kind,
+    pub(super) plan: Arc<Plan>,
+    pub(super) world: World,
+    pub(super) guilty: Guilty,
+    /// Targets every arrival of which is answered as expected.
+    pub(super) whole: Vec<usize>,
+    /// Arrivals that end as expected at least, in thousandths.
+    pub(super) ok_at_least: u64,
+    /// What every connection leads to, for the limit on them.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// What a worker may hold of bodies, in bytes.
+    pub(super) held_max: Option<u64>,
+    /// How many arrivals there are, where that was changed while the plan ran.
+    pub(super) planned: Option<u64>,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Clean,
+    IdleCloses,
+    Flawed,
+    FewFlaws,
+    Stalled,
+    Refusing,
+    RefusingLater,
+    BlackHole,
+    OneDeadAddress,
+    MovedName,
+    FailedRefresh,
+    Capped,
+    CappedBesideHealthy,
+    SlowedDown,
+    Paused,
+    ShortPauses,
+    Hostile,
+    OutOfPorts,
+    SlowHandshakes,
+    SilentTls,
+    PartialWrites,
+    SlowWorker,
+    ChangedRate,
+    HandedOver,
+    ManyAddresses,
+    TwoStreams,
+    Swollen,
+    PausedAtStart,
+    PausedWhileStalled,
+}
+
+impl Kind {
+    /// Whether every answer that comes is as expected.
+    pub(super) fn answers_well(self) -> bool {
+        use Kind::*;
+        matches!(
+            self,
+            Clean
+                | Stalled
+                | Capped
+                | SlowedDown
+                | Paused
+                | PausedAtStart
+                | PausedWhileStalled
+                | ShortPauses
+                | SlowHandshakes
+                | PartialWrites
+                | SlowWorker
+                | OutOfPorts
+        )
+    }
+
+    const ALL: [Kind; 29] = [
+        Kind::Clean,
+        Kind::IdleCloses,
+        Kind::Flawed,
+        Kind::FewFlaws,
+        Kind::Stalled,
+        Kind::Refusing,
+        Kind::RefusingLater,
+        Kind::BlackHole,
+        Kind::OneDeadAddress,
+        Kind::MovedName,
+        Kind::FailedRefresh,
+        Kind::Capped,
+        Kind::CappedBesideHealthy,
+        Kind::SlowedDown,
+        Kind::Paused,
+        Kind::ShortPauses,
+        Kind::Hostile,
+        Kind::OutOfPorts,
+        Kind::SlowHandshakes,
+        Kind::SilentTls,
+        Kind::PartialWrites,
+        Kind::SlowWorker,
+        Kind::ChangedRate,
+        Kind::HandedOver,
+        Kind::ManyAddresses,
+        Kind::TwoStreams,
+        Kind::Swollen,
+        Kind::PausedAtStart,
+        Kind::PausedWhileStalled,
+    ];
+}
+
+const SECOND: u64 = 1_000_000_000;
+const MILLI: u64 = 1_000_000;
+
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 80))
+}
+
+/// Draws from a range, both ends included.
+fn within(chance: &mut Sequence, least: u64, most: u64) -> u64 {
+    least + chance.below(most - least + 1)
+}
+
+impl Script {
+    /// The script of a seed.
+    pub(super) fn new(seed: u64) -> Script {
+        let key = Key::new(seed);
+        let kind = Kind::ALL[(seed % Kind::ALL.len() as u64) as usize];
+        let mut chance = key.with(1).sequence();
+        let c = &mut chance;
+        let secs = within(c, 3, 7);
+        let rate = within(c, 40, 260);
+        let arrivals = if c.below(2) == 0 { "constant" } else { "poisson" };
+        let mut draft = Draft {
+            load: format!(
+                "rate = \"{rate}/s\"\narrivals = \"{arrivals}\"\nduration = \"{secs}s\"\n"
+            ),
+            timeout_ms: within(c, 300, 3000),
+            connections: "max = 500".into(),
+            rest: String::new(),
+            targets: vec![("http://10.0.0.1".into(), 0)],
+            streams: None,
+        };
+        let mut peer = Peer::healthy(within(c, 200, 30_000) * 1_000);
+        peer.in_pieces = c.below(3) == 0;
+        let mut made = Made {
+            world: World::new(key.with(2)),
+            guilty: Guilty::Nobody,
+            whole: vec![0],
+            ok_at_least: 0,
+            addresses: vec![address(1)],
+            held_max: None,
+            change: Change::None,
+        };
+        let asked = Asked { secs, rate };
+        make(kind, c, asked, &mut draft, &mut peer, &mut made);
+        made.world.peer(address(1), peer);
+        let plan = draft.read(seed);
+        let planned = made.command(&plan, secs, c);
+        Script {
+            kind,
+            plan,
+            world: made.world,
+            guilty: made.guilty,
+            whole: made.whole,
+            ok_at_least: made.ok_at_least,
+            addresses: made.addresses,
+            held_max: made.held_max,
+            planned,
+        }
+    }
+}
+
+struct Asked {
+    secs: u64,
+    rate: u64,
+}
+
+enum Change {
+    None,
+    Rate,
+    Shards,
+}
+
+struct Made {
+    world: World,
+    guilty: Guilty,
+    whole: Vec<usize>,
+    ok_at_least: u64,
+    addresses: Vec<SocketAddr>,
+    held_max: Option<u64>,
+    change: Change,
+}
+
+impl Made {
+    fn blame(&mut self, guilty: Guilty) {
+        self.guilty = guilty;
+        self.whole.clear();
+    }
+
+    /// Plants commands; how many arrivals there are then.
+    fn command(&mut self, plan: &Arc<Plan>, secs: u64, c: &mut Sequence) -> Option<u64> {
+        let schedules: Vec<_> =
+            plan.streams.iter().map(|stream| stream.schedules(plan.warmup)).collect();
+        let mut assignments = Assignments::new(plan.clone(), &schedules, vec![Shards::all()]);
+        let at = Nanos(within(c, SECOND / 2, (secs - 1) * SECOND));
+        let commands = match self.change {
+            Change::None => return None,
+            Change::Rate => assignments.set_rate(0, within(c, 10, 400) as f64, at).unwrap(),
+            Change::Shards => {
+                let given = Shards::all().share(0, within(c, 1, 7) as usize);
+                let back = Nanos(within(c, at.0, secs * SECOND));
+                let mut commands = assignments.hand_over(&given, at).unwrap();
+                commands.extend(assignments.take_over(&given, back).unwrap());
+                commands
+            }
+        };
+        // What is due, counted by hand: each change takes over at its instant.
+        let main = &schedules[0].as_ref().expect("an open stream").main;
+        let mut in_force = main.pacer(&Shards::all(), Nanos::ZERO);
+        let (mut count, mut heard) = (0, Nanos::ZERO);
+        for (_, command) in commands {
+            let Command::Pace { at, pacer, .. } = &command else { unreachable!("an open stream") };
+            while in_force.peek().is_some_and(|arrival| arrival.at < *at) {
+                in_force.advance();
+                count += 1;
+            }
+            in_force = (**pacer).clone();
+            // Commands come some time ahead, in the order they were given.
+            heard = Nanos(at.0 - within(c, 1, at.0.min(SECOND / 2))).max(heard);
+            self.world.command(heard, command);
+        }
+        while in_force.peek().is_some() {
+            in_force.advance();
+            count += 1;
+        }
+        Some(count)
+    }
+}
+
+fn make(
+    kind: Kind,
+    c: &mut Sequence,
+    asked: Asked,
+    draft: &mut Draft,
+    peer: &mut Peer,
+    made: &mut Made,
+) {
+    let Asked { secs, rate } = asked;
+    match kind {
+        Kind::Clean => {
+            if c.below(3) == 0 {
+                draft.load = format!("users = {}\nduration = \"{secs}s\"\n", within(c, 1, 20));
+                peer.service = peer.service.max(3 * MILLI);
+            }
+        }
+        Kind::IdleCloses => {
+            peer.idle_close = Some(within(c, 1, 50) * MILLI);
+            made.blame(Guilty::NotTheGenerator);
+            made.ok_at_least = 500;
+        }
+        Kind::Flawed | Kind::FewFlaws => {
+            let flaws = [
+                Flaw::Reset,
+                Flaw::Truncate,
+                Flaw::Garbage,
+                Flaw::Silence,
+                Flaw::RpcError,
+                Flaw::Status500,
+                Flaw::Stray,
+            ];
+            // Stray bytes spoil the connection and not the answer.
+            let few = u64::from(kind == Kind::FewFlaws);
+            let flaw = flaws[c.below(flaws.len() as u64 - 1 + few) as usize];
+            if kind == Kind::Flawed {
+                peer.flaw = (flaw, within(c, 50, 400), 0);
+                made.blame(Guilty::Target);
+            } else {
+                peer.flaw = (flaw, 2, 0);
+                made.blame(Guilty::NotTheGenerator);
+                made.ok_at_least = 970;
+            }
+        }
+        Kind::Stalled => {
+            draft.timeout_ms = within(c, 200, 600);
+            let from = within(c, SECOND, 2 * SECOND);
+            peer.stalls = Some((from, from + within(c, 900, 1500) * MILLI));
+            made.blame(Guilty::Target);
+        }
+        Kind::Refusing => {
+            peer.accept = Accept::Refuse;
+            made.blame(Guilty::Target);
+        }
+        Kind::RefusingLater => {
+            // Connections are closed after each answer, so that later ones are refused.
+            draft.connections = "max = 500, reuse = false".into();
+            peer.accept = Accept::Until(secs * SECOND / 2);
+            made.blame(Guilty::Target);
+            made.ok_at_least = 300;
+        }
+        Kind::BlackHole => {
+            draft.timeout_ms = within(c, 300, 1500);
+            peer.accept = Accept::BlackHole;
+            made.blame(Guilty::Network);
+        }
+        Kind::OneDeadAddress => two_addresses(c, draft, made, true),
+        Kind::ManyAddresses => two_addresses(c, draft, made, false),
+        Kind::MovedName => moved_name(c, draft, peer, made),
+        Kind::FailedRefresh => {
+            named(draft, "dns_ttl = \"1s\"");
+            made.world.name("node", Nanos::ZERO, Ok(vec![address(1)]));
+            made.world.name("node", Nanos(1), Err("server failure".into()));
+        }
+        Kind::Capped | Kind::CappedBesideHealthy => {
+            // The limit carries 30 to 70 % of the rate.
+            let limit = within(c, 2, 8);
+            peer.service = limit * SECOND * 100 / (rate * within(c, 30, 70));
+            peer.jitter = peer.service / 20;
+            draft.connections = format!("max = {limit}");
+            draft.timeout_ms = [300, 1000, 3000, 60_000][c.below(4) as usize];
+            draft.timeout_ms = draft.timeout_ms.max(3 * peer.service / MILLI);
+            made.blame(Guilty::Generator);
+            if kind == Kind::CappedBesideHealthy {
+                draft.targets.push(("http://10.0.0.2".into(), 0));
+                peer.service *= 2;
+                peer.jitter *= 2;
+                made.world.peer(address(2), Peer::healthy(limit * SECOND / (4 * rate)));
+                made.addresses.push(address(2));
+                made.whole = vec![1];
+            }
+        }
+        Kind::SlowedDown => {
+            let limit = within(c, 4, 16);
+            // At first the limit carries three times the rate, then half of it.
+            peer.service = limit * SECOND / (3 * rate);
+            peer.jitter = peer.service / 10;
+            let slow = 2 * limit * SECOND / rate;
+            peer.slows = Some((within(c, SECOND, 2 * SECOND), slow));
+            draft.connections = format!("max = {limit}");
+            draft.timeout_ms = [500, 2000, 60_000][c.below(3) as usize].max(3 * slow / MILLI);
+            made.blame(Guilty::Target);
+        }
+        Kind::Paused | Kind::PausedAtStart => {
+            draft.timeout_ms = within(c, 200, 600);
+            let length = draft.timeout_ms + within(c, 200, 1200);
+            let from = match kind {
+                Kind::Paused => within(c, SECOND, 2 * SECOND),
+                _ => within(c, 0, 20 * MILLI),
+            };
+            made.world.pause(Nanos(from), Nanos(length * MILLI));
+            if c.below(2) == 0 {
+                // Some requests wait for a connection meanwhile.
+                draft.connections = "max = 500, reuse = false".into();
+                peer.rtt = within(c, 10, 60) * MILLI;
+            }
+            made.blame(Guilty::Generator);
+        }
+        Kind::PausedWhileStalled => {
+            // Answers come while the worker is away, and too late.
+            draft.timeout_ms = within(c, 200, 400);
+            peer.service = within(c, 20, 100) * MILLI;
+            let from = within(c, SECOND, 2 * SECOND);
+            let back = from + (draft.timeout_ms + within(c, 10, 100)) * MILLI;
+            peer.stalls = Some((from, back));
+            made.world.pause(Nanos(from), Nanos(back - from + within(c, 50, 300) * MILLI));
+            made.blame(Guilty::Generator);
+        }
+        Kind::ShortPauses => {
+            for _ in 0..within(c, 1, 20) {
+                let at = within(c, 0, secs * SECOND);
+                made.world.pause(Nanos(at), Nanos(within(c, 1, 60) * MILLI));
+            }
+            made.blame(Guilty::NotTheTarget);
+            made.ok_at_least = 1000;
+        }
+        Kind::Hostile => {
+            draft.targets.push(("http://10.0.0.2".into(), 0));
+            draft.timeout_ms = within(c, 1000, 2000);
+            let hostile = Peer { flaw: (Flaw::Endless, 20, 0), ..Peer::healthy(MILLI) };
+            made.world.peer(address(2), hostile);
+            made.addresses.push(address(2));
+            made.blame(Guilty::NotTheGenerator);
+            made.whole = vec![0];
+        }
+        Kind::OutOfPorts => {
+            draft.connections = "max = 500, reuse = false".into();
+            made.world.ports(within(c, 10, rate * secs / 2));
+            made.blame(Guilty::Generator);
+        }
+        Kind::SlowHandshakes => {
+            peer.accept = Accept::Yes { again: within(c, 50, 300) };
+            draft.timeout_ms = within(c, 1500, 3000);
+        }
+        Kind::SilentTls => {
+            draft.targets = vec![("https://10.0.0.1:80".into(), 0)];
+            draft.rest = "tls = { insecure = true }\n".into();
+            draft.timeout_ms = within(c, 300, 1000);
+            made.blame(Guilty::Target);
+        }
+        Kind::PartialWrites => {
+            made.world.room(within(c, 500, 5000) as usize);
+            draft.targets = vec![("http://10.0.0.1".into(), within(c, 5_000, 30_000) as usize)];
+            peer.result = within(c, 10, 20_000) as usize;
+        }
+        Kind::SlowWorker => {
+            // A look at the clock costs a millisecond: the worker cannot keep up.
+            made.world.look(within(c, 5, 9) * MILLI / 2);
+            draft.timeout_ms = 60_000;
+            made.blame(Guilty::Generator);
+        }
+        Kind::TwoStreams => {
+            // Each alone would keep a slow worker busy.
+            made.world.look(within(c, 5, 9) * MILLI / 2);
+            draft.timeout_ms = 60_000;
+            draft.streams = Some((rate, secs));
+            made.blame(Guilty::Generator);
+        }
+        Kind::Swollen => {
+            peer.flaw = (Flaw::HalfBody, within(c, 100, 300), 0);
+            peer.result = within(c, 5_000, 10_000) as usize;
+            made.held_max = Some(within(c, 20, 60) << 10);
+            draft.timeout_ms = within(c, 1000, 3000);
+            made.blame(Guilty::Generator);
+        }
+        Kind::ChangedRate => made.change = Change::Rate,
+        Kind::HandedOver => made.change = Change::Shards,
+    }
+}
+
+fn named(draft: &mut Draft, more: &str) {
+    draft.targets = vec![("http://node".into(), 0)];
+    draft.connections = format!("max = 500, {more}");
+}
+
+/// A name with two addresses, of which the first may be dead.
+fn two_addresses(c: &mut Sequence, draft: &mut Draft, made: &mut Made, dead: bool) {
+    named(draft, "dns_ttl = \"60s\"");
+    draft.timeout_ms = within(c, 800, 3000);
+    if dead && c.below(2) == 0 {
+        // So few that each waits for a connection of its own.
+        draft.load = "rate = \"1/s\"\nduration = \"4s\"\n".into();
+    }
+    let first = Peer::healthy(5 * MILLI);
+    let accept = if dead { Accept::BlackHole } else { first.accept };
+    made.world.peer(address(2), Peer { accept, ..first });
+    made.world.name("node", Nanos::ZERO, Ok(vec![address(2), address(1)]));
+    made.addresses = if dead { vec![] } else { vec![address(1), address(2)] };
+}
+
+/// A name that moves to another address; the old one accepts no more, and serves what it has.
+fn moved_name(c: &mut Sequence, draft: &mut Draft, peer: &mut Peer, made: &mut Made) {
+    named(draft, "dns_ttl = \"1s\"");
+    let moves = within(c, SECOND / 3, 3 * SECOND / 2);
+    made.world.name("node", Nanos::ZERO, Ok(vec![address(1)]));
+    made.world.name("node", Nanos(moves), Ok(vec![address(2)]));
+    let new = Peer::healthy(peer.service);
+    made.world.peer(address(2), new);
+    made.addresses = vec![address(2)];
+    // It goes away for good when everybody has had time to hear of it.
+    peer.stalls = Some((moves + 1_200 * MILLI + peer.service, u64::MAX / 2));
+}

@@ -1,0 +1,339 @@
+//! What is due: the open model's pacers and the closed model's users, behind one interface.
+
+use plimsoll_measure::Nanos;
+use plimsoll_plan::{Load, Pacer, Plan, Profile, Schedules, Shards, Stream, Users};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+/// An arrival that is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    pub(crate) scheduled_at: Nanos,
+    pub(crate) seq: u64,
+    /// The closed model's user.
+    pub(crate) user: Option<u32>,
+    pub(crate) warm: bool,
+}
+
+/// One worker's share of a stream's arrivals.
+pub(crate) enum Source {
+    Open(OpenModel),
+    Closed(ClosedModel),
+}
+
+/// The open model: pacers one after another (the warm-up's, the run's, those of changed rates).
+pub(crate) struct OpenModel {
+    /// The first has an arrival that is still to come, or there is none.
+    segments: VecDeque<Segment>,
+    start: Nanos,
+    /// Nothing is sent from here on.
+    until: Nanos,
+    end: Nanos,
+    /// Whether its arrivals were changed while it ran.
+    changed: bool,
+}
+
+/// A pacer, and until when its arrivals count.
+struct Segment {
+    pacer: Pacer,
+    until: Nanos,
+    warm: bool,
+}
+
+/// The closed model: users who send again when they have their answer.
+pub(crate) struct ClosedModel {
+    users: Users,
+    profile: Profile,
+    think_time: Nanos,
+    start: Nanos,
+    warm_until: Nanos,
+    /// Nothing is sent from here on.
+    until: Nanos,
+    warm_started: u64,
+    /// Users who pause, by when they are due.
+    pausing: BinaryHeap<Reverse<(Nanos, u32)>>,
+    /// Users who do not pause, in the order of their answers.
+    ready: VecDeque<(Nanos, u32)>,
+    /// Users on their way.
+    busy: usize,
+    /// When the last request ended.
+    last_end: Nanos,
+    /// From an instant on, only users of these shards start again.
+    handed_over: Option<(Nanos, Shards)>,
+}
+
+impl Source {
+    /// The share of `shards` of a stream; `schedules` are the stream's when it is open.
+    pub(crate) fn new(
+        plan: &Plan,
+        stream: &Stream,
+        schedules: Option<&Schedules>,
+        shards: &Shards,
+    ) -> Source {
+        match (&stream.load, schedules) {
+            (Load::Open { .. }, Some(schedules)) => {
+                let mut segments = VecDeque::new();
+                if let Some(warmup) = &schedules.warmup {
+                    let pacer = warmup.pacer(shards, Nanos::ZERO);
+                    segments.push_back(Segment { pacer, until: Nanos::MAX, warm: true });
+                }
+                let pacer = schedules.main.pacer(shards, Nanos::ZERO);
+                segments.push_back(Segment { pacer, until: Nanos::MAX, warm: false });
+                let (start, end) = (schedules.main.start(), schedules.main.end());
+                let mut open =
+                    OpenModel { segments, start, until: Nanos::MAX, end, changed: false };
+                open.drop_finished();
+                Source::Open(open)
+            }
+            (Load::Closed { profile, think_time }, _) => {
+                Source::Closed(ClosedModel::new(plan, stream, shards, profile, *think_time))
+            }
+            (Load::Open { .. }, None) => unreachable!("an open stream has a schedule"),
+        }
+    }
+
+    /// The next arrival that is due by `now`.
+    #[inline]
+    pub(crate) fn pop(&mut self, now: Nanos) -> Option<Due> {
+        match self {
+            Source::Open(open) => open.pop(now),
+            Source::Closed(closed) => closed.pop(now),
+        }
+    }
+
+    /// When the next arrival is due; `None` when none is, or none before an answer comes.
+    #[inline]
+    pub(crate) fn next_at(&self) -> Option<Nanos> {
+        match self {
+            Source::Open(open) => open.next_at(),
+            Source::Closed(closed) => closed.next_at(),
+        }
+    }
+
+    /// A user's arrival has ended.
+    #[inline]
+    pub(crate) fn ended(&mut self, user: u32, now: Nanos) {
+        if let Source::Closed(closed) = self {
+            closed.ended(user, now);
+        }
+    }
+
+    /// How many arrivals can be taken up without waiting for time or answers: bounds one iteration,
+    /// so that users who fail at once cannot keep the worker from reading.
+    #[inline]
+    pub(crate) fn ready_len(&self) -> usize {
+        match self {
+            Source::Open(_) => 0,
+            Source::Closed(closed) => closed.ready.len(),
+        }
+    }
+
+    /// Sends nothing from `at` on.
+    pub(crate) fn stop(&mut self, at: Nanos) {
+        match self {
+            Source::Open(open) => {
+                open.until = open.until.min(at);
+                open.drop_finished();
+            }
+            Source::Closed(closed) => {
+                closed.until = closed.until.min(at);
+                closed.pausing.clear();
+                closed.ready.clear();
+            }
+        }
+    }
+
+    /// From `at` on, the arrivals are `pacer`'s, and end at `end`.
+    pub(crate) fn pace(&mut self, at: Nanos, pacer: Pacer, end: Nanos) {
+        if let Source::Open(open) = self {
+            for segment in open.segments.iter_mut().filter(|segment| !segment.warm) {
+                segment.until = segment.until.min(at);
+            }
+            open.segments.push_back(Segment { pacer, until: Nanos::MAX, warm: false });
+            (open.end, open.changed) = (end, true);
+            open.drop_finished();
+        }
+    }
+
+    /// From `at` on, only users of `shards` start; those of `added` start then.
+    pub(crate) fn hand_over(&mut self, at: Nanos, shards: &Shards, added: &Shards, first: u64) {
+        if let Source::Closed(closed) = self {
+            closed.handed_over = Some((at, shards.clone()));
+            closed.users.number_from(added, first);
+            for user in closed.users.of(added) {
+                closed.schedule(user as u32, at);
+            }
+        }
+    }
+
+    /// Whether no arrival will ever come again. A stream that was changed is not over before its
+    /// end, because it may be changed again.
+    pub(crate) fn is_over(&self, now: Nanos) -> bool {
+        match self {
+            Source::Open(open) => {
+                let may_change = open.changed && now < open.end.min(open.until);
+                open.next_at().is_none() && !may_change
+            }
+            Source::Closed(closed) => closed.busy == 0 && closed.next_at().is_none(),
+        }
+    }
+
+    /// The planned end; for users with a number of requests it is not known.
+    pub(crate) fn planned_end(&self) -> Option<Nanos> {
+        match self {
+            Source::Open(open) => Some(open.end.min(open.until)),
+            Source::Closed(closed) => (closed.until != Nanos::MAX).then_some(closed.until),
+        }
+    }
+
+    /// When the stream begins, and until when it has been sending at `now`, the warm-up left out. A
+    /// stream with nothing left to send has sent until its planned end.
+    pub(crate) fn sending(&self, now: Nanos) -> (Nanos, Nanos) {
+        let end = match self {
+            Source::Open(open) => open.end.min(open.until),
+            Source::Closed(closed) if closed.until == Nanos::MAX => closed.last_end,
+            Source::Closed(closed) => closed.until,
+        };
+        let start = match self {
+            Source::Open(open) => open.start,
+            Source::Closed(closed) => closed.start,
+        };
+        (
+            start,
+            if self.is_over(now) || end < now && self.planned_end().is_some() { end } else { now },
+        )
+    }
+}
+
+impl OpenModel {
+    #[inline]
+    fn pop(&mut self, now: Nanos) -> Option<Due> {
+        let segment = self.segments.front_mut()?;
+        let arrival = segment.pacer.peek().filter(|arrival| arrival.at <= now)?;
+        let warm = segment.warm;
+        segment.pacer.advance();
+        self.drop_finished();
+        Some(Due { scheduled_at: arrival.at, seq: arrival.seq, user: None, warm })
+    }
+
+    #[inline]
+    fn next_at(&self) -> Option<Nanos> {
+        self.segments.front().and_then(|segment| segment.pacer.peek()).map(|arrival| arrival.at)
+    }
+
+    /// Drops segments at the front that hold nothing any more.
+    #[inline]
+    fn drop_finished(&mut self) {
+        while let Some(segment) = self.segments.front() {
+            let until = segment.until.min(self.until);
+            if segment.pacer.peek().is_some_and(|arrival| arrival.at < until) {
+                break;
+            }
+            self.segments.pop_front();
+        }
+    }
+}
+
+impl ClosedModel {
+    fn new(
+        plan: &Plan,
+        stream: &Stream,
+        shards: &Shards,
+        profile: &Profile,
+        think_time: Nanos,
+    ) -> ClosedModel {
+        let warms_up = stream.start == Nanos::ZERO;
+        let start = if warms_up { Nanos::ZERO } else { plan.warmup + stream.start };
+        let users = stream.users().expect("a closed stream has users");
+        let mut closed = ClosedModel {
+            profile: profile.clone(),
+            think_time,
+            start: plan.warmup + stream.start,
+            warm_until: plan.warmup,
+            until: stream.planned_end(plan.warmup).unwrap_or(Nanos::MAX),
+            warm_started: 0,
+            pausing: BinaryHeap::new(),
+            ready: VecDeque::new(),
+            busy: 0,
+            last_end: Nanos::ZERO,
+            handed_over: None,
+            users,
+        };
+        for user in closed.users.of(shards) {
+            closed.schedule(user as u32, start);
+        }
+        closed
+    }
+
+    /// Lets a user start at `at`, or as soon as the stages have it.
+    fn schedule(&mut self, user: u32, at: Nanos) {
+        let begins = self.profile.next_at_least(f64::from(user) + 1.0, at - self.start);
+        let Some(begins) = begins else { return };
+        let at = if begins > at - self.start { self.start + begins } else { at };
+        if at >= self.until {
+            return;
+        }
+        if self.think_time == Nanos::ZERO && self.ready.back().is_none_or(|(last, _)| *last <= at) {
+            self.ready.push_back((at, user));
+        } else {
+            self.pausing.push(Reverse((at, user)));
+        }
+    }
+
+    /// Whether somebody else starts this user at `at`.
+    fn is_given_away(&self, user: u32, at: Nanos) -> bool {
+        self.handed_over.as_ref().is_some_and(|(from, shards)| {
+            at >= *from && !self.users.belongs_to(u64::from(user), shards)
+        })
+    }
+
+    #[inline]
+    fn pop(&mut self, now: Nanos) -> Option<Due> {
+        loop {
+            let ready = self.ready.front().copied();
+            let pausing = self.pausing.peek().map(|Reverse(due)| *due);
+            let (at, user) = match (ready, pausing) {
+                (Some(a), Some(b)) => a.min(b),
+                (a, b) => a.or(b)?,
+            };
+            if at > now {
+                return None;
+            }
+            if ready == Some((at, user)) {
+                self.ready.pop_front();
+            } else {
+                self.pausing.pop();
+            }
+            if self.is_given_away(user, at) {
+                continue;
+            }
+            let warm = at < self.warm_until;
+            let seq = if warm {
+                self.warm_started += 1;
+                Some(self.warm_started << 20 | u64::from(user))
+            } else {
+                self.users.start(u64::from(user))
+            };
+            if let Some(seq) = seq {
+                self.busy += 1;
+                return Some(Due { scheduled_at: at, seq, user: Some(user), warm });
+            }
+        }
+    }
+
+    fn next_at(&self) -> Option<Nanos> {
+        let ready = self.ready.front().map(|(at, _)| *at);
+        let pausing = self.pausing.peek().map(|Reverse((at, _))| *at);
+        match (ready, pausing) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    #[inline]
+    fn ended(&mut self, user: u32, now: Nanos) {
+        self.busy -= 1;
+        self.last_end = self.last_end.max(now);
+        self.schedule(user, now + self.think_time);
+    }
+}

@@ -1,0 +1,230 @@
+//! The real machine: epoll over mio, a timerfd, TCP sockets whose kernel tells when bytes arrived.
+
+use super::resolve::Question;
+use super::timer::{Timer, minimize_slack};
+use super::{Message, READY_MAX, Readiness, Route, Socket, System, Wait};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::libc;
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, TimestampingFlag, recvmsg, setsockopt, sockopt,
+};
+use plimsoll_measure::{Clock, Nanos, WallClock};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use std::io::{self, IoSliceMut, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+const TIMER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+
+/// How others reach a worker.
+#[derive(Clone)]
+pub(crate) struct Mailbox {
+    sender: Sender<Message>,
+    waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    /// Sends, and wakes the worker; whether it still listens.
+    pub(crate) fn send(&self, message: Message) -> bool {
+        self.sender.send(message).is_ok() && self.waker.wake().is_ok()
+    }
+}
+
+/// The machine as one worker sees it.
+pub(crate) struct Kernel {
+    clock: Clock,
+    poll: Poll,
+    events: Events,
+    timer: Timer,
+    messages: Receiver<Message>,
+    /// Whether the waker has fired since the last message was taken.
+    woken: bool,
+    own: Mailbox,
+    resolver: Sender<(Question, Mailbox)>,
+}
+
+impl Kernel {
+    /// A poll with its timer and waker. Its clock stands still until [`Kernel::start`].
+    pub(crate) fn new(resolver: Sender<(Question, Mailbox)>) -> io::Result<Kernel> {
+        let poll = Poll::new()?;
+        let timer = Timer::new(poll.registry(), TIMER)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (sender, messages) = channel();
+        Ok(Kernel {
+            clock: Clock::start_in(Duration::from_secs(3600)),
+            poll,
+            events: Events::with_capacity(READY_MAX),
+            timer,
+            messages,
+            woken: false,
+            own: Mailbox { sender, waker },
+            resolver,
+        })
+    }
+
+    /// How others reach this worker.
+    pub(crate) fn mailbox(&self) -> Mailbox {
+        self.own.clone()
+    }
+
+    /// Sets the run's clock and waits until it starts; called on the worker's own thread.
+    pub(crate) fn start(&mut self, clock: Clock) -> io::Result<()> {
+        minimize_slack();
+        self.clock = clock;
+        while clock.until_start() > Nanos::ZERO {
+            match self.poll.poll(&mut self.events, Some(clock.until_start().into())) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            // A command that came before the start is taken by the first iteration.
+            self.woken = true;
+        }
+        Ok(())
+    }
+}
+
+impl System for Kernel {
+    type Socket = KernelSocket;
+
+    #[inline]
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn connect(&mut self, route: Route, token: usize) -> io::Result<KernelSocket> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let domain = Domain::for_address(route.to);
+        let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        let stamps = TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
+            | TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE;
+        // A kernel without time stamps still carries load; read lag is then not measured.
+        let _ = setsockopt(&socket, sockopt::Timestamping, &stamps);
+        if let Some(from) = route.from {
+            // The port is chosen at connect, when the whole 4-tuple is known: a source address then
+            // gives its 28,000 ports to each destination and not to all of them together.
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
+        match socket.connect(&SockAddr::from(route.to)) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(token), interest)?;
+        Ok(KernelSocket { stream, clock: self.clock })
+    }
+
+    fn wait(&mut self, wait: Wait, ready: &mut Vec<(usize, Readiness)>) -> io::Result<()> {
+        ready.clear();
+        let limit = match wait {
+            Wait::Not => Some(Duration::ZERO),
+            Wait::Until(at) => {
+                self.timer.arm(at, self.clock.now())?;
+                None
+            }
+        };
+        match self.poll.poll(&mut self.events, limit) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        for event in &self.events {
+            match event.token() {
+                TIMER => {}
+                WAKER => self.woken = true,
+                Token(token) => {
+                    let readiness = Readiness {
+                        readable: event.is_readable() || event.is_error(),
+                        writable: event.is_writable(),
+                        read_closed: event.is_read_closed(),
+                    };
+                    ready.push((token, readiness));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self) -> Option<Message> {
+        if !self.woken {
+            return None;
+        }
+        let message = self.messages.try_recv().ok();
+        self.woken = message.is_some();
+        message
+    }
+
+    fn ask(&mut self, question: Question) {
+        // The resolver lives as long as the run.
+        let _ = self.resolver.send((question, self.own.clone()));
+    }
+}
+
+/// A TCP socket. Dropping it closes it, and takes it out of the poll.
+pub(crate) struct KernelSocket {
+    stream: TcpStream,
+    clock: Clock,
+}
+
+impl Read for KernelSocket {
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for KernelSocket {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Room for one control message with three time stamps.
+const CONTROL: usize = 128;
+
+impl Socket for KernelSocket {
+    fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_stamped(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<Nanos>)> {
+        let mut control = [0u8; CONTROL];
+        let mut parts = [IoSliceMut::new(buffer)];
+        let received = recvmsg::<()>(
+            self.stream.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::empty(),
+        )?;
+        let stamp = received.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampsns(stamps) => Some(stamps.system),
+            _ => None,
+        });
+        // The kernel stamps with the date. Both clocks are read now, so that a date that was set
+        // meanwhile moves one stamp and not all that follow.
+        let age = stamp.filter(|stamp| stamp.tv_sec() > 0).map(|stamp| {
+            let stamped = stamp.tv_sec() as u64 * 1_000_000_000 + stamp.tv_nsec() as u64;
+            Nanos(WallClock::now().unix_ns.saturating_sub(stamped))
+        });
+        Ok((received.bytes, age.map(|age| self.clock.now() - age)))
+    }
+}

@@ -1,0 +1,127 @@
+//! The twins of what was counted by stream and by origin.
+
+use super::{is_zero, pack, unpack};
+use crate::Nanos;
+use crate::snapshot::{OriginCounts, ServiceSum, StreamCounts, Window};
+use serde::{Deserialize, Serialize};
+
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct StreamLine {
+    /// Arrivals per second, or users.
+    planned: f64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    dispatched: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    active: Option<WindowLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WindowLine {
+    from_ns: u64,
+    planned_to_ns: u64,
+    to_ns: u64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct OriginLine {
+    limit: u64,
+    open: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    in_use_peak: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    in_use_ns: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    capped_ns: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    wanted: u64,
+    #[serde(default, skip_serializing_if = "ServiceLine::is_empty")]
+    service_free: ServiceLine,
+    #[serde(default, skip_serializing_if = "ServiceLine::is_empty")]
+    service_capped: ServiceLine,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    starved: u64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct ServiceLine {
+    n: u64,
+    total_ns: u64,
+}
+
+impl ServiceLine {
+    fn from(sum: ServiceSum) -> ServiceLine {
+        ServiceLine { n: sum.count, total_ns: sum.total.0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    fn into_sum(self) -> ServiceSum {
+        ServiceSum { count: self.n, total: Nanos(self.total_ns) }
+    }
+}
+
+impl StreamLine {
+    pub(super) fn from(counts: &StreamCounts) -> StreamLine {
+        StreamLine {
+            planned: counts.planned_rate,
+            dispatched: counts.dispatched,
+            lag: pack(&counts.lag),
+            wait: pack(&counts.wait),
+            active: counts.active.map(|window| WindowLine {
+                from_ns: window.from.0,
+                planned_to_ns: window.planned_to.0,
+                to_ns: window.to.0,
+            }),
+        }
+    }
+
+    pub(super) fn into_counts(self) -> Result<StreamCounts, String> {
+        Ok(StreamCounts {
+            planned_rate: self.planned,
+            dispatched: self.dispatched,
+            lag: unpack(self.lag)?,
+            wait: unpack(self.wait)?,
+            active: self.active.map(|line| Window {
+                from: Nanos(line.from_ns),
+                planned_to: Nanos(line.planned_to_ns),
+                to: Nanos(line.to_ns),
+            }),
+        })
+    }
+}
+
+impl OriginLine {
+    pub(super) fn from(counts: &OriginCounts) -> OriginLine {
+        OriginLine {
+            limit: counts.limit,
+            open: counts.open,
+            in_use_peak: counts.in_use_peak,
+            in_use_ns: counts.in_use.0,
+            capped_ns: counts.capped.0,
+            wanted: counts.wanted,
+            service_free: ServiceLine::from(counts.service_free),
+            service_capped: ServiceLine::from(counts.service_capped),
+            starved: counts.starved,
+        }
+    }
+
+    pub(super) fn into_counts(self) -> OriginCounts {
+        OriginCounts {
+            limit: self.limit,
+            open: self.open,
+            in_use_peak: self.in_use_peak,
+            in_use: Nanos(self.in_use_ns),
+            capped: Nanos(self.capped_ns),
+            wanted: self.wanted,
+            service_free: self.service_free.into_sum(),
+            service_capped: self.service_capped.into_sum(),
+            starved: self.starved,
+        }
+    }
+}

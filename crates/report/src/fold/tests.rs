@@ -1,0 +1,183 @@
+//! Figures by window, by stream and by stage, and sums in any order.
+
+use super::*;
+use crate::synthetic::{Filled, Recording, open, plan};
+use plimsoll_measure::ErrorClass;
+use plimsoll_measure::rng::Key;
+use proptest::prelude::*;
+
+fn millis(n: u64) -> Nanos {
+    Nanos::from_millis(n)
+}
+
+/// `scheduled sent ok` per second, to a tenth.
+fn rates(group: &crate::Group) -> [f64; 3] {
+    let rates = group.rates();
+    [rates.scheduled, rates.sent, rates.ok].map(|rate| (rate * 10.0).round() / 10.0)
+}
+
+#[test]
+fn a_request_that_is_never_answered_does_not_stretch_the_others() {
+    // 20/s for 10 s; one of them hangs until its timeout, 30 s later.
+    let plan = open(20, 10);
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| filled.ok(0, 19, millis(5)));
+    recording.seconds(9, |filled| filled.ok(0, 20, millis(5)));
+    recording.seconds(20, |_| {});
+    recording
+        .second(|filled| filled.failed(0, 1, ErrorClass::ResponseTimeout, Nanos::from_secs(30)));
+    recording.facts.drain = Nanos::from_secs(20);
+    let summary = recording.summary();
+    assert_eq!(rates(&summary.all), [20.0, 20.0, 19.9]);
+    assert_eq!(summary.errors[0].1.numbers(), [30, 30]);
+}
+
+#[test]
+fn a_run_that_stretched_does_not_show_the_planned_rate_as_sent() {
+    // 50/s for 2 s were planned; the only connection carried 10/s.
+    let plan = open(50, 2);
+    let mut recording = Recording::new(&plan);
+    for second in 1..=10 {
+        recording.second(|filled| {
+            filled.ok(0, 10, millis(100));
+            filled.answered_at(0, Nanos::from_secs(second));
+        });
+    }
+    assert_eq!(rates(&recording.summary().all), [50.0, 10.0, 10.0]);
+}
+
+fn base_and_burst() -> Plan {
+    plan(
+        "warmup = \"1s\"\n\
+         [[stream]]\nname = \"base\"\nstages = [{ rate = \"100/s\", for = \"4s\" }, { rate = \"200/s\", for = \"4s\" }]\n\
+         [[stream.target]]\nname = \"a\"\ntags = { chain = \"eth\" }\nrequest = \"GET http://a/\"\n\
+         [[stream]]\nname = \"burst\"\nstart = \"3s\"\nrate = \"300/s\"\nduration = \"1s\"\n\
+         [[stream.target]]\nname = \"b\"\ntags = { chain = \"eth\" }\nrequest = \"GET http://a/\"\n",
+    )
+}
+
+/// What that plan's targets answer in a second of the run.
+fn fill(second: u64, filled: &mut Filled<'_>) {
+    match second {
+        0 => filled.snapshot.warmup.scheduled = 0,
+        1..=4 => filled.ok(0, 100, millis(2)),
+        _ => filled.ok(0, 200, millis(4)),
+    }
+    if second == 4 {
+        filled.ok(1, 300, millis(3));
+    }
+}
+
+fn recorded(plan: &Plan) -> Recording<'_> {
+    let mut recording = Recording::new(plan);
+    (0..9).for_each(|second| {
+        recording.second(|filled| fill(second, filled));
+    });
+    recording
+}
+
+#[test]
+fn rates_are_those_of_a_streams_own_window() {
+    let plan = base_and_burst();
+    let summary = recorded(&plan).summary();
+    let by_stream: Vec<_> = summary.streams.iter().map(|stream| rates(&stream.group)).collect();
+    assert_eq!(by_stream, [[150.0; 3], [300.0; 3]]);
+    let by_target: Vec<_> = summary.targets.iter().map(|(group, _)| rates(group)).collect();
+    assert_eq!(by_target, by_stream);
+    assert_eq!(rates(&summary.tags["chain"][0]), [187.5; 3], "both, over the window of both");
+    assert_eq!(rates(&summary.all), [187.5; 3]);
+    let stages: Vec<_> = summary
+        .stages
+        .iter()
+        .map(|stage| (stage.group.name.as_str(), stage.stage, rates(&stage.group)))
+        .collect();
+    assert_eq!(stages, [("base", Some(1), [100.0; 3]), ("base", Some(2), [200.0; 3])]);
+    assert!(summary.stages[1].group.latency.min() > Some(millis(3)));
+}
+
+#[test]
+fn a_narrow_fold_is_the_same_fold_over_less() {
+    let plan = base_and_burst();
+    let recording = recorded(&plan);
+    let whole = recording.summary();
+    let narrowed = |narrow| recording.narrowed(narrow);
+    let stage = narrowed(Narrow::to_stage(&plan, 0, 1).unwrap());
+    assert_eq!(rates(&stage.all), rates(&whole.stages[1].group));
+    assert_eq!(stage.targets.len(), 1, "the other stream's target is left out");
+    assert_eq!(Narrow::to_stage(&plan, 0, 2), None);
+    assert_eq!(Narrow::to_stage(&plan, 1, 0), None, "a steady load has no stages");
+    let burst = narrowed(Narrow { streams: Some(vec![1]), ..Narrow::default() });
+    assert_eq!(burst.all.stats, whole.targets[1].0.stats);
+    let (from, to) = (Nanos::from_secs(2), Nanos::from_secs(4));
+    let range = narrowed(Narrow { from, to, ..Narrow::default() });
+    assert_eq!((rates(&range.all), range.all.stats.requests.ok), ([100.0; 3], 200));
+}
+
+/// A second of several workers, filled at random.
+fn random_seconds(plan: &Plan, seed: u64) -> Vec<Recording<'_>> {
+    let recording = |worker| {
+        let mut random = Key::new(seed).with(worker).sequence();
+        let mut below = |n: u64| (random.unit() * n as f64) as u64;
+        let mut recording = Recording::new(plan);
+        for _ in 0..9 {
+            recording.second(|filled| {
+                for target in 0..plan.targets.len() {
+                    let times = [below(20), below(100), below(300)].map(millis);
+                    filled.answered(target, below(5), times);
+                    let class = [ErrorClass::Reset, ErrorClass::Late][below(2) as usize];
+                    filled.failed(target, below(3), class, millis(below(500)));
+                }
+                let origin = filled.origin(0);
+                (origin.limit, origin.wanted) = (1 + below(5), below(40));
+                origin.capped = millis(below(1000));
+                origin.service_capped.add(millis(below(100)));
+            });
+        }
+        recording
+    };
+    (0..3).map(recording).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn sums_are_the_same_in_any_order(seed in any::<u64>()) {
+        let plan = base_and_burst();
+        let workers = random_seconds(&plan, seed);
+        // The workers of each second joined, in either order, and each worker's seconds appended.
+        let mut joined = [Recording::new(&plan), Recording::new(&plan)];
+        let mut plain = plan.blank_snapshot();
+        for second in 0..9 {
+            for (order, recording) in joined.iter_mut().enumerate() {
+                let mut sum = plan.blank_snapshot();
+                let place = |n: usize| if order == 0 { n } else { workers.len() - 1 - n };
+                (0..workers.len())
+                    .for_each(|n| sum.join(&workers[place(n)].seconds[second]));
+                recording.seconds.push(sum);
+            }
+            plain.append(&joined[0].seconds[second]);
+        }
+        let [one, other] = joined.map(|recording| recording.summary());
+        prop_assert_eq!(&one.total, &plain);
+        prop_assert_eq!(one.to_json(), other.to_json());
+        // Each stream by itself has what it has among the others, and all streams are the whole.
+        let mut whole = Recording::new(&plan);
+        let (mut scheduled, mut stages) = (0, 0);
+        whole.seconds = workers.into_iter().next().unwrap().seconds;
+        for stream in 0..plan.streams.len() {
+            let part = whole.narrowed(Narrow { streams: Some(vec![stream]), ..Narrow::default() });
+            let all = whole.summary();
+            prop_assert_eq!(&part.all.stats, &all.streams[stream].group.stats);
+            prop_assert_eq!(part.all.window, all.streams[stream].group.window);
+            scheduled += part.all.stats.requests.scheduled;
+            stages += part.stages.iter().map(|stage| stage.group.stats.requests.scheduled).sum::<u64>();
+        }
+        let everything = Narrow { streams: Some(vec![0, 1]), ..Narrow::default() };
+        let all = whole.summary();
+        prop_assert_eq!(whole.narrowed(everything).to_json(), all.to_json());
+        prop_assert_eq!(scheduled, all.all.stats.requests.scheduled);
+        // A stage lasts until the next begins, the last until the end; the warm-up is before.
+        let warm: u64 = whole.seconds[0].stats[0].requests.scheduled;
+        prop_assert_eq!(stages + warm, all.streams[0].group.stats.requests.scheduled);
+    }
+}

@@ -1,0 +1,113 @@
+//! When something happened, to the second: from the start of the first second concerned to the end of
+//! the last.
+
+use plimsoll_measure::{ErrorClass, Fault, Listed, Nanos, Tally};
+use std::fmt;
+
+/// A stretch of whole seconds of the run, on the run's clock (the warm-up included).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds {
+    /// The start of the first.
+    pub from: Nanos,
+    /// The end of the last.
+    pub to: Nanos,
+}
+
+impl Seconds {
+    /// The smallest stretch that holds both.
+    pub(crate) fn union(self, other: Seconds) -> Seconds {
+        Seconds { from: self.from.min(other.from), to: self.to.max(other.to) }
+    }
+
+    /// Widens what was seen so far.
+    pub(crate) fn widen(seen: &mut Option<Seconds>, second: Seconds) {
+        *seen = Some(seen.map_or(second, |seen| seen.union(second)));
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> Nanos {
+        self.to - self.from
+    }
+
+    /// Its middle.
+    pub(crate) fn middle(self) -> Nanos {
+        Nanos(self.from.0 + self.len().0 / 2)
+    }
+
+    /// The numbers of its first and its last second, counted from 0.
+    pub fn numbers(self) -> [u64; 2] {
+        let second = Nanos::from_secs(1).0;
+        let last = self.to.0.saturating_sub(1) / second;
+        [(self.from.0 / second).min(last), last]
+    }
+}
+
+/// `3s–5s`.
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}–{}", whole(self.from), whole(self.to)))
+    }
+}
+
+/// An instant to the tenth of a second: seconds of a run begin and end within milliseconds of a
+/// whole one.
+fn whole(at: Nanos) -> String {
+    let tenth = Nanos::from_millis(100).0;
+    match Nanos((at.0 + tenth / 2) / tenth * tenth) {
+        Nanos::ZERO => "0s".into(),
+        rounded => rounded.to_string(),
+    }
+}
+
+/// When each member of a closed list was counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Times<C: Listed> {
+    seen: Vec<Option<Seconds>>,
+    list: std::marker::PhantomData<C>,
+}
+
+/// When arrivals failed, by class.
+pub(crate) type ErrorTimes = Times<ErrorClass>;
+/// When faults were seen.
+pub(crate) type FaultTimes = Times<Fault>;
+
+impl<C: Listed> Default for Times<C> {
+    fn default() -> Times<C> {
+        Times { seen: vec![None; C::ALL.len()], list: std::marker::PhantomData }
+    }
+}
+
+impl<C: Listed> Times<C> {
+    pub(crate) fn add(&mut self, counted: &Tally<C>, second: Seconds) {
+        for (member, _) in counted.iter() {
+            Seconds::widen(&mut self.seen[member.index()], second);
+        }
+    }
+
+    pub(crate) fn get(&self, member: C) -> Option<Seconds> {
+        self.seen[member.index()]
+    }
+
+    /// The stretch over several members.
+    pub(crate) fn over(&self, members: &[C]) -> Option<Seconds> {
+        members.iter().filter_map(|member| self.get(*member)).reduce(Seconds::union)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_have_numbers_and_read_well() {
+        let check = |from: u64, to: u64, numbers: [u64; 2], text: &str| {
+            let seconds = Seconds { from: Nanos::from_millis(from), to: Nanos::from_millis(to) };
+            assert_eq!((seconds.numbers(), seconds.to_string().as_str()), (numbers, text));
+        };
+        check(0, 1000, [0, 0], "0s–1s");
+        check(3001, 5002, [3, 5], "3s–5s"); // ticks come a little late
+        check(3000, 5000, [3, 4], "3s–5s");
+        check(2000, 2500, [2, 2], "2s–2.5s");
+        check(125_000, 125_000, [124, 124], "2m5s–2m5s");
+    }
+}

@@ -1,0 +1,308 @@
+//! Findings from error classes: what failed in the instrument, in the network, at the target.
+
+use super::{Blame, Case, Found, MATERIAL, NOTABLE, Nanos, percent};
+use crate::seconds::{FaultTimes, Seconds};
+use plimsoll_measure::units::grouped;
+use plimsoll_measure::{ErrorClass, Fault, FindingId, Severity, Side};
+
+/// More failures of the instrument's own than this share make a run invalid.
+const OWN_ERRORS: f64 = NOTABLE;
+
+/// What failed in the instrument, by class.
+fn own_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
+    use ErrorClass::*;
+    let counts = [
+        (PortExhausted, case.count(PortExhausted)),
+        (FdExhausted, case.count(FdExhausted)),
+        (MemoryExhausted, case.count(MemoryExhausted)),
+        (NoConnection, blame.limit.unsent),
+        (ResponseTimeout, blame.limit.timed_out),
+        (Late, case.count(Late)),
+        // Whoever stops a run has its last requests aborted.
+        (Aborted, if case.facts.cut_short { 0 } else { case.count(Aborted) }),
+    ];
+    counts.into_iter().filter(|(_, n)| *n > 0).collect()
+}
+
+/// `plan_not_held`, and what was exhausted.
+pub(super) fn own(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
+    let counts = own_counts(case, blame);
+    let all: u64 = counts.iter().map(|(_, n)| n).sum();
+    let mut found = Vec::new();
+    if case.share(all) > OWN_ERRORS {
+        let each: Vec<_> =
+            counts.iter().map(|(class, n)| format!("{} {class}", grouped(*n))).collect();
+        let classes: Vec<_> = counts.iter().map(|(class, _)| *class).collect();
+        let most = counts.iter().max_by_key(|(_, n)| *n).map(|(class, _)| *class);
+        found.push(Found {
+            id: FindingId::PlanNotHeld,
+            severity: Severity::Invalid,
+            side: Side::Generator,
+            evidence: format!("failed in the generator: {}: {}", case.of_all(all), each.join(", ")),
+            fix: most.map_or("", own_fix).into(),
+            seconds: case.errors.over(&classes),
+            share: case.share(all),
+        });
+    }
+    let rows = [
+        (ErrorClass::PortExhausted, FindingId::PortsExhausted, "no local port was left for"),
+        (ErrorClass::FdExhausted, FindingId::FdsExhausted, "no file descriptor was left for"),
+        (
+            ErrorClass::MemoryExhausted,
+            FindingId::MemoryPressure,
+            "the memory for answers was full for",
+        ),
+    ];
+    for (class, id, words) in rows {
+        let n = case.count(class);
+        if n > 0 {
+            let severity =
+                if case.share(n) > OWN_ERRORS { Severity::Invalid } else { Severity::Warning };
+            found.push(Found {
+                id,
+                severity,
+                side: Side::Generator,
+                evidence: format!("{words} {}", case.of_all(n)),
+                fix: own_fix(class).into(),
+                seconds: case.errors.get(class),
+                share: case.share(n),
+            });
+        }
+    }
+    found
+}
+
+fn own_fix(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::PortExhausted => {
+            "set connections.reuse = true, add source addresses (connections.source), or widen the \
+             range: sysctl -w net.ipv4.ip_local_port_range=\"10000 65535\""
+        }
+        ErrorClass::FdExhausted => "raise the hard limit (ulimit -Hn), or lower connections.max",
+        ErrorClass::MemoryExhausted => "lower max_body or the rate, or request smaller answers",
+        ErrorClass::Aborted => "raise grace to at least timeout, so that every answer is awaited",
+        ErrorClass::NoConnection | ErrorClass::ResponseTimeout => {
+            "raise connections.max (see connections_capped)"
+        }
+        _ => "use more workers (--workers N) or a less busy host, or lower the rate",
+    }
+}
+
+/// What failed in the network and at the target.
+pub(super) fn theirs(case: &Case<'_>, blame: &Blame, faults: &FaultTimes) -> Vec<Found> {
+    let counts = Counts { case, blame, faults };
+    let rows = ROWS.iter().filter_map(|row| {
+        let n = counts.count(row);
+        (n > 0).then(|| Found {
+            id: row.id,
+            severity: Severity::Warning,
+            side: row.side,
+            evidence: format!("{} {}", row.words, case.of_all(n)),
+            fix: row.fix.into(),
+            seconds: counts.seconds(row),
+            share: case.share(n),
+        })
+    });
+    rows.collect()
+}
+
+struct Row {
+    id: FindingId,
+    of: Of,
+    side: Side,
+    /// What comes before `12 of 5,000 arrivals`.
+    words: &'static str,
+    fix: &'static str,
+}
+
+/// What a row counts.
+enum Of {
+    /// Arrivals of these classes, those with a fault of these left out, which have a row of theirs.
+    Classes(&'static [ErrorClass], &'static [Fault]),
+    /// Arrivals with this fault.
+    Fault(Fault),
+}
+
+const ROWS: [Row; 9] = {
+    use ErrorClass::*;
+    [
+        Row {
+            id: FindingId::DnsFailed,
+            of: Of::Classes(&[Dns], &[]),
+            side: Side::Network,
+            words: "the host name could not be resolved for",
+            fix: "check the host name in the plan, and the resolver: getent ahosts HOST",
+        },
+        Row {
+            id: FindingId::Unreachable,
+            of: Of::Classes(&[Unreachable, ConnectTimeout], &[]),
+            side: Side::Network,
+            words: "no connection could be established for",
+            fix: "check address, route and firewall between this host and the target",
+        },
+        Row {
+            id: FindingId::TargetRefused,
+            of: Of::Classes(&[Refused], &[]),
+            side: Side::Target,
+            words: "connections were refused for",
+            fix: "check that the target is running and listens on this port",
+        },
+        Row {
+            id: FindingId::TargetReset,
+            of: Of::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive]),
+            side: Side::Target,
+            words: "connections were reset or closed before the answer was complete for",
+            fix: "look for crashes and restarts of the target or of a balancer before it",
+        },
+        Row {
+            id: FindingId::TargetReset,
+            of: Of::Fault(Fault::StaleKeepAlive),
+            side: Side::Target,
+            words: "the target closed an idle keep-alive connection just as a request was sent for",
+            fix: "raise the target's keep-alive timeout above the time between two requests, or set \
+                  connections.reuse = false",
+        },
+        Row {
+            id: FindingId::TargetStalled,
+            of: Of::Classes(&[ResponseTimeout], &[]),
+            side: Side::Target,
+            words: "there was no answer before the timeout for",
+            fix: "lower the rate, or raise timeout in the plan if such latency is acceptable",
+        },
+        Row {
+            id: FindingId::TargetStalled,
+            of: Of::Fault(Fault::HandshakeTimeout),
+            side: Side::Target,
+            words: "the target accepted the connection but did not answer the TLS handshake before \
+                    the timeout for",
+            fix: "check that the port speaks TLS, and that the target has capacity for handshakes; \
+                  http:// instead of https:// if it does not",
+        },
+        Row {
+            id: FindingId::TargetRpcErrors,
+            of: Of::Classes(&[RpcError], &[]),
+            side: Side::Target,
+            words: "the answer was a JSON-RPC error for",
+            fix: "see the error codes; --trace 5 prints whole exchanges",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Of::Classes(
+                &[Tls, Protocol, BodyTooLarge, Status, RpcMismatch, Check],
+                &[Fault::HandshakeTimeout],
+            ),
+            side: Side::Target,
+            words: "the answer was not as expected for",
+            fix: "see the errors; --trace 5 prints whole exchanges",
+        },
+    ]
+};
+
+struct Counts<'a> {
+    case: &'a Case<'a>,
+    blame: &'a Blame,
+    faults: &'a FaultTimes,
+}
+
+impl Counts<'_> {
+    fn count(&self, row: &Row) -> u64 {
+        let faults = &self.case.total.faults;
+        match row.of {
+            Of::Fault(fault) => faults.get(fault),
+            Of::Classes(classes, except) => {
+                let all: u64 = classes.iter().map(|class| self.count_class(*class)).sum();
+                all.saturating_sub(except.iter().map(|fault| faults.get(*fault)).sum())
+            }
+        }
+    }
+
+    /// Without timeouts that the wait at a connection limit explains.
+    fn count_class(&self, class: ErrorClass) -> u64 {
+        let explained = match class {
+            ErrorClass::ResponseTimeout => self.blame.limit.timed_out + self.blame.target.timed_out,
+            _ => 0,
+        };
+        self.case.count(class).saturating_sub(explained)
+    }
+
+    fn seconds(&self, row: &Row) -> Option<Seconds> {
+        match row.of {
+            Of::Fault(fault) => self.faults.get(fault),
+            Of::Classes(classes, _) => self.case.errors.over(classes),
+        }
+    }
+}
+
+/// Not a single arrival was ok. The generator is at fault when another finding makes the run
+/// invalid, or when most arrivals failed in it.
+pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &[Found]) -> Option<Found> {
+    if case.all.stats.requests.ok > 0 {
+        return None;
+    }
+    let own: u64 = own_counts(case, blame).iter().map(|(_, n)| n).sum();
+    let of_side = |side: Side| -> u64 {
+        let errors = case.all.stats.errors.iter();
+        errors.filter(|(class, _)| class.side() == side).map(|(_, n)| n).sum()
+    };
+    let network = of_side(Side::Network);
+    let target = case.scheduled().saturating_sub(own + network);
+    let invalid = found.iter().any(|found| found.severity == Severity::Invalid);
+    let generator = invalid || own > network.max(target);
+    let side = if generator {
+        Side::Generator
+    } else if network > target {
+        Side::Network
+    } else {
+        Side::Target
+    };
+    let most = case.all.stats.errors.iter().max_by_key(|(_, n)| *n);
+    let evidence = match (case.scheduled(), most) {
+        (0, _) | (_, None) => "no arrival was scheduled".into(),
+        (1, Some((class, _))) => format!("the only arrival failed: {class}"),
+        (all, Some((class, n))) => format!(
+            "none of {} arrivals was answered as expected; {} failed with {class}",
+            grouped(all),
+            percent(n as f64 / all as f64)
+        ),
+    };
+    let cause = found.iter().find(|found| found.side == side && found.share > MATERIAL);
+    Some(Found {
+        id: FindingId::NothingOk,
+        severity: if generator { Severity::Invalid } else { Severity::Warning },
+        side,
+        evidence,
+        fix: cause.map_or_else(
+            || "run longer, or raise the rate: plimsoll check PLAN shows what is planned".into(),
+            |cause| cause.fix.clone(),
+        ),
+        seconds: None,
+        share: 1.0,
+    })
+}
+
+/// The run was started although the host cannot carry it.
+pub(super) fn forced(case: &Case<'_>) -> Option<Found> {
+    (!case.facts.forced.is_empty()).then(|| Found {
+        id: FindingId::Forced,
+        severity: Severity::Warning,
+        side: Side::Generator,
+        evidence: format!("started with --force, although {}", case.facts.forced.join("; ")),
+        fix: "change what is named, and run without --force".into(),
+        seconds: None,
+        share: 0.0,
+    })
+}
+
+/// The run was stopped.
+pub(super) fn cut_short(case: &Case<'_>) -> Option<Found> {
+    let after: Nanos = case.facts.duration;
+    case.facts.cut_short.then(|| Found {
+        id: FindingId::CutShort,
+        severity: Severity::Info,
+        side: Side::Generator,
+        evidence: format!("the run was stopped after {after}"),
+        fix: "the figures cover the time until then; run it again for the whole plan".into(),
+        seconds: None,
+        share: 0.0,
+    })
+}

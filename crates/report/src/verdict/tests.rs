@@ -1,0 +1,303 @@
+//! The rules against made-up seconds: classes of errors and lateness here, connection limits in
+//! `limits`.
+
+mod limits;
+mod queue;
+
+use super::*;
+use crate::synthetic::{Filled, Recording, open, plan};
+use plimsoll_measure::{Fault, FindingId as Id};
+
+const ZERO: Nanos = Nanos::ZERO;
+
+fn millis(n: u64) -> Nanos {
+    Nanos::from_millis(n)
+}
+
+/// Findings as `id severity side`.
+fn headlines(verdict: &Verdict) -> Vec<String> {
+    let headline =
+        |finding: &Finding| format!("{} {} {}", finding.id, finding.severity, finding.side);
+    verdict.findings.iter().map(headline).collect()
+}
+
+fn find(verdict: &Verdict, id: Id) -> &Finding {
+    let found = verdict.findings.iter().find(|finding| finding.id == id);
+    found.unwrap_or_else(|| panic!("no {id} in {:#?}", verdict.findings))
+}
+
+/// First and last second of a finding, in seconds.
+fn seconds(finding: &Finding) -> (f64, f64) {
+    (finding.from.as_secs_f64(), finding.to.as_secs_f64())
+}
+
+/// A run of 100/s over ten seconds: 100 good answers in 20 ms each second, and in each second from
+/// the third to the fifth what `fill` adds.
+fn verdict_of(fill: impl Fn(&mut Filled<'_>)) -> Verdict {
+    let plan = open(100, 10);
+    let mut recording = Recording::new(&plan);
+    for second in 0..10 {
+        recording.second(|filled| {
+            filled.ok(0, 100, millis(20));
+            if (2..5).contains(&second) {
+                fill(filled);
+            }
+        });
+    }
+    recording.summary().verdict
+}
+
+#[track_caller]
+fn check(verdict: &Verdict, findings: &[&str], limited_by: Option<Side>) {
+    assert_eq!(headlines(verdict), findings, "{:#?}", verdict.findings);
+    assert_eq!(verdict.limited_by, limited_by);
+    let invalid = findings.iter().any(|finding| finding.contains(" invalid "));
+    assert_eq!(verdict.valid, !invalid);
+    for finding in &verdict.findings {
+        assert!(!finding.evidence.is_empty() && !finding.fix.is_empty(), "{finding:?}");
+    }
+}
+
+#[test]
+fn a_clean_run_has_no_finding() {
+    check(&verdict_of(|_| {}), &[], None);
+}
+
+#[test]
+fn lag_counts_where_it_is_large_beside_latency() {
+    let generator = Some(Side::Generator);
+    type Row = (u64, u64, u64, &'static [&'static str], Option<Side>);
+    let rows: [Row; 7] = [
+        // Arrivals a second for three seconds, their lag and their service time in milliseconds.
+        (10, 4, 20, &[], None), // below the floor
+        (10, 30, 20, &["lag_high invalid generator"], generator), // 30 of 1,030
+        (3, 30, 20, &["lag_high warning generator"], None), // 9 of 1,009
+        (100, 30, 1000, &[], None), // beside latencies of a second
+        (100, 150, 1000, &["lag_high invalid generator"], generator),
+        (1, 1500, 20, &["lag_high warning generator"], None), // three, however late
+        (0, 0, 0, &[], None),
+    ];
+    for (n, lag, service, findings, limited_by) in rows {
+        let late =
+            |filled: &mut Filled<'_>| filled.answered(0, n, [millis(lag), ZERO, millis(service)]);
+        let verdict = verdict_of(late);
+        check(&verdict, findings, limited_by);
+        if let [finding] = verdict.findings.as_slice() {
+            assert_eq!(seconds(finding), (2.0, 5.0));
+        }
+    }
+    // One arrival of ten thousand is worth a remark.
+    let plan = open(10_000, 2);
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| filled.ok(0, 10_000, millis(1)));
+    recording.second(|filled| {
+        filled.ok(0, 9_999, millis(1));
+        filled.answered(0, 1, [millis(8), ZERO, millis(1)]);
+    });
+    let verdict = recording.summary().verdict;
+    check(&verdict, &["lag_high info generator"], None);
+    let evidence = &verdict.findings[0].evidence;
+    let one = "1 of 20,000 arrivals (0.01 %) were taken up more than 5ms late, the worst 8ms";
+    assert_eq!(evidence, one);
+}
+
+#[test]
+fn lag_is_judged_by_open_stream() {
+    let stream = |name: &str, load: &str| {
+        format!(
+            "[[stream]]\nname = \"{name}\"\n{load}\nduration = \"5s\"\n\
+             [[stream.target]]\nname = \"{name}\"\nrequest = \"GET http://a/\"\n"
+        )
+    };
+    let plan = plan(&format!(
+        "{}{}{}",
+        stream("steady", "rate = \"100/s\""),
+        stream("late", "rate = \"10/s\""),
+        stream("people", "users = 5"),
+    ));
+    let run = |lags: [u64; 3]| {
+        let mut recording = Recording::new(&plan);
+        recording.seconds(5, |filled| {
+            for (target, n) in [(0, 100), (1, 10), (2, 5000)] {
+                filled.answered(target, n, [millis(lags[target]), ZERO, millis(10)]);
+            }
+        });
+        recording.summary().verdict
+    };
+    // Neither the many arrivals of the others nor the slow answers of the closed stream hide it.
+    let verdict = run([0, 8, 0]);
+    check(&verdict, &["lag_high invalid generator"], Some(Side::Generator));
+    assert!(
+        verdict.findings[0].evidence.contains("50 arrivals of stream late (100 %)"),
+        "{verdict:?}"
+    );
+    check(&run([0, 0, 50]), &[], None);
+}
+
+#[test]
+fn read_lag_is_taken_to_hold_for_what_was_not_sampled() {
+    let read = |samples: u64, lag: u64| {
+        verdict_of(|filled| {
+            (0..samples).for_each(|_| filled.snapshot.read_lag.record(millis(lag)));
+            filled.snapshot.read_lag.record(ZERO);
+        })
+    };
+    // Three seconds of a hundred answers, half of which were read late.
+    check(&read(1, 30), &["read_late invalid generator"], Some(Side::Generator));
+    check(&read(1, 4), &[], None);
+    let finding = read(1, 30).findings.remove(0);
+    assert_eq!(seconds(&finding), (2.0, 5.0));
+    assert!(finding.evidence.starts_with("about 15 % of the answers lay"), "{finding:?}");
+}
+
+#[test]
+fn what_fails_in_the_instrument() {
+    use ErrorClass::*;
+    let rows: [(ErrorClass, &[&str]); 5] = [
+        (Late, &["plan_not_held invalid generator"]),
+        (Aborted, &["plan_not_held invalid generator"]),
+        (PortExhausted, &["ports_exhausted invalid generator", "plan_not_held invalid generator"]),
+        (FdExhausted, &["fds_exhausted invalid generator", "plan_not_held invalid generator"]),
+        (
+            MemoryExhausted,
+            &["memory_pressure invalid generator", "plan_not_held invalid generator"],
+        ),
+    ];
+    for (class, findings) in rows {
+        let verdict = verdict_of(|filled| filled.failed(0, 1, class, millis(1)));
+        check(&verdict, findings, Some(Side::Generator));
+        let not_held = find(&verdict, Id::PlanNotHeld);
+        let evidence = format!("failed in the generator: 3 of 1,003 arrivals (0.3 %): 3 {class}");
+        assert_eq!((&not_held.evidence, seconds(not_held)), (&evidence, (2.0, 5.0)));
+    }
+    // One in ten thousand is a warning.
+    let plan = open(10_000, 1);
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| {
+        filled.ok(0, 9_999, millis(1));
+        filled.failed(0, 1, PortExhausted, millis(1));
+    });
+    check(&recording.summary().verdict, &["ports_exhausted warning generator"], None);
+}
+
+#[test]
+fn what_fails_in_the_network_and_at_the_target() {
+    use ErrorClass::*;
+    let rows: [(ErrorClass, &str); 13] = [
+        (Dns, "dns_failed warning network"),
+        (Unreachable, "unreachable warning network"),
+        (ConnectTimeout, "unreachable warning network"),
+        (Refused, "target_refused warning target"),
+        (Reset, "target_reset warning target"),
+        (ClosedEarly, "target_reset warning target"),
+        (ResponseTimeout, "target_stalled warning target"),
+        (RpcError, "target_rpc_errors warning target"),
+        (Tls, "target_errors warning target"),
+        (Protocol, "target_errors warning target"),
+        (BodyTooLarge, "target_errors warning target"),
+        (Status, "target_errors warning target"),
+        (Check, "target_errors warning target"),
+    ];
+    for (class, finding) in rows {
+        let verdict = verdict_of(|filled| filled.failed(0, 5, class, millis(40)));
+        check(&verdict, &[finding], Some(class.side()));
+        assert_eq!(seconds(&verdict.findings[0]), (2.0, 5.0));
+        // What hits one in a hundred has not limited the run.
+        let verdict = verdict_of(|filled| filled.failed(0, 1, class, millis(40)));
+        check(&verdict, &[finding], None);
+    }
+}
+
+#[test]
+fn closed_keep_alive_connections_and_silent_handshakes_are_no_crashes() {
+    let verdict = verdict_of(|filled| {
+        filled.faulty(4, ErrorClass::Reset, Fault::StaleKeepAlive);
+        filled.failed(0, 1, ErrorClass::Reset, millis(1));
+        filled.faulty(2, ErrorClass::Tls, Fault::HandshakeTimeout);
+    });
+    let findings = [
+        "target_reset warning target",
+        "target_stalled warning target",
+        "target_reset warning target",
+    ];
+    check(&verdict, &findings, Some(Side::Target));
+    let [stale, handshake, reset] = verdict.findings.as_slice() else { panic!("three") };
+    assert!(stale.evidence.ends_with("for 12 of 1,021 arrivals (1.2 %)"), "{stale:?}");
+    assert!(stale.fix.contains("keep-alive timeout"), "{stale:?}");
+    assert!(handshake.evidence.contains("did not answer the TLS handshake"), "{handshake:?}");
+    assert!(reset.evidence.ends_with("for 3 of 1,021 arrivals (0.3 %)"), "{reset:?}");
+}
+
+#[test]
+fn a_run_without_a_good_answer_says_so_first() {
+    use ErrorClass::*;
+    let plan = open(100, 2);
+    let run = |errors: &[(ErrorClass, u64)]| {
+        let mut recording = Recording::new(&plan);
+        recording.seconds(2, |filled| {
+            errors.iter().for_each(|(class, n)| filled.failed(0, *n, *class, millis(5)));
+        });
+        recording.summary()
+    };
+    type Row = (&'static [(ErrorClass, u64)], &'static str, Side);
+    let rows: [Row; 5] = [
+        (&[(Refused, 100)], "warning", Side::Target),
+        (&[(ConnectTimeout, 60), (Refused, 40)], "warning", Side::Network),
+        (&[(PortExhausted, 90), (Reset, 10)], "invalid", Side::Generator),
+        (&[(Late, 1), (Reset, 99)], "invalid", Side::Generator), // enough for plan_not_held
+        (&[], "warning", Side::Target),
+    ];
+    for (errors, severity, side) in rows {
+        let summary = run(errors);
+        let verdict = &summary.verdict;
+        assert_eq!(headlines(verdict)[0], format!("nothing_ok {severity} {side}"), "{errors:?}");
+        assert!(summary.nothing_ok());
+        assert_eq!((verdict.valid, verdict.limited_by), (severity != "invalid", Some(side)));
+    }
+    let finding = run(&[(Refused, 100)]).verdict.findings.remove(0);
+    let evidence = "none of 200 arrivals was answered as expected; 100 % failed with refused";
+    assert_eq!(finding.evidence, evidence);
+    assert_eq!(finding.fix, "check that the target is running and listens on this port");
+    let finding = run(&[]).verdict.findings.remove(0);
+    assert_eq!(finding.evidence, "no arrival was scheduled");
+}
+
+#[test]
+fn runs_that_were_stopped_or_forced() {
+    let plan = open(100, 60);
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| filled.ok(0, 95, millis(5)));
+    recording.second(|filled| filled.failed(0, 5, ErrorClass::Aborted, millis(500)));
+    recording.facts.cut_short = true;
+    recording.facts.duration = millis(1500);
+    let verdict = recording.summary().verdict;
+    check(&verdict, &["cut_short info generator"], None);
+    assert_eq!(verdict.findings[0].evidence, "the run was stopped after 1.5s");
+    recording.facts.forced =
+        vec!["host \"a\" does not resolve".into(), "it needs 30 of 20 descriptors".into()];
+    let verdict = recording.summary().verdict;
+    check(&verdict, &["forced warning generator", "cut_short info generator"], None);
+    let evidence = "started with --force, although host \"a\" does not resolve; \
+                    it needs 30 of 20 descriptors";
+    assert_eq!(verdict.findings[0].evidence, evidence);
+}
+
+#[test]
+fn the_warm_up_is_not_judged() {
+    let plan = plan(
+        "rate = \"100/s\"\nduration = \"3s\"\nwarmup = \"2s\"\nconnections = { max = 2 }\n\
+         [[target]]\nrequest = \"GET http://a/\"\n",
+    );
+    let mut recording = Recording::new(&plan);
+    recording.seconds(2, |filled| {
+        let origin = filled.origin(0);
+        (origin.limit, origin.wanted, origin.starved) = (2, 100, 50);
+        origin.capped = Nanos::from_secs(1);
+        filled.snapshot.read_lag.record(millis(500));
+        filled.snapshot.faults.add(Fault::StaleKeepAlive, 1);
+    });
+    recording.seconds(3, |filled| filled.ok(0, 100, millis(5)));
+    let ids: Vec<Id> =
+        recording.summary().verdict.findings.iter().map(|finding| finding.id).collect();
+    assert!(!ids.contains(&Id::ReadLate) && !ids.contains(&Id::ConnectionsCapped), "{ids:?}");
+}

@@ -1,0 +1,231 @@
+//! Connection limits: who is to blame for what waited at them.
+
+use super::queue::{Case, Service};
+use super::*;
+
+/// 200/s of 50 ms each need 10 connections; there are 4.
+const FOUR: Case = Case {
+    rate: 200,
+    secs: 10,
+    limit: 4,
+    timeout: 60_000,
+    service: Service::Constant(50),
+    burst: 0,
+    poisson: false,
+    seed: 1,
+};
+
+fn verdict_of(cases: &[Case]) -> Verdict {
+    let plan = Case::plan(cases);
+    Case::record(cases, &plan).summary().verdict
+}
+
+/// What the verdict is: nothing, the limit (with the one that would do), or the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blames {
+    Nobody,
+    Limit(u64),
+    /// The limit, in so small a part that the run stands.
+    ALittle,
+    Target,
+}
+
+fn blames(verdict: &Verdict) -> Blames {
+    let capped = verdict.findings.iter().find(|finding| finding.id == Id::ConnectionsCapped);
+    let generator = capped.filter(|finding| finding.severity != Severity::Info);
+    let target = verdict.findings.iter().any(|finding| finding.side == Side::Target);
+    assert_eq!(verdict.limited_by == Some(Side::Target), target && verdict.valid, "{verdict:#?}");
+    match (verdict.valid, generator) {
+        (false, Some(capped)) => {
+            assert_eq!(verdict.findings[0], *capped, "the cause comes first");
+            assert!(!target, "and the target is not to blame: {verdict:#?}");
+            let number = capped.fix.strip_prefix("raise connections.max to ").unwrap();
+            Blames::Limit(number.parse().unwrap())
+        }
+        (false, None) => panic!("{verdict:#?}"),
+        (true, Some(_)) => Blames::ALittle,
+        (true, None) if target => Blames::Target,
+        (true, None) => Blames::Nobody,
+    }
+}
+
+#[test]
+fn a_limit_is_too_low_or_the_target_slows_down() {
+    use Blames::*;
+    use Service::*;
+    let slow = SlowsDown(50, 500, 5);
+    let twenty = Case { limit: 20, ..FOUR };
+    let short = |case: Case| Case { timeout: 1000, ..case };
+    let poisson = |case: Case| Case { poisson: true, ..case };
+    let thousand = Case { rate: 1000, limit: 10, ..FOUR };
+    let rows: [(Case, Blames); 24] = [
+        (FOUR, Limit(20)), // all ok, after up to 15 s, of which 50 ms are service time
+        (short(FOUR), Limit(20)),
+        (Case { service: Exponential(50), ..FOUR }, Limit(20)),
+        (short(Case { service: Exponential(50), ..FOUR }), Limit(20)),
+        (Case { limit: 1, ..FOUR }, Limit(20)),
+        (Case { limit: 10, ..FOUR }, Nobody), // exactly enough for arrivals at even intervals
+        (poisson(Case { limit: 10, ..FOUR }), Limit(20)),
+        (poisson(Case { limit: 11, service: Exponential(50), ..FOUR }), Limit(20)),
+        (poisson(twenty), Nobody), // the limit that was suggested is enough
+        (poisson(Case { service: Exponential(50), ..twenty }), Nobody),
+        // The target slows down to a tenth: with room before, and with hardly any.
+        (Case { service: slow, ..twenty }, Target),
+        (short(Case { service: slow, ..twenty }), Target),
+        (Case { rate: 50, service: slow, ..FOUR }, Target),
+        (short(Case { rate: 50, service: slow, ..FOUR }), Target),
+        // A server with half of the capacity that is asked for, from the beginning.
+        (Case { service: Server(10), ..twenty }, Target),
+        (short(Case { service: Server(10), ..twenty }), Target),
+        (Case { limit: 500, service: Server(10), ..FOUR }, Target),
+        (short(Case { limit: 2000, service: Server(20), ..FOUR }), Target),
+        // One that stands still now and then.
+        (Case { service: Stalls(1000, 5), ..thousand }, Target),
+        (Case { limit: 64, timeout: 500, service: Stalls(1000, 5), ..thousand }, Target),
+        (Case { limit: 20, service: Stalls(200, 5), ..thousand }, Target),
+        (short(Case { service: Hangs, ..FOUR }), Target),
+        // A burst at the start is worth a warning, unless arrivals fail for it.
+        (Case { burst: 100, ..twenty }, ALittle),
+        (Case { burst: 100, timeout: 200, ..twenty }, Limit(25)),
+    ];
+    for (case, expected) in rows {
+        let verdict = verdict_of(&[case]);
+        assert_eq!(blames(&verdict), expected, "{case:?}: {:#?}", verdict.findings);
+    }
+}
+
+#[test]
+fn the_evidence_has_the_numbers() {
+    let verdict = verdict_of(&[Case { timeout: 1000, ..FOUR }]);
+    let check = |id: Id, evidence: &str, fix: &str| {
+        let finding = find(&verdict, id);
+        assert_eq!((finding.evidence.as_str(), finding.fix.as_str()), (evidence, fix));
+    };
+    check(
+        Id::ConnectionsCapped,
+        "99.6 % of the requests waited for one of 4 connections, 1,124 of them too long to be \
+         answered before the timeout; the target answers in 50ms, so 4 connections carry 80/s of \
+         200/s",
+        "raise connections.max to 20",
+    );
+    check(
+        Id::PlanNotHeld,
+        "failed in the generator: 1,124 of 2,000 arrivals (56.2 %): 1,124 no_connection",
+        "raise connections.max (see connections_capped)",
+    );
+    assert_eq!(verdict.side_of(ErrorClass::NoConnection), Side::Generator);
+    let slow = Case { limit: 20, service: Service::SlowsDown(50, 500, 5), ..FOUR };
+    let verdict = verdict_of(&[Case { timeout: 1000, ..slow }]);
+    assert_eq!(verdict.side_of(ErrorClass::ResponseTimeout), Side::Target);
+    let verdict = verdict_of(&[slow]);
+    let finding = find(&verdict, Id::TargetSaturated);
+    let evidence = "49 % of the requests waited for one of 20 connections; the target's service \
+                    time rose from 50ms to 500ms";
+    assert_eq!((finding.evidence.as_str(), finding.from), (evidence, Nanos::from_secs(5)));
+}
+
+#[test]
+fn one_origin_may_be_capped_beside_a_healthy_one() {
+    let healthy = Case { service: Service::Constant(5), ..FOUR };
+    for timeout in [1000, 60_000] {
+        let cases = [FOUR, healthy].map(|case| Case { timeout, ..case });
+        let verdict = verdict_of(&cases);
+        assert_eq!(blames(&verdict), Blames::Limit(20), "{:#?}", verdict.findings);
+        assert!(verdict.findings[0].evidence.contains("of the requests to http://h0:80 waited"));
+        let slow = Case { timeout, service: Service::SlowsDown(5, 500, 5), ..FOUR };
+        let verdict = verdict_of(&[Case { timeout, ..healthy }, slow]);
+        assert_eq!(blames(&verdict), Blames::Target, "{:#?}", verdict.findings);
+        assert!(verdict.findings.iter().any(|found| found.evidence.contains("to http://h1:80")));
+    }
+}
+
+#[test]
+fn users_need_as_many_connections_as_they_are() {
+    let plan = plan(
+        "users = 30\nduration = \"3s\"\nconnections = { max = 4 }\n\
+         [[target]]\nrequest = \"GET http://a/\"\n",
+    );
+    let mut recording = Recording::new(&plan);
+    recording.seconds(3, |filled| {
+        filled.answered(0, 80, [ZERO, millis(300), millis(50)]);
+        let origin = filled.origin(0);
+        (origin.limit, origin.wanted, origin.capped) = (4, 80, Nanos::from_secs(1));
+        origin.in_use = Nanos::from_secs(4);
+        (0..80).for_each(|_| origin.service_capped.add(millis(50)));
+    });
+    let verdict = recording.summary().verdict;
+    assert_eq!(blames(&verdict), Blames::Limit(30), "{:#?}", verdict.findings);
+    let evidence = "100 % of the requests waited for one of 4 connections; the target answers in \
+                    50ms, so 4 connections carry 80/s of 600/s";
+    assert_eq!(verdict.findings[0].evidence, evidence);
+}
+
+/// The first finding of the same run with other random numbers is always this one.
+#[track_caller]
+fn always(case: Case, id: Id) {
+    for timeout in [1000, 60_000] {
+        for seed in 0..6 {
+            let case = Case { seed, timeout, poisson: true, ..case };
+            let verdict = verdict_of(&[case]);
+            let first = verdict.findings.first().map(|finding| finding.id);
+            assert_eq!(first, Some(id), "{case:?}: {:#?}", verdict.findings);
+            assert_eq!(verdict.valid, id == Id::TargetSaturated);
+        }
+    }
+}
+
+#[test]
+fn chance_does_not_decide_who_is_to_blame() {
+    use Service::*;
+    let case = |limit, service| Case { limit, service, ..FOUR };
+    for too_low in [case(4, Exponential(50)), case(8, Exponential(50)), case(4, Cached(491))] {
+        always(too_low, Id::ConnectionsCapped);
+    }
+    for slow in [
+        case(20, SlowsDownAtRandom(50, 5)),
+        case(20, Server(10)),
+        case(60, Server(6)),
+        Case { rate: 20, ..case(4, SlowsDownAtRandom(50, 5)) },
+    ] {
+        always(slow, Id::TargetSaturated);
+    }
+    for healthy in [case(20, Exponential(50)), case(20, Cached(491))] {
+        for seed in 0..12 {
+            let verdict = verdict_of(&[Case { seed, poisson: true, ..healthy }]);
+            let weighty = |finding: &&Finding| finding.severity != Severity::Info;
+            assert_eq!(verdict.findings.iter().find(weighty), None);
+        }
+    }
+}
+
+#[test]
+fn a_changed_mix_of_targets_is_not_a_slower_target() {
+    let stream = |name: &str, start: u64| {
+        format!(
+            "[[stream]]\nname = \"{name}\"\nstart = \"{start}s\"\nrate = \"200/s\"\nduration = \"5s\"\n\
+             [[stream.target]]\nname = \"{name}\"\nrequest = \"GET http://a/\"\n"
+        )
+    };
+    let plan = plan(&format!(
+        "connections = {{ max = 10 }}\n{}{}",
+        stream("quick", 0),
+        stream("thorough", 5)
+    ));
+    let mut recording = Recording::new(&plan);
+    recording.seconds(5, |filled| {
+        filled.ok(0, 200, millis(5));
+        let origin = filled.origin(0);
+        (origin.limit, origin.wanted, origin.in_use) = (10, 200, Nanos::from_secs(1));
+        (0..200).for_each(|_| origin.service_free.add(millis(5)));
+    });
+    // What takes 100 ms needs 20 connections, and always did.
+    recording.seconds(5, |filled| {
+        filled.answered(1, 100, [ZERO, millis(700), millis(100)]);
+        let origin = filled.origin(0);
+        (origin.limit, origin.wanted, origin.in_use) = (10, 200, Nanos::from_secs(10));
+        origin.capped = Nanos::from_secs(1);
+        (0..100).for_each(|_| origin.service_capped.add(millis(100)));
+    });
+    let verdict = recording.summary().verdict;
+    assert_eq!(blames(&verdict), Blames::Limit(30), "{:#?}", verdict.findings);
+}
