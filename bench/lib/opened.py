@@ -1,19 +1,22 @@
 """Open model: how late arrivals are at half of capacity, against a bare timer's own lateness."""
 
+import base64
 import json
+import shutil
 from dataclasses import dataclass
 from statistics import median
 
 from .generators import closed_model, doubts, plimsoll, posting
 from .machine import say
 from .processes import CouldNotRun, nginx, run_generator
-from .settings import Settings, own_program
+from .settings import CONTENT_TYPE, REQUEST, Settings, own_program
 from .tables import Section, spread
 
 LAG_BAR = 1.5
 # The 99.9th percentile is the virtual machine's, in both: shown, and not judged.
 JUDGED = ("p50", "p99")
 SHOWN = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
+VEGETA_RATE = 5_000
 # Long enough for a capacity to take half of.
 CAPACITY_SECONDS = 3
 
@@ -29,6 +32,8 @@ class Round:
     connections: int
     # Of its one processor.
     busy: float
+    # Of it, spinning.
+    spun: float
     cpu_us: float
 
     def ratio(self, name: str) -> float:
@@ -61,6 +66,94 @@ def measure(section: Section, settings: Settings) -> None:
         report(section, rounds)
 
 
+def quarter(section: Section, settings: Settings) -> None:
+    """At a quarter of capacity there is time to be exact: by default the last stretch is spun."""
+    section.title = "Open model at a quarter of capacity: lag, as it comes"
+    rounds = []
+    with nginx(settings) as address:
+        capacity = settings.capacity or capacity_of(address, settings)
+        rate = max(100, int(capacity / 4 / 100) * 100)
+        section.method = (
+            f"{rate:,}/s for {settings.seconds} s; µs from the planned instant to its dispatch, and "
+            f"for bare-timer to its waking; {settings.rounds()}."
+        )
+        for index in range(settings.runs):
+            try:
+                rounds.append(
+                    one_round(section, settings, address, rate, timer_first=index % 2 == 1)
+                )
+            except CouldNotRun as reason:
+                section.note(f"round {index + 1}: could not run: {reason}")
+    if not rounds:
+        return
+    table = section.table("lag, µs", "plimsoll", "bare-timer")
+    for name, shown in SHOWN.items():
+        ours, timer = [each.lag[name] for each in rounds], [each.timer[name] for each in rounds]
+        table.add(shown, spread(ours), spread(timer, 0))
+    p50 = [each.lag["p50"] for each in rounds]
+    section.bar("p50 lag, µs", spread(p50), "< 2", median(p50) < 2)
+    p99 = [each.ratio("p99") for each in rounds]
+    section.bar("p99 lag to bare-timer's", spread(p99), "≤ 1.00", median(p99) <= 1)
+    section.note(
+        f"plimsoll spun for {spread([each.spun * 100 for each in rounds], 0)} % of its processor's "
+        f"time and used {spread([(each.busy - each.spun) * 100 for each in rounds], 0)} % besides"
+    )
+
+
+def beside_vegeta(section: Section, settings: Settings) -> None:
+    """CPU for each request at 5,000/s: sleeping, as vegeta does, and as plimsoll comes."""
+    section.title = f"Open model at {VEGETA_RATE:,}/s: CPU beside vegeta"
+    vegeta = shutil.which("vegeta")
+    rows: dict[str, list[float]] = {"plimsoll --no-spin": [], "plimsoll": [], "vegeta": []}
+    lags: dict[str, list[float]] = {name: [] for name in rows}
+    section.method = f"{settings.seconds} s each, µs for each request; {settings.rounds()}."
+    with nginx(settings) as address:
+        for index in range(settings.runs):
+            names = list(rows)
+            for name in names[index % 3:] + names[:index % 3]:
+                if name == "vegeta" and not vegeta:
+                    continue
+                try:
+                    cpu, lag = at_5000(name, address, settings)
+                except CouldNotRun as reason:
+                    section.note(f"round {index + 1}, {name}: could not run: {reason}")
+                    continue
+                rows[name].append(cpu)
+                lags[name].append(lag)
+    table = section.table("generator", "CPU µs a request", "p99 lag µs")
+    for name, cpus in rows.items():
+        if cpus:
+            table.add(name, spread(cpus), "-" if name == "vegeta" else spread(lags[name], 1))
+    if not vegeta:
+        section.note("not installed, left out: vegeta (go install github.com/tsenart/vegeta/v12)")
+    elif rows["vegeta"] and len(rows["vegeta"]) == len(rows["plimsoll --no-spin"]):
+        ratios = [ours / theirs for ours, theirs in zip(rows["plimsoll --no-spin"], rows["vegeta"])]
+        section.bar("CPU, --no-spin to vegeta", spread(ratios), "≤ 1.00", median(ratios) <= 1)
+
+
+def at_5000(name: str, address: str, settings: Settings) -> tuple[float, float]:
+    """CPU µs for each request and, of plimsoll, the p99 lag in µs."""
+    seconds = settings.seconds
+    if name == "vegeta":
+        target = settings.folder / "vegeta.json"
+        body = base64.b64encode(REQUEST.encode()).decode()
+        target.write_text(json.dumps({
+            "method": "POST", "url": f"http://{address}/", "body": body,
+            "header": {"Content-Type": [CONTENT_TYPE]},
+        }))
+        finished = run_generator(
+            ["vegeta", "attack", f"-rate={VEGETA_RATE}", f"-duration={seconds}s", "-format=json",
+             f"-targets={target}", "-output=/dev/null"], seconds)
+        if finished.code != 0:
+            raise CouldNotRun(finished.err.strip()[:200])
+        return finished.cpu_seconds * 1e6 / (VEGETA_RATE * seconds), 0.0
+    load = ["--rate", f"{VEGETA_RATE}/s", "--duration", f"{seconds}s"]
+    flags = ["--no-spin"] if name.endswith("--no-spin") else []
+    summary, finished = plimsoll([*posting(address), *load, *flags], seconds)
+    cpu = finished.cpu_seconds * 1e6 / max(1, summary["requests"]["sent"])
+    return cpu, summary["lag"]["p99"] / 1e3
+
+
 def one_round(
     section: Section, settings: Settings, address: str, rate: int, timer_first: bool
 ) -> Round:
@@ -81,6 +174,7 @@ def one_round(
         failed=summary["requests"]["failed"],
         connections=summary["connections"]["opened"],
         busy=finished.cpu_seconds / finished.wall_seconds,
+        spun=summary["generator"]["spin_ns"] / 1e9 / finished.wall_seconds,
         cpu_us=finished.cpu_seconds * 1e6 / max(1, summary["requests"]["sent"]),
     )
 

@@ -13,6 +13,10 @@ use plimsoll_measure::{ErrorClass, Nanos};
 /// the next. What is due meanwhile is late by no more than this and one read.
 const READING: Nanos = Nanos::from_millis(1);
 
+/// A body up to this long is judged in less time than it takes to read the clock again: what the
+/// answer gives rise to begins at the same reading.
+const QUICKLY_JUDGED: usize = 1 << 10;
+
 /// A connection that waits to be read, in the order in which the poll reported it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unread {
@@ -107,6 +111,9 @@ impl<S: System> Dispatcher<S> {
                     let counts = self.recorder.rpc(arrival.warm);
                     let buffers = (&mut self.buffers.body, &mut self.buffers.decoded);
                     let step = step(&self.shared, arrival, &answer, buffers, counts);
+                    if answer.body.len() > QUICKLY_JUDGED {
+                        self.clock = self.system.now();
+                    }
                     if let Step::Finish(Judgement { outcome: Err(why), .. }) = &step
                         && !self.notebook.has(why.class)
                     {
@@ -152,10 +159,10 @@ impl<S: System> Dispatcher<S> {
     fn go_on(&mut self) {
         while let Some(next) = self.next.pop_front() {
             match next {
-                Next::Arrival(stream) => _ = self.take_up_one(stream),
+                Next::Arrival(stream) => _ = self.take_up_at(stream, self.clock),
                 Next::Request(id) => {
                     let pool = request_of(&self.shared, &self.arrivals[id]).pool;
-                    self.deliver(pool, id, self.system.now());
+                    self.deliver(pool, id, self.clock);
                 }
             }
         }

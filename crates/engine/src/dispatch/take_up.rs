@@ -44,8 +44,12 @@ impl<S: System> Dispatcher<S> {
     }
 
     #[inline]
-    pub(super) fn take_up_one(&mut self, stream: usize) -> bool {
-        let now = self.system.now();
+    fn take_up_one(&mut self, stream: usize) -> bool {
+        self.take_up_at(stream, self.system.now())
+    }
+
+    #[inline]
+    pub(super) fn take_up_at(&mut self, stream: usize, now: Nanos) -> bool {
         match self.sources[stream].pop(now) {
             Some(due) => {
                 self.lag = now - due.scheduled_at;
