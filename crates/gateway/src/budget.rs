@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::call::worker::{Shared, Worker};
 use crate::error::{Error, ErrorKind};
-use crate::worker::{Shared, Worker};
 
 /// Buffers up to this size are not counted: connections bound their number.
 const FREE_MAX: usize = 64 << 10;

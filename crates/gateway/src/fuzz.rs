@@ -3,9 +3,9 @@
 
 use plimsoll_rpc::request::{self, Body as Calls, Call};
 
-use crate::face;
+use crate::call::relay;
 use crate::http1::{self, Body, Progress};
-use crate::relay;
+use crate::serve::face;
 use crate::upstream::{Reading, Response};
 
 /// Reads requests as a session does. Gives the bodies of those that are whole, and whether what

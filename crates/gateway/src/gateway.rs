@@ -17,14 +17,14 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::acceptor::{self, Acceptor, Arrival};
-use crate::access_log::AccessLog;
-use crate::model::Definitions;
-use crate::registry::Registry;
-use crate::session;
-use crate::settings::{Limits, Settings};
-use crate::tls::Certificate;
-use crate::worker::{Shared, State, Worker};
+use crate::call::routing::Registry;
+use crate::call::worker::{Shared, State, Worker};
+use crate::observe::access_log::AccessLog;
+use crate::serve::acceptor::{self, Acceptor, Arrival};
+use crate::serve::session;
+use crate::transport::tls::Certificate;
+use plimsoll_registry::model::Definitions;
+use plimsoll_registry::settings::{Limits, Settings};
 
 /// While draining, so often is looked whether connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -185,7 +185,7 @@ impl Gateway {
 
     /// The metrics page.
     pub fn metrics(&self) -> String {
-        crate::metrics::page(&self.shared, &Rc::new(self.shared.state()))
+        crate::observe::metrics::page(&self.shared, &Rc::new(self.shared.state()))
     }
 
     /// Stops without hurting anyone; returns when no connection is left or the time is up. `hurry`

@@ -22,13 +22,13 @@ use plimsoll_measure::Nanos;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::budget::Share;
+use crate::call::routing::Upstream;
+use crate::call::worker::{View, Worker};
 use crate::error::ErrorKind;
 use crate::http1::{self, Body, Progress};
-use crate::io::Io;
-use crate::registry::Upstream;
-use crate::settings::Limits;
-use crate::timer::{Late, Timer};
-use crate::worker::{View, Worker};
+use crate::transport::io::Io;
+use crate::transport::timer::{Late, Timer};
+use plimsoll_registry::settings::Limits;
 
 pub(crate) use pool::Pool;
 

@@ -10,7 +10,7 @@ mod supervise;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
-use plimsoll_gateway::config::{Config, FILE_DEFAULT, Inputs};
+use plimsoll_registry::config::{Config, FILE_DEFAULT, Inputs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -8,11 +8,11 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use super::{Connection, Failure, Open};
+use crate::call::routing::Upstream;
+use crate::call::worker::Worker;
 use crate::error::ErrorKind;
-use crate::io::Io;
-use crate::registry::Upstream;
-use crate::timer::Timer;
-use crate::worker::Worker;
+use crate::transport::io::Io;
+use crate::transport::timer::Timer;
 
 /// An upstream that does not take a connection within this time is as good as gone; waiting longer
 /// would only hide it.

@@ -6,8 +6,8 @@ use plimsoll_measure::Nanos;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Connection, Failure};
+use crate::call::worker::Worker;
 use crate::error::ErrorKind;
-use crate::worker::Worker;
 
 /// Connections to one upstream.
 pub(crate) struct Pool {

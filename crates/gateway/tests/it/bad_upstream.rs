@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use plimsoll_gateway::Settings;
-use plimsoll_gateway::settings::Limits;
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Then, Upstream};

@@ -1,7 +1,7 @@
 //! The two faces: who may call what, and in which words each is told no.
 
-use plimsoll_gateway::model::{Definitions, Endpoint, MethodRules, Service};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::model::{Definitions, Endpoint, MethodRules, Service};
 
 use crate::caller::{Caller, call, result};
 use crate::scripted::{Reply, Then, Upstream};

@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use plimsoll_gateway::Settings;
-use plimsoll_gateway::settings::Limits;
 use plimsoll_measure::rng::{Key, Sequence};
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{Caller, call, request, result};
 use crate::world::{

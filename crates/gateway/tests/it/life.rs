@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use plimsoll_gateway::settings::Limits;
 use plimsoll_gateway::{Drained, Gateway, Settings};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{Caller, call, result};
 use crate::scripted::{Reply, Upstream};

@@ -1,7 +1,7 @@
 //! Long bodies and answers in sum: what is too much at a time is refused, and only then.
 
 use plimsoll_gateway::Settings;
-use plimsoll_gateway::settings::Limits;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{call, request, result};
 use crate::scripted::Upstream;

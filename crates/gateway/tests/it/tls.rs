@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_gateway::settings::Limits;
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 

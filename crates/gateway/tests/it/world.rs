@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use plimsoll_config::Text;
-use plimsoll_gateway::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
-use plimsoll_gateway::model::{Spread, Upstream};
 use plimsoll_gateway::{Gateway, Outside, Process, Settings};
 use plimsoll_measure::{Clock, Nanos};
+use plimsoll_registry::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
+use plimsoll_registry::model::{Spread, Upstream};
 
 use crate::caller::{Answer, Caller};
 

@@ -3,10 +3,10 @@
 
 use crate::run::{Ran, plimsoll};
 use plimsoll_config::{Document, Text, Variables};
-use plimsoll_gateway::model::{self, Address, Endpoint, Kind, MethodRules, Upstream};
 use plimsoll_gateway::{Definitions, Gateway, Outside};
 use plimsoll_measure::Nanos;
 use plimsoll_plan::Plan;
+use plimsoll_registry::model::{self, Address, Endpoint, Kind, MethodRules, Upstream};
 use plimsoll_sim::{Service, Settings, Sim};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Allowed edges, complete. `sim` is a dev-dependency anywhere.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("measure", &[]),
     ("config", &[]),
     ("rpc", &[]),
@@ -13,14 +13,15 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("plan", &["measure", "config", "rpc"]),
     ("report", &["measure", "plan"]),
     ("engine", &["measure", "rpc", "plan"]),
-    ("gateway", &["measure", "config", "rpc"]),
+    ("registry", &["measure", "config"]),
+    ("gateway", &["measure", "config", "rpc", "registry"]),
     ("sim", &["measure", "config", "rpc"]),
     ("fleet", &["measure", "plan", "engine", "host"]),
     (
         "plimsoll",
         &[
-            "measure", "config", "rpc", "host", "plan", "report", "engine", "gateway", "sim",
-            "fleet",
+            "measure", "config", "rpc", "host", "plan", "report", "engine", "registry", "gateway",
+            "sim", "fleet",
         ],
     ),
 ];

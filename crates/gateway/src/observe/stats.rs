@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::{self, Method};
 
-use crate::category::Category;
 use crate::error::{ErrorKind, Fault};
+use crate::protocol::Category;
 
 /// A count with one writer and any number of readers.
 #[derive(Debug, Default)]

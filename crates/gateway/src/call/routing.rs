@@ -13,9 +13,9 @@ use std::sync::Arc;
 use plimsoll_measure::Nanos;
 use tokio_rustls::TlsConnector;
 
-use crate::model::{self, Definitions, MethodRules};
-use crate::stats::{Calls, Counter, Sharded};
-use crate::tls;
+use crate::observe::stats::{Calls, Counter, Sharded};
+use crate::transport::tls;
+use plimsoll_registry::model::{self, Definitions, MethodRules};
 
 use limiter::Limiter;
 pub(crate) use service::{Route, Service, Turn, request_start};

@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::settings::TlsFiles;
+use plimsoll_registry::settings::TlsFiles;
 
 /// The certificate that callers see; it can be replaced while they come.
 #[derive(Debug)]

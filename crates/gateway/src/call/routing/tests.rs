@@ -1,8 +1,8 @@
 //! How calls are spread, and what a new registry keeps of the old.
 
 use super::*;
-use crate::model::{Address, Kind, Spread};
 use plimsoll_config::Text;
+use plimsoll_registry::model::{Address, Kind, Spread};
 use plimsoll_rpc::method::Class;
 use std::collections::BTreeMap;
 
@@ -135,7 +135,7 @@ fn figures_outlive_a_registry() {
     );
     picks(&before, "eth", 1);
     let service = before.service("eth").expect("a service");
-    service.calls.of(0).add(None, crate::stats::Outcome::Ok, Nanos(1));
+    service.calls.of(0).add(None, crate::observe::stats::Outcome::Ok, Nanos(1));
     let mut heavier = upstream("b", None, 5, 0);
     heavier.headers = vec![("x".into(), Text::plain("y"))];
     let after = compile(

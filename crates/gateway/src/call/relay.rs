@@ -19,13 +19,13 @@ use plimsoll_rpc::json;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Body, Call};
 
-use crate::category::Category;
+use crate::call::routing::{OTHER, Route, Service};
+use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
-use crate::model::{Kind, MethodRules};
-use crate::registry::{OTHER, Route, Service};
-use crate::stats::{Counter, Outcome, RelayOutcome, SHED};
+use crate::observe::stats::{Counter, Outcome, RelayOutcome, SHED};
+use crate::protocol::Category;
 use crate::upstream::{self, Failure, Request, Response};
-use crate::worker::{View, Worker};
+use plimsoll_registry::model::{Kind, MethodRules};
 
 /// Where a body's calls go and how errors are put.
 pub(crate) struct Target<'a> {

@@ -173,7 +173,7 @@ impl Address {
     /// What is wrong with it, without repeating it: it may hold a secret.
     pub fn parse(url: &str) -> Result<Address, String> {
         let form = "write it like http://127.0.0.1:8545 or https://node.example/path";
-        let uri: hyper::Uri = url.parse().map_err(|_| format!("not a URL; {form}"))?;
+        let uri: http::Uri = url.parse().map_err(|_| format!("not a URL; {form}"))?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,

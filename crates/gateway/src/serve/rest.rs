@@ -6,14 +6,14 @@
 
 use std::borrow::Cow;
 
+use crate::call::relay::{Decimal, Flight, Target, Told, not_routed};
+use crate::call::routing;
 use crate::error::{Error, ErrorKind, Fault};
-use crate::face::{self, Answer, Request};
 use crate::http1;
-use crate::model::Kind;
-use crate::registry;
-use crate::relay::{Decimal, Flight, Target, Told, not_routed};
-use crate::stats::{Outcome, RelayOutcome};
+use crate::observe::stats::{Outcome, RelayOutcome};
+use crate::serve::face::{self, Answer, Request};
 use crate::upstream::{self, Response};
+use plimsoll_registry::model::Kind;
 use plimsoll_rpc::method::Class;
 
 /// What a request that names no JSON-RPC method counts as in the rules of an upstream.
@@ -122,7 +122,7 @@ async fn relay<'a>(
 fn put_together(
     target: &Target<'_>,
     request: &Request<'_>,
-    upstream: &crate::model::Upstream,
+    upstream: &plimsoll_registry::model::Upstream,
     below: &str,
     query: Option<&str>,
     body: &[u8],
@@ -139,7 +139,7 @@ fn put_together(
         path.push(if at == 0 { '?' } else { '&' });
         path.push_str(query);
     }
-    let mut head = registry::request_start(request.method, upstream, &path);
+    let mut head = routing::request_start(request.method, upstream, &path);
     let own = |name: &str| upstream.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
     let mut options = Options::default();
     request.all.visit(|name, value| options.read(name, value));

@@ -15,8 +15,8 @@ use std::sync::{Arc, OnceLock};
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::json;
 
-use crate::face::Answer;
-use crate::settings::Network;
+use crate::serve::face::Answer;
+use plimsoll_registry::settings::Network;
 
 /// Lines that wait to be written.
 const LINES_MAX: usize = 4_096;

@@ -14,8 +14,8 @@ use plimsoll_rpc::method::Class;
 
 use super::{OTHER, Upstream};
 use crate::error::ErrorKind;
-use crate::model::{self, Kind, Spread};
-use crate::stats::{Calls, Relays, Sharded};
+use crate::observe::stats::{Calls, Relays, Sharded};
+use plimsoll_registry::model::{self, Kind, Spread};
 
 /// Whose turn it is, shared by those who go round the same upstreams.
 pub(crate) type Turn = Arc<AtomicU64>;

@@ -18,12 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::write;
 use crate::budget::Share;
+use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
-use crate::face::{self, AllFields, Answer, Request};
 use crate::http1::Fields;
-use crate::io::Io;
-use crate::settings::Limits;
-use crate::worker::{View, Worker};
+use crate::serve::face::{self, AllFields, Answer, Request};
+use crate::transport::io::Io;
+use plimsoll_registry::settings::Limits;
 
 /// Serves a connection whose first bytes are in `read` already.
 pub(super) async fn serve(worker: Rc<Worker>, io: Io, read: Vec<u8>, peer: IpAddr) {

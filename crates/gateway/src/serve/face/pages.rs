@@ -3,9 +3,9 @@
 use plimsoll_rpc::json;
 
 use super::{Answer, JSON, TEXT, metrics_page, wrong_method};
+use crate::call::routing::Service;
+use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind};
-use crate::registry::Service;
-use crate::worker::{View, Worker};
 
 /// Answers what is no call.
 pub(super) fn answer<'a>(
@@ -43,7 +43,7 @@ fn ready<'a>(
     // without an upstream are not what this gateway is there for, unless none has any.
     let serving = |service: &&&std::sync::Arc<Service>| {
         asked.is_some()
-            || (!service.routes.is_empty() && service.model.id != crate::registry::OTHER)
+            || (!service.routes.is_empty() && service.model.id != crate::call::routing::OTHER)
     };
     let shown: Vec<_> = services.iter().filter(serving).collect();
     let all = !draining && !shown.is_empty() && shown.iter().all(|one| !one.routes.is_empty());
@@ -63,7 +63,7 @@ fn ready<'a>(
     let message = match (draining, asked) {
         (true, _) => Some("stopping: no new calls".to_string()),
         (false, Some(id)) if shown.is_empty() => {
-            Some(format!("there is no service {}", crate::relay::shown(id)))
+            Some(format!("there is no service {}", crate::call::relay::shown(id)))
         }
         (false, None) if shown.is_empty() => Some("no service has an upstream".to_string()),
         _ => None,

@@ -2,10 +2,10 @@
 
 use plimsoll_measure::Nanos;
 
-use crate::face::Answer;
+use crate::call::relay::{Decimal, Told};
+use crate::call::worker::{View, Worker};
 use crate::http1::RequestHead;
-use crate::relay::{Decimal, Told};
-use crate::worker::{View, Worker};
+use crate::serve::face::Answer;
 
 /// Answers shorter than this are not worth packing: they fit one segment anyway.
 const GZIP_MIN: usize = 1 << 10;

@@ -14,13 +14,14 @@ use flate2::read::MultiGzDecoder;
 use hyper::HeaderMap;
 use plimsoll_measure::Nanos;
 
-use crate::access_log::Entry;
 use crate::budget::Share;
+use crate::call::relay::{self, Target, Told};
+use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
 use crate::http1::{self, Fields};
-use crate::relay::{self, Target, Told};
-use crate::worker::{View, Worker};
-use crate::{metrics, rest};
+use crate::observe::access_log::Entry;
+use crate::observe::metrics;
+use crate::serve::rest;
 
 const JSON: &[u8] = b"application/json";
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
@@ -339,7 +340,11 @@ fn log(worker: &Worker, view: &View, request: &Request<'_>, path: &str, answer: 
     worker.shared.access_log.write(&Entry {
         at: worker.shared.started.unix_ns + worker.now().0,
         instance: &view.settings.instance,
-        client: crate::access_log::client(request.peer, request.fields.forwarded_for, trusted),
+        client: crate::observe::access_log::client(
+            request.peer,
+            request.fields.forwarded_for,
+            trusted,
+        ),
         method: request.method,
         path,
         endpoint: split(request.target).1.and_then(|query| parameter(query, "endpoint")),

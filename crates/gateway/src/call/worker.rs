@@ -17,12 +17,12 @@ use plimsoll_measure::{Clock, Nanos, WallClock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::access_log::AccessLog;
+use crate::call::routing::{Registry, Upstream};
 use crate::gateway::Outside;
-use crate::registry::{Registry, Upstream};
-use crate::settings::Settings;
-use crate::stats::{Counter, Sharded};
+use crate::observe::access_log::AccessLog;
+use crate::observe::stats::{Counter, Sharded};
 use crate::upstream::Pool;
+use plimsoll_registry::settings::Settings;
 
 /// A buffer's size when it is made: a usual request or answer fits.
 const BUFFER_SIZE: usize = 8 << 10;

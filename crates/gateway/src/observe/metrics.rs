@@ -7,10 +7,10 @@ use std::fmt::Write;
 
 use plimsoll_rpc::method;
 
+use crate::call::routing::Service;
+use crate::call::worker::{Shared, View};
 use crate::error::{ErrorKind, TABLE};
-use crate::registry::Service;
-use crate::stats::{Durations, EDGES, Outcome, RelayOutcome, SHED};
-use crate::worker::{Shared, View};
+use crate::observe::stats::{Durations, EDGES, Outcome, RelayOutcome, SHED};
 
 /// A metric.
 #[derive(Clone, Copy, Debug)]

@@ -19,14 +19,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::budget::Share;
+use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
-use crate::face::{self, AllFields, Answer, Request};
 use crate::http1::{self, Body, Framing, Progress};
-use crate::io::Io;
-use crate::settings::Limits;
-use crate::timer::{Late, Timer};
+use crate::serve::face::{self, AllFields, Answer, Request};
+use crate::transport::io::Io;
+use crate::transport::timer::{Late, Timer};
 use crate::upstream::write_all;
-use crate::worker::{View, Worker};
+use plimsoll_registry::settings::Limits;
 
 /// What an HTTP/2 connection in clear starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -16,9 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::call::worker::Shared;
 use crate::error::{Error, ErrorKind, Shape};
 use crate::gateway::StartError;
-use crate::worker::Shared;
 
 /// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
