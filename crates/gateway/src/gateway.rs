@@ -1,8 +1,9 @@
-//! A running gateway: started, told of changes, drained, stopped.
+//! A running gateway: started, reconfigured, drained, stopped.
 //!
-//! Draining is the order in which nobody is hurt: `/ready` says no, connections are still taken, each
-//! next answer says that its connection ends, and what is under way finishes; when no connection is
-//! left, or the time is up, it is over.
+//! # Draining
+//! First `/ready` turns negative, and each answer says that its connection ends; connections are
+//! still accepted, because balancers need a moment to notice. After `idle_close` nothing more is
+//! accepted and idle connections are closed. From then on, calls in flight have `drain` to end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,44 +13,28 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plimsoll_measure::Nanos;
+use plimsoll_registry::Definitions;
+use plimsoll_registry::settings::{Limits, Settings};
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::call::routing::Registry;
-use crate::call::worker::{Shared, State, Worker};
+use crate::call::routing::Routing;
+use crate::call::worker::{Phase, Shared, State, Worker};
+use crate::host::Host;
+use crate::keeper::Keeper;
+use crate::keeper::dns::{self, Resolver};
 use crate::observe::access_log::AccessLog;
-use crate::serve::acceptor::{self, Acceptor, Arrival};
-use crate::serve::session;
+use crate::offload;
+use crate::serve::acceptor::{self, Accepted, Acceptor};
+use crate::serve::session::{self, Arrival, Sessions};
 use crate::transport::tls::Certificate;
-use plimsoll_registry::model::Definitions;
-use plimsoll_registry::settings::{Limits, Settings};
 
-/// While draining, so often is looked whether connections are left.
+/// How often a drain looks whether connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
-/// What a gateway asks of the program that runs it.
-#[derive(Clone)]
-pub struct Outside {
-    /// Figures of this process.
-    pub process: Arc<dyn Fn() -> Process + Send + Sync>,
-    /// Database queries so far.
-    pub db_queries: Arc<dyn Fn() -> u64 + Send + Sync>,
-}
-
-/// Figures of a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Process {
-    /// User and system time.
-    pub cpu_seconds: f64,
-    /// Resident memory.
-    pub resident_bytes: u64,
-    /// Open file descriptors.
-    pub open_fds: u64,
-}
-
-/// Why a gateway does not start, or does not take a change.
+/// Why a gateway does not start, or does not take up a change.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
@@ -80,6 +65,8 @@ pub struct Gateway {
     acceptor: Option<Acceptor>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends last: workers wait for what it does.
+    _keeper: Keeper,
 }
 
 /// How a drain ended.
@@ -87,6 +74,10 @@ pub struct Gateway {
 pub struct Drained {
     /// Connections that were still open when the time was up.
     pub left: u64,
+    /// Calls that were still in flight when the time was up.
+    pub calls_left: u64,
+    /// Calls that were in flight when idle connections were closed: what the drain waited for.
+    pub calls_awaited: u64,
     /// How long it took.
     pub took: Nanos,
 }
@@ -99,11 +90,11 @@ impl Gateway {
     pub fn start(
         settings: Settings,
         definitions: &Definitions,
-        outside: Outside,
+        host: Host,
     ) -> Result<Gateway, StartError> {
         let mut serial = 0;
-        let registry =
-            Registry::compile(definitions, &Registry::empty(), settings.workers, &mut serial)
+        let routing =
+            Routing::compile(definitions, &Routing::empty(), settings.workers, &mut serial)
                 .map_err(StartError::Tls)?;
         let certificate = settings.tls.as_ref().map(Certificate::read).transpose();
         let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
@@ -116,18 +107,32 @@ impl Gateway {
         let listeners = acceptor::listen(&settings.listen)?;
         let addresses = listeners.iter().map(|listener| listener.local_addr());
         let addresses = addresses.collect::<io::Result<_>>()?;
+        let keeper = Keeper::start()?;
+        let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
+        let resolver = Resolver::new(resolve, keeper.handle().clone());
         let workers = settings.workers;
-        let shared = Arc::new(Shared::new(State { settings, registry }, log, outside));
+        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host));
         let (stop, stopped) = watch::channel(false);
-        let mut threads = Vec::new();
-        let mut seats = Vec::new();
+        let mut gateway = Gateway {
+            shared,
+            certificate,
+            addresses,
+            serial,
+            acceptor: None,
+            stop,
+            threads: Vec::new(),
+            _keeper: keeper,
+        };
+        let mut arrivals = Vec::new();
         for number in 0..workers {
-            let (seat, arrivals) = mpsc::unbounded_channel();
-            seats.push(seat);
-            threads.push(worker(&shared, number, arrivals, tls.clone(), stopped.clone())?);
+            let (sender, receiver) = mpsc::unbounded_channel();
+            arrivals.push(sender);
+            let thread = WorkerThread { number, tls: tls.clone(), stop: stopped.clone() };
+            // Dropping the gateway ends the threads that were started.
+            gateway.threads.push(thread.start(&gateway.shared, receiver)?);
         }
-        let acceptor = Some(Acceptor::start(&shared, listeners, seats)?);
-        Ok(Gateway { shared, certificate, addresses, serial, acceptor, stop, threads })
+        gateway.acceptor = Some(Acceptor::start(&gateway.shared, listeners, arrivals)?);
+        Ok(gateway)
     }
 
     /// Where it listens, with the ports that the kernel chose.
@@ -149,7 +154,7 @@ impl Gateway {
     ) -> Result<(), StartError> {
         let before = self.shared.state();
         let workers = before.settings.workers;
-        let registry = Registry::compile(definitions, &before.registry, workers, &mut self.serial)
+        let routing = Routing::compile(definitions, &before.routing, workers, &mut self.serial)
             .map_err(StartError::Tls)?;
         if settings.access_log.sample > 0.0 {
             self.shared.access_log.open().map_err(StartError::AccessLog)?;
@@ -165,7 +170,7 @@ impl Gateway {
             limits,
             ..settings
         };
-        self.shared.replace(State { settings, registry });
+        self.shared.replace(State { settings, routing });
         Ok(())
     }
 
@@ -183,31 +188,47 @@ impl Gateway {
         read.transpose().map(drop).map_err(StartError::Tls)
     }
 
-    /// The metrics page.
-    pub fn metrics(&self) -> String {
-        crate::observe::metrics::page(&self.shared, &Rc::new(self.shared.state()))
+    /// Whether a file of certificates to trust upstream has other contents than when it was read;
+    /// [`Gateway::apply`] reads it again.
+    pub fn is_trust_changed(&self) -> bool {
+        self.shared.state().routing.is_trust_changed()
     }
 
-    /// Stops without hurting anyone; returns when no connection is left or the time is up. `hurry`
+    /// The metrics page.
+    pub fn metrics(&self) -> String {
+        self.shared.metrics(&self.shared.state())
+    }
+
+    /// Stops without cutting a call; returns when no connection is left or the time is up. `hurry`
     /// is asked now and then whether to stop at once.
     pub fn drain(mut self, hurry: impl Fn() -> bool) -> Drained {
-        let start = self.shared.clock.now();
-        let limit = self.shared.state().settings.drain;
-        self.shared.start_draining();
-        let (_keep, never) = std::sync::mpsc::channel::<()>();
         let shared = self.shared.clone();
-        let passed = || shared.clock.now() - start;
-        let wait = || {
-            while shared.connections() > 0 && passed() < limit && !hurry() {
-                // Nobody sends: this waits.
+        let settings = shared.state().settings.clone();
+        let start = shared.time.now();
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        let wait = |until: Nanos, is_done: &dyn Fn() -> bool| {
+            while !is_done() && shared.time.now() < until && !hurry() {
+                // Waits: nothing is ever sent.
                 let _ = never.recv_timeout(DRAIN_LOOK);
             }
         };
-        wait();
-        // Who came at the very end is served too.
+        shared.enter(Phase::Draining);
+        // Callers that connect for every call may still come while nobody is connected.
+        let is_unused = || {
+            let quiet = shared.time.now() - shared.accepted_at();
+            shared.connections() == 0 && quiet > settings.idle_close
+        };
+        wait(start + settings.idle_close, &is_unused);
         self.acceptor.take().into_iter().for_each(Acceptor::stop);
-        wait();
-        let drained = Drained { left: self.shared.connections(), took: passed() };
+        shared.enter(Phase::Closing);
+        let calls_awaited = shared.capacity.calls();
+        wait(shared.time.now() + settings.drain, &|| shared.connections() == 0);
+        let drained = Drained {
+            left: shared.connections(),
+            calls_left: shared.capacity.calls(),
+            calls_awaited,
+            took: shared.time.now() - start,
+        };
         self.end();
         drained
     }
@@ -228,40 +249,75 @@ impl Drop for Gateway {
     }
 }
 
-/// Starts a worker: a thread with a runtime, and sessions for the connections that it is handed.
-fn worker(
-    shared: &Arc<Shared>,
+/// A worker: a thread with a runtime, and sessions for the connections that it is handed.
+struct WorkerThread {
     number: usize,
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
     tls: Option<TlsAcceptor>,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<JoinHandle<()>> {
-    let shared = shared.clone();
-    let serve = move || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let Ok(runtime) = builder.enable_all().build_local(LocalOptions::default()) else { return };
-        let worker = Rc::new(Worker::new(shared, number));
-        runtime.block_on(async {
-            tokio::task::spawn_local(worker.clone().tidy());
-            loop {
-                tokio::select! {
-                    // When no more can come, those that came are served on.
-                    Some((stream, peer)) = arrivals.recv() => {
-                        let Ok(stream) = TcpStream::from_std(stream) else {
-                            worker.counts().downstream.take(1);
-                            continue;
-                        };
-                        tokio::task::spawn_local(session::serve(
-                            worker.clone(),
-                            stream,
-                            peer,
-                            tls.clone(),
-                        ));
-                    }
-                    _ = stop.wait_for(|stop| *stop) => break,
-                }
+    stop: watch::Receiver<bool>,
+}
+
+impl WorkerThread {
+    /// Starts it; returns when it is ready.
+    ///
+    /// # Errors
+    /// There is no thread to be had, or no runtime.
+    fn start(
+        self,
+        shared: &Arc<Shared>,
+        arrivals: mpsc::UnboundedReceiver<Accepted>,
+    ) -> io::Result<JoinHandle<()>> {
+        let shared = shared.clone();
+        let (ready, started) = std::sync::mpsc::channel();
+        let name = format!("worker-{}", self.number);
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(offload::THREADS)
+                .build_local(LocalOptions::default());
+            // The receiver is there until this was sent.
+            let _ = ready.send(runtime.as_ref().err().map(|error| io::Error::from(error.kind())));
+            if let Ok(runtime) = runtime {
+                runtime.block_on(self.serve(shared, arrivals));
+                // Long work that is under way is of no more use.
+                runtime.shutdown_background();
             }
-        });
-    };
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(serve)
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(run)?;
+        match started.recv() {
+            Ok(None) => Ok(thread),
+            Ok(Some(error)) => Err(error),
+            Err(_) => Err(io::Error::other("a worker ended while it started")),
+        }
+    }
+
+    async fn serve(mut self, shared: Arc<Shared>, mut arrivals: mpsc::UnboundedReceiver<Accepted>) {
+        let mut phases = shared.phases();
+        let worker = Rc::new(Worker::new(shared, self.number));
+        let sessions = Rc::new(Sessions::default());
+        tokio::task::spawn_local(worker.clone().tidy());
+        let closing = {
+            let sessions = sessions.clone();
+            async move {
+                // An error means that the gateway is gone.
+                let _ = phases.wait_for(|phase| *phase >= Phase::Closing).await;
+                sessions.close_idle();
+            }
+        };
+        tokio::task::spawn_local(closing);
+        loop {
+            tokio::select! {
+                // When no more can come, those that came are served on.
+                Some(Accepted { stream, peer, share }) = arrivals.recv() => {
+                    let Ok(stream) = TcpStream::from_std(stream) else {
+                        worker.local.counts().downstream.take(1);
+                        continue;
+                    };
+                    let arrival = Arrival { stream, peer, share };
+                    let (worker, sessions) = (worker.clone(), sessions.clone());
+                    tokio::task::spawn_local(session::serve(worker, sessions, arrival, self.tls.clone()));
+                }
+                _ = self.stop.wait_for(|stop| *stop) => break,
+            }
+        }
+    }
 }

@@ -4,25 +4,33 @@
 //! Layers; each uses only those below it.
 //! - [`gateway`]: a running gateway: started, reconfigured, drained
 //! - `serve`: listeners, sessions, faces
-//! - `call`: routes, attempts, judging
+//! - `call`: permits, routes, attempts, judging
 //! - `upstream`: the client's side of HTTP
+//! - `keeper`: background work: name resolution
 //! - [`observe`]: counters, metrics, logs
+//! - `local`, `permit`, `payload`, `offload`: a thread's own, the process's capacity, bodies, long work
 //! - [`protocol`]: what a service speaks: the meanings of errors
-//! - `transport`, `http1`, [`error`]: sockets, HTTP/1.1 messages, the gateway's own errors
+//! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
 //! - `fuzz`: entry points for fuzzing
 
-mod budget;
 mod call;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod gateway;
+mod host;
 mod http1;
+mod keeper;
+mod local;
 pub mod observe;
+mod offload;
+mod payload;
+mod permit;
 pub mod protocol;
 mod serve;
 mod transport;
 mod upstream;
 
-pub use gateway::{Drained, Gateway, Outside, Process, StartError};
+pub use gateway::{Drained, Gateway, StartError};
+pub use host::{Host, Process, Resolve};
 pub use plimsoll_registry::{Definitions, Settings};

@@ -189,7 +189,22 @@ impl Address {
         if host.is_empty() {
             return Err(format!("no host; {form}"));
         }
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let named = authority.as_str().rsplit_once(':').map(|(_, port)| port);
+        let port = match (authority.port_u16(), named) {
+            (Some(0), _) => return Err("port 0 cannot be connected to; use 1 to 65535".into()),
+            (Some(port), _) => port,
+            // A colon within the brackets of an IPv6 address names no port.
+            (None, Some(port)) if !port.ends_with(']') => {
+                return Err(format!("\"{port}\" is not a valid port; use 1 to 65535"));
+            }
+            (None, _) => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+        };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Address {
             tls,
@@ -290,9 +305,19 @@ mod tests {
         check("https://node.example/v3/key?x=1", true, "node.example", 443, "/v3/key?x=1");
         check("http://[::1]:3069/v1", false, "::1", 3069, "/v1");
         check("http://host", false, "host", 80, "/");
-        for bad in
-            ["", "host", "host:80", "ftp://host/", "http://", "http://u:p@host/", "http:///x"]
-        {
+        for bad in [
+            "",
+            "host",
+            "host:80",
+            "ftp://host/",
+            "http://",
+            "http://u:p@host/",
+            "http:///x",
+            "http://host:65536/",
+            "http://host:0/",
+            "http://host:/",
+            "http://[::1]:99999/",
+        ] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
     }

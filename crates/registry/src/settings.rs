@@ -31,7 +31,10 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// Whether answers are packed for callers that take gzip. Changed by a reload.
     pub gzip: bool,
-    /// How long connections may live on after the order to stop.
+    /// On shutdown, how long idle connections stay open and new ones are accepted after `/ready`
+    /// turned negative. Changed by a reload.
+    pub idle_close: Nanos,
+    /// How long calls in flight may take after that. Changed by a reload.
     pub drain: Nanos,
 }
 
@@ -48,6 +51,7 @@ impl Default for Settings {
             cors: Cors::default(),
             access_log: AccessLog::default(),
             gzip: true,
+            idle_close: Nanos::from_secs(2),
             drain: Nanos::from_secs(30),
         }
     }
@@ -73,21 +77,27 @@ pub struct Limits {
     pub header: usize,
     /// Connections from callers, over all workers.
     pub connections: usize,
+    /// Calls in flight, over all workers.
+    pub calls: usize,
+    /// Calls in flight of one connection; more of them wait for their turn.
+    pub calls_per_connection: usize,
+    /// Calls in flight of one endpoint, over all workers.
+    pub calls_per_endpoint: usize,
     /// Streams of an HTTP/2 connection.
     pub http2_streams: u32,
     /// An upstream's answer, in bytes.
     pub answer: u64,
-    /// Bodies and answers of more than 64 KiB that are held at a time, in sum, in bytes.
+    /// What connections, calls, bodies and answers take at a time, in sum, in bytes.
     pub memory: u64,
     /// Connections to one upstream, over all workers.
     pub upstream_connections: usize,
     /// From the first byte of a head to its last.
     pub header_time: Nanos,
-    /// From the end of the head to the last byte of the body.
+    /// For each further 4 KiB of a body.
     pub body_time: Nanos,
     /// A connection without a request.
     pub idle_time: Nanos,
-    /// A response that its caller does not read.
+    /// For each further 4 KiB of a response that its caller reads.
     pub write_time: Nanos,
 }
 
@@ -98,7 +108,10 @@ impl Default for Limits {
             batch: 100,
             header: 32 << 10,
             connections: 20_000,
-            http2_streams: 1_000,
+            calls: 10_000,
+            calls_per_connection: 100,
+            calls_per_endpoint: 10_000,
+            http2_streams: 100,
             answer: 64 << 20,
             memory: 1 << 30,
             upstream_connections: 1_000,

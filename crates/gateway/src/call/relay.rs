@@ -1,31 +1,36 @@
 //! A JSON-RPC body's way through the gateway: parsed, routed, relayed call by call, answered.
 //!
-//! Every call of a batch has its own route, its own upstream and its own fate; the answers come in
-//! the order of the calls. What is sent upstream is put together anew from the parts of a call that
+//! Every call of a batch has its own route, its own attempts and its own outcome; the answers come
+//! in the order of the calls. What is sent upstream is written anew from the parts of a call that
 //! mean something, under an id that no other exchange has; what comes back must carry that id, and is
 //! handed on under the bytes of the caller's. So no answer can reach the wrong caller, whatever ids
 //! callers choose and whatever an upstream mixes up.
 //!
 //! Invariant: each call that has an id gets exactly one answer under it, and is counted once.
 
-mod batch;
-
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use plimsoll_measure::Nanos;
-use plimsoll_rpc::answer;
-use plimsoll_rpc::json;
+use plimsoll_registry::model::MethodRules;
+use plimsoll_registry::settings::Limits;
 use plimsoll_rpc::method::{Class, Method};
-use plimsoll_rpc::request::{self, Body, Call};
+use plimsoll_rpc::request::{self, Call, Refused};
+use tokio::sync::Semaphore;
 
-use crate::call::routing::{OTHER, Route, Service};
-use crate::call::worker::{View, Worker};
+use super::attempt::{self, Won};
+use super::batch;
+use super::message::{Body, Summary};
+use super::parse::{self, Parsed};
+use super::records::{Record, Records};
+use super::routing::{Need, Route, Service, Tried};
+use super::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
-use crate::observe::stats::{Counter, Outcome, RelayOutcome, SHED};
-use crate::protocol::Category;
-use crate::upstream::{self, Failure, Request, Response};
-use plimsoll_registry::model::{Kind, MethodRules};
+use crate::observe::stats::{Outcome, RelayOutcome, SHED};
+use crate::payload::{Composer, Payload};
+use crate::upstream::Reuse;
 
 /// Where a body's calls go and how errors are put.
 pub(crate) struct Target<'a> {
@@ -33,127 +38,182 @@ pub(crate) struct Target<'a> {
     pub(crate) view: &'a View,
     pub(crate) service: &'a Arc<Service>,
     /// What the upstream is to call it: the service's id also where only upstreams know it.
-    pub(crate) service_id: &'a str,
+    pub(crate) service_id: Cow<'a, str>,
     /// The endpoint's rules, where the call came through one.
     pub(crate) rules: Option<&'a MethodRules>,
+    /// The calls in flight of the endpoint, or of the service without one.
+    pub(crate) endpoint_calls: &'a AtomicU64,
+    /// The places for calls of a connection with several requests at a time.
+    pub(crate) turns: Option<&'a Semaphore>,
     pub(crate) shape: Shape,
     /// When the call was taken up.
     pub(crate) start: Nanos,
 }
 
-/// What a body's calls came to, beside the answer.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told<'a> {
+/// What a body's calls came to.
+pub(crate) struct Relayed<'a> {
     /// The HTTP status; 0: there is nothing to answer.
     pub(crate) status: u16,
-    /// The upstreams that calls were relayed to, each once, as far as there is room.
-    pub(crate) upstreams: [Option<&'a str>; UPSTREAMS_TOLD],
-    /// Relays sent.
-    pub(crate) attempts: u32,
-    /// Calls, and those that failed, for the access log.
-    pub(crate) calls: u32,
-    pub(crate) failed: u32,
-    /// The first call's method, for the access log.
-    pub(crate) method: Option<Method>,
+    pub(crate) body: Payload<'static>,
+    pub(crate) summary: Summary<'a>,
+    pub(crate) records: Records<'a>,
 }
 
-/// A response header names so many upstreams of a batch; the others go unnamed.
-const UPSTREAMS_TOLD: usize = 5;
+/// What one call came to.
+pub(super) struct Answered<'a> {
+    pub(super) status: u16,
+    pub(super) answer: Composer,
+    pub(super) summary: Summary<'a>,
+    pub(super) record: Option<Record<'a>>,
+}
 
-impl<'a> Told<'a> {
-    pub(crate) fn relayed(&mut self, upstream: &'a str) {
-        self.attempts += 1;
-        self.name(upstream);
-    }
-
-    fn name(&mut self, upstream: &'a str) {
-        for place in &mut self.upstreams {
-            match place {
-                Some(known) if *known == upstream => return,
-                Some(_) => {}
-                None => {
-                    *place = Some(upstream);
-                    return;
-                }
-            }
+impl Answered<'_> {
+    /// Replaces the answer by an error: there is no room for it.
+    pub(super) fn shed(&mut self, target: &Target<'_>, error: &Error, id: Option<&[u8]>) {
+        self.answer.clear();
+        if id.is_some() {
+            error.write(target.shape, id.unwrap_or(b"null"), self.answer.text());
         }
-    }
-
-    fn join(&mut self, other: Told<'a>) {
-        self.attempts += other.attempts;
-        self.calls += other.calls;
-        self.failed += other.failed;
-        self.method = self.method.or(other.method);
-        other.upstreams.into_iter().flatten().for_each(|upstream| self.name(upstream));
+        let outcome = target.failed(error);
+        self.record.iter_mut().for_each(|record| record.ended(outcome));
+        self.summary.failed = 1;
     }
 }
 
-/// Answers a body into `out`.
-pub(crate) async fn answer<'a>(target: &Target<'a>, body: &[u8], out: &mut Vec<u8>) -> Told<'a> {
-    let mut told = Told::default();
-    match request::parse(body, target.view.settings.limits.batch) {
-        Ok(Body::Single(call)) => {
-            let status = answer_call(target, &call, out, &mut told).await;
-            told.status = if call.id.is_some() { status } else { 0 };
-        }
-        Ok(Body::Batch(batch)) => Box::pin(batch::answer(target, &batch, out, &mut told)).await,
-        Err(refused) => {
-            let error = Error::from(refused.why);
-            target.count_refused(&error);
-            error.write(target.shape, refused.id.unwrap_or(b"null"), out);
-            told.status = error.status(target.shape);
-            told.failed = 1;
-        }
+/// Answers a body.
+pub(crate) async fn answer<'a>(target: &Target<'a>, body: &Body<'_>) -> Relayed<'a> {
+    let batch_max = target.limits().batch;
+    match body {
+        Body::Short(bytes) => match request::parse(bytes, batch_max) {
+            Ok(request::Body::Single(call)) => single(target, &call).await,
+            Ok(request::Body::Batch(batch)) => Box::pin(batch::answer_short(target, &batch)).await,
+            Err(refused) => refuse(target, refused),
+        },
+        Body::Long(bytes) => Box::pin(answer_long(target, bytes, batch_max)).await,
     }
-    told
 }
 
-/// Answers one call into `out`, and gives the HTTP status that its answer has by itself.
-async fn answer_call<'a>(
+async fn answer_long<'a>(
     target: &Target<'a>,
-    call: &Call<'_>,
-    out: &mut Vec<u8>,
-    told: &mut Told<'a>,
-) -> u16 {
-    let method = Method::find(&call.method);
-    let start = out.len();
-    let (outcome, status) = match resolve(target, call, method, out, told).await {
-        Ok(done) => done,
-        Err(error) => {
-            out.truncate(start);
-            error.write(target.shape, call.id.unwrap_or(b"null"), out);
-            (target.failed(&error), error.status(target.shape))
-        }
+    bytes: &bytes::Bytes,
+    batch_max: usize,
+) -> Relayed<'a> {
+    match parse::body(bytes, batch_max).await {
+        Some(Ok(Parsed::Single(call))) => single(target, &call.within(bytes)).await,
+        Some(Ok(Parsed::Batch(items))) => batch::answer_long(target, bytes, items).await,
+        Some(Err(refused)) => refuse(target, refused.within(bytes)),
+        None => target.fail(&Error::new(ErrorKind::Internal, "the gateway is ending"), None).into(),
+    }
+}
+
+async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> Relayed<'a> {
+    let mut answered = match target.turn().await {
+        Ok(_turn) => answer_call(target, call, None).await,
+        Err(busy) => target.fail(&busy, call.id),
     };
     if call.id.is_none() {
         // A notification: done, and not answered.
-        out.truncate(start);
+        answered.status = 0;
     }
-    target.count(method, outcome, told);
-    told.method = told.method.or(method);
-    status
+    answered.into()
 }
 
-impl Target<'_> {
+fn refuse<'a>(target: &Target<'a>, refused: Refused<'_>) -> Relayed<'a> {
+    refused_call(target, refused).into()
+}
+
+impl<'a> From<Answered<'a>> for Relayed<'a> {
+    fn from(answered: Answered<'a>) -> Relayed<'a> {
+        let Answered { status, answer, summary, record } = answered;
+        let mut records = Records::default();
+        record.into_iter().for_each(|record| records.add(record));
+        Relayed { status, body: answer.finish(), summary, records }
+    }
+}
+
+/// Answers what was to be a call and is none.
+pub(super) fn refused_call<'a>(target: &Target<'a>, refused: Refused<'_>) -> Answered<'a> {
+    target.fail(&Error::from(refused.why), refused.id)
+}
+
+/// Answers one call under a permit. `batch`: the other calls of its batch, for whose permits it may
+/// wait.
+pub(super) async fn answer_call<'a>(
+    target: &Target<'a>,
+    call: &Call<'_>,
+    batch: Option<&batch::Turns>,
+) -> Answered<'a> {
+    let local = &*target.worker.local;
+    let method = Method::find(&call.method);
+    let calls = &*target.service.calls;
+    let mut record = Record::start(calls, local, method, target.start);
+    let mut answer = Composer::new(local.take_buffer());
+    let mut summary = Summary { calls: 1, method, ..Summary::default() };
+    let entered = match batch {
+        None => local.capacity.enter(target.endpoint_calls).map(batch::Turn::alone),
+        Some(turns) => turns.enter(&local.capacity, target.endpoint_calls).await,
+    };
+    let resolved = match &entered {
+        Ok(_) => resolve(target, call, method, &mut answer, &mut summary).await,
+        Err(busy) => Err(busy.clone()),
+    };
+    let (outcome, status) = resolved.unwrap_or_else(|error| {
+        answer.clear();
+        error.write(target.shape, call.id.unwrap_or(b"null"), answer.text());
+        (target.failed(&error), error.status(target.shape))
+    });
+    if call.id.is_none() {
+        answer.clear();
+    }
+    record.ended(outcome);
+    summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
+    Answered { status, answer, summary, record: Some(record) }
+}
+
+impl<'a> Target<'a> {
+    pub(crate) fn limits(&self) -> &'a Limits {
+        &self.view.settings.limits
+    }
+
     /// What an error of ours is counted as; also as shed, where there was no room for the call.
     pub(crate) fn failed(&self, error: &Error) -> Outcome {
         if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
-            self.service.calls.of(self.worker.number).shed[place].add(1);
+            self.service.calls.of(self.worker.local.number).shed[place].add(1);
         }
         Outcome::Failed(error.kind.row().fault)
     }
 
-    /// Counts a call that is over.
-    pub(crate) fn count(&self, method: Option<Method>, outcome: Outcome, told: &mut Told<'_>) {
-        let span = self.worker.now() - self.start;
-        self.service.calls.of(self.worker.number).add(method, outcome, span);
-        told.calls += 1;
-        told.failed += u32::from(matches!(outcome, Outcome::Failed(_)));
-    }
-
     /// Counts what was refused before anything was sent for it.
     pub(crate) fn count_refused(&self, error: &Error) {
-        self.worker.counts().refused[error.kind as usize].add(1);
+        self.worker.local.counts().refused[error.kind as usize].add(1);
+    }
+
+    /// Answers with an error what was not taken for a call.
+    pub(super) fn fail(&self, error: &Error, id: Option<&[u8]>) -> Answered<'a> {
+        self.count_refused(error);
+        let mut answer = Composer::new(self.worker.local.take_buffer());
+        error.write(self.shape, id.unwrap_or(b"null"), answer.text());
+        let summary = Summary { failed: 1, ..Summary::default() };
+        Answered { status: error.status(self.shape), answer, summary, record: None }
+    }
+
+    /// Waits for a place among the calls of its connection.
+    ///
+    /// # Errors
+    /// None was free until the service's timeout.
+    pub(super) async fn turn(&self) -> Result<Option<tokio::sync::SemaphorePermit<'a>>, Error> {
+        let Some(turns) = self.turns else { return Ok(None) };
+        if let Ok(turn) = turns.try_acquire() {
+            return Ok(Some(turn));
+        }
+        let until = self.worker.local.instant(self.start + self.service.model.timeout);
+        match tokio::time::timeout_at(until, turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            _ => {
+                let message = "limits.calls_per_connection calls were in flight until the timeout";
+                Err(Error::new(ErrorKind::Busy, message))
+            }
+        }
     }
 }
 
@@ -162,18 +222,19 @@ async fn resolve<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
     method: Option<Method>,
-    out: &mut Vec<u8>,
-    told: &mut Told<'a>,
+    out: &mut Composer,
+    summary: &mut Summary<'a>,
 ) -> Result<(Outcome, u16), Error> {
     if target.rules.is_some_and(|rules| !rules.permit(&call.method)) {
         let message = format!("this endpoint does not permit {}", shown(&call.method));
         return Err(Error::new(ErrorKind::MethodDenied, message));
     }
-    let class = method.map_or(Class::Read, Method::class);
+    let known = target.service.protocol.class(method);
+    let class = known.unwrap_or(Class::Read);
     match (class, &target.service.chain_id) {
         (Class::Static, Some([chain_id, net_version])) => {
             let own = if call.method == "eth_chainId" { chain_id } else { net_version };
-            write_result(call.id, own, out);
+            write_result(call.id, own, out.text());
             return Ok((Outcome::Ok, 200));
         }
         (Class::Subscription, _) => {
@@ -182,141 +243,51 @@ async fn resolve<'a>(
         }
         _ => {}
     }
-    let picked = target.service.pick(class, &call.method, target.start);
-    let route = picked.map_err(|kind| not_routed(kind, target.service_id, &call.method))?;
-    // What a method does that nobody here knows cannot be known to be harmless twice.
-    let known = method.map(Method::class);
+    // What an unknown method does is unknown: it may do harm twice.
     let repeatable = matches!(known, Some(Class::Read | Class::Static));
-    relay(target, call, repeatable, route, out, told).await
+    let won = dispatch(target, call, class, repeatable, summary).await?;
+    let outcome = match won.outcome() {
+        RelayOutcome::Ok => Outcome::Ok,
+        _ => Outcome::RpcError,
+    };
+    // PATH hands the backend's status on; a customer's client expects 200 where there is an answer.
+    let status = if target.shape == Shape::Path { won.status } else { 200 };
+    won.write(&target.worker.local, call.id, out);
+    Ok((outcome, status))
 }
 
-/// Sends a call to an upstream and writes what it answers.
-async fn relay<'a>(
+/// Attempts a call until it is answered or must not be tried again: over a new connection where a
+/// pooled one turned out to be closed, and over other routes as long as nothing was sent.
+async fn dispatch<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
+    class: Class,
     repeatable: bool,
-    route: &'a Route,
-    out: &mut Vec<u8>,
-    told: &mut Told<'a>,
-) -> Result<(Outcome, u16), Error> {
-    let worker = target.worker;
-    let id = worker.next_id();
-    let (mut bytes, mut body) = (worker.take_buffer(), worker.take_buffer());
-    write_call(call, id, &mut body);
-    write_request(route, target.service_id, &body, &mut bytes);
-    worker.give_buffer(body);
-    let request = Request {
-        method: "POST",
-        bytes: &bytes,
-        repeatable,
-        deadline: target.start + target.service.model.timeout,
-    };
-    told.relayed(&route.upstream.model.id);
-    let sent_at = worker.now();
-    let flight = Flight::start(route.upstream.in_flight.of(worker.number));
-    let response = upstream::exchange(worker, target.view, &route.upstream, &request).await;
-    drop(flight);
-    worker.give_buffer(bytes);
-    let judged = response.and_then(|response| {
-        let judged = judge(&response, id, call.id, out);
-        // Behind an answer to another call, the one to this call may follow.
-        let answered = !matches!(&judged, Err(no) if no.kind == ErrorKind::BadAnswer);
-        response.release(worker, answered);
-        judged
-    });
-    let outcome = judged.as_ref().map_or_else(|no| RelayOutcome::Failed(no.kind), |yes| yes.0);
-    route.relays.of(worker.number).add(outcome, worker.now() - sent_at);
-    let (outcome, status) = judged.map_err(|failure| Error::new(failure.kind, failure.message))?;
-    let outcome = if outcome == RelayOutcome::Ok { Outcome::Ok } else { Outcome::RpcError };
-    // PATH hands the backend's status on; a customer's client expects 200 where there is an answer.
-    Ok((outcome, if target.shape == Shape::Path { status } else { 200 }))
-}
-
-/// A relay under way, for as long as it lives.
-pub(crate) struct Flight<'a>(&'a Counter);
-
-impl<'a> Flight<'a> {
-    pub(crate) fn start(counter: &'a Counter) -> Flight<'a> {
-        counter.add(1);
-        Flight(counter)
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.0.take(1);
-    }
-}
-
-/// Writes a call under our id, of the parts of it that mean something.
-pub(crate) fn write_call(call: &Call<'_>, id: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
-    out.extend_from_slice(Decimal::of(id).digits());
-    out.extend_from_slice(b",\"method\":");
-    json::write_text(out, &call.method);
-    if let Some(params) = call.params {
-        out.extend_from_slice(b",\"params\":");
-        out.extend_from_slice(params);
-    }
-    out.push(b'}');
-}
-
-/// Puts a request together: the route's head and a body.
-fn write_request(route: &Route, service_id: &str, body: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&route.head);
-    out.extend_from_slice(Decimal::of(body.len() as u64).digits());
-    if route.upstream.model.kind == Kind::Path && *route.service == *OTHER {
-        out.extend_from_slice(b"\r\ntarget-service-id: ");
-        out.extend_from_slice(service_id.as_bytes());
-    }
-    out.extend_from_slice(b"\r\n\r\n");
-    out.extend_from_slice(body);
-}
-
-/// Judges an upstream's answer to the call that was sent under `sent_id`, and writes it under the
-/// caller's id. The body decides, never the HTTP status: nodes send errors with 200 and answers with
-/// 500.
-pub(crate) fn judge(
-    response: &Response,
-    sent_id: u64,
-    id: Option<&[u8]>,
-    out: &mut Vec<u8>,
-) -> Result<(RelayOutcome, u16), Failure> {
-    let bad = |message: String| Failure {
-        kind: ErrorKind::BadAnswer,
-        message: message.into(),
-        sent: true,
-    };
-    let answer = match answer::parse(response.body()) {
-        Ok(answer) => answer,
-        Err(why) if (200..300).contains(&response.status) => {
-            return Err(bad(format!("the upstream's answer is no JSON-RPC: {why}")));
+    summary: &mut Summary<'a>,
+) -> Result<Won, Error> {
+    let need = Need { class, method: &call.method };
+    let mut tried = Tried::default();
+    let pick = |tried: &Tried| target.service.pick(&need, tried, target.worker.local.recent());
+    let mut route: &'a Route =
+        pick(&tried).map_err(|kind| not_routed(kind, &target.service_id, &call.method))?;
+    let pooled = if repeatable { Reuse::Pooled } else { Reuse::Checked };
+    let mut reuse = pooled;
+    loop {
+        summary.tries(&route.upstream.model.id);
+        let failure = match attempt::run(target, call, route, reuse).await {
+            Ok(won) => return Ok(won),
+            Err(failure) => failure,
+        };
+        if failure.stale && (repeatable || !failure.sent) {
+            reuse = Reuse::New;
+            continue;
         }
-        Err(_) => {
-            let message = format!("the upstream answered with HTTP status {}", response.status);
-            return Err(Failure {
-                kind: ErrorKind::BadStatus,
-                message: message.into(),
-                sent: true,
-            });
+        tried.add(route);
+        let elsewhere = (failure.kind == ErrorKind::Unreachable).then(|| pick(&tried).ok());
+        match elsewhere.flatten() {
+            Some(other) => (route, reuse) = (other, pooled),
+            None => return Err(Error::new(failure.kind, failure.message)),
         }
-    };
-    let own = Decimal::of(sent_id);
-    let own = own.digits();
-    match answer.outcome {
-        answer::Outcome::Result(result) if answer.id == own => {
-            write_result(id, result, out);
-            Ok((RelayOutcome::Ok, response.status))
-        }
-        // A server that could not make out the request answers under no id.
-        answer::Outcome::Error { code, message, raw, .. }
-            if answer.id == own || answer.id == b"null" =>
-        {
-            let category = Category::of(code, message);
-            write_rpc_error(id, category.one_code(code), code, message, raw, out);
-            Ok((RelayOutcome::Rpc(category), response.status))
-        }
-        _ => Err(bad("the upstream answered another call: its id is not ours".into())),
     }
 }
 
@@ -325,29 +296,6 @@ fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(id.unwrap_or(b"null"));
     out.extend_from_slice(b",\"result\":");
     out.extend_from_slice(result);
-    out.push(b'}');
-}
-
-/// Hands an error object on, under one meaning of its code.
-fn write_rpc_error(
-    id: Option<&[u8]>,
-    one_code: Option<i64>,
-    code: i64,
-    message: &[u8],
-    raw: &[u8],
-    out: &mut Vec<u8>,
-) {
-    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
-    out.extend_from_slice(id.unwrap_or(b"null"));
-    out.extend_from_slice(b",\"error\":");
-    match one_code {
-        None => out.extend_from_slice(raw),
-        Some(one_code) => {
-            out.extend_from_slice(format!("{{\"code\":{one_code},\"message\":").as_bytes());
-            out.extend_from_slice(message);
-            out.extend_from_slice(format!(",\"data\":{{\"upstream_code\":{code}}}}}").as_bytes());
-        }
-    }
     out.push(b'}');
 }
 
@@ -397,4 +345,13 @@ impl Decimal {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written() {
+        for number in [0, 7, 10, 18_446_744_073_709_551_615] {
+            assert_eq!(Decimal::of(number).digits(), number.to_string().as_bytes());
+        }
+    }
+}

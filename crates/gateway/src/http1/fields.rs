@@ -1,5 +1,7 @@
 //! The header fields that decide something, found in one pass.
 
+use plimsoll_measure::Nanos;
+
 use super::{Field, malformed};
 use crate::error::{Error, ErrorKind};
 
@@ -18,9 +20,15 @@ pub(crate) struct Fields<'a> {
     pub(crate) expect_continue: bool,
     pub(crate) close: bool,
     pub(crate) keep_alive: bool,
+    /// How long an idle connection is safe to use, by `Keep-Alive: timeout`.
+    pub(crate) idle_max: Option<Nanos>,
     length: Option<u64>,
     chunked: bool,
 }
+
+/// A connection is not used within this time before the other side closes it: the close may be on
+/// its way.
+const KEEP_ALIVE_MARGIN: Nanos = Nanos::from_secs(1);
 
 /// What tells where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +70,7 @@ impl<'a> Fields<'a> {
                 self.websocket = value.eq_ignore_ascii_case(b"websocket");
             }
             (10, Some(b'c')) if is("connection") => self.connection(value),
+            (10, Some(b'k')) if is("keep-alive") => self.keep_alive_timeout(value),
             (14, Some(b'c')) if is("content-length") => self.content_length(value)?,
             (15, Some(b'a')) if is("accept-encoding") => self.accept_encoding = Some(value),
             (15, Some(b'x')) if is("x-forwarded-for") => self.forwarded_for = Some(value),
@@ -92,6 +101,20 @@ impl<'a> Fields<'a> {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
+    }
+
+    /// What is not understood says nothing.
+    fn keep_alive_timeout(&mut self, value: &[u8]) {
+        let mut parameters =
+            value.split(|byte| matches!(byte, b',' | b';')).map(<[u8]>::trim_ascii);
+        let timeout = parameters.find_map(|one| {
+            let (name, value) = one.split_at_checked(b"timeout=".len())?;
+            let value = std::str::from_utf8(value)
+                .ok()
+                .filter(|_| name.eq_ignore_ascii_case(b"timeout="))?;
+            value.parse().ok()
+        });
+        self.idle_max = timeout.map(|secs| Nanos::from_secs(secs) - KEEP_ALIVE_MARGIN);
     }
 
     fn content_length(&mut self, value: &[u8]) -> Result<(), Error> {

@@ -62,7 +62,7 @@ fn what_could_be_read_in_two_ways_is_refused() {
 #[test]
 fn responses_are_read() {
     let check = |text: &str, method: &str, status: u16, framing: Framing, keep_alive: bool| {
-        let read = response_head(text.as_bytes(), method).expect(text);
+        let read = response_head(text.as_bytes(), method == "HEAD").expect(text);
         assert_eq!((read.status, read.framing, read.keep_alive), (status, framing, keep_alive));
     };
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
@@ -79,9 +79,9 @@ fn responses_are_read() {
         Framing::Chunked,
         true,
     );
-    assert!(response_head(b"garbage\r\n\r\n", "POST").is_err());
+    assert!(response_head(b"garbage\r\n\r\n", false).is_err());
     assert!(
-        response_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "POST")
+        response_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", false)
             .is_err()
     );
 }
@@ -170,7 +170,7 @@ proptest! {
     #[test]
     fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = request_head(&bytes);
-        let _ = response_head(&bytes, "POST");
+        let _ = response_head(&bytes, false);
         let _ = head_end(&bytes, bytes.len() / 2);
         let _ = feed(Framing::Chunked, &bytes, &[bytes.len() / 3], 100);
     }

@@ -15,7 +15,6 @@ use std::sync::{Arc, OnceLock};
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::json;
 
-use crate::serve::face::Answer;
 use plimsoll_registry::settings::Network;
 
 /// Lines that wait to be written.
@@ -40,10 +39,19 @@ pub(crate) struct Entry<'a> {
     pub(crate) path: &'a str,
     pub(crate) endpoint: Option<Cow<'a, str>>,
     pub(crate) service: Option<&'a [u8]>,
-    pub(crate) answer: &'a Answer<'a>,
+    /// The call's method, where it is one that is known.
+    pub(crate) rpc_method: Option<&'a str>,
+    pub(crate) upstreams: &'a str,
+    pub(crate) status: u16,
+    pub(crate) calls: u32,
+    pub(crate) failed: u32,
+    pub(crate) attempts: u32,
     pub(crate) bytes_in: usize,
     pub(crate) took: Nanos,
 }
+
+/// A line that waits for the end of its answer.
+pub(crate) struct Line(Vec<u8>);
 
 impl AccessLog {
     /// A log that is appended to a file, or goes to stderr, once it is opened.
@@ -74,9 +82,10 @@ impl AccessLog {
         Ok(())
     }
 
-    pub(crate) fn write(&self, entry: &Entry<'_>) {
+    /// Writes a line at the end of its answer.
+    pub(crate) fn write(&self, line: Line, bytes_out: u64, complete: bool) {
         let Some(lines) = self.lines.get() else { return };
-        if lines.try_send(line(entry)).is_err() {
+        if lines.try_send(line.finish(bytes_out, complete)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -104,45 +113,48 @@ fn write(out: Box<dyn Write + Send>, waiting: &Receiver<Vec<u8>>, lost: &AtomicU
     }
 }
 
-fn line(entry: &Entry<'_>) -> Vec<u8> {
-    let told = &entry.answer.told;
-    let mut out = Vec::with_capacity(256);
-    let mut text = |name: &str, value: &str| {
-        out.extend_from_slice(if out.is_empty() { b"{" } else { b"," });
-        json::write_text(&mut out, name);
-        out.push(b':');
-        json::write_text(&mut out, value);
-    };
-    text("at", &WallClock { unix_ns: entry.at }.rfc3339());
-    text("instance", entry.instance);
-    text("client", &entry.client.to_string());
-    text("http_method", entry.method);
-    text("path", entry.path);
-    if let Some(endpoint) = &entry.endpoint {
-        text("endpoint", endpoint);
+impl Line {
+    /// Everything that is known when the answer is ready.
+    pub(crate) fn new(entry: &Entry<'_>) -> Line {
+        let mut out = Vec::with_capacity(256);
+        let mut text = |name: &str, value: &str| {
+            out.extend_from_slice(if out.is_empty() { b"{" } else { b"," });
+            json::write_text(&mut out, name);
+            out.push(b':');
+            json::write_text(&mut out, value);
+        };
+        text("at", &WallClock { unix_ns: entry.at }.rfc3339());
+        text("instance", entry.instance);
+        text("client", &entry.client.to_string());
+        text("http_method", entry.method);
+        text("path", entry.path);
+        if let Some(endpoint) = &entry.endpoint {
+            text("endpoint", endpoint);
+        }
+        if let Some(service) = entry.service {
+            text("service", &String::from_utf8_lossy(service));
+        }
+        if let Some(method) = entry.rpc_method {
+            text("method", method);
+        }
+        if !entry.upstreams.is_empty() {
+            text("upstream", entry.upstreams);
+        }
+        let numbers = format!(
+            ",\"status\":{},\"calls\":{},\"failed\":{},\"attempts\":{},\"bytes_in\":{},\"duration_ns\":{}",
+            entry.status, entry.calls, entry.failed, entry.attempts, entry.bytes_in, entry.took.0
+        );
+        out.extend_from_slice(numbers.as_bytes());
+        Line(out)
     }
-    if let Some(service) = entry.service {
-        text("service", &String::from_utf8_lossy(service));
+
+    /// Adds what became of the answer's body: bytes handed to the caller's socket, and whether that
+    /// was all of it.
+    fn finish(mut self, bytes_out: u64, complete: bool) -> Vec<u8> {
+        let truncated = if complete { "" } else { ",\"truncated\":true" };
+        self.0.extend_from_slice(format!(",\"bytes_out\":{bytes_out}{truncated}}}\n").as_bytes());
+        self.0
     }
-    if let Some(method) = told.method {
-        text("method", method.name());
-    }
-    let upstreams: Vec<&str> = told.upstreams.iter().flatten().copied().collect();
-    if !upstreams.is_empty() {
-        text("upstream", &upstreams.join(","));
-    }
-    let numbers = format!(
-        ",\"status\":{},\"calls\":{},\"failed\":{},\"attempts\":{},\"bytes_in\":{},\"bytes_out\":{},\"duration_ns\":{}}}\n",
-        entry.answer.status,
-        told.calls,
-        told.failed,
-        told.attempts,
-        entry.bytes_in,
-        entry.answer.body.len(),
-        entry.took.0
-    );
-    out.extend_from_slice(numbers.as_bytes());
-    out
 }
 
 /// Whose call it is: the nearest address of X-Forwarded-For that no trusted proxy has, as far as

@@ -4,13 +4,14 @@
 //! shown stands in [`METRICS`], from which the documentation is checked.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use plimsoll_rpc::method;
 
-use crate::call::routing::Service;
-use crate::call::worker::{Shared, View};
 use crate::error::{ErrorKind, TABLE};
-use crate::observe::stats::{Durations, EDGES, Outcome, RelayOutcome, SHED};
+use crate::observe::stats::{
+    Calls, Counts, Durations, EDGES, Outcome, RelayOutcome, Relays, SHED, Sharded,
+};
 
 /// A metric.
 #[derive(Clone, Copy, Debug)]
@@ -35,14 +36,16 @@ macro_rules! metrics {
 }
 
 metrics! {
-    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by what they came to: ok, rpc_error (the upstream's error object), or whose fault the gateway's own error is: caller, gateway, upstream.";
+    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome: ok; rpc_error (the upstream's error object); caller, gateway or upstream, whose fault the gateway's own error is; cancelled (the caller left first); truncated (the answer did not arrive as a whole).";
     CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "From the request read to the answer ready.";
-    RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream: ok, the meaning of the upstream's error object, or why there was no answer.";
+    RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream: ok, the meaning of the upstream's error object, why there was no answer, or cancelled.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "From sending upstream to the whole answer.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays under way.";
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for want of capacity, by error; too_many_connections, without a service, counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before a method was known, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
+    CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; limits.calls is the most.";
+    MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; limits.memory is the most.";
     DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; none of them for a call.";
     LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Lines of the access log that could not be written.";
     BUILD = "plimsoll_build_info", "gauge", "version", "1.";
@@ -52,38 +55,70 @@ metrics! {
     STARTED = "process_start_time_seconds", "gauge", "", "Start, since 1970.";
 }
 
-/// The page.
-pub(crate) fn page(shared: &Shared, view: &View) -> String {
-    let mut page = Page(String::with_capacity(16 << 10));
-    let services = view.registry.services();
-    page.calls(&services);
-    page.relays(&services);
-    page.head(IN_FLIGHT);
-    for upstream in view.registry.upstreams() {
-        page.sample(IN_FLIGHT, "", &[("upstream", &upstream.model.id)], upstream.in_flight());
-    }
-    page.shed(shared, &services);
-    page.head(REFUSED);
-    for (at, row) in TABLE.iter().enumerate() {
-        let count = shared.counts.sum(|counts| counts.refused[at].get());
-        if count > 0 {
-            page.sample(REFUSED, "", &[("reason", row.name)], count);
+/// What the page shows of a service.
+pub(crate) struct ServiceFigures {
+    pub(crate) id: String,
+    pub(crate) calls: Arc<Sharded<Calls>>,
+    pub(crate) routes: Vec<RouteFigures>,
+}
+
+/// What the page shows of a service's relays to one upstream.
+pub(crate) struct RouteFigures {
+    pub(crate) upstream: String,
+    pub(crate) relays: Arc<Sharded<Relays>>,
+}
+
+/// What the page shows.
+pub(crate) struct Figures<'a> {
+    pub(crate) services: Vec<ServiceFigures>,
+    /// Relays in flight by upstream.
+    pub(crate) in_flight: Vec<(String, u64)>,
+    pub(crate) counts: &'a Sharded<Counts>,
+    pub(crate) calls: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) db_queries: u64,
+    pub(crate) log_dropped: u64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) resident_bytes: u64,
+    pub(crate) open_fds: u64,
+    pub(crate) started_secs: f64,
+}
+
+impl Figures<'_> {
+    /// The page.
+    pub(crate) fn page(&self) -> String {
+        let mut page = Page(String::with_capacity(16 << 10));
+        page.calls(&self.services);
+        page.relays(&self.services);
+        page.head(IN_FLIGHT);
+        for (upstream, in_flight) in &self.in_flight {
+            page.sample(IN_FLIGHT, "", &[("upstream", upstream)], in_flight);
         }
+        page.shed(self.counts, &self.services);
+        page.head(REFUSED);
+        for (at, row) in TABLE.iter().enumerate() {
+            let count = self.counts.sum(|counts| counts.refused[at].get());
+            if count > 0 {
+                page.sample(REFUSED, "", &[("reason", row.name)], count);
+            }
+        }
+        page.head(CONNECTIONS);
+        let downstream = self.counts.sum(|counts| counts.downstream.get());
+        page.sample(CONNECTIONS, "", &[("side", "downstream")], downstream);
+        let upstream = self.counts.sum(|counts| counts.upstream.get());
+        page.sample(CONNECTIONS, "", &[("side", "upstream")], upstream);
+        page.one(CALLS_IN_FLIGHT, self.calls);
+        page.one(MEMORY_HELD, self.memory_bytes);
+        page.one(DB_QUERIES, self.db_queries);
+        page.one(LOG_DROPPED, self.log_dropped);
+        page.head(BUILD);
+        page.sample(BUILD, "", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.one(CPU, self.cpu_seconds);
+        page.one(MEMORY, self.resident_bytes);
+        page.one(FDS, self.open_fds);
+        page.one(STARTED, self.started_secs);
+        page.0
     }
-    page.head(CONNECTIONS);
-    page.sample(CONNECTIONS, "", &[("side", "downstream")], shared.connections());
-    let upstream = shared.counts.sum(|counts| counts.upstream.get());
-    page.sample(CONNECTIONS, "", &[("side", "upstream")], upstream);
-    page.one(DB_QUERIES, (shared.outside.db_queries)());
-    page.one(LOG_DROPPED, shared.access_log.dropped());
-    page.head(BUILD);
-    page.sample(BUILD, "", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    let process = (shared.outside.process)();
-    page.one(CPU, process.cpu_seconds);
-    page.one(MEMORY, process.resident_bytes);
-    page.one(FDS, process.open_fds);
-    page.one(STARTED, shared.started.unix_ns as f64 / 1e9);
-    page.0
 }
 
 struct Page(String);
@@ -117,7 +152,7 @@ impl Page {
         writeln!(self.0, "{close} {value}").expect("writing to memory");
     }
 
-    fn calls(&mut self, services: &[&std::sync::Arc<Service>]) {
+    fn calls(&mut self, services: &[ServiceFigures]) {
         self.head(CALLS);
         for service in services {
             for method in 0..=method::NAMES.len() {
@@ -126,7 +161,7 @@ impl Page {
                     let count = service.calls.sum(|calls| calls.count(method, at));
                     if count > 0 {
                         let labels = [
-                            ("service", service.model.id.as_str()),
+                            ("service", service.id.as_str()),
                             ("method", name),
                             ("outcome", outcome),
                             ("cache", "bypass"),
@@ -139,7 +174,7 @@ impl Page {
         self.head(CALL_DURATION);
         for service in services {
             for (at, outcome) in Outcome::WORDS.into_iter().enumerate() {
-                let labels = [("service", service.model.id.as_str()), ("outcome", outcome)];
+                let labels = [("service", service.id.as_str()), ("outcome", outcome)];
                 self.durations(CALL_DURATION, &labels, |bucket| {
                     service.calls.sum(|calls| figure(&calls.durations[at], bucket))
                 });
@@ -147,11 +182,11 @@ impl Page {
         }
     }
 
-    fn relays(&mut self, services: &[&std::sync::Arc<Service>]) {
+    fn relays(&mut self, services: &[ServiceFigures]) {
         self.head(RELAYS);
         let routes = || {
             services.iter().flat_map(|service| {
-                service.routes.iter().map(move |route| (service.model.id.as_str(), route))
+                service.routes.iter().map(move |route| (service.id.as_str(), route))
             })
         };
         for (service, route) in routes() {
@@ -160,7 +195,7 @@ impl Page {
                 if count > 0 {
                     let labels = [
                         ("service", service),
-                        ("upstream", route.upstream.model.id.as_str()),
+                        ("upstream", route.upstream.as_str()),
                         ("outcome", RelayOutcome::word(at)),
                     ];
                     self.sample(RELAYS, "", &labels, count);
@@ -169,14 +204,14 @@ impl Page {
         }
         self.head(RELAY_DURATION);
         for (service, route) in routes() {
-            let labels = [("service", service), ("upstream", route.upstream.model.id.as_str())];
+            let labels = [("service", service), ("upstream", route.upstream.as_str())];
             self.durations(RELAY_DURATION, &labels, |bucket| {
                 route.relays.sum(|relays| figure(&relays.durations, bucket))
             });
         }
     }
 
-    fn shed(&mut self, shared: &Shared, services: &[&std::sync::Arc<Service>]) {
+    fn shed(&mut self, counts: &Sharded<Counts>, services: &[ServiceFigures]) {
         self.head(SHED_CALLS);
         let mut sample = |service: &str, kind: ErrorKind, count: u64| {
             if count > 0 {
@@ -187,11 +222,11 @@ impl Page {
         for service in services {
             for (place, kind) in SHED.into_iter().enumerate() {
                 let count = service.calls.sum(|calls| calls.shed[place].get());
-                sample(&service.model.id, kind, count);
+                sample(&service.id, kind, count);
             }
         }
         let full = ErrorKind::TooManyConnections;
-        sample("", full, shared.counts.sum(|counts| counts.refused[full as usize].get()));
+        sample("", full, counts.sum(|counts| counts.refused[full as usize].get()));
     }
 
     /// A histogram, unless nothing was counted; `figure` gives a bucket's count, or the sum.

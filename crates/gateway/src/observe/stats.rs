@@ -65,6 +65,17 @@ impl<T: Default> Sharded<T> {
     }
 }
 
+/// What is counted beside calls and relays.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Connections from callers that are open.
+    pub(crate) downstream: Counter,
+    /// Connections to upstreams that are open, idle ones among them.
+    pub(crate) upstream: Counter,
+    /// Requests that were refused before a service was known, by the error's place in the table.
+    pub(crate) refused: [Counter; crate::error::TABLE.len()],
+}
+
 /// Upper edges of the buckets that durations are counted in.
 pub(crate) const EDGES: [Nanos; 17] = [
     Nanos(100_000),
@@ -112,10 +123,15 @@ pub(crate) enum Outcome {
     RpcError,
     /// An error of our own table.
     Failed(Fault),
+    /// The caller left before there was an answer.
+    Cancelled,
+    /// The answer did not reach the caller as a whole.
+    Truncated,
 }
 
 impl Outcome {
-    pub(crate) const WORDS: [&str; 5] = ["ok", "rpc_error", "caller", "gateway", "upstream"];
+    pub(crate) const WORDS: [&str; 7] =
+        ["ok", "rpc_error", "caller", "gateway", "upstream", "cancelled", "truncated"];
 
     #[inline]
     pub(crate) fn place(self) -> usize {
@@ -123,6 +139,8 @@ impl Outcome {
             Outcome::Ok => 0,
             Outcome::RpcError => 1,
             Outcome::Failed(fault) => 2 + fault as usize,
+            Outcome::Cancelled => 5,
+            Outcome::Truncated => 6,
         }
     }
 }
@@ -169,6 +187,8 @@ pub(crate) enum RelayOutcome {
     Rpc(Category),
     /// No answer, for this reason.
     Failed(ErrorKind),
+    /// It was not waited for any more.
+    Cancelled,
 }
 
 /// The ways in which a relay fails, in the order of their places.
@@ -183,7 +203,7 @@ const FAILURES: [ErrorKind; 7] = [
 ];
 
 impl RelayOutcome {
-    pub(crate) const COUNT: usize = 1 + Category::ALL.len() + FAILURES.len();
+    pub(crate) const COUNT: usize = 2 + Category::ALL.len() + FAILURES.len();
 
     fn place(self) -> usize {
         match self {
@@ -193,6 +213,7 @@ impl RelayOutcome {
                 let failure = FAILURES.iter().position(|failure| *failure == kind);
                 1 + Category::ALL.len() + failure.expect("a relay fails in one of these ways")
             }
+            RelayOutcome::Cancelled => RelayOutcome::COUNT - 1,
         }
     }
 
@@ -201,7 +222,10 @@ impl RelayOutcome {
         match place {
             0 => "ok",
             place if place <= Category::ALL.len() => Category::ALL[place - 1].word(),
-            place => FAILURES[place - 1 - Category::ALL.len()].row().name,
+            place => {
+                let failure = FAILURES.get(place - 1 - Category::ALL.len());
+                failure.map_or("cancelled", |kind| kind.row().name)
+            }
         }
     }
 }
@@ -245,12 +269,18 @@ mod tests {
         let all = [RelayOutcome::Ok]
             .into_iter()
             .chain(Category::ALL.map(RelayOutcome::Rpc))
-            .chain(FAILURES.map(RelayOutcome::Failed));
+            .chain(FAILURES.map(RelayOutcome::Failed))
+            .chain([RelayOutcome::Cancelled]);
         for (at, outcome) in all.enumerate() {
             assert_eq!(outcome.place(), at);
         }
         assert_eq!(RelayOutcome::word(0), "ok");
-        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 1), "busy");
+        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 1), "cancelled");
+        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 2), "busy");
+        for outcome in [Outcome::Ok, Outcome::RpcError, Outcome::Cancelled, Outcome::Truncated] {
+            let word = format!("{outcome:?}").to_lowercase();
+            assert_eq!(Outcome::WORDS[outcome.place()].replace('_', ""), word);
+        }
         for fault in Fault::ALL {
             assert_eq!(Outcome::WORDS[Outcome::Failed(fault).place()], fault.word());
         }

@@ -1,10 +1,12 @@
 //! Where connections come in: one thread accepts them and hands them to the workers in turn, so that
 //! they are spread evenly whatever the kernel thinks of it.
 //!
-//! A caller beyond the limit is told so. When accepting ends, what the kernel has accepted already is
-//! handed out first: a connection that was made is served.
+//! A caller beyond a limit is answered and closed: beyond the configured connections, beyond the
+//! memory that connections may take, and where descriptors run short, because some are reserved for
+//! connections to upstreams. When accepting ends, what the kernel has accepted already is handed out
+//! first: a connection that was made is served.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::call::worker::Shared;
 use crate::error::{Error, ErrorKind, Shape};
 use crate::gateway::StartError;
+use crate::permit::{CONNECTION_BYTES, Purpose, Share};
 
 /// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -27,18 +30,25 @@ const BACKLOG: i32 = 4096;
 /// it the thread would spin until one is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// So many callers at a time are told so; more are closed without a word, so that telling them costs
-/// no more than serving them.
-const TURNED_AWAY_MAX: usize = 256;
+/// Callers that are refused with an answer at a time; more are closed without one, so that refusing
+/// costs no more than serving.
+const REFUSED_MAX: usize = 64;
 
-/// A caller that was told has so long to read it and to go.
-const TURN_AWAY_TIME: Duration = Duration::from_secs(1);
+/// A caller that was refused has this long to read the answer and to close.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
-/// A connection, and whose it is.
-pub(crate) type Arrival = (std::net::TcpStream, IpAddr);
+/// The part of the process's descriptors that callers may not take.
+const RESERVED_SHARE: u64 = 4;
 
 /// A worker's end of the way that connections go.
-pub(crate) type Seat = mpsc::UnboundedSender<Arrival>;
+pub(crate) type Arrivals = mpsc::UnboundedSender<Accepted>;
+
+/// A connection on its way to a worker.
+pub(crate) struct Accepted {
+    pub(crate) stream: std::net::TcpStream,
+    pub(crate) peer: IpAddr,
+    pub(crate) share: Share,
+}
 
 /// The thread that accepts.
 pub(crate) struct Acceptor {
@@ -54,22 +64,28 @@ impl Acceptor {
     pub(crate) fn start(
         shared: &Arc<Shared>,
         listeners: Vec<std::net::TcpListener>,
-        seats: Vec<Seat>,
+        workers: Vec<Arrivals>,
     ) -> io::Result<Acceptor> {
         let (stop, mut stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = shared.clone();
         let accept = move || {
-            let door = Door { shared: &shared, seats: RefCell::new(seats.iter().cycle()) };
+            let intake = Intake {
+                shared: &shared,
+                workers,
+                next: Cell::new(0),
+                callers_max: callers_max(),
+                refusals: Arc::new(Semaphore::new(REFUSED_MAX)),
+            };
             runtime.block_on(async {
                 let take = |one| TcpListener::from_std(one).ok();
                 let listeners: Vec<_> = listeners.into_iter().filter_map(take).collect();
                 tokio::select! {
-                    _ = futures_util::future::join_all(listeners.iter().map(|one| door.accept(one))) => {}
+                    _ = futures_util::future::join_all(listeners.iter().map(|one| intake.accept(one))) => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
                 for listener in listeners {
-                    door.accept_the_last(listener);
+                    intake.accept_the_last(listener);
                 }
             });
         };
@@ -85,38 +101,59 @@ impl Acceptor {
     }
 }
 
-/// Where connections are handed out.
-struct Door<'a> {
-    shared: &'a Shared,
-    seats: RefCell<std::iter::Cycle<std::slice::Iter<'a, Seat>>>,
+/// The connections from callers that leave descriptors for upstreams.
+fn callers_max() -> u64 {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let descriptors = limit.map_or(u64::MAX, |(soft, _)| soft);
+    (descriptors - descriptors / RESERVED_SHARE).max(1)
 }
 
-impl Door<'_> {
+/// Takes connections and hands them out.
+struct Intake<'a> {
+    shared: &'a Shared,
+    workers: Vec<Arrivals>,
+    next: Cell<usize>,
+    callers_max: u64,
+    refusals: Arc<Semaphore>,
+}
+
+impl Intake<'_> {
     /// Accepts connections and hands them out in turn.
     async fn accept(&self, listener: &TcpListener) {
-        let places = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let connections = self.shared.state().settings.limits.connections;
-            if self.shared.connections() < connections as u64 {
-                if let Ok(stream) = stream.into_std() {
-                    self.hand_out(stream, peer);
+            match self.share() {
+                Some(share) => {
+                    if let Ok(stream) = stream.into_std() {
+                        self.hand_out(stream, peer, share);
+                    }
                 }
-                continue;
+                None => self.refuse(stream),
             }
-            // The acceptor's own shard is the last.
-            let refused = &self.shared.counts.last().refused;
-            refused[ErrorKind::TooManyConnections as usize].add(1);
-            if let Ok(place) = places.clone().try_acquire_owned() {
-                tokio::spawn(async move {
-                    // However it ends, the connection does.
-                    let _ = tokio::time::timeout(TURN_AWAY_TIME, turn_away(stream)).await;
-                    drop(place);
-                });
-            }
+        }
+    }
+
+    /// What a further connection takes, if there is room for one.
+    fn share(&self) -> Option<Share> {
+        let connections = self.shared.state().settings.limits.connections as u64;
+        let is_full = self.shared.connections() >= connections.min(self.callers_max);
+        let mut share = Share::new(&self.shared.capacity, Purpose::Connection);
+        (!is_full && share.add(CONNECTION_BYTES).is_ok()).then_some(share)
+    }
+
+    fn refuse(&self, stream: TcpStream) {
+        // The acceptor's own shard is the last.
+        let refused = &self.shared.counts.last().refused;
+        refused[ErrorKind::TooManyConnections as usize].add(1);
+        if let Ok(place) = self.refusals.clone().try_acquire_owned() {
+            tokio::spawn(async move {
+                // However it ends, the connection does.
+                let _ = tokio::time::timeout(REFUSAL_TIME, refuse(stream)).await;
+                drop(place);
+            });
         }
     }
 
@@ -126,17 +163,27 @@ impl Door<'_> {
         // No more than can have waited: others may keep coming.
         for _ in 0..BACKLOG {
             let Ok((stream, peer)) = listener.accept() else { break };
-            if stream.set_nonblocking(true).is_ok() {
-                self.hand_out(stream, peer);
+            if let (Ok(()), Some(share)) = (stream.set_nonblocking(true), self.share()) {
+                self.hand_out(stream, peer, share);
             }
         }
     }
 
-    fn hand_out(&self, stream: std::net::TcpStream, peer: SocketAddr) {
+    fn hand_out(&self, stream: std::net::TcpStream, peer: SocketAddr, share: Share) {
+        let peer = peer.ip().to_canonical();
+        self.shared.accepted();
         self.shared.counts.last().downstream.add(1);
-        let seat = self.seats.borrow_mut().next().expect("there are workers");
-        // A worker ends only when all do.
-        let _ = seat.send((stream, peer.ip().to_canonical()));
+        let mut accepted = Accepted { stream, peer, share };
+        for _ in 0..self.workers.len() {
+            let turn = self.next.get();
+            self.next.set((turn + 1) % self.workers.len());
+            // A worker that panicked is passed over.
+            match self.workers[turn].send(accepted) {
+                Ok(()) => return,
+                Err(unsent) => accepted = unsent.0,
+            }
+        }
+        self.shared.counts.last().downstream.take(1);
     }
 }
 
@@ -163,9 +210,9 @@ pub(crate) fn listen(addresses: &[SocketAddr]) -> Result<Vec<std::net::TcpListen
     all.collect()
 }
 
-/// Tells a caller that it is one too many, and waits until it goes: closing on what it has sent would
-/// reset the connection before it has read the answer.
-async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+/// Answers a caller for which there is no room, and waits until it closes: closing on what it has
+/// sent would reset the connection before it has read the answer.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     let mut body = Vec::new();
     let error = Error::new(ErrorKind::TooManyConnections, "too many connections");
     error.write(Shape::Own, b"null", &mut body);

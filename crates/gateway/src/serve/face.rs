@@ -6,114 +6,48 @@ mod cors;
 mod pages;
 
 use std::borrow::Cow;
-use std::io::Read;
-use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use flate2::read::MultiGzDecoder;
-use hyper::HeaderMap;
-use plimsoll_measure::Nanos;
+use tokio::sync::Semaphore;
 
-use crate::budget::Share;
-use crate::call::relay::{self, Target, Told};
+use super::decode::decoded;
+use crate::call::message::{Answer, JSON, Request};
+use crate::call::relay::{self, Relayed, Target};
+use crate::call::rest;
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
-use crate::http1::{self, Fields};
-use crate::observe::access_log::Entry;
-use crate::observe::metrics;
-use crate::serve::rest;
+use crate::observe::access_log::{self, Entry, Line};
+use crate::offload;
+use crate::payload::Payload;
 
-const JSON: &[u8] = b"application/json";
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
 
-/// A request, borrowed from the session that read it.
-pub(crate) struct Request<'a> {
-    pub(crate) method: &'a str,
-    /// Path and query, or a whole URL.
-    pub(crate) target: &'a str,
-    pub(crate) fields: Fields<'a>,
-    pub(crate) all: AllFields<'a>,
-    pub(crate) body: &'a [u8],
-    pub(crate) peer: IpAddr,
-    /// When it had been read.
-    pub(crate) start: Nanos,
-}
-
-/// All header fields, for what hands them on.
-pub(crate) enum AllFields<'a> {
-    /// A head that was read before.
-    Head(&'a [u8]),
-    Map(&'a HeaderMap),
-}
-
-impl AllFields<'_> {
-    pub(crate) fn visit(&self, mut visit: impl FnMut(&str, &[u8])) {
-        match self {
-            AllFields::Head(head) => {
-                http1::visit_fields(head, |field| visit(field.name, field.value))
-            }
-            AllFields::Map(map) => {
-                map.iter().for_each(|(name, value)| visit(name.as_str(), value.as_bytes()));
-            }
-        }
-    }
-}
-
-/// What a request is answered with.
-pub(crate) struct Answer<'a> {
-    pub(crate) status: u16,
-    pub(crate) content_type: Cow<'static, [u8]>,
-    pub(crate) body: Vec<u8>,
-    /// Fields beside those that every answer has.
-    pub(crate) fields: Vec<(Cow<'static, str>, Vec<u8>)>,
-    pub(crate) told: Told<'a>,
-    /// A long body's part of the memory, held until it is written.
-    pub(crate) share: Option<Share>,
-}
-
-impl<'a> Answer<'a> {
-    pub(crate) fn new(status: u16, content_type: &'static [u8], body: Vec<u8>) -> Answer<'a> {
-        Answer {
-            status,
-            content_type: Cow::Borrowed(content_type),
-            body,
-            fields: Vec::new(),
-            told: Told { status, ..Told::default() },
-            share: None,
-        }
-    }
-
-    /// An answer to what cannot be done.
-    pub(crate) fn error(error: &Error, shape: Shape, mut body: Vec<u8>) -> Answer<'a> {
-        error.write(shape, b"null", &mut body);
-        Answer::new(error.status(shape), JSON, body)
-    }
-}
-
-/// Answers a request.
+/// Answers a request. `turns`: the places for calls of its connection; `None`: the connection has no
+/// other request at a time.
 pub(crate) async fn answer<'a>(
     worker: &'a Rc<Worker>,
     view: &'a View,
-    request: &Request<'a>,
+    turns: Option<&'a Semaphore>,
+    request: &Request<'_>,
 ) -> Answer<'a> {
     let (path, query) = split(request.target);
     let answered = match path {
-        "/api/gateway" => customer(worker, view, request, query).await,
-        "/v1" | "/v1/" => instance(worker, view, request, "", query).await,
+        "/api/gateway" => customer(worker, view, turns, request, query).await,
+        "/v1" | "/v1/" => instance(worker, view, turns, request, ("", query)).await,
         _ => match path.strip_prefix("/v1/") {
-            Some(_) => instance(worker, view, request, &path["/v1".len()..], query).await,
-            None => pages::answer(worker, view, request.method, path),
+            Some(_) => {
+                let below = &path["/v1".len()..];
+                Box::pin(instance(worker, view, turns, request, (below, query))).await
+            }
+            None => Box::pin(pages::answer(worker, view, request.method, path)).await,
         },
     };
-    let answered = answered.and_then(|mut answer| {
-        let limit = view.settings.limits.memory;
-        Share::cover(&mut answer.share, worker, answer.body.len(), limit).map(|()| answer)
-    });
     let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
     let mut answer = answered.unwrap_or_else(|error| {
-        worker.counts().refused[error.kind as usize].add(1);
-        let mut answer = Answer::error(&error, shape, worker.take_buffer());
+        worker.local.counts().refused[error.kind as usize].add(1);
+        let mut answer = Answer::error(&error, shape, worker.local.take_buffer());
         if let (ErrorKind::HttpMethod, Some(allow)) = (error.kind, allowed(path)) {
             answer.fields.push(("allow".into(), allow.into()));
         }
@@ -122,7 +56,11 @@ pub(crate) async fn answer<'a>(
     if request.fields.origin.is_some() {
         cors::permit(&view.settings.cors, request, &mut answer);
     }
-    log(worker, view, request, path, &answer);
+    let sample = view.settings.access_log.sample;
+    if sample > 0.0 && worker.local.random() < sample {
+        let line = line(worker, view, request, path, &answer);
+        answer.settlement.line = Some((&worker.shared.access_log, line));
+    }
     answer
 }
 
@@ -149,7 +87,8 @@ fn split(target: &str) -> (&str, Option<&str>) {
 async fn customer<'a>(
     worker: &'a Rc<Worker>,
     view: &'a View,
-    request: &Request<'a>,
+    turns: Option<&'a Semaphore>,
+    request: &Request<'_>,
     query: Option<&str>,
 ) -> Result<Answer<'a>, Error> {
     if request.fields.websocket {
@@ -164,15 +103,17 @@ async fn customer<'a>(
         let message = "no endpoint named; call /api/gateway?endpoint=ID";
         return Err(Error::new(ErrorKind::MissingEndpoint, message));
     };
-    let Some(endpoint) = view.registry.endpoint(&id) else {
+    let Some(endpoint) = view.routing.endpoint(&id) else {
         return Err(Error::new(ErrorKind::UnknownEndpoint, "there is no such endpoint"));
     };
     let target = Target {
         worker,
         view,
         service: &endpoint.service,
-        service_id: &endpoint.service.model.id,
+        service_id: Cow::Borrowed(&endpoint.service.model.id),
         rules: Some(&endpoint.rules),
+        endpoint_calls: &endpoint.calls,
+        turns,
         shape: Shape::Own,
         start: request.start,
     };
@@ -183,9 +124,9 @@ async fn customer<'a>(
 async fn instance<'a>(
     worker: &'a Rc<Worker>,
     view: &'a View,
-    request: &Request<'a>,
-    below: &str,
-    query: Option<&str>,
+    turns: Option<&'a Semaphore>,
+    request: &Request<'_>,
+    (below, query): (&str, Option<&str>),
 ) -> Result<Answer<'a>, Error> {
     if request.method == "OPTIONS" && request.fields.request_method.is_some() {
         return Ok(cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request));
@@ -197,9 +138,9 @@ async fn instance<'a>(
         let message = "no service ID provided in 'Target-Service-Id' header";
         return Err(Error::new(ErrorKind::MissingService, message));
     };
-    let Some(service) = view.registry.service(id) else {
+    let Some(service) = view.routing.service(id) else {
         let known: Vec<&str> =
-            view.registry.services().iter().map(|service| service.model.id.as_str()).collect();
+            view.routing.services().iter().map(|service| service.model.id.as_str()).collect();
         let message = format!("there is no such service; known here: {}", known.join(", "));
         return Err(Error::new(ErrorKind::UnknownService, message));
     };
@@ -207,64 +148,52 @@ async fn instance<'a>(
         worker,
         view,
         service,
-        service_id: id,
+        service_id: match service.is_listed {
+            true => Cow::Borrowed(&service.model.id),
+            false => Cow::Owned(id.into()),
+        },
         rules: None,
+        endpoint_calls: &service.in_flight,
+        turns,
         shape: Shape::Path,
         start: request.start,
     };
+    if matches!(request.method, "TRACE" | "CONNECT") {
+        return Err(wrong_method(request.method));
+    }
+    if traverses(below) {
+        return Err(Error::new(ErrorKind::NoSuchPath, "the path leaves /v1"));
+    }
     match (request.method, below) {
         ("POST", "") => relayed(&target, request).await,
-        _ => Ok(Box::pin(rest::pass(&target, request, below, query)).await),
+        _ => {
+            let coding = request.fields.content_encoding;
+            let limit = target.limits().body;
+            let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
+            Ok(rest::pass(&target, request, (below, query), &body).await)
+        }
     }
 }
 
 /// Answers the JSON-RPC in a body.
 async fn relayed<'a>(target: &Target<'a>, request: &Request<'_>) -> Result<Answer<'a>, Error> {
-    let limit = target.view.settings.limits.body;
-    let body = decoded(request.fields.content_encoding, request.body, limit)?;
-    let mut out = target.worker.take_buffer();
-    let told = relay::answer(target, &body, &mut out).await;
-    let mut answer = match told.status {
-        0 => Answer::new(204, b"", out),
-        status => Answer::new(status, JSON, out),
+    let (local, limit) = (&target.worker.local, target.limits().body);
+    let coding = request.fields.content_encoding;
+    let body = decoded(local, coding, request.body.clone(), limit).await?;
+    let Relayed { status, body, summary, records } = relay::answer(target, &body).await;
+    let mut answer = match status {
+        0 => Answer::new(204, b"", Vec::new()),
+        status => Answer::new(status, JSON, Vec::new()),
     };
-    let status = answer.status;
-    answer.told = Told { status, ..told };
+    answer.body = body;
+    answer.summary = summary;
+    answer.settlement.records = records;
     Ok(answer)
-}
-
-/// A body without its content coding.
-pub(crate) fn decoded<'a>(
-    coding: Option<&[u8]>,
-    body: &'a [u8],
-    limit: u64,
-) -> Result<Cow<'a, [u8]>, Error> {
-    let Some(coding) = coding.filter(|coding| !coding.eq_ignore_ascii_case(b"identity")) else {
-        return Ok(Cow::Borrowed(body));
-    };
-    if !coding.eq_ignore_ascii_case(b"gzip") && !coding.eq_ignore_ascii_case(b"x-gzip") {
-        let message = format!("content coding \"{}\"; only gzip is taken", coding.escape_ascii());
-        return Err(Error::new(ErrorKind::UnsupportedEncoding, message));
-    }
-    let mut plain = Vec::new();
-    // One byte more than may be, to see that there is more.
-    match MultiGzDecoder::new(body).take(limit + 1).read_to_end(&mut plain) {
-        Ok(_) if plain.len() as u64 > limit => Err(too_large(limit)),
-        Ok(_) => Ok(Cow::Owned(plain)),
-        Err(error) => {
-            let message = format!("the body is not gzip: {error}");
-            Err(Error::new(ErrorKind::UnsupportedEncoding, message))
-        }
-    }
-}
-
-pub(crate) fn too_large(limit: u64) -> Error {
-    Error::new(ErrorKind::BodyTooLarge, format!("the body is longer than {limit} bytes"))
 }
 
 fn wrong_method(method: &str) -> Error {
     let method: String = method.chars().take(20).collect();
-    Error::new(ErrorKind::HttpMethod, format!("{method} is not what this path takes"))
+    Error::new(ErrorKind::HttpMethod, format!("{method} is not allowed here"))
 }
 
 fn no_websocket() -> Error {
@@ -310,12 +239,12 @@ fn unescaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
 
-/// So often a path is unescaped to see whether it climbs, for whoever unescapes twice; what is escaped
-/// more often than that is not meant well.
+/// How often a path is unescaped to see whether it traverses, for servers that unescape twice; what is
+/// escaped more often than that is refused.
 const UNESCAPE_MAX: usize = 4;
 
-/// Whether a path says, in whatever spelling, to go up: then it could leave what it seems to be in.
-pub(crate) fn climbs(path: &str) -> bool {
+/// Whether a path contains `..` in any spelling: then it could leave what it seems to be in.
+pub(crate) fn traverses(path: &str) -> bool {
     // A part may carry parameters behind a semicolon, which some servers cut off.
     let dots = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
     let mut plain = Cow::Borrowed(path);
@@ -331,33 +260,44 @@ pub(crate) fn climbs(path: &str) -> bool {
     true
 }
 
-fn log(worker: &Worker, view: &View, request: &Request<'_>, path: &str, answer: &Answer<'_>) {
-    let sample = view.settings.access_log.sample;
-    if sample <= 0.0 || worker.random() >= sample {
-        return;
-    }
+/// The line of the access log, up to what the answer's body comes to.
+fn line(
+    worker: &Worker,
+    view: &View,
+    request: &Request<'_>,
+    path: &str,
+    answer: &Answer<'_>,
+) -> Line {
+    let summary = &answer.summary;
+    let named: Vec<&str> = summary.upstreams.iter().flatten().copied().collect();
     let trusted = &view.settings.trusted_proxies;
-    worker.shared.access_log.write(&Entry {
-        at: worker.shared.started.unix_ns + worker.now().0,
+    let now = worker.local.now();
+    Line::new(&Entry {
+        at: worker.shared.started.unix_ns + now.0,
         instance: &view.settings.instance,
-        client: crate::observe::access_log::client(
-            request.peer,
-            request.fields.forwarded_for,
-            trusted,
-        ),
+        client: access_log::client(request.peer, request.fields.forwarded_for, trusted),
         method: request.method,
         path,
         endpoint: split(request.target).1.and_then(|query| parameter(query, "endpoint")),
         service: request.fields.service,
-        answer,
-        bytes_in: request.body.len(),
-        took: worker.now() - request.start,
-    });
+        rpc_method: summary.method.map(|method| method.name()),
+        upstreams: &named.join(","),
+        status: answer.status,
+        calls: summary.calls,
+        failed: summary.failed,
+        attempts: summary.attempts,
+        bytes_in: request.body.bytes().len(),
+        took: now - request.start,
+    })
 }
 
-/// The metrics page.
-fn metrics_page<'a>(worker: &Worker, view: &View) -> Answer<'a> {
-    Answer::new(200, METRICS, metrics::page(&worker.shared, view).into_bytes())
+/// The metrics page. It is made on another thread: it adds up thousands of counters.
+async fn metrics_page<'a>(worker: &Worker, view: &View) -> Answer<'a> {
+    let (shared, state) = (worker.shared.clone(), Arc::clone(view));
+    let page = offload::run(move || shared.metrics(&state)).await.unwrap_or_default();
+    let mut answer = Answer::new(200, METRICS, Vec::new());
+    answer.body = Payload::Whole(page.into_bytes());
+    answer
 }
 
 #[cfg(test)]
@@ -395,30 +335,10 @@ mod tests {
             "/%252525252525",
             "/..;/a",
         ] {
-            assert!(climbs(bad), "{bad}");
+            assert!(traverses(bad), "{bad}");
         }
         for good in ["/", "/cosmos/bank/v1beta1/balances/kava1", "/a..b/c;d", "/...", "/x%20y%25"] {
-            assert!(!climbs(good), "{good}");
+            assert!(!traverses(good), "{good}");
         }
-    }
-
-    #[test]
-    fn bodies_are_decoded_within_the_limit() {
-        use std::io::Write;
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&[b' '; 10_000]).expect("writes");
-        let packed = gzip.finish().expect("writes");
-        let kind = |coding: &[u8], body: &[u8], limit| {
-            decoded(Some(coding), body, limit).map(|body| body.len()).map_err(|error| error.kind)
-        };
-        assert_eq!(kind(b"gzip", &packed, 10_000), Ok(10_000));
-        assert_eq!(kind(b"gzip", &packed, 9_999), Err(ErrorKind::BodyTooLarge));
-        assert_eq!(
-            kind(b"gzip", &packed[..packed.len() - 9], 10_000),
-            Err(ErrorKind::UnsupportedEncoding)
-        );
-        assert_eq!(kind(b"gzip", b"plain", 100), Err(ErrorKind::UnsupportedEncoding));
-        assert_eq!(kind(b"br", b"", 100), Err(ErrorKind::UnsupportedEncoding));
-        assert_eq!(kind(b"identity", b"abc", 100), Ok(3));
     }
 }

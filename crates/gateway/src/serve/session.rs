@@ -1,108 +1,151 @@
 //! A caller's connection: requests in, answers out, one after another.
 //!
 //! HTTP/1.1 is read and written here; HTTP/2 (by ALPN, or by its preface in clear) is handed to
-//! `http2`. A connection that waits holds no buffer. Whatever cannot be read as one request and no
-//! other is answered once and ends the connection.
+//! `http2`. A connection that waits holds no buffer. Whatever cannot be read as exactly one request
+//! is answered once and ends the connection.
 //!
 //! Invariant: every request that was read as a whole is answered, in order, before the next is read;
 //! the connection ends only between answers, or because the caller ended it.
 
+mod head;
 mod http2;
-mod write;
+mod sessions;
+mod wire;
 
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use plimsoll_measure::Nanos;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use plimsoll_registry::settings::Limits;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::budget::Share;
+use super::decode::too_large;
+use super::{compress, face};
+use crate::call::message::{AllFields, Answer, Body, Request};
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
-use crate::http1::{self, Body, Framing, Progress};
-use crate::serve::face::{self, AllFields, Answer, Request};
+use crate::http1::{self, Framing, Progress};
+use crate::local::BUFFER_SIZE;
+use crate::offload;
+use crate::payload::{Held, Payload};
+use crate::permit::{Purpose, Share, TLS_BYTES};
 use crate::transport::io::Io;
 use crate::transport::timer::{Late, Timer};
-use crate::upstream::write_all;
-use plimsoll_registry::settings::Limits;
+
+use head::Delimited;
+pub(crate) use sessions::Sessions;
+use sessions::Slot;
+use wire::{Idle, PROGRESS, Wire};
 
 /// What an HTTP/2 connection in clear starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// After an answer that ends the connection, so much of what the caller still sends is read over, so
-/// that it can read the answer: closing on unread bytes would reset the connection.
-const LINGER_BYTES: usize = 1 << 20;
+/// After an answer that ends the connection, the rest of what the caller sends is discarded, so that
+/// it can read the answer: closing on unread bytes would reset the connection. That takes at most
+/// this long without a byte,
+const LINGER_PAUSE: Nanos = Nanos::from_secs(2);
 
-/// And for so long.
-const LINGER_TIME: Nanos = Nanos::from_secs(2);
+/// and this long in all: a body of some hundred megabytes over a usual line.
+const LINGER_TIME: Nanos = Nanos::from_secs(30);
 
-/// A buffer for a long body grows by so much at a time.
+/// A buffer for a long body grows by this much at a time.
 const GROWTH_MAX: usize = 1 << 20;
+
+/// A connection that was accepted.
+pub(crate) struct Arrival {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: IpAddr,
+    /// Covers what the connection takes.
+    pub(crate) share: Share,
+}
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
-    stream: TcpStream,
-    peer: IpAddr,
+    sessions: Rc<Sessions>,
+    arrival: Arrival,
     tls: Option<TlsAcceptor>,
 ) {
-    let _open = Open(worker.clone());
+    let Arrival { stream, peer, share } = arrival;
+    let mut open = Open { worker: worker.clone(), share };
+    let local = worker.local.clone();
     // An answer is written in one piece and must not wait for the caller's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let until = worker.instant(worker.now() + worker.view().settings.limits.header_time);
+    let until = local.instant(local.now() + worker.view().settings.limits.header_time);
     let mut timer = Timer::new(until);
     let (io, agreed_on_http2) = match tls {
         None => (Io::Plain(stream), false),
-        Some(tls) => match Box::pin(timer.limit(until, tls.accept(stream))).await {
-            Ok(Ok(stream)) => {
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                (Io::Tls(Box::new(stream.into())), http2)
+        Some(tls) => {
+            if open.share.add(TLS_BYTES).is_err() {
+                return;
             }
-            // The caller speaks no TLS, or none that is taken: there is no way to tell it.
-            _ => return,
-        },
+            match Box::pin(timer.limit(until, tls.accept(stream))).await {
+                Ok(Ok(stream)) => {
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    (Io::Tls(Box::new(stream.into())), http2)
+                }
+                // Without a handshake there is no way to answer.
+                _ => return,
+            }
+        }
     };
-    let mut session = Session { worker, io, timer, peer, share: None, buffer: Vec::new() };
+    let mut session = Session {
+        wire: Wire { local, io, timer },
+        slot: sessions.enter(),
+        peer,
+        share: worker.local.share(Purpose::Small),
+        long: None,
+        buffer: Vec::new(),
+        is_new: true,
+        worker,
+    };
     if agreed_on_http2 {
-        // It must not take for ever to say what it agreed on. What else it says is nothing.
+        // What else it says than the preface is ignored.
         let limits = session.worker.view().settings.limits;
         let _ = session.read_preface(&limits).await;
     } else {
-        while let Then::Next = session.turn().await {}
+        while let NextStep::Read = session.turn().await {}
     }
-    let Session { worker, io, peer, buffer, .. } = session;
+    let Session { worker, wire, slot, peer, buffer, .. } = session;
     if buffer.starts_with(PREFACE) {
-        Box::pin(http2::serve(worker, io, buffer, peer)).await;
+        Box::pin(http2::serve(worker, wire.io, buffer, peer, slot, &mut open.share)).await;
     } else {
-        worker.give_buffer(buffer);
+        worker.local.give_buffer(buffer);
     }
 }
 
 /// Counts a connection for as long as it is open. It was counted in when it was accepted.
-struct Open(Rc<Worker>);
+struct Open {
+    worker: Rc<Worker>,
+    share: Share,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.counts().downstream.take(1);
+        self.worker.local.counts().downstream.take(1);
     }
 }
 
 struct Session {
     worker: Rc<Worker>,
-    io: Io,
-    timer: Timer,
+    wire: Wire,
+    slot: Slot,
     peer: IpAddr,
-    /// A long body's part of the memory.
-    share: Option<Share>,
+    /// Covers the buffer up to its usual size.
+    share: Share,
+    /// Covers what a long body takes beyond that.
+    long: Option<Share>,
     /// What was read and not yet used; empty and without memory between requests.
     buffer: Vec<u8>,
+    /// No request has begun yet.
+    is_new: bool,
 }
 
 /// What follows a turn.
-enum Then {
-    Next,
+enum NextStep {
+    Read,
     End,
 }
 
@@ -123,90 +166,195 @@ impl From<Error> for Unread {
 
 impl Session {
     /// Reads a request and answers it.
-    async fn turn(&mut self) -> Then {
+    async fn turn(&mut self) -> NextStep {
+        let worker = self.worker.clone();
         let head_end = self.read_head().await;
         // What applies to a request is what there is when it comes, not while it was waited for.
-        let view = self.worker.view();
+        let view = worker.view();
         let head_end = match head_end {
             Ok(end) => end,
             Err(unread) => return Box::pin(self.refuse(&view, unread)).await,
         };
-        let mut head = match http1::request_head(&self.buffer[..head_end]) {
+        let head = match http1::request_head(&self.buffer[..head_end]) {
             Ok(head) => head,
             Err(error) => return Box::pin(self.refuse(&view, error.into())).await,
         };
         let here = (self.buffer.len() - head_end) as u64;
-        let body = match head.framing {
-            Framing::Empty => head_end..head_end,
+        let mut long = None;
+        let (head, body) = match head.framing {
+            Framing::Empty => (head, head_end..head_end),
             Framing::Length(length) if length <= here.min(view.settings.limits.body) => {
-                head_end..head_end + length as usize
+                (head, head_end..head_end + length as usize)
             }
             framing => {
                 let expects = head.fields.expect_continue && !head.old;
-                match Box::pin(self.read_body(&view, framing, head_end, expects)).await {
-                    Ok(body) => {
-                        // The buffer may have moved: what was borrowed from it is read again.
-                        let Ok(again) = http1::request_head(&self.buffer[..head_end]) else {
-                            return Then::End;
-                        };
-                        head = again;
-                        body
-                    }
+                let body = match Box::pin(self.read_body(&view, framing, head_end, expects)).await {
+                    Ok(body) => body,
                     Err(unread) => return Box::pin(self.refuse(&view, unread)).await,
+                };
+                if body.len() > offload::INLINE_MAX {
+                    // A buffer for itself, so that other threads may read it.
+                    long = Some(self.take_long(body.end));
+                }
+                // The buffer has moved: what was borrowed from it is read again.
+                match http1::request_head(&long.as_deref().unwrap_or(&self.buffer)[..head_end]) {
+                    Ok(head) => (head, body),
+                    Err(_) => return NextStep::End,
                 }
             }
         };
         let consumed = body.end;
+        let bytes = long.as_deref().unwrap_or(&self.buffer);
         // The call begins here: changes that were made while its body came are for it too.
-        let view = self.worker.view();
-        let (keep_alive, out, _share) = {
-            let worker = &self.worker;
-            let request = Request {
-                method: head.method,
-                target: head.target,
-                fields: head.fields,
-                all: AllFields::Head(&self.buffer[..head_end]),
-                body: &self.buffer[body],
-                peer: self.peer,
-                start: worker.now(),
-            };
-            let answer = face::answer(worker, &view, &request).await;
-            let keep_alive = head.keep_alive && !worker.shared.is_draining();
-            let mut out = worker.take_buffer();
-            write::answer(worker, &view, &head, &answer, keep_alive, &mut out);
-            worker.give_buffer(answer.body);
-            (keep_alive, out, answer.share)
+        let view = worker.view();
+        let request = Request {
+            method: head.method,
+            target: head.target,
+            fields: head.fields,
+            all: AllFields::Head(&bytes[..head_end]),
+            body: match &long {
+                Some(bytes) => Body::Long(bytes.slice(body)),
+                None => Body::Short(&self.buffer[body]),
+            },
+            peer: self.peer,
+            start: worker.local.now(),
         };
-        self.release(consumed);
-        let written = self.write(&view, &out).await;
-        self.worker.give_buffer(out);
-        match (written, keep_alive) {
-            (true, true) => Then::Next,
-            (true, false) => Box::pin(self.linger()).await,
-            (false, _) => Then::End,
+        let mut answer = face::answer(&worker, &view, None, &request).await;
+        let accepts = head.fields.accept_encoding;
+        compress::compress(&worker, &view, accepts, &mut answer).await;
+        let keep_alive = head.keep_alive && !worker.shared.is_draining();
+        let mut out = worker.local.take_buffer();
+        let delimited = head::write(&worker, &view, &head, &answer, keep_alive, &mut out);
+        if long.is_none() {
+            self.release(consumed);
         }
+        drop(long);
+        let is_written = self.write_answer(&view, answer, delimited, out).await;
+        match (is_written, keep_alive && delimited != Delimited::ByClose) {
+            (true, true) => NextStep::Read,
+            (true, false) => Box::pin(self.linger()).await,
+            (false, _) => NextStep::End,
+        }
+    }
+
+    /// Writes an answer whose head is in `out`; false: the connection is of no more use.
+    async fn write_answer(
+        &mut self,
+        view: &View,
+        answer: Answer<'_>,
+        delimited: Delimited,
+        mut out: Vec<u8>,
+    ) -> bool {
+        let write_time = view.settings.limits.write_time;
+        let head = out.len();
+        let mut sent = 0;
+        let body = match delimited {
+            Delimited::Bodiless => Payload::Whole(Vec::new()),
+            _ => answer.body,
+        };
+        let is_written = match body {
+            // It goes out in one write or not at all: it cannot be truncated. Counted first, so that
+            // whoever has read the answer finds it counted.
+            Payload::Whole(body) if body.len() <= BUFFER_SIZE => {
+                answer.settlement.settle(body.len() as u64, true);
+                out.extend_from_slice(&body);
+                self.worker.local.give_buffer(body);
+                let is_written = self.wire.write(&[&out], write_time, &mut sent).await;
+                self.worker.local.give_buffer(out);
+                return is_written;
+            }
+            Payload::Whole(body) => {
+                let is_written = self.wire.write(&[&out, &body], write_time, &mut sent).await;
+                self.worker.local.give_buffer(body);
+                is_written
+            }
+            Payload::Shared(parts) => {
+                let slices: Vec<&[u8]> = std::iter::once(&*out)
+                    .chain(parts.iter().map(|part| &**part))
+                    .filter(|part| !part.is_empty())
+                    .collect();
+                self.wire.write(&slices, write_time, &mut sent).await
+            }
+            Payload::Pieces(mut pieces) => {
+                let mut is_written = self.wire.write(&[&out], write_time, &mut sent).await;
+                while is_written {
+                    let piece = match pieces.next().await {
+                        Ok(piece) => piece,
+                        Err(_) => {
+                            is_written = false;
+                            break;
+                        }
+                    };
+                    let is_last = piece.is_none();
+                    is_written = self.write_piece(piece, delimited, write_time, &mut sent).await;
+                    if is_last {
+                        break;
+                    }
+                }
+                is_written
+            }
+        };
+        self.worker.local.give_buffer(out);
+        answer.settlement.settle(sent.saturating_sub(head) as u64, is_written);
+        is_written
+    }
+
+    /// Writes a piece of a body, or its end.
+    async fn write_piece(
+        &mut self,
+        piece: Option<Bytes>,
+        delimited: Delimited,
+        write_time: Nanos,
+        sent: &mut usize,
+    ) -> bool {
+        let mut taken = 0;
+        let is_written = match (piece, delimited) {
+            (Some(piece), Delimited::ByChunks) => {
+                let size = format!("{:x}\r\n", piece.len());
+                let parts = [size.as_bytes(), &piece, b"\r\n"];
+                self.wire.write(&parts, write_time, &mut taken).await
+            }
+            (None, Delimited::ByChunks) => {
+                self.wire.write(&[b"0\r\n\r\n"], write_time, &mut taken).await
+            }
+            (Some(piece), _) => self.wire.write(&[&piece], write_time, &mut taken).await,
+            (None, _) => true,
+        };
+        *sent += taken;
+        is_written
     }
 
     /// Forgets what was used; gives the buffer back when nothing is left.
     fn release(&mut self, consumed: usize) {
-        self.share = None;
         if consumed < self.buffer.len() {
             self.buffer.drain(..consumed);
         } else {
-            self.worker.give_buffer(std::mem::take(&mut self.buffer));
+            self.worker.local.give_buffer(std::mem::take(&mut self.buffer));
+            self.share.shrink(u64::MAX);
         }
+        self.long = None;
     }
 
-    /// Reads until a whole head is in the buffer, and says where it ends.
+    /// Takes the buffer with a long body out of the session; what lies behind it stays.
+    fn take_long(&mut self, consumed: usize) -> Bytes {
+        let rest = self.buffer[consumed..].to_vec();
+        let bytes = std::mem::replace(&mut self.buffer, rest);
+        if self.buffer.is_empty() {
+            self.share.shrink(u64::MAX);
+        }
+        Held { bytes, share: self.long.take() }.into_bytes()
+    }
+
+    /// Reads until a whole head is in the buffer, and gives where it ends.
     async fn read_head(&mut self) -> Result<usize, Unread> {
         // A copy: a connection that waits must not keep definitions alive that were replaced.
         let limits = self.worker.view().settings.limits;
         let mut seen = 0;
         let mut began = None;
-        // The clock was asked when the last answer was ready, or the connection began.
-        let mut now = self.worker.recent();
+        // The clock was read when the last answer was ready, or the connection began.
+        let mut now = self.wire.local.recent();
         loop {
-            // Empty lines before a request are read over, as RFC 9112 asks.
+            // Empty lines before a request are skipped, as RFC 9112 asks.
             let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             if blank > 0 && seen == 0 {
                 self.release(blank);
@@ -226,18 +374,23 @@ impl Session {
             if seen > limits.header {
                 return Err(head_too_large(limits.header).into());
             }
-            let until = match (seen, began) {
-                (0, _) => now + limits.idle_time,
-                (_, None) => {
-                    now = self.worker.now();
+            if seen == 0 {
+                self.wait_for_request(now, &limits).await?;
+            }
+            let until = match began {
+                None => {
+                    now = self.wire.local.now();
                     *began.insert(now) + limits.header_time
                 }
-                (_, Some(began)) => began + limits.header_time,
+                Some(began) => began + limits.header_time,
             };
-            match self.read(until).await {
+            if self.buffer.len() == self.buffer.capacity() {
+                self.cover(self.buffer.len() + BUFFER_SIZE)?;
+            }
+            match self.wire.read(until, &mut self.buffer).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Unread::Gone),
-                Err(Late) if seen == 0 => return Err(Unread::Gone),
+                Err(Late) if self.buffer.is_empty() => return Err(Unread::Gone),
                 Err(Late) => {
                     let message = format!("the head did not come within {}", limits.header_time);
                     return Err(Error::new(ErrorKind::TooSlow, message).into());
@@ -246,11 +399,40 @@ impl Session {
         }
     }
 
+    /// Waits, without a buffer, for a request to begin.
+    async fn wait_for_request(&mut self, since: Nanos, limits: &Limits) -> Result<(), Unread> {
+        let is_new = std::mem::replace(&mut self.is_new, false);
+        match self.wire.idle(since + limits.idle_time, &self.slot).await {
+            Idle::Readable => Ok(()),
+            // A connection that was just made is for a request that is on its way.
+            Idle::Over if self.slot.is_closing() && is_new => {
+                let until = self.wire.local.now() + self.worker.view().settings.idle_close;
+                self.wire.first(until).await.then_some(()).ok_or(Unread::Gone)
+            }
+            Idle::Over => Err(Unread::Gone),
+        }
+    }
+
+    /// Charges for a buffer of this capacity, and makes it.
+    fn cover(&mut self, capacity: usize) -> Result<(), Error> {
+        if self.buffer.capacity() == 0 {
+            self.share.cover(BUFFER_SIZE as u64)?;
+            self.buffer = self.worker.local.take_buffer();
+        }
+        if capacity > self.buffer.capacity() {
+            let long = self.long.get_or_insert_with(|| self.worker.local.share(Purpose::Long));
+            long.cover(capacity as u64)?;
+            self.buffer.reserve_exact(capacity - self.buffer.len());
+        }
+        Ok(())
+    }
+
     /// Reads what follows the first lines of HTTP/2's preface.
     async fn read_preface(&mut self, limits: &Limits) -> Result<usize, Unread> {
-        let until = self.worker.now() + limits.header_time;
+        let until = self.wire.local.now() + limits.header_time;
         while self.buffer.len() < PREFACE.len() {
-            if !matches!(self.read(until).await, Ok(true)) {
+            self.cover(BUFFER_SIZE)?;
+            if !matches!(self.wire.read(until, &mut self.buffer).await, Ok(true)) {
                 return Err(Unread::Gone);
             }
         }
@@ -269,89 +451,89 @@ impl Session {
         expects: bool,
     ) -> Result<std::ops::Range<usize>, Unread> {
         let limits = &view.settings.limits;
-        let mut body = Body::new(framing, start);
-        let until = self.worker.now() + limits.body_time;
+        let mut body = http1::Body::new(framing, start);
+        let mut since = self.wire.local.now();
+        let mut goal = PROGRESS;
+        let mut read = 0;
         let mut asked = !expects;
         loop {
-            match body.advance(&mut self.buffer, limits.body)? {
+            let due = match body.advance(&mut self.buffer, limits.body)? {
                 Progress::Whole(body) => return Ok(body),
-                Progress::TooLarge => return Err(face::too_large(limits.body).into()),
-                Progress::More(due) => self.buffer.reserve(due.min(GROWTH_MAX)),
+                Progress::TooLarge => return Err(too_large(limits.body).into()),
+                Progress::More(due) => due,
+            };
+            if self.buffer.capacity() - self.buffer.len() < due.min(BUFFER_SIZE) {
+                // As much as is due, but no more than has come already: what is only announced
+                // takes nothing.
+                let more = due.min(GROWTH_MAX).min(self.buffer.len().max(BUFFER_SIZE));
+                self.cover(self.buffer.len() + more)?;
             }
-            Share::cover(&mut self.share, &self.worker, self.buffer.capacity(), limits.memory)?;
             if !asked {
                 asked = true;
                 let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
-                if !self.write(view, interim).await {
+                if !self.wire.write(&[interim], limits.write_time, &mut 0).await {
                     return Err(Unread::Gone);
                 }
             }
-            match self.read(until).await {
+            let before = self.buffer.len();
+            match self.wire.read(since + limits.body_time, &mut self.buffer).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Unread::Gone),
                 Err(Late) => {
-                    let message = format!("the body did not come within {}", limits.body_time);
+                    let time = limits.body_time;
+                    let message = format!("less than 4 KiB of the body came within {time}");
                     return Err(Error::new(ErrorKind::TooSlow, message).into());
                 }
             }
-        }
-    }
-
-    /// Reads what has come, once; false: there is nothing more to come.
-    async fn read(&mut self, until: Nanos) -> Result<bool, Late> {
-        let until = self.worker.instant(until);
-        let Session { worker, io, timer, buffer, .. } = self;
-        if buffer.capacity() == 0 {
-            if timer.limit(until, io.readable()).await?.is_err() {
-                return Ok(false);
+            read += self.buffer.len() - before;
+            if read >= goal {
+                goal = read + PROGRESS;
+                since = self.wire.local.now();
             }
-            *buffer = worker.take_buffer();
         }
-        let read = timer.limit(until, io.read_buf(buffer)).await?;
-        Ok(read.is_ok_and(|n| n > 0))
-    }
-
-    /// Writes everything; false: the caller does not read it.
-    async fn write(&mut self, view: &View, bytes: &[u8]) -> bool {
-        let until = self.worker.instant(self.worker.recent() + view.settings.limits.write_time);
-        let Session { io, timer, .. } = self;
-        matches!(timer.limit(until, write_all(io, bytes, &mut 0)).await, Ok(Ok(())))
     }
 
     /// Answers what could not be read, and ends.
-    async fn refuse(&mut self, view: &View, unread: Unread) -> Then {
+    async fn refuse(&mut self, view: &View, unread: Unread) -> NextStep {
         let error = match unread {
-            Unread::Gone | Unread::Preface => return Then::End,
+            Unread::Gone | Unread::Preface => return NextStep::End,
             Unread::Wrong(error) => error,
         };
-        self.worker.counts().refused[error.kind as usize].add(1);
-        // It may have been waited for: the clock is asked again.
-        self.worker.now();
+        let worker = self.worker.clone();
+        worker.local.counts().refused[error.kind as usize].add(1);
+        // Time may have passed since the clock was read.
+        worker.local.now();
+        let mut body = Vec::new();
+        error.write(Shape::Own, b"null", &mut body);
         let answer = Answer::error(&error, Shape::Own, Vec::new());
         let mut out = Vec::new();
-        write::refusal(&self.worker, view, &answer, &mut out);
+        head::write_refusal(&worker, view, &answer, &body, &mut out);
+        answer.settlement.settle(0, true);
         self.release(self.buffer.len());
-        match self.write(view, &out).await {
+        match self.wire.write(&[&out], view.settings.limits.write_time, &mut 0).await {
             true => self.linger().await,
-            false => Then::End,
+            false => NextStep::End,
         }
     }
 
-    /// Lets the caller read the last answer: says that no more comes, and waits for it to close.
-    async fn linger(&mut self) -> Then {
-        let until = self.worker.now() + LINGER_TIME;
-        let limit = self.worker.instant(until);
-        let Session { io, timer, .. } = self;
-        if !matches!(timer.limit(limit, io.shutdown()).await, Ok(Ok(()))) {
-            return Then::End;
+    /// Lets the caller read the last answer: says that no more comes, and discards what it still
+    /// sends until it closes.
+    async fn linger(&mut self) -> NextStep {
+        let start = self.wire.local.now();
+        if !self.wire.shutdown(start + LINGER_PAUSE).await {
+            return NextStep::End;
         }
-        let mut over = 0;
-        while over < LINGER_BYTES && matches!(self.read(until).await, Ok(true)) {
-            over += self.buffer.len();
+        if self.buffer.capacity() == 0 && self.cover(BUFFER_SIZE).is_err() {
+            return NextStep::End;
+        }
+        loop {
             self.buffer.clear();
+            let until = (self.wire.local.now() + LINGER_PAUSE).min(start + LINGER_TIME);
+            if !matches!(self.wire.read(until, &mut self.buffer).await, Ok(true)) {
+                self.buffer.clear();
+                return NextStep::End;
+            }
         }
-        self.buffer.clear();
-        Then::End
     }
 }
 

@@ -15,15 +15,18 @@ pub(crate) enum Io {
 }
 
 impl Io {
-    /// Waits, without a buffer, until there may be something to read. Through TLS it does not wait:
-    /// what has come may be decrypted already.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
+    /// Ready when there may be something to read; no buffer is needed to wait for it.
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            // The reader's own place to be woken, not one of the queue that `readable` makes.
-            Io::Plain(stream) => {
-                std::future::poll_fn(|context| stream.poll_read_ready(context)).await
+            Io::Plain(stream) => stream.poll_read_ready(context),
+            Io::Tls(stream) => {
+                let (stream, state) = stream.get_ref();
+                // It wants none while something lies there decrypted.
+                match state.wants_read() {
+                    true => stream.poll_read_ready(context),
+                    false => Poll::Ready(Ok(())),
+                }
             }
-            Io::Tls(_) => Ok(()),
         }
     }
 
@@ -77,6 +80,24 @@ impl AsyncWrite for Io {
         }
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_flush(context),
@@ -89,5 +110,53 @@ impl AsyncWrite for Io {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+/// Writes all parts, and says how much was taken.
+pub(crate) async fn write_all(io: &mut Io, parts: &[&[u8]], sent: &mut usize) -> io::Result<()> {
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    std::future::poll_fn(|context| {
+        while *sent < total {
+            let n = match write_some(Pin::new(&mut *io), context, parts, *sent) {
+                Poll::Ready(n) => n?,
+                Poll::Pending => return Poll::Pending,
+            };
+            *sent += n;
+        }
+        Pin::new(&mut *io).poll_flush(context)
+    })
+    .await
+}
+
+/// Writes parts from the byte `from` on, once.
+pub(crate) fn write_some<W: AsyncWrite>(
+    io: Pin<&mut W>,
+    context: &mut Context<'_>,
+    parts: &[&[u8]],
+    from: usize,
+) -> Poll<io::Result<usize>> {
+    const SLICES_MAX: usize = 16;
+    let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
+    let (mut used, mut skip) = (0, from);
+    for part in parts {
+        if skip >= part.len() {
+            skip -= part.len();
+            continue;
+        }
+        slices[used] = io::IoSlice::new(&part[skip..]);
+        skip = 0;
+        used += 1;
+        if used == SLICES_MAX {
+            break;
+        }
+    }
+    let written = match &slices[..used] {
+        [one] => io.poll_write(context, one),
+        many => io.poll_write_vectored(context, many),
+    };
+    match written {
+        Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        other => other,
     }
 }

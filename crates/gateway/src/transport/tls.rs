@@ -95,6 +95,19 @@ pub(crate) struct Roots {
 }
 
 impl Roots {
+    /// What the file of certificates to trust holds, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn contents(&self, ca: Option<&Path>) -> Result<Option<Vec<u8>>, String> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| {
+                format!("cannot read certificates from {}: {error}", path.display())
+            })
+        };
+        ca.map(read).transpose()
+    }
+
     /// A connector that trusts the certificates in `ca`, or the system's.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::simulated::Simulated;
 use super::{ServeArgs, supervise};
 use crate::{put, tell, usage_error};
 use anyhow::Context;
-use plimsoll_gateway::{Definitions, Drained, Gateway, Outside, Process, Settings, StartError};
+use plimsoll_gateway::{Definitions, Drained, Gateway, Host, Process, Settings, StartError};
 use plimsoll_registry::config::{Config, Inputs, fixed_differences, instance_name};
 use plimsoll_registry::sources::Sources;
 use std::process::ExitCode;
@@ -46,7 +46,7 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     // A supervisor has said it for all.
     raise_descriptor_limit(&config.settings, !args.supervised);
     let mut signals = Signals::listen(args.supervised)?;
-    let started = Gateway::start(config.settings.clone(), &definitions, outside(&sources));
+    let started = Gateway::start(config.settings.clone(), &definitions, host(&sources));
     let mut gateway = started.map_err(|error| not_started(&error))?;
     if name_by_port(&mut config.settings, &gateway) {
         gateway.apply(config.settings.clone(), &definitions)?;
@@ -212,9 +212,9 @@ fn name_by_port(settings: &mut Settings, gateway: &Gateway) -> bool {
     unnamed
 }
 
-fn outside(sources: &Sources) -> Outside {
+fn host(sources: &Sources) -> Host {
     let queries = sources.queries();
-    Outside {
+    Host {
         process: Arc::new(|| {
             let process = plimsoll_host::process();
             Process {
@@ -224,6 +224,7 @@ fn outside(sources: &Sources) -> Outside {
             }
         }),
         db_queries: Arc::new(move || queries.load(Ordering::Relaxed)),
+        resolve: None,
     }
 }
 

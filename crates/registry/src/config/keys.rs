@@ -118,7 +118,7 @@ impl Key {
 }
 
 /// Every key, in the order in which they are printed: first those in no table.
-pub static KEYS: [Key; 27] = [
+pub static KEYS: [Key; 31] = [
     Key::new(
         "listen",
         Form::List,
@@ -202,6 +202,15 @@ pub static KEYS: [Key; 27] = [
     )
     .reloads(),
     Key::new(
+        "idle_close",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.idle_close, field.duration().map(Nanos::from));
+        },
+        |config| Some(span(config.settings.idle_close)),
+    )
+    .reloads(),
+    Key::new(
         "tls.cert",
         Form::Text,
         |field, draft| draft.tls_cert = file(field, &draft.folder),
@@ -257,6 +266,31 @@ pub static KEYS: [Key; 27] = [
         Form::Number,
         |field, draft| set(&mut draft.config.settings.limits.connections, count(field, COUNT_MAX)),
         |config| Some(config.settings.limits.connections.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.calls",
+        Form::Number,
+        |field, draft| set(&mut draft.config.settings.limits.calls, count(field, COUNT_MAX)),
+        |config| Some(config.settings.limits.calls.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.calls_per_connection",
+        Form::Number,
+        |field, draft| {
+            set(&mut draft.config.settings.limits.calls_per_connection, count(field, COUNT_MAX))
+        },
+        |config| Some(config.settings.limits.calls_per_connection.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.calls_per_endpoint",
+        Form::Number,
+        |field, draft| {
+            set(&mut draft.config.settings.limits.calls_per_endpoint, count(field, COUNT_MAX))
+        },
+        |config| Some(config.settings.limits.calls_per_endpoint.to_string()),
     )
     .reloads(),
     Key::new(

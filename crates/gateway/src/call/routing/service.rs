@@ -3,6 +3,8 @@
 //! Round robin goes by a counter that all services with the same upstreams share, so that a pool of
 //! instances is used evenly whatever mix of services is called. A deck lists the routes of a tier in
 //! the order in which they take their turns: each once, or as often as its weight says, interleaved.
+//! When the route whose turn it is cannot take a call, the turns of all others that can are used for
+//! it evenly, so that the neighbour of a failing upstream does not get twice its share.
 //! Calls that a node keeps state for (filters) always go to the first route that takes them.
 
 use std::collections::HashMap;
@@ -10,23 +12,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plimsoll_measure::Nanos;
+use plimsoll_registry::model::{self, Kind, Spread};
 use plimsoll_rpc::method::Class;
 
-use super::{OTHER, Upstream};
 use crate::error::ErrorKind;
 use crate::observe::stats::{Calls, Relays, Sharded};
-use plimsoll_registry::model::{self, Kind, Spread};
+use crate::protocol::Protocol;
+use crate::upstream::Upstream;
 
-/// Whose turn it is, shared by those who go round the same upstreams.
+/// The turns taken so far, shared by services that go round the same upstreams.
 pub(crate) type Turn = Arc<AtomicU64>;
+
+/// The label under which calls for services that the registry does not list are counted. No id can
+/// be the same.
+pub(super) const UNLISTED: &str = "*";
 
 /// A service that may be called.
 pub(crate) struct Service {
     pub(crate) model: model::Service,
+    /// Whether the registry lists it; otherwise it stands for all that only upstreams know.
+    pub(crate) is_listed: bool,
+    pub(crate) protocol: Protocol,
     /// What `eth_chainId` and `net_version` answer, as JSON.
     pub(crate) chain_id: Option<[Vec<u8>; 2]>,
     pub(crate) routes: Vec<Route>,
     pub(crate) calls: Arc<Sharded<Calls>>,
+    /// Its calls in flight that came through no endpoint.
+    pub(crate) in_flight: Arc<AtomicU64>,
     pub(super) turn: Turn,
     /// A deck for each tier that has upstreams, in order: places in `routes`.
     decks: Vec<Vec<u16>>,
@@ -35,29 +47,55 @@ pub(crate) struct Service {
 /// One way to an upstream.
 pub(crate) struct Route {
     pub(crate) upstream: Arc<Upstream>,
-    /// The service's id in the registry.
-    pub(crate) service: Arc<str>,
     /// A JSON-RPC request's head up to the number behind `content-length: `.
     pub(crate) head: Vec<u8>,
     pub(crate) relays: Arc<Sharded<Relays>>,
 }
 
+/// What a call needs of the upstream that takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need<'a> {
+    pub(crate) class: Class,
+    pub(crate) method: &'a str,
+}
+
+/// The upstreams that were tried for a call.
+#[derive(Debug, Default)]
+pub(crate) struct Tried(Vec<u64>);
+
+impl Tried {
+    pub(crate) fn add(&mut self, route: &Route) {
+        self.0.push(route.upstream.serial);
+    }
+
+    fn holds(&self, route: &Route) -> bool {
+        self.0.contains(&route.upstream.serial)
+    }
+}
+
+/// A service as it was compiled before.
+#[derive(Clone, Copy)]
+pub(super) struct Earlier<'a> {
+    pub(super) service: Option<&'a Arc<Service>>,
+    pub(super) workers: usize,
+}
+
 impl Service {
     pub(super) fn compile(
         model: &model::Service,
+        is_listed: bool,
         upstreams: &[Arc<Upstream>],
-        calls: Arc<Sharded<Calls>>,
-        before: Option<&Arc<Service>>,
+        earlier: Earlier<'_>,
         turns: &mut HashMap<Vec<String>, Turn>,
-        workers: usize,
     ) -> Service {
-        let takes = |upstream: &&Arc<Upstream>| {
+        let serves = |upstream: &&Arc<Upstream>| {
             upstream.model.service.as_ref().is_none_or(|id| *id == model.id)
         };
+        let named = is_listed.then_some(model.id.as_str());
         let routes: Vec<Route> = upstreams
             .iter()
-            .filter(takes)
-            .map(|upstream| Route::new(upstream, &model.id, before, workers))
+            .filter(serves)
+            .map(|upstream| Route::new(upstream, named, earlier))
             .collect();
         let chain_id = model
             .chain_id
@@ -68,35 +106,66 @@ impl Service {
         let decks = tiers.into_iter().map(|tier| deck(&routes, tier, model.spread)).collect();
         let ids = routes.iter().map(|route| route.upstream.model.id.clone()).collect();
         let turn = turns.entry(ids).or_default().clone();
-        Service { model: model.clone(), chain_id, routes, calls, turn, decks }
+        let old = earlier.service;
+        Service {
+            model: model.clone(),
+            is_listed,
+            protocol: Protocol::Evm,
+            chain_id,
+            routes,
+            calls: old
+                .map_or_else(|| Arc::new(Sharded::new(earlier.workers)), |old| old.calls.clone()),
+            in_flight: old.map(|old| old.in_flight.clone()).unwrap_or_default(),
+            turn,
+            decks,
+        }
     }
 
     pub(super) fn upstream_ids(&self) -> Vec<String> {
         self.routes.iter().map(|route| route.upstream.model.id.clone()).collect()
     }
 
-    /// The route that takes the next call.
+    /// The route that takes the next attempt at a call. If it is limited in its rate, the attempt
+    /// counts.
     ///
     /// # Errors
-    /// None does: there is none, none takes the method, or all that do are at their limit.
-    pub(crate) fn pick(&self, class: Class, method: &str, now: Nanos) -> Result<&Route, ErrorKind> {
+    /// None does: there is none, none takes the method, all that do were tried or are at their limit.
+    pub(crate) fn pick(
+        &self,
+        need: &Need<'_>,
+        tried: &Tried,
+        now: Nanos,
+    ) -> Result<&Route, ErrorKind> {
         let mut why = match self.routes.is_empty() {
             true => ErrorKind::NoUpstream,
             false => ErrorKind::MethodUnsupported,
         };
-        let turn = match class {
+        let turn = match need.class {
             Class::Filter => 0,
             _ => self.turn.fetch_add(1, Ordering::Relaxed),
         };
         for deck in &self.decks {
-            let first = match (class, self.model.spread) {
+            let first = match (need.class, self.model.spread) {
                 (Class::Filter, _) => 0,
                 (_, Spread::LeastLoaded) => self.least_loaded(deck, turn),
                 _ => (turn % deck.len() as u64) as usize,
             };
-            for step in 0..deck.len() {
-                let route = &self.routes[usize::from(deck[(first + step) % deck.len()])];
-                if !route.upstream.model.methods.permit(method) {
+            let takes = |route: &Route| {
+                route.upstream.model.methods.permit(need.method) && !tried.holds(route)
+            };
+            let route = |place: usize| &self.routes[usize::from(deck[place])];
+            // By its turn first; if that cannot take it, from one round to the next from another
+            // place on, so that its calls are spread over all others.
+            let rounds = turn / deck.len() as u64;
+            let others = deck.len().saturating_sub(1).max(1);
+            let from = match need.class {
+                Class::Filter => 0,
+                _ => (rounds % others as u64) as usize,
+            };
+            let steps = (0..others).map(|step| 1 + (from + step) % others);
+            for step in std::iter::once(0).chain(steps).take(deck.len()) {
+                let route = route((first + step) % deck.len());
+                if !takes(route) {
                     continue;
                 }
                 if route.upstream.admit(now) {
@@ -124,23 +193,20 @@ impl Service {
 }
 
 impl Route {
-    fn new(
-        upstream: &Arc<Upstream>,
-        service: &str,
-        before: Option<&Arc<Service>>,
-        workers: usize,
-    ) -> Route {
-        let old = before.and_then(|before| {
-            before.routes.iter().find(|old| old.upstream.model.id == upstream.model.id)
+    /// A route to an upstream; `named`: the service's id, where it is the same for all calls.
+    fn new(upstream: &Arc<Upstream>, named: Option<&str>, earlier: Earlier<'_>) -> Route {
+        let old = earlier.service.and_then(|service| {
+            service.routes.iter().find(|old| old.upstream.model.id == upstream.model.id)
         });
-        let relays = old.map_or_else(|| Arc::new(Sharded::new(workers)), |old| old.relays.clone());
+        let relays =
+            old.map_or_else(|| Arc::new(Sharded::new(earlier.workers)), |old| old.relays.clone());
         let mut head = request_start("POST", &upstream.model, upstream.model.path());
         head.extend_from_slice(b"content-type: application/json\r\naccept: application/json\r\n");
-        if upstream.model.kind == Kind::Path && service != OTHER {
+        if let (Kind::Path, Some(service)) = (upstream.model.kind, named) {
             head.extend_from_slice(format!("target-service-id: {service}\r\n").as_bytes());
         }
         head.extend_from_slice(b"content-length: ");
-        Route { upstream: upstream.clone(), service: service.into(), head, relays }
+        Route { upstream: upstream.clone(), head, relays }
     }
 }
 

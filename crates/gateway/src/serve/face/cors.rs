@@ -1,6 +1,6 @@
 //! Cross-origin calls: what a browser is told.
 
-use super::{Answer, Request};
+use crate::call::message::{Answer, Request};
 use plimsoll_registry::settings::Cors;
 
 /// How long a browser may remember the answer to a preflight, in seconds: a day, the most that any

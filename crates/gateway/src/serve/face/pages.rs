@@ -2,34 +2,36 @@
 
 use plimsoll_rpc::json;
 
-use super::{Answer, JSON, TEXT, metrics_page, wrong_method};
+use super::{TEXT, metrics_page, wrong_method};
+use crate::call::message::{Answer, JSON};
+use crate::call::relay::shown;
 use crate::call::routing::Service;
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind};
 
 /// Answers what is no call.
-pub(super) fn answer<'a>(
+pub(super) async fn answer<'a>(
     worker: &Worker,
     view: &View,
     method: &str,
     path: &str,
 ) -> Result<Answer<'a>, Error> {
-    let read = |answer: &dyn Fn() -> Answer<'a>| match method {
-        "GET" | "HEAD" => Ok(answer()),
-        method => Err(wrong_method(method)),
-    };
-    match path {
-        "/health" => read(&|| Answer::new(200, TEXT, Vec::new())),
-        "/metrics" => read(&|| metrics_page(worker, view)),
-        "/ready" => read(&|| ready(worker, &view.registry.services(), None)),
-        _ => match path.strip_prefix("/ready/") {
-            Some(id) => read(&|| {
-                let service = view.registry.service(id).filter(|service| service.model.id == id);
-                ready(worker, &Vec::from_iter(service), Some(id))
-            }),
-            None => Err(Error::new(ErrorKind::NoSuchPath, "there is no such path here")),
-        },
+    let id = path.strip_prefix("/ready/");
+    if !matches!(path, "/health" | "/metrics" | "/ready") && id.is_none() {
+        return Err(Error::new(ErrorKind::NoSuchPath, "there is no such path here"));
     }
+    if !matches!(method, "GET" | "HEAD") {
+        return Err(wrong_method(method));
+    }
+    Ok(match (path, id) {
+        ("/health", _) => Answer::new(200, TEXT, Vec::new()),
+        ("/metrics", _) => metrics_page(worker, view).await,
+        (_, None) => ready(worker, &view.routing.services(), None),
+        (_, Some(id)) => {
+            let service = view.routing.service(id).filter(|service| service.model.id == id);
+            ready(worker, &Vec::from_iter(service), Some(id))
+        }
+    })
 }
 
 /// Whether calls can be taken, in PATH's words: 200 when every service asked for can, else 503.
@@ -42,13 +44,12 @@ fn ready<'a>(
     // With nothing to relay to, a service that was asked for by name is not ready; among all, those
     // without an upstream are not what this gateway is there for, unless none has any.
     let serving = |service: &&&std::sync::Arc<Service>| {
-        asked.is_some()
-            || (!service.routes.is_empty() && service.model.id != crate::call::routing::OTHER)
+        asked.is_some() || (!service.routes.is_empty() && service.is_listed)
     };
-    let shown: Vec<_> = services.iter().filter(serving).collect();
-    let all = !draining && !shown.is_empty() && shown.iter().all(|one| !one.routes.is_empty());
+    let listed: Vec<_> = services.iter().filter(serving).collect();
+    let all = !draining && !listed.is_empty() && listed.iter().all(|one| !one.routes.is_empty());
     let mut body = format!("{{\"ready\":{all},\"services\":{{").into_bytes();
-    for (at, service) in shown.iter().enumerate() {
+    for (at, service) in listed.iter().enumerate() {
         if at > 0 {
             body.push(b',');
         }
@@ -62,10 +63,10 @@ fn ready<'a>(
     body.push(b'}');
     let message = match (draining, asked) {
         (true, _) => Some("stopping: no new calls".to_string()),
-        (false, Some(id)) if shown.is_empty() => {
-            Some(format!("there is no service {}", crate::call::relay::shown(id)))
+        (false, Some(id)) if listed.is_empty() => {
+            Some(format!("there is no service {}", shown(id)))
         }
-        (false, None) if shown.is_empty() => Some("no service has an upstream".to_string()),
+        (false, None) if listed.is_empty() => Some("no service has an upstream".to_string()),
         _ => None,
     };
     if let Some(message) = message {

@@ -96,6 +96,9 @@ fn limits() -> impl Strategy<Value = Limits> {
         batch: sizes.1,
         header: sizes.2,
         connections: counts.0,
+        calls: counts.0,
+        calls_per_connection: counts.0,
+        calls_per_endpoint: counts.0,
         http2_streams: counts.1,
         answer: sizes.3,
         memory: sizes.4,
@@ -138,6 +141,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     cors,
                     access_log,
                     gzip: reveal,
+                    idle_close: drain,
                     drain,
                 }
             },

@@ -12,7 +12,7 @@ use plimsoll_measure::Nanos;
 const BURST: f64 = 0.1;
 
 /// Admits calls at a rate.
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     /// Between two calls, in nanoseconds.
     interval: u64,
     /// How early a call may come, in nanoseconds.
@@ -23,7 +23,7 @@ pub(super) struct Limiter {
 
 impl Limiter {
     /// Admits `rate` calls a second, above zero.
-    pub(super) fn new(rate: f64) -> Limiter {
+    pub(crate) fn new(rate: f64) -> Limiter {
         let interval = (1e9 / rate).clamp(1.0, 1e18) as u64;
         let calls = (rate * BURST).max(1.0);
         Limiter {
@@ -34,7 +34,7 @@ impl Limiter {
     }
 
     /// Whether one more call may come now; if so, it counts.
-    pub(super) fn admit(&self, now: Nanos) -> bool {
+    pub(crate) fn admit(&self, now: Nanos) -> bool {
         let pay = |due: u64| {
             let start = due.max(now.0);
             (start <= now.0.saturating_add(self.early)).then(|| start.saturating_add(self.interval))

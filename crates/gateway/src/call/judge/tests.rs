@@ -1,25 +1,18 @@
 //! The mapping of ids and errors, for whatever bytes come back.
 
 use super::*;
+use crate::payload::Payload;
+use crate::protocol::Category;
 use proptest::prelude::*;
 
-fn response(status: u16, body: &str) -> Response {
-    Response {
-        status,
-        buffer: body.as_bytes().to_vec(),
-        head: 0..0,
-        body: 0..body.len(),
-        _share: None,
-        kept: None,
-    }
-}
-
 fn judged(body: &str, status: u16, id: &str) -> Result<(RelayOutcome, String), ErrorKind> {
-    let mut out = Vec::new();
-    match judge(&response(status, body), 42, Some(id.as_bytes()), &mut out) {
-        Ok((outcome, _)) => Ok((outcome, String::from_utf8(out).expect("text"))),
-        Err(failure) => Err(failure.kind),
-    }
+    let verdict = judge(Protocol::Evm, body.as_bytes(), status, 42).map_err(|no| no.kind)?;
+    let mut out = Composer::new(Vec::new());
+    verdict.write(Some(id.as_bytes()), &mut out, |out, part| {
+        out.text().extend_from_slice(&body.as_bytes()[part]);
+    });
+    let Payload::Whole(text) = out.finish() else { unreachable!("nothing was attached") };
+    Ok((verdict.outcome, String::from_utf8(text).expect("text")))
 }
 
 #[test]
@@ -53,6 +46,13 @@ fn answers_come_under_the_callers_id() {
         RelayOutcome::Rpc(Category::InvalidRequest),
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32700,"message":"?"}}"#,
     );
+    // without a message
+    check(
+        r#"{"id":42,"error":{"code":-32016}}"#,
+        "1",
+        RelayOutcome::Rpc(Category::Other),
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"","data":{"upstream_code":-32016}}}"#,
+    );
     // a number that vendors use for different things
     check(
         r#"{"id":42,"error":{"code":-32016,"message":"over rate limit"}}"#,
@@ -79,28 +79,6 @@ fn what_is_no_answer_is_none() {
     check("", 404, ErrorKind::BadStatus);
     // the body decides, not the status
     assert!(judged(r#"{"id":42,"result":1}"#, 500, "1").is_ok());
-}
-
-#[test]
-fn calls_are_put_together_anew() {
-    let check = |text: &str, sent: &str| {
-        let call = request::call(text.as_bytes()).expect("a call");
-        let mut out = Vec::new();
-        write_call(&call, 7, &mut out);
-        assert_eq!(String::from_utf8_lossy(&out), sent);
-    };
-    check(
-        r#"{"jsonrpc":"2.0","id":"x","method":"eth_call","params":[{},"latest"],"extra":1}"#,
-        r#"{"jsonrpc":"2.0","id":7,"method":"eth_call","params":[{},"latest"]}"#,
-    );
-    check(r#"{"method":"a\"b","jsonrpc":"2.0"}"#, r#"{"jsonrpc":"2.0","id":7,"method":"a\"b"}"#);
-}
-
-#[test]
-fn numbers_are_written() {
-    for number in [0, 7, 10, 18_446_744_073_709_551_615] {
-        assert_eq!(Decimal::of(number).digits(), number.to_string().as_bytes());
-    }
 }
 
 proptest! {
