@@ -5,21 +5,23 @@
 //! a call (an error, a timeout, a caller that leaves) can forget to.
 //!
 //! # What is charged
-//! - a connection: its session, or its HTTP/2 state ([`CONNECTION_BYTES`] and further);
-//! - a request while it is read: its buffer;
-//! - a call: the three small buffers that it uses ([`CALL_BYTES`]);
+//! - a connection: its session and socket, with TLS and HTTP/2 their state;
+//! - a request that is read bit by bit, and a stream of HTTP/2: their buffers;
+//! - a call: the small buffers that it uses ([`CALL_BYTES`]);
 //! - every buffer beyond those: long bodies, decoded bodies, long answers, batches.
 //!
 //! Bytes are charged when memory is taken, never when they are only announced. Growth is charged
 //! before the buffer grows.
 //!
 //! # Who comes first
-//! Long buffers may take [`LONG_SHARE`] of the memory; the rest is left for the small buffers of
-//! calls, so that callers with long bodies or answers cannot shed callers with short ones. Beyond
-//! [`PRESSURE_SHARE`] the process is under pressure: callers that do not read their answers lose
-//! them early.
+//! All together never take more than `limits.memory`. Within it each [`Purpose`] has a quota, so that
+//! callers with long bodies, or with many calls on one connection, cannot shed those with one short
+//! call: some memory is left that only a connection's first call may take.
 //!
-//! Invariant: when nothing is in flight and nobody is connected, both counts are zero.
+//! When long buffers have taken half of their quota, the process is under pressure: callers that do
+//! not read their answers lose them early.
+//!
+//! Invariant: when nothing is in flight and nobody is connected, all counts are zero.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,33 +34,50 @@ use crate::error::{Error, ErrorKind};
 pub(crate) const CONNECTION_BYTES: u64 = 4 << 10;
 
 /// What TLS adds to a connection: its keys and buffers.
-pub(crate) const TLS_BYTES: u64 = 24 << 10;
+pub(crate) const TLS_BYTES: u64 = 16 << 10;
 
 /// What HTTP/2 adds to a connection: header tables, stream slabs, frame buffers.
-pub(crate) const HTTP2_BYTES: u64 = 32 << 10;
+pub(crate) const HTTP2_BYTES: u64 = 16 << 10;
 
-/// What a call takes at least: the buffers of its request upstream, of the response and of its
-/// answer, 8 KiB each, and its tasks.
+/// What a call takes at least: the buffers of its request, of the request upstream, of the response
+/// and of its answer, 8 KiB each at most, and its task.
 pub(crate) const CALL_BYTES: u64 = 32 << 10;
 
-/// The part of the memory that long buffers may take, in quarters.
-const LONG_SHARE: u64 = 3;
+/// What bytes are held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A connection.
+    Connection,
+    /// A long body or answer.
+    Long,
+    /// A call beside others of its connection, or a request that is read bit by bit.
+    Further,
+    /// A connection's only call.
+    First,
+}
 
-/// From this part of the memory on, in quarters, the process is under pressure.
-const PRESSURE_SHARE: u64 = 2;
+impl Purpose {
+    const COUNT: usize = 4;
 
-/// The part of the memory that connections may take by themselves, in quarters.
-const CONNECTIONS_SHARE: u64 = 2;
+    /// How much of the memory may be held for it, and how much for all together when it asks for
+    /// more, in eighths.
+    const fn quota(self) -> (u64, u64) {
+        match self {
+            Purpose::Connection => (4, 8),
+            Purpose::Long => (4, 7),
+            Purpose::Further => (2, 7),
+            Purpose::First => (8, 8),
+        }
+    }
+}
 
 /// The accounts of a process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Capacity {
     calls: AtomicU64,
     bytes: AtomicU64,
-    /// Of `bytes`, those of long buffers.
-    long_bytes: AtomicU64,
-    /// Of `bytes`, those of connections.
-    connection_bytes: AtomicU64,
+    /// `bytes` by purpose. First calls need no account: what is left is theirs.
+    by_purpose: [AtomicU64; Purpose::COUNT - 1],
     calls_max: AtomicU64,
     bytes_max: AtomicU64,
     endpoint_calls_max: AtomicU64,
@@ -66,15 +85,7 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     pub(crate) fn new(limits: &Limits) -> Capacity {
-        let capacity = Capacity {
-            calls: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            long_bytes: AtomicU64::new(0),
-            connection_bytes: AtomicU64::new(0),
-            calls_max: AtomicU64::new(0),
-            bytes_max: AtomicU64::new(0),
-            endpoint_calls_max: AtomicU64::new(0),
-        };
+        let capacity = Capacity::default();
         capacity.set_limits(limits);
         capacity
     }
@@ -96,47 +107,64 @@ impl Capacity {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether memory is short: whoever holds it without using it should give it back.
+    /// Whether memory is short: a caller that holds it without using it should lose it.
     pub(crate) fn is_under_pressure(&self) -> bool {
-        self.long_bytes.load(Ordering::Relaxed) > self.part(PRESSURE_SHARE)
+        let held = self.by_purpose[Purpose::Long as usize].load(Ordering::Relaxed);
+        held > self.eighths(Purpose::Long.quota().0) / 2
     }
 
-    /// Lets a call in.
+    /// Lets a call in; `purpose`: whether it is its connection's only one.
     ///
     /// # Errors
     /// Too many calls are in flight, in the process or of the endpoint, or memory is used up.
     #[inline]
-    pub(crate) fn enter<'a>(&'a self, endpoint: &'a AtomicU64) -> Result<Permit<'a>, Error> {
+    pub(crate) fn enter<'a>(
+        &'a self,
+        endpoint: &'a AtomicU64,
+        purpose: Purpose,
+    ) -> Result<Permit<'a>, Error> {
         let calls = self.calls.fetch_add(1, Ordering::Relaxed);
         let of_endpoint = endpoint.fetch_add(1, Ordering::Relaxed);
-        let bytes = self.bytes.fetch_add(CALL_BYTES, Ordering::Relaxed);
-        // From here on, dropping the permit settles all three.
-        let permit = Permit { capacity: self, endpoint };
+        let has_memory = self.take(purpose, CALL_BYTES);
+        // From here on, dropping the permit settles all of it.
+        let permit = Permit { capacity: self, endpoint, purpose };
         if calls >= self.calls_max.load(Ordering::Relaxed) {
             return Err(busy("limits.calls calls are in flight; try again"));
         }
         if of_endpoint >= self.endpoint_calls_max.load(Ordering::Relaxed) {
             return Err(busy("limits.calls_per_endpoint calls are in flight; try again"));
         }
-        if bytes + CALL_BYTES > self.bytes_max.load(Ordering::Relaxed) {
-            return Err(busy("limits.memory is used up; try again"));
+        if !has_memory {
+            return Err(busy(MEMORY_USED_UP));
         }
         Ok(permit)
     }
 
-    /// So many quarters of the memory. Small amounts are not rounded down to nothing.
-    fn part(&self, quarters: u64) -> u64 {
-        let max = self.bytes_max.load(Ordering::Relaxed);
-        max / 4 * quarters + max % 4
+    /// Takes bytes, and says whether there was room for them.
+    #[inline]
+    fn take(&self, purpose: Purpose, bytes: u64) -> bool {
+        let (own, all) = purpose.quota();
+        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let fits = held <= self.eighths(all);
+        match self.by_purpose.get(purpose as usize) {
+            None => fits,
+            Some(account) => {
+                let held = account.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                fits && held <= self.eighths(own)
+            }
+        }
     }
 
-    /// The account of one purpose, and how much it may hold.
-    fn account(&self, purpose: Purpose) -> Option<(&AtomicU64, u64)> {
-        match purpose {
-            Purpose::Small => None,
-            Purpose::Long => Some((&self.long_bytes, self.part(LONG_SHARE))),
-            Purpose::Connection => Some((&self.connection_bytes, self.part(CONNECTIONS_SHARE))),
+    #[inline]
+    fn give(&self, purpose: Purpose, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(account) = self.by_purpose.get(purpose as usize) {
+            account.fetch_sub(bytes, Ordering::Relaxed);
         }
+    }
+
+    fn eighths(&self, count: u64) -> u64 {
+        self.bytes_max.load(Ordering::Relaxed) / 8 * count
     }
 }
 
@@ -145,25 +173,15 @@ impl Capacity {
 pub(crate) struct Permit<'a> {
     capacity: &'a Capacity,
     endpoint: &'a AtomicU64,
+    purpose: Purpose,
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.capacity.calls.fetch_sub(1, Ordering::Relaxed);
         self.endpoint.fetch_sub(1, Ordering::Relaxed);
-        self.capacity.bytes.fetch_sub(CALL_BYTES, Ordering::Relaxed);
+        self.capacity.give(self.purpose, CALL_BYTES);
     }
-}
-
-/// What bytes are held for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// The usual buffers of a request.
-    Small,
-    /// A long body or answer.
-    Long,
-    /// A connection.
-    Connection,
 }
 
 /// Bytes held by a buffer or a connection.
@@ -180,6 +198,11 @@ impl Share {
         Share { capacity: capacity.clone(), purpose, bytes: 0 }
     }
 
+    /// Whether it is for this purpose.
+    pub(crate) fn is_for(&self, purpose: Purpose) -> bool {
+        self.purpose == purpose
+    }
+
     /// Whether it covers nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
@@ -190,18 +213,12 @@ impl Share {
     /// # Errors
     /// That would be too much; nothing is charged.
     pub(crate) fn add(&mut self, bytes: u64) -> Result<(), Error> {
-        let capacity = &self.capacity;
-        let all = capacity.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let account = capacity.account(self.purpose);
-        let of_purpose = account.map_or(0, |(held, _)| held.fetch_add(bytes, Ordering::Relaxed));
-        let fits = all <= capacity.bytes_max.load(Ordering::Relaxed)
-            && account.is_none_or(|(_, max)| of_purpose + bytes <= max);
-        self.bytes += bytes;
-        if fits {
-            return Ok(());
+        if !self.capacity.take(self.purpose, bytes) {
+            self.capacity.give(self.purpose, bytes);
+            return Err(busy(MEMORY_USED_UP));
         }
-        self.shrink(bytes);
-        Err(busy("limits.memory is used up; try again"))
+        self.bytes += bytes;
+        Ok(())
     }
 
     /// Charges so that `bytes` are covered in all.
@@ -214,23 +231,15 @@ impl Share {
             Some(more) => self.add(more),
         }
     }
-
-    /// Gives bytes back.
-    pub(crate) fn shrink(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        if let Some((held, _)) = self.capacity.account(self.purpose) {
-            held.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        self.capacity.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.shrink(self.bytes);
+        self.capacity.give(self.purpose, self.bytes);
     }
 }
+
+const MEMORY_USED_UP: &str = "limits.memory is used up; try again";
 
 fn busy(why: &'static str) -> Error {
     Error::new(ErrorKind::Busy, why)
@@ -246,53 +255,62 @@ mod tests {
     }
 
     fn is_settled(capacity: &Capacity) -> bool {
-        let accounts =
-            [&capacity.calls, &capacity.bytes, &capacity.long_bytes, &capacity.connection_bytes];
-        accounts.iter().all(|account| account.load(Ordering::Relaxed) == 0)
+        let accounts = [&capacity.calls, &capacity.bytes].into_iter().chain(&capacity.by_purpose);
+        accounts.into_iter().all(|account| account.load(Ordering::Relaxed) == 0)
     }
 
     #[test]
     fn permits_settle_once_whether_granted_or_not() {
         let capacity = capacity(3, 1 << 20);
         let (one, other) = (AtomicU64::new(0), AtomicU64::new(0));
-        let held = [capacity.enter(&one), capacity.enter(&one)].map(|permit| permit.expect("room"));
+        let enter = |endpoint| capacity.enter(endpoint, Purpose::First);
+        let held = [enter(&one), enter(&one)].map(|permit| permit.expect("room"));
         // The endpoint is full, the process is not.
-        assert!(capacity.enter(&one).is_err());
-        let third = capacity.enter(&other).expect("room");
-        assert!(capacity.enter(&other).is_err());
+        assert!(capacity.enter(&one, Purpose::First).is_err());
+        let third = capacity.enter(&other, Purpose::Further).expect("room");
+        assert!(capacity.enter(&other, Purpose::First).is_err());
         drop(third);
-        assert!(capacity.enter(&other).is_ok());
+        assert!(capacity.enter(&other, Purpose::First).is_ok());
         drop(held);
         assert!(is_settled(&capacity));
         assert_eq!(one.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn calls_need_memory() {
-        let capacity = capacity(100, CALL_BYTES + CALL_BYTES / 2);
+    fn no_purpose_takes_what_is_left_for_first_calls() {
+        let capacity = capacity(10_000, 8 << 20);
+        let fill = |purpose| {
+            let mut share = Share::new(&capacity, purpose);
+            while share.add(64 << 10).is_ok() {}
+            share
+        };
+        let long = fill(Purpose::Long);
+        assert_eq!(long.bytes, 4 << 20);
+        assert!(capacity.is_under_pressure());
+        let further = fill(Purpose::Further);
+        assert_eq!(further.bytes, 2 << 20);
+        let connections = fill(Purpose::Connection);
+        assert_eq!(connections.bytes, 2 << 20, "all of it is taken");
+        drop(connections);
         let endpoint = AtomicU64::new(0);
-        let one = capacity.enter(&endpoint).expect("room");
-        assert!(capacity.enter(&endpoint).is_err());
-        drop(one);
-        assert!(is_settled(&capacity));
+        assert!(capacity.enter(&endpoint, Purpose::Further).is_err());
+        assert!(capacity.enter(&endpoint, Purpose::First).is_ok());
+        let mut more = Share::new(&capacity, Purpose::Long);
+        assert!(more.add(1).is_err());
+        drop(further);
+        assert!(more.add(1).is_err(), "its own quota is used up");
+        drop((long, more));
+        assert!(is_settled(&capacity) && !capacity.is_under_pressure());
     }
 
     #[test]
-    fn long_buffers_leave_room_for_small_ones() {
-        let capacity = capacity(10, 1 << 20);
-        let mut long = Share::new(&capacity, Purpose::Long);
-        assert!(long.add(768 << 10).is_ok());
-        assert!(capacity.is_under_pressure());
-        assert!(long.add(1).is_err());
-        let mut connection = Share::new(&capacity, Purpose::Connection);
-        assert!(connection.add(200 << 10).is_ok());
-        let mut small = Share::new(&capacity, Purpose::Small);
-        assert!(small.add(56 << 10).is_ok());
-        assert!(small.add(1).is_err());
-        long.shrink(1 << 10);
-        assert!(small.cover(57 << 10).is_ok());
-        assert!(small.cover(3).is_ok(), "covered already");
-        drop((long, small, connection));
+    fn shares_cover_what_grows() {
+        let capacity = capacity(1, 8 << 10);
+        let mut share = Share::new(&capacity, Purpose::First);
+        assert!(share.cover(4 << 10).is_ok() && share.cover(1 << 10).is_ok());
+        assert!(share.cover(9 << 10).is_err());
+        assert_eq!((share.bytes, capacity.bytes()), (4 << 10, 4 << 10));
+        drop(share);
         assert!(is_settled(&capacity));
     }
 }

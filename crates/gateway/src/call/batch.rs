@@ -79,9 +79,12 @@ impl Turns {
         &'a self,
         capacity: &'a Capacity,
         endpoint: &'a AtomicU64,
+        purpose: Purpose,
     ) -> Result<Turn<'a>, Error> {
         loop {
-            match capacity.enter(endpoint) {
+            // The first of a batch is as good as a call alone; the others come beside it.
+            let purpose = if self.held.get() == 0 { purpose } else { Purpose::Further };
+            match capacity.enter(endpoint, purpose) {
                 Ok(permit) => {
                     self.held.set(self.held.get() + 1);
                     return Ok(Turn { _permit: permit, turns: Some(self) });

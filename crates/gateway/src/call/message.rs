@@ -11,6 +11,7 @@ use super::records::Settlement;
 use crate::error::{Error, Shape};
 use crate::http1::{self, Fields};
 use crate::payload::Payload;
+use crate::permit::Purpose;
 
 /// The media type of JSON.
 pub(crate) const JSON: &[u8] = b"application/json";
@@ -26,6 +27,8 @@ pub(crate) struct Request<'a> {
     pub(crate) peer: IpAddr,
     /// When it had been read.
     pub(crate) start: Nanos,
+    /// Whether it is its connection's only request at present.
+    pub(crate) purpose: Purpose,
 }
 
 /// A request's body.

@@ -30,6 +30,7 @@ use super::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
+use crate::permit::Purpose;
 use crate::upstream::Reuse;
 
 /// Where a body's calls go and how errors are put.
@@ -45,6 +46,8 @@ pub(crate) struct Target<'a> {
     pub(crate) endpoint_calls: &'a AtomicU64,
     /// The places for calls of a connection with several requests at a time.
     pub(crate) turns: Option<&'a Semaphore>,
+    /// Whether the request is its connection's only one.
+    pub(crate) purpose: Purpose,
     pub(crate) shape: Shape,
     /// When the call was taken up.
     pub(crate) start: Nanos,
@@ -150,8 +153,11 @@ pub(super) async fn answer_call<'a>(
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
     let entered = match batch {
-        None => local.capacity.enter(target.endpoint_calls).map(batch::Turn::alone),
-        Some(turns) => turns.enter(&local.capacity, target.endpoint_calls).await,
+        None => {
+            let entered = local.capacity.enter(target.endpoint_calls, target.purpose);
+            entered.map(batch::Turn::alone)
+        }
+        Some(turns) => turns.enter(&local.capacity, target.endpoint_calls, target.purpose).await,
     };
     let resolved = match &entered {
         Ok(_) => resolve(target, call, method, &mut answer, &mut summary).await,

@@ -107,7 +107,7 @@ async fn relay<'a>(
 ) -> Result<(Answer<'a>, Outcome), Error> {
     let local: &'a Local = &target.worker.local;
     let _turn = target.turn().await?;
-    let permit = local.capacity.enter(target.endpoint_calls)?;
+    let permit = local.capacity.enter(target.endpoint_calls, target.purpose)?;
     let is_bodiless = matches!(request.method, "GET" | "HEAD");
     let body = if is_bodiless { b"" } else { body.bytes() };
     let need = Need { class: Class::Read, method: METHOD };

@@ -114,6 +114,7 @@ async fn customer<'a>(
         rules: Some(&endpoint.rules),
         endpoint_calls: &endpoint.calls,
         turns,
+        purpose: request.purpose,
         shape: Shape::Own,
         start: request.start,
     };
@@ -155,6 +156,7 @@ async fn instance<'a>(
         rules: None,
         endpoint_calls: &service.in_flight,
         turns,
+        purpose: request.purpose,
         shape: Shape::Path,
         start: request.start,
     };

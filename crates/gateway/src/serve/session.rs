@@ -30,7 +30,7 @@ use crate::http1::{self, Framing, Progress};
 use crate::local::BUFFER_SIZE;
 use crate::offload;
 use crate::payload::{Held, Payload};
-use crate::permit::{Purpose, Share, TLS_BYTES};
+use crate::permit::{CONNECTION_BYTES, Purpose, Share, TLS_BYTES};
 use crate::transport::io::Io;
 use crate::transport::timer::{Late, Timer};
 
@@ -52,6 +52,9 @@ const LINGER_TIME: Nanos = Nanos::from_secs(30);
 
 /// A buffer for a long body grows by this much at a time.
 const GROWTH_MAX: usize = 1 << 20;
+
+/// A longer request counts as long while it is read.
+const LONG_MIN: usize = 64 << 10;
 
 /// A connection that was accepted.
 pub(crate) struct Arrival {
@@ -95,8 +98,7 @@ pub(crate) async fn serve(
         wire: Wire { local, io, timer },
         slot: sessions.enter(),
         peer,
-        share: worker.local.share(Purpose::Small),
-        long: None,
+        share: None,
         buffer: Vec::new(),
         is_new: true,
         worker,
@@ -133,10 +135,8 @@ struct Session {
     wire: Wire,
     slot: Slot,
     peer: IpAddr,
-    /// Covers the buffer up to its usual size.
-    share: Share,
-    /// Covers what a long body takes beyond that.
-    long: Option<Share>,
+    /// Covers the buffer while it is waited for more of a request; a call's permit covers it later.
+    share: Option<Share>,
     /// What was read and not yet used; empty and without memory between requests.
     buffer: Vec<u8>,
     /// No request has begun yet.
@@ -218,6 +218,7 @@ impl Session {
             },
             peer: self.peer,
             start: worker.local.now(),
+            purpose: Purpose::First,
         };
         let mut answer = face::answer(&worker, &view, None, &request).await;
         let accepts = head.fields.accept_encoding;
@@ -330,19 +331,15 @@ impl Session {
             self.buffer.drain(..consumed);
         } else {
             self.worker.local.give_buffer(std::mem::take(&mut self.buffer));
-            self.share.shrink(u64::MAX);
         }
-        self.long = None;
+        self.share = None;
     }
 
     /// Takes the buffer with a long body out of the session; what lies behind it stays.
     fn take_long(&mut self, consumed: usize) -> Bytes {
         let rest = self.buffer[consumed..].to_vec();
         let bytes = std::mem::replace(&mut self.buffer, rest);
-        if self.buffer.is_empty() {
-            self.share.shrink(u64::MAX);
-        }
-        Held { bytes, share: self.long.take() }.into_bytes()
+        Held { bytes, share: self.share.take() }.into_bytes()
     }
 
     /// Reads until a whole head is in the buffer, and gives where it ends.
@@ -384,8 +381,10 @@ impl Session {
                 }
                 Some(began) => began + limits.header_time,
             };
-            if self.buffer.len() == self.buffer.capacity() {
-                self.cover(self.buffer.len() + BUFFER_SIZE)?;
+            if seen > 0 {
+                self.make_room(1)?;
+            } else if self.buffer.capacity() == 0 {
+                self.buffer = self.worker.local.take_buffer();
             }
             match self.wire.read(until, &mut self.buffer).await {
                 Ok(true) => {}
@@ -413,17 +412,18 @@ impl Session {
         }
     }
 
-    /// Charges for a buffer of this capacity, and makes it.
-    fn cover(&mut self, capacity: usize) -> Result<(), Error> {
-        if self.buffer.capacity() == 0 {
-            self.share.cover(BUFFER_SIZE as u64)?;
-            self.buffer = self.worker.local.take_buffer();
+    /// Makes room for more of a request, charged for: what is waited for takes memory meanwhile.
+    fn make_room(&mut self, more: usize) -> Result<(), Error> {
+        let capacity = match self.buffer.capacity() - self.buffer.len() >= more {
+            true => self.buffer.capacity(),
+            false => self.buffer.len() + more,
+        };
+        let purpose = if capacity > LONG_MIN { Purpose::Long } else { Purpose::Further };
+        if self.share.as_ref().is_none_or(|share| !share.is_for(purpose)) {
+            self.share = Some(self.worker.local.share(purpose));
         }
-        if capacity > self.buffer.capacity() {
-            let long = self.long.get_or_insert_with(|| self.worker.local.share(Purpose::Long));
-            long.cover(capacity as u64)?;
-            self.buffer.reserve_exact(capacity - self.buffer.len());
-        }
+        self.share.as_mut().expect("it was just made").cover(capacity as u64)?;
+        self.buffer.reserve_exact(capacity - self.buffer.len());
         Ok(())
     }
 
@@ -431,7 +431,7 @@ impl Session {
     async fn read_preface(&mut self, limits: &Limits) -> Result<usize, Unread> {
         let until = self.wire.local.now() + limits.header_time;
         while self.buffer.len() < PREFACE.len() {
-            self.cover(BUFFER_SIZE)?;
+            self.make_room(PREFACE.len())?;
             if !matches!(self.wire.read(until, &mut self.buffer).await, Ok(true)) {
                 return Err(Unread::Gone);
             }
@@ -462,12 +462,11 @@ impl Session {
                 Progress::TooLarge => return Err(too_large(limits.body).into()),
                 Progress::More(due) => due,
             };
-            if self.buffer.capacity() - self.buffer.len() < due.min(BUFFER_SIZE) {
-                // As much as is due, but no more than has come already: what is only announced
-                // takes nothing.
-                let more = due.min(GROWTH_MAX).min(self.buffer.len().max(BUFFER_SIZE));
-                self.cover(self.buffer.len() + more)?;
-            }
+            let free = self.buffer.capacity() - self.buffer.len();
+            // As much as is due, but no more than has come already: what is only announced takes
+            // nothing.
+            let more = due.min(GROWTH_MAX).min(self.buffer.len().max(BUFFER_SIZE));
+            self.make_room(if free < due.min(BUFFER_SIZE) { more } else { 1 })?;
             if !asked {
                 asked = true;
                 let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -523,14 +522,12 @@ impl Session {
         if !self.wire.shutdown(start + LINGER_PAUSE).await {
             return NextStep::End;
         }
-        if self.buffer.capacity() == 0 && self.cover(BUFFER_SIZE).is_err() {
-            return NextStep::End;
-        }
+        // Within what the connection is charged for anyway.
+        let mut discarded = Vec::with_capacity(CONNECTION_BYTES as usize);
         loop {
-            self.buffer.clear();
+            discarded.clear();
             let until = (self.wire.local.now() + LINGER_PAUSE).min(start + LINGER_TIME);
-            if !matches!(self.wire.read(until, &mut self.buffer).await, Ok(true)) {
-                self.buffer.clear();
+            if !matches!(self.wire.read(until, &mut discarded).await, Ok(true)) {
                 return NextStep::End;
             }
         }

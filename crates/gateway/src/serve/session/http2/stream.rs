@@ -57,7 +57,11 @@ impl Stream {
         let shared = self.shared.clone();
         let worker = &shared.worker;
         let (head, body) = request.into_parts();
-        let mut share = worker.local.share(Purpose::Small);
+        let purpose = match shared.streams.get() {
+            1 => Purpose::First,
+            _ => Purpose::Further,
+        };
+        let mut share = worker.local.share(purpose);
         let fields =
             head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
         if share.add(STREAM_BYTES + fields.sum::<usize>() as u64).is_err() {
@@ -65,7 +69,7 @@ impl Stream {
         }
         let body = read(worker, body).await;
         let view = worker.view();
-        let mut answering = std::pin::pin!(answer(&shared, &view, &head, body));
+        let mut answering = std::pin::pin!(answer(&shared, &view, &head, body, purpose));
         let left = std::future::poll_fn(|context| self.respond.poll_reset(context));
         let answer = tokio::select! {
             biased;
@@ -161,6 +165,7 @@ async fn answer<'a>(
     view: &'a View,
     head: &http::request::Parts,
     body: Result<Body<'static>, Error>,
+    purpose: Purpose,
 ) -> Answer<'a> {
     let worker = &shared.worker;
     let mut fields = Fields::default();
@@ -187,6 +192,7 @@ async fn answer<'a>(
         },
         peer: shared.peer,
         start: worker.local.now(),
+        purpose,
     };
     let mut answer = face::answer(worker, view, Some(&shared.turns), &request).await;
     compress::compress(worker, view, fields.accept_encoding, &mut answer).await;
