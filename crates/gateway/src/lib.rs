@@ -8,11 +8,13 @@
 //! - `upstream`: the client's side of HTTP
 //! - `keeper`: background work: name resolution
 //! - [`observe`]: counters, metrics, logs
-//! - `local`, `permit`, `payload`, `offload`: a thread's own, the process's capacity, bodies, long work
+//! - `local`, `permit`, `buffer`, `payload`, `offload`: a thread's own, the process's capacity, bodies,
+//!   long work
 //! - [`protocol`]: what a service speaks: the meanings of errors
 //! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
 //! - `fuzz`: entry points for fuzzing
 
+mod buffer;
 mod call;
 pub mod error;
 #[doc(hidden)]

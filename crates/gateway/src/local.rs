@@ -18,7 +18,7 @@ use crate::permit::{Capacity, Purpose, Share};
 pub(crate) const BUFFER_SIZE: usize = 8 << 10;
 
 /// Larger buffers are not pooled but freed.
-const BUFFER_POOLED_MAX: usize = 16 << 10;
+pub(crate) const BUFFER_POOLED_MAX: usize = 16 << 10;
 
 /// The most buffers that are pooled, 1 MiB to 2 MiB in all.
 const BUFFERS_POOLED_MAX: usize = 128;

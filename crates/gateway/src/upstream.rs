@@ -24,6 +24,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BufMut;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model;
 use plimsoll_registry::settings::{Limits, Settings};
@@ -254,15 +255,18 @@ impl Connection {
         }
     }
 
-    /// Reads what has come, once; false: the upstream closed the connection.
+    /// Reads what has come, once, up to `room` bytes; false: the upstream closed the connection.
     async fn read(
         &mut self,
         local: &Local,
         deadline: Nanos,
         buffer: &mut Vec<u8>,
+        room: usize,
     ) -> Result<bool, Failure> {
         let was_empty = buffer.is_empty();
-        match self.timer.limit(local.instant(deadline), self.io.read_buf(buffer)).await {
+        let mut into = buffer.limit(room);
+        let reading = self.io.read_buf(&mut into);
+        match self.timer.limit(local.instant(deadline), reading).await {
             Ok(Ok(n)) => Ok(n > 0),
             Ok(Err(error)) => {
                 let message = format!("the upstream broke the connection: {error}");

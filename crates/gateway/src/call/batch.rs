@@ -10,13 +10,12 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 use plimsoll_rpc::request::{self, Batch, Call, Refused};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SemaphorePermit};
 
 use super::message::Summary;
 use super::parse;
@@ -31,24 +30,26 @@ use crate::permit::{Capacity, Permit, Purpose, Share};
 const TEXT_FREE: u64 = 8 << 10;
 
 /// What the calls of a batch share: the permits that they hold, the text that waits to be written.
-pub(crate) struct Turns {
+struct Turns {
     held: Cell<usize>,
     freed: Notify,
     text: Cell<u64>,
     share: RefCell<Share>,
 }
 
-/// A call's permit; a batch's other calls wait for it.
+/// A call's leave to be in flight, in the process and on its connection.
 pub(super) struct Turn<'a> {
     _permit: Permit<'a>,
+    /// The batch whose next call may wait for this permit.
     turns: Option<&'a Turns>,
+    _of_connection: Option<SemaphorePermit<'a>>,
 }
 
 impl<'a> Turn<'a> {
     /// The permit of a call that is in no batch.
     #[inline]
     pub(super) fn alone(permit: Permit<'a>) -> Turn<'a> {
-        Turn { _permit: permit, turns: None }
+        Turn { _permit: permit, turns: None, _of_connection: None }
     }
 }
 
@@ -71,30 +72,24 @@ impl Turns {
         }
     }
 
-    /// Waits for a permit for as long as calls of the same batch hold some.
+    /// Waits for the next call's permit for as long as calls of the same batch hold some. To be
+    /// called for one call after another: what waits takes memory.
     ///
     /// # Errors
     /// There is no room, and no call of this batch will make any.
-    pub(super) async fn enter<'a>(
-        &'a self,
-        capacity: &'a Capacity,
-        endpoint: &'a AtomicU64,
-        purpose: Purpose,
-    ) -> Result<Turn<'a>, Error> {
+    async fn enter<'a>(&'a self, target: &'a Target<'_>) -> Result<Turn<'a>, Error> {
+        let _of_connection = target.turn().await?;
+        let capacity = &target.worker.local.capacity;
         loop {
             // The first of a batch is as good as a call alone; the others come beside it.
-            let purpose = if self.held.get() == 0 { purpose } else { Purpose::Further };
-            match capacity.enter(endpoint, purpose) {
-                Ok(permit) => {
+            let purpose = if self.held.get() == 0 { target.purpose } else { Purpose::Further };
+            match capacity.enter(target.endpoint_calls, purpose) {
+                Ok(_permit) => {
                     self.held.set(self.held.get() + 1);
-                    return Ok(Turn { _permit: permit, turns: Some(self) });
+                    return Ok(Turn { _permit, turns: Some(self), _of_connection });
                 }
                 Err(_) if self.held.get() > 0 => self.freed.notified().await,
-                Err(busy) => {
-                    // Others that wait would wait for ever.
-                    self.freed.notify_one();
-                    return Err(busy);
-                }
+                Err(busy) => return Err(busy),
             }
         }
     }
@@ -112,8 +107,8 @@ impl Turns {
 /// Answers a short batch. Calls without an id leave nothing; if none has one, neither does the batch.
 pub(super) async fn answer_short<'a>(target: &Target<'a>, batch: &Batch<'_>) -> Relayed<'a> {
     let turns = Turns::new(&target.worker.local.capacity);
-    let answers = batch.calls().map(|call| answer_item(target, call, &turns));
-    let (out, relayed) = in_order(target, answers).await;
+    let answer = |call, entered| answer_item(target, call, entered, &turns);
+    let (out, relayed) = in_order(target, &turns, batch.calls(), answer).await;
     finish(out, turns, relayed)
 }
 
@@ -124,55 +119,52 @@ pub(super) async fn answer_long<'a>(
     items: Vec<Range<usize>>,
 ) -> Relayed<'a> {
     let turns = Turns::new(&target.worker.local.capacity);
-    let answers = items.into_iter().map(|item| {
-        let (turns, item) = (&turns, bytes.slice(item));
-        async move {
-            if item.len() <= offload::INLINE_MAX {
-                return answer_item(target, request::call(&item), turns).await;
-            }
-            match parse::call(item.clone()).await {
-                Some(Ok(call)) => answer_item(target, Ok(call.within(&item)), turns).await,
-                Some(Err(refused)) => answer_item(target, Err(refused.within(&item)), turns).await,
-                None => {
-                    let error = Error::new(ErrorKind::Internal, "the gateway is ending");
-                    target.fail(&error, None)
-                }
-            }
+    let answer = async |item: Bytes, entered| {
+        let turns = &turns;
+        if item.len() <= offload::INLINE_MAX {
+            return answer_item(target, request::call(&item), entered, turns).await;
         }
-    });
-    let (out, relayed) = in_order(target, answers).await;
+        match parse::call(item.clone()).await {
+            Some(Ok(call)) => answer_item(target, Ok(call.within(&item)), entered, turns).await,
+            Some(Err(refused)) => refused_call(target, refused.within(&item)),
+            None => target.fail(&Error::new(ErrorKind::Internal, "the gateway is ending"), None),
+        }
+    };
+    let items = items.into_iter().map(|item| bytes.slice(item));
+    let (out, relayed) = in_order(target, &turns, items, answer).await;
     finish(out, turns, relayed)
 }
 
 async fn answer_item<'a>(
     target: &Target<'a>,
     call: Result<Call<'_>, Refused<'_>>,
+    entered: Result<Turn<'_>, Error>,
     turns: &Turns,
 ) -> Answered<'a> {
     let call = match call {
         Ok(call) => call,
         Err(refused) => return refused_call(target, refused),
     };
-    let mut answered = match target.turn().await {
-        Ok(_turn) => answer_call(target, &call, Some(turns)).await,
-        Err(busy) => return target.fail(&busy, call.id),
-    };
-    let local = &*target.worker.local;
+    let mut answered = answer_call(target, &call, entered).await;
     let pooled = answered.answer.compact();
-    local.give_buffer(pooled);
+    target.worker.local.give_buffer(pooled);
     if let Err(busy) = turns.charge(answered.answer.text().len()) {
         answered.shed(target, &busy, call.id);
     }
     answered
 }
 
-/// Runs the calls of a batch and joins their answers.
-async fn in_order<'a>(
-    target: &Target<'a>,
-    answers: impl Iterator<Item = impl Future<Output = Answered<'a>>>,
+/// Runs the calls of a batch, each once it has its permit, and joins their answers.
+async fn in_order<'a, 't, T, F: Future<Output = Answered<'a>>>(
+    target: &'t Target<'a>,
+    turns: &'t Turns,
+    items: impl Iterator<Item = T>,
+    answer: impl Fn(T, Result<Turn<'t>, Error>) -> F,
 ) -> (Composer, Relayed<'a>) {
     let width = target.limits().calls_per_connection;
-    let mut answers = std::pin::pin!(stream::iter(answers).buffered(width.max(1)));
+    let entered = stream::iter(items).then(async |item| (item, turns.enter(target).await));
+    let answers = entered.map(|(item, entered)| answer(item, entered)).buffered(width.max(1));
+    let mut answers = std::pin::pin!(answers);
     let mut out = Composer::new(Vec::new());
     let (mut summary, mut records) = (Summary::default(), Records::default());
     while let Some(mut answered) = answers.next().await {

@@ -111,7 +111,11 @@ async fn answer_long<'a>(
 
 async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> Relayed<'a> {
     let mut answered = match target.turn().await {
-        Ok(_turn) => answer_call(target, call, None).await,
+        Ok(_turn) => {
+            let capacity = &target.worker.local.capacity;
+            let entered = capacity.enter(target.endpoint_calls, target.purpose);
+            answer_call(target, call, entered.map(batch::Turn::alone)).await
+        }
         Err(busy) => target.fail(&busy, call.id),
     };
     if call.id.is_none() {
@@ -139,12 +143,11 @@ pub(super) fn refused_call<'a>(target: &Target<'a>, refused: Refused<'_>) -> Ans
     target.fail(&Error::from(refused.why), refused.id)
 }
 
-/// Answers one call under a permit. `batch`: the other calls of its batch, for whose permits it may
-/// wait.
+/// Answers one call under its permit, or says why it got none.
 pub(super) async fn answer_call<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
-    batch: Option<&batch::Turns>,
+    entered: Result<batch::Turn<'_>, Error>,
 ) -> Answered<'a> {
     let local = &*target.worker.local;
     let method = Method::find(&call.method);
@@ -152,13 +155,6 @@ pub(super) async fn answer_call<'a>(
     let mut record = Record::start(calls, local, method, target.start);
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
-    let entered = match batch {
-        None => {
-            let entered = local.capacity.enter(target.endpoint_calls, target.purpose);
-            entered.map(batch::Turn::alone)
-        }
-        Some(turns) => turns.enter(&local.capacity, target.endpoint_calls, target.purpose).await,
-    };
     let resolved = match &entered {
         Ok(_) => resolve(target, call, method, &mut answer, &mut summary).await,
         Err(busy) => Err(busy.clone()),

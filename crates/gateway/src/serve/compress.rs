@@ -16,9 +16,6 @@ use crate::permit::{Purpose, Share};
 /// Shorter answers are not worth packing: they fit one segment anyway.
 const PACKED_MIN: u64 = 1 << 10;
 
-/// A buffer grows by this much at most at a time.
-const GROWTH_MAX: usize = 1 << 20;
-
 /// Packs an answer where that is wanted and worth it.
 #[inline]
 pub(super) async fn compress(
@@ -62,35 +59,32 @@ async fn pack(worker: &Worker, answer: &mut Answer<'_>, length: u64) {
 
 /// A body as gzip; `None` when that is not shorter, or there is no room for it.
 fn packed(parts: &[Bytes], length: u64, share: Share) -> Option<Held> {
-    let out = Growing { bytes: Vec::new(), share, max: length };
+    // Room that is not written to takes no memory.
+    let out = Growing { bytes: Vec::with_capacity(length as usize), share };
     // The fastest level: JSON of hashes and numbers gains little from more.
     let mut gzip = flate2::write::GzEncoder::new(out, flate2::Compression::fast());
     for part in parts {
         gzip.write_all(part).ok()?;
     }
-    let Growing { bytes, share, .. } = gzip.finish().ok()?;
+    let Growing { mut bytes, share } = gzip.finish().ok()?;
+    bytes.shrink_to_fit();
     Some(Held { bytes, share: Some(share) })
 }
 
-/// A buffer that is charged for before it grows, up to a maximum.
+/// A buffer that is charged for before it is written to, up to its capacity.
 struct Growing {
     bytes: Vec<u8>,
     share: Share,
-    max: u64,
 }
 
 impl Write for Growing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let length = self.bytes.len() + bytes.len();
-        if length as u64 >= self.max {
+        if length >= self.bytes.capacity() {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        if length > self.bytes.capacity() {
-            let more = bytes.len().max(self.bytes.capacity().min(GROWTH_MAX));
-            let covered = self.share.cover((self.bytes.len() + more) as u64);
-            covered.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-            self.bytes.reserve_exact(more);
-        }
+        let covered = self.share.cover(length as u64);
+        covered.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }

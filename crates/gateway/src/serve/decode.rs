@@ -9,6 +9,7 @@ use std::io::Read;
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
 
+use crate::buffer;
 use crate::call::message::Body;
 use crate::error::{Error, ErrorKind};
 use crate::local::Local;
@@ -21,9 +22,6 @@ const INLINE_MAX: usize = 4 << 10;
 
 /// The members of a gzip body. Tools that write several start one for each 64 KiB or more.
 const MEMBERS_MAX: usize = 1_000;
-
-/// A buffer grows by this much at most at a time.
-const GROWTH_MAX: usize = 1 << 20;
 
 /// Removes a body's content coding.
 ///
@@ -70,17 +68,15 @@ fn unpack(mut packed: &[u8], limit: u64, mut share: Share) -> Result<Bytes, Erro
     let broken = |error: std::io::Error| {
         Error::new(ErrorKind::UnsupportedEncoding, format!("the body is not valid gzip: {error}"))
     };
-    let mut plain: Vec<u8> = Vec::new();
+    // The last four bytes say how long the last member is; if they lie, the buffer moves.
+    let said = packed.last_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+    let mut plain: Vec<u8> = Vec::with_capacity(1 + u64::from(said).min(limit) as usize);
     for _ in 0..MEMBERS_MAX {
         let mut member = GzDecoder::new(packed);
         loop {
-            if plain.len() == plain.capacity() {
-                let more = plain.capacity().clamp(1 << 10, GROWTH_MAX);
-                share.cover((plain.capacity() + more) as u64)?;
-                plain.reserve_exact(more);
-            }
             let start = plain.len();
-            plain.resize(plain.capacity(), 0);
+            let room = buffer::grow(&mut plain, 0, &mut share)?;
+            plain.resize(start + room, 0);
             let read = member.read(&mut plain[start..]);
             plain.truncate(start + *read.as_ref().unwrap_or(&0));
             if read.map_err(broken)? == 0 {

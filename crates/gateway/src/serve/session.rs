@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::decode::too_large;
 use super::{compress, face};
+use crate::buffer;
 use crate::call::message::{AllFields, Answer, Body, Request};
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
@@ -49,9 +50,6 @@ const LINGER_PAUSE: Nanos = Nanos::from_secs(2);
 
 /// and this long in all: a body of some hundred megabytes over a usual line.
 const LINGER_TIME: Nanos = Nanos::from_secs(30);
-
-/// A buffer for a long body grows by this much at a time.
-const GROWTH_MAX: usize = 1 << 20;
 
 /// A longer request counts as long while it is read.
 const LONG_MIN: usize = 64 << 10;
@@ -381,12 +379,16 @@ impl Session {
                 }
                 Some(began) => began + limits.header_time,
             };
-            if seen > 0 {
-                self.make_room(1)?;
-            } else if self.buffer.capacity() == 0 {
-                self.buffer = self.worker.local.take_buffer();
-            }
-            match self.wire.read(until, &mut self.buffer).await {
+            let room = match seen {
+                0 => {
+                    if self.buffer.capacity() == 0 {
+                        self.buffer = self.worker.local.take_buffer();
+                    }
+                    self.buffer.capacity()
+                }
+                _ => self.make_room(1)?,
+            };
+            match self.wire.read(until, &mut self.buffer, room).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Unread::Gone),
                 Err(Late) if self.buffer.is_empty() => return Err(Unread::Gone),
@@ -412,27 +414,26 @@ impl Session {
         }
     }
 
-    /// Makes room for more of a request, charged for: what is waited for takes memory meanwhile.
-    fn make_room(&mut self, more: usize) -> Result<(), Error> {
-        let capacity = match self.buffer.capacity() - self.buffer.len() >= more {
-            true => self.buffer.capacity(),
-            false => self.buffer.len() + more,
+    /// Makes room for more of a request, of which `due` bytes are to come, and charges for it: what
+    /// is waited for takes memory meanwhile. Gives how many bytes may be read now.
+    fn make_room(&mut self, due: usize) -> Result<usize, Error> {
+        let purpose = match self.buffer.len() > LONG_MIN {
+            true => Purpose::Long,
+            false => Purpose::Further,
         };
-        let purpose = if capacity > LONG_MIN { Purpose::Long } else { Purpose::Further };
         if self.share.as_ref().is_none_or(|share| !share.is_for(purpose)) {
             self.share = Some(self.worker.local.share(purpose));
         }
-        self.share.as_mut().expect("it was just made").cover(capacity as u64)?;
-        self.buffer.reserve_exact(capacity - self.buffer.len());
-        Ok(())
+        let share = self.share.as_mut().expect("it was just made");
+        buffer::grow(&mut self.buffer, due, share)
     }
 
     /// Reads what follows the first lines of HTTP/2's preface.
     async fn read_preface(&mut self, limits: &Limits) -> Result<usize, Unread> {
         let until = self.wire.local.now() + limits.header_time;
         while self.buffer.len() < PREFACE.len() {
-            self.make_room(PREFACE.len())?;
-            if !matches!(self.wire.read(until, &mut self.buffer).await, Ok(true)) {
+            let room = self.make_room(PREFACE.len())?;
+            if !matches!(self.wire.read(until, &mut self.buffer, room).await, Ok(true)) {
                 return Err(Unread::Gone);
             }
         }
@@ -462,11 +463,7 @@ impl Session {
                 Progress::TooLarge => return Err(too_large(limits.body).into()),
                 Progress::More(due) => due,
             };
-            let free = self.buffer.capacity() - self.buffer.len();
-            // As much as is due, but no more than has come already: what is only announced takes
-            // nothing.
-            let more = due.min(GROWTH_MAX).min(self.buffer.len().max(BUFFER_SIZE));
-            self.make_room(if free < due.min(BUFFER_SIZE) { more } else { 1 })?;
+            let room = self.make_room(due)?;
             if !asked {
                 asked = true;
                 let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -475,7 +472,7 @@ impl Session {
                 }
             }
             let before = self.buffer.len();
-            match self.wire.read(since + limits.body_time, &mut self.buffer).await {
+            match self.wire.read(since + limits.body_time, &mut self.buffer, room).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Unread::Gone),
                 Err(Late) => {
@@ -527,7 +524,8 @@ impl Session {
         loop {
             discarded.clear();
             let until = (self.wire.local.now() + LINGER_PAUSE).min(start + LINGER_TIME);
-            if !matches!(self.wire.read(until, &mut discarded).await, Ok(true)) {
+            let room = discarded.capacity();
+            if !matches!(self.wire.read(until, &mut discarded, room).await, Ok(true)) {
                 return NextStep::End;
             }
         }

@@ -9,18 +9,15 @@ use plimsoll_registry::settings::Limits;
 
 use super::pool::{Place, Pool};
 use super::{Connection, Failure, Request};
+use crate::buffer;
 use crate::error::{Error, ErrorKind};
 use crate::http1::{self, Body, Progress};
-use crate::local::{BUFFER_SIZE, Local};
+use crate::local::{BUFFER_POOLED_MAX, BUFFER_SIZE, Local};
 use crate::payload::Held;
 use crate::permit::{Purpose, Share};
 
 /// The longest head of a response, in bytes.
 const HEAD_MAX: usize = 64 << 10;
-
-/// A buffer for a longer body grows by this much at a time, so that an upstream that announces much
-/// and sends little costs little.
-const GROWTH_MAX: usize = 1 << 20;
 
 /// 1xx responses before the final one; servers send one or two.
 const INFORMATIONAL_MAX: u32 = 16;
@@ -106,8 +103,8 @@ impl Reply {
 
     pub(super) async fn read_head(&mut self) -> Result<(), Failure> {
         while !self.reading.find_head(&mut self.buffer, self.is_head)? {
-            self.grow(1)?;
-            if !self.read(self.deadline).await? {
+            let room = self.grow(1)?;
+            if !self.read(self.deadline, room).await? {
                 return Err(self.reading.ended_in_head(&self.buffer));
             }
         }
@@ -131,12 +128,13 @@ impl Reply {
     /// It does not end within the deadline and the limits.
     pub(crate) async fn whole(mut self) -> Result<(Response, Option<Reusable>), Failure> {
         let body = loop {
-            match self.reading.advance(&mut self.buffer, self.limit)? {
+            let due = match self.reading.advance(&mut self.buffer, self.limit)? {
                 Progress::Whole(body) => break body,
-                Progress::More(due) => self.grow(due)?,
+                Progress::More(due) => due,
                 Progress::TooLarge => return Err(too_large(self.limit)),
-            }
-            if !self.read(self.deadline).await? {
+            };
+            let room = self.grow(due)?;
+            if !self.read(self.deadline, room).await? {
                 break self.reading.at_close(&self.buffer)?;
             }
         };
@@ -152,24 +150,21 @@ impl Reply {
         ReplyPieces { length: self.length(), reply: Some(self), pause, passed: 0 }
     }
 
-    async fn read(&mut self, deadline: Nanos) -> Result<bool, Failure> {
-        self.connection.read(&self.local, deadline, &mut self.buffer).await
+    async fn read(&mut self, deadline: Nanos, room: usize) -> Result<bool, Failure> {
+        self.connection.read(&self.local, deadline, &mut self.buffer, room).await
     }
 
-    /// Makes room for `due` bytes, as far as that is sensible, and charges for it first.
-    fn grow(&mut self, due: usize) -> Result<(), Failure> {
-        let due = due.clamp(1, GROWTH_MAX);
-        if self.buffer.capacity() - self.buffer.len() >= due {
-            return Ok(());
+    /// Makes room for more of the response, of which `due` bytes are to come; gives how many may be
+    /// read now.
+    fn grow(&mut self, due: usize) -> Result<usize, Failure> {
+        let free = self.buffer.capacity() - self.buffer.len();
+        if free > 0 && self.buffer.capacity() <= BUFFER_POOLED_MAX {
+            // Covered by the call's permit.
+            return Ok(free);
         }
-        let capacity = (self.buffer.len() + due).max(2 * self.buffer.capacity().min(GROWTH_MAX));
-        if capacity > BUFFER_SIZE {
-            let share = self.share.get_or_insert_with(|| self.local.share(Purpose::Long));
-            let covered = share.cover(capacity as u64);
-            covered.map_err(|busy| Failure::new(busy.kind, true, busy.message))?;
-        }
-        self.buffer.reserve_exact(capacity - self.buffer.len());
-        Ok(())
+        let share = self.share.get_or_insert_with(|| self.local.share(Purpose::Long));
+        let grown = buffer::grow(&mut self.buffer, due, share);
+        grown.map_err(|busy| Failure::new(busy.kind, true, busy.message))
     }
 }
 
@@ -216,7 +211,7 @@ impl ReplyPieces {
             if piece.is_empty() && !is_last {
                 reply.buffer.reserve(BUFFER_SIZE);
                 let deadline = reply.local.now() + self.pause;
-                if reply.read(deadline).await? {
+                if reply.read(deadline, BUFFER_SIZE).await? {
                     continue;
                 }
                 let rest = reply.reading.at_close(&reply.buffer)?;

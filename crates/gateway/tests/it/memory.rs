@@ -8,7 +8,7 @@ use crate::scripted::Upstream;
 use crate::world::{OWN, connect, definitions, node, settings, start, until};
 
 fn tight() -> Settings {
-    Settings { limits: Limits { memory: 800 << 10, ..Limits::default() }, ..settings() }
+    Settings { limits: Limits { memory: 600 << 10, ..Limits::default() }, ..settings() }
 }
 
 /// A call with parameters of so many bytes.

@@ -3,6 +3,7 @@
 //! Every run that these tests make is checked for the accounting identities, on top of what the
 //! program asserts itself.
 
+mod attack;
 mod bad_input;
 mod clients;
 mod demo;

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use bytes::BufMut;
 use plimsoll_measure::Nanos;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -83,10 +84,16 @@ impl Wire {
         matches!(timer.limit(until, waiting).await, Ok(Ok(())))
     }
 
-    /// Reads what has come, once; false: there is nothing more to come.
-    pub(super) async fn read(&mut self, until: Nanos, buffer: &mut Vec<u8>) -> Result<bool, Late> {
+    /// Reads what has come, once, up to `room` bytes; false: there is nothing more to come.
+    pub(super) async fn read(
+        &mut self,
+        until: Nanos,
+        buffer: &mut Vec<u8>,
+        room: usize,
+    ) -> Result<bool, Late> {
         let until = self.local.instant(until);
-        let read = self.timer.limit(until, self.io.read_buf(buffer)).await?;
+        let mut into = buffer.limit(room);
+        let read = self.timer.limit(until, self.io.read_buf(&mut into)).await?;
         Ok(read.is_ok_and(|n| n > 0))
     }
 

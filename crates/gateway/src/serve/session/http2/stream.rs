@@ -5,11 +5,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use plimsoll_measure::Nanos;
 
 use super::{CANCEL_GRACE, Shared};
+use crate::buffer;
 use crate::call::message::{AllFields, Answer, Body, Request};
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
@@ -25,9 +26,6 @@ use crate::transport::timer::{Late, Timer};
 
 /// What a stream takes: h2's state, its task, its fields, and text of its answer.
 const STREAM_BYTES: u64 = 16 << 10;
-
-/// A body's buffer grows by this much at most at a time.
-const GROWTH_MAX: usize = 1 << 20;
 
 /// An answer is handed to h2 in pieces of up to this size.
 const PIECE_MAX: usize = 64 << 10;
@@ -67,7 +65,9 @@ impl Stream {
         if share.add(STREAM_BYTES + fields.sum::<usize>() as u64).is_err() {
             return self.respond.send_reset(Reason::REFUSED_STREAM);
         }
-        let body = read(worker, body).await;
+        let announced = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let announced = announced.and_then(|length| length.parse().ok()).unwrap_or(0);
+        let body = read(worker, body, announced).await;
         let view = worker.view();
         let mut answering = std::pin::pin!(answer(&shared, &view, &head, body, purpose));
         let left = std::future::poll_fn(|context| self.respond.poll_reset(context));
@@ -113,7 +113,11 @@ impl Stream {
 }
 
 /// Reads a body as a whole.
-async fn read(worker: &Worker, mut stream: RecvStream) -> Result<Body<'static>, Error> {
+async fn read(
+    worker: &Worker,
+    mut stream: RecvStream,
+    announced: usize,
+) -> Result<Body<'static>, Error> {
     let limits = worker.view().settings.limits;
     let local = &worker.local;
     let mut bytes: Vec<u8> = Vec::new();
@@ -141,15 +145,20 @@ async fn read(worker: &Worker, mut stream: RecvStream) -> Result<Body<'static>, 
         if length as u64 > limits.body {
             return Err(too_large(limits.body));
         }
-        if length > bytes.capacity() {
-            let more = data.len().max(bytes.capacity().min(GROWTH_MAX));
-            let capacity = bytes.len() + more;
-            let share = share.get_or_insert_with(|| local.share(Purpose::Long));
+        if length <= BUFFER_SIZE {
             // The stream's own share covers a short body.
-            share.cover((capacity as u64).saturating_sub(STREAM_BYTES / 2))?;
-            bytes.reserve_exact(more);
+            bytes.extend_from_slice(&data);
+        } else {
+            let share = share.get_or_insert_with(|| local.share(Purpose::Long));
+            let mut rest = &data[..];
+            while !rest.is_empty() {
+                let due = announced.max(length) - bytes.len();
+                let room = buffer::grow(&mut bytes, due, share)?;
+                let (piece, behind) = rest.split_at(rest.len().min(room));
+                bytes.extend_from_slice(piece);
+                rest = behind;
+            }
         }
-        bytes.extend_from_slice(&data);
         // An error means that the stream has ended, which the next read finds.
         let _ = stream.flow_control().release_capacity(data.len());
         if length >= goal {
