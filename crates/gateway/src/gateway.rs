@@ -7,8 +7,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -49,8 +50,13 @@ pub enum StartError {
     #[error("{0}")]
     Tls(String),
     /// The access log cannot be written.
-    #[error("cannot write the access log: {0}")]
-    AccessLog(io::Error),
+    #[error("cannot write the access log {}: {source}", file.display())]
+    AccessLog {
+        /// Its file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The system is out of something.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -61,10 +67,11 @@ pub struct Gateway {
     shared: Arc<Shared>,
     certificate: Option<Arc<Certificate>>,
     addresses: Vec<SocketAddr>,
-    serial: u64,
-    acceptor: Option<Acceptor>,
+    /// The serial number of the upstream that was compiled last; locked while changes are applied.
+    serial: Mutex<u64>,
+    acceptor: Mutex<Option<Acceptor>>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Ends last: workers wait for what it does.
     _keeper: Keeper,
 }
@@ -101,9 +108,7 @@ impl Gateway {
         let tls = certificate.as_ref().map(Certificate::acceptor).transpose();
         let tls = tls.map_err(StartError::Tls)?;
         let log = AccessLog::new(settings.access_log.file.as_deref());
-        if settings.access_log.sample > 0.0 {
-            log.open().map_err(StartError::AccessLog)?;
-        }
+        open_log(&log, &settings)?;
         let listeners = acceptor::listen(&settings.listen)?;
         let addresses = listeners.iter().map(|listener| listener.local_addr());
         let addresses = addresses.collect::<io::Result<_>>()?;
@@ -113,14 +118,14 @@ impl Gateway {
         let workers = settings.workers;
         let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host));
         let (stop, stopped) = watch::channel(false);
-        let mut gateway = Gateway {
+        let gateway = Gateway {
             shared,
             certificate,
             addresses,
-            serial,
-            acceptor: None,
+            serial: Mutex::new(serial),
+            acceptor: Mutex::default(),
             stop,
-            threads: Vec::new(),
+            threads: Mutex::default(),
             _keeper: keeper,
         };
         let mut arrivals = Vec::new();
@@ -129,9 +134,10 @@ impl Gateway {
             arrivals.push(sender);
             let thread = WorkerThread { number, tls: tls.clone(), stop: stopped.clone() };
             // Dropping the gateway ends the threads that were started.
-            gateway.threads.push(thread.start(&gateway.shared, receiver)?);
+            lock(&gateway.threads).push(thread.start(&gateway.shared, receiver)?);
         }
-        gateway.acceptor = Some(Acceptor::start(&gateway.shared, listeners, arrivals)?);
+        let acceptor = Acceptor::start(&gateway.shared, listeners, arrivals)?;
+        *lock(&gateway.acceptor) = Some(acceptor);
         Ok(gateway)
     }
 
@@ -147,18 +153,13 @@ impl Gateway {
     /// # Errors
     /// Certificates of an upstream cannot be used, or the access log cannot be written; then nothing
     /// is changed.
-    pub fn apply(
-        &mut self,
-        settings: Settings,
-        definitions: &Definitions,
-    ) -> Result<(), StartError> {
+    pub fn apply(&self, settings: Settings, definitions: &Definitions) -> Result<(), StartError> {
+        let mut serial = lock(&self.serial);
         let before = self.shared.state();
         let workers = before.settings.workers;
-        let routing = Routing::compile(definitions, &before.routing, workers, &mut self.serial)
+        let routing = Routing::compile(definitions, &before.routing, workers, &mut serial)
             .map_err(StartError::Tls)?;
-        if settings.access_log.sample > 0.0 {
-            self.shared.access_log.open().map_err(StartError::AccessLog)?;
-        }
+        open_log(&self.shared.access_log, &settings)?;
         let limits = Limits {
             upstream_connections: before.settings.limits.upstream_connections,
             ..settings.limits
@@ -201,7 +202,7 @@ impl Gateway {
 
     /// Stops without cutting a call; returns when no connection is left or the time is up. `hurry`
     /// is asked now and then whether to stop at once.
-    pub fn drain(mut self, hurry: impl Fn() -> bool) -> Drained {
+    pub fn drain(&self, hurry: impl Fn() -> bool) -> Drained {
         let shared = self.shared.clone();
         let settings = shared.state().settings.clone();
         let start = shared.time.now();
@@ -219,7 +220,7 @@ impl Gateway {
             shared.connections() == 0 && quiet > settings.idle_close
         };
         wait(start + settings.idle_close, &is_unused);
-        self.acceptor.take().into_iter().for_each(Acceptor::stop);
+        self.stop_accepting();
         shared.enter(Phase::Closing);
         let calls_awaited = shared.capacity.calls();
         wait(shared.time.now() + settings.drain, &|| shared.connections() == 0);
@@ -233,14 +234,32 @@ impl Gateway {
         drained
     }
 
-    fn end(&mut self) {
-        self.acceptor.take().into_iter().for_each(Acceptor::stop);
+    fn stop_accepting(&self) {
+        let acceptor = lock(&self.acceptor).take();
+        acceptor.into_iter().for_each(Acceptor::stop);
+    }
+
+    fn end(&self) {
+        self.stop_accepting();
         self.stop.send_replace(true);
-        for thread in self.threads.drain(..) {
+        for thread in lock(&self.threads).drain(..) {
             // A thread that panicked has said so; stopping must not panic again.
             let _ = thread.join();
         }
     }
+}
+
+/// Opens the access log where it is wanted.
+fn open_log(log: &AccessLog, settings: &Settings) -> Result<(), StartError> {
+    if settings.access_log.sample <= 0.0 {
+        return Ok(());
+    }
+    let file = settings.access_log.file.clone().unwrap_or_else(|| "stderr".into());
+    log.open().map_err(|source| StartError::AccessLog { file, source })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Drop for Gateway {

@@ -68,6 +68,8 @@ pub struct Sources {
     sequence: u64,
     /// Whether the database failed when it was to be loaded: then it is tried again.
     failed: bool,
+    /// A file's text to begin with, should the file not be valid.
+    fallback: Option<String>,
     queries: Arc<AtomicU64>,
 }
 
@@ -81,8 +83,14 @@ impl Sources {
             store: None,
             sequence: 0,
             failed: false,
+            fallback: None,
             queries: Arc::default(),
         }
+    }
+
+    /// Sources that begin with this text of the file, should the file itself not be valid then.
+    pub fn with_fallback(self, text: Option<String>) -> Sources {
+        Sources { fallback: text, ..self }
     }
 
     /// Reads and joins everything. What changed until now does not count as a change any more, also
@@ -150,8 +158,19 @@ impl Sources {
 
     /// Reads the configuration, and with it where the database is.
     fn read(&mut self) -> Result<Config, LoadError> {
-        let text = self.file.read(&self.inputs)?;
-        let config = Config::read_with(&self.inputs, text.as_deref())?;
+        let fallback = self.fallback.take();
+        let text = self.file.read(&self.inputs);
+        let read = text.and_then(|text| Config::read_with(&self.inputs, text.as_deref()));
+        let config = match (read, fallback) {
+            (Err(problems), Some(text)) => {
+                let mut config = Config::read_with(&self.inputs, Some(&text))?;
+                config.notes.push(format!(
+                    "the configuration is not valid; using the last one that was\n{problems}"
+                ));
+                config
+            }
+            (read, _) => read?,
+        };
         if self.store.is_none() {
             self.database = config.database.clone();
         }

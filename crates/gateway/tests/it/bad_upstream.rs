@@ -59,7 +59,7 @@ fn check(rows: Vec<Row>) {
         if outcome == "timed_out" {
             definitions.services[0].timeout = Nanos::from_millis(200);
         }
-        let mut gateway = start(Settings { limits, ..settings() }, &definitions);
+        let gateway = start(Settings { limits, ..settings() }, &definitions);
         let answer = post(&gateway, call("\"q\"", "m", "[]"));
         assert_eq!((answer.status, answer.code()), (status, code), "{name}: {}", answer.text());
         match code {

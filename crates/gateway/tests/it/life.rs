@@ -225,7 +225,7 @@ fn callers_that_reconnect_for_each_call_lose_none() {
 fn changes_hurt_no_call() {
     let upstreams = [Upstream::echo(), Upstream::echo(), Upstream::echo()];
     let one = |at: usize| node(["a", "b", "c"][at], "eth", &upstreams[at].url("/"));
-    let mut gateway = start(Settings { workers: 2, ..settings() }, &definitions(vec![one(0)]));
+    let gateway = start(Settings { workers: 2, ..settings() }, &definitions(vec![one(0)]));
     let address = gateway.addresses()[0];
     let (done, calls) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -264,7 +264,7 @@ fn a_change_is_seen_by_the_next_call() {
     let door = Door::default();
     let upstream = upstream_behind(&door);
     let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
-    let mut gateway = start(settings(), &all);
+    let gateway = start(settings(), &all);
     let mut caller = connect(&gateway);
     let mut under_way = connect(&gateway);
     under_way.send(crate::caller::request("POST", OWN, "", call("9", "held", "[]").as_bytes()));

@@ -11,6 +11,7 @@ mod docs;
 mod gateway;
 mod host_limits;
 mod http;
+mod operating;
 mod output;
 mod registry;
 mod run;

@@ -321,7 +321,10 @@ impl From<sqlx::Error> for StoreErrorKind {
             Some(5 | 6) => "another process keeps a transaction open in it; end that process",
             Some(3 | 8 | 14 | 23) => "this user must be able to write the file and its folder",
             Some(11 | 26) => DAMAGED,
-            Some(13) => "the disk is full",
+            Some(10) => "check the disk that holds it",
+            Some(13) => {
+                "free space on the disk that holds it, or name another file: --database sqlite:FILE"
+            }
             _ => "",
         };
         let message = match error.as_database_error() {
