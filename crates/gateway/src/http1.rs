@@ -90,6 +90,9 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
     else {
         return Err(malformed("not an HTTP request"));
     };
+    if !is_target(target) {
+        return Err(malformed("the request's target is neither a path nor a URL with one"));
+    }
     let fields = Fields::read(request.headers)?;
     let old = minor == 0;
     if !old && fields.host.is_none() {
@@ -101,6 +104,22 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
     }
     let keep_alive = !fields.close && (!old || fields.keep_alive);
     Ok(RequestHead { method, target, old, fields, framing, keep_alive })
+}
+
+/// Whether a target can be read in one way only: a path, `*`, or a URL whose host ends with a path.
+fn is_target(target: &str) -> bool {
+    match target.split_once("://") {
+        Some((scheme, rest)) if !target.starts_with('/') => {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+            let (host, path) = rest.split_at(end);
+            is_http
+                && !host.is_empty()
+                && fields::is_host(host.as_bytes())
+                && (path.is_empty() || path.starts_with('/'))
+        }
+        _ => target.starts_with('/') || target == "*",
+    }
 }
 
 /// Calls `visit` with each field of a request's head that was read before.

@@ -91,7 +91,8 @@ impl<'a> Fields<'a> {
     fn host(&mut self, value: &'a [u8]) -> Result<(), Error> {
         match self.host.replace(value) {
             Some(_) => Err(malformed("two Host headers")),
-            None => Ok(()),
+            None if is_host(value) => Ok(()),
+            None => Err(malformed("the Host header is not valid")),
         }
     }
 
@@ -152,4 +153,22 @@ impl<'a> Fields<'a> {
             (false, None) => otherwise,
         })
     }
+}
+
+/// Whether this is a host as RFC 3986 §3.2.2 allows it, and a port, if any; it may be empty.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
+        // A colon within brackets belongs to an IPv6 address.
+        Some(at) if !value[at..].contains(&b']') => (&value[..at], &value[at + 1..]),
+        _ => (value, &b""[..]),
+    };
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let is_address = |byte: &u8| byte.is_ascii_alphanumeric() || b":.%".contains(byte);
+    let is_valid = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            rest.strip_suffix(b"]").is_some_and(|ip| !ip.is_empty() && ip.iter().all(is_address))
+        }
+        None => host.iter().all(is_name),
+    };
+    is_valid && port.iter().all(u8::is_ascii_digit) && port.len() <= 5
 }

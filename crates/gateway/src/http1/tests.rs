@@ -175,3 +175,45 @@ proptest! {
         let _ = feed(Framing::Chunked, &bytes, &[bytes.len() / 3], 100);
     }
 }
+
+#[test]
+fn hosts_and_targets_are_read_in_one_way_only() {
+    let with = |target: &str, host: &str| {
+        head(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).is_ok()
+    };
+    for host in ["h", "", "a.example:80", "[::1]", "[fe80::1%25eth0]:3069", "a_b~c%20", "h:"] {
+        assert!(with("/", host), "{host}");
+    }
+    for host in ["a b", "a/b", "u@h", "h:x", "h:123456", "[::1", "::1]", "[]", "a\\b", "h?x", "é"]
+    {
+        assert!(!with("/", host), "{host}");
+    }
+    for target in ["/", "/v1?x=http://h?y", "*", "http://h/v1", "https://h:1/", "http://h"] {
+        assert!(with(target, "h"), "{target}");
+    }
+    for target in ["http://h?x=/v1", "http://h#/v1", "http:///v1", "ftp://h/", "v1", "http://u@h/"]
+    {
+        assert!(!with(target, "h"), "{target}");
+    }
+}
+
+#[test]
+fn lines_of_chunks_have_no_control_characters() {
+    let read = |text: &str| {
+        let mut buffer = text.as_bytes().to_vec();
+        Chunks::default().decode(&mut buffer, &mut 0).map_err(|error| error.kind)
+    };
+    assert_eq!(read("1;a=\tb\r\nx\r\n0\r\nt: v\r\n\r\n"), Ok(true));
+    for bad in [
+        "1;\0\r\nx\r\n0\r\n\r\n",
+        "1;a\rb\r\nx\r\n0\r\n\r\n",
+        "1;a\nb\r\nx\r\n0\r\n\r\n",
+        "1\nx\r\n0\r\n\r\n",
+        "1\r\r\nx\r\n0\r\n\r\n",
+        "0\r\nt: a\rb\r\n\r\n",
+        "0\r\nt: a\0\r\n\r\n",
+        "0\r\n\n",
+    ] {
+        assert_eq!(read(bad), Err(ErrorKind::MalformedHttp), "{bad:?}");
+    }
+}

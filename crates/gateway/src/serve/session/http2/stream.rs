@@ -12,6 +12,7 @@ use plimsoll_measure::Nanos;
 use super::{CANCEL_GRACE, Shared};
 use crate::buffer;
 use crate::call::message::{AllFields, Answer, Body, Request};
+use crate::call::records::Settlement;
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
 use crate::http1::Fields;
@@ -83,15 +84,11 @@ impl Stream {
         self.write(&view, answer, head.method == Method::HEAD).await;
     }
 
-    async fn write(mut self, view: &View, mut answer: Answer<'_>, is_head: bool) {
+    async fn write(mut self, view: &View, answer: Answer<'_>, is_head: bool) {
         let response = response(&self.shared.worker, view, &answer, is_head);
         let write_time = view.settings.limits.write_time;
         let length = answer.body.length();
         let is_bodiless = is_head || length == Some(0) || matches!(answer.status, 204 | 304);
-        if length.is_some_and(|length| length <= BUFFER_SIZE as u64) {
-            // Counted first, so that whoever has read the answer finds it counted.
-            std::mem::take(&mut answer.settlement).settle(length.unwrap_or(0), true);
-        }
         let Ok(stream) = self.respond.send_response(response, is_bodiless) else { return };
         let mut writer = Writer {
             worker: &self.shared.worker,
@@ -102,13 +99,15 @@ impl Stream {
             sent: 0,
             since: self.shared.worker.local.now(),
             goal: PROGRESS as u64,
+            settlement: Some(answer.settlement),
         };
-        let is_complete = is_bodiless || writer.body(answer.body).await;
-        if !is_complete {
+        if is_bodiless {
+            writer.settle(true);
+        } else if !writer.body(answer.body).await {
+            writer.settle(false);
             writer.stream.send_reset(Reason::CANCEL);
         }
         self.shared.meter.answered();
-        answer.settlement.settle(writer.sent, is_complete);
     }
 }
 
@@ -256,9 +255,26 @@ struct Writer<'a> {
     /// When the caller last took what counts as progress, and what counts next.
     since: Nanos,
     goal: u64,
+    settlement: Option<Settlement<'a>>,
 }
 
 impl Writer<'_> {
+    /// The whole answer is about to be handed to h2, or never will be. Counted before its last part
+    /// is, so that whoever has read the answer finds it counted.
+    fn settle(&mut self, is_complete: bool) {
+        if let Some(settlement) = self.settlement.take() {
+            settlement.settle(self.sent, is_complete);
+        }
+    }
+
+    fn send(&mut self, data: Bytes, is_last: bool) -> bool {
+        self.sent += data.len() as u64;
+        if is_last {
+            self.settle(true);
+        }
+        self.stream.send_data(data, is_last).is_ok()
+    }
+
     /// False: the caller does not read it, or has left.
     async fn body(&mut self, body: Payload<'_>) -> bool {
         match body {
@@ -283,7 +299,7 @@ impl Writer<'_> {
                             return false;
                         }
                     }
-                    Ok(None) => return self.stream.send_data(Bytes::new(), true).is_ok(),
+                    Ok(None) => return self.send(Bytes::new(), true),
                     Err(_) => return false,
                 }
             },
@@ -292,7 +308,7 @@ impl Writer<'_> {
 
     async fn part(&mut self, mut part: Bytes, is_last: bool) -> bool {
         if part.is_empty() {
-            return !is_last || self.stream.send_data(part, true).is_ok();
+            return !is_last || self.send(part, true);
         }
         while !part.is_empty() {
             self.stream.reserve_capacity(part.len().min(PIECE_MAX));
@@ -300,8 +316,7 @@ impl Writer<'_> {
                 return false;
             }
             let piece = part.split_to(part.len().min(self.stream.capacity()));
-            self.sent += piece.len() as u64;
-            if self.stream.send_data(piece, is_last && part.is_empty()).is_err() {
+            if !self.send(piece, is_last && part.is_empty()) {
                 return false;
             }
         }
