@@ -27,6 +27,7 @@ pub(crate) fn grow(buffer: &mut Vec<u8>, due: usize, share: &mut Share) -> Resul
         // While it moves, it may be there twice.
         share.cover(2 * buffer.len() as u64)?;
         buffer.reserve_exact(room);
+        share.reduce(buffer.len() as u64);
     }
     let chunk = CHUNK.min(buffer.capacity() - buffer.len());
     share.cover((buffer.len() + chunk) as u64)?;

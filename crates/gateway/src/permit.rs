@@ -231,6 +231,13 @@ impl Share {
             Some(more) => self.add(more),
         }
     }
+
+    /// Gives back what goes beyond `bytes`.
+    pub(crate) fn reduce(&mut self, bytes: u64) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.capacity.give(self.purpose, less);
+    }
 }
 
 impl Drop for Share {
@@ -309,7 +316,10 @@ mod tests {
         let mut share = Share::new(&capacity, Purpose::First);
         assert!(share.cover(4 << 10).is_ok() && share.cover(1 << 10).is_ok());
         assert!(share.cover(9 << 10).is_err());
+        share.reduce(5 << 10);
         assert_eq!((share.bytes, capacity.bytes()), (4 << 10, 4 << 10));
+        share.reduce(1 << 10);
+        assert_eq!((share.bytes, capacity.bytes()), (1 << 10, 1 << 10));
         drop(share);
         assert!(is_settled(&capacity));
     }

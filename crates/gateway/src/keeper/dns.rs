@@ -75,9 +75,10 @@ impl Resolver {
         // An error means that the sender is gone: the lookup ended.
         let _ = lookup.changed().await;
         let failed = lookup.borrow().clone();
-        match (self.known(host, now), failed) {
-            (Some(addresses), _) => Ok(addresses),
-            (None, why) => Err(why.unwrap_or_else(|| "the lookup was cut off".into())),
+        let names = lock(&self.names);
+        match names.get(host).and_then(|name| name.known.as_ref()) {
+            Some((addresses, _)) => Ok(addresses.clone()),
+            None => Err(failed.unwrap_or_else(|| "the lookup was cut off".into())),
         }
     }
 

@@ -68,6 +68,10 @@ impl Tried {
         self.0.push(route.upstream.serial);
     }
 
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn holds(&self, route: &Route) -> bool {
         self.0.contains(&route.upstream.serial)
     }
@@ -142,6 +146,8 @@ impl Service {
         };
         let turn = match need.class {
             Class::Filter => 0,
+            // A further attempt is made in the turn of the first.
+            _ if !tried.is_empty() => self.turn.load(Ordering::Relaxed).wrapping_sub(1),
             _ => self.turn.fetch_add(1, Ordering::Relaxed),
         };
         for deck in &self.decks {
