@@ -109,7 +109,8 @@ impl Gateway {
         let tls = tls.map_err(StartError::Tls)?;
         let log = AccessLog::new(settings.access_log.file.as_deref());
         open_log(&log, &settings)?;
-        let listeners = acceptor::listen(&settings.listen)?;
+        let listeners = acceptor::listen(&settings.listen)
+            .map_err(|(address, source)| StartError::Listen { address, source })?;
         let addresses = listeners.iter().map(|listener| listener.local_addr());
         let addresses = addresses.collect::<io::Result<_>>()?;
         let keeper = Keeper::start()?;

@@ -192,13 +192,14 @@ pub(crate) enum RelayOutcome {
 }
 
 /// The ways in which a relay fails, in the order of their places.
-const FAILURES: [ErrorKind; 7] = [
+const FAILURES: [ErrorKind; 8] = [
     ErrorKind::Unreachable,
     ErrorKind::TimedOut,
     ErrorKind::Broken,
     ErrorKind::BadStatus,
     ErrorKind::BadAnswer,
     ErrorKind::AnswerTooLarge,
+    ErrorKind::Internal,
     ErrorKind::Busy,
 ];
 

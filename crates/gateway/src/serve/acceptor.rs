@@ -20,7 +20,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::call::worker::Shared;
 use crate::error::{Error, ErrorKind, Shape};
-use crate::gateway::StartError;
 use crate::permit::{CONNECTION_BYTES, Purpose, Share};
 
 /// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
@@ -191,7 +190,9 @@ impl Intake<'_> {
 ///
 /// # Errors
 /// An address is taken or not this host's.
-pub(crate) fn listen(addresses: &[SocketAddr]) -> Result<Vec<std::net::TcpListener>, StartError> {
+pub(crate) fn listen(
+    addresses: &[SocketAddr],
+) -> Result<Vec<std::net::TcpListener>, (SocketAddr, io::Error)> {
     let open = |address: SocketAddr| -> io::Result<std::net::TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A port whose last connections are still fading may be taken; one that is in use may not.
@@ -204,10 +205,7 @@ pub(crate) fn listen(addresses: &[SocketAddr]) -> Result<Vec<std::net::TcpListen
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    let all = addresses.iter().map(|address| {
-        open(*address).map_err(|source| StartError::Listen { address: *address, source })
-    });
-    all.collect()
+    addresses.iter().map(|address| open(*address).map_err(|why| (*address, why))).collect()
 }
 
 /// Answers a caller for which there is no room, and waits until it closes: closing on what it has

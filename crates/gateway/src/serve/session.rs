@@ -9,6 +9,7 @@
 
 mod head;
 mod http2;
+mod read;
 mod sessions;
 mod wire;
 
@@ -17,28 +18,26 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use plimsoll_measure::Nanos;
-use plimsoll_registry::settings::Limits;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::decode::too_large;
 use super::{compress, face};
-use crate::buffer;
 use crate::call::message::{AllFields, Answer, Body, Request};
 use crate::call::worker::{View, Worker};
-use crate::error::{Error, ErrorKind, Shape};
-use crate::http1::{self, Framing, Progress};
+use crate::error::Shape;
+use crate::http1::{self, Framing};
 use crate::local::BUFFER_SIZE;
 use crate::offload;
 use crate::payload::{Held, Payload};
 use crate::permit::{CONNECTION_BYTES, Purpose, Share, TLS_BYTES};
 use crate::transport::io::Io;
-use crate::transport::timer::{Late, Timer};
+use crate::transport::timer::Timer;
 
 use head::Delimited;
+use read::Unread;
 pub(crate) use sessions::Sessions;
 use sessions::Slot;
-use wire::{Idle, PROGRESS, Wire};
+use wire::Wire;
 
 /// What an HTTP/2 connection in clear starts with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,9 +49,6 @@ const LINGER_PAUSE: Nanos = Nanos::from_secs(2);
 
 /// and this long in all: a body of some hundred megabytes over a usual line.
 const LINGER_TIME: Nanos = Nanos::from_secs(30);
-
-/// A longer request counts as long while it is read.
-const LONG_MIN: usize = 64 << 10;
 
 /// A connection that was accepted.
 pub(crate) struct Arrival {
@@ -145,21 +141,6 @@ struct Session {
 enum NextStep {
     Read,
     End,
-}
-
-/// Why no request was read.
-enum Unread {
-    /// The caller is gone, or silent for too long between requests.
-    Gone,
-    /// It is HTTP/2.
-    Preface,
-    Wrong(Error),
-}
-
-impl From<Error> for Unread {
-    fn from(error: Error) -> Unread {
-        Unread::Wrong(error)
-    }
 }
 
 impl Session {
@@ -340,155 +321,6 @@ impl Session {
         Held { bytes, share: self.share.take() }.into_bytes()
     }
 
-    /// Reads until a whole head is in the buffer, and gives where it ends.
-    async fn read_head(&mut self) -> Result<usize, Unread> {
-        // A copy: a connection that waits must not keep definitions alive that were replaced.
-        let limits = self.worker.view().settings.limits;
-        let mut seen = 0;
-        let mut began = None;
-        // The clock was read when the last answer was ready, or the connection began.
-        let mut now = self.wire.local.recent();
-        loop {
-            // Empty lines before a request are skipped, as RFC 9112 asks.
-            let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            if blank > 0 && seen == 0 {
-                self.release(blank);
-            }
-            if let Some(end) = http1::head_end(&self.buffer, seen) {
-                return match self.buffer.starts_with(&PREFACE[..16]) {
-                    true => self.read_preface(&limits).await,
-                    false if end > limits.header => Err(head_too_large(limits.header).into()),
-                    false => Ok(end),
-                };
-            }
-            if !http1::may_start(&self.buffer) {
-                // A TLS hello, for one: its end would be waited for in vain.
-                return Err(http1::malformed("not an HTTP request").into());
-            }
-            seen = self.buffer.len();
-            if seen > limits.header {
-                return Err(head_too_large(limits.header).into());
-            }
-            if seen == 0 {
-                self.wait_for_request(now, &limits).await?;
-            }
-            let until = match began {
-                None => {
-                    now = self.wire.local.now();
-                    *began.insert(now) + limits.header_time
-                }
-                Some(began) => began + limits.header_time,
-            };
-            let room = match seen {
-                0 => {
-                    if self.buffer.capacity() == 0 {
-                        self.buffer = self.worker.local.take_buffer();
-                    }
-                    self.buffer.capacity()
-                }
-                _ => self.make_room(1)?,
-            };
-            match self.wire.read(until, &mut self.buffer, room).await {
-                Ok(true) => {}
-                Ok(false) => return Err(Unread::Gone),
-                Err(Late) if self.buffer.is_empty() => return Err(Unread::Gone),
-                Err(Late) => {
-                    let message = format!("the head did not come within {}", limits.header_time);
-                    return Err(Error::new(ErrorKind::TooSlow, message).into());
-                }
-            }
-        }
-    }
-
-    /// Waits, without a buffer, for a request to begin.
-    async fn wait_for_request(&mut self, since: Nanos, limits: &Limits) -> Result<(), Unread> {
-        let is_new = std::mem::replace(&mut self.is_new, false);
-        match self.wire.idle(since + limits.idle_time, &self.slot).await {
-            Idle::Readable => Ok(()),
-            // A connection that was just made is for a request that is on its way.
-            Idle::Over if self.slot.is_closing() && is_new => {
-                let until = self.wire.local.now() + self.worker.view().settings.idle_close;
-                self.wire.first(until).await.then_some(()).ok_or(Unread::Gone)
-            }
-            Idle::Over => Err(Unread::Gone),
-        }
-    }
-
-    /// Makes room for more of a request, of which `due` bytes are to come, and charges for it: what
-    /// is waited for takes memory meanwhile. Gives how many bytes may be read now.
-    fn make_room(&mut self, due: usize) -> Result<usize, Error> {
-        let purpose = match self.buffer.len() > LONG_MIN {
-            true => Purpose::Long,
-            false => Purpose::Further,
-        };
-        if self.share.as_ref().is_none_or(|share| !share.is_for(purpose)) {
-            self.share = Some(self.worker.local.share(purpose));
-        }
-        let share = self.share.as_mut().expect("it was just made");
-        buffer::grow(&mut self.buffer, due, share)
-    }
-
-    /// Reads what follows the first lines of HTTP/2's preface.
-    async fn read_preface(&mut self, limits: &Limits) -> Result<usize, Unread> {
-        let until = self.wire.local.now() + limits.header_time;
-        while self.buffer.len() < PREFACE.len() {
-            let room = self.make_room(PREFACE.len())?;
-            if !matches!(self.wire.read(until, &mut self.buffer, room).await, Ok(true)) {
-                return Err(Unread::Gone);
-            }
-        }
-        match self.buffer.starts_with(PREFACE) {
-            true => Err(Unread::Preface),
-            false => Err(http1::malformed("not HTTP/2 after its first line").into()),
-        }
-    }
-
-    /// Reads a body that is not all here.
-    async fn read_body(
-        &mut self,
-        view: &View,
-        framing: Framing,
-        start: usize,
-        expects: bool,
-    ) -> Result<std::ops::Range<usize>, Unread> {
-        let limits = &view.settings.limits;
-        let mut body = http1::Body::new(framing, start);
-        let mut since = self.wire.local.now();
-        let mut goal = PROGRESS;
-        let mut read = 0;
-        let mut asked = !expects;
-        loop {
-            let due = match body.advance(&mut self.buffer, limits.body)? {
-                Progress::Whole(body) => return Ok(body),
-                Progress::TooLarge => return Err(too_large(limits.body).into()),
-                Progress::More(due) => due,
-            };
-            let room = self.make_room(due)?;
-            if !asked {
-                asked = true;
-                let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
-                if !self.wire.write(&[interim], limits.write_time, &mut 0).await {
-                    return Err(Unread::Gone);
-                }
-            }
-            let before = self.buffer.len();
-            match self.wire.read(since + limits.body_time, &mut self.buffer, room).await {
-                Ok(true) => {}
-                Ok(false) => return Err(Unread::Gone),
-                Err(Late) => {
-                    let time = limits.body_time;
-                    let message = format!("less than 4 KiB of the body came within {time}");
-                    return Err(Error::new(ErrorKind::TooSlow, message).into());
-                }
-            }
-            read += self.buffer.len() - before;
-            if read >= goal {
-                goal = read + PROGRESS;
-                since = self.wire.local.now();
-            }
-        }
-    }
-
     /// Answers what could not be read, and ends.
     async fn refuse(&mut self, view: &View, unread: Unread) -> NextStep {
         let error = match unread {
@@ -530,8 +362,4 @@ impl Session {
             }
         }
     }
-}
-
-fn head_too_large(limit: usize) -> Error {
-    Error::new(ErrorKind::HeadTooLarge, format!("the head is longer than {limit} bytes"))
 }

@@ -134,9 +134,11 @@ impl Reply {
                 Progress::TooLarge => return Err(too_large(self.limit)),
             };
             let room = self.grow(due)?;
+            let before = self.buffer.len();
             if !self.read(self.deadline, room).await? {
                 break self.reading.at_close(&self.buffer)?;
             }
+            buffer::give_way(self.buffer.len() - before).await;
         };
         let Reply { connection, pool, buffer, share, mut reading, .. } = self;
         let head = reading.head.take().expect("the head was read");
