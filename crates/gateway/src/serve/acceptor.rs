@@ -36,7 +36,10 @@ const REFUSED_MAX: usize = 64;
 /// A caller that was refused has this long to read the answer and to close.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
-/// The part of the process's descriptors that callers may not take.
+/// Descriptors of the process itself: runtimes, listeners, files, the database.
+const OWN_DESCRIPTORS: u64 = 40;
+
+/// The part of all other descriptors that callers may not take: connections to upstreams need them.
 const RESERVED_SHARE: u64 = 4;
 
 /// A worker's end of the way that connections go.
@@ -69,12 +72,13 @@ impl Acceptor {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = shared.clone();
         let accept = move || {
+            let (callers_max, refusals) = callers_max();
             let intake = Intake {
                 shared: &shared,
                 workers,
                 next: Cell::new(0),
-                callers_max: callers_max(),
-                refusals: Arc::new(Semaphore::new(REFUSED_MAX)),
+                callers_max,
+                refusals: Arc::new(Semaphore::new(refusals)),
             };
             runtime.block_on(async {
                 let take = |one| TcpListener::from_std(one).ok();
@@ -100,11 +104,13 @@ impl Acceptor {
     }
 }
 
-/// The connections from callers that leave descriptors for upstreams.
-fn callers_max() -> u64 {
+/// The connections from callers, and the refusals at a time, that leave descriptors for upstreams.
+fn callers_max() -> (u64, usize) {
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    let descriptors = limit.map_or(u64::MAX, |(soft, _)| soft);
-    (descriptors - descriptors / RESERVED_SHARE).max(1)
+    let descriptors = limit.map_or(u64::MAX, |(soft, _)| soft).saturating_sub(OWN_DESCRIPTORS);
+    let reserved = descriptors / RESERVED_SHARE;
+    let refusals = REFUSED_MAX.min(usize::try_from(reserved / 4).unwrap_or(REFUSED_MAX));
+    ((descriptors - reserved).max(1), refusals)
 }
 
 /// Takes connections and hands them out.

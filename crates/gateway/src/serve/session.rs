@@ -97,18 +97,21 @@ pub(crate) async fn serve(
         is_new: true,
         worker,
     };
-    if agreed_on_http2 {
-        // What else it says than the preface is ignored.
-        let limits = session.worker.view().settings.limits;
-        let _ = session.read_preface(&limits).await;
-    } else {
-        while let NextStep::Read = session.turn().await {}
-    }
+    let last = match agreed_on_http2 {
+        true => session.expect_http2().await,
+        false => loop {
+            match session.turn().await {
+                NextStep::Read => {}
+                last => break last,
+            }
+        },
+    };
     let Session { worker, wire, slot, peer, buffer, .. } = session;
-    if buffer.starts_with(PREFACE) {
-        Box::pin(http2::serve(worker, wire.io, buffer, peer, slot, &mut open.share)).await;
-    } else {
-        worker.local.give_buffer(buffer);
+    match last {
+        NextStep::Http2 => {
+            Box::pin(http2::serve(worker, wire.io, buffer, peer, slot, &mut open.share)).await;
+        }
+        NextStep::Read | NextStep::End => worker.local.give_buffer(buffer),
     }
 }
 
@@ -137,13 +140,24 @@ struct Session {
     is_new: bool,
 }
 
-/// What follows a turn.
+/// What follows a turn: the connection goes on as it was, goes on in another protocol, or ends.
 enum NextStep {
     Read,
+    /// The buffer begins with HTTP/2's preface.
+    Http2,
     End,
 }
 
 impl Session {
+    /// Reads the preface of a caller that agreed on HTTP/2 before; anything else is ignored.
+    async fn expect_http2(&mut self) -> NextStep {
+        let limits = self.worker.view().settings.limits;
+        match self.read_preface(&limits).await {
+            Err(Unread::Preface) => NextStep::Http2,
+            _ => NextStep::End,
+        }
+    }
+
     /// Reads a request and answers it.
     async fn turn(&mut self) -> NextStep {
         let worker = self.worker.clone();
@@ -324,7 +338,8 @@ impl Session {
     /// Answers what could not be read, and ends.
     async fn refuse(&mut self, view: &View, unread: Unread) -> NextStep {
         let error = match unread {
-            Unread::Gone | Unread::Preface => return NextStep::End,
+            Unread::Gone => return NextStep::End,
+            Unread::Preface => return NextStep::Http2,
             Unread::Wrong(error) => error,
         };
         let worker = self.worker.clone();

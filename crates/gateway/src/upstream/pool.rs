@@ -91,3 +91,66 @@ impl Connection {
         now - self.idle_since <= self.idle_max && now - self.opened_at <= AGE_MAX
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::Time;
+    use crate::observe::stats::Sharded;
+    use crate::permit::Capacity;
+    use crate::transport::io::Io;
+    use crate::transport::timer::Timer;
+    use crate::upstream::{IDLE_MAX, OpenConnection};
+    use plimsoll_registry::settings::Limits;
+    use std::net::IpAddr;
+    use std::rc::Rc;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn connections_end_when_they_are_old_or_lead_elsewhere() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let capacity = Arc::new(Capacity::new(&Limits::default()));
+            let local = Local::new(0, Time::start(), capacity, Arc::new(Sharded::new(1)));
+            let local = Rc::new(local);
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let to = listener.local_addr().expect("an address");
+            let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+            let secs = Nanos::from_secs;
+            let now = secs(1_000);
+            // (opened, idle since, idle for at most, leads to, is kept)
+            let rows = [
+                (now, now, IDLE_MAX, None, true),
+                (now, now - secs(49), IDLE_MAX, Some(ip(1)), true),
+                // idle for too long, also by the upstream's own word
+                (now, now - secs(51), IDLE_MAX, None, false),
+                (now, now - secs(5), secs(4), None, false),
+                // too old
+                (now - secs(301), now, IDLE_MAX, None, false),
+                // the name has another address by now
+                (now, now, IDLE_MAX, Some(ip(2)), false),
+            ];
+            for (row, (opened_at, idle_since, idle_max, address, is_kept)) in
+                rows.into_iter().enumerate()
+            {
+                let pool = Pool::new(1);
+                let stream = TcpStream::connect(to).await.expect("a connection");
+                let _other = listener.accept().await.expect("its other end");
+                let connection = Connection {
+                    io: Io::Plain(stream),
+                    timer: Timer::new(local.instant(now)),
+                    opened_at,
+                    idle_since,
+                    idle_max,
+                    address,
+                    _open: OpenConnection::new(&local),
+                };
+                pool.idle.borrow_mut().push(connection);
+                pool.tidy(now, Some(&[ip(1)].into()));
+                assert_eq!(!pool.is_empty(), is_kept, "row {row}");
+                assert_eq!(pool.take(false, now).is_some(), is_kept, "row {row}");
+            }
+            assert_eq!(local.counts().upstream.get(), 0);
+        });
+    }
+}

@@ -6,10 +6,11 @@
 
 use super::ServeArgs;
 use super::last_valid::LastValid;
+use super::messages::Messages;
 use super::serve::{describe, load, raise_descriptor_limit};
 use super::signals::{Asked, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
-use crate::{put, tell, usage_error};
+use crate::{put, usage_error};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -55,6 +56,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     simulated.fill(&mut definitions)?;
     let elsewhere = simulated.serves().then(|| simulated.address()).transpose()?;
     let listen = addresses_of(&config.settings.listen, args.instances)?;
+    let messages = Messages::start(String::new())?;
     let (order, orders) = watch::channel(Order::Serve);
     let (started, mut starts) = mpsc::channel(usize::from(args.instances));
     let mut instances = tokio::task::JoinSet::new();
@@ -65,6 +67,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
             simulated: elsewhere.clone(),
             last_valid: last_valid.copy().map(Path::to_path_buf),
             orders: orders.clone(),
+            messages: messages.clone(),
             started: started.clone(),
         };
         instances.spawn(instance.run());
@@ -95,7 +98,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
                         continue;
                     }
                     let text = describe(&definitions, database.as_deref(), &urls[0].1, elsewhere.is_some());
-                    tell(&format!("{} instances\n{}", urls.len(), text.trim_end()));
+                    messages.tell(&format!("{} instances\n{}", urls.len(), text.trim_end()));
                 }
             }
             // Once more, and nothing is waited for.
@@ -127,6 +130,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
             }
         }
     }
+    messages.finish();
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
@@ -158,6 +162,7 @@ struct Instance {
     simulated: Option<String>,
     last_valid: Option<PathBuf>,
     orders: watch::Receiver<Order>,
+    messages: Messages,
     /// Told where the instance listens, when it first does.
     started: mpsc::Sender<(u16, String)>,
 }
@@ -193,7 +198,8 @@ impl Instance {
             if clock.now() - began >= STEADY {
                 pause = PAUSE_FIRST;
             }
-            tell(&format!("{ended}; it is started again in {}", Nanos::from(pause)));
+            let shown = Nanos::from(pause);
+            self.messages.tell(&format!("{ended}; it is started again in {shown}"));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = self.orders.wait_for(|order| matches!(order, Order::Stop(_))) => return Ok(()),

@@ -1,6 +1,6 @@
 //! Signals, stderr and supervision where the system around the gateway does not play along.
 
-use crate::gateway::{BLOCK_NUMBER, Process, ask, eth};
+use crate::gateway::{BLOCK_NUMBER, Caller, Process, ask, eth};
 use crate::run::{Folder, command};
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader, Read};
@@ -162,5 +162,26 @@ fn an_instance_that_dies_while_the_configuration_is_broken_comes_back() {
     process.wait_for_next("gw-1: reloaded");
     let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
     assert_eq!(answered.header("x-plimsoll-upstream"), Some("b"), "{}", answered.head);
+    process.stop();
+}
+
+#[test]
+fn callers_leave_descriptors_for_upstreams() {
+    let (folder, sim) = (Folder::new(), eth());
+    let upstream = format!("eth={}", sim.url("eth"));
+    let program = command(&[]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\""]).arg(program.get_program());
+    limited.args(["gateway", "--listen", "127.0.0.1:0", "--database", "off"]);
+    limited.args(["--upstream", &upstream]).current_dir(folder.path());
+    limited.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let process = Process::spawn(limited);
+    let address = process.address("");
+    // More than it may open. The first are accepted first, and their calls need a connection more.
+    let mut idle: Vec<_> = (0..300).map(|_| Caller::connect(&address).unwrap()).collect();
+    for caller in &mut idle[..10] {
+        assert_eq!(caller.send("POST /v1", BLOCK_NUMBER).unwrap().status, 200);
+    }
+    drop(idle);
     process.stop();
 }
