@@ -108,18 +108,16 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
 
 /// Whether a target can be read in one way only: a path, `*`, or a URL whose host ends with a path.
 fn is_target(target: &str) -> bool {
-    match target.split_once("://") {
-        Some((scheme, rest)) if !target.starts_with('/') => {
-            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-            let (host, path) = rest.split_at(end);
-            is_http
-                && !host.is_empty()
-                && fields::is_host(host.as_bytes())
-                && (path.is_empty() || path.starts_with('/'))
-        }
-        _ => target.starts_with('/') || target == "*",
+    if target.starts_with('/') || target == "*" {
+        return true;
     }
+    let Some((scheme, rest)) = target.split_once("://") else { return false };
+    let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    is_http
+        && !host.is_empty()
+        && fields::is_host(host.as_bytes())
+        && (path.is_empty() || path.starts_with('/'))
 }
 
 /// Calls `visit` with each field of a request's head that was read before.

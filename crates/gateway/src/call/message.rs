@@ -105,10 +105,12 @@ impl<'a> Answer<'a> {
 const UPSTREAMS_NAMED: usize = 5;
 
 /// What a request's calls came to, for response headers and the access log.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Summary<'a> {
-    /// The upstreams that attempts went to, each once, as far as there is room.
-    pub(crate) upstreams: [Option<&'a str>; UPSTREAMS_NAMED],
+    /// The upstream that the first attempt went to.
+    pub(super) upstream: Option<&'a str>,
+    /// Others, each once, as far as they are named.
+    pub(super) others: Vec<&'a str>,
     pub(crate) attempts: u32,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
@@ -124,15 +126,13 @@ impl<'a> Summary<'a> {
     }
 
     fn name(&mut self, upstream: &'a str) {
-        for place in &mut self.upstreams {
-            match place {
-                Some(known) if *known == upstream => return,
-                Some(_) => {}
-                None => {
-                    *place = Some(upstream);
-                    return;
-                }
-            }
+        if self.upstream.is_none() {
+            self.upstream = Some(upstream);
+        } else if self.upstream != Some(upstream)
+            && !self.others.contains(&upstream)
+            && self.others.len() + 1 < UPSTREAMS_NAMED
+        {
+            self.others.push(upstream);
         }
     }
 
@@ -142,12 +142,14 @@ impl<'a> Summary<'a> {
         self.calls += other.calls;
         self.failed += other.failed;
         self.method = self.method.or(other.method);
-        other.upstreams.into_iter().flatten().for_each(|upstream| self.name(upstream));
+        let named = other.upstream.into_iter().chain(other.others.iter().copied());
+        named.for_each(|upstream| self.name(upstream));
     }
 
     /// The upstreams named, with commas.
     pub(crate) fn write_upstreams(&self, out: &mut Vec<u8>) {
-        for (at, upstream) in self.upstreams.iter().flatten().enumerate() {
+        let named = self.upstream.iter().chain(&self.others);
+        for (at, upstream) in named.enumerate() {
             if at > 0 {
                 out.extend_from_slice(b", ");
             }

@@ -74,10 +74,8 @@ impl<'a> Records<'a> {
 #[derive(Default)]
 pub(crate) struct Settlement<'a> {
     pub(crate) records: Records<'a>,
-    pub(crate) line: Option<(&'a AccessLog, Line)>,
-    /// Bytes of the body that were handed to the caller's connection.
-    bytes_out: u64,
-    is_complete: bool,
+    pub(crate) line: Option<Box<(&'a AccessLog, Line)>>,
+    is_settled: bool,
 }
 
 impl Settlement<'_> {
@@ -88,18 +86,24 @@ impl Settlement<'_> {
     }
 
     /// The answer was written, so much of its body, and whether that was all of it.
-    pub(crate) fn settle(mut self, bytes_out: u64, is_complete: bool) {
-        (self.bytes_out, self.is_complete) = (bytes_out, is_complete);
+    pub(crate) fn settle(&mut self, bytes_out: u64, is_complete: bool) {
+        self.is_settled = true;
+        if !is_complete {
+            self.records.first.iter_mut().chain(&mut self.records.rest).for_each(Record::truncate);
+        }
+        // Dropping a record counts it.
+        self.records = Records::default();
+        if let Some(line) = self.line.take() {
+            let (log, line) = *line;
+            log.write(line, bytes_out, is_complete);
+        }
     }
 }
 
 impl Drop for Settlement<'_> {
     fn drop(&mut self) {
-        if !self.is_complete {
-            self.records.first.iter_mut().chain(&mut self.records.rest).for_each(Record::truncate);
-        }
-        if let Some((log, line)) = self.line.take() {
-            log.write(line, self.bytes_out, self.is_complete);
+        if !self.is_settled {
+            self.settle(0, false);
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) async fn answer<'a>(
     let sample = view.settings.access_log.sample;
     if sample > 0.0 && worker.local.random() < sample {
         let line = line(worker, view, request, path, &answer);
-        answer.settlement.line = Some((&worker.shared.access_log, line));
+        answer.settlement.line = Some(Box::new((&worker.shared.access_log, line)));
     }
     answer
 }
@@ -271,7 +271,8 @@ fn line(
     answer: &Answer<'_>,
 ) -> Line {
     let summary = &answer.summary;
-    let named: Vec<&str> = summary.upstreams.iter().flatten().copied().collect();
+    let mut named = Vec::new();
+    summary.write_upstreams(&mut named);
     let trusted = &view.settings.trusted_proxies;
     let now = worker.local.now();
     Line::new(&Entry {
@@ -283,7 +284,7 @@ fn line(
         endpoint: split(request.target).1.and_then(|query| parameter(query, "endpoint")),
         service: request.fields.service,
         rpc_method: summary.method.map(|method| method.name()),
-        upstreams: &named.join(","),
+        upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),
         status: answer.status,
         calls: summary.calls,
         failed: summary.failed,

@@ -168,16 +168,16 @@ impl Session {
             Ok(end) => end,
             Err(unread) => return Box::pin(self.refuse(&view, unread)).await,
         };
-        let head = match http1::request_head(&self.buffer[..head_end]) {
+        let mut long = None;
+        let mut head = match http1::request_head(&self.buffer[..head_end]) {
             Ok(head) => head,
             Err(error) => return Box::pin(self.refuse(&view, error.into())).await,
         };
         let here = (self.buffer.len() - head_end) as u64;
-        let mut long = None;
-        let (head, body) = match head.framing {
-            Framing::Empty => (head, head_end..head_end),
+        let body = match head.framing {
+            Framing::Empty => head_end..head_end,
             Framing::Length(length) if length <= here.min(view.settings.limits.body) => {
-                (head, head_end..head_end + length as usize)
+                head_end..head_end + length as usize
             }
             framing => {
                 let expects = head.fields.expect_continue && !head.old;
@@ -191,9 +191,10 @@ impl Session {
                 }
                 // The buffer has moved: what was borrowed from it is read again.
                 match http1::request_head(&long.as_deref().unwrap_or(&self.buffer)[..head_end]) {
-                    Ok(head) => (head, body),
+                    Ok(again) => head = again,
                     Err(_) => return NextStep::End,
                 }
+                body
             }
         };
         let consumed = body.end;
@@ -223,7 +224,20 @@ impl Session {
             self.release(consumed);
         }
         drop(long);
-        let is_written = self.write_answer(&view, answer, delimited, out).await;
+        let is_written = match (&mut answer.body, delimited) {
+            // It goes out in one write or not at all: it cannot be truncated. Counted first, so that
+            // whoever has read the answer finds it counted.
+            (Payload::Whole(body), Delimited::ByLength) if body.len() <= BUFFER_SIZE => {
+                answer.settlement.settle(body.len() as u64, true);
+                out.extend_from_slice(body);
+                worker.local.give_buffer(std::mem::take(body));
+                let write_time = view.settings.limits.write_time;
+                let is_written = self.wire.write(&[&out], write_time, &mut 0).await;
+                worker.local.give_buffer(out);
+                is_written
+            }
+            _ => Box::pin(self.write_answer(&view, answer, delimited, out)).await,
+        };
         match (is_written, keep_alive && delimited != Delimited::ByClose) {
             (true, true) => NextStep::Read,
             (true, false) => Box::pin(self.linger()).await,
@@ -231,13 +245,13 @@ impl Session {
         }
     }
 
-    /// Writes an answer whose head is in `out`; false: the connection is of no more use.
+    /// Writes an answer of some length whose head is in `out`; false: the connection is of no more use.
     async fn write_answer(
         &mut self,
         view: &View,
-        answer: Answer<'_>,
+        mut answer: Answer<'_>,
         delimited: Delimited,
-        mut out: Vec<u8>,
+        out: Vec<u8>,
     ) -> bool {
         let write_time = view.settings.limits.write_time;
         let head = out.len();
@@ -247,16 +261,6 @@ impl Session {
             _ => answer.body,
         };
         let is_written = match body {
-            // It goes out in one write or not at all: it cannot be truncated. Counted first, so that
-            // whoever has read the answer finds it counted.
-            Payload::Whole(body) if body.len() <= BUFFER_SIZE => {
-                answer.settlement.settle(body.len() as u64, true);
-                out.extend_from_slice(&body);
-                self.worker.local.give_buffer(body);
-                let is_written = self.wire.write(&[&out], write_time, &mut sent).await;
-                self.worker.local.give_buffer(out);
-                return is_written;
-            }
             Payload::Whole(body) => {
                 let is_written = self.wire.write(&[&out, &body], write_time, &mut sent).await;
                 self.worker.local.give_buffer(body);
@@ -267,7 +271,9 @@ impl Session {
                     .chain(parts.iter().map(|part| &**part))
                     .filter(|part| !part.is_empty())
                     .collect();
-                self.wire.write(&slices, write_time, &mut sent).await
+                let is_written = self.wire.write(&slices, write_time, &mut sent).await;
+                offload::discard(parts);
+                is_written
             }
             Payload::Pieces(mut pieces) => {
                 let mut is_written = self.wire.write(&[&out], write_time, &mut sent).await;
@@ -351,7 +357,6 @@ impl Session {
         let answer = Answer::error(&error, Shape::Own, Vec::new());
         let mut out = Vec::new();
         head::write_refusal(&worker, view, &answer, &body, &mut out);
-        answer.settlement.settle(0, true);
         self.release(self.buffer.len());
         match self.wire.write(&[&out], view.settings.limits.write_time, &mut 0).await {
             true => self.linger().await,

@@ -129,7 +129,11 @@ pub(crate) async fn write_all(io: &mut Io, parts: &[&[u8]], sent: &mut usize) ->
     .await
 }
 
-/// Writes parts from the byte `from` on, once.
+/// The most that is written at once: a caller that reads as fast as it is written to must not keep
+/// the thread for itself.
+pub(crate) const WRITE_MAX: usize = 256 << 10;
+
+/// Writes parts from the byte `from` on, once, up to [`WRITE_MAX`] bytes.
 pub(crate) fn write_some<W: AsyncWrite>(
     io: Pin<&mut W>,
     context: &mut Context<'_>,
@@ -138,16 +142,18 @@ pub(crate) fn write_some<W: AsyncWrite>(
 ) -> Poll<io::Result<usize>> {
     const SLICES_MAX: usize = 16;
     let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
-    let (mut used, mut skip) = (0, from);
+    let (mut used, mut skip, mut left) = (0, from, WRITE_MAX);
     for part in parts {
         if skip >= part.len() {
             skip -= part.len();
             continue;
         }
-        slices[used] = io::IoSlice::new(&part[skip..]);
+        let part = &part[skip..];
+        slices[used] = io::IoSlice::new(&part[..part.len().min(left)]);
+        left -= slices[used].len();
         skip = 0;
         used += 1;
-        if used == SLICES_MAX {
+        if used == SLICES_MAX || left == 0 {
             break;
         }
     }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::sessions::Slot;
 use crate::local::Local;
-use crate::transport::io::{Io, write_some};
+use crate::transport::io::{Io, WRITE_MAX, write_some};
 use crate::transport::timer::{Late, Timer};
 
 /// A deadline renews with each so many bytes: a caller that moves them is slow, not gone. Fewer bytes
@@ -112,8 +112,12 @@ impl Wire {
         loop {
             let Some(limit) = until else { return false };
             let goal = total.min(*sent + PROGRESS);
+            let pause = *sent + WRITE_MAX;
             let writing = poll_fn(|context| {
                 while *sent < total {
+                    if *sent >= pause {
+                        return Poll::Ready(Ok(()));
+                    }
                     match write_some(Pin::new(&mut *io), context, parts, *sent) {
                         Poll::Ready(Ok(n)) => *sent += n,
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -126,7 +130,11 @@ impl Wire {
             });
             match timer.limit(local.instant(limit), writing).await {
                 Ok(Ok(())) if *sent == total => return true,
-                Ok(Ok(())) => since = local.now(),
+                Ok(Ok(())) => {
+                    // Others have their turn, too.
+                    tokio::task::yield_now().await;
+                    since = local.now();
+                }
                 Ok(Err(_)) => return false,
                 Err(Late) => {}
             }
