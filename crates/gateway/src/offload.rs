@@ -1,4 +1,4 @@
-//! Work that takes long, off the thread that serves: unpacking, packing, scanning long JSON.
+//! Work that takes long, off the thread that serves: decompressing, compressing, scanning long JSON.
 //!
 //! A worker's loop serves all its callers; a body of some megabytes would stop it for tens of
 //! milliseconds. Such work runs on the runtime's few threads for blocking work, first come, first
@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-/// Bodies up to this size are scanned, and packed, where they are: some hundred microseconds at most.
+/// Bodies up to this size are scanned, and compressed, where they are: some hundred microseconds at most.
 pub(crate) const INLINE_MAX: usize = 64 << 10;
 
 /// The threads for long work, for each worker: it must not take the workers' own processors.

@@ -75,16 +75,16 @@ impl Payload<'_> {
 /// Text is kept in buffers of up to this size, so that none is copied again and again as it grows.
 const SEGMENT_MAX: usize = 64 << 10;
 
-/// A body that is put together: short parts copied into one buffer, long ones referred to.
+/// A body that is assembled: short parts copied into one buffer, long ones referred to.
 pub(crate) struct Composer {
     text: Vec<u8>,
     parts: Vec<Bytes>,
-    /// Covers the text of a body that is put together of many.
+    /// Covers the text of a body that is assembled from many.
     share: Option<Share>,
 }
 
 impl Composer {
-    /// Puts a body together in `text`, which is empty.
+    /// Assembles a body in `text`, which is empty.
     #[inline]
     pub(crate) fn new(text: Vec<u8>) -> Composer {
         Composer { text, parts: Vec::new(), share: None }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_put_together_in_order() {
+    fn bodies_are_assembled_in_order() {
         let long = Bytes::from(vec![b'x'; COPIED_MAX + 1]);
         let mut one = Composer::new(Vec::new());
         one.text().extend_from_slice(b"a");

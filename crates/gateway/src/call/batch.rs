@@ -4,7 +4,7 @@
 //! size alone never sheds it: where the process has no room for a further call, the call waits for
 //! those of its own batch, and is shed only when there are none.
 //!
-//! Answers that wait for earlier ones, and the whole that is put together, are charged for; an answer
+//! Answers that wait for earlier ones, and the whole that is assembled, are charged for; an answer
 //! for which there is no room becomes an error under its id.
 
 use std::cell::{Cell, RefCell};

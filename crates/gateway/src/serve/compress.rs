@@ -1,6 +1,6 @@
 //! Answers as gzip, for callers that accept it.
 //!
-//! Long answers are packed on another thread. Where there is no room for the packed answer, or it is
+//! Long answers are compressed on another thread. Where there is no room for the compressed answer, or it is
 //! not shorter, the answer goes out as it is.
 
 use std::io::{self, Write};
@@ -13,10 +13,10 @@ use crate::offload;
 use crate::payload::{Held, Payload};
 use crate::permit::{Purpose, Share};
 
-/// Shorter answers are not worth packing: they fit one segment anyway.
-const PACKED_MIN: u64 = 1 << 10;
+/// Shorter answers are not worth compressing: they fit one segment anyway.
+const COMPRESSED_MIN: u64 = 1 << 10;
 
-/// Packs an answer where that is wanted and worth it.
+/// Compresses an answer where that is wanted and worth it.
 #[inline]
 pub(super) async fn compress(
     worker: &Worker,
@@ -24,14 +24,14 @@ pub(super) async fn compress(
     accepts: Option<&[u8]>,
     answer: &mut Answer<'_>,
 ) {
-    let Some(length @ PACKED_MIN..) = answer.body.length() else { return };
-    let is_packed = answer.fields.iter().any(|(name, _)| name == "content-encoding");
-    if accepts.is_some_and(takes_gzip) && view.settings.gzip && !is_packed {
-        Box::pin(pack(worker, answer, length)).await;
+    let Some(length @ COMPRESSED_MIN..) = answer.body.length() else { return };
+    let is_compressed = answer.fields.iter().any(|(name, _)| name == "content-encoding");
+    if accepts.is_some_and(takes_gzip) && view.settings.gzip && !is_compressed {
+        Box::pin(compress_body(worker, answer, length)).await;
     }
 }
 
-async fn pack(worker: &Worker, answer: &mut Answer<'_>, length: u64) {
+async fn compress_body(worker: &Worker, answer: &mut Answer<'_>, length: u64) {
     let share = worker.local.share(Purpose::Long);
     let parts = match std::mem::replace(&mut answer.body, Payload::Whole(Vec::new())) {
         Payload::Whole(bytes) => vec![Bytes::from(bytes)],
@@ -41,16 +41,16 @@ async fn pack(worker: &Worker, answer: &mut Answer<'_>, length: u64) {
             return;
         }
     };
-    let packed = match length > offload::INLINE_MAX as u64 {
-        false => packed(&parts, length, share),
+    let compressed = match length > offload::INLINE_MAX as u64 {
+        false => compressed(&parts, length, share),
         true => {
             let parts = parts.clone();
-            offload::run(move || packed(&parts, length, share)).await.flatten()
+            offload::run(move || compressed(&parts, length, share)).await.flatten()
         }
     };
-    match packed {
-        Some(packed) => {
-            answer.body = Payload::Shared(vec![packed.into_bytes()]);
+    match compressed {
+        Some(compressed) => {
+            answer.body = Payload::Shared(vec![compressed.into_bytes()]);
             answer.fields.push(("content-encoding".into(), b"gzip".to_vec()));
         }
         None => answer.body = Payload::Shared(parts),
@@ -58,7 +58,7 @@ async fn pack(worker: &Worker, answer: &mut Answer<'_>, length: u64) {
 }
 
 /// A body as gzip; `None` when that is not shorter, or there is no room for it.
-fn packed(parts: &[Bytes], length: u64, share: Share) -> Option<Held> {
+fn compressed(parts: &[Bytes], length: u64, share: Share) -> Option<Held> {
     // Room that is not written to takes no memory.
     let out = Growing { bytes: Vec::with_capacity(length as usize), share };
     // The fastest level: JSON of hashes and numbers gains little from more.

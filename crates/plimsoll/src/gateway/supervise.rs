@@ -25,7 +25,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 
-/// An instance that lived for so long is started again at once; one that did not waits.
+/// An instance that lived for this long is started again at once; another waits first.
 const STEADY: Nanos = Nanos::from_secs(10);
 
 /// The first pause before an instance that died early is started again; it doubles.
@@ -44,7 +44,7 @@ enum Order {
     Stop(u32),
 }
 
-/// Runs the instances until it is told to stop.
+/// Runs the instances until it is asked to stop.
 pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let last_valid = LastValid::keep(&inputs)?;
     let mut sources = Sources::new(inputs);

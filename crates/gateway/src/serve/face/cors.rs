@@ -1,4 +1,4 @@
-//! Cross-origin calls: what a browser is told.
+//! Cross-origin calls: what browsers may do.
 
 use crate::call::message::{Answer, Request};
 use plimsoll_registry::settings::Cors;

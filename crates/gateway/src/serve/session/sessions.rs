@@ -1,4 +1,4 @@
-//! The sessions of a worker that wait for a request, so that they can be told to end.
+//! The sessions of a worker that wait for a request, so that they can be ended.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
