@@ -128,7 +128,8 @@ pub(crate) enum Reuse {
 pub(crate) struct Request<'a> {
     /// The HTTP method.
     pub(crate) method: &'a str,
-    /// Head and body, in parts that are written one after another.
+    /// Head and body, in parts that are written one after another; without a second part there is no
+    /// third.
     pub(crate) parts: [&'a [u8]; 3],
     pub(crate) usage: Use,
     pub(crate) reuse: Reuse,
@@ -241,7 +242,11 @@ impl Connection {
     async fn write(&mut self, local: &Local, request: &Request<'_>) -> Result<(), Failure> {
         let until = local.instant(request.deadline);
         let mut sent = 0;
-        let writing = write_all(&mut self.io, &request.parts, &mut sent);
+        let parts = match request.parts {
+            [_, [], _] => &request.parts[..1],
+            _ => &request.parts[..],
+        };
+        let writing = write_all(&mut self.io, parts, &mut sent);
         match self.timer.limit(until, writing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {

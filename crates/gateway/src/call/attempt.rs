@@ -129,17 +129,19 @@ async fn exchange(
     limits: &Limits,
 ) -> Result<Won, Failure> {
     let local = &*worker.local;
-    let reply = worker.client.send(&route.upstream, request, limits).await?;
-    let (response, reusable) = reply.whole().await?;
+    let mut reply = worker.client.send(&route.upstream, request, limits).await?;
+    let body = reply.read_body().await?;
+    let (mut response, reusable) = reply.finish(body);
     let status = response.status;
-    let (judged, response) = match response.body.len() > offload::INLINE_MAX {
-        false => (judge(protocol, response.body(), status, id), response),
-        true => {
-            let judging =
-                offload::run(move || (judge(protocol, response.body(), status, id), response));
-            let ended = || Failure::new(ErrorKind::Internal, true, "the answer was not judged");
-            judging.await.ok_or_else(ended)?
-        }
+    let judged = if response.body.len() <= offload::INLINE_MAX {
+        judge(protocol, response.body(), status, id)
+    } else {
+        let judging =
+            offload::run(move || (judge(protocol, response.body(), status, id), response));
+        let ended = || Failure::new(ErrorKind::Internal, true, "the answer was not judged");
+        let (judged, judged_response) = judging.await.ok_or_else(ended)?;
+        response = judged_response;
+        judged
     };
     // Behind an answer to another call, the one to this call may follow.
     let may_reuse = !matches!(&judged, Err(no) if no.kind == ErrorKind::BadAnswer);

@@ -133,8 +133,28 @@ pub(crate) async fn write_all(io: &mut Io, parts: &[&[u8]], sent: &mut usize) ->
 /// the thread for itself.
 pub(crate) const WRITE_MAX: usize = 256 << 10;
 
-/// Writes parts from the byte `from` on, once, up to [`WRITE_MAX`] bytes.
+/// Writes parts from the byte `from` on, which is before their end, once, up to [`WRITE_MAX`] bytes.
 pub(crate) fn write_some<W: AsyncWrite>(
+    io: Pin<&mut W>,
+    context: &mut Context<'_>,
+    parts: &[&[u8]],
+    from: usize,
+) -> Poll<io::Result<usize>> {
+    let written = match parts {
+        // The usual answer or request is in one part.
+        [one] => {
+            let end = one.len().min(from + WRITE_MAX);
+            io.poll_write(context, &one[from..end])
+        }
+        parts => write_vectored(io, context, parts, from),
+    };
+    match written {
+        Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        other => other,
+    }
+}
+
+fn write_vectored<W: AsyncWrite>(
     io: Pin<&mut W>,
     context: &mut Context<'_>,
     parts: &[&[u8]],
@@ -157,12 +177,5 @@ pub(crate) fn write_some<W: AsyncWrite>(
             break;
         }
     }
-    let written = match &slices[..used] {
-        [one] => io.poll_write(context, one),
-        many => io.poll_write_vectored(context, many),
-    };
-    match written {
-        Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-        other => other,
-    }
+    io.poll_write_vectored(context, &slices[..used])
 }

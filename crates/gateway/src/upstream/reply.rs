@@ -127,24 +127,34 @@ impl Reply {
     /// # Errors
     /// It does not end within the deadline and the limits.
     pub(crate) async fn whole(mut self) -> Result<(Response, Option<Reusable>), Failure> {
-        let body = loop {
+        let body = self.read_body().await?;
+        Ok(self.finish(body))
+    }
+
+    /// Reads the body to its end, and gives where it lies in the buffer.
+    pub(crate) async fn read_body(&mut self) -> Result<Range<usize>, Failure> {
+        loop {
             let due = match self.reading.advance(&mut self.buffer, self.limit)? {
-                Progress::Whole(body) => break body,
+                Progress::Whole(body) => return Ok(body),
                 Progress::More(due) => due,
                 Progress::TooLarge => return Err(too_large(self.limit)),
             };
             let room = self.grow(due)?;
             let before = self.buffer.len();
             if !self.read(self.deadline, room).await? {
-                break self.reading.at_close(&self.buffer)?;
+                return self.reading.at_close(&self.buffer);
             }
             buffer::give_way(self.buffer.len() - before).await;
-        };
+        }
+    }
+
+    /// The response whose body was read, and the connection, where it may be used again.
+    pub(crate) fn finish(self, body: Range<usize>) -> (Response, Option<Reusable>) {
         let Reply { connection, pool, buffer, share, mut reading, .. } = self;
         let head = reading.head.take().expect("the head was read");
         let reusable = (head.keep_alive && body.end == buffer.len())
             .then(|| Reusable { connection: head.apply(connection), pool });
-        Ok((Response { status: head.status, buffer, body, share }, reusable))
+        (Response { status: head.status, buffer, body, share }, reusable)
     }
 
     /// The body in pieces; the deadline renews with each, and is `pause` from the last.
