@@ -21,7 +21,7 @@ pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
     /// Path and query, or a whole URL.
     pub(crate) target: &'a str,
-    pub(crate) fields: Fields<'a>,
+    pub(crate) fields: &'a Fields<'a>,
     pub(crate) all: AllFields<'a>,
     pub(crate) body: Body<'a>,
     pub(crate) peer: IpAddr,

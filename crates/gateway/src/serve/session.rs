@@ -204,7 +204,7 @@ impl Session {
         let request = Request {
             method: head.method,
             target: head.target,
-            fields: head.fields,
+            fields: &head.fields,
             all: AllFields::Head(&bytes[..head_end]),
             body: match &long {
                 Some(bytes) => Body::Long(bytes.slice(body)),

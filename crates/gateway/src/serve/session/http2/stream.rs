@@ -191,7 +191,7 @@ async fn answer<'a>(
     let request = Request {
         method: head.method.as_str(),
         target: head.uri.path_and_query().map_or("/", |target| target.as_str()),
-        fields,
+        fields: &fields,
         all: AllFields::Map(&head.headers),
         body: match &body {
             // Short ones are read where they are.
