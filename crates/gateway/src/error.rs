@@ -87,10 +87,10 @@ errors! {
     BatchTooLarge = "batch_too_large", -32600, 413, no, Caller, "A batch holds more calls than limits.batch.";
     BodyTooLarge = "body_too_large", -32600, 413, no, Caller, "A body is longer than limits.body.";
     HeadTooLarge = "head_too_large", -32600, 431, no, Caller, "A head is longer than limits.header, or has more than 64 fields.";
-    MalformedHttp = "malformed_http", -32600, 400, no, Caller, "The request is not HTTP, or could be read in two ways: two lengths, a length and chunks, a length that is no number. The connection is closed.";
+    MalformedHttp = "malformed_http", -32600, 400, no, Caller, "The request is not HTTP, or could be read in two ways: two lengths, a length and chunks, a length that is not a number, a control character in a chunk's line, a host that is not valid. The connection is closed.";
     UnsupportedTransfer = "unsupported_transfer", -32600, 501, no, Caller, "A transfer coding other than chunked.";
-    UnsupportedEncoding = "unsupported_encoding", -32600, 415, no, Caller, "A content coding other than gzip, or a gzip body that is broken.";
-    TooSlow = "too_slow", -32600, 408, yes, Caller, "Head or body did not come within limits.header_time or limits.body_time. The connection is closed.";
+    UnsupportedEncoding = "unsupported_encoding", -32600, 415, no, Caller, "A content coding other than gzip, or a gzip body that is broken or has more than 1,000 members.";
+    TooSlow = "too_slow", -32600, 408, yes, Caller, "A head did not come within limits.header_time, or less than 4 KiB of a body within limits.body_time. The connection is closed.";
     NoSuchPath = "no_such_path", -32600, 404, no, Caller, "A path that the gateway does not serve; among them those of an instance that are never relayed: /admin, /config, /disqualified_endpoints.";
     HttpMethod = "http_method", -32600, 405, no, Caller, "An HTTP method that the path does not take.";
     NoWebSocket = "no_websocket", -32601, 501, no, Caller, "A WebSocket upgrade, which is not served.";
@@ -101,8 +101,8 @@ errors! {
     MethodDenied = "method_denied", -32601, 403, no, Caller, "The endpoint's rules do not permit the method.";
     MethodUnsupported = "method_unsupported", -32601, 404, no, Caller, "No upstream of the service takes the method, or it needs a connection that stays (eth_subscribe).";
     LimitReached = "limit_reached", -32005, 429, yes, Gateway, "Every upstream of the service is at its rate_limit.";
-    Busy = "busy", -32005, 503, yes, Gateway, "Long bodies and answers that are held at present take limits.memory in sum.";
-    TooManyConnections = "too_many_connections", -32005, 503, yes, Gateway, "More connections than limits.connections. The connection is closed.";
+    Busy = "busy", -32005, 503, yes, Gateway, "The process has no room: limits.calls, limits.calls_per_endpoint or limits.memory is reached; or the call waited for its turn on its connection until the timeout.";
+    TooManyConnections = "too_many_connections", -32005, 503, yes, Gateway, "More connections than limits.connections, their quota of limits.memory or the process's descriptors allow. The connection is closed.";
     NoUpstream = "no_upstream", -32002, 503, yes, Gateway, "The service has no upstream.";
     Unreachable = "unreachable", -32002, 502, yes, Upstream, "No connection to the upstream: refused, no route, no such name, TLS failed. Nothing was sent.";
     TimedOut = "timed_out", -32002, 504, yes, Upstream, "The upstream did not answer within the service's timeout.";

@@ -1,12 +1,14 @@
-//! Doors for fuzzing: the parsers of foreign bytes, fed in fragments, without sockets. No interface
-//! for anybody else.
+//! Entry points for fuzzing: the parsers of foreign bytes, fed in fragments, without sockets. Not an
+//! interface for other uses.
 
 use plimsoll_rpc::request::{self, Body as Calls, Call};
 
-use crate::face;
+use crate::call::{attempt, judge};
 use crate::http1::{self, Body, Progress};
-use crate::relay;
-use crate::upstream::{Reading, Response};
+use crate::payload::{Composer, Payload};
+use crate::protocol::Protocol;
+use crate::serve::face;
+use crate::upstream::Reading;
 
 /// Reads requests as a session does. Gives the bodies of those that are whole, and whether what
 /// follows them was refused.
@@ -34,7 +36,7 @@ pub fn requests(bytes: &[u8], fragment: usize, body_max: u64) -> (Vec<Vec<u8>>, 
         };
         let framing = match http1::request_head(&buffer[..end]) {
             Ok(head) => {
-                face::climbs(head.target);
+                face::traverses(head.target);
                 head.framing
             }
             Err(_) => return (bodies, true),
@@ -66,7 +68,7 @@ pub fn calls(body: &[u8]) -> Vec<(Call<'_>, Vec<u8>)> {
         .into_iter()
         .map(|call| {
             let mut out = Vec::new();
-            relay::write_call(&call, 42, &mut out);
+            attempt::write_call(&call, 42, call.params.unwrap_or_default(), &mut out);
             (call, out)
         })
         .collect()
@@ -82,22 +84,29 @@ pub fn response(
     let mut reading = Reading::default();
     let mut buffer = Vec::new();
     let mut fragments = bytes.chunks(fragment.max(1));
-    let exchanged = loop {
-        let Some(fragment) = fragments.next() else { break reading.at_close(&buffer).ok()? };
-        buffer.extend_from_slice(fragment);
-        if let Some(exchanged) = reading.advance(&mut buffer, "POST", 1 << 20).ok()? {
-            break exchanged;
+    while !reading.find_head(&mut buffer, false).ok()? {
+        buffer.extend_from_slice(fragments.next()?);
+    }
+    let body = loop {
+        if let Progress::Whole(body) = match reading.advance(&mut buffer, 1 << 20).ok()? {
+            Progress::TooLarge => return None,
+            progress => progress,
+        } {
+            break body;
+        }
+        match fragments.next() {
+            Some(fragment) => buffer.extend_from_slice(fragment),
+            None => break reading.at_close(&buffer).ok()?,
         }
     };
-    let response = Response {
-        status: exchanged.status,
-        head: exchanged.head,
-        body: exchanged.body,
-        buffer,
-        _share: None,
-        kept: None,
-    };
-    let mut out = Vec::new();
-    let answered = relay::judge(&response, 42, Some(id), &mut out).is_ok();
-    Some((response.status, response.body().to_vec(), answered.then_some(out)))
+    let (status, body) = (reading.status(), &buffer[body]);
+    let answered = judge::judge(Protocol::Evm, body, status, 42).ok().map(|verdict| {
+        let mut out = Composer::new(Vec::new());
+        verdict.write(Some(id), &mut out, |out, part| out.text().extend_from_slice(&body[part]));
+        match out.finish() {
+            Payload::Whole(text) => text,
+            _ => unreachable!("nothing was attached"),
+        }
+    });
+    Some((status, body.to_vec(), answered))
 }

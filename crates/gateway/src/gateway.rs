@@ -1,55 +1,41 @@
-//! A running gateway: started, told of changes, drained, stopped.
+//! A running gateway: started, reconfigured, drained, stopped.
 //!
-//! Draining is the order in which nobody is hurt: `/ready` says no, connections are still taken, each
-//! next answer says that its connection ends, and what is under way finishes; when no connection is
-//! left, or the time is up, it is over.
+//! # Draining
+//! First `/ready` turns negative, and each answer says that its connection ends; connections are
+//! still accepted, because balancers need a moment to notice. After `idle_close` nothing more is
+//! accepted and idle connections are closed. From then on, calls in flight have `drain` to end.
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plimsoll_measure::Nanos;
+use plimsoll_registry::Definitions;
+use plimsoll_registry::settings::{Limits, Settings};
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::acceptor::{self, Acceptor, Arrival};
-use crate::access_log::AccessLog;
-use crate::model::Definitions;
-use crate::registry::Registry;
-use crate::session;
-use crate::settings::{Limits, Settings};
-use crate::tls::Certificate;
-use crate::worker::{Shared, State, Worker};
+use crate::call::routing::Routing;
+use crate::call::worker::{Phase, Shared, State, Worker};
+use crate::host::Host;
+use crate::keeper::Keeper;
+use crate::keeper::dns::{self, Resolver};
+use crate::observe::access_log::AccessLog;
+use crate::offload;
+use crate::serve::acceptor::{self, Accepted, Acceptor};
+use crate::serve::session::{self, Arrival, Sessions};
+use crate::transport::tls::Certificate;
 
-/// While draining, so often is looked whether connections are left.
+/// How often a drain looks whether connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
-/// What a gateway asks of the program that runs it.
-#[derive(Clone)]
-pub struct Outside {
-    /// Figures of this process.
-    pub process: Arc<dyn Fn() -> Process + Send + Sync>,
-    /// Database queries so far.
-    pub db_queries: Arc<dyn Fn() -> u64 + Send + Sync>,
-}
-
-/// Figures of a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Process {
-    /// User and system time.
-    pub cpu_seconds: f64,
-    /// Resident memory.
-    pub resident_bytes: u64,
-    /// Open file descriptors.
-    pub open_fds: u64,
-}
-
-/// Why a gateway does not start, or does not take a change.
+/// Why a gateway does not start, or does not take up a change.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
@@ -64,8 +50,13 @@ pub enum StartError {
     #[error("{0}")]
     Tls(String),
     /// The access log cannot be written.
-    #[error("cannot write the access log: {0}")]
-    AccessLog(io::Error),
+    #[error("cannot write the access log {}: {source}", file.display())]
+    AccessLog {
+        /// Its file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The system is out of something.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -76,10 +67,13 @@ pub struct Gateway {
     shared: Arc<Shared>,
     certificate: Option<Arc<Certificate>>,
     addresses: Vec<SocketAddr>,
-    serial: u64,
-    acceptor: Option<Acceptor>,
+    /// The serial number of the upstream that was compiled last; locked while changes are applied.
+    serial: Mutex<u64>,
+    acceptor: Mutex<Option<Acceptor>>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Ends last: workers wait for what it does.
+    _keeper: Keeper,
 }
 
 /// How a drain ended.
@@ -87,6 +81,10 @@ pub struct Gateway {
 pub struct Drained {
     /// Connections that were still open when the time was up.
     pub left: u64,
+    /// Calls that were still in flight when the time was up.
+    pub calls_left: u64,
+    /// Calls that were in flight when idle connections were closed: what the drain waited for.
+    pub calls_awaited: u64,
     /// How long it took.
     pub took: Nanos,
 }
@@ -99,35 +97,49 @@ impl Gateway {
     pub fn start(
         settings: Settings,
         definitions: &Definitions,
-        outside: Outside,
+        host: Host,
     ) -> Result<Gateway, StartError> {
         let mut serial = 0;
-        let registry =
-            Registry::compile(definitions, &Registry::empty(), settings.workers, &mut serial)
+        let routing =
+            Routing::compile(definitions, &Routing::empty(), settings.workers, &mut serial)
                 .map_err(StartError::Tls)?;
         let certificate = settings.tls.as_ref().map(Certificate::read).transpose();
         let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
         let tls = certificate.as_ref().map(Certificate::acceptor).transpose();
         let tls = tls.map_err(StartError::Tls)?;
         let log = AccessLog::new(settings.access_log.file.as_deref());
-        if settings.access_log.sample > 0.0 {
-            log.open().map_err(StartError::AccessLog)?;
-        }
-        let listeners = acceptor::listen(&settings.listen)?;
+        open_log(&log, &settings)?;
+        let listeners = acceptor::listen(&settings.listen)
+            .map_err(|(address, source)| StartError::Listen { address, source })?;
         let addresses = listeners.iter().map(|listener| listener.local_addr());
         let addresses = addresses.collect::<io::Result<_>>()?;
+        let keeper = Keeper::start()?;
+        let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
+        let resolver = Resolver::new(resolve, keeper.handle().clone());
         let workers = settings.workers;
-        let shared = Arc::new(Shared::new(State { settings, registry }, log, outside));
+        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host));
         let (stop, stopped) = watch::channel(false);
-        let mut threads = Vec::new();
-        let mut seats = Vec::new();
+        let gateway = Gateway {
+            shared,
+            certificate,
+            addresses,
+            serial: Mutex::new(serial),
+            acceptor: Mutex::default(),
+            stop,
+            threads: Mutex::default(),
+            _keeper: keeper,
+        };
+        let mut arrivals = Vec::new();
         for number in 0..workers {
-            let (seat, arrivals) = mpsc::unbounded_channel();
-            seats.push(seat);
-            threads.push(worker(&shared, number, arrivals, tls.clone(), stopped.clone())?);
+            let (sender, receiver) = mpsc::unbounded_channel();
+            arrivals.push(sender);
+            let thread = WorkerThread { number, tls: tls.clone(), stop: stopped.clone() };
+            // Dropping the gateway ends the threads that were started.
+            lock(&gateway.threads).push(thread.start(&gateway.shared, receiver)?);
         }
-        let acceptor = Some(Acceptor::start(&shared, listeners, seats)?);
-        Ok(Gateway { shared, certificate, addresses, serial, acceptor, stop, threads })
+        let acceptor = Acceptor::start(&gateway.shared, listeners, arrivals)?;
+        *lock(&gateway.acceptor) = Some(acceptor);
+        Ok(gateway)
     }
 
     /// Where it listens, with the ports that the kernel chose.
@@ -142,18 +154,13 @@ impl Gateway {
     /// # Errors
     /// Certificates of an upstream cannot be used, or the access log cannot be written; then nothing
     /// is changed.
-    pub fn apply(
-        &mut self,
-        settings: Settings,
-        definitions: &Definitions,
-    ) -> Result<(), StartError> {
+    pub fn apply(&self, settings: Settings, definitions: &Definitions) -> Result<(), StartError> {
+        let mut serial = lock(&self.serial);
         let before = self.shared.state();
         let workers = before.settings.workers;
-        let registry = Registry::compile(definitions, &before.registry, workers, &mut self.serial)
+        let routing = Routing::compile(definitions, &before.routing, workers, &mut serial)
             .map_err(StartError::Tls)?;
-        if settings.access_log.sample > 0.0 {
-            self.shared.access_log.open().map_err(StartError::AccessLog)?;
-        }
+        open_log(&self.shared.access_log, &settings)?;
         let limits = Limits {
             upstream_connections: before.settings.limits.upstream_connections,
             ..settings.limits
@@ -165,7 +172,7 @@ impl Gateway {
             limits,
             ..settings
         };
-        self.shared.replace(State { settings, registry });
+        self.shared.replace(State { settings, routing });
         Ok(())
     }
 
@@ -183,43 +190,77 @@ impl Gateway {
         read.transpose().map(drop).map_err(StartError::Tls)
     }
 
-    /// The metrics page.
-    pub fn metrics(&self) -> String {
-        crate::metrics::page(&self.shared, &Rc::new(self.shared.state()))
+    /// Whether a file of certificates to trust upstream has other contents than when it was read;
+    /// [`Gateway::apply`] reads it again.
+    pub fn is_trust_changed(&self) -> bool {
+        self.shared.state().routing.is_trust_changed()
     }
 
-    /// Stops without hurting anyone; returns when no connection is left or the time is up. `hurry`
+    /// The metrics page.
+    pub fn metrics(&self) -> String {
+        self.shared.metrics(&self.shared.state())
+    }
+
+    /// Stops without cutting a call; returns when no connection is left or the time is up. `hurry`
     /// is asked now and then whether to stop at once.
-    pub fn drain(mut self, hurry: impl Fn() -> bool) -> Drained {
-        let start = self.shared.clock.now();
-        let limit = self.shared.state().settings.drain;
-        self.shared.start_draining();
-        let (_keep, never) = std::sync::mpsc::channel::<()>();
+    pub fn drain(&self, hurry: impl Fn() -> bool) -> Drained {
         let shared = self.shared.clone();
-        let passed = || shared.clock.now() - start;
-        let wait = || {
-            while shared.connections() > 0 && passed() < limit && !hurry() {
-                // Nobody sends: this waits.
+        let settings = shared.state().settings.clone();
+        let start = shared.time.now();
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        let wait = |until: Nanos, is_done: &dyn Fn() -> bool| {
+            while !is_done() && shared.time.now() < until && !hurry() {
+                // Waits: nothing is ever sent.
                 let _ = never.recv_timeout(DRAIN_LOOK);
             }
         };
-        wait();
-        // Who came at the very end is served too.
-        self.acceptor.take().into_iter().for_each(Acceptor::stop);
-        wait();
-        let drained = Drained { left: self.shared.connections(), took: passed() };
+        shared.enter(Phase::Draining);
+        // Callers that connect for every call may still come while nobody is connected.
+        let is_unused = || {
+            let quiet = shared.time.now() - shared.accepted_at();
+            shared.connections() == 0 && quiet > settings.idle_close
+        };
+        wait(start + settings.idle_close, &is_unused);
+        self.stop_accepting();
+        shared.enter(Phase::Closing);
+        let calls_awaited = shared.capacity.calls();
+        wait(shared.time.now() + settings.drain, &|| shared.connections() == 0);
+        let drained = Drained {
+            left: shared.connections(),
+            calls_left: shared.capacity.calls(),
+            calls_awaited,
+            took: shared.time.now() - start,
+        };
         self.end();
         drained
     }
 
-    fn end(&mut self) {
-        self.acceptor.take().into_iter().for_each(Acceptor::stop);
+    fn stop_accepting(&self) {
+        let acceptor = lock(&self.acceptor).take();
+        acceptor.into_iter().for_each(Acceptor::stop);
+    }
+
+    fn end(&self) {
+        self.stop_accepting();
         self.stop.send_replace(true);
-        for thread in self.threads.drain(..) {
+        for thread in lock(&self.threads).drain(..) {
             // A thread that panicked has said so; stopping must not panic again.
             let _ = thread.join();
         }
     }
+}
+
+/// Opens the access log where it is wanted.
+fn open_log(log: &AccessLog, settings: &Settings) -> Result<(), StartError> {
+    if settings.access_log.sample <= 0.0 {
+        return Ok(());
+    }
+    let file = settings.access_log.file.clone().unwrap_or_else(|| "stderr".into());
+    log.open().map_err(|source| StartError::AccessLog { file, source })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Drop for Gateway {
@@ -228,40 +269,75 @@ impl Drop for Gateway {
     }
 }
 
-/// Starts a worker: a thread with a runtime, and sessions for the connections that it is handed.
-fn worker(
-    shared: &Arc<Shared>,
+/// A worker: a thread with a runtime, and sessions for the connections that it is handed.
+struct WorkerThread {
     number: usize,
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
     tls: Option<TlsAcceptor>,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<JoinHandle<()>> {
-    let shared = shared.clone();
-    let serve = move || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let Ok(runtime) = builder.enable_all().build_local(LocalOptions::default()) else { return };
-        let worker = Rc::new(Worker::new(shared, number));
-        runtime.block_on(async {
-            tokio::task::spawn_local(worker.clone().tidy());
-            loop {
-                tokio::select! {
-                    // When no more can come, those that came are served on.
-                    Some((stream, peer)) = arrivals.recv() => {
-                        let Ok(stream) = TcpStream::from_std(stream) else {
-                            worker.counts().downstream.take(1);
-                            continue;
-                        };
-                        tokio::task::spawn_local(session::serve(
-                            worker.clone(),
-                            stream,
-                            peer,
-                            tls.clone(),
-                        ));
-                    }
-                    _ = stop.wait_for(|stop| *stop) => break,
-                }
+    stop: watch::Receiver<bool>,
+}
+
+impl WorkerThread {
+    /// Starts it; returns when it is ready.
+    ///
+    /// # Errors
+    /// There is no thread to be had, or no runtime.
+    fn start(
+        self,
+        shared: &Arc<Shared>,
+        arrivals: mpsc::UnboundedReceiver<Accepted>,
+    ) -> io::Result<JoinHandle<()>> {
+        let shared = shared.clone();
+        let (ready, started) = std::sync::mpsc::channel();
+        let name = format!("worker-{}", self.number);
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(offload::THREADS)
+                .build_local(LocalOptions::default());
+            // The receiver is there until this was sent.
+            let _ = ready.send(runtime.as_ref().err().map(|error| io::Error::from(error.kind())));
+            if let Ok(runtime) = runtime {
+                runtime.block_on(self.serve(shared, arrivals));
+                // Long work that is under way is of no more use.
+                runtime.shutdown_background();
             }
-        });
-    };
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(serve)
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(run)?;
+        match started.recv() {
+            Ok(None) => Ok(thread),
+            Ok(Some(error)) => Err(error),
+            Err(_) => Err(io::Error::other("a worker ended while it started")),
+        }
+    }
+
+    async fn serve(mut self, shared: Arc<Shared>, mut arrivals: mpsc::UnboundedReceiver<Accepted>) {
+        let mut phases = shared.phases();
+        let worker = Rc::new(Worker::new(shared, self.number));
+        let sessions = Rc::new(Sessions::default());
+        tokio::task::spawn_local(worker.clone().tidy());
+        let closing = {
+            let sessions = sessions.clone();
+            async move {
+                // An error means that the gateway is gone.
+                let _ = phases.wait_for(|phase| *phase >= Phase::Closing).await;
+                sessions.close_idle();
+            }
+        };
+        tokio::task::spawn_local(closing);
+        loop {
+            tokio::select! {
+                // When no more can come, those that came are served on.
+                Some(Accepted { stream, peer, share }) = arrivals.recv() => {
+                    let Ok(stream) = TcpStream::from_std(stream) else {
+                        worker.local.counts().downstream.take(1);
+                        continue;
+                    };
+                    let arrival = Arrival { stream, peer, share };
+                    let (worker, sessions) = (worker.clone(), sessions.clone());
+                    tokio::task::spawn_local(session::serve(worker, sessions, arrival, self.tls.clone()));
+                }
+                _ = self.stop.wait_for(|stop| *stop) => break,
+            }
+        }
+    }
 }

@@ -13,6 +13,8 @@ mod fields;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use plimsoll_measure::Nanos;
+
 use crate::error::{Error, ErrorKind};
 
 pub(crate) use chunks::Chunks;
@@ -43,6 +45,8 @@ pub(crate) struct ResponseHead {
     pub(crate) status: u16,
     pub(crate) framing: Framing,
     pub(crate) keep_alive: bool,
+    /// How long an idle connection is safe to use, where the server says when it closes it.
+    pub(crate) idle_max: Option<Nanos>,
 }
 
 /// Whether a request may start with what `buffer` starts with: a character of a method's name.
@@ -86,6 +90,9 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
     else {
         return Err(malformed("not an HTTP request"));
     };
+    if !is_target(target) {
+        return Err(malformed("the request's target is neither a path nor a URL with one"));
+    }
     let fields = Fields::read(request.headers)?;
     let old = minor == 0;
     if !old && fields.host.is_none() {
@@ -99,6 +106,20 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
     Ok(RequestHead { method, target, old, fields, framing, keep_alive })
 }
 
+/// Whether a target can be read in one way only: a path, `*`, or a URL whose host ends with a path.
+fn is_target(target: &str) -> bool {
+    if target.starts_with('/') || target == "*" {
+        return true;
+    }
+    let Some((scheme, rest)) = target.split_once("://") else { return false };
+    let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    is_http
+        && !host.is_empty()
+        && fields::is_host(host.as_bytes())
+        && (path.is_empty() || path.starts_with('/'))
+}
+
 /// Calls `visit` with each field of a request's head that was read before.
 pub(crate) fn visit_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
@@ -108,11 +129,11 @@ pub(crate) fn visit_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
     }
 }
 
-/// Reads a response's head, a whole one, in answer to `method`.
+/// Reads a response's head, a whole one; `is_head`: in answer to HEAD.
 ///
 /// # Errors
 /// It is none, or could be read in two ways.
-pub(crate) fn response_head(text: &[u8], method: &str) -> Result<ResponseHead, Error> {
+pub(crate) fn response_head(text: &[u8], is_head: bool) -> Result<ResponseHead, Error> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -125,10 +146,11 @@ pub(crate) fn response_head(text: &[u8], method: &str) -> Result<ResponseHead, E
         return Err(malformed("not an HTTP response"));
     };
     let fields = Fields::read(response.headers)?;
-    let bodiless = matches!(status, 100..200 | 204 | 304) || method == "HEAD";
+    let bodiless = matches!(status, 100..200 | 204 | 304) || is_head;
     let framing = if bodiless { Framing::Empty } else { fields.framing(Framing::UntilClose)? };
     let stays = !fields.close && (minor == 1 || fields.keep_alive);
-    Ok(ResponseHead { status, framing, keep_alive: stays && framing != Framing::UntilClose })
+    let keep_alive = stays && framing != Framing::UntilClose;
+    Ok(ResponseHead { status, framing, keep_alive, idle_max: fields.idle_max })
 }
 
 /// Calls `visit` with each field of a response's head that was read before.
@@ -199,6 +221,35 @@ impl Body {
                 }
             }
         }
+    }
+
+    /// How long it is; `None`: that is not known before its end.
+    pub(crate) fn length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Empty => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        }
+    }
+
+    /// Takes what was decoded so far out of the buffer: a piece of the body. To be called after
+    /// [`Body::advance`], which then goes on behind it.
+    pub(crate) fn take_piece(&mut self, buffer: &mut Vec<u8>) -> Vec<u8> {
+        let end = match &mut self.framing {
+            Framing::Empty => self.start,
+            Framing::Chunked => self.end,
+            Framing::UntilClose => buffer.len(),
+            Framing::Length(due) => {
+                let here =
+                    (buffer.len() - self.start).min(usize::try_from(*due).unwrap_or(usize::MAX));
+                *due -= here as u64;
+                self.start + here
+            }
+        };
+        let piece = buffer[self.start..end].to_vec();
+        buffer.drain(self.start..end);
+        self.end = self.start;
+        piece
     }
 
     /// What the end of the connection makes of it: whole, where nothing else tells its end.

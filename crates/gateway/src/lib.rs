@@ -1,50 +1,38 @@
 //! The gateway: relays JSON-RPC from callers to upstreams, at a web server's cost.
 //!
 //! # Layout
-//! - [`settings`], [`model`]: what it is told
-//! - [`config`]: the file, the environment and flags that say it
-//! - [`store`]: the database that adds to it, behind a narrow seam
-//! - [`sources`]: everything that says it, joined, and whether it changed
-//! - [`gateway`]: a running one: started, told of changes, drained
-//! - `worker`: what the tasks of a thread share
-//! - `acceptor`: where connections come in
-//! - `session`, `http1`, `io`, `tls`, `timer`: callers' connections
-//! - `face`, `rest`: what a request asks for
-//! - `relay`: the way of a JSON-RPC body, call by call
-//! - `registry`: what may be called, and which upstream takes the next call
-//! - `budget`: what long bodies may take in sum
+//! Layers; each uses only those below it.
+//! - [`gateway`]: a running gateway: started, reconfigured, drained
+//! - `serve`: listeners, sessions, faces
+//! - `call`: permits, routes, attempts, judging
 //! - `upstream`: the client's side of HTTP
-//! - [`error`], [`category`]: our errors, and what upstreams' errors mean
-//! - `stats`, [`metrics`], `access_log`: what is told of it
-//! - `fuzz`: doors for fuzzing
+//! - `keeper`: background work: name resolution
+//! - [`observe`]: counters, metrics, logs
+//! - `local`, `permit`, `buffer`, `payload`, `offload`: a thread's own, the process's capacity, bodies,
+//!   long work
+//! - [`protocol`]: what a service speaks: the meanings of errors
+//! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
+//! - `fuzz`: entry points for fuzzing
 
-mod acceptor;
-mod access_log;
-mod budget;
-pub mod category;
-pub mod config;
+mod buffer;
+mod call;
 pub mod error;
-mod face;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod gateway;
+mod host;
 mod http1;
-mod io;
-pub mod metrics;
-pub mod model;
-mod registry;
-mod relay;
-mod rest;
-mod session;
-pub mod settings;
-pub mod sources;
-mod stats;
-pub mod store;
-mod timer;
-mod tls;
+mod keeper;
+mod local;
+pub mod observe;
+mod offload;
+mod payload;
+mod permit;
+pub mod protocol;
+mod serve;
+mod transport;
 mod upstream;
-mod worker;
 
-pub use gateway::{Drained, Gateway, Outside, Process, StartError};
-pub use model::Definitions;
-pub use settings::Settings;
+pub use gateway::{Drained, Gateway, StartError};
+pub use host::{Host, Process, Resolve};
+pub use plimsoll_registry::{Definitions, Settings};

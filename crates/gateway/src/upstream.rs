@@ -1,107 +1,140 @@
-//! The client's side of HTTP/1.1: one exchange with an upstream, over a connection that is kept.
+//! The client's side of HTTP/1.1: requests to upstreams over pooled connections.
 //!
-//! Each worker has connections of its own, the one used last taken first. An exchange ends in a whole
-//! response or in a failure that says whether any byte of the request may have reached the upstream.
-//! A kept connection may be closed by the upstream at the very moment when it is used again; a
-//! request that got no byte of an answer over such a one is sent once more over another, unless doing
-//! it twice could matter. Everything else that may be tried again is for the caller to decide.
+//! Each worker has connections of its own, the one used last taken first. [`Client::send`] writes a
+//! request and reads the head of the response; the [`Reply`] is read on as a whole or in pieces. A
+//! failure says whether any byte of the request may have reached the upstream, and whether it came
+//! over a pooled connection that the upstream had closed meanwhile. What is tried again is for the
+//! caller to decide; nothing is resent here.
+//!
+//! Requests of different callers that could influence what follows on a connection (REST) have pools
+//! of their own, see [`Use`].
 //!
 //! Invariant: a connection goes back to the pool only after a whole response with nothing behind it,
 //! and only when whoever asked takes it for the answer, so that none can be taken for another's.
 
 mod connect;
+mod limiter;
 mod pool;
+mod reply;
 
 use std::borrow::Cow;
-use std::ops::Range;
-use std::pin::Pin;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BufMut;
 use plimsoll_measure::Nanos;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use plimsoll_registry::model;
+use plimsoll_registry::settings::{Limits, Settings};
+use tokio::io::AsyncReadExt;
+use tokio_rustls::TlsConnector;
 
-use crate::budget::Share;
 use crate::error::ErrorKind;
-use crate::http1::{self, Body, Progress};
-use crate::io::Io;
-use crate::registry::Upstream;
-use crate::settings::Limits;
-use crate::timer::{Late, Timer};
-use crate::worker::{View, Worker};
+use crate::keeper::dns::Resolver;
+use crate::local::Local;
+use crate::observe::stats::{Counter, Sharded};
+use crate::transport::io::{Io, write_all};
+use crate::transport::timer::{Late, Timer};
 
-pub(crate) use pool::Pool;
+pub(crate) use limiter::Limiter;
+use pool::Pool;
+pub(crate) use reply::{Reading, Reply, ReplyPieces, Response};
 
-/// The longest head of a response, in bytes.
-const HEAD_MAX: usize = 64 << 10;
+/// A connection that was idle for this long is closed: less than what nodes and proxies allow (60 s
+/// and more), so that it is rarely closed under a request.
+const IDLE_MAX: Nanos = Nanos::from_secs(50);
 
-/// A buffer for a longer body grows by so much at a time, so that an upstream that announces much
-/// and sends little costs little.
-const GROWTH_MAX: usize = 1 << 20;
+/// A connection is used for this long at most, so that changes behind a name or a balancer are
+/// followed within minutes.
+const AGE_MAX: Nanos = Nanos::from_secs(300);
 
-/// Interim responses before the one that counts; servers send one or two.
-const INTERIM_MAX: u32 = 16;
+/// Where calls are relayed to.
+pub(crate) struct Upstream {
+    pub(crate) model: model::Upstream,
+    /// Tells upstreams apart in a worker's pools; another address or other headers make another one.
+    pub(crate) serial: u64,
+    /// What its `ca` file held when it was read.
+    pub(crate) ca: Option<Vec<u8>>,
+    pub(crate) connector: Option<TlsConnector>,
+    /// Relays under way, by worker.
+    pub(crate) in_flight: Arc<Sharded<Counter>>,
+    pub(crate) limiter: Option<Limiter>,
+}
+
+impl Upstream {
+    /// How many relays are under way, in this process.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.sum(Counter::get)
+    }
+
+    /// Whether one more call may be sent now; if so, it counts.
+    pub(crate) fn admit(&self, now: Nanos) -> bool {
+        self.limiter.as_ref().is_none_or(|limiter| limiter.admit(now))
+    }
+}
 
 /// A connection to an upstream.
 pub(crate) struct Connection {
     io: Io,
     timer: Timer,
+    opened_at: Nanos,
     idle_since: Nanos,
-    _open: Open,
+    /// How long it may be idle.
+    idle_max: Nanos,
+    /// Where it leads to, if that was found by name.
+    address: Option<IpAddr>,
+    _open: OpenConnection,
 }
 
 /// Counts a connection for as long as it is open.
-struct Open(Rc<Worker>);
+struct OpenConnection(Rc<Local>);
 
-impl Open {
-    fn new(worker: &Rc<Worker>) -> Open {
-        worker.counts().upstream.add(1);
-        Open(worker.clone())
+impl OpenConnection {
+    fn new(local: &Rc<Local>) -> OpenConnection {
+        local.counts().upstream.add(1);
+        OpenConnection(local.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.counts().upstream.take(1);
     }
+}
+
+/// What a connection is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Use {
+    /// Calls that the gateway wrote itself, under ids of its own.
+    Calls,
+    /// Requests as callers wrote them.
+    Rest,
+}
+
+/// Which connections a request may go over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// A pooled one, as far as the runtime knows that it is open.
+    Pooled,
+    /// A pooled one whose socket was asked.
+    Checked,
+    /// A new one.
+    New,
 }
 
 /// A request, ready to be sent.
 pub(crate) struct Request<'a> {
     /// The HTTP method.
     pub(crate) method: &'a str,
-    /// Head and body.
-    pub(crate) bytes: &'a [u8],
-    /// Whether doing it twice does no harm.
-    pub(crate) repeatable: bool,
+    /// Head and body, in parts that are written one after another; without a second part there is no
+    /// third.
+    pub(crate) parts: [&'a [u8]; 3],
+    pub(crate) usage: Use,
+    pub(crate) reuse: Reuse,
+    /// When the response must be here.
     pub(crate) deadline: Nanos,
-}
-
-/// A whole response.
-pub(crate) struct Response {
-    pub(crate) status: u16,
-    /// Holds head and body.
-    pub(crate) buffer: Vec<u8>,
-    pub(crate) head: Range<usize>,
-    pub(crate) body: Range<usize>,
-    /// A long answer's part of the memory.
-    pub(crate) _share: Option<Share>,
-    /// What it came over, where that may be used again.
-    pub(crate) kept: Option<(Rc<Pool>, Connection)>,
-}
-
-impl Response {
-    pub(crate) fn body(&self) -> &[u8] {
-        &self.buffer[self.body.clone()]
-    }
-
-    /// Gives back what it holds; the connection only when it was the answer to what was asked.
-    pub(crate) fn release(self, worker: &Worker, answered: bool) {
-        worker.give_buffer(self.buffer);
-        if let Some((pool, connection)) = self.kept.filter(|_| answered) {
-            pool.give(connection, worker.now());
-        }
-    }
 }
 
 /// Why there is no response.
@@ -111,210 +144,146 @@ pub(crate) struct Failure {
     pub(crate) message: Cow<'static, str>,
     /// Whether any byte of the request may have reached the upstream.
     pub(crate) sent: bool,
+    /// Whether a pooled connection ended before a byte of the response: the upstream may have closed
+    /// it before the request arrived.
+    pub(crate) stale: bool,
 }
 
 impl Failure {
-    fn new(kind: ErrorKind, sent: bool, message: impl Into<Cow<'static, str>>) -> Failure {
-        Failure { kind, message: message.into(), sent }
+    pub(crate) fn new(
+        kind: ErrorKind,
+        sent: bool,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Failure {
+        Failure { kind, message: message.into(), sent, stale: false }
     }
 }
 
-/// Sends a request to an upstream and reads the response.
-///
-/// # Errors
-/// There is no whole response within the deadline and the limits.
-pub(crate) async fn exchange(
-    worker: &Rc<Worker>,
-    view: &View,
-    upstream: &Arc<Upstream>,
-    request: &Request<'_>,
-) -> Result<Response, Failure> {
-    let pool = worker.pool(upstream, &view.settings);
-    let _place = match pool.place_now() {
-        Some(place) => place,
-        None => Box::pin(pool.place(worker, request.deadline)).await?,
-    };
-    let limits = &view.settings.limits;
-    loop {
-        let (mut connection, kept) = match pool.take(!request.repeatable) {
-            Some(connection) => (connection, true),
-            None => {
-                let connecting = connect::connect(worker, upstream, request.deadline);
-                (Box::pin(connecting).await?, false)
-            }
+/// A worker's connections to all upstreams.
+pub(crate) struct Client {
+    pub(crate) local: Rc<Local>,
+    resolver: Arc<Resolver>,
+    pools: RefCell<HashMap<(u64, Use), Rc<Pool>>>,
+    /// Connections in use to one upstream.
+    connections_max: usize,
+}
+
+impl Client {
+    pub(crate) fn new(local: Rc<Local>, resolver: Arc<Resolver>, settings: &Settings) -> Client {
+        let connections_max = settings.limits.upstream_connections.div_ceil(settings.workers);
+        Client { local, resolver, pools: RefCell::default(), connections_max }
+    }
+
+    /// Sends a request and reads the head of the response.
+    ///
+    /// # Errors
+    /// There is none within the deadline and the limits.
+    pub(crate) async fn send(
+        &self,
+        upstream: &Upstream,
+        request: &Request<'_>,
+        limits: &Limits,
+    ) -> Result<Reply, Failure> {
+        let pool = self.pool(upstream, request.usage);
+        let place = match pool.place_now() {
+            Some(place) => place,
+            None => Box::pin(pool.place(&self.local, request.deadline)).await?,
         };
-        let mut buffer = worker.take_buffer();
-        let mut share = None;
-        let ended = connection.exchange(worker, request, limits, &mut buffer, &mut share).await;
-        match ended {
-            Ok(Exchanged { status, head, body, keep_alive }) => {
-                let stays = keep_alive && body.end == buffer.len();
-                let kept = stays.then(|| (pool.clone(), connection));
-                return Ok(Response { status, buffer, head, body, _share: share, kept });
-            }
+        let pooled = match request.reuse {
+            Reuse::New => None,
+            reuse => pool.take(reuse == Reuse::Checked, self.local.recent()),
+        };
+        let was_pooled = pooled.is_some();
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => Box::pin(self.connect(upstream, request.deadline)).await?,
+        };
+        if let Err(failure) = connection.write(&self.local, request).await {
+            return Err(Failure { stale: was_pooled && !failure.sent, ..failure });
+        }
+        let mut reply = Reply::new(self.local.clone(), connection, pool, place, request, limits);
+        match reply.read_head().await {
+            Ok(()) => Ok(reply),
             Err(failure) => {
-                let silent = failure.kind == ErrorKind::Broken && buffer.is_empty();
-                worker.give_buffer(buffer);
-                if !(kept && silent && (request.repeatable || !failure.sent)) {
-                    return Err(failure);
-                }
+                let stale = was_pooled && failure.kind == ErrorKind::Broken && reply.is_untouched();
+                Err(Failure { stale, ..failure })
             }
         }
     }
-}
 
-pub(crate) struct Exchanged {
-    pub(crate) status: u16,
-    pub(crate) head: Range<usize>,
-    pub(crate) body: Range<usize>,
-    keep_alive: bool,
+    #[inline]
+    fn pool(&self, upstream: &Upstream, usage: Use) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        let make = || Rc::new(Pool::new(self.connections_max));
+        pools.entry((upstream.serial, usage)).or_insert_with(make).clone()
+    }
+
+    /// Closes connections that are not needed any more; `upstreams` are those that exist.
+    pub(crate) fn tidy(&self, upstreams: &[Arc<Upstream>]) {
+        let now = self.local.now();
+        self.pools.borrow_mut().retain(|(serial, _), pool| {
+            let Some(upstream) = upstreams.iter().find(|one| one.serial == *serial) else {
+                pool.clear();
+                return false;
+            };
+            if pool.is_empty() {
+                return true;
+            }
+            let host = &upstream.model.address.host;
+            let named = host.parse::<IpAddr>().is_err();
+            let addresses = named.then(|| self.resolver.known(host, now)).flatten();
+            pool.tidy(now, addresses.as_ref());
+            true
+        });
+    }
 }
 
 impl Connection {
-    async fn exchange(
-        &mut self,
-        worker: &Worker,
-        request: &Request<'_>,
-        limits: &Limits,
-        buffer: &mut Vec<u8>,
-        share: &mut Option<Share>,
-    ) -> Result<Exchanged, Failure> {
-        let until = worker.instant(request.deadline);
-        let Connection { io, timer, .. } = self;
+    async fn write(&mut self, local: &Local, request: &Request<'_>) -> Result<(), Failure> {
+        let until = local.instant(request.deadline);
         let mut sent = 0;
-        let written = timer.limit(until, write_all(io, request.bytes, &mut sent)).await;
-        match written {
-            Ok(Ok(())) => {}
+        let parts = match request.parts {
+            [_, [], _] => &request.parts[..1],
+            _ => &request.parts[..],
+        };
+        let writing = write_all(&mut self.io, parts, &mut sent);
+        match self.timer.limit(until, writing).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 let message = format!("the upstream closed the connection: {error}");
-                return Err(Failure::new(ErrorKind::Broken, sent > 0, message));
+                Err(Failure::new(ErrorKind::Broken, sent > 0, message))
             }
             Err(Late) => {
                 let message = "the upstream did not read the request in time";
-                return Err(Failure::new(ErrorKind::TimedOut, sent > 0, message));
+                Err(Failure::new(ErrorKind::TimedOut, sent > 0, message))
             }
-        }
-        let mut reading = Reading::default();
-        loop {
-            let read = timer.limit(until, io.read_buf(buffer)).await;
-            match read {
-                Ok(Ok(0)) => return reading.at_close(buffer),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    let message = format!("the upstream broke the connection: {error}");
-                    return Err(Failure::new(ErrorKind::Broken, true, message));
-                }
-                Err(Late) => {
-                    let message = match buffer.is_empty() {
-                        true => "the upstream did not answer in time",
-                        false => "the upstream did not finish its answer in time",
-                    };
-                    return Err(Failure::new(ErrorKind::TimedOut, true, message));
-                }
-            }
-            if let Some(exchanged) = reading.advance(buffer, request.method, limits.answer)? {
-                return Ok(exchanged);
-            }
-            Share::cover(share, worker, buffer.capacity(), limits.memory)
-                .map_err(|busy| Failure::new(busy.kind, true, busy.message))?;
         }
     }
-}
 
-/// A response as it arrives.
-#[derive(Default)]
-pub(crate) struct Reading {
-    /// So much was searched for the end of the head.
-    seen: usize,
-    interim: u32,
-    head: Option<(u16, bool, Range<usize>, Body)>,
-}
-
-impl Reading {
-    /// Looks at what has arrived.
-    pub(crate) fn advance(
+    /// Reads what has come, once, up to `room` bytes; false: the upstream closed the connection.
+    async fn read(
         &mut self,
+        local: &Local,
+        deadline: Nanos,
         buffer: &mut Vec<u8>,
-        method: &str,
-        limit: u64,
-    ) -> Result<Option<Exchanged>, Failure> {
-        let broken = |error: crate::error::Error| {
-            let message = format!("the upstream's answer is not HTTP: {}", error.message);
-            Failure::new(ErrorKind::Broken, true, message)
-        };
-        while self.head.is_none() {
-            let Some(end) = http1::head_end(buffer, self.seen) else {
-                self.seen = buffer.len();
-                if buffer.len() > HEAD_MAX {
-                    let message = "the head of the upstream's answer is too long";
-                    return Err(Failure::new(ErrorKind::Broken, true, message));
-                }
-                buffer.reserve(1);
-                return Ok(None);
-            };
-            let head = http1::response_head(&buffer[..end], method).map_err(broken)?;
-            match head.status {
-                // Nobody asked for another protocol.
-                101 => return Err(broken(http1::malformed("it switches protocols"))),
-                // An interim response: the one that counts comes behind it.
-                100..200 if self.interim < INTERIM_MAX => {
-                    buffer.drain(..end);
-                    (self.seen, self.interim) = (0, self.interim + 1);
-                }
-                100..200 => return Err(broken(http1::malformed("one interim answer too many"))),
-                status => {
-                    let body = Body::new(head.framing, end);
-                    self.head = Some((status, head.keep_alive, 0..end, body));
-                }
+        room: usize,
+    ) -> Result<bool, Failure> {
+        let was_empty = buffer.is_empty();
+        let mut into = buffer.limit(room);
+        let reading = self.io.read_buf(&mut into);
+        match self.timer.limit(local.instant(deadline), reading).await {
+            Ok(Ok(n)) => Ok(n > 0),
+            Ok(Err(error)) => {
+                let message = format!("the upstream broke the connection: {error}");
+                Err(Failure::new(ErrorKind::Broken, true, message))
             }
-        }
-        let Some((status, keep_alive, head, body)) = &mut self.head else { return Ok(None) };
-        match body.advance(buffer, limit).map_err(broken)? {
-            Progress::Whole(body) => Ok(Some(Exchanged {
-                status: *status,
-                head: head.clone(),
-                body,
-                keep_alive: *keep_alive,
-            })),
-            Progress::More(due) => {
-                buffer.reserve(due.min(GROWTH_MAX));
-                Ok(None)
-            }
-            Progress::TooLarge => {
-                let message = format!("the upstream's answer is longer than {limit} bytes");
-                Err(Failure::new(ErrorKind::AnswerTooLarge, true, message))
+            Err(Late) => {
+                let message = match was_empty {
+                    true => "the upstream did not answer in time",
+                    false => "the upstream did not finish its answer in time",
+                };
+                Err(Failure::new(ErrorKind::TimedOut, true, message))
             }
         }
     }
-
-    /// What the end of the connection makes of it.
-    pub(crate) fn at_close(&self, buffer: &[u8]) -> Result<Exchanged, Failure> {
-        let broken = |message| Err(Failure::new(ErrorKind::Broken, true, message));
-        let Some((status, _, head, body)) = &self.head else {
-            return broken(match buffer.is_empty() {
-                true => "the upstream closed the connection without an answer",
-                false => "the upstream closed the connection within the head of its answer",
-            });
-        };
-        match body.at_close(buffer) {
-            Some(body) => {
-                Ok(Exchanged { status: *status, head: head.clone(), body, keep_alive: false })
-            }
-            None => broken("the upstream closed the connection within the body of its answer"),
-        }
-    }
-}
-
-/// Writes everything, and says how much was taken.
-pub(crate) async fn write_all(io: &mut Io, bytes: &[u8], sent: &mut usize) -> std::io::Result<()> {
-    std::future::poll_fn(|context| {
-        while *sent < bytes.len() {
-            match std::task::ready!(Pin::new(&mut *io).poll_write(context, &bytes[*sent..]))? {
-                0 => return std::task::Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
-                n => *sent += n,
-            }
-        }
-        Pin::new(&mut *io).poll_flush(context)
-    })
-    .await
 }

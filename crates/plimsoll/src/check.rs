@@ -3,8 +3,8 @@
 use crate::plan_source::{SetArgs, read_document, read_text};
 use crate::{gateway, put, usage_error};
 use plimsoll_config::Document;
-use plimsoll_gateway::config::Config;
 use plimsoll_plan::Plan;
+use plimsoll_registry::config::Config;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -70,7 +70,7 @@ pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
         Some(FileKind::Gateway) => {
             let file = Some(args.file);
             let variables = args.set.variables()?;
-            gateway::print_config(&plimsoll_gateway::config::Inputs {
+            gateway::print_config(&plimsoll_registry::config::Inputs {
                 file,
                 variables,
                 ..Default::default()

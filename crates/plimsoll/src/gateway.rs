@@ -2,7 +2,9 @@
 //! its entries.
 
 mod entries;
+mod last_valid;
 mod listing;
+mod messages;
 mod serve;
 mod signals;
 mod simulated;
@@ -10,7 +12,7 @@ mod supervise;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
-use plimsoll_gateway::config::{Config, FILE_DEFAULT, Inputs};
+use plimsoll_registry::config::{Config, FILE_DEFAULT, Inputs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -88,6 +90,9 @@ pub(crate) struct ServeArgs {
     /// Given by a supervisor: where it simulates chains
     #[arg(long, hide = true)]
     simulated: Option<String>,
+    /// Given by a supervisor: a file with the last configuration that was valid
+    #[arg(long, hide = true)]
+    last_valid: Option<PathBuf>,
 }
 
 impl ServeArgs {

@@ -101,6 +101,10 @@ fn line(text: &[u8], max: usize) -> Result<Option<&[u8]>, Error> {
     match memchr::memchr(b'\n', text) {
         Some(at) if at > max => Err(malformed("a line of a chunk is too long")),
         Some(at) => match text[..at].strip_suffix(b"\r") {
+            // Others could read a line end, or an end of text, into these.
+            Some(line) if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') => {
+                Err(malformed("a line of a chunk has a control character"))
+            }
             Some(line) => Ok(Some(line)),
             None => Err(malformed("a line of a chunk ends without a carriage return")),
         },

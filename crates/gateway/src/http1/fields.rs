@@ -1,5 +1,7 @@
 //! The header fields that decide something, found in one pass.
 
+use plimsoll_measure::Nanos;
+
 use super::{Field, malformed};
 use crate::error::{Error, ErrorKind};
 
@@ -18,9 +20,15 @@ pub(crate) struct Fields<'a> {
     pub(crate) expect_continue: bool,
     pub(crate) close: bool,
     pub(crate) keep_alive: bool,
+    /// How long an idle connection is safe to use, by `Keep-Alive: timeout`.
+    pub(crate) idle_max: Option<Nanos>,
     length: Option<u64>,
     chunked: bool,
 }
+
+/// A connection is not used within this time before the other side closes it: the close may be on
+/// its way.
+const KEEP_ALIVE_MARGIN: Nanos = Nanos::from_secs(1);
 
 /// What tells where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +70,7 @@ impl<'a> Fields<'a> {
                 self.websocket = value.eq_ignore_ascii_case(b"websocket");
             }
             (10, Some(b'c')) if is("connection") => self.connection(value),
+            (10, Some(b'k')) if is("keep-alive") => self.keep_alive_timeout(value),
             (14, Some(b'c')) if is("content-length") => self.content_length(value)?,
             (15, Some(b'a')) if is("accept-encoding") => self.accept_encoding = Some(value),
             (15, Some(b'x')) if is("x-forwarded-for") => self.forwarded_for = Some(value),
@@ -82,7 +91,8 @@ impl<'a> Fields<'a> {
     fn host(&mut self, value: &'a [u8]) -> Result<(), Error> {
         match self.host.replace(value) {
             Some(_) => Err(malformed("two Host headers")),
-            None => Ok(()),
+            None if is_host(value) => Ok(()),
+            None => Err(malformed("the Host header is not valid")),
         }
     }
 
@@ -92,6 +102,20 @@ impl<'a> Fields<'a> {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
+    }
+
+    /// What is not understood says nothing.
+    fn keep_alive_timeout(&mut self, value: &[u8]) {
+        let mut parameters =
+            value.split(|byte| matches!(byte, b',' | b';')).map(<[u8]>::trim_ascii);
+        let timeout = parameters.find_map(|one| {
+            let (name, value) = one.split_at_checked(b"timeout=".len())?;
+            let value = std::str::from_utf8(value)
+                .ok()
+                .filter(|_| name.eq_ignore_ascii_case(b"timeout="))?;
+            value.parse().ok()
+        });
+        self.idle_max = timeout.map(|secs| Nanos::from_secs(secs) - KEEP_ALIVE_MARGIN);
     }
 
     fn content_length(&mut self, value: &[u8]) -> Result<(), Error> {
@@ -129,4 +153,22 @@ impl<'a> Fields<'a> {
             (false, None) => otherwise,
         })
     }
+}
+
+/// Whether this is a host as RFC 3986 §3.2.2 allows it, and a port, if any; it may be empty.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
+        // A colon within brackets belongs to an IPv6 address.
+        Some(at) if !value[at..].contains(&b']') => (&value[..at], &value[at + 1..]),
+        _ => (value, &b""[..]),
+    };
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let is_address = |byte: &u8| byte.is_ascii_alphanumeric() || b":.%".contains(byte);
+    let is_valid = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            rest.strip_suffix(b"]").is_some_and(|ip| !ip.is_empty() && ip.iter().all(is_address))
+        }
+        None => host.iter().all(is_name),
+    };
+    is_valid && port.iter().all(u8::is_ascii_digit) && port.len() <= 5
 }

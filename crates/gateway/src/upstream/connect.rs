@@ -1,58 +1,145 @@
 //! Opening a connection to an upstream: name, addresses, TCP, TLS.
+//!
+//! Addresses are raced as RFC 8305 ("Happy Eyeballs") describes: the families alternate, the next
+//! address is tried when the one before failed or has not answered within [`ATTEMPT_DELAY`], and the
+//! first connection wins. A dead address costs a quarter of a second, not the whole limit.
 
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use plimsoll_measure::Nanos;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use super::{Connection, Failure, Open};
+use super::{Client, Connection, Failure, OpenConnection, Upstream};
 use crate::error::ErrorKind;
-use crate::io::Io;
-use crate::registry::Upstream;
-use crate::timer::Timer;
-use crate::worker::Worker;
+use crate::transport::io::Io;
+use crate::transport::timer::Timer;
 
-/// An upstream that does not take a connection within this time is as good as gone; waiting longer
+/// An upstream that does not accept a connection within this time is as good as gone; waiting longer
 /// would only hide it.
 const CONNECT_TIME: Nanos = Nanos::from_secs(5);
 
-/// Opens a connection.
-///
-/// # Errors
-/// There is none; nothing was sent.
-pub(super) async fn connect(
-    worker: &Rc<Worker>,
-    upstream: &Upstream,
-    deadline: Nanos,
-) -> Result<Connection, Failure> {
-    let until = worker.instant(deadline.min(worker.now() + CONNECT_TIME));
-    let io = match tokio::time::timeout_at(until, open(upstream)).await {
-        Ok(opened) => opened?,
-        Err(_) => return Err(unreachable(upstream, "it did not take a connection in time")),
-    };
-    let _open = Open::new(worker);
-    Ok(Connection { io, timer: Timer::new(until), idle_since: Nanos::ZERO, _open })
+/// The pause before the next address is tried beside those that have not answered: RFC 8305 §5.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 16;
+
+impl Client {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// There is none; nothing was sent.
+    pub(super) async fn connect(
+        &self,
+        upstream: &Upstream,
+        deadline: Nanos,
+    ) -> Result<Connection, Failure> {
+        let now = self.local.now();
+        let until = self.local.instant(deadline.min(now + CONNECT_TIME));
+        // Counted while it is opened, too: it takes a descriptor from the start.
+        let open = OpenConnection::new(&self.local);
+        let opening = self.open(upstream, now);
+        let (io, address) = match tokio::time::timeout_at(until, opening).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(unreachable(upstream, "no connection within the time limit")),
+        };
+        let named = upstream.model.address.host.parse::<IpAddr>().is_err();
+        Ok(Connection {
+            io,
+            timer: Timer::new(until),
+            opened_at: now,
+            idle_since: now,
+            idle_max: super::IDLE_MAX,
+            address: named.then_some(address),
+            _open: open,
+        })
+    }
+
+    async fn open(&self, upstream: &Upstream, now: Nanos) -> Result<(Io, IpAddr), Failure> {
+        let address = &upstream.model.address;
+        let addresses: Vec<IpAddr> = match address.host.parse::<IpAddr>() {
+            Ok(ip) => vec![ip],
+            Err(_) => {
+                let found = self.resolver.lookup(&address.host, now).await;
+                let found = found.map_err(|why| {
+                    unreachable(upstream, format!("its name could not be resolved: {why}"))
+                })?;
+                interleaved(&found)
+            }
+        };
+        let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, address.port));
+        let (stream, ip) = race(sockets, async |address| {
+            TcpStream::connect(address).await.map(|stream| (stream, address.ip()))
+        })
+        .await
+        .map_err(|error| unreachable(upstream, error))?;
+        Ok((secure(upstream, stream).await?, ip))
+    }
 }
 
-async fn open(upstream: &Upstream) -> Result<Io, Failure> {
-    let address = &upstream.model.address;
-    let addresses = match address.host.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, address.port)],
-        Err(_) => tokio::net::lookup_host((address.host.as_str(), address.port))
-            .await
-            .map_err(|error| unreachable(upstream, format!("its name has no address: {error}")))?
-            .collect(),
-    };
-    let mut why = String::from("its name has no address");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return secure(upstream, stream).await,
-            Err(error) => why = error.to_string(),
+/// Addresses with their families in turn, beginning with the family of the first.
+fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let (first, second): (Vec<IpAddr>, Vec<IpAddr>) =
+        addresses.iter().partition(|ip| ip.is_ipv6() == first_is_v6);
+    let mut rest = second.into_iter();
+    let mut all = Vec::with_capacity(addresses.len());
+    for ip in first {
+        all.push(ip);
+        all.extend(rest.next());
+    }
+    all.extend(rest);
+    all.truncate(ADDRESSES_MAX);
+    all
+}
+
+/// Tries addresses one after another, each beside those that have not failed yet; the first success
+/// wins and ends the others.
+///
+/// # Errors
+/// The last failure.
+async fn race<T, F: Future<Output = io::Result<T>>>(
+    mut addresses: impl Iterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    let mut attempts = FuturesUnordered::new();
+    let mut why = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    loop {
+        let next = addresses.next();
+        let more = next.is_some();
+        attempts.extend(next.map(&connect));
+        // Until the next address is due, or for good when there is none.
+        let delay = async {
+            match more {
+                true => tokio::time::sleep(ATTEMPT_DELAY).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::pin!(delay);
+        loop {
+            tokio::select! {
+                biased;
+                done = attempts.next() => match done {
+                    Some(Ok(connected)) => return Ok(connected),
+                    // The next address is tried at once.
+                    Some(Err(error)) if more => {
+                        why = error;
+                        break;
+                    }
+                    Some(Err(error)) => why = error,
+                    None if more => break,
+                    None => return Err(why),
+                },
+                () = &mut delay => break,
+            }
         }
     }
-    Err(unreachable(upstream, why))
 }
 
 async fn secure(upstream: &Upstream, stream: TcpStream) -> Result<Io, Failure> {
@@ -72,4 +159,73 @@ async fn secure(upstream: &Upstream, stream: TcpStream) -> Result<Io, Failure> {
 fn unreachable(upstream: &Upstream, why: impl std::fmt::Display) -> Failure {
     let message = format!("cannot reach upstream {}: {why}", upstream.model.id);
     Failure::new(ErrorKind::Unreachable, false, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    fn addresses(count: u16) -> Vec<SocketAddr> {
+        (1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
+    }
+
+    /// Races on paused time; gives the port that won, and which were tried.
+    fn raced(count: u16, outcome: fn(u16) -> Option<bool>) -> (io::Result<u16>, Vec<u16>, u128) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let tried = RefCell::new(Vec::new());
+            let start = tokio::time::Instant::now();
+            let won = race(addresses(count).into_iter(), async |address| {
+                tried.borrow_mut().push(address.port());
+                match outcome(address.port()) {
+                    None => std::future::pending().await,
+                    Some(true) => Ok(address.port()),
+                    Some(false) => Err(io::ErrorKind::ConnectionRefused.into()),
+                }
+            });
+            let won = tokio::time::timeout(Duration::from_secs(3), won).await;
+            let won = won.unwrap_or_else(|late| Err(late.into()));
+            (won, tried.into_inner(), start.elapsed().as_millis())
+        })
+    }
+
+    #[test]
+    fn a_dead_address_costs_a_quarter_of_a_second() {
+        let (won, tried, took) = raced(3, |port| (port > 1).then_some(true));
+        assert_eq!((won.ok(), tried, took), (Some(2), vec![1, 2], 250));
+    }
+
+    #[test]
+    fn a_refused_address_costs_nothing() {
+        let (won, tried, took) = raced(3, |port| Some(port == 3));
+        assert_eq!((won.ok(), tried, took), (Some(3), vec![1, 2, 3], 0));
+    }
+
+    #[test]
+    fn all_are_tried_before_there_is_none() {
+        let (won, tried, took) = raced(2, |_| Some(false));
+        let kind = won.map_err(|error| error.kind());
+        assert_eq!((kind, tried, took), (Err(io::ErrorKind::ConnectionRefused), vec![1, 2], 0));
+        let (won, tried, _) = raced(3, |_| None);
+        assert!(won.is_err());
+        assert_eq!(tried, [1, 2, 3]);
+        assert!(raced(0, |_| None).0.is_err());
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let ips = |text: &str| -> Vec<IpAddr> {
+            text.split(' ').map(|ip| ip.parse().expect("an address")).collect()
+        };
+        let check = |given: &str, order: &str| assert_eq!(interleaved(&ips(given)), ips(order));
+        check("::1 ::2 ::3 127.0.0.1", "::1 127.0.0.1 ::2 ::3");
+        check("127.0.0.1 ::1 ::2 127.0.0.2", "127.0.0.1 ::1 127.0.0.2 ::2");
+        check("127.0.0.1", "127.0.0.1");
+        assert!(interleaved(&[]).is_empty());
+    }
 }

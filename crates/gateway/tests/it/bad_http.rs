@@ -1,9 +1,9 @@
 //! Callers that send what is no request, not all of one, or too much: each is told so and let go, and
 //! none is waited for.
 
-use plimsoll_gateway::settings::Limits;
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{Caller, call, request, result};
 use crate::scripted::Upstream;

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use plimsoll_gateway::Settings;
-use plimsoll_gateway::settings::Limits;
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Then, Upstream};
@@ -59,7 +59,7 @@ fn check(rows: Vec<Row>) {
         if outcome == "timed_out" {
             definitions.services[0].timeout = Nanos::from_millis(200);
         }
-        let mut gateway = start(Settings { limits, ..settings() }, &definitions);
+        let gateway = start(Settings { limits, ..settings() }, &definitions);
         let answer = post(&gateway, call("\"q\"", "m", "[]"));
         assert_eq!((answer.status, answer.code()), (status, code), "{name}: {}", answer.text());
         match code {

@@ -1,7 +1,7 @@
 //! Batches: each call with a fate of its own, the answers in the order of the calls.
 
 use plimsoll_gateway::Settings;
-use plimsoll_gateway::settings::Limits;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Upstream};

@@ -1,7 +1,7 @@
 //! The two faces: who may call what, and in which words each is told no.
 
-use plimsoll_gateway::model::{Definitions, Endpoint, MethodRules, Service};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::model::{Definitions, Endpoint, MethodRules, Service};
 
 use crate::caller::{Caller, call, result};
 use crate::scripted::{Reply, Then, Upstream};
@@ -177,7 +177,7 @@ fn an_instance_is_asked_for_any_service() {
         let answer = connect(&gateway).post("/v1", &field, call("1", "m", "[]"));
         assert_eq!((answer.status, answer.kind()), (400, "unknown_service"), "{service}");
     }
-    let other = "{service=\"other\",upstream=\"p\",outcome=\"ok\"}";
+    let other = "{service=\"*\",upstream=\"p\",outcome=\"ok\"}";
     assert_eq!(metric(&gateway, &format!("plimsoll_relays_total{other}")), 3);
     assert_eq!(relays(&gateway, "p", "ok"), 1);
 }

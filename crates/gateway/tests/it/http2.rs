@@ -12,9 +12,9 @@ use hyper::body::{Body, Bytes, Frame};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use plimsoll_gateway::settings::Limits;
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 

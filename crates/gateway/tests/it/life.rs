@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use plimsoll_gateway::settings::Limits;
 use plimsoll_gateway::{Drained, Gateway, Settings};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{Caller, call, result};
-use crate::scripted::{Reply, Upstream};
+use crate::scripted::{Reply, Then, Upstream};
 use crate::world::{
     OWN, before, connect, connections, definitions, endpoint, metric, node, post, refused,
     settings, start, until,
@@ -154,14 +154,70 @@ fn pipelined_calls_are_answered_as_far_as_was_said() {
 
 #[test]
 fn a_drain_ends_when_its_time_is_up_or_it_is_hurried() {
-    let upstream = Upstream::echo();
+    let upstream = Upstream::start(|_, _| Reply::raw("", Then::Hang));
     let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
     for (drain, hurried) in [(Nanos::from_millis(50), false), (Nanos::from_secs(3_600), true)] {
         let gateway = start(Settings { drain, ..settings() }, &all);
-        let mut idle = connect(&gateway);
-        assert_eq!(idle.get("/health").status, 200);
-        assert_eq!(gateway.drain(|| hurried).left, 1);
-        assert!(idle.ends());
+        let before = upstream.count();
+        let mut held = connect(&gateway);
+        held.send(crate::caller::request("POST", OWN, "", call("1", "m", "[]").as_bytes()));
+        upstream.wait_for(before + 1);
+        let drained = gateway.drain(|| hurried);
+        assert_eq!((drained.left, drained.calls_left, drained.calls_awaited), (1, 1, 1));
+        assert!(held.ends());
+    }
+}
+
+#[test]
+fn idle_connections_do_not_hold_up_a_drain() {
+    let upstream = Upstream::echo();
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    let gateway = start(Settings { drain: Nanos::from_secs(3_600), ..settings() }, &all);
+    let mut used = connect(&gateway);
+    assert_eq!(used.get("/health").status, 200);
+    let (mut new, mut begun) = (connect(&gateway), connect(&gateway));
+    begun.send("GET /hea");
+    until("all are there", || connections(&gateway) == 3);
+    let drained = drain(gateway);
+    assert!(used.ends() && new.ends(), "closed although they sent nothing");
+    // A request that has begun is answered.
+    begun.send("lth HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(begun.answer().status, 200);
+    let drained = drained.join().unwrap();
+    assert_eq!((drained.left, drained.calls_left, drained.calls_awaited), (0, 0, 0));
+}
+
+/// Callers that connect for every call and honour `Connection: close` lose none, as long as the
+/// balancer before them turns away within `idle_close`.
+#[test]
+fn callers_that_reconnect_for_each_call_lose_none() {
+    let upstream = Upstream::echo();
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    for _ in 0..2 {
+        let gateway = start(Settings { idle_close: Nanos::from_secs(2), ..settings() }, &all);
+        let address = gateway.addresses()[0];
+        let calls = AtomicU64::new(0);
+        let drained = std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    let calls = &calls;
+                    scope.spawn(move || {
+                        // A balancer's probe beside each call, as it would be.
+                        while Caller::connect(address).get("/ready").status == 200 {
+                            let answer =
+                                Caller::connect(address).post(OWN, "", call("1", "m", "[]"));
+                            assert_eq!((answer.status, answer.text()), (200, &*result("1", "[]")));
+                            calls.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
+                })
+                .collect();
+            until("calls are made", || calls.load(Ordering::Relaxed) >= 100);
+            let drained = drain(gateway);
+            callers.into_iter().for_each(|caller| caller.join().unwrap());
+            drained.join().unwrap()
+        });
+        assert_eq!((drained.left, drained.calls_left), (0, 0));
     }
 }
 
@@ -169,7 +225,7 @@ fn a_drain_ends_when_its_time_is_up_or_it_is_hurried() {
 fn changes_hurt_no_call() {
     let upstreams = [Upstream::echo(), Upstream::echo(), Upstream::echo()];
     let one = |at: usize| node(["a", "b", "c"][at], "eth", &upstreams[at].url("/"));
-    let mut gateway = start(Settings { workers: 2, ..settings() }, &definitions(vec![one(0)]));
+    let gateway = start(Settings { workers: 2, ..settings() }, &definitions(vec![one(0)]));
     let address = gateway.addresses()[0];
     let (done, calls) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -208,7 +264,7 @@ fn a_change_is_seen_by_the_next_call() {
     let door = Door::default();
     let upstream = upstream_behind(&door);
     let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
-    let mut gateway = start(settings(), &all);
+    let gateway = start(settings(), &all);
     let mut caller = connect(&gateway);
     let mut under_way = connect(&gateway);
     under_way.send(crate::caller::request("POST", OWN, "", call("9", "held", "[]").as_bytes()));
@@ -250,7 +306,7 @@ fn an_address_that_is_taken_is_told() {
     let started = Gateway::start(
         Settings { listen: listen.clone(), ..settings() },
         &all,
-        crate::world::outside(),
+        crate::world::host(),
     );
     let why = started.err().unwrap().to_string();
     assert!(why.contains(&format!("cannot listen on {}", listen[0])), "{why}");

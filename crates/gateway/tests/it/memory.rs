@@ -1,14 +1,14 @@
 //! Long bodies and answers in sum: what is too much at a time is refused, and only then.
 
 use plimsoll_gateway::Settings;
-use plimsoll_gateway::settings::Limits;
+use plimsoll_registry::settings::Limits;
 
 use crate::caller::{call, request, result};
 use crate::scripted::Upstream;
-use crate::world::{OWN, connect, definitions, node, settings, start, until};
+use crate::world::{OWN, connect, definitions, metric, node, settings, start, until};
 
 fn tight() -> Settings {
-    Settings { limits: Limits { memory: 400 << 10, ..Limits::default() }, ..settings() }
+    Settings { limits: Limits { memory: 600 << 10, ..Limits::default() }, ..settings() }
 }
 
 /// A call with parameters of so many bytes.
@@ -28,6 +28,8 @@ fn bodies_that_are_held_are_counted_until_they_are_gone() {
     // Beside one that never comes to its end, the sum is too much.
     let mut slow = connect(&gateway);
     slow.send(&whole[..whole.len() - 1]);
+    let held = || metric(&gateway, "plimsoll_memory_held_bytes");
+    until("it is held", || held() > 200 << 10);
     until("the sum is used up", || {
         let mut caller = connect(&gateway);
         caller.send(&whole);

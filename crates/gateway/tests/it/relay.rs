@@ -1,7 +1,7 @@
 //! Single calls: what goes upstream, and what comes back under which id.
 
 use plimsoll_config::Text;
-use plimsoll_gateway::model::Service;
+use plimsoll_registry::model::Service;
 
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Upstream};

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Barrier};
 
-use plimsoll_gateway::model::{Service, Spread};
 use plimsoll_gateway::{Gateway, Settings};
+use plimsoll_registry::model::{Service, Spread};
 
 use crate::caller::{Caller, call, request};
 use crate::scripted::{Reply, Upstream};
@@ -88,7 +88,7 @@ fn weights_are_exact() {
     let upstreams = [Upstream::echo(), Upstream::echo(), Upstream::echo()];
     let weighted = |at: usize, weight| {
         let one = node(NAMES[at], "eth", &upstreams[at].url("/"));
-        plimsoll_gateway::model::Upstream { weight, ..one }
+        plimsoll_registry::model::Upstream { weight, ..one }
     };
     let all = vec![weighted(0, 40), weighted(1, 20), weighted(2, 10)];
     let gateway = start(settings(), &spread(definitions(all), Spread::Weighted));

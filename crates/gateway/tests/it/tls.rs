@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_gateway::settings::Limits;
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -15,7 +15,7 @@ use crate::caller::{call, request, result};
 use crate::certificates::Authority;
 use crate::scripted::{Reply, Upstream};
 use crate::world::{
-    OWN, connect, connections, definitions, instance, node, outside, post, relays, settings, start,
+    OWN, connect, connections, definitions, host, instance, node, post, relays, settings, start,
     until,
 };
 
@@ -136,7 +136,7 @@ fn a_certificate_is_replaced_while_it_runs() {
     std::fs::remove_file(&files.cert).unwrap();
     assert!(gateway.reload_certificate().is_err());
     assert_eq!(gateway.certificate_contents(), None);
-    assert!(Gateway::start(secure(&authority), &all, outside()).is_err());
+    assert!(Gateway::start(secure(&authority), &all, host()).is_err());
     let third = authority.sign("127.0.0.1");
     gateway.reload_certificate().unwrap();
     assert_eq!(shown(), third);
@@ -185,6 +185,6 @@ fn upstreams_are_trusted_as_far_as_they_are_known() {
     }
     let mut upstream = instance("a", "https://127.0.0.1:1/v1");
     upstream.ca = Some(authority.files().key);
-    let started = Gateway::start(settings(), &definitions(vec![upstream]), outside());
+    let started = Gateway::start(settings(), &definitions(vec![upstream]), host());
     assert!(started.err().is_some_and(|why| why.to_string().contains("no certificate in")));
 }

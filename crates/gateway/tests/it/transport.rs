@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use plimsoll_gateway::Settings;
-use plimsoll_gateway::settings::{Cors, Limits};
+use plimsoll_registry::settings::{Cors, Limits};
 
 use crate::caller::{call, request, result};
 use crate::scripted::Upstream;

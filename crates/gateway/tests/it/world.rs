@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use plimsoll_config::Text;
-use plimsoll_gateway::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
-use plimsoll_gateway::model::{Spread, Upstream};
-use plimsoll_gateway::{Gateway, Outside, Process, Settings};
+use plimsoll_gateway::{Gateway, Host, Process, Settings};
 use plimsoll_measure::{Clock, Nanos};
+use plimsoll_registry::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
+use plimsoll_registry::model::{Spread, Upstream};
 
 use crate::caller::{Answer, Caller};
 
@@ -18,11 +18,15 @@ pub(crate) const OWN: &str = "/api/gateway?endpoint=e";
 pub(crate) const ETH: &str = "Target-Service-Id: eth\r\n";
 
 pub(crate) fn settings() -> Settings {
-    Settings { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Settings::default() }
+    Settings {
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        idle_close: Nanos::from_millis(200),
+        ..Settings::default()
+    }
 }
 
-pub(crate) fn outside() -> Outside {
-    Outside { process: Arc::new(Process::default), db_queries: Arc::new(|| 0) }
+pub(crate) fn host() -> Host {
+    Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None }
 }
 
 /// A node of one service.
@@ -78,7 +82,7 @@ pub(crate) fn spread(mut definitions: Definitions, spread: Spread) -> Definition
 }
 
 pub(crate) fn start(settings: Settings, definitions: &Definitions) -> Gateway {
-    Gateway::start(settings, definitions, outside()).unwrap()
+    Gateway::start(settings, definitions, host()).unwrap()
 }
 
 /// A gateway in front of one node.

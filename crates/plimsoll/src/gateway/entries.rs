@@ -8,9 +8,9 @@ use crate::{put, tell, usage_error};
 use clap::{Args, Subcommand};
 use plimsoll_config::values::quote;
 use plimsoll_config::{Text, Variables};
-use plimsoll_gateway::config::Inputs;
-use plimsoll_gateway::sources::{ChangeError, LoadError, Outcome, Request, Sources};
-use plimsoll_gateway::store::EntryKind;
+use plimsoll_registry::config::Inputs;
+use plimsoll_registry::sources::{ChangeError, LoadError, Outcome, Request, Sources};
+use plimsoll_registry::store::EntryKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -3,11 +3,11 @@
 use crate::stdout_columns;
 use plimsoll_config::Text;
 use plimsoll_config::values::{show_duration, show_rate};
-use plimsoll_gateway::config::{show_endpoint, show_service, show_upstream};
-use plimsoll_gateway::model::{MethodRules, Service, Upstream};
-use plimsoll_gateway::sources::{Item, Listed, State};
-use plimsoll_gateway::store::EntryKind;
 use plimsoll_measure::Nanos;
+use plimsoll_registry::config::{show_endpoint, show_service, show_upstream};
+use plimsoll_registry::model::{MethodRules, Service, Upstream};
+use plimsoll_registry::sources::{Item, Listed, State};
+use plimsoll_registry::store::EntryKind;
 use serde_json::{Value, json};
 
 /// How entries are printed: for people, or for programs.

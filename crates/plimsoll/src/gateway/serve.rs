@@ -1,32 +1,41 @@
 //! Serving: one gateway process, from its sources to its end.
 //!
-//! The gateway itself runs on threads of its own; this loop watches what it is told (file, database,
-//! certificates, signals) and hands on what is valid as a whole. With nothing to relay to it brings
-//! simulated chains, and drops them as soon as there is a real upstream.
+//! The gateway itself runs on threads of its own. Another thread watches its sources (file, database,
+//! certificates) and applies what is valid as a whole; whatever it waits for (a locked database, a
+//! slow disk), signals are handled meanwhile. With nothing to relay to it serves simulated chains, and
+//! drops them as soon as there is a real upstream.
 
+use super::messages::Messages;
 use super::signals::{Asked, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
 use super::{ServeArgs, supervise};
 use crate::{put, tell, usage_error};
 use anyhow::Context;
-use plimsoll_gateway::config::{Config, Inputs, fixed_differences, instance_name};
-use plimsoll_gateway::sources::Sources;
-use plimsoll_gateway::{Definitions, Drained, Gateway, Outside, Process, Settings, StartError};
+use plimsoll_gateway::{Definitions, Drained, Gateway, Host, Process, Settings, StartError};
+use plimsoll_registry::config::{Config, Inputs, fixed_differences, instance_name};
+use plimsoll_registry::sources::Sources;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
-/// So often it is looked whether anything changed: what was changed is in force within a second.
+/// How often sources are looked at: what was changed is in force within a second.
 const LOOK: Duration = Duration::from_millis(400);
 
-/// Serves until it is told to stop.
+/// At the end, the database has this long to be closed. It is not needed for what was acknowledged.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// Serves until it is asked to stop.
 pub(super) fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match args.instances {
+    let done = match args.instances {
         1 => runtime.block_on(serve(args, inputs)),
         _ => runtime.block_on(supervise::run(args, inputs)),
-    }
+    };
+    // A thread that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    done
 }
 
 /// Reads everything that says what to serve.
@@ -39,111 +48,158 @@ pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Defin
 }
 
 async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
-    let mut sources = Sources::new(inputs);
+    let last_valid = args.last_valid.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    let mut sources = Sources::new(inputs).with_fallback(last_valid);
     let (mut config, mut definitions) = load(&mut sources).await?;
     let mut simulated = Simulated::new(args.simulated.as_deref());
     simulated.fill(&mut definitions)?;
     // A supervisor has said it for all.
     raise_descriptor_limit(&config.settings, !args.supervised);
     let mut signals = Signals::listen(args.supervised)?;
-    let started = Gateway::start(config.settings.clone(), &definitions, outside(&sources));
-    let mut gateway = started.map_err(|error| not_started(&error))?;
+    let started = Gateway::start(config.settings.clone(), &definitions, host(&sources));
+    let gateway = Arc::new(started.map_err(|error| not_started(&error))?);
     if name_by_port(&mut config.settings, &gateway) {
         gateway.apply(config.settings.clone(), &definitions)?;
     }
     greet(args, &config, &definitions, &gateway, &sources, simulated.serves())?;
-    let (voice, trouble) = (Voice::of(args, &config), String::new());
-    let mut serving = Serving { gateway, sources, simulated, config, trouble, voice };
-    let mut certificate = serving.gateway.certificate_contents();
-    let mut looks = tokio::time::interval(LOOK);
+    let prefix = match args.supervised {
+        true => format!("{}: ", config.settings.instance),
+        false => String::new(),
+    };
+    let messages = Messages::start(prefix)?;
+    let certificate = gateway.certificate_contents();
+    let watcher = Watcher {
+        gateway: gateway.clone(),
+        sources,
+        simulated,
+        config,
+        certificate,
+        trust_rejected: false,
+        trouble: String::new(),
+        messages: messages.clone(),
+    };
+    let (reloads, asked_to_reload) = mpsc::unbounded_channel();
+    let closed = watcher.start(asked_to_reload)?;
     loop {
-        tokio::select! {
-            _ = looks.tick() => {
-                match serving.sources.changed().await {
-                    Ok(true) => serving.reload().await,
-                    Ok(false) => serving.trouble.clear(),
-                    Err(error) => serving.trouble(&error.to_string()),
-                }
-                serving.renew(&mut certificate);
-            }
-            asked = signals.next() => match asked {
-                Asked::Reload => {
-                    serving.reload().await;
-                    certificate = None;
-                    serving.renew(&mut certificate);
-                }
-                Asked::Stop => break,
-                Asked::Orphaned => {
-                    serving.voice.tell("the supervisor is gone");
-                    break;
-                }
+        match signals.next().await {
+            // The watcher ends only with this loop.
+            Asked::Reload => drop(reloads.send(())),
+            Asked::Stop => break,
+            Asked::Orphaned => {
+                messages.tell("the supervisor is gone");
+                break;
             }
         }
     }
-    let Serving { gateway, sources, simulated, voice, .. } = serving;
+    drop(reloads);
     if !args.supervised {
-        voice.tell("stopping: finishing what is under way; once more to stop at once");
+        messages.tell("stopping: finishing calls in flight; once more to stop at once");
     }
     let drained = drain(gateway, signals).await?;
-    sources.close().await;
-    drop(simulated);
-    voice.tell(&match drained.left {
-        0 => format!("stopped after {}", drained.took),
-        left => format!("stopped after {}; {left} connections were still open", drained.took),
-    });
+    let _ = tokio::time::timeout(CLOSE, closed).await;
+    messages.tell(&stopped(&drained));
+    messages.finish();
     Ok(ExitCode::SUCCESS)
 }
 
-/// A gateway with what feeds it.
-struct Serving {
-    gateway: Gateway,
+/// How a drain ended, in words.
+fn stopped(drained: &Drained) -> String {
+    let mut text = format!("stopped after {}", drained.took);
+    if drained.calls_awaited > 0 {
+        let calls = counted(drained.calls_awaited as usize, "call");
+        text += &format!("; waited for {calls} in flight");
+    }
+    if drained.left > 0 {
+        let left = counted(drained.left as usize, "connection");
+        let calls = counted(drained.calls_left as usize, "call");
+        let verb = if drained.left == 1 { "was" } else { "were" };
+        text += &format!("; {left} {verb} still open, with {calls} in flight");
+    }
+    text
+}
+
+/// Watches what a gateway is made from, and applies changes.
+struct Watcher {
+    gateway: Arc<Gateway>,
     sources: Sources,
     simulated: Simulated,
     config: Config,
+    /// As the certificate's files were read last.
+    certificate: Option<[Vec<u8>; 2]>,
+    /// Certificates to trust changed and were not valid.
+    trust_rejected: bool,
     /// What does not work at present, so that it is said once.
     trouble: String,
-    voice: Voice,
+    messages: Messages,
 }
 
-/// Says things to a person; an instance among several says which it is.
-struct Voice {
-    prefix: String,
-}
-
-impl Voice {
-    fn of(args: &ServeArgs, config: &Config) -> Voice {
-        let prefix = match args.supervised {
-            true => format!("{}: ", config.settings.instance),
-            false => String::new(),
-        };
-        Voice { prefix }
+impl Watcher {
+    /// Watches on a thread of its own until nobody can ask for a reload any more; the receiver hears
+    /// when the database is closed.
+    fn start(
+        self,
+        asked: mpsc::UnboundedReceiver<()>,
+    ) -> anyhow::Result<tokio::sync::oneshot::Receiver<()>> {
+        let (done, closed) = tokio::sync::oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("watcher".into()).spawn(move || {
+            runtime.block_on(self.watch(asked));
+            // The process may have ended meanwhile.
+            let _ = done.send(());
+        })?;
+        Ok(closed)
     }
 
-    fn tell(&self, text: &str) {
-        tell(&format!("{}{text}", self.prefix));
+    async fn watch(mut self, mut asked: mpsc::UnboundedReceiver<()>) {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {
+                    match self.sources.changed().await {
+                        Ok(true) => self.reload().await,
+                        Ok(false) => self.trouble.clear(),
+                        Err(error) => self.trouble(&error.to_string()),
+                    }
+                    let changed = self.gateway.is_trust_changed();
+                    if changed && !self.trust_rejected {
+                        self.reload().await;
+                    }
+                    // What was rejected is tried again when the sources or these files change.
+                    self.trust_rejected = changed && self.gateway.is_trust_changed();
+                    self.renew();
+                }
+                asked = asked.recv() => match asked {
+                    Some(()) => {
+                        self.reload().await;
+                        self.certificate = None;
+                        self.renew();
+                    }
+                    None => break,
+                },
+            }
+        }
+        self.sources.close().await;
     }
-}
 
-impl Serving {
     /// Takes up what changed, all or nothing.
     async fn reload(&mut self) {
         let (mut config, mut definitions) = match self.sources.load().await {
             Ok(loaded) => loaded,
             Err(error) => {
-                return self.refuse(&usage_error(error.to_string(), error.hint()).to_string());
+                return self.reject(&usage_error(error.to_string(), error.hint()).to_string());
             }
         };
         if let Err(error) = self.simulated.fill(&mut definitions) {
-            return self.refuse(&error.to_string());
+            return self.reject(&error.to_string());
         }
         name_by_port(&mut config.settings, &self.gateway);
         if let Err(error) = self.gateway.apply(config.settings.clone(), &definitions) {
-            return self.refuse(&error.to_string());
+            return self.reject(&error.to_string());
         }
         for key in fixed_differences(&self.config, &config) {
-            self.voice.tell(&format!("note: {key} changed; that needs a restart"));
+            self.messages.tell(&format!("note: {key} changed; that needs a restart"));
         }
-        self.voice.tell(&format!(
+        self.messages.tell(&format!(
             "reloaded: {}, {}, {}",
             counted(definitions.services.len(), "service"),
             counted(definitions.upstreams.len(), "upstream"),
@@ -152,35 +208,35 @@ impl Serving {
         self.config = config;
     }
 
-    fn refuse(&self, why: &str) {
-        self.voice.tell(&format!("a change is refused; what was there stays in force\n{why}"));
+    fn reject(&self, why: &str) {
+        self.messages.tell(&format!("a change is refused; what was there stays in force\n{why}"));
     }
 
     /// Something does not work, and is tried again: said once, not twice a second.
     fn trouble(&mut self, why: &str) {
         if self.trouble != why {
-            self.voice.tell(&format!("cannot look for changes: {why}"));
+            self.messages.tell(&format!("cannot look for changes: {why}"));
             self.trouble = why.to_string();
         }
     }
 
     /// Reads the certificate again when its files changed.
-    fn renew(&self, known: &mut Option<[Vec<u8>; 2]>) {
+    fn renew(&mut self) {
         let now = self.gateway.certificate_contents();
-        if now.is_none() || now == *known {
+        if now.is_none() || now == self.certificate {
             return;
         }
-        *known = now;
+        self.certificate = now;
         match self.gateway.reload_certificate() {
-            Ok(()) => self.voice.tell("the certificate was read again"),
+            Ok(()) => self.messages.tell("the certificate was read again"),
             // Both files rarely change at once: it is tried again when the other has.
-            Err(error) => self.voice.tell(&format!("the new certificate is not used: {error}")),
+            Err(error) => self.messages.tell(&format!("the new certificate is not used: {error}")),
         }
     }
 }
 
 /// Lets the gateway finish; a second signal cuts it short.
-async fn drain(gateway: Gateway, mut signals: Signals) -> anyhow::Result<Drained> {
+async fn drain(gateway: Arc<Gateway>, mut signals: Signals) -> anyhow::Result<Drained> {
     let hurry = Arc::new(AtomicBool::new(false));
     let asked = hurry.clone();
     let mut drained =
@@ -212,9 +268,9 @@ fn name_by_port(settings: &mut Settings, gateway: &Gateway) -> bool {
     unnamed
 }
 
-fn outside(sources: &Sources) -> Outside {
+fn host(sources: &Sources) -> Host {
     let queries = sources.queries();
-    Outside {
+    Host {
         process: Arc::new(|| {
             let process = plimsoll_host::process();
             Process {
@@ -224,6 +280,7 @@ fn outside(sources: &Sources) -> Outside {
             }
         }),
         db_queries: Arc::new(move || queries.load(Ordering::Relaxed)),
+        resolve: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use plimsoll_config::Text;
 use plimsoll_gateway::Definitions;
-use plimsoll_gateway::model::{Address, Kind, MethodRules, Upstream};
+use plimsoll_registry::model::{Address, Kind, MethodRules, Upstream};
 use plimsoll_sim::{Service, Settings, Sim};
 
 /// The chains, here or at the supervisor's. They are there for a gateway that is started with

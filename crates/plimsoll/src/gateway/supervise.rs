@@ -5,24 +5,27 @@
 //! and the instance finishes what is under way and ends too, so that nothing outlives it.
 
 use super::ServeArgs;
+use super::last_valid::LastValid;
+use super::messages::Messages;
 use super::serve::{describe, load, raise_descriptor_limit};
 use super::signals::{Asked, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
-use crate::{put, tell, usage_error};
+use crate::{put, usage_error};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use plimsoll_gateway::config::Inputs;
-use plimsoll_gateway::sources::Sources;
 use plimsoll_measure::{Clock, Nanos};
+use plimsoll_registry::config::Inputs;
+use plimsoll_registry::sources::Sources;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 
-/// An instance that lived for so long is started again at once; one that did not waits.
+/// An instance that lived for this long is started again at once; another waits first.
 const STEADY: Nanos = Nanos::from_secs(10);
 
 /// The first pause before an instance that died early is started again; it doubles.
@@ -41,8 +44,9 @@ enum Order {
     Stop(u32),
 }
 
-/// Runs the instances until it is told to stop.
+/// Runs the instances until it is asked to stop.
 pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
+    let last_valid = LastValid::keep(&inputs)?;
     let mut sources = Sources::new(inputs);
     let (config, mut definitions) = load(&mut sources).await?;
     let database = sources.database().map(String::from);
@@ -51,16 +55,19 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     let mut simulated = Simulated::new(None);
     simulated.fill(&mut definitions)?;
     let elsewhere = simulated.serves().then(|| simulated.address()).transpose()?;
-    let listen = config.settings.listen[0];
+    let listen = addresses_of(&config.settings.listen, args.instances)?;
+    let messages = Messages::start(String::new())?;
     let (order, orders) = watch::channel(Order::Serve);
     let (started, mut starts) = mpsc::channel(usize::from(args.instances));
     let mut instances = tokio::task::JoinSet::new();
-    for number in 0..args.instances {
+    for (number, listen) in (0..).zip(listen) {
         let instance = Instance {
             number,
-            address: address_of(listen, number)?,
+            listen,
             simulated: elsewhere.clone(),
+            last_valid: last_valid.copy().map(Path::to_path_buf),
             orders: orders.clone(),
+            messages: messages.clone(),
             started: started.clone(),
         };
         instances.spawn(instance.run());
@@ -91,7 +98,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
                         continue;
                     }
                     let text = describe(&definitions, database.as_deref(), &urls[0].1, elsewhere.is_some());
-                    tell(&format!("{} instances\n{}", urls.len(), text.trim_end()));
+                    messages.tell(&format!("{} instances\n{}", urls.len(), text.trim_end()));
                 }
             }
             // Once more, and nothing is waited for.
@@ -123,28 +130,39 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
             }
         }
     }
+    messages.finish();
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// The address of an instance: the first's port and so many more; port 0 stays.
-fn address_of(first: SocketAddr, number: u16) -> anyhow::Result<SocketAddr> {
-    let mut address = first;
-    if first.port() != 0 {
-        let port = first.port().checked_add(number).ok_or_else(|| {
-            let hint = "choose a lower port with --listen";
-            usage_error(format!("there is no port {} after {}", number, first.port()), hint)
-        })?;
-        address.set_port(port);
+/// The addresses of each instance: the ports of the first and as many more; port 0 stays.
+fn addresses_of(first: &[SocketAddr], instances: u16) -> anyhow::Result<Vec<Vec<SocketAddr>>> {
+    let hint = "choose other ports with --listen";
+    let mut all: Vec<Vec<SocketAddr>> = Vec::new();
+    for number in 0..instances {
+        let mut listen = first.to_vec();
+        for address in listen.iter_mut().filter(|address| address.port() != 0) {
+            let port = address.port().checked_add(number).ok_or_else(|| {
+                usage_error(format!("there is no port {number} after {address}"), hint)
+            })?;
+            address.set_port(port);
+            if all.iter().flatten().any(|other| other == address) {
+                let message = format!("two of {instances} instances would listen on {address}");
+                return Err(usage_error(message, hint));
+            }
+        }
+        all.push(listen);
     }
-    Ok(address)
+    Ok(all)
 }
 
 /// One of the processes.
 struct Instance {
     number: u16,
-    address: SocketAddr,
+    listen: Vec<SocketAddr>,
     simulated: Option<String>,
+    last_valid: Option<PathBuf>,
     orders: watch::Receiver<Order>,
+    messages: Messages,
     /// Told where the instance listens, when it first does.
     started: mpsc::Sender<(u16, String)>,
 }
@@ -161,26 +179,27 @@ impl Instance {
         let mut once_up = false;
         loop {
             let began = clock.now();
-            let mut child = self.start()?;
-            // Held for as long as the supervisor lives: waiting for a child would close it.
-            let _pipe = child.stdin.take();
-            let up = self.wait_until_up(&mut child).await;
-            if let (Some(url), false) = (&up, once_up) {
-                once_up = true;
-                let _ = self.started.send((self.number, url.clone())).await;
-            }
-            let status = self.watch(&mut child).await?;
+            let name = self.name();
+            let ended = match self.start() {
+                Ok(child) => {
+                    let status = self.watch(child, &mut once_up).await?;
+                    format!("{name} ended: {status}")
+                }
+                // The system may be short of something for a while.
+                Err(error) if once_up => format!("{error:#}"),
+                Err(error) => return Err(error),
+            };
             if matches!(*self.orders.borrow(), Order::Stop(_)) {
                 return Ok(());
             }
             if !once_up {
-                anyhow::bail!("{} could not start", self.name());
+                anyhow::bail!("{name} could not start");
             }
             if clock.now() - began >= STEADY {
                 pause = PAUSE_FIRST;
             }
-            let (name, shown) = (self.name(), Nanos::from(pause));
-            tell(&format!("{name} ended: {status}; it is started again in {shown}"));
+            let shown = Nanos::from(pause);
+            self.messages.tell(&format!("{ended}; it is started again in {shown}"));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = self.orders.wait_for(|order| matches!(order, Order::Stop(_))) => return Ok(()),
@@ -192,41 +211,67 @@ impl Instance {
     /// Starts the process: this program again, with the arguments it was started with, but for those
     /// that tell instances apart.
     fn start(&self) -> anyhow::Result<Child> {
-        let program = std::env::current_exe().context("cannot find this program")?;
-        let mut command = Command::new(program);
+        // The program that runs, whatever has been put into its file's place since.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("plimsoll");
         command.args(inherited(std::env::args().skip(1)));
         command.arg("--supervised").arg("--instances=1");
-        command.arg(format!("--listen={}", self.address));
+        let listen: Vec<String> = self.listen.iter().map(SocketAddr::to_string).collect();
+        command.arg(format!("--listen={}", listen.join(",")));
         command.arg(format!("--instance={}", self.name()));
+        let last_valid = self.last_valid.iter();
+        command.args(last_valid.map(|file| format!("--last-valid={}", file.display())));
         command.args(self.simulated.iter().map(|url| format!("--simulated={url}")));
         // A group of its own: Ctrl-C in a terminal is for the supervisor, which hands it on.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         command.spawn().with_context(|| format!("cannot start {}", self.name()))
     }
 
-    /// Waits for the line that says where it listens; `None`: it ended before.
-    async fn wait_until_up(&self, child: &mut Child) -> Option<String> {
-        let mut line = String::new();
-        BufReader::new(child.stdout.take()?).read_line(&mut line).await.ok()?;
-        line.split_whitespace().next().map(String::from)
-    }
-
-    /// Waits for the process to end, handing orders on to it.
-    async fn watch(&mut self, child: &mut Child) -> anyhow::Result<ExitStatus> {
+    /// Waits for the process to end, handing orders on to it; the first line that it writes says
+    /// where it listens.
+    async fn watch(&mut self, mut child: Child, once_up: &mut bool) -> anyhow::Result<ExitStatus> {
+        // Held for as long as the supervisor lives: waiting for a child would close it.
+        let _pipe = child.stdin.take();
+        let stdout = child.stdout.take().context("its stdout is not a pipe")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let (mut is_up, mut has_ended) = (false, false);
         self.orders.mark_unchanged();
         let mut order = *self.orders.borrow();
+        let kill = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(kill);
         loop {
             if let (Order::Stop(_), Some(pid)) = (order, child.id()) {
                 send(pid, Signal::SIGTERM);
+                if !is_up {
+                    // It may never get as far as listening for signals.
+                    kill.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN);
+                }
             }
-            if let (Order::Reload(_), Some(pid)) = (order, child.id()) {
+            // One that is not up yet reads what there is anyway.
+            if let (Order::Reload(_), Some(pid), true) = (order, child.id(), is_up) {
                 send(pid, Signal::SIGHUP);
             }
             if let Order::Stop(3..) = order {
                 let _ = child.start_kill();
             }
+            // Orders are acted on once.
+            order = Order::Serve;
             tokio::select! {
                 status = child.wait() => return Ok(status?),
+                () = &mut kill, if !is_up => {
+                    let _ = child.start_kill();
+                    kill.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN);
+                }
+                line = lines.next_line(), if !has_ended => match line {
+                    Ok(Some(line)) => {
+                        is_up = true;
+                        if let (Some(url), false) = (line.split_whitespace().next(), *once_up) {
+                            *once_up = true;
+                            let _ = self.started.send((self.number, url.to_string())).await;
+                        }
+                    }
+                    _ => has_ended = true,
+                },
                 changed = self.orders.changed() => {
                     changed.context("the supervisor is gone")?;
                     order = *self.orders.borrow_and_update();
@@ -275,11 +320,14 @@ mod tests {
 
     #[test]
     fn ports_are_consecutive() {
-        let first: SocketAddr = "127.0.0.1:3069".parse().expect("an address");
-        assert_eq!(address_of(first, 4).expect("a port").port(), 3073);
-        let free: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        assert_eq!(address_of(free, 4).expect("a port").port(), 0);
-        let last: SocketAddr = "127.0.0.1:65535".parse().expect("an address");
-        assert!(address_of(last, 1).is_err());
+        let addresses = |text: &str| -> Vec<SocketAddr> {
+            text.split(' ').map(|one| one.parse().expect("an address")).collect()
+        };
+        let all = addresses_of(&addresses("127.0.0.1:3069 [::1]:4000"), 5).expect("ports");
+        assert_eq!(all[4], addresses("127.0.0.1:3073 [::1]:4004"));
+        let free = addresses_of(&addresses("127.0.0.1:0"), 5).expect("ports");
+        assert_eq!(free[4], addresses("127.0.0.1:0"));
+        assert!(addresses_of(&addresses("127.0.0.1:65535"), 2).is_err());
+        assert!(addresses_of(&addresses("127.0.0.1:1 127.0.0.1:2"), 2).is_err(), "they overlap");
     }
 }

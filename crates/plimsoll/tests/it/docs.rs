@@ -1,8 +1,8 @@
 //! The documents against the program: tables that say what the code says.
 
-use plimsoll_gateway::category::Category;
 use plimsoll_gateway::error::TABLE;
-use plimsoll_gateway::metrics::METRICS;
+use plimsoll_gateway::observe::metrics::METRICS;
+use plimsoll_gateway::protocol::Category;
 use std::path::Path;
 
 /// Checks that a document's table has exactly these rows under its head.
@@ -47,7 +47,7 @@ fn meanings_of_upstreams_errors_are_documented() {
 
 #[test]
 fn metrics_are_documented() {
-    let row = |metric: &plimsoll_gateway::metrics::Metric| {
+    let row = |metric: &plimsoll_gateway::observe::metrics::Metric| {
         format!("| `{}` | {} | {} | {} |", metric.name, metric.kind, metric.labels, metric.help)
     };
     let rows: Vec<String> = METRICS.iter().map(row).collect();

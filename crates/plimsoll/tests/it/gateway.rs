@@ -85,6 +85,10 @@ impl Process {
         rest.split_whitespace().next().unwrap().to_string()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
@@ -173,7 +177,8 @@ pub(crate) fn ask(address: &str, request: &str, body: &str) -> Answered {
     Caller::connect(address).unwrap().send(request, body).unwrap()
 }
 
-const BLOCK_NUMBER: &str = r#"{"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":7}"#;
+pub(crate) const BLOCK_NUMBER: &str =
+    r#"{"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":7}"#;
 
 fn call(address: &str) -> Value {
     ask(address, "POST /v1", BLOCK_NUMBER).json()
@@ -186,7 +191,7 @@ pub(crate) fn metric(address: &str, name: &str) -> f64 {
     samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
-fn eth() -> Sim {
+pub(crate) fn eth() -> Sim {
     Sim::start(Settings::for_tests(7, Service::named("eth"))).unwrap()
 }
 

@@ -3,6 +3,7 @@
 //! Every run that these tests make is checked for the accounting identities, on top of what the
 //! program asserts itself.
 
+mod attack;
 mod bad_input;
 mod clients;
 mod demo;
@@ -10,6 +11,7 @@ mod docs;
 mod gateway;
 mod host_limits;
 mod http;
+mod operating;
 mod output;
 mod registry;
 mod run;

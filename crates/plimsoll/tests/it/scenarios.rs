@@ -3,10 +3,10 @@
 
 use crate::run::{Ran, plimsoll};
 use plimsoll_config::{Document, Text, Variables};
-use plimsoll_gateway::model::{self, Address, Endpoint, Kind, MethodRules, Upstream};
-use plimsoll_gateway::{Definitions, Gateway, Outside};
+use plimsoll_gateway::{Definitions, Gateway, Host};
 use plimsoll_measure::Nanos;
 use plimsoll_plan::Plan;
+use plimsoll_registry::model::{self, Address, Endpoint, Kind, MethodRules, Upstream};
 use plimsoll_sim::{Service, Settings, Sim};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -154,8 +154,9 @@ fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
         ..Default::default()
     };
     let definitions = Definitions { services: model::Service::built_in(), upstreams, endpoints };
-    let outside = Outside { process: Arc::new(Default::default), db_queries: Arc::new(|| 0) };
-    Gateway::start(settings, &definitions, outside).unwrap()
+    let process = Arc::new(Default::default);
+    let host = Host { process, db_queries: Arc::new(|| 0), resolve: None };
+    Gateway::start(settings, &definitions, host).unwrap()
 }
 
 fn upstream(id: String, service: Option<&str>, kind: Kind, url: String) -> Upstream {

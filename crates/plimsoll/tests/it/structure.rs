@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const TESTED_WITH: [(&str, &str); 1] = [("engine", "report")];
 
 /// Allowed edges, complete. `sim` is a dev-dependency anywhere.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("measure", &[]),
     ("config", &[]),
     ("rpc", &[]),
@@ -16,14 +16,15 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("plan", &["measure", "config", "rpc"]),
     ("report", &["measure", "plan"]),
     ("engine", &["measure", "rpc", "plan"]),
-    ("gateway", &["measure", "config", "rpc"]),
+    ("registry", &["measure", "config"]),
+    ("gateway", &["measure", "config", "rpc", "registry"]),
     ("sim", &["measure", "config", "rpc"]),
     ("fleet", &["measure", "plan", "engine", "host"]),
     (
         "plimsoll",
         &[
-            "measure", "config", "rpc", "host", "plan", "report", "engine", "gateway", "sim",
-            "fleet",
+            "measure", "config", "rpc", "host", "plan", "report", "engine", "registry", "gateway",
+            "sim", "fleet",
         ],
     ),
 ];
@@ -99,6 +100,54 @@ fn the_map_names_every_crate_and_no_other() {
         .map(String::from)
         .collect();
     assert_eq!(named, crates());
+}
+
+/// The gateway's modules from the top layer down; each uses only those below it, and itself.
+const GATEWAY_LAYERS: [&str; 18] = [
+    "fuzz",
+    "gateway",
+    "serve",
+    "call",
+    "upstream",
+    "keeper",
+    "buffer",
+    "local",
+    "payload",
+    "observe",
+    "permit",
+    "offload",
+    "transport",
+    "protocol",
+    "http1",
+    "host",
+    "error",
+    "lib",
+];
+
+#[test]
+fn the_gateways_layers_use_only_those_below() {
+    let src = root().join("crates/gateway/src");
+    let rank = |module: &str| GATEWAY_LAYERS.iter().position(|layer| *layer == module);
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let inner = path.strip_prefix(&src).unwrap().with_extension("");
+            let own = inner.iter().next().unwrap().to_str().unwrap();
+            let own_rank = rank(own).unwrap_or_else(|| panic!("{own} is in no layer"));
+            let text = std::fs::read_to_string(&path).unwrap();
+            for rest in text.split("crate::").skip(1) {
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap();
+                if let Some(used) = rank(&rest[..end]) {
+                    assert!(used >= own_rank, "{} uses {}", path.display(), &rest[..end]);
+                }
+            }
+        }
+    }
 }
 
 #[test]

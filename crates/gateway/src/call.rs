@@ -1,0 +1,12 @@
+//! What happens to a call: its permit, its route, its attempts, the judgement of its answer.
+
+pub(crate) mod attempt;
+mod batch;
+pub(crate) mod judge;
+pub(crate) mod message;
+pub(crate) mod parse;
+pub(crate) mod records;
+pub(crate) mod relay;
+pub(crate) mod rest;
+pub(crate) mod routing;
+pub(crate) mod worker;

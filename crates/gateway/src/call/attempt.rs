@@ -1,0 +1,220 @@
+//! One try at a call: it owns its request, its connection and its response.
+//!
+//! An attempt writes nothing into the caller's answer. Whoever dispatches the call may race several,
+//! take the first that is won and drop the others; the winner's answer is written by [`Won::write`].
+//!
+//! Invariant: each attempt is counted exactly once, when it is dropped: as what it came to, or as
+//! cancelled.
+
+use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
+use plimsoll_rpc::json;
+use plimsoll_rpc::request::Call;
+
+use super::judge::{Verdict, judge};
+use super::relay::{Decimal, Target};
+use super::routing::Route;
+use super::worker::Worker;
+use crate::error::ErrorKind;
+use crate::local::Local;
+use crate::observe::stats::RelayOutcome;
+use crate::offload;
+use crate::payload::{COPIED_MAX, Composer};
+use crate::protocol::Protocol;
+use crate::upstream::{Failure, Request, Response, Reuse, Use};
+use plimsoll_registry::model::Kind;
+
+/// Counts an attempt: in flight while it lives, and once in all.
+pub(crate) struct Attempt<'a> {
+    local: &'a Local,
+    route: &'a Route,
+    sent_at: Nanos,
+    outcome: RelayOutcome,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn start(local: &'a Local, route: &'a Route) -> Attempt<'a> {
+        route.upstream.in_flight.of(local.number).add(1);
+        Attempt { local, route, sent_at: local.now(), outcome: RelayOutcome::Cancelled }
+    }
+
+    /// What it came to.
+    pub(crate) fn ended(&mut self, outcome: RelayOutcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let number = self.local.number;
+        self.route.upstream.in_flight.of(number).take(1);
+        self.route.relays.of(number).add(self.outcome, self.local.now() - self.sent_at);
+    }
+}
+
+/// An attempt that brought an answer.
+pub(crate) struct Won {
+    pub(crate) status: u16,
+    verdict: Verdict,
+    response: Response,
+}
+
+impl Won {
+    pub(crate) fn outcome(&self) -> RelayOutcome {
+        self.verdict.outcome
+    }
+
+    /// Writes the answer under the caller's id. A long body is referred to, not copied.
+    pub(crate) fn write(self, local: &Local, id: Option<&[u8]>, out: &mut Composer) {
+        let Won { verdict, response, .. } = self;
+        if response.body.len() <= COPIED_MAX {
+            let body = response.body();
+            verdict.write(id, out, |out, part| out.text().extend_from_slice(&body[part]));
+            return local.give_buffer(response.buffer);
+        }
+        let body = response.into_bytes();
+        verdict.write(id, out, |out, part| out.attach(body.slice(part)));
+    }
+}
+
+/// Sends a call over a route.
+///
+/// # Errors
+/// There is no answer to it.
+pub(crate) async fn run(
+    target: &Target<'_>,
+    call: &Call<'_>,
+    route: &Route,
+    reuse: Reuse,
+) -> Result<Won, Failure> {
+    let worker = target.worker;
+    let local = &*worker.local;
+    let id = worker.next_id();
+    let (mut head, mut body) = (local.take_buffer(), local.take_buffer());
+    let params = call.params.unwrap_or_default();
+    let (copied, referred) = match params.len() <= COPIED_MAX {
+        true => (params, &b""[..]),
+        false => (&b""[..], params),
+    };
+    write_call(call, id, copied, &mut body);
+    let end: &[u8] = if referred.is_empty() { b"" } else { b"}" };
+    let length = body.len() + referred.len() + end.len();
+    write_head(target, route, length, &mut head);
+    head.extend_from_slice(&body);
+    local.give_buffer(body);
+    let request = Request {
+        method: "POST",
+        parts: [&head, referred, end],
+        usage: Use::Calls,
+        reuse,
+        deadline: target.start + target.service.model.timeout,
+    };
+    let mut attempt = Attempt::start(local, route);
+    let result = exchange(worker, target.service.protocol, route, &request, id, target.limits());
+    let result = result.await;
+    attempt.ended(match &result {
+        Ok(won) => won.outcome(),
+        Err(failure) => RelayOutcome::Failed(failure.kind),
+    });
+    local.give_buffer(head);
+    result
+}
+
+async fn exchange(
+    worker: &Worker,
+    protocol: Protocol,
+    route: &Route,
+    request: &Request<'_>,
+    id: u64,
+    limits: &Limits,
+) -> Result<Won, Failure> {
+    let local = &*worker.local;
+    let mut reply = worker.client.send(&route.upstream, request, limits).await?;
+    let body = reply.read_body().await?;
+    let (mut response, reusable) = reply.finish(body);
+    let status = response.status;
+    let judged = if response.body.len() <= offload::INLINE_MAX {
+        judge(protocol, response.body(), status, id)
+    } else {
+        let judging =
+            offload::run(move || (judge(protocol, response.body(), status, id), response));
+        let ended = || Failure::new(ErrorKind::Internal, true, "the answer was not judged");
+        let (judged, judged_response) = judging.await.ok_or_else(ended)?;
+        response = judged_response;
+        judged
+    };
+    // Behind an answer to another call, the one to this call may follow.
+    let may_reuse = !matches!(&judged, Err(no) if no.kind == ErrorKind::BadAnswer);
+    if let Some(reusable) = reusable.filter(|_| may_reuse) {
+        reusable.release(local);
+    }
+    match judged {
+        Ok(verdict) => Ok(Won { status, verdict, response }),
+        Err(failure) => {
+            local.give_buffer(response.buffer);
+            Err(failure)
+        }
+    }
+}
+
+/// Writes a call under our id, of the parts of it that mean something. Parameters that are not
+/// copied follow with the end of the object.
+pub(crate) fn write_call(call: &Call<'_>, id: u64, copied: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    out.extend_from_slice(Decimal::of(id).digits());
+    out.extend_from_slice(b",\"method\":");
+    json::write_text(out, &call.method);
+    if let Some(params) = call.params {
+        out.extend_from_slice(b",\"params\":");
+        out.extend_from_slice(copied);
+        if copied.len() < params.len() {
+            return;
+        }
+    }
+    out.push(b'}');
+}
+
+/// Writes the head of a request with a body of `length` bytes.
+fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&route.head);
+    out.extend_from_slice(Decimal::of(length as u64).digits());
+    if route.upstream.model.kind == Kind::Path && !target.service.is_listed {
+        out.extend_from_slice(b"\r\ntarget-service-id: ");
+        out.extend_from_slice(target.service_id.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_rpc::request;
+
+    #[test]
+    fn calls_are_written_anew() {
+        let check = |text: &str, sent: &str| {
+            let call = request::call(text.as_bytes()).expect("a call");
+            let mut out = Vec::new();
+            write_call(&call, 7, call.params.unwrap_or_default(), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), sent);
+        };
+        check(
+            r#"{"jsonrpc":"2.0","id":"x","method":"eth_call","params":[{},"latest"],"extra":1}"#,
+            r#"{"jsonrpc":"2.0","id":7,"method":"eth_call","params":[{},"latest"]}"#,
+        );
+        check(
+            r#"{"method":"a\"b","jsonrpc":"2.0"}"#,
+            r#"{"jsonrpc":"2.0","id":7,"method":"a\"b"}"#,
+        );
+    }
+
+    #[test]
+    fn long_parameters_are_not_copied() {
+        let params = format!("[\"{}\"]", "x".repeat(COPIED_MAX));
+        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{params}}}"#);
+        let call = request::call(text.as_bytes()).expect("a call");
+        let mut out = Vec::new();
+        write_call(&call, 7, b"", &mut out);
+        assert_eq!(out, br#"{"jsonrpc":"2.0","id":7,"method":"m","params":"#);
+    }
+}

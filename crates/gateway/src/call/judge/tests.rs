@@ -1,0 +1,101 @@
+//! The mapping of ids and errors, for whatever bytes come back.
+
+use super::*;
+use crate::payload::Payload;
+use crate::protocol::Category;
+use proptest::prelude::*;
+
+fn judged(body: &str, status: u16, id: &str) -> Result<(RelayOutcome, String), ErrorKind> {
+    let verdict = judge(Protocol::Evm, body.as_bytes(), status, 42).map_err(|no| no.kind)?;
+    let mut out = Composer::new(Vec::new());
+    verdict.write(Some(id.as_bytes()), &mut out, |out, part| {
+        out.text().extend_from_slice(&body.as_bytes()[part]);
+    });
+    let Payload::Whole(text) = out.finish() else { unreachable!("nothing was attached") };
+    Ok((verdict.outcome, String::from_utf8(text).expect("text")))
+}
+
+#[test]
+fn answers_come_under_the_callers_id() {
+    let check = |body: &str, id: &str, outcome: RelayOutcome, text: &str| {
+        assert_eq!(judged(body, 200, id), Ok((outcome, text.to_string())), "{body}");
+    };
+    check(
+        r#"{"jsonrpc":"2.0","id":42,"result": [1, 2] }"#,
+        r#""a\u0062""#,
+        RelayOutcome::Ok,
+        r#"{"jsonrpc":"2.0","id":"a\u0062","result":[1, 2]}"#,
+    );
+    check(
+        r#"{"id":42,"result":null}"#,
+        "1.0",
+        RelayOutcome::Ok,
+        r#"{"jsonrpc":"2.0","id":1.0,"result":null}"#,
+    );
+    // an error object goes on byte for byte
+    check(
+        r#"{"jsonrpc":"2.0","id":42,"error":{"code":3,"message":"execution reverted","data":"0x08"}}"#,
+        "1",
+        RelayOutcome::Rpc(Category::Reverted),
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":3,"message":"execution reverted","data":"0x08"}}"#,
+    );
+    // under no id, from a server that could not read the request
+    check(
+        r#"{"id":null,"error":{"code":-32700,"message":"?"}}"#,
+        "1",
+        RelayOutcome::Rpc(Category::InvalidRequest),
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32700,"message":"?"}}"#,
+    );
+    // without a message
+    check(
+        r#"{"id":42,"error":{"code":-32016}}"#,
+        "1",
+        RelayOutcome::Rpc(Category::Other),
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"","data":{"upstream_code":-32016}}}"#,
+    );
+    // a number that vendors use for different things
+    check(
+        r#"{"id":42,"error":{"code":-32016,"message":"over rate limit"}}"#,
+        "1",
+        RelayOutcome::Rpc(Category::RateLimited),
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"over rate limit","data":{"upstream_code":-32016}}}"#,
+    );
+}
+
+#[test]
+fn what_is_no_answer_is_none() {
+    let check = |body: &str, status: u16, kind: ErrorKind| {
+        assert_eq!(judged(body, status, "1"), Err(kind), "{status} {body}");
+    };
+    check(r#"{"jsonrpc":"2.0","id":41,"result":1}"#, 200, ErrorKind::BadAnswer);
+    check(r#"{"jsonrpc":"2.0","id":"42","result":1}"#, 200, ErrorKind::BadAnswer);
+    check(r#"{"jsonrpc":"2.0","id":null,"result":1}"#, 200, ErrorKind::BadAnswer);
+    check(r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#, 200, ErrorKind::BadAnswer);
+    check(r#"{"jsonrpc":"2.0","id":42}"#, 200, ErrorKind::BadAnswer);
+    check(r#"[{"jsonrpc":"2.0","id":42,"result":1}]"#, 200, ErrorKind::BadAnswer);
+    check("", 200, ErrorKind::BadAnswer);
+    check("<html>", 200, ErrorKind::BadAnswer);
+    check("<html>", 502, ErrorKind::BadStatus);
+    check("", 404, ErrorKind::BadStatus);
+    // the body decides, not the status
+    assert!(judged(r#"{"id":42,"result":1}"#, 500, "1").is_ok());
+}
+
+proptest! {
+    /// Whatever an upstream sends, an answer is written under the caller's id and is JSON-RPC, or
+    /// none is.
+    #[test]
+    fn any_answer_is_judged(body in ".{0,120}", id in "[1-9][0-9]{0,8}|\"[a-z]{0,8}\"") {
+        if let Ok((_, text)) = judged(&body, 200, &id) {
+            let answer = answer::parse(text.as_bytes()).expect("an answer");
+            prop_assert_eq!(answer.id, id.as_bytes());
+        }
+    }
+
+    /// An answer to another id is never taken.
+    #[test]
+    fn another_id_is_never_taken(other in any::<u64>(), result in "[0-9]{1,9}") {
+        let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{other},\"result\":{result}}}");
+        prop_assert_eq!(judged(&body, 200, "1").is_ok(), other == 42);
+    }
+}

@@ -1,0 +1,159 @@
+//! A caller's request and its answer, whatever version of HTTP carries them.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use plimsoll_measure::Nanos;
+
+use super::records::Settlement;
+use crate::error::{Error, Shape};
+use crate::http1::{self, Fields};
+use crate::payload::Payload;
+use crate::permit::Purpose;
+
+/// The media type of JSON.
+pub(crate) const JSON: &[u8] = b"application/json";
+
+/// A request, borrowed from the session that read it.
+pub(crate) struct Request<'a> {
+    pub(crate) method: &'a str,
+    /// Path and query, or a whole URL.
+    pub(crate) target: &'a str,
+    pub(crate) fields: &'a Fields<'a>,
+    pub(crate) all: AllFields<'a>,
+    pub(crate) body: Body<'a>,
+    pub(crate) peer: IpAddr,
+    /// When it had been read.
+    pub(crate) start: Nanos,
+    /// Whether it is its connection's only request at present.
+    pub(crate) purpose: Purpose,
+}
+
+/// A request's body.
+#[derive(Clone, Debug)]
+pub(crate) enum Body<'a> {
+    /// In the session's buffer.
+    Short(&'a [u8]),
+    /// With a buffer of its own, which other threads may read too.
+    Long(Bytes),
+}
+
+impl Body<'_> {
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Short(bytes) => bytes,
+            Body::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// All header fields, for what hands them on.
+pub(crate) enum AllFields<'a> {
+    /// A head that was read before.
+    Head(&'a [u8]),
+    Map(&'a HeaderMap),
+}
+
+impl AllFields<'_> {
+    pub(crate) fn visit(&self, mut visit: impl FnMut(&str, &[u8])) {
+        match self {
+            AllFields::Head(head) => {
+                http1::visit_fields(head, |field| visit(field.name, field.value))
+            }
+            AllFields::Map(map) => {
+                map.iter().for_each(|(name, value)| visit(name.as_str(), value.as_bytes()));
+            }
+        }
+    }
+}
+
+/// What a request is answered with.
+pub(crate) struct Answer<'a> {
+    pub(crate) status: u16,
+    pub(crate) content_type: Cow<'static, [u8]>,
+    pub(crate) body: Payload<'a>,
+    /// Fields beside those that every answer has.
+    pub(crate) fields: Vec<(Cow<'static, str>, Vec<u8>)>,
+    pub(crate) summary: Summary<'a>,
+    /// What is counted and logged when the answer was written.
+    pub(crate) settlement: Settlement<'a>,
+}
+
+impl<'a> Answer<'a> {
+    pub(crate) fn new(status: u16, content_type: &'static [u8], body: Vec<u8>) -> Answer<'a> {
+        Answer {
+            status,
+            content_type: Cow::Borrowed(content_type),
+            body: Payload::Whole(body),
+            fields: Vec::new(),
+            summary: Summary::default(),
+            settlement: Settlement::default(),
+        }
+    }
+
+    /// An answer that says what is wrong; written into `body`, which is empty.
+    pub(crate) fn error(error: &Error, shape: Shape, mut body: Vec<u8>) -> Answer<'a> {
+        error.write(shape, b"null", &mut body);
+        Answer::new(error.status(shape), JSON, body)
+    }
+}
+
+/// Upstreams of a batch that a response header names; the others go unnamed.
+const UPSTREAMS_NAMED: usize = 5;
+
+/// What a request's calls came to, for response headers and the access log.
+#[derive(Debug, Default)]
+pub(crate) struct Summary<'a> {
+    /// The upstream that the first attempt went to.
+    pub(super) upstream: Option<&'a str>,
+    /// Others, each once, as far as they are named.
+    pub(super) others: Vec<&'a str>,
+    pub(crate) attempts: u32,
+    pub(crate) calls: u32,
+    pub(crate) failed: u32,
+    /// The first call's method.
+    pub(crate) method: Option<plimsoll_rpc::method::Method>,
+}
+
+impl<'a> Summary<'a> {
+    /// Notes an attempt.
+    pub(crate) fn tries(&mut self, upstream: &'a str) {
+        self.attempts += 1;
+        self.name(upstream);
+    }
+
+    fn name(&mut self, upstream: &'a str) {
+        if self.upstream.is_none() {
+            self.upstream = Some(upstream);
+        } else if self.upstream != Some(upstream)
+            && !self.others.contains(&upstream)
+            && self.others.len() + 1 < UPSTREAMS_NAMED
+        {
+            self.others.push(upstream);
+        }
+    }
+
+    /// Adds what other calls came to.
+    pub(crate) fn join(&mut self, other: &Summary<'a>) {
+        self.attempts += other.attempts;
+        self.calls += other.calls;
+        self.failed += other.failed;
+        self.method = self.method.or(other.method);
+        let named = other.upstream.into_iter().chain(other.others.iter().copied());
+        named.for_each(|upstream| self.name(upstream));
+    }
+
+    /// The upstreams named, with commas.
+    pub(crate) fn write_upstreams(&self, out: &mut Vec<u8>) {
+        let named = self.upstream.iter().chain(&self.others);
+        for (at, upstream) in named.enumerate() {
+            if at > 0 {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(upstream.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What is counted of calls, and when.
+//!
+//! A call is counted once, whatever happens to it. Its [`Record`] begins with it and counts when it
+//! is dropped: as cancelled unless it was answered, and as truncated if the answer did not reach the
+//! caller as a whole. An answer carries the records of its calls and its line of the access log in a
+//! [`Settlement`] until it has been written.
+
+use plimsoll_measure::Nanos;
+use plimsoll_rpc::method::Method;
+
+use crate::local::Local;
+use crate::observe::access_log::{AccessLog, Line};
+use crate::observe::stats::{Calls, Outcome, Sharded};
+
+/// One call, not counted yet.
+pub(crate) struct Record<'a> {
+    calls: &'a Sharded<Calls>,
+    local: &'a Local,
+    method: Option<Method>,
+    start: Nanos,
+    /// What it came to, and how long that took; `None`: there is no answer yet.
+    ended: Option<(Outcome, Nanos)>,
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn start(
+        calls: &'a Sharded<Calls>,
+        local: &'a Local,
+        method: Option<Method>,
+        start: Nanos,
+    ) -> Record<'a> {
+        Record { calls, local, method, start, ended: None }
+    }
+
+    /// The answer is ready.
+    pub(crate) fn ended(&mut self, outcome: Outcome) {
+        self.ended = Some((outcome, self.local.now() - self.start));
+    }
+
+    /// The answer did not reach the caller as a whole. What failed before stays what it was.
+    fn truncate(&mut self) {
+        if let Some((outcome @ (Outcome::Ok | Outcome::RpcError), _)) = &mut self.ended {
+            *outcome = Outcome::Truncated;
+        }
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        let cancelled = || (Outcome::Cancelled, self.local.now() - self.start);
+        let (outcome, span) = self.ended.unwrap_or_else(cancelled);
+        self.calls.of(self.local.number).add(self.method, outcome, span);
+    }
+}
+
+/// The records of an answer's calls; the first has a place of its own, so that a single call costs
+/// no allocation.
+#[derive(Default)]
+pub(crate) struct Records<'a> {
+    first: Option<Record<'a>>,
+    rest: Vec<Record<'a>>,
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn add(&mut self, record: Record<'a>) {
+        match self.first {
+            None => self.first = Some(record),
+            Some(_) => self.rest.push(record),
+        }
+    }
+}
+
+/// What is left to do when an answer was written, or could not be.
+#[derive(Default)]
+pub(crate) struct Settlement<'a> {
+    pub(crate) records: Records<'a>,
+    pub(crate) line: Option<Box<(&'a AccessLog, Line)>>,
+    is_settled: bool,
+}
+
+impl Settlement<'_> {
+    /// The caller left before there was an answer.
+    pub(crate) fn cancel(mut self) {
+        let records = self.records.first.iter_mut().chain(&mut self.records.rest);
+        records.for_each(|record| record.ended(Outcome::Cancelled));
+    }
+
+    /// The answer was written, so much of its body, and whether that was all of it.
+    pub(crate) fn settle(&mut self, bytes_out: u64, is_complete: bool) {
+        self.is_settled = true;
+        if !is_complete {
+            self.records.first.iter_mut().chain(&mut self.records.rest).for_each(Record::truncate);
+        }
+        // Dropping a record counts it.
+        self.records = Records::default();
+        if let Some(line) = self.line.take() {
+            let (log, line) = *line;
+            log.write(line, bytes_out, is_complete);
+        }
+    }
+}
+
+impl Drop for Settlement<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.settle(0, false);
+        }
+    }
+}

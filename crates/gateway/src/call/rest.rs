@@ -1,0 +1,311 @@
+//! REST below `/v1`: requests that are not JSON-RPC, handed on as they are.
+//!
+//! Chains that speak REST beside or instead of JSON-RPC (Cosmos' `/status`, Beacon's `/eth/v1/…`) are
+//! asked this way. Nothing in them is understood; header fields that belong to one connection stay on
+//! it, and paths that traverse (`..`) are refused, so that what lies beside `/v1` at an instance
+//! cannot be reached.
+//!
+//! What a caller wrote could make an upstream answer twice, and the second answer would be another
+//! caller's. So these requests have connections of their own, a connection that carried a body is
+//! not used again, GET and HEAD carry none, and a pooled connection is checked before it is used.
+//!
+//! A long answer is handed on in pieces as it comes.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use plimsoll_registry::model::{self, Kind};
+use plimsoll_rpc::method::Class;
+
+use super::attempt::Attempt;
+use super::message::{Answer, Body, Request, Summary};
+use super::records::Record;
+use super::relay::{Decimal, Target, not_routed};
+use super::routing::{self, Need, Route, Tried};
+use crate::error::{Error, ErrorKind, Fault};
+use crate::http1;
+use crate::local::{BUFFER_SIZE, Local};
+use crate::observe::stats::{Outcome, RelayOutcome};
+use crate::payload::{Payload, Pieces, Truncated};
+use crate::permit::Permit;
+use crate::upstream::{self, ReplyPieces, Response, Reuse, Use};
+
+/// What a request that names no JSON-RPC method counts as in the rules of an upstream.
+const METHOD: &str = "REST";
+
+/// A longer answer is handed on in pieces.
+const WHOLE_MAX: u64 = 64 << 10;
+
+/// Fields that belong to a connection, or that the gateway writes itself.
+const NOT_HANDED_ON: &[&str] = &[
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "target-service-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+];
+
+/// Fields of an answer that are not the upstream's to say.
+const NOT_TAKEN: &[&str] = &[
+    "access-control-allow-origin",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "server",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Hands a request on to an upstream of the service, and its answer back. `body` is the request's,
+/// decoded.
+pub(crate) async fn pass<'a>(
+    target: &Target<'a>,
+    request: &Request<'_>,
+    path: (&str, Option<&str>),
+    body: &Body<'_>,
+) -> Answer<'a> {
+    let local = &*target.worker.local;
+    let mut record = Record::start(&target.service.calls, local, None, target.start);
+    let mut summary = Summary { calls: 1, ..Summary::default() };
+    let relayed = relay(target, request, path, body, &mut summary).await;
+    let (mut answer, outcome) = relayed.unwrap_or_else(|error| {
+        if summary.attempts == 0 {
+            target.count_refused(&error);
+        }
+        let answer = Answer::error(&error, target.shape, local.take_buffer());
+        (answer, target.failed(&error))
+    });
+    record.ended(outcome);
+    summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
+    answer.summary = summary;
+    answer.settlement.records.add(record);
+    answer
+}
+
+async fn relay<'a>(
+    target: &Target<'a>,
+    request: &Request<'_>,
+    (below, query): (&str, Option<&str>),
+    body: &Body<'_>,
+    summary: &mut Summary<'a>,
+) -> Result<(Answer<'a>, Outcome), Error> {
+    let local: &'a Local = &target.worker.local;
+    let _turn = target.turn().await?;
+    let permit = local.capacity.enter(target.endpoint_calls, target.purpose)?;
+    let is_bodiless = matches!(request.method, "GET" | "HEAD");
+    let body = if is_bodiless { b"" } else { body.bytes() };
+    let need = Need { class: Class::Read, method: METHOD };
+    let mut tried = Tried::default();
+    let pick = |tried: &Tried| target.service.pick(&need, tried, local.recent());
+    let mut route: &'a Route =
+        pick(&tried).map_err(|kind| not_routed(kind, &target.service_id, METHOD))?;
+    // What was sent and not answered may be sent again only where that does no harm.
+    let repeatable = is_bodiless;
+    let mut reuse = Reuse::Checked;
+    let (attempt, reply) = loop {
+        summary.tries(&route.upstream.model.id);
+        let model = &route.upstream.model;
+        let head = request_head(target, request, model, below, query, body.len());
+        let sent = upstream::Request {
+            method: request.method,
+            parts: [&head, body, b""],
+            usage: Use::Rest,
+            reuse: if body.is_empty() { reuse } else { Reuse::New },
+            deadline: target.start + target.service.model.timeout,
+        };
+        let mut attempt = Attempt::start(local, route);
+        let limits = target.limits();
+        let failure = match target.worker.client.send(&route.upstream, &sent, limits).await {
+            Ok(reply) => break (attempt, reply),
+            Err(failure) => failure,
+        };
+        attempt.ended(RelayOutcome::Failed(failure.kind));
+        if failure.stale && (repeatable || !failure.sent) {
+            reuse = Reuse::New;
+            continue;
+        }
+        tried.add(route);
+        let elsewhere = (failure.kind == ErrorKind::Unreachable).then(|| pick(&tried).ok());
+        match elsewhere.flatten() {
+            Some(other) => route = other,
+            None => return Err(Error::new(failure.kind, failure.message)),
+        }
+    };
+    let (status, head) = reply.head();
+    let relayed = match status {
+        ..500 => RelayOutcome::Ok,
+        _ => RelayOutcome::Failed(ErrorKind::BadStatus),
+    };
+    let outcome = match relayed {
+        RelayOutcome::Ok => Outcome::Ok,
+        _ => Outcome::Failed(Fault::Upstream),
+    };
+    let mut answer = answer_head(status, head, request.method);
+    let may_reuse = body.is_empty();
+    answer.body = match reply.length() {
+        Some(length) if length <= WHOLE_MAX => {
+            let mut attempt = attempt;
+            let whole = reply.whole().await;
+            attempt
+                .ended(whole.as_ref().map_or_else(|no| RelayOutcome::Failed(no.kind), |_| relayed));
+            let (whole, reusable) =
+                whole.map_err(|failure| Error::new(failure.kind, failure.message))?;
+            if let Some(reusable) = reusable.filter(|_| may_reuse) {
+                reusable.release(local);
+            }
+            take_whole(whole, local)
+        }
+        _ => {
+            let pieces = reply.into_pieces(target.service.model.timeout);
+            Payload::Pieces(Box::new(Relaying { pieces, attempt, relayed, _permit: permit }))
+        }
+    };
+    Ok((answer, outcome))
+}
+
+fn take_whole<'a>(response: Response, local: &Local) -> Payload<'a> {
+    if response.body.len() > BUFFER_SIZE {
+        return Payload::Shared(vec![response.into_bytes()]);
+    }
+    let mut body = local.take_buffer();
+    body.extend_from_slice(response.body());
+    local.give_buffer(response.buffer);
+    Payload::Whole(body)
+}
+
+/// An answer that is handed on while it comes.
+struct Relaying<'a> {
+    pieces: ReplyPieces,
+    attempt: Attempt<'a>,
+    /// What the attempt came to, once the last piece is there.
+    relayed: RelayOutcome,
+    _permit: Permit<'a>,
+}
+
+impl Pieces for Relaying<'_> {
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Option<Bytes>, Truncated>> + '_>> {
+        Box::pin(async {
+            match self.pieces.next().await {
+                Ok(Some(piece)) => Ok(Some(piece)),
+                Ok(None) => {
+                    self.attempt.ended(self.relayed);
+                    Ok(None)
+                }
+                Err(failure) => {
+                    self.attempt.ended(RelayOutcome::Failed(failure.kind));
+                    Err(Truncated)
+                }
+            }
+        })
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.pieces.length()
+    }
+}
+
+/// The request's head as it is sent to the upstream.
+fn request_head(
+    target: &Target<'_>,
+    request: &Request<'_>,
+    upstream: &model::Upstream,
+    below: &str,
+    query: Option<&str>,
+    length: usize,
+) -> Vec<u8> {
+    let (base, base_query) = match upstream.path().split_once('?') {
+        Some((base, query)) => (base, Some(query)),
+        None => (upstream.path(), None),
+    };
+    let mut path = format!("{}{below}", base.trim_end_matches('/'));
+    if path.is_empty() {
+        path.push('/');
+    }
+    for (at, query) in base_query.into_iter().chain(query).enumerate() {
+        path.push(if at == 0 { '?' } else { '&' });
+        path.push_str(query);
+    }
+    let mut head = routing::request_start(request.method, upstream, &path);
+    let own = |name: &str| upstream.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    let mut options = Options::default();
+    request.all.visit(|name, value| options.read(name, value));
+    request.all.visit(|name, value| {
+        let stays = NOT_HANDED_ON.iter().any(|field| field.eq_ignore_ascii_case(name))
+            || name.eq_ignore_ascii_case("content-encoding")
+            || options.name(name)
+            || own(name);
+        if !stays {
+            field(name, value, &mut head);
+        }
+    });
+    if upstream.kind == Kind::Path {
+        field("target-service-id", target.service_id.as_bytes(), &mut head);
+    }
+    field("x-forwarded-for", request.peer.to_string().as_bytes(), &mut head);
+    if length > 0 || matches!(request.method, "POST" | "PUT" | "PATCH") {
+        field("content-length", Decimal::of(length as u64).digits(), &mut head);
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What the Connection fields of a message name: fields that are for this connection only, RFC 9110
+/// §7.6.1.
+#[derive(Default)]
+struct Options(Vec<Vec<u8>>);
+
+impl Options {
+    fn read(&mut self, name: &str, value: &[u8]) {
+        if name.eq_ignore_ascii_case("connection") {
+            self.0.extend(value.split(|byte| *byte == b',').map(|one| one.trim_ascii().to_vec()));
+        }
+    }
+
+    fn name(&self, name: &str) -> bool {
+        self.0.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// The answer as the caller is given it, without its body.
+fn answer_head<'a>(status: u16, head: &[u8], method: &str) -> Answer<'a> {
+    let mut options = Options::default();
+    http1::visit_response_fields(head, |field| options.read(field.name, field.value));
+    // Without a body, the length is that of the one there would be.
+    let bodiless = method == "HEAD" || status == 304;
+    let mut answer = Answer::new(status, b"", Vec::new());
+    http1::visit_response_fields(head, |field| {
+        if field.name.eq_ignore_ascii_case("content-type") {
+            answer.content_type = Cow::Owned(field.value.to_vec());
+        }
+        let taken = !NOT_TAKEN.iter().any(|name| name.eq_ignore_ascii_case(field.name))
+            && !options.name(field.name);
+        if taken || (bodiless && field.name.eq_ignore_ascii_case("content-length")) {
+            let name = field.name.to_ascii_lowercase();
+            answer.fields.push((name.into(), field.value.to_vec()));
+        }
+    });
+    answer
+}

@@ -1,0 +1,180 @@
+//! How calls are spread, and what a new routing keeps of the old.
+
+use super::*;
+use plimsoll_config::Text;
+use plimsoll_measure::Nanos;
+use plimsoll_registry::model::{Address, Kind, Spread};
+use plimsoll_rpc::method::Class;
+use std::collections::BTreeMap;
+
+fn upstream(id: &str, service: Option<&str>, weight: u32, tier: u8) -> model::Upstream {
+    let url = format!("http://{id}:80/v1");
+    model::Upstream {
+        id: id.into(),
+        service: service.map(String::from),
+        kind: Kind::Path,
+        address: Address::parse(&url).expect("a URL"),
+        url: Text::plain(url),
+        headers: Vec::new(),
+        weight,
+        tier,
+        rate_limit: None,
+        methods: MethodRules::default(),
+        ca: None,
+    }
+}
+
+const NEED: Need<'_> = Need { class: Class::Read, method: "eth_call" };
+
+fn compile(definitions: &Definitions, before: &Routing) -> Routing {
+    Routing::compile(definitions, before, 2, &mut 0).expect("compiles")
+}
+
+fn definitions(spread: Spread, upstreams: Vec<model::Upstream>) -> Definitions {
+    let service = model::Service { spread, ..model::Service::named("eth") };
+    let other = model::Service { spread, ..model::Service::named("boba") };
+    Definitions { services: vec![service, other], upstreams, endpoints: Vec::new() }
+}
+
+/// Picks `n` times and counts by upstream; the order in which they came.
+fn picks(routing: &Routing, service: &str, n: usize) -> Vec<String> {
+    let service = routing.service(service).expect("a service");
+    (0..n)
+        .map(|_| service.pick(&NEED, &Tried::default(), Nanos::ZERO).expect("a route"))
+        .map(|route| route.upstream.model.id.clone())
+        .collect()
+}
+
+fn counts(picked: &[String]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for id in picked {
+        *counts.entry(id.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn turns_are_even_over_services() {
+    let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|id| upstream(id, None, 1, 0)).into();
+    let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty());
+    let mut all = Vec::new();
+    for service in ["eth", "boba", "unheard-of", "eth", "boba", "eth", "eth"] {
+        all.extend(picks(&routing, service, 1));
+        let counts = counts(&all);
+        let most = counts.values().max().copied().unwrap_or(0);
+        let least = ["a", "b", "c", "d", "e"].map(|id| counts.get(id).copied().unwrap_or(0));
+        assert!(most - least.iter().min().expect("five") <= 1, "{all:?}");
+    }
+}
+
+#[test]
+fn weights_are_exact_and_interleaved() {
+    let upstreams = vec![upstream("a", None, 4, 0), upstream("b", None, 2, 0)];
+    let routing = compile(&definitions(Spread::Weighted, upstreams), &Routing::empty());
+    let picked = picks(&routing, "eth", 300);
+    assert_eq!(counts(&picked), [("a", 200), ("b", 100)].into());
+    assert!(picked.windows(2).all(|two| two != ["b", "b"]), "interleaved");
+}
+
+#[test]
+fn the_least_loaded_takes_the_call() {
+    let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 2, 0)];
+    let routing = compile(&definitions(Spread::LeastLoaded, upstreams), &Routing::empty());
+    let service = routing.service("eth").expect("a service");
+    for _ in 0..9 {
+        let route = service.pick(&NEED, &Tried::default(), Nanos::ZERO).expect("a route");
+        route.upstream.in_flight.of(1).add(1);
+    }
+    let loads: Vec<u64> = routing.upstreams().iter().map(|one| one.in_flight()).collect();
+    assert_eq!(loads, [3, 6], "as the weights are");
+}
+
+#[test]
+fn tiers_rules_and_limits_decide() {
+    let mut first = upstream("a", Some("eth"), 1, 0);
+    first.methods.deny = vec!["debug_*".into()];
+    first.rate_limit = Some(10.0);
+    let definitions = definitions(
+        Spread::RoundRobin,
+        vec![upstream("z", Some("eth"), 1, 1), first, upstream("y", Some("boba"), 1, 0)],
+    );
+    let routing = compile(&definitions, &Routing::empty());
+    let service = routing.service("eth").expect("a service");
+    let pick = |method: &str| {
+        let route = service.pick(
+            &Need { class: Class::Read, method },
+            &Tried::default(),
+            Nanos::from_secs(1),
+        );
+        route.map(|route| route.upstream.model.id.as_str())
+    };
+    assert_eq!(pick("eth_call"), Ok("a"), "tier 0 first");
+    assert_eq!(pick("debug_traceCall"), Ok("z"), "the next tier has what this one may not");
+    assert_eq!(pick("eth_call"), Ok("z"), "tier 0 is at its limit");
+    assert!(routing.service("unheard-of").is_none(), "no upstream takes any service");
+    let none = compile(&self::definitions(Spread::RoundRobin, Vec::new()), &Routing::empty());
+    let none = none.service("eth").expect("a service");
+    assert_eq!(none.pick(&NEED, &Tried::default(), Nanos::ZERO).err(), Some(ErrorKind::NoUpstream));
+}
+
+use crate::error::ErrorKind;
+
+#[test]
+fn filters_stay_with_one_upstream() {
+    let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 1, 0)];
+    let routing = compile(&definitions(Spread::RoundRobin, upstreams), &Routing::empty());
+    let service = routing.service("eth").expect("a service");
+    let filter = Need { class: Class::Filter, method: "eth_newFilter" };
+    for _ in 0..3 {
+        picks(&routing, "eth", 1);
+        let route = service.pick(&filter, &Tried::default(), Nanos::ZERO).expect("a route");
+        assert_eq!(route.upstream.model.id, "a");
+    }
+}
+
+#[test]
+fn figures_outlive_a_routing() {
+    let before = compile(
+        &definitions(
+            Spread::RoundRobin,
+            vec![upstream("a", None, 1, 0), upstream("b", None, 1, 0)],
+        ),
+        &Routing::empty(),
+    );
+    picks(&before, "eth", 1);
+    let service = before.service("eth").expect("a service");
+    service.calls.of(0).add(None, crate::observe::stats::Outcome::Ok, Nanos(1));
+    let mut heavier = upstream("b", None, 5, 0);
+    heavier.headers = vec![("x".into(), Text::plain("y"))];
+    let after = compile(
+        &definitions(Spread::RoundRobin, vec![upstream("a", None, 1, 0), heavier]),
+        &before,
+    );
+    assert_eq!(picks(&after, "eth", 1), ["b"], "the turn goes on");
+    let unknown = plimsoll_rpc::method::NAMES.len();
+    let calls = &after.service("eth").expect("a service").calls;
+    assert_eq!(calls.sum(|calls| calls.count(unknown, 0)), 1);
+    assert!(Arc::ptr_eq(&before.upstreams()[0], &after.upstreams()[0]), "unchanged is kept");
+    assert_eq!(before.upstreams()[1].serial, after.upstreams()[1].serial, "connections are kept");
+}
+
+#[test]
+fn the_share_of_an_upstream_that_was_tried_goes_to_all_others() {
+    let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|id| upstream(id, None, 1, 0)).into();
+    let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty());
+    let service = routing.service("eth").expect("a service");
+    let mut tried = Tried::default();
+    tried.add(&service.routes[1]);
+    let pick = |tried: &Tried| service.pick(&NEED, tried, Nanos::ZERO).expect("a route");
+    let picked: Vec<String> = (0..500)
+        .map(|_| match pick(&Tried::default()) {
+            // It fails, and the call is tried elsewhere.
+            route if route.upstream.model.id == "b" => pick(&tried),
+            route => route,
+        })
+        .map(|route| route.upstream.model.id.clone())
+        .collect();
+    assert_eq!(counts(&picked), [("a", 125), ("c", 125), ("d", 125), ("e", 125)].into());
+    service.routes.iter().for_each(|route| tried.add(route));
+    assert!(service.pick(&NEED, &tried, Nanos::ZERO).is_err(), "all were tried");
+}

@@ -1,0 +1,217 @@
+//! What all workers share, and what the tasks of one worker thread share.
+//!
+//! What is shared between threads is read: settings and routes are replaced as a whole, and a worker
+//! looks at one number to see whether they were. The process's capacity is the exception: it is
+//! counted by all.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use plimsoll_measure::{Nanos, WallClock};
+use plimsoll_registry::settings::Settings;
+use tokio::sync::watch;
+
+use crate::call::routing::Routing;
+use crate::host::{Host, Process};
+use crate::keeper::dns::Resolver;
+use crate::local::{Local, Time};
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::{Figures, RouteFigures, ServiceFigures};
+use crate::observe::stats::{Counts, Sharded};
+use crate::permit::Capacity;
+use crate::upstream::Client;
+
+/// What a reload replaces.
+pub(crate) struct State {
+    pub(crate) settings: Settings,
+    pub(crate) routing: Routing,
+}
+
+/// The state as one call sees it, from its beginning to its end.
+pub(crate) type View = Rc<Arc<State>>;
+
+/// How far a gateway has come with stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// Not ready any more; each answer ends its connection.
+    Draining,
+    /// Idle connections are closed.
+    Closing,
+}
+
+/// What all threads of a gateway share.
+pub(crate) struct Shared {
+    pub(crate) time: Time,
+    pub(crate) started: WallClock,
+    workers: u64,
+    state: ArcSwap<State>,
+    version: AtomicU64,
+    draining: AtomicBool,
+    phase: watch::Sender<Phase>,
+    pub(crate) counts: Arc<Sharded<Counts>>,
+    pub(crate) capacity: Arc<Capacity>,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) access_log: AccessLog,
+    /// When a connection was last accepted.
+    accepted_at: AtomicU64,
+    host: Host,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        state: State,
+        access_log: AccessLog,
+        resolver: Resolver,
+        host: Host,
+    ) -> Shared {
+        let workers = state.settings.workers;
+        Shared {
+            time: Time::start(),
+            started: WallClock::now(),
+            workers: workers as u64,
+            capacity: Arc::new(Capacity::new(&state.settings.limits)),
+            state: ArcSwap::from_pointee(state),
+            version: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            phase: watch::Sender::new(Phase::Serving),
+            // One more than there are workers: the acceptor counts too.
+            counts: Arc::new(Sharded::new(workers + 1)),
+            resolver: Arc::new(resolver),
+            access_log,
+            accepted_at: AtomicU64::new(0),
+            host,
+        }
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Replaces settings and routes for all calls that begin from now on.
+    pub(crate) fn replace(&self, state: State) {
+        self.capacity.set_limits(&state.settings.limits);
+        self.state.store(Arc::new(state));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.draining.store(phase >= Phase::Draining, Ordering::Relaxed);
+        self.phase.send_replace(phase);
+    }
+
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Tells of each phase that is entered.
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// A connection was accepted.
+    pub(crate) fn accepted(&self) {
+        self.accepted_at.store(self.time.now().0, Ordering::Relaxed);
+    }
+
+    /// When a connection was last accepted.
+    pub(crate) fn accepted_at(&self) -> Nanos {
+        Nanos(self.accepted_at.load(Ordering::Relaxed))
+    }
+
+    /// Connections from callers that are open.
+    pub(crate) fn connections(&self) -> u64 {
+        self.counts.sum(|counts| counts.downstream.get())
+    }
+
+    /// The metrics page.
+    pub(crate) fn metrics(&self, state: &State) -> String {
+        let services = state.routing.services();
+        let service_figures = |service: &'_ Arc<super::routing::Service>| ServiceFigures {
+            id: service.model.id.clone(),
+            calls: service.calls.clone(),
+            routes: service
+                .routes
+                .iter()
+                .map(|route| RouteFigures {
+                    upstream: route.upstream.model.id.clone(),
+                    relays: route.relays.clone(),
+                })
+                .collect(),
+        };
+        let upstreams = state.routing.upstreams().iter();
+        let Process { cpu_seconds, resident_bytes, open_fds } = (self.host.process)();
+        Figures {
+            services: services.into_iter().map(service_figures).collect(),
+            in_flight: upstreams.map(|one| (one.model.id.clone(), one.in_flight())).collect(),
+            counts: &self.counts,
+            calls: self.capacity.calls(),
+            memory_bytes: self.capacity.bytes(),
+            db_queries: (self.host.db_queries)(),
+            log_dropped: self.access_log.dropped(),
+            cpu_seconds,
+            resident_bytes,
+            open_fds,
+            started_secs: self.started.unix_ns as f64 / 1e9,
+        }
+        .page()
+    }
+}
+
+/// One worker's own.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) local: Rc<Local>,
+    pub(crate) client: Client,
+    view: RefCell<(u64, View)>,
+    ids: Cell<u64>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Worker {
+        let state = shared.state();
+        let local = Local::new(number, shared.time, shared.capacity.clone(), shared.counts.clone());
+        let local = Rc::new(local);
+        Worker {
+            client: Client::new(local.clone(), shared.resolver.clone(), &state.settings),
+            local,
+            view: RefCell::new((shared.version.load(Ordering::Acquire), Rc::new(state))),
+            ids: Cell::new(0),
+            shared,
+        }
+    }
+
+    /// Settings and routes as they are now.
+    #[inline]
+    pub(crate) fn view(&self) -> View {
+        let version = self.shared.version.load(Ordering::Acquire);
+        let mut view = self.view.borrow_mut();
+        if view.0 != version {
+            *view = (version, Rc::new(self.shared.state()));
+        }
+        view.1.clone()
+    }
+
+    /// A number from 1 on that no other exchange of this process has. It stays below 2⁵³, which is
+    /// what nodes that keep numbers as floating point can repeat, for some thousand years.
+    #[inline]
+    pub(crate) fn next_id(&self) -> u64 {
+        let id = self.ids.get();
+        self.ids.set(id + 1);
+        id * self.shared.workers + self.local.number as u64 + 1
+    }
+
+    /// Closes connections to upstreams that are not needed, until the worker ends.
+    pub(crate) async fn tidy(self: Rc<Worker>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tick.tick().await;
+            self.client.tidy(self.view().routing.upstreams());
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What one worker thread has of its own: its time, its buffers, its randomness, its counters.
+//!
+//! Nothing here is shared between threads but the counters' readers and the process's capacity, so
+//! nothing needs a lock.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use plimsoll_measure::rng::{Key, Sequence};
+use plimsoll_measure::{Clock, Nanos, WallClock};
+use tokio::time::Instant;
+
+use crate::observe::stats::{Counts, Sharded};
+use crate::permit::{Capacity, Purpose, Share};
+
+/// A buffer's size when it is made: a usual request or answer fits.
+pub(crate) const BUFFER_SIZE: usize = 8 << 10;
+
+/// Larger buffers are not pooled but freed.
+pub(crate) const BUFFER_POOLED_MAX: usize = 16 << 10;
+
+/// The most buffers that are pooled, 1 MiB to 2 MiB in all.
+const BUFFERS_POOLED_MAX: usize = 128;
+
+/// One clock for all threads: our own, and where its zero lies on the runtimes' clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time {
+    clock: Clock,
+    origin: Instant,
+}
+
+impl Time {
+    pub(crate) fn start() -> Time {
+        #[allow(clippy::disallowed_methods)] // the runtimes' clock, read once beside our own
+        let origin = Instant::now();
+        Time { clock: Clock::start(), origin }
+    }
+
+    #[inline]
+    pub(crate) fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    /// An instant of our clock on the runtimes'.
+    #[inline]
+    pub(crate) fn instant(&self, at: Nanos) -> Instant {
+        self.origin + Duration::from(at)
+    }
+}
+
+/// One worker's own.
+pub(crate) struct Local {
+    /// The worker's place among all.
+    pub(crate) number: usize,
+    pub(crate) capacity: Arc<Capacity>,
+    counts: Arc<Sharded<Counts>>,
+    time: Time,
+    recent: Cell<Nanos>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    random: RefCell<Sequence>,
+    /// The second that `Date` was written for last, on our clock, and its text.
+    date: RefCell<(u64, String)>,
+}
+
+impl Local {
+    pub(crate) fn new(
+        number: usize,
+        time: Time,
+        capacity: Arc<Capacity>,
+        counts: Arc<Sharded<Counts>>,
+    ) -> Local {
+        let seed = Key::new(WallClock::now().unix_ns).with(number as u64);
+        Local {
+            number,
+            capacity,
+            counts,
+            time,
+            recent: Cell::new(time.now()),
+            buffers: RefCell::default(),
+            random: RefCell::new(seed.sequence()),
+            date: RefCell::new((u64::MAX, String::new())),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn now(&self) -> Nanos {
+        let now = self.time.now();
+        self.recent.set(now);
+        now
+    }
+
+    /// The time when the clock was read last: enough where that was in the same turn of the loop.
+    #[inline]
+    pub(crate) fn recent(&self) -> Nanos {
+        self.recent.get()
+    }
+
+    #[inline]
+    pub(crate) fn instant(&self, at: Nanos) -> Instant {
+        self.time.instant(at)
+    }
+
+    #[inline]
+    pub(crate) fn counts(&self) -> &Counts {
+        self.counts.of(self.number)
+    }
+
+    /// A number from 0 to 1.
+    pub(crate) fn random(&self) -> f64 {
+        self.random.borrow_mut().unit()
+    }
+
+    /// Appends the value of the Date header. The wall clock is read once a second, so that a step of
+    /// it shows within a second.
+    pub(crate) fn write_date(&self, now: Nanos, out: &mut Vec<u8>) {
+        let second = now.0 / 1_000_000_000;
+        let mut date = self.date.borrow_mut();
+        if date.0 != second {
+            let at = std::time::UNIX_EPOCH + Duration::from_nanos(WallClock::now().unix_ns);
+            *date = (second, httpdate::fmt_http_date(at));
+        }
+        out.extend_from_slice(date.1.as_bytes());
+    }
+
+    /// An empty buffer of [`BUFFER_SIZE`] or somewhat more.
+    #[inline]
+    pub(crate) fn take_buffer(&self) -> Vec<u8> {
+        let pooled = self.buffers.borrow_mut().pop();
+        pooled.unwrap_or_else(|| Vec::with_capacity(BUFFER_SIZE))
+    }
+
+    #[inline]
+    pub(crate) fn give_buffer(&self, mut buffer: Vec<u8>) {
+        let mut pooled = self.buffers.borrow_mut();
+        let fits = (BUFFER_SIZE..=BUFFER_POOLED_MAX).contains(&buffer.capacity());
+        if fits && pooled.len() < BUFFERS_POOLED_MAX {
+            buffer.clear();
+            pooled.push(buffer);
+        }
+    }
+
+    /// A share of nothing yet.
+    pub(crate) fn share(&self, purpose: Purpose) -> Share {
+        Share::new(&self.capacity, purpose)
+    }
+}

@@ -1,0 +1,198 @@
+//! The access log: a line of JSON for a sample of the calls.
+//!
+//! Lines are made by the workers and written by a thread of their own, so that a slow disk slows no
+//! call: when it cannot keep up, lines are dropped and counted.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+
+use plimsoll_measure::{Nanos, WallClock};
+use plimsoll_rpc::json;
+
+use plimsoll_registry::settings::Network;
+
+/// Lines that wait to be written.
+const LINES_MAX: usize = 4_096;
+
+/// Where lines go.
+pub(crate) struct AccessLog {
+    /// `None`: stderr.
+    file: Option<PathBuf>,
+    /// Opened when it is first needed.
+    lines: OnceLock<SyncSender<Vec<u8>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// One call, as it is logged.
+pub(crate) struct Entry<'a> {
+    /// Since 1970, in nanoseconds.
+    pub(crate) at: u64,
+    pub(crate) instance: &'a str,
+    pub(crate) client: IpAddr,
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) endpoint: Option<Cow<'a, str>>,
+    pub(crate) service: Option<&'a [u8]>,
+    /// The call's method, where it is one that is known.
+    pub(crate) rpc_method: Option<&'a str>,
+    pub(crate) upstreams: &'a str,
+    pub(crate) status: u16,
+    pub(crate) calls: u32,
+    pub(crate) failed: u32,
+    pub(crate) attempts: u32,
+    pub(crate) bytes_in: usize,
+    pub(crate) took: Nanos,
+}
+
+/// A line that waits for the end of its answer.
+pub(crate) struct Line(Vec<u8>);
+
+impl AccessLog {
+    /// A log that is appended to a file, or goes to stderr, once it is opened.
+    pub(crate) fn new(file: Option<&Path>) -> AccessLog {
+        let file = file.map(Path::to_path_buf);
+        AccessLog { file, lines: OnceLock::new(), dropped: Arc::default() }
+    }
+
+    /// Opens it, unless it is open.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or there is no thread to be had.
+    pub(crate) fn open(&self) -> io::Result<()> {
+        if self.lines.get().is_some() {
+            return Ok(());
+        }
+        let out: Box<dyn Write + Send> = match &self.file {
+            Some(path) => Box::new(File::options().append(true).create(true).open(path)?),
+            None => Box::new(io::stderr()),
+        };
+        let (lines, waiting) = sync_channel(LINES_MAX);
+        let lost = self.dropped.clone();
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write(out, &waiting, &lost))?;
+        // Only one thread opens it: the one that starts and reloads.
+        let _ = self.lines.set(lines);
+        Ok(())
+    }
+
+    /// Writes a line at the end of its answer.
+    pub(crate) fn write(&self, line: Line, bytes_out: u64, complete: bool) {
+        let Some(lines) = self.lines.get() else { return };
+        if lines.try_send(line.finish(bytes_out, complete)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lines that were not written.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+fn write(out: Box<dyn Write + Send>, waiting: &Receiver<Vec<u8>>, lost: &AtomicU64) {
+    let mut out = BufWriter::new(out);
+    while let Ok(line) = waiting.recv() {
+        let mut write = |line: &[u8]| {
+            // A full disk is no reason to stop relaying; the loss is counted.
+            if out.write_all(line).is_err() {
+                lost.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        write(&line);
+        waiting.try_iter().for_each(|line| write(&line));
+        if out.flush().is_err() {
+            lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Line {
+    /// Everything that is known when the answer is ready.
+    pub(crate) fn new(entry: &Entry<'_>) -> Line {
+        let mut out = Vec::with_capacity(256);
+        let mut text = |name: &str, value: &str| {
+            out.extend_from_slice(if out.is_empty() { b"{" } else { b"," });
+            json::write_text(&mut out, name);
+            out.push(b':');
+            json::write_text(&mut out, value);
+        };
+        text("at", &WallClock { unix_ns: entry.at }.rfc3339());
+        text("instance", entry.instance);
+        text("client", &entry.client.to_string());
+        text("http_method", entry.method);
+        text("path", entry.path);
+        if let Some(endpoint) = &entry.endpoint {
+            text("endpoint", endpoint);
+        }
+        if let Some(service) = entry.service {
+            text("service", &String::from_utf8_lossy(service));
+        }
+        if let Some(method) = entry.rpc_method {
+            text("method", method);
+        }
+        if !entry.upstreams.is_empty() {
+            text("upstream", entry.upstreams);
+        }
+        let numbers = format!(
+            ",\"status\":{},\"calls\":{},\"failed\":{},\"attempts\":{},\"bytes_in\":{},\"duration_ns\":{}",
+            entry.status, entry.calls, entry.failed, entry.attempts, entry.bytes_in, entry.took.0
+        );
+        out.extend_from_slice(numbers.as_bytes());
+        Line(out)
+    }
+
+    /// Adds what became of the answer's body: bytes handed to the caller's socket, and whether that
+    /// was all of it.
+    fn finish(mut self, bytes_out: u64, complete: bool) -> Vec<u8> {
+        let truncated = if complete { "" } else { ",\"truncated\":true" };
+        self.0.extend_from_slice(format!(",\"bytes_out\":{bytes_out}{truncated}}}\n").as_bytes());
+        self.0
+    }
+}
+
+/// Whose call it is: the nearest address of X-Forwarded-For that no trusted proxy has, as far as
+/// trusted proxies vouch for it.
+pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.holds(address));
+    let mut client = peer;
+    let chain = forwarded_for.unwrap_or_default().rsplit(|byte| *byte == b',');
+    for hop in chain {
+        if !is_trusted(client) {
+            break;
+        }
+        let hop = std::str::from_utf8(hop).ok().and_then(|hop| hop.trim().parse().ok());
+        let Some(hop) = hop else { break };
+        client = hop;
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_believed_as_far_as_proxies_are_trusted() {
+        let trusted: Vec<Network> =
+            ["127.0.0.1", "10.0.0.0/8"].map(|text| Network::parse(text).expect(text)).into();
+        let check = |peer: &str, chain: &str, client: &str| {
+            let ip = |text: &str| -> IpAddr { text.parse().expect(text) };
+            let chain = Some(chain.as_bytes()).filter(|chain| !chain.is_empty());
+            assert_eq!(super::client(ip(peer), chain, &trusted), ip(client));
+        };
+        check("203.0.113.9", "", "203.0.113.9");
+        check("203.0.113.9", "198.51.100.1", "203.0.113.9"); // nobody vouches for it
+        check("127.0.0.1", "198.51.100.1", "198.51.100.1");
+        check("127.0.0.1", "198.51.100.1, 10.1.2.3", "198.51.100.1");
+        check("127.0.0.1", "6.6.6.6, 198.51.100.1, 10.1.2.3", "198.51.100.1"); // forged in front
+        check("127.0.0.1", "garbage", "127.0.0.1");
+        check("127.0.0.1", "", "127.0.0.1");
+    }
+}

@@ -1,0 +1,263 @@
+//! The metrics page, in Prometheus' text format.
+//!
+//! Figures are added up from the workers' shards when they are asked for. Every metric that is ever
+//! shown stands in [`METRICS`], from which the documentation is checked.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use plimsoll_rpc::method;
+
+use crate::error::{ErrorKind, TABLE};
+use crate::observe::stats::{
+    Calls, Counts, Durations, EDGES, Outcome, RelayOutcome, Relays, SHED, Sharded,
+};
+
+/// A metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels, with commas.
+    pub labels: &'static str,
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($name:ident = $text:literal, $kind:literal, $labels:literal, $help:literal;)*) => {
+        $(const $name: Metric = Metric { name: $text, kind: $kind, labels: $labels, help: $help };)*
+
+        /// Every metric.
+        pub const METRICS: &[Metric] = &[$($name,)*];
+    };
+}
+
+metrics! {
+    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome: ok; rpc_error (the upstream's error object); caller, gateway or upstream, whose fault the gateway's own error is; cancelled (the caller left first); truncated (the answer did not arrive as a whole).";
+    CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "From the request read to the answer ready.";
+    RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream: ok, the meaning of the upstream's error object, why there was no answer, or cancelled.";
+    RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "From sending upstream to the whole answer.";
+    IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays under way.";
+    SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for want of capacity, by error; too_many_connections, without a service, counts connections.";
+    REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before a method was known, by error.";
+    CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
+    CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; limits.calls is the most.";
+    MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; limits.memory is the most.";
+    DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; none of them for a call.";
+    LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Lines of the access log that could not be written.";
+    BUILD = "plimsoll_build_info", "gauge", "version", "1.";
+    CPU = "process_cpu_seconds_total", "counter", "", "User and system time.";
+    MEMORY = "process_resident_memory_bytes", "gauge", "", "Resident memory.";
+    FDS = "process_open_fds", "gauge", "", "Open file descriptors.";
+    STARTED = "process_start_time_seconds", "gauge", "", "Start, since 1970.";
+}
+
+/// What the page shows of a service.
+pub(crate) struct ServiceFigures {
+    pub(crate) id: String,
+    pub(crate) calls: Arc<Sharded<Calls>>,
+    pub(crate) routes: Vec<RouteFigures>,
+}
+
+/// What the page shows of a service's relays to one upstream.
+pub(crate) struct RouteFigures {
+    pub(crate) upstream: String,
+    pub(crate) relays: Arc<Sharded<Relays>>,
+}
+
+/// What the page shows.
+pub(crate) struct Figures<'a> {
+    pub(crate) services: Vec<ServiceFigures>,
+    /// Relays in flight by upstream.
+    pub(crate) in_flight: Vec<(String, u64)>,
+    pub(crate) counts: &'a Sharded<Counts>,
+    pub(crate) calls: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) db_queries: u64,
+    pub(crate) log_dropped: u64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) resident_bytes: u64,
+    pub(crate) open_fds: u64,
+    pub(crate) started_secs: f64,
+}
+
+impl Figures<'_> {
+    /// The page.
+    pub(crate) fn page(&self) -> String {
+        let mut page = Page(String::with_capacity(16 << 10));
+        page.calls(&self.services);
+        page.relays(&self.services);
+        page.head(IN_FLIGHT);
+        for (upstream, in_flight) in &self.in_flight {
+            page.sample(IN_FLIGHT, "", &[("upstream", upstream)], in_flight);
+        }
+        page.shed(self.counts, &self.services);
+        page.head(REFUSED);
+        for (at, row) in TABLE.iter().enumerate() {
+            let count = self.counts.sum(|counts| counts.refused[at].get());
+            if count > 0 {
+                page.sample(REFUSED, "", &[("reason", row.name)], count);
+            }
+        }
+        page.head(CONNECTIONS);
+        let downstream = self.counts.sum(|counts| counts.downstream.get());
+        page.sample(CONNECTIONS, "", &[("side", "downstream")], downstream);
+        let upstream = self.counts.sum(|counts| counts.upstream.get());
+        page.sample(CONNECTIONS, "", &[("side", "upstream")], upstream);
+        page.one(CALLS_IN_FLIGHT, self.calls);
+        page.one(MEMORY_HELD, self.memory_bytes);
+        page.one(DB_QUERIES, self.db_queries);
+        page.one(LOG_DROPPED, self.log_dropped);
+        page.head(BUILD);
+        page.sample(BUILD, "", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.one(CPU, self.cpu_seconds);
+        page.one(MEMORY, self.resident_bytes);
+        page.one(FDS, self.open_fds);
+        page.one(STARTED, self.started_secs);
+        page.0
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, metric: Metric) {
+        let Metric { name, kind, help, .. } = metric;
+        write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect("writing to memory");
+    }
+
+    fn one(&mut self, metric: Metric, value: impl std::fmt::Display) {
+        self.head(metric);
+        self.sample(metric, "", &[], value);
+    }
+
+    fn sample(
+        &mut self,
+        metric: Metric,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        value: impl std::fmt::Display,
+    ) {
+        self.0 += metric.name;
+        self.0 += suffix;
+        for (at, (name, value)) in labels.iter().enumerate() {
+            // Ids hold no character that would have to be escaped.
+            write!(self.0, "{}{name}=\"{value}\"", if at == 0 { '{' } else { ',' })
+                .expect("writing to memory");
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        writeln!(self.0, "{close} {value}").expect("writing to memory");
+    }
+
+    fn calls(&mut self, services: &[ServiceFigures]) {
+        self.head(CALLS);
+        for service in services {
+            for method in 0..=method::NAMES.len() {
+                let name = method::NAMES.get(method).copied().unwrap_or("other");
+                for (at, outcome) in Outcome::WORDS.into_iter().enumerate() {
+                    let count = service.calls.sum(|calls| calls.count(method, at));
+                    if count > 0 {
+                        let labels = [
+                            ("service", service.id.as_str()),
+                            ("method", name),
+                            ("outcome", outcome),
+                            ("cache", "bypass"),
+                        ];
+                        self.sample(CALLS, "", &labels, count);
+                    }
+                }
+            }
+        }
+        self.head(CALL_DURATION);
+        for service in services {
+            for (at, outcome) in Outcome::WORDS.into_iter().enumerate() {
+                let labels = [("service", service.id.as_str()), ("outcome", outcome)];
+                self.durations(CALL_DURATION, &labels, |bucket| {
+                    service.calls.sum(|calls| figure(&calls.durations[at], bucket))
+                });
+            }
+        }
+    }
+
+    fn relays(&mut self, services: &[ServiceFigures]) {
+        self.head(RELAYS);
+        let routes = || {
+            services.iter().flat_map(|service| {
+                service.routes.iter().map(move |route| (service.id.as_str(), route))
+            })
+        };
+        for (service, route) in routes() {
+            for at in 0..RelayOutcome::COUNT {
+                let count = route.relays.sum(|relays| relays.count(at));
+                if count > 0 {
+                    let labels = [
+                        ("service", service),
+                        ("upstream", route.upstream.as_str()),
+                        ("outcome", RelayOutcome::word(at)),
+                    ];
+                    self.sample(RELAYS, "", &labels, count);
+                }
+            }
+        }
+        self.head(RELAY_DURATION);
+        for (service, route) in routes() {
+            let labels = [("service", service), ("upstream", route.upstream.as_str())];
+            self.durations(RELAY_DURATION, &labels, |bucket| {
+                route.relays.sum(|relays| figure(&relays.durations, bucket))
+            });
+        }
+    }
+
+    fn shed(&mut self, counts: &Sharded<Counts>, services: &[ServiceFigures]) {
+        self.head(SHED_CALLS);
+        let mut sample = |service: &str, kind: ErrorKind, count: u64| {
+            if count > 0 {
+                let labels = [("service", service), ("reason", kind.row().name)];
+                self.sample(SHED_CALLS, "", &labels, count);
+            }
+        };
+        for service in services {
+            for (place, kind) in SHED.into_iter().enumerate() {
+                let count = service.calls.sum(|calls| calls.shed[place].get());
+                sample(&service.id, kind, count);
+            }
+        }
+        let full = ErrorKind::TooManyConnections;
+        sample("", full, counts.sum(|counts| counts.refused[full as usize].get()));
+    }
+
+    /// A histogram, unless nothing was counted; `figure` gives a bucket's count, or the sum.
+    fn durations(
+        &mut self,
+        metric: Metric,
+        labels: &[(&str, &str)],
+        figure: impl Fn(Option<usize>) -> u64,
+    ) {
+        let counts: Vec<u64> = (0..=EDGES.len()).map(|bucket| figure(Some(bucket))).collect();
+        let total: u64 = counts.iter().sum();
+        if total == 0 {
+            return;
+        }
+        let mut below = 0;
+        for (count, edge) in counts.iter().zip(EDGES) {
+            below += count;
+            let edge = edge.as_secs_f64().to_string();
+            let labels: Vec<_> = labels.iter().copied().chain([("le", edge.as_str())]).collect();
+            self.sample(metric, "_bucket", &labels, below);
+        }
+        let labels_inf: Vec<_> = labels.iter().copied().chain([("le", "+Inf")]).collect();
+        self.sample(metric, "_bucket", &labels_inf, total);
+        self.sample(metric, "_sum", labels, figure(None) as f64 / 1e9);
+        self.sample(metric, "_count", labels, total);
+    }
+}
+
+fn figure(durations: &Durations, bucket: Option<usize>) -> u64 {
+    match bucket {
+        Some(bucket) => durations.buckets[bucket].get(),
+        None => durations.sum_ns.get(),
+    }
+}

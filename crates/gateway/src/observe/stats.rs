@@ -1,0 +1,298 @@
+//! What is counted, without locks and without contention.
+//!
+//! Each worker has a shard of its own and is its only writer, so that counting is a load and a store
+//! on a line that nobody else writes; whoever wants the figures adds the shards up. Figures belong to
+//! a service or a route, not to a registry, and outlive the registries in which they stand.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use plimsoll_measure::Nanos;
+use plimsoll_rpc::method::{self, Method};
+
+use crate::error::{ErrorKind, Fault};
+use crate::protocol::Category;
+
+/// A count with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        // One writer: no other thread's addition can be lost between the load and the store.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn take(&self, n: u64) {
+        self.add(n.wrapping_neg());
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One `T` for each worker, on lines of its own.
+#[derive(Debug)]
+pub(crate) struct Sharded<T>(Box<[Shard<T>]>);
+
+#[derive(Debug, Default)]
+#[repr(align(128))] // two lines: processors fetch them in pairs
+struct Shard<T>(T);
+
+impl<T: Default> Sharded<T> {
+    pub(crate) fn new(workers: usize) -> Sharded<T> {
+        Sharded((0..workers).map(|_| Shard::default()).collect())
+    }
+
+    /// The shard of a worker, which alone may write to it.
+    #[inline]
+    pub(crate) fn of(&self, worker: usize) -> &T {
+        &self.0[worker].0
+    }
+
+    /// The last shard.
+    pub(crate) fn last(&self) -> &T {
+        self.of(self.0.len() - 1)
+    }
+
+    /// A figure, summed over all workers.
+    pub(crate) fn sum(&self, figure: impl Fn(&T) -> u64) -> u64 {
+        self.0.iter().fold(0, |sum, shard| sum.wrapping_add(figure(&shard.0)))
+    }
+}
+
+/// What is counted beside calls and relays.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Connections from callers that are open.
+    pub(crate) downstream: Counter,
+    /// Connections to upstreams that are open, idle ones among them.
+    pub(crate) upstream: Counter,
+    /// Requests that were refused before a service was known, by the error's place in the table.
+    pub(crate) refused: [Counter; crate::error::TABLE.len()],
+}
+
+/// Upper edges of the buckets that durations are counted in.
+pub(crate) const EDGES: [Nanos; 17] = [
+    Nanos(100_000),
+    Nanos(250_000),
+    Nanos(500_000),
+    Nanos::from_millis(1),
+    Nanos(2_500_000),
+    Nanos::from_millis(5),
+    Nanos::from_millis(10),
+    Nanos::from_millis(25),
+    Nanos::from_millis(50),
+    Nanos::from_millis(100),
+    Nanos::from_millis(250),
+    Nanos::from_millis(500),
+    Nanos::from_secs(1),
+    Nanos::from_millis(2_500),
+    Nanos::from_secs(5),
+    Nanos::from_secs(10),
+    Nanos::from_secs(30),
+];
+
+/// Durations in buckets, as Prometheus wants them.
+#[derive(Debug, Default)]
+pub(crate) struct Durations {
+    /// One more than there are edges: what took longer than the last.
+    pub(crate) buckets: [Counter; EDGES.len() + 1],
+    pub(crate) sum_ns: Counter,
+}
+
+impl Durations {
+    #[inline]
+    pub(crate) fn add(&self, span: Nanos) {
+        let bucket = EDGES.partition_point(|edge| *edge < span);
+        self.buckets[bucket].add(1);
+        self.sum_ns.add(span.0);
+    }
+}
+
+/// What a call came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// A result.
+    Ok,
+    /// An upstream's error object: the chain's answer, not a failure of the relay.
+    RpcError,
+    /// An error of our own table.
+    Failed(Fault),
+    /// The caller left before there was an answer.
+    Cancelled,
+    /// The answer did not reach the caller as a whole.
+    Truncated,
+}
+
+impl Outcome {
+    pub(crate) const WORDS: [&str; 7] =
+        ["ok", "rpc_error", "caller", "gateway", "upstream", "cancelled", "truncated"];
+
+    #[inline]
+    pub(crate) fn place(self) -> usize {
+        match self {
+            Outcome::Ok => 0,
+            Outcome::RpcError => 1,
+            Outcome::Failed(fault) => 2 + fault as usize,
+            Outcome::Cancelled => 5,
+            Outcome::Truncated => 6,
+        }
+    }
+}
+
+/// What is counted of a service's calls.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    /// By method, those unknown in the last place; made when a method is first called.
+    by_method: [OnceLock<Box<[Counter; Outcome::WORDS.len()]>>; method::NAMES.len() + 1],
+    pub(crate) durations: [Durations; Outcome::WORDS.len()],
+    /// Calls that were refused for want of capacity, in the order of [`SHED`].
+    pub(crate) shed: [Counter; SHED.len()],
+}
+
+/// The errors that mean that there was no room for a call.
+pub(crate) const SHED: [ErrorKind; 2] = [ErrorKind::LimitReached, ErrorKind::Busy];
+
+impl Default for Calls {
+    fn default() -> Calls {
+        let by_method = [const { OnceLock::new() }; method::NAMES.len() + 1];
+        Calls { by_method, durations: Default::default(), shed: Default::default() }
+    }
+}
+
+impl Calls {
+    #[inline]
+    pub(crate) fn add(&self, method: Option<Method>, outcome: Outcome, span: Nanos) {
+        let place = method.map_or(method::NAMES.len(), Method::place);
+        self.by_method[place].get_or_init(Box::default)[outcome.place()].add(1);
+        self.durations[outcome.place()].add(span);
+    }
+
+    /// Calls by the method's place, with one more place for unknown ones, and the outcome's.
+    pub(crate) fn count(&self, method: usize, outcome: usize) -> u64 {
+        self.by_method[method].get().map_or(0, |counts| counts[outcome].get())
+    }
+}
+
+/// What a relay came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayOutcome {
+    Ok,
+    /// An error object of this meaning.
+    Rpc(Category),
+    /// No answer, for this reason.
+    Failed(ErrorKind),
+    /// It was not waited for any more.
+    Cancelled,
+}
+
+/// The ways in which a relay fails, in the order of their places.
+const FAILURES: [ErrorKind; 8] = [
+    ErrorKind::Unreachable,
+    ErrorKind::TimedOut,
+    ErrorKind::Broken,
+    ErrorKind::BadStatus,
+    ErrorKind::BadAnswer,
+    ErrorKind::AnswerTooLarge,
+    ErrorKind::Internal,
+    ErrorKind::Busy,
+];
+
+impl RelayOutcome {
+    pub(crate) const COUNT: usize = 2 + Category::ALL.len() + FAILURES.len();
+
+    fn place(self) -> usize {
+        match self {
+            RelayOutcome::Ok => 0,
+            RelayOutcome::Rpc(category) => 1 + category as usize,
+            RelayOutcome::Failed(kind) => {
+                let failure = FAILURES.iter().position(|failure| *failure == kind);
+                1 + Category::ALL.len() + failure.expect("a relay fails in one of these ways")
+            }
+            RelayOutcome::Cancelled => RelayOutcome::COUNT - 1,
+        }
+    }
+
+    /// The word for the outcome in this place.
+    pub(crate) fn word(place: usize) -> &'static str {
+        match place {
+            0 => "ok",
+            place if place <= Category::ALL.len() => Category::ALL[place - 1].word(),
+            place => {
+                let failure = FAILURES.get(place - 1 - Category::ALL.len());
+                failure.map_or("cancelled", |kind| kind.row().name)
+            }
+        }
+    }
+}
+
+/// What is counted of the relays of one service to one upstream.
+#[derive(Debug, Default)]
+pub(crate) struct Relays {
+    outcomes: [Counter; RelayOutcome::COUNT],
+    pub(crate) durations: Durations,
+}
+
+impl Relays {
+    #[inline]
+    pub(crate) fn add(&self, outcome: RelayOutcome, span: Nanos) {
+        self.outcomes[outcome.place()].add(1);
+        self.durations.add(span);
+    }
+
+    pub(crate) fn count(&self, place: usize) -> u64 {
+        self.outcomes[place].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_fall_into_their_buckets() {
+        let durations = Durations::default();
+        for span in [Nanos(1), EDGES[0], Nanos(EDGES[0].0 + 1), Nanos::from_secs(31)] {
+            durations.add(span);
+        }
+        let counts: Vec<u64> = durations.buckets.iter().map(Counter::get).collect();
+        assert_eq!((counts[0], counts[1], counts[17]), (2, 1, 1));
+        assert_eq!(durations.sum_ns.get(), 1 + 100_000 + 100_001 + 31_000_000_000);
+    }
+
+    #[test]
+    fn outcomes_have_places_of_their_own() {
+        let all = [RelayOutcome::Ok]
+            .into_iter()
+            .chain(Category::ALL.map(RelayOutcome::Rpc))
+            .chain(FAILURES.map(RelayOutcome::Failed))
+            .chain([RelayOutcome::Cancelled]);
+        for (at, outcome) in all.enumerate() {
+            assert_eq!(outcome.place(), at);
+        }
+        assert_eq!(RelayOutcome::word(0), "ok");
+        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 1), "cancelled");
+        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 2), "busy");
+        for outcome in [Outcome::Ok, Outcome::RpcError, Outcome::Cancelled, Outcome::Truncated] {
+            let word = format!("{outcome:?}").to_lowercase();
+            assert_eq!(Outcome::WORDS[outcome.place()].replace('_', ""), word);
+        }
+        for fault in Fault::ALL {
+            assert_eq!(Outcome::WORDS[Outcome::Failed(fault).place()], fault.word());
+        }
+    }
+
+    #[test]
+    fn shards_add_up() {
+        let sharded: Sharded<Counter> = Sharded::new(3);
+        sharded.of(0).add(5);
+        sharded.of(2).add(7);
+        sharded.of(2).take(1);
+        assert_eq!(sharded.sum(Counter::get), 11);
+    }
+}

@@ -1,0 +1,326 @@
+//! What the process may hold at a time: calls in flight and bytes, one account for all threads.
+//!
+//! A call enters with a [`Permit`]; whatever holds memory beyond what a permit covers holds a
+//! [`Share`]. Both settle what they took exactly once, when they are dropped, so that no path out of
+//! a call (an error, a timeout, a caller that leaves) can forget to.
+//!
+//! # What is charged
+//! - a connection: its session and socket, with TLS and HTTP/2 their state;
+//! - a request that is read bit by bit, and a stream of HTTP/2: their buffers;
+//! - a call: the small buffers that it uses ([`CALL_BYTES`]);
+//! - every buffer beyond those: long bodies, decoded bodies, long answers, batches.
+//!
+//! Bytes are charged when memory is taken, never when they are only announced. Growth is charged
+//! before the buffer grows.
+//!
+//! # Who comes first
+//! All together never take more than `limits.memory`. Within it each [`Purpose`] has a quota, so that
+//! callers with long bodies, or with many calls on one connection, cannot shed those with one short
+//! call: some memory is left that only a connection's first call may take.
+//!
+//! When long buffers have taken half of their quota, the process is under pressure: callers that do
+//! not read their answers lose them early.
+//!
+//! Invariant: when nothing is in flight and nobody is connected, all counts are zero.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use plimsoll_registry::settings::Limits;
+
+use crate::error::{Error, ErrorKind};
+
+/// What a connection takes: its task, its timer, its socket's readiness.
+pub(crate) const CONNECTION_BYTES: u64 = 4 << 10;
+
+/// What TLS adds to a connection: its keys and buffers.
+pub(crate) const TLS_BYTES: u64 = 16 << 10;
+
+/// What HTTP/2 adds to a connection: header tables, stream slabs, frame buffers.
+pub(crate) const HTTP2_BYTES: u64 = 16 << 10;
+
+/// What a call takes at least: the buffers of its request, of the request upstream, of the response
+/// and of its answer, 8 KiB each at most, and its task.
+pub(crate) const CALL_BYTES: u64 = 32 << 10;
+
+/// What bytes are held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A connection.
+    Connection,
+    /// A long body or answer.
+    Long,
+    /// A call beside others of its connection, or a request that is read bit by bit.
+    Further,
+    /// A connection's only call.
+    First,
+}
+
+impl Purpose {
+    const COUNT: usize = 4;
+
+    /// How much of the memory may be held for it, and how much for all together when it asks for
+    /// more, in eighths.
+    const fn quota(self) -> (u64, u64) {
+        match self {
+            Purpose::Connection => (4, 8),
+            Purpose::Long => (4, 7),
+            Purpose::Further => (2, 7),
+            Purpose::First => (8, 8),
+        }
+    }
+}
+
+/// The accounts of a process.
+#[derive(Debug, Default)]
+pub(crate) struct Capacity {
+    calls: AtomicU64,
+    bytes: AtomicU64,
+    /// `bytes` by purpose. First calls need no account: what is left is theirs.
+    by_purpose: [AtomicU64; Purpose::COUNT - 1],
+    calls_max: AtomicU64,
+    bytes_max: AtomicU64,
+    endpoint_calls_max: AtomicU64,
+}
+
+impl Capacity {
+    pub(crate) fn new(limits: &Limits) -> Capacity {
+        let capacity = Capacity::default();
+        capacity.set_limits(limits);
+        capacity
+    }
+
+    /// Takes up other limits; what is held stays.
+    pub(crate) fn set_limits(&self, limits: &Limits) {
+        self.calls_max.store(limits.calls as u64, Ordering::Relaxed);
+        self.bytes_max.store(limits.memory, Ordering::Relaxed);
+        self.endpoint_calls_max.store(limits.calls_per_endpoint as u64, Ordering::Relaxed);
+    }
+
+    /// Calls in flight.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether memory is short: a caller that holds it without using it should lose it.
+    pub(crate) fn is_under_pressure(&self) -> bool {
+        let held = self.by_purpose[Purpose::Long as usize].load(Ordering::Relaxed);
+        held > self.eighths(Purpose::Long.quota().0) / 2
+    }
+
+    /// Lets a call in; `purpose`: whether it is its connection's only one.
+    ///
+    /// # Errors
+    /// Too many calls are in flight, in the process or of the endpoint, or memory is used up.
+    #[inline]
+    pub(crate) fn enter<'a>(
+        &'a self,
+        endpoint: &'a AtomicU64,
+        purpose: Purpose,
+    ) -> Result<Permit<'a>, Error> {
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+        let of_endpoint = endpoint.fetch_add(1, Ordering::Relaxed);
+        let has_memory = self.take(purpose, CALL_BYTES);
+        // From here on, dropping the permit settles all of it.
+        let permit = Permit { capacity: self, endpoint, purpose };
+        if calls >= self.calls_max.load(Ordering::Relaxed) {
+            return Err(busy("limits.calls calls are in flight; try again"));
+        }
+        if of_endpoint >= self.endpoint_calls_max.load(Ordering::Relaxed) {
+            return Err(busy("limits.calls_per_endpoint calls are in flight; try again"));
+        }
+        if !has_memory {
+            return Err(busy(MEMORY_USED_UP));
+        }
+        Ok(permit)
+    }
+
+    /// Takes bytes, and says whether there was room for them.
+    #[inline]
+    fn take(&self, purpose: Purpose, bytes: u64) -> bool {
+        let (own, all) = purpose.quota();
+        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let fits = held <= self.eighths(all);
+        match self.by_purpose.get(purpose as usize) {
+            None => fits,
+            Some(account) => {
+                let held = account.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                fits && held <= self.eighths(own)
+            }
+        }
+    }
+
+    #[inline]
+    fn give(&self, purpose: Purpose, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(account) = self.by_purpose.get(purpose as usize) {
+            account.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn eighths(&self, count: u64) -> u64 {
+        self.bytes_max.load(Ordering::Relaxed) / 8 * count
+    }
+}
+
+/// A call's leave to be in flight.
+#[derive(Debug)]
+pub(crate) struct Permit<'a> {
+    capacity: &'a Capacity,
+    endpoint: &'a AtomicU64,
+    purpose: Purpose,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.capacity.calls.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.fetch_sub(1, Ordering::Relaxed);
+        self.capacity.give(self.purpose, CALL_BYTES);
+    }
+}
+
+/// Bytes held by a buffer or a connection.
+#[derive(Debug)]
+pub(crate) struct Share {
+    capacity: Arc<Capacity>,
+    purpose: Purpose,
+    bytes: u64,
+}
+
+impl Share {
+    /// A share of nothing.
+    pub(crate) fn new(capacity: &Arc<Capacity>, purpose: Purpose) -> Share {
+        Share { capacity: capacity.clone(), purpose, bytes: 0 }
+    }
+
+    /// Whether it is for this purpose.
+    pub(crate) fn is_for(&self, purpose: Purpose) -> bool {
+        self.purpose == purpose
+    }
+
+    /// Whether it covers nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Charges for `bytes` more, before the memory is taken.
+    ///
+    /// # Errors
+    /// That would be too much; nothing is charged.
+    pub(crate) fn add(&mut self, bytes: u64) -> Result<(), Error> {
+        if !self.capacity.take(self.purpose, bytes) {
+            self.capacity.give(self.purpose, bytes);
+            return Err(busy(MEMORY_USED_UP));
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Charges so that `bytes` are covered in all.
+    ///
+    /// # Errors
+    /// As [`Share::add`].
+    pub(crate) fn cover(&mut self, bytes: u64) -> Result<(), Error> {
+        match bytes.checked_sub(self.bytes) {
+            None | Some(0) => Ok(()),
+            Some(more) => self.add(more),
+        }
+    }
+
+    /// Gives back what goes beyond `bytes`.
+    pub(crate) fn reduce(&mut self, bytes: u64) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.capacity.give(self.purpose, less);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.capacity.give(self.purpose, self.bytes);
+    }
+}
+
+const MEMORY_USED_UP: &str = "limits.memory is used up; try again";
+
+fn busy(why: &'static str) -> Error {
+    Error::new(ErrorKind::Busy, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacity(calls: usize, memory: u64) -> Arc<Capacity> {
+        let limits = Limits { calls, calls_per_endpoint: 2, memory, ..Limits::default() };
+        Arc::new(Capacity::new(&limits))
+    }
+
+    fn is_settled(capacity: &Capacity) -> bool {
+        let accounts = [&capacity.calls, &capacity.bytes].into_iter().chain(&capacity.by_purpose);
+        accounts.into_iter().all(|account| account.load(Ordering::Relaxed) == 0)
+    }
+
+    #[test]
+    fn permits_settle_once_whether_granted_or_not() {
+        let capacity = capacity(3, 1 << 20);
+        let (one, other) = (AtomicU64::new(0), AtomicU64::new(0));
+        let enter = |endpoint| capacity.enter(endpoint, Purpose::First);
+        let held = [enter(&one), enter(&one)].map(|permit| permit.expect("room"));
+        // The endpoint is full, the process is not.
+        assert!(capacity.enter(&one, Purpose::First).is_err());
+        let third = capacity.enter(&other, Purpose::Further).expect("room");
+        assert!(capacity.enter(&other, Purpose::First).is_err());
+        drop(third);
+        assert!(capacity.enter(&other, Purpose::First).is_ok());
+        drop(held);
+        assert!(is_settled(&capacity));
+        assert_eq!(one.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn no_purpose_takes_what_is_left_for_first_calls() {
+        let capacity = capacity(10_000, 8 << 20);
+        let fill = |purpose| {
+            let mut share = Share::new(&capacity, purpose);
+            while share.add(64 << 10).is_ok() {}
+            share
+        };
+        let long = fill(Purpose::Long);
+        assert_eq!(long.bytes, 4 << 20);
+        assert!(capacity.is_under_pressure());
+        let further = fill(Purpose::Further);
+        assert_eq!(further.bytes, 2 << 20);
+        let connections = fill(Purpose::Connection);
+        assert_eq!(connections.bytes, 2 << 20, "all of it is taken");
+        drop(connections);
+        let endpoint = AtomicU64::new(0);
+        assert!(capacity.enter(&endpoint, Purpose::Further).is_err());
+        assert!(capacity.enter(&endpoint, Purpose::First).is_ok());
+        let mut more = Share::new(&capacity, Purpose::Long);
+        assert!(more.add(1).is_err());
+        drop(further);
+        assert!(more.add(1).is_err(), "its own quota is used up");
+        drop((long, more));
+        assert!(is_settled(&capacity) && !capacity.is_under_pressure());
+    }
+
+    #[test]
+    fn shares_cover_what_grows() {
+        let capacity = capacity(1, 8 << 10);
+        let mut share = Share::new(&capacity, Purpose::First);
+        assert!(share.cover(4 << 10).is_ok() && share.cover(1 << 10).is_ok());
+        assert!(share.cover(9 << 10).is_err());
+        share.reduce(5 << 10);
+        assert_eq!((share.bytes, capacity.bytes()), (4 << 10, 4 << 10));
+        share.reduce(1 << 10);
+        assert_eq!((share.bytes, capacity.bytes()), (1 << 10, 1 << 10));
+        drop(share);
+        assert!(is_settled(&capacity));
+    }
+}

@@ -1,0 +1,44 @@
+//! Cross-origin calls: what browsers may do.
+
+use crate::call::message::{Answer, Request};
+use plimsoll_registry::settings::Cors;
+
+/// How long a browser may remember the answer to a preflight, in seconds: a day, the most that any
+/// of them takes.
+const MAX_AGE: &[u8] = b"86400";
+
+/// What a script may read beside the body.
+const EXPOSED: &[u8] =
+    b"x-plimsoll-instance, x-plimsoll-upstream, x-plimsoll-attempts, retry-after";
+
+/// Lets the page that calls read the answer, where it may.
+pub(super) fn permit(cors: &Cors, request: &Request<'_>, answer: &mut Answer<'_>) {
+    let Some(origin) = request.fields.origin else { return };
+    let may = match cors {
+        Cors::Off => return,
+        Cors::Any => true,
+        Cors::Origins(origins) => origins.iter().any(|known| known.as_bytes() == origin),
+    };
+    answer.fields.push(("vary".into(), b"origin".to_vec()));
+    // An origin is echoed: it must not be able to say more.
+    let plain = origin.iter().all(|byte| byte.is_ascii_graphic());
+    if may && plain {
+        answer.fields.push(("access-control-allow-origin".into(), origin.to_vec()));
+        answer.fields.push(("access-control-expose-headers".into(), EXPOSED.to_vec()));
+    }
+}
+
+/// Answers OPTIONS: what the path takes, and to a preflight what a page may send.
+pub(super) fn options<'a>(methods: &'static str, cors: &Cors, request: &Request<'_>) -> Answer<'a> {
+    let mut answer = Answer::new(204, b"", Vec::new());
+    answer.fields.push(("allow".into(), methods.into()));
+    if *cors != Cors::Off && request.fields.request_method.is_some() {
+        let wanted = request.fields.request_headers.unwrap_or(b"content-type, target-service-id");
+        let plain = wanted.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+        let wanted = if plain { wanted } else { b"content-type" };
+        answer.fields.push(("access-control-allow-methods".into(), methods.into()));
+        answer.fields.push(("access-control-allow-headers".into(), wanted.to_vec()));
+        answer.fields.push(("access-control-max-age".into(), MAX_AGE.to_vec()));
+    }
+    answer
+}

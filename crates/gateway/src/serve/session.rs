@@ -1,0 +1,385 @@
+//! A caller's connection: requests in, answers out, one after another.
+//!
+//! HTTP/1.1 is read and written here; HTTP/2 (by ALPN, or by its preface in clear) is handed to
+//! `http2`. A connection that waits holds no buffer. Whatever cannot be read as exactly one request
+//! is answered once and ends the connection.
+//!
+//! Invariant: every request that was read as a whole is answered, in order, before the next is read;
+//! the connection ends only between answers, or because the caller ended it.
+
+mod head;
+mod http2;
+mod read;
+mod sessions;
+mod wire;
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use plimsoll_measure::Nanos;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{compress, face};
+use crate::call::message::{AllFields, Answer, Body, Request};
+use crate::call::worker::{View, Worker};
+use crate::error::Shape;
+use crate::http1::{self, Framing};
+use crate::local::BUFFER_SIZE;
+use crate::offload;
+use crate::payload::{Held, Payload};
+use crate::permit::{CONNECTION_BYTES, Purpose, Share, TLS_BYTES};
+use crate::transport::io::Io;
+use crate::transport::timer::Timer;
+
+use head::Delimited;
+use read::Unread;
+pub(crate) use sessions::Sessions;
+use sessions::Slot;
+use wire::Wire;
+
+/// What an HTTP/2 connection in clear starts with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// After an answer that ends the connection, the rest of what the caller sends is discarded, so that
+/// it can read the answer: closing on unread bytes would reset the connection. That takes at most
+/// this long without a byte,
+const LINGER_PAUSE: Nanos = Nanos::from_secs(2);
+
+/// and this long in all: a body of some hundred megabytes over a usual line.
+const LINGER_TIME: Nanos = Nanos::from_secs(30);
+
+/// A connection that was accepted.
+pub(crate) struct Arrival {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: IpAddr,
+    /// Covers what the connection takes.
+    pub(crate) share: Share,
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    sessions: Rc<Sessions>,
+    arrival: Arrival,
+    tls: Option<TlsAcceptor>,
+) {
+    let Arrival { stream, peer, share } = arrival;
+    let mut open = Open { worker: worker.clone(), share };
+    let local = worker.local.clone();
+    // An answer is written in one piece and must not wait for the caller's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let until = local.instant(local.now() + worker.view().settings.limits.header_time);
+    let mut timer = Timer::new(until);
+    let (io, agreed_on_http2) = match tls {
+        None => (Io::Plain(stream), false),
+        Some(tls) => {
+            if open.share.add(TLS_BYTES).is_err() {
+                return;
+            }
+            match Box::pin(timer.limit(until, tls.accept(stream))).await {
+                Ok(Ok(stream)) => {
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    (Io::Tls(Box::new(stream.into())), http2)
+                }
+                // Without a handshake there is no way to answer.
+                _ => return,
+            }
+        }
+    };
+    let mut session = Session {
+        wire: Wire { local, io, timer },
+        slot: sessions.enter(),
+        peer,
+        share: None,
+        buffer: Vec::new(),
+        is_new: true,
+        worker,
+    };
+    let last = match agreed_on_http2 {
+        true => session.expect_http2().await,
+        false => loop {
+            match session.turn().await {
+                NextStep::Read => {}
+                last => break last,
+            }
+        },
+    };
+    let Session { worker, wire, slot, peer, buffer, .. } = session;
+    match last {
+        NextStep::Http2 => {
+            Box::pin(http2::serve(worker, wire.io, buffer, peer, slot, &mut open.share)).await;
+        }
+        NextStep::Read | NextStep::End => worker.local.give_buffer(buffer),
+    }
+}
+
+/// Counts a connection for as long as it is open. It was counted in when it was accepted.
+struct Open {
+    worker: Rc<Worker>,
+    share: Share,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.local.counts().downstream.take(1);
+    }
+}
+
+struct Session {
+    worker: Rc<Worker>,
+    wire: Wire,
+    slot: Slot,
+    peer: IpAddr,
+    /// Covers the buffer while it is waited for more of a request; a call's permit covers it later.
+    share: Option<Share>,
+    /// What was read and not yet used; empty and without memory between requests.
+    buffer: Vec<u8>,
+    /// No request has begun yet.
+    is_new: bool,
+}
+
+/// What follows a turn: the connection goes on as it was, goes on in another protocol, or ends.
+enum NextStep {
+    Read,
+    /// The buffer begins with HTTP/2's preface.
+    Http2,
+    End,
+}
+
+impl Session {
+    /// Reads the preface of a caller that agreed on HTTP/2 before; anything else is ignored.
+    async fn expect_http2(&mut self) -> NextStep {
+        let limits = self.worker.view().settings.limits;
+        match self.read_preface(&limits).await {
+            Err(Unread::Preface) => NextStep::Http2,
+            _ => NextStep::End,
+        }
+    }
+
+    /// Reads a request and answers it.
+    async fn turn(&mut self) -> NextStep {
+        let worker = self.worker.clone();
+        let head_end = self.read_head().await;
+        // What applies to a request is what there is when it comes, not while it was waited for.
+        let view = worker.view();
+        let head_end = match head_end {
+            Ok(end) => end,
+            Err(unread) => return Box::pin(self.refuse(&view, unread)).await,
+        };
+        let mut long = None;
+        let mut head = match http1::request_head(&self.buffer[..head_end]) {
+            Ok(head) => head,
+            Err(error) => return Box::pin(self.refuse(&view, error.into())).await,
+        };
+        let here = (self.buffer.len() - head_end) as u64;
+        let body = match head.framing {
+            Framing::Empty => head_end..head_end,
+            Framing::Length(length) if length <= here.min(view.settings.limits.body) => {
+                head_end..head_end + length as usize
+            }
+            framing => {
+                let expects = head.fields.expect_continue && !head.old;
+                let body = match Box::pin(self.read_body(&view, framing, head_end, expects)).await {
+                    Ok(body) => body,
+                    Err(unread) => return Box::pin(self.refuse(&view, unread)).await,
+                };
+                if body.len() > offload::INLINE_MAX {
+                    // A buffer for itself, so that other threads may read it.
+                    long = Some(self.take_long(body.end));
+                }
+                // The buffer has moved: what was borrowed from it is read again.
+                match http1::request_head(&long.as_deref().unwrap_or(&self.buffer)[..head_end]) {
+                    Ok(again) => head = again,
+                    Err(_) => return NextStep::End,
+                }
+                body
+            }
+        };
+        let consumed = body.end;
+        let bytes = long.as_deref().unwrap_or(&self.buffer);
+        // The call begins here: changes that were made while its body came are for it too.
+        let view = worker.view();
+        let request = Request {
+            method: head.method,
+            target: head.target,
+            fields: &head.fields,
+            all: AllFields::Head(&bytes[..head_end]),
+            body: match &long {
+                Some(bytes) => Body::Long(bytes.slice(body)),
+                None => Body::Short(&self.buffer[body]),
+            },
+            peer: self.peer,
+            start: worker.local.now(),
+            purpose: Purpose::First,
+        };
+        let mut answer = face::answer(&worker, &view, None, &request).await;
+        let accepts = head.fields.accept_encoding;
+        compress::compress(&worker, &view, accepts, &mut answer).await;
+        let keep_alive = head.keep_alive && !worker.shared.is_draining();
+        let mut out = worker.local.take_buffer();
+        let delimited = head::write(&worker, &view, &head, &answer, keep_alive, &mut out);
+        if long.is_none() {
+            self.release(consumed);
+        }
+        drop(long);
+        let is_written = match (&mut answer.body, delimited) {
+            // It goes out in one write or not at all: it cannot be truncated. Counted first, so that
+            // whoever has read the answer finds it counted.
+            (Payload::Whole(body), Delimited::ByLength) if body.len() <= BUFFER_SIZE => {
+                answer.settlement.settle(body.len() as u64, true);
+                out.extend_from_slice(body);
+                worker.local.give_buffer(std::mem::take(body));
+                let write_time = view.settings.limits.write_time;
+                let is_written = self.wire.write(&[&out], write_time, &mut 0).await;
+                worker.local.give_buffer(out);
+                is_written
+            }
+            _ => Box::pin(self.write_answer(&view, answer, delimited, out)).await,
+        };
+        match (is_written, keep_alive && delimited != Delimited::ByClose) {
+            (true, true) => NextStep::Read,
+            (true, false) => Box::pin(self.linger()).await,
+            (false, _) => NextStep::End,
+        }
+    }
+
+    /// Writes an answer of some length whose head is in `out`; false: the connection is of no more use.
+    async fn write_answer(
+        &mut self,
+        view: &View,
+        mut answer: Answer<'_>,
+        delimited: Delimited,
+        out: Vec<u8>,
+    ) -> bool {
+        let write_time = view.settings.limits.write_time;
+        let head = out.len();
+        let mut sent = 0;
+        let body = match delimited {
+            Delimited::Bodiless => Payload::Whole(Vec::new()),
+            _ => answer.body,
+        };
+        let is_written = match body {
+            Payload::Whole(body) => {
+                let is_written = self.wire.write(&[&out, &body], write_time, &mut sent).await;
+                self.worker.local.give_buffer(body);
+                is_written
+            }
+            Payload::Shared(parts) => {
+                let slices: Vec<&[u8]> = std::iter::once(&*out)
+                    .chain(parts.iter().map(|part| &**part))
+                    .filter(|part| !part.is_empty())
+                    .collect();
+                let is_written = self.wire.write(&slices, write_time, &mut sent).await;
+                offload::discard(parts);
+                is_written
+            }
+            Payload::Pieces(mut pieces) => {
+                let mut is_written = self.wire.write(&[&out], write_time, &mut sent).await;
+                while is_written {
+                    let piece = match pieces.next().await {
+                        Ok(piece) => piece,
+                        Err(_) => {
+                            is_written = false;
+                            break;
+                        }
+                    };
+                    let is_last = piece.is_none();
+                    is_written = self.write_piece(piece, delimited, write_time, &mut sent).await;
+                    if is_last {
+                        break;
+                    }
+                }
+                is_written
+            }
+        };
+        self.worker.local.give_buffer(out);
+        answer.settlement.settle(sent.saturating_sub(head) as u64, is_written);
+        is_written
+    }
+
+    /// Writes a piece of a body, or its end.
+    async fn write_piece(
+        &mut self,
+        piece: Option<Bytes>,
+        delimited: Delimited,
+        write_time: Nanos,
+        sent: &mut usize,
+    ) -> bool {
+        let mut taken = 0;
+        let is_written = match (piece, delimited) {
+            (Some(piece), Delimited::ByChunks) => {
+                let size = format!("{:x}\r\n", piece.len());
+                let parts = [size.as_bytes(), &piece, b"\r\n"];
+                self.wire.write(&parts, write_time, &mut taken).await
+            }
+            (None, Delimited::ByChunks) => {
+                self.wire.write(&[b"0\r\n\r\n"], write_time, &mut taken).await
+            }
+            (Some(piece), _) => self.wire.write(&[&piece], write_time, &mut taken).await,
+            (None, _) => true,
+        };
+        *sent += taken;
+        is_written
+    }
+
+    /// Forgets what was used; gives the buffer back when nothing is left.
+    fn release(&mut self, consumed: usize) {
+        if consumed < self.buffer.len() {
+            self.buffer.drain(..consumed);
+        } else {
+            self.worker.local.give_buffer(std::mem::take(&mut self.buffer));
+        }
+        self.share = None;
+    }
+
+    /// Takes the buffer with a long body out of the session; what lies behind it stays.
+    fn take_long(&mut self, consumed: usize) -> Bytes {
+        let rest = self.buffer[consumed..].to_vec();
+        let bytes = std::mem::replace(&mut self.buffer, rest);
+        Held { bytes, share: self.share.take() }.into_bytes()
+    }
+
+    /// Answers what could not be read, and ends.
+    async fn refuse(&mut self, view: &View, unread: Unread) -> NextStep {
+        let error = match unread {
+            Unread::Gone => return NextStep::End,
+            Unread::Preface => return NextStep::Http2,
+            Unread::Wrong(error) => error,
+        };
+        let worker = self.worker.clone();
+        worker.local.counts().refused[error.kind as usize].add(1);
+        // Time may have passed since the clock was read.
+        worker.local.now();
+        let mut body = Vec::new();
+        error.write(Shape::Own, b"null", &mut body);
+        let answer = Answer::error(&error, Shape::Own, Vec::new());
+        let mut out = Vec::new();
+        head::write_refusal(&worker, view, &answer, &body, &mut out);
+        self.release(self.buffer.len());
+        match self.wire.write(&[&out], view.settings.limits.write_time, &mut 0).await {
+            true => self.linger().await,
+            false => NextStep::End,
+        }
+    }
+
+    /// Lets the caller read the last answer: says that no more comes, and discards what it still
+    /// sends until it closes.
+    async fn linger(&mut self) -> NextStep {
+        let start = self.wire.local.now();
+        if !self.wire.shutdown(start + LINGER_PAUSE).await {
+            return NextStep::End;
+        }
+        // Within what the connection is charged for anyway.
+        let mut discarded = Vec::with_capacity(CONNECTION_BYTES as usize);
+        loop {
+            discarded.clear();
+            let until = (self.wire.local.now() + LINGER_PAUSE).min(start + LINGER_TIME);
+            let room = discarded.capacity();
+            if !matches!(self.wire.read(until, &mut discarded, room).await, Ok(true)) {
+                return NextStep::End;
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A caller's HTTP/1.1 connection as bytes, with deadlines that renew as long as bytes move.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::BufMut;
+use plimsoll_measure::Nanos;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::sessions::Slot;
+use crate::local::Local;
+use crate::transport::io::{Io, WRITE_MAX, write_some};
+use crate::transport::timer::{Late, Timer};
+
+/// A deadline renews with each so many bytes: a caller that moves them is slow, not gone. Fewer bytes
+/// renew nothing, so that a connection cannot be held by a byte now and then.
+pub(super) const PROGRESS: usize = 4 << 10;
+
+/// Under pressure, a caller that reads nothing of a long answer for this long loses it: the memory
+/// is needed for others.
+pub(super) const STALLED: Nanos = Nanos::from_secs(2);
+
+/// Answers up to this size are not worth taking back under pressure.
+pub(super) const LONG_MIN: usize = 64 << 10;
+
+/// How often a writer of a long answer looks for pressure.
+const LOOK: Nanos = Nanos::from_secs(1);
+
+/// When a long answer whose caller stopped reading at `since` is to be looked at next, and whether it
+/// is over by `now`.
+pub(super) fn patience(
+    local: &Local,
+    length: usize,
+    since: Nanos,
+    write_time: Nanos,
+    now: Nanos,
+) -> Option<Nanos> {
+    let until = since + write_time;
+    if length <= LONG_MIN {
+        return (now < until).then_some(until);
+    }
+    let stalled = local.capacity.is_under_pressure() && now >= since + STALLED;
+    (now < until && !stalled).then(|| until.min(now + LOOK))
+}
+
+/// The connection.
+pub(super) struct Wire {
+    pub(super) local: Rc<Local>,
+    pub(super) io: Io,
+    pub(super) timer: Timer,
+}
+
+/// What waiting for a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// Something may be there to read.
+    Readable,
+    /// The time is up, the caller is gone, or idle connections are closed.
+    Over,
+}
+
+impl Wire {
+    /// Waits without a buffer until there may be something to read.
+    pub(super) async fn idle(&mut self, until: Nanos, slot: &Slot) -> Idle {
+        let until = self.local.instant(until);
+        let Wire { io, timer, .. } = self;
+        let waiting = poll_fn(|context| match slot.poll_closing(context) {
+            Poll::Ready(()) => Poll::Ready(Idle::Over),
+            Poll::Pending => io.poll_readable(context).map(|readable| match readable {
+                Ok(()) => Idle::Readable,
+                Err(_) => Idle::Over,
+            }),
+        });
+        timer.limit(until, waiting).await.unwrap_or(Idle::Over)
+    }
+
+    /// Waits until there may be something to read, also while idle connections are closed.
+    pub(super) async fn first(&mut self, until: Nanos) -> bool {
+        let until = self.local.instant(until);
+        let Wire { io, timer, .. } = self;
+        let waiting = poll_fn(|context| io.poll_readable(context));
+        matches!(timer.limit(until, waiting).await, Ok(Ok(())))
+    }
+
+    /// Reads what has come, once, up to `room` bytes; false: there is nothing more to come.
+    pub(super) async fn read(
+        &mut self,
+        until: Nanos,
+        buffer: &mut Vec<u8>,
+        room: usize,
+    ) -> Result<bool, Late> {
+        let until = self.local.instant(until);
+        let mut into = buffer.limit(room);
+        let read = self.timer.limit(until, self.io.read_buf(&mut into)).await?;
+        Ok(read.is_ok_and(|n| n > 0))
+    }
+
+    /// Writes parts one after another, and says in `sent` how much was taken; false: the caller does
+    /// not read them.
+    pub(super) async fn write(
+        &mut self,
+        parts: &[&[u8]],
+        write_time: Nanos,
+        sent: &mut usize,
+    ) -> bool {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        let Wire { local, io, timer } = self;
+        let mut since = local.recent();
+        let mut until = patience(local, total, since, write_time, since);
+        loop {
+            let Some(limit) = until else { return false };
+            let goal = total.min(*sent + PROGRESS);
+            let pause = *sent + WRITE_MAX;
+            let writing = poll_fn(|context| {
+                while *sent < total {
+                    if *sent >= pause {
+                        return Poll::Ready(Ok(()));
+                    }
+                    match write_some(Pin::new(&mut *io), context, parts, *sent) {
+                        Poll::Ready(Ok(n)) => *sent += n,
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        // What was taken so far is progress.
+                        Poll::Pending if *sent >= goal => return Poll::Ready(Ok(())),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                tokio::io::AsyncWrite::poll_flush(Pin::new(&mut *io), context)
+            });
+            match timer.limit(local.instant(limit), writing).await {
+                Ok(Ok(())) if *sent == total => return true,
+                Ok(Ok(())) => {
+                    // Others have their turn, too.
+                    tokio::task::yield_now().await;
+                    since = local.now();
+                }
+                Ok(Err(_)) => return false,
+                Err(Late) => {}
+            }
+            until = patience(local, total, since, write_time, local.now());
+        }
+    }
+
+    /// Says that no more comes.
+    pub(super) async fn shutdown(&mut self, until: Nanos) -> bool {
+        let until = self.local.instant(until);
+        matches!(self.timer.limit(until, self.io.shutdown()).await, Ok(Ok(())))
+    }
+}

@@ -1,0 +1,181 @@
+//! A connection's bytes, in clear or through TLS, on either side of the gateway.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// A connection.
+pub(crate) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// Ready when there may be something to read; no buffer is needed to wait for it.
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Io::Plain(stream) => stream.poll_read_ready(context),
+            Io::Tls(stream) => {
+                let (stream, state) = stream.get_ref();
+                // It wants none while something lies there decrypted.
+                match state.wants_read() {
+                    true => stream.poll_read_ready(context),
+                    false => Poll::Ready(Ok(())),
+                }
+            }
+        }
+    }
+
+    /// Whether nothing has come since it was last read to the end: no data, no end, no error. Costs
+    /// no system call as long as that is so, unless it is to be sure: then the socket is asked, and
+    /// not only the runtime, which may not have heard of it yet.
+    pub(crate) fn is_quiet(&self, sure: bool) -> bool {
+        let (stream, read_over) = match self {
+            Io::Plain(stream) => (stream, true),
+            Io::Tls(stream) => {
+                let (stream, state) = stream.get_ref();
+                // It wants none while something lies there decrypted.
+                (stream, state.wants_read())
+            }
+        };
+        let peek = || socket2::SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()]);
+        let mut context = Context::from_waker(Waker::noop());
+        let peeked = match stream.poll_read_ready(&mut context) {
+            Poll::Pending if !sure => return read_over,
+            Poll::Pending => peek(),
+            // Readiness may be left over from a read that filled its buffer.
+            Poll::Ready(Ok(())) => stream.try_io(tokio::io::Interest::READABLE, peek),
+            Poll::Ready(Err(_)) => return false,
+        };
+        read_over && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_read(context, into),
+            Io::Tls(stream) => Pin::new(stream).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// Writes all parts, and says how much was taken.
+pub(crate) async fn write_all(io: &mut Io, parts: &[&[u8]], sent: &mut usize) -> io::Result<()> {
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    std::future::poll_fn(|context| {
+        while *sent < total {
+            let n = match write_some(Pin::new(&mut *io), context, parts, *sent) {
+                Poll::Ready(n) => n?,
+                Poll::Pending => return Poll::Pending,
+            };
+            *sent += n;
+        }
+        Pin::new(&mut *io).poll_flush(context)
+    })
+    .await
+}
+
+/// The most that is written at once: a caller that reads as fast as it is written to must not keep
+/// the thread for itself.
+pub(crate) const WRITE_MAX: usize = 256 << 10;
+
+/// Writes parts from the byte `from` on, which is before their end, once, up to [`WRITE_MAX`] bytes.
+pub(crate) fn write_some<W: AsyncWrite>(
+    io: Pin<&mut W>,
+    context: &mut Context<'_>,
+    parts: &[&[u8]],
+    from: usize,
+) -> Poll<io::Result<usize>> {
+    let written = match parts {
+        // The usual answer or request is in one part.
+        [one] => {
+            let end = one.len().min(from + WRITE_MAX);
+            io.poll_write(context, &one[from..end])
+        }
+        parts => write_vectored(io, context, parts, from),
+    };
+    match written {
+        Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        other => other,
+    }
+}
+
+fn write_vectored<W: AsyncWrite>(
+    io: Pin<&mut W>,
+    context: &mut Context<'_>,
+    parts: &[&[u8]],
+    from: usize,
+) -> Poll<io::Result<usize>> {
+    const SLICES_MAX: usize = 16;
+    let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
+    let (mut used, mut skip, mut left) = (0, from, WRITE_MAX);
+    for part in parts {
+        if skip >= part.len() {
+            skip -= part.len();
+            continue;
+        }
+        let part = &part[skip..];
+        slices[used] = io::IoSlice::new(&part[..part.len().min(left)]);
+        left -= slices[used].len();
+        skip = 0;
+        used += 1;
+        if used == SLICES_MAX || left == 0 {
+            break;
+        }
+    }
+    io.poll_write_vectored(context, &slices[..used])
+}

@@ -1,0 +1,349 @@
+//! A response as it arrives: its head, then its body as a whole or in pieces.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Limits;
+
+use super::pool::{Place, Pool};
+use super::{Connection, Failure, Request};
+use crate::buffer;
+use crate::error::{Error, ErrorKind};
+use crate::http1::{self, Body, Progress};
+use crate::local::{BUFFER_POOLED_MAX, BUFFER_SIZE, Local};
+use crate::payload::Held;
+use crate::permit::{Purpose, Share};
+
+/// The longest head of a response, in bytes.
+const HEAD_MAX: usize = 64 << 10;
+
+/// 1xx responses before the final one; servers send one or two.
+const INFORMATIONAL_MAX: u32 = 16;
+
+/// A response whose head is here.
+pub(crate) struct Reply {
+    local: Rc<Local>,
+    connection: Connection,
+    pool: Rc<Pool>,
+    _place: Place,
+    is_head: bool,
+    deadline: Nanos,
+    limit: u64,
+    reading: Reading,
+    buffer: Vec<u8>,
+    /// Covers the buffer beyond its first size.
+    share: Option<Share>,
+}
+
+/// A whole response.
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    /// Holds head and body.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) body: Range<usize>,
+    /// Covers a long answer.
+    pub(crate) share: Option<Share>,
+}
+
+/// A connection that may be used again, if the response was the answer to the request.
+pub(crate) struct Reusable {
+    connection: Connection,
+    pool: Rc<Pool>,
+}
+
+impl Reusable {
+    /// Gives the connection back to its pool.
+    pub(crate) fn release(self, local: &Local) {
+        self.pool.give(self.connection, local.now());
+    }
+}
+
+impl Response {
+    #[inline]
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.buffer[self.body.clone()]
+    }
+
+    /// The body by reference, with the share that covers it.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        Held { bytes: self.buffer, share: self.share }.into_bytes().slice(self.body)
+    }
+}
+
+impl Reply {
+    pub(super) fn new(
+        local: Rc<Local>,
+        connection: Connection,
+        pool: Rc<Pool>,
+        place: Place,
+        request: &Request<'_>,
+        limits: &Limits,
+    ) -> Reply {
+        let buffer = local.take_buffer();
+        Reply {
+            local,
+            connection,
+            pool,
+            _place: place,
+            is_head: request.method == "HEAD",
+            deadline: request.deadline,
+            limit: limits.answer,
+            reading: Reading::default(),
+            buffer,
+            share: None,
+        }
+    }
+
+    /// Whether not a byte of the response has come.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.buffer.is_empty() && self.reading.head.is_none() && self.reading.informational == 0
+    }
+
+    pub(super) async fn read_head(&mut self) -> Result<(), Failure> {
+        while !self.reading.find_head(&mut self.buffer, self.is_head)? {
+            let room = self.grow(1)?;
+            if !self.read(self.deadline, room).await? {
+                return Err(self.reading.ended_in_head(&self.buffer));
+            }
+        }
+        Ok(())
+    }
+
+    /// The status and the head's bytes.
+    pub(crate) fn head(&self) -> (u16, &[u8]) {
+        let head = self.reading.head.as_ref().expect("the head was read");
+        (head.status, &self.buffer[..head.end])
+    }
+
+    /// The body's length, where it is known.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.reading.head.as_ref().and_then(|head| head.body.length())
+    }
+
+    /// Reads the body to its end; gives the connection, too, where it may be used again.
+    ///
+    /// # Errors
+    /// It does not end within the deadline and the limits.
+    pub(crate) async fn whole(mut self) -> Result<(Response, Option<Reusable>), Failure> {
+        let body = self.read_body().await?;
+        Ok(self.finish(body))
+    }
+
+    /// Reads the body to its end, and gives where it lies in the buffer.
+    pub(crate) async fn read_body(&mut self) -> Result<Range<usize>, Failure> {
+        loop {
+            let due = match self.reading.advance(&mut self.buffer, self.limit)? {
+                Progress::Whole(body) => return Ok(body),
+                Progress::More(due) => due,
+                Progress::TooLarge => return Err(too_large(self.limit)),
+            };
+            let room = self.grow(due)?;
+            let before = self.buffer.len();
+            if !self.read(self.deadline, room).await? {
+                return self.reading.at_close(&self.buffer);
+            }
+            buffer::give_way(self.buffer.len() - before).await;
+        }
+    }
+
+    /// The response whose body was read, and the connection, where it may be used again.
+    pub(crate) fn finish(self, body: Range<usize>) -> (Response, Option<Reusable>) {
+        let Reply { connection, pool, buffer, share, mut reading, .. } = self;
+        let head = reading.head.take().expect("the head was read");
+        let reusable = (head.keep_alive && body.end == buffer.len())
+            .then(|| Reusable { connection: head.apply(connection), pool });
+        (Response { status: head.status, buffer, body, share }, reusable)
+    }
+
+    /// The body in pieces; the deadline renews with each, and is `pause` from the last.
+    pub(crate) fn into_pieces(self, pause: Nanos) -> ReplyPieces {
+        ReplyPieces { length: self.length(), reply: Some(self), pause, passed: 0 }
+    }
+
+    async fn read(&mut self, deadline: Nanos, room: usize) -> Result<bool, Failure> {
+        self.connection.read(&self.local, deadline, &mut self.buffer, room).await
+    }
+
+    /// Makes room for more of the response, of which `due` bytes are to come; gives how many may be
+    /// read now.
+    fn grow(&mut self, due: usize) -> Result<usize, Failure> {
+        let free = self.buffer.capacity() - self.buffer.len();
+        if free > 0 && self.buffer.capacity() <= BUFFER_POOLED_MAX {
+            // Covered by the call's permit.
+            return Ok(free);
+        }
+        let share = self.share.get_or_insert_with(|| self.local.share(Purpose::Long));
+        let grown = buffer::grow(&mut self.buffer, due, share);
+        grown.map_err(|busy| Failure::new(busy.kind, true, busy.message))
+    }
+}
+
+fn too_large(limit: u64) -> Failure {
+    let message = format!("the upstream's answer is longer than {limit} bytes");
+    Failure::new(ErrorKind::AnswerTooLarge, true, message)
+}
+
+fn broken(error: Error) -> Failure {
+    let message = format!("the upstream's answer is not HTTP: {}", error.message);
+    Failure::new(ErrorKind::Broken, true, message)
+}
+
+/// A response's body, piece by piece.
+pub(crate) struct ReplyPieces {
+    /// `None`: the last piece was handed out.
+    reply: Option<Reply>,
+    /// The longest pause between two pieces.
+    pause: Nanos,
+    passed: u64,
+    length: Option<u64>,
+}
+
+impl ReplyPieces {
+    /// The body's length, where it is known.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next piece; `None`: that was the last.
+    ///
+    /// # Errors
+    /// The body ended early, paused for too long, or is too long.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let Some(reply) = &mut self.reply else { return Ok(None) };
+        loop {
+            let limit = reply.limit.saturating_sub(self.passed);
+            let mut is_last = match reply.reading.advance(&mut reply.buffer, limit)? {
+                Progress::Whole(_) => true,
+                Progress::More(_) => false,
+                Progress::TooLarge => return Err(too_large(reply.limit)),
+            };
+            let mut piece = reply.reading.take_piece(&mut reply.buffer);
+            if piece.is_empty() && !is_last {
+                reply.buffer.reserve(BUFFER_SIZE);
+                let deadline = reply.local.now() + self.pause;
+                if reply.read(deadline, BUFFER_SIZE).await? {
+                    continue;
+                }
+                let rest = reply.reading.at_close(&reply.buffer)?;
+                piece = reply.buffer[rest].to_vec();
+                is_last = true;
+            }
+            self.passed += piece.len() as u64;
+            if is_last {
+                // The connection is not used again: what callers asked may still be answered on it.
+                self.reply = None;
+            }
+            return Ok((!piece.is_empty()).then(|| Bytes::from(piece)));
+        }
+    }
+}
+
+/// A response as it arrives.
+#[derive(Default)]
+pub(crate) struct Reading {
+    /// Bytes that were searched for the end of the head.
+    seen: usize,
+    informational: u32,
+    head: Option<Head>,
+}
+
+struct Head {
+    status: u16,
+    keep_alive: bool,
+    /// How long the upstream keeps an idle connection, if it says so.
+    idle_max: Option<Nanos>,
+    end: usize,
+    body: Body,
+}
+
+impl Head {
+    /// The connection, under what the upstream said of it.
+    fn apply(&self, mut connection: Connection) -> Connection {
+        if let Some(idle_max) = self.idle_max {
+            connection.idle_max = idle_max.min(super::IDLE_MAX);
+        }
+        connection
+    }
+}
+
+impl Reading {
+    /// Looks for the head of the final response in what has arrived.
+    pub(crate) fn find_head(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        is_head: bool,
+    ) -> Result<bool, Failure> {
+        while self.head.is_none() {
+            let Some(end) = http1::head_end(buffer, self.seen) else {
+                self.seen = buffer.len();
+                if buffer.len() > HEAD_MAX {
+                    let message = "the head of the upstream's answer is too long";
+                    return Err(Failure::new(ErrorKind::Broken, true, message));
+                }
+                return Ok(false);
+            };
+            let head = http1::response_head(&buffer[..end], is_head).map_err(broken)?;
+            match head.status {
+                // No request asks for another protocol.
+                101 => return Err(broken(http1::malformed("it switches protocols"))),
+                100..200 if self.informational < INFORMATIONAL_MAX => {
+                    buffer.drain(..end);
+                    (self.seen, self.informational) = (0, self.informational + 1);
+                }
+                100..200 => return Err(broken(http1::malformed("too many 1xx responses"))),
+                status => {
+                    self.head = Some(Head {
+                        status,
+                        keep_alive: head.keep_alive,
+                        idle_max: head.idle_max,
+                        end,
+                        body: Body::new(head.framing, end),
+                    });
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks how far the body has come; the head was found.
+    pub(crate) fn advance(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        limit: u64,
+    ) -> Result<Progress, Failure> {
+        let head = self.head.as_mut().expect("the head was found");
+        head.body.advance(buffer, limit).map_err(broken)
+    }
+
+    fn take_piece(&mut self, buffer: &mut Vec<u8>) -> Vec<u8> {
+        let head = self.head.as_mut().expect("the head was found");
+        head.body.take_piece(buffer)
+    }
+
+    /// The response's status; the head was found.
+    pub(crate) fn status(&self) -> u16 {
+        self.head.as_ref().map_or(0, |head| head.status)
+    }
+
+    fn ended_in_head(&self, buffer: &[u8]) -> Failure {
+        let message = match buffer.is_empty() {
+            true => "the upstream closed the connection without an answer",
+            false => "the upstream closed the connection within the head of its answer",
+        };
+        Failure::new(ErrorKind::Broken, true, message)
+    }
+
+    /// The body at the end of the connection.
+    ///
+    /// # Errors
+    /// Its end was to come.
+    pub(crate) fn at_close(&self, buffer: &[u8]) -> Result<Range<usize>, Failure> {
+        let body = self.head.as_ref().and_then(|head| head.body.at_close(buffer));
+        body.ok_or_else(|| {
+            let message = "the upstream closed the connection within the body of its answer";
+            Failure::new(ErrorKind::Broken, true, message)
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! Connections to upstreams: names, addresses, what is pooled and for how long, and what REST may
+//! share.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex};
+
+use plimsoll_gateway::{Gateway, Host};
+use plimsoll_registry::Definitions;
+
+use crate::caller::{call, request, result};
+use crate::scripted::{Reply, Upstream};
+use crate::world::{
+    ETH, OWN, connect, definitions, host, instance, node, post, relays, settings, start,
+};
+
+fn start_with(
+    resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    definitions: &Definitions,
+) -> Gateway {
+    let host = Host { resolve: Some(Arc::new(resolve)), ..host() };
+    Gateway::start(settings(), definitions, host).unwrap()
+}
+
+#[test]
+fn addresses_that_do_not_answer_are_passed_over() {
+    let upstream = Upstream::echo();
+    let url = format!("http://node.invalid:{}/", upstream.address.port());
+    let dead: [IpAddr; 2] = ["::1".parse().unwrap(), "127.0.0.9".parse().unwrap()];
+    let resolve = move |name: &str| {
+        assert_eq!(name, "node.invalid");
+        Ok(vec![dead[0], dead[1], IpAddr::from([127, 0, 0, 1])])
+    };
+    let gateway = start_with(resolve, &definitions(vec![node("a", "eth", &url)]));
+    assert_eq!(post(&gateway, call("1", "m", "[1]")).text(), result("1", "[1]"));
+}
+
+#[test]
+fn names_that_hang_or_fail_concern_nobody_else() {
+    let upstream = Upstream::echo();
+    let port = upstream.address.port();
+    let url = |name: &str| format!("http://{name}:{port}/");
+    let all = Definitions {
+        services: ["hung", "failed", "eth"].map(plimsoll_registry::model::Service::named).into(),
+        upstreams: vec![
+            node("h", "hung", &url("hung.invalid")),
+            node("f", "failed", &url("failed.invalid")),
+            node("a", "eth", &url("node.invalid")),
+        ],
+        endpoints: vec![crate::world::endpoint("e", "eth")],
+    };
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let own = gate.clone();
+    let resolve = move |name: &str| match name {
+        "hung.invalid" => {
+            let mut open = own.0.lock().unwrap();
+            while !*open {
+                open = own.1.wait(open).unwrap();
+            }
+            Ok(Vec::new())
+        }
+        "failed.invalid" => Err(io::Error::other("no such name")),
+        _ => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
+    };
+    let gateway = start_with(resolve, &all);
+    let mut hung: Vec<_> = (0..100).map(|_| connect(&gateway)).collect();
+    for caller in &mut hung {
+        let fields = "Target-Service-Id: hung\r\n";
+        caller.send(request("POST", "/v1", fields, call("1", "m", "[]").as_bytes()));
+    }
+    let failed =
+        connect(&gateway).post("/v1", "Target-Service-Id: failed\r\n", call("1", "m", "[]"));
+    assert_eq!(failed.kind(), "unreachable");
+    assert!(failed.text().contains("no such name"), "{}", failed.text());
+    assert_eq!(post(&gateway, call("1", "m", "[1]")).status, 200);
+    // It ends although a lookup hangs.
+    drop(gateway);
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+}
+
+#[test]
+fn an_upstream_says_how_long_it_keeps_a_connection() {
+    for (field, connections) in
+        [("Keep-Alive: timeout=60, max=100\r\n", 1), ("Keep-Alive: timeout=1\r\n", 3)]
+    {
+        let upstream = Upstream::start(move |_, asked| {
+            Reply::with(200, field, &crate::scripted::answer(asked, "1"))
+        });
+        let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
+        for _ in 0..3 {
+            assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
+        }
+        assert_eq!(upstream.connections(), connections, "{field}");
+    }
+}
+
+#[test]
+fn what_was_not_sent_is_tried_elsewhere() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let upstream = Upstream::echo();
+    let nodes =
+        vec![node("gone", "eth", &format!("http://{gone}/")), node("a", "eth", &upstream.url("/"))];
+    let gateway = start(settings(), &definitions(nodes));
+    for n in 0..10 {
+        let answer = post(&gateway, call("1", "eth_sendRawTransaction", "[]"));
+        assert_eq!(answer.text(), result("1", "[]"));
+        let attempts = ["2", "1"][n % 2];
+        assert_eq!(answer.field("x-plimsoll-attempts"), Some(attempts));
+    }
+    assert_eq!((relays(&gateway, "gone", "unreachable"), relays(&gateway, "a", "ok")), (5, 10));
+    assert_eq!(upstream.count(), 10, "each was sent once");
+}
+
+#[test]
+fn ids_sent_upstream_start_at_one() {
+    let upstream = Upstream::echo();
+    let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
+    for n in 1..=3 {
+        post(&gateway, call("0", "m", "[]"));
+        assert_eq!(upstream.last().id(), n.to_string());
+    }
+}
+
+/// A caller's second request, hidden in a body that the upstream ignores, would be answered to the
+/// next caller on the connection.
+#[test]
+fn rest_cannot_reach_another_callers_connection() {
+    let upstream = Upstream::start(|_, asked| match asked.body.is_empty() {
+        true => Reply::ok("fine"),
+        false => Reply::echo(asked),
+    });
+    let gateway = start(settings(), &definitions(vec![instance("a", &upstream.url("/v1"))]));
+    let hidden = "GET /v1/hidden HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut caller = connect(&gateway);
+    for method in ["GET", "HEAD"] {
+        caller.send(request(method, "/v1/x", ETH, hidden.as_bytes()));
+        let answer = if method == "HEAD" { caller.head() } else { caller.answer() };
+        assert_eq!(answer.status, 200);
+        let asked = upstream.last();
+        assert_eq!((asked.body.as_str(), asked.field("content-length")), ("", None));
+        assert_eq!(asked.line(), format!("{method} /v1/x"));
+    }
+    assert_eq!(upstream.connections(), 1, "without a body it is used again");
+    // With a body, the connection is not used again, by nobody.
+    for n in 2..4 {
+        caller.send(request("PUT", "/v1/x", ETH, hidden.as_bytes()));
+        assert_eq!(caller.answer().status, 200);
+        assert_eq!(upstream.connections(), n);
+    }
+    // Calls have connections of their own.
+    for _ in 0..3 {
+        assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
+    }
+    assert_eq!(upstream.connections(), 4);
+    for method in ["TRACE", "CONNECT"] {
+        let before = upstream.count();
+        caller.send(request(method, "/v1/x", ETH, b""));
+        assert_eq!(caller.answer().status, 405, "{method}");
+        assert_eq!(upstream.count(), before);
+    }
+    assert_eq!(connect(&gateway).post(OWN, "", call("1", "m", "[]")).status, 200);
+}

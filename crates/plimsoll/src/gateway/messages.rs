@@ -1,0 +1,73 @@
+//! What a gateway process says on stderr, without ever waiting for whoever reads it.
+//!
+//! Lines are written by a thread of their own. When nobody reads stderr, lines are dropped and
+//! counted; signals, reloads and shutdown go on.
+
+use crate::tell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+/// Lines that wait to be written.
+const LINES_MAX: usize = 256;
+
+/// At the end, lines that wait have this long to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Says things on stderr; an instance among several says which it is.
+#[derive(Clone)]
+pub(super) struct Messages {
+    prefix: String,
+    lines: SyncSender<Line>,
+    dropped: Arc<AtomicU64>,
+}
+
+enum Line {
+    Text(String),
+    /// Everything before was written.
+    End(SyncSender<()>),
+}
+
+impl Messages {
+    /// Starts the thread.
+    pub(super) fn start(prefix: String) -> anyhow::Result<Messages> {
+        let (lines, waiting) = sync_channel(LINES_MAX);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counted = dropped.clone();
+        std::thread::Builder::new()
+            .name("messages".into())
+            .spawn(move || write(&waiting, &counted))?;
+        Ok(Messages { prefix, lines, dropped })
+    }
+
+    /// Says something, unless too much waits to be written already.
+    pub(super) fn tell(&self, text: &str) {
+        let line = Line::Text(format!("{}{text}", self.prefix));
+        if self.lines.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits a moment for what was said to be written.
+    pub(super) fn finish(&self) {
+        let (done, written) = sync_channel(1);
+        if self.lines.try_send(Line::End(done)).is_ok() {
+            // Nobody reads, or all of it was read.
+            let _ = written.recv_timeout(LAST_WORDS);
+        }
+    }
+}
+
+fn write(waiting: &Receiver<Line>, dropped: &AtomicU64) {
+    while let Ok(line) = waiting.recv() {
+        match line {
+            Line::Text(text) => tell(&text),
+            Line::End(done) => drop(done.try_send(())),
+        }
+        match dropped.swap(0, Ordering::Relaxed) {
+            0 => {}
+            lost => tell(&format!("{lost} messages were dropped: stderr was not read")),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Signals, stderr and supervision where the system around the gateway does not play along.
+
+use crate::gateway::{BLOCK_NUMBER, Caller, Process, ask, eth};
+use crate::run::{Folder, command};
+use nix::sys::signal::Signal;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// Replaces a file as a whole, so that nobody reads half of it.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[test]
+fn signals_do_not_wait_for_files_that_block() {
+    let (folder, sim) = (Folder::new(), eth());
+    let file = folder.path().join("gateway.toml");
+    let url = sim.url("eth");
+    replace(&file, &format!("[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{url}\"\n"));
+    let process = Process::start(&folder, &["--listen", "127.0.0.1:0", "--database", "off"]);
+    let address = process.address("");
+    // Whoever reads it waits for a writer, who never comes.
+    let fifo = folder.path().join("fifo");
+    make_fifo(&fifo);
+    std::fs::rename(fifo, file).unwrap();
+    for _ in 0..3 {
+        process.signal(Signal::SIGHUP);
+        assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).status, 200);
+    }
+    assert!(process.stop().contains("stopped after"));
+}
+
+#[test]
+fn nothing_waits_for_whoever_reads_stderr() {
+    let (folder, sim) = (Folder::new(), eth());
+    let upstream = format!("eth={}", sim.url("eth"));
+    let mut command = command(&["gateway", "--database", "off", "--upstream", &upstream]);
+    command.args(["--listen", "127.0.0.1:0"]).current_dir(folder.path());
+    let mut child = command.spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening on http://") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let address = line.split("http://").nth(1).unwrap().trim().to_string();
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    // Each reload says a line; the pipe holds 64 KiB.
+    for n in 0..3_000 {
+        nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+        if n % 3 == 0 {
+            assert_eq!(ask(&address, "GET /ready", "").status, 200);
+        }
+    }
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("reloaded: "), "{rest}");
+}
+
+/// The pid of the process with this among its arguments, below a supervisor.
+fn child_of(process: &Process, argument: &str) -> i32 {
+    let parent = process.id().to_string();
+    let found = Command::new("pgrep").args(["-P", &parent, "-f", argument]).output().unwrap();
+    String::from_utf8(found.stdout).unwrap().trim().parse().unwrap()
+}
+
+fn kill_child(process: &Process, argument: &str) {
+    let pid = nix::unistd::Pid::from_raw(child_of(process, argument));
+    nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn every_address_reaches_the_instances() {
+    let (folder, sim) = (Folder::new(), eth());
+    let upstream = format!("eth={}", sim.url("eth"));
+    let listen = "127.0.0.1:0,127.0.0.2:0";
+    let process =
+        Process::start(&folder, &["--instances", "2", "--listen", listen, "--upstream", &upstream]);
+    process.wait_for("2 instances");
+    for name in ["gw-1", "gw-2"] {
+        for ip in ["127.0.0.1", "127.0.0.2"] {
+            let words = format!("{name}: listening on http://{ip}:");
+            let said = process.wait_for(&words);
+            let rest = said.split(&words).nth(1).unwrap_or_else(|| panic!("{words}\n{said}"));
+            let port = rest.split_whitespace().next().unwrap();
+            assert_eq!(ask(&format!("{ip}:{port}"), "GET /ready", "").status, 200);
+        }
+    }
+    process.stop();
+}
+
+#[test]
+fn an_instance_is_started_again_although_its_program_is_gone() {
+    let (folder, sim) = (Folder::new(), eth());
+    let upstream = format!("eth={}", sim.url("eth"));
+    let program = folder.path().join("copy");
+    std::fs::copy(command(&[]).get_program(), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["gateway", "--instances", "2", "--listen", "127.0.0.1:0", "--database", "off"]);
+    command.args(["--upstream", &upstream]).current_dir(folder.path());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let process = Process::spawn(command);
+    process.wait_for("2 instances");
+    std::fs::remove_file(&program).unwrap();
+    kill_child(&process, "instance=gw-1");
+    process.wait_for_next("gw-1 ended: signal: 9 (SIGKILL)");
+    process.wait_for_next("gw-1: listening on http://");
+    process.stop();
+}
+
+#[test]
+fn a_child_that_is_never_ready_does_not_keep_its_supervisor() {
+    let folder = Folder::new();
+    let fifo = folder.path().join("access.log");
+    // Opening it waits for a reader, who never comes.
+    make_fifo(&fifo);
+    let config = "access_log = { sample = \"100%\", file = \"access.log\" }\ndatabase = \"off\"\n";
+    std::fs::write(folder.path().join("gateway.toml"), config).unwrap();
+    let process = Process::start(&folder, &["--instances", "2", "--listen", "127.0.0.1:0"]);
+    while child_count(&process) < 2 {
+        std::thread::yield_now();
+    }
+    process.signal(Signal::SIGTERM);
+    process.end();
+}
+
+fn child_count(process: &Process) -> usize {
+    let parent = process.id().to_string();
+    let found = Command::new("pgrep").args(["-P", &parent]).output().unwrap();
+    String::from_utf8(found.stdout).unwrap().lines().count()
+}
+
+#[test]
+fn an_instance_that_dies_while_the_configuration_is_broken_comes_back() {
+    let (folder, sim) = (Folder::new(), eth());
+    let url = sim.url("eth");
+    let file = folder.path().join("gateway.toml");
+    let good = format!("[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{url}\"\n");
+    replace(&file, &good);
+    let args = ["--instances", "2", "--listen", "127.0.0.1:0", "--database", "off"];
+    let process = Process::start(&folder, &args);
+    process.wait_for("2 instances");
+    replace(&file, "no = \"such key\"\n");
+    process.wait_for_next("gw-1: a change is refused");
+    kill_child(&process, "instance=gw-1");
+    process.wait_for_next("gw-1 ended: signal: 9 (SIGKILL)");
+    process.wait_for_next("the configuration is not valid; using the last one that was");
+    process.wait_for_next("gw-1: listening on http://");
+    let address = process.address("gw-1");
+    assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).status, 200);
+    // It follows the file again as soon as that is valid.
+    replace(&file, &good.replace("\"a\"", "\"b\""));
+    process.wait_for_next("gw-1: reloaded");
+    let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
+    assert_eq!(answered.header("x-plimsoll-upstream"), Some("b"), "{}", answered.head);
+    process.stop();
+}
+
+#[test]
+fn callers_leave_descriptors_for_upstreams() {
+    let (folder, sim) = (Folder::new(), eth());
+    let upstream = format!("eth={}", sim.url("eth"));
+    let program = command(&[]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\""]).arg(program.get_program());
+    limited.args(["gateway", "--listen", "127.0.0.1:0", "--database", "off"]);
+    limited.args(["--upstream", &upstream]).current_dir(folder.path());
+    limited.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let process = Process::spawn(limited);
+    let address = process.address("");
+    // More than it may open. The first are accepted first, and their calls need a connection more.
+    let mut idle: Vec<_> = (0..300).map(|_| Caller::connect(&address).unwrap()).collect();
+    for caller in &mut idle[..10] {
+        assert_eq!(caller.send("POST /v1", BLOCK_NUMBER).unwrap().status, 200);
+    }
+    drop(idle);
+    process.stop();
+}

@@ -1,0 +1,423 @@
+//! The table of keys: how each is read, shown, and called in file, environment and flags.
+//!
+//! It is the only place that names them: the reader, the printer, the names of the environment
+//! variables and the check of the documentation all come from it.
+
+use plimsoll_config::values::{quote, quote_filled, show_share, show_size};
+use plimsoll_config::{Field, Place, Problems, Table, Variables, values};
+use plimsoll_measure::Nanos;
+
+use super::fields::{
+    addresses, cors, count, database, file, instances, label, list, log_file, path, set, size,
+    span, time, trusted_proxies,
+};
+use super::{Config, Draft};
+use crate::settings::Cors;
+
+/// Threads that may serve; each has a runtime of its own.
+const WORKERS_MAX: u64 = 256;
+
+/// Numbers above these are a slip of the pen.
+const COUNT_MAX: u64 = 10_000_000;
+const HEADER_MAX: u64 = 16 << 20;
+
+/// How a value is written outside a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As it is.
+    Text,
+    /// A whole number.
+    Number,
+    /// `true` or `false`.
+    Bool,
+    /// Texts with commas between them.
+    List,
+    /// A word, or texts with commas between them.
+    WordOrList,
+}
+
+/// A key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// In the file; what is before a dot is a table's name.
+    pub path: &'static str,
+    /// How it is written outside the file.
+    pub form: Form,
+    /// Its environment variable, where that does not follow from its path.
+    variable: Option<&'static str>,
+    /// Its flag, if it has one.
+    pub flag: Option<&'static str>,
+    /// Whether a running gateway takes up a change.
+    pub reloads: bool,
+    read: fn(&Field<'_>, &mut Draft),
+    show: fn(&Config) -> Option<String>,
+}
+
+impl Key {
+    const fn new(
+        path: &'static str,
+        form: Form,
+        read: fn(&Field<'_>, &mut Draft),
+        show: fn(&Config) -> Option<String>,
+    ) -> Key {
+        Key { path, form, variable: None, flag: None, reloads: false, read, show }
+    }
+
+    const fn variable_is(self, variable: &'static str) -> Key {
+        Key { variable: Some(variable), ..self }
+    }
+
+    const fn flag(self, flag: &'static str) -> Key {
+        Key { flag: Some(flag), ..self }
+    }
+
+    const fn reloads(self) -> Key {
+        Key { reloads: true, ..self }
+    }
+
+    /// Its environment variable: `PLIMSOLL_LIMITS_BODY`.
+    pub fn variable(&self) -> String {
+        match self.variable {
+            Some(variable) => variable.into(),
+            None => format!("PLIMSOLL_{}", self.path.replace('.', "_").to_ascii_uppercase()),
+        }
+    }
+
+    /// Its value as TOML, secrets left out; `None` where there is none.
+    pub fn show(&self, config: &Config) -> Option<String> {
+        (self.show)(config)
+    }
+
+    /// The table that it is in (empty: none), and its name there.
+    pub(super) fn table_and_name(&self) -> (&'static str, &'static str) {
+        self.path.split_once('.').unwrap_or(("", self.path))
+    }
+
+    /// A value from outside a file as a line of TOML.
+    fn line(&self, value: &str) -> Result<String, String> {
+        let list = || {
+            let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+            format!("[{}]", items.map(quote).collect::<Vec<_>>().join(", "))
+        };
+        let value = match self.form {
+            Form::Text => quote(value),
+            Form::Number => match value.trim().parse::<u64>() {
+                Ok(number) => number.to_string(),
+                Err(_) => return Err(format!("\"{value}\" is no whole number")),
+            },
+            Form::Bool => match value.trim() {
+                value @ ("true" | "false") => value.into(),
+                _ => return Err(format!("\"{value}\" is neither true nor false")),
+            },
+            Form::List => list(),
+            Form::WordOrList if value.contains("://") => list(),
+            Form::WordOrList => quote(value.trim()),
+        };
+        Ok(format!("{} = {value}", self.path))
+    }
+}
+
+/// Every key, in the order in which they are printed: first those in no table.
+pub static KEYS: [Key; 31] = [
+    Key::new(
+        "listen",
+        Form::List,
+        |field, draft| {
+            if let Some(listen) = addresses(field) {
+                draft.config.settings.listen = listen;
+            }
+        },
+        |config| Some(list(config.settings.listen.iter().map(|a| quote(&a.to_string())))),
+    )
+    .flag("--listen"),
+    Key::new(
+        "instance",
+        Form::Text,
+        |field, draft| draft.instance = field.text().and_then(|text| label(field, text.value)),
+        |config| Some(quote_filled(&config.settings.instance)),
+    )
+    .flag("--instance")
+    .reloads(),
+    Key::new(
+        "workers",
+        Form::Number,
+        |field, draft| set(&mut draft.config.settings.workers, count(field, WORKERS_MAX)),
+        |config| Some(config.settings.workers.to_string()),
+    )
+    .flag("--workers"),
+    Key::new(
+        "database",
+        Form::Text,
+        |field, draft| draft.database = database(field, &draft.folder),
+        |config| match &config.database {
+            None => Some(quote("off")),
+            Some(database) => database.named.then(|| quote(&database.url.shown)),
+        },
+    )
+    .variable_is("DATABASE_URL")
+    .flag("--database"),
+    Key::new("instances", Form::List, instances, |config| {
+        Some(list(config.instances.iter().map(|instance| quote(&instance.url.shown))))
+    })
+    .variable_is("PATH_GATEWAY_INSTANCES")
+    .reloads(),
+    Key::new(
+        "built_in_services",
+        Form::Bool,
+        |field, draft| set(&mut draft.config.built_in_services, field.boolean()),
+        |config| Some(config.built_in_services.to_string()),
+    )
+    .reloads(),
+    Key::new("trusted_proxies", Form::List, trusted_proxies, |config| {
+        Some(list(config.settings.trusted_proxies.iter().map(|net| quote(&net.to_string()))))
+    })
+    .reloads(),
+    Key::new(
+        "reveal",
+        Form::Bool,
+        |field, draft| set(&mut draft.config.settings.reveal, field.boolean()),
+        |config| Some(config.settings.reveal.to_string()),
+    )
+    .reloads(),
+    Key::new("cors", Form::WordOrList, cors, |config| {
+        Some(match &config.settings.cors {
+            Cors::Any => quote("any"),
+            Cors::Off => quote("off"),
+            Cors::Origins(origins) => list(origins.iter().map(|origin| quote(origin))),
+        })
+    })
+    .reloads(),
+    Key::new(
+        "gzip",
+        Form::Bool,
+        |field, draft| set(&mut draft.config.settings.gzip, field.boolean()),
+        |config| Some(config.settings.gzip.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "drain",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.drain, field.duration().map(Nanos::from)),
+        |config| Some(span(config.settings.drain)),
+    )
+    .reloads(),
+    Key::new(
+        "idle_close",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.idle_close, field.duration().map(Nanos::from));
+        },
+        |config| Some(span(config.settings.idle_close)),
+    )
+    .reloads(),
+    Key::new(
+        "tls.cert",
+        Form::Text,
+        |field, draft| draft.tls_cert = file(field, &draft.folder),
+        |config| config.settings.tls.as_ref().map(|tls| path(&tls.cert)),
+    ),
+    Key::new(
+        "tls.key",
+        Form::Text,
+        |field, draft| draft.tls_key = file(field, &draft.folder),
+        |config| config.settings.tls.as_ref().map(|tls| path(&tls.key)),
+    ),
+    Key::new(
+        "access_log.sample",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.access_log.sample, field.parse(values::share))
+        },
+        |config| Some(quote(&show_share(config.settings.access_log.sample))),
+    )
+    .reloads(),
+    Key::new(
+        "access_log.file",
+        Form::Text,
+        |field, draft| draft.config.settings.access_log.file = log_file(field, &draft.folder),
+        |config| config.settings.access_log.file.as_deref().map(path),
+    ),
+    Key::new(
+        "limits.body",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.body, size(field, 1, u64::MAX >> 1)),
+        |config| Some(quote(&show_size(config.settings.limits.body))),
+    )
+    .reloads(),
+    Key::new(
+        "limits.batch",
+        Form::Number,
+        |field, draft| set(&mut draft.config.settings.limits.batch, count(field, COUNT_MAX)),
+        |config| Some(config.settings.limits.batch.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.header",
+        Form::Text,
+        |field, draft| {
+            let size = size(field, 1 << 10, HEADER_MAX).map(|size| size as usize);
+            set(&mut draft.config.settings.limits.header, size);
+        },
+        |config| Some(quote(&show_size(config.settings.limits.header as u64))),
+    )
+    .reloads(),
+    Key::new(
+        "limits.connections",
+        Form::Number,
+        |field, draft| set(&mut draft.config.settings.limits.connections, count(field, COUNT_MAX)),
+        |config| Some(config.settings.limits.connections.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.calls",
+        Form::Number,
+        |field, draft| set(&mut draft.config.settings.limits.calls, count(field, COUNT_MAX)),
+        |config| Some(config.settings.limits.calls.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.calls_per_connection",
+        Form::Number,
+        |field, draft| {
+            set(&mut draft.config.settings.limits.calls_per_connection, count(field, COUNT_MAX))
+        },
+        |config| Some(config.settings.limits.calls_per_connection.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.calls_per_endpoint",
+        Form::Number,
+        |field, draft| {
+            set(&mut draft.config.settings.limits.calls_per_endpoint, count(field, COUNT_MAX))
+        },
+        |config| Some(config.settings.limits.calls_per_endpoint.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.http2_streams",
+        Form::Number,
+        |field, draft| {
+            let streams = field.integer(1, 100_000).map(|streams| streams as u32);
+            set(&mut draft.config.settings.limits.http2_streams, streams);
+        },
+        |config| Some(config.settings.limits.http2_streams.to_string()),
+    )
+    .reloads(),
+    Key::new(
+        "limits.answer",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.answer, size(field, 1, u64::MAX >> 1)),
+        |config| Some(quote(&show_size(config.settings.limits.answer))),
+    )
+    .reloads(),
+    Key::new(
+        "limits.memory",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.memory, size(field, 1, u64::MAX >> 1)),
+        |config| Some(quote(&show_size(config.settings.limits.memory))),
+    )
+    .reloads(),
+    Key::new(
+        "limits.upstream_connections",
+        Form::Number,
+        |field, draft| {
+            let connections = count(field, COUNT_MAX);
+            set(&mut draft.config.settings.limits.upstream_connections, connections);
+        },
+        |config| Some(config.settings.limits.upstream_connections.to_string()),
+    ),
+    Key::new(
+        "limits.header_time",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.header_time, time(field)),
+        |config| Some(span(config.settings.limits.header_time)),
+    )
+    .reloads(),
+    Key::new(
+        "limits.body_time",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.body_time, time(field)),
+        |config| Some(span(config.settings.limits.body_time)),
+    )
+    .reloads(),
+    Key::new(
+        "limits.idle_time",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.idle_time, time(field)),
+        |config| Some(span(config.settings.limits.idle_time)),
+    )
+    .reloads(),
+    Key::new(
+        "limits.write_time",
+        Form::Text,
+        |field, draft| set(&mut draft.config.settings.limits.write_time, time(field)),
+        |config| Some(span(config.settings.limits.write_time)),
+    )
+    .reloads(),
+];
+
+/// The tables that keys are in, as problems call them.
+const TABLES: [&str; 3] = ["tls", "access_log", "limits"];
+
+/// The keys that differ between two configurations although a running gateway cannot take up the
+/// change: it has to be restarted for them.
+pub fn fixed_differences(running: &Config, read: &Config) -> Vec<&'static str> {
+    let differs = |key: &&Key| !key.reloads && key.show(running) != key.show(read);
+    KEYS.iter().filter(differs).map(|key| key.path).collect()
+}
+
+/// Reads the keys of a document.
+pub(super) fn read(root: &Table<'_>, draft: &mut Draft) {
+    read_table(root, "", draft);
+    for name in TABLES {
+        if let Some(table) = root.field(name).and_then(|field| field.table(name)) {
+            read_table(&table, name, draft);
+            table.close();
+        }
+    }
+}
+
+fn read_table(table: &Table<'_>, of: &str, draft: &mut Draft) {
+    for key in KEYS.iter().filter(|key| key.table_and_name().0 == of) {
+        if let Some(field) = table.field(key.table_and_name().1) {
+            (key.read)(&field, draft);
+            draft.places.insert(key.path, field.place());
+        }
+    }
+}
+
+/// Lines of TOML by their names, and what cannot be one.
+type Lines = (Vec<(String, String)>, Problems);
+
+/// What the environment says. An empty variable says nothing.
+pub(super) fn environment(variables: &Variables) -> Lines {
+    let named = KEYS.iter().filter_map(|key| {
+        let variable = key.variable();
+        let value = variables.get(&variable).filter(|value| !value.trim().is_empty())?;
+        Some((variable.clone(), key, value.to_string()))
+    });
+    lines(named)
+}
+
+/// What flags say. A list's flag may come several times.
+pub(super) fn flags(flags: &[(&'static str, String)]) -> Lines {
+    let named = KEYS.iter().filter_map(|key| {
+        let flag = key.flag?;
+        let given = flags.iter().filter(|(name, _)| *name == flag).map(|(_, value)| value.as_str());
+        let given: Vec<&str> = given.collect();
+        (!given.is_empty()).then(|| (flag.to_string(), key, given.join(",")))
+    });
+    lines(named)
+}
+
+fn lines(named: impl Iterator<Item = (String, &'static Key, String)>) -> Lines {
+    let mut lines = Vec::new();
+    let mut problems = Problems::default();
+    for (name, key, value) in named {
+        match key.line(&value) {
+            Ok(line) => lines.push((name, line)),
+            Err(message) => problems.note(Place::Named(name), message, ""),
+        }
+    }
+    (lines, problems)
+}

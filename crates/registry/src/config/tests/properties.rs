@@ -1,0 +1,209 @@
+//! Printing a configuration and reading it back gives the same, whatever it holds.
+
+use std::net::SocketAddr;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::super::*;
+use crate::model::{Endpoint, Spread};
+use crate::settings::{AccessLog, Cors, Limits, Network};
+use plimsoll_measure::Nanos;
+
+fn id() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9_.:-]{1,12}"
+}
+
+/// Anything that may stand in a TOML text, `${` and quotes among it.
+fn words() -> impl Strategy<Value = String> {
+    "[ -~äß\"'$\\{\\}\\\\]{0,20}"
+}
+
+fn span() -> impl Strategy<Value = Nanos> {
+    (1u64..1_000_000_000_000).prop_map(Nanos)
+}
+
+fn rules() -> impl Strategy<Value = MethodRules> {
+    let pattern = || vec("[a-z_]{1,8}\\*?", 0..3);
+    (pattern(), pattern()).prop_map(|(allow, deny)| MethodRules { allow, deny })
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let number = || option::of(1u64..1 << 62);
+    (id(), number(), option::of(span()), number(), 0usize..3, span()).prop_map(
+        |(id, chain_id, block_time, sync_allowance, spread, timeout)| Service {
+            id,
+            chain_id,
+            block_time,
+            sync_allowance,
+            spread: Spread::WORDS[spread].1,
+            timeout,
+        },
+    )
+}
+
+/// A text with or without the variable `KEY`, which is secret, and `HOST`, which is not.
+fn filled() -> impl Strategy<Value = Text> {
+    (words(), 0..3).prop_map(|(text, variable)| match variable {
+        0 => Text { shown: text.replace("${", "$${"), value: text, unset: None },
+        1 => Text { value: format!("{text}-s3cret"), shown: shown(&text, "-${KEY}"), unset: None },
+        _ => Text { value: format!("h{text}"), shown: shown("h", &text), unset: None },
+    })
+}
+
+fn shown(before: &str, after: &str) -> String {
+    let after = if after.ends_with("${KEY}") { after.into() } else { after.replace("${", "$${") };
+    let before = before.replace("${", "$${");
+    format!("{before}{after}")
+}
+
+fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
+    // Letters that spell no secret: what stands there in full is printed.
+    let headers = proptest::collection::btree_map("x-[b-d]{1,6}", filled(), 0..3);
+    let place =
+        (prop::sample::select(services), any::<bool>(), "[a-z]{1,8}", 1u16.., any::<bool>());
+    let rate = option::of((1u32..1_000_000).prop_map(f64::from));
+    (id(), place, headers, 1u32..=1_000, 0u8..=9, rate, rules(), any::<bool>()).prop_map(
+        |(id, place, headers, weight, tier, rate_limit, methods, any_service)| {
+            let (service, tls, host, port, secret) = place;
+            let scheme = if tls { "https" } else { "http" };
+            let base = format!("{scheme}://{host}:{port}/");
+            let (value, shown) = match secret {
+                true => (format!("{base}s3cret"), format!("{base}${{KEY}}")),
+                false => (base.clone(), base),
+            };
+            let kind = if any_service { Kind::Path } else { Kind::Evm };
+            Upstream {
+                service: (!any_service).then_some(service),
+                address: Address::parse(&value).unwrap(),
+                headers: headers.into_iter().collect(),
+                weight,
+                tier,
+                rate_limit,
+                methods,
+                ..Upstream::at(id, kind, Text { value, shown, unset: None })
+            }
+        },
+    )
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let sizes = (1u64..1 << 40, 1usize..1_000, 1usize << 10..1 << 20, 1u64..1 << 40, 1u64..1 << 40);
+    let counts = (1usize..10_000_000, 1u32..100_000, 1usize..10_000_000);
+    (sizes, counts, (span(), span(), span(), span())).prop_map(|(sizes, counts, times)| Limits {
+        body: sizes.0,
+        batch: sizes.1,
+        header: sizes.2,
+        connections: counts.0,
+        calls: counts.0,
+        calls_per_connection: counts.0,
+        calls_per_endpoint: counts.0,
+        http2_streams: counts.1,
+        answer: sizes.3,
+        memory: sizes.4,
+        upstream_connections: counts.2,
+        header_time: times.0,
+        body_time: times.1,
+        idle_time: times.2,
+        write_time: times.3,
+    })
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let listen = proptest::collection::btree_set(any::<SocketAddr>(), 1..3);
+    let cors = prop_oneof![
+        Just(Cors::Any),
+        Just(Cors::Off),
+        vec("https://[a-z]{1,5}\\.example", 1..3).prop_map(Cors::Origins),
+    ];
+    let networks = vec((any::<[u8; 4]>(), 0u8..=32), 0..3).prop_map(|networks| {
+        let network = |([a, b, c, d], bits): ([u8; 4], u8)| {
+            Network::parse(&format!("{a}.{b}.{c}.{d}/{bits}"))
+        };
+        networks.into_iter().filter_map(|parts| network(parts).ok()).collect()
+    });
+    let log = (0u32..=1_000, any::<bool>()).prop_map(|(share, file)| AccessLog {
+        sample: f64::from(share) / 10.0 / 100.0,
+        file: file.then(|| "/tmp/${x}\".log".into()),
+    });
+    (listen, "[!-~]{1,9}", 1usize..=256, limits(), networks, any::<bool>(), cors, log, span())
+        .prop_map(
+            |(listen, instance, workers, limits, proxies, reveal, cors, access_log, drain)| {
+                Settings {
+                    listen: listen.into_iter().map(plain).collect(),
+                    instance,
+                    workers,
+                    tls: None,
+                    limits,
+                    trusted_proxies: proxies,
+                    reveal,
+                    cors,
+                    access_log,
+                    gzip: reveal,
+                    idle_close: drain,
+                    drain,
+                }
+            },
+        )
+}
+
+/// Without flow and scope, which have no text.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}
+
+fn definitions() -> impl Strategy<Value = Definitions> {
+    vec(service(), 0..3).prop_flat_map(|services| {
+        let mut ids: Vec<String> = services.iter().map(|service| service.id.clone()).collect();
+        ids.push("eth".into());
+        let endpoint = (id(), prop::sample::select(ids.clone()), rules())
+            .prop_map(|(id, service, methods)| Endpoint { id, service, methods });
+        (Just(services), vec(upstream(ids), 0..3), vec(endpoint, 0..3)).prop_map(
+            |(mut services, mut upstreams, mut endpoints)| {
+                let mut seen = std::collections::BTreeSet::new();
+                services.retain(|service| seen.insert(("service", service.id.clone())));
+                upstreams.retain(|upstream| seen.insert(("upstream", upstream.id.clone())));
+                endpoints.retain(|endpoint| seen.insert(("endpoint", endpoint.id.clone())));
+                Definitions { services, upstreams, endpoints }
+            },
+        )
+    })
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let database = prop_oneof![
+        Just(None),
+        any::<bool>().prop_map(|named| {
+            Some(Database { url: Text::plain("sqlite:/tmp/plimsoll.db"), named })
+        }),
+    ];
+    let instances = proptest::collection::btree_set(1u16.., 0..3).prop_map(|ports| {
+        let url = |port| Text::plain(format!("http://127.0.0.1:{port}/v1"));
+        ports.into_iter().map(|port| instance(url(port)).unwrap()).collect()
+    });
+    (settings(), definitions(), database, instances).prop_map(
+        |(settings, definitions, database, instances)| Config {
+            settings,
+            built_in_services: true,
+            instances,
+            definitions,
+            database,
+            notes: Vec::new(),
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn printed_configurations_read_back(config in config()) {
+        let printed = config.to_toml();
+        prop_assert!(!printed.contains("s3cret"), "{printed}");
+        let mut inputs = Inputs { file: Some("/tmp/gateway.toml".into()), ..Inputs::default() };
+        inputs.variables.set("KEY", "s3cret");
+        match Config::read_with(&inputs, Some(&printed)) {
+            Ok(read) => prop_assert_eq!(read, config, "{}", printed),
+            Err(problems) => prop_assert!(false, "{printed}\n{problems}"),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! What a gateway is told: services, upstreams, endpoints.
+//!
+//! These are the resolved forms: variables filled in, addresses taken apart. They come from the
+//! configuration file, from the database and from the services that are built in; where they come
+//! from is not their business. What they are compiled to is the registry's.
+
+use std::path::PathBuf;
+
+use plimsoll_config::Text;
+use plimsoll_measure::Nanos;
+
+/// The longest id of a service, an upstream or an endpoint, in bytes.
+pub const ID_MAX: usize = 128;
+
+/// The largest weight of an upstream.
+pub const WEIGHT_MAX: u32 = 1_000;
+
+/// The lowest tier's number; tier 0 is used first.
+pub const TIER_MAX: u8 = 9;
+
+/// A chain or an agent family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What callers and upstreams know it by: `eth`.
+    pub id: String,
+    /// Its chain id; with one, the gateway answers `eth_chainId` and `net_version` by itself.
+    pub chain_id: Option<u64>,
+    /// The time between two blocks.
+    pub block_time: Option<Nanos>,
+    /// How many blocks an upstream may lag behind.
+    pub sync_allowance: Option<u64>,
+    /// How its calls are spread over its upstreams.
+    pub spread: Spread,
+    /// From taking up a call to the last byte of its answer.
+    pub timeout: Nanos,
+}
+
+impl Service {
+    /// The default of [`Service::timeout`].
+    pub const TIMEOUT: Nanos = Nanos::from_secs(30);
+
+    /// A service of which nothing is known but its id.
+    pub fn named(id: impl Into<String>) -> Service {
+        Service {
+            id: id.into(),
+            chain_id: None,
+            block_time: None,
+            sync_allowance: None,
+            spread: Spread::default(),
+            timeout: Service::TIMEOUT,
+        }
+    }
+
+    /// The services that every gateway knows, as PATH's rules describe them.
+    pub fn built_in() -> Vec<Service> {
+        let service = |id: &str, chain_id, block_secs, sync_allowance| Service {
+            chain_id: Some(chain_id),
+            block_time: Some(Nanos::from_secs(block_secs)),
+            sync_allowance: Some(sync_allowance),
+            ..Service::named(id)
+        };
+        vec![
+            service("eth", 1, 12, 2),
+            service("boba", 288, 2, 150),
+            service("mantle", 5000, 2, 150),
+            service("kava", 2222, 6, 50),
+        ]
+    }
+}
+
+/// How calls are spread over upstreams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// Each in its turn, whatever its weight.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest calls in flight for its weight; in turn among equals.
+    LeastLoaded,
+    /// Each in its turn, as often as its weight says.
+    Weighted,
+}
+
+impl Spread {
+    /// The words for it in documents.
+    pub const WORDS: [(&'static str, Spread); 3] = [
+        ("round-robin", Spread::RoundRobin),
+        ("least-loaded", Spread::LeastLoaded),
+        ("weighted", Spread::Weighted),
+    ];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, spread)| *spread == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// A node or a gateway that calls are relayed to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// What metrics and response headers call it.
+    pub id: String,
+    /// The service it serves; `None`: any that it is asked for, as PATH instances do.
+    pub service: Option<String>,
+    /// How it is spoken to.
+    pub kind: Kind,
+    /// Where it is.
+    pub url: Text,
+    /// The same, taken apart.
+    pub address: Address,
+    /// Sent with each request; names in lower case.
+    pub headers: Vec<(String, Text)>,
+    /// 1 to [`WEIGHT_MAX`].
+    pub weight: u32,
+    /// 0 to [`TIER_MAX`]; a tier is used when those before it have none.
+    pub tier: u8,
+    /// Calls a second that it may be sent, by this process; `None`: no limit.
+    pub rate_limit: Option<f64>,
+    /// The methods that it may be sent.
+    pub methods: MethodRules,
+    /// Certificates (PEM) to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+}
+
+impl Upstream {
+    /// Path and query of its URL. A PATH instance answers below `/v1` only: a URL without a path means
+    /// that, and never what lies beside it.
+    pub fn path(&self) -> &str {
+        match (self.kind, self.address.path.as_str()) {
+            (Kind::Path, "/") => "/v1",
+            (_, path) => path,
+        }
+    }
+}
+
+/// How an upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A node: JSON-RPC by POST to its URL.
+    Evm,
+    /// A PATH instance: JSON-RPC by POST to its URL, the service named in a header.
+    Path,
+}
+
+impl Kind {
+    /// The words for it in documents.
+    pub const WORDS: [(&'static str, Kind); 2] = [("evm", Kind::Evm), ("path", Kind::Path)];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// A URL taken apart: `https://host:port/path`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Whether it is https.
+    pub tls: bool,
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// The port, also where the URL leaves it out.
+    pub port: u16,
+    /// What the Host header says: the host, and the port where the URL names one.
+    pub authority: String,
+    /// Path and query, starting with `/`.
+    pub path: String,
+}
+
+impl Address {
+    /// Takes a URL apart.
+    ///
+    /// # Errors
+    /// What is wrong with it, without repeating it: it may hold a secret.
+    pub fn parse(url: &str) -> Result<Address, String> {
+        let form = "write it like http://127.0.0.1:8545 or https://node.example/path";
+        let uri: http::Uri = url.parse().map_err(|_| format!("not a URL; {form}"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            Some(other) => return Err(format!("\"{other}\" is no scheme of an upstream; {form}")),
+            None => return Err(format!("no scheme; {form}")),
+        };
+        let authority = uri.authority().ok_or_else(|| format!("no host; {form}"))?;
+        if authority.as_str().contains('@') {
+            let instead = "write headers = { Authorization = \"Basic …\" }";
+            return Err(format!("a user name and password do not belong into a URL; {instead}"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(format!("no host; {form}"));
+        }
+        let named = authority.as_str().rsplit_once(':').map(|(_, port)| port);
+        let port = match (authority.port_u16(), named) {
+            (Some(0), _) => return Err("port 0 cannot be connected to; use 1 to 65535".into()),
+            (Some(port), _) => port,
+            // A colon within the brackets of an IPv6 address names no port.
+            (None, Some(port)) if !port.ends_with(']') => {
+                return Err(format!("\"{port}\" is not a valid port; use 1 to 65535"));
+            }
+            (None, _) => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+        };
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok(Address {
+            tls,
+            host: host.into(),
+            port,
+            authority: authority.as_str().into(),
+            path: path.into(),
+        })
+    }
+}
+
+/// What a customer calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The id in its URL: `ethpath_…`.
+    pub id: String,
+    /// The service that it relays to.
+    pub service: String,
+    /// The methods that may be called.
+    pub methods: MethodRules,
+}
+
+/// Which methods may be used: what is allowed, less what is denied. A name may end in `*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MethodRules {
+    /// Empty: all.
+    pub allow: Vec<String>,
+    /// Goes before `allow`.
+    pub deny: Vec<String>,
+}
+
+impl MethodRules {
+    /// Whether a method may be used.
+    pub fn permit(&self, method: &str) -> bool {
+        let fits = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(start) => method.starts_with(start),
+            None => pattern == method,
+        };
+        !self.deny.iter().any(fits) && (self.allow.is_empty() || self.allow.iter().any(fits))
+    }
+
+    /// Checks a pattern.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(pattern: &str) -> Result<(), String> {
+        let name = pattern.strip_suffix('*').unwrap_or(pattern);
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:".contains(&b));
+        match plain && !pattern.is_empty() && pattern.len() <= ID_MAX {
+            true => Ok(()),
+            false => Err(format!(
+                "\"{pattern}\" is no method; write a name, or a start such as \"debug_*\""
+            )),
+        }
+    }
+}
+
+/// Everything that the registry is compiled from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Definitions {
+    /// No id twice; built-in ones among them unless they are disabled.
+    pub services: Vec<Service>,
+    /// No id twice; each with a service among `services`, or with none.
+    pub upstreams: Vec<Upstream>,
+    /// No id twice; each with a service among `services`.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Checks an id.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_id(id: &str) -> Result<(), String> {
+    let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.:".contains(&b));
+    match plain && !id.is_empty() && id.len() <= ID_MAX {
+        true => Ok(()),
+        false => Err(format!(
+            "\"{id}\" cannot be an id; it has 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        let check = |url: &str, tls: bool, host: &str, port: u16, path: &str| {
+            let address = Address::parse(url).unwrap_or_else(|why| panic!("{url}: {why}"));
+            assert_eq!(
+                (address.tls, address.host.as_str(), address.port, address.path.as_str()),
+                (tls, host, port, path),
+                "{url}"
+            );
+        };
+        check("http://127.0.0.1:8545", false, "127.0.0.1", 8545, "/");
+        check("https://node.example/v3/key?x=1", true, "node.example", 443, "/v3/key?x=1");
+        check("http://[::1]:3069/v1", false, "::1", 3069, "/v1");
+        check("http://host", false, "host", 80, "/");
+        for bad in [
+            "",
+            "host",
+            "host:80",
+            "ftp://host/",
+            "http://",
+            "http://u:p@host/",
+            "http:///x",
+            "http://host:65536/",
+            "http://host:0/",
+            "http://host:/",
+            "http://[::1]:99999/",
+        ] {
+            assert!(Address::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rules_permit() {
+        let rules = |allow: &[&str], deny: &[&str]| MethodRules {
+            allow: allow.iter().map(|text| text.to_string()).collect(),
+            deny: deny.iter().map(|text| text.to_string()).collect(),
+        };
+        assert!(rules(&[], &[]).permit("anything"));
+        assert!(rules(&["eth_*"], &[]).permit("eth_call"));
+        assert!(!rules(&["eth_*"], &[]).permit("debug_traceCall"));
+        assert!(!rules(&["eth_*"], &["eth_call"]).permit("eth_call"));
+        assert!(!rules(&[], &["*"]).permit("eth_call"));
+        assert!(rules(&["net_version"], &["net_versions"]).permit("net_version"));
+        assert!(MethodRules::check("eth_*").is_ok());
+        assert!(MethodRules::check("*").is_ok());
+        assert!(MethodRules::check("").is_err());
+        assert!(MethodRules::check("e*h").is_err());
+        assert!(check_id("ethpath_1764014188689_1764014188693").is_ok());
+        assert!(check_id("a b").is_err());
+    }
+}
