@@ -30,6 +30,9 @@ pub(crate) struct Arrival {
     pub(crate) deadline: Nanos,
     /// When the first byte of its first exchange was accepted by the kernel.
     pub(crate) sent_at: Option<Nanos>,
+    /// How long its exchanges so far waited to be sent, and how long they took after that.
+    pub(crate) waited: Nanos,
+    pub(crate) served: Nanos,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) exchange: Exchange,
@@ -45,6 +48,8 @@ pub(crate) struct Exchange {
     /// The redirect that is being followed in its place.
     pub(crate) hop: Option<Box<Hop>>,
     pub(crate) state: State,
+    /// Since when it waits to be sent.
+    pub(crate) since: Nanos,
     /// When its first byte was accepted by the kernel.
     pub(crate) sent_at: Option<Nanos>,
     /// When the first bytes of the response were read.
@@ -65,14 +70,7 @@ pub(crate) enum State {
 impl Arrival {
     /// A new arrival, not yet on its way.
     pub(crate) fn new(stream: u16, target: u32, request: u32, seq: u64) -> Arrival {
-        let exchange = Exchange {
-            request,
-            hop: None,
-            state: State::Waiting,
-            sent_at: None,
-            first_byte_at: None,
-            capped: false,
-        };
+        let exchange = Exchange::new(request, None, Nanos::ZERO);
         Arrival {
             stream,
             warm: false,
@@ -83,11 +81,47 @@ impl Arrival {
             dispatched_at: Nanos::ZERO,
             deadline: Nanos::MAX,
             sent_at: None,
+            waited: Nanos::ZERO,
+            served: Nanos::ZERO,
             bytes_out: 0,
             bytes_in: 0,
             exchange,
             before: None,
             after: None,
+        }
+    }
+}
+
+impl Exchange {
+    /// A new exchange, waiting since an instant.
+    pub(crate) fn new(request: u32, hop: Option<Box<Hop>>, since: Nanos) -> Exchange {
+        Exchange {
+            request,
+            hop,
+            state: State::Waiting,
+            since,
+            sent_at: None,
+            first_byte_at: None,
+            capped: false,
+        }
+    }
+}
+
+impl Arrival {
+    /// The kernel has accepted the first byte of its exchange.
+    #[inline]
+    pub(crate) fn sent(&mut self, now: Nanos) {
+        self.waited += now - self.exchange.since;
+        self.exchange.sent_at = Some(now);
+        self.sent_at.get_or_insert(now);
+    }
+
+    /// How long its exchanges waited to be sent, up to an end at `ended_at`.
+    #[inline]
+    pub(crate) fn wait(&self, ended_at: Nanos) -> Nanos {
+        match self.exchange.sent_at {
+            Some(_) => self.waited,
+            None => self.waited + (ended_at - self.exchange.since),
         }
     }
 }

@@ -191,7 +191,7 @@ impl<S: System> Dispatcher<S> {
         if arrival.deadline <= now {
             return true;
         }
-        let (deadline, since) = (arrival.deadline, arrival.dispatched_at);
+        let (deadline, since) = (arrival.deadline, arrival.exchange.since);
         let pool = &self.pools[pool];
         (now - since).0 * MATERIAL >= self.shared.plan.timeout.0
             && if pool.was_capped(since) {
@@ -263,13 +263,12 @@ impl<S: System> Dispatcher<S> {
         }
         let pool = &mut self.pools[connection.pool as usize];
         let arrival = self.arrivals.get_mut(id);
-        let waited_at_limit = pool.was_capped(arrival.dispatched_at);
+        let waited_at_limit = pool.was_capped(arrival.exchange.since);
         arrival.exchange.capped = pool.begin(now) || waited_at_limit;
         arrival.exchange.state = State::OnConnection(key as u32);
         arrival.bytes_out += bytes;
         if sent {
-            arrival.exchange.sent_at = Some(now);
-            arrival.sent_at.get_or_insert(now);
+            arrival.sent(now);
         }
         true
     }

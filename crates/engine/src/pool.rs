@@ -84,6 +84,8 @@ pub(crate) struct Pool {
     pub(crate) slow: usize,
     /// Of these, in the TLS handshake.
     pub(crate) handshaking: usize,
+    /// Of these, in the sample of which read lag is measured.
+    pub(crate) sampled: usize,
     /// In the order they came; entries of arrivals that ended meanwhile are skipped.
     pub(crate) waiting: VecDeque<Waiting>,
     /// Of these, still waiting.
@@ -107,6 +109,8 @@ const LOST: [OpenReason; 3] =
 /// An address that failed is not tried again for so long while there is another.
 const AVOIDED: Nanos = Nanos::from_secs(5);
 
+/// One connection in this many has every answer's receipt stamped by the kernel.
+const SAMPLED_EVERY: usize = 64;
 /// The weight of an answer in the mean of the last ones.
 const MEAN_WEIGHT: f64 = 1.0 / 16.0;
 
@@ -131,6 +135,7 @@ impl Pool {
             connecting: 0,
             slow: 0,
             handshaking: 0,
+            sampled: 0,
             waiting: VecDeque::new(),
             waiting_live: 0,
             listed: false,
@@ -265,6 +270,14 @@ impl Pool {
         None
     }
 
+    /// Whether the connection that is opened now belongs to the sample of which read lag is
+    /// measured: one in 64 of those that are open, at least one.
+    pub(crate) fn sample(&mut self) -> bool {
+        let sampled = self.sampled * SAMPLED_EVERY <= self.open;
+        self.sampled += usize::from(sampled);
+        sampled
+    }
+
     /// Remembers that an established connection was lost.
     pub(crate) fn lose(&mut self, why: OpenReason) {
         if let Some(place) = LOST.iter().position(|lost| *lost == why) {
@@ -339,15 +352,16 @@ impl Pool {
     }
 
     /// Whether an answer by `deadline` is unlikely: what is left is less than the shortest service
-    /// time and twice what answers take longer than that on average.
+    /// time and twice what answers take longer than that on average, at most as long again.
     ///
     /// The arrival that has waited longest is the next to be sent. Were it sent as long as an answer
     /// is just possible, each would be sent with hardly more time than the fastest answer takes, and
-    /// the smallest jitter would make it fail.
+    /// the smallest jitter would make it fail. More than twice the shortest is never asked for: the
+    /// mean of a target that has just stalled says nothing about its next answer.
     pub(crate) fn is_unlikely(&self, deadline: Nanos, now: Nanos) -> bool {
         self.fastest.of_late(now).is_some_and(|fastest| {
             let longer = Nanos(self.mean as u64) - fastest;
-            deadline - now < fastest + longer + longer
+            deadline - now < fastest + (longer + longer).min(fastest)
         })
     }
 

@@ -69,15 +69,15 @@ impl Recorder {
         stats.bytes_in += arrival.bytes_in;
         stats.bytes_out += arrival.bytes_out;
         match (outcome, sent_at) {
-            (Ok(()), Some(sent_at)) => {
+            (Ok(()), Some(_)) => {
                 stats.latency_ok.record(latency);
-                stats.service_time_ok.record(finished.ended_at - sent_at);
+                stats.service_time_ok.record(arrival.served);
             }
             (Ok(()), None) => unreachable!("an answer follows a request"),
             (Err(why), sent_at) => {
                 stats.latency_failed.record(latency);
-                if let (Some(_), Some(sent_at)) = (finished.status, sent_at) {
-                    stats.service_time_failed.record(finished.ended_at - sent_at);
+                if let (Some(_), Some(_)) = (finished.status, sent_at) {
+                    stats.service_time_failed.record(arrival.served);
                 }
                 stats.errors.count(why.class);
                 if let Some(fault) = why.fault {
@@ -86,7 +86,7 @@ impl Recorder {
             }
         }
         let stream = &mut self.counts.streams[arrival.stream as usize];
-        stream.wait.record(sent_at.unwrap_or(finished.ended_at) - arrival.dispatched_at);
+        stream.wait.record(arrival.wait(finished.ended_at));
         if let Some(status) = finished.status {
             self.counts.status.count(status);
             self.last_answer[arrival.stream as usize] = finished.ended_at;

@@ -78,12 +78,15 @@ impl Wake {
         }
     }
 
-    /// A spinning thread looked at the clock after so long.
+    /// A spinning thread looked at the clock after so long; how much of that it spent spinning. One
+    /// that was interrupted spent most of it off its CPU.
     #[inline]
-    pub(crate) fn spun(&mut self, took: Nanos) {
+    pub(crate) fn spun(&mut self, took: Nanos) -> Nanos {
         if took > INTERRUPTED {
             self.interruptions += 1;
+            return Nanos::ZERO;
         }
+        took
     }
 
     /// A second has passed.
@@ -127,7 +130,7 @@ mod tests {
     fn a_core_that_others_need_is_left_to_them() {
         let mut wake = Wake::new(Spin::Adaptive);
         let at = Nanos(1_000_000_000);
-        (0..INTERRUPTIONS).for_each(|_| wake.spun(INTERRUPTED + Nanos(1)));
+        (0..INTERRUPTIONS).for_each(|_| _ = wake.spun(INTERRUPTED + Nanos(1)));
         wake.second(Nanos::ZERO);
         assert_eq!(wake.plan(at, Nanos::MAX, at), Plan::Sleep(at));
         let later = SUSPENDED_FIRST + at;

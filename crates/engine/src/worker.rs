@@ -134,8 +134,7 @@ impl<S: System> Worker<S> {
                 self.dispatcher.system.wait(Wait::Not, &mut self.ready)?;
                 if self.ready.is_empty() && taken == 0 {
                     let took = self.dispatcher.system.now() - now;
-                    self.wake.spun(took);
-                    self.time.spent.spin += took;
+                    self.time.spent.spin += self.wake.spun(took);
                 }
                 Ok(now)
             }

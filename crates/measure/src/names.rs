@@ -149,6 +149,8 @@ listed! {
         BadLocation = "redirect without a usable location",
         /// More redirects than the plan follows.
         TooManyRedirects = "more redirects than the plan follows",
+        /// An answer came before any byte of its request was sent.
+        AnswerFirst = "answer before its request",
         /// The target closed an idle keep-alive connection just as the request was sent on it.
         StaleKeepAlive = "keep-alive connection closed as the request was sent",
         /// The target accepted the connection and never answered the TLS handshake.

@@ -57,6 +57,15 @@ impl Over {
     }
 }
 
+/// How the other side's bytes end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As the protocol has it.
+    Clean,
+    /// By the end of TCP without the end of TLS: more may have been meant.
+    Truncated,
+}
+
 /// Where the body of a whole response lies.
 enum Whole {
     /// In what was just read.
@@ -177,10 +186,13 @@ impl Http1 {
                     (ready.readable, ready.read_closed) = (false, false);
                     return None;
                 }
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Some(self.end_of_stream(End::Truncated, transport, lent));
+                }
                 Err(error) => return Some(self.fail(Failure::of_io(error), &mut lent.held)),
             };
             if n == 0 {
-                return Some(self.end_of_stream(transport, lent));
+                return Some(self.end_of_stream(End::Clean, transport, lent));
             }
             if transport.is_drained_by(n, lent.scratch.len()) {
                 ready.readable = false;
@@ -189,6 +201,10 @@ impl Http1 {
                 trace.response.extend_from_slice(&lent.scratch[..n]);
             }
             match self.feed(&lent.scratch[..n], &mut lent.held) {
+                Ok(Some(_)) if self.current.as_ref().is_some_and(|current| !current.sent) => {
+                    let failure = Failure::fault(Fault::AnswerFirst);
+                    return Some(self.fail(failure, &mut lent.held));
+                }
                 Ok(Some(whole)) => return Some(self.answer(whole, transport, &lent.scratch)),
                 Ok(None) => {
                     let current = self.current.as_mut().expect("bytes of an exchange were fed");
@@ -311,13 +327,17 @@ impl Http1 {
 
     fn end_of_stream<'a, K: Socket>(
         &'a mut self,
+        end: End,
         transport: &Transport<K>,
         lent: &'a mut Lent,
     ) -> Event<'a> {
         self.over = Over::of(OpenReason::TargetClosed);
         match &self.current {
             None => Event::Closed { why: OpenReason::TargetClosed, failure: None },
-            Some(_) if self.parser.ends_at_close() => self.answer(Whole::Gathered, transport, &[]),
+            // Only an orderly end shows that nothing is missing.
+            Some(current) if self.parser.ends_at_close() && end == End::Clean && current.sent => {
+                self.answer(Whole::Gathered, transport, &[])
+            }
             Some(_) => self.fail(Failure::of(ErrorClass::ClosedEarly), &mut lent.held),
         }
     }

@@ -180,6 +180,8 @@ pub(crate) struct Connection<K> {
     pub(crate) opened_at: Nanos,
     /// Counts the connections of a worker: tells this one from others at the same place.
     pub(crate) serial: u64,
+    /// Whether its answers belong to the sample of which read lag is measured.
+    pub(crate) sampled: bool,
     /// Whether its pool has it among those with capacity.
     pub(crate) listed: bool,
     /// Whether it takes so long to connect that another address is being tried.
@@ -195,9 +197,6 @@ enum Protocol {
     Http1(Http1),
 }
 
-/// One connection in this many has every answer's receipt stamped by the kernel.
-const STAMPED_EVERY: u64 = 64;
-
 impl<K: Socket> Connection<K> {
     /// Over a socket that is being connected to the address at place `address` of its pool.
     ///
@@ -207,7 +206,7 @@ impl<K: Socket> Connection<K> {
         socket: K,
         tls: Option<&TlsStart>,
         (pool, address): (usize, usize),
-        serial: u64,
+        (serial, sampled): (u64, bool),
         now: Nanos,
     ) -> io::Result<Connection<K>> {
         Ok(Connection {
@@ -215,6 +214,7 @@ impl<K: Socket> Connection<K> {
             address: address as u32,
             opened_at: now,
             serial,
+            sampled,
             listed: false,
             slow: false,
             unread: Readiness::NONE,
@@ -235,12 +235,6 @@ impl<K: Socket> Connection<K> {
         }
     }
 
-    /// Whether its answers belong to the sample of which read lag is measured.
-    #[inline]
-    pub(crate) fn is_sampled(&self) -> bool {
-        self.serial.is_multiple_of(STAMPED_EVERY)
-    }
-
     /// Hands a request over; `buffers` are free again afterwards.
     pub(crate) fn start(
         &mut self,
@@ -255,7 +249,7 @@ impl<K: Socket> Connection<K> {
     /// Asks the kernel when what is read next arrived, or stops asking.
     #[inline]
     pub(crate) fn stamp(&mut self, wanted: bool) {
-        self.transport.want_stamps(wanted || self.is_sampled());
+        self.transport.want_stamps(wanted || self.sampled);
     }
 
     /// The next thing that happened, after the poll said `ready`; `None` when all was reported or

@@ -20,14 +20,14 @@ struct Pair {
 
 const VALUES: fn() -> Values = || Values { seq: 0, key: Key::new(0) };
 
-/// An established connection, the worker's `serial`-th, and the other side's socket.
-fn pair_at(serial: u64) -> Pair {
+/// An established connection, and the other side's socket.
+fn pair_that_is(sampled: bool) -> Pair {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let route = Route { to: listener.local_addr().unwrap(), from: None };
     let mut kernel = Kernel::new(std::sync::mpsc::channel().0).unwrap();
     kernel.start(Clock::start_in(Duration::ZERO)).unwrap();
     let socket = kernel.connect(route, 0).unwrap();
-    let connection = Connection::new(socket, None, (0, 0), serial, Nanos::ZERO).unwrap();
+    let connection = Connection::new(socket, None, (0, 0), (1, sampled), Nanos::ZERO).unwrap();
     let (peer, _) = listener.accept().unwrap();
     let url = Url::parse("http://h/").unwrap();
     let spec = RequestSpec {
@@ -48,7 +48,7 @@ fn pair_at(serial: u64) -> Pair {
 }
 
 fn pair() -> Pair {
-    pair_at(1)
+    pair_that_is(false)
 }
 
 impl Pair {
@@ -188,7 +188,7 @@ fn bodies_that_are_gathered_are_bounded_and_given_back() {
 
 #[test]
 fn a_sampled_connection_says_when_the_kernel_received_an_answer() {
-    let mut pair = pair_at(64);
+    let mut pair = pair_that_is(true);
     let start = pair.kernel.now();
     pair.start(7, false);
     pair.peer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();

@@ -99,6 +99,9 @@ impl<K: Socket> Transport<K> {
     }
 
     /// Reads what is there; 0 is the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; `UnexpectedEof` when TCP ended and TLS had not.
     #[inline]
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.tls {
@@ -208,9 +211,6 @@ fn read_plaintext<K: Socket>(
     loop {
         match tls.reader().read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // An end without close_notify is an end all the same: whether the response was whole
-            // is told by its own length.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
             read => return read,
         }
         match read_records(tls, socket) {
@@ -218,7 +218,6 @@ fn read_plaintext<K: Socket>(
                 write_records(tls, &mut socket.socket)?;
             }
             Ok(false) => return Err(io::ErrorKind::WouldBlock.into()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
             Err(error) => return Err(error),
         }
     }

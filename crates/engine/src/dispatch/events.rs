@@ -54,7 +54,8 @@ impl<S: System> Dispatcher<S> {
         for (key, ready) in ready {
             let Some(connection) = self.connections.get_mut(*key) else { continue };
             let queued = connection.unread.any();
-            if queued || self.clock >= until {
+            // Those that wait already come first.
+            if queued || left > 0 || self.clock >= until {
                 connection.unread = connection.unread.or(*ready);
                 if !queued {
                     let serial = connection.serial;
@@ -97,9 +98,7 @@ impl<S: System> Dispatcher<S> {
                 Event::Handshaking => self.pools[pool].handshaking += 1,
                 Event::Established => self.established(key, now),
                 Event::Sent { arrival } => {
-                    let arrival = self.arrivals.get_mut(arrival);
-                    arrival.exchange.sent_at = Some(now);
-                    arrival.sent_at.get_or_insert(now);
+                    self.arrivals.get_mut(arrival).sent(now);
                 }
                 Event::Began { arrival } => {
                     self.arrivals.get_mut(arrival).exchange.first_byte_at = Some(now);
@@ -175,14 +174,16 @@ impl<S: System> Dispatcher<S> {
         let arrival = self.arrivals.get_mut(id);
         let exchange = &mut arrival.exchange;
         exchange.first_byte_at.get_or_insert(now);
+        let capped = exchange.capped;
         // What the target took: not what an answer waited for us to read it.
         let sent_at = exchange.sent_at.expect("an answer follows a request");
         let service_time = received_at.unwrap_or(now) - sent_at;
+        arrival.served += now - sent_at;
         let pool = &mut self.pools[connection.pool as usize];
-        pool.answered(service_time, exchange.capped, now);
+        pool.answered(service_time, capped, now);
         pool.end(now);
         if let Some(at) = received_at
-            && (connection.is_sampled() || now > arrival.deadline)
+            && (connection.sampled || now > arrival.deadline)
             && !arrival.warm
         {
             self.recorder.counts.read_lag.record(now - at);

@@ -8,7 +8,7 @@
 //! also when no connection is opened; when that fails, those that are known stay in use.
 
 use super::{Dispatcher, Next};
-use crate::arrival::{Exchange, Id, State};
+use crate::arrival::{Exchange, Id};
 use crate::connection::{Connection, Failure};
 use crate::judge::Why;
 use crate::pool::{Name, Pool};
@@ -79,6 +79,7 @@ impl<S: System> Dispatcher<S> {
     fn open_for(&mut self, pool: usize, now: Nanos) {
         let most = if self.lag > BEHIND { 1 } else { OPENED_MAX };
         for _ in 0..most {
+            self.make_room(pool, now);
             if !self.pools[pool].wants_connection(now) {
                 return self.serve_all_addresses(pool, now);
             }
@@ -125,7 +126,8 @@ impl<S: System> Dispatcher<S> {
         let entry = self.connections.vacant_entry();
         let (key, serial) = (entry.key(), self.opening.serial);
         let opened = self.system.connect(Route { to, from }, key).and_then(|socket| {
-            Connection::new(socket, state.tls.as_ref(), (pool, address), serial, now)
+            let sampled = state.sample();
+            Connection::new(socket, state.tls.as_ref(), (pool, address), (serial, sampled), now)
         });
         match opened {
             Ok(connection) => {
@@ -204,9 +206,6 @@ impl<S: System> Dispatcher<S> {
             if may_be_slow && now >= opened_at + SLOW {
                 attempt.slow = true;
                 self.slowed(key as usize, now);
-                if !self.connections.contains(key as usize) {
-                    continue;
-                }
             } else if may_be_slow {
                 next_check = next_check.min(opened_at + SLOW);
             }
@@ -214,6 +213,23 @@ impl<S: System> Dispatcher<S> {
             self.opening.attempts.push_back((key, serial));
         }
         self.opening.next_check = next_check;
+    }
+
+    /// At the limit a slow attempt gives way to one that an arrival waits for.
+    fn make_room(&mut self, pool: usize, now: Nanos) {
+        let state = &self.pools[pool];
+        let needs_room = state.open >= state.limit && state.waiting_live > state.connecting;
+        if !needs_room || state.slow == 0 {
+            return;
+        }
+        let is_slow = |(key, serial): &&(u32, u64)| {
+            self.connections
+                .get(*key as usize)
+                .is_some_and(|own| own.serial == *serial && own.slow && own.pool as usize == pool)
+        };
+        if let Some((key, _)) = self.opening.attempts.iter().find(is_slow).copied() {
+            self.lose(key as usize, OpenReason::AfterTimeout, None, now);
+        }
     }
 
     /// An attempt is slow: another address is tried beside it, or in its place at the limit.
@@ -224,9 +240,6 @@ impl<S: System> Dispatcher<S> {
         pool.connecting -= 1;
         pool.slow += 1;
         pool.avoid(address, now);
-        if pool.open >= pool.limit && pool.waiting_live > pool.connecting {
-            self.lose(key, OpenReason::AfterTimeout, None, now);
-        }
         self.may_need_connections(place);
     }
 
@@ -243,9 +256,10 @@ impl<S: System> Dispatcher<S> {
         let (place, address) = (connection.pool as usize, connection.address as usize);
         let (established, listed, slow) =
             (connection.is_established(), connection.listed, connection.slow);
-        let handshaking = connection.is_handshaking();
+        let (handshaking, sampled) = (connection.is_handshaking(), connection.sampled);
         connection.close();
         let pool = &mut self.pools[place];
+        pool.sampled -= usize::from(sampled);
         pool.open -= 1;
         pool.uncap(now);
         pool.addresses[address].open -= 1;
@@ -334,14 +348,7 @@ impl<S: System> Dispatcher<S> {
             Ok(pool) => {
                 hop.request.pool = pool;
                 let exchange = &mut self.arrivals.get_mut(id).exchange;
-                *exchange = Exchange {
-                    request: exchange.request,
-                    hop: Some(hop),
-                    state: State::Waiting,
-                    sent_at: None,
-                    first_byte_at: None,
-                    capped: false,
-                };
+                *exchange = Exchange::new(exchange.request, Some(hop), now);
                 self.next.push_back(Next::Request(id));
             }
             Err(why) => {

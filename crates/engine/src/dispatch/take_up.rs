@@ -70,6 +70,7 @@ impl<S: System> Dispatcher<S> {
         arrival.user = due.user;
         arrival.scheduled_at = due.scheduled_at;
         arrival.dispatched_at = now;
+        arrival.exchange.since = now;
         arrival.deadline = due.scheduled_at + plan.timeout;
         let (deadline, timeout) = (arrival.deadline, plan.timeout);
         let pool = self.shared.requests[request].pool;

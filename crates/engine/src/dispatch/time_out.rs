@@ -99,11 +99,8 @@ impl<S: System> Dispatcher<S> {
 
     fn why_unserved(&self, arrival: &Arrival, pool: usize) -> Why {
         let pool = &self.pools[pool];
-        let since = arrival.dispatched_at;
-        if arrival.sent_at.is_some() {
-            // It waited for the origin that a redirect leads to.
-            Why::of(ErrorClass::ResponseTimeout)
-        } else if self.was_late(arrival) {
+        let since = arrival.exchange.since;
+        if arrival.sent_at.is_none() && self.was_late(arrival) {
             Why::of(ErrorClass::Late)
         } else if matches!(pool.name, Name::Asked | Name::Failed(_)) {
             Why::of(ErrorClass::Dns)

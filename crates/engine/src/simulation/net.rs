@@ -4,7 +4,7 @@
 //! and when the script takes the worker off its CPU. Bytes that arrive meanwhile lie in the kernel
 //! with their time of arrival. The poll is edge-triggered, as epoll is for the engine.
 
-use super::peer::{Ending, Peer, Reply};
+use super::peer::{Ending, Peer, Reply, reply_bytes};
 use crate::control::Command;
 use crate::system::resolve::{Question, Resolved};
 use crate::system::{Message, READY_MAX, Readiness, Wait};
@@ -358,7 +358,13 @@ impl World {
             None => None,
         };
         match answer {
-            Some((after, true)) => self.happens(self.now + after, Happening::Connected(id)),
+            Some((after, true)) => {
+                self.happens(self.now + after, Happening::Connected(id));
+                if self.peers[&to].answers_first {
+                    let at = self.now + after + 300_000;
+                    self.happens(at, Happening::Arrive(id, reply_bytes(200, "{}")));
+                }
+            }
             Some((after, false)) => self.happens(self.now + after, Happening::Refused(id)),
             // Nothing ever comes back.
             None => {}

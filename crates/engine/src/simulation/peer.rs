@@ -65,6 +65,8 @@ pub(super) struct Peer {
     pub(super) idle_close: Option<u64>,
     /// Answers come in pieces.
     pub(super) in_pieces: bool,
+    /// Answers before it is asked.
+    pub(super) answers_first: bool,
     /// So many bytes are in a result.
     pub(super) result: usize,
 }
@@ -82,6 +84,7 @@ impl Peer {
             flaw: (Flaw::None, 0, 0),
             idle_close: None,
             in_pieces: false,
+            answers_first: false,
             result: 3,
         }
     }
@@ -182,7 +185,7 @@ impl Reply {
     }
 }
 
-fn reply_bytes(status: u16, body: &str) -> Vec<u8> {
+pub(super) fn reply_bytes(status: u16, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 

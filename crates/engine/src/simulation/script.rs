@@ -72,6 +72,7 @@ pub(super) enum Kind {
     Swollen,
     PausedAtStart,
     PausedWhileStalled,
+    AnswersFirst,
 }
 
 impl Kind {
@@ -95,7 +96,7 @@ impl Kind {
         )
     }
 
-    const ALL: [Kind; 29] = [
+    const ALL: [Kind; 30] = [
         Kind::Clean,
         Kind::IdleCloses,
         Kind::Flawed,
@@ -125,6 +126,7 @@ impl Kind {
         Kind::Swollen,
         Kind::PausedAtStart,
         Kind::PausedWhileStalled,
+        Kind::AnswersFirst,
     ];
 }
 
@@ -383,6 +385,12 @@ fn make(
             peer.stalls = Some((from, back));
             made.world.pause(Nanos(from), Nanos(back - from + within(c, 50, 300) * MILLI));
             made.blame(Guilty::Generator);
+        }
+        Kind::AnswersFirst => {
+            // And takes nothing: not a byte of a request leaves this host.
+            peer.answers_first = true;
+            made.world.room(0);
+            made.blame(Guilty::Target);
         }
         Kind::ShortPauses => {
             for _ in 0..within(c, 1, 20) {
