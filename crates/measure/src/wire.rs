@@ -404,9 +404,12 @@ mod tests {
         (0..3).for_each(|i| stream.wait.record(Nanos(i)));
         let (from, to) = (Nanos(seed), Nanos(10 * seed));
         stream.active = Some(Window { from, planned_to: to, to });
+        stream.last_sent = to;
         let origin = &mut snapshot.origins[1];
-        (origin.limit, origin.open, origin.in_use_peak) = (10, seed, 3);
+        (origin.limit, origin.open) = (10, seed);
         (origin.in_use, origin.capped, origin.wanted) = (Nanos(7), Nanos(2), 5);
+        (origin.occupied, origin.in_use_peak) = (Nanos(9), 3);
+        origin.connected.add(Nanos(4));
         origin.service_free.add(Nanos(900));
         origin.starved = 1;
         snapshot.read_lag.record(Nanos(77));

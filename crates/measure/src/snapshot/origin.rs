@@ -48,6 +48,11 @@ pub struct OriginCounts {
     /// Connection-time in use: the sum over connections. Divided by the stretch it is the mean
     /// number in use.
     pub in_use: Nanos,
+    /// Connection-time open: the sum over connections, connecting and the TLS handshake included. A
+    /// connection counts against the limit for all of it. Zero in recordings that lack it.
+    pub occupied: Nanos,
+    /// From opening to established (TCP and TLS), over the connections that were established.
+    pub connected: ServiceSum,
     /// How long an arrival waited because the limit was reached; the sum over workers.
     pub capped: Nanos,
     /// Requests that arrivals wanted to send here.
@@ -80,6 +85,8 @@ impl OriginCounts {
 
     fn add_counts(&mut self, other: &OriginCounts) {
         self.in_use += other.in_use;
+        self.occupied += other.occupied;
+        self.connected.merge(&other.connected);
         self.capped += other.capped;
         self.wanted += other.wanted;
         self.service_free.merge(&other.service_free);

@@ -40,6 +40,9 @@ pub struct StreamCounts {
     pub wait: Histogram,
     /// When it was active in the stretch; `None` when it was not.
     pub active: Option<Window>,
+    /// When the first byte of its last request was sent, on the run's clock. Zero: nothing was sent,
+    /// or the recording lacks it.
+    pub last_sent: Nanos,
 }
 
 impl StreamCounts {
@@ -63,6 +66,7 @@ impl StreamCounts {
             (Some(own), Some(other)) => Some(own.union(other)),
             (own, other) => own.or(other),
         };
+        self.last_sent = self.last_sent.max(other.last_sent);
     }
 
     /// Forgets the counts and keeps the memory.
@@ -72,5 +76,6 @@ impl StreamCounts {
         self.lag.clear();
         self.wait.clear();
         self.active = None;
+        self.last_sent = Nanos::ZERO;
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct StreamLine {
     wait: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     active: Option<WindowLine>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    last_sent_ns: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -34,6 +36,10 @@ pub(super) struct OriginLine {
     in_use_peak: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     in_use_ns: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    occupied_ns: u64,
+    #[serde(default, skip_serializing_if = "ServiceLine::is_empty")]
+    connected: ServiceLine,
     #[serde(default, skip_serializing_if = "is_zero")]
     capped_ns: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -78,6 +84,7 @@ impl StreamLine {
                 planned_to_ns: window.planned_to.0,
                 to_ns: window.to.0,
             }),
+            last_sent_ns: counts.last_sent.0,
         }
     }
 
@@ -92,6 +99,7 @@ impl StreamLine {
                 planned_to: Nanos(line.planned_to_ns),
                 to: Nanos(line.to_ns),
             }),
+            last_sent: Nanos(self.last_sent_ns),
         })
     }
 }
@@ -103,6 +111,8 @@ impl OriginLine {
             open: counts.open,
             in_use_peak: counts.in_use_peak,
             in_use_ns: counts.in_use.0,
+            occupied_ns: counts.occupied.0,
+            connected: ServiceLine::from(counts.connected),
             capped_ns: counts.capped.0,
             wanted: counts.wanted,
             service_free: ServiceLine::from(counts.service_free),
@@ -117,6 +127,8 @@ impl OriginLine {
             open: self.open,
             in_use_peak: self.in_use_peak,
             in_use: Nanos(self.in_use_ns),
+            occupied: Nanos(self.occupied_ns),
+            connected: self.connected.into_sum(),
             capped: Nanos(self.capped_ns),
             wanted: self.wanted,
             service_free: self.service_free.into_sum(),
