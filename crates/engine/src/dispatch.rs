@@ -269,6 +269,7 @@ impl<S: System> Dispatcher<S> {
         arrival.bytes_out += bytes;
         if sent {
             arrival.sent(now);
+            self.recorder.sent(arrival, now);
         }
         true
     }

@@ -299,6 +299,27 @@ impl Pool {
         }
     }
 
+    /// A connection to an address is opened.
+    pub(crate) fn opened(&mut self, address: usize, now: Nanos) {
+        self.fullness.step(now, self.open);
+        self.addresses[address].open += 1;
+        self.open += 1;
+        self.connecting += 1;
+    }
+
+    /// A connection to an address is closed, whatever its phase.
+    pub(crate) fn closed(&mut self, address: usize, now: Nanos) {
+        self.fullness.step(now, self.open);
+        self.addresses[address].open -= 1;
+        self.open -= 1;
+        self.fullness.uncap(now);
+    }
+
+    /// A connection took so long to be established.
+    pub(crate) fn established(&mut self, took: Nanos) {
+        self.fullness.counts.connected.add(took);
+    }
+
     /// A request is wanted here.
     #[inline]
     pub(crate) fn want(&mut self) {
@@ -308,7 +329,7 @@ impl Pool {
     /// An exchange begins; whether arrivals waited at the limit then.
     #[inline]
     pub(crate) fn begin(&mut self, now: Nanos) -> bool {
-        self.fullness.step(now);
+        self.fullness.step(now, self.open);
         self.fullness.in_use += 1;
         let peak = &mut self.fullness.counts.in_use_peak;
         *peak = (*peak).max(self.fullness.in_use);
@@ -318,7 +339,7 @@ impl Pool {
     /// An exchange is over, in whatever way.
     #[inline]
     pub(crate) fn end(&mut self, now: Nanos) {
-        self.fullness.step(now);
+        self.fullness.step(now, self.open);
         self.fullness.in_use -= 1;
     }
 
@@ -367,7 +388,7 @@ impl Pool {
 
     /// Adds what was counted until `now` to a snapshot's origin, which may have that of others.
     pub(crate) fn report(&mut self, now: Nanos, into: &mut OriginCounts) {
-        self.fullness.step(now);
+        self.fullness.step(now, self.open);
         self.fullness.restart_cap(now);
         let mut counts = std::mem::take(&mut self.fullness.counts);
         self.fullness.counts.in_use_peak = self.fullness.in_use;

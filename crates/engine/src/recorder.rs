@@ -43,6 +43,14 @@ impl Recorder {
         }
     }
 
+    /// The first byte of an arrival's exchange was sent.
+    #[inline]
+    pub(crate) fn sent(&mut self, arrival: &Arrival, now: Nanos) {
+        if !arrival.warm {
+            self.counts.streams[arrival.stream as usize].last_sent = now;
+        }
+    }
+
     /// Where JSON-RPC answers to an arrival are counted.
     pub(crate) fn rpc(&mut self, warm: bool) -> &mut RpcCounts {
         if warm { &mut self.warm_rpc } else { &mut self.counts.rpc }

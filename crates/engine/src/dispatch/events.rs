@@ -98,7 +98,9 @@ impl<S: System> Dispatcher<S> {
                 Event::Handshaking => self.pools[pool].handshaking += 1,
                 Event::Established => self.established(key, now),
                 Event::Sent { arrival } => {
-                    self.arrivals.get_mut(arrival).sent(now);
+                    let arrival = self.arrivals.get_mut(arrival);
+                    arrival.sent(now);
+                    self.recorder.sent(arrival, now);
                 }
                 Event::Began { arrival } => {
                     self.arrivals.get_mut(arrival).exchange.first_byte_at = Some(now);

@@ -134,9 +134,7 @@ impl<S: System> Dispatcher<S> {
                 entry.insert(connection);
                 self.opening.serial += 1;
                 self.opening.attempts.push_back((key as u32, serial));
-                state.addresses[address].open += 1;
-                state.open += 1;
-                state.connecting += 1;
+                state.opened(address, now);
                 let check = now + if state.usable() > 1 { SLOW } else { self.shared.plan.timeout };
                 self.opening.next_check = match self.opening.attempts.len() {
                     1 => check,
@@ -173,7 +171,9 @@ impl<S: System> Dispatcher<S> {
         if pool.tls.is_some() {
             pool.handshaking -= 1;
         }
-        if now - connection.opened_at < SLOW {
+        let took = now - connection.opened_at;
+        pool.established(took);
+        if took < SLOW {
             pool.reached(address);
         }
         self.opening.established += 1;
@@ -260,9 +260,7 @@ impl<S: System> Dispatcher<S> {
         connection.close();
         let pool = &mut self.pools[place];
         pool.sampled -= usize::from(sampled);
-        pool.open -= 1;
-        pool.uncap(now);
-        pool.addresses[address].open -= 1;
+        pool.closed(address, now);
         if established {
             self.opening.established -= 1;
             pool.lose(why);

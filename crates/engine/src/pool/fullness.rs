@@ -7,7 +7,7 @@ use plimsoll_measure::{Nanos, OriginCounts};
 pub(super) struct Fullness {
     pub(super) counts: OriginCounts,
     pub(super) in_use: u64,
-    /// Up to when `counts.in_use` is added up.
+    /// Up to when connection-time is added up.
     stepped_at: Nanos,
     /// Since when arrivals wait at the limit.
     pub(super) capped_since: Option<Nanos>,
@@ -15,8 +15,10 @@ pub(super) struct Fullness {
 
 impl Fullness {
     #[inline]
-    pub(super) fn step(&mut self, now: Nanos) {
-        self.counts.in_use += Nanos((now - self.stepped_at).0 * self.in_use);
+    pub(super) fn step(&mut self, now: Nanos, open: usize) {
+        let span = (now - self.stepped_at).0;
+        self.counts.in_use += Nanos(span * self.in_use);
+        self.counts.occupied += Nanos(span * open as u64);
         self.stepped_at = self.stepped_at.max(now);
     }
 
