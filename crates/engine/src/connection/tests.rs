@@ -87,6 +87,17 @@ impl Pair {
         }
     }
 
+    /// Polls through the TLS handshake.
+    fn until_established(&mut self) {
+        let mut ready = Vec::new();
+        while self.connection.capacity() == 0 {
+            self.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
+            for (_, readiness) in &ready {
+                while !self.reported(*readiness).is_empty() && self.connection.capacity() == 0 {}
+            }
+        }
+    }
+
     fn peer(&mut self) -> &mut TcpStream {
         self.peer.as_mut().unwrap()
     }
@@ -196,4 +207,58 @@ fn a_sampled_connection_says_when_the_kernel_received_an_answer() {
     let stamp = reported.split("received_at: Some(Nanos(").nth(1).expect(&reported);
     let stamp: u64 = stamp.split(')').next().unwrap().parse().unwrap();
     assert!((start.0..=pair.kernel.now().0).contains(&stamp), "{reported}");
+}
+
+/// A TLS server that answers one request with a body until the end of the connection, and ends with
+/// TLS's own farewell or without.
+fn answer_until_close(listener: TcpListener, orderly: bool) -> std::thread::JoinHandle<()> {
+    let pair = rcgen::generate_simple_self_signed(["h".to_string()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.cert.der().clone()], key)
+        .unwrap();
+    std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        let mut tls = rustls::ServerConnection::new(std::sync::Arc::new(config)).unwrap();
+        let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            asked.extend(byte);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf of it").unwrap();
+        if orderly {
+            tls.send_close_notify();
+        }
+        while tls.wants_write() {
+            tls.write_tls(&mut tcp).unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_body_until_the_end_is_whole_only_if_tls_ended_too() {
+    for orderly in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let route = Route { to: listener.local_addr().unwrap(), from: None };
+        let server = answer_until_close(listener, orderly);
+        let rules = plimsoll_plan::TlsRules { insecure: true, ..Default::default() };
+        let config = crate::tls::client_config(&rules).unwrap();
+        let start = (config, crate::tls::server_name(&rules, "h").unwrap());
+        let mut pair = pair();
+        let socket = pair.kernel.connect(route, 0).unwrap();
+        let connection = Connection::new(socket, Some(&start), (0, 0), (2, false), Nanos::ZERO);
+        pair.connection = connection.unwrap();
+        pair.until_established();
+        pair.start(7, false);
+        let ended = if orderly { "Answered" } else { "Failed" };
+        let reported = pair.until(ended);
+        assert!(orderly || reported.contains("ClosedEarly"), "{reported}");
+        server.join().unwrap();
+    }
 }
