@@ -140,7 +140,7 @@ def at_5000(name: str, address: str, settings: Settings) -> tuple[float, float]:
         target.write_text(json.dumps({
             "method": "POST", "url": f"http://{address}/", "body": body,
             "header": {"Content-Type": [CONTENT_TYPE]},
-        }))
+        }) + "\n")
         finished = run_generator(
             ["vegeta", "attack", f"-rate={VEGETA_RATE}", f"-duration={seconds}s", "-format=json",
              f"-targets={target}", "-output=/dev/null"], seconds)
