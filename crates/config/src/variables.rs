@@ -43,11 +43,11 @@ impl Fault {
         match self {
             Fault::Unset(name) => (
                 format!("the variable {name} is not set"),
-                format!("set it in the environment, or add --set {name}=VALUE"),
+                format!("set it with --set {name}=VALUE or in the environment"),
             ),
             Fault::Malformed(at) => (
-                format!("not a variable: {at}"),
-                "write ${NAME} or ${NAME:-default}; a plain ${ is written $${".into(),
+                format!("malformed variable: {at}"),
+                "write ${NAME} or ${NAME:-default}; write a literal ${ as $${".into(),
             ),
         }
     }

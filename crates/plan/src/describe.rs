@@ -12,7 +12,7 @@ impl Plan {
     pub fn describe(&self) -> String {
         let mut out = format!("{}:", self.name);
         let requests = self.planned_requests().map(|n| format!(" {} requests", grouped(n)));
-        out += requests.as_deref().unwrap_or(" as many requests as the users make");
+        out += requests.as_deref().unwrap_or(" as many requests as the users send");
         if let Some(end) = self.planned_end() {
             write!(out, " in {}", exact(end - self.warmup)).expect("writing to memory");
         }
@@ -29,9 +29,9 @@ impl Plan {
                 .iter()
                 .map(|(tag, value)| format!(" where {tag} = {value}"))
                 .collect();
-            let abort = objective.abort_after.map(|after| {
-                format!(", stops the run when it does not hold after {}", exact(after))
-            });
+            let abort = objective
+                .abort_after
+                .map(|after| format!(", stops the run if missed after {}", exact(after)));
             let abort = abort.unwrap_or_default();
             writeln!(out, "  passes when {}{narrowed}{abort}", objective.that)
                 .expect("writing to memory");
@@ -41,10 +41,10 @@ impl Plan {
             writeln!(out, "  reads {url} every second as {name}").expect("writing to memory");
         }
         let max = grouped(self.connections.max);
-        let reuse = if self.connections.reuse { "used again" } else { "one for each request" };
+        let reuse = if self.connections.reuse { "reused" } else { "one for each request" };
         writeln!(
             out,
-            "  at most {max} connections to a host, {reuse}; given up {} after the planned instant",
+            "  at most {max} connections per host and port, {reuse}; requests time out {} after the planned instant",
             exact(self.timeout)
         )
         .expect("writing to memory");
@@ -86,11 +86,13 @@ impl Plan {
         let (how, show): (String, fn(f64) -> String) = match &stream.load {
             Load::Open { arrivals: Arrivals::Constant, .. } => ("evenly spaced".into(), show_rate),
             Load::Open { arrivals: Arrivals::Poisson, .. } => {
-                ("at Poisson instants".into(), show_rate)
+                ("Poisson arrivals".into(), show_rate)
             }
-            Load::Closed { think_time: Nanos::ZERO, .. } => ("each without pause".into(), users),
+            Load::Closed { think_time: Nanos::ZERO, .. } => {
+                ("each without think time".into(), users)
+            }
             Load::Closed { think_time, .. } => {
-                (format!("each pausing {} after an answer", exact(*think_time)), users)
+                (format!("each with {} think time after an answer", exact(*think_time)), users)
             }
         };
         if stream.stages.is_empty() {
@@ -161,7 +163,7 @@ fn describe_target(target: &Target, requests: &[RequestSpec], share: f64) -> Str
     // Expectations are shown where one sentence holds for all.
     let expects = match requests.iter().all(|spec| spec.expect == first.expect) {
         true => format!(", expects {}", describe_expect(&first.expect)),
-        false => ", each with an expectation of its own".into(),
+        false => ", each with its own expectation".into(),
     };
     let (name, method, url) = (&target.name, &first.method, &first.url_shown);
     format!("    {percent:>5} %  {name}: {method} {url}{body}{others}{expects}")

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Variables for a plan.
 #[derive(clap::Args)]
 pub(crate) struct SetArgs {
-    /// Set a variable that the file uses as ${NAME}; goes before the environment
+    /// Set a variable that the file uses as ${NAME}; overrides the environment
     #[arg(long = "set", value_name = "NAME=VALUE", global = true)]
     set: Vec<String>,
 }
@@ -21,7 +21,10 @@ impl SetArgs {
         let mut variables = Variables::from_environment();
         for pair in &self.set {
             let (name, value) = pair.split_once('=').ok_or_else(|| {
-                usage_error(format!("--set {pair}: not NAME=VALUE"), "for example --set PORT=3069")
+                usage_error(
+                    format!("--set {pair}: must be NAME=VALUE"),
+                    "for example --set PORT=3069",
+                )
             })?;
             variables.set(name, value);
         }
@@ -37,10 +40,10 @@ pub(crate) struct InlineArgs {
     /// Send to this URL instead of reading a plan
     #[arg(long, value_name = "URL", required_unless_present = "plan", conflicts_with = "plan")]
     url: Option<String>,
-    /// Open model: so many requests per second, such as 500/s
+    /// Open model: requests per second, such as 500/s
     #[arg(long, requires = "url", conflicts_with = "users")]
     rate: Option<String>,
-    /// Closed model: so many users who send again when they have their answer [default: 10]
+    /// Closed model: number of users, each sending its next request after an answer [default: 10]
     #[arg(long, requires = "url")]
     users: Option<u64>,
     /// How long each user pauses after an answer, such as 1s
@@ -55,25 +58,25 @@ pub(crate) struct InlineArgs {
     /// Space the open model's requests evenly (constant) or at random (poisson)
     #[arg(long, requires = "url")]
     arrivals: Option<String>,
-    /// Send for so long before the figures begin
+    /// How long to send before measuring, such as 5s
     #[arg(long, requires = "url")]
     warmup: Option<String>,
-    /// Give up an answer so long after its request was due [default: 30s]
+    /// Fail a request this long after it was due [default: 30s]
     #[arg(long, requires = "url")]
     timeout: Option<String>,
-    /// The most connections at a time
+    /// Maximum number of simultaneous connections [default: 2000]
     #[arg(long, short = 'c', value_name = "N", requires = "url")]
     connections: Option<u64>,
     /// HTTP method [default: GET, or POST with a body]
     #[arg(long, short = 'X', requires = "url")]
     method: Option<String>,
-    /// Body; @FILE reads it from a file
+    /// Request body; @FILE reads it from a file
     #[arg(long, short = 'b', requires = "url")]
     body: Option<String>,
     /// Header, such as "Content-Type: application/json"
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", requires = "url")]
     headers: Vec<String>,
-    /// What decides pass or fail, such as "latency.p99 < 250ms"
+    /// Pass/fail condition; may be repeated, such as "latency.p99 < 250ms"
     #[arg(long = "objective", value_name = "CONDITION", requires = "url")]
     objectives: Vec<String>,
 }
@@ -102,7 +105,7 @@ pub(crate) fn read_document(
 
 /// Reads a plan from flags.
 pub(crate) fn read_flags(args: &InlineArgs, set: &SetArgs) -> anyhow::Result<Plan> {
-    let folder = std::env::current_dir().context("the current folder is gone")?;
+    let folder = std::env::current_dir().context("cannot determine the current directory")?;
     read(&Document::from_named(args.lines()?), set, &folder)
 }
 
@@ -170,7 +173,7 @@ impl InlineArgs {
         for header in &self.headers {
             let (name, value) = header.split_once(':').ok_or_else(|| {
                 let hint = "for example -H \"Content-Type: application/json\"";
-                usage_error(format!("--header \"{header}\": not NAME: VALUE"), hint)
+                usage_error(format!("--header \"{header}\": must be \"NAME: VALUE\""), hint)
             })?;
             values.entry(name.trim()).or_default().push(quote(value.trim()));
         }
