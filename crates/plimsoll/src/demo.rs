@@ -95,7 +95,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     let edge = start_edge(&folder, &instances)?;
     let endpoints = ENDPOINTS.map(|(_, endpoint)| endpoint).join(", ");
-    tell(&format!("an edge in front of them: {}, with endpoints\n  {endpoints}", edge.urls[0]));
+    tell(&format!("an edge in front: {}, with endpoints\n  {endpoints}", edge.urls[0]));
     if let Some(code) = stopped() {
         return Ok(code);
     }

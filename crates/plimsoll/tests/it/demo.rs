@@ -27,7 +27,7 @@ fn said_until(said: &mut BufReader<std::process::ChildStderr>, words: &str) -> S
 
 /// The addresses that it named: the edge's, then the instances'.
 fn addresses(said: &str) -> Vec<String> {
-    let edge = said.split("an edge in front of them: http://").nth(1).unwrap();
+    let edge = said.split("an edge in front: http://").nth(1).unwrap();
     let instances = said.split("simulated chains:\n  ").nth(1).unwrap().lines().next().unwrap();
     let (first, others) = instances.split_once(' ').unwrap();
     let host = first.rsplit_once(':').unwrap().0;
