@@ -102,7 +102,7 @@ fn the_resolved_plan_reads_back_and_keeps_secrets() {
 #[test]
 fn in_words() {
     let text = read(FOUR_CHAINS).unwrap().describe();
-    assert!(text.contains("5000/s for 33m, Poisson arrivals"), "{text}");
+    assert!(text.contains("5,000/s for 33m, Poisson arrivals"), "{text}");
     assert!(text.contains("66.7 %  ethereum: POST http://gw:3069/api/gateway?endpoint=${ETH_KEY}"));
     assert!(text.contains("passes when latency.p99 < 250ms where chain = ethereum"), "{text}");
 }
