@@ -96,11 +96,11 @@ mod tests {
         assert_eq!(
             problems.unwrap_err().to_string(),
             "more.txt:3:8: the variable NO is not set\n  \
-               hint: set it in the environment, or add --set NO=VALUE\n\
+               hint: set it with --set NO=VALUE or in the environment\n\
              more.txt:8:3: the variable NO is not set\n  \
-               hint: set it in the environment, or add --set NO=VALUE\n\
+               hint: set it with --set NO=VALUE or in the environment\n\
              more.txt:9:1: no request\n  hint: write one\n\
-             plan.toml:2:1: unknown key \"bad\" in the document\n  hint: known here: file"
+             plan.toml:2:1: unknown key \"bad\" in the top level of the file\n  hint: known keys: file"
         );
     }
 }

@@ -81,7 +81,7 @@ impl Document {
                 reader,
                 table: root.get_ref(),
                 span: 0..0,
-                what: "the document",
+                what: "the top level of the file",
                 known: RefCell::default(),
             };
             let value = read(&table);
@@ -181,7 +181,7 @@ impl<'r> Table<'r> {
                     let mut known = known.clone();
                     known.sort_unstable();
                     known.dedup();
-                    format!("known here: {}", known.join(", "))
+                    format!("known keys: {}", known.join(", "))
                 }
             };
             let message = format!("unknown key \"{}\" in {}", name.get_ref(), self.what);
@@ -237,7 +237,7 @@ impl<'r> Field<'r> {
     /// A text, its variables filled in.
     pub fn text(&self) -> Option<Text> {
         let Some(text) = self.value.get_ref().as_str() else {
-            self.wrong_type("a text");
+            self.wrong_type("a string in quotes");
             return None;
         };
         match self.reader.variables.fill(text) {
@@ -437,11 +437,11 @@ mod tests {
         let text = "ratee = 5\nusers = 0\nname = \"${X}\"\n\n[[target]]\nweight = 11\nwieght = 1\n";
         assert_eq!(
             problems(text),
-            "plan.toml:1:1: unknown key \"ratee\" in the document\n  \
+            "plan.toml:1:1: unknown key \"ratee\" in the top level of the file\n  \
                hint: did you mean \"rate\"?\n\
              plan.toml:2:9: \"users\" must be from 1 to 100, not 0\n\
              plan.toml:3:8: the variable X is not set\n  \
-               hint: set it in the environment, or add --set X=VALUE\n\
+               hint: set it with --set X=VALUE or in the environment\n\
              plan.toml:6:10: \"weight\" must be from 0 to 10, not 11\n\
              plan.toml:7:1: unknown key \"wieght\" in [[target]]\n  \
                hint: did you mean \"weight\"?"
@@ -452,7 +452,7 @@ mod tests {
     fn wrong_types_and_syntax() {
         assert_eq!(
             problems("rate = 5\ntarget = 1\n"),
-            "plan.toml:1:8: \"rate\" must be a text, not integer\n\
+            "plan.toml:1:8: \"rate\" must be a string in quotes, not integer\n\
              plan.toml:2:10: \"target\" must be a list of tables\n  \
                hint: write [[target]] above its keys"
         );

@@ -102,6 +102,10 @@ fn plain_number(text: &str) -> Option<f64> {
 
 /// Writes a rate the way [`rate`] reads it.
 pub fn show_rate(per_second: f64) -> String {
+    let thousandths = per_second * 1000.0;
+    if thousandths >= 1.0 && (thousandths - thousandths.round()).abs() < 1e-9 * thousandths {
+        return format!("{}/s", thousandths.round() / 1000.0);
+    }
     for (unit, scale) in [("s", 1.0), ("m", 60.0), ("h", 3600.0)] {
         let number = per_second * scale;
         if (number - number.round()).abs() < 1e-9 * number.max(1.0) {
@@ -229,7 +233,9 @@ mod tests {
         check("100/m", 100.0 / 60.0, "100/m");
         check("10/h", 10.0 / 3600.0, "10/h");
         check("1/ms", 1000.0, "1000/s");
-        check("2.5/s", 2.5, "150/m");
+        check("2.5/s", 2.5, "2.5/s");
+        check("0.1/s", 0.1, "0.1/s");
+        check("6/m", 0.1, "0.1/s");
         for bad in ["", "5000", "5000/", "/s", "5000/day", "-1/s", "inf/s", "1e3/s"] {
             assert!(rate(bad).is_err(), "{bad}");
         }

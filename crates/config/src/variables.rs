@@ -4,7 +4,8 @@
 //! neither; `$${` is a plain `${`. Where the name speaks of a secret, the shown form keeps the
 //! placeholder, so that what is printed or written never holds the secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 /// A text after its variables were filled in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,11 +44,11 @@ impl Fault {
         match self {
             Fault::Unset(name) => (
                 format!("the variable {name} is not set"),
-                format!("set it in the environment, or add --set {name}=VALUE"),
+                format!("set it with --set {name}=VALUE or in the environment"),
             ),
             Fault::Malformed(at) => (
-                format!("not a variable: {at}"),
-                "write ${NAME} or ${NAME:-default}; a plain ${ is written $${".into(),
+                format!("malformed variable: {at}"),
+                "write ${NAME} or ${NAME:-default}; write a literal ${ as $${".into(),
             ),
         }
     }
@@ -67,6 +68,8 @@ impl Fault {
 pub struct Variables {
     values: BTreeMap<String, String>,
     leave_unset: bool,
+    /// The names that documents used, shared by all clones.
+    used: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Variables {
@@ -79,7 +82,7 @@ impl Variables {
     pub fn from_environment() -> Variables {
         let text = |s: std::ffi::OsString| s.into_string().ok();
         let pairs = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?)));
-        Variables { values: pairs.collect(), leave_unset: false }
+        Variables { values: pairs.collect(), ..Variables::default() }
     }
 
     /// Sets one, before the environment's.
@@ -102,6 +105,14 @@ impl Variables {
     /// The names of those that are set, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
+    }
+
+    /// The names of the variables that documents have used so far, set or not, sorted.
+    ///
+    /// # Panics
+    /// If a thread panicked while it added a name.
+    pub fn used(&self) -> Vec<String> {
+        self.used.lock().expect("no holder panics").iter().cloned().collect()
     }
 
     pub(crate) fn fill(&self, text: &str) -> Result<Text, Fault> {
@@ -127,6 +138,7 @@ impl Variables {
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
                 return Err(malformed());
             }
+            self.used.lock().expect("no holder panics").insert(name.into());
             let value = match (self.values.get(name), default) {
                 (Some(value), _) => value.as_str(),
                 (None, Some(default)) => default,
@@ -189,6 +201,7 @@ mod tests {
         check("$${HOST}", "${HOST}", "$${HOST}");
         assert_eq!(variables.fill("${NO}"), Err(Fault::Unset("NO".into())));
         assert_eq!(variables.fill("a ${NO"), Err(Fault::Malformed("${NO".into())));
+        assert_eq!(variables.used(), ["HOST", "NO", "NODE_KEY", "PORT"]);
         assert_eq!(variables.fill("${a b}"), Err(Fault::Malformed("${a b}".into())));
 
         let left = variables.leave_unset().fill("${HOST}/${NO}").unwrap();

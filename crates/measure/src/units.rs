@@ -136,9 +136,20 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// A number and what it counts: `1 request`, `2,000 requests`.
+pub fn counted(n: u64, one: &str) -> String {
+    format!("{} {one}{}", grouped(n), if n == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_agree() {
+        let shown = [0, 1, 2_000].map(|n| counted(n, "request"));
+        assert_eq!(shown, ["0 requests", "1 request", "2,000 requests"]);
+    }
 
     #[test]
     fn reads_well() {

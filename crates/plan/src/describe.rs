@@ -4,15 +4,15 @@ use crate::stream::{Arrivals, End, Load, Stream};
 use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Target};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
-use plimsoll_measure::units::grouped;
+use plimsoll_measure::units::{counted, grouped};
 use std::fmt::Write;
 
 impl Plan {
     /// What will be sent when, to whom, and what decides: for a person to read.
     pub fn describe(&self) -> String {
         let mut out = format!("{}:", self.name);
-        let requests = self.planned_requests().map(|n| format!(" {} requests", grouped(n)));
-        out += requests.as_deref().unwrap_or(" as many requests as the users make");
+        let requests = self.planned_requests().map(|n| format!(" {}", counted(n, "request")));
+        out += requests.as_deref().unwrap_or(" as many requests as the users send");
         if let Some(end) = self.planned_end() {
             write!(out, " in {}", exact(end - self.warmup)).expect("writing to memory");
         }
@@ -29,9 +29,9 @@ impl Plan {
                 .iter()
                 .map(|(tag, value)| format!(" where {tag} = {value}"))
                 .collect();
-            let abort = objective.abort_after.map(|after| {
-                format!(", stops the run when it does not hold after {}", exact(after))
-            });
+            let abort = objective
+                .abort_after
+                .map(|after| format!(", stops the run if missed after {}", exact(after)));
             let abort = abort.unwrap_or_default();
             writeln!(out, "  passes when {}{narrowed}{abort}", objective.that)
                 .expect("writing to memory");
@@ -40,11 +40,11 @@ impl Plan {
             let (name, url) = (&scrape.name, &scrape.url_shown);
             writeln!(out, "  reads {url} every second as {name}").expect("writing to memory");
         }
-        let max = grouped(self.connections.max);
-        let reuse = if self.connections.reuse { "used again" } else { "one for each request" };
+        let max = counted(self.connections.max, "connection");
+        let reuse = if self.connections.reuse { "reused" } else { "one for each request" };
         writeln!(
             out,
-            "  at most {max} connections to a host, {reuse}; given up {} after the planned instant",
+            "  at most {max} per host and port, {reuse}; requests time out {} after the planned instant",
             exact(self.timeout)
         )
         .expect("writing to memory");
@@ -58,18 +58,18 @@ impl Plan {
                 let value = show_value(only, Nanos::ZERO);
                 match only.end {
                     End::After(span) => format!("{value} for {}", exact(span)),
-                    End::Requests(n) => format!("{value} until {} requests", grouped(n)),
+                    End::Requests(n) => format!("{value} until {}", counted(n, "request")),
                 }
             }
             streams => {
                 let kinds = match streams {
-                    [only] => format!("{} stages", only.stages.len()),
-                    _ => format!("{} streams", streams.len()),
+                    [only] => counted(only.stages.len() as u64, "stage"),
+                    _ => counted(streams.len() as u64, "stream"),
                 };
                 let span =
                     self.planned_end().map(|end| format!(" over {}", exact(end - self.warmup)));
                 let requests =
-                    self.planned_requests().map(|n| format!(", {} requests", grouped(n)));
+                    self.planned_requests().map(|n| format!(", {}", counted(n, "request")));
                 format!("{kinds}{}{}", span.unwrap_or_default(), requests.unwrap_or_default())
             }
         }
@@ -84,20 +84,24 @@ impl Plan {
             start => format!("from {} on, ", exact(start)),
         };
         let (how, show): (String, fn(f64) -> String) = match &stream.load {
-            Load::Open { arrivals: Arrivals::Constant, .. } => ("evenly spaced".into(), show_rate),
-            Load::Open { arrivals: Arrivals::Poisson, .. } => {
-                ("at Poisson instants".into(), show_rate)
+            Load::Open { arrivals: Arrivals::Constant, .. } => {
+                ("evenly spaced".into(), grouped_rate)
             }
-            Load::Closed { think_time: Nanos::ZERO, .. } => ("each without pause".into(), users),
+            Load::Open { arrivals: Arrivals::Poisson, .. } => {
+                ("Poisson arrivals".into(), grouped_rate)
+            }
+            Load::Closed { think_time: Nanos::ZERO, .. } => {
+                ("each without think time".into(), users)
+            }
             Load::Closed { think_time, .. } => {
-                (format!("each pausing {} after an answer", exact(*think_time)), users)
+                (format!("each with {} think time after an answer", exact(*think_time)), users)
             }
         };
         if stream.stages.is_empty() {
             let value = show_value(stream, Nanos::ZERO);
             let end = match stream.end {
                 End::After(span) => format!("for {}", exact(span)),
-                End::Requests(n) => format!("until {} requests", grouped(n)),
+                End::Requests(n) => format!("until {}", counted(n, "request")),
             };
             line(format!("  {name}{from}{value} {end}, {how}"));
         } else {
@@ -122,7 +126,10 @@ impl Plan {
             line(describe_target(target, requests, f64::from(target.weight) / weights));
         }
         if targets.len() > TARGETS_SHOWN {
-            line(format!("    … and {} more targets", targets.len() - TARGETS_SHOWN));
+            line(format!(
+                "    … and {}",
+                counted((targets.len() - TARGETS_SHOWN) as u64, "more target")
+            ));
         }
     }
 }
@@ -133,13 +140,20 @@ const TARGETS_SHOWN: usize = 20;
 fn show_value(stream: &Stream, at: Nanos) -> String {
     let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
     match stream.load {
-        Load::Open { .. } => show_rate(profile.value(at)),
+        Load::Open { .. } => grouped_rate(profile.value(at)),
         Load::Closed { .. } => users(profile.value(at)),
     }
 }
 
 fn users(n: f64) -> String {
-    format!("{n:.0} user{}", if n == 1.0 { "" } else { "s" })
+    counted(n.round() as u64, "user")
+}
+
+/// A rate with commas between thousands: `5,000/s`.
+fn grouped_rate(per_second: f64) -> String {
+    let shown = show_rate(per_second);
+    let (digits, rest) = shown.split_at(shown.find(['.', '/']).unwrap_or(shown.len()));
+    digits.parse().map_or_else(|_| shown.clone(), |n| grouped(n) + rest)
 }
 
 fn exact(span: Nanos) -> String {
@@ -161,7 +175,7 @@ fn describe_target(target: &Target, requests: &[RequestSpec], share: f64) -> Str
     // Expectations are shown where one sentence holds for all.
     let expects = match requests.iter().all(|spec| spec.expect == first.expect) {
         true => format!(", expects {}", describe_expect(&first.expect)),
-        false => ", each with an expectation of its own".into(),
+        false => ", each with its own expectation".into(),
     };
     let (name, method, url) = (&target.name, &first.method, &first.url_shown);
     format!("    {percent:>5} %  {name}: {method} {url}{body}{others}{expects}")

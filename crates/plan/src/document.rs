@@ -214,7 +214,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     if resolved > Document::LEN_MAX {
         let message =
             format!("resolved, the plan has {resolved} bytes; at most {}", Document::LEN_MAX);
-        root.problem(message, "fewer or smaller requests in its target files");
+        root.problem(message, "use fewer or smaller requests in the target files");
         return None;
     }
     Some(plan)
@@ -247,7 +247,7 @@ fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
     }
     for source in table.field("source").and_then(|f| f.list()).unwrap_or_default() {
         rules.sources.extend(source.parse(|text| {
-            text.parse::<IpAddr>().map_err(|_| format!("\"{text}\" is no IP address of this host"))
+            text.parse::<IpAddr>().map_err(|_| format!("\"{text}\" is not a valid IP address"))
         }));
     }
     table.close();
@@ -262,7 +262,7 @@ fn read_tls(root: &Table<'_>, folder: &Path) -> TlsRules {
         let field: Field<'_> = table.field(key)?;
         let path = folder.join(field.text()?.value);
         if !path.is_file() {
-            field.problem(format!("there is no file {}", path.display()), "");
+            field.problem(format!("file not found: {}", path.display()), "");
         }
         Some(path)
     };
@@ -291,7 +291,7 @@ fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
     let narrowed = table.field("where").and_then(|f| Some((f.table("where")?, f)));
     let abort = table.field("abort").and_then(|f| f.table("abort"));
     let Some(that) = table.field("that") else {
-        table.problem("an objective without \"that\"", "add that = \"latency.p99 < 250ms\"");
+        table.problem("an objective needs \"that\"", "add that = \"latency.p99 < 250ms\"");
         return None;
     };
     let mut objective = match Objective::parse(&that.text()?.value) {
@@ -309,7 +309,10 @@ fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
                 "leave \"where\" out",
             );
         } else if !targets.iter().any(|target| target.has_tags(&objective.narrowed)) {
-            field.problem("no target has these tags", "give a target the same tags");
+            field.problem(
+                "no target has all of these tags",
+                "add the tags to a target, or correct \"where\"",
+            );
         }
     }
     if let Some(abort) = abort {

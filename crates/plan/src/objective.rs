@@ -173,7 +173,7 @@ impl Objective {
             .filter_map(|(sign, operator)| Some((that.find(sign)?, *sign, *operator)))
             .min_by_key(|(at, sign, _)| (*at, usize::MAX - sign.len()));
         let Some((at, sign, operator)) = found else {
-            let message = format!("\"{that}\" compares nothing");
+            let message = format!("\"{that}\" has no comparison operator; use <, <=, >, >= or ==");
             return Err((message, "write it like: latency.p99 < 250ms".into()));
         };
         let (metric, value) = (that[..at].trim(), that[at + sign.len()..].trim());
@@ -218,7 +218,7 @@ fn read_metric(text: &str) -> Result<Metric, (String, String)> {
         ("status", code) => {
             let code = code.parse().ok().filter(|code| (100..=999).contains(code));
             let wrong =
-                || (format!("\"{text}\" names no HTTP status"), "write it like status.429".into());
+                || (format!("\"{text}\" is not an HTTP status"), "write it like status.429".into());
             return code.map(Metric::Status).ok_or_else(wrong);
         }
         _ => {}
@@ -233,7 +233,7 @@ fn read_metric(text: &str) -> Result<Metric, (String, String)> {
     };
     stat.map(|stat| Metric::Time(*kind, stat)).ok_or_else(|| {
         let hint = "min, mean, p50, p90, p95, p99, p99.9 (any pNN.N) or max".to_string();
-        (format!("\"{text}\" names no figure of {head}"), hint)
+        (format!("\"{text}\" is not a statistic of {head}"), hint)
     })
 }
 
@@ -268,7 +268,10 @@ fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String
                 None => number(text),
             };
             share.filter(|share| *share <= 1.0).map(|share| (share, Unit::Share)).ok_or_else(|| {
-                wrong(format!("\"{text}\" is no share"), "write it like 99% or 0.99")
+                wrong(
+                    format!("\"{text}\" is not a percentage or fraction"),
+                    "write it like 99% or 0.99",
+                )
             })
         }
         _ => match text.strip_suffix('%') {
@@ -277,7 +280,10 @@ fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String
             None => number(text).map(|n| (n, Unit::Count)),
         }
         .ok_or_else(|| {
-            wrong(format!("\"{text}\" is no number"), "write it like 10, or 0.1% of the scheduled")
+            wrong(
+                format!("\"{text}\" is not a count or a percentage"),
+                "write it like 10, or 0.1% for a share of scheduled arrivals",
+            )
         }),
     }
 }
@@ -311,12 +317,20 @@ mod tests {
         let check = |that: &str, message: &str, hint: &str| {
             assert_eq!(Objective::parse(that).unwrap_err(), (message.into(), hint.into()));
         };
-        check("latency", "\"latency\" compares nothing", "write it like: latency.p99 < 250ms");
+        check(
+            "latency",
+            "\"latency\" has no comparison operator; use <, <=, >, >= or ==",
+            "write it like: latency.p99 < 250ms",
+        );
         check("sucess > 99%", "unknown metric \"sucess\"", "did you mean \"success\"?");
         check("errors.rest < 1", "unknown error class \"rest\"", "did you mean \"reset\"?");
-        check("success > 990", "\"990\" is no share", "write it like 99% or 0.99");
+        check(
+            "success > 990",
+            "\"990\" is not a percentage or fraction",
+            "write it like 99% or 0.99",
+        );
         let error = Objective::parse("latency.p101 < 1s").unwrap_err().0;
-        assert_eq!(error, "\"latency.p101\" names no figure of latency");
+        assert_eq!(error, "\"latency.p101\" is not a statistic of latency");
         assert!(Objective::parse("latency.p99 < 250").is_err());
         assert!(Objective::parse("frobs > 1").unwrap_err().1.starts_with("known: success"));
     }

@@ -55,13 +55,13 @@ impl Url {
     /// # Errors
     /// What is wrong with it. Never repeats a password.
     pub fn parse(text: &str) -> Result<Url, String> {
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| format!("\"{text}\" is no URL; write it like http://host:port/path"))?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
+            format!("\"{text}\" is not a valid URL; write it like http://host:port/path")
+        })?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
-            other => return Err(format!("scheme \"{other}\"; only http and https can be sent to")),
+            other => return Err(format!("unsupported scheme \"{other}\"; use http or https")),
         };
         let rest = rest.split('#').next().unwrap_or("");
         let split = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -77,7 +77,7 @@ impl Url {
                 .parse()
                 .ok()
                 .filter(|port| *port > 0)
-                .ok_or_else(|| format!("port \"{port}\" is no number from 1 to 65535"))?,
+                .ok_or_else(|| format!("port \"{port}\" must be a number from 1 to 65535"))?,
         };
         check_host(host)?;
         let path = if path.starts_with('/') { path.into() } else { format!("/{path}") };
@@ -155,7 +155,9 @@ impl fmt::Display for Url {
 
 fn read_user(text: &str) -> Result<(String, String), String> {
     let (name, password) = text.split_once(':').unwrap_or((text, ""));
-    let decode = |part: &str| percent_decode(part).ok_or("a malformed % in name or password");
+    let decode = |part: &str| {
+        percent_decode(part).ok_or("malformed percent-encoding in the user name or password")
+    };
     Ok((decode(name)?, decode(password)?))
 }
 
@@ -177,14 +179,17 @@ fn percent_decode(text: &str) -> Option<String> {
 fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(inside) = text.strip_prefix('[') {
         let (host, rest) = inside.split_once(']').ok_or("\"[\" without \"]\"")?;
-        host.parse::<std::net::Ipv6Addr>().map_err(|_| format!("\"{host}\" is no IPv6 address"))?;
+        host.parse::<std::net::Ipv6Addr>()
+            .map_err(|_| format!("\"{host}\" is not a valid IPv6 address"))?;
         return match rest {
             "" => Ok((host, None)),
-            _ => Ok((host, Some(rest.strip_prefix(':').ok_or("no port behind \"]\"")?))),
+            _ => Ok((host, Some(rest.strip_prefix(':').ok_or("expected \":port\" after \"]\"")?))),
         };
     }
     match text.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err("an IPv6 address goes into [brackets]".into()),
+        Some((_, port)) if port.contains(':') => {
+            Err("an IPv6 address must be in [brackets]".into())
+        }
         Some((host, port)) => Ok((host, Some(port))),
         None => Ok((text, None)),
     }
@@ -193,12 +198,12 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
 fn check_host(host: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
     match host.chars().find(|c| !allowed(*c)) {
-        None if host.is_empty() => Err("the URL names no host".into()),
+        None if host.is_empty() => Err("the URL has no host".into()),
         None => Ok(()),
-        Some(c) if !c.is_ascii() => {
-            Err(format!("'{c}' in the host name; write the name in its xn-- form"))
-        }
-        Some(c) => Err(format!("'{}' in the host name", c.escape_default())),
+        Some(c) if !c.is_ascii() => Err(format!(
+            "'{c}' is not allowed in a host name; write the name in its xn-- (punycode) form"
+        )),
+        Some(c) => Err(format!("'{}' is not allowed in a host name", c.escape_default())),
     }
 }
 
@@ -380,16 +385,22 @@ mod tests {
         let check = |text: &str, message: &str| {
             assert_eq!(Url::parse(text).unwrap_err(), message, "{text}");
         };
-        check("example.org/x", "\"example.org/x\" is no URL; write it like http://host:port/path");
-        check("ftp://h/", "scheme \"ftp\"; only http and https can be sent to");
-        check("http:///x", "the URL names no host");
-        check("http://h:0/", "port \"0\" is no number from 1 to 65535");
-        check("http://h:99999/", "port \"99999\" is no number from 1 to 65535");
-        check("http://::1/", "an IPv6 address goes into [brackets]");
-        check("http://[::g]/", "\"::g\" is no IPv6 address");
-        check("http://a b/", "' ' in the host name");
-        check("http://bücher.de/", "'ü' in the host name; write the name in its xn-- form");
-        check("http://u%zz@h/", "a malformed % in name or password");
+        check(
+            "example.org/x",
+            "\"example.org/x\" is not a valid URL; write it like http://host:port/path",
+        );
+        check("ftp://h/", "unsupported scheme \"ftp\"; use http or https");
+        check("http:///x", "the URL has no host");
+        check("http://h:0/", "port \"0\" must be a number from 1 to 65535");
+        check("http://h:99999/", "port \"99999\" must be a number from 1 to 65535");
+        check("http://::1/", "an IPv6 address must be in [brackets]");
+        check("http://[::g]/", "\"::g\" is not a valid IPv6 address");
+        check("http://a b/", "' ' is not allowed in a host name");
+        check(
+            "http://bücher.de/",
+            "'ü' is not allowed in a host name; write the name in its xn-- (punycode) form",
+        );
+        check("http://u%zz@h/", "malformed percent-encoding in the user name or password");
     }
 
     #[test]

@@ -137,8 +137,8 @@ fn not_text(before: &[u8]) -> Wrong {
     Wrong {
         line: before.matches('\n').count() + 1,
         column: last.chars().count() + 1,
-        message: "not UTF-8 from here on".into(),
-        hint: "a body that is no text goes into a file of its own (@FILE), or into base64",
+        message: "not valid UTF-8 from here on".into(),
+        hint: "put a binary body into a separate file (@FILE), or encode it as base64",
     }
 }
 

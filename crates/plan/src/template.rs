@@ -34,7 +34,7 @@ pub struct Template {
     parts: Vec<Part>,
 }
 
-const KNOWN: &str = "known: {{seq}}, {{uuid}}, {{random LEAST MOST}}";
+const KNOWN: &str = "known: {{seq}}, {{uuid}}, {{random MIN MAX}}";
 
 impl Template {
     /// A text without placeholders.

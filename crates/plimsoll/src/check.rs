@@ -14,9 +14,9 @@ use std::process::ExitCode;
   plimsoll check plan.toml --set GATEWAY=http://localhost:3069
   plimsoll check gateway.toml")]
 pub(crate) struct CheckArgs {
-    /// The plan, or the configuration of a gateway
+    /// Plan or gateway configuration file
     file: PathBuf,
-    /// What the file is [default: as its keys say]
+    /// Kind of file [default: detected from its keys]
     #[arg(long, value_enum)]
     kind: Option<FileKind>,
     #[command(flatten)]
@@ -78,11 +78,11 @@ pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
         }
         None => {
             let why = match keys.is_empty() {
-                true => "it has no keys that can be read".into(),
+                true => "it has no readable keys".into(),
                 false => format!("its keys are {}", keys.join(", ")),
             };
-            let hint = "a plan has target and rate or users, a gateway's configuration has listen, \
-                        upstream or endpoint; say which it is to be with --kind";
+            let hint = "a plan has target and rate or users; a gateway configuration has listen, \
+                        upstream or endpoint; choose one with --kind plan or --kind gateway";
             let message = format!(
                 "cannot tell whether {shown} is a plan or a gateway's configuration: {why}"
             );

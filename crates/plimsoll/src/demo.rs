@@ -55,9 +55,9 @@ const SCENARIO: [(&str, &str); 9] = [
   plimsoll demo
       four chains at 2,000/s for 20 s, then a ramp to 5,000/s of mixed reads: about 45 s
   plimsoll demo --rate 200/s --duration 8s
-      a gentle one
+      a short, slow run
   plimsoll demo --keep
-      leaves the gateways running when the test is done, and says how to call them")]
+      leaves the gateways running after the test and prints commands to call them")]
 pub(crate) struct DemoArgs {
     /// Rate of the first part; the second part ramps to 2.5 times this rate
     #[arg(long, value_name = "RATE", default_value = "2000/s", value_parser = values::rate)]
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     let edge = start_edge(&folder, &instances)?;
     let endpoints = ENDPOINTS.map(|(_, endpoint)| endpoint).join(", ");
-    tell(&format!("an edge over them: {}, with endpoints\n  {endpoints}", edge.urls[0]));
+    tell(&format!("an edge in front: {}, with endpoints\n  {endpoints}", edge.urls[0]));
     if let Some(code) = stopped() {
         return Ok(code);
     }
@@ -129,7 +129,11 @@ fn start_instances(folder: &Folder) -> anyhow::Result<Part> {
     if free && let Ok(part) = start(&format!("127.0.0.1:{}", PORTS.start())) {
         return Ok(part);
     }
-    tell(&format!("ports {} to {} are in use: taking free ones", PORTS.start(), PORTS.end()));
+    tell(&format!(
+        "ports {} to {} are in use; using free ports instead",
+        PORTS.start(),
+        PORTS.end()
+    ));
     start("127.0.0.1:0")
 }
 

@@ -14,6 +14,7 @@ mod run_dir;
 mod scrape;
 mod sim;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,11 +23,11 @@ const EXIT_CODES: &str = "Exit codes:
   0    the plan was carried out, and every objective held
   1    internal error
   2    wrong usage, or an invalid file
-  98   the run is invalid: the instrument was the limit
-  99   an objective was missed, or no request was answered as expected
+  98   the run is invalid: the instrument distorted the figures
+  99   an objective was missed or stopped the run, or no request was answered as expected
   130  interrupted; results are kept";
 
-/// Finds the load line of a JSON-RPC gateway, and proves it.
+/// Load-test HTTP and JSON-RPC services, and relay JSON-RPC.
 #[derive(Parser)]
 #[command(name = "plimsoll", version, after_help = EXIT_CODES)]
 struct Cli {
@@ -36,15 +37,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// See it work: chains, five gateway instances, an edge, the four-chain test, the report
+    /// Run a self-contained demonstration: simulated chains, five gateway instances, a load test and its report
     Demo(demo::DemoArgs),
-    /// Send load as planned, and account for every request
+    /// Run a load test from a plan or flags, and print a report
     Run(Box<run::RunArgs>),
-    /// Relay JSON-RPC to nodes and PATH instances, and say what is relayed
+    /// Relay JSON-RPC to nodes and PATH instances, or manage what is relayed
     Gateway(Box<gateway::GatewayArgs>),
-    /// Validate a plan or a gateway's configuration, and print it resolved
+    /// Validate a plan or a gateway configuration, and print it with defaults filled in
     Check(check::CheckArgs),
-    /// Serve a simulated world, or put faults before a real one
+    /// Serve simulated chains, verify a node, or inject network faults
     Sim(sim::SimArgs),
     /// Print shell completions
     #[command(
@@ -87,7 +88,9 @@ impl std::error::Error for UsageError {}
 fn put(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
         _ => Ok(()),
     }
 }

@@ -31,7 +31,7 @@ impl Page {
 /// Serves the page on its own thread until the process ends, and returns the address it listens on.
 pub(crate) fn serve(address: &str, page: Page) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).map_err(|error| {
-        let hint = "give ADDR as host:port, such as 127.0.0.1:9464; port 0 takes a free one";
+        let hint = "ADDR must be IP:PORT, such as 127.0.0.1:9464; port 0 picks a free port";
         usage_error(format!("cannot serve metrics on {address}: {error}"), hint)
     })?;
     let bound = listener.local_addr()?;

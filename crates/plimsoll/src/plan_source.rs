@@ -3,7 +3,7 @@
 use crate::usage_error;
 use anyhow::Context;
 use plimsoll_config::values::quote;
-use plimsoll_config::{Document, Variables};
+use plimsoll_config::{Document, Variables, nearest};
 use plimsoll_plan::Plan;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Variables for a plan.
 #[derive(clap::Args)]
 pub(crate) struct SetArgs {
-    /// Set a variable that the file uses as ${NAME}; goes before the environment
+    /// Set a variable that the file uses as ${NAME}; overrides the environment
     #[arg(long = "set", value_name = "NAME=VALUE", global = true)]
     set: Vec<String>,
 }
@@ -21,11 +21,26 @@ impl SetArgs {
         let mut variables = Variables::from_environment();
         for pair in &self.set {
             let (name, value) = pair.split_once('=').ok_or_else(|| {
-                usage_error(format!("--set {pair}: not NAME=VALUE"), "for example --set PORT=3069")
+                usage_error(
+                    format!("--set {pair}: must be NAME=VALUE"),
+                    "for example --set PORT=3069",
+                )
             })?;
             variables.set(name, value);
         }
         Ok(variables)
+    }
+
+    /// The first variable that was set although the document does not use it.
+    fn unused(&self, used: &[String]) -> Option<anyhow::Error> {
+        let names = self.set.iter().filter_map(|pair| Some(pair.split_once('=')?.0));
+        let name = names.into_iter().find(|name| !used.iter().any(|used| used == name))?;
+        let hint = match nearest(name, used.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean {near}?"),
+            None if used.is_empty() => "the plan uses no variables; remove --set".into(),
+            None => format!("variables of the plan: {}", used.join(", ")),
+        };
+        Some(usage_error(format!("--set {name}: the plan does not use ${{{name}}}"), hint))
     }
 }
 
@@ -35,12 +50,12 @@ impl SetArgs {
 #[command(next_help_heading = "Without a plan file")]
 pub(crate) struct InlineArgs {
     /// Send to this URL instead of reading a plan
-    #[arg(long, value_name = "URL", required_unless_present = "plan", conflicts_with = "plan")]
+    #[arg(long, value_name = "URL", conflicts_with = "plan")]
     url: Option<String>,
-    /// Open model: so many requests per second, such as 500/s
+    /// Open model: requests per second, such as 500/s
     #[arg(long, requires = "url", conflicts_with = "users")]
     rate: Option<String>,
-    /// Closed model: so many users who send again when they have their answer [default: 10]
+    /// Closed model: number of users, each sending its next request after an answer [default: 10]
     #[arg(long, requires = "url")]
     users: Option<u64>,
     /// How long each user pauses after an answer, such as 1s
@@ -55,25 +70,25 @@ pub(crate) struct InlineArgs {
     /// Space the open model's requests evenly (constant) or at random (poisson)
     #[arg(long, requires = "url")]
     arrivals: Option<String>,
-    /// Send for so long before the figures begin
+    /// How long to send before measuring, such as 5s
     #[arg(long, requires = "url")]
     warmup: Option<String>,
-    /// Give up an answer so long after its request was due [default: 30s]
+    /// Fail a request this long after it was due [default: 30s]
     #[arg(long, requires = "url")]
     timeout: Option<String>,
-    /// The most connections at a time
+    /// Maximum number of simultaneous connections [default: 2000]
     #[arg(long, short = 'c', value_name = "N", requires = "url")]
     connections: Option<u64>,
     /// HTTP method [default: GET, or POST with a body]
     #[arg(long, short = 'X', requires = "url")]
     method: Option<String>,
-    /// Body; @FILE reads it from a file
+    /// Request body; @FILE reads it from a file
     #[arg(long, short = 'b', requires = "url")]
     body: Option<String>,
     /// Header, such as "Content-Type: application/json"
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", requires = "url")]
     headers: Vec<String>,
-    /// What decides pass or fail, such as "latency.p99 < 250ms"
+    /// Pass/fail condition; may be repeated, such as "latency.p99 < 250ms"
     #[arg(long = "objective", value_name = "CONDITION", requires = "url")]
     objectives: Vec<String>,
 }
@@ -102,16 +117,46 @@ pub(crate) fn read_document(
 
 /// Reads a plan from flags.
 pub(crate) fn read_flags(args: &InlineArgs, set: &SetArgs) -> anyhow::Result<Plan> {
-    let folder = std::env::current_dir().context("the current folder is gone")?;
+    let folder = std::env::current_dir().context("cannot determine the current directory")?;
     read(&Document::from_named(args.lines()?), set, &folder)
 }
 
 fn read(document: &Document, set: &SetArgs, folder: &Path) -> anyhow::Result<Plan> {
-    Plan::read(document, &set.variables()?, folder)
-        .map_err(|problems| usage_error(format!("the plan is not valid\n{problems}"), ""))
+    let variables = set.variables()?;
+    let read = Plan::read(document, &variables, folder);
+    let unused = set.unused(&variables.used());
+    match (read, unused) {
+        (Ok(plan), None) => Ok(plan),
+        (Ok(_), Some(unused)) => Err(unused),
+        (Err(problems), unused) => {
+            // A misspelt name is often why another variable is not set.
+            let unused = unused.map(|unused| format!("\n{unused}")).unwrap_or_default();
+            Err(usage_error(format!("the plan is not valid\n{problems}{unused}"), ""))
+        }
+    }
 }
 
 impl InlineArgs {
+    /// The first flag that was given besides `--url`, and what a plan file has in its place.
+    fn first_given(&self) -> Option<(&'static str, &'static str)> {
+        let flags = [
+            (self.rate.is_some(), "--rate", "rate"),
+            (self.users.is_some(), "--users", "users"),
+            (self.think_time.is_some(), "--think-time", "think_time"),
+            (self.duration.is_some(), "--duration", "duration"),
+            (self.requests.is_some(), "--requests", "requests"),
+            (self.arrivals.is_some(), "--arrivals", "arrivals"),
+            (self.warmup.is_some(), "--warmup", "warmup"),
+            (self.timeout.is_some(), "--timeout", "timeout"),
+            (self.connections.is_some(), "--connections", "connections.max"),
+            (self.method.is_some(), "--method", "request of a [[target]]"),
+            (self.body.is_some(), "--body", "body of a [[target]]"),
+            (!self.headers.is_empty(), "--header", "headers of a [[target]]"),
+            (!self.objectives.is_empty(), "--objective", "[[objective]]"),
+        ];
+        flags.into_iter().find(|(given, ..)| *given).map(|(_, flag, key)| (flag, key))
+    }
+
     /// The plan that the flags stand for, a line of TOML for each.
     fn lines(&self) -> anyhow::Result<Vec<(String, String)>> {
         let mut lines: Vec<(String, String)> = Vec::new();
@@ -148,6 +193,10 @@ impl InlineArgs {
         }
         line("--url", "[[target]]".into());
         line("--url", "name = \"url\"".into());
+        if let Some(method) = self.method.as_deref().filter(|method| !is_token(method)) {
+            let message = format!("--method \"{method}\" is not a valid HTTP method");
+            return Err(usage_error(message, "for example -X POST"));
+        }
         let method = match (&self.method, &self.body) {
             (Some(method), _) => method.as_str(),
             (None, Some(_)) => "POST",
@@ -170,7 +219,7 @@ impl InlineArgs {
         for header in &self.headers {
             let (name, value) = header.split_once(':').ok_or_else(|| {
                 let hint = "for example -H \"Content-Type: application/json\"";
-                usage_error(format!("--header \"{header}\": not NAME: VALUE"), hint)
+                usage_error(format!("--header \"{header}\": must be \"NAME: VALUE\""), hint)
             })?;
             values.entry(name.trim()).or_default().push(quote(value.trim()));
         }
@@ -180,6 +229,11 @@ impl InlineArgs {
         let all: Vec<_> = values.into_iter().map(one).collect();
         Ok(format!("headers = {{ {} }}", all.join(", ")))
     }
+}
+
+/// Whether a method can stand before a URL; which methods there are, the plan knows.
+fn is_token(method: &str) -> bool {
+    !method.is_empty() && method.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
 }
 
 /// A plan from flags is called after its host.
@@ -194,8 +248,18 @@ pub(crate) fn read_either(
     inline: &InlineArgs,
     set: &SetArgs,
 ) -> anyhow::Result<Plan> {
-    match plan {
-        Some(path) => read_file(path, set),
-        None => read_flags(inline, set),
+    match (plan, inline.first_given()) {
+        (Some(path), Some((flag, key))) => {
+            let path = path.display();
+            Err(usage_error(
+                format!("{flag} cannot be used with a plan file"),
+                format!("set {key} in {path}, or give --url URL instead of {path}"),
+            ))
+        }
+        (Some(path), None) => read_file(path, set),
+        (None, _) if inline.url.is_none() => {
+            Err(usage_error("give a PLAN file, or --url URL", "see plimsoll run --help"))
+        }
+        (None, _) => read_flags(inline, set),
     }
 }

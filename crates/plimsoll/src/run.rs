@@ -21,8 +21,8 @@ const EXAMPLES: &str = "Examples:
   plimsoll run --url http://localhost:3069/v1 -H 'Target-Service-Id: eth' --users 50 \\
       --body '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":{{seq}}}'
 
-Latency is counted from the instant a request was planned for, so that a stalled target cannot hide.
-The report says first whether the run is valid.";
+Latency is counted from the instant a request was due, so the wait behind a stalled target is included.
+The report states first whether the run is valid.";
 
 /// From the end of the preparation to the start of the clock: every worker is awake by then.
 const LEAD: Duration = Duration::from_millis(20);
@@ -31,7 +31,7 @@ const LEAD: Duration = Duration::from_millis(20);
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// The plan; see docs/plan.md
+    /// Plan file; see docs/plan.md
     plan: Option<PathBuf>,
     #[command(flatten)]
     set: SetArgs,
@@ -47,16 +47,16 @@ pub(crate) struct RunArgs {
     /// Worker threads; 0: as many as the load needs, at most one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
-    /// Spin all the time instead of sleeping: least lag, on cores that nothing else uses
+    /// Busy-wait instead of sleeping: lowest lag; needs a free core per worker
     #[arg(long, conflicts_with = "no_spin")]
     spin: bool,
-    /// Never spin until the next request is due: least CPU, more lag
+    /// Always sleep until the next request is due: least CPU, more lag
     #[arg(long)]
     no_spin: bool,
     /// Start even if this host cannot carry the plan or a host name does not resolve
     #[arg(long)]
     force: bool,
-    /// Print N whole exchanges to stderr, as sent and received
+    /// Print N complete exchanges to stderr, as sent and received
     #[arg(long, value_name = "N", default_value_t = 0)]
     trace: u32,
     /// Serve the run's figures to Prometheus at http://ADDR/metrics
@@ -179,7 +179,10 @@ pub(crate) fn carry_out(
     let workers = prepared.workers();
     let plural = if workers == 1 { "" } else { "s" };
     tell(&format!("{}: {}, {workers} worker{plural}", plan.name, plan.load_in_words()));
-    prepared.forced().iter().for_each(|what| tell(&format!("started all the same: {what}")));
+    prepared
+        .forced()
+        .iter()
+        .for_each(|what| tell(&format!("warning: started with --force: {what}")));
     let mut running = prepared.start(LEAD);
     interrupts.stop_run(running.control());
     let mut live = Live::new(plan, run_dir, page, scraper, &running);
@@ -274,7 +277,10 @@ impl<'p> Live<'p> {
                 self.aborted = true;
                 let that = &objective.that;
                 self.progress.end();
-                tell(&format!("stopping: {that} does not hold after {after}: {}", judged.shown()));
+                tell(&format!(
+                    "stopping: objective \"{that}\" is missed after {after}: {}",
+                    judged.shown()
+                ));
                 self.control.stop();
             }
         }
@@ -284,7 +290,7 @@ impl<'p> Live<'p> {
         self.progress.end();
         let took = record.received_at - record.sent_at;
         tell(&format!(
-            "── {} · sent at {} · {took}\n{}\n── answer\n{}\n",
+            "── {} · sent at {} · {took}\n{}\n── response\n{}\n",
             record.target,
             record.sent_at,
             String::from_utf8_lossy(&record.request).trim_end(),

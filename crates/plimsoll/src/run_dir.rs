@@ -105,11 +105,11 @@ fn create_new(path: &Path) -> io::Result<()> {
 fn refusal(path: &Path, error: &io::Error) -> anyhow::Error {
     let shown = path.display();
     let hint = if path.exists() {
-        "results are never overwritten; name another with --out DIR"
+        "results are never overwritten; choose a new directory with --out DIR"
     } else {
-        "name a directory that can be written with --out DIR, or write none with --no-out"
+        "choose a writable directory with --out DIR, or write no results with --no-out"
     };
-    usage_error(format!("cannot make the run directory {shown}: {error}"), hint)
+    usage_error(format!("cannot create the run directory {shown}: {error}"), hint)
 }
 
 /// `runs/<start>-<name>`, numbered if two runs start in the same second.
@@ -126,5 +126,8 @@ fn create_under(folder: &Path, plan: &Plan) -> anyhow::Result<PathBuf> {
             Err(error) => return Err(refusal(&path, &error)),
         }
     }
-    Err(usage_error(format!("{} is full of runs of this second", folder.display()), ""))
+    Err(usage_error(
+        format!("{} already has too many runs that started in this second", folder.display()),
+        "",
+    ))
 }

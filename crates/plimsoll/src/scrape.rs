@@ -141,7 +141,9 @@ impl Page {
         let at = WallClock { unix_ns: start.unix_ns.saturating_add(clock.now().0) };
         match prometheus::parse(&text) {
             Ok(samples) => Scraped::page(at, samples),
-            Err(fault) => Scraped::failure(format!("no Prometheus page: {fault}")),
+            Err(fault) => {
+                Scraped::failure(format!("not a page in Prometheus text format: {fault}"))
+            }
         }
     }
 

@@ -30,27 +30,27 @@ enum SimCommand {
     ///
     /// A chain grows in real time and is the same for the same seed, here and on any other host.
     /// Each service is at http://ADDR/SERVICE, and at http://ADDR/v1 with the header
-    /// Target-Service-Id. GET /ready says that it is there, GET /sim/counts what it saw.
+    /// Target-Service-Id. GET /ready reports readiness; GET /sim/counts reports the requests received.
     ///
-    /// Without --servers it answers as fast as it can. With it, it is a queue whose waiting times are
-    /// known in closed form: C servers, each busy for the service time.
+    /// Without --servers, calls are answered at once. With --servers, each service is a queue with C
+    /// servers, each busy for the service time, so that waiting times are known in closed form.
     ///
-    /// Faults come from a timetable, or while it runs from
+    /// Faults are scheduled in a file (--faults), or set at run time with
     /// curl -X PUT http://ADDR/sim/faults -d '[{"kind":"stall","for":"5s"}]'
     #[command(after_help = CHAIN_EXAMPLES, verbatim_doc_comment)]
     Chain(ChainArgs),
-    /// Check that what a node says with one method it says with all others
+    /// Check that a node's JSON-RPC methods agree with each other
     ///
     /// Walks blocks, transactions, receipts and logs through every method that shows them, and
-    /// compares. Works on a simulated node, a real one, or a gateway before either; there let it end
-    /// at a block that will not be replaced: --until finalized.
+    /// compares. Works on a simulated node, a real node, or a gateway in front of either. On a real
+    /// chain, end at a block that cannot be reorganized: --until finalized.
     ///
-    /// Exit code 0: all agrees, 99: something does not, 1: the node cannot be asked, 2: usage.
+    /// Exit codes: 0 all methods agree, 99 some disagree, 1 the node cannot be reached, 2 wrong usage.
     #[command(verbatim_doc_comment)]
     Verify(VerifyArgs),
-    /// Put network faults before anything that speaks TCP
+    /// Proxy a TCP service and inject network faults
     ///
-    /// Flags hold for the whole time; a timetable has faults with windows:
+    /// Flags apply all the time; a faults file schedules faults:
     ///   [[fault]]
     ///   kind = "delay"       # bandwidth reset truncate silence drip refuse black_hole limit
     ///   by = "50ms"
@@ -65,7 +65,7 @@ enum SimCommand {
 const FAULT_EXAMPLES: &str = "\
 Examples:
   plimsoll sim fault --listen 127.0.0.1:9000 --to 127.0.0.1:8545 --delay 20ms --jitter 5ms
-      a node that is far away
+      a distant node
   plimsoll sim fault --to node.example:8545 --reset-after 4KiB --share 1%
       one connection in a hundred breaks in the middle of an answer";
 
@@ -74,104 +74,104 @@ Examples:
   plimsoll sim chain
       four chains on 127.0.0.1:8545
   plimsoll sim chain --service eth --servers 4 --service-time 'exponential 2ms'
-      an M/M/4 queue that can do 2,000 calls a second
+      an M/M/4 queue with a capacity of 2,000 calls/s
   plimsoll sim chain --latency 'lognormal 5ms 50ms' --faults faults.toml
-      a slow chain with faults on a timetable";
+      a slow chain with scheduled faults";
 
 #[derive(Args, Debug)]
 struct ChainArgs {
-    /// Services, each with a listener of its own if one is given: eth,boba=127.0.0.1:8546
+    /// Services, each optionally with its own address: eth,boba=127.0.0.1:8546
     #[arg(long, value_delimiter = ',', default_value = "eth,boba,mantle,kava")]
     service: Vec<String>,
-    /// Where all services listen; port 0 for a free one
+    /// Address on which all services listen; port 0 picks a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8545")]
     listen: SocketAddr,
-    /// Decides the chains, the service times and which requests faults strike
+    /// Seed of the chains, the service times and the choice of faulty requests
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Threads that serve
+    /// Number of serving threads
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// How much later each answer comes: 5ms, 'uniform 1ms 5ms', 'exponential 5ms', 'lognormal 5ms 50ms' (median, p99)
+    /// Delay added to each answer: 5ms, 'uniform 1ms 5ms', 'exponential 5ms', 'lognormal 5ms 50ms' (median, p99)
     #[arg(long, value_name = "DISTRIBUTION", value_parser = Distribution::parse)]
     latency: Option<Distribution>,
-    /// Calls that a service works on at a time; the others wait in a queue
+    /// Calls that a service processes at a time; others wait in a queue
     #[arg(long, value_name = "C")]
     servers: Option<usize>,
     /// How long a server is busy with a call
     #[arg(long, value_name = "DISTRIBUTION", default_value = "1ms", value_parser = Distribution::parse, requires = "servers")]
     service_time: Distribution,
-    /// Calls that may wait; one more is refused with status 503
+    /// Maximum number of waiting calls; further calls get status 503
     #[arg(long, value_name = "N", requires = "servers")]
     queue: Option<usize>,
     /// Transactions in an average block
     #[arg(long, value_name = "N", default_value_t = plimsoll_sim::service::TRANSACTIONS_MEAN)]
     transactions: u64,
-    /// A timetable of faults
+    /// File with scheduled faults
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 struct VerifyArgs {
-    /// Where the node is: http://127.0.0.1:8545/eth
+    /// URL of the node, such as http://127.0.0.1:8545/eth
     url: String,
-    /// A header of every request: 'Target-Service-Id: eth'
+    /// Header for every request, such as 'Target-Service-Id: eth'
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     header: Vec<String>,
     /// How many blocks to walk
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     blocks: u64,
-    /// The last of them: a tag, or a number in hexadecimal
+    /// Last block: a tag, or a number in hexadecimal
     #[arg(long, value_name = "BLOCK", default_value = "latest")]
     until: String,
 }
 
 #[derive(Args, Debug)]
 struct FaultArgs {
-    /// Where to listen; port 0 for a free one
+    /// Address to listen on; port 0 picks a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Where to pass everything on to
+    /// Address to forward connections to
     #[arg(long, value_name = "HOST:PORT")]
     to: String,
-    /// Everything arrives so much later, both ways
+    /// Delay added in each direction
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<Nanos>,
-    /// And up to so much more
+    /// Random additional delay, up to this much
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "delay")]
     jitter: Option<Nanos>,
-    /// Bytes a second, each way of each connection: 64KiB
+    /// Bytes per second in each direction of each connection, such as 64KiB
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     bandwidth: Option<u64>,
-    /// Reset after so many bytes of the answer
+    /// Reset the connection after this many bytes of the answer
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     reset_after: Option<u64>,
-    /// Close after so many bytes of the answer
+    /// Close the connection after this many bytes of the answer
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     truncate_after: Option<u64>,
-    /// Say nothing more after so many bytes of the answer, but stay open
+    /// Stop sending after this many bytes of the answer, but keep the connection open
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     silence_after: Option<u64>,
-    /// The answer comes in pieces of so many bytes, 20 a second
+    /// Send the answer in pieces of this many bytes, 20 pieces per second
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     drip: Option<u64>,
     /// Refuse connections
     #[arg(long)]
     refuse: bool,
-    /// Accept connections and never say anything
+    /// Accept connections but never send anything
     #[arg(long)]
     black_hole: bool,
-    /// How many connections may be open; more are closed at once
+    /// Maximum number of open connections; further ones are closed immediately
     #[arg(long, value_name = "N")]
     connections: Option<u64>,
-    /// The share of connections that the flags above strike: 10%
+    /// Share of connections affected by the flags above, such as 10%
     #[arg(long, value_name = "SHARE", default_value = "100%", value_parser = values::share)]
     share: f64,
-    /// A timetable of faults, beside the flags
+    /// File with scheduled faults, in addition to the flags
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
-    /// Decides jitter and which connections are struck
+    /// Seed of the jitter and the choice of affected connections
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -216,7 +216,7 @@ pub(crate) fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
 fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
     let services = args.service.iter().map(|text| service(text, args.transactions));
     let services: Vec<Service> = services.collect::<Result<_, _>>().map_err(|message| {
-        usage_error(message, "write --service eth,boba,mantle,kava, or some of them")
+        usage_error(message, "write --service eth,boba,mantle,kava, or a subset")
     })?;
     let faults = read_timetable(args.faults.as_deref(), faults::from_toml)?;
     let settings = Settings {
@@ -265,7 +265,7 @@ fn service(text: &str, transactions: u64) -> Result<Service, String> {
     })?;
     let listen = listen.map(|address| {
         address.parse().map_err(|_| {
-            format!("\"{address}\" is no address to listen on: write {name}=127.0.0.1:8546")
+            format!("\"{address}\" is not a valid address; write {name}=127.0.0.1:8546")
         })
     });
     Ok(Service { listen: listen.transpose()?, transactions, ..service.clone() })
@@ -297,7 +297,7 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     for header in &args.header {
         let Some((name, value)) = header.split_once(':') else {
             return Err(usage_error(
-                format!("\"{header}\" is no header"),
+                format!("\"{header}\" is not a valid header"),
                 "write it like -H 'Target-Service-Id: eth'",
             ));
         };
@@ -317,8 +317,11 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     for line in &outcome.shown {
         text.push_str(&format!("{line}\n"));
     }
-    let what =
-        if outcome.balances { "balances too" } else { "balances not, the node is no simulator" };
+    let what = if outcome.balances {
+        "including balances"
+    } else {
+        "balances were skipped: not a simulated node"
+    };
     text.push_str(&format!(
         "{} blocks, {} transactions, {} logs ({what}): {} checks in {} calls, {} disagreements\n",
         outcome.blocks,
@@ -336,7 +339,7 @@ fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
     let mut faults = args.flags();
     faults.extend(read_timetable(args.faults.as_deref(), proxy::from_toml)?);
     if args.to.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        let message = format!("\"{}\" names no port", args.to);
+        let message = format!("\"{}\" has no port", args.to);
         return Err(usage_error(message, "write it like --to 127.0.0.1:8545"));
     }
     let settings =
@@ -347,7 +350,7 @@ fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
     let counts = proxy.counts();
     proxy.stop();
     tell(&format!(
-        "stopped after {} connections, {} bytes there, {} bytes back",
+        "stopped after {} connections, {} bytes sent, {} bytes received",
         counts.accepted, counts.bytes_in, counts.bytes_out
     ));
     Ok(ExitCode::SUCCESS)

@@ -53,12 +53,7 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     }
     let lag = second.lag().quantile(0.99).unwrap_or_default().as_secs_f64();
     let single = [
-        (
-            "plimsoll_run_in_flight",
-            "gauge",
-            "Arrivals that have not ended.",
-            second.in_flight as f64,
-        ),
+        ("plimsoll_run_in_flight", "gauge", "Arrivals in flight.", second.in_flight as f64),
         (
             "plimsoll_run_connections_open",
             "gauge",

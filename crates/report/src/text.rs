@@ -119,12 +119,12 @@ impl Summary {
         let (nothing, others): (Vec<&Finding>, Vec<&Finding>) =
             first.into_iter().partition(|finding| finding.id == FindingId::NothingOk);
         for finding in &nothing {
-            page.text("NOTHING WAS OK: ", &finding.evidence);
+            page.text("NO REQUEST SUCCEEDED: ", &finding.evidence);
         }
         if !self.verdict.valid {
             page.text(
                 "INVALID: ",
-                "the instrument was the limit; the figures below are not the target's",
+                "the instrument distorted this run; the figures below do not describe the target",
             );
         }
         if others.is_empty() {
@@ -144,7 +144,7 @@ impl Summary {
             0 => String::new(),
             n => format!(", after {} of warm-up with {} requests", facts.warmup, grouped(n)),
         };
-        let cut = if facts.cut_short { ", stopped before its end" } else { "" };
+        let cut = if facts.cut_short { ", stopped early" } else { "" };
         let last = self.last_answer().map(|at| format!(", last answer after {at}"));
         let last = last.unwrap_or_default();
         page.text("  ran        ", &format!("{}{last}{warm}{cut}", facts.duration));
@@ -165,10 +165,9 @@ impl Summary {
         let rows = vec![
             counted("scheduled", requests.scheduled, rates.scheduled),
             counted("sent", requests.sent, rates.sent).noted(unsent),
-            counted("ok", requests.ok, rates.ok)
-                .noted(format!(" {share} of the scheduled{failed}")),
+            counted("ok", requests.ok, rates.ok).noted(format!(" {share} of scheduled{failed}")),
             Row::new("connected", peak)
-                .noted(format!("at a time, {} opened", grouped(connections.opened))),
+                .noted(format!("at most, {} opened", grouped(connections.opened))),
         ];
         page.table(&Table {
             shape: &REQUESTS,
@@ -293,8 +292,8 @@ impl Summary {
             page.text("  next: ", self.next());
         }
         if let Some(dir) = run_dir {
-            let parts = [format!("{dir}/summary.json"), "second by second: snapshots.jsonl".into()];
-            page.phrases("  all figures: ", &listed(parts));
+            let parts = [format!("{dir}/summary.json"), "per second: snapshots.jsonl".into()];
+            page.phrases("  results: ", &listed(parts));
         }
     }
 
@@ -319,11 +318,11 @@ impl Summary {
     /// What to do after a run without findings.
     fn next(&self) -> &'static str {
         if self.objectives.is_empty() {
-            "add [[objective]] that = \"latency.p99 < 250ms\" to make this a test that can fail"
+            "add [[objective]] that = \"latency.p99 < 250ms\" to give this run a pass/fail criterion"
         } else if self.objectives_hold() {
-            "the plan held and so did every objective; raise the rate to look for the limit"
+            "the plan was carried out and every objective held; raise the rate to find the limit"
         } else {
-            "the plan held, so the target is what missed; lower the rate to find what it carries"
+            "the plan was carried out, so the target missed the objective; lower the rate to find the rate that it can carry"
         }
     }
 }
@@ -352,7 +351,7 @@ fn group_row(group: &Group) -> Row {
 /// The line that counts rows not shown, if any.
 fn more(all: usize, rows: usize, of: &str) -> Option<String> {
     let more = all.saturating_sub(rows);
-    (more > 0).then(|| format!("… and {more} more{of} in summary.json"))
+    (more > 0).then(|| format!("… {more} more{of} in summary.json"))
 }
 
 /// The parts of a list, each but the last with a comma.

@@ -36,23 +36,23 @@ macro_rules! metrics {
 }
 
 metrics! {
-    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome: ok; rpc_error (the upstream's error object); caller, gateway or upstream, whose fault the gateway's own error is; cancelled (the caller left first); truncated (the answer did not arrive as a whole).";
-    CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "From the request read to the answer ready.";
-    RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream: ok, the meaning of the upstream's error object, why there was no answer, or cancelled.";
-    RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "From sending upstream to the whole answer.";
-    IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays under way.";
-    SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for want of capacity, by error; too_many_connections, without a service, counts connections.";
-    REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before a method was known, by error.";
+    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome: ok; rpc_error (the upstream returned an error object); caller, gateway or upstream, the side at fault for an error of the gateway; cancelled (the caller left first); truncated (the answer did not arrive as a whole).";
+    CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "Time from reading the request to having the answer.";
+    RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason why there was no answer, or cancelled.";
+    RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "Time from sending a call upstream to the complete answer.";
+    IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";
+    SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
+    REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
     CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; limits.calls is the most.";
     MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; limits.memory is the most.";
-    DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; none of them for a call.";
-    LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Lines of the access log that could not be written.";
-    BUILD = "plimsoll_build_info", "gauge", "version", "1.";
-    CPU = "process_cpu_seconds_total", "counter", "", "User and system time.";
+    DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; calls make none.";
+    LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Access log lines that could not be written.";
+    BUILD = "plimsoll_build_info", "gauge", "version", "Always 1; the version is in the label.";
+    CPU = "process_cpu_seconds_total", "counter", "", "User and system CPU time.";
     MEMORY = "process_resident_memory_bytes", "gauge", "", "Resident memory.";
     FDS = "process_open_fds", "gauge", "", "Open file descriptors.";
-    STARTED = "process_start_time_seconds", "gauge", "", "Start, since 1970.";
+    STARTED = "process_start_time_seconds", "gauge", "", "Start time as Unix time.";
 }
 
 /// What the page shows of a service.

@@ -46,7 +46,7 @@ impl<'p> Files<'p> {
         let left = self.held_left.get();
         match self.read(path, HELD_MAX)? {
             bytes if bytes.len() as u64 > left => Err(format!(
-                "with {} the target files of this plan and their bodies are larger than {HELD_MAX} bytes",
+                "with {}, the target files of this plan and their bodies exceed {HELD_MAX} bytes",
                 path.display()
             )),
             bytes => {
@@ -73,7 +73,7 @@ pub(super) fn read_file(
     let bytes = match files.hold(&path) {
         Ok(bytes) => bytes,
         Err(message) => {
-            field.problem(message, "the path is seen from the folder of the plan");
+            field.problem(message, "the path is relative to the plan's folder");
             return None;
         }
     };
@@ -152,7 +152,7 @@ impl Reading<'_, '_> {
                 match self.files.hold(&path) {
                     Ok(bytes) => WrittenBody::held(bytes, true),
                     Err(message) => {
-                        let hint = "the path is seen from the folder of the target file";
+                        let hint = "the path is relative to the target file's folder";
                         self.wrong(name.spot(), Wrong(message, hint));
                         return None;
                     }

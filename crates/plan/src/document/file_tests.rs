@@ -140,15 +140,15 @@ fn everything_that_is_wrong_in_a_file_is_told_with_its_place() {
     let folder = Folder::with(&[("t.txt", text)]);
     assert_eq!(
         folder.wrong("file = \"t.txt\"\nrate = 1"),
-        "t.txt:1:14: the variable NO is not set\n  hint: set it in the environment, or add --set NO=VALUE\n\
-         t.txt:2:1: \"a b\" is no header name\n\
+        "t.txt:1:14: the variable NO is not set\n  hint: set it with --set NO=VALUE or in the environment\n\
+         t.txt:2:1: \"a b\" is not a valid header name\n\
          t.txt:3:1: \"Connection\" is set by the engine itself\n  hint: for a new connection each time: connections = { reuse = false }\n\
-         t.txt:4:4: the variable NO is not set\n  hint: set it in the environment, or add --set NO=VALUE\n\
-         t.txt:6:6: port \"0\" is no number from 1 to 65535\n\
-         t.txt:9:2: cannot read missing.json: No such file or directory (os error 2)\n  hint: the path is seen from the folder of the target file\n\
-         t.txt:13:1: unknown placeholder {{sek}}; known: {{seq}}, {{uuid}}, {{random LEAST MOST}}\n\
-         t.txt:15:5: \"h/\" is no URL; write it like http://host:port/path\n\
-         plan.toml:5:1: unknown key \"rate\" in [[target]]\n  hint: known here: body, body_base64, \
+         t.txt:4:4: the variable NO is not set\n  hint: set it with --set NO=VALUE or in the environment\n\
+         t.txt:6:6: port \"0\" must be a number from 1 to 65535\n\
+         t.txt:9:2: cannot read missing.json: No such file or directory (os error 2)\n  hint: the path is relative to the target file's folder\n\
+         t.txt:13:1: unknown placeholder {{sek}}; known: {{seq}}, {{uuid}}, {{random MIN MAX}}\n\
+         t.txt:15:5: \"h/\" is not a valid URL; write it like http://host:port/path\n\
+         plan.toml:5:1: unknown key \"rate\" in [[target]]\n  hint: known keys: body, body_base64, \
          body_file, expect, file, format, headers, name, request, tags, turn, weight"
     );
 }
@@ -169,7 +169,7 @@ fn a_file_that_is_none() {
         assert!(wrong.contains(says), "{target}\nsays\n{wrong}\nand not\n{says}");
     };
     check("file = \"empty.txt\"", "empty.txt:1:1: no request in the file");
-    check("file = \"bytes.txt\"", "bytes.txt:2:1: not UTF-8 from here on");
+    check("file = \"bytes.txt\"", "bytes.txt:2:1: not valid UTF-8 from here on");
     check("file = \"none.txt\"", "plan.toml:4:8: cannot read none.txt: No such file");
     check("file = \".\"", "plan.toml:4:8: cannot read .: Is a directory");
     check("file = \"many.txt\"", "plan.toml:4:8: many.txt holds 10001 requests; at most 10000");
@@ -178,7 +178,7 @@ fn a_file_that_is_none() {
         "file = \"good.txt\"\nformat = \"jsn\"",
         "plan.toml:5:10: \"format\" must be \"http\" or \"json\"",
     );
-    check("file = \"good.txt\"\nbody = \"x\"", "plan.toml:5:1: \"body\" beside \"file\"");
+    check("file = \"good.txt\"\nbody = \"x\"", "plan.toml:5:1: \"body\" and \"file\" together");
     check(
         "file = \"good.txt\"\nexpect = { jsonrpc = \"any\" }",
         "good.txt:1:1: a JSON-RPC answer is expected",
@@ -189,9 +189,9 @@ fn a_file_that_is_none() {
     );
     check("request = \"GET http://h/\"\nformat = \"http\"", "\"format\" without \"file\"");
     check("[[target.turn]]\nbody = \"x\"", "a turn without \"request\"");
-    check("request = \"GET http://h/\"\nbody_base64 = \"*\"", "\"body_base64\": no base64");
+    check("request = \"GET http://h/\"\nbody_base64 = \"*\"", "\"body_base64\": not valid base64");
     let twice = "file = \"good.txt\"\n[[target]]\nfile = \"good.txt\"";
-    check(twice, "a second target named \"good\"");
+    check(twice, "duplicate target name \"good\"");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn what_files_hold_is_limited_over_the_whole_plan() {
     let request = b"POST http://h/\n@half\n";
     let folder = Folder::with(&[("a.txt", request), ("b.txt", request), ("half", &half)]);
     let wrong = folder.wrong("file = \"a.txt\"\n[[target]]\nfile = \"b.txt\"");
-    assert!(wrong.starts_with("b.txt:2:2: with half the target files of this plan"), "{wrong}");
+    assert!(wrong.starts_with("b.txt:2:2: with half, the target files of this plan"), "{wrong}");
     // Bytes that TOML must escape need more room than the plan's own limit.
     let controls = vec![b'\x01'; 4 << 20];
     let folder = Folder::with(&[("a.txt", request), ("half", &controls)]);

@@ -45,8 +45,9 @@ pub(super) fn read_streams(
     };
     for key in STREAM_KEYS {
         if let Some(field) = root.field(key) {
-            let message = format!("\"{key}\" beside [[stream]]");
-            field.problem_with_key(message, "move it below the [[stream]] that it is for");
+            let message =
+                format!("\"{key}\" is not allowed at the top level together with [[stream]]");
+            field.problem_with_key(message, "move it into the [[stream]] that it belongs to");
         }
     }
     let tables = field.tables("[[stream]]");
@@ -62,7 +63,7 @@ pub(super) fn read_streams(
         if !names.insert(name.clone())
             && let Some(at) = at
         {
-            at.problem(format!("a second stream named \"{name}\""), "");
+            at.problem(format!("duplicate stream name \"{name}\""), "");
         }
         let reading = Reading { table, files, name, place, key: key.with(place as u64) };
         streams.extend(reading.stream(targets, requests));
@@ -129,8 +130,8 @@ impl Reading<'_, '_> {
                 });
                 if all.iter().any(|other| other.name == target.name) {
                     table.problem(
-                        format!("a second target named \"{}\"", target.name),
-                        "give each target a name of its own; tags may be shared",
+                        format!("duplicate target name \"{}\"", target.name),
+                        "give each target a unique name; tags may be shared",
                     );
                 }
                 all.push(target);
@@ -159,7 +160,7 @@ impl Reading<'_, '_> {
         if let (Some(_), Some((_, users))) = (&rate, &users) {
             users.problem_with_key(
                 "\"rate\" and \"users\" together",
-                "rate is the open model, users the closed one: keep one, or use two [[stream]]s",
+                "rate is the open model, users the closed model; keep one, or use two [[stream]] tables",
             );
             return None;
         }
@@ -171,15 +172,18 @@ impl Reading<'_, '_> {
         if let Some((_, field)) = think_time.as_ref().filter(|_| !closed) {
             field.problem_with_key(
                 "\"think_time\" without \"users\"",
-                "the open model does not wait",
+                "think_time applies to the closed model only; remove it, or use users instead of rate",
             );
         }
         if let Some(field) = arrivals.as_ref().filter(|_| closed) {
-            field.problem_with_key("\"arrivals\" with \"users\"", "users set their own pace");
+            field.problem_with_key(
+                "\"arrivals\" with \"users\"",
+                "arrivals applies to the open model only; remove it, or use rate instead of users",
+            );
         }
         if rate.is_none() && users.is_none() && stages.is_none() {
             table.problem(
-                format!("stream \"{}\" has no load", self.name),
+                format!("stream \"{}\" has no \"rate\", \"users\" or \"stages\"", self.name),
                 "add rate = \"100/s\" (open model) or users = 10 (closed model)",
             );
             return None;
@@ -208,12 +212,15 @@ impl Reading<'_, '_> {
     ) -> Option<(Profile, End, Vec<Stage>)> {
         if let Some((of, stages)) = stages {
             if value.is_some() && (of == Of::Users) != closed {
-                self.table.problem("stages of the other model", "use rate, or users, in both");
+                self.table.problem(
+                    "\"stages\" and the stream use different models",
+                    "use rate, or users, in both",
+                );
                 return None;
             }
             let profile = Profile::stages(value.unwrap_or(0.0), &stages);
             if profile.max() <= 0.0 {
-                self.table.problem("every stage is 0: nothing would be sent", "");
+                self.table.problem("every stage has the value 0: nothing would be sent", "");
                 return None;
             }
             if profile.total() > REQUESTS_MAX as f64 && !closed {
@@ -240,7 +247,8 @@ impl Reading<'_, '_> {
         let requests = self.table.field("requests");
         match (duration, requests) {
             (Some(field), _) | (_, Some(field)) if staged => {
-                field.problem_with_key("stages say by themselves how long the stream lasts", "");
+                field
+                    .problem_with_key("the stages already determine how long the stream lasts", "");
                 None
             }
             (Some(_), Some(requests)) => {
@@ -252,8 +260,8 @@ impl Reading<'_, '_> {
             (None, None) if staged => None,
             (None, None) => {
                 self.table.problem(
-                    format!("stream \"{}\" has no end", self.name),
-                    "add duration = \"1m\" or requests = 100_000",
+                    format!("stream \"{}\" has neither \"duration\" nor \"requests\"", self.name),
+                    "set duration = \"1m\" or requests = 100_000",
                 );
                 None
             }
@@ -265,7 +273,7 @@ fn check_rate(rate: f64, field: &Field<'_>) -> Option<f64> {
     if rate > 0.0 && rate <= RATE_MAX {
         return Some(rate);
     }
-    let hint = "a stream that sends nothing can be left out";
+    let hint = "remove a stream that should send nothing";
     field.problem(format!("\"rate\" must be above 0/s and at most {RATE_MAX:.0}/s"), hint);
     None
 }
@@ -294,15 +302,14 @@ fn read_stages(field: &Field<'_>) -> Option<(Of, Vec<Stage>)> {
             }
             Some(value) => value,
             None => {
-                table.problem("a stage without \"rate\" or \"users\"", "");
+                table.problem("a stage needs \"rate\" or \"users\"", "");
                 continue;
             }
         };
         kinds.insert(kind, ());
         if over.is_none() && hold.is_none() {
-            let hint =
-                "over = \"30s\" goes there in a straight line, for = \"30s\" steps there and stays";
-            table.problem("a stage without \"over\" or \"for\"", hint);
+            let hint = "over = \"30s\" ramps linearly to the value; for = \"30s\" holds it";
+            table.problem("a stage needs \"over\" or \"for\"", hint);
             continue;
         }
         let (Some(over), Some(hold)) =
@@ -313,7 +320,7 @@ fn read_stages(field: &Field<'_>) -> Option<(Of, Vec<Stage>)> {
         stages.push(Stage { value, over: over.into(), hold: hold.into() });
     }
     if kinds.len() > 1 {
-        field.problem("stages of \"rate\" and of \"users\" together", "use two [[stream]]s");
+        field.problem("stages mix \"rate\" and \"users\"", "use two [[stream]]s");
         return None;
     }
     if tables.is_empty() {

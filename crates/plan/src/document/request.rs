@@ -38,8 +38,8 @@ pub(super) fn read_target(
         let what = if file.is_some() { "file" } else { "turn" };
         for key in ["request", "body", "body_file", "body_base64"] {
             if let Some(field) = table.field(key) {
-                let message = format!("\"{key}\" beside \"{what}\"");
-                field.problem_with_key(message, "the requests of a target stand in one place");
+                let message = format!("\"{key}\" and \"{what}\" together");
+                field.problem_with_key(message, "define the target's requests in one of the two");
             }
         }
         let for_all = ForAll {
@@ -175,8 +175,9 @@ fn read_body<'r>(table: &Table<'r>, files: &Files<'_>) -> Option<(WrittenBody, O
         "body" => WrittenBody::Inline(field.text()?),
         "body_file" => read_body_file(&field, files)?,
         _ => {
-            let decode =
-                |text: &str| BASE64.decode(text).map_err(|error| format!("no base64: {error}"));
+            let decode = |text: &str| {
+                BASE64.decode(text).map_err(|error| format!("not valid base64: {error}"))
+            };
             WrittenBody::Bytes(field.parse(decode)?)
         }
     };
@@ -188,7 +189,7 @@ fn read_body_file(field: &Field<'_>, files: &Files<'_>) -> Option<WrittenBody> {
     match files.read(&path, BODY_MAX) {
         Ok(bytes) => Some(WrittenBody::File(path, bytes)),
         Err(message) => {
-            field.problem(message, "the path is seen from the folder of the plan");
+            field.problem(message, "the path is relative to the plan's folder");
             None
         }
     }

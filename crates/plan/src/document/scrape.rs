@@ -38,10 +38,10 @@ pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
         let url = table.field("url");
         if url.is_none() {
             let hint = "add url = \"http://host:port/metrics\"";
-            table.problem("a scrape without \"url\"", hint);
+            table.problem("a scrape needs \"url\"", hint);
         }
         if scrapes.iter().any(|other| other.name == name) {
-            table.problem(format!("a second scrape named \"{name}\""), "");
+            table.problem(format!("duplicate scrape name \"{name}\""), "");
         }
         if let Some((url, url_shown)) = url.and_then(|field| read_url(&field)) {
             scrapes.push(Scrape { name, group, url, url_shown });
@@ -61,8 +61,8 @@ fn read_url(field: &Field<'_>) -> Option<(Url, String)> {
         }
     };
     if url.scheme != Scheme::Http || url.user.is_some() {
-        let hint = "name an address in the clear, such as http://127.0.0.1:9069/metrics";
-        field.problem("a page is read over plain HTTP, without a password", hint);
+        let hint = "use a URL such as http://127.0.0.1:9069/metrics";
+        field.problem("pages can only be read over plain HTTP, without credentials", hint);
         return None;
     }
     if !url.path.bytes().all(|b| (0x21..=0x7e).contains(&b)) {

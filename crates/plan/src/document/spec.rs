@@ -141,7 +141,7 @@ impl Written {
 /// `METHOD URL`.
 pub(super) fn split_request(text: &Text) -> Result<(String, Text), Wrong> {
     let Some((method, url)) = text.value.trim().split_once(' ') else {
-        return Err(Wrong(format!("\"{}\" is not METHOD URL", text.shown), REQUEST));
+        return Err(Wrong(format!("\"{}\" is not in the form METHOD URL", text.shown), REQUEST));
     };
     let shown = text.shown.trim().split_once(' ').map_or("", |(_, url)| url.trim());
     Ok((method.into(), Text { shown: shown.into(), ..Text::plain(url.trim()) }))
@@ -149,10 +149,10 @@ pub(super) fn split_request(text: &Text) -> Result<(String, Text), Wrong> {
 
 fn check_method(method: &str) -> Result<(), Wrong> {
     if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
-        return Err(Wrong(format!("\"{method}\" is no HTTP method"), REQUEST));
+        return Err(Wrong(format!("\"{method}\" is not a valid HTTP method"), REQUEST));
     }
     if method == "CONNECT" {
-        return Err(Wrong("CONNECT makes a tunnel, not a request".into(), ""));
+        return Err(Wrong("CONNECT is not supported: it opens a tunnel".into(), ""));
     }
     Ok(())
 }
@@ -177,7 +177,7 @@ fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Wr
 pub(super) fn check_header_name(name: &str) -> Result<(), Wrong> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || !name.bytes().all(is_token) {
-        return Err(Wrong(format!("\"{name}\" is no header name"), ""));
+        return Err(Wrong(format!("\"{name}\" is not a valid header name"), ""));
     }
     if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
         let hint = "for a new connection each time: connections = { reuse = false }";
@@ -272,7 +272,8 @@ fn read_status(field: &Field<'_>) -> Option<StatusRange> {
         return Some(status..=status);
     }
     field.parse(|text| {
-        let wrong = || format!("\"{text}\" is no status; write 200, \"2xx\" or \"200-399\"");
+        let wrong =
+            || format!("\"{text}\" is not a valid status; write 200, \"2xx\" or \"200-399\"");
         if let Some(class) = text.strip_suffix("xx") {
             let class: u16 =
                 class.parse().ok().filter(|c| (1..=9).contains(c)).ok_or_else(wrong)?;

@@ -102,7 +102,7 @@ fn the_resolved_plan_reads_back_and_keeps_secrets() {
 #[test]
 fn in_words() {
     let text = read(FOUR_CHAINS).unwrap().describe();
-    assert!(text.contains("5000/s for 33m, at Poisson instants"), "{text}");
+    assert!(text.contains("5,000/s for 33m, Poisson arrivals"), "{text}");
     assert!(text.contains("66.7 %  ethereum: POST http://gw:3069/api/gateway?endpoint=${ETH_KEY}"));
     assert!(text.contains("passes when latency.p99 < 250ms where chain = ethereum"), "{text}");
 }
@@ -113,7 +113,7 @@ fn bad_loads() {
     check_flat("ratee = \"1/s\"\nduration = \"1s\"", "did you mean \"rate\"?");
     check_flat(
         "rate = 5\nduration = \"1s\"",
-        "plan.toml:1:8: \"rate\" must be a text, not integer",
+        "plan.toml:1:8: \"rate\" must be a string in quotes, not integer",
     );
     check_flat("rate = \"0/s\"\nduration = \"1s\"", "plan.toml:1:8: \"rate\" must be above 0/s");
     check_flat(
@@ -121,8 +121,8 @@ fn bad_loads() {
         "plan.toml:2:12: \"duration\": a duration cannot be negative",
     );
     check_flat("rate = \"1/s\"\nduration = \"0s\"", "\"duration\" must be longer than zero");
-    check_flat("rate = \"1/s\"", "stream \"main\" has no end");
-    check_flat("duration = \"1s\"", "stream \"main\" has no load");
+    check_flat("rate = \"1/s\"", "stream \"main\" has neither \"duration\" nor \"requests\"");
+    check_flat("duration = \"1s\"", "stream \"main\" has no \"rate\", \"users\" or \"stages\"");
     check_flat(
         "rate = \"1/s\"\nusers = 5\nduration = \"1s\"",
         "plan.toml:2:1: \"rate\" and \"users\" together",
@@ -145,24 +145,27 @@ fn bad_loads() {
         "did you mean \"poisson\"?",
     );
     check_flat("stages = []", "\"stages\" is empty");
-    check_flat("stages = [{ rate = \"1/s\" }]", "a stage without \"over\" or \"for\"");
-    check_flat("stages = [{ rate = \"0/s\", for = \"1s\" }]", "every stage is 0");
+    check_flat("stages = [{ rate = \"1/s\" }]", "a stage needs \"over\" or \"for\"");
+    check_flat("stages = [{ rate = \"0/s\", for = \"1s\" }]", "every stage has the value 0");
     check_flat(
         "stages = [{ rate = \"1/s\", for = \"1s\" }]\nduration = \"1s\"",
-        "stages say by themselves",
+        "the stages already determine",
     );
     check_flat(
         "rate = \"1/s\"\nduration = \"1s\"\ntimeout = \"2h\"",
         "\"timeout\" can be at most 30m",
     );
-    check("rate = \"1/s\"\n[[stream]]\n", "\"rate\" beside [[stream]]");
+    check(
+        "rate = \"1/s\"\n[[stream]]\n",
+        "\"rate\" is not allowed at the top level together with [[stream]]",
+    );
     check("rate = \"1/s\"\nduration = \"1s\"\n", "stream \"main\" has no target");
 }
 
 #[test]
 fn bad_targets() {
-    check_target("request = \"http://h/\"", "\"http://h/\" is not METHOD URL");
-    check_target("request = \"POST h/\"", "plan.toml:4:11: \"h/\" is no URL");
+    check_target("request = \"http://h/\"", "\"http://h/\" is not in the form METHOD URL");
+    check_target("request = \"POST h/\"", "plan.toml:4:11: \"h/\" is not a valid URL");
     check_target("request = \"GET http://h/\"\nweight = 0", "every target has weight 0");
     check_target("request = \"GET http://${HOST}/\"", "the variable HOST is not set");
     check_target("request = \"GET http://h/\"\nbody_file = \"/no/such\"", "cannot read /no/such");
@@ -170,7 +173,7 @@ fn bad_targets() {
     check_target("request = \"GET http://h/a b\"", "a space or control character in the path");
     check_target(
         "request = \"GET http://h/\"\nheaders = { \"a b\" = \"c\" }",
-        "\"a b\" is no header name",
+        "\"a b\" is not a valid header name",
     );
     check_target(
         "request = \"GET http://h/\"\nheaders = { a = \"b\\r\\nc: d\" }",
@@ -189,7 +192,7 @@ fn bad_targets() {
         "no JSON-RPC request",
     );
     let twice = "name = \"a\"\nrequest = \"GET http://h/\"\n[[target]]\nname = \"a\"\nrequest = \"GET http://h/\"";
-    check_target(twice, "a second target named \"a\"");
+    check_target(twice, "duplicate target name \"a\"");
 }
 
 #[test]
@@ -202,13 +205,13 @@ fn bad_objectives() {
     );
     check_target(
         &objective("that = \"success > 1%\"\nwhere = { chain = \"x\" }"),
-        "no target has these tags",
+        "no target has all of these tags",
     );
     check_target(
         &objective("that = \"lag.p99 < 1s\"\nwhere = { chain = \"x\" }"),
         "counted over the whole run",
     );
-    check_target(&objective("where = { chain = \"x\" }"), "an objective without \"that\"");
+    check_target(&objective("where = { chain = \"x\" }"), "an objective needs \"that\"");
 }
 
 #[test]
@@ -234,14 +237,14 @@ fn scrapes() {
             .contains("reads http://gw:3069/metrics?k=${ETH_KEY} every second as gw-1")
     );
     let check = |lines: &str, problem: &str| check(&plan(lines), problem);
-    check("[[scrape]]\nname = \"a\"", "a scrape without \"url\"");
-    check("[[scrape]]\nurl = \"h/\"", "plan.toml:6:7: \"h/\" is no URL");
-    check("[[scrape]]\nurl = \"https://h/\"", "over plain HTTP, without a password");
-    check("[[scrape]]\nurl = \"http://a:b@h/\"", "over plain HTTP, without a password");
+    check("[[scrape]]\nname = \"a\"", "a scrape needs \"url\"");
+    check("[[scrape]]\nurl = \"h/\"", "plan.toml:6:7: \"h/\" is not a valid URL");
+    check("[[scrape]]\nurl = \"https://h/\"", "over plain HTTP, without credentials");
+    check("[[scrape]]\nurl = \"http://a:b@h/\"", "over plain HTTP, without credentials");
     check("[[scrape]]\nurl = \"http://h/a b\"", "a space or control character in the path");
     check("[[scrape]]\nurl = \"http://h/\"\nevery = \"1s\"", "unknown key \"every\" in [[scrape]]");
     let twice = "[[scrape]]\nname = \"a\"\nurl = \"http://h/\"\n".repeat(2);
-    check(&twice, "a second scrape named \"a\"");
+    check(&twice, "duplicate scrape name \"a\"");
     check(&"[[scrape]]\nurl = \"http://h/\"\n".repeat(65), "65 scrapes; at most 64");
 }
 
@@ -255,5 +258,5 @@ fn every_problem_is_listed() {
 #[test]
 fn the_list_of_keys_is_the_readers() {
     let problems = read("qqqqqqqqqq = 1").map(|plan| plan.to_toml()).unwrap_err().to_string();
-    assert!(problems.ends_with(&format!("known here: {}", Plan::KEYS.join(", "))), "{problems}");
+    assert!(problems.ends_with(&format!("known keys: {}", Plan::KEYS.join(", "))), "{problems}");
 }

@@ -4,7 +4,7 @@ use super::{Piece, Reading, Written, WrittenBody, excerpt, lines};
 use plimsoll_config::Spot;
 
 const REQUEST: &str = "a request begins with METHOD URL, such as POST http://host:port/path";
-const HEADER: &str = "a header reads Name: value; an empty line comes before a body";
+const HEADER: &str = "write a header as \"Name: value\"; put an empty line before a body";
 
 /// Where in a request the next line stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,7 +87,7 @@ fn head_line(line: Spot<'_>, request: &mut Written, reading: &mut Reading) -> At
         return At::Between;
     }
     let Some(colon) = line.text.find(':') else {
-        reading.wrong(line, format!("\"{}\" is no header", excerpt(line.text)), HEADER);
+        reading.wrong(line, format!("\"{}\" is not a valid header", excerpt(line.text)), HEADER);
         return At::Head;
     };
     let (name, value) = (line.upto(colon).trim(), line.from(colon + 1).trim());
@@ -105,9 +105,9 @@ fn no_request_line(line: Spot<'_>, reading: &mut Reading) {
     let first = line.text.split_whitespace().next().unwrap_or_default();
     let shown = excerpt(line.text);
     let message = if line.text.len() > first.len() && line.text.contains("://") {
-        format!("\"{first}\" is no HTTP method")
+        format!("\"{first}\" is not a valid HTTP method")
     } else {
-        format!("\"{shown}\" is neither METHOD URL nor a JSON body")
+        format!("\"{shown}\" is neither a request line (METHOD URL) nor a JSON body")
     };
     reading.wrong(line, message, REQUEST);
 }

@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::{Spot, nearest};
 use plimsoll_rpc::json::{self, Kind};
 
-const OBJECT: &str = "a line reads {\"method\":\"POST\",\"url\":\"http://host:port/path\"}";
+const OBJECT: &str =
+    "each line must be an object such as {\"method\":\"POST\",\"url\":\"http://host:port/path\"}";
 const KEYS: [&str; 4] = ["method", "url", "header", "body"];
 
 pub(super) fn read(text: &str, reading: &mut Reading) {
@@ -28,7 +29,7 @@ fn object(line: Spot<'_>, reading: &mut Reading) -> Option<Written> {
         return None;
     }
     if json::kind(line.text.as_bytes()) != Some(Kind::Object) {
-        reading.wrong(line, format!("\"{}\" is no object", excerpt(line.text)), OBJECT);
+        reading.wrong(line, format!("\"{}\" is not a JSON object", excerpt(line.text)), OBJECT);
         return None;
     }
     let (mut method, mut url) = (None, None);
@@ -100,7 +101,7 @@ fn bytes(value: Spot<'_>, reading: &mut Reading) -> WrittenBody {
         Ok(bytes) => WrittenBody::Bytes(bytes),
         Err(error) => {
             let hint = "a body is base64 with padding, so that it can hold any bytes";
-            reading.wrong(text.spot(), format!("\"body\" is no base64: {error}"), hint);
+            reading.wrong(text.spot(), format!("\"body\" is not valid base64: {error}"), hint);
             WrittenBody::Empty
         }
     }

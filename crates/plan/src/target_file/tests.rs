@@ -81,8 +81,8 @@ fn what_is_wrong_with_http() {
         b"post http://h/\nA: b\n\nGET http://h/\nno header\n: x\nA:\n",
         http,
         &[
-            "1:1: \"post\" is no HTTP method",
-            "5:1: \"no header\" is no header",
+            "1:1: \"post\" is not a valid HTTP method",
+            "5:1: \"no header\" is not a valid header",
             "6:1: a header without a name",
             "7:1: header \"A\" has no value",
         ],
@@ -91,15 +91,15 @@ fn what_is_wrong_with_http() {
     check_wrong(
         b"GET http://h/\n\n  http://h/",
         http,
-        &["3:3: \"http://h/\" is neither METHOD URL nor a JSON body"],
+        &["3:3: \"http://h/\" is neither a request line (METHOD URL) nor a JSON body"],
     );
     check_wrong(
         b"POST http://h/\n\n{\n\n}",
         http,
-        &["5:1: \"}\" is neither METHOD URL nor a JSON body"],
+        &["5:1: \"}\" is neither a request line (METHOD URL) nor a JSON body"],
     );
     check_wrong(b"POST http://h/\n@", http, &["2:1: \"@\" without a file"]);
-    check_wrong(b"GET http://h/\n\xc3\xa4 \xff", http, &["2:3: not UTF-8 from here on"]);
+    check_wrong(b"GET http://h/\n\xc3\xa4 \xff", http, &["2:3: not valid UTF-8 from here on"]);
 }
 
 #[test]
@@ -112,12 +112,12 @@ fn what_is_wrong_with_json() {
             "2:2: unknown key \"metod\"; did you mean \"method\"?",
             "2:1: no \"method\"",
             "2:1: no \"url\"",
-            "3:43: \"body\" is no base64: Invalid symbol 42, offset 0.",
+            "3:43: \"body\" is not valid base64: Invalid symbol 42, offset 0.",
             "3:60: the values of header \"\u{e4}\" must be a list",
             "4:6: no JSON: unexpected end",
         ],
     );
-    check_wrong(b"[]", Some(Format::Json), &["1:1: \"[]\" is no object"]);
+    check_wrong(b"[]", Some(Format::Json), &["1:1: \"[]\" is not a JSON object"]);
     check_wrong(b"GET http://h/", Some(Format::Json), &["1:1: no JSON: unexpected character"]);
 }
 

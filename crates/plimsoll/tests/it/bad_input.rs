@@ -29,7 +29,7 @@ fn plans() {
     );
     refused_flat(
         "rate = true\nduration = \"1s\"",
-        &["plan.toml:1:8: \"rate\" must be a text, not boolean"],
+        &["plan.toml:1:8: \"rate\" must be a string in quotes, not boolean"],
     );
     refused_flat(
         "rate = \"0/s\"\nduration = \"1s\"",
@@ -51,7 +51,7 @@ fn plans() {
     );
     refused(
         &format!("{target}request = \"GET http://${{NO_SUCH_VAR}}/\""),
-        &["plan.toml:4:11: the variable NO_SUCH_VAR is not set", "add --set NO_SUCH_VAR=VALUE"],
+        &["plan.toml:4:11: the variable NO_SUCH_VAR is not set", "--set NO_SUCH_VAR=VALUE"],
     );
     refused(
         &format!("{target}request = \"POST http://h/\"\nbody_file = \"missing.json\""),
@@ -59,7 +59,7 @@ fn plans() {
     );
     refused(
         &format!("{target}request = \"GET htp//h\""),
-        &["plan.toml:4:11: \"htp//h\" is no URL"],
+        &["plan.toml:4:11: \"htp//h\" is not a valid URL"],
     );
     refused("rate = \"1/s\nduration = ", &["plan.toml:1:"]);
 }
@@ -97,8 +97,8 @@ fn files_and_folders() {
     let below = format!("{file}/out");
     let unwritable = plimsoll(&["run", "--url", "http://127.0.0.1:1/", "-n", "1", "--out", &below]);
     assert_eq!(unwritable.code, 2);
-    assert!(unwritable.stderr.contains("cannot make the run directory"), "{}", unwritable.stderr);
-    assert!(unwritable.stderr.contains("hint: name a directory that can be written"));
+    assert!(unwritable.stderr.contains("cannot create the run directory"), "{}", unwritable.stderr);
+    assert!(unwritable.stderr.contains("hint: choose a writable directory"));
 
     // A run that cannot start leaves nothing behind.
     let out = format!("{here}/out");
@@ -116,13 +116,53 @@ fn flags() {
         assert!(done.stderr.contains(words), "{args:?}: {}", done.stderr);
     };
     let url = "http://127.0.0.1:1/";
-    check(&["run"], "required arguments were not provided");
+    check(&["run"], "give a PLAN file, or --url URL");
+    check(&["run", "--url", url, "-X", "GE T"], "--method \"GE T\" is not a valid HTTP method");
     check(&["run", "--url", url, "--rate", "fast"], "--rate: \"rate\": \"fast\" is not a rate");
     check(&["run", "--url", url, "--rate", "1/s", "--users", "1"], "cannot be used with");
-    check(&["run", "--url", "127.0.0.1", "-n", "1"], "--url: \"127.0.0.1\" is no URL");
-    check(&["run", "--url", url, "-H", "nonsense"], "--header \"nonsense\": not NAME: VALUE");
+    check(&["run", "--url", "127.0.0.1", "-n", "1"], "--url: \"127.0.0.1\" is not a valid URL");
+    check(
+        &["run", "--url", url, "-H", "nonsense"],
+        "--header \"nonsense\": must be \"NAME: VALUE\"",
+    );
     check(&["run", "--url", url, "--objective", "p99 < 1"], "--objective: ");
-    check(&["run", "--url", url, "--set", "X"], "--set X: not NAME=VALUE");
+    check(&["run", "--url", url, "--set", "X"], "--set X: must be NAME=VALUE");
+    check(&["run", "--url", url, "--set", "X=1"], "--set X: the plan does not use ${X}");
     check(&["run", "--url", url, "--metrics", "nowhere"], "cannot serve metrics on nowhere");
     check(&["runn"], "unrecognized subcommand 'runn'");
+}
+
+#[test]
+fn flags_beside_a_plan_file() {
+    let folder = Folder::new();
+    let plan = folder.file(
+        "plan.toml",
+        "rate = \"${RATE:-1/s}\"\nrequests = 1\n[[target]]\nrequest = \"GET http://127.0.0.1:1/\"\n",
+    );
+    let check = |flags: &[&str], words: &str| {
+        let done = plimsoll(&[&["run", &plan, "--no-out"], flags].concat());
+        assert_eq!(done.code, 2, "{flags:?}: {}", done.stderr);
+        assert!(done.stderr.contains(words), "{flags:?}: {}", done.stderr);
+    };
+    for (flags, key) in [
+        (["--rate", "1/s"], "rate"),
+        (["-d", "1s"], "duration"),
+        (["-c", "1"], "connections.max"),
+        (["-H", "A: b"], "headers of a [[target]]"),
+        (["--objective", "success > 1%"], "[[objective]]"),
+    ] {
+        check(&flags, "cannot be used with a plan file\n");
+        check(&flags, &format!("hint: set {key} in {plan}, or give --url URL instead of"));
+    }
+    check(&["--set", "RTAE=2/s"], "--set RTAE: the plan does not use ${RTAE}\n");
+    check(&["--set", "RTAE=2/s"], "hint: did you mean RATE?");
+    check(&["--set", "OTHER=1"], "hint: variables of the plan: RATE");
+}
+
+#[test]
+fn a_full_stdout_is_named() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let done = crate::run::command(&["man"]).stdout(full).output().unwrap();
+    let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(stderr.contains("cannot write to stdout: No space left"), "{stderr}");
 }

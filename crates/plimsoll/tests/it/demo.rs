@@ -27,7 +27,7 @@ fn said_until(said: &mut BufReader<std::process::ChildStderr>, words: &str) -> S
 
 /// The addresses that it named: the edge's, then the instances'.
 fn addresses(said: &str) -> Vec<String> {
-    let edge = said.split("an edge over them: http://").nth(1).unwrap();
+    let edge = said.split("an edge in front: http://").nth(1).unwrap();
     let instances = said.split("simulated chains:\n  ").nth(1).unwrap().lines().next().unwrap();
     let (first, others) = instances.split_once(' ').unwrap();
     let host = first.rsplit_once(':').unwrap().0;
@@ -74,7 +74,7 @@ fn the_whole_of_it_works_and_nothing_is_left() {
         requests["sent"].as_u64().unwrap() + warmup,
         "what was sent is what the instances relayed"
     );
-    for words in ["instances: ", "gw-5", "all figures: runs/"] {
+    for words in ["instances: ", "gw-5", "results: runs/"] {
         assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
     }
     assert!(done.stdout.lines().all(|line| line.chars().count() <= 100), "{}", done.stdout);
@@ -91,7 +91,7 @@ fn two_at_once_keep_out_of_each_others_way() {
     let running: Vec<Child> = folders.iter().map(|folder| start(folder, "2s", &[])).collect();
     for (child, folder) in running.into_iter().zip(&folders) {
         let done: Done = child.wait_with_output().unwrap().into();
-        assert!(done.stderr.contains("in use: taking free ones"), "{}", done.stderr);
+        assert!(done.stderr.contains("in use; using free ports instead"), "{}", done.stderr);
         let requests = &summary(folder)["requests"];
         assert_eq!(requests["ok"], requests["scheduled"], "{}", done.stderr);
     }
@@ -141,7 +141,7 @@ fn what_is_kept_can_be_called() {
     assert!(std::path::Path::new(plan).exists(), "{plan}");
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     child.wait().unwrap();
-    assert!(reading.join().unwrap().contains("all figures: "));
+    assert!(reading.join().unwrap().contains("results: "));
     assert_gone(&addresses(&said));
     assert!(!std::path::Path::new(plan).exists(), "its folder is gone");
 }

@@ -121,7 +121,7 @@ fn check_prints_words_and_a_plan_that_reads_back() {
     assert!(done.stdout.starts_with("# x: 9,900,000 requests in 33m\n"), "{}", done.stdout);
     assert!(!done.stdout.contains("s3cret"), "secrets are not printed");
     let resolved = folder.file("resolved.toml", &done.stdout);
-    let again = plimsoll(&[&["check", &resolved], &set[..]].concat());
+    let again = plimsoll(&[&["check", &resolved], &set[2..]].concat());
     assert_eq!(again.stdout, done.stdout);
 }
 

@@ -222,7 +222,7 @@ fn entries_that_are_not_valid() {
     check("upstream add n --service eth --url http://h --header X", &["--header: not NAME: VALUE"]);
     check(
         "upstream add n --service eth --url http://h --ca no.pem",
-        &["--ca: there is no file /", "no.pem"],
+        &["--ca: file not found: /", "no.pem"],
     );
     check(
         "upstream add n --service eth --url http://h --rate-limit 5",
@@ -369,9 +369,9 @@ fn check_tells_plans_from_configurations() {
     let both = check("tls = { cert = \"a\" }", &[]);
     assert_eq!(both.code, 2);
     assert!(both.stderr.contains("cannot tell whether"), "{}", both.stderr);
-    assert!(both.stderr.contains("say which it is to be with --kind"), "{}", both.stderr);
+    assert!(both.stderr.contains("choose one with --kind"), "{}", both.stderr);
     let empty = check("", &[]);
-    assert!(empty.stderr.contains("it has no keys that can be read"), "{}", empty.stderr);
+    assert!(empty.stderr.contains("it has no readable keys"), "{}", empty.stderr);
     assert_eq!(check("", &["--kind", "gateway"]).code, 0);
     assert!(check("", &["--kind", "plan"]).stderr.contains("the plan is not valid"));
     assert!(check("listen = 5", &[]).stderr.contains("the configuration is not valid"));

@@ -74,18 +74,21 @@ fn plans() -> Vec<PathBuf> {
     plans
 }
 
-fn read(path: &Path, variables: &[(&str, &str)]) -> Plan {
+/// A plan, and the names of the variables that it uses.
+fn read(path: &Path, variables: &[(&str, &str)]) -> (Plan, Vec<String>) {
     let mut set = Variables::none();
     variables.iter().for_each(|(name, value)| set.set(*name, *value));
     let text = std::fs::read_to_string(path).unwrap();
     let document = Document::new(path.display().to_string(), text);
-    Plan::read(&document, &set, &folder()).unwrap_or_else(|problems| panic!("{problems}"))
+    let plan = Plan::read(&document, &set, &folder());
+    (plan.unwrap_or_else(|problems| panic!("{problems}")), set.used())
 }
 
 /// Runs every plan against a world, and compares the counts of both sides.
 fn run_all(world: &World<'_>) {
     for path in plans() {
-        let (path, plan) = (path.display(), read(&path, &world.variables()));
+        let (plan, used) = read(&path, &world.variables());
+        let path = path.display();
         // Users' plans end by time here, so that their end is known too.
         let end = plan.planned_end().unwrap_or(Nanos::MAX);
         assert!(
@@ -98,6 +101,7 @@ fn run_all(world: &World<'_>) {
         let set: Vec<String> = world
             .variables()
             .iter()
+            .filter(|(name, _)| used.iter().any(|used| used == name))
             .flat_map(|(name, value)| ["--set".into(), format!("{name}={value}")])
             .collect();
         let path = path.to_string();
@@ -253,7 +257,7 @@ fn every_scenario_counts_what_the_chains_count() {
 #[test]
 fn scenarios_are_as_long_as_what_they_stand_for() {
     let requests = |name: &str| {
-        let plan = read(&folder().join(name), &[("GATEWAY", "http://127.0.0.1:3069")]);
+        let (plan, _) = read(&folder().join(name), &[("GATEWAY", "http://127.0.0.1:3069")]);
         (
             plan.planned_requests(),
             plan.planned_end().map(|end| (end - plan.warmup).0 / 1_000_000_000),

@@ -123,7 +123,11 @@ fn what_cannot_be_read_is_told_and_stops_nothing() {
     let rows = [
         ("gone", format!("http://{gone}/metrics"), "Connection refused"),
         ("500", format!("{}/500", odd.url()), "status 500"),
-        ("html", format!("{}/html", odd.url()), "no Prometheus page: line 1: no metric name"),
+        (
+            "html",
+            format!("{}/html", odd.url()),
+            "not a page in Prometheus text format: line 1: no metric name",
+        ),
         ("large", format!("{}/large", odd.url()), "a page of more than 4194304 bytes"),
         ("bytes", format!("{}/bytes", odd.url()), "a page that is not UTF-8"),
         ("cut", format!("{}/cut", odd.url()), "error reading a body from connection: "),
@@ -174,7 +178,7 @@ fn the_report_shows_instances_beside_the_instrument() {
         "process                       relays     share       CPU   CPU/relay      memory       pages",
         "restarted once",
         "could not be read: Connection refused",
-        "from an even share of 50 % (gw-",
+        "off an even share of 50 % (gw-",
         "relayed to node-",
         "7 MiB",
         "2 MiB",

@@ -68,8 +68,8 @@ fn check_names_every_problem_of_a_file() {
     assert_eq!((done.code, done.stdout.as_str()), (2, ""));
     for words in [
         "t.txt:1:5: the variable GATEWAY is not set",
-        "hint: set it in the environment, or add --set GATEWAY=VALUE",
-        "t.txt:3:6: \"h/\" is no URL",
+        "hint: set it with --set GATEWAY=VALUE or in the environment",
+        "t.txt:3:6: \"h/\" is not a valid URL",
     ] {
         assert!(done.stderr.contains(words), "{words}\n{}", done.stderr);
     }

@@ -90,7 +90,7 @@ pub(super) fn file(field: &Field<'_>, folder: &Path) -> Option<PathBuf> {
     let text = field.text().filter(|text| text.unset.is_none())?;
     let path = absolute(folder, &text.value);
     if !path.is_file() {
-        field.problem(format!("there is no file {}", path.display()), "");
+        field.problem(format!("file not found: {}", path.display()), "");
     }
     Some(path)
 }

@@ -199,7 +199,7 @@ fn files_that_are_wrong() {
     check(
         "tls = { cert = \"no.pem\" }",
         &[
-            "1:16: there is no file /tmp/no.pem",
+            "1:16: file not found: /tmp/no.pem",
             "a certificate without its key",
             "hint: give \"tls.key\" too",
         ],
@@ -247,7 +247,7 @@ fn entries_that_are_wrong() {
     check(&upstream("weight = 0"), &["\"weight\" must be from 1 to 1000"]);
     check(&upstream("tier = 10"), &["\"tier\" must be from 0 to 9"]);
     check(&upstream("rate_limit = \"0/s\""), &["\"rate_limit\" must be above 0/s"]);
-    check(&upstream("rate_limit = 5"), &["\"rate_limit\" must be a text"]);
+    check(&upstream("rate_limit = 5"), &["\"rate_limit\" must be a string in quotes"]);
     check(&upstream("kind = \"emv\""), &["did you mean \"evm\"?"]);
     check(&upstream("headers = { Host = \"a\" }"), &["\"Host\" is set by the gateway itself"]);
     check(&upstream("headers = { \"a b\" = \"a\" }"), &["\"a b\" is no header name"]);
@@ -255,7 +255,7 @@ fn entries_that_are_wrong() {
     check(&upstream("headers = { A = \"a\\nb\" }"), &["a control character in header \"A\""]);
     check(&upstream("methods = { allow = [\"e*h\"] }"), &["\"e*h\" is no method"]);
     check(&upstream("methods = { allowed = [] }"), &["unknown key \"allowed\" in methods"]);
-    check(&upstream("ca = \"no.pem\""), &["there is no file /tmp/no.pem"]);
+    check(&upstream("ca = \"no.pem\""), &["file not found: /tmp/no.pem"]);
     check("[[endpoint]]\nid = \"e\"", &["an endpoint without \"service\""]);
     // An id of an instance.
     let taken = "instances = [\"http://h:1\"]\n[[upstream]]\nid = \"h:1\"\nservice = \"eth\"\nurl = \"http://h/\"";
@@ -282,7 +282,7 @@ fn variables_and_flags_that_are_wrong() {
     check("PLIMSOLL_LISTEN", "here", "\"listen\": \"here\" is no address");
     check("PLIMSOLL_LIMITS_BODY", "10 parsecs", "\"body\": \"10 parsecs\" is not a size");
     check("PLIMSOLL_CORS", "all", "\"cors\" must be \"any\" or \"off\"");
-    check("PLIMSOLL_TLS_CERT", "/no.pem", "there is no file /no.pem");
+    check("PLIMSOLL_TLS_CERT", "/no.pem", "file not found: /no.pem");
     check("DATABASE_URL", "plimsoll.db", "no URL of a database");
     check("PATH_GATEWAY_INSTANCES", "ftp://h", "\"ftp\" is no scheme");
     let flag = |flag: &'static str, value: &str, word: &str| {
@@ -312,7 +312,7 @@ fn unset_variables_can_be_left_alone() {
 /// The keys of a table, as the reader gives them to somebody who wrote an unknown one.
 fn known_keys(text: &str) -> Vec<String> {
     let problems = Config::read_with(&inputs(&[], &[]), Some(text)).unwrap_err().to_string();
-    let listed = problems.split("known here: ").nth(1).expect(&problems);
+    let listed = problems.split("known keys: ").nth(1).expect(&problems);
     listed.lines().next().unwrap().split(", ").map(String::from).collect()
 }
 

@@ -148,9 +148,9 @@ async fn refusals_name_their_entry_and_a_way_out() {
     assert_eq!(
         why(&mut sources).await,
         format!(
-            "upstream \"node-b\" of {shown}: the variable B_KEY is not set\n  hint: set it in the \
-             environment, or add --set B_KEY=VALUE; or leave it out: plimsoll gateway upstream \
-             disable node-b"
+            "upstream \"node-b\" of {shown}: the variable B_KEY is not set\n  hint: set it with \
+             --set B_KEY=VALUE or in the environment; or leave it out: plimsoll gateway \
+             upstream disable node-b"
         )
     );
     assert!(!sources.changed().await.unwrap(), "told once");

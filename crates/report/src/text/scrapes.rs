@@ -43,7 +43,7 @@ impl Summary {
         for group in scrapes.groups() {
             if let Some(even) = scrapes.evenness(group) {
                 let text = format!(
-                    "{} at most from an even share of {} ({})",
+                    "at most {} off an even share of {} ({})",
                     percent(even.deviation_max),
                     percent(even.mean_share),
                     even.of,
