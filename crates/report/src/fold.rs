@@ -194,13 +194,32 @@ impl<'p> Fold<'p> {
     }
 }
 
-/// The window of several streams together; `None` when none was active.
-pub(crate) fn window_of(
-    total: &Snapshot,
-    streams: impl IntoIterator<Item = usize>,
-) -> Option<Window> {
-    let windows = streams.into_iter().filter_map(|stream| total.streams[stream].active);
-    windows.reduce(Window::union)
+/// When streams were active.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Active {
+    /// `None` when none was.
+    pub(crate) window: Option<Window>,
+    /// When the last request was sent; zero: not known.
+    pub(crate) last_sent: Nanos,
+}
+
+impl Active {
+    pub(crate) fn of(counts: &StreamCounts) -> Active {
+        Active { window: counts.active, last_sent: counts.last_sent }
+    }
+}
+
+/// When several streams together were active.
+pub(crate) fn active_of(total: &Snapshot, streams: impl IntoIterator<Item = usize>) -> Active {
+    let mut all = Active::default();
+    for Active { window, last_sent } in
+        streams.into_iter().map(|own| Active::of(&total.streams[own]))
+    {
+        let windows = [all.window, window].into_iter().flatten();
+        all.window = windows.reduce(Window::union);
+        all.last_sent = all.last_sent.max(last_sent);
+    }
+    all
 }
 
 #[cfg(test)]

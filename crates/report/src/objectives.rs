@@ -1,6 +1,6 @@
 //! Whether objectives hold. An objective without a sample does not.
 
-use crate::fold::window_of;
+use crate::fold::active_of;
 use crate::summary::Group;
 use plimsoll_measure::{Histogram, Nanos, Snapshot, Stats};
 use plimsoll_plan::{Metric, Objective, Plan, TimeKind, TimeStat, Unit};
@@ -54,7 +54,7 @@ pub(crate) fn judge(objective: &Objective, plan: &Plan, total: &Snapshot) -> Jud
             streams.push(target.stream);
         }
     }
-    let group = Group::of("", stats, window_of(total, streams));
+    let group = Group::of("", stats, active_of(total, streams));
     let value = value_of(objective, &group, total);
     let ok = value.is_some_and(|value| objective.operator.holds(value, objective.value));
     Judged { objective: objective.clone(), value, ok }

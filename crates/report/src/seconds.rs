@@ -24,6 +24,15 @@ impl Seconds {
         *seen = Some(seen.map_or(second, |seen| seen.union(second)));
     }
 
+    /// The same counted from an instant, such as the end of the warm-up.
+    pub fn since(self, start: Nanos) -> Seconds {
+        // What was counted as the warm-up ended belongs to the first second after it.
+        let to = self.to - start;
+        let first = Nanos::from_secs(1);
+        let to = if to == Nanos::ZERO { first } else { to };
+        Seconds { from: self.from - start, to }
+    }
+
     /// How long it is.
     pub fn len(&self) -> Nanos {
         self.to - self.from
@@ -97,6 +106,15 @@ impl<C: Listed> Times<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_count_from_the_end_of_the_warm_up() {
+        let since = |from: u64, to: u64| {
+            let seconds = Seconds { from: Nanos::from_secs(from), to: Nanos::from_secs(to) };
+            seconds.since(Nanos::from_secs(2)).to_string()
+        };
+        assert_eq!([since(3, 5), since(1, 3), since(1, 2)], ["1s–3s", "0s–1s", "0s–1s"]);
+    }
 
     #[test]
     fn seconds_have_numbers_and_read_well() {

@@ -1,6 +1,6 @@
 //! All figures of a run, or of a part of it: the result of a [`Fold`](crate::Fold).
 
-use crate::fold::{Folded, window_of};
+use crate::fold::{Active, Folded, active_of};
 use crate::objectives::{Judged, judge};
 use crate::scrapes::Scrapes;
 use crate::seconds::{ErrorTimes, Seconds};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 pub struct Rates {
     /// Scheduled, while arrivals were planned.
     pub scheduled: f64,
-    /// Sent, until the last whole answer.
+    /// Sent, while arrivals were planned or sent.
     pub sent: f64,
     /// Answered as expected, until the last whole answer.
     pub ok: f64,
@@ -35,12 +35,23 @@ pub struct Group {
     pub service_time: Histogram,
     /// When its streams were active; `None` when none was.
     pub window: Option<Window>,
+    /// When the last request of its streams was sent; zero: not known.
+    pub last_sent: Nanos,
 }
 
 impl Group {
-    pub(crate) fn of(name: impl Into<String>, stats: Stats, window: Option<Window>) -> Group {
+    pub(crate) fn of(name: impl Into<String>, stats: Stats, active: Active) -> Group {
         let (latency, service_time) = (stats.latency(), stats.service_time());
-        Group { name: name.into(), stats, latency, service_time, window }
+        let (window, last_sent) = (active.window, active.last_sent);
+        Group { name: name.into(), stats, latency, service_time, window, last_sent }
+    }
+
+    /// Until when it sent. A single late answer must not lower the rate of sending.
+    fn sent_to(&self, window: &Window) -> Nanos {
+        if self.last_sent == Nanos::ZERO {
+            return window.to;
+        }
+        self.last_sent.clamp(window.planned_to, window.to.max(window.planned_to))
     }
 
     /// Its rates over its window; zero where it was never active.
@@ -49,7 +60,7 @@ impl Group {
         let requests = &self.stats.requests;
         Rates {
             scheduled: per_second(requests.scheduled, window.planned_to - window.from),
-            sent: per_second(requests.sent, window.to - window.from),
+            sent: per_second(requests.sent, self.sent_to(&window) - window.from),
             ok: per_second(requests.ok, window.to - window.from),
         }
     }
@@ -76,7 +87,7 @@ pub struct StreamGroup {
 impl StreamGroup {
     fn of(name: &str, stage: Option<usize>, stats: Stats, counts: &StreamCounts) -> StreamGroup {
         let (lag, wait) = (counts.lag.clone(), counts.wait.clone());
-        StreamGroup { group: Group::of(name, stats, counts.active), stage, lag, wait }
+        StreamGroup { group: Group::of(name, stats, Active::of(counts)), stage, lag, wait }
     }
 }
 
@@ -118,7 +129,7 @@ impl Summary {
         let Folded { narrow, total, errors, stages, rules } = folded;
         let streams: Vec<usize> =
             (0..plan.streams.len()).filter(|stream| narrow.holds_stream(*stream)).collect();
-        let all = Group::of("all", total.total(), window_of(&total, streams.iter().copied()));
+        let all = Group::of("all", total.total(), active_of(&total, streams.iter().copied()));
         let case = Case { plan, facts: &facts, total: &total, all: &all, errors: &errors };
         let verdict = rules.verdict(&case);
         let targets = plan.targets.iter().zip(&total.stats);
@@ -132,8 +143,8 @@ impl Summary {
             tags: by_tag(plan, &total, &streams),
             targets: targets
                 .map(|(target, stats)| {
-                    let window = total.streams[target.stream].active;
-                    (Group::of(&target.name, stats.clone(), window), target.tags.clone())
+                    let active = Active::of(&total.streams[target.stream]);
+                    (Group::of(&target.name, stats.clone(), active), target.tags.clone())
                 })
                 .collect(),
             streams: streams.iter().map(|stream| by_stream(plan, &total, *stream)).collect(),
@@ -212,7 +223,7 @@ fn by_tag(plan: &Plan, total: &Snapshot, streams: &[usize]) -> BTreeMap<String, 
     }
     let groups = |values: BTreeMap<&str, Sum>| {
         let values = values.into_iter();
-        values.map(|(value, (stats, of))| Group::of(value, stats, window_of(total, of))).collect()
+        values.map(|(value, (stats, of))| Group::of(value, stats, active_of(total, of))).collect()
     };
     sums.into_iter().map(|(tag, values)| (tag.to_string(), groups(values))).collect()
 }

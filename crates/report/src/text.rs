@@ -229,7 +229,8 @@ impl Summary {
             let note = self.facts.notes.iter().find(|note| note.class == class);
             let note = note.map(|note| format!("{} ({})", note.text, note.target));
             let when = self.errors.iter().find(|(seen, _)| *seen == class);
-            let when = when.map_or("–".into(), |(_, seconds)| seconds.to_string());
+            let when = when.map(|(_, seconds)| seconds.since(self.facts.warmup).to_string());
+            let when = when.unwrap_or("–".into());
             Row::new(class.to_string(), [self.verdict.side_of(class).to_string(), grouped(n), when])
                 .noted(note.unwrap_or_default())
         };
@@ -310,7 +311,8 @@ impl Summary {
         let facts = &self.facts;
         let seconds = Seconds { from: finding.from, to: finding.to };
         let whole = finding.from <= facts.warmup && finding.to >= facts.warmup + facts.duration;
-        let when = if whole { String::new() } else { format!(" [{seconds}]") };
+        let when = seconds.since(facts.warmup);
+        let when = if whole { String::new() } else { format!(" [{when}]") };
         page.text(&format!("  {}: ", finding.id), &format!("{}{when}", finding.evidence));
         page.text("    fix: ", &finding.fix);
     }

@@ -96,6 +96,28 @@ fn rates_are_those_of_a_streams_own_window() {
 }
 
 #[test]
+fn a_late_answer_does_not_lower_the_rate_of_sending() {
+    let plan = open(100, 2);
+    let mut recording = Recording::new(&plan);
+    recording.seconds(7, |filled| {
+        let (stream, second) = (&mut filled.snapshot.streams[0], filled.snapshot.t);
+        stream.last_sent = second.min(Nanos::from_millis(1990));
+        match second.as_secs_f64() as u64 {
+            1 => filled.ok(0, 100, millis(1)),
+            2 => filled.ok(0, 99, millis(1)),
+            7 => {
+                filled.ok(0, 1, millis(6000));
+                filled.answered_at(0, Nanos::from_millis(6490));
+            }
+            _ => {}
+        }
+    });
+    let summary = recording.summary();
+    assert_eq!(rates(&summary.streams[0].group), [100.0, 100.0, 30.8]);
+    assert_eq!(rates(&summary.all), [100.0, 100.0, 30.8]);
+}
+
+#[test]
 fn a_narrow_fold_is_the_same_fold_over_less() {
     let plan = base_and_burst();
     let recording = recorded(&plan);

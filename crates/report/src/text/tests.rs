@@ -1,6 +1,7 @@
 //! The report on terminals of several widths.
 
 use super::page::{width, words, wrapped};
+use crate::fold::Active;
 use crate::objectives::Judged;
 use crate::scrapes::{Process, Relays, Scrapes};
 use crate::seconds::Seconds;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 const WINDOW: Window =
     Window { from: Nanos::ZERO, planned_to: Nanos::from_secs(4), to: Nanos::from_secs(4) };
+const ACTIVE: Active = Active { window: Some(WINDOW), last_sent: Nanos::ZERO };
 const EVIDENCE: &str = "requests left late: p99 lag 5.95ms, allowed 5ms";
 const FIX: &str = "give the generator more CPU (--workers, another host), or lower the rate";
 const UPSTREAMS: [&str; 5] =
@@ -61,7 +63,7 @@ fn whole() -> Summary {
     let names = ["ethereum", "boba", "mantle reads", "a target with a name of some length"];
     let target = |(n, name): (u64, &&str)| {
         let tags = BTreeMap::from([("chain".to_string(), format!("chain {}", n % 2))]);
-        (Group::of(*name, stats(400 * n, 30 * n), Some(WINDOW)), tags)
+        (Group::of(*name, stats(400 * n, 30 * n), ACTIVE), tags)
     };
     let targets: Vec<_> = (1..).zip(&names).map(target).collect();
     let mut total = Snapshot::new(names.len(), 1, 1);
@@ -76,7 +78,7 @@ fn whole() -> Summary {
     let mut objective = Objective::parse("latency.p99 < 10ms").unwrap();
     objective.narrowed = [("part".to_string(), "block numbers".to_string())].into();
     let instances = (1..=5).map(|n| process(&format!("gw-{n}"), "instances", 290));
-    let all = Group::of("all", total.total(), Some(WINDOW));
+    let all = Group::of("all", total.total(), ACTIVE);
     Summary {
         name: "demo".into(),
         load: "2 streams over 4s, 4,300 requests".into(),
@@ -321,11 +323,11 @@ fn spinning_and_late_answers_are_shown() {
     summary.total.host.cpu = Nanos(4_300 * 15_000);
     summary.total.workers.spin = Nanos(4_300 * 6_000);
     let window = Window { to: Nanos::from_secs(9), ..WINDOW };
-    summary.all.window = Some(window);
+    (summary.all.window, summary.all.last_sent) = (Some(window), Nanos::from_millis(3990));
     let text = summary.to_text(None, 100);
     for line in [
         "  ran        4s, last answer after 9s",
-        "  sent              4,300         477.8/s",
+        "  sent              4,300         1,075/s",
         "  generator: 1 worker, 9µs CPU per request (and 6µs spinning), peak memory 23 MiB",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
