@@ -1,41 +1,65 @@
 //! Ctrl-C: the first drains, the second stops at once and keeps the results, the third ends the
-//! process.
+//! process. SIGTERM and SIGHUP do the same.
+//!
+//! While a run is prepared, the resolver may block for as long as it likes: there the second signal
+//! ends the process, since there are no results to keep.
 
 use crate::tell;
 use anyhow::Context;
 use plimsoll_engine::Control;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
 const INTERRUPTED: i32 = 130;
+
+/// What signals act on.
+enum Stage {
+    /// Nothing that takes long.
+    Idle,
+    /// A run that is being prepared, and its directory, which has nothing in it yet.
+    Preparing(Option<PathBuf>),
+    Running(Control),
+}
 
 /// Listens for signals until it is dropped.
 pub(crate) struct Interrupts {
     seen: Arc<AtomicU8>,
-    /// The run that signals stop, once there is one.
-    run: Arc<Mutex<Option<Control>>>,
+    stage: Arc<Mutex<Stage>>,
     handle: Handle,
 }
 
 impl Interrupts {
     /// Begins to listen.
     pub(crate) fn listen() -> anyhow::Result<Interrupts> {
-        let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
+        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        let all = [SIGINT, SIGTERM].into_iter().chain(hangup);
+        let mut signals = Signals::new(all).context("cannot listen for Ctrl-C")?;
         let handle = signals.handle();
-        let (seen, run) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(None::<Control>)));
-        let (count, target) = (seen.clone(), run.clone());
+        let (seen, stage) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(Stage::Idle)));
+        let (count, target) = (seen.clone(), stage.clone());
         let listen = move || {
             for _ in &mut signals {
-                let run = target.lock().expect("no holder panics");
-                run.iter().for_each(Control::stop);
-                match count.fetch_add(1, Ordering::Relaxed) {
-                    0 => tell(
+                // Held until the signal is counted: `stop_run` misses none.
+                let stage = target.lock().expect("no holder panics");
+                if let Stage::Running(control) = &*stage {
+                    control.stop();
+                }
+                match (count.fetch_add(1, Ordering::Relaxed), &*stage) {
+                    (0, Stage::Preparing(_)) => tell(
+                        "\nstopping: waiting for host names to be resolved; Ctrl-C again to stop at once",
+                    ),
+                    (_, Stage::Preparing(run_dir)) => {
+                        // A directory that cannot be removed stays.
+                        run_dir.iter().for_each(|dir| _ = std::fs::remove_dir_all(dir));
+                        std::process::exit(INTERRUPTED);
+                    }
+                    (0, _) => tell(
                         "\nstopping: finishing what is in flight; Ctrl-C again to stop at once",
                     ),
-                    1 => tell("\nstopping at once; results are kept"),
+                    (1, _) => tell("\nstopping at once; results are kept"),
                     _ => std::process::exit(INTERRUPTED),
                 }
             }
@@ -44,20 +68,34 @@ impl Interrupts {
             .name("signals".into())
             .spawn(listen)
             .context("cannot start a thread")?;
-        Ok(Interrupts { seen, run, handle })
+        Ok(Interrupts { seen, stage, handle })
+    }
+
+    /// From now on a second signal ends the process and removes the run directory.
+    pub(crate) fn prepare_run(&self, run_dir: Option<&Path>) {
+        *self.stage.lock().expect("no holder panics") =
+            Stage::Preparing(run_dir.map(Path::to_path_buf));
     }
 
     /// From now on signals stop this run; those that came before stop it at once.
     pub(crate) fn stop_run(&self, control: Control) {
-        let mut run = self.run.lock().expect("no holder panics");
+        let mut stage = self.stage.lock().expect("no holder panics");
         (0..self.seen.load(Ordering::Relaxed)).for_each(|_| control.stop());
-        *run = Some(control);
+        *stage = Stage::Running(control);
     }
 
     /// Whether there was any.
     pub(crate) fn any(&self) -> bool {
         self.seen.load(Ordering::Relaxed) > 0
     }
+}
+
+/// Whether a signal was ignored when the process began, as `nohup` does with SIGHUP.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 impl Drop for Interrupts {

@@ -7,6 +7,7 @@ use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::{put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, TraceRecord};
+use plimsoll_measure::units::counted;
 use plimsoll_plan::{Plan, Shards};
 use plimsoll_report::{Fold, Summary, exposition, progress_line};
 use std::io::{IsTerminal, Write};
@@ -138,7 +139,9 @@ pub(crate) struct Carried {
 impl Carried {
     /// The report, as wide as stdout is.
     pub(crate) fn text(&self) -> String {
-        self.summary.to_text(self.run_dir.as_deref(), stdout_columns())
+        // Results that could not be written are not referred to.
+        let run_dir = self.run_dir.as_deref().filter(|_| self.written.is_ok());
+        self.summary.to_text(run_dir, stdout_columns())
     }
 
     /// Interrupted before invalid, invalid before a missed objective. A run that an objective
@@ -169,6 +172,7 @@ pub(crate) fn carry_out(
     interrupts: &Interrupts,
 ) -> anyhow::Result<Carried> {
     let scraper = Scraper::start(&plan.scrapes)?;
+    interrupts.prepare_run(run_dir.as_ref().map(RunDir::path));
     let prepared = match Prepared::new(plan, &Shards::all(), settings) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -176,9 +180,8 @@ pub(crate) fn carry_out(
             return Err(usage_error(error.message, error.hint));
         }
     };
-    let workers = prepared.workers();
-    let plural = if workers == 1 { "" } else { "s" };
-    tell(&format!("{}: {}, {workers} worker{plural}", plan.name, plan.load_in_words()));
+    let workers = counted(prepared.workers() as u64, "worker");
+    tell(&format!("{}: {}, {workers}", plan.name, plan.load_in_words()));
     prepared
         .forced()
         .iter()

@@ -6,7 +6,8 @@ use crate::scrapes::Scrapes;
 use crate::seconds::{ErrorTimes, Seconds};
 use crate::verdict::{Case, Verdict};
 use plimsoll_measure::{
-    ErrorClass, FindingId, Histogram, Nanos, RunFacts, Snapshot, Stats, StreamCounts, Window,
+    ErrorClass, FindingId, Histogram, Nanos, RunFacts, Severity, Snapshot, Stats, StreamCounts,
+    Window,
 };
 use plimsoll_plan::Plan;
 use std::collections::BTreeMap;
@@ -131,7 +132,10 @@ impl Summary {
             (0..plan.streams.len()).filter(|stream| narrow.holds_stream(*stream)).collect();
         let all = Group::of("all", total.total(), active_of(&total, streams.iter().copied()));
         let case = Case { plan, facts: &facts, total: &total, all: &all, errors: &errors };
-        let verdict = rules.verdict(&case);
+        let mut verdict = rules.verdict(&case);
+        if was_stopped_in_warmup(&facts, &all) {
+            say_stopped_in_warmup(&mut verdict, facts.warmup);
+        }
         let targets = plan.targets.iter().zip(&total.stats);
         let targets = targets.filter(|(target, _)| narrow.holds_stream(target.stream));
         let stages = stages.into_iter().filter(|stage| stage.counts.active.is_some());
@@ -168,6 +172,11 @@ impl Summary {
         self.objectives.iter().all(|judged| judged.ok)
     }
 
+    /// Whether the run was stopped before it counted anything.
+    pub(crate) fn stopped_in_warmup(&self) -> bool {
+        was_stopped_in_warmup(&self.facts, &self.all)
+    }
+
     /// Whether no arrival was answered as expected.
     pub fn nothing_ok(&self) -> bool {
         self.verdict.findings.iter().any(|finding| finding.id == FindingId::NothingOk)
@@ -199,6 +208,21 @@ pub struct CpuPerRequest {
     pub spin: Nanos,
     /// All but the spinning.
     pub work: Nanos,
+}
+
+fn was_stopped_in_warmup(facts: &RunFacts, all: &Group) -> bool {
+    facts.cut_short && facts.warmup > Nanos::ZERO && all.stats.requests.scheduled == 0
+}
+
+/// That nothing was ok says nothing of a target from which nothing was counted yet.
+fn say_stopped_in_warmup(verdict: &mut Verdict, warmup: Nanos) {
+    verdict.findings.retain(|finding| finding.id != FindingId::NothingOk);
+    verdict.valid = verdict.findings.iter().all(|found| found.severity != Severity::Invalid);
+    verdict.limited_by = verdict.limited_by.filter(|_| !verdict.valid);
+    for finding in verdict.findings.iter_mut().filter(|found| found.id == FindingId::CutShort) {
+        finding.evidence = "the run was stopped during the warm-up; no request was counted".into();
+        finding.fix = format!("let it run for longer than the warm-up of {warmup}");
+    }
 }
 
 fn by_stream(plan: &Plan, total: &Snapshot, stream: usize) -> StreamGroup {

@@ -12,9 +12,9 @@ mod tests;
 
 use crate::objectives::percent;
 use crate::seconds::Seconds;
-use crate::summary::{Group, Summary};
+use crate::summary::{Group, StreamGroup, Summary};
 use page::Page;
-use plimsoll_measure::units::grouped;
+use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{ErrorClass, Finding, FindingId, Histogram, Nanos, Severity};
 use table::{Column, Notes, Row, Section, Shape, Table};
 
@@ -78,13 +78,50 @@ const ERRORS: Shape = Shape {
     notes: Notes::Beside("first seen"),
 };
 
+const STATUSES: Shape = Shape {
+    name: 18,
+    columns: &[Column::figures("count", 12), Column::figures("share", 10)],
+    leaving: &[],
+    notes: Notes::Beneath,
+};
+
+/// How much of its lists a report shows.
+#[derive(Clone, Copy)]
+struct Extent {
+    /// The most rows of a list; `usize::MAX`: all.
+    rows: usize,
+    /// Whether `summary.json` has the others.
+    kept: bool,
+}
+
+impl Extent {
+    /// The most findings.
+    fn findings(self) -> usize {
+        if self.rows == usize::MAX { self.rows } else { self.rows.min(3) }
+    }
+
+    /// The line that counts rows not shown, if any.
+    fn more(self, all: usize, of: &str) -> Option<String> {
+        let more = all.saturating_sub(self.rows);
+        let rest = if self.kept { " in summary.json" } else { "; pipe the report to see all" };
+        (more > 0).then(|| format!("… {more} more{of}{rest}"))
+    }
+}
+
 impl Summary {
     /// The report as text, 50 to 100 columns wide. `run_dir` is where the remaining figures are.
+    /// `usize::MAX` columns stand for a pipe or a file: nothing is left out there.
     pub fn to_text(&self, run_dir: Option<&str>, columns: usize) -> String {
+        let kept = run_dir.is_some();
+        if columns == usize::MAX {
+            let all = Extent { rows: usize::MAX, kept };
+            return self.page(all, run_dir, Page::new(*COLUMNS.end(), usize::MAX)).finish();
+        }
         let more = if self.scrapes.processes.is_empty() { 0 } else { SCRAPE_LINES };
         let widest = *COLUMNS.end();
         let fits = |rows: usize, note_lines: usize| {
-            let page = self.page(rows, run_dir, Page::new(widest, note_lines));
+            let extent = Extent { rows, kept };
+            let page = self.page(extent, run_dir, Page::new(widest, note_lines));
             page.lines() <= LINES_MAX + more
         };
         // The same rows are shown on every terminal. Notes are cut before rows are dropped.
@@ -92,24 +129,26 @@ impl Summary {
         let columns = columns.clamp(*COLUMNS.start(), widest);
         let whole = |note_lines: &usize| columns < widest || fits(rows, *note_lines);
         let note_lines = (2..=NOTE_LINES_MAX).rev().find(whole).unwrap_or(1);
-        self.page(rows, run_dir, Page::new(columns, note_lines)).finish()
+        self.page(Extent { rows, kept }, run_dir, Page::new(columns, note_lines)).finish()
     }
 
-    fn page(&self, rows: usize, run_dir: Option<&str>, mut page: Page) -> Page {
-        self.write_verdict(&mut page);
+    fn page(&self, extent: Extent, run_dir: Option<&str>, mut page: Page) -> Page {
+        self.write_verdict(extent, &mut page);
         self.write_requests(&mut page);
         self.write_times(&mut page);
-        self.write_groups(rows, &mut page);
+        self.write_groups(extent, &mut page);
+        self.write_statuses(extent, &mut page);
         // The list of errors is shortened last.
-        self.write_errors(rows + 2, &mut page);
-        self.write_objectives(rows, &mut page);
-        self.write_scrapes(rows, &mut page);
-        self.write_end(rows, run_dir, &mut page);
+        let errors = Extent { rows: extent.rows.saturating_add(2), ..extent };
+        self.write_errors(errors, &mut page);
+        self.write_objectives(extent, &mut page);
+        self.write_scrapes(extent, &mut page);
+        self.write_end(extent, run_dir, &mut page);
         page
     }
 
     /// An invalid run, or one without a good answer, says so first and largest.
-    fn write_verdict(&self, page: &mut Page) {
+    fn write_verdict(&self, extent: Extent, page: &mut Page) {
         let first: Vec<_> =
             self.verdict.findings.iter().filter(|finding| comes_first(finding)).collect();
         if first.is_empty() {
@@ -130,7 +169,10 @@ impl Summary {
         if others.is_empty() {
             nothing.iter().for_each(|finding| page.text("    fix: ", &finding.fix));
         }
-        others.iter().take(3).for_each(|finding| self.write_finding(finding, page));
+        others
+            .iter()
+            .take(extent.rows.max(3))
+            .for_each(|finding| self.write_finding(finding, page));
         page.rule();
     }
 
@@ -142,12 +184,25 @@ impl Summary {
         page.text(&format!("{}: ", self.name), &self.load);
         let warm = match self.total.warmup.scheduled {
             0 => String::new(),
-            n => format!(", after {} of warm-up with {} requests", facts.warmup, grouped(n)),
+            n if self.stopped_in_warmup() => format!(" after {}", counted(n, "request")),
+            n => format!(", after {} of warm-up with {}", facts.warmup, counted(n, "request")),
         };
-        let cut = if facts.cut_short { ", stopped early" } else { "" };
+        let cut = if self.stopped_in_warmup() {
+            ", stopped during the warm-up"
+        } else if facts.cut_short {
+            ", stopped early"
+        } else {
+            ""
+        };
         let last = self.last_answer().map(|at| format!(", last answer after {at}"));
         let last = last.unwrap_or_default();
-        page.text("  ran        ", &format!("{}{last}{warm}{cut}", facts.duration));
+        page.text(
+            "  ran        ",
+            &match self.stopped_in_warmup() {
+                true => format!("{}{cut}{warm}", facts.duration),
+                false => format!("{}{last}{warm}{cut}", facts.duration),
+            },
+        );
         let counted = |name: &str, n: u64, per_second: f64| {
             Row::new(name, [grouped(n), format!("{}/s", rate(per_second))])
         };
@@ -194,18 +249,36 @@ impl Summary {
         });
     }
 
-    fn write_groups(&self, rows: usize, page: &mut Page) {
-        let section = |what: &str, groups: Vec<&Group>| Section {
+    fn write_groups(&self, extent: Extent, page: &mut Page) {
+        let rows = extent.rows;
+        let listed = |what: &str, groups: Vec<(String, &Group)>| Section {
             head: what.into(),
-            more: more(groups.len(), rows, ""),
-            rows: groups.into_iter().take(rows).map(group_row).collect(),
+            more: extent.more(groups.len(), ""),
+            rows: groups.iter().take(rows).map(|(name, group)| group_row(name, group)).collect(),
+        };
+        let section = |what: &str, mut groups: Vec<&Group>| {
+            if groups.len() > rows {
+                worst_first(&mut groups);
+            }
+            listed(what, groups.into_iter().map(|group| (group.name.clone(), group)).collect())
         };
         let mut sections = Vec::new();
         let targets: Vec<&Group> = self.targets.iter().map(|(group, _)| group).collect();
         if targets.len() > 1 {
             sections.push(section("target", targets));
         }
-        let most = if rows < 4 { 1 } else { 2 };
+        if self.streams.len() > 1 && rows > 2 {
+            let streams = self.streams.iter().map(|stream| (&stream.group.name, &stream.group));
+            sections.push(listed("stream", streams.map(|(n, group)| (n.clone(), group)).collect()));
+        }
+        if self.stages.len() > 1 && rows > 1 {
+            sections.push(listed("stage", self.stage_groups()));
+        }
+        let most = match rows {
+            usize::MAX => rows,
+            4.. => 2,
+            _ => 1,
+        };
         for (tag, groups) in self.tags.iter().filter(|(_, groups)| groups.len() > 1).take(most) {
             // A tag whose values are as many as the targets adds nothing.
             if groups.len() < self.targets.len() {
@@ -218,13 +291,50 @@ impl Summary {
         }
     }
 
-    fn write_errors(&self, rows: usize, page: &mut Page) {
+    /// The stages by number; by stream and number where several streams have stages.
+    fn stage_groups(&self) -> Vec<(String, &Group)> {
+        let stream = |stage: &StreamGroup| stage.group.name.clone();
+        let one = self.stages.iter().all(|stage| stream(stage) == stream(&self.stages[0]));
+        let named = |stage: &StreamGroup| {
+            let number = stage.stage.unwrap_or_default();
+            if one { number.to_string() } else { format!("{} {number}", stream(stage)) }
+        };
+        self.stages.iter().map(|stage| (named(stage), &stage.group)).collect()
+    }
+
+    /// HTTP statuses, if there are several or one was not expected.
+    fn write_statuses(&self, extent: Extent, page: &mut Page) {
+        let stats = &self.all.stats;
+        let mut statuses: Vec<(u16, u64)> = self.total.status.iter().collect();
+        let odd = statuses.iter().any(|(status, _)| !(200..300).contains(status));
+        let unexpected =
+            stats.errors.get(ErrorClass::Status) > 0 || odd && stats.requests.failed > 0;
+        if statuses.len() < 2 && !unexpected || statuses.is_empty() || extent.rows < 2 {
+            return;
+        }
+        statuses.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        let all: u64 = statuses.iter().map(|(_, n)| n).sum();
+        let row = |(status, n): &(u16, u64)| {
+            Row::new(status.to_string(), [grouped(*n), percent(*n as f64 / all as f64)])
+        };
+        page.gap();
+        page.table(&Table {
+            shape: &STATUSES,
+            sections: vec![Section {
+                head: "HTTP status".into(),
+                more: extent.more(statuses.len(), " statuses"),
+                rows: statuses.iter().take(extent.rows).map(row).collect(),
+            }],
+        });
+    }
+
+    fn write_errors(&self, extent: Extent, page: &mut Page) {
         let mut errors: Vec<_> = self.all.stats.errors.iter().collect();
         if errors.is_empty() {
             return;
         }
         errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        let more = more(errors.len(), rows, " classes");
+        let more = extent.more(errors.len(), " classes");
         let row = |(class, n): (ErrorClass, u64)| {
             let note = self.facts.notes.iter().find(|note| note.class == class);
             let note = note.map(|note| format!("{} ({})", note.text, note.target));
@@ -234,28 +344,28 @@ impl Summary {
             Row::new(class.to_string(), [self.verdict.side_of(class).to_string(), grouped(n), when])
                 .noted(note.unwrap_or_default())
         };
-        let rows = errors.into_iter().take(rows).map(row).collect();
+        let rows = errors.into_iter().take(extent.rows).map(row).collect();
         page.gap();
         page.table(&Table {
             shape: &ERRORS,
             sections: vec![Section { head: "errors".into(), rows, more }],
         });
-        let codes = self.total.rpc.codes.iter().take(6);
+        let codes = self.total.rpc.codes.iter().take(extent.rows.max(6));
         let codes = listed(codes.map(|(code, n)| format!("{code} × {}", grouped(*n))));
         if !codes.is_empty() {
             page.phrases("  JSON-RPC error codes: ", &codes);
         }
     }
 
-    fn write_objectives(&self, rows: usize, page: &mut Page) {
+    fn write_objectives(&self, extent: Extent, page: &mut Page) {
         if self.objectives.is_empty() {
             return;
         }
         page.gap();
         let mut judged: Vec<_> = self.objectives.iter().collect();
         judged.sort_by_key(|judged| judged.ok);
-        let more = more(judged.len(), rows, " objectives");
-        for judged in judged.into_iter().take(rows) {
+        let more = extent.more(judged.len(), " objectives");
+        for judged in judged.into_iter().take(extent.rows) {
             let objective = &judged.objective;
             let narrowed = objective.narrowed.iter();
             let mut phrases = vec![objective.that.clone()];
@@ -270,7 +380,7 @@ impl Summary {
         }
     }
 
-    fn write_end(&self, rows: usize, run_dir: Option<&str>, page: &mut Page) {
+    fn write_end(&self, extent: Extent, run_dir: Option<&str>, page: &mut Page) {
         // The instrument's own figures follow those of other processes directly.
         if self.scrapes.processes.is_empty() {
             page.gap();
@@ -282,20 +392,36 @@ impl Summary {
             };
             format!("{} CPU per request{spin}", cpu.work)
         });
-        let workers = self.facts.workers;
-        let workers = format!("{workers} worker{}", if workers == 1 { "" } else { "s" });
+        let workers = counted(self.facts.workers as u64, "worker");
         let memory = format!("peak memory {} MiB", self.total.host.rss_peak_bytes >> 20);
         let parts = [Some(workers), cpu, Some(memory)];
         page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
         let others = self.verdict.findings.iter().filter(|finding| !comes_first(finding));
-        others.take(rows.min(3)).for_each(|finding| self.write_finding(finding, page));
-        if self.verdict.findings.is_empty() {
+        others.take(extent.findings()).for_each(|finding| self.write_finding(finding, page));
+        if let Some(failed) = self.failed_without_objective() {
+            let failed = counted(failed, "request");
+            page.text(
+                "  exit code 0: ",
+                &format!(
+                    "{failed} failed, but no objective is set; add [[objective]] that = \
+                     \"success >= 99%\" to the plan, or --objective \"success >= 99%\""
+                ),
+            );
+        } else if self.verdict.findings.is_empty() {
             page.text("  next: ", self.next());
         }
         if let Some(dir) = run_dir {
             let parts = [format!("{dir}/summary.json"), "per second: snapshots.jsonl".into()];
             page.phrases("  results: ", &listed(parts));
         }
+    }
+
+    /// How many requests failed in a run that passes all the same, because nothing decides.
+    fn failed_without_objective(&self) -> Option<u64> {
+        let requests = &self.all.stats.requests;
+        let failed = requests.failed + requests.unsent;
+        let passes = self.verdict.valid && !self.nothing_ok() && !self.facts.cut_short;
+        (failed > 0 && passes && self.objectives.is_empty()).then_some(failed)
     }
 
     /// How long after the start the last answer came, if clearly later than the last planned arrival.
@@ -334,11 +460,11 @@ fn comes_first(finding: &Finding) -> bool {
     finding.severity == Severity::Invalid || finding.id == FindingId::NothingOk
 }
 
-fn group_row(group: &Group) -> Row {
+fn group_row(label: &str, group: &Group) -> Row {
     let requests = &group.stats.requests;
     let at = |histogram: &Histogram, q| shown(histogram.quantile(q));
     Row::new(
-        name(&group.name),
+        name(label),
         [
             grouped(requests.scheduled),
             requests.success().map_or("–".into(), percent),
@@ -350,10 +476,11 @@ fn group_row(group: &Group) -> Row {
     )
 }
 
-/// The line that counts rows not shown, if any.
-fn more(all: usize, rows: usize, of: &str) -> Option<String> {
-    let more = all.saturating_sub(rows);
-    (more > 0).then(|| format!("… {more} more{of} in summary.json"))
+/// The least success first; of those alike the highest latency.
+fn worst_first(groups: &mut [&Group]) {
+    let success = |group: &Group| group.stats.requests.success().unwrap_or(1.0);
+    let p99 = |group: &Group| group.latency.quantile(0.99);
+    groups.sort_by(|a, b| success(a).total_cmp(&success(b)).then(p99(b).cmp(&p99(a))));
 }
 
 /// The parts of a list, each but the last with a comma.

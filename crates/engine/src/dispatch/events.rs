@@ -119,8 +119,10 @@ impl<S: System> Dispatcher<S> {
                         && !self.notebook.has(why.class)
                     {
                         let text = match why.fault {
-                            Some(fault) => format!("{fault} (status {status})"),
-                            None => format!("status {status}, body {}", excerpt(answer.body)),
+                            Some(fault) => {
+                                format!("{fault} (status {status}{})", excerpt(answer.body))
+                            }
+                            None => format!("status {status}{}", excerpt(answer.body)),
                         };
                         self.notebook.note(&self.shared, arrival, why.class, text);
                     }

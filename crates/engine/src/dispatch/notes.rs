@@ -82,15 +82,17 @@ impl<S: System> Dispatcher<S> {
     }
 }
 
-/// The beginning of a body, for a person to read.
+/// The beginning of a body, for a person to read: `, body "no"`. Nothing of a body that is empty or was
+/// not kept.
 pub(super) fn excerpt(body: &[u8]) -> String {
     const SHOWN: usize = 120;
     if body.is_empty() {
-        return "not kept or empty".into();
+        return String::new();
     }
     let text: String = String::from_utf8_lossy(&body[..body.len().min(SHOWN)])
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    if body.len() > SHOWN { format!("{text}…") } else { text }
+    let cut = if body.len() > SHOWN { "…" } else { "" };
+    format!(", body \"{text}{cut}\"")
 }

@@ -62,7 +62,7 @@ fn the_snapshots_sum_up_to_the_summary() {
 }
 
 #[test]
-fn the_report_fits_a_terminal_whatever_happened() {
+fn the_report_in_a_pipe_is_whole_whatever_happened() {
     let server = Server::start(|number, _| match number % 7 {
         0 => Reply::with(503, "", "busy"),
         1 => Reply::ok(
@@ -92,7 +92,6 @@ fn the_report_fits_a_terminal_whatever_happened() {
     let plan = folder.file("plan.toml", plan);
     let done = plimsoll(&["run", &plan, "--no-out"]);
     let lines: Vec<&str> = done.stdout.lines().collect();
-    assert!(lines.len() <= 40, "{} lines\n{}", lines.len(), done.stdout);
     for line in &lines {
         assert!(line.chars().count() <= 100, "{line}");
     }
@@ -101,11 +100,32 @@ fn the_report_fits_a_terminal_whatever_happened() {
         "Connection reset by peer",
         "first seen",
         "-32000 ×",
-        "more in summary.json",
+        "MISSED  latency.p14 < 1ns where chain = c1",
+        "a target with quite a l",
+        "c11",
+        "HTTP status",
+        "status 200, body \"<html>\"",
     ] {
         assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
     }
+    assert_eq!(done.stdout.matches("  a target with quite").count(), 30, "{}", done.stdout);
+    assert!(!done.stdout.contains("summary.json"), "there is none: {}", done.stdout);
     assert_eq!(done.code, 99, "{}", done.stderr);
+}
+
+#[test]
+fn results_that_could_not_be_written_are_not_referred_to() {
+    let server = Server::start(|_, _| Reply::ok("fine"));
+    let folder = Folder::new();
+    let out = folder.path().join("out");
+    let args = ["run", "--url", &server.url(), "--users", "1", "-d", "2s", "--out"];
+    let child = start(&[&args[..], &[out.to_str().unwrap()]].concat());
+    server.wait_for(5);
+    std::fs::remove_dir_all(&out).unwrap();
+    let done = crate::run::Done::from(child.wait_with_output().unwrap());
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    assert!(done.stderr.contains("could not write all of"), "{}", done.stderr);
+    assert!(done.stdout.contains("  ok  ") && !done.stdout.contains("summary.json"));
 }
 
 #[test]

@@ -63,6 +63,27 @@ fn the_second_interrupt_stops_at_once() {
     assert!(ran.count("/requests/failed") >= 20, "{}", ran.summary["requests"]);
 }
 
+/// A text report of a run that one signal stopped during its warm-up.
+fn stopped_in_warmup(signal: Signal) -> Done {
+    let server = Server::start(|_, _| Reply::ok("fine"));
+    let url = format!("{}/", server.url());
+    let child = start(&["run", "--url", &url, "--rate", "100/s", "--warmup", "10m", "--no-out"]);
+    server.wait_for(20);
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn a_run_that_is_stopped_during_its_warm_up_says_so() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let done = stopped_in_warmup(signal);
+        assert_eq!(done.code, 130, "{signal}: {}", done.stderr);
+        assert!(done.stdout.contains(", stopped during the warm-up after "), "{}", done.stdout);
+        assert!(!done.stdout.contains("NO REQUEST SUCCEEDED"), "{}", done.stdout);
+        assert!(!done.stdout.contains("nothing_ok"), "{}", done.stdout);
+    }
+}
+
 #[test]
 fn what_was_written_before_a_kill_can_be_read() {
     let server = Server::start(|_, _| Reply::ok("fine"));

@@ -2,7 +2,7 @@
 
 use super::page::{Page, width};
 use super::table::{Column, Notes, Row, Section, Shape, Table};
-use super::{COLUMNS, grouped, listed, more, name, percent, shown};
+use super::{COLUMNS, Extent, grouped, listed, name, percent, shown};
 use crate::scrapes::Process;
 use crate::summary::Summary;
 use std::collections::BTreeMap;
@@ -25,19 +25,19 @@ const PROCESSES: Shape = Shape {
 };
 
 impl Summary {
-    pub(super) fn write_scrapes(&self, rows: usize, page: &mut Page) {
+    pub(super) fn write_scrapes(&self, extent: Extent, page: &mut Page) {
         let scrapes = &self.scrapes;
         if scrapes.processes.is_empty() {
             return;
         }
-        let processes = scrapes.processes.iter().take(rows);
+        let processes = scrapes.processes.iter().take(extent.rows);
         page.gap();
         page.table(&Table {
             shape: &PROCESSES,
             sections: vec![Section {
                 head: "process".into(),
                 rows: processes.map(|process| self.process_row(process)).collect(),
-                more: more(scrapes.processes.len(), rows, ""),
+                more: extent.more(scrapes.processes.len(), ""),
             }],
         });
         for group in scrapes.groups() {

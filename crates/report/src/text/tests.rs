@@ -5,11 +5,11 @@ use crate::fold::Active;
 use crate::objectives::Judged;
 use crate::scrapes::{Process, Relays, Scrapes};
 use crate::seconds::Seconds;
-use crate::summary::{Group, Summary};
+use crate::summary::{Group, StreamGroup, Summary};
 use crate::verdict::Verdict;
 use plimsoll_measure::{
-    ErrorClass, Finding, FindingId, Nanos, Note, Requests, RunFacts, Scraped, Severity, Side,
-    Snapshot, Stats, WallClock, Window,
+    ErrorClass, Finding, FindingId, Histogram, Nanos, Note, Requests, RunFacts, Scraped, Severity,
+    Side, Snapshot, Stats, WallClock, Window,
 };
 use plimsoll_plan::Objective;
 use std::collections::BTreeMap;
@@ -215,8 +215,11 @@ fn the_widest_is_what_a_pipe_gets() {
     let mut summary = whole();
     summary.all.stats.requests.unsent = 7;
     let text = summary.to_text(Some("runs/x"), usize::MAX);
-    assert_eq!(text, summary.to_text(Some("runs/x"), 100));
-    assert!(text.lines().count() <= 50, "{text}");
+    let terminal = summary.to_text(Some("runs/x"), 100);
+    assert!(terminal.lines().count() <= 50, "{terminal}");
+    assert!(terminal.contains("… 2 more in summary.json"), "{terminal}");
+    assert!(!summary.to_text(None, 100).contains("summary.json"), "there is none");
+    assert!(!text.contains('…') && text.contains("gw-5"), "{text}");
     for line in [
         "  sent              4,300         1,075/s   7 never sent",
         "  ok                4,000         1,000/s   93 % of scheduled   300 failed",
@@ -227,7 +230,7 @@ fn the_widest_is_what_a_pipe_gets() {
         "  a target with a name of        1,720       93 %     400.0     929ms     4.26s     2.76s",
         "  read lag           9µs   9.03µs   9.03µs   9.05µs   9.06µs   9.06µs   9.06µs   9.06µs",
         "  errors              side               count      when  first seen",
-        "  reset               target               150     1s–3s  unexpected end of the answer after 120 of…",
+        "  reset               target               150     1s–3s  unexpected end of the answer after 120 of",
         "  process                       relays     share       CPU   CPU/relay      memory       pages",
         "  gw-1                             290      20 %     1.4 %       238µs      20 MiB         7/7",
     ] {
@@ -332,4 +335,87 @@ fn spinning_and_late_answers_are_shown() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }
+}
+
+#[test]
+fn statuses_are_shown_where_they_say_something() {
+    let statuses = |text: &str| text.contains("HTTP status");
+    let mut summary = whole();
+    (0..4000).for_each(|_| summary.total.status.count(200));
+    assert!(!statuses(&summary.to_text(None, usize::MAX)), "one, and it was expected");
+    (0..300).for_each(|_| summary.total.status.count(503));
+    let text = summary.to_text(None, usize::MAX);
+    for line in [
+        "  HTTP status              count     share",
+        "  200                      4,000      93 %",
+        "  503                        300       7 %",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
+    // All answers with one status that was not expected.
+    let mut summary = whole();
+    summary.total.status.count(404);
+    summary.all.stats.errors.add(ErrorClass::Status, 1);
+    assert!(statuses(&summary.to_text(None, usize::MAX)));
+}
+
+#[test]
+fn the_worst_come_first_where_not_all_fit() {
+    let mut summary = whole();
+    let tags = BTreeMap::new();
+    summary.targets = (0..30)
+        .map(|n| (Group::of(format!("t{n}"), stats(100, n), Some(WINDOW)), tags.clone()))
+        .collect();
+    let missed = Objective::parse("latency.p99 < 1ns").unwrap();
+    for n in 0..20 {
+        let (objective, ok) = (missed.clone(), n < 19);
+        summary.objectives.push(Judged { objective, value: Some(n as f64), ok });
+    }
+    let text = summary.to_text(None, 100);
+    let targets = text.split("  target  ").nth(1).unwrap();
+    assert!(targets.lines().nth(1).unwrap().starts_with("  t29 "), "{text}");
+    assert!(text.contains("more; pipe the report to see all"), "{text}");
+    let objectives = text.find("  MISSED  ").zip(text.find("  held    "));
+    assert!(objectives.is_none_or(|(missed, held)| missed < held), "{text}");
+
+    let piped = summary.to_text(None, usize::MAX);
+    let names: Vec<_> = (0..30).map(|n| piped.find(&format!("\n  t{n} ")).unwrap()).collect();
+    assert!(names.is_sorted(), "all of them, in the plan's order");
+    assert_eq!(piped.matches("  held    ").count(), 20, "{piped}");
+}
+
+#[test]
+fn streams_and_stages_have_rows() {
+    let mut summary = whole();
+    let figures = |name: &str, stage| StreamGroup {
+        group: Group::of(name, stats(40, 0), Some(WINDOW)),
+        stage,
+        lag: Histogram::default(),
+        wait: Histogram::default(),
+    };
+    summary.stages = (1..=3).map(|n| figures("main", Some(n))).collect();
+    let text = summary.to_text(None, usize::MAX);
+    assert_eq!(heads(&text, "stage  ").join(" "), "scheduled ok ok/s p50 p99 p99 serv.");
+    assert!(unwrapped(&text).contains(" 3 40 100 % "), "{text}");
+    assert!(!text.contains("  stream  "), "there is one");
+
+    summary.streams = ["base", "spike"].map(|name| figures(name, None)).into();
+    summary.stages.push(figures("spike", Some(1)));
+    let text = summary.to_text(None, usize::MAX);
+    assert!(text.contains("\n  spike 1 ") && text.contains("\n  main 3 "), "{text}");
+    assert!(text.contains("\n  stream  ") && text.contains("\n  base  "), "{text}");
+}
+
+#[test]
+fn a_run_that_nothing_decides_says_so() {
+    let mut summary = whole();
+    summary.verdict.findings.clear();
+    summary.verdict.valid = true;
+    summary.objectives.clear();
+    let says = "exit code 0: 300 requests failed, but no objective is set; add";
+    let text = unwrapped(&summary.to_text(None, 100));
+    assert!(text.contains(says) && text.contains("--objective \"success >= 99%\""), "{text}");
+    assert!(!text.contains("next: "), "one proposal is enough");
+    summary.objectives = whole().objectives;
+    assert!(!summary.to_text(None, 100).contains("exit code 0"));
 }
