@@ -13,6 +13,11 @@
 //! - Otherwise arrivals came in a **burst**. Seconds without a break between them belong together:
 //!   what comes before or after a slow-down or a limit that is too low is its beginning or backlog.
 //!
+//! What seems to wait at a limit that is too low, or before the first answer, is judged once more at
+//! the end: by the service time of unhindered seconds that came later, and by what the limit was seen
+//! to carry. Seconds in which the generator was overloaded blame neither side when that spoiled the
+//! run.
+//!
 //! An arrival counts as held up when its exchange began at the limit after a wait that is not small
 //! beside its stream's latency, or when the wait left too little time for an answer.
 
@@ -56,6 +61,8 @@ pub(super) struct OriginRule {
     held_up: [HeldUp; 3],
     /// What is held up in a burst of which more may be known in the next second.
     burst: HeldUp,
+    /// What is held up while the target had answered nothing yet: decided at the end.
+    unknown: HeldUp,
     /// The same of seconds in which the generator was overloaded, and of those right after.
     clouded: [HeldUp; 3],
     cloud: bool,
@@ -109,6 +116,7 @@ impl OriginRule {
             cause: None,
             held_up: Default::default(),
             burst: HeldUp::default(),
+            unknown: HeldUp::default(),
             clouded: Default::default(),
             cloud: false,
             occupied: Nanos::ZERO,
@@ -169,6 +177,10 @@ impl OriginRule {
             return;
         }
         self.cause = Some(cause);
+        if evidence.own.is_none() {
+            self.unknown.merge(held_up);
+            return;
+        }
         self.burst.merge(held_up);
         if cause != Cause::Burst {
             self.held_up[cause as usize].merge(std::mem::take(&mut self.burst));
@@ -249,9 +261,17 @@ impl OriginRule {
             (cause, limit.worst) = (judged, Some(evidence));
         }
         settled[cause as usize].merge(limit);
+        let mut unknown = self.unknown.clone();
+        let own = self.service_time.of_whole_run(&unknown.came);
+        let mut cause = Cause::TargetSlowed;
+        if let (Some(worst), Some(_)) = (unknown.worst, own) {
+            let (judged, evidence) = self.judge_again(&unknown, Evidence { own, ..worst });
+            (cause, unknown.worst) = (judged, Some(evidence));
+        }
+        settled[cause as usize].merge(unknown);
         let slowed = &mut settled[Cause::TargetSlowed as usize];
         if let Some(worst) = &mut slowed.worst {
-            worst.own = worst.own.or_else(|| self.service_time.unhindered_for(&slowed.came));
+            worst.own = worst.own.or_else(|| self.service_time.of_whole_run(&slowed.came));
         }
         (settled, spoiled)
     }

@@ -183,6 +183,11 @@ impl ServiceTime {
         sum.mean().filter(|_| 2 * sum.count >= answers)
     }
 
+    /// The usual time by what is known at the end; `None` when there was never an answer.
+    pub(super) fn of_whole_run(&self, came: &Came) -> Option<Nanos> {
+        self.unhindered_for(came).or(self.block_min).or(self.block.mean()).or(self.free.mean())
+    }
+
     /// Whether there was never a whole answer.
     pub(super) fn is_silent(&self) -> bool {
         self.exchanges == 0

@@ -58,12 +58,13 @@ fn a_limit_is_too_low_or_the_target_slows_down() {
     let short = |case: Case| Case { timeout: 1000, ..case };
     let poisson = |case: Case| Case { poisson: true, ..case };
     let thousand = Case { rate: 1000, limit: 10, ..FOUR };
-    let rows: [(Case, Blames); 28] = [
+    let rows: [(Case, Blames); 29] = [
         (FOUR, Limit(20)), // all ok, after up to 15 s, of which 50 ms are service time
         (short(FOUR), Limit(20)),
         (Case { service: Exponential(50), ..FOUR }, Limit(20)),
         (short(Case { service: Exponential(50), ..FOUR }), Limit(20)),
         (Case { limit: 1, ..FOUR }, Limit(20)),
+        (Case { rate: 20, service: Constant(2000), ..FOUR }, Limit(55)), // no answer for 2 s
         (Case { limit: 10, ..FOUR }, Nobody), // exactly enough for arrivals at even intervals
         (poisson(Case { limit: 10, ..FOUR }), Limit(20)),
         (poisson(Case { limit: 11, service: Exponential(50), ..FOUR }), Limit(20)),
