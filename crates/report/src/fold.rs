@@ -167,10 +167,7 @@ impl<'p> Fold<'p> {
             let targets = self.plan.streams[stage.stream].targets.clone();
             second.stats[targets].iter().for_each(|stats| stage.stats.merge(stats));
         }
-        // The warm-up is not judged.
-        if seconds.to > self.plan.warmup {
-            self.rules.add(self.plan, second, seconds);
-        }
+        self.rules.add(self.plan, second, seconds);
     }
 
     /// The sum of the seconds so far.

@@ -94,6 +94,11 @@ impl Case<'_> {
         self.all.stats.errors.get(class)
     }
 
+    /// Whether there was not one whole answer in the run, expected or not.
+    fn nothing_answered(&self) -> bool {
+        self.all.service_time.count() == 0
+    }
+
     fn share(&self, n: u64) -> f64 {
         share_of(n, self.scheduled())
     }
@@ -144,6 +149,8 @@ struct Second<'a> {
     seconds: Seconds,
     /// The 99th percentile of latency, by stream.
     latency: Vec<Option<Nanos>>,
+    /// Whether the generator sent or read late, so that service times include its own delay.
+    overloaded: bool,
 }
 
 /// What the rules have added up so far.
@@ -168,7 +175,8 @@ impl Rules {
         }
     }
 
-    /// Adds a second of the run proper.
+    /// Adds a second. Those of the warm-up are not judged; an arrival of the run proper that was
+    /// counted in the last of them has only a lag so far.
     pub(crate) fn add(&mut self, plan: &Plan, snapshot: &Snapshot, seconds: Seconds) {
         let latency = |stream: usize| {
             let mut latency = Histogram::new();
@@ -179,20 +187,23 @@ impl Rules {
             latency.quantile(0.99)
         };
         let latency = (0..plan.streams.len()).map(latency).collect();
-        let second = Second { snapshot, seconds, latency };
+        let mut second = Second { snapshot, seconds, latency, overloaded: false };
+        let late = self.lag.iter_mut().fold(false, |late, rule| rule.add(&second) | late);
+        if seconds.to <= plan.warmup {
+            return;
+        }
         self.faults.add(&snapshot.faults, seconds);
-        self.lag.iter_mut().for_each(|rule| rule.add(&second));
-        self.read.add(&second);
+        second.overloaded = self.read.add(&second) | late;
         let mut errors = Starved::of(snapshot);
         self.origins.iter_mut().for_each(|origin| origin.add(&second, &mut errors));
         self.unexplained += errors.unsent;
     }
 
-    fn blame(&self) -> Blame {
+    fn blame(&self, late: bool) -> Blame {
         // Where no origin explains them, the limit that they waited at is to blame.
         let limit = Starved { unsent: self.unexplained, timed_out: 0 };
         let mut blame = Blame { limit, target: Starved::default() };
-        for [limit, target] in self.origins.iter().map(OriginRule::starved) {
+        for [limit, target] in self.origins.iter().map(|origin| origin.starved(late)) {
             blame.limit.merge(limit);
             blame.target.merge(target);
         }
@@ -200,22 +211,26 @@ impl Rules {
     }
 
     pub(crate) fn verdict(&self, case: &Case<'_>) -> Verdict {
-        let blame = self.blame();
         let mut found = Vec::new();
         found.extend(self.lag.iter().filter_map(|rule| rule.found(case)));
         found.extend(self.read.found(case));
-        found.extend(self.origins.iter().flat_map(|origin| origin.found(case)));
+        let late = found.iter().any(|found| found.severity == Severity::Invalid);
+        let blame = self.blame(late);
+        found.extend(self.origins.iter().flat_map(|origin| origin.found(case, late)));
         found.extend(errors::own(case, &blame));
         found.extend(errors::theirs(case, &blame, &self.faults));
         found.extend(errors::forced(case));
         found.extend(errors::cut_short(case));
         // `plan_not_held` is an effect: it comes after its cause.
         let is_effect = |found: &Found| found.id == FindingId::PlanNotHeld;
-        found.sort_by(|a, b| {
+        let by_weight = |a: &Found, b: &Found| {
             let weight = |found: &Found| (Reverse(found.severity), is_effect(found));
             weight(a).cmp(&weight(b)).then(b.share.total_cmp(&a.share))
-        });
-        if let Some(nothing) = errors::nothing_ok(case, &blame, &found) {
+        };
+        found.sort_by(by_weight);
+        if let Some(nothing) = errors::nothing_ok(case, &blame, &mut found) {
+            // Some findings may weigh less now.
+            found.sort_by(by_weight);
             found.insert(0, nothing);
         }
         let valid = found.iter().all(|found| found.severity != Severity::Invalid);

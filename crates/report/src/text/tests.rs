@@ -364,7 +364,7 @@ fn the_worst_come_first_where_not_all_fit() {
     let mut summary = whole();
     let tags = BTreeMap::new();
     summary.targets = (0..30)
-        .map(|n| (Group::of(format!("t{n}"), stats(100, n), Some(WINDOW)), tags.clone()))
+        .map(|n| (Group::of(format!("t{n}"), stats(100, n), ACTIVE), tags.clone()))
         .collect();
     let missed = Objective::parse("latency.p99 < 1ns").unwrap();
     for n in 0..20 {
@@ -388,7 +388,7 @@ fn the_worst_come_first_where_not_all_fit() {
 fn streams_and_stages_have_rows() {
     let mut summary = whole();
     let figures = |name: &str, stage| StreamGroup {
-        group: Group::of(name, stats(40, 0), Some(WINDOW)),
+        group: Group::of(name, stats(40, 0), ACTIVE),
         stage,
         lag: Histogram::default(),
         wait: Histogram::default(),

@@ -13,24 +13,29 @@
 //! - Otherwise arrivals came in a **burst**. Seconds without a break between them belong together:
 //!   what comes before or after a slow-down or a limit that is too low is its beginning or backlog.
 //!
+//! What seems to wait at a limit that is too low, or before the first answer, is judged once more at
+//! the end: by the service time of unhindered seconds that came later, and by what the limit was seen
+//! to carry. Seconds in which the generator was overloaded blame neither side when that spoiled the
+//! run.
+//!
 //! An arrival counts as held up when its exchange began at the limit after a wait that is not small
 //! beside its stream's latency, or when the wait left too little time for an answer.
 
 mod held_up;
 mod service_time;
 
-use super::{Case, Found, MATERIAL, NOTABLE, Second, allowed_delay, count_over, share_of};
+use super::errors::SILENT_FIX;
+use super::{
+    Case, DELAY_FLOOR, Found, MATERIAL, NOTABLE, Second, allowed_delay, count_over, share_of,
+};
 use crate::objectives::percent;
 use crate::summary::per_second;
 pub(super) use held_up::Starved;
-use held_up::{Cause, Evidence, HeldUp, Need};
+use held_up::{Cause, Demand, Evidence, HeldUp};
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, FindingId, Nanos, OriginCounts, Severity, Side};
 use plimsoll_plan::{Load, Plan, Target};
-use service_time::{ServiceTime, Shown};
-
-/// A limit that misses what is needed by less than this is not called too low.
-const TOLERANCE: f64 = 0.05;
+use service_time::{RISE_MIN, ServiceTime, Shown};
 
 /// The part that the users of a closed stream take in an origin.
 struct ClosedShare {
@@ -44,8 +49,8 @@ struct ClosedShare {
 pub(super) struct OriginRule {
     place: usize,
     name: String,
-    /// The streams that send there.
-    streams: Vec<usize>,
+    /// The streams that send there, and which part of their requests goes there.
+    streams: Vec<(usize, f64)>,
     closed: Vec<ClosedShare>,
     wanted: u64,
     service_time: ServiceTime,
@@ -56,6 +61,13 @@ pub(super) struct OriginRule {
     held_up: [HeldUp; 3],
     /// What is held up in a burst of which more may be known in the next second.
     burst: HeldUp,
+    /// What is held up while the target had answered nothing yet: decided at the end.
+    unknown: HeldUp,
+    /// The same of seconds in which the generator was overloaded, and of those right after.
+    clouded: [HeldUp; 3],
+    cloud: bool,
+    /// Connection-time open.
+    occupied: Nanos,
 }
 
 impl OriginRule {
@@ -82,13 +94,16 @@ impl OriginRule {
             targets.filter(|(_, target)| part(target) > 0.0).map(|(place, _)| place).collect();
         let mut streams: Vec<usize> = targets.iter().map(|own| plan.targets[*own].stream).collect();
         streams.dedup();
-        let share = |stream: &usize| {
-            let Load::Closed { think_time, .. } = plan.streams[*stream].load else { return None };
-            let all = &plan.targets[plan.streams[*stream].targets.clone()];
+        let part_of = |stream: usize| {
+            let all = &plan.targets[plan.streams[stream].targets.clone()];
             let weight = |target: &Target| f64::from(target.weight);
             let here: f64 = all.iter().map(|target| weight(target) * part(target)).sum();
-            let part = here / all.iter().map(weight).sum::<f64>();
-            Some(ClosedShare { stream: *stream, part, think_time })
+            (stream, here / all.iter().map(weight).sum::<f64>())
+        };
+        let streams: Vec<(usize, f64)> = streams.into_iter().map(part_of).collect();
+        let share = |(stream, part): &(usize, f64)| {
+            let Load::Closed { think_time, .. } = plan.streams[*stream].load else { return None };
+            Some(ClosedShare { stream: *stream, part: *part, think_time })
         };
         OriginRule {
             place,
@@ -101,6 +116,10 @@ impl OriginRule {
             cause: None,
             held_up: Default::default(),
             burst: HeldUp::default(),
+            unknown: HeldUp::default(),
+            clouded: Default::default(),
+            cloud: false,
+            occupied: Nanos::ZERO,
         }
     }
 
@@ -114,57 +133,72 @@ impl OriginRule {
                 let stats = self.service_time.stats(second);
                 stats.map(|stats| stats.errors.get(class)).sum::<u64>()
             });
-        self.service_time.learn(second, counts, timed_out + counts.starved > 0);
+        self.occupied += counts.occupied;
+        let clouded = second.overloaded || self.cloud;
+        self.cloud = second.overloaded;
+        if !second.overloaded {
+            self.service_time.learn(second, counts, timed_out + counts.starved > 0);
+        }
         if counts.wanted > 0 && second.seconds.len() > Nanos::ZERO {
             self.rate = per_second(counts.wanted, second.seconds.len());
         }
         let held_up_now =
             counts.capped > Nanos::ZERO || counts.starved > 0 || counts.service_capped.count > 0;
         if !held_up_now {
-            self.service_time.learn_unhindered(second, counts);
+            if !second.overloaded {
+                self.service_time.learn_unhindered(second, counts);
+            }
             self.cause = None;
             self.held_up[Cause::Burst as usize].merge(std::mem::take(&mut self.burst));
             return;
         }
         let waited = self.streams.iter().map(|stream| {
-            let wait = &second.snapshot.streams[*stream].wait;
-            count_over(wait, allowed_delay(second.latency[*stream]))
+            let wait = &second.snapshot.streams[stream.0].wait;
+            count_over(wait, allowed_delay(second.latency[stream.0]))
         });
         let (arrivals, starved) = count_held_up(counts, unsent + timed_out, waited.sum());
         let shown = self.service_time.shown(second, counts, timed_out);
-        let (cause, evidence) = self.cause_of(counts.limit, shown, first, second);
+        let came = self.service_time.came(second, counts, timed_out);
+        self.service_time.learn_carried(second, counts, &came);
+        let demand = self.demand(second);
+        let opening = counts.connected.mean().filter(|mean| first && *mean > DELAY_FLOOR);
+        let (cause, mut evidence) = self.cause_of(counts.limit, shown, first, demand);
+        evidence.opening = opening.unwrap_or_default();
         let held_up = HeldUp {
             arrivals,
             starved: errors.take(starved),
             seconds: Some(second.seconds),
             worst: Some(evidence),
+            demand,
+            came,
         };
+        if clouded {
+            self.clouded[cause as usize].merge(held_up);
+            return;
+        }
         self.cause = Some(cause);
+        if evidence.own.is_none() {
+            self.unknown.merge(held_up);
+            return;
+        }
         self.burst.merge(held_up);
         if cause != Cause::Burst {
             self.held_up[cause as usize].merge(std::mem::take(&mut self.burst));
         }
     }
 
-    fn cause_of(
-        &self,
-        limit: u64,
-        shown: Shown,
-        first: bool,
-        second: &Second<'_>,
-    ) -> (Cause, Evidence) {
+    fn cause_of(&self, limit: u64, shown: Shown, first: bool, demand: Demand) -> (Cause, Evidence) {
         let Shown { own, risen, stood_still } = shown;
         let slowed = risen.is_some() || stood_still;
-        let need = own.map(|own| self.need(own, second)).unwrap_or_default();
-        let evidence = Evidence { limit, rate: self.rate, own, risen, stood_still, need };
-        let limit = limit as f64;
+        let connecting = self.service_time.connecting();
+        let need = own.map(|own| demand.need(own + connecting)).unwrap_or_default();
         // While connections are being opened, and behind a slow-down, there is no room for chance.
-        let too_low = if slowed || first || self.cause == Some(Cause::TargetSlowed) {
-            limit < need.mean() * (1.0 - TOLERANCE)
-        } else {
-            limit < need.with_headroom()
-        };
-        let cause = if too_low {
+        let room = !(slowed || first || self.cause == Some(Cause::TargetSlowed));
+        let rate = demand.rate;
+        let opening = Nanos::ZERO;
+        let evidence =
+            Evidence { limit, rate, own, connecting, room, opening, risen, stood_still, need };
+        let cause = if evidence.is_too_low() {
             Cause::LimitTooLow
         } else if slowed {
             Cause::TargetSlowed
@@ -174,39 +208,107 @@ impl OriginRule {
         (cause, evidence)
     }
 
-    /// How many connections the plan needs in a second.
-    fn need(&self, own: Nanos, second: &Second<'_>) -> Need {
-        let users = self.closed.iter().map(|share| {
-            let cycle = (own + share.think_time).as_secs_f64().max(1e-9);
-            let users = second.snapshot.streams[share.stream].planned_rate;
-            users * share.part * own.as_secs_f64() / cycle
-        });
-        Need { arrivals: self.rate * own.as_secs_f64(), users: users.sum() }
+    /// What the plan wants of this origin in a second.
+    fn demand(&self, second: &Second<'_>) -> Demand {
+        let streams = &second.snapshot.streams;
+        let is_closed = |stream: usize| self.closed.iter().any(|share| share.stream == stream);
+        let (mut all, mut open) = (0.0, 0.0);
+        for (stream, part) in &self.streams {
+            let taken_up = streams[*stream].dispatched as f64 * part;
+            all += taken_up;
+            open += if is_closed(*stream) { 0.0 } else { taken_up };
+        }
+        // Without an arrival in this second its backlog is that of streams of either kind.
+        let open = if self.closed.is_empty() { 1.0 } else { open / f64::max(all, 1.0) };
+        let (mut users, mut think_time) = (0.0, 0.0);
+        for share in &self.closed {
+            let here = streams[share.stream].planned_rate * share.part;
+            users += here;
+            think_time += here * share.think_time.as_secs_f64();
+        }
+        let think_time = Nanos::from_secs_f64(think_time / f64::max(users, 1e-9));
+        Demand { rate: self.rate, open: self.rate * open, users, think_time }
     }
 
-    pub(super) fn found(&self, case: &Case<'_>) -> Vec<Found> {
-        let found = Cause::ALL.into_iter().filter_map(|cause| {
-            let held_up = self.held_up_for(cause);
+    pub(super) fn found(&self, case: &Case<'_>, late: bool) -> Vec<Found> {
+        let settled = self.settled(late).0;
+        let found = Cause::ALL.into_iter().zip(settled).filter_map(|(cause, held_up)| {
             let worst = held_up.worst.filter(|_| held_up.arrivals > 0)?;
             Some(self.found_for(cause, &held_up, worst, case))
         });
         found.collect()
     }
 
-    fn held_up_for(&self, cause: Cause) -> HeldUp {
-        let mut held_up = self.held_up[cause as usize].clone();
-        if cause == Cause::Burst {
-            held_up.merge(self.burst.clone());
+    /// What is held up by cause, by all that is known at the end; and what starved in seconds of
+    /// which the generator spoiled the service time.
+    ///
+    /// `late`: whether it spoiled the run. Then such seconds blame neither the limit nor the target.
+    fn settled(&self, late: bool) -> ([HeldUp; 3], Starved) {
+        let mut settled = self.held_up.clone();
+        settled[Cause::Burst as usize].merge(self.burst.clone());
+        let mut spoiled = Starved::default();
+        for (own, clouded) in settled.iter_mut().zip(&self.clouded) {
+            if late {
+                spoiled.merge(clouded.starved);
+            } else {
+                own.merge(clouded.clone());
+            }
         }
-        held_up
+        let mut limit = std::mem::take(&mut settled[Cause::LimitTooLow as usize]);
+        let mut cause = Cause::LimitTooLow;
+        if let Some(worst) = limit.worst {
+            let (judged, evidence) = self.judge_again(&limit, worst);
+            (cause, limit.worst) = (judged, Some(evidence));
+        }
+        settled[cause as usize].merge(limit);
+        let mut unknown = self.unknown.clone();
+        let own = self.service_time.of_whole_run(&unknown.came);
+        let mut cause = Cause::TargetSlowed;
+        if let (Some(worst), Some(_)) = (unknown.worst, own) {
+            let (judged, evidence) = self.judge_again(&unknown, Evidence { own, ..worst });
+            (cause, unknown.worst) = (judged, Some(evidence));
+        }
+        settled[cause as usize].merge(unknown);
+        let slowed = &mut settled[Cause::TargetSlowed as usize];
+        if let Some(worst) = &mut slowed.worst {
+            worst.own = worst.own.or_else(|| self.service_time.of_whole_run(&slowed.came));
+        }
+        (settled, spoiled)
+    }
+
+    /// Judges once more what seemed to wait at a limit that is too low: by the service time of
+    /// unhindered seconds that came later, and by what the limit was seen to carry.
+    fn judge_again(&self, held_up: &HeldUp, worst: Evidence) -> (Cause, Evidence) {
+        let known = &self.service_time;
+        let connecting = known.connecting();
+        let own = [worst.own, known.unhindered_for(&held_up.came)].into_iter().flatten().min();
+        let mut own = own.unwrap_or_default();
+        if let Some(carried) = known.carried(&held_up.came, worst.limit, own + connecting) {
+            let at_most = Nanos::from_secs_f64(worst.limit as f64 / carried);
+            own = own.min(Nanos(at_most.0.saturating_sub(connecting.0)));
+        }
+        let need = held_up.demand.need(own + connecting);
+        let rate = held_up.demand.rate;
+        let evidence = Evidence { own: Some(own), connecting, need, rate, ..worst };
+        if evidence.is_too_low() {
+            return (Cause::LimitTooLow, evidence);
+        }
+        let mean = held_up.came.mean();
+        let risen = mean.filter(|mean| mean.0 as f64 > own.0 as f64 * (1.0 + RISE_MIN));
+        let stood_still = known.stood_still(&held_up.came, own + connecting);
+        let slowed = risen.is_some() || stood_still;
+        let cause = if slowed { Cause::TargetSlowed } else { Cause::Burst };
+        (cause, Evidence { risen, stood_still: stood_still && risen.is_none(), ..evidence })
     }
 
     /// Arrivals that starved at this limit: because it is too low, and because the target had slowed
     /// down.
-    pub(super) fn starved(&self) -> [Starved; 2] {
-        let mut limit = self.held_up_for(Cause::LimitTooLow).starved;
-        limit.merge(self.held_up_for(Cause::Burst).starved);
-        [limit, self.held_up_for(Cause::TargetSlowed).starved]
+    pub(super) fn starved(&self, late: bool) -> [Starved; 2] {
+        let (settled, spoiled) = self.settled(late);
+        let mut limit = settled[Cause::LimitTooLow as usize].starved;
+        limit.merge(settled[Cause::Burst as usize].starved);
+        limit.merge(spoiled);
+        [limit, settled[Cause::TargetSlowed as usize].starved]
     }
 
     fn found_for(&self, cause: Cause, held_up: &HeldUp, worst: Evidence, case: &Case<'_>) -> Found {
@@ -228,7 +330,14 @@ impl OriginRule {
                 grouped(starved)
             );
         }
-        evidence += &format!("; {}", worst.explain(cause));
+        let silent = cause == Cause::TargetSlowed && self.service_time.is_silent();
+        if silent && self.service_time.accepts(self.occupied) {
+            evidence += "; the target accepted connections and answered nothing at all";
+        } else if silent {
+            evidence += "; not one connection was established in time";
+        } else {
+            evidence += &format!("; {}", worst.explain(cause));
+        }
         let severity = match cause {
             Cause::LimitTooLow if share > MATERIAL => Severity::Invalid,
             Cause::LimitTooLow | Cause::Burst if case.share(starved) > NOTABLE => Severity::Invalid,
@@ -238,12 +347,15 @@ impl OriginRule {
             Cause::LimitTooLow | Cause::Burst => Severity::Info,
         };
         let (id, side, fix) = match cause {
-            Cause::TargetSlowed => (
-                FindingId::TargetSaturated,
-                Side::Target,
-                "lower the rate, or find out why the target slows down".into(),
-            ),
-            _ => (FindingId::ConnectionsCapped, Side::Generator, worst.fix()),
+            Cause::TargetSlowed => {
+                let fix = if silent {
+                    SILENT_FIX
+                } else {
+                    "lower the rate, or find out why the target slows down"
+                };
+                (FindingId::TargetSaturated, Side::Target, fix.into())
+            }
+            _ => (FindingId::ConnectionsCapped, Side::Generator, worst.fix(held_up.demand)),
         };
         Found { id, severity, side, evidence, fix, seconds: held_up.seconds, share }
     }

@@ -7,6 +7,9 @@ use plimsoll_measure::{ErrorClass, Fault, FindingId, Severity, Side};
 
 /// More failures of the instrument's own than this share make a run invalid.
 const OWN_ERRORS: f64 = NOTABLE;
+/// What to do about a target that never answers.
+pub(super) const SILENT_FIX: &str =
+    "check the service: it did not answer a single request in this run";
 
 /// What failed in the instrument, by class.
 fn own_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
@@ -98,7 +101,7 @@ pub(super) fn theirs(case: &Case<'_>, blame: &Blame, faults: &FaultTimes) -> Vec
             severity: Severity::Warning,
             side: row.side,
             evidence: format!("{} {}", row.words, case.of_all(n)),
-            fix: row.fix.into(),
+            fix: counts.fix(row).into(),
             seconds: counts.seconds(row),
             share: case.share(n),
         })
@@ -123,7 +126,7 @@ enum Of {
     Fault(Fault),
 }
 
-const ROWS: [Row; 9] = {
+const ROWS: [Row; 11] = {
     use ErrorClass::*;
     [
         Row {
@@ -187,10 +190,22 @@ const ROWS: [Row; 9] = {
         },
         Row {
             id: FindingId::TargetErrors,
-            of: Of::Classes(
-                &[Tls, Protocol, BodyTooLarge, Status, RpcMismatch, Check],
-                &[Fault::HandshakeTimeout],
-            ),
+            of: Of::Classes(&[Tls], &[Fault::HandshakeTimeout]),
+            side: Side::Target,
+            words: "TLS handshakes failed for",
+            fix: "check that the port speaks TLS; use http:// if not",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Of::Classes(&[Protocol], &[]),
+            side: Side::Target,
+            words: "the answer was not valid HTTP for",
+            fix: "check that the port speaks HTTP; use https:// if it speaks TLS; --trace 5 prints \
+                  whole exchanges",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Of::Classes(&[BodyTooLarge, Status, RpcMismatch, Check], &[]),
             side: Side::Target,
             words: "the answer was not as expected for",
             fix: "see the errors; --trace 5 prints whole exchanges",
@@ -225,6 +240,16 @@ impl Counts<'_> {
         self.case.count(class).saturating_sub(explained)
     }
 
+    /// A lower rate helps no target that never answers.
+    fn fix(&self, row: &Row) -> &'static str {
+        match row.of {
+            Of::Classes([ErrorClass::ResponseTimeout], _) if self.case.nothing_answered() => {
+                SILENT_FIX
+            }
+            _ => row.fix,
+        }
+    }
+
     fn seconds(&self, row: &Row) -> Option<Seconds> {
         match row.of {
             Of::Fault(fault) => self.faults.get(fault),
@@ -233,10 +258,12 @@ impl Counts<'_> {
     }
 }
 
-/// Not a single arrival was ok. The generator is at fault when another finding makes the run
-/// invalid, or when most arrivals failed in it.
-pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &[Found]) -> Option<Found> {
-    if case.all.stats.requests.ok > 0 {
+/// Not a single arrival was ok. The side at which most arrivals failed is at fault. Where that is not
+/// the generator's, what else would make the run invalid becomes a warning: a punctual generator would
+/// have had no better answers.
+pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) -> Option<Found> {
+    let stopped_before = case.facts.cut_short && case.scheduled() == 0;
+    if case.all.stats.requests.ok > 0 || stopped_before {
         return None;
     }
     let own: u64 = own_counts(case, blame).iter().map(|(_, n)| n).sum();
@@ -246,8 +273,11 @@ pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &[Found]) -> Opt
     };
     let network = of_side(Side::Network);
     let target = case.scheduled().saturating_sub(own + network);
-    let invalid = found.iter().any(|found| found.severity == Severity::Invalid);
-    let generator = invalid || own > network.max(target);
+    let generator = own > network.max(target);
+    if !generator {
+        let found = found.iter_mut();
+        found.for_each(|found| found.severity = found.severity.min(Severity::Warning));
+    }
     let side = if generator {
         Side::Generator
     } else if network > target {
@@ -296,11 +326,17 @@ pub(super) fn forced(case: &Case<'_>) -> Option<Found> {
 /// The run was stopped.
 pub(super) fn cut_short(case: &Case<'_>) -> Option<Found> {
     let after: Nanos = case.facts.duration;
+    let nothing = case.scheduled() == 0 && case.facts.warmup > Nanos::ZERO;
+    let evidence = if nothing && after == Nanos::ZERO {
+        "the run was stopped during its warm-up".into()
+    } else {
+        format!("the run was stopped after {after}")
+    };
     case.facts.cut_short.then(|| Found {
         id: FindingId::CutShort,
         severity: Severity::Info,
         side: Side::Generator,
-        evidence: format!("the run was stopped after {after}"),
+        evidence,
         fix: "the figures cover the time until then; run it again for the whole plan".into(),
         seconds: None,
         share: 0.0,

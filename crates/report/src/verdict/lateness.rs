@@ -3,13 +3,23 @@
 //!
 //! A delay counts when it is over 5 ms and over a tenth of the time that it is a part of, in the
 //! same second. It is looked at arrival by arrival: where more than 1 % are affected, the 99th
-//! percentile is the instrument's. A closed stream has no planned instants to be late for.
+//! percentile is the instrument's, unless they are fewer than five: then it may be chance. A closed
+//! stream has no planned instants to be late for.
 
 use super::{Case, Found, MATERIAL, NOTABLE, Second, allowed_delay, count_over, share_of};
 use crate::objectives::percent;
 use crate::seconds::Seconds;
+use crate::summary::per_second;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{FindingId, Histogram, Nanos, Severity, Side};
+
+/// Fewer late arrivals than this never make a run invalid: a pause of the host may hit any one.
+const LATE_MIN: u64 = 5;
+/// From fewer samples of read lag nothing is concluded about a second, unless [`LATE_MIN`] are late.
+const SAMPLES_MIN: u64 = 20;
+/// A worker that is busy for a larger share of the time has too much to do; below it the host did not
+/// let the worker run.
+const BUSY: f64 = 0.8;
 
 /// What was delayed.
 #[derive(Default)]
@@ -19,20 +29,34 @@ struct Delayed {
     /// The smallest delay that counted.
     allowed: Option<Nanos>,
     worst: Nanos,
+    /// How busy the busiest worker was in these seconds, 0 to 1, times what was delayed in each.
+    busy: f64,
 }
 
 impl Delayed {
-    fn add(&mut self, count: u64, allowed: Nanos, worst: Nanos, second: Seconds) {
+    fn add(&mut self, count: u64, allowed: Nanos, worst: Nanos, second: &Second<'_>) {
         if count > 0 {
             self.count += count;
             self.allowed = Some(self.allowed.map_or(allowed, |least| least.min(allowed)));
             self.worst = self.worst.max(worst);
-            Seconds::widen(&mut self.seconds, second);
+            let busy = second.snapshot.workers.busy_max.0;
+            self.busy += count as f64 * per_second(busy, second.seconds.len()) / 1e9;
+            Seconds::widen(&mut self.seconds, second.seconds);
         }
     }
 
-    fn severity(&self, share: f64) -> Severity {
-        if share > MATERIAL {
+    fn fix(&self) -> String {
+        if self.busy > BUSY * self.count as f64 {
+            "use more workers (--workers N) or lower the rate".into()
+        } else {
+            "this host kept the generator waiting: free its CPUs (or use another host) and repeat"
+                .into()
+        }
+    }
+
+    /// `seen` is the number of late arrivals that were seen, not extrapolated.
+    fn severity(&self, seen: u64, share: f64) -> Severity {
+        if share > MATERIAL && seen >= LATE_MIN {
             Severity::Invalid
         } else if share > NOTABLE {
             Severity::Warning
@@ -42,10 +66,14 @@ impl Delayed {
     }
 }
 
+/// A few late arrivals have not limited a run, whatever share of it they are.
+fn weighty(seen: u64, share: f64) -> f64 {
+    if seen < LATE_MIN { share.min(MATERIAL) } else { share }
+}
+
 /// `lag_high` of one open stream.
 pub(super) struct LagRule {
     stream: usize,
-    taken_up: u64,
     late: Delayed,
     /// The 99th percentile of latency in the last second that had one.
     latency: Option<Nanos>,
@@ -53,40 +81,43 @@ pub(super) struct LagRule {
 
 impl LagRule {
     pub(super) fn new(stream: usize) -> LagRule {
-        LagRule { stream, taken_up: 0, late: Delayed::default(), latency: None }
+        LagRule { stream, late: Delayed::default(), latency: None }
     }
 
-    pub(super) fn add(&mut self, second: &Second<'_>) {
+    /// Adds a second; returns whether the generator was overloaded in it.
+    pub(super) fn add(&mut self, second: &Second<'_>) -> bool {
         let lag = &second.snapshot.streams[self.stream].lag;
         self.latency = second.latency[self.stream].or(self.latency);
-        self.taken_up += lag.count();
         let allowed = allowed_delay(self.latency);
         let worst = lag.max().unwrap_or_default();
-        self.late.add(count_over(lag, allowed), allowed, worst, second.seconds);
+        let late = count_over(lag, allowed);
+        self.late.add(late, allowed, worst, second);
+        late >= LATE_MIN && share_of(late, lag.count()) > MATERIAL
     }
 
     pub(super) fn found(&self, case: &Case<'_>) -> Option<Found> {
         let late = &self.late;
-        let share = share_of(late.count, self.taken_up);
+        let taken_up = case.total.streams[self.stream].lag.count();
+        let share = share_of(late.count, taken_up);
         let of = match case.plan.streams.as_slice() {
             [_] => String::new(),
             streams => format!(" of stream {}", streams[self.stream].name),
         };
         Some(Found {
             id: FindingId::LagHigh,
-            severity: late.severity(share),
+            severity: late.severity(late.count, share),
             side: Side::Generator,
             evidence: format!(
                 "{} of {} arrivals{of} ({}) were taken up more than {} late, the worst {}",
                 grouped(late.count),
-                grouped(self.taken_up),
+                grouped(taken_up),
                 percent(share),
                 late.allowed?,
                 late.worst
             ),
-            fix: "use more workers (--workers N) or a less busy host, or lower the rate".into(),
+            fix: late.fix(),
             seconds: late.seconds,
-            share,
+            share: weighty(late.count, share),
         })
     }
 }
@@ -94,15 +125,17 @@ impl LagRule {
 /// `read_late`, of all streams: read lag is measured by connection.
 #[derive(Default)]
 pub(super) struct ReadRule {
-    answers: u64,
     late: Delayed,
+    /// Late samples.
+    seen: u64,
     service_time: Option<Nanos>,
 }
 
 impl ReadRule {
     /// Read lag is measured on a sample of the answers; what it shows of the sample in a second is
-    /// taken to hold for all answers of that second.
-    pub(super) fn add(&mut self, second: &Second<'_>) {
+    /// taken to hold for all answers of that second. Returns whether the generator was overloaded
+    /// in it.
+    pub(super) fn add(&mut self, second: &Second<'_>) -> bool {
         let read_lag = &second.snapshot.read_lag;
         let mut service_time = Histogram::new();
         for stats in &second.snapshot.stats {
@@ -110,20 +143,25 @@ impl ReadRule {
             service_time.merge(&stats.service_time_failed);
         }
         self.service_time = service_time.quantile(0.99).or(self.service_time);
-        self.answers += service_time.count();
         let allowed = allowed_delay(self.service_time);
-        let late = count_over(read_lag, allowed);
+        let seen = count_over(read_lag, allowed);
+        if read_lag.count() < SAMPLES_MIN && seen < LATE_MIN {
+            return false;
+        }
+        self.seen += seen;
         let answers_per_sample = share_of(service_time.count(), read_lag.count()).max(1.0);
-        let late = (late as f64 * answers_per_sample).round() as u64;
-        self.late.add(late, allowed, read_lag.max().unwrap_or_default(), second.seconds);
+        let late = (seen as f64 * answers_per_sample).round() as u64;
+        self.late.add(late, allowed, read_lag.max().unwrap_or_default(), second);
+        late >= LATE_MIN && share_of(seen, read_lag.count()) > MATERIAL
     }
 
-    pub(super) fn found(&self, _: &Case<'_>) -> Option<Found> {
+    pub(super) fn found(&self, case: &Case<'_>) -> Option<Found> {
         let late = &self.late;
-        let share = share_of(late.count, self.answers).min(1.0);
+        let answers = case.all.service_time.count();
+        let share = share_of(late.count, answers).min(1.0);
         Some(Found {
             id: FindingId::ReadLate,
-            severity: late.severity(share),
+            severity: late.severity(self.seen, share),
             side: Side::Generator,
             evidence: format!(
                 "about {} of the answers lay in the kernel for more than {} before they were read, \
@@ -132,9 +170,9 @@ impl ReadRule {
                 late.allowed?,
                 late.worst
             ),
-            fix: "use more workers (--workers N) or a less busy host, or lower the rate".into(),
+            fix: late.fix(),
             seconds: late.seconds,
-            share,
+            share: weighty(self.seen, share),
         })
     }
 }

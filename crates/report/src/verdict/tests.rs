@@ -139,15 +139,109 @@ fn read_lag_is_taken_to_hold_for_what_was_not_sampled() {
     let read = |samples: u64, lag: u64| {
         verdict_of(|filled| {
             (0..samples).for_each(|_| filled.snapshot.read_lag.record(millis(lag)));
-            filled.snapshot.read_lag.record(ZERO);
+            (0..samples).for_each(|_| filled.snapshot.read_lag.record(ZERO));
         })
     };
     // Three seconds of a hundred answers, half of which were read late.
-    check(&read(1, 30), &["read_late invalid generator"], Some(Side::Generator));
-    check(&read(1, 4), &[], None);
-    let finding = read(1, 30).findings.remove(0);
+    check(&read(10, 30), &["read_late invalid generator"], Some(Side::Generator));
+    check(&read(10, 4), &[], None);
+    // A handful of samples says nothing of all answers, five late ones do.
+    check(&read(4, 30), &[], None);
+    check(&read(5, 30), &["read_late invalid generator"], Some(Side::Generator));
+    let finding = read(10, 30).findings.remove(0);
     assert_eq!(seconds(&finding), (2.0, 5.0));
     assert!(finding.evidence.starts_with("about 15 % of the answers lay"), "{finding:?}");
+}
+
+#[test]
+fn a_single_late_arrival_does_not_invalidate_a_tiny_run() {
+    let plan = open(10, 1);
+    let run = |late: u64| {
+        let mut recording = Recording::new(&plan);
+        recording.second(|filled| {
+            filled.ok(0, 10 - late, millis(1));
+            filled.answered(0, late, [millis(30), ZERO, millis(1)]);
+        });
+        recording.summary().verdict
+    };
+    check(&run(1), &["lag_high warning generator"], None);
+    check(&run(4), &["lag_high warning generator"], None);
+    check(&run(5), &["lag_high invalid generator"], Some(Side::Generator));
+}
+
+#[test]
+fn the_fix_of_lateness_depends_on_how_busy_the_workers_were() {
+    let fix = |busy: u64| {
+        let verdict = verdict_of(|filled| {
+            filled.answered(0, 10, [millis(30), ZERO, millis(20)]);
+            filled.snapshot.workers.busy_max = millis(busy);
+        });
+        find(&verdict, Id::LagHigh).fix.clone()
+    };
+    assert_eq!(fix(900), "use more workers (--workers N) or lower the rate");
+    let host =
+        "this host kept the generator waiting: free its CPUs (or use another host) and repeat";
+    assert_eq!(fix(300), host);
+}
+
+#[test]
+fn arrivals_taken_up_as_the_warm_up_ends_count() {
+    let plan = plan(
+        "rate = \"100/s\"\nduration = \"2s\"\nwarmup = \"1s\"\n[[target]]\nrequest = \"GET http://a/\"\n",
+    );
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| filled.ok(0, 2, millis(1)));
+    recording.second(|filled| filled.ok(0, 98, millis(1)));
+    recording.second(|filled| {
+        filled.ok(0, 90, millis(1));
+        filled.answered(0, 10, [millis(30), ZERO, millis(1)]);
+    });
+    let verdict = recording.summary().verdict;
+    assert!(verdict.findings[0].evidence.starts_with("10 of 200 arrivals (5 %)"), "{verdict:?}");
+}
+
+#[test]
+fn handshakes_and_protocol_have_findings_of_their_own() {
+    let verdict = verdict_of(|filled| {
+        filled.failed(0, 4, ErrorClass::Tls, millis(1));
+        filled.failed(0, 3, ErrorClass::Protocol, millis(1));
+        filled.failed(0, 2, ErrorClass::Status, millis(1));
+    });
+    let evidence: Vec<&str> = verdict.findings.iter().map(|own| own.evidence.as_str()).collect();
+    let expected = [
+        "TLS handshakes failed for 12 of 1,027 arrivals (1.2 %)",
+        "the answer was not valid HTTP for 9 of 1,027 arrivals (0.9 %)",
+        "the answer was not as expected for 6 of 1,027 arrivals (0.6 %)",
+    ];
+    assert_eq!(evidence, expected);
+    assert_eq!(verdict.findings[0].fix, "check that the port speaks TLS; use http:// if not");
+}
+
+#[test]
+fn what_is_never_answered_is_never_answered_at_a_lower_rate() {
+    let plan = open(10, 2);
+    let mut recording = Recording::new(&plan);
+    recording.seconds(2, |filled| filled.failed(0, 10, ErrorClass::ResponseTimeout, millis(500)));
+    let verdict = recording.summary().verdict;
+    let findings = ["nothing_ok warning target", "target_stalled warning target"];
+    check(&verdict, &findings, Some(Side::Target));
+    assert!(verdict.findings.iter().all(|own| own.fix.starts_with("check the service")));
+}
+
+#[test]
+fn lateness_is_secondary_where_nothing_was_ok() {
+    let plan = open(100, 10);
+    let mut recording = Recording::new(&plan);
+    recording.seconds(10, |filled| {
+        filled.failed(0, 100, ErrorClass::Status, millis(5));
+        let lag = &mut filled.snapshot.streams[0].lag;
+        lag.clear();
+        (0..98).for_each(|_| lag.record(ZERO));
+        (0..2).for_each(|_| lag.record(millis(30)));
+    });
+    let findings =
+        ["nothing_ok warning target", "target_errors warning target", "lag_high warning generator"];
+    check(&recording.summary().verdict, &findings, Some(Side::Target));
 }
 
 #[test]
@@ -244,7 +338,7 @@ fn a_run_without_a_good_answer_says_so_first() {
         (&[(Refused, 100)], "warning", Side::Target),
         (&[(ConnectTimeout, 60), (Refused, 40)], "warning", Side::Network),
         (&[(PortExhausted, 90), (Reset, 10)], "invalid", Side::Generator),
-        (&[(Late, 1), (Reset, 99)], "invalid", Side::Generator), // enough for plan_not_held
+        (&[(Late, 1), (Reset, 99)], "warning", Side::Target), // whatever else went wrong
         (&[], "warning", Side::Target),
     ];
     for (errors, severity, side) in rows {
@@ -280,6 +374,20 @@ fn runs_that_were_stopped_or_forced() {
     let evidence = "started with --force, although host \"a\" does not resolve; \
                     it needs 30 of 20 descriptors";
     assert_eq!(verdict.findings[0].evidence, evidence);
+}
+
+#[test]
+fn a_stop_within_the_warm_up_is_only_a_stop() {
+    let plan = plan(
+        "rate = \"100/s\"\nduration = \"3s\"\nwarmup = \"2s\"\n[[target]]\nrequest = \"GET http://a/\"\n",
+    );
+    let mut recording = Recording::new(&plan);
+    recording.second(|_| {});
+    (recording.facts.cut_short, recording.facts.duration) = (true, ZERO);
+    let summary = recording.summary();
+    check(&summary.verdict, &["cut_short info generator"], None);
+    assert!(!summary.nothing_ok());
+    assert_eq!(summary.verdict.findings[0].evidence, "the run was stopped during its warm-up");
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use crate::seconds::Seconds;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, Nanos, Snapshot};
+use plimsoll_measure::{ErrorClass, Nanos, ServiceSum, Snapshot};
 
+/// A limit that misses what is needed by less than this is not called too low.
+const TOLERANCE: f64 = 0.05;
 /// The room for chance above what is needed, in standard deviations of a Poisson number.
 const HEADROOM: f64 = 2.0;
 
@@ -27,12 +29,54 @@ pub(super) struct HeldUp {
     pub(super) starved: Starved,
     pub(super) seconds: Option<Seconds>,
     pub(super) worst: Option<Evidence>,
+    /// The highest demand of these seconds.
+    pub(super) demand: Demand,
+    /// What came of their exchanges.
+    pub(super) came: Came,
+}
+
+/// What came of the exchanges of some seconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Came {
+    pub(super) service: ServiceSum,
+    pub(super) timed_out: u64,
+    /// Connection-time in use.
+    pub(super) in_use: Nanos,
+    /// Whole answers by target.
+    pub(super) by_target: Vec<u64>,
+}
+
+impl Came {
+    fn merge(&mut self, other: &Came) {
+        self.service.merge(&other.service);
+        self.timed_out += other.timed_out;
+        self.in_use += other.in_use;
+        self.by_target.resize(self.by_target.len().max(other.by_target.len()), 0);
+        self.by_target.iter_mut().zip(&other.by_target).for_each(|(own, n)| *own += n);
+    }
+
+    /// How differently the answers are distributed over the targets: 0 equally, 1 entirely.
+    pub(super) fn distance(&self, other: &Came) -> f64 {
+        let part =
+            |came: &Came, n: u64| n as f64 / came.by_target.iter().sum::<u64>().max(1) as f64;
+        let pairs = self.by_target.iter().zip(&other.by_target);
+        pairs.map(|(a, b)| (part(self, *a) - part(other, *b)).abs()).sum::<f64>() / 2.0
+    }
+
+    /// The mean service time; where exchanges timed out at least as long as each used its connection.
+    pub(super) fn mean(&self) -> Option<Nanos> {
+        let exchanges = self.service.count + self.timed_out;
+        let used = (self.timed_out > 0).then(|| Nanos(self.in_use.0 / exchanges));
+        [self.service.mean(), used].into_iter().flatten().max()
+    }
 }
 
 impl HeldUp {
     pub(super) fn merge(&mut self, other: HeldUp) {
         self.arrivals += other.arrivals;
         self.starved.merge(other.starved);
+        self.demand = self.demand.max(other.demand);
+        self.came.merge(&other.came);
         if let Some(seconds) = other.seconds {
             Seconds::widen(&mut self.seconds, seconds);
         }
@@ -83,11 +127,44 @@ pub(super) struct Evidence {
     /// Requests per second that arrivals wanted to send.
     pub(super) rate: f64,
     pub(super) own: Option<Nanos>,
+    /// Connecting, for each exchange; zero where connections are reused.
+    pub(super) connecting: Nanos,
+    /// Whether room for chance was asked for.
+    pub(super) room: bool,
+    /// How long connecting took in the origin's first second; zero: hardly at all, or another second.
+    pub(super) opening: Nanos,
     /// The mean service time, where it had risen.
     pub(super) risen: Option<Nanos>,
     /// The target hardly answered at all.
     pub(super) stood_still: bool,
     pub(super) need: Need,
+}
+
+/// What a plan wants of an origin.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Demand {
+    /// Requests per second of all streams.
+    pub(super) rate: f64,
+    /// Of these, requests of open streams.
+    pub(super) open: f64,
+    /// The part of closed streams' users that is there.
+    pub(super) users: f64,
+    /// Their mean think time.
+    pub(super) think_time: Nanos,
+}
+
+impl Demand {
+    fn max(self, other: Demand) -> Demand {
+        let most = if other.users > self.users { other } else { self };
+        Demand { rate: self.rate.max(other.rate), open: self.open.max(other.open), ..most }
+    }
+
+    /// How many connections it needs when each exchange has one for so long.
+    pub(super) fn need(self, held: Nanos) -> Need {
+        let cycle = (held + self.think_time).as_secs_f64().max(1e-9);
+        let busy = (held.as_secs_f64() / cycle).min(1.0);
+        Need { arrivals: self.open * held.as_secs_f64(), users: self.users * busy }
+    }
 }
 
 /// How many connections a plan needs on average: for planned arrivals, and for users.
@@ -98,14 +175,13 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// What users want is a part of what arrives.
     pub(super) fn mean(self) -> f64 {
-        self.arrivals.max(self.users)
+        self.arrivals + self.users
     }
 
     /// Users are no more at one instant than at another.
     pub(super) fn with_headroom(self) -> f64 {
-        (self.arrivals + HEADROOM * self.arrivals.sqrt()).max(self.users)
+        self.arrivals + HEADROOM * self.arrivals.sqrt() + self.users
     }
 }
 
@@ -113,23 +189,43 @@ impl Evidence {
     /// The second that needed more connections, or where the service time had risen more.
     fn worse(self, other: Evidence) -> Evidence {
         let stood_still = self.stood_still || other.stood_still;
+        let room = self.room || other.room;
+        let opening = self.opening.min(other.opening);
         let weight = |of: &Evidence| (of.risen, Nanos::from_secs_f64(of.need.mean()));
         let worse = if weight(&other) > weight(&self) { other } else { self };
-        Evidence { stood_still, ..worse }
+        Evidence { stood_still, room, opening, ..worse }
+    }
+
+    /// How long an exchange has its connection.
+    pub(super) fn held(&self) -> Nanos {
+        self.own.unwrap_or_default() + self.connecting
+    }
+
+    /// Whether the limit is below what is needed.
+    pub(super) fn is_too_low(&self) -> bool {
+        let limit = self.limit as f64;
+        limit < self.need.mean() * (1.0 - TOLERANCE)
+            || self.room && limit < self.need.with_headroom()
     }
 
     pub(super) fn explain(&self, cause: Cause) -> String {
         let (own, limit) = (self.own.unwrap_or_default(), self.limit as f64);
+        let held = self.held().as_secs_f64().max(1e-9);
+        let after = if self.connecting > Nanos::ZERO {
+            format!(" after {} of connecting", self.connecting)
+        } else {
+            String::new()
+        };
         let carry = if self.limit == 1 { "connection carries" } else { "connections carry" };
         match cause {
             Cause::LimitTooLow if limit < self.need.mean() => format!(
-                "the target answers in {own}, so {} {carry} {:.0}/s of {:.0}/s",
+                "the target answers in {own}{after}, so {} {carry} {:.0}/s of {:.0}/s",
                 grouped(self.limit),
-                limit / own.as_secs_f64().max(1e-9),
-                self.rate.max(self.need.mean() / own.as_secs_f64().max(1e-9)),
+                limit / held,
+                self.rate.max(self.need.mean() / held),
             ),
             Cause::LimitTooLow => format!(
-                "the target answers in {own}, so {:.0}/s use {:.1} connections on average, and \
+                "the target answers in {own}{after}, so {:.0}/s use {:.1} connections on average, and \
                  more at times",
                 self.rate,
                 self.need.mean()
@@ -144,13 +240,26 @@ impl Evidence {
                     format!("the target answers in {own}, and at times it stood still")
                 }
             },
+            Cause::Burst if self.opening > Nanos::ZERO => format!(
+                "they came while connections were being opened, which took {}: the limit carries \
+                 the mean rate",
+                self.opening
+            ),
             Cause::Burst => "they came in a burst: the limit carries the mean rate".into(),
         }
     }
 
-    pub(super) fn fix(&self) -> String {
-        // A limit that was just reached is at least a quarter too low, whatever was computed.
-        let enough = self.need.with_headroom().max(self.limit as f64 * 1.25);
+    pub(super) fn fix(&self, demand: Demand) -> String {
+        // A limit that was just reached is at least a quarter too low, whatever was computed. Users
+        // without planned arrivals beside them never need more connections than they are.
+        let limit = self.limit as f64;
+        let mut enough = self.need.with_headroom().max(limit * 1.25);
+        if self.opening > Nanos::ZERO {
+            enough = enough.max(demand.need(self.held() + self.opening).with_headroom());
+        }
+        if demand.open == 0.0 && demand.users > limit {
+            enough = enough.min(demand.users);
+        }
         format!("raise connections.max to {}", round_up(enough))
     }
 }

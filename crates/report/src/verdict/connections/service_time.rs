@@ -4,11 +4,12 @@
 //! those of seconds in which nothing was held up, if there are enough of them, and compared target by
 //! target, because a mix of targets that changes is no target that slows down.
 
-use super::Second;
+use super::held_up::Came;
+use super::{Second, per_second, share_of};
 use plimsoll_measure::{Histogram, Nanos, OriginCounts, ServiceSum, Stats};
 
 /// A service time has risen when its mean is higher by this share…
-const RISE_MIN: f64 = 0.25;
+pub(super) const RISE_MIN: f64 = 0.25;
 /// …and by so many standard errors.
 const RISE_ERRORS: f64 = 3.0;
 /// A target stands still when connections are in use for so many times as long as its answers take.
@@ -36,7 +37,19 @@ pub(super) struct ServiceTime {
     block_min: Option<Nanos>,
     /// All answers so far.
     all: Histogram,
+    /// Connections that were established, and exchanges.
+    connected: ServiceSum,
+    exchanges: u64,
+    /// The most that the limit was seen to carry per second, and in what second.
+    carried: (f64, Came),
 }
+
+/// Where so many connections are established for each exchange, they are not reused.
+const NOT_REUSED: f64 = 0.5;
+/// Seconds whose answers are distributed more differently over the targets are not compared.
+const OTHER_MIX: f64 = 0.2;
+/// A limit carries more than was computed when it is more by this share.
+const CARRIED_MORE: f64 = 0.05;
 
 /// What a second in which arrivals were held up shows.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +71,9 @@ impl ServiceTime {
             block: ServiceSum::default(),
             block_min: None,
             all: Histogram::new(),
+            connected: ServiceSum::default(),
+            exchanges: 0,
+            carried: (0.0, Came::default()),
             targets,
         }
     }
@@ -71,6 +87,8 @@ impl ServiceTime {
     /// seconds say nothing of the usual time.
     pub(super) fn learn(&mut self, second: &Second<'_>, counts: &OriginCounts, cut_off: bool) {
         self.free.merge(&counts.service_free);
+        self.connected.merge(&counts.connected);
+        self.exchanges += counts.service_free.count + counts.service_capped.count;
         if cut_off {
             return;
         }
@@ -93,6 +111,98 @@ impl ServiceTime {
         for (target, sum) in self.targets.iter().zip(&mut self.by_target) {
             sum.merge(&answers_of(&second.snapshot.stats[*target]));
         }
+    }
+
+    /// Learns from a second in which arrivals were held up what the limit carries. Answers to
+    /// exchanges that used their connection in the seconds before count for the part that lies in
+    /// this second; they are at most as many as there are connections.
+    pub(super) fn learn_carried(
+        &mut self,
+        second: &Second<'_>,
+        counts: &OriginCounts,
+        came: &Came,
+    ) {
+        let mut spent = came.service.total;
+        let mut used = came.in_use;
+        if self.connecting() > Nanos::ZERO {
+            spent += counts.connected.total;
+            used = used.max(counts.occupied);
+        }
+        let part = (used.0 as f64 / spent.0.max(1) as f64).min(1.0);
+        let answers = came.service.count;
+        let within = answers.saturating_sub(counts.limit).max((answers as f64 * part) as u64);
+        let carried = per_second(within, second.seconds.len());
+        if carried > self.carried.0 {
+            self.carried = (carried, came.clone());
+        }
+    }
+
+    /// What came of the exchanges of a second.
+    pub(super) fn came(&self, second: &Second<'_>, counts: &OriginCounts, timed_out: u64) -> Came {
+        let mut service = counts.service_free;
+        service.merge(&counts.service_capped);
+        let by_target = self.stats(second).map(|stats| answers_of(stats).count).collect();
+        Came { service, timed_out, in_use: counts.in_use, by_target }
+    }
+
+    /// How long connecting takes for each exchange; zero where connections are reused.
+    pub(super) fn connecting(&self) -> Nanos {
+        let each = share_of(self.connected.count, self.exchanges);
+        let mean = self.connected.mean().filter(|_| each >= NOT_REUSED).unwrap_or_default();
+        Nanos((mean.0 as f64 * each.min(1.0)) as u64)
+    }
+
+    /// The most that the limit was seen to carry per second, of such a mix of targets, where that is
+    /// more than connections that are held for so long can carry, by more than chance.
+    pub(super) fn carried(&self, of: &Came, limit: u64, held: Nanos) -> Option<f64> {
+        let (carried, came) = &self.carried;
+        let expected = limit as f64 / held.as_secs_f64().max(1e-9);
+        let chance = RISE_ERRORS * self.scatter().min(1.0) / expected.sqrt();
+        let is_more = *carried > expected * (1.0 + chance.max(CARRIED_MORE));
+        (is_more && came.distance(of) <= OTHER_MIX).then_some(*carried)
+    }
+
+    /// The usual time of such a mix of targets, by what is known of unhindered seconds of the whole
+    /// run; `None` where that is too little.
+    pub(super) fn unhindered_for(&self, came: &Came) -> Option<Nanos> {
+        let enough = OWN_MIN * self.scatter().clamp(0.3, 1.0).powi(2);
+        if (self.unhindered.count as f64) < enough {
+            return None;
+        }
+        let mut sum = ServiceSum::default();
+        let mut answers = 0;
+        for (own, n) in self.by_target.iter().zip(&came.by_target) {
+            answers += n;
+            if let Some(mean) = own.mean().filter(|_| own.count as f64 >= enough) {
+                sum.merge(&ServiceSum { count: *n, total: Nanos(mean.0 * n) });
+            }
+        }
+        if answers == 0 {
+            return self.unhindered.mean();
+        }
+        sum.mean().filter(|_| 2 * sum.count >= answers)
+    }
+
+    /// The usual time by what is known at the end; `None` when there was never an answer.
+    pub(super) fn of_whole_run(&self, came: &Came) -> Option<Nanos> {
+        self.unhindered_for(came).or(self.block_min).or(self.block.mean()).or(self.free.mean())
+    }
+
+    /// Whether there was never a whole answer.
+    pub(super) fn is_silent(&self) -> bool {
+        self.exchanges == 0
+    }
+
+    /// Whether connections were established, as far as that was counted.
+    pub(super) fn accepts(&self, occupied: Nanos) -> bool {
+        self.connected.count > 0 || occupied == Nanos::ZERO
+    }
+
+    /// Whether such exchanges used their connections for far longer than such answers take.
+    pub(super) fn stood_still(&self, came: &Came, own: Nanos) -> bool {
+        let (scatter, timed_out) = (self.scatter(), came.timed_out);
+        let answers = Answers { service: came.service, scatter, timed_out, in_use: came.in_use };
+        answers.stand_still(Some(own))
     }
 
     /// What a second in which arrivals were held up shows.
@@ -120,7 +230,8 @@ impl ServiceTime {
             // Taken to be the same whenever it began: the more values the better.
             self.block_min.or(self.block.mean()).or(known.mean())
         };
-        let stood_still = answers.stand_still(usual);
+        let connecting = self.connecting();
+        let stood_still = answers.stand_still(usual.map(|usual| usual + connecting));
         let own = if (rose || stood_still) && !unhindered {
             // What began below the limit has queued at the target already.
             [self.all.min(), usual].into_iter().flatten().min()

@@ -58,12 +58,13 @@ fn a_limit_is_too_low_or_the_target_slows_down() {
     let short = |case: Case| Case { timeout: 1000, ..case };
     let poisson = |case: Case| Case { poisson: true, ..case };
     let thousand = Case { rate: 1000, limit: 10, ..FOUR };
-    let rows: [(Case, Blames); 24] = [
+    let rows: [(Case, Blames); 29] = [
         (FOUR, Limit(20)), // all ok, after up to 15 s, of which 50 ms are service time
         (short(FOUR), Limit(20)),
         (Case { service: Exponential(50), ..FOUR }, Limit(20)),
         (short(Case { service: Exponential(50), ..FOUR }), Limit(20)),
         (Case { limit: 1, ..FOUR }, Limit(20)),
+        (Case { rate: 20, service: Constant(2000), ..FOUR }, Limit(55)), // no answer for 2 s
         (Case { limit: 10, ..FOUR }, Nobody), // exactly enough for arrivals at even intervals
         (poisson(Case { limit: 10, ..FOUR }), Limit(20)),
         (poisson(Case { limit: 11, service: Exponential(50), ..FOUR }), Limit(20)),
@@ -84,6 +85,11 @@ fn a_limit_is_too_low_or_the_target_slows_down() {
         (Case { limit: 64, timeout: 500, service: Stalls(1000, 5), ..thousand }, Target),
         (Case { limit: 20, service: Stalls(200, 5), ..thousand }, Target),
         (short(Case { service: Hangs, ..FOUR }), Target),
+        // At the start, when its own service time is not known yet.
+        (Case { limit: 10, timeout: 5000, service: StallsFirst(2000), ..FOUR }, Target),
+        (Case { limit: 10, timeout: 5000, service: StallsFirst(2990), secs: 3, ..FOUR }, Target),
+        (short(Case { limit: 10, service: StallsFirst(2000), ..FOUR }), Target),
+        (Case { limit: 10, service: StallsFirst(2000), poisson: true, ..FOUR }, Target),
         // A burst at the start is worth a warning, unless arrivals fail for it.
         (Case { burst: 100, ..twenty }, ALittle),
         (Case { burst: 100, timeout: 200, ..twenty }, Limit(25)),
@@ -228,4 +234,145 @@ fn a_changed_mix_of_targets_is_not_a_slower_target() {
     });
     let verdict = recording.summary().verdict;
     assert_eq!(blames(&verdict), Blames::Limit(30), "{:#?}", verdict.findings);
+}
+
+/// A second at a limit: answers after a service time of which the connections were in use.
+fn at_limit(filled: &mut Filled<'_>, limit: u64, wanted: u64, answers: &[(u64, Nanos)]) {
+    for (n, service) in answers {
+        filled.answered(0, *n, [ZERO, millis(1000), *service]);
+    }
+    let origin = filled.origin(0);
+    (origin.limit, origin.wanted, origin.capped) = (limit, wanted, millis(900));
+    origin.in_use = Nanos::from_secs(limit);
+    for (n, service) in answers {
+        (0..*n).for_each(|_| origin.service_capped.add(*service));
+    }
+}
+
+/// A second in which nothing waited.
+fn below_limit(filled: &mut Filled<'_>, limit: u64, n: u64, service: Nanos) {
+    filled.ok(0, n, service);
+    let origin = filled.origin(0);
+    (origin.limit, origin.wanted, origin.in_use) = (limit, n, Nanos(n * service.0));
+    (0..n).for_each(|_| origin.service_free.add(service));
+}
+
+#[test]
+fn a_stall_at_the_start_is_the_targets() {
+    let plan = open(200, 10);
+    let mut recording = Recording::new(&plan);
+    recording.seconds(2, |filled| at_limit(filled, 10, 200, &[]));
+    recording.second(|filled| {
+        at_limit(filled, 10, 200, &[(10, millis(2050)), (500, Nanos(100_000))]);
+    });
+    let cut = recording.seconds.len();
+    recording.seconds(7, |filled| below_limit(filled, 10, 200, Nanos(100_000)));
+    let verdict = recording.summary().verdict;
+    assert_eq!(blames(&verdict), Blames::Target, "{:#?}", verdict.findings);
+    // Also when the same connections are never seen below their limit, but carry the rate.
+    recording.seconds.truncate(cut);
+    recording.seconds(7, |filled| at_limit(filled, 10, 200, &[(200, millis(49))]));
+    let verdict = recording.summary().verdict;
+    assert_eq!(blames(&verdict), Blames::Target, "{:#?}", verdict.findings);
+}
+
+#[test]
+fn a_limit_carries_at_least_what_it_carried() {
+    let plan = open(1000, 6);
+    let mut recording = Recording::new(&plan);
+    // The first answers stood behind other work.
+    recording.second(|filled| at_limit(filled, 50, 1000, &[(250, millis(198))]));
+    recording.seconds(5, |filled| at_limit(filled, 50, 1000, &[(973, millis(51))]));
+    let verdict = recording.summary().verdict;
+    let finding = verdict.findings.iter().find(|own| own.id == Id::ConnectionsCapped);
+    let evidence = &finding.unwrap_or_else(|| panic!("{verdict:#?}")).evidence;
+    assert!(evidence.contains("50 connections carry 973/s"), "{evidence}");
+}
+
+#[test]
+fn an_overloaded_generator_blames_neither_limit_nor_target() {
+    let plan = open(100, 6);
+    let run = |lag: u64| {
+        let mut recording = Recording::new(&plan);
+        recording.seconds(3, |filled| below_limit(filled, 4, 100, millis(5)));
+        recording.seconds(3, |filled| {
+            at_limit(filled, 4, 100, &[(50, millis(80))]);
+            (0..50).for_each(|_| filled.snapshot.read_lag.record(millis(lag)));
+        });
+        recording.summary().verdict
+    };
+    check(&run(70), &["read_late invalid generator"], Some(Side::Generator));
+    check(&run(1), &["target_saturated warning target"], Some(Side::Target));
+}
+
+#[test]
+fn nothing_was_answered_at_all() {
+    let plan = open(100, 4);
+    let run = |occupied: Nanos| {
+        let mut recording = Recording::new(&plan);
+        recording.seconds(4, |filled| {
+            filled.failed(0, 96, ErrorClass::NoConnection, millis(1000));
+            filled.failed(0, 4, ErrorClass::ResponseTimeout, millis(1000));
+            at_limit(filled, 4, 100, &[]);
+            filled.origin(0).starved = 96;
+            filled.origin(0).occupied = occupied;
+        });
+        recording.summary().verdict
+    };
+    let verdict = run(ZERO);
+    let saturated = find(&verdict, Id::TargetSaturated);
+    assert!(saturated.evidence.ends_with("accepted connections and answered nothing at all"));
+    assert!(saturated.fix.starts_with("check the service"), "{saturated:?}");
+    assert!(verdict.findings[0].fix.starts_with("check the service"), "{verdict:#?}");
+    let verdict = run(Nanos::from_secs(4));
+    let saturated = find(&verdict, Id::TargetSaturated);
+    assert!(saturated.evidence.ends_with("not one connection was established in time"));
+}
+
+#[test]
+fn connecting_occupies_a_connection() {
+    let plan = open(50, 5);
+    let run = |limit: u64, answers: u64, connecting: u64| {
+        let mut recording = Recording::new(&plan);
+        recording.seconds(5, |filled| {
+            at_limit(filled, limit, 50, &[(answers, millis(1))]);
+            let origin = filled.origin(0);
+            origin.in_use = millis(answers);
+            origin.occupied = Nanos::from_secs(limit);
+            (0..answers).for_each(|_| origin.connected.add(millis(connecting)));
+        });
+        recording.summary().verdict
+    };
+    // Only at the start, where connections are reused.
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| {
+        at_limit(filled, 8, 50, &[(50, millis(1))]);
+        let origin = filled.origin(0);
+        (origin.in_use, origin.occupied) = (millis(50), Nanos::from_secs(8));
+        (0..8).for_each(|_| origin.connected.add(millis(300)));
+    });
+    recording.seconds(4, |filled| below_limit(filled, 8, 50, millis(1)));
+    let verdict = recording.summary().verdict;
+    assert_eq!(blames(&verdict), Blames::ALittle, "{:#?}", verdict.findings);
+    let opened = "they came while connections were being opened, which took 300ms";
+    assert!(verdict.findings[0].evidence.contains(opened), "{verdict:#?}");
+    assert_eq!(verdict.findings[0].fix, "raise connections.max to 25");
+    let verdict = run(8, 26, 300);
+    assert_eq!(blames(&verdict), Blames::Limit(25), "{:#?}", verdict.findings);
+    let evidence = "100 % of the requests waited for one of 8 connections; the target answers in \
+                    1ms after 300ms of connecting, so 8 connections carry 27/s of 50/s";
+    assert_eq!(verdict.findings[0].evidence.replace("52 %", "100 %"), evidence);
+}
+
+#[test]
+fn users_ask_for_no_room() {
+    let plan = plan(
+        "users = 30\nduration = \"3s\"\nconnections = { max = 30 }\n\
+         [[target]]\nrequest = \"GET http://a/\"\n",
+    );
+    let mut recording = Recording::new(&plan);
+    recording.seconds(3, |filled| at_limit(filled, 30, 600, &[(600, millis(50))]));
+    let verdict = recording.summary().verdict;
+    assert!(verdict.valid, "{:#?}", verdict.findings);
+    assert!(!verdict.findings.iter().any(|own| own.evidence.contains("more at times")));
 }

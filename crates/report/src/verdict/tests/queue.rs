@@ -22,6 +22,8 @@ pub(super) enum Service {
     Server(u64),
     /// Answers in a millisecond, but nothing for so many milliseconds in every so many seconds.
     Stalls(u64, u64),
+    /// Nothing for so many milliseconds at the start, then a tenth of a millisecond.
+    StallsFirst(u64),
     /// Never.
     Hangs,
 }
@@ -118,6 +120,7 @@ impl Case {
                     let left = if since > from { every - since } else { Nanos::ZERO };
                     left + Nanos::from_millis(1)
                 }
+                Service::StallsFirst(stall) => Nanos::from_millis(stall) - start + millis(0.1),
                 Service::Hangs => Nanos::from_secs(3600),
             };
             let end = start + service;
