@@ -52,9 +52,7 @@ impl Interrupts {
                         "\nstopping: waiting for host names to be resolved; Ctrl-C again to stop at once",
                     ),
                     (_, Stage::Preparing(run_dir)) => {
-                        // A directory that cannot be removed stays.
-                        run_dir.iter().for_each(|dir| _ = std::fs::remove_dir_all(dir));
-                        std::process::exit(INTERRUPTED);
+                        abandon(run_dir.as_deref());
                     }
                     (0, _) => tell(
                         "\nstopping: finishing what is in flight; Ctrl-C again to stop at once",
@@ -71,10 +69,14 @@ impl Interrupts {
         Ok(Interrupts { seen, stage, handle })
     }
 
-    /// From now on a second signal ends the process and removes the run directory.
+    /// From now on a second signal ends the process and removes the run directory; at once if both have
+    /// come already.
     pub(crate) fn prepare_run(&self, run_dir: Option<&Path>) {
-        *self.stage.lock().expect("no holder panics") =
-            Stage::Preparing(run_dir.map(Path::to_path_buf));
+        let mut stage = self.stage.lock().expect("no holder panics");
+        if self.seen.load(Ordering::Relaxed) > 1 {
+            abandon(run_dir);
+        }
+        *stage = Stage::Preparing(run_dir.map(Path::to_path_buf));
     }
 
     /// From now on signals stop this run; those that came before stop it at once.
@@ -88,6 +90,13 @@ impl Interrupts {
     pub(crate) fn any(&self) -> bool {
         self.seen.load(Ordering::Relaxed) > 0
     }
+}
+
+/// Ends the process before its run began, without the run directory.
+fn abandon(run_dir: Option<&Path>) -> ! {
+    // A directory that cannot be removed stays.
+    run_dir.iter().for_each(|dir| _ = std::fs::remove_dir_all(dir));
+    std::process::exit(INTERRUPTED)
 }
 
 /// Whether a signal was ignored when the process began, as `nohup` does with SIGHUP.

@@ -5,7 +5,7 @@ use crate::server::{Reply, Server, Then};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read};
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 
 fn interrupt(child: &Child) {
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
@@ -114,4 +114,52 @@ fn what_is_in_flight_when_the_grace_period_ends_is_aborted_and_the_run_invalid()
     assert_eq!((ran.errors("aborted"), ran.count("/requests/failed")), (5, 5));
     assert_eq!(ran.summary["cut_short"], false);
     assert_eq!(ran.done.code, 98, "the plan, not the target, gave them up");
+}
+
+/// Starts a run in a network of its own, whose name server never answers.
+fn start_unresolvable(folder: &Folder, out: &str) -> Child {
+    let resolv = folder.file("resolv.conf", "nameserver 192.0.2.1\n");
+    let bin = env!("CARGO_BIN_EXE_plimsoll");
+    let script = format!(
+        "ip link add name v0 type veth peer name v1\n\
+         ip addr add 192.0.2.2/24 dev v0\n\
+         ip link set v0 up\n\
+         ip link set v1 up\n\
+         mount --bind {resolv} /etc/resolv.conf\n\
+         exec {bin} run --url http://host.example/ -n 1 --out {out}\n"
+    );
+    let mut command = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--net", "--mount", "sh", "-ec", &script]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Whether the program runs by now and handles SIGINT.
+fn listens(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let caught = u64::from_str_radix(field("SigCgt:").trim(), 16).unwrap();
+    field("Name:").trim() == "plimsoll" && caught >> (Signal::SIGINT as i32 - 1) & 1 == 1
+}
+
+#[test]
+fn the_second_interrupt_ends_a_run_whose_host_name_is_being_resolved() {
+    let folder = Folder::new();
+    let out = folder.path().join("out");
+    let mut child = start_unresolvable(&folder, out.to_str().unwrap());
+    while !listens(&child) {
+        std::thread::yield_now();
+    }
+    interrupt(&child);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("stopping: ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it says that it stops");
+    }
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!out.exists(), "a run that never started leaves nothing behind");
 }
