@@ -149,8 +149,11 @@ struct Second<'a> {
     seconds: Seconds,
     /// The 99th percentile of latency, by stream.
     latency: Vec<Option<Nanos>>,
-    /// Whether the generator sent or read late, so that service times include its own delay.
+    /// Whether the generator is likely to have sent or read late, so that service times include its
+    /// own delay.
     overloaded: bool,
+    /// Whether service times are the target's, as far as is known.
+    teaches: bool,
 }
 
 /// What the rules have added up so far.
@@ -187,13 +190,14 @@ impl Rules {
             latency.quantile(0.99)
         };
         let latency = (0..plan.streams.len()).map(latency).collect();
-        let mut second = Second { snapshot, seconds, latency, overloaded: false };
+        let mut second = Second { snapshot, seconds, latency, overloaded: false, teaches: true };
         let late = self.lag.iter_mut().fold(false, |late, rule| rule.add(&second) | late);
         if seconds.to <= plan.warmup {
             return;
         }
         self.faults.add(&snapshot.faults, seconds);
         second.overloaded = self.read.add(&second) | late;
+        second.teaches = !late && !self.read.was_late();
         let mut errors = Starved::of(snapshot);
         self.origins.iter_mut().for_each(|origin| origin.add(&second, &mut errors));
         self.unexplained += errors.unsent;

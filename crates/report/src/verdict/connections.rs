@@ -136,7 +136,8 @@ impl OriginRule {
         self.occupied += counts.occupied;
         let clouded = second.overloaded || self.cloud;
         self.cloud = second.overloaded;
-        if !second.overloaded {
+        self.service_time.count(counts);
+        if second.teaches {
             self.service_time.learn(second, counts, timed_out + counts.starved > 0);
         }
         if counts.wanted > 0 && second.seconds.len() > Nanos::ZERO {
@@ -145,7 +146,7 @@ impl OriginRule {
         let held_up_now =
             counts.capped > Nanos::ZERO || counts.starved > 0 || counts.service_capped.count > 0;
         if !held_up_now {
-            if !second.overloaded {
+            if second.teaches {
                 self.service_time.learn_unhindered(second, counts);
             }
             self.cause = None;

@@ -15,7 +15,7 @@ use plimsoll_measure::{FindingId, Histogram, Nanos, Severity, Side};
 
 /// Fewer late arrivals than this never make a run invalid: a pause of the host may hit any one.
 const LATE_MIN: u64 = 5;
-/// From fewer samples of read lag nothing is concluded about a second, unless [`LATE_MIN`] are late.
+/// From fewer samples of read lag nothing is concluded, unless [`LATE_MIN`] are late.
 const SAMPLES_MIN: u64 = 20;
 /// A worker that is busy for a larger share of the time has too much to do; below it the host did not
 /// let the worker run.
@@ -42,6 +42,17 @@ impl Delayed {
             let busy = second.snapshot.workers.busy_max.0;
             self.busy += count as f64 * per_second(busy, second.seconds.len()) / 1e9;
             Seconds::widen(&mut self.seconds, second.seconds);
+        }
+    }
+
+    /// Adds what was delayed in a sample of one in so many.
+    fn extrapolate(&mut self, sample: &Delayed, one_in: f64) {
+        self.count += (sample.count as f64 * one_in).round() as u64;
+        self.busy += sample.busy * one_in;
+        self.allowed = [self.allowed, sample.allowed].into_iter().flatten().min();
+        self.worst = self.worst.max(sample.worst);
+        if let Some(seconds) = sample.seconds {
+            Seconds::widen(&mut self.seconds, seconds);
         }
     }
 
@@ -129,12 +140,36 @@ pub(super) struct ReadRule {
     /// Late samples.
     seen: u64,
     service_time: Option<Nanos>,
+    /// Seconds that have too few samples so far.
+    pool: Pool,
+    /// Whether samples were late the last time that there were enough.
+    was_late: bool,
+}
+
+/// Samples of one or more seconds in a row.
+#[derive(Default)]
+struct Pool {
+    samples: u64,
+    answers: u64,
+    late: Delayed,
+}
+
+impl Pool {
+    fn is_enough(&self) -> bool {
+        self.samples >= SAMPLES_MIN || self.late.count >= LATE_MIN
+    }
+
+    fn is_late(&self) -> bool {
+        share_of(self.late.count, self.samples) > MATERIAL
+    }
 }
 
 impl ReadRule {
-    /// Read lag is measured on a sample of the answers; what it shows of the sample in a second is
-    /// taken to hold for all answers of that second. Returns whether the generator was overloaded
-    /// in it.
+    /// Read lag is measured on a sample of the answers; what it shows of the sample is taken to hold
+    /// for all answers of the same second. Seconds with a handful of samples are taken together with
+    /// the next.
+    ///
+    /// Returns whether the generator is likely to have been overloaded in the second.
     pub(super) fn add(&mut self, second: &Second<'_>) -> bool {
         let read_lag = &second.snapshot.read_lag;
         let mut service_time = Histogram::new();
@@ -145,14 +180,23 @@ impl ReadRule {
         self.service_time = service_time.quantile(0.99).or(self.service_time);
         let allowed = allowed_delay(self.service_time);
         let seen = count_over(read_lag, allowed);
-        if read_lag.count() < SAMPLES_MIN && seen < LATE_MIN {
-            return false;
+        self.pool.samples += read_lag.count();
+        // A second without a sample says nothing of its answers.
+        self.pool.answers += if read_lag.count() > 0 { service_time.count() } else { 0 };
+        self.pool.late.add(seen, allowed, read_lag.max().unwrap_or_default(), second);
+        let is_late = self.pool.is_late() || self.was_late;
+        if self.pool.is_enough() {
+            let pool = std::mem::take(&mut self.pool);
+            self.was_late = pool.is_late();
+            self.seen += pool.late.count;
+            self.late.extrapolate(&pool.late, share_of(pool.answers, pool.samples).max(1.0));
         }
-        self.seen += seen;
-        let answers_per_sample = share_of(service_time.count(), read_lag.count()).max(1.0);
-        let late = (seen as f64 * answers_per_sample).round() as u64;
-        self.late.add(late, allowed, read_lag.max().unwrap_or_default(), second);
-        late >= LATE_MIN && share_of(seen, read_lag.count()) > MATERIAL
+        is_late
+    }
+
+    /// Whether samples were late the last time that there were enough.
+    pub(super) fn was_late(&self) -> bool {
+        self.was_late
     }
 
     pub(super) fn found(&self, case: &Case<'_>) -> Option<Found> {

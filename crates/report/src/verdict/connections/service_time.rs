@@ -83,12 +83,16 @@ impl ServiceTime {
         self.targets.iter().map(|target| &second.snapshot.stats[*target])
     }
 
+    /// Counts exchanges, and the connections that were established for them.
+    pub(super) fn count(&mut self, counts: &OriginCounts) {
+        self.connected.merge(&counts.connected);
+        self.exchanges += counts.service_free.count + counts.service_capped.count;
+    }
+
     /// Learns from a second. Where timeouts cut answers off, only the fast ones are seen: such
     /// seconds say nothing of the usual time.
     pub(super) fn learn(&mut self, second: &Second<'_>, counts: &OriginCounts, cut_off: bool) {
         self.free.merge(&counts.service_free);
-        self.connected.merge(&counts.connected);
-        self.exchanges += counts.service_free.count + counts.service_capped.count;
         if cut_off {
             return;
         }
