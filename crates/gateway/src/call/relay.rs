@@ -108,13 +108,18 @@ impl<'a> Answered<'a> {
 pub(crate) async fn answer<'a>(target: &Target<'a>, body: &Body<'_>, answer: &mut Answer<'a>) {
     let batch_max = target.limits().batch;
     match body {
-        Body::Short(bytes) => match request::parse(bytes, batch_max) {
-            Ok(request::Body::Single(call)) => single(target, &call).await.put_into(answer),
-            Ok(request::Body::Batch(batch)) => {
-                Box::pin(batch::answer_short(target, &batch)).await.put_into(answer);
+        Body::Short(bytes) => {
+            let calls = match request::parse(bytes, batch_max) {
+                Ok(calls) => calls,
+                Err(refused) => return refused_call(target, refused).put_into(answer),
+            };
+            match &calls {
+                request::Body::Single(call) => single(target, call).await.put_into(answer),
+                request::Body::Batch(batch) => {
+                    Box::pin(batch::answer_short(target, batch)).await.put_into(answer);
+                }
             }
-            Err(refused) => refused_call(target, refused).put_into(answer),
-        },
+        }
         Body::Long(bytes) => {
             Box::pin(answer_long(target, bytes, batch_max)).await.put_into(answer);
         }
@@ -139,7 +144,7 @@ async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> Answered<'a> {
         Ok(_turn) => {
             let capacity = &target.worker.local.capacity;
             let entered = capacity.enter(target.endpoint_calls, target.purpose);
-            answer_call(target, call, entered.map(batch::Turn::alone)).await
+            answer_call(target, call, &entered.map(batch::Turn::alone)).await
         }
         Err(busy) => target.fail(&busy, call.id),
     };
@@ -166,7 +171,7 @@ pub(super) fn refused_call<'a>(target: &Target<'a>, refused: Refused<'_>) -> Ans
 pub(super) async fn answer_call<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
-    entered: Result<batch::Turn<'_>, Error>,
+    entered: &Result<batch::Turn<'_>, Error>,
 ) -> Answered<'a> {
     let local = &*target.worker.local;
     let method = Method::find(&call.method);
@@ -174,7 +179,7 @@ pub(super) async fn answer_call<'a>(
     let mut record = Record::start(calls, local, method, target.start);
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
-    let resolved = match &entered {
+    let resolved = match entered {
         Ok(_) => resolve(target, call, method, &mut answer, &mut summary).await,
         Err(busy) => Err(busy.clone()),
     };

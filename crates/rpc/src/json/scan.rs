@@ -241,6 +241,11 @@ impl<'a> Scanner<'a> {
             }
             self.at += 8;
         }
+        // The last bytes of a text.
+        let is_plain = |byte| !matches!(byte, b'"' | b'\\' | 0..0x20 | 0x80..);
+        while self.peek().is_some_and(is_plain) {
+            self.at += 1;
+        }
     }
 
     fn escape(&mut self) -> Result<(), Syntax> {
