@@ -1,10 +1,11 @@
 //! The client's side of HTTP/1.1: requests to upstreams over pooled connections.
 //!
 //! Each worker has connections of its own, the one used last taken first. [`Client::send`] writes a
-//! request and reads the head of the response; the [`Reply`] is read on as a whole or in pieces. A
-//! failure says whether any byte of the request may have reached the upstream, and whether it came
-//! over a pooled connection that the upstream had closed meanwhile. What is tried again is for the
-//! caller to decide; nothing is resent here.
+//! request and reads the head of the response; whoever has a place for the [`Reply`] does it in two
+//! steps, which moves less. The reply is read on as a whole or in pieces. A failure says whether any
+//! byte of the request may have reached the upstream, and whether it came over a pooled connection
+//! that the upstream had closed meanwhile. What is tried again is for the caller to decide; nothing is
+//! resent here.
 //!
 //! Requests of different callers that could influence what follows on a connection (REST) have pools
 //! of their own, see [`Use`].
@@ -19,7 +20,7 @@ mod reply;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::transport::timer::{Late, Timer};
 
 pub(crate) use limiter::Limiter;
 use pool::Pool;
+use reply::Source;
 pub(crate) use reply::{Reading, Reply, ReplyPieces, Response};
 
 /// A connection that was idle for this long is closed: less than what nodes and proxies allow (60 s
@@ -105,7 +107,7 @@ impl Drop for OpenConnection {
 }
 
 /// What a connection is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Use {
     /// Calls that the gateway wrote itself, under ids of its own.
     Calls,
@@ -163,7 +165,7 @@ impl Failure {
 pub(crate) struct Client {
     pub(crate) local: Rc<Local>,
     resolver: Arc<Resolver>,
-    pools: RefCell<HashMap<(u64, Use), Rc<Pool>>>,
+    pools: RefCell<BTreeMap<(u64, Use), Rc<Pool>>>,
     /// Connections in use to one upstream.
     connections_max: usize,
 }
@@ -184,6 +186,22 @@ impl Client {
         request: &Request<'_>,
         limits: &Limits,
     ) -> Result<Reply, Failure> {
+        let mut reply = self.prepare(upstream, request, limits).await?;
+        reply.begin(request).await?;
+        Ok(reply)
+    }
+
+    /// Finds a connection for a request and makes the reply that is to come over it; nothing is sent
+    /// before [`Reply::begin`].
+    ///
+    /// # Errors
+    /// There is no connection to be had.
+    pub(crate) async fn prepare(
+        &self,
+        upstream: &Upstream,
+        request: &Request<'_>,
+        limits: &Limits,
+    ) -> Result<Reply, Failure> {
         let pool = self.pool(upstream, request.usage);
         let place = match pool.place_now() {
             Some(place) => place,
@@ -194,21 +212,12 @@ impl Client {
             reuse => pool.take(reuse == Reuse::Checked, self.local.recent()),
         };
         let was_pooled = pooled.is_some();
-        let mut connection = match pooled {
+        let connection = match pooled {
             Some(connection) => connection,
             None => Box::pin(self.connect(upstream, request.deadline)).await?,
         };
-        if let Err(failure) = connection.write(&self.local, request).await {
-            return Err(Failure { stale: was_pooled && !failure.sent, ..failure });
-        }
-        let mut reply = Reply::new(self.local.clone(), connection, pool, place, request, limits);
-        match reply.read_head().await {
-            Ok(()) => Ok(reply),
-            Err(failure) => {
-                let stale = was_pooled && failure.kind == ErrorKind::Broken && reply.is_untouched();
-                Err(Failure { stale, ..failure })
-            }
-        }
+        let from = Source { connection, was_pooled, pool, place };
+        Ok(Reply::new(self.local.clone(), from, request, limits))
     }
 
     #[inline]

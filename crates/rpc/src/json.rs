@@ -261,16 +261,26 @@ impl<'a> Inside<'a> {
 /// Writes `text` as a JSON string, with its quotation marks.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    for byte in text.bytes() {
+    let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
+    let mut written = 0;
+    loop {
+        scanner.plain();
+        let Some(byte) = scanner.peek() else { break };
+        scanner.at += 1;
+        if !matches!(byte, b'"' | b'\\' | 0..0x20) {
+            continue;
+        }
+        out.extend_from_slice(&scanner.text[written..scanner.at - 1]);
+        written = scanner.at;
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            0..0x20 => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            _ => out.push(byte),
+            _ => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
         }
     }
+    out.extend_from_slice(&scanner.text[written..]);
     out.push(b'"');
 }
 

@@ -41,7 +41,20 @@ impl Method {
     /// The method of this name.
     #[inline]
     pub fn find(name: &str) -> Option<Method> {
-        NAMES.binary_search(&name).ok().map(|at| Method(at as u8))
+        Method::of_bytes(name.as_bytes())
+    }
+
+    /// The method whose name these bytes are.
+    #[inline]
+    pub(crate) fn of_bytes(name: &[u8]) -> Option<Method> {
+        let mut slot = slot(name);
+        while let Some(known) = NAMES.get(usize::from(SLOTS[slot])) {
+            if known.as_bytes() == name {
+                return Some(Method(SLOTS[slot]));
+            }
+            slot = (slot + 1) % SLOTS_LEN;
+        }
+        None
     }
 
     /// Every known method.
@@ -151,8 +164,42 @@ const METHODS: [(&str, Class); 81] = [
     ("web3_sha3", Class::Read),
 ];
 
-// A place fits a byte.
-const _: () = assert!(METHODS.len() <= 256);
+/// Where each name is found: its place in [`NAMES`], in the slot that it hashes to or the next that
+/// was free; [`FREE`] elsewhere.
+static SLOTS: [u8; SLOTS_LEN] = {
+    let mut slots = [FREE; SLOTS_LEN];
+    let mut at = 0;
+    while at < METHODS.len() {
+        let mut slot = slot(METHODS[at].0.as_bytes());
+        while slots[slot] != FREE {
+            slot = (slot + 1) % SLOTS_LEN;
+        }
+        slots[slot] = at as u8;
+        at += 1;
+    }
+    slots
+};
+
+const SLOTS_LEN: usize = 512;
+
+/// No place.
+const FREE: u8 = u8::MAX;
+
+/// The slot in which a name is looked for first: its length and a few of its letters tell most names
+/// apart.
+#[inline]
+const fn slot(name: &[u8]) -> usize {
+    let length = name.len();
+    if length < 5 {
+        return 0;
+    }
+    let middle = name[length / 2] as usize;
+    let (fifth, last) = (name[length - 5] as usize, name[length - 1] as usize);
+    (length * 37 + middle * 5 + fifth * 11 + last * 3) % SLOTS_LEN
+}
+
+// A place fits a byte, and most slots are free.
+const _: () = assert!(METHODS.len() <= 128);
 
 #[cfg(test)]
 mod tests {
@@ -160,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_name_is_found() {
-        assert!(NAMES.is_sorted(), "binary search needs order");
+        assert!(NAMES.is_sorted());
         for method in Method::all() {
             assert_eq!(Method::find(method.name()), Some(method));
         }

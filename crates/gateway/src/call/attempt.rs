@@ -26,21 +26,22 @@ use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: in flight while it lives, and once in all.
 pub(crate) struct Attempt<'a> {
-    local: &'a Local,
+    pub(super) local: &'a Local,
     route: &'a Route,
     sent_at: Nanos,
-    outcome: RelayOutcome,
+    /// What it came to, and when; `None`: nothing yet.
+    ended: Option<(RelayOutcome, Nanos)>,
 }
 
 impl<'a> Attempt<'a> {
     pub(crate) fn start(local: &'a Local, route: &'a Route) -> Attempt<'a> {
         route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, sent_at: local.now(), outcome: RelayOutcome::Cancelled }
+        Attempt { local, route, sent_at: local.now(), ended: None }
     }
 
-    /// What it came to.
-    pub(crate) fn ended(&mut self, outcome: RelayOutcome) {
-        self.outcome = outcome;
+    /// What it came to, and when.
+    pub(crate) fn ended(&mut self, outcome: RelayOutcome, at: Nanos) {
+        self.ended = Some((outcome, at));
     }
 }
 
@@ -48,13 +49,17 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let number = self.local.number;
         self.route.upstream.in_flight.of(number).take(1);
-        self.route.relays.of(number).add(self.outcome, self.local.now() - self.sent_at);
+        let cancelled = || (RelayOutcome::Cancelled, self.local.now());
+        let (outcome, at) = self.ended.unwrap_or_else(cancelled);
+        self.route.relays.of(number).add(outcome, at - self.sent_at);
     }
 }
 
 /// An attempt that brought an answer.
 pub(crate) struct Won {
     pub(crate) status: u16,
+    /// When it had been judged.
+    at: Nanos,
     verdict: Verdict,
     response: Response,
 }
@@ -112,10 +117,10 @@ pub(crate) async fn run(
     let mut attempt = Attempt::start(local, route);
     let result = exchange(worker, target.service.protocol, route, &request, id, target.limits());
     let result = result.await;
-    attempt.ended(match &result {
-        Ok(won) => won.outcome(),
-        Err(failure) => RelayOutcome::Failed(failure.kind),
-    });
+    match &result {
+        Ok(won) => attempt.ended(won.outcome(), won.at),
+        Err(failure) => attempt.ended(RelayOutcome::Failed(failure.kind), local.now()),
+    }
     local.give_buffer(head);
     result
 }
@@ -129,7 +134,8 @@ async fn exchange(
     limits: &Limits,
 ) -> Result<Won, Failure> {
     let local = &*worker.local;
-    let mut reply = worker.client.send(&route.upstream, request, limits).await?;
+    let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
+    reply.begin(request).await?;
     let body = reply.read_body().await?;
     let (mut response, reusable) = reply.finish(body);
     let status = response.status;
@@ -143,13 +149,14 @@ async fn exchange(
         response = judged_response;
         judged
     };
+    let at = local.now();
     // Behind an answer to another call, the one to this call may follow.
     let may_reuse = !matches!(&judged, Err(no) if no.kind == ErrorKind::BadAnswer);
     if let Some(reusable) = reusable.filter(|_| may_reuse) {
-        reusable.release(local);
+        reusable.release(at);
     }
     match judged {
-        Ok(verdict) => Ok(Won { status, verdict, response }),
+        Ok(verdict) => Ok(Won { status, at, verdict, response }),
         Err(failure) => {
             local.give_buffer(response.buffer);
             Err(failure)

@@ -145,7 +145,9 @@ async fn answer_item<'a>(
         Ok(call) => call,
         Err(refused) => return refused_call(target, refused),
     };
-    let mut answered = answer_call(target, &call, entered).await;
+    let mut answered = answer_call(target, &call, &entered).await;
+    // Others may have its place.
+    drop(entered);
     let pooled = answered.answer.compact();
     target.worker.local.give_buffer(pooled);
     if let Err(busy) = turns.charge(answered.answer.text().len()) {

@@ -94,6 +94,16 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Sets the status of what calls came to; 0: there is nothing to answer.
+    #[inline]
+    pub(super) fn put_status(&mut self, status: u16) {
+        self.status = status;
+        if status == 0 {
+            self.status = 204;
+            self.content_type = Cow::Borrowed(b"");
+        }
+    }
+
     /// An answer that says what is wrong; written into `body`, which is empty.
     pub(crate) fn error(error: &Error, shape: Shape, mut body: Vec<u8>) -> Answer<'a> {
         error.write(shape, b"null", &mut body);

@@ -61,6 +61,12 @@ pub(crate) struct Records<'a> {
     rest: Vec<Record<'a>>,
 }
 
+impl<'a> From<Option<Record<'a>>> for Records<'a> {
+    fn from(first: Option<Record<'a>>) -> Records<'a> {
+        Records { first, rest: Vec::new() }
+    }
+}
+
 impl<'a> Records<'a> {
     pub(crate) fn add(&mut self, record: Record<'a>) {
         match self.first {

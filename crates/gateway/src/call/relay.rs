@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use super::attempt::{self, Won};
 use super::batch;
-use super::message::{Body, Summary};
+use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
 use super::records::{Record, Records};
 use super::routing::{Need, Route, Service, Tried};
@@ -62,6 +62,17 @@ pub(crate) struct Relayed<'a> {
     pub(crate) records: Records<'a>,
 }
 
+impl<'a> Relayed<'a> {
+    /// Makes it the answer to a request.
+    fn put_into(self, into: &mut Answer<'a>) {
+        let Relayed { status, body, summary, records } = self;
+        into.body = body;
+        into.summary = summary;
+        into.settlement.records = records;
+        into.put_status(status);
+    }
+}
+
 /// What one call came to.
 pub(super) struct Answered<'a> {
     pub(super) status: u16,
@@ -70,7 +81,17 @@ pub(super) struct Answered<'a> {
     pub(super) record: Option<Record<'a>>,
 }
 
-impl Answered<'_> {
+impl<'a> Answered<'a> {
+    /// Makes it the answer to a request.
+    #[inline]
+    fn put_into(self, into: &mut Answer<'a>) {
+        let Answered { status, answer, summary, record } = self;
+        into.body = answer.finish();
+        into.summary = summary;
+        into.settlement.records = record.into();
+        into.put_status(status);
+    }
+
     /// Replaces the answer by an error: there is no room for it.
     pub(super) fn shed(&mut self, target: &Target<'_>, error: &Error, id: Option<&[u8]>) {
         self.answer.clear();
@@ -83,16 +104,25 @@ impl Answered<'_> {
     }
 }
 
-/// Answers a body.
-pub(crate) async fn answer<'a>(target: &Target<'a>, body: &Body<'_>) -> Relayed<'a> {
+/// Answers a body; `answer` is 200, JSON and empty before.
+pub(crate) async fn answer<'a>(target: &Target<'a>, body: &Body<'_>, answer: &mut Answer<'a>) {
     let batch_max = target.limits().batch;
     match body {
-        Body::Short(bytes) => match request::parse(bytes, batch_max) {
-            Ok(request::Body::Single(call)) => single(target, &call).await,
-            Ok(request::Body::Batch(batch)) => Box::pin(batch::answer_short(target, &batch)).await,
-            Err(refused) => refuse(target, refused),
-        },
-        Body::Long(bytes) => Box::pin(answer_long(target, bytes, batch_max)).await,
+        Body::Short(bytes) => {
+            let calls = match request::parse(bytes, batch_max) {
+                Ok(calls) => calls,
+                Err(refused) => return refused_call(target, refused).put_into(answer),
+            };
+            match &calls {
+                request::Body::Single(call) => single(target, call).await.put_into(answer),
+                request::Body::Batch(batch) => {
+                    Box::pin(batch::answer_short(target, batch)).await.put_into(answer);
+                }
+            }
+        }
+        Body::Long(bytes) => {
+            Box::pin(answer_long(target, bytes, batch_max)).await.put_into(answer);
+        }
     }
 }
 
@@ -102,19 +132,19 @@ async fn answer_long<'a>(
     batch_max: usize,
 ) -> Relayed<'a> {
     match parse::body(bytes, batch_max).await {
-        Some(Ok(Parsed::Single(call))) => single(target, &call.within(bytes)).await,
+        Some(Ok(Parsed::Single(call))) => single(target, &call.within(bytes)).await.into(),
         Some(Ok(Parsed::Batch(items))) => batch::answer_long(target, bytes, items).await,
-        Some(Err(refused)) => refuse(target, refused.within(bytes)),
+        Some(Err(refused)) => refused_call(target, refused.within(bytes)).into(),
         None => target.fail(&Error::new(ErrorKind::Internal, "the gateway is ending"), None).into(),
     }
 }
 
-async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> Relayed<'a> {
+async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> Answered<'a> {
     let mut answered = match target.turn().await {
         Ok(_turn) => {
             let capacity = &target.worker.local.capacity;
             let entered = capacity.enter(target.endpoint_calls, target.purpose);
-            answer_call(target, call, entered.map(batch::Turn::alone)).await
+            answer_call(target, call, &entered.map(batch::Turn::alone)).await
         }
         Err(busy) => target.fail(&busy, call.id),
     };
@@ -122,19 +152,13 @@ async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> Relayed<'a> {
         // A notification: done, and not answered.
         answered.status = 0;
     }
-    answered.into()
-}
-
-fn refuse<'a>(target: &Target<'a>, refused: Refused<'_>) -> Relayed<'a> {
-    refused_call(target, refused).into()
+    answered
 }
 
 impl<'a> From<Answered<'a>> for Relayed<'a> {
     fn from(answered: Answered<'a>) -> Relayed<'a> {
         let Answered { status, answer, summary, record } = answered;
-        let mut records = Records::default();
-        record.into_iter().for_each(|record| records.add(record));
-        Relayed { status, body: answer.finish(), summary, records }
+        Relayed { status, body: answer.finish(), summary, records: record.into() }
     }
 }
 
@@ -147,7 +171,7 @@ pub(super) fn refused_call<'a>(target: &Target<'a>, refused: Refused<'_>) -> Ans
 pub(super) async fn answer_call<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
-    entered: Result<batch::Turn<'_>, Error>,
+    entered: &Result<batch::Turn<'_>, Error>,
 ) -> Answered<'a> {
     let local = &*target.worker.local;
     let method = Method::find(&call.method);
@@ -155,7 +179,7 @@ pub(super) async fn answer_call<'a>(
     let mut record = Record::start(calls, local, method, target.start);
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
-    let resolved = match &entered {
+    let resolved = match entered {
         Ok(_) => resolve(target, call, method, &mut answer, &mut summary).await,
         Err(busy) => Err(busy.clone()),
     };
@@ -276,7 +300,8 @@ async fn dispatch<'a>(
     let mut reuse = pooled;
     loop {
         summary.tries(&route.upstream.model.id);
-        let failure = match attempt::run(target, call, route, reuse).await {
+        // In a place of its own: a connection that waits for a request must not hold room for it.
+        let failure = match Box::pin(attempt::run(target, call, route, reuse)).await {
             Ok(won) => return Ok(won),
             Err(failure) => failure,
         };

@@ -30,7 +30,7 @@ use crate::local::{BUFFER_SIZE, Local};
 use crate::observe::stats::{Outcome, RelayOutcome};
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
-use crate::upstream::{self, ReplyPieces, Response, Reuse, Use};
+use crate::upstream::{self, Failure, ReplyPieces, Response, Reuse, Use};
 
 /// What a request that names no JSON-RPC method counts as in the rules of an upstream.
 const METHOD: &str = "REST";
@@ -135,7 +135,7 @@ async fn relay<'a>(
             Ok(reply) => break (attempt, reply),
             Err(failure) => failure,
         };
-        attempt.ended(RelayOutcome::Failed(failure.kind));
+        attempt.ended(RelayOutcome::Failed(failure.kind), local.now());
         if failure.stale && (repeatable || !failure.sent) {
             reuse = Reuse::New;
             continue;
@@ -162,12 +162,13 @@ async fn relay<'a>(
         Some(length) if length <= WHOLE_MAX => {
             let mut attempt = attempt;
             let whole = reply.whole().await;
-            attempt
-                .ended(whole.as_ref().map_or_else(|no| RelayOutcome::Failed(no.kind), |_| relayed));
+            let now = local.now();
+            let failed = |no: &Failure| RelayOutcome::Failed(no.kind);
+            attempt.ended(whole.as_ref().map_or_else(failed, |_| relayed), now);
             let (whole, reusable) =
                 whole.map_err(|failure| Error::new(failure.kind, failure.message))?;
             if let Some(reusable) = reusable.filter(|_| may_reuse) {
-                reusable.release(local);
+                reusable.release(now);
             }
             take_whole(whole, local)
         }
@@ -204,11 +205,12 @@ impl Pieces for Relaying<'_> {
             match self.pieces.next().await {
                 Ok(Some(piece)) => Ok(Some(piece)),
                 Ok(None) => {
-                    self.attempt.ended(self.relayed);
+                    self.attempt.ended(self.relayed, self.attempt.local.now());
                     Ok(None)
                 }
                 Err(failure) => {
-                    self.attempt.ended(RelayOutcome::Failed(failure.kind));
+                    let outcome = RelayOutcome::Failed(failure.kind);
+                    self.attempt.ended(outcome, self.attempt.local.now());
                     Err(Truncated)
                 }
             }

@@ -20,10 +20,13 @@ use crate::upstream::{Limiter, Upstream};
 use service::{Earlier, Turn};
 pub(crate) use service::{Need, Route, Service, Tried, request_start};
 
+/// What operators named. Callers look names up and add none, so that a short hash will do.
+type ById<T> = HashMap<String, T, foldhash::fast::RandomState>;
+
 /// Everything that may be called.
 pub(crate) struct Routing {
-    services: HashMap<String, Arc<Service>>,
-    endpoints: HashMap<String, Endpoint>,
+    services: ById<Arc<Service>>,
+    endpoints: ById<Endpoint>,
     upstreams: Vec<Arc<Upstream>>,
     /// For services that only the upstreams know.
     unlisted: Option<Arc<Service>>,
@@ -41,8 +44,8 @@ impl Routing {
     /// A routing to nowhere.
     pub(crate) fn empty() -> Routing {
         Routing {
-            services: HashMap::new(),
-            endpoints: HashMap::new(),
+            services: ById::default(),
+            endpoints: ById::default(),
             upstreams: Vec::new(),
             unlisted: None,
         }
@@ -64,7 +67,7 @@ impl Routing {
             upstreams.push(before.upstream(model, workers, serial, &mut roots)?);
         }
         let mut turns = before.turns();
-        let mut services = HashMap::new();
+        let mut services = ById::default();
         for model in &definitions.services {
             let earlier = Earlier { service: before.services.get(&model.id), workers };
             let service = Service::compile(model, true, &upstreams, earlier, &mut turns);

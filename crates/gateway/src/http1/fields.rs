@@ -119,9 +119,12 @@ impl<'a> Fields<'a> {
     }
 
     fn content_length(&mut self, value: &[u8]) -> Result<(), Error> {
-        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-        let length = length.filter(|_| digits).ok_or_else(|| {
+        let append = |length: u64, digit: &u8| match digit {
+            b'0'..=b'9' => length.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+            _ => None,
+        };
+        let length = value.iter().try_fold(0, append).filter(|_| !value.is_empty());
+        let length = length.ok_or_else(|| {
             malformed(format!("Content-Length is no number: \"{}\"", value.escape_ascii()))
         })?;
         // Even where both say the same: whoever sends two has something in mind.

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::decode::decoded;
 use crate::call::message::{Answer, JSON, Request};
-use crate::call::relay::{self, Relayed, Target};
+use crate::call::relay::{self, Target};
 use crate::call::rest;
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
@@ -33,26 +33,31 @@ pub(crate) async fn answer<'a>(
     request: &Request<'_>,
 ) -> Answer<'a> {
     let (path, query) = split(request.target);
+    // It is written where it is: an answer is large to hand on.
+    let mut answer = Answer::new(200, JSON, Vec::new());
+    let into = &mut answer;
     let answered = match path {
-        "/api/gateway" => customer(worker, view, turns, request, query).await,
-        "/v1" | "/v1/" => instance(worker, view, turns, request, ("", query)).await,
+        "/api/gateway" => customer(worker, view, turns, request, query, into).await,
+        "/v1" | "/v1/" => instance(worker, view, turns, request, ("", query), into).await,
         _ => match path.strip_prefix("/v1/") {
             Some(_) => {
                 let below = &path["/v1".len()..];
-                Box::pin(instance(worker, view, turns, request, (below, query))).await
+                Box::pin(instance(worker, view, turns, request, (below, query), into)).await
             }
-            None => Box::pin(pages::answer(worker, view, request.method, path)).await,
+            None => {
+                let page = Box::pin(pages::answer(worker, view, request.method, path)).await;
+                page.map(|page| *into = page)
+            }
         },
     };
-    let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
-    let mut answer = answered.unwrap_or_else(|error| {
+    if let Err(error) = answered {
         worker.local.counts().refused[error.kind as usize].add(1);
-        let mut answer = Answer::error(&error, shape, worker.local.take_buffer());
+        let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
+        answer = Answer::error(&error, shape, worker.local.take_buffer());
         if let (ErrorKind::HttpMethod, Some(allow)) = (error.kind, allowed(path)) {
             answer.fields.push(("allow".into(), allow.into()));
         }
-        answer
-    });
+    }
     if request.fields.origin.is_some() {
         cors::permit(&view.settings.cors, request, &mut answer);
     }
@@ -90,13 +95,17 @@ async fn customer<'a>(
     turns: Option<&'a Semaphore>,
     request: &Request<'_>,
     query: Option<&str>,
-) -> Result<Answer<'a>, Error> {
+    into: &mut Answer<'a>,
+) -> Result<(), Error> {
     if request.fields.websocket {
         return Err(no_websocket());
     }
     match request.method {
         "POST" => {}
-        "OPTIONS" => return Ok(cors::options("POST, OPTIONS", &view.settings.cors, request)),
+        "OPTIONS" => {
+            *into = cors::options("POST, OPTIONS", &view.settings.cors, request);
+            return Ok(());
+        }
         method => return Err(wrong_method(method)),
     }
     let Some(id) = query.and_then(|query| parameter(query, "endpoint")) else {
@@ -118,7 +127,7 @@ async fn customer<'a>(
         shape: Shape::Own,
         start: request.start,
     };
-    relayed(&target, request).await
+    relayed(&target, request, into).await
 }
 
 /// `/v1` and what is below it, as a PATH instance answers it.
@@ -128,9 +137,11 @@ async fn instance<'a>(
     turns: Option<&'a Semaphore>,
     request: &Request<'_>,
     (below, query): (&str, Option<&str>),
-) -> Result<Answer<'a>, Error> {
+    into: &mut Answer<'a>,
+) -> Result<(), Error> {
     if request.method == "OPTIONS" && request.fields.request_method.is_some() {
-        return Ok(cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request));
+        *into = cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request);
+        return Ok(());
     }
     if request.fields.websocket {
         return Err(no_websocket());
@@ -167,30 +178,28 @@ async fn instance<'a>(
         return Err(Error::new(ErrorKind::NoSuchPath, "the path leaves /v1"));
     }
     match (request.method, below) {
-        ("POST", "") => relayed(&target, request).await,
+        ("POST", "") => relayed(&target, request, into).await,
         _ => {
             let coding = request.fields.content_encoding;
             let limit = target.limits().body;
             let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
-            Ok(rest::pass(&target, request, (below, query), &body).await)
+            *into = Box::pin(rest::pass(&target, request, (below, query), &body)).await;
+            Ok(())
         }
     }
 }
 
 /// Answers the JSON-RPC in a body.
-async fn relayed<'a>(target: &Target<'a>, request: &Request<'_>) -> Result<Answer<'a>, Error> {
+async fn relayed<'a>(
+    target: &Target<'a>,
+    request: &Request<'_>,
+    into: &mut Answer<'a>,
+) -> Result<(), Error> {
     let (local, limit) = (&target.worker.local, target.limits().body);
     let coding = request.fields.content_encoding;
     let body = decoded(local, coding, request.body.clone(), limit).await?;
-    let Relayed { status, body, summary, records } = relay::answer(target, &body).await;
-    let mut answer = match status {
-        0 => Answer::new(204, b"", Vec::new()),
-        status => Answer::new(status, JSON, Vec::new()),
-    };
-    answer.body = body;
-    answer.summary = summary;
-    answer.settlement.records = records;
-    Ok(answer)
+    relay::answer(target, &body, into).await;
+    Ok(())
 }
 
 fn wrong_method(method: &str) -> Error {
@@ -214,12 +223,23 @@ fn allowed(path: &str) -> Option<&'static str> {
 /// The value of a query's parameter; the first, should it stand there twice.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let value = |pair: &'a str| pair.strip_prefix(name)?.strip_prefix('=');
-    query.split('&').find_map(value).map(unescaped)
+    // The first pair is mostly the one: no need to look for the ends of others.
+    let mut rest = query;
+    loop {
+        let (pair, others) = match memchr::memchr(b'&', rest.as_bytes()) {
+            Some(end) => (&rest[..end], Some(&rest[end + 1..])),
+            None => (rest, None),
+        };
+        match (value(pair), others) {
+            (Some(value), _) => return Some(unescaped(value)),
+            (None, others) => rest = others?,
+        }
+    }
 }
 
 /// A text without `%xx`; what is no escape stays as it is, and what is no UTF-8 becomes U+FFFD.
 fn unescaped(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
+    if memchr::memchr(b'%', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
     let mut plain = Vec::with_capacity(text.len());

@@ -22,12 +22,13 @@ const HEAD_MAX: usize = 64 << 10;
 /// 1xx responses before the final one; servers send one or two.
 const INFORMATIONAL_MAX: u32 = 16;
 
-/// A response whose head is here.
+/// A response that is to come, or whose head is here.
 pub(crate) struct Reply {
     local: Rc<Local>,
     connection: Connection,
     pool: Rc<Pool>,
     _place: Place,
+    was_pooled: bool,
     is_head: bool,
     deadline: Nanos,
     limit: u64,
@@ -35,6 +36,15 @@ pub(crate) struct Reply {
     buffer: Vec<u8>,
     /// Covers the buffer beyond its first size.
     share: Option<Share>,
+}
+
+/// Where a reply comes from.
+pub(super) struct Source {
+    pub(super) connection: Connection,
+    /// Whether the connection was used before.
+    pub(super) was_pooled: bool,
+    pub(super) pool: Rc<Pool>,
+    pub(super) place: Place,
 }
 
 /// A whole response.
@@ -54,9 +64,9 @@ pub(crate) struct Reusable {
 }
 
 impl Reusable {
-    /// Gives the connection back to its pool.
-    pub(crate) fn release(self, local: &Local) {
-        self.pool.give(self.connection, local.now());
+    /// Gives the connection back to its pool, `now`.
+    pub(crate) fn release(self, now: Nanos) {
+        self.pool.give(self.connection, now);
     }
 }
 
@@ -75,18 +85,17 @@ impl Response {
 impl Reply {
     pub(super) fn new(
         local: Rc<Local>,
-        connection: Connection,
-        pool: Rc<Pool>,
-        place: Place,
+        from: Source,
         request: &Request<'_>,
         limits: &Limits,
     ) -> Reply {
         let buffer = local.take_buffer();
         Reply {
             local,
-            connection,
-            pool,
-            _place: place,
+            connection: from.connection,
+            pool: from.pool,
+            _place: from.place,
+            was_pooled: from.was_pooled,
             is_head: request.method == "HEAD",
             deadline: request.deadline,
             limit: limits.answer,
@@ -96,12 +105,26 @@ impl Reply {
         }
     }
 
+    /// Writes the request and reads the head of the response.
+    ///
+    /// # Errors
+    /// There is none within the deadline and the limits.
+    pub(crate) async fn begin(&mut self, request: &Request<'_>) -> Result<(), Failure> {
+        if let Err(failure) = self.connection.write(&self.local, request).await {
+            return Err(Failure { stale: self.was_pooled && !failure.sent, ..failure });
+        }
+        self.read_head().await.map_err(|failure| {
+            let is_broken = failure.kind == ErrorKind::Broken;
+            Failure { stale: self.was_pooled && is_broken && self.is_untouched(), ..failure }
+        })
+    }
+
     /// Whether not a byte of the response has come.
-    pub(super) fn is_untouched(&self) -> bool {
+    fn is_untouched(&self) -> bool {
         self.buffer.is_empty() && self.reading.head.is_none() && self.reading.informational == 0
     }
 
-    pub(super) async fn read_head(&mut self) -> Result<(), Failure> {
+    async fn read_head(&mut self) -> Result<(), Failure> {
         while !self.reading.find_head(&mut self.buffer, self.is_head)? {
             let room = self.grow(1)?;
             if !self.read(self.deadline, room).await? {

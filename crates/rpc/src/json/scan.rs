@@ -63,11 +63,25 @@ impl<'a> Scanner<'a> {
         Ok((name, escaped))
     }
 
-    /// One value, `depth` levels down. Open containers are the low bits of `objects`, the innermost
-    /// lowest, set for an object.
+    /// One value, `depth` levels down.
     #[inline]
     pub(super) fn value(&mut self, depth: u32) -> Result<&'a [u8], Syntax> {
         self.space();
+        let from = self.at;
+        // Most values hold no others.
+        match self.peek() {
+            Some(b'"') => {
+                self.string()?;
+            }
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            _ => return self.nested(depth),
+        }
+        Ok(&self.text[from..self.at])
+    }
+
+    /// A value that may hold others. Open containers are the low bits of `objects`, the innermost
+    /// lowest, set for an object.
+    fn nested(&mut self, depth: u32) -> Result<&'a [u8], Syntax> {
         let from = self.at;
         let floor = depth;
         let mut depth = depth;
@@ -178,6 +192,17 @@ impl<'a> Scanner<'a> {
     fn string(&mut self) -> Result<bool, Syntax> {
         self.at += 1;
         let from = self.at;
+        self.plain();
+        // Most strings hold nothing else.
+        if self.peek() == Some(b'"') {
+            self.at += 1;
+            return Ok(false);
+        }
+        self.string_from(from)
+    }
+
+    /// The rest of a string that began at `from`.
+    fn string_from(&mut self, from: usize) -> Result<bool, Syntax> {
         let (mut ascii, mut escaped) = (true, false);
         loop {
             self.plain();
@@ -207,7 +232,7 @@ impl<'a> Scanner<'a> {
 
     /// Skips bytes that stand for themselves, eight at a time.
     #[inline]
-    fn plain(&mut self) {
+    pub(super) fn plain(&mut self) {
         while let Some(word) = self.text[self.at..].first_chunk::<8>() {
             let special = special(u64::from_le_bytes(*word));
             if special != 0 {
@@ -215,6 +240,11 @@ impl<'a> Scanner<'a> {
                 return;
             }
             self.at += 8;
+        }
+        // The last bytes of a text.
+        let is_plain = |byte| !matches!(byte, b'"' | b'\\' | 0..0x20 | 0x80..);
+        while self.peek().is_some_and(is_plain) {
+            self.at += 1;
         }
     }
 

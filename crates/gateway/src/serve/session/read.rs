@@ -41,7 +41,7 @@ impl Session {
         let mut seen = 0;
         let mut began = None;
         // The clock was read when the last answer was ready, or the connection began.
-        let mut now = self.wire.local.recent();
+        let since = self.wire.local.recent();
         loop {
             // Empty lines before a request are skipped, as RFC 9112 asks.
             let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -64,22 +64,22 @@ impl Session {
                 return Err(head_too_large(limits.header).into());
             }
             if seen == 0 {
-                self.wait_for_request(now, &limits).await?;
+                self.wait_for_request(since, &limits).await?;
+                if self.buffer.capacity() == 0 {
+                    self.buffer = self.worker.local.take_buffer();
+                }
+                // Mostly the whole head.
+                let room = self.buffer.capacity();
+                match self.wire.read_now(&mut self.buffer, room).await {
+                    Some(true) => continue,
+                    Some(false) => return Err(Unread::Gone),
+                    None => {}
+                }
             }
-            let until = match began {
-                None => {
-                    now = self.wire.local.now();
-                    *began.insert(now) + limits.header_time
-                }
-                Some(began) => began + limits.header_time,
-            };
+            let began = *began.get_or_insert_with(|| self.wire.local.now());
+            let until = began + limits.header_time;
             let room = match seen {
-                0 => {
-                    if self.buffer.capacity() == 0 {
-                        self.buffer = self.worker.local.take_buffer();
-                    }
-                    self.buffer.capacity()
-                }
+                0 => self.buffer.capacity(),
                 _ => self.make_room(1)?,
             };
             match self.wire.read(until, &mut self.buffer, room).await {

@@ -1,6 +1,6 @@
 //! A caller's HTTP/1.1 connection as bytes, with deadlines that renew as long as bytes move.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -82,6 +82,18 @@ impl Wire {
         let Wire { io, timer, .. } = self;
         let waiting = poll_fn(|context| io.poll_readable(context));
         matches!(timer.limit(until, waiting).await, Ok(Ok(())))
+    }
+
+    /// Reads what is there, up to `room` bytes, without waiting; false: there is nothing more to come;
+    /// `None`: nothing is there yet. It needs no deadline and so no clock.
+    pub(super) async fn read_now(&mut self, buffer: &mut Vec<u8>, room: usize) -> Option<bool> {
+        let mut into = buffer.limit(room);
+        let mut reading = std::pin::pin!(self.io.read_buf(&mut into));
+        poll_fn(|context| match reading.as_mut().poll(context) {
+            Poll::Ready(read) => Poll::Ready(Some(read.is_ok_and(|n| n > 0))),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     /// Reads what has come, once, up to `room` bytes; false: there is nothing more to come.
