@@ -387,7 +387,10 @@ fn a_stop_within_the_warm_up_is_only_a_stop() {
     let summary = recording.summary();
     check(&summary.verdict, &["cut_short info generator"], None);
     assert!(!summary.nothing_ok());
-    assert_eq!(summary.verdict.findings[0].evidence, "the run was stopped during the warm-up; no request was counted");
+    assert_eq!(
+        summary.verdict.findings[0].evidence,
+        "the run was stopped during the warm-up; no request was counted"
+    );
 }
 
 #[test]
