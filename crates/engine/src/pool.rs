@@ -85,7 +85,7 @@ pub(crate) struct Pool {
     /// Of these, in the TLS handshake.
     pub(crate) handshaking: usize,
     /// Of these, in the sample of which read lag is measured.
-    pub(crate) sampled: usize,
+    sampled: usize,
     /// In the order they came; entries of arrivals that ended meanwhile are skipped.
     pub(crate) waiting: VecDeque<Waiting>,
     /// Of these, still waiting.
@@ -272,10 +272,8 @@ impl Pool {
 
     /// Whether the connection that is opened now belongs to the sample of which read lag is
     /// measured: one in 64 of those that are open, at least one.
-    pub(crate) fn sample(&mut self) -> bool {
-        let sampled = self.sampled * SAMPLED_EVERY <= self.open;
-        self.sampled += usize::from(sampled);
-        sampled
+    pub(crate) fn wants_sample(&self) -> bool {
+        self.sampled * SAMPLED_EVERY <= self.open
     }
 
     /// Remembers that an established connection was lost.
@@ -300,18 +298,26 @@ impl Pool {
     }
 
     /// A connection to an address is opened.
-    pub(crate) fn opened(&mut self, address: usize, now: Nanos) {
+    pub(crate) fn opened(&mut self, address: usize, sampled: bool, now: Nanos) {
         self.fullness.step(now, self.open);
         self.addresses[address].open += 1;
         self.open += 1;
         self.connecting += 1;
+        self.sampled += usize::from(sampled);
+    }
+
+    /// An attempt to connect is over, established or not.
+    pub(crate) fn attempt_ended(&mut self, slow: bool, handshaking: bool) {
+        *(if slow { &mut self.slow } else { &mut self.connecting }) -= 1;
+        self.handshaking -= usize::from(handshaking);
     }
 
     /// A connection to an address is closed, whatever its phase.
-    pub(crate) fn closed(&mut self, address: usize, now: Nanos) {
+    pub(crate) fn closed(&mut self, address: usize, sampled: bool, now: Nanos) {
         self.fullness.step(now, self.open);
         self.addresses[address].open -= 1;
         self.open -= 1;
+        self.sampled -= usize::from(sampled);
         self.fullness.uncap(now);
     }
 

@@ -125,8 +125,8 @@ impl<S: System> Dispatcher<S> {
         let from = sources.iter().filter(same_kind).nth(source).copied();
         let entry = self.connections.vacant_entry();
         let (key, serial) = (entry.key(), self.opening.serial);
+        let sampled = state.wants_sample();
         let opened = self.system.connect(Route { to, from }, key).and_then(|socket| {
-            let sampled = state.sample();
             Connection::new(socket, state.tls.as_ref(), (pool, address), (serial, sampled), now)
         });
         match opened {
@@ -134,7 +134,7 @@ impl<S: System> Dispatcher<S> {
                 entry.insert(connection);
                 self.opening.serial += 1;
                 self.opening.attempts.push_back((key as u32, serial));
-                state.opened(address, now);
+                state.opened(address, sampled, now);
                 let check = now + if state.usable() > 1 { SLOW } else { self.shared.plan.timeout };
                 self.opening.next_check = match self.opening.attempts.len() {
                     1 => check,
@@ -167,10 +167,7 @@ impl<S: System> Dispatcher<S> {
         let connection = &self.connections[key];
         let (place, address) = (connection.pool as usize, connection.address as usize);
         let pool = &mut self.pools[place];
-        *(if connection.slow { &mut pool.slow } else { &mut pool.connecting }) -= 1;
-        if pool.tls.is_some() {
-            pool.handshaking -= 1;
-        }
+        pool.attempt_ended(connection.slow, pool.tls.is_some());
         let took = now - connection.opened_at;
         pool.established(took);
         if took < SLOW {
@@ -259,8 +256,7 @@ impl<S: System> Dispatcher<S> {
         let (handshaking, sampled) = (connection.is_handshaking(), connection.sampled);
         connection.close();
         let pool = &mut self.pools[place];
-        pool.sampled -= usize::from(sampled);
-        pool.closed(address, now);
+        pool.closed(address, sampled, now);
         if established {
             self.opening.established -= 1;
             pool.lose(why);
@@ -272,10 +268,7 @@ impl<S: System> Dispatcher<S> {
                 self.recorder.counts.faults.count(fault);
             }
         } else {
-            *(if slow { &mut pool.slow } else { &mut pool.connecting }) -= 1;
-            if handshaking {
-                pool.handshaking -= 1;
-            }
+            pool.attempt_ended(slow, handshaking);
             match failure {
                 Some(failure) => self.unreachable(place, address, &failure, now),
                 None => _ = pool.avoid(address, now),
