@@ -44,46 +44,14 @@ class Round:
 def measure(section: Section, settings: Settings) -> None:
     """plimsoll and the bare timer by turns, at the same rate on the same processor."""
     section.title = "Open model at half of capacity: lag"
-    rounds = []
-    with nginx(settings) as address:
-        capacity = settings.capacity or capacity_of(address, settings)
-        rate = max(100, int(capacity / 2 / 100) * 100)
-        section.method = (
-            f"{rate:,}/s, half of what plimsoll reached in the closed model, for "
-            f"{settings.seconds} s; µs from the planned instant to its dispatch, and for bare-timer "
-            f"to its waking; {settings.rounds()}."
-        )
-        for index in range(settings.runs):
-            try:
-                pair = one_round(section, settings, address, rate, timer_first=index % 2 == 1)
-            except CouldNotRun as reason:
-                section.note(f"round {index + 1}: could not run: {reason}")
-                continue
-            rounds.append(pair)
-            say(f"open, round {index + 1} of {settings.runs}: p99 lag of plimsoll "
-                f"{pair.lag['p99']:.0f} µs, of bare-timer {pair.timer['p99']:.0f} µs")
-    if rounds:
+    if rounds := rounds_at(section, settings, 2, "half of what plimsoll reached in the closed model"):
         report(section, rounds)
 
 
 def quarter(section: Section, settings: Settings) -> None:
     """At a quarter of capacity there is time to be exact: by default the last stretch is spun."""
     section.title = "Open model at a quarter of capacity: lag, as it comes"
-    rounds = []
-    with nginx(settings) as address:
-        capacity = settings.capacity or capacity_of(address, settings)
-        rate = max(100, int(capacity / 4 / 100) * 100)
-        section.method = (
-            f"{rate:,}/s for {settings.seconds} s; µs from the planned instant to its dispatch, and "
-            f"for bare-timer to its waking; {settings.rounds()}."
-        )
-        for index in range(settings.runs):
-            try:
-                rounds.append(
-                    one_round(section, settings, address, rate, timer_first=index % 2 == 1)
-                )
-            except CouldNotRun as reason:
-                section.note(f"round {index + 1}: could not run: {reason}")
+    rounds = rounds_at(section, settings, 4, "a quarter of what plimsoll reached in the closed model")
     if not rounds:
         return
     table = section.table("lag, µs", "plimsoll", "bare-timer")
@@ -98,6 +66,28 @@ def quarter(section: Section, settings: Settings) -> None:
         f"plimsoll spun for {spread([each.spun * 100 for each in rounds], 0)} % of its processor's "
         f"time and used {spread([(each.busy - each.spun) * 100 for each in rounds], 0)} % besides"
     )
+
+
+def rounds_at(section: Section, settings: Settings, divisor: int, part: str) -> list[Round]:
+    """Paired rounds at this part of the closed model's capacity; those that could be run."""
+    rounds = []
+    with nginx(settings) as address:
+        capacity = settings.capacity or capacity_of(address, settings)
+        rate = max(100, int(capacity / divisor / 100) * 100)
+        section.method = (
+            f"{rate:,}/s, {part}, for {settings.seconds} s; µs from the planned instant to its "
+            f"dispatch, and for bare-timer to its waking; {settings.rounds()}."
+        )
+        for index in range(settings.runs):
+            try:
+                pair = one_round(section, settings, address, rate, timer_first=index % 2 == 1)
+            except CouldNotRun as reason:
+                section.note(f"round {index + 1}: could not run: {reason}")
+                continue
+            rounds.append(pair)
+            say(f"open, round {index + 1} of {settings.runs}: p99 lag of plimsoll "
+                f"{pair.lag['p99']:.0f} µs, of bare-timer {pair.timer['p99']:.0f} µs")
+    return rounds
 
 
 def beside_vegeta(section: Section, settings: Settings) -> None:

@@ -206,7 +206,7 @@ impl Control {
     }
 
     /// Changes an open stream's rate, in arrivals per second, from the instant `at` of the run on,
-    /// until the stream's planned end; of all shards of the plan, whoever owns them.
+    /// until the stream's planned end; the rate of the whole plan, of which this process sends its shards' part.
     ///
     /// # Errors
     /// No such stream, a closed one, or a rate that is none.

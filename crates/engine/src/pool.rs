@@ -106,7 +106,7 @@ pub(crate) struct Pool {
 
 const LOST: [OpenReason; 3] =
     [OpenReason::TargetClosed, OpenReason::AfterTimeout, OpenReason::AfterError];
-/// An address that failed is not tried again for so long while there is another.
+/// How long an address that failed is avoided while there is another.
 const AVOIDED: Nanos = Nanos::from_secs(5);
 
 /// One connection in this many has every answer's receipt stamped by the kernel.
@@ -321,7 +321,7 @@ impl Pool {
         self.fullness.uncap(now);
     }
 
-    /// A connection took so long to be established.
+    /// A connection was established after this long.
     pub(crate) fn established(&mut self, took: Nanos) {
         self.fullness.counts.connected.add(took);
     }

@@ -70,9 +70,9 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) workers: usize,
     pub(crate) spin: Spin,
-    /// One read takes at most so many bytes.
+    /// The most bytes that one read takes.
     pub(crate) read_max: usize,
-    /// Bodies that a worker holds until they are whole have at most so many bytes together.
+    /// The most bytes of unfinished bodies that a worker holds.
     pub(crate) held_max: u64,
     /// How many exchanges are still to be shown whole.
     pub(crate) traces_left: AtomicI64,

@@ -282,7 +282,7 @@ fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
 const SEEDS: u64 = 3_000;
 
 #[test]
-fn whoever_is_guilty_is_blamed() {
+fn the_guilty_side_is_blamed() {
     let failed = run_seeds(0, SEEDS);
     for (seed, kind, wrong) in failed.iter().take(5) {
         eprintln!(

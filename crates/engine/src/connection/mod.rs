@@ -68,7 +68,7 @@ impl Held {
         self.now
     }
 
-    /// Takes so many bytes more; whether there is room for them.
+    /// Reserves this many more bytes; false if they do not fit.
     fn take(&mut self, bytes: u64) -> bool {
         let fits = self.now + bytes <= self.max;
         if fits {
@@ -184,7 +184,7 @@ pub(crate) struct Connection<K> {
     pub(crate) sampled: bool,
     /// Whether its pool has it among those with capacity.
     pub(crate) listed: bool,
-    /// Whether it takes so long to connect that another address is being tried.
+    /// Connecting takes too long: another address is being tried.
     pub(crate) slow: bool,
     /// What the poll said and is not done yet, because others have their share first.
     pub(crate) unread: Readiness,

@@ -9,8 +9,8 @@ use crate::judge::{Judgement, Why};
 use crate::system::{READY_MAX, Readiness, System};
 use plimsoll_measure::{ErrorClass, Nanos};
 
-/// Connections are read for so long in one iteration of the worker; the others have their turn in
-/// the next. What is due meanwhile is late by no more than this and one read.
+/// The longest that one iteration of the worker reads; the remaining connections are read in the
+/// next. Arrivals due meanwhile are late by at most this plus one read.
 const READING: Nanos = Nanos::from_millis(1);
 
 /// A body up to this long is judged in less time than it takes to read the clock again: what the

@@ -23,7 +23,7 @@ const POLL: u64 = 400;
 /// A sleeping worker is woken up to this much late.
 const WAKE_MAX: u64 = 60_000;
 
-/// Of a peer that never stops sending, so many bytes lie unread.
+/// Unread bytes of a peer that never stops sending.
 const WINDOW: usize = 10 << 10;
 /// Reading costs this much a byte: a slow machine, so that few bytes keep it busy.
 const BYTE: u64 = 40;

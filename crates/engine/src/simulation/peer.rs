@@ -67,7 +67,7 @@ pub(super) struct Peer {
     pub(super) in_pieces: bool,
     /// Answers before it is asked.
     pub(super) answers_first: bool,
-    /// So many bytes are in a result.
+    /// The length of a result, in bytes.
     pub(super) result: usize,
 }
 
