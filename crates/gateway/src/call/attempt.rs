@@ -13,9 +13,9 @@ use plimsoll_rpc::request::Call;
 
 use super::judge::{Verdict, judge};
 use super::relay::{Decimal, Target};
-use super::routing::Route;
+use super::routing::{Route, Tried};
 use super::worker::Worker;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
@@ -53,6 +53,39 @@ impl Drop for Attempt<'_> {
         let (outcome, at) = self.ended.unwrap_or_else(cancelled);
         self.route.relays.of(number).add(outcome, at - self.sent_at);
     }
+}
+
+/// What follows an attempt that failed.
+pub(super) enum Retry<'a> {
+    /// The same upstream again, over a new connection.
+    NewConnection,
+    /// Another upstream.
+    Route(&'a Route),
+}
+
+/// What follows an attempt over `route` that failed: a new connection where a pooled one turned out
+/// to be closed and the request was not sent or is `repeatable`, another route where the upstream
+/// could not be reached.
+///
+/// # Errors
+/// The failure, when the call must not be tried again or no other route takes it.
+pub(super) fn after<'a>(
+    failure: Failure,
+    route: &'a Route,
+    repeatable: bool,
+    tried: &mut Tried,
+    pick: impl FnOnce(&Tried) -> Result<&'a Route, ErrorKind>,
+) -> Result<Retry<'a>, Error> {
+    if failure.stale && (repeatable || !failure.sent) {
+        return Ok(Retry::NewConnection);
+    }
+    tried.add(route);
+    if failure.kind == ErrorKind::Unreachable
+        && let Ok(other) = pick(tried)
+    {
+        return Ok(Retry::Route(other));
+    }
+    Err(Error::new(failure.kind, failure.message))
 }
 
 /// An attempt that brought an answer.

@@ -20,7 +20,7 @@ use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
 use tokio::sync::Semaphore;
 
-use super::attempt::{self, Won};
+use super::attempt::{self, Retry, Won};
 use super::batch;
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
@@ -305,15 +305,9 @@ async fn dispatch<'a>(
             Ok(won) => return Ok(won),
             Err(failure) => failure,
         };
-        if failure.stale && (repeatable || !failure.sent) {
-            reuse = Reuse::New;
-            continue;
-        }
-        tried.add(route);
-        let elsewhere = (failure.kind == ErrorKind::Unreachable).then(|| pick(&tried).ok());
-        match elsewhere.flatten() {
-            Some(other) => (route, reuse) = (other, pooled),
-            None => return Err(Error::new(failure.kind, failure.message)),
+        match attempt::after(failure, route, repeatable, &mut tried, pick)? {
+            Retry::NewConnection => reuse = Reuse::New,
+            Retry::Route(other) => (route, reuse) = (other, pooled),
         }
     }
 }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use plimsoll_registry::model::{self, Kind};
 use plimsoll_rpc::method::Class;
 
-use super::attempt::Attempt;
+use super::attempt::{self, Attempt, Retry};
 use super::message::{Answer, Body, Request, Summary};
 use super::records::Record;
 use super::relay::{Decimal, Target, not_routed};
@@ -136,15 +136,9 @@ async fn relay<'a>(
             Err(failure) => failure,
         };
         attempt.ended(RelayOutcome::Failed(failure.kind), local.now());
-        if failure.stale && (repeatable || !failure.sent) {
-            reuse = Reuse::New;
-            continue;
-        }
-        tried.add(route);
-        let elsewhere = (failure.kind == ErrorKind::Unreachable).then(|| pick(&tried).ok());
-        match elsewhere.flatten() {
-            Some(other) => route = other,
-            None => return Err(Error::new(failure.kind, failure.message)),
+        match attempt::after(failure, route, repeatable, &mut tried, pick)? {
+            Retry::NewConnection => reuse = Reuse::New,
+            Retry::Route(other) => route = other,
         }
     };
     let (status, head) = reply.head();
