@@ -21,7 +21,7 @@ pub(crate) use entries::{Outlined, read_endpoint, read_service, read_upstream, u
 pub use keys::{Form, KEYS, Key, fixed_differences};
 pub use show::{show_endpoint, show_service, show_upstream};
 
-use crate::model::{Address, Definitions, Kind, MethodRules, Service, Upstream, check_id};
+use crate::model::{Address, Definitions, Kind, Service, Upstream, check_id};
 use crate::settings::{Settings, TlsFiles};
 use entries::Outlines;
 
@@ -172,7 +172,7 @@ pub(crate) fn instance(mut url: Text) -> Result<Upstream, String> {
         }
     }
     let id = format!("{}:{}", address.host, address.port);
-    Ok(Upstream { address, ..Upstream::at(id, Kind::Path, url) })
+    Ok(Upstream::at(id, Kind::Path, url, address))
 }
 
 /// A configuration that is being read.
@@ -281,8 +281,7 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
             let id = format!("{service}:{}:{}", address.host, address.port);
             let upstream = Upstream {
                 service: Some(service.into()),
-                address,
-                ..Upstream::at(id.clone(), Kind::Evm, url)
+                ..Upstream::at(id.clone(), Kind::Evm, url, address)
             };
             let place = field.place();
             let service = Some((service.to_string(), place.clone()));
@@ -297,31 +296,6 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
 
 fn upstream_line(value: &str) -> String {
     format!("upstream = {}", plimsoll_config::values::quote(value))
-}
-
-impl Upstream {
-    /// An upstream with the defaults of everything else.
-    pub(crate) fn at(id: impl Into<String>, kind: Kind, url: Text) -> Upstream {
-        Upstream {
-            id: id.into(),
-            service: None,
-            kind,
-            url,
-            address: Address {
-                tls: false,
-                host: String::new(),
-                port: 0,
-                authority: String::new(),
-                path: String::new(),
-            },
-            headers: Vec::new(),
-            weight: 1,
-            tier: 0,
-            rate_limit: None,
-            methods: MethodRules::default(),
-            ca: None,
-        }
-    }
 }
 
 /// Variables that are no setting but look like one. They are no problem: other programs put

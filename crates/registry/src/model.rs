@@ -122,6 +122,23 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// An upstream with the defaults of everything else, serving any service.
+    pub fn at(id: impl Into<String>, kind: Kind, url: Text, address: Address) -> Upstream {
+        Upstream {
+            id: id.into(),
+            service: None,
+            kind,
+            url,
+            address,
+            headers: Vec::new(),
+            weight: 1,
+            tier: 0,
+            rate_limit: None,
+            methods: MethodRules::default(),
+            ca: None,
+        }
+    }
+
     /// Path and query of its URL. A PATH instance answers below `/v1` only: a URL without a path means
     /// that, and never what lies beside it.
     pub fn path(&self) -> &str {

@@ -31,18 +31,10 @@ pub(crate) fn host() -> Host {
 
 /// A node of one service.
 pub(crate) fn node(id: &str, service: &str, url: &str) -> Upstream {
+    let address = Address::parse(url).unwrap();
     Upstream {
-        id: id.into(),
         service: Some(service.into()),
-        kind: Kind::Evm,
-        url: Text::plain(url),
-        address: Address::parse(url).unwrap(),
-        headers: Vec::new(),
-        weight: 1,
-        tier: 0,
-        rate_limit: None,
-        methods: MethodRules::default(),
-        ca: None,
+        ..Upstream::at(id, Kind::Evm, Text::plain(url), address)
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use plimsoll_config::Text;
 use plimsoll_gateway::Definitions;
-use plimsoll_registry::model::{Address, Kind, MethodRules, Upstream};
+use plimsoll_registry::model::{Address, Kind, Upstream};
 use plimsoll_sim::{Service, Settings, Sim};
 
 /// The chains, here or at the supervisor's. They are there for a gateway that is started with
@@ -61,18 +61,11 @@ impl Simulated {
                 continue;
             }
             let url = format!("{address}/{}", chain.name);
+            let address = Address::parse(&url).map_err(anyhow::Error::msg)?;
+            let id = format!("simulated-{}", chain.name);
             definitions.upstreams.push(Upstream {
-                id: format!("simulated-{}", chain.name),
                 service: Some(chain.name),
-                kind: Kind::Evm,
-                address: Address::parse(&url).map_err(anyhow::Error::msg)?,
-                url: Text::plain(url),
-                headers: Vec::new(),
-                weight: 1,
-                tier: 0,
-                rate_limit: None,
-                methods: MethodRules::default(),
-                ca: None,
+                ..Upstream::at(id, Kind::Evm, Text::plain(url), address)
             });
         }
         Ok(())

@@ -164,19 +164,9 @@ fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
 }
 
 fn upstream(id: String, service: Option<&str>, kind: Kind, url: String) -> Upstream {
-    Upstream {
-        id,
-        service: service.map(String::from),
-        kind,
-        address: Address::parse(&url).unwrap(),
-        url: Text::plain(url),
-        headers: Vec::new(),
-        weight: 1,
-        tier: 0,
-        rate_limit: None,
-        methods: MethodRules::default(),
-        ca: None,
-    }
+    let address = Address::parse(&url).unwrap();
+    let service = service.map(String::from);
+    Upstream { service, ..Upstream::at(id, kind, Text::plain(url), address) }
 }
 
 /// What a gateway relayed in all.

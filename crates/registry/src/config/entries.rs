@@ -176,14 +176,13 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<Outlined
     let (id, place) = id?;
     let item = kind.zip(url).map(|(kind, (url, address))| Upstream {
         service: service.as_ref().map(|(service, _)| service.clone()),
-        address,
         headers,
         weight: weight.unwrap_or(1) as u32,
         tier: tier.unwrap_or(0) as u8,
         rate_limit,
         methods,
         ca,
-        ..Upstream::at(id.clone(), kind, url)
+        ..Upstream::at(id.clone(), kind, url, address)
     });
     Some(Outlined { id, place, service, item })
 }

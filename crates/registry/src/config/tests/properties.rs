@@ -7,6 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::super::*;
+use crate::model::MethodRules;
 use crate::model::{Endpoint, Spread};
 use crate::settings::{AccessLog, Cors, Limits, Network};
 use plimsoll_measure::Nanos;
@@ -74,15 +75,15 @@ fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
                 false => (base.clone(), base),
             };
             let kind = if any_service { Kind::Path } else { Kind::Evm };
+            let address = Address::parse(&value).unwrap();
             Upstream {
                 service: (!any_service).then_some(service),
-                address: Address::parse(&value).unwrap(),
                 headers: headers.into_iter().collect(),
                 weight,
                 tier,
                 rate_limit,
                 methods,
-                ..Upstream::at(id, kind, Text { value, shown, unset: None })
+                ..Upstream::at(id, kind, Text { value, shown, unset: None }, address)
             }
         },
     )
