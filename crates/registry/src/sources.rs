@@ -125,7 +125,7 @@ impl Sources {
     /// # Errors
     /// That the database cannot be asked; it is asked again the next time.
     pub async fn changed(&mut self) -> Result<bool, LoadError> {
-        if self.file.changed(&self.inputs) {
+        if self.file.changed(&self.inputs).await {
             return Ok(true);
         }
         let presence = self.store.as_ref().map(Store::presence);

@@ -138,6 +138,25 @@ async fn changes_are_seen_while_it_runs() {
     assert!(!sources.changed().await.unwrap());
 }
 
+/// Many editors, and `cp`, empty the file before they write it.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_half_written_is_left_alone() {
+    let text = format!("database = \"off\"\n{FILE}");
+    let place = Place::new(&text);
+    let mut sources = place.sources(&KEYS);
+    sources.load().await.unwrap();
+    place.write("");
+    let rest = async { place.write(&text.replace("in-file", "other")) };
+    let (changed, ()) = tokio::join!(sources.changed(), rest);
+    assert!(!changed.unwrap(), "it was empty, then it was not");
+    assert!(sources.changed().await.unwrap());
+    let (_, definitions) = sources.load().await.unwrap();
+    assert_eq!(ids(&definitions).last().unwrap(), "upstream other");
+    // One that was emptied for good is.
+    place.write("");
+    assert!(sources.changed().await.unwrap());
+}
+
 /// What cannot be loaded is refused once, and what was loaded stays.
 #[tokio::test]
 async fn refusals_name_their_entry_and_a_way_out() {

@@ -3,10 +3,14 @@
 //!
 //! A change within the clock's tick may leave length and date as they were. Therefore a file that
 //! was written a moment ago is read again, whatever its metadata say.
+//!
+//! A file that is written in place is empty or half written for a moment, and half a configuration may
+//! be valid. Therefore a change counts only once the content has stayed the same for a while.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use plimsoll_config::Problems;
 use plimsoll_measure::{Nanos, WallClock};
@@ -15,6 +19,9 @@ use crate::config::Inputs;
 
 /// Dates of files younger than this do not tell two changes apart everywhere.
 const TICK_MAX: Nanos = Nanos::from_secs(2);
+
+/// Content that stays the same for this long is not half written.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// A file as it was read last.
 #[derive(Debug, Default)]
@@ -56,8 +63,8 @@ impl Watch {
         text
     }
 
-    /// Whether the file's content differs from what was read last.
-    pub(super) fn changed(&mut self, inputs: &Inputs) -> bool {
+    /// Whether the file's content differs from what was read last and is not being written just now.
+    pub(super) async fn changed(&mut self, inputs: &Inputs) -> bool {
         let Some(path) = inputs.file.as_deref() else { return false };
         let metadata = Metadata::of(path);
         let now = WallClock::now().unix_ns;
@@ -65,12 +72,18 @@ impl Watch {
         if metadata == self.metadata && metadata.is_none_or(settled) {
             return false;
         }
-        let content = std::fs::read_to_string(path).ok().as_deref().map(hash);
+        let content = content(path);
         if content == self.content {
             self.metadata = metadata;
+            return false;
         }
-        content != self.content
+        tokio::time::sleep(SETTLE).await;
+        self::content(path) == content
     }
+}
+
+fn content(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok().as_deref().map(hash)
 }
 
 fn hash(text: &str) -> u64 {
