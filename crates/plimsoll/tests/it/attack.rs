@@ -214,7 +214,7 @@ fn attack(memory: u64, bomb: Vec<u8>) {
         [[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"http://{}/\"\n",
         upstream()
     );
-    std::fs::write(folder.path().join("gateway.toml"), config).unwrap();
+    folder.file("gateway.toml", config);
     let gateway = Process::start(&folder, &[]);
     let said = gateway.wait_for("listening on http://");
     let address = said.split("listening on http://").nth(1).unwrap();

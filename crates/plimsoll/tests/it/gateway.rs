@@ -278,16 +278,16 @@ fn a_change_that_is_not_valid_is_refused_and_nothing_is_lost() {
     let upstream =
         format!("[[upstream]]\nid = \"node\"\nservice = \"eth\"\nurl = \"{}\"\n", sim.url("eth"));
     let head = "listen = [\"127.0.0.1:0\"]\ndatabase = \"off\"\n";
-    let path = folder.file("gateway.toml", format!("{head}{upstream}"));
+    folder.file("gateway.toml", format!("{head}{upstream}"));
     let process = Process::start(&folder, &[]);
     let address = process.address("");
     assert_eq!(call(&address)["id"], 7);
-    std::fs::write(&path, format!("{head}reveal = 5\nrevael = true\n{upstream}")).unwrap();
+    folder.file("gateway.toml", format!("{head}reveal = 5\nrevael = true\n{upstream}"));
     let said = process.wait_for("revael");
     assert!(said.contains("refused") && said.contains("gateway.toml:3:"), "{said}");
     assert_eq!(call(&address)["id"], 7, "what was there stays");
     let log = "access_log = { sample = \"100%\" }\n";
-    std::fs::write(&path, format!("{head}reveal = false\n{log}{upstream}")).unwrap();
+    folder.file("gateway.toml", format!("{head}reveal = false\n{log}{upstream}"));
     process.signal(Signal::SIGHUP);
     process.wait_for("reloaded");
     assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).header("x-plimsoll-upstream"), None);

@@ -11,22 +11,17 @@ fn make_fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// Replaces a file as a whole, so that nobody reads half of it.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    std::fs::write(&new, text).unwrap();
-    std::fs::rename(new, path).unwrap();
-}
-
 #[test]
 fn signals_do_not_wait_for_files_that_block() {
     let (folder, sim) = (Folder::new(), eth());
-    let file = folder.path().join("gateway.toml");
     let url = sim.url("eth");
-    replace(&file, &format!("[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{url}\"\n"));
+    let file = folder.file(
+        "gateway.toml",
+        format!("[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{url}\"\n"),
+    );
     let process = Process::start(&folder, &["--listen", "127.0.0.1:0", "--database", "off"]);
     let address = process.address("");
-    // Whoever reads it waits for a writer, who never comes.
+    // A reader of it waits for a writer that never comes.
     let fifo = folder.path().join("fifo");
     make_fifo(&fifo);
     std::fs::rename(fifo, file).unwrap();
@@ -38,7 +33,7 @@ fn signals_do_not_wait_for_files_that_block() {
 }
 
 #[test]
-fn nothing_waits_for_whoever_reads_stderr() {
+fn nothing_waits_for_the_reader_of_stderr() {
     let (folder, sim) = (Folder::new(), eth());
     let upstream = format!("eth={}", sim.url("eth"));
     let mut command = command(&["gateway", "--database", "off", "--upstream", &upstream]);
@@ -121,10 +116,10 @@ fn an_instance_is_started_again_although_its_program_is_gone() {
 fn a_child_that_is_never_ready_does_not_keep_its_supervisor() {
     let folder = Folder::new();
     let fifo = folder.path().join("access.log");
-    // Opening it waits for a reader, who never comes.
+    // Opening it waits for a reader that never comes.
     make_fifo(&fifo);
     let config = "access_log = { sample = \"100%\", file = \"access.log\" }\ndatabase = \"off\"\n";
-    std::fs::write(folder.path().join("gateway.toml"), config).unwrap();
+    folder.file("gateway.toml", config);
     let process = Process::start(&folder, &["--instances", "2", "--listen", "127.0.0.1:0"]);
     while child_count(&process) < 2 {
         std::thread::yield_now();
@@ -143,13 +138,12 @@ fn child_count(process: &Process) -> usize {
 fn an_instance_that_dies_while_the_configuration_is_broken_comes_back() {
     let (folder, sim) = (Folder::new(), eth());
     let url = sim.url("eth");
-    let file = folder.path().join("gateway.toml");
     let good = format!("[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{url}\"\n");
-    replace(&file, &good);
+    folder.file("gateway.toml", &good);
     let args = ["--instances", "2", "--listen", "127.0.0.1:0", "--database", "off"];
     let process = Process::start(&folder, &args);
     process.wait_for("2 instances");
-    replace(&file, "no = \"such key\"\n");
+    folder.file("gateway.toml", "no = \"such key\"\n");
     process.wait_for_next("gw-1: a change is refused");
     kill_child(&process, "instance=gw-1");
     process.wait_for_next("gw-1 ended: signal: 9 (SIGKILL)");
@@ -158,7 +152,7 @@ fn an_instance_that_dies_while_the_configuration_is_broken_comes_back() {
     let address = process.address("gw-1");
     assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).status, 200);
     // It follows the file again as soon as that is valid.
-    replace(&file, &good.replace("\"a\"", "\"b\""));
+    folder.file("gateway.toml", good.replace("\"a\"", "\"b\""));
     process.wait_for_next("gw-1: reloaded");
     let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
     assert_eq!(answered.header("x-plimsoll-upstream"), Some("b"), "{}", answered.head);

@@ -25,10 +25,12 @@ impl Folder {
         &self.0
     }
 
-    /// Writes a file and gives its path as text.
+    /// Writes a file, or replaces it as a whole so that nobody reads half of it, and gives its path as
+    /// text.
     pub(crate) fn file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
+        let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &path).unwrap();
         path.to_str().unwrap().to_string()
     }
 }

@@ -111,7 +111,7 @@ impl Server {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until `requests` requests have come.
     pub(crate) fn wait_for(&self, requests: usize) {
         let mut asked = self.state.asked.lock().unwrap();
         while asked.len() < requests {
