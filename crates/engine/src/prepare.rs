@@ -10,7 +10,7 @@ use crate::system::resolve::{self, is_literal, lookup};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use plimsoll_measure::{Clock, HostSample, Snapshot, WallClock};
-use plimsoll_plan::{Load, Origin, Plan, SHARDS, Schedules, Scheme, Shards};
+use plimsoll_plan::{Load, Origin, Plan, RequestSpec, SHARDS, Schedules, Scheme, Shards};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Shared {
             origins.iter().enumerate().map(|(place, origin)| (origin, place)).collect();
         let close = !plan.connections.reuse;
         let compile =
-            |spec| Request::compile(spec, places[&plimsoll_plan::Url::origin(&spec.url)], close);
+            |spec: &RequestSpec| Request::compile(spec, places[&spec.url.origin()], close);
         Shared {
             requests: plan.requests.iter().map(compile).collect(),
             plan: plan.clone(),
@@ -311,7 +311,9 @@ fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartEr
         Ok(config) => Ok(Some(config)),
         // Without https targets TLS is needed only if a redirect leads there.
         Err(_) if !secure => Ok(None),
-        Err(message) => Err(refuse(message, "see [tls] in the plan: ca, cert, key, insecure")),
+        Err(message) => {
+            Err(refuse(message, "check ca, cert, key and insecure in [tls] of the plan"))
+        }
     }
 }
 
@@ -347,7 +349,7 @@ fn check_sources(plan: &Plan) -> Result<(), StartError> {
             return Err(refuse(
                 format!("source address {source} is not this host's"),
                 format!(
-                    "add it with: ip address add {source}/32 dev lo, or take it out of connections.source"
+                    "add it with: ip address add {source}/32 dev lo, or remove it from connections.source"
                 ),
             ));
         }

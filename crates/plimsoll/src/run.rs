@@ -90,9 +90,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let run_dir =
         if args.no_out { None } else { Some(RunDir::create(args.out.as_deref(), &plan)?) };
     let interrupts = Interrupts::listen()?;
-    let settings = Settings { trace: args.trace, ..settings(args) };
     let page = args.metrics.is_some().then_some(page);
-    let carried = carry_out(&Arc::new(plan), settings, run_dir, page, &interrupts)?;
+    let carried = carry_out(&Arc::new(plan), settings(args), run_dir, page, &interrupts)?;
     match args.format {
         Format::Text => put(&carried.text())?,
         Format::Json => put(&(carried.summary.to_json() + "\n"))?,
@@ -109,7 +108,8 @@ fn settings(args: &RunArgs) -> Settings {
     } else {
         Spin::Adaptive
     };
-    Settings { workers: args.workers, spin, force: args.force, ..default_settings() }
+    let (workers, trace, force) = (args.workers, args.trace, args.force);
+    Settings { workers, spin, trace, force, ..default_settings() }
 }
 
 /// How a plan is carried out unless a flag says otherwise.

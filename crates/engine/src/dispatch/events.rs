@@ -37,9 +37,9 @@ struct Answered {
 }
 
 impl<S: System> Dispatcher<S> {
-    /// Handles what the poll that began at `polled_at` and ended at `now` reported, and connections that had more to
-    /// read than their share. `stamping` asks the kernel when what is read now arrived. Gives the
-    /// instant up to which everything that had arrived was read.
+    /// Handles what the poll that began at `polled_at` and ended at `now` reported, and connections
+    /// that had more to read than their share. `stamping` asks the kernel when what is read now
+    /// arrived. Returns the instant up to which everything that had arrived was read.
     pub(crate) fn handle(
         &mut self,
         ready: &[(usize, Readiness)],

@@ -181,10 +181,10 @@ impl<S: System> Dispatcher<S> {
 
     /// Looks after attempts that are slow or have had their time.
     pub(crate) fn check_attempts(&mut self, now: Nanos) {
-        if now < self.opening.next_check || self.opening.attempts.is_empty() {
-            if self.opening.attempts.is_empty() {
-                self.opening.next_check = Nanos::MAX;
-            }
+        if self.opening.attempts.is_empty() {
+            self.opening.next_check = Nanos::MAX;
+        }
+        if now < self.opening.next_check {
             return;
         }
         let timeout = self.shared.plan.timeout;
