@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadlines_stay_in_order_whoever_leaves() {
+    fn deadlines_stay_in_order_whichever_leaves() {
         let mut arrivals = Arrivals::new(2);
         let add = |arrivals: &mut Arrivals, stream: u16, at: u64| {
             let mut arrival = Arrival::new(stream, 0, 0, at);

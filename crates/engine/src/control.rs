@@ -33,7 +33,9 @@ pub enum CommandError {
     #[error("stream \"{0}\" has users, not a rate")]
     Closed(String),
     /// How many requests of it are left is known to the former owner alone.
-    #[error("stream \"{0}\" ends after a number of requests; its users cannot change hands")]
+    #[error(
+        "stream \"{0}\" ends after a number of requests; its users cannot be moved to another shard"
+    )]
     Counted(String),
     /// A rate is a number above zero.
     #[error("a rate of {0} per second")]

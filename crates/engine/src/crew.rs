@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 /// How to get more threads.
-pub(crate) const NO_THREADS: &str = "raise ulimit -u, or ask for fewer --workers";
+pub(crate) const NO_THREADS: &str = "raise ulimit -u, or lower --workers";
 
 /// The workers that were started so far.
 pub(crate) struct Crew {
@@ -103,7 +103,7 @@ pub(crate) fn report_failure(
 ) {
     let why = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => format!("cannot poll any more: {error}"),
+        Ok(Err(error)) => format!("polling failed: {error}"),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());

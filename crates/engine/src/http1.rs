@@ -18,7 +18,7 @@ const INTERIM_MAX: u32 = 100;
 /// How long the body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// So many bytes, perhaps none.
+    /// This many bytes, perhaps none.
     Known(u64),
     /// By chunks.
     Chunked,

@@ -213,7 +213,7 @@ impl Pool {
         self.addresses[address].avoid_until = Nanos::ZERO;
     }
 
-    /// Which source address connects to an address next, of so many.
+    /// Which of `of` source addresses connects to an address next.
     pub(crate) fn next_source(&mut self, address: usize, of: usize) -> usize {
         let next = &mut self.addresses[address].next_source;
         let source = *next % of.max(1);

@@ -23,7 +23,7 @@ const EARLY_MAX: f64 = 150_000.0;
 const NOT_WORTH_SLEEPING: Nanos = Nanos(25_000);
 /// Two looks at the clock further apart than this were interrupted.
 const INTERRUPTED: Nanos = Nanos(200_000);
-/// So many interruptions in a second mean that the core is needed.
+/// This many interruptions in a second mean that something else needs the core.
 const INTERRUPTIONS: u32 = 20;
 const SUSPENDED_FIRST: Nanos = Nanos::from_secs(2);
 const SUSPENDED_MAX: Nanos = Nanos::from_secs(60);
@@ -78,8 +78,8 @@ impl Wake {
         }
     }
 
-    /// A spinning thread looked at the clock after so long; how much of that it spent spinning. One
-    /// that was interrupted spent most of it off its CPU.
+    /// A spinning thread looked at the clock `took` after its last look; returns how much of that it
+    /// spent spinning. A thread that was interrupted spent most of it off its CPU.
     #[inline]
     pub(crate) fn spun(&mut self, took: Nanos) -> Nanos {
         if took > INTERRUPTED {

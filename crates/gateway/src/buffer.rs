@@ -37,8 +37,8 @@ pub(crate) fn grow(buffer: &mut Vec<u8>, due: usize, share: &mut Share) -> Resul
 /// After a read of this size there is likely more to read at once.
 const GIVE_WAY_MIN: usize = 64 << 10;
 
-/// Lets the worker's other tasks run after a read of so many bytes: one that goes on reading a long
-/// body would hold them up for milliseconds.
+/// Lets the worker's other tasks run after a read of `read` bytes, if those are many: a task that goes
+/// on reading a long body would hold them up for milliseconds.
 pub(crate) async fn give_way(read: usize) {
     if read >= GIVE_WAY_MIN {
         tokio::task::yield_now().await;

@@ -181,7 +181,7 @@ pub(crate) struct Body {
 /// How far a body has come.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// More must come: at least so many bytes, as far as that is known.
+    /// More must come: at least this many bytes, as far as is known.
     More(usize),
     /// It is here; what lies behind is the next message's.
     Whole(Range<usize>),

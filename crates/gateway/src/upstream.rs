@@ -1,8 +1,8 @@
 //! The client's side of HTTP/1.1: requests to upstreams over pooled connections.
 //!
 //! Each worker has connections of its own, the one used last taken first. [`Client::send`] writes a
-//! request and reads the head of the response; whoever has a place for the [`Reply`] does it in two
-//! steps, which moves less. The reply is read on as a whole or in pieces. A failure says whether any
+//! request and reads the head of the response; a caller that has a place for the [`Reply`] does it in
+//! two steps, which moves less. The rest of the reply is read as a whole or in pieces. A failure says whether any
 //! byte of the request may have reached the upstream, and whether it came over a pooled connection
 //! that the upstream had closed meanwhile. What is tried again is for the caller to decide; nothing is
 //! resent here.
@@ -11,7 +11,8 @@
 //! of their own, see [`Use`].
 //!
 //! Invariant: a connection goes back to the pool only after a whole response with nothing behind it,
-//! and only when whoever asked takes it for the answer, so that none can be taken for another's.
+//! and only once the request's sender has accepted it as the answer, so that no response can be taken
+//! for the answer to another request.
 
 mod connect;
 mod limiter;

@@ -298,7 +298,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// An empty one for so many statistics names, streams and origins.
+    /// An empty one for this many statistics names, streams and origins.
     pub fn new(names: usize, streams: usize, origins: usize) -> Snapshot {
         Snapshot {
             stats: vec![Stats::default(); names],

@@ -19,17 +19,17 @@ impl Nanos {
     /// Later than anything.
     pub const MAX: Nanos = Nanos(u64::MAX);
 
-    /// So many seconds.
+    /// `secs` seconds.
     pub const fn from_secs(secs: u64) -> Nanos {
         Nanos(secs.saturating_mul(1_000_000_000))
     }
 
-    /// So many milliseconds.
+    /// `millis` milliseconds.
     pub const fn from_millis(millis: u64) -> Nanos {
         Nanos(millis.saturating_mul(1_000_000))
     }
 
-    /// So many seconds, rounded to the nearest nanosecond; negative and NaN become zero.
+    /// `secs` seconds, rounded to the nearest nanosecond; negative and NaN become zero.
     pub fn from_secs_f64(secs: f64) -> Nanos {
         Nanos((secs * 1e9).round() as u64)
     }

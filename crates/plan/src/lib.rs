@@ -30,7 +30,7 @@ mod template;
 
 pub use deck::{Dealt, Deck};
 pub use document::{ConnectionRules, Plan, Scrape, TlsRules};
-// A plan is read from them, so whoever reads one needs no other crate.
+// Part of a plan's public types: reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
 pub use plimsoll_config::{Document, Variables};
 pub use profile::{Profile, Stage};

@@ -131,7 +131,7 @@ impl Schedule {
         schedule
     }
 
-    /// So many arrivals at a steady rate. For Poisson arrivals this counts through all cells, about
+    /// `count` arrivals at a steady rate. For Poisson arrivals this counts through all cells, about
     /// ten nanoseconds an arrival.
     pub fn of_count(rate: f64, count: u64, arrivals: Arrivals, key: Key, start: Nanos) -> Schedule {
         let profile = Profile::endless(rate);
@@ -380,7 +380,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// So many users, who stop after so many requests, or never by themselves.
+    /// `users` users, who stop after `requests` requests in all, or never by themselves.
     pub fn new(users: u64, requests: Option<u64>) -> Users {
         let shards = users.clamp(1, SHARDS);
         Users { shards, users, requests, started: vec![0; shards as usize] }

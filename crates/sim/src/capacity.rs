@@ -209,7 +209,7 @@ mod tests {
             let mut term = (-rest).exp();
             let mut sum = 0.0;
             for j in 0..=last {
-                // That so many wait, or fewer.
+                // The probability that at most this many wait.
                 sum += up_to[(last - j + servers).min(STATES - 1)] * term;
                 term *= rest / (j + 1) as f64;
             }

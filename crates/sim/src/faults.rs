@@ -103,12 +103,12 @@ pub enum FaultKind {
     },
     /// The connection is reset while the response is sent.
     Reset {
-        /// After so many bytes of it.
+        /// After this many bytes of it.
         after: usize,
     },
     /// The connection is closed while the response is sent.
     Truncate {
-        /// After so many bytes of it; `None`: about half.
+        /// After this many bytes of it; `None`: about half.
         after: Option<usize>,
     },
     /// The response comes in small pieces.
@@ -152,7 +152,7 @@ impl FaultKind {
 pub struct Window {
     /// From here on.
     pub at: Nanos,
-    /// For so long; `None`: until it is cleared.
+    /// How long it lasts; `None`: until it is cleared.
     pub length: Option<Nanos>,
     /// And again each time so much later; longer than `length`.
     pub every: Option<Nanos>,

@@ -75,22 +75,22 @@ pub enum LinkFaultKind {
         /// And up to this much more.
         jitter: Nanos,
     },
-    /// No more than so many bytes a second pass, in each direction of each connection.
+    /// No more than `rate` bytes a second pass, in each direction of each connection.
     Bandwidth {
         /// Bytes a second, at least 1.
         rate: u64,
     },
-    /// The connection is reset once so many bytes of the answer have passed.
+    /// The connection is reset once `after` bytes of the answer have passed.
     Reset {
         /// How many.
         after: u64,
     },
-    /// The connection is closed once so many bytes of the answer have passed.
+    /// The connection is closed once `after` bytes of the answer have passed.
     Truncate {
         /// How many.
         after: u64,
     },
-    /// Nothing passes any more once so many bytes of the answer have, but the connection stays open.
+    /// Nothing passes any more once `after` bytes of the answer have, but the connection stays open.
     Silence {
         /// How many.
         after: u64,

@@ -129,7 +129,7 @@ pub enum Date {
 pub struct HeldDate(Arc<AtomicU64>);
 
 impl HeldDate {
-    /// A date so long after every chain's first block.
+    /// A date `span` after every chain's first block.
     pub fn after_genesis(span: Nanos) -> HeldDate {
         let unix = Nanos::from_secs(GENESIS_UNIX_SECS) + span;
         HeldDate(Arc::new(AtomicU64::new(unix.0)))

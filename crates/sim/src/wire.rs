@@ -18,7 +18,7 @@ pub(crate) enum Fate {
     /// They are written.
     #[default]
     Intact,
-    /// So many are written, then the connection is closed or reset.
+    /// `left` of them are written, then the connection is closed or reset.
     Cut { left: usize, reset: bool },
     /// They are written piece by piece.
     Drip { bytes: usize, every: Nanos },

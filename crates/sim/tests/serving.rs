@@ -7,7 +7,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_sim::{Capacity, Date, Distribution, HeldDate, Service, Settings, Sim, StartError};
 
 const SEED: u64 = 7;
-/// So many seconds after the first block: eth is at block 1000.
+/// Seconds after the first block: eth is at block 1000.
 const SECS: u64 = 12_005;
 
 fn start() -> (Sim, HeldDate, Plain) {

@@ -61,7 +61,7 @@ pub(super) struct Peer {
     pub(super) stalls: Option<(u64, u64)>,
     /// What is wrong with how many of a thousand answers, from an instant on.
     pub(super) flaw: (Flaw, u64, u64),
-    /// Idle connections are closed after so long.
+    /// Idle connections are closed after this long.
     pub(super) idle_close: Option<u64>,
     /// Answers come in pieces.
     pub(super) in_pieces: bool,
@@ -168,7 +168,7 @@ impl Peer {
     }
 }
 
-/// What a peer sends: bytes, each after so long, and what follows them.
+/// What a peer sends: pieces, each after a delay, and what follows them.
 pub(super) struct Reply {
     pub(super) pieces: Vec<(u64, Vec<u8>)>,
     pub(super) ending: Option<Ending>,

@@ -1,6 +1,6 @@
 //! One try at a call: it owns its request, its connection and its response.
 //!
-//! An attempt writes nothing into the caller's answer. Whoever dispatches the call may race several,
+//! An attempt writes nothing into the caller's answer. The dispatcher of the call may race several,
 //! take the first that is won and drop the others; the winner's answer is written by [`Won::write`].
 //!
 //! Invariant: each attempt is counted exactly once, when it is dropped: as what it came to, or as

@@ -91,7 +91,7 @@ impl Settlement<'_> {
         records.for_each(|record| record.ended(Outcome::Cancelled));
     }
 
-    /// The answer was written, so much of its body, and whether that was all of it.
+    /// The answer was written: how much of its body, and whether that was all of it.
     pub(crate) fn settle(&mut self, bytes_out: u64, is_complete: bool) {
         self.is_settled = true;
         if !is_complete {

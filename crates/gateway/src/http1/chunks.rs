@@ -25,7 +25,7 @@ enum State {
     Data(u64),
     /// The line end behind a chunk.
     Behind,
-    /// Lines behind the last chunk, so many bytes of them so far.
+    /// In the lines after the last chunk; how many bytes of them have come.
     Trailer(usize),
     Done,
 }

@@ -1,8 +1,8 @@
 //! What is counted, without locks and without contention.
 //!
 //! Each worker has a shard of its own and is its only writer, so that counting is a load and a store
-//! on a line that nobody else writes; whoever wants the figures adds the shards up. Figures belong to
-//! a service or a route, not to a registry, and outlive the registries in which they stand.
+//! on a cache line that nobody else writes; readers of the figures add the shards up. Figures belong
+//! to a service or a route, not to a registry, and outlive the registries in which they stand.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

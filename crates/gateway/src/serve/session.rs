@@ -226,7 +226,7 @@ impl Session {
         drop(long);
         let is_written = match (&mut answer.body, delimited) {
             // It goes out in one write or not at all: it cannot be truncated. Counted first, so that
-            // whoever has read the answer finds it counted.
+            // a caller who has read the answer finds it counted.
             (Payload::Whole(body), Delimited::ByLength) if body.len() <= BUFFER_SIZE => {
                 answer.settlement.settle(body.len() as u64, true);
                 out.extend_from_slice(body);

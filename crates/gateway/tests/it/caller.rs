@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longer than anything here takes; whoever waits so long waits for ever.
+/// Longer than anything here takes; what waits this long would wait for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer as it came.
@@ -118,7 +118,7 @@ impl Caller {
         self.more().unwrap();
     }
 
-    /// Reads up to so many bytes, keeps none of them, and gives how many there were.
+    /// Reads up to `most` bytes, keeps none of them, and returns how many there were.
     pub(crate) fn read_slowly(&mut self, most: usize) -> usize {
         let mut buffer = vec![0; most];
         self.socket.read(&mut buffer).unwrap()

@@ -89,7 +89,7 @@ struct Chatter<'a> {
 }
 
 impl Chatter<'_> {
-    /// Calls until so many have been answered; gives how many were.
+    /// Calls until `calls` have been answered; returns how many were.
     fn chat(mut self, calls: u64) -> u64 {
         let mut callers: Vec<Caller> =
             (0..CONNECTIONS).map(|_| Caller::connect(self.gateway)).collect();

@@ -11,7 +11,7 @@ fn tight() -> Settings {
     Settings { limits: Limits { memory: 600 << 10, ..Limits::default() }, ..settings() }
 }
 
-/// A call with parameters of so many bytes.
+/// A call with parameters of `bytes` bytes.
 fn long(bytes: usize) -> String {
     call("1", "m", &format!("[\"{}\"]", "x".repeat(bytes)))
 }

@@ -127,7 +127,7 @@ impl Upstream {
                 let (state, reply) = (shared.clone(), reply.clone());
                 std::thread::spawn(move || {
                     serve(socket, &state, &*reply);
-                    // Under the lock, so that whoever waits has not just looked.
+                    // Under the lock, so that a waiting thread cannot have looked just before.
                     let _asked = state.asked.lock().unwrap();
                     state.closed.fetch_add(1, Ordering::SeqCst);
                     state.changed.notify_all();
@@ -162,7 +162,7 @@ impl Upstream {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until `requests` requests have come.
     pub(crate) fn wait_for(&self, requests: usize) {
         let mut asked = self.lock();
         while asked.len() < requests {
@@ -170,7 +170,7 @@ impl Upstream {
         }
     }
 
-    /// Waits until so many connections have ended.
+    /// Waits until `connections` connections have ended.
     pub(crate) fn wait_for_closed(&self, connections: usize) {
         let mut asked = self.lock();
         while self.state.closed.load(Ordering::SeqCst) < connections {

@@ -166,7 +166,7 @@ struct AddUpstream {
     /// Used when the tiers before it have none [default: 0]
     #[arg(long, value_name = "N")]
     tier: Option<u64>,
-    /// At most so many calls from each gateway, such as 500/s
+    /// Most calls a second from each gateway, such as 500/s
     #[arg(long, value_name = "RATE")]
     rate_limit: Option<String>,
     /// Certificates (PEM) to trust instead of the system's

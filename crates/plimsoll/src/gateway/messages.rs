@@ -1,4 +1,4 @@
-//! What a gateway process says on stderr, without ever waiting for whoever reads it.
+//! What a gateway process says on stderr, without ever waiting for stderr to be read.
 //!
 //! Lines are written by a thread of their own. When nobody reads stderr, lines are dropped and
 //! counted; signals, reloads and shutdown go on.

@@ -16,7 +16,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// One of so many columns, where a table's note takes at most so many lines.
+    /// A page `columns` wide, where a table's note takes at most `note_lines` lines.
     pub(super) fn new(columns: usize, note_lines: usize) -> Page {
         Page { columns, note_lines, lines: Vec::new() }
     }
@@ -64,7 +64,7 @@ pub(super) fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// A text that is at most so long, and says where it was cut.
+/// The text, at most `columns` long, with a mark where it was cut.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.into();
@@ -84,7 +84,7 @@ pub(super) fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Phrases in lines of at most so many columns, the first after the lead, further ones indented.
+/// Phrases in lines of at most `columns`, the first after the lead, further ones indented.
 pub(super) fn wrapped(lead: &str, phrases: &[String], hang: usize, columns: usize) -> Vec<String> {
     let mut lines = Lines { all: vec![lead.into()], fresh: true, hang, columns };
     phrases.iter().for_each(|phrase| lines.add(phrase));

@@ -103,7 +103,7 @@ impl Layout {
 }
 
 impl Table {
-    /// As lines of at most so many columns; notes take at most so many of them.
+    /// As lines of at most `columns`; each note takes at most `note_lines` of them.
     pub(super) fn lines(&self, columns: usize, note_lines: usize) -> Vec<String> {
         let layout = self.layout(columns);
         let noted = Noted { columns, lines: note_lines };
@@ -147,7 +147,7 @@ impl Table {
         Layout { name: least.name.saturating_sub(over).max(GAP), ..least }
     }
 
-    /// With so many columns left out and every other one narrowed by so much, as far as it can be.
+    /// With `left_out` columns left out and each of the others narrowed by `by`, as far as it can be.
     fn narrowed(&self, needs: &Needs, left_out: usize, by: usize) -> Layout {
         let left_out = &self.shape.leaving[..left_out];
         let shown = self.shape.columns.iter().zip(&needs.cells).enumerate();

@@ -22,7 +22,7 @@ const FIX: &str = "give the generator more CPU (--workers, another host), or low
 const UPSTREAMS: [&str; 5] =
     ["127.0.0.1:3069", "127.0.0.1:3070", "127.0.0.1:3071", "127.0.0.1:3072", "127.0.0.1:3073"];
 
-/// So many answered, each a little slower than the one before, and so many failed.
+/// `ok` answered, each a little slower than the one before, and `failed` that failed.
 fn stats(ok: u64, failed: u64) -> Stats {
     let requests = Requests { scheduled: ok + failed, sent: ok + failed, unsent: 0, ok, failed };
     let mut stats = Stats { requests, ..Stats::default() };

@@ -352,7 +352,7 @@ impl OriginRule {
                 let fix = if silent {
                     SILENT_FIX
                 } else {
-                    "lower the rate, or find out why the target slows down"
+                    "lower the rate, or find out why the target slowed down"
                 };
                 (FindingId::TargetSaturated, Side::Target, fix.into())
             }

@@ -21,7 +21,7 @@ fn own_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
         (NoConnection, blame.limit.unsent),
         (ResponseTimeout, blame.limit.timed_out),
         (Late, case.count(Late)),
-        // Whoever stops a run has its last requests aborted.
+        // Stopping a run aborts its last requests.
         (Aborted, if case.facts.cut_short { 0 } else { case.count(Aborted) }),
     ];
     counts.into_iter().filter(|(_, n)| *n > 0).collect()
@@ -53,7 +53,7 @@ pub(super) fn own(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
         (
             ErrorClass::MemoryExhausted,
             FindingId::MemoryPressure,
-            "the memory for answers was full for",
+            "the memory limit for unfinished answers was reached for",
         ),
     ];
     for (class, id, words) in rows {
@@ -82,8 +82,12 @@ fn own_fix(class: ErrorClass) -> &'static str {
              range: sysctl -w net.ipv4.ip_local_port_range=\"10000 65535\""
         }
         ErrorClass::FdExhausted => "raise the hard limit (ulimit -Hn), or lower connections.max",
-        ErrorClass::MemoryExhausted => "lower max_body or the rate, or request smaller answers",
-        ErrorClass::Aborted => "raise grace to at least timeout, so that every answer is awaited",
+        ErrorClass::MemoryExhausted => {
+            "lower max_body or the rate, or send requests with smaller answers"
+        }
+        ErrorClass::Aborted => {
+            "raise grace to at least the timeout, so that the run waits for every answer"
+        }
         ErrorClass::NoConnection | ErrorClass::ResponseTimeout => {
             "raise connections.max (see connections_capped)"
         }
@@ -140,8 +144,8 @@ const ROWS: [Row; 11] = {
             id: FindingId::Unreachable,
             of: Of::Classes(&[Unreachable, ConnectTimeout], &[]),
             side: Side::Network,
-            words: "no connection could be established for",
-            fix: "check address, route and firewall between this host and the target",
+            words: "no connection could be established to the target for",
+            fix: "check the address, the route and the firewalls between this host and the target",
         },
         Row {
             id: FindingId::TargetRefused,
@@ -155,7 +159,7 @@ const ROWS: [Row; 11] = {
             of: Of::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive]),
             side: Side::Target,
             words: "connections were reset or closed before the answer was complete for",
-            fix: "look for crashes and restarts of the target or of a balancer before it",
+            fix: "look for crashes and restarts of the target or of a load balancer in front of it",
         },
         Row {
             id: FindingId::TargetReset,
@@ -179,7 +183,7 @@ const ROWS: [Row; 11] = {
             words: "the target accepted the connection but did not answer the TLS handshake before \
                     the timeout for",
             fix: "check that the port speaks TLS, and that the target has capacity for handshakes; \
-                  http:// instead of https:// if it does not",
+                  use http:// if it does not",
         },
         Row {
             id: FindingId::TargetRpcErrors,
@@ -302,7 +306,7 @@ pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) ->
         side,
         evidence,
         fix: cause.map_or_else(
-            || "run longer, or raise the rate: plimsoll check PLAN shows what is planned".into(),
+            || "run longer or raise the rate; plimsoll check PLAN shows the schedule".into(),
             |cause| cause.fix.clone(),
         ),
         seconds: None,
@@ -317,7 +321,7 @@ pub(super) fn forced(case: &Case<'_>) -> Option<Found> {
         severity: Severity::Warning,
         side: Side::Generator,
         evidence: format!("started with --force, although {}", case.facts.forced.join("; ")),
-        fix: "change what is named, and run without --force".into(),
+        fix: "fix this, then run without --force".into(),
         seconds: None,
         share: 0.0,
     })
@@ -337,7 +341,7 @@ pub(super) fn cut_short(case: &Case<'_>) -> Option<Found> {
         severity: Severity::Info,
         side: Side::Generator,
         evidence,
-        fix: "the figures cover the time until then; run it again for the whole plan".into(),
+        fix: "the figures cover the time until then; run the plan again to complete it".into(),
         seconds: None,
         share: 0.0,
     })

@@ -45,7 +45,7 @@ impl Delayed {
         }
     }
 
-    /// Adds what was delayed in a sample of one in so many.
+    /// Adds what was delayed in a sample that holds one in `one_in`.
     fn extrapolate(&mut self, sample: &Delayed, one_in: f64) {
         self.count += (sample.count as f64 * one_in).round() as u64;
         self.busy += sample.busy * one_in;
@@ -208,8 +208,8 @@ impl ReadRule {
             severity: late.severity(self.seen, share),
             side: Side::Generator,
             evidence: format!(
-                "about {} of the answers lay in the kernel for more than {} before they were read, \
-                 the worst for {}: service time includes it",
+                "about {} of the answers waited in the kernel for more than {} before the instrument read \
+                 them, the longest for {}; service time includes this delay",
                 percent(share),
                 late.allowed?,
                 late.worst

@@ -77,7 +77,7 @@ impl Node {
         Ok(())
     }
 
-    /// What comes of a transaction whose sender holds so many `tokens`.
+    /// What comes of a transaction whose sender holds `tokens`.
     fn outcome(&self, transaction: &Transaction, gas_price: u128, tokens: u128) -> Outcome {
         let Transaction { from, to, input, nonce, .. } = transaction;
         let mut logs = Vec::new();

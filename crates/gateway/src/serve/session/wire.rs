@@ -14,8 +14,8 @@ use crate::local::Local;
 use crate::transport::io::{Io, WRITE_MAX, write_some};
 use crate::transport::timer::{Late, Timer};
 
-/// A deadline renews with each so many bytes: a caller that moves them is slow, not gone. Fewer bytes
-/// renew nothing, so that a connection cannot be held by a byte now and then.
+/// A deadline is renewed each time this many bytes move: a caller that moves them is slow, not gone.
+/// Fewer bytes renew nothing, so that a connection cannot be held by a byte now and then.
 pub(super) const PROGRESS: usize = 4 << 10;
 
 /// Under pressure, a caller that reads nothing of a long answer for this long loses it: the memory

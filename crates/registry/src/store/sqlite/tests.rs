@@ -166,7 +166,7 @@ async fn what_was_acknowledged_survives_kill_9() {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let number = |line: &str| line.strip_prefix("acknowledged ")?.parse::<usize>().ok();
-        // Killed wherever it is after so many.
+        // Killed wherever it happens to be after this many.
         let mut seen = 0;
         let mut last = 0;
         while seen < round * 3 {

@@ -159,7 +159,7 @@ impl Demand {
         Demand { rate: self.rate.max(other.rate), open: self.open.max(other.open), ..most }
     }
 
-    /// How many connections it needs when each exchange has one for so long.
+    /// How many connections it needs when each exchange holds one for `held`.
     pub(super) fn need(self, held: Nanos) -> Need {
         let cycle = (held + self.think_time).as_secs_f64().max(1e-9);
         let busy = (held.as_secs_f64() / cycle).min(1.0);
@@ -226,18 +226,21 @@ impl Evidence {
             ),
             Cause::LimitTooLow => format!(
                 "the target answers in {own}{after}, so {:.0}/s use {:.1} connections on average, and \
-                 more at times",
+                 more at peaks",
                 self.rate,
                 self.need.mean()
             ),
             Cause::TargetSlowed => match (self.own, self.risen) {
-                (None, _) => "the target answered nothing on them".into(),
+                (None, _) => "the target sent no answers on them".into(),
                 (Some(own), Some(risen)) => {
-                    let still = if self.stood_still { ", and at times it stood still" } else { "" };
+                    let still =
+                        if self.stood_still { ", and at times it stopped answering" } else { "" };
                     format!("the target's service time rose from {own} to {risen}{still}")
                 }
                 (Some(own), None) => {
-                    format!("the target answers in {own}, and at times it stood still")
+                    format!(
+                        "the target usually answers in {own}, but at times it stopped answering"
+                    )
                 }
             },
             Cause::Burst if self.opening > Nanos::ZERO => format!(
@@ -245,7 +248,9 @@ impl Evidence {
                  the mean rate",
                 self.opening
             ),
-            Cause::Burst => "they came in a burst: the limit carries the mean rate".into(),
+            Cause::Burst => {
+                "the arrivals came in a burst; the limit is sufficient for the mean rate".into()
+            }
         }
     }
 

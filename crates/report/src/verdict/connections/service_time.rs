@@ -10,10 +10,10 @@ use plimsoll_measure::{Histogram, Nanos, OriginCounts, ServiceSum, Stats};
 
 /// A service time has risen when its mean is higher by this share…
 pub(super) const RISE_MIN: f64 = 0.25;
-/// …and by so many standard errors.
+/// …and by this many standard errors.
 const RISE_ERRORS: f64 = 3.0;
-/// A target stands still when connections are in use for so many times as long as its answers take.
-/// Opening connections takes a part of it where they are not reused.
+/// A target stands still when connections are in use for this many times as long as its answers take.
+/// Where connections are not reused, opening them accounts for part of that.
 const STANDSTILL: f64 = 4.0;
 /// With fewer exchanges, of service times that scatter as much as they are large, a mean is not taken
 /// for the target's own service time.
@@ -44,7 +44,7 @@ pub(super) struct ServiceTime {
     carried: (f64, Came),
 }
 
-/// Where so many connections are established for each exchange, they are not reused.
+/// Where at least this many connections are established for each exchange, they are not reused.
 const NOT_REUSED: f64 = 0.5;
 /// Seconds whose answers are distributed more differently over the targets are not compared.
 const OTHER_MIX: f64 = 0.2;
@@ -157,7 +157,7 @@ impl ServiceTime {
     }
 
     /// The most that the limit was seen to carry per second, of such a mix of targets, where that is
-    /// more than connections that are held for so long can carry, by more than chance.
+    /// more, and not by chance, than connections held for `held` each can carry.
     pub(super) fn carried(&self, of: &Came, limit: u64, held: Nanos) -> Option<f64> {
         let (carried, came) = &self.carried;
         let expected = limit as f64 / held.as_secs_f64().max(1e-9);
@@ -298,7 +298,7 @@ struct Answers {
 }
 
 impl Answers {
-    /// Whether so many exchanges have a mean that can be relied on.
+    /// Whether these are enough exchanges for their mean to be relied on.
     fn is_enough(&self, known: ServiceSum) -> bool {
         known.count as f64 >= OWN_MIN * self.scatter.max(0.3).powi(2)
     }

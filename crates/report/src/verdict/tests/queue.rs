@@ -12,17 +12,18 @@ pub(super) enum Service {
     Constant(u64),
     /// At random, with this mean: as different from each other as independent work is.
     Exponential(u64),
-    /// One in ten for so long, the others a millisecond: a cache.
+    /// One in ten takes this long, the others a millisecond: a cache.
     Cached(u64),
     /// The same at random, its mean five times as long from this second on.
     SlowsDownAtRandom(u64, u64),
     /// As long as the first until a second of the run, as long as the other from then on.
     SlowsDown(u64, u64, u64),
-    /// One server that works for so long on each request, the rest queueing there.
+    /// One server that works this long on each request, while the others queue there.
     Server(u64),
-    /// Answers in a millisecond, but nothing for so many milliseconds in every so many seconds.
+    /// Answers in a millisecond, but not at all for the first number of milliseconds in every period of
+    /// the second number of seconds.
     Stalls(u64, u64),
-    /// Nothing for so many milliseconds at the start, then a tenth of a millisecond.
+    /// No answer for this many milliseconds at the start, then each in a tenth of a millisecond.
     StallsFirst(u64),
     /// Never.
     Hangs,
@@ -36,7 +37,7 @@ pub(super) struct Case {
     pub(super) limit: u64,
     pub(super) timeout: u64,
     pub(super) service: Service,
-    /// So many more arrivals at the very start.
+    /// This many more arrivals at the very start.
     pub(super) burst: u64,
     pub(super) poisson: bool,
     pub(super) seed: u64,

@@ -25,7 +25,7 @@ const FRAMES_MAX: u64 = 1_000;
 /// Frames that a request brings with it: window updates for its answer, a ping.
 const FRAMES_PER_REQUEST: u64 = 8;
 
-/// One frame for each so many bytes written: callers answer DATA with window updates.
+/// Each time this many bytes are written, one more frame is allowed: callers answer DATA with window updates.
 const BYTES_PER_FRAME: u64 = 256;
 
 /// Frames for each second.

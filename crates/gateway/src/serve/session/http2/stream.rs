@@ -260,7 +260,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// The whole answer is about to be handed to h2, or never will be. Counted before its last part
-    /// is, so that whoever has read the answer finds it counted.
+    /// is, so that a caller who has read the answer finds it counted.
     fn settle(&mut self, is_complete: bool) {
         if let Some(mut settlement) = self.settlement.take() {
             settlement.settle(self.sent, is_complete);
