@@ -108,6 +108,7 @@ fn tell(text: &str) {
 }
 
 fn main() -> ExitCode {
+    plimsoll_allocator::return_freed_memory();
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
