@@ -196,6 +196,11 @@ impl Gateway {
         self.shared.state().routing.is_trust_changed()
     }
 
+    /// Why lines of the access log cannot be written at present, with the file's name.
+    pub fn access_log_trouble(&self) -> Option<String> {
+        self.shared.access_log.trouble()
+    }
+
     /// The metrics page.
     pub fn metrics(&self) -> String {
         self.shared.metrics(&self.shared.state())

@@ -226,35 +226,4 @@ fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use plimsoll_rpc::request;
-
-    #[test]
-    fn calls_are_written_anew() {
-        let check = |text: &str, sent: &str| {
-            let call = request::call(text.as_bytes()).expect("a call");
-            let mut out = Vec::new();
-            write_call(&call, 7, call.params.unwrap_or_default(), &mut out);
-            assert_eq!(String::from_utf8_lossy(&out), sent);
-        };
-        check(
-            r#"{"jsonrpc":"2.0","id":"x","method":"eth_call","params":[{},"latest"],"extra":1}"#,
-            r#"{"jsonrpc":"2.0","id":7,"method":"eth_call","params":[{},"latest"]}"#,
-        );
-        check(
-            r#"{"method":"a\"b","jsonrpc":"2.0"}"#,
-            r#"{"jsonrpc":"2.0","id":7,"method":"a\"b"}"#,
-        );
-    }
-
-    #[test]
-    fn long_parameters_are_not_copied() {
-        let params = format!("[\"{}\"]", "x".repeat(COPIED_MAX));
-        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{params}}}"#);
-        let call = request::call(text.as_bytes()).expect("a call");
-        let mut out = Vec::new();
-        write_call(&call, 7, b"", &mut out);
-        assert_eq!(out, br#"{"jsonrpc":"2.0","id":7,"method":"m","params":"#);
-    }
-}
+mod tests;

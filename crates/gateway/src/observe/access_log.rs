@@ -5,12 +5,12 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::json;
@@ -20,13 +20,24 @@ use plimsoll_registry::settings::Network;
 /// Lines that wait to be written.
 const LINES_MAX: usize = 4_096;
 
+/// Lines that wait are written together, this many bytes at a time.
+const BATCH: usize = 32 << 10;
+
 /// Where lines go.
 pub(crate) struct AccessLog {
     /// `None`: stderr.
     file: Option<PathBuf>,
     /// Opened when it is first needed.
     lines: OnceLock<SyncSender<Vec<u8>>>,
-    dropped: Arc<AtomicU64>,
+    outcome: Arc<Outcome>,
+}
+
+/// What became of lines.
+#[derive(Default)]
+struct Outcome {
+    dropped: AtomicU64,
+    /// Why the last write failed; `None`: it did not.
+    trouble: Mutex<Option<String>>,
 }
 
 /// One call, as it is logged.
@@ -57,7 +68,7 @@ impl AccessLog {
     /// A log that is appended to a file, or goes to stderr, once it is opened.
     pub(crate) fn new(file: Option<&Path>) -> AccessLog {
         let file = file.map(Path::to_path_buf);
-        AccessLog { file, lines: OnceLock::new(), dropped: Arc::default() }
+        AccessLog { file, lines: OnceLock::new(), outcome: Arc::default() }
     }
 
     /// Opens it, unless it is open.
@@ -73,10 +84,10 @@ impl AccessLog {
             None => Box::new(io::stderr()),
         };
         let (lines, waiting) = sync_channel(LINES_MAX);
-        let lost = self.dropped.clone();
+        let outcome = self.outcome.clone();
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(out, &waiting, &lost))?;
+            .spawn(move || write(out, &waiting, &outcome))?;
         // Only one thread opens it: the one that starts and reloads.
         let _ = self.lines.set(lines);
         Ok(())
@@ -86,30 +97,49 @@ impl AccessLog {
     pub(crate) fn write(&self, line: Line, bytes_out: u64, complete: bool) {
         let Some(lines) = self.lines.get() else { return };
         if lines.try_send(line.finish(bytes_out, complete)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.outcome.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Lines that were not written.
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.outcome.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Why lines cannot be written at present, with the file.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let trouble = self.outcome.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.file.as_ref().map_or("stderr".into(), |file| file.to_string_lossy());
+        trouble.as_ref().map(|why| format!("{file}: {why}"))
     }
 }
 
-fn write(out: Box<dyn Write + Send>, waiting: &Receiver<Vec<u8>>, lost: &AtomicU64) {
-    let mut out = BufWriter::new(out);
+/// Writes lines until nobody can send any more. A full disk is no reason to stop relaying: what
+/// cannot be written is counted, and the next lines are tried.
+fn write(mut out: Box<dyn Write + Send>, waiting: &Receiver<Vec<u8>>, outcome: &Outcome) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut is_torn = false;
     while let Ok(line) = waiting.recv() {
-        let mut write = |line: &[u8]| {
-            // A full disk is no reason to stop relaying; the loss is counted.
-            if out.write_all(line).is_err() {
-                lost.fetch_add(1, Ordering::Relaxed);
-            }
-        };
-        write(&line);
-        waiting.try_iter().for_each(|line| write(&line));
-        if out.flush().is_err() {
-            lost.fetch_add(1, Ordering::Relaxed);
+        batch.clear();
+        if is_torn {
+            // A part of the batch before may have been written.
+            batch.push(b'\n');
         }
+        batch.extend_from_slice(&line);
+        let mut lines = 1;
+        while batch.len() < BATCH
+            && let Ok(line) = waiting.try_recv()
+        {
+            batch.extend_from_slice(&line);
+            lines += 1;
+        }
+        let failed = out.write_all(&batch).err();
+        is_torn = failed.is_some();
+        if is_torn {
+            outcome.dropped.fetch_add(lines, Ordering::Relaxed);
+        }
+        let failed = failed.map(|error| error.to_string());
+        *outcome.trouble.lock().unwrap_or_else(PoisonError::into_inner) = failed;
     }
 }
 
@@ -177,6 +207,65 @@ pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Netw
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A disk that is full now and then: the write that meets it gets this many bytes through.
+    struct Disk {
+        written: Arc<Mutex<Vec<u8>>>,
+        full: Arc<Mutex<Option<usize>>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut full = self.full.lock().expect("no panic");
+            let n = full.map_or(bytes.len(), |room| room.min(bytes.len()));
+            if n == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            full.iter_mut().for_each(|room| *room -= n);
+            self.written.lock().expect("no panic").extend_from_slice(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_is_told_until_there_is_room() {
+        let (written, full) = (Arc::default(), Arc::new(Mutex::new(None)));
+        let disk = Disk { written: Arc::clone(&written), full: full.clone() };
+        let outcome = Outcome::default();
+        let trouble = || outcome.trouble.lock().expect("no panic").clone();
+        let said = |wanted: bool| {
+            while trouble().is_some() != wanted {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            let disk: Box<dyn Write + Send> = Box::new(disk);
+            let outcome = &outcome;
+            let (lines, waiting) = sync_channel(LINES_MAX);
+            let log = move |room: Option<usize>, line: &str| {
+                *full.lock().expect("no panic") = room;
+                lines.send(line.as_bytes().to_vec()).expect("it is waited for");
+            };
+            // Ends when `log` is gone.
+            scope.spawn(move || write(disk, &waiting, outcome));
+            log(Some(3), "one\n");
+            said(true);
+            assert_eq!(trouble().as_deref(), Some("no storage space"));
+            log(Some(0), "two\n");
+            while outcome.dropped.load(Ordering::Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+            log(None, "three\n");
+            said(false);
+        });
+        assert_eq!(outcome.dropped.load(Ordering::Relaxed), 2);
+        let written = written.lock().expect("no panic");
+        assert_eq!(String::from_utf8_lossy(&written), "one\nthree\n");
+    }
 
     #[test]
     fn clients_are_believed_as_far_as_proxies_are_trusted() {

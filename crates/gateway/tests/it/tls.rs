@@ -188,3 +188,31 @@ fn upstreams_are_trusted_as_far_as_they_are_known() {
     let started = Gateway::start(settings(), &definitions(vec![upstream]), host());
     assert!(started.err().is_some_and(|why| why.to_string().contains("no certificate in")));
 }
+
+#[test]
+fn an_upstreams_authority_is_read_again_when_its_file_changes() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.sign("127.0.0.1");
+    let node = Upstream::echo();
+    let inner = start(secure(&authority), &definitions(vec![instance("n", &node.url("/v1"))]));
+    let trusted = stranger.ca();
+    let mut upstream = instance("a", &format!("https://{}/v1", inner.addresses()[0]));
+    upstream.ca = Some(trusted.clone());
+    let all = definitions(vec![upstream]);
+    let gateway = start(settings(), &all);
+    let asked = || post(&gateway, call("1", "m", "[1]"));
+    assert_eq!(asked().kind(), "unreachable");
+    assert!(!gateway.is_trust_changed());
+
+    std::fs::copy(authority.ca(), &trusted).unwrap();
+    assert!(gateway.is_trust_changed());
+    gateway.apply(settings(), &all).unwrap();
+    assert!(!gateway.is_trust_changed());
+    assert_eq!(asked().text(), result("1", "[1]"));
+
+    // A file that holds no certificate changes nothing.
+    std::fs::write(&trusted, "not a certificate").unwrap();
+    assert!(gateway.is_trust_changed());
+    assert!(gateway.apply(settings(), &all).is_err());
+    assert_eq!(asked().text(), result("1", "[1]"));
+}

@@ -76,6 +76,7 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
         certificate,
         trust_rejected: false,
         trouble: String::new(),
+        log_trouble: None,
         messages: messages.clone(),
     };
     let (reloads, asked_to_reload) = mpsc::unbounded_channel();
@@ -130,6 +131,8 @@ struct Watcher {
     trust_rejected: bool,
     /// What does not work at present, so that it is said once.
     trouble: String,
+    /// Why the access log cannot be written at present.
+    log_trouble: Option<String>,
     messages: Messages,
 }
 
@@ -167,6 +170,7 @@ impl Watcher {
                     // What was rejected is tried again when the sources or these files change.
                     self.trust_rejected = changed && self.gateway.is_trust_changed();
                     self.renew();
+                    self.look_at_log();
                 }
                 asked = asked.recv() => match asked {
                     Some(()) => {
@@ -218,6 +222,23 @@ impl Watcher {
             self.messages.tell(&format!("cannot look for changes: {why}"));
             self.trouble = why.to_string();
         }
+    }
+
+    /// Says when the access log cannot be written, and when it can again.
+    fn look_at_log(&mut self) {
+        let trouble = self.gateway.access_log_trouble();
+        if trouble == self.log_trouble {
+            return;
+        }
+        self.messages.tell(&match &trouble {
+            Some(why) => format!(
+                "cannot write the access log to {why}; calls are still relayed, and \
+                 plimsoll_access_log_dropped_total counts the lost lines\n  \
+                 hint: free space on the disk that holds it"
+            ),
+            None => "the access log can be written again".to_string(),
+        });
+        self.log_trouble = trouble;
     }
 
     /// Reads the certificate again when its files changed.
