@@ -155,6 +155,9 @@ listed! {
         StaleKeepAlive = "keep-alive connection closed as the request was sent",
         /// The target accepted the connection and never answered the TLS handshake.
         HandshakeTimeout = "TLS handshake not answered before the timeout",
+        /// The target accepted the connection and did not read: not a byte of the request fitted into
+        /// its window.
+        NothingRead = "no byte of the request accepted before the timeout",
     }
 }
 

@@ -5,7 +5,8 @@
 //! A deadline is enforced only after everything was read that had arrived by then
 //! ([`Dispatcher::time_out_due`] takes the instant up to which that is so): an instrument that was
 //! held up reads first. An arrival on a connection whose deadline passes ends as
-//! `response_timeout`. One that is still waiting ends by what it waited for: as `late` when the
+//! `response_timeout`, also when the target's window had no room for a byte of it. One that is still
+//! waiting ends by what it waited for: as `late` when the
 //! worker itself took a material part of its time, as `no_connection` at the limit on
 //! connections, as `dns` without an address, as `tls` in an unanswered handshake, else as
 //! `connect_timeout`.
@@ -68,18 +69,22 @@ impl<S: System> Dispatcher<S> {
         let arrival = &self.arrivals[id];
         let pool = &mut self.pools[self.connections[key].pool as usize];
         pool.end(now);
-        let class = class.unwrap_or(match arrival.sent_at {
-            Some(_) => ErrorClass::ResponseTimeout,
-            None => ErrorClass::NoConnection,
-        });
-        if class == ErrorClass::ResponseTimeout
-            && let (true, Some(sent_at)) = (arrival.exchange.capped, arrival.exchange.sent_at)
-            && pool.is_unlikely(arrival.deadline, Nanos((arrival.deadline + sent_at).0 / 2))
-        {
-            pool.starve();
-        }
+        let why = match (class, arrival.exchange.sent_at) {
+            (Some(class), _) => Why::of(class),
+            (None, Some(sent_at)) => {
+                let middle = Nanos((arrival.deadline + sent_at).0 / 2);
+                if arrival.exchange.capped && pool.is_unlikely(arrival.deadline, middle) {
+                    pool.starve();
+                }
+                Why::of(ErrorClass::ResponseTimeout)
+            }
+            (None, None) if self.was_late(&self.arrivals[id]) => Why::of(ErrorClass::Late),
+            (None, None) => {
+                Why { class: ErrorClass::ResponseTimeout, fault: Some(Fault::NothingRead) }
+            }
+        };
         self.end_trace(key, id);
-        self.fail(id, now, Why::of(class));
+        self.fail(id, now, why);
         self.connections[key].abandon(id, &mut self.buffers.lent.held);
         self.on_ready(key, Readiness::NONE);
     }
@@ -100,7 +105,7 @@ impl<S: System> Dispatcher<S> {
     fn why_unserved(&self, arrival: &Arrival, pool: usize) -> Why {
         let pool = &self.pools[pool];
         let since = arrival.exchange.since;
-        if arrival.sent_at.is_none() && self.was_late(arrival) {
+        if self.was_late(arrival) {
             Why::of(ErrorClass::Late)
         } else if matches!(pool.name, Name::Asked | Name::Failed(_)) {
             Why::of(ErrorClass::Dns)
@@ -113,9 +118,12 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// Whether the worker itself took a material part of an arrival's time: it took it up late, or
-    /// was away when the time ran out.
+    /// Whether an arrival was never sent because the worker itself took a material part of its time:
+    /// it took it up late, or was away when the time ran out.
     fn was_late(&self, arrival: &Arrival) -> bool {
+        if arrival.sent_at.is_some() {
+            return false;
+        }
         let given = arrival.deadline - arrival.scheduled_at;
         let is_material = |span: Nanos| span.0 * MATERIAL >= given.0;
         let away = self.pause.is_some_and(|Pause { from, to }| {

@@ -72,7 +72,7 @@ pub(super) enum Kind {
     Swollen,
     PausedAtStart,
     PausedWhileStalled,
-    AnswersFirst,
+    TakesNothing,
 }
 
 impl Kind {
@@ -126,7 +126,7 @@ impl Kind {
         Kind::Swollen,
         Kind::PausedAtStart,
         Kind::PausedWhileStalled,
-        Kind::AnswersFirst,
+        Kind::TakesNothing,
     ];
 }
 
@@ -386,9 +386,9 @@ fn make(
             made.world.pause(Nanos(from), Nanos(back - from + within(c, 50, 300) * MILLI));
             made.blame(Guilty::Generator);
         }
-        Kind::AnswersFirst => {
-            // And takes nothing: not a byte of a request leaves this host.
-            peer.answers_first = true;
+        Kind::TakesNothing => {
+            // Not a byte of a request leaves this host; some of these targets answer all the same.
+            peer.answers_first = c.below(2) == 0;
             made.world.room(0);
             made.blame(Guilty::Target);
         }

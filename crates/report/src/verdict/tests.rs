@@ -150,7 +150,10 @@ fn read_lag_is_taken_to_hold_for_what_was_not_sampled() {
     check(&read(5, 30), &["read_late invalid generator"], Some(Side::Generator));
     let finding = read(10, 30).findings.remove(0);
     assert_eq!(seconds(&finding), (2.0, 5.0));
-    assert!(finding.evidence.starts_with("about 15 % of the answers waited in the kernel"), "{finding:?}");
+    assert!(
+        finding.evidence.starts_with("about 15 % of the answers waited in the kernel"),
+        "{finding:?}"
+    );
 }
 
 #[test]
