@@ -131,6 +131,9 @@ fn wrong(ran: &Ran) -> Vec<String> {
     let ok = requests.ok * 1000 >= requests.scheduled * script.ok_at_least;
     check(ok, format!("{} ok of {}: {:?}", requests.ok, requests.scheduled, all.errors));
     check(faults_are_counted(script.kind, &total), format!("faults: {:?}", total.faults));
+    let starved: u64 = total.origins.iter().map(|origin| origin.starved).sum();
+    let unserved = all.errors.get(ErrorClass::NoConnection);
+    check(starved >= unserved, format!("{starved} starved at the limit, {unserved} unserved"));
     if script.kind == Kind::Capped {
         // Sending what cannot be answered in time costs connections and blames the target.
         let timed_out = all.errors.get(ErrorClass::ResponseTimeout);

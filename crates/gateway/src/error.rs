@@ -82,7 +82,7 @@ macro_rules! errors {
 }
 
 errors! {
-    Parse = "parse_error", -32700, 400, no, Caller, "The body is not JSON, is empty, or nests deeper than 128 levels.";
+    Parse = "parse_error", -32700, 400, no, Caller, "The body is not JSON, is empty, or nests deeper than 10,000 levels.";
     InvalidRequest = "invalid_request", -32600, 400, no, Caller, "The body is JSON and no call: no object, no \"jsonrpc\": \"2.0\", no method, an id that cannot be one, a member twice, an empty batch.";
     BatchTooLarge = "batch_too_large", -32600, 413, no, Caller, "A batch holds more calls than limits.batch.";
     BodyTooLarge = "body_too_large", -32600, 413, no, Caller, "A body is longer than limits.body.";
@@ -107,6 +107,8 @@ errors! {
     Unreachable = "unreachable", -32002, 502, yes, Upstream, "No connection to the upstream: refused, no route, no such name, TLS failed. Nothing was sent.";
     TimedOut = "timed_out", -32002, 504, yes, Upstream, "The upstream did not answer within the service's timeout.";
     Broken = "broken", -32002, 502, yes, Upstream, "The upstream broke the connection before or within its answer, or what it sent is not HTTP.";
+    UpstreamLimited = "upstream_limited", -32005, 429, yes, Upstream, "The upstream answered with HTTP 429 and no JSON-RPC body. Counted among relays as rate_limited.";
+    UpstreamDenied = "upstream_denied", -32002, 502, no, Gateway, "The upstream answered with HTTP 401 or 403 and no JSON-RPC body: it does not accept the gateway's credentials. Counted among relays as unauthorized.";
     BadStatus = "bad_status", -32002, 502, yes, Upstream, "The upstream answered with an HTTP error and no JSON-RPC body.";
     BadAnswer = "bad_answer", -32002, 502, yes, Upstream, "The upstream answered with something that is no answer to the call: not JSON-RPC, another id, neither result nor error.";
     AnswerTooLarge = "answer_too_large", -32005, 502, no, Upstream, "The upstream's answer is longer than limits.answer.";
@@ -127,11 +129,40 @@ pub(crate) struct Error {
     pub(crate) message: Cow<'static, str>,
     /// The JSON-RPC code, where it is not the table's.
     pub(crate) code: Option<i64>,
+    /// When to try again, where an upstream said so.
+    pub(crate) retry_after: Option<RetryAfter>,
+}
+
+/// In how many seconds a caller may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RetryAfter(pub(crate) u32);
+
+impl RetryAfter {
+    /// What is said where nothing else is known: soon, and not at once.
+    pub(crate) const SOON: RetryAfter = RetryAfter(1);
+    const MAX: u32 = 3_600;
+
+    /// Reads the value of an upstream's header; a date says no more than that it will take a while.
+    pub(crate) fn read(value: &[u8]) -> RetryAfter {
+        let number = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+        number.map_or(RetryAfter::SOON, |secs: u32| RetryAfter(secs.min(RetryAfter::MAX)))
+    }
+
+    /// The header that says it.
+    pub(crate) fn field(self) -> (Cow<'static, str>, Vec<u8>) {
+        ("retry-after".into(), self.0.to_string().into_bytes())
+    }
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Error {
-        Error { kind, message: message.into(), code: None }
+        Error { kind, message: message.into(), code: None, retry_after: None }
+    }
+
+    /// When to try again, where that is said.
+    pub(crate) fn retry_after(&self, shape: Shape) -> Option<RetryAfter> {
+        let says = matches!(self.status(shape), 429 | 503);
+        says.then(|| self.retry_after.unwrap_or(RetryAfter::SOON))
     }
 }
 
@@ -166,6 +197,7 @@ impl Error {
     pub(crate) fn status(&self, shape: Shape) -> u16 {
         match (shape, self.code(shape)) {
             (Shape::Own, _) => self.kind.row().status,
+            (Shape::Path, _) if self.kind == ErrorKind::UpstreamLimited => 429,
             (Shape::Path, PATH_NO_ANSWER | PATH_BAD_ANSWER) => 500,
             (Shape::Path, _) => self.kind.row().status,
         }

@@ -23,6 +23,9 @@ pub(crate) use fields::{Fields, Framing};
 /// The most header fields of a message. Browsers send about 20, proxies add a few.
 pub(crate) const FIELDS_MAX: usize = 64;
 
+/// The most fields of an upstream's response; CDNs and security layers add dozens.
+pub(crate) const RESPONSE_FIELDS_MAX: usize = 512;
+
 /// A header field as it was written.
 pub(crate) type Field<'a> = httparse::Header<'a>;
 
@@ -134,7 +137,7 @@ pub(crate) fn visit_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
 /// # Errors
 /// It is none, or could be read in two ways.
 pub(crate) fn response_head(text: &[u8], is_head: bool) -> Result<ResponseHead, Error> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut fields = [const { MaybeUninit::uninit() }; RESPONSE_FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_response_with_uninit_headers(&mut response, text, &mut fields) {
@@ -155,7 +158,7 @@ pub(crate) fn response_head(text: &[u8], is_head: bool) -> Result<ResponseHead, 
 
 /// Calls `visit` with each field of a response's head that was read before.
 pub(crate) fn visit_response_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut fields = [const { MaybeUninit::uninit() }; RESPONSE_FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     if config.parse_response_with_uninit_headers(&mut response, text, &mut fields).is_ok() {

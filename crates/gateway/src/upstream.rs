@@ -33,7 +33,7 @@ use plimsoll_registry::settings::{Limits, Settings};
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
 
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, RetryAfter};
 use crate::keeper::dns::Resolver;
 use crate::local::Local;
 use crate::observe::stats::{Counter, Sharded};
@@ -150,6 +150,15 @@ pub(crate) struct Failure {
     /// Whether a pooled connection ended before a byte of the response: the upstream may have closed
     /// it before the request arrived.
     pub(crate) stale: bool,
+    /// When the upstream wants to be asked again.
+    pub(crate) retry_after: Option<RetryAfter>,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        let Failure { kind, message, retry_after, .. } = failure;
+        Error { retry_after, ..Error::new(kind, message) }
+    }
 }
 
 impl Failure {
@@ -158,7 +167,7 @@ impl Failure {
         sent: bool,
         message: impl Into<Cow<'static, str>>,
     ) -> Failure {
-        Failure { kind, message: message.into(), sent, stale: false }
+        Failure { kind, message: message.into(), sent, stale: false, retry_after: None }
     }
 }
 

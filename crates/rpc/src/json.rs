@@ -2,8 +2,8 @@
 //!
 //! Strict RFC 8259: one value, UTF-8, no trailing bytes. What the grammar leaves open stays open:
 //! numbers have no range, names may repeat, and a `\u` escape may be half of a surrogate pair.
-//! Nesting is bounded by [`DEPTH_MAX`] and kept in one machine word, so that no input can exhaust
-//! the stack. It does not convert numbers.
+//! Nesting is bounded by [`DEPTH_MAX`] and kept in bits, so that no input can exhaust the stack. It
+//! does not convert numbers.
 //!
 //! Invariant: a span that is handed out is a valid value without surrounding white space.
 
@@ -13,10 +13,10 @@ use std::borrow::Cow;
 
 use scan::{Scanner, is_space};
 
-/// How deep arrays and objects may nest. 128 levels fit the bits of a `u128`, which is the whole
-/// stack of the scanner; no call and no answer that is known comes near. Deeper input is refused
-/// with [`Fault::TooDeep`].
-pub const DEPTH_MAX: u32 = 128;
+/// How deep arrays and objects may nest: as deep as Go's encoding/json, which nodes use, goes. A
+/// call trace of the EVM's 1,024 frames nests 2,048 levels deep. Deeper input is refused with
+/// [`Fault::TooDeep`].
+pub const DEPTH_MAX: u32 = 10_000;
 
 /// Where and why a text is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -371,6 +371,24 @@ mod tests {
         assert!(items(&nested(limit)).all(|item| item.is_ok()));
         assert!(items(&deep).any(|item| item.is_err()));
         assert!(validate(&vec![b'['; 1_000_000]).is_err());
+    }
+
+    /// What a call tracer answers for calls within calls.
+    #[test]
+    fn deep_values_are_closed_as_they_were_opened() {
+        for levels in [63, 64, 65, 127, 128, 129, 256, 257, 1_024] {
+            let open = "{\"calls\":[".repeat(levels);
+            let text = format!("{open}1{}", "]}".repeat(levels));
+            assert!(validate(text.as_bytes()).is_ok(), "{levels}");
+            for wrong in [0, 1, 62, 127, 128, 129, 255, 256, 257] {
+                let mut text = text.clone().into_bytes();
+                let at = open.len() + 1 + wrong;
+                let Some(byte) = text.get_mut(at) else { continue };
+                *byte = if *byte == b']' { b'}' } else { b']' };
+                let error = Syntax { at, what: Fault::Unexpected };
+                assert_eq!(validate(&text), Err(error), "{levels}, {wrong}");
+            }
+        }
     }
 
     #[test]

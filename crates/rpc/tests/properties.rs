@@ -1,6 +1,6 @@
 //! What must hold for all bytes: agreement with an independent parser, and no panic.
 
-use plimsoll_rpc::{answer, json, judge, request};
+use plimsoll_rpc::{answer, json, judge, loose, request};
 use proptest::prelude::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -56,6 +56,7 @@ fn read_all(text: &[u8]) {
     }
     let _ = json::text(text);
     let _ = answer::parse(text);
+    let _ = loose::parse(text, 1);
     if let Ok(request::Body::Batch(batch)) = request::parse(text, 100) {
         assert_eq!(batch.calls().count(), batch.len());
     }

@@ -15,7 +15,8 @@ use super::judge::{Verdict, judge};
 use super::relay::{Decimal, Target};
 use super::routing::{Route, Tried};
 use super::worker::Worker;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, RetryAfter};
+use crate::http1;
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
@@ -85,12 +86,14 @@ pub(super) fn after<'a>(
     {
         return Ok(Retry::Route(other));
     }
-    Err(Error::new(failure.kind, failure.message))
+    Err(failure.into())
 }
 
 /// An attempt that brought an answer.
 pub(crate) struct Won {
     pub(crate) status: u16,
+    /// When the upstream wants to be asked again, where it had enough.
+    pub(crate) retry_after: Option<RetryAfter>,
     /// When it had been judged.
     at: Nanos,
     verdict: Verdict,
@@ -151,8 +154,13 @@ pub(crate) async fn run(
     let result = exchange(worker, target.service.protocol, route, &request, id, target.limits());
     let result = result.await;
     match &result {
-        Ok(won) => attempt.ended(won.outcome(), won.at),
-        Err(failure) => attempt.ended(RelayOutcome::Failed(failure.kind), local.now()),
+        Ok(won) => {
+            attempt.ended(won.outcome(), won.at);
+            if won.verdict.is_loose {
+                route.relays.of(local.number).loose.add(1);
+            }
+        }
+        Err(failure) => attempt.ended(RelayOutcome::failed(failure.kind), local.now()),
     }
     local.give_buffer(head);
     result
@@ -169,9 +177,10 @@ async fn exchange(
     let local = &*worker.local;
     let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
     reply.begin(request).await?;
+    let (status, head) = reply.head();
+    let retry_after = (status == 429).then(|| retry_after(head));
     let body = reply.read_body().await?;
     let (mut response, reusable) = reply.finish(body);
-    let status = response.status;
     let judged = if response.body.len() <= offload::INLINE_MAX {
         judge(protocol, response.body(), status, id)
     } else {
@@ -189,12 +198,24 @@ async fn exchange(
         reusable.release(at);
     }
     match judged {
-        Ok(verdict) => Ok(Won { status, at, verdict, response }),
+        Ok(verdict) => Ok(Won { status, retry_after, at, verdict, response }),
         Err(failure) => {
             local.give_buffer(response.buffer);
-            Err(failure)
+            Err(Failure { retry_after, ..failure })
         }
     }
+}
+
+/// When an upstream that has enough wants to be asked again.
+#[cold]
+fn retry_after(head: &[u8]) -> RetryAfter {
+    let mut found = RetryAfter::SOON;
+    http1::visit_response_fields(head, |field| {
+        if field.name.eq_ignore_ascii_case("retry-after") {
+            found = RetryAfter::read(field.value);
+        }
+    });
+    found
 }
 
 /// Writes a call under our id, of the parts of it that mean something. Parameters that are not

@@ -7,7 +7,8 @@
 
 use std::ops::Range;
 
-use plimsoll_rpc::answer;
+use plimsoll_rpc::loose::{self, Loose};
+use plimsoll_rpc::{answer, json};
 
 use crate::error::ErrorKind;
 use crate::observe::stats::RelayOutcome;
@@ -21,6 +22,8 @@ use super::relay::Decimal;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) outcome: RelayOutcome,
+    /// Whether the upstream did not keep to the letter.
+    pub(crate) is_loose: bool,
     found: Found,
 }
 
@@ -29,12 +32,15 @@ enum Found {
     Result(Range<usize>),
     /// An error object, handed on as it is.
     Error(Range<usize>),
-    /// An error object under a code with several meanings, handed on under one.
-    Recoded {
-        one_code: i64,
-        code: i64,
-        message: Range<usize>,
-    },
+    /// An error object that is put together anew.
+    Rebuilt(Vec<Part>),
+}
+
+/// A part of an error object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Body(Range<usize>),
+    Text(String),
 }
 
 /// Judges the body of a response with this status to the call that was sent under `id`.
@@ -47,39 +53,133 @@ pub(crate) fn judge(
     status: u16,
     id: u64,
 ) -> Result<Verdict, Failure> {
-    let bad = |message: String| Failure::new(ErrorKind::BadAnswer, true, message);
-    let answer = match answer::parse(body) {
-        Ok(answer) => answer,
-        Err(why) if (200..300).contains(&status) => {
-            return Err(bad(format!("the upstream's answer is not JSON-RPC: {why}")));
+    let why = match answer::parse(body) {
+        Ok(answer) => {
+            let is_own = answer.id == Decimal::of(id).digits();
+            match answer.outcome {
+                answer::Outcome::Result(result) if is_own => {
+                    let found = Found::Result(place(body, result));
+                    return Ok(Verdict { outcome: RelayOutcome::Ok, is_loose: false, found });
+                }
+                // A server that could not read the request answers under no id.
+                answer::Outcome::Error { code, message, raw, .. }
+                    if is_own || answer.id == b"null" =>
+                {
+                    let category = protocol.meaning(code, message).with(status);
+                    let found = match category.one_code(code) {
+                        None => Found::Error(place(body, raw)),
+                        Some(one_code) => Found::Rebuilt(recoded(body, raw, code, one_code)),
+                    };
+                    let outcome = RelayOutcome::Rpc(category);
+                    return Ok(Verdict { outcome, is_loose: false, found });
+                }
+                _ => None,
+            }
         }
-        Err(_) => {
-            let message = format!("the upstream answered with HTTP status {status}");
-            return Err(Failure::new(ErrorKind::BadStatus, true, message));
+        Err(why) => Some(why),
+    };
+    if let Ok(answer) = loose::parse(body, id) {
+        return Ok(judge_loose(protocol, body, status, answer));
+    }
+    let (kind, message) = match (why, status) {
+        (None, _) => {
+            let message = "the upstream answered another call: its id is not the one sent";
+            (ErrorKind::BadAnswer, message.to_string())
+        }
+        (Some(why), 200..300) => {
+            (ErrorKind::BadAnswer, format!("the upstream's answer is not JSON-RPC: {why}"))
+        }
+        (Some(_), 429) => (
+            ErrorKind::UpstreamLimited,
+            "the upstream answered with HTTP status 429: it takes no more calls for now"
+                .to_string(),
+        ),
+        (Some(_), status) => {
+            let kind = match status {
+                401 | 403 => ErrorKind::UpstreamDenied,
+                _ => ErrorKind::BadStatus,
+            };
+            (kind, format!("the upstream answered with HTTP status {status}"))
         }
     };
-    let sent = Decimal::of(id);
-    match answer.outcome {
-        answer::Outcome::Result(result) if answer.id == sent.digits() => {
-            Ok(Verdict { outcome: RelayOutcome::Ok, found: Found::Result(place(body, result)) })
+    Err(Failure::new(kind, true, message))
+}
+
+/// An error object under another code: everything else that the upstream said stays, and its own
+/// code beside it.
+fn recoded(body: &[u8], raw: &[u8], code: i64, one_code: i64) -> Vec<Part> {
+    let (mut parts, mut has_message, mut has_code) = (Vec::new(), false, false);
+    let whole = place(body, raw);
+    let mut from = whole.start;
+    for member in json::members(raw).map_while(Result::ok) {
+        match &*member.plain() {
+            b"code" => {
+                let value = place(body, member.value);
+                parts.push(Part::Body(from..value.start));
+                parts.push(Part::Text(one_code.to_string()));
+                from = value.end;
+            }
+            b"message" => has_message = true,
+            b"upstream_code" => has_code = true,
+            _ => {}
         }
-        // A server that could not read the request answers under no id.
-        answer::Outcome::Error { code, message, raw, .. }
-            if answer.id == sent.digits() || answer.id == b"null" =>
-        {
-            let category = protocol.meaning(code, message);
-            let found = match category.one_code(code) {
-                None => Found::Error(place(body, raw)),
-                Some(one_code) => {
-                    // A message that is missing is not in the body.
-                    let message = if message == b"\"\"" { 0..0 } else { place(body, message) };
-                    Found::Recoded { one_code, code, message }
-                }
-            };
-            Ok(Verdict { outcome: RelayOutcome::Rpc(category), found })
-        }
-        _ => Err(bad("the upstream answered another call: its id is not the one sent".into())),
     }
+    parts.push(Part::Body(from..whole.end - 1));
+    let mut end = String::new();
+    if !has_message {
+        end.push_str(",\"message\":\"\"");
+    }
+    if !has_code {
+        end.push_str(&format!(",\"upstream_code\":{code}"));
+    }
+    end.push('}');
+    parts.push(Part::Text(end));
+    parts
+}
+
+fn judge_loose(protocol: Protocol, body: &[u8], status: u16, answer: Loose<'_>) -> Verdict {
+    let (code, message, rest) = match answer {
+        Loose::Result(result) => {
+            let found = Found::Result(place(body, result));
+            return Verdict { outcome: RelayOutcome::Ok, is_loose: true, found };
+        }
+        Loose::Error { code, message, rest } => (code, message, rest),
+    };
+    let category = protocol.meaning(code.unwrap_or_default(), message.unwrap_or_default());
+    let category = category.with(status);
+    let shown = match code {
+        None => category.code(),
+        Some(code) => category.one_code(code).unwrap_or(code),
+    };
+    let mut parts = vec![Part::Text(format!("{{\"code\":{shown},\"message\":"))];
+    parts.push(match message {
+        Some(message) if json::kind(message) == Some(json::Kind::String) => {
+            Part::Body(place(body, message))
+        }
+        message => {
+            let mut text = Vec::new();
+            json::write_text(&mut text, &String::from_utf8_lossy(shortened(message)));
+            Part::Text(String::from_utf8_lossy(&text).into_owned())
+        }
+    });
+    for member in rest {
+        parts.push(Part::Text(",".into()));
+        let (name, value) = (place(body, member.name), place(body, member.value));
+        parts.push(Part::Body(name.start..value.end));
+    }
+    let own = code.filter(|code| *code != shown);
+    parts.push(Part::Text(match own {
+        Some(code) => format!(",\"upstream_code\":{code}}}"),
+        None => "}".into(),
+    }));
+    Verdict { outcome: RelayOutcome::Rpc(category), is_loose: true, found: Found::Rebuilt(parts) }
+}
+
+/// As much of a message that is no string as is shown.
+fn shortened(message: Option<&[u8]>) -> &[u8] {
+    const SHOWN_MAX: usize = 1 << 10;
+    let message = message.unwrap_or_default();
+    &message[..message.len().min(SHOWN_MAX)]
 }
 
 /// Where in `body` a part of it lies.
@@ -94,7 +194,7 @@ impl Verdict {
         &self,
         id: Option<&[u8]>,
         out: &mut Composer,
-        attach: impl FnOnce(&mut Composer, Range<usize>),
+        mut attach: impl FnMut(&mut Composer, Range<usize>),
     ) {
         let text = out.text();
         text.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
@@ -108,15 +208,14 @@ impl Verdict {
                 text.extend_from_slice(b",\"error\":");
                 attach(out, error.clone());
             }
-            Found::Recoded { one_code, code, message } => {
-                let start = format!(",\"error\":{{\"code\":{one_code},\"message\":");
-                text.extend_from_slice(start.as_bytes());
-                match message.is_empty() {
-                    true => text.extend_from_slice(b"\"\""),
-                    false => attach(out, message.clone()),
+            Found::Rebuilt(parts) => {
+                text.extend_from_slice(b",\"error\":");
+                for part in parts {
+                    match part {
+                        Part::Body(range) => attach(out, range.clone()),
+                        Part::Text(text) => out.text().extend_from_slice(text.as_bytes()),
+                    }
                 }
-                let data = format!(",\"data\":{{\"upstream_code\":{code}}}}}");
-                out.text().extend_from_slice(data.as_bytes());
             }
         }
         out.text().push(b'}');

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use plimsoll_measure::Nanos;
 
 use super::records::Settlement;
-use crate::error::{Error, Shape};
+use crate::error::{Error, RetryAfter, Shape};
 use crate::http1::{self, Fields};
 use crate::payload::Payload;
 use crate::permit::Purpose;
@@ -107,7 +107,9 @@ impl<'a> Answer<'a> {
     /// An answer that says what is wrong; written into `body`, which is empty.
     pub(crate) fn error(error: &Error, shape: Shape, mut body: Vec<u8>) -> Answer<'a> {
         error.write(shape, b"null", &mut body);
-        Answer::new(error.status(shape), JSON, body)
+        let mut answer = Answer::new(error.status(shape), JSON, body);
+        answer.fields.extend(error.retry_after(shape).map(RetryAfter::field));
+        answer
     }
 }
 
@@ -124,6 +126,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) attempts: u32,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
+    /// When to try again, where the call was refused for now.
+    pub(crate) retry_after: Option<RetryAfter>,
     /// The first call's method.
     pub(crate) method: Option<plimsoll_rpc::method::Method>,
 }

@@ -27,7 +27,7 @@ use super::parse::{self, Parsed};
 use super::records::{Record, Records};
 use super::routing::{Need, Route, Service, Tried};
 use super::worker::{View, Worker};
-use crate::error::{Error, ErrorKind, Shape};
+use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
 use crate::permit::Purpose;
@@ -87,6 +87,7 @@ impl<'a> Answered<'a> {
     fn put_into(self, into: &mut Answer<'a>) {
         let Answered { status, answer, summary, record } = self;
         into.body = answer.finish();
+        into.fields.extend(summary.retry_after.map(RetryAfter::field));
         into.summary = summary;
         into.settlement.records = record.into();
         into.put_status(status);
@@ -186,6 +187,7 @@ pub(super) async fn answer_call<'a>(
     let (outcome, status) = resolved.unwrap_or_else(|error| {
         answer.clear();
         error.write(target.shape, call.id.unwrap_or(b"null"), answer.text());
+        summary.retry_after = error.retry_after(target.shape);
         (target.failed(&error), error.status(target.shape))
     });
     if call.id.is_none() {
@@ -219,7 +221,8 @@ impl<'a> Target<'a> {
         self.count_refused(error);
         let mut answer = Composer::new(self.worker.local.take_buffer());
         error.write(self.shape, id.unwrap_or(b"null"), answer.text());
-        let summary = Summary { failed: 1, ..Summary::default() };
+        let retry_after = error.retry_after(self.shape);
+        let summary = Summary { failed: 1, retry_after, ..Summary::default() };
         Answered { status: error.status(self.shape), answer, summary, record: None }
     }
 
@@ -276,8 +279,11 @@ async fn resolve<'a>(
         RelayOutcome::Ok => Outcome::Ok,
         _ => Outcome::RpcError,
     };
-    // PATH hands the backend's status on; a customer's client expects 200 where there is an answer.
-    let status = if target.shape == Shape::Path { won.status } else { 200 };
+    // PATH hands the backend's status on; a customer's client expects 200 where there is an answer,
+    // but for the one status that it acts on.
+    let is_limited = won.status == 429 && won.outcome() != RelayOutcome::Ok;
+    let status = if target.shape == Shape::Path || is_limited { won.status } else { 200 };
+    summary.retry_after = won.retry_after.filter(|_| is_limited);
     won.write(&target.worker.local, call.id, out);
     Ok((outcome, status))
 }

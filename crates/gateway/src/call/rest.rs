@@ -135,7 +135,7 @@ async fn relay<'a>(
             Ok(reply) => break (attempt, reply),
             Err(failure) => failure,
         };
-        attempt.ended(RelayOutcome::Failed(failure.kind), local.now());
+        attempt.ended(RelayOutcome::failed(failure.kind), local.now());
         match attempt::after(failure, route, repeatable, &mut tried, pick)? {
             Retry::NewConnection => reuse = Reuse::New,
             Retry::Route(other) => route = other,
@@ -143,6 +143,8 @@ async fn relay<'a>(
     };
     let (status, head) = reply.head();
     let relayed = match status {
+        429 => RelayOutcome::failed(ErrorKind::UpstreamLimited),
+        401 | 403 => RelayOutcome::failed(ErrorKind::UpstreamDenied),
         ..500 => RelayOutcome::Ok,
         _ => RelayOutcome::Failed(ErrorKind::BadStatus),
     };
@@ -157,10 +159,9 @@ async fn relay<'a>(
             let mut attempt = attempt;
             let whole = reply.whole().await;
             let now = local.now();
-            let failed = |no: &Failure| RelayOutcome::Failed(no.kind);
+            let failed = |no: &Failure| RelayOutcome::failed(no.kind);
             attempt.ended(whole.as_ref().map_or_else(failed, |_| relayed), now);
-            let (whole, reusable) =
-                whole.map_err(|failure| Error::new(failure.kind, failure.message))?;
+            let (whole, reusable) = whole?;
             if let Some(reusable) = reusable.filter(|_| may_reuse) {
                 reusable.release(now);
             }
@@ -203,7 +204,7 @@ impl Pieces for Relaying<'_> {
                     Ok(None)
                 }
                 Err(failure) => {
-                    let outcome = RelayOutcome::Failed(failure.kind);
+                    let outcome = RelayOutcome::failed(failure.kind);
                     self.attempt.ended(outcome, self.attempt.local.now());
                     Err(Truncated)
                 }

@@ -204,6 +204,15 @@ const FAILURES: [ErrorKind; 8] = [
 ];
 
 impl RelayOutcome {
+    /// What a relay without an answer came to.
+    pub(crate) fn failed(kind: ErrorKind) -> RelayOutcome {
+        match kind {
+            ErrorKind::UpstreamLimited => RelayOutcome::Rpc(Category::RateLimited),
+            ErrorKind::UpstreamDenied => RelayOutcome::Rpc(Category::Unauthorized),
+            kind => RelayOutcome::Failed(kind),
+        }
+    }
+
     pub(crate) const COUNT: usize = 2 + Category::ALL.len() + FAILURES.len();
 
     fn place(self) -> usize {
@@ -235,6 +244,8 @@ impl RelayOutcome {
 #[derive(Debug, Default)]
 pub(crate) struct Relays {
     outcomes: [Counter; RelayOutcome::COUNT],
+    /// Answers that did not keep to JSON-RPC and were put right.
+    pub(crate) loose: Counter,
     pub(crate) durations: Durations,
 }
 

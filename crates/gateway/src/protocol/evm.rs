@@ -6,9 +6,12 @@
 //! what it says, then by its code where that code has one meaning, and otherwise it is `other`: the
 //! safe default, which is counted like the rest.
 //!
-//! A category decides what may be done (try elsewhere or not) and whose fault it was. Errors that
-//! carry a code of several meanings are rewritten to the one code of our table; the vendor's stays
-//! visible as `data.upstream_code`. Every other error is handed on byte for byte.
+//! What says that a contract refused comes first: the words of a contract's refusal are its author's,
+//! and "rate limit exceeded" among them is no upstream's limit.
+//!
+//! A category decides what may be done (try elsewhere or not) and whose fault it was. An error whose
+//! code has several meanings gets the one code of our table; everything else in it stays, and the
+//! vendor's code stands beside it as `upstream_code`. Every other error is handed on byte for byte.
 
 use crate::error::Fault;
 
@@ -134,7 +137,7 @@ const RULES: &[Rule] = &[
     Rule {
         category: Category::Reverted,
         phrases: &["execution reverted", "vm exception while processing transaction", "reverted"],
-        codes: &[3],
+        codes: &[],
     },
     Rule {
         category: Category::AlreadyKnown,
@@ -213,6 +216,15 @@ const RULES: &[Rule] = &[
     Rule { category: Category::Internal, phrases: &[], codes: &[-32603, 500] },
 ];
 
+/// Whether an error says that the contract refused: geth's and most others' code 3, Nethermind's and
+/// Erigon's way of saying it, or a message that begins with it.
+fn is_refusal(code: i64, message: &str) -> bool {
+    code == 3
+        || (code == -32015 && message.starts_with("vm execution error"))
+        || message.starts_with("execution reverted")
+        || message.starts_with("vm exception while processing transaction")
+}
+
 /// So much of a message is looked at; vendors say what it is in their first words.
 const MESSAGE_MAX: usize = 512;
 
@@ -238,14 +250,30 @@ impl Category {
         Category::Other,
     ];
 
-    /// Sorts an error by its code and its message, as written between its quotation marks.
+    /// Sorts an error by its code and its message, as written, with or without quotation marks.
     pub fn of(code: i64, message: &[u8]) -> Category {
         let message = &message[..message.len().min(MESSAGE_MAX)];
         let message = String::from_utf8_lossy(message).to_ascii_lowercase();
+        if is_refusal(code, message.trim_start_matches('"').trim_start()) {
+            return Category::Reverted;
+        }
         let says = |rule: &&Rule| rule.phrases.iter().any(|phrase| message.contains(phrase));
         let found = RULES.iter().find(says);
         let found = found.or_else(|| RULES.iter().find(|rule| rule.codes.contains(&code)));
         found.map_or(Category::Other, |rule| rule.category)
+    }
+
+    /// What an error means that came with this HTTP status: a limit and a refusal are said by the
+    /// status where the words say nothing.
+    pub(crate) fn with(self, status: u16) -> Category {
+        match (status, self) {
+            (_, Category::Reverted) => self,
+            (429, _) => Category::RateLimited,
+            (401 | 403, Category::Other | Category::Internal | Category::InvalidRequest) => {
+                Category::Unauthorized
+            }
+            _ => self,
+        }
     }
 
     /// The word for it in metrics and documents.
@@ -276,7 +304,6 @@ impl Category {
         matches!(
             self,
             Category::RateLimited
-                | Category::Unauthorized
                 | Category::MissingData
                 | Category::UnsupportedMethod
                 | Category::Timeout
@@ -305,8 +332,14 @@ impl Category {
     /// The code to answer with instead of `code`, when `code` is one that vendors use for different
     /// things.
     pub fn one_code(self, code: i64) -> Option<i64> {
+        // A contract's refusal is known by its data; clients look for it under any of these codes.
         let clashing = matches!(code, -32029..=-32010 | 400..=599);
-        let ours = match self {
+        (clashing && self != Category::Reverted).then_some(self.code())
+    }
+
+    /// The code of our table.
+    pub fn code(self) -> i64 {
+        match self {
             Category::RangeTooLarge | Category::RateLimited | Category::TooLarge => -32005,
             Category::MissingData => -32001,
             Category::UnsupportedMethod => -32601,
@@ -314,9 +347,9 @@ impl Category {
             Category::InvalidRequest => -32600,
             Category::Internal => -32603,
             Category::Unauthorized | Category::Timeout | Category::Unavailable => -32002,
+            Category::Reverted => 3,
             _ => -32000,
-        };
-        clashing.then_some(ours)
+        }
     }
 }
 
@@ -333,6 +366,9 @@ mod tests {
         };
         // geth
         check(3, "execution reverted: no", Category::Reverted, 3);
+        check(3, "execution reverted: rate limit exceeded", Category::Reverted, 3);
+        check(-32000, "execution reverted: nonce too low", Category::Reverted, -32000);
+        check(3, "unauthorized", Category::Reverted, 3);
         check(-32000, "already known", Category::AlreadyKnown, -32000);
         check(-32000, "nonce too low: next nonce 5, tx nonce 3", Category::Nonce, -32000);
         check(-32000, "header not found", Category::MissingData, -32000);
@@ -344,6 +380,9 @@ mod tests {
             -32601,
         );
         check(-32602, "missing value for required argument 0", Category::InvalidParams, -32602);
+        // Nethermind; the data holds what the contract said
+        check(-32015, "VM execution error.", Category::Reverted, -32015);
+        check(-32015, "execution reverted", Category::Reverted, -32015);
         // one gateway's numbers…
         check(-32012, "block range is too large, max 5000", Category::RangeTooLarge, -32005);
         check(-32014, "missing data for this block", Category::MissingData, -32001);

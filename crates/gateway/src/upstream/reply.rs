@@ -49,7 +49,6 @@ pub(super) struct Source {
 
 /// A whole response.
 pub(crate) struct Response {
-    pub(crate) status: u16,
     /// Holds head and body.
     pub(crate) buffer: Vec<u8>,
     pub(crate) body: Range<usize>,
@@ -177,7 +176,7 @@ impl Reply {
         let head = reading.head.take().expect("the head was read");
         let reusable = (head.keep_alive && body.end == buffer.len())
             .then(|| Reusable { connection: head.apply(connection), pool });
-        (Response { status: head.status, buffer, body, share }, reusable)
+        (Response { buffer, body, share }, reusable)
     }
 
     /// The body in pieces; the deadline renews with each, and is `pause` from the last.

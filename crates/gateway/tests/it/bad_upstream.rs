@@ -67,7 +67,13 @@ fn check(rows: Vec<Row>) {
             _ => assert!(answer.text().starts_with("{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"error\":")),
         }
         if !matches!(code, 0) && answer.kind() != "" {
-            assert_eq!(answer.kind(), outcome, "{name}");
+            // What an upstream refused is counted like its error objects.
+            let kind = match outcome {
+                "rate_limited" => "upstream_limited",
+                "unauthorized" => "upstream_denied",
+                outcome => outcome,
+            };
+            assert_eq!(answer.kind(), kind, "{name}");
         }
         assert_eq!(relays(&gateway, "a", outcome), 1, "{name}\n{}", gateway.metrics());
         definitions.services[0].timeout = Nanos::from_secs(30);
@@ -159,7 +165,7 @@ fn what_is_no_http_is_broken() {
         broken("a head without an end", "X: y\r\n", Then::Repeat),
         broken(
             "too many fields",
-            &format!("HTTP/1.1 200 X\r\n{}\r\n", "A: b\r\n".repeat(65)),
+            &format!("HTTP/1.1 200 X\r\n{}\r\n", "A: b\r\n".repeat(513)),
             Then::Keep,
         ),
         broken("interim answers without an end", "HTTP/1.1 100 Continue\r\n\r\n", Then::Repeat),
@@ -182,8 +188,7 @@ fn what_is_no_answer_is_none() {
     let status = |name, status| row(name, with(status, ""), Then::Keep, "bad_status", 502, -32002);
     check(vec![
         body("another id", r#"{"jsonrpc":"2.0","id":77,"result":1}"#),
-        body("the id as a text", r#"{"jsonrpc":"2.0","id":"@","result":1}"#),
-        body("the id as a fraction", r#"{"jsonrpc":"2.0","id":@.0,"result":1}"#),
+        body("the id as a broken number", r#"{"jsonrpc":"2.0","id":@.5,"result":1}"#),
         body("no id", r#"{"jsonrpc":"2.0","result":1}"#),
         body("null as the id", r#"{"jsonrpc":"2.0","id":null,"result":1}"#),
         body(
@@ -197,9 +202,6 @@ fn what_is_no_answer_is_none() {
             r#"{"jsonrpc":"2.0","id":@,"result":1,"error":{"code":1,"message":""}}"#,
         ),
         body("neither", r#"{"jsonrpc":"2.0","id":@}"#),
-        body("an error that is none", r#"{"jsonrpc":"2.0","id":@,"error":"no"}"#),
-        body("another version", r#"{"jsonrpc":"1.1","id":@,"result":1}"#),
-        body("an array", r#"[{"jsonrpc":"2.0","id":@,"result":1}]"#),
         body(
             "two answers in one",
             r#"{"jsonrpc":"2.0","id":@,"result":1}{"jsonrpc":"2.0","id":@,"result":1}"#,
@@ -210,7 +212,7 @@ fn what_is_no_answer_is_none() {
         body("control characters", "{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":\"a\0\"}"),
         body(
             "too deep",
-            &format!("{{\"id\":@,\"result\":{}1{}}}", "[".repeat(130), "]".repeat(130)),
+            &format!("{{\"id\":@,\"result\":{}1{}}}", "[".repeat(10_001), "]".repeat(10_001)),
         ),
         bad("no content", "HTTP/1.1 204 X\r\n\r\n".into()),
         row("packed, though not asked", gzipped, Then::Keep, "bad_answer", 502, -32002),
@@ -228,7 +230,9 @@ fn what_is_no_answer_is_none() {
         ),
         status("a redirection", 302),
         status("not modified", 304),
-        status("too many requests", 429),
+        row("too many", with(429, "<html>"), Then::Keep, "rate_limited", 429, -32005),
+        row("no key", with(401, "no such key"), Then::Keep, "unauthorized", 502, -32002),
+        row("not for you", with(403, ""), Then::Keep, "unauthorized", 502, -32002),
         status("a failure", 500),
         row("a page of a proxy", with(502, "<html>"), Then::Keep, "bad_status", 502, -32002),
     ]);
@@ -345,6 +349,32 @@ fn unusual_answers_are_answers() {
             Then::Close,
         ),
         ok("a failure that is none", with(500, fine), Then::Keep),
+        ok("the id as a text", with(200, r#"{"jsonrpc":"2.0","id":"@","result":1}"#), Then::Keep),
+        ok("the id as a fraction", with(200, r#"{"id":@.0,"result":1,"error":{}}"#), Then::Keep),
+        ok("another version", with(200, r#"{"jsonrpc":"1.1","id":@,"result":1}"#), Then::Keep),
+        ok("an array", with(200, r#"[{"jsonrpc":"2.0","id":@,"result":1}]"#), Then::Keep),
+        ok("a byte order mark", with(200, "\u{feff}{\"id\":@,\"result\":1}"), Then::Keep),
+        ok(
+            "many fields",
+            with(200, fine)
+                .replace("Content-Length", &format!("{}Content-Length", "A: b\r\n".repeat(500))),
+            Then::Keep,
+        ),
+        error("an error that is a text", 200, r#"{"id":@,"error":"no"}"#, "other", -32000),
+        error(
+            "a code as a text",
+            200,
+            r#"{"id":@,"error":{"code":"3","message":"execution reverted"}}"#,
+            "reverted",
+            3,
+        ),
+        error(
+            "a contract that says limit",
+            200,
+            r#"{"id":@,"error":{"code":-32000,"message":"execution reverted: rate limit exceeded"}}"#,
+            "reverted",
+            -32000,
+        ),
         ok("version left out", with(200, "{\"result\":1,\"error\":null,\"id\":@}"), Then::Keep),
         error(
             "an error",
@@ -367,12 +397,13 @@ fn unusual_answers_are_answers() {
             "invalid_request",
             -32600,
         ),
-        error(
+        row(
             "429 with words",
-            429,
-            r#"{"jsonrpc":"2.0","id":@,"error":{"code":-32005,"message":"slow"}}"#,
+            with(429, r#"{"jsonrpc":"2.0","id":@,"error":{"code":-32000,"message":"slow"}}"#),
+            Then::Keep,
             "rate_limited",
-            -32005,
+            429,
+            -32000,
         ),
         error(
             "500 with words",
@@ -465,4 +496,35 @@ fn a_second_answer_is_nobodys() {
         assert_eq!(relays(&gateway, "a", "ok"), answered);
         assert_eq!(relays(&gateway, "a", "bad_answer"), 200 - answered);
     }
+}
+
+#[test]
+fn callers_are_told_when_to_try_again() {
+    // (the upstream's header, what the caller is told)
+    let rows = [
+        ("Retry-After: 7\r\n", "7"),
+        ("Retry-After: 99999999\r\n", "3600"),
+        ("Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", "1"),
+        ("", "1"),
+    ];
+    for (fields, told) in rows {
+        for body in ["<html>", r#"{"jsonrpc":"2.0","id":1,"error":{"code":429,"message":"no"}}"#] {
+            let upstream = Upstream::start(move |_, _| Reply::with(429, fields, body));
+            let gateway =
+                start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
+            let answer = post(&gateway, call("1", "m", "[]"));
+            assert_eq!((answer.status, answer.code()), (429, -32005), "{fields}{body}");
+            assert_eq!(answer.field("retry-after"), Some(told), "{fields}{body}");
+            assert_eq!(relays(&gateway, "a", "rate_limited"), 1);
+        }
+    }
+    // A limit of our own.
+    let upstream = Upstream::echo();
+    let mut limited = node("a", "eth", &upstream.url("/"));
+    limited.rate_limit = Some(0.001);
+    let gateway = start(settings(), &definitions(vec![limited]));
+    assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
+    let answer = post(&gateway, call("1", "m", "[]"));
+    assert_eq!((answer.status, answer.kind()), (429, "limit_reached"));
+    assert_eq!(answer.field("retry-after"), Some("1"));
 }

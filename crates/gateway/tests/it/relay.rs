@@ -125,7 +125,7 @@ fn the_chains_id_needs_no_upstream() {
 fn what_is_no_call_is_told_why() {
     let upstream = Upstream::echo();
     let gateway = before(&upstream.url("/"));
-    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let deep_params = call("1", "m", &deep);
     // (body, status, code, kind, id)
     let rows: [(&[u8], u16, i64, &str, &str); 21] = [

@@ -1,6 +1,6 @@
 //! The scanner: walks over JSON text and stops at the first byte that does not fit.
 //!
-//! It knows the grammar and nothing else. Open containers are bits of one word, not stack frames.
+//! It knows the grammar and nothing else. Open containers are bits of words, not stack frames.
 
 use super::{DEPTH_MAX, Fault, Syntax};
 
@@ -80,12 +80,15 @@ impl<'a> Scanner<'a> {
     }
 
     /// A value that may hold others. Open containers are the low bits of `objects`, the innermost
-    /// lowest, set for an object.
+    /// lowest, set for an object; those further out than a word holds are in `outer`.
     fn nested(&mut self, depth: u32) -> Result<&'a [u8], Syntax> {
         let from = self.at;
         let floor = depth;
         let mut depth = depth;
         let mut objects = 0u128;
+        let mut outer = Vec::new();
+        // Whether a word is full at this level.
+        let is_full = |depth: u32| depth > floor && (depth - floor).is_multiple_of(u128::BITS);
         loop {
             self.space();
             match self.peek() {
@@ -102,6 +105,9 @@ impl<'a> Scanner<'a> {
                     if self.peek() == Some(open + 2) {
                         self.at += 1;
                     } else {
+                        if is_full(depth) {
+                            outer.push(objects);
+                        }
                         depth += 1;
                         objects = objects << 1 | u128::from(open == b'{');
                         if open == b'{' {
@@ -136,7 +142,7 @@ impl<'a> Scanner<'a> {
                 }
                 self.at += 1;
                 depth -= 1;
-                objects >>= 1;
+                objects = if is_full(depth) { outer.pop().unwrap_or(0) } else { objects >> 1 };
             }
         }
     }

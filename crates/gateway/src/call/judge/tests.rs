@@ -51,15 +51,70 @@ fn answers_come_under_the_callers_id() {
         r#"{"id":42,"error":{"code":-32016}}"#,
         "1",
         RelayOutcome::Rpc(Category::Other),
-        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"","data":{"upstream_code":-32016}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"","upstream_code":-32016}}"#,
     );
     // a number that vendors use for different things
     check(
-        r#"{"id":42,"error":{"code":-32016,"message":"over rate limit"}}"#,
+        r#"{"id":42,"error":{ "data":{"code":1}, "code": -32016 ,"message":"over rate limit"}}"#,
         "1",
         RelayOutcome::Rpc(Category::RateLimited),
-        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"over rate limit","data":{"upstream_code":-32016}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"error":{ "data":{"code":1}, "code": -32005 ,"message":"over rate limit","upstream_code":-32016}}"#,
     );
+    // … which another gateway said already
+    check(
+        r#"{"id":42,"error":{"code":429,"message":"slow down","upstream_code":-32016}}"#,
+        "1",
+        RelayOutcome::Rpc(Category::RateLimited),
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"slow down","upstream_code":-32016}}"#,
+    );
+    // a contract's refusal keeps its code and its data
+    check(
+        r#"{"id":42,"error":{"code":-32015,"message":"VM execution error.","data":"Reverted 0x08c379a0"}}"#,
+        "1",
+        RelayOutcome::Rpc(Category::Reverted),
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32015,"message":"VM execution error.","data":"Reverted 0x08c379a0"}}"#,
+    );
+}
+
+#[test]
+fn answers_that_do_not_keep_to_the_letter_are_put_right() {
+    let check = |body: &str, outcome: RelayOutcome, text: &str| {
+        assert!(judge(Protocol::Evm, body.as_bytes(), 200, 42).is_ok_and(|one| one.is_loose));
+        assert_eq!(judged(body, 200, "1"), Ok((outcome, text.to_string())), "{body}");
+    };
+    let error = |outcome: Category, body: &str, error: &str| {
+        let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{error}}}");
+        check(body, RelayOutcome::Rpc(outcome), &text);
+    };
+    for body in [
+        r#"{"id":"42","result":"0x1"}"#,
+        r#"{"id":42.0,"result":"0x1","error":{}}"#,
+        r#"[{"id":42,"result":"0x1"}]"#,
+        "\u{feff}{\"id\":42,\"result\":\"0x1\"}",
+    ] {
+        check(body, RelayOutcome::Ok, r#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#);
+    }
+    error(
+        Category::MissingData,
+        r#"{"id":42,"error":"header not found"}"#,
+        r#"{"code":-32001,"message":"header not found"}"#,
+    );
+    error(
+        Category::RateLimited,
+        r#"{"id":42,"error":{"code":"429","message":"slow down","data":[1]}}"#,
+        r#"{"code":-32005,"message":"slow down","data":[1],"upstream_code":429}"#,
+    );
+    error(
+        Category::Reverted,
+        r#"{"id":42,"error":{"message":"execution reverted","data":"0x08c379a0"}}"#,
+        r#"{"code":3,"message":"execution reverted","data":"0x08c379a0"}"#,
+    );
+    error(
+        Category::Other,
+        r#"{"id":42,"error":{"code":5.0,"message":{"a":"b"}}}"#,
+        r#"{"code":5,"message":"{\"a\":\"b\"}"}"#,
+    );
+    error(Category::Other, r#"{"error":{}}"#, r#"{"code":-32000,"message":""}"#);
 }
 
 #[test]
@@ -68,11 +123,11 @@ fn what_is_no_answer_is_none() {
         assert_eq!(judged(body, status, "1"), Err(kind), "{status} {body}");
     };
     check(r#"{"jsonrpc":"2.0","id":41,"result":1}"#, 200, ErrorKind::BadAnswer);
-    check(r#"{"jsonrpc":"2.0","id":"42","result":1}"#, 200, ErrorKind::BadAnswer);
+    check(r#"{"jsonrpc":"2.0","id":"41","result":1}"#, 200, ErrorKind::BadAnswer);
     check(r#"{"jsonrpc":"2.0","id":null,"result":1}"#, 200, ErrorKind::BadAnswer);
     check(r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#, 200, ErrorKind::BadAnswer);
     check(r#"{"jsonrpc":"2.0","id":42}"#, 200, ErrorKind::BadAnswer);
-    check(r#"[{"jsonrpc":"2.0","id":42,"result":1}]"#, 200, ErrorKind::BadAnswer);
+    check(r#"[{"id":42,"result":1},{"id":42,"result":1}]"#, 200, ErrorKind::BadAnswer);
     check("", 200, ErrorKind::BadAnswer);
     check("<html>", 200, ErrorKind::BadAnswer);
     check("<html>", 502, ErrorKind::BadStatus);
