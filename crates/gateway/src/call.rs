@@ -5,6 +5,7 @@ mod batch;
 pub(crate) mod judge;
 pub(crate) mod message;
 pub(crate) mod parse;
+pub(crate) mod passed;
 pub(crate) mod records;
 pub(crate) mod relay;
 pub(crate) mod rest;

@@ -93,6 +93,7 @@ errors! {
     TooSlow = "too_slow", -32600, 408, yes, Caller, "A head did not come within limits.header_time, or less than 4 KiB of a body within limits.body_time. The connection is closed.";
     NoSuchPath = "no_such_path", -32600, 404, no, Caller, "A path that the gateway does not serve; among them those of an instance that are never relayed: /admin, /config, /disqualified_endpoints.";
     HttpMethod = "http_method", -32600, 405, no, Caller, "An HTTP method that the path does not take.";
+    Loop = "loop", -32600, 508, no, Gateway, "The request has come through this gateway before: an upstream leads back to it.";
     NoWebSocket = "no_websocket", -32601, 501, no, Caller, "A WebSocket upgrade, which is not served.";
     MissingEndpoint = "missing_endpoint", -32600, 400, no, Caller, "/api/gateway without endpoint=ID.";
     UnknownEndpoint = "unknown_endpoint", -32001, 404, no, Caller, "No endpoint has this id, or it is disabled.";

@@ -109,9 +109,9 @@ impl Gateway {
         let tls = tls.map_err(StartError::Tls)?;
         let log = AccessLog::new(settings.access_log.file.as_deref());
         open_log(&log, &settings)?;
-        let listeners = acceptor::listen(&settings.listen)
+        let listeners = acceptor::listen(&settings.listeners)
             .map_err(|(address, source)| StartError::Listen { address, source })?;
-        let addresses = listeners.iter().map(|listener| listener.local_addr());
+        let addresses = listeners.iter().map(|listener| listener.socket.local_addr());
         let addresses = addresses.collect::<io::Result<_>>()?;
         let keeper = Keeper::start()?;
         let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
@@ -137,7 +137,7 @@ impl Gateway {
             // Dropping the gateway ends the threads that were started.
             lock(&gateway.threads).push(thread.start(&gateway.shared, receiver)?);
         }
-        let acceptor = Acceptor::start(&gateway.shared, listeners, arrivals)?;
+        let acceptor = Acceptor::start(&gateway.shared, listeners, arrivals, tls)?;
         *lock(&gateway.acceptor) = Some(acceptor);
         Ok(gateway)
     }
@@ -166,7 +166,7 @@ impl Gateway {
             ..settings.limits
         };
         let settings = Settings {
-            listen: before.settings.listen.clone(),
+            listeners: before.settings.listeners.clone(),
             workers,
             tls: before.settings.tls.clone(),
             limits,
@@ -332,14 +332,15 @@ impl WorkerThread {
         loop {
             tokio::select! {
                 // When no more can come, those that came are served on.
-                Some(Accepted { stream, peer, share }) = arrivals.recv() => {
+                Some(Accepted { stream, peer, share, door }) = arrivals.recv() => {
                     let Ok(stream) = TcpStream::from_std(stream) else {
                         worker.local.counts().downstream.take(1);
                         continue;
                     };
-                    let arrival = Arrival { stream, peer, share };
+                    let arrival = Arrival { stream, peer, share, faces: door.faces };
+                    let tls = self.tls.clone().filter(|_| door.tls);
                     let (worker, sessions) = (worker.clone(), sessions.clone());
-                    tokio::task::spawn_local(session::serve(worker, sessions, arrival, self.tls.clone()));
+                    tokio::task::spawn_local(session::serve(worker, sessions, arrival, tls));
                 }
                 _ = self.stop.wait_for(|stop| *stop) => break,
             }

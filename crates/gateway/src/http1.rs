@@ -50,6 +50,33 @@ pub(crate) struct ResponseHead {
     pub(crate) keep_alive: bool,
     /// How long an idle connection is safe to use, where the server says when it closes it.
     pub(crate) idle_max: Option<Nanos>,
+    pub(crate) coding: Coding,
+}
+
+/// How a response's body is coded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Coding {
+    #[default]
+    None,
+    Gzip,
+    /// One that nobody asked for.
+    Other,
+}
+
+impl Coding {
+    fn of(field: Option<&[u8]>) -> Coding {
+        match field {
+            None => Coding::None,
+            Some(coding) if coding.eq_ignore_ascii_case(b"identity") => Coding::None,
+            Some(coding)
+                if coding.eq_ignore_ascii_case(b"gzip")
+                    || coding.eq_ignore_ascii_case(b"x-gzip") =>
+            {
+                Coding::Gzip
+            }
+            Some(_) => Coding::Other,
+        }
+    }
 }
 
 /// Whether a request may start with what `buffer` starts with: a character of a method's name.
@@ -153,7 +180,8 @@ pub(crate) fn response_head(text: &[u8], is_head: bool) -> Result<ResponseHead, 
     let framing = if bodiless { Framing::Empty } else { fields.framing(Framing::UntilClose)? };
     let stays = !fields.close && (minor == 1 || fields.keep_alive);
     let keep_alive = stays && framing != Framing::UntilClose;
-    Ok(ResponseHead { status, framing, keep_alive, idle_max: fields.idle_max })
+    let (idle_max, coding) = (fields.idle_max, Coding::of(fields.content_encoding));
+    Ok(ResponseHead { status, framing, keep_alive, idle_max, coding })
 }
 
 /// Calls `visit` with each field of a response's head that was read before.

@@ -8,8 +8,8 @@
 //! - `upstream`: the client's side of HTTP
 //! - `keeper`: background work: name resolution
 //! - [`observe`]: counters, metrics, logs
-//! - `local`, `permit`, `buffer`, `payload`, `offload`: a thread's own, the process's capacity, bodies,
-//!   long work
+//! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: a thread's own, the process's capacity,
+//!   bodies, long work
 //! - [`protocol`]: what a service speaks: the meanings of errors
 //! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
 //! - `fuzz`: entry points for fuzzing
@@ -20,6 +20,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod gateway;
+mod gzip;
 mod host;
 mod http1;
 mod keeper;

@@ -121,7 +121,7 @@ fn start_instances(folder: &Folder) -> anyhow::Result<Part> {
         Part::start(
             folder,
             "instances",
-            &["--instances", "5", "--listen", listen, "--database", "off"],
+            &["--instances", "5", "--listen", listen, "--database", "off", "--simulate"],
             &[],
         )
     };

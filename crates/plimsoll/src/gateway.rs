@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:
-  plimsoll gateway
-      with nothing configured: four simulated chains, and a line to try it with
+  plimsoll gateway --simulate
+      four simulated chains to try it with, as long as it has no upstream
   plimsoll gateway --upstream eth=http://127.0.0.1:8545
       relays what is asked of http://127.0.0.1:3069/v1 with the header Target-Service-Id: eth
   PATH_GATEWAY_INSTANCES=http://127.0.0.1:4001,http://127.0.0.1:4002 plimsoll gateway
@@ -81,12 +81,18 @@ pub(crate) struct ServeArgs {
     /// Relay a service to a node, beside what the file has; may be given several times
     #[arg(long, value_name = "SERVICE=URL")]
     upstream: Vec<String>,
+    /// As long as there is no upstream, relay to simulated chains: eth, boba, mantle and kava
+    #[arg(long)]
+    simulate: bool,
     /// Print the configuration resolved, without secrets, and stop
     #[arg(long)]
     print_config: bool,
     /// Given by a supervisor: stdin is a pipe that ends with it
     #[arg(long, hide = true)]
     supervised: bool,
+    /// Given by a supervisor: what is added to each port
+    #[arg(long, hide = true, default_value_t = 0)]
+    port_offset: u16,
     /// Given by a supervisor: where it simulates chains
     #[arg(long, hide = true)]
     simulated: Option<String>,
@@ -104,6 +110,7 @@ impl ServeArgs {
             (self.instances != 1, "--instances"),
             (self.workers.is_some(), "--workers"),
             (!self.upstream.is_empty(), "--upstream"),
+            (self.simulate, "--simulate"),
             (self.print_config, "--print-config"),
         ];
         given.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)

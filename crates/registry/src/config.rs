@@ -13,6 +13,7 @@ mod keys;
 mod show;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use plimsoll_config::{Document, Place, Problems, Table, Text, Variables, nearest};
@@ -22,7 +23,7 @@ pub use keys::{Form, KEYS, Key, fixed_differences};
 pub use show::{show_endpoint, show_service, show_upstream};
 
 use crate::model::{Address, Definitions, Kind, Service, Upstream, check_id};
-use crate::settings::{Settings, TlsFiles};
+use crate::settings::{Faces, Listener, Settings, TlsFiles};
 use entries::Outlines;
 
 /// The file that is read when none is named and it is there.
@@ -36,6 +37,12 @@ const DATABASE_DEFAULT: &str = "sqlite:plimsoll.db";
 pub struct Config {
     /// How the process works.
     pub settings: Settings,
+    /// `listen` as it was given: listeners for callers.
+    pub listen: Vec<SocketAddr>,
+    /// `admin_listen` as it was given.
+    pub admin_listen: Option<SocketAddr>,
+    /// The file's `[[listener]]` tables.
+    pub listeners: Vec<Listener>,
     /// Whether the services that are built in are there.
     pub built_in_services: bool,
     /// PATH instances, which serve whatever service they are asked for.
@@ -139,7 +146,7 @@ impl Config {
             ("", name) => name == key,
             (table, _) => table == key,
         };
-        KEYS.iter().any(in_table) || ["service", "upstream", "endpoint"].contains(&key)
+        KEYS.iter().any(in_table) || ["listener", "service", "upstream", "endpoint"].contains(&key)
     }
 
     /// The services that exist whatever the database says: the file's, and those built in which it
@@ -159,8 +166,9 @@ pub fn instance_name(port: u16) -> String {
     format!("{}:{port}", host.as_deref().unwrap_or("localhost"))
 }
 
-/// Takes the URL of a PATH instance for an upstream; where there is no path, `/v1` is meant.
-pub(crate) fn instance(mut url: Text) -> Result<Upstream, String> {
+/// Takes the URL of a PATH instance for an upstream, named by its number in the list; where there is
+/// no path, `/v1` is meant.
+pub(crate) fn instance(mut url: Text, number: usize) -> Result<Upstream, String> {
     let mut address = match url.unset {
         Some(_) => Address::parse("http://unset.invalid/v1")?,
         None => Address::parse(&url.value)?,
@@ -171,7 +179,7 @@ pub(crate) fn instance(mut url: Text) -> Result<Upstream, String> {
             *text = format!("{}/v1", text.trim_end_matches('/'));
         }
     }
-    let id = format!("{}:{}", address.host, address.port);
+    let id = format!("path-{number}");
     Ok(Upstream::at(id, Kind::Path, url, address))
 }
 
@@ -196,6 +204,9 @@ impl Draft {
         Draft {
             config: Config {
                 settings: Settings::default(),
+                listen: Vec::new(),
+                admin_listen: None,
+                listeners: Vec::new(),
                 built_in_services: true,
                 instances: Vec::new(),
                 definitions: Definitions::default(),
@@ -223,21 +234,60 @@ impl Draft {
         if let Some((place, message, missing)) = one_of_two {
             problems.note(place.clone(), message, format!("give \"{missing}\" too"));
         }
-        let mut ids: Vec<&str> = Vec::new();
-        for instance in &self.config.instances {
-            if ids.contains(&instance.id.as_str()) {
+        let instances = &self.config.instances;
+        for (at, instance) in instances.iter().enumerate() {
+            if instances[..at].iter().any(|other| other.address == instance.address) {
                 let place = self.places.get("instances").cloned();
-                let message = format!("the instance {} is named twice", instance.id);
+                let message = format!("the instance {} is named twice", instance.url.shown);
                 problems.note(place.unwrap_or(Place::Named("instances".into())), message, "");
             }
-            ids.push(&instance.id);
         }
+        let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
+        self.check_listeners(problems);
         self.outlines.check(self.config.built_in_services, &ids, parsed, problems);
     }
 
-    fn finish(self, notes: Vec<String>) -> Config {
+    /// Looks for addresses that are named twice, and faces that nobody could reach.
+    fn check_listeners(&self, problems: &mut Problems) {
+        let place = |key| self.places.get(key).cloned().unwrap_or(Place::Named(String::from(key)));
+        let listen = self.config.listen.iter().map(|address| (*address, place("listen")));
+        let admin = self.config.admin_listen.map(|address| (address, place("admin_listen")));
+        let own = self.outlines.listeners.iter().zip(&self.outlines.listener_places);
+        let own = own.map(|(listener, place)| (listener.address, place.clone()));
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        for (address, place) in listen.chain(own).chain(admin) {
+            if address.port() != 0 && seen.contains(&address) {
+                problems.note(place, format!("{address} is named twice"), "");
+            }
+            seen.push(address);
+        }
+    }
+
+    /// All listeners. Operators are answered where callers are, unless there is another place for
+    /// them.
+    fn listeners(config: &mut Config, given: Vec<Listener>) -> Vec<Listener> {
+        config.listeners = given;
+        if config.listen.is_empty() && config.listeners.is_empty() {
+            config.listen = Settings::default().listeners.iter().map(|one| one.address).collect();
+        }
+        let has_admin =
+            config.admin_listen.is_some() || config.listeners.iter().any(|one| one.faces.admin);
+        let faces = Faces { admin: !has_admin, ..Faces::ALL };
+        let listen =
+            config.listen.iter().map(|address| Listener { faces, ..Listener::at(*address) });
+        let admin = config.admin_listen.map(|address| Listener {
+            address,
+            faces: Faces { admin: true, ..Faces::NONE },
+            tls: false,
+        });
+        listen.chain(config.listeners.iter().copied()).chain(admin).collect()
+    }
+
+    fn finish(mut self, notes: Vec<String>) -> Config {
+        let given = std::mem::take(&mut self.outlines.listeners);
         let mut config = self.config;
-        let port = config.settings.listen.first().map_or(0, |address| address.port());
+        config.settings.listeners = Draft::listeners(&mut config, given);
+        let port = config.settings.listeners.first().map_or(0, |one| one.address.port());
         config.settings.instance = self.instance.unwrap_or_else(|| instance_name(port));
         config.settings.tls =
             self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key });
@@ -255,7 +305,7 @@ impl Draft {
     }
 }
 
-/// `--upstream SERVICE=URL`: the same as `[[upstream]]` with an id made of host and port.
+/// `--upstream SERVICE=URL`: the same as `[[upstream]]` with an id made of the service and a number.
 fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Problems) {
     for (flag, value) in inputs.flags.iter().filter(|(flag, _)| *flag == "--upstream") {
         let document = Document::from_named([(flag.to_string(), upstream_line(value))]);
@@ -278,7 +328,9 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
                     return None;
                 }
             };
-            let id = format!("{service}:{}:{}", address.host, address.port);
+            let same = |one: &&Outlined<Upstream>| one.id.starts_with(&format!("{service}-"));
+            let number = draft.outlines.upstreams.iter().filter(same).count() + 1;
+            let id = format!("{service}-{number}");
             let upstream = Upstream {
                 service: Some(service.into()),
                 ..Upstream::at(id.clone(), Kind::Evm, url, address)

@@ -33,6 +33,9 @@ pub struct Service {
     pub spread: Spread,
     /// From taking up a call to the last byte of its answer.
     pub timeout: Nanos,
+    /// Whether requests that are not JSON-RPC are relayed: paths below `/v1` and other methods than
+    /// POST. No rule on methods can look into them.
+    pub rest: bool,
 }
 
 impl Service {
@@ -48,6 +51,7 @@ impl Service {
             sync_allowance: None,
             spread: Spread::default(),
             timeout: Service::TIMEOUT,
+            rest: false,
         }
     }
 
@@ -223,13 +227,9 @@ impl Address {
             }
         };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        Ok(Address {
-            tls,
-            host: host.into(),
-            port,
-            authority: authority.as_str().into(),
-            path: path.into(),
-        })
+        // A query may follow the host at once.
+        let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
+        Ok(Address { tls, host: host.into(), port, authority: authority.as_str().into(), path })
     }
 }
 
@@ -322,6 +322,7 @@ mod tests {
         check("https://node.example/v3/key?x=1", true, "node.example", 443, "/v3/key?x=1");
         check("http://[::1]:3069/v1", false, "::1", 3069, "/v1");
         check("http://host", false, "host", 80, "/");
+        check("https://host?apikey=K", true, "host", 443, "/?apikey=K");
         for bad in [
             "",
             "host",

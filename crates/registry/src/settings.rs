@@ -11,8 +11,8 @@ use plimsoll_measure::Nanos;
 /// Everything a process is started with, beside its definitions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Where it listens; at least one address; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    /// Where it listens; at least one listener.
+    pub listeners: Vec<Listener>,
     /// What it calls itself in response headers and logs.
     pub instance: String,
     /// How many threads serve, each with a runtime of its own.
@@ -23,6 +23,9 @@ pub struct Settings {
     pub limits: Limits,
     /// Who may set X-Forwarded-For. Changed by a reload.
     pub trusted_proxies: Vec<Network>,
+    /// Header fields of callers, in lower case, that go on to upstreams beside those that always do.
+    /// Changed by a reload.
+    pub pass_headers: Vec<String>,
     /// Whether response headers name instance, upstream and attempts. Changed by a reload.
     pub reveal: bool,
     /// Which pages may call it from a browser. Changed by a reload.
@@ -41,12 +44,13 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 3069))],
+            listeners: vec![Listener::at(SocketAddr::from(([127, 0, 0, 1], 3069)))],
             instance: String::from("gateway"),
             workers: 1,
             tls: None,
             limits: Limits::default(),
             trusted_proxies: Vec::new(),
+            pass_headers: Vec::new(),
             reveal: true,
             cors: Cors::default(),
             access_log: AccessLog::default(),
@@ -54,6 +58,60 @@ impl Default for Settings {
             idle_close: Nanos::from_secs(2),
             drain: Nanos::from_secs(30),
         }
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// What it answers.
+    pub faces: Faces,
+    /// Whether it serves https, where the gateway has a certificate.
+    pub tls: bool,
+}
+
+impl Listener {
+    /// A listener for callers, which also answers operators.
+    pub fn at(address: SocketAddr) -> Listener {
+        Listener { address, faces: Faces::ALL, tls: true }
+    }
+}
+
+/// What a listener answers, beside `/health`, `/ready` and load balancers' probes, which every
+/// listener answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faces {
+    /// `/api/gateway`: customers' calls.
+    pub gateway: bool,
+    /// `/v1`: calls as a PATH instance takes them.
+    pub path: bool,
+    /// `/metrics`, and details of `/ready`.
+    pub admin: bool,
+}
+
+impl Faces {
+    /// All of them.
+    pub const ALL: Faces = Faces { gateway: true, path: true, admin: true };
+    /// None of them.
+    pub const NONE: Faces = Faces { gateway: false, path: false, admin: false };
+    /// The words for them in documents.
+    pub const WORDS: [&'static str; 3] = ["gateway", "path", "admin"];
+
+    /// Opens the face with this place among the words.
+    pub fn open(&mut self, place: usize) {
+        match place {
+            0 => self.gateway = true,
+            1 => self.path = true,
+            _ => self.admin = true,
+        }
+    }
+
+    /// The words for those that are open.
+    pub fn words(self) -> Vec<&'static str> {
+        let open = [self.gateway, self.path, self.admin];
+        Self::WORDS.into_iter().zip(open).filter(|(_, open)| *open).map(|(word, _)| word).collect()
     }
 }
 
@@ -105,7 +163,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             body: 10 << 20,
-            batch: 100,
+            batch: 1_000,
             header: 32 << 10,
             connections: 20_000,
             calls: 10_000,

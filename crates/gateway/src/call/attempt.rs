@@ -16,7 +16,7 @@ use super::relay::{Decimal, Target};
 use super::routing::{Route, Tried};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind, RetryAfter};
-use crate::http1;
+use crate::http1::{self, Coding};
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
@@ -180,7 +180,11 @@ async fn exchange(
     let (status, head) = reply.head();
     let retry_after = (status == 429).then(|| retry_after(head));
     let body = reply.read_body().await?;
+    let coding = reply.coding();
     let (mut response, reusable) = reply.finish(body);
+    if coding != Coding::None {
+        response = Box::pin(response.decoded(local, coding, limits.answer)).await?;
+    }
     let judged = if response.body.len() <= offload::INLINE_MAX {
         judge(protocol, response.body(), status, id)
     } else {
@@ -238,11 +242,15 @@ pub(crate) fn write_call(call: &Call<'_>, id: u64, copied: &[u8], out: &mut Vec<
 /// Writes the head of a request with a body of `length` bytes.
 fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&route.head);
-    out.extend_from_slice(Decimal::of(length as u64).digits());
     if route.upstream.model.kind == Kind::Path && !target.service.is_listed {
-        out.extend_from_slice(b"\r\ntarget-service-id: ");
+        out.extend_from_slice(b"target-service-id: ");
         out.extend_from_slice(target.service_id.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
+    target.passed.write(route.upstream.model.kind, out);
+    out.extend_from_slice(&target.worker.shared.via);
+    out.extend_from_slice(b"content-length: ");
+    out.extend_from_slice(Decimal::of(length as u64).digits());
     out.extend_from_slice(b"\r\n\r\n");
 }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::HeaderMap;
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Faces;
 
 use super::records::Settlement;
 use crate::error::{Error, RetryAfter, Shape};
@@ -25,6 +26,8 @@ pub(crate) struct Request<'a> {
     pub(crate) all: AllFields<'a>,
     pub(crate) body: Body<'a>,
     pub(crate) peer: IpAddr,
+    /// What the listener that it came through answers.
+    pub(crate) faces: Faces,
     /// When it had been read.
     pub(crate) start: Nanos,
     /// Whether it is its connection's only request at present.
@@ -105,11 +108,47 @@ impl<'a> Answer<'a> {
     }
 
     /// An answer that says what is wrong; written into `body`, which is empty.
-    pub(crate) fn error(error: &Error, shape: Shape, mut body: Vec<u8>) -> Answer<'a> {
-        error.write(shape, b"null", &mut body);
+    pub(crate) fn error(error: &Error, shape: Shape, body: Vec<u8>) -> Answer<'a> {
+        Answer::error_to(error, shape, None, body)
+    }
+
+    /// The same, to the call with this id.
+    pub(crate) fn error_to(
+        error: &Error,
+        shape: Shape,
+        id: Option<&[u8]>,
+        mut body: Vec<u8>,
+    ) -> Answer<'a> {
+        error.write(shape, id.unwrap_or(b"null"), &mut body);
         let mut answer = Answer::new(error.status(shape), JSON, body);
         answer.fields.extend(error.retry_after(shape).map(RetryAfter::field));
         answer
+    }
+}
+
+impl Answer<'_> {
+    /// Writes a short answer that ends its connection, whole.
+    pub(crate) fn write_last(&mut self, is_head: bool, out: &mut Vec<u8>) {
+        let body = match &mut self.body {
+            Payload::Whole(body) => std::mem::take(body),
+            _ => Vec::new(),
+        };
+        let reason = http::StatusCode::from_u16(self.status).ok();
+        let reason = reason.and_then(|code| code.canonical_reason()).unwrap_or_default();
+        out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status).as_bytes());
+        let length = body.len().to_string().into_bytes();
+        let own = [("content-type", &*self.content_type), ("content-length", &*length)];
+        let fields = self.fields.iter().map(|(name, value)| (&**name, &**value));
+        for (name, value) in own.into_iter().chain(fields).chain([("connection", &b"close"[..])]) {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        if !is_head {
+            out.extend_from_slice(&body);
+        }
     }
 }
 
@@ -126,6 +165,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) attempts: u32,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
+    /// The name of the first call's error, where it is the gateway's own.
+    pub(crate) error: Option<&'static str>,
     /// When to try again, where the call was refused for now.
     pub(crate) retry_after: Option<RetryAfter>,
     /// The first call's method.
@@ -156,6 +197,7 @@ impl<'a> Summary<'a> {
         self.calls += other.calls;
         self.failed += other.failed;
         self.method = self.method.or(other.method);
+        self.error = self.error.or(other.error);
         let named = other.upstream.into_iter().chain(other.others.iter().copied());
         named.for_each(|upstream| self.name(upstream));
     }

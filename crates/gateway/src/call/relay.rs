@@ -24,6 +24,7 @@ use super::attempt::{self, Retry, Won};
 use super::batch;
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
+use super::passed::Passed;
 use super::records::{Record, Records};
 use super::routing::{Need, Route, Service, Tried};
 use super::worker::{View, Worker};
@@ -49,6 +50,8 @@ pub(crate) struct Target<'a> {
     /// Whether the request is its connection's only one.
     pub(crate) purpose: Purpose,
     pub(crate) shape: Shape,
+    /// What of the request's head goes on to upstreams.
+    pub(crate) passed: Passed,
     /// When the call was taken up.
     pub(crate) start: Nanos,
 }
@@ -188,6 +191,7 @@ pub(super) async fn answer_call<'a>(
         answer.clear();
         error.write(target.shape, call.id.unwrap_or(b"null"), answer.text());
         summary.retry_after = error.retry_after(target.shape);
+        summary.error = Some(error.kind.row().name);
         (target.failed(&error), error.status(target.shape))
     });
     if call.id.is_none() {
@@ -222,7 +226,8 @@ impl<'a> Target<'a> {
         let mut answer = Composer::new(self.worker.local.take_buffer());
         error.write(self.shape, id.unwrap_or(b"null"), answer.text());
         let retry_after = error.retry_after(self.shape);
-        let summary = Summary { failed: 1, retry_after, ..Summary::default() };
+        let name = Some(error.kind.row().name);
+        let summary = Summary { failed: 1, retry_after, error: name, ..Summary::default() };
         Answered { status: error.status(self.shape), answer, summary, record: None }
     }
 

@@ -17,10 +17,12 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use plimsoll_registry::model::{self, Kind};
+use plimsoll_rpc::json;
 use plimsoll_rpc::method::Class;
 
 use super::attempt::{self, Attempt, Retry};
 use super::message::{Answer, Body, Request, Summary};
+use super::passed;
 use super::records::Record;
 use super::relay::{Decimal, Target, not_routed};
 use super::routing::{self, Need, Route, Tried};
@@ -38,28 +40,25 @@ const METHOD: &str = "REST";
 /// A longer answer is handed on in pieces.
 const WHOLE_MAX: u64 = 64 << 10;
 
-/// Fields that belong to a connection, or that the gateway writes itself.
-const NOT_HANDED_ON: &[&str] = &[
-    "accept-encoding",
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "target-service-id",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-for",
+/// Fields of a request that go on to the upstream, beside those that go with every request
+/// (`call::passed`): what HTTP's own semantics need, and what Cosmos' and Beacon's REST take.
+const HANDED_ON: &[&str] = &[
+    "accept",
+    "accept-language",
+    "cache-control",
+    "content-type",
+    "eth-consensus-version",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "range",
+    "x-cosmos-block-height",
 ];
 
 /// Fields of an answer that are not the upstream's to say.
 const NOT_TAKEN: &[&str] = &[
-    "access-control-allow-origin",
     "connection",
     "content-length",
     "content-type",
@@ -71,6 +70,21 @@ const NOT_TAKEN: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
+
+/// Whether a body is JSON-RPC, or what some node takes for it: an object with a method, or an array of
+/// such. It would be past every rule on methods.
+pub(crate) fn is_call(body: &Body<'_>) -> bool {
+    let has_method = |object: &[u8]| {
+        json::members(object).map_while(Result::ok).any(|member| *member.plain() == *b"method")
+    };
+    let bytes = body.bytes();
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    match json::kind(bytes) {
+        Some(json::Kind::Object) => has_method(bytes),
+        Some(json::Kind::Array) => json::items(bytes).map_while(Result::ok).any(has_method),
+        _ => false,
+    }
+}
 
 /// Hands a request on to an upstream of the service, and its answer back. `body` is the request's,
 /// decoded.
@@ -88,6 +102,7 @@ pub(crate) async fn pass<'a>(
         if summary.attempts == 0 {
             target.count_refused(&error);
         }
+        summary.error = Some(error.kind.row().name);
         let answer = Answer::error(&error, target.shape, local.take_buffer());
         (answer, target.failed(&error))
     });
@@ -115,8 +130,9 @@ async fn relay<'a>(
     let pick = |tried: &Tried| target.service.pick(&need, tried, local.recent());
     let mut route: &'a Route =
         pick(&tried).map_err(|kind| not_routed(kind, &target.service_id, METHOD))?;
-    // What was sent and not answered may be sent again only where that does no harm.
-    let repeatable = is_bodiless;
+    // What was sent and not answered is not sent again: what a request does, even a GET, is not
+    // known here.
+    let repeatable = false;
     let mut reuse = Reuse::Checked;
     let (attempt, reply) = loop {
         summary.tries(&route.upstream.model.id);
@@ -238,23 +254,21 @@ fn request_head(
         path.push(if at == 0 { '?' } else { '&' });
         path.push_str(query);
     }
-    let mut head = routing::request_start(request.method, upstream, &path);
+    let mut head = routing::request_start(request.method, upstream, &path, &["accept-encoding"]);
     let own = |name: &str| upstream.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
-    let mut options = Options::default();
-    request.all.visit(|name, value| options.read(name, value));
     request.all.visit(|name, value| {
-        let stays = NOT_HANDED_ON.iter().any(|field| field.eq_ignore_ascii_case(name))
-            || name.eq_ignore_ascii_case("content-encoding")
-            || options.name(name)
-            || own(name);
-        if !stays {
+        if HANDED_ON.iter().any(|known| known.eq_ignore_ascii_case(name)) && !own(name) {
             field(name, value, &mut head);
         }
     });
     if upstream.kind == Kind::Path {
         field("target-service-id", target.service_id.as_bytes(), &mut head);
     }
-    field("x-forwarded-for", request.peer.to_string().as_bytes(), &mut head);
+    let chain = passed::forwarded_for(request, &target.view.settings);
+    let chain = chain.unwrap_or_else(|| request.peer.to_string().into_bytes());
+    field("x-forwarded-for", &chain, &mut head);
+    target.passed.write_without_chain(upstream.kind, &mut head);
+    head.extend_from_slice(&target.worker.shared.via);
     if length > 0 || matches!(request.method, "POST" | "PUT" | "PATCH") {
         field("content-length", Decimal::of(length as u64).digits(), &mut head);
     }
@@ -286,6 +300,14 @@ impl Options {
     }
 }
 
+/// Whether a field of an answer is the gateway's to say, whoever says it.
+fn is_the_gateways(name: &str) -> bool {
+    let starts = |start: &str| {
+        name.get(..start.len()).is_some_and(|front| front.eq_ignore_ascii_case(start))
+    };
+    starts("access-control-") || starts("x-plimsoll-")
+}
+
 /// The answer as the caller is given it, without its body.
 fn answer_head<'a>(status: u16, head: &[u8], method: &str) -> Answer<'a> {
     let mut options = Options::default();
@@ -298,7 +320,8 @@ fn answer_head<'a>(status: u16, head: &[u8], method: &str) -> Answer<'a> {
             answer.content_type = Cow::Owned(field.value.to_vec());
         }
         let taken = !NOT_TAKEN.iter().any(|name| name.eq_ignore_ascii_case(field.name))
-            && !options.name(field.name);
+            && !options.name(field.name)
+            && !is_the_gateways(field.name);
         if taken || (bodiless && field.name.eq_ignore_ascii_case("content-length")) {
             let name = field.name.to_ascii_lowercase();
             answer.fields.push((name.into(), field.value.to_vec()));

@@ -5,6 +5,7 @@
 //! counted by all.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Settings;
 use tokio::sync::watch;
 
+use crate::call::passed::VIA;
 use crate::call::routing::Routing;
 use crate::host::{Host, Process};
 use crate::keeper::dns::Resolver;
@@ -48,6 +50,8 @@ pub(crate) enum Phase {
 pub(crate) struct Shared {
     pub(crate) time: Time,
     pub(crate) started: WallClock,
+    /// The header line that tells other gateways, and this one, that a request has been here.
+    pub(crate) via: Vec<u8>,
     workers: u64,
     state: ArcSwap<State>,
     version: AtomicU64,
@@ -73,6 +77,8 @@ impl Shared {
         Shared {
             time: Time::start(),
             started: WallClock::now(),
+            via: format!("{VIA}: {:016x}\r\n", RandomState::new().build_hasher().finish())
+                .into_bytes(),
             workers: workers as u64,
             capacity: Arc::new(Capacity::new(&state.settings.limits)),
             state: ArcSwap::from_pointee(state),
@@ -86,6 +92,12 @@ impl Shared {
             accepted_at: AtomicU64::new(0),
             host,
         }
+    }
+
+    /// This gateway's value of [`VIA`].
+    pub(crate) fn via_value(&self) -> &str {
+        let line = std::str::from_utf8(&self.via).unwrap_or_default();
+        line.get(VIA.len() + 2..).unwrap_or_default().trim_end()
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
@@ -204,6 +216,11 @@ impl Worker {
         let id = self.ids.get();
         self.ids.set(id + 1);
         id * self.shared.workers + self.local.number as u64 + 1
+    }
+
+    /// A name for a request, which no other request here or elsewhere has.
+    pub(crate) fn new_request_id(&self) -> String {
+        format!("{}-{:x}", self.shared.via_value(), self.next_id())
     }
 
     /// Closes connections to upstreams that are not needed, until the worker ends.

@@ -16,6 +16,9 @@ pub(crate) struct Fields<'a> {
     pub(crate) request_headers: Option<&'a [u8]>,
     pub(crate) service: Option<&'a [u8]>,
     pub(crate) forwarded_for: Option<&'a [u8]>,
+    pub(crate) request_id: Option<&'a [u8]>,
+    /// Whether there is any field that may go on to upstreams (`call::passed`).
+    pub(crate) is_passed: bool,
     pub(crate) websocket: bool,
     pub(crate) expect_continue: bool,
     pub(crate) close: bool,
@@ -73,10 +76,24 @@ impl<'a> Fields<'a> {
             (10, Some(b'k')) if is("keep-alive") => self.keep_alive_timeout(value),
             (14, Some(b'c')) if is("content-length") => self.content_length(value)?,
             (15, Some(b'a')) if is("accept-encoding") => self.accept_encoding = Some(value),
-            (15, Some(b'x')) if is("x-forwarded-for") => self.forwarded_for = Some(value),
+            (8, Some(b'r')) if is("rpc-type") => self.is_passed = true,
+            (10 | 11, Some(b't')) if is("traceparent") || is("tracestate") => {
+                self.is_passed = true;
+            }
+            (11, Some(b'a')) if is("app-address") => self.is_passed = true,
+            (12, Some(b'x')) if is("x-request-id") => self.request_id = Some(value),
+            (14, Some(b'x')) if is("x-plimsoll-via") => self.is_passed = true,
+            (15, Some(b'x')) if is("x-forwarded-for") => {
+                self.is_passed = true;
+                self.forwarded_for = Some(value);
+            }
+            (16, Some(b't')) if is("target-suppliers") => self.is_passed = true,
+            (17 | 21, Some(b'p')) if is("portal-account-id") || is("portal-application-id") => {
+                self.is_passed = true;
+            }
             (16, Some(b'c')) if is("content-encoding") => self.content_encoding = Some(value),
             (17, Some(b't')) if is("transfer-encoding") => self.transfer_encoding(value)?,
-            (17, Some(b't')) if is("target-service-id") => self.service = Some(value),
+            (17, Some(b't')) if is("target-service-id") => self.service(value)?,
             (29, Some(b'a')) if is("access-control-request-method") => {
                 self.request_method = Some(value);
             }
@@ -86,6 +103,13 @@ impl<'a> Fields<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn service(&mut self, value: &'a [u8]) -> Result<(), Error> {
+        match self.service.replace(value) {
+            Some(_) => Err(malformed("two Target-Service-Id headers")),
+            None => Ok(()),
+        }
     }
 
     fn host(&mut self, value: &'a [u8]) -> Result<(), Error> {

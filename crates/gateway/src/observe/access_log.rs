@@ -59,6 +59,10 @@ pub(crate) struct Entry<'a> {
     pub(crate) attempts: u32,
     pub(crate) bytes_in: usize,
     pub(crate) took: Nanos,
+    /// What the request is called.
+    pub(crate) request_id: Option<&'a [u8]>,
+    /// The error of the gateway's own that it was answered with.
+    pub(crate) error: Option<&'static str>,
 }
 
 /// A line that waits for the end of its answer.
@@ -158,6 +162,12 @@ impl Line {
         text("client", &entry.client.to_string());
         text("http_method", entry.method);
         text("path", entry.path);
+        if let Some(id) = entry.request_id {
+            text("request_id", &String::from_utf8_lossy(id));
+        }
+        if let Some(error) = entry.error {
+            text("error", error);
+        }
         if let Some(endpoint) = &entry.endpoint {
             text("endpoint", endpoint);
         }
@@ -202,6 +212,13 @@ pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Netw
         client = hop;
     }
     client
+}
+
+/// Whether X-Forwarded-For holds nothing but addresses.
+pub(crate) fn is_chain(forwarded_for: &[u8]) -> bool {
+    let is_address =
+        |hop: &[u8]| std::str::from_utf8(hop).is_ok_and(|hop| hop.trim().parse::<IpAddr>().is_ok());
+    forwarded_for.split(|byte| *byte == b',').all(is_address)
 }
 
 #[cfg(test)]

@@ -13,13 +13,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use plimsoll_registry::settings::{self, Faces};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 
+use super::face::cors;
+use super::face::pages::Probe;
+use crate::call::message::Answer;
 use crate::call::worker::Shared;
 use crate::error::{Error, ErrorKind, Shape};
+use crate::http1;
 use crate::permit::{CONNECTION_BYTES, Purpose, Share};
 
 /// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
@@ -49,7 +55,22 @@ pub(crate) type Arrivals = mpsc::UnboundedSender<Accepted>;
 pub(crate) struct Accepted {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: IpAddr,
+    /// The listener that it came through.
+    pub(crate) door: Door,
     pub(crate) share: Share,
+}
+
+/// What is told of a listener to those who serve its connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Door {
+    pub(crate) faces: Faces,
+    pub(crate) tls: bool,
+}
+
+/// A socket that is listened on.
+pub(crate) struct Listening {
+    pub(crate) socket: std::net::TcpListener,
+    door: Door,
 }
 
 /// The thread that accepts.
@@ -65,8 +86,9 @@ impl Acceptor {
     /// There is no thread to be had.
     pub(crate) fn start(
         shared: &Arc<Shared>,
-        listeners: Vec<std::net::TcpListener>,
+        listeners: Vec<Listening>,
         workers: Vec<Arrivals>,
+        tls: Option<TlsAcceptor>,
     ) -> io::Result<Acceptor> {
         let (stop, mut stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -79,16 +101,20 @@ impl Acceptor {
                 next: Cell::new(0),
                 callers_max,
                 refusals: Arc::new(Semaphore::new(refusals)),
+                tls,
             };
             runtime.block_on(async {
-                let take = |one| TcpListener::from_std(one).ok();
+                let take =
+                    |one: Listening| Some((TcpListener::from_std(one.socket).ok()?, one.door));
                 let listeners: Vec<_> = listeners.into_iter().filter_map(take).collect();
+                let accepting =
+                    listeners.iter().map(|(listener, door)| intake.accept(listener, *door));
                 tokio::select! {
-                    _ = futures_util::future::join_all(listeners.iter().map(|one| intake.accept(one))) => {}
+                    _ = futures_util::future::join_all(accepting) => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
-                for listener in listeners {
-                    intake.accept_the_last(listener);
+                for (listener, door) in listeners {
+                    intake.accept_the_last(listener, door);
                 }
             });
         };
@@ -115,16 +141,17 @@ fn callers_max() -> (u64, usize) {
 
 /// Takes connections and hands them out.
 struct Intake<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     workers: Vec<Arrivals>,
     next: Cell<usize>,
     callers_max: u64,
     refusals: Arc<Semaphore>,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Intake<'_> {
     /// Accepts connections and hands them out in turn.
-    async fn accept(&self, listener: &TcpListener) {
+    async fn accept(&self, listener: &TcpListener, door: Door) {
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -133,10 +160,10 @@ impl Intake<'_> {
             match self.share() {
                 Some(share) => {
                     if let Ok(stream) = stream.into_std() {
-                        self.hand_out(stream, peer, share);
+                        self.hand_out(stream, peer, share, door);
                     }
                 }
-                None => self.refuse(stream),
+                None => self.refuse(stream, door),
             }
         }
     }
@@ -149,36 +176,45 @@ impl Intake<'_> {
         (!is_full && share.add(CONNECTION_BYTES).is_ok()).then_some(share)
     }
 
-    fn refuse(&self, stream: TcpStream) {
+    /// Answers a caller for whom there is no room: whether the gateway is well if it asks for that.
+    fn refuse(&self, stream: TcpStream, door: Door) {
         // The acceptor's own shard is the last.
         let refused = &self.shared.counts.last().refused;
         refused[ErrorKind::TooManyConnections as usize].add(1);
         if let Ok(place) = self.refusals.clone().try_acquire_owned() {
+            let shared = self.shared.clone();
+            let tls = self.tls.clone().filter(|_| door.tls);
             tokio::spawn(async move {
+                let refusal = async {
+                    match tls {
+                        Some(tls) => refuse(&shared, tls.accept(stream).await?).await,
+                        None => refuse(&shared, stream).await,
+                    }
+                };
                 // However it ends, the connection does.
-                let _ = tokio::time::timeout(REFUSAL_TIME, refuse(stream)).await;
+                let _ = tokio::time::timeout(REFUSAL_TIME, refusal).await;
                 drop(place);
             });
         }
     }
 
     /// Hands out what waits to be accepted, and closes the listener.
-    fn accept_the_last(&self, listener: TcpListener) {
+    fn accept_the_last(&self, listener: TcpListener, door: Door) {
         let Ok(listener) = listener.into_std() else { return };
         // No more than can have waited: others may keep coming.
         for _ in 0..BACKLOG {
             let Ok((stream, peer)) = listener.accept() else { break };
             if let (Ok(()), Some(share)) = (stream.set_nonblocking(true), self.share()) {
-                self.hand_out(stream, peer, share);
+                self.hand_out(stream, peer, share, door);
             }
         }
     }
 
-    fn hand_out(&self, stream: std::net::TcpStream, peer: SocketAddr, share: Share) {
+    fn hand_out(&self, stream: std::net::TcpStream, peer: SocketAddr, share: Share, door: Door) {
         let peer = peer.ip().to_canonical();
         self.shared.accepted();
         self.shared.counts.last().downstream.add(1);
-        let mut accepted = Accepted { stream, peer, share };
+        let mut accepted = Accepted { stream, peer, share, door };
         for _ in 0..self.workers.len() {
             let turn = self.next.get();
             self.next.set((turn + 1) % self.workers.len());
@@ -197,8 +233,8 @@ impl Intake<'_> {
 /// # Errors
 /// An address is taken or not this host's.
 pub(crate) fn listen(
-    addresses: &[SocketAddr],
-) -> Result<Vec<std::net::TcpListener>, (SocketAddr, io::Error)> {
+    listeners: &[settings::Listener],
+) -> Result<Vec<Listening>, (SocketAddr, io::Error)> {
     let open = |address: SocketAddr| -> io::Result<std::net::TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A port whose last connections are still fading may be taken; one that is in use may not.
@@ -211,25 +247,59 @@ pub(crate) fn listen(
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    addresses.iter().map(|address| open(*address).map_err(|why| (*address, why))).collect()
+    let listen = |one: &settings::Listener| {
+        let socket = open(one.address).map_err(|why| (one.address, why))?;
+        Ok(Listening { socket, door: Door { faces: one.faces, tls: one.tls } })
+    };
+    listeners.iter().map(listen).collect()
 }
 
-/// Answers a caller for which there is no room, and waits until it closes: closing on what it has
-/// sent would reset the connection before it has read the answer.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    let mut body = Vec::new();
-    let error = Error::new(ErrorKind::TooManyConnections, "too many connections");
-    error.write(Shape::Own, b"null", &mut body);
-    let mut answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-        content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    answer.append(&mut body);
-    stream.write_all(&answer).await?;
+/// The longest head that is read of a caller for whom there is no room, in bytes.
+const PROBE_MAX: usize = 4 << 10;
+
+/// Answers a caller for whom there is no room, and waits until it closes: closing on what it has
+/// sent would reset the connection before it has read the answer. A probe of health or readiness is
+/// answered as it always is: a full gateway is not a dead one.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Shared,
+    mut stream: S,
+) -> io::Result<()> {
+    let mut read = Vec::with_capacity(PROBE_MAX);
+    while http1::head_end(&read, 0).is_none() && read.len() < PROBE_MAX {
+        if stream.read_buf(&mut read).await? == 0 {
+            break;
+        }
+    }
+    let out = refusal(shared, &read);
+    stream.write_all(&out).await?;
     stream.shutdown().await?;
-    let mut over = [0; 1 << 10];
-    while stream.read(&mut over).await? > 0 {}
+    read.clear();
+    while stream.read_buf(&mut read).await? > 0 {
+        read.clear();
+    }
     Ok(())
+}
+
+/// What a caller for whom there is no room is answered with, whole.
+fn refusal(shared: &Shared, read: &[u8]) -> Vec<u8> {
+    let head = http1::head_end(read, 0).and_then(|end| http1::request_head(&read[..end]).ok());
+    let mut is_head = false;
+    let probe = head.and_then(|head| {
+        is_head = head.method == "HEAD";
+        let path = head.target.split('?').next().unwrap_or_default();
+        Probe::find(path).filter(|_| matches!(head.method, "GET" | "HEAD"))
+    });
+    let state = shared.state();
+    let mut answer = match probe {
+        Some(probe) => probe.answer(&state.routing, shared.is_draining()),
+        None => {
+            let error = Error::new(ErrorKind::TooManyConnections, "too many connections");
+            let mut answer = Answer::error(&error, Shape::Own, Vec::new());
+            cors::permit_any(&state.settings.cors, &mut answer);
+            answer
+        }
+    };
+    let mut out = Vec::new();
+    answer.write_last(is_head, &mut out);
+    out
 }

@@ -25,6 +25,9 @@ pub(super) async fn compress(
     answer: &mut Answer<'_>,
 ) {
     let Some(length @ COMPRESSED_MIN..) = answer.body.length() else { return };
+    if view.settings.gzip {
+        answer.fields.push(("vary".into(), b"accept-encoding".to_vec()));
+    }
     let is_compressed = answer.fields.iter().any(|(name, _)| name == "content-encoding");
     if accepts.is_some_and(takes_gzip) && view.settings.gzip && !is_compressed {
         Box::pin(compress_body(worker, answer, length)).await;

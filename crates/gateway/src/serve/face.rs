@@ -2,8 +2,8 @@
 //!
 //! It knows no socket and no HTTP version: sessions hand it requests and write its answers.
 
-mod cors;
-mod pages;
+pub(super) mod cors;
+pub(super) mod pages;
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -13,16 +13,30 @@ use tokio::sync::Semaphore;
 
 use super::decode::decoded;
 use crate::call::message::{Answer, JSON, Request};
-use crate::call::relay::{self, Target};
+use crate::call::passed::{self, Passed};
+use crate::call::relay::{self, Target, shown};
 use crate::call::rest;
+use crate::call::routing::Service;
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
 use crate::observe::access_log::{self, Entry, Line};
 use crate::offload;
-use crate::payload::Payload;
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
+
+/// A request, and what it is answered with the help of.
+struct Asked<'a, 'r> {
+    worker: &'a Rc<Worker>,
+    view: &'a View,
+    /// The places for calls of its connection; `None`: the connection has no other request at a time.
+    turns: Option<&'a Semaphore>,
+    request: &'r Request<'r>,
+    path: &'r str,
+    query: Option<&'r str>,
+    /// What the request is called: by its caller, or where calls are logged.
+    id: Option<Cow<'r, [u8]>>,
+}
 
 /// Answers a request. `turns`: the places for calls of its connection; `None`: the connection has no
 /// other request at a time.
@@ -33,40 +47,257 @@ pub(crate) async fn answer<'a>(
     request: &Request<'_>,
 ) -> Answer<'a> {
     let (path, query) = split(request.target);
+    let sample = view.settings.access_log.sample;
+    let id = match passed::request_id(request) {
+        Some(id) => Some(Cow::Borrowed(id)),
+        None => (sample > 0.0).then(|| Cow::Owned(worker.new_request_id().into_bytes())),
+    };
+    let asked = Asked { worker, view, turns, request, path, query, id };
     // It is written where it is: an answer is large to hand on.
     let mut answer = Answer::new(200, JSON, Vec::new());
-    let into = &mut answer;
-    let answered = match path {
-        "/api/gateway" => customer(worker, view, turns, request, query, into).await,
-        "/v1" | "/v1/" => instance(worker, view, turns, request, ("", query), into).await,
-        _ => match path.strip_prefix("/v1/") {
-            Some(_) => {
-                let below = &path["/v1".len()..];
-                Box::pin(instance(worker, view, turns, request, (below, query), into)).await
-            }
-            None => {
-                let page = Box::pin(pages::answer(worker, view, request.method, path)).await;
-                page.map(|page| *into = page)
-            }
-        },
-    };
-    if let Err(error) = answered {
+    let mut failed = None;
+    if let Err(error) = asked.route(&mut answer).await {
         worker.local.counts().refused[error.kind as usize].add(1);
         let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
-        answer = Answer::error(&error, shape, worker.local.take_buffer());
-        if let (ErrorKind::HttpMethod, Some(allow)) = (error.kind, allowed(path)) {
-            answer.fields.push(("allow".into(), allow.into()));
-        }
+        answer = asked.refusal(&error, shape);
+        failed = Some(error.kind.row().name);
     }
     if request.fields.origin.is_some() {
-        cors::permit(&view.settings.cors, request, &mut answer);
+        cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
     }
-    let sample = view.settings.access_log.sample;
+    if let Some(id) = &asked.id {
+        answer.fields.push((passed::REQUEST_ID.into(), id.to_vec()));
+    }
     if sample > 0.0 && worker.local.random() < sample {
-        let line = line(worker, view, request, path, &answer);
+        let line = asked.line(&answer, failed);
         answer.settlement.line = Some(Box::new((&worker.shared.access_log, line)));
     }
     answer
+}
+
+/// Whether there is one service to relay to, and which.
+fn only_service(view: &View) -> Option<&Arc<Service>> {
+    let services = view.routing.services();
+    let mut with_upstreams = services.into_iter().filter(|service| !service.routes.is_empty());
+    let only = with_upstreams.next()?;
+    with_upstreams.next().is_none().then_some(only)
+}
+
+impl<'a> Asked<'a, '_> {
+    /// Writes the answer of the face that the path leads to.
+    #[inline]
+    async fn route(&self, into: &mut Answer<'a>) -> Result<(), Error> {
+        let faces = self.request.faces;
+        match self.path {
+            "/api/gateway" | "/api/gateway/" if faces.gateway => self.customer(None, into).await,
+            "/v1" | "/v1/" if faces.path => self.instance("", into).await,
+            path => {
+                if let Some(below) = path.strip_prefix("/v1").filter(|_| faces.path)
+                    && below.starts_with('/')
+                {
+                    return Box::pin(self.instance(below, into)).await;
+                }
+                if let Some(id) = path.strip_prefix("/api/gateway/").filter(|_| faces.gateway) {
+                    return Box::pin(self.customer(Some(id), into)).await;
+                }
+                Box::pin(self.other(into)).await
+            }
+        }
+    }
+
+    /// What is at no face of its own: probes, metrics, and calls to the only service.
+    async fn other(&self, into: &mut Answer<'a>) -> Result<(), Error> {
+        let Asked { worker, view, request, .. } = self;
+        if self.path == "/" && request.method == "POST" && request.faces.path {
+            let Some(service) = only_service(view) else {
+                let message = "POST / relays when exactly one service has an upstream; call /v1 with \
+                               the header Target-Service-Id";
+                return Err(Error::new(ErrorKind::NoSuchPath, message));
+            };
+            let target = self.target(service, &service.model.id, Shape::Own)?;
+            return self.relayed(&target, into).await;
+        }
+        *into = pages::answer(worker, view, request, self.path, self.query).await?;
+        Ok(())
+    }
+
+    /// An answer that says what is wrong; under the id of the call, where there is one.
+    fn refusal(&self, error: &Error, shape: Shape) -> Answer<'a> {
+        let id = match error.kind {
+            ErrorKind::UnknownEndpoint
+            | ErrorKind::MissingEndpoint
+            | ErrorKind::UnknownService
+            | ErrorKind::Loop => call_id(self.request),
+            _ => None,
+        };
+        let buffer = self.worker.local.take_buffer();
+        let mut answer = Answer::error_to(error, shape, id, buffer);
+        if let (ErrorKind::HttpMethod, Some(allow)) = (error.kind, allowed(self.path)) {
+            answer.fields.push(("allow".into(), allow.into()));
+        }
+        answer
+    }
+
+    /// Where calls to a service go.
+    fn target<'t>(
+        &self,
+        service: &'t Arc<Service>,
+        service_id: &'t str,
+        shape: Shape,
+    ) -> Result<Target<'t>, Error>
+    where
+        'a: 't,
+    {
+        let Asked { worker, view, request, .. } = self;
+        let passed =
+            Passed::of(request, &view.settings, worker.shared.via_value(), self.id.as_deref())?;
+        Ok(Target {
+            worker,
+            view,
+            service,
+            service_id: Cow::Borrowed(service_id),
+            rules: None,
+            endpoint_calls: &service.in_flight,
+            turns: self.turns,
+            purpose: request.purpose,
+            shape,
+            passed,
+            start: request.start,
+        })
+    }
+
+    /// `POST /api/gateway?endpoint=ID`, or the id as a part of the path: a customer's call.
+    async fn customer(&self, id: Option<&str>, into: &mut Answer<'a>) -> Result<(), Error> {
+        let Asked { view, request, .. } = self;
+        if request.fields.websocket {
+            return Err(no_websocket());
+        }
+        match request.method {
+            "POST" => {}
+            "OPTIONS" => {
+                *into = cors::options("POST, OPTIONS", &view.settings.cors, request);
+                return Ok(());
+            }
+            method => return Err(wrong_method(method, "use POST")),
+        }
+        let id = match id {
+            Some(id) => Some(unescaped(id)),
+            None => self.query.and_then(|query| parameter(query, "endpoint")),
+        };
+        let Some(id) = id else {
+            let message = "no endpoint named; call /api/gateway?endpoint=ID";
+            return Err(Error::new(ErrorKind::MissingEndpoint, message));
+        };
+        let Some(endpoint) = view.routing.endpoint(&id) else {
+            let message = format!("there is no endpoint {}", shown(&id));
+            return Err(Error::new(ErrorKind::UnknownEndpoint, message));
+        };
+        let service = &endpoint.service;
+        let mut target = self.target(service, &service.model.id, Shape::Own)?;
+        target.rules = Some(&endpoint.rules);
+        target.endpoint_calls = &endpoint.calls;
+        self.relayed(&target, into).await
+    }
+
+    /// `/v1` and what is below it, as a PATH instance answers it.
+    async fn instance(&self, below: &str, into: &mut Answer<'a>) -> Result<(), Error> {
+        let Asked { worker, view, request, .. } = self;
+        if request.method == "OPTIONS" && request.fields.request_method.is_some() {
+            *into = cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request);
+            return Ok(());
+        }
+        if request.fields.websocket {
+            return Err(no_websocket());
+        }
+        let Some(id) = request.fields.service.and_then(|id| std::str::from_utf8(id).ok()) else {
+            let message = "no service ID provided in 'Target-Service-Id' header";
+            return Err(Error::new(ErrorKind::MissingService, message));
+        };
+        let Some(service) = view.routing.service(id) else {
+            let known: Vec<&str> =
+                view.routing.services().iter().map(|service| service.model.id.as_str()).collect();
+            let message = format!("there is no such service; known here: {}", known.join(", "));
+            return Err(Error::new(ErrorKind::UnknownService, message));
+        };
+        let mut target = self.target(service, &service.model.id, Shape::Path)?;
+        if !service.is_listed {
+            target.service_id = Cow::Owned(id.into());
+        }
+        if matches!(request.method, "TRACE" | "CONNECT") {
+            return Err(wrong_method(request.method, "use POST"));
+        }
+        if traverses(below) {
+            return Err(Error::new(ErrorKind::NoSuchPath, "the path leaves /v1"));
+        }
+        match (request.method, below) {
+            ("POST", "") => self.relayed(&target, into).await,
+            _ if !service.model.rest => Err(no_rest(request.method, below, &target.service_id)),
+            _ => {
+                let coding = request.fields.content_encoding;
+                let limit = target.limits().body;
+                let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
+                if rest::is_call(&body) {
+                    let message = "JSON-RPC is taken by POST /v1 only";
+                    return Err(Error::new(ErrorKind::InvalidRequest, message));
+                }
+                *into = Box::pin(rest::pass(&target, request, (below, self.query), &body)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers the JSON-RPC in a body.
+    #[inline]
+    async fn relayed(&self, target: &Target<'a>, into: &mut Answer<'a>) -> Result<(), Error> {
+        let (local, limit) = (&target.worker.local, target.limits().body);
+        let coding = self.request.fields.content_encoding;
+        let body = decoded(local, coding, self.request.body.clone(), limit).await?;
+        relay::answer(target, &body, into).await;
+        Ok(())
+    }
+
+    /// The line of the access log, up to what the answer's body comes to; `refused`: the error of a
+    /// request that never became a call.
+    fn line(&self, answer: &Answer<'_>, refused: Option<&'static str>) -> Line {
+        let Asked { worker, view, request, .. } = self;
+        let summary = &answer.summary;
+        let mut named = Vec::new();
+        summary.write_upstreams(&mut named);
+        let trusted = &view.settings.trusted_proxies;
+        let now = worker.local.now();
+        Line::new(&Entry {
+            at: worker.shared.started.unix_ns + now.0,
+            instance: &view.settings.instance,
+            client: access_log::client(request.peer, request.fields.forwarded_for, trusted),
+            method: request.method,
+            path: self.path,
+            endpoint: self.query.and_then(|query| parameter(query, "endpoint")),
+            service: request.fields.service,
+            rpc_method: summary.method.map(|method| method.name()),
+            upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),
+            status: answer.status,
+            calls: summary.calls,
+            failed: summary.failed,
+            attempts: summary.attempts,
+            bytes_in: request.body.bytes().len(),
+            took: now - request.start,
+            request_id: self.id.as_deref(),
+            error: refused.or(summary.error),
+        })
+    }
+}
+
+/// The id of the call in a short body, as written; `None`: there is none that could be found at once.
+fn call_id<'r>(request: &'r Request<'_>) -> Option<&'r [u8]> {
+    let body = request.body.bytes();
+    if body.len() > offload::INLINE_MAX || request.fields.content_encoding.is_some() {
+        return None;
+    }
+    match plimsoll_rpc::request::parse(body, 1) {
+        Ok(plimsoll_rpc::request::Body::Single(call)) => call.id,
+        Ok(plimsoll_rpc::request::Body::Batch(_)) => None,
+        Err(refused) => refused.id,
+    }
 }
 
 /// The path and the query of a target; a whole URL's host is read over.
@@ -88,123 +319,27 @@ fn split(target: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// `POST /api/gateway?endpoint=ID`: a customer's call.
-async fn customer<'a>(
-    worker: &'a Rc<Worker>,
-    view: &'a View,
-    turns: Option<&'a Semaphore>,
-    request: &Request<'_>,
-    query: Option<&str>,
-    into: &mut Answer<'a>,
-) -> Result<(), Error> {
-    if request.fields.websocket {
-        return Err(no_websocket());
-    }
-    match request.method {
-        "POST" => {}
-        "OPTIONS" => {
-            *into = cors::options("POST, OPTIONS", &view.settings.cors, request);
-            return Ok(());
-        }
-        method => return Err(wrong_method(method)),
-    }
-    let Some(id) = query.and_then(|query| parameter(query, "endpoint")) else {
-        let message = "no endpoint named; call /api/gateway?endpoint=ID";
-        return Err(Error::new(ErrorKind::MissingEndpoint, message));
-    };
-    let Some(endpoint) = view.routing.endpoint(&id) else {
-        return Err(Error::new(ErrorKind::UnknownEndpoint, "there is no such endpoint"));
-    };
-    let target = Target {
-        worker,
-        view,
-        service: &endpoint.service,
-        service_id: Cow::Borrowed(&endpoint.service.model.id),
-        rules: Some(&endpoint.rules),
-        endpoint_calls: &endpoint.calls,
-        turns,
-        purpose: request.purpose,
-        shape: Shape::Own,
-        start: request.start,
-    };
-    relayed(&target, request, into).await
-}
-
-/// `/v1` and what is below it, as a PATH instance answers it.
-async fn instance<'a>(
-    worker: &'a Rc<Worker>,
-    view: &'a View,
-    turns: Option<&'a Semaphore>,
-    request: &Request<'_>,
-    (below, query): (&str, Option<&str>),
-    into: &mut Answer<'a>,
-) -> Result<(), Error> {
-    if request.method == "OPTIONS" && request.fields.request_method.is_some() {
-        *into = cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request);
-        return Ok(());
-    }
-    if request.fields.websocket {
-        return Err(no_websocket());
-    }
-    let Some(id) = request.fields.service.and_then(|id| std::str::from_utf8(id).ok()) else {
-        let message = "no service ID provided in 'Target-Service-Id' header";
-        return Err(Error::new(ErrorKind::MissingService, message));
-    };
-    let Some(service) = view.routing.service(id) else {
-        let known: Vec<&str> =
-            view.routing.services().iter().map(|service| service.model.id.as_str()).collect();
-        let message = format!("there is no such service; known here: {}", known.join(", "));
-        return Err(Error::new(ErrorKind::UnknownService, message));
-    };
-    let target = Target {
-        worker,
-        view,
-        service,
-        service_id: match service.is_listed {
-            true => Cow::Borrowed(&service.model.id),
-            false => Cow::Owned(id.into()),
-        },
-        rules: None,
-        endpoint_calls: &service.in_flight,
-        turns,
-        purpose: request.purpose,
-        shape: Shape::Path,
-        start: request.start,
-    };
-    if matches!(request.method, "TRACE" | "CONNECT") {
-        return Err(wrong_method(request.method));
-    }
-    if traverses(below) {
-        return Err(Error::new(ErrorKind::NoSuchPath, "the path leaves /v1"));
-    }
-    match (request.method, below) {
-        ("POST", "") => relayed(&target, request, into).await,
-        _ => {
-            let coding = request.fields.content_encoding;
-            let limit = target.limits().body;
-            let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
-            *into = Box::pin(rest::pass(&target, request, (below, query), &body)).await;
-            Ok(())
-        }
+/// Why a request that is not JSON-RPC is not relayed.
+fn no_rest(method: &str, below: &str, service: &str) -> Error {
+    let hint = format!(
+        "service {service} is called by POST /v1; REST is off (rest = true in [[service]])"
+    );
+    match below {
+        "" => Error::new(
+            ErrorKind::HttpMethod,
+            format!("{} is not allowed here: {hint}", shortened(method)),
+        ),
+        _ => Error::new(ErrorKind::NoSuchPath, format!("there is no such path here: {hint}")),
     }
 }
 
-/// Answers the JSON-RPC in a body.
-async fn relayed<'a>(
-    target: &Target<'a>,
-    request: &Request<'_>,
-    into: &mut Answer<'a>,
-) -> Result<(), Error> {
-    let (local, limit) = (&target.worker.local, target.limits().body);
-    let coding = request.fields.content_encoding;
-    let body = decoded(local, coding, request.body.clone(), limit).await?;
-    relay::answer(target, &body, into).await;
-    Ok(())
+fn wrong_method(method: &str, instead: &str) -> Error {
+    let message = format!("{} is not allowed here; {instead}", shortened(method));
+    Error::new(ErrorKind::HttpMethod, message)
 }
 
-fn wrong_method(method: &str) -> Error {
-    let method: String = method.chars().take(20).collect();
-    Error::new(ErrorKind::HttpMethod, format!("{method} is not allowed here"))
+fn shortened(method: &str) -> String {
+    method.chars().take(20).collect()
 }
 
 fn no_websocket() -> Error {
@@ -214,9 +349,10 @@ fn no_websocket() -> Error {
 /// The HTTP methods that a path takes.
 fn allowed(path: &str) -> Option<&'static str> {
     match path {
-        "/api/gateway" => Some("POST, OPTIONS"),
-        "/health" | "/metrics" | "/ready" => Some("GET, HEAD"),
-        _ => path.starts_with("/ready/").then_some("GET, HEAD"),
+        "/api/gateway" | "/v1" | "/v1/" => Some("POST, OPTIONS"),
+        "/" => Some("GET, HEAD, POST, OPTIONS"),
+        path if path.starts_with("/api/gateway/") => Some("POST, OPTIONS"),
+        _ => (path == "/metrics" || pages::Probe::find(path).is_some()).then_some("GET, HEAD"),
     }
 }
 
@@ -280,47 +416,6 @@ pub(crate) fn traverses(path: &str) -> bool {
         }
     }
     true
-}
-
-/// The line of the access log, up to what the answer's body comes to.
-fn line(
-    worker: &Worker,
-    view: &View,
-    request: &Request<'_>,
-    path: &str,
-    answer: &Answer<'_>,
-) -> Line {
-    let summary = &answer.summary;
-    let mut named = Vec::new();
-    summary.write_upstreams(&mut named);
-    let trusted = &view.settings.trusted_proxies;
-    let now = worker.local.now();
-    Line::new(&Entry {
-        at: worker.shared.started.unix_ns + now.0,
-        instance: &view.settings.instance,
-        client: access_log::client(request.peer, request.fields.forwarded_for, trusted),
-        method: request.method,
-        path,
-        endpoint: split(request.target).1.and_then(|query| parameter(query, "endpoint")),
-        service: request.fields.service,
-        rpc_method: summary.method.map(|method| method.name()),
-        upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),
-        status: answer.status,
-        calls: summary.calls,
-        failed: summary.failed,
-        attempts: summary.attempts,
-        bytes_in: request.body.bytes().len(),
-        took: now - request.start,
-    })
-}
-
-/// The metrics page. It is made on another thread: it adds up thousands of counters.
-async fn metrics_page<'a>(worker: &Worker, view: &View) -> Answer<'a> {
-    let (shared, state) = (worker.shared.clone(), Arc::clone(view));
-    let page = offload::run(move || shared.metrics(&state)).await.unwrap_or_default();
-    let mut answer = Answer::new(200, METRICS, Vec::new());
-    answer.body = Payload::Whole(page.into_bytes());
-    answer
 }
 
 #[cfg(test)]

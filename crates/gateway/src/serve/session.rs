@@ -18,6 +18,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Faces;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -54,6 +55,8 @@ const LINGER_TIME: Nanos = Nanos::from_secs(30);
 pub(crate) struct Arrival {
     pub(crate) stream: TcpStream,
     pub(crate) peer: IpAddr,
+    /// What its listener answers.
+    pub(crate) faces: Faces,
     /// Covers what the connection takes.
     pub(crate) share: Share,
 }
@@ -65,7 +68,7 @@ pub(crate) async fn serve(
     arrival: Arrival,
     tls: Option<TlsAcceptor>,
 ) {
-    let Arrival { stream, peer, share } = arrival;
+    let Arrival { stream, peer, faces, share } = arrival;
     let mut open = Open { worker: worker.clone(), share };
     let local = worker.local.clone();
     // An answer is written in one piece and must not wait for the caller's acknowledgement.
@@ -92,6 +95,7 @@ pub(crate) async fn serve(
         wire: Wire { local, io, timer },
         slot: sessions.enter(),
         peer,
+        faces,
         share: None,
         buffer: Vec::new(),
         is_new: true,
@@ -106,10 +110,11 @@ pub(crate) async fn serve(
             }
         },
     };
-    let Session { worker, wire, slot, peer, buffer, .. } = session;
+    let Session { worker, wire, slot, peer, faces, buffer, .. } = session;
     match last {
         NextStep::Http2 => {
-            Box::pin(http2::serve(worker, wire.io, buffer, peer, slot, &mut open.share)).await;
+            Box::pin(http2::serve(worker, wire.io, buffer, (peer, faces), slot, &mut open.share))
+                .await;
         }
         NextStep::Read | NextStep::End => worker.local.give_buffer(buffer),
     }
@@ -132,6 +137,7 @@ struct Session {
     wire: Wire,
     slot: Slot,
     peer: IpAddr,
+    faces: Faces,
     /// Covers the buffer while it is waited for more of a request; a call's permit covers it later.
     share: Option<Share>,
     /// What was read and not yet used; empty and without memory between requests.
@@ -211,6 +217,7 @@ impl Session {
                 None => Body::Short(&self.buffer[body]),
             },
             peer: self.peer,
+            faces: self.faces,
             start: worker.local.now(),
             purpose: Purpose::First,
         };
@@ -354,7 +361,8 @@ impl Session {
         worker.local.now();
         let mut body = Vec::new();
         error.write(Shape::Own, b"null", &mut body);
-        let answer = Answer::error(&error, Shape::Own, Vec::new());
+        let mut answer = Answer::error(&error, Shape::Own, Vec::new());
+        face::cors::permit_any(&view.settings.cors, &mut answer);
         let mut out = Vec::new();
         head::write_refusal(&worker, view, &answer, &body, &mut out);
         self.release(self.buffer.len());

@@ -11,7 +11,8 @@ use super::pool::{Place, Pool};
 use super::{Connection, Failure, Request};
 use crate::buffer;
 use crate::error::{Error, ErrorKind};
-use crate::http1::{self, Body, Progress};
+use crate::gzip;
+use crate::http1::{self, Body, Coding, Progress};
 use crate::local::{BUFFER_POOLED_MAX, BUFFER_SIZE, Local};
 use crate::payload::Held;
 use crate::permit::{Purpose, Share};
@@ -73,6 +74,34 @@ impl Response {
     #[inline]
     pub(crate) fn body(&self) -> &[u8] {
         &self.buffer[self.body.clone()]
+    }
+
+    /// The response without its coding.
+    ///
+    /// # Errors
+    /// It cannot be decoded, is longer than `limit` bytes, or there is no room for it.
+    pub(crate) async fn decoded(
+        self,
+        local: &Local,
+        coding: Coding,
+        limit: u64,
+    ) -> Result<Response, Failure> {
+        let bad = |message: &'static str| Failure::new(ErrorKind::BadAnswer, true, message);
+        match coding {
+            Coding::None => return Ok(self),
+            Coding::Gzip => {}
+            Coding::Other => return Err(bad("the upstream's answer has a coding other than gzip")),
+        }
+        let body = self.into_bytes();
+        let plain = gzip::decompressed(local, &body, || body.clone(), limit).await;
+        let plain = plain.map_err(|error| match error.kind {
+            ErrorKind::UnsupportedEncoding => bad("the upstream's answer is not valid gzip"),
+            ErrorKind::BodyTooLarge => too_large(limit),
+            kind => Failure::new(kind, true, error.message),
+        })?;
+        let Held { bytes: buffer, share } = plain;
+        let body = 0..buffer.len();
+        Ok(Response { buffer, body, share })
     }
 
     /// The body by reference, with the share that covers it.
@@ -137,6 +166,11 @@ impl Reply {
     pub(crate) fn head(&self) -> (u16, &[u8]) {
         let head = self.reading.head.as_ref().expect("the head was read");
         (head.status, &self.buffer[..head.end])
+    }
+
+    /// How the body is coded.
+    pub(crate) fn coding(&self) -> Coding {
+        self.reading.head.as_ref().map(|head| head.coding).unwrap_or_default()
     }
 
     /// The body's length, where it is known.
@@ -276,6 +310,7 @@ struct Head {
     keep_alive: bool,
     /// How long the upstream keeps an idle connection, if it says so.
     idle_max: Option<Nanos>,
+    coding: Coding,
     end: usize,
     body: Body,
 }
@@ -320,6 +355,7 @@ impl Reading {
                         status,
                         keep_alive: head.keep_alive,
                         idle_max: head.idle_max,
+                        coding: head.coding,
                         end,
                         body: Body::new(head.framing, end),
                     });

@@ -9,7 +9,7 @@ use plimsoll_registry::settings::Limits;
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Then, Upstream};
 use crate::world::{
-    ETH, OWN, before, connect, definitions, instance, node, post, relays, settings, start,
+    ETH, OWN, before, connect, definitions, instance, metric, node, post, relays, settings, start,
 };
 
 /// What an upstream answers; `@` stands for the id that the gateway gave the call.
@@ -39,6 +39,21 @@ fn with(status: u16, body: &str) -> String {
     let (head, body) = (format!("HTTP/1.1 {status} X\r\nContent-Length: "), body.as_bytes());
     // The id that goes in is one digit long, as the mark for it is.
     format!("{head}{}\r\n\r\n{}", body.len(), String::from_utf8_lossy(body))
+}
+
+/// A response whose body is said to be coded.
+fn coded(coding: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let length = body.as_ref().len();
+    let head =
+        format!("HTTP/1.1 200 X\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n");
+    [head.as_bytes(), body.as_ref()].concat()
+}
+
+/// A response whose body is gzip.
+fn packed(body: &str) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(body.as_bytes()).unwrap();
+    coded("gzip", gzip.finish().unwrap())
 }
 
 /// Tries each row: the call, how it is counted, and that the next call is answered.
@@ -176,15 +191,7 @@ fn what_is_no_http_is_broken() {
 fn what_is_no_answer_is_none() {
     let bad = |name, reply: String| row(name, reply, Then::Keep, "bad_answer", 502, -32002);
     let body = |name, body: &str| bad(name, with(200, body));
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(br#"{"jsonrpc":"2.0","id":0,"result":1}"#).unwrap();
-    let packed = gzip.finish().unwrap();
-    let mut gzipped = format!(
-        "HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
-        packed.len()
-    )
-    .into_bytes();
-    gzipped.extend(packed);
+    let gzipped = packed(r#"{"jsonrpc":"2.0","id":1,"result":1}"#);
     let status = |name, status| row(name, with(status, ""), Then::Keep, "bad_status", 502, -32002);
     check(vec![
         body("another id", r#"{"jsonrpc":"2.0","id":77,"result":1}"#),
@@ -215,7 +222,16 @@ fn what_is_no_answer_is_none() {
             &format!("{{\"id\":@,\"result\":{}1{}}}", "[".repeat(10_001), "]".repeat(10_001)),
         ),
         bad("no content", "HTTP/1.1 204 X\r\n\r\n".into()),
-        row("packed, though not asked", gzipped, Then::Keep, "bad_answer", 502, -32002),
+        row(
+            "a broken gzip body",
+            gzipped[..gzipped.len() - 4].to_vec(),
+            Then::Close,
+            "broken",
+            502,
+            -32002,
+        ),
+        row("a gzip body that is none", coded("gzip", "{}"), Then::Keep, "bad_answer", 502, -32002),
+        row("another coding", coded("br", "{}"), Then::Keep, "bad_answer", 502, -32002),
         row(
             "not UTF-8",
             [
@@ -495,6 +511,30 @@ fn a_second_answer_is_nobodys() {
         assert!(answered > 0);
         assert_eq!(relays(&gateway, "a", "ok"), answered);
         assert_eq!(relays(&gateway, "a", "bad_answer"), 200 - answered);
+    }
+}
+
+#[test]
+fn packed_answers_are_unpacked_within_the_limits() {
+    // (how many bytes the result has, what comes of it)
+    let rows = [(1, "ok"), (10_000, "ok"), (90_000, "ok"), (100_001, "answer_too_large")];
+    for (length, outcome) in rows {
+        let upstream = Upstream::start(move |_, asked| {
+            let result = format!("\"{}\"", "x".repeat(length));
+            Reply::raw(packed(&crate::scripted::answer(asked, &result)), Then::Keep)
+        });
+        let limits = Limits { answer: 100_000, ..Limits::default() };
+        let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+        let gateway = start(Settings { limits, ..settings() }, &all);
+        for _ in 0..3 {
+            let answer = post(&gateway, call("1", "m", "[]"));
+            match outcome {
+                "ok" => assert_eq!(answer.text().len(), length + 36),
+                kind => assert_eq!(answer.kind(), kind),
+            }
+        }
+        assert_eq!(relays(&gateway, "a", outcome), 3);
+        assert_eq!(metric(&gateway, "plimsoll_memory_held_bytes"), 0);
     }
 }
 

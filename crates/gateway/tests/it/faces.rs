@@ -96,10 +96,12 @@ fn what_cannot_be_routed_is_refused() {
         ("POST", "/v1", "Target-Service-Id: nope\r\n", 400, "unknown_service"),
         ("POST", "/v1", "Target-Service-Id: \r\n", 400, "unknown_service"),
         ("GET", "/v1/x", "Target-Service-Id: ETH\r\n", 400, "unknown_service"),
-        ("POST", "/", ETH, 404, "no_such_path"),
+        ("PUT", "/", ETH, 405, "http_method"),
         ("GET", "/v2", ETH, 404, "no_such_path"),
         ("GET", "/V1", ETH, 404, "no_such_path"),
-        ("POST", "/api/gateway/?endpoint=e", "", 404, "no_such_path"),
+        ("POST", "/api/gateway/nope", "", 404, "unknown_endpoint"),
+        ("POST", "/api/gateway/e/", "", 404, "unknown_endpoint"),
+        ("GET", "/api/gateway/e", "", 405, "http_method"),
         ("GET", "/api//gateway?endpoint=e", "", 404, "no_such_path"),
         ("POST", "/health", "", 405, "http_method"),
         ("PUT", "/metrics", "", 405, "http_method"),
@@ -123,7 +125,7 @@ fn what_cannot_be_routed_is_refused() {
         assert_eq!(answer.field("allow").is_some(), kind == "http_method", "{method} {target}");
     }
     assert_eq!(upstream.count(), 0);
-    assert_eq!(refused(&gateway, "no_such_path"), 10);
+    assert_eq!(refused(&gateway, "no_such_path"), 8);
     // PATH says this one before it speaks JSON-RPC.
     let answer = caller.post("/v1", "", call("1", "m", "[]"));
     assert_eq!(answer.status, 400);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use plimsoll_gateway::{Drained, Gateway, Settings};
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Limits;
+use plimsoll_registry::settings::Listener;
 
 use crate::caller::{Caller, call, result};
 use crate::scripted::{Reply, Then, Upstream};
@@ -302,16 +303,16 @@ fn an_address_that_is_taken_is_told() {
     let upstream = Upstream::echo();
     let gateway = before(&upstream.url("/"));
     let all = definitions(Vec::new());
-    let listen = gateway.addresses().to_vec();
+    let listeners = vec![Listener::at(gateway.addresses()[0])];
     let started = Gateway::start(
-        Settings { listen: listen.clone(), ..settings() },
+        Settings { listeners: listeners.clone(), ..settings() },
         &all,
         crate::world::host(),
     );
     let why = started.err().unwrap().to_string();
-    assert!(why.contains(&format!("cannot listen on {}", listen[0])), "{why}");
+    assert!(why.contains(&format!("cannot listen on {}", gateway.addresses()[0])), "{why}");
     // When it has gone, its place is free at once, whatever connections it had.
     assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
     drop(gateway);
-    start(Settings { listen, ..settings() }, &all);
+    start(Settings { listeners, ..settings() }, &all);
 }

@@ -18,6 +18,7 @@ mod long;
 mod memory;
 mod relay;
 mod rest;
+mod rules;
 mod scripted;
 mod spreading;
 mod tls;

@@ -78,17 +78,25 @@ fn what_belongs_to_a_connection_stays_on_it() {
     let mut caller = connect(&gateway);
     let fields = "Connection: keep-alive, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n\
         Proxy-Authorization: p\r\nAccept-Encoding: gzip\r\nX-Forwarded-For: 203.0.113.9\r\n\
-        Authorization: theirs\r\nX-Stays: 1\r\nAccept: text/x\r\nExpect: 100-continue\r\n";
+        Authorization: theirs\r\nIf-None-Match: \"e\"\r\nX-Other: 1\r\nAccept: text/x\r\nExpect: 100-continue\r\n";
     caller.send(request("POST", "/v1/x", &format!("{ETH}{fields}"), b"body"));
     let answer = caller.answer();
     let asked = upstream.last();
-    let gone = ["x-secret", "keep-alive", "te", "proxy-authorization", "accept-encoding", "expect"];
+    let gone = [
+        "x-secret",
+        "keep-alive",
+        "te",
+        "proxy-authorization",
+        "accept-encoding",
+        "expect",
+        "x-other",
+    ];
     for name in gone.into_iter().chain(["connection"]) {
         assert_eq!(asked.field(name), None, "{name}: {}", asked.head);
     }
     // (field, what the upstream reads)
     let stay = [
-        ("x-stays", "1"),
+        ("if-none-match", "\"e\""),
         ("accept", "text/x"),
         ("authorization", "Bearer own"),
         ("x-forwarded-for", "127.0.0.1"),

@@ -8,6 +8,7 @@ use plimsoll_gateway::{Gateway, Host, Process, Settings};
 use plimsoll_measure::{Clock, Nanos};
 use plimsoll_registry::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
 use plimsoll_registry::model::{Spread, Upstream};
+use plimsoll_registry::settings::Listener;
 
 use crate::caller::{Answer, Caller};
 
@@ -19,7 +20,7 @@ pub(crate) const ETH: &str = "Target-Service-Id: eth\r\n";
 
 pub(crate) fn settings() -> Settings {
     Settings {
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        listeners: vec![Listener::at(SocketAddr::from(([127, 0, 0, 1], 0)))],
         idle_close: Nanos::from_millis(200),
         ..Settings::default()
     }
@@ -44,9 +45,9 @@ pub(crate) fn instance(id: &str, url: &str) -> Upstream {
 }
 
 /// The endpoint `e` of service `eth`, over these upstreams; `eth` has no chain id, so that every call
-/// is relayed.
+/// is relayed, and takes REST.
 pub(crate) fn definitions(upstreams: Vec<Upstream>) -> Definitions {
-    let eth = Service::named("eth");
+    let eth = Service { rest: true, ..Service::named("eth") };
     Definitions { services: vec![eth], upstreams, endpoints: vec![endpoint("e", "eth")] }
 }
 

@@ -140,6 +140,9 @@ struct AddService {
     /// From taking up a call to the last byte of its answer [default: 30s]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
+    /// Also relay requests that are not JSON-RPC: paths below /v1, and GET, PUT, PATCH and DELETE
+    #[arg(long)]
+    rest: bool,
     #[command(flatten)]
     replace: ReplaceArgs,
 }
@@ -246,6 +249,9 @@ impl AddService {
         lines.number("--sync-allowance", "sync_allowance", self.sync_allowance);
         lines.text("--spread", "spread", &self.spread);
         lines.text("--timeout", "timeout", &self.timeout);
+        if self.rest {
+            lines.0.push(("--rest".into(), "rest = true".into()));
+        }
         Request::Add {
             kind: EntryKind::Service,
             id: self.id,

@@ -2,17 +2,19 @@
 //!
 //! The gateway itself runs on threads of its own. Another thread watches its sources (file, database,
 //! certificates) and applies what is valid as a whole; whatever it waits for (a locked database, a
-//! slow disk), signals are handled meanwhile. With nothing to relay to it serves simulated chains, and
-//! drops them as soon as there is a real upstream.
+//! slow disk), signals are handled meanwhile. Where it was asked to, it serves simulated chains as long
+//! as there is no real upstream.
 
+use super::ServeArgs;
 use super::messages::Messages;
 use super::signals::{Asked, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
-use super::{ServeArgs, supervise};
+use super::supervise::{self, shift_ports};
 use crate::{put, tell, usage_error};
 use anyhow::Context;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Host, Process, Settings, StartError};
 use plimsoll_registry::config::{Config, Inputs, fixed_differences, instance_name};
+use plimsoll_registry::settings::Faces;
 use plimsoll_registry::sources::Sources;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -51,7 +53,8 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let last_valid = args.last_valid.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
     let mut sources = Sources::new(inputs).with_fallback(last_valid);
     let (mut config, mut definitions) = load(&mut sources).await?;
-    let mut simulated = Simulated::new(args.simulated.as_deref());
+    shift_ports(&mut config.settings, args.port_offset)?;
+    let mut simulated = Simulated::new(args.simulate, args.simulated.as_deref());
     simulated.fill(&mut definitions)?;
     // A supervisor has said it for all.
     raise_descriptor_limit(&config.settings, !args.supervised);
@@ -340,13 +343,24 @@ fn greet(
     sources: &Sources,
     simulated: bool,
 ) -> anyhow::Result<()> {
-    let scheme = if config.settings.tls.is_some() { "https" } else { "http" };
-    let urls: Vec<String> =
-        gateway.addresses().iter().map(|address| format!("{scheme}://{address}")).collect();
+    let has_tls = config.settings.tls.is_some();
+    let listeners = config.settings.listeners.iter().zip(gateway.addresses());
+    let urls: Vec<String> = listeners
+        .clone()
+        .map(|(listener, address)| {
+            let scheme = if has_tls && listener.tls { "https" } else { "http" };
+            format!("{scheme}://{address}")
+        })
+        .collect();
     let instance = &config.settings.instance;
     let mut text = String::new();
-    for url in &urls {
-        text += &format!("plimsoll gateway {instance}: listening on {url}\n");
+    for (url, (listener, _)) in urls.iter().zip(listeners) {
+        let faces = listener.faces.words();
+        let what = match faces.len() < Faces::WORDS.len() {
+            true => format!(" ({})", faces.join(", ")),
+            false => String::new(),
+        };
+        text += &format!("plimsoll gateway {instance}: listening on {url}{what}\n");
     }
     if args.supervised {
         // The supervisor waits for this line, and says the rest once for all.
@@ -383,8 +397,10 @@ pub(super) fn describe(
         }
     }
     if simulated {
-        text +=
-            "  no upstream is configured: these chains are simulated; see --help for real ones\n";
+        text += "  these chains are simulated, until there is an upstream\n";
+    } else if first.is_none() {
+        text += "  no upstream is configured: calls are answered with no_upstream, and it is not ready\n  \
+                 hint: plimsoll gateway upstream add, or --upstream eth=URL; for a try, --simulate\n";
     }
     if let Some(database) = database {
         let endpoints = counted(definitions.endpoints.len(), "endpoint");

@@ -1,4 +1,4 @@
-//! Simulated chains for a gateway that has nothing to relay to.
+//! Simulated chains for a gateway that has nothing to relay to and was asked for them.
 
 use anyhow::Context;
 use plimsoll_config::Text;
@@ -6,8 +6,8 @@ use plimsoll_gateway::Definitions;
 use plimsoll_registry::model::{Address, Kind, Upstream};
 use plimsoll_sim::{Service, Settings, Sim};
 
-/// The chains, here or at the supervisor's. They are there for a gateway that is started with
-/// nothing; one that ever had a real upstream never answers from them, whatever becomes of it.
+/// The chains, here or at the supervisor's. A gateway that ever had a real upstream never answers
+/// from them, whatever becomes of it.
 pub(super) struct Simulated {
     /// Where somebody else runs them.
     elsewhere: Option<String>,
@@ -17,15 +17,19 @@ pub(super) struct Simulated {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    NotAsked,
+    Waiting,
     Serving,
+    /// Not asked for, or not needed any more.
     Over,
 }
 
 impl Simulated {
-    /// Chains that are started when they are needed, unless they run at `elsewhere` already.
-    pub(super) fn new(elsewhere: Option<&str>) -> Simulated {
-        Simulated { elsewhere: elsewhere.map(String::from), own: None, state: State::NotAsked }
+    /// Where they are `wanted`, chains that are started when they are needed, unless they run at
+    /// `elsewhere` already.
+    pub(super) fn new(wanted: bool, elsewhere: Option<&str>) -> Simulated {
+        let wanted = wanted || elsewhere.is_some();
+        let state = if wanted { State::Waiting } else { State::Over };
+        Simulated { elsewhere: elsewhere.map(String::from), own: None, state }
     }
 
     /// Whether they are what is relayed to.

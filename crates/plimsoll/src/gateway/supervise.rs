@@ -14,6 +14,7 @@ use crate::{put, usage_error};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use plimsoll_gateway::Settings;
 use plimsoll_measure::{Clock, Nanos};
 use plimsoll_registry::config::Inputs;
 use plimsoll_registry::sources::Sources;
@@ -52,18 +53,17 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     let database = sources.database().map(String::from);
     sources.close().await;
     raise_descriptor_limit(&config.settings, true);
-    let mut simulated = Simulated::new(None);
+    let mut simulated = Simulated::new(args.simulate, None);
     simulated.fill(&mut definitions)?;
     let elsewhere = simulated.serves().then(|| simulated.address()).transpose()?;
-    let listen = addresses_of(&config.settings.listen, args.instances)?;
+    check_addresses(&config.settings, args.instances)?;
     let messages = Messages::start(String::new())?;
     let (order, orders) = watch::channel(Order::Serve);
     let (started, mut starts) = mpsc::channel(usize::from(args.instances));
     let mut instances = tokio::task::JoinSet::new();
-    for (number, listen) in (0..).zip(listen) {
+    for number in 0..args.instances {
         let instance = Instance {
             number,
-            listen,
             simulated: elsewhere.clone(),
             last_valid: last_valid.copy().map(Path::to_path_buf),
             orders: orders.clone(),
@@ -134,31 +134,41 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// The addresses of each instance: the ports of the first and as many more; port 0 stays.
-fn addresses_of(first: &[SocketAddr], instances: u16) -> anyhow::Result<Vec<Vec<SocketAddr>>> {
-    let hint = "choose other ports with --listen";
-    let mut all: Vec<Vec<SocketAddr>> = Vec::new();
+/// Checks that the instances do not get into each other's way.
+fn check_addresses(settings: &Settings, instances: u16) -> anyhow::Result<()> {
+    let mut all: Vec<SocketAddr> = Vec::new();
     for number in 0..instances {
-        let mut listen = first.to_vec();
-        for address in listen.iter_mut().filter(|address| address.port() != 0) {
+        let mut settings = settings.clone();
+        shift_ports(&mut settings, number)?;
+        for address in settings.listeners.iter().map(|one| one.address) {
+            if address.port() != 0 && all.contains(&address) {
+                let message = format!("two of {instances} instances would listen on {address}");
+                return Err(usage_error(message, OTHER_PORTS));
+            }
+            all.push(address);
+        }
+    }
+    Ok(())
+}
+
+/// Gives an instance its own ports: those of the first and its number; port 0 stays.
+pub(super) fn shift_ports(settings: &mut Settings, number: u16) -> anyhow::Result<()> {
+    for address in settings.listeners.iter_mut().map(|one| &mut one.address) {
+        if address.port() != 0 {
             let port = address.port().checked_add(number).ok_or_else(|| {
-                usage_error(format!("there is no port {number} after {address}"), hint)
+                usage_error(format!("there is no port {number} after {address}"), OTHER_PORTS)
             })?;
             address.set_port(port);
-            if all.iter().flatten().any(|other| other == address) {
-                let message = format!("two of {instances} instances would listen on {address}");
-                return Err(usage_error(message, hint));
-            }
         }
-        all.push(listen);
     }
-    Ok(all)
+    Ok(())
 }
+
+const OTHER_PORTS: &str = "choose other ports with --listen";
 
 /// One of the processes.
 struct Instance {
     number: u16,
-    listen: Vec<SocketAddr>,
     simulated: Option<String>,
     last_valid: Option<PathBuf>,
     orders: watch::Receiver<Order>,
@@ -216,8 +226,7 @@ impl Instance {
         command.arg0("plimsoll");
         command.args(inherited(std::env::args().skip(1)));
         command.arg("--supervised").arg("--instances=1");
-        let listen: Vec<String> = self.listen.iter().map(SocketAddr::to_string).collect();
-        command.arg(format!("--listen={}", listen.join(",")));
+        command.arg(format!("--port-offset={}", self.number));
         command.arg(format!("--instance={}", self.name()));
         let last_valid = self.last_valid.iter();
         command.args(last_valid.map(|file| format!("--last-valid={}", file.display())));
@@ -290,7 +299,7 @@ fn send(pid: u32, signal: Signal) {
 
 /// The arguments without those that each instance is given its own of.
 fn inherited(mut args: impl Iterator<Item = String>) -> Vec<String> {
-    let own = ["--instances", "--listen", "--instance"];
+    let own = ["--instances", "--instance"];
     let mut kept = Vec::new();
     while let Some(arg) = args.next() {
         let (flag, joined) =
@@ -310,24 +319,32 @@ fn inherited(mut args: impl Iterator<Item = String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plimsoll_registry::settings::Listener;
 
     #[test]
     fn instances_inherit_what_is_not_their_own() {
         let args = "gateway --supervised --config x.toml --listen 127.0.0.1:0 --instances=5 --instance gw --workers 2";
         let kept = inherited(args.split(' ').map(String::from));
-        assert_eq!(kept.join(" "), "gateway --config x.toml --workers 2");
+        assert_eq!(kept.join(" "), "gateway --config x.toml --listen 127.0.0.1:0 --workers 2");
     }
 
     #[test]
     fn ports_are_consecutive() {
-        let addresses = |text: &str| -> Vec<SocketAddr> {
-            text.split(' ').map(|one| one.parse().expect("an address")).collect()
+        let settings = |text: &str| {
+            let listener = |one: &str| Listener::at(one.parse().expect("an address"));
+            Settings { listeners: text.split(' ').map(listener).collect(), ..Settings::default() }
         };
-        let all = addresses_of(&addresses("127.0.0.1:3069 [::1]:4000"), 5).expect("ports");
-        assert_eq!(all[4], addresses("127.0.0.1:3073 [::1]:4004"));
-        let free = addresses_of(&addresses("127.0.0.1:0"), 5).expect("ports");
-        assert_eq!(free[4], addresses("127.0.0.1:0"));
-        assert!(addresses_of(&addresses("127.0.0.1:65535"), 2).is_err());
-        assert!(addresses_of(&addresses("127.0.0.1:1 127.0.0.1:2"), 2).is_err(), "they overlap");
+        let shifted = |text: &str, number| {
+            let mut settings = settings(text);
+            shift_ports(&mut settings, number).map(|()| settings.listeners)
+        };
+        let two = "127.0.0.1:3069 [::1]:4000";
+        let fifth = settings("127.0.0.1:3073 [::1]:4004").listeners;
+        assert_eq!(shifted(two, 4).expect("ports"), fifth);
+        assert_eq!(shifted("127.0.0.1:0", 4).expect("ports"), settings("127.0.0.1:0").listeners);
+        assert!(shifted("127.0.0.1:65535", 1).is_err());
+        assert!(check_addresses(&settings(two), 5).is_ok());
+        assert!(check_addresses(&settings("127.0.0.1:0"), 5).is_ok());
+        assert!(check_addresses(&settings("127.0.0.1:1 127.0.0.1:2"), 2).is_err(), "they overlap");
     }
 }

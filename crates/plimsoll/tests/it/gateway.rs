@@ -196,9 +196,22 @@ pub(crate) fn eth() -> Sim {
 }
 
 #[test]
-fn with_nothing_configured_the_line_it_prints_works() {
+fn with_nothing_configured_it_says_so_and_serves_nothing() {
     let folder = Folder::new();
     let process = Process::start(&folder, &["--listen", "127.0.0.1:0"]);
+    process.wait_for("no upstream is configured");
+    let address = process.address("");
+    assert_eq!(ask(&address, "GET /health", "").status, 200);
+    assert_eq!(ask(&address, "GET /ready", "").status, 503);
+    let answer = ask(&address, "POST /v1", BLOCK_NUMBER).json();
+    assert_eq!(answer["error"]["data"]["kind"], "no_upstream");
+    process.stop();
+}
+
+#[test]
+fn simulated_chains_are_there_for_a_try() {
+    let folder = Folder::new();
+    let process = Process::start(&folder, &["--listen", "127.0.0.1:0", "--simulate"]);
     let said = process.wait_for("try: ");
     let said = if said.ends_with('\n') { said } else { process.wait_for("}'\n") };
     let line = said.lines().find_map(|line| line.strip_prefix("try: ")).unwrap();
@@ -250,7 +263,7 @@ fn entries_are_taken_up_while_it_runs_and_no_call_asks_the_database() {
 #[test]
 fn simulated_chains_end_with_the_first_real_upstream_for_good() {
     let (folder, sim) = (Folder::new(), eth());
-    let process = Process::start(&folder, &["--listen", "127.0.0.1:0"]);
+    let process = Process::start(&folder, &["--listen", "127.0.0.1:0", "--simulate"]);
     let address = process.address("");
     let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
     assert_eq!(answered.header("x-plimsoll-upstream"), Some("simulated-eth"));

@@ -7,6 +7,7 @@ use plimsoll_gateway::{Definitions, Gateway, Host};
 use plimsoll_measure::Nanos;
 use plimsoll_plan::Plan;
 use plimsoll_registry::model::{self, Address, Endpoint, Kind, MethodRules, Upstream};
+use plimsoll_registry::settings::Listener;
 use plimsoll_sim::{Service, Settings, Sim};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -154,7 +155,7 @@ fn seen_by_chain(sim: &Sim) -> BTreeMap<String, u64> {
 /// A gateway of this process, relaying to these.
 fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
     let settings = plimsoll_gateway::Settings {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listeners: vec![Listener::at("127.0.0.1:0".parse().unwrap())],
         ..Default::default()
     };
     let definitions = Definitions { services: model::Service::built_in(), upstreams, endpoints };

@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 /// What a crate's tests may use besides: the engine's simulation asks whom the verdict blames.
 const TESTED_WITH: [(&str, &str); 1] = [("engine", "report")];
 
+/// The only crate with unsafe code.
+const UNSAFE: &str = "allocator";
+
 /// Allowed edges, complete. `sim` is a dev-dependency anywhere.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
+    ("allocator", &[]),
     ("measure", &[]),
     ("config", &[]),
     ("rpc", &[]),
@@ -23,8 +27,18 @@ const EDGES: [(&str, &[&str]); 12] = [
     (
         "plimsoll",
         &[
-            "measure", "config", "rpc", "host", "plan", "report", "engine", "registry", "gateway",
-            "sim", "fleet",
+            "allocator",
+            "measure",
+            "config",
+            "rpc",
+            "host",
+            "plan",
+            "report",
+            "engine",
+            "registry",
+            "gateway",
+            "sim",
+            "fleet",
         ],
     ),
 ];
@@ -74,7 +88,12 @@ fn crates_depend_on_nothing_but_what_they_may() {
 fn versions_and_lints_stand_only_in_the_root() {
     for name in crates() {
         let manifest = manifest(&name);
-        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{name}");
+        let lints = &manifest["lints"];
+        match name == UNSAFE {
+            // The workspace forbids unsafe code, which cannot be allowed again below it.
+            true => assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("deny"), "{name}"),
+            false => assert_eq!(lints["workspace"].as_bool(), Some(true), "{name}"),
+        }
         for section in ["dependencies", "dev-dependencies"] {
             let Some(table) = manifest.get(section).and_then(|table| table.as_table()) else {
                 continue;
@@ -103,13 +122,14 @@ fn the_map_names_every_crate_and_no_other() {
 }
 
 /// The gateway's modules from the top layer down; each uses only those below it, and itself.
-const GATEWAY_LAYERS: [&str; 18] = [
+const GATEWAY_LAYERS: [&str; 19] = [
     "fuzz",
     "gateway",
     "serve",
     "call",
     "upstream",
     "keeper",
+    "gzip",
     "buffer",
     "local",
     "payload",

@@ -13,14 +13,14 @@ use crate::model::{
     Address, Definitions, Endpoint, Kind, MethodRules, Service, Spread, TIER_MAX, Upstream,
     WEIGHT_MAX, check_id,
 };
+use crate::settings::{Faces, Listener};
 
 /// Headers that the gateway sets itself.
-const OWN_HEADERS: [&str; 8] = [
+const OWN_HEADERS: [&str; 7] = [
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
-    "host",
     "te",
     "transfer-encoding",
     "upgrade",
@@ -39,6 +39,9 @@ pub(crate) struct Outlined<T> {
 /// All entries of a configuration.
 #[derive(Debug, Default)]
 pub(super) struct Outlines {
+    pub(super) listeners: Vec<Listener>,
+    /// Where they are, in the same order.
+    pub(super) listener_places: Vec<Place>,
     pub(super) services: Vec<Outlined<Service>>,
     pub(super) upstreams: Vec<Outlined<Upstream>>,
     pub(super) endpoints: Vec<Outlined<Endpoint>>,
@@ -48,6 +51,13 @@ impl Outlines {
     /// Adds those of a document.
     pub(super) fn read(&mut self, root: &Table<'_>, folder: &Path) {
         let tables = |key, what| root.field(key).map(|f| f.tables(what)).unwrap_or_default();
+        for table in tables("listener", "[[listener]]") {
+            if let Some((listener, place)) = read_listener(&table) {
+                self.listeners.push(listener);
+                self.listener_places.push(place);
+            }
+            table.close();
+        }
         for table in tables("service", "[[service]]") {
             self.services.extend(read_service(&table));
             table.close();
@@ -127,6 +137,36 @@ fn check_twice<T>(what: &str, items: &[Outlined<T>], others: &[&str], problems: 
     }
 }
 
+/// Reads a listener.
+fn read_listener(table: &Table<'_>) -> Option<(Listener, Place)> {
+    let Some(field) = table.field("address") else {
+        table.problem("a listener without \"address\"", "add address = \"127.0.0.1:3069\"");
+        return None;
+    };
+    let address = super::fields::address(&field);
+    let tls = table.field("tls").and_then(|f| f.boolean());
+    let mut faces = Faces::NONE;
+    match table.field("faces") {
+        None => {
+            let hint = "add faces = [\"gateway\", \"path\"]; there is \"admin\" too";
+            table.problem("a listener without \"faces\"", hint);
+        }
+        Some(field) => {
+            let items = field.list().unwrap_or_default();
+            if items.is_empty() {
+                field.problem(
+                    "\"faces\" names none",
+                    "there are \"gateway\", \"path\" and \"admin\"",
+                );
+            }
+            let words: Vec<_> = Faces::WORDS.into_iter().zip(0..).collect();
+            items.iter().filter_map(|item| item.one_of(&words)).for_each(|place| faces.open(place));
+        }
+    }
+    let place = field.place();
+    Some((Listener { address: address?, faces, tls: tls.unwrap_or(true) }, place))
+}
+
 /// Reads a service.
 pub(crate) fn read_service(table: &Table<'_>) -> Option<Outlined<Service>> {
     let id = read_id(table, "service", "eth");
@@ -135,6 +175,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<Outlined<Service>> {
     let allowance = table.field("sync_allowance").and_then(|f| f.integer(0, u64::MAX >> 1));
     let spread = table.field("spread").and_then(|f| f.one_of(&Spread::WORDS));
     let timeout = table.field("timeout").and_then(|f| f.duration_above_zero());
+    let rest = table.field("rest").and_then(|f| f.boolean());
     let (id, place) = id?;
     let service = Service {
         chain_id,
@@ -142,6 +183,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<Outlined<Service>> {
         sync_allowance: allowance,
         spread: spread.unwrap_or_default(),
         timeout: timeout.map_or(Service::TIMEOUT, Nanos::from),
+        rest: rest.unwrap_or_default(),
         ..Service::named(id.clone())
     };
     Some(Outlined { id, place, service: None, item: Some(service) })
@@ -261,6 +303,11 @@ fn read_headers(table: &Table<'_>, kind: Option<Kind>) -> Vec<(String, Text)> {
             continue;
         }
         let Some(text) = field.text() else { continue };
+        if lower == "accept-encoding" && !["gzip", "identity"].contains(&text.value.as_str()) {
+            let message = "\"accept-encoding\" must be \"gzip\" or \"identity\"";
+            field.problem(message, "no other coding can be read here");
+            continue;
+        }
         let text = text.hidden_if_secret(&name);
         if text.value.bytes().any(|b| b < 0x20 && b != b'\t' || b == 0x7f) {
             field.problem(format!("a control character in header \"{name}\""), "");

@@ -35,20 +35,59 @@ pub(super) fn addresses(field: &Field<'_>) -> Option<Vec<SocketAddr>> {
     if items.is_empty() {
         field.problem("\"listen\" names no address", "write it like [\"127.0.0.1:3069\"]");
     }
-    let address = |text: &str| {
+    Some(items.iter().filter_map(address).collect())
+}
+
+/// An address to listen on.
+pub(super) fn address(field: &Field<'_>) -> Option<SocketAddr> {
+    field.parse(|text| {
         text.parse::<SocketAddr>().map_err(|_| {
             format!(
-                "\"{text}\" is no address to listen on; write it like 127.0.0.1:3069 or [::]:3069"
+                "\"{text}\" is not an address to listen on; write it like 127.0.0.1:3069 or [::]:3069"
             )
         })
-    };
-    let read: Vec<SocketAddr> = items.iter().filter_map(|item| item.parse(address)).collect();
-    for (at, address) in read.iter().enumerate() {
-        if address.port() != 0 && read[..at].contains(address) {
-            field.problem(format!("{address} is named twice"), "");
+    })
+}
+
+/// Header fields that must never go on to an upstream, or that the gateway writes itself.
+const NEVER_PASSED: [&str; 20] = [
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "target-service-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+    "x-real-ip",
+];
+
+/// Names of header fields that go on to upstreams.
+pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
+    let name = |text: &str| {
+        let lower = text.to_ascii_lowercase();
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if lower.is_empty() || !lower.bytes().all(is_token) {
+            return Err(format!("\"{text}\" is not a header name"));
         }
-    }
-    Some(read)
+        if NEVER_PASSED.contains(&lower.as_str()) || lower.starts_with("x-plimsoll-") {
+            return Err(format!("\"{text}\" is never passed on to an upstream"));
+        }
+        Ok(lower)
+    };
+    let items = field.list().unwrap_or_default();
+    draft.config.settings.pass_headers = items.iter().filter_map(|item| item.parse(name)).collect();
 }
 
 /// A text that goes into a header.
@@ -131,14 +170,14 @@ pub(super) fn absolute_database(url: &str, folder: &Path) -> String {
 
 pub(super) fn instances(field: &Field<'_>, draft: &mut Draft) {
     let items = field.list().unwrap_or_default();
-    let read = |item: &Field<'_>| match instance(item.text()?) {
+    let read = |(at, item): (usize, &Field<'_>)| match instance(item.text()?, at + 1) {
         Ok(instance) => Some(instance),
         Err(message) => {
             item.problem(message, "");
             None
         }
     };
-    draft.config.instances = items.iter().filter_map(read).collect();
+    draft.config.instances = items.iter().enumerate().filter_map(read).collect();
 }
 
 pub(super) fn trusted_proxies(field: &Field<'_>, draft: &mut Draft) {

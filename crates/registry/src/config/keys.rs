@@ -8,8 +8,8 @@ use plimsoll_config::{Field, Place, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
 
 use super::fields::{
-    addresses, cors, count, database, file, instances, label, list, log_file, path, set, size,
-    span, time, trusted_proxies,
+    address, addresses, cors, count, database, file, instances, label, list, log_file,
+    pass_headers, path, set, size, span, time, trusted_proxies,
 };
 use super::{Config, Draft};
 use crate::settings::Cors;
@@ -118,18 +118,27 @@ impl Key {
 }
 
 /// Every key, in the order in which they are printed: first those in no table.
-pub static KEYS: [Key; 31] = [
+pub static KEYS: [Key; 33] = [
     Key::new(
         "listen",
         Form::List,
         |field, draft| {
             if let Some(listen) = addresses(field) {
-                draft.config.settings.listen = listen;
+                draft.config.listen = listen;
             }
         },
-        |config| Some(list(config.settings.listen.iter().map(|a| quote(&a.to_string())))),
+        |config| {
+            let listen = config.listen.iter().map(|address| quote(&address.to_string()));
+            (!config.listen.is_empty()).then(|| list(listen))
+        },
     )
     .flag("--listen"),
+    Key::new(
+        "admin_listen",
+        Form::Text,
+        |field, draft| draft.config.admin_listen = address(field),
+        |config| config.admin_listen.map(|address| quote(&address.to_string())),
+    ),
     Key::new(
         "instance",
         Form::Text,
@@ -170,6 +179,10 @@ pub static KEYS: [Key; 31] = [
     .reloads(),
     Key::new("trusted_proxies", Form::List, trusted_proxies, |config| {
         Some(list(config.settings.trusted_proxies.iter().map(|net| quote(&net.to_string()))))
+    })
+    .reloads(),
+    Key::new("pass_headers", Form::List, pass_headers, |config| {
+        Some(list(config.settings.pass_headers.iter().map(|name| quote(name))))
     })
     .reloads(),
     Key::new(
@@ -363,7 +376,8 @@ const TABLES: [&str; 3] = ["tls", "access_log", "limits"];
 /// change: it has to be restarted for them.
 pub fn fixed_differences(running: &Config, read: &Config) -> Vec<&'static str> {
     let differs = |key: &&Key| !key.reloads && key.show(running) != key.show(read);
-    KEYS.iter().filter(differs).map(|key| key.path).collect()
+    let listeners = (running.listeners != read.listeners).then_some("[[listener]]");
+    KEYS.iter().filter(differs).map(|key| key.path).chain(listeners).collect()
 }
 
 /// Reads the keys of a document.

@@ -7,6 +7,7 @@ use plimsoll_measure::Nanos;
 
 use super::{Config, KEYS};
 use crate::model::{Endpoint, MethodRules, Service, Upstream};
+use crate::settings::Listener;
 
 impl Config {
     /// The configuration with every default filled in, as a document. Secrets are not in it. What
@@ -26,6 +27,9 @@ impl Config {
         if let Some(database) = self.database.as_ref().filter(|database| !database.named) {
             let url = quote(&database.url.shown);
             out = format!("# database = {url}  # by default\n{out}");
+        }
+        for listener in &self.listeners {
+            out += &format!("\n[[listener]]\n{}", show_listener(listener));
         }
         for service in &self.definitions.services {
             out += &format!("\n[[service]]\n{}", show_service(service));
@@ -74,6 +78,16 @@ fn span(span: Nanos) -> String {
     quote(&show_duration(span.into()))
 }
 
+/// A listener's keys, a line for each.
+fn show_listener(listener: &Listener) -> String {
+    let mut lines = Lines::default();
+    lines.line("address", quote(&listener.address.to_string()));
+    let faces = listener.faces.words().into_iter().map(quote);
+    lines.line("faces", format!("[{}]", faces.collect::<Vec<_>>().join(", ")));
+    lines.line("tls", listener.tls.to_string());
+    lines.0
+}
+
 /// A service's keys, a line for each.
 pub fn show_service(service: &Service) -> String {
     let mut lines = Lines::default();
@@ -83,6 +97,7 @@ pub fn show_service(service: &Service) -> String {
     lines.maybe("sync_allowance", service.sync_allowance, |blocks| blocks.to_string());
     lines.line("spread", quote(service.spread.word()));
     lines.line("timeout", span(service.timeout));
+    lines.line("rest", service.rest.to_string());
     lines.0
 }
 

@@ -61,7 +61,7 @@ fn read(text: &str) -> Config {
 fn a_full_file() {
     let config = read(FULL);
     let settings = &config.settings;
-    assert_eq!(settings.listen.len(), 2);
+    assert_eq!(settings.listeners.len(), 2);
     assert_eq!((settings.instance.as_str(), settings.workers), ("gw-1", 2));
     assert_eq!(settings.trusted_proxies, [Network::parse("10.0.0.0/8").unwrap()]);
     assert_eq!(settings.cors, Cors::Origins(vec!["https://app.example".into()]));
@@ -75,7 +75,7 @@ fn a_full_file() {
     assert_eq!(config.database.as_ref().unwrap().url.value, "sqlite:/tmp/registry.db");
 
     let ids: Vec<&str> = config.instances.iter().map(|instance| instance.id.as_str()).collect();
-    assert_eq!(ids, ["127.0.0.1:4001", "path.example:3069"]);
+    assert_eq!(ids, ["path-1", "path-2"]);
     assert_eq!(config.instances[0].url.value, "http://127.0.0.1:4001/v1");
     assert_eq!((config.instances[0].kind, &config.instances[0].service), (Kind::Path, &None));
 
@@ -138,13 +138,13 @@ fn layers() {
     let config = Config::read_with(&inputs(&variables, &flags), Some(file)).unwrap();
     let settings = &config.settings;
     assert_eq!((settings.workers, settings.limits.batch, settings.limits.body), (4, 8, 1 << 20));
-    assert_eq!(settings.listen.iter().map(|a| a.port()).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(settings.listeners.iter().map(|one| one.address.port()).collect::<Vec<_>>(), [2, 3]);
     assert!(!settings.reveal, "an empty variable says nothing");
     assert!(matches!(&settings.cors, Cors::Origins(origins) if origins.len() == 2));
     assert_eq!(config.database.as_ref().unwrap().url.value, "sqlite:/var/lib/plimsoll.db");
     assert_eq!(config.instances[1].url.value, "http://127.0.0.1:3070/v1");
     let ids: Vec<&str> = config.definitions.upstreams.iter().map(|u| u.id.as_str()).collect();
-    assert_eq!(ids, ["eth:127.0.0.1:8545", "boba:127.0.0.1:8545"]);
+    assert_eq!(ids, ["eth-1", "boba-1"]);
     assert_eq!(
         config.notes,
         [
@@ -175,13 +175,29 @@ fn files_that_are_wrong() {
         "lisden = []",
         &["/tmp/gateway.toml:1:1: unknown key \"lisden\"", "did you mean \"listen\"?"],
     );
-    check("admin_listen = \"127.0.0.1:1\"", &["unknown key \"admin_listen\""]);
+    check("admin_listen = \"here\"", &["\"admin_listen\": \"here\" is not an address"]);
+    check(
+        "listen = [\"127.0.0.1:1\"]\nadmin_listen = \"127.0.0.1:1\"",
+        &["2:16: 127.0.0.1:1 is named twice"],
+    );
+    check("[[listener]]\nfaces = [\"path\"]", &["1:1: a listener without \"address\""]);
+    check("[[listener]]\naddress = \"[::]:1\"", &["1:1: a listener without \"faces\""]);
+    check("[[listener]]\naddress = \"[::]:1\"\nfaces = []", &["3:9: \"faces\" names none"]);
+    check(
+        "[[listener]]\naddress = \"[::]:1\"\nfaces = [\"rest\"]",
+        &["3:10:", "must be \"gateway\" or \"path\" or \"admin\", not \"rest\""],
+    );
+    for name in ["Authorization", "cookie", "X-Real-IP", "x-plimsoll-via", "Target-Service-Id"] {
+        let text = format!("pass_headers = [\"x-a\", \"{name}\"]");
+        check(&text, &["1:24:", "is never passed on to an upstream"]);
+    }
+    check("pass_headers = [\"a b\"]", &["\"a b\" is not a header name"]);
     check("limits = { bodi = 1 }", &["gateway.toml:1:12: unknown key \"bodi\" in limits"]);
     check("listen = \"127.0.0.1:1\"", &["1:10: \"listen\" must be a list, not string"]);
     check("listen = []", &["\"listen\" names no address"]);
     check(
         "listen = [\"localhost\"]",
-        &["1:11: \"listen\": \"localhost\" is no address to listen on"],
+        &["1:11: \"listen\": \"localhost\" is not an address to listen on"],
     );
     check("listen = [\"1.2.3.4:5\", \"1.2.3.4:5\"]", &["1.2.3.4:5 is named twice"]);
     check("workers = 0", &["1:11: \"workers\" must be from 1 to 256, not 0"]);
@@ -205,7 +221,10 @@ fn files_that_are_wrong() {
         ],
     );
     check("instances = [\"127.0.0.1:3069\"]", &["1:14: "]);
-    check("instances = [\"http://h:1\", \"http://h:1/v1\"]", &["the instance h:1 is named twice"]);
+    check(
+        "instances = [\"http://h:1\", \"http://h:1/v1\"]",
+        &["the instance http://h:1/v1 is named twice"],
+    );
     check("listen = [\nworkers = = 3", &["gateway.toml:"]);
 }
 
@@ -249,7 +268,11 @@ fn entries_that_are_wrong() {
     check(&upstream("rate_limit = \"0/s\""), &["\"rate_limit\" must be above 0/s"]);
     check(&upstream("rate_limit = 5"), &["\"rate_limit\" must be a string in quotes"]);
     check(&upstream("kind = \"emv\""), &["did you mean \"evm\"?"]);
-    check(&upstream("headers = { Host = \"a\" }"), &["\"Host\" is set by the gateway itself"]);
+    check(&upstream("headers = { TE = \"a\" }"), &["\"TE\" is set by the gateway itself"]);
+    check(
+        &upstream("headers = { Accept-Encoding = \"br\" }"),
+        &["\"accept-encoding\" must be \"gzip\" or \"identity\""],
+    );
     check(&upstream("headers = { \"a b\" = \"a\" }"), &["\"a b\" is no header name"]);
     check(&upstream("headers = { A = \"a\", a = \"b\" }"), &["the header", "is there twice"]);
     check(&upstream("headers = { A = \"a\\nb\" }"), &["a control character in header \"A\""]);
@@ -258,8 +281,8 @@ fn entries_that_are_wrong() {
     check(&upstream("ca = \"no.pem\""), &["file not found: /tmp/no.pem"]);
     check("[[endpoint]]\nid = \"e\"", &["an endpoint without \"service\""]);
     // An id of an instance.
-    let taken = "instances = [\"http://h:1\"]\n[[upstream]]\nid = \"h:1\"\nservice = \"eth\"\nurl = \"http://h/\"";
-    check(taken, &["a second upstream with the id \"h:1\"", "among \"instances\" already"]);
+    let taken = "instances = [\"http://h:1\"]\n[[upstream]]\nid = \"path-1\"\nservice = \"eth\"\nurl = \"http://h/\"";
+    check(taken, &["a second upstream with the id \"path-1\"", "among \"instances\" already"]);
     // All at once, in the order of their places.
     check(
         "workers = 0\nx = 1\n[[endpoint]]\nid = \"e\"\nservice = \"no\"",
@@ -279,7 +302,7 @@ fn variables_and_flags_that_are_wrong() {
     check("PLIMSOLL_WORKERS", "many", "\"many\" is no whole number");
     check("PLIMSOLL_WORKERS", "0", "\"workers\" must be from 1 to 256, not 0");
     check("PLIMSOLL_REVEAL", "yes", "\"yes\" is neither true nor false");
-    check("PLIMSOLL_LISTEN", "here", "\"listen\": \"here\" is no address");
+    check("PLIMSOLL_LISTEN", "here", "\"listen\": \"here\" is not an address");
     check("PLIMSOLL_LIMITS_BODY", "10 parsecs", "\"body\": \"10 parsecs\" is not a size");
     check("PLIMSOLL_CORS", "all", "\"cors\" must be \"any\" or \"off\"");
     check("PLIMSOLL_TLS_CERT", "/no.pem", "file not found: /no.pem");
@@ -289,14 +312,16 @@ fn variables_and_flags_that_are_wrong() {
         refused(&inputs(&[], &[(flag, value)]), "", &[&format!("{flag}: {word}")]);
     };
     flag("--workers", "0", "\"workers\" must be from 1");
-    flag("--listen", "x", "\"listen\": \"x\" is no address");
+    flag("--listen", "x", "\"listen\": \"x\" is not an address");
     flag("--upstream", "http://h/?a=b", "\"http://h/?a=b\" is not SERVICE=URL");
     flag("--upstream", "eth", "\"eth\" is not SERVICE=URL");
     flag("--upstream", "eth=h:1", "no scheme");
     flag("--upstream", "eht=http://h/", "unknown service \"eht\"");
     flag("--upstream", "eth=http://h/${NO}", "the variable NO is not set");
     let twice = [("--upstream", "eth=http://h/a"), ("--upstream", "eth=http://h/b")];
-    refused(&inputs(&[], &twice), "", &["--upstream: a second upstream with the id \"eth:h:80\""]);
+    let config = Config::read_with(&inputs(&[], &twice), None).unwrap();
+    let ids: Vec<&str> = config.definitions.upstreams.iter().map(|u| u.id.as_str()).collect();
+    assert_eq!(ids, ["eth-1", "eth-2"]);
 }
 
 /// What is not there on a desk need not stop a look at the file.

@@ -155,6 +155,7 @@ fn attempts_are_raced_and_only_the_winner_writes() {
             turns: None,
             purpose: Purpose::First,
             shape: Shape::Own,
+            passed: Default::default(),
             start: worker.local.now(),
         };
         let call = request::call(br#"{"jsonrpc":"2.0","id":1,"method":"eth_gasPrice"}"#);

@@ -47,7 +47,7 @@ pub(crate) struct Service {
 /// One way to an upstream.
 pub(crate) struct Route {
     pub(crate) upstream: Arc<Upstream>,
-    /// A JSON-RPC request's head up to the number behind `content-length: `.
+    /// A JSON-RPC request's head, as far as it is the same for all.
     pub(crate) head: Vec<u8>,
     pub(crate) relays: Arc<Sharded<Relays>>,
 }
@@ -206,21 +206,41 @@ impl Route {
         });
         let relays =
             old.map_or_else(|| Arc::new(Sharded::new(earlier.workers)), |old| old.relays.clone());
-        let mut head = request_start("POST", &upstream.model, upstream.model.path());
-        head.extend_from_slice(b"content-type: application/json\r\naccept: application/json\r\n");
+        let model = &upstream.model;
+        let mut head = request_start("POST", model, model.path(), &[]);
+        head.extend_from_slice(b"content-type: application/json\r\n");
+        let own = |name: &str| model.headers.iter().any(|(known, _)| known == name);
+        if !own("accept") {
+            head.extend_from_slice(b"accept: application/json\r\n");
+        }
+        // Over a network, fewer bytes are worth the decompressing.
+        if !own("accept-encoding") && model.address.tls {
+            head.extend_from_slice(b"accept-encoding: gzip\r\n");
+        }
         if let (Kind::Path, Some(service)) = (upstream.model.kind, named) {
             head.extend_from_slice(format!("target-service-id: {service}\r\n").as_bytes());
         }
-        head.extend_from_slice(b"content-length: ");
         Route { upstream: upstream.clone(), head, relays }
     }
 }
 
-/// A request's first line and the fields that every request to this upstream carries.
-pub(crate) fn request_start(method: &str, upstream: &model::Upstream, target: &str) -> Vec<u8> {
-    let mut head =
-        format!("{method} {target} HTTP/1.1\r\nhost: {}\r\n", upstream.address.authority);
-    for (name, value) in &upstream.headers {
+/// A request's first line and the fields that every request to this upstream carries, but for those
+/// in `without`.
+pub(crate) fn request_start(
+    method: &str,
+    upstream: &model::Upstream,
+    target: &str,
+    without: &[&str],
+) -> Vec<u8> {
+    let own = |name: &str| upstream.headers.iter().any(|(known, _)| known == name);
+    let mut head = format!("{method} {target} HTTP/1.1\r\n");
+    if !own("host") {
+        head.push_str(&format!("host: {}\r\n", upstream.address.authority));
+    }
+    if !own("user-agent") {
+        head.push_str(concat!("user-agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n"));
+    }
+    for (name, value) in upstream.headers.iter().filter(|(name, _)| !without.contains(&&**name)) {
         head.push_str(&format!("{name}: {}\r\n", value.value));
     }
     head.into_bytes()

@@ -9,11 +9,11 @@ const MAX_AGE: &[u8] = b"86400";
 
 /// What a script may read beside the body.
 const EXPOSED: &[u8] =
-    b"x-plimsoll-instance, x-plimsoll-upstream, x-plimsoll-attempts, retry-after";
+    b"x-plimsoll-instance, x-plimsoll-upstream, x-plimsoll-attempts, x-request-id, retry-after";
 
 /// Lets the page that calls read the answer, where it may.
-pub(super) fn permit(cors: &Cors, request: &Request<'_>, answer: &mut Answer<'_>) {
-    let Some(origin) = request.fields.origin else { return };
+pub(crate) fn permit(cors: &Cors, origin: Option<&[u8]>, answer: &mut Answer<'_>) {
+    let Some(origin) = origin else { return };
     let may = match cors {
         Cors::Off => return,
         Cors::Any => true,
@@ -25,6 +25,13 @@ pub(super) fn permit(cors: &Cors, request: &Request<'_>, answer: &mut Answer<'_>
     if may && plain {
         answer.fields.push(("access-control-allow-origin".into(), origin.to_vec()));
         answer.fields.push(("access-control-expose-headers".into(), EXPOSED.to_vec()));
+    }
+}
+
+/// Lets any page read an answer to what could not be read as a request, where every page may.
+pub(crate) fn permit_any(cors: &Cors, answer: &mut Answer<'_>) {
+    if *cors == Cors::Any {
+        answer.fields.push(("access-control-allow-origin".into(), b"*".to_vec()));
     }
 }
 

@@ -1,78 +1,217 @@
 //! What operators and their machines ask: health, readiness, metrics.
+//!
+//! Health and readiness are answered on every listener, under the paths that PATH, Kubernetes and load
+//! balancers ask by default, also to callers for whom there is no room ([`Probe`]).
 
 use plimsoll_rpc::json;
 
-use super::{TEXT, metrics_page, wrong_method};
-use crate::call::message::{Answer, JSON};
+use super::{METRICS, TEXT, cors, parameter, wrong_method};
+use crate::call::message::{Answer, JSON, Request};
 use crate::call::relay::shown;
-use crate::call::routing::Service;
+use crate::call::routing::{Routing, Service};
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind};
+use crate::offload;
+use crate::payload::Payload;
+use std::sync::Arc;
+
+/// A question that load balancers and operators ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probe<'p> {
+    /// Whether the process lives.
+    Health,
+    /// Whether calls can be taken: of all services, or of this one.
+    Ready(Option<&'p str>),
+    /// The same in PATH's older words.
+    Healthz,
+}
+
+impl<'p> Probe<'p> {
+    /// The question that is asked by this path.
+    pub(crate) fn find(path: &'p str) -> Option<Probe<'p>> {
+        Some(match path {
+            "/health" | "/health/" | "/livez" => Probe::Health,
+            "/" | "/ready" | "/ready/" | "/readyz" => Probe::Ready(None),
+            "/healthz" => Probe::Healthz,
+            path => Probe::Ready(Some(path.strip_prefix("/ready/")?)),
+        })
+    }
+
+    /// The answer.
+    pub(crate) fn answer<'a>(self, routing: &Routing, is_draining: bool) -> Answer<'a> {
+        match self {
+            Probe::Health => Answer::new(200, TEXT, Vec::new()),
+            Probe::Ready(asked) => Readiness::of(routing, asked, is_draining).answer(),
+            Probe::Healthz => Readiness::of(routing, None, is_draining).older_answer(),
+        }
+    }
+}
 
 /// Answers what is no call.
 pub(super) async fn answer<'a>(
     worker: &Worker,
     view: &View,
-    method: &str,
+    request: &Request<'_>,
     path: &str,
+    query: Option<&str>,
 ) -> Result<Answer<'a>, Error> {
-    let id = path.strip_prefix("/ready/");
-    if !matches!(path, "/health" | "/metrics" | "/ready") && id.is_none() {
+    let probe = Probe::find(path);
+    let is_metrics = path == "/metrics" && request.faces.admin;
+    if probe.is_none() && !is_metrics {
         return Err(Error::new(ErrorKind::NoSuchPath, "there is no such path here"));
     }
-    if !matches!(method, "GET" | "HEAD") {
-        return Err(wrong_method(method));
-    }
-    Ok(match (path, id) {
-        ("/health", _) => Answer::new(200, TEXT, Vec::new()),
-        ("/metrics", _) => metrics_page(worker, view).await,
-        (_, None) => ready(worker, &view.routing.services(), None),
-        (_, Some(id)) => {
-            let service = view.routing.service(id).filter(|service| service.model.id == id);
-            ready(worker, &Vec::from_iter(service), Some(id))
+    match request.method {
+        "GET" | "HEAD" => {}
+        "OPTIONS" if path == "/" => {
+            return Ok(cors::options("GET, HEAD, POST, OPTIONS", &view.settings.cors, request));
         }
-    })
+        method => return Err(wrong_method(method, "use GET")),
+    }
+    let Some(probe) = probe else { return Ok(metrics_page(worker, view).await) };
+    let is_draining = worker.shared.is_draining();
+    let is_detailed =
+        query.and_then(|query| parameter(query, "detailed")).as_deref() == Some("true");
+    match probe {
+        Probe::Ready(asked) if is_detailed && request.faces.admin => {
+            let mut readiness = Readiness::of(&view.routing, asked, is_draining);
+            readiness.is_detailed = true;
+            Ok(readiness.answer())
+        }
+        probe => Ok(probe.answer(&view.routing, is_draining)),
+    }
 }
 
-/// Whether calls can be taken, in PATH's words: 200 when every service asked for can, else 503.
-fn ready<'a>(
-    worker: &Worker,
-    services: &[&std::sync::Arc<Service>],
-    asked: Option<&str>,
-) -> Answer<'a> {
-    let draining = worker.shared.is_draining();
-    // With nothing to relay to, a service that was asked for by name is not ready; among all, those
-    // without an upstream are not what this gateway is there for, unless none has any.
-    let serving = |service: &&&std::sync::Arc<Service>| {
-        asked.is_some() || (!service.routes.is_empty() && service.is_listed)
-    };
-    let listed: Vec<_> = services.iter().filter(serving).collect();
-    let all = !draining && !listed.is_empty() && listed.iter().all(|one| !one.routes.is_empty());
-    let mut body = format!("{{\"ready\":{all},\"services\":{{").into_bytes();
-    for (at, service) in listed.iter().enumerate() {
+/// The metrics page. It is made on another thread: it adds up thousands of counters.
+async fn metrics_page<'a>(worker: &Worker, view: &View) -> Answer<'a> {
+    let (shared, state) = (worker.shared.clone(), Arc::clone(view));
+    let page = offload::run(move || shared.metrics(&state)).await.unwrap_or_default();
+    let mut answer = Answer::new(200, METRICS, Vec::new());
+    answer.body = Payload::Whole(page.into_bytes());
+    answer
+}
+
+/// Whether calls can be taken.
+struct Readiness<'s> {
+    /// Those that were asked for: with nothing to relay to, a service that was asked for by name is
+    /// not ready; among all, those without an upstream are not what this gateway is there for.
+    services: Vec<&'s Arc<Service>>,
+    asked: Option<&'s str>,
+    is_draining: bool,
+    is_detailed: bool,
+}
+
+impl<'s> Readiness<'s> {
+    fn of(routing: &'s Routing, asked: Option<&'s str>, is_draining: bool) -> Readiness<'s> {
+        let services = match asked {
+            Some(id) => {
+                Vec::from_iter(routing.service(id).filter(|service| service.model.id == id))
+            }
+            None => {
+                let mut services = routing.services();
+                services.retain(|service| !service.routes.is_empty() && service.is_listed);
+                services
+            }
+        };
+        Readiness { services, asked, is_draining, is_detailed: false }
+    }
+
+    fn is_one_ready(&self, service: &Service) -> bool {
+        !self.is_draining && !service.routes.is_empty()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.services.is_empty() && self.services.iter().all(|one| self.is_one_ready(one))
+    }
+
+    fn status(&self) -> u16 {
+        if self.is_ready() { 200 } else { 503 }
+    }
+
+    /// Why it is not, where there is more to say than that there is no upstream.
+    fn message(&self) -> Option<String> {
+        match (self.is_draining, self.asked) {
+            (true, _) => Some("stopping: no new calls".to_string()),
+            (false, Some(id)) if self.services.is_empty() => {
+                Some(format!("there is no service {}", shown(id)))
+            }
+            (false, None) if self.services.is_empty() => {
+                Some("no service has an upstream".to_string())
+            }
+            _ => None,
+        }
+    }
+
+    /// In PATH's words.
+    fn answer<'a>(&self) -> Answer<'a> {
+        let mut body = format!("{{\"ready\":{},\"services\":{{", self.is_ready()).into_bytes();
+        for (at, service) in self.services.iter().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            json::write_text(&mut body, &service.model.id);
+            let one = self.is_one_ready(service);
+            let upstreams = service.routes.len();
+            let text =
+                format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}");
+            body.extend_from_slice(text.as_bytes());
+            if self.is_detailed {
+                details(service, &mut body);
+            }
+            body.push(b'}');
+        }
+        body.push(b'}');
+        if let Some(message) = self.message() {
+            body.extend_from_slice(b",\"message\":");
+            json::write_text(&mut body, &message);
+        }
+        body.extend_from_slice(b"}\n");
+        with_retry(Answer::new(self.status(), JSON, body))
+    }
+
+    /// In the words of PATH's `/healthz`, which it calls deprecated.
+    fn older_answer<'a>(&self) -> Answer<'a> {
+        let word = if self.is_ready() { "ready" } else { "not_ready" };
+        let mut body =
+            format!("{{\"deprecated\":true,\"status\":\"{word}\",\"imageTag\":").into_bytes();
+        json::write_text(&mut body, env!("CARGO_PKG_VERSION"));
+        body.extend_from_slice(b",\"readyStates\":{");
+        for (at, service) in self.services.iter().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            json::write_text(&mut body, &service.model.id);
+            body.extend_from_slice(format!(":{}", self.is_one_ready(service)).as_bytes());
+        }
+        body.extend_from_slice(b"},\"configuredServiceIDs\":[");
+        for (at, service) in self.services.iter().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            json::write_text(&mut body, &service.model.id);
+        }
+        body.extend_from_slice(b"]}\n");
+        with_retry(Answer::new(self.status(), JSON, body))
+    }
+}
+
+/// What is known of a service's upstreams; their addresses may be secret.
+fn details(service: &Service, body: &mut Vec<u8>) {
+    body.extend_from_slice(b",\"endpoints\":[");
+    for (at, route) in service.routes.iter().enumerate() {
         if at > 0 {
             body.push(b',');
         }
-        json::write_text(&mut body, &service.model.id);
-        let upstreams = service.routes.len();
-        let one = upstreams > 0 && !draining;
-        let text =
-            format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}}}");
-        body.extend_from_slice(text.as_bytes());
+        body.extend_from_slice(b"{\"address\":");
+        json::write_text(body, &route.upstream.model.id);
+        let in_flight = route.upstream.in_flight();
+        body.extend_from_slice(format!(",\"in_flight\":{in_flight}}}").as_bytes());
     }
-    body.push(b'}');
-    let message = match (draining, asked) {
-        (true, _) => Some("stopping: no new calls".to_string()),
-        (false, Some(id)) if listed.is_empty() => {
-            Some(format!("there is no service {}", shown(id)))
-        }
-        (false, None) if listed.is_empty() => Some("no service has an upstream".to_string()),
-        _ => None,
-    };
-    if let Some(message) = message {
-        body.extend_from_slice(b",\"message\":");
-        json::write_text(&mut body, &message);
+    body.push(b']');
+}
+
+fn with_retry(mut answer: Answer<'_>) -> Answer<'_> {
+    if answer.status == 503 {
+        answer.fields.push(crate::error::RetryAfter::SOON.field());
     }
-    body.extend_from_slice(b"}\n");
-    Answer::new(if all { 200 } else { 503 }, JSON, body)
+    answer
 }

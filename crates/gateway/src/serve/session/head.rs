@@ -77,6 +77,9 @@ pub(super) fn write_refusal(
     field(b"content-type", &answer.content_type, out);
     field(b"content-length", Decimal::of(body.len() as u64).digits(), out);
     common(worker, view, &answer.summary, out);
+    for (name, value) in &answer.fields {
+        field(name.as_bytes(), value, out);
+    }
     out.extend_from_slice(b"connection: close\r\n\r\n");
     out.extend_from_slice(body);
 }

@@ -22,7 +22,7 @@ use std::rc::Rc;
 
 use h2::Reason;
 use plimsoll_measure::Nanos;
-use plimsoll_registry::settings::Limits;
+use plimsoll_registry::settings::{Faces, Limits};
 use tokio::sync::Semaphore;
 
 use super::sessions::Slot;
@@ -64,6 +64,7 @@ const LOOK_MAX: Nanos = Nanos::from_secs(5);
 struct Shared {
     worker: Rc<Worker>,
     peer: IpAddr,
+    faces: Faces,
     /// The places for calls.
     turns: Semaphore,
     meter: Rc<Meter>,
@@ -77,7 +78,7 @@ pub(super) async fn serve(
     worker: Rc<Worker>,
     io: Io,
     read: Vec<u8>,
-    peer: IpAddr,
+    (peer, faces): (IpAddr, Faces),
     slot: Slot,
     share: &mut Share,
 ) {
@@ -95,6 +96,7 @@ pub(super) async fn serve(
     let shared = Rc::new(Shared {
         turns: Semaphore::new(limits.calls_per_connection),
         peer,
+        faces,
         meter,
         streams: Cell::new(0),
         idle_since: Cell::new(now),

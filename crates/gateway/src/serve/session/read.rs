@@ -10,9 +10,9 @@ use super::{PREFACE, Session};
 use crate::buffer;
 use crate::call::worker::View;
 use crate::error::{Error, ErrorKind};
+use crate::gzip::too_large;
 use crate::http1::{self, Framing, Progress};
 use crate::permit::Purpose;
-use crate::serve::decode::too_large;
 use crate::transport::timer::Late;
 
 /// A longer request counts as long while it is read.

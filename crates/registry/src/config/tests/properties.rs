@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::model::MethodRules;
 use crate::model::{Endpoint, Spread};
-use crate::settings::{AccessLog, Cors, Limits, Network};
+use crate::settings::{AccessLog, Cors, Faces, Limits, Listener, Network};
 use plimsoll_measure::Nanos;
 
 fn id() -> impl Strategy<Value = String> {
@@ -32,14 +32,15 @@ fn rules() -> impl Strategy<Value = MethodRules> {
 
 fn service() -> impl Strategy<Value = Service> {
     let number = || option::of(1u64..1 << 62);
-    (id(), number(), option::of(span()), number(), 0usize..3, span()).prop_map(
-        |(id, chain_id, block_time, sync_allowance, spread, timeout)| Service {
+    (id(), number(), option::of(span()), number(), 0usize..3, span(), any::<bool>()).prop_map(
+        |(id, chain_id, block_time, sync_allowance, spread, timeout, rest)| Service {
             id,
             chain_id,
             block_time,
             sync_allowance,
             spread: Spread::WORDS[spread].1,
             timeout,
+            rest,
         },
     )
 }
@@ -112,7 +113,7 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    let listen = proptest::collection::btree_set(any::<SocketAddr>(), 1..3);
+    let passed = vec("x-[a-z]{1,8}", 0..3);
     let cors = prop_oneof![
         Just(Cors::Any),
         Just(Cors::Off),
@@ -128,11 +129,22 @@ fn settings() -> impl Strategy<Value = Settings> {
         sample: f64::from(share) / 10.0 / 100.0,
         file: file.then(|| "/tmp/${x}\".log".into()),
     });
-    (listen, "[!-~]{1,9}", 1usize..=256, limits(), networks, any::<bool>(), cors, log, span())
+    (passed, "[!-~]{1,9}", 1usize..=256, limits(), networks, any::<bool>(), cors, log, span())
         .prop_map(
-            |(listen, instance, workers, limits, proxies, reveal, cors, access_log, drain)| {
+            |(
+                pass_headers,
+                instance,
+                workers,
+                limits,
+                proxies,
+                reveal,
+                cors,
+                access_log,
+                drain,
+            )| {
                 Settings {
-                    listen: listen.into_iter().map(plain).collect(),
+                    listeners: Vec::new(),
+                    pass_headers,
                     instance,
                     workers,
                     tls: None,
@@ -181,16 +193,43 @@ fn config() -> impl Strategy<Value = Config> {
     ];
     let instances = proptest::collection::btree_set(1u16.., 0..3).prop_map(|ports| {
         let url = |port| Text::plain(format!("http://127.0.0.1:{port}/v1"));
-        ports.into_iter().map(|port| instance(url(port)).unwrap()).collect()
+        ports.into_iter().zip(1..).map(|(port, n)| instance(url(port), n).unwrap()).collect()
     });
-    (settings(), definitions(), database, instances).prop_map(
-        |(settings, definitions, database, instances)| Config {
-            settings,
-            built_in_services: true,
-            instances,
-            definitions,
-            database,
-            notes: Vec::new(),
+    let face = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(gateway, path, admin)| {
+        Faces { gateway: gateway || !(path || admin), path, admin }
+    });
+    let listeners = (
+        proptest::collection::btree_set(any::<SocketAddr>(), 1..6),
+        0usize..3,
+        vec((face, any::<bool>()), 6),
+    );
+    (settings(), definitions(), database, instances, listeners).prop_map(
+        |(mut settings, definitions, database, instances, (addresses, listening, own))| {
+            let mut addresses = addresses.into_iter().map(plain);
+            let listen: Vec<_> = addresses.by_ref().take(1 + listening).collect();
+            let admin_listen = addresses.next();
+            let listener = |(address, (faces, tls))| Listener { address, faces, tls };
+            let listeners: Vec<Listener> = addresses.zip(own).map(listener).collect();
+            let has_admin = admin_listen.is_some() || listeners.iter().any(|one| one.faces.admin);
+            let faces = Faces { admin: !has_admin, ..Faces::ALL };
+            let callers = listen.iter().map(|address| Listener { faces, ..Listener::at(*address) });
+            let admin = admin_listen.map(|address| Listener {
+                address,
+                faces: Faces { admin: true, ..Faces::NONE },
+                tls: false,
+            });
+            settings.listeners = callers.chain(listeners.iter().copied()).chain(admin).collect();
+            Config {
+                settings,
+                listen,
+                admin_listen,
+                listeners,
+                built_in_services: true,
+                instances,
+                definitions,
+                database,
+                notes: Vec::new(),
+            }
         },
     )
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::Inputs;
 
 const FILE: &str = r#"
-instances = ["http://127.0.0.1:4001"]
+instances = ["http://path-1"]
 
 [[service]]
 id = "base"
@@ -115,8 +115,8 @@ fn adding() {
         "choose another id",
     );
     refused(
-        add(Upstream, "127.0.0.1:4001", None, false),
-        "the upstream \"127.0.0.1:4001\" is defined by the configuration",
+        add(Upstream, "path-1", None, false),
+        "the upstream \"path-1\" is defined by the configuration",
         "",
     );
     refused(add(Endpoint, "n", Some("bobo"), false), "unknown service \"bobo\"", "\"boba\"?");

@@ -15,12 +15,12 @@ use crate::call::message::{AllFields, Answer, Body, Request};
 use crate::call::records::Settlement;
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
+use crate::gzip::too_large;
 use crate::http1::Fields;
 use crate::local::BUFFER_SIZE;
 use crate::offload;
 use crate::payload::{Held, Payload};
 use crate::permit::{Purpose, Share};
-use crate::serve::decode::too_large;
 use crate::serve::session::wire::{PROGRESS, patience};
 use crate::serve::{compress, face};
 use crate::transport::timer::{Late, Timer};
@@ -185,7 +185,9 @@ async fn answer<'a>(
         Ok(body) => body,
         Err(error) => {
             worker.local.counts().refused[error.kind as usize].add(1);
-            return Answer::error(&error, Shape::Own, Vec::new());
+            let mut answer = Answer::error(&error, Shape::Own, Vec::new());
+            face::cors::permit(&view.settings.cors, fields.origin, &mut answer);
+            return answer;
         }
     };
     let request = Request {
@@ -199,6 +201,7 @@ async fn answer<'a>(
             body => body.clone(),
         },
         peer: shared.peer,
+        faces: shared.faces,
         start: worker.local.now(),
         purpose,
     };

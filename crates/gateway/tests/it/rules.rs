@@ -1,0 +1,331 @@
+//! Rules hold on every path: what is off stays off, faces are closed where they are closed, header
+//! fields go where they are meant to and nowhere else, and requests that go in circles end.
+
+use std::net::SocketAddr;
+
+use plimsoll_config::Text;
+use plimsoll_gateway::{Gateway, Settings};
+use plimsoll_registry::model::{MethodRules, Service};
+use plimsoll_registry::settings::{Faces, Limits, Listener};
+
+use crate::caller::{Caller, call, request, result};
+use crate::scripted::Upstream;
+use crate::world::{ETH, OWN, connect, definitions, instance, node, post, settings, start, until};
+
+/// Sends a request, with a call as its body where it may have one.
+fn ask(gateway: &Gateway, method: &str, target: &str, fields: &str) -> crate::caller::Answer {
+    let mut caller = connect(gateway);
+    let body = match method {
+        "GET" | "HEAD" => String::new(),
+        _ => call("\"q\"", "m", "[]"),
+    };
+    caller.send(request(method, target, fields, body.as_bytes()));
+    match method {
+        "HEAD" => caller.head(),
+        _ => caller.answer(),
+    }
+}
+
+#[test]
+fn rest_is_off_unless_a_service_enables_it() {
+    let upstream = Upstream::echo();
+    let mut all = definitions(vec![node("a", "eth", &upstream.url("/?key=1"))]);
+    all.services = vec![Service::named("eth")];
+    let gateway = start(settings(), &all);
+    // (method, target, status, kind)
+    let rows = [
+        ("POST", "/v1/x", 404, "no_such_path"),
+        ("POST", "/v1//", 404, "no_such_path"),
+        ("POST", "/v1/admin", 404, "no_such_path"),
+        ("GET", "/v1/admin", 404, "no_such_path"),
+        ("POST", "/v1%2fadmin", 404, "no_such_path"),
+        ("PATCH", "/v1", 405, "http_method"),
+        ("PUT", "/v1", 405, "http_method"),
+        ("GET", "/v1", 405, "http_method"),
+        ("DELETE", "/v1/", 405, "http_method"),
+        ("QUERY", "/v1", 405, "http_method"),
+    ];
+    for (method, target, status, kind) in rows {
+        let answer = ask(&gateway, method, target, ETH);
+        assert_eq!((answer.status, answer.kind()), (status, kind), "{method} {target}");
+        let allow = (kind == "http_method").then_some("POST, OPTIONS");
+        assert_eq!(answer.field("allow"), allow, "{method} {target}");
+    }
+    assert_eq!(upstream.count(), 0, "nothing reached the upstream");
+
+    // Where it is on, JSON-RPC still goes the way that rules look at.
+    all.services[0].rest = true;
+    gateway.apply(settings(), &all).unwrap();
+    let bodies = [
+        call("1", "admin_removePeer", "[]"),
+        format!("[{}]", call("1", "admin_removePeer", "[]")),
+        "{\"method\":\"admin_removePeer\"}".into(),
+        "\u{feff} {\"id\":1,\"meth\\u006fd\":\"admin_removePeer\"}".into(),
+        "[1,{\"method\":\"m\"}]".into(),
+    ];
+    for body in bodies {
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            let mut caller = connect(&gateway);
+            caller.send(request(method, "/v1/x", ETH, body.as_bytes()));
+            let answer = caller.answer();
+            assert_eq!((answer.status, answer.kind()), (400, "invalid_request"), "{method} {body}");
+        }
+    }
+    assert_eq!(upstream.count(), 0, "nothing reached the upstream");
+    let mut caller = connect(&gateway);
+    caller.send(request("POST", "/v1/x", ETH, b"{\"tx_bytes\":\"00\"}"));
+    caller.answer();
+    assert_eq!(upstream.last().line(), "POST /x?key=1");
+}
+
+#[test]
+fn a_listener_answers_its_faces_and_probes() {
+    let upstream = Upstream::echo();
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    let listener =
+        |faces| Listener { faces, ..Listener::at(SocketAddr::from(([127, 0, 0, 1], 0))) };
+    let gateway_only = Faces { gateway: true, ..Faces::NONE };
+    let path_only = Faces { path: true, ..Faces::NONE };
+    let admin_only = Faces { admin: true, ..Faces::NONE };
+    let faces = [gateway_only, path_only, admin_only];
+    let gateway = start(Settings { listeners: faces.map(listener).into(), ..settings() }, &all);
+    // (method, target, fields, by face: gateway, path, admin)
+    let rows = [
+        ("POST", OWN, "", [200, 404, 404]),
+        ("POST", "/api/gateway/e", "", [200, 404, 404]),
+        ("POST", "/v1", ETH, [404, 200, 404]),
+        ("POST", "/v1/", ETH, [404, 200, 404]),
+        ("POST", "/", "", [405, 200, 405]),
+        ("GET", "/metrics", "", [404, 404, 200]),
+        ("GET", "/health", "", [200; 3]),
+        ("GET", "/health/", "", [200; 3]),
+        ("GET", "/livez", "", [200; 3]),
+        ("HEAD", "/ready", "", [200; 3]),
+        ("GET", "/ready/", "", [200; 3]),
+        ("GET", "/ready/eth", "", [200; 3]),
+        ("GET", "/readyz", "", [200; 3]),
+        ("GET", "/healthz", "", [200; 3]),
+        ("GET", "/", "", [200; 3]),
+        ("HEAD", "/", "", [200; 3]),
+        ("OPTIONS", "/", "", [204; 3]),
+    ];
+    for (method, target, fields, statuses) in rows {
+        for (face, status) in statuses.into_iter().enumerate() {
+            let mut caller = Caller::connect(gateway.addresses()[face]);
+            let body = if method == "POST" { call("1", "m", "[]") } else { String::new() };
+            caller.send(request(method, target, fields, body.as_bytes()));
+            let answer = if method == "HEAD" { caller.head() } else { caller.answer() };
+            assert_eq!(answer.status, status, "{method} {target} on {face}");
+        }
+    }
+    let detailed = |face: usize| {
+        let mut caller = Caller::connect(gateway.addresses()[face]);
+        caller.get("/ready?detailed=true").text().contains("\"address\":\"a\"")
+    };
+    assert_eq!([detailed(0), detailed(1), detailed(2)], [false, false, true]);
+    let mut caller = Caller::connect(gateway.addresses()[0]);
+    let older = caller.get("/healthz");
+    assert!(
+        older.text().starts_with("{\"deprecated\":true,\"status\":\"ready\""),
+        "{}",
+        older.text()
+    );
+    assert!(older.text().contains("\"configuredServiceIDs\":[\"eth\"]"), "{}", older.text());
+}
+
+#[test]
+fn a_full_gateway_still_answers_probes() {
+    let upstream = Upstream::echo();
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let gateway = start(Settings { limits, ..settings() }, &all);
+    let mut first = connect(&gateway);
+    assert_eq!(first.get("/health").status, 200);
+    until("the connection counts", || crate::world::connections(&gateway) == 1);
+    let full = ask(&gateway, "POST", OWN, "");
+    assert_eq!((full.status, full.kind()), (503, "too_many_connections"));
+    assert_eq!(full.field("retry-after"), Some("1"));
+    assert_eq!(full.field("access-control-allow-origin"), Some("*"));
+    for target in ["/health", "/ready", "/ready/eth", "/", "/livez?x=1"] {
+        let answer = connect(&gateway).get(target);
+        assert_eq!(answer.status, 200, "{target}");
+        assert!(answer.closes());
+    }
+    assert_eq!(connect(&gateway).get("/ready/nope").status, 503);
+    assert_eq!(connect(&gateway).get("/metrics").status, 503, "that is no probe");
+}
+
+#[test]
+fn without_an_upstream_it_is_not_ready() {
+    let gateway = start(settings(), &definitions(Vec::new()));
+    assert_eq!(connect(&gateway).get("/health").status, 200);
+    for target in ["/ready", "/ready/eth", "/", "/healthz"] {
+        let answer = connect(&gateway).get(target);
+        assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{target}");
+    }
+    let answer = post(&gateway, call("1", "m", "[]"));
+    assert_eq!((answer.status, answer.kind()), (503, "no_upstream"));
+    assert_eq!(answer.field("retry-after"), Some("1"));
+    let answer = ask(&gateway, "POST", "/", "");
+    assert_eq!((answer.status, answer.kind()), (404, "no_such_path"));
+}
+
+#[test]
+fn the_only_service_is_called_at_the_root() {
+    let upstream = Upstream::echo();
+    let mut all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    all.services.push(Service::named("boba"));
+    let gateway = start(settings(), &all);
+    let answer = ask(&gateway, "POST", "/", "");
+    assert_eq!((answer.status, answer.text()), (200, &*result("\"q\"", "[]")));
+    all.upstreams.push(node("b", "boba", &upstream.url("/")));
+    gateway.apply(settings(), &all).unwrap();
+    let answer = ask(&gateway, "POST", "/", "");
+    assert_eq!((answer.status, answer.kind()), (404, "no_such_path"));
+    assert!(answer.text().contains("exactly one service"), "{}", answer.text());
+}
+
+#[test]
+fn refusals_carry_the_callers_id_and_name_what_is_missing() {
+    let gateway = start(settings(), &definitions(Vec::new()));
+    let answer =
+        ask(&gateway, "POST", "/api/gateway?endpoint=nope", "Origin: https://app.example\r\n");
+    assert!(
+        answer.text().starts_with("{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"error\""),
+        "{}",
+        answer.text()
+    );
+    assert!(answer.text().contains("there is no endpoint \\\"nope\\\""), "{}", answer.text());
+    assert_eq!(answer.field("access-control-allow-origin"), Some("https://app.example"));
+    let answer = ask(&gateway, "POST", "/v1", "Target-Service-Id: nope\r\n");
+    assert!(answer.text().contains("\"id\":\"q\""), "{}", answer.text());
+    let two = format!("{ETH}{ETH}");
+    let answer = ask(&gateway, "POST", "/v1", &two);
+    assert_eq!((answer.status, answer.kind()), (400, "malformed_http"));
+    assert_eq!(answer.field("access-control-allow-origin"), Some("*"), "it was no request");
+}
+
+#[test]
+fn header_fields_go_where_they_are_meant_to() {
+    let (near, far) = (Upstream::echo(), Upstream::echo());
+    let mut chain = node("chain", "eth", &far.url("/"));
+    chain.headers = vec![
+        ("accept".into(), Text::plain("application/json;v=2")),
+        ("host".into(), Text::plain("vhost.example")),
+        ("user-agent".into(), Text::plain("mine/1")),
+    ];
+    let trusted = |networks: &[&str]| Settings {
+        pass_headers: vec!["x-tenant".into()],
+        trusted_proxies: networks
+            .iter()
+            .map(|text| plimsoll_registry::settings::Network::parse(text).unwrap())
+            .collect(),
+        ..settings()
+    };
+    let to_path =
+        start(trusted(&["127.0.0.1"]), &definitions(vec![instance("p", &near.url("/v1"))]));
+    let to_node = start(trusted(&[]), &definitions(vec![chain]));
+    let fields = "Target-Service-Id: eth\r\nApp-Address: pokt1\r\nRPC-Type: json_rpc\r\n\
+        Target-Suppliers: s1\r\nPortal-Application-ID: app\r\nPortal-Account-ID: acc\r\n\
+        X-Request-ID: r-1\r\ntraceparent: 00-1-2-01\r\nX-Tenant: t\r\nX-Other: o\r\n\
+        Authorization: Bearer k\r\nCookie: c=1\r\nForwarded: for=1.2.3.4\r\nX-Real-IP: 1.2.3.4\r\n\
+        X-Forwarded-For: 198.51.100.7\r\n";
+    let never = ["authorization", "cookie", "forwarded", "x-real-ip", "x-other"];
+    let everywhere = [("x-request-id", "r-1"), ("traceparent", "00-1-2-01"), ("x-tenant", "t")];
+    let for_path = [
+        ("app-address", "pokt1"),
+        ("rpc-type", "json_rpc"),
+        ("target-suppliers", "s1"),
+        ("portal-application-id", "app"),
+        ("portal-account-id", "acc"),
+        ("x-forwarded-for", "198.51.100.7, 127.0.0.1"),
+    ];
+    // As a call and as REST.
+    for (method, target) in [("POST", "/v1"), ("GET", "/v1/status")] {
+        for (gateway, upstream, is_path) in [(&to_path, &near, true), (&to_node, &far, false)] {
+            let answer = ask(gateway, method, target, fields);
+            assert_eq!(answer.field("x-request-id"), Some("r-1"));
+            let asked = upstream.last();
+            for (name, value) in everywhere {
+                assert_eq!(asked.field(name), Some(value), "{method} {}", asked.head);
+            }
+            for name in never {
+                assert_eq!(asked.field(name), None, "{method} {name} in {}", asked.head);
+            }
+            for (name, value) in for_path {
+                let expected = is_path.then_some(value);
+                // REST says who asks, but what nobody vouches for is not kept.
+                let expected = match (name, method) {
+                    ("x-forwarded-for", "GET") => expected.or(Some("127.0.0.1")),
+                    _ => expected,
+                };
+                assert_eq!(asked.field(name), expected, "{method} {}", asked.head);
+            }
+            let own = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
+            let agent = if is_path { own } else { "mine/1" };
+            assert_eq!(asked.field("user-agent"), Some(agent), "{}", asked.head);
+            if !is_path {
+                assert_eq!(asked.field("host"), Some("vhost.example"));
+                assert_eq!(asked.field("accept"), Some("application/json;v=2"));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answers_own_claims_are_not_handed_on() {
+    let upstream = Upstream::start(|_, _| {
+        crate::scripted::Reply::with(
+            200,
+            "Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Credentials: true\r\n\
+             X-Plimsoll-Upstream: 10.0.0.1\r\nX-Kept: yes\r\n",
+            "ok",
+        )
+    });
+    let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
+    let answer = ask(&gateway, "GET", "/v1/x", ETH);
+    assert_eq!(answer.field("x-kept"), Some("yes"));
+    assert_eq!(answer.field("access-control-allow-origin"), None);
+    assert_eq!(answer.field("access-control-allow-credentials"), None);
+    assert_eq!(answer.field("x-plimsoll-upstream"), Some("a"));
+}
+
+#[test]
+fn requests_that_go_in_circles_end() {
+    let upstream = Upstream::echo();
+    let first = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
+    let url = |gateway: &Gateway| format!("http://{}/v1", gateway.addresses()[0]);
+    let second = start(settings(), &definitions(vec![instance("first", &url(&first))]));
+    // Two in a row are no circle.
+    assert_eq!(post(&second, call("1", "m", "[]")).status, 200);
+    // Now the first leads to the second.
+    first.apply(settings(), &definitions(vec![instance("second", &url(&second))])).unwrap();
+    let answer = post(&second, call("1", "m", "[]"));
+    assert_eq!(answer.status, 200, "what an upstream says is handed on");
+    assert_eq!(answer.kind(), "loop", "{}", answer.text());
+    // Nor to itself.
+    first.apply(settings(), &definitions(vec![instance("first", &url(&first))])).unwrap();
+    assert_eq!(post(&first, call("1", "m", "[]")).kind(), "loop");
+    assert_eq!(upstream.count(), 1);
+    let row = ask(&first, "GET", "/v1/x", ETH);
+    assert_eq!(row.status, 508, "REST, too: {}", row.text());
+}
+
+#[test]
+fn what_an_endpoint_denies_is_denied_on_its_listener() {
+    let upstream = Upstream::echo();
+    let mut all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    all.endpoints[0].methods = MethodRules { allow: Vec::new(), deny: vec!["admin_*".into()] };
+    let faces = Faces { gateway: true, ..Faces::NONE };
+    let listener = Listener { faces, ..Listener::at(SocketAddr::from(([127, 0, 0, 1], 0))) };
+    let gateway = start(Settings { listeners: vec![listener], ..settings() }, &all);
+    let denied = call("1", "admin_removePeer", "[]");
+    for (target, fields) in
+        [(OWN, ""), ("/api/gateway/e", ""), ("/v1", ETH), ("/v1/", ETH), ("/", "")]
+    {
+        let mut caller = connect(&gateway);
+        caller.send(request("POST", target, fields, denied.as_bytes()));
+        assert!(matches!(caller.answer().status, 403..=405), "{target}");
+    }
+    assert_eq!(upstream.count(), 0);
+}
