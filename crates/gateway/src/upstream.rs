@@ -15,6 +15,7 @@
 //! for the answer to another request.
 
 mod connect;
+mod health;
 mod limiter;
 mod pool;
 mod reply;
@@ -40,6 +41,7 @@ use crate::observe::stats::{Counter, Sharded};
 use crate::transport::io::{Io, write_all};
 use crate::transport::timer::{Late, Timer};
 
+pub(crate) use health::{Failed, Health};
 pub(crate) use limiter::Limiter;
 use pool::Pool;
 use reply::Source;
@@ -64,6 +66,7 @@ pub(crate) struct Upstream {
     /// Relays under way, by worker.
     pub(crate) in_flight: Arc<Sharded<Counter>>,
     pub(crate) limiter: Option<Limiter>,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Upstream {
@@ -152,6 +155,8 @@ pub(crate) struct Failure {
     pub(crate) stale: bool,
     /// When the upstream wants to be asked again.
     pub(crate) retry_after: Option<RetryAfter>,
+    /// The HTTP status and the start of the body, where there was an answer: for operators only.
+    pub(crate) answer: Option<Box<(u16, Vec<u8>)>>,
 }
 
 impl From<Failure> for Error {
@@ -167,7 +172,14 @@ impl Failure {
         sent: bool,
         message: impl Into<Cow<'static, str>>,
     ) -> Failure {
-        Failure { kind, message: message.into(), sent, stale: false, retry_after: None }
+        Failure {
+            kind,
+            message: message.into(),
+            sent,
+            stale: false,
+            retry_after: None,
+            answer: None,
+        }
     }
 }
 

@@ -15,14 +15,14 @@ use super::judge::{Verdict, judge};
 use super::relay::{Decimal, Target};
 use super::routing::{Route, Tried};
 use super::worker::Worker;
-use crate::error::{Error, ErrorKind, RetryAfter};
+use crate::error::{Error, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding};
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
-use crate::protocol::Protocol;
-use crate::upstream::{Failure, Request, Response, Reuse, Use};
+use crate::protocol::{Category, Protocol};
+use crate::upstream::{Failed, Failure, Request, Response, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: in flight while it lives, and once in all.
@@ -105,6 +105,21 @@ impl Won {
         self.verdict.outcome
     }
 
+    /// Tells operators of an error object that is the upstream's or the gateway's fault.
+    #[cold]
+    fn report(&self, target: &Target<'_>, route: &Route, category: Category) {
+        let failed = Failed {
+            upstream: &route.upstream.model.id,
+            service: &target.service_id,
+            kind: category.word(),
+            status: Some(self.status).filter(|status| *status != 200),
+            message: "the upstream answered with an error",
+            words: self.response.body(),
+            counts: false,
+        };
+        route.upstream.health.failed(&failed, self.at);
+    }
+
     /// Writes the answer under the caller's id. A long body is referred to, not copied.
     pub(crate) fn write(self, local: &Local, id: Option<&[u8]>, out: &mut Composer) {
         let Won { verdict, response, .. } = self;
@@ -156,11 +171,21 @@ pub(crate) async fn run(
     match &result {
         Ok(won) => {
             attempt.ended(won.outcome(), won.at);
+            match won.outcome() {
+                RelayOutcome::Rpc(category) if category.fault() != Fault::Caller => {
+                    won.report(target, route, category);
+                }
+                _ => route.upstream.health.answered(&route.upstream.model.id, won.at),
+            }
             if won.verdict.is_loose {
                 route.relays.of(local.number).loose.add(1);
             }
         }
-        Err(failure) => attempt.ended(RelayOutcome::failed(failure.kind), local.now()),
+        Err(failure) => {
+            let outcome = RelayOutcome::failed(failure.kind);
+            attempt.ended(outcome, local.now());
+            report(target, route, failure, &outcome);
+        }
     }
     local.give_buffer(head);
     result
@@ -204,10 +229,34 @@ async fn exchange(
     match judged {
         Ok(verdict) => Ok(Won { status, retry_after, at, verdict, response }),
         Err(failure) => {
+            let answer = Some(Box::new((status, excerpt(response.body()))));
             local.give_buffer(response.buffer);
-            Err(Failure { retry_after, ..failure })
+            Err(Failure { retry_after, answer, ..failure })
         }
     }
+}
+
+/// Tells operators why a relay brought no answer.
+#[cold]
+fn report(target: &Target<'_>, route: &Route, failure: &Failure, outcome: &RelayOutcome) {
+    // A stale connection is not the upstream's failure, and neither is that we have no room.
+    if failure.stale || failure.kind == ErrorKind::Busy {
+        return;
+    }
+    let (status, words) = match &failure.answer {
+        None => (None, &[][..]),
+        Some(answer) => (Some(answer.0), &answer.1[..]),
+    };
+    let failed = Failed {
+        upstream: &route.upstream.model.id,
+        service: &target.service_id,
+        kind: outcome.name(),
+        status,
+        message: &failure.message,
+        words,
+        counts: !matches!(failure.kind, ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge),
+    };
+    route.upstream.health.failed(&failed, target.worker.local.recent());
 }
 
 /// When an upstream that has enough wants to be asked again.
@@ -252,6 +301,12 @@ fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u
     out.extend_from_slice(b"content-length: ");
     out.extend_from_slice(Decimal::of(length as u64).digits());
     out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// As much of an answer as operators are shown.
+fn excerpt(body: &[u8]) -> Vec<u8> {
+    const SHOWN_MAX: usize = 1 << 10;
+    body[..body.len().min(SHOWN_MAX)].to_vec()
 }
 
 #[cfg(test)]

@@ -117,7 +117,10 @@ impl Routing {
         let in_flight =
             old.map_or_else(|| Arc::new(Sharded::new(workers)), |old| old.in_flight.clone());
         let limiter = model.rate_limit.map(Limiter::new);
-        Ok(Arc::new(Upstream { model: model.clone(), serial, ca, connector, in_flight, limiter }))
+        // What was learned of another address says nothing of this one.
+        let health = same.map(|old| old.health.clone()).unwrap_or_default();
+        let model = model.clone();
+        Ok(Arc::new(Upstream { model, serial, ca, connector, in_flight, limiter, health }))
     }
 
     /// Whether a file of certificates to trust has other contents than when it was read.

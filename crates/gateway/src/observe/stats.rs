@@ -227,6 +227,11 @@ impl RelayOutcome {
         }
     }
 
+    /// The word for it.
+    pub(crate) fn name(self) -> &'static str {
+        RelayOutcome::word(self.place())
+    }
+
     /// The word for the outcome in this place.
     pub(crate) fn word(place: usize) -> &'static str {
         match place {

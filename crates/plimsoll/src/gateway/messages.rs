@@ -8,6 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 /// Lines that wait to be written.
 const LINES_MAX: usize = 256;
@@ -55,6 +59,56 @@ impl Messages {
         if self.lines.try_send(Line::End(done)).is_ok() {
             // Nobody reads, or all of it was read.
             let _ = written.recv_timeout(LAST_WORDS);
+        }
+    }
+}
+
+impl Messages {
+    /// Makes this where the gateway's log goes, for the whole process.
+    pub(super) fn take_log(&self) {
+        let lines = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_target(false)
+            .with_writer(self.clone())
+            // What libraries say of themselves is not for operators.
+            .with_filter(filter_fn(|meta| {
+                *meta.level() <= tracing::Level::INFO && meta.target().starts_with("plimsoll")
+            }));
+        // Only one gateway runs in a process.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
+    }
+}
+
+impl<'a> MakeWriter<'a> for Messages {
+    type Writer = Saying;
+
+    fn make_writer(&'a self) -> Saying {
+        Saying { messages: self.clone(), text: Vec::new() }
+    }
+}
+
+/// One line of the log on its way.
+pub(super) struct Saying {
+    messages: Messages,
+    text: Vec<u8>,
+}
+
+impl std::io::Write for Saying {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Saying {
+    fn drop(&mut self) {
+        let text = String::from_utf8_lossy(&self.text);
+        if !text.trim().is_empty() {
+            self.messages.tell(text.trim_end());
         }
     }
 }

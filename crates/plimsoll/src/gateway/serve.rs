@@ -70,6 +70,7 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
         false => String::new(),
     };
     let messages = Messages::start(prefix)?;
+    messages.take_log();
     let certificate = gateway.certificate_contents();
     let watcher = Watcher {
         gateway: gateway.clone(),

@@ -3,7 +3,9 @@
 use crate::gateway::{BLOCK_NUMBER, Caller, Process, ask, eth};
 use crate::run::{Folder, command};
 use nix::sys::signal::Signal;
-use std::io::{BufRead, BufReader, Read};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -177,5 +179,77 @@ fn callers_leave_descriptors_for_upstreams() {
         assert_eq!(caller.send("POST /v1", BLOCK_NUMBER).unwrap().status, 200);
     }
     drop(idle);
+    process.stop();
+}
+
+/// Answers every request on each connection with the same response.
+fn answer_with(listener: TcpListener, status: &str, body: &str) {
+    let response = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let Ok(mut socket) = socket else { continue };
+            let response = response.clone();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while socket.read(&mut buffer).is_ok_and(|n| n > 0) {
+                    if socket.write_all(response.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn an_operator_reads_why_calls_fail() {
+    let folder = Folder::new();
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    let denying = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = format!(
+        "listen = [\"127.0.0.1:0\"]\ndatabase = \"off\"\n\
+         [[upstream]]\nid = \"gone\"\nservice = \"eth\"\nurl = \"http://{address}/\"\n\
+         [[upstream]]\nid = \"denying\"\nservice = \"boba\"\nurl = \"http://{}/\"\n\
+         [[endpoint]]\nid = \"to-eth\"\nservice = \"eth\"\n\
+         [[endpoint]]\nid = \"to-boba\"\nservice = \"boba\"\n",
+        denying.local_addr().unwrap()
+    );
+    folder.file("gateway.toml", file);
+    answer_with(denying, "403 Forbidden", "unknown key \u{1b}[31m\r\nabc12");
+    let process = Process::start(&folder, &[]);
+    let own = process.address("");
+    let call = |service: &str| ask(&own, &format!("POST /api/gateway/to-{service}"), BLOCK_NUMBER);
+    call("boba");
+    let line = process.wait_for("unknown key");
+    let line = line.lines().find(|line| line.contains("unknown key")).unwrap();
+    for part in [
+        "WARN",
+        "a call failed: the upstream answered with HTTP status 403; it says: unknown key [31m abc12",
+        "upstream=\"denying\"",
+        "service=\"boba\"",
+        "kind=\"unauthorized\"",
+        "status=403",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    assert!(line.starts_with("20") && line.contains("Z "), "it begins with the time: {line}");
+    for _ in 0..5 {
+        call("eth");
+    }
+    let line = process.wait_for("has stopped answering");
+    assert!(line.contains("ERROR") && line.contains("upstream=\"gone\""), "{line}");
+    let details = ask(&own, "GET /ready?detailed=true", "").json();
+    let endpoint = &details["services"]["eth"]["endpoints"][0];
+    assert_eq!(endpoint["address"], "gone", "{details}");
+    assert!(endpoint["error"].as_str().unwrap().starts_with("unreachable: "), "{details}");
+    let reverted = "{\"error\":{\"code\":3,\"message\":\"reverted\"}}";
+    answer_with(TcpListener::bind(address).unwrap(), "200 OK", reverted);
+    call("eth");
+    let line = process.wait_for("answers again, after");
+    assert!(line.contains("INFO") && line.contains("upstream=\"gone\""), "{line}");
+    let details = ask(&own, "GET /ready?detailed=true", "").json();
+    assert_eq!(details["services"]["eth"]["endpoints"][0]["error"], Value::Null, "{details}");
     process.stop();
 }

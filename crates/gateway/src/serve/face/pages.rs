@@ -3,6 +3,7 @@
 //! Health and readiness are answered on every listener, under the paths that PATH, Kubernetes and load
 //! balancers ask by default, also to callers for whom there is no room ([`Probe`]).
 
+use plimsoll_measure::Nanos;
 use plimsoll_rpc::json;
 
 use super::{METRICS, TEXT, cors, parameter, wrong_method};
@@ -74,7 +75,7 @@ pub(super) async fn answer<'a>(
     match probe {
         Probe::Ready(asked) if is_detailed && request.faces.admin => {
             let mut readiness = Readiness::of(&view.routing, asked, is_draining);
-            readiness.is_detailed = true;
+            readiness.detailed_at = Some(worker.local.now());
             Ok(readiness.answer())
         }
         probe => Ok(probe.answer(&view.routing, is_draining)),
@@ -97,7 +98,8 @@ struct Readiness<'s> {
     services: Vec<&'s Arc<Service>>,
     asked: Option<&'s str>,
     is_draining: bool,
-    is_detailed: bool,
+    /// Details are asked for, at this time.
+    detailed_at: Option<Nanos>,
 }
 
 impl<'s> Readiness<'s> {
@@ -112,7 +114,7 @@ impl<'s> Readiness<'s> {
                 services
             }
         };
-        Readiness { services, asked, is_draining, is_detailed: false }
+        Readiness { services, asked, is_draining, detailed_at: None }
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
@@ -154,8 +156,8 @@ impl<'s> Readiness<'s> {
             let text =
                 format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}");
             body.extend_from_slice(text.as_bytes());
-            if self.is_detailed {
-                details(service, &mut body);
+            if let Some(now) = self.detailed_at {
+                details(service, now, &mut body);
             }
             body.push(b'}');
         }
@@ -195,7 +197,7 @@ impl<'s> Readiness<'s> {
 }
 
 /// What is known of a service's upstreams; their addresses may be secret.
-fn details(service: &Service, body: &mut Vec<u8>) {
+fn details(service: &Service, now: Nanos, body: &mut Vec<u8>) {
     body.extend_from_slice(b",\"endpoints\":[");
     for (at, route) in service.routes.iter().enumerate() {
         if at > 0 {
@@ -204,7 +206,15 @@ fn details(service: &Service, body: &mut Vec<u8>) {
         body.extend_from_slice(b"{\"address\":");
         json::write_text(body, &route.upstream.model.id);
         let in_flight = route.upstream.in_flight();
-        body.extend_from_slice(format!(",\"in_flight\":{in_flight}}}").as_bytes());
+        body.extend_from_slice(format!(",\"in_flight\":{in_flight}").as_bytes());
+        if let Some((since, why)) = route.upstream.health.down() {
+            let secs = (now - since).as_secs_f64() as u64;
+            body.extend_from_slice(
+                format!(",\"not_answering_for_s\":{secs},\"error\":").as_bytes(),
+            );
+            json::write_text(body, &why);
+        }
+        body.push(b'}');
     }
     body.push(b']');
 }
