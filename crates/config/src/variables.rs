@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 /// A text after its variables were filled in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Text {
     /// To use.
     pub value: String,
@@ -16,6 +16,13 @@ pub struct Text {
     pub shown: String,
     /// A variable that is not set, where that is left alone: then `value` is no value.
     pub unset: Option<String>,
+}
+
+/// What may be shown, and nothing else.
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.shown)
+    }
 }
 
 impl Text {
@@ -175,15 +182,78 @@ impl Text {
     /// The same text with nothing to show, when `name` (of a header) speaks of a secret.
     pub fn hidden_if_secret(mut self, name: &str) -> Text {
         if is_secret(name) && !self.shown.contains("${") {
-            self.shown = "[redacted]".into();
+            self.shown = REDACTED.into();
         }
         self
     }
+
+    /// The text, a URL, with nothing to show in the places of its path and query that look like keys:
+    /// providers of nodes put them there.
+    pub fn hiding_keys_of_url(mut self) -> Text {
+        let (front, rest) = match self.shown.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), self.shown.as_str()),
+        };
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(p, q)| (p, Some(q)));
+        let mut parts = path.split('/');
+        let mut shown = front + parts.next().unwrap_or_default();
+        for part in parts {
+            shown += "/";
+            shown += if looks_like_key(part) { REDACTED } else { part };
+        }
+        for (at, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
+            shown += if at == 0 { "?" } else { "&" };
+            match pair.split_once('=') {
+                Some((name, value))
+                    if !value.contains("${") && (is_secret(name) || looks_like_key(value)) =>
+                {
+                    shown += &format!("{name}={REDACTED}");
+                }
+                None if looks_like_key(pair) => shown += REDACTED,
+                _ => shown += pair,
+            }
+        }
+        self.shown = shown;
+        self
+    }
+}
+
+/// What stands where a secret was left out.
+const REDACTED: &str = "[redacted]";
+
+/// Whether a part of a URL could be a key: long, and no word.
+fn looks_like_key(part: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
+    let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);
+    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+    part.bytes().all(plain) && ((part.len() >= 16 && mixed) || part.len() >= 24)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_in_urls_are_not_shown() {
+        let check = |url: &str, shown: &str| {
+            assert_eq!(Text::plain(url).hiding_keys_of_url().shown, shown);
+        };
+        let key = "9aa3d95b3bc440fa88ea12eaa4456161";
+        check(&format!("https://node.example/v3/{key}"), "https://node.example/v3/[redacted]");
+        check(&format!("https://h/{key}/eth?x=1"), "https://h/[redacted]/eth?x=1");
+        check("https://h/?apikey=K&chain=eth", "https://h/?apikey=[redacted]&chain=eth");
+        check(&format!("https://h?{key}"), "https://h?[redacted]");
+        check("https://h/${NODE_KEY}?token=${T}", "https://h/${NODE_KEY}?token=${T}");
+        check("http://127.0.0.1:3069/v1", "http://127.0.0.1:3069/v1");
+        check(
+            "http://a-rather-long-host-name.example/ethereum/mainnet",
+            "http://a-rather-long-host-name.example/ethereum/mainnet",
+        );
+        assert_eq!(
+            format!("{:?}", Text { value: "s3cret".into(), ..Text::plain("${X}") }),
+            "\"${X}\""
+        );
+    }
 
     #[test]
     fn fills_and_hides() {

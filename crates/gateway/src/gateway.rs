@@ -196,6 +196,11 @@ impl Gateway {
         self.shared.state().routing.is_trust_changed()
     }
 
+    /// Opens the access log's file again, so that another program may move it away.
+    pub fn reopen_access_log(&self) {
+        self.shared.access_log.reopen();
+    }
+
     /// Why lines of the access log cannot be written at present, with the file's name.
     pub fn access_log_trouble(&self) -> Option<String> {
         self.shared.access_log.trouble()

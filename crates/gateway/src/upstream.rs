@@ -155,8 +155,17 @@ pub(crate) struct Failure {
     pub(crate) stale: bool,
     /// When the upstream wants to be asked again.
     pub(crate) retry_after: Option<RetryAfter>,
-    /// The HTTP status and the start of the body, where there was an answer: for operators only.
-    pub(crate) answer: Option<Box<(u16, Vec<u8>)>>,
+    /// What only operators are told.
+    pub(crate) said: Option<Box<Said>>,
+}
+
+/// What an upstream, or the system, said of a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// The HTTP status, where there was one.
+    pub(crate) status: Option<u16>,
+    /// The start of the body, or the system's words.
+    pub(crate) words: Vec<u8>,
 }
 
 impl From<Failure> for Error {
@@ -167,19 +176,21 @@ impl From<Failure> for Error {
 }
 
 impl Failure {
+    /// The same, with what only operators are told.
+    #[cold]
+    pub(crate) fn with(mut self, status: Option<u16>, words: &[u8]) -> Failure {
+        const WORDS_MAX: usize = 1 << 10;
+        let words = words[..words.len().min(WORDS_MAX)].to_vec();
+        self.said = Some(Box::new(Said { status, words }));
+        self
+    }
+
     pub(crate) fn new(
         kind: ErrorKind,
         sent: bool,
         message: impl Into<Cow<'static, str>>,
     ) -> Failure {
-        Failure {
-            kind,
-            message: message.into(),
-            sent,
-            stale: false,
-            retry_after: None,
-            answer: None,
-        }
+        Failure { kind, message: message.into(), sent, stale: false, retry_after: None, said: None }
     }
 }
 

@@ -321,6 +321,7 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
                 return None;
             };
             let url = Text { value: value.into(), shown: shown.into(), unset: text.unset.clone() };
+            let url = url.hiding_keys_of_url();
             let address = match Address::parse(value) {
                 Ok(address) => address,
                 Err(message) => {

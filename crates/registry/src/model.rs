@@ -173,7 +173,7 @@ impl Kind {
 }
 
 /// A URL taken apart: `https://host:port/path`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Whether it is https.
     pub tls: bool,
@@ -185,6 +185,14 @@ pub struct Address {
     pub authority: String,
     /// Path and query, starting with `/`.
     pub path: String,
+}
+
+/// Without path and query, which may hold a key.
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}/…", self.authority)
+    }
 }
 
 impl Address {

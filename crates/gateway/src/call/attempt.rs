@@ -112,7 +112,7 @@ impl Won {
             upstream: &route.upstream.model.id,
             service: &target.service_id,
             kind: category.word(),
-            status: Some(self.status).filter(|status| *status != 200),
+            status: Some(self.status),
             message: "the upstream answered with an error",
             words: self.response.body(),
             counts: false,
@@ -229,9 +229,9 @@ async fn exchange(
     match judged {
         Ok(verdict) => Ok(Won { status, retry_after, at, verdict, response }),
         Err(failure) => {
-            let answer = Some(Box::new((status, excerpt(response.body()))));
+            let failure = failure.with(Some(status), response.body());
             local.give_buffer(response.buffer);
-            Err(Failure { retry_after, answer, ..failure })
+            Err(Failure { retry_after, ..failure })
         }
     }
 }
@@ -243,9 +243,9 @@ fn report(target: &Target<'_>, route: &Route, failure: &Failure, outcome: &Relay
     if failure.stale || failure.kind == ErrorKind::Busy {
         return;
     }
-    let (status, words) = match &failure.answer {
+    let (status, words) = match &failure.said {
         None => (None, &[][..]),
-        Some(answer) => (Some(answer.0), &answer.1[..]),
+        Some(said) => (said.status, &said.words[..]),
     };
     let failed = Failed {
         upstream: &route.upstream.model.id,
@@ -301,12 +301,6 @@ fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u
     out.extend_from_slice(b"content-length: ");
     out.extend_from_slice(Decimal::of(length as u64).digits());
     out.extend_from_slice(b"\r\n\r\n");
-}
-
-/// As much of an answer as operators are shown.
-fn excerpt(body: &[u8]) -> Vec<u8> {
-    const SHOWN_MAX: usize = 1 << 10;
-    body[..body.len().min(SHOWN_MAX)].to_vec()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -28,8 +29,15 @@ pub(crate) struct AccessLog {
     /// `None`: stderr.
     file: Option<PathBuf>,
     /// Opened when it is first needed.
-    lines: OnceLock<SyncSender<Vec<u8>>>,
+    lines: OnceLock<SyncSender<Order>>,
     outcome: Arc<Outcome>,
+}
+
+/// What the thread that writes is told.
+enum Order {
+    Write(Vec<u8>),
+    /// Open the file again: it was moved away.
+    Reopen,
 }
 
 /// What became of lines.
@@ -84,14 +92,15 @@ impl AccessLog {
             return Ok(());
         }
         let out: Box<dyn Write + Send> = match &self.file {
-            Some(path) => Box::new(File::options().append(true).create(true).open(path)?),
+            Some(path) => Box::new(open_file(path)?),
             None => Box::new(io::stderr()),
         };
         let (lines, waiting) = sync_channel(LINES_MAX);
         let outcome = self.outcome.clone();
-        std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write(out, &waiting, &outcome))?;
+        std::thread::Builder::new().name("access-log".into()).spawn({
+            let file = self.file.clone();
+            move || write(out, file.as_deref(), &waiting, &outcome)
+        })?;
         // Only one thread opens it: the one that starts and reloads.
         let _ = self.lines.set(lines);
         Ok(())
@@ -100,8 +109,16 @@ impl AccessLog {
     /// Writes a line at the end of its answer.
     pub(crate) fn write(&self, line: Line, bytes_out: u64, complete: bool) {
         let Some(lines) = self.lines.get() else { return };
-        if lines.try_send(line.finish(bytes_out, complete)).is_err() {
+        if lines.try_send(Order::Write(line.finish(bytes_out, complete))).is_err() {
             self.outcome.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Opens its file again, so that another program may move it away.
+    pub(crate) fn reopen(&self) {
+        if let Some(lines) = self.lines.get() {
+            // Where too much waits to be written, the next time will do.
+            let _ = lines.try_send(Order::Reopen);
         }
     }
 
@@ -120,31 +137,60 @@ impl AccessLog {
 
 /// Writes lines until nobody can send any more. A full disk is no reason to stop relaying: what
 /// cannot be written is counted, and the next lines are tried.
-fn write(mut out: Box<dyn Write + Send>, waiting: &Receiver<Vec<u8>>, outcome: &Outcome) {
+fn write(
+    mut out: Box<dyn Write + Send>,
+    file: Option<&Path>,
+    waiting: &Receiver<Order>,
+    outcome: &Outcome,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut is_torn = false;
-    while let Ok(line) = waiting.recv() {
-        batch.clear();
-        if is_torn {
-            // A part of the batch before may have been written.
-            batch.push(b'\n');
-        }
-        batch.extend_from_slice(&line);
-        let mut lines = 1;
-        while batch.len() < BATCH
-            && let Ok(line) = waiting.try_recv()
-        {
-            batch.extend_from_slice(&line);
-            lines += 1;
-        }
-        let failed = out.write_all(&batch).err();
-        is_torn = failed.is_some();
-        if is_torn {
-            outcome.dropped.fetch_add(lines, Ordering::Relaxed);
+    let mut next = waiting.recv().ok();
+    while let Some(order) = next.take() {
+        let mut failed = None;
+        match order {
+            Order::Reopen => {
+                // What cannot be opened again is written to as before.
+                match file.map(open_file) {
+                    Some(Ok(again)) => (out, is_torn) = (Box::new(again), false),
+                    Some(Err(error)) => failed = Some(error),
+                    None => {}
+                }
+            }
+            Order::Write(line) => {
+                batch.clear();
+                if is_torn {
+                    // A part of the batch before may have been written.
+                    batch.push(b'\n');
+                }
+                batch.extend_from_slice(&line);
+                let mut lines = 1;
+                while batch.len() < BATCH {
+                    match waiting.try_recv() {
+                        Ok(Order::Write(line)) => batch.extend_from_slice(&line),
+                        other => {
+                            next = other.ok();
+                            break;
+                        }
+                    }
+                    lines += 1;
+                }
+                failed = out.write_all(&batch).err();
+                is_torn = failed.is_some();
+                if is_torn {
+                    outcome.dropped.fetch_add(lines, Ordering::Relaxed);
+                }
+            }
         }
         let failed = failed.map(|error| error.to_string());
         *outcome.trouble.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        next = next.or_else(|| waiting.recv().ok());
     }
+}
+
+/// Opens a log; who calls whom is nobody else's business.
+fn open_file(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).mode(0o600).open(path)
 }
 
 impl Line {
@@ -169,7 +215,7 @@ impl Line {
             text("error", error);
         }
         if let Some(endpoint) = &entry.endpoint {
-            text("endpoint", endpoint);
+            text("endpoint", &masked(endpoint));
         }
         if let Some(service) = entry.service {
             text("service", &String::from_utf8_lossy(service));
@@ -212,6 +258,19 @@ pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Netw
         client = hop;
     }
     client
+}
+
+/// An endpoint's id, which is what its customer calls it with: enough of it to tell it from others.
+fn masked(id: &str) -> Cow<'_, str> {
+    const SHOWN: usize = 4;
+    let mut back = id.char_indices().rev().map(|(at, _)| at);
+    match back.nth(SHOWN - 1) {
+        Some(at) if at > 2 * SHOWN => {
+            let front: String = id.chars().take(SHOWN).collect();
+            Cow::Owned(format!("{front}…{}", &id[at..]))
+        }
+        _ => Cow::Borrowed(id),
+    }
 }
 
 /// Whether X-Forwarded-For holds nothing but addresses.
@@ -265,10 +324,10 @@ mod tests {
             let (lines, waiting) = sync_channel(LINES_MAX);
             let log = move |room: Option<usize>, line: &str| {
                 *full.lock().expect("no panic") = room;
-                lines.send(line.as_bytes().to_vec()).expect("it is waited for");
+                lines.send(Order::Write(line.as_bytes().to_vec())).expect("it is waited for");
             };
             // Ends when `log` is gone.
-            scope.spawn(move || write(disk, &waiting, outcome));
+            scope.spawn(move || write(disk, None, &waiting, outcome));
             log(Some(3), "one\n");
             said(true);
             assert_eq!(trouble().as_deref(), Some("no storage space"));
@@ -282,6 +341,14 @@ mod tests {
         assert_eq!(outcome.dropped.load(Ordering::Relaxed), 2);
         let written = written.lock().expect("no panic");
         assert_eq!(String::from_utf8_lossy(&written), "one\nthree\n");
+    }
+
+    #[test]
+    fn endpoints_are_not_logged_as_they_are_called() {
+        assert_eq!(masked("ethpath_1764014188689_1764014188693"), "ethp…8693");
+        assert_eq!(masked("abcdefghijklm"), "abcd…jklm");
+        assert_eq!(masked("short_1"), "short_1");
+        assert_eq!(masked(""), "");
     }
 
     #[test]

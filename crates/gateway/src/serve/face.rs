@@ -261,6 +261,7 @@ impl<'a> Asked<'a, '_> {
     fn line(&self, answer: &Answer<'_>, refused: Option<&'static str>) -> Line {
         let Asked { worker, view, request, .. } = self;
         let summary = &answer.summary;
+        let endpoint_in_path = self.path.strip_prefix("/api/gateway/").filter(|id| !id.is_empty());
         let mut named = Vec::new();
         summary.write_upstreams(&mut named);
         let trusted = &view.settings.trusted_proxies;
@@ -270,8 +271,14 @@ impl<'a> Asked<'a, '_> {
             instance: &view.settings.instance,
             client: access_log::client(request.peer, request.fields.forwarded_for, trusted),
             method: request.method,
-            path: self.path,
-            endpoint: self.query.and_then(|query| parameter(query, "endpoint")),
+            path: match endpoint_in_path {
+                Some(_) => "/api/gateway/…",
+                None => self.path,
+            },
+            endpoint: match endpoint_in_path {
+                Some(id) => Some(unescaped(id)),
+                None => self.query.and_then(|query| parameter(query, "endpoint")),
+            },
             service: request.fields.service,
             rpc_method: summary.method.map(|method| method.name()),
             upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),

@@ -47,7 +47,7 @@ impl Client {
         let opening = self.open(upstream, now);
         let (io, address) = match tokio::time::timeout_at(until, opening).await {
             Ok(opened) => opened?,
-            Err(_) => return Err(unreachable(upstream, "no connection within the time limit")),
+            Err(_) => return Err(unreachable("no connection within the time limit", "")),
         };
         let named = upstream.model.address.host.parse::<IpAddr>().is_err();
         Ok(Connection {
@@ -67,9 +67,8 @@ impl Client {
             Ok(ip) => vec![ip],
             Err(_) => {
                 let found = self.resolver.lookup(&address.host, now).await;
-                let found = found.map_err(|why| {
-                    unreachable(upstream, format!("its name could not be resolved: {why}"))
-                })?;
+                let found =
+                    found.map_err(|why| unreachable("its name could not be resolved", why))?;
                 interleaved(&found)
             }
         };
@@ -78,7 +77,7 @@ impl Client {
             TcpStream::connect(address).await.map(|stream| (stream, address.ip()))
         })
         .await
-        .map_err(|error| unreachable(upstream, error))?;
+        .map_err(|error| unreachable(what(&error), error))?;
         Ok((secure(upstream, stream).await?, ip))
     }
 }
@@ -148,17 +147,30 @@ async fn secure(upstream: &Upstream, stream: TcpStream) -> Result<Io, Failure> {
     let Some(connector) = &upstream.connector else { return Ok(Io::Plain(stream)) };
     let host = upstream.model.address.host.clone();
     let name = ServerName::try_from(host)
-        .map_err(|_| unreachable(upstream, "its host cannot be the name in a certificate"))?;
+        .map_err(|why| unreachable("its host cannot be the name in a certificate", why))?;
     match connector.connect(name, stream).await {
         Ok(stream) => Ok(Io::Tls(Box::new(stream.into()))),
-        Err(error) => Err(unreachable(upstream, format!("TLS: {error}"))),
+        Err(error) => Err(unreachable("TLS could not be established", error)),
     }
 }
 
-/// The upstream's id is enough for its operator; its address may be a secret.
-fn unreachable(upstream: &Upstream, why: impl std::fmt::Display) -> Failure {
-    let message = format!("cannot reach upstream {}: {why}", upstream.model.id);
-    Failure::new(ErrorKind::Unreachable, false, message)
+/// Callers read what failed; only operators read why, because that may name addresses and
+/// certificates.
+fn unreachable(what: &'static str, why: impl std::fmt::Display) -> Failure {
+    let failure =
+        Failure::new(ErrorKind::Unreachable, false, format!("cannot reach the upstream: {what}"));
+    failure.with(None, why.to_string().as_bytes())
+}
+
+/// What of a system's error a caller may read.
+fn what(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "the connection was refused",
+        io::ErrorKind::TimedOut => "the connection was not established in time",
+        io::ErrorKind::NotFound => "its name has no address",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no route to it",
+        _ => "the connection could not be established",
+    }
 }
 
 #[cfg(test)]

@@ -71,9 +71,10 @@ impl Health {
     #[cold]
     pub(crate) fn failed(&self, failed: &Failed<'_>, now: Nanos) {
         let words = shown(failed.words);
-        let said = match words.is_empty() {
-            true => String::new(),
-            false => format!("; it says: {words}"),
+        let said = match (words.is_empty(), failed.status) {
+            (true, _) => String::new(),
+            (false, Some(_)) => format!("; it says: {words}"),
+            (false, None) => format!(": {words}"),
         };
         let text = format!("{}{said}", failed.message);
         let Failed { upstream, service, kind, status, .. } = *failed;

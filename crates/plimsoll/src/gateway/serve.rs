@@ -178,6 +178,7 @@ impl Watcher {
                 }
                 asked = asked.recv() => match asked {
                     Some(()) => {
+                        self.gateway.reopen_access_log();
                         self.reload().await;
                         self.certificate = None;
                         self.renew();
@@ -408,14 +409,9 @@ pub(super) fn describe(
         text += &format!("  {endpoints}; entries are kept in {database}\n");
     }
     let call = "-d '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":1}'";
-    match (definitions.endpoints.first(), first) {
-        (Some(endpoint), _) => {
-            text += &format!("try: curl -s '{url}/api/gateway?endpoint={}' {call}\n", endpoint.id);
-        }
-        (None, Some(service)) => {
-            text += &format!("try: curl -s {url}/v1 -H 'Target-Service-Id: {service}' {call}\n");
-        }
-        (None, None) => {}
+    // Not with an endpoint: its id is a customer's credential, and stderr is kept.
+    if let Some(service) = first {
+        text += &format!("try: curl -s {url}/v1 -H 'Target-Service-Id: {service}' {call}\n");
     }
     text
 }

@@ -17,6 +17,7 @@ mod registry;
 mod run;
 mod scenarios;
 mod scrape;
+mod secrets;
 mod server;
 mod stopping;
 mod structure;

@@ -271,7 +271,7 @@ fn read_url(table: &Table<'_>) -> Option<(Text, Address)> {
         table.problem("an upstream without \"url\"", "add url = \"https://node.example/\"");
         return None;
     };
-    let url = field.text()?;
+    let url = field.text()?.hiding_keys_of_url();
     if url.unset.is_some() {
         return Some((url, Address::parse("http://unset.invalid/").ok()?));
     }

@@ -16,7 +16,7 @@
 //! `user_version` of the file is the schema's version, `application_id` says whose file it is: a
 //! database of another program is refused and left as it is.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,6 +104,10 @@ impl Sqlite {
         {
             let message = format!("there is no folder {}", folder.display());
             return Err(StoreErrorKind::Database { message, hint: "make it first" });
+        }
+        if create && !path.exists() {
+            // The files beside it get the same rights. That it cannot be made, SQLite says better.
+            let _ = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
