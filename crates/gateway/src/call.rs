@@ -2,6 +2,7 @@
 
 pub(crate) mod attempt;
 mod batch;
+pub(crate) mod chain;
 pub(crate) mod judge;
 pub(crate) mod message;
 pub(crate) mod parse;

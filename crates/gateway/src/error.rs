@@ -105,6 +105,7 @@ errors! {
     Busy = "busy", -32005, 503, yes, Gateway, "The process has no room: limits.calls, limits.calls_per_endpoint or limits.memory is reached; or the call waited for its turn on its connection until the timeout.";
     TooManyConnections = "too_many_connections", -32005, 503, yes, Gateway, "More connections than limits.connections, their quota of limits.memory or the process's descriptors allow. The connection is closed.";
     NoUpstream = "no_upstream", -32002, 503, yes, Gateway, "The service has no upstream.";
+    WrongChain = "wrong_chain", -32002, 503, yes, Gateway, "Every upstream of the service is on another chain than the service's chain_id says.";
     Unreachable = "unreachable", -32002, 502, yes, Upstream, "No connection to the upstream: refused, no route, no such name, TLS failed. Nothing was sent.";
     TimedOut = "timed_out", -32002, 504, yes, Upstream, "The upstream did not answer within the service's timeout.";
     Broken = "broken", -32002, 502, yes, Upstream, "The upstream broke the connection before or within its answer, or what it sent is not HTTP.";
@@ -212,7 +213,9 @@ impl Error {
         let row = self.kind.row();
         match (shape, self.kind) {
             (Shape::Path, BadAnswer | BadStatus | Broken | AnswerTooLarge) => PATH_BAD_ANSWER,
-            (Shape::Path, ErrorKind::NoUpstream | ErrorKind::Internal) => PATH_NO_ANSWER,
+            (Shape::Path, ErrorKind::NoUpstream | ErrorKind::WrongChain | ErrorKind::Internal) => {
+                PATH_NO_ANSWER
+            }
             (Shape::Path, _) if row.fault == Fault::Upstream => PATH_NO_ANSWER,
             _ => row.code,
         }

@@ -21,6 +21,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::call::chain;
 use crate::call::routing::Routing;
 use crate::call::worker::{Phase, Shared, State, Worker};
 use crate::host::Host;
@@ -73,7 +74,7 @@ pub struct Gateway {
     stop: watch::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Ends last: workers wait for what it does.
-    _keeper: Keeper,
+    keeper: Keeper,
 }
 
 /// How a drain ended.
@@ -127,8 +128,10 @@ impl Gateway {
             acceptor: Mutex::default(),
             stop,
             threads: Mutex::default(),
-            _keeper: keeper,
+            keeper,
         };
+        let watched = gateway.shared.clone();
+        gateway.keeper.run(move || chain::watch(Rc::new(Worker::new(watched, workers))));
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -337,13 +340,13 @@ impl WorkerThread {
         loop {
             tokio::select! {
                 // When no more can come, those that came are served on.
-                Some(Accepted { stream, peer, share, door }) = arrivals.recv() => {
+                Some(Accepted { stream, peer, share, entrance }) = arrivals.recv() => {
                     let Ok(stream) = TcpStream::from_std(stream) else {
                         worker.local.counts().downstream.take(1);
                         continue;
                     };
-                    let arrival = Arrival { stream, peer, share, faces: door.faces };
-                    let tls = self.tls.clone().filter(|_| door.tls);
+                    let arrival = Arrival { stream, peer, share, faces: entrance.faces };
+                    let tls = self.tls.clone().filter(|_| entrance.tls);
                     let (worker, sessions) = (worker.clone(), sessions.clone());
                     tokio::task::spawn_local(session::serve(worker, sessions, arrival, tls));
                 }

@@ -189,6 +189,14 @@ fn place(body: &[u8], part: &[u8]) -> Range<usize> {
 }
 
 impl Verdict {
+    /// The result, where it is one.
+    pub(crate) fn result<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
+        match &self.found {
+            Found::Result(result) => Some(&body[result.clone()]),
+            _ => None,
+        }
+    }
+
     /// Writes the answer for the caller's id; `attach` appends a part of the body.
     pub(crate) fn write(
         &self,

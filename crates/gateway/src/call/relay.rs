@@ -266,7 +266,7 @@ async fn resolve<'a>(
     let known = target.service.protocol.class(method);
     let class = known.unwrap_or(Class::Read);
     match (class, &target.service.chain_id) {
-        (Class::Static, Some([chain_id, net_version])) => {
+        (Class::Static, Some([chain_id, net_version])) if target.service.is_chain_confirmed() => {
             let own = if call.method == "eth_chainId" { chain_id } else { net_version };
             write_result(call.id, own, out.text());
             return Ok((Outcome::Ok, 200));
@@ -306,7 +306,7 @@ async fn dispatch<'a>(
     let mut tried = Tried::default();
     let pick = |tried: &Tried| target.service.pick(&need, tried, target.worker.local.recent());
     let mut route: &'a Route =
-        pick(&tried).map_err(|kind| not_routed(kind, &target.service_id, &call.method))?;
+        pick(&tried).map_err(|kind| not_routed(kind, target, &call.method))?;
     let pooled = if repeatable { Reuse::Pooled } else { Reuse::Checked };
     let mut reuse = pooled;
     loop {
@@ -332,8 +332,10 @@ fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Why a call has no route, in words.
-pub(crate) fn not_routed(kind: ErrorKind, service: &str, method: &str) -> Error {
+pub(crate) fn not_routed(kind: ErrorKind, target: &Target<'_>, method: &str) -> Error {
+    let service = &target.service_id;
     let message = match kind {
+        ErrorKind::WrongChain => target.service.other_chains(),
         ErrorKind::NoUpstream => format!("service {service} has no upstream"),
         ErrorKind::LimitReached => format!("every upstream of {service} is at its rate limit"),
         _ => format!("no upstream of {service} takes {}", shown(method)),

@@ -128,8 +128,7 @@ async fn relay<'a>(
     let need = Need { class: Class::Read, method: METHOD };
     let mut tried = Tried::default();
     let pick = |tried: &Tried| target.service.pick(&need, tried, local.recent());
-    let mut route: &'a Route =
-        pick(&tried).map_err(|kind| not_routed(kind, &target.service_id, METHOD))?;
+    let mut route: &'a Route = pick(&tried).map_err(|kind| not_routed(kind, target, METHOD))?;
     // What was sent and not answered is not sent again: what a request does, even a GET, is not
     // known here.
     let repeatable = false;

@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) started: WallClock,
     /// The header line that tells other gateways, and this one, that a request has been here.
     pub(crate) via: Vec<u8>,
-    workers: u64,
+    threads: u64,
     state: ArcSwap<State>,
     version: AtomicU64,
     draining: AtomicBool,
@@ -79,14 +79,15 @@ impl Shared {
             started: WallClock::now(),
             via: format!("{VIA}: {:016x}\r\n", RandomState::new().build_hasher().finish())
                 .into_bytes(),
-            workers: workers as u64,
+            // The keeper sends calls too.
+            threads: workers as u64 + 1,
             capacity: Arc::new(Capacity::new(&state.settings.limits)),
             state: ArcSwap::from_pointee(state),
             version: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Serving),
-            // One more than there are workers: the acceptor counts too.
-            counts: Arc::new(Sharded::new(workers + 1)),
+            // Beside the workers, the keeper and the acceptor count.
+            counts: Arc::new(Sharded::new(workers + 2)),
             resolver: Arc::new(resolver),
             access_log,
             accepted_at: AtomicU64::new(0),
@@ -215,7 +216,7 @@ impl Worker {
     pub(crate) fn next_id(&self) -> u64 {
         let id = self.ids.get();
         self.ids.set(id + 1);
-        id * self.shared.workers + self.local.number as u64 + 1
+        id * self.shared.threads + self.local.number as u64 + 1
     }
 
     /// A name for a request, which no other request here or elsewhere has.

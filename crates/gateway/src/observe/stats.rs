@@ -66,7 +66,7 @@ impl<T: Default> Sharded<T> {
 }
 
 /// What is counted beside calls and relays.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counts {
     /// Connections from callers that are open.
     pub(crate) downstream: Counter,
@@ -74,6 +74,16 @@ pub(crate) struct Counts {
     pub(crate) upstream: Counter,
     /// Requests that were refused before a service was known, by the error's place in the table.
     pub(crate) refused: [Counter; crate::error::TABLE.len()],
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        Counts {
+            downstream: Counter::default(),
+            upstream: Counter::default(),
+            refused: std::array::from_fn(|_| Counter::default()),
+        }
+    }
 }
 
 /// Upper edges of the buckets that durations are counted in.

@@ -56,13 +56,13 @@ pub(crate) struct Accepted {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: IpAddr,
     /// The listener that it came through.
-    pub(crate) door: Door,
+    pub(crate) entrance: Entrance,
     pub(crate) share: Share,
 }
 
 /// What is told of a listener to those who serve its connections.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Door {
+pub(crate) struct Entrance {
     pub(crate) faces: Faces,
     pub(crate) tls: bool,
 }
@@ -70,7 +70,7 @@ pub(crate) struct Door {
 /// A socket that is listened on.
 pub(crate) struct Listening {
     pub(crate) socket: std::net::TcpListener,
-    door: Door,
+    entrance: Entrance,
 }
 
 /// The thread that accepts.
@@ -105,16 +105,16 @@ impl Acceptor {
             };
             runtime.block_on(async {
                 let take =
-                    |one: Listening| Some((TcpListener::from_std(one.socket).ok()?, one.door));
+                    |one: Listening| Some((TcpListener::from_std(one.socket).ok()?, one.entrance));
                 let listeners: Vec<_> = listeners.into_iter().filter_map(take).collect();
                 let accepting =
-                    listeners.iter().map(|(listener, door)| intake.accept(listener, *door));
+                    listeners.iter().map(|(listener, entrance)| intake.accept(listener, *entrance));
                 tokio::select! {
                     _ = futures_util::future::join_all(accepting) => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
-                for (listener, door) in listeners {
-                    intake.accept_the_last(listener, door);
+                for (listener, entrance) in listeners {
+                    intake.accept_the_last(listener, entrance);
                 }
             });
         };
@@ -151,7 +151,7 @@ struct Intake<'a> {
 
 impl Intake<'_> {
     /// Accepts connections and hands them out in turn.
-    async fn accept(&self, listener: &TcpListener, door: Door) {
+    async fn accept(&self, listener: &TcpListener, entrance: Entrance) {
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -160,10 +160,10 @@ impl Intake<'_> {
             match self.share() {
                 Some(share) => {
                     if let Ok(stream) = stream.into_std() {
-                        self.hand_out(stream, peer, share, door);
+                        self.hand_out(stream, peer, share, entrance);
                     }
                 }
-                None => self.refuse(stream, door),
+                None => self.refuse(stream, entrance),
             }
         }
     }
@@ -177,13 +177,13 @@ impl Intake<'_> {
     }
 
     /// Answers a caller for whom there is no room: whether the gateway is well if it asks for that.
-    fn refuse(&self, stream: TcpStream, door: Door) {
+    fn refuse(&self, stream: TcpStream, entrance: Entrance) {
         // The acceptor's own shard is the last.
         let refused = &self.shared.counts.last().refused;
         refused[ErrorKind::TooManyConnections as usize].add(1);
         if let Ok(place) = self.refusals.clone().try_acquire_owned() {
             let shared = self.shared.clone();
-            let tls = self.tls.clone().filter(|_| door.tls);
+            let tls = self.tls.clone().filter(|_| entrance.tls);
             tokio::spawn(async move {
                 let refusal = async {
                     match tls {
@@ -199,22 +199,28 @@ impl Intake<'_> {
     }
 
     /// Hands out what waits to be accepted, and closes the listener.
-    fn accept_the_last(&self, listener: TcpListener, door: Door) {
+    fn accept_the_last(&self, listener: TcpListener, entrance: Entrance) {
         let Ok(listener) = listener.into_std() else { return };
         // No more than can have waited: others may keep coming.
         for _ in 0..BACKLOG {
             let Ok((stream, peer)) = listener.accept() else { break };
             if let (Ok(()), Some(share)) = (stream.set_nonblocking(true), self.share()) {
-                self.hand_out(stream, peer, share, door);
+                self.hand_out(stream, peer, share, entrance);
             }
         }
     }
 
-    fn hand_out(&self, stream: std::net::TcpStream, peer: SocketAddr, share: Share, door: Door) {
+    fn hand_out(
+        &self,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        share: Share,
+        entrance: Entrance,
+    ) {
         let peer = peer.ip().to_canonical();
         self.shared.accepted();
         self.shared.counts.last().downstream.add(1);
-        let mut accepted = Accepted { stream, peer, share, door };
+        let mut accepted = Accepted { stream, peer, share, entrance };
         for _ in 0..self.workers.len() {
             let turn = self.next.get();
             self.next.set((turn + 1) % self.workers.len());
@@ -249,7 +255,7 @@ pub(crate) fn listen(
     };
     let listen = |one: &settings::Listener| {
         let socket = open(one.address).map_err(|why| (one.address, why))?;
-        Ok(Listening { socket, door: Door { faces: one.faces, tls: one.tls } })
+        Ok(Listening { socket, entrance: Entrance { faces: one.faces, tls: one.tls } })
     };
     listeners.iter().map(listen).collect()
 }

@@ -28,6 +28,8 @@ pub(crate) struct Health {
     /// When a failure was logged last, and how many were left out since.
     logged_at: AtomicU64,
     left_out: AtomicU64,
+    /// How often it came back.
+    recoveries: AtomicU32,
     /// Why the last relay failed.
     last: Mutex<String>,
 }
@@ -62,6 +64,7 @@ impl Health {
         self.in_a_row.store(0, Ordering::Relaxed);
         let since = self.down_since.swap(0, Ordering::Relaxed);
         if since > 0 {
+            self.recoveries.fetch_add(1, Ordering::Relaxed);
             let away = now - Nanos(since);
             tracing::info!(upstream, "answers again, after {away}");
         }
@@ -112,6 +115,11 @@ impl Health {
         let more = self.left_out.swap(0, Ordering::Relaxed);
         let more = (more > 0).then_some(more);
         tracing::warn!(upstream, service, kind, status, more, "a call failed: {text}");
+    }
+
+    /// How often it has come back after it had stopped answering.
+    pub(crate) fn recoveries(&self) -> u32 {
+        self.recoveries.load(Ordering::Relaxed)
     }
 
     /// Since when it does not answer, and why; `None`: it answers, as far as is known.

@@ -1,12 +1,12 @@
 //! Single calls: what goes upstream, and what comes back under which id.
 
 use plimsoll_config::Text;
-use plimsoll_registry::model::Service;
+use plimsoll_registry::model::{self, Definitions, Service};
 
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Upstream};
 use crate::world::{
-    OWN, before, connect, definitions, metric, node, post, refused, settings, start,
+    OWN, before, connect, definitions, metric, node, post, refused, relays, settings, start, until,
 };
 
 #[test]
@@ -97,12 +97,74 @@ fn a_notification_is_relayed_and_not_answered() {
     assert_eq!(caller.post(OWN, "", r#"{"jsonrpc":"2.0","method":"m"}"#).status, 204);
 }
 
+/// A node of a chain; how often it was asked for anything else than its chain's id.
+fn node_of_chain(id: &'static str) -> Upstream {
+    Upstream::start(move |_, asked| match asked.method() {
+        "eth_chainId" => Reply::result(asked, id),
+        _ => Reply::echo(asked),
+    })
+}
+
+fn on_chain(id: u64, upstreams: Vec<model::Upstream>) -> Definitions {
+    let eth = Service { chain_id: Some(id), ..Service::named("eth") };
+    Definitions { services: vec![eth], ..definitions(upstreams) }
+}
+
 #[test]
-fn the_chains_id_needs_no_upstream() {
+fn an_upstream_on_another_chain_is_not_used() {
+    let (right, wrong) = (node_of_chain("\"0x1\""), node_of_chain("\"0x539\""));
+    let (a, b) = (node("a", "eth", &right.url("/")), node("b", "eth", &wrong.url("/")));
+    let gateway = start(settings(), &on_chain(1, vec![b.clone()]));
+    let ready = |path: &str| connect(&gateway).get(path);
+    until("it is known", || ready("/ready/eth").status == 503);
+    let both = "service eth is chain 1, but b is on chain 1337";
+    assert!(ready("/ready").text().contains(both), "{}", ready("/ready").text());
+    for method in ["eth_chainId", "net_version", "eth_sendRawTransaction"] {
+        let answer = post(&gateway, call("1", method, "[]"));
+        assert_eq!((answer.status, answer.kind()), (503, "wrong_chain"), "{}", answer.text());
+        assert!(answer.text().contains(both), "{}", answer.text());
+    }
+    // Beside one that is on the right chain, nothing goes to it.
+    gateway.apply(settings(), &on_chain(1, vec![a, b.clone()])).unwrap();
+    until("it is ready", || ready("/ready").status == 200);
+    for n in 0..20 {
+        let params = format!("[{n}]");
+        assert_eq!(post(&gateway, call("1", "m", &params)).text(), result("1", &params));
+    }
+    assert_eq!(relays(&gateway, "a", "ok"), 20);
+    assert_eq!(relays(&gateway, "b", "ok"), 0);
+    assert!(wrong.asked().iter().all(|asked| asked.method() == "eth_chainId"));
+    // The service was what was wrong.
+    gateway.apply(settings(), &on_chain(1337, vec![b])).unwrap();
+    until("it is known", || {
+        post(&gateway, call("1", "eth_chainId", "[]")).field("x-plimsoll-attempts").is_none()
+    });
+    assert_eq!(post(&gateway, call("1", "eth_chainId", "[]")).text(), result("1", "\"0x539\""));
+}
+
+#[test]
+fn what_no_upstream_has_confirmed_is_relayed() {
     let upstream = Upstream::echo();
-    let mut definitions = definitions(vec![node("a", "eth", &upstream.url("/"))]);
-    definitions.services = vec![Service { chain_id: Some(8453), ..Service::named("eth") }];
-    let gateway = start(settings(), &definitions);
+    let gateway = start(settings(), &on_chain(1, vec![node("a", "eth", &upstream.url("/"))]));
+    // It does not answer with a number, so that nothing is known.
+    for _ in 0..3 {
+        assert_eq!(post(&gateway, call("1", "eth_chainId", "[7]")).text(), result("1", "[7]"));
+        assert_eq!(post(&gateway, call("1", "net_version", "[8]")).text(), result("1", "[8]"));
+    }
+}
+
+#[test]
+fn the_chains_id_needs_no_upstream_once_one_has_confirmed_it() {
+    let upstream = node_of_chain("\"0x2105\"");
+    let gateway = start(settings(), &on_chain(8453, vec![node("a", "eth", &upstream.url("/"))]));
+    let is_own = || {
+        let answer = post(&gateway, call("1", "eth_chainId", "[]"));
+        answer.field("x-plimsoll-attempts").is_none()
+    };
+    until("it is known", is_own);
+    let before = upstream.count();
+    let own = "{service=\"eth\",method=\"eth_chainId\",outcome=\"ok\",cache=\"bypass\"}";
+    let answered = metric(&gateway, &format!("plimsoll_calls_total{own}"));
     let batch =
         format!("[{},{}]", call("1", "net_version", "[]"), call("2", "eth_chainId", "null"));
     let both = format!("[{},{}]", result("1", "\"8453\""), result("2", "\"0x2105\""));
@@ -116,9 +178,8 @@ fn the_chains_id_needs_no_upstream() {
         assert_eq!((answer.status, answer.text()), (200, text.as_str()));
         assert_eq!(answer.field("x-plimsoll-attempts"), None);
     }
-    assert_eq!(upstream.count(), 0);
-    let own = "{service=\"eth\",method=\"eth_chainId\",outcome=\"ok\",cache=\"bypass\"}";
-    assert_eq!(metric(&gateway, &format!("plimsoll_calls_total{own}")), 2);
+    assert_eq!(upstream.count(), before);
+    assert_eq!(metric(&gateway, &format!("plimsoll_calls_total{own}")), answered + 2);
 }
 
 #[test]

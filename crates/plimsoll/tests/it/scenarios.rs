@@ -10,6 +10,8 @@ use plimsoll_registry::model::{self, Address, Endpoint, Kind, MethodRules, Upstr
 use plimsoll_registry::settings::Listener;
 use plimsoll_sim::{Service, Settings, Sim};
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -164,6 +166,28 @@ fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
     Gateway::start(settings, &definitions, host).unwrap()
 }
 
+/// Waits until a gateway knows that its upstreams are on the right chains: from then on it asks
+/// nothing of its own, and the chains see calls alone.
+fn wait_for_chains(gateway: &Gateway, chains: &[&str]) {
+    let call = r#"{"jsonrpc":"2.0","method":"eth_chainId","params":[],"id":1}"#;
+    for chain in chains {
+        let length = call.len();
+        let request = format!(
+            "POST /v1 HTTP/1.1\r\nHost: h\r\nTarget-Service-Id: {chain}\r\n\
+             Connection: close\r\nContent-Length: {length}\r\n\r\n{call}"
+        );
+        loop {
+            let mut socket = TcpStream::connect(gateway.addresses()[0]).unwrap();
+            socket.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).unwrap();
+            if !answer.contains("x-plimsoll-attempts") {
+                break;
+            }
+        }
+    }
+}
+
 fn upstream(id: String, service: Option<&str>, kind: Kind, url: String) -> Upstream {
     let address = Address::parse(&url).unwrap();
     let service = service.map(String::from);
@@ -198,6 +222,7 @@ fn every_scenario_counts_what_five_instances_and_the_chains_count() {
         methods: MethodRules::default(),
     });
     let edge = gateway(addresses.iter().map(instance).collect(), endpoints.collect());
+    instances.iter().chain([&edge]).for_each(|gateway| wait_for_chains(gateway, &chains));
     let before = Mutex::new(vec![0; instances.len()]);
     let relayed = || {
         let now: Vec<u64> = instances.iter().map(relays).collect();

@@ -15,6 +15,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{self, Kind, Spread};
 use plimsoll_rpc::method::Class;
 
+use crate::call::chain::Chain;
 use crate::error::ErrorKind;
 use crate::observe::stats::{Calls, Relays, Sharded};
 use crate::protocol::Protocol;
@@ -50,6 +51,8 @@ pub(crate) struct Route {
     /// A JSON-RPC request's head, as far as it is the same for all.
     pub(crate) head: Vec<u8>,
     pub(crate) relays: Arc<Sharded<Relays>>,
+    /// What is known of the chain that the upstream is on.
+    pub(crate) chain: Arc<Chain>,
 }
 
 /// What a call needs of the upstream that takes it.
@@ -99,7 +102,7 @@ impl Service {
         let routes: Vec<Route> = upstreams
             .iter()
             .filter(serves)
-            .map(|upstream| Route::new(upstream, named, earlier))
+            .map(|upstream| Route::new(upstream, named, model.chain_id, earlier))
             .collect();
         let chain_id = model
             .chain_id
@@ -157,7 +160,9 @@ impl Service {
                 _ => (turn % deck.len() as u64) as usize,
             };
             let takes = |route: &Route| {
-                route.upstream.model.methods.permit(need.method) && !tried.holds(route)
+                route.upstream.model.methods.permit(need.method)
+                    && !tried.holds(route)
+                    && !route.chain.is_another()
             };
             let route = |place: usize| &self.routes[usize::from(deck[place])];
             // By its turn first; if that cannot take it, from one round to the next from another
@@ -180,7 +185,27 @@ impl Service {
                 why = ErrorKind::LimitReached;
             }
         }
+        let is_another = |route: &Route| route.chain.is_another();
+        if why == ErrorKind::MethodUnsupported && self.routes.iter().all(is_another) {
+            why = ErrorKind::WrongChain;
+        }
         Err(why)
+    }
+
+    /// Whether an upstream has confirmed the service's chain id.
+    #[inline]
+    pub(crate) fn is_chain_confirmed(&self) -> bool {
+        self.routes.iter().any(|route| route.chain.is_confirmed())
+    }
+
+    /// Which upstreams are on another chain, in words.
+    pub(crate) fn other_chains(&self) -> String {
+        let others = self.routes.iter().filter_map(|route| {
+            Some(format!("{} is on chain {}", route.upstream.model.id, route.chain.other()?))
+        });
+        let others: Vec<String> = others.collect();
+        let (id, own) = (&self.model.id, self.model.chain_id.unwrap_or_default());
+        format!("service {id} is chain {own}, but {}", others.join(", "))
     }
 
     /// The place in the deck of the route with the fewest relays under way for its weight; the first
@@ -200,12 +225,23 @@ impl Service {
 
 impl Route {
     /// A route to an upstream; `named`: the service's id, where it is the same for all calls.
-    fn new(upstream: &Arc<Upstream>, named: Option<&str>, earlier: Earlier<'_>) -> Route {
+    fn new(
+        upstream: &Arc<Upstream>,
+        named: Option<&str>,
+        chain_id: Option<u64>,
+        earlier: Earlier<'_>,
+    ) -> Route {
         let old = earlier.service.and_then(|service| {
             service.routes.iter().find(|old| old.upstream.model.id == upstream.model.id)
         });
         let relays =
             old.map_or_else(|| Arc::new(Sharded::new(earlier.workers)), |old| old.relays.clone());
+        // What another address said, or was asked for another chain, says nothing.
+        let is_same = |old: &&Route| {
+            let of = earlier.service.and_then(|service| service.model.chain_id);
+            old.upstream.serial == upstream.serial && of == chain_id
+        };
+        let chain = old.filter(is_same).map(|old| old.chain.clone()).unwrap_or_default();
         let model = &upstream.model;
         let mut head = request_start("POST", model, model.path(), &[]);
         head.extend_from_slice(b"content-type: application/json\r\n");
@@ -220,7 +256,7 @@ impl Route {
         if let (Kind::Path, Some(service)) = (upstream.model.kind, named) {
             head.extend_from_slice(format!("target-service-id: {service}\r\n").as_bytes());
         }
-        Route { upstream: upstream.clone(), head, relays }
+        Route { upstream: upstream.clone(), head, relays, chain }
     }
 }
 

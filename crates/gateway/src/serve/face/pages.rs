@@ -118,7 +118,7 @@ impl<'s> Readiness<'s> {
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
-        !self.is_draining && !service.routes.is_empty()
+        !self.is_draining && service.routes.iter().any(|route| !route.chain.is_another())
     }
 
     fn is_ready(&self) -> bool {
@@ -152,10 +152,15 @@ impl<'s> Readiness<'s> {
             }
             json::write_text(&mut body, &service.model.id);
             let one = self.is_one_ready(service);
+            let is_elsewhere = service.routes.iter().any(|route| route.chain.is_another());
             let upstreams = service.routes.len();
             let text =
                 format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}");
             body.extend_from_slice(text.as_bytes());
+            if is_elsewhere {
+                body.extend_from_slice(b",\"error\":");
+                json::write_text(&mut body, &service.other_chains());
+            }
             if let Some(now) = self.detailed_at {
                 details(service, now, &mut body);
             }
