@@ -364,7 +364,7 @@ fn misspelt(variables: &Variables) -> Vec<String> {
         let (_, key) = regular.iter().find(|(name, _)| name == near)?;
         let meant = key.variable();
         (meant != given)
-            .then(|| format!("the variable {given} is no setting; did you mean {meant}?"))
+            .then(|| format!("the variable {given} is not a setting; did you mean {meant}?"))
     };
     variables.names().filter_map(note).collect()
 }

@@ -206,7 +206,11 @@ impl Address {
         let tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            Some(other) => return Err(format!("\"{other}\" is no scheme of an upstream; {form}")),
+            Some(other) => {
+                return Err(format!(
+                    "\"{other}\" is not a scheme that an upstream can have; {form}"
+                ));
+            }
             None => return Err(format!("no scheme; {form}")),
         };
         let authority = uri.authority().ok_or_else(|| format!("no host; {form}"))?;
@@ -281,7 +285,7 @@ impl MethodRules {
         match plain && !pattern.is_empty() && pattern.len() <= ID_MAX {
             true => Ok(()),
             false => Err(format!(
-                "\"{pattern}\" is no method; write a name, or a start such as \"debug_*\""
+                "\"{pattern}\" is not a method; write a name, or a start such as \"debug_*\""
             )),
         }
     }

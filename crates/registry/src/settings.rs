@@ -216,7 +216,7 @@ impl Network {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Network, String> {
         let wrong =
-            || format!("\"{text}\" is no network; write it like 10.0.0.0/8, 192.0.2.7 or ::1");
+            || format!("\"{text}\" is not a network; write it like 10.0.0.0/8, 192.0.2.7 or ::1");
         let (address, bits) = text.split_once('/').unwrap_or((text, ""));
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };

@@ -174,9 +174,7 @@ impl StoreError {
             StoreErrorKind::Missing => {
                 "a gateway makes it when it starts, or the first entry added"
             }
-            StoreErrorKind::Gone => {
-                "put it back; what was loaded from it stays in force until then"
-            }
+            StoreErrorKind::Gone => "put it back; the gateway uses what it loaded last until then",
             StoreErrorKind::Foreign => "name another file: --database sqlite:plimsoll.db",
             StoreErrorKind::Newer { .. } => "use the newer program; a database is not changed back",
             StoreErrorKind::Unfit { .. } => "",
@@ -283,7 +281,7 @@ pub fn check_url(url: &str) -> Result<(), String> {
             Some((scheme, _)) if !scheme.contains('/') => {
                 format!("no database of the kind \"{scheme}\" is known; there is sqlite")
             }
-            _ => "no URL of a database".into(),
+            _ => "not the URL of a database".into(),
         });
     };
     match path {

@@ -14,7 +14,7 @@ use crate::{put, tell, usage_error};
 use anyhow::Context;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Host, Process, Settings, StartError};
 use plimsoll_registry::config::{Config, Inputs, fixed_differences, instance_name};
-use plimsoll_registry::settings::Faces;
+use plimsoll_registry::settings::{Faces, Limits};
 use plimsoll_registry::sources::Sources;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -218,7 +218,7 @@ impl Watcher {
     }
 
     fn reject(&self, why: &str) {
-        self.messages.tell(&format!("a change is refused; what was there stays in force\n{why}"));
+        self.messages.tell(&format!("config change rejected; still using the previous one\n{why}"));
     }
 
     /// Something does not work, and is tried again: said once, not twice a second.
@@ -326,7 +326,10 @@ pub(super) fn raise_descriptor_limit(settings: &Settings, says: bool) {
     // Some for files, the database and the runtime itself.
     let wanted = (limits.connections + limits.upstream_connections + 64) as u64;
     let may = plimsoll_host::raise_descriptor_limit();
-    if may < wanted && says {
+    // Where nobody asked for a number, as many callers are taken as the process may have.
+    let is_asked = limits.connections != Limits::default().connections
+        || limits.upstream_connections != Limits::default().upstream_connections;
+    if may < wanted && says && is_asked {
         tell(&format!(
             "note: this process may open {may} descriptors; limits.connections = {} with \
              limits.upstream_connections = {} needs {wanted}\n  hint: ulimit -n {wanted}, or \

@@ -297,7 +297,7 @@ fn a_change_that_is_not_valid_is_refused_and_nothing_is_lost() {
     assert_eq!(call(&address)["id"], 7);
     folder.file("gateway.toml", format!("{head}reveal = 5\nrevael = true\n{upstream}"));
     let said = process.wait_for("revael");
-    assert!(said.contains("refused") && said.contains("gateway.toml:3:"), "{said}");
+    assert!(said.contains("rejected") && said.contains("gateway.toml:3:"), "{said}");
     assert_eq!(call(&address)["id"], 7, "what was there stays");
     let log = "access_log = { sample = \"100%\" }\n";
     folder.file("gateway.toml", format!("{head}reveal = false\n{log}{upstream}"));

@@ -211,7 +211,7 @@ fn entries_that_are_not_valid() {
     let check = |line: &str, words: &[&str]| refused(&folder, line, words);
     check("endpoint add a/b --service eth", &["ID: \"id\": \"a/b\" cannot be an id"]);
     check("endpoint add e", &["--service <ID>"]);
-    check("endpoint add e --service eth --allow e*h", &["--allow: ", "\"e*h\" is no method"]);
+    check("endpoint add e --service eth --allow e*h", &["--allow: ", "\"e*h\" is not a method"]);
     check("upstream add n --url http://h/", &["an upstream without \"service\""]);
     check("upstream add n --service eth --url h:1", &["--url: \"url\": no scheme"]);
     check("upstream add n --service eth --url http://h --kind emv", &["--kind: ", "\"evm\"?"]);
@@ -252,7 +252,7 @@ fn databases_that_cannot_be_used() {
     let check = |database: &str, words: &[&str]| {
         refused(&folder, &format!("endpoint add e --service eth --database {database}"), words);
     };
-    check("plimsoll.db", &["--database: no URL of a database", "hint: write it like sqlite:"]);
+    check("plimsoll.db", &["--database: not the URL of a database", "hint: write it like sqlite:"]);
     check("postgres://u:s3cret@h/d", &["--database: no database of the kind \"postgres\""]);
     check("sqlite:no/such/folder/x.db", &["there is no folder", "hint: make it first"]);
     folder.file("text.db", "this is no database\n".repeat(100));
@@ -407,7 +407,7 @@ fn a_running_gateway_takes_up_what_is_valid() {
     done(&folder, "endpoint add e --service eth");
     running.wait_for_next("reloaded: 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "upstream add n --service eth --url http://h/${NODE} --set NODE=x");
-    running.wait_for_next("what was there stays in force");
+    running.wait_for_next("still using the previous one");
     running.wait_for_next("upstream \"n\" of sqlite:");
     running.wait_for_next("leave it out: plimsoll gateway upstream disable n");
     done(&folder, "upstream disable n");

@@ -289,7 +289,7 @@ fn read_headers(table: &Table<'_>, kind: Option<Kind>) -> Vec<(String, Text)> {
     for (name, field) in table.entries() {
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || !name.bytes().all(is_token) {
-            field.problem_with_key(format!("\"{name}\" is no header name"), "");
+            field.problem_with_key(format!("\"{name}\" is not a valid header name"), "");
             continue;
         }
         let lower = name.to_ascii_lowercase();

@@ -199,7 +199,7 @@ pub(super) fn cors(field: &Field<'_>, draft: &mut Draft) {
         return;
     }
     let origin = |text: &str| {
-        let wrong = format!("\"{text}\" is no origin; write it like https://app.example");
+        let wrong = format!("\"{text}\" is not a valid origin; write it like https://app.example");
         let address = Address::parse(text).map_err(|_| wrong.clone())?;
         let plain = address.path == "/" && !text.ends_with('/') && !text.contains('?');
         if plain { Ok(text.to_string()) } else { Err(wrong) }

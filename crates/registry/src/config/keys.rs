@@ -103,7 +103,7 @@ impl Key {
             Form::Text => quote(value),
             Form::Number => match value.trim().parse::<u64>() {
                 Ok(number) => number.to_string(),
-                Err(_) => return Err(format!("\"{value}\" is no whole number")),
+                Err(_) => return Err(format!("\"{value}\" is not a whole number")),
             },
             Form::Bool => match value.trim() {
                 value @ ("true" | "false") => value.into(),

@@ -148,8 +148,8 @@ fn layers() {
     assert_eq!(
         config.notes,
         [
-            "the variable PLIMSOLL_DATABASE is no setting; did you mean DATABASE_URL?",
-            "the variable PLIMSOLL_LIMIT_BODY is no setting; did you mean PLIMSOLL_LIMITS_BODY?"
+            "the variable PLIMSOLL_DATABASE is not a setting; did you mean DATABASE_URL?",
+            "the variable PLIMSOLL_LIMIT_BODY is not a setting; did you mean PLIMSOLL_LIMITS_BODY?"
         ]
     );
     let read = inputs(&[], &[]);
@@ -206,8 +206,8 @@ fn files_that_are_wrong() {
     check("limits = { idle_time = \"0s\" }", &["\"idle_time\" must be longer than zero"]);
     check("reveal = \"no\"", &["\"reveal\" must be true or false"]);
     check("cors = \"all\"", &["\"cors\" must be \"any\" or \"off\", not \"all\""]);
-    check("cors = [\"https://a/b\"]", &["\"https://a/b\" is no origin"]);
-    check("trusted_proxies = [\"10.0.0.0/33\"]", &["is no network"]);
+    check("cors = [\"https://a/b\"]", &["\"https://a/b\" is not a valid origin"]);
+    check("trusted_proxies = [\"10.0.0.0/33\"]", &["is not a network"]);
     check("access_log = { sample = \"2\" }", &["\"2\" is not a share"]);
     check("access_log = { file = \"no/such/x\" }", &["there is no folder for /tmp/no/such/x"]);
     check("database = \"mysql://u:secret@h/d\"", &["no database of the kind \"mysql\""]);
@@ -273,10 +273,10 @@ fn entries_that_are_wrong() {
         &upstream("headers = { Accept-Encoding = \"br\" }"),
         &["\"accept-encoding\" must be \"gzip\" or \"identity\""],
     );
-    check(&upstream("headers = { \"a b\" = \"a\" }"), &["\"a b\" is no header name"]);
+    check(&upstream("headers = { \"a b\" = \"a\" }"), &["\"a b\" is not a valid header name"]);
     check(&upstream("headers = { A = \"a\", a = \"b\" }"), &["the header", "is there twice"]);
     check(&upstream("headers = { A = \"a\\nb\" }"), &["a control character in header \"A\""]);
-    check(&upstream("methods = { allow = [\"e*h\"] }"), &["\"e*h\" is no method"]);
+    check(&upstream("methods = { allow = [\"e*h\"] }"), &["\"e*h\" is not a method"]);
     check(&upstream("methods = { allowed = [] }"), &["unknown key \"allowed\" in methods"]);
     check(&upstream("ca = \"no.pem\""), &["file not found: /tmp/no.pem"]);
     check("[[endpoint]]\nid = \"e\"", &["an endpoint without \"service\""]);
@@ -299,15 +299,15 @@ fn variables_and_flags_that_are_wrong() {
     let check = |name: &str, value: &str, word: &str| {
         refused(&inputs(&[(name, value)], &[]), "", &[&format!("{name}: {word}")]);
     };
-    check("PLIMSOLL_WORKERS", "many", "\"many\" is no whole number");
+    check("PLIMSOLL_WORKERS", "many", "\"many\" is not a whole number");
     check("PLIMSOLL_WORKERS", "0", "\"workers\" must be from 1 to 256, not 0");
     check("PLIMSOLL_REVEAL", "yes", "\"yes\" is neither true nor false");
     check("PLIMSOLL_LISTEN", "here", "\"listen\": \"here\" is not an address");
     check("PLIMSOLL_LIMITS_BODY", "10 parsecs", "\"body\": \"10 parsecs\" is not a size");
     check("PLIMSOLL_CORS", "all", "\"cors\" must be \"any\" or \"off\"");
     check("PLIMSOLL_TLS_CERT", "/no.pem", "file not found: /no.pem");
-    check("DATABASE_URL", "plimsoll.db", "no URL of a database");
-    check("PATH_GATEWAY_INSTANCES", "ftp://h", "\"ftp\" is no scheme");
+    check("DATABASE_URL", "plimsoll.db", "not the URL of a database");
+    check("PATH_GATEWAY_INSTANCES", "ftp://h", "\"ftp\" is not a scheme");
     let flag = |flag: &'static str, value: &str, word: &str| {
         refused(&inputs(&[], &[(flag, value)]), "", &[&format!("{flag}: {word}")]);
     };
