@@ -9,7 +9,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Faces;
 
 use super::records::Settlement;
-use crate::error::{Error, RetryAfter, Shape};
+use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::http1::{self, Fields};
 use crate::payload::Payload;
 use crate::permit::Purpose;
@@ -165,8 +165,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) attempts: u32,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
-    /// The name of the first call's error, where it is the gateway's own.
-    pub(crate) error: Option<&'static str>,
+    /// The first call's error, where it is the gateway's own.
+    pub(crate) error: Option<ErrorKind>,
     /// When to try again, where the call was refused for now.
     pub(crate) retry_after: Option<RetryAfter>,
     /// The first call's method.

@@ -31,9 +31,13 @@ const VIA_MAX: usize = 8;
 /// The longest request id that is taken from a caller, in bytes.
 const ID_MAX: usize = 128;
 
+/// What goes on with a request. Mostly there is none: it must not take room in every connection.
+#[derive(Debug, Default)]
+pub(crate) struct Passed(Option<Box<Lines>>);
+
 /// Whole header lines.
 #[derive(Debug, Default)]
-pub(crate) struct Passed {
+struct Lines {
     everywhere: Vec<u8>,
     to_path: Vec<u8>,
     /// X-Forwarded-For.
@@ -52,12 +56,16 @@ impl Passed {
         own_via: &str,
         id: Option<&[u8]>,
     ) -> Result<Passed, Error> {
-        let mut passed = Passed::default();
+        let has_fields = request.fields.is_passed || !settings.pass_headers.is_empty();
+        if id.is_none() && !has_fields {
+            return Ok(Passed::default());
+        }
+        let mut passed = Box::<Lines>::default();
         if let Some(id) = id {
             line(REQUEST_ID, id, &mut passed.everywhere);
         }
-        if !request.fields.is_passed && settings.pass_headers.is_empty() {
-            return Ok(passed);
+        if !has_fields {
+            return Ok(Passed(Some(passed)));
         }
         let mut gateways = 0;
         let mut is_loop = false;
@@ -85,24 +93,25 @@ impl Passed {
         if let Some(chain) = forwarded_for(request, settings) {
             line("x-forwarded-for", &chain, &mut passed.chain);
         }
-        Ok(passed)
+        Ok(Passed(Some(passed)))
     }
 
     /// Appends what an upstream of this kind gets with a call.
     #[inline]
     pub(crate) fn write(&self, kind: Kind, out: &mut Vec<u8>) {
         self.write_without_chain(kind, out);
-        if kind == Kind::Path {
-            out.extend_from_slice(&self.chain);
+        if let (Some(lines), Kind::Path) = (&self.0, kind) {
+            out.extend_from_slice(&lines.chain);
         }
     }
 
     /// The same without X-Forwarded-For.
     #[inline]
     pub(crate) fn write_without_chain(&self, kind: Kind, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.everywhere);
+        let Some(lines) = &self.0 else { return };
+        out.extend_from_slice(&lines.everywhere);
         if kind == Kind::Path {
-            out.extend_from_slice(&self.to_path);
+            out.extend_from_slice(&lines.to_path);
         }
     }
 }

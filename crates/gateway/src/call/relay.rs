@@ -191,7 +191,7 @@ pub(super) async fn answer_call<'a>(
         answer.clear();
         error.write(target.shape, call.id.unwrap_or(b"null"), answer.text());
         summary.retry_after = error.retry_after(target.shape);
-        summary.error = Some(error.kind.row().name);
+        summary.error = Some(error.kind);
         (target.failed(&error), error.status(target.shape))
     });
     if call.id.is_none() {
@@ -226,8 +226,8 @@ impl<'a> Target<'a> {
         let mut answer = Composer::new(self.worker.local.take_buffer());
         error.write(self.shape, id.unwrap_or(b"null"), answer.text());
         let retry_after = error.retry_after(self.shape);
-        let name = Some(error.kind.row().name);
-        let summary = Summary { failed: 1, retry_after, error: name, ..Summary::default() };
+        let kind = Some(error.kind);
+        let summary = Summary { failed: 1, retry_after, error: kind, ..Summary::default() };
         Answered { status: error.status(self.shape), answer, summary, record: None }
     }
 

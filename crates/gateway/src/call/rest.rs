@@ -102,7 +102,7 @@ pub(crate) async fn pass<'a>(
         if summary.attempts == 0 {
             target.count_refused(&error);
         }
-        summary.error = Some(error.kind.row().name);
+        summary.error = Some(error.kind);
         let answer = Answer::error(&error, target.shape, local.take_buffer());
         (answer, target.failed(&error))
     });

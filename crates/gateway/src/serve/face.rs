@@ -60,7 +60,7 @@ pub(crate) async fn answer<'a>(
         worker.local.counts().refused[error.kind as usize].add(1);
         let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
         answer = asked.refusal(&error, shape);
-        failed = Some(error.kind.row().name);
+        failed = Some(error.kind);
     }
     if request.fields.origin.is_some() {
         cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
@@ -258,7 +258,7 @@ impl<'a> Asked<'a, '_> {
 
     /// The line of the access log, up to what the answer's body comes to; `refused`: the error of a
     /// request that never became a call.
-    fn line(&self, answer: &Answer<'_>, refused: Option<&'static str>) -> Line {
+    fn line(&self, answer: &Answer<'_>, refused: Option<ErrorKind>) -> Line {
         let Asked { worker, view, request, .. } = self;
         let summary = &answer.summary;
         let endpoint_in_path = self.path.strip_prefix("/api/gateway/").filter(|id| !id.is_empty());
@@ -289,7 +289,7 @@ impl<'a> Asked<'a, '_> {
             bytes_in: request.body.bytes().len(),
             took: now - request.start,
             request_id: self.id.as_deref(),
-            error: refused.or(summary.error),
+            error: refused.or(summary.error).map(|kind| kind.row().name),
         })
     }
 }
