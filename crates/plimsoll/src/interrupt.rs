@@ -86,8 +86,9 @@ impl Interrupts {
         *stage = Stage::Running(control);
     }
 
-    /// Whether there was any.
+    /// Whether there was any; also one that has just ended the run and is not counted yet.
     pub(crate) fn any(&self) -> bool {
+        let _counted = self.stage.lock().expect("no holder panics");
         self.seen.load(Ordering::Relaxed) > 0
     }
 }
