@@ -311,8 +311,7 @@ async fn dispatch<'a>(
     let mut reuse = pooled;
     loop {
         summary.tries(&route.upstream.model.id);
-        // In a place of its own: a connection that waits for a request must not hold room for it.
-        let failure = match Box::pin(attempt::run(target, call, route, reuse)).await {
+        let failure = match attempt::run(target, call, route, reuse).await {
             Ok(won) => return Ok(won),
             Err(failure) => failure,
         };

@@ -56,7 +56,8 @@ pub(crate) async fn answer<'a>(
     // It is written where it is: an answer is large to hand on.
     let mut answer = Answer::new(200, JSON, Vec::new());
     let mut failed = None;
-    if let Err(error) = asked.route(&mut answer).await {
+    // In a place of its own: a connection that waits for a request must not hold room for it.
+    if let Err(error) = Box::pin(asked.route(&mut answer)).await {
         worker.local.counts().refused[error.kind as usize].add(1);
         let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
         answer = asked.refusal(&error, shape);

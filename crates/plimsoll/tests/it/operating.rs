@@ -146,7 +146,7 @@ fn an_instance_that_dies_while_the_configuration_is_broken_comes_back() {
     let process = Process::start(&folder, &args);
     process.wait_for("2 instances");
     folder.file("gateway.toml", "no = \"such key\"\n");
-    process.wait_for_next("gw-1: a change is refused");
+    process.wait_for_next("gw-1: config change rejected");
     kill_child(&process, "instance=gw-1");
     process.wait_for_next("gw-1 ended: signal: 9 (SIGKILL)");
     process.wait_for_next("the configuration is not valid; using the last one that was");
