@@ -184,7 +184,11 @@ fn metrics_are_served_while_it_runs_and_a_pipe_gets_a_line_every_ten_seconds() {
     child.wait().unwrap();
     let progress: Vec<_> = rest.lines().filter(|line| line.contains("/s sent")).collect();
     assert_eq!(progress.len(), 1, "{rest}");
-    assert!(progress[0].starts_with("10s/10.5s  50/s sent, 100 % ok"), "{}", progress[0]);
+    let line = progress[0].strip_prefix("10s/10.5s  ").expect(progress[0]);
+    let (rate, rest) = line.split_once("/s sent, ").unwrap();
+    assert!(rest.starts_with("100 % ok"), "{line}");
+    // A busy host may send an arrival of one second in the next.
+    assert!((45..=55).contains(&rate.parse::<u32>().unwrap()), "{line}");
 }
 
 #[test]
