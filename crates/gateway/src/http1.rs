@@ -194,6 +194,31 @@ pub(crate) fn visit_response_fields(text: &[u8], mut visit: impl FnMut(&Field<'_
     }
 }
 
+/// Appends the status line of a response.
+#[inline]
+pub(crate) fn write_status(status: u16, out: &mut Vec<u8>) {
+    if status == 200 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason());
+    out.extend_from_slice(b"HTTP/1.1 ");
+    let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
+    out.extend_from_slice(&digits);
+    out.push(b' ');
+    out.extend_from_slice(reason.unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a header line.
+#[inline]
+pub(crate) fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
 pub(crate) fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::MalformedHttp, message)
 }

@@ -9,6 +9,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Faces;
 
 use super::records::Settlement;
+use super::relay::Decimal;
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::http1::{self, Fields};
 use crate::payload::Payload;
@@ -127,25 +128,20 @@ impl<'a> Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Writes a short answer that ends its connection, whole.
-    pub(crate) fn write_last(&mut self, is_head: bool, out: &mut Vec<u8>) {
+    /// Writes a short answer that ends its connection, whole, with these header lines among its own.
+    pub(crate) fn write_last(&mut self, is_head: bool, lines: &[u8], out: &mut Vec<u8>) {
         let body = match &mut self.body {
             Payload::Whole(body) => std::mem::take(body),
             _ => Vec::new(),
         };
-        let reason = http::StatusCode::from_u16(self.status).ok();
-        let reason = reason.and_then(|code| code.canonical_reason()).unwrap_or_default();
-        out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status).as_bytes());
-        let length = body.len().to_string().into_bytes();
-        let own = [("content-type", &*self.content_type), ("content-length", &*length)];
-        let fields = self.fields.iter().map(|(name, value)| (&**name, &**value));
-        for (name, value) in own.into_iter().chain(fields).chain([("connection", &b"close"[..])]) {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
+        http1::write_status(self.status, out);
+        http1::write_field("content-type", &self.content_type, out);
+        http1::write_field("content-length", Decimal::of(body.len() as u64).digits(), out);
+        out.extend_from_slice(lines);
+        for (name, value) in &self.fields {
+            http1::write_field(name, value, out);
         }
-        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(b"connection: close\r\n\r\n");
         if !is_head {
             out.extend_from_slice(&body);
         }

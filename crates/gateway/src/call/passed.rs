@@ -10,6 +10,7 @@ use plimsoll_registry::settings::Settings;
 
 use super::message::Request;
 use crate::error::{Error, ErrorKind};
+use crate::http1::write_field;
 use crate::observe::access_log;
 
 /// What PATH instances take from callers.
@@ -62,7 +63,7 @@ impl Passed {
         }
         let mut passed = Box::<Lines>::default();
         if let Some(id) = id {
-            line(REQUEST_ID, id, &mut passed.everywhere);
+            write_field(REQUEST_ID, id, &mut passed.everywhere);
         }
         if !has_fields {
             return Ok(Passed(Some(passed)));
@@ -74,15 +75,15 @@ impl Passed {
             if is(VIA) {
                 gateways += 1;
                 is_loop |= value == own_via.as_bytes() || gateways > VIA_MAX;
-                line(VIA, value, &mut passed.everywhere);
+                write_field(VIA, value, &mut passed.everywhere);
             } else if is(REQUEST_ID) {
                 // Written already, where it is one.
             } else if TO_PATH.iter().any(|known| is(known)) {
-                line(&name.to_ascii_lowercase(), value, &mut passed.to_path);
+                write_field(&name.to_ascii_lowercase(), value, &mut passed.to_path);
             } else if TO_ALL.iter().any(|known| is(known))
                 || settings.pass_headers.iter().any(|known| is(known))
             {
-                line(&name.to_ascii_lowercase(), value, &mut passed.everywhere);
+                write_field(&name.to_ascii_lowercase(), value, &mut passed.everywhere);
             }
         });
         if is_loop {
@@ -91,7 +92,7 @@ impl Passed {
             return Err(Error::new(ErrorKind::Loop, message));
         }
         if let Some(chain) = forwarded_for(request, settings) {
-            line("x-forwarded-for", &chain, &mut passed.chain);
+            write_field("x-forwarded-for", &chain, &mut passed.chain);
         }
         Ok(Passed(Some(passed)))
     }
@@ -133,11 +134,4 @@ pub(crate) fn request_id<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
     let id = request.fields.request_id?;
     let fits = (1..=ID_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
     fits.then_some(id)
-}
-
-fn line(name: &str, value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }

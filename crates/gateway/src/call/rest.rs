@@ -27,7 +27,7 @@ use super::records::Record;
 use super::relay::{Decimal, Target, not_routed};
 use super::routing::{self, Need, Route, Tried};
 use crate::error::{Error, ErrorKind, Fault};
-use crate::http1;
+use crate::http1::{self, write_field};
 use crate::local::{BUFFER_SIZE, Local};
 use crate::observe::stats::{Outcome, RelayOutcome};
 use crate::payload::{Payload, Pieces, Truncated};
@@ -257,29 +257,22 @@ fn request_head(
     let own = |name: &str| upstream.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
     request.all.visit(|name, value| {
         if HANDED_ON.iter().any(|known| known.eq_ignore_ascii_case(name)) && !own(name) {
-            field(name, value, &mut head);
+            write_field(name, value, &mut head);
         }
     });
     if upstream.kind == Kind::Path {
-        field("target-service-id", target.service_id.as_bytes(), &mut head);
+        write_field("target-service-id", target.service_id.as_bytes(), &mut head);
     }
     let chain = passed::forwarded_for(request, &target.view.settings);
     let chain = chain.unwrap_or_else(|| request.peer.to_string().into_bytes());
-    field("x-forwarded-for", &chain, &mut head);
+    write_field("x-forwarded-for", &chain, &mut head);
     target.passed.write_without_chain(upstream.kind, &mut head);
     head.extend_from_slice(&target.worker.shared.via);
     if length > 0 || matches!(request.method, "POST" | "PUT" | "PATCH") {
-        field("content-length", Decimal::of(length as u64).digits(), &mut head);
+        write_field("content-length", Decimal::of(length as u64).digits(), &mut head);
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// What the Connection fields of a message name: fields that are for this connection only, RFC 9110

@@ -306,6 +306,6 @@ fn refusal(shared: &Shared, read: &[u8]) -> Vec<u8> {
         }
     };
     let mut out = Vec::new();
-    answer.write_last(is_head, &mut out);
+    answer.write_last(is_head, b"", &mut out);
     out
 }

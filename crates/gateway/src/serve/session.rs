@@ -359,12 +359,10 @@ impl Session {
         worker.local.counts().refused[error.kind as usize].add(1);
         // Time may have passed since the clock was read.
         worker.local.now();
-        let mut body = Vec::new();
-        error.write(Shape::Own, b"null", &mut body);
         let mut answer = Answer::error(&error, Shape::Own, Vec::new());
         face::cors::permit_any(&view.settings.cors, &mut answer);
         let mut out = Vec::new();
-        head::write_refusal(&worker, view, &answer, &body, &mut out);
+        head::write_refusal(&worker, view, &mut answer, &mut out);
         self.release(self.buffer.len());
         match self.wire.write(&[&out], view.settings.limits.write_time, &mut 0).await {
             true => self.linger().await,

@@ -1,11 +1,9 @@
 //! Heads of answers in HTTP/1.1.
 
-use http::StatusCode;
-
 use crate::call::message::{Answer, Summary};
 use crate::call::relay::Decimal;
 use crate::call::worker::{View, Worker};
-use crate::http1::RequestHead;
+use crate::http1::{RequestHead, write_field, write_status};
 
 /// How an answer's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +25,9 @@ pub(super) fn write(
     keep_alive: bool,
     out: &mut Vec<u8>,
 ) -> Delimited {
-    status_line(answer.status, out);
+    write_status(answer.status, out);
     if !answer.content_type.is_empty() {
-        field(b"content-type", &answer.content_type, out);
+        write_field("content-type", &answer.content_type, out);
     }
     let length = answer.body.length();
     // RFC 9110 §8.6: some answers may carry no length, others only that of the body there would be,
@@ -38,27 +36,27 @@ pub(super) fn write(
         (_, 100..200 | 204 | 304, _) => Delimited::Bodiless,
         ("HEAD", _, length) => {
             if let Some(length @ 1..) = length {
-                field(b"content-length", Decimal::of(length).digits(), out);
+                write_field("content-length", Decimal::of(length).digits(), out);
             }
             Delimited::Bodiless
         }
         (_, _, Some(length)) => {
-            field(b"content-length", Decimal::of(length).digits(), out);
+            write_field("content-length", Decimal::of(length).digits(), out);
             Delimited::ByLength
         }
         (_, _, None) if request.old => Delimited::ByClose,
         (_, _, None) => {
-            field(b"transfer-encoding", b"chunked", out);
+            write_field("transfer-encoding", b"chunked", out);
             Delimited::ByChunks
         }
     };
     common(worker, view, &answer.summary, out);
     for (name, value) in &answer.fields {
-        field(name.as_bytes(), value, out);
+        write_field(name, value, out);
     }
     match (keep_alive && delimited != Delimited::ByClose, request.old) {
-        (false, _) => field(b"connection", b"close", out),
-        (true, true) => field(b"connection", b"keep-alive", out),
+        (false, _) => write_field("connection", b"close", out),
+        (true, true) => write_field("connection", b"keep-alive", out),
         (true, false) => {}
     }
     out.extend_from_slice(b"\r\n");
@@ -69,19 +67,12 @@ pub(super) fn write(
 pub(super) fn write_refusal(
     worker: &Worker,
     view: &View,
-    answer: &Answer<'_>,
-    body: &[u8],
+    answer: &mut Answer<'_>,
     out: &mut Vec<u8>,
 ) {
-    status_line(answer.status, out);
-    field(b"content-type", &answer.content_type, out);
-    field(b"content-length", Decimal::of(body.len() as u64).digits(), out);
-    common(worker, view, &answer.summary, out);
-    for (name, value) in &answer.fields {
-        field(name.as_bytes(), value, out);
-    }
-    out.extend_from_slice(b"connection: close\r\n\r\n");
-    out.extend_from_slice(body);
+    let mut fields = Vec::new();
+    common(worker, view, &answer.summary, &mut fields);
+    answer.write_last(false, &fields, out);
 }
 
 /// The fields that every answer has.
@@ -92,7 +83,7 @@ fn common(worker: &Worker, view: &View, summary: &Summary<'_>, out: &mut Vec<u8>
     if !view.settings.reveal {
         return;
     }
-    field(b"x-plimsoll-instance", view.settings.instance.as_bytes(), out);
+    write_field("x-plimsoll-instance", view.settings.instance.as_bytes(), out);
     if summary.attempts > 0 {
         out.extend_from_slice(b"x-plimsoll-upstream: ");
         summary.write_upstreams(out);
@@ -100,26 +91,4 @@ fn common(worker: &Worker, view: &View, summary: &Summary<'_>, out: &mut Vec<u8>
         out.extend_from_slice(Decimal::of(summary.attempts.into()).digits());
         out.extend_from_slice(b"\r\n");
     }
-}
-
-#[inline]
-fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-#[inline]
-fn status_line(status: u16, out: &mut Vec<u8>) {
-    if status == 200 {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
-    }
-    let reason = StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason());
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(Decimal::of(status.into()).digits());
-    out.push(b' ');
-    out.extend_from_slice(reason.unwrap_or("").as_bytes());
-    out.extend_from_slice(b"\r\n");
 }
