@@ -45,7 +45,7 @@ pub(crate) use health::{Failed, Health};
 pub(crate) use limiter::Limiter;
 use pool::Pool;
 use reply::Source;
-pub(crate) use reply::{Reading, Reply, ReplyPieces, Response};
+pub(crate) use reply::{Reading, Reply, ReplyPieces, Response, Reusable};
 
 /// A connection that was idle for this long is closed: less than what nodes and proxies allow (60 s
 /// and more), so that it is rarely closed under a request.

@@ -16,13 +16,13 @@ use super::relay::{Decimal, Target};
 use super::routing::{Route, Tried};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind, Fault, RetryAfter};
-use crate::http1::{self, Coding};
+use crate::http1::{self, Coding, write_field};
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
 use crate::protocol::{Category, Protocol};
-use crate::upstream::{Failed, Failure, Request, Response, Reuse, Use};
+use crate::upstream::{Failed, Failure, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: in flight while it lives, and once in all.
@@ -200,16 +200,8 @@ async fn exchange(
     limits: &Limits,
 ) -> Result<Won, Failure> {
     let local = &*worker.local;
-    let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
-    reply.begin(request).await?;
-    let (status, head) = reply.head();
-    let retry_after = (status == 429).then(|| retry_after(head));
-    let body = reply.read_body().await?;
-    let coding = reply.coding();
-    let (mut response, reusable) = reply.finish(body);
-    if coding != Coding::None {
-        response = Box::pin(response.decoded(local, coding, limits.answer)).await?;
-    }
+    let Received { status, retry_after, mut response, reusable } =
+        receive(worker, route, request, limits).await?;
     let judged = if response.body.len() <= offload::INLINE_MAX {
         judge(protocol, response.body(), status, id)
     } else {
@@ -234,6 +226,39 @@ async fn exchange(
             Err(Failure { retry_after, ..failure })
         }
     }
+}
+
+/// A whole response, without its coding.
+pub(super) struct Received {
+    pub(super) status: u16,
+    retry_after: Option<RetryAfter>,
+    pub(super) response: Response,
+    /// The connection, where it may be used again.
+    reusable: Option<Reusable>,
+}
+
+/// Sends a request over a route, and reads the response.
+///
+/// # Errors
+/// There is none within the deadline and the limits.
+#[inline]
+pub(super) async fn receive(
+    worker: &Worker,
+    route: &Route,
+    request: &Request<'_>,
+    limits: &Limits,
+) -> Result<Received, Failure> {
+    let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
+    reply.begin(request).await?;
+    let (status, head) = reply.head();
+    let retry_after = (status == 429).then(|| retry_after(head));
+    let body = reply.read_body().await?;
+    let coding = reply.coding();
+    let (mut response, reusable) = reply.finish(body);
+    if coding != Coding::None {
+        response = Box::pin(response.decoded(&worker.local, coding, limits.answer)).await?;
+    }
+    Ok(Received { status, retry_after, response, reusable })
 }
 
 /// Tells operators why a relay brought no answer.
@@ -297,10 +322,15 @@ fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u
         out.extend_from_slice(b"\r\n");
     }
     target.passed.write(route.upstream.model.kind, out);
-    out.extend_from_slice(&target.worker.shared.via);
-    out.extend_from_slice(b"content-length: ");
-    out.extend_from_slice(Decimal::of(length as u64).digits());
-    out.extend_from_slice(b"\r\n\r\n");
+    end_head(target.worker, length, out);
+}
+
+/// Writes the end of a call's head.
+#[inline]
+pub(super) fn end_head(worker: &Worker, length: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&worker.shared.via);
+    write_field("content-length", Decimal::of(length as u64).digits(), out);
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

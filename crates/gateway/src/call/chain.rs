@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::json;
+use plimsoll_rpc::request::Call;
 
+use super::attempt;
 use super::judge::judge;
-use super::relay::Decimal;
 use super::routing::{Route, Service};
 use super::worker::Worker;
-use crate::http1::Coding;
 use crate::upstream::{Failure, Request, Reuse, Use};
 
 /// How often it is looked whom to ask.
@@ -133,33 +133,23 @@ async fn check(worker: Rc<Worker>, service: Arc<Service>, place: usize, expected
 
 /// The chain id that an upstream says; `None`: it says something else.
 async fn ask(worker: &Worker, service: &Service, route: &Route) -> Result<Option<u64>, Failure> {
-    let local = &*worker.local;
     let view = worker.view();
-    let limits = &view.settings.limits;
     let id = worker.next_id();
-    let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{METHOD}\",\"params\":[]}}");
-    let mut head = route.head.clone();
-    head.extend_from_slice(&worker.shared.via);
-    head.extend_from_slice(b"content-length: ");
-    head.extend_from_slice(Decimal::of(body.len() as u64).digits());
-    head.extend_from_slice(b"\r\n\r\n");
+    let call = Call { id: None, method: METHOD.into(), params: Some(b"[]") };
+    let (mut head, mut body) = (route.head.clone(), Vec::new());
+    attempt::write_call(&call, id, b"[]", &mut body);
+    attempt::end_head(worker, body.len(), &mut head);
     let request = Request {
         method: "POST",
-        parts: [&head, body.as_bytes(), b""],
+        parts: [&head, &body, b""],
         usage: Use::Calls,
         reuse: Reuse::New,
-        deadline: local.now() + PATIENCE.min(service.model.timeout),
+        deadline: worker.local.now() + PATIENCE.min(service.model.timeout),
     };
-    let mut reply = worker.client.prepare(&route.upstream, &request, limits).await?;
-    reply.begin(&request).await?;
-    let (status, coding) = (reply.head().0, reply.coding());
-    let body = reply.read_body().await?;
-    let (mut response, _) = reply.finish(body);
-    if coding != Coding::None {
-        response = response.decoded(local, coding, limits.answer).await?;
-    }
-    let verdict = judge(service.protocol, response.body(), status, id)?;
-    Ok(verdict.result(response.body()).and_then(number))
+    let received = attempt::receive(worker, route, &request, &view.settings.limits).await?;
+    let body = received.response.body();
+    let verdict = judge(service.protocol, body, received.status, id)?;
+    Ok(verdict.result(body).and_then(number))
 }
 
 /// The number that a result is: `"0x1"`.

@@ -46,7 +46,7 @@ struct Lines {
 }
 
 impl Passed {
-    /// What of a request goes on; `own_via` is this gateway's value of [`VIA`], `id` what the request
+    /// What of a request goes on; `own_id` is this gateway's, `id` what the request
     /// is called.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Passed {
     pub(crate) fn of(
         request: &Request<'_>,
         settings: &Settings,
-        own_via: &str,
+        own_id: &str,
         id: Option<&[u8]>,
     ) -> Result<Passed, Error> {
         let has_fields = request.fields.is_passed || !settings.pass_headers.is_empty();
@@ -74,7 +74,7 @@ impl Passed {
             let is = |known: &str| name.eq_ignore_ascii_case(known);
             if is(VIA) {
                 gateways += 1;
-                is_loop |= value == own_via.as_bytes() || gateways > VIA_MAX;
+                is_loop |= value == own_id.as_bytes() || gateways > VIA_MAX;
                 write_field(VIA, value, &mut passed.everywhere);
             } else if is(REQUEST_ID) {
                 // Written already, where it is one.

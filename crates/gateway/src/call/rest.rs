@@ -30,6 +30,7 @@ use crate::error::{Error, ErrorKind, Fault};
 use crate::http1::{self, write_field};
 use crate::local::{BUFFER_SIZE, Local};
 use crate::observe::stats::{Outcome, RelayOutcome};
+use crate::offload;
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
 use crate::upstream::{self, Failure, ReplyPieces, Response, Reuse, Use};
@@ -73,11 +74,21 @@ const NOT_TAKEN: &[&str] = &[
 
 /// Whether a body is JSON-RPC, or what some node takes for it: an object with a method, or an array of
 /// such. It would be past every rule on methods.
-pub(crate) fn is_call(body: &Body<'_>) -> bool {
+pub(crate) async fn is_call(body: &Body<'_>) -> bool {
+    match body {
+        Body::Long(bytes) if bytes.len() > offload::INLINE_MAX => {
+            let bytes = bytes.clone();
+            // Where nobody can look any more, it is not let through.
+            offload::run(move || holds_call(&bytes)).await.unwrap_or(true)
+        }
+        body => holds_call(body.bytes()),
+    }
+}
+
+fn holds_call(bytes: &[u8]) -> bool {
     let has_method = |object: &[u8]| {
         json::members(object).map_while(Result::ok).any(|member| *member.plain() == *b"method")
     };
-    let bytes = body.bytes();
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match json::kind(bytes) {
         Some(json::Kind::Object) => has_method(bytes),

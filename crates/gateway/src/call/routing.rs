@@ -30,6 +30,8 @@ pub(crate) struct Routing {
     upstreams: Vec<Arc<Upstream>>,
     /// For services that only the upstreams know.
     unlisted: Option<Arc<Service>>,
+    /// The only service that has an upstream, where there is one.
+    only: Option<Arc<Service>>,
 }
 
 /// What a customer calls.
@@ -48,6 +50,7 @@ impl Routing {
             endpoints: ById::default(),
             upstreams: Vec::new(),
             unlisted: None,
+            only: None,
         }
     }
 
@@ -87,7 +90,10 @@ impl Routing {
             Some((model.id.clone(), endpoint))
         };
         let endpoints = definitions.endpoints.iter().filter_map(endpoint).collect();
-        Ok(Routing { services, endpoints, upstreams, unlisted })
+        let all = services.values().chain(&unlisted);
+        let mut relaying = all.filter(|service| !service.routes.is_empty());
+        let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();
+        Ok(Routing { services, endpoints, upstreams, unlisted, only })
     }
 
     /// The upstream that `model` describes: the one there was, as far as it is the same.
@@ -148,6 +154,11 @@ impl Routing {
     #[inline]
     pub(crate) fn service(&self, id: &str) -> Option<&Arc<Service>> {
         self.services.get(id).or(self.unlisted.as_ref().filter(|_| model::check_id(id).is_ok()))
+    }
+
+    /// The only service that has an upstream, where there is one.
+    pub(crate) fn only_service(&self) -> Option<&Arc<Service>> {
+        self.only.as_ref()
     }
 
     /// The services by name, the stand-in for unlisted ones last.

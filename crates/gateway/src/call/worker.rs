@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::call::passed::VIA;
 use crate::call::routing::Routing;
 use crate::host::{Host, Process};
+use crate::http1::write_field;
 use crate::keeper::dns::Resolver;
 use crate::local::{Local, Time};
 use crate::observe::access_log::AccessLog;
@@ -50,6 +51,8 @@ pub(crate) enum Phase {
 pub(crate) struct Shared {
     pub(crate) time: Time,
     pub(crate) started: WallClock,
+    /// What tells this gateway from all others.
+    pub(crate) id: String,
     /// The header line that tells other gateways, and this one, that a request has been here.
     pub(crate) via: Vec<u8>,
     threads: u64,
@@ -74,11 +77,14 @@ impl Shared {
         host: Host,
     ) -> Shared {
         let workers = state.settings.workers;
+        let id = format!("{:016x}", RandomState::new().build_hasher().finish());
+        let mut via = Vec::new();
+        write_field(VIA, id.as_bytes(), &mut via);
         Shared {
             time: Time::start(),
             started: WallClock::now(),
-            via: format!("{VIA}: {:016x}\r\n", RandomState::new().build_hasher().finish())
-                .into_bytes(),
+            id,
+            via,
             // The keeper sends calls too.
             threads: workers as u64 + 1,
             capacity: Arc::new(Capacity::new(&state.settings.limits)),
@@ -93,12 +99,6 @@ impl Shared {
             accepted_at: AtomicU64::new(0),
             host,
         }
-    }
-
-    /// This gateway's value of [`VIA`].
-    pub(crate) fn via_value(&self) -> &str {
-        let line = std::str::from_utf8(&self.via).unwrap_or_default();
-        line.get(VIA.len() + 2..).unwrap_or_default().trim_end()
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
@@ -221,7 +221,7 @@ impl Worker {
 
     /// A name for a request, which no other request here or elsewhere has.
     pub(crate) fn new_request_id(&self) -> String {
-        format!("{}-{:x}", self.shared.via_value(), self.next_id())
+        format!("{}-{:x}", self.shared.id, self.next_id())
     }
 
     /// Closes connections to upstreams that are not needed, until the worker ends.

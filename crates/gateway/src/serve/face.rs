@@ -63,9 +63,7 @@ pub(crate) async fn answer<'a>(
         answer = asked.refusal(&error, shape);
         failed = Some(error.kind);
     }
-    if request.fields.origin.is_some() {
-        cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
-    }
+    cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
     if let Some(id) = &asked.id {
         answer.fields.push((passed::REQUEST_ID.into(), id.to_vec()));
     }
@@ -74,14 +72,6 @@ pub(crate) async fn answer<'a>(
         answer.settlement.line = Some(Box::new((&worker.shared.access_log, line)));
     }
     answer
-}
-
-/// Whether there is one service to relay to, and which.
-fn only_service(view: &View) -> Option<&Arc<Service>> {
-    let services = view.routing.services();
-    let mut with_upstreams = services.into_iter().filter(|service| !service.routes.is_empty());
-    let only = with_upstreams.next()?;
-    with_upstreams.next().is_none().then_some(only)
 }
 
 impl<'a> Asked<'a, '_> {
@@ -110,7 +100,7 @@ impl<'a> Asked<'a, '_> {
     async fn other(&self, into: &mut Answer<'a>) -> Result<(), Error> {
         let Asked { worker, view, request, .. } = self;
         if self.path == "/" && request.method == "POST" && request.faces.path {
-            let Some(service) = only_service(view) else {
+            let Some(service) = view.routing.only_service() else {
                 let message = "POST / relays when exactly one service has an upstream; call /v1 with \
                                the header Target-Service-Id";
                 return Err(Error::new(ErrorKind::NoSuchPath, message));
@@ -150,8 +140,7 @@ impl<'a> Asked<'a, '_> {
         'a: 't,
     {
         let Asked { worker, view, request, .. } = self;
-        let passed =
-            Passed::of(request, &view.settings, worker.shared.via_value(), self.id.as_deref())?;
+        let passed = Passed::of(request, &view.settings, &worker.shared.id, self.id.as_deref())?;
         Ok(Target {
             worker,
             view,
@@ -237,7 +226,7 @@ impl<'a> Asked<'a, '_> {
                 let coding = request.fields.content_encoding;
                 let limit = target.limits().body;
                 let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
-                if rest::is_call(&body) {
+                if rest::is_call(&body).await {
                     let message = "JSON-RPC is taken by POST /v1 only";
                     return Err(Error::new(ErrorKind::InvalidRequest, message));
                 }

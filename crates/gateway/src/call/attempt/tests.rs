@@ -12,7 +12,7 @@ use crate::payload::Payload;
 use crate::permit::Purpose;
 use futures_util::future::{Either, join, select};
 use plimsoll_config::Text;
-use plimsoll_registry::model::{self, Address, Definitions, Kind, MethodRules};
+use plimsoll_registry::model::{self, Address, Definitions, Kind};
 use plimsoll_registry::settings::Settings;
 use plimsoll_rpc::request;
 use std::borrow::Cow;
@@ -98,18 +98,11 @@ impl Upstream {
 fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service>) {
     let upstream = |(place, address): (usize, &SocketAddr)| {
         let url = format!("http://{address}/");
+        let address = Address::parse(&url).expect("a URL");
+        let id = format!("upstream-{place}");
         model::Upstream {
-            id: format!("upstream-{place}"),
             service: Some("eth".into()),
-            kind: Kind::Evm,
-            address: Address::parse(&url).expect("a URL"),
-            url: Text::plain(url),
-            headers: Vec::new(),
-            weight: 1,
-            tier: 0,
-            rate_limit: None,
-            methods: MethodRules::default(),
-            ca: None,
+            ..model::Upstream::at(id, Kind::Evm, Text::plain(url), address)
         }
     };
     let definitions = Definitions {

@@ -9,18 +9,12 @@ use std::collections::BTreeMap;
 
 fn upstream(id: &str, service: Option<&str>, weight: u32, tier: u8) -> model::Upstream {
     let url = format!("http://{id}:80/v1");
+    let address = Address::parse(&url).expect("a URL");
     model::Upstream {
-        id: id.into(),
         service: service.map(String::from),
-        kind: Kind::Path,
-        address: Address::parse(&url).expect("a URL"),
-        url: Text::plain(url),
-        headers: Vec::new(),
         weight,
         tier,
-        rate_limit: None,
-        methods: MethodRules::default(),
-        ca: None,
+        ..model::Upstream::at(id, Kind::Path, Text::plain(url), address)
     }
 }
 
