@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`usage`], [`process`]: what this process uses of the host
 //! - [`raise_descriptor_limit`]: the one limit that a process may lift by itself
+//! - [`is_ignored`]: signals that the process was started without
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
@@ -54,6 +55,13 @@ pub fn raise_descriptor_limit() -> u64 {
     }
 }
 
+/// Whether a signal was ignored when the process began, as `nohup` does with SIGHUP. No, where the
+/// kernel does not say.
+pub fn is_ignored(signal: i32) -> bool {
+    let mask = status_line("SigIgn:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 fn span(time: TimeVal) -> Nanos {
     let (secs, micros) = (time.tv_sec().max(0) as u64, time.tv_usec().max(0) as u64);
     Nanos(secs * 1_000_000_000 + micros * 1_000)
@@ -61,10 +69,15 @@ fn span(time: TimeVal) -> Nanos {
 
 /// A line of `/proc/self/status` that counts KiB.
 fn status_bytes(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib =
+        status_line(name).and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// What follows a name in `/proc/self/status`.
+fn status_line(name: &str) -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix(name)).map(String::from)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(crate) struct Interrupts {
 impl Interrupts {
     /// Begins to listen.
     pub(crate) fn listen() -> anyhow::Result<Interrupts> {
-        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        let hangup = (!plimsoll_host::is_ignored(SIGHUP)).then_some(SIGHUP);
         let all = [SIGINT, SIGTERM].into_iter().chain(hangup);
         let mut signals = Signals::new(all).context("cannot listen for Ctrl-C")?;
         let handle = signals.handle();
@@ -98,14 +98,6 @@ fn abandon(run_dir: Option<&Path>) -> ! {
     // A directory that cannot be removed stays.
     run_dir.iter().for_each(|dir| _ = std::fs::remove_dir_all(dir));
     std::process::exit(INTERRUPTED)
-}
-
-/// Whether a signal was ignored when the process began, as `nohup` does with SIGHUP.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 impl Drop for Interrupts {

@@ -140,6 +140,22 @@ impl Config {
         }
     }
 
+    /// All listeners. Operators are answered where callers are, unless there is another place for
+    /// them.
+    pub(crate) fn all_listeners(&self) -> Vec<Listener> {
+        let has_admin =
+            self.admin_listen.is_some() || self.listeners.iter().any(|one| one.faces.admin);
+        let faces = Faces { admin: !has_admin, ..Faces::ALL };
+        let callers =
+            self.listen.iter().map(|address| Listener { faces, ..Listener::at(*address) });
+        let admin = self.admin_listen.map(|address| Listener {
+            address,
+            faces: Faces { admin: true, ..Faces::NONE },
+            tls: false,
+        });
+        callers.chain(self.listeners.iter().copied()).chain(admin).collect()
+    }
+
     /// Whether a key may stand at the top of the file.
     pub fn has_key(key: &str) -> bool {
         let in_table = |known: &Key| match known.table_and_name() {
@@ -247,12 +263,12 @@ impl Draft {
         self.outlines.check(self.config.built_in_services, &ids, parsed, problems);
     }
 
-    /// Looks for addresses that are named twice, and faces that nobody could reach.
+    /// Looks for addresses that are named twice.
     fn check_listeners(&self, problems: &mut Problems) {
         let place = |key| self.places.get(key).cloned().unwrap_or(Place::Named(String::from(key)));
         let listen = self.config.listen.iter().map(|address| (*address, place("listen")));
         let admin = self.config.admin_listen.map(|address| (address, place("admin_listen")));
-        let own = self.outlines.listeners.iter().zip(&self.outlines.listener_places);
+        let own = self.outlines.listeners.iter();
         let own = own.map(|(listener, place)| (listener.address, place.clone()));
         let mut seen: Vec<SocketAddr> = Vec::new();
         for (address, place) in listen.chain(own).chain(admin) {
@@ -263,30 +279,14 @@ impl Draft {
         }
     }
 
-    /// All listeners. Operators are answered where callers are, unless there is another place for
-    /// them.
-    fn listeners(config: &mut Config, given: Vec<Listener>) -> Vec<Listener> {
-        config.listeners = given;
+    fn finish(mut self, notes: Vec<String>) -> Config {
+        let mut config = self.config;
+        let own = self.outlines.listeners.drain(..).map(|(listener, _)| listener);
+        config.listeners = own.collect();
         if config.listen.is_empty() && config.listeners.is_empty() {
             config.listen = Settings::default().listeners.iter().map(|one| one.address).collect();
         }
-        let has_admin =
-            config.admin_listen.is_some() || config.listeners.iter().any(|one| one.faces.admin);
-        let faces = Faces { admin: !has_admin, ..Faces::ALL };
-        let listen =
-            config.listen.iter().map(|address| Listener { faces, ..Listener::at(*address) });
-        let admin = config.admin_listen.map(|address| Listener {
-            address,
-            faces: Faces { admin: true, ..Faces::NONE },
-            tls: false,
-        });
-        listen.chain(config.listeners.iter().copied()).chain(admin).collect()
-    }
-
-    fn finish(mut self, notes: Vec<String>) -> Config {
-        let given = std::mem::take(&mut self.outlines.listeners);
-        let mut config = self.config;
-        config.settings.listeners = Draft::listeners(&mut config, given);
+        config.settings.listeners = config.all_listeners();
         let port = config.settings.listeners.first().map_or(0, |one| one.address.port());
         config.settings.instance = self.instance.unwrap_or_else(|| instance_name(port));
         config.settings.tls =

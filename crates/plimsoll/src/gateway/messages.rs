@@ -53,17 +53,6 @@ impl Messages {
         }
     }
 
-    /// Waits a moment for what was said to be written.
-    pub(super) fn finish(&self) {
-        let (done, written) = sync_channel(1);
-        if self.lines.try_send(Line::End(done)).is_ok() {
-            // Nobody reads, or all of it was read.
-            let _ = written.recv_timeout(LAST_WORDS);
-        }
-    }
-}
-
-impl Messages {
     /// Makes this where the gateway's log goes, for the whole process.
     pub(super) fn take_log(&self) {
         let lines = tracing_subscriber::fmt::layer()
@@ -76,6 +65,15 @@ impl Messages {
             }));
         // Only one gateway runs in a process.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
+    }
+
+    /// Waits a moment for what was said to be written.
+    pub(super) fn finish(&self) {
+        let (done, written) = sync_channel(1);
+        if self.lines.try_send(Line::End(done)).is_ok() {
+            // Nobody reads, or all of it was read.
+            let _ = written.recv_timeout(LAST_WORDS);
+        }
     }
 }
 

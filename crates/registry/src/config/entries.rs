@@ -39,9 +39,7 @@ pub(crate) struct Outlined<T> {
 /// All entries of a configuration.
 #[derive(Debug, Default)]
 pub(super) struct Outlines {
-    pub(super) listeners: Vec<Listener>,
-    /// Where they are, in the same order.
-    pub(super) listener_places: Vec<Place>,
+    pub(super) listeners: Vec<(Listener, Place)>,
     pub(super) services: Vec<Outlined<Service>>,
     pub(super) upstreams: Vec<Outlined<Upstream>>,
     pub(super) endpoints: Vec<Outlined<Endpoint>>,
@@ -52,10 +50,7 @@ impl Outlines {
     pub(super) fn read(&mut self, root: &Table<'_>, folder: &Path) {
         let tables = |key, what| root.field(key).map(|f| f.tables(what)).unwrap_or_default();
         for table in tables("listener", "[[listener]]") {
-            if let Some((listener, place)) = read_listener(&table) {
-                self.listeners.push(listener);
-                self.listener_places.push(place);
-            }
+            self.listeners.extend(read_listener(&table));
             table.close();
         }
         for table in tables("service", "[[service]]") {
@@ -287,8 +282,7 @@ fn read_url(table: &Table<'_>) -> Option<(Text, Address)> {
 fn read_headers(table: &Table<'_>, kind: Option<Kind>) -> Vec<(String, Text)> {
     let mut headers: Vec<(String, Text)> = Vec::new();
     for (name, field) in table.entries() {
-        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || !name.bytes().all(is_token) {
+        if !super::fields::is_header_name(&name) {
             field.problem_with_key(format!("\"{name}\" is not a valid header name"), "");
             continue;
         }

@@ -73,12 +73,17 @@ const NEVER_PASSED: [&str; 20] = [
     "x-real-ip",
 ];
 
+/// Whether a text can name a header field.
+pub(super) fn is_header_name(text: &str) -> bool {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(is_token)
+}
+
 /// Names of header fields that go on to upstreams.
 pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
     let name = |text: &str| {
         let lower = text.to_ascii_lowercase();
-        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if lower.is_empty() || !lower.bytes().all(is_token) {
+        if !is_header_name(text) {
             return Err(format!("\"{text}\" is not a header name"));
         }
         if NEVER_PASSED.contains(&lower.as_str()) || lower.starts_with("x-plimsoll-") {

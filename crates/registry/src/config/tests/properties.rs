@@ -204,22 +204,13 @@ fn config() -> impl Strategy<Value = Config> {
         vec((face, any::<bool>()), 6),
     );
     (settings(), definitions(), database, instances, listeners).prop_map(
-        |(mut settings, definitions, database, instances, (addresses, listening, own))| {
+        |(settings, definitions, database, instances, (addresses, listening, own))| {
             let mut addresses = addresses.into_iter().map(plain);
             let listen: Vec<_> = addresses.by_ref().take(1 + listening).collect();
             let admin_listen = addresses.next();
             let listener = |(address, (faces, tls))| Listener { address, faces, tls };
             let listeners: Vec<Listener> = addresses.zip(own).map(listener).collect();
-            let has_admin = admin_listen.is_some() || listeners.iter().any(|one| one.faces.admin);
-            let faces = Faces { admin: !has_admin, ..Faces::ALL };
-            let callers = listen.iter().map(|address| Listener { faces, ..Listener::at(*address) });
-            let admin = admin_listen.map(|address| Listener {
-                address,
-                faces: Faces { admin: true, ..Faces::NONE },
-                tls: false,
-            });
-            settings.listeners = callers.chain(listeners.iter().copied()).chain(admin).collect();
-            Config {
+            let mut config = Config {
                 settings,
                 listen,
                 admin_listen,
@@ -229,7 +220,9 @@ fn config() -> impl Strategy<Value = Config> {
                 definitions,
                 database,
                 notes: Vec::new(),
-            }
+            };
+            config.settings.listeners = config.all_listeners();
+            config
         },
     )
 }
