@@ -153,9 +153,9 @@ pub(crate) struct Failure {
     /// Whether a pooled connection ended before a byte of the response: the upstream may have closed
     /// it before the request arrived.
     pub(crate) stale: bool,
-    /// When the upstream wants to be asked again.
+    /// When the upstream may be called again.
     pub(crate) retry_after: Option<RetryAfter>,
-    /// What only operators are told.
+    /// Details for operators only.
     pub(crate) said: Option<Box<Said>>,
 }
 
@@ -176,7 +176,7 @@ impl From<Failure> for Error {
 }
 
 impl Failure {
-    /// The same, with what only operators are told.
+    /// The same failure with details for operators.
     #[cold]
     pub(crate) fn with(mut self, status: Option<u16>, words: &[u8]) -> Failure {
         const WORDS_MAX: usize = 1 << 10;

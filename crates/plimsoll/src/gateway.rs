@@ -19,7 +19,7 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   plimsoll gateway --simulate
-      four simulated chains to try it with, as long as it has no upstream
+      serves four simulated chains to try it with, until an upstream is added
   plimsoll gateway --upstream eth=http://127.0.0.1:8545
       relays what is asked of http://127.0.0.1:3069/v1 with the header Target-Service-Id: eth
   PATH_GATEWAY_INSTANCES=http://127.0.0.1:4001,http://127.0.0.1:4002 plimsoll gateway
@@ -81,7 +81,7 @@ pub(crate) struct ServeArgs {
     /// Relay a service to a node, beside what the file has; may be given several times
     #[arg(long, value_name = "SERVICE=URL")]
     upstream: Vec<String>,
-    /// As long as there is no upstream, relay to simulated chains: eth, boba, mantle and kava
+    /// Relay to simulated chains (eth, boba, mantle, kava) until an upstream is added
     #[arg(long)]
     simulate: bool,
     /// Print the configuration resolved, without secrets, and stop

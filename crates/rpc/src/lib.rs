@@ -10,7 +10,7 @@
 //! - [`json`]: validates JSON text and cuts it into spans
 //! - [`request`]: a request body as calls, each judged by itself
 //! - [`answer`]: a response object as result or error
-//! - [`loose`]: a response object of a server that does not keep to the letter
+//! - [`loose`]: a response object from a server that does not follow JSON-RPC to the letter
 //! - [`judge`]: whether a response body answers a request body
 //! - [`method`]: the methods that Ethereum's nodes know, and of what class each is
 //! - [`code`]: the error codes that JSON-RPC 2.0 reserves

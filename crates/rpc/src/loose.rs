@@ -1,4 +1,4 @@
-//! A response object of a server that does not keep to the letter.
+//! A response object from a server that does not follow JSON-RPC to the letter.
 //!
 //! Servers in the field write ids as text, codes as text, errors that are no objects, an empty error
 //! beside a result, one answer in an array, a byte order mark in front. Such an answer is taken where

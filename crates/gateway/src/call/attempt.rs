@@ -92,7 +92,7 @@ pub(super) fn after<'a>(
 /// An attempt that brought an answer.
 pub(crate) struct Won {
     pub(crate) status: u16,
-    /// When the upstream wants to be asked again, where it had enough.
+    /// When the upstream may be called again, where it limits calls.
     pub(crate) retry_after: Option<RetryAfter>,
     /// When it had been judged.
     at: Nanos,
@@ -105,7 +105,7 @@ impl Won {
         self.verdict.outcome
     }
 
-    /// Tells operators of an error object that is the upstream's or the gateway's fault.
+    /// Logs an error object that is the upstream's or the gateway's fault.
     #[cold]
     fn report(&self, target: &Target<'_>, route: &Route, category: Category) {
         let failed = Failed {
@@ -261,7 +261,7 @@ pub(super) async fn receive(
     Ok(Received { status, retry_after, response, reusable })
 }
 
-/// Tells operators why a relay brought no answer.
+/// Logs why a relay got no answer.
 #[cold]
 fn report(target: &Target<'_>, route: &Route, failure: &Failure, outcome: &RelayOutcome) {
     // A stale connection is not the upstream's failure, and neither is that we have no room.
@@ -284,7 +284,7 @@ fn report(target: &Target<'_>, route: &Route, failure: &Failure, outcome: &Relay
     route.upstream.health.failed(&failed, target.worker.local.recent());
 }
 
-/// When an upstream that has enough wants to be asked again.
+/// When an upstream that limits calls may be called again.
 #[cold]
 fn retry_after(head: &[u8]) -> RetryAfter {
     let mut found = RetryAfter::SOON;

@@ -1,4 +1,4 @@
-//! Whether upstreams are on the chains that their services say.
+//! Whether upstreams are on their services' chains.
 //!
 //! A gateway that answers `eth_chainId` by itself, and is wrong, makes wallets sign for the wrong
 //! chain. So each upstream of a service with a chain id is asked for it: at the start, when it answers
@@ -36,7 +36,7 @@ const METHOD: &str = "eth_chainId";
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     state: AtomicU8,
-    /// The id that the upstream said, where it is another.
+    /// The id that the upstream last reported.
     said: AtomicU64,
     /// When it was asked last, never 0; 0: not yet.
     asked_at: AtomicU64,
@@ -78,7 +78,7 @@ impl Chain {
         true
     }
 
-    /// Takes an answer up; whether it says something new.
+    /// Records an answer; whether it is news.
     fn learn(&self, id: u64, expected: u64) -> bool {
         let state = if id == expected { CONFIRMED } else { ANOTHER };
         let before = self.said.swap(id, Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl Chain {
     }
 }
 
-/// Asks upstreams, for as long as the gateway runs.
+/// Checks upstreams for as long as the gateway runs.
 pub(crate) async fn watch(worker: Rc<Worker>) {
     let mut looks = tokio::time::interval(LOOK);
     loop {
@@ -131,7 +131,7 @@ async fn check(worker: Rc<Worker>, service: Arc<Service>, place: usize, expected
     }
 }
 
-/// The chain id that an upstream says; `None`: it says something else.
+/// The chain id that an upstream reports; `None`: it reports something else.
 async fn ask(worker: &Worker, service: &Service, route: &Route) -> Result<Option<u64>, Failure> {
     let view = worker.view();
     let id = worker.next_id();

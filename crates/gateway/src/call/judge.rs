@@ -22,7 +22,7 @@ use super::relay::Decimal;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) outcome: RelayOutcome,
-    /// Whether the upstream did not keep to the letter.
+    /// Whether the upstream did not follow JSON-RPC to the letter.
     pub(crate) is_loose: bool,
     found: Found,
 }
@@ -32,7 +32,7 @@ enum Found {
     Result(Range<usize>),
     /// An error object, handed on as it is.
     Error(Range<usize>),
-    /// An error object that is put together anew.
+    /// An error object that is rebuilt from parts.
     Rebuilt(Vec<Part>),
 }
 
@@ -91,8 +91,7 @@ pub(crate) fn judge(
         }
         (Some(_), 429) => (
             ErrorKind::UpstreamLimited,
-            "the upstream answered with HTTP status 429: it takes no more calls for now"
-                .to_string(),
+            "the upstream answered with HTTP status 429: it is limiting calls".to_string(),
         ),
         (Some(_), status) => {
             let kind = match status {

@@ -163,7 +163,7 @@ pub(crate) struct Summary<'a> {
     pub(crate) failed: u32,
     /// The first call's error, where it is the gateway's own.
     pub(crate) error: Option<ErrorKind>,
-    /// When to try again, where the call was refused for now.
+    /// When to try again, where the call was refused temporarily.
     pub(crate) retry_after: Option<RetryAfter>,
     /// The first call's method.
     pub(crate) method: Option<plimsoll_rpc::method::Method>,

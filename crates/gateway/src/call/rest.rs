@@ -78,7 +78,7 @@ pub(crate) async fn is_call(body: &Body<'_>) -> bool {
     match body {
         Body::Long(bytes) if bytes.len() > offload::INLINE_MAX => {
             let bytes = bytes.clone();
-            // Where nobody can look any more, it is not let through.
+            // Where it can no longer be checked, it is refused.
             offload::run(move || holds_call(&bytes)).await.unwrap_or(true)
         }
         body => holds_call(body.bytes()),
@@ -303,7 +303,7 @@ impl Options {
     }
 }
 
-/// Whether a field of an answer is the gateway's to say, whoever says it.
+/// Whether only the gateway may set this field of an answer.
 fn is_the_gateways(name: &str) -> bool {
     let starts = |start: &str| {
         name.get(..start.len()).is_some_and(|front| front.eq_ignore_ascii_case(start))

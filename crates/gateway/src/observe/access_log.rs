@@ -33,7 +33,7 @@ pub(crate) struct AccessLog {
     outcome: Arc<Outcome>,
 }
 
-/// What the thread that writes is told.
+/// Orders to the thread that writes.
 enum Order {
     Write(Vec<u8>),
     /// Open the file again: it was moved away.
@@ -188,7 +188,7 @@ fn write(
     }
 }
 
-/// Opens a log; who calls whom is nobody else's business.
+/// Opens a log that only its owner may read.
 fn open_file(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).mode(0o600).open(path)
 }
@@ -260,7 +260,7 @@ pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Netw
     client
 }
 
-/// An endpoint's id, which is what its customer calls it with: enough of it to tell it from others.
+/// An endpoint's id, shortened: it is its customer's credential.
 fn masked(id: &str) -> Cow<'_, str> {
     const SHOWN: usize = 4;
     let mut back = id.char_indices().rev().map(|(at, _)| at);

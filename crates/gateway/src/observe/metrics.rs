@@ -40,7 +40,7 @@ metrics! {
     CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "Time from reading the request to having the answer.";
     RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason why there was no answer, or cancelled.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "Time from sending a call upstream to the complete answer.";
-    LOOSE = "plimsoll_loose_answers_total", "counter", "service,upstream", "Answers that did not keep to JSON-RPC (an id or a code as text, an error that is no object, one answer in an array) and were put right.";
+    LOOSE = "plimsoll_loose_answers_total", "counter", "service,upstream", "Answers that did not follow JSON-RPC to the letter (an id or a code as text, an error that is not an object, one answer in an array) and were corrected.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";

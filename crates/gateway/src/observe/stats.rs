@@ -259,7 +259,7 @@ impl RelayOutcome {
 #[derive(Debug, Default)]
 pub(crate) struct Relays {
     outcomes: [Counter; RelayOutcome::COUNT],
-    /// Answers that did not keep to JSON-RPC and were put right.
+    /// Answers that did not follow JSON-RPC to the letter and were corrected.
     pub(crate) loose: Counter,
     pub(crate) durations: Durations,
 }

@@ -60,7 +60,7 @@ pub(crate) struct Accepted {
     pub(crate) share: Share,
 }
 
-/// What is told of a listener to those who serve its connections.
+/// What a connection inherits from its listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entrance {
     pub(crate) faces: Faces,
@@ -263,9 +263,9 @@ pub(crate) fn listen(
 /// The longest head that is read of a caller for whom there is no room, in bytes.
 const PROBE_MAX: usize = 4 << 10;
 
-/// Answers a caller for whom there is no room, and waits until it closes: closing on what it has
-/// sent would reset the connection before it has read the answer. A probe of health or readiness is
-/// answered as it always is: a full gateway is not a dead one.
+/// Answers a caller for whom there is no room, and waits until it closes: closing with unread bytes
+/// would reset the connection before it has read the answer. Probes of health and readiness are answered
+/// as usual: a full gateway is not a dead one.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Shared,
     mut stream: S,

@@ -1,5 +1,5 @@
-//! What is known of an upstream by how relays to it end, and said of it: why they fail, when it stops
-//! answering, and when it answers again.
+//! What the outcomes of relays say about an upstream. Logged are why they fail, when it stops answering,
+//! and when it answers again.
 //!
 //! A relay that succeeds looks at one number. What fails is logged with the upstream's own words, at most
 //! once a second for each upstream; what was left out is counted in the next line.
@@ -15,7 +15,7 @@ const DOWN_AFTER: u32 = 5;
 /// Failures of an upstream are not logged more often.
 const PAUSE: Nanos = Nanos::from_secs(1);
 
-/// As much of an upstream's words as is logged, in bytes.
+/// At most this many bytes of an upstream's words are logged.
 const WORDS_MAX: usize = 300;
 
 /// What is known of an upstream.
@@ -130,7 +130,7 @@ impl Health {
     }
 }
 
-/// The start of what an upstream says, on one line and without what a terminal would take for orders.
+/// The start of what an upstream says, on one line and without control characters.
 fn shown(words: &[u8]) -> String {
     let text = String::from_utf8_lossy(&words[..words.len().min(WORDS_MAX)]);
     let plain: String = text.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();

@@ -545,7 +545,7 @@ fn packed_answers_are_unpacked_within_the_limits() {
 
 #[test]
 fn callers_are_told_when_to_try_again() {
-    // (the upstream's header, what the caller is told)
+    // (the upstream's header, what the caller receives)
     let rows = [
         ("Retry-After: 7\r\n", "7"),
         ("Retry-After: 99999999\r\n", "3600"),

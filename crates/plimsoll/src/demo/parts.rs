@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// A process that was told to stop and is still there after this long is killed.
+/// A process that is still running this long after it was told to stop is killed.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// What would change what the processes do: it is not handed on.

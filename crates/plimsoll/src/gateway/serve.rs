@@ -229,7 +229,7 @@ impl Watcher {
         }
     }
 
-    /// Says when the access log cannot be written, and when it can again.
+    /// Reports when the access log cannot be written, and when it can again.
     fn look_at_log(&mut self) {
         let trouble = self.gateway.access_log_trouble();
         if trouble == self.log_trouble {
@@ -402,10 +402,10 @@ pub(super) fn describe(
         }
     }
     if simulated {
-        text += "  these chains are simulated, until there is an upstream\n";
+        text += "  these chains are simulated until an upstream is added\n";
     } else if first.is_none() {
-        text += "  no upstream is configured: calls are answered with no_upstream, and it is not ready\n  \
-                 hint: plimsoll gateway upstream add, or --upstream eth=URL; for a try, --simulate\n";
+        text += "  no upstream is configured: calls are answered with no_upstream, and /ready says 503\n  \
+                 hint: add one with plimsoll gateway upstream add or --upstream eth=URL; --simulate serves simulated chains\n";
     }
     if let Some(database) = database {
         let endpoints = counted(definitions.endpoints.len(), "endpoint");

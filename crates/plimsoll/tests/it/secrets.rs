@@ -1,4 +1,4 @@
-//! Secrets are planted everywhere, and everything that a gateway says is searched for them.
+//! Secrets are planted everywhere, and all of a gateway's output is searched for them.
 
 use crate::gateway::{BLOCK_NUMBER, Process, ask};
 use crate::run::{Folder, command};

@@ -77,7 +77,7 @@ fn answers_come_under_the_callers_id() {
 }
 
 #[test]
-fn answers_that_do_not_keep_to_the_letter_are_put_right() {
+fn answers_that_are_not_to_the_letter_are_corrected() {
     let check = |body: &str, outcome: RelayOutcome, text: &str| {
         assert!(judge(Protocol::Evm, body.as_bytes(), 200, 42).is_ok_and(|one| one.is_loose));
         assert_eq!(judged(body, 200, "1"), Ok((outcome, text.to_string())), "{body}");
