@@ -23,13 +23,13 @@ Examples:
   plimsoll gateway --upstream eth=http://127.0.0.1:8545
       relays what is asked of http://127.0.0.1:3069/v1 with the header Target-Service-Id: eth
   PATH_GATEWAY_INSTANCES=http://127.0.0.1:4001,http://127.0.0.1:4002 plimsoll gateway
-      stands before two PATH instances
+      spreads calls over two PATH instances
   plimsoll gateway endpoint add ethpath_1 --service eth
-      now http://127.0.0.1:3069/api/gateway?endpoint=ethpath_1 is there, within a second
+      makes http://127.0.0.1:3069/api/gateway?endpoint=ethpath_1 available within a second
   plimsoll gateway --config gateway.toml --instances 5 --listen 127.0.0.1:3069
-      five processes on consecutive ports, started again if they end
+      runs five processes on consecutive ports, and restarts those that end
   plimsoll gateway --config gateway.toml --print-config
-      every key with its value, wherever it comes from; secrets are left out
+      prints every key with its value, wherever it comes from; secrets are left out
 
 Defaults < file < environment < flags: docs/configuration.md has every key.";
 
