@@ -135,6 +135,21 @@ pub(crate) struct Error {
     pub(crate) retry_after: Option<RetryAfter>,
 }
 
+/// An error that a call was answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallError {
+    /// The kind of the gateway's error, or the category of the upstream's.
+    pub(crate) kind: &'static str,
+    /// Its JSON-RPC code.
+    pub(crate) code: i64,
+}
+
+impl CallError {
+    pub(crate) fn of(error: &Error, shape: Shape) -> CallError {
+        CallError { kind: error.kind.row().name, code: error.code(shape) }
+    }
+}
+
 /// In how many seconds a caller may try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetryAfter(pub(crate) u32);
@@ -205,7 +220,8 @@ impl Error {
         }
     }
 
-    fn code(&self, shape: Shape) -> i64 {
+    /// The JSON-RPC code to answer with.
+    pub(crate) fn code(&self, shape: Shape) -> i64 {
         use ErrorKind::{AnswerTooLarge, BadAnswer, BadStatus, Broken};
         if let Some(code) = self.code {
             return code;

@@ -1,6 +1,7 @@
 //! Entry points for fuzzing: the parsers of foreign bytes, fed in fragments, without sockets. Not an
 //! interface for other uses.
 
+use plimsoll_rpc::json;
 use plimsoll_rpc::request::{self, Body as Calls, Call};
 
 use crate::call::{attempt, judge};
@@ -100,13 +101,28 @@ pub fn response(
         }
     };
     let (status, body) = (reading.status(), &buffer[body]);
-    let answered = judge::judge(Protocol::Evm, body, status, 42).ok().map(|verdict| {
-        let mut out = Composer::new(Vec::new());
-        verdict.write(Some(id), &mut out, |out, part| out.text().extend_from_slice(&body[part]));
-        match out.finish() {
-            Payload::Whole(text) => text,
-            _ => unreachable!("nothing was attached"),
-        }
-    });
+    let verdict = judge::judge(Protocol::Evm, body, status, 42).ok();
+    let answered = verdict.map(|verdict| written(&verdict, id, body));
     Some((status, body.to_vec(), answered))
+}
+
+/// Judges an upstream's error with this code, message and data (JSON, as written) under this HTTP
+/// status. Gives the category's name, and what the caller is answered under the id 7.
+pub fn error(code: i64, message: &[u8], data: &[u8], status: u16) -> (&'static str, Vec<u8>) {
+    let mut body = format!("{{\"id\":42,\"error\":{{\"code\":{code},\"message\":").into_bytes();
+    json::write_text(&mut body, &String::from_utf8_lossy(message));
+    body.extend_from_slice(b",\"data\":");
+    body.extend_from_slice(data);
+    body.extend_from_slice(b"}}");
+    let verdict = judge::judge(Protocol::Evm, &body, status, 42).expect("an answer to the call");
+    (verdict.outcome.name(), written(&verdict, b"7", &body))
+}
+
+fn written(verdict: &judge::Verdict, id: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut out = Composer::new(Vec::new());
+    verdict.write(Some(id), &mut out, |out, part| out.text().extend_from_slice(&body[part]));
+    match out.finish() {
+        Payload::Whole(text) => text,
+        _ => unreachable!("nothing was attached"),
+    }
 }

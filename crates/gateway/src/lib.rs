@@ -3,6 +3,7 @@
 //! # Layout
 //! Layers; each uses only those below it.
 //! - [`gateway`]: a running gateway: started, reconfigured, drained
+//! - [`warnings()`]: settings that probably do not do what was meant
 //! - `serve`: listeners, sessions, faces
 //! - `call`: permits, routes, attempts, judging
 //! - `upstream`: the client's side of HTTP
@@ -33,7 +34,9 @@ pub mod protocol;
 mod serve;
 mod transport;
 mod upstream;
+mod warnings;
 
 pub use gateway::{Drained, Gateway, StartError};
 pub use host::{Host, Process, Resolve};
 pub use plimsoll_registry::{Definitions, Settings};
+pub use warnings::warnings;

@@ -176,6 +176,11 @@ impl From<Failure> for Error {
 }
 
 impl Failure {
+    /// The HTTP status of the response, if there was one.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.said.as_ref().and_then(|said| said.status)
+    }
+
     /// The same failure with details for operators.
     #[cold]
     pub(crate) fn with(mut self, status: Option<u16>, words: &[u8]) -> Failure {

@@ -158,6 +158,8 @@ pub(crate) fn print_config(inputs: &Inputs) -> anyhow::Result<ExitCode> {
         usage_error(format!("the configuration is not valid\n{problems}"), "")
     })?;
     config.notes.iter().for_each(|note| tell(&format!("note: {note}")));
+    let warnings = plimsoll_gateway::warnings(&config.settings, &config.definitions);
+    warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
     put(&config.to_toml())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -263,13 +263,13 @@ impl Draft {
         self.outlines.check(self.config.built_in_services, &ids, parsed, problems);
     }
 
-    /// Looks for addresses that are named twice.
+    /// Checks listeners against each other and against the rest of the configuration.
     fn check_listeners(&self, problems: &mut Problems) {
         let place = |key| self.places.get(key).cloned().unwrap_or(Place::Named(String::from(key)));
         let listen = self.config.listen.iter().map(|address| (*address, place("listen")));
         let admin = self.config.admin_listen.map(|address| (address, place("admin_listen")));
         let own = self.outlines.listeners.iter();
-        let own = own.map(|(listener, place)| (listener.address, place.clone()));
+        let own = own.map(|own| (own.listener.address, own.place.clone()));
         let mut seen: Vec<SocketAddr> = Vec::new();
         for (address, place) in listen.chain(own).chain(admin) {
             if address.port() != 0 && seen.contains(&address) {
@@ -277,11 +277,24 @@ impl Draft {
             }
             seen.push(address);
         }
+        for own in &self.outlines.listeners {
+            if self.config.admin_listen.is_some() && own.listener.faces.admin {
+                let message = "this listener has the face \"admin\", and admin_listen is set: \
+                               operators' pages are served at admin_listen only";
+                problems.note(own.place.clone(), message, "remove one of the two");
+            }
+            if let Some(place) = &own.wants_tls
+                && !self.places.contains_key("tls.cert")
+            {
+                let message = "tls = true, but the gateway has no certificate";
+                problems.note(place.clone(), message, "set [tls] cert and key");
+            }
+        }
     }
 
     fn finish(mut self, notes: Vec<String>) -> Config {
         let mut config = self.config;
-        let own = self.outlines.listeners.drain(..).map(|(listener, _)| listener);
+        let own = self.outlines.listeners.drain(..).map(|own| own.listener);
         config.listeners = own.collect();
         if config.listen.is_empty() && config.listeners.is_empty() {
             config.listen = Settings::default().listeners.iter().map(|one| one.address).collect();

@@ -15,7 +15,7 @@ use super::judge::{Verdict, judge};
 use super::relay::{Decimal, Target};
 use super::routing::{Route, Tried};
 use super::worker::Worker;
-use crate::error::{Error, ErrorKind, Fault, RetryAfter};
+use crate::error::{CallError, Error, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
@@ -43,6 +43,55 @@ impl<'a> Attempt<'a> {
     /// What it came to, and when.
     pub(crate) fn ended(&mut self, outcome: RelayOutcome, at: Nanos) {
         self.ended = Some((outcome, at));
+    }
+
+    /// The upstream answered, and neither the upstream nor the gateway is at fault.
+    #[inline]
+    pub(super) fn answered(&mut self, outcome: RelayOutcome, at: Nanos) {
+        self.ended(outcome, at);
+        self.route.upstream.health.answered(&self.route.upstream.model.id, at);
+    }
+
+    /// Counts and logs a failure. A stale connection is not logged, since the upstream did not fail,
+    /// and neither is a lack of room in this process.
+    #[cold]
+    pub(super) fn failed(&mut self, service: &str, failure: &Failure) {
+        let at = self.local.now();
+        let outcome = RelayOutcome::failed(failure.kind);
+        self.ended(outcome, at);
+        if failure.stale || failure.kind == ErrorKind::Busy {
+            return;
+        }
+        let (status, words) = match &failure.said {
+            None => (None, &[][..]),
+            Some(said) => (said.status, &said.words[..]),
+        };
+        let failed = Failed {
+            upstream: &self.route.upstream.model.id,
+            service,
+            kind: outcome.name(),
+            status,
+            message: &failure.message,
+            words,
+            counts: !matches!(failure.kind, ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge),
+        };
+        self.route.upstream.health.failed(&failed, at);
+    }
+
+    /// Counts and logs an error object that is the upstream's or the gateway's fault.
+    #[cold]
+    fn failed_with_error(&mut self, service: &str, category: Category, won: &Won) {
+        self.ended(won.outcome(), won.at);
+        let failed = Failed {
+            upstream: &self.route.upstream.model.id,
+            service,
+            kind: category.word(),
+            status: Some(won.status),
+            message: "the upstream answered with an error",
+            words: won.response.body(),
+            counts: false,
+        };
+        self.route.upstream.health.failed(&failed, won.at);
     }
 }
 
@@ -105,19 +154,9 @@ impl Won {
         self.verdict.outcome
     }
 
-    /// Logs an error object that is the upstream's or the gateway's fault.
-    #[cold]
-    fn report(&self, target: &Target<'_>, route: &Route, category: Category) {
-        let failed = Failed {
-            upstream: &route.upstream.model.id,
-            service: &target.service_id,
-            kind: category.word(),
-            status: Some(self.status),
-            message: "the upstream answered with an error",
-            words: self.response.body(),
-            counts: false,
-        };
-        route.upstream.health.failed(&failed, self.at);
+    /// The error that the caller gets, if the outcome is not a result.
+    pub(super) fn error(&self) -> CallError {
+        CallError { kind: self.outcome().name(), code: self.verdict.code }
     }
 
     /// Writes the answer under the caller's id. A long body is referred to, not copied.
@@ -170,22 +209,17 @@ pub(crate) async fn run(
     let result = result.await;
     match &result {
         Ok(won) => {
-            attempt.ended(won.outcome(), won.at);
             match won.outcome() {
                 RelayOutcome::Rpc(category) if category.fault() != Fault::Caller => {
-                    won.report(target, route, category);
+                    attempt.failed_with_error(&target.service_id, category, won);
                 }
-                _ => route.upstream.health.answered(&route.upstream.model.id, won.at),
+                outcome => attempt.answered(outcome, won.at),
             }
             if won.verdict.is_loose {
                 route.relays.of(local.number).loose.add(1);
             }
         }
-        Err(failure) => {
-            let outcome = RelayOutcome::failed(failure.kind);
-            attempt.ended(outcome, local.now());
-            report(target, route, failure, &outcome);
-        }
+        Err(failure) => attempt.failed(&target.service_id, failure),
     }
     local.give_buffer(head);
     result
@@ -259,29 +293,6 @@ pub(super) async fn receive(
         response = Box::pin(response.decoded(&worker.local, coding, limits.answer)).await?;
     }
     Ok(Received { status, retry_after, response, reusable })
-}
-
-/// Logs why a relay got no answer.
-#[cold]
-fn report(target: &Target<'_>, route: &Route, failure: &Failure, outcome: &RelayOutcome) {
-    // A stale connection is not the upstream's failure, and neither is that we have no room.
-    if failure.stale || failure.kind == ErrorKind::Busy {
-        return;
-    }
-    let (status, words) = match &failure.said {
-        None => (None, &[][..]),
-        Some(said) => (said.status, &said.words[..]),
-    };
-    let failed = Failed {
-        upstream: &route.upstream.model.id,
-        service: &target.service_id,
-        kind: outcome.name(),
-        status,
-        message: &failure.message,
-        words,
-        counts: !matches!(failure.kind, ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge),
-    };
-    route.upstream.health.failed(&failed, target.worker.local.recent());
 }
 
 /// When an upstream that limits calls may be called again.

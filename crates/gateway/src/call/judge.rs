@@ -22,6 +22,8 @@ use super::relay::Decimal;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) outcome: RelayOutcome,
+    /// The code of the error that the caller gets; 0: the answer is a result.
+    pub(crate) code: i64,
     /// Whether the upstream did not follow JSON-RPC to the letter.
     pub(crate) is_loose: bool,
     found: Found,
@@ -59,19 +61,21 @@ pub(crate) fn judge(
             match answer.outcome {
                 answer::Outcome::Result(result) if is_own => {
                     let found = Found::Result(place(body, result));
-                    return Ok(Verdict { outcome: RelayOutcome::Ok, is_loose: false, found });
+                    return Ok(Verdict::result_at(found, false));
                 }
                 // A server that could not read the request answers under no id.
                 answer::Outcome::Error { code, message, raw, .. }
                     if is_own || answer.id == b"null" =>
                 {
                     let category = protocol.meaning(code, message).with(status);
-                    let found = match category.one_code(code) {
-                        None => Found::Error(place(body, raw)),
-                        Some(one_code) => Found::Rebuilt(recoded(body, raw, code, one_code)),
+                    let (code, found) = match category.one_code(code) {
+                        None => (code, Found::Error(place(body, raw))),
+                        Some(one_code) => {
+                            (one_code, Found::Rebuilt(recoded(body, raw, code, one_code)))
+                        }
                     };
                     let outcome = RelayOutcome::Rpc(category);
-                    return Ok(Verdict { outcome, is_loose: false, found });
+                    return Ok(Verdict { outcome, code, is_loose: false, found });
                 }
                 _ => None,
             }
@@ -81,27 +85,27 @@ pub(crate) fn judge(
     if let Ok(answer) = loose::parse(body, id) {
         return Ok(judge_loose(protocol, body, status, answer));
     }
-    let (kind, message) = match (why, status) {
+    let bad_answer = |message: String| Failure::new(ErrorKind::BadAnswer, true, message);
+    Err(match (why, status) {
         (None, _) => {
-            let message = "the upstream answered another call: its id is not the one sent";
-            (ErrorKind::BadAnswer, message.to_string())
+            bad_answer("the upstream answered another call: its id is not the one sent".into())
         }
         (Some(why), 200..300) => {
-            (ErrorKind::BadAnswer, format!("the upstream's answer is not JSON-RPC: {why}"))
+            bad_answer(format!("the upstream's answer is not JSON-RPC: {why}"))
         }
-        (Some(_), 429) => (
-            ErrorKind::UpstreamLimited,
-            "the upstream answered with HTTP status 429: it is limiting calls".to_string(),
-        ),
-        (Some(_), status) => {
-            let kind = match status {
-                401 | 403 => ErrorKind::UpstreamDenied,
-                _ => ErrorKind::BadStatus,
-            };
-            (kind, format!("the upstream answered with HTTP status {status}"))
-        }
+        (Some(_), status) => failed_status(status),
+    })
+}
+
+/// The failure that an HTTP status stands for if the body is not JSON-RPC.
+#[cold]
+pub(super) fn failed_status(status: u16) -> Failure {
+    let (kind, more) = match status {
+        429 => (ErrorKind::UpstreamLimited, ": it is limiting calls"),
+        401 | 403 => (ErrorKind::UpstreamDenied, ""),
+        _ => (ErrorKind::BadStatus, ""),
     };
-    Err(Failure::new(kind, true, message))
+    Failure::new(kind, true, format!("the upstream answered with HTTP status {status}{more}"))
 }
 
 /// An error object under another code: everything else that the upstream said stays, and its own
@@ -140,7 +144,7 @@ fn judge_loose(protocol: Protocol, body: &[u8], status: u16, answer: Loose<'_>) 
     let (code, message, rest) = match answer {
         Loose::Result(result) => {
             let found = Found::Result(place(body, result));
-            return Verdict { outcome: RelayOutcome::Ok, is_loose: true, found };
+            return Verdict::result_at(found, true);
         }
         Loose::Error { code, message, rest } => (code, message, rest),
     };
@@ -171,7 +175,8 @@ fn judge_loose(protocol: Protocol, body: &[u8], status: u16, answer: Loose<'_>) 
         Some(code) => format!(",\"upstream_code\":{code}}}"),
         None => "}".into(),
     }));
-    Verdict { outcome: RelayOutcome::Rpc(category), is_loose: true, found: Found::Rebuilt(parts) }
+    let outcome = RelayOutcome::Rpc(category);
+    Verdict { outcome, code: shown, is_loose: true, found: Found::Rebuilt(parts) }
 }
 
 /// As much of a message that is no string as is shown.
@@ -188,6 +193,10 @@ fn place(body: &[u8], part: &[u8]) -> Range<usize> {
 }
 
 impl Verdict {
+    fn result_at(found: Found, is_loose: bool) -> Verdict {
+        Verdict { outcome: RelayOutcome::Ok, code: 0, is_loose, found }
+    }
+
     /// The result, where it is one.
     pub(crate) fn result<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
         match &self.found {

@@ -10,7 +10,7 @@ use plimsoll_registry::settings::Faces;
 
 use super::records::Settlement;
 use super::relay::Decimal;
-use crate::error::{Error, ErrorKind, RetryAfter, Shape};
+use crate::error::{CallError, Error, RetryAfter, Shape};
 use crate::http1::{self, Fields};
 use crate::payload::Payload;
 use crate::permit::Purpose;
@@ -161,8 +161,10 @@ pub(crate) struct Summary<'a> {
     pub(crate) attempts: u32,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
-    /// The first call's error, where it is the gateway's own.
-    pub(crate) error: Option<ErrorKind>,
+    /// The first error that a call was answered with.
+    pub(crate) error: Option<CallError>,
+    /// The HTTP status of the last upstream response; `None`: there was none.
+    pub(crate) upstream_status: Option<u16>,
     /// When to try again, where the call was refused temporarily.
     pub(crate) retry_after: Option<RetryAfter>,
     /// The first call's method.
@@ -174,6 +176,13 @@ impl<'a> Summary<'a> {
     pub(crate) fn tries(&mut self, upstream: &'a str) {
         self.attempts += 1;
         self.name(upstream);
+    }
+
+    /// A call is answered with an error of the gateway's own.
+    pub(super) fn fails(&mut self, error: &Error, shape: Shape) {
+        self.failed = 1;
+        self.retry_after = error.retry_after(shape);
+        self.error = Some(CallError::of(error, shape));
     }
 
     fn name(&mut self, upstream: &'a str) {
@@ -194,6 +203,7 @@ impl<'a> Summary<'a> {
         self.failed += other.failed;
         self.method = self.method.or(other.method);
         self.error = self.error.or(other.error);
+        self.upstream_status = other.upstream_status.or(self.upstream_status);
         let named = other.upstream.into_iter().chain(other.others.iter().copied());
         named.for_each(|upstream| self.name(upstream));
     }

@@ -104,7 +104,7 @@ impl<'a> Answered<'a> {
         }
         let outcome = target.failed(error);
         self.record.iter_mut().for_each(|record| record.ended(outcome));
-        self.summary.failed = 1;
+        self.summary.fails(error, target.shape);
     }
 }
 
@@ -190,8 +190,7 @@ pub(super) async fn answer_call<'a>(
     let (outcome, status) = resolved.unwrap_or_else(|error| {
         answer.clear();
         error.write(target.shape, call.id.unwrap_or(b"null"), answer.text());
-        summary.retry_after = error.retry_after(target.shape);
-        summary.error = Some(error.kind);
+        summary.fails(&error, target.shape);
         (target.failed(&error), error.status(target.shape))
     });
     if call.id.is_none() {
@@ -225,9 +224,8 @@ impl<'a> Target<'a> {
         self.count_refused(error);
         let mut answer = Composer::new(self.worker.local.take_buffer());
         error.write(self.shape, id.unwrap_or(b"null"), answer.text());
-        let retry_after = error.retry_after(self.shape);
-        let kind = Some(error.kind);
-        let summary = Summary { failed: 1, retry_after, error: kind, ..Summary::default() };
+        let mut summary = Summary::default();
+        summary.fails(error, self.shape);
         Answered { status: error.status(self.shape), answer, summary, record: None }
     }
 
@@ -282,7 +280,10 @@ async fn resolve<'a>(
     let won = dispatch(target, call, class, repeatable, summary).await?;
     let outcome = match won.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
-        _ => Outcome::RpcError,
+        _ => {
+            summary.error = Some(won.error());
+            Outcome::RpcError
+        }
     };
     // PATH hands the backend's status on; a customer's client expects 200 where there is an answer,
     // but for the one status that it acts on.
@@ -312,9 +313,13 @@ async fn dispatch<'a>(
     loop {
         summary.tries(&route.upstream.model.id);
         let failure = match attempt::run(target, call, route, reuse).await {
-            Ok(won) => return Ok(won),
+            Ok(won) => {
+                summary.upstream_status = Some(won.status);
+                return Ok(won);
+            }
             Err(failure) => failure,
         };
+        summary.upstream_status = failure.status().or(summary.upstream_status);
         match attempt::after(failure, route, repeatable, &mut tried, pick)? {
             Retry::NewConnection => reuse = Reuse::New,
             Retry::Route(other) => (route, reuse) = (other, pooled),

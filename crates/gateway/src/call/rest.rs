@@ -21,12 +21,13 @@ use plimsoll_rpc::json;
 use plimsoll_rpc::method::Class;
 
 use super::attempt::{self, Attempt, Retry};
+use super::judge::failed_status;
 use super::message::{Answer, Body, Request, Summary};
 use super::passed;
 use super::records::Record;
 use super::relay::{Decimal, Target, not_routed};
 use super::routing::{self, Need, Route, Tried};
-use crate::error::{Error, ErrorKind, Fault};
+use crate::error::{CallError, Error, Fault};
 use crate::http1::{self, write_field};
 use crate::local::{BUFFER_SIZE, Local};
 use crate::observe::stats::{Outcome, RelayOutcome};
@@ -113,7 +114,7 @@ pub(crate) async fn pass<'a>(
         if summary.attempts == 0 {
             target.count_refused(&error);
         }
-        summary.error = Some(error.kind);
+        summary.fails(&error, target.shape);
         let answer = Answer::error(&error, target.shape, local.take_buffer());
         (answer, target.failed(&error))
     });
@@ -161,22 +162,26 @@ async fn relay<'a>(
             Ok(reply) => break (attempt, reply),
             Err(failure) => failure,
         };
-        attempt.ended(RelayOutcome::failed(failure.kind), local.now());
+        attempt.failed(&target.service_id, &failure);
+        summary.upstream_status = failure.status().or(summary.upstream_status);
         match attempt::after(failure, route, repeatable, &mut tried, pick)? {
             Retry::NewConnection => reuse = Reuse::New,
             Retry::Route(other) => route = other,
         }
     };
     let (status, head) = reply.head();
-    let relayed = match status {
-        429 => RelayOutcome::failed(ErrorKind::UpstreamLimited),
-        401 | 403 => RelayOutcome::failed(ErrorKind::UpstreamDenied),
-        ..500 => RelayOutcome::Ok,
-        _ => RelayOutcome::Failed(ErrorKind::BadStatus),
+    summary.upstream_status = Some(status);
+    let failure = match status {
+        429 | 401 | 403 | 500.. => Some(failed_status(status)),
+        _ => None,
     };
-    let outcome = match relayed {
-        RelayOutcome::Ok => Outcome::Ok,
-        _ => Outcome::Failed(Fault::Upstream),
+    let outcome = match &failure {
+        None => Outcome::Ok,
+        Some(failure) => {
+            let row = failure.kind.row();
+            summary.error = Some(CallError { kind: row.name, code: row.code });
+            Outcome::Failed(Fault::Upstream)
+        }
     };
     let mut answer = answer_head(status, head, request.method);
     let may_reuse = body.is_empty();
@@ -185,8 +190,14 @@ async fn relay<'a>(
             let mut attempt = attempt;
             let whole = reply.whole().await;
             let now = local.now();
-            let failed = |no: &Failure| RelayOutcome::failed(no.kind);
-            attempt.ended(whole.as_ref().map_or_else(failed, |_| relayed), now);
+            match (&whole, failure) {
+                (Err(failure), _) => attempt.failed(&target.service_id, failure),
+                (Ok((whole, _)), Some(failure)) => {
+                    let failure = failure.with(Some(status), whole.body());
+                    attempt.failed(&target.service_id, &failure);
+                }
+                (Ok(_), None) => attempt.answered(RelayOutcome::Ok, now),
+            }
             let (whole, reusable) = whole?;
             if let Some(reusable) = reusable.filter(|_| may_reuse) {
                 reusable.release(now);
@@ -195,7 +206,10 @@ async fn relay<'a>(
         }
         _ => {
             let pieces = reply.into_pieces(target.service.model.timeout);
-            Payload::Pieces(Box::new(Relaying { pieces, attempt, relayed, _permit: permit }))
+            let service = &target.service.model.id;
+            let failure = failure.map(|failure| failure.with(Some(status), b""));
+            let relaying = Relaying { pieces, attempt, service, failure, _permit: permit };
+            Payload::Pieces(Box::new(relaying))
         }
     };
     Ok((answer, outcome))
@@ -215,8 +229,10 @@ fn take_whole<'a>(response: Response, local: &Local) -> Payload<'a> {
 struct Relaying<'a> {
     pieces: ReplyPieces,
     attempt: Attempt<'a>,
-    /// What the attempt came to, once the last piece is there.
-    relayed: RelayOutcome,
+    /// For the log.
+    service: &'a str,
+    /// The failure that its status stands for.
+    failure: Option<Failure>,
     _permit: Permit<'a>,
 }
 
@@ -226,12 +242,16 @@ impl Pieces for Relaying<'_> {
             match self.pieces.next().await {
                 Ok(Some(piece)) => Ok(Some(piece)),
                 Ok(None) => {
-                    self.attempt.ended(self.relayed, self.attempt.local.now());
+                    match &self.failure {
+                        Some(failure) => self.attempt.failed(self.service, failure),
+                        None => {
+                            self.attempt.answered(RelayOutcome::Ok, self.attempt.local.now());
+                        }
+                    }
                     Ok(None)
                 }
                 Err(failure) => {
-                    let outcome = RelayOutcome::failed(failure.kind);
-                    self.attempt.ended(outcome, self.attempt.local.now());
+                    self.attempt.failed(self.service, &failure);
                     Err(Truncated)
                 }
             }

@@ -18,6 +18,8 @@ use plimsoll_rpc::json;
 
 use plimsoll_registry::settings::Network;
 
+use crate::error::CallError;
+
 /// Lines that wait to be written.
 const LINES_MAX: usize = 4_096;
 
@@ -69,8 +71,10 @@ pub(crate) struct Entry<'a> {
     pub(crate) took: Nanos,
     /// What the request is called.
     pub(crate) request_id: Option<&'a [u8]>,
-    /// The error of the gateway's own that it was answered with.
-    pub(crate) error: Option<&'static str>,
+    /// The first error that it was answered with.
+    pub(crate) error: Option<CallError>,
+    /// The HTTP status of the last upstream response.
+    pub(crate) upstream_status: Option<u16>,
 }
 
 /// A line that waits for the end of its answer.
@@ -212,7 +216,7 @@ impl Line {
             text("request_id", &String::from_utf8_lossy(id));
         }
         if let Some(error) = entry.error {
-            text("error", error);
+            text("error", error.kind);
         }
         if let Some(endpoint) = &entry.endpoint {
             text("endpoint", &masked(endpoint));
@@ -231,6 +235,12 @@ impl Line {
             entry.status, entry.calls, entry.failed, entry.attempts, entry.bytes_in, entry.took.0
         );
         out.extend_from_slice(numbers.as_bytes());
+        if let Some(error) = entry.error {
+            out.extend_from_slice(format!(",\"code\":{}", error.code).as_bytes());
+        }
+        if let Some(status) = entry.upstream_status {
+            out.extend_from_slice(format!(",\"upstream_status\":{status}").as_bytes());
+        }
         Line(out)
     }
 

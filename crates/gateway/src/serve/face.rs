@@ -18,7 +18,7 @@ use crate::call::relay::{self, Target, shown};
 use crate::call::rest;
 use crate::call::routing::Service;
 use crate::call::worker::{View, Worker};
-use crate::error::{Error, ErrorKind, Shape};
+use crate::error::{CallError, Error, ErrorKind, Shape};
 use crate::observe::access_log::{self, Entry, Line};
 use crate::offload;
 
@@ -61,7 +61,7 @@ pub(crate) async fn answer<'a>(
         worker.local.counts().refused[error.kind as usize].add(1);
         let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
         answer = asked.refusal(&error, shape);
-        failed = Some(error.kind);
+        failed = Some(CallError::of(&error, shape));
     }
     cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
     if let Some(id) = &asked.id {
@@ -248,7 +248,7 @@ impl<'a> Asked<'a, '_> {
 
     /// The line of the access log, up to what the answer's body comes to; `refused`: the error of a
     /// request that never became a call.
-    fn line(&self, answer: &Answer<'_>, refused: Option<ErrorKind>) -> Line {
+    fn line(&self, answer: &Answer<'_>, refused: Option<CallError>) -> Line {
         let Asked { worker, view, request, .. } = self;
         let summary = &answer.summary;
         let endpoint_in_path = self.path.strip_prefix("/api/gateway/").filter(|id| !id.is_empty());
@@ -279,7 +279,8 @@ impl<'a> Asked<'a, '_> {
             bytes_in: request.body.bytes().len(),
             took: now - request.start,
             request_id: self.id.as_deref(),
-            error: refused.or(summary.error).map(|kind| kind.row().name),
+            error: refused.or(summary.error),
+            upstream_status: summary.upstream_status,
         })
     }
 }

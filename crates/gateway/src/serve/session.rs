@@ -360,7 +360,12 @@ impl Session {
         // Time may have passed since the clock was read.
         worker.local.now();
         let mut answer = Answer::error(&error, Shape::Own, Vec::new());
-        face::cors::permit_any(&view.settings.cors, &mut answer);
+        let head_end = http1::head_end(&self.buffer, 0);
+        let head = head_end.and_then(|end| http1::request_head(&self.buffer[..end]).ok());
+        match head.and_then(|head| head.fields.origin) {
+            Some(origin) => face::cors::permit(&view.settings.cors, Some(origin), &mut answer),
+            None => face::cors::permit_any(&view.settings.cors, &mut answer),
+        }
         let mut out = Vec::new();
         head::write_refusal(&worker, view, &mut answer, &mut out);
         self.release(self.buffer.len());

@@ -203,6 +203,12 @@ fn pages_call_as_far_as_they_may() {
         assert_eq!(answer.field("access-control-allow-origin"), allowed, "{origin}");
         let answer = caller.post(OWN, &field, "{");
         assert_eq!(answer.field("access-control-allow-origin"), allowed, "errors are read too");
+        let mut unread = connect(gateway);
+        let too_long = format!("{field}Content-Length: 99999999999\r\n");
+        unread.send(format!("POST {OWN} HTTP/1.1\r\nHost: h\r\n{too_long}\r\n"));
+        let answer = unread.answer();
+        assert_eq!(answer.status, 413);
+        assert_eq!(answer.field("access-control-allow-origin"), allowed, "without a body, too");
         for target in [OWN, "/v1", "/v1/x"] {
             let preflight = "Access-Control-Request-Method: POST\r\n\
                 Access-Control-Request-Headers: content-type, x-own\r\n";

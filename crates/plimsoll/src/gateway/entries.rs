@@ -408,6 +408,14 @@ async fn perform(
         Task::Change(kind, done, request) => {
             let outcome = sources.change(&request, strict).await.map_err(not_changed)?;
             say(sources, kind, &request, done, outcome, format)?;
+            if let (Request::Add { .. }, Ok((config, definitions))) =
+                (&request, sources.load().await)
+            {
+                let start = format!("{} {}: ", kind.word(), request.id());
+                let all = plimsoll_gateway::warnings(&config.settings, &definitions);
+                let own = all.iter().filter(|warning| warning.starts_with(&start));
+                own.for_each(|warning| tell(&format!("warning: {warning}")));
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -46,6 +46,8 @@ pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Defin
     let (config, definitions) =
         loaded.map_err(|error| usage_error(error.to_string(), error.hint()))?;
     config.notes.iter().for_each(|note| tell(&format!("note: {note}")));
+    let warnings = plimsoll_gateway::warnings(&config.settings, &definitions);
+    warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
     Ok((config, definitions))
 }
 
@@ -208,6 +210,8 @@ impl Watcher {
         for key in fixed_differences(&self.config, &config) {
             self.messages.tell(&format!("note: {key} changed; that needs a restart"));
         }
+        let warnings = plimsoll_gateway::warnings(&config.settings, &definitions);
+        warnings.iter().for_each(|warning| self.messages.tell(&format!("warning: {warning}")));
         self.messages.tell(&format!(
             "reloaded: {}, {}, {}",
             counted(definitions.services.len(), "service"),

@@ -3,9 +3,9 @@
 use crate::gateway::{BLOCK_NUMBER, Caller, Process, ask, eth};
 use crate::run::{Folder, command};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -251,5 +251,62 @@ fn an_operator_reads_why_calls_fail() {
     assert!(line.contains("INFO") && line.contains("upstream=\"gone\""), "{line}");
     let details = ask(&own, "GET /ready?detailed=true", "").json();
     assert_eq!(details["services"]["eth"]["endpoints"][0]["error"], Value::Null, "{details}");
+    process.stop();
+}
+
+#[test]
+fn rest_failures_are_logged_and_the_access_log_names_each_error() {
+    let folder = Folder::new();
+    let denying = TcpListener::bind("127.0.0.1:0").unwrap();
+    let limiting = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = format!(
+        "listen = [\"127.0.0.1:0\"]\ndatabase = \"off\"\n\
+         access_log = {{ sample = \"100%\", file = \"access.log\" }}\n\
+         [[service]]\nid = \"beacon\"\nrest = true\n\
+         [[upstream]]\nid = \"denying\"\nservice = \"beacon\"\nurl = \"http://{}/\"\n\
+         [[upstream]]\nid = \"limiting\"\nservice = \"eth\"\nurl = \"http://{}/\"\n\
+         [[endpoint]]\nid = \"a\"\nservice = \"eth\"\nmethods = {{ deny = [\"Eth_sign*\"] }}\n",
+        denying.local_addr().unwrap(),
+        limiting.local_addr().unwrap()
+    );
+    folder.file("gateway.toml", file);
+    answer_with(denying, "401 Unauthorized", "no such key");
+    let limited = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32097,"message":"rate limit"}}"#;
+    answer_with(limiting, "429 Too Many Requests", limited);
+    let process = Process::start(&folder, &[]);
+    process.wait_for(
+        "warning: endpoint a: methods.deny \"Eth_sign*\" matches no known method; did you mean \
+         \"eth_*\"?",
+    );
+    let own = process.address("");
+    let rest = "GET /v1/eth/v1/node/version HTTP/1.1\r\nTarget-Service-Id: beacon\r\n\
+                X-Request-ID: r-1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let mut socket = TcpStream::connect(&own).unwrap();
+    socket.write_all(rest.as_bytes()).unwrap();
+    socket.read_to_end(&mut Vec::new()).unwrap();
+    let line = process.wait_for("no such key");
+    for part in ["upstream=\"denying\"", "service=\"beacon\"", "status=401"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    ask(&own, "POST /api/gateway/a", BLOCK_NUMBER);
+    ask(&own, "POST /api/gateway/b", BLOCK_NUMBER);
+    // (part of the line, its error, code, upstream status and attempts)
+    let rows = [
+        ("\"request_id\":\"r-1\"", json!(["upstream_denied", -32002, 401, 1])),
+        ("\"endpoint\":\"a\"", json!(["rate_limited", -32097, 429, 1])),
+        ("\"endpoint\":\"b\"", json!(["unknown_endpoint", -32001, null, 0])),
+    ];
+    for (part, expected) in rows {
+        let line = loop {
+            let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_default();
+            if let Some(line) = log.lines().find(|line| line.contains(part)) {
+                break line.to_string();
+            }
+            std::thread::yield_now();
+        };
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let found = json!([line["error"], line["code"], line["upstream_status"], line["attempts"]]);
+        assert_eq!(found, expected, "{line}");
+    }
     process.stop();
 }

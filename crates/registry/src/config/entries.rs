@@ -39,7 +39,7 @@ pub(crate) struct Outlined<T> {
 /// All entries of a configuration.
 #[derive(Debug, Default)]
 pub(super) struct Outlines {
-    pub(super) listeners: Vec<(Listener, Place)>,
+    pub(super) listeners: Vec<ReadListener>,
     pub(super) services: Vec<Outlined<Service>>,
     pub(super) upstreams: Vec<Outlined<Upstream>>,
     pub(super) endpoints: Vec<Outlined<Endpoint>>,
@@ -132,14 +132,26 @@ fn check_twice<T>(what: &str, items: &[Outlined<T>], others: &[&str], problems: 
     }
 }
 
+/// A listener, and where the file says what.
+#[derive(Debug)]
+pub(super) struct ReadListener {
+    pub(super) listener: Listener,
+    /// Of its address.
+    pub(super) place: Place,
+    /// Of `tls = true`.
+    pub(super) wants_tls: Option<Place>,
+}
+
 /// Reads a listener.
-fn read_listener(table: &Table<'_>) -> Option<(Listener, Place)> {
+fn read_listener(table: &Table<'_>) -> Option<ReadListener> {
     let Some(field) = table.field("address") else {
         table.problem("a listener without \"address\"", "add address = \"127.0.0.1:3069\"");
         return None;
     };
     let address = super::fields::address(&field);
-    let tls = table.field("tls").and_then(|f| f.boolean());
+    let tls_field = table.field("tls");
+    let tls = tls_field.as_ref().and_then(|f| f.boolean());
+    let wants_tls = tls_field.filter(|_| tls == Some(true)).map(|f| f.place());
     let mut faces = Faces::NONE;
     match table.field("faces") {
         None => {
@@ -159,7 +171,8 @@ fn read_listener(table: &Table<'_>) -> Option<(Listener, Place)> {
         }
     }
     let place = field.place();
-    Some((Listener { address: address?, faces, tls: tls.unwrap_or(true) }, place))
+    let listener = Listener { address: address?, faces, tls: tls.unwrap_or(true) };
+    Some(ReadListener { listener, place, wants_tls })
 }
 
 /// Reads a service.

@@ -84,7 +84,9 @@ fn show_listener(listener: &Listener) -> String {
     lines.line("address", quote(&listener.address.to_string()));
     let faces = listener.faces.words().into_iter().map(quote);
     lines.line("faces", format!("[{}]", faces.collect::<Vec<_>>().join(", ")));
-    lines.line("tls", listener.tls.to_string());
+    if !listener.tls {
+        lines.line("tls", "false".into());
+    }
     lines.0
 }
 

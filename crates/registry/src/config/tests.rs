@@ -187,6 +187,14 @@ fn files_that_are_wrong() {
         "[[listener]]\naddress = \"[::]:1\"\nfaces = [\"rest\"]",
         &["3:10:", "must be \"gateway\" or \"path\" or \"admin\", not \"rest\""],
     );
+    check(
+        "admin_listen = \"[::]:2\"\n[[listener]]\naddress = \"[::]:1\"\nfaces = [\"admin\"]",
+        &["3:11: this listener has the face \"admin\", and admin_listen is set"],
+    );
+    check(
+        "[[listener]]\naddress = \"[::]:1\"\nfaces = [\"path\"]\ntls = true",
+        &["4:7: tls = true, but the gateway has no certificate", "set [tls] cert and key"],
+    );
     for name in ["Authorization", "cookie", "X-Real-IP", "x-plimsoll-via", "Target-Service-Id"] {
         let text = format!("pass_headers = [\"x-a\", \"{name}\"]");
         check(&text, &["1:24:", "is never passed on to an upstream"]);

@@ -153,4 +153,76 @@ proptest! {
         let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{other},\"result\":{result}}}");
         prop_assert_eq!(judged(&body, 200, "1").is_ok(), other == 42);
     }
+
+    /// Whatever the code, the words and the status of an upstream's error, its data and its message
+    /// reach the caller, its code is shown or kept beside ours, and a revert stays a revert.
+    #[test]
+    fn any_error_keeps_its_meaning(
+        code in any_code(),
+        words in prop::collection::vec(any_words(), 0..4),
+        data in prop::option::of(any_data()),
+        status in prop::sample::select(vec![200u16, 400, 401, 403, 429, 500, 503]),
+    ) {
+        let message = words.join(" ");
+        let mut error = serde_json::json!({ "code": code, "message": message });
+        if let Some(data) = &data {
+            error["data"] = data.clone();
+        }
+        let body = serde_json::json!({ "jsonrpc": "2.0", "id": 42, "error": error }).to_string();
+        let (outcome, text) = judged(&body, status, "7").expect("an answer");
+        let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let shown = &answer["error"];
+        prop_assert_eq!(&answer["id"], 7);
+        prop_assert_eq!(shown.get("data"), data.as_ref());
+        prop_assert_eq!(&shown["message"], &message);
+        let kept = shown.get("upstream_code").unwrap_or(&shown["code"]);
+        prop_assert_eq!(kept.as_i64(), Some(code));
+        let category = match outcome {
+            RelayOutcome::Rpc(category) => category,
+            other => panic!("{other:?}"),
+        };
+        if code == 3 || message.to_ascii_lowercase().starts_with("execution reverted") {
+            prop_assert_eq!(category, Category::Reverted);
+        } else if status == 429 && category != Category::Reverted {
+            prop_assert_eq!(category, Category::RateLimited);
+        }
+        if category == Category::Reverted {
+            prop_assert_eq!(shown["code"].as_i64(), Some(code), "clients know it by its code");
+        }
+    }
+}
+
+fn any_code() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        any::<i64>(),
+        -32_768i64..-31_999,
+        400i64..600,
+        prop::sample::select(vec![0, 1, 3, 5, -1, -32_000, -32_015, -32_016, -32_601, -32_603]),
+    ]
+}
+
+fn any_words() -> impl Strategy<Value = String> {
+    let known = [
+        "execution reverted",
+        "Execution reverted:",
+        "VM execution error.",
+        "rate limit exceeded",
+        "nonce too low",
+        "already known",
+        "missing trie node",
+        "block range is too large",
+        "unauthorized",
+        "\"quoted\"",
+        "\\u0072",
+        "timeout",
+    ];
+    prop_oneof![prop::sample::select(known.to_vec()).prop_map(str::to_string), ".{0,20}"]
+}
+
+fn any_data() -> impl Strategy<Value = serde_json::Value> {
+    prop_oneof![
+        "0x[0-9a-f]{0,128}".prop_map(serde_json::Value::from),
+        any::<i64>().prop_map(serde_json::Value::from),
+        "[a-z]{1,9}".prop_map(|key| serde_json::json!({ key: [1, { "code": 2 }], "message": "m" })),
+    ]
 }

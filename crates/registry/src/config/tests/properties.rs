@@ -208,7 +208,12 @@ fn config() -> impl Strategy<Value = Config> {
             let mut addresses = addresses.into_iter().map(plain);
             let listen: Vec<_> = addresses.by_ref().take(1 + listening).collect();
             let admin_listen = addresses.next();
-            let listener = |(address, (faces, tls))| Listener { address, faces, tls };
+            // Two places for operators' pages are a problem.
+            let faces = |faces: Faces| match admin_listen {
+                Some(_) => Faces { admin: false, path: faces.path || faces.admin, ..faces },
+                None => faces,
+            };
+            let listener = |(address, (own, tls))| Listener { address, faces: faces(own), tls };
             let listeners: Vec<Listener> = addresses.zip(own).map(listener).collect();
             let mut config = Config {
                 settings,
