@@ -1,9 +1,9 @@
-//! Buffers for long bodies: how they grow, and how much of them is charged for.
+//! Buffers for long bodies: how they grow, and how they are charged for.
 //!
-//! A buffer whose length is known gets room for a good part of it at once: room that was not written
-//! to takes no memory, and a buffer that does not move is not there twice for a moment. So that what
-//! is only announced costs little even so, the room is bounded by what has come already. Charged is
-//! what is written, chunk by chunk, before it is.
+//! If the length of a body is known, much of its buffer is allocated at once: pages that have not
+//! been written to take no memory, and a buffer that is not reallocated is not copied. So that a
+//! large announced length costs little, the capacity is limited to a multiple of what has arrived.
+//! Bytes are charged chunk by chunk, before they are written.
 
 use crate::error::Error;
 use crate::local::BUFFER_SIZE;
@@ -12,11 +12,11 @@ use crate::permit::Share;
 /// Bytes are charged for and read in chunks of this size.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// The room of a buffer, by what it holds already.
+/// A buffer grows by at most this multiple of its length.
 const ROOM_FACTOR: usize = 16;
 
-/// Makes room in a buffer for more of a body, of which `due` bytes are known to come, and charges
-/// for the next chunk: gives how many bytes may be written to the buffer now, at least one.
+/// Makes room in a buffer for more of a body, of which `due` bytes are expected, and charges for
+/// the next chunk. Returns how many bytes may be written to the buffer now, at least one.
 ///
 /// # Errors
 /// Memory is used up.
@@ -24,7 +24,7 @@ pub(crate) fn grow(buffer: &mut Vec<u8>, due: usize, share: &mut Share) -> Resul
     if buffer.len() == buffer.capacity() {
         let most = ROOM_FACTOR * buffer.len().max(BUFFER_SIZE);
         let room = due.max(buffer.len()).max(BUFFER_SIZE).min(most);
-        // While it moves, it may be there twice.
+        // Reallocating may copy the buffer, so both copies are charged for.
         share.cover(2 * buffer.len() as u64)?;
         buffer.reserve_exact(room);
         share.reduce(buffer.len() as u64);
@@ -34,11 +34,11 @@ pub(crate) fn grow(buffer: &mut Vec<u8>, due: usize, share: &mut Share) -> Resul
     Ok(chunk)
 }
 
-/// After a read of this size there is likely more to read at once.
+/// After a read of this size, more is likely to be readable already.
 const GIVE_WAY_MIN: usize = 64 << 10;
 
-/// Lets the worker's other tasks run after a read of `read` bytes, if those are many: a task that goes
-/// on reading a long body would hold them up for milliseconds.
+/// Yields to the worker's other tasks after a large read: a task that keeps reading a long body
+/// would block them for milliseconds.
 pub(crate) async fn give_way(read: usize) {
     if read >= GIVE_WAY_MIN {
         tokio::task::yield_now().await;
@@ -53,7 +53,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn what_is_announced_takes_no_more_than_what_has_come() {
+    fn announced_lengths_cost_no_more_than_received_bytes() {
         let limits = Limits { memory: 1 << 30, ..Limits::default() };
         let capacity = Arc::new(Capacity::new(&limits));
         let mut share = Share::new(&capacity, Purpose::Long);
@@ -65,7 +65,10 @@ mod tests {
             let room = grow(&mut buffer, due, &mut share).expect("room");
             moves += usize::from(buffer.capacity() != before);
             assert!(room > 0 && buffer.len() + room <= buffer.capacity());
-            assert!(capacity.bytes() <= (2 * buffer.len() + CHUNK) as u64, "little is charged");
+            assert!(
+                capacity.bytes() <= (2 * buffer.len() + CHUNK) as u64,
+                "charges follow the received bytes"
+            );
             assert!(buffer.capacity() <= (1 + ROOM_FACTOR) * buffer.len().max(BUFFER_SIZE));
             buffer.resize(buffer.len() + room.min(due), b'x');
         }

@@ -1,4 +1,4 @@
-//! What happens to a call: its permit, its route, its attempts, the judgement of its answer.
+//! A call: its permit, its route, its attempts, and the check of its answer.
 
 pub(crate) mod attempt;
 mod batch;

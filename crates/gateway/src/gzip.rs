@@ -1,8 +1,8 @@
-//! Bodies without their gzip coding, from callers and from upstreams.
+//! Decompresses gzip bodies of callers and upstreams.
 //!
-//! A short body may decompress to a thousand times its size, and may consist of thousands of empty
-//! members: so decompressing is charged for as it grows, bounded in members, and done on another thread
-//! unless it is short on both sides.
+//! A short body may decompress to a thousand times its size or consist of thousands of empty
+//! members. So the output is charged for as it grows, the number of members is limited, and the
+//! work runs on another thread unless both input and output are short.
 
 use std::io::Read;
 
@@ -15,16 +15,16 @@ use crate::offload;
 use crate::payload::Held;
 use crate::permit::{Purpose, Share};
 
-/// Shorter bodies are decompressed where they are, as long as what comes out is short too.
+/// Bodies up to this size are decompressed inline, as long as the output is short, too.
 const INLINE_MAX: usize = 4 << 10;
 
-/// The members of a body. Tools that write several start one for each 64 KiB or more.
+/// The most members of a body. Tools that write several start one for each 64 KiB or more.
 const MEMBERS_MAX: usize = 1_000;
 
-/// Decompresses a body; `own` gives it a place that another thread may read.
+/// Decompresses a body; `own` makes an owned copy for another thread.
 ///
 /// # Errors
-/// The body is broken, too long, or there is no room for it.
+/// The body is corrupt or too long, or memory is used up.
 pub(crate) async fn decompressed<B: AsRef<[u8]> + Send + 'static>(
     local: &Local,
     body: &[u8],
@@ -40,17 +40,17 @@ pub(crate) async fn decompressed<B: AsRef<[u8]> + Send + 'static>(
     }
     let (body, share) = (own(), local.share(Purpose::Long));
     let done = offload::run(move || decompress(body.as_ref(), limit, share)).await;
-    done.unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "the gateway is ending")))
+    done.unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "the gateway is shutting down")))
 }
 
-/// Decompresses a gzip body, charging for what comes out.
+/// Decompresses a gzip body, charging for the output.
 fn decompress(mut compressed: &[u8], limit: u64, mut share: Share) -> Result<Held, Error> {
     let broken = |error: std::io::Error| {
         Error::new(ErrorKind::UnsupportedEncoding, format!("the body is not valid gzip: {error}"))
     };
-    // The last four bytes say how long the last member is; if they lie, the buffer moves.
-    let said = compressed.last_chunk().map_or(0, |length| u32::from_le_bytes(*length));
-    let mut plain: Vec<u8> = Vec::with_capacity(1 + u64::from(said).min(limit) as usize);
+    // The last four bytes are the length of the last member; if they are wrong, the buffer grows.
+    let length = compressed.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let mut plain: Vec<u8> = Vec::with_capacity(1 + u64::from(length).min(limit) as usize);
     for _ in 0..MEMBERS_MAX {
         let mut member = GzDecoder::new(compressed);
         loop {
@@ -110,9 +110,9 @@ mod tests {
         check(&gzip[..gzip.len() - 9], 10_000, Err(ErrorKind::UnsupportedEncoding));
         check(b"plain", 100, Err(ErrorKind::UnsupportedEncoding));
         check(&[compressed(b"a"), compressed(b"bc")].concat(), 100, Ok(3));
-        // Charged as it grows: there is no room for this one.
+        // Exceeds limits.memory while it grows.
         check(&compressed(&[b' '; 1_000_000]), 10_000_000, Err(ErrorKind::Busy));
-        // Empty members cost time and give nothing.
+        // Empty members take time and produce nothing.
         check(&compressed(b"").repeat(MEMBERS_MAX), 100, Ok(0));
         check(&compressed(b"").repeat(MEMBERS_MAX + 1), 100, Err(ErrorKind::UnsupportedEncoding));
     }

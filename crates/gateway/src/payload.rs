@@ -1,8 +1,8 @@
-//! A body on its way to a caller or an upstream: whole, shared, or in pieces.
+//! The body of an answer: in one buffer, in shared parts, or streamed in chunks.
 //!
-//! Long bodies are never copied: what was read from an upstream, or lies in a cache, is handed on by
-//! reference behind a front of its own. The memory that such bytes take is charged for as long as
-//! anyone refers to them ([`Held`]).
+//! Long bodies are never copied: bytes read from an upstream are forwarded by reference, after a
+//! short part that the gateway writes. Their memory is charged for as long as it is referenced
+//! ([`Held`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,10 +11,10 @@ use bytes::Bytes;
 
 use crate::permit::Share;
 
-/// Shorter parts are copied: a copy costs less than a further part.
+/// Parts up to this size are copied, because a copy costs less than another part.
 pub(crate) const COPIED_MAX: usize = 8 << 10;
 
-/// Bytes with the share that covers them.
+/// Bytes and the share that covers them.
 pub(crate) struct Held {
     pub(crate) bytes: Vec<u8>,
     pub(crate) share: Option<Share>,
@@ -27,7 +27,7 @@ impl AsRef<[u8]> for Held {
 }
 
 impl Held {
-    /// Bytes that others may refer to; the share is settled with the last of them.
+    /// Converts to shared bytes; the share is released with the last reference.
     pub(crate) fn into_bytes(self) -> Bytes {
         match self.share {
             None => Bytes::from(self.bytes),
@@ -36,18 +36,19 @@ impl Held {
     }
 }
 
-/// A source of pieces, such as an upstream's response.
+/// A body that is streamed in chunks, such as an upstream's response.
 pub(crate) trait Pieces {
-    /// The next piece; `None`: that was the last.
+    /// The next chunk; `None` after the last.
     ///
-    /// The error says why the body ends early.
+    /// # Errors
+    /// The body ended early.
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Option<Bytes>, Truncated>> + '_>>;
 
-    /// The length of all pieces, where it is known.
+    /// The total length, if it is known.
     fn length(&self) -> Option<u64>;
 }
 
-/// A body ended before its end.
+/// The error of a body that ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Truncated;
 
@@ -55,14 +56,14 @@ pub(crate) struct Truncated;
 pub(crate) enum Payload<'a> {
     /// In one buffer.
     Whole(Vec<u8>),
-    /// In parts, long ones referred to.
+    /// In parts, of which long ones are shared.
     Shared(Vec<Bytes>),
-    /// Read while it is written.
+    /// Streamed: read while it is written.
     Pieces(Box<dyn Pieces + 'a>),
 }
 
 impl Payload<'_> {
-    /// The length, where it is known.
+    /// The length, if it is known.
     pub(crate) fn length(&self) -> Option<u64> {
         match self {
             Payload::Whole(bytes) => Some(bytes.len() as u64),
@@ -72,42 +73,43 @@ impl Payload<'_> {
     }
 }
 
-/// Text is kept in buffers of up to this size, so that none is copied again and again as it grows.
+/// Text is split into buffers of up to this size, so that a growing buffer is not copied
+/// repeatedly.
 const SEGMENT_MAX: usize = 64 << 10;
 
-/// A body that is assembled: short parts copied into one buffer, long ones referred to.
+/// Assembles a body: short parts are copied into one buffer, long parts are referenced.
 pub(crate) struct Composer {
     text: Vec<u8>,
     parts: Vec<Bytes>,
-    /// Covers the text of a body that is assembled from many.
+    /// Covers the text of a batch's answers.
     share: Option<Share>,
 }
 
 impl Composer {
-    /// Assembles a body in `text`, which is empty.
+    /// Starts a body with `text` as its buffer, which must be empty.
     #[inline]
     pub(crate) fn new(text: Vec<u8>) -> Composer {
         Composer { text, parts: Vec::new(), share: None }
     }
 
-    /// Where short parts go.
+    /// The buffer for short parts.
     #[inline]
     pub(crate) fn text(&mut self) -> &mut Vec<u8> {
         &mut self.text
     }
 
-    /// Whether nothing was put in.
+    /// Whether the body is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.parts.is_empty()
     }
 
-    /// Takes everything out again.
+    /// Removes everything.
     pub(crate) fn clear(&mut self) {
         self.text.clear();
         self.parts.clear();
     }
 
-    /// Attaches a part; a long one is referred to.
+    /// Appends a part: by copy if it is short, by reference if it is long.
     pub(crate) fn attach(&mut self, part: Bytes) {
         if part.len() <= COPIED_MAX {
             return self.text.extend_from_slice(&part);
@@ -116,18 +118,18 @@ impl Composer {
         self.parts.push(part);
     }
 
-    /// Moves the text into a buffer of its size; gives the one that it was in.
+    /// Moves the text into a buffer of exact size; returns the old buffer.
     pub(crate) fn compact(&mut self) -> Vec<u8> {
         let exact = self.text.as_slice().to_vec();
         std::mem::replace(&mut self.text, exact)
     }
 
-    /// Settles this share, which covers the text, when the body is gone.
+    /// Keeps this share, which covers the text, until the body is dropped.
     pub(crate) fn hold(&mut self, share: Share) {
         self.share = Some(share);
     }
 
-    /// Appends another body, which keeps its text's buffer.
+    /// Appends another body; its text is copied.
     pub(crate) fn append(&mut self, other: &mut Composer) {
         for part in other.parts.drain(..) {
             self.attach(part);
@@ -144,7 +146,7 @@ impl Composer {
         }
     }
 
-    /// The body.
+    /// Completes the body.
     pub(crate) fn finish(self) -> Payload<'static> {
         let Composer { text, mut parts, share, .. } = self;
         if parts.is_empty() && share.is_none() {
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_assembled_in_order() {
+    fn parts_are_assembled_in_order() {
         let long = Bytes::from(vec![b'x'; COPIED_MAX + 1]);
         let mut one = Composer::new(Vec::new());
         one.text().extend_from_slice(b"a");
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_held_until_the_last_part_is_gone() {
+    fn memory_is_charged_until_the_last_part_is_dropped() {
         let limits = Limits { memory: 1 << 20, ..Limits::default() };
         let capacity = Arc::new(Capacity::new(&limits));
         let mut share = Share::new(&capacity, Purpose::Long);

@@ -1,25 +1,25 @@
-//! What the process may hold at a time: calls in flight and bytes, one account for all threads.
+//! Admission control: the process's calls in flight and bytes of memory, counted across threads.
 //!
-//! A call enters with a [`Permit`]; whatever holds memory beyond what a permit covers holds a
-//! [`Share`]. Both settle what they took exactly once, when they are dropped, so that no path out of
-//! a call (an error, a timeout, a caller that leaves) can forget to.
+//! An admitted call holds a [`Permit`]; memory beyond what a permit covers is covered by a
+//! [`Share`]. Both release what they took exactly once, when they are dropped, so it is released on
+//! every path out of a call (an error, a timeout, a caller that disconnects).
 //!
 //! # What is charged
-//! - a connection: its session and socket, with TLS and HTTP/2 their state;
-//! - a request that is read bit by bit, and a stream of HTTP/2: their buffers;
-//! - a call: the small buffers that it uses ([`CALL_BYTES`]);
-//! - every buffer beyond those: long bodies, decoded bodies, long answers, batches.
+//! - a connection: its session and socket, and the state of TLS and HTTP/2;
+//! - a request that arrives in several reads, and an HTTP/2 stream: their buffers;
+//! - a call: its small buffers ([`CALL_BYTES`]);
+//! - every other buffer: long bodies, decoded bodies, long answers, batches.
 //!
-//! Bytes are charged when memory is taken, never when they are only announced. Growth is charged
+//! Bytes are charged when memory is allocated, not when a length is announced. Growth is charged
 //! before the buffer grows.
 //!
-//! # Who comes first
-//! All together never take more than `limits.memory`. Within it each [`Purpose`] has a quota, so that
-//! callers with long bodies, or with many calls on one connection, cannot shed those with one short
-//! call: some memory is left that only a connection's first call may take.
+//! # Priorities
+//! The total never exceeds `limits.memory`. Within it, each [`Purpose`] has a quota, so that
+//! callers with long bodies, or with many calls on one connection, cannot cause single short calls
+//! to be shed: some memory is reserved for the first call of each connection.
 //!
-//! When long buffers have taken half of their quota, the process is under pressure: callers that do
-//! not read their answers lose them early.
+//! When long buffers take more than half of their quota, the process is under pressure: callers
+//! that do not read their answers are disconnected early.
 //!
 //! Invariant: when nothing is in flight and nobody is connected, all counts are zero.
 
@@ -30,27 +30,27 @@ use plimsoll_registry::settings::Limits;
 
 use crate::error::{Error, ErrorKind};
 
-/// What a connection takes: its task, its timer, its socket's readiness.
+/// The memory of a connection: its task, its timer, its socket's registration.
 pub(crate) const CONNECTION_BYTES: u64 = 4 << 10;
 
-/// What TLS adds to a connection: its keys and buffers.
+/// The memory that TLS adds to a connection: keys and buffers.
 pub(crate) const TLS_BYTES: u64 = 16 << 10;
 
-/// What HTTP/2 adds to a connection: header tables, stream slabs, frame buffers.
+/// The memory that HTTP/2 adds to a connection: header tables, stream slabs, frame buffers.
 pub(crate) const HTTP2_BYTES: u64 = 16 << 10;
 
-/// What a call takes at least: the buffers of its request, of the request upstream, of the response
-/// and of its answer, 8 KiB each at most, and its task.
+/// The memory charged for a call: the buffers of its request, of the upstream request, of the
+/// response and of its answer, at most 8 KiB each, and its task.
 pub(crate) const CALL_BYTES: u64 = 32 << 10;
 
-/// What bytes are held for.
+/// What memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A connection.
     Connection,
     /// A long body or answer.
     Long,
-    /// A call beside others of its connection, or a request that is read bit by bit.
+    /// A call in addition to others on its connection, or a request that arrives in several reads.
     Further,
     /// A connection's only call.
     First,
@@ -59,8 +59,8 @@ pub(crate) enum Purpose {
 impl Purpose {
     const COUNT: usize = 4;
 
-    /// How much of the memory may be held for it, and how much for all together when it asks for
-    /// more, in eighths.
+    /// In eighths of `limits.memory`: how much this purpose may hold, and how much may be held in
+    /// total after it takes more.
     const fn quota(self) -> (u64, u64) {
         match self {
             Purpose::Connection => (4, 8),
@@ -71,12 +71,12 @@ impl Purpose {
     }
 }
 
-/// The accounts of a process.
+/// The calls and the memory of the process.
 #[derive(Debug, Default)]
 pub(crate) struct Capacity {
     calls: AtomicU64,
     bytes: AtomicU64,
-    /// `bytes` by purpose. First calls need no account: what is left is theirs.
+    /// `bytes` by purpose, except [`Purpose::First`], which has no quota of its own.
     by_purpose: [AtomicU64; Purpose::COUNT - 1],
     calls_max: AtomicU64,
     bytes_max: AtomicU64,
@@ -90,7 +90,7 @@ impl Capacity {
         capacity
     }
 
-    /// Takes up other limits; what is held stays.
+    /// Replaces the limits; calls and memory already held are kept.
     pub(crate) fn set_limits(&self, limits: &Limits) {
         self.calls_max.store(limits.calls as u64, Ordering::Relaxed);
         self.bytes_max.store(limits.memory, Ordering::Relaxed);
@@ -102,21 +102,21 @@ impl Capacity {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Bytes held.
+    /// Bytes charged.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether memory is short: a caller that holds it without using it should lose it.
+    /// Whether memory is short, so that callers that hold it idly should be disconnected.
     pub(crate) fn is_under_pressure(&self) -> bool {
         let held = self.by_purpose[Purpose::Long as usize].load(Ordering::Relaxed);
         held > self.eighths(Purpose::Long.quota().0) / 2
     }
 
-    /// Lets a call in; `purpose`: whether it is its connection's only one.
+    /// Admits a call; `purpose` tells whether it is its connection's only one.
     ///
     /// # Errors
-    /// Too many calls are in flight, in the process or of the endpoint, or memory is used up.
+    /// Too many calls are in flight, in the process or for the endpoint, or memory is used up.
     #[inline]
     pub(crate) fn enter<'a>(
         &'a self,
@@ -125,14 +125,16 @@ impl Capacity {
     ) -> Result<Permit<'a>, Error> {
         let calls = self.calls.fetch_add(1, Ordering::Relaxed);
         let of_endpoint = endpoint.fetch_add(1, Ordering::Relaxed);
-        let has_memory = self.take(purpose, CALL_BYTES);
-        // From here on, dropping the permit settles all of it.
+        let has_memory = self.charge(purpose, CALL_BYTES);
+        // From here on, dropping the permit releases everything.
         let permit = Permit { capacity: self, endpoint, purpose };
         if calls >= self.calls_max.load(Ordering::Relaxed) {
-            return Err(busy("limits.calls calls are in flight; try again"));
+            return Err(busy("too many calls in flight (limits.calls); try again"));
         }
         if of_endpoint >= self.endpoint_calls_max.load(Ordering::Relaxed) {
-            return Err(busy("limits.calls_per_endpoint calls are in flight; try again"));
+            return Err(busy(
+                "too many calls in flight for this endpoint (limits.calls_per_endpoint); try again",
+            ));
         }
         if !has_memory {
             return Err(busy(MEMORY_USED_UP));
@@ -140,9 +142,9 @@ impl Capacity {
         Ok(permit)
     }
 
-    /// Takes bytes, and says whether there was room for them.
+    /// Charges bytes, and returns whether they are within the limits. Must be undone if not.
     #[inline]
-    fn take(&self, purpose: Purpose, bytes: u64) -> bool {
+    fn charge(&self, purpose: Purpose, bytes: u64) -> bool {
         let (own, all) = purpose.quota();
         let held = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let fits = held <= self.eighths(all);
@@ -156,7 +158,7 @@ impl Capacity {
     }
 
     #[inline]
-    fn give(&self, purpose: Purpose, bytes: u64) {
+    fn release(&self, purpose: Purpose, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(account) = self.by_purpose.get(purpose as usize) {
             account.fetch_sub(bytes, Ordering::Relaxed);
@@ -168,7 +170,7 @@ impl Capacity {
     }
 }
 
-/// A call's leave to be in flight.
+/// Admits a call to be in flight.
 #[derive(Debug)]
 pub(crate) struct Permit<'a> {
     capacity: &'a Capacity,
@@ -180,11 +182,11 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.capacity.calls.fetch_sub(1, Ordering::Relaxed);
         self.endpoint.fetch_sub(1, Ordering::Relaxed);
-        self.capacity.give(self.purpose, CALL_BYTES);
+        self.capacity.release(self.purpose, CALL_BYTES);
     }
 }
 
-/// Bytes held by a buffer or a connection.
+/// Bytes charged for a buffer or a connection.
 #[derive(Debug)]
 pub(crate) struct Share {
     capacity: Arc<Capacity>,
@@ -193,35 +195,35 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// A share of nothing.
+    /// An empty share.
     pub(crate) fn new(capacity: &Arc<Capacity>, purpose: Purpose) -> Share {
         Share { capacity: capacity.clone(), purpose, bytes: 0 }
     }
 
-    /// Whether it is for this purpose.
+    /// Whether the share is for this purpose.
     pub(crate) fn is_for(&self, purpose: Purpose) -> bool {
         self.purpose == purpose
     }
 
-    /// Whether it covers nothing.
+    /// Whether the share is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Charges for `bytes` more, before the memory is taken.
+    /// Charges for `bytes` more, before the memory is allocated.
     ///
     /// # Errors
-    /// That would be too much; nothing is charged.
+    /// The limits would be exceeded; nothing is charged.
     pub(crate) fn add(&mut self, bytes: u64) -> Result<(), Error> {
-        if !self.capacity.take(self.purpose, bytes) {
-            self.capacity.give(self.purpose, bytes);
+        if !self.capacity.charge(self.purpose, bytes) {
+            self.capacity.release(self.purpose, bytes);
             return Err(busy(MEMORY_USED_UP));
         }
         self.bytes += bytes;
         Ok(())
     }
 
-    /// Charges so that `bytes` are covered in all.
+    /// Charges so that `bytes` are covered in total.
     ///
     /// # Errors
     /// As [`Share::add`].
@@ -232,17 +234,17 @@ impl Share {
         }
     }
 
-    /// Gives back what goes beyond `bytes`.
+    /// Releases what exceeds `bytes`.
     pub(crate) fn reduce(&mut self, bytes: u64) {
-        let less = self.bytes.saturating_sub(bytes);
-        self.bytes -= less;
-        self.capacity.give(self.purpose, less);
+        let excess = self.bytes.saturating_sub(bytes);
+        self.bytes -= excess;
+        self.capacity.release(self.purpose, excess);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.capacity.give(self.purpose, self.bytes);
+        self.capacity.release(self.purpose, self.bytes);
     }
 }
 
@@ -261,13 +263,13 @@ mod tests {
         Arc::new(Capacity::new(&limits))
     }
 
-    fn is_settled(capacity: &Capacity) -> bool {
+    fn is_empty(capacity: &Capacity) -> bool {
         let accounts = [&capacity.calls, &capacity.bytes].into_iter().chain(&capacity.by_purpose);
         accounts.into_iter().all(|account| account.load(Ordering::Relaxed) == 0)
     }
 
     #[test]
-    fn permits_settle_once_whether_granted_or_not() {
+    fn permits_are_released_once_whether_granted_or_not() {
         let capacity = capacity(3, 1 << 20);
         let (one, other) = (AtomicU64::new(0), AtomicU64::new(0));
         let enter = |endpoint| capacity.enter(endpoint, Purpose::First);
@@ -279,12 +281,12 @@ mod tests {
         drop(third);
         assert!(capacity.enter(&other, Purpose::First).is_ok());
         drop(held);
-        assert!(is_settled(&capacity));
+        assert!(is_empty(&capacity));
         assert_eq!(one.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn no_purpose_takes_what_is_left_for_first_calls() {
+    fn memory_is_reserved_for_first_calls() {
         let capacity = capacity(10_000, 8 << 20);
         let fill = |purpose| {
             let mut share = Share::new(&capacity, purpose);
@@ -297,7 +299,7 @@ mod tests {
         let further = fill(Purpose::Further);
         assert_eq!(further.bytes, 2 << 20);
         let connections = fill(Purpose::Connection);
-        assert_eq!(connections.bytes, 2 << 20, "all of it is taken");
+        assert_eq!(connections.bytes, 2 << 20, "all memory is used");
         drop(connections);
         let endpoint = AtomicU64::new(0);
         assert!(capacity.enter(&endpoint, Purpose::Further).is_err());
@@ -305,13 +307,13 @@ mod tests {
         let mut more = Share::new(&capacity, Purpose::Long);
         assert!(more.add(1).is_err());
         drop(further);
-        assert!(more.add(1).is_err(), "its own quota is used up");
+        assert!(more.add(1).is_err(), "the quota of its purpose is used up");
         drop((long, more));
-        assert!(is_settled(&capacity) && !capacity.is_under_pressure());
+        assert!(is_empty(&capacity) && !capacity.is_under_pressure());
     }
 
     #[test]
-    fn shares_cover_what_grows() {
+    fn shares_grow_and_shrink() {
         let capacity = capacity(1, 8 << 10);
         let mut share = Share::new(&capacity, Purpose::First);
         assert!(share.cover(4 << 10).is_ok() && share.cover(1 << 10).is_ok());
@@ -321,6 +323,6 @@ mod tests {
         share.reduce(1 << 10);
         assert_eq!((share.bytes, capacity.bytes()), (1 << 10, 1 << 10));
         drop(share);
-        assert!(is_settled(&capacity));
+        assert!(is_empty(&capacity));
     }
 }

@@ -1,5 +1,5 @@
-//! What a service speaks above JSON-RPC: what its methods are like, and what its upstreams' errors
-//! mean.
+//! The protocol that a service speaks on top of JSON-RPC: its methods' classes and the meaning of
+//! its upstreams' errors.
 
 mod evm;
 
@@ -7,7 +7,7 @@ use plimsoll_rpc::method::{Class, Method};
 
 pub use evm::Category;
 
-/// What a service speaks.
+/// A protocol on top of JSON-RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// Ethereum's JSON-RPC.
@@ -15,8 +15,8 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// The class of a method, which decides where and how often it may be sent; `None`: nobody here
-    /// knows what it does.
+    /// The class of a method, which decides where and how often it may be sent; `None` if the
+    /// method is unknown.
     #[inline]
     pub(crate) fn class(self, method: Option<Method>) -> Option<Class> {
         match self {
@@ -24,8 +24,8 @@ impl Protocol {
         }
     }
 
-    /// What an upstream's error means, by its code and its message as written.
-    pub(crate) fn meaning(self, code: i64, message: &[u8]) -> Category {
+    /// The category of an upstream's error, by its code and its raw message.
+    pub(crate) fn categorize(self, code: i64, message: &[u8]) -> Category {
         match self {
             Protocol::Evm => Category::of(code, message),
         }

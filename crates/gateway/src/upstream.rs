@@ -1,18 +1,18 @@
-//! The client's side of HTTP/1.1: requests to upstreams over pooled connections.
+//! The HTTP/1.1 client: requests to upstreams over pooled connections.
 //!
-//! Each worker has connections of its own, the one used last taken first. [`Client::send`] writes a
-//! request and reads the head of the response; a caller that has a place for the [`Reply`] does it in
-//! two steps, which moves less. The rest of the reply is read as a whole or in pieces. A failure says whether any
-//! byte of the request may have reached the upstream, and whether it came over a pooled connection
-//! that the upstream had closed meanwhile. What is tried again is for the caller to decide; nothing is
-//! resent here.
+//! Each worker has its own connections; the most recently used is taken first. [`Client::send`]
+//! writes a request and reads the head of the response. Hot paths call [`Client::prepare`] and
+//! [`Reply::begin`] instead, which moves the [`Reply`] less. The body is then read as a whole or in
+//! chunks. A [`Failure`] reports whether any byte of the request may have reached the upstream, and
+//! whether a pooled connection turned out to be closed. Nothing is resent here; the caller decides
+//! whether to retry.
 //!
-//! Requests of different callers that could influence what follows on a connection (REST) have pools
-//! of their own, see [`Use`].
+//! REST requests, which callers could use to influence later responses on a connection, have
+//! separate pools; see [`Use`].
 //!
-//! Invariant: a connection goes back to the pool only after a whole response with nothing behind it,
-//! and only once the request's sender has accepted it as the answer, so that no response can be taken
-//! for the answer to another request.
+//! Invariant: a connection returns to the pool only after a complete response with no bytes after
+//! it, and only once the request's sender has accepted the response as the answer, so that no
+//! response can be mistaken for the answer to another request.
 
 mod connect;
 mod health;
@@ -41,41 +41,41 @@ use crate::observe::stats::{Counter, Sharded};
 use crate::transport::io::{Io, write_all};
 use crate::transport::timer::{Late, Timer};
 
-pub(crate) use health::{Failed, Health};
+pub(crate) use health::{FailureReport, Health};
 pub(crate) use limiter::Limiter;
 use pool::Pool;
-use reply::Source;
-pub(crate) use reply::{Reading, Reply, ReplyPieces, Response, Reusable};
+use reply::Checkout;
+pub(crate) use reply::{Reading, Reply, ReplyChunks, Response, Reusable};
 
-/// A connection that was idle for this long is closed: less than what nodes and proxies allow (60 s
-/// and more), so that it is rarely closed under a request.
+/// A connection that has been idle this long is closed: less than nodes and proxies allow (60 s and
+/// more), so that they rarely close it while a request is on its way.
 const IDLE_MAX: Nanos = Nanos::from_secs(50);
 
-/// A connection is used for this long at most, so that changes behind a name or a balancer are
-/// followed within minutes.
+/// The maximum age of a connection, so that changes behind a name or a balancer take effect within
+/// minutes.
 const AGE_MAX: Nanos = Nanos::from_secs(300);
 
-/// Where calls are relayed to.
+/// An upstream, to which calls are relayed.
 pub(crate) struct Upstream {
     pub(crate) model: model::Upstream,
-    /// Tells upstreams apart in a worker's pools; another address or other headers make another one.
+    /// Identifies the upstream in a worker's pools; a new address or CA makes a new serial.
     pub(crate) serial: u64,
-    /// What its `ca` file held when it was read.
+    /// The contents of its `ca` file when it was read.
     pub(crate) ca: Option<Vec<u8>>,
     pub(crate) connector: Option<TlsConnector>,
-    /// Relays under way, by worker.
+    /// Relays in flight, by worker.
     pub(crate) in_flight: Arc<Sharded<Counter>>,
     pub(crate) limiter: Option<Limiter>,
     pub(crate) health: Arc<Health>,
 }
 
 impl Upstream {
-    /// How many relays are under way, in this process.
+    /// Relays in flight in this process.
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight.sum(Counter::get)
     }
 
-    /// Whether one more call may be sent now; if so, it counts.
+    /// Whether the rate limit admits a call now. If so, the call is counted against it.
     pub(crate) fn admit(&self, now: Nanos) -> bool {
         self.limiter.as_ref().is_none_or(|limiter| limiter.admit(now))
     }
@@ -87,9 +87,9 @@ pub(crate) struct Connection {
     timer: Timer,
     opened_at: Nanos,
     idle_since: Nanos,
-    /// How long it may be idle.
+    /// How long the connection may be idle.
     idle_max: Nanos,
-    /// Where it leads to, if that was found by name.
+    /// The address of the other end, if the upstream's host is a name.
     address: Option<IpAddr>,
     _open: OpenConnection,
 }
@@ -113,18 +113,18 @@ impl Drop for OpenConnection {
 /// What a connection is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Use {
-    /// Calls that the gateway wrote itself, under ids of its own.
+    /// Calls encoded by the gateway, with its own ids.
     Calls,
-    /// Requests as callers wrote them.
+    /// Requests with contents chosen by callers.
     Rest,
 }
 
 /// Which connections a request may go over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reuse {
-    /// A pooled one, as far as the runtime knows that it is open.
+    /// A pooled one that is open as far as the runtime knows.
     Pooled,
-    /// A pooled one whose socket was asked.
+    /// A pooled one whose socket was checked.
     Checked,
     /// A new one.
     New,
@@ -134,12 +134,12 @@ pub(crate) enum Reuse {
 pub(crate) struct Request<'a> {
     /// The HTTP method.
     pub(crate) method: &'a str,
-    /// Head and body, in parts that are written one after another; without a second part there is no
-    /// third.
+    /// Head and body, in parts that are written in order. If the second part is empty, the third is
+    /// not written.
     pub(crate) parts: [&'a [u8]; 3],
     pub(crate) usage: Use,
     pub(crate) reuse: Reuse,
-    /// When the response must be here.
+    /// When the response must have arrived.
     pub(crate) deadline: Nanos,
 }
 
@@ -150,22 +150,22 @@ pub(crate) struct Failure {
     pub(crate) message: Cow<'static, str>,
     /// Whether any byte of the request may have reached the upstream.
     pub(crate) sent: bool,
-    /// Whether a pooled connection ended before a byte of the response: the upstream may have closed
-    /// it before the request arrived.
+    /// Whether a pooled connection ended before any byte of the response: the upstream may have
+    /// closed it before the request arrived.
     pub(crate) stale: bool,
-    /// When the upstream may be called again.
+    /// The upstream's Retry-After.
     pub(crate) retry_after: Option<RetryAfter>,
     /// Details for operators only.
-    pub(crate) said: Option<Box<Said>>,
+    pub(crate) detail: Option<Box<Detail>>,
 }
 
-/// What an upstream, or the system, said of a failure.
+/// Details of a failure, from the upstream or the operating system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Said {
-    /// The HTTP status, where there was one.
+pub(crate) struct Detail {
+    /// The HTTP status, if there was one.
     pub(crate) status: Option<u16>,
-    /// The start of the body, or the system's words.
-    pub(crate) words: Vec<u8>,
+    /// The start of the body, or the system's error message.
+    pub(crate) text: Vec<u8>,
 }
 
 impl From<Failure> for Error {
@@ -178,15 +178,15 @@ impl From<Failure> for Error {
 impl Failure {
     /// The HTTP status of the response, if there was one.
     pub(crate) fn status(&self) -> Option<u16> {
-        self.said.as_ref().and_then(|said| said.status)
+        self.detail.as_ref().and_then(|detail| detail.status)
     }
 
     /// The same failure with details for operators.
     #[cold]
-    pub(crate) fn with(mut self, status: Option<u16>, words: &[u8]) -> Failure {
-        const WORDS_MAX: usize = 1 << 10;
-        let words = words[..words.len().min(WORDS_MAX)].to_vec();
-        self.said = Some(Box::new(Said { status, words }));
+    pub(crate) fn with_detail(mut self, status: Option<u16>, text: &[u8]) -> Failure {
+        const TEXT_MAX: usize = 1 << 10;
+        let text = text[..text.len().min(TEXT_MAX)].to_vec();
+        self.detail = Some(Box::new(Detail { status, text }));
         self
     }
 
@@ -195,7 +195,8 @@ impl Failure {
         sent: bool,
         message: impl Into<Cow<'static, str>>,
     ) -> Failure {
-        Failure { kind, message: message.into(), sent, stale: false, retry_after: None, said: None }
+        let message = message.into();
+        Failure { kind, message, sent, stale: false, retry_after: None, detail: None }
     }
 }
 
@@ -204,7 +205,7 @@ pub(crate) struct Client {
     pub(crate) local: Rc<Local>,
     resolver: Arc<Resolver>,
     pools: RefCell<BTreeMap<(u64, Use), Rc<Pool>>>,
-    /// Connections in use to one upstream.
+    /// The most connections in use to one upstream.
     connections_max: usize,
 }
 
@@ -217,7 +218,7 @@ impl Client {
     /// Sends a request and reads the head of the response.
     ///
     /// # Errors
-    /// There is none within the deadline and the limits.
+    /// No head arrived within the deadline and the limits.
     pub(crate) async fn send(
         &self,
         upstream: &Upstream,
@@ -229,11 +230,11 @@ impl Client {
         Ok(reply)
     }
 
-    /// Finds a connection for a request and makes the reply that is to come over it; nothing is sent
-    /// before [`Reply::begin`].
+    /// Gets a connection for a request and creates its reply. Nothing is sent before
+    /// [`Reply::begin`].
     ///
     /// # Errors
-    /// There is no connection to be had.
+    /// No connection was free, or none could be opened.
     pub(crate) async fn prepare(
         &self,
         upstream: &Upstream,
@@ -241,9 +242,9 @@ impl Client {
         limits: &Limits,
     ) -> Result<Reply, Failure> {
         let pool = self.pool(upstream, request.usage);
-        let place = match pool.place_now() {
-            Some(place) => place,
-            None => Box::pin(pool.place(&self.local, request.deadline)).await?,
+        let slot = match pool.try_slot() {
+            Some(slot) => slot,
+            None => Box::pin(pool.slot(&self.local, request.deadline)).await?,
         };
         let pooled = match request.reuse {
             Reuse::New => None,
@@ -254,8 +255,8 @@ impl Client {
             Some(connection) => connection,
             None => Box::pin(self.connect(upstream, request.deadline)).await?,
         };
-        let from = Source { connection, was_pooled, pool, place };
-        Ok(Reply::new(self.local.clone(), from, request, limits))
+        let checkout = Checkout { connection, was_pooled, pool, slot };
+        Ok(Reply::new(self.local.clone(), checkout, request, limits))
     }
 
     #[inline]
@@ -265,7 +266,7 @@ impl Client {
         pools.entry((upstream.serial, usage)).or_insert_with(make).clone()
     }
 
-    /// Closes connections that are not needed any more; `upstreams` are those that exist.
+    /// Closes connections that are no longer needed; `upstreams` are the current upstreams.
     pub(crate) fn tidy(&self, upstreams: &[Arc<Upstream>]) {
         let now = self.local.now();
         self.pools.borrow_mut().retain(|(serial, _), pool| {
@@ -307,7 +308,7 @@ impl Connection {
         }
     }
 
-    /// Reads what has come, once, up to `room` bytes; false: the upstream closed the connection.
+    /// Reads once, up to `room` bytes. Returns false if the upstream closed the connection.
     async fn read(
         &mut self,
         local: &Local,
@@ -321,13 +322,14 @@ impl Connection {
         match self.timer.limit(local.instant(deadline), reading).await {
             Ok(Ok(n)) => Ok(n > 0),
             Ok(Err(error)) => {
-                let message = format!("the upstream broke the connection: {error}");
+                let message = format!("the connection to the upstream failed: {error}");
                 Err(Failure::new(ErrorKind::Broken, true, message))
             }
             Err(Late) => {
-                let message = match was_empty {
-                    true => "the upstream did not answer in time",
-                    false => "the upstream did not finish its answer in time",
+                let message = if was_empty {
+                    "the upstream did not answer in time"
+                } else {
+                    "the upstream did not finish its answer in time"
                 };
                 Err(Failure::new(ErrorKind::TimedOut, true, message))
             }

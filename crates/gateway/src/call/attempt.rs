@@ -1,10 +1,11 @@
-//! One try at a call: it owns its request, its connection and its response.
+//! One attempt at a call; it owns its request, its connection and its response.
 //!
-//! An attempt writes nothing into the caller's answer. The dispatcher of the call may race several,
-//! take the first that is won and drop the others; the winner's answer is written by [`Won::write`].
+//! An attempt does not write to the caller's answer. The call's dispatcher may race several
+//! attempts, take the first that succeeds and drop the others; [`JudgedResponse::write`] writes the
+//! winner's answer.
 //!
-//! Invariant: each attempt is counted exactly once, when it is dropped: as what it came to, or as
-//! cancelled.
+//! Invariant: each attempt is counted exactly once, when it is dropped: with its outcome, or as
+//! cancelled if it has none.
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Limits;
@@ -22,15 +23,15 @@ use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
 use crate::protocol::{Category, Protocol};
-use crate::upstream::{Failed, Failure, Request, Response, Reusable, Reuse, Use};
+use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
-/// Counts an attempt: in flight while it lives, and once in all.
+/// Counts an attempt: as in flight until it is dropped, then once with its outcome.
 pub(crate) struct Attempt<'a> {
     pub(super) local: &'a Local,
     route: &'a Route,
     sent_at: Nanos,
-    /// What it came to, and when; `None`: nothing yet.
+    /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
 }
 
@@ -40,20 +41,20 @@ impl<'a> Attempt<'a> {
         Attempt { local, route, sent_at: local.now(), ended: None }
     }
 
-    /// What it came to, and when.
+    /// Sets the outcome, reached `at` this time.
     pub(crate) fn ended(&mut self, outcome: RelayOutcome, at: Nanos) {
         self.ended = Some((outcome, at));
     }
 
-    /// The upstream answered, and neither the upstream nor the gateway is at fault.
+    /// Counts an answer for which neither the upstream nor the gateway is at fault.
     #[inline]
     pub(super) fn answered(&mut self, outcome: RelayOutcome, at: Nanos) {
         self.ended(outcome, at);
         self.route.upstream.health.answered(&self.route.upstream.model.id, at);
     }
 
-    /// Counts and logs a failure. A stale connection is not logged, since the upstream did not fail,
-    /// and neither is a lack of room in this process.
+    /// Counts and logs a failure. A stale connection and a lack of capacity in this process are not
+    /// logged, because the upstream did not fail.
     #[cold]
     pub(super) fn failed(&mut self, service: &str, failure: &Failure) {
         let at = self.local.now();
@@ -62,36 +63,38 @@ impl<'a> Attempt<'a> {
         if failure.stale || failure.kind == ErrorKind::Busy {
             return;
         }
-        let (status, words) = match &failure.said {
+        let (status, text) = match &failure.detail {
             None => (None, &[][..]),
-            Some(said) => (said.status, &said.words[..]),
+            Some(detail) => (detail.status, &detail.text[..]),
         };
-        let failed = Failed {
+        let counts_as_down =
+            !matches!(failure.kind, ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge);
+        let report = FailureReport {
             upstream: &self.route.upstream.model.id,
             service,
             kind: outcome.name(),
             status,
             message: &failure.message,
-            words,
-            counts: !matches!(failure.kind, ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge),
+            text,
+            counts_as_down,
         };
-        self.route.upstream.health.failed(&failed, at);
+        self.route.upstream.health.failed(&report, at);
     }
 
-    /// Counts and logs an error object that is the upstream's or the gateway's fault.
+    /// Counts and logs an error object that is not the caller's fault.
     #[cold]
-    fn failed_with_error(&mut self, service: &str, category: Category, won: &Won) {
+    fn failed_with_error(&mut self, service: &str, category: Category, won: &JudgedResponse) {
         self.ended(won.outcome(), won.at);
-        let failed = Failed {
+        let report = FailureReport {
             upstream: &self.route.upstream.model.id,
             service,
             kind: category.word(),
             status: Some(won.status),
-            message: "the upstream answered with an error",
-            words: won.response.body(),
-            counts: false,
+            message: "the upstream returned a JSON-RPC error",
+            text: won.response.body(),
+            counts_as_down: false,
         };
-        self.route.upstream.health.failed(&failed, won.at);
+        self.route.upstream.health.failed(&report, won.at);
     }
 }
 
@@ -105,20 +108,20 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// What follows an attempt that failed.
+/// How to retry after a failed attempt.
 pub(super) enum Retry<'a> {
-    /// The same upstream again, over a new connection.
+    /// Over a new connection to the same upstream.
     NewConnection,
-    /// Another upstream.
+    /// Over a route to another upstream.
     Route(&'a Route),
 }
 
-/// What follows an attempt over `route` that failed: a new connection where a pooled one turned out
-/// to be closed and the request was not sent or is `repeatable`, another route where the upstream
-/// could not be reached.
+/// Decides how to retry after an attempt over `route` failed: over a new connection if the pooled
+/// one was closed and the request was not sent or is `repeatable`, or over another route if the
+/// upstream was unreachable.
 ///
 /// # Errors
-/// The failure, when the call must not be tried again or no other route takes it.
+/// The failure, if the call must not be retried or no other route accepts it.
 pub(super) fn after<'a>(
     failure: Failure,
     route: &'a Route,
@@ -138,30 +141,30 @@ pub(super) fn after<'a>(
     Err(failure.into())
 }
 
-/// An attempt that brought an answer.
-pub(crate) struct Won {
+/// A response that answers the call, and how it was judged.
+pub(crate) struct JudgedResponse {
     pub(crate) status: u16,
-    /// When the upstream may be called again, where it limits calls.
+    /// The upstream's Retry-After, if it rate limits.
     pub(crate) retry_after: Option<RetryAfter>,
-    /// When it had been judged.
+    /// When the response was judged.
     at: Nanos,
     verdict: Verdict,
     response: Response,
 }
 
-impl Won {
+impl JudgedResponse {
     pub(crate) fn outcome(&self) -> RelayOutcome {
         self.verdict.outcome
     }
 
-    /// The error that the caller gets, if the outcome is not a result.
+    /// The error returned to the caller, if the outcome is not a result.
     pub(super) fn error(&self) -> CallError {
         CallError { kind: self.outcome().name(), code: self.verdict.code }
     }
 
-    /// Writes the answer under the caller's id. A long body is referred to, not copied.
+    /// Writes the answer with the caller's id. A long body is attached by reference, not copied.
     pub(crate) fn write(self, local: &Local, id: Option<&[u8]>, out: &mut Composer) {
-        let Won { verdict, response, .. } = self;
+        let JudgedResponse { verdict, response, .. } = self;
         if response.body.len() <= COPIED_MAX {
             let body = response.body();
             verdict.write(id, out, |out, part| out.text().extend_from_slice(&body[part]));
@@ -175,22 +178,20 @@ impl Won {
 /// Sends a call over a route.
 ///
 /// # Errors
-/// There is no answer to it.
+/// No answer to the call was received.
 pub(crate) async fn run(
     target: &Target<'_>,
     call: &Call<'_>,
     route: &Route,
     reuse: Reuse,
-) -> Result<Won, Failure> {
+) -> Result<JudgedResponse, Failure> {
     let worker = target.worker;
     let local = &*worker.local;
     let id = worker.next_id();
     let (mut head, mut body) = (local.take_buffer(), local.take_buffer());
     let params = call.params.unwrap_or_default();
-    let (copied, referred) = match params.len() <= COPIED_MAX {
-        true => (params, &b""[..]),
-        false => (&b""[..], params),
-    };
+    let (copied, referred) =
+        if params.len() <= COPIED_MAX { (params, &b""[..]) } else { (&b""[..], params) };
     write_call(call, id, copied, &mut body);
     let end: &[u8] = if referred.is_empty() { b"" } else { b"}" };
     let length = body.len() + referred.len() + end.len();
@@ -232,7 +233,7 @@ async fn exchange(
     request: &Request<'_>,
     id: u64,
     limits: &Limits,
-) -> Result<Won, Failure> {
+) -> Result<JudgedResponse, Failure> {
     let local = &*worker.local;
     let Received { status, retry_after, mut response, reusable } =
         receive(worker, route, request, limits).await?;
@@ -241,40 +242,42 @@ async fn exchange(
     } else {
         let judging =
             offload::run(move || (judge(protocol, response.body(), status, id), response));
-        let ended = || Failure::new(ErrorKind::Internal, true, "the answer was not judged");
-        let (judged, judged_response) = judging.await.ok_or_else(ended)?;
+        let unchecked = || {
+            Failure::new(ErrorKind::Internal, true, "the upstream's answer could not be checked")
+        };
+        let (judged, judged_response) = judging.await.ok_or_else(unchecked)?;
         response = judged_response;
         judged
     };
     let at = local.now();
-    // Behind an answer to another call, the one to this call may follow.
-    let may_reuse = !matches!(&judged, Err(no) if no.kind == ErrorKind::BadAnswer);
+    // After an answer to a different call, the answer to this call may still arrive.
+    let may_reuse = !matches!(&judged, Err(failure) if failure.kind == ErrorKind::BadAnswer);
     if let Some(reusable) = reusable.filter(|_| may_reuse) {
         reusable.release(at);
     }
     match judged {
-        Ok(verdict) => Ok(Won { status, retry_after, at, verdict, response }),
+        Ok(verdict) => Ok(JudgedResponse { status, retry_after, at, verdict, response }),
         Err(failure) => {
-            let failure = failure.with(Some(status), response.body());
+            let failure = failure.with_detail(Some(status), response.body());
             local.give_buffer(response.buffer);
             Err(Failure { retry_after, ..failure })
         }
     }
 }
 
-/// A whole response, without its coding.
+/// A complete response, with its content coding removed.
 pub(super) struct Received {
     pub(super) status: u16,
     retry_after: Option<RetryAfter>,
     pub(super) response: Response,
-    /// The connection, where it may be used again.
+    /// The connection, if it may be reused.
     reusable: Option<Reusable>,
 }
 
-/// Sends a request over a route, and reads the response.
+/// Sends a request over a route and reads the response.
 ///
 /// # Errors
-/// There is none within the deadline and the limits.
+/// No complete response arrived within the deadline and the limits.
 #[inline]
 pub(super) async fn receive(
     worker: &Worker,
@@ -295,7 +298,7 @@ pub(super) async fn receive(
     Ok(Received { status, retry_after, response, reusable })
 }
 
-/// When an upstream that limits calls may be called again.
+/// The Retry-After of a response, or the default.
 #[cold]
 fn retry_after(head: &[u8]) -> RetryAfter {
     let mut found = RetryAfter::SOON;
@@ -307,8 +310,8 @@ fn retry_after(head: &[u8]) -> RetryAfter {
     found
 }
 
-/// Writes a call under our id, of the parts of it that mean something. Parameters that are not
-/// copied follow with the end of the object.
+/// Re-encodes a call from its method and parameters, under the gateway's id. If `copied` is shorter
+/// than the parameters, the caller sends them and the closing brace separately.
 pub(crate) fn write_call(call: &Call<'_>, id: u64, copied: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     out.extend_from_slice(Decimal::of(id).digits());
@@ -336,7 +339,7 @@ fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u
     end_head(target.worker, length, out);
 }
 
-/// Writes the end of a call's head.
+/// Writes the last headers of a call and ends its head.
 #[inline]
 pub(super) fn end_head(worker: &Worker, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&worker.shared.via);

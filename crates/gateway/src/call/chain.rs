@@ -1,9 +1,10 @@
-//! Whether upstreams are on their services' chains.
+//! Checks that upstreams are on their service's chain.
 //!
-//! A gateway that answers `eth_chainId` by itself, and is wrong, makes wallets sign for the wrong
-//! chain. So each upstream of a service with a chain id is asked for it: at the start, when it answers
-//! again after it had stopped, and while it is on another chain, now and then. Until one has confirmed it,
-//! the gateway relays the question; an upstream on another chain is not used for the service.
+//! If the gateway answered `eth_chainId` itself with a wrong id, wallets would sign for the wrong
+//! chain. So each upstream of a service with a `chain_id` is asked for its chain id: at startup,
+//! when it recovers, and every [`RECHECK_INTERVAL`] until it has confirmed the id. Until one
+//! upstream has confirmed it, the gateway relays `eth_chainId`. An upstream on a different chain is
+//! not used for the service.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,85 +21,89 @@ use super::routing::{Route, Service};
 use super::worker::Worker;
 use crate::upstream::{Failure, Request, Reuse, Use};
 
-/// How often it is looked whom to ask.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the upstreams are scanned for due checks.
+const SCAN_INTERVAL: Duration = Duration::from_millis(250);
 
-/// An upstream that did not answer, or is on another chain, is asked again after this long.
-const AGAIN: Nanos = Nanos::from_secs(5);
+/// How long until an upstream that did not answer, or is on a different chain, is asked again.
+const RECHECK_INTERVAL: Nanos = Nanos::from_secs(5);
 
-/// How long an answer may take.
-const PATIENCE: Nanos = Nanos::from_secs(5);
+/// The timeout of a check.
+const CHECK_TIMEOUT: Nanos = Nanos::from_secs(5);
 
-/// The method whose answer is the chain's id.
+/// The method that returns the chain id.
 const METHOD: &str = "eth_chainId";
 
-/// What is known of the chain that an upstream is on.
+/// What is known about an upstream's chain.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     state: AtomicU8,
     /// The id that the upstream last reported.
-    said: AtomicU64,
-    /// When it was asked last, never 0; 0: not yet.
+    reported_id: AtomicU64,
+    /// When the upstream was last asked; 0 if never.
     asked_at: AtomicU64,
-    /// The upstream's recoveries that were seen.
+    /// The upstream's recoveries at the last scan.
     recoveries: AtomicU32,
 }
 
-/// What [`Chain::state`] says; 0: nothing is known.
+/// Values of [`Chain::state`]; 0 if unknown.
 const CONFIRMED: u8 = 1;
 const ANOTHER: u8 = 2;
 
 impl Chain {
-    /// Whether it is on the service's chain.
+    /// Whether the upstream is on the service's chain.
     #[inline]
     pub(crate) fn is_confirmed(&self) -> bool {
         self.state.load(Ordering::Relaxed) == CONFIRMED
     }
 
-    /// Whether it is on another.
+    /// Whether the upstream is on a different chain.
     #[inline]
     pub(crate) fn is_another(&self) -> bool {
         self.state.load(Ordering::Relaxed) == ANOTHER
     }
 
-    /// The other chain's id.
+    /// The id of the chain that the upstream is on, if it is not the service's.
     pub(crate) fn other(&self) -> Option<u64> {
-        self.is_another().then(|| self.said.load(Ordering::Relaxed))
+        self.is_another().then(|| self.reported_id.load(Ordering::Relaxed))
     }
 
-    /// Whether to ask now; if so, it counts as asked.
+    /// Whether to ask now. If so, the upstream is marked as asked.
     fn is_due(&self, recoveries: u32, now: Nanos) -> bool {
         let asked = self.asked_at.load(Ordering::Relaxed);
-        let has_come_back = self.recoveries.swap(recoveries, Ordering::Relaxed) != recoveries;
-        let is_open = !self.is_confirmed() && (asked == 0 || now - Nanos(asked) >= AGAIN);
-        if !has_come_back && !is_open {
+        let has_recovered = self.recoveries.swap(recoveries, Ordering::Relaxed) != recoveries;
+        let is_recheck_due =
+            !self.is_confirmed() && (asked == 0 || now - Nanos(asked) >= RECHECK_INTERVAL);
+        if !has_recovered && !is_recheck_due {
             return false;
         }
         self.asked_at.store(now.0.max(1), Ordering::Relaxed);
         true
     }
 
-    /// Records an answer; whether it is news.
-    fn learn(&self, id: u64, expected: u64) -> bool {
+    /// Records the reported id; returns whether anything changed.
+    fn record(&self, id: u64, expected: u64) -> bool {
         let state = if id == expected { CONFIRMED } else { ANOTHER };
-        let before = self.said.swap(id, Ordering::Relaxed);
+        let previous = self.reported_id.swap(id, Ordering::Relaxed);
         let changed = self.state.swap(state, Ordering::Relaxed) != state;
-        changed || before != id
+        changed || previous != id
     }
 }
 
-/// Checks upstreams for as long as the gateway runs.
+/// Checks upstreams while the gateway runs.
 pub(crate) async fn watch(worker: Rc<Worker>) {
-    let mut looks = tokio::time::interval(LOOK);
+    let mut scans = tokio::time::interval(SCAN_INTERVAL);
     loop {
-        looks.tick().await;
+        scans.tick().await;
         let view = worker.view();
         for service in view.routing.services() {
             let Some(expected) = service.model.chain_id else { continue };
             for (place, route) in service.routes.iter().enumerate() {
                 let recoveries = route.upstream.health.recoveries();
-                let may = route.upstream.model.methods.permit(METHOD);
-                if may && service.is_listed && route.chain.is_due(recoveries, worker.local.now()) {
+                let is_permitted = route.upstream.model.methods.permit(METHOD);
+                if is_permitted
+                    && service.is_listed
+                    && route.chain.is_due(recoveries, worker.local.now())
+                {
                     tokio::task::spawn_local(check(
                         worker.clone(),
                         service.clone(),
@@ -113,25 +118,27 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
 
 async fn check(worker: Rc<Worker>, service: Arc<Service>, place: usize, expected: u64) {
     let route = &service.routes[place];
-    // Why an upstream does not answer, calls to it find out.
+    // A failure is not logged here: calls to the upstream report why it fails.
     let Ok(Some(id)) = ask(&worker, &service, route).await else { return };
-    if !route.chain.learn(id, expected) {
+    if !route.chain.record(id, expected) {
         return;
     }
     let upstream = &*route.upstream.model.id;
     let service = &*service.model.id;
-    match id == expected {
-        true => tracing::info!(upstream, service, "is on chain {id}"),
-        false => tracing::error!(
+    if id == expected {
+        tracing::info!(upstream, service, "is on chain {id}");
+    } else {
+        tracing::error!(
             upstream,
             service,
-            "is on chain {id} ({id:#x}), but service {service} is chain {expected} ({expected:#x}): \
-             it is not used for it; use another upstream, or set chain_id = {id} in [[service]]"
-        ),
+            "is on chain {id} ({id:#x}), but service {service} is on chain {expected} \
+             ({expected:#x}): the upstream is not used for the service; use another upstream, or \
+             set chain_id = {id} in [[service]]"
+        );
     }
 }
 
-/// The chain id that an upstream reports; `None`: it reports something else.
+/// The chain id that an upstream reports; `None` if its answer is not a chain id.
 async fn ask(worker: &Worker, service: &Service, route: &Route) -> Result<Option<u64>, Failure> {
     let view = worker.view();
     let id = worker.next_id();
@@ -144,16 +151,16 @@ async fn ask(worker: &Worker, service: &Service, route: &Route) -> Result<Option
         parts: [&head, &body, b""],
         usage: Use::Calls,
         reuse: Reuse::New,
-        deadline: worker.local.now() + PATIENCE.min(service.model.timeout),
+        deadline: worker.local.now() + CHECK_TIMEOUT.min(service.model.timeout),
     };
     let received = attempt::receive(worker, route, &request, &view.settings.limits).await?;
     let body = received.response.body();
     let verdict = judge(service.protocol, body, received.status, id)?;
-    Ok(verdict.result(body).and_then(number))
+    Ok(verdict.result(body).and_then(parse_hex))
 }
 
-/// The number that a result is: `"0x1"`.
-fn number(result: &[u8]) -> Option<u64> {
+/// Parses a hexadecimal result, such as `"0x1"`.
+fn parse_hex(result: &[u8]) -> Option<u64> {
     let text = json::text(result)?;
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
@@ -163,26 +170,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upstream_is_asked_until_it_has_answered_and_when_it_comes_back() {
+    fn an_upstream_is_checked_until_confirmed_and_again_after_a_recovery() {
         let chain = Chain::default();
         let at = Nanos::from_secs;
-        assert!(chain.is_due(0, at(0)), "at the start");
-        assert!(!chain.is_due(0, at(4)) && chain.is_due(0, at(6)), "not at once again");
-        assert!(chain.learn(1337, 1) && chain.is_another() && chain.other() == Some(1337));
-        assert!(!chain.learn(1337, 1), "that is known");
-        assert!(!chain.is_due(0, at(10)) && chain.is_due(0, at(12)), "it may be put right");
-        assert!(chain.learn(1, 1) && chain.is_confirmed() && chain.other().is_none());
-        assert!(!chain.is_due(0, at(1_000)), "it is known");
-        assert!(chain.is_due(1, at(1_001)) && !chain.is_due(1, at(1_002)), "it has come back");
-        assert!(chain.is_confirmed(), "meanwhile it is believed");
+        assert!(chain.is_due(0, at(0)), "at startup");
+        assert!(!chain.is_due(0, at(4)) && chain.is_due(0, at(6)), "only after RECHECK_INTERVAL");
+        assert!(chain.record(1337, 1) && chain.is_another() && chain.other() == Some(1337));
+        assert!(!chain.record(1337, 1), "unchanged");
+        assert!(!chain.is_due(0, at(10)) && chain.is_due(0, at(12)), "the upstream may be fixed");
+        assert!(chain.record(1, 1) && chain.is_confirmed() && chain.other().is_none());
+        assert!(!chain.is_due(0, at(1_000)), "confirmed");
+        assert!(
+            chain.is_due(1, at(1_001)) && !chain.is_due(1, at(1_002)),
+            "the upstream recovered"
+        );
+        assert!(chain.is_confirmed(), "stays confirmed while it is rechecked");
     }
 
     #[test]
-    fn ids_are_numbers_in_hexadecimal() {
-        assert_eq!(number(b"\"0x1\""), Some(1));
-        assert_eq!(number(b"\"0x539\""), Some(1337));
+    fn chain_ids_are_hexadecimal_strings() {
+        assert_eq!(parse_hex(b"\"0x1\""), Some(1));
+        assert_eq!(parse_hex(b"\"0x539\""), Some(1337));
         for other in [&b"1"[..], b"\"1\"", b"\"0x\"", b"null", b"\"0x10000000000000000\""] {
-            assert_eq!(number(other), None);
+            assert_eq!(parse_hex(other), None);
         }
     }
 }

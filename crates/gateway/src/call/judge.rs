@@ -1,9 +1,9 @@
-//! Judging an upstream's answer: is it the answer to the call that was sent, and what does it mean?
+//! Judges an upstream's response: whether it answers the call that was sent, and what it means.
 //!
-//! The body decides, never the HTTP status: nodes send errors with 200 and answers with 500. Judging
-//! writes nothing; it finds the part of the body that the caller is to get.
+//! The body decides, not the HTTP status: nodes send errors with 200 and results with 500. Judging
+//! writes nothing; it locates the part of the body to return to the caller.
 //!
-//! Invariant: an answer is accepted only under the id that the call was sent with.
+//! Invariant: a result is accepted only with the id that the call was sent with.
 
 use std::ops::Range;
 
@@ -18,23 +18,23 @@ use crate::upstream::Failure;
 
 use super::relay::Decimal;
 
-/// What a body was found to be. Ranges are places in the body.
+/// The verdict on a response. Ranges refer to its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) outcome: RelayOutcome,
-    /// The code of the error that the caller gets; 0: the answer is a result.
+    /// The error code returned to the caller; 0 if the answer is a result.
     pub(crate) code: i64,
-    /// Whether the upstream did not follow JSON-RPC to the letter.
+    /// Whether the upstream deviated from JSON-RPC 2.0.
     pub(crate) is_loose: bool,
-    found: Found,
+    content: Content,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Found {
+enum Content {
     Result(Range<usize>),
-    /// An error object, handed on as it is.
+    /// An error object, forwarded unchanged.
     Error(Range<usize>),
-    /// An error object that is rebuilt from parts.
+    /// An error object assembled from parts.
     Rebuilt(Vec<Part>),
 }
 
@@ -45,10 +45,10 @@ enum Part {
     Text(String),
 }
 
-/// Judges the body of a response with this status to the call that was sent under `id`.
+/// Judges the body of a response with this status to the call that was sent with `id`.
 ///
 /// # Errors
-/// It is not an answer to that call.
+/// The body does not answer that call.
 pub(crate) fn judge(
     protocol: Protocol,
     body: &[u8],
@@ -60,22 +60,22 @@ pub(crate) fn judge(
             let is_own = answer.id == Decimal::of(id).digits();
             match answer.outcome {
                 answer::Outcome::Result(result) if is_own => {
-                    let found = Found::Result(place(body, result));
-                    return Ok(Verdict::result_at(found, false));
+                    let content = Content::Result(range_in(body, result));
+                    return Ok(Verdict::result_at(content, false));
                 }
-                // A server that could not read the request answers under no id.
+                // A server that could not parse the request answers with id null.
                 answer::Outcome::Error { code, message, raw, .. }
                     if is_own || answer.id == b"null" =>
                 {
-                    let category = protocol.meaning(code, message).with(status);
-                    let (code, found) = match category.one_code(code) {
-                        None => (code, Found::Error(place(body, raw))),
-                        Some(one_code) => {
-                            (one_code, Found::Rebuilt(recoded(body, raw, code, one_code)))
+                    let category = protocol.categorize(code, message).with_status(status);
+                    let (code, content) = match category.normalized_code(code) {
+                        None => (code, Content::Error(range_in(body, raw))),
+                        Some(normalized) => {
+                            (normalized, Content::Rebuilt(with_code(body, raw, code, normalized)))
                         }
                     };
                     let outcome = RelayOutcome::Rpc(category);
-                    return Ok(Verdict { outcome, code, is_loose: false, found });
+                    return Ok(Verdict { outcome, code, is_loose: false, content });
                 }
                 _ => None,
             }
@@ -88,7 +88,7 @@ pub(crate) fn judge(
     let bad_answer = |message: String| Failure::new(ErrorKind::BadAnswer, true, message);
     Err(match (why, status) {
         (None, _) => {
-            bad_answer("the upstream answered another call: its id is not the one sent".into())
+            bad_answer("the id of the upstream's answer is not the id that was sent".into())
         }
         (Some(why), 200..300) => {
             bad_answer(format!("the upstream's answer is not JSON-RPC: {why}"))
@@ -97,29 +97,29 @@ pub(crate) fn judge(
     })
 }
 
-/// The failure that an HTTP status stands for if the body is not JSON-RPC.
+/// The failure for an HTTP status whose body is not JSON-RPC.
 #[cold]
 pub(super) fn failed_status(status: u16) -> Failure {
-    let (kind, more) = match status {
-        429 => (ErrorKind::UpstreamLimited, ": it is limiting calls"),
+    let (kind, reason) = match status {
+        429 => (ErrorKind::UpstreamLimited, ": it is rate limiting the gateway"),
         401 | 403 => (ErrorKind::UpstreamDenied, ""),
         _ => (ErrorKind::BadStatus, ""),
     };
-    Failure::new(kind, true, format!("the upstream answered with HTTP status {status}{more}"))
+    Failure::new(kind, true, format!("the upstream answered with HTTP status {status}{reason}"))
 }
 
-/// An error object under another code: everything else that the upstream said stays, and its own
-/// code beside it.
-fn recoded(body: &[u8], raw: &[u8], code: i64, one_code: i64) -> Vec<Part> {
+/// An error object with its code replaced. Everything else is kept, and the upstream's code is
+/// added as `upstream_code`.
+fn with_code(body: &[u8], raw: &[u8], code: i64, normalized: i64) -> Vec<Part> {
     let (mut parts, mut has_message, mut has_code) = (Vec::new(), false, false);
-    let whole = place(body, raw);
+    let whole = range_in(body, raw);
     let mut from = whole.start;
     for member in json::members(raw).map_while(Result::ok) {
         match &*member.plain() {
             b"code" => {
-                let value = place(body, member.value);
+                let value = range_in(body, member.value);
                 parts.push(Part::Body(from..value.start));
-                parts.push(Part::Text(one_code.to_string()));
+                parts.push(Part::Text(normalized.to_string()));
                 from = value.end;
             }
             b"message" => has_message = true,
@@ -143,69 +143,69 @@ fn recoded(body: &[u8], raw: &[u8], code: i64, one_code: i64) -> Vec<Part> {
 fn judge_loose(protocol: Protocol, body: &[u8], status: u16, answer: Loose<'_>) -> Verdict {
     let (code, message, rest) = match answer {
         Loose::Result(result) => {
-            let found = Found::Result(place(body, result));
-            return Verdict::result_at(found, true);
+            let content = Content::Result(range_in(body, result));
+            return Verdict::result_at(content, true);
         }
         Loose::Error { code, message, rest } => (code, message, rest),
     };
-    let category = protocol.meaning(code.unwrap_or_default(), message.unwrap_or_default());
-    let category = category.with(status);
+    let category = protocol.categorize(code.unwrap_or_default(), message.unwrap_or_default());
+    let category = category.with_status(status);
     let shown = match code {
         None => category.code(),
-        Some(code) => category.one_code(code).unwrap_or(code),
+        Some(code) => category.normalized_code(code).unwrap_or(code),
     };
     let mut parts = vec![Part::Text(format!("{{\"code\":{shown},\"message\":"))];
     parts.push(match message {
         Some(message) if json::kind(message) == Some(json::Kind::String) => {
-            Part::Body(place(body, message))
+            Part::Body(range_in(body, message))
         }
         message => {
             let mut text = Vec::new();
-            json::write_text(&mut text, &String::from_utf8_lossy(shortened(message)));
+            json::write_text(&mut text, &String::from_utf8_lossy(truncated(message)));
             Part::Text(String::from_utf8_lossy(&text).into_owned())
         }
     });
     for member in rest {
         parts.push(Part::Text(",".into()));
-        let (name, value) = (place(body, member.name), place(body, member.value));
+        let (name, value) = (range_in(body, member.name), range_in(body, member.value));
         parts.push(Part::Body(name.start..value.end));
     }
-    let own = code.filter(|code| *code != shown);
-    parts.push(Part::Text(match own {
+    let replaced = code.filter(|code| *code != shown);
+    parts.push(Part::Text(match replaced {
         Some(code) => format!(",\"upstream_code\":{code}}}"),
         None => "}".into(),
     }));
     let outcome = RelayOutcome::Rpc(category);
-    Verdict { outcome, code: shown, is_loose: true, found: Found::Rebuilt(parts) }
+    Verdict { outcome, code: shown, is_loose: true, content: Content::Rebuilt(parts) }
 }
 
-/// As much of a message that is no string as is shown.
-fn shortened(message: Option<&[u8]>) -> &[u8] {
+/// The start of a message that is not a string.
+fn truncated(message: Option<&[u8]>) -> &[u8] {
     const SHOWN_MAX: usize = 1 << 10;
     let message = message.unwrap_or_default();
     &message[..message.len().min(SHOWN_MAX)]
 }
 
-/// Where in `body` a part of it lies.
-fn place(body: &[u8], part: &[u8]) -> Range<usize> {
+/// The range of `part`, a subslice of `body`.
+fn range_in(body: &[u8], part: &[u8]) -> Range<usize> {
     let start = part.as_ptr() as usize - body.as_ptr() as usize;
     start..start + part.len()
 }
 
 impl Verdict {
-    fn result_at(found: Found, is_loose: bool) -> Verdict {
-        Verdict { outcome: RelayOutcome::Ok, code: 0, is_loose, found }
+    fn result_at(content: Content, is_loose: bool) -> Verdict {
+        Verdict { outcome: RelayOutcome::Ok, code: 0, is_loose, content }
     }
 
-    /// The result, where it is one.
+    /// The result, unless the answer is an error.
     pub(crate) fn result<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
-        match &self.found {
-            Found::Result(result) => Some(&body[result.clone()]),
+        match &self.content {
+            Content::Result(result) => Some(&body[result.clone()]),
             _ => None,
         }
     }
 
-    /// Writes the answer for the caller's id; `attach` appends a part of the body.
+    /// Writes the answer with the caller's id; `attach` appends a part of the body.
     pub(crate) fn write(
         &self,
         id: Option<&[u8]>,
@@ -215,16 +215,16 @@ impl Verdict {
         let text = out.text();
         text.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
         text.extend_from_slice(id.unwrap_or(b"null"));
-        match &self.found {
-            Found::Result(result) => {
+        match &self.content {
+            Content::Result(result) => {
                 text.extend_from_slice(b",\"result\":");
                 attach(out, result.clone());
             }
-            Found::Error(error) => {
+            Content::Error(error) => {
                 text.extend_from_slice(b",\"error\":");
                 attach(out, error.clone());
             }
-            Found::Rebuilt(parts) => {
+            Content::Rebuilt(parts) => {
                 text.extend_from_slice(b",\"error\":");
                 for part in parts {
                     match part {

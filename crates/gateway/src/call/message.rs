@@ -1,4 +1,4 @@
-//! A caller's request and its answer, whatever version of HTTP carries them.
+//! A caller's request and its answer, independent of the HTTP version.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -21,17 +21,17 @@ pub(crate) const JSON: &[u8] = b"application/json";
 /// A request, borrowed from the session that read it.
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
-    /// Path and query, or a whole URL.
+    /// Path and query, or an absolute URL.
     pub(crate) target: &'a str,
     pub(crate) fields: &'a Fields<'a>,
     pub(crate) all: AllFields<'a>,
     pub(crate) body: Body<'a>,
     pub(crate) peer: IpAddr,
-    /// What the listener that it came through answers.
+    /// The APIs that the request's listener serves.
     pub(crate) faces: Faces,
-    /// When it had been read.
+    /// When the request was fully read.
     pub(crate) start: Nanos,
-    /// Whether it is its connection's only request at present.
+    /// Whether this is the connection's only request at present.
     pub(crate) purpose: Purpose,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Request<'a> {
 pub(crate) enum Body<'a> {
     /// In the session's buffer.
     Short(&'a [u8]),
-    /// With a buffer of its own, which other threads may read too.
+    /// In a buffer of its own, which other threads can read.
     Long(Bytes),
 }
 
@@ -54,9 +54,9 @@ impl Body<'_> {
     }
 }
 
-/// All header fields, for what hands them on.
+/// All headers of a request, for forwarding.
 pub(crate) enum AllFields<'a> {
-    /// A head that was read before.
+    /// An HTTP/1.1 head, already validated.
     Head(&'a [u8]),
     Map(&'a HeaderMap),
 }
@@ -74,15 +74,15 @@ impl AllFields<'_> {
     }
 }
 
-/// What a request is answered with.
+/// The answer to a request.
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) content_type: Cow<'static, [u8]>,
     pub(crate) body: Payload<'a>,
-    /// Fields beside those that every answer has.
+    /// Headers in addition to those of every answer.
     pub(crate) fields: Vec<(Cow<'static, str>, Vec<u8>)>,
     pub(crate) summary: Summary<'a>,
-    /// What is counted and logged when the answer was written.
+    /// What to count and log once the answer has been written.
     pub(crate) settlement: Settlement<'a>,
 }
 
@@ -98,9 +98,9 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Sets the status of what calls came to; 0: there is nothing to answer.
+    /// Sets the status; 0 means that there is nothing to answer and becomes 204.
     #[inline]
-    pub(super) fn put_status(&mut self, status: u16) {
+    pub(super) fn set_status(&mut self, status: u16) {
         self.status = status;
         if status == 0 {
             self.status = 204;
@@ -108,12 +108,12 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// An answer that says what is wrong; written into `body`, which is empty.
+    /// An error answer, written to `body`, which must be empty.
     pub(crate) fn error(error: &Error, shape: Shape, body: Vec<u8>) -> Answer<'a> {
         Answer::error_to(error, shape, None, body)
     }
 
-    /// The same, to the call with this id.
+    /// An error answer to the call with this id.
     pub(crate) fn error_to(
         error: &Error,
         shape: Shape,
@@ -128,7 +128,7 @@ impl<'a> Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Writes a short answer that ends its connection, whole, with these header lines among its own.
+    /// Writes a short answer, with these additional header lines, that closes its connection.
     pub(crate) fn write_last(&mut self, is_head: bool, lines: &[u8], out: &mut Vec<u8>) {
         let body = match &mut self.body {
             Payload::Whole(body) => std::mem::take(body),
@@ -148,56 +148,56 @@ impl Answer<'_> {
     }
 }
 
-/// Upstreams of a batch that a response header names; the others go unnamed.
-const UPSTREAMS_NAMED: usize = 5;
+/// At most this many upstreams of a batch are named in a response header.
+const UPSTREAMS_NAMED_MAX: usize = 5;
 
-/// What a request's calls came to, for response headers and the access log.
+/// The outcome of a request's calls, for response headers and the access log.
 #[derive(Debug, Default)]
 pub(crate) struct Summary<'a> {
-    /// The upstream that the first attempt went to.
+    /// The upstream of the first attempt.
     pub(super) upstream: Option<&'a str>,
-    /// Others, each once, as far as they are named.
+    /// Other upstreams, without duplicates, up to [`UPSTREAMS_NAMED_MAX`] in total.
     pub(super) others: Vec<&'a str>,
     pub(crate) attempts: u32,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
-    /// The first error that a call was answered with.
+    /// The first error returned for a call.
     pub(crate) error: Option<CallError>,
-    /// The HTTP status of the last upstream response; `None`: there was none.
+    /// The HTTP status of the last upstream response, if there was one.
     pub(crate) upstream_status: Option<u16>,
-    /// When to try again, where the call was refused temporarily.
+    /// When to retry, if the call was refused temporarily.
     pub(crate) retry_after: Option<RetryAfter>,
-    /// The first call's method.
+    /// The first known method among the calls.
     pub(crate) method: Option<plimsoll_rpc::method::Method>,
 }
 
 impl<'a> Summary<'a> {
-    /// Notes an attempt.
-    pub(crate) fn tries(&mut self, upstream: &'a str) {
+    /// Records an attempt.
+    pub(crate) fn add_attempt(&mut self, upstream: &'a str) {
         self.attempts += 1;
-        self.name(upstream);
+        self.add_upstream(upstream);
     }
 
-    /// A call is answered with an error of the gateway's own.
-    pub(super) fn fails(&mut self, error: &Error, shape: Shape) {
+    /// Records that a call is answered with one of the gateway's own errors.
+    pub(super) fn fail(&mut self, error: &Error, shape: Shape) {
         self.failed = 1;
         self.retry_after = error.retry_after(shape);
         self.error = Some(CallError::of(error, shape));
     }
 
-    fn name(&mut self, upstream: &'a str) {
+    fn add_upstream(&mut self, upstream: &'a str) {
         if self.upstream.is_none() {
             self.upstream = Some(upstream);
         } else if self.upstream != Some(upstream)
             && !self.others.contains(&upstream)
-            && self.others.len() + 1 < UPSTREAMS_NAMED
+            && self.others.len() + 1 < UPSTREAMS_NAMED_MAX
         {
             self.others.push(upstream);
         }
     }
 
-    /// Adds what other calls came to.
-    pub(crate) fn join(&mut self, other: &Summary<'a>) {
+    /// Adds the summary of other calls.
+    pub(crate) fn merge(&mut self, other: &Summary<'a>) {
         self.attempts += other.attempts;
         self.calls += other.calls;
         self.failed += other.failed;
@@ -205,10 +205,10 @@ impl<'a> Summary<'a> {
         self.error = self.error.or(other.error);
         self.upstream_status = other.upstream_status.or(self.upstream_status);
         let named = other.upstream.into_iter().chain(other.others.iter().copied());
-        named.for_each(|upstream| self.name(upstream));
+        named.for_each(|upstream| self.add_upstream(upstream));
     }
 
-    /// The upstreams named, with commas.
+    /// Writes the upstreams, separated by commas.
     pub(crate) fn write_upstreams(&self, out: &mut Vec<u8>) {
         let named = self.upstream.iter().chain(&self.others);
         for (at, upstream) in named.enumerate() {

@@ -1,7 +1,7 @@
-//! Bodies as calls, without stopping the worker for long ones.
+//! Parses long bodies without blocking the worker.
 //!
-//! A short body is read where it is. A long one is read on another thread, which gives the places of
-//! its parts; so are the long calls of a batch.
+//! Short bodies are parsed in place. Long bodies, and long calls of a batch, are parsed on another
+//! thread, which returns the ranges of their parts.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,36 +12,36 @@ use plimsoll_rpc::request::{self, Call, Refusal, Refused};
 
 use crate::offload;
 
-/// A call as places in a body.
-pub(crate) struct CallAt {
+/// A call, as ranges of a body.
+pub(crate) struct CallRanges {
     id: Option<Range<usize>>,
     method: String,
     params: Option<Range<usize>>,
 }
 
-/// A call that was refused, and the place of its id.
-pub(crate) struct RefusedAt {
+/// Why a call was refused, and the range of its id.
+pub(crate) struct RefusedRanges {
     id: Option<Range<usize>>,
     why: Refusal,
 }
 
-/// A long body, read.
+/// A parsed long body.
 pub(crate) enum Parsed {
-    Single(CallAt),
-    /// The places of a batch's items.
+    Single(CallRanges),
+    /// The ranges of a batch's items.
     Batch(Vec<Range<usize>>),
 }
 
-impl CallAt {
-    fn of(body: &[u8], call: Call<'_>) -> CallAt {
-        CallAt {
-            id: call.id.map(|id| place(body, id)),
-            params: call.params.map(|params| place(body, params)),
+impl CallRanges {
+    fn of(body: &[u8], call: Call<'_>) -> CallRanges {
+        CallRanges {
+            id: call.id.map(|id| range_in(body, id)),
+            params: call.params.map(|params| range_in(body, params)),
             method: call.method.into_owned(),
         }
     }
 
-    /// The call, in its body.
+    /// The call, borrowed from its body.
     pub(crate) fn within<'a>(&'a self, body: &'a [u8]) -> Call<'a> {
         Call {
             id: self.id.clone().map(|id| &body[id]),
@@ -51,44 +51,45 @@ impl CallAt {
     }
 }
 
-impl RefusedAt {
-    fn of(body: &[u8], refused: Refused<'_>) -> RefusedAt {
-        RefusedAt { id: refused.id.map(|id| place(body, id)), why: refused.why }
+impl RefusedRanges {
+    fn of(body: &[u8], refused: Refused<'_>) -> RefusedRanges {
+        RefusedRanges { id: refused.id.map(|id| range_in(body, id)), why: refused.why }
     }
 
-    /// The refusal, in its body.
+    /// The refusal, borrowed from its body.
     pub(crate) fn within<'a>(&self, body: &'a [u8]) -> Refused<'a> {
         Refused { id: self.id.clone().map(|id| &body[id]), why: self.why }
     }
 }
 
-fn place(body: &[u8], part: &[u8]) -> Range<usize> {
+/// The range of `part`, a subslice of `body`.
+fn range_in(body: &[u8], part: &[u8]) -> Range<usize> {
     let start = part.as_ptr() as usize - body.as_ptr() as usize;
     start..start + part.len()
 }
 
-/// Reads a long body; `None`: the gateway is ending.
-pub(crate) async fn body(bytes: &Bytes, batch_max: usize) -> Option<Result<Parsed, RefusedAt>> {
+/// Parses a long body; `None` if the gateway is shutting down.
+pub(crate) async fn body(bytes: &Bytes, batch_max: usize) -> Option<Result<Parsed, RefusedRanges>> {
     let bytes = bytes.clone();
     offload::run(move || {
-        let refused = |refused| RefusedAt::of(&bytes, refused);
+        let refused = |refused| RefusedRanges::of(&bytes, refused);
         match request::parse(&bytes, batch_max).map_err(refused)? {
-            request::Body::Single(call) => Ok(Parsed::Single(CallAt::of(&bytes, call))),
+            request::Body::Single(call) => Ok(Parsed::Single(CallRanges::of(&bytes, call))),
             request::Body::Batch(_) => {
-                // Its syntax was checked.
+                // The syntax was checked by `parse`.
                 let items = json::items(&bytes).filter_map(Result::ok);
-                Ok(Parsed::Batch(items.map(|item| place(&bytes, item)).collect()))
+                Ok(Parsed::Batch(items.map(|item| range_in(&bytes, item)).collect()))
             }
         }
     })
     .await
 }
 
-/// Reads a long call of a batch; `None`: the gateway is ending.
-pub(crate) async fn call(bytes: Bytes) -> Option<Result<CallAt, RefusedAt>> {
+/// Parses a long call of a batch; `None` if the gateway is shutting down.
+pub(crate) async fn call(bytes: Bytes) -> Option<Result<CallRanges, RefusedRanges>> {
     offload::run(move || match request::call(&bytes) {
-        Ok(call) => Ok(CallAt::of(&bytes, call)),
-        Err(refused) => Err(RefusedAt::of(&bytes, refused)),
+        Ok(call) => Ok(CallRanges::of(&bytes, call)),
+        Err(refused) => Err(RefusedRanges::of(&bytes, refused)),
     })
     .await
 }

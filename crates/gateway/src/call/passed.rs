@@ -1,9 +1,9 @@
-//! Header fields of a caller that go on to upstreams.
+//! Caller headers that are forwarded to upstreams.
 //!
-//! A call is written anew, so that nothing of a request's head reaches an upstream but what is named
-//! here: what a trace needs, what PATH takes from its callers (only to PATH instances), what the
-//! operator lists, and the way that a request has come through gateways like this one, by which loops
-//! are found.
+//! Calls are re-encoded, so an upstream sees none of a request's headers except those listed here:
+//! trace headers, headers that PATH accepts (only to PATH instances), headers that the operator
+//! lists, and the ids of the Plimsoll gateways that the request has passed through, for loop
+//! detection.
 
 use plimsoll_registry::model::Kind;
 use plimsoll_registry::settings::Settings;
@@ -13,44 +13,42 @@ use crate::error::{Error, ErrorKind};
 use crate::http1::write_field;
 use crate::observe::access_log;
 
-/// What PATH instances take from callers.
+/// Forwarded to PATH instances only.
 const TO_PATH: [&str; 5] =
     ["app-address", "portal-account-id", "portal-application-id", "rpc-type", "target-suppliers"];
 
-/// What goes to every upstream.
+/// Forwarded to every upstream.
 const TO_ALL: [&str; 3] = [REQUEST_ID, "traceparent", "tracestate"];
 
-/// What a caller calls its request.
+/// The header with the request's id.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
-/// Names the gateways that a request has come through, each in a field of its own.
+/// The header with the id of a gateway that the request has passed through, one per gateway.
 pub(crate) const VIA: &str = "x-plimsoll-via";
 
-/// A request that has come through more gateways than this goes in a circle.
+/// A request that has passed through more gateways than this is treated as a loop.
 const VIA_MAX: usize = 8;
 
-/// The longest request id that is taken from a caller, in bytes.
-const ID_MAX: usize = 128;
+/// The longest request id accepted from a caller, in bytes.
+const REQUEST_ID_MAX: usize = 128;
 
-/// What goes on with a request. Mostly there is none: it must not take room in every connection.
+/// The headers to forward with a request. Boxed, because most requests have none.
 #[derive(Debug, Default)]
-pub(crate) struct Passed(Option<Box<Lines>>);
+pub(crate) struct Passed(Option<Box<HeaderLines>>);
 
-/// Whole header lines.
+/// Encoded header lines.
 #[derive(Debug, Default)]
-struct Lines {
-    everywhere: Vec<u8>,
+struct HeaderLines {
+    to_all: Vec<u8>,
     to_path: Vec<u8>,
-    /// X-Forwarded-For.
-    chain: Vec<u8>,
+    forwarded_for: Vec<u8>,
 }
 
 impl Passed {
-    /// What of a request goes on; `own_id` is this gateway's, `id` what the request
-    /// is called.
+    /// The headers of `request` to forward; `own_id` is this gateway's id, `id` the request's.
     ///
     /// # Errors
-    /// The request has been here before.
+    /// The request has already passed through this gateway, or through too many gateways.
     pub(crate) fn of(
         request: &Request<'_>,
         settings: &Settings,
@@ -61,9 +59,9 @@ impl Passed {
         if id.is_none() && !has_fields {
             return Ok(Passed::default());
         }
-        let mut passed = Box::<Lines>::default();
+        let mut passed = Box::<HeaderLines>::default();
         if let Some(id) = id {
-            write_field(REQUEST_ID, id, &mut passed.everywhere);
+            write_field(REQUEST_ID, id, &mut passed.to_all);
         }
         if !has_fields {
             return Ok(Passed(Some(passed)));
@@ -75,63 +73,64 @@ impl Passed {
             if is(VIA) {
                 gateways += 1;
                 is_loop |= value == own_id.as_bytes() || gateways > VIA_MAX;
-                write_field(VIA, value, &mut passed.everywhere);
+                write_field(VIA, value, &mut passed.to_all);
             } else if is(REQUEST_ID) {
-                // Written already, where it is one.
+                // Already written above if it is valid.
             } else if TO_PATH.iter().any(|known| is(known)) {
                 write_field(&name.to_ascii_lowercase(), value, &mut passed.to_path);
             } else if TO_ALL.iter().any(|known| is(known))
                 || settings.pass_headers.iter().any(|known| is(known))
             {
-                write_field(&name.to_ascii_lowercase(), value, &mut passed.everywhere);
+                write_field(&name.to_ascii_lowercase(), value, &mut passed.to_all);
             }
         });
         if is_loop {
-            let message = "this request has come through this gateway before, or through too many; \
-                           an upstream leads back to it";
+            let message = "this request has already passed through this gateway, or through too \
+                           many gateways: an upstream leads back to the gateway";
             return Err(Error::new(ErrorKind::Loop, message));
         }
         if let Some(chain) = forwarded_for(request, settings) {
-            write_field("x-forwarded-for", &chain, &mut passed.chain);
+            write_field("x-forwarded-for", &chain, &mut passed.forwarded_for);
         }
         Ok(Passed(Some(passed)))
     }
 
-    /// Appends what an upstream of this kind gets with a call.
+    /// Appends the headers for a call to an upstream of this kind.
     #[inline]
     pub(crate) fn write(&self, kind: Kind, out: &mut Vec<u8>) {
-        self.write_without_chain(kind, out);
+        self.write_without_forwarded_for(kind, out);
         if let (Some(lines), Kind::Path) = (&self.0, kind) {
-            out.extend_from_slice(&lines.chain);
+            out.extend_from_slice(&lines.forwarded_for);
         }
     }
 
-    /// The same without X-Forwarded-For.
+    /// Appends the headers except X-Forwarded-For.
     #[inline]
-    pub(crate) fn write_without_chain(&self, kind: Kind, out: &mut Vec<u8>) {
+    pub(crate) fn write_without_forwarded_for(&self, kind: Kind, out: &mut Vec<u8>) {
         let Some(lines) = &self.0 else { return };
-        out.extend_from_slice(&lines.everywhere);
+        out.extend_from_slice(&lines.to_all);
         if kind == Kind::Path {
             out.extend_from_slice(&lines.to_path);
         }
     }
 }
 
-/// Who a request comes from, for the next in line: what a trusted proxy says, and the proxy itself.
-/// `None` where no proxy says anything.
+/// The X-Forwarded-For to send: the peer's address, after the received addresses if the peer is a
+/// trusted proxy. `None` if the request has no X-Forwarded-For.
 pub(crate) fn forwarded_for(request: &Request<'_>, settings: &Settings) -> Option<Vec<u8>> {
     let chain = request.fields.forwarded_for?;
     let is_trusted = settings.trusted_proxies.iter().any(|network| network.holds(request.peer));
     let peer = request.peer.to_string();
-    Some(match is_trusted && access_log::is_chain(chain) {
-        true => [chain, b", ", peer.as_bytes()].concat(),
-        false => peer.into_bytes(),
+    Some(if is_trusted && access_log::is_chain(chain) {
+        [chain, b", ", peer.as_bytes()].concat()
+    } else {
+        peer.into_bytes()
     })
 }
 
-/// The caller's own name for its request, where it can be one.
+/// The request id that the caller sent, if it is valid.
 pub(crate) fn request_id<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
     let id = request.fields.request_id?;
-    let fits = (1..=ID_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
-    fits.then_some(id)
+    let is_valid = (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    is_valid.then_some(id)
 }

@@ -1,9 +1,9 @@
-//! What is counted of calls, and when.
+//! Counts calls, each exactly once.
 //!
-//! A call is counted once, whatever happens to it. Its [`Record`] begins with it and counts when it
-//! is dropped: as cancelled unless it was answered, and as truncated if the answer did not reach the
-//! caller as a whole. An answer carries the records of its calls and its line of the access log in a
-//! [`Settlement`] until it has been written.
+//! A call has a [`Record`] from its start, which is counted when it is dropped: as cancelled unless
+//! the call was answered, and as truncated if the answer did not fully reach the caller. An answer
+//! carries the records of its calls and its access log line in a [`Settlement`] until it has been
+//! written.
 
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::Method;
@@ -12,13 +12,13 @@ use crate::local::Local;
 use crate::observe::access_log::{AccessLog, Line};
 use crate::observe::stats::{Calls, Outcome, Sharded};
 
-/// One call, not counted yet.
+/// A call that has not been counted yet.
 pub(crate) struct Record<'a> {
     calls: &'a Sharded<Calls>,
     local: &'a Local,
     method: Option<Method>,
     start: Nanos,
-    /// What it came to, and how long that took; `None`: there is no answer yet.
+    /// The outcome and the call's duration; `None` until the answer is ready.
     ended: Option<(Outcome, Nanos)>,
 }
 
@@ -32,12 +32,12 @@ impl<'a> Record<'a> {
         Record { calls, local, method, start, ended: None }
     }
 
-    /// The answer is ready.
+    /// Sets the outcome: the answer is ready.
     pub(crate) fn ended(&mut self, outcome: Outcome) {
         self.ended = Some((outcome, self.local.now() - self.start));
     }
 
-    /// The answer did not reach the caller as a whole. What failed before stays what it was.
+    /// Marks the answer as truncated, unless the call had already failed.
     fn truncate(&mut self) {
         if let Some((outcome @ (Outcome::Ok | Outcome::RpcError), _)) = &mut self.ended {
             *outcome = Outcome::Truncated;
@@ -53,8 +53,8 @@ impl Drop for Record<'_> {
     }
 }
 
-/// The records of an answer's calls; the first has a place of its own, so that a single call costs
-/// no allocation.
+/// The records of an answer's calls. The first is stored inline, so that a single call does not
+/// allocate.
 #[derive(Default)]
 pub(crate) struct Records<'a> {
     first: Option<Record<'a>>,
@@ -76,7 +76,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// What is left to do when an answer was written, or could not be.
+/// What to count and log once an answer has been written, or could not be.
 #[derive(Default)]
 pub(crate) struct Settlement<'a> {
     pub(crate) records: Records<'a>,
@@ -85,13 +85,13 @@ pub(crate) struct Settlement<'a> {
 }
 
 impl Settlement<'_> {
-    /// The caller left before there was an answer.
+    /// Records that the caller disconnected before the answer was ready.
     pub(crate) fn cancel(mut self) {
         let records = self.records.first.iter_mut().chain(&mut self.records.rest);
         records.for_each(|record| record.ended(Outcome::Cancelled));
     }
 
-    /// The answer was written: how much of its body, and whether that was all of it.
+    /// Records that the answer was written: `bytes_out` of its body, and whether that was all.
     pub(crate) fn settle(&mut self, bytes_out: u64, is_complete: bool) {
         self.is_settled = true;
         if !is_complete {

@@ -1,12 +1,12 @@
-//! A JSON-RPC body's way through the gateway: parsed, routed, relayed call by call, answered.
+//! Relays a JSON-RPC body: parses it, routes and relays each call, and answers.
 //!
-//! Every call of a batch has its own route, its own attempts and its own outcome; the answers come
-//! in the order of the calls. What is sent upstream is written anew from the parts of a call that
-//! mean something, under an id that no other exchange has; what comes back must carry that id, and is
-//! handed on under the bytes of the caller's. So no answer can reach the wrong caller, whatever ids
-//! callers choose and whatever an upstream mixes up.
+//! Every call of a batch has its own route, attempts and outcome; answers are in the order of the
+//! calls. Calls are re-encoded from their method and parameters, under an id that no other exchange
+//! has. A result must carry that id, and is returned with the caller's id, byte for byte. So no
+//! answer can reach the wrong caller, whatever ids callers choose and whatever an upstream mixes
+//! up.
 //!
-//! Invariant: each call that has an id gets exactly one answer under it, and is counted once.
+//! Invariant: each call that has an id gets exactly one answer with that id, and is counted once.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -18,10 +18,10 @@ use plimsoll_registry::model::MethodRules;
 use plimsoll_registry::settings::Limits;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::attempt::{self, Retry, Won};
-use super::batch;
+use super::attempt::{self, JudgedResponse, Retry};
+use super::batch::{self, CallSlot};
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
 use super::passed::Passed;
@@ -34,69 +34,69 @@ use crate::payload::{Composer, Payload};
 use crate::permit::Purpose;
 use crate::upstream::Reuse;
 
-/// Where a body's calls go and how errors are put.
+/// Where the calls of a body go, and how they are answered.
 pub(crate) struct Target<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) view: &'a View,
     pub(crate) service: &'a Arc<Service>,
-    /// What the upstream is to call it: the service's id also where only upstreams know it.
+    /// The service's id as sent to upstreams, also for unlisted services.
     pub(crate) service_id: Cow<'a, str>,
-    /// The endpoint's rules, where the call came through one.
+    /// The endpoint's method rules, if the call came through an endpoint.
     pub(crate) rules: Option<&'a MethodRules>,
-    /// The calls in flight of the endpoint, or of the service without one.
+    /// The calls in flight of the endpoint, or of the service if there is no endpoint.
     pub(crate) endpoint_calls: &'a AtomicU64,
-    /// The places for calls of a connection with several requests at a time.
+    /// Limits the calls of a multiplexed connection.
     pub(crate) turns: Option<&'a Semaphore>,
-    /// Whether the request is its connection's only one.
+    /// Whether the request is its connection's only request.
     pub(crate) purpose: Purpose,
     pub(crate) shape: Shape,
-    /// What of the request's head goes on to upstreams.
+    /// The request's headers to forward to upstreams.
     pub(crate) passed: Passed,
-    /// When the call was taken up.
+    /// When the call was received.
     pub(crate) start: Nanos,
 }
 
-/// What a body's calls came to.
-pub(crate) struct Relayed<'a> {
-    /// The HTTP status; 0: there is nothing to answer.
+/// The answer to all calls of a body.
+pub(crate) struct BodyAnswer<'a> {
+    /// The HTTP status; 0 if there is nothing to answer.
     pub(crate) status: u16,
     pub(crate) body: Payload<'static>,
     pub(crate) summary: Summary<'a>,
     pub(crate) records: Records<'a>,
 }
 
-impl<'a> Relayed<'a> {
-    /// Makes it the answer to a request.
+impl<'a> BodyAnswer<'a> {
+    /// Completes the answer to a request.
     fn put_into(self, into: &mut Answer<'a>) {
-        let Relayed { status, body, summary, records } = self;
+        let BodyAnswer { status, body, summary, records } = self;
         into.body = body;
         into.summary = summary;
         into.settlement.records = records;
-        into.put_status(status);
+        into.set_status(status);
     }
 }
 
-/// What one call came to.
-pub(super) struct Answered<'a> {
+/// The answer to one call.
+pub(super) struct CallAnswer<'a> {
     pub(super) status: u16,
     pub(super) answer: Composer,
     pub(super) summary: Summary<'a>,
     pub(super) record: Option<Record<'a>>,
 }
 
-impl<'a> Answered<'a> {
-    /// Makes it the answer to a request.
+impl<'a> CallAnswer<'a> {
+    /// Completes the answer to a request.
     #[inline]
     fn put_into(self, into: &mut Answer<'a>) {
-        let Answered { status, answer, summary, record } = self;
+        let CallAnswer { status, answer, summary, record } = self;
         into.body = answer.finish();
         into.fields.extend(summary.retry_after.map(RetryAfter::field));
         into.summary = summary;
         into.settlement.records = record.into();
-        into.put_status(status);
+        into.set_status(status);
     }
 
-    /// Replaces the answer by an error: there is no room for it.
+    /// Replaces the answer with an error, because there is no memory for the answer.
     pub(super) fn shed(&mut self, target: &Target<'_>, error: &Error, id: Option<&[u8]>) {
         self.answer.clear();
         if id.is_some() {
@@ -104,11 +104,11 @@ impl<'a> Answered<'a> {
         }
         let outcome = target.failed(error);
         self.record.iter_mut().for_each(|record| record.ended(outcome));
-        self.summary.fails(error, target.shape);
+        self.summary.fail(error, target.shape);
     }
 }
 
-/// Answers a body; `answer` is 200, JSON and empty before.
+/// Answers a body. `answer` must be an empty JSON answer with status 200.
 pub(crate) async fn answer<'a>(target: &Target<'a>, body: &Body<'_>, answer: &mut Answer<'a>) {
     let batch_max = target.limits().batch;
     match body {
@@ -134,63 +134,66 @@ async fn answer_long<'a>(
     target: &Target<'a>,
     bytes: &bytes::Bytes,
     batch_max: usize,
-) -> Relayed<'a> {
+) -> BodyAnswer<'a> {
     match parse::body(bytes, batch_max).await {
         Some(Ok(Parsed::Single(call))) => single(target, &call.within(bytes)).await.into(),
         Some(Ok(Parsed::Batch(items))) => batch::answer_long(target, bytes, items).await,
         Some(Err(refused)) => refused_call(target, refused.within(bytes)).into(),
-        None => target.fail(&Error::new(ErrorKind::Internal, "the gateway is ending"), None).into(),
+        None => {
+            let error = Error::new(ErrorKind::Internal, "the gateway is shutting down");
+            target.fail(&error, None).into()
+        }
     }
 }
 
-async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> Answered<'a> {
-    let mut answered = match target.turn().await {
-        Ok(_turn) => {
+async fn single<'a>(target: &Target<'a>, call: &Call<'_>) -> CallAnswer<'a> {
+    let mut answered = match target.connection_slot().await {
+        Ok(_slot) => {
             let capacity = &target.worker.local.capacity;
-            let entered = capacity.enter(target.endpoint_calls, target.purpose);
-            answer_call(target, call, &entered.map(batch::Turn::alone)).await
+            let permit = capacity.enter(target.endpoint_calls, target.purpose);
+            answer_call(target, call, &permit.map(CallSlot::single)).await
         }
         Err(busy) => target.fail(&busy, call.id),
     };
     if call.id.is_none() {
-        // A notification: done, and not answered.
+        // A notification is relayed but not answered.
         answered.status = 0;
     }
     answered
 }
 
-impl<'a> From<Answered<'a>> for Relayed<'a> {
-    fn from(answered: Answered<'a>) -> Relayed<'a> {
-        let Answered { status, answer, summary, record } = answered;
-        Relayed { status, body: answer.finish(), summary, records: record.into() }
+impl<'a> From<CallAnswer<'a>> for BodyAnswer<'a> {
+    fn from(answered: CallAnswer<'a>) -> BodyAnswer<'a> {
+        let CallAnswer { status, answer, summary, record } = answered;
+        BodyAnswer { status, body: answer.finish(), summary, records: record.into() }
     }
 }
 
-/// Answers what was to be a call and is none.
-pub(super) fn refused_call<'a>(target: &Target<'a>, refused: Refused<'_>) -> Answered<'a> {
+/// Answers an invalid call.
+pub(super) fn refused_call<'a>(target: &Target<'a>, refused: Refused<'_>) -> CallAnswer<'a> {
     target.fail(&Error::from(refused.why), refused.id)
 }
 
-/// Answers one call under its permit, or says why it got none.
+/// Answers one call, with an error if it was not admitted.
 pub(super) async fn answer_call<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
-    entered: &Result<batch::Turn<'_>, Error>,
-) -> Answered<'a> {
+    slot: &Result<CallSlot<'_>, Error>,
+) -> CallAnswer<'a> {
     let local = &*target.worker.local;
     let method = Method::find(&call.method);
     let calls = &*target.service.calls;
     let mut record = Record::start(calls, local, method, target.start);
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
-    let resolved = match entered {
+    let resolved = match slot {
         Ok(_) => resolve(target, call, method, &mut answer, &mut summary).await,
         Err(busy) => Err(busy.clone()),
     };
     let (outcome, status) = resolved.unwrap_or_else(|error| {
         answer.clear();
         error.write(target.shape, call.id.unwrap_or(b"null"), answer.text());
-        summary.fails(&error, target.shape);
+        summary.fail(&error, target.shape);
         (target.failed(&error), error.status(target.shape))
     });
     if call.id.is_none() {
@@ -198,7 +201,7 @@ pub(super) async fn answer_call<'a>(
     }
     record.ended(outcome);
     summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
-    Answered { status, answer, summary, record: Some(record) }
+    CallAnswer { status, answer, summary, record: Some(record) }
 }
 
 impl<'a> Target<'a> {
@@ -206,7 +209,7 @@ impl<'a> Target<'a> {
         &self.view.settings.limits
     }
 
-    /// What an error of ours is counted as; also as shed, where there was no room for the call.
+    /// The outcome of a call that failed with this error. Counts the call as shed if it was.
     pub(crate) fn failed(&self, error: &Error) -> Outcome {
         if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
             self.service.calls.of(self.worker.local.number).shed[place].add(1);
@@ -214,42 +217,43 @@ impl<'a> Target<'a> {
         Outcome::Failed(error.kind.row().fault)
     }
 
-    /// Counts what was refused before anything was sent for it.
+    /// Counts a request that was refused before anything was sent upstream.
     pub(crate) fn count_refused(&self, error: &Error) {
         self.worker.local.counts().refused[error.kind as usize].add(1);
     }
 
-    /// Answers with an error what was not taken for a call.
-    pub(super) fn fail(&self, error: &Error, id: Option<&[u8]>) -> Answered<'a> {
+    /// Answers a request that was refused before it became a call.
+    pub(super) fn fail(&self, error: &Error, id: Option<&[u8]>) -> CallAnswer<'a> {
         self.count_refused(error);
         let mut answer = Composer::new(self.worker.local.take_buffer());
         error.write(self.shape, id.unwrap_or(b"null"), answer.text());
         let mut summary = Summary::default();
-        summary.fails(error, self.shape);
-        Answered { status: error.status(self.shape), answer, summary, record: None }
+        summary.fail(error, self.shape);
+        CallAnswer { status: error.status(self.shape), answer, summary, record: None }
     }
 
-    /// Waits for a place among the calls of its connection.
+    /// Waits for one of the slots for calls of the connection.
     ///
     /// # Errors
-    /// None was free until the service's timeout.
-    pub(super) async fn turn(&self) -> Result<Option<tokio::sync::SemaphorePermit<'a>>, Error> {
-        let Some(turns) = self.turns else { return Ok(None) };
-        if let Ok(turn) = turns.try_acquire() {
-            return Ok(Some(turn));
+    /// No slot became free within the service's timeout.
+    pub(super) async fn connection_slot(&self) -> Result<Option<SemaphorePermit<'a>>, Error> {
+        let Some(slots) = self.turns else { return Ok(None) };
+        if let Ok(slot) = slots.try_acquire() {
+            return Ok(Some(slot));
         }
         let until = self.worker.local.instant(self.start + self.service.model.timeout);
-        match tokio::time::timeout_at(until, turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(Some(turn)),
+        match tokio::time::timeout_at(until, slots.acquire()).await {
+            Ok(Ok(slot)) => Ok(Some(slot)),
             _ => {
-                let message = "limits.calls_per_connection calls were in flight until the timeout";
+                let message = "timed out waiting for earlier calls on this connection \
+                               (limits.calls_per_connection)";
                 Err(Error::new(ErrorKind::Busy, message))
             }
         }
     }
 }
 
-/// Brings a call to its outcome, the answer written.
+/// Answers a call from configuration or from an upstream, and writes the answer to `out`.
 async fn resolve<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
@@ -265,17 +269,17 @@ async fn resolve<'a>(
     let class = known.unwrap_or(Class::Read);
     match (class, &target.service.chain_id) {
         (Class::Static, Some([chain_id, net_version])) if target.service.is_chain_confirmed() => {
-            let own = if call.method == "eth_chainId" { chain_id } else { net_version };
-            write_result(call.id, own, out.text());
+            let result = if call.method == "eth_chainId" { chain_id } else { net_version };
+            write_result(call.id, result, out.text());
             return Ok((Outcome::Ok, 200));
         }
         (Class::Subscription, _) => {
-            let message = format!("{} needs a WebSocket, which is not served here", call.method);
+            let message = format!("{} needs a WebSocket, which is not supported", call.method);
             return Err(Error::new(ErrorKind::MethodUnsupported, message));
         }
         _ => {}
     }
-    // What an unknown method does is unknown: it may do harm twice.
+    // An unknown method may not be safe to repeat.
     let repeatable = matches!(known, Some(Class::Read | Class::Static));
     let won = dispatch(target, call, class, repeatable, summary).await?;
     let outcome = match won.outcome() {
@@ -285,8 +289,8 @@ async fn resolve<'a>(
             Outcome::RpcError
         }
     };
-    // PATH hands the backend's status on; a customer's client expects 200 where there is an answer,
-    // but for the one status that it acts on.
+    // PATH forwards the backend's status. A customer's client expects 200 for any JSON-RPC answer,
+    // except 429, which clients act on.
     let is_limited = won.status == 429 && won.outcome() != RelayOutcome::Ok;
     let status = if target.shape == Shape::Path || is_limited { won.status } else { 200 };
     summary.retry_after = won.retry_after.filter(|_| is_limited);
@@ -294,15 +298,15 @@ async fn resolve<'a>(
     Ok((outcome, status))
 }
 
-/// Attempts a call until it is answered or must not be tried again: over a new connection where a
-/// pooled one turned out to be closed, and over other routes as long as nothing was sent.
+/// Attempts a call until it is answered or must not be retried. Retries use a new connection if the
+/// pooled one was closed, or another route if nothing was sent.
 async fn dispatch<'a>(
     target: &Target<'a>,
     call: &Call<'_>,
     class: Class,
     repeatable: bool,
     summary: &mut Summary<'a>,
-) -> Result<Won, Error> {
+) -> Result<JudgedResponse, Error> {
     let need = Need { class, method: &call.method };
     let mut tried = Tried::default();
     let pick = |tried: &Tried| target.service.pick(&need, tried, target.worker.local.recent());
@@ -311,7 +315,7 @@ async fn dispatch<'a>(
     let pooled = if repeatable { Reuse::Pooled } else { Reuse::Checked };
     let mut reuse = pooled;
     loop {
-        summary.tries(&route.upstream.model.id);
+        summary.add_attempt(&route.upstream.model.id);
         let failure = match attempt::run(target, call, route, reuse).await {
             Ok(won) => {
                 summary.upstream_status = Some(won.status);
@@ -335,28 +339,28 @@ fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Why a call has no route, in words.
+/// The error for a call that has no route.
 pub(crate) fn not_routed(kind: ErrorKind, target: &Target<'_>, method: &str) -> Error {
     let service = &target.service_id;
     let message = match kind {
         ErrorKind::WrongChain => target.service.other_chains(),
         ErrorKind::NoUpstream => format!("service {service} has no upstream"),
         ErrorKind::LimitReached => format!("every upstream of {service} is at its rate limit"),
-        _ => format!("no upstream of {service} takes {}", shown(method)),
+        _ => format!("no upstream of {service} accepts {}", shown(method)),
     };
     Error::new(kind, message)
 }
 
-/// As much of a caller's word as an answer repeats.
-pub(crate) fn shown(word: &str) -> String {
+/// Quotes a caller's text, truncated.
+pub(crate) fn shown(text: &str) -> String {
     const SHOWN_MAX: usize = 64;
-    match word.char_indices().nth(SHOWN_MAX) {
-        Some((end, _)) => format!("\"{}…\"", &word[..end]),
-        None => format!("\"{word}\""),
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("\"{}…\"", &text[..end]),
+        None => format!("\"{text}\""),
     }
 }
 
-/// A number in decimal, without allocation.
+/// Formats a number in decimal without allocating.
 pub(crate) struct Decimal {
     digits: [u8; 20],
     from: usize,
@@ -387,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written() {
+    fn numbers_are_formatted_in_decimal() {
         for number in [0, 7, 10, 18_446_744_073_709_551_615] {
             assert_eq!(Decimal::of(number).digits(), number.to_string().as_bytes());
         }

@@ -1,15 +1,14 @@
-//! REST below `/v1`: requests that are not JSON-RPC, handed on as they are.
+//! REST below `/v1`: requests that are not JSON-RPC, forwarded as they are.
 //!
-//! Chains that speak REST beside or instead of JSON-RPC (Cosmos' `/status`, Beacon's `/eth/v1/…`) are
-//! asked this way. Nothing in them is understood; header fields that belong to one connection stay on
-//! it, and paths that traverse (`..`) are refused, so that what lies beside `/v1` at an instance
-//! cannot be reached.
+//! This serves chains with REST APIs beside or instead of JSON-RPC (Cosmos' `/status`, Beacon's
+//! `/eth/v1/…`). Requests are not interpreted. Hop-by-hop headers are not forwarded, and paths that
+//! traverse (`..`) are refused, so that an instance's paths outside `/v1` cannot be reached.
 //!
-//! What a caller wrote could make an upstream answer twice, and the second answer would be another
-//! caller's. So these requests have connections of their own, a connection that carried a body is
-//! not used again, GET and HEAD carry none, and a pooled connection is checked before it is used.
+//! A caller's request could make an upstream answer twice, and the second answer would go to
+//! another caller. So these requests have separate connections, a connection that carried a body is
+//! not reused, GET and HEAD are sent without a body, and a pooled connection is checked before use.
 //!
-//! A long answer is handed on in pieces as it comes.
+//! Long answers are streamed.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -34,17 +33,17 @@ use crate::observe::stats::{Outcome, RelayOutcome};
 use crate::offload;
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
-use crate::upstream::{self, Failure, ReplyPieces, Response, Reuse, Use};
+use crate::upstream::{self, Failure, ReplyChunks, Response, Reuse, Use};
 
-/// What a request that names no JSON-RPC method counts as in the rules of an upstream.
+/// The method name of REST requests in an upstream's method rules.
 const METHOD: &str = "REST";
 
-/// A longer answer is handed on in pieces.
+/// Longer answers are streamed.
 const WHOLE_MAX: u64 = 64 << 10;
 
-/// Fields of a request that go on to the upstream, beside those that go with every request
-/// (`call::passed`): what HTTP's own semantics need, and what Cosmos' and Beacon's REST take.
-const HANDED_ON: &[&str] = &[
+/// Request headers that are forwarded, in addition to those of every request (`call::passed`):
+/// headers with HTTP semantics, and those of Cosmos' and Beacon's REST APIs.
+const FORWARDED_HEADERS: &[&str] = &[
     "accept",
     "accept-language",
     "cache-control",
@@ -59,8 +58,8 @@ const HANDED_ON: &[&str] = &[
     "x-cosmos-block-height",
 ];
 
-/// Fields of an answer that are not the upstream's to say.
-const NOT_TAKEN: &[&str] = &[
+/// Response headers that are not forwarded; the gateway sets its own where needed.
+const DROPPED_HEADERS: &[&str] = &[
     "connection",
     "content-length",
     "content-type",
@@ -73,13 +72,13 @@ const NOT_TAKEN: &[&str] = &[
     "upgrade",
 ];
 
-/// Whether a body is JSON-RPC, or what some node takes for it: an object with a method, or an array of
-/// such. It would be past every rule on methods.
+/// Whether a body is JSON-RPC, or might be accepted as JSON-RPC by a node: an object with a method,
+/// or an array that contains one. Such a body would bypass all method rules.
 pub(crate) async fn is_call(body: &Body<'_>) -> bool {
     match body {
         Body::Long(bytes) if bytes.len() > offload::INLINE_MAX => {
             let bytes = bytes.clone();
-            // Where it can no longer be checked, it is refused.
+            // Refused if it cannot be checked.
             offload::run(move || holds_call(&bytes)).await.unwrap_or(true)
         }
         body => holds_call(body.bytes()),
@@ -98,8 +97,8 @@ fn holds_call(bytes: &[u8]) -> bool {
     }
 }
 
-/// Hands a request on to an upstream of the service, and its answer back. `body` is the request's,
-/// decoded.
+/// Forwards a request to an upstream of the service and returns its answer. `body` is the request's
+/// decoded body.
 pub(crate) async fn pass<'a>(
     target: &Target<'a>,
     request: &Request<'_>,
@@ -114,7 +113,7 @@ pub(crate) async fn pass<'a>(
         if summary.attempts == 0 {
             target.count_refused(&error);
         }
-        summary.fails(&error, target.shape);
+        summary.fail(&error, target.shape);
         let answer = Answer::error(&error, target.shape, local.take_buffer());
         (answer, target.failed(&error))
     });
@@ -133,7 +132,7 @@ async fn relay<'a>(
     summary: &mut Summary<'a>,
 ) -> Result<(Answer<'a>, Outcome), Error> {
     let local: &'a Local = &target.worker.local;
-    let _turn = target.turn().await?;
+    let _slot = target.connection_slot().await?;
     let permit = local.capacity.enter(target.endpoint_calls, target.purpose)?;
     let is_bodiless = matches!(request.method, "GET" | "HEAD");
     let body = if is_bodiless { b"" } else { body.bytes() };
@@ -141,12 +140,11 @@ async fn relay<'a>(
     let mut tried = Tried::default();
     let pick = |tried: &Tried| target.service.pick(&need, tried, local.recent());
     let mut route: &'a Route = pick(&tried).map_err(|kind| not_routed(kind, target, METHOD))?;
-    // What was sent and not answered is not sent again: what a request does, even a GET, is not
-    // known here.
+    // A request that was sent is not repeated: even a GET may not be safe to repeat.
     let repeatable = false;
     let mut reuse = Reuse::Checked;
     let (attempt, reply) = loop {
-        summary.tries(&route.upstream.model.id);
+        summary.add_attempt(&route.upstream.model.id);
         let model = &route.upstream.model;
         let head = request_head(target, request, model, below, query, body.len());
         let sent = upstream::Request {
@@ -193,7 +191,7 @@ async fn relay<'a>(
             match (&whole, failure) {
                 (Err(failure), _) => attempt.failed(&target.service_id, failure),
                 (Ok((whole, _)), Some(failure)) => {
-                    let failure = failure.with(Some(status), whole.body());
+                    let failure = failure.with_detail(Some(status), whole.body());
                     attempt.failed(&target.service_id, &failure);
                 }
                 (Ok(_), None) => attempt.answered(RelayOutcome::Ok, now),
@@ -205,11 +203,11 @@ async fn relay<'a>(
             take_whole(whole, local)
         }
         _ => {
-            let pieces = reply.into_pieces(target.service.model.timeout);
+            let chunks = reply.into_chunks(target.service.model.timeout);
             let service = &target.service.model.id;
-            let failure = failure.map(|failure| failure.with(Some(status), b""));
-            let relaying = Relaying { pieces, attempt, service, failure, _permit: permit };
-            Payload::Pieces(Box::new(relaying))
+            let failure = failure.map(|failure| failure.with_detail(Some(status), b""));
+            let streamed = StreamedAnswer { chunks, attempt, service, failure, _permit: permit };
+            Payload::Pieces(Box::new(streamed))
         }
     };
     Ok((answer, outcome))
@@ -225,22 +223,22 @@ fn take_whole<'a>(response: Response, local: &Local) -> Payload<'a> {
     Payload::Whole(body)
 }
 
-/// An answer that is handed on while it comes.
-struct Relaying<'a> {
-    pieces: ReplyPieces,
+/// An answer that is forwarded as it arrives.
+struct StreamedAnswer<'a> {
+    chunks: ReplyChunks,
     attempt: Attempt<'a>,
-    /// For the log.
+    /// The service's id, for the log.
     service: &'a str,
-    /// The failure that its status stands for.
+    /// The failure for the answer's status, if it is an error.
     failure: Option<Failure>,
     _permit: Permit<'a>,
 }
 
-impl Pieces for Relaying<'_> {
+impl Pieces for StreamedAnswer<'_> {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Option<Bytes>, Truncated>> + '_>> {
         Box::pin(async {
-            match self.pieces.next().await {
-                Ok(Some(piece)) => Ok(Some(piece)),
+            match self.chunks.next().await {
+                Ok(Some(chunk)) => Ok(Some(chunk)),
                 Ok(None) => {
                     match &self.failure {
                         Some(failure) => self.attempt.failed(self.service, failure),
@@ -259,11 +257,11 @@ impl Pieces for Relaying<'_> {
     }
 
     fn length(&self) -> Option<u64> {
-        self.pieces.length()
+        self.chunks.length()
     }
 }
 
-/// The request's head as it is sent to the upstream.
+/// The head of the upstream request.
 fn request_head(
     target: &Target<'_>,
     request: &Request<'_>,
@@ -285,9 +283,12 @@ fn request_head(
         path.push_str(query);
     }
     let mut head = routing::request_start(request.method, upstream, &path, &["accept-encoding"]);
-    let own = |name: &str| upstream.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    let is_configured =
+        |name: &str| upstream.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
     request.all.visit(|name, value| {
-        if HANDED_ON.iter().any(|known| known.eq_ignore_ascii_case(name)) && !own(name) {
+        if FORWARDED_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name))
+            && !is_configured(name)
+        {
             write_field(name, value, &mut head);
         }
     });
@@ -297,7 +298,7 @@ fn request_head(
     let chain = passed::forwarded_for(request, &target.view.settings);
     let chain = chain.unwrap_or_else(|| request.peer.to_string().into_bytes());
     write_field("x-forwarded-for", &chain, &mut head);
-    target.passed.write_without_chain(upstream.kind, &mut head);
+    target.passed.write_without_forwarded_for(upstream.kind, &mut head);
     head.extend_from_slice(&target.worker.shared.via);
     if length > 0 || matches!(request.method, "POST" | "PUT" | "PATCH") {
         write_field("content-length", Decimal::of(length as u64).digits(), &mut head);
@@ -306,45 +307,45 @@ fn request_head(
     head
 }
 
-/// What the Connection fields of a message name: fields that are for this connection only, RFC 9110
-/// §7.6.1.
+/// The header names listed in a message's Connection headers, which must not be forwarded (RFC 9110
+/// §7.6.1).
 #[derive(Default)]
-struct Options(Vec<Vec<u8>>);
+struct ConnectionOptions(Vec<Vec<u8>>);
 
-impl Options {
+impl ConnectionOptions {
     fn read(&mut self, name: &str, value: &[u8]) {
         if name.eq_ignore_ascii_case("connection") {
             self.0.extend(value.split(|byte| *byte == b',').map(|one| one.trim_ascii().to_vec()));
         }
     }
 
-    fn name(&self, name: &str) -> bool {
+    fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
     }
 }
 
-/// Whether only the gateway may set this field of an answer.
-fn is_the_gateways(name: &str) -> bool {
+/// Whether only the gateway may set this response header.
+fn is_reserved(name: &str) -> bool {
     let starts = |start: &str| {
         name.get(..start.len()).is_some_and(|front| front.eq_ignore_ascii_case(start))
     };
     starts("access-control-") || starts("x-plimsoll-")
 }
 
-/// The answer as the caller is given it, without its body.
+/// The answer for the caller, without its body.
 fn answer_head<'a>(status: u16, head: &[u8], method: &str) -> Answer<'a> {
-    let mut options = Options::default();
+    let mut options = ConnectionOptions::default();
     http1::visit_response_fields(head, |field| options.read(field.name, field.value));
-    // Without a body, the length is that of the one there would be.
+    // The Content-Length of a response without a body is that of the omitted body.
     let bodiless = method == "HEAD" || status == 304;
     let mut answer = Answer::new(status, b"", Vec::new());
     http1::visit_response_fields(head, |field| {
         if field.name.eq_ignore_ascii_case("content-type") {
             answer.content_type = Cow::Owned(field.value.to_vec());
         }
-        let taken = !NOT_TAKEN.iter().any(|name| name.eq_ignore_ascii_case(field.name))
-            && !options.name(field.name)
-            && !is_the_gateways(field.name);
+        let taken = !DROPPED_HEADERS.iter().any(|name| name.eq_ignore_ascii_case(field.name))
+            && !options.contains(field.name)
+            && !is_reserved(field.name);
         if taken || (bodiless && field.name.eq_ignore_ascii_case("content-length")) {
             let name = field.name.to_ascii_lowercase();
             answer.fields.push((name.into(), field.value.to_vec()));

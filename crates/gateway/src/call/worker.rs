@@ -1,8 +1,8 @@
-//! What all workers share, and what the tasks of one worker thread share.
+//! State shared by all workers ([`Shared`]) and by the tasks of one worker thread ([`Worker`]).
 //!
-//! What is shared between threads is read: settings and routes are replaced as a whole, and a worker
-//! looks at one number to see whether they were. The process's capacity is the exception: it is
-//! counted by all.
+//! Threads mostly read shared state: settings and routes are replaced as a whole, and a worker
+//! compares one version number to detect that. The exception is the process's capacity, which all
+//! threads update.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -28,32 +28,32 @@ use crate::observe::stats::{Counts, Sharded};
 use crate::permit::Capacity;
 use crate::upstream::Client;
 
-/// What a reload replaces.
+/// The state that a reload replaces.
 pub(crate) struct State {
     pub(crate) settings: Settings,
     pub(crate) routing: Routing,
 }
 
-/// The state as one call sees it, from its beginning to its end.
+/// A snapshot of the state, which a call uses from start to end.
 pub(crate) type View = Rc<Arc<State>>;
 
-/// How far a gateway has come with stopping.
+/// The phases of a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
-    /// Not ready any more; each answer ends its connection.
+    /// No longer ready; each answer closes its connection.
     Draining,
     /// Idle connections are closed.
     Closing,
 }
 
-/// What all threads of a gateway share.
+/// State shared by all threads of a gateway.
 pub(crate) struct Shared {
     pub(crate) time: Time,
     pub(crate) started: WallClock,
-    /// What tells this gateway from all others.
+    /// A random id of this gateway process.
     pub(crate) id: String,
-    /// The header line that tells other gateways, and this one, that a request has been here.
+    /// The header line that marks a request as having passed through this gateway.
     pub(crate) via: Vec<u8>,
     threads: u64,
     state: ArcSwap<State>,
@@ -85,14 +85,14 @@ impl Shared {
             started: WallClock::now(),
             id,
             via,
-            // The keeper sends calls too.
+            // The keeper also sends calls.
             threads: workers as u64 + 1,
             capacity: Arc::new(Capacity::new(&state.settings.limits)),
             state: ArcSwap::from_pointee(state),
             version: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Serving),
-            // Beside the workers, the keeper and the acceptor count.
+            // One each for the workers, the keeper and the acceptor.
             counts: Arc::new(Sharded::new(workers + 2)),
             resolver: Arc::new(resolver),
             access_log,
@@ -105,7 +105,7 @@ impl Shared {
         self.state.load_full()
     }
 
-    /// Replaces settings and routes for all calls that begin from now on.
+    /// Replaces settings and routes for all calls that start from now on.
     pub(crate) fn replace(&self, state: State) {
         self.capacity.set_limits(&state.settings.limits);
         self.state.store(Arc::new(state));
@@ -122,12 +122,12 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Tells of each phase that is entered.
+    /// A channel that reports each phase as it is entered.
     pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
 
-    /// A connection was accepted.
+    /// Records that a connection was accepted.
     pub(crate) fn accepted(&self) {
         self.accepted_at.store(self.time.now().0, Ordering::Relaxed);
     }
@@ -137,12 +137,12 @@ impl Shared {
         Nanos(self.accepted_at.load(Ordering::Relaxed))
     }
 
-    /// Connections from callers that are open.
+    /// Open connections from callers.
     pub(crate) fn connections(&self) -> u64 {
         self.counts.sum(|counts| counts.downstream.get())
     }
 
-    /// The metrics page.
+    /// Renders the metrics page.
     pub(crate) fn metrics(&self, state: &State) -> String {
         let services = state.routing.services();
         let service_figures = |service: &'_ Arc<super::routing::Service>| ServiceFigures {
@@ -176,7 +176,7 @@ impl Shared {
     }
 }
 
-/// One worker's own.
+/// A worker thread's own state.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) local: Rc<Local>,
@@ -199,7 +199,7 @@ impl Worker {
         }
     }
 
-    /// Settings and routes as they are now.
+    /// The current settings and routes.
     #[inline]
     pub(crate) fn view(&self) -> View {
         let version = self.shared.version.load(Ordering::Acquire);
@@ -210,8 +210,8 @@ impl Worker {
         view.1.clone()
     }
 
-    /// A number from 1 on that no other exchange of this process has. It stays below 2⁵³, which is
-    /// what nodes that keep numbers as floating point can repeat, for some thousand years.
+    /// An id that no other exchange of this process has, starting at 1. Ids stay below 2⁵³, the
+    /// largest that nodes with floating-point numbers can return, for some thousand years.
     #[inline]
     pub(crate) fn next_id(&self) -> u64 {
         let id = self.ids.get();
@@ -219,12 +219,12 @@ impl Worker {
         id * self.shared.threads + self.local.number as u64 + 1
     }
 
-    /// A name for a request, which no other request here or elsewhere has.
+    /// A globally unique request id.
     pub(crate) fn new_request_id(&self) -> String {
         format!("{}-{:x}", self.shared.id, self.next_id())
     }
 
-    /// Closes connections to upstreams that are not needed, until the worker ends.
+    /// Periodically closes upstream connections that are no longer needed, until the worker stops.
     pub(crate) async fn tidy(self: Rc<Worker>) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {

@@ -1,24 +1,23 @@
-//! What an upstream's error object means, whatever number its vendor chose.
+//! Categories of upstreams' error objects, independent of vendors' error codes.
 //!
-//! Nodes and gateways in the field use the same codes for opposite things: -32012, -32014, -32015 and
-//! -32016 mean "range too large, missing data, node timeout, unauthorized" at one gateway and "over
-//! capacity, batch too large, gateway timeout, rate limited" at another. So an error is sorted by
-//! what it says, then by its code where that code has one meaning, and otherwise it is `other`: the
-//! safe default, which is counted like the rest.
+//! Nodes and gateways use the same codes for different things: -32012, -32014, -32015 and -32016
+//! mean "range too large, missing data, node timeout, unauthorized" at one gateway and "over
+//! capacity, batch too large, gateway timeout, rate limited" at another. So an error is categorized
+//! by its message, then by its code if that code has only one meaning, and otherwise as `other`.
 //!
-//! What says that a contract refused comes first: the words of a contract's refusal are its author's,
-//! and "rate limit exceeded" among them is no upstream's limit.
+//! Reverts are checked first: the message of a revert is chosen by the contract's author, so "rate
+//! limit exceeded" in it is not an upstream's limit.
 //!
-//! A category decides what may be done (try elsewhere or not) and whose fault it was. An error whose
-//! code has several meanings gets the one code of our table; everything else in it stays, and the
-//! vendor's code stands beside it as `upstream_code`. Every other error is handed on byte for byte.
+//! A category decides whether another upstream may do better and whose fault the error is. An error
+//! whose code is ambiguous gets the code of [`Category::code`]; the rest of the object is kept, and
+//! the vendor's code is added as `upstream_code`. Every other error is forwarded byte for byte.
 
 use crate::error::Fault;
 
-/// What an upstream's error means.
+/// The category of an upstream's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Category {
-    /// Logs or blocks over a wider range than the upstream allows.
+    /// Logs or blocks over a larger range than the upstream allows.
     RangeTooLarge,
     /// The upstream's own limit on calls: rate, quota, capacity.
     RateLimited,
@@ -26,29 +25,29 @@ pub enum Category {
     Unauthorized,
     /// The upstream does not have the data: pruned, not synced, not yet there.
     MissingData,
-    /// The contract refused.
+    /// The contract reverted.
     Reverted,
-    /// The transaction is there already: sending it succeeded before.
+    /// The transaction is already known: an earlier send succeeded.
     AlreadyKnown,
-    /// The transaction's nonce is used, or ahead.
+    /// The transaction's nonce is already used or too high.
     Nonce,
-    /// The sender cannot pay.
+    /// The sender has insufficient funds.
     Funds,
-    /// The transaction pays too little.
+    /// The transaction's fee is too low.
     Underpriced,
-    /// The upstream does not have the method.
+    /// The upstream does not support the method.
     UnsupportedMethod,
-    /// The upstream took too long at something of its own.
+    /// The upstream itself timed out.
     Timeout,
     /// The answer or the request is too large for the upstream.
     TooLarge,
-    /// The upstream cannot work at present.
+    /// The upstream is temporarily unavailable.
     Unavailable,
-    /// The method does not take these parameters.
+    /// The parameters are invalid for the method.
     InvalidParams,
-    /// The upstream does not take the request for one.
+    /// The upstream considers the request invalid.
     InvalidRequest,
-    /// The upstream failed inside.
+    /// An internal error of the upstream.
     Internal,
     /// Anything else.
     Other,
@@ -56,13 +55,13 @@ pub enum Category {
 
 struct Rule {
     category: Category,
-    /// Any of these in the message, in lower case, decides.
+    /// A message that contains any of these, in lower case, is in the category.
     phrases: &'static [&'static str],
-    /// Codes that have this one meaning wherever they are used.
+    /// Codes that have only this meaning at every vendor.
     codes: &'static [i64],
 }
 
-/// Phrases are looked for in this order, then codes.
+/// All phrases are checked in this order, then all codes.
 const RULES: &[Rule] = &[
     Rule {
         category: Category::RangeTooLarge,
@@ -216,20 +215,20 @@ const RULES: &[Rule] = &[
     Rule { category: Category::Internal, phrases: &[], codes: &[-32603, 500] },
 ];
 
-/// Whether an error says that the contract refused: geth's and most others' code 3, Nethermind's and
-/// Erigon's way of saying it, or a message that begins with it.
-fn is_refusal(code: i64, message: &str) -> bool {
+/// Whether an error is a revert: code 3 (geth and most others), Nethermind's and Erigon's code and
+/// message, or a message that starts with a revert phrase.
+fn is_revert(code: i64, message: &str) -> bool {
     code == 3
         || (code == -32015 && message.starts_with("vm execution error"))
         || message.starts_with("execution reverted")
         || message.starts_with("vm exception while processing transaction")
 }
 
-/// So much of a message is looked at; vendors say what it is in their first words.
+/// Only the first bytes of a message are examined; vendors put the reason first.
 const MESSAGE_MAX: usize = 512;
 
 impl Category {
-    /// Every one, in the order of its place.
+    /// All variants, in declaration order.
     pub const ALL: [Category; 17] = [
         Category::RangeTooLarge,
         Category::RateLimited,
@@ -250,22 +249,22 @@ impl Category {
         Category::Other,
     ];
 
-    /// Sorts an error by its code and its message, as written, with or without quotation marks.
+    /// Categorizes an error by its code and its raw message, with or without quotation marks.
     pub fn of(code: i64, message: &[u8]) -> Category {
         let message = &message[..message.len().min(MESSAGE_MAX)];
         let message = String::from_utf8_lossy(message).to_ascii_lowercase();
-        if is_refusal(code, message.trim_start_matches('"').trim_start()) {
+        if is_revert(code, message.trim_start_matches('"').trim_start()) {
             return Category::Reverted;
         }
-        let says = |rule: &&Rule| rule.phrases.iter().any(|phrase| message.contains(phrase));
-        let found = RULES.iter().find(says);
+        let has_phrase = |rule: &&Rule| rule.phrases.iter().any(|phrase| message.contains(phrase));
+        let found = RULES.iter().find(has_phrase);
         let found = found.or_else(|| RULES.iter().find(|rule| rule.codes.contains(&code)));
         found.map_or(Category::Other, |rule| rule.category)
     }
 
-    /// What an error means that came with this HTTP status: a limit and a refusal are said by the
-    /// status where the words say nothing.
-    pub(crate) fn with(self, status: u16) -> Category {
+    /// The category of an error that came with this HTTP status: 429 means rate limited, and 401
+    /// and 403 mean unauthorized if the message does not say anything more specific.
+    pub(crate) fn with_status(self, status: u16) -> Category {
         match (status, self) {
             (_, Category::Reverted) => self,
             (429, _) => Category::RateLimited,
@@ -276,7 +275,7 @@ impl Category {
         }
     }
 
-    /// The word for it in metrics and documents.
+    /// The name in metrics and documents.
     pub fn word(self) -> &'static str {
         match self {
             Category::RangeTooLarge => "range_too_large",
@@ -312,7 +311,7 @@ impl Category {
         )
     }
 
-    /// Whose fault it is.
+    /// Whose fault the error is.
     pub fn fault(self) -> Fault {
         match self {
             Category::RangeTooLarge
@@ -329,15 +328,14 @@ impl Category {
         }
     }
 
-    /// The code to answer with instead of `code`, when `code` is one that vendors use for different
-    /// things.
-    pub fn one_code(self, code: i64) -> Option<i64> {
-        // A contract's refusal is known by its data; clients look for it under any of these codes.
-        let clashing = matches!(code, -32029..=-32010 | 400..=599);
-        (clashing && self != Category::Reverted).then_some(self.code())
+    /// The code to answer with instead of `code`, if vendors use `code` for different things.
+    pub fn normalized_code(self, code: i64) -> Option<i64> {
+        // Clients recognize reverts by their data, under any of these codes.
+        let is_ambiguous = matches!(code, -32029..=-32010 | 400..=599);
+        (is_ambiguous && self != Category::Reverted).then_some(self.code())
     }
 
-    /// The code of our table.
+    /// The JSON-RPC code of the category.
     pub fn code(self) -> i64 {
         match self {
             Category::RangeTooLarge | Category::RateLimited | Category::TooLarge => -32005,
@@ -358,11 +356,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_sorted_by_what_they_say() {
+    fn errors_are_categorized_by_message_then_code() {
         let check = |code: i64, message: &str, category: Category, shown: i64| {
             let found = Category::of(code, message.as_bytes());
             assert_eq!(found, category, "{code} {message}");
-            assert_eq!(found.one_code(code).unwrap_or(code), shown, "{code} {message}");
+            assert_eq!(found.normalized_code(code).unwrap_or(code), shown, "{code} {message}");
         };
         // geth
         check(3, "execution reverted: no", Category::Reverted, 3);
@@ -380,28 +378,28 @@ mod tests {
             -32601,
         );
         check(-32602, "missing value for required argument 0", Category::InvalidParams, -32602);
-        // Nethermind; the data holds what the contract said
+        // Nethermind; the data holds the contract's message
         check(-32015, "VM execution error.", Category::Reverted, -32015);
         check(-32015, "execution reverted", Category::Reverted, -32015);
-        // one gateway's numbers…
+        // one gateway's codes…
         check(-32012, "block range is too large, max 5000", Category::RangeTooLarge, -32005);
         check(-32014, "missing data for this block", Category::MissingData, -32001);
         check(-32015, "node timeout", Category::Timeout, -32002);
         check(-32016, "unauthorized", Category::Unauthorized, -32002);
-        // …and the same numbers of another
+        // …and the same codes at another gateway
         check(-32012, "over capacity", Category::RateLimited, -32005);
         check(-32015, "gateway timeout", Category::Timeout, -32002);
         check(-32016, "over rate limit", Category::RateLimited, -32005);
         check(-32011, "no backends available for method", Category::Unavailable, -32002);
-        // HTTP's numbers in the place of codes
+        // an HTTP status as the code
         check(429, "slow down", Category::RateLimited, -32005);
-        // nobody knows
+        // unknown
         check(-32099, "42", Category::Other, -32099);
         check(-32014, "42", Category::Other, -32000);
     }
 
     #[test]
-    fn places_fit() {
+    fn all_lists_the_categories_in_order() {
         for (at, category) in Category::ALL.iter().enumerate() {
             assert_eq!(*category as usize, at);
         }

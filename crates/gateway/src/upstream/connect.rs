@@ -1,8 +1,9 @@
-//! Opening a connection to an upstream: name, addresses, TCP, TLS.
+//! Opens connections to upstreams: name resolution, TCP, TLS.
 //!
-//! Addresses are raced as RFC 8305 ("Happy Eyeballs") describes: the families alternate, the next
-//! address is tried when the one before failed or has not answered within [`ATTEMPT_DELAY`], and the
-//! first connection wins. A dead address costs a quarter of a second, not the whole limit.
+//! Addresses are raced as described in RFC 8305 ("Happy Eyeballs"): address families alternate, the
+//! next address is tried when the previous one failed or did not connect within [`ATTEMPT_DELAY`],
+//! and the first connection wins. A dead address costs a quarter of a second, not the whole
+//! timeout.
 
 use std::future::Future;
 use std::io;
@@ -20,34 +21,33 @@ use crate::error::ErrorKind;
 use crate::transport::io::Io;
 use crate::transport::timer::Timer;
 
-/// An upstream that does not accept a connection within this time is as good as gone; waiting longer
-/// would only hide it.
-const CONNECT_TIME: Nanos = Nanos::from_secs(5);
+/// The connect timeout. An upstream that takes longer is treated as unreachable.
+const CONNECT_TIMEOUT: Nanos = Nanos::from_secs(5);
 
-/// The pause before the next address is tried beside those that have not answered: RFC 8305 §5.
+/// The delay before the next address is tried in parallel (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Addresses of a name that are tried.
+/// At most this many addresses of a name are tried.
 const ADDRESSES_MAX: usize = 16;
 
 impl Client {
     /// Opens a connection.
     ///
     /// # Errors
-    /// There is none; nothing was sent.
+    /// The upstream is unreachable; nothing was sent.
     pub(super) async fn connect(
         &self,
         upstream: &Upstream,
         deadline: Nanos,
     ) -> Result<Connection, Failure> {
         let now = self.local.now();
-        let until = self.local.instant(deadline.min(now + CONNECT_TIME));
-        // Counted while it is opened, too: it takes a descriptor from the start.
+        let until = self.local.instant(deadline.min(now + CONNECT_TIMEOUT));
+        // Counted from the start, because the socket already takes a descriptor.
         let open = OpenConnection::new(&self.local);
         let opening = self.open(upstream, now);
         let (io, address) = match tokio::time::timeout_at(until, opening).await {
             Ok(opened) => opened?,
-            Err(_) => return Err(unreachable("no connection within the time limit", "")),
+            Err(_) => return Err(unreachable("no connection within the timeout", "")),
         };
         let named = upstream.model.address.host.parse::<IpAddr>().is_err();
         Ok(Connection {
@@ -77,12 +77,12 @@ impl Client {
             TcpStream::connect(address).await.map(|stream| (stream, address.ip()))
         })
         .await
-        .map_err(|error| unreachable(what(&error), error))?;
-        Ok((secure(upstream, stream).await?, ip))
+        .map_err(|error| unreachable(public_reason(&error), error))?;
+        Ok((with_tls(upstream, stream).await?, ip))
     }
 }
 
-/// Addresses with their families in turn, beginning with the family of the first.
+/// Alternates address families, starting with the family of the first address.
 fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
     let (first, second): (Vec<IpAddr>, Vec<IpAddr>) =
@@ -98,11 +98,11 @@ fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
     all
 }
 
-/// Tries addresses one after another, each beside those that have not failed yet; the first success
-/// wins and ends the others.
+/// Tries addresses, each in parallel with earlier ones still pending. The first success wins and
+/// cancels the others.
 ///
 /// # Errors
-/// The last failure.
+/// The last failure, if all addresses failed.
 async fn race<T, F: Future<Output = io::Result<T>>>(
     mut addresses: impl Iterator<Item = SocketAddr>,
     connect: impl Fn(SocketAddr) -> F,
@@ -113,11 +113,12 @@ async fn race<T, F: Future<Output = io::Result<T>>>(
         let next = addresses.next();
         let more = next.is_some();
         attempts.extend(next.map(&connect));
-        // Until the next address is due, or for good when there is none.
+        // Ends when the next address is due; never if there are no more addresses.
         let delay = async {
-            match more {
-                true => tokio::time::sleep(ATTEMPT_DELAY).await,
-                false => std::future::pending().await,
+            if more {
+                tokio::time::sleep(ATTEMPT_DELAY).await;
+            } else {
+                std::future::pending::<()>().await;
             }
         };
         tokio::pin!(delay);
@@ -126,7 +127,7 @@ async fn race<T, F: Future<Output = io::Result<T>>>(
                 biased;
                 done = attempts.next() => match done {
                     Some(Ok(connected)) => return Ok(connected),
-                    // The next address is tried at once.
+                    // Try the next address immediately.
                     Some(Err(error)) if more => {
                         why = error;
                         break;
@@ -141,35 +142,38 @@ async fn race<T, F: Future<Output = io::Result<T>>>(
     }
 }
 
-async fn secure(upstream: &Upstream, stream: TcpStream) -> Result<Io, Failure> {
-    // Requests are written in one piece and must not wait for each other's acknowledgements.
+/// Establishes TLS if the upstream uses it.
+async fn with_tls(upstream: &Upstream, stream: TcpStream) -> Result<Io, Failure> {
+    // Requests are written in one go and must not wait for the acknowledgement of earlier data.
     let _ = stream.set_nodelay(true);
     let Some(connector) = &upstream.connector else { return Ok(Io::Plain(stream)) };
     let host = upstream.model.address.host.clone();
     let name = ServerName::try_from(host)
-        .map_err(|why| unreachable("its host cannot be the name in a certificate", why))?;
+        .map_err(|why| unreachable("its host is not a valid TLS server name", why))?;
     match connector.connect(name, stream).await {
         Ok(stream) => Ok(Io::Tls(Box::new(stream.into()))),
-        Err(error) => Err(unreachable("TLS could not be established", error)),
+        Err(error) => Err(unreachable("the TLS handshake failed", error)),
     }
 }
 
-/// Callers read what failed; only operators read why, because that may name addresses and
-/// certificates.
+/// A failure that reports `what` to callers. `why` may name addresses and certificates, so it is
+/// only logged for operators.
 fn unreachable(what: &'static str, why: impl std::fmt::Display) -> Failure {
     let failure =
         Failure::new(ErrorKind::Unreachable, false, format!("cannot reach the upstream: {what}"));
-    failure.with(None, why.to_string().as_bytes())
+    failure.with_detail(None, why.to_string().as_bytes())
 }
 
-/// What of a system's error a caller may read.
-fn what(error: &io::Error) -> &'static str {
+/// The part of a system error that is safe to return to callers.
+fn public_reason(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "the connection was refused",
         io::ErrorKind::TimedOut => "the connection was not established in time",
         io::ErrorKind::NotFound => "its name has no address",
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no route to it",
-        _ => "the connection could not be established",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "there is no route to it"
+        }
+        _ => "connecting failed",
     }
 }
 
@@ -182,7 +186,8 @@ mod tests {
         (1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
     }
 
-    /// Races on paused time; gives the port that won, and which were tried.
+    /// Races addresses on paused time. Returns the port that won, the ports tried and the time
+    /// taken.
     fn raced(count: u16, outcome: fn(u16) -> Option<bool>) -> (io::Result<u16>, Vec<u16>, u128) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -207,19 +212,19 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_address_costs_a_quarter_of_a_second() {
+    fn a_dead_address_costs_the_attempt_delay() {
         let (won, tried, took) = raced(3, |port| (port > 1).then_some(true));
         assert_eq!((won.ok(), tried, took), (Some(2), vec![1, 2], 250));
     }
 
     #[test]
-    fn a_refused_address_costs_nothing() {
+    fn a_refused_address_costs_no_time() {
         let (won, tried, took) = raced(3, |port| Some(port == 3));
         assert_eq!((won.ok(), tried, took), (Some(3), vec![1, 2, 3], 0));
     }
 
     #[test]
-    fn all_are_tried_before_there_is_none() {
+    fn all_addresses_are_tried_before_giving_up() {
         let (won, tried, took) = raced(2, |_| Some(false));
         let kind = won.map_err(|error| error.kind());
         assert_eq!((kind, tried, took), (Err(io::ErrorKind::ConnectionRefused), vec![1, 2], 0));
@@ -230,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let ips = |text: &str| -> Vec<IpAddr> {
             text.split(' ').map(|ip| ip.parse().expect("an address")).collect()
         };

@@ -1,45 +1,46 @@
-//! A rate limit in one atomic word.
+//! A rate limiter in one atomic word.
 //!
-//! The generic cell rate algorithm (ITU-T I.371): a call is due at the instant when the ones before
-//! it have been paid for, and may come early by the burst. Waiting and queueing are not its business.
+//! It implements the generic cell rate algorithm (ITU-T I.371): calls are due at fixed intervals,
+//! and a call may be early by the burst. The limiter does not queue or wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plimsoll_measure::Nanos;
 
-/// So much of a second's calls may come at once: enough that an even stream with the jitter of a
-/// network is never refused.
-const BURST: f64 = 0.1;
+/// The burst, in seconds' worth of calls: enough that an even stream with network jitter is never
+/// refused.
+const BURST_SECS: f64 = 0.1;
 
-/// Admits calls at a rate.
+/// Admits calls at a limited rate.
 pub(crate) struct Limiter {
-    /// Between two calls, in nanoseconds.
+    /// The interval between two calls, in nanoseconds.
     interval: u64,
-    /// How early a call may come, in nanoseconds.
-    early: u64,
+    /// How early a call may be, in nanoseconds.
+    tolerance: u64,
     /// When the next call is due.
     due: AtomicU64,
 }
 
 impl Limiter {
-    /// Admits `rate` calls a second, above zero.
+    /// A limiter for `rate` calls a second, which must be positive.
     pub(crate) fn new(rate: f64) -> Limiter {
         let interval = (1e9 / rate).clamp(1.0, 1e18) as u64;
-        let calls = (rate * BURST).max(1.0);
+        let calls = (rate * BURST_SECS).max(1.0);
         Limiter {
             interval,
-            early: ((calls - 1.0) * interval as f64) as u64,
+            tolerance: ((calls - 1.0) * interval as f64) as u64,
             due: AtomicU64::new(0),
         }
     }
 
-    /// Whether one more call may come now; if so, it counts.
+    /// Whether to admit a call now. If so, the call is counted.
     pub(crate) fn admit(&self, now: Nanos) -> bool {
-        let pay = |due: u64| {
+        let charge = |due: u64| {
             let start = due.max(now.0);
-            (start <= now.0.saturating_add(self.early)).then(|| start.saturating_add(self.interval))
+            (start <= now.0.saturating_add(self.tolerance))
+                .then(|| start.saturating_add(self.interval))
         };
-        self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay).is_ok()
+        self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge).is_ok()
     }
 }
 
@@ -48,18 +49,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_kept() {
+    fn the_rate_and_the_burst_are_enforced() {
         let limiter = Limiter::new(500.0);
-        // Asked every 100 µs for two seconds: the rate, and the burst once.
+        // A call every 100 µs for two seconds: the rate, plus one burst.
         let admitted = (0..20_000).filter(|i| limiter.admit(Nanos(i * 100_000))).count();
         assert!((1_000..=1_051).contains(&admitted), "{admitted}");
-        // After a pause the burst is there again, and no more.
+        // After a pause, one burst is available again.
         let later = Nanos::from_secs(100);
         assert_eq!((0..1_000).filter(|_| limiter.admit(later)).count(), 50);
     }
 
     #[test]
-    fn a_slow_rate_admits_one_at_a_time() {
+    fn a_slow_rate_admits_single_calls() {
         let limiter = Limiter::new(0.5);
         assert!(limiter.admit(Nanos::from_secs(10)));
         assert!(!limiter.admit(Nanos::from_secs(11)));

@@ -1,4 +1,4 @@
-//! A worker's connections to one upstream: those that are idle, and places for those in use.
+//! A worker's connections to one upstream: idle connections, and slots for connections in use.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,49 +13,51 @@ use crate::local::Local;
 
 /// Connections to one upstream.
 pub(super) struct Pool {
-    /// The one used last is at the end.
+    /// The most recently used connection is last.
     idle: RefCell<Vec<Connection>>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
-/// A place for a connection in use.
-pub(super) type Place = OwnedSemaphorePermit;
+/// Permission to use a connection.
+pub(super) type Slot = OwnedSemaphorePermit;
 
 impl Pool {
-    /// A pool in which `most` connections may be in use.
-    pub(super) fn new(most: usize) -> Pool {
-        Pool { idle: RefCell::default(), places: Arc::new(Semaphore::new(most.max(1))) }
+    /// A pool with at most `connections_max` connections in use.
+    pub(super) fn new(connections_max: usize) -> Pool {
+        Pool { idle: RefCell::default(), slots: Arc::new(Semaphore::new(connections_max.max(1))) }
     }
 
-    /// A place for an exchange, if there is one.
-    pub(super) fn place_now(&self) -> Option<Place> {
-        self.places.clone().try_acquire_owned().ok()
+    /// A slot, if one is free.
+    pub(super) fn try_slot(&self) -> Option<Slot> {
+        self.slots.clone().try_acquire_owned().ok()
     }
 
-    /// Waits for a place, first come, first served.
-    pub(super) async fn place(&self, local: &Local, deadline: Nanos) -> Result<Place, Failure> {
-        let acquired = self.places.clone().acquire_owned();
+    /// Waits for a slot, in FIFO order.
+    pub(super) async fn slot(&self, local: &Local, deadline: Nanos) -> Result<Slot, Failure> {
+        let acquired = self.slots.clone().acquire_owned();
         match tokio::time::timeout_at(local.instant(deadline), acquired).await {
-            Ok(Ok(place)) => Ok(place),
+            Ok(Ok(slot)) => Ok(slot),
             _ => {
-                let message = "every connection to the upstream was in use until the timeout";
+                let message = "timed out waiting for a free connection to the upstream \
+                               (limits.upstream_connections)";
                 Err(Failure::new(ErrorKind::TimedOut, false, message))
             }
         }
     }
 
-    /// An idle connection on which nothing has come since, if there is one; `sure`: as of now, not
-    /// only as far as the runtime knows.
-    pub(super) fn take(&self, sure: bool, now: Nanos) -> Option<Connection> {
+    /// Takes an idle connection on which nothing has arrived. With `check_socket`, the socket is
+    /// read; otherwise only the runtime's knowledge counts.
+    pub(super) fn take(&self, check_socket: bool, now: Nanos) -> Option<Connection> {
         loop {
             let connection = self.idle.borrow_mut().pop()?;
-            if connection.may_be_used(now) && connection.io.is_quiet(sure) {
+            if connection.may_be_used(now) && connection.io.is_quiet(check_socket) {
                 return Some(connection);
             }
         }
     }
 
-    pub(super) fn give(&self, mut connection: Connection, now: Nanos) {
+    /// Returns a connection to the pool.
+    pub(super) fn put(&self, mut connection: Connection, now: Nanos) {
         connection.idle_since = now;
         if connection.may_be_used(now) {
             self.idle.borrow_mut().push(connection);
@@ -63,7 +65,7 @@ impl Pool {
     }
 
     /// Closes connections that have been idle for too long, that the upstream has closed, or whose
-    /// address the upstream's name has no more.
+    /// address the upstream's name no longer resolves to.
     pub(super) fn tidy(&self, now: Nanos, addresses: Option<&Addresses>) {
         let is_current = |one: &Connection| match (one.address, addresses) {
             (Some(address), Some(addresses)) => addresses.contains(&address),
@@ -79,14 +81,14 @@ impl Pool {
         self.idle.borrow_mut().clear();
     }
 
-    /// Whether it holds no idle connection.
+    /// Whether there are no idle connections.
     pub(super) fn is_empty(&self) -> bool {
         self.idle.borrow().is_empty()
     }
 }
 
 impl Connection {
-    /// Whether it is neither too old nor idle for longer than the upstream allows.
+    /// Whether the connection is neither too old nor idle for too long.
     fn may_be_used(&self, now: Nanos) -> bool {
         now - self.idle_since <= self.idle_max && now - self.opened_at <= AGE_MAX
     }
@@ -107,7 +109,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     #[test]
-    fn connections_end_when_they_are_old_or_lead_elsewhere() {
+    fn old_idle_and_stale_connections_are_closed() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let capacity = Arc::new(Capacity::new(&Limits::default()));
@@ -118,16 +120,16 @@ mod tests {
             let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
             let secs = Nanos::from_secs;
             let now = secs(1_000);
-            // (opened, idle since, idle for at most, leads to, is kept)
+            // (opened_at, idle_since, idle_max, address, is kept)
             let rows = [
                 (now, now, IDLE_MAX, None, true),
                 (now, now - secs(49), IDLE_MAX, Some(ip(1)), true),
-                // idle for too long, also by the upstream's own word
+                // idle for too long, by the default or the upstream's own limit
                 (now, now - secs(51), IDLE_MAX, None, false),
                 (now, now - secs(5), secs(4), None, false),
                 // too old
                 (now - secs(301), now, IDLE_MAX, None, false),
-                // the name has another address by now
+                // the name no longer resolves to this address
                 (now, now, IDLE_MAX, Some(ip(2)), false),
             ];
             for (row, (opened_at, idle_since, idle_max, address, is_kept)) in

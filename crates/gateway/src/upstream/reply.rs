@@ -1,4 +1,4 @@
-//! A response as it arrives: its head, then its body as a whole or in pieces.
+//! A response as it arrives: its head, then its body as a whole or in chunks.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Limits;
 
-use super::pool::{Place, Pool};
+use super::pool::{Pool, Slot};
 use super::{Connection, Failure, Request};
 use crate::buffer;
 use crate::error::{Error, ErrorKind};
@@ -20,53 +20,53 @@ use crate::permit::{Purpose, Share};
 /// The longest head of a response, in bytes.
 const HEAD_MAX: usize = 64 << 10;
 
-/// 1xx responses before the final one; servers send one or two.
+/// At most this many 1xx responses before the final one; servers send one or two.
 const INFORMATIONAL_MAX: u32 = 16;
 
-/// A response that is to come, or whose head is here.
+/// A response whose head or body is still to be read.
 pub(crate) struct Reply {
     local: Rc<Local>,
     connection: Connection,
     pool: Rc<Pool>,
-    _place: Place,
+    _slot: Slot,
     was_pooled: bool,
     is_head: bool,
     deadline: Nanos,
     limit: u64,
     reading: Reading,
     buffer: Vec<u8>,
-    /// Covers the buffer beyond its first size.
+    /// Covers the buffer beyond its initial size.
     share: Option<Share>,
 }
 
-/// Where a reply comes from.
-pub(super) struct Source {
+/// A connection taken from a pool, or opened for it.
+pub(super) struct Checkout {
     pub(super) connection: Connection,
-    /// Whether the connection was used before.
+    /// Whether the connection came from the pool.
     pub(super) was_pooled: bool,
     pub(super) pool: Rc<Pool>,
-    pub(super) place: Place,
+    pub(super) slot: Slot,
 }
 
-/// A whole response.
+/// A complete response.
 pub(crate) struct Response {
-    /// Holds head and body.
+    /// Contains the head and the body.
     pub(crate) buffer: Vec<u8>,
     pub(crate) body: Range<usize>,
-    /// Covers a long answer.
+    /// Covers the buffer if the response is long.
     pub(crate) share: Option<Share>,
 }
 
-/// A connection that may be used again, if the response was the answer to the request.
+/// A connection that may be reused once its response has been accepted as the answer.
 pub(crate) struct Reusable {
     connection: Connection,
     pool: Rc<Pool>,
 }
 
 impl Reusable {
-    /// Gives the connection back to its pool, `now`.
+    /// Returns the connection to its pool.
     pub(crate) fn release(self, now: Nanos) {
-        self.pool.give(self.connection, now);
+        self.pool.put(self.connection, now);
     }
 }
 
@@ -76,10 +76,10 @@ impl Response {
         &self.buffer[self.body.clone()]
     }
 
-    /// The response without its coding.
+    /// Removes the response's content coding.
     ///
     /// # Errors
-    /// It cannot be decoded, is longer than `limit` bytes, or there is no room for it.
+    /// The body cannot be decoded, is longer than `limit` bytes, or memory is used up.
     pub(crate) async fn decoded(
         self,
         local: &Local,
@@ -90,7 +90,9 @@ impl Response {
         match coding {
             Coding::None => return Ok(self),
             Coding::Gzip => {}
-            Coding::Other => return Err(bad("the upstream's answer has a coding other than gzip")),
+            Coding::Other => {
+                return Err(bad("the upstream's answer has a content coding other than gzip"));
+            }
         }
         let body = self.into_bytes();
         let plain = gzip::decompressed(local, &body, || body.clone(), limit).await;
@@ -104,7 +106,7 @@ impl Response {
         Ok(Response { buffer, body, share })
     }
 
-    /// The body by reference, with the share that covers it.
+    /// The body as shared bytes, with the share that covers them.
     pub(crate) fn into_bytes(self) -> Bytes {
         Held { bytes: self.buffer, share: self.share }.into_bytes().slice(self.body)
     }
@@ -113,7 +115,7 @@ impl Response {
 impl Reply {
     pub(super) fn new(
         local: Rc<Local>,
-        from: Source,
+        from: Checkout,
         request: &Request<'_>,
         limits: &Limits,
     ) -> Reply {
@@ -122,7 +124,7 @@ impl Reply {
             local,
             connection: from.connection,
             pool: from.pool,
-            _place: from.place,
+            _slot: from.slot,
             was_pooled: from.was_pooled,
             is_head: request.method == "HEAD",
             deadline: request.deadline,
@@ -136,7 +138,7 @@ impl Reply {
     /// Writes the request and reads the head of the response.
     ///
     /// # Errors
-    /// There is none within the deadline and the limits.
+    /// No head arrived within the deadline and the limits.
     pub(crate) async fn begin(&mut self, request: &Request<'_>) -> Result<(), Failure> {
         if let Err(failure) = self.connection.write(&self.local, request).await {
             return Err(Failure { stale: self.was_pooled && !failure.sent, ..failure });
@@ -147,7 +149,7 @@ impl Reply {
         })
     }
 
-    /// Whether not a byte of the response has come.
+    /// Whether no byte of the response has arrived.
     fn is_untouched(&self) -> bool {
         self.buffer.is_empty() && self.reading.head.is_none() && self.reading.informational == 0
     }
@@ -168,26 +170,26 @@ impl Reply {
         (head.status, &self.buffer[..head.end])
     }
 
-    /// How the body is coded.
+    /// The content coding of the body.
     pub(crate) fn coding(&self) -> Coding {
         self.reading.head.as_ref().map(|head| head.coding).unwrap_or_default()
     }
 
-    /// The body's length, where it is known.
+    /// The body's length, if it is known.
     pub(crate) fn length(&self) -> Option<u64> {
         self.reading.head.as_ref().and_then(|head| head.body.length())
     }
 
-    /// Reads the body to its end; gives the connection, too, where it may be used again.
+    /// Reads the body to its end. Also returns the connection if it may be reused.
     ///
     /// # Errors
-    /// It does not end within the deadline and the limits.
+    /// The body does not end within the deadline and the limits.
     pub(crate) async fn whole(mut self) -> Result<(Response, Option<Reusable>), Failure> {
         let body = self.read_body().await?;
         Ok(self.finish(body))
     }
 
-    /// Reads the body to its end, and gives where it lies in the buffer.
+    /// Reads the body to its end and returns its range in the buffer.
     pub(crate) async fn read_body(&mut self) -> Result<Range<usize>, Failure> {
         loop {
             let due = match self.reading.advance(&mut self.buffer, self.limit)? {
@@ -204,7 +206,7 @@ impl Reply {
         }
     }
 
-    /// The response whose body was read, and the connection, where it may be used again.
+    /// The response with the body that was read, and the connection if it may be reused.
     pub(crate) fn finish(self, body: Range<usize>) -> (Response, Option<Reusable>) {
         let Reply { connection, pool, buffer, share, mut reading, .. } = self;
         let head = reading.head.take().expect("the head was read");
@@ -213,17 +215,17 @@ impl Reply {
         (Response { buffer, body, share }, reusable)
     }
 
-    /// The body in pieces; the deadline renews with each, and is `pause` from the last.
-    pub(crate) fn into_pieces(self, pause: Nanos) -> ReplyPieces {
-        ReplyPieces { length: self.length(), reply: Some(self), pause, passed: 0 }
+    /// The body in chunks. Each read of the body may take up to `timeout`.
+    pub(crate) fn into_chunks(self, timeout: Nanos) -> ReplyChunks {
+        ReplyChunks { length: self.length(), reply: Some(self), timeout, returned: 0 }
     }
 
     async fn read(&mut self, deadline: Nanos, room: usize) -> Result<bool, Failure> {
         self.connection.read(&self.local, deadline, &mut self.buffer, room).await
     }
 
-    /// Makes room for more of the response, of which `due` bytes are to come; gives how many may be
-    /// read now.
+    /// Makes room for more of the response, of which `due` bytes are expected. Returns how many
+    /// bytes may be read now.
     fn grow(&mut self, due: usize) -> Result<usize, Failure> {
         let free = self.buffer.capacity() - self.buffer.len();
         if free > 0 && self.buffer.capacity() <= BUFFER_POOLED_MAX {
@@ -242,64 +244,66 @@ fn too_large(limit: u64) -> Failure {
 }
 
 fn broken(error: Error) -> Failure {
-    let message = format!("the upstream's answer is not HTTP: {}", error.message);
+    let message = format!("the upstream's answer is not valid HTTP: {}", error.message);
     Failure::new(ErrorKind::Broken, true, message)
 }
 
-/// A response's body, piece by piece.
-pub(crate) struct ReplyPieces {
-    /// `None`: the last piece was handed out.
+/// A response's body, chunk by chunk.
+pub(crate) struct ReplyChunks {
+    /// `None` once the last chunk has been returned.
     reply: Option<Reply>,
-    /// The longest pause between two pieces.
-    pause: Nanos,
-    passed: u64,
+    /// The timeout of each read.
+    timeout: Nanos,
+    /// Bytes of the body returned so far.
+    returned: u64,
     length: Option<u64>,
 }
 
-impl ReplyPieces {
-    /// The body's length, where it is known.
+impl ReplyChunks {
+    /// The body's length, if it is known.
     pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// The next piece; `None`: that was the last.
+    /// The next chunk; `None` after the last.
     ///
     /// # Errors
-    /// The body ended early, paused for too long, or is too long.
+    /// The body ended early, stalled, or is too long.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         let Some(reply) = &mut self.reply else { return Ok(None) };
         loop {
-            let limit = reply.limit.saturating_sub(self.passed);
+            let limit = reply.limit.saturating_sub(self.returned);
             let mut is_last = match reply.reading.advance(&mut reply.buffer, limit)? {
                 Progress::Whole(_) => true,
                 Progress::More(_) => false,
                 Progress::TooLarge => return Err(too_large(reply.limit)),
             };
-            let mut piece = reply.reading.take_piece(&mut reply.buffer);
-            if piece.is_empty() && !is_last {
+            let mut chunk = reply.reading.take_piece(&mut reply.buffer);
+            if chunk.is_empty() && !is_last {
                 reply.buffer.reserve(BUFFER_SIZE);
-                let deadline = reply.local.now() + self.pause;
+                let deadline = reply.local.now() + self.timeout;
                 if reply.read(deadline, BUFFER_SIZE).await? {
                     continue;
                 }
                 let rest = reply.reading.at_close(&reply.buffer)?;
-                piece = reply.buffer[rest].to_vec();
+                chunk = reply.buffer[rest].to_vec();
                 is_last = true;
             }
-            self.passed += piece.len() as u64;
+            self.returned += chunk.len() as u64;
             if is_last {
-                // The connection is not used again: what callers asked may still be answered on it.
+                // The connection is not reused: a request with contents chosen by a caller may
+                // cause further responses on it.
                 self.reply = None;
             }
-            return Ok((!piece.is_empty()).then(|| Bytes::from(piece)));
+            return Ok((!chunk.is_empty()).then(|| Bytes::from(chunk)));
         }
     }
 }
 
-/// A response as it arrives.
+/// The parser of a response as it arrives.
 #[derive(Default)]
 pub(crate) struct Reading {
-    /// Bytes that were searched for the end of the head.
+    /// Bytes already searched for the end of the head.
     seen: usize,
     informational: u32,
     head: Option<Head>,
@@ -308,7 +312,7 @@ pub(crate) struct Reading {
 struct Head {
     status: u16,
     keep_alive: bool,
-    /// How long the upstream keeps an idle connection, if it says so.
+    /// How long the upstream keeps an idle connection, if it sent Keep-Alive.
     idle_max: Option<Nanos>,
     coding: Coding,
     end: usize,
@@ -316,7 +320,7 @@ struct Head {
 }
 
 impl Head {
-    /// The connection, under what the upstream said of it.
+    /// Applies the upstream's idle limit to the connection.
     fn apply(&self, mut connection: Connection) -> Connection {
         if let Some(idle_max) = self.idle_max {
             connection.idle_max = idle_max.min(super::IDLE_MAX);
@@ -326,7 +330,7 @@ impl Head {
 }
 
 impl Reading {
-    /// Looks for the head of the final response in what has arrived.
+    /// Looks for the head of the final response in `buffer`; returns whether it is complete.
     pub(crate) fn find_head(
         &mut self,
         buffer: &mut Vec<u8>,
@@ -336,15 +340,15 @@ impl Reading {
             let Some(end) = http1::head_end(buffer, self.seen) else {
                 self.seen = buffer.len();
                 if buffer.len() > HEAD_MAX {
-                    let message = "the head of the upstream's answer is too long";
+                    let message = "the head of the upstream's answer is longer than 64 KiB";
                     return Err(Failure::new(ErrorKind::Broken, true, message));
                 }
                 return Ok(false);
             };
             let head = http1::response_head(&buffer[..end], is_head).map_err(broken)?;
             match head.status {
-                // No request asks for another protocol.
-                101 => return Err(broken(http1::malformed("it switches protocols"))),
+                // The gateway never requests an upgrade.
+                101 => return Err(broken(http1::malformed("unexpected 101 Switching Protocols"))),
                 100..200 if self.informational < INFORMATIONAL_MAX => {
                     buffer.drain(..end);
                     (self.seen, self.informational) = (0, self.informational + 1);
@@ -365,7 +369,7 @@ impl Reading {
         Ok(true)
     }
 
-    /// Looks how far the body has come; the head was found.
+    /// Parses as much of the body as has arrived. The head must have been found.
     pub(crate) fn advance(
         &mut self,
         buffer: &mut Vec<u8>,
@@ -380,27 +384,28 @@ impl Reading {
         head.body.take_piece(buffer)
     }
 
-    /// The response's status; the head was found.
+    /// The response's status. The head must have been found.
     pub(crate) fn status(&self) -> u16 {
         self.head.as_ref().map_or(0, |head| head.status)
     }
 
     fn ended_in_head(&self, buffer: &[u8]) -> Failure {
-        let message = match buffer.is_empty() {
-            true => "the upstream closed the connection without an answer",
-            false => "the upstream closed the connection within the head of its answer",
+        let message = if buffer.is_empty() {
+            "the upstream closed the connection without answering"
+        } else {
+            "the upstream closed the connection in the middle of its answer's head"
         };
         Failure::new(ErrorKind::Broken, true, message)
     }
 
-    /// The body at the end of the connection.
+    /// The range of the body when the connection is closed.
     ///
     /// # Errors
-    /// Its end was to come.
+    /// The body is incomplete.
     pub(crate) fn at_close(&self, buffer: &[u8]) -> Result<Range<usize>, Failure> {
         let body = self.head.as_ref().and_then(|head| head.body.at_close(buffer));
         body.ok_or_else(|| {
-            let message = "the upstream closed the connection within the body of its answer";
+            let message = "the upstream closed the connection in the middle of its answer's body";
             Failure::new(ErrorKind::Broken, true, message)
         })
     }

@@ -117,7 +117,7 @@ fn an_upstream_on_another_chain_is_not_used() {
     let gateway = start(settings(), &on_chain(1, vec![b.clone()]));
     let ready = |path: &str| connect(&gateway).get(path);
     until("it is known", || ready("/ready/eth").status == 503);
-    let both = "service eth is chain 1, but b is on chain 1337";
+    let both = "service eth is on chain 1, but b is on chain 1337";
     assert!(ready("/ready").text().contains(both), "{}", ready("/ready").text());
     for method in ["eth_chainId", "net_version", "eth_sendRawTransaction"] {
         let answer = post(&gateway, call("1", method, "[]"));

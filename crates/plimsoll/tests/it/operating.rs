@@ -226,7 +226,7 @@ fn an_operator_reads_why_calls_fail() {
     let line = line.lines().find(|line| line.contains("unknown key")).unwrap();
     for part in [
         "WARN",
-        "a call failed: the upstream answered with HTTP status 403; it says: unknown key [31m abc12",
+        "call failed: the upstream answered with HTTP status 403; response: unknown key [31m abc12",
         "upstream=\"denying\"",
         "service=\"boba\"",
         "kind=\"unauthorized\"",
@@ -247,7 +247,7 @@ fn an_operator_reads_why_calls_fail() {
     let reverted = "{\"error\":{\"code\":3,\"message\":\"reverted\"}}";
     answer_with(TcpListener::bind(address).unwrap(), "200 OK", reverted);
     call("eth");
-    let line = process.wait_for("answers again, after");
+    let line = process.wait_for("is answering again, after");
     assert!(line.contains("INFO") && line.contains("upstream=\"gone\""), "{line}");
     let details = ask(&own, "GET /ready?detailed=true", "").json();
     assert_eq!(details["services"]["eth"]["endpoints"][0]["error"], Value::Null, "{details}");

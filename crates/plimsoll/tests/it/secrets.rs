@@ -92,7 +92,7 @@ fn nothing_that_is_said_holds_a_secret() {
     search("an answer", &said);
     assert!(said.contains("cannot reach the upstream: the connection was refused"), "{said}");
     assert!(!said.contains(&port.to_string()), "an answer says where an upstream is:\n{said}");
-    process.wait_for("a call failed");
+    process.wait_for("call failed");
 
     // The access log: moved away, and opened again.
     let log = folder.path().join("calls.log");

@@ -1,4 +1,4 @@
-//! How calls are written, and what becomes of attempts that are raced, dropped and cancelled.
+//! How calls are encoded, and how raced, dropped and cancelled attempts are counted.
 
 use super::*;
 use crate::call::routing::{Routing, Service};
@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
 #[test]
-fn calls_are_written_anew() {
+fn calls_are_reencoded() {
     let check = |text: &str, sent: &str| {
         let call = request::call(text.as_bytes()).expect("a call");
         let mut out = Vec::new();
@@ -48,12 +48,12 @@ fn long_parameters_are_not_copied() {
     assert_eq!(out, br#"{"jsonrpc":"2.0","id":7,"method":"m","params":"#);
 }
 
-/// An upstream that answers with its name, one call for each permit that it is given.
+/// An upstream that returns its name, and answers one call for each permit.
 struct Upstream {
     address: SocketAddr,
     permits: Rc<Semaphore>,
-    /// One message for each request that came.
-    asked: mpsc::UnboundedReceiver<()>,
+    /// One message for each request received.
+    requests: mpsc::UnboundedReceiver<()>,
 }
 
 impl Upstream {
@@ -61,11 +61,11 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let permits = Rc::new(Semaphore::new(0));
-        let (tell, asked) = mpsc::unbounded_channel();
-        let given = permits.clone();
+        let (received, requests) = mpsc::unbounded_channel();
+        let available = permits.clone();
         tokio::task::spawn_local(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
-                let (given, tell) = (given.clone(), tell.clone());
+                let (available, received) = (available.clone(), received.clone());
                 tokio::task::spawn_local(async move {
                     let mut request = Vec::new();
                     while socket.read_buf(&mut request).await.is_ok_and(|n| n > 0) {
@@ -76,9 +76,9 @@ impl Upstream {
                         request.clear();
                         let id = text.split("\"id\":").nth(1).expect("an id");
                         let id = id.split(',').next().expect("an id");
-                        // Nobody may be left to be told.
-                        let _ = tell.send(());
-                        given.acquire().await.expect("never closed").forget();
+                        // The test may no longer be listening.
+                        let _ = received.send(());
+                        available.acquire().await.expect("never closed").forget();
                         let body =
                             format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":\"{name}\"}}");
                         let length = body.len();
@@ -91,7 +91,7 @@ impl Upstream {
                 });
             }
         });
-        Upstream { address, permits, asked }
+        Upstream { address, permits, requests }
     }
 }
 
@@ -120,12 +120,12 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
     (Rc::new(Worker::new(shared, 0)), service)
 }
 
-/// Relays over a route by what they came to, and those under way.
+/// Relays over a route: successful, cancelled, in flight.
 fn relays(route: &Route) -> (u64, u64, u64) {
     let counts = route.relays.of(0);
     let total: u64 = (0..RelayOutcome::COUNT).map(|place| counts.count(place)).sum();
     let (ok, cancelled) = (counts.count(0), counts.count(RelayOutcome::COUNT - 1));
-    assert_eq!(total, ok + cancelled, "nothing else came of them");
+    assert_eq!(total, ok + cancelled, "no other outcomes");
     (ok, cancelled, route.upstream.in_flight())
 }
 
@@ -158,29 +158,29 @@ fn attempts_are_raced_and_only_the_winner_writes() {
 
         let race = select(attempt(to_slow), attempt(to_fast));
         let both_sent = async {
-            slow.asked.recv().await.expect("a request");
-            fast.asked.recv().await.expect("a request");
+            slow.requests.recv().await.expect("a request");
+            fast.requests.recv().await.expect("a request");
             assert_eq!((relays(to_slow), relays(to_fast)), ((0, 0, 1), (0, 0, 1)));
             fast.permits.add_permits(1);
         };
         let (Either::Right((Ok(won), loser)), ()) = join(race, both_sent).await else {
-            panic!("the one that was answered wins");
+            panic!("the attempt that was answered wins");
         };
         assert_eq!((relays(to_slow), relays(to_fast)), ((0, 0, 1), (1, 0, 0)));
         drop(loser);
         assert_eq!((relays(to_slow), relays(to_fast)), ((0, 1, 0), (1, 0, 0)));
         let mut out = Composer::new(worker.local.take_buffer());
-        assert!(out.text().is_empty(), "attempts have no access to it");
+        assert!(out.text().is_empty(), "attempts do not write to the answer");
         won.write(&worker.local, Some(b"\"mine\""), &mut out);
         let Payload::Whole(answer) = out.finish() else { panic!("a short answer") };
         assert_eq!(answer, br#"{"jsonrpc":"2.0","id":"mine","result":"fast"}"#);
 
-        // The late answer to the one that was dropped is nobody's: its connection is gone.
+        // The late answer to the dropped attempt is discarded: its connection is closed.
         slow.permits.add_permits(2);
         assert!(attempt(to_slow).await.is_ok());
         assert_eq!(relays(to_slow), (1, 1, 0));
 
-        // Dropped before it was ever polled, an attempt was never begun.
+        // An attempt that is dropped before its first poll was never started.
         drop(attempt(to_slow));
         assert_eq!(relays(to_slow), (1, 1, 0));
     };
@@ -188,5 +188,5 @@ fn attempts_are_raced_and_only_the_winner_writes() {
     let limited = async {
         tokio::time::timeout(std::time::Duration::from_secs(60), local.run_until(run)).await
     };
-    runtime.expect("a runtime").block_on(limited).expect("it hangs");
+    runtime.expect("a runtime").block_on(limited).expect("finished in time");
 }

@@ -1,4 +1,4 @@
-//! The mapping of ids and errors, for whatever bytes come back.
+//! How ids and errors are mapped, for any response.
 
 use super::*;
 use crate::payload::Payload;
@@ -16,7 +16,7 @@ fn judged(body: &str, status: u16, id: &str) -> Result<(RelayOutcome, String), E
 }
 
 #[test]
-fn answers_come_under_the_callers_id() {
+fn answers_are_written_with_the_callers_id() {
     let check = |body: &str, id: &str, outcome: RelayOutcome, text: &str| {
         assert_eq!(judged(body, 200, id), Ok((outcome, text.to_string())), "{body}");
     };
@@ -32,14 +32,14 @@ fn answers_come_under_the_callers_id() {
         RelayOutcome::Ok,
         r#"{"jsonrpc":"2.0","id":1.0,"result":null}"#,
     );
-    // an error object goes on byte for byte
+    // an error object is forwarded byte for byte
     check(
         r#"{"jsonrpc":"2.0","id":42,"error":{"code":3,"message":"execution reverted","data":"0x08"}}"#,
         "1",
         RelayOutcome::Rpc(Category::Reverted),
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":3,"message":"execution reverted","data":"0x08"}}"#,
     );
-    // under no id, from a server that could not read the request
+    // id null, from a server that could not parse the request
     check(
         r#"{"id":null,"error":{"code":-32700,"message":"?"}}"#,
         "1",
@@ -53,21 +53,21 @@ fn answers_come_under_the_callers_id() {
         RelayOutcome::Rpc(Category::Other),
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"","upstream_code":-32016}}"#,
     );
-    // a number that vendors use for different things
+    // a code that vendors use for different things
     check(
         r#"{"id":42,"error":{ "data":{"code":1}, "code": -32016 ,"message":"over rate limit"}}"#,
         "1",
         RelayOutcome::Rpc(Category::RateLimited),
         r#"{"jsonrpc":"2.0","id":1,"error":{ "data":{"code":1}, "code": -32005 ,"message":"over rate limit","upstream_code":-32016}}"#,
     );
-    // … which another gateway said already
+    // … which another gateway already added
     check(
         r#"{"id":42,"error":{"code":429,"message":"slow down","upstream_code":-32016}}"#,
         "1",
         RelayOutcome::Rpc(Category::RateLimited),
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"slow down","upstream_code":-32016}}"#,
     );
-    // a contract's refusal keeps its code and its data
+    // a revert keeps its code and its data
     check(
         r#"{"id":42,"error":{"code":-32015,"message":"VM execution error.","data":"Reverted 0x08c379a0"}}"#,
         "1",
@@ -77,7 +77,7 @@ fn answers_come_under_the_callers_id() {
 }
 
 #[test]
-fn answers_that_are_not_to_the_letter_are_corrected() {
+fn nonconforming_answers_are_corrected() {
     let check = |body: &str, outcome: RelayOutcome, text: &str| {
         assert!(judge(Protocol::Evm, body.as_bytes(), 200, 42).is_ok_and(|one| one.is_loose));
         assert_eq!(judged(body, 200, "1"), Ok((outcome, text.to_string())), "{body}");
@@ -118,7 +118,7 @@ fn answers_that_are_not_to_the_letter_are_corrected() {
 }
 
 #[test]
-fn what_is_no_answer_is_none() {
+fn responses_that_do_not_answer_the_call_are_rejected() {
     let check = |body: &str, status: u16, kind: ErrorKind| {
         assert_eq!(judged(body, status, "1"), Err(kind), "{status} {body}");
     };
@@ -137,27 +137,26 @@ fn what_is_no_answer_is_none() {
 }
 
 proptest! {
-    /// Whatever an upstream sends, an answer is written under the caller's id and is JSON-RPC, or
-    /// none is.
+    /// Any response is either rejected or written as valid JSON-RPC with the caller's id.
     #[test]
-    fn any_answer_is_judged(body in ".{0,120}", id in "[1-9][0-9]{0,8}|\"[a-z]{0,8}\"") {
+    fn any_response_is_judged(body in ".{0,120}", id in "[1-9][0-9]{0,8}|\"[a-z]{0,8}\"") {
         if let Ok((_, text)) = judged(&body, 200, &id) {
             let answer = answer::parse(text.as_bytes()).expect("an answer");
             prop_assert_eq!(answer.id, id.as_bytes());
         }
     }
 
-    /// An answer to another id is never taken.
+    /// A result with a different id is never accepted.
     #[test]
-    fn another_id_is_never_taken(other in any::<u64>(), result in "[0-9]{1,9}") {
+    fn a_different_id_is_never_accepted(other in any::<u64>(), result in "[0-9]{1,9}") {
         let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{other},\"result\":{result}}}");
         prop_assert_eq!(judged(&body, 200, "1").is_ok(), other == 42);
     }
 
-    /// Whatever the code, the words and the status of an upstream's error, its data and its message
-    /// reach the caller, its code is shown or kept beside ours, and a revert stays a revert.
+    /// For any code, message and status of an upstream's error, its data and message reach the
+    /// caller, its code is kept as `code` or `upstream_code`, and a revert stays a revert.
     #[test]
-    fn any_error_keeps_its_meaning(
+    fn any_error_is_preserved(
         code in any_code(),
         words in prop::collection::vec(any_words(), 0..4),
         data in prop::option::of(any_data()),
@@ -187,7 +186,7 @@ proptest! {
             prop_assert_eq!(category, Category::RateLimited);
         }
         if category == Category::Reverted {
-            prop_assert_eq!(shown["code"].as_i64(), Some(code), "clients know it by its code");
+            prop_assert_eq!(shown["code"].as_i64(), Some(code), "clients may recognize reverts by their code");
         }
     }
 }

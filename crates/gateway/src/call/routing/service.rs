@@ -1,11 +1,11 @@
-//! A service with its routes, and which of them takes the next call.
+//! A service with its routes, and how the route for the next call is picked.
 //!
-//! Round robin goes by a counter that all services with the same upstreams share, so that a pool of
-//! instances is used evenly whatever mix of services is called. A deck lists the routes of a tier in
-//! the order in which they take their turns: each once, or as often as its weight says, interleaved.
-//! When the route whose turn it is cannot take a call, the turns of all others that can are used for
-//! it evenly, so that the neighbour of a failing upstream does not get twice its share.
-//! Calls that a node keeps state for (filters) always go to the first route that takes them.
+//! Services with the same upstreams share one round-robin counter, so a pool of instances is used
+//! evenly whatever mix of services is called. A rotation lists the routes of a tier in the order in
+//! which they are used: each once, or as often as its weight, interleaved. If the route that is
+//! next cannot take a call, the call goes to one of the others, spread evenly, so that the
+//! neighbour of a failing upstream does not get twice its share. Calls that a node keeps state for
+//! (filters) always go to the first route that accepts them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,48 +21,47 @@ use crate::observe::stats::{Calls, Relays, Sharded};
 use crate::protocol::Protocol;
 use crate::upstream::Upstream;
 
-/// The turns taken so far, shared by services that go round the same upstreams.
-pub(crate) type Turn = Arc<AtomicU64>;
+/// A round-robin counter, shared by services with the same upstreams.
+pub(crate) type RoundRobin = Arc<AtomicU64>;
 
-/// The label under which calls for services that the registry does not list are counted. No id can
-/// be the same.
+/// The metrics label of services that the registry does not list. Not a valid service id.
 pub(super) const UNLISTED: &str = "*";
 
-/// A service that may be called.
+/// A service.
 pub(crate) struct Service {
     pub(crate) model: model::Service,
-    /// Whether the registry lists it; otherwise it stands for all that only upstreams know.
+    /// Whether the registry lists the service; otherwise it stands in for all unlisted services.
     pub(crate) is_listed: bool,
     pub(crate) protocol: Protocol,
-    /// What `eth_chainId` and `net_version` answer, as JSON.
+    /// The results of `eth_chainId` and `net_version`, as JSON.
     pub(crate) chain_id: Option<[Vec<u8>; 2]>,
     pub(crate) routes: Vec<Route>,
     pub(crate) calls: Arc<Sharded<Calls>>,
-    /// Its calls in flight that came through no endpoint.
+    /// Calls in flight that did not come through an endpoint.
     pub(crate) in_flight: Arc<AtomicU64>,
-    pub(super) turn: Turn,
-    /// A deck for each tier that has upstreams, in order: places in `routes`.
-    decks: Vec<Vec<u16>>,
+    pub(super) round_robin: RoundRobin,
+    /// The rotation of each tier that has upstreams, in order of tiers, as indices of `routes`.
+    rotations: Vec<Vec<u16>>,
 }
 
-/// One way to an upstream.
+/// A service's route to an upstream.
 pub(crate) struct Route {
     pub(crate) upstream: Arc<Upstream>,
-    /// A JSON-RPC request's head, as far as it is the same for all.
+    /// The part of a JSON-RPC request's head that is the same for all calls.
     pub(crate) head: Vec<u8>,
     pub(crate) relays: Arc<Sharded<Relays>>,
-    /// What is known of the chain that the upstream is on.
+    /// Whether the upstream is on the service's chain.
     pub(crate) chain: Arc<Chain>,
 }
 
-/// What a call needs of the upstream that takes it.
+/// What a call requires of an upstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need<'a> {
     pub(crate) class: Class,
     pub(crate) method: &'a str,
 }
 
-/// The upstreams that were tried for a call.
+/// The upstreams already tried for a call.
 #[derive(Debug, Default)]
 pub(crate) struct Tried(Vec<u64>);
 
@@ -75,14 +74,14 @@ impl Tried {
         self.0.is_empty()
     }
 
-    fn holds(&self, route: &Route) -> bool {
+    fn contains(&self, route: &Route) -> bool {
         self.0.contains(&route.upstream.serial)
     }
 }
 
-/// A service as it was compiled before.
+/// The service that a new one replaces.
 #[derive(Clone, Copy)]
-pub(super) struct Earlier<'a> {
+pub(super) struct Previous<'a> {
     pub(super) service: Option<&'a Arc<Service>>,
     pub(super) workers: usize,
 }
@@ -92,8 +91,8 @@ impl Service {
         model: &model::Service,
         is_listed: bool,
         upstreams: &[Arc<Upstream>],
-        earlier: Earlier<'_>,
-        turns: &mut HashMap<Vec<String>, Turn>,
+        previous: Previous<'_>,
+        counters: &mut HashMap<Vec<String>, RoundRobin>,
     ) -> Service {
         let serves = |upstream: &&Arc<Upstream>| {
             upstream.model.service.as_ref().is_none_or(|id| *id == model.id)
@@ -102,7 +101,7 @@ impl Service {
         let routes: Vec<Route> = upstreams
             .iter()
             .filter(serves)
-            .map(|upstream| Route::new(upstream, named, model.chain_id, earlier))
+            .map(|upstream| Route::new(upstream, named, model.chain_id, previous))
             .collect();
         let chain_id = model
             .chain_id
@@ -110,10 +109,11 @@ impl Service {
         let mut tiers: Vec<u8> = routes.iter().map(|route| route.upstream.model.tier).collect();
         tiers.sort_unstable();
         tiers.dedup();
-        let decks = tiers.into_iter().map(|tier| deck(&routes, tier, model.spread)).collect();
+        let rotations =
+            tiers.into_iter().map(|tier| rotation(&routes, tier, model.spread)).collect();
         let ids = routes.iter().map(|route| route.upstream.model.id.clone()).collect();
-        let turn = turns.entry(ids).or_default().clone();
-        let old = earlier.service;
+        let round_robin = counters.entry(ids).or_default().clone();
+        let old = previous.service;
         Service {
             model: model.clone(),
             is_listed,
@@ -121,10 +121,10 @@ impl Service {
             chain_id,
             routes,
             calls: old
-                .map_or_else(|| Arc::new(Sharded::new(earlier.workers)), |old| old.calls.clone()),
+                .map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.calls.clone()),
             in_flight: old.map(|old| old.in_flight.clone()).unwrap_or_default(),
-            turn,
-            decks,
+            round_robin,
+            rotations,
         }
     }
 
@@ -132,51 +132,53 @@ impl Service {
         self.routes.iter().map(|route| route.upstream.model.id.clone()).collect()
     }
 
-    /// The route that takes the next attempt at a call. If it is limited in its rate, the attempt
-    /// counts.
+    /// Picks the route for the next attempt at a call, and counts the attempt against its rate
+    /// limit.
     ///
     /// # Errors
-    /// None does: there is none, none takes the method, all that do were tried or are at their limit.
+    /// There is no route, or none that accepts the method, has not been tried and is below its
+    /// limit.
     pub(crate) fn pick(
         &self,
         need: &Need<'_>,
         tried: &Tried,
         now: Nanos,
     ) -> Result<&Route, ErrorKind> {
-        let mut why = match self.routes.is_empty() {
-            true => ErrorKind::NoUpstream,
-            false => ErrorKind::MethodUnsupported,
+        let mut why = if self.routes.is_empty() {
+            ErrorKind::NoUpstream
+        } else {
+            ErrorKind::MethodUnsupported
         };
         let turn = match need.class {
             Class::Filter => 0,
-            // A further attempt is made in the turn of the first.
-            _ if !tried.is_empty() => self.turn.load(Ordering::Relaxed).wrapping_sub(1),
-            _ => self.turn.fetch_add(1, Ordering::Relaxed),
+            // A retry uses the turn of the first attempt.
+            _ if !tried.is_empty() => self.round_robin.load(Ordering::Relaxed).wrapping_sub(1),
+            _ => self.round_robin.fetch_add(1, Ordering::Relaxed),
         };
-        for deck in &self.decks {
+        for rotation in &self.rotations {
             let first = match (need.class, self.model.spread) {
                 (Class::Filter, _) => 0,
-                (_, Spread::LeastLoaded) => self.least_loaded(deck, turn),
-                _ => (turn % deck.len() as u64) as usize,
+                (_, Spread::LeastLoaded) => self.least_loaded(rotation, turn),
+                _ => (turn % rotation.len() as u64) as usize,
             };
-            let takes = |route: &Route| {
+            let accepts = |route: &Route| {
                 route.upstream.model.methods.permit(need.method)
-                    && !tried.holds(route)
+                    && !tried.contains(route)
                     && !route.chain.is_another()
             };
-            let route = |place: usize| &self.routes[usize::from(deck[place])];
-            // By its turn first; if that cannot take it, from one round to the next from another
-            // place on, so that its calls are spread over all others.
-            let rounds = turn / deck.len() as u64;
-            let others = deck.len().saturating_sub(1).max(1);
-            let from = match need.class {
+            let route = |index: usize| &self.routes[usize::from(rotation[index])];
+            // If the first route cannot take the call, the others are scanned from an offset that
+            // changes with each round, so that the calls are spread over all of them.
+            let rounds = turn / rotation.len() as u64;
+            let others = rotation.len().saturating_sub(1).max(1);
+            let offset = match need.class {
                 Class::Filter => 0,
                 _ => (rounds % others as u64) as usize,
             };
-            let steps = (0..others).map(|step| 1 + (from + step) % others);
-            for step in std::iter::once(0).chain(steps).take(deck.len()) {
-                let route = route((first + step) % deck.len());
-                if !takes(route) {
+            let steps = (0..others).map(|step| 1 + (offset + step) % others);
+            for step in std::iter::once(0).chain(steps).take(rotation.len()) {
+                let route = route((first + step) % rotation.len());
+                if !accepts(route) {
                     continue;
                 }
                 if route.upstream.admit(now) {
@@ -198,59 +200,59 @@ impl Service {
         self.routes.iter().any(|route| route.chain.is_confirmed())
     }
 
-    /// Which upstreams are on another chain, in words.
+    /// An error message that names the upstreams on a different chain.
     pub(crate) fn other_chains(&self) -> String {
         let others = self.routes.iter().filter_map(|route| {
             Some(format!("{} is on chain {}", route.upstream.model.id, route.chain.other()?))
         });
         let others: Vec<String> = others.collect();
-        let (id, own) = (&self.model.id, self.model.chain_id.unwrap_or_default());
-        format!("service {id} is chain {own}, but {}", others.join(", "))
+        let (id, expected) = (&self.model.id, self.model.chain_id.unwrap_or_default());
+        format!("service {id} is on chain {expected}, but {}", others.join(", "))
     }
 
-    /// The place in the deck of the route with the fewest relays under way for its weight; the first
-    /// from `turn` on among equals.
-    fn least_loaded(&self, deck: &[u16], turn: u64) -> usize {
-        let load = |place: usize| {
-            let upstream = &self.routes[usize::from(deck[place])].upstream;
-            // One more than there are: an upstream of twice the weight takes twice as many.
+    /// The index in `rotation` of the route with the fewest relays in flight for its weight. Ties
+    /// go to the first from `turn` on.
+    fn least_loaded(&self, rotation: &[u16], turn: u64) -> usize {
+        let load = |index: usize| {
+            let upstream = &self.routes[usize::from(rotation[index])].upstream;
+            // The load with this call, so that idle upstreams are compared by weight, too.
             (upstream.in_flight() + 1) * u64::from(model::WEIGHT_MAX)
                 / u64::from(upstream.model.weight)
         };
-        let start = (turn % deck.len() as u64) as usize;
-        let places = (0..deck.len()).map(|step| (start + step) % deck.len());
-        places.min_by_key(|place| load(*place)).unwrap_or(0)
+        let start = (turn % rotation.len() as u64) as usize;
+        let indices = (0..rotation.len()).map(|step| (start + step) % rotation.len());
+        indices.min_by_key(|index| load(*index)).unwrap_or(0)
     }
 }
 
 impl Route {
-    /// A route to an upstream; `named`: the service's id, where it is the same for all calls.
+    /// A route to an upstream; `named` is the service's id if it is the same for all calls.
     fn new(
         upstream: &Arc<Upstream>,
         named: Option<&str>,
         chain_id: Option<u64>,
-        earlier: Earlier<'_>,
+        previous: Previous<'_>,
     ) -> Route {
-        let old = earlier.service.and_then(|service| {
+        let old = previous.service.and_then(|service| {
             service.routes.iter().find(|old| old.upstream.model.id == upstream.model.id)
         });
         let relays =
-            old.map_or_else(|| Arc::new(Sharded::new(earlier.workers)), |old| old.relays.clone());
-        // What another address said, or was asked for another chain, says nothing.
+            old.map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.relays.clone());
+        // A check of a different address, or against a different chain id, does not apply.
         let is_same = |old: &&Route| {
-            let of = earlier.service.and_then(|service| service.model.chain_id);
-            old.upstream.serial == upstream.serial && of == chain_id
+            let old_chain_id = previous.service.and_then(|service| service.model.chain_id);
+            old.upstream.serial == upstream.serial && old_chain_id == chain_id
         };
         let chain = old.filter(is_same).map(|old| old.chain.clone()).unwrap_or_default();
         let model = &upstream.model;
         let mut head = request_start("POST", model, model.path(), &[]);
         head.extend_from_slice(b"content-type: application/json\r\n");
-        let own = |name: &str| model.headers.iter().any(|(known, _)| known == name);
-        if !own("accept") {
+        let is_configured = |name: &str| model.headers.iter().any(|(known, _)| known == name);
+        if !is_configured("accept") {
             head.extend_from_slice(b"accept: application/json\r\n");
         }
-        // Over a network, fewer bytes are worth the decompressing.
-        if !own("accept-encoding") && model.address.tls {
+        // Upstreams with TLS are usually remote: fewer bytes are worth the cost of decompression.
+        if !is_configured("accept-encoding") && model.address.tls {
             head.extend_from_slice(b"accept-encoding: gzip\r\n");
         }
         if let (Kind::Path, Some(service)) = (upstream.model.kind, named) {
@@ -260,20 +262,20 @@ impl Route {
     }
 }
 
-/// A request's first line and the fields that every request to this upstream carries, but for those
-/// in `without`.
+/// A request's first line and the headers of every request to this upstream, except configured ones
+/// named in `without`.
 pub(crate) fn request_start(
     method: &str,
     upstream: &model::Upstream,
     target: &str,
     without: &[&str],
 ) -> Vec<u8> {
-    let own = |name: &str| upstream.headers.iter().any(|(known, _)| known == name);
+    let is_configured = |name: &str| upstream.headers.iter().any(|(known, _)| known == name);
     let mut head = format!("{method} {target} HTTP/1.1\r\n");
-    if !own("host") {
+    if !is_configured("host") {
         head.push_str(&format!("host: {}\r\n", upstream.address.authority));
     }
-    if !own("user-agent") {
+    if !is_configured("user-agent") {
         head.push_str(concat!("user-agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n"));
     }
     for (name, value) in upstream.headers.iter().filter(|(name, _)| !without.contains(&&**name)) {
@@ -282,9 +284,9 @@ pub(crate) fn request_start(
     head.into_bytes()
 }
 
-/// The routes of a tier in the order of their turns. With weights, each stands as far from itself as
-/// possible: by the place of its n-th turn, `(n + ½) ÷ weight`.
-fn deck(routes: &[Route], tier: u8, spread: Spread) -> Vec<u16> {
+/// The routes of a tier in the order in which they are used. With weights, the turns of each route
+/// are spaced evenly: its n-th turn is sorted at `(n + ½) ÷ weight`.
+fn rotation(routes: &[Route], tier: u8, spread: Spread) -> Vec<u16> {
     let of_tier: Vec<(u16, u32)> = (0u16..)
         .zip(routes)
         .filter(|(_, route)| route.upstream.model.tier == tier)

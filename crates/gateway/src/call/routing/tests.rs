@@ -1,4 +1,4 @@
-//! How calls are spread, and what a new routing keeps of the old.
+//! How calls are spread, and what a reload carries over.
 
 use super::*;
 use plimsoll_config::Text;
@@ -20,8 +20,8 @@ fn upstream(id: &str, service: Option<&str>, weight: u32, tier: u8) -> model::Up
 
 const NEED: Need<'_> = Need { class: Class::Read, method: "eth_call" };
 
-fn compile(definitions: &Definitions, before: &Routing) -> Routing {
-    Routing::compile(definitions, before, 2, &mut 0).expect("compiles")
+fn compile(definitions: &Definitions, previous: &Routing) -> Routing {
+    Routing::compile(definitions, previous, 2, &mut 0).expect("compiles")
 }
 
 fn definitions(spread: Spread, upstreams: Vec<model::Upstream>) -> Definitions {
@@ -30,7 +30,7 @@ fn definitions(spread: Spread, upstreams: Vec<model::Upstream>) -> Definitions {
     Definitions { services: vec![service, other], upstreams, endpoints: Vec::new() }
 }
 
-/// Picks `n` times and counts by upstream; the order in which they came.
+/// Picks `n` times; returns the ids of the upstreams in order.
 fn picks(routing: &Routing, service: &str, n: usize) -> Vec<String> {
     let service = routing.service(service).expect("a service");
     (0..n)
@@ -48,7 +48,7 @@ fn counts(picked: &[String]) -> BTreeMap<&str, usize> {
 }
 
 #[test]
-fn turns_are_even_over_services() {
+fn round_robin_is_even_across_services() {
     let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|id| upstream(id, None, 1, 0)).into();
     let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty());
     let mut all = Vec::new();
@@ -62,7 +62,7 @@ fn turns_are_even_over_services() {
 }
 
 #[test]
-fn weights_are_exact_and_interleaved() {
+fn weighted_shares_are_exact_and_interleaved() {
     let upstreams = vec![upstream("a", None, 4, 0), upstream("b", None, 2, 0)];
     let routing = compile(&definitions(Spread::Weighted, upstreams), &Routing::empty());
     let picked = picks(&routing, "eth", 300);
@@ -71,7 +71,7 @@ fn weights_are_exact_and_interleaved() {
 }
 
 #[test]
-fn the_least_loaded_takes_the_call() {
+fn the_least_loaded_upstream_is_picked() {
     let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 2, 0)];
     let routing = compile(&definitions(Spread::LeastLoaded, upstreams), &Routing::empty());
     let service = routing.service("eth").expect("a service");
@@ -80,11 +80,11 @@ fn the_least_loaded_takes_the_call() {
         route.upstream.in_flight.of(1).add(1);
     }
     let loads: Vec<u64> = routing.upstreams().iter().map(|one| one.in_flight()).collect();
-    assert_eq!(loads, [3, 6], "as the weights are");
+    assert_eq!(loads, [3, 6], "in proportion to the weights");
 }
 
 #[test]
-fn tiers_rules_and_limits_decide() {
+fn tiers_method_rules_and_rate_limits_are_respected() {
     let mut first = upstream("a", Some("eth"), 1, 0);
     first.methods.deny = vec!["debug_*".into()];
     first.rate_limit = Some(10.0);
@@ -103,9 +103,9 @@ fn tiers_rules_and_limits_decide() {
         route.map(|route| route.upstream.model.id.as_str())
     };
     assert_eq!(pick("eth_call"), Ok("a"), "tier 0 first");
-    assert_eq!(pick("debug_traceCall"), Ok("z"), "the next tier has what this one may not");
-    assert_eq!(pick("eth_call"), Ok("z"), "tier 0 is at its limit");
-    assert!(routing.service("unheard-of").is_none(), "no upstream takes any service");
+    assert_eq!(pick("debug_traceCall"), Ok("z"), "tier 0 denies the method");
+    assert_eq!(pick("eth_call"), Ok("z"), "tier 0 is at its rate limit");
+    assert!(routing.service("unheard-of").is_none(), "no upstream serves unlisted services");
     let none = compile(&self::definitions(Spread::RoundRobin, Vec::new()), &Routing::empty());
     let none = none.service("eth").expect("a service");
     assert_eq!(none.pick(&NEED, &Tried::default(), Nanos::ZERO).err(), Some(ErrorKind::NoUpstream));
@@ -114,7 +114,7 @@ fn tiers_rules_and_limits_decide() {
 use crate::error::ErrorKind;
 
 #[test]
-fn filters_stay_with_one_upstream() {
+fn filters_always_use_the_same_upstream() {
     let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 1, 0)];
     let routing = compile(&definitions(Spread::RoundRobin, upstreams), &Routing::empty());
     let service = routing.service("eth").expect("a service");
@@ -127,7 +127,7 @@ fn filters_stay_with_one_upstream() {
 }
 
 #[test]
-fn figures_outlive_a_routing() {
+fn state_survives_a_reload() {
     let before = compile(
         &definitions(
             Spread::RoundRobin,
@@ -144,16 +144,19 @@ fn figures_outlive_a_routing() {
         &definitions(Spread::RoundRobin, vec![upstream("a", None, 1, 0), heavier]),
         &before,
     );
-    assert_eq!(picks(&after, "eth", 1), ["b"], "the turn goes on");
+    assert_eq!(picks(&after, "eth", 1), ["b"], "the counter is carried over");
     let unknown = plimsoll_rpc::method::NAMES.len();
     let calls = &after.service("eth").expect("a service").calls;
     assert_eq!(calls.sum(|calls| calls.count(unknown, 0)), 1);
-    assert!(Arc::ptr_eq(&before.upstreams()[0], &after.upstreams()[0]), "unchanged is kept");
-    assert_eq!(before.upstreams()[1].serial, after.upstreams()[1].serial, "connections are kept");
+    assert!(
+        Arc::ptr_eq(&before.upstreams()[0], &after.upstreams()[0]),
+        "an unchanged upstream is reused"
+    );
+    assert_eq!(before.upstreams()[1].serial, after.upstreams()[1].serial, "connections are reused");
 }
 
 #[test]
-fn the_share_of_an_upstream_that_was_tried_goes_to_all_others() {
+fn retried_calls_are_spread_evenly_over_the_other_upstreams() {
     let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|id| upstream(id, None, 1, 0)).into();
     let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty());
     let service = routing.service("eth").expect("a service");
@@ -162,7 +165,7 @@ fn the_share_of_an_upstream_that_was_tried_goes_to_all_others() {
     let pick = |tried: &Tried| service.pick(&NEED, tried, Nanos::ZERO).expect("a route");
     let picked: Vec<String> = (0..500)
         .map(|_| match pick(&Tried::default()) {
-            // It fails, and the call is tried elsewhere.
+            // The attempt fails and is retried on another upstream.
             route if route.upstream.model.id == "b" => pick(&tried),
             route => route,
         })
