@@ -21,7 +21,7 @@ const INLINE_MAX: usize = 4 << 10;
 /// The most members of a body. Tools that write several start one for each 64 KiB or more.
 const MEMBERS_MAX: usize = 1_000;
 
-/// Decompresses a body; `own` makes an owned copy for another thread.
+/// Decompresses a body; `own` makes the body available to another thread.
 ///
 /// # Errors
 /// The body is corrupt or too long, or memory is used up.

@@ -113,7 +113,8 @@ impl Capacity {
         held > self.eighths(Purpose::Long.quota().0) / 2
     }
 
-    /// Admits a call; `purpose` tells whether it is its connection's only one.
+    /// Admits a call. `purpose` is [`Purpose::First`] for its connection's only call, otherwise
+    /// [`Purpose::Further`].
     ///
     /// # Errors
     /// Too many calls are in flight, in the process or for the endpoint, or memory is used up.

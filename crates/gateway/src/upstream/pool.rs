@@ -45,8 +45,8 @@ impl Pool {
         }
     }
 
-    /// Takes an idle connection on which nothing has arrived. With `check_socket`, the socket is
-    /// read; otherwise only the runtime's knowledge counts.
+    /// Takes an idle connection on which nothing has arrived. With `check_socket`, the socket itself
+    /// is checked, not only the runtime's readiness state.
     pub(super) fn take(&self, check_socket: bool, now: Nanos) -> Option<Connection> {
         loop {
             let connection = self.idle.borrow_mut().pop()?;
