@@ -2,8 +2,8 @@
 //!
 //! Each kind has a row with its code, HTTP status, whether a retry may help, and whose fault the
 //! error is. The customer API uses the table as it is; the PATH API maps the same kinds to PATH's
-//! formats, which its clients expect. For errors returned by upstreams, see
-//! [`Category`](crate::protocol::Category).
+//! formats, which its clients expect. Errors returned by upstreams are categorized by
+//! `protocol::Category`.
 //!
 //! Codes are JSON-RPC 2.0's where they fit, otherwise EIP-1474's (-32001 not found, -32002
 //! unavailable, -32004 not supported, -32005 limit exceeded).

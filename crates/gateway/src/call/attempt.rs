@@ -83,18 +83,18 @@ impl<'a> Attempt<'a> {
 
     /// Counts and logs an error object that is not the caller's fault.
     #[cold]
-    fn failed_with_error(&mut self, service: &str, category: Category, won: &JudgedResponse) {
-        self.ended(won.outcome(), won.at);
+    fn failed_with_error(&mut self, service: &str, category: Category, judged: &JudgedResponse) {
+        self.ended(judged.outcome(), judged.at);
         let report = FailureReport {
             upstream: &self.route.upstream.model.id,
             service,
             kind: category.word(),
-            status: Some(won.status),
+            status: Some(judged.status),
             message: "the upstream returned a JSON-RPC error",
-            text: won.response.body(),
+            text: judged.response.body(),
             counts_as_down: false,
         };
-        self.route.upstream.health.failed(&report, won.at);
+        self.route.upstream.health.failed(&report, judged.at);
     }
 }
 
@@ -209,14 +209,14 @@ pub(crate) async fn run(
     let result = exchange(worker, target.service.protocol, route, &request, id, target.limits());
     let result = result.await;
     match &result {
-        Ok(won) => {
-            match won.outcome() {
+        Ok(judged) => {
+            match judged.outcome() {
                 RelayOutcome::Rpc(category) if category.fault() != Fault::Caller => {
-                    attempt.failed_with_error(&target.service_id, category, won);
+                    attempt.failed_with_error(&target.service_id, category, judged);
                 }
-                outcome => attempt.answered(outcome, won.at),
+                outcome => attempt.answered(outcome, judged.at),
             }
-            if won.verdict.is_loose {
+            if judged.verdict.is_loose {
                 route.relays.of(local.number).loose.add(1);
             }
         }

@@ -281,20 +281,20 @@ async fn resolve<'a>(
     }
     // An unknown method may not be safe to repeat.
     let repeatable = matches!(known, Some(Class::Read | Class::Static));
-    let won = dispatch(target, call, class, repeatable, summary).await?;
-    let outcome = match won.outcome() {
+    let judged = dispatch(target, call, class, repeatable, summary).await?;
+    let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
         _ => {
-            summary.error = Some(won.error());
+            summary.error = Some(judged.error());
             Outcome::RpcError
         }
     };
     // PATH forwards the backend's status. A customer's client expects 200 for any JSON-RPC answer,
     // except 429, which clients act on.
-    let is_limited = won.status == 429 && won.outcome() != RelayOutcome::Ok;
-    let status = if target.shape == Shape::Path || is_limited { won.status } else { 200 };
-    summary.retry_after = won.retry_after.filter(|_| is_limited);
-    won.write(&target.worker.local, call.id, out);
+    let is_limited = judged.status == 429 && judged.outcome() != RelayOutcome::Ok;
+    let status = if target.shape == Shape::Path || is_limited { judged.status } else { 200 };
+    summary.retry_after = judged.retry_after.filter(|_| is_limited);
+    judged.write(&target.worker.local, call.id, out);
     Ok((outcome, status))
 }
 
@@ -317,9 +317,9 @@ async fn dispatch<'a>(
     loop {
         summary.add_attempt(&route.upstream.model.id);
         let failure = match attempt::run(target, call, route, reuse).await {
-            Ok(won) => {
-                summary.upstream_status = Some(won.status);
-                return Ok(won);
+            Ok(judged) => {
+                summary.upstream_status = Some(judged.status);
+                return Ok(judged);
             }
             Err(failure) => failure,
         };
