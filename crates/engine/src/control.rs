@@ -27,18 +27,18 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// No such stream.
-    #[error("the plan has no stream number {0}")]
+    #[error("the plan has no stream {0}")]
     NoStream(usize),
     /// Only streams of the open model have a rate.
     #[error("stream \"{0}\" has users, not a rate")]
     Closed(String),
     /// How many requests of it are left is known to the former owner alone.
     #[error(
-        "stream \"{0}\" ends after a number of requests; its users cannot be moved to another shard"
+        "stream \"{0}\" ends after a fixed number of requests; its users cannot move to another process"
     )]
     Counted(String),
     /// A rate is a number above zero.
-    #[error("a rate of {0} per second")]
+    #[error("invalid rate {0}; it must be a number above zero")]
     BadRate(String),
     /// Shards that are owned already, or are not.
     #[error("shard {0} is {1} owned here")]

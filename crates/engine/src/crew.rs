@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 /// How to get more threads.
-pub(crate) const NO_THREADS: &str = "raise ulimit -u, or lower --workers";
+pub(crate) const NO_THREADS: &str = "raise ulimit -u or lower --workers";
 
 /// The workers that were started so far.
 pub(crate) struct Crew {
@@ -56,7 +56,7 @@ impl Crew {
         cpu: Option<usize>,
     ) -> Result<(), StartError> {
         let kernel = Kernel::new(resolver.clone()).map_err(|error| {
-            refuse(format!("cannot open worker {index}'s poll: {error}"), "raise ulimit -n")
+            refuse(format!("cannot set up epoll for worker {index}: {error}"), "raise ulimit -n")
         })?;
         self.mailboxes.push(kernel.mailbox());
         let dispatcher = Dispatcher::new(shared.clone(), kernel, sources, pools);
@@ -72,7 +72,7 @@ impl Crew {
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(body);
         let thread = thread
-            .map_err(|error| refuse(format!("cannot start worker {index}: {error}"), NO_THREADS))?;
+            .map_err(|error| refuse(format!("cannot spawn worker {index}: {error}"), NO_THREADS))?;
         self.threads.push(thread);
         self.gates.push(open);
         self.emptied.push(give_back);
@@ -103,11 +103,11 @@ pub(crate) fn report_failure(
 ) {
     let why = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => format!("polling failed: {error}"),
+        Ok(Err(error)) => format!("failed to poll its sockets: {error}"),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            format!("panicked: {}", text.unwrap_or("without a message"))
+            format!("panicked: {}", text.unwrap_or("(no message)"))
         }
     };
     // When nobody listens any more, the run is lost anyway.

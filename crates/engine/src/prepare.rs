@@ -174,8 +174,9 @@ impl Prepared {
             plan.streams.iter().map(|stream| stream.schedules(plan.warmup)).collect();
         let shared =
             Arc::new(Shared::new(plan, &origins, tls, (workers, settings.spin, settings.trace)));
-        let resolver = resolve::start()
-            .map_err(|error| refuse(format!("cannot start a thread: {error}"), NO_THREADS))?;
+        let resolver = resolve::start().map_err(|error| {
+            refuse(format!("cannot spawn the resolver thread: {error}"), NO_THREADS)
+        })?;
 
         // Where every CPU has a worker, each keeps to its own.
         let pins = if workers == cpus.len() { cpus } else { Vec::new() };
@@ -296,9 +297,9 @@ fn check_descriptors(plan: &Plan, workers: usize, limit: u64) -> Result<(), Star
     }
     Err(refuse(
         format!(
-            "the plan needs {needed} file descriptors at least, and this process may open {limit}"
+            "the plan needs at least {needed} file descriptors, but this process may open only {limit}"
         ),
-        format!("raise the hard limit (ulimit -Hn {needed}), or use fewer users"),
+        format!("raise the hard limit (ulimit -Hn {needed}) or use fewer users"),
     ))
 }
 
@@ -312,7 +313,7 @@ fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartEr
         // Without https targets TLS is needed only if a redirect leads there.
         Err(_) if !secure => Ok(None),
         Err(message) => {
-            Err(refuse(message, "check ca, cert, key and insecure in [tls] of the plan"))
+            Err(refuse(message, "check ca, cert, key and insecure under [tls] in the plan"))
         }
     }
 }
@@ -330,8 +331,11 @@ fn resolve_all(
         if let Err(why) = &found {
             let message = format!("cannot resolve host \"{}\": {why}", origin.host);
             if !force {
-                let hint =
-                    if is_literal(&origin.host) { "" } else { "check the name, or /etc/hosts" };
+                let hint = if is_literal(&origin.host) {
+                    ""
+                } else {
+                    "check the name, DNS and /etc/hosts"
+                };
                 return Err(refuse(message, hint));
             }
             forced.push(message);
@@ -347,9 +351,9 @@ fn check_sources(plan: &Plan) -> Result<(), StartError> {
             && error.kind() == io::ErrorKind::AddrNotAvailable
         {
             return Err(refuse(
-                format!("source address {source} is not this host's"),
+                format!("source address {source} is not assigned to this host"),
                 format!(
-                    "add it with: ip address add {source}/32 dev lo, or remove it from connections.source"
+                    "add it (ip address add {source}/32 dev lo) or remove it from connections.source"
                 ),
             ));
         }
@@ -391,7 +395,7 @@ mod tests {
         let refused = Prepared::new(&plan, &Shards::all(), narrow.clone()).err().unwrap();
         assert_eq!(
             refused.to_string(),
-            "the plan needs 522 file descriptors at least, and this process may open 64"
+            "the plan needs at least 522 file descriptors, but this process may open only 64"
         );
         let forced = Settings { force: true, ..narrow };
         let prepared = Prepared::new(&plan, &Shards::all(), forced).unwrap();

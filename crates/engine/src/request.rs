@@ -186,6 +186,9 @@ pub(crate) fn tls_start(
         (Scheme::Https, Some(config)) => {
             Ok(Some((config.clone(), crate::tls::server_name(&plan.tls, &origin.host)?)))
         }
-        (Scheme::Https, None) => Err("TLS was not prepared for this run".into()),
+        (Scheme::Https, None) => {
+            Err("https is unavailable: the TLS certificates could not be loaded at the start"
+                .into())
+        }
     }
 }

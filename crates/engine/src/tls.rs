@@ -25,11 +25,12 @@ pub(crate) fn client_config(rules: &TlsRules) -> Result<Arc<ClientConfig>, Strin
     };
     let mut config = match (&rules.cert, &rules.key) {
         (Some(cert), Some(key)) => {
-            let key_der = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("no private key in {}: {error}", key.display()))?;
-            builder
-                .with_client_auth_cert(certificates(cert)?, key_der)
-                .map_err(|error| format!("the client certificate {}: {error}", cert.display()))?
+            let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+                format!("cannot read a private key from {}: {error}", key.display())
+            })?;
+            builder.with_client_auth_cert(certificates(cert)?, key_der).map_err(|error| {
+                format!("cannot use the client certificate {}: {error}", cert.display())
+            })?
         }
         _ => builder.with_no_client_auth(),
     };
@@ -42,7 +43,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     match read {
         Ok(list) if list.is_empty() => Err(format!("no certificate in {}", path.display())),
         Ok(list) => Ok(list),
-        Err(error) => Err(format!("no certificate in {}: {error}", path.display())),
+        Err(error) => Err(format!("cannot read certificates from {}: {error}", path.display())),
     }
 }
 
@@ -68,7 +69,7 @@ fn roots(own: Option<&Path>) -> Result<RootCertStore, String> {
 pub(crate) fn server_name(rules: &TlsRules, host: &str) -> Result<ServerName<'static>, String> {
     let name = rules.server_name.as_deref().unwrap_or(host);
     ServerName::try_from(name.to_string())
-        .map_err(|_| format!("\"{name}\" cannot be the name of a TLS server"))
+        .map_err(|_| format!("\"{name}\" is not a valid TLS server name"))
 }
 
 /// Takes any certificate, because the plan says so; signatures are still checked, so that the

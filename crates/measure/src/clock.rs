@@ -1,6 +1,6 @@
-//! The only place that reads the machine's clocks.
+//! The only module that reads the system's clocks.
 //!
-//! Everything else takes a [`Clock`] or a [`WallClock`], so that tests can set the time.
+//! All other code takes a [`Clock`] or a [`WallClock`], so that tests can set the time.
 
 use crate::Nanos;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,28 +18,28 @@ impl Clock {
         Clock { origin: Instant::now() }
     }
 
-    /// A clock whose zero lies ahead: it reads zero until then.
+    /// A clock that starts after `lead` and reads zero until then.
     pub fn start_in(lead: Duration) -> Clock {
         let mut clock = Clock::start();
         clock.origin += lead;
         clock
     }
 
-    /// Time since the start; zero before it.
+    /// Time since the start; zero before the start.
     #[allow(clippy::disallowed_methods)]
     #[inline]
     pub fn now(&self) -> Nanos {
         Instant::now().saturating_duration_since(self.origin).into()
     }
 
-    /// How long until the clock starts; zero when it has.
+    /// Time until the clock starts; zero once it has.
     #[allow(clippy::disallowed_methods)]
     pub fn until_start(&self) -> Nanos {
         self.origin.saturating_duration_since(Instant::now()).into()
     }
 }
 
-/// The date.
+/// A point in calendar time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WallClock {
     /// Nanoseconds since 1970-01-01 UTC.
@@ -47,7 +47,7 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// Reads the system's date; 1970 when the system claims an earlier one.
+    /// Reads the system's wall clock; dates before 1970 become 1970.
     #[allow(clippy::disallowed_methods)]
     pub fn now() -> WallClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -77,14 +77,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_read_as_rfc3339() {
+    fn dates_are_formatted_as_rfc3339() {
         let at = WallClock { unix_ns: 1_795_206_241_250_000_000 };
         assert_eq!(at.rfc3339(), "2026-11-20T20:24:01.250Z");
         assert_eq!(at.compact(), "20261120-202401");
     }
 
     #[test]
-    fn a_clock_that_starts_later_reads_zero() {
+    fn a_clock_reads_zero_before_its_start() {
         let clock = Clock::start_in(Duration::from_secs(3600));
         assert_eq!(clock.now(), Nanos::ZERO);
         assert!(clock.until_start() > Nanos::from_secs(3500));

@@ -1,25 +1,24 @@
-//! What is known of a run besides its counts.
+//! Facts about a run other than its counts.
 
 use crate::{Nanos, Note, WallClock};
 
-/// What is known of a run besides its counts.
+/// Facts about a run other than its counts.
 #[derive(Clone, Debug)]
 pub struct RunFacts {
-    /// When it began.
+    /// When the run started.
     pub started_at: WallClock,
-    /// How long it was sending, the warm-up left out.
+    /// How long the run was sending, excluding the warm-up.
     pub duration: Nanos,
-    /// How much longer it took until every arrival had ended.
+    /// Time from the end of sending until every arrival had ended.
     pub drain: Nanos,
-    /// How long the warm-up was.
+    /// Length of the warm-up.
     pub warmup: Nanos,
-    /// Whether it was stopped before its end.
+    /// Whether the run was stopped early.
     pub cut_short: bool,
-    /// Worker threads.
+    /// Number of worker threads.
     pub workers: usize,
-    /// The first error of each class, in the system's or the target's words.
+    /// The first error of each class, as reported by the system or the target.
     pub notes: Vec<Note>,
-    /// What this host could not carry of the plan, where the run was started all the same
-    /// (`--force`).
+    /// What this host cannot carry, if the run was started with `--force` regardless.
     pub forced: Vec<String>,
 }

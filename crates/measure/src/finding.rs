@@ -1,45 +1,45 @@
-//! What a verdict says: one sentence of evidence and one fix, by a known id.
+//! The findings of a verdict: each has a known id, one sentence of evidence and one fix.
 
 use crate::Nanos;
 use crate::names::{ErrorClass, Listed, Side, listed};
 use std::fmt;
 
 listed! {
-    /// How much a finding weighs.
+    /// How serious a finding is.
     Severity {
         /// Worth knowing.
         Info = "info",
-        /// The run stands, but something was near its limit or went wrong at the target.
+        /// The run is valid, but something was near its limit or went wrong at the target.
         Warning = "warning",
-        /// The run must not be believed.
+        /// The results cannot be trusted.
         Invalid = "invalid",
     }
 }
 
 listed! {
-    /// The known findings. An id means the same in every report.
+    /// The known findings. An id has the same meaning in every report.
     FindingId {
-        /// Not a single arrival was answered as expected.
+        /// No arrival was answered as expected.
         NothingOk = "nothing_ok",
-        /// What was sent is not what the plan says, for reasons of the instrument's own.
+        /// The load generator did not send what the plan asked for.
         PlanNotHeld = "plan_not_held",
-        /// Requests left later than planned.
+        /// Requests were sent later than planned.
         LagHigh = "lag_high",
-        /// Answers lay in the kernel before they were read.
+        /// Answers waited in the kernel before they were read.
         ReadLate = "read_late",
-        /// Bodies were dropped to stay within the instrument's memory.
+        /// Bodies were dropped to stay within the load generator's memory limit.
         MemoryPressure = "memory_pressure",
         /// The kernel ran out of local ports.
         PortsExhausted = "ports_exhausted",
         /// The process ran out of file descriptors.
         FdsExhausted = "fds_exhausted",
-        /// Arrivals waited for the plan's own limit on connections.
+        /// Arrivals waited because the plan's connection limit was reached.
         ConnectionsCapped = "connections_capped",
         /// The target refused connections.
         TargetRefused = "target_refused",
         /// The target reset connections.
         TargetReset = "target_reset",
-        /// The target answered with HTTP statuses or bodies that were not expected.
+        /// The target answered with unexpected HTTP statuses or bodies.
         TargetErrors = "target_errors",
         /// The target answered with JSON-RPC errors.
         TargetRpcErrors = "target_rpc_errors",
@@ -51,23 +51,23 @@ listed! {
         Unreachable = "unreachable",
         /// The target's name could not be resolved.
         DnsFailed = "dns_failed",
-        /// The run was stopped before its end.
+        /// The run was stopped early.
         CutShort = "cut_short",
         /// The run was started although this host cannot carry it (`--force`).
         Forced = "forced",
     }
 }
 
-/// One thing that a verdict found.
+/// One finding of a verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// Which.
+    /// Which finding this is.
     pub id: FindingId,
-    /// How much it weighs.
+    /// How serious it is.
     pub severity: Severity,
-    /// Whose doing it was.
+    /// The side responsible.
     pub side: Side,
-    /// The number that shows it.
+    /// The evidence, with the number.
     pub evidence: String,
     /// The command, flag or plan key that fixes it.
     pub fix: String,
@@ -77,13 +77,13 @@ pub struct Finding {
     pub to: Nanos,
 }
 
-/// What an error of a class said, the first that was seen.
+/// The first error of a class, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// The class.
+    /// The error's class.
     pub class: ErrorClass,
     /// The target's name.
     pub target: String,
-    /// The system's or the target's words.
+    /// The message from the system or the target.
     pub text: String,
 }

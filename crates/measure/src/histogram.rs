@@ -1,13 +1,14 @@
 //! A histogram with HdrHistogram's buckets (3 significant digits, 1 ns to 1 h) in pages that are
-//! allocated as values appear.
+//! allocated on demand.
 //!
-//! Why not the library's: its counts are one array from zero to the largest value, about 90 KB for
-//! a second's latencies; a plan of 1,000 targets has several thousand histograms at a time. Here a
-//! histogram costs 2 KB and 256 bytes for each page of 32 buckets that was hit. Recording is a
-//! shift, a look-up and an increment, and allocates only at the first value of a page.
+//! The `hdrhistogram` crate is not used because it keeps counts in one array from zero to the
+//! largest value, about 90 KB for a second of latencies, and a plan of 1,000 targets has several
+//! thousand histograms at once. Here a histogram takes 2 KB plus 256 bytes for each page of 32
+//! buckets with values. Recording is a shift, a lookup and an increment, and allocates only for the
+//! first value in a page.
 //!
-//! It holds counts and nothing else, so that what is read back from disk or wire is all there is:
-//! minimum, mean and maximum come from the buckets too, exact to 3 digits. Merging is exact.
+//! It stores only counts, so decoding an encoded histogram loses nothing: minimum, mean and maximum
+//! are computed from the buckets too, exact to 3 digits. Merging is exact.
 //!
 //! The encoding is HdrHistogram's V2 compressed form (`HdrHistogram.java`,
 //! `encodeIntoCompressedByteBuffer`), checked against the `hdrhistogram` crate in both directions.
@@ -15,7 +16,7 @@
 use crate::Nanos;
 use std::io::{Read, Write};
 
-/// The largest value that is told apart: one hour. Larger ones count as this.
+/// The largest distinguishable value: one hour. Larger values count as this one.
 pub const VALUE_MAX: Nanos = Nanos::from_secs(3600);
 
 /// Buckets in each power of two: 1,024 give 3 significant digits.
@@ -32,7 +33,7 @@ const _: () = assert!(PAGES < ABSENT as usize);
 const COOKIE_V2: u32 = 0x1c84_9313;
 const COOKIE_V2_COMPRESSED: u32 = 0x1c84_9314;
 const HEADER_LEN: usize = 40;
-/// More than any encoding of ours: every bucket at nine bytes.
+/// An upper bound for any encoding: nine bytes for every bucket.
 const DECODED_MAX: u64 = (HEADER_LEN + BUCKETS * 9) as u64;
 
 /// The bucket of a value: HdrHistogram's `countsArrayIndex` for a lowest value of 1.
@@ -53,19 +54,19 @@ fn range_of(index: usize) -> (u64, u64) {
 /// Counts of time spans by size.
 #[derive(Clone, Default)]
 pub struct Histogram {
-    /// For each page its place in `pages`; empty until the first value.
+    /// The index in `pages` of each page; empty until the first value.
     table: Vec<u16>,
     pages: Vec<[u64; PAGE]>,
     count: u64,
 }
 
 impl Histogram {
-    /// An empty one; allocates nothing.
+    /// An empty histogram; allocates nothing.
     pub fn new() -> Histogram {
         Histogram::default()
     }
 
-    /// Counts one value; above [`VALUE_MAX`] it counts as that.
+    /// Counts one value; values above [`VALUE_MAX`] count as that.
     #[inline]
     pub fn record(&mut self, value: Nanos) {
         self.add(index_of(value.0.min(VALUE_MAX.0)), 1);
@@ -93,12 +94,12 @@ impl Histogram {
         self.pages.last_mut().expect("one was just pushed")
     }
 
-    /// How many values were counted.
+    /// Number of values counted.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Adds all of another's counts.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Histogram) {
         if other.count == 0 {
             return;
@@ -117,7 +118,7 @@ impl Histogram {
         self.count += other.count;
     }
 
-    /// Forgets the counts and keeps the memory.
+    /// Resets all counts and keeps the allocations.
     pub fn clear(&mut self) {
         if self.count > 0 {
             self.pages.iter_mut().for_each(|page| *page = [0; PAGE]);
@@ -125,7 +126,7 @@ impl Histogram {
         }
     }
 
-    /// The buckets that are not empty, smallest values first.
+    /// The non-empty buckets, smallest values first.
     fn filled(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         self.table
             .iter()
@@ -138,13 +139,13 @@ impl Histogram {
             .filter(|(_, n)| *n > 0)
     }
 
-    /// The value that a share `quantile` (0 to 1) of the values does not exceed: the highest value
-    /// of the bucket that holds it, as HdrHistogram reports it. `None` when empty.
+    /// The value at a quantile (0 to 1): the highest value of its bucket, as in HdrHistogram.
+    /// `None` when empty.
     pub fn quantile(&self, quantile: f64) -> Option<Nanos> {
         if self.count == 0 {
             return None;
         }
-        // Rounded before it is taken up, so that 0.999 × 1000 is 999 and not 999.0000000000001.
+        // Rounded before `ceil`, so that 0.999 × 1000 is 999 and not 999.0000000000001.
         let rank = (quantile.clamp(0.0, 1.0) * self.count as f64 * 1e6).round() / 1e6;
         let rank = (rank.ceil() as u64).clamp(1, self.count);
         let mut seen = 0;
@@ -158,17 +159,17 @@ impl Histogram {
         unreachable!("the buckets hold `count` values")
     }
 
-    /// The lowest value of the lowest bucket that holds one. `None` when empty.
+    /// The lowest value of the lowest non-empty bucket. `None` when empty.
     pub fn min(&self) -> Option<Nanos> {
         self.filled().next().map(|(index, _)| Nanos(range_of(index).0))
     }
 
-    /// The highest value of the highest bucket that holds one. `None` when empty.
+    /// The highest value of the highest non-empty bucket. `None` when empty.
     pub fn max(&self) -> Option<Nanos> {
         self.quantile(1.0)
     }
 
-    /// The mean of the buckets' middles. `None` when empty.
+    /// The mean, from bucket midpoints. `None` when empty.
     pub fn mean(&self) -> Option<Nanos> {
         if self.count == 0 {
             return None;
@@ -183,7 +184,7 @@ impl Histogram {
         Some(Nanos((sum / u128::from(self.count)) as u64))
     }
 
-    /// The standard deviation, from the buckets' middles. `None` when empty.
+    /// The standard deviation, from bucket midpoints. `None` when empty.
     pub fn deviation(&self) -> Option<Nanos> {
         let mean = self.mean()?.0 as f64;
         let squares: f64 = self
@@ -196,7 +197,7 @@ impl Histogram {
         Some(Nanos((squares / self.count as f64).sqrt() as u64))
     }
 
-    /// How many values are at most `value`'s bucket.
+    /// Number of values in the bucket of `value` and below.
     pub fn count_up_to(&self, value: Nanos) -> u64 {
         let last = index_of(value.0.min(VALUE_MAX.0));
         self.filled().take_while(|(index, _)| *index <= last).map(|(_, n)| n).sum()
@@ -225,42 +226,42 @@ impl Histogram {
 
         let mut deflate = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
         deflate.write_all(&plain).expect("writing to memory");
-        let packed = deflate.finish().expect("writing to memory");
-        let mut out = Vec::with_capacity(8 + packed.len());
+        let deflated = deflate.finish().expect("writing to memory");
+        let mut out = Vec::with_capacity(8 + deflated.len());
         out.extend(COOKIE_V2_COMPRESSED.to_be_bytes());
-        out.extend((packed.len() as u32).to_be_bytes());
-        out.extend(packed);
+        out.extend((deflated.len() as u32).to_be_bytes());
+        out.extend(deflated);
         out
     }
 
-    /// Reads what [`Histogram::encode`], or any HdrHistogram with 3 significant digits and a lowest
-    /// value of 1, has written.
+    /// Decodes the output of [`Histogram::encode`], or of any HdrHistogram with 3 significant
+    /// digits and a lowest value of 1.
     ///
     /// # Errors
-    /// What is wrong with the bytes; nothing is allocated beyond a histogram's full size.
+    /// If the bytes are not such a histogram. Allocation is bounded by a histogram's full size.
     pub fn decode(bytes: &[u8]) -> Result<Histogram, DecodeError> {
         let (cookie, rest) = take_u32(bytes)?;
         if cookie != COOKIE_V2_COMPRESSED {
             return Err(DecodeError("not a V2 compressed histogram"));
         }
-        let (len, packed) = take_u32(rest)?;
-        let packed = packed.get(..len as usize).ok_or(DecodeError("cut short"))?;
+        let (len, deflated) = take_u32(rest)?;
+        let deflated = deflated.get(..len as usize).ok_or(DecodeError("truncated"))?;
         let mut plain = Vec::new();
-        flate2::read::ZlibDecoder::new(packed)
+        flate2::read::ZlibDecoder::new(deflated)
             .take(DECODED_MAX + 1)
             .read_to_end(&mut plain)
-            .map_err(|_| DecodeError("the compression is damaged"))?;
+            .map_err(|_| DecodeError("corrupt zlib data"))?;
         if plain.len() as u64 > DECODED_MAX {
             return Err(DecodeError("more counts than there are buckets"));
         }
         if plain.len() < HEADER_LEN || take_u32(&plain)?.0 != COOKIE_V2 {
-            return Err(DecodeError("not a V2 histogram inside"));
+            return Err(DecodeError("the compressed data is not a V2 histogram"));
         }
         let payload_len = take_u32(&plain[4..])?.0 as usize;
         if take_u32(&plain[12..])?.0 != 3 || plain[16..24] != 1u64.to_be_bytes() {
-            return Err(DecodeError("other than 3 significant digits from 1"));
+            return Err(DecodeError("not 3 significant digits with a lowest value of 1"));
         }
-        let mut counts = plain[HEADER_LEN..].get(..payload_len).ok_or(DecodeError("cut short"))?;
+        let mut counts = plain[HEADER_LEN..].get(..payload_len).ok_or(DecodeError("truncated"))?;
         let mut histogram = Histogram::new();
         let mut index = 0usize;
         while !counts.is_empty() {
@@ -291,17 +292,18 @@ impl std::fmt::Debug for Histogram {
     }
 }
 
-/// Why bytes are no histogram of ours.
+/// The reason why bytes could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(&'static str);
 
 fn take_u32(bytes: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
-    let (head, rest) = bytes.split_first_chunk::<4>().ok_or(DecodeError("cut short"))?;
+    let (head, rest) = bytes.split_first_chunk::<4>().ok_or(DecodeError("truncated"))?;
     Ok((u32::from_be_bytes(*head), rest))
 }
 
-/// ZigZag LEB128 in at most nine bytes, the ninth whole (HdrHistogram's `ZigZagEncoding`).
+/// ZigZag LEB128 in at most nine bytes, the ninth with all eight bits (HdrHistogram's
+/// `ZigZagEncoding`).
 fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut bits = ((value << 1) ^ (value >> 63)) as u64;
     for _ in 0..8 {
@@ -318,7 +320,7 @@ fn put_varint(out: &mut Vec<u8>, value: i64) {
 fn get_varint(bytes: &mut &[u8]) -> Result<i64, DecodeError> {
     let mut bits = 0u64;
     for i in 0..9 {
-        let (&byte, rest) = bytes.split_first().ok_or(DecodeError("cut short"))?;
+        let (&byte, rest) = bytes.split_first().ok_or(DecodeError("truncated"))?;
         *bytes = rest;
         if i == 8 {
             bits |= u64::from(byte) << 56;
@@ -370,7 +372,7 @@ mod tests {
         }
 
         #[test]
-        fn the_encoding_is_read_by_the_reference_and_back(values in values()) {
+        fn encodings_are_interchangeable_with_the_reference(values in values()) {
             let own = of(&values);
             prop_assert_eq!(&Histogram::decode(&own.encode()).unwrap(), &own);
             let read: hdrhistogram::Histogram<u64> =
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn clearing_keeps_nothing_but_memory() {
+    fn a_cleared_histogram_is_empty() {
         let mut histogram = of(&[1, 1_000_000]);
         histogram.clear();
         assert_eq!(histogram, Histogram::new());

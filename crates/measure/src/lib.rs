@@ -1,19 +1,19 @@
-//! What a run measures: units, clock, seeded randomness, histogram, counters, snapshots.
+//! The measurements of a run: units, clock, seeded randomness, histogram, counters, snapshots.
 //!
-//! Pure data and arithmetic: no sockets, no threads, no files. Everything that is counted can be
-//! merged exactly, over workers, seconds, agents and runs.
+//! Pure data and arithmetic: no sockets, no threads, no files. All counts can be merged exactly
+//! across workers, seconds, agents and runs.
 //!
 //! # Layout
-//! - `units`: [`Nanos`], the one type for time that crosses a crate edge
-//! - `clock`: the run's clock and the date, which everything else takes as a parameter
-//! - `rng`: randomness that can be asked for at any index
-//! - `histogram`: HDR histogram with pages, and its V2 encoding
-//! - `names`: closed lists (error classes, sides, reasons) and tallies over them
-//! - `snapshot`: what was counted in one second, and its sums
-//! - `prometheus`: pages of metrics; `scrape`: what other processes told of themselves
+//! - `units`: [`Nanos`], the type for time in every public interface
+//! - `clock`: the run's monotonic clock and the wall clock, passed to everything else as parameters
+//! - `rng`: random values addressable by index
+//! - `histogram`: a paged HDR histogram and its V2 encoding
+//! - `names`: closed enums (error classes, sides, reasons) and tallies over them
+//! - `snapshot`: the counts of one second, and their sums
+//! - `prometheus`: the text exposition format; `scrape`: metrics scraped from other processes
 //! - `wire`: `snapshots.jsonl`
-//! - `finding`: what a verdict says
-//! - `facts`: [`RunFacts`], what is known besides the counts
+//! - `finding`: the findings of a verdict
+//! - `facts`: [`RunFacts`], facts about a run other than its counts
 
 pub mod clock;
 pub mod facts;

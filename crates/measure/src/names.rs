@@ -1,20 +1,20 @@
-//! Closed lists and tallies over them.
+//! Closed enums and tallies over them.
 //!
-//! What the hot path counts by kind is a small `Copy` enum and an array, never a text: nothing
-//! allocates, and nothing can grow. The names are the ones users read in `summary.json`.
+//! The hot path counts by a small `Copy` enum into an array, never by string: counting does not
+//! allocate and nothing can grow. The names are those in `summary.json`.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// An enum without data whose members are known to all.
+/// A fieldless enum with an index and a name for each member.
 pub trait Listed: Copy + Eq + fmt::Debug + 'static {
-    /// Every member, in the order of [`Listed::index`].
+    /// All members, in the order of [`Listed::index`].
     const ALL: &'static [Self];
-    /// The member's place in [`Listed::ALL`].
+    /// The member's index in [`Listed::ALL`].
     fn index(self) -> usize;
-    /// The member's name as users read it.
+    /// The member's name in reports and files.
     fn name(self) -> &'static str;
-    /// The member of this name.
+    /// The member with this name.
     fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|member| member.name() == name)
     }
@@ -41,34 +41,34 @@ macro_rules! listed {
 pub(crate) use listed;
 
 listed! {
-    /// Whose doing something was.
+    /// The side responsible for an outcome.
     Side {
-        /// The instrument and the host that it runs on.
+        /// The load generator and its host.
         Generator = "generator",
-        /// What lies between.
+        /// The network in between.
         Network = "network",
-        /// What is measured.
+        /// The system being measured.
         Target = "target",
     }
 }
 
 listed! {
-    /// Why an arrival was not answered as expected. An exchange has the first that applies, in the
-    /// order transport, JSON-RPC, status, check.
+    /// Why an arrival was not answered as expected. An exchange gets the first class that applies,
+    /// in the order transport, JSON-RPC, status, check.
     ErrorClass {
-        /// The kernel had no local port to give.
+        /// The kernel had no free local port.
         PortExhausted = "port_exhausted",
         /// The process or the host had no file descriptor left.
         FdExhausted = "fd_exhausted",
-        /// The instrument took it up too late for an answer to come in time; never sent.
+        /// Dispatched too late for an answer to arrive in time; never sent.
         Late = "late",
-        /// Its wait for a connection left too little time for an answer; never sent.
+        /// The wait for a connection left too little time for an answer; never sent.
         NoConnection = "no_connection",
-        /// The bodies that a worker holds until they are whole reached their limit.
+        /// The limit on a worker's buffered incomplete bodies was reached.
         MemoryExhausted = "memory_exhausted",
         /// In flight when the grace period ended, or at the second Ctrl-C.
         Aborted = "aborted",
-        /// The host name gave no address.
+        /// The host name could not be resolved.
         Dns = "dns",
         /// No route to the address.
         Unreachable = "unreachable",
@@ -80,19 +80,19 @@ listed! {
         Reset = "reset",
         /// The TLS handshake or a TLS record failed.
         Tls = "tls",
-        /// The connection was closed before the answer was whole.
+        /// The connection was closed before the answer was complete.
         ClosedEarly = "closed_early",
-        /// The answer was not whole at the deadline.
+        /// The answer was not complete at the deadline.
         ResponseTimeout = "response_timeout",
-        /// The answer was not HTTP as specified; [`Fault`] says how.
+        /// The answer was not valid HTTP; [`Fault`] gives the reason.
         Protocol = "protocol",
         /// The body was larger than the plan allows.
         BodyTooLarge = "body_too_large",
-        /// The HTTP status was outside the expectation.
+        /// The HTTP status was not an expected one.
         Status = "status",
-        /// The answer held a JSON-RPC error.
+        /// The answer contained a JSON-RPC error.
         RpcError = "rpc_error",
-        /// The answer was no JSON-RPC answer to this request.
+        /// The body was not a JSON-RPC response to this request.
         RpcMismatch = "rpc_mismatch",
         /// Another expectation failed.
         Check = "check",
@@ -100,8 +100,8 @@ listed! {
 }
 
 impl ErrorClass {
-    /// The side that the class speaks against. `no_connection` is judged by a rule of its own; by
-    /// itself it is the generator's limit.
+    /// The side that an error of this class points to. The verdict has a separate rule for
+    /// `no_connection`; by default it counts as the generator's limit.
     pub fn side(self) -> Side {
         use ErrorClass::*;
         match self {
@@ -116,47 +116,47 @@ impl ErrorClass {
 }
 
 listed! {
-    /// What exactly was wrong where a class alone does not say it: with bytes that should have been an
-    /// HTTP response, or with the connection that should have brought them.
+    /// Details for an error class that is too coarse: what was wrong with the bytes of an HTTP
+    /// response, or with the connection that should have carried them.
     Fault {
-        /// The first bytes are no HTTP/1 status line.
+        /// The first bytes are not an HTTP/1 status line.
         NotHttp = "not an HTTP/1 response",
         /// A header line is malformed.
         BadHeader = "malformed header line",
-        /// The head is larger than the limit.
+        /// The response head is larger than the limit.
         HeadTooLong = "response head over 64 KiB",
-        /// Content-Length is no number.
+        /// Content-Length is not a number.
         BadLength = "content-length is not a number",
-        /// Two lengths that differ.
+        /// Two different Content-Length values.
         TwoLengths = "two different content-lengths",
-        /// Content-Length beside Transfer-Encoding.
+        /// Both Content-Length and Transfer-Encoding are present.
         LengthAndChunked = "content-length beside transfer-encoding",
         /// A transfer coding other than chunked.
         BadCoding = "transfer-encoding other than chunked",
-        /// A chunk size that is no number, or overflows.
+        /// A chunk size is not a number or overflows.
         BadChunk = "malformed chunk size",
-        /// A chunk that does not end where it should, or endless trailers.
+        /// A chunk is not terminated by CRLF, or the trailers are too long.
         BadChunkEnd = "malformed end of chunk",
-        /// Bytes came after the end of the response.
+        /// Bytes followed the end of the response.
         BytesAfter = "bytes after the end of the response",
-        /// A switch of protocols that nobody asked for.
+        /// An unsolicited 101 (Switching Protocols).
         Switched = "101 without a request to switch",
-        /// More interim responses than the limit.
+        /// More 1xx responses than the limit.
         TooManyInterim = "more than 100 interim responses",
-        /// The body's gzip coding is damaged.
+        /// The gzipped body is corrupt.
         BadGzip = "damaged gzip body",
-        /// A redirect without a usable Location.
+        /// A redirect without a valid Location.
         BadLocation = "redirect without a usable location",
         /// More redirects than the plan follows.
         TooManyRedirects = "more redirects than the plan follows",
-        /// An answer came before any byte of its request was sent.
+        /// A response arrived before any byte of its request was sent.
         AnswerFirst = "answer before its request",
         /// The target closed an idle keep-alive connection just as the request was sent on it.
         StaleKeepAlive = "keep-alive connection closed as the request was sent",
         /// The target accepted the connection and never answered the TLS handshake.
         HandshakeTimeout = "TLS handshake not answered before the timeout",
-        /// The target accepted the connection and did not read: not a byte of the request fitted into
-        /// its window.
+        /// The target accepted the connection but did not read from it: the kernel took no byte of
+        /// the request.
         NothingRead = "no byte of the request accepted before the timeout",
     }
 }
@@ -170,16 +170,16 @@ listed! {
         NewAddress = "new_address",
         /// The plan does not reuse connections.
         ReuseOff = "reuse_off",
-        /// In place of one that the target had closed.
+        /// Replaces a connection that the target closed.
         TargetClosed = "target_closed",
-        /// In place of one that was given up at a timeout.
+        /// Replaces a connection that was closed at a timeout.
         AfterTimeout = "after_timeout",
-        /// In place of one that had failed.
+        /// Replaces a connection that failed.
         AfterError = "after_error",
     }
 }
 
-/// A count for each member of a closed list.
+/// A count for each member of a closed enum.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tally<C: Listed> {
     counts: Box<[u64]>,
@@ -192,38 +192,38 @@ impl<C: Listed> Tally<C> {
         Tally { counts: vec![0; C::ALL.len()].into(), list: PhantomData }
     }
 
-    /// Counts one.
+    /// Increments a member's count.
     #[inline]
     pub fn count(&mut self, member: C) {
         self.counts[member.index()] += 1;
     }
 
-    /// Counts `n`.
+    /// Adds `n` to a member's count.
     pub fn add(&mut self, member: C, n: u64) {
         self.counts[member.index()] += n;
     }
 
-    /// How often a member was counted.
+    /// A member's count.
     pub fn get(&self, member: C) -> u64 {
         self.counts[member.index()]
     }
 
-    /// All counts together.
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Adds another's counts.
+    /// Adds the counts of another tally.
     pub fn merge(&mut self, other: &Tally<C>) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(own, n)| *own += n);
     }
 
-    /// Forgets all counts.
+    /// Resets all counts to zero.
     pub fn clear(&mut self) {
         self.counts.fill(0);
     }
 
-    /// The members that were counted, in the list's order.
+    /// The members with a count above zero, in the enum's order.
     pub fn iter(&self) -> impl Iterator<Item = (C, u64)> + '_ {
         C::ALL.iter().copied().zip(self.counts.iter().copied()).filter(|(_, n)| *n > 0)
     }
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back_to_members() {
+    fn names_and_indices_identify_members() {
         check::<Side>();
         check::<ErrorClass>();
         check::<Fault>();

@@ -1,8 +1,9 @@
-//! Prometheus' text exposition format, version 0.0.4: what a process tells of itself.
+//! A parser for Prometheus' text exposition format, version 0.0.4.
 //!
-//! A line is `name{label="value",…} number`, perhaps with a timestamp and, from newer libraries, an
-//! exemplar behind it; both are passed over, as are comments and types. A page with one malformed line
-//! is refused whole, as Prometheus does: half a page would look like counters that went away.
+//! A line is `name{label="value",…} number`, optionally followed by a timestamp and, from newer
+//! libraries, an exemplar; both are ignored, as are comments and types. A page with a malformed
+//! line is rejected as a whole, as in Prometheus: with half a page, counters would seem to have
+//! disappeared.
 
 use std::fmt;
 
@@ -11,19 +12,19 @@ use std::fmt;
 pub struct Series {
     /// The metric's name.
     pub name: String,
-    /// Names and values, by name; no name twice.
+    /// Label names and values, sorted by name; names are unique.
     pub labels: Vec<(String, String)>,
 }
 
 impl Series {
-    /// Reads the notation of a page: `name{label="value"}`.
+    /// Parses `name{label="value"}`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Series, &'static str> {
         let mut cursor = Cursor { rest: text };
         let series = cursor.series()?;
-        if cursor.rest.is_empty() { Ok(series) } else { Err("something behind the labels") }
+        if cursor.rest.is_empty() { Ok(series) } else { Err("unexpected text after the labels") }
     }
 
     /// The value of a label.
@@ -32,7 +33,7 @@ impl Series {
     }
 }
 
-/// As a page writes it.
+/// In the exposition format.
 impl fmt::Display for Series {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;
@@ -44,21 +45,21 @@ impl fmt::Display for Series {
     }
 }
 
-/// The line of a page that cannot be read.
+/// A malformed line of a page.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {why}")]
 pub struct Malformed {
-    /// From 1.
+    /// Line number, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub why: &'static str,
 }
 
-/// The series of a page with their values, in order. What is not finite says nothing that could be
-/// added up and is left out.
+/// The series of a page with their values, in page order. Values that are not finite cannot be
+/// summed and are left out.
 ///
 /// # Errors
-/// The first line that is malformed.
+/// The first malformed line.
 pub fn parse(page: &str) -> Result<Vec<(Series, f64)>, Malformed> {
     let mut samples = Vec::new();
     for (line, number) in page.lines().zip(1..) {
@@ -83,16 +84,16 @@ impl<'t> Cursor<'t> {
     fn sample(&mut self) -> Result<(Series, f64), &'static str> {
         let series = self.series()?;
         let mut words = self.rest.split_ascii_whitespace();
-        let value = words.next().ok_or("no value")?;
-        // "+Inf", "-Inf" and "NaN" are numbers here, "infinity" and "nan" are harmless besides.
-        let value = value.parse().map_err(|_| "the value is no number")?;
+        let value = words.next().ok_or("missing value")?;
+        // Rust parses "+Inf", "-Inf" and "NaN", as the format requires.
+        let value = value.parse().map_err(|_| "the value is not a number")?;
         match words.next() {
             None => {}
             Some(word) if word.starts_with('#') => {}
             Some(word) => {
-                word.parse::<f64>().map_err(|_| "the timestamp is no number")?;
+                word.parse::<f64>().map_err(|_| "the timestamp is not a number")?;
                 if words.next().is_some_and(|word| !word.starts_with('#')) {
-                    return Err("something behind the timestamp");
+                    return Err("unexpected text after the timestamp");
                 }
             }
         }
@@ -102,7 +103,7 @@ impl<'t> Cursor<'t> {
     fn series(&mut self) -> Result<Series, &'static str> {
         let name = self.word(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
         if !name.starts_with(|c: char| !c.is_ascii_digit()) {
-            return Err("no metric name");
+            return Err("missing or invalid metric name");
         }
         let mut labels = Vec::new();
         let before = self.rest;
@@ -114,12 +115,12 @@ impl<'t> Cursor<'t> {
         }
         labels.sort();
         if labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err("a label twice");
+            return Err("duplicate label");
         }
         Ok(Series { name: name.into(), labels })
     }
 
-    /// Up to and with the closing brace; a comma may stand before it.
+    /// Through the closing brace; a trailing comma is allowed.
     fn labels(&mut self, labels: &mut Vec<(String, String)>) -> Result<(), &'static str> {
         loop {
             self.space();
@@ -128,25 +129,25 @@ impl<'t> Cursor<'t> {
             }
             let name = self.word(|c| c.is_ascii_alphanumeric() || c == '_');
             if !name.starts_with(|c: char| !c.is_ascii_digit()) {
-                return Err("no label name");
+                return Err("missing or invalid label name");
             }
             self.space();
             if !self.take('=') {
-                return Err("a label without \"=\"");
+                return Err("expected \"=\" after a label name");
             }
             self.space();
             if !self.take('"') {
-                return Err("a label's value without quotation marks");
+                return Err("label value is not quoted");
             }
             labels.push((name.into(), self.quoted()?));
             self.space();
             if !self.take(',') && !self.rest.starts_with('}') {
-                return Err("no \",\" or \"}\" behind a label");
+                return Err("expected \",\" or \"}\" after a label");
             }
         }
     }
 
-    /// Up to and with the closing quotation mark.
+    /// Through the closing quotation mark.
     fn quoted(&mut self) -> Result<String, &'static str> {
         let mut value = String::new();
         let mut chars = self.rest.char_indices();
@@ -159,12 +160,12 @@ impl<'t> Cursor<'t> {
                 '\\' => match chars.next().map(|(_, c)| c) {
                     Some('n') => value.push('\n'),
                     Some(c @ ('"' | '\\')) => value.push(c),
-                    _ => return Err("an escape that is none"),
+                    _ => return Err("invalid escape sequence"),
                 },
                 c => value.push(c),
             }
         }
-        Err("a label's value without an end")
+        Err("unterminated label value")
     }
 
     fn word(&mut self, belongs: impl Fn(char) -> bool) -> &'t str {
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(shown, expected);
         let series = Series::parse("a{b=\"c\"}").unwrap();
         assert_eq!((series.label("b"), series.label("c")), (Some("c"), None));
-        assert_eq!(Series::parse("a 1"), Err("something behind the labels"));
+        assert_eq!(Series::parse("a 1"), Err("unexpected text after the labels"));
     }
 
     #[test]
@@ -212,29 +213,29 @@ mod tests {
             let fault = parse(&format!("ok 1\n{line}\nok 2")).unwrap_err();
             assert_eq!(fault.to_string(), format!("line 2: {why}"), "{line}");
         };
-        check("<html>", "no metric name");
-        check("1a 1", "no metric name");
-        check("a", "no value");
-        check("a one", "the value is no number");
-        check("a 1 now", "the timestamp is no number");
-        check("a 1 2 3", "something behind the timestamp");
-        check("a{1=\"x\"} 1", "no label name");
-        check("a{b} 1", "a label without \"=\"");
-        check("a{b=1} 1", "a label's value without quotation marks");
-        check("a{b=\"1} 1", "a label's value without an end");
-        check("a{b=\"\\x\"} 1", "an escape that is none");
-        check("a{b=\"1\" c=\"2\"} 1", "no \",\" or \"}\" behind a label");
-        check("a{b=\"1\",b=\"2\"} 1", "a label twice");
+        check("<html>", "missing or invalid metric name");
+        check("1a 1", "missing or invalid metric name");
+        check("a", "missing value");
+        check("a one", "the value is not a number");
+        check("a 1 now", "the timestamp is not a number");
+        check("a 1 2 3", "unexpected text after the timestamp");
+        check("a{1=\"x\"} 1", "missing or invalid label name");
+        check("a{b} 1", "expected \"=\" after a label name");
+        check("a{b=1} 1", "label value is not quoted");
+        check("a{b=\"1} 1", "unterminated label value");
+        check("a{b=\"\\x\"} 1", "invalid escape sequence");
+        check("a{b=\"1\" c=\"2\"} 1", "expected \",\" or \"}\" after a label");
+        check("a{b=\"1\",b=\"2\"} 1", "duplicate label");
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn displayed_series_parse_back(
             name in "[a-zA-Z_:][a-zA-Z0-9_:]{0,9}",
             labels in proptest::collection::btree_map("[a-zA-Z_][a-zA-Z0-9_]{0,5}", ".{0,8}", 0..4),
             value: f64,
         ) {
-            // A line ends a page's line, and a return before it belongs to the end.
+            // A carriage return before a line feed is part of the line ending.
             let labels = labels.into_iter().map(|(k, v)| (k, v.replace('\r', ""))).collect();
             let series = Series { name, labels };
             prop_assert_eq!(Series::parse(&series.to_string()), Ok(series.clone()));
@@ -247,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_is_read_or_refused(page in "([a-z]{1,3}|[{}=\",#\\\\ ]|[0-9]|\\PC|\n){0,40}") {
+        fn any_input_parses_or_names_a_line(page in "([a-z]{1,3}|[{}=\",#\\\\ ]|[0-9]|\\PC|\n){0,40}") {
             match parse(&page) {
                 Ok(samples) => for (series, _) in samples {
                     prop_assert_eq!(Series::parse(&series.to_string()), Ok(series));

@@ -1,13 +1,13 @@
-//! Randomness that can be asked for at any index: the value at (seed, stream, shard, index) is the
-//! same whoever asks, in whatever order.
+//! Random values addressable by index: the value at (seed, stream, shard, index) does not depend on
+//! which process or worker draws it, or in which order.
 //!
 //! A [`Key`] is a 64-bit state folded from the parts of an address by the SplitMix64 finaliser
-//! (Steele, Lea, Flood 2014: "Fast splittable pseudorandom number generators"). It is no
-//! cryptography and must not guard secrets.
+//! (Steele, Lea, Flood 2014: "Fast splittable pseudorandom number generators"). Not
+//! cryptographically secure.
 
 const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The SplitMix64 finaliser: a bijection on 64 bits whose output passes for random.
+/// The SplitMix64 finaliser: a bijection on 64 bits with random-looking output.
 #[inline]
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ fn mix(mut z: u64) -> u64 {
 pub struct Key(u64);
 
 impl Key {
-    /// The root of a seed's tree.
+    /// The root of the tree for a seed.
     pub fn new(seed: u64) -> Key {
         Key(mix(seed.wrapping_add(GOLDEN_GAMMA)))
     }
@@ -43,15 +43,15 @@ impl Key {
         Sequence { state: self.0 }
     }
 
-    /// The image of `index` under a permutation of `0..len` that belongs to this key.
+    /// The image of `index` under this key's permutation of `0..len`.
     ///
-    /// Up to 64 a Fisher-Yates shuffle, in which every order is equally likely; above
-    /// it a four-round Feistel network over the next even power of two, walked until it lands inside
-    /// (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), fewer than four steps on
-    /// average: no table, however large the deck.
+    /// For `len` up to 64, a Fisher-Yates shuffle, in which every order is equally likely; above
+    /// that, a four-round Feistel network over the next even power of two, applied until the value
+    /// is in range (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), fewer than
+    /// four steps on average. It needs no table, however large the deck.
     ///
     /// # Panics
-    /// When `index` is not below `len`.
+    /// If `index` is not below `len`.
     pub fn permute(self, index: u64, len: u64) -> u64 {
         assert!(index < len, "an index of {index} in a permutation of {len}");
         if len <= SHUFFLED_MAX {
@@ -64,7 +64,7 @@ impl Key {
     fn permute_by_shuffle(self, index: u64, len: u64) -> u64 {
         let mut cards: [u8; SHUFFLED_MAX as usize] = std::array::from_fn(|i| i as u8);
         let mut sequence = self.sequence();
-        // Only the places up to `index` have to be settled.
+        // Only the positions up to `index` are needed.
         for place in 0..=index {
             cards.swap(place as usize, (place + sequence.below(len - place)) as usize);
         }
@@ -88,10 +88,10 @@ impl Key {
     }
 }
 
-/// The longest permutation that is shuffled on the stack.
+/// The largest permutation that is shuffled on the stack.
 const SHUFFLED_MAX: u64 = 64;
 
-/// Random values one after another (SplitMix64).
+/// A sequence of random values (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Sequence {
     state: u64,
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_order_of_three_comes_up_about_equally_often() {
+    fn orders_of_three_are_about_equally_likely() {
         let mut counts = std::collections::HashMap::new();
         for round in 0..60_000 {
             let key = Key::new(1).with(round);

@@ -1,57 +1,56 @@
-//! What other processes told of themselves while a run went on.
+//! Metrics scraped from other processes during a run.
 //!
-//! A [`Scraped`] stands for a stretch of time, like a snapshot: one read is a stretch, and
-//! [`Scraped::append`] adds the stretch that follows, so that the sum over all snapshots is what the
-//! report needs and nothing grows with the length of the run.
+//! Like a snapshot, a [`Scraped`] covers a period of time: a single scrape is a period, and
+//! [`Scraped::append`] adds the next. The sum over all snapshots is what the report needs, and
+//! memory does not grow with the length of the run.
 //!
 //! # Counters
-//! Prometheus' rule: a counter that is smaller than before was set back to zero in between, because
-//! its process was started again, and has grown by what it shows now. Where a page tells when its
-//! process was started (`process_start_time_seconds`), that tells it too: a busy counter may have
-//! overtaken itself within a second. Besides, a series that a page has and the page before had not
-//! began at zero in between (a label that was not seen before), and one that goes away was set back.
-//! What a process counted between the last read and its end is lost.
+//! As in Prometheus, a counter that is smaller than before was reset by a restart of its process,
+//! and has grown by its present value. A change of `process_start_time_seconds` also signals a
+//! restart, because a busy counter may exceed its old value again within a second. A series that is
+//! new on a page started at zero since the last one (a new label value), and one that disappears
+//! was reset. What a process counted between the last scrape and its exit is lost.
 
 use crate::WallClock;
 use crate::prometheus::Series;
 use std::collections::BTreeMap;
 
-/// Series that are kept of one process. A page a second is written down for each: 256 are about
-/// 16 KB. Those beyond are counted as left out.
+/// Maximum number of series kept per process. They are recorded every second: 256 take about 16 KB.
+/// Further series are counted as left out.
 pub const SERIES_MAX: usize = 256;
-/// Different reasons for failed scrapes that are kept of one process.
+/// Maximum number of distinct failure reasons kept per process.
 const REASONS_MAX: usize = 8;
-/// Under this go the reasons beyond them.
+/// Further reasons are counted under this one.
 const OTHER_REASONS: &str = "other reasons";
 const STARTED_AT: &str = "process_start_time_seconds";
-/// Seconds by which a start may seem to move: some libraries reckon it from the date and the age of the
-/// process, and the date is corrected.
+/// Seconds by which a reported start time may vary without a restart: some libraries derive it from
+/// the wall clock and the process's age, and the wall clock is adjusted.
 const STARTED_AT_JITTER: f64 = 1.0;
 
-/// One series over a stretch of time.
+/// One series over a period.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Track {
-    /// At its beginning.
+    /// The value at the start of the period.
     pub first: f64,
-    /// At its end.
+    /// The value at the end of the period.
     pub last: f64,
-    /// The largest that was seen.
+    /// The largest value seen.
     pub max: f64,
-    /// By how much it grew, when it is a counter.
+    /// Growth, if it is a counter.
     pub increase: f64,
-    /// How often it went back, when it is a counter.
+    /// Number of resets, if it is a counter.
     pub resets: u64,
 }
 
 impl Track {
-    /// One reading.
+    /// A single reading.
     pub fn of(value: f64) -> Track {
         Track { first: value, last: value, max: value, increase: 0.0, resets: 0 }
     }
 
-    /// Adds the stretch that follows; `restarted`: it is another process's.
+    /// Adds the next period; `restarted`: the process was restarted in between.
     fn append(&mut self, next: &Track, restarted: bool) {
-        // What stood at zero cannot go back, and grows the same either way.
+        // A counter at zero cannot be reset, and its growth is the same either way.
         let back = next.first < self.last || restarted && self.last > 0.0;
         self.increase += if back { next.first } else { next.first - self.last } + next.increase;
         self.resets += u64::from(back) + next.resets;
@@ -59,35 +58,35 @@ impl Track {
         self.last = next.last;
     }
 
-    /// It was not there before, though its page was.
+    /// The track of a series that was missing from the previous page.
     fn began(&self) -> Track {
         Track { first: 0.0, increase: self.increase + self.first, ..*self }
     }
 
-    /// It is not there any more, though its page is.
+    /// Records that the series is missing from the next page.
     fn end(&mut self) {
         self.append(&Track { max: self.max, ..Track::of(0.0) }, false);
     }
 }
 
-/// What one process told over a stretch of time.
+/// The metrics of one process over a period.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scraped {
-    /// Pages read.
+    /// Number of pages read.
     pub reads: u64,
-    /// Why pages could not be read, and how often.
+    /// Failed scrapes by reason.
     pub failures: BTreeMap<String, u64>,
-    /// When the first page was read, and the last.
+    /// When the first and the last page were read.
     pub between: Option<(WallClock, WallClock)>,
-    /// What the pages held.
+    /// The series of the pages.
     pub series: BTreeMap<Series, Track>,
-    /// The most series of a page that were left out.
+    /// The largest number of series that were left out of a page.
     pub left_out: u64,
 }
 
 impl Scraped {
-    /// A page. Figures of processes and of gateways are kept before others, the buckets of
-    /// histograms after them.
+    /// A page that was read. If there are too many series, those of processes and gateways are kept
+    /// first and histogram buckets last.
     pub fn page(at: WallClock, mut samples: Vec<(Series, f64)>) -> Scraped {
         let rank = |series: &Series| match series.name.as_str() {
             name if name.ends_with("_bucket") => 2,
@@ -107,17 +106,17 @@ impl Scraped {
         }
     }
 
-    /// A page that could not be read.
+    /// A failed scrape.
     pub fn failure(why: impl Into<String>) -> Scraped {
         Scraped { failures: BTreeMap::from([(why.into(), 1)]), ..Scraped::default() }
     }
 
-    /// How many pages could not be read.
+    /// Number of failed scrapes.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Adds the stretch that follows.
+    /// Adds the next period.
     pub fn append(&mut self, next: &Scraped) {
         for (why, n) in &next.failures {
             let known = self.failures.len() < REASONS_MAX || self.failures.contains_key(why);
@@ -125,7 +124,7 @@ impl Scraped {
             *self.failures.entry(why.into()).or_default() += n;
         }
         if next.reads > 0 {
-            let restarted = self.is_followed_by_another_process(next);
+            let restarted = self.is_restarted_before(next);
             for (series, track) in &mut self.series {
                 match next.series.get(series) {
                     Some(next) => track.append(next, restarted),
@@ -152,19 +151,19 @@ impl Scraped {
         };
     }
 
-    fn is_followed_by_another_process(&self, next: &Scraped) -> bool {
+    fn is_restarted_before(&self, next: &Scraped) -> bool {
         let before = self.named(STARTED_AT).next().map_or(0.0, |(_, track)| track.last);
         let after = next.named(STARTED_AT).next().map_or(0.0, |(_, track)| track.first);
-        // Zero: not told.
+        // Zero means unknown.
         before > 0.0 && after > before + STARTED_AT_JITTER
     }
 
-    /// By how much the counters of a name grew together; `None` when there is none.
+    /// The total growth of the counters with this name; `None` if there are none.
     pub fn increase(&self, name: &str) -> Option<f64> {
         self.named(name).map(|(_, track)| track.increase).reduce(|a, b| a + b)
     }
 
-    /// By how much the counters of a name grew, by the value of a label.
+    /// The growth of the counters with this name, grouped by the value of a label.
     pub fn increase_by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
         let mut sums = BTreeMap::new();
         for (series, track) in self.named(name) {
@@ -175,12 +174,12 @@ impl Scraped {
         sums
     }
 
-    /// The largest value of a name that was seen.
+    /// The largest value seen under this name.
     pub fn max(&self, name: &str) -> Option<f64> {
         self.named(name).map(|(_, track)| track.max).reduce(f64::max)
     }
 
-    /// How often a counter of a name went back.
+    /// The number of resets of the counters with this name.
     pub fn resets(&self, name: &str) -> u64 {
         self.named(name).map(|(_, track)| track.resets).max().unwrap_or(0)
     }
@@ -196,7 +195,7 @@ mod tests {
     use crate::prometheus::parse;
     use proptest::prelude::*;
 
-    /// A page a second; `-` is one that could not be read.
+    /// One page per second; `-` is a failed scrape.
     fn pages(pages: &[&str]) -> Vec<Scraped> {
         let page = |(second, page): (u64, &&str)| match *page {
             "-" => Scraped::failure("refused"),
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_grow_whatever_happens_to_their_process() {
+    fn counters_grow_across_restarts_and_gaps() {
         let check = |texts: &[&str], increase: Option<f64>, resets: u64| {
             let sum = sum(&pages(texts));
             assert_eq!((sum.increase("a"), sum.resets("a")), (increase, resets), "{texts:?}");
@@ -224,21 +223,22 @@ mod tests {
         check(&["a 5"], Some(0.0), 0);
         check(&["a 5", "a 7", "a 7", "a 10"], Some(5.0), 0);
         check(&["a 5", "-", "-", "a 10"], Some(5.0), 0);
-        // Started again: 3 before it, 2 and 4 after it.
+        // A restart: 3 before it, 2 and 4 after it.
         check(&["a 5", "a 8", "a 2", "a 6"], Some(9.0), 1);
         check(&["a 5", "a 8", "-", "b 1", "a 2"], Some(5.0), 1);
-        // Started again, and past where it was within a second.
+        // A restart after which the counter exceeds its old value within a second.
         let page = |a: u64, started: f64| format!("a {a};process_start_time_seconds {started}");
         check(&[&page(5, 9.0), &page(8, 90.0)], Some(8.0), 1);
         check(&[&page(5, 9.0), &page(8, 9.1)], Some(3.0), 0);
-        // A label that was not there before began at zero; one that was there before the run did not.
+        // A label value that appears during the run started at zero; one present from the start did
+        // not.
         check(&["b 1", "a 3", "a 4"], Some(4.0), 0);
         check(&["-", "a 3", "a 4"], Some(1.0), 0);
         check(&["a{x=\"1\"} 1;a{x=\"2\"} 2", "a{x=\"1\"} 2;a{x=\"2\"} 4"], Some(3.0), 0);
     }
 
     #[test]
-    fn what_was_seen() {
+    fn sums_and_maxima_by_name_and_label() {
         let page = "a{x=\"1\",y=\"1\"} 1;a{x=\"1\",y=\"2\"} 1;a{x=\"2\"} 5;m 7";
         let sum = sum(&pages(&["m 9", page, "-", "m 8"]));
         assert_eq!((sum.reads, sum.failed(), sum.max("m"), sum.max("n")), (3, 1, Some(9.0), None));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_limited_and_the_most_useful_first() {
+    fn kept_series_are_limited_and_ranked() {
         let mut samples: Vec<_> = (0..SERIES_MAX)
             .flat_map(|i| parse(&format!("b_bucket{{i=\"{i}\"}} 1\na{i} 1")).unwrap())
             .collect();
@@ -263,7 +263,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_it_is_summed_it_is_the_same(
+        fn summing_is_associative(
             values in proptest::collection::vec(
                 proptest::option::of(proptest::array::uniform3(proptest::option::of(0u32..9))),
                 1..12,

@@ -1,14 +1,14 @@
-//! What was counted in one second, by worker, and its exact sums.
+//! The counts of one second of one worker, and their exact sums.
 //!
-//! An arrival is counted once, when it ends: answered, failed, or timed out unsent. So the
+//! An arrival is counted once, when it ends: answered, failed, or timed out unsent. Therefore the
 //! identities `scheduled = sent + unsent`, `sent = ok + failed` and `Σ errors = unsent + failed`
 //! hold in every snapshot and in every sum of snapshots; [`Snapshot::assert_identities`] checks
-//! them. Arrivals that have not ended show as `in_flight`.
+//! them. Arrivals that have not ended count as `in_flight`.
 //!
-//! Two sums: [`Snapshot::join`] adds what another worker counted in the same second,
-//! [`Snapshot::append`] adds the next second. They differ in gauges only.
+//! There are two sums: [`Snapshot::join`] adds another worker's counts of the same second,
+//! [`Snapshot::append`] adds the next second. They differ only in gauges.
 //!
-//! Below it: `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]).
+//! Submodules: `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]).
 
 mod origin;
 mod stream;
@@ -18,17 +18,17 @@ use crate::{Histogram, Nanos, Scraped};
 pub use origin::{OriginCounts, ServiceSum};
 pub use stream::{StreamCounts, Window};
 
-/// How many different JSON-RPC error codes are counted by themselves; the rest go together.
+/// Maximum number of distinct JSON-RPC error codes counted separately; others share one count.
 pub const RPC_CODES_MAX: usize = 64;
 
-/// Arrivals by fate.
+/// Arrivals by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
-    /// Arrivals whose fate is known.
+    /// Arrivals that have ended.
     pub scheduled: u64,
-    /// Of these, those of which at least one byte reached the kernel.
+    /// Of these, those with at least one byte accepted by the kernel.
     pub sent: u64,
-    /// Of these, those of which no byte did.
+    /// Of these, those with no byte accepted.
     pub unsent: u64,
     /// Sent and answered as expected.
     pub ok: u64,
@@ -37,7 +37,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Adds another's counts.
+    /// Adds other counts.
     pub fn merge(&mut self, other: &Requests) {
         self.scheduled += other.scheduled;
         self.sent += other.sent;
@@ -46,35 +46,36 @@ impl Requests {
         self.failed += other.failed;
     }
 
-    /// The share of the scheduled that was answered as expected, 0 to 1; `None` of nothing.
+    /// The share of scheduled arrivals that were answered as expected, 0 to 1; `None` if there are
+    /// none.
     pub fn success(&self) -> Option<f64> {
         (self.scheduled > 0).then(|| self.ok as f64 / self.scheduled as f64)
     }
 }
 
-/// What was counted under one statistics name (a target, or a sum of targets).
+/// The counts under one statistics name (a target, or a sum of targets).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
-    /// Arrivals by fate.
+    /// Arrivals by outcome.
     pub requests: Requests,
-    /// Latency of the `ok`.
+    /// Latency of `ok` arrivals.
     pub latency_ok: Histogram,
-    /// Latency of all others, sent or not: until they were given up.
+    /// Latency of all other arrivals, sent or not, up to their end.
     pub latency_failed: Histogram,
-    /// Service time of the `ok`.
+    /// Service time of `ok` arrivals.
     pub service_time_ok: Histogram,
-    /// Service time of whole responses that were not what was expected.
+    /// Service time of complete but unexpected responses.
     pub service_time_failed: Histogram,
-    /// Why the others were not `ok`.
+    /// Error classes of the arrivals that are not `ok`.
     pub errors: Tally<ErrorClass>,
-    /// Bytes read, heads included.
+    /// Bytes read, including heads.
     pub bytes_in: u64,
-    /// Bytes written, heads included.
+    /// Bytes written, including heads.
     pub bytes_out: u64,
 }
 
 impl Stats {
-    /// Adds another's counts.
+    /// Adds other counts.
     pub fn merge(&mut self, other: &Stats) {
         self.requests.merge(&other.requests);
         self.latency_ok.merge(&other.latency_ok);
@@ -86,7 +87,7 @@ impl Stats {
         self.bytes_out += other.bytes_out;
     }
 
-    /// Forgets the counts and keeps the memory.
+    /// Resets all counts and keeps the allocations.
     pub fn clear(&mut self) {
         self.requests = Requests::default();
         self.latency_ok.clear();
@@ -97,14 +98,14 @@ impl Stats {
         (self.bytes_in, self.bytes_out) = (0, 0);
     }
 
-    /// Latency of every arrival.
+    /// Latency of all arrivals.
     pub fn latency(&self) -> Histogram {
         let mut all = self.latency_ok.clone();
         all.merge(&self.latency_failed);
         all
     }
 
-    /// Service time of every whole response.
+    /// Service time of all complete responses.
     pub fn service_time(&self) -> Histogram {
         let mut all = self.service_time_ok.clone();
         all.merge(&self.service_time_failed);
@@ -114,7 +115,7 @@ impl Stats {
     /// Checks the accounting identities.
     ///
     /// # Panics
-    /// When one does not hold: an arrival was lost or counted twice, and no figure can be believed.
+    /// If one does not hold: an arrival was lost or counted twice, and no number can be trusted.
     pub fn assert_identities(&self) {
         let Requests { scheduled, sent, unsent, ok, failed } = self.requests;
         assert_eq!(scheduled, sent + unsent, "scheduled = sent + unsent");
@@ -136,7 +137,7 @@ pub struct StatusCounts {
 impl StatusCounts {
     const LOWEST: u16 = 100;
 
-    /// Counts one response; a status outside 100 to 999 is none.
+    /// Counts one response; a status outside 100 to 999 is ignored.
     #[inline]
     pub fn count(&mut self, status: u16) {
         self.add(status, 1);
@@ -157,7 +158,7 @@ impl StatusCounts {
         place.and_then(|place| self.counts.get(place as usize)).copied().unwrap_or(0)
     }
 
-    /// The statuses that were seen, ascending.
+    /// The statuses seen, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         (Self::LOWEST..).zip(self.counts.iter().copied()).filter(|(_, n)| *n > 0)
     }
@@ -173,16 +174,16 @@ impl Default for StatusCounts {
     }
 }
 
-/// What JSON-RPC answers held.
+/// Counts of JSON-RPC answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RpcCounts {
-    /// Answers, each item of a batch for itself.
+    /// Answers; each item of a batch counts.
     pub items: u64,
     /// Of these, errors.
     pub errors: u64,
-    /// Errors by code; at most [`RPC_CODES_MAX`] different ones, ascending.
+    /// Errors by code, in ascending order; at most [`RPC_CODES_MAX`] distinct codes.
     pub codes: Vec<(i64, u64)>,
-    /// Errors whose code came after the list was full.
+    /// Errors with further codes, once the list was full.
     pub codes_other: u64,
 }
 
@@ -212,38 +213,38 @@ impl RpcCounts {
     }
 }
 
-/// Connections.
+/// Counts of connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Established.
+    /// Connections established.
     pub opened: u64,
-    /// Open at the snapshot's end (gauge).
+    /// Connections open at the end of the snapshot (gauge).
     pub open: u64,
-    /// The most that were open at a time; over several workers the sum of theirs.
+    /// The peak number open at once; over several workers, the sum of their peaks.
     pub peak: u64,
-    /// Why attempts to open one were made.
+    /// Connection attempts by reason.
     pub reasons: Tally<OpenReason>,
 }
 
-/// What this process used of the host. Sums over time, the peak excepted.
+/// Host resources used by this process. Sums over time, except for the peak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostSample {
     /// CPU time, user and system.
     pub cpu: Nanos,
-    /// Of it, user time.
+    /// User time within it.
     pub user: Nanos,
     /// The largest resident set so far, in bytes.
     pub rss_peak_bytes: u64,
 }
 
-/// What the workers did with their time.
+/// How the workers spent their time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerTime {
-    /// CPU time spent spinning until the next arrival was due; the sum over workers.
+    /// CPU time spent spinning until the next arrival was due, summed over workers.
     pub spin: Nanos,
-    /// Time spent neither asleep nor spinning, by the worker that had the most of it.
+    /// Time spent neither asleep nor spinning, of the busiest worker.
     pub busy_max: Nanos,
-    /// The longest that a worker did not look at its sockets.
+    /// The longest time in which a worker did not poll its sockets.
     pub pause_max: Nanos,
 }
 
@@ -261,44 +262,44 @@ impl WorkerTime {
     }
 }
 
-/// What was counted in a stretch of time, under every statistics name.
+/// All counts of a period, by statistics name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// The stretch's end.
+    /// The end of the period.
     pub t: Nanos,
-    /// By stream, in the plan's order.
+    /// By stream, in plan order.
     pub streams: Vec<StreamCounts>,
-    /// By statistics name; the names stand in the header.
+    /// By statistics name; the header lists the names.
     pub stats: Vec<Stats>,
-    /// By origin, in the order of the plan's targets; where redirects are followed the last stands
-    /// for all origins that only redirects lead to.
+    /// By origin, in the order of the plan's targets; if redirects are followed, the last entry
+    /// sums all origins that are reached only by redirects.
     pub origins: Vec<OriginCounts>,
-    /// Our read of an answer minus the kernel's receipt of its last bytes, on a sample of
-    /// connections and on every answer read after a pause.
+    /// Time from the kernel's receipt of an answer's last bytes to our read, for a sample of
+    /// connections and for answers that were read after their deadline.
     pub read_lag: Histogram,
     /// Responses by HTTP status.
     pub status: StatusCounts,
     /// JSON-RPC answers.
     pub rpc: RpcCounts,
-    /// What was wrong with `protocol` responses.
+    /// Faults of `protocol` responses and of connections.
     pub faults: Tally<Fault>,
-    /// Connections.
+    /// Connection counts.
     pub connections: Connections,
-    /// Arrivals taken up whose fate is open (gauge).
+    /// Arrivals dispatched that have not ended (gauge).
     pub in_flight: u64,
-    /// Arrivals of the warm-up, which are in no other count.
+    /// Arrivals of the warm-up; no other count includes them.
     pub warmup: Requests,
-    /// What this process used of the host.
+    /// Host resources used by this process.
     pub host: HostSample,
-    /// What the workers did with their time.
+    /// How the workers spent their time.
     pub workers: WorkerTime,
-    /// What other processes told, in the plan's order; those behind the last that told anything are
-    /// left out.
+    /// Metrics of the scraped processes, in plan order; may be shorter than the plan's list if the
+    /// last processes have none.
     pub scrapes: Vec<Scraped>,
 }
 
 impl Snapshot {
-    /// An empty one for this many statistics names, streams and origins.
+    /// An empty snapshot for this many statistics names, streams and origins.
     pub fn new(names: usize, streams: usize, origins: usize) -> Snapshot {
         Snapshot {
             stats: vec![Stats::default(); names],
@@ -308,12 +309,12 @@ impl Snapshot {
         }
     }
 
-    /// An empty one for the same plan.
+    /// An empty snapshot for the same plan.
     pub fn blank(&self) -> Snapshot {
         Snapshot::new(self.stats.len(), self.streams.len(), self.origins.len())
     }
 
-    /// Adds what another worker counted in the same stretch.
+    /// Adds another worker's counts of the same period.
     pub fn join(&mut self, other: &Snapshot) {
         self.add_counts(other);
         self.connections.open += other.connections.open;
@@ -324,7 +325,7 @@ impl Snapshot {
         self.origins.iter_mut().zip(&other.origins).for_each(|(own, other)| own.join(other));
     }
 
-    /// Adds the stretch that follows.
+    /// Adds the next period.
     pub fn append(&mut self, next: &Snapshot) {
         self.add_counts(next);
         self.connections.open = next.connections.open;
@@ -354,7 +355,7 @@ impl Snapshot {
         other.scrapes.iter().enumerate().for_each(|(place, next)| self.scraped(place, next));
     }
 
-    /// Adds what the process at this place of the plan told.
+    /// Adds metrics of the scraped process with this index in the plan.
     pub fn scraped(&mut self, place: usize, next: &Scraped) {
         if self.scrapes.len() <= place {
             self.scrapes.resize_with(place + 1, Scraped::default);
@@ -362,7 +363,7 @@ impl Snapshot {
         self.scrapes[place].append(next);
     }
 
-    /// Forgets the counts and keeps the memory.
+    /// Resets all counts and keeps the allocations.
     pub fn clear(&mut self) {
         self.t = Nanos::ZERO;
         self.streams.iter_mut().for_each(StreamCounts::clear);
@@ -388,20 +389,20 @@ impl Snapshot {
         total
     }
 
-    /// Lag of all streams together.
+    /// Lag over all streams.
     pub fn lag(&self) -> Histogram {
         merged(self.streams.iter().map(|stream| &stream.lag))
     }
 
-    /// Wait of all streams together.
+    /// Wait over all streams.
     pub fn wait(&self) -> Histogram {
         merged(self.streams.iter().map(|stream| &stream.wait))
     }
 
-    /// Checks the accounting identities under every name and over all.
+    /// Checks the accounting identities for every name and for the totals.
     ///
     /// # Panics
-    /// When one does not hold.
+    /// If one does not hold.
     pub fn assert_identities(&self) {
         let mut arrivals = 0;
         for stats in &self.stats {
@@ -412,7 +413,7 @@ impl Snapshot {
         assert_eq!(warmup.scheduled, warmup.sent + warmup.unsent, "warm-up: scheduled");
         assert_eq!(warmup.sent, warmup.ok + warmup.failed, "warm-up: sent");
         for stream in &self.streams {
-            assert_eq!(stream.lag.count(), stream.dispatched, "each arrival taken up has a lag");
+            assert_eq!(stream.lag.count(), stream.dispatched, "each dispatched arrival has a lag");
         }
         let waits: u64 = self.streams.iter().map(|stream| stream.wait.count()).sum();
         assert_eq!(waits, arrivals, "each arrival has a wait");
@@ -420,15 +421,15 @@ impl Snapshot {
         assert_eq!(self.rpc.errors, coded + self.rpc.codes_other, "each RPC error has a code");
     }
 
-    /// Checks, on the sum of all seconds, that each arrival taken up has ended.
+    /// Checks, on the sum of all seconds, that every dispatched arrival has ended.
     ///
     /// # Panics
-    /// When one has not, or ended twice.
+    /// If one has not, or ended twice.
     pub fn assert_complete(&self) {
         self.assert_identities();
         let dispatched: u64 = self.streams.iter().map(|stream| stream.dispatched).sum();
         let ended: u64 = self.stats.iter().map(|stats| stats.requests.scheduled).sum();
-        assert_eq!(dispatched, ended, "each arrival taken up has ended");
+        assert_eq!(dispatched, ended, "each dispatched arrival has ended");
     }
 }
 

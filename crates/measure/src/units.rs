@@ -1,22 +1,22 @@
-//! Time as one type: [`Nanos`], a span, or an instant counted from a run's start.
+//! The type for time: [`Nanos`], a duration, or an instant relative to the start of a run.
 //!
-//! It does no calendar arithmetic (see [`crate::clock::WallClock`]). Subtraction saturates at zero,
-//! because two readings of a clock may be taken in either order.
+//! No calendar arithmetic (see [`crate::clock::WallClock`]). Subtraction saturates at zero, because
+//! the order of two clock readings is not always known.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-/// Nanoseconds: a span, or an instant counted from the start of a run.
+/// Nanoseconds: a duration, or an instant relative to the start of a run.
 ///
 /// Range 0 to 584 years. Addition saturates at the top, subtraction at zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub u64);
 
 impl Nanos {
-    /// No time, or the start of a run.
+    /// Zero, or the start of a run.
     pub const ZERO: Nanos = Nanos(0);
-    /// Later than anything.
+    /// The maximum, used as "never".
     pub const MAX: Nanos = Nanos(u64::MAX);
 
     /// `secs` seconds.
@@ -87,15 +87,15 @@ impl From<Nanos> for Duration {
     }
 }
 
-/// Three significant digits in the unit that reads best: `0`, `840ns`, `35.2µs`, `1.04ms`, `12.5s`,
-/// `33m`, `1h30m`.
+/// Three significant digits in a suitable unit: `0`, `840ns`, `35.2µs`, `1.04ms`, `12.5s`, `33m`,
+/// `1h30m`.
 impl fmt::Display for Nanos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ns = self.0;
         let text = match ns {
             0 => "0".to_string(),
             1..=999 => format!("{ns}ns"),
-            // The next unit starts where three digits would round up to it.
+            // Values that would round up to 1,000 use the next unit.
             1_000..=999_499 => three_digits(ns as f64 / 1e3, "µs"),
             999_500..=999_499_999 => three_digits(ns as f64 / 1e6, "ms"),
             _ if ns < 120_000_000_000 => three_digits(ns as f64 / 1e9, "s"),
@@ -123,7 +123,7 @@ fn hours_minutes_seconds(ns: u64) -> String {
     parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect()
 }
 
-/// A number with commas between thousands: `9,900,000`.
+/// A number with thousands separators: `9,900,000`.
 pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() * 4 / 3);
@@ -136,7 +136,7 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
-/// A number and what it counts: `1 request`, `2,000 requests`.
+/// A number with its noun in the singular or plural: `1 request`, `2,000 requests`.
 pub fn counted(n: u64, one: &str) -> String {
     format!("{} {one}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
@@ -146,13 +146,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_agree() {
+    fn nouns_agree_with_their_number() {
         let shown = [0, 1, 2_000].map(|n| counted(n, "request"));
         assert_eq!(shown, ["0 requests", "1 request", "2,000 requests"]);
     }
 
     #[test]
-    fn reads_well() {
+    fn times_and_numbers_are_formatted_for_people() {
         let check = |ns: u64, text: &str| assert_eq!(Nanos(ns).to_string(), text, "{ns}");
         check(0, "0");
         assert_eq!([7, 1_000, 9_900_000].map(grouped), ["7", "1,000", "9,900,000"]);

@@ -1,8 +1,9 @@
-//! `snapshots.jsonl`: a header, then a line a second. Summing all lines gives the summary exactly.
+//! `snapshots.jsonl`: a header, then one line per second. Summing all lines gives exactly the
+//! summary.
 //!
-//! The twins of the core types live here, so that those can change without the file changing.
-//! Histograms are HdrHistogram V2 compressed, in base64, absent when empty; counts of nothing are
-//! left out.
+//! The serialized types are separate from the core types, so that these can change without changing
+//! the file format. Histograms are in HdrHistogram's V2 compressed encoding, base64-encoded; empty
+//! histograms and zero counts are omitted.
 
 mod load;
 mod scrapes;
@@ -29,27 +30,27 @@ pub struct Header {
     pub plan: String,
     /// FNV-1a of the resolved plan, 16 hexadecimal digits.
     pub plan_digest: String,
-    /// When the run began, RFC 3339.
+    /// When the run started, in RFC 3339.
     pub started_at: String,
-    /// Statistics names, in the order that snapshots use.
+    /// Statistics names, in snapshot order.
     pub names: Vec<String>,
-    /// Streams, in the order that snapshots use.
+    /// Streams, in snapshot order.
     pub streams: Vec<String>,
-    /// Origins, in the order that snapshots use.
+    /// Origins, in snapshot order.
     pub origins: Vec<String>,
-    /// Processes that are scraped, in the order that snapshots use.
+    /// Scraped processes, in snapshot order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scrapes: Vec<String>,
 }
 
 impl Header {
-    /// As a line of JSON, without its end.
+    /// As a line of JSON, without the line feed.
     pub fn to_line(&self) -> String {
         serde_json::to_string(self).expect("text and lists are JSON")
     }
 }
 
-/// A line that could not be read.
+/// A line that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("snapshots line {line}: {why}")]
 pub struct ReadError {
@@ -57,30 +58,30 @@ pub struct ReadError {
     why: String,
 }
 
-/// A snapshot as a line of JSON, without its end.
+/// A snapshot as a line of JSON, without the line feed.
 pub fn to_line(snapshot: &Snapshot, header: &Header) -> String {
     serde_json::to_string(&Line::from(snapshot, header)).expect("numbers and text are JSON")
 }
 
-/// Reads a whole `snapshots.jsonl`; a last line that was cut short by a kill is left out.
+/// Reads a whole `snapshots.jsonl`; a truncated last line, left by a kill, is ignored.
 ///
 /// # Errors
-/// The first line that is damaged, with its number and what is wrong with it.
+/// The first invalid line, with its number and the reason.
 pub fn read(text: &str) -> Result<(Header, Vec<Snapshot>), ReadError> {
-    let fault = |line: usize, why: String| ReadError { line: line + 1, why };
+    let error = |line: usize, why: String| ReadError { line: line + 1, why };
     let mut lines = text.split_inclusive('\n').enumerate();
-    let (_, first) = lines.next().ok_or_else(|| fault(0, "the file is empty".into()))?;
-    let header: Header = serde_json::from_str(first).map_err(|e| fault(0, e.to_string()))?;
+    let (_, first) = lines.next().ok_or_else(|| error(0, "the file is empty".into()))?;
+    let header: Header = serde_json::from_str(first).map_err(|e| error(0, e.to_string()))?;
     if header.schema != SCHEMA {
-        return Err(fault(0, format!("schema \"{}\", this reads \"{SCHEMA}\"", header.schema)));
+        return Err(error(0, format!("schema is \"{}\", expected \"{SCHEMA}\"", header.schema)));
     }
     let mut snapshots = Vec::new();
     for (number, line) in lines {
         if !line.ends_with('\n') {
             break;
         }
-        let parsed: Line = serde_json::from_str(line).map_err(|e| fault(number, e.to_string()))?;
-        snapshots.push(parsed.into_snapshot(&header).map_err(|why| fault(number, why))?);
+        let parsed: Line = serde_json::from_str(line).map_err(|e| error(number, e.to_string()))?;
+        snapshots.push(parsed.into_snapshot(&header).map_err(|why| error(number, why))?);
     }
     Ok((header, snapshots))
 }
@@ -194,25 +195,25 @@ struct HostLine {
     rss_peak_bytes: u64,
 }
 
-/// Lines by name; `names` and `lines` are in the same order.
+/// Zips names with lines, which must be in the same order.
 fn named<T>(names: &[String], lines: impl ExactSizeIterator<Item = T>) -> BTreeMap<String, T> {
     assert_eq!(names.len(), lines.len(), "a name for each line");
     names.iter().cloned().zip(lines).collect()
 }
 
-fn place_of(name: &str, names: &[String]) -> Result<usize, String> {
-    let place = names.iter().position(|known| known == name);
-    place.ok_or_else(|| format!("\"{name}\" is not in the header"))
+fn index_of(name: &str, names: &[String]) -> Result<usize, String> {
+    let index = names.iter().position(|known| known == name);
+    index.ok_or_else(|| format!("\"{name}\" is missing from the header"))
 }
 
-fn pack(histogram: &Histogram) -> Option<String> {
+fn encode(histogram: &Histogram) -> Option<String> {
     (histogram.count() > 0).then(|| BASE64.encode(histogram.encode()))
 }
 
-fn unpack(text: Option<String>) -> Result<Histogram, String> {
+fn decode(text: Option<String>) -> Result<Histogram, String> {
     let Some(text) = text else { return Ok(Histogram::new()) };
-    let bytes = BASE64.decode(text).map_err(|e| format!("a histogram's base64: {e}"))?;
-    Histogram::decode(&bytes).map_err(|e| format!("a histogram: {e}"))
+    let bytes = BASE64.decode(text).map_err(|e| format!("invalid base64 in a histogram: {e}"))?;
+    Histogram::decode(&bytes).map_err(|e| format!("invalid histogram: {e}"))
 }
 
 fn tally_to_map<C: Listed>(tally: &Tally<C>) -> BTreeMap<String, u64> {
@@ -244,7 +245,7 @@ impl Line {
                 .map(|(name, stats)| (name.clone(), StatsLine::from(stats)))
                 .collect(),
             origins: named(&header.origins, snapshot.origins.iter().map(OriginLine::from)),
-            read_lag: pack(&snapshot.read_lag),
+            read_lag: encode(&snapshot.read_lag),
             status: snapshot.status.iter().collect(),
             rpc: RpcLine {
                 items: snapshot.rpc.items,
@@ -292,15 +293,15 @@ impl Line {
             Snapshot::new(header.names.len(), header.streams.len(), header.origins.len());
         snapshot.t = Nanos(self.t_ns);
         for (name, line) in self.streams {
-            snapshot.streams[place_of(&name, &header.streams)?] = line.into_counts()?;
+            snapshot.streams[index_of(&name, &header.streams)?] = line.into_counts()?;
         }
         for (name, line) in self.stats {
-            snapshot.stats[place_of(&name, &header.names)?] = line.into_stats()?;
+            snapshot.stats[index_of(&name, &header.names)?] = line.into_stats()?;
         }
         for (name, line) in self.origins {
-            snapshot.origins[place_of(&name, &header.origins)?] = line.into_counts();
+            snapshot.origins[index_of(&name, &header.origins)?] = line.into_counts();
         }
-        snapshot.read_lag = unpack(self.read_lag)?;
+        snapshot.read_lag = decode(self.read_lag)?;
         self.status.into_iter().for_each(|(status, n)| snapshot.status.add(status, n));
         snapshot.rpc = RpcCounts {
             items: self.rpc.items,
@@ -334,7 +335,7 @@ impl Line {
             pause_max: Nanos(self.workers.pause_max_ns),
         };
         for (name, line) in self.scrapes {
-            snapshot.scraped(place_of(&name, &header.scrapes)?, &line.into_scraped()?);
+            snapshot.scraped(index_of(&name, &header.scrapes)?, &line.into_scraped()?);
         }
         Ok(snapshot)
     }
@@ -345,13 +346,13 @@ impl StatsLine {
         StatsLine {
             ok: SideLine {
                 n: stats.requests.ok,
-                latency: pack(&stats.latency_ok),
-                service_time: pack(&stats.service_time_ok),
+                latency: encode(&stats.latency_ok),
+                service_time: encode(&stats.service_time_ok),
             },
             failed: SideLine {
                 n: stats.requests.failed,
-                latency: pack(&stats.latency_failed),
-                service_time: pack(&stats.service_time_failed),
+                latency: encode(&stats.latency_failed),
+                service_time: encode(&stats.service_time_failed),
             },
             unsent: stats.requests.unsent,
             errors: tally_to_map(&stats.errors),
@@ -369,10 +370,10 @@ impl StatsLine {
                 ok,
                 failed,
             },
-            latency_ok: unpack(self.ok.latency)?,
-            latency_failed: unpack(self.failed.latency)?,
-            service_time_ok: unpack(self.ok.service_time)?,
-            service_time_failed: unpack(self.failed.service_time)?,
+            latency_ok: decode(self.ok.latency)?,
+            latency_failed: decode(self.failed.latency)?,
+            service_time_ok: decode(self.ok.service_time)?,
+            service_time_failed: decode(self.failed.service_time)?,
             errors: tally_from_map(self.errors)?,
             bytes_in: self.bytes.incoming,
             bytes_out: self.bytes.out,
@@ -452,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_whatever_follows() {
+    fn written_lines_read_back_despite_a_truncated_tail() {
         let (header, snapshots) = (header(), [sample(1), sample(2)]);
         let mut text = header.to_line() + "\n";
         for snapshot in &snapshots {
@@ -469,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_line_is_named() {
+    fn an_invalid_line_is_reported_with_its_number() {
         let text = header().to_line() + "\n{\"t_ns\": 1}\n";
         let message = read(&text).unwrap_err().to_string();
         assert!(message.starts_with("snapshots line 2: missing field"), "{message}");

@@ -250,7 +250,10 @@ mod tests {
         assert_eq!((two.relays.as_ref().unwrap().total, two.restarts), (400, 1));
         assert_eq!(two.cpu, Some(millis(200)));
         assert_eq!((other.cpu_share(), other.relays.is_none()), (Some(0.25), true));
-        assert_eq!((away.cpu, away.failures()), (None, vec![("line 1: no metric name", 1)]));
+        assert_eq!(
+            (away.cpu, away.failures()),
+            (None, vec![("line 1: missing or invalid metric name", 1)])
+        );
         assert_eq!(
             (scrapes.relays("all"), scrapes.share(one), scrapes.share(other)),
             (1000, Some(0.6), None)

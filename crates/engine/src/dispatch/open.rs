@@ -357,7 +357,7 @@ impl<S: System> Dispatcher<S> {
             return Ok(place);
         }
         if self.pools.len() >= POOLS_MAX {
-            return Err(format!("redirects to more than {POOLS_MAX} origins"));
+            return Err(format!("targets and redirects span more than {POOLS_MAX} origins"));
         }
         let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)?;
         let (limit, slot) = (self.pools[0].limit, self.shared.redirects_slot);

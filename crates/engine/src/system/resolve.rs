@@ -26,7 +26,7 @@ pub(crate) struct Resolved {
 pub(crate) fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let found: io::Result<Vec<SocketAddr>> = (host, port).to_socket_addrs().map(Iterator::collect);
     match found {
-        Ok(addresses) if addresses.is_empty() => Err("the name has no address".into()),
+        Ok(addresses) if addresses.is_empty() => Err("the name has no addresses".into()),
         Ok(addresses) => Ok(addresses),
         Err(error) => Err(error.to_string()),
     }

@@ -1,21 +1,21 @@
-//! What was counted of one stream besides what its targets hold.
+//! Counts of one stream that are not kept by target.
 
 use crate::{Histogram, Nanos};
 
-/// When a stream sent and was answered, on the run's clock.
+/// The time window in which a stream was active, on the run's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// When its first arrival could be due.
+    /// The earliest time at which its first arrival could be due.
     pub from: Nanos,
-    /// Until when arrivals were planned: the plan's end, or the instant of a stop.
+    /// The end of planned arrivals: the plan's end, or the time of a stop.
     pub planned_to: Nanos,
-    /// The later of `planned_to` and the last whole answer. A request that is never answered does
-    /// not extend it.
+    /// The later of `planned_to` and the last complete answer. A request that is never answered
+    /// does not extend it.
     pub to: Nanos,
 }
 
 impl Window {
-    /// The smallest window that holds both.
+    /// The smallest window that contains both.
     pub fn union(self, other: Window) -> Window {
         Window {
             from: self.from.min(other.from),
@@ -25,34 +25,35 @@ impl Window {
     }
 }
 
-/// What was counted of one stream.
+/// Counts of one stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StreamCounts {
-    /// Planned arrivals per second at the stretch's end (gauge; users for a closed stream).
+    /// Planned arrivals per second at the end of the period (gauge; number of users for a closed
+    /// stream).
     pub planned_rate: f64,
-    /// Arrivals taken up. Each has its end in a later count, so that over all seconds
-    /// `dispatched = scheduled + in flight`.
+    /// Arrivals dispatched. Their ends may be counted later; over all seconds, `dispatched =
+    /// scheduled + in_flight`.
     pub dispatched: u64,
-    /// `dispatched_at - scheduled_at` of every arrival taken up.
+    /// `dispatched_at - scheduled_at` of every dispatched arrival.
     pub lag: Histogram,
-    /// From `dispatched_at` to the first byte sent; of an unsent arrival, to its end. Counted when
-    /// the arrival ends.
+    /// Time from `dispatched_at` to the first byte sent or, if the arrival was never sent, to its
+    /// end. Recorded when the arrival ends.
     pub wait: Histogram,
-    /// When it was active in the stretch; `None` when it was not.
+    /// When the stream was active within the period; `None` if it was not.
     pub active: Option<Window>,
-    /// When the first byte of its last request was sent, on the run's clock. Zero: nothing was sent,
-    /// or the recording lacks it.
+    /// When the first byte of its last request was sent, on the run's clock. Zero if nothing was
+    /// sent or the recording has no such field.
     pub last_sent: Nanos,
 }
 
 impl StreamCounts {
-    /// Adds what another worker counted in the same stretch; its rate is that of the same plan.
+    /// Adds another worker's counts of the same period. Rates are not added: both are the plan's.
     pub(super) fn join(&mut self, other: &StreamCounts) {
         self.add_counts(other);
         self.planned_rate = self.planned_rate.max(other.planned_rate);
     }
 
-    /// Adds the stretch that follows.
+    /// Adds the next period.
     pub fn append(&mut self, next: &StreamCounts) {
         self.add_counts(next);
         self.planned_rate = next.planned_rate;
@@ -69,7 +70,7 @@ impl StreamCounts {
         self.last_sent = self.last_sent.max(other.last_sent);
     }
 
-    /// Forgets the counts and keeps the memory.
+    /// Resets all counts and keeps the allocations.
     pub(super) fn clear(&mut self) {
         self.planned_rate = 0.0;
         self.dispatched = 0;

@@ -1,6 +1,6 @@
-//! The twins of what was counted by stream and by origin.
+//! Serialized counts by stream and by origin.
 
-use super::{is_zero, pack, unpack};
+use super::{decode, encode, is_zero};
 use crate::Nanos;
 use crate::snapshot::{OriginCounts, ServiceSum, StreamCounts, Window};
 use serde::{Deserialize, Serialize};
@@ -77,8 +77,8 @@ impl StreamLine {
         StreamLine {
             planned: counts.planned_rate,
             dispatched: counts.dispatched,
-            lag: pack(&counts.lag),
-            wait: pack(&counts.wait),
+            lag: encode(&counts.lag),
+            wait: encode(&counts.wait),
             active: counts.active.map(|window| WindowLine {
                 from_ns: window.from.0,
                 planned_to_ns: window.planned_to.0,
@@ -92,8 +92,8 @@ impl StreamLine {
         Ok(StreamCounts {
             planned_rate: self.planned,
             dispatched: self.dispatched,
-            lag: unpack(self.lag)?,
-            wait: unpack(self.wait)?,
+            lag: decode(self.lag)?,
+            wait: decode(self.wait)?,
             active: self.active.map(|line| Window {
                 from: Nanos(line.from_ns),
                 planned_to: Nanos(line.planned_to_ns),

@@ -1,8 +1,8 @@
-//! What a process told of itself, as a part of a line.
+//! The metrics of a scraped process, as part of a line.
 //!
-//! A series stands under the name that its page has for it. In a second with one page, which is
-//! nearly every second, a series is the number that the page shows; otherwise it says how the number
-//! came about.
+//! A series is keyed by its name as written in the page. In a second with a single scrape, which is
+//! the usual case, a series is just its value; otherwise it is an object with the fields of
+//! [`Track`].
 
 use crate::prometheus::Series;
 use crate::scrape::{Scraped, Track};
@@ -17,7 +17,7 @@ pub(super) struct ScrapeLine {
     failures: BTreeMap<String, u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unix_ns: Option<u64>,
-    /// From the first page of the second to the last.
+    /// Time between the first and the last scrape of the second.
     #[serde(default, skip_serializing_if = "super::is_zero")]
     span_ns: u64,
     #[serde(default, skip_serializing_if = "super::is_zero")]
@@ -35,9 +35,10 @@ enum TrackLine {
 
 impl ScrapeLine {
     pub(super) fn from(scraped: &Scraped) -> ScrapeLine {
-        let track = |track: &Track| match *track == Track::of(track.last) {
-            true => TrackLine::One(track.last),
-            false => {
+        let track = |track: &Track| {
+            if *track == Track::of(track.last) {
+                TrackLine::One(track.last)
+            } else {
                 let Track { first, last, max, increase, resets } = *track;
                 TrackLine::Several { first, last, max, increase, resets }
             }
@@ -58,7 +59,8 @@ impl ScrapeLine {
     pub(super) fn into_scraped(self) -> Result<Scraped, String> {
         let mut series = BTreeMap::new();
         for (name, track) in self.series {
-            let known = Series::parse(&name).map_err(|why| format!("the series {name}: {why}"))?;
+            let known =
+                Series::parse(&name).map_err(|why| format!("invalid series {name}: {why}"))?;
             series.insert(
                 known,
                 match track {

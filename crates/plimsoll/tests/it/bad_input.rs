@@ -77,7 +77,7 @@ fn hosts_and_addresses() {
         format!("connections = {{ source = [\"192.0.2.1\"] }}\n{}", target("http://127.0.0.1:1/"));
     refused(
         &plan,
-        &["source address 192.0.2.1 is not this host's", "hint: add it with: ip address add"],
+        &["source address 192.0.2.1 is not assigned to this host", "hint: add it (ip address add"],
     );
 }
 

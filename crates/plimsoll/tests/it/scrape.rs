@@ -126,7 +126,7 @@ fn what_cannot_be_read_is_told_and_stops_nothing() {
         (
             "html",
             format!("{}/html", odd.url()),
-            "not a page in Prometheus text format: line 1: no metric name",
+            "not a page in Prometheus text format: line 1: missing or invalid metric name",
         ),
         ("large", format!("{}/large", odd.url()), "a page of more than 4194304 bytes"),
         ("bytes", format!("{}/bytes", odd.url()), "a page that is not UTF-8"),
