@@ -1,25 +1,24 @@
-//! Arrivals on their way, by deadline.
+//! Arrivals in flight, by deadline.
 //!
-//! An arrival has an identity (stream, number, user), a deadline and an end. On its way it owns one
-//! exchange after another: the request it was dealt, and those that redirects lead to.
+//! An arrival has an identity (stream, number, user), a deadline and an end. It performs one
+//! exchange after another: its planned request, and those that redirects lead to.
 //!
-//! All arrivals of a stream have the same timeout, so their deadlines are in the order in which
-//! they were planned: a list through the slab, appended at one end, keeps them sorted; leaving it
-//! from the middle is four writes. Nothing allocates once the slab has grown to the most that was in
-//! flight.
+//! All arrivals of a stream have the same timeout, so their deadlines are in planned order: a
+//! linked list through the slab, with appends at the end, stays sorted; removal from the middle
+//! takes four writes. Nothing allocates once the slab has grown to the peak number in flight.
 
 use crate::request::Hop;
 use plimsoll_measure::Nanos;
 use slab::Slab;
 
-/// An arrival's place in the slab.
+/// An arrival's index in the slab.
 pub(crate) type Id = u32;
 
-/// One planned request on its way.
+/// One planned request in flight.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) stream: u16,
-    /// Belongs to the warm-up.
+    /// Whether it belongs to the warm-up.
     pub(crate) warm: bool,
     pub(crate) target: u32,
     /// The closed model's user.
@@ -30,7 +29,7 @@ pub(crate) struct Arrival {
     pub(crate) deadline: Nanos,
     /// When the first byte of its first exchange was accepted by the kernel.
     pub(crate) sent_at: Option<Nanos>,
-    /// How long its exchanges so far waited to be sent, and how long they took after that.
+    /// Time that its exchanges so far waited to be sent, and their service times.
     pub(crate) waited: Nanos,
     pub(crate) served: Nanos,
     pub(crate) bytes_out: u64,
@@ -40,35 +39,35 @@ pub(crate) struct Arrival {
     after: Option<Id>,
 }
 
-/// The request that an arrival sends now, and what is known of its response.
+/// An arrival's current request, and the state of its response.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    /// The place in the plan of the request that the arrival was dealt.
+    /// The index in the plan of the arrival's request.
     pub(crate) request: u32,
-    /// The redirect that is being followed in its place.
+    /// The redirect being followed instead, if any.
     pub(crate) hop: Option<Box<Hop>>,
     pub(crate) state: State,
-    /// Since when it waits to be sent.
+    /// When it began to wait to be sent.
     pub(crate) since: Nanos,
     /// When its first byte was accepted by the kernel.
     pub(crate) sent_at: Option<Nanos>,
     /// When the first bytes of the response were read.
     pub(crate) first_byte_at: Option<Nanos>,
-    /// Began while the limit on connections was reached.
+    /// Whether it began while the connection limit was reached.
     pub(crate) capped: bool,
 }
 
-/// Where an exchange is.
+/// The state of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// In the queue of its pool.
+    /// Queued in its pool.
     Waiting,
-    /// On the connection at this place.
+    /// On the connection with this index.
     OnConnection(u32),
 }
 
 impl Arrival {
-    /// A new arrival, not yet on its way.
+    /// A new arrival, not yet dispatched.
     pub(crate) fn new(stream: u16, target: u32, request: u32, seq: u64) -> Arrival {
         let exchange = Exchange::new(request, None, Nanos::ZERO);
         Arrival {
@@ -93,7 +92,7 @@ impl Arrival {
 }
 
 impl Exchange {
-    /// A new exchange, waiting since an instant.
+    /// A new exchange that has been waiting since `since`.
     pub(crate) fn new(request: u32, hop: Option<Box<Hop>>, since: Nanos) -> Exchange {
         Exchange {
             request,
@@ -108,7 +107,7 @@ impl Exchange {
 }
 
 impl Arrival {
-    /// The kernel has accepted the first byte of its exchange.
+    /// Records that the kernel accepted the first byte of its exchange.
     #[inline]
     pub(crate) fn sent(&mut self, now: Nanos) {
         self.waited += now - self.exchange.since;
@@ -116,7 +115,7 @@ impl Arrival {
         self.sent_at.get_or_insert(now);
     }
 
-    /// How long its exchanges waited to be sent, up to an end at `ended_at`.
+    /// Total time that its exchanges waited to be sent, if it ended at `ended_at`.
     #[inline]
     pub(crate) fn wait(&self, ended_at: Nanos) -> Nanos {
         match self.exchange.sent_at {
@@ -132,7 +131,7 @@ struct List {
     last: Option<Id>,
 }
 
-/// All arrivals on their way.
+/// All arrivals in flight.
 pub(crate) struct Arrivals {
     slab: Slab<Arrival>,
     /// By stream.
@@ -152,7 +151,7 @@ impl Arrivals {
         let list = arrival.stream as usize;
         let last = self.lists[list].last;
         arrival.before = last;
-        let id = Id::try_from(self.slab.insert(arrival)).expect("fewer than 2^32 on their way");
+        let id = Id::try_from(self.slab.insert(arrival)).expect("fewer than 2^32 in flight");
         match last {
             Some(last) => self.slab[last as usize].after = Some(id),
             None => self.lists[list].first = Some(id),
@@ -184,7 +183,7 @@ impl Arrivals {
         arrival
     }
 
-    /// The arrival whose deadline is next, and when that is.
+    /// The earliest deadline and its arrival.
     pub(crate) fn first_due(&self) -> Option<(Nanos, Id)> {
         let first = |list: &List| list.first.map(|id| (self.slab[id as usize].deadline, id));
         self.lists.iter().filter_map(first).min()
@@ -205,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadlines_stay_in_order_whichever_leaves() {
+    fn deadlines_stay_in_order_after_any_removal() {
         let mut arrivals = Arrivals::new(2);
         let add = |arrivals: &mut Arrivals, stream: u16, at: u64| {
             let mut arrival = Arrival::new(stream, 0, 0, at);

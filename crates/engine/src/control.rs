@@ -1,9 +1,9 @@
-//! Commands to a running engine: stop, change a stream's rate, hand shards over.
+//! Commands to a running engine: stop, change a stream's rate, hand over shards.
 //!
-//! [`Assignments`] knows, purely, who owns which shards under which schedule, and computes the
-//! commands that a change takes; [`Control`] sends them. A change has an instant: everything due
-//! before it happens as planned before, everything after it as planned now, whenever a worker hears
-//! of it. It must therefore lie ahead.
+//! [`Assignments`] is pure: it records which worker owns which shards under which schedule, and
+//! computes the commands for a change; [`Control`] sends them. A change takes effect at an instant,
+//! which must lie in the future: arrivals due before it follow the old schedule and later ones the
+//! new schedule, no matter when a worker receives the command.
 
 use crate::system::Message;
 use crate::system::kernel::Mailbox;
@@ -14,16 +14,16 @@ use std::sync::{Arc, Mutex};
 
 /// A command to a worker.
 pub(crate) enum Command {
-    /// Once: send nothing more. Twice: end what is in flight, too.
+    /// First: stop sending. Second: also end the arrivals in flight.
     Stop,
-    /// From `at` on the stream's arrivals are `pacer`'s, and end at `end`.
+    /// From `at` on, `pacer` generates the stream's arrivals, up to `end`.
     Pace { stream: usize, at: Nanos, pacer: Box<Pacer>, end: Nanos },
-    /// From `at` on only users of `shards` start; those of `added` start then, and number their
-    /// requests from `first` on.
+    /// From `at` on, only users of `shards` start requests. Those of `added` start at `at` and
+    /// number their requests from `first`.
     HandOver { stream: usize, at: Nanos, shards: Shards, added: Shards, first: u64 },
 }
 
-/// A command that cannot be carried out.
+/// The reason why a command was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// No such stream.
@@ -32,28 +32,28 @@ pub enum CommandError {
     /// Only streams of the open model have a rate.
     #[error("stream \"{0}\" has users, not a rate")]
     Closed(String),
-    /// How many requests of it are left is known to the former owner alone.
+    /// Only the former owner knows how many requests are left.
     #[error(
         "stream \"{0}\" ends after a fixed number of requests; its users cannot move to another process"
     )]
     Counted(String),
-    /// A rate is a number above zero.
+    /// The rate is not a number above zero.
     #[error("invalid rate {0}; it must be a number above zero")]
     BadRate(String),
-    /// Shards that are owned already, or are not.
+    /// A shard is already owned by this process, or is not owned by it.
     #[error("shard {0} is {1} owned here")]
     Ownership(u64, &'static str),
 }
 
-/// Commands, each for the worker with this number.
+/// Commands with the index of their worker.
 pub(crate) type Commands = Vec<(usize, Command)>;
 
-/// Who owns which shards, under which schedule.
+/// Which worker owns which shards, and the schedules of all streams.
 pub(crate) struct Assignments {
     plan: Arc<Plan>,
     /// By worker.
     shards: Vec<Shards>,
-    /// By stream: the schedules that were in force, each from an instant on. Empty for closed
+    /// By stream: its schedules, each with the instant from which it applies. Empty for closed
     /// streams.
     schedules: Vec<Vec<(Nanos, Arc<Schedule>)>>,
     changes: u64,
@@ -72,7 +72,7 @@ impl Assignments {
         Assignments { plan, shards, schedules, changes: 0 }
     }
 
-    /// Planned arrivals per second, or users, of a stream at an instant, as far as they are ours.
+    /// This process's share of a stream's planned arrivals per second, or users, at an instant.
     pub(crate) fn planned_rate(&self, stream: usize, at: Nanos) -> f64 {
         let owned: usize = self.shards.iter().map(Shards::len).sum();
         let share = owned as f64 / SHARDS as f64;
@@ -84,7 +84,7 @@ impl Assignments {
         whole * share
     }
 
-    /// Changes the rate of an open stream from `at` on.
+    /// Changes the rate of an open stream from `at`.
     pub(crate) fn set_rate(
         &mut self,
         stream: usize,
@@ -105,7 +105,7 @@ impl Assignments {
         Ok(self.shards.iter().map(pace).enumerate().collect())
     }
 
-    /// Gives shards away from `at` on.
+    /// Gives shards away at `at`.
     pub(crate) fn hand_over(
         &mut self,
         given: &Shards,
@@ -120,7 +120,7 @@ impl Assignments {
         Ok(self.reassign(kept, at))
     }
 
-    /// Takes shards from `at` on, split over the workers.
+    /// Takes shards over at `at`, split over the workers.
     pub(crate) fn take_over(
         &mut self,
         taken: &Shards,
@@ -145,7 +145,8 @@ impl Assignments {
     }
 
     fn reassign(&mut self, shards: Vec<Shards>, at: Nanos) -> Commands {
-        /// Requests of a shard's users between two changes of hands; more would share numbers.
+        /// Maximum requests of a shard's users between two handovers; beyond this, numbers would
+        /// repeat.
         const BETWEEN: u64 = 1 << 24;
         self.changes += 1;
         let first = self.changes * BETWEEN;
@@ -173,7 +174,7 @@ fn pace(stream: usize, schedule: &Arc<Schedule>, shards: &Shards, at: Nanos) -> 
     Command::Pace { stream, at, pacer, end: schedule.end() }
 }
 
-/// Commands a running engine, from any thread.
+/// A handle for commanding a running engine from any thread.
 #[derive(Clone)]
 pub struct Control {
     inner: Arc<Inner>,
@@ -191,43 +192,45 @@ impl Control {
         Control { inner: Arc::new(Inner { level, assignments, workers }) }
     }
 
-    /// Stops one step more: once to send nothing more and finish what is in flight, twice to end
-    /// that too.
+    /// Stops the run. The first call stops sending and lets arrivals in flight finish; the second
+    /// ends those too.
     pub fn stop(&self) {
         let level = self.stop_level();
         self.inner.level.store(level.saturating_add(1), Ordering::Relaxed);
         for worker in &self.inner.workers {
-            // A worker that has ended needs no stopping.
+            // Fails if the worker has already ended.
             worker.send(Message::Command(Command::Stop));
         }
     }
 
-    /// How often it was stopped.
+    /// How often `stop` was called.
     pub fn stop_level(&self) -> u8 {
         self.inner.level.load(Ordering::Relaxed)
     }
 
-    /// Changes an open stream's rate, in arrivals per second, from the instant `at` of the run on,
-    /// until the stream's planned end; the rate of the whole plan, of which this process sends its shards' part.
+    /// Changes an open stream's rate from the instant `at` of the run until the stream's planned
+    /// end. `rate` is in arrivals per second for the whole plan; this process sends its shards'
+    /// part of it.
     ///
     /// # Errors
-    /// No such stream, a closed one, or a rate that is none.
+    /// If the stream does not exist or is closed, or the rate is invalid.
     pub fn set_rate(&self, stream: usize, rate: f64, at: Nanos) -> Result<(), CommandError> {
         self.change(|assignments| assignments.set_rate(stream, rate, at))
     }
 
-    /// Gives shards away from the instant `at` of the run on.
+    /// Gives shards away at the instant `at` of the run.
     ///
     /// # Errors
-    /// Shards that are not owned here; users of a stream that ends after a number of requests.
+    /// If a shard is not owned by this process, or a closed stream ends after a number of requests.
     pub fn hand_over(&self, shards: &Shards, at: Nanos) -> Result<(), CommandError> {
         self.change(|assignments| assignments.hand_over(shards, at))
     }
 
-    /// Takes shards from the instant `at` of the run on.
+    /// Takes shards over at the instant `at` of the run.
     ///
     /// # Errors
-    /// Shards that are owned already; users of a stream that ends after a number of requests.
+    /// If a shard is already owned by this process, or a closed stream ends after a number of
+    /// requests.
     pub fn take_over(&self, shards: &Shards, at: Nanos) -> Result<(), CommandError> {
         self.change(|assignments| assignments.take_over(shards, at))
     }
@@ -242,7 +245,7 @@ impl Control {
     ) -> Result<(), CommandError> {
         let mut assignments = self.inner.assignments.lock().expect("no holder panics");
         for (worker, command) in change(&mut assignments)? {
-            // A worker that has ended has nothing left to change.
+            // Fails if the worker has already ended.
             self.inner.workers[worker].send(Message::Command(command));
         }
         Ok(())

@@ -1,17 +1,17 @@
-//! An arrival's way to a connection, and its end.
+//! Dispatches arrivals to connections and ends them.
 //!
-//! One dispatcher for the open and the closed model and for every protocol. An arrival takes a free
-//! connection at once, or waits in its pool while one is opened for it, up to the limit. Its end is
+//! One dispatcher serves the open and the closed model and all protocols. An arrival gets a free
+//! connection at once, or waits in its pool while one is opened, up to the limit. Its end is
 //! reported to the recorder exactly once, by [`Dispatcher::finish`].
 //!
-//! Below it: `take_up` (arrivals that are due), `events` (what connections report), `open`
-//! (connections are opened and lost), `step` (what follows an answer), `time_out`, `notes`.
+//! Submodules: `due` (arrivals that are due), `events` (connection events), `open` (opening and
+//! closing connections), `step` (what follows an answer), `time_out`, `notes`.
 
+mod due;
 mod events;
 mod notes;
 mod open;
 mod step;
-mod take_up;
 mod time_out;
 
 use self::events::Unread;
@@ -19,8 +19,8 @@ use self::notes::Notebook;
 use self::open::Opening;
 use self::step::{request_of, values_of};
 use crate::arrival::{Arrival, Arrivals, Id, State};
-use crate::connection::{Connection, Held, Lent, Outgoing, Started};
-use crate::judge::{Judgement, Why};
+use crate::connection::{BodyBudget, Connection, Outgoing, ReadResources, Started};
+use crate::judge::{Cause, Judgement};
 use crate::pool::{Pool, Waiting};
 use crate::prepare::Shared;
 use crate::recorder::{Finished, Recorder};
@@ -32,37 +32,38 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// More arrivals than this are not kept waiting by a worker: they end at once, unsent.
+/// Maximum number of waiting arrivals per worker; further ones end at once, unsent.
 const WAITING_MAX: usize = 250_000;
-/// A connection reads this often before others have their share.
+/// Reads per connection before other connections get their turn.
 const READS: usize = 1;
-/// Time lost to less than this share of an arrival's time is not what made it fail.
+/// A delay of at least one tenth (1 / `MATERIAL`) of an arrival's timeout is blamed for its
+/// failure.
 const MATERIAL: u64 = 10;
 
-/// What the end of an exchange gives rise to.
-enum Next {
-    /// The stream's next arrival: a user without pause sends again at once.
+/// Work that the end of an exchange leads to.
+enum FollowUp {
+    /// The stream's next arrival: a user without think time sends again at once.
     Arrival(usize),
-    /// The next request of an arrival.
+    /// The next request of an arrival, after a redirect.
     Request(Id),
 }
 
-/// A stretch in which the worker did not look at its sockets.
+/// A period in which the worker did not poll its sockets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pause {
     pub(crate) from: Nanos,
     pub(crate) to: Nanos,
 }
 
-/// What is used again and again and grows only to what it needs.
+/// Reused buffers.
 struct Buffers {
-    lent: Lent,
+    resources: ReadResources,
     out: Vec<u8>,
     body: Vec<u8>,
     decoded: Vec<u8>,
 }
 
-/// The arrivals on their way, and the connections that carry them.
+/// The arrivals in flight, and the connections that carry them.
 pub(crate) struct Dispatcher<S: System> {
     pub(crate) system: S,
     shared: Arc<Shared>,
@@ -71,22 +72,22 @@ pub(crate) struct Dispatcher<S: System> {
     pools: Vec<Pool>,
     connections: Slab<Connection<S::Socket>>,
     opening: Opening,
-    /// Connections that wait to be read.
+    /// Connections waiting to be read.
     unread: VecDeque<Unread>,
-    /// The last reading of the clock, for what needs no later one.
+    /// The last clock reading, reused if no newer one is needed.
     clock: Nanos,
     recorder: Recorder,
-    /// Empty but while a connection reports what happened.
-    next: VecDeque<Next>,
+    /// Work to start once a connection has reported all its events; empty otherwise.
+    follow_ups: VecDeque<FollowUp>,
     buffers: Buffers,
     notebook: Notebook,
-    /// How late the last arrival was taken up.
+    /// The lag of the last dispatched arrival.
     lag: Nanos,
     /// The last pause.
     pause: Option<Pause>,
-    /// Whether the kernel is asked when what is read now arrived.
+    /// Whether reads request receive timestamps from the kernel.
     stamping: bool,
-    /// By stream, how many arrivals may still be taken up in this iteration.
+    /// By stream, how many more arrivals may be dispatched in this iteration.
     allowance: Vec<usize>,
     reported_at: Nanos,
     last_end: Nanos,
@@ -99,8 +100,8 @@ impl<S: System> Dispatcher<S> {
         sources: Vec<Source>,
         pools: Vec<Pool>,
     ) -> Dispatcher<S> {
-        let held = Held::up_to(shared.held_max);
-        let lent = Lent { scratch: vec![0; shared.read_max], held };
+        let budget = BodyBudget::new(shared.held_max);
+        let resources = ReadResources { scratch: vec![0; shared.read_max], budget };
         let (out, body, decoded) = (Vec::new(), Vec::new(), Vec::new());
         Dispatcher {
             system,
@@ -114,8 +115,8 @@ impl<S: System> Dispatcher<S> {
             opening: Opening::default(),
             unread: VecDeque::new(),
             clock: Nanos::ZERO,
-            next: VecDeque::new(),
-            buffers: Buffers { lent, out, body, decoded },
+            follow_ups: VecDeque::new(),
+            buffers: Buffers { resources, out, body, decoded },
             notebook: Notebook::default(),
             lag: Nanos::ZERO,
             pause: None,
@@ -125,10 +126,10 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// Sends an arrival's request on a free connection, or lets it wait for one.
+    /// Sends an arrival's request on a free connection, or queues the arrival.
     #[inline]
     fn deliver(&mut self, pool: usize, id: Id, now: Nanos) {
-        self.pools[pool].want();
+        self.pools[pool].count_wanted();
         while let Some(key) = self.take_free(pool) {
             if self.send(key, id, now) {
                 return self.offer(key, now);
@@ -137,20 +138,20 @@ impl<S: System> Dispatcher<S> {
         let waiting = self.waiting(id);
         let state = &mut self.pools[pool];
         if state.waiting_live >= WAITING_MAX {
-            return self.fail(id, now, Why::of(ErrorClass::NoConnection));
+            return self.fail(id, now, Cause::of(ErrorClass::NoConnection));
         }
         state.waiting.push_back(waiting);
         state.waiting_live += 1;
         self.may_need_connections(pool);
     }
 
-    /// A connection with capacity, taken off its pool's list.
+    /// Removes a connection with capacity from its pool's free list.
     #[inline]
     fn take_free(&mut self, pool: usize) -> Option<usize> {
         while let Some(key) = self.pools[pool].take_free() {
             let connection = &mut self.connections[key as usize];
             connection.listed = false;
-            // The other side may have taken back what it allowed.
+            // The peer may have reduced the capacity.
             if connection.capacity() > 0 {
                 return Some(key as usize);
             }
@@ -168,8 +169,8 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// The arrival that has waited longest and can still be answered in time. One that cannot would
-    /// cost a connection, and the target would be blamed for it.
+    /// The longest-waiting arrival that can still be answered in time. Sending a later one would
+    /// cost a connection and blame the target.
     fn next_waiting(&mut self, pool: usize, now: Nanos) -> Option<Id> {
         while let Some(waiting) = self.pools[pool].waiting.pop_front() {
             if !self.is_waiting(&waiting) {
@@ -186,7 +187,7 @@ impl<S: System> Dispatcher<S> {
         None
     }
 
-    /// Whether an arrival that has waited in a pool is not worth sending any more.
+    /// Whether a waiting arrival can no longer be answered in time.
     fn is_in_vain(&self, arrival: &Arrival, pool: usize, now: Nanos) -> bool {
         if arrival.deadline <= now {
             return true;
@@ -201,7 +202,7 @@ impl<S: System> Dispatcher<S> {
             }
     }
 
-    /// One arrival less waits.
+    /// Records that an arrival has left the queue.
     fn leave_queue(&mut self, pool: usize, now: Nanos) {
         let state = &mut self.pools[pool];
         state.waiting_live -= 1;
@@ -210,7 +211,7 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// Whether an entry still stands for an arrival that waits.
+    /// Whether the arrival of a queue entry is still waiting.
     fn is_waiting(&self, waiting: &Waiting) -> bool {
         self.arrivals.get(waiting.arrival).is_some_and(|arrival| {
             arrival.exchange.state == State::Waiting
@@ -220,7 +221,7 @@ impl<S: System> Dispatcher<S> {
         })
     }
 
-    /// Forgets entries at the front whose arrivals wait no more.
+    /// Removes entries at the front of the queue whose arrivals are no longer waiting.
     fn forget_ended(&mut self, pool: usize) {
         while let Some(waiting) = self.pools[pool].waiting.front()
             && !self.is_waiting(waiting)
@@ -229,7 +230,7 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// Hands the arrival's request to a connection that has capacity; whether it was taken.
+    /// Passes the arrival's request to a connection with capacity; returns whether it was accepted.
     fn send(&mut self, key: usize, id: Id, now: Nanos) -> bool {
         let shared = &self.shared;
         let arrival = &self.arrivals[id];
@@ -240,7 +241,7 @@ impl<S: System> Dispatcher<S> {
             request: request_of(shared, arrival),
             values: values_of(shared, arrival),
             body_max: shared.plan.body_max,
-            // Bodies are kept only where a check needs them.
+            // Bodies are kept only if a check needs them.
             keep_body: shared.plan.requests[arrival.exchange.request as usize].expect.reads_body(),
             last: !shared.plan.connections.reuse,
             trace,
@@ -249,7 +250,7 @@ impl<S: System> Dispatcher<S> {
         let buffers = (&mut self.buffers.out, &mut self.buffers.body);
         let (sent, bytes) = match connection.start(outgoing, buffers) {
             Started::Sent { bytes } => (true, bytes),
-            Started::Held { bytes } => (false, bytes),
+            Started::Queued { bytes } => (false, bytes),
             Started::Refused => {
                 if trace {
                     self.shared.traces_left.fetch_add(1, Ordering::Relaxed);
@@ -274,7 +275,7 @@ impl<S: System> Dispatcher<S> {
         true
     }
 
-    /// Uses the capacity that a connection has: for a waiting arrival or the next one.
+    /// Uses a connection's capacity for waiting arrivals, or lists the connection as free.
     #[inline]
     fn offer(&mut self, key: usize, now: Nanos) {
         while let Some(connection) = self.connections.get(key)
@@ -300,13 +301,13 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// An arrival ends without an answer.
-    fn fail(&mut self, id: Id, now: Nanos, why: Why) {
-        self.finish(id, now, None, Judgement { outcome: Err(why), rpc_code: None });
+    /// Ends an arrival without an answer.
+    fn fail(&mut self, id: Id, now: Nanos, cause: Cause) {
+        self.finish(id, now, None, Judgement { outcome: Err(cause), rpc_code: None });
     }
 
-    /// Reports an arrival's end to the recorder, and to its user, who may go on. `status` is that
-    /// of a whole response.
+    /// Ends an arrival: reports it to the recorder, and to its user, who may then send again.
+    /// `status` is that of a complete response.
     fn finish(&mut self, id: Id, ended_at: Nanos, status: Option<u16>, judgement: Judgement) {
         let arrival = self.arrivals.remove(id);
         self.recorder.finish(&Finished { arrival: &arrival, ended_at, status, judgement });
@@ -321,12 +322,12 @@ impl<S: System> Dispatcher<S> {
         self.sources.iter_mut().for_each(|source| source.stop(now));
     }
 
-    /// The arrivals of a stream.
+    /// The source of a stream's arrivals.
     pub(crate) fn source(&mut self, stream: usize) -> &mut Source {
         &mut self.sources[stream]
     }
 
-    /// Whether no arrival will come any more.
+    /// Whether no further arrivals will come.
     pub(crate) fn sending_is_over(&self, now: Nanos) -> bool {
         self.sources.iter().all(|source| {
             source.is_over(now)
@@ -335,18 +336,19 @@ impl<S: System> Dispatcher<S> {
         })
     }
 
-    /// How many arrivals are on their way.
+    /// Number of arrivals in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.arrivals.len()
     }
 
-    /// When an arrival is due next.
+    /// When the next arrival is due.
     #[inline]
     pub(crate) fn next_arrival(&self) -> Nanos {
         self.sources.iter().filter_map(Source::next_at).min().unwrap_or(Nanos::MAX)
     }
 
-    /// When something else is due next: a deadline, an attempt to connect, a stream's end.
+    /// When the next other event is due: a deadline, a check of connection attempts, a stream's
+    /// end.
     pub(crate) fn next_due(&self, now: Nanos) -> Nanos {
         let end = self.sources.iter().filter(|s| !s.is_over(now)).filter_map(Source::planned_end);
         let end = end.filter(|end| *end > now).min().unwrap_or(Nanos::MAX);
@@ -354,7 +356,7 @@ impl<S: System> Dispatcher<S> {
         deadline.min(self.opening.next_check).min(end)
     }
 
-    /// Whether there is work that waits for nothing but its turn.
+    /// Whether there is work that can proceed at once.
     pub(crate) fn has_work(&self) -> bool {
         !self.unread.is_empty() || self.wants_to_open()
     }
@@ -364,7 +366,7 @@ impl<S: System> Dispatcher<S> {
         self.last_end
     }
 
-    /// Hands out what was counted up to `t`, with its gauges, and goes on counting in `fresh`.
+    /// Returns the counts up to `t`, including gauges, and continues counting in `fresh`.
     pub(crate) fn take_counts(&mut self, t: Nanos, fresh: Snapshot) -> Snapshot {
         let mut counts = std::mem::replace(&mut self.recorder.counts, fresh);
         counts.t = t;
@@ -385,7 +387,8 @@ impl<S: System> Dispatcher<S> {
     }
 }
 
-/// When a stream was active since `since`, whose sending began at `start` and went on `until`.
+/// The window since `since` in which a stream was active that began sending at `start` and sent
+/// until `until`.
 fn window(since: Nanos, start: Nanos, until: Nanos, last_answer: Nanos) -> Option<Window> {
     let from = since.max(start).min(until);
     let sent = until > from;
@@ -395,7 +398,8 @@ fn window(since: Nanos, start: Nanos, until: Nanos, last_answer: Nanos) -> Optio
     Some(Window { from, planned_to: until, to: until.max(last_answer) })
 }
 
-/// Whether nobody knows of its capacity yet. While one is listed, nobody waits in its pool.
+/// Whether a connection has capacity but is not on its pool's free list. No arrival waits in a pool
+/// while a connection is listed.
 fn has_unlisted_capacity<K: crate::system::Socket>(connection: &Connection<K>) -> bool {
     !connection.listed && connection.capacity() > 0
 }

@@ -1,10 +1,10 @@
-//! What the kernel's errors mean, in one table.
+//! Maps OS errors to error classes.
 
 use nix::libc;
 use plimsoll_measure::ErrorClass;
 use std::io;
 
-/// The class of an error of opening a connection.
+/// The class of an error while opening a connection.
 pub(crate) fn class_of_open(error: &io::Error) -> ErrorClass {
     match error.raw_os_error() {
         Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => ErrorClass::PortExhausted,
@@ -14,7 +14,7 @@ pub(crate) fn class_of_open(error: &io::Error) -> ErrorClass {
         Some(libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE) => ErrorClass::Reset,
         _ if is_tls(error) => ErrorClass::Tls,
         _ if error.kind() == io::ErrorKind::UnexpectedEof => ErrorClass::ClosedEarly,
-        // No route, a firewall's refusal, an interface that is down.
+        // No route, rejected by a firewall, or the interface is down.
         _ => ErrorClass::Unreachable,
     }
 }

@@ -1,16 +1,16 @@
-//! HTTP/1.1 responses, read incrementally from bytes in any fragmentation (RFC 9112).
+//! An incremental HTTP/1.1 response parser (RFC 9112).
 //!
-//! No socket and no clock: the connection feeds what it has read, the parser gives back pieces that
-//! borrow from it. In the usual case, a response that arrives whole, nothing is copied. What a
-//! lenient client would let pass (two lengths, a length beside chunked, bytes after the end) is a
-//! [`Fault`] here: an instrument that guesses cannot be believed.
+//! It does no I/O: the connection feeds bytes in any fragmentation, and the parser returns pieces
+//! that borrow from them. If a response arrives in one read, nothing is copied. Errors that a
+//! lenient client would ignore (two lengths, a length with chunked coding, bytes after the end) are
+//! a [`Fault`] here: a measuring tool must not guess.
 
 use memchr::memchr;
 use plimsoll_measure::Fault;
 
-/// A larger response head is a fault.
+/// Maximum size of a response head.
 pub const HEAD_MAX: usize = 64 << 10;
-/// More bytes than this of sizes, extensions and line ends around one chunk are a fault.
+/// Maximum size of the extensions of one chunk.
 const CHUNK_LINE_MAX: u32 = 4 << 10;
 const TRAILERS_MAX: u32 = 64 << 10;
 const INTERIM_MAX: u32 = 100;
@@ -18,39 +18,39 @@ const INTERIM_MAX: u32 = 100;
 /// How long the body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// This many bytes, perhaps none.
+    /// This many bytes, possibly zero.
     Known(u64),
-    /// By chunks.
+    /// Chunked transfer coding.
     Chunked,
     /// Until the connection is closed.
     UntilClose,
 }
 
-/// What a head says that the engine needs.
+/// The parts of a response head that the engine needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// HTTP status, 200 to 999: interim responses are skipped.
+    /// HTTP status, 200 to 999; 1xx responses are skipped.
     pub status: u16,
     /// How long the body is.
     pub length: Length,
-    /// Whether the connection can be used again after it.
+    /// Whether the connection can be reused.
     pub keep_alive: bool,
-    /// Whether the body is gzip.
+    /// Whether the body is gzipped.
     pub gzip: bool,
-    /// Where a redirect leads.
+    /// The `Location` header.
     pub location: Option<Box<str>>,
 }
 
-/// What the parser found next.
+/// What the parser found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// The head is whole.
+    /// The head is complete.
     Head,
-    /// A part of the body; never empty.
+    /// Part of the body; never empty.
     Body(&'a [u8]),
-    /// The response is whole.
+    /// The response is complete.
     End,
-    /// All input is used up.
+    /// All input was consumed; more is needed.
     More,
 }
 
@@ -63,7 +63,7 @@ enum State {
     End,
 }
 
-/// Where in the chunked coding the input stands.
+/// The state within the chunked coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
     Size { size: u64, digits: u32 },
@@ -77,14 +77,14 @@ enum Chunk {
     LastFeed,
 }
 
-/// The parser of one response after another.
+/// A parser for successive responses.
 #[derive(Debug)]
 pub struct Parser {
     state: State,
     head_only: bool,
     head: Head,
     interim: u32,
-    /// The part of a head that came in earlier reads.
+    /// The part of an incomplete head from earlier reads.
     carry: Vec<u8>,
 }
 
@@ -95,14 +95,14 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// A parser that expects nothing yet; see [`Parser::expect`].
+    /// A parser that expects no response yet; see [`Parser::expect`].
     pub fn new() -> Parser {
         let length = Length::Known(0);
         let head = Head { status: 0, length, keep_alive: false, gzip: false, location: None };
         Parser { state: State::End, head_only: false, head, interim: 0, carry: Vec::new() }
     }
 
-    /// Expects the next response; `head_only` when it answers a HEAD request.
+    /// Prepares for the next response; `head_only` if it answers a HEAD request.
     pub fn expect(&mut self, head_only: bool) {
         self.state = State::Head;
         self.head_only = head_only;
@@ -110,25 +110,26 @@ impl Parser {
         self.carry.clear();
     }
 
-    /// The head of the response being read; of the one before until [`Piece::Head`] came.
+    /// The head of the current response; until [`Piece::Head`] is returned, that of the previous
+    /// one.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// Whether no byte of the response has come.
+    /// Whether no byte of the response was received.
     pub fn is_untouched(&self) -> bool {
         self.state == State::Head && self.carry.is_empty() && self.interim == 0
     }
 
-    /// Whether the end of the connection is the end of the response.
+    /// Whether the response ends with the connection.
     pub fn ends_at_close(&self) -> bool {
         self.state == State::UntilClose
     }
 
-    /// Takes the next piece off the front of `input`.
+    /// Consumes the next piece from the front of `input`.
     ///
     /// # Errors
-    /// What is wrong with the response; the parser must not be fed any more.
+    /// If the response is malformed; the parser must not be used further until [`Parser::expect`].
     #[inline]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Fault> {
         match self.state {
@@ -155,7 +156,7 @@ impl Parser {
 
     fn read_head<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Fault> {
         loop {
-            // Nothing that does not begin like a response is waited for.
+            // Fail at once if the input does not begin like a response.
             let start = if self.carry.is_empty() { *input } else { &self.carry[..] };
             let prefix = start.len().min(b"HTTP/1.".len());
             if start[..prefix] != b"HTTP/1."[..prefix] {
@@ -237,7 +238,7 @@ impl Parser {
                 return Ok(Piece::Body(piece));
             }
             if let Chunk::Extension { size, seen } = chunk {
-                // Extensions mean nothing to us: they are skipped, not read.
+                // Extensions are skipped unparsed.
                 let skipped = memchr(b'\n', input).unwrap_or(input.len());
                 let seen = seen.saturating_add(u32::try_from(skipped).unwrap_or(u32::MAX));
                 if seen > CHUNK_LINE_MAX {
@@ -267,11 +268,11 @@ impl Parser {
 }
 
 impl Chunk {
-    /// The state after one byte that is no data; `None` after the last.
+    /// The state after one byte of framing; `None` at the end of the body.
     fn after(self, byte: u8) -> Result<Option<Chunk>, Fault> {
         let next = match self {
             Chunk::Size { size, digits } => match (char::from(byte).to_digit(16), byte) {
-                // Leading zeros must not go on for ever either.
+                // Limits leading zeros.
                 (Some(_), _) if digits >= 64 => return Err(Fault::BadChunk),
                 (Some(digit), _) => {
                     let size = size.checked_mul(16).ok_or(Fault::BadChunk)? + u64::from(digit);
@@ -313,7 +314,7 @@ impl Chunk {
     }
 }
 
-/// Where the head ends: behind the first empty line, searched from `from` on.
+/// The end of the head: after the first empty line, searched from `from`.
 fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     while let Some(feed) = memchr(b'\n', &bytes[at..]) {
@@ -395,7 +396,7 @@ fn parse_head(bytes: &[u8], head_only: bool) -> Result<Head, Fault> {
     Ok(head)
 }
 
-/// The lines of a head, without their ends.
+/// The lines of a head, without line endings.
 struct Lines<'a>(&'a [u8]);
 
 impl<'a> Iterator for Lines<'a> {

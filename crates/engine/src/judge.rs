@@ -1,7 +1,7 @@
-//! An answer against its target's expectation.
+//! Checks an answer against its target's expectation.
 //!
 //! The order is fixed: JSON-RPC, status, check. A body that is not JSON-RPC counts as an unexpected
-//! status where there is one: a proxy's 502 page is a 502.
+//! status if the status is unexpected: a proxy's 502 page is a 502.
 
 use crate::connection::Answer;
 use flate2::read::MultiGzDecoder;
@@ -10,33 +10,33 @@ use plimsoll_plan::{Expect, RpcExpect};
 use plimsoll_rpc::judge::Expected;
 use std::io::Read;
 
-/// Why an arrival was not answered as expected.
+/// Cause an arrival was not answered as expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Why {
+pub(crate) struct Cause {
     pub(crate) class: ErrorClass,
     pub(crate) fault: Option<Fault>,
 }
 
-impl Why {
-    pub(crate) fn of(class: ErrorClass) -> Why {
-        Why { class, fault: None }
+impl Cause {
+    pub(crate) fn of(class: ErrorClass) -> Cause {
+        Cause { class, fault: None }
     }
 
-    pub(crate) fn protocol(fault: Fault) -> Why {
-        Why { class: ErrorClass::Protocol, fault: Some(fault) }
+    pub(crate) fn protocol(fault: Fault) -> Cause {
+        Cause { class: ErrorClass::Protocol, fault: Some(fault) }
     }
 }
 
-/// How an answer is judged.
+/// The judgement of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Judgement {
-    pub(crate) outcome: Result<(), Why>,
-    /// The code of the first JSON-RPC error that it holds.
+    pub(crate) outcome: Result<(), Cause>,
+    /// The code of the first JSON-RPC error in it.
     pub(crate) rpc_code: Option<i64>,
 }
 
-/// Judges an answer and counts what JSON-RPC it held. `expected` is what the request asked, when it
-/// was JSON-RPC; `decoded` is a buffer for gzip.
+/// Judges an answer and counts its JSON-RPC items. `expected` describes the answer to the request
+/// if that was JSON-RPC; `decoded` is a buffer for gunzipping.
 #[inline]
 pub(crate) fn judge(
     expect: &Expect,
@@ -61,9 +61,9 @@ fn outcome(
     (body_max, decoded): (u64, &mut Vec<u8>),
     counts: &mut RpcCounts,
     on_error: &mut impl FnMut(i64),
-) -> Result<(), Why> {
+) -> Result<(), Cause> {
     let status_ok = expect.allows(answer.status);
-    let status = || if status_ok { Ok(()) } else { Err(Why::of(ErrorClass::Status)) };
+    let status = || if status_ok { Ok(()) } else { Err(Cause::of(ErrorClass::Status)) };
     if !expect.reads_body() {
         return status();
     }
@@ -83,14 +83,14 @@ fn outcome(
         match (judgement.mismatch, expect.rpc) {
             (Some(_), _) => {
                 status()?;
-                return Err(Why::of(ErrorClass::RpcMismatch));
+                return Err(Cause::of(ErrorClass::RpcMismatch));
             }
             (None, RpcExpect::Result) if judgement.errors > 0 => {
-                return Err(Why::of(ErrorClass::RpcError));
+                return Err(Cause::of(ErrorClass::RpcError));
             }
             (None, RpcExpect::Error) if judgement.errors == 0 => {
                 status()?;
-                return Err(Why::of(ErrorClass::Check));
+                return Err(Cause::of(ErrorClass::Check));
             }
             _ => {}
         }
@@ -98,19 +98,19 @@ fn outcome(
     status()?;
     match &expect.contains {
         Some(text) if memchr::memmem::find(body, text.as_bytes()).is_none() => {
-            Err(Why::of(ErrorClass::Check))
+            Err(Cause::of(ErrorClass::Check))
         }
         _ => Ok(()),
     }
 }
 
-/// Decodes no more than the limit on bodies, however well it was compressed.
-fn gunzip(body: &[u8], body_max: u64, decoded: &mut Vec<u8>) -> Result<(), Why> {
+/// Decompresses at most `body_max` bytes, so that a decompression bomb is harmless.
+fn gunzip(body: &[u8], body_max: u64, decoded: &mut Vec<u8>) -> Result<(), Cause> {
     decoded.clear();
     match MultiGzDecoder::new(body).take(body_max.saturating_add(1)).read_to_end(decoded) {
-        Ok(n) if n as u64 > body_max => Err(Why::of(ErrorClass::BodyTooLarge)),
+        Ok(n) if n as u64 > body_max => Err(Cause::of(ErrorClass::BodyTooLarge)),
         Ok(_) => Ok(()),
-        Err(_) => Err(Why::protocol(Fault::BadGzip)),
+        Err(_) => Err(Cause::protocol(Fault::BadGzip)),
     }
 }
 
@@ -134,11 +134,11 @@ mod tests {
         contains: &str,
         status: u16,
         body: &[u8],
-        packed: bool,
-    ) -> Result<(), Why> {
+        gzipped: bool,
+    ) -> Result<(), Cause> {
         let contains = (!contains.is_empty()).then(|| contains.to_string());
         let expect = Expect { status: vec![200..=299], rpc, contains };
-        let answer = Answer { status, body, gzip: packed, location: None, received_at: None };
+        let answer = Answer { status, body, gzip: gzipped, location: None, received_at: None };
         let expected = Expected::of(REQUEST).ok();
         let mut counts = RpcCounts::default();
         let judgement =
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_class_that_applies() {
+    fn the_first_applicable_class_is_reported() {
         use ErrorClass::*;
         let check = |rpc, contains: &str, status, body: &[u8], class: Option<ErrorClass>| {
             let outcome = judged(rpc, contains, status, body, false);
-            assert_eq!(outcome.err().map(|why| why.class), class, "{rpc:?} {status}");
+            assert_eq!(outcome.err().map(|cause| cause.class), class, "{rpc:?} {status}");
             if status == 200 {
-                let packed = judged(rpc, contains, status, &gzip(body), true);
-                assert_eq!(packed.err().map(|why| why.class), class, "gzip");
+                let gzipped = judged(rpc, contains, status, &gzip(body), true);
+                assert_eq!(gzipped.err().map(|cause| cause.class), class, "gzip");
             }
         };
         check(RpcExpect::Result, "", 200, RESULT, None); // a null result is a result
@@ -177,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn damaged_and_swollen_gzip() {
+    fn corrupt_gzip_and_decompression_bombs_are_rejected() {
         let outcome = judged(RpcExpect::Result, "", 200, b"not gzip", true);
-        assert_eq!(outcome, Err(Why::protocol(Fault::BadGzip)));
+        assert_eq!(outcome, Err(Cause::protocol(Fault::BadGzip)));
         let outcome = judged(RpcExpect::Result, "", 200, &gzip(&[b' '; 1001]), true);
-        assert_eq!(outcome, Err(Why::of(ErrorClass::BodyTooLarge)));
+        assert_eq!(outcome, Err(Cause::of(ErrorClass::BodyTooLarge)));
     }
 }

@@ -1,29 +1,28 @@
-//! The load engine: a plan is sent as planned, and every arrival is accounted for.
+//! The load engine: sends a plan on schedule and accounts for every arrival.
 //!
-//! It knows no terminal, no files and no reports: it yields one [`Second`] after another. A worker
-//! thread has everything it needs for itself; nothing is shared on the hot path.
+//! It has no terminal, files or reports: it yields one [`Second`] after another. Each worker thread
+//! owns all its state; nothing is shared on the hot path.
 //!
 //! # Layout
-//! - `prepare`: [`Prepared`]: everything that can fail or take time, before the clock starts
-//! - `crew`: the workers' threads
-//! - `running`: [`Running`]: seconds come out; `control`: [`Control`]: commands go in
-//! - `worker`: the event loop of one thread; `wake`: when it sleeps and when it spins
-//! - `dispatch`: an arrival's way to a connection, and its end
-//! - `source`: what is due: the open model's pacers, the closed model's users
-//! - `arrival`: what is known of an arrival on its way, by deadline
-//! - `pool`: the connections to one origin, and the arrivals that wait for one
-//! - `connection`: the protocol seam: what a connection can carry and what it yields; below it
+//! - `prepare`: [`Prepared`], everything that can fail or take time before the clock starts
+//! - `threads`: the worker threads
+//! - `running`: [`Running`], yields seconds; `control`: [`Control`], accepts commands
+//! - `worker`: the event loop of one thread; `wake`: decides when it sleeps and when it spins
+//! - `dispatch`: takes arrivals from due to their end
+//! - `source`: due arrivals, from the open model's pacers or the closed model's users
+//! - `arrival`: arrivals in flight, by deadline
+//! - `pool`: the connections to one origin, and the arrivals waiting for one
+//! - `connection`: the protocol interface (a connection's capacity and events); beneath it
 //!   `transport` (TLS) and [`http1`] (the response parser)
-//! - `request`: targets as bytes; `judge`: an answer against its expectation
-//! - `recorder`: the only place that counts
-//! - `system`: the machine: clock, poll, sockets, names
+//! - `request`: requests as bytes; `judge`: checks an answer against its expectation
+//! - `recorder`: counts arrivals
+//! - `system`: the machine (clock, poll, sockets, name resolution)
 //! - `simulation` (tests): the same engine on a simulated machine, thousands of seeds
-//! - `tls`: certificates; `errors`: what the kernel's errors mean
+//! - `tls`: certificates; `errors`: maps OS errors to error classes
 
 mod arrival;
 mod connection;
 mod control;
-mod crew;
 mod dispatch;
 mod errors;
 pub mod http1;
@@ -37,6 +36,7 @@ mod running;
 mod simulation;
 mod source;
 mod system;
+mod threads;
 mod tls;
 mod wake;
 mod worker;

@@ -1,34 +1,36 @@
-//! The connections of one worker to one origin, and the arrivals that wait for one.
+//! The connections of one worker to one origin, and the arrivals waiting for one.
 //!
-//! It decides how many connections are needed, to which of the name's addresses, and why; opening
-//! and closing them is the dispatcher's.
+//! A pool decides how many connections are needed, to which address, and for what reason; the
+//! dispatcher opens and closes them.
 //!
 //! # Addresses
-//! Connections are spread over all addresses of a name, and requests over all addresses that have a
-//! free connection, in turn. An address that failed or is slow to connect is avoided for a while as
-//! long as there is another. When the name's addresses change, connections to those that are gone
-//! are closed as soon as they are idle.
+//! Connections are spread over all addresses of a name, and requests go to all addresses with a
+//! free connection in turn. An address that failed or is slow to connect is avoided for a while if
+//! there is another. When the name's addresses change, connections to removed addresses are closed
+//! as soon as they are idle.
 //!
 //! # The limit
-//! How long arrivals waited because the limit was reached, how many connections were in use and
-//! what service time exchanges had below and at the limit is added up in [`OriginCounts`]: the
-//! verdict tells from it whether the limit was too low or the target too slow.
+//! [`OriginCounts`] sums how long arrivals waited because the limit was reached, the connections in
+//! use, and the service times below and at the limit. From these, the verdict distinguishes a limit
+//! that is too low from a target that is too slow.
 //!
-//! Below it: `fullness` (time in use and at the limit), `fastest` (the shortest service time of late).
+//! Submodules: `utilization` (time in use and at the limit), `fastest` (the shortest recent service
+//! time).
 
 mod fastest;
-mod fullness;
+mod utilization;
 
 use crate::arrival::Id;
 use crate::connection::TlsStart;
 use fastest::Fastest;
-use fullness::Fullness;
 use plimsoll_measure::{Nanos, OpenReason, OriginCounts};
 use plimsoll_plan::Origin;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use utilization::Utilization;
 
-/// An arrival that waits, told apart from a later one at the same place by its number.
+/// A queue entry for a waiting arrival. The other fields distinguish the arrival from a later one
+/// with the same slab index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) arrival: Id,
@@ -37,81 +39,82 @@ pub(crate) struct Waiting {
     pub(crate) seq: u64,
 }
 
-/// What is known of a name.
+/// The state of a name's resolution.
 pub(crate) enum Name {
-    /// It is being asked for, for the first time.
-    Asked,
-    /// It has the pool's addresses.
-    Known,
-    /// It has none, and never had.
+    /// Being resolved for the first time.
+    Resolving,
+    /// Resolved to the pool's addresses.
+    Resolved,
+    /// Never resolved; the last error.
     Failed(String),
 }
 
 /// One of a name's addresses.
 pub(crate) struct Address {
     pub(crate) at: SocketAddr,
-    /// Connections with capacity, the one used last on top. What is taken from it is asked again.
+    /// Connections with capacity, most recently used on top. Capacity is checked again when one is
+    /// taken.
     pub(crate) free: Vec<u32>,
     /// Open, whatever their phase.
     pub(crate) open: usize,
-    /// Not tried before this instant while there is another.
+    /// Not tried before this instant if there is another address.
     avoid_until: Nanos,
-    /// The name has it no more.
+    /// No longer an address of the name.
     pub(crate) retired: bool,
-    /// Which source address is next.
+    /// Index of the next source address.
     next_source: usize,
 }
 
 /// The connections to one origin.
 pub(crate) struct Pool {
     pub(crate) origin: Origin,
-    /// The place in a snapshot where it is counted.
+    /// Index of its counts in a snapshot.
     pub(crate) slot: usize,
     pub(crate) tls: Option<TlsStart>,
     pub(crate) name: Name,
     pub(crate) addresses: Vec<Address>,
-    /// When the addresses were asked for last.
-    pub(crate) asked_at: Nanos,
-    /// Whether an answer is on its way.
-    pub(crate) asking: bool,
-    /// The most connections.
+    /// When the name was last queried.
+    pub(crate) queried_at: Nanos,
+    /// Whether a query is pending.
+    pub(crate) querying: bool,
+    /// Maximum number of connections.
     pub(crate) limit: usize,
     /// Open, whatever their phase.
     pub(crate) open: usize,
-    /// Of these, on their way to being established, the slow ones left out.
+    /// Of these, being established, excluding slow ones.
     pub(crate) connecting: usize,
     /// Of these, slow: another address is being tried.
     pub(crate) slow: usize,
     /// Of these, in the TLS handshake.
     pub(crate) handshaking: usize,
-    /// Of these, in the sample of which read lag is measured.
+    /// Of these, sampled for read lag.
     sampled: usize,
-    /// In the order they came; entries of arrivals that ended meanwhile are skipped.
+    /// In order of arrival; entries of arrivals that have ended are skipped.
     pub(crate) waiting: VecDeque<Waiting>,
-    /// Of these, still waiting.
+    /// Number of these still waiting.
     pub(crate) waiting_live: usize,
-    /// Whether it is among those that may need connections.
+    /// Whether the pool is queued for [`crate::dispatch::Dispatcher::open_needed`].
     pub(crate) listed: bool,
     /// When an arrival last had to wait because the limit was reached.
     capped_at: Option<Nanos>,
-    fullness: Fullness,
+    utilization: Utilization,
     fastest: Fastest,
-    /// The mean service time of the last answers, nanoseconds; zero before the first.
+    /// Moving average of service times, in nanoseconds; zero before the first answer.
     mean: f64,
     next_open: usize,
     next_free: usize,
-    /// Connections that were lost and not replaced yet, by why.
+    /// Connections that were lost and not yet replaced, by reason.
     lost: [usize; 3],
 }
 
 const LOST: [OpenReason; 3] =
     [OpenReason::TargetClosed, OpenReason::AfterTimeout, OpenReason::AfterError];
-/// How long an address that failed is avoided while there is another.
+/// How long a failed address is avoided if there is another.
 const AVOIDED: Nanos = Nanos::from_secs(5);
 
-/// One connection in this many has every answer's receipt stamped by the kernel.
+/// One connection in this many requests a receive timestamp for every answer.
 const SAMPLED_EVERY: usize = 64;
-/// The weight of an answer in the mean of the last ones.
+/// The weight of an answer in the moving average.
 const MEAN_WEIGHT: f64 = 1.0 / 16.0;
 
 impl Pool {
@@ -128,8 +131,8 @@ impl Pool {
             tls,
             name,
             addresses: Vec::new(),
-            asked_at: Nanos::ZERO,
-            asking: false,
+            queried_at: Nanos::ZERO,
+            querying: false,
             limit,
             open: 0,
             connecting: 0,
@@ -140,7 +143,7 @@ impl Pool {
             waiting_live: 0,
             listed: false,
             capped_at: None,
-            fullness: Fullness::default(),
+            utilization: Utilization::default(),
             fastest: Fastest::default(),
             mean: 0.0,
             next_open: 0,
@@ -149,33 +152,34 @@ impl Pool {
         }
     }
 
-    /// Workers begin at different addresses, so that few connections use them all too.
+    /// Makes workers begin at different addresses, so that even a few connections use all
+    /// addresses.
     pub(crate) fn start_at(&mut self, worker: usize) {
         (self.next_open, self.next_free) = (worker, worker);
     }
 
-    /// Whether one more connection is needed and allowed: one for each arrival that waits and has
-    /// none on its way. Remembers when the limit forbade it.
+    /// Whether another connection is needed and allowed: one is needed for each waiting arrival
+    /// beyond the attempts in progress. Records when the limit prevented it.
     pub(crate) fn wants_connection(&mut self, now: Nanos) -> bool {
         if self.waiting_live <= self.connecting {
             return false;
         }
         let is_capped = self.open >= self.limit;
-        // Attempts that get nowhere are not the limit's doing.
+        // If all connections are still being established, the limit is not the cause.
         if is_capped && self.connecting + self.slow < self.limit {
             self.capped_at = Some(now);
-            self.fullness.cap(now);
+            self.utilization.cap(now);
         }
         !is_capped
     }
 
-    /// Whether an arrival had to wait because the limit was reached, at `since` or later.
+    /// Whether an arrival had to wait at the limit at `since` or later.
     #[inline]
     pub(crate) fn was_capped(&self, since: Nanos) -> bool {
         self.capped_at.is_some_and(|at| at >= since)
     }
 
-    /// An address without any connection, where the name has several: it is to have one, too.
+    /// An address without a connection, if the name has several addresses.
     pub(crate) fn unserved(&self, now: Nanos) -> Option<usize> {
         if self.usable() < 2 || self.open >= self.limit || self.open == self.connecting + self.slow
         {
@@ -186,34 +190,34 @@ impl Pool {
             .position(|address| !address.retired && address.open == 0 && address.avoid_until <= now)
     }
 
-    /// How many addresses the name has.
+    /// Number of addresses of the name.
     pub(crate) fn usable(&self) -> usize {
         self.addresses.iter().filter(|address| !address.retired).count()
     }
 
-    /// The address to connect to next: in turn, those that failed lately last.
+    /// The address to connect to next: in turn, with recently failed ones last.
     pub(crate) fn next_address(&mut self, now: Nanos) -> Option<usize> {
         let count = self.addresses.len();
         let in_turn = (0..count).map(|step| (self.next_open + step) % count.max(1));
-        let usable = in_turn.filter(|place| !self.addresses[*place].retired);
-        let avoided = |place: &usize| self.addresses[*place].avoid_until > now;
-        let place = usable.min_by_key(avoided)?;
-        self.next_open = place + 1;
-        Some(place)
+        let usable = in_turn.filter(|index| !self.addresses[*index].retired);
+        let avoided = |index: &usize| self.addresses[*index].avoid_until > now;
+        let index = usable.min_by_key(avoided)?;
+        self.next_open = index + 1;
+        Some(index)
     }
 
-    /// Takes note that an address failed or is slow; whether all of them did lately.
+    /// Records that an address failed or is slow; returns whether all addresses are avoided now.
     pub(crate) fn avoid(&mut self, address: usize, now: Nanos) -> bool {
         self.addresses[address].avoid_until = now + AVOIDED;
         self.addresses.iter().all(|address| address.retired || address.avoid_until > now)
     }
 
-    /// Takes note that an address can be reached.
+    /// Records that an address is reachable.
     pub(crate) fn reached(&mut self, address: usize) {
         self.addresses[address].avoid_until = Nanos::ZERO;
     }
 
-    /// Which of `of` source addresses connects to an address next.
+    /// The index of the source address, out of `of`, for the next connection to an address.
     pub(crate) fn next_source(&mut self, address: usize, of: usize) -> usize {
         let next = &mut self.addresses[address].next_source;
         let source = *next % of.max(1);
@@ -221,9 +225,9 @@ impl Pool {
         source
     }
 
-    /// The name has these addresses now. Those that it has no more are retired; their idle
-    /// connections, which the caller is to close, are given back.
-    pub(crate) fn learn(&mut self, list: Vec<SocketAddr>) -> Vec<u32> {
+    /// Replaces the name's addresses. Removed addresses are retired; returns their idle
+    /// connections, which the caller must close.
+    pub(crate) fn set_addresses(&mut self, list: Vec<SocketAddr>) -> Vec<u32> {
         let mut idle = Vec::new();
         for address in &mut self.addresses {
             address.retired = !list.contains(&address.at);
@@ -243,17 +247,17 @@ impl Pool {
                 retired: false,
                 next_source: 0,
             };
-            // Places stay what they are while a connection refers to them.
+            // Indices stay valid while connections refer to them.
             match self.addresses.iter_mut().find(|known| known.retired && known.open == 0) {
-                Some(place) => *place = fresh,
+                Some(index) => *index = fresh,
                 None => self.addresses.push(fresh),
             }
         }
-        self.name = Name::Known;
+        self.name = Name::Resolved;
         idle
     }
 
-    /// A connection that may have capacity, of the next address that has one.
+    /// Takes a connection that may have capacity, from the next address with one.
     #[inline]
     pub(crate) fn take_free(&mut self) -> Option<u32> {
         if let [only] = self.addresses.as_mut_slice() {
@@ -261,98 +265,98 @@ impl Pool {
         }
         let count = self.addresses.len();
         for step in 0..count {
-            let place = (self.next_free + step) % count;
-            if let Some(key) = self.addresses[place].free.pop() {
-                self.next_free = place + 1;
+            let index = (self.next_free + step) % count;
+            if let Some(key) = self.addresses[index].free.pop() {
+                self.next_free = index + 1;
                 return Some(key);
             }
         }
         None
     }
 
-    /// Whether the connection that is opened now belongs to the sample of which read lag is
-    /// measured: one in 64 of those that are open, at least one.
+    /// Whether the next connection should be sampled for read lag: one in 64 of the open ones, at
+    /// least one.
     pub(crate) fn wants_sample(&self) -> bool {
         self.sampled * SAMPLED_EVERY <= self.open
     }
 
-    /// Remembers that an established connection was lost.
-    pub(crate) fn lose(&mut self, why: OpenReason) {
-        if let Some(place) = LOST.iter().position(|lost| *lost == why) {
-            self.lost[place] += 1;
+    /// Records that an established connection was lost.
+    pub(crate) fn count_lost(&mut self, reason: OpenReason) {
+        if let Some(index) = LOST.iter().position(|lost| *lost == reason) {
+            self.lost[index] += 1;
         }
     }
 
-    /// Why the connection that is opened now is needed.
+    /// The reason for opening the next connection.
     pub(crate) fn reason(&mut self, reuse: bool) -> OpenReason {
         if !reuse {
             return OpenReason::ReuseOff;
         }
         match self.lost.iter().position(|n| *n > 0) {
-            Some(place) => {
-                self.lost[place] -= 1;
-                LOST[place]
+            Some(index) => {
+                self.lost[index] -= 1;
+                LOST[index]
             }
             None => OpenReason::NoneIdle,
         }
     }
 
-    /// A connection to an address is opened.
+    /// Records that a connection to an address was opened.
     pub(crate) fn opened(&mut self, address: usize, sampled: bool, now: Nanos) {
-        self.fullness.step(now, self.open);
+        self.utilization.step(now, self.open);
         self.addresses[address].open += 1;
         self.open += 1;
         self.connecting += 1;
         self.sampled += usize::from(sampled);
     }
 
-    /// An attempt to connect is over, established or not.
+    /// Records the end of a connection attempt, successful or not.
     pub(crate) fn attempt_ended(&mut self, slow: bool, handshaking: bool) {
         *(if slow { &mut self.slow } else { &mut self.connecting }) -= 1;
         self.handshaking -= usize::from(handshaking);
     }
 
-    /// A connection to an address is closed, whatever its phase.
+    /// Records that a connection to an address was closed, whatever its phase.
     pub(crate) fn closed(&mut self, address: usize, sampled: bool, now: Nanos) {
-        self.fullness.step(now, self.open);
+        self.utilization.step(now, self.open);
         self.addresses[address].open -= 1;
         self.open -= 1;
         self.sampled -= usize::from(sampled);
-        self.fullness.uncap(now);
+        self.utilization.uncap(now);
     }
 
-    /// A connection was established after this long.
+    /// Records how long a connection took to establish.
     pub(crate) fn established(&mut self, took: Nanos) {
-        self.fullness.counts.connected.add(took);
+        self.utilization.counts.connected.add(took);
     }
 
-    /// A request is wanted here.
+    /// Records that an arrival wants to send a request here.
     #[inline]
-    pub(crate) fn want(&mut self) {
-        self.fullness.counts.wanted += 1;
+    pub(crate) fn count_wanted(&mut self) {
+        self.utilization.counts.wanted += 1;
     }
 
-    /// An exchange begins; whether arrivals waited at the limit then.
+    /// Records the start of an exchange; returns whether arrivals are waiting at the limit.
     #[inline]
     pub(crate) fn begin(&mut self, now: Nanos) -> bool {
-        self.fullness.step(now, self.open);
-        self.fullness.in_use += 1;
-        let peak = &mut self.fullness.counts.in_use_peak;
-        *peak = (*peak).max(self.fullness.in_use);
-        self.fullness.capped_since.is_some()
+        self.utilization.step(now, self.open);
+        self.utilization.in_use += 1;
+        let peak = &mut self.utilization.counts.in_use_peak;
+        *peak = (*peak).max(self.utilization.in_use);
+        self.utilization.capped_since.is_some()
     }
 
-    /// An exchange is over, in whatever way.
+    /// Records the end of an exchange, successful or not.
     #[inline]
     pub(crate) fn end(&mut self, now: Nanos) {
-        self.fullness.step(now, self.open);
-        self.fullness.in_use -= 1;
+        self.utilization.step(now, self.open);
+        self.utilization.in_use -= 1;
     }
 
-    /// A whole answer came.
+    /// Records a complete answer.
     #[inline]
     pub(crate) fn answered(&mut self, service_time: Nanos, capped: bool, now: Nanos) {
-        let counts = &mut self.fullness.counts;
+        let counts = &mut self.utilization.counts;
         if capped { &mut counts.service_capped } else { &mut counts.service_free }
             .add(service_time);
         self.fastest.add(service_time, now);
@@ -360,44 +364,45 @@ impl Pool {
         self.mean += weight * (service_time.0 as f64 - self.mean);
     }
 
-    /// No arrival waits any more.
+    /// Records that no arrival is waiting.
     #[inline]
     pub(crate) fn uncap(&mut self, now: Nanos) {
-        self.fullness.uncap(now);
+        self.utilization.uncap(now);
     }
 
-    /// An arrival ended without an answer because waiting at the limit left it too little time.
-    pub(crate) fn starve(&mut self) {
-        self.fullness.counts.starved += 1;
+    /// Records that an arrival ended without an answer because waiting at the limit left too little
+    /// time.
+    pub(crate) fn count_starved(&mut self) {
+        self.utilization.counts.starved += 1;
     }
 
-    /// Whether an answer cannot be expected by `deadline`: what is left is less than the shortest
-    /// service time of the last ten seconds. Before the first answer nothing is known.
+    /// Whether no answer can be expected by `deadline`: the time left is less than the shortest
+    /// service time of the last ten seconds. False before the first answer.
     #[inline]
     pub(crate) fn is_hopeless(&self, deadline: Nanos, now: Nanos) -> bool {
-        self.fastest.of_late(now).is_some_and(|fastest| deadline - now < fastest)
+        self.fastest.recent(now).is_some_and(|fastest| deadline - now < fastest)
     }
 
-    /// Whether an answer by `deadline` is unlikely: what is left is less than the shortest service
-    /// time and twice what answers take longer than that on average, at most as long again.
+    /// Whether an answer by `deadline` is unlikely: the time left is less than the shortest service
+    /// time plus a margin of twice the average excess over it, at most the shortest service time
+    /// again.
     ///
-    /// The arrival that has waited longest is the next to be sent. Were it sent as long as an answer
-    /// is just possible, each would be sent with hardly more time than the fastest answer takes, and
-    /// the smallest jitter would make it fail. More than twice the shortest is never asked for: the
-    /// mean of a target that has just stalled says nothing about its next answer.
+    /// The longest-waiting arrival is sent next. Without the margin, each would be sent with hardly
+    /// more time than the fastest answer takes, and fail at the slightest jitter. The margin is
+    /// capped because after a stall the average says nothing about the next answer.
     pub(crate) fn is_unlikely(&self, deadline: Nanos, now: Nanos) -> bool {
-        self.fastest.of_late(now).is_some_and(|fastest| {
+        self.fastest.recent(now).is_some_and(|fastest| {
             let longer = Nanos(self.mean as u64) - fastest;
             deadline - now < fastest + (longer + longer).min(fastest)
         })
     }
 
-    /// Adds what was counted until `now` to a snapshot's origin, which may have that of others.
+    /// Adds the counts up to `now` to an origin of a snapshot, which may include other pools.
     pub(crate) fn report(&mut self, now: Nanos, into: &mut OriginCounts) {
-        self.fullness.step(now, self.open);
-        self.fullness.restart_cap(now);
-        let mut counts = std::mem::take(&mut self.fullness.counts);
-        self.fullness.counts.in_use_peak = self.fullness.in_use;
+        self.utilization.step(now, self.open);
+        self.utilization.restart_cap(now);
+        let mut counts = std::mem::take(&mut self.utilization.counts);
+        self.utilization.counts.in_use_peak = self.utilization.in_use;
         counts.limit = self.limit as u64;
         counts.open = (self.open - self.connecting - self.slow) as u64;
         into.join(&counts);
@@ -410,13 +415,13 @@ mod tests {
 
     fn pool(addresses: &[&str]) -> Pool {
         let origin = plimsoll_plan::Url::parse("http://h/").unwrap().origin();
-        let mut pool = Pool::new(origin, 0, None, Name::Asked, 10);
-        pool.learn(addresses.iter().map(|at| at.parse().unwrap()).collect());
+        let mut pool = Pool::new(origin, 0, None, Name::Resolving, 10);
+        pool.set_addresses(addresses.iter().map(|at| at.parse().unwrap()).collect());
         pool
     }
 
     #[test]
-    fn addresses_take_turns_and_those_that_failed_come_last() {
+    fn addresses_take_turns_and_failed_ones_come_last() {
         let mut pool = pool(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
         let mut next = |now| pool.next_address(now).unwrap();
         assert_eq!([next(Nanos(1)), next(Nanos(1)), next(Nanos(1)), next(Nanos(1))], [0, 1, 2, 0]);
@@ -429,17 +434,21 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_a_name_has_no_more_are_retired() {
+    fn removed_addresses_are_retired() {
         let mut pool = pool(&["10.0.0.1:1", "10.0.0.2:1"]);
         pool.addresses[0].free.push(7);
         pool.addresses[0].open = 1;
         let new = ["10.0.0.2:1", "10.0.0.3:1"].map(|at| at.parse().unwrap()).to_vec();
-        assert_eq!(pool.learn(new.clone()), [7], "idle connections to the first are closed");
+        assert_eq!(
+            pool.set_addresses(new.clone()),
+            [7],
+            "idle connections to the first are closed"
+        );
         assert_eq!((pool.usable(), pool.addresses.len()), (2, 3));
         pool.addresses[0].open = 0;
         let newer = vec!["10.0.0.4:1".parse().unwrap()];
-        pool.learn(newer);
-        assert_eq!((pool.usable(), pool.addresses.len()), (1, 3), "its place was used again");
+        pool.set_addresses(newer);
+        assert_eq!((pool.usable(), pool.addresses.len()), (1, 3), "the index is reused");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! Everything that can fail or take time, before the clock starts.
+//! Preparation: everything that can fail or take time, before the clock starts.
 
 use crate::control::{Assignments, Control};
-use crate::crew::{Crew, NO_THREADS};
 use crate::pool::{Name, Pool};
 use crate::request::{Request, tls_start};
 use crate::running::{FromWorker, Running, Started};
 use crate::source::Source;
 use crate::system::resolve::{self, is_literal, lookup};
+use crate::threads::{NO_THREADS, WorkerThreads};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use plimsoll_measure::{Clock, HostSample, Snapshot, WallClock};
@@ -19,32 +19,32 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Whether a worker waits for the next arrival awake.
+/// Whether a worker spins while it waits for the next arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spin {
-    /// For the last stretch, as long as a wake-up takes on this host.
+    /// Sleep, then spin for about as long as a wake-up takes on this host.
     #[default]
     Adaptive,
-    /// All the time: for cores that nothing else uses.
+    /// Always spin; for dedicated cores.
     Always,
-    /// Not at all.
+    /// Never spin.
     Never,
 }
 
-/// How a run is carried out; what it measures is the plan's.
+/// How a run is executed; what it sends is defined by the plan.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Worker threads; 0: as many as the plan's load asks for, at most one for each CPU.
+    /// Number of worker threads; 0 means as many as the plan's load needs, at most one per CPU.
     pub workers: usize,
-    /// Whether they spin.
+    /// Whether workers spin.
     pub spin: Spin,
-    /// How many whole exchanges are handed over in [`Second::traces`](crate::Second::traces).
+    /// Number of exchanges to trace in [`Second::traces`](crate::Second::traces).
     pub trace: u32,
-    /// What this process has used of the host so far.
+    /// Reads the resource usage of this process so far.
     pub usage: fn() -> HostSample,
-    /// How many descriptors it may have open; [`u64::MAX`] where that is not known.
+    /// Limit on open file descriptors; [`u64::MAX`] if unknown.
     pub descriptors: u64,
-    /// Go on with what this host cannot carry, and with names that do not resolve.
+    /// Start even if this host cannot carry the plan or a name does not resolve.
     pub force: bool,
 }
 
@@ -52,31 +52,31 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StartError {
-    /// What is wrong.
+    /// What went wrong.
     pub message: String,
     /// How to fix it.
     pub hint: String,
 }
 
-pub(crate) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> StartError {
+pub(crate) fn start_error(message: impl Into<String>, hint: impl Into<String>) -> StartError {
     StartError { message: message.into(), hint: hint.into() }
 }
 
-/// What all workers of a run share; nothing of it is written on the hot path.
+/// State shared by all workers of a run; only read on the hot path.
 pub(crate) struct Shared {
     pub(crate) plan: Arc<Plan>,
-    /// By request of the plan.
+    /// Compiled requests, in plan order.
     pub(crate) requests: Vec<Request>,
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) workers: usize,
     pub(crate) spin: Spin,
-    /// The most bytes that one read takes.
+    /// Maximum bytes per read.
     pub(crate) read_max: usize,
-    /// The most bytes of unfinished bodies that a worker holds.
+    /// Maximum bytes of incomplete bodies that a worker buffers.
     pub(crate) held_max: u64,
-    /// How many exchanges are still to be shown whole.
+    /// Number of exchanges left to trace.
     pub(crate) traces_left: AtomicI64,
-    /// Where a snapshot counts origins that only redirects lead to.
+    /// Index in a snapshot for origins that are reached only by redirects.
     pub(crate) redirects_slot: usize,
 }
 
@@ -105,29 +105,29 @@ impl Shared {
         }
     }
 
-    /// The most connections of a worker to one origin.
+    /// A worker's connection limit per origin.
     pub(crate) fn limit(&self, worker: usize) -> usize {
         let max = self.plan.connections.max as usize;
         max / self.workers + usize::from(worker < max % self.workers)
     }
 }
 
-/// One read takes at most this much: several small answers' worth, and a share of a long one that
-/// does not keep others waiting.
+/// Maximum bytes per read: enough for several small answers, and small enough that a long answer
+/// does not keep other connections waiting.
 const READ_MAX: usize = 64 << 10;
-/// Bodies that the workers of a run hold until they are whole, together.
+/// Maximum bytes of incomplete bodies buffered by all workers of a run.
 const HELD_MAX: u64 = 256 << 20;
-/// A worker is given this many arrivals per second before another is started: a tenth of what it
-/// can carry, so that one late thread cannot be mistaken for a slow target.
+/// Arrivals per second per worker before another worker is added: a tenth of what a worker can
+/// carry, so that a late thread is not mistaken for a slow target.
 const RATE_PER_WORKER: f64 = 10_000.0;
-/// The same for users of the closed model.
+/// The same for closed-model users.
 const USERS_PER_WORKER: f64 = 32.0;
-/// Descriptors that are not connections: standard streams, files, the metrics listener, and the
-/// poll, timer and waker of each worker.
+/// Descriptors that are not connections: standard streams, files and the metrics listener, and for
+/// each worker its epoll, timer and waker.
 const OTHER_DESCRIPTORS: u64 = 16;
 const DESCRIPTORS_PER_WORKER: u64 = 3;
 
-/// A run that is ready: its workers wait for the clock to start.
+/// A prepared run; its workers wait for the clock to start.
 pub struct Prepared {
     plan: Arc<Plan>,
     control: Control,
@@ -140,13 +140,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Does everything that can fail or take time: counts schedules through, resolves names, loads
-    /// certificates, opens each worker's poll and starts its thread. `shards` is the share of the
-    /// plan that is sent from here.
+    /// Does everything that can fail or take time: counts the schedules' arrivals, resolves names,
+    /// loads certificates, and sets up each worker's epoll and thread. `shards` is the share of the
+    /// plan sent by this process.
     ///
     /// # Errors
-    /// What keeps it from starting: a name without address, unusable certificates, an address that
-    /// is not this host's, too few descriptors.
+    /// If the run cannot start: a name does not resolve, certificates are unusable, a source
+    /// address is not assigned to this host, or there are too few descriptors.
     pub fn new(
         plan: &Arc<Plan>,
         shards: &Shards,
@@ -167,7 +167,7 @@ impl Prepared {
         let tls = prepare_tls(plan)?;
         let starts = origins.iter().map(|origin| {
             tls_start(plan, tls.as_ref(), origin)
-                .map_err(|message| refuse(message, "set tls.server_name"))
+                .map_err(|message| start_error(message, "set tls.server_name"))
         });
         let starts = starts.collect::<Result<Vec<_>, _>>()?;
         let schedules: Vec<Option<Schedules>> =
@@ -175,20 +175,20 @@ impl Prepared {
         let shared =
             Arc::new(Shared::new(plan, &origins, tls, (workers, settings.spin, settings.trace)));
         let resolver = resolve::start().map_err(|error| {
-            refuse(format!("cannot spawn the resolver thread: {error}"), NO_THREADS)
+            start_error(format!("cannot spawn the resolver thread: {error}"), NO_THREADS)
         })?;
 
-        // Where every CPU has a worker, each keeps to its own.
+        // With one worker per CPU, pin each worker to its CPU.
         let pins = if workers == cpus.len() { cpus } else { Vec::new() };
-        let mut crew = Crew::new(workers);
+        let mut spawned = WorkerThreads::new(workers);
         for worker in 0..workers {
             let pools = origins.iter().zip(&starts).zip(&names).enumerate();
             let pools = pools.map(|(slot, ((origin, tls), name))| {
                 let limit = shared.limit(worker);
-                let mut pool = Pool::new(origin.clone(), slot, tls.clone(), Name::Asked, limit);
+                let mut pool = Pool::new(origin.clone(), slot, tls.clone(), Name::Resolving, limit);
                 pool.start_at(worker);
                 match name {
-                    Ok(addresses) => _ = pool.learn(addresses.clone()),
+                    Ok(addresses) => _ = pool.set_addresses(addresses.clone()),
                     Err(why) => pool.name = Name::Failed(why.clone()),
                 }
                 pool
@@ -198,7 +198,7 @@ impl Prepared {
             let sources = sources
                 .map(|(stream, schedules)| Source::new(plan, stream, schedules.as_ref(), &part));
             let (pools, sources) = (pools.collect(), sources.collect());
-            crew.start_worker(
+            spawned.start_worker(
                 &shared,
                 worker,
                 &resolver,
@@ -210,37 +210,37 @@ impl Prepared {
         let assignments = Assignments::new(plan.clone(), &schedules, parts);
         Ok(Prepared {
             plan: plan.clone(),
-            control: Control::new(assignments, crew.mailboxes),
-            inbox: crew.inbox,
-            emptied: crew.emptied,
-            gates: crew.gates,
-            threads: crew.threads,
+            control: Control::new(assignments, spawned.mailboxes),
+            inbox: spawned.inbox,
+            emptied: spawned.emptied,
+            gates: spawned.gates,
+            threads: spawned.handles,
             usage: settings.usage,
             forced,
         })
     }
 
-    /// Worker threads.
+    /// Number of worker threads.
     pub fn workers(&self) -> usize {
         self.threads.len()
     }
 
-    /// What this host cannot carry, where the run was forced.
+    /// The problems that were overridden by [`Settings::force`].
     pub fn forced(&self) -> &[String] {
         &self.forced
     }
 
-    /// Commands the engine, also before it starts.
+    /// A handle for commands; works before the start too.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
 
-    /// Starts the clock, which is at zero after `lead`.
+    /// Starts the clock, which reaches zero after `lead`.
     pub fn start(self, lead: Duration) -> Running {
         let clock = Clock::start_in(lead);
         let started_at = WallClock { unix_ns: WallClock::now().unix_ns + lead.as_nanos() as u64 };
         for gate in &self.gates {
-            // A thread that died before the start has reported it.
+            // If a thread died before the start, it has reported that.
             let _ = gate.send(clock);
         }
         Running::new(Started {
@@ -275,12 +275,11 @@ fn worker_count(plan: &Plan, shards: &Shards, asked: usize, cpus: usize) -> usiz
     let share = shards.len() as f64 / SHARDS as f64;
     let needed = (needed * share).ceil() as usize;
     let workers = if asked > 0 { asked } else { needed.clamp(1, cpus) };
-    // Each needs a connection, and a shard.
+    // Each worker needs at least one connection and one shard.
     workers.min(plan.connections.max as usize).min(shards.len()).max(1)
 }
 
-/// Connections that a plan needs whatever the target does: one for each user, one for each origin of
-/// an open stream.
+/// Connections that a plan needs in any case: one per user, and one per open stream.
 fn connections_needed(plan: &Plan) -> u64 {
     let needed = plan.streams.iter().map(|stream| match &stream.load {
         Load::Open { .. } => 1,
@@ -295,7 +294,7 @@ fn check_descriptors(plan: &Plan, workers: usize, limit: u64) -> Result<(), Star
     if needed <= limit {
         return Ok(());
     }
-    Err(refuse(
+    Err(start_error(
         format!(
             "the plan needs at least {needed} file descriptors, but this process may open only {limit}"
         ),
@@ -310,10 +309,10 @@ fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartEr
     }
     match crate::tls::client_config(&plan.tls) {
         Ok(config) => Ok(Some(config)),
-        // Without https targets TLS is needed only if a redirect leads there.
+        // Without https targets, TLS is needed only if a redirect leads to https.
         Err(_) if !secure => Ok(None),
         Err(message) => {
-            Err(refuse(message, "check ca, cert, key and insecure under [tls] in the plan"))
+            Err(start_error(message, "check ca, cert, key and insecure under [tls] in the plan"))
         }
     }
 }
@@ -336,7 +335,7 @@ fn resolve_all(
                 } else {
                     "check the name, DNS and /etc/hosts"
                 };
-                return Err(refuse(message, hint));
+                return Err(start_error(message, hint));
             }
             forced.push(message);
         }
@@ -350,7 +349,7 @@ fn check_sources(plan: &Plan) -> Result<(), StartError> {
         if let Err(error) = std::net::TcpListener::bind((*source, 0))
             && error.kind() == io::ErrorKind::AddrNotAvailable
         {
-            return Err(refuse(
+            return Err(start_error(
                 format!("source address {source} is not assigned to this host"),
                 format!(
                     "add it (ip address add {source}/32 dev lo) or remove it from connections.source"
@@ -364,8 +363,8 @@ fn check_sources(plan: &Plan) -> Result<(), StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crew::report_failure;
     use crate::running::Report;
+    use crate::threads::report_failure;
     use plimsoll_measure::Nanos;
     use plimsoll_plan::{Document, Variables};
     use std::path::Path;
@@ -389,21 +388,21 @@ mod tests {
     }
 
     #[test]
-    fn what_this_host_cannot_carry_is_refused_before_the_start() {
+    fn a_plan_beyond_the_descriptor_limit_is_rejected_unless_forced() {
         let plan = plan("users = 500\nduration = \"1s\"");
-        let narrow = Settings { descriptors: 64, ..settings() };
-        let refused = Prepared::new(&plan, &Shards::all(), narrow.clone()).err().unwrap();
+        let low_limit = Settings { descriptors: 64, ..settings() };
+        let rejected = Prepared::new(&plan, &Shards::all(), low_limit.clone()).err().unwrap();
         assert_eq!(
-            refused.to_string(),
+            rejected.to_string(),
             "the plan needs at least 522 file descriptors, but this process may open only 64"
         );
-        let forced = Settings { force: true, ..narrow };
+        let forced = Settings { force: true, ..low_limit };
         let prepared = Prepared::new(&plan, &Shards::all(), forced).unwrap();
         assert_eq!((prepared.workers(), prepared.forced().len()), (2, 1));
     }
 
     #[test]
-    fn a_run_that_is_prepared_and_dropped_never_starts() {
+    fn dropping_a_prepared_run_ends_its_threads() {
         let plan = plan("rate = \"1/s\"\nduration = \"1h\"");
         let mut prepared = Prepared::new(&plan, &Shards::all(), settings()).unwrap();
         let threads = std::mem::take(&mut prepared.threads);
@@ -427,7 +426,7 @@ mod tests {
             usage: HostSample::default,
             forced: Vec::new(),
         });
-        // One worker has reported a second; the other never will.
+        // One worker has reported a second; the other never does.
         let report = Report {
             worker: 0,
             counts: plan.blank_snapshot(),
@@ -439,6 +438,6 @@ mod tests {
         report_failure(1, &reports, || panic!("an arrival was lost"));
         let error = running.next_second().unwrap_err();
         assert_eq!(error.to_string(), "worker 1 panicked: an arrival was lost");
-        assert_eq!(running.control().stop_level(), 2, "the others are stopped");
+        assert_eq!(running.control().stop_level(), 2, "the other workers are stopped");
     }
 }

@@ -1,8 +1,7 @@
-//! The only place that counts.
+//! Counts arrivals; no other module does.
 //!
-//! An arrival is counted when it is taken up and once more when it ends, as a [`Finished`]; from
-//! these everything is counted that a snapshot holds of arrivals. A sink for per-request records
-//! takes the same value.
+//! An arrival is counted when it is dispatched and again when it ends, as a [`Finished`]. A sink
+//! for per-request records would take the same value.
 
 use crate::arrival::Arrival;
 use crate::judge::Judgement;
@@ -12,18 +11,18 @@ use plimsoll_measure::{Nanos, Requests, RpcCounts, Snapshot};
 pub(crate) struct Finished<'a> {
     pub(crate) arrival: &'a Arrival,
     pub(crate) ended_at: Nanos,
-    /// The HTTP status of a whole response; `None` when none came.
+    /// The HTTP status of a complete response; `None` if there was none.
     pub(crate) status: Option<u16>,
     pub(crate) judgement: Judgement,
 }
 
-/// What one worker has counted since its last snapshot.
+/// The counts of one worker since its last snapshot.
 pub(crate) struct Recorder {
-    /// The counts; connections, origins and gauges are kept up to date by the dispatcher.
+    /// The counts; the dispatcher updates connections, origins and gauges.
     pub(crate) counts: Snapshot,
-    /// JSON-RPC answers of the warm-up, which are not reported.
+    /// JSON-RPC answers during the warm-up, which are not reported.
     warm_rpc: RpcCounts,
-    /// When each stream had its last whole answer.
+    /// By stream, the time of its last complete answer.
     last_answer: Vec<Nanos>,
 }
 
@@ -33,7 +32,7 @@ impl Recorder {
         Recorder { counts, warm_rpc: RpcCounts::default(), last_answer }
     }
 
-    /// Counts an arrival that was taken up.
+    /// Counts a dispatched arrival.
     #[inline]
     pub(crate) fn dispatched(&mut self, arrival: &Arrival) {
         if !arrival.warm {
@@ -43,7 +42,7 @@ impl Recorder {
         }
     }
 
-    /// The first byte of an arrival's exchange was sent.
+    /// Records that the first byte of an arrival's exchange was sent.
     #[inline]
     pub(crate) fn sent(&mut self, arrival: &Arrival, now: Nanos) {
         if !arrival.warm {
@@ -51,12 +50,12 @@ impl Recorder {
         }
     }
 
-    /// Where JSON-RPC answers to an arrival are counted.
+    /// The counts for JSON-RPC answers to an arrival.
     pub(crate) fn rpc(&mut self, warm: bool) -> &mut RpcCounts {
         if warm { &mut self.warm_rpc } else { &mut self.counts.rpc }
     }
 
-    /// When a stream had its last whole answer.
+    /// The time of a stream's last complete answer.
     pub(crate) fn last_answer(&self, stream: usize) -> Nanos {
         self.last_answer[stream]
     }
@@ -68,12 +67,12 @@ impl Recorder {
         let outcome = finished.judgement.outcome;
         let sent_at = arrival.sent_at;
         if arrival.warm {
-            count_fate(&mut self.counts.warmup, sent_at.is_some(), outcome.is_ok());
+            count_outcome(&mut self.counts.warmup, sent_at.is_some(), outcome.is_ok());
             return;
         }
         let latency = finished.ended_at - arrival.scheduled_at;
         let stats = &mut self.counts.stats[arrival.target as usize];
-        count_fate(&mut stats.requests, sent_at.is_some(), outcome.is_ok());
+        count_outcome(&mut stats.requests, sent_at.is_some(), outcome.is_ok());
         stats.bytes_in += arrival.bytes_in;
         stats.bytes_out += arrival.bytes_out;
         match (outcome, sent_at) {
@@ -81,14 +80,14 @@ impl Recorder {
                 stats.latency_ok.record(latency);
                 stats.service_time_ok.record(arrival.served);
             }
-            (Ok(()), None) => unreachable!("an answer follows a request"),
-            (Err(why), sent_at) => {
+            (Ok(()), None) => unreachable!("an ok arrival was sent"),
+            (Err(cause), sent_at) => {
                 stats.latency_failed.record(latency);
                 if let (Some(_), Some(_)) = (finished.status, sent_at) {
                     stats.service_time_failed.record(arrival.served);
                 }
-                stats.errors.count(why.class);
-                if let Some(fault) = why.fault {
+                stats.errors.count(cause.class);
+                if let Some(fault) = cause.fault {
                     self.counts.faults.count(fault);
                 }
             }
@@ -103,7 +102,7 @@ impl Recorder {
 }
 
 #[inline]
-fn count_fate(requests: &mut Requests, sent: bool, ok: bool) {
+fn count_outcome(requests: &mut Requests, sent: bool, ok: bool) {
     requests.scheduled += 1;
     if sent {
         requests.sent += 1;

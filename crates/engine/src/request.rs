@@ -1,7 +1,7 @@
-//! Requests as bytes, ready to be sent.
+//! Compiled requests, ready to be sent.
 //!
-//! A request without placeholders is one array of bytes that is written as it is. The others are
-//! rendered into a buffer of the worker's, head first, because the head states the body's length.
+//! A request without placeholders is a single byte array that is written as is. Others are rendered
+//! into buffers of the worker, the body first, because the head contains its length.
 
 use crate::connection::TlsStart;
 use base64::Engine as _;
@@ -9,13 +9,13 @@ use plimsoll_plan::{Origin, Plan, RequestSpec, Scheme, Template, Url, Values};
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
 
-/// A request template, compiled.
+/// A compiled request template.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) pool: usize,
     pub(crate) head_only: bool,
     parts: Parts,
-    /// What a JSON-RPC answer must answer, when every request asks the same.
+    /// The expected JSON-RPC answer, if it is the same for every arrival.
     pub(crate) expected: Option<Expected<'static>>,
 }
 
@@ -23,14 +23,14 @@ pub(crate) struct Request {
 enum Parts {
     Fixed(Vec<u8>),
     Drawn {
-        /// Up to the value of Content-Length, or the whole head.
+        /// The head, without Content-Length and the final empty line.
         head: Vec<Template>,
         body: Option<Template>,
     },
 }
 
 impl Request {
-    /// Compiles a request; `close` asks the other side to close after each.
+    /// Compiles a request; `close` adds `Connection: close`.
     pub(crate) fn compile(spec: &RequestSpec, pool: usize, close: bool) -> Request {
         let head = head(spec, close);
         let body = spec.body.template().cloned();
@@ -54,7 +54,7 @@ impl Request {
         request
     }
 
-    /// The bytes of one request, rendered into `out` where they differ from arrival to arrival.
+    /// The bytes of one request, rendered into `out` if it has placeholders.
     #[inline]
     pub(crate) fn bytes<'a>(
         &'a self,
@@ -70,7 +70,7 @@ impl Request {
         }
     }
 
-    /// Renders the body of one request alone.
+    /// Renders only the body of one request.
     pub(crate) fn render_body(&self, values: Values, out: &mut Vec<u8>) {
         out.clear();
         if let Parts::Drawn { body: Some(body), .. } = &self.parts {
@@ -78,7 +78,7 @@ impl Request {
         }
     }
 
-    /// Renders one request into `out`, and its body alone into `body_out`.
+    /// Renders one request into `out`, and its body into `body_out`.
     fn render(&self, values: Values, out: &mut Vec<u8>, body_out: &mut Vec<u8>) {
         out.clear();
         body_out.clear();
@@ -97,7 +97,7 @@ impl Request {
     }
 }
 
-/// Everything up to Content-Length.
+/// The head without Content-Length.
 fn head(spec: &RequestSpec, close: bool) -> Vec<Template> {
     let text = |text: String| Template::plain(text);
     let mut head =
@@ -130,23 +130,23 @@ fn head(spec: &RequestSpec, close: bool) -> Vec<Template> {
     head
 }
 
-/// A redirect that is being followed: the request that it asks for in place of the one before.
+/// A redirect being followed: the request that replaces the previous one.
 #[derive(Debug)]
 pub(crate) struct Hop {
-    /// How many more may follow.
+    /// How many more redirects may follow.
     pub(crate) left: u32,
-    /// The request as it is sent now: what the next redirect changes.
+    /// The uncompiled form of `request`, from which the next redirect is derived.
     pub(crate) spec: RequestSpec,
     pub(crate) request: Request,
 }
 
-/// Headers that are meant for one origin alone.
+/// Headers that are dropped when a redirect leads to another origin.
 const FOR_ONE_ORIGIN: [&str; 5] =
     ["authorization", "cookie", "host", "proxy-authorization", "origin"];
 
 impl Hop {
-    /// The request that follows `before` after `status` and `location` (RFC 9110 §15.4): 303
-    /// always, and 301 and 302 after a POST, go on as GET; another origin is sent no credentials.
+    /// The request after a redirect of `before` with `status` and `location` (RFC 9110 §15.4): 303
+    /// always becomes a GET, as do 301 and 302 after a POST; another origin is sent no credentials.
     pub(crate) fn after(
         before: &RequestSpec,
         left: u32,
@@ -175,7 +175,7 @@ impl Hop {
     }
 }
 
-/// What TLS to an origin begins with; `None` in the clear.
+/// The TLS configuration and server name for an origin; `None` for plain HTTP.
 pub(crate) fn tls_start(
     plan: &Plan,
     config: Option<&std::sync::Arc<rustls::ClientConfig>>,

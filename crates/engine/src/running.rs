@@ -1,8 +1,8 @@
-//! A running engine: seconds come out, commands go in.
+//! A running engine: yields one second after another and accepts commands.
 //!
-//! The thread that asks for the next second joins what the workers counted in it. A worker that is
-//! late is waited for, so that a second is always of all workers; one that panics or cannot poll any
-//! more ends the run at once.
+//! The thread that requests the next second joins the workers' counts of it. It waits for late
+//! workers, so that a second always covers all of them; a worker that panics or fails to poll ends
+//! the run at once.
 
 use crate::control::Control;
 use plimsoll_measure::{HostSample, Nanos, Note, RunFacts, Snapshot, WallClock};
@@ -12,62 +12,62 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 
-/// One whole exchange.
+/// A trace of one complete exchange.
 #[derive(Clone, Debug)]
 pub struct TraceRecord {
     /// The target's name.
     pub target: String,
     /// When its first byte was sent.
     pub sent_at: Nanos,
-    /// When it ended.
+    /// When the exchange ended.
     pub received_at: Nanos,
-    /// What was sent.
+    /// The request as sent.
     pub request: Vec<u8>,
-    /// What came, as it came.
+    /// The response as received.
     pub response: Vec<u8>,
 }
 
 /// One second of a run.
 #[derive(Clone, Debug)]
 pub struct Second {
-    /// What all workers counted in it.
+    /// The counts of all workers.
     pub counts: Snapshot,
-    /// Exchanges that are to be shown whole.
+    /// Traces of exchanges, if requested.
     pub traces: Vec<TraceRecord>,
 }
 
-/// What ended a run that had started.
+/// A failure that ended a run after its start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("worker {worker} {why}")]
 pub struct RunError {
-    /// Which worker.
+    /// Index of the worker.
     pub worker: usize,
-    /// What happened to it.
+    /// The reason, such as "panicked: …".
     pub why: String,
 }
 
-/// What a worker hands over each second.
+/// A worker's report of one second.
 pub(crate) struct Report {
     pub(crate) worker: usize,
     pub(crate) counts: Snapshot,
-    /// With the last report: when the worker's last arrival ended.
+    /// In the last report only: when the worker's last arrival ended.
     pub(crate) last: Option<Nanos>,
     pub(crate) notes: Vec<Note>,
     pub(crate) traces: Vec<TraceRecord>,
 }
 
-/// What comes from the workers' threads.
+/// A message from a worker's thread.
 pub(crate) enum FromWorker {
     Report(Box<Report>),
     Failed(RunError),
 }
 
-/// How a worker reports.
+/// A worker's end of the reporting channels.
 pub(crate) struct Reporter {
     pub(crate) worker: usize,
     blank: Snapshot,
     reports: Sender<FromWorker>,
-    /// Snapshots that were joined and emptied, to count in again.
+    /// Snapshots that have been joined and cleared, for reuse.
     emptied: Receiver<Snapshot>,
 }
 
@@ -87,19 +87,19 @@ impl Reporter {
     }
 
     pub(crate) fn send(&self, report: Report) {
-        // Nobody listens any more after a run was dropped.
+        // The receiver is gone if the run was dropped.
         let _ = self.reports.send(FromWorker::Report(Box::new(report)));
     }
 }
 
-/// One worker, seen from outside.
+/// The engine's side of one worker.
 struct Link {
     queue: VecDeque<Box<Report>>,
     emptied: Sender<Snapshot>,
     ended: bool,
 }
 
-/// A run that has started.
+/// A run in progress.
 pub struct Running {
     plan: Arc<Plan>,
     control: Control,
@@ -113,7 +113,7 @@ pub struct Running {
     forced: Vec<String>,
 }
 
-/// What the facts of a run are made of.
+/// Data from which [`RunFacts`] are computed.
 #[derive(Default)]
 struct Facts {
     planned_to: Nanos,
@@ -121,7 +121,7 @@ struct Facts {
     notes: Vec<Note>,
 }
 
-/// What a run starts with.
+/// The parts of a started run.
 pub(crate) struct Started {
     pub(crate) plan: Arc<Plan>,
     pub(crate) control: Control,
@@ -147,18 +147,18 @@ impl Running {
         self.started_at
     }
 
-    /// Commands the engine, also from other threads.
+    /// A handle for commands; usable from other threads.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
 
-    /// Waits for the next second; `None` when every arrival has ended.
+    /// Waits for the next second; returns `None` when every arrival has ended.
     ///
     /// # Errors
-    /// A worker came to an end before its arrivals did. The others were stopped; what was counted
-    /// before is whole.
+    /// If a worker fails before its arrivals have ended. The other workers are stopped; the seconds
+    /// returned before are complete.
     pub fn next_second(&mut self) -> Result<Option<Second>, RunError> {
-        // A second is whole when every worker has reported it or has ended.
+        // A second is complete when every worker has reported it or has ended.
         while self.workers.iter().any(|link| link.queue.is_empty() && !link.ended) {
             match self.inbox.recv() {
                 Ok(FromWorker::Report(report)) => {
@@ -169,7 +169,7 @@ impl Running {
                     self.control.stop();
                     return Err(error);
                 }
-                Err(_) => unreachable!("a worker that ends says so"),
+                Err(_) => unreachable!("a worker reports its end"),
             }
         }
         let mut second: Option<Second> = None;
@@ -185,7 +185,7 @@ impl Running {
                     second.counts.join(&counts);
                     second.traces.extend(traces);
                     counts.clear();
-                    // A worker that has ended needs no buffer.
+                    // Fails if the worker has ended and needs no buffer.
                     let _ = self.workers[place].emptied.send(counts);
                 }
                 None => second = Some(Second { counts, traces }),
@@ -196,10 +196,10 @@ impl Running {
         Ok(Some(second))
     }
 
-    /// Adds what the workers do not know, and checks what they do.
+    /// Adds the data that workers do not have, and checks the accounting identities.
     fn complete(&mut self, counts: &mut Snapshot) {
         for (place, stream) in counts.streams.iter_mut().enumerate() {
-            // The second's own rate: at its end a stream may be over.
+            // The rate in the middle of the second: at its end, the stream may be over.
             let middle = counts.t - Nanos::from_millis(500);
             stream.planned_rate = self.control.planned_rate(place, middle);
             let planned_to = stream.active.map_or(Nanos::ZERO, |window| window.planned_to);
@@ -215,10 +215,10 @@ impl Running {
         counts.assert_identities();
     }
 
-    /// Ends the run after its last second; what is known of it besides its counts.
+    /// Ends the run after its last second and returns the facts besides its counts.
     ///
     /// # Panics
-    /// When a worker's thread cannot be joined.
+    /// If a worker's thread cannot be joined.
     pub fn finish(self) -> RunFacts {
         for thread in self.threads {
             thread.join().expect("a worker's panic is caught on its own thread");

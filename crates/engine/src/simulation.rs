@@ -63,12 +63,12 @@ fn run(mut script: Script) -> Ran {
     let shared = Arc::new(shared);
     let pools = origins.iter().enumerate().map(|(slot, origin)| {
         let tls = tls_start(&plan, shared.tls.as_ref(), origin).unwrap();
-        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Asked, shared.limit(0));
+        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, shared.limit(0));
         let known = match origin.host.parse::<std::net::IpAddr>() {
             Ok(ip) => vec![(ip, origin.port).into()],
             Err(_) => world.lookup(&origin.host).unwrap(),
         };
-        pool.learn(known);
+        pool.set_addresses(known);
         pool
     });
     let pools = pools.collect();
@@ -84,7 +84,7 @@ fn run(mut script: Script) -> Ran {
     let reporter = Reporter::new(0, plan.blank_snapshot(), reports, take_back);
     let dispatcher = Dispatcher::new(shared.clone(), system, sources, pools);
     let mut worker = Worker::new(shared, reporter, dispatcher);
-    worker.work().unwrap();
+    worker.run().unwrap();
     drop(worker);
     let assignments = Assignments::new(plan.clone(), &schedules, vec![Shards::all()]);
     let mut running = Running::new(Started {

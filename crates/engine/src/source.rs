@@ -1,4 +1,4 @@
-//! What is due: the open model's pacers and the closed model's users, behind one interface.
+//! Due arrivals: the open model's pacers and the closed model's users behind one interface.
 
 use plimsoll_measure::Nanos;
 use plimsoll_plan::{Load, Pacer, Plan, Profile, Schedules, Shards, Stream, Users};
@@ -21,49 +21,49 @@ pub(crate) enum Source {
     Closed(ClosedModel),
 }
 
-/// The open model: pacers one after another (the warm-up's, the run's, those of changed rates).
+/// The open model: a sequence of pacers (for the warm-up, the run, and each rate change).
 pub(crate) struct OpenModel {
-    /// The first has an arrival that is still to come, or there is none.
+    /// If not empty, the first segment has an arrival to come.
     segments: VecDeque<Segment>,
     start: Nanos,
-    /// Nothing is sent from here on.
+    /// Nothing is sent from this instant.
     until: Nanos,
     end: Nanos,
-    /// Whether its arrivals were changed while it ran.
+    /// Whether the schedule was changed during the run.
     changed: bool,
 }
 
-/// A pacer, and until when its arrivals count.
+/// A pacer, and the instant from which its arrivals are ignored.
 struct Segment {
     pacer: Pacer,
     until: Nanos,
     warm: bool,
 }
 
-/// The closed model: users who send again when they have their answer.
+/// The closed model: users who send again after each answer.
 pub(crate) struct ClosedModel {
     users: Users,
     profile: Profile,
     think_time: Nanos,
     start: Nanos,
     warm_until: Nanos,
-    /// Nothing is sent from here on.
+    /// Nothing is sent from this instant.
     until: Nanos,
     warm_started: u64,
-    /// Users who pause, by when they are due.
+    /// Users who are waiting to start, by due time.
     pausing: BinaryHeap<Reverse<(Nanos, u32)>>,
-    /// Users who do not pause, in the order of their answers.
+    /// Users without think time, in the order of their answers.
     ready: VecDeque<(Nanos, u32)>,
-    /// Users on their way.
+    /// Number of users with a request in flight.
     busy: usize,
     /// When the last request ended.
     last_end: Nanos,
-    /// From an instant on, only users of these shards start again.
+    /// An instant from which only users of these shards start requests.
     handed_over: Option<(Nanos, Shards)>,
 }
 
 impl Source {
-    /// The share of `shards` of a stream; `schedules` are the stream's when it is open.
+    /// The part of a stream that belongs to `shards`; `schedules` are given for open streams.
     pub(crate) fn new(
         plan: &Plan,
         stream: &Stream,
@@ -92,7 +92,7 @@ impl Source {
         }
     }
 
-    /// The next arrival that is due by `now`.
+    /// Takes the next arrival that is due by `now`.
     #[inline]
     pub(crate) fn pop(&mut self, now: Nanos) -> Option<Due> {
         match self {
@@ -101,7 +101,7 @@ impl Source {
         }
     }
 
-    /// When the next arrival is due; `None` when none is, or none before an answer comes.
+    /// When the next arrival is due; `None` if there is none, or none until an answer comes.
     #[inline]
     pub(crate) fn next_at(&self) -> Option<Nanos> {
         match self {
@@ -110,7 +110,7 @@ impl Source {
         }
     }
 
-    /// A user's arrival has ended.
+    /// Records that a user's arrival has ended.
     #[inline]
     pub(crate) fn ended(&mut self, user: u32, now: Nanos) {
         if let Source::Closed(closed) = self {
@@ -118,8 +118,8 @@ impl Source {
         }
     }
 
-    /// How many arrivals can be taken up without waiting for time or answers: bounds one iteration,
-    /// so that users who fail at once cannot keep the worker from reading.
+    /// Number of users queued to send without think time. It bounds one iteration, so that users
+    /// whose requests fail at once cannot keep the worker from reading.
     #[inline]
     pub(crate) fn ready_len(&self) -> usize {
         match self {
@@ -128,7 +128,7 @@ impl Source {
         }
     }
 
-    /// Sends nothing from `at` on.
+    /// Stops sending at `at`.
     pub(crate) fn stop(&mut self, at: Nanos) {
         match self {
             Source::Open(open) => {
@@ -143,7 +143,7 @@ impl Source {
         }
     }
 
-    /// From `at` on, the arrivals are `pacer`'s, and end at `end`.
+    /// From `at` on, `pacer` generates the arrivals, up to `end`.
     pub(crate) fn pace(&mut self, at: Nanos, pacer: Pacer, end: Nanos) {
         if let Source::Open(open) = self {
             for segment in open.segments.iter_mut().filter(|segment| !segment.warm) {
@@ -155,7 +155,7 @@ impl Source {
         }
     }
 
-    /// From `at` on, only users of `shards` start; those of `added` start then.
+    /// From `at` on, only users of `shards` start requests; those of `added` start at `at`.
     pub(crate) fn hand_over(&mut self, at: Nanos, shards: &Shards, added: &Shards, first: u64) {
         if let Source::Closed(closed) = self {
             closed.handed_over = Some((at, shards.clone()));
@@ -166,7 +166,7 @@ impl Source {
         }
     }
 
-    /// Whether no arrival will ever come again. A stream that was changed is not over before its
+    /// Whether there will be no more arrivals. A stream that was changed is not over before its
     /// end, because it may be changed again.
     pub(crate) fn is_over(&self, now: Nanos) -> bool {
         match self {
@@ -178,7 +178,7 @@ impl Source {
         }
     }
 
-    /// The planned end; for users with a number of requests it is not known.
+    /// The planned end; unknown for users with a fixed number of requests.
     pub(crate) fn planned_end(&self) -> Option<Nanos> {
         match self {
             Source::Open(open) => Some(open.end.min(open.until)),
@@ -186,8 +186,8 @@ impl Source {
         }
     }
 
-    /// When the stream begins, and until when it has been sending at `now`, the warm-up left out. A
-    /// stream with nothing left to send has sent until its planned end.
+    /// When the stream starts, excluding the warm-up, and until when it has been sending at `now`.
+    /// A stream with nothing left to send has been sending until its planned end.
     pub(crate) fn sending(&self, now: Nanos) -> (Nanos, Nanos) {
         let end = match self {
             Source::Open(open) => open.end.min(open.until),
@@ -221,7 +221,7 @@ impl OpenModel {
         self.segments.front().and_then(|segment| segment.pacer.peek()).map(|arrival| arrival.at)
     }
 
-    /// Drops segments at the front that hold nothing any more.
+    /// Drops segments at the front with no arrivals left.
     #[inline]
     fn drop_finished(&mut self) {
         while let Some(segment) = self.segments.front() {
@@ -265,7 +265,7 @@ impl ClosedModel {
         closed
     }
 
-    /// Lets a user start at `at`, or as soon as the stages have it.
+    /// Schedules a user's next request at `at`, or when the profile next includes the user.
     fn schedule(&mut self, user: u32, at: Nanos) {
         let begins = self.profile.next_at_least(f64::from(user) + 1.0, at - self.start);
         let Some(begins) = begins else { return };
@@ -280,7 +280,7 @@ impl ClosedModel {
         }
     }
 
-    /// Whether somebody else starts this user at `at`.
+    /// Whether another owner starts this user's request at `at`.
     fn is_given_away(&self, user: u32, at: Nanos) -> bool {
         self.handed_over.as_ref().is_some_and(|(from, shards)| {
             at >= *from && !self.users.belongs_to(u64::from(user), shards)

@@ -1,4 +1,4 @@
-//! TLS settings from a plan: roots, a client certificate, or no check at all.
+//! TLS settings from a plan: root certificates, client certificate, or no verification.
 
 use plimsoll_plan::TlsRules;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -9,10 +9,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use std::path::Path;
 use std::sync::Arc;
 
-/// The settings of all connections of a run; sessions are resumed across them.
+/// The client configuration shared by all connections of a run; sessions are resumed across them.
 ///
 /// # Errors
-/// A file that cannot be read or holds nothing usable, named.
+/// If a file cannot be read or contains nothing usable; the message names the file.
 pub(crate) fn client_config(rules: &TlsRules) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -65,15 +65,15 @@ fn roots(own: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// The name to ask for and to check.
+/// The server name for SNI and certificate verification.
 pub(crate) fn server_name(rules: &TlsRules, host: &str) -> Result<ServerName<'static>, String> {
     let name = rules.server_name.as_deref().unwrap_or(host);
     ServerName::try_from(name.to_string())
         .map_err(|_| format!("\"{name}\" is not a valid TLS server name"))
 }
 
-/// Takes any certificate, because the plan says so; signatures are still checked, so that the
-/// handshake costs what it costs.
+/// Accepts any certificate (`insecure` in the plan). Signatures are still checked, so that a
+/// handshake costs as much as usual.
 #[derive(Debug)]
 struct AcceptAny {
     provider: Arc<CryptoProvider>,

@@ -1,46 +1,46 @@
-//! Waking up in time.
+//! Decides when a worker sleeps and when it spins, so that it is on time.
 //!
-//! A sleeping thread is woken late: by tens of microseconds here, by more where the host is busy.
-//! So the timer is set early by what this thread's wake-ups have taken of late, and what then remains
-//! is spent spinning. The wake-up latency is followed by stochastic approximation of a quantile
-//! (Robbins and Monro 1951): each wake-up moves the estimate up by a large step when it took longer
-//! and down by a small one when it did not, in the proportion that balances at the quantile.
+//! A sleeping thread wakes late: typically by tens of microseconds, by more on a busy host. The
+//! timer is therefore set early by this thread's recent wake-up latency, and the remaining time is
+//! spent spinning. The latency is tracked by stochastic approximation of a quantile (Robbins and
+//! Monro 1951): each wake-up moves the estimate up by a large step if it took longer and down by a
+//! small step if not, in the proportion that balances at the quantile.
 //!
-//! Spinning is for a core that nothing else needs. When the spinning thread finds itself interrupted,
-//! something else needs it, and a thread that sleeps is preferred by the scheduler to one that spins:
-//! spinning is suspended for a while, longer each time.
+//! Spinning is for cores that nothing else needs. If a spinning thread is interrupted often,
+//! something else needs the core, and the scheduler favours threads that sleep: spinning is then
+//! suspended for a while, longer each time.
 
 use crate::prepare::Spin;
 use plimsoll_measure::Nanos;
 
-/// The quantile of wake-up latencies that is waited out.
+/// The quantile of wake-up latencies by which the timer is set early.
 const QUANTILE: f64 = 0.98;
 const STEP: f64 = 2_000.0;
-/// The timer is never set earlier than this.
+/// The timer is set early by at most this, in nanoseconds.
 const EARLY_MAX: f64 = 150_000.0;
-/// To sleep and be woken costs 10 to 30 µs of CPU time (more in a virtual machine, where setting the
-/// timer leaves the guest): sleeping for less saves nothing.
+/// Sleeping and waking costs 10 to 30 µs of CPU time (more in a virtual machine, where setting the
+/// timer exits the guest), so shorter sleeps save nothing.
 const NOT_WORTH_SLEEPING: Nanos = Nanos(25_000);
-/// Two looks at the clock further apart than this were interrupted.
+/// If two consecutive clock readings are further apart than this, the thread was interrupted.
 const INTERRUPTED: Nanos = Nanos(200_000);
-/// This many interruptions in a second mean that something else needs the core.
+/// At this many interruptions in a second, something else needs the core.
 const INTERRUPTIONS: u32 = 20;
 const SUSPENDED_FIRST: Nanos = Nanos::from_secs(2);
 const SUSPENDED_MAX: Nanos = Nanos::from_secs(60);
 
-/// What to do until the next arrival is due.
+/// How to wait for the next arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Look again at once.
+    /// Poll again at once.
     Spin,
     /// Sleep until this instant.
     Sleep(Nanos),
 }
 
-/// Decides when to sleep and when to spin.
+/// The state of the decision between sleeping and spinning.
 pub(crate) struct Wake {
     spin: Spin,
-    /// How late this thread is woken, nanoseconds.
+    /// Estimated wake-up latency of this thread, in nanoseconds.
     latency: f64,
     interruptions: u32,
     suspended_until: Nanos,
@@ -53,7 +53,7 @@ impl Wake {
         Wake { spin, latency: 50_000.0, interruptions: 0, suspended_until: Nanos::ZERO, suspension }
     }
 
-    /// What to do at `now` when the next arrival is due at `arrival` and other work at `other`.
+    /// How to wait at `now` if the next arrival is due at `arrival` and other work at `other`.
     #[inline]
     pub(crate) fn plan(&self, arrival: Nanos, other: Nanos, now: Nanos) -> Plan {
         if self.spin == Spin::Always {
@@ -69,7 +69,7 @@ impl Wake {
         Plan::Sleep((arrival - early).min(other))
     }
 
-    /// A sleep until `at` ended at `woken` with nothing to read.
+    /// Records that a sleep until `at` ended at `woken` with nothing to read.
     pub(crate) fn slept(&mut self, at: Nanos, woken: Nanos) {
         let late = (woken - at).0 as f64;
         if woken >= at {
@@ -78,8 +78,8 @@ impl Wake {
         }
     }
 
-    /// A spinning thread looked at the clock `took` after its last look; returns how much of that it
-    /// spent spinning. A thread that was interrupted spent most of it off its CPU.
+    /// Records a spin of length `took` and returns how much of it was spent spinning: nothing if
+    /// the thread was interrupted, because most of the time was then spent off the CPU.
     #[inline]
     pub(crate) fn spun(&mut self, took: Nanos) -> Nanos {
         if took > INTERRUPTED {
@@ -89,7 +89,7 @@ impl Wake {
         took
     }
 
-    /// A second has passed.
+    /// Called once a second.
     pub(crate) fn second(&mut self, now: Nanos) {
         if self.interruptions >= INTERRUPTIONS {
             self.suspended_until = now + self.suspension;
@@ -115,8 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn it_sleeps_early_and_spins_the_rest() {
-        let wake = Wake::new(Spin::Adaptive); // 50 µs late at first
+    fn the_timer_is_early_and_the_rest_is_spun() {
+        let wake = Wake::new(Spin::Adaptive); // initial estimate: 50 µs
         let at = Nanos(1_000_000);
         assert_eq!(wake.plan(at, Nanos::MAX, Nanos(0)), Plan::Sleep(Nanos(950_000)));
         assert_eq!(wake.plan(at, Nanos(10), Nanos(0)), Plan::Sleep(Nanos(10)));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_others_need_is_left_to_them() {
+    fn frequent_interruptions_suspend_spinning() {
         let mut wake = Wake::new(Spin::Adaptive);
         let at = Nanos(1_000_000_000);
         (0..INTERRUPTIONS).for_each(|_| _ = wake.spun(INTERRUPTED + Nanos(1)));

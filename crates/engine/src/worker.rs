@@ -1,13 +1,13 @@
-//! The event loop of one thread: take up what is due, read what has come, open connections, end what
-//! is past its deadline, sleep until the next of these.
+//! The event loop of one thread: dispatch due arrivals, read answers, open connections, end
+//! arrivals past their deadline, sleep until the next event.
 //!
-//! It decides *when*; what happens to an arrival is [`crate::dispatch`]'s.
+//! This module decides *when*; [`crate::dispatch`] decides what happens to an arrival.
 //!
-//! # Reading before giving up
-//! A deadline is enforced only up to the instant at which the last poll began whose reports were all
-//! handled: whatever arrived by then has been read. A worker that was held up for a second therefore
-//! first reads what came during that second. When it was away for long, or a deadline has passed
-//! meanwhile, the kernel is asked when each answer arrived, and that decides whether it was in time.
+//! # Reading before timing out
+//! Deadlines are enforced only up to the start of the last poll whose reports were all handled:
+//! whatever arrived by then has been read. A worker that was delayed by a second therefore first
+//! reads what arrived during that second. After a long pause, or if a deadline has passed
+//! meanwhile, the kernel's receive timestamps decide whether each answer was in time.
 
 use crate::control::Command;
 use crate::dispatch::{Dispatcher, Pause};
@@ -20,9 +20,9 @@ use std::io;
 use std::sync::Arc;
 
 const SECOND: Nanos = Nanos::from_secs(1);
-/// More arrivals than this are not taken up without reading in between.
-const TAKEN_MAX: usize = 128;
-/// A worker that did not look at its sockets for this long was away.
+/// Maximum number of arrivals dispatched before sockets are read again.
+const BATCH_MAX: usize = 128;
+/// A worker that did not poll its sockets for this long was away.
 const AWAY: Nanos = Nanos::from_millis(5);
 
 /// One thread's share of a run.
@@ -33,19 +33,19 @@ pub(crate) struct Worker<S: System> {
     wake: Wake,
     ready: Vec<(usize, Readiness)>,
     next_tick: Nanos,
-    /// How often it was told to stop.
+    /// Number of stop commands received.
     stop_level: u8,
-    /// When sending ended, once it has.
+    /// When sending ended, if it has.
     sending_ended: Option<Nanos>,
     time: Time,
 }
 
-/// Where a worker's time goes.
+/// How the worker spends its time.
 #[derive(Default)]
 struct Time {
-    /// When it last looked at its sockets.
-    looked_at: Nanos,
-    /// Since the last tick.
+    /// When it last polled its sockets.
+    last_poll: Nanos,
+    /// Time asleep since the last tick.
     asleep: Nanos,
     spent: WorkerTime,
     ticked_at: Nanos,
@@ -70,16 +70,16 @@ impl<S: System> Worker<S> {
         }
     }
 
-    /// The machine that it runs on.
+    /// The machine that the worker runs on.
     pub(crate) fn system(&mut self) -> &mut S {
         &mut self.dispatcher.system
     }
 
-    /// Works until every arrival has ended.
+    /// Runs until every arrival has ended.
     ///
     /// # Errors
-    /// The kernel refuses to poll or to set a timer: nothing can be measured any more.
-    pub(crate) fn work(&mut self) -> io::Result<()> {
+    /// If polling or setting a timer fails: nothing can be measured then.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
         while !self.iterate()? {}
         let end = self.dispatcher.system.now();
         self.report(end, true);
@@ -87,24 +87,24 @@ impl<S: System> Worker<S> {
         Ok(())
     }
 
-    /// One iteration; whether it was the last.
+    /// Runs one iteration; returns whether it was the last.
     fn iterate(&mut self) -> io::Result<bool> {
-        let taken = self.dispatcher.take_up_due(TAKEN_MAX);
-        let polled_at = self.wait(taken)?;
-        self.hear();
+        let dispatched = self.dispatcher.dispatch_due(BATCH_MAX);
+        let polled_at = self.wait(dispatched)?;
+        self.handle_messages();
         let now = self.dispatcher.system.now();
-        let away = now - self.time.looked_at;
+        let away = now - self.time.last_poll;
         self.time.spent.pause_max = self.time.spent.pause_max.max(away);
         let was_away = away >= AWAY;
         if was_away {
-            self.dispatcher.paused(Pause { from: self.time.looked_at, to: now });
+            self.dispatcher.paused(Pause { from: self.time.last_poll, to: now });
         }
-        self.time.looked_at = now;
+        self.time.last_poll = now;
         let stamping = was_away || self.dispatcher.is_any_due(now);
         let ready = std::mem::take(&mut self.ready);
         let mut seen = self.dispatcher.handle(&ready, polled_at, now, stamping);
         if ready.len() == READY_MAX {
-            // The poll may have left some connections out.
+            // The poll may have left out some connections.
             seen = Nanos::ZERO;
         }
         self.ready = ready;
@@ -117,10 +117,10 @@ impl<S: System> Worker<S> {
         Ok(self.is_done(seen, now))
     }
 
-    /// Waits for the poll, until the next thing is due; when the poll began.
-    fn wait(&mut self, taken: usize) -> io::Result<Nanos> {
+    /// Polls until the next event is due; returns when the poll began.
+    fn wait(&mut self, dispatched: usize) -> io::Result<Nanos> {
         let now = self.dispatcher.system.now();
-        let busy = taken == TAKEN_MAX || self.dispatcher.has_work();
+        let busy = dispatched == BATCH_MAX || self.dispatcher.has_work();
         let arrival = self.dispatcher.next_arrival();
         let other = self.next_other(now);
         let plan = if busy || other <= now || arrival <= now {
@@ -132,7 +132,7 @@ impl<S: System> Worker<S> {
         match plan {
             Plan::Spin => {
                 self.dispatcher.system.wait(Wait::Not, &mut self.ready)?;
-                if self.ready.is_empty() && taken == 0 {
+                if self.ready.is_empty() && dispatched == 0 {
                     let took = self.dispatcher.system.now() - now;
                     self.time.spent.spin += self.wake.spun(took);
                 }
@@ -142,9 +142,9 @@ impl<S: System> Worker<S> {
                 self.dispatcher.system.wait(Wait::Until(at), &mut self.ready)?;
                 let woken = self.dispatcher.system.now();
                 self.time.asleep += woken - now;
-                // A worker that sleeps looks as soon as there is something to see, but one that is
-                // still asleep when its timer is due is away.
-                self.time.looked_at = self.time.looked_at.max(woken.min(at));
+                // Sleeping counts as polling, because readiness ends the sleep; but a worker that
+                // is still asleep after its timer was due is away.
+                self.time.last_poll = self.time.last_poll.max(woken.min(at));
                 if self.ready.is_empty() {
                     self.wake.slept(at, woken);
                 }
@@ -153,7 +153,7 @@ impl<S: System> Worker<S> {
         }
     }
 
-    /// When something other than an arrival is due.
+    /// When the next event other than an arrival is due.
     fn next_other(&self, now: Nanos) -> Nanos {
         let mut at = self.next_tick.min(self.dispatcher.next_due(now));
         if let Some(ended) = self.sending_ended {
@@ -162,11 +162,11 @@ impl<S: System> Worker<S> {
         at
     }
 
-    /// Takes messages.
-    fn hear(&mut self) {
+    /// Handles pending messages.
+    fn handle_messages(&mut self) {
         while let Some(message) = self.dispatcher.system.message() {
             match message {
-                Message::Resolved(resolved) => self.dispatcher.learn(resolved),
+                Message::Resolved(resolved) => self.dispatcher.on_resolved(resolved),
                 Message::Command(Command::Stop) => {
                     self.stop_level = self.stop_level.saturating_add(1)
                 }
@@ -180,7 +180,7 @@ impl<S: System> Worker<S> {
         }
     }
 
-    /// Whether every arrival has ended; ends the sending and the grace when it is time.
+    /// Whether every arrival has ended; also ends sending and the grace period when they are over.
     fn is_done(&mut self, seen: Nanos, now: Nanos) -> bool {
         if self.stop_level >= 1 && self.sending_ended.is_none() {
             self.dispatcher.stop_sending(now);
@@ -190,7 +190,8 @@ impl<S: System> Worker<S> {
             self.sending_ended = Some(now);
         }
         let Some(ended) = self.sending_ended else { return false };
-        // Answers that came within the grace period were read, and deadlines within it were enforced.
+        // By now, answers that arrived within the grace period were read and deadlines within it
+        // were enforced.
         if self.stop_level >= 2 || seen >= ended + self.shared.plan.grace {
             self.dispatcher.abort_all(now);
         }

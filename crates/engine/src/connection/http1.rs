@@ -1,10 +1,12 @@
-//! HTTP/1.1 on a connection: one exchange at a time, one write, one read.
+//! HTTP/1.1 on a connection: one exchange at a time, usually one write and one read.
 //!
-//! The usual response comes in one read and is judged where it was read: nothing is copied. A body
-//! that comes in several reads and has to be kept is gathered in a buffer of the connection's own,
-//! which is given back with the exchange. What all connections of a worker hold this way is bounded.
+//! Most responses arrive in one read and are judged in the read buffer, without copying. A body
+//! that takes several reads and must be kept is collected in a buffer of the connection, which is
+//! freed at the end of the exchange. The total size of these buffers per worker is limited.
 
-use super::{Answer, Event, Failure, Held, Lent, Outgoing, Started, Trace, Transport};
+use super::{
+    Answer, BodyBudget, Event, Failure, Outgoing, ReadResources, Started, Trace, Transport,
+};
 use crate::arrival::Id;
 use crate::http1::{Length, Parser, Piece};
 use crate::system::{Readiness, Socket};
@@ -16,62 +18,62 @@ use std::ops::Range;
 struct Current {
     arrival: Id,
     keep_body: bool,
-    /// Whether the connection ends with it.
+    /// Whether the connection closes after it.
     last: bool,
     /// Whether the kernel has accepted a byte.
     sent: bool,
     /// Whether the connection had carried an exchange before.
     reused: bool,
-    /// Whether the first bytes were reported.
+    /// Whether [`Event::Began`] was reported.
     began: bool,
     bytes_in: u64,
     body_len: u64,
     body_max: u64,
 }
 
-/// The state of one connection.
+/// The HTTP/1.1 state of one connection.
 pub(super) struct Http1 {
     parser: Parser,
     current: Option<Current>,
-    /// Whether it has carried an exchange.
+    /// Whether the connection has carried an exchange.
     used: bool,
-    /// What the kernel has not accepted yet.
+    /// Request bytes that the kernel has not accepted yet.
     unwritten: Vec<u8>,
-    /// The body so far, when it did not come in one read.
+    /// The body so far, if it took several reads.
     body: Vec<u8>,
-    /// The exchange in flight, or the one before, when it is to be shown whole.
+    /// The trace of the current or previous exchange, if requested.
     trace: Option<(Id, Trace)>,
-    over: Option<Over>,
+    closing: Option<Closing>,
 }
 
-/// The connection carries nothing any more; its end is reported next.
+/// The connection takes no more exchanges; its close is reported next.
 #[derive(Clone, Copy)]
-struct Over {
-    why: OpenReason,
+struct Closing {
+    reason: OpenReason,
     fault: Option<Fault>,
 }
 
-impl Over {
-    fn of(why: OpenReason) -> Option<Over> {
-        Some(Over { why, fault: None })
+impl Closing {
+    fn of(reason: OpenReason) -> Option<Closing> {
+        Some(Closing { reason, fault: None })
     }
 }
 
-/// How the other side's bytes end.
+/// How the peer ended the byte stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// As the protocol has it.
+    /// An orderly close.
     Clean,
-    /// By the end of TCP without the end of TLS: more may have been meant.
+    /// TCP closed without a TLS close_notify: data may be missing.
     Truncated,
 }
 
-/// Where the body of a whole response lies.
-enum Whole {
-    /// In what was just read.
+/// Where the body of a complete response is.
+enum BodyLocation {
+    /// In the bytes just read.
     Read(Range<usize>),
-    /// In the connection's own buffer; empty when it was not to be kept.
-    Gathered,
+    /// In the connection's buffer; empty if it was not kept.
+    Collected,
 }
 
 impl Http1 {
@@ -83,12 +85,12 @@ impl Http1 {
             unwritten: Vec::new(),
             body: Vec::new(),
             trace: None,
-            over: None,
+            closing: None,
         }
     }
 
     pub(super) fn is_free(&self) -> bool {
-        self.current.is_none() && self.over.is_none()
+        self.current.is_none() && self.closing.is_none()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -106,13 +108,13 @@ impl Http1 {
         buffers: (&mut Vec<u8>, &mut Vec<u8>),
     ) -> Started {
         debug_assert!(self.is_free(), "one exchange at a time");
-        debug_assert!(self.body.is_empty(), "a body is given back with its exchange");
+        debug_assert!(self.body.is_empty(), "a body is freed with its exchange");
         let request = outgoing.request.bytes(outgoing.values, buffers);
         let taken = match transport.write(request) {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
-                self.over = Over::of(OpenReason::TargetClosed);
+                self.closing = Closing::of(OpenReason::TargetClosed);
                 return Started::Refused;
             }
         };
@@ -135,20 +137,20 @@ impl Http1 {
             body_max: outgoing.body_max,
         });
         let bytes = request.len() as u64;
-        if taken > 0 { Started::Sent { bytes } } else { Started::Held { bytes } }
+        if taken > 0 { Started::Sent { bytes } } else { Started::Queued { bytes } }
     }
 
-    /// The answer may still come and could not be told from the next one's: the connection ends.
-    pub(super) fn abandon(&mut self, arrival: Id, held: &mut Held) {
+    /// Closes the connection, because a late answer could not be distinguished from the next one.
+    pub(super) fn abandon(&mut self, arrival: Id, budget: &mut BodyBudget) {
         if self.current.take_if(|current| current.arrival == arrival).is_some() {
-            self.over = Over::of(OpenReason::AfterTimeout);
-            self.give_body_back(held);
+            self.closing = Closing::of(OpenReason::AfterTimeout);
+            self.free_body(budget);
         }
     }
 
-    /// Gives the memory of a gathered body back.
-    fn give_body_back(&mut self, held: &mut Held) {
-        held.give_back(self.body.len() as u64);
+    /// Frees the collected body and its share of the budget.
+    fn free_body(&mut self, budget: &mut BodyBudget) {
+        budget.release(self.body.len() as u64);
         self.body = Vec::new();
     }
 
@@ -157,21 +159,21 @@ impl Http1 {
         transport: &mut Transport<K>,
         ready: &mut Readiness,
         share: &mut usize,
-        lent: &'a mut Lent,
+        resources: &'a mut ReadResources,
     ) -> Option<Event<'a>> {
         if self.current.is_none() && !self.body.is_empty() {
-            // The answer before was judged where it was gathered.
-            self.give_body_back(&mut lent.held);
+            // The body of the previous answer has been judged.
+            self.free_body(&mut resources.budget);
         }
-        if let Some(Over { why, fault }) = self.over {
-            return Some(Event::Closed { why, failure: fault.map(Failure::fault) });
+        if let Some(Closing { reason, fault }) = self.closing {
+            return Some(Event::Closed { reason, failure: fault.map(Failure::fault) });
         }
         if ready.writable {
             ready.writable = false;
             match self.write_more(transport) {
                 Ok(None) => {}
                 Ok(Some(event)) => return Some(event),
-                Err(error) => return Some(self.fail(Failure::of_io(error), &mut lent.held)),
+                Err(error) => return Some(self.fail(Failure::of_io(error), &mut resources.budget)),
             }
         }
         while ready.readable || ready.read_closed {
@@ -179,7 +181,7 @@ impl Http1 {
                 return None;
             }
             *share -= 1;
-            let n = match transport.read(&mut lent.scratch) {
+            let n = match transport.read(&mut resources.scratch) {
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -187,38 +189,39 @@ impl Http1 {
                     return None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Some(self.end_of_stream(End::Truncated, transport, lent));
+                    return Some(self.end_of_stream(End::Truncated, transport, resources));
                 }
-                Err(error) => return Some(self.fail(Failure::of_io(error), &mut lent.held)),
+                Err(error) => return Some(self.fail(Failure::of_io(error), &mut resources.budget)),
             };
             if n == 0 {
-                return Some(self.end_of_stream(End::Clean, transport, lent));
+                return Some(self.end_of_stream(End::Clean, transport, resources));
             }
-            if transport.is_drained_by(n, lent.scratch.len()) {
+            if transport.is_drained_by(n, resources.scratch.len()) {
                 ready.readable = false;
             }
             if let Some((_, trace)) = &mut self.trace {
-                trace.response.extend_from_slice(&lent.scratch[..n]);
+                trace.response.extend_from_slice(&resources.scratch[..n]);
             }
-            match self.feed(&lent.scratch[..n], &mut lent.held) {
+            match self.feed(&resources.scratch[..n], &mut resources.budget) {
                 Ok(Some(_)) if self.current.as_ref().is_some_and(|current| !current.sent) => {
                     let failure = Failure::fault(Fault::AnswerFirst);
-                    return Some(self.fail(failure, &mut lent.held));
+                    return Some(self.fail(failure, &mut resources.budget));
                 }
-                Ok(Some(whole)) => return Some(self.answer(whole, transport, &lent.scratch)),
+                Ok(Some(whole)) => return Some(self.answer(whole, transport, &resources.scratch)),
                 Ok(None) => {
                     let current = self.current.as_mut().expect("bytes of an exchange were fed");
                     if !std::mem::replace(&mut current.began, true) {
                         return Some(Event::Began { arrival: current.arrival });
                     }
                 }
-                Err(failure) => return Some(self.fail(failure, &mut lent.held)),
+                Err(failure) => return Some(self.fail(failure, &mut resources.budget)),
             }
         }
         None
     }
 
-    /// Writes what was held back; reports when the first byte of a request was accepted.
+    /// Writes remaining request bytes; reports if the kernel accepted the first byte of the
+    /// request.
     fn write_more<K: Socket>(
         &mut self,
         transport: &mut Transport<K>,
@@ -242,17 +245,21 @@ impl Http1 {
         }
     }
 
-    /// Feeds what was read to the parser. Where the body lies when the response is whole.
-    fn feed(&mut self, bytes: &[u8], held: &mut Held) -> Result<Option<Whole>, Failure> {
+    /// Feeds bytes to the parser; returns where the body is if the response is complete.
+    fn feed(
+        &mut self,
+        bytes: &[u8],
+        budget: &mut BodyBudget,
+    ) -> Result<Option<BodyLocation>, Failure> {
         let Some(current) = &mut self.current else {
             return Err(Failure::fault(Fault::BytesAfter));
         };
         current.bytes_in += bytes.len() as u64;
         let mut input = bytes;
-        // The first piece of a body stays where it was read until there is a second.
+        // The first part of a body stays in the read buffer until there is a second.
         let mut first: Option<Range<usize>> = None;
-        let mut gather = |body: &mut Vec<u8>, piece: &[u8]| {
-            if !held.take(piece.len() as u64) {
+        let mut collect = |body: &mut Vec<u8>, piece: &[u8]| {
+            if !budget.reserve(piece.len() as u64) {
                 return Err(Failure::of(ErrorClass::MemoryExhausted));
             }
             body.extend_from_slice(piece);
@@ -279,21 +286,21 @@ impl Http1 {
                         let end = bytes.len() - input.len();
                         first = Some(end - piece.len()..end);
                     } else {
-                        gather(&mut self.body, &bytes[first.take().unwrap_or(0..0)])?;
-                        gather(&mut self.body, piece)?;
+                        collect(&mut self.body, &bytes[first.take().unwrap_or(0..0)])?;
+                        collect(&mut self.body, piece)?;
                     }
                 }
                 Piece::More => {
-                    gather(&mut self.body, &bytes[first.unwrap_or(0..0)])?;
+                    collect(&mut self.body, &bytes[first.unwrap_or(0..0)])?;
                     return Ok(None);
                 }
                 Piece::End => {
                     if !input.is_empty() {
-                        // The answer stands; what follows it belongs to no request of ours.
+                        // The answer is valid, but no request matches the bytes after it.
                         let fault = Some(Fault::BytesAfter);
-                        self.over = Some(Over { why: OpenReason::AfterError, fault });
+                        self.closing = Some(Closing { reason: OpenReason::AfterError, fault });
                     }
-                    return Ok(Some(first.map_or(Whole::Gathered, Whole::Read)));
+                    return Ok(Some(first.map_or(BodyLocation::Collected, BodyLocation::Read)));
                 }
             }
         }
@@ -301,19 +308,19 @@ impl Http1 {
 
     fn answer<'a, K: Socket>(
         &'a mut self,
-        whole: Whole,
+        whole: BodyLocation,
         transport: &Transport<K>,
         scratch: &'a [u8],
     ) -> Event<'a> {
         let current = self.current.take().expect("an answer belongs to an exchange");
         let head = self.parser.head();
         if !head.keep_alive || current.last || !self.unwritten.is_empty() {
-            self.over = self.over.or(Over::of(OpenReason::TargetClosed));
+            self.closing = self.closing.or(Closing::of(OpenReason::TargetClosed));
         }
         let body: &[u8] = match whole {
-            Whole::Read(range) => &scratch[range],
-            // Given back when the connection is asked for what comes next.
-            Whole::Gathered => &self.body,
+            BodyLocation::Read(range) => &scratch[range],
+            // Freed by the next call of `next`.
+            BodyLocation::Collected => &self.body,
         };
         let answer = Answer {
             status: head.status,
@@ -329,32 +336,33 @@ impl Http1 {
         &'a mut self,
         end: End,
         transport: &Transport<K>,
-        lent: &'a mut Lent,
+        resources: &'a mut ReadResources,
     ) -> Event<'a> {
-        self.over = Over::of(OpenReason::TargetClosed);
+        self.closing = Closing::of(OpenReason::TargetClosed);
         match &self.current {
-            None => Event::Closed { why: OpenReason::TargetClosed, failure: None },
-            // Only an orderly end shows that nothing is missing.
+            None => Event::Closed { reason: OpenReason::TargetClosed, failure: None },
+            // Only an orderly close shows that the body is complete.
             Some(current) if self.parser.ends_at_close() && end == End::Clean && current.sent => {
-                self.answer(Whole::Gathered, transport, &[])
+                self.answer(BodyLocation::Collected, transport, &[])
             }
-            Some(_) => self.fail(Failure::of(ErrorClass::ClosedEarly), &mut lent.held),
+            Some(_) => self.fail(Failure::of(ErrorClass::ClosedEarly), &mut resources.budget),
         }
     }
 
-    fn fail(&mut self, mut failure: Failure, held: &mut Held) -> Event<'static> {
-        self.over = Over::of(OpenReason::AfterError);
-        self.give_body_back(held);
+    fn fail(&mut self, mut failure: Failure, budget: &mut BodyBudget) -> Event<'static> {
+        self.closing = Closing::of(OpenReason::AfterError);
+        self.free_body(budget);
         match self.current.take() {
             Some(current) => {
                 let gone = matches!(failure.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
                 if gone && current.reused && current.bytes_in == 0 {
-                    // It may have been closed while it was idle, before the request arrived.
+                    // The target may have closed the connection while it was idle, before the
+                    // request arrived.
                     failure.fault = Some(Fault::StaleKeepAlive);
                 }
                 Event::Failed { arrival: current.arrival, bytes: current.bytes_in, failure }
             }
-            None => Event::Closed { why: OpenReason::AfterError, failure: Some(failure) },
+            None => Event::Closed { reason: OpenReason::AfterError, failure: Some(failure) },
         }
     }
 }

@@ -1,15 +1,15 @@
-//! The protocol seam: what a connection can carry, and what it yields.
+//! The protocol interface: a connection's capacity and events.
 //!
-//! The dispatcher asks a connection for capacity, not for a socket: how many more exchanges it takes
-//! now. It pumps [`Connection::next`] until nothing is left, because one wake-up may yield one
-//! answer (HTTP/1.1), many (streams), or unsolicited messages from the server. An event names the
-//! arrival whose exchange it belongs to. What a protocol cannot do is its own affair:
-//! [`Connection::abandon`] ends an HTTP/1.1 connection and would reset a stream.
+//! The dispatcher asks a connection for its capacity: how many more exchanges it can take now. It
+//! calls [`Connection::next`] until no event is left, because one wake-up may yield one answer
+//! (HTTP/1.1), several (streams), or unsolicited messages from the server. An event names the
+//! arrival whose exchange it belongs to. Protocol differences are hidden: [`Connection::abandon`]
+//! closes an HTTP/1.1 connection, but would reset a stream.
 //!
-//! A connection ends in one way only: [`Event::Closed`], after it has reported the end of everything
-//! that it carried.
+//! A connection always ends with [`Event::Closed`], after the end of each of its exchanges was
+//! reported.
 //!
-//! See `docs/design/connections.md` for how HTTP/2, WebSocket and SSE fit in.
+//! `docs/design/connections.md` describes how HTTP/2, WebSocket and SSE would fit in.
 
 mod http1;
 #[cfg(test)]
@@ -26,99 +26,99 @@ use std::io;
 pub(crate) use transport::TlsStart;
 use transport::Transport;
 
-/// A request on its way to a connection.
+/// A request to be sent on a connection.
 pub(crate) struct Outgoing<'a> {
     pub(crate) arrival: Id,
     pub(crate) request: &'a Request,
-    /// What fills the request's placeholders.
+    /// Values for the request's placeholders.
     pub(crate) values: Values,
-    /// The answer's body may not be larger.
+    /// Maximum size of the answer's body.
     pub(crate) body_max: u64,
-    /// Whether the answer's body has to be kept.
+    /// Whether to keep the answer's body.
     pub(crate) keep_body: bool,
-    /// Whether the connection is closed after it.
+    /// Whether the connection closes after this exchange.
     pub(crate) last: bool,
-    /// Whether a [`Trace`] is to be kept.
+    /// Whether to record a [`Trace`].
     pub(crate) trace: bool,
 }
 
-/// What a worker lends to its connections while they read.
-pub(crate) struct Lent {
-    /// One read takes at most this much.
+/// Worker resources that connections use while reading.
+pub(crate) struct ReadResources {
+    /// The read buffer; its size limits one read.
     pub(crate) scratch: Vec<u8>,
-    pub(crate) held: Held,
+    pub(crate) budget: BodyBudget,
 }
 
-/// The bytes of bodies that are kept until they are whole, over all connections of a worker.
+/// The budget for incomplete bodies, shared by all connections of a worker.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    now: u64,
+pub(crate) struct BodyBudget {
+    used: u64,
     max: u64,
 }
 
-impl Held {
-    /// None of at most `max` bytes.
-    pub(crate) fn up_to(max: u64) -> Held {
-        Held { now: 0, max }
+impl BodyBudget {
+    /// An unused budget of `max` bytes.
+    pub(crate) fn new(max: u64) -> BodyBudget {
+        BodyBudget { used: 0, max }
     }
 
-    /// Bytes held.
+    /// Bytes in use.
     #[cfg(test)]
-    pub(crate) fn now(self) -> u64 {
-        self.now
+    pub(crate) fn used(self) -> u64 {
+        self.used
     }
 
-    /// Reserves this many more bytes; false if they do not fit.
-    fn take(&mut self, bytes: u64) -> bool {
-        let fits = self.now + bytes <= self.max;
+    /// Reserves more bytes; returns false if they exceed the budget.
+    fn reserve(&mut self, bytes: u64) -> bool {
+        let fits = self.used + bytes <= self.max;
         if fits {
-            self.now += bytes;
+            self.used += bytes;
         }
         fits
     }
 
-    fn give_back(&mut self, bytes: u64) {
-        self.now -= bytes;
+    fn release(&mut self, bytes: u64) {
+        self.used -= bytes;
     }
 }
 
-/// What became of handing a request over.
+/// The outcome of passing a request to a connection.
 #[derive(Debug)]
 pub(crate) enum Started {
-    /// At least its first byte was accepted. `bytes` counts the whole request.
+    /// The kernel accepted at least the first byte. `bytes` is the size of the whole request.
     Sent { bytes: u64 },
-    /// No byte was accepted yet; [`Event::Sent`] will tell.
-    Held { bytes: u64 },
-    /// No byte was accepted and none will be: it may go on another connection. This one takes no
-    /// more; [`Connection::next`] tells what becomes of the exchanges that it carries.
+    /// No byte was accepted yet; [`Event::Sent`] follows.
+    Queued { bytes: u64 },
+    /// No byte was accepted and none will be: the request may be sent on another connection. This
+    /// one takes no more; [`Connection::next`] reports the end of its exchanges.
     Refused,
 }
 
-/// One exchange, to be shown whole.
+/// The bytes of one exchange.
 #[derive(Debug)]
 pub(crate) struct Trace {
     pub(crate) request: Vec<u8>,
     pub(crate) response: Vec<u8>,
 }
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
-    /// Empty when it was not to be kept.
+    /// Empty if it was not kept.
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
     pub(crate) location: Option<&'a str>,
-    /// When the kernel received its last bytes, where that was asked.
+    /// When the kernel received its last bytes, if timestamps were requested.
     pub(crate) received_at: Option<Nanos>,
 }
 
-/// Why an exchange, or a connection, came to nothing.
+/// Why an exchange or a connection failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) class: ErrorClass,
     pub(crate) fault: Option<Fault>,
-    /// The system's own words, where it had any.
+    /// The OS error, if any.
     pub(crate) error: Option<io::Error>,
 }
 
@@ -140,31 +140,31 @@ impl Failure {
     }
 }
 
-/// What a connection yields.
+/// An event of a connection.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
-    /// TCP is established, and the TLS handshake begins.
+    /// TCP is connected and the TLS handshake begins.
     Handshaking,
-    /// It is established and has capacity.
+    /// The connection is established and has capacity.
     Established,
-    /// The first byte of a request that was held was accepted.
+    /// The kernel accepted the first byte of a queued request.
     Sent { arrival: Id },
-    /// The first bytes of an answer were read, and more are to come.
+    /// The first bytes of an answer were read; the answer is incomplete.
     Began { arrival: Id },
-    /// An answer is whole. `bytes` counts heads and codings too.
+    /// An answer is complete. `bytes` includes heads and transfer coding.
     Answered { arrival: Id, bytes: u64, answer: Answer<'a> },
-    /// An exchange failed; the connection may live on.
+    /// An exchange failed; the connection may still be usable.
     Failed { arrival: Id, bytes: u64, failure: Failure },
-    /// The connection is over: why another may be needed in its place. The end of each exchange
-    /// that it carried was reported before. Without a failure it was closed in good order.
-    Closed { why: OpenReason, failure: Option<Failure> },
+    /// The connection is closed; `reason` is the reason if a replacement is opened. The end of each of
+    /// its exchanges was reported before. No failure means an orderly close.
+    Closed { reason: OpenReason, failure: Option<Failure> },
 }
 
 fn closed(failure: Failure) -> Event<'static> {
-    Event::Closed { why: OpenReason::AfterError, failure: Some(failure) }
+    Event::Closed { reason: OpenReason::AfterError, failure: Some(failure) }
 }
 
-/// How far a connection is.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
@@ -175,18 +175,19 @@ enum Phase {
 /// A connection, whatever its protocol.
 pub(crate) struct Connection<K> {
     pub(crate) pool: u32,
-    /// The place of its address in the pool.
+    /// Index of its address in the pool.
     pub(crate) address: u32,
     pub(crate) opened_at: Nanos,
-    /// Counts the connections of a worker: tells this one from others at the same place.
+    /// Unique number of the connection within its worker; slab keys are reused.
     pub(crate) serial: u64,
-    /// Whether its answers belong to the sample of which read lag is measured.
+    /// Whether it is sampled for read lag.
     pub(crate) sampled: bool,
-    /// Whether its pool has it among those with capacity.
+    /// Whether it is on its pool's free list.
     pub(crate) listed: bool,
-    /// Connecting takes too long: another address is being tried.
+    /// Whether connecting takes too long and another address is being tried.
     pub(crate) slow: bool,
-    /// What the poll said and is not done yet, because others have their share first.
+    /// Readiness that was reported but not yet handled, because other connections have their turn
+    /// first.
     pub(crate) unread: Readiness,
     phase: Phase,
     transport: Transport<K>,
@@ -198,10 +199,10 @@ enum Protocol {
 }
 
 impl<K: Socket> Connection<K> {
-    /// Over a socket that is being connected to the address at place `address` of its pool.
+    /// A connection over a socket that is connecting to address number `address` of its pool.
     ///
     /// # Errors
-    /// TLS cannot begin.
+    /// If the TLS session cannot be created.
     pub(crate) fn new(
         socket: K,
         tls: Option<&TlsStart>,
@@ -224,8 +225,8 @@ impl<K: Socket> Connection<K> {
         })
     }
 
-    /// How many more exchanges it takes now. Changes with whatever is done to it or comes from the
-    /// other side.
+    /// How many more exchanges it can take now. May change with any call and any input from the
+    /// peer.
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
         match &self.protocol {
@@ -235,7 +236,7 @@ impl<K: Socket> Connection<K> {
         }
     }
 
-    /// Hands a request over; `buffers` are free again afterwards.
+    /// Starts an exchange; `buffers` are for rendering and can be reused afterwards.
     pub(crate) fn start(
         &mut self,
         outgoing: Outgoing<'_>,
@@ -246,26 +247,26 @@ impl<K: Socket> Connection<K> {
         }
     }
 
-    /// Asks the kernel when what is read next arrived, or stops asking.
+    /// Requests receive timestamps for the next reads, or stops requesting them.
     #[inline]
     pub(crate) fn stamp(&mut self, wanted: bool) {
         self.transport.want_stamps(wanted || self.sampled);
     }
 
-    /// The next thing that happened, after the poll said `ready`; `None` when all was reported or
-    /// its share of the reading is used up, which shows in `ready`. What it borrows must be used
-    /// before the next call.
+    /// The next event, given the readiness from the poll. `None` if all events were reported, or if
+    /// its share of the reading is used up; in that case `ready` still has flags set. An event's
+    /// borrows end with the next call.
     pub(crate) fn next<'a>(
         &'a mut self,
         ready: &mut Readiness,
         share: &mut usize,
-        lent: &'a mut Lent,
+        resources: &'a mut ReadResources,
     ) -> Option<Event<'a>> {
         if self.phase != Phase::Established {
             return self.establish();
         }
         match &mut self.protocol {
-            Protocol::Http1(http) => http.next(&mut self.transport, ready, share, lent),
+            Protocol::Http1(http) => http.next(&mut self.transport, ready, share, resources),
         }
     }
 
@@ -296,39 +297,39 @@ impl<K: Socket> Connection<K> {
         }
     }
 
-    /// Whether exchanges can be carried.
+    /// Whether the connection is established.
     pub(crate) fn is_established(&self) -> bool {
         self.phase == Phase::Established
     }
 
-    /// Whether TCP is established and TLS is not.
+    /// Whether TCP is connected but the TLS handshake is not complete.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.phase == Phase::Handshaking && self.transport.is_secure()
     }
 
-    /// Whether no exchange is on it.
+    /// Whether it has no exchange.
     pub(crate) fn is_idle(&self) -> bool {
         match &self.protocol {
             Protocol::Http1(http) => http.is_idle(),
         }
     }
 
-    /// Ends an exchange from this side: nothing more is reported of it. What that does to the
-    /// connection, [`Connection::next`] reports.
-    pub(crate) fn abandon(&mut self, arrival: Id, held: &mut Held) {
+    /// Ends an exchange from this side; no further events name it. [`Connection::next`] reports
+    /// what happens to the connection.
+    pub(crate) fn abandon(&mut self, arrival: Id, budget: &mut BodyBudget) {
         match &mut self.protocol {
-            Protocol::Http1(http) => http.abandon(arrival, held),
+            Protocol::Http1(http) => http.abandon(arrival, budget),
         }
     }
 
-    /// What was kept of an exchange to show it whole.
+    /// Takes the trace of an exchange, if it was recorded.
     pub(crate) fn take_trace(&mut self, arrival: Id) -> Option<Trace> {
         match &mut self.protocol {
             Protocol::Http1(http) => http.take_trace(arrival),
         }
     }
 
-    /// Closes it.
+    /// Closes the connection.
     pub(crate) fn close(self) {
         self.transport.close();
     }

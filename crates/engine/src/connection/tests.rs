@@ -1,4 +1,4 @@
-//! How a connection ends, against a real socket on the other side.
+//! How connections end, tested against a real socket.
 
 use super::*;
 use crate::system::kernel::{Kernel, KernelSocket};
@@ -13,15 +13,15 @@ use std::time::Duration;
 struct Pair {
     kernel: Kernel,
     connection: Connection<KernelSocket>,
-    lent: Lent,
+    resources: ReadResources,
     peer: Option<TcpStream>,
     request: Request,
 }
 
 const VALUES: fn() -> Values = || Values { seq: 0, key: Key::new(0) };
 
-/// An established connection, and the other side's socket.
-fn pair_that_is(sampled: bool) -> Pair {
+/// An established connection and its peer's socket.
+fn pair_sampled(sampled: bool) -> Pair {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let route = Route { to: listener.local_addr().unwrap(), from: None };
     let mut kernel = Kernel::new(std::sync::mpsc::channel().0).unwrap();
@@ -40,15 +40,15 @@ fn pair_that_is(sampled: bool) -> Pair {
         expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
     };
     let request = Request::compile(&spec, 0, false);
-    let lent = Lent { scratch: vec![0; 4096], held: Held::up_to(50) };
-    let mut pair = Pair { kernel, connection, lent, peer: Some(peer), request };
+    let resources = ReadResources { scratch: vec![0; 4096], budget: BodyBudget::new(50) };
+    let mut pair = Pair { kernel, connection, resources, peer: Some(peer), request };
     assert_eq!(pair.connection.capacity(), 0, "not established yet");
     pair.until("Established");
     pair
 }
 
 fn pair() -> Pair {
-    pair_that_is(false)
+    pair_sampled(false)
 }
 
 impl Pair {
@@ -65,25 +65,25 @@ impl Pair {
         self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()))
     }
 
-    /// What it reports next with what the poll said, in words; empty when nothing.
+    /// The next event as text; empty if there is none.
     fn next(&mut self, ready: &mut Readiness) -> String {
         self.connection.stamp(false);
-        let event = self.connection.next(ready, &mut 100, &mut self.lent);
+        let event = self.connection.next(ready, &mut 100, &mut self.resources);
         event.map_or(String::new(), |event| format!("{event:?}"))
     }
 
-    /// What it reports first with what the poll said.
+    /// The first event for this readiness.
     fn reported(&mut self, mut ready: Readiness) -> String {
         self.next(&mut ready)
     }
 
-    /// Polls until it reports what begins so.
+    /// Polls until an event starts with `begins`.
     fn until(&mut self, begins: &str) -> String {
         let mut ready = Vec::new();
         loop {
             self.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
             for (_, mut readiness) in ready.iter().copied() {
-                // The poll says it once: everything is asked for.
+                // The poll is edge-triggered, so all events must be taken.
                 loop {
                     let reported = self.next(&mut readiness);
                     if reported.starts_with(begins) {
@@ -105,7 +105,7 @@ impl Pair {
 }
 
 #[test]
-fn an_answer_gives_the_capacity_back() {
+fn an_answer_restores_capacity() {
     let mut pair = pair();
     assert_eq!(pair.connection.capacity(), 1);
     let len = pair.request.bytes(VALUES(), (&mut vec![], &mut vec![])).len();
@@ -125,32 +125,32 @@ fn an_answer_gives_the_capacity_back() {
 }
 
 #[test]
-fn abandoning_an_exchange_ends_an_http1_connection() {
+fn abandoning_an_exchange_closes_an_http1_connection() {
     let mut pair = pair();
     pair.start(7, false);
-    pair.connection.abandon(8, &mut pair.lent.held);
-    assert_eq!(pair.reported(Readiness::NONE), "", "another's end is none of its business");
-    pair.connection.abandon(7, &mut pair.lent.held);
+    pair.connection.abandon(8, &mut pair.resources.budget);
+    assert_eq!(pair.reported(Readiness::NONE), "", "no exchange of this arrival");
+    pair.connection.abandon(7, &mut pair.resources.budget);
     assert_eq!((pair.connection.capacity(), pair.connection.is_idle()), (0, true));
-    assert_eq!(pair.reported(Readiness::NONE), "Closed { why: AfterTimeout, failure: None }");
+    assert_eq!(pair.reported(Readiness::NONE), "Closed { reason: AfterTimeout, failure: None }");
 }
 
 #[test]
-fn a_refused_request_is_followed_by_the_end() {
+fn a_refused_request_is_followed_by_the_close() {
     let mut pair = pair();
     let peer = pair.peer.take().unwrap();
     socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(peer);
-    // The reset has come, and the connection was not asked yet.
+    // The reset has arrived, but the connection has not read it.
     let mut ready = Vec::new();
     while !ready.iter().any(|(_, readiness): &(_, Readiness)| readiness.read_closed) {
         pair.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
     }
-    assert_eq!(pair.connection.capacity(), 1, "it was not asked yet");
+    assert_eq!(pair.connection.capacity(), 1, "the reset was not read yet");
     assert!(matches!(pair.start(7, true), Started::Refused));
     assert_eq!((pair.connection.capacity(), pair.connection.is_idle()), (0, true));
     assert!(pair.connection.take_trace(7).is_none(), "nothing was sent");
-    assert_eq!(pair.reported(Readiness::NONE), "Closed { why: TargetClosed, failure: None }");
+    assert_eq!(pair.reported(Readiness::NONE), "Closed { reason: TargetClosed, failure: None }");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_close_before_the_first_byte_on_a_used_connection_is_a_stale_keep_alive() {
 }
 
 #[test]
-fn bytes_after_an_answer_end_the_connection_and_not_the_answer() {
+fn bytes_after_an_answer_fail_the_connection_but_not_the_answer() {
     let mut pair = pair();
     pair.start(7, false);
     pair.peer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nstray").unwrap();
@@ -181,27 +181,27 @@ fn bytes_after_an_answer_end_the_connection_and_not_the_answer() {
 }
 
 #[test]
-fn bodies_that_are_gathered_are_bounded_and_given_back() {
+fn buffered_bodies_are_limited_and_freed() {
     let mut pair = pair();
     pair.start(7, false);
     pair.peer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n").unwrap();
     pair.until("Began");
     pair.peer().write_all(&[b'x'; 40]).unwrap();
     let mut ready = Vec::new();
-    while pair.lent.held.now() < 40 {
+    while pair.resources.budget.used() < 40 {
         pair.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
         ready.iter().for_each(|(_, readiness)| assert_eq!(pair.reported(*readiness), ""));
     }
     pair.peer().write_all(&[b'x'; 15]).unwrap();
     let reported = pair.until("Failed");
     assert!(reported.contains("MemoryExhausted"), "{reported}");
-    assert_eq!(pair.lent.held.now(), 0);
+    assert_eq!(pair.resources.budget.used(), 0);
 }
 
 #[test]
-fn a_sampled_connection_says_when_the_kernel_received_an_answer() {
-    let mut pair = pair_that_is(true);
-    // The kernel begins to stamp a moment after it was first asked to.
+fn a_sampled_connection_reports_receive_timestamps() {
+    let mut pair = pair_sampled(true);
+    // The kernel enables timestamping with a delay after the first request.
     for arrival in 0..10_000 {
         let start = pair.kernel.now();
         pair.start(arrival, false);
@@ -215,8 +215,8 @@ fn a_sampled_connection_says_when_the_kernel_received_an_answer() {
     panic!("no answer had a stamp");
 }
 
-/// A TLS server that answers one request with a body until the end of the connection, and ends with
-/// TLS's own farewell or without.
+/// A TLS server that answers one request with a body that ends with the connection, and closes with
+/// or without a close_notify.
 fn answer_until_close(listener: TcpListener, orderly: bool) -> std::thread::JoinHandle<()> {
     let pair = rcgen::generate_simple_self_signed(["h".to_string()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
@@ -248,7 +248,7 @@ fn answer_until_close(listener: TcpListener, orderly: bool) -> std::thread::Join
 }
 
 #[test]
-fn a_body_until_the_end_is_whole_only_if_tls_ended_too() {
+fn a_body_until_close_is_complete_only_after_close_notify() {
     for orderly in [true, false] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let route = Route { to: listener.local_addr().unwrap(), from: None };

@@ -1,4 +1,4 @@
-//! Bytes over a socket, in the clear or through TLS: non-blocking, one type for both.
+//! A non-blocking byte stream over a socket, plain or TLS.
 
 use crate::system::Socket;
 use plimsoll_measure::Nanos;
@@ -7,19 +7,19 @@ use rustls::pki_types::ServerName;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-/// What TLS needs to begin.
+/// What a TLS session needs: configuration and server name.
 pub(crate) type TlsStart = (Arc<rustls::ClientConfig>, ServerName<'static>);
 
-/// A socket, and TLS over it.
+/// A socket, optionally with TLS.
 pub(crate) struct Transport<K> {
     socket: Stamped<K>,
     tls: Option<Box<ClientConnection>>,
 }
 
-/// A socket that remembers when the kernel received what was read last.
+/// A socket that records when the kernel received the bytes read last.
 struct Stamped<K> {
     socket: K,
-    /// Whether stamps are wanted: they cost a little more than a plain read.
+    /// Whether to request timestamps, which cost a little more than a plain read.
     wanted: bool,
     received_at: Option<Nanos>,
 }
@@ -37,10 +37,10 @@ impl<K: Socket> Read for Stamped<K> {
 }
 
 impl<K: Socket> Transport<K> {
-    /// Over a socket that is being connected.
+    /// A transport over a connecting socket.
     ///
     /// # Errors
-    /// TLS cannot begin.
+    /// If the TLS session cannot be created.
     pub(crate) fn new(socket: K, tls: Option<&TlsStart>) -> io::Result<Transport<K>> {
         let tls = match tls {
             Some((config, name)) => {
@@ -52,36 +52,36 @@ impl<K: Socket> Transport<K> {
         Ok(Transport { socket: Stamped { socket, wanted: false, received_at: None }, tls })
     }
 
-    /// Whether reads ask the kernel when the bytes arrived.
+    /// Sets whether reads request receive timestamps.
     #[inline]
     pub(crate) fn want_stamps(&mut self, wanted: bool) {
         self.socket.wanted = wanted;
         self.socket.received_at = None;
     }
 
-    /// When the kernel received what was read last; `None` where stamps were not wanted.
+    /// When the kernel received the bytes read last; `None` if timestamps were not requested.
     #[inline]
     pub(crate) fn received_at(&self) -> Option<Nanos> {
         self.socket.received_at
     }
 
-    /// Whether TCP is established.
+    /// Whether TCP is connected.
     ///
     /// # Errors
-    /// Why it never will be.
+    /// If connecting failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         self.socket.socket.is_connected()
     }
 
-    /// Whether TLS is spoken.
+    /// Whether this is a TLS connection.
     pub(crate) fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether TCP and TLS are established; goes on with the handshake as far as it can.
+    /// Whether the transport is ready for data; continues the TLS handshake as far as possible.
     ///
     /// # Errors
-    /// Why they never will be.
+    /// If the handshake failed.
     pub(crate) fn is_ready(&mut self) -> io::Result<bool> {
         let Some(tls) = &mut self.tls else { return Ok(true) };
         while tls.is_handshaking() {
@@ -98,10 +98,11 @@ impl<K: Socket> Transport<K> {
         Ok(true)
     }
 
-    /// Reads what is there; 0 is the end.
+    /// Reads available bytes; 0 means end of stream.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there; `UnexpectedEof` when TCP ended and TLS had not.
+    /// `WouldBlock` if nothing is available; `UnexpectedEof` if TCP was closed without a TLS
+    /// close_notify.
     #[inline]
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.tls {
@@ -110,18 +111,18 @@ impl<K: Socket> Transport<K> {
         }
     }
 
-    /// Whether a read of `n` bytes into room for `len` took all that was there, so that the next
-    /// bytes will be announced by the poll.
+    /// Whether a read of `n` bytes into a buffer of `len` drained the socket, so that the poll will
+    /// report further bytes.
     #[inline]
     pub(crate) fn is_drained_by(&self, n: usize, len: usize) -> bool {
         self.tls.is_none() && n < len
     }
 
-    /// Writes as much as the kernel takes. When it is less than everything, the poll will say when
-    /// there is room again.
+    /// Writes as much as the kernel accepts. After a partial write, the poll reports when there is
+    /// room again.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing was taken, or why the connection is over.
+    /// `WouldBlock` if nothing was accepted; otherwise the connection failed.
     #[inline]
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
@@ -130,7 +131,7 @@ impl<K: Socket> Transport<K> {
         }
     }
 
-    /// Writes what TLS holds back.
+    /// Writes TLS records that are pending.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             write_records(tls, &mut self.socket.socket)?;
@@ -138,18 +139,18 @@ impl<K: Socket> Transport<K> {
         Ok(())
     }
 
-    /// Closes it, with TLS's own farewell first.
+    /// Closes the connection, after a close_notify if it uses TLS.
     pub(crate) fn close(mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // The other side may be gone already; nothing depends on it.
+            // Best effort: the peer may already be gone.
             let _ = write_records(tls, &mut self.socket.socket);
         }
     }
 }
 
-/// Encrypts and writes until the kernel takes no more. What TLS has encrypted by then counts as
-/// taken: it is on its way whatever happens.
+/// Encrypts and writes until the kernel accepts no more. Encrypted bytes count as written, because
+/// they cannot be taken back.
 fn write_plaintext<K: Socket>(
     tls: &mut ClientConnection,
     socket: &mut K,
@@ -160,7 +161,8 @@ fn write_plaintext<K: Socket>(
         let n = tls.writer().write(&bytes[taken..])?;
         taken += n;
         write_records(tls, socket)?;
-        // Records left over mean that the kernel is full, and that the poll will say when it is not.
+        // Remaining records mean that the socket buffer is full; the poll will report when it is
+        // not.
         if taken == bytes.len() || tls.wants_write() {
             break;
         }
@@ -171,7 +173,8 @@ fn write_plaintext<K: Socket>(
     Ok(taken)
 }
 
-/// Writes records until there are none or the kernel takes no more; whether any byte was taken.
+/// Writes records until none is left or the kernel accepts no more; returns whether any byte was
+/// written.
 fn write_records<K: Socket>(tls: &mut ClientConnection, socket: &mut K) -> io::Result<bool> {
     let mut any = false;
     while tls.wants_write() {
@@ -184,7 +187,7 @@ fn write_records<K: Socket>(tls: &mut ClientConnection, socket: &mut K) -> io::R
     Ok(any)
 }
 
-/// Reads records that are there; whether there were any.
+/// Reads available records; returns whether there were any.
 fn read_records<K: Socket>(
     tls: &mut ClientConnection,
     socket: &mut Stamped<K>,
@@ -196,7 +199,7 @@ fn read_records<K: Socket>(
         Err(error) => return Err(error),
     }
     if let Err(error) = tls.process_new_packets() {
-        // The alert tells the other side why; it may not be read any more.
+        // Best effort: an alert with the reason for the peer.
         let _ = write_records(tls, &mut socket.socket);
         return Err(io::Error::new(io::ErrorKind::InvalidData, error));
     }

@@ -1,45 +1,45 @@
-//! What connections report, one event at a time.
+//! Handles the events of connections.
 
 use super::notes::excerpt;
 use super::step::{Step, request_of, step};
-use super::{Dispatcher, Next, READS, has_unlisted_capacity};
+use super::{Dispatcher, FollowUp, READS, has_unlisted_capacity};
 use crate::arrival::Id;
 use crate::connection::Event;
-use crate::judge::{Judgement, Why};
+use crate::judge::{Cause, Judgement};
 use crate::system::{READY_MAX, Readiness, System};
 use plimsoll_measure::{ErrorClass, Nanos};
 
-/// The longest that one iteration of the worker reads; the remaining connections are read in the
+/// Maximum time for reading in one iteration of the worker; remaining connections are read in the
 /// next. Arrivals due meanwhile are late by at most this plus one read.
-const READING: Nanos = Nanos::from_millis(1);
+const READ_TIME_MAX: Nanos = Nanos::from_millis(1);
 
-/// A body up to this long is judged in less time than it takes to read the clock again: what the
-/// answer gives rise to begins at the same reading.
-const QUICKLY_JUDGED: usize = 1 << 10;
+/// A body up to this size is judged in less time than a clock reading takes, so follow-up work uses
+/// the previous reading.
+const FAST_BODY_MAX: usize = 1 << 10;
 
-/// A connection that waits to be read, in the order in which the poll reported it.
+/// A connection waiting to be read, queued in the order of poll reports.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unread {
     key: u32,
     serial: u64,
-    /// What had arrived before this instant may be in it.
+    /// Its unread data may have arrived before this instant.
     since: Nanos,
 }
 
-/// What is known of a whole answer.
+/// A complete answer.
 struct Answered {
     key: usize,
     id: Id,
     now: Nanos,
     status: u16,
-    /// When the kernel received its last bytes, where it was asked.
+    /// When the kernel received its last bytes, if timestamps were requested.
     received_at: Option<Nanos>,
 }
 
 impl<S: System> Dispatcher<S> {
-    /// Handles what the poll that began at `polled_at` and ended at `now` reported, and connections
-    /// that had more to read than their share. `stamping` asks the kernel when what is read now
-    /// arrived. Returns the instant up to which everything that had arrived was read.
+    /// Handles the readiness reported by the poll that began at `polled_at` and ended at `now`, and
+    /// connections with data left from earlier. `stamping` requests receive timestamps from the
+    /// kernel. Returns the instant up to which everything that had arrived was read.
     pub(crate) fn handle(
         &mut self,
         ready: &[(usize, Readiness)],
@@ -47,14 +47,14 @@ impl<S: System> Dispatcher<S> {
         now: Nanos,
         stamping: bool,
     ) -> Nanos {
-        debug_assert!(ready.len() <= READY_MAX, "one poll's worth");
+        debug_assert!(ready.len() <= READY_MAX, "at most one poll's worth");
         self.stamping = stamping;
         self.clock = now;
-        let (mut left, until) = (self.unread.len(), now + READING);
+        let (mut left, until) = (self.unread.len(), now + READ_TIME_MAX);
         for (key, ready) in ready {
             let Some(connection) = self.connections.get_mut(*key) else { continue };
             let queued = connection.unread.any();
-            // Those that wait already come first.
+            // Connections that are already waiting come first.
             if queued || left > 0 || self.clock >= until {
                 connection.unread = connection.unread.or(*ready);
                 if !queued {
@@ -79,9 +79,8 @@ impl<S: System> Dispatcher<S> {
         self.unread.front().map_or(polled_at, |unread| unread.since.min(polled_at))
     }
 
-    /// Does what the poll, or a share used up before, left to be done for a connection. Only when
-    /// the connection has reported everything is its capacity used again: an end that came with an
-    /// answer is known by then.
+    /// Handles a connection's readiness from the poll or left over from earlier. Its capacity is
+    /// used only after all events were reported: a close that came with an answer is known by then.
     pub(super) fn on_ready(&mut self, key: usize, ready: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut ready = ready.or(std::mem::take(&mut connection.unread));
@@ -90,7 +89,8 @@ impl<S: System> Dispatcher<S> {
         connection.stamp(self.stamping);
         while let Some(connection) = self.connections.get_mut(key)
             && let pool = connection.pool as usize
-            && let Some(event) = connection.next(&mut ready, &mut share, &mut self.buffers.lent)
+            && let Some(event) =
+                connection.next(&mut ready, &mut share, &mut self.buffers.resources)
         {
             let now = *last.insert(self.system.now());
             self.clock = now;
@@ -112,19 +112,19 @@ impl<S: System> Dispatcher<S> {
                     let counts = self.recorder.rpc(arrival.warm);
                     let buffers = (&mut self.buffers.body, &mut self.buffers.decoded);
                     let step = step(&self.shared, arrival, &answer, buffers, counts);
-                    if answer.body.len() > QUICKLY_JUDGED {
+                    if answer.body.len() > FAST_BODY_MAX {
                         self.clock = self.system.now();
                     }
-                    if let Step::Finish(Judgement { outcome: Err(why), .. }) = &step
-                        && !self.notebook.has(why.class)
+                    if let Step::Finish(Judgement { outcome: Err(cause), .. }) = &step
+                        && !self.notebook.has(cause.class)
                     {
-                        let text = match why.fault {
+                        let text = match cause.fault {
                             Some(fault) => {
                                 format!("{fault} (status {status}{})", excerpt(answer.body))
                             }
                             None => format!("status {status}{}", excerpt(answer.body)),
                         };
-                        self.notebook.note(&self.shared, arrival, why.class, text);
+                        self.notebook.note(&self.shared, arrival, cause.class, text);
                     }
                     self.answered(&Answered { key, id, now, status, received_at }, step);
                 }
@@ -133,10 +133,10 @@ impl<S: System> Dispatcher<S> {
                     self.pools[pool].end(now);
                     self.note_failure(id, &failure);
                     self.end_trace(key, id);
-                    self.fail(id, now, Why { class: failure.class, fault: failure.fault });
+                    self.fail(id, now, Cause { class: failure.class, fault: failure.fault });
                 }
-                Event::Closed { why, failure } => {
-                    self.lose(key, why, failure, now);
+                Event::Closed { reason, failure } => {
+                    self.close_connection(key, reason, failure, now);
                     break;
                 }
             }
@@ -155,15 +155,15 @@ impl<S: System> Dispatcher<S> {
         if self.connections.get(key).is_some_and(has_unlisted_capacity) {
             self.offer(key, last.unwrap_or_else(|| self.system.now()));
         }
-        self.go_on();
+        self.start_follow_ups();
     }
 
-    /// Starts what the ends of exchanges gave rise to.
-    fn go_on(&mut self) {
-        while let Some(next) = self.next.pop_front() {
+    /// Starts the work that ended exchanges led to.
+    fn start_follow_ups(&mut self) {
+        while let Some(next) = self.follow_ups.pop_front() {
             match next {
-                Next::Arrival(stream) => _ = self.take_up_at(stream, self.clock),
-                Next::Request(id) => {
+                FollowUp::Arrival(stream) => _ = self.dispatch_at(stream, self.clock),
+                FollowUp::Request(id) => {
                     let pool = request_of(&self.shared, &self.arrivals[id]).pool;
                     self.deliver(pool, id, self.clock);
                 }
@@ -179,8 +179,8 @@ impl<S: System> Dispatcher<S> {
         let exchange = &mut arrival.exchange;
         exchange.first_byte_at.get_or_insert(now);
         let capped = exchange.capped;
-        // What the target took: not what an answer waited for us to read it.
-        let sent_at = exchange.sent_at.expect("an answer follows a request");
+        // Excludes the time an answer waited for us to read it.
+        let sent_at = exchange.sent_at.expect("an answered request was sent");
         let service_time = received_at.unwrap_or(now) - sent_at;
         arrival.served += now - sent_at;
         let pool = &mut self.pools[connection.pool as usize];
@@ -193,9 +193,9 @@ impl<S: System> Dispatcher<S> {
             self.recorder.counts.read_lag.record(now - at);
         }
         match step {
-            // The worker may have been held up: the kernel knows when the answer came.
+            // The kernel's timestamp decides, because the worker may have been delayed.
             Step::Finish(_) if received_at.unwrap_or(Nanos::ZERO) > arrival.deadline => {
-                let outcome = Err(Why::of(ErrorClass::ResponseTimeout));
+                let outcome = Err(Cause::of(ErrorClass::ResponseTimeout));
                 self.finish_answered(id, now, status, Judgement { outcome, rpc_code: None });
             }
             Step::Finish(judgement) => self.finish_answered(id, now, status, judgement),
@@ -206,7 +206,7 @@ impl<S: System> Dispatcher<S> {
     fn finish_answered(&mut self, id: Id, now: Nanos, status: u16, judgement: Judgement) {
         let arrival = &self.arrivals[id];
         if arrival.user.is_some() {
-            self.next.push_back(Next::Arrival(arrival.stream as usize));
+            self.follow_ups.push_back(FollowUp::Arrival(arrival.stream as usize));
         }
         self.finish(id, now, Some(status), judgement);
     }

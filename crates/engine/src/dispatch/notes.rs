@@ -1,6 +1,6 @@
-//! What is kept for a person to read: the first error of each class, and whole exchanges.
+//! Details for people to read: the first error of each class, and traces of complete exchanges.
 //!
-//! Both are off the usual path: a class is noted once, and exchanges are traced only when asked for.
+//! Neither is on the hot path: each class is noted once, and exchanges are traced only on request.
 
 use super::Dispatcher;
 use crate::arrival::{Arrival, Id};
@@ -10,7 +10,7 @@ use crate::running::TraceRecord;
 use crate::system::System;
 use plimsoll_measure::{ErrorClass, Listed, Note};
 
-/// What is kept for a person to read.
+/// Error notes and traces collected since the last report.
 #[derive(Default)]
 pub(super) struct Notebook {
     noted: [bool; ErrorClass::ALL.len()],
@@ -21,7 +21,7 @@ pub(super) struct Notebook {
 }
 
 impl Notebook {
-    /// Whether an error of this class was noted.
+    /// Whether an error of this class has been noted.
     pub(super) fn has(&self, class: ErrorClass) -> bool {
         self.noted[class.index()]
     }
@@ -66,11 +66,11 @@ impl<S: System> Dispatcher<S> {
         if self.notebook.tracing.is_empty() {
             return;
         }
-        let Some(place) = self.notebook.tracing.iter().position(|traced| *traced == id) else {
+        let Some(index) = self.notebook.tracing.iter().position(|traced| *traced == id) else {
             return;
         };
-        self.notebook.tracing.swap_remove(place);
-        let trace = self.connections[key].take_trace(id).expect("what is traced is kept");
+        self.notebook.tracing.swap_remove(index);
+        let trace = self.connections[key].take_trace(id).expect("a traced exchange has a trace");
         let arrival = &self.arrivals[id];
         self.notebook.traces.push(TraceRecord {
             target: self.shared.plan.targets[arrival.target as usize].name.clone(),
@@ -82,8 +82,8 @@ impl<S: System> Dispatcher<S> {
     }
 }
 
-/// The beginning of a body, for a person to read: `, body "no"`. Nothing of a body that is empty or was
-/// not kept.
+/// The start of a body for an error note: `, body "no"`; empty if the body is empty or was not
+/// kept.
 pub(super) fn excerpt(body: &[u8]) -> String {
     const SHOWN: usize = 120;
     if body.is_empty() {

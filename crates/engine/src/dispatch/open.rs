@@ -1,45 +1,45 @@
-//! Connections: opened when they are needed, lost when they end, closed at the end.
+//! Opening and closing connections.
 //!
 //! # Several addresses
-//! An attempt that has not connected after 250 ms (RFC 8305 §5 recommends this delay) is slow: it
-//! goes on, its address is avoided, and another attempt is made to the next address. At the limit on
-//! connections a slow attempt is dropped to make room. Only when every address has failed lately
-//! does a failed attempt fail an arrival. A name's addresses are asked for again every `dns_ttl`,
-//! also when no connection is opened; when that fails, those that are known stay in use.
+//! An attempt that has not connected after 250 ms (the delay recommended by RFC 8305 §5) is slow:
+//! it continues, but its address is avoided and another attempt is made to the next address. At the
+//! connection limit, a slow attempt is dropped to make room. A failed attempt fails an arrival only
+//! if every address has failed recently. Names are resolved again every `dns_ttl`, even if no
+//! connection is opened; if that fails, the known addresses stay in use.
 
-use super::{Dispatcher, Next};
+use super::{Dispatcher, FollowUp};
 use crate::arrival::{Exchange, Id};
 use crate::connection::{Connection, Failure};
-use crate::judge::Why;
+use crate::judge::Cause;
 use crate::pool::{Name, Pool};
 use crate::request::{Hop, tls_start};
-use crate::system::resolve::{Question, Resolved, is_literal};
+use crate::system::resolve::{Query, Resolved, is_literal};
 use crate::system::{Route, System};
 use plimsoll_measure::{ErrorClass, Nanos, OpenReason};
 use plimsoll_plan::Origin;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// More origins than this are not followed to by redirects.
+/// Maximum number of origins; redirects to further ones fail.
 const POOLS_MAX: usize = 256;
-/// More connections than this are not opened to an origin without reading answers in between.
+/// Maximum number of connections opened to an origin before answers are read again.
 const OPENED_MAX: usize = 16;
-/// A worker that is this late takes arrivals up in a burst that the plan does not have. It opens
-/// one connection an iteration: had it been on time, those that it has would have carried them.
+/// A worker that is this late dispatches arrivals in a burst that is not in the plan. It opens only
+/// one connection per iteration: on time, its existing connections would have carried them.
 const BEHIND: Nanos = Nanos(500_000);
-/// A name that could not be resolved is asked for again after this long.
-const ASK_AGAIN: Nanos = Nanos::from_secs(1);
-/// An attempt that has not connected after this long is slow.
+/// Delay before a failed name resolution is retried.
+const RESOLVE_RETRY: Nanos = Nanos::from_secs(1);
+/// An attempt that takes longer than this is slow.
 const SLOW: Nanos = Nanos::from_millis(250);
 
-/// What is known of connections over all pools.
+/// Connection state across all pools.
 #[derive(Default)]
 pub(super) struct Opening {
     /// Pools that may need connections.
     needed: VecDeque<usize>,
-    /// Connections that are not established, in the order they were opened, with serial numbers.
+    /// Connections being established, in the order of opening, with their serial numbers.
     attempts: VecDeque<(u32, u64)>,
-    /// When one of them has to be looked at.
+    /// When an attempt has to be checked next.
     pub(super) next_check: Nanos,
     serial: u64,
     pub(super) established: u64,
@@ -47,23 +47,23 @@ pub(super) struct Opening {
 }
 
 impl<S: System> Dispatcher<S> {
-    /// Arrivals wait in a pool, or a connection of it was lost: [`Dispatcher::open_needed`] sees to
-    /// it once an iteration.
+    /// Queues a pool for [`Dispatcher::open_needed`], which runs once per iteration, because
+    /// arrivals are waiting or a connection was closed.
     pub(super) fn may_need_connections(&mut self, pool: usize) {
         if !std::mem::replace(&mut self.pools[pool].listed, true) {
             self.opening.needed.push_back(pool);
         }
     }
 
-    /// Whether [`Dispatcher::open_needed`] has something to do.
+    /// Whether [`Dispatcher::open_needed`] has work.
     pub(super) fn wants_to_open(&self) -> bool {
         !self.opening.needed.is_empty()
     }
 
-    /// Opens connections for arrivals that wait, as far as the limit allows: after the answers that
-    /// are there were read, because they free connections, and few in one iteration. Otherwise a
-    /// worker that was held up for a moment would open one for each arrival that became due
-    /// meanwhile, and be held up by that.
+    /// Opens connections for waiting arrivals, up to the limit. This runs after available answers
+    /// were read, because they free connections, and opens only a few per iteration. Otherwise a
+    /// worker that was delayed briefly would open a connection for each arrival that became due
+    /// meanwhile, and be delayed by that.
     pub(crate) fn open_needed(&mut self) {
         if self.opening.needed.is_empty() {
             return;
@@ -84,17 +84,17 @@ impl<S: System> Dispatcher<S> {
                 return self.serve_all_addresses(pool, now);
             }
             match &self.pools[pool].name {
-                Name::Asked => return,
+                Name::Resolving => return,
                 Name::Failed(why) => {
                     let error = std::io::Error::other(why.clone());
                     let failure =
                         Failure { class: ErrorClass::Dns, fault: None, error: Some(error) };
-                    if now >= self.pools[pool].asked_at + ASK_AGAIN {
-                        self.ask(pool, now);
+                    if now >= self.pools[pool].queried_at + RESOLVE_RETRY {
+                        self.resolve(pool, now);
                     }
                     self.fail_waiting(pool, &failure, now);
                 }
-                Name::Known => {
+                Name::Resolved => {
                     let reason = self.pools[pool].reason(self.shared.plan.connections.reuse);
                     let Some(address) = self.pools[pool].next_address(now) else { return };
                     self.open(pool, address, reason, now);
@@ -104,7 +104,8 @@ impl<S: System> Dispatcher<S> {
         self.may_need_connections(pool);
     }
 
-    /// Each of a name's addresses has a connection, so that all of them carry load at low rates too.
+    /// Opens a connection to each address of a name without one, so that all of them carry load
+    /// even at low rates.
     fn serve_all_addresses(&mut self, pool: usize, now: Nanos) {
         if !self.shared.plan.connections.reuse {
             return;
@@ -114,7 +115,7 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// Opens one connection; where that fails at once, so does an arrival that waits for one.
+    /// Opens one connection. If that fails at once, a waiting arrival may fail too.
     fn open(&mut self, pool: usize, address: usize, reason: OpenReason, now: Nanos) {
         self.recorder.counts.connections.reasons.count(reason);
         let state = &mut self.pools[pool];
@@ -145,28 +146,27 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// An address could not be connected to. An arrival fails of it when no address is left.
+    /// Handles a failure to connect to an address. A waiting arrival fails if no address is left.
     fn unreachable(&mut self, pool: usize, address: usize, failure: &Failure, now: Nanos) {
-        let generators =
-            matches!(failure.class, ErrorClass::FdExhausted | ErrorClass::PortExhausted);
-        if generators || self.pools[pool].avoid(address, now) {
+        let is_local = matches!(failure.class, ErrorClass::FdExhausted | ErrorClass::PortExhausted);
+        if is_local || self.pools[pool].avoid(address, now) {
             self.fail_waiting(pool, failure, now);
         }
         self.may_need_connections(pool);
     }
 
-    /// The arrival that has waited longest fails with a connection that could not be opened.
+    /// Fails the longest-waiting arrival because a connection could not be opened.
     fn fail_waiting(&mut self, pool: usize, failure: &Failure, now: Nanos) {
         if let Some(id) = self.next_waiting(pool, now) {
             self.note_failure(id, failure);
-            self.fail(id, now, Why { class: failure.class, fault: failure.fault });
+            self.fail(id, now, Cause { class: failure.class, fault: failure.fault });
         }
     }
 
     pub(super) fn established(&mut self, key: usize, now: Nanos) {
         let connection = &self.connections[key];
-        let (place, address) = (connection.pool as usize, connection.address as usize);
-        let pool = &mut self.pools[place];
+        let (index, address) = (connection.pool as usize, connection.address as usize);
+        let pool = &mut self.pools[index];
         pool.attempt_ended(connection.slow, pool.tls.is_some());
         let took = now - connection.opened_at;
         pool.established(took);
@@ -176,10 +176,10 @@ impl<S: System> Dispatcher<S> {
         self.opening.established += 1;
         self.opening.established_peak = self.opening.established_peak.max(self.opening.established);
         self.recorder.counts.connections.opened += 1;
-        self.may_need_connections(place);
+        self.may_need_connections(index);
     }
 
-    /// Looks after attempts that are slow or have had their time.
+    /// Marks attempts as slow and closes those that timed out.
     pub(crate) fn check_attempts(&mut self, now: Nanos) {
         if self.opening.attempts.is_empty() {
             self.opening.next_check = Nanos::MAX;
@@ -196,7 +196,7 @@ impl<S: System> Dispatcher<S> {
             let Some(attempt) = attempt else { continue };
             let (pool, opened_at) = (attempt.pool as usize, attempt.opened_at);
             if now >= opened_at + timeout {
-                self.lose(key as usize, OpenReason::AfterTimeout, None, now);
+                self.close_connection(key as usize, OpenReason::AfterTimeout, None, now);
                 continue;
             }
             let may_be_slow = !attempt.slow && self.pools[pool].usable() > 1;
@@ -212,7 +212,7 @@ impl<S: System> Dispatcher<S> {
         self.opening.next_check = next_check;
     }
 
-    /// At the limit a slow attempt gives way to one that an arrival waits for.
+    /// At the limit, drops a slow attempt to make room for one to another address.
     fn make_room(&mut self, pool: usize, now: Nanos) {
         let state = &self.pools[pool];
         let needs_room = state.open >= state.limit && state.waiting_live > state.connecting;
@@ -225,41 +225,42 @@ impl<S: System> Dispatcher<S> {
                 .is_some_and(|own| own.serial == *serial && own.slow && own.pool as usize == pool)
         };
         if let Some((key, _)) = self.opening.attempts.iter().find(is_slow).copied() {
-            self.lose(key as usize, OpenReason::AfterTimeout, None, now);
+            self.close_connection(key as usize, OpenReason::AfterTimeout, None, now);
         }
     }
 
-    /// An attempt is slow: another address is tried beside it, or in its place at the limit.
+    /// Marks an attempt as slow: another address is tried in parallel or, at the limit, in its
+    /// index.
     fn slowed(&mut self, key: usize, now: Nanos) {
         let connection = &self.connections[key];
-        let (place, address) = (connection.pool as usize, connection.address as usize);
-        let pool = &mut self.pools[place];
+        let (index, address) = (connection.pool as usize, connection.address as usize);
+        let pool = &mut self.pools[index];
         pool.connecting -= 1;
         pool.slow += 1;
         pool.avoid(address, now);
-        self.may_need_connections(place);
+        self.may_need_connections(index);
     }
 
-    /// A connection is over.
-    pub(super) fn lose(
+    /// Removes and closes a connection.
+    pub(super) fn close_connection(
         &mut self,
         key: usize,
-        why: OpenReason,
+        reason: OpenReason,
         failure: Option<Failure>,
         now: Nanos,
     ) {
         let connection = self.connections.remove(key);
-        debug_assert!(connection.is_idle(), "what a connection carries ends before it");
-        let (place, address) = (connection.pool as usize, connection.address as usize);
+        debug_assert!(connection.is_idle(), "a connection's exchanges end before it");
+        let (index, address) = (connection.pool as usize, connection.address as usize);
         let (established, listed, slow) =
             (connection.is_established(), connection.listed, connection.slow);
         let (handshaking, sampled) = (connection.is_handshaking(), connection.sampled);
         connection.close();
-        let pool = &mut self.pools[place];
+        let pool = &mut self.pools[index];
         pool.closed(address, sampled, now);
         if established {
             self.opening.established -= 1;
-            pool.lose(why);
+            pool.count_lost(reason);
             let free = &mut pool.addresses[address].free;
             if listed && let Some(at) = free.iter().rposition(|free| *free as usize == key) {
                 free.remove(at);
@@ -270,16 +271,16 @@ impl<S: System> Dispatcher<S> {
         } else {
             pool.attempt_ended(slow, handshaking);
             match failure {
-                Some(failure) => self.unreachable(place, address, &failure, now),
+                Some(failure) => self.unreachable(index, address, &failure, now),
                 None => _ = pool.avoid(address, now),
             }
         }
-        self.may_need_connections(place);
+        self.may_need_connections(index);
     }
 
-    /// Closes an idle connection to an address that its name has no more.
+    /// Closes an idle connection to an address that its name no longer has.
     pub(super) fn retire(&mut self, key: usize, now: Nanos) {
-        self.lose(key, OpenReason::NewAddress, None, now);
+        self.close_connection(key, OpenReason::NewAddress, None, now);
     }
 
     /// Closes every connection.
@@ -290,84 +291,84 @@ impl<S: System> Dispatcher<S> {
         self.opening.established = 0;
     }
 
-    fn ask(&mut self, pool: usize, now: Nanos) {
+    fn resolve(&mut self, pool: usize, now: Nanos) {
         let state = &mut self.pools[pool];
-        if state.asking || is_literal(&state.origin.host) {
+        if state.querying || is_literal(&state.origin.host) {
             return;
         }
-        state.asking = true;
-        state.asked_at = now;
+        state.querying = true;
+        state.queried_at = now;
         let (host, port) = (state.origin.host.clone(), state.origin.port);
-        self.system.ask(Question { pool, host, port });
+        self.system.resolve(Query { pool, host, port });
     }
 
-    /// Asks again for the addresses of names that are in use and were learnt too long ago.
+    /// Resolves names again that are in use and whose addresses are older than `dns_ttl`.
     pub(crate) fn refresh_names(&mut self, now: Nanos) {
         let ttl = self.shared.plan.connections.dns_ttl;
         for pool in 0..self.pools.len() {
             let state = &self.pools[pool];
             let in_use = state.open > 0 || state.waiting_live > 0;
-            if in_use && matches!(state.name, Name::Known) && now >= state.asked_at + ttl {
-                self.ask(pool, now);
+            if in_use && matches!(state.name, Name::Resolved) && now >= state.queried_at + ttl {
+                self.resolve(pool, now);
             }
         }
     }
 
-    /// Addresses have come, or the name has none.
-    pub(crate) fn learn(&mut self, resolved: Resolved) {
+    /// Handles the result of a name resolution.
+    pub(crate) fn on_resolved(&mut self, resolved: Resolved) {
         let now = self.system.now();
         let pool = resolved.pool;
         let state = &mut self.pools[pool];
-        state.asking = false;
+        state.querying = false;
         match resolved.addresses {
             Ok(list) => {
-                for key in state.learn(list) {
+                for key in state.set_addresses(list) {
                     self.connections[key as usize].listed = false;
                     self.retire(key as usize, now);
                 }
             }
-            // Addresses that worked a moment ago are better than none.
-            Err(_) if matches!(state.name, Name::Known) => {}
+            // Keep using the known addresses.
+            Err(_) if matches!(state.name, Name::Resolved) => {}
             Err(why) => state.name = Name::Failed(why),
         }
         self.may_need_connections(pool);
     }
 
-    /// Makes the request that a redirect asks for the arrival's next exchange.
+    /// Makes the redirected request the arrival's next exchange.
     pub(super) fn follow(&mut self, id: Id, mut hop: Box<Hop>, now: Nanos) {
         match self.pool_of(&hop.spec.url.origin(), now) {
             Ok(pool) => {
                 hop.request.pool = pool;
                 let exchange = &mut self.arrivals.get_mut(id).exchange;
                 *exchange = Exchange::new(exchange.request, Some(hop), now);
-                self.next.push_back(Next::Request(id));
+                self.follow_ups.push_back(FollowUp::Request(id));
             }
             Err(why) => {
                 let error = Some(std::io::Error::other(why));
                 let failure = Failure { class: ErrorClass::Tls, fault: None, error };
                 self.note_failure(id, &failure);
-                self.fail(id, now, Why::of(failure.class));
+                self.fail(id, now, Cause::of(failure.class));
             }
         }
     }
 
-    /// The pool of an origin that a redirect leads to.
+    /// The pool for a redirect's origin, created if needed.
     fn pool_of(&mut self, origin: &Origin, now: Nanos) -> Result<usize, String> {
-        if let Some(place) = self.pools.iter().position(|pool| pool.origin == *origin) {
-            return Ok(place);
+        if let Some(index) = self.pools.iter().position(|pool| pool.origin == *origin) {
+            return Ok(index);
         }
         if self.pools.len() >= POOLS_MAX {
             return Err(format!("targets and redirects span more than {POOLS_MAX} origins"));
         }
         let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)?;
         let (limit, slot) = (self.pools[0].limit, self.shared.redirects_slot);
-        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Asked, limit);
+        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limit);
         if let Ok(ip) = origin.host.parse::<IpAddr>() {
-            pool.learn(vec![(ip, origin.port).into()]);
+            pool.set_addresses(vec![(ip, origin.port).into()]);
         }
         self.pools.push(pool);
-        let place = self.pools.len() - 1;
-        self.ask(place, now);
-        Ok(place)
+        let index = self.pools.len() - 1;
+        self.resolve(index, now);
+        Ok(index)
     }
 }

@@ -1,25 +1,25 @@
-//! What follows an answer: the arrival's end, or another request of it.
+//! Decides what follows an answer: the end of the arrival, or another request.
 //!
-//! An arrival may own several exchanges (a redirect that is followed); here is where that is decided.
+//! An arrival has several exchanges if it follows redirects.
 
 use crate::arrival::Arrival;
 use crate::connection::Answer;
-use crate::judge::{Judgement, Why, judge};
+use crate::judge::{Cause, Judgement, judge};
 use crate::prepare::Shared;
 use crate::request::{Hop, Request};
 use plimsoll_measure::{Fault, RpcCounts};
 use plimsoll_plan::{RpcExpect, Values};
 use plimsoll_rpc::judge::Expected;
 
-/// What follows an answer.
+/// The step after an answer.
 pub(super) enum Step {
     /// The arrival ends.
     Finish(Judgement),
-    /// Another request is to be sent for it.
+    /// The arrival sends another request.
     Follow(Box<Hop>),
 }
 
-/// The request that an arrival sends now.
+/// An arrival's current request.
 pub(super) fn request_of<'a>(shared: &'a Shared, arrival: &'a Arrival) -> &'a Request {
     match &arrival.exchange.hop {
         Some(hop) => &hop.request,
@@ -27,12 +27,12 @@ pub(super) fn request_of<'a>(shared: &'a Shared, arrival: &'a Arrival) -> &'a Re
     }
 }
 
-/// What fills the placeholders of an arrival's requests.
+/// The placeholder values of an arrival's requests.
 pub(super) fn values_of(shared: &Shared, arrival: &Arrival) -> Values {
     shared.plan.streams[arrival.stream as usize].values(arrival.seq)
 }
 
-/// What follows an answer: its judgement, or the redirect that it asks for.
+/// The step after an answer: its judgement, or the redirect to follow.
 pub(super) fn step(
     shared: &Shared,
     arrival: &Arrival,
@@ -41,12 +41,12 @@ pub(super) fn step(
     counts: &mut RpcCounts,
 ) -> Step {
     let plan = &shared.plan;
-    let place = arrival.exchange.request as usize;
-    let (spec, request) = (&plan.requests[place], &shared.requests[place]);
+    let index = arrival.exchange.request as usize;
+    let (spec, request) = (&plan.requests[index], &shared.requests[index]);
     if plan.redirects > 0 && matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
         return follow(shared, arrival, answer);
     }
-    // What a request with placeholders asked is found by filling them in again.
+    // A body with placeholders is rendered again to find out what it asked.
     let rendered = if request.expected.is_none() && spec.expect.rpc != RpcExpect::Off {
         request.render_body(values_of(shared, arrival), body);
         Expected::of(body).ok()
@@ -57,7 +57,7 @@ pub(super) fn step(
     Step::Finish(judge(&spec.expect, expected, answer, plan.body_max, decoded, counts))
 }
 
-/// The redirect that an answer asks for, seen from the request that it answers.
+/// The redirect in an answer, resolved against the request it answers.
 fn follow(shared: &Shared, arrival: &Arrival, answer: &Answer<'_>) -> Step {
     let plan = &shared.plan;
     let (before, left) = match &arrival.exchange.hop {
@@ -74,7 +74,7 @@ fn follow(shared: &Shared, arrival: &Arrival, answer: &Answer<'_>) -> Step {
     match hop {
         Ok(hop) => Step::Follow(Box::new(hop)),
         Err(fault) => {
-            Step::Finish(Judgement { outcome: Err(Why::protocol(fault)), rpc_code: None })
+            Step::Finish(Judgement { outcome: Err(Cause::protocol(fault)), rpc_code: None })
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Responses as servers send them, right and wrong, in any fragmentation.
+//! Valid and malformed responses, in any fragmentation.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Reads one response that arrives in the given fragments: its head, its body, and what was left.
+/// Parses one response given in fragments: its head, its body, and the number of bytes left over.
 fn read(fragments: &[&[u8]], head_only: bool) -> Result<Option<(Head, Vec<u8>, usize)>, Fault> {
     let mut parser = Parser::new();
     parser.expect(head_only);
@@ -25,14 +25,14 @@ fn read(fragments: &[&[u8]], head_only: bool) -> Result<Option<(Head, Vec<u8>, u
     Ok(ended.then(|| (parser.head().clone(), body, left)))
 }
 
-fn whole(text: &str) -> Result<Option<(Head, Vec<u8>, usize)>, Fault> {
+fn parse(text: &str) -> Result<Option<(Head, Vec<u8>, usize)>, Fault> {
     read(&[text.as_bytes()], false)
 }
 
 #[test]
-fn good_responses() {
+fn valid_responses_are_parsed() {
     let check = |text: &str, status: u16, keep_alive: bool, body: &str| {
-        let (head, read, left) = whole(text).unwrap().expect(text);
+        let (head, read, left) = parse(text).unwrap().expect(text);
         assert_eq!((head.status, head.keep_alive), (status, keep_alive), "{text}");
         assert_eq!((String::from_utf8(read).unwrap().as_str(), left), (body, 0), "{text}");
     };
@@ -68,7 +68,7 @@ fn good_responses() {
 }
 
 #[test]
-fn answers_to_head_have_no_body() {
+fn responses_to_head_have_no_body() {
     let text = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n";
     assert_eq!(read(&[text], true).unwrap().unwrap().1, b"");
 }
@@ -84,8 +84,8 @@ fn a_body_without_length_ends_with_the_connection() {
 }
 
 #[test]
-fn faults() {
-    let check = |text: &str, fault: Fault| assert_eq!(whole(text), Err(fault), "{text}");
+fn malformed_responses_are_faults() {
+    let check = |text: &str, fault: Fault| assert_eq!(parse(text), Err(fault), "{text}");
     check("SSH-2.0-OpenSSH_9.2\r\n", Fault::NotHttp);
     check("HTTP/2 200\r\n\r\n", Fault::NotHttp);
     check("HTTP/1.1 20 OK\r\n\r\n", Fault::NotHttp);
@@ -119,23 +119,23 @@ fn faults() {
 }
 
 #[test]
-fn endless_heads_are_cut_off_in_any_fragmentation() {
+fn oversized_heads_are_rejected_in_any_fragmentation() {
     let endless = format!("HTTP/1.1 200 OK\r\n{}", "x: y\r\n".repeat(20_000));
     let fragments: Vec<&[u8]> = endless.as_bytes().chunks(1000).collect();
     assert_eq!(read(&fragments, false), Err(Fault::HeadTooLong));
 }
 
 #[test]
-fn bytes_after_the_end_are_left_and_then_refused() {
+fn bytes_after_the_end_are_left_over_and_then_rejected() {
     let (_, body, left) =
-        whole("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi!!").unwrap().unwrap();
+        parse("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi!!").unwrap().unwrap();
     assert_eq!((body.as_slice(), left), (b"hi".as_slice(), 2));
     let mut parser = Parser::new();
     let mut input: &[u8] = b"!!";
     assert_eq!(parser.next(&mut input), Err(Fault::BytesAfter));
 }
 
-/// A response with headers, interim responses and either coding, and the body that it holds.
+/// A response with headers, 1xx responses and either coding, and its body.
 fn responses() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let chunks = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..6);
     (chunks, 0usize..3, any::<bool>(), "[a-zA-Z-]{1,20}", "[ -~]{0,40}").prop_map(
@@ -169,7 +169,7 @@ fn cut<'b>(bytes: &'b [u8], cuts: &[usize]) -> Vec<&'b [u8]> {
 
 proptest! {
     #[test]
-    fn any_fragmentation_reads_the_same(
+    fn fragmentation_does_not_matter(
         (bytes, body) in responses(),
         cuts in proptest::collection::vec(any::<usize>(), 0..20),
     ) {
@@ -180,13 +180,13 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_off_response_is_never_whole((bytes, _) in responses(), at: usize) {
+    fn a_truncated_response_is_never_complete((bytes, _) in responses(), at: usize) {
         let at = at % bytes.len();
         prop_assert_eq!(read(&[&bytes[..at]], false).unwrap(), None);
     }
 
     #[test]
-    fn damage_never_panics_and_reads_the_same_in_any_fragmentation(
+    fn corrupt_responses_never_panic_and_parse_alike_in_any_fragmentation(
         (mut bytes, _) in responses(),
         damage in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6),
         cuts in proptest::collection::vec(any::<usize>(), 0..20),

@@ -6,7 +6,7 @@
 
 use super::peer::{Ending, Peer, Reply, reply_bytes};
 use crate::control::Command;
-use crate::system::resolve::{Question, Resolved};
+use crate::system::resolve::{Query, Resolved};
 use crate::system::{Message, READY_MAX, Readiness, Wait};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::{Key, Sequence};
@@ -464,12 +464,12 @@ impl World {
         self.messages.pop_front()
     }
 
-    pub(super) fn ask(&mut self, question: Question) {
+    pub(super) fn resolve(&mut self, query: Query) {
         let after = 100_000 + self.chance.below(20_000_000);
-        let addresses = self.lookup(&question.host).map(|list| {
-            list.into_iter().map(|at| SocketAddr::new(at.ip(), question.port)).collect()
-        });
-        let resolved = Resolved { pool: question.pool, addresses };
+        let addresses = self
+            .lookup(&query.host)
+            .map(|list| list.into_iter().map(|at| SocketAddr::new(at.ip(), query.port)).collect());
+        let resolved = Resolved { pool: query.pool, addresses };
         self.happens(self.now + after, Happening::Resolved(resolved));
     }
 

@@ -1,7 +1,7 @@
 //! The simulated machine as the engine sees it: the two traits over a shared [`World`].
 
 use super::net::World;
-use crate::system::resolve::Question;
+use crate::system::resolve::Query;
 use crate::system::{Message, Readiness, Route, Socket, System, Wait};
 use plimsoll_measure::Nanos;
 use std::cell::RefCell;
@@ -34,8 +34,8 @@ impl System for SimSystem {
         self.0.borrow_mut().message()
     }
 
-    fn ask(&mut self, question: Question) {
-        self.0.borrow_mut().ask(question);
+    fn resolve(&mut self, query: Query) {
+        self.0.borrow_mut().resolve(query);
     }
 }
 

@@ -1,6 +1,6 @@
-//! The real machine: epoll over mio, a timerfd, TCP sockets whose kernel tells when bytes arrived.
+//! The real machine: epoll through mio, a timerfd, and TCP sockets with kernel receive timestamps.
 
-use super::resolve::Question;
+use super::resolve::Query;
 use super::timer::{Timer, minimize_slack};
 use super::{Message, READY_MAX, Readiness, Route, Socket, System, Wait};
 use mio::net::TcpStream;
@@ -21,7 +21,7 @@ use std::time::Duration;
 const TIMER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 
-/// How others reach a worker.
+/// The sending side of a worker's message queue.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
     sender: Sender<Message>,
@@ -29,28 +29,28 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Sends, and wakes the worker; whether it still listens.
+    /// Sends a message and wakes the worker; returns false if the worker has ended.
     pub(crate) fn send(&self, message: Message) -> bool {
         self.sender.send(message).is_ok() && self.waker.wake().is_ok()
     }
 }
 
-/// The machine as one worker sees it.
+/// The machine as seen by one worker.
 pub(crate) struct Kernel {
     clock: Clock,
     poll: Poll,
     events: Events,
     timer: Timer,
     messages: Receiver<Message>,
-    /// Whether the waker has fired since the last message was taken.
+    /// Whether the waker has fired since the queue was last empty.
     woken: bool,
     own: Mailbox,
-    resolver: Sender<(Question, Mailbox)>,
+    resolver: Sender<(Query, Mailbox)>,
 }
 
 impl Kernel {
-    /// A poll with its timer and waker. Its clock stands still until [`Kernel::start`].
-    pub(crate) fn new(resolver: Sender<(Question, Mailbox)>) -> io::Result<Kernel> {
+    /// Sets up the poll, timer and waker. The clock reads zero until [`Kernel::start`].
+    pub(crate) fn new(resolver: Sender<(Query, Mailbox)>) -> io::Result<Kernel> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
@@ -67,12 +67,12 @@ impl Kernel {
         })
     }
 
-    /// How others reach this worker.
+    /// A handle for sending messages to this worker.
     pub(crate) fn mailbox(&self) -> Mailbox {
         self.own.clone()
     }
 
-    /// Sets the run's clock and waits until it starts; called on the worker's own thread.
+    /// Sets the run's clock and waits for it to start; called on the worker's thread.
     pub(crate) fn start(&mut self, clock: Clock) -> io::Result<()> {
         minimize_slack();
         self.clock = clock;
@@ -81,7 +81,7 @@ impl Kernel {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            // A command that came before the start is taken by the first iteration.
+            // Commands sent before the start are handled by the first iteration.
             self.woken = true;
         }
         Ok(())
@@ -103,11 +103,11 @@ impl System for Kernel {
         socket.set_tcp_nodelay(true)?;
         let stamps = TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
             | TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE;
-        // A kernel without time stamps still carries load; read lag is then not measured.
+        // Without timestamps, load is still sent, but read lag is not measured.
         let _ = setsockopt(&socket, sockopt::Timestamping, &stamps);
         if let Some(from) = route.from {
-            // The port is chosen at connect, when the whole 4-tuple is known: a source address then
-            // gives its 28,000 ports to each destination and not to all of them together.
+            // The port is chosen at connect, when the whole 4-tuple is known, so that a source
+            // address has its 28,000 ports for each destination rather than in total.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(from, 0).into())?;
         }
@@ -161,13 +161,13 @@ impl System for Kernel {
         message
     }
 
-    fn ask(&mut self, question: Question) {
-        // The resolver lives as long as the run.
-        let _ = self.resolver.send((question, self.own.clone()));
+    fn resolve(&mut self, query: Query) {
+        // The resolver thread outlives the workers.
+        let _ = self.resolver.send((query, self.own.clone()));
     }
 }
 
-/// A TCP socket. Dropping it closes it, and takes it out of the poll.
+/// A TCP socket. Dropping it closes the socket and removes it from the poll.
 pub(crate) struct KernelSocket {
     stream: TcpStream,
     clock: Clock,
@@ -191,7 +191,7 @@ impl Write for KernelSocket {
     }
 }
 
-/// Room for one control message with three time stamps.
+/// Space for one control message with three timestamps.
 const CONTROL: usize = 128;
 
 impl Socket for KernelSocket {
@@ -219,8 +219,8 @@ impl Socket for KernelSocket {
             ControlMessageOwned::ScmTimestampsns(stamps) => Some(stamps.system),
             _ => None,
         });
-        // The kernel stamps with the date. Both clocks are read now, so that a date that was set
-        // meanwhile moves one stamp and not all that follow.
+        // The kernel's timestamps are wall-clock time. Both clocks are read now, so that an
+        // adjustment of the wall clock affects a single timestamp and not all later ones.
         let age = stamp.filter(|stamp| stamp.tv_sec() > 0).map(|stamp| {
             let stamped = stamp.tv_sec() as u64 * 1_000_000_000 + stamp.tv_nsec() as u64;
             Nanos(WallClock::now().unix_ns.saturating_sub(stamped))

@@ -1,7 +1,8 @@
-//! Names to addresses, on a thread of its own, so that a slow name server delays no arrival.
+//! Name resolution on a separate thread, so that a slow name server does not delay arrivals.
 //!
-//! The system's resolver answers (`/etc/hosts`, search domains and all), every address it gives is
-//! used, and the plan's `dns_ttl` says how long: the system does not tell a record's own.
+//! Uses the system's resolver (including `/etc/hosts` and search domains) and all addresses it
+//! returns. The plan's `dns_ttl` sets how long they are used, because the system does not expose a
+//! record's TTL.
 
 use super::Message;
 use super::kernel::Mailbox;
@@ -9,20 +10,20 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// What a worker wants to know.
-pub(crate) struct Question {
+/// A request to resolve a name.
+pub(crate) struct Query {
     pub(crate) pool: usize,
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-/// The answer: all addresses, or why there is none.
+/// The result: all addresses, or why the name did not resolve.
 pub(crate) struct Resolved {
     pub(crate) pool: usize,
     pub(crate) addresses: Result<Vec<SocketAddr>, String>,
 }
 
-/// Asks the system; never gives an empty list.
+/// Resolves a name with the system's resolver; the list is never empty.
 pub(crate) fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let found: io::Result<Vec<SocketAddr>> = (host, port).to_socket_addrs().map(Iterator::collect);
     match found {
@@ -32,22 +33,22 @@ pub(crate) fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-/// Whether a host needs no asking.
+/// Whether a host is an IP address.
 pub(crate) fn is_literal(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok()
 }
 
-/// Starts the thread; it ends when the last sender is dropped.
+/// Spawns the thread; it ends when the last sender is dropped.
 ///
 /// # Errors
-/// The system starts no thread.
-pub(crate) fn start() -> io::Result<Sender<(Question, Mailbox)>> {
-    let (sender, questions): (_, Receiver<(Question, Mailbox)>) = channel();
+/// If the thread cannot be spawned.
+pub(crate) fn start() -> io::Result<Sender<(Query, Mailbox)>> {
+    let (sender, queries): (_, Receiver<(Query, Mailbox)>) = channel();
     let serve = move || {
-        for (question, asker) in questions {
-            let addresses = lookup(&question.host, question.port);
-            // A worker that has ended needs no answer.
-            asker.send(Message::Resolved(Resolved { pool: question.pool, addresses }));
+        for (query, mailbox) in queries {
+            let addresses = lookup(&query.host, query.port);
+            // Fails if the worker has ended.
+            mailbox.send(Message::Resolved(Resolved { pool: query.pool, addresses }));
         }
     };
     std::thread::Builder::new().name("resolver".into()).spawn(serve)?;

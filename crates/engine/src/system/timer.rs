@@ -1,7 +1,7 @@
-//! What wakes a worker: the kernel's timer, at nanosecond resolution and minimal slack.
+//! A worker's wake-up timer: a timerfd with nanosecond resolution and minimal slack.
 //!
-//! The timer is armed lazily: an armed instant that turns out to be too early costs one wake-up, and
-//! saves a system call on each turn of a busy loop.
+//! The timer is re-armed lazily: firing too early costs one wake-up, but a busy loop saves a system
+//! call per iteration.
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -12,14 +12,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// A one-shot timer that a poll waits for.
+/// A one-shot timer registered with a poll.
 pub(crate) struct Timer {
     fd: TimerFd,
     armed: Nanos,
 }
 
 impl Timer {
-    /// A timer that wakes the poll of `registry` under `token`.
+    /// A timer that the poll of `registry` reports as `token`.
     pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Timer> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let fd = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
@@ -27,7 +27,7 @@ impl Timer {
         Ok(Timer { fd, armed: Nanos::MAX })
     }
 
-    /// Makes sure that it fires at `at` or earlier.
+    /// Ensures that the timer fires at `at` or earlier.
     pub(crate) fn arm(&mut self, at: Nanos, now: Nanos) -> io::Result<()> {
         if at >= self.armed && self.armed > now {
             return Ok(());
@@ -40,8 +40,8 @@ impl Timer {
     }
 }
 
-/// Lets this thread's timers fire when they are due; the kernel's default is up to 50 µs late.
+/// Sets this thread's timer slack to 1 ns; the kernel's default of 50 µs would delay timers.
 pub(crate) fn minimize_slack() {
-    // Refused only where a sandbox forbids prctl; the lag that follows is measured and shown.
+    // Fails only if a sandbox forbids prctl; the resulting lag is measured and reported.
     let _ = nix::sys::prctl::set_timerslack(1);
 }

@@ -1,19 +1,19 @@
-//! How long connections were in use, and how long arrivals waited at the limit.
+//! Time that connections were in use, and time that arrivals waited at the limit.
 
 use plimsoll_measure::{Nanos, OriginCounts};
 
-/// How full the connections are.
+/// Utilization of a pool's connections.
 #[derive(Default)]
-pub(super) struct Fullness {
+pub(super) struct Utilization {
     pub(super) counts: OriginCounts,
     pub(super) in_use: u64,
-    /// Up to when connection-time is added up.
+    /// The instant up to which connection time has been summed.
     stepped_at: Nanos,
-    /// Since when arrivals wait at the limit.
+    /// When arrivals began to wait at the limit, if they do.
     pub(super) capped_since: Option<Nanos>,
 }
 
-impl Fullness {
+impl Utilization {
     #[inline]
     pub(super) fn step(&mut self, now: Nanos, open: usize) {
         let span = (now - self.stepped_at).0;
@@ -32,7 +32,7 @@ impl Fullness {
         }
     }
 
-    /// Accounts for the time at the limit so far.
+    /// Adds the time at the limit so far to the counts.
     pub(super) fn restart_cap(&mut self, now: Nanos) {
         if self.capped_since.is_some() {
             self.uncap(now);

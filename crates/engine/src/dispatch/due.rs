@@ -1,41 +1,42 @@
-//! Taking up the arrivals that are due.
+//! Dispatches the arrivals that are due.
 //!
-//! Streams are served by due instant, so that none waits behind another when the worker is late.
+//! Streams are served in order of due time, so that a late worker delays all of them alike.
 
 use super::{Dispatcher, MATERIAL};
 use crate::arrival::Arrival;
-use crate::judge::Why;
+use crate::judge::Cause;
 use crate::source::Due;
 use crate::system::System;
 use plimsoll_measure::{ErrorClass, Nanos};
 
 impl<S: System> Dispatcher<S> {
-    /// Takes up arrivals that are due, at most `most`; how many it took.
-    pub(crate) fn take_up_due(&mut self, most: usize) -> usize {
+    /// Dispatches at most `most` due arrivals and returns their number.
+    pub(crate) fn dispatch_due(&mut self, most: usize) -> usize {
         for (allowance, source) in self.allowance.iter_mut().zip(&self.sources) {
-            // Users who fail at once are due at once: each is taken up once.
+            // Users whose requests fail at once are due again at once: each is dispatched only
+            // once.
             let ready = source.ready_len();
             *allowance = if ready > 0 { ready.min(most) } else { most };
         }
-        let mut taken = 0;
+        let mut dispatched = 0;
         if let [only] = self.allowance.as_slice() {
             let most = *only;
-            while taken < most && self.take_up_one(0) {
-                taken += 1;
+            while dispatched < most && self.dispatch_next(0) {
+                dispatched += 1;
             }
-            return taken;
+            return dispatched;
         }
-        while taken < most
+        while dispatched < most
             && let Some(stream) = self.next_stream()
-            && self.take_up_one(stream)
+            && self.dispatch_next(stream)
         {
             self.allowance[stream] -= 1;
-            taken += 1;
+            dispatched += 1;
         }
-        taken
+        dispatched
     }
 
-    /// The stream whose next arrival is due first.
+    /// The stream with the earliest due arrival.
     fn next_stream(&self) -> Option<usize> {
         let allowed = self.sources.iter().zip(&self.allowance).enumerate();
         let due = allowed.filter(|(_, (_, allowance))| **allowance > 0);
@@ -44,12 +45,12 @@ impl<S: System> Dispatcher<S> {
     }
 
     #[inline]
-    fn take_up_one(&mut self, stream: usize) -> bool {
-        self.take_up_at(stream, self.system.now())
+    fn dispatch_next(&mut self, stream: usize) -> bool {
+        self.dispatch_at(stream, self.system.now())
     }
 
     #[inline]
-    pub(super) fn take_up_at(&mut self, stream: usize, now: Nanos) -> bool {
+    pub(super) fn dispatch_at(&mut self, stream: usize, now: Nanos) -> bool {
         match self.sources[stream].pop(now) {
             Some(due) => {
                 self.lag = now - due.scheduled_at;
@@ -62,9 +63,9 @@ impl<S: System> Dispatcher<S> {
 
     fn arrive(&mut self, stream: usize, due: Due, now: Nanos) {
         let plan = &self.shared.plan;
-        let dealt = plan.streams[stream].deck.deal(due.seq);
-        let target = plan.streams[stream].targets.start + dealt.target;
-        let request = plan.targets[target].request(dealt.number);
+        let card = plan.streams[stream].deck.deal(due.seq);
+        let target = plan.streams[stream].targets.start + card.target;
+        let request = plan.targets[target].request(card.number);
         let mut arrival = Arrival::new(stream as u16, target as u32, request as u32, due.seq);
         arrival.warm = due.warm;
         arrival.user = due.user;
@@ -78,7 +79,7 @@ impl<S: System> Dispatcher<S> {
         let id = self.arrivals.insert(arrival);
         let is_late = self.lag.0 * MATERIAL >= timeout.0;
         if deadline <= now || is_late && self.pools[pool].is_unlikely(deadline, now) {
-            self.fail(id, now, Why::of(ErrorClass::Late));
+            self.fail(id, now, Cause::of(ErrorClass::Late));
         } else {
             self.deliver(pool, id, now);
         }

@@ -1,8 +1,8 @@
-//! The workers' threads: each waits for the clock, works, and reports at once when it cannot.
+//! Worker threads: each waits for the clock, runs its event loop, and reports failures at once.
 
 use crate::dispatch::Dispatcher;
 use crate::pool::Pool;
-use crate::prepare::{Shared, StartError, refuse};
+use crate::prepare::{Shared, StartError, start_error};
 use crate::running::{FromWorker, Reporter, RunError};
 use crate::source::Source;
 use crate::system::kernel::{Kernel, Mailbox};
@@ -17,46 +17,49 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// How to get more threads.
+/// Hint for when a thread cannot be spawned.
 pub(crate) const NO_THREADS: &str = "raise ulimit -u or lower --workers";
 
-/// The workers that were started so far.
-pub(crate) struct Crew {
+/// The workers spawned so far.
+pub(crate) struct WorkerThreads {
     pub(crate) inbox: Receiver<FromWorker>,
     reports: Sender<FromWorker>,
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) emptied: Vec<Sender<Snapshot>>,
     pub(crate) gates: Vec<Sender<Clock>>,
-    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) handles: Vec<JoinHandle<()>>,
 }
 
-impl Crew {
-    pub(crate) fn new(workers: usize) -> Crew {
+impl WorkerThreads {
+    pub(crate) fn new(workers: usize) -> WorkerThreads {
         let (reports, inbox) = channel();
-        Crew {
+        WorkerThreads {
             inbox,
             reports,
             mailboxes: Vec::with_capacity(workers),
             emptied: Vec::with_capacity(workers),
             gates: Vec::with_capacity(workers),
-            threads: Vec::with_capacity(workers),
+            handles: Vec::with_capacity(workers),
         }
     }
 
-    /// Starts a worker's thread, which waits for the clock.
+    /// Spawns a worker's thread, which waits for the clock.
     ///
     /// # Errors
-    /// The system gives no descriptors or no thread.
+    /// If descriptors or a thread cannot be allocated.
     pub(crate) fn start_worker(
         &mut self,
         shared: &Arc<Shared>,
         index: usize,
-        resolver: &Sender<(resolve::Question, Mailbox)>,
+        resolver: &Sender<(resolve::Query, Mailbox)>,
         (sources, pools): (Vec<Source>, Vec<Pool>),
         cpu: Option<usize>,
     ) -> Result<(), StartError> {
         let kernel = Kernel::new(resolver.clone()).map_err(|error| {
-            refuse(format!("cannot set up epoll for worker {index}: {error}"), "raise ulimit -n")
+            start_error(
+                format!("cannot set up epoll for worker {index}: {error}"),
+                "raise ulimit -n",
+            )
         })?;
         self.mailboxes.push(kernel.mailbox());
         let dispatcher = Dispatcher::new(shared.clone(), kernel, sources, pools);
@@ -71,31 +74,32 @@ impl Crew {
             run_worker(worker, index, &gate, &reports);
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(body);
-        let thread = thread
-            .map_err(|error| refuse(format!("cannot spawn worker {index}: {error}"), NO_THREADS))?;
-        self.threads.push(thread);
+        let thread = thread.map_err(|error| {
+            start_error(format!("cannot spawn worker {index}: {error}"), NO_THREADS)
+        })?;
+        self.handles.push(thread);
         self.gates.push(open);
         self.emptied.push(give_back);
         Ok(())
     }
 }
 
-/// A worker's thread: it waits for the clock, and works.
+/// The body of a worker's thread: waits for the clock and runs the event loop.
 fn run_worker(
     mut worker: Worker<Kernel>,
     index: usize,
     gate: &Receiver<Clock>,
     reports: &Sender<FromWorker>,
 ) {
-    // A run that was prepared and dropped never starts.
+    // The channel closes if a prepared run is dropped.
     let Ok(clock) = gate.recv() else { return };
     report_failure(index, reports, || {
         worker.system().start(clock)?;
-        worker.work()
+        worker.run()
     });
 }
 
-/// Reports at once when a worker cannot work any more, or panics.
+/// Reports an error or panic of a worker at once.
 pub(crate) fn report_failure(
     worker: usize,
     reports: &Sender<FromWorker>,
@@ -110,14 +114,14 @@ pub(crate) fn report_failure(
             format!("panicked: {}", text.unwrap_or("(no message)"))
         }
     };
-    // When nobody listens any more, the run is lost anyway.
+    // The receiver is gone only if the run was dropped.
     let _ = reports.send(FromWorker::Failed(RunError { worker, why }));
 }
 
 fn pin_to(cpu: usize) {
     let mut set = CpuSet::new();
     if set.set(cpu).is_ok() {
-        // Refused only where a sandbox forbids it; the thread then moves about.
+        // Fails only if a sandbox forbids it; the thread then stays unpinned.
         let _ = sched_setaffinity(Pid::from_raw(0), &set);
     }
 }
