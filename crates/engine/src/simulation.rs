@@ -1,13 +1,14 @@
 //! The engine on a simulated machine, thousands of seeds.
 //!
 //! The real worker, dispatcher, connections, codec and recorder run on bytes and virtual time; only
-//! clock, poll, sockets and names are replaced (`net`, `system`). A seed stands for a plan (`draft`), a
-//! network and what goes wrong in it (`script`), with servers that follow their script (`peer`). After each run the
-//! accounts must balance, nothing may have been sent after its deadline, what grows must have stayed
-//! within its limit, and **the side that the script made guilty must be the side that is blamed**.
+//! clock, poll, sockets and name resolution are simulated (`net`, `system`). A seed determines a
+//! plan (`draft`), a network with its failures (`script`), and servers that act on them (`peer`).
+//! After each run, the accounting identities must hold, nothing may have been sent after its
+//! deadline, limits must have been kept, and **the verdict must blame the side at fault in the
+//! script**.
 //!
-//! A failure names its seed; `PLIMSOLL_SEED=N cargo test -p plimsoll-engine one_seed` runs it alone
-//! and prints what was seen.
+//! A failure prints its seed; `PLIMSOLL_SEED=N cargo test -p plimsoll-engine one_seed` replays that
+//! seed and prints the details.
 
 mod draft;
 mod net;
@@ -27,7 +28,7 @@ use net::Seen;
 use plimsoll_measure::{ErrorClass, Fault, HostSample, Nanos, RunFacts, Side, Snapshot, WallClock};
 use plimsoll_plan::{Load, Shards};
 use plimsoll_report::{Fold, Summary};
-use script::{Guilty, Kind, Script};
+use script::{AtFault, Kind, Script};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -35,19 +36,19 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use system::SimSystem;
 
-/// Short reads, so that few bytes make what long answers make elsewhere.
+/// A small read buffer, so that short answers exercise what takes long answers in production.
 const READ_MAX: usize = 8 << 10;
 
-/// What came of a seed.
-struct Ran {
+/// The result of running a script.
+struct Outcome {
     script: Script,
     seconds: Vec<Snapshot>,
     facts: RunFacts,
     seen: Seen,
 }
 
-/// Carries a script out.
-fn run(mut script: Script) -> Ran {
+/// Runs a script.
+fn run(mut script: Script) -> Outcome {
     let plan = script.plan.clone();
     let world =
         std::mem::replace(&mut script.world, net::World::new(plimsoll_measure::rng::Key::new(0)));
@@ -102,28 +103,28 @@ fn run(mut script: Script) -> Ran {
         seconds.push(second.counts);
     }
     let seen = std::mem::take(&mut world.borrow_mut().seen);
-    Ran { script, seconds, facts: running.finish(), seen }
+    Outcome { script, seconds, facts: running.finish(), seen }
 }
 
-/// What is wrong with a run; empty when nothing is.
-fn wrong(ran: &Ran) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let script = &ran.script;
+/// The failed checks of a run; empty if it is correct.
+fn failed_checks(outcome: &Outcome) -> Vec<String> {
+    let mut failed_checks = Vec::new();
+    let script = &outcome.script;
     let mut total = script.plan.blank_snapshot();
-    ran.seconds.iter().for_each(|second| total.append(second));
+    outcome.seconds.iter().for_each(|second| total.append(second));
     total.assert_complete();
     let all = total.total();
     let requests = all.requests;
     let mut check = |holds: bool, what: String| {
         if !holds {
-            wrong.push(what);
+            failed_checks.push(what);
         }
     };
     let planned = script.planned.or_else(|| script.plan.planned_requests());
     if let (Some(planned), Load::Open { .. }) = (planned, &script.plan.streams[0].load) {
         check(requests.scheduled == planned, format!("{planned} planned, {}", requests.scheduled));
     }
-    for place in &script.whole {
+    for place in &script.all_ok {
         let own = &total.stats[*place];
         let errors = &own.errors;
         check(own.requests.ok == own.requests.scheduled, format!("target {place}: {errors:?}"));
@@ -135,13 +136,14 @@ fn wrong(ran: &Ran) -> Vec<String> {
     let unserved = all.errors.get(ErrorClass::NoConnection);
     check(starved >= unserved, format!("{starved} starved at the limit, {unserved} unserved"));
     if script.kind == Kind::Capped {
-        // Sending what cannot be answered in time costs connections and blames the target.
+        // Sending requests that cannot be answered in time costs connections and blames the target.
         let timed_out = all.errors.get(ErrorClass::ResponseTimeout);
         check(timed_out * 3 <= requests.sent, format!("{timed_out} of {} sent", requests.sent));
     }
     if matches!(script.kind, Kind::Paused | Kind::PausedAtStart) {
-        // Whatever came in time was read before anything timed out. A request that was sent with
-        // hardly enough time left may fail, and before the first answer it is not known what is enough.
+        // Answers that arrived in time were read before anything timed out. A request sent with
+        // hardly enough time left may fail, and before the first answer it is unknown how much is
+        // enough.
         let sent = all.errors.get(ErrorClass::ResponseTimeout);
         let unsent = all.errors.total() - all.errors.get(ErrorClass::Late) - sent;
         let few = script.kind == Kind::PausedAtStart || sent <= 5;
@@ -150,31 +152,31 @@ fn wrong(ran: &Ran) -> Vec<String> {
     if script.kind == Kind::TwoStreams {
         let lag = |stream: usize| total.streams[stream].lag.mean().unwrap().0;
         let (least, most) = (lag(0).min(lag(1)), lag(0).max(lag(1)));
-        check(most < 2 * least, format!("one stream lags by {least}, the other by {most}"));
+        check(most < 2 * least, format!("lag is {least} in one stream and {most} in the other"));
     }
-    for late in sent_late(ran).into_iter().chain(misjudged(ran, requests.ok)) {
+    for late in sent_late(outcome).into_iter().chain(misjudged(outcome, requests.ok)) {
         check(false, late);
     }
     for address in &script.addresses {
-        let open = ran.seen.open_max.get(address).copied().unwrap_or(0);
+        let open = outcome.seen.open_max.get(address).copied().unwrap_or(0);
         let max = script.plan.connections.max as usize;
         check(open <= max, format!("{open} connections to {address}, at most {max} allowed"));
-        let reached = ran.seen.reached.get(address).copied().unwrap_or(0);
-        let served = matches!(script.guilty, Guilty::Nobody | Guilty::NotTheTarget);
+        let reached = outcome.seen.reached.get(address).copied().unwrap_or(0);
+        let served = matches!(script.at_fault, AtFault::None | AtFault::NotTheTarget);
         check(reached > 0 || !served, format!("no request reached {address}"));
     }
-    if let Some(blame) = misplaced_blame(ran, summary(ran)) {
+    if let Some(blame) = wrong_blame(outcome, summary(outcome)) {
         check(false, blame);
     }
-    wrong
+    failed_checks
 }
 
-/// Whether faults are counted beside the classes that do not tell enough.
+/// Whether faults are counted for the classes that are too coarse.
 fn faults_are_counted(kind: Kind, total: &Snapshot) -> bool {
     let errors = total.total().errors;
     let fault = |fault| total.faults.get(fault);
     match kind {
-        // A connection that was closed while it was idle is not a crash.
+        // A connection closed while idle is not a crash.
         Kind::IdleCloses => {
             fault(Fault::StaleKeepAlive)
                 == errors.get(ErrorClass::Reset) + errors.get(ErrorClass::ClosedEarly)
@@ -184,11 +186,11 @@ fn faults_are_counted(kind: Kind, total: &Snapshot) -> bool {
     }
 }
 
-/// When each arrival of the only stream was due; `None` where that is not one schedule's.
-fn due(ran: &Ran) -> Option<HashMap<u64, Nanos>> {
-    let plan = &ran.script.plan;
+/// When each arrival was due; `None` unless the plan has one stream with one schedule.
+fn due(outcome: &Outcome) -> Option<HashMap<u64, Nanos>> {
+    let plan = &outcome.script.plan;
     let schedules = plan.streams[0].schedules(plan.warmup)?;
-    if ran.script.planned.is_some() || plan.streams.len() > 1 {
+    if outcome.script.planned.is_some() || plan.streams.len() > 1 {
         return None;
     }
     let mut due = HashMap::new();
@@ -200,55 +202,56 @@ fn due(ran: &Ran) -> Option<HashMap<u64, Nanos>> {
     Some(due)
 }
 
-/// Requests of which the first byte was written after their deadline.
-fn sent_late(ran: &Ran) -> Vec<String> {
-    let Some(due) = due(ran) else { return Vec::new() };
-    let sent = ran.seen.sent.iter();
+/// Requests whose first byte was written after their deadline.
+fn sent_late(outcome: &Outcome) -> Vec<String> {
+    let Some(due) = due(outcome) else { return Vec::new() };
+    let sent = outcome.seen.sent.iter();
     let late = sent.filter_map(|((_, seq), at)| {
-        let deadline = due[seq] + ran.script.plan.timeout;
+        let deadline = due[seq] + outcome.script.plan.timeout;
         let at = Nanos(*at);
         (at > deadline).then(|| format!("{seq} was sent at {at}, its deadline was {deadline}"))
     });
     late.collect()
 }
 
-/// Answers that arrived in time and are not counted as `ok`, or the other way round.
-fn misjudged(ran: &Ran, ok: u64) -> Option<String> {
-    let due = due(ran).filter(|_| ran.script.kind.answers_well())?;
-    let arrived = ran.seen.arrived.iter();
-    let in_time = arrived.filter(|(seq, at)| Nanos(**at) <= due[*seq] + ran.script.plan.timeout);
+/// Compares the number of answers that arrived in time with the number counted as `ok`.
+fn misjudged(outcome: &Outcome, ok: u64) -> Option<String> {
+    let due = due(outcome).filter(|_| outcome.script.kind.answers_are_valid())?;
+    let arrived = outcome.seen.arrived.iter();
+    let in_time =
+        arrived.filter(|(seq, at)| Nanos(**at) <= due[*seq] + outcome.script.plan.timeout);
     let in_time = in_time.count() as u64;
-    // An answer may arrive while the worker looks.
+    // One answer may arrive while the worker polls.
     (in_time.abs_diff(ok) > 1).then(|| format!("{in_time} answers came in time, {ok} are ok"))
 }
 
-fn summary(ran: &Ran) -> Summary {
-    let mut fold = Fold::new(&ran.script.plan);
-    ran.seconds.iter().for_each(|second| fold.add(second));
-    fold.finish(ran.facts.clone())
+fn summary(outcome: &Outcome) -> Summary {
+    let mut fold = Fold::new(&outcome.script.plan);
+    outcome.seconds.iter().for_each(|second| fold.add(second));
+    fold.finish(outcome.facts.clone())
 }
 
-fn misplaced_blame(ran: &Ran, summary: Summary) -> Option<String> {
+fn wrong_blame(outcome: &Outcome, summary: Summary) -> Option<String> {
     let verdict = &summary.verdict;
     let blamed = (verdict.valid, verdict.limited_by);
-    let right = match ran.script.guilty {
-        Guilty::Nobody => blamed == (true, None),
-        Guilty::Generator => blamed == (false, Some(Side::Generator)),
-        Guilty::Network => blamed == (true, Some(Side::Network)),
-        Guilty::Target => blamed == (true, Some(Side::Target)),
-        Guilty::NotTheTarget => matches!(verdict.limited_by, None | Some(Side::Generator)),
-        Guilty::NotTheGenerator => verdict.valid && verdict.limited_by != Some(Side::Network),
+    let right = match outcome.script.at_fault {
+        AtFault::None => blamed == (true, None),
+        AtFault::Generator => blamed == (false, Some(Side::Generator)),
+        AtFault::Network => blamed == (true, Some(Side::Network)),
+        AtFault::Target => blamed == (true, Some(Side::Target)),
+        AtFault::NotTheTarget => matches!(verdict.limited_by, None | Some(Side::Generator)),
+        AtFault::NotTheGenerator => verdict.valid && verdict.limited_by != Some(Side::Network),
     };
     (!right).then(|| {
         let errors = &summary.all.stats.errors;
         format!(
-            "guilty: {:?}; blamed: {blamed:?}; {errors:?} {:#?}",
-            ran.script.guilty, verdict.findings
+            "at_fault: {:?}; blamed: {blamed:?}; {errors:?} {:#?}",
+            outcome.script.at_fault, verdict.findings
         )
     })
 }
 
-/// Runs seeds `from..to` on as many threads as there are CPUs; what went wrong, by seed.
+/// Runs seeds `from..to` on one thread per CPU and returns the failed checks by seed.
 fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
     let next = std::sync::atomic::AtomicU64::new(from);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -262,15 +265,15 @@ fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
                         break;
                     }
                     let judge = || {
-                        let ran = run(Script::new(seed));
-                        (ran.script.kind, wrong(&ran))
+                        let outcome = run(Script::new(seed));
+                        (outcome.script.kind, failed_checks(&outcome))
                     };
                     let judged = std::panic::catch_unwind(judge);
-                    let (kind, wrong) = judged.unwrap_or_else(|_| {
+                    let (kind, failed_checks) = judged.unwrap_or_else(|_| {
                         (Script::new(seed).kind, vec!["panicked, see above".into()])
                     });
-                    if !wrong.is_empty() {
-                        failed.lock().unwrap().push((seed, kind, wrong));
+                    if !failed_checks.is_empty() {
+                        failed.lock().unwrap().push((seed, kind, failed_checks));
                     }
                 }
             });
@@ -281,16 +284,16 @@ fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
     failed
 }
 
-/// Seeds that a plain test run goes through.
+/// Number of seeds in a normal test run.
 const SEEDS: u64 = 3_000;
 
 #[test]
-fn the_guilty_side_is_blamed() {
+fn the_side_at_fault_is_blamed() {
     let failed = run_seeds(0, SEEDS);
-    for (seed, kind, wrong) in failed.iter().take(5) {
+    for (seed, kind, failed_checks) in failed.iter().take(5) {
         eprintln!(
             "seed {seed} ({kind:?}): {}",
-            wrong.iter().take(3).cloned().collect::<Vec<_>>().join("\n  ")
+            failed_checks.iter().take(3).cloned().collect::<Vec<_>>().join("\n  ")
         );
     }
     let seeds: Vec<u64> = failed.iter().map(|(seed, ..)| *seed).collect();
@@ -298,21 +301,21 @@ fn the_guilty_side_is_blamed() {
 }
 
 #[test]
-fn the_same_seed_runs_the_same() {
+fn runs_are_deterministic() {
     for seed in [3, 11, 14, 17] {
         let (a, b) = (run(Script::new(seed)), run(Script::new(seed)));
         assert_eq!(a.seconds, b.seconds, "seed {seed}");
     }
 }
 
-/// Replays one seed, and prints what was seen.
+/// Replays one seed and prints the details.
 #[test]
 fn one_seed() {
     let Ok(seed) = std::env::var("PLIMSOLL_SEED") else { return };
-    let ran = run(Script::new(seed.parse().expect("PLIMSOLL_SEED is a number")));
-    eprintln!("{:?}, guilty: {:?}", ran.script.kind, ran.script.guilty);
-    eprintln!("{}", ran.script.plan.to_toml());
-    for second in &ran.seconds {
+    let outcome = run(Script::new(seed.parse().expect("PLIMSOLL_SEED is a number")));
+    eprintln!("{:?}, at_fault: {:?}", outcome.script.kind, outcome.script.at_fault);
+    eprintln!("{}", outcome.script.plan.to_toml());
+    for second in &outcome.seconds {
         let all = second.total();
         eprintln!(
             "{}: {:?} {:?} lag p99 {:?} {:?} {:?}",
@@ -324,7 +327,7 @@ fn one_seed() {
             second.origins
         );
     }
-    eprintln!("paused {}", Nanos(ran.seen.paused));
-    let wrong = wrong(&ran);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    eprintln!("paused {}", Nanos(outcome.seen.paused));
+    let failed_checks = failed_checks(&outcome);
+    assert!(failed_checks.is_empty(), "{}", failed_checks.join("\n"));
 }

@@ -1,22 +1,22 @@
-//! The plan of a script, written as a user would write it.
+//! The plan of a script, as a plan file.
 
 use plimsoll_plan::{Document, Plan, Variables};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A plan in the making.
+/// A plan under construction.
 pub(super) struct Draft {
     pub(super) load: String,
     pub(super) timeout_ms: u64,
     pub(super) connections: String,
     pub(super) rest: String,
     pub(super) targets: Vec<(String, usize)>,
-    /// Two streams of this rate and duration, each with a target of its own.
+    /// If set, the plan has two streams of this rate and duration, each with its own target.
     pub(super) streams: Option<(u64, u64)>,
 }
 
 impl Draft {
-    /// The plan.
+    /// Parses the plan.
     pub(super) fn read(&self, seed: u64) -> Arc<Plan> {
         let load = if self.streams.is_some() { "" } else { &self.load };
         let mut text = format!(

@@ -1,4 +1,4 @@
-//! What a seed stands for: a plan, a network, what goes wrong in it, and whose fault that is.
+//! The script of a seed: a plan, a network with its failures, and the side at fault.
 
 use super::draft::Draft;
 use super::net::World;
@@ -10,37 +10,37 @@ use plimsoll_plan::{Plan, Shards};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Whose fault it is when something went wrong.
+/// The side that the verdict must blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Guilty {
-    Nobody,
+pub(super) enum AtFault {
+    None,
     Generator,
     Network,
     Target,
-    /// Whatever went wrong is small; all that matters is who is not blamed for it.
+    /// A minor problem; only blaming the wrong side is an error.
     NotTheTarget,
     NotTheGenerator,
 }
 
-/// What a seed stands for.
+/// The script of a seed.
 pub(super) struct Script {
     pub(super) kind: Kind,
     pub(super) plan: Arc<Plan>,
     pub(super) world: World,
-    pub(super) guilty: Guilty,
-    /// Targets every arrival of which is answered as expected.
-    pub(super) whole: Vec<usize>,
-    /// Arrivals that end as expected at least, in thousandths.
+    pub(super) at_fault: AtFault,
+    /// Targets whose arrivals must all be answered as expected.
+    pub(super) all_ok: Vec<usize>,
+    /// Minimum share of arrivals answered as expected, in thousandths.
     pub(super) ok_at_least: u64,
-    /// What every connection leads to, for the limit on them.
+    /// Addresses for which the connection limit is checked.
     pub(super) addresses: Vec<SocketAddr>,
-    /// What a worker may hold of bodies, in bytes.
+    /// The worker's budget for incomplete bodies, in bytes.
     pub(super) held_max: Option<u64>,
-    /// How many arrivals there are, where that was changed while the plan ran.
+    /// The planned number of arrivals, if commands changed it during the run.
     pub(super) planned: Option<u64>,
 }
 
-/// What goes wrong.
+/// The kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Clean,
@@ -55,7 +55,7 @@ pub(super) enum Kind {
     MovedName,
     FailedRefresh,
     Capped,
-    CappedBesideHealthy,
+    CappedNextToHealthy,
     SlowedDown,
     Paused,
     ShortPauses,
@@ -69,15 +69,15 @@ pub(super) enum Kind {
     HandedOver,
     ManyAddresses,
     TwoStreams,
-    Swollen,
+    IncompleteBodies,
     PausedAtStart,
     PausedWhileStalled,
-    TakesNothing,
+    ReadsNothing,
 }
 
 impl Kind {
-    /// Whether every answer that comes is as expected.
-    pub(super) fn answers_well(self) -> bool {
+    /// Whether all answers that arrive are as expected.
+    pub(super) fn answers_are_valid(self) -> bool {
         use Kind::*;
         matches!(
             self,
@@ -109,7 +109,7 @@ impl Kind {
         Kind::MovedName,
         Kind::FailedRefresh,
         Kind::Capped,
-        Kind::CappedBesideHealthy,
+        Kind::CappedNextToHealthy,
         Kind::SlowedDown,
         Kind::Paused,
         Kind::ShortPauses,
@@ -123,10 +123,10 @@ impl Kind {
         Kind::HandedOver,
         Kind::ManyAddresses,
         Kind::TwoStreams,
-        Kind::Swollen,
+        Kind::IncompleteBodies,
         Kind::PausedAtStart,
         Kind::PausedWhileStalled,
-        Kind::TakesNothing,
+        Kind::ReadsNothing,
     ];
 }
 
@@ -137,9 +137,9 @@ fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], 80))
 }
 
-/// Draws from a range, both ends included.
-fn within(chance: &mut Sequence, least: u64, most: u64) -> u64 {
-    least + chance.below(most - least + 1)
+/// Draws from an inclusive range.
+fn within(random: &mut Sequence, least: u64, most: u64) -> u64 {
+    least + random.below(most - least + 1)
 }
 
 impl Script {
@@ -147,8 +147,8 @@ impl Script {
     pub(super) fn new(seed: u64) -> Script {
         let key = Key::new(seed);
         let kind = Kind::ALL[(seed % Kind::ALL.len() as u64) as usize];
-        let mut chance = key.with(1).sequence();
-        let c = &mut chance;
+        let mut random = key.with(1).sequence();
+        let c = &mut random;
         let secs = within(c, 3, 7);
         let rate = within(c, 40, 260);
         let arrivals = if c.below(2) == 0 { "constant" } else { "poisson" };
@@ -163,36 +163,36 @@ impl Script {
             streams: None,
         };
         let mut peer = Peer::healthy(within(c, 200, 30_000) * 1_000);
-        peer.in_pieces = c.below(3) == 0;
-        let mut made = Made {
+        peer.fragmented = c.below(3) == 0;
+        let mut parts = Parts {
             world: World::new(key.with(2)),
-            guilty: Guilty::Nobody,
-            whole: vec![0],
+            at_fault: AtFault::None,
+            all_ok: vec![0],
             ok_at_least: 0,
             addresses: vec![address(1)],
             held_max: None,
             change: Change::None,
         };
-        let asked = Asked { secs, rate };
-        make(kind, c, asked, &mut draft, &mut peer, &mut made);
-        made.world.peer(address(1), peer);
+        let base = BaseLoad { secs, rate };
+        set_up(kind, c, base, &mut draft, &mut peer, &mut parts);
+        parts.world.peer(address(1), peer);
         let plan = draft.read(seed);
-        let planned = made.command(&plan, secs, c);
+        let planned = parts.command(&plan, secs, c);
         Script {
             kind,
             plan,
-            world: made.world,
-            guilty: made.guilty,
-            whole: made.whole,
-            ok_at_least: made.ok_at_least,
-            addresses: made.addresses,
-            held_max: made.held_max,
+            world: parts.world,
+            at_fault: parts.at_fault,
+            all_ok: parts.all_ok,
+            ok_at_least: parts.ok_at_least,
+            addresses: parts.addresses,
+            held_max: parts.held_max,
             planned,
         }
     }
 }
 
-struct Asked {
+struct BaseLoad {
     secs: u64,
     rate: u64,
 }
@@ -203,23 +203,23 @@ enum Change {
     Shards,
 }
 
-struct Made {
+struct Parts {
     world: World,
-    guilty: Guilty,
-    whole: Vec<usize>,
+    at_fault: AtFault,
+    all_ok: Vec<usize>,
     ok_at_least: u64,
     addresses: Vec<SocketAddr>,
     held_max: Option<u64>,
     change: Change,
 }
 
-impl Made {
-    fn blame(&mut self, guilty: Guilty) {
-        self.guilty = guilty;
-        self.whole.clear();
+impl Parts {
+    fn blame(&mut self, at_fault: AtFault) {
+        self.at_fault = at_fault;
+        self.all_ok.clear();
     }
 
-    /// Plants commands; how many arrivals there are then.
+    /// Schedules commands and returns the resulting number of arrivals.
     fn command(&mut self, plan: &Arc<Plan>, secs: u64, c: &mut Sequence) -> Option<u64> {
         let schedules: Vec<_> =
             plan.streams.iter().map(|stream| stream.schedules(plan.warmup)).collect();
@@ -236,10 +236,10 @@ impl Made {
                 commands
             }
         };
-        // What is due, counted by hand: each change takes over at its instant.
+        // Counts the arrivals independently: each change takes effect at its instant.
         let main = &schedules[0].as_ref().expect("an open stream").main;
         let mut in_force = main.pacer(&Shards::all(), Nanos::ZERO);
-        let (mut count, mut heard) = (0, Nanos::ZERO);
+        let (mut count, mut received) = (0, Nanos::ZERO);
         for (_, command) in commands {
             let Command::Pace { at, pacer, .. } = &command else { unreachable!("an open stream") };
             while in_force.peek().is_some_and(|arrival| arrival.at < *at) {
@@ -247,9 +247,9 @@ impl Made {
                 count += 1;
             }
             in_force = (**pacer).clone();
-            // Commands come some time ahead, in the order they were given.
-            heard = Nanos(at.0 - within(c, 1, at.0.min(SECOND / 2))).max(heard);
-            self.world.command(heard, command);
+            // Commands arrive some time before they take effect, in the order they were issued.
+            received = Nanos(at.0 - within(c, 1, at.0.min(SECOND / 2))).max(received);
+            self.world.command(received, command);
         }
         while in_force.peek().is_some() {
             in_force.advance();
@@ -259,15 +259,15 @@ impl Made {
     }
 }
 
-fn make(
+fn set_up(
     kind: Kind,
     c: &mut Sequence,
-    asked: Asked,
+    base: BaseLoad,
     draft: &mut Draft,
     peer: &mut Peer,
-    made: &mut Made,
+    parts: &mut Parts,
 ) {
-    let Asked { secs, rate } = asked;
+    let BaseLoad { secs, rate } = base;
     match kind {
         Kind::Clean => {
             if c.below(3) == 0 {
@@ -277,8 +277,8 @@ fn make(
         }
         Kind::IdleCloses => {
             peer.idle_close = Some(within(c, 1, 50) * MILLI);
-            made.blame(Guilty::NotTheGenerator);
-            made.ok_at_least = 500;
+            parts.blame(AtFault::NotTheGenerator);
+            parts.ok_at_least = 500;
         }
         Kind::Flawed | Kind::FewFlaws => {
             let flaws = [
@@ -290,49 +290,49 @@ fn make(
                 Flaw::Status500,
                 Flaw::Stray,
             ];
-            // Stray bytes spoil the connection and not the answer.
+            // Stray bytes break the connection but not the answer.
             let few = u64::from(kind == Kind::FewFlaws);
             let flaw = flaws[c.below(flaws.len() as u64 - 1 + few) as usize];
             if kind == Kind::Flawed {
                 peer.flaw = (flaw, within(c, 50, 400), 0);
-                made.blame(Guilty::Target);
+                parts.blame(AtFault::Target);
             } else {
                 peer.flaw = (flaw, 2, 0);
-                made.blame(Guilty::NotTheGenerator);
-                made.ok_at_least = 970;
+                parts.blame(AtFault::NotTheGenerator);
+                parts.ok_at_least = 970;
             }
         }
         Kind::Stalled => {
             draft.timeout_ms = within(c, 200, 600);
             let from = within(c, SECOND, 2 * SECOND);
             peer.stalls = Some((from, from + within(c, 900, 1500) * MILLI));
-            made.blame(Guilty::Target);
+            parts.blame(AtFault::Target);
         }
         Kind::Refusing => {
             peer.accept = Accept::Refuse;
-            made.blame(Guilty::Target);
+            parts.blame(AtFault::Target);
         }
         Kind::RefusingLater => {
-            // Connections are closed after each answer, so that later ones are refused.
+            // Connections close after each answer, so that later ones are refused.
             draft.connections = "max = 500, reuse = false".into();
             peer.accept = Accept::Until(secs * SECOND / 2);
-            made.blame(Guilty::Target);
-            made.ok_at_least = 300;
+            parts.blame(AtFault::Target);
+            parts.ok_at_least = 300;
         }
         Kind::BlackHole => {
             draft.timeout_ms = within(c, 300, 1500);
             peer.accept = Accept::BlackHole;
-            made.blame(Guilty::Network);
+            parts.blame(AtFault::Network);
         }
-        Kind::OneDeadAddress => two_addresses(c, draft, made, true),
-        Kind::ManyAddresses => two_addresses(c, draft, made, false),
-        Kind::MovedName => moved_name(c, draft, peer, made),
+        Kind::OneDeadAddress => two_addresses(c, draft, parts, true),
+        Kind::ManyAddresses => two_addresses(c, draft, parts, false),
+        Kind::MovedName => moved_name(c, draft, peer, parts),
         Kind::FailedRefresh => {
             named(draft, "dns_ttl = \"1s\"");
-            made.world.name("node", Nanos::ZERO, Ok(vec![address(1)]));
-            made.world.name("node", Nanos(1), Err("server failure".into()));
+            parts.world.name("node", Nanos::ZERO, Ok(vec![address(1)]));
+            parts.world.name("node", Nanos(1), Err("server failure".into()));
         }
-        Kind::Capped | Kind::CappedBesideHealthy => {
+        Kind::Capped | Kind::CappedNextToHealthy => {
             // The limit carries 30 to 70 % of the rate.
             let limit = within(c, 2, 8);
             peer.service = limit * SECOND * 100 / (rate * within(c, 30, 70));
@@ -340,26 +340,26 @@ fn make(
             draft.connections = format!("max = {limit}");
             draft.timeout_ms = [300, 1000, 3000, 60_000][c.below(4) as usize];
             draft.timeout_ms = draft.timeout_ms.max(3 * peer.service / MILLI);
-            made.blame(Guilty::Generator);
-            if kind == Kind::CappedBesideHealthy {
+            parts.blame(AtFault::Generator);
+            if kind == Kind::CappedNextToHealthy {
                 draft.targets.push(("http://10.0.0.2".into(), 0));
                 peer.service *= 2;
                 peer.jitter *= 2;
-                made.world.peer(address(2), Peer::healthy(limit * SECOND / (4 * rate)));
-                made.addresses.push(address(2));
-                made.whole = vec![1];
+                parts.world.peer(address(2), Peer::healthy(limit * SECOND / (4 * rate)));
+                parts.addresses.push(address(2));
+                parts.all_ok = vec![1];
             }
         }
         Kind::SlowedDown => {
             let limit = within(c, 4, 16);
-            // At first the limit carries three times the rate, then half of it.
+            // The limit first carries three times the rate, then half of it.
             peer.service = limit * SECOND / (3 * rate);
             peer.jitter = peer.service / 10;
             let slow = 2 * limit * SECOND / rate;
             peer.slows = Some((within(c, SECOND, 2 * SECOND), slow));
             draft.connections = format!("max = {limit}");
             draft.timeout_ms = [500, 2000, 60_000][c.below(3) as usize].max(3 * slow / MILLI);
-            made.blame(Guilty::Target);
+            parts.blame(AtFault::Target);
         }
         Kind::Paused | Kind::PausedAtStart => {
             draft.timeout_ms = within(c, 200, 600);
@@ -368,51 +368,51 @@ fn make(
                 Kind::Paused => within(c, SECOND, 2 * SECOND),
                 _ => within(c, 0, 20 * MILLI),
             };
-            made.world.pause(Nanos(from), Nanos(length * MILLI));
+            parts.world.pause(Nanos(from), Nanos(length * MILLI));
             if c.below(2) == 0 {
-                // Some requests wait for a connection meanwhile.
+                // Some requests are waiting for a connection during the pause.
                 draft.connections = "max = 500, reuse = false".into();
                 peer.rtt = within(c, 10, 60) * MILLI;
             }
-            made.blame(Guilty::Generator);
+            parts.blame(AtFault::Generator);
         }
         Kind::PausedWhileStalled => {
-            // Answers come while the worker is away, and too late.
+            // Answers arrive while the worker is away, but too late.
             draft.timeout_ms = within(c, 200, 400);
             peer.service = within(c, 20, 100) * MILLI;
             let from = within(c, SECOND, 2 * SECOND);
             let back = from + (draft.timeout_ms + within(c, 10, 100)) * MILLI;
             peer.stalls = Some((from, back));
-            made.world.pause(Nanos(from), Nanos(back - from + within(c, 50, 300) * MILLI));
-            made.blame(Guilty::Generator);
+            parts.world.pause(Nanos(from), Nanos(back - from + within(c, 50, 300) * MILLI));
+            parts.blame(AtFault::Generator);
         }
-        Kind::TakesNothing => {
-            // Not a byte of a request leaves this host; some of these targets answer all the same.
+        Kind::ReadsNothing => {
+            // No byte of a request leaves this host; some of these targets answer anyway.
             peer.answers_first = c.below(2) == 0;
-            made.world.room(0);
-            made.blame(Guilty::Target);
+            parts.world.room(0);
+            parts.blame(AtFault::Target);
         }
         Kind::ShortPauses => {
             for _ in 0..within(c, 1, 20) {
                 let at = within(c, 0, secs * SECOND);
-                made.world.pause(Nanos(at), Nanos(within(c, 1, 60) * MILLI));
+                parts.world.pause(Nanos(at), Nanos(within(c, 1, 60) * MILLI));
             }
-            made.blame(Guilty::NotTheTarget);
-            made.ok_at_least = 1000;
+            parts.blame(AtFault::NotTheTarget);
+            parts.ok_at_least = 1000;
         }
         Kind::Hostile => {
             draft.targets.push(("http://10.0.0.2".into(), 0));
             draft.timeout_ms = within(c, 1000, 2000);
             let hostile = Peer { flaw: (Flaw::Endless, 20, 0), ..Peer::healthy(MILLI) };
-            made.world.peer(address(2), hostile);
-            made.addresses.push(address(2));
-            made.blame(Guilty::NotTheGenerator);
-            made.whole = vec![0];
+            parts.world.peer(address(2), hostile);
+            parts.addresses.push(address(2));
+            parts.blame(AtFault::NotTheGenerator);
+            parts.all_ok = vec![0];
         }
         Kind::OutOfPorts => {
             draft.connections = "max = 500, reuse = false".into();
-            made.world.ports(within(c, 10, rate * secs / 2));
-            made.blame(Guilty::Generator);
+            parts.world.ports(within(c, 10, rate * secs / 2));
+            parts.blame(AtFault::Generator);
         }
         Kind::SlowHandshakes => {
             peer.accept = Accept::Yes { again: within(c, 50, 300) };
@@ -422,35 +422,35 @@ fn make(
             draft.targets = vec![("https://10.0.0.1:80".into(), 0)];
             draft.rest = "tls = { insecure = true }\n".into();
             draft.timeout_ms = within(c, 300, 1000);
-            made.blame(Guilty::Target);
+            parts.blame(AtFault::Target);
         }
         Kind::PartialWrites => {
-            made.world.room(within(c, 500, 5000) as usize);
+            parts.world.room(within(c, 500, 5000) as usize);
             draft.targets = vec![("http://10.0.0.1".into(), within(c, 5_000, 30_000) as usize)];
             peer.result = within(c, 10, 20_000) as usize;
         }
         Kind::SlowWorker => {
-            // A look at the clock costs a millisecond: the worker cannot keep up.
-            made.world.look(within(c, 5, 9) * MILLI / 2);
+            // Reading the clock costs 2.5 to 4.5 ms: the worker cannot keep up.
+            parts.world.clock_cost(within(c, 5, 9) * MILLI / 2);
             draft.timeout_ms = 60_000;
-            made.blame(Guilty::Generator);
+            parts.blame(AtFault::Generator);
         }
         Kind::TwoStreams => {
-            // Each alone would keep a slow worker busy.
-            made.world.look(within(c, 5, 9) * MILLI / 2);
+            // Each stream alone would keep a slow worker busy.
+            parts.world.clock_cost(within(c, 5, 9) * MILLI / 2);
             draft.timeout_ms = 60_000;
             draft.streams = Some((rate, secs));
-            made.blame(Guilty::Generator);
+            parts.blame(AtFault::Generator);
         }
-        Kind::Swollen => {
+        Kind::IncompleteBodies => {
             peer.flaw = (Flaw::HalfBody, within(c, 100, 300), 0);
             peer.result = within(c, 5_000, 10_000) as usize;
-            made.held_max = Some(within(c, 20, 60) << 10);
+            parts.held_max = Some(within(c, 20, 60) << 10);
             draft.timeout_ms = within(c, 1000, 3000);
-            made.blame(Guilty::Generator);
+            parts.blame(AtFault::Generator);
         }
-        Kind::ChangedRate => made.change = Change::Rate,
-        Kind::HandedOver => made.change = Change::Shards,
+        Kind::ChangedRate => parts.change = Change::Rate,
+        Kind::HandedOver => parts.change = Change::Shards,
     }
 }
 
@@ -459,30 +459,30 @@ fn named(draft: &mut Draft, more: &str) {
     draft.connections = format!("max = 500, {more}");
 }
 
-/// A name with two addresses, of which the first may be dead.
-fn two_addresses(c: &mut Sequence, draft: &mut Draft, made: &mut Made, dead: bool) {
+/// A name with two addresses, the first possibly dead.
+fn two_addresses(c: &mut Sequence, draft: &mut Draft, parts: &mut Parts, dead: bool) {
     named(draft, "dns_ttl = \"60s\"");
     draft.timeout_ms = within(c, 800, 3000);
     if dead && c.below(2) == 0 {
-        // So few that each waits for a connection of its own.
+        // So few arrivals that each waits for a new connection.
         draft.load = "rate = \"1/s\"\nduration = \"4s\"\n".into();
     }
     let first = Peer::healthy(5 * MILLI);
     let accept = if dead { Accept::BlackHole } else { first.accept };
-    made.world.peer(address(2), Peer { accept, ..first });
-    made.world.name("node", Nanos::ZERO, Ok(vec![address(2), address(1)]));
-    made.addresses = if dead { vec![] } else { vec![address(1), address(2)] };
+    parts.world.peer(address(2), Peer { accept, ..first });
+    parts.world.name("node", Nanos::ZERO, Ok(vec![address(2), address(1)]));
+    parts.addresses = if dead { vec![] } else { vec![address(1), address(2)] };
 }
 
-/// A name that moves to another address; the old one accepts no more, and serves what it has.
-fn moved_name(c: &mut Sequence, draft: &mut Draft, peer: &mut Peer, made: &mut Made) {
+/// A name that moves to another address; the old one stops answering later.
+fn moved_name(c: &mut Sequence, draft: &mut Draft, peer: &mut Peer, parts: &mut Parts) {
     named(draft, "dns_ttl = \"1s\"");
     let moves = within(c, SECOND / 3, 3 * SECOND / 2);
-    made.world.name("node", Nanos::ZERO, Ok(vec![address(1)]));
-    made.world.name("node", Nanos(moves), Ok(vec![address(2)]));
+    parts.world.name("node", Nanos::ZERO, Ok(vec![address(1)]));
+    parts.world.name("node", Nanos(moves), Ok(vec![address(2)]));
     let new = Peer::healthy(peer.service);
-    made.world.peer(address(2), new);
-    made.addresses = vec![address(2)];
-    // It goes away for good when everybody has had time to hear of it.
+    parts.world.peer(address(2), new);
+    parts.addresses = vec![address(2)];
+    // The old address stops answering once there was time to resolve the name again.
     peer.stalls = Some((moves + 1_200 * MILLI + peer.service, u64::MAX / 2));
 }

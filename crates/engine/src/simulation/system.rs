@@ -1,4 +1,4 @@
-//! The simulated machine as the engine sees it: the two traits over a shared [`World`].
+//! The simulated machine: implements the engine's two traits over a shared [`World`].
 
 use super::net::World;
 use crate::system::resolve::Query;
@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 
-/// The machine, as the worker sees it.
+/// The machine as seen by the worker.
 #[derive(Clone)]
 pub(super) struct SimSystem(pub(super) Rc<RefCell<World>>);
 
@@ -39,7 +39,7 @@ impl System for SimSystem {
     }
 }
 
-/// A socket of the simulated machine; dropping it closes it.
+/// A simulated socket; dropping it closes the socket.
 pub(super) struct SimSocket {
     world: Rc<RefCell<World>>,
     id: usize,
