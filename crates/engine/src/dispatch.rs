@@ -178,7 +178,7 @@ impl<S: System> Dispatcher<S> {
             }
             self.leave_queue(pool, now);
             let (id, arrival) = (waiting.arrival, &self.arrivals[waiting.arrival]);
-            if self.is_in_vain(arrival, pool, now) {
+            if self.is_too_late(arrival, pool, now) {
                 self.fail_unserved(id, pool, now);
                 continue;
             }
@@ -188,7 +188,7 @@ impl<S: System> Dispatcher<S> {
     }
 
     /// Whether a waiting arrival can no longer be answered in time.
-    fn is_in_vain(&self, arrival: &Arrival, pool: usize, now: Nanos) -> bool {
+    fn is_too_late(&self, arrival: &Arrival, pool: usize, now: Nanos) -> bool {
         if arrival.deadline <= now {
             return true;
         }

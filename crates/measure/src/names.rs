@@ -135,7 +135,7 @@ listed! {
         BadCoding = "transfer-encoding other than chunked",
         /// A chunk size is not a number or overflows.
         BadChunk = "malformed chunk size",
-        /// A chunk is not terminated by CRLF, or the trailers are too long.
+        /// A chunk is not followed by a line break, or the trailers are too long.
         BadChunkEnd = "malformed end of chunk",
         /// Bytes followed the end of the response.
         BytesAfter = "bytes after the end of the response",

@@ -110,16 +110,16 @@ impl Http1 {
         debug_assert!(self.is_free(), "one exchange at a time");
         debug_assert!(self.body.is_empty(), "a body is freed with its exchange");
         let request = outgoing.request.bytes(outgoing.values, buffers);
-        let taken = match transport.write(request) {
-            Ok(taken) => taken,
+        let written = match transport.write(request) {
+            Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
                 self.closing = Closing::of(OpenReason::TargetClosed);
                 return Started::Refused;
             }
         };
-        if taken < request.len() {
-            self.unwritten.extend_from_slice(&request[taken..]);
+        if written < request.len() {
+            self.unwritten.extend_from_slice(&request[written..]);
         }
         self.trace = outgoing
             .trace
@@ -129,7 +129,7 @@ impl Http1 {
             arrival: outgoing.arrival,
             keep_body: outgoing.keep_body,
             last: outgoing.last,
-            sent: taken > 0,
+            sent: written > 0,
             reused: std::mem::replace(&mut self.used, true),
             began: false,
             bytes_in: 0,
@@ -137,7 +137,7 @@ impl Http1 {
             body_max: outgoing.body_max,
         });
         let bytes = request.len() as u64;
-        if taken > 0 { Started::Sent { bytes } } else { Started::Queued { bytes } }
+        if written > 0 { Started::Sent { bytes } } else { Started::Queued { bytes } }
     }
 
     /// Closes the connection, because a late answer could not be distinguished from the next one.
@@ -207,7 +207,9 @@ impl Http1 {
                     let failure = Failure::fault(Fault::AnswerFirst);
                     return Some(self.fail(failure, &mut resources.budget));
                 }
-                Ok(Some(whole)) => return Some(self.answer(whole, transport, &resources.scratch)),
+                Ok(Some(location)) => {
+                    return Some(self.answer(location, transport, &resources.scratch));
+                }
                 Ok(None) => {
                     let current = self.current.as_mut().expect("bytes of an exchange were fed");
                     if !std::mem::replace(&mut current.began, true) {
@@ -308,7 +310,7 @@ impl Http1 {
 
     fn answer<'a, K: Socket>(
         &'a mut self,
-        whole: BodyLocation,
+        location: BodyLocation,
         transport: &Transport<K>,
         scratch: &'a [u8],
     ) -> Event<'a> {
@@ -317,7 +319,7 @@ impl Http1 {
         if !head.keep_alive || current.last || !self.unwritten.is_empty() {
             self.closing = self.closing.or(Closing::of(OpenReason::TargetClosed));
         }
-        let body: &[u8] = match whole {
+        let body: &[u8] = match location {
             BodyLocation::Read(range) => &scratch[range],
             // Freed by the next call of `next`.
             BodyLocation::Collected => &self.body,

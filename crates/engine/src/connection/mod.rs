@@ -155,8 +155,8 @@ pub(crate) enum Event<'a> {
     Answered { arrival: Id, bytes: u64, answer: Answer<'a> },
     /// An exchange failed; the connection may still be usable.
     Failed { arrival: Id, bytes: u64, failure: Failure },
-    /// The connection is closed; `reason` is the reason if a replacement is opened. The end of each of
-    /// its exchanges was reported before. No failure means an orderly close.
+    /// The connection is closed; `reason` is used if a replacement is opened. The end of each of
+    /// its exchanges was reported before. Without a failure, the close was orderly.
     Closed { reason: OpenReason, failure: Option<Failure> },
 }
 

@@ -156,21 +156,21 @@ fn write_plaintext<K: Socket>(
     socket: &mut K,
     bytes: &[u8],
 ) -> io::Result<usize> {
-    let mut taken = 0;
+    let mut written = 0;
     loop {
-        let n = tls.writer().write(&bytes[taken..])?;
-        taken += n;
+        let n = tls.writer().write(&bytes[written..])?;
+        written += n;
         write_records(tls, socket)?;
         // Remaining records mean that the socket buffer is full; the poll will report when it is
         // not.
-        if taken == bytes.len() || tls.wants_write() {
+        if written == bytes.len() || tls.wants_write() {
             break;
         }
     }
-    if taken == 0 && !bytes.is_empty() {
+    if written == 0 && !bytes.is_empty() {
         return Err(io::ErrorKind::WouldBlock.into());
     }
-    Ok(taken)
+    Ok(written)
 }
 
 /// Writes records until none is left or the kernel accepts no more; returns whether any byte was

@@ -13,8 +13,7 @@ impl<S: System> Dispatcher<S> {
     /// Dispatches at most `most` due arrivals and returns their number.
     pub(crate) fn dispatch_due(&mut self, most: usize) -> usize {
         for (allowance, source) in self.allowance.iter_mut().zip(&self.sources) {
-            // Users whose requests fail at once are due again at once: each is dispatched only
-            // once.
+            // Users whose requests fail at once are due again at once: each gets one turn.
             let ready = source.ready_len();
             *allowance = if ready > 0 { ready.min(most) } else { most };
         }

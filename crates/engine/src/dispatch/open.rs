@@ -229,8 +229,7 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// Marks an attempt as slow: another address is tried in parallel or, at the limit, in its
-    /// index.
+    /// Marks an attempt as slow: another address is tried in parallel or, at the limit, instead.
     fn slowed(&mut self, key: usize, now: Nanos) {
         let connection = &self.connections[key];
         let (index, address) = (connection.pool as usize, connection.address as usize);
