@@ -1,5 +1,5 @@
-//! Callers that send what is no request, not all of one, or too much: each is told so and let go, and
-//! none is waited for.
+//! Callers that send malformed, incomplete or oversized requests get an error and are disconnected, and
+//! do not block the gateway.
 
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
@@ -7,11 +7,12 @@ use plimsoll_registry::settings::Limits;
 
 use crate::caller::{Caller, call, request, result};
 use crate::scripted::Upstream;
-use crate::world::{
-    OWN, connect, connections, definitions, metric, node, post, refused, settings, start, until,
+use crate::setup::{
+    ENDPOINT, connect, connections, definitions, metric, node, post, refused, settings, start,
+    wait_until,
 };
 
-/// Limits that tests can reach; times are long, except where a test waits for one.
+/// Limits that tests can reach; timeouts are long unless a test waits for one.
 fn small() -> Limits {
     Limits { body: 1_000, header: 2_000, ..Limits::default() }
 }
@@ -21,53 +22,53 @@ fn gateway(upstream: &Upstream, limits: Limits) -> Gateway {
     start(Settings { limits, ..settings() }, &definitions)
 }
 
-/// A request for the customers' face with these fields, and what follows the head.
-fn with(fields: &str, rest: &str) -> String {
-    format!("POST {OWN} HTTP/1.1\r\nHost: h\r\n{fields}\r\n{rest}")
+/// A request to the gateway face with these headers, followed by `rest`.
+fn with(headers: &str, rest: &str) -> String {
+    format!("POST {ENDPOINT} HTTP/1.1\r\nHost: h\r\n{headers}\r\n{rest}")
 }
 
-/// Sends bytes, and reads one answer that ends the connection.
-fn told(gateway: &Gateway, bytes: &[u8], status: u16, kind: &str, name: &str) {
+/// Sends bytes, and checks that one error is returned and the connection closed.
+fn check_refusal(gateway: &Gateway, bytes: &[u8], status: u16, kind: &str, name: &str) {
     let mut caller = connect(gateway);
     caller.send(bytes);
     let answer = caller.answer();
     assert_eq!((answer.status, answer.kind()), (status, kind), "{name}: {}", answer.text());
     assert!(answer.text().starts_with("{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-326"));
-    assert_eq!(answer.field("content-type"), Some("application/json"), "{name}");
+    assert_eq!(answer.header("content-type"), Some("application/json"), "{name}");
     assert!(answer.closes(), "{name}");
-    assert!(caller.ends(), "{name}: one answer, and no more");
+    assert!(caller.ends(), "{name}: no data after the answer");
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_not_read() {
+fn ambiguous_and_malformed_requests_are_refused() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, small());
     let body = call("1", "m", "[]");
     let len = body.len();
     let chunk = format!("{len:x}\r\n{body}\r\n0\r\n\r\n");
     let chunked =
-        |fields: &str, rest: &str| with(&format!("Transfer-Encoding: chunked\r\n{fields}"), rest);
+        |headers: &str, rest: &str| with(&format!("Transfer-Encoding: chunked\r\n{headers}"), rest);
     let line = |line: &str| format!("{line}\r\nHost: h\r\nContent-Length: {len}\r\n\r\n{body}");
     let rows: Vec<(&str, String)> = vec![
         (
             "two lengths",
             with(&format!("Content-Length: {len}\r\nContent-Length: {len}\r\n"), &body),
         ),
-        ("two unlike lengths", with("Content-Length: 3\r\nContent-Length: 4\r\n", &body)),
+        ("two different lengths", with("Content-Length: 3\r\nContent-Length: 4\r\n", &body)),
         ("a list of lengths", with(&format!("Content-Length: {len}, {len}\r\n"), &body)),
         ("length and chunks", chunked(&format!("Content-Length: {len}\r\n"), &chunk)),
         ("chunks and length", with("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", &chunk)),
         ("a length with a sign", with(&format!("Content-Length: +{len}\r\n"), &body)),
-        ("a length below zero", with("Content-Length: -1\r\n", &body)),
+        ("a negative length", with("Content-Length: -1\r\n", &body)),
         ("a hexadecimal length", with("Content-Length: 0x1f\r\n", &body)),
-        ("a length in words", with("Content-Length: ten\r\n", &body)),
-        ("no length", with("Content-Length: \r\n", &body)),
-        ("a length beyond all", with("Content-Length: 99999999999999999999\r\n", &body)),
+        ("a length spelled out", with("Content-Length: ten\r\n", &body)),
+        ("an empty length", with("Content-Length: \r\n", &body)),
+        ("a length that overflows", with("Content-Length: 99999999999999999999\r\n", &body)),
         (
             "a folded line",
             with(&format!("A: b\r\n Content-Length: 1\r\nContent-Length: {len}\r\n"), &body),
         ),
-        ("a name with a space behind", with("Content-Length : 5\r\n", &body)),
+        ("a name followed by a space", with("Content-Length : 5\r\n", &body)),
         ("a name with a tab", with("Content-Length\t: 5\r\n", &body)),
         ("a line without a colon", with("Content-Length 5\r\n", &body)),
         ("a line without a name", with(": 5\r\n", &body)),
@@ -75,40 +76,46 @@ fn what_could_be_read_in_two_ways_is_not_read() {
         ("a zero byte in a name", with("A\0: b\r\n", "")),
         ("a carriage return in a value", with("A: b\rc\r\n", "")),
         ("two hosts", with("Host: h\r\nContent-Length: 0\r\n", "")),
-        ("no host", format!("POST {OWN} HTTP/1.1\r\nContent-Length: 0\r\n\r\n")),
-        ("another version", line(&format!("POST {OWN} HTTP/1.2"))),
-        ("HTTP/2 by its number", line(&format!("POST {OWN} HTTP/2.0"))),
-        ("no version", line(&format!("POST {OWN}"))),
+        ("no host", format!("POST {ENDPOINT} HTTP/1.1\r\nContent-Length: 0\r\n\r\n")),
+        ("another version", line(&format!("POST {ENDPOINT} HTTP/1.2"))),
+        ("HTTP/2.0 as a version", line(&format!("POST {ENDPOINT} HTTP/2.0"))),
+        ("no version", line(&format!("POST {ENDPOINT}"))),
         ("no target", line("POST HTTP/1.1")),
-        ("two spaces", line(&format!("POST  {OWN} HTTP/1.1"))),
+        ("two spaces", line(&format!("POST  {ENDPOINT} HTTP/1.1"))),
         ("a space in the target", line("POST /api/gateway?endpoint=e x HTTP/1.1")),
         ("a zero byte in the target", line("POST /api/gateway\0 HTTP/1.1")),
-        ("a tab behind the method", line(&format!("POST\t{OWN} HTTP/1.1"))),
-        ("a space first", line(&format!(" POST {OWN} HTTP/1.1"))),
+        ("a tab after the method", line(&format!("POST\t{ENDPOINT} HTTP/1.1"))),
+        ("a leading space", line(&format!(" POST {ENDPOINT} HTTP/1.1"))),
         ("chunks in 1.0", chunked("", &chunk).replace("HTTP/1.1", "HTTP/1.0")),
         ("a chunk without a size", chunked("", "\r\nabc\r\n0\r\n\r\n")),
-        ("a chunk that is none", chunked("", "zz\r\nabc\r\n0\r\n\r\n")),
-        ("a chunk with a sign", chunked("", "+3\r\nabc\r\n0\r\n\r\n")),
-        ("a chunk as programs write it", chunked("", "0x3\r\nabc\r\n0\r\n\r\n")),
-        ("a chunk with a space first", chunked("", " 3\r\nabc\r\n0\r\n\r\n")),
-        ("a chunk beyond all", chunked("", "ffffffffffffffff\r\nabc\r\n")),
-        ("a chunk that wraps", chunked("", "10000000000000003\r\nabc\r\n0\r\n\r\n")),
-        ("a chunk longer than said", chunked("", "2\r\nabc\r\n0\r\n\r\n")),
+        ("a chunk size that is not a number", chunked("", "zz\r\nabc\r\n0\r\n\r\n")),
+        ("a chunk size with a sign", chunked("", "+3\r\nabc\r\n0\r\n\r\n")),
+        ("a chunk size with 0x", chunked("", "0x3\r\nabc\r\n0\r\n\r\n")),
+        ("a chunk size after a space", chunked("", " 3\r\nabc\r\n0\r\n\r\n")),
+        ("a chunk size that is too large", chunked("", "ffffffffffffffff\r\nabc\r\n")),
+        ("a chunk size that overflows", chunked("", "10000000000000003\r\nabc\r\n0\r\n\r\n")),
+        ("a chunk longer than its size", chunked("", "2\r\nabc\r\n0\r\n\r\n")),
         ("a chunk line without a carriage return", chunked("", "3\nabc\r\n0\r\n\r\n")),
         ("a chunk end without a carriage return", chunked("", "3\r\nabc\n0\r\n\r\n")),
         ("an endless chunk line", chunked("", &format!("3;{}", "x".repeat(500)))),
         ("endless trailers", chunked("", &format!("0\r\n{}", "A: b\r\n".repeat(3_000)))),
-        ("a preface that goes wrong", "PRI * HTTP/2.0\r\n\r\nSM\r\n\rX rest".into()),
-        ("a preface with fields", "PRI * HTTP/2.0\r\nHost: h\r\n\r\nSM\r\n\r\n".into()),
+        ("an invalid HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\rX rest".into()),
+        ("an HTTP/2 preface with headers", "PRI * HTTP/2.0\r\nHost: h\r\n\r\nSM\r\n\r\n".into()),
         ("garbage", "\u{1}\u{2}\u{3}\r\n\r\n".into()),
-        ("an answer", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()),
+        ("a response", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()),
         ("a call without HTTP", format!("{body}\r\n\r\n")),
     ];
     let count = rows.len() as u64;
     for (name, bytes) in rows {
-        // What looks like another request behind it is never read as one.
-        let smuggled = String::from_utf8(request("POST", OWN, "", body.as_bytes())).unwrap();
-        told(&gateway, format!("{bytes}{smuggled}").as_bytes(), 400, "malformed_http", name);
+        // A request smuggled behind the malformed one is never parsed.
+        let smuggled = String::from_utf8(request("POST", ENDPOINT, "", body.as_bytes())).unwrap();
+        check_refusal(
+            &gateway,
+            format!("{bytes}{smuggled}").as_bytes(),
+            400,
+            "malformed_http",
+            name,
+        );
     }
     assert_eq!(refused(&gateway, "malformed_http"), count);
     assert_eq!(upstream.count(), 0, "nothing was relayed");
@@ -116,17 +123,19 @@ fn what_could_be_read_in_two_ways_is_not_read() {
 }
 
 #[test]
-fn codings_that_are_not_taken_are_told() {
+fn unsupported_transfer_codings_are_refused() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, small());
     for coding in
         ["gzip", "gzip, chunked", "chunked, chunked", "identity", "xchunked", "chunked\u{b}"]
     {
         let bytes = with(&format!("Transfer-Encoding: {coding}\r\n"), "0\r\n\r\n");
-        match coding.contains('\u{b}') {
-            true => told(&gateway, bytes.as_bytes(), 400, "malformed_http", coding),
-            false => told(&gateway, bytes.as_bytes(), 501, "unsupported_transfer", coding),
-        }
+        let (status, kind) = if coding.contains('\u{b}') {
+            (400, "malformed_http")
+        } else {
+            (501, "unsupported_transfer")
+        };
+        check_refusal(&gateway, bytes.as_bytes(), status, kind, coding);
     }
 }
 
@@ -139,8 +148,9 @@ fn lines_may_end_without_a_carriage_return() {
     let mut caller = connect(&gateway);
     for end in ["\n", "\r\n"] {
         for last in ["\n", "\r\n"] {
-            let head =
-                format!("POST {OWN} HTTP/1.1{end}Host: h{end}Content-Length: {len}{end}{last}");
+            let head = format!(
+                "POST {ENDPOINT} HTTP/1.1{end}Host: h{end}Content-Length: {len}{end}{last}"
+            );
             caller.send(format!("{head}{body}"));
             assert_eq!(caller.answer().text(), result("1", "[]"));
         }
@@ -148,7 +158,7 @@ fn lines_may_end_without_a_carriage_return() {
 }
 
 #[test]
-fn too_much_is_too_much() {
+fn oversized_bodies_and_heads_are_refused() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, small());
     let body =
@@ -157,34 +167,34 @@ fn too_much_is_too_much() {
     let long = "x".repeat(2_001);
     let chunked = "Transfer-Encoding: chunked\r\n";
     let rows = [
-        ("a body by its length", with(&format!("Content-Length: {}\r\n", over.len()), &over), 413),
+        ("a body with a length", with(&format!("Content-Length: {}\r\n", over.len()), &over), 413),
         ("a length without its body", with("Content-Length: 1001\r\n", ""), 413),
-        ("a length beyond memory", with("Content-Length: 9999999999999999999\r\n", "x"), 413),
+        ("a huge length", with("Content-Length: 9999999999999999999\r\n", "x"), 413),
         ("one chunk", with(chunked, &format!("{:x}\r\n{over}\r\n0\r\n\r\n", over.len())), 413),
         ("many chunks", with(chunked, &"1\r\nx\r\n".repeat(1_001)), 413),
-        ("a long field", with(&format!("A: {long}\r\n"), ""), 431),
+        ("a long header", with(&format!("A: {long}\r\n"), ""), 431),
         ("a long target", format!("POST /{long} HTTP/1.1\r\nHost: h\r\n\r\n"), 431),
         ("a long method", format!("{long} / HTTP/1.1\r\nHost: h\r\n\r\n"), 431),
-        ("a head without an end", long.clone(), 431),
-        ("a line without an end", format!("GET / HTTP/1.1\r\nA: {long}"), 431),
-        ("many fields", with(&"A: b\r\n".repeat(64), ""), 431),
+        ("an unterminated head", long.clone(), 431),
+        ("an unterminated header line", format!("GET / HTTP/1.1\r\nA: {long}"), 431),
+        ("many headers", with(&"A: b\r\n".repeat(64), ""), 431),
     ];
     for (name, bytes, status) in rows {
         let kind = if status == 413 { "body_too_large" } else { "head_too_large" };
-        told(&gateway, bytes.as_bytes(), status, kind, name);
+        check_refusal(&gateway, bytes.as_bytes(), status, kind, name);
     }
-    // As much as may be.
-    let most = body(1_000 - body(0).len());
-    assert_eq!(most.len(), 1_000);
+    // The largest permitted body and number of headers.
+    let largest = body(1_000 - body(0).len());
+    assert_eq!(largest.len(), 1_000);
     let mut caller = connect(&gateway);
-    assert_eq!(caller.post(OWN, &"A: b\r\n".repeat(62), &most).text(), result("1", "null"));
+    assert_eq!(caller.post(ENDPOINT, &"A: b\r\n".repeat(62), &largest).text(), result("1", "null"));
     assert_eq!(refused(&gateway, "body_too_large"), 5);
     assert_eq!(refused(&gateway, "head_too_large"), 6);
 }
 
 #[test]
-fn a_caller_that_sends_on_hears_its_answer() {
-    // More than the sockets hold, none of which is wanted.
+fn a_caller_that_keeps_sending_gets_the_refusal() {
+    // More than the socket buffers hold, so that the gateway must discard the rest.
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, small());
     let mut caller = connect(&gateway);
@@ -195,7 +205,7 @@ fn a_caller_that_sends_on_hears_its_answer() {
 }
 
 #[test]
-fn who_is_slow_is_told_or_left() {
+fn slow_callers_get_an_error_and_idle_ones_are_disconnected() {
     let upstream = Upstream::echo();
     let brief = Nanos::from_millis(100);
     let body = "{\"jsonrpc\"";
@@ -203,7 +213,7 @@ fn who_is_slow_is_told_or_left() {
     let chunked = with("Transfer-Encoding: chunked\r\n", "");
     let slow_head = Limits { header_time: brief, ..small() };
     let slow_body = Limits { body_time: brief, ..small() };
-    // (limits, what is sent and then nothing)
+    // (limits, the bytes after which the caller goes silent)
     let rows = [
         (slow_head, "G".to_string()),
         (slow_head, "GET / HTTP/1.1\r\nHost: h\r\n".to_string()),
@@ -216,10 +226,10 @@ fn who_is_slow_is_told_or_left() {
     ];
     for (limits, bytes) in rows {
         let gateway = gateway(&upstream, limits);
-        told(&gateway, bytes.as_bytes(), 408, "too_slow", &bytes);
+        check_refusal(&gateway, bytes.as_bytes(), 408, "too_slow", &bytes);
         assert_eq!(refused(&gateway, "too_slow"), 1);
     }
-    // Silent between requests, or within HTTP/2's preface: nobody is waiting for an answer.
+    // Silent between requests or within an HTTP/2 preface: closed without an answer.
     let brief = Nanos::from_millis(500);
     let idle = Limits { idle_time: brief, header_time: brief, ..small() };
     let gateway = gateway(&upstream, idle);
@@ -235,15 +245,15 @@ fn who_is_slow_is_told_or_left() {
 }
 
 #[test]
-fn who_drips_is_too_slow() {
+fn a_head_sent_byte_by_byte_is_too_slow() {
     let upstream = Upstream::echo();
     let limits = Limits { header: 1 << 20, header_time: Nanos::from_millis(100), ..small() };
     let gateway = gateway(&upstream, limits);
     let mut caller = connect(&gateway);
     caller.send("GET / HTTP/1.1\r\n");
-    // Byte by byte, each with a round trip to the gateway between: the whole head is bounded.
+    // Each byte is followed by a round trip to the gateway: the timeout covers the whole head.
     let mut other = connect(&gateway);
-    until("it is refused", || {
+    wait_until("it is refused", || {
         caller.send("A");
         other.get("/health");
         refused(&gateway, "too_slow") > 0
@@ -252,14 +262,14 @@ fn who_drips_is_too_slow() {
 }
 
 #[test]
-fn who_does_not_read_is_left() {
+fn callers_that_do_not_read_are_disconnected() {
     let upstream = Upstream::echo();
     let limits = Limits { write_time: Nanos::from_millis(100), ..Limits::default() };
     let gateway = gateway(&upstream, limits);
     let mut caller = connect(&gateway);
     let body = call("1", "m", &format!("\"{}\"", "x".repeat(9 << 20)));
-    caller.send(request("POST", OWN, "", body.as_bytes()));
-    until("nobody is connected", || connections(&gateway) == 0);
+    caller.send(request("POST", ENDPOINT, "", body.as_bytes()));
+    wait_until("all connections are closed", || connections(&gateway) == 0);
     assert!(caller.rest().len() < body.len(), "the end of the answer is missing");
 }
 
@@ -268,7 +278,7 @@ fn half_closed_callers_are_answered() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, small());
     let body = call("1", "m", "[]");
-    let whole = String::from_utf8(request("POST", OWN, "", body.as_bytes())).unwrap();
+    let whole = String::from_utf8(request("POST", ENDPOINT, "", body.as_bytes())).unwrap();
     let mut caller = connect(&gateway);
     caller.send(&whole);
     caller.send(&whole);
@@ -276,7 +286,7 @@ fn half_closed_callers_are_answered() {
     assert_eq!(caller.answer().text(), result("1", "[]"));
     assert_eq!(caller.answer().text(), result("1", "[]"));
     assert!(caller.ends());
-    // What is only begun is forgotten.
+    // Incomplete requests are dropped.
     for end in [0, 1, 10, whole.len() - body.len(), whole.len() - 1] {
         let mut caller = connect(&gateway);
         caller.send(&whole[..end]);
@@ -287,7 +297,7 @@ fn half_closed_callers_are_answered() {
 }
 
 #[test]
-fn tls_on_the_plain_port_is_no_http() {
+fn tls_on_a_plain_port_is_refused() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, small());
     let config = rustls::ClientConfig::builder_with_provider(
@@ -300,15 +310,15 @@ fn tls_on_the_plain_port_is_no_http() {
     let mut tls = rustls::ClientConnection::new(config.into(), name).unwrap();
     let mut hello = Vec::new();
     tls.write_tls(&mut hello).unwrap();
-    told(&gateway, &hello, 400, "malformed_http", "a TLS hello");
-    // Bytes that no request starts with are not waited behind.
+    check_refusal(&gateway, &hello, 400, "malformed_http", "a TLS hello");
+    // Bytes that cannot start a request are refused at once.
     for first in [b"\0".as_slice(), b"\x80", b"\xff\xfe", b"{\"jsonrpc\":\"2.0\"", b"(", b" "] {
-        told(&gateway, first, 400, "malformed_http", &first.escape_ascii().to_string());
+        check_refusal(&gateway, first, 400, "malformed_http", &first.escape_ascii().to_string());
     }
 }
 
 #[test]
-fn one_connection_too_many_is_told() {
+fn connections_beyond_the_limit_are_refused() {
     let upstream = Upstream::echo();
     let limits = Limits { connections: 3, ..small() };
     let gateway = gateway(&upstream, limits);
@@ -318,27 +328,27 @@ fn one_connection_too_many_is_told() {
     }
     for n in 1..=20 {
         let mut late = connect(&gateway);
-        late.send(request("POST", OWN, "", call("1", "m", "[]").as_bytes()));
+        late.send(request("POST", ENDPOINT, "", call("1", "m", "[]").as_bytes()));
         let answer = late.answer();
         assert_eq!((answer.status, answer.code()), (503, -32005));
         assert_eq!(answer.kind(), "too_many_connections");
-        assert_eq!(answer.field("retry-after"), Some("1"));
+        assert_eq!(answer.header("retry-after"), Some("1"));
         assert!(plimsoll_rpc::json::validate(&answer.body).is_ok(), "{}", answer.text());
         assert!(answer.closes() && late.ends());
         assert_eq!(refused(&gateway, "too_many_connections"), n);
     }
     assert_eq!(upstream.count(), 0);
-    // One leaves, one may come.
+    // Closing a connection makes room for another.
     drop(callers.pop());
-    until("one has left", || connections(&gateway) == 2);
+    wait_until("a connection is closed", || connections(&gateway) == 2);
     assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
 }
 
 #[test]
-fn connections_that_break_leave_nothing() {
+fn broken_connections_leave_nothing_behind() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, small());
-    let whole = request("POST", OWN, "", call("1", "m", "[]").as_bytes());
+    let whole = request("POST", ENDPOINT, "", call("1", "m", "[]").as_bytes());
     for n in 0..whole.len() {
         let mut caller = connect(&gateway);
         caller.send(&whole[..=n]);
@@ -347,7 +357,7 @@ fn connections_that_break_leave_nothing() {
             _ => caller.reset(),
         }
     }
-    until("nobody is connected", || connections(&gateway) == 0);
+    wait_until("all connections are closed", || connections(&gateway) == 0);
     assert_eq!(metric(&gateway, "plimsoll_relays_in_flight{upstream=\"a\"}"), 0);
     assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
 }

@@ -1,4 +1,4 @@
-//! Upstreams that misbehave: each in its own way, each counted, none felt by the next call.
+//! Upstreams that misbehave: each failure is counted, and does not affect the next call.
 
 use std::io::Write;
 
@@ -7,42 +7,42 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::Limits;
 
 use crate::caller::{call, result};
-use crate::scripted::{Reply, Then, Upstream};
-use crate::world::{
-    ETH, OWN, before, connect, definitions, instance, metric, node, post, relays, settings, start,
-    until,
+use crate::scripted::{AfterReply, Reply, Upstream};
+use crate::setup::{
+    ENDPOINT, ETH, connect, definitions, gateway_to, instance, metric, node, post, relays,
+    settings, start, wait_until,
 };
 
-/// What an upstream answers; `@` stands for the id that the gateway gave the call.
+/// An upstream's reply; `@` stands for the id that the gateway assigned to the call.
 struct Row {
     name: &'static str,
     reply: Vec<u8>,
-    then: Then,
-    /// How it is counted.
+    after: AfterReply,
+    /// The outcome under which it is counted.
     outcome: &'static str,
-    /// The answer's status and code; 0: a result, which is then 1.
+    /// The answer's status and error code; 0 for a result, which is then 1.
     answer: (u16, i64),
 }
 
 fn row(
     name: &'static str,
     reply: impl Into<Vec<u8>>,
-    then: Then,
+    after: AfterReply,
     outcome: &'static str,
     status: u16,
     code: i64,
 ) -> Row {
-    Row { name, reply: reply.into(), then, outcome, answer: (status, code) }
+    Row { name, reply: reply.into(), after, outcome, answer: (status, code) }
 }
 
-/// A response with a length.
+/// A response with a content length.
 fn with(status: u16, body: &str) -> String {
     let (head, body) = (format!("HTTP/1.1 {status} X\r\nContent-Length: "), body.as_bytes());
-    // The id that goes in is one digit long, as the mark for it is.
+    // The id is one digit, as long as its placeholder.
     format!("{head}{}\r\n\r\n{}", body.len(), String::from_utf8_lossy(body))
 }
 
-/// A response whose body is said to be coded.
+/// A response with this content coding.
 fn coded(coding: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let length = body.as_ref().len();
     let head =
@@ -50,25 +50,25 @@ fn coded(coding: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     [head.as_bytes(), body.as_ref()].concat()
 }
 
-/// A response whose body is gzip.
-fn packed(body: &str) -> Vec<u8> {
+/// A response with a gzipped body.
+fn gzipped_response(body: &str) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(body.as_bytes()).unwrap();
     coded("gzip", gzip.finish().unwrap())
 }
 
-/// Tries each row: the call, how it is counted, and that the next call is answered.
+/// Checks each row: the answer to the call, its count, and that the next call is answered.
 fn check(rows: Vec<Row>) {
-    for Row { name, reply, then, outcome, answer: (status, code) } in rows {
-        let upstream = Upstream::start(move |number, asked| {
+    for Row { name, reply, after, outcome, answer: (status, code) } in rows {
+        let upstream = Upstream::start(move |number, received| {
             if number > 0 {
-                return Reply::echo(asked);
+                return Reply::echo(received);
             }
-            assert_eq!(asked.id().len(), 1);
-            let id = asked.id().as_bytes()[0];
+            assert_eq!(received.id().len(), 1);
+            let id = received.id().as_bytes()[0];
             let bytes: Vec<u8> =
                 reply.iter().map(|byte| if *byte == b'@' { id } else { *byte }).collect();
-            Reply::raw(bytes, then)
+            Reply::raw(bytes, after)
         });
         let limits = Limits { answer: 100_000, ..Limits::default() };
         let mut definitions = definitions(vec![node("a", "eth", &upstream.url("/"))]);
@@ -83,7 +83,7 @@ fn check(rows: Vec<Row>) {
             _ => assert!(answer.text().starts_with("{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"error\":")),
         }
         if !matches!(code, 0) && answer.kind() != "" {
-            // What an upstream refused is counted like its error objects.
+            // Refusals by HTTP status are counted like error objects of the same meaning.
             let kind = match outcome {
                 "rate_limited" => "upstream_limited",
                 "unauthorized" => "upstream_denied",
@@ -100,103 +100,118 @@ fn check(rows: Vec<Row>) {
 }
 
 #[test]
-fn what_is_no_http_is_broken() {
-    let broken = |name, reply: &str, then| row(name, reply, then, "broken", 502, -32002);
+fn invalid_http_is_broken() {
+    let broken = |name, reply: &str, after| row(name, reply, after, "broken", 502, -32002);
     let fine = r#"{"jsonrpc":"2.0","id":@,"result":1}"#;
     let len = fine.len();
     check(vec![
-        broken("closes at once", "", Then::Close),
-        broken("resets at once", "", Then::Reset),
-        broken("garbage", "\0\u{1}garbage\r\n\r\n", Then::Keep),
-        broken("garbage, closed", "hello", Then::Close),
-        broken("no head", fine, Then::Close),
-        broken("another protocol", "SSH-2.0-OpenSSH_9.6\r\n\r\n", Then::Keep),
-        broken("half a head", "HTTP/1.1 200 OK\r\nContent-Le", Then::Close),
-        broken("half a head, reset", "HTTP/1.1 200 OK\r\nContent-Le", Then::Reset),
-        broken("half a body", &with(200, fine)[..60], Then::Close),
-        broken("half a body, reset", &with(200, fine)[..60], Then::Reset),
+        broken("closes at once", "", AfterReply::Close),
+        broken("resets at once", "", AfterReply::Reset),
+        broken("garbage", "\0\u{1}garbage\r\n\r\n", AfterReply::KeepAlive),
+        broken("garbage, closed", "hello", AfterReply::Close),
+        broken("no head", fine, AfterReply::Close),
+        broken("another protocol", "SSH-2.0-OpenSSH_9.6\r\n\r\n", AfterReply::KeepAlive),
+        broken("half a head", "HTTP/1.1 200 OK\r\nContent-Le", AfterReply::Close),
+        broken("half a head, reset", "HTTP/1.1 200 OK\r\nContent-Le", AfterReply::Reset),
+        broken("half a body", &with(200, fine)[..60], AfterReply::Close),
+        broken("half a body, reset", &with(200, fine)[..60], AfterReply::Reset),
         broken(
-            "half of the chunks",
+            "incomplete chunks",
             "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"id\"\r\n",
-            Then::Close,
+            AfterReply::Close,
         ),
         broken(
             "two lengths",
             &format!(
                 "HTTP/1.1 200 X\r\nContent-Length: {len}\r\nContent-Length: {len}\r\n\r\n{fine}"
             ),
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
             "a list of lengths",
             &format!("HTTP/1.1 200 X\r\nContent-Length: {len}, {len}\r\n\r\n{fine}"),
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
             "length and chunks",
             "HTTP/1.1 200 X\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
-        broken("a length below zero", "HTTP/1.1 200 X\r\nContent-Length: -1\r\n\r\n", Then::Keep),
         broken(
-            "a length beyond all",
+            "a negative length",
+            "HTTP/1.1 200 X\r\nContent-Length: -1\r\n\r\n",
+            AfterReply::KeepAlive,
+        ),
+        broken(
+            "a length that overflows",
             "HTTP/1.1 200 X\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
-            "a chunk that is none",
+            "a chunk size that is not a number",
             "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
-            "a chunk below zero",
+            "a negative chunk size",
             "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
-            "a chunk beyond all",
+            "a chunk size that is too large",
             "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
-            "a chunk longer than said",
+            "a chunk longer than its size",
             "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
             "another transfer coding",
             "HTTP/1.1 200 X\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         broken(
             "a folded line",
             "HTTP/1.1 200 X\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n",
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
-        broken("a name with a space", "HTTP/1.1 200 X\r\nContent-Length : 0\r\n\r\n", Then::Keep),
-        broken("no status", "HTTP/1.1 OK\r\n\r\n", Then::Keep),
-        broken("a status too low", &with(99, fine).replace(" 99 ", " 099 "), Then::Keep),
-        broken("another protocol's switch", "HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\n", Then::Keep),
-        broken("HTTP/2", "HTTP/2 200\r\nContent-Length: 0\r\n\r\n", Then::Keep),
-        broken("a head without an end", "X: y\r\n", Then::Repeat),
         broken(
-            "too many fields",
-            &format!("HTTP/1.1 200 X\r\n{}\r\n", "A: b\r\n".repeat(513)),
-            Then::Keep,
+            "a name with a space",
+            "HTTP/1.1 200 X\r\nContent-Length : 0\r\n\r\n",
+            AfterReply::KeepAlive,
         ),
-        broken("interim answers without an end", "HTTP/1.1 100 Continue\r\n\r\n", Then::Repeat),
+        broken("no status", "HTTP/1.1 OK\r\n\r\n", AfterReply::KeepAlive),
+        broken("a status too low", &with(99, fine).replace(" 99 ", " 099 "), AfterReply::KeepAlive),
+        broken(
+            "a protocol switch",
+            "HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\n",
+            AfterReply::KeepAlive,
+        ),
+        broken("HTTP/2", "HTTP/2 200\r\nContent-Length: 0\r\n\r\n", AfterReply::KeepAlive),
+        broken("an endless head", "X: y\r\n", AfterReply::RepeatLast),
+        broken(
+            "too many headers",
+            &format!("HTTP/1.1 200 X\r\n{}\r\n", "A: b\r\n".repeat(513)),
+            AfterReply::KeepAlive,
+        ),
+        broken("endless 1xx responses", "HTTP/1.1 100 Continue\r\n\r\n", AfterReply::RepeatLast),
     ]);
 }
 
 #[test]
-fn what_is_no_answer_is_none() {
-    let bad = |name, reply: String| row(name, reply, Then::Keep, "bad_answer", 502, -32002);
+fn invalid_answers_are_bad_answers_or_bad_statuses() {
+    let bad =
+        |name, reply: String| row(name, reply, AfterReply::KeepAlive, "bad_answer", 502, -32002);
     let body = |name, body: &str| bad(name, with(200, body));
-    let gzipped = packed(r#"{"jsonrpc":"2.0","id":1,"result":1}"#);
-    let status = |name, status| row(name, with(status, ""), Then::Keep, "bad_status", 502, -32002);
+    let gzipped = gzipped_response(r#"{"jsonrpc":"2.0","id":1,"result":1}"#);
+    let status = |name, status| {
+        row(name, with(status, ""), AfterReply::KeepAlive, "bad_status", 502, -32002)
+    };
     check(vec![
         body("another id", r#"{"jsonrpc":"2.0","id":77,"result":1}"#),
-        body("the id as a broken number", r#"{"jsonrpc":"2.0","id":@.5,"result":1}"#),
+        body("an id with a fraction", r#"{"jsonrpc":"2.0","id":@.5,"result":1}"#),
         body("no id", r#"{"jsonrpc":"2.0","result":1}"#),
         body("null as the id", r#"{"jsonrpc":"2.0","id":null,"result":1}"#),
         body(
@@ -209,14 +224,14 @@ fn what_is_no_answer_is_none() {
             "result and error",
             r#"{"jsonrpc":"2.0","id":@,"result":1,"error":{"code":1,"message":""}}"#,
         ),
-        body("neither", r#"{"jsonrpc":"2.0","id":@}"#),
+        body("neither result nor error", r#"{"jsonrpc":"2.0","id":@}"#),
         body(
             "two answers in one",
             r#"{"jsonrpc":"2.0","id":@,"result":1}{"jsonrpc":"2.0","id":@,"result":1}"#,
         ),
-        body("half of it", r#"{"jsonrpc":"2.0","id":@,"resu"#),
-        body("nothing", ""),
-        body("a page", "<html>"),
+        body("half an answer", r#"{"jsonrpc":"2.0","id":@,"resu"#),
+        body("an empty body", ""),
+        body("an HTML page", "<html>"),
         body("control characters", "{\"jsonrpc\":\"2.0\",\"id\":@,\"result\":\"a\0\"}"),
         body(
             "too deep",
@@ -226,13 +241,20 @@ fn what_is_no_answer_is_none() {
         row(
             "a broken gzip body",
             gzipped[..gzipped.len() - 4].to_vec(),
-            Then::Close,
+            AfterReply::Close,
             "broken",
             502,
             -32002,
         ),
-        row("a gzip body that is none", coded("gzip", "{}"), Then::Keep, "bad_answer", 502, -32002),
-        row("another coding", coded("br", "{}"), Then::Keep, "bad_answer", 502, -32002),
+        row(
+            "an invalid gzip body",
+            coded("gzip", "{}"),
+            AfterReply::KeepAlive,
+            "bad_answer",
+            502,
+            -32002,
+        ),
+        row("another coding", coded("br", "{}"), AfterReply::KeepAlive, "bad_answer", 502, -32002),
         row(
             "not UTF-8",
             [
@@ -240,70 +262,85 @@ fn what_is_no_answer_is_none() {
                 b"\xff\xfe\"}".to_vec(),
             ]
             .concat(),
-            Then::Keep,
+            AfterReply::KeepAlive,
             "bad_answer",
             502,
             -32002,
         ),
-        status("a redirection", 302),
+        status("a redirect", 302),
         status("not modified", 304),
-        row("too many", with(429, "<html>"), Then::Keep, "rate_limited", 429, -32005),
-        row("no key", with(401, "no such key"), Then::Keep, "unauthorized", 502, -32002),
-        row("not for you", with(403, ""), Then::Keep, "unauthorized", 502, -32002),
-        status("a failure", 500),
-        row("a page of a proxy", with(502, "<html>"), Then::Keep, "bad_status", 502, -32002),
+        row(
+            "429 without JSON",
+            with(429, "<html>"),
+            AfterReply::KeepAlive,
+            "rate_limited",
+            429,
+            -32005,
+        ),
+        row("401", with(401, "no such key"), AfterReply::KeepAlive, "unauthorized", 502, -32002),
+        row("403", with(403, ""), AfterReply::KeepAlive, "unauthorized", 502, -32002),
+        status("a 500", 500),
+        row(
+            "a proxy's error page",
+            with(502, "<html>"),
+            AfterReply::KeepAlive,
+            "bad_status",
+            502,
+            -32002,
+        ),
     ]);
 }
 
 #[test]
-fn what_never_ends_is_ended() {
-    let late = |name, reply: &str| row(name, reply, Then::Hang, "timed_out", 504, -32002);
-    let long = |name, reply: String, then| row(name, reply, then, "answer_too_large", 502, -32005);
+fn endless_replies_time_out_or_hit_the_size_limit() {
+    let late = |name, reply: &str| row(name, reply, AfterReply::Hang, "timed_out", 504, -32002);
+    let long =
+        |name, reply: String, after| row(name, reply, after, "answer_too_large", 502, -32005);
     let spaces = " ".repeat(1_000);
     check(vec![
         late("nothing at all", ""),
         late("half a head", "HTTP/1.1 200 OK\r\n"),
         late("half a body", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"),
         late(
-            "chunks without a last",
+            "chunks without a terminator",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
         ),
-        late("a body until nobody closes", "HTTP/1.1 200 OK\r\n\r\n{}"),
-        late("an interim answer alone", "HTTP/1.1 100 Continue\r\n\r\n"),
+        late("a body until close, never closed", "HTTP/1.1 200 OK\r\n\r\n{}"),
+        late("a 1xx response alone", "HTTP/1.1 100 Continue\r\n\r\n"),
         long(
-            "a length too long",
+            "a length over the limit",
             "HTTP/1.1 200 OK\r\nContent-Length: 100001\r\n\r\n".into(),
-            Then::Hang,
+            AfterReply::Hang,
         ),
         long(
-            "a length beyond memory",
+            "a huge length",
             "HTTP/1.1 200 OK\r\nContent-Length: 999999999999999999\r\n\r\n".into(),
-            Then::Hang,
+            AfterReply::Hang,
         ),
-        long("a body without an end", format!("HTTP/1.1 200 OK\r\n\r\n{spaces}"), Then::Repeat),
+        long("an endless body", format!("HTTP/1.1 200 OK\r\n\r\n{spaces}"), AfterReply::RepeatLast),
         long(
-            "a body too long",
+            "a body over the limit",
             format!("HTTP/1.1 200 OK\r\n\r\n{}", " ".repeat(100_001)),
-            Then::Close,
+            AfterReply::Close,
         ),
         long(
-            "a chunk too long",
+            "a chunk over the limit",
             format!(
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{}",
                 200_000,
                 " ".repeat(200_000)
             ),
-            Then::Hang,
+            AfterReply::Hang,
         ),
     ]);
 }
 
 #[test]
-fn chunks_without_an_end_are_ended() {
+fn endless_chunks_hit_the_size_limit() {
     let upstream = Upstream::start(|_, _| {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let fragments = vec![head.into(), b"a;x\r\n          \r\n".repeat(100)];
-        Reply { fragments, then: Then::Repeat }
+        Reply { fragments, after: AfterReply::RepeatLast }
     });
     let limits = Limits { answer: 100_000, ..Limits::default() };
     let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
@@ -315,26 +352,30 @@ fn chunks_without_an_end_are_ended() {
 }
 
 #[test]
-fn unusual_answers_are_answers() {
+fn unusual_answers_are_accepted() {
     let fine = r#"{"jsonrpc":"2.0","id":@,"result":1}"#;
     let len = fine.len();
     let plain = with(200, fine);
     let (front, back) = fine.split_at(9);
     let chunked = "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n";
-    let ok = |name, reply: String, then| row(name, reply, then, "ok", 200, 0);
+    let ok = |name, reply: String, after| row(name, reply, after, "ok", 200, 0);
     let error = |name, status, text: &str, outcome, code| {
-        row(name, with(status, text), Then::Keep, outcome, 200, code)
+        row(name, with(status, text), AfterReply::KeepAlive, outcome, 200, code)
     };
     check(vec![
-        ok("plain", plain.clone(), Then::Keep),
-        ok("closed behind", plain.clone(), Then::Close),
-        ok("a rest behind", format!("{plain}rest"), Then::Keep),
-        ok("two answers", format!("{plain}{plain}"), Then::Keep),
-        ok("an interim answer", format!("HTTP/1.1 100 Continue\r\n\r\n{plain}"), Then::Keep),
+        ok("plain", plain.clone(), AfterReply::KeepAlive),
+        ok("closed afterwards", plain.clone(), AfterReply::Close),
+        ok("trailing bytes", format!("{plain}rest"), AfterReply::KeepAlive),
+        ok("two answers", format!("{plain}{plain}"), AfterReply::KeepAlive),
         ok(
-            "interim answers",
+            "a 1xx response",
+            format!("HTTP/1.1 100 Continue\r\n\r\n{plain}"),
+            AfterReply::KeepAlive,
+        ),
+        ok(
+            "several 1xx responses",
             format!("HTTP/1.1 102 X\r\n\r\nHTTP/1.1 103 X\r\nLink: a\r\n\r\n{plain}"),
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         ok(
             "chunks and trailers",
@@ -342,57 +383,85 @@ fn unusual_answers_are_answers() {
                 "{chunked}\r\n09;a=\"b\"\r\n{front}\r\n{:X} \r\n{back}\r\n0\r\nA: b\r\nC: d\r\n\r\n",
                 back.len()
             ),
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
-        ok("until it closes", format!("HTTP/1.1 200 X\r\n\r\n{fine}"), Then::Close),
-        ok("1.0, until it closes", format!("HTTP/1.0 200 X\r\n\r\n{fine}"), Then::Close),
-        ok("1.0, with a length", plain.replace("HTTP/1.1", "HTTP/1.0"), Then::Close),
+        ok("until it closes", format!("HTTP/1.1 200 X\r\n\r\n{fine}"), AfterReply::Close),
+        ok("1.0, until it closes", format!("HTTP/1.0 200 X\r\n\r\n{fine}"), AfterReply::Close),
+        ok("1.0, with a length", plain.replace("HTTP/1.1", "HTTP/1.0"), AfterReply::Close),
         ok(
-            "1.0, kept",
+            "1.0, keep-alive",
             format!(
                 "HTTP/1.0 200 X\r\nConnection: keep-alive\r\nContent-Length: {len}\r\n\r\n{fine}"
             ),
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
-        ok("no reason", format!("HTTP/1.1 200\r\nContent-Length: {len}\r\n\r\n{fine}"), Then::Keep),
+        ok(
+            "no reason phrase",
+            format!("HTTP/1.1 200\r\nContent-Length: {len}\r\n\r\n{fine}"),
+            AfterReply::KeepAlive,
+        ),
         ok(
             "lines without carriage returns",
             format!("HTTP/1.1 200 X\nContent-Length: {len}\n\n{fine}"),
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
         ok(
-            "closing by its own word",
+            "Connection: close",
             format!("HTTP/1.1 200 X\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{fine}"),
-            Then::Close,
+            AfterReply::Close,
         ),
-        ok("a failure that is none", with(500, fine), Then::Keep),
-        ok("the id as a text", with(200, r#"{"jsonrpc":"2.0","id":"@","result":1}"#), Then::Keep),
-        ok("the id as a fraction", with(200, r#"{"id":@.0,"result":1,"error":{}}"#), Then::Keep),
-        ok("another version", with(200, r#"{"jsonrpc":"1.1","id":@,"result":1}"#), Then::Keep),
-        ok("an array", with(200, r#"[{"jsonrpc":"2.0","id":@,"result":1}]"#), Then::Keep),
-        ok("a byte order mark", with(200, "\u{feff}{\"id\":@,\"result\":1}"), Then::Keep),
+        ok("a result with status 500", with(500, fine), AfterReply::KeepAlive),
         ok(
-            "many fields",
+            "the id as a string",
+            with(200, r#"{"jsonrpc":"2.0","id":"@","result":1}"#),
+            AfterReply::KeepAlive,
+        ),
+        ok(
+            "the id as a fraction",
+            with(200, r#"{"id":@.0,"result":1,"error":{}}"#),
+            AfterReply::KeepAlive,
+        ),
+        ok(
+            "another version",
+            with(200, r#"{"jsonrpc":"1.1","id":@,"result":1}"#),
+            AfterReply::KeepAlive,
+        ),
+        ok(
+            "an array",
+            with(200, r#"[{"jsonrpc":"2.0","id":@,"result":1}]"#),
+            AfterReply::KeepAlive,
+        ),
+        ok(
+            "a byte order mark",
+            with(200, "\u{feff}{\"id\":@,\"result\":1}"),
+            AfterReply::KeepAlive,
+        ),
+        ok(
+            "many headers",
             with(200, fine)
                 .replace("Content-Length", &format!("{}Content-Length", "A: b\r\n".repeat(500))),
-            Then::Keep,
+            AfterReply::KeepAlive,
         ),
-        error("an error that is a text", 200, r#"{"id":@,"error":"no"}"#, "other", -32000),
+        error("an error that is a string", 200, r#"{"id":@,"error":"no"}"#, "other", -32000),
         error(
-            "a code as a text",
+            "a code as a string",
             200,
             r#"{"id":@,"error":{"code":"3","message":"execution reverted"}}"#,
             "reverted",
             3,
         ),
         error(
-            "a contract that says limit",
+            "a revert that mentions a limit",
             200,
             r#"{"id":@,"error":{"code":-32000,"message":"execution reverted: rate limit exceeded"}}"#,
             "reverted",
             -32000,
         ),
-        ok("version left out", with(200, "{\"result\":1,\"error\":null,\"id\":@}"), Then::Keep),
+        ok(
+            "no version",
+            with(200, "{\"result\":1,\"error\":null,\"id\":@}"),
+            AfterReply::KeepAlive,
+        ),
         error(
             "an error",
             200,
@@ -415,22 +484,22 @@ fn unusual_answers_are_answers() {
             -32600,
         ),
         row(
-            "429 with words",
+            "429 with an error object",
             with(429, r#"{"jsonrpc":"2.0","id":@,"error":{"code":-32000,"message":"slow"}}"#),
-            Then::Keep,
+            AfterReply::KeepAlive,
             "rate_limited",
             429,
             -32000,
         ),
         error(
-            "500 with words",
+            "500 with an error object",
             500,
             r#"{"jsonrpc":"2.0","id":@,"error":{"code":-32603,"message":"oops"}}"#,
             "internal",
             -32603,
         ),
         error(
-            "a clashing code",
+            "a vendor-specific code",
             200,
             r#"{"jsonrpc":"2.0","id":@,"error":{"code":-32016,"message":"over rate limit"}}"#,
             "rate_limited",
@@ -440,7 +509,7 @@ fn unusual_answers_are_answers() {
 }
 
 #[test]
-fn who_cannot_be_reached_is_unreachable() {
+fn unreachable_upstreams_are_reported_without_their_address() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let plain_address = plain.local_addr().unwrap();
@@ -449,39 +518,43 @@ fn who_cannot_be_reached_is_unreachable() {
             plain.accept().unwrap().0.write_all(b"no TLS here\r\n").unwrap();
         }
     });
-    // (URL, what the answer says of it)
+    // (URL, text in the answer)
     let rows = [
         (format!("http://{free}/"), "refused"),
         ("http://no-such-host.invalid/".into(), "its name could not be resolved"),
         (format!("https://{plain_address}/"), "TLS"),
     ];
     for (url, says) in rows {
-        let gateway = before(&url);
+        let gateway = gateway_to(&url);
         for method in ["eth_call", "eth_sendRawTransaction"] {
             let answer = post(&gateway, call("1", method, "[]"));
-            let told = (answer.status, answer.code(), answer.kind());
-            assert_eq!(told, (502, -32002, "unreachable"), "{url} {}", answer.text());
+            let actual = (answer.status, answer.code(), answer.kind());
+            assert_eq!(actual, (502, -32002, "unreachable"), "{url} {}", answer.text());
             assert!(
                 answer.text().contains("cannot reach the upstream: ")
                     && answer.text().contains(says),
                 "{url}"
             );
-            assert!(!answer.text().contains(&free.to_string()), "its address may be a secret");
+            assert!(
+                !answer.text().contains(&free.to_string()),
+                "the address must not be disclosed"
+            );
         }
         assert_eq!(relays(&gateway, "a", "unreachable"), 2, "{url}");
     }
 }
 
 #[test]
-fn a_connection_closed_in_between_costs_no_call() {
-    // Each answer is followed by the end of its connection, without a word of it before.
-    let upstream = Upstream::start(|_, asked| Reply { then: Then::Close, ..Reply::echo(asked) });
+fn a_connection_closed_between_calls_fails_none() {
+    // Each connection is closed after its answer, unannounced.
+    let upstream =
+        Upstream::start(|_, received| Reply { after: AfterReply::Close, ..Reply::echo(received) });
     let gateway = start(settings(), &definitions(vec![instance("a", &upstream.url("/v1"))]));
     let mut caller = connect(&gateway);
     for n in 0..100 {
-        // Doing it twice could matter, so it has to be seen before it is sent.
+        // A transaction must not be sent twice, so the gateway has to notice before sending.
         let method = ["eth_call", "eth_sendRawTransaction"][n % 2];
-        let answer = caller.post(OWN, "", call("1", method, &format!("[{n}]")));
+        let answer = caller.post(ENDPOINT, "", call("1", method, &format!("[{n}]")));
         assert_eq!(answer.text(), result("1", &format!("[{n}]")), "{n}");
         upstream.wait_for_closed(n + 1);
     }
@@ -491,28 +564,28 @@ fn a_connection_closed_in_between_costs_no_call() {
 }
 
 #[test]
-fn a_second_answer_is_nobodys() {
-    // Two answers to each request: at once, or the second behind the first.
+fn a_second_answer_reaches_no_caller() {
+    // Two answers to each request, in one write or in two.
     for at_once in [true, false] {
-        let upstream = Upstream::start(move |n, asked| {
-            let answer = Reply::echo(asked).fragments.remove(0);
-            let false_one = Reply::ok(&result(asked.id(), &format!("\"second of {n}\"")));
-            let both = [answer, false_one.fragments.concat()];
+        let upstream = Upstream::start(move |n, received| {
+            let answer = Reply::echo(received).fragments.remove(0);
+            let second = Reply::ok(&result(received.id(), &format!("\"second of {n}\"")));
+            let both = [answer, second.fragments.concat()];
             let fragments = if at_once { vec![both.concat()] } else { both.into() };
-            Reply { fragments, then: Then::Keep }
+            Reply { fragments, after: AfterReply::KeepAlive }
         });
-        let gateway = before(&upstream.url("/"));
+        let gateway = gateway_to(&upstream.url("/"));
         let mut caller = connect(&gateway);
         let mut answered = 0;
         for n in 0..200 {
-            let answer = caller.post(OWN, "", call(&n.to_string(), "m", &format!("[{n}]")));
+            let answer = caller.post(ENDPOINT, "", call(&n.to_string(), "m", &format!("[{n}]")));
             match answer.status {
                 200 => assert_eq!(answer.text(), result(&n.to_string(), &format!("[{n}]"))),
                 _ => assert_eq!(answer.kind(), "bad_answer"),
             }
             answered += u64::from(answer.status == 200);
         }
-        assert!(!at_once || answered == 200, "only one that comes late can be in the way");
+        assert!(!at_once || answered == 200, "only a late second answer can fail a call");
         assert!(answered > 0);
         assert_eq!(relays(&gateway, "a", "ok"), answered);
         assert_eq!(relays(&gateway, "a", "bad_answer"), 200 - answered);
@@ -520,13 +593,16 @@ fn a_second_answer_is_nobodys() {
 }
 
 #[test]
-fn packed_answers_are_unpacked_within_the_limits() {
-    // (how many bytes the result has, what comes of it)
+fn gzipped_answers_are_decompressed_within_the_limits() {
+    // (length of the result in bytes, outcome)
     let rows = [(1, "ok"), (10_000, "ok"), (90_000, "ok"), (100_001, "answer_too_large")];
     for (length, outcome) in rows {
-        let upstream = Upstream::start(move |_, asked| {
+        let upstream = Upstream::start(move |_, received| {
             let result = format!("\"{}\"", "x".repeat(length));
-            Reply::raw(packed(&crate::scripted::answer(asked, &result)), Then::Keep)
+            Reply::raw(
+                gzipped_response(&crate::scripted::answer(received, &result)),
+                AfterReply::KeepAlive,
+            )
         });
         let limits = Limits { answer: 100_000, ..Limits::default() };
         let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
@@ -539,31 +615,33 @@ fn packed_answers_are_unpacked_within_the_limits() {
             }
         }
         assert_eq!(relays(&gateway, "a", outcome), 3);
-        until("it is given back", || metric(&gateway, "plimsoll_memory_held_bytes") == 0);
+        wait_until("its memory is released", || {
+            metric(&gateway, "plimsoll_memory_held_bytes") == 0
+        });
     }
 }
 
 #[test]
-fn callers_are_told_when_to_try_again() {
-    // (the upstream's header, what the caller receives)
+fn rate_limited_callers_get_retry_after() {
+    // (the upstream's header, the caller's Retry-After)
     let rows = [
         ("Retry-After: 7\r\n", "7"),
         ("Retry-After: 99999999\r\n", "3600"),
         ("Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", "1"),
         ("", "1"),
     ];
-    for (fields, told) in rows {
+    for (headers, retry_after) in rows {
         for body in ["<html>", r#"{"jsonrpc":"2.0","id":1,"error":{"code":429,"message":"no"}}"#] {
-            let upstream = Upstream::start(move |_, _| Reply::with(429, fields, body));
+            let upstream = Upstream::start(move |_, _| Reply::with(429, headers, body));
             let gateway =
                 start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
             let answer = post(&gateway, call("1", "m", "[]"));
-            assert_eq!((answer.status, answer.code()), (429, -32005), "{fields}{body}");
-            assert_eq!(answer.field("retry-after"), Some(told), "{fields}{body}");
+            assert_eq!((answer.status, answer.code()), (429, -32005), "{headers}{body}");
+            assert_eq!(answer.header("retry-after"), Some(retry_after), "{headers}{body}");
             assert_eq!(relays(&gateway, "a", "rate_limited"), 1);
         }
     }
-    // A limit of our own.
+    // The gateway's own rate limit.
     let upstream = Upstream::echo();
     let mut limited = node("a", "eth", &upstream.url("/"));
     limited.rate_limit = Some(0.001);
@@ -571,5 +649,5 @@ fn callers_are_told_when_to_try_again() {
     assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
     let answer = post(&gateway, call("1", "m", "[]"));
     assert_eq!((answer.status, answer.kind()), (429, "limit_reached"));
-    assert_eq!(answer.field("retry-after"), Some("1"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
 }

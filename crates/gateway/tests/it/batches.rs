@@ -1,50 +1,52 @@
-//! Batches: each call with a fate of its own, the answers in the order of the calls.
+//! Batches: each call succeeds or fails individually, and answers are in the order of the calls.
 
 use plimsoll_gateway::Settings;
 use plimsoll_registry::settings::Limits;
 
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Upstream};
-use crate::world::{OWN, before, connect, definitions, node, post, relays, settings, start};
+use crate::setup::{
+    ENDPOINT, connect, definitions, gateway_to, node, post, relays, settings, start,
+};
 
 #[test]
 fn a_batch_keeps_its_order() {
-    // The last is answered first: no call is answered before all have come.
+    // No call is answered before all have arrived, so that answers come back in any order.
     let all = std::sync::Arc::new(std::sync::Barrier::new(20));
-    let upstream = Upstream::start(move |_, asked| {
+    let upstream = Upstream::start(move |_, received| {
         all.wait();
-        Reply::echo(asked)
+        Reply::echo(received)
     });
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let calls: Vec<String> =
         (0..20).map(|n| call(&n.to_string(), "m", &format!("[{n}]"))).collect();
     let expected: Vec<String> =
         (0..20).map(|n| result(&n.to_string(), &format!("[{n}]"))).collect();
     let answer = post(&gateway, format!("[{}]", calls.join(",")));
     assert_eq!((answer.status, answer.text()), (200, &*format!("[{}]", expected.join(","))));
-    assert_eq!(answer.field("x-plimsoll-attempts"), Some("20"));
-    assert_eq!(answer.field("x-plimsoll-upstream"), Some("a"));
+    assert_eq!(answer.header("x-plimsoll-attempts"), Some("20"));
+    assert_eq!(answer.header("x-plimsoll-upstream"), Some("a"));
     assert_eq!(relays(&gateway, "a", "ok"), 20);
 }
 
 #[test]
-fn each_call_has_its_own_fate() {
-    let upstream = Upstream::start(|_, asked| match asked.method() {
+fn calls_of_a_batch_fail_individually() {
+    let upstream = Upstream::start(|_, received| match received.method() {
         "bad" => Reply::ok("nonsense"),
         "none" => Reply::with(503, "", ""),
         "error" => Reply::ok(&format!(
             "{{\"jsonrpc\":\"2.0\",\"id\":{},\"error\":{{\"code\":3,\"message\":\"no\"}}}}",
-            asked.id()
+            received.id()
         )),
-        _ => Reply::echo(asked),
+        _ => Reply::echo(received),
     });
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let ours = |id: &str, code: i64, kind: &str, retryable: bool| {
         let data = format!("\"data\":{{\"kind\":\"{kind}\",\"retryable\":{retryable}}}");
         (format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":{code},"), data)
     };
     let exactly = |text: String| (text, String::new());
-    // (the call, how its answer starts, what else it holds)
+    // (call, start of its answer, other text in it)
     let rows = [
         (call("1", "m", "[1]"), Some(exactly(result("1", "[1]")))),
         ("7".into(), Some(ours("null", -32600, "invalid_request", false))),
@@ -77,27 +79,27 @@ fn each_call_has_its_own_fate() {
         let item = String::from_utf8_lossy(item);
         assert!(item.starts_with(&start) && item.contains(&holds), "{item} is not {start}…{holds}");
     }
-    assert_eq!(relays(&gateway, "a", "bad_answer"), 2, "the notification's among them");
+    assert_eq!(relays(&gateway, "a", "bad_answer"), 2, "including the notification's");
     assert_eq!(relays(&gateway, "a", "bad_status"), 1);
 }
 
 #[test]
-fn a_batch_may_leave_nothing_to_answer() {
+fn a_batch_of_notifications_has_an_empty_answer() {
     let upstream = Upstream::echo();
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let one = r#"{"jsonrpc":"2.0","method":"m","params":[]}"#;
     let mut caller = connect(&gateway);
     for n in [1, 2, 50] {
         let seen = upstream.count();
-        let answer = caller.post(OWN, "", format!("[{}]", vec![one; n].join(",")));
+        let answer = caller.post(ENDPOINT, "", format!("[{}]", vec![one; n].join(",")));
         assert_eq!((answer.status, answer.text()), (204, ""), "{n}");
-        assert_eq!(answer.field("content-length"), None);
+        assert_eq!(answer.header("content-length"), None);
         assert_eq!(upstream.count() - seen, n);
     }
 }
 
 #[test]
-fn a_batch_is_refused_as_a_whole() {
+fn an_invalid_batch_is_refused_as_a_whole() {
     let upstream = Upstream::echo();
     let limits = Limits { batch: 3, ..Limits::default() };
     let definitions = definitions(vec![node("a", "eth", &upstream.url("/"))]);
@@ -116,8 +118,8 @@ fn a_batch_is_refused_as_a_whole() {
         (format!("[{one},nope]"), 400, -32700, "parse_error"),
     ];
     for (body, status, code, kind) in rows {
-        for target in [OWN, "/v1"] {
-            let answer = connect(&gateway).post(target, crate::world::ETH, &body);
+        for target in [ENDPOINT, "/v1"] {
+            let answer = connect(&gateway).post(target, crate::setup::ETH, &body);
             assert_eq!(
                 (answer.status, answer.code(), answer.kind()),
                 (status, code, kind),
@@ -128,5 +130,5 @@ fn a_batch_is_refused_as_a_whole() {
     }
     assert_eq!(upstream.count(), 0);
     let answer = post(&gateway, format!("[{one},{one},{one}]"));
-    assert_eq!(answer.status, 200, "as many as may be");
+    assert_eq!(answer.status, 200, "the largest permitted batch");
 }

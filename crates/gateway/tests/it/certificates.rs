@@ -1,4 +1,5 @@
-//! Certificates for one test: an authority of its own, and files in a folder that goes with it.
+//! Certificates for one test: a certificate authority with a folder that is removed when it is
+//! dropped.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-/// An authority, and a folder for what it signs.
+/// A certificate authority, with a folder for its files.
 pub(crate) struct Authority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -32,7 +33,7 @@ impl Authority {
         Authority { folder, issuer: Issuer::new(params, key), own: own.der().clone() }
     }
 
-    /// Its own certificate's file.
+    /// The file of the authority's own certificate.
     pub(crate) fn ca(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
@@ -51,7 +52,7 @@ impl Authority {
         signed.der().clone()
     }
 
-    /// What a caller is set up with that trusts this authority and speaks these protocols.
+    /// The configuration of a TLS client that trusts this authority and offers these protocols.
     pub(crate) fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.own.clone()).unwrap();

@@ -1,5 +1,5 @@
-//! Connections to upstreams: names, addresses, what is pooled and for how long, and what REST may
-//! share.
+//! Connections to upstreams: name resolution, choice of address, pooling, and the separation of REST
+//! from calls.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,8 +10,8 @@ use plimsoll_registry::Definitions;
 
 use crate::caller::{call, request, result};
 use crate::scripted::{Reply, Upstream};
-use crate::world::{
-    ETH, OWN, connect, definitions, host, instance, node, post, relays, settings, start,
+use crate::setup::{
+    ENDPOINT, ETH, connect, definitions, host, instance, node, post, relays, settings, start,
 };
 
 fn start_with(
@@ -23,7 +23,7 @@ fn start_with(
 }
 
 #[test]
-fn addresses_that_do_not_answer_are_passed_over() {
+fn unreachable_addresses_are_skipped() {
     let upstream = Upstream::echo();
     let url = format!("http://node.invalid:{}/", upstream.address.port());
     let dead: [IpAddr; 2] = ["::1".parse().unwrap(), "127.0.0.9".parse().unwrap()];
@@ -36,7 +36,7 @@ fn addresses_that_do_not_answer_are_passed_over() {
 }
 
 #[test]
-fn names_that_hang_or_fail_concern_nobody_else() {
+fn a_hung_or_failed_lookup_does_not_affect_other_names() {
     let upstream = Upstream::echo();
     let port = upstream.address.port();
     let url = |name: &str| format!("http://{name}:{port}/");
@@ -47,7 +47,7 @@ fn names_that_hang_or_fail_concern_nobody_else() {
             node("f", "failed", &url("failed.invalid")),
             node("a", "eth", &url("node.invalid")),
         ],
-        endpoints: vec![crate::world::endpoint("e", "eth")],
+        endpoints: vec![crate::setup::endpoint("e", "eth")],
     };
     let gate = Arc::new((Mutex::new(false), Condvar::new()));
     let own = gate.clone();
@@ -65,38 +65,38 @@ fn names_that_hang_or_fail_concern_nobody_else() {
     let gateway = start_with(resolve, &all);
     let mut hung: Vec<_> = (0..100).map(|_| connect(&gateway)).collect();
     for caller in &mut hung {
-        let fields = "Target-Service-Id: hung\r\n";
-        caller.send(request("POST", "/v1", fields, call("1", "m", "[]").as_bytes()));
+        let headers = "Target-Service-Id: hung\r\n";
+        caller.send(request("POST", "/v1", headers, call("1", "m", "[]").as_bytes()));
     }
     let failed =
         connect(&gateway).post("/v1", "Target-Service-Id: failed\r\n", call("1", "m", "[]"));
     assert_eq!(failed.kind(), "unreachable");
     assert!(failed.text().contains("its name could not be resolved"), "{}", failed.text());
     assert_eq!(post(&gateway, call("1", "m", "[1]")).status, 200);
-    // It ends although a lookup hangs.
+    // It stops although a lookup hangs.
     drop(gateway);
     *gate.0.lock().unwrap() = true;
     gate.1.notify_all();
 }
 
 #[test]
-fn an_upstream_says_how_long_it_keeps_a_connection() {
-    for (field, connections) in
+fn an_upstreams_keep_alive_timeout_is_respected() {
+    for (header, connections) in
         [("Keep-Alive: timeout=60, max=100\r\n", 1), ("Keep-Alive: timeout=1\r\n", 3)]
     {
-        let upstream = Upstream::start(move |_, asked| {
-            Reply::with(200, field, &crate::scripted::answer(asked, "1"))
+        let upstream = Upstream::start(move |_, received| {
+            Reply::with(200, header, &crate::scripted::answer(received, "1"))
         });
         let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
         for _ in 0..3 {
             assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
         }
-        assert_eq!(upstream.connections(), connections, "{field}");
+        assert_eq!(upstream.connections(), connections, "{header}");
     }
 }
 
 #[test]
-fn what_was_not_sent_is_tried_elsewhere() {
+fn unsent_calls_are_attempted_on_another_upstream() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let upstream = Upstream::echo();
     let nodes =
@@ -106,14 +106,14 @@ fn what_was_not_sent_is_tried_elsewhere() {
         let answer = post(&gateway, call("1", "eth_sendRawTransaction", "[]"));
         assert_eq!(answer.text(), result("1", "[]"));
         let attempts = ["2", "1"][n % 2];
-        assert_eq!(answer.field("x-plimsoll-attempts"), Some(attempts));
+        assert_eq!(answer.header("x-plimsoll-attempts"), Some(attempts));
     }
     assert_eq!((relays(&gateway, "gone", "unreachable"), relays(&gateway, "a", "ok")), (5, 10));
     assert_eq!(upstream.count(), 10, "each was sent once");
 }
 
 #[test]
-fn ids_sent_upstream_are_numbers_above_zero() {
+fn ids_sent_upstream_are_positive_numbers() {
     let upstream = Upstream::echo();
     let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
     let mut last = 0;
@@ -125,13 +125,12 @@ fn ids_sent_upstream_are_numbers_above_zero() {
     }
 }
 
-/// A caller's second request, hidden in a body that the upstream ignores, would be answered to the
-/// next caller on the connection.
+/// If an upstream ignored a body, a second request hidden in it would be answered to the next caller on
+/// the connection.
 #[test]
-fn rest_cannot_reach_another_callers_connection() {
-    let upstream = Upstream::start(|_, asked| match asked.body.is_empty() {
-        true => Reply::ok("fine"),
-        false => Reply::echo(asked),
+fn a_request_hidden_in_a_rest_body_reaches_no_other_caller() {
+    let upstream = Upstream::start(|_, received| {
+        if received.body.is_empty() { Reply::ok("fine") } else { Reply::echo(received) }
     });
     let gateway = start(settings(), &definitions(vec![instance("a", &upstream.url("/v1"))]));
     let hidden = "GET /v1/hidden HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -140,18 +139,18 @@ fn rest_cannot_reach_another_callers_connection() {
         caller.send(request(method, "/v1/x", ETH, hidden.as_bytes()));
         let answer = if method == "HEAD" { caller.head() } else { caller.answer() };
         assert_eq!(answer.status, 200);
-        let asked = upstream.last();
-        assert_eq!((asked.body.as_str(), asked.field("content-length")), ("", None));
-        assert_eq!(asked.line(), format!("{method} /v1/x"));
+        let received = upstream.last();
+        assert_eq!((received.body.as_str(), received.header("content-length")), ("", None));
+        assert_eq!(received.line(), format!("{method} /v1/x"));
     }
-    assert_eq!(upstream.connections(), 1, "without a body it is used again");
-    // With a body, the connection is not used again, by nobody.
+    assert_eq!(upstream.connections(), 1, "the connection is reused after requests without a body");
+    // After a request with a body the connection is not reused.
     for n in 2..4 {
         caller.send(request("PUT", "/v1/x", ETH, hidden.as_bytes()));
         assert_eq!(caller.answer().status, 200);
         assert_eq!(upstream.connections(), n);
     }
-    // Calls have connections of their own.
+    // Calls use separate connections.
     for _ in 0..3 {
         assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
     }
@@ -162,5 +161,5 @@ fn rest_cannot_reach_another_callers_connection() {
         assert_eq!(caller.answer().status, 405, "{method}");
         assert_eq!(upstream.count(), before);
     }
-    assert_eq!(connect(&gateway).post(OWN, "", call("1", "m", "[]")).status, 200);
+    assert_eq!(connect(&gateway).post(ENDPOINT, "", call("1", "m", "[]")).status, 200);
 }

@@ -1,25 +1,25 @@
-//! The two faces: who may call what, and in which words each is told no.
+//! The gateway face and the PATH face: routing, access rules, and the form of their errors.
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{Definitions, Endpoint, MethodRules, Service};
 
 use crate::caller::{Caller, call, result};
-use crate::scripted::{Reply, Then, Upstream};
-use crate::world::{
-    ETH, OWN, connect, definitions, endpoint, instance, metric, node, post, refused, relays,
+use crate::scripted::{AfterReply, Reply, Upstream};
+use crate::setup::{
+    ENDPOINT, ETH, connect, definitions, endpoint, instance, metric, node, post, refused, relays,
     settings, start,
 };
 
-/// A port that nobody listens on.
-fn nowhere() -> String {
+/// A URL with a port that nothing listens on.
+fn unused_url() -> String {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}/", free.local_addr().unwrap())
 }
 
 #[test]
-fn each_face_has_its_own_words() {
-    let broken = Upstream::start(|_, _| Reply::raw("", Then::Close));
-    let mute = Upstream::start(|_, _| Reply::raw("", Then::Hang));
+fn each_face_has_its_own_error_codes() {
+    let broken = Upstream::start(|_, _| Reply::raw("", AfterReply::Close));
+    let mute = Upstream::start(|_, _| Reply::raw("", AfterReply::Hang));
     let bad = Upstream::start(|_, _| Reply::ok("{}"));
     let status = Upstream::start(|_, _| Reply::with(418, "", ""));
     let mut limited = node("limited", "limited", &bad.url("/"));
@@ -33,7 +33,7 @@ fn each_face_has_its_own_words() {
         upstreams: vec![
             limited,
             narrow,
-            node("unreachable", "unreachable", &nowhere()),
+            node("unreachable", "unreachable", &unused_url()),
             node("broken", "broken", &broken.url("/")),
             node("silent", "silent", &mute.url("/")),
             node("bad", "bad", &bad.url("/")),
@@ -44,9 +44,9 @@ fn each_face_has_its_own_words() {
     let silent = all.services.iter_mut().find(|service| service.id == "silent").unwrap();
     silent.timeout = Nanos::from_millis(200);
     let gateway = start(settings(), &all);
-    // Uses up the one call that it may have.
+    // Uses up the rate limit.
     connect(&gateway).post("/v1", "Target-Service-Id: limited\r\n", call("0", "m", "[]"));
-    // (service, kind, retryable, own code and status, PATH's code and status)
+    // (service, kind, retryable, code and status on the gateway face, on the PATH face)
     let rows = [
         ("bare", "no_upstream", true, (-32002, 503), (-31001, 500)),
         ("limited", "limit_reached", true, (-32005, 429), (-32005, 429)),
@@ -64,21 +64,21 @@ fn each_face_has_its_own_words() {
         assert_eq!((answer.code(), answer.status), own, "{service} {}", answer.text());
         assert!(answer.text().ends_with(&data), "{service} {}", answer.text());
         assert!(answer.text().starts_with("{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"error\":"));
-        let field = format!("Target-Service-Id: {service}\r\n");
-        let answer = connect(&gateway).post("/v1", &field, &body);
+        let header = format!("Target-Service-Id: {service}\r\n");
+        let answer = connect(&gateway).post("/v1", &header, &body);
         let data = format!("\"data\":{{\"kind\":\"{kind}\",\"retryable\":\"{retryable}\"}}}}}}");
         assert_eq!((answer.code(), answer.status), path, "{service} {}", answer.text());
         assert!(answer.text().ends_with(&data), "{service} {}", answer.text());
-        assert_eq!(answer.field("content-type"), Some("application/json"));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
     }
 }
 
 #[test]
-fn what_cannot_be_routed_is_refused() {
+fn unroutable_requests_are_refused() {
     let upstream = Upstream::echo();
     let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
-    // (method, target, fields, status, kind)
+    // (method, target, headers, status, kind)
     let rows = [
         ("POST", "/api/gateway", "", 400, "missing_endpoint"),
         ("POST", "/api/gateway?", "", 400, "missing_endpoint"),
@@ -88,10 +88,10 @@ fn what_cannot_be_routed_is_refused() {
         ("POST", "/api/gateway?endpoint=E", "", 404, "unknown_endpoint"),
         ("POST", "/api/gateway?endpoint=e%00", "", 404, "unknown_endpoint"),
         ("POST", "/api/gateway?endpoint=no&endpoint=e", "", 404, "unknown_endpoint"),
-        ("GET", OWN, "", 405, "http_method"),
-        ("DELETE", OWN, "", 405, "http_method"),
-        ("post", OWN, "", 405, "http_method"),
-        ("POST", OWN, upgrade, 501, "no_websocket"),
+        ("GET", ENDPOINT, "", 405, "http_method"),
+        ("DELETE", ENDPOINT, "", 405, "http_method"),
+        ("post", ENDPOINT, "", 405, "http_method"),
+        ("POST", ENDPOINT, upgrade, 501, "no_websocket"),
         ("GET", "/v1", upgrade, 501, "no_websocket"),
         ("POST", "/v1", "Target-Service-Id: nope\r\n", 400, "unknown_service"),
         ("POST", "/v1", "Target-Service-Id: \r\n", 400, "unknown_service"),
@@ -113,20 +113,20 @@ fn what_cannot_be_routed_is_refused() {
         ("GET", "http://gateway/config", ETH, 404, "no_such_path"),
     ];
     let mut caller = connect(&gateway);
-    for (method, target, fields, status, kind) in rows {
+    for (method, target, headers, status, kind) in rows {
         caller.send(crate::caller::request(
             method,
             target,
-            fields,
+            headers,
             call("1", "m", "[]").as_bytes(),
         ));
         let answer = caller.answer();
-        assert_eq!((answer.status, answer.kind()), (status, kind), "{method} {target} {fields}");
-        assert_eq!(answer.field("allow").is_some(), kind == "http_method", "{method} {target}");
+        assert_eq!((answer.status, answer.kind()), (status, kind), "{method} {target} {headers}");
+        assert_eq!(answer.header("allow").is_some(), kind == "http_method", "{method} {target}");
     }
     assert_eq!(upstream.count(), 0);
     assert_eq!(refused(&gateway, "no_such_path"), 8);
-    // PATH says this one before it speaks JSON-RPC.
+    // PATH returns this error as plain JSON, not as JSON-RPC.
     let answer = caller.post("/v1", "", call("1", "m", "[]"));
     assert_eq!(answer.status, 400);
     assert_eq!(
@@ -158,25 +158,25 @@ fn endpoint_ids_may_be_escaped() {
 }
 
 #[test]
-fn an_instance_is_asked_for_any_service() {
+fn an_instance_serves_any_service() {
     let upstream = Upstream::echo();
     let mut known = definitions(vec![instance("p", &upstream.url("/v1"))]);
     known.services.push(Service::named("kava"));
     let gateway = start(settings(), &known);
     let longest = "x".repeat(128);
     for service in ["eth", "kava", "unheard-of", "a.b:c_d", longest.as_str()] {
-        let field = format!("target-SERVICE-id:  {service} \r\n");
-        let answer = connect(&gateway).post("/v1", &field, call("1", "m", "[5]"));
+        let header = format!("target-SERVICE-id:  {service} \r\n");
+        let answer = connect(&gateway).post("/v1", &header, call("1", "m", "[5]"));
         assert_eq!((answer.status, answer.text()), (200, &*result("1", "[5]")), "{service}");
-        let asked = upstream.last();
-        assert_eq!(asked.field("target-service-id"), Some(service));
-        assert_eq!(asked.head.to_lowercase().matches("target-service-id").count(), 1);
-        assert_eq!(asked.line(), "POST /v1");
+        let received = upstream.last();
+        assert_eq!(received.header("target-service-id"), Some(service));
+        assert_eq!(received.head.to_lowercase().matches("target-service-id").count(), 1);
+        assert_eq!(received.line(), "POST /v1");
     }
     let too_long = "x".repeat(129);
     for service in [too_long.as_str(), "a b", "a/b", "a\"b", "é", ""] {
-        let field = format!("Target-Service-Id: {service}\r\n");
-        let answer = connect(&gateway).post("/v1", &field, call("1", "m", "[]"));
+        let header = format!("Target-Service-Id: {service}\r\n");
+        let answer = connect(&gateway).post("/v1", &header, call("1", "m", "[]"));
         assert_eq!((answer.status, answer.kind()), (400, "unknown_service"), "{service}");
     }
     let other = "{service=\"*\",upstream=\"p\",outcome=\"ok\"}";
@@ -185,10 +185,10 @@ fn an_instance_is_asked_for_any_service() {
 }
 
 #[test]
-fn backends_statuses_are_paths_only() {
-    let upstream = Upstream::start(|n, asked| {
+fn upstream_statuses_are_forwarded_only_on_the_path_face() {
+    let upstream = Upstream::start(|n, received| {
         let statuses = [200, 203, 400, 404, 429, 500, 503, 599];
-        Reply::with(statuses[n / 2 % statuses.len()], "", &crate::scripted::answer(asked, "1"))
+        Reply::with(statuses[n / 2 % statuses.len()], "", &crate::scripted::answer(received, "1"))
     });
     let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
     for status in [200, 203, 400, 404, 429, 500, 503, 599] {
@@ -201,7 +201,7 @@ fn backends_statuses_are_paths_only() {
 }
 
 #[test]
-fn rules_decide_by_the_methods_name() {
+fn method_rules_match_the_decoded_name() {
     let upstream = Upstream::echo();
     let rules = |allow: &[&str], deny: &[&str]| MethodRules {
         allow: allow.iter().map(|text| text.to_string()).collect(),
@@ -216,7 +216,7 @@ fn rules_decide_by_the_methods_name() {
         Endpoint { methods: rules(&[], &["debug_*", "*_subscribe"]), ..endpoint("d", "eth") },
     ];
     let gateway = start(settings(), &all);
-    // (endpoint, method as written, whether it is relayed)
+    // (endpoint, method as sent, whether it is relayed)
     let rows = [
         ("e", "eth_call", true),
         ("e", "net_version", true),
@@ -239,7 +239,7 @@ fn rules_decide_by_the_methods_name() {
         assert_eq!((answer.status, answer.kind()), expected, "{id} {method}");
         assert_eq!(upstream.count() - seen, usize::from(relayed), "{id} {method}");
     }
-    // In a batch each call is judged by itself, and PATH's face knows no endpoint.
+    // In a batch each call is checked individually; the PATH face has no endpoints.
     let batch = format!("[{},{}]", call("1", "debug_x", "[]"), call("2", "eth_call", "[]"));
     let answer = post(&gateway, &batch);
     assert!(answer.text().contains("\"id\":1,\"error\":{\"code\":-32601"), "{}", answer.text());
@@ -249,11 +249,11 @@ fn rules_decide_by_the_methods_name() {
 }
 
 #[test]
-fn operators_pages_answer() {
+fn health_readiness_and_metrics_are_served() {
     let upstream = Upstream::echo();
     let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
     let mut caller = connect(&gateway);
-    // (target, status, what the body holds)
+    // (target, status, text in the body)
     let rows = [
         ("/health", 200, ""),
         (
@@ -273,9 +273,9 @@ fn operators_pages_answer() {
         caller.send(format!("HEAD {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
         let head = caller.head();
         assert_eq!(head.status, status, "{target}");
-        // The page of metrics is never the same twice.
+        // The metrics page changes between requests.
         if !matches!(target, "/health" | "/metrics") {
-            assert_eq!(head.field("content-length"), answer.field("content-length"), "{target}");
+            assert_eq!(head.header("content-length"), answer.header("content-length"), "{target}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A caller that writes HTTP/2 frame by frame, as a hostile one would, and reads them.
+//! An HTTP/2 client that writes and reads individual frames, as a hostile caller would.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,8 +21,8 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than any test takes.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Frame {
@@ -40,19 +40,19 @@ impl Frame {
     }
 }
 
-pub(crate) struct Frames {
+pub(crate) struct FrameClient {
     socket: TcpStream,
 }
 
-impl Frames {
-    /// Connects and says these settings: pairs of identifier and value.
-    pub(crate) fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Frames {
+impl FrameClient {
+    /// Connects and sends these settings: pairs of identifier and value.
+    pub(crate) fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> FrameClient {
         let mut socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        socket.set_write_timeout(Some(TIMEOUT)).unwrap();
         socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-        let mut frames = Frames { socket };
+        let mut frames = FrameClient { socket };
         let payload: Vec<u8> = settings
             .iter()
             .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
@@ -61,29 +61,32 @@ impl Frames {
         frames
     }
 
-    /// Sends a frame; false: the gateway has closed the connection.
+    /// Sends a frame; false if the gateway has closed the connection.
     pub(crate) fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         let length = (payload.len() as u32).to_be_bytes();
         let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
         self.socket.write_all(&[&head, payload].concat()).is_ok()
     }
 
-    /// Begins a call to `/v1` of service `eth`.
-    pub(crate) fn begin(&mut self, stream: u32, flags: u8) -> bool {
+    /// Sends the headers of a call to `/v1` of service `eth`.
+    pub(crate) fn send_headers(&mut self, stream: u32, flags: u8) -> bool {
         self.send(HEADERS, flags, stream, &head())
     }
 
-    /// Sends a whole call.
+    /// Sends a complete call.
     pub(crate) fn call(&mut self, stream: u32, body: &str) -> bool {
-        self.begin(stream, END_HEADERS) && self.send(DATA, END_STREAM, stream, body.as_bytes())
+        self.send_headers(stream, END_HEADERS)
+            && self.send(DATA, END_STREAM, stream, body.as_bytes())
     }
 
-    /// The next frame; `None`: the gateway has closed the connection.
+    /// Reads the next frame; `None` if the gateway has closed the connection.
     pub(crate) fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         match self.socket.read_exact(&mut head) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("nothing came"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                panic!("no frame within the timeout")
+            }
             Err(_) => return None,
         }
         let [a, b, c, kind, flags, stream @ ..] = head;
@@ -93,7 +96,7 @@ impl Frames {
         Some(Frame { kind, flags, stream, payload })
     }
 
-    /// Reads until a frame of this kind comes; `None`: the connection ended before.
+    /// Reads up to the next frame of this kind; `None` if the connection closed first.
     pub(crate) fn read_until(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.read()?;
@@ -104,8 +107,8 @@ impl Frames {
     }
 
     /// A second handle to the connection, to read while the first writes.
-    pub(crate) fn reader(&self) -> Frames {
-        Frames { socket: self.socket.try_clone().unwrap() }
+    pub(crate) fn reader(&self) -> FrameClient {
+        FrameClient { socket: self.socket.try_clone().unwrap() }
     }
 }
 

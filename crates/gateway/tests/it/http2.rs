@@ -1,4 +1,4 @@
-//! HTTP/2, by prior knowledge in clear and by agreement through TLS.
+//! HTTP/2, in cleartext with prior knowledge and over TLS with ALPN.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,36 +21,37 @@ use tokio_rustls::TlsConnector;
 use crate::caller::{call, result};
 use crate::certificates::Authority;
 use crate::scripted::{Reply, Upstream};
-use crate::world::{
-    OWN, connect, connections, definitions, instance, metric, refused, settings, start, until,
+use crate::setup::{
+    ENDPOINT, connect, connections, definitions, instance, metric, refused, settings, start,
+    wait_until,
 };
 
-/// Runs a test's future; one that takes longer than anything here does fails.
+/// Runs a test's future; panics if it does not complete within a minute.
 fn run<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limited = async { tokio::time::timeout(std::time::Duration::from_secs(60), future).await };
     runtime.block_on(limited).expect("the gateway hangs")
 }
 
-/// Opens a connection, through TLS where there is an authority to trust.
+/// Opens a connection, over TLS if there is an authority to trust.
 async fn open<B>(address: SocketAddr, authority: Option<&Authority>) -> SendRequest<B>
 where
     B: Body<Data = Bytes, Error = Infallible> + Unpin + Send + 'static,
 {
     let stream = TcpStream::connect(address).await.unwrap();
     match authority {
-        None => shaken(stream).await,
+        None => http2_handshake(stream).await,
         Some(authority) => {
             let connector = TlsConnector::from(authority.client(&["h2", "http/1.1"]));
             let name = address.ip().to_string().try_into().unwrap();
             let stream = connector.connect(name, stream).await.unwrap();
             assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-            shaken(stream).await
+            http2_handshake(stream).await
         }
     }
 }
 
-async fn shaken<B, S>(stream: S) -> SendRequest<B>
+async fn http2_handshake<B, S>(stream: S) -> SendRequest<B>
 where
     B: Body<Data = Bytes, Error = Infallible> + Unpin + Send + 'static,
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -94,7 +95,7 @@ fn many_streams_get_their_own_answers() {
                 let mut sender = sender.clone();
                 async move {
                     let params = format!("[{n},\"{}\"]", "x".repeat(n % 7 * 9_000));
-                    let target = [OWN, "/v1"][n % 2];
+                    let target = [ENDPOINT, "/v1"][n % 2];
                     let id = (n % 3).to_string();
                     let answer = ask(&mut sender, post(target, call(&id, "m", &params))).await;
                     assert_eq!(answer, (StatusCode::OK, result(&id, &params)));
@@ -102,21 +103,21 @@ fn many_streams_get_their_own_answers() {
             });
             futures_util::future::join_all(calls).await;
         });
-        until("the one connection has gone", || connections(&gateway) == 0);
+        wait_until("the connection is closed", || connections(&gateway) == 0);
     }
 }
 
 #[test]
-fn answers_are_those_of_http1() {
-    let upstream = Upstream::start(|_, asked| match asked.line() {
+fn answers_match_those_over_http1() {
+    let upstream = Upstream::start(|_, received| match received.line() {
         "HEAD /v1/long" => Reply::raw(
             "HTTP/1.1 200 X\r\nContent-Length: 12345\r\n\r\n",
-            crate::scripted::Then::Keep,
+            crate::scripted::AfterReply::KeepAlive,
         ),
         line if line.contains("/v1/") => {
             Reply::with(202, "X-Own: 1\r\nConnection: x-hop\r\nX-Hop: 1\r\n", line)
         }
-        _ => Reply::echo(asked),
+        _ => Reply::echo(received),
     });
     let limits = Limits { body: 1_000, header: 4_000, ..Limits::default() };
     let gateway = gateway(&upstream, Settings { limits, ..settings() });
@@ -128,29 +129,29 @@ fn answers_are_those_of_http1() {
     };
     let mut unnamed = post("/v1", "{}");
     unnamed.headers_mut().clear();
-    let mut packed = post(OWN, "no gzip");
-    packed.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
-    let mut too_long = post(OWN, "{}");
+    let mut gzipped = post(ENDPOINT, "no gzip");
+    gzipped.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    let mut too_long = post(ENDPOINT, "{}");
     too_long.headers_mut().insert("x", "y".repeat(5_000).parse().unwrap());
-    // (request, status, what the body holds)
+    // (request, status, text in the body)
     let rows = [
-        (post(OWN, call("1", "m", "[]")), 200, "\"result\":[]"),
-        (post(OWN, r#"{"jsonrpc":"2.0","method":"m"}"#), 204, ""),
-        (post(OWN, "{"), 400, "parse_error"),
-        (post(OWN, long), 413, "body_too_large"),
+        (post(ENDPOINT, call("1", "m", "[]")), 200, "\"result\":[]"),
+        (post(ENDPOINT, r#"{"jsonrpc":"2.0","method":"m"}"#), 204, ""),
+        (post(ENDPOINT, "{"), 400, "parse_error"),
+        (post(ENDPOINT, long), 413, "body_too_large"),
         (post("/api/gateway?endpoint=no", "{}"), 404, "unknown_endpoint"),
         (post("/config", ""), 404, "no_such_path"),
         (post("/v1/../config", ""), 404, "no_such_path"),
         (post("/v1/%2e%2e/config", ""), 404, "no_such_path"),
         (unnamed, 400, "{\"code\":400"),
-        (packed, 415, "unsupported_encoding"),
+        (gzipped, 415, "unsupported_encoding"),
         (too_long, 431, ""),
         (of("GET", "/health"), 200, ""),
         (of("HEAD", "/metrics"), 200, ""),
         (of("HEAD", "/v1/long"), 200, ""),
         (of("GET", "/v1/status?x"), 202, "GET /v1/status?x"),
-        (of("DELETE", OWN), 405, "http_method"),
-        (post(OWN, call("2", "m", "[2]")), 200, "\"result\":[2]"),
+        (of("DELETE", ENDPOINT), 405, "http_method"),
+        (post(ENDPOINT, call("2", "m", "[2]")), 200, "\"result\":[2]"),
     ];
     run(async {
         let mut sender = open(gateway.addresses()[0], None).await;
@@ -161,17 +162,20 @@ fn answers_are_those_of_http1() {
             assert!(body.contains(holds), "{shown}: {body}");
         }
         let answer = sender.send_request(of("GET", "/v1/x")).await.unwrap();
-        let field = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap());
-        assert_eq!((field("x-own"), field("x-hop"), field("connection")), (Some("1"), None, None));
-        assert_eq!(field("x-plimsoll-upstream"), Some("a"));
+        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(
+            (header("x-own"), header("x-hop"), header("connection")),
+            (Some("1"), None, None)
+        );
+        assert_eq!(header("x-plimsoll-upstream"), Some("a"));
     });
     assert_eq!(refused(&gateway, "no_such_path"), 3);
 }
 
-/// A body that never comes.
-struct Never;
+/// A body that never arrives.
+struct PendingBody;
 
-impl Body for Never {
+impl Body for PendingBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -184,34 +188,34 @@ impl Body for Never {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_too_slow() {
+fn a_body_that_does_not_arrive_is_too_slow() {
     let upstream = Upstream::echo();
     let limits = Limits { body_time: Nanos::from_millis(100), ..Limits::default() };
     let gateway = gateway(&upstream, Settings { limits, ..settings() });
     run(async {
         let mut sender = open(gateway.addresses()[0], None).await;
-        let request = Request::post(format!("http://gateway{OWN}")).body(Never).unwrap();
+        let request = Request::post(format!("http://gateway{ENDPOINT}")).body(PendingBody).unwrap();
         let answer = sender.send_request(request).await.unwrap();
         assert_eq!(answer.status(), 408);
     });
     assert_eq!(refused(&gateway, "too_slow"), 1);
 }
 
-/// An upstream that answers when the test meets it at the gate.
+/// An upstream that answers calls of method `held` once the test waits at the returned barrier too.
 fn gated() -> (Arc<Barrier>, Upstream) {
     let gate = Arc::new(Barrier::new(2));
     let own = gate.clone();
-    let upstream = Upstream::start(move |_, asked| {
-        if asked.method() == "held" {
+    let upstream = Upstream::start(move |_, received| {
+        if received.method() == "held" {
             own.wait();
         }
-        Reply::echo(asked)
+        Reply::echo(received)
     });
     (gate, upstream)
 }
 
 #[test]
-fn streams_under_way_are_answered_before_the_end() {
+fn streams_in_flight_are_answered_before_shutdown() {
     let (gate, upstream) = gated();
     let gateway = gateway(&upstream, settings());
     let address = gateway.addresses()[0];
@@ -219,12 +223,14 @@ fn streams_under_way_are_answered_before_the_end() {
         let mut sender = open(address, None).await;
         let mut held = sender.clone();
         let held =
-            tokio::spawn(async move { ask(&mut held, post(OWN, call("1", "held", "[7]"))).await });
+            tokio::spawn(
+                async move { ask(&mut held, post(ENDPOINT, call("1", "held", "[7]"))).await },
+            );
         while upstream.count() == 0 {
             tokio::task::yield_now().await;
         }
         let drained = tokio::task::spawn_blocking(move || gateway.drain(|| false));
-        // It says that it goes; nothing new is begun on this connection.
+        // After the GOAWAY no new stream is started on this connection.
         while let Ok(answer) = sender.send_request(post("/ready", "")).await {
             drop(answer.into_body().collect().await.unwrap());
         }
@@ -236,44 +242,43 @@ fn streams_under_way_are_answered_before_the_end() {
 }
 
 #[test]
-fn a_stream_that_is_given_up_leaves_nothing() {
+fn a_cancelled_stream_cancels_its_relay() {
     let (gate, upstream) = gated();
     let gateway = gateway(&upstream, settings());
-    let flying = "plimsoll_relays_in_flight{upstream=\"a\"}";
+    let in_flight = "plimsoll_relays_in_flight{upstream=\"a\"}";
     run(async {
         let mut sender = open(gateway.addresses()[0], None).await;
-        let mut given_up = sender.clone();
-        let task =
-            tokio::spawn(
-                async move { ask(&mut given_up, post(OWN, call("1", "held", "[]"))).await },
-            );
-        while metric(&gateway, flying) == 0 {
+        let mut cancelled = sender.clone();
+        let task = tokio::spawn(async move {
+            ask(&mut cancelled, post(ENDPOINT, call("1", "held", "[]"))).await
+        });
+        while metric(&gateway, in_flight) == 0 {
             tokio::task::yield_now().await;
         }
         task.abort();
-        while metric(&gateway, flying) > 0 {
+        while metric(&gateway, in_flight) > 0 {
             tokio::task::yield_now().await;
         }
-        let answer = ask(&mut sender, post(OWN, call("2", "m", "[2]"))).await;
+        let answer = ask(&mut sender, post(ENDPOINT, call("2", "m", "[2]"))).await;
         assert_eq!(answer, (StatusCode::OK, result("2", "[2]")));
     });
     gate.wait();
 }
 
 #[test]
-fn frames_that_are_none_end_the_connection() {
+fn invalid_frames_close_the_connection() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, settings());
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
     let rows: [&[u8]; 5] = [
         b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-        // a frame longer than may be
+        // a frame longer than permitted
         b"\xff\xff\xff\x04\0\0\0\0\0",
-        // settings of a length that is none
+        // settings of an invalid length
         b"\0\0\x05\x04\0\0\0\0\0abcde",
         // data before any stream
         b"\0\0\0\x04\0\0\0\0\0\0\0\x01\0\0\0\0\0\x01x",
-        // a head that is no HPACK
+        // headers that are not valid HPACK
         b"\0\0\0\x04\0\0\0\0\0\0\0\x04\x01\x05\0\0\0\x01\xff\xff\xff\xff",
     ];
     for (at, bytes) in rows.into_iter().enumerate() {
@@ -282,6 +287,6 @@ fn frames_that_are_none_end_the_connection() {
         caller.finish();
         assert!(!caller.rest().starts_with(b"HTTP"), "row {at}");
     }
-    until("nobody is connected", || connections(&gateway) == 0);
+    wait_until("all connections are closed", || connections(&gateway) == 0);
     assert_eq!(upstream.count(), 0);
 }

@@ -1,8 +1,8 @@
-//! A million calls: every answer is its own request's, whatever breaks around it.
+//! A million calls: each caller gets the answer to its own request, even while connections break.
 //!
-//! Callers send single calls and batches of all sizes over many connections, some of which they drop
-//! in the middle of a request or of an answer. Each call carries its identity in its parameters and
-//! in its id; the upstream says the parameters back.
+//! Callers send single calls and batches of various sizes over many connections, some of which they
+//! drop in the middle of a request or an answer. Each call has unique parameters, and mostly a unique
+//! id; the upstream echoes the parameters.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,41 +12,42 @@ use plimsoll_measure::rng::{Key, Sequence};
 use plimsoll_registry::settings::Limits;
 
 use crate::caller::{Caller, call, request, result};
-use crate::world::{
-    ETH, OWN, connections, definitions, metric, node, post, relays, settings, start, until,
+use crate::setup::{
+    ENDPOINT, ETH, connections, definitions, metric, node, post, relays, settings, start,
+    wait_until,
 };
 
-/// Calls that are answered; those on dropped connections come on top.
+/// Answered calls; those on dropped connections are not included.
 const CALLS: u64 = 1_000_000;
 
-/// Threads that call, and connections of each.
+/// Calling threads, and connections per thread.
 const CALLERS: u64 = 4;
 const CONNECTIONS: u64 = 8;
 
-/// Calls of the usual batch.
+/// Calls in most batches.
 const BATCH: u64 = 100;
 
 /// The longest parameters, in bytes.
 const PARAMS_MAX: u64 = 64 << 10;
 
-/// Says parameters back, over as many connections as come, and does little else.
+/// Starts a minimal server that echoes parameters, on any number of connections.
 fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for socket in listener.incoming() {
-            std::thread::spawn(move || say_back(socket.unwrap()));
+            std::thread::spawn(move || serve_echo(socket.unwrap()));
         }
     });
     address
 }
 
-fn say_back(mut socket: TcpStream) {
+fn serve_echo(mut socket: TcpStream) {
     socket.set_nodelay(true).unwrap();
     let mut read = Vec::new();
     let mut buffer = vec![0; PARAMS_MAX as usize];
     loop {
-        while let Some((answer, end)) = said_back(&read) {
+        while let Some((answer, end)) = echo_answer(&read) {
             read.drain(..end);
             if socket.write_all(answer.as_bytes()).is_err() {
                 return;
@@ -59,28 +60,29 @@ fn say_back(mut socket: TcpStream) {
     }
 }
 
-/// The answer to the request that `read` starts with, and where that ends; `None` before it is whole.
-fn said_back(read: &[u8]) -> Option<(String, usize)> {
+/// The answer to the request at the start of `read`, and that request's length; `None` if the request
+/// is incomplete.
+fn echo_answer(read: &[u8]) -> Option<(String, usize)> {
     let head = memchr::memmem::find(read, b"\r\n\r\n")?;
     // The gateway writes the length last.
-    let length: usize = behind(&read[..head], "content-length: ").parse().unwrap();
+    let length: usize = text_after(&read[..head], "content-length: ").parse().unwrap();
     let end = head + 4 + length;
     let body = read.get(head + 4..end)?;
-    let id = behind(body, "\"id\":").split(',').next().unwrap();
-    let params = behind(body, "\"params\":").strip_suffix('}').unwrap();
+    let id = text_after(body, "\"id\":").split(',').next().unwrap();
+    let params = text_after(body, "\"params\":").strip_suffix('}').unwrap();
     let answer = result(id, params);
     let length = answer.len();
     Some((format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{answer}"), end))
 }
 
-/// What follows `what`.
-fn behind<'a>(text: &'a [u8], what: &str) -> &'a str {
+/// The text after the first occurrence of `what`.
+fn text_after<'a>(text: &'a [u8], what: &str) -> &'a str {
     let at = memchr::memmem::find(text, what.as_bytes()).unwrap() + what.len();
     std::str::from_utf8(&text[at..]).unwrap()
 }
 
-/// A thread that calls.
-struct Chatter<'a> {
+/// A calling thread.
+struct LoadThread<'a> {
     gateway: SocketAddr,
     random: Sequence,
     name: String,
@@ -88,9 +90,9 @@ struct Chatter<'a> {
     padding: &'a str,
 }
 
-impl Chatter<'_> {
+impl LoadThread<'_> {
     /// Calls until `calls` have been answered; returns how many were.
-    fn chat(mut self, calls: u64) -> u64 {
+    fn run(mut self, calls: u64) -> u64 {
         let mut callers: Vec<Caller> =
             (0..CONNECTIONS).map(|_| Caller::connect(self.gateway)).collect();
         let mut answered = 0;
@@ -101,11 +103,15 @@ impl Chatter<'_> {
                 _ => BATCH,
             };
             let (body, expected) = self.body(size.min(calls - answered));
-            let (target, fields) = if self.random.below(2) == 0 { (OWN, "") } else { ("/v1", ETH) };
-            let bytes = request("POST", target, fields, body.as_bytes());
+            let (target, headers) =
+                if self.random.below(2) == 0 { (ENDPOINT, "") } else { ("/v1", ETH) };
+            let bytes = request("POST", target, headers, body.as_bytes());
             let caller = &mut callers[self.random.below(CONNECTIONS) as usize];
             if self.random.below(50) == 0 {
-                self.drop_within(&bytes, std::mem::replace(caller, Caller::connect(self.gateway)));
+                self.disconnect_during(
+                    &bytes,
+                    std::mem::replace(caller, Caller::connect(self.gateway)),
+                );
                 continue;
             }
             caller.send(&bytes);
@@ -122,7 +128,7 @@ impl Chatter<'_> {
         answered
     }
 
-    /// A single call or a batch, and what must be answered.
+    /// A single call or a batch, and the expected answer.
     fn body(&mut self, size: u64) -> (String, String) {
         let (mut calls, mut results) = (String::new(), String::new());
         for n in 0..size {
@@ -135,7 +141,7 @@ impl Chatter<'_> {
             let padding = &self.padding[..self.random.below(longest) as usize];
             let identity = format!("{}-{}", self.name, self.made);
             let id = match self.random.below(4) {
-                // Ids that others have too.
+                // Ids that other calls have too.
                 0 => "1".to_string(),
                 1 => self.random.below(100).to_string(),
                 _ => format!("\"{identity}\""),
@@ -148,21 +154,22 @@ impl Chatter<'_> {
             calls += &call(&id, "m", &params);
             results += &result(&id, &params);
         }
-        match size == 1 && self.random.below(2) == 0 {
-            true => (calls, results),
-            false => (format!("[{calls}]"), format!("[{results}]")),
+        if size == 1 && self.random.below(2) == 0 {
+            (calls, results)
+        } else {
+            (format!("[{calls}]"), format!("[{results}]"))
         }
     }
 
-    /// Goes away within a request or an answer.
-    fn drop_within(&mut self, bytes: &[u8], mut caller: Caller) {
+    /// Disconnects during a request or an answer.
+    fn disconnect_during(&mut self, bytes: &[u8], mut caller: Caller) {
         let sent = match self.random.below(2) {
             0 => self.random.below(bytes.len() as u64) as usize,
             _ => bytes.len(),
         };
         caller.send(&bytes[..sent]);
         if sent == bytes.len() && self.random.below(2) == 0 {
-            caller.wait_for_some();
+            caller.wait_for_data();
         }
         if self.random.below(2) == 0 {
             caller.reset();
@@ -171,7 +178,7 @@ impl Chatter<'_> {
 }
 
 #[test]
-fn a_million_answers_are_their_own_requests() {
+fn a_million_answers_reach_their_own_callers() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("SEED={seed}");
     let limits = Limits { upstream_connections: 32, ..Limits::default() };
@@ -183,26 +190,26 @@ fn a_million_answers_are_their_own_requests() {
     let answered: u64 = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..CALLERS)
             .map(|number| {
-                let chatter = Chatter {
+                let thread = LoadThread {
                     gateway: gateway.addresses()[0],
                     random: Key::new(seed).with(number).sequence(),
                     name: format!("caller {number}"),
                     made: 0,
                     padding: &padding,
                 };
-                scope.spawn(move || chatter.chat(CALLS / CALLERS))
+                scope.spawn(move || thread.run(CALLS / CALLERS))
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(answered, CALLS);
-    until("all have gone", || connections(&gateway) == 0);
+    wait_until("all callers have disconnected", || connections(&gateway) == 0);
     for upstream in ["a", "b"] {
-        let flying = format!("plimsoll_relays_in_flight{{upstream=\"{upstream}\"}}");
-        assert_eq!(metric(&gateway, &flying), 0);
+        let in_flight = format!("plimsoll_relays_in_flight{{upstream=\"{upstream}\"}}");
+        assert_eq!(metric(&gateway, &in_flight), 0);
     }
     let page = gateway.metrics();
-    // Callers that left within an answer have not got all of it.
+    // Callers that disconnected during an answer did not receive all of it.
     let usual = ["outcome=\"ok\"", "outcome=\"truncated\""];
     let failed =
         |line: &&str| line.contains("_total{") && !usual.iter().any(|one| line.contains(one));

@@ -1,6 +1,6 @@
-//! The gateway as its callers and upstreams meet it: over sockets, byte for byte.
+//! Integration tests of the gateway as callers and upstreams see it: over sockets, byte for byte.
 //!
-//! Timeouts are where a broken gateway would hang; what takes how long is never asserted.
+//! Timeouts only keep a broken gateway from hanging the tests; no test asserts a duration.
 
 mod bad_http;
 mod bad_upstream;
@@ -13,14 +13,14 @@ mod frames;
 mod http2;
 mod http2_abuse;
 mod identity;
-mod life;
-mod long;
+mod lifecycle;
+mod long_bodies;
 mod memory;
 mod relay;
 mod rest;
 mod rules;
 mod scripted;
+mod setup;
 mod spreading;
 mod tls;
 mod transport;
-mod world;

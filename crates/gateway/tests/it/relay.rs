@@ -1,18 +1,19 @@
-//! Single calls: what goes upstream, and what comes back under which id.
+//! Single calls: the request sent upstream, and the answer and id returned to the caller.
 
 use plimsoll_config::Text;
 use plimsoll_registry::model::{self, Definitions, Service};
 
 use crate::caller::{call, result};
 use crate::scripted::{Reply, Upstream};
-use crate::world::{
-    OWN, before, connect, definitions, metric, node, post, refused, relays, settings, start, until,
+use crate::setup::{
+    ENDPOINT, connect, definitions, gateway_to, metric, node, post, refused, relays, settings,
+    start, wait_until,
 };
 
 #[test]
 fn ids_come_back_byte_for_byte() {
     let upstream = Upstream::echo();
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let long_text = format!("\"{}\"", "x".repeat(5_000));
     let long_number = "9".repeat(300);
     let ids = [
@@ -39,22 +40,23 @@ fn ids_come_back_byte_for_byte() {
     ];
     let mut caller = connect(&gateway);
     for id in ids {
-        let answer = caller.post(OWN, "", call(id, "m", "[1, {\"a\" : 2}]"));
+        let answer = caller.post(ENDPOINT, "", call(id, "m", "[1, {\"a\" : 2}]"));
         assert_eq!((answer.status, answer.text()), (200, &*result(id, "[1, {\"a\" : 2}]")), "{id}");
     }
-    assert_eq!(upstream.connections(), 1, "the connection is kept");
-    let mut own: Vec<String> = upstream.asked().iter().map(|asked| asked.id().into()).collect();
+    assert_eq!(upstream.connections(), 1, "the connection is reused");
+    let mut own: Vec<String> =
+        upstream.received().iter().map(|received| received.id().into()).collect();
     own.dedup();
-    assert_eq!(own.len(), ids.len(), "each call has an id of its own upstream");
+    assert_eq!(own.len(), ids.len(), "each call has a unique id upstream");
 }
 
 #[test]
-fn a_call_is_put_together_anew() {
+fn a_call_is_re_encoded() {
     let upstream = Upstream::echo();
     let mut one = node("a", "eth", &upstream.url("/key?x=1"));
     one.headers = vec![("authorization".into(), Text::plain("Bearer s"))];
     let gateway = start(settings(), &definitions(vec![one]));
-    // (what the caller writes, what the upstream reads behind its id)
+    // (what the caller sends, what the upstream receives after the id)
     let rows = [
         (r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#, r#","method":"m","params":[1]}"#),
         (
@@ -70,38 +72,39 @@ fn a_call_is_put_together_anew() {
         (r#"{"\u006aso\u006erpc":"\u0032.0","i\u0064":1,"method":"m"}"#, r#","method":"m"}"#),
     ];
     for (written, read) in rows {
-        let answer = connect(&gateway).post(OWN, "Cookie: c\r\nAuthorization: own\r\n", written);
+        let answer =
+            connect(&gateway).post(ENDPOINT, "Cookie: c\r\nAuthorization: own\r\n", written);
         assert_eq!(answer.status, 200, "{written}");
-        let asked = upstream.last();
-        let expected = format!("{{\"jsonrpc\":\"2.0\",\"id\":{}{read}", asked.id());
-        assert_eq!(asked.body, expected, "{written}");
-        assert_eq!(asked.line(), "POST /key?x=1");
-        assert_eq!(asked.field("host"), Some(&*upstream.address.to_string()));
-        assert_eq!(asked.field("authorization"), Some("Bearer s"));
-        assert_eq!(asked.field("content-type"), Some("application/json"));
-        assert_eq!(asked.field("cookie"), None);
-        assert_eq!(asked.field("target-service-id"), None, "a node is not told the service");
+        let received = upstream.last();
+        let expected = format!("{{\"jsonrpc\":\"2.0\",\"id\":{}{read}", received.id());
+        assert_eq!(received.body, expected, "{written}");
+        assert_eq!(received.line(), "POST /key?x=1");
+        assert_eq!(received.header("host"), Some(&*upstream.address.to_string()));
+        assert_eq!(received.header("authorization"), Some("Bearer s"));
+        assert_eq!(received.header("content-type"), Some("application/json"));
+        assert_eq!(received.header("cookie"), None);
+        assert_eq!(received.header("target-service-id"), None, "nodes get no service header");
     }
 }
 
 #[test]
-fn a_notification_is_relayed_and_not_answered() {
+fn a_notification_is_relayed_but_not_answered() {
     let upstream = Upstream::start(|_, _| Reply::with(500, "", "no"));
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let mut caller = connect(&gateway);
-    let answer = caller.post(OWN, "", r#"{"jsonrpc":"2.0","method":"m","params":[7]}"#);
+    let answer = caller.post(ENDPOINT, "", r#"{"jsonrpc":"2.0","method":"m","params":[7]}"#);
     assert_eq!((answer.status, answer.text()), (204, ""));
-    assert_eq!(answer.field("content-length"), None);
+    assert_eq!(answer.header("content-length"), None);
     assert_eq!(upstream.last().params(), "[7]");
-    // and so is the next over the same connection
-    assert_eq!(caller.post(OWN, "", r#"{"jsonrpc":"2.0","method":"m"}"#).status, 204);
+    // The connection stays in sync.
+    assert_eq!(caller.post(ENDPOINT, "", r#"{"jsonrpc":"2.0","method":"m"}"#).status, 204);
 }
 
-/// A node of a chain; how often it was asked for anything else than its chain's id.
+/// A node on the chain with this id, which echoes all other calls.
 fn node_of_chain(id: &'static str) -> Upstream {
-    Upstream::start(move |_, asked| match asked.method() {
-        "eth_chainId" => Reply::result(asked, id),
-        _ => Reply::echo(asked),
+    Upstream::start(move |_, received| match received.method() {
+        "eth_chainId" => Reply::result(received, id),
+        _ => Reply::echo(received),
     })
 }
 
@@ -116,7 +119,7 @@ fn an_upstream_on_another_chain_is_not_used() {
     let (a, b) = (node("a", "eth", &right.url("/")), node("b", "eth", &wrong.url("/")));
     let gateway = start(settings(), &on_chain(1, vec![b.clone()]));
     let ready = |path: &str| connect(&gateway).get(path);
-    until("it is known", || ready("/ready/eth").status == 503);
+    wait_until("the chain has been checked", || ready("/ready/eth").status == 503);
     let both = "service eth is on chain 1, but b is on chain 1337";
     assert!(ready("/ready").text().contains(both), "{}", ready("/ready").text());
     for method in ["eth_chainId", "net_version", "eth_sendRawTransaction"] {
@@ -124,29 +127,29 @@ fn an_upstream_on_another_chain_is_not_used() {
         assert_eq!((answer.status, answer.kind()), (503, "wrong_chain"), "{}", answer.text());
         assert!(answer.text().contains(both), "{}", answer.text());
     }
-    // Beside one that is on the right chain, nothing goes to it.
+    // Next to an upstream on the right chain, it gets no calls.
     gateway.apply(settings(), &on_chain(1, vec![a, b.clone()])).unwrap();
-    until("it is ready", || ready("/ready").status == 200);
+    wait_until("it is ready", || ready("/ready").status == 200);
     for n in 0..20 {
         let params = format!("[{n}]");
         assert_eq!(post(&gateway, call("1", "m", &params)).text(), result("1", &params));
     }
     assert_eq!(relays(&gateway, "a", "ok"), 20);
     assert_eq!(relays(&gateway, "b", "ok"), 0);
-    assert!(wrong.asked().iter().all(|asked| asked.method() == "eth_chainId"));
-    // The service was what was wrong.
+    assert!(wrong.received().iter().all(|received| received.method() == "eth_chainId"));
+    // The service's chain id is corrected.
     gateway.apply(settings(), &on_chain(1337, vec![b])).unwrap();
-    until("it is known", || {
-        post(&gateway, call("1", "eth_chainId", "[]")).field("x-plimsoll-attempts").is_none()
+    wait_until("the chain has been checked", || {
+        post(&gateway, call("1", "eth_chainId", "[]")).header("x-plimsoll-attempts").is_none()
     });
     assert_eq!(post(&gateway, call("1", "eth_chainId", "[]")).text(), result("1", "\"0x539\""));
 }
 
 #[test]
-fn what_no_upstream_has_confirmed_is_relayed() {
+fn chain_id_calls_are_relayed_until_an_upstream_confirms_the_id() {
     let upstream = Upstream::echo();
     let gateway = start(settings(), &on_chain(1, vec![node("a", "eth", &upstream.url("/"))]));
-    // It does not answer with a number, so that nothing is known.
+    // The upstream does not answer with a number, so the chain id stays unconfirmed.
     for _ in 0..3 {
         assert_eq!(post(&gateway, call("1", "eth_chainId", "[7]")).text(), result("1", "[7]"));
         assert_eq!(post(&gateway, call("1", "net_version", "[8]")).text(), result("1", "[8]"));
@@ -154,14 +157,14 @@ fn what_no_upstream_has_confirmed_is_relayed() {
 }
 
 #[test]
-fn the_chains_id_needs_no_upstream_once_one_has_confirmed_it() {
+fn a_confirmed_chain_id_is_answered_locally() {
     let upstream = node_of_chain("\"0x2105\"");
     let gateway = start(settings(), &on_chain(8453, vec![node("a", "eth", &upstream.url("/"))]));
     let is_own = || {
         let answer = post(&gateway, call("1", "eth_chainId", "[]"));
-        answer.field("x-plimsoll-attempts").is_none()
+        answer.header("x-plimsoll-attempts").is_none()
     };
-    until("it is known", is_own);
+    wait_until("the chain has been checked", is_own);
     let before = upstream.count();
     let own = "{service=\"eth\",method=\"eth_chainId\",outcome=\"ok\",cache=\"bypass\"}";
     let answered = metric(&gateway, &format!("plimsoll_calls_total{own}"));
@@ -176,16 +179,16 @@ fn the_chains_id_needs_no_upstream_once_one_has_confirmed_it() {
     for (body, text) in &rows {
         let answer = post(&gateway, body);
         assert_eq!((answer.status, answer.text()), (200, text.as_str()));
-        assert_eq!(answer.field("x-plimsoll-attempts"), None);
+        assert_eq!(answer.header("x-plimsoll-attempts"), None);
     }
     assert_eq!(upstream.count(), before);
     assert_eq!(metric(&gateway, &format!("plimsoll_calls_total{own}")), answered + 2);
 }
 
 #[test]
-fn what_is_no_call_is_told_why() {
+fn invalid_calls_are_refused_with_the_reason() {
     let upstream = Upstream::echo();
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let deep_params = call("1", "m", &deep);
     // (body, status, code, kind, id)
@@ -232,7 +235,7 @@ fn what_is_no_call_is_told_why() {
     ];
     let mut caller = connect(&gateway);
     for (at, (body, status, code, kind, id)) in rows.into_iter().enumerate() {
-        let answer = caller.post(OWN, "", body);
+        let answer = caller.post(ENDPOINT, "", body);
         let shown = (at, String::from_utf8_lossy(body));
         assert_eq!(
             (answer.status, answer.code(), answer.kind()),
@@ -243,23 +246,23 @@ fn what_is_no_call_is_told_why() {
         assert!(answer.text().starts_with(&start), "{shown:?} {}", answer.text());
         assert!(!answer.closes(), "{shown:?}");
     }
-    assert_eq!(upstream.count(), 0, "none of it went upstream");
+    assert_eq!(upstream.count(), 0, "nothing was relayed");
     assert_eq!(refused(&gateway, "parse_error"), 11);
     assert_eq!(refused(&gateway, "invalid_request"), 10);
 }
 
 #[test]
-fn an_answer_names_who_gave_it() {
+fn response_headers_name_instance_and_upstream() {
     let upstream = Upstream::echo();
     let one = node("node-7", "eth", &upstream.url("/"));
     let named =
         |reveal| plimsoll_gateway::Settings { instance: "edge-3".into(), reveal, ..settings() };
     let shown = start(named(true), &definitions(vec![one.clone()]));
     let answer = post(&shown, call("1", "m", "[]"));
-    assert_eq!(answer.field("x-plimsoll-instance"), Some("edge-3"));
-    assert_eq!(answer.field("x-plimsoll-upstream"), Some("node-7"));
-    assert_eq!(answer.field("x-plimsoll-attempts"), Some("1"));
-    assert!(answer.field("date").is_some_and(|date| date.ends_with(" GMT")));
+    assert_eq!(answer.header("x-plimsoll-instance"), Some("edge-3"));
+    assert_eq!(answer.header("x-plimsoll-upstream"), Some("node-7"));
+    assert_eq!(answer.header("x-plimsoll-attempts"), Some("1"));
+    assert!(answer.header("date").is_some_and(|date| date.ends_with(" GMT")));
     let hidden = start(named(false), &definitions(vec![one]));
     let answer = post(&hidden, call("1", "m", "[]"));
     assert!(!answer.head.contains("x-plimsoll"), "{}", answer.head);

@@ -1,5 +1,5 @@
-//! Rules hold on every path: what is off stays off, faces are closed where they are closed, header
-//! fields go where they are meant to and nowhere else, and requests that go in circles end.
+//! Access rules: REST is off by default, listeners answer only their faces, headers are forwarded only
+//! where they belong, and loops are detected.
 
 use std::net::SocketAddr;
 
@@ -10,16 +10,18 @@ use plimsoll_registry::settings::{Faces, Limits, Listener};
 
 use crate::caller::{Caller, call, request, result};
 use crate::scripted::Upstream;
-use crate::world::{ETH, OWN, connect, definitions, instance, node, post, settings, start, until};
+use crate::setup::{
+    ENDPOINT, ETH, connect, definitions, instance, node, post, settings, start, wait_until,
+};
 
-/// Sends a request, with a call as its body where it may have one.
-fn ask(gateway: &Gateway, method: &str, target: &str, fields: &str) -> crate::caller::Answer {
+/// Sends a request, with a call as its body if the method has one.
+fn ask(gateway: &Gateway, method: &str, target: &str, headers: &str) -> crate::caller::Answer {
     let mut caller = connect(gateway);
     let body = match method {
         "GET" | "HEAD" => String::new(),
         _ => call("\"q\"", "m", "[]"),
     };
-    caller.send(request(method, target, fields, body.as_bytes()));
+    caller.send(request(method, target, headers, body.as_bytes()));
     match method {
         "HEAD" => caller.head(),
         _ => caller.answer(),
@@ -49,11 +51,11 @@ fn rest_is_off_unless_a_service_enables_it() {
         let answer = ask(&gateway, method, target, ETH);
         assert_eq!((answer.status, answer.kind()), (status, kind), "{method} {target}");
         let allow = (kind == "http_method").then_some("POST, OPTIONS");
-        assert_eq!(answer.field("allow"), allow, "{method} {target}");
+        assert_eq!(answer.header("allow"), allow, "{method} {target}");
     }
     assert_eq!(upstream.count(), 0, "nothing reached the upstream");
 
-    // Where it is on, JSON-RPC still goes the way that rules look at.
+    // With REST enabled, JSON-RPC is still refused there, because it would bypass the method rules.
     all.services[0].rest = true;
     gateway.apply(settings(), &all).unwrap();
     let bodies = [
@@ -89,9 +91,9 @@ fn a_listener_answers_its_faces_and_probes() {
     let admin_only = Faces { admin: true, ..Faces::NONE };
     let faces = [gateway_only, path_only, admin_only];
     let gateway = start(Settings { listeners: faces.map(listener).into(), ..settings() }, &all);
-    // (method, target, fields, by face: gateway, path, admin)
+    // (method, target, headers, by face: gateway, path, admin)
     let rows = [
-        ("POST", OWN, "", [200, 404, 404]),
+        ("POST", ENDPOINT, "", [200, 404, 404]),
         ("POST", "/api/gateway/e", "", [200, 404, 404]),
         ("POST", "/v1", ETH, [404, 200, 404]),
         ("POST", "/v1/", ETH, [404, 200, 404]),
@@ -109,11 +111,11 @@ fn a_listener_answers_its_faces_and_probes() {
         ("HEAD", "/", "", [200; 3]),
         ("OPTIONS", "/", "", [204; 3]),
     ];
-    for (method, target, fields, statuses) in rows {
+    for (method, target, headers, statuses) in rows {
         for (face, status) in statuses.into_iter().enumerate() {
             let mut caller = Caller::connect(gateway.addresses()[face]);
             let body = if method == "POST" { call("1", "m", "[]") } else { String::new() };
-            caller.send(request(method, target, fields, body.as_bytes()));
+            caller.send(request(method, target, headers, body.as_bytes()));
             let answer = if method == "HEAD" { caller.head() } else { caller.answer() };
             assert_eq!(answer.status, status, "{method} {target} on {face}");
         }
@@ -141,37 +143,37 @@ fn a_full_gateway_still_answers_probes() {
     let gateway = start(Settings { limits, ..settings() }, &all);
     let mut first = connect(&gateway);
     assert_eq!(first.get("/health").status, 200);
-    until("the connection counts", || crate::world::connections(&gateway) == 1);
-    let full = ask(&gateway, "POST", OWN, "");
+    wait_until("the connection counts", || crate::setup::connections(&gateway) == 1);
+    let full = ask(&gateway, "POST", ENDPOINT, "");
     assert_eq!((full.status, full.kind()), (503, "too_many_connections"));
-    assert_eq!(full.field("retry-after"), Some("1"));
-    assert_eq!(full.field("access-control-allow-origin"), Some("*"));
+    assert_eq!(full.header("retry-after"), Some("1"));
+    assert_eq!(full.header("access-control-allow-origin"), Some("*"));
     for target in ["/health", "/ready", "/ready/eth", "/", "/livez?x=1"] {
         let answer = connect(&gateway).get(target);
         assert_eq!(answer.status, 200, "{target}");
         assert!(answer.closes());
     }
     assert_eq!(connect(&gateway).get("/ready/nope").status, 503);
-    assert_eq!(connect(&gateway).get("/metrics").status, 503, "that is no probe");
+    assert_eq!(connect(&gateway).get("/metrics").status, 503, "not a probe");
 }
 
 #[test]
-fn without_an_upstream_it_is_not_ready() {
+fn a_gateway_without_upstreams_is_not_ready() {
     let gateway = start(settings(), &definitions(Vec::new()));
     assert_eq!(connect(&gateway).get("/health").status, 200);
     for target in ["/ready", "/ready/eth", "/", "/healthz"] {
         let answer = connect(&gateway).get(target);
-        assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{target}");
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{target}");
     }
     let answer = post(&gateway, call("1", "m", "[]"));
     assert_eq!((answer.status, answer.kind()), (503, "no_upstream"));
-    assert_eq!(answer.field("retry-after"), Some("1"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
     let answer = ask(&gateway, "POST", "/", "");
     assert_eq!((answer.status, answer.kind()), (404, "no_such_path"));
 }
 
 #[test]
-fn the_only_service_is_called_at_the_root() {
+fn the_root_serves_the_only_service() {
     let upstream = Upstream::echo();
     let mut all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
     all.services.push(Service::named("boba"));
@@ -186,7 +188,7 @@ fn the_only_service_is_called_at_the_root() {
 }
 
 #[test]
-fn refusals_carry_the_callers_id_and_name_what_is_missing() {
+fn refusals_carry_the_callers_id_and_name_the_unknown_id() {
     let gateway = start(settings(), &definitions(Vec::new()));
     let answer =
         ask(&gateway, "POST", "/api/gateway?endpoint=nope", "Origin: https://app.example\r\n");
@@ -196,17 +198,21 @@ fn refusals_carry_the_callers_id_and_name_what_is_missing() {
         answer.text()
     );
     assert!(answer.text().contains("there is no endpoint \\\"nope\\\""), "{}", answer.text());
-    assert_eq!(answer.field("access-control-allow-origin"), Some("https://app.example"));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
     let answer = ask(&gateway, "POST", "/v1", "Target-Service-Id: nope\r\n");
     assert!(answer.text().contains("\"id\":\"q\""), "{}", answer.text());
     let two = format!("{ETH}{ETH}");
     let answer = ask(&gateway, "POST", "/v1", &two);
     assert_eq!((answer.status, answer.kind()), (400, "malformed_http"));
-    assert_eq!(answer.field("access-control-allow-origin"), Some("*"), "it was no request");
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("*"),
+        "not parsed as a request, so its origin is unknown"
+    );
 }
 
 #[test]
-fn header_fields_go_where_they_are_meant_to() {
+fn headers_are_forwarded_only_where_they_belong() {
     let (near, far) = (Upstream::echo(), Upstream::echo());
     let mut chain = node("chain", "eth", &far.url("/"));
     chain.headers = vec![
@@ -225,7 +231,7 @@ fn header_fields_go_where_they_are_meant_to() {
     let to_path =
         start(trusted(&["127.0.0.1"]), &definitions(vec![instance("p", &near.url("/v1"))]));
     let to_node = start(trusted(&[]), &definitions(vec![chain]));
-    let fields = "Target-Service-Id: eth\r\nApp-Address: pokt1\r\nRPC-Type: json_rpc\r\n\
+    let headers = "Target-Service-Id: eth\r\nApp-Address: pokt1\r\nRPC-Type: json_rpc\r\n\
         Target-Suppliers: s1\r\nPortal-Application-ID: app\r\nPortal-Account-ID: acc\r\n\
         X-Request-ID: r-1\r\ntraceparent: 00-1-2-01\r\nX-Tenant: t\r\nX-Other: o\r\n\
         Authorization: Bearer k\r\nCookie: c=1\r\nForwarded: for=1.2.3.4\r\nX-Real-IP: 1.2.3.4\r\n\
@@ -243,37 +249,37 @@ fn header_fields_go_where_they_are_meant_to() {
     // As a call and as REST.
     for (method, target) in [("POST", "/v1"), ("GET", "/v1/status")] {
         for (gateway, upstream, is_path) in [(&to_path, &near, true), (&to_node, &far, false)] {
-            let answer = ask(gateway, method, target, fields);
-            assert_eq!(answer.field("x-request-id"), Some("r-1"));
-            let asked = upstream.last();
+            let answer = ask(gateway, method, target, headers);
+            assert_eq!(answer.header("x-request-id"), Some("r-1"));
+            let received = upstream.last();
             for (name, value) in everywhere {
-                assert_eq!(asked.field(name), Some(value), "{method} {}", asked.head);
+                assert_eq!(received.header(name), Some(value), "{method} {}", received.head);
             }
             for name in never {
-                assert_eq!(asked.field(name), None, "{method} {name} in {}", asked.head);
+                assert_eq!(received.header(name), None, "{method} {name} in {}", received.head);
             }
             for (name, value) in for_path {
                 let expected = is_path.then_some(value);
-                // REST says who asks, but what nobody vouches for is not kept.
+                // REST always names the caller, but addresses from an untrusted peer are dropped.
                 let expected = match (name, method) {
                     ("x-forwarded-for", "GET") => expected.or(Some("127.0.0.1")),
                     _ => expected,
                 };
-                assert_eq!(asked.field(name), expected, "{method} {}", asked.head);
+                assert_eq!(received.header(name), expected, "{method} {}", received.head);
             }
             let own = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
             let agent = if is_path { own } else { "mine/1" };
-            assert_eq!(asked.field("user-agent"), Some(agent), "{}", asked.head);
+            assert_eq!(received.header("user-agent"), Some(agent), "{}", received.head);
             if !is_path {
-                assert_eq!(asked.field("host"), Some("vhost.example"));
-                assert_eq!(asked.field("accept"), Some("application/json;v=2"));
+                assert_eq!(received.header("host"), Some("vhost.example"));
+                assert_eq!(received.header("accept"), Some("application/json;v=2"));
             }
         }
     }
 }
 
 #[test]
-fn an_answers_own_claims_are_not_handed_on() {
+fn cors_and_plimsoll_headers_of_upstreams_are_dropped() {
     let upstream = Upstream::start(|_, _| {
         crate::scripted::Reply::with(
             200,
@@ -284,35 +290,35 @@ fn an_answers_own_claims_are_not_handed_on() {
     });
     let gateway = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
     let answer = ask(&gateway, "GET", "/v1/x", ETH);
-    assert_eq!(answer.field("x-kept"), Some("yes"));
-    assert_eq!(answer.field("access-control-allow-origin"), None);
-    assert_eq!(answer.field("access-control-allow-credentials"), None);
-    assert_eq!(answer.field("x-plimsoll-upstream"), Some("a"));
+    assert_eq!(answer.header("x-kept"), Some("yes"));
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+    assert_eq!(answer.header("x-plimsoll-upstream"), Some("a"));
 }
 
 #[test]
-fn requests_that_go_in_circles_end() {
+fn loops_are_detected() {
     let upstream = Upstream::echo();
     let first = start(settings(), &definitions(vec![node("a", "eth", &upstream.url("/"))]));
     let url = |gateway: &Gateway| format!("http://{}/v1", gateway.addresses()[0]);
     let second = start(settings(), &definitions(vec![instance("first", &url(&first))]));
-    // Two in a row are no circle.
+    // Two gateways in a row are not a loop.
     assert_eq!(post(&second, call("1", "m", "[]")).status, 200);
-    // Now the first leads to the second.
+    // Now the first gateway relays to the second.
     first.apply(settings(), &definitions(vec![instance("second", &url(&second))])).unwrap();
     let answer = post(&second, call("1", "m", "[]"));
-    assert_eq!(answer.status, 200, "what an upstream says is handed on");
+    assert_eq!(answer.status, 200, "an upstream's error is forwarded");
     assert_eq!(answer.kind(), "loop", "{}", answer.text());
-    // Nor to itself.
+    // A gateway that relays to itself is a loop too.
     first.apply(settings(), &definitions(vec![instance("first", &url(&first))])).unwrap();
     assert_eq!(post(&first, call("1", "m", "[]")).kind(), "loop");
     assert_eq!(upstream.count(), 1);
     let row = ask(&first, "GET", "/v1/x", ETH);
-    assert_eq!(row.status, 508, "REST, too: {}", row.text());
+    assert_eq!(row.status, 508, "REST: {}", row.text());
 }
 
 #[test]
-fn what_an_endpoint_denies_is_denied_on_its_listener() {
+fn a_denied_method_cannot_be_reached_through_the_gateway_face() {
     let upstream = Upstream::echo();
     let mut all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
     all.endpoints[0].methods = MethodRules { allow: Vec::new(), deny: vec!["admin_*".into()] };
@@ -320,11 +326,11 @@ fn what_an_endpoint_denies_is_denied_on_its_listener() {
     let listener = Listener { faces, ..Listener::at(SocketAddr::from(([127, 0, 0, 1], 0))) };
     let gateway = start(Settings { listeners: vec![listener], ..settings() }, &all);
     let denied = call("1", "admin_removePeer", "[]");
-    for (target, fields) in
-        [(OWN, ""), ("/api/gateway/e", ""), ("/v1", ETH), ("/v1/", ETH), ("/", "")]
+    for (target, headers) in
+        [(ENDPOINT, ""), ("/api/gateway/e", ""), ("/v1", ETH), ("/v1/", ETH), ("/", "")]
     {
         let mut caller = connect(&gateway);
-        caller.send(request("POST", target, fields, denied.as_bytes()));
+        caller.send(request("POST", target, headers, denied.as_bytes()));
         assert!(matches!(caller.answer().status, 403..=405), "{target}");
     }
     assert_eq!(upstream.count(), 0);

@@ -1,4 +1,4 @@
-//! Which upstream takes which call, as the upstreams see it and as it is counted.
+//! Load balancing: which upstream gets which call, by the upstreams' own counts and by the metrics.
 
 use std::sync::{Arc, Barrier};
 
@@ -7,13 +7,14 @@ use plimsoll_registry::model::{Service, Spread};
 
 use crate::caller::{Caller, call, request};
 use crate::scripted::{Reply, Upstream};
-use crate::world::{
-    ETH, OWN, connect, definitions, instance, metric, node, post, settings, spread, start, until,
+use crate::setup::{
+    ENDPOINT, ETH, connect, definitions, instance, metric, node, post, settings, spread, start,
+    wait_until,
 };
 
 const NAMES: [&str; 5] = ["p1", "p2", "p3", "p4", "p5"];
 
-/// Five instances, and a gateway in front of them.
+/// Five instances behind one gateway.
 fn five(settings: Settings) -> (Vec<Upstream>, Gateway) {
     let upstreams: Vec<Upstream> = NAMES.iter().map(|_| Upstream::echo()).collect();
     let pairs = NAMES.iter().zip(&upstreams);
@@ -28,7 +29,7 @@ fn counts(upstreams: &[Upstream]) -> Vec<usize> {
     upstreams.iter().map(Upstream::count).collect()
 }
 
-/// What the metrics say of an upstream's relays, over all services and outcomes.
+/// An upstream's relays over all services and outcomes, from the metrics.
 fn counted(gateway: &Gateway, upstream: &str) -> usize {
     let page = gateway.metrics();
     let relays = page.lines().filter(|line| line.starts_with("plimsoll_relays_total{"));
@@ -37,18 +38,18 @@ fn counted(gateway: &Gateway, upstream: &str) -> usize {
 }
 
 #[test]
-fn turns_are_even_over_all_services() {
+fn round_robin_is_even_across_services() {
     let (upstreams, gateway) = five(settings());
     let mut caller = connect(&gateway);
     let batch = format!("[{}]", [call("1", "m", "[]"), call("2", "m", "[]")].join(","));
     for n in 0..200 {
         let service = ["eth", "boba", "kava", "unheard-of"][n * 7 % 4];
-        let field = format!("Target-Service-Id: {service}\r\n");
+        let header = format!("Target-Service-Id: {service}\r\n");
         match n % 5 {
-            0 => caller.send(request("POST", "/v1", &field, batch.as_bytes())),
-            1 => caller.send(request("GET", "/v1/status", &field, b"")),
-            2 => caller.send(request("POST", OWN, "", call("1", "m", "[]").as_bytes())),
-            _ => caller.send(request("POST", "/v1", &field, call("1", "m", "[]").as_bytes())),
+            0 => caller.send(request("POST", "/v1", &header, batch.as_bytes())),
+            1 => caller.send(request("GET", "/v1/status", &header, b"")),
+            2 => caller.send(request("POST", ENDPOINT, "", call("1", "m", "[]").as_bytes())),
+            _ => caller.send(request("POST", "/v1", &header, call("1", "m", "[]").as_bytes())),
         }
         caller.answer();
         let counts = counts(&upstreams);
@@ -61,16 +62,16 @@ fn turns_are_even_over_all_services() {
 }
 
 #[test]
-fn turns_are_even_under_load() {
+fn round_robin_is_even_under_load() {
     let (upstreams, gateway) = five(Settings { workers: 2, ..settings() });
     let address = gateway.addresses()[0];
     std::thread::scope(|scope| {
         for number in 0..8 {
             scope.spawn(move || {
                 let mut caller = Caller::connect(address);
-                let field = format!("Target-Service-Id: {}\r\n", ["eth", "boba"][number % 2]);
+                let header = format!("Target-Service-Id: {}\r\n", ["eth", "boba"][number % 2]);
                 for _ in 0..500 {
-                    assert_eq!(caller.post("/v1", &field, call("1", "m", "[]")).status, 200);
+                    assert_eq!(caller.post("/v1", &header, call("1", "m", "[]")).status, 200);
                 }
             });
         }
@@ -95,22 +96,22 @@ fn weights_are_exact() {
     let mut caller = connect(&gateway);
     for round in 1..=10 {
         for _ in 0..7 {
-            assert_eq!(caller.post(OWN, "", call("1", "m", "[]")).status, 200);
+            assert_eq!(caller.post(ENDPOINT, "", call("1", "m", "[]")).status, 200);
         }
         assert_eq!(counts(&upstreams), [4 * round, 2 * round, round]);
     }
 }
 
 #[test]
-fn the_least_loaded_is_one_that_moves() {
+fn least_loaded_avoids_a_stalled_upstream() {
     let gate = Arc::new(Barrier::new(2));
     let stalled = {
         let gate = gate.clone();
-        Upstream::start(move |_, asked| {
-            if asked.method() == "stall" {
+        Upstream::start(move |_, received| {
+            if received.method() == "stall" {
                 gate.wait();
             }
-            Reply::echo(asked)
+            Reply::echo(received)
         })
     };
     let moving = Upstream::echo();
@@ -125,17 +126,17 @@ fn the_least_loaded_is_one_that_moves() {
     ];
     let gateway = start(settings(), &spread(definitions(all), Spread::LeastLoaded));
     let mut stuck = connect(&gateway);
-    stuck.send(request("POST", OWN, "", call("1", "stall", "[]").as_bytes()));
+    stuck.send(request("POST", ENDPOINT, "", call("1", "stall", "[]").as_bytes()));
     stalled.wait_for(1);
     assert_eq!(metric(&gateway, "plimsoll_relays_in_flight{upstream=\"stalled\"}"), 1);
     for _ in 0..100 {
         let answer = post(&gateway, call("1", "m", "[]"));
-        assert_eq!(answer.field("x-plimsoll-upstream"), Some("moving"));
+        assert_eq!(answer.header("x-plimsoll-upstream"), Some("moving"));
     }
     gate.wait();
     assert_eq!(stuck.answer().status, 200);
-    let flying = "plimsoll_relays_in_flight{upstream=\"stalled\"}";
-    until("it moves again", || metric(&gateway, flying) == 0);
+    let in_flight = "plimsoll_relays_in_flight{upstream=\"stalled\"}";
+    wait_until("the stalled call ends", || metric(&gateway, in_flight) == 0);
     for _ in 0..10 {
         assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
     }
@@ -152,29 +153,37 @@ fn rules_limits_and_tiers_narrow_the_choice() {
     let mut last = node("last", "eth", &upstreams[2].url("/"));
     last.tier = 1;
     let gateway = start(settings(), &definitions(vec![narrow, limited, last]));
-    // (method, who takes it)
+    // (method, expected upstream)
     let rows = [
         ("eth_call", "narrow"),
         ("debug_x", "limited"),
-        // The limited one has had its call.
+        // `limited` has used up its rate limit.
         ("debug_x", "last"),
         ("debug_x", "last"),
         ("eth_call", "narrow"),
         ("eth_call", "narrow"),
-        // Filters live where they were made.
+        // Filter calls go to the upstream that keeps the filters.
         ("eth_newFilter", "narrow"),
         ("eth_getFilterChanges", "narrow"),
         ("eth_uninstallFilter", "narrow"),
     ];
     for (method, upstream) in rows {
         let answer = post(&gateway, call("1", method, "[]"));
-        assert_eq!(answer.field("x-plimsoll-upstream"), Some(upstream), "{method}");
+        assert_eq!(answer.header("x-plimsoll-upstream"), Some(upstream), "{method}");
     }
     let three = ["eth_call", "debug_x", "eth_call"].map(|method| call("1", method, "[]"));
     let answer = post(&gateway, format!("[{}]", three.join(",")));
-    assert_eq!(answer.field("x-plimsoll-upstream"), Some("narrow, last"), "each once");
-    assert_eq!(answer.field("x-plimsoll-attempts"), Some("3"));
+    assert_eq!(
+        answer.header("x-plimsoll-upstream"),
+        Some("narrow, last"),
+        "each upstream is named once"
+    );
+    assert_eq!(answer.header("x-plimsoll-attempts"), Some("3"));
     let mut caller = connect(&gateway);
     caller.send(request("GET", "/v1/status", ETH, b""));
-    assert_eq!(caller.answer().field("x-plimsoll-upstream"), Some("last"), "REST is no eth_*");
+    assert_eq!(
+        caller.answer().header("x-plimsoll-upstream"),
+        Some("last"),
+        "REST does not match eth_*"
+    );
 }

@@ -1,4 +1,4 @@
-//! TLS on both sides: whose certificate callers see and when, and whom the gateway trusts upstream.
+//! TLS on both sides: which certificate callers see, and which upstreams the gateway trusts.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,9 +14,9 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use crate::caller::{call, request, result};
 use crate::certificates::Authority;
 use crate::scripted::{Reply, Upstream};
-use crate::world::{
-    OWN, connect, connections, definitions, host, instance, node, post, relays, settings, start,
-    until,
+use crate::setup::{
+    ENDPOINT, connect, connections, definitions, host, instance, node, post, relays, settings,
+    start, wait_until,
 };
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
@@ -32,14 +32,14 @@ fn open(address: SocketAddr, config: Arc<ClientConfig>) -> Tls {
     StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket)
 }
 
-/// Calls over a connection and gives the body of the answer.
+/// Makes a call over a connection and returns the answer's body.
 fn ask(tls: &mut Tls, body: &str) -> String {
-    tls.write_all(&request("POST", OWN, "", body.as_bytes())).unwrap();
+    tls.write_all(&request("POST", ENDPOINT, "", body.as_bytes())).unwrap();
     let mut read = String::new();
     let mut buffer = [0; 4_096];
     loop {
         let n = tls.read(&mut buffer).unwrap();
-        assert!(n > 0, "the connection ended behind {read}");
+        assert!(n > 0, "the connection closed after {read}");
         read += std::str::from_utf8(&buffer[..n]).unwrap();
         let Some((head, body)) = read.split_once("\r\n\r\n") else { continue };
         let length = head.split_once("content-length: ").unwrap().1.lines().next().unwrap();
@@ -49,12 +49,12 @@ fn ask(tls: &mut Tls, body: &str) -> String {
     }
 }
 
-fn seen(tls: &Tls) -> CertificateDer<'static> {
+fn peer_certificate(tls: &Tls) -> CertificateDer<'static> {
     tls.conn.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
 #[test]
-fn calls_come_through_tls() {
+fn calls_are_answered_over_tls() {
     let authority = Authority::new();
     let certificate = authority.sign("127.0.0.1");
     let upstream = Upstream::echo();
@@ -66,13 +66,13 @@ fn calls_come_through_tls() {
             let params = format!("[\"{}\"]", "x".repeat(n));
             assert_eq!(ask(&mut tls, &call("1", "m", &params)), result("1", &params));
         }
-        assert_eq!(seen(&tls), certificate);
+        assert_eq!(peer_certificate(&tls), certificate);
     }
-    until("nobody is connected", || connections(&gateway) == 0);
+    wait_until("all connections are closed", || connections(&gateway) == 0);
 }
 
 #[test]
-fn what_is_no_tls_ends() {
+fn connections_without_valid_tls_are_closed() {
     let authority = Authority::new();
     authority.sign("127.0.0.1");
     let limits = Limits { header_time: Nanos::from_millis(200), ..Limits::default() };
@@ -82,50 +82,58 @@ fn what_is_no_tls_ends() {
         let mut caller = connect(&gateway);
         caller.send(bytes);
         let rest = caller.rest();
-        assert!(!rest.starts_with(b"HTTP"), "{bytes}: at most an alert");
+        assert!(!rest.starts_with(b"HTTP"), "{bytes}: expected at most an alert");
     }
-    // Agreed on HTTP/2, and then silent, or speaking something else.
+    // HTTP/2 is negotiated, but then the client is silent or sends something else.
     for bytes in ["", "PRI * HTTP/2.0\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"] {
         let mut tls = open(gateway.addresses()[0], authority.client(&["h2"]));
-        // It may have ended already, on a machine that is busy.
+        // On a busy machine the connection may already be closed.
         let _ = tls.write_all(bytes.as_bytes()).and_then(|()| tls.flush());
         let mut rest = Vec::new();
-        // Without TLS's own goodbye the end is an error; it is an end all the same.
+        // Closing without close_notify is reported as an error, but the connection is closed all the same.
         let ended = tls.read_to_end(&mut rest);
         let hangs = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
         assert!(!ended.as_ref().is_err_and(hangs), "{bytes}");
         assert!(!rest.starts_with(b"HTTP"), "{bytes}");
     }
-    until("nobody is connected", || connections(&gateway) == 0);
+    wait_until("all connections are closed", || connections(&gateway) == 0);
 }
 
 #[test]
-fn a_certificate_is_replaced_while_it_runs() {
+fn a_certificate_is_reloaded_without_restart() {
     let authority = Authority::new();
     let first = authority.sign("127.0.0.1");
     let upstream = Upstream::echo();
     let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
     let gateway = start(secure(&authority), &all);
     let shown = || {
-        // Another client each time: one that has been here resumes its session.
+        // A new client each time: an earlier one would resume its session.
         let mut tls = open(gateway.addresses()[0], authority.client(&[]));
         assert_eq!(ask(&mut tls, &call("1", "m", "[1]")), result("1", "[1]"));
-        seen(&tls)
+        peer_certificate(&tls)
     };
     assert_eq!(shown(), first);
-    let mut before = open(gateway.addresses()[0], authority.client(&[]));
-    ask(&mut before, &call("1", "m", "[1]"));
+    let mut earlier = open(gateway.addresses()[0], authority.client(&[]));
+    ask(&mut earlier, &call("1", "m", "[1]"));
     let second = authority.sign("127.0.0.1");
-    assert_eq!(shown(), first, "nobody said so yet");
+    assert_eq!(shown(), first, "not reloaded yet");
     gateway.reload_certificate().unwrap();
     assert_eq!(shown(), second);
-    assert_eq!(ask(&mut before, &call("2", "m", "[2]")), result("2", "[2]"), "those before stay");
-    // What is wrong is not taken.
+    assert_eq!(
+        ask(&mut earlier, &call("2", "m", "[2]")),
+        result("2", "[2]"),
+        "earlier connections stay open"
+    );
+    // Invalid files are rejected.
     let files = authority.files();
     let key = std::fs::read(&files.key).unwrap();
     authority.sign("127.0.0.1");
     std::fs::write(&files.key, key).unwrap();
-    let wrong = [("a key of another", None), ("garbage", Some("garbage")), ("nothing", Some(""))];
+    let wrong = [
+        ("a key of another certificate", None),
+        ("garbage", Some("garbage")),
+        ("nothing", Some("")),
+    ];
     for (name, contents) in wrong {
         if let Some(contents) = contents {
             std::fs::write(&files.cert, contents).unwrap();
@@ -143,27 +151,27 @@ fn a_certificate_is_replaced_while_it_runs() {
 }
 
 #[test]
-fn upstreams_are_trusted_as_far_as_they_are_known() {
+fn upstreams_need_a_trusted_certificate_for_their_name() {
     let authority = Authority::new();
     let stranger = Authority::new();
     let other_name = Authority::new();
     authority.sign("127.0.0.1");
     stranger.sign("127.0.0.1");
     other_name.sign("node.example");
-    let node = Upstream::start(|_, asked| {
-        let body = crate::scripted::answer(asked, asked.params());
+    let node = Upstream::start(|_, received| {
+        let body = crate::scripted::answer(received, received.params());
         Reply::with(200, "", &body)
     });
-    // Another gateway is what speaks TLS to this one.
+    // Another gateway serves as the TLS upstream.
     let behind =
         |authority| start(secure(authority), &definitions(vec![instance("n", &node.url("/v1"))]));
-    // (who the upstream is, whom it is trusted by, whether that is enough)
+    // (authority that signed the upstream's certificate, trusted authority, whether it is accepted)
     let rows = [
         (&authority, &authority, true),
         (&authority, &stranger, false),
         (&other_name, &other_name, false),
     ];
-    for (signer, trusted, enough) in rows {
+    for (signer, trusted, accepted) in rows {
         let inner = behind(signer);
         let mut upstream = instance("a", &format!("https://{}/v1", inner.addresses()[0]));
         upstream.ca = Some(trusted.ca());
@@ -171,16 +179,16 @@ fn upstreams_are_trusted_as_far_as_they_are_known() {
         for n in 0..10 {
             let params = format!("[{n},\"{}\"]", "x".repeat(n * 2_000));
             let answer = post(&gateway, call("\"q\"", "m", &params));
-            if enough {
+            if accepted {
                 assert_eq!(answer.text(), result("\"q\"", &params));
             } else {
                 assert_eq!((answer.status, answer.kind()), (502, "unreachable"));
                 assert!(answer.text().contains("the TLS handshake failed"), "{}", answer.text());
             }
         }
-        assert_eq!(relays(&gateway, "a", if enough { "ok" } else { "unreachable" }), 10);
-        if enough {
-            assert_eq!(connections(&inner), 1, "the connection is kept");
+        assert_eq!(relays(&gateway, "a", if accepted { "ok" } else { "unreachable" }), 10);
+        if accepted {
+            assert_eq!(connections(&inner), 1, "the connection is reused");
         }
     }
     let mut upstream = instance("a", "https://127.0.0.1:1/v1");
@@ -190,7 +198,7 @@ fn upstreams_are_trusted_as_far_as_they_are_known() {
 }
 
 #[test]
-fn an_upstreams_authority_is_read_again_when_its_file_changes() {
+fn an_upstreams_ca_file_is_reloaded_when_it_changes() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     authority.sign("127.0.0.1");
     let node = Upstream::echo();
@@ -200,19 +208,19 @@ fn an_upstreams_authority_is_read_again_when_its_file_changes() {
     upstream.ca = Some(trusted.clone());
     let all = definitions(vec![upstream]);
     let gateway = start(settings(), &all);
-    let asked = || post(&gateway, call("1", "m", "[1]"));
-    assert_eq!(asked().kind(), "unreachable");
+    let ask = || post(&gateway, call("1", "m", "[1]"));
+    assert_eq!(ask().kind(), "unreachable");
     assert!(!gateway.is_trust_changed());
 
     std::fs::copy(authority.ca(), &trusted).unwrap();
     assert!(gateway.is_trust_changed());
     gateway.apply(settings(), &all).unwrap();
     assert!(!gateway.is_trust_changed());
-    assert_eq!(asked().text(), result("1", "[1]"));
+    assert_eq!(ask().text(), result("1", "[1]"));
 
     // A file that holds no certificate changes nothing.
     std::fs::write(&trusted, "not a certificate").unwrap();
     assert!(gateway.is_trust_changed());
     assert!(gateway.apply(settings(), &all).is_err());
-    assert_eq!(asked().text(), result("1", "[1]"));
+    assert_eq!(ask().text(), result("1", "[1]"));
 }

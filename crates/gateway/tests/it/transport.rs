@@ -1,4 +1,4 @@
-//! What HTTP/1.1 allows beside one request and one answer: pipelines, old versions, codings, CORS.
+//! HTTP/1.1 features: pipelining, old versions, keep-alive, `Expect`, content codings, CORS.
 
 use std::io::{Read, Write};
 
@@ -9,7 +9,7 @@ use plimsoll_registry::settings::{Cors, Limits};
 
 use crate::caller::{call, request, result};
 use crate::scripted::Upstream;
-use crate::world::{ETH, OWN, before, connect, definitions, node, settings, start};
+use crate::setup::{ENDPOINT, ETH, connect, definitions, gateway_to, node, settings, start};
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -20,11 +20,11 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let upstream = Upstream::echo();
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let mut caller = connect(&gateway);
     let mut all = Vec::new();
     for n in 0..100 {
-        all.extend(request("POST", OWN, "", call(&n.to_string(), "m", "[1]").as_bytes()));
+        all.extend(request("POST", ENDPOINT, "", call(&n.to_string(), "m", "[1]").as_bytes()));
         all.extend(b"\r\n\r\n");
         all.extend(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
         all.extend(b"POST /v1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n");
@@ -41,21 +41,21 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn however_a_request_is_cut_it_is_the_same() {
+fn a_request_may_arrive_in_fragments_of_any_size() {
     let upstream = Upstream::echo();
-    let gateway = before(&upstream.url("/"));
+    let gateway = gateway_to(&upstream.url("/"));
     let mut caller = connect(&gateway);
     let body = call("5", "m", "[\"abc\"]");
     let (front, back) = body.split_at(20);
     let chunked = format!(
-        "POST {OWN} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n\
+        "POST {ENDPOINT} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n\
         {:x};ext=\"1\"\r\n{front}\r\n0{:X}\r\n{back}\r\n000\r\nTrailer: t\r\n\r\n",
         front.len(),
         back.len()
     );
-    for whole in [request("POST", OWN, "", body.as_bytes()), chunked.into_bytes()] {
-        for piece in [1, 2, 7, 64] {
-            for part in whole.chunks(piece) {
+    for whole in [request("POST", ENDPOINT, "", body.as_bytes()), chunked.into_bytes()] {
+        for size in [1, 2, 7, 64] {
+            for part in whole.chunks(size) {
                 caller.send(part);
             }
             assert_eq!(caller.answer().text(), result("5", "[\"abc\"]"));
@@ -64,10 +64,10 @@ fn however_a_request_is_cut_it_is_the_same() {
 }
 
 #[test]
-fn connections_stay_as_long_as_they_are_wanted() {
+fn connection_headers_decide_whether_a_connection_stays_open() {
     let upstream = Upstream::echo();
-    let gateway = before(&upstream.url("/"));
-    // (version, fields, whether the connection stays, what the answer says of it)
+    let gateway = gateway_to(&upstream.url("/"));
+    // (version, headers, whether the connection stays open, the answer's Connection header)
     let rows = [
         ("1.1", "", true, None),
         ("1.1", "Connection: keep-alive\r\n", true, None),
@@ -78,17 +78,17 @@ fn connections_stay_as_long_as_they_are_wanted() {
         ("1.0", "Connection: Keep-Alive\r\n", true, Some("keep-alive")),
         ("1.0", "Connection: close\r\n", false, Some("close")),
     ];
-    for (version, fields, stays, says) in rows {
+    for (version, headers, stays, announced) in rows {
         for (line, more) in [("GET /health", ""), ("GET /v1/x", ETH)] {
             let mut caller = connect(&gateway);
-            caller.send(format!("{line} HTTP/{version}\r\nHost: h\r\n{fields}{more}\r\n"));
+            caller.send(format!("{line} HTTP/{version}\r\nHost: h\r\n{headers}{more}\r\n"));
             let answer = caller.answer();
             assert!(answer.head.starts_with("HTTP/1.1 200 OK"), "{}", answer.head);
-            assert_eq!(answer.field("connection"), says, "{version} {fields} {line}");
+            assert_eq!(answer.header("connection"), announced, "{version} {headers} {line}");
             if stays {
-                assert_eq!(caller.get("/health").status, 200, "{version} {fields}");
+                assert_eq!(caller.get("/health").status, 200, "{version} {headers}");
             } else {
-                assert!(caller.ends(), "{version} {fields}");
+                assert!(caller.ends(), "{version} {headers}");
             }
         }
     }
@@ -99,7 +99,7 @@ fn connections_stay_as_long_as_they_are_wanted() {
 }
 
 #[test]
-fn a_body_may_wait_to_be_asked_for() {
+fn expect_100_continue_is_honoured() {
     let upstream = Upstream::echo();
     let limits = Limits { body: 1_000, ..Limits::default() };
     let definitions = definitions(vec![node("a", "eth", &upstream.url("/"))]);
@@ -107,7 +107,7 @@ fn a_body_may_wait_to_be_asked_for() {
     let body = call("1", "m", "[]");
     let head = |version: &str, length: usize| {
         format!(
-            "POST {OWN} HTTP/{version}\r\nHost: h\r\nExpect: 100-Continue\r\n\
+            "POST {ENDPOINT} HTTP/{version}\r\nHost: h\r\nExpect: 100-Continue\r\n\
             Content-Length: {length}\r\n\r\n"
         )
     };
@@ -116,15 +116,15 @@ fn a_body_may_wait_to_be_asked_for() {
     assert_eq!(caller.head().status, 100);
     caller.send(&body);
     assert_eq!(caller.answer().text(), result("1", "[]"));
-    // It did not wait: nothing needs to be said.
+    // The body was sent at once: no 100 is needed.
     caller.send(format!("{}{body}", head("1.1", body.len())));
     assert_eq!(caller.answer().text(), result("1", "[]"));
-    // HTTP/1.0 does not know interim answers.
+    // HTTP/1.0 has no 1xx responses.
     let mut old = connect(&gateway);
     old.send(head("1.0", body.len()));
     old.send(&body);
     assert_eq!(old.answer().text(), result("1", "[]"));
-    // What would be refused is not asked for.
+    // A body that would be refused is not requested.
     caller.send(head("1.1", 1_001));
     let answer = caller.answer();
     assert_eq!((answer.status, answer.kind()), (413, "body_too_large"));
@@ -132,7 +132,7 @@ fn a_body_may_wait_to_be_asked_for() {
 }
 
 #[test]
-fn codings_are_taken_and_given() {
+fn gzip_is_accepted_and_sent() {
     let upstream = Upstream::echo();
     let limits = Limits { body: 10_000, ..Limits::default() };
     let definitions = definitions(vec![node("a", "eth", &upstream.url("/"))]);
@@ -157,34 +157,35 @@ fn codings_are_taken_and_given() {
     ];
     let mut caller = connect(&gateway);
     for (coding, body, status, kind) in rows {
-        let answer = caller.post(OWN, &format!("Content-Encoding: {coding}\r\n"), &body);
+        let answer = caller.post(ENDPOINT, &format!("Content-Encoding: {coding}\r\n"), &body);
         assert_eq!((answer.status, answer.kind()), (status, kind), "{coding}");
-        assert_eq!(answer.field("content-encoding"), None);
+        assert_eq!(answer.header("content-encoding"), None);
     }
-    // (what is taken, whether the long answer is packed)
-    for (accepts, packed) in [("gzip", true), ("gzip;q=0", false), ("br, *", true), ("", false)] {
-        let answer = caller.post(OWN, &format!("Accept-Encoding: {accepts}\r\n"), &body);
-        assert_eq!(answer.field("content-encoding"), packed.then_some("gzip"), "{accepts}");
+    // (accepted codings, whether the long answer is gzipped)
+    for (accepts, gzipped) in [("gzip", true), ("gzip;q=0", false), ("br, *", true), ("", false)] {
+        let answer = caller.post(ENDPOINT, &format!("Accept-Encoding: {accepts}\r\n"), &body);
+        assert_eq!(answer.header("content-encoding"), gzipped.then_some("gzip"), "{accepts}");
         let mut plain = String::new();
-        match packed {
-            true => GzDecoder::new(&*answer.body).read_to_string(&mut plain).unwrap(),
-            false => (&*answer.body).read_to_string(&mut plain).unwrap(),
-        };
+        if gzipped {
+            GzDecoder::new(&*answer.body).read_to_string(&mut plain).unwrap();
+        } else {
+            (&*answer.body).read_to_string(&mut plain).unwrap();
+        }
         assert_eq!(plain, result("1", &long), "{accepts}");
     }
-    let answer = caller.post(OWN, "Accept-Encoding: gzip\r\n", call("1", "m", "[]"));
-    assert_eq!(answer.field("content-encoding"), None, "too short to be worth it");
+    let answer = caller.post(ENDPOINT, "Accept-Encoding: gzip\r\n", call("1", "m", "[]"));
+    assert_eq!(answer.header("content-encoding"), None, "too short to be worth compressing");
 }
 
 #[test]
-fn pages_call_as_far_as_they_may() {
+fn cors_admits_the_configured_origins() {
     let upstream = Upstream::echo();
     let definitions = definitions(vec![node("a", "eth", &upstream.url("/"))]);
     let with = |cors| start(Settings { cors, ..settings() }, &definitions);
     let any = with(Cors::Any);
     let some = with(Cors::Origins(vec!["https://app.example".into()]));
     let off = with(Cors::Off);
-    // (gateway, origin, whether it may)
+    // (gateway, origin, whether it is allowed)
     let rows = [
         (&any, "https://app.example", true),
         (&any, "null", true),
@@ -194,32 +195,36 @@ fn pages_call_as_far_as_they_may() {
         (&some, "https://APP.example", false),
         (&off, "https://app.example", false),
     ];
-    for (gateway, origin, may) in rows {
-        let field = format!("Origin: {origin}\r\n");
+    for (gateway, origin, is_allowed) in rows {
+        let header = format!("Origin: {origin}\r\n");
         let mut caller = connect(gateway);
-        let allowed = may.then_some(origin);
-        let answer = caller.post(OWN, &field, call("1", "m", "[]"));
-        assert_eq!(answer.status, 200, "a call is answered whoever asks");
-        assert_eq!(answer.field("access-control-allow-origin"), allowed, "{origin}");
-        let answer = caller.post(OWN, &field, "{");
-        assert_eq!(answer.field("access-control-allow-origin"), allowed, "errors are read too");
+        let allowed = is_allowed.then_some(origin);
+        let answer = caller.post(ENDPOINT, &header, call("1", "m", "[]"));
+        assert_eq!(answer.status, 200, "calls are answered whatever their origin");
+        assert_eq!(answer.header("access-control-allow-origin"), allowed, "{origin}");
+        let answer = caller.post(ENDPOINT, &header, "{");
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            allowed,
+            "errors carry the header too"
+        );
         let mut unread = connect(gateway);
-        let too_long = format!("{field}Content-Length: 99999999999\r\n");
-        unread.send(format!("POST {OWN} HTTP/1.1\r\nHost: h\r\n{too_long}\r\n"));
+        let too_long = format!("{header}Content-Length: 99999999999\r\n");
+        unread.send(format!("POST {ENDPOINT} HTTP/1.1\r\nHost: h\r\n{too_long}\r\n"));
         let answer = unread.answer();
         assert_eq!(answer.status, 413);
-        assert_eq!(answer.field("access-control-allow-origin"), allowed, "without a body, too");
-        for target in [OWN, "/v1", "/v1/x"] {
+        assert_eq!(answer.header("access-control-allow-origin"), allowed, "body not read");
+        for target in [ENDPOINT, "/v1", "/v1/x"] {
             let preflight = "Access-Control-Request-Method: POST\r\n\
                 Access-Control-Request-Headers: content-type, x-own\r\n";
-            caller.send(request("OPTIONS", target, &format!("{field}{preflight}"), b""));
+            caller.send(request("OPTIONS", target, &format!("{header}{preflight}"), b""));
             let answer = caller.answer();
             assert_eq!((answer.status, answer.text()), (204, ""), "{target}");
-            assert_eq!(answer.field("access-control-allow-origin"), allowed, "{origin} {target}");
-            if may {
-                let headers = answer.field("access-control-allow-headers");
+            assert_eq!(answer.header("access-control-allow-origin"), allowed, "{origin} {target}");
+            if is_allowed {
+                let headers = answer.header("access-control-allow-headers");
                 assert_eq!(headers, Some("content-type, x-own"));
-                let methods = answer.field("access-control-allow-methods");
+                let methods = answer.header("access-control-allow-methods");
                 assert!(methods.is_some_and(|methods| methods.contains("POST")), "{methods:?}");
             }
         }

@@ -1,4 +1,4 @@
-//! Gateways for tests: on free ports, in front of upstreams that tests script.
+//! Gateways for tests, on free ports and in front of scripted upstreams.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use plimsoll_registry::settings::Listener;
 
 use crate::caller::{Answer, Caller};
 
-/// The customers' face, at the endpoint that tests use.
-pub(crate) const OWN: &str = "/api/gateway?endpoint=e";
+/// The target of calls on the gateway face, to the tests' endpoint.
+pub(crate) const ENDPOINT: &str = "/api/gateway?endpoint=e";
 
-/// The field that names the service on PATH's face.
+/// The header that selects the service on the PATH face.
 pub(crate) const ETH: &str = "Target-Service-Id: eth\r\n";
 
 pub(crate) fn settings() -> Settings {
@@ -30,7 +30,7 @@ pub(crate) fn host() -> Host {
     Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None }
 }
 
-/// A node of one service.
+/// A node that serves one service.
 pub(crate) fn node(id: &str, service: &str, url: &str) -> Upstream {
     let address = Address::parse(url).unwrap();
     Upstream {
@@ -39,13 +39,13 @@ pub(crate) fn node(id: &str, service: &str, url: &str) -> Upstream {
     }
 }
 
-/// A PATH instance, which serves whatever it is asked for.
+/// A PATH instance, which serves any service.
 pub(crate) fn instance(id: &str, url: &str) -> Upstream {
     Upstream { service: None, kind: Kind::Path, ..node(id, "", url) }
 }
 
-/// The endpoint `e` of service `eth`, over these upstreams; `eth` has no chain id, so that every call
-/// is relayed, and takes REST.
+/// Endpoint `e` of service `eth` with these upstreams. `eth` has no chain id, so that every call is
+/// relayed, and REST is enabled.
 pub(crate) fn definitions(upstreams: Vec<Upstream>) -> Definitions {
     let eth = Service { rest: true, ..Service::named("eth") };
     Definitions { services: vec![eth], upstreams, endpoints: vec![endpoint("e", "eth")] }
@@ -60,11 +60,11 @@ pub(crate) fn connections(gateway: &Gateway) -> u64 {
     metric(gateway, "plimsoll_connections{side=\"downstream\"}")
 }
 
-/// Waits for what comes to hold, and fails after a time in which it should have long since.
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+/// Waits until `holds` returns true; panics after a minute.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let clock = Clock::start();
     while !holds() {
-        assert!(clock.now() < Nanos::from_secs(60), "waited for long, and not yet: {what}");
+        assert!(clock.now() < Nanos::from_secs(60), "timed out waiting until {what}");
         std::thread::yield_now();
     }
 }
@@ -78,8 +78,8 @@ pub(crate) fn start(settings: Settings, definitions: &Definitions) -> Gateway {
     Gateway::start(settings, definitions, host()).unwrap()
 }
 
-/// A gateway in front of one node.
-pub(crate) fn before(url: &str) -> Gateway {
+/// Starts a gateway with one node.
+pub(crate) fn gateway_to(url: &str) -> Gateway {
     start(settings(), &definitions(vec![node("a", "eth", url)]))
 }
 
@@ -87,25 +87,25 @@ pub(crate) fn connect(gateway: &Gateway) -> Caller {
     Caller::connect(gateway.addresses()[0])
 }
 
-/// Posts to the customers' face over a connection of its own.
+/// Posts to the gateway face over a new connection.
 pub(crate) fn post(gateway: &Gateway, body: impl AsRef<[u8]>) -> Answer {
-    connect(gateway).post(OWN, "", body)
+    connect(gateway).post(ENDPOINT, "", body)
 }
 
-/// A sample of the metrics page; 0 when it is not there.
+/// The value of a sample on the metrics page; 0 if absent.
 pub(crate) fn metric(gateway: &Gateway, sample: &str) -> u64 {
     let page = gateway.metrics();
     let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     line.map_or(0, |value| value.parse().unwrap())
 }
 
-/// Relays of service `eth` to an upstream that came to `outcome`.
+/// How many relays of service `eth` to an upstream ended with `outcome`.
 pub(crate) fn relays(gateway: &Gateway, upstream: &str, outcome: &str) -> u64 {
     let labels = format!("service=\"eth\",upstream=\"{upstream}\",outcome=\"{outcome}\"");
     metric(gateway, &format!("plimsoll_relays_total{{{labels}}}"))
 }
 
-/// Requests and calls refused for `reason`.
+/// How many requests and calls were refused for `reason`.
 pub(crate) fn refused(gateway: &Gateway, reason: &str) -> u64 {
     metric(gateway, &format!("plimsoll_refused_total{{reason=\"{reason}\"}}"))
 }
