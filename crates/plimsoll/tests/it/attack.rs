@@ -1,7 +1,7 @@
-//! The gateway's memory under every attack on it at once, as the kernel accounts it, while callers
-//! that behave well are served.
+//! The gateway's peak memory, as reported by the kernel, under all known attacks at once, while
+//! well-behaved callers are served.
 //!
-//! Attackers have fixed scripts and bounded patience; nothing here depends on how fast they are.
+//! Attackers have fixed scripts and bounded timeouts; nothing here depends on how fast they are.
 
 use crate::gateway::Process;
 use crate::run::Folder;
@@ -16,20 +16,20 @@ use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 
-/// What a gateway may take beyond `limits.memory`: the program itself, its threads, what the
-/// allocator keeps.
+/// What a gateway may take beyond `limits.memory`: the program itself, its threads, freed memory that
+/// the allocator keeps.
 const SLACK: u64 = 64 * MIB;
 
-/// An attacker that has got nothing for this long goes on with its script.
-const PATIENCE: Duration = Duration::from_millis(40);
+/// After this long without data an attacker continues with its script.
+const ATTACKER_TIMEOUT: Duration = Duration::from_millis(40);
 
-/// A well-behaved caller waits for as long as anyone would.
-const WELL_BEHAVED_PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of well-behaved callers.
+const WELL_BEHAVED_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Calls of the well-behaved, at least.
+/// Minimum number of calls by well-behaved callers.
 const WELL_BEHAVED_CALLS: usize = 300;
 
-/// An upstream that answers with as many bytes as the method's name asks for: `answer_8192`.
+/// An upstream that returns as many bytes as the method's name specifies: `answer_8192`.
 fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -59,7 +59,7 @@ fn answer_all(mut socket: TcpStream) -> std::io::Result<()> {
         let text = String::from_utf8_lossy(&read[..head]).to_lowercase();
         let length = text.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap();
         let mut due = (head + length.parse::<usize>().unwrap()).saturating_sub(read.len());
-        // Only the start of a body is of interest.
+        // Only the start of a body is needed.
         while due > 0 {
             let n = socket.read(&mut buffer)?;
             if n == 0 {
@@ -71,8 +71,8 @@ fn answer_all(mut socket: TcpStream) -> std::io::Result<()> {
             }
         }
         let body = String::from_utf8_lossy(&read[head..read.len().min(head + 4096)]).into_owned();
-        let number = |behind: &str| -> usize {
-            let digits = body.split(behind).nth(1).unwrap_or("0");
+        let number = |prefix: &str| -> usize {
+            let digits = body.split(prefix).nth(1).unwrap_or("0");
             let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
             digits[..end].parse().unwrap_or(0)
         };
@@ -111,23 +111,23 @@ fn request(headers: &str, body: &[u8]) -> Vec<u8> {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(ATTACKER_TIMEOUT)).unwrap();
+    socket.set_write_timeout(Some(ATTACKER_TIMEOUT)).unwrap();
     socket
 }
 
-/// Opens connections, sends the same on each, and reads nothing.
+/// Opens connections and sends the same bytes on each, without reading.
 fn send_on(address: SocketAddr, connections: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let open = |_| {
         let mut socket = connect(address);
-        // The gateway may refuse it at any time.
+        // The gateway may close it at any time.
         let _ = socket.write_all(bytes);
         socket
     };
     (0..connections).map(open).collect()
 }
 
-/// Reads what is there, until nothing comes for a while.
+/// Reads once from each socket, with a timeout.
 fn read_some(sockets: &mut [TcpStream]) {
     for socket in sockets {
         let mut first = [0; 1024];
@@ -135,7 +135,7 @@ fn read_some(sockets: &mut [TcpStream]) {
     }
 }
 
-/// Streams over one HTTP/2 connection: `body` on each, ended or not, and no answer read.
+/// Opens streams on one HTTP/2 connection, with `body` on each, complete or not, and reads no answer.
 fn streams(address: SocketAddr, count: usize, body: Bytes, ends: bool, done: &AtomicBool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -144,14 +144,16 @@ fn streams(address: SocketAddr, count: usize, body: Bytes, ends: bool, done: &At
         let driver = tokio::spawn(connection);
         let mut held = Vec::new();
         for _ in 0..count {
-            let Ok(Ok(ready)) = tokio::time::timeout(PATIENCE, client.ready()).await else { break };
+            let Ok(Ok(ready)) = tokio::time::timeout(ATTACKER_TIMEOUT, client.ready()).await else {
+                break;
+            };
             client = ready;
             let request = http::Request::post("http://h/v1").header("target-service-id", "eth");
             let Ok((response, mut stream)) = client.send_request(request.body(()).unwrap(), false)
             else {
                 break;
             };
-            // What the window does not allow yet waits in the client.
+            // Data beyond the flow-control window stays queued in the client.
             let _ = stream.send_data(body.clone(), ends);
             held.push((response, stream));
         }
@@ -161,14 +163,14 @@ fn streams(address: SocketAddr, count: usize, body: Bytes, ends: bool, done: &At
     });
 }
 
-/// Makes short calls, each of which must be answered, over new and over used connections.
+/// Makes short calls over new and reused connections, and checks that each is answered.
 fn behave_well(address: SocketAddr, attacks: &AtomicUsize) -> usize {
     let mut used = TcpStream::connect(address).unwrap();
     let mut calls = 0;
     while calls < WELL_BEHAVED_CALLS || attacks.load(Ordering::Relaxed) > 0 {
         let mut new = TcpStream::connect(address).unwrap();
         for socket in [&mut used, &mut new] {
-            socket.set_read_timeout(Some(WELL_BEHAVED_PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(WELL_BEHAVED_TIMEOUT)).unwrap();
             socket.write_all(&request("", call(3).as_bytes())).unwrap();
             let mut read = Vec::new();
             while !read.ends_with(b"}") {
@@ -191,7 +193,7 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     gzip.finish().unwrap()
 }
 
-/// A request of some kilobytes that unpacks to megabytes.
+/// A request of a few kilobytes that decompresses to megabytes.
 fn bomb() -> Vec<u8> {
     let padding = "x".repeat((9 * MIB) as usize);
     let bomb =
@@ -199,17 +201,17 @@ fn bomb() -> Vec<u8> {
     request("Content-Encoding: gzip\r\n", &gzip(bomb.as_bytes()))
 }
 
-/// The most memory that a process ever had, in bytes.
+/// A process's peak resident memory, in bytes.
 fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// Ends the attack when it is dropped.
-struct EndsWithIt<'a>(&'a AtomicBool);
+/// Ends the attack on drop.
+struct EndAttackOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for EndsWithIt<'_> {
+impl Drop for EndAttackOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -232,7 +234,7 @@ fn attack(memory: u64, bomb: Vec<u8>) {
     let long_head = format!("POST /v1 HTTP/1.1\r\nHost: h\r\nX: {}\r\n", "x".repeat(7_000));
     let announced = b"POST /v1 HTTP/1.1\r\nHost: h\r\nTarget-Service-Id: eth\r\nContent-Length: 10000000\r\n\r\n{";
     let unread = request("", call(5 << 20).as_bytes());
-    let packed = request("Accept-Encoding: gzip\r\n", call(5 << 20).as_bytes());
+    let gzipped = request("Accept-Encoding: gzip\r\n", call(5 << 20).as_bytes());
     let huge = request("", batch(100, 20 << 20).as_bytes());
     let many: Bytes = batch(100, 8 << 10).into();
     let unfinished: Bytes = vec![b' '; 1 << 20].into();
@@ -249,7 +251,7 @@ fn attack(memory: u64, bomb: Vec<u8>) {
                     read_some(&mut sockets);
                 }
                 attacks.fetch_sub(1, Ordering::Relaxed);
-                // Held until the others are through, too.
+                // Stay connected until the other attacks are done.
                 while !done.load(Ordering::Relaxed) {
                     std::thread::park_timeout(Duration::from_millis(20));
                 }
@@ -259,7 +261,7 @@ fn attack(memory: u64, bomb: Vec<u8>) {
         sockets(300, long_head.into_bytes(), false);
         sockets(300, announced.to_vec(), false);
         sockets(50, unread, false);
-        sockets(20, packed, false);
+        sockets(20, gzipped, false);
         sockets(3, huge, false);
         for (body, ends) in
             [(many.clone(), true), (many, true), (unfinished.clone(), false), (unfinished, false)]
@@ -267,8 +269,8 @@ fn attack(memory: u64, bomb: Vec<u8>) {
             let done = &done;
             scope.spawn(move || streams(address, 1_000, body, ends, done));
         }
-        // Also when a call is not answered: the attackers must not wait for ever.
-        let _attack_ends = EndsWithIt(&done);
+        // Also if a call fails, so that the attackers do not wait forever.
+        let _attack_ends = EndAttackOnDrop(&done);
         behave_well(address, &attacks)
     });
     let peak = peak(gateway.id());
@@ -278,7 +280,7 @@ fn attack(memory: u64, bomb: Vec<u8>) {
 }
 
 #[test]
-fn memory_is_bounded_under_every_attack_at_once() {
+fn memory_stays_bounded_under_all_attacks_at_once() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(16_384), hard).unwrap();

@@ -1,8 +1,9 @@
-//! Real clients to a real EVM node: through the gateway they see exactly what they see without it.
+//! Real clients and a real EVM node: through the gateway, clients get exactly the results that they get
+//! without it.
 //!
-//! Each client does the same work on chains that are alike to the last hash (`tests/clients`): once
-//! straight to a chain, then to others through each of the gateway's faces. What it saw, in its own
-//! types, must be equal. `tests/clients/install` brings the clients and the node.
+//! Each client does the same work on identical chains, down to the hashes (`tests/clients`): first
+//! directly, then through each of the gateway's faces. Its results, in the client's own types, must be
+//! equal. `tests/clients/install` installs the clients and the node.
 
 use crate::gateway::{Process, metric};
 use crate::run::Folder;
@@ -22,7 +23,7 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients").canonicalize().unwrap()
 }
 
-/// Where the clients are installed.
+/// The folder in which the clients are installed.
 fn installed() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../clients");
     assert!(folder.join("stamp").exists(), "run tests/clients/install first, or scripts/test");
@@ -35,7 +36,7 @@ fn node() -> Command {
     command
 }
 
-/// Chains of a process that ends when this is dropped.
+/// Chains in a process that exits on drop.
 struct Chains {
     process: Child,
     urls: Vec<String>,
@@ -63,7 +64,7 @@ impl Drop for Chains {
     }
 }
 
-/// A gateway over two chains: one behind `/v1`, one behind a customer's endpoint.
+/// A gateway for two chains: one behind `/v1`, one behind a customer's endpoint.
 struct Gateway {
     process: Process,
     address: String,
@@ -91,19 +92,20 @@ impl Gateway {
         Gateway { address: process.address(""), process, _folder: folder }
     }
 
-    /// How many connections callers have open, the one that asks included.
+    /// The number of open connections from callers, including that of this query.
     fn connections(&self) -> u64 {
         metric(&self.address, "plimsoll_connections{side=\"downstream\"}") as u64
     }
 
-    /// Stops it as an operator does; it must go in peace. The calls that it logged.
+    /// Stops it and checks that it exits with 0; returns the logged calls.
     fn stop(self) -> Vec<Value> {
         let said = self.process.stop();
         said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
-/// nginx before a gateway, as an operator sets it up: kept connections, the client's address.
+/// nginx in front of a gateway, configured as in production: keep-alive connections and
+/// `X-Forwarded-For`.
 struct Nginx {
     process: Child,
     address: String,
@@ -112,7 +114,7 @@ struct Nginx {
 
 impl Nginx {
     fn start(gateway: &str) -> Nginx {
-        // nginx inherits the socket as its stdin: the port is the kernel's choice, and it listens already.
+        // nginx inherits the socket as its stdin: the kernel has chosen the port, and it is listening.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let folder = Folder::new();
@@ -146,7 +148,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Killed, it would leave its worker behind.
+        // SIGKILL would leave its worker behind.
         let _ = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM);
         let _ = self.process.wait();
     }
@@ -160,7 +162,7 @@ enum Client {
 }
 
 impl Client {
-    /// Does the client's work at `url`; what it saw.
+    /// Runs the client against `url`; returns its results.
     fn run(self, url: &str, headers: &[(&str, &str)]) -> Value {
         let mut command = match self {
             Client::Viem | Client::Ethers => node(),
@@ -186,8 +188,8 @@ impl Client {
         serde_json::from_slice(&done.stdout).unwrap()
     }
 
-    /// The same work on each way; `facts` are what must have been seen, by JSON pointer.
-    fn sees_the_same_on_every_way(self, facts: &[(&str, Value)]) {
+    /// Compares the results on each route; `facts` are expected results, by JSON pointer.
+    fn gets_the_same_results_on_every_route(self, facts: &[(&str, Value)]) {
         let chains = Chains::start(3);
         let gateway = Gateway::start(&chains.urls[1], &chains.urls[2]);
         let direct = self.run(&chains.urls[0], &[]);
@@ -202,19 +204,19 @@ impl Client {
     }
 }
 
-/// Step by step, so that what differs can be read.
+/// Compares step by step, so that a failure names the step.
 #[track_caller]
 fn assert_same(direct: &Value, through: &Value) {
     let (direct, through) = (direct.as_object().unwrap(), through.as_object().unwrap());
-    for (step, seen) in direct {
-        assert_eq!(Some(seen), through.get(step), "{step}");
+    for (step, result) in direct {
+        assert_eq!(Some(result), through.get(step), "{step}");
     }
     assert_eq!(direct.len(), through.len());
 }
 
 #[test]
-fn viem_sees_the_same() {
-    Client::Viem.sees_the_same_on_every_way(&[
+fn viem_gets_the_same_results() {
+    Client::Viem.gets_the_same_results_on_every_route(&[
         ("/chain id", json!(1337)),
         ("/value", json!("5")),
         ("/logs/0/args/value", json!("5")),
@@ -231,8 +233,8 @@ fn viem_sees_the_same() {
 }
 
 #[test]
-fn ethers_sees_the_same() {
-    Client::Ethers.sees_the_same_on_every_way(&[
+fn ethers_gets_the_same_results() {
+    Client::Ethers.gets_the_same_results_on_every_route(&[
         ("/chain id", json!("1337")),
         ("/value", json!("5")),
         ("/logs/0/args/1", json!("5")),
@@ -248,8 +250,8 @@ fn ethers_sees_the_same() {
 }
 
 #[test]
-fn web3_sees_the_same() {
-    Client::Web3.sees_the_same_on_every_way(&[
+fn web3_gets_the_same_results() {
+    Client::Web3.gets_the_same_results_on_every_route(&[
         ("/chain id", json!(1337)),
         ("/value", json!(5)),
         ("/logs/0/args/value", json!(5)),
@@ -263,7 +265,7 @@ fn web3_sees_the_same() {
 }
 
 #[test]
-fn a_client_behind_nginx_sees_the_same_and_is_known_by_its_own_address() {
+fn a_client_behind_nginx_gets_the_same_results_and_keeps_its_address() {
     let chains = Chains::start(3);
     let gateway = Gateway::start(&chains.urls[1], &chains.urls[2]);
     let nginx = Nginx::start(&gateway.address);
@@ -271,11 +273,11 @@ fn a_client_behind_nginx_sees_the_same_and_is_known_by_its_own_address() {
     let url = format!("http://{}/v1", nginx.address);
     let headers = [BY_SERVICE, &[("X-Forwarded-For", "203.0.113.9")]].concat();
     assert_same(&direct, &Client::Viem.run(&url, &headers));
-    assert!(gateway.connections() > 1, "nginx keeps connections to the gateway");
+    assert!(gateway.connections() > 1, "nginx keeps connections to the gateway open");
     drop(nginx);
     let calls = gateway.stop();
     assert!(calls.len() > 20, "{calls:?}");
-    // nginx added the address of its caller, which is itself a trusted proxy's.
+    // nginx appended the address of its caller, itself a trusted proxy.
     for call in calls.iter().filter(|call| call["path"] == "/v1") {
         assert_eq!(call["client"], "203.0.113.9", "{call}");
     }

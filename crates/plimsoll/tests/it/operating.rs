@@ -1,4 +1,5 @@
-//! Signals, stderr and supervision where the system around the gateway does not play along.
+//! Signals, stderr and supervision under adverse conditions: blocking files, full pipes, killed
+//! instances, missing binaries.
 
 use crate::gateway::{BLOCK_NUMBER, Caller, Process, ask, eth};
 use crate::run::{Folder, command};
@@ -14,7 +15,7 @@ fn make_fifo(path: &Path) {
 }
 
 #[test]
-fn signals_do_not_wait_for_files_that_block() {
+fn blocking_files_do_not_delay_signals() {
     let (folder, sim) = (Folder::new(), eth());
     let url = sim.url("eth");
     let file = folder.file(
@@ -23,7 +24,7 @@ fn signals_do_not_wait_for_files_that_block() {
     );
     let process = Process::start(&folder, &["--listen", "127.0.0.1:0", "--database", "off"]);
     let address = process.address("");
-    // A reader of it waits for a writer that never comes.
+    // Reading it blocks: there is never a writer.
     let fifo = folder.path().join("fifo");
     make_fifo(&fifo);
     std::fs::rename(fifo, file).unwrap();
@@ -35,7 +36,7 @@ fn signals_do_not_wait_for_files_that_block() {
 }
 
 #[test]
-fn nothing_waits_for_the_reader_of_stderr() {
+fn an_unread_stderr_blocks_nothing() {
     let (folder, sim) = (Folder::new(), eth());
     let upstream = format!("eth={}", sim.url("eth"));
     let mut command = command(&["gateway", "--database", "off", "--upstream", &upstream]);
@@ -45,11 +46,11 @@ fn nothing_waits_for_the_reader_of_stderr() {
     let mut line = String::new();
     while !line.contains("listening on http://") {
         line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "the gateway exited");
     }
     let address = line.split("http://").nth(1).unwrap().trim().to_string();
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    // Each reload says a line; the pipe holds 64 KiB.
+    // Each reload logs a line; the pipe holds 64 KiB.
     for n in 0..3_000 {
         nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
         if n % 3 == 0 {
@@ -63,7 +64,7 @@ fn nothing_waits_for_the_reader_of_stderr() {
     assert!(rest.contains("reloaded: "), "{rest}");
 }
 
-/// The pid of the process with this among its arguments, below a supervisor.
+/// The pid of a supervisor's child that has this among its arguments.
 fn child_of(process: &Process, argument: &str) -> i32 {
     let parent = process.id().to_string();
     let found = Command::new("pgrep").args(["-P", &parent, "-f", argument]).output().unwrap();
@@ -76,7 +77,7 @@ fn kill_child(process: &Process, argument: &str) {
 }
 
 #[test]
-fn every_address_reaches_the_instances() {
+fn instances_listen_on_every_address() {
     let (folder, sim) = (Folder::new(), eth());
     let upstream = format!("eth={}", sim.url("eth"));
     let listen = "127.0.0.1:0,127.0.0.2:0";
@@ -85,9 +86,9 @@ fn every_address_reaches_the_instances() {
     process.wait_for("2 instances");
     for name in ["gw-1", "gw-2"] {
         for ip in ["127.0.0.1", "127.0.0.2"] {
-            let words = format!("{name}: listening on http://{ip}:");
-            let said = process.wait_for(&words);
-            let rest = said.split(&words).nth(1).unwrap_or_else(|| panic!("{words}\n{said}"));
+            let text = format!("{name}: listening on http://{ip}:");
+            let said = process.wait_for(&text);
+            let rest = said.split(&text).nth(1).unwrap_or_else(|| panic!("{text}\n{said}"));
             let port = rest.split_whitespace().next().unwrap();
             assert_eq!(ask(&format!("{ip}:{port}"), "GET /ready", "").status, 200);
         }
@@ -96,7 +97,7 @@ fn every_address_reaches_the_instances() {
 }
 
 #[test]
-fn an_instance_is_started_again_although_its_program_is_gone() {
+fn an_instance_is_restarted_although_its_binary_is_gone() {
     let (folder, sim) = (Folder::new(), eth());
     let upstream = format!("eth={}", sim.url("eth"));
     let program = folder.path().join("copy");
@@ -115,10 +116,10 @@ fn an_instance_is_started_again_although_its_program_is_gone() {
 }
 
 #[test]
-fn a_child_that_is_never_ready_does_not_keep_its_supervisor() {
+fn a_child_that_is_never_ready_does_not_block_shutdown() {
     let folder = Folder::new();
     let fifo = folder.path().join("access.log");
-    // Opening it waits for a reader that never comes.
+    // Opening it blocks: there is never a reader.
     make_fifo(&fifo);
     let config = "access_log = { sample = \"100%\", file = \"access.log\" }\ndatabase = \"off\"\n";
     folder.file("gateway.toml", config);
@@ -137,7 +138,7 @@ fn child_count(process: &Process) -> usize {
 }
 
 #[test]
-fn an_instance_that_dies_while_the_configuration_is_broken_comes_back() {
+fn an_instance_is_restarted_with_the_last_valid_configuration() {
     let (folder, sim) = (Folder::new(), eth());
     let url = sim.url("eth");
     let good = format!("[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{url}\"\n");
@@ -153,7 +154,7 @@ fn an_instance_that_dies_while_the_configuration_is_broken_comes_back() {
     process.wait_for_next("gw-1: listening on http://");
     let address = process.address("gw-1");
     assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).status, 200);
-    // It follows the file again as soon as that is valid.
+    // Once the file is valid again, it is used.
     folder.file("gateway.toml", good.replace("\"a\"", "\"b\""));
     process.wait_for_next("gw-1: reloaded");
     let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
@@ -173,7 +174,8 @@ fn callers_leave_descriptors_for_upstreams() {
     limited.stdout(Stdio::piped()).stderr(Stdio::piped());
     let process = Process::spawn(limited);
     let address = process.address("");
-    // More than it may open. The first are accepted first, and their calls need a connection more.
+    // More connections than descriptors. The first ones are accepted, and their calls still need an
+    // upstream connection.
     let mut idle: Vec<_> = (0..300).map(|_| Caller::connect(&address).unwrap()).collect();
     for caller in &mut idle[..10] {
         assert_eq!(caller.send("POST /v1", BLOCK_NUMBER).unwrap().status, 200);
@@ -202,7 +204,7 @@ fn answer_with(listener: TcpListener, status: &str, body: &str) {
 }
 
 #[test]
-fn an_operator_reads_why_calls_fail() {
+fn failed_calls_are_logged_with_their_reason() {
     let folder = Folder::new();
     let gone = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = gone.local_addr().unwrap();
@@ -234,7 +236,7 @@ fn an_operator_reads_why_calls_fail() {
     ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
-    assert!(line.starts_with("20") && line.contains("Z "), "it begins with the time: {line}");
+    assert!(line.starts_with("20") && line.contains("Z "), "no timestamp: {line}");
     for _ in 0..5 {
         call("eth");
     }

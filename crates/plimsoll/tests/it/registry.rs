@@ -1,4 +1,4 @@
-//! The gateway's configuration and its entries, as somebody at the command line sees them.
+//! The gateway's configuration and its entries, from the command line.
 
 use crate::gateway::Process;
 use crate::run::{Done, Folder, command, plimsoll};
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-/// `plimsoll gateway …` in a folder of its own; what is said in one line.
+/// Runs `plimsoll gateway` in a folder, with the arguments in `line`.
 fn gateway(folder: &Folder, line: &str) -> Done {
     let args: Vec<&str> = ["gateway"].into_iter().chain(line.split_whitespace()).collect();
     command(&args).env_remove("DATABASE_URL").current_dir(folder.path()).output().unwrap().into()
@@ -24,9 +24,13 @@ fn done(folder: &Folder, line: &str) -> Done {
 fn refused(folder: &Folder, line: &str, words: &[&str]) {
     let refused = gateway(folder, line);
     assert_eq!(refused.code, 2, "{line}: {}", refused.stderr);
-    assert_eq!(refused.stdout, "", "data only");
+    assert_eq!(refused.stdout, "", "stdout is for data only");
     for word in words {
-        assert!(refused.stderr.contains(word), "{line}\n{}\nsays not\n{word}", refused.stderr);
+        assert!(
+            refused.stderr.contains(word),
+            "{line}\n{}\ndoes not contain\n{word}",
+            refused.stderr
+        );
     }
 }
 
@@ -41,12 +45,12 @@ url = "http://${HOST_OF_NODE}/${NODE_KEY}"
 "#;
 
 #[test]
-fn an_endpoint_from_its_first_day_to_its_last() {
+fn an_endpoint_can_be_added_disabled_replaced_and_removed() {
     let folder = Folder::new();
     let none = done(&folder, "endpoint list");
     assert_eq!(none.stdout, "");
     assert!(none.stderr.contains("see plimsoll gateway endpoint add --help"), "{}", none.stderr);
-    assert!(!folder.path().join("plimsoll.db").exists(), "looking makes nothing");
+    assert!(!folder.path().join("plimsoll.db").exists(), "listing does not create the database");
 
     let id = "ethpath_1764014188689_1764014188693";
     let added =
@@ -93,7 +97,7 @@ fn an_endpoint_from_its_first_day_to_its_last() {
 }
 
 #[test]
-fn secrets_stay_where_they_are() {
+fn secrets_are_neither_printed_nor_stored() {
     let folder = Folder::new();
     let line = "upstream add node-a --service eth --url https://node.example/${NODE_KEY} \
                 --header Authorization:${TOKEN} --weight 2 --tier 1 --rate-limit 500/s";
@@ -108,9 +112,9 @@ fn secrets_stay_where_they_are() {
     let bytes = std::fs::read(folder.path().join("plimsoll.db")).unwrap();
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.contains("${NODE_KEY}") && !text.contains("s3cret"));
-    // Other entries can be changed where the secrets are not known.
+    // Other entries can be changed without the secrets.
     done(&folder, "upstream add node-b --service eth --url http://127.0.0.1:8545");
-    // What stands there in full is not printed either, and said to be kept.
+    // A value written out is not printed either, but a note says that it is stored.
     let kept = done(
         &folder,
         "upstream add node-c --service eth --url http://h/ --header X-Api-Key:s3cret",
@@ -126,7 +130,7 @@ fn secrets_stay_where_they_are() {
         "{}",
         shown.stdout
     );
-    // A gateway needs them.
+    // Starting a gateway requires them.
     refused(
         &folder,
         "",
@@ -139,10 +143,10 @@ fn secrets_stay_where_they_are() {
 }
 
 #[test]
-fn file_database_and_what_is_built_in() {
+fn entries_from_file_database_and_built_in_interact() {
     let folder = Folder::new();
     folder.file("gateway.toml", FILE);
-    // The file's secrets need not be known to look at it.
+    // Listing does not require the file's secrets.
     assert_eq!(
         done(&folder, "upstream list").stdout,
         "ID       SERVICE  KIND  TIER  WEIGHT  FROM  STATE    URL\n\
@@ -197,7 +201,7 @@ fn file_database_and_what_is_built_in() {
     assert!(line("mine").ends_with("database  enabled"), "{listed}");
     assert!(listed.lines().all(|line| line.chars().count() <= 80), "{listed}");
 
-    // The other folder, the other database.
+    // Another database, none, and flags that do not apply.
     done(&folder, "endpoint list --database sqlite:other.db");
     assert!(!folder.path().join("other.db").exists());
     refused(&folder, "endpoint add e --service eth --database off", &["database = \"off\""]);
@@ -206,7 +210,7 @@ fn file_database_and_what_is_built_in() {
 }
 
 #[test]
-fn entries_that_are_not_valid() {
+fn invalid_entries_are_refused() {
     let folder = Folder::new();
     let check = |line: &str, words: &[&str]| refused(&folder, line, words);
     check("endpoint add a/b --service eth", &["ID: \"id\": \"a/b\" cannot be an id"]);
@@ -229,11 +233,14 @@ fn entries_that_are_not_valid() {
         &["--rate-limit: ", "is not a rate"],
     );
     check("service add s --spread weigthed", &["--spread: ", "did you mean \"weighted\"?"]);
-    assert!(!folder.path().join("plimsoll.db").exists(), "what is refused makes nothing");
+    assert!(
+        !folder.path().join("plimsoll.db").exists(),
+        "a refused entry does not create the database"
+    );
 }
 
-/// The program as somebody who may not write everywhere, as root may.
-fn nobody(folder: &Folder, args: &[&str]) -> Command {
+/// The program as an unprivileged user, because root may write everywhere.
+fn unprivileged(folder: &Folder, args: &[&str]) -> Command {
     let program = folder.path().join("plimsoll");
     if !program.exists() {
         std::fs::copy(env!("CARGO_BIN_EXE_plimsoll"), &program).unwrap();
@@ -247,7 +254,7 @@ fn nobody(folder: &Folder, args: &[&str]) -> Command {
 }
 
 #[test]
-fn databases_that_cannot_be_used() {
+fn unusable_databases_are_refused() {
     let folder = Folder::new();
     let check = |database: &str, words: &[&str]| {
         refused(&folder, &format!("endpoint add e --service eth --database {database}"), words);
@@ -266,7 +273,7 @@ fn databases_that_cannot_be_used() {
     mode("locked", 0o555);
     let add = |database: &str| -> Done {
         let args = ["gateway", "endpoint", "add", "e", "--service", "eth", "--database", database];
-        nobody(&folder, &args).current_dir(folder.path()).output().unwrap().into()
+        unprivileged(&folder, &args).current_dir(folder.path()).output().unwrap().into()
     };
     let locked = add("sqlite:locked/x.db");
     assert_eq!(locked.code, 2, "{}", locked.stderr);
@@ -286,9 +293,9 @@ fn databases_that_cannot_be_used() {
     );
 }
 
-/// The command line is used by scripts, several at a time.
+/// Scripts may run several commands at the same time.
 #[test]
-fn many_add_at_the_same_time() {
+fn concurrent_additions_all_succeed() {
     let folder = Folder::new();
     const SCRIPTS: usize = 6;
     const EACH: usize = 5;
@@ -329,7 +336,7 @@ fn a_configuration_is_printed_resolved() {
         assert!(printed.stdout.contains(line), "{}", printed.stdout);
     }
     assert!(printed.stderr.contains("did you mean PLIMSOLL_LIMITS_BATCH?"), "{}", printed.stderr);
-    // What is printed is a configuration.
+    // The output is itself a configuration.
     let again = folder.file("again.toml", &printed.stdout);
     let set = ["--set", "NODE_KEY=s3cret"];
     let checked = plimsoll(&[&["check", again.as_str()], &set[..]].concat());
@@ -360,7 +367,7 @@ fn a_configuration_is_printed_resolved() {
 }
 
 #[test]
-fn check_tells_plans_from_configurations() {
+fn check_distinguishes_plans_from_configurations() {
     let folder = Folder::new();
     let check = |text: &str, args: &[&str]| {
         let path = folder.file("file.toml", text);
@@ -381,14 +388,14 @@ fn check_tells_plans_from_configurations() {
 const START: [&str; 5] =
     ["gateway", "--listen", "127.0.0.1:0", "--upstream", "eth=http://127.0.0.1:1"];
 
-/// The default database is nobody's wish: where it cannot be, a gateway goes without.
+/// The default database is not explicitly configured: if it cannot be created, a gateway runs without.
 #[test]
-fn a_folder_that_cannot_be_written_stops_no_gateway() {
+fn a_gateway_starts_in_a_read_only_folder() {
     let folder = Folder::new();
     let locked = folder.path().join("locked");
     std::fs::create_dir(&locked).unwrap();
     std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o555)).unwrap();
-    let mut starts = nobody(&folder, &START);
+    let mut starts = unprivileged(&folder, &START);
     starts.current_dir(&locked);
     let running = Process::spawn(starts);
     running.wait_for_next("note: database /");
@@ -396,9 +403,8 @@ fn a_folder_that_cannot_be_written_stops_no_gateway() {
     running.stop();
 }
 
-/// Changes as a running gateway takes them up, or does not.
 #[test]
-fn a_running_gateway_takes_up_what_is_valid() {
+fn a_running_gateway_applies_only_valid_changes() {
     let folder = Folder::new();
     let mut starts = command(&START);
     starts.args(["--upstream", "boba=http://127.0.0.1:1"]).current_dir(folder.path());

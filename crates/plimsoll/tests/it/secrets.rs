@@ -1,4 +1,5 @@
-//! Secrets are planted everywhere, and all of a gateway's output is searched for them.
+//! Secrets are planted in every place that may hold one, and all of a gateway's output is searched for
+//! them.
 
 use crate::gateway::{BLOCK_NUMBER, Process, ask};
 use crate::run::{Folder, command};
@@ -6,7 +7,7 @@ use nix::sys::signal::Signal;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-/// Planted: in a variable, in URLs as they are, in headers, in an endpoint's id.
+/// In a variable, in URLs that are written out, in headers, in an endpoint's id.
 const SECRETS: [&str; 6] = [
     "s3cret-in-variable",
     "9aa3d95b3bc440fa88ea12eaa4456161",
@@ -18,12 +19,12 @@ const SECRETS: [&str; 6] = [
 
 fn search(what: &str, text: &str) {
     for secret in SECRETS {
-        assert!(!text.contains(secret), "{what} says {secret}:\n{text}");
+        assert!(!text.contains(secret), "{what} contains {secret}:\n{text}");
     }
 }
 
 #[test]
-fn nothing_that_is_said_holds_a_secret() {
+fn no_output_contains_a_secret() {
     let folder = Folder::new();
     let gone = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = gone.local_addr().unwrap().port();
@@ -41,7 +42,7 @@ fn nothing_that_is_said_holds_a_secret() {
     let url = format!("http://127.0.0.1:{port}/s3cret-in-whole-url-4711");
     let variables = [("NODE_KEY", "s3cret-in-variable"), ("NODE_URL", &*url)];
 
-    // What is printed.
+    // Output of commands.
     let database = format!("sqlite:{}", folder.path().join("x.db").display());
     let run = |args: &[&str]| {
         let mut command = command(&[args, &["--database", &database]].concat());
@@ -59,7 +60,7 @@ fn nothing_that_is_said_holds_a_secret() {
     ] {
         let (code, text) = run(args);
         assert_eq!(code, Some(0), "{args:?}: {text}");
-        // The endpoint's id is what print-config is asked for.
+        // The endpoint's id is printed on purpose.
         search(&format!("{args:?}"), &text.replace("ethpath_1764014188689_1764014188693", ""));
     }
     let mut check = command(&["check", &path]);
@@ -70,12 +71,12 @@ fn nothing_that_is_said_holds_a_secret() {
             .replace("ethpath_1764014188689_1764014188693", ""),
     );
 
-    // What a gateway answers and logs.
+    // Answers and logs of a gateway.
     let mut started = command(&["gateway", "--config", &path, "--database", &database]);
     started.envs(variables).current_dir(folder.path());
     let process = Process::spawn(started);
     let address = process.address("");
-    let mut said = String::new();
+    let mut answers = String::new();
     for request in [
         "POST /api/gateway?endpoint=ethpath_1764014188689_1764014188693",
         "POST /api/gateway/ethpath_1764014188689_1764014188693",
@@ -86,15 +87,18 @@ fn nothing_that_is_said_holds_a_secret() {
         "GET /healthz",
     ] {
         let body = if request.starts_with("POST") { BLOCK_NUMBER } else { "" };
-        let answered = ask(&address, request, body);
-        said += &format!("{}{}\n", answered.head, answered.body);
+        let response = ask(&address, request, body);
+        answers += &format!("{}{}\n", response.head, response.body);
     }
-    search("an answer", &said);
-    assert!(said.contains("cannot reach the upstream: the connection was refused"), "{said}");
-    assert!(!said.contains(&port.to_string()), "an answer says where an upstream is:\n{said}");
+    search("an answer", &answers);
+    assert!(answers.contains("cannot reach the upstream: the connection was refused"), "{answers}");
+    assert!(
+        !answers.contains(&port.to_string()),
+        "an answer contains an upstream's address:\n{answers}"
+    );
     process.wait_for("call failed");
 
-    // The access log: moved away, and opened again.
+    // The access log, rotated and reopened.
     let log = folder.path().join("calls.log");
     let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
     while read(&log).lines().count() < 7 {
