@@ -1,6 +1,5 @@
-//! Requests to the gateway: whatever comes, in whatever fragments, nothing panics, how it is cut does
-//! not change what it is, and a call that is relayed is the call that came. The first byte says how
-//! long fragments are.
+//! Requests to the gateway: no input panics, fragmentation does not change the result, and a relayed
+//! call equals the received one. The first byte is the fragment length.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(cut, whole);
     for body in whole.0.iter().map(Vec::as_slice).chain([bytes]) {
         for (call, sent) in fuzz::calls(body) {
-            let read = request::call(&sent).expect("what is relayed is a call");
+            let read = request::call(&sent).expect("a relayed call is valid");
             assert_eq!(read.id, Some(b"42".as_slice()));
             assert_eq!((read.method, read.params), (call.method, call.params));
         }

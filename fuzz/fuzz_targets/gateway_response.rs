@@ -1,6 +1,5 @@
-//! Responses of upstreams at the gateway: whatever comes, in whatever fragments, nothing panics, how
-//! it is cut does not change what it is, and what the caller is answered is an answer under its own
-//! id. The first byte says how long fragments are.
+//! Upstream responses at the gateway: no input panics, fragmentation does not change the result, and the
+//! caller gets a valid answer with its own id. The first byte is the fragment length.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         let (status, _, answered) = read;
         assert!((200..1_000).contains(&status));
         if let Some(answered) = answered {
-            assert_eq!(answer::parse(&answered).expect("an answer").id, id);
+            assert_eq!(answer::parse(&answered).expect("a valid answer").id, id);
         }
     }
 });

@@ -1,4 +1,4 @@
-//! Encoded histograms: whatever is decoded encodes to what decodes to the same.
+//! Encoded histograms: decode, encode and decode again gives the same histogram.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! JSON-RPC: a request and a response, split at the first zero byte; nothing panics.
+//! JSON-RPC: judging any response to any request never panics. The input is split at the first zero
+//! byte.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Plans: whatever is written, reading says what is wrong or gives a plan that reads back.
+//! Plans: reading any text gives errors or a plan that can be written and read back.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ fuzz_target!(|text: &str| {
     if let Ok(plan) = Plan::read(&Document::new("plan.toml", text), &variables, folder) {
         let shown = plan.to_toml();
         let again = Plan::read(&Document::new("shown.toml", shown.as_str()), &variables, folder);
-        // Redacted secrets are the one thing that does not read back the same.
+        // Redacted secrets are the only exception: they do not read back.
         if !shown.contains("[redacted]") {
             assert_eq!(again.expect("a resolved plan is valid").to_toml(), shown);
         }

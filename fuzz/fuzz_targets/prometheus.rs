@@ -1,4 +1,4 @@
-//! Prometheus pages: whatever a process tells, nothing panics, and what is read reads back.
+//! Prometheus pages: no input panics, and parsed series can be printed and parsed again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! HTTP responses: whatever comes, in whatever fragments, nothing panics, and how it is cut does
-//! not change what it is. The first byte says how long fragments are.
+//! HTTP responses: no input panics, and fragmentation does not change the result. The first byte is the
+//! fragment length.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

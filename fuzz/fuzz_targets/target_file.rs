@@ -1,4 +1,4 @@
-//! Target files: whatever is in one, it is read or everything wrong with it has a place in it.
+//! Target files: reading any input gives requests, or problems that point to a line of the file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
 "use strict";
 
-// Starts COUNT development chains that are alike to the last hash, each on a port from the kernel, and
-// prints their URLs as one line of JSON. It ends when its stdin does, so that it never outlives its test.
+// Starts COUNT development chains with identical hashes, each on a free port, and prints their URLs as
+// one line of JSON. It exits when its stdin closes, so that it never outlives its test.
 // Usage: node chain.js COUNT
 
 const ganache = require("ganache");
@@ -9,7 +9,7 @@ const ganache = require("ganache");
 const options = {
   logging: { quiet: true },
   chain: { chainId: 1337, networkId: 1337, time: new Date("2024-01-01T00:00:00Z") },
-  // Blocks are a second apart whenever they are mined: the same calls make the same hashes.
+  // Block timestamps are one second apart whenever they are mined, so that equal calls give equal hashes.
   miner: { timestampIncrement: 1 },
   wallet: { mnemonic: "test test test test test test test test test test test junk" },
 };

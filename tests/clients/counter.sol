@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// counter.json holds what solc 0.8.24 makes of it: --optimize --evm-version paris --no-cbor-metadata --combined-json abi,bin
+// counter.json is the output of solc 0.8.24: --optimize --evm-version paris --no-cbor-metadata --combined-json abi,bin
 pragma solidity 0.8.24;
 
 contract Counter {

@@ -1,10 +1,10 @@
 "use strict";
 
-// viem against RPC_URL: what a program with it sees, in viem's own types.
+// Runs viem against RPC_URL and prints the results, in viem's own types.
 
 const viem = require("viem");
 const { privateKeyToAccount } = require("viem/accounts");
-const { counter, headers, keys, refusal, tell, url } = require("./setting.js");
+const { counter, headers, keys, refusal, print, url } = require("./shared.js");
 
 const chain = viem.defineChain({
   id: 1337,
@@ -15,77 +15,77 @@ const chain = viem.defineChain({
 const account = privateKeyToAccount(keys.alice);
 const bob = privateKeyToAccount(keys.bob).address;
 
-/** A client of its own for each purpose: one call to a request, or a batch of whatever is asked at once. */
+/** A client that sends one call per request, or batches concurrent calls. */
 function client(batch, onRequest) {
-  // Without retries: a failure must be seen.
+  // Without retries, so that failures show.
   const options = { batch, fetchOptions: { headers }, retryCount: 0, onFetchRequest: onRequest };
   return viem.createPublicClient({ chain, transport: viem.http(url, options), pollingInterval: 20 });
 }
 
-async function reads(seen, node) {
-  seen["chain id"] = await node.getChainId();
-  seen["block number"] = await node.getBlockNumber();
-  seen["balance"] = await node.getBalance({ address: bob });
-  seen["gas price"] = await node.getGasPrice();
-  seen["genesis"] = await node.getBlock({ blockNumber: 0n });
+async function reads(results, node) {
+  results["chain id"] = await node.getChainId();
+  results["block number"] = await node.getBlockNumber();
+  results["balance"] = await node.getBalance({ address: bob });
+  results["gas price"] = await node.getGasPrice();
+  results["genesis"] = await node.getBlock({ blockNumber: 0n });
 }
 
-async function contract(seen, node) {
+async function contract(results, node) {
   const wallet = viem.createWalletClient({ account, chain, transport: viem.http(url, { fetchOptions: { headers }, retryCount: 0 }) });
   const deployed = await node.waitForTransactionReceipt({ hash: await wallet.deployContract(counter) });
-  seen["deployed"] = deployed;
-  const it = { address: deployed.contractAddress, abi: counter.abi };
-  const hash = await wallet.writeContract({ ...it, functionName: "increment", args: [5n] });
-  seen["receipt"] = await node.waitForTransactionReceipt({ hash });
-  seen["transaction"] = await node.getTransaction({ hash });
-  seen["value"] = await node.readContract({ ...it, functionName: "value" });
-  seen["logs"] = await node.getContractEvents({ ...it, eventName: "Counted", fromBlock: 0n });
-  seen["block with hashes"] = await node.getBlock({ blockNumber: 2n });
-  seen["block with transactions"] = await node.getBlock({ blockNumber: 2n, includeTransactions: true });
+  results["deployed"] = deployed;
+  const instance = { address: deployed.contractAddress, abi: counter.abi };
+  const hash = await wallet.writeContract({ ...instance, functionName: "increment", args: [5n] });
+  results["receipt"] = await node.waitForTransactionReceipt({ hash });
+  results["transaction"] = await node.getTransaction({ hash });
+  results["value"] = await node.readContract({ ...instance, functionName: "value" });
+  results["logs"] = await node.getContractEvents({ ...instance, eventName: "Counted", fromBlock: 0n });
+  results["block with hashes"] = await node.getBlock({ blockNumber: 2n });
+  results["block with transactions"] = await node.getBlock({ blockNumber: 2n, includeTransactions: true });
   const sent = await wallet.sendTransaction({ to: bob, value: 1n });
-  seen["transfer"] = (await node.waitForTransactionReceipt({ hash: sent })).status;
-  seen["nonce"] = await node.getTransactionCount({ address: account.address });
-  return it;
+  results["transfer"] = (await node.waitForTransactionReceipt({ hash: sent })).status;
+  results["nonce"] = await node.getTransactionCount({ address: account.address });
+  return instance;
 }
 
-async function errors(seen, node, it) {
+async function errors(results, node, instance) {
   for (const functionName of ["refuse", "refuseInWords"]) {
-    const refused = await refusal(node.readContract({ ...it, functionName }));
-    // This node gives reverts a code that viem takes for no revert; their data is all there.
+    const refused = await refusal(node.readContract({ ...instance, functionName }));
+    // This node gives reverts a code that viem does not recognize as one, so the data is decoded here.
     const { code, data } = refused.walk((error) => error instanceof viem.RpcRequestError);
     const { errorName, args } = viem.decodeErrorResult({ abi: counter.abi, data });
-    seen[functionName] = { type: refused.name, code, error: errorName, args };
+    results[functionName] = { type: refused.name, code, error: errorName, args };
   }
   const unknown = await refusal(node.request({ method: "eth_noSuchThing" }));
-  seen["unknown method"] = { type: unknown.name, code: unknown.code, details: unknown.details };
+  results["unknown method"] = { type: unknown.name, code: unknown.code, details: unknown.details };
   const missing = await refusal(node.getTransaction({ hash: `0x${"11".repeat(32)}` }));
-  seen["no such transaction"] = missing.name;
+  results["no such transaction"] = missing.name;
   const poor = privateKeyToAccount(keys.poor);
   const raw = await poor.signTransaction({ chainId: 1337, type: "eip1559", nonce: 0, gas: 21000n, to: bob, value: 1n, maxFeePerGas: 10n ** 10n });
-  const broke = await refusal(node.sendRawTransaction({ serializedTransaction: raw }));
-  seen["no funds"] = { type: broke.name, code: broke.walk((error) => error.code !== undefined).code };
+  const failed = await refusal(node.sendRawTransaction({ serializedTransaction: raw }));
+  results["no funds"] = { type: failed.name, code: failed.walk((error) => error.code !== undefined).code };
 }
 
-async function batches(seen) {
+async function batches(results) {
   const sizes = [];
   const counted = (_, init) => void sizes.push(JSON.parse(init.body).length);
   const node = client({ wait: 5 }, counted);
-  const asked = Array.from({ length: 20 }, (_, i) => i % 4).map((kind) =>
+  const calls = Array.from({ length: 20 }, (_, i) => i % 4).map((kind) =>
     [() => node.getChainId(), () => node.getBlockNumber(), () => node.getBalance({ address: bob }), () => node.getBlock({ blockNumber: 1n })][kind](),
   );
-  const answers = await Promise.allSettled([...asked, node.request({ method: "eth_noSuchThing" })]);
-  seen["batch"] = answers.map((answer) => answer.value ?? answer.reason.name);
-  seen["batch sizes"] = sizes;
+  const answers = await Promise.allSettled([...calls, node.request({ method: "eth_noSuchThing" })]);
+  results["batch"] = answers.map((answer) => answer.value ?? answer.reason.name);
+  results["batch sizes"] = sizes;
 }
 
 async function main() {
-  const seen = {};
+  const results = {};
   const node = client(false);
-  await reads(seen, node);
-  const it = await contract(seen, node);
-  await errors(seen, node, it);
-  await batches(seen);
-  tell(seen);
+  await reads(results, node);
+  const instance = await contract(results, node);
+  await errors(results, node, instance);
+  await batches(results);
+  print(results);
 }
 
 main();
