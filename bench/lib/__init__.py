@@ -1,1 +1,1 @@
-"""What bench/run is made of: one module for each section, and what they share."""
+"""The implementation of bench/run: one module per section, and shared modules."""

@@ -1,6 +1,6 @@
-"""The everyday test on one host: 5,000 requests a second, all of which must succeed."""
+"""A typical load test on one host: 5,000 requests per second, all of which must succeed."""
 
-from .generators import doubts, plimsoll, posting
+from .generators import invalid_because, plimsoll, posting
 from .machine import say
 from .processes import nginx
 from .settings import Settings
@@ -10,7 +10,7 @@ RATE = 5000
 
 
 def measure(section: Section, settings: Settings) -> None:
-    """One run of the open model, with arrivals evenly spaced."""
+    """Runs the open model once, with evenly spaced arrivals."""
     count = settings.background_requests
     section.title = f"{RATE:,}/s, {count:,} requests, on one host"
     with nginx(settings) as address:
@@ -20,11 +20,11 @@ def measure(section: Section, settings: Settings) -> None:
     table = section.table("what", "figure")
     table.add("scheduled", f"{requests['scheduled']:,}")
     table.add("ok", f"{requests['ok']:,}")
-    table.add("rate asked, sent, ok", ", ".join(
+    table.add("rate planned, sent, ok", ", ".join(
         [f"{RATE:,}", f"{summary['rate']['sent']:,.1f}", f"{summary['rate']['ok']:,.1f}"]))
     table.add("connections opened, peak in use",
               f"{connections['opened']:,}, {connections['peak']:,}")
-    table.add("CPU µs for each request, of it user",
+    table.add("CPU µs per request, of which user",
               f"{finished.cpu_seconds * 1e6 / count:.2f}, "
               f"{finished.user_seconds * 1e6 / count:.2f}")
     table.add("share of one processor", f"{finished.cpu_seconds / finished.wall_seconds:.1%}")
@@ -40,6 +40,6 @@ def measure(section: Section, settings: Settings) -> None:
                 f"{connections['opened'] - connections['peak']:,}", "0",
                 connections["opened"] == connections["peak"])
     reasons = ", ".join(f"{why} {count:,}" for why, count in connections["reasons"].items())
-    section.note(f"why connections were opened: {reasons}")
-    if doubt := doubts(summary):
-        section.note(f"plimsoll calls the run invalid: {doubt}")
+    section.note(f"reasons for opening connections: {reasons}")
+    if reason := invalid_because(summary):
+        section.note(f"plimsoll reports the run as invalid: {reason}")

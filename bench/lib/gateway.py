@@ -1,4 +1,4 @@
-"""The gateway: what a call costs that it answers itself and one that it relays, and its memory."""
+"""The gateway: CPU cost of locally answered and relayed calls, and memory."""
 
 import http.client
 import resource
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from . import rivals
+from . import subjects
 from .machine import say
 from .processes import CouldNotRun
-from .rivals import PATH, Calls, Rival, call
+from .subjects import PATH, Calls, Subject, call
 from .settings import CONNECTIONS, CONTENT_TYPE, Settings
 from .tables import Section, spread
 
@@ -20,26 +20,26 @@ OWN_TO_NGINX_BAR = 0.85
 RELAY_TO_NGINX_BAR = 1.15
 ADDED_TO_NGINX_BAR = 1.2
 IDLE_BAR_MIB = 150
-# As for the generator: histograms and pools may still fill up.
+# As with the generator: histograms and pools may still be filling up.
 GROWTH_BAR_MIB = 4
 
 OWN_CALL = "eth_chainId"
 RELAYED_CALL = "eth_blockNumber"
 IDLE_CONNECTIONS = 10_000
-# The bench's own files and the gateway's.
+# For other files of this program and of the gateway.
 SPARE_DESCRIPTORS = 1000
-# Below it, something else than the server was the limit.
+# Below this, something other than the server was the limit.
 BUSY_PERCENT = 90
-# Long enough for a capacity to take half of.
+# Long enough to estimate the capacity.
 PROBE_SECONDS = 2
-# Slower than this, a run is taken for hanging.
+# A run that is slower than this is considered hung.
 SLOWEST_PER_SECOND = 5000
 MIB = 1 << 20
 
 
 @dataclass
 class Round:
-    """What each rival did in one round, by its name."""
+    """The results of one round by name of the server, at full speed and at the fixed rate."""
 
     fast: dict[str, Calls] = field(default_factory=dict)
     steady: dict[str, Calls] = field(default_factory=dict)
@@ -49,13 +49,13 @@ Figure = Callable[[Calls], float]
 
 
 def to_nginx(rounds: list[dict[str, Calls]], name: str, figure: Figure) -> list[float]:
-    """A rival's figure by nginx's, round by round: the machine drifts between rounds."""
+    """Ratios to nginx's figure within each round, because the machine drifts between rounds."""
     both = [done for done in rounds if name in done and "nginx" in done]
     return [figure(done[name]) / figure(done["nginx"]) for done in both]
 
 
 def each(rounds: list[dict[str, Calls]], name: str, figure: Figure) -> list[float]:
-    """A rival's figure in every round that has one."""
+    """A server's figure in every round that has one."""
     return [figure(done[name]) for done in rounds if name in done]
 
 
@@ -71,46 +71,46 @@ def busy(calls: Calls) -> float:
     return calls.busy
 
 
-def steady_rate(section: Section, those: list[Rival], method: str) -> int:
-    """Half of what the slowest reaches, so that all are asked the same with room to spare."""
+def steady_rate(section: Section, those: list[Subject], method: str) -> int:
+    """Half of the slowest server's capacity: a common rate that all can sustain."""
     reached = []
-    for rival in those:
-        fast = rival.as_fast_as_it_answers(section, method, PROBE_SECONDS)
+    for subject in those:
+        fast = subject.at_full_speed(section, method, PROBE_SECONDS)
         reached.append(fast.per_second)
-        say(f"gateway: {rival.name} reaches about {fast.per_second:,.0f}/s")
+        say(f"gateway: {subject.name} reaches about {fast.per_second:,.0f}/s")
     return max(100, int(min(reached) / 2 / 100) * 100)
 
 
 def measure_rounds(
-    section: Section, settings: Settings, those: list[Rival], method: str, rate: int,
-    steady_only: tuple[Rival, ...] = (),
+    section: Section, settings: Settings, those: list[Subject], method: str, rate: int,
+    steady_only: tuple[Subject, ...] = (),
 ) -> list[Round]:
-    """Each rival once in each round as fast as it answers and once at the rate; the order rotates."""
+    """Runs each server once per round at full speed and once at the rate, in rotating order."""
     rounds = []
     everyone = [*steady_only, *those]
     for index in range(settings.runs):
         shift = index % len(everyone)
         done = Round()
-        for rival in everyone[shift:] + everyone[:shift]:
+        for subject in everyone[shift:] + everyone[:shift]:
             try:
-                if rival not in steady_only:
-                    fast = rival.as_fast_as_it_answers(section, method, settings.seconds)
-                    done.fast[rival.name] = fast
-                steady = rival.at(section, method, rate, settings.seconds)
-                done.steady[rival.name] = steady
+                if subject not in steady_only:
+                    fast = subject.at_full_speed(section, method, settings.seconds)
+                    done.fast[subject.name] = fast
+                steady = subject.at_rate(section, method, rate, settings.seconds)
+                done.steady[subject.name] = steady
             except CouldNotRun as reason:
                 section.note(f"round {index + 1}: could not run: {reason}")
                 continue
-            say(f"gateway, {method}, round {index + 1} of {settings.runs}: {rival.name} "
+            say(f"gateway, {method}, round {index + 1} of {settings.runs}: {subject.name} "
                 f"{steady.cpu_us:.2f} µs at {rate:,}/s")
         rounds.append(done)
     return rounds
 
 
 def cost_table(section: Section, rounds: list[Round], names: list[str], rate: int) -> None:
-    """What a call costs each server."""
+    """Tabulates the cost of a call for each server."""
     table = section.table(
-        "server on one core", "calls/s", "busy %", "CPU µs then", f"CPU µs at {rate:,}/s",
+        "server on one core", "calls/s", "busy %", "CPU µs at that rate", f"CPU µs at {rate:,}/s",
         "to nginx's",
     )
     fast, steady = [done.fast for done in rounds], [done.steady for done in rounds]
@@ -121,33 +121,33 @@ def cost_table(section: Section, rounds: list[Round], names: list[str], rate: in
             spread(each(steady, name, cpu_us)), spread(to_nginx(steady, name, cpu_us), 3),
         )
         if any(percent < BUSY_PERCENT for percent in each(fast, name, busy)):
-            section.note(f"{name} did not have the whole of its processor to do, so that its calls/s "
-                         "are no capacity: the generator was the limit, or others were at work")
+            section.note(f"{name} did not use its whole processor, so its calls/s are not its capacity: "
+                         "the generator was the limit, or something else was running")
 
 
-def by_itself(section: Section, settings: Settings) -> None:
-    """Calls that never leave the gateway, against nginx with the same bytes in its configuration."""
-    section.title = f"Gateway: {OWN_CALL}, answered by itself"
+def local(section: Section, settings: Settings) -> None:
+    """Locally answered calls, against nginx with the same answer in its configuration."""
+    section.title = f"Gateway: {OWN_CALL}, answered locally"
     with ExitStack() as stack:
-        node = stack.enter_context(rivals.node(section))
-        ours = stack.enter_context(rivals.gateway(settings, node.server.address))
+        node = stack.enter_context(subjects.node(section))
+        ours = stack.enter_context(subjects.gateway(settings, node.server.address))
         answer = ours.answer(OWN_CALL)
-        both = [ours, stack.enter_context(rivals.nginx_answering(settings, answer))]
+        both = [ours, stack.enter_context(subjects.nginx_answering(settings, answer))]
         rate = steady_rate(section, both, OWN_CALL)
         section.method = (
             f"The same request to both, {CONNECTIONS} connections; nginx answers the same "
             f"{len(answer)} bytes from its configuration. CPU is user and system time of all of the "
-            "server's threads, as fast as it answers and at half of what the slower one reaches; "
+            "server's threads, at full speed and at half of the slower one's capacity; "
             f"{settings.rounds()}."
         )
         rounds = measure_rounds(section, settings, both, OWN_CALL, rate)
-    cost_table(section, rounds, [rival.name for rival in both], rate)
+    cost_table(section, rounds, [subject.name for subject in both], rate)
     reached = each([done.fast for done in rounds], "plimsoll", per_second)
     if reached:
         section.bar("calls/s on one core", spread(reached, 0), f"≥ {OWN_PER_SECOND_BAR:,}",
                     median(reached) >= OWN_PER_SECOND_BAR)
     for shown, all_done in (("at the fixed rate", [done.steady for done in rounds]),
-                            ("as fast as it answers", [done.fast for done in rounds])):
+                            ("at full speed", [done.fast for done in rounds])):
         # Calls per CPU-second are the inverse of CPU per call.
         share = [1 / ratio for ratio in to_nginx(all_done, "plimsoll", cpu_us)]
         if share:
@@ -156,18 +156,18 @@ def by_itself(section: Section, settings: Settings) -> None:
 
 
 def relayed(section: Section, settings: Settings) -> None:
-    """Calls that go on to a node, through each proxy in turn."""
+    """Calls relayed to a node, through each proxy in turn."""
     section.title = f"Gateway: {RELAYED_CALL}, relayed"
     with ExitStack() as stack:
-        node = stack.enter_context(rivals.node(section))
+        node = stack.enter_context(subjects.node(section))
         address = node.server.address
-        starts: list[Callable[[], AbstractContextManager[Rival]]] = [
-            lambda: rivals.gateway(settings, address),
-            lambda: rivals.nginx_relaying(settings, address),
-            lambda: rivals.haproxy(settings, address),
-            lambda: rivals.hyper_relay(settings, address),
+        starts: list[Callable[[], AbstractContextManager[Subject]]] = [
+            lambda: subjects.gateway(settings, address),
+            lambda: subjects.nginx_relaying(settings, address),
+            lambda: subjects.haproxy(settings, address),
+            lambda: subjects.hyper_relay(settings, address),
         ]
-        proxies = rivals.start(section, stack, starts)
+        proxies = subjects.start(section, stack, starts)
         if not proxies:
             return
         for proxy in proxies:
@@ -175,10 +175,10 @@ def relayed(section: Section, settings: Settings) -> None:
         rate = steady_rate(section, proxies, RELAYED_CALL)
         section.method = (
             f"The same request to all, {CONNECTIONS} connections. The node behind all of them is "
-            "echo-node, on the generator's processor and ahead of it: it gives each call's own id "
-            "back, which a gateway insists on. Latency counts from the instant at which a call was "
-            "due; added is what a proxy's round has beyond the same round straight to the node, at "
-            f"half of what the slowest proxy reaches; {settings.rounds()}."
+            "echo-node, on the generator's processor with priority over it: it returns each call's "
+            "id, as the gateway requires. Latency is measured from the instant at which a call was "
+            "due; added latency is the difference to the same round directly to the node, at half "
+            f"of the slowest proxy's capacity; {settings.rounds()}."
         )
         rounds = measure_rounds(section, settings, proxies, RELAYED_CALL, rate, (node,))
     names = [proxy.name for proxy in proxies]
@@ -193,7 +193,7 @@ def relayed(section: Section, settings: Settings) -> None:
 def added_latency(
     section: Section, rounds: list[Round], node: str, names: list[str], rate: int
 ) -> None:
-    """How much later answers come through each proxy."""
+    """Tabulates the latency that each proxy adds."""
     table = section.table(f"latency at {rate:,}/s, µs", "p50", "p99", "added p50", "added p99")
     steady = [done.steady for done in rounds if node in done.steady]
 
@@ -210,7 +210,7 @@ def added_latency(
         table.add(name, *cells)
     both = [done for done in steady if "plimsoll" in done and "nginx" in done]
     for percentile in ("p50", "p99"):
-        # Where nginx added nothing, the round was noise and has no ratio.
+        # A round in which nginx added no latency is noise and has no ratio.
         ratios = [
             added(done, "plimsoll", percentile) / added(done, "nginx", percentile)
             for done in both if added(done, "nginx", percentile) > 0
@@ -221,34 +221,34 @@ def added_latency(
 
 
 def two_workers(section: Section, settings: Settings) -> None:
-    """The same calls to one worker, and to two of which one shares the generator's processor."""
+    """The same calls with one worker, and with two, one of which shares the generator's processor."""
     section.title = f"Gateway: two workers against one, {OWN_CALL}"
     with ExitStack() as stack:
-        node = stack.enter_context(rivals.node(section))
+        node = stack.enter_context(subjects.node(section))
         pair = []
         for workers, name in ((1, "one worker"), (2, "two workers")):
-            begun = rivals.gateway(settings, node.server.address, workers)
-            pair.append(Rival(name, stack.enter_context(begun).server))
+            begun = subjects.gateway(settings, node.server.address, workers)
+            pair.append(Subject(name, stack.enter_context(begun).server))
         rate = steady_rate(section, pair, OWN_CALL)
         section.method = (
-            f"{CONNECTIONS} connections. There are two processors in all: of two workers, the second "
-            "has only what the generator leaves of its processor, so that calls/s show no doubling "
-            "on this machine. What can be seen is whether a call costs more when workers run side "
-            f"by side; busy is a share of one processor; {settings.rounds()}."
+            f"{CONNECTIONS} connections. The machine has only two processors: the second worker gets "
+            "what the generator leaves of its processor, so calls/s cannot double. The figures show "
+            "whether a call costs more with two workers; busy is a share of one processor; "
+            f"{settings.rounds()}."
         )
         rounds = measure_rounds(section, settings, pair, OWN_CALL, rate)
-    table = section.table("gateway", "calls/s", "busy %", "calls per CPU-second then",
+    table = section.table("gateway", "calls/s", "busy %", "calls per CPU-second at that rate",
                           f"calls per CPU-second at {rate:,}/s")
     fast, steady = [done.fast for done in rounds], [done.steady for done in rounds]
 
     def per_cpu_second(calls: Calls) -> float:
         return 1e6 / calls.cpu_us
 
-    for rival in pair:
-        table.add(rival.name, spread(each(fast, rival.name, per_second), 0),
-                  spread(each(fast, rival.name, busy), 0),
-                  spread(each(fast, rival.name, per_cpu_second), 0),
-                  spread(each(steady, rival.name, per_cpu_second), 0))
+    for subject in pair:
+        table.add(subject.name, spread(each(fast, subject.name, per_second), 0),
+                  spread(each(fast, subject.name, busy), 0),
+                  spread(each(fast, subject.name, per_cpu_second), 0),
+                  spread(each(steady, subject.name, per_cpu_second), 0))
 
     def scaled(all_done: list[dict[str, Calls]], figure: Figure) -> str:
         both = [done for done in all_done if len(done) == len(pair)]
@@ -259,21 +259,21 @@ def two_workers(section: Section, settings: Settings) -> None:
 
 
 def memory(section: Section, settings: Settings) -> None:
-    """What idle connections hold, and whether calls leave anything behind."""
+    """Memory of idle connections, and growth with the number of calls."""
     section.title = "Gateway: memory"
-    section.method = "The kernel's VmRSS and VmHWM of the gateway."
+    section.method = "VmRSS and VmHWM of the gateway, from the kernel."
     table = section.table("gateway", "MiB", "peak MiB")
 
-    def add(what: str, gateway: Rival) -> float:
+    def add(what: str, gateway: Subject) -> float:
         held = gateway.resident() / MIB
         table.add(what, f"{held:.1f}", f"{gateway.resident_peak() / MIB:.1f}")
         say(f"gateway, memory: {what}, {held:.1f} MiB")
         return held
 
-    with rivals.node(section) as node:
+    with subjects.node(section) as node:
         allow_descriptors()
-        with rivals.gateway(settings, node.server.address) as gateway:
-            add("as started", gateway)
+        with subjects.gateway(settings, node.server.address) as gateway:
+            add("at startup", gateway)
             idle = [one_call(gateway) for _ in range(IDLE_CONNECTIONS)]
             open_files = len(list(Path(f"/proc/{gateway.server.pid}/fd").iterdir()))
             held = add(f"with {len(idle):,} idle connections, each after one call", gateway)
@@ -284,7 +284,7 @@ def memory(section: Section, settings: Settings) -> None:
             section.bar(f"with {IDLE_CONNECTIONS:,} idle connections", f"{held:.1f} MiB",
                         f"≤ {IDLE_BAR_MIB} MiB", held <= IDLE_BAR_MIB)
         total = settings.gateway_calls
-        with rivals.gateway(settings, node.server.address) as gateway:
+        with subjects.gateway(settings, node.server.address) as gateway:
             many_calls(section, gateway, total // 10)
             early = add(f"after {total // 10:,} relayed calls", gateway)
             many_calls(section, gateway, total - total // 10)
@@ -294,7 +294,7 @@ def memory(section: Section, settings: Settings) -> None:
 
 
 def allow_descriptors() -> None:
-    """So that this program, and the gateway that it starts, may hold as many connections."""
+    """Raises the descriptor limit of this program, and of the gateway that it starts."""
     needed = IDLE_CONNECTIONS + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed:
@@ -302,11 +302,11 @@ def allow_descriptors() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(needed, hard)))
     except (OSError, ValueError) as error:
-        raise CouldNotRun(f"may open {hard:,} files and needs {needed:,}: {error}") from error
+        raise CouldNotRun(f"needs {needed:,} file descriptors, the limit is {hard:,}: {error}") from error
 
 
-def one_call(gateway: Rival) -> http.client.HTTPConnection:
-    """A connection that has done one call and stays open."""
+def one_call(gateway: Subject) -> http.client.HTTPConnection:
+    """A connection that has made one call and stays open."""
     connection = http.client.HTTPConnection(gateway.server.address, timeout=10)
     headers = {"Content-Type": CONTENT_TYPE}
     try:
@@ -317,7 +317,7 @@ def one_call(gateway: Rival) -> http.client.HTTPConnection:
     return connection
 
 
-def many_calls(section: Section, gateway: Rival, count: int) -> None:
-    """So many relayed calls, as fast as they are answered."""
+def many_calls(section: Section, gateway: Subject, count: int) -> None:
+    """Makes this many relayed calls at full speed."""
     load = ["--users", CONNECTIONS, "--requests", count]
-    gateway.ask(section, RELAYED_CALL, load, count / SLOWEST_PER_SECOND)
+    gateway.run(section, RELAYED_CALL, load, count / SLOWEST_PER_SECOND)

@@ -1,4 +1,4 @@
-"""The generators that are compared: how each is asked for the same load, and how it answers."""
+"""The load generators: command lines for the same load, and parsers of their output."""
 
 import json
 import re
@@ -10,28 +10,28 @@ from pathlib import Path
 from .processes import CouldNotRun, Finished, run_generator
 from .settings import CONNECTIONS, CONTENT_TYPE, PLIMSOLL, REQUEST, own_program
 
-# plimsoll's exit codes that come with a summary: held, run invalid, objective missed.
+# plimsoll's exit codes with a summary: passed, run invalid, objective missed.
 WITH_SUMMARY = (0, 98, 99)
 
 
 @dataclass
 class Exchanges:
-    """How much a generator did, and what that cost."""
+    """What a generator completed, and its cost."""
 
     done: int
     failed: int
     finished: Finished
-    # Time in which it sent, where that is not the asked time.
+    # Duration of the load.
     seconds: float
 
     @property
     def cpu_us(self) -> float:
-        """User and system time of the whole process, for each exchange."""
+        """User and system time of the whole process, per exchange."""
         return self.finished.cpu_seconds * 1e6 / self.done
 
     @property
     def user_us(self) -> float:
-        """The user part of it."""
+        """User time per exchange."""
         return self.finished.user_seconds * 1e6 / self.done
 
     @property
@@ -41,12 +41,12 @@ class Exchanges:
 
 
 def plimsoll(args: list, seconds: float) -> tuple[dict, Finished]:
-    """Runs plimsoll; its summary, and what it cost."""
+    """Runs plimsoll; returns its summary and its cost."""
     command = [PLIMSOLL, "run", "--no-out", "--format", "json", *args]
     finished = run_generator(command, seconds)
     if finished.code not in WITH_SUMMARY:
-        said = finished.err.strip().splitlines()[-1:] or ["nothing"]
-        raise CouldNotRun(f"plimsoll ended with code {finished.code} and said: {said[0]}")
+        message = finished.err.strip().splitlines()[-1:] or ["no message"]
+        raise CouldNotRun(f"plimsoll exited with code {finished.code}: {message[0]}")
     try:
         return json.loads(finished.out), finished
     except json.JSONDecodeError as error:
@@ -54,12 +54,12 @@ def plimsoll(args: list, seconds: float) -> tuple[dict, Finished]:
 
 
 def posting(address: str) -> list[str]:
-    """plimsoll's flags for the bench's one request."""
+    """plimsoll's flags for the benchmark request."""
     return ["--url", f"http://{address}/", "--body", REQUEST, "-H", f"Content-Type: {CONTENT_TYPE}"]
 
 
-def doubts(summary: dict) -> str:
-    """What plimsoll itself holds against a run; empty when nothing."""
+def invalid_because(summary: dict) -> str:
+    """Why plimsoll reports a run as invalid; empty if it is valid."""
     verdict = summary["verdict"]
     if verdict["valid"]:
         return ""
@@ -73,13 +73,13 @@ class Generator:
 
     name: str
     program: str | Path
-    # Address, seconds and a folder for files → its arguments.
+    # (address, seconds, folder for files) → arguments.
     arguments: Callable[[str, int, Path], list]
-    # Output → exchanges done, exchanges failed.
+    # Output → (exchanges done, exchanges failed).
     read: Callable[[str], tuple[int, int]]
 
-    def is_there(self) -> bool:
-        """Whether it can be run here."""
+    def is_installed(self) -> bool:
+        """Whether the program is installed."""
         return shutil.which(self.program) is not None
 
     def run(self, address: str, seconds: int, folder: Path) -> Exchanges:
@@ -87,22 +87,22 @@ class Generator:
         command = [self.program, *self.arguments(address, seconds, folder)]
         finished = run_generator(command, seconds)
         if finished.code not in (WITH_SUMMARY if self.name == "plimsoll" else (0,)):
-            said = (finished.err or finished.out).strip().splitlines()[-1:] or ["nothing"]
-            raise CouldNotRun(f"{self.name} ended with code {finished.code} and said: {said[0]}")
+            message = (finished.err or finished.out).strip().splitlines()[-1:] or ["no message"]
+            raise CouldNotRun(f"{self.name} exited with code {finished.code}: {message[0]}")
         try:
             done, failed = self.read(finished.out)
         except (ValueError, KeyError, TypeError) as error:
-            raise CouldNotRun(f"{self.name}'s output is not understood: {error}") from error
+            raise CouldNotRun(f"{self.name}'s output could not be parsed: {error}") from error
         if done == 0:
             raise CouldNotRun(f"{self.name} completed no exchange")
         return Exchanges(done, failed, finished, seconds)
 
 
 def number(pattern: str, text: str, default: int | None = None) -> int:
-    """The sum of all numbers that a pattern's group finds."""
+    """The sum of all numbers matched by a pattern's group."""
     found = re.findall(pattern, text, re.MULTILINE)
     if not found and default is None:
-        raise ValueError(f"nothing like {pattern}")
+        raise ValueError(f"no match for {pattern}")
     return sum(map(int, found)) if found else default
 
 
@@ -173,7 +173,7 @@ def read_bare(out: str) -> tuple[int, int]:
 
 
 def closed_model() -> list[Generator]:
-    """All generators of the closed model, plimsoll first and its floor last."""
+    """All generators of the closed model, plimsoll first and the bare loop last."""
     return [
         Generator("plimsoll", PLIMSOLL, plimsoll_arguments, read_plimsoll),
         Generator("wrk", "wrk", wrk_arguments, read_wrk),

@@ -1,4 +1,4 @@
-"""The machine: what it is, what is installed on it, and how much of it the host took away."""
+"""The machine: its description, installed tools, and time stolen by the host."""
 
 import os
 import platform
@@ -12,23 +12,23 @@ from pathlib import Path
 from .processes import CouldNotRun
 from .settings import GENERATOR_CPU, PLIMSOLL, ROOT, SERVER_CPU
 
-# Program → Debian package. oha is in none: it takes part where it is installed.
+# Program → Debian package. oha is not packaged: it is included if installed.
 PACKAGES = {
     "wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nginx": "nginx-light",
     "haproxy": "haproxy",
 }
-# Above it, something else is running.
+# Above this load average, something else is running.
 QUIET_LOAD = 0.3
 
 
 def say(text: str) -> None:
-    """Tells how far it is; figures go to stdout."""
+    """Reports progress on stderr; results go to stdout."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def install_missing() -> None:
-    """Installs the programs to compare with; what cannot be had is left out where it is used."""
-    # sbin is not on everybody's path, and nginx lives there.
+    """Installs the programs to compare with; those that cannot be installed are left out."""
+    # nginx is in sbin, which is not on every user's path.
     os.environ["PATH"] += os.pathsep + "/usr/sbin"
     missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
     if not missing:
@@ -47,7 +47,7 @@ def install_missing() -> None:
 
 
 def build() -> None:
-    """Builds the product and the programs of this package, in release."""
+    """Builds Plimsoll and the programs of this package in release mode."""
     for folder in (ROOT, ROOT / "bench"):
         say(f"building {folder}")
         command = ["cargo", "build", "--release", "--locked", "--quiet"]
@@ -60,15 +60,15 @@ def build() -> None:
 
 
 def keep_off_the_generators_cpu() -> None:
-    """Pins this program beside the servers, or says that the machine is too small."""
+    """Pins this program to the servers' processor; fails if the machine has only one."""
     usable = os.sched_getaffinity(0)
     if not {SERVER_CPU, GENERATOR_CPU} <= usable:
-        raise CouldNotRun(f"needs processors {SERVER_CPU} and {GENERATOR_CPU}, may use {usable}")
+        raise CouldNotRun(f"needs processors {SERVER_CPU} and {GENERATOR_CPU}, may only use {usable}")
     os.sched_setaffinity(0, {SERVER_CPU})
 
 
 def facts() -> list[tuple[str, str]]:
-    """The machine as name and value; to be asked before anything is built or run."""
+    """The machine as pairs of name and value; call before anything is built or run."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
     load = os.getloadavg()[0]
@@ -83,7 +83,7 @@ def facts() -> list[tuple[str, str]]:
 
 
 def first_line(command: list) -> str:
-    """What a program says about itself first, on either output."""
+    """The first line of a program's output, without its copyright."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -93,14 +93,14 @@ def first_line(command: list) -> str:
 
 
 def versions() -> list[tuple[str, str]]:
-    """What is compared, as name and version."""
+    """Names and versions of the programs compared."""
     commit = first_line(["git", "-C", ROOT, "describe", "--always", "--dirty"])
     found = [
         ("plimsoll", f"{first_line([PLIMSOLL, '--version'])}, commit {commit}"),
         ("nginx", first_line(["nginx", "-v"]).removeprefix("nginx version: ")),
         ("HAProxy", first_line(["haproxy", "-v"])),
         ("wrk", first_line(["wrk", "-v"])),
-        # hey knows no version; its package does.
+        # hey has no version flag; its package has a version.
         ("hey", first_line(["dpkg-query", "-W", "-f", "${Version}", "hey"])),
         ("h2load", first_line(["h2load", "--version"])),
     ]
@@ -111,18 +111,18 @@ def versions() -> list[tuple[str, str]]:
 
 @dataclass
 class Processors:
-    """What all processors have spent since boot, in the kernel's ticks."""
+    """Time of all processors since boot, in ticks."""
 
     total: int
     stolen: int
 
     @staticmethod
     def now() -> "Processors":
-        """Up to this instant."""
+        """Reads the current values."""
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
         ticks = [int(field) for field in fields]
         return Processors(total=sum(ticks), stolen=ticks[7])
 
     def stolen_since(self, before: "Processors") -> float:
-        """The share that the host gave to others."""
+        """The share of time stolen by the host."""
         return (self.stolen - before.stolen) / max(1, self.total - before.total)

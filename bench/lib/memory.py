@@ -1,6 +1,6 @@
-"""Memory: it must not grow with the number of requests, and little with the number of targets."""
+"""Memory: must not grow with the number of requests, and only little with the number of targets."""
 
-from .generators import doubts, plimsoll, posting
+from .generators import invalid_because, plimsoll, posting
 from .machine import say
 from .processes import Finished, nginx
 from .settings import CONNECTIONS, CONTENT_TYPE, REQUEST, Settings
@@ -9,20 +9,20 @@ from .tables import Section, Table
 MIB = 1 << 20
 REQUESTS_BAR_MIB = 64
 TARGETS_BAR_MIB = 256
-# Histograms grow as rarer values appear; memory for each request would be megabytes by the million.
+# Histograms grow as rarer values appear; a leak per request would add megabytes per million.
 EQUAL_WITHIN_MIB = 4
 TARGETS = 1000
 TARGETS_RATE = 5000
 TARGETS_SECONDS = 10
-# Slower than this, a run is taken for hanging.
+# A run that is slower than this is considered hung.
 SLOWEST_PER_SECOND = 10_000
 
 
 def measure(section: Section, settings: Settings) -> None:
-    """Peak resident size of three runs."""
+    """Measures the peak resident size of three runs."""
     section.title = "Memory: peak resident size"
-    section.method = "The kernel's VmHWM of the process; beside it what plimsoll says of itself."
-    table = section.table("run", "MiB", "by its own account", "requests ok", "requests/s")
+    section.method = "The kernel's VmHWM of the process, and the peak that plimsoll itself reports."
+    table = section.table("run", "MiB", "reported by plimsoll", "requests ok", "requests/s")
     with nginx(settings) as address:
         peaks = []
         for count in settings.memory_requests:
@@ -38,7 +38,7 @@ def measure(section: Section, settings: Settings) -> None:
     section.bar(f"peak of {more}", f"{peaks[1]:.1f} MiB", bar, peaks[1] < REQUESTS_BAR_MIB)
     growth = peaks[1] - peaks[0]
     section.bar(
-        f"{more} beyond {fewer}", f"{growth:.1f} MiB", f"≤ {EQUAL_WITHIN_MIB} MiB",
+        f"growth from {fewer} to {more}", f"{growth:.1f} MiB", f"≤ {EQUAL_WITHIN_MIB} MiB",
         growth <= EQUAL_WITHIN_MIB,
     )
     bar = f"< {TARGETS_BAR_MIB} MiB"
@@ -46,7 +46,7 @@ def measure(section: Section, settings: Settings) -> None:
 
 
 def add(section: Section, table: Table, run: str, summary: dict, finished: Finished) -> float:
-    """A run's row; its peak in MiB."""
+    """Adds a run's row; returns its peak in MiB."""
     peak = finished.rss_peak_bytes / MIB
     own = summary["generator"]["rss_peak_bytes"] / MIB
     requests = summary["requests"]
@@ -55,13 +55,13 @@ def add(section: Section, table: Table, run: str, summary: dict, finished: Finis
     say(f"memory: {run}, {peak:.1f} MiB")
     if requests["ok"] != requests["scheduled"]:
         section.note(f"{run}: {requests['failed']:,} failed, {requests['unsent']:,} unsent")
-    if doubt := doubts(summary):
-        section.note(f"{run}: plimsoll calls the run invalid: {doubt}")
+    if reason := invalid_because(summary):
+        section.note(f"{run}: plimsoll reports the run as invalid: {reason}")
     return peak
 
 
 def plan_of_many_targets(address: str) -> str:
-    """A plan in TOML: one server, a thousand targets, each with statistics of its own."""
+    """A plan with one server and a thousand targets, each with separate statistics."""
     lines = [
         'name = "many targets"',
         f'rate = "{TARGETS_RATE}/s"',

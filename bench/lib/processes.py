@@ -1,4 +1,4 @@
-"""Starts programs, measures what they cost, and leaves none behind."""
+"""Starts programs, measures their cost, and stops them."""
 
 import os
 import shutil
@@ -14,22 +14,22 @@ from pathlib import Path
 
 from .settings import ANSWER, CONTENT_TYPE, GENERATOR_CPU, SERVER_CPU, Settings, own_program
 
-# How often a running program is looked at: often enough to catch its peak memory just before it
-# ends, seldom enough to cost nothing (on the server's processor).
+# How often a running program is polled: often enough to catch its peak memory just before it
+# exits, rarely enough to cost nothing (on the server's processor).
 POLL_SECONDS = 0.02
-# A server that takes no connection by then will not.
+# How long a server may take to accept connections.
 START_SECONDS = 10
-# A server that has not gone by then is killed.
+# How long a server may take to stop before it is killed.
 STOP_SECONDS = 3
 
 
 class CouldNotRun(Exception):
-    """Something is missing or failed; the rest goes on without it."""
+    """Something is missing or has failed; the rest continues."""
 
 
 @dataclass
 class Finished:
-    """What a program said, and what it cost."""
+    """The output of a program, and its cost."""
 
     code: int
     out: str
@@ -37,7 +37,7 @@ class Finished:
     cpu_seconds: float
     user_seconds: float
     wall_seconds: float
-    # VmHWM rather than ru_maxrss: the latter starts at the size of whoever forked the program.
+    # VmHWM rather than ru_maxrss: the latter starts at the size of the process that forked.
     rss_peak_bytes: int
 
 
@@ -47,7 +47,7 @@ def pinned(cpu: int, argv: list) -> list[str]:
 
 
 def run_generator(argv: list, seconds: float) -> Finished:
-    """Runs a generator to its end on its processor; `seconds` is how long it should take."""
+    """Runs a generator on its processor until it exits; `seconds` is its expected run time."""
     command = pinned(GENERATOR_CPU, argv)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
@@ -56,7 +56,7 @@ def run_generator(argv: list, seconds: float) -> Finished:
         except OSError as error:
             raise CouldNotRun(f"{argv[0]}: {error}") from error
         try:
-            # Twice the time and a minute: a program that hangs must not hang the bench.
+            # Twice the time plus a minute: a hanging program must not hang the bench.
             usage, peak = reap(process, started + 2 * seconds + 60)
         finally:
             if process.returncode is None:
@@ -65,8 +65,8 @@ def run_generator(argv: list, seconds: float) -> Finished:
         wall = time.monotonic() - started
         return Finished(
             code=process.returncode,
-            out=whole(out),
-            err=whole(err),
+            out=content_of(out),
+            err=content_of(err),
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             user_seconds=usage.ru_utime,
             wall_seconds=wall,
@@ -74,14 +74,14 @@ def run_generator(argv: list, seconds: float) -> Finished:
         )
 
 
-def whole(file) -> str:
-    """All that was written to a file."""
+def content_of(file) -> str:
+    """The whole content of a file."""
     file.seek(0)
     return file.read().decode(errors="replace")
 
 
 def reap(process: subprocess.Popen, deadline: float):
-    """Waits for the end; the whole process's usage and its peak resident size in bytes."""
+    """Waits for a process to exit; returns its resource usage and its peak resident size in bytes."""
     peak = 0
     while True:
         peak = max(peak, status_bytes(process.pid, "VmHWM"))
@@ -90,12 +90,12 @@ def reap(process: subprocess.Popen, deadline: float):
             process.returncode = os.waitstatus_to_exitcode(status)
             return usage, peak
         if time.monotonic() > deadline:
-            raise CouldNotRun(f"{' '.join(process.args[3:5])} did not end in time")
+            raise CouldNotRun(f"{' '.join(process.args[3:5])} did not exit in time")
         time.sleep(POLL_SECONDS)
 
 
 def status_bytes(pid: int, name: str) -> int:
-    """One of the kernel's figures of a process's memory; 0 when it has ended."""
+    """A memory figure from /proc/PID/status, in bytes; 0 if the process has exited."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
@@ -106,7 +106,7 @@ def status_bytes(pid: int, name: str) -> int:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """A free port on the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -114,7 +114,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server that runs."""
+    """A running server."""
 
     address: str
     pid: int
@@ -122,7 +122,7 @@ class Server:
 
 @contextmanager
 def running(argv: list, port: int, cpus: str = str(SERVER_CPU)) -> Iterator[Server]:
-    """Keeps a server running on these processors."""
+    """Runs a server on these processors."""
     with tempfile.TemporaryFile() as err:
         try:
             process = subprocess.Popen(
@@ -144,19 +144,19 @@ def running(argv: list, port: int, cpus: str = str(SERVER_CPU)) -> Iterator[Serv
 
 @contextmanager
 def server(argv: list, port: int) -> Iterator[str]:
-    """Keeps a server running on its processor; gives its address."""
+    """Runs a server on its processor; yields its address."""
     with running(argv, port) as started:
         yield started.address
 
 
 def wait_until_it_listens(process: subprocess.Popen, argv: list, port: int, err) -> None:
-    """Returns when the port takes a connection."""
+    """Waits until the port accepts a connection."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said = whole(err).strip().splitlines()[-1:] or ["nothing"]
+            message = content_of(err).strip().splitlines()[-1:] or ["no message"]
             raise CouldNotRun(
-                f"{argv[0]} ended at once, with code {process.returncode}, and said: {said[0]}"
+                f"{argv[0]} exited at once with code {process.returncode}: {message[0]}"
             )
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -167,14 +167,14 @@ def wait_until_it_listens(process: subprocess.Popen, argv: list, port: int, err)
 
 
 def first_child(pid: int) -> int:
-    """The first process that a process has started; nginx listens before its worker is there."""
+    """Waits for the first child of a process: nginx listens before it has started its worker."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if found := children.read_text().split():
             return int(found[0])
         time.sleep(POLL_SECONDS)
-    raise CouldNotRun(f"process {pid} started no other")
+    raise CouldNotRun(f"process {pid} has started no child")
 
 
 NGINX = """
@@ -204,8 +204,8 @@ http {{
 
 
 @contextmanager
-def nginx_that(settings: Settings, action: str, upstream: str = "") -> Iterator[Server]:
-    """One nginx worker that does `action` with every request; what is given is the worker's."""
+def nginx_with_action(settings: Settings, action: str, upstream: str = "") -> Iterator[Server]:
+    """Runs nginx with one worker that applies `action` to every request; yields the worker."""
     if not shutil.which("nginx"):
         raise CouldNotRun("nginx is not installed")
     port = free_port()
@@ -222,14 +222,14 @@ def nginx_that(settings: Settings, action: str, upstream: str = "") -> Iterator[
 
 @contextmanager
 def nginx(settings: Settings) -> Iterator[str]:
-    """The server that is asked: one worker that answers from its configuration."""
-    with nginx_that(settings, f"return 200 '{ANSWER}';") as worker:
+    """Runs nginx with one worker that answers from its configuration; yields its address."""
+    with nginx_with_action(settings, f"return 200 '{ANSWER}';") as worker:
         yield worker.address
 
 
 @contextmanager
 def stall_server(period: int, hold: int) -> Iterator[str]:
-    """The server that holds its answers for `hold` in every `period` seconds."""
+    """Runs the server that holds its answers for `hold` in every `period` seconds."""
     port = free_port()
     argv = [own_program("stall-server"), f"127.0.0.1:{port}", period, hold]
     with server(argv, port) as address:

@@ -1,4 +1,4 @@
-"""How long and how often is measured, and where things are."""
+"""Lengths and repetitions of the measurements, paths, and constants."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLIMSOLL = ROOT / "target/release/plimsoll"
 RESULTS = ROOT / "bench/results/latest.md"
 
-# A server and a generator on one processor would measure the scheduler.
+# With server and generator on one processor, the scheduler would be measured.
 SERVER_CPU = 0
 GENERATOR_CPU = 1
 
@@ -18,13 +18,13 @@ CONNECTIONS = 64
 
 
 def own_program(name: str) -> Path:
-    """One of this package's own programs."""
+    """The path of a program from bench/src/bin."""
     return ROOT / "bench/target/release" / name
 
 
 @dataclass
 class Settings:
-    """One invocation's choices."""
+    """The settings of one invocation."""
 
     quick: bool
     runs: int
@@ -34,14 +34,14 @@ class Settings:
     background_requests: int
     gateway_calls: int
     folder: Path
-    # Requests per second that the closed section saw; the open section takes half of it.
+    # Requests per second reached in the closed section; the open section runs at half of it.
     capacity: float | None = None
-    # Limit of connections in the open section: those that its capacity was measured with.
+    # Connection limit of the open section: the number its capacity was measured with.
     open_connections: int = 64
 
     @staticmethod
     def chosen(quick: bool, full: bool, runs: int | None, folder: Path) -> "Settings":
-        """What the flags ask for."""
+        """The settings that the flags select."""
         background = 1_000_000 if full else 25_000 if quick else 300_000
         return Settings(
             quick=quick,
@@ -56,13 +56,13 @@ class Settings:
         )
 
     def rounds(self) -> str:
-        """How figures were joined, as part of a sentence."""
+        """How the rounds are aggregated, as part of a sentence."""
         if self.runs == 1:
             return "one round"
         return f"median of {self.runs} rounds, lowest and highest in brackets"
 
     def described(self) -> str:
-        """One line for the results' head."""
+        """One line for the head of the results."""
         length = "quick: too short to be quoted" if self.quick else "full length"
         rounds = "round" if self.runs == 1 else "rounds"
         return f"{self.runs} paired {rounds} of {self.seconds} s, {length}"

@@ -1,6 +1,6 @@
-"""Truth: the latency of a server that stalls, against what arithmetic says it is."""
+"""Accuracy: reported latency of a stalling server, compared with its calculated value."""
 
-from .generators import doubts, plimsoll, posting
+from .generators import invalid_because, plimsoll, posting
 from .machine import say
 from .processes import stall_server
 from .settings import Settings
@@ -15,22 +15,22 @@ DEVIATION_BAR = 0.02
 
 
 def truth_ms(quantile: float) -> float:
-    """The share `hold / period` of arrivals is held, evenly spread over 0 … hold."""
+    """The share `hold / period` of arrivals is held, with latency spread evenly over 0 … hold."""
     held_share = HOLD_SECONDS / PERIOD_SECONDS
     return 1e3 * HOLD_SECONDS * (1 - (1 - quantile) / held_share)
 
 
 def measure(section: Section, settings: Settings) -> None:
-    """One run for each limit of connections: the truth is exact, so one run is enough."""
+    """One run per connection limit: the true value is exact, so one run is enough."""
     section.title = (
-        f"Truth: a server that holds every answer for {HOLD_SECONDS} s in every {PERIOD_SECONDS} s"
+        f"Accuracy: a server that holds every answer for {HOLD_SECONDS} s in every {PERIOD_SECONDS} s"
     )
     section.method = (
-        f"{RATE:,}/s for {settings.stall_seconds} s, which are whole periods; ms. Service time is "
-        "what a generator reports that does not count from the planned instant."
+        f"{RATE:,}/s for {settings.stall_seconds} s, a whole number of periods; ms. Service time is "
+        "what a generator reports that does not measure from the planned instant."
     )
     table = section.table(
-        "connections", "percentile", "truth", "latency", "deviation", "service time", ""
+        "connections", "percentile", "true value", "latency", "deviation", "service time", ""
     )
     for limit in CONNECTION_LIMITS:
         with stall_server(PERIOD_SECONDS, HOLD_SECONDS) as address:
@@ -56,5 +56,5 @@ def measure(section: Section, settings: Settings) -> None:
             f"{limit} connections: {requests['scheduled']:,} scheduled, {requests['unsent']:,} "
             f"unsent, {requests['failed']:,} failed; {summary['connections']['opened']:,} opened"
         )
-        if doubt := doubts(summary):
-            section.note(f"{limit} connections: plimsoll calls the run invalid: {doubt}")
+        if reason := invalid_because(summary):
+            section.note(f"{limit} connections: plimsoll reports the run as invalid: {reason}")

@@ -1,4 +1,4 @@
-"""Sections of figures: as text for a terminal and as Markdown."""
+"""Sections of results, rendered for a terminal and as Markdown."""
 
 import textwrap
 from dataclasses import dataclass, field
@@ -9,19 +9,19 @@ WIDTH = 100
 
 @dataclass
 class Table:
-    """Rows under a head; the first column is text, the others are figures."""
+    """A table with a header row; the first column is text, the others are figures."""
 
     head: list[str]
     rows: list[list[str]] = field(default_factory=list)
 
     def add(self, *cells) -> None:
-        """One more row."""
-        assert len(cells) == len(self.head), "a row has a cell for each column"
+        """Appends a row."""
+        assert len(cells) == len(self.head), "one cell per column"
         self.rows.append([str(cell) for cell in cells])
 
 
 class Section:
-    """What one section measured; it is filled while it is measured."""
+    """The results of one section, filled in while it runs."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -31,25 +31,25 @@ class Section:
         self.notes: list[str] = []
 
     def table(self, *head: str) -> Table:
-        """A new table at the end."""
+        """Appends a table."""
         self.tables.append(Table(list(head)))
         return self.tables[-1]
 
     def bar(self, figure: str, value: str, bar: str, held: bool) -> None:
-        """A figure against what it must come up to."""
+        """Appends a figure with its bar."""
         self.bars.add(figure, value, bar, "ok" if held else "over")
 
     def note(self, text: str) -> None:
-        """A sentence below the tables."""
+        """Appends a note below the tables."""
         self.notes.append(text)
 
     def all_tables(self) -> list[Table]:
-        """The tables that have rows, the bars last."""
+        """The non-empty tables, the bars last."""
         return [table for table in [*self.tables, self.bars] if table.rows]
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """The median, and how far the rounds were apart."""
+    """The median, with the lowest and highest value in brackets."""
     if not values:
         return "–"
     shown = f"{median(values):,.{digits}f}"
@@ -59,7 +59,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def terminal(section: Section) -> str:
-    """For reading on a terminal: aligned columns."""
+    """The section as text with aligned columns."""
     parts = [f"\n== {section.title}", *textwrap.wrap(section.method, WIDTH)]
     for table in section.all_tables():
         lines = [table.head, *table.rows]
@@ -73,8 +73,8 @@ def terminal(section: Section) -> str:
 
 
 def markdown(facts: list[tuple[str, str]], sections: list[Section]) -> str:
-    """The results file."""
-    parts = ["# Figures by bench/run", "", "What they mean: [README](../README.md).", ""]
+    """The results file as Markdown."""
+    parts = ["# Results of bench/run", "", "What they mean: [README](../README.md).", ""]
     parts += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)]
     for section in sections:
         parts += ["", f"## {section.title}"] + (["", section.method] if section.method else [])
@@ -86,5 +86,5 @@ def markdown(facts: list[tuple[str, str]], sections: list[Section]) -> str:
 
 
 def row(cells: list[str]) -> str:
-    """A row of a Markdown table."""
+    """One row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

@@ -1,19 +1,19 @@
-//! What this bench's own servers share: a listening socket with room for a burst, and the end of a
-//! request. No program here shares code with the product.
+//! Shared by the benchmark's servers: a listener with a long backlog, and request framing. The programs
+//! here share no code with Plimsoll.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-/// Connections that the kernel completes before they are accepted: a thousand may come at once.
-/// The kernel cuts it to net.core.somaxconn.
+/// Accept backlog: a thousand connections may arrive at once. The kernel caps it at
+/// net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// A non-blocking listener, in a process that may open as many files as the kernel lets it.
+/// Opens a non-blocking listener, and raises the descriptor limit to its hard limit.
 pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
@@ -22,7 +22,7 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Where the body of the first request begins and ends, when it is whole.
+/// The range of the first request's body; `None` if the request is incomplete.
 pub fn request_body(bytes: &[u8]) -> io::Result<Option<std::ops::Range<usize>>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);

@@ -1,8 +1,7 @@
-//! The floor for a generator: one thread that writes a request and reads its answer, over and over.
+//! The lower bound for a load generator: one thread that writes a request and reads its answer in a loop.
 //!
-//! It records nothing, times nothing and judges nothing but the status; what it costs is what the
-//! kernel and the reading of a response head cost. A load generator can come near it and cannot be
-//! below it. Usage: `bare-loop ADDR CONNECTIONS SECONDS`; one line of JSON on stdout.
+//! It records nothing, times nothing and checks only the status, so its cost is that of the kernel and
+//! of parsing response heads. No load generator can cost less. Usage: `bare-loop ADDR CONNECTIONS SECONDS`; one line of JSON on stdout.
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -14,9 +13,9 @@ use std::time::{Duration, Instant};
 
 const BODY: &str = r#"{"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":1}"#;
 const USAGE: &str = "usage: bare-loop ADDR CONNECTIONS SECONDS";
-/// An answer of this bench has 200 bytes; one that does not fit is an error.
+/// Answers in this benchmark have 200 bytes; one that does not fit is an error.
 const ANSWER_BYTES_MAX: usize = 4096;
-/// As many events as a turn of the loop takes; 64 connections never fill it.
+/// Events per poll; 64 connections never fill it.
 const EVENTS_MAX: usize = 1024;
 
 struct Connection {
@@ -35,19 +34,21 @@ impl Connection {
     }
 
     fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        // The socket's buffer is empty: the answer to the last request has been read.
+        // The socket's buffer is empty, because the answer to the previous request has been read.
         match self.stream.write(request)? {
             n if n == request.len() => Ok(()),
             n => Err(io::Error::other(format!("only {n} bytes of a request were accepted"))),
         }
     }
 
-    /// Reads until the answer is whole (true) or the socket is empty (false).
+    /// Reads until the answer is complete (true) or the socket is empty (false).
     fn receive(&mut self) -> io::Result<bool> {
         loop {
             match self.stream.read(&mut self.input[self.filled..]) {
                 Ok(0) => {
-                    return Err(io::Error::other("the connection ended, or an answer is too long"));
+                    return Err(io::Error::other(
+                        "the connection closed, or an answer is too long",
+                    ));
                 }
                 Ok(n) => self.filled += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -61,7 +62,7 @@ impl Connection {
     }
 }
 
-/// How many bytes the answer has, when its head is whole.
+/// The length of the answer; `None` if its head is incomplete.
 fn answer_len(bytes: &[u8]) -> io::Result<Option<usize>> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);
@@ -91,7 +92,7 @@ fn request(addr: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Exchanges that were completed in `span`.
+/// Runs the loop for `span`; returns the number of completed exchanges.
 fn exchange(addr: &str, connections: usize, span: Duration) -> io::Result<u64> {
     let request = request(addr);
     let mut poll = Poll::new()?;

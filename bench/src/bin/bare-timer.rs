@@ -1,17 +1,16 @@
-//! The floor for pacing: a loop that sleeps until each instant of a constant rate, and does nothing.
+//! The lower bound for pacing: a loop that sleeps until each instant of a constant rate, and does nothing.
 //!
-//! How late it wakes is the machine's own lateness: timer, scheduler, host. Lag is counted for each
-//! planned instant, also for those that one late wake-up finds overdue together, which is how a load
-//! generator's lag is counted. Usage: `bare-timer RATE SECONDS`; one line of JSON on stdout, in µs.
+//! Its lateness is that of the machine: timer, scheduler, host. Lag is recorded for each planned
+//! instant, including those that one late wake-up finds overdue together, as for a load generator. Usage: `bare-timer RATE SECONDS`; one line of JSON on stdout, in µs.
 
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: bare-timer RATE SECONDS, both above 0, at most 100 million instants";
-/// Each instant's lag is kept, in 8 bytes: 800 MB at most.
+/// Each instant's lag is kept in 8 bytes: at most 800 MB.
 const INSTANTS_MAX: f64 = 1e8;
-/// The first instant, so far after the start that nothing is overdue when the loop begins.
+/// Delay of the first instant, so that nothing is overdue when the loop starts.
 const LEAD_NS: i64 = 10_000_000;
 
 fn now_ns() -> nix::Result<i64> {
@@ -21,17 +20,17 @@ fn now_ns() -> nix::Result<i64> {
 fn sleep_until(instant_ns: i64) -> nix::Result<()> {
     let until = TimeSpec::nanoseconds(instant_ns);
     match clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &until) {
-        // The instant is absolute: the loop finds that it is not due yet, and sleeps again.
+        // After EINTR the loop finds that the instant is not due yet, and sleeps again.
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// The lag of each instant, in ns.
+/// Runs the loop; returns the lag of each instant in ns.
 fn lags(rate: f64, count: usize) -> nix::Result<Vec<i64>> {
-    // The kernel lets a sleep be 50 µs late unless told otherwise.
+    // The kernel's default timer slack is 50 µs.
     nix::sys::prctl::set_timerslack(1)?;
-    // Written once before, so that no page is faulted in while it counts.
+    // Written in advance, so that no page fault happens during the loop.
     let mut lags = vec![-1; count];
     let start = now_ns()? + LEAD_NS;
     for (index, lag) in lags.iter_mut().enumerate() {
@@ -46,7 +45,7 @@ fn lags(rate: f64, count: usize) -> nix::Result<Vec<i64>> {
     Ok(lags)
 }
 
-/// The smallest value that the share `q` of all does not exceed, in µs.
+/// The nearest-rank percentile for quantile `q`, in µs.
 fn percentile(sorted: &[i64], q: f64) -> f64 {
     let rank = (sorted.len() as f64 * q).ceil() as usize;
     sorted[rank.clamp(1, sorted.len()) - 1] as f64 / 1e3

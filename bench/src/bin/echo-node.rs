@@ -1,9 +1,8 @@
-//! The node behind every proxy that is compared: one thread, epoll, an answer at once.
+//! The node behind every proxy in the comparison: one thread, epoll, immediate answers.
 //!
-//! A gateway may send ids of its own and insists on having them back, which no server that answers
-//! from its configuration does. This one reads the id out of the body and answers with it; it looks
-//! at nothing else, and holds no chain: every result is `0x1b4`, but a question for the chain's id
-//! is answered `0x1`. Usage: `echo-node ADDR`; it runs until killed.
+//! The gateway assigns its own ids and requires them in the answers, which a server that answers from
+//! its configuration cannot provide. This one extracts the id from the body and answers with it. It
+//! parses nothing else and has no chain: every result is `0x1b4`, except `0x1` for `eth_chainId`. Usage: `echo-node ADDR`; it runs until killed.
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -14,7 +13,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 const LISTENER: Token = Token(usize::MAX);
-/// What a connection may have sent and not had parsed; more closes it.
+/// Limit of unparsed bytes per connection; beyond it the connection is closed.
 const REQUEST_BYTES_MAX: usize = 4096;
 const EVENTS_MAX: usize = 1024;
 
@@ -25,7 +24,7 @@ struct Session {
 }
 
 impl Session {
-    /// Reads what is there, and answers each request that is whole.
+    /// Reads available bytes, and answers each complete request.
     fn serve(&mut self, answer: &mut Vec<u8>) -> io::Result<()> {
         loop {
             match self.stream.read(&mut self.input[self.filled..]) {
@@ -48,7 +47,7 @@ impl Session {
     }
 }
 
-/// The whole response to a JSON-RPC call.
+/// Writes the complete response to a JSON-RPC call.
 fn write_answer(call: &[u8], answer: &mut Vec<u8>) {
     let id = id_of(call).unwrap_or(b"null");
     let result = if find(call, b"\"eth_chainId\"").is_some() { "0x1" } else { "0x1b4" };
@@ -65,14 +64,15 @@ fn write_answer(call: &[u8], answer: &mut Vec<u8>) {
     answer.extend_from_slice(tail.as_bytes());
 }
 
-/// The bytes of the first member called `id`: a number, or a string without escapes.
+/// The value of the first member named `id`: a number, or a string without escapes.
 fn id_of(call: &[u8]) -> Option<&[u8]> {
     let name = b"\"id\":";
     let value = call[find(call, name)? + name.len()..].trim_ascii_start();
     let quoted = value.first() == Some(&b'"');
-    let len = match quoted {
-        true => value[1..].iter().position(|byte| *byte == b'"')? + 2,
-        false => value.iter().position(|byte| matches!(byte, b',' | b'}' | b' '))?,
+    let len = if quoted {
+        value[1..].iter().position(|byte| *byte == b'"')? + 2
+    } else {
+        value.iter().position(|byte| matches!(byte, b',' | b'}' | b' '))?
     };
     Some(&value[..len])
 }
@@ -86,7 +86,7 @@ fn accept(listener: &TcpListener, poll: &Poll, sessions: &mut Slab<Session>) -> 
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // The client gave up while it was in the backlog.
+            // The client disconnected while it was in the backlog.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => return Err(error),
         };

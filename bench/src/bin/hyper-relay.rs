@@ -1,9 +1,9 @@
-//! What relaying costs with a library: a hyper server and hyper client connections on one
+//! The cost of relaying with a library: a hyper server and hyper client connections on one
 //! current-thread runtime.
 //!
-//! It passes every request on and every answer back. It parses no JSON, chooses nothing, counts
-//! nothing, and has no timeouts: each connection from a client has one of its own to the node, so
-//! that it does not even keep a pool. Usage: `hyper-relay ADDR UPSTREAM_ADDR`; it runs until killed.
+//! It forwards every request and returns every answer. It parses no JSON, selects no route, counts
+//! nothing, and has no timeouts and no pool: each client connection has its own connection to the
+//! node. Usage: `hyper-relay ADDR UPSTREAM_ADDR`; it runs until killed.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 type Failure = Box<dyn Error + Send + Sync>;
 type Upstream = Rc<RefCell<Option<SendRequest<Full<Bytes>>>>>;
 
-/// One exchange: HTTP/1.1 has one at a time on a connection, so that the sender is always there.
+/// Relays one exchange. HTTP/1.1 has one at a time per connection, so the sender is always available.
 async fn relay(
     upstream: Upstream,
     host: Rc<str>,
@@ -53,7 +53,7 @@ async fn session(stream: TcpStream, upstream: SocketAddr) -> Result<(), Failure>
     let onward = TcpStream::connect(upstream).await?;
     onward.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(onward)).await?;
-    // It ends with the sender.
+    // The task ends when the sender is dropped.
     tokio::task::spawn_local(connection);
     let sender: Upstream = Rc::new(RefCell::new(Some(sender)));
     let host: Rc<str> = upstream.to_string().into();
@@ -66,7 +66,7 @@ async fn serve(addr: SocketAddr, upstream: SocketAddr) -> Result<(), Failure> {
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::task::spawn_local(async move {
-            // What a client did wrong is its own affair; the generator counts what failed.
+            // Errors are ignored here; the generator counts failed requests.
             let _ = session(stream, upstream).await;
         });
     }

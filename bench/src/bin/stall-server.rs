@@ -1,14 +1,13 @@
-//! A server whose truth is known: it answers at once, but holds every answer for a part of each
-//! period.
+//! A server with known latency: it answers at once, but holds every answer for part of each period.
 //!
 //! At a constant rate over whole periods, a share `hold / period` of the arrivals falls into a hold,
 //! and their latency is spread evenly over 0 … hold: with 1 s in every 10 s the 95th percentile is
-//! 500 ms, the 99th 900 ms, the 99.9th 990 ms. A generator that reports less has left out what its
-//! users would have felt. The hold lies in the middle of the period, and periods are counted from the
-//! first connection after a time without any: a run of n periods meets n whole holds.
+//! 500 ms, the 99th 900 ms, the 99.9th 990 ms. A generator that reports less omits latency that users
+//! would see. The hold is in the middle of the period, and periods start with the first connection
+//! after a time without any, so that a run of n periods meets n whole holds.
 //!
-//! Requests are read and connections accepted during a hold; what is held is answered in the order
-//! in which it came. Usage: `stall-server ADDR [PERIOD_SECONDS HOLD_SECONDS]`; it runs until killed.
+//! During a hold connections are accepted and requests read; they are answered afterwards in order of
+//! arrival. Usage: `stall-server ADDR [PERIOD_SECONDS HOLD_SECONDS]`; it runs until killed.
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -24,11 +23,11 @@ const USAGE: &str = "usage: stall-server ADDR [PERIOD_SECONDS HOLD_SECONDS], hol
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
     Content-Length: 43\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"0x15f0a\"}";
 const LISTENER: Token = Token(usize::MAX);
-/// What a connection may have sent and not had parsed; more closes it.
+/// Limit of unparsed bytes per connection; beyond it the connection is closed.
 const REQUEST_BYTES_MAX: usize = 4096;
 const EVENTS_MAX: usize = 1024;
 
-/// When answers are held.
+/// The times at which answers are held.
 struct Timetable {
     period: Duration,
     hold: Duration,
@@ -36,7 +35,7 @@ struct Timetable {
 }
 
 impl Timetable {
-    /// How much longer answers are held at `now`; nothing when they are not.
+    /// How much longer answers are held at `now`; `None` if they are not.
     fn held_for(&self, now: Instant) -> Option<Duration> {
         let phase = now.saturating_duration_since(self.origin).as_nanos() % self.period.as_nanos();
         let begin = ((self.period - self.hold) / 2).as_nanos();
@@ -52,7 +51,7 @@ struct Session {
 }
 
 impl Session {
-    /// Reads what is there; the number of requests that are whole now.
+    /// Reads available bytes; returns the number of complete requests.
     fn receive(&mut self) -> io::Result<usize> {
         let mut requests = 0;
         loop {
@@ -83,7 +82,7 @@ struct Server {
     poll: Poll,
     listener: TcpListener,
     sessions: Slab<Session>,
-    /// One entry for each answer owed, in order; an entry's session may be gone by then.
+    /// One entry per pending answer, in order; its session may have closed meanwhile.
     held: VecDeque<usize>,
     timetable: Timetable,
 }
@@ -118,13 +117,13 @@ impl Server {
         }
     }
 
-    /// How long to wait for events: without end when no answer is owed.
+    /// How long to wait for events; no limit if no answer is pending.
     fn wait(&self) -> Option<Duration> {
         if self.held.is_empty() {
             return None;
         }
         let left = self.timetable.held_for(Instant::now()).unwrap_or(Duration::ZERO);
-        // Milliseconds are all that epoll waits for; the rest of a hold is spun away.
+        // epoll has millisecond resolution; the rest of a hold is spent spinning.
         Some(Duration::from_millis(left.as_millis() as u64))
     }
 
@@ -133,7 +132,7 @@ impl Server {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // The client gave up while it was in the backlog.
+                // The client disconnected while it was in the backlog.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(error),
             };
@@ -154,7 +153,7 @@ impl Server {
         self.held.extend(std::iter::repeat_n(index, requests));
     }
 
-    /// Does something with a session, and closes it where that fails.
+    /// Applies `act` to a session, and closes the session if that fails.
     fn or_close<T>(
         &mut self,
         index: usize,
@@ -163,7 +162,7 @@ impl Server {
         let done = act(self.sessions.get_mut(index)?);
         done.map_err(|_| {
             self.sessions.remove(index);
-            // A later session under this index owes nothing yet.
+            // A later session may reuse this index, and has no pending answers.
             self.held.retain(|held| *held != index);
         })
         .ok()

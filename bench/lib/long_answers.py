@@ -1,4 +1,4 @@
-"""Short calls beside long answers: what one costs the other."""
+"""Short calls alongside long answers: the latency that long answers add."""
 
 import asyncio
 import json
@@ -10,14 +10,14 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from . import rivals
+from . import subjects
 from .machine import say
 from .processes import CouldNotRun, free_port, running
 from .settings import PLIMSOLL, Settings
 from .tables import Section, spread
 
 LONG_MIB = 50
-# Beside long answers, a short call may take this much longer than alone, at p99.
+# Bar for the latency that long answers add to short calls, at p99.
 ADDED_BAR_MS = 20
 SECONDS = 5
 PAUSE = 0.002
@@ -36,14 +36,14 @@ url = "http://{node}"
 
 
 def request(service: str) -> bytes:
-    """A call, ready to be sent."""
-    body = rivals.call("eth_blockNumber")
+    """The bytes of a call."""
+    body = subjects.call("eth_blockNumber")
     head = f"POST /v1 HTTP/1.1\r\nHost: h\r\nTarget-Service-Id: {service}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 def ask(connection: socket.socket, sent: bytes, buffer: bytearray) -> None:
-    """Sends a call and reads its answer to the end."""
+    """Sends a call and reads the whole answer."""
     connection.sendall(sent)
     read = b""
     while b"\r\n\r\n" not in read:
@@ -58,13 +58,13 @@ def ask(connection: socket.socket, sent: bytes, buffer: bytearray) -> None:
 
 
 def raise_cut_off() -> bytes:
-    """The gateway ended a connection within an answer."""
+    """Raises because the connection closed within an answer."""
     raise CouldNotRun("an answer was cut off")
 
 
 @contextmanager
 def long_node():
-    """A node whose answers are long, on a thread of its own; gives its port."""
+    """Runs a node with long answers on another thread; yields its port."""
     loop, ready, port = asyncio.new_event_loop(), threading.Event(), free_port()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,8 +72,8 @@ def long_node():
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
-                asked = json.loads(await reader.readexactly(length))
-                start = b'{"jsonrpc":"2.0","id":%d,"result":"' % asked["id"]
+                call = json.loads(await reader.readexactly(length))
+                start = b'{"jsonrpc":"2.0","id":%d,"result":"' % call["id"]
                 total = len(start) + (LONG_MIB << 20) + 2
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total + start)
                 for _ in range(LONG_MIB):
@@ -98,7 +98,7 @@ def long_node():
 
 
 def short_calls(port: int) -> list[float]:
-    """The times of short calls one after another, in milliseconds, sorted."""
+    """The durations of sequential short calls, in milliseconds, sorted."""
     times, buffer, sent = [], bytearray(1 << 16), request("eth")
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -112,7 +112,7 @@ def short_calls(port: int) -> list[float]:
 
 
 def long_calls(port: int, stop: threading.Event, done: list[int]) -> None:
-    """Long answers one after another, until it is to stop."""
+    """Requests long answers sequentially until stopped."""
     buffer, sent = bytearray(1 << 20), request("kava")
     with socket.create_connection(("127.0.0.1", port)) as connection:
         while not stop.is_set():
@@ -121,15 +121,15 @@ def long_calls(port: int, stop: threading.Event, done: list[int]) -> None:
 
 
 def measure(section: Section, settings: Settings) -> None:
-    """The p99 of short calls, alone and next to a stream of long answers."""
-    section.title = f"Gateway: short calls beside answers of {LONG_MIB} MiB"
+    """Measures short calls, alone and alongside a stream of long answers."""
+    section.title = f"Gateway: short calls alongside answers of {LONG_MIB} MiB"
     section.method = (
-        "One connection asks short calls of one node, another long answers of another node, through "
-        "one worker. Caller and long node are this program, on the other processor: with one "
-        "processor for both, what they wait for each other is in the figures."
+        "One connection makes short calls to one node, another requests long answers from another "
+        "node, through one worker. Caller and long node are both this program, on the other "
+        "processor; because they share it, the figures include their waiting for each other."
     )
     alone, beside, answers = [], [], []
-    with rivals.node(section) as node, long_node() as long, TemporaryDirectory() as folder:
+    with subjects.node(section) as node, long_node() as long, TemporaryDirectory() as folder:
         port = free_port()
         file = Path(folder) / "gateway.toml"
         file.write_text(GATEWAY.format(port=port, long=long, node=node.server.address))
@@ -143,9 +143,9 @@ def measure(section: Section, settings: Settings) -> None:
                 stop.set()
                 other.join()
                 answers.append(len(done))
-                say(f"gateway, beside long answers: round {index + 1} of {settings.runs}")
+                say(f"gateway, alongside long answers: round {index + 1} of {settings.runs}")
     table = section.table("short calls, ms", "p50", "p99", "long answers")
-    for name, rounds, count in (("alone", alone, []), ("beside", beside, answers)):
+    for name, rounds, count in (("alone", alone, []), ("with long answers", beside, answers)):
         p50, p99 = ([times[int(len(times) * part)] for times in rounds] for part in (0.5, 0.99))
         table.add(name, spread(p50), spread(p99), spread(count, 0) if count else "")
     added = [b[int(len(b) * 0.99)] - a[int(len(a) * 0.99)] for a, b in zip(alone, beside)]

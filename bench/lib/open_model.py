@@ -1,4 +1,4 @@
-"""Open model: how late arrivals are at half of capacity, against a bare timer's own lateness."""
+"""Open model: lag of arrivals at half of capacity, compared with a bare timer's lateness."""
 
 import base64
 import json
@@ -6,51 +6,51 @@ import shutil
 from dataclasses import dataclass
 from statistics import median
 
-from .generators import closed_model, doubts, plimsoll, posting
+from .generators import closed_model, invalid_because, plimsoll, posting
 from .machine import say
 from .processes import CouldNotRun, nginx, run_generator
 from .settings import CONTENT_TYPE, REQUEST, Settings, own_program
 from .tables import Section, spread
 
 LAG_BAR = 1.5
-# The 99.9th percentile is the virtual machine's, in both: shown, and not judged.
+# The 99.9th percentile is dominated by the virtual machine in both: shown, but without a bar.
 JUDGED = ("p50", "p99")
 SHOWN = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
 VEGETA_RATE = 5_000
-# Long enough for a capacity to take half of.
+# Long enough to estimate the capacity.
 CAPACITY_SECONDS = 3
 
 
 @dataclass
 class Round:
-    """One pair of runs."""
+    """A paired run of plimsoll and bare-timer."""
 
     lag: dict[str, float]
     timer: dict[str, float]
     unsent: int
     failed: int
     connections: int
-    # Of its one processor.
+    # Share of its processor in use.
     busy: float
-    # Of it, spinning.
+    # Share of its processor spent spinning.
     spun: float
     cpu_us: float
 
     def ratio(self, name: str) -> float:
-        """How much later plimsoll was than the bare timer."""
+        """The ratio of plimsoll's lag to the bare timer's."""
         return self.lag[name] / max(self.timer[name], 0.1)
 
 
 def measure(section: Section, settings: Settings) -> None:
-    """plimsoll and the bare timer by turns, at the same rate on the same processor."""
+    """Runs plimsoll and the bare timer in alternation, at the same rate on the same processor."""
     section.title = "Open model at half of capacity: lag"
     if rounds := rounds_at(section, settings, 2, "half of what plimsoll reached in the closed model"):
         report(section, rounds)
 
 
 def quarter(section: Section, settings: Settings) -> None:
-    """At a quarter of capacity there is time to be exact: by default the last stretch is spun."""
-    section.title = "Open model at a quarter of capacity: lag, as it comes"
+    """Measures at a quarter of capacity, at which plimsoll spins before each arrival by default."""
+    section.title = "Open model at a quarter of capacity: lag with default settings"
     rounds = rounds_at(section, settings, 4, "a quarter of what plimsoll reached in the closed model")
     if not rounds:
         return
@@ -64,12 +64,12 @@ def quarter(section: Section, settings: Settings) -> None:
     section.bar("p99 lag to bare-timer's", spread(p99), "≤ 1.00", median(p99) <= 1)
     section.note(
         f"plimsoll spun for {spread([each.spun * 100 for each in rounds], 0)} % of its processor's "
-        f"time and used {spread([(each.busy - each.spun) * 100 for each in rounds], 0)} % besides"
+        f"time and used another {spread([(each.busy - each.spun) * 100 for each in rounds], 0)} %"
     )
 
 
 def rounds_at(section: Section, settings: Settings, divisor: int, part: str) -> list[Round]:
-    """Paired rounds at this part of the closed model's capacity; those that could be run."""
+    """Paired rounds at this fraction of the closed model's capacity; failed rounds are noted."""
     rounds = []
     with nginx(settings) as address:
         capacity = settings.capacity or capacity_of(address, settings)
@@ -90,13 +90,13 @@ def rounds_at(section: Section, settings: Settings, divisor: int, part: str) -> 
     return rounds
 
 
-def beside_vegeta(section: Section, settings: Settings) -> None:
-    """CPU for each request at 5,000/s: sleeping, as vegeta does, and as plimsoll comes."""
-    section.title = f"Open model at {VEGETA_RATE:,}/s: CPU beside vegeta"
+def against_vegeta(section: Section, settings: Settings) -> None:
+    """CPU per request at 5,000/s, with plimsoll sleeping like vegeta and with default settings."""
+    section.title = f"Open model at {VEGETA_RATE:,}/s: CPU compared with vegeta"
     vegeta = shutil.which("vegeta")
     rows: dict[str, list[float]] = {"plimsoll --no-spin": [], "plimsoll": [], "vegeta": []}
     lags: dict[str, list[float]] = {name: [] for name in rows}
-    section.method = f"{settings.seconds} s each, µs for each request; {settings.rounds()}."
+    section.method = f"{settings.seconds} s each, µs per request; {settings.rounds()}."
     with nginx(settings) as address:
         for index in range(settings.runs):
             names = list(rows)
@@ -110,7 +110,7 @@ def beside_vegeta(section: Section, settings: Settings) -> None:
                     continue
                 rows[name].append(cpu)
                 lags[name].append(lag)
-    table = section.table("generator", "CPU µs a request", "p99 lag µs")
+    table = section.table("generator", "CPU µs per request", "p99 lag µs")
     for name, cpus in rows.items():
         if cpus:
             table.add(name, spread(cpus), "-" if name == "vegeta" else spread(lags[name], 1))
@@ -122,7 +122,7 @@ def beside_vegeta(section: Section, settings: Settings) -> None:
 
 
 def at_5000(name: str, address: str, settings: Settings) -> tuple[float, float]:
-    """CPU µs for each request and, of plimsoll, the p99 lag in µs."""
+    """CPU µs per request and, for plimsoll, the p99 lag in µs."""
     seconds = settings.seconds
     if name == "vegeta":
         target = settings.folder / "vegeta.json"
@@ -147,14 +147,14 @@ def at_5000(name: str, address: str, settings: Settings) -> tuple[float, float]:
 def one_round(
     section: Section, settings: Settings, address: str, rate: int, timer_first: bool
 ) -> Round:
-    """Both at this rate, one right after the other."""
+    """Runs both at this rate, one right after the other."""
     seconds = settings.seconds
     timer = run_timer(rate, seconds) if timer_first else None
     load = ["--rate", f"{rate}/s", "--duration", f"{seconds}s"]
     load += ["--connections", str(settings.open_connections)]
     summary, finished = plimsoll([*posting(address), *load], seconds)
-    if doubt := doubts(summary):
-        section.note(f"plimsoll calls a run invalid: {doubt}")
+    if reason := invalid_because(summary):
+        section.note(f"plimsoll reports a run as invalid: {reason}")
     if not summary["lag"]:
         raise CouldNotRun("plimsoll reported no lag")
     return Round(
@@ -170,7 +170,7 @@ def one_round(
 
 
 def capacity_of(address: str, settings: Settings) -> float:
-    """What plimsoll reaches in the closed model, measured once and shortly."""
+    """A short measurement of plimsoll's rate in the closed model."""
     generator = next(each for each in closed_model() if each.name == "plimsoll")
     return generator.run(address, CAPACITY_SECONDS, settings.folder).per_second
 
@@ -184,7 +184,7 @@ def run_timer(rate: int, seconds: int) -> dict:
 
 
 def report(section: Section, rounds: list[Round]) -> None:
-    """Percentile by percentile, and the ratio of each round's pair."""
+    """Tabulates each percentile and the ratios within rounds."""
     table = section.table("lag, µs", "plimsoll", "bare-timer", "plimsoll to bare-timer")
     for name, shown in SHOWN.items():
         ratios = [each.ratio(name) for each in rounds]
@@ -203,6 +203,6 @@ def report(section: Section, rounds: list[Round]) -> None:
     section.bar("requests failed", f"{failed:,}", "0", failed == 0)
     section.note(
         f"plimsoll used {spread([each.busy * 100 for each in rounds], 0)} % of its processor, "
-        f"{spread([each.cpu_us for each in rounds])} µs for each request; "
+        f"{spread([each.cpu_us for each in rounds])} µs per request; "
         f"it opened {spread([each.connections for each in rounds], 0)} connections"
     )

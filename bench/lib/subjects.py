@@ -1,4 +1,4 @@
-"""The gateway and what it is compared with: each on its processor, all before the same node."""
+"""The gateway and the proxies it is compared with, all in front of the same node."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .generators import doubts, plimsoll
-from .processes import CouldNotRun, Server, free_port, nginx_that, running, status_bytes
+from .generators import invalid_because, plimsoll
+from .processes import CouldNotRun, Server, free_port, nginx_with_action, running, status_bytes
 from .settings import (
     CONNECTIONS, CONTENT_TYPE, GENERATOR_CPU, PLIMSOLL, SERVER_CPU, Settings, own_program,
 )
 from .tables import Section
 
-# The same request, byte for byte, goes to all; only the gateway looks at its path.
+# All get the same request, byte for byte; only the gateway interprets its path.
 PATH = "/api/gateway?endpoint=ethpath_1"
 GATEWAY = """
 listen = ["127.0.0.1:{port}"]
@@ -57,14 +57,14 @@ def call(method: str) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads of a process so far."""
+    """User and system time used by all threads of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
 @dataclass
 class Calls:
-    """One run against a server: what the generator saw, and what it cost the server."""
+    """One run against a server: the generator's summary, and the server's CPU time."""
 
     summary: dict
     server_cpu_seconds: float
@@ -76,7 +76,7 @@ class Calls:
 
     @property
     def cpu_us(self) -> float:
-        """The server's processor time for each call."""
+        """The server's CPU time per call."""
         return self.server_cpu_seconds * 1e6 / self.ok
 
     @property
@@ -90,19 +90,19 @@ class Calls:
         return self.server_cpu_seconds * 1e11 / self.summary["duration_ns"]
 
     def latency_us(self, percentile: str) -> float:
-        """From the instant at which a call was due to its answer."""
+        """Latency from the instant at which a call was due."""
         return self.summary["latency"][percentile] / 1e3
 
 
 @dataclass
-class Rival:
-    """A server that runs, and how it is called in the tables."""
+class Subject:
+    """A running server, with its name in the tables."""
 
     name: str
     server: Server
 
-    def ask(self, section: Section, method: str, load: list, seconds: float) -> Calls:
-        """One run of the generator; what it holds against the run is noted."""
+    def run(self, section: Section, method: str, load: list, seconds: float) -> Calls:
+        """Runs the generator once; notes failed calls and invalid runs."""
         args = ["--url", f"http://{self.server.address}{PATH}", "--body", call(method)]
         args += ["-H", f"Content-Type: {CONTENT_TYPE}", *load]
         before = cpu_seconds(self.server.pid)
@@ -114,22 +114,22 @@ class Rival:
         if requests["ok"] != requests["scheduled"]:
             section.note(f"{self.name}: {requests['failed']:,} failed, {requests['unsent']:,} unsent "
                          f"of {requests['scheduled']:,}: {summary['errors']}")
-        if doubt := doubts(summary):
-            section.note(f"{self.name}: plimsoll calls a run invalid: {doubt}")
+        if reason := invalid_because(summary):
+            section.note(f"{self.name}: plimsoll reports a run as invalid: {reason}")
         return calls
 
-    def as_fast_as_it_answers(self, section: Section, method: str, seconds: int) -> Calls:
-        """The closed model."""
+    def at_full_speed(self, section: Section, method: str, seconds: int) -> Calls:
+        """Runs the closed model."""
         load = ["--users", CONNECTIONS, "--duration", f"{seconds}s"]
-        return self.ask(section, method, load, seconds)
+        return self.run(section, method, load, seconds)
 
-    def at(self, section: Section, method: str, rate: int, seconds: int) -> Calls:
-        """The open model."""
+    def at_rate(self, section: Section, method: str, rate: int, seconds: int) -> Calls:
+        """Runs the open model."""
         load = ["--rate", f"{rate}/s", "--duration", f"{seconds}s", "--connections", CONNECTIONS]
-        return self.ask(section, method, load, seconds)
+        return self.run(section, method, load, seconds)
 
     def answer(self, method: str) -> str:
-        """The body of one answer."""
+        """Makes one call and returns the body of the answer."""
         request = urllib.request.Request(
             f"http://{self.server.address}{PATH}", call(method).encode(),
             {"Content-Type": CONTENT_TYPE},
@@ -144,20 +144,20 @@ class Rival:
         return body
 
     def resident(self) -> int:
-        """The bytes of memory that it holds now."""
+        """Current resident memory in bytes."""
         return status_bytes(self.server.pid, "VmRSS")
 
     def resident_peak(self) -> int:
-        """The most that it has held."""
+        """Peak resident memory in bytes."""
         return status_bytes(self.server.pid, "VmHWM")
 
 
 @contextmanager
-def node(section: Section) -> Iterator[Rival]:
-    """What every proxy relays to.
+def node(section: Section) -> Iterator[Subject]:
+    """Runs the node that every proxy relays to.
 
-    It shares the generator's processor, where it goes first: left to wait for a generator that is
-    busy, it would be what is measured, up to milliseconds of it.
+    It shares the generator's processor, with priority over it: otherwise its waiting for a busy
+    generator, up to milliseconds, would be measured.
     """
     port = free_port()
     argv = [own_program("echo-node"), f"127.0.0.1:{port}"]
@@ -165,67 +165,67 @@ def node(section: Section) -> Iterator[Rival]:
     if subprocess.run([*first, "true"], stderr=subprocess.DEVNULL).returncode == 0:
         argv = [*first, *argv]
     else:
-        section.note("the node could not have priority over the generator: latencies are not right")
+        section.note("the node could not be given priority over the generator: latencies are not reliable")
     with running(argv, port, str(GENERATOR_CPU)) as server:
-        yield Rival("the node itself", server)
+        yield Subject("direct to the node", server)
 
 
 @contextmanager
-def gateway(settings: Settings, node: str, workers: int = 1) -> Iterator[Rival]:
-    """Plimsoll's own; more than one worker run on both processors."""
+def gateway(settings: Settings, node: str, workers: int = 1) -> Iterator[Subject]:
+    """Runs Plimsoll's gateway; with more than one worker, on both processors."""
     port = free_port()
     cpus = str(SERVER_CPU) if workers == 1 else f"{SERVER_CPU},{GENERATOR_CPU}"
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=settings.folder) as folder:
         file = Path(folder) / "gateway.toml"
         file.write_text(GATEWAY.format(port=port, workers=workers, folder=folder, node=node))
         with running([PLIMSOLL, "gateway", "--config", file], port, cpus) as server:
-            yield Rival("plimsoll", server)
+            yield Subject("plimsoll", server)
 
 
 @contextmanager
-def nginx_answering(settings: Settings, answer: str) -> Iterator[Rival]:
-    """nginx that answers from its configuration."""
-    with nginx_that(settings, f"return 200 '{answer}';") as server:
-        yield Rival("nginx", server)
+def nginx_answering(settings: Settings, answer: str) -> Iterator[Subject]:
+    """Runs nginx that answers from its configuration."""
+    with nginx_with_action(settings, f"return 200 '{answer}';") as server:
+        yield Subject("nginx", server)
 
 
 @contextmanager
-def nginx_relaying(settings: Settings, node: str) -> Iterator[Rival]:
-    """nginx with kept connections to the node."""
+def nginx_relaying(settings: Settings, node: str) -> Iterator[Subject]:
+    """Runs nginx with keep-alive connections to the node."""
     upstream = f"upstream node {{ server {node}; keepalive 128; keepalive_requests 1000000000; }}"
     action = 'proxy_pass http://node; proxy_http_version 1.1; proxy_set_header Connection "";'
-    with nginx_that(settings, action, upstream) as server:
-        yield Rival("nginx", server)
+    with nginx_with_action(settings, action, upstream) as server:
+        yield Subject("nginx", server)
 
 
 @contextmanager
-def haproxy(settings: Settings, node: str) -> Iterator[Rival]:
-    """HAProxy with one thread; connections are kept on both sides."""
+def haproxy(settings: Settings, node: str) -> Iterator[Subject]:
+    """Runs HAProxy with one thread and keep-alive connections on both sides."""
     if not shutil.which("haproxy"):
         raise CouldNotRun("haproxy is not installed")
     port = free_port()
     file = settings.folder / "haproxy.cfg"
     file.write_text(HAPROXY.format(port=port, node=node))
     with running(["haproxy", "-db", "-f", file], port) as server:
-        yield Rival("haproxy", server)
+        yield Subject("haproxy", server)
 
 
 @contextmanager
-def hyper_relay(_settings: Settings, node: str) -> Iterator[Rival]:
-    """What a library would cost."""
+def hyper_relay(_settings: Settings, node: str) -> Iterator[Subject]:
+    """Runs hyper-relay, the lower bound for a proxy built on a library."""
     port = free_port()
     with running([own_program("hyper-relay"), f"127.0.0.1:{port}", node], port) as server:
-        yield Rival("hyper-relay", server)
+        yield Subject("hyper-relay", server)
 
 
 def start(
-    section: Section, stack: ExitStack, starts: list[Callable[[], AbstractContextManager[Rival]]]
-) -> list[Rival]:
-    """All that can be started; what cannot is noted."""
-    rivals = []
+    section: Section, stack: ExitStack, starts: list[Callable[[], AbstractContextManager[Subject]]]
+) -> list[Subject]:
+    """Starts the servers; notes those that cannot be started."""
+    subjects = []
     for begin in starts:
         try:
-            rivals.append(stack.enter_context(begin()))
+            subjects.append(stack.enter_context(begin()))
         except CouldNotRun as reason:
             section.note(f"could not run: {reason}")
-    return rivals
+    return subjects

@@ -1,4 +1,4 @@
-"""Closed model: what one exchange costs each generator, as fast as one server answers."""
+"""Closed model: CPU per exchange of each generator, at the full speed of one server."""
 
 from statistics import median
 
@@ -14,18 +14,18 @@ USER_US_BAR = 1.0
 
 
 def measure(section: Section, settings: Settings) -> None:
-    """Every generator once in each round, in an order that rotates."""
-    section.title = f"Closed model, {CONNECTIONS} connections: processor time for each exchange"
+    """Runs every generator once per round, in rotating order."""
+    section.title = f"Closed model, {CONNECTIONS} connections: CPU per exchange"
     section.method = (
-        "POST eth_blockNumber to nginx, as fast as it answers; user and system time of the whole "
-        f"process; {settings.rounds()}."
+        "POST eth_blockNumber to nginx at full speed; user and system time of the whole process; "
+        f"{settings.rounds()}."
     )
-    generators = [generator for generator in closed_model() if generator.is_there()]
+    generators = [generator for generator in closed_model() if generator.is_installed()]
     present = {generator.name for generator in generators}
     absent = [generator.name for generator in closed_model() if generator.name not in present]
     if absent:
         section.note(f"not installed, left out: {', '.join(absent)}")
-    # One entry for each round; None where a generator failed in it.
+    # One entry per round; a generator that failed in a round is absent from it.
     rounds: list[dict[str, Exchanges]] = []
     with nginx(settings) as address:
         for index in range(settings.runs):
@@ -40,7 +40,7 @@ def measure(section: Section, settings: Settings) -> None:
 def one_round(
     section: Section, settings: Settings, order: list[Generator], address: str, index: int
 ) -> dict[str, Exchanges]:
-    """What each generator did in this round; one that fails is left out and named."""
+    """Runs each generator once; one that fails is left out and noted."""
     done = {}
     for generator in order:
         try:
@@ -55,9 +55,9 @@ def one_round(
 
 
 def report(section: Section, generators: list[Generator], rounds: list[dict]) -> None:
-    """The table of all, and plimsoll against its bars."""
+    """Tabulates all generators, and plimsoll against its bars."""
     table = section.table(
-        "generator", "CPU µs", "of it user µs", "requests/s", "failed", "CPU to plimsoll's"
+        "generator", "CPU µs", "of which user µs", "requests/s", "failed", "CPU to plimsoll's"
     )
     for generator in generators:
         runs = [done[generator.name] for done in rounds if generator.name in done]
@@ -70,11 +70,11 @@ def report(section: Section, generators: list[Generator], rounds: list[dict]) ->
                 sum(run.failed for run in runs),
                 spread(ratios(rounds, generator.name, "plimsoll"), 3),
             )
-    for rival, bar, within in (("wrk", WRK_BAR, "<"), ("bare-loop", BARE_GOAL, "≤")):
-        found = ratios(rounds, "plimsoll", rival)
+    for other, bar, within in (("wrk", WRK_BAR, "<"), ("bare-loop", BARE_GOAL, "≤")):
+        found = ratios(rounds, "plimsoll", other)
         if found:
             held = median(found) < bar if within == "<" else median(found) <= bar
-            section.bar(f"CPU, plimsoll to {rival}", spread(found, 3), f"{within} {bar:.2f}", held)
+            section.bar(f"CPU, plimsoll to {other}", spread(found, 3), f"{within} {bar:.2f}", held)
     user = [done["plimsoll"].user_us for done in rounds if "plimsoll" in done]
     if user:
         held = median(user) <= USER_US_BAR
@@ -82,6 +82,6 @@ def report(section: Section, generators: list[Generator], rounds: list[dict]) ->
 
 
 def ratios(rounds: list[dict[str, Exchanges]], one: str, other: str) -> list[float]:
-    """How the processor time of two compares, round by round: the machine drifts between rounds."""
+    """Ratios of CPU time within each round, because the machine drifts between rounds."""
     both = [done for done in rounds if one in done and other in done]
     return [done[one].cpu_us / done[other].cpu_us for done in both]
