@@ -15,7 +15,7 @@ use crate::setup::{
     settings, start, wait_until,
 };
 
-/// Blocks those who wait until it is released.
+/// A latch: `wait` blocks until `release` is called.
 #[derive(Clone, Default)]
 struct Latch(Arc<(Mutex<bool>, Condvar)>);
 

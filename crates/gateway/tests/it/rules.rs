@@ -260,7 +260,7 @@ fn headers_are_forwarded_only_where_they_belong() {
             }
             for (name, value) in for_path {
                 let expected = is_path.then_some(value);
-                // REST always names the caller, but addresses from an untrusted peer are dropped.
+                // REST forwards the caller's address to nodes too; addresses from an untrusted peer are dropped.
                 let expected = match (name, method) {
                     ("x-forwarded-for", "GET") => expected.or(Some("127.0.0.1")),
                     _ => expected,
