@@ -1,6 +1,5 @@
-//! Errors of upstreams at the gateway: whatever the code, the message, the data and the HTTP status,
-//! nothing panics, the data reaches the caller byte for byte, the upstream's code is kept, and a
-//! revert stays a revert.
+//! Upstream errors at the gateway: for any code, message, data and HTTP status, nothing panics, the data
+//! reaches the caller byte for byte, the upstream's code is kept, and a revert stays a revert.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

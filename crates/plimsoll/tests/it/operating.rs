@@ -257,7 +257,7 @@ fn failed_calls_are_logged_with_their_reason() {
 }
 
 #[test]
-fn rest_failures_are_logged_and_the_access_log_names_each_error() {
+fn rest_failures_are_logged_and_the_access_log_has_each_error() {
     let folder = Folder::new();
     let denying = TcpListener::bind("127.0.0.1:0").unwrap();
     let limiting = TcpListener::bind("127.0.0.1:0").unwrap();
