@@ -23,7 +23,8 @@ pub(crate) struct Arrival {
     pub(crate) target: u32,
     /// The closed model's user.
     pub(crate) user: Option<u32>,
-    pub(crate) seq: u64,
+    /// Its number in the stream, the warm-up included.
+    pub(crate) number: u64,
     pub(crate) scheduled_at: Nanos,
     pub(crate) dispatched_at: Nanos,
     pub(crate) deadline: Nanos,
@@ -68,14 +69,14 @@ pub(crate) enum State {
 
 impl Arrival {
     /// A new arrival, not yet dispatched.
-    pub(crate) fn new(stream: u16, target: u32, request: u32, seq: u64) -> Arrival {
+    pub(crate) fn new(stream: u16, target: u32, request: u32, number: u64) -> Arrival {
         let exchange = Exchange::new(request, None, Nanos::ZERO);
         Arrival {
             stream,
             warm: false,
             target,
             user: None,
-            seq,
+            number,
             scheduled_at: Nanos::ZERO,
             dispatched_at: Nanos::ZERO,
             deadline: Nanos::MAX,

@@ -165,7 +165,7 @@ impl<S: System> Dispatcher<S> {
             arrival: id,
             stream: arrival.stream,
             scheduled_at: arrival.scheduled_at,
-            seq: arrival.seq,
+            number: arrival.number,
         }
     }
 
@@ -215,7 +215,7 @@ impl<S: System> Dispatcher<S> {
     fn is_waiting(&self, waiting: &Waiting) -> bool {
         self.arrivals.get(waiting.arrival).is_some_and(|arrival| {
             arrival.exchange.state == State::Waiting
-                && arrival.seq == waiting.seq
+                && arrival.number == waiting.number
                 && arrival.stream == waiting.stream
                 && arrival.scheduled_at == waiting.scheduled_at
         })

@@ -36,7 +36,7 @@ pub(crate) struct Waiting {
     pub(crate) arrival: Id,
     pub(crate) stream: u16,
     pub(crate) scheduled_at: Nanos,
-    pub(crate) seq: u64,
+    pub(crate) number: u64,
 }
 
 /// The state of a name's resolution.

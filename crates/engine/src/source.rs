@@ -1,7 +1,7 @@
 //! Due arrivals: the open model's pacers and the closed model's users behind one interface.
 
 use plimsoll_measure::Nanos;
-use plimsoll_plan::{Load, Pacer, Plan, Profile, Schedules, Shards, Stream, Users};
+use plimsoll_plan::{End, Load, Pacer, Plan, Profile, Schedules, Shards, Stream, Users};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -9,7 +9,10 @@ use std::collections::{BinaryHeap, VecDeque};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Due {
     pub(crate) scheduled_at: Nanos,
-    pub(crate) seq: u64,
+    /// Its number in the stream, the warm-up included.
+    pub(crate) number: u64,
+    /// The card that it is dealt from its stream's decks.
+    pub(crate) card: u64,
     /// The closed model's user.
     pub(crate) user: Option<u32>,
     pub(crate) warm: bool,
@@ -25,6 +28,8 @@ pub(crate) enum Source {
 pub(crate) struct OpenModel {
     /// If not empty, the first segment has an arrival to come.
     segments: VecDeque<Segment>,
+    /// The number in the stream of the run's first arrival; the warm-up has those below.
+    first_number: u64,
     start: Nanos,
     /// Nothing is sent from this instant.
     until: Nanos,
@@ -49,7 +54,10 @@ pub(crate) struct ClosedModel {
     warm_until: Nanos,
     /// Nothing is sent from this instant.
     until: Nanos,
-    warm_started: u64,
+    /// The next card, if this worker deals decks of its own: a number of requests that is not
+    /// known beforehand cannot be dealt from shared ones.
+    next_card: u64,
+    deals_shared: bool,
     /// Users who are waiting to start, by due time.
     pausing: BinaryHeap<Reverse<(Nanos, u32)>>,
     /// Users without think time, in the order of their answers.
@@ -80,8 +88,15 @@ impl Source {
                 let pacer = schedules.main.pacer(shards, Nanos::ZERO);
                 segments.push_back(Segment { pacer, until: Nanos::MAX, warm: false });
                 let (start, end) = (schedules.main.start(), schedules.main.end());
-                let mut open =
-                    OpenModel { segments, start, until: Nanos::MAX, end, changed: false };
+                let first_number = schedules.warmup.as_ref().map_or(0, |warmup| warmup.count());
+                let mut open = OpenModel {
+                    segments,
+                    first_number,
+                    start,
+                    until: Nanos::MAX,
+                    end,
+                    changed: false,
+                };
                 open.drop_finished();
                 Source::Open(open)
             }
@@ -213,7 +228,8 @@ impl OpenModel {
         let warm = segment.warm;
         segment.pacer.advance();
         self.drop_finished();
-        Some(Due { scheduled_at: arrival.at, seq: arrival.seq, user: None, warm })
+        let number = if warm { arrival.seq } else { self.first_number + arrival.seq };
+        Some(Due { scheduled_at: arrival.at, number, card: arrival.seq, user: None, warm })
     }
 
     #[inline]
@@ -251,7 +267,8 @@ impl ClosedModel {
             start: plan.warmup + stream.start,
             warm_until: plan.warmup,
             until: stream.planned_end(plan.warmup).unwrap_or(Nanos::MAX),
-            warm_started: 0,
+            next_card: stream.deck.part(shards.iter().next().unwrap_or(0)),
+            deals_shared: matches!(stream.end, End::Requests(_)),
             pausing: BinaryHeap::new(),
             ready: VecDeque::new(),
             busy: 0,
@@ -308,17 +325,28 @@ impl ClosedModel {
                 continue;
             }
             let warm = at < self.warm_until;
-            let seq = if warm {
-                self.warm_started += 1;
-                Some(self.warm_started << 20 | u64::from(user))
-            } else {
-                self.users.start(u64::from(user))
-            };
-            if let Some(seq) = seq {
+            if let Some((number, card)) = self.number(u64::from(user), warm) {
                 self.busy += 1;
-                return Some(Due { scheduled_at: at, seq, user: Some(user), warm });
+                return Some(Due { scheduled_at: at, number, card, user: Some(user), warm });
             }
         }
+    }
+
+    /// The number in the stream and the card of a user's next request; `None` if the user's shard
+    /// has started its part.
+    #[inline]
+    fn number(&mut self, user: u64, warm: bool) -> Option<(u64, u64)> {
+        let (number, seq) = if warm {
+            (self.users.start_warm(user), None)
+        } else {
+            let ticket = self.users.start(user)?;
+            (ticket.number, Some(ticket.seq))
+        };
+        if let Some(seq) = seq.filter(|_| self.deals_shared) {
+            return Some((number, seq));
+        }
+        self.next_card += 1;
+        Some((number, self.next_card - 1))
     }
 
     fn next_at(&self) -> Option<Nanos> {

@@ -8,6 +8,10 @@
 //! A target's cards are numbered through: its card `c` of deck `d` is its card number `d × cards + c`.
 //! Each number is dealt once, so that a target that takes its requests by that number, in turn, has
 //! sent each equally often, to within one, after every whole deck.
+//!
+//! Users whose number of requests is not known beforehand cannot share one sequence of decks between
+//! workers. There each worker deals decks of its own ([`Deck::part`]): shares are exact over each
+//! worker's whole decks, whatever the pace of its users.
 
 use plimsoll_measure::rng::Key;
 
@@ -44,9 +48,23 @@ impl Deck {
         Deck { key, upto: upto.collect() }
     }
 
+    /// The same deck shuffled by another key.
+    pub(crate) fn with_key(&self, key: Key) -> Deck {
+        Deck { key, upto: self.upto.clone() }
+    }
+
     /// How many cards it has.
     pub fn size(&self) -> u64 {
         self.upto.last().copied().unwrap_or(0)
+    }
+
+    /// The first of the arrival numbers of a worker that deals by itself: `part` is any number below
+    /// 1,024 that no other worker has. Parts are whole decks apart and differ in their place in a
+    /// target's requests.
+    pub fn part(&self, part: u64) -> u64 {
+        /// Prime, so that no file of requests has a length that divides the distance.
+        const DECKS: u64 = 1_048_573;
+        part * DECKS * self.size()
     }
 
     /// The card of arrival number `seq`.
@@ -110,6 +128,31 @@ mod tests {
             for mut numbers in numbers {
                 numbers.sort_unstable();
                 prop_assert!(numbers.iter().copied().eq(0..numbers.len() as u64));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn workers_deal_whole_decks_of_their_own(
+            weights in proptest::collection::vec(1u32..20, 1..8),
+            parts in 1u64..9,
+            decks in 1u64..5,
+        ) {
+            let deck = Deck::new(&weights, Key::new(1));
+            let mut dealt = vec![0u64; weights.len()];
+            let mut rows = std::collections::BTreeSet::new();
+            for part in 0..parts {
+                let first = deck.part(part);
+                for seq in first..first + decks * deck.size() {
+                    let card = deck.deal(seq);
+                    dealt[card.target] += 1;
+                    prop_assert!(rows.insert((card.target, card.number)), "a card twice");
+                }
+            }
+            let total: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+            for (weight, dealt) in weights.iter().zip(dealt) {
+                prop_assert_eq!(u64::from(*weight) * deck.size() * decks * parts, dealt * total);
             }
         }
     }

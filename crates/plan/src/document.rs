@@ -17,6 +17,7 @@ use scrape::read_scrapes;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Rules for connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,9 @@ pub struct Plan {
     pub name: String,
     /// What all random choices derive from.
     pub seed: u64,
+    /// Whether the seed is part of the plan. If not, each run draws one (see [`Plan::reseed`]), so
+    /// that no run repeats the values of the one before.
+    pub has_seed: bool,
     /// Comes before the run proper and is left out of the statistics.
     pub warmup: Nanos,
     /// From the planned instant to the last byte of the answer.
@@ -83,6 +87,8 @@ pub struct Plan {
 const TIMEOUT_MAX: Nanos = Nanos::from_secs(30 * 60);
 /// Each target has histograms of its own.
 const TARGETS_MAX: usize = 10_000;
+/// Seeds are JSON numbers that every reader keeps exactly.
+pub const SEED_MAX: u64 = 1 << 53;
 const CONNECTIONS_DEFAULT: u64 = 2_000;
 
 impl Plan {
@@ -122,6 +128,12 @@ impl Plan {
         folder: &Path,
     ) -> Result<Plan, Problems> {
         document.read(variables, |root| read_plan(root, folder))
+    }
+
+    /// Derives all random choices from another seed, which becomes part of the plan.
+    pub fn reseed(&mut self, seed: u64) {
+        (self.seed, self.has_seed) = (seed, true);
+        self.streams.iter_mut().for_each(|stream| stream.reseed(seed));
     }
 
     /// When the last stream ends, when that is known beforehand; the warm-up counted.
@@ -166,12 +178,13 @@ impl Plan {
 
 fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let name = root.field("name").and_then(|f| f.text()).map_or("plan".into(), |name| name.value);
-    let seed = root.field("seed").and_then(|f| f.integer(0, u64::MAX >> 1)).unwrap_or(1);
+    let given_seed = root.field("seed").map(|f| f.integer(0, SEED_MAX));
+    let seed = given_seed.flatten().unwrap_or(1);
     let span = |key| root.field(key).and_then(|f: Field<'_>| f.duration()).map(Nanos::from);
     let warmup = span("warmup").unwrap_or(Nanos::ZERO);
     let timeout = bounded_span(root, "timeout").unwrap_or(Nanos::from_secs(30));
     let grace = match root.field("grace") {
-        Some(_) => span("grace").unwrap_or_default().min(TIMEOUT_MAX),
+        Some(field) => bounded(&field, "grace", field.duration()).unwrap_or_default(),
         None => timeout,
     };
     let redirects = root.field("redirects").and_then(|f| f.integer(0, 50)).unwrap_or(0) as u32;
@@ -196,6 +209,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let plan = Plan {
         name,
         seed,
+        has_seed: given_seed.is_some(),
         warmup,
         timeout,
         grace,
@@ -222,7 +236,11 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
 
 fn bounded_span(root: &Table<'_>, key: &'static str) -> Option<Nanos> {
     let field = root.field(key)?;
-    let span = Nanos::from(field.duration_above_zero()?);
+    bounded(&field, key, field.duration_above_zero())
+}
+
+fn bounded(field: &Field<'_>, key: &str, span: Option<Duration>) -> Option<Nanos> {
+    let span = Nanos::from(span?);
     if span > TIMEOUT_MAX {
         field.problem(format!("\"{key}\" can be at most {TIMEOUT_MAX}"), "");
     }

@@ -29,7 +29,7 @@ pub mod target_file;
 mod template;
 
 pub use deck::{Dealt, Deck};
-pub use document::{ConnectionRules, Plan, Scrape, TlsRules};
+pub use document::{ConnectionRules, Plan, SEED_MAX, Scrape, TlsRules};
 // Part of a plan's public types: reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
 pub use plimsoll_config::{Document, Variables};

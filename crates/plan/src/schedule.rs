@@ -16,8 +16,9 @@
 //! there.
 //!
 //! # The closed model
-//! [`Users`]: user `u` belongs to shard `u mod min(users, SHARDS)`. A shard numbers its requests in
-//! the order they start; with a number of requests as the end each shard has its part of it, so the
+//! [`Users`]: user `u` belongs to shard `u mod min(users, SHARDS)`. A shard counts its requests in
+//! the order they start, and the shards' numbers interleave: request `n` of shard `s` is number
+//! `n × shards + s`. If a number of requests ends the stream, each shard has its part of it, so the
 //! set of requests is the same whatever the split.
 
 use crate::Profile;
@@ -376,14 +377,27 @@ pub struct Users {
     shards: u64,
     users: u64,
     requests: Option<u64>,
+    /// By shard, requests started in the run proper.
     started: Vec<u64>,
+    /// By shard, requests started in the warm-up.
+    warmed_up: Vec<u64>,
+}
+
+/// The numbers of a user's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its number in the run proper, from 0.
+    pub seq: u64,
+    /// Its number in the stream, the warm-up included: no other request of the stream has it.
+    pub number: u64,
 }
 
 impl Users {
     /// `users` users, who stop after `requests` requests in all, or never by themselves.
     pub fn new(users: u64, requests: Option<u64>) -> Users {
         let shards = users.clamp(1, SHARDS);
-        Users { shards, users, requests, started: vec![0; shards as usize] }
+        let none = vec![0; shards as usize];
+        Users { shards, users, requests, started: none.clone(), warmed_up: none }
     }
 
     /// The users that belong to some shards.
@@ -406,23 +420,26 @@ impl Users {
         }
     }
 
-    /// The number of the user's next request; `None` when the shard has had its part.
-    pub fn start(&mut self, user: u64) -> Option<u64> {
+    /// The number in the stream of the user's next request in the warm-up.
+    pub fn start_warm(&mut self, user: u64) -> u64 {
+        let shard = user % self.shards;
+        let warmed_up = &mut self.warmed_up[shard as usize];
+        *warmed_up += 1;
+        (*warmed_up - 1) * self.shards + shard
+    }
+
+    /// The numbers of the user's next request in the run proper; `None` if the shard has started
+    /// its part of them.
+    pub fn start(&mut self, user: u64) -> Option<Ticket> {
         let shard = user % self.shards;
         let started = &mut self.started[shard as usize];
-        let seq = match self.requests {
-            // Shards lie end to end, so that decks do too.
-            Some(requests) => {
-                let (each, more) = (requests / self.shards, requests % self.shards);
-                if *started >= each + u64::from(shard < more) {
-                    return None;
-                }
-                shard * each + shard.min(more) + *started
-            }
-            None => (shard << 40) + *started,
-        };
+        let seq = *started * self.shards + shard;
+        if self.requests.is_some_and(|requests| seq >= requests) {
+            return None;
+        }
         *started += 1;
-        Some(seq)
+        let number = seq + self.warmed_up[shard as usize] * self.shards;
+        Some(Ticket { seq, number })
     }
 }
 

@@ -14,12 +14,18 @@ use std::fmt::Write;
 impl Plan {
     /// The plan with every default filled in, as a document. Secrets are not in it.
     pub fn to_toml(&self) -> String {
+        self.resolved(self.has_seed.then_some(self.seed))
+    }
+
+    fn resolved(&self, seed: Option<u64>) -> String {
         let mut out = String::new();
         let mut line = |key: &str, value: String| {
             writeln!(out, "{key} = {value}").expect("writing to memory");
         };
         line("name", quote(&self.name));
-        line("seed", self.seed.to_string());
+        if let Some(seed) = seed {
+            line("seed", seed.to_string());
+        }
         line("warmup", span(self.warmup));
         line("timeout", span(self.timeout));
         line("grace", span(self.grace));
@@ -47,10 +53,10 @@ impl Plan {
         out
     }
 
-    /// FNV-1a of the resolved plan: tells whether two runs had the same.
+    /// FNV-1a of the resolved plan without its seed: tells whether two runs had the same plan.
     pub fn digest(&self) -> u64 {
         let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        self.to_toml().bytes().fold(0xcbf2_9ce4_8422_2325, fold)
+        self.resolved(None).bytes().fold(0xcbf2_9ce4_8422_2325, fold)
     }
 
     fn show_target(&self, target: &Target, labels: &BTreeMap<String, String>) -> String {

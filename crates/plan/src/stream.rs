@@ -65,6 +65,8 @@ pub struct Stream {
     pub deck: Deck,
     /// What all its random choices derive from.
     pub key: Key,
+    /// Its place among the plan's streams, and how many there are.
+    pub(crate) place: (u64, u64),
     pub(crate) counted: Counted,
 }
 
@@ -141,10 +143,19 @@ impl Stream {
         Some(schedule.numbered_from(first_seq))
     }
 
-    /// What fills the placeholders of an arrival.
+    /// What fills the placeholders of the arrival with this number in the stream, the warm-up
+    /// included. Streams take turns in `{{seq}}`, so that no two requests of a run have the same.
     #[inline]
-    pub fn values(&self, seq: u64) -> Values {
-        Values { seq, key: self.key.with(domain::VALUES).with(seq) }
+    pub fn values(&self, number: u64) -> Values {
+        let (place, streams) = self.place;
+        Values { seq: number * streams + place, key: self.key.with(domain::VALUES).with(number) }
+    }
+
+    /// Derives all random choices from another seed.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.key = Key::new(seed).with(self.place.0);
+        self.deck = self.deck.with_key(self.key.with(domain::DECK));
+        self.counted = Counted::default();
     }
 
     /// The users of a closed stream. `None` for an open one.

@@ -7,9 +7,11 @@ use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::{put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, TraceRecord};
+use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
-use plimsoll_plan::{Plan, Shards};
+use plimsoll_plan::{Plan, SEED_MAX, Shards};
 use plimsoll_report::{Fold, Summary, exposition, progress_line};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +47,10 @@ pub(crate) struct RunArgs {
     /// What to print to stdout at the end
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Seed of all random choices and {{uuid}}; the same seed sends the same requests again
+    /// [default: the plan's; without one, a new seed for each run, which the report prints]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=SEED_MAX))]
+    seed: Option<u64>,
     /// Worker threads; 0: as many as the load needs, at most one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
@@ -82,6 +88,9 @@ enum Format {
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut plan = read_either(&args.plan, &args.inline, &args.set)?;
     plan.tls.insecure |= args.insecure;
+    if let Some(seed) = args.seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
+        plan.reseed(seed);
+    }
     let page = Page::default();
     if let Some(address) = &args.metrics {
         let bound = metrics::serve(address, page.clone())?;
@@ -98,6 +107,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let code = carried.exit_code(interrupts.any());
     carried.written.map(|()| code)
+}
+
+/// A seed that no run before had.
+fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(WallClock::now().unix_ns) % SEED_MAX
 }
 
 fn settings(args: &RunArgs) -> Settings {

@@ -394,7 +394,8 @@ impl Summary {
         });
         let workers = counted(self.facts.workers as u64, "worker");
         let memory = format!("peak memory {} MiB", self.total.host.rss_peak_bytes >> 20);
-        let parts = [Some(workers), cpu, Some(memory)];
+        let seed = format!("seed {}", self.seed);
+        let parts = [Some(workers), cpu, Some(memory), Some(seed)];
         page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
         let others = self.verdict.findings.iter().filter(|finding| !comes_first(finding));
         others.take(extent.findings()).for_each(|finding| self.write_finding(finding, page));

@@ -62,10 +62,10 @@ impl<S: System> Dispatcher<S> {
 
     fn arrive(&mut self, stream: usize, due: Due, now: Nanos) {
         let plan = &self.shared.plan;
-        let card = plan.streams[stream].deck.deal(due.seq);
+        let card = plan.streams[stream].deck.deal(due.card);
         let target = plan.streams[stream].targets.start + card.target;
         let request = plan.targets[target].request(card.number);
-        let mut arrival = Arrival::new(stream as u16, target as u32, request as u32, due.seq);
+        let mut arrival = Arrival::new(stream as u16, target as u32, request as u32, due.number);
         arrival.warm = due.warm;
         arrival.user = due.user;
         arrival.scheduled_at = due.scheduled_at;

@@ -29,7 +29,7 @@ pub(super) fn request_of<'a>(shared: &'a Shared, arrival: &'a Arrival) -> &'a Re
 
 /// The placeholder values of an arrival's requests.
 pub(super) fn values_of(shared: &Shared, arrival: &Arrival) -> Values {
-    shared.plan.streams[arrival.stream as usize].values(arrival.seq)
+    shared.plan.streams[arrival.stream as usize].values(arrival.number)
 }
 
 /// The step after an answer: its judgement, or the redirect to follow.

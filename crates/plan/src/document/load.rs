@@ -40,7 +40,8 @@ pub(super) fn read_streams(
     (targets, requests): (&mut Vec<Target>, &mut Vec<RequestSpec>),
 ) -> Option<Vec<Stream>> {
     let Some(field) = root.field("stream") else {
-        let only = Reading { table: root, files, name: "main".into(), place: 0, key: key.with(0) };
+        let place = (0, 1);
+        let only = Reading { table: root, files, name: "main".into(), place, key: key.with(0) };
         return Some(vec![only.stream(targets, requests)?]);
     };
     for key in STREAM_KEYS {
@@ -65,7 +66,8 @@ pub(super) fn read_streams(
         {
             at.problem(format!("duplicate stream name \"{name}\""), "");
         }
-        let reading = Reading { table, files, name, place, key: key.with(place as u64) };
+        let key = key.with(place as u64);
+        let reading = Reading { table, files, name, place: (place, tables.len()), key };
         streams.extend(reading.stream(targets, requests));
         table.close();
     }
@@ -76,7 +78,8 @@ struct Reading<'r, 't> {
     table: &'r Table<'t>,
     files: &'r Files<'r>,
     name: String,
-    place: usize,
+    /// The stream's place, and how many streams there are.
+    place: (usize, usize),
     key: Key,
 }
 
@@ -100,6 +103,7 @@ impl Reading<'_, '_> {
             targets: first..all.len(),
             deck,
             key: self.key,
+            place: (self.place.0 as u64, self.place.1 as u64),
             counted: Counted::default(),
         })
     }
@@ -124,7 +128,7 @@ impl Reading<'_, '_> {
         let first = all.len();
         for table in &tables {
             if let Some(mut target) = read_target(table, self.files, all.len(), requests) {
-                target.stream = self.place;
+                target.stream = self.place.0;
                 labels.iter().for_each(|(label, value)| {
                     target.tags.entry(label.clone()).or_insert_with(|| value.clone());
                 });
@@ -289,23 +293,32 @@ fn read_stages(field: &Field<'_>) -> Option<(Of, Vec<Stage>)> {
     let mut stages = Vec::with_capacity(tables.len());
     let mut kinds = BTreeMap::new();
     for table in &tables {
-        let rate = table.field("rate").and_then(|f| f.rate()).map(|rate| (0, rate));
-        let users = table.field("users").and_then(|f| f.integer(0, USERS_MAX));
-        let value = rate.or(users.map(|users| (1, users as f64)));
+        let rate = table.field("rate").map(|field| (field.rate(), field));
+        let users = table.field("users").map(|field| (field.integer(0, USERS_MAX), field));
         let over = table.field("over").map(|f| f.duration());
         let hold = table.field("for").map(|f| f.duration());
         table.close();
-        let (kind, value) = match value {
-            Some((_, rate)) if rate > RATE_MAX => {
-                table.problem(format!("a rate above {RATE_MAX:.0}/s"), "");
-                continue;
+        let value = match (rate, users) {
+            (Some(_), Some((_, users))) => {
+                let message = "\"rate\" and \"users\" in one stage";
+                users.problem_with_key(
+                    message,
+                    "keep one; rate is the open model, users the closed",
+                );
+                None
             }
-            Some(value) => value,
-            None => {
+            (Some((Some(rate), field)), None) if rate > RATE_MAX => {
+                field.problem(format!("\"rate\" must be at most {RATE_MAX:.0}/s"), "");
+                None
+            }
+            (Some((rate, _)), None) => rate.map(|rate| (0, rate)),
+            (None, Some((users, _))) => users.map(|users| (1, users as f64)),
+            (None, None) => {
                 table.problem("a stage needs \"rate\" or \"users\"", "");
-                continue;
+                None
             }
         };
+        let Some((kind, value)) = value else { continue };
         kinds.insert(kind, ());
         if over.is_none() && hold.is_none() {
             let hint = "over = \"30s\" ramps linearly to the value; for = \"30s\" holds it";

@@ -82,6 +82,46 @@ fn a_whole_plan() {
 }
 
 #[test]
+fn a_seed_is_part_of_the_plan_once_it_is_given_or_drawn() {
+    let flat =
+        "rate = \"1/s\"\nduration = \"1s\"\n[[target]]\nrequest = \"GET http://h/{{uuid}}\"\n";
+    let mut plan = read(flat).unwrap();
+    let digest = plan.digest();
+    assert!(!plan.has_seed && !plan.to_toml().contains("seed"));
+    let uuid = |plan: &Plan| {
+        let mut out = Vec::new();
+        plan.requests[0].path.render(plan.streams[0].values(0), &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let before = uuid(&plan);
+    plan.reseed(42);
+    assert!(plan.to_toml().contains("\nseed = 42\n"), "{}", plan.to_toml());
+    assert_ne!(uuid(&plan), before);
+    assert_eq!(plan.digest(), digest, "another seed is the same plan");
+    let given = read(&format!("seed = 42\n{flat}")).unwrap();
+    assert!(given.has_seed);
+    assert_eq!(uuid(&given), uuid(&plan));
+    assert_eq!(given.streams[0].deck.deal(7), plan.streams[0].deck.deal(7));
+    check_flat("seed = 9007199254740993\nrate = \"1/s\"\nduration = \"1s\"", "plan.toml:1:8");
+}
+
+#[test]
+fn values_that_cannot_be_used_are_not_changed_silently() {
+    check_flat(
+        "rate = \"1/s\"\nduration = \"1s\"\ngrace = \"2h\"",
+        "plan.toml:3:9: \"grace\" can be at most",
+    );
+    check_flat(
+        "stages = [{ rate = \"1/s\", users = 3, for = \"1s\" }]",
+        "\"rate\" and \"users\" in one stage",
+    );
+    check_flat(
+        "stages = [{ rate = \"200000000/s\", for = \"1s\" }]",
+        "plan.toml:1:20: \"rate\" must be at most 100000000/s",
+    );
+}
+
+#[test]
 fn the_resolved_plan_reads_back_and_keeps_secrets() {
     let staged = "[[stream]]\nname = \"a\"\nstart = \"5s\"\nlabels = { chain = \"boba\" }\n\
         stages = [{ rate = \"1000/s\", over = \"30s\" }, { rate = \"5000/s\", for = \"1m30s\" }]\n\

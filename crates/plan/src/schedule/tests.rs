@@ -207,7 +207,7 @@ proptest! {
             seen += ids.len();
             for user in ids.iter().cycle().take(ids.len() * 5001) {
                 match own.start(*user) {
-                    Some(seq) => numbers.push(seq),
+                    Some(ticket) => numbers.push(ticket.seq),
                     // Every shard has its quota: when the first user finds none, go on by shard.
                     None if ids.iter().all(|user| own.clone().start(*user).is_none()) => break,
                     None => {}

@@ -82,7 +82,11 @@ pub(crate) struct Ran {
 
 /// Runs a plan and reads its summary; the identities are checked.
 pub(crate) fn run_plan(plan: &str, args: &[&str]) -> Ran {
-    let folder = Folder::new();
+    run_plan_in(&Folder::new(), plan, args)
+}
+
+/// Runs a plan that names files in this folder.
+pub(crate) fn run_plan_in(folder: &Folder, plan: &str, args: &[&str]) -> Ran {
     let path = folder.file("plan.toml", plan);
     let mut all = vec!["run", &path, "--no-out", "--format", "json"];
     all.extend(args);

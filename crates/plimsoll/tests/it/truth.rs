@@ -1,6 +1,6 @@
 //! Every arrival is accounted for, and times are what a user would have felt.
 
-use crate::run::{RPC, RPC_RESULT, run_plan};
+use crate::run::{Folder, RPC, RPC_RESULT, run_plan, run_plan_in};
 use crate::server::{Reply, Server, Then};
 use std::collections::BTreeSet;
 
@@ -123,6 +123,88 @@ fn the_same_seed_sends_the_same_requests_however_it_is_split() {
         assert_eq!(alone.len(), 600, "each is one of its kind");
         assert_eq!(alone, requests(load, "3"), "{load}");
     }
+}
+
+/// The bodies that a plan sends, in the order in which they came.
+fn bodies(load: &str, flags: &[&str]) -> Vec<String> {
+    let server = Server::start(|_, _| Reply::ok(RPC_RESULT));
+    let plan = load.replace("URL", &server.url());
+    let ran = run_plan(&plan, flags);
+    assert_eq!(ran.count("/requests/failed") + ran.count("/requests/unsent"), 0, "{}", ran.summary);
+    let asked = server.asked();
+    let sent = ran.count("/requests/sent") + ran.count("/warmup/requests/sent");
+    assert_eq!(asked.len() as u64, sent);
+    asked.into_iter().map(|asked| asked.body).collect()
+}
+
+#[test]
+fn no_two_requests_have_the_same_values() {
+    let target = "request = \"POST URL/\"\nbody = \"{{seq}} {{uuid}}\"\n";
+    let plans = [
+        format!("rate = \"500/s\"\nduration = \"200ms\"\nwarmup = \"100ms\"\n[[target]]\n{target}"),
+        format!("users = 3\nduration = \"200ms\"\nwarmup = \"100ms\"\n[[target]]\n{target}"),
+        format!("users = 3\nrequests = 50\nwarmup = \"100ms\"\n[[target]]\n{target}"),
+        [
+            "rate = \"500/s\"\nduration = \"200ms\"",
+            "users = 3\nrequests = 50",
+            "users = 2\nduration = \"100ms\"",
+        ]
+        .map(|load| {
+            format!("[[stream]]\n{load}\n[[stream.target]]\nname = \"{}\"\n{target}", load.len())
+        })
+        .concat(),
+    ];
+    for plan in plans {
+        let mut seen = (BTreeSet::new(), BTreeSet::new());
+        let mut total = 0;
+        // A run without a seed repeats nothing of the run before; the numbers start again.
+        for _ in 0..2 {
+            seen.0.clear();
+            let sent = bodies(&plan, &["--workers", "2"]);
+            for body in &sent {
+                let (seq, uuid) = body.split_once(' ').unwrap();
+                assert!(seen.0.insert(seq.to_string()), "{seq} twice\n{plan}");
+                assert!(seen.1.insert(uuid.to_string()), "{uuid} twice\n{plan}");
+            }
+            total += sent.len();
+        }
+        assert!(total > 100, "{total}\n{plan}");
+        let first: BTreeSet<String> = bodies(&plan, &["--seed", "5"]).into_iter().collect();
+        let again: BTreeSet<String> = bodies(&plan, &["--seed", "5"]).into_iter().collect();
+        let common = first.intersection(&again).count();
+        assert!(common >= 50, "only {common} of {} again\n{plan}", first.len());
+    }
+}
+
+#[test]
+fn weights_are_exact_in_the_closed_model_whatever_the_pace_of_its_users() {
+    // Every third answer is slow, so that users are at different places of their decks.
+    let server = Server::start(|number, _| {
+        if number % 3 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Reply::ok(RPC_RESULT)
+    });
+    let url = server.url();
+    let rows: String = (0..8).map(|row| format!("GET {url}/row/{row}\n\n")).collect();
+    let folder = Folder::new();
+    folder.file("rows.txt", rows);
+    let plan = format!(
+        "users = 16\nduration = \"500ms\"\n\
+         [[target]]\nname = \"a\"\nweight = 3\nrequest = \"GET {url}/a\"\n\
+         [[target]]\nname = \"rows\"\nweight = 2\nfile = \"rows.txt\"\n"
+    );
+    let ran = run_plan_in(&folder, &plan, &["--workers", "1"]);
+    let of = |place: usize| ran.count(&format!("/targets/{place}/requests/scheduled"));
+    assert!(of(0) + of(1) > 100, "{}", ran.summary["requests"]);
+    // Exact over whole decks of five; what is left is less than one deck.
+    assert!((of(0) * 2).abs_diff(of(1) * 3) <= 2 * 3, "{} and {}", of(0), of(1));
+    let mut by_row = [0u64; 8];
+    for asked in server.asked().iter().filter(|asked| asked.line().starts_with("GET /row/")) {
+        by_row[asked.line()["GET /row/".len()..].parse::<usize>().unwrap()] += 1;
+    }
+    let (least, most) = (by_row.iter().min().unwrap(), by_row.iter().max().unwrap());
+    assert!(most - least <= 2, "{by_row:?}: rows are sent in turn");
 }
 
 #[test]

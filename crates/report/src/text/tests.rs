@@ -331,7 +331,7 @@ fn spinning_and_late_answers_are_shown() {
     for line in [
         "  ran        4s, last answer after 9s",
         "  sent              4,300         1,075/s",
-        "  generator: 1 worker, 9µs CPU per request (and 6µs spinning), peak memory 23 MiB",
+        "  generator: 1 worker, 9µs CPU per request (and 6µs spinning), peak memory 23 MiB, seed 7",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }
