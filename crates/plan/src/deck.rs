@@ -1,26 +1,26 @@
 //! Exact weights: targets are dealt from shuffled decks.
 //!
-//! A deck holds each target as often as its weight says, in lowest terms. Arrival number `seq` gets
-//! the card at place `seq mod size` of deck number `seq / size`, each deck shuffled by its own key.
-//! So the shares are exact over every whole deck, nothing is remembered, and any arrival's card can
-//! be told without the ones before it.
+//! A deck contains each target in proportion to its weight, in lowest terms. Arrival number `seq` gets
+//! the card at position `seq mod size` of deck number `seq / size`; each deck is shuffled by its own key.
+//! So shares are exact over every complete deck, there is no state, and any arrival's card can be
+//! computed without the preceding ones.
 //!
-//! A target's cards are numbered through: its card `c` of deck `d` is its card number `d × cards + c`.
-//! Each number is dealt once, so that a target that takes its requests by that number, in turn, has
-//! sent each equally often, to within one, after every whole deck.
+//! A target's cards are numbered consecutively over all decks: card `c` of deck `d` has the number
+//! `d × cards + c`. Each number is dealt once, so that a target that selects its requests by this number,
+//! round-robin, has sent each equally often, to within one, after every complete deck.
 //!
-//! Users whose number of requests is not known beforehand cannot share one sequence of decks between
-//! workers. There each worker deals decks of its own ([`Deck::part`]): shares are exact over each
-//! worker's whole decks, whatever the pace of its users.
+//! If users send for a duration, the number of requests is not known in advance and workers cannot share
+//! one sequence of decks. Each worker then deals its own decks ([`Deck::part`]), so shares are exact over
+//! each worker's complete decks, however fast its users are.
 
 use plimsoll_measure::rng::Key;
 
-/// What an arrival is dealt.
+/// The card dealt to an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dealt {
-    /// The target's place in the stream.
+pub struct Card {
+    /// The target's index in the stream.
     pub target: usize,
-    /// Which of the target's cards: each number from 0 on comes once.
+    /// The number of the card among the target's cards; each number from 0 occurs once.
     pub number: u64,
 }
 
@@ -28,7 +28,7 @@ pub struct Dealt {
 #[derive(Clone, Debug)]
 pub struct Deck {
     key: Key,
-    /// For each target the number of cards up to and with its own.
+    /// For each target, the number of cards up to and including its own.
     upto: Vec<u64>,
 }
 
@@ -36,7 +36,7 @@ impl Deck {
     /// A deck of targets by weight.
     ///
     /// # Panics
-    /// When there is no weight above zero.
+    /// If no weight is above zero.
     pub fn new(weights: &[u32], key: Key) -> Deck {
         let divisor = weights.iter().fold(0, |a, b| gcd(a, u64::from(*b)));
         assert!(divisor > 0, "a deck needs a weight above zero");
@@ -53,7 +53,7 @@ impl Deck {
         Deck { key, upto: self.upto.clone() }
     }
 
-    /// How many cards it has.
+    /// The number of cards.
     pub fn size(&self) -> u64 {
         self.upto.last().copied().unwrap_or(0)
     }
@@ -69,16 +69,16 @@ impl Deck {
 
     /// The card of arrival number `seq`.
     #[inline]
-    pub fn deal(&self, seq: u64) -> Dealt {
+    pub fn deal(&self, seq: u64) -> Card {
         if self.upto.len() == 1 {
-            return Dealt { target: 0, number: seq };
+            return Card { target: 0, number: seq };
         }
         let size = self.size();
         let (round, place) = (seq / size, seq % size);
         let card = self.key.with(round).permute(place, size);
         let target = self.upto.partition_point(|upto| *upto <= card);
         let first = if target == 0 { 0 } else { self.upto[target - 1] };
-        Dealt { target, number: round * (self.upto[target] - first) + (card - first) }
+        Card { target, number: round * (self.upto[target] - first) + (card - first) }
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_targets_cards_are_numbered_through(
+        fn a_targets_cards_are_numbered_consecutively(
             weights in proptest::collection::vec(0u32..20, 1..8),
             seed: u64,
             decks in 1u64..20,

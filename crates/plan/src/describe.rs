@@ -1,4 +1,4 @@
-//! What a plan will do, in words.
+//! Describes a plan as text.
 
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Target};
@@ -8,7 +8,7 @@ use plimsoll_measure::units::{counted, grouped};
 use std::fmt::Write;
 
 impl Plan {
-    /// What will be sent when, to whom, and what decides: for a person to read.
+    /// Describes the load, the targets and the objectives for a human reader.
     pub fn describe(&self) -> String {
         let mut out = format!("{}:", self.name);
         let requests = self.planned_requests().map(|n| format!(" {}", counted(n, "request")));
@@ -38,7 +38,7 @@ impl Plan {
         }
         for scrape in &self.scrapes {
             let (name, url) = (&scrape.name, &scrape.url_shown);
-            writeln!(out, "  reads {url} every second as {name}").expect("writing to memory");
+            writeln!(out, "  scrapes {url} every second as {name}").expect("writing to memory");
         }
         let max = counted(self.connections.max, "connection");
         let reuse = if self.connections.reuse { "reused" } else { "one for each request" };
@@ -51,7 +51,7 @@ impl Plan {
         out
     }
 
-    /// The load in few words: `5000/s for 33m`, or what the streams together come to.
+    /// A short description of the load: `5000/s for 33m`, or the totals of several streams.
     pub fn load_in_words(&self) -> String {
         match self.streams.as_slice() {
             [only] if only.stages.is_empty() => {
@@ -81,7 +81,7 @@ impl Plan {
             if self.streams.len() > 1 { format!("{}: ", stream.name) } else { String::new() };
         let from = match stream.start {
             Nanos::ZERO => String::new(),
-            start => format!("from {} on, ", exact(start)),
+            start => format!("starting at {}, ", exact(start)),
         };
         let (how, show): (String, fn(f64) -> String) = match &stream.load {
             Load::Open { arrivals: Arrivals::Constant, .. } => {
@@ -136,7 +136,7 @@ impl Plan {
 
 const TARGETS_SHOWN: usize = 20;
 
-/// What a stream's load is at an instant after its start.
+/// A stream's rate or number of users at an instant after its start.
 fn show_value(stream: &Stream, at: Nanos) -> String {
     let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
     match stream.load {
@@ -172,10 +172,10 @@ fn describe_target(target: &Target, requests: &[RequestSpec], share: f64) -> Str
         0 => String::new(),
         others => format!(" and {} more in turn", grouped(others as u64)),
     };
-    // Expectations are shown where one sentence holds for all.
-    let expects = match requests.iter().all(|spec| spec.expect == first.expect) {
-        true => format!(", expects {}", describe_expect(&first.expect)),
-        false => ", each with its own expectation".into(),
+    let expects = if requests.iter().all(|spec| spec.expect == first.expect) {
+        format!(", expects {}", describe_expect(&first.expect))
+    } else {
+        ", each with its own expectation".into()
     };
     let (name, method, url) = (&target.name, &first.method, &first.url_shown);
     format!("    {percent:>5} %  {name}: {method} {url}{body}{others}{expects}")

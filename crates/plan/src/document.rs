@@ -1,4 +1,5 @@
-//! A plan file to a [`Plan`]: typed as written → validated → resolved, all problems at once.
+//! Parses a plan file into a [`Plan`], validates it and fills in defaults. All problems are reported at
+//! once.
 
 mod file;
 mod load;
@@ -22,13 +23,13 @@ use std::time::Duration;
 /// Rules for connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionRules {
-    /// The most that are open at a time to one host and port, over all workers.
+    /// Maximum number of simultaneous connections to one host and port, over all workers.
     pub max: u64,
-    /// Whether a connection is used again.
+    /// Whether connections are reused.
     pub reuse: bool,
-    /// Local addresses to connect from, in turn; empty: the kernel's choice.
+    /// Local addresses to connect from, round-robin; empty: chosen by the kernel.
     pub sources: Vec<IpAddr>,
-    /// How long a name's addresses are used before they are asked for again.
+    /// How long resolved addresses are cached.
     pub dns_ttl: Nanos,
 }
 
@@ -39,60 +40,60 @@ pub struct TlsRules {
     pub insecure: bool,
     /// Trust these certificates (PEM) instead of the system's.
     pub ca: Option<PathBuf>,
-    /// Show this certificate chain (PEM)…
+    /// Client certificate chain (PEM)…
     pub cert: Option<PathBuf>,
     /// …with this key (PEM).
     pub key: Option<PathBuf>,
-    /// Ask for this name instead of the URL's.
+    /// Server name for SNI and verification, instead of the URL's host.
     pub server_name: Option<String>,
 }
 
-/// What is sent where, how often, and what is expected: valid, with every default filled in.
+/// A valid plan with all defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What reports and run directories are called.
+    /// Name used in reports and run directories.
     pub name: String,
-    /// What all random choices derive from.
+    /// Seed of all random choices.
     pub seed: u64,
     /// Whether the seed is part of the plan. If not, each run draws one (see [`Plan::reseed`]), so
-    /// that no run repeats the values of the one before.
+    /// that no run repeats the values of an earlier one.
     pub has_seed: bool,
-    /// Comes before the run proper and is left out of the statistics.
+    /// Length of the warm-up, which precedes the run proper and is excluded from its statistics.
     pub warmup: Nanos,
     /// From the planned instant to the last byte of the answer.
     pub timeout: Nanos,
-    /// How long what is in flight may finish when the plan is done or the run was stopped.
+    /// How long requests in flight may take to finish after the end of the plan or a stop.
     pub grace: Nanos,
-    /// How many redirects of one request are followed.
+    /// Maximum number of redirects followed per request.
     pub redirects: u32,
-    /// The largest response body, in bytes, decoded where it is decoded.
+    /// The largest response body, in bytes; after decoding, if it is decoded.
     pub body_max: u64,
     /// Rules for connections.
     pub connections: ConnectionRules,
     /// Rules for TLS.
     pub tls: TlsRules,
-    /// At least one.
+    /// The streams; at least one.
     pub streams: Vec<Stream>,
-    /// Those of all streams, a stream's next to each other.
+    /// The targets of all streams; those of a stream are contiguous.
     pub targets: Vec<Target>,
-    /// The requests of all targets, a target's next to each other.
+    /// The requests of all targets; those of a target are contiguous.
     pub requests: Vec<RequestSpec>,
-    /// What decides pass or fail.
+    /// Pass/fail conditions.
     pub objectives: Vec<Objective>,
-    /// Who else is asked for figures.
+    /// Other processes to scrape.
     pub scrapes: Vec<Scrape>,
 }
 
-/// Longer timeouts and graces would leave the histogram's hour.
+/// Longer timeouts and grace periods would exceed the histogram's range of one hour.
 const TIMEOUT_MAX: Nanos = Nanos::from_secs(30 * 60);
-/// Each target has histograms of its own.
+/// Bounds memory: each target has its own histograms.
 const TARGETS_MAX: usize = 10_000;
 /// Seeds are JSON numbers that every reader keeps exactly.
 pub const SEED_MAX: u64 = 1 << 53;
 const CONNECTIONS_DEFAULT: u64 = 2_000;
 
 impl Plan {
-    /// The keys at the top of a plan.
+    /// The top-level keys of a plan.
     pub const KEYS: [&str; 22] = [
         "arrivals",
         "connections",
@@ -118,10 +119,10 @@ impl Plan {
         "warmup",
     ];
 
-    /// Reads a plan. `folder` is where the files that it names are looked for.
+    /// Reads a plan. Files that it names are relative to `folder`.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All problems of the document.
     pub fn read(
         document: &Document,
         variables: &Variables,
@@ -136,13 +137,13 @@ impl Plan {
         self.streams.iter_mut().for_each(|stream| stream.reseed(seed));
     }
 
-    /// When the last stream ends, when that is known beforehand; the warm-up counted.
+    /// When the last stream ends, including the warm-up; `None` if not known in advance.
     pub fn planned_end(&self) -> Option<Nanos> {
         let ends = self.streams.iter().map(|stream| stream.planned_end(self.warmup));
         ends.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// The origins that its requests go to, in the order of the requests.
+    /// The distinct origins of all requests, in the order of the requests.
     pub fn origins(&self) -> Vec<Origin> {
         let mut origins: Vec<Origin> = Vec::new();
         let mut seen = HashSet::new();
@@ -155,8 +156,8 @@ impl Plan {
         origins
     }
 
-    /// The names that connections are counted under: the origins and, where redirects are followed,
-    /// one for all origins that only redirects lead to.
+    /// The names under which connections are counted: the origins and, if redirects are followed, one for all
+    /// origins that only redirects lead to.
     pub fn origin_names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.origins().iter().map(Origin::to_string).collect();
         if self.redirects > 0 {
@@ -165,12 +166,12 @@ impl Plan {
         names
     }
 
-    /// A snapshot in which nothing was counted.
+    /// An empty snapshot.
     pub fn blank_snapshot(&self) -> Snapshot {
         Snapshot::new(self.targets.len(), self.streams.len(), self.origin_names().len())
     }
 
-    /// How many requests are planned, when that is known beforehand; the warm-up not counted.
+    /// Number of planned requests without the warm-up; `None` if not known in advance.
     pub fn planned_requests(&self) -> Option<u64> {
         self.streams.iter().map(Stream::planned_requests).sum()
     }
@@ -196,7 +197,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let files = Files::of(folder);
     let streams = read_streams(root, &files, Key::new(seed), (&mut targets, &mut requests));
     if targets.len() > TARGETS_MAX {
-        root.problem(format!("{} targets; at most {TARGETS_MAX}", targets.len()), "");
+        root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
     }
     let objectives = read_objectives(root, &targets);
     let scrapes = read_scrapes(root);
@@ -223,11 +224,11 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         objectives,
         scrapes,
     };
-    // What files hold may need more room in TOML; what is resolved can always be read again.
+    // Contents of files may be longer in TOML. The limit ensures that a resolved plan can be read back.
     let resolved = plan.to_toml().len();
     if resolved > Document::LEN_MAX {
         let message =
-            format!("resolved, the plan has {resolved} bytes; at most {}", Document::LEN_MAX);
+            format!("the resolved plan has {resolved} bytes; the maximum is {}", Document::LEN_MAX);
         root.problem(message, "use fewer or smaller requests in the target files");
         return None;
     }
@@ -242,12 +243,12 @@ fn bounded_span(root: &Table<'_>, key: &'static str) -> Option<Nanos> {
 fn bounded(field: &Field<'_>, key: &str, span: Option<Duration>) -> Option<Nanos> {
     let span = Nanos::from(span?);
     if span > TIMEOUT_MAX {
-        field.problem(format!("\"{key}\" can be at most {TIMEOUT_MAX}"), "");
+        field.problem(format!("\"{key}\" must be at most {TIMEOUT_MAX}"), "");
     }
     Some(span)
 }
 
-/// The limit, when it is given, and the other rules.
+/// The connection limit, if given, and the other rules.
 fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
     let mut rules = ConnectionRules {
         max: CONNECTIONS_DEFAULT,
@@ -323,8 +324,8 @@ fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
         objective.narrowed = read_tags(&narrowing);
         if !objective.metric.narrows() {
             field.problem_with_key(
-                format!("\"{}\" is counted over the whole run", objective.that),
-                "leave \"where\" out",
+                format!("\"{}\" covers the whole run and cannot be narrowed", objective.that),
+                "remove \"where\"",
             );
         } else if !targets.iter().any(|target| target.has_tags(&objective.narrowed)) {
             field.problem(
@@ -341,7 +342,7 @@ fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
     Some(objective)
 }
 
-/// A table of names and texts that users choose.
+/// A table of user-defined names and strings.
 fn read_tags(table: &Table<'_>) -> BTreeMap<String, String> {
     let text = |(name, field): (String, Field<'_>)| Some((name, field.text()?.value));
     // Entries are never unknown: `close` is not called.

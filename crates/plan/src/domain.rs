@@ -1,15 +1,15 @@
-//! The parts of a plan's seed: what each random choice derives from.
+//! Domain separation for random choices derived from a plan's seed.
 //!
-//! A stream's key is `Key::new(seed).with(place of the stream)`; below it each kind of choice has a
-//! branch of its own, so that no two ever draw the same numbers.
+//! A stream's key is `Key::new(seed).with(index of the stream)`; each kind of choice derives its own key
+//! from it, so that no two kinds draw the same numbers.
 
 /// When arrivals are due.
 pub(crate) const SCHEDULE: u64 = 0;
 /// When the warm-up's arrivals are due.
 pub(crate) const WARMUP: u64 = 1;
-/// Which target an arrival is dealt.
+/// Which target an arrival gets.
 pub(crate) const DECK: u64 = 2;
-/// What fills an arrival's placeholders.
+/// The values of an arrival's placeholders.
 pub(crate) const VALUES: u64 = 3;
-/// When arrivals are due after the rate was changed while the plan ran.
+/// When arrivals are due after the rate was changed during the run.
 pub(crate) const CHANGED_RATE: u64 = 4;

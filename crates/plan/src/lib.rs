@@ -1,19 +1,19 @@
-//! The plan: what is sent where, how often, and what is expected. And the arithmetic of when.
+//! The plan: which requests are sent where and how often, which answers are expected, and the schedule.
 //!
-//! Pure: it opens no socket, reads no clock, and the only files it reads are those a plan names.
-//! The same plan and seed give the same requests at the same instants, however the work is split.
+//! Pure: opens no sockets and reads no clock; the only files it reads are those named by a plan. The same
+//! plan and seed give the same requests at the same instants, however the work is split.
 //!
 //! # Layout
-//! - `domain`: the parts of the seed's tree, each random choice its own
-//! - `document`: a plan file to a [`Plan`], all problems at once
-//! - `target`: [`Target`], [`RequestSpec`], [`Url`], [`Origin`], [`Expect`]: what is sent, and what its answer must be
-//! - `target_file`: requests from a file of vegeta's formats
-//! - `template`: [`Template`]: `{{seq}}` and the like
+//! - `domain`: keys derived from the seed, one per kind of random choice
+//! - `document`: parses a plan file into a [`Plan`] and reports all problems at once
+//! - `target`: [`Target`], [`RequestSpec`], [`Url`], [`Origin`], [`Expect`]: requests and expected answers
+//! - `target_file`: reads requests from files in vegeta's formats
+//! - `template`: [`Template`]: placeholders such as `{{seq}}`
 //! - `objective`: [`Objective`]: `latency.p99 < 250ms`
 //! - `profile`: [`Profile`]: a rate over time, its integral and the inverse
-//! - `schedule`: [`Schedule`], [`Pacer`]: the open model's arrivals, by shard; [`Users`]: the closed
+//! - `schedule`: [`Schedule`], [`Pacer`]: the open model's arrivals, by shard; [`Users`]: the closed model
 //! - `deck`: [`Deck`]: exact weights
-//! - `show`: the resolved plan as TOML; `describe`: in words
+//! - `show`: the resolved plan as TOML; `describe`: as text
 
 mod deck;
 mod describe;
@@ -28,9 +28,9 @@ mod target;
 pub mod target_file;
 mod template;
 
-pub use deck::{Dealt, Deck};
+pub use deck::{Card, Deck};
 pub use document::{ConnectionRules, Plan, SEED_MAX, Scrape, TlsRules};
-// Part of a plan's public types: reading a plan needs no other crate.
+// Re-exported so that reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
 pub use plimsoll_config::{Document, Variables};
 pub use profile::{Profile, Stage};

@@ -4,18 +4,18 @@ use plimsoll_config::{nearest, values};
 use plimsoll_measure::{ErrorClass, Listed, Nanos};
 use std::collections::BTreeMap;
 
-/// Which time a metric speaks of.
+/// The time that a metric measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeKind {
-    /// Of every arrival, from the planned instant.
+    /// Latency of every arrival, from the planned instant.
     Latency,
-    /// Of what was answered as expected.
+    /// Latency of arrivals that were answered as expected.
     LatencyOk,
-    /// Of whole responses, from the first byte sent.
+    /// Service time of complete responses, from the first byte sent.
     ServiceTime,
-    /// The instrument's own lateness.
+    /// The generator's own lateness.
     Lag,
-    /// For a connection.
+    /// Waiting for a connection.
     Wait,
 }
 
@@ -29,7 +29,7 @@ impl TimeKind {
     ];
 }
 
-/// What of a distribution.
+/// A statistic of a distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TimeStat {
     /// The smallest.
@@ -42,12 +42,12 @@ pub enum TimeStat {
     Max,
 }
 
-/// What an objective is about.
+/// The metric of an objective.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Metric {
-    /// Share of the scheduled that was answered as expected.
+    /// Share of scheduled arrivals that were answered as expected.
     Success,
-    /// Arrivals that were not.
+    /// Arrivals that were not answered as expected.
     Errors,
     /// Arrivals that were never sent.
     Unsent,
@@ -55,11 +55,11 @@ pub enum Metric {
     ErrorClass(ErrorClass),
     /// Responses with one HTTP status.
     Status(u16),
-    /// JSON-RPC errors, each item of a batch for itself.
+    /// JSON-RPC errors; each item of a batch counts.
     RpcErrors,
-    /// Answered as expected, per second.
+    /// Requests answered as expected, per second.
     RateOk,
-    /// Sent, per second.
+    /// Requests sent, per second.
     RateSent,
     /// A time.
     Time(TimeKind, TimeStat),
@@ -77,7 +77,7 @@ impl Metric {
     }
 }
 
-/// How a metric is compared with its value.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `<`
@@ -93,7 +93,7 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// Longer signs first.
+    /// Longer operators come first, so that `<=` is not read as `<`.
     const SIGNS: [(&'static str, Operator); 5] = [
         ("<=", Operator::LessOrEqual),
         (">=", Operator::GreaterOrEqual),
@@ -114,12 +114,12 @@ impl Operator {
     }
 }
 
-/// What a value is counted in.
+/// The unit of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// A number of something.
+    /// A count.
     Count,
-    /// A share of the scheduled, 0 to 1.
+    /// A share of scheduled arrivals, 0 to 1.
     Share,
     /// Nanoseconds.
     Time,
@@ -132,17 +132,17 @@ pub enum Unit {
 pub struct Objective {
     /// As it was written.
     pub that: String,
-    /// About what.
+    /// The metric.
     pub metric: Metric,
-    /// How.
+    /// The comparison.
     pub operator: Operator,
-    /// Against what, in `unit`.
+    /// The value to compare with, in `unit`.
     pub value: f64,
-    /// What `value`, and the metric with it, is counted in.
+    /// The unit of `value` and of the metric.
     pub unit: Unit,
     /// Narrowed to targets with these tags.
     pub narrowed: BTreeMap<String, String>,
-    /// The run is stopped when it does not hold any more, from this instant after the warm-up on.
+    /// If set, the run is stopped if the objective does not hold later than this after the warm-up.
     pub abort_after: Option<Nanos>,
 }
 
@@ -166,7 +166,7 @@ impl Objective {
     /// Reads `METRIC OP VALUE`.
     ///
     /// # Errors
-    /// What is wrong, and a hint.
+    /// A message and a hint.
     pub fn parse(that: &str) -> Result<Objective, (String, String)> {
         let found = Operator::SIGNS
             .iter()
@@ -200,7 +200,7 @@ fn unknown(message: String, word: &str, known: &[&'static str]) -> (String, Stri
 }
 
 fn read_metric(text: &str) -> Result<Metric, (String, String)> {
-    let nothing_like_it = || unknown(format!("unknown metric \"{text}\""), text, &METRICS);
+    let unknown_metric = || unknown(format!("unknown metric \"{text}\""), text, &METRICS);
     let (head, tail) = text.split_once('.').unwrap_or((text, ""));
     match (head, tail) {
         ("success", "") => return Ok(Metric::Success),
@@ -217,14 +217,14 @@ fn read_metric(text: &str) -> Result<Metric, (String, String)> {
         }
         ("status", code) => {
             let code = code.parse().ok().filter(|code| (100..=999).contains(code));
-            let wrong =
+            let invalid =
                 || (format!("\"{text}\" is not an HTTP status"), "write it like status.429".into());
-            return code.map(Metric::Status).ok_or_else(wrong);
+            return code.map(Metric::Status).ok_or_else(invalid);
         }
         _ => {}
     }
     let kind = TimeKind::NAMES.iter().find(|(name, _)| *name == head);
-    let Some((_, kind)) = kind else { return Err(nothing_like_it()) };
+    let Some((_, kind)) = kind else { return Err(unknown_metric()) };
     let stat = match tail {
         "min" => Some(TimeStat::Min),
         "mean" => Some(TimeStat::Mean),
@@ -252,23 +252,23 @@ fn quantile(digits: &str) -> Option<f64> {
 }
 
 fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String)> {
-    let wrong = |message: String, hint: &str| (message, hint.to_string());
+    let invalid = |message: String, hint: &str| (message, hint.to_string());
     let number =
         |text: &str| text.trim().replace('_', "").parse::<f64>().ok().filter(|n| *n >= 0.0);
     match metric {
         Metric::Time(..) => values::duration(text)
             .map(|span| (span.as_nanos() as f64, Unit::Time))
-            .map_err(|message| wrong(message, "")),
-        Metric::RateOk | Metric::RateSent => {
-            values::rate(text).map(|rate| (rate, Unit::Rate)).map_err(|message| wrong(message, ""))
-        }
+            .map_err(|message| invalid(message, "")),
+        Metric::RateOk | Metric::RateSent => values::rate(text)
+            .map(|rate| (rate, Unit::Rate))
+            .map_err(|message| invalid(message, "")),
         Metric::Success => {
             let share = match text.strip_suffix('%') {
                 Some(percent) => number(percent).map(|n| n / 100.0),
                 None => number(text),
             };
             share.filter(|share| *share <= 1.0).map(|share| (share, Unit::Share)).ok_or_else(|| {
-                wrong(
+                invalid(
                     format!("\"{text}\" is not a percentage or fraction"),
                     "write it like 99% or 0.99",
                 )
@@ -280,7 +280,7 @@ fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String
             None => number(text).map(|n| (n, Unit::Count)),
         }
         .ok_or_else(|| {
-            wrong(
+            invalid(
                 format!("\"{text}\" is not a count or a percentage"),
                 "write it like 10, or 0.1% for a share of scheduled arrivals",
             )
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn problems_have_hints() {
         let check = |that: &str, message: &str, hint: &str| {
             assert_eq!(Objective::parse(that).unwrap_err(), (message.into(), hint.into()));
         };

@@ -1,33 +1,33 @@
-//! A value over time in straight lines: arrivals per second, or users.
+//! A piecewise linear value over time: arrivals per second, or users.
 //!
-//! For arrivals the integral counts: the k-th arrival (from 0) is due when the integral reaches k.
-//! Each line's integral is a parabola, so the inverse is the root of a quadratic, in the form that
-//! does not cancel: `x = 2u / (r + sqrt(r² + 2su))` for what is left `u`, start `r` and slope `s`.
+//! For arrivals, the integral matters: the k-th arrival (from 0) is due when the integral reaches k.
+//! Each line's integral is a parabola, so its inverse is the root of a quadratic, in the form without
+//! cancellation: `x = 2u / (r + sqrt(r² + 2su))` for the remainder `u`, start `r` and slope `s`.
 //! Times are seconds as `f64`: exact to a nanosecond for a hundred days.
 
 use plimsoll_measure::Nanos;
 
-/// A stage as it is planned: go to a value in a straight line, then hold it.
+/// A stage: ramps linearly to a value, then holds it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// Arrivals per second, or users.
     pub value: f64,
-    /// How long the line takes; zero is a step.
+    /// How long the ramp takes; zero is a step.
     pub over: Nanos,
-    /// How long the value is held after it.
+    /// How long the value is held after the ramp.
     pub hold: Nanos,
 }
 
 /// One straight line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Line {
-    /// When it begins, seconds.
+    /// Start, in seconds.
     from: f64,
-    /// How long it lasts, seconds; the last line of an endless profile lasts for ever.
+    /// Length in seconds; infinite for the last line of an endless profile.
     len: f64,
     start: f64,
     slope: f64,
-    /// The integral before it.
+    /// The integral up to its start.
     before: f64,
 }
 
@@ -44,7 +44,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The same value for ever.
+    /// A constant value without an end.
     pub fn endless(value: f64) -> Profile {
         Profile {
             lines: vec![Line {
@@ -57,12 +57,12 @@ impl Profile {
         }
     }
 
-    /// The same value for a while.
+    /// A constant value for a span.
     pub fn constant(value: f64, span: Nanos) -> Profile {
         Profile::stages(value, &[Stage { value, over: Nanos::ZERO, hold: span }])
     }
 
-    /// From `start` through the stages.
+    /// Starts at `start` and goes through the stages.
     pub fn stages(start: f64, stages: &[Stage]) -> Profile {
         let mut lines: Vec<Line> = Vec::with_capacity(stages.len() * 2);
         let (mut from, mut before, mut value) = (0.0, 0.0, start);
@@ -82,12 +82,12 @@ impl Profile {
         Profile { lines }
     }
 
-    /// When it ends; [`Nanos::MAX`] when it does not.
+    /// When the profile ends; [`Nanos::MAX`] if endless.
     pub fn end(&self) -> Nanos {
         self.lines.last().map_or(Nanos::ZERO, |line| Nanos::from_secs_f64(line.from + line.len))
     }
 
-    /// The integral over all of it.
+    /// The integral over the whole profile.
     pub fn total(&self) -> f64 {
         self.lines.last().map_or(0.0, |line| {
             if line.len.is_infinite() {
@@ -98,7 +98,7 @@ impl Profile {
         })
     }
 
-    /// The value at an instant: at a step the new one, after the end zero.
+    /// The value at an instant: at a step, the new value; after the end, zero.
     pub fn value(&self, at: Nanos) -> f64 {
         let at = at.as_secs_f64();
         let line = self.lines.iter().rev().find(|line| line.from <= at);
@@ -122,8 +122,8 @@ impl Profile {
     }
 
     /// The instant at which the integral reaches `sum`; it must be below [`Profile::total`].
-    /// `hint` is where the search starts and becomes where it ended: sums that only grow are found
-    /// in constant time.
+    /// The search starts at `hint`, which is updated to where it ended, so that increasing sums are found in
+    /// constant time.
     pub fn instant(&self, sum: f64, hint: &mut usize) -> Nanos {
         let mut place = (*hint).min(self.lines.len().saturating_sub(1));
         if self.lines.get(place).is_some_and(|line| line.before > sum) {
@@ -143,11 +143,10 @@ impl Profile {
         Nanos::from_secs_f64(line.from + x)
     }
 
-    /// The first instant from `from` on at which the value is at least `value`; `None` when it never
-    /// is again.
+    /// The first instant at or after `from` at which the value is at least `value`, if any.
     pub fn next_at_least(&self, value: f64, from: Nanos) -> Option<Nanos> {
         let from = from.as_secs_f64();
-        // Lines meet in floating point: a user is not refused for the last digit.
+        // Tolerates floating-point error at the ends of lines, so that no user is lost to rounding.
         let value = value - 1e-9;
         for line in self.lines.iter().filter(|line| line.from + line.len > from) {
             let x = (from - line.from).max(0.0);
@@ -192,7 +191,7 @@ mod tests {
         check(15, 400.0, 1000.0); // the step
         check(16, 400.0, 1400.0);
         check(18, 200.0, 2000.0);
-        check(21, 0.0, 2200.0); // held at nothing
+        check(21, 0.0, 2200.0); // held at zero
         check(99, 0.0, 2200.0);
         assert_eq!((profile.total(), profile.end(), profile.max()), (2200.0, secs(22), 400.0));
     }

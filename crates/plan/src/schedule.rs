@@ -1,5 +1,5 @@
-//! When arrivals are due: pure functions of (seed, stream, shard), so that any share of the work
-//! can be done anywhere, from any instant, and all shares together are the plan.
+//! When arrivals are due, as pure functions of (seed, stream, shard): any share of the work can be done
+//! on any worker or host, from any instant, and all shares add up to the plan.
 //!
 //! # The open model
 //! Each stream is divided into [`SHARDS`] virtual shards. The schedule is laid out on the axis of
@@ -12,14 +12,14 @@
 //!
 //! Arrivals are numbered by cell, then shard: `seq` runs through `0..count` without a gap whatever
 //! the split, and decides target and placeholders. A [`Pacer`] walks the cells of the shards it
-//! owns; handing a shard over means that one pacer drops it at an instant and another takes it up
+//! owns; to hand a shard over, one pacer drops it at an instant and another continues from
 //! there.
 //!
 //! # The closed model
 //! [`Users`]: user `u` belongs to shard `u mod min(users, SHARDS)`. A shard counts its requests in
-//! the order they start, and the shards' numbers interleave: request `n` of shard `s` is number
-//! `n × shards + s`. If a number of requests ends the stream, each shard has its part of it, so the
-//! set of requests is the same whatever the split.
+//! the order they start, and the shards' numbers interleave: request `n` of shard `s` has the number
+//! `n × shards + s`. If the stream ends after a number of requests, each shard has its part of them,
+//! so the set of requests does not depend on the split.
 
 use crate::Profile;
 use crate::stream::Arrivals;
@@ -35,10 +35,10 @@ pub const SHARDS: u64 = 1024;
 pub struct Shards(Vec<u16>);
 
 impl Shards {
-    /// The shards of part `part` of `parts`, dealt in turn.
+    /// The shards of part `part` of `parts`, assigned round-robin.
     ///
     /// # Panics
-    /// When there are more parts than shards, or no such part.
+    /// If there are more parts than shards, or no such part.
     pub fn part(part: usize, parts: usize) -> Shards {
         Shards::all().share(part, parts)
     }
@@ -48,33 +48,33 @@ impl Shards {
         Shards((0..SHARDS as u16).collect())
     }
 
-    /// Part `part` of `parts` of these shards, dealt in turn. The one function that splits a
-    /// schedule, over agents and over workers.
+    /// Part `part` of `parts` of these shards, assigned round-robin. All splits of a schedule use this
+    /// function.
     ///
     /// # Panics
-    /// When there is no such part, or more parts than shards of a plan.
+    /// If there is no such part, or there are more parts than [`SHARDS`].
     pub fn share(&self, part: usize, parts: usize) -> Shards {
         assert!(part < parts && parts <= SHARDS as usize, "part {part} of {parts}");
         Shards(self.0.iter().copied().skip(part).step_by(parts).collect())
     }
 
-    /// These without the others.
+    /// The difference of the sets.
     pub fn without(&self, others: &Shards) -> Shards {
         let kept = self.0.iter().filter(|shard| others.0.binary_search(shard).is_err());
         Shards(kept.copied().collect())
     }
 
-    /// These and the others.
+    /// The union of the sets.
     pub fn with(&self, others: &Shards) -> Shards {
         Shards::of(self.0.iter().chain(&others.0).copied())
     }
 
-    /// How many there are.
+    /// The number of shards.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -88,7 +88,7 @@ impl Shards {
         Shards(shards)
     }
 
-    /// One by one, ascending.
+    /// The shards in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         self.0.iter().map(|shard| u64::from(*shard))
     }
@@ -97,9 +97,9 @@ impl Shards {
 /// One planned request of an open stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// When it is due, from the start of the run.
+    /// When the arrival is due, from the start of the run.
     pub at: Nanos,
-    /// Its number in the stream.
+    /// The arrival's number in the stream.
     pub seq: u64,
 }
 
@@ -119,12 +119,12 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// All arrivals that a profile holds, the profile beginning at `start`.
+    /// All arrivals of a profile that begins at `start`.
     ///
     /// # Panics
-    /// When the profile is endless.
+    /// If the profile is endless.
     pub fn over(profile: Profile, arrivals: Arrivals, key: Key, start: Nanos) -> Schedule {
-        // 100 a minute for a minute is 100, not 101 for the last digit of 1.6666….
+        // Absorbs rounding: 100 per minute for a minute gives 100 arrivals, not 101.
         let cut = profile.total() - 1e-6;
         assert!(cut.is_finite(), "an endless profile needs a number of requests");
         let mut schedule = Schedule { profile, arrivals, key, start, first_seq: 0, cut, count: 0 };
@@ -132,8 +132,8 @@ impl Schedule {
         schedule
     }
 
-    /// `count` arrivals at a steady rate. For Poisson arrivals this counts through all cells, about
-    /// ten nanoseconds an arrival.
+    /// `count` arrivals at a steady rate. For Poisson arrivals this walks all cells, which takes about ten
+    /// nanoseconds per arrival.
     pub fn of_count(rate: f64, count: u64, arrivals: Arrivals, key: Key, start: Nanos) -> Schedule {
         let profile = Profile::endless(rate);
         let (cut, first_seq) = (f64::INFINITY, 0);
@@ -145,18 +145,18 @@ impl Schedule {
         schedule
     }
 
-    /// The same arrivals, the profile beginning at another instant.
+    /// The same arrivals with the profile beginning at another instant.
     pub fn starting_at(&self, start: Nanos) -> Schedule {
         Schedule { start, ..self.clone() }
     }
 
-    /// The same arrivals, numbered from another number on.
+    /// The same arrivals, numbered from `first_seq`.
     pub fn numbered_from(&self, first_seq: u64) -> Schedule {
         Schedule { first_seq, ..self.clone() }
     }
 
-    /// The number after that of the last arrival due before `at`, over all shards; rounded up to a
-    /// whole cell's for Poisson arrivals.
+    /// The number after that of the last arrival due before `at`, over all shards; for Poisson arrivals,
+    /// rounded up to a whole cell.
     pub fn seq_after(&self, at: Nanos) -> u64 {
         let sum = if at <= self.start { 0.0 } else { self.profile.integral(at - self.start) };
         let numbered = match self.arrivals {
@@ -167,7 +167,7 @@ impl Schedule {
         self.first_seq + numbered
     }
 
-    /// How many arrivals there are.
+    /// The number of arrivals.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -177,7 +177,7 @@ impl Schedule {
         self.start
     }
 
-    /// When no more arrivals come: the profile's end, or the last of a number of requests.
+    /// When arrivals end: at the profile's end, or after the given number of requests.
     pub fn end(&self) -> Nanos {
         match (self.profile.end(), self.arrivals) {
             (Nanos::MAX, Arrivals::Constant) => self.instant(self.count as f64, &mut 0),
@@ -191,7 +191,7 @@ impl Schedule {
         if at < self.start || at >= self.end() { 0.0 } else { self.profile.value(at - self.start) }
     }
 
-    /// Walks the arrivals of some shards that are due at `from` or later.
+    /// A pacer over the arrivals of some shards that are due at `from` or later.
     pub fn pacer(self: &Arc<Schedule>, shards: &Shards, from: Nanos) -> Pacer {
         let mut pacer = Pacer {
             schedule: self.clone(),
@@ -217,7 +217,7 @@ impl Schedule {
         self.start + self.profile.instant(sum, hint)
     }
 
-    /// How many arrivals lie in the cells before this one.
+    /// The number of arrivals in all cells before this one.
     fn numbered_before_cell(&self, cell: u64) -> u64 {
         let cells = (self.cut.max(0.0) / SHARDS as f64).ceil() as u64;
         let cell = cell.min(cells);
@@ -227,7 +227,7 @@ impl Schedule {
         }
     }
 
-    /// Poisson points of all shards in a cell, those behind the cut left out.
+    /// The number of Poisson points of all shards in a cell, up to the cut.
     fn points_in(&self, cell: u64) -> u64 {
         let whole = ((cell + 1) * SHARDS) as f64 <= self.cut;
         let count = |shard| {
@@ -237,7 +237,7 @@ impl Schedule {
         (0..SHARDS).map(count).sum()
     }
 
-    /// The integral behind the point number `count`.
+    /// The integral just after point number `count`.
     fn poisson_cut(&self, count: u64) -> f64 {
         let (mut cell, mut before) = (0, 0);
         loop {
@@ -256,7 +256,7 @@ impl Schedule {
     }
 }
 
-/// The points of one shard in one cell: where on the integral's axis they lie, in no order.
+/// The points of one shard in one cell, as positions on the integral's axis, unsorted.
 struct Points {
     sequence: plimsoll_measure::rng::Sequence,
     base: f64,
@@ -296,11 +296,11 @@ impl Iterator for Points {
 pub struct Pacer {
     schedule: Arc<Schedule>,
     shards: Shards,
-    /// The cell that is laid out next.
+    /// The next cell to lay out.
     cell: u64,
-    /// How many arrivals lie before that cell.
+    /// The number of arrivals before that cell.
     numbered: u64,
-    /// Arrivals of the cell before it, by instant.
+    /// Arrivals of the current cell, sorted by instant.
     buffer: Vec<Arrival>,
     next: usize,
     hint: usize,
@@ -314,7 +314,7 @@ impl Pacer {
         Some(Arrival { at: arrival.at, seq: self.schedule.first_seq + arrival.seq })
     }
 
-    /// Goes on to the one after.
+    /// Moves to the next arrival.
     #[inline]
     pub fn advance(&mut self) {
         self.next += 1;
@@ -323,7 +323,7 @@ impl Pacer {
         }
     }
 
-    /// Lays out cells until one holds an arrival of ours, or the schedule ends.
+    /// Lays out cells until one contains an arrival of this pacer's shards, or the schedule ends.
     fn fill(&mut self) {
         self.buffer.clear();
         self.next = 0;
@@ -349,7 +349,7 @@ impl Pacer {
 
     fn fill_poisson(&mut self) {
         let mut own = self.shards.iter().peekable();
-        // Points of a cell come in no order: each search begins at the line of the cell's edge.
+        // Points of a cell are unsorted, so each search begins at the line of the cell's start.
         self.schedule.instant((self.cell * SHARDS) as f64, &mut self.hint);
         for shard in 0..SHARDS {
             let points = Points::of(self.schedule.key, self.cell, shard);
@@ -370,10 +370,10 @@ impl Pacer {
     }
 }
 
-/// The users of a closed stream, as one part of the work sees them.
+/// The users of a closed stream, with the requests started by one share of the work.
 #[derive(Clone, Debug)]
 pub struct Users {
-    /// How many shards have users.
+    /// The number of shards that have users.
     shards: u64,
     users: u64,
     requests: Option<u64>,
@@ -393,14 +393,14 @@ pub struct Ticket {
 }
 
 impl Users {
-    /// `users` users, who stop after `requests` requests in all, or never by themselves.
+    /// `users` users, who stop after `requests` requests in total, if given.
     pub fn new(users: u64, requests: Option<u64>) -> Users {
         let shards = users.clamp(1, SHARDS);
         let none = vec![0; shards as usize];
         Users { shards, users, requests, started: none.clone(), warmed_up: none }
     }
 
-    /// The users that belong to some shards.
+    /// The users of some shards.
     pub fn of(&self, shards: &Shards) -> Vec<u64> {
         let own: Vec<bool> =
             (0..self.shards).map(|shard| shards.0.binary_search(&(shard as u16)).is_ok()).collect();
@@ -412,8 +412,8 @@ impl Users {
         shards.0.binary_search(&((user % self.shards) as u16)).is_ok()
     }
 
-    /// The next request of each of these shards gets the number `first` in its shard: one that was
-    /// taken over must not repeat the numbers of its former owner.
+    /// Sets the number of the next request of each of these shards to `first`, so that a shard that was taken
+    /// over does not repeat the numbers of its former owner.
     pub fn number_from(&mut self, shards: &Shards, first: u64) {
         for shard in shards.iter().filter(|shard| *shard < self.shards) {
             self.started[shard as usize] = first;

@@ -1,4 +1,4 @@
-//! The resolved plan as TOML that reads back to the same plan, secrets left as placeholders.
+//! The resolved plan as TOML, which reads back to the same plan. Secrets stay placeholders.
 
 use crate::Objective;
 use crate::document::{ConnectionRules, Plan, TlsRules};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 impl Plan {
-    /// The plan with every default filled in, as a document. Secrets are not in it.
+    /// The plan as a document with all defaults filled in and without secrets.
     pub fn to_toml(&self) -> String {
         self.resolved(self.has_seed.then_some(self.seed))
     }
@@ -205,9 +205,8 @@ fn show_expect(expect: &Expect) -> String {
         .map(|range| quote(&format!("{}-{}", range.start(), range.end())))
         .collect();
     let mut text = format!("{{ status = [{}]", ranges.join(", "));
-    // Without a JSON-RPC request "off" is the only possibility, with one "result" the default.
     let word = RpcExpect::WORDS.iter().find(|(_, rpc)| *rpc == expect.rpc);
-    let (word, _) = word.expect("every expectation has a word");
+    let (word, _) = word.expect("every expectation has a name");
     text += &format!(", jsonrpc = \"{word}\"");
     if let Some(contains) = &expect.contains {
         text += &format!(", contains = {}", quote_filled(contains));

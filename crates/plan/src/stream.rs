@@ -1,4 +1,4 @@
-//! One arrival process with its targets.
+//! Streams: an arrival process with its targets.
 
 use crate::{Deck, Profile, Schedule, Users, Values, domain};
 use plimsoll_measure::Nanos;
@@ -12,58 +12,58 @@ use std::sync::{Arc, OnceLock};
 pub enum Arrivals {
     /// Evenly.
     Constant,
-    /// At random, independent of each other: what many independent users make together.
+    /// At random, independent of each other, as from many independent users.
     Poisson,
 }
 
 /// When a stream ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// After a span, the warm-up not counted.
+    /// After a span, excluding the warm-up.
     After(Nanos),
-    /// After a number of requests, the warm-up's not counted.
+    /// After a number of requests, excluding the warm-up.
     Requests(u64),
 }
 
-/// What makes a stream's requests start.
+/// The load model of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Load {
-    /// A planned rate, whatever the target does.
+    /// Open model: a planned rate, regardless of the target.
     Open {
-        /// Arrivals per second; endless when a number of requests ends it.
+        /// Arrivals per second; endless if the stream ends after a number of requests.
         profile: Profile,
         /// Their spacing.
         arrivals: Arrivals,
     },
-    /// Users who each send again when they have their answer.
+    /// Closed model: users who each send their next request after an answer.
     Closed {
-        /// How many; endless when a number of requests ends it.
+        /// Number of users; endless if the stream ends after a number of requests.
         profile: Profile,
-        /// How long each waits after an answer.
+        /// How long each user pauses after an answer.
         think_time: Nanos,
     },
 }
 
-/// One arrival process with its targets.
+/// An arrival process with its targets.
 #[derive(Clone, Debug)]
 pub struct Stream {
     /// Unique in the plan.
     pub name: String,
-    /// Given to the stream's targets as tags.
+    /// Tags added to the stream's targets.
     pub labels: BTreeMap<String, String>,
-    /// When it begins, from the end of the warm-up.
+    /// When the stream begins, from the end of the warm-up.
     pub start: Nanos,
-    /// What makes its requests start.
+    /// The load model.
     pub load: Load,
-    /// When it ends.
+    /// When the stream ends.
     pub end: End,
-    /// The resolved stages, for showing; empty for a steady load.
+    /// The resolved stages, for display; empty for a steady load.
     pub stages: Vec<crate::Stage>,
-    /// Its targets' places in the plan.
+    /// Indices of its targets in the plan.
     pub targets: Range<usize>,
-    /// Their deck.
+    /// The deck of its targets.
     pub deck: Deck,
-    /// What all its random choices derive from.
+    /// Key of all its random choices.
     pub key: Key,
     /// Its place among the plan's streams, and how many there are.
     pub(crate) place: (u64, u64),
@@ -73,20 +73,19 @@ pub struct Stream {
 /// The arrivals of an open stream.
 #[derive(Clone, Debug)]
 pub struct Schedules {
-    /// Its part in the warm-up: a stream that begins with the run warms up at its first rate above
-    /// zero.
+    /// The warm-up, if the stream begins with the run: at the stream's first rate above zero.
     pub warmup: Option<Arc<Schedule>>,
     /// The run proper.
     pub main: Arc<Schedule>,
 }
 
-/// A schedule that is counted through when it is first asked for; for Poisson arrivals that takes
-/// about ten nanoseconds an arrival.
+/// A schedule that is computed on first use; for Poisson arrivals that takes about ten nanoseconds per
+/// arrival.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counted(OnceLock<Arc<Schedule>>);
 
 impl Stream {
-    /// The arrivals of an open stream. `None` for a closed one.
+    /// The arrivals of an open stream; `None` for a closed one.
     pub fn schedules(&self, warmup: Nanos) -> Option<Schedules> {
         let Load::Open { profile, arrivals } = &self.load else { return None };
         let main = Arc::new(self.schedule()?.starting_at(warmup + self.start));
@@ -101,10 +100,10 @@ impl Stream {
         Some(Schedules { warmup, main })
     }
 
-    /// The arrivals of the run proper, as if the stream began at zero; counted through once.
+    /// The arrivals of the run proper, as if the stream began at zero; computed once.
     fn schedule(&self) -> Option<&Arc<Schedule>> {
         let Load::Open { profile, arrivals } = &self.load else { return None };
-        let count_through = || {
+        let compute = || {
             let key = self.key.with(domain::SCHEDULE);
             Arc::new(match self.end {
                 End::After(_) => Schedule::over(profile.clone(), *arrivals, key, Nanos::ZERO),
@@ -114,12 +113,12 @@ impl Stream {
                 }
             })
         };
-        Some(self.counted.0.get_or_init(count_through))
+        Some(self.counted.0.get_or_init(compute))
     }
 
-    /// The arrivals that replace those of `current` from `at` on, at a rate of `rate` per second
-    /// until `current` ends; for a number of requests, until as many have been planned. `change`
-    /// counts the changes, so that each draws instants of its own. `None` for a closed stream.
+    /// The arrivals that replace those of `current` from `at`, at `rate` per second until `current` ends; if
+    /// the stream ends after a number of requests, until that many are planned. `change` numbers the
+    /// changes, so that each draws different instants. `None` for a closed stream.
     pub fn changed_rate(
         &self,
         current: &Schedule,
@@ -143,7 +142,7 @@ impl Stream {
         Some(schedule.numbered_from(first_seq))
     }
 
-    /// What fills the placeholders of the arrival with this number in the stream, the warm-up
+    /// The values of the placeholders of the arrival with this number in the stream, the warm-up
     /// included. Streams take turns in `{{seq}}`, so that no two requests of a run have the same.
     #[inline]
     pub fn values(&self, number: u64) -> Values {
@@ -158,7 +157,7 @@ impl Stream {
         self.counted = Counted::default();
     }
 
-    /// The users of a closed stream. `None` for an open one.
+    /// The users of a closed stream; `None` for an open one.
     pub fn users(&self) -> Option<Users> {
         let Load::Closed { profile, .. } = &self.load else { return None };
         let requests = match self.end {
@@ -172,7 +171,7 @@ impl Stream {
         self.stages.iter().map(|stage| stage.value).find(|value| *value > 0.0).unwrap_or(0.0)
     }
 
-    /// When it ends in the run, when that is known beforehand.
+    /// When the stream ends, from the start of the run; `None` if not known in advance.
     pub fn planned_end(&self, warmup: Nanos) -> Option<Nanos> {
         match self.end {
             End::After(span) => Some(warmup + self.start + span),
@@ -180,7 +179,7 @@ impl Stream {
         }
     }
 
-    /// How many requests it makes, when that is known beforehand; the warm-up not counted.
+    /// Number of requests without the warm-up; `None` if not known in advance.
     pub fn planned_requests(&self) -> Option<u64> {
         match self.end {
             End::Requests(count) => Some(count),

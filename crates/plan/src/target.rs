@@ -1,4 +1,4 @@
-//! What is sent, and what its answer must be.
+//! Targets: requests, and the answers expected to them.
 
 use crate::Template;
 use plimsoll_config::Text;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
-/// How the target is spoken to.
+/// The URL scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// Plain TCP.
@@ -17,7 +17,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The port when none is named.
+    /// The port if the URL has none.
     pub fn default_port(self) -> u16 {
         match self {
             Scheme::Http => 80,
@@ -25,7 +25,7 @@ impl Scheme {
         }
     }
 
-    /// As in a URL.
+    /// The name in URLs.
     pub fn name(self) -> &'static str {
         match self {
             Scheme::Http => "http",
@@ -34,16 +34,16 @@ impl Scheme {
     }
 }
 
-/// An absolute `http` or `https` URL, its fragment dropped.
+/// An absolute `http` or `https` URL, without its fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     /// `http` or `https`.
     pub scheme: Scheme,
     /// A name or an address, lower case; an IPv6 address without brackets.
     pub host: String,
-    /// The port, named or not.
+    /// The port, explicit or default.
     pub port: u16,
-    /// Name and password before the host, percent-decoded.
+    /// User name and password, percent-decoded.
     pub user: Option<(String, String)>,
     /// Path and query, beginning with `/`.
     pub path: String,
@@ -53,7 +53,7 @@ impl Url {
     /// Reads an absolute URL.
     ///
     /// # Errors
-    /// What is wrong with it. Never repeats a password.
+    /// A message that never contains a password.
     pub fn parse(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| {
             format!("\"{text}\" is not a valid URL; write it like http://host:port/path")
@@ -84,11 +84,11 @@ impl Url {
         Ok(Url { scheme, host: host.to_ascii_lowercase(), port, user, path })
     }
 
-    /// The URL that a redirect's `Location` means, seen from this one (RFC 3986 §5.2 for the forms
-    /// that servers send: absolute, `//host`, `/path`, `?query` and a relative path).
+    /// Resolves a redirect's `Location` against this URL (RFC 3986 §5.2, for the forms that servers send:
+    /// absolute, `//host`, `/path`, `?query` and a relative path).
     ///
     /// # Errors
-    /// What is wrong with the location.
+    /// A message if the location is not a valid URL.
     pub fn join(&self, location: &str) -> Result<Url, String> {
         if location.contains("://") {
             return Url::parse(location);
@@ -110,7 +110,7 @@ impl Url {
         Ok(Url { path: without_dots(&path), ..self.clone() })
     }
 
-    /// `host` or `host:port`, as the `Host` header names it.
+    /// `host` or `host:port`, as in the `Host` header.
     pub fn authority(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -118,18 +118,18 @@ impl Url {
     }
 }
 
-/// Where connections lead: requests to the same origin share them.
+/// The endpoint of connections: requests to the same origin share them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     /// `http` or `https`.
     pub scheme: Scheme,
-    /// As in [`Url`].
+    /// The host, as in [`Url`].
     pub host: String,
-    /// The port, named or not.
+    /// The port, explicit or default.
     pub port: u16,
 }
 
-/// `http://host:port`, the port always named.
+/// `http://host:port`, always with the port.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
@@ -138,13 +138,13 @@ impl fmt::Display for Origin {
 }
 
 impl Url {
-    /// The origin that it belongs to.
+    /// The URL's origin.
     pub fn origin(&self) -> Origin {
         Origin { scheme: self.scheme, host: self.host.clone(), port: self.port }
     }
 }
 
-/// Without the password.
+/// Shows the URL without its password.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.user.as_ref().map(|(name, _)| format!("{name}:[redacted]@"));
@@ -207,7 +207,7 @@ fn check_host(host: &str) -> Result<(), String> {
     }
 }
 
-/// RFC 3986 §5.2.4, on the path alone.
+/// Removes dot segments from a path (RFC 3986 §5.2.4).
 fn without_dots(path: &str) -> String {
     let (path, query) = path.find('?').map_or((path, ""), |at| path.split_at(at));
     let mut kept: Vec<&str> = Vec::new();
@@ -228,24 +228,24 @@ fn without_dots(path: &str) -> String {
 /// A header of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// As it is sent.
+    /// The name, as sent.
     pub name: String,
     /// Its value.
     pub value: Template,
-    /// Its value as it may be shown.
+    /// The value without secrets, for display.
     pub shown: String,
 }
 
 /// A request's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// None.
+    /// No body.
     Empty,
     /// Written in the plan.
     Inline(Text, Template),
-    /// From a file, placeholders filled in when it is text.
+    /// From a file; placeholders are replaced if it is text.
     File(PathBuf, Template),
-    /// Bytes that are no text, as they are.
+    /// Binary data, sent unchanged.
     Bytes(Template),
 }
 
@@ -264,16 +264,16 @@ impl Body {
 /// An inclusive range of HTTP statuses.
 pub type StatusRange = RangeInclusive<u16>;
 
-/// What a JSON-RPC answer must hold.
+/// The expected JSON-RPC answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RpcExpect {
-    /// The body is not looked at.
+    /// The body is not inspected.
     Off,
     /// A result.
     Result,
-    /// An error: a target that is meant to be refused.
+    /// An error, for requests that should be rejected.
     Error,
-    /// A well-formed answer, of either kind.
+    /// A well-formed result or error.
     Any,
 }
 
@@ -287,25 +287,25 @@ impl RpcExpect {
     ];
 }
 
-/// What an answer must be to count as `ok`.
+/// Conditions for an answer to count as `ok`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expect {
-    /// Its HTTP status lies in one of these.
+    /// Accepted HTTP statuses.
     pub status: Vec<StatusRange>,
-    /// What its JSON-RPC holds.
+    /// The expected JSON-RPC answer.
     pub rpc: RpcExpect,
-    /// A text that its body contains.
+    /// A string that the body must contain.
     pub contains: Option<String>,
 }
 
 impl Expect {
-    /// Whether a status is as expected.
+    /// Whether a status is accepted.
     #[inline]
     pub fn allows(&self, status: u16) -> bool {
         self.status.iter().any(|range| range.contains(&status))
     }
 
-    /// Whether the body has to be looked at.
+    /// Whether the body must be inspected.
     pub fn reads_body(&self) -> bool {
         self.rpc != RpcExpect::Off || self.contains.is_some()
     }
@@ -314,44 +314,44 @@ impl Expect {
 /// One request template, or several that are sent in turn, under one name.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Unique in the plan; what it is counted under.
+    /// Name in the report; unique in the plan.
     pub name: String,
-    /// Its stream's place in the plan.
+    /// Index of its stream in the plan.
     pub stream: usize,
-    /// Its share against the stream's other targets; zero: never sent.
+    /// Share relative to the stream's other targets; zero: never sent.
     pub weight: u32,
-    /// Its own and its stream's labels.
+    /// Its own tags and its stream's labels.
     pub tags: BTreeMap<String, String>,
-    /// Its requests' places in the plan; at least one.
+    /// Indices of its requests in the plan; at least one.
     pub requests: Range<usize>,
 }
 
 /// One request template.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestSpec {
-    /// In capitals.
+    /// The method, in capitals.
     pub method: String,
-    /// Where to.
+    /// The URL.
     pub url: Url,
-    /// The URL as it may be shown.
+    /// The URL without secrets, for display.
     pub url_shown: String,
     /// Path and query, with placeholders.
     pub path: Template,
-    /// By name, those of the same name in the order of the plan.
+    /// Sorted by name; headers of the same name are in the order of the plan.
     pub headers: Vec<Header>,
-    /// What is sent.
+    /// The body.
     pub body: Body,
-    /// What must come back.
+    /// The expected answer.
     pub expect: Expect,
 }
 
 impl Target {
-    /// Whether it has all of these tags.
+    /// Whether the target has all of these tags.
     pub fn has_tags(&self, tags: &BTreeMap<String, String>) -> bool {
         tags.iter().all(|(tag, value)| self.tags.get(tag) == Some(value))
     }
 
-    /// The place in the plan of the request that its arrival `number` sends.
+    /// The index in the plan of the request for the target's card `number`.
     #[inline]
     pub fn request(&self, number: u64) -> usize {
         match self.requests.len() {

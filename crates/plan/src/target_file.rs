@@ -1,7 +1,7 @@
-//! Requests from a file: vegeta's `http` and `json` target formats, and a body written in the file.
+//! Parses target files: vegeta's `http` and `json` formats, extended by inline bodies.
 //!
-//! It cuts the bytes into pieces and knows where each stands; whether a URL is one, what a variable
-//! holds and what a body file says is the plan's to find out.
+//! The parser splits a file into spans with their positions. Validating URLs, replacing variables and
+//! reading body files is left to the plan.
 //!
 //! # The `http` format
 //! ```text
@@ -15,28 +15,28 @@
 //!
 //! {"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":1}
 //! ```
-//! A request line, header lines, and a body: `@` and a file that holds it, or, after an empty line,
-//! JSON as it is, up to the next empty line, comment or request line. vegeta has no such body and
-//! refuses it. Everything else is read as vegeta reads it, except that an empty line or a comment
-//! may stand anywhere between requests, and that the last line needs no end.
+//! A request line, header lines, and a body: either `@` and the name of a file, or, after an empty line,
+//! inline JSON up to the next empty line, comment or request line. vegeta rejects inline bodies.
+//! Everything else is read as in vegeta, except that empty lines and comments are allowed anywhere
+//! between requests, and that the last line needs no newline.
 //!
 //! # The `json` format
-//! An object a line: `method` and `url`, and if need be `header`, with a list of values for each
+//! One object per line: `method` and `url`, and optionally `header`, with a list of values for each
 //! name, and `body` in base64.
 //!
-//! Everything that is wrong is noted, and reading goes on with the next request.
+//! After a problem, parsing continues with the next request, so that all problems are reported.
 
 mod http;
 mod json;
 
 use plimsoll_config::Spot;
 
-/// How a file is written.
+/// The format of a target file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A request line, headers, a body.
     Http,
-    /// An object a line.
+    /// One object per line.
     Json,
 }
 
@@ -44,118 +44,122 @@ impl Format {
     /// As written in a plan.
     pub const WORDS: [(&'static str, Format); 2] = [("http", Format::Http), ("json", Format::Json)];
 
-    /// The format of a text: JSON begins with a brace, which no request line does.
+    /// Detects the format: JSON begins with a brace, which no request line does.
     pub fn of(text: &str) -> Format {
         if text.trim_start().starts_with('{') { Format::Json } else { Format::Http }
     }
 }
 
-/// A piece of the file, its escapes resolved.
+/// A span of the file, with escapes resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct Span {
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
-impl Piece {
-    fn of(spot: Spot<'_>) -> Piece {
-        Piece { line: spot.line, column: spot.column, text: spot.text.into() }
+impl Span {
+    fn of(spot: Spot<'_>) -> Span {
+        Span { line: spot.line, column: spot.column, text: spot.text.into() }
     }
 
-    /// It with its place.
+    /// The span with its position.
     pub fn spot(&self) -> Spot<'_> {
         Spot { line: self.line, column: self.column, text: &self.text }
     }
 }
 
-/// A request's body, as it is written.
+/// A request's body as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WrittenBody {
-    /// None.
+pub enum RawBody {
+    /// No body.
     Empty,
     /// In the file.
-    Inline(Piece),
-    /// In another file, which is named.
-    File(Piece),
-    /// In base64: bytes to be sent as they are.
+    Inline(Span),
+    /// The name of another file that contains the body.
+    File(Span),
+    /// Decoded from base64, to be sent unchanged.
     Bytes(Vec<u8>),
 }
 
-/// A request, as it is written.
+/// A request as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct RawRequest {
     /// The method.
-    pub method: Piece,
+    pub method: Span,
     /// The URL.
-    pub url: Piece,
-    /// Names and values.
-    pub headers: Vec<(Piece, Piece)>,
+    pub url: Span,
+    /// Header names and values.
+    pub headers: Vec<(Span, Span)>,
     /// The body.
-    pub body: WrittenBody,
+    pub body: RawBody,
 }
 
-/// Something that is wrong, and where.
+/// A problem and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct Problem {
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// What is wrong, with the offending text.
+    /// The problem, with the offending text.
     pub message: String,
-    /// How to mend it; may be empty.
+    /// How to fix it; may be empty.
     pub hint: &'static str,
 }
 
-/// Reads a file: its requests, and everything that is wrong with it.
-pub fn read(bytes: &[u8], format: Option<Format>) -> (Vec<Written>, Vec<Wrong>) {
+/// Parses a file. Returns its requests and all problems.
+pub fn read(bytes: &[u8], format: Option<Format>) -> (Vec<RawRequest>, Vec<Problem>) {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => return (Vec::new(), vec![not_text(&bytes[..error.valid_up_to()])]),
     };
-    let mut reading = Reading::default();
+    let mut parsed = Parsed::default();
     match format.unwrap_or_else(|| Format::of(text)) {
-        Format::Http => http::read(text, &mut reading),
-        Format::Json => json::read(text, &mut reading),
+        Format::Http => http::read(text, &mut parsed),
+        Format::Json => json::read(text, &mut parsed),
     }
-    if reading.requests.is_empty() && reading.wrongs.is_empty() {
+    if parsed.requests.is_empty() && parsed.problems.is_empty() {
         let whole = Spot { line: 1, column: 1, text: "" };
-        reading.wrong(whole, "no request in the file", "write one like: GET http://host:port/path");
+        parsed.problem(
+            whole,
+            "the file contains no requests",
+            "add one such as GET http://host:port/path",
+        );
     }
-    (reading.requests, reading.wrongs)
+    (parsed.requests, parsed.problems)
 }
 
-/// The byte after `before` is not UTF-8.
-fn not_text(before: &[u8]) -> Wrong {
+/// A problem: the byte after `before` is not UTF-8.
+fn not_text(before: &[u8]) -> Problem {
     let before = String::from_utf8_lossy(before);
     let last = before.rsplit('\n').next().unwrap_or("");
-    Wrong {
+    Problem {
         line: before.matches('\n').count() + 1,
         column: last.chars().count() + 1,
-        message: "not valid UTF-8 from here on".into(),
+        message: "not valid UTF-8".into(),
         hint: "put a binary body into a separate file (@FILE), or encode it as base64",
     }
 }
 
 #[derive(Default)]
-struct Reading {
-    requests: Vec<Written>,
-    wrongs: Vec<Wrong>,
+struct Parsed {
+    requests: Vec<RawRequest>,
+    problems: Vec<Problem>,
 }
 
-impl Reading {
-    fn wrong(&mut self, at: Spot<'_>, message: impl Into<String>, hint: &'static str) {
+impl Parsed {
+    fn problem(&mut self, at: Spot<'_>, message: impl Into<String>, hint: &'static str) {
         let Spot { line, column, .. } = at;
-        self.wrongs.push(Wrong { line, column, message: message.into(), hint });
+        self.problems.push(Problem { line, column, message: message.into(), hint });
     }
 }
 
-/// The lines of a text with their places, without their ends.
+/// The lines of a text with their positions, without newlines.
 fn lines(text: &str) -> impl Iterator<Item = Spot<'_>> {
     text.lines().zip(1..).map(|(text, line)| Spot { line, column: 1, text })
 }

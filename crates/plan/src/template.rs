@@ -1,17 +1,17 @@
-//! Texts with placeholders: `{{seq}}`, `{{uuid}}`, `{{random 1 100}}`.
+//! Text with placeholders: `{{seq}}`, `{{uuid}}`, `{{random 1 100}}`.
 //!
-//! What a placeholder becomes is a function of the plan's seed, the stream and the request's number
-//! alone, so that the same plan sends the same requests however the work is split.
+//! A placeholder's value depends only on the plan's seed, the stream and the request's number, so that
+//! the same plan sends the same requests however the work is split.
 
 use plimsoll_measure::rng::Key;
 use std::io::Write;
 
-/// What fills an arrival's placeholders, in all its requests.
+/// The values of an arrival's placeholders, for all its requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Values {
     /// The arrival's number in its stream.
     pub seq: u64,
-    /// What random values derive from: the stream's key, with the number.
+    /// Key of random values: the stream's key with the number.
     pub key: Key,
 }
 
@@ -19,7 +19,7 @@ pub struct Values {
 enum Part {
     Text(Vec<u8>),
     Seq,
-    /// The number tells placeholders of one request apart.
+    /// The number distinguishes placeholders of one request.
     Uuid(u64),
     Random {
         least: u64,
@@ -28,7 +28,7 @@ enum Part {
     },
 }
 
-/// A text with placeholders.
+/// Text with placeholders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
@@ -37,15 +37,15 @@ pub struct Template {
 const KNOWN: &str = "known: {{seq}}, {{uuid}}, {{random MIN MAX}}";
 
 impl Template {
-    /// A text without placeholders.
+    /// Text without placeholders.
     pub fn plain(text: impl Into<Vec<u8>>) -> Template {
         Template { parts: vec![Part::Text(text.into())] }
     }
 
-    /// Reads a text. `placed` counts the placeholders of a request, over all its texts.
+    /// Parses text. `placed` counts the placeholders over all templates of a request.
     ///
     /// # Errors
-    /// What is wrong with a placeholder, with those that are known.
+    /// The invalid placeholder, and a list of the valid ones.
     pub fn parse(text: &str, placed: &mut u64) -> Result<Template, String> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -66,7 +66,7 @@ impl Template {
         Ok(Template { parts })
     }
 
-    /// The text, when it holds no placeholder.
+    /// The text, if it has no placeholders.
     pub fn as_plain(&self) -> Option<&[u8]> {
         match self.parts.as_slice() {
             [] => Some(b""),
@@ -75,7 +75,7 @@ impl Template {
         }
     }
 
-    /// The texts between placeholders.
+    /// The text between placeholders.
     pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
         self.parts.iter().filter_map(|part| match part {
             Part::Text(text) => Some(text.as_slice()),
@@ -83,7 +83,7 @@ impl Template {
         })
     }
 
-    /// Appends the text for one request.
+    /// Appends the text of one request.
     pub fn render(&self, values: Values, out: &mut Vec<u8>) {
         for part in &self.parts {
             match part {

@@ -1,4 +1,4 @@
-//! `plimsoll check`: is the file valid, and what does it mean?
+//! `plimsoll check`: validates a file and prints it resolved.
 
 use crate::plan_source::{SetArgs, read_document, read_text};
 use crate::{gateway, put, usage_error};
@@ -23,8 +23,8 @@ pub(crate) struct CheckArgs {
     set: SetArgs,
 }
 
-/// What a file is: a plan has targets, and a rate or users; what a gateway is told has listen,
-/// upstreams, endpoints.
+/// Kind of a file: a plan has targets and a rate or users; a gateway configuration has listen,
+/// upstreams and endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum FileKind {
     Plan,
@@ -32,13 +32,13 @@ enum FileKind {
 }
 
 impl FileKind {
-    /// The kind to which more of the keys belong; those that both have count for neither.
+    /// The kind that more of the keys belong to; keys that both kinds have are ignored.
     fn of(keys: &[String]) -> Option<FileKind> {
         let count = |is_key: fn(&str) -> bool, is_other: fn(&str) -> bool| {
             keys.iter().filter(|key| is_key(key) && !is_other(key)).count()
         };
-        let plan = count(is_of_plan, Config::has_key);
-        let gateway = count(Config::has_key, is_of_plan);
+        let plan = count(is_plan_key, Config::has_key);
+        let gateway = count(Config::has_key, is_plan_key);
         match plan.cmp(&gateway) {
             std::cmp::Ordering::Greater => Some(FileKind::Plan),
             std::cmp::Ordering::Less => Some(FileKind::Gateway),
@@ -47,14 +47,14 @@ impl FileKind {
     }
 }
 
-fn is_of_plan(key: &str) -> bool {
+fn is_plan_key(key: &str) -> bool {
     Plan::KEYS.contains(&key)
 }
 
-/// Prints the file resolved; a plan also says, in comments above, what will be sent when.
+/// Prints the resolved file; for a plan, preceded by a description of the load as comments.
 pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let shown = args.file.display().to_string();
-    let text = read_text(&args.file, "give the path of a plan or of a gateway's configuration")?;
+    let text = read_text(&args.file, "give the path of a plan or a gateway configuration")?;
     let document = Document::new(&shown, text);
     let keys = document.keys();
     match args.kind.or_else(|| FileKind::of(&keys)) {
@@ -77,14 +77,15 @@ pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
             })
         }
         None => {
-            let why = match keys.is_empty() {
-                true => "it has no readable keys".into(),
-                false => format!("its keys are {}", keys.join(", ")),
+            let why = if keys.is_empty() {
+                "it has no readable keys".into()
+            } else {
+                format!("its keys are {}", keys.join(", "))
             };
             let hint = "a plan has target and rate or users; a gateway configuration has listen, \
                         upstream or endpoint; choose one with --kind plan or --kind gateway";
             let message = format!(
-                "cannot tell whether {shown} is a plan or a gateway's configuration: {why}"
+                "cannot determine whether {shown} is a plan or a gateway configuration: {why}"
             );
             Err(usage_error(message, hint))
         }
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_tell_what_a_file_is() {
+    fn the_kind_follows_from_the_keys() {
         let check = |keys: &[&str], kind: Option<FileKind>| {
             let keys: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
             assert_eq!(FileKind::of(&keys), kind, "{keys:?}");
@@ -105,7 +106,7 @@ mod tests {
         check(&["ratee", "target", "tls"], Some(FileKind::Plan));
         check(&["listen", "tls"], Some(FileKind::Gateway));
         check(&["upstreem", "endpoint"], Some(FileKind::Gateway));
-        check(&["tls"], None); // both have it
+        check(&["tls"], None); // both kinds have this key
         check(&["target", "upstream"], None);
         check(&[], None);
     }

@@ -1,21 +1,21 @@
-//! `plimsoll demo`: the four-chain test on embedded parts, in one command.
+//! `plimsoll demo`: the four-chain test, self-contained in one command.
 //!
-//! Starts five gateway instances over simulated chains and an edge over the instances, then tests the
-//! edge. Instances and edge are separate processes, so that the CPU and memory of each can be shown;
-//! they end with this process.
+//! Starts five gateway instances in front of simulated chains and an edge gateway in front of the
+//! instances, then load-tests the edge. Instances and edge are separate processes, so that the CPU and
+//! memory of each can be shown; they end with this process.
 
-mod parts;
+mod processes;
 
 use crate::interrupt::Interrupts;
-use crate::run::{carry_out, default_settings};
+use crate::run::{default_settings, run_plan};
 use crate::run_dir::RunDir;
 use crate::sim::wait_for_stop;
 use crate::{put, tell, usage_error};
 use anyhow::Context;
-use parts::{Folder, Part};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{Document, Variables, values};
 use plimsoll_plan::Plan;
+use processes::{Folder, GatewayProcess};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,10 +77,7 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     if args.rate <= 0.0 || args.duration < Duration::from_secs(1) {
         let hint = "for example --rate 500/s --duration 10s";
-        return Err(usage_error(
-            "the rate must be above zero and the duration at least a second",
-            hint,
-        ));
+        return Err(usage_error("--rate must be above 0/s and --duration at least 1s", hint));
     }
     let interrupts = Interrupts::listen()?;
     let stopped = || interrupts.any().then_some(ExitCode::from(130));
@@ -89,21 +86,24 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         folder.write(name, text)?;
     }
     let instances = start_instances(&folder)?;
-    tell(&format!("five gateway instances over simulated chains:\n  {}", short(&instances.urls)));
+    tell(&format!(
+        "five gateway instances in front of simulated chains:\n  {}",
+        short(&instances.urls)
+    ));
     if let Some(code) = stopped() {
         return Ok(code);
     }
     let edge = start_edge(&folder, &instances)?;
     let endpoints = ENDPOINTS.map(|(_, endpoint)| endpoint).join(", ");
-    tell(&format!("an edge in front: {}, with endpoints\n  {endpoints}", edge.urls[0]));
+    tell(&format!("edge gateway: {}, with endpoints\n  {endpoints}", edge.urls[0]));
     if let Some(code) = stopped() {
         return Ok(code);
     }
     let plan = Arc::new(plan(args, &folder, &instances, &edge)?);
     let run_dir = RunDir::create(args.out.as_deref(), &plan)?;
-    let carried = carry_out(&plan, default_settings(), Some(run_dir), None, &interrupts)?;
-    put(&carried.text())?;
-    let code = carried.exit_code(interrupts.any());
+    let finished = run_plan(&plan, default_settings(), Some(run_dir), None, &interrupts)?;
+    put(&finished.text())?;
+    let code = finished.exit_code(interrupts.any());
     if args.keep && !interrupts.any() {
         drop(interrupts);
         tell(&how_to_call(&folder, &instances, &edge));
@@ -111,14 +111,14 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     edge.stop();
     instances.stop();
-    carried.written?;
+    finished.written?;
     Ok(code)
 }
 
 /// Starts the instances, on their default ports if those are free.
-fn start_instances(folder: &Folder) -> anyhow::Result<Part> {
+fn start_instances(folder: &Folder) -> anyhow::Result<GatewayProcess> {
     let start = |listen: &str| {
-        Part::start(
+        GatewayProcess::start(
             folder,
             "instances",
             &["--instances", "5", "--listen", listen, "--database", "off", "--simulate"],
@@ -138,19 +138,24 @@ fn start_instances(folder: &Folder) -> anyhow::Result<Part> {
 }
 
 /// Creates the endpoints and starts the edge.
-fn start_edge(folder: &Folder, instances: &Part) -> anyhow::Result<Part> {
+fn start_edge(folder: &Folder, instances: &GatewayProcess) -> anyhow::Result<GatewayProcess> {
     let database = format!("sqlite:{}", folder.path().join("edge.db").display());
     for (service, endpoint) in ENDPOINTS {
         let add = ["endpoint", "add", endpoint, "--service", service, "--database", &database];
-        Part::once(folder, &add)?;
+        GatewayProcess::once(folder, &add)?;
     }
     let path = instances.urls.join(",");
     let args = ["--listen", "127.0.0.1:0", "--instance", "edge", "--database", &database];
-    Part::start(folder, "edge", &args, &[("PATH_GATEWAY_INSTANCES", &path)])
+    GatewayProcess::start(folder, "edge", &args, &[("PATH_GATEWAY_INSTANCES", &path)])
 }
 
-/// The plan, aimed at the edge, with the metrics page of every gateway.
-fn plan(args: &DemoArgs, folder: &Folder, instances: &Part, edge: &Part) -> anyhow::Result<Plan> {
+/// The plan, which targets the edge and scrapes the metrics of every gateway.
+fn plan(
+    args: &DemoArgs,
+    folder: &Folder,
+    instances: &GatewayProcess,
+    edge: &GatewayProcess,
+) -> anyhow::Result<Plan> {
     let mut text = SCENARIO[0].1.to_string();
     let mut scrape = |name: &str, group: &str, url: &str| {
         text += &format!(
@@ -176,11 +181,11 @@ fn plan(args: &DemoArgs, folder: &Folder, instances: &Part, edge: &Part) -> anyh
     }
     let document = Document::new("demo.toml", text);
     Plan::read(&document, &variables, folder.path())
-        .map_err(|problems| anyhow::anyhow!("the demonstration's plan is not valid\n{problems}"))
+        .map_err(|problems| anyhow::anyhow!("the built-in demo plan is not valid\n{problems}"))
         .context("please report this")
 }
 
-/// The first host and port, then only the ports of the others.
+/// Lists the first URL's host and port, then only the ports of the others.
 fn short(urls: &[String]) -> String {
     let hosts: Vec<&str> = urls.iter().filter_map(|url| url.split("://").nth(1)).collect();
     match hosts.split_first() {
@@ -193,14 +198,14 @@ fn short(urls: &[String]) -> String {
     }
 }
 
-/// How to call the gateways that are still running.
-fn how_to_call(folder: &Folder, instances: &Part, edge: &Part) -> String {
+/// Commands to call the gateways that are still running.
+fn how_to_call(folder: &Folder, instances: &GatewayProcess, edge: &GatewayProcess) -> String {
     let body = "-d '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":1}'";
     let (edge, instance) = (&edge.urls[0], &instances.urls[0]);
     let plan = folder.path().join("demo.toml");
     let plan: &Path = &plan;
     format!(
-        "\neverything is left running until Ctrl-C:\n  \
+        "\nthe gateways keep running until Ctrl-C; to call them:\n  \
          curl -s '{edge}/api/gateway?endpoint=ethpath_eth' {body}\n  \
          curl -s {instance}/v1 -H 'Target-Service-Id: kava' {body}\n  \
          curl -s {edge}/metrics\n  \

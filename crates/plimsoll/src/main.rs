@@ -1,7 +1,7 @@
-//! The command line: flags → settings → calls, and what comes of them as an exit code.
+//! The command line: parses flags, calls the other crates, and maps the outcome to an exit code.
 //!
-//! Data goes to stdout, everything else to stderr. It knows how to talk to a person; what is
-//! measured and what it means is the other crates'.
+//! Data goes to stdout, everything else to stderr. Only this crate talks to the user; measuring and
+//! judging are left to the other crates.
 
 mod check;
 mod demo;
@@ -20,11 +20,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 const EXIT_CODES: &str = "Exit codes:
-  0    the plan was carried out, and every objective held
+  0    the run completed and every objective held
   1    internal error
-  2    wrong usage, or an invalid file
-  98   the run is invalid: the instrument distorted the figures
-  99   an objective was missed or stopped the run, or no request was answered as expected
+  2    invalid arguments or an invalid file
+  98   the run is invalid: the load generator distorted the results
+  99   an objective was missed or stopped the run, or no request succeeded
   130  interrupted; results are kept";
 
 /// Load-test HTTP and JSON-RPC services, and relay JSON-RPC.
@@ -37,11 +37,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a self-contained demonstration: simulated chains, five gateway instances, a load test and its report
+    /// Run a self-contained demo: simulated chains, five gateway instances, a load test and its report
     Demo(demo::DemoArgs),
     /// Run a load test from a plan or flags, and print a report
     Run(Box<run::RunArgs>),
-    /// Relay JSON-RPC to nodes and PATH instances, or manage what is relayed
+    /// Relay JSON-RPC to nodes and PATH instances, or manage upstreams and endpoints
     Gateway(Box<gateway::GatewayArgs>),
     /// Validate a plan or a gateway configuration, and print it with defaults filled in
     Check(check::CheckArgs),
@@ -52,7 +52,7 @@ enum Command {
         after_help = "Example:\n  plimsoll completions bash > /etc/bash_completion.d/plimsoll"
     )]
     Completions {
-        /// Which shell
+        /// Shell to generate completions for
         shell: clap_complete::Shell,
     },
     /// Print the manual page
@@ -60,14 +60,14 @@ enum Command {
     Man,
 }
 
-/// A mistake of the user's: exit code 2, and no trace of the program's insides.
+/// A user error: exit code 2, without a backtrace or internal details.
 #[derive(Debug)]
 struct UsageError {
     message: String,
     hint: String,
 }
 
-/// A [`UsageError`] as the error that commands give back.
+/// A [`UsageError`] as an [`anyhow::Error`], for commands to return.
 fn usage_error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
     UsageError { message: message.into(), hint: hint.into() }.into()
 }
@@ -84,7 +84,7 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Writes to stdout; a reader who has seen enough (`| head`) is no error.
+/// Writes to stdout. A closed pipe (`| head`) is not an error.
 fn put(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -95,15 +95,15 @@ fn put(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// How wide a line on stdout may be; in a pipe or a file as wide as it gets.
+/// The width of the terminal on stdout; `usize::MAX` for a pipe or a file.
 fn stdout_columns() -> usize {
     terminal_size::terminal_size_of(std::io::stdout())
         .map_or(usize::MAX, |(width, _)| width.0.into())
 }
 
-/// Tells a person something on stderr; when nobody listens, nothing is lost.
+/// Prints a line to stderr. Write errors are ignored.
 fn tell(text: &str) {
-    // In one write: lines of several processes must not run into each other.
+    // In one write, so that lines of several processes do not interleave.
     let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 

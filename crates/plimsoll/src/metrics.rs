@@ -1,4 +1,4 @@
-//! The Prometheus endpoint of a run: `GET /metrics` on an address that the user names.
+//! The Prometheus endpoint of a run: `GET /metrics` on the address given with `--metrics`.
 //!
 //! The page is rendered once per second; a scrape only returns it.
 
@@ -40,7 +40,7 @@ pub(crate) fn serve(address: &str, page: Page) -> anyhow::Result<SocketAddr> {
     std::thread::Builder::new()
         .name("metrics".into())
         .spawn(move || runtime.block_on(accept(listener, page)))
-        .context("cannot start a thread")?;
+        .context("cannot spawn the metrics thread")?;
     Ok(bound)
 }
 

@@ -1,4 +1,4 @@
-//! Where a plan comes from: a file, or flags that stand for one.
+//! Reads a plan from a file, or from flags.
 
 use crate::usage_error;
 use anyhow::Context;
@@ -22,7 +22,7 @@ impl SetArgs {
         for pair in &self.set {
             let (name, value) = pair.split_once('=').ok_or_else(|| {
                 usage_error(
-                    format!("--set {pair}: must be NAME=VALUE"),
+                    format!("--set {pair} is not in the form NAME=VALUE"),
                     "for example --set PORT=3069",
                 )
             })?;
@@ -31,20 +31,20 @@ impl SetArgs {
         Ok(variables)
     }
 
-    /// The first variable that was set although the document does not use it.
+    /// An error for the first `--set` variable that the document does not use.
     fn unused(&self, used: &[String]) -> Option<anyhow::Error> {
         let names = self.set.iter().filter_map(|pair| Some(pair.split_once('=')?.0));
         let name = names.into_iter().find(|name| !used.iter().any(|used| used == name))?;
         let hint = match nearest(name, used.iter().map(String::as_str)) {
             Some(near) => format!("did you mean {near}?"),
             None if used.is_empty() => "the plan uses no variables; remove --set".into(),
-            None => format!("variables of the plan: {}", used.join(", ")),
+            None => format!("the plan uses {}", used.join(", ")),
         };
         Some(usage_error(format!("--set {name}: the plan does not use ${{{name}}}"), hint))
     }
 }
 
-/// The flags that make a plan without a file.
+/// Flags that define a plan without a file.
 #[derive(clap::Args)]
 #[group(id = "inline")]
 #[command(next_help_heading = "Without a plan file")]
@@ -73,7 +73,7 @@ pub(crate) struct InlineArgs {
     /// How long to send before measuring, such as 5s
     #[arg(long, requires = "url")]
     warmup: Option<String>,
-    /// Fail a request this long after it was due [default: 30s]
+    /// Timeout, counted from when the request was due [default: 30s]
     #[arg(long, requires = "url")]
     timeout: Option<String>,
     /// Maximum number of simultaneous connections [default: 2000]
@@ -100,13 +100,13 @@ pub(crate) fn read_file(path: &Path, set: &SetArgs) -> anyhow::Result<Plan> {
     read_document(&document, set, path)
 }
 
-/// Reads a file that the user named.
+/// Reads a file named by the user.
 pub(crate) fn read_text(path: &Path, hint: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(path)
         .map_err(|error| usage_error(format!("cannot read {}: {error}", path.display()), hint))
 }
 
-/// Reads a plan that stands at `path`.
+/// Reads a plan from a document; files that it names are relative to the folder of `path`.
 pub(crate) fn read_document(
     document: &Document,
     set: &SetArgs,
@@ -129,7 +129,7 @@ fn read(document: &Document, set: &SetArgs, folder: &Path) -> anyhow::Result<Pla
         (Ok(plan), None) => Ok(plan),
         (Ok(_), Some(unused)) => Err(unused),
         (Err(problems), unused) => {
-            // A misspelt name is often why another variable is not set.
+            // A misspelt `--set` name often explains why another variable is not set.
             let unused = unused.map(|unused| format!("\n{unused}")).unwrap_or_default();
             Err(usage_error(format!("the plan is not valid\n{problems}{unused}"), ""))
         }
@@ -137,7 +137,7 @@ fn read(document: &Document, set: &SetArgs, folder: &Path) -> anyhow::Result<Pla
 }
 
 impl InlineArgs {
-    /// The first flag that was given besides `--url`, and what a plan file has in its place.
+    /// The first flag given besides `--url`, and the corresponding key of a plan file.
     fn first_given(&self) -> Option<(&'static str, &'static str)> {
         let flags = [
             (self.rate.is_some(), "--rate", "rate"),
@@ -157,7 +157,7 @@ impl InlineArgs {
         flags.into_iter().find(|(given, ..)| *given).map(|(_, flag, key)| (flag, key))
     }
 
-    /// The plan that the flags stand for, a line of TOML for each.
+    /// The plan as lines of TOML, each with the flag it comes from.
     fn lines(&self) -> anyhow::Result<Vec<(String, String)>> {
         let mut lines: Vec<(String, String)> = Vec::new();
         let mut line = |flag: &str, text: String| lines.push((flag.into(), text));
@@ -219,7 +219,10 @@ impl InlineArgs {
         for header in &self.headers {
             let (name, value) = header.split_once(':').ok_or_else(|| {
                 let hint = "for example -H \"Content-Type: application/json\"";
-                usage_error(format!("--header \"{header}\": must be \"NAME: VALUE\""), hint)
+                usage_error(
+                    format!("--header \"{header}\" is not in the form \"NAME: VALUE\""),
+                    hint,
+                )
             })?;
             values.entry(name.trim()).or_default().push(quote(value.trim()));
         }
@@ -231,18 +234,18 @@ impl InlineArgs {
     }
 }
 
-/// Whether a method can stand before a URL; which methods there are, the plan knows.
+/// Whether the method can be put before a URL without breaking the syntax; the plan validates it.
 fn is_token(method: &str) -> bool {
     !method.is_empty() && method.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
 }
 
-/// A plan from flags is called after its host.
+/// The name of a plan from flags: the URL's host.
 fn name_of(url: &str) -> String {
     let host = url.split("://").nth(1).unwrap_or(url).split(['/', '?']).next().unwrap_or("url");
     host.rsplit('@').next().unwrap_or(host).to_string()
 }
 
-/// What `run` sends: a plan file or flags.
+/// Reads the plan of `run` from a file or from flags.
 pub(crate) fn read_either(
     plan: &Option<PathBuf>,
     inline: &InlineArgs,

@@ -1,4 +1,4 @@
-//! `plimsoll run`: carries out a plan and reports.
+//! `plimsoll run`: runs a plan and prints the report.
 
 use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
@@ -24,10 +24,10 @@ const EXAMPLES: &str = "Examples:
   plimsoll run --url http://localhost:3069/v1 -H 'Target-Service-Id: eth' --users 50 \\
       --body '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":{{seq}}}'
 
-Latency is counted from the instant a request was due, so the wait behind a stalled target is included.
-The report states first whether the run is valid.";
+Latency is measured from the instant a request was due, so it includes time spent waiting behind a
+stalled target. If the run is invalid, the report says so first.";
 
-/// From the end of the preparation to the start of the clock: every worker is awake by then.
+/// Delay between the end of the preparation and the start of the clock, so that all workers are awake.
 const LEAD: Duration = Duration::from_millis(20);
 
 /// Flags of `plimsoll run`.
@@ -41,32 +41,32 @@ pub(crate) struct RunArgs {
     /// Write results to this new directory [default: runs/START-NAME]
     #[arg(long, value_name = "DIR", conflicts_with = "no_out")]
     out: Option<PathBuf>,
-    /// Write no results, only print the report
+    /// Print the report only; write no results
     #[arg(long)]
     no_out: bool,
-    /// What to print to stdout at the end
+    /// Format of the report on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Seed of all random choices and {{uuid}}; the same seed sends the same requests again
     /// [default: the plan's; without one, a new seed for each run, which the report prints]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=SEED_MAX))]
     seed: Option<u64>,
-    /// Worker threads; 0: as many as the load needs, at most one per CPU
+    /// Worker threads; 0 = as many as the load needs, at most one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
-    /// Busy-wait instead of sleeping: lowest lag; needs a free core per worker
+    /// Busy-wait instead of sleeping: least lag; needs a free core per worker
     #[arg(long, conflicts_with = "no_spin")]
     spin: bool,
     /// Always sleep until the next request is due: least CPU, more lag
     #[arg(long)]
     no_spin: bool,
-    /// Start even if this host cannot carry the plan or a host name does not resolve
+    /// Start even if this host cannot sustain the plan's load or a host name does not resolve
     #[arg(long)]
     force: bool,
     /// Print N complete exchanges to stderr, as sent and received
     #[arg(long, value_name = "N", default_value_t = 0)]
     trace: u32,
-    /// Serve the run's figures to Prometheus at http://ADDR/metrics
+    /// Serve live metrics for Prometheus at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
     /// Accept any TLS certificate
@@ -84,7 +84,7 @@ enum Format {
     Json,
 }
 
-/// Runs a plan and prints its report; the exit code says how it went.
+/// Runs a plan, prints its report and returns the exit code.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut plan = read_either(&args.plan, &args.inline, &args.set)?;
     plan.tls.insecure |= args.insecure;
@@ -100,13 +100,13 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         if args.no_out { None } else { Some(RunDir::create(args.out.as_deref(), &plan)?) };
     let interrupts = Interrupts::listen()?;
     let page = args.metrics.is_some().then_some(page);
-    let carried = carry_out(&Arc::new(plan), settings(args), run_dir, page, &interrupts)?;
+    let finished = run_plan(&Arc::new(plan), settings(args), run_dir, page, &interrupts)?;
     match args.format {
-        Format::Text => put(&carried.text())?,
-        Format::Json => put(&(carried.summary.to_json() + "\n"))?,
+        Format::Text => put(&finished.text())?,
+        Format::Json => put(&(finished.summary.to_json() + "\n"))?,
     }
-    let code = carried.exit_code(interrupts.any());
-    carried.written.map(|()| code)
+    let code = finished.exit_code(interrupts.any());
+    finished.written.map(|()| code)
 }
 
 /// A seed that no run before had.
@@ -126,40 +126,40 @@ fn settings(args: &RunArgs) -> Settings {
     Settings { workers, spin, trace, force, ..default_settings() }
 }
 
-/// How a plan is carried out unless a flag says otherwise.
+/// The settings without any flags.
 pub(crate) fn default_settings() -> Settings {
     Settings {
         workers: 0,
         spin: Spin::Adaptive,
         trace: 0,
         usage: plimsoll_host::usage,
-        // Connections are descriptors: as many as this process may have.
+        // Each connection needs a descriptor.
         descriptors: plimsoll_host::raise_descriptor_limit(),
         force: false,
     }
 }
 
-/// A plan that was carried out.
-pub(crate) struct Carried {
+/// A finished run.
+pub(crate) struct Finished {
     pub(crate) summary: Summary,
     /// Whether an objective stopped it.
     aborted: bool,
-    /// Where the run directory is.
+    /// Path of the run directory.
     run_dir: Option<String>,
     /// Whether it was written completely.
     pub(crate) written: anyhow::Result<()>,
 }
 
-impl Carried {
+impl Finished {
     /// The report, as wide as stdout is.
     pub(crate) fn text(&self) -> String {
-        // Results that could not be written are not referred to.
+        // The report does not refer to results that could not be written.
         let run_dir = self.run_dir.as_deref().filter(|_| self.written.is_ok());
         self.summary.to_text(run_dir, stdout_columns())
     }
 
-    /// Interrupted before invalid, invalid before a missed objective. A run that an objective
-    /// stopped, or in which nothing was answered as expected, never held.
+    /// Interrupted takes precedence over invalid, and invalid over a missed objective. A run that an
+    /// objective stopped, or in which no request succeeded, counts as a missed objective.
     pub(crate) fn exit_code(&self, interrupted: bool) -> ExitCode {
         let summary = &self.summary;
         ExitCode::from(if interrupted {
@@ -174,17 +174,17 @@ impl Carried {
     }
 }
 
-/// Carries out a plan, to its end or until it is stopped.
+/// Runs a plan until it ends or is stopped.
 ///
 /// # Errors
 /// The run could not start, or a worker failed.
-pub(crate) fn carry_out(
+pub(crate) fn run_plan(
     plan: &Arc<Plan>,
     settings: Settings,
     run_dir: Option<RunDir>,
     page: Option<Page>,
     interrupts: &Interrupts,
-) -> anyhow::Result<Carried> {
+) -> anyhow::Result<Finished> {
     let scraper = Scraper::start(&plan.scrapes)?;
     interrupts.prepare_run(run_dir.as_ref().map(RunDir::path));
     let prepared = match Prepared::new(plan, &Shards::all(), settings) {
@@ -209,7 +209,8 @@ pub(crate) fn carry_out(
     Ok(live.finish(running))
 }
 
-/// What happens each second: files, progress, metrics, and objectives that stop the run.
+/// The consumer of a run's seconds: writes files, progress and metrics, and checks objectives that stop
+/// the run.
 struct Live<'p> {
     plan: &'p Plan,
     fold: Fold<'p>,
@@ -253,16 +254,16 @@ impl<'p> Live<'p> {
         self.abort_if_missed();
     }
 
-    fn finish(mut self, running: Running) -> Carried {
+    fn finish(mut self, running: Running) -> Finished {
         self.progress.end();
         self.scrape_at_the_end();
         let summary = self.fold.finish(running.finish());
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
         let written = self.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json()));
-        Carried { summary, aborted: self.aborted, run_dir, written }
+        Finished { summary, aborted: self.aborted, run_dir, written }
     }
 
-    /// Reads counters once more after the run, into a last line of their own.
+    /// Scrapes once more after the run; the result becomes an additional last snapshot.
     fn scrape_at_the_end(&mut self) {
         let Some(scraper) = self.scraper.take() else { return };
         let total = self.fold.total();
@@ -295,7 +296,7 @@ impl<'p> Live<'p> {
                 let that = &objective.that;
                 self.progress.end();
                 tell(&format!(
-                    "stopping: objective \"{that}\" is missed after {after}: {}",
+                    "stopping: objective \"{that}\" was missed after {after}: {}",
                     judged.shown()
                 ));
                 self.control.stop();
@@ -316,7 +317,7 @@ impl<'p> Live<'p> {
     }
 }
 
-/// A line that is overwritten on a terminal; in a pipe, every tenth is printed.
+/// The progress line: overwritten on a terminal; in a pipe, every tenth is printed.
 struct Progress {
     terminal: bool,
     open: bool,
@@ -336,7 +337,7 @@ impl Progress {
             let columns = terminal_size::terminal_size_of(std::io::stderr())
                 .map_or(80, |(width, _)| width.0 as usize);
             let line = whole_parts(line, columns.saturating_sub(1));
-            // A failed write to the terminal loses nothing.
+            // Write errors are ignored: progress is informational.
             let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
             self.open = true;
         } else if self.seconds.is_multiple_of(SECONDS_IN_A_PIPE) {
@@ -344,7 +345,7 @@ impl Progress {
         }
     }
 
-    /// Ends the line, so that other text can follow.
+    /// Ends the progress line, so that other output can follow.
     fn end(&mut self) {
         if std::mem::take(&mut self.open) {
             tell("");
@@ -352,7 +353,7 @@ impl Progress {
     }
 }
 
-/// As many of a line's parts as fit; the first is cut if it does not fit.
+/// As many leading parts of the line as fit; the first part is cut if it does not fit.
 fn whole_parts(line: &str, columns: usize) -> String {
     let ends = line.match_indices("  ").map(|(end, _)| end).chain([line.len()]);
     let fits = |end: &usize| line[..*end].chars().count() <= columns;

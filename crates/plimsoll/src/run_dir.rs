@@ -1,7 +1,7 @@
 //! The run directory: `plan.toml`, `snapshots.jsonl`, `summary.json`.
 //!
-//! A killed process leaves a readable directory: the plan is written first, each snapshot is one line
-//! in one write, and the summary gets its name only when it is complete.
+//! If the process is killed, the directory stays readable: the plan is written first, each snapshot is
+//! one line in one write, and the summary is renamed into place only when complete.
 
 use crate::usage_error;
 use anyhow::Context;
@@ -25,29 +25,28 @@ impl RunDir {
     pub(crate) fn create(asked: Option<&Path>, plan: &Plan) -> anyhow::Result<RunDir> {
         let path = match asked {
             Some(path) => {
-                create_new(path).map_err(|error| refusal(path, &error))?;
+                create_new(path).map_err(|error| creation_error(path, &error))?;
                 path.to_path_buf()
             }
             None => create_under(Path::new("runs"), plan)?,
         };
         fs::write(path.join("plan.toml"), plan.to_toml())
-            .map_err(|error| refusal(&path, &error))?;
+            .map_err(|error| creation_error(&path, &error))?;
         Ok(RunDir { path, snapshots: None, failed: None })
     }
 
-    /// Its path.
+    /// The directory's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes the directory of a run that never started: it was made a moment ago and holds a copy
-    /// of the plan.
+    /// Removes the directory of a run that did not start; it contains only a copy of the plan.
     pub(crate) fn discard(&self) {
-        // If it cannot be removed, it stays.
+        // Errors are ignored: the directory then stays.
         let _ = fs::remove_dir_all(&self.path);
     }
 
-    /// Begins `snapshots.jsonl`.
+    /// Creates `snapshots.jsonl` with its header.
     pub(crate) fn begin(&mut self, plan: &Plan, started_at: WallClock) {
         let header = Header {
             schema: SCHEMA.into(),
@@ -60,17 +59,17 @@ impl RunDir {
             scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
         };
         let opened = File::create_new(self.path.join("snapshots.jsonl"));
-        let begun = opened.and_then(|mut file| {
+        let written = opened.and_then(|mut file| {
             file.write_all((header.to_line() + "\n").as_bytes())?;
             Ok(file)
         });
-        match begun {
+        match written {
             Ok(file) => self.snapshots = Some((file, header)),
             Err(error) => self.failed = Some(error),
         }
     }
 
-    /// Adds a second.
+    /// Appends a second to `snapshots.jsonl`.
     pub(crate) fn add(&mut self, snapshot: &Snapshot) {
         let open = self.snapshots.as_mut().filter(|_| self.failed.is_none());
         let Some((file, header)) = open else { return };
@@ -83,7 +82,7 @@ impl RunDir {
     /// Writes `summary.json`.
     ///
     /// # Errors
-    /// The first error of the whole run.
+    /// The first write error of the whole run.
     pub(crate) fn finish(self, summary: &str) -> anyhow::Result<()> {
         let unfinished = self.path.join("summary.json.part");
         let written = match self.failed {
@@ -102,7 +101,7 @@ fn create_new(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
-fn refusal(path: &Path, error: &io::Error) -> anyhow::Error {
+fn creation_error(path: &Path, error: &io::Error) -> anyhow::Error {
     let shown = path.display();
     let hint = if path.exists() {
         "results are never overwritten; choose a new directory with --out DIR"
@@ -123,11 +122,11 @@ fn create_under(folder: &Path, plan: &Plan) -> anyhow::Result<PathBuf> {
         match create_new(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(refusal(&path, &error)),
+            Err(error) => return Err(creation_error(&path, &error)),
         }
     }
     Err(usage_error(
-        format!("{} already has too many runs that started in this second", folder.display()),
-        "",
+        format!("{} already contains 99 runs started in this second", folder.display()),
+        "choose a directory with --out DIR",
     ))
 }

@@ -1,8 +1,8 @@
-//! Reads other processes' Prometheus pages, each once a second, while a run goes on.
+//! Scrapes other processes' Prometheus metrics once a second during a run.
 //!
-//! On a thread of its own, so that the run neither waits for it nor fails with it: a page that cannot
-//! be read is counted with its reason. The first pages are asked for before the run begins and the
-//! last after it has ended, so that counters cover all of it.
+//! Runs on its own thread, so that scraping cannot delay or fail the run: failed scrapes are counted with
+//! their reason. The first scrape starts before the run and the last after it has ended, so that counters
+//! cover the whole run.
 
 use anyhow::Context;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -22,18 +22,18 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-/// How often each page is read.
+/// Scrape interval.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a page may take: less than until the next, so that pages never overlap, and the most that
-/// the end of a run waits for.
+/// Timeout of a scrape: below the interval, so that scrapes never overlap. It is also the longest that
+/// scraping delays the end of a run.
 const PAGE_TIMEOUT: Duration = Duration::from_millis(900);
-/// The largest page, in bytes. A gateway's has some ten thousand.
+/// The largest page, in bytes. A gateway's has about ten thousand.
 const PAGE_MAX: usize = 4 << 20;
 
-/// What was read since somebody last looked, a place for each scrape of the plan.
+/// What was scraped since the last call to [`Scraper::add_to`], one entry per scrape of the plan.
 type Inbox = Arc<Mutex<Vec<Scraped>>>;
 
-/// Reads pages until it is told to end.
+/// Scrapes until [`Scraper::finish`] is called.
 pub(crate) struct Scraper {
     inbox: Inbox,
     end: oneshot::Sender<()>,
@@ -41,7 +41,7 @@ pub(crate) struct Scraper {
 }
 
 impl Scraper {
-    /// Begins to read; `None` when there is nothing to read.
+    /// Starts scraping; `None` if the plan has no scrapes.
     pub(crate) fn start(scrapes: &[Scrape]) -> anyhow::Result<Option<Scraper>> {
         if scrapes.is_empty() {
             return Ok(None);
@@ -55,25 +55,25 @@ impl Scraper {
         let thread = std::thread::Builder::new()
             .name("scrapes".into())
             .spawn(move || runtime.block_on(read_until(ended, &pages, &filled)))
-            .context("cannot start a thread")?;
+            .context("cannot spawn the scraping thread")?;
         Ok(Some(Scraper { inbox, end, thread }))
     }
 
-    /// Moves what was read since the last time into a snapshot.
+    /// Moves what was scraped since the last call into a snapshot.
     pub(crate) fn add_to(&self, second: &mut Snapshot) {
-        empty(&self.inbox, second);
+        drain(&self.inbox, second);
     }
 
-    /// Reads each page once more and ends; what is new goes into a snapshot.
+    /// Scrapes once more, stops the thread, and adds the results to a snapshot.
     pub(crate) fn finish(self, last: &mut Snapshot) {
-        // When the thread is gone already there is nobody to tell.
+        // Fails only if the thread has already ended.
         let _ = self.end.send(());
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        empty(&self.inbox, last);
+        drain(&self.inbox, last);
     }
 }
 
-fn empty(inbox: &Inbox, into: &mut Snapshot) {
+fn drain(inbox: &Inbox, into: &mut Snapshot) {
     for (place, read) in inbox.lock().expect("no holder panics").iter_mut().enumerate() {
         let read = std::mem::take(read);
         if read.reads > 0 || !read.failures.is_empty() {
@@ -82,12 +82,12 @@ fn empty(inbox: &Inbox, into: &mut Snapshot) {
     }
 }
 
-/// Reads all pages every second, and once more when it is told to end.
+/// Scrapes all pages every second, and once more after `ended`.
 async fn read_until(mut ended: oneshot::Receiver<()>, pages: &[Arc<Page>], inbox: &Inbox) {
     let start = (WallClock::now(), Clock::start());
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // A page that is being read when the run ends is given up, so that the end waits for one at most.
+    // A scrape in progress when the run ends is cancelled, so that the end waits for one scrape at most.
     loop {
         tokio::select! {
             biased;
@@ -114,7 +114,7 @@ async fn read_all(pages: &[Arc<Page>], inbox: &Inbox, start: (WallClock, Clock))
     }
 }
 
-/// Where a page is.
+/// The location of a metrics page.
 struct Page {
     host: String,
     port: u16,
@@ -129,21 +129,22 @@ impl Page {
         Page { host, port: url.port, authority: url.authority(), path }
     }
 
-    /// The page; the date goes on by a clock that nobody sets.
+    /// Scrapes the page. Its time is the start's wall-clock time plus a monotonic clock.
     async fn read(&self, (start, clock): (WallClock, Clock)) -> Scraped {
         let text = match tokio::time::timeout(PAGE_TIMEOUT, self.text()).await {
             Ok(Ok(text)) => text,
             Ok(Err(why)) => return Scraped::failure(why),
             Err(_) => {
-                return Scraped::failure(format!("no page within {} ms", PAGE_TIMEOUT.as_millis()));
+                return Scraped::failure(format!(
+                    "no response within {} ms",
+                    PAGE_TIMEOUT.as_millis()
+                ));
             }
         };
         let at = WallClock { unix_ns: start.unix_ns.saturating_add(clock.now().0) };
         match prometheus::parse(&text) {
             Ok(samples) => Scraped::page(at, samples),
-            Err(fault) => {
-                Scraped::failure(format!("not a page in Prometheus text format: {fault}"))
-            }
+            Err(fault) => Scraped::failure(format!("not in Prometheus text format: {fault}")),
         }
     }
 
@@ -156,7 +157,7 @@ impl Page {
         let wrong = |error: hyper::Error| in_full(&error);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(wrong)?;
-        // Ends with the sender, or with what the sender is told.
+        // Ends when `sender` is dropped, or with an error that `sender` also returns.
         let connection = tokio::spawn(connection);
         let request = Request::get(self.path.as_str())
             .header(HOST, self.authority.as_str())
@@ -169,15 +170,18 @@ impl Page {
         }
         let body = Limited::new(response.into_body(), PAGE_MAX).collect().await;
         connection.abort();
-        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-            true => format!("a page of more than {PAGE_MAX} bytes"),
-            false => in_full(&*error),
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                format!("page larger than {PAGE_MAX} bytes")
+            } else {
+                in_full(&*error)
+            }
         })?;
-        String::from_utf8(body.to_bytes().into()).map_err(|_| "a page that is not UTF-8".into())
+        String::from_utf8(body.to_bytes().into()).map_err(|_| "page is not valid UTF-8".into())
     }
 }
 
-/// An error and what it came from.
+/// An error with its chain of sources.
 fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,8 +1,8 @@
 //! A run as a fold over its seconds.
 //!
 //! Each second's [`Snapshot`] is added once, in order; then the sums become a [`Summary`]. The same
-//! fold serves a running test (progress, metrics, objectives that stop it), its report at the end,
-//! and a report made later from `snapshots.jsonl`. A [`Narrow`] selects streams and seconds.
+//! fold is used during a run (progress, metrics, objectives that stop it), for its report at the end,
+//! and for a report made later from `snapshots.jsonl`. A [`Narrow`] selects streams and seconds.
 //!
 //! Memory depends only on the plan (names, streams, origins, stages), not on the length of the run:
 //! the verdict's rules keep sums and the worst second.
@@ -16,11 +16,12 @@ use plimsoll_plan::{Objective, Plan};
 
 /// Which streams and which seconds are folded.
 ///
-/// A second belongs to a range or a stage if its middle does. What is not counted by stream (HTTP
-/// statuses, JSON-RPC codes, faults, connections, read lag, this process) is not narrowed to streams.
+/// A second belongs to a range or a stage if its midpoint does. Figures that are not counted by stream
+/// (HTTP statuses, JSON-RPC codes, faults, connections, read lag, this process) are not narrowed to
+/// streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Narrow {
-    /// The streams' places in the plan; `None`: all.
+    /// The streams' indices in the plan; `None`: all.
     pub streams: Option<Vec<usize>>,
     /// From this instant of the run's clock on…
     pub from: Nanos,
@@ -36,7 +37,7 @@ impl Default for Narrow {
 }
 
 impl Narrow {
-    /// A stage of a stream; the last lasts until the run's end. `None` when there is no such stage.
+    /// A stage of a stream; the last one lasts until the end of the run. `None` if there is no such stage.
     pub fn to_stage(plan: &Plan, stream: usize, stage: usize) -> Option<Narrow> {
         let stages = &plan.streams.get(stream)?.stages;
         let starts = stage_starts(plan, stream);
@@ -47,7 +48,7 @@ impl Narrow {
         })
     }
 
-    /// Whether a stream is folded.
+    /// Whether the stream is included.
     pub fn holds_stream(&self, stream: usize) -> bool {
         self.streams.as_ref().is_none_or(|streams| streams.contains(&stream))
     }
@@ -56,7 +57,7 @@ impl Narrow {
         (self.from..self.to).contains(&second.middle())
     }
 
-    /// A second without what other streams counted; `None` when nothing is to be left out.
+    /// The second without the counts of excluded streams; `None` if no stream is excluded.
     fn cut(&self, plan: &Plan, second: &Snapshot) -> Option<Snapshot> {
         self.streams.as_ref()?;
         let mut second = second.clone();
@@ -86,12 +87,12 @@ fn stage_starts(plan: &Plan, stream: usize) -> Vec<Nanos> {
     starts.collect()
 }
 
-/// What was counted in one stage.
+/// The sums of one stage.
 #[derive(Clone, Debug)]
 pub(crate) struct StageSum {
-    /// The stream's place in the plan.
+    /// The stream's index in the plan.
     pub(crate) stream: usize,
-    /// The stage's place in the stream.
+    /// The stage's index in the stream.
     pub(crate) stage: usize,
     narrow: Narrow,
     /// All of the stream's targets.
@@ -126,7 +127,7 @@ impl<'p> Fold<'p> {
         Fold::narrowed(plan, Narrow::default())
     }
 
-    /// A fold of a part of it.
+    /// A fold of a part of the run.
     pub fn narrowed(plan: &'p Plan, narrow: Narrow) -> Fold<'p> {
         let stages = (0..plan.streams.len())
             .filter(|stream| narrow.holds_stream(*stream))
@@ -147,10 +148,10 @@ impl<'p> Fold<'p> {
         }
     }
 
-    /// Adds the second that follows.
+    /// Adds the next second.
     ///
     /// # Panics
-    /// When it is of another plan.
+    /// If the snapshot belongs to another plan.
     pub fn add(&mut self, second: &Snapshot) {
         let seconds = Seconds { from: self.at.min(second.t), to: second.t };
         self.at = second.t;
@@ -183,7 +184,7 @@ impl<'p> Fold<'p> {
     /// Computes the summary.
     ///
     /// # Panics
-    /// When an accounting identity does not hold.
+    /// If an accounting identity does not hold.
     pub fn finish(self, facts: RunFacts) -> Summary {
         let Fold { plan, narrow, total, errors, stages, rules, .. } = self;
         total.assert_identities();
@@ -194,9 +195,9 @@ impl<'p> Fold<'p> {
 /// When streams were active.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Active {
-    /// `None` when none was.
+    /// `None` if no stream was active.
     pub(crate) window: Option<Window>,
-    /// When the last request was sent; zero: not known.
+    /// When the last request was sent; zero if unknown.
     pub(crate) last_sent: Nanos,
 }
 
@@ -206,7 +207,7 @@ impl Active {
     }
 }
 
-/// When several streams together were active.
+/// The active window of several streams combined.
 pub(crate) fn active_of(total: &Snapshot, streams: impl IntoIterator<Item = usize>) -> Active {
     let mut all = Active::default();
     for Active { window, last_sent } in

@@ -1,6 +1,6 @@
-//! `summary.json`, version `plimsoll/summary/2`. Times in nanoseconds, rates per second.
+//! `summary.json`, version `plimsoll/summary/2`. Times are in nanoseconds, rates per second.
 //!
-//! Version 1 divided all rates by the whole run; now each is taken over the window of its stream.
+//! Version 1 divided all rates by the length of the run; version 2 uses the window of each stream.
 
 mod scrapes;
 
@@ -28,7 +28,7 @@ struct File<'a> {
     wait: Option<Times>,
     read_lag: Option<Times>,
     errors: BTreeMap<&'static str, u64>,
-    /// The first and the last second, counted from 0, in which arrivals of the class ended.
+    /// The first and last second, counted from 0, in which arrivals of the class ended.
     error_seconds: BTreeMap<&'static str, [u64; 2]>,
     faults: BTreeMap<&'static str, u64>,
     notes: Vec<NoteFile<'a>>,
@@ -175,7 +175,7 @@ struct Generator {
     workers: usize,
     cpu_ns: u64,
     user_ns: u64,
-    /// Of `cpu_ns`, spent spinning until the next arrival was due.
+    /// The part of `cpu_ns` spent spinning until the next arrival was due.
     spin_ns: u64,
     /// Without the time spent spinning.
     cpu_ns_per_request: Option<u64>,

@@ -1,16 +1,16 @@
 //! The results of a run: its figures, and whether they are valid.
 //!
-//! Reads snapshots and plans, writes text and JSON; opens no files and does not know the engine.
+//! Turns snapshots and plans into text and JSON. It opens no files and does not depend on the engine.
 //!
 //! # Layout
 //! - `fold`: [`Fold`]: sums a run up second by second; [`Narrow`]: a part of it
 //! - `summary`: [`Summary`]: all figures of a finished run
 //! - `seconds`: [`Seconds`]: when something happened
 //! - `objectives`: whether objectives hold
-//! - `verdict`: [`Verdict`]: findings, and whether the instrument was the limit
+//! - `verdict`: [`Verdict`]: findings, and whether the generator distorted the run
 //! - `scrapes`: [`Scrapes`]: what other processes reported
 //! - `text`: the report for a terminal; `progress`: one line during the run
-//! - `json`: `summary.json`; `prometheus`: figures during the run
+//! - `json`: `summary.json`; `prometheus`: metrics during the run
 
 mod fold;
 mod json;

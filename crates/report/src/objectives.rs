@@ -1,4 +1,4 @@
-//! Whether objectives hold. An objective without a sample does not.
+//! Evaluates objectives. An objective without samples is missed.
 
 use crate::fold::active_of;
 use crate::summary::Group;
@@ -10,7 +10,7 @@ use plimsoll_plan::{Metric, Objective, Plan, TimeKind, TimeStat, Unit};
 pub struct Judged {
     /// The objective.
     pub objective: Objective,
-    /// The metric's value in the objective's unit; `None` without a sample.
+    /// The metric's value in the objective's unit; `None` without samples.
     pub value: Option<f64>,
     /// Whether it holds.
     pub ok: bool,
@@ -20,7 +20,7 @@ impl Judged {
     /// The value as text.
     pub fn shown(&self) -> String {
         match (self.value, self.objective.unit) {
-            (None, _) => "no sample".into(),
+            (None, _) => "no samples".into(),
             (Some(value), Unit::Time) => Nanos(value as u64).to_string(),
             (Some(value), Unit::Share) => percent(value),
             (Some(value), Unit::Rate) => format!("{value:.1}/s"),
@@ -29,7 +29,7 @@ impl Judged {
     }
 }
 
-/// A share as percent, with as many digits as it takes not to round to 0 or 100.
+/// A share as a percentage, with enough digits not to round to 0 or 100.
 pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let rounds_away =
@@ -44,7 +44,7 @@ pub(crate) fn percent(share: f64) -> String {
     if percent > 50.0 { "99.9999 %".into() } else { "0.0001 %".into() }
 }
 
-/// Judges one objective by what was counted so far.
+/// Evaluates an objective on the counts so far.
 pub(crate) fn judge(objective: &Objective, plan: &Plan, total: &Snapshot) -> Judged {
     let mut stats = Stats::default();
     let mut streams = Vec::new();

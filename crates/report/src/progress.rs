@@ -1,11 +1,11 @@
-//! The progress line of a running test.
+//! The progress line shown during a run.
 
 use crate::objectives::percent;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{Nanos, Snapshot};
 use plimsoll_plan::Plan;
 
-/// The last second in one line: time, rate, success, latency, arrivals in flight.
+/// Describes the last second in one line: time, rate, success, latency, arrivals in flight.
 pub fn progress_line(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     let stats = second.total();
     let elapsed = Nanos::from_secs((second.t.0 + 500_000_000) / 1_000_000_000);

@@ -1,10 +1,10 @@
-//! The figures of a running test in Prometheus' text exposition format.
+//! Metrics during a run, in Prometheus' text exposition format.
 
 use plimsoll_measure::{Listed, Snapshot};
 use plimsoll_plan::Plan;
 use std::fmt::Write;
 
-/// The metrics page. `second` is the last second, `total` the sum so far.
+/// Renders the metrics page. `second` is the last second, `total` the sum so far.
 pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     let mut page = Page(String::new());
     let targets = || plan.targets.iter().zip(&total.stats);

@@ -1,8 +1,8 @@
-//! Figures of other processes, from their Prometheus pages: CPU and memory, and for our gateways
+//! Figures of other processes, from their Prometheus metrics: CPU and memory, and for Plimsoll gateways
 //! calls and relays.
 //!
-//! They cover the time from the first page read to the last. Counters of a process that restarted in
-//! between continue (see [`plimsoll_measure::scrape`]).
+//! They cover the time from the first scrape to the last. Counters continue across restarts of a process
+//! (see [`plimsoll_measure::scrape`]).
 
 use plimsoll_measure::{Nanos, Scraped};
 use plimsoll_plan::Scrape;
@@ -17,19 +17,19 @@ const GATEWAYS: [&str; 3] =
 pub struct Process {
     /// Its name in the plan.
     pub name: String,
-    /// The group whose work it shares.
+    /// The group of processes that share a load.
     pub group: String,
-    /// The URL of its page, without secrets.
+    /// The scraped URL, without secrets.
     pub url: String,
-    /// The content of its pages.
+    /// The scraped metrics.
     pub scraped: Scraped,
-    /// From the first page to the last.
+    /// Time from the first scrape to the last.
     pub span: Nanos,
-    /// CPU time it took, user and system.
+    /// CPU time used, user and system.
     pub cpu: Option<Nanos>,
-    /// The largest resident set that was seen, in bytes.
+    /// The largest resident set seen, in bytes.
     pub memory_max: Option<u64>,
-    /// How often it restarted, judging by its CPU time.
+    /// Number of restarts, detected by resets of its CPU time.
     pub restarts: u64,
     /// A gateway's calls; `None` for other processes.
     pub calls: Option<Calls>,
@@ -89,7 +89,7 @@ impl Process {
         }
     }
 
-    /// CPU usage, 1 being one full processor; `None` with fewer than two pages.
+    /// CPU usage, 1 being one full processor; `None` with fewer than two scrapes.
     pub fn cpu_share(&self) -> Option<f64> {
         let span = self.span.as_secs_f64();
         self.cpu.filter(|_| span > 0.0).map(|cpu| cpu.as_secs_f64() / span)
@@ -101,7 +101,7 @@ impl Process {
         self.cpu.map(|cpu| Nanos(cpu.0 / relays))
     }
 
-    /// Why pages could not be read, the most frequent first.
+    /// Reasons of failed scrapes, the most frequent first.
     pub fn failures(&self) -> Vec<(&str, u64)> {
         let mut failures: Vec<_> =
             self.scraped.failures.iter().map(|(why, n)| (why.as_str(), *n)).collect();
@@ -110,7 +110,7 @@ impl Process {
     }
 }
 
-/// All processes that the plan names.
+/// All scraped processes of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct Scrapes {
     /// In the plan's order.
@@ -122,16 +122,16 @@ pub struct Scrapes {
 pub struct Evenness {
     /// The group.
     pub group: String,
-    /// Each one's share, 0 to 1, if relays were spread evenly.
+    /// The share of each gateway, 0 to 1, if relays were spread evenly.
     pub mean_share: f64,
-    /// The largest deviation from that, relative to it.
+    /// The largest deviation from `mean_share`, relative to it.
     pub deviation_max: f64,
-    /// The gateway with that deviation.
+    /// The gateway with the largest deviation.
     pub of: String,
 }
 
 impl Scrapes {
-    /// The processes of a plan. `scraped` may end after the last process that reported anything.
+    /// The processes of a plan. `scraped` may be shorter than `scrapes`; missing entries are empty.
     pub(crate) fn new(scrapes: &[Scrape], scraped: &[Scraped]) -> Scrapes {
         let none = Scraped::default();
         let processes = scrapes
@@ -152,19 +152,19 @@ impl Scrapes {
         groups
     }
 
-    /// Relays of all gateways of a group.
+    /// Total relays of a group's gateways.
     pub fn relays(&self, group: &str) -> u64 {
         self.gateways(group).map(|(_, relays)| relays.total).sum()
     }
 
-    /// A gateway's share of its group's relays; `None` for other processes, or without relays.
+    /// A gateway's share of its group's relays; `None` for other processes, or if the group has none.
     pub fn share(&self, process: &Process) -> Option<f64> {
         let all = self.relays(&process.group);
         let own = process.relays.as_ref().filter(|_| all > 0)?;
         Some(own.total as f64 / all as f64)
     }
 
-    /// Relays by upstream, over the gateways of a group.
+    /// A group's relays by upstream.
     pub fn upstreams(&self, group: &str) -> BTreeMap<&str, u64> {
         let mut sums = BTreeMap::new();
         for (name, n) in self.gateways(group).flat_map(|(_, relays)| &relays.upstreams) {
@@ -173,7 +173,7 @@ impl Scrapes {
         sums
     }
 
-    /// How evenly a group's relays were spread; `None` with fewer than two gateways, or without relays.
+    /// How evenly a group's relays were spread; `None` with fewer than two gateways or no relays.
     pub fn evenness(&self, group: &str) -> Option<Evenness> {
         let shares: Vec<_> = self
             .gateways(group)
@@ -241,7 +241,7 @@ mod tests {
             &["process_cpu_seconds_total 1", "process_cpu_seconds_total 1.25"],
             &["!"],
         ]);
-        let [one, two, other, away] = scrapes.processes.as_slice() else { panic!("four") };
+        let [one, two, other, failing] = scrapes.processes.as_slice() else { panic!("four") };
         let millis = Nanos::from_millis;
         assert_eq!((one.cpu, one.cpu_share(), one.restarts), (Some(millis(500)), Some(0.5), 0));
         assert_eq!((one.relays.as_ref().unwrap().total, one.memory_max), (600, Some(1_000_000)));
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(two.cpu, Some(millis(200)));
         assert_eq!((other.cpu_share(), other.relays.is_none()), (Some(0.25), true));
         assert_eq!(
-            (away.cpu, away.failures()),
+            (failing.cpu, failing.failures()),
             (None, vec![("line 1: missing or invalid metric name", 1)])
         );
         assert_eq!(
@@ -265,12 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_yet() {
-        let instrument = "plimsoll_run_in_flight 0";
-        let scrapes = scrapes(&[&["plimsoll_connections{side=\"down\"} 0"], &[], &[instrument]]);
+    fn gateways_without_relays() {
+        let generator = "plimsoll_run_in_flight 0";
+        let scrapes = scrapes(&[&["plimsoll_connections{side=\"down\"} 0"], &[], &[generator]]);
         assert_eq!((scrapes.relays("all"), scrapes.evenness("all")), (0, None));
         assert_eq!(scrapes.processes[0].relays, Some(Relays::default()));
         assert_eq!(scrapes.processes[0].cpu_per_relay(), None);
-        assert_eq!(scrapes.processes[2].relays, None, "another instrument is no gateway");
+        assert_eq!(scrapes.processes[2].relays, None, "another load generator is not a gateway");
     }
 }

@@ -1,10 +1,10 @@
 //! When something happened, to the second: from the start of the first second concerned to the end of
-//! the last.
+//! the last one.
 
 use plimsoll_measure::{ErrorClass, Fault, Listed, Nanos, Tally};
 use std::fmt;
 
-/// A stretch of whole seconds of the run, on the run's clock (the warm-up included).
+/// A range of whole seconds of the run, on the run's clock (including the warm-up).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds {
     /// The start of the first.
@@ -14,36 +14,36 @@ pub struct Seconds {
 }
 
 impl Seconds {
-    /// The smallest stretch that holds both.
+    /// The smallest range that contains both.
     pub(crate) fn union(self, other: Seconds) -> Seconds {
         Seconds { from: self.from.min(other.from), to: self.to.max(other.to) }
     }
 
-    /// Widens what was seen so far.
+    /// Extends a range by a second.
     pub(crate) fn widen(seen: &mut Option<Seconds>, second: Seconds) {
         *seen = Some(seen.map_or(second, |seen| seen.union(second)));
     }
 
-    /// The same counted from an instant, such as the end of the warm-up.
+    /// The same range relative to an instant, such as the end of the warm-up.
     pub fn since(self, start: Nanos) -> Seconds {
-        // What was counted as the warm-up ended belongs to the first second after it.
+        // Counts from the very end of the warm-up belong to the first second after it.
         let to = self.to - start;
         let first = Nanos::from_secs(1);
         let to = if to == Nanos::ZERO { first } else { to };
         Seconds { from: self.from - start, to }
     }
 
-    /// How long it is.
+    /// The length of the range.
     pub fn len(&self) -> Nanos {
         self.to - self.from
     }
 
-    /// Its middle.
+    /// The midpoint.
     pub(crate) fn middle(self) -> Nanos {
         Nanos(self.from.0 + self.len().0 / 2)
     }
 
-    /// The numbers of its first and its last second, counted from 0.
+    /// The numbers of the first and last second, counted from 0.
     pub fn numbers(self) -> [u64; 2] {
         let second = Nanos::from_secs(1).0;
         let last = self.to.0.saturating_sub(1) / second;
@@ -68,7 +68,7 @@ fn whole(at: Nanos) -> String {
     }
 }
 
-/// When each member of a closed list was counted.
+/// When each member of a [`Listed`] type was counted.
 #[derive(Clone, Debug)]
 pub(crate) struct Times<C: Listed> {
     seen: Vec<Option<Seconds>>,
@@ -97,7 +97,7 @@ impl<C: Listed> Times<C> {
         self.seen[member.index()]
     }
 
-    /// The stretch over several members.
+    /// The range over several members.
     pub(crate) fn over(&self, members: &[C]) -> Option<Seconds> {
         members.iter().filter_map(|member| self.get(*member)).reduce(Seconds::union)
     }

@@ -15,28 +15,28 @@ use std::collections::BTreeMap;
 /// Arrivals per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
-    /// Scheduled, while arrivals were planned.
+    /// Scheduled arrivals, over the time in which arrivals were planned.
     pub scheduled: f64,
-    /// Sent, while arrivals were planned or sent.
+    /// Sent requests, over the time in which arrivals were planned or sent.
     pub sent: f64,
-    /// Answered as expected, until the last whole answer.
+    /// Requests answered as expected, over the time until the last complete answer.
     pub ok: f64,
 }
 
-/// Figures of a target, a stream, a stage, a tag's value, or all together.
+/// Figures of a target, a stream, a stage, a tag value, or all targets combined.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// The target's or the stream's name, or the tag's value.
+    /// Name of the target or stream, or the tag value.
     pub name: String,
-    /// What was counted.
+    /// The counts.
     pub stats: Stats,
     /// Latency of every arrival.
     pub latency: Histogram,
-    /// Service time of every whole response.
+    /// Service time of every complete response.
     pub service_time: Histogram,
-    /// When its streams were active; `None` when none was.
+    /// When its streams were active; `None` if none was.
     pub window: Option<Window>,
-    /// When the last request of its streams was sent; zero: not known.
+    /// When the last request of its streams was sent; zero if unknown.
     pub last_sent: Nanos,
 }
 
@@ -47,7 +47,7 @@ impl Group {
         Group { name: name.into(), stats, latency, service_time, window, last_sent }
     }
 
-    /// Until when it sent. A single late answer must not lower the rate of sending.
+    /// The end of sending. It ignores late answers, which must not lower the sending rate.
     fn sent_to(&self, window: &Window) -> Nanos {
         if self.last_sent == Nanos::ZERO {
             return window.to;
@@ -55,7 +55,7 @@ impl Group {
         self.last_sent.clamp(window.planned_to, window.to.max(window.planned_to))
     }
 
-    /// Its rates over its window; zero where it was never active.
+    /// The rates over the window; zero if never active.
     pub fn rates(&self) -> Rates {
         let Some(window) = self.window else { return Rates::default() };
         let requests = &self.stats.requests;
@@ -75,13 +75,13 @@ pub(crate) fn per_second(n: u64, span: Nanos) -> f64 {
 /// Figures of a stream or of one of its stages.
 #[derive(Clone, Debug)]
 pub struct StreamGroup {
-    /// Under the stream's name.
+    /// The figures, named after the stream.
     pub group: Group,
     /// The stage's number, from 1; `None` for the whole stream.
     pub stage: Option<usize>,
-    /// The instrument's lateness.
+    /// Lateness of the generator.
     pub lag: Histogram,
-    /// Waiting for connections.
+    /// Time spent waiting for connections.
     pub wait: Histogram,
 }
 
@@ -101,11 +101,11 @@ pub struct Summary {
     pub load: String,
     /// The seed of all random choices.
     pub seed: u64,
-    /// What is known of the run besides its counts.
+    /// Facts about the run other than its counts.
     pub facts: RunFacts,
     /// The sum of all seconds.
     pub total: Snapshot,
-    /// All targets together.
+    /// All targets combined.
     pub all: Group,
     /// By target, in the plan's order.
     pub targets: Vec<(Group, BTreeMap<String, String>)>,
@@ -134,7 +134,7 @@ impl Summary {
         let case = Case { plan, facts: &facts, total: &total, all: &all, errors: &errors };
         let mut verdict = rules.verdict(&case);
         if was_stopped_in_warmup(&facts, &all) {
-            say_stopped_in_warmup(&mut verdict, facts.warmup);
+            adjust_for_stop_in_warmup(&mut verdict, facts.warmup);
         }
         let targets = plan.targets.iter().zip(&total.stats);
         let targets = targets.filter(|(target, _)| narrow.holds_stream(target.stream));
@@ -172,7 +172,7 @@ impl Summary {
         self.objectives.iter().all(|judged| judged.ok)
     }
 
-    /// Whether the run was stopped before it counted anything.
+    /// Whether the run was stopped before any request was counted.
     pub(crate) fn stopped_in_warmup(&self) -> bool {
         was_stopped_in_warmup(&self.facts, &self.all)
     }
@@ -182,8 +182,7 @@ impl Summary {
         self.verdict.findings.iter().any(|finding| finding.id == FindingId::NothingOk)
     }
 
-    /// CPU time of this process for each request sent, warm-up included; `None` when nothing was
-    /// sent.
+    /// CPU time of this process per request sent, including the warm-up; `None` if nothing was sent.
     pub fn cpu_per_request(&self) -> Option<CpuPerRequest> {
         let sent = self.all.stats.requests.sent + self.total.warmup.sent;
         let (host, spin) = (&self.total.host, self.total.workers.spin);
@@ -197,16 +196,16 @@ impl Summary {
     }
 }
 
-/// CPU time of this process for each request sent.
+/// CPU time of this process per request sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuPerRequest {
-    /// All of it.
+    /// Total CPU time.
     pub all: Nanos,
-    /// Of it, user time.
+    /// User time.
     pub user: Nanos,
-    /// Of it, spinning until the next arrival was due.
+    /// Time spent spinning until the next arrival was due.
     pub spin: Nanos,
-    /// All but the spinning.
+    /// All except spinning.
     pub work: Nanos,
 }
 
@@ -214,8 +213,8 @@ fn was_stopped_in_warmup(facts: &RunFacts, all: &Group) -> bool {
     facts.cut_short && facts.warmup > Nanos::ZERO && all.stats.requests.scheduled == 0
 }
 
-/// That nothing was ok says nothing of a target from which nothing was counted yet.
-fn say_stopped_in_warmup(verdict: &mut Verdict, warmup: Nanos) {
+/// Replaces `nothing_ok`, which is meaningless before any request was counted, by a plain `cut_short`.
+fn adjust_for_stop_in_warmup(verdict: &mut Verdict, warmup: Nanos) {
     verdict.findings.retain(|finding| finding.id != FindingId::NothingOk);
     verdict.valid = verdict.findings.iter().all(|found| found.severity != Severity::Invalid);
     verdict.limited_by = verdict.limited_by.filter(|_| !verdict.valid);

@@ -1,4 +1,4 @@
-//! Seconds made up for tests: what an engine would have counted, arrival by arrival.
+//! Synthetic seconds for tests: what an engine would have counted, arrival by arrival.
 
 use crate::fold::{Fold, Narrow};
 use crate::summary::Summary;
@@ -8,7 +8,7 @@ use plimsoll_measure::{
 use plimsoll_plan::{Document, Plan, Variables};
 use std::path::Path;
 
-/// A plan from TOML, the requests of which go nowhere.
+/// A plan from TOML; its requests are never sent.
 pub(crate) fn plan(text: &str) -> Plan {
     let document = Document::new("plan.toml", text);
     let read = Plan::read(&document, &Variables::none(), Path::new("."));
@@ -46,7 +46,7 @@ impl<'p> Recording<'p> {
         Recording { plan, facts, seconds: Vec::new() }
     }
 
-    /// Adds a second, as `fill` fills it.
+    /// Adds a second filled by `fill`.
     pub(crate) fn second(&mut self, fill: impl FnOnce(&mut Filled<'_>)) -> &mut Recording<'p> {
         let from = self.seconds.last().map_or(Nanos::ZERO, |second| second.t);
         let mut snapshot = self.plan.blank_snapshot();
@@ -59,7 +59,7 @@ impl<'p> Recording<'p> {
         self
     }
 
-    /// Adds several that are filled alike.
+    /// Adds `n` seconds, each filled by `fill`.
     pub(crate) fn seconds(&mut self, n: u64, fill: impl Fn(&mut Filled<'_>)) -> &mut Recording<'p> {
         (0..n).for_each(|_| {
             self.second(&fill);
@@ -67,7 +67,7 @@ impl<'p> Recording<'p> {
         self
     }
 
-    /// The summary of all of it.
+    /// The summary of the whole run.
     pub(crate) fn summary(&self) -> Summary {
         self.narrowed(Narrow::default())
     }
@@ -88,7 +88,7 @@ pub(crate) struct Filled<'p> {
 }
 
 impl Filled<'_> {
-    /// Streams are active as the plan has it.
+    /// Sets the streams' active windows according to the plan.
     fn activate(&mut self) {
         let (from, to) = (self.from, self.snapshot.t);
         for (stream, counts) in self.plan.streams.iter().zip(&mut self.snapshot.streams) {
@@ -103,23 +103,23 @@ impl Filled<'_> {
         }
     }
 
-    /// The last whole answer of a stream was read at this instant.
+    /// Extends a stream's active window to its last answer at this instant.
     pub(crate) fn answered_at(&mut self, stream: usize, at: Nanos) {
         if let Some(window) = &mut self.snapshot.streams[stream].active {
             window.to = window.to.max(at);
         }
     }
 
-    /// Arrivals that were taken up late; others are counted when they end, with no lag.
-    fn taken_up(&mut self, target: usize, n: u64, lag: Nanos) {
+    /// Records arrivals as started with a lag.
+    fn started(&mut self, target: usize, n: u64, lag: Nanos) {
         let stream = &mut self.snapshot.streams[self.plan.targets[target].stream];
         stream.dispatched += n;
         (0..n).for_each(|_| stream.lag.record(lag));
     }
 
-    /// Arrivals answered as expected: after this lag, this wait and this service time.
+    /// Arrivals answered as expected, with this lag, wait and service time.
     pub(crate) fn answered(&mut self, target: usize, n: u64, [lag, wait, service]: [Nanos; 3]) {
-        self.taken_up(target, n, lag);
+        self.started(target, n, lag);
         let stats = &mut self.snapshot.stats[target];
         let requests = &mut stats.requests;
         (requests.scheduled, requests.sent) = (requests.scheduled + n, requests.sent + n);
@@ -132,12 +132,12 @@ impl Filled<'_> {
         }
     }
 
-    /// Arrivals answered after a service time, without lag and wait.
+    /// Arrivals answered as expected, without lag or wait.
     pub(crate) fn ok(&mut self, target: usize, n: u64, service: Nanos) {
         self.answered(target, n, [Nanos::ZERO, Nanos::ZERO, service]);
     }
 
-    /// Arrivals that failed after a time: sent without a wait, or not sent at all.
+    /// Arrivals that failed after a time; whether they were sent follows from the class.
     pub(crate) fn failed(&mut self, target: usize, n: u64, class: ErrorClass, after: Nanos) {
         use ErrorClass::*;
         let unsent = matches!(
@@ -169,7 +169,7 @@ impl Filled<'_> {
     }
 
     fn ended(&mut self, target: usize, n: u64, class: ErrorClass, [wait, after]: [Nanos; 2]) {
-        self.taken_up(target, n, Nanos::ZERO);
+        self.started(target, n, Nanos::ZERO);
         let stats = &mut self.snapshot.stats[target];
         stats.requests.scheduled += n;
         stats.errors.add(class, n);
@@ -180,7 +180,7 @@ impl Filled<'_> {
         }
     }
 
-    /// The same with what exactly was wrong.
+    /// Arrivals that failed with a fault.
     pub(crate) fn faulty(&mut self, n: u64, class: ErrorClass, fault: Fault) {
         self.failed(0, n, class, Nanos::from_millis(1));
         self.snapshot.faults.add(fault, n);

@@ -1,8 +1,8 @@
-//! The report for a terminal: at most 40 lines of 100 columns, 50 lines if other processes are shown,
-//! the verdict first.
+//! The text report: at most 40 lines of 100 columns, or 50 lines if other processes are shown, with the
+//! verdict first.
 //!
-//! A narrower terminal gets the same rows in more lines: text wraps (`page`), tables drop the least
-//! important columns (`table`, in the order that each [`Shape`] states).
+//! On a narrower terminal, the same rows take more lines: text wraps (`page`), and tables drop the least
+//! important columns (`table`, in the order given by each [`Shape`]).
 
 mod page;
 mod scrapes;
@@ -19,15 +19,15 @@ use plimsoll_measure::{ErrorClass, Finding, FindingId, Histogram, Nanos, Severit
 use table::{Column, Notes, Row, Section, Shape, Table};
 
 const LINES_MAX: usize = 40;
-/// Additional lines if other processes are shown: a heading, five instances, their group.
+/// Additional lines if other processes are shown: a heading, five instances and their group.
 const SCRAPE_LINES: usize = 10;
-/// Tables are unreadable below the first; lines longer than the second are hard to read.
+/// Tables are unreadable below the lower bound; lines are hard to read above the upper bound.
 const COLUMNS: std::ops::RangeInclusive<usize> = 50..=100;
-/// Longer notes of a table are cut.
+/// Maximum number of lines of a table's note; longer notes are cut.
 const NOTE_LINES_MAX: usize = 4;
-/// The last answer is mentioned if it came later than this after the last planned arrival.
+/// The last answer is mentioned if it came more than this after the last planned arrival.
 const LATE_ANSWER: Nanos = Nanos::from_millis(100);
-/// How many rows the lists may have, from generous to tight.
+/// Candidates for the maximum number of rows per list, from generous to tight.
 const ROWS: [usize; 7] = [8, 6, 5, 4, 3, 2, 1];
 
 const REQUESTS: Shape = Shape {
@@ -88,14 +88,14 @@ const STATUSES: Shape = Shape {
 /// How much of its lists a report shows.
 #[derive(Clone, Copy)]
 struct Extent {
-    /// The most rows of a list; `usize::MAX`: all.
+    /// Maximum number of rows per list; `usize::MAX`: all.
     rows: usize,
-    /// Whether `summary.json` has the others.
+    /// Whether the remaining rows are in `summary.json`.
     kept: bool,
 }
 
 impl Extent {
-    /// The most findings.
+    /// Maximum number of findings.
     fn findings(self) -> usize {
         if self.rows == usize::MAX { self.rows } else { self.rows.min(3) }
     }
@@ -109,8 +109,8 @@ impl Extent {
 }
 
 impl Summary {
-    /// The report as text, 50 to 100 columns wide. `run_dir` is where the remaining figures are.
-    /// `usize::MAX` columns stand for a pipe or a file: nothing is left out there.
+    /// The report as text, 50 to 100 columns wide. `run_dir` contains the remaining figures.
+    /// `columns` is `usize::MAX` for a pipe or a file; then nothing is left out.
     pub fn to_text(&self, run_dir: Option<&str>, columns: usize) -> String {
         let kept = run_dir.is_some();
         if columns == usize::MAX {
@@ -124,7 +124,7 @@ impl Summary {
             let page = self.page(extent, run_dir, Page::new(widest, note_lines));
             page.lines() <= LINES_MAX + more
         };
-        // The same rows are shown on every terminal. Notes are cut before rows are dropped.
+        // Every terminal width gets the same rows. Notes are cut before rows are dropped.
         let rows = ROWS.into_iter().find(|rows| fits(*rows, 1)).unwrap_or(1);
         let columns = columns.clamp(*COLUMNS.start(), widest);
         let whole = |note_lines: &usize| columns < widest || fits(rows, *note_lines);
@@ -147,7 +147,7 @@ impl Summary {
         page
     }
 
-    /// An invalid run, or one without a good answer, says so first and largest.
+    /// A banner if the run is invalid or no request succeeded.
     fn write_verdict(&self, extent: Extent, page: &mut Page) {
         let first: Vec<_> =
             self.verdict.findings.iter().filter(|finding| comes_first(finding)).collect();
@@ -163,7 +163,7 @@ impl Summary {
         if !self.verdict.valid {
             page.text(
                 "INVALID: ",
-                "the instrument distorted this run; the figures below do not describe the target",
+                "the load generator distorted this run; the figures below do not describe the target",
             );
         }
         if others.is_empty() {
@@ -198,9 +198,10 @@ impl Summary {
         let last = last.unwrap_or_default();
         page.text(
             "  ran        ",
-            &match self.stopped_in_warmup() {
-                true => format!("{}{cut}{warm}", facts.duration),
-                false => format!("{}{last}{warm}{cut}", facts.duration),
+            &if self.stopped_in_warmup() {
+                format!("{}{cut}{warm}", facts.duration)
+            } else {
+                format!("{}{last}{warm}{cut}", facts.duration)
             },
         );
         let counted = |name: &str, n: u64, per_second: f64| {
@@ -222,7 +223,7 @@ impl Summary {
             counted("sent", requests.sent, rates.sent).noted(unsent),
             counted("ok", requests.ok, rates.ok).noted(format!(" {share} of scheduled{failed}")),
             Row::new("connected", peak)
-                .noted(format!("at most, {} opened", grouped(connections.opened))),
+                .noted(format!("peak, {} opened", grouped(connections.opened))),
         ];
         page.table(&Table {
             shape: &REQUESTS,
@@ -234,7 +235,7 @@ impl Summary {
         let stats = &self.all.stats;
         let mut rows = vec![times("latency", &self.all.latency)];
         if stats.latency_failed.count() > 0 {
-            rows.push(times("  of the ok", &stats.latency_ok));
+            rows.push(times("  ok only", &stats.latency_ok));
         }
         rows.push(times("service time", &self.all.service_time));
         rows.push(times("lag", &self.total.lag()));
@@ -280,7 +281,7 @@ impl Summary {
             _ => 1,
         };
         for (tag, groups) in self.tags.iter().filter(|(_, groups)| groups.len() > 1).take(most) {
-            // A tag whose values are as many as the targets adds nothing.
+            // A tag with a value per target would repeat the table of targets.
             if groups.len() < self.targets.len() {
                 sections.push(section(tag, groups.iter().collect()));
             }
@@ -291,7 +292,7 @@ impl Summary {
         }
     }
 
-    /// The stages by number; by stream and number where several streams have stages.
+    /// The stages by number, or by stream and number if several streams have stages.
     fn stage_groups(&self) -> Vec<(String, &Group)> {
         let stream = |stage: &StreamGroup| stage.group.name.clone();
         let one = self.stages.iter().all(|stage| stream(stage) == stream(&self.stages[0]));
@@ -302,7 +303,7 @@ impl Summary {
         self.stages.iter().map(|stage| (named(stage), &stage.group)).collect()
     }
 
-    /// HTTP statuses, if there are several or one was not expected.
+    /// HTTP statuses, if there are several or any was unexpected.
     fn write_statuses(&self, extent: Extent, page: &mut Page) {
         let stats = &self.all.stats;
         let mut statuses: Vec<(u16, u64)> = self.total.status.iter().collect();
@@ -381,7 +382,7 @@ impl Summary {
     }
 
     fn write_end(&self, extent: Extent, run_dir: Option<&str>, page: &mut Page) {
-        // The instrument's own figures follow those of other processes directly.
+        // No gap before the generator's own figures if other processes are listed above.
         if self.scrapes.processes.is_empty() {
             page.gap();
         }
@@ -417,7 +418,7 @@ impl Summary {
         }
     }
 
-    /// How many requests failed in a run that passes all the same, because nothing decides.
+    /// How many requests failed in a run that exits with 0 because it has no objectives.
     fn failed_without_objective(&self) -> Option<u64> {
         let requests = &self.all.stats.requests;
         let failed = requests.failed + requests.unsent;
@@ -425,7 +426,7 @@ impl Summary {
         (failed > 0 && passes && self.objectives.is_empty()).then_some(failed)
     }
 
-    /// How long after the start the last answer came, if clearly later than the last planned arrival.
+    /// When the last answer came, if clearly later than the last planned arrival.
     fn last_answer(&self) -> Option<Nanos> {
         let window = self.all.window?;
         let late = window.to - window.planned_to;
@@ -433,7 +434,7 @@ impl Summary {
         (late > LATE_ANSWER && late.0 > planned.0 / 20).then(|| window.to - window.from)
     }
 
-    /// A finding, its seconds and its fix.
+    /// A finding with its seconds and its fix.
     fn write_finding(&self, finding: &Finding, page: &mut Page) {
         let facts = &self.facts;
         let seconds = Seconds { from: finding.from, to: finding.to };
@@ -449,14 +450,14 @@ impl Summary {
         if self.objectives.is_empty() {
             "add [[objective]] that = \"latency.p99 < 250ms\" to give this run a pass/fail criterion"
         } else if self.objectives_hold() {
-            "the plan was carried out and every objective held; raise the rate to find the limit"
+            "the run completed and every objective held; raise the rate to find the limit"
         } else {
-            "the plan was carried out, so the target missed the objective; lower the rate to find the rate that it can carry"
+            "the load was generated as planned and the target missed an objective; lower the rate to find what it sustains"
         }
     }
 }
 
-/// Whether a finding is printed above all figures.
+/// Whether a finding is printed above the figures.
 fn comes_first(finding: &Finding) -> bool {
     finding.severity == Severity::Invalid || finding.id == FindingId::NothingOk
 }
@@ -477,14 +478,14 @@ fn group_row(label: &str, group: &Group) -> Row {
     )
 }
 
-/// The least success first; of those alike the highest latency.
+/// Sorts by lowest success rate, then by highest latency.
 fn worst_first(groups: &mut [&Group]) {
     let success = |group: &Group| group.stats.requests.success().unwrap_or(1.0);
     let p99 = |group: &Group| group.latency.quantile(0.99);
     groups.sort_by(|a, b| success(a).total_cmp(&success(b)).then(p99(b).cmp(&p99(a))));
 }
 
-/// The parts of a list, each but the last with a comma.
+/// The items of a list, with a comma after each but the last.
 fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut parts: Vec<String> = parts.into_iter().collect();
     let divided = parts.len().saturating_sub(1);
@@ -492,7 +493,7 @@ fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
     parts
 }
 
-/// A name, cut to the width of a table's column.
+/// A name, cut to the width of a table column.
 fn name(name: &str) -> String {
     name.chars().take(GROUPS.name - 1).collect()
 }

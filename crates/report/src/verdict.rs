@@ -1,17 +1,16 @@
 //! Whether a run is valid, and what limited it.
 //!
 //! Pure rules over seconds: each rule keeps sums, in memory that does not grow with the run, and
-//! returns its findings at the end. The rules, their thresholds and the reasons for them are in
-//! `docs/design/verdict.md`.
+//! returns its findings at the end. `docs/design/verdict.md` explains the rules and their thresholds.
 //!
 //! - `lateness`: `lag_high` by open stream, `read_late`
 //! - `connections`: `connections_capped` and `target_saturated`, by origin
 //! - `errors`: findings from error classes, `plan_not_held`, `nothing_ok`
 //!
 //! # What makes a run invalid
-//! The instrument delayed more than 1 % of the arrivals that a rule covers (sent late, read late, held
-//! up at a connection limit that is too low), so that the 99th percentile is the instrument's; or more
-//! than 0.1 % failed in the instrument. A run that was stopped is short, not invalid.
+//! The generator delayed more than 1 % of the arrivals that a rule covers (sent late, read late, held up
+//! at a connection limit that is too low), so that the 99th percentile reflects the generator; or more
+//! than 0.1 % failed in the generator. A run that was stopped early is not invalid.
 
 mod connections;
 mod errors;
@@ -31,21 +30,21 @@ use plimsoll_measure::{
 use plimsoll_plan::{Load, Plan};
 use std::cmp::Reverse;
 
-/// If more than this share of the arrivals is affected, the 99th percentile is not the target's.
+/// If more than this share of the arrivals is affected, the 99th percentile does not reflect the target.
 const MATERIAL: f64 = 0.01;
-/// If more than this share is affected, the 99.9th percentile is not the target's.
+/// If more than this share is affected, the 99.9th percentile does not reflect the target.
 const NOTABLE: f64 = 0.001;
 /// Delays up to this are normal for a thread that sleeps on a virtual machine.
 const DELAY_FLOOR: Nanos = Nanos::from_millis(5);
-/// A delay up to this share of the time it is part of changes no conclusion.
+/// A delay up to this share of the time that contains it does not change any conclusion.
 const DELAY_SHARE: f64 = 0.1;
 
-/// The largest delay by the instrument that is acceptable beside a 99th percentile.
+/// The largest acceptable delay by the generator, given the 99th percentile of the time containing it.
 fn allowed_delay(p99: Option<Nanos>) -> Nanos {
     DELAY_FLOOR.max(Nanos((p99.unwrap_or_default().0 as f64 * DELAY_SHARE) as u64))
 }
 
-/// How many values are above a limit.
+/// The number of values above a limit.
 fn count_over(histogram: &Histogram, limit: Nanos) -> u64 {
     histogram.count() - histogram.count_up_to(limit)
 }
@@ -57,26 +56,26 @@ fn share_of(n: u64, all: u64) -> f64 {
 /// Whether a run is valid, what limited it, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// Whether the figures are the target's.
+    /// Whether the figures describe the target.
     pub valid: bool,
-    /// What limited it; `None`: nothing.
+    /// The side that limited the run, if any.
     pub limited_by: Option<Side>,
-    /// The findings: the primary cause first, then by weight.
+    /// Findings, the primary cause first, then by severity and share.
     pub findings: Vec<Finding>,
-    /// Classes whose side is not decided by the class alone.
+    /// Sides of classes whose side depends on the run.
     pub(crate) sides: Vec<(ErrorClass, Side)>,
 }
 
 impl Verdict {
-    /// The side to which most arrivals of a class are attributed. Waiting at a connection limit blames
-    /// no side by itself.
+    /// The side to which most arrivals of a class are attributed. For arrivals that waited at a connection
+    /// limit, the class alone does not determine the side.
     pub fn side_of(&self, class: ErrorClass) -> Side {
         let decided = self.sides.iter().find(|(decided, _)| *decided == class);
         decided.map_or(class.side(), |(_, side)| *side)
     }
 }
 
-/// A finished run, as the rules see it.
+/// A finished run, as input to the rules.
 pub(crate) struct Case<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) facts: &'a RunFacts,
@@ -94,7 +93,7 @@ impl Case<'_> {
         self.all.stats.errors.get(class)
     }
 
-    /// Whether there was not one whole answer in the run, expected or not.
+    /// Whether the run had no complete answer at all, expected or not.
     fn nothing_answered(&self) -> bool {
         self.all.service_time.count() == 0
     }
@@ -113,9 +112,9 @@ impl Case<'_> {
 
 /// Arrivals that starved at a connection limit, by cause.
 struct Blame {
-    /// The limit was too low.
+    /// Because the limit was too low.
     limit: Starved,
-    /// The target had slowed down.
+    /// Because the target had slowed down.
     target: Starved,
 }
 
@@ -130,7 +129,7 @@ impl Blame {
     }
 }
 
-/// A finding before it is sorted.
+/// A finding, with the share used for sorting.
 struct Found {
     id: FindingId,
     severity: Severity,
@@ -143,25 +142,25 @@ struct Found {
     share: f64,
 }
 
-/// A second, as the rules see it.
+/// A second, as input to the rules.
 struct Second<'a> {
     snapshot: &'a Snapshot,
     seconds: Seconds,
-    /// The 99th percentile of latency, by stream.
+    /// 99th percentile of latency by stream.
     latency: Vec<Option<Nanos>>,
-    /// Whether the generator is likely to have sent or read late, so that service times include its
+    /// Whether the generator is likely to have sent or read late, so that service times may include its
     /// own delay.
     overloaded: bool,
-    /// Whether service times are the target's, as far as is known.
-    teaches: bool,
+    /// Whether service times are usable as the target's.
+    representative: bool,
 }
 
-/// What the rules have added up so far.
+/// The sums of all rules.
 pub(crate) struct Rules {
     lag: Vec<LagRule>,
     read: ReadRule,
     origins: Vec<OriginRule>,
-    /// `no_connection` that no origin's limit explains.
+    /// `no_connection` errors not explained by any origin's limit.
     unexplained: u64,
     faults: FaultTimes,
 }
@@ -178,8 +177,8 @@ impl Rules {
         }
     }
 
-    /// Adds a second. Those of the warm-up are not judged; an arrival of the run proper that was
-    /// counted in the last of them has only a lag so far.
+    /// Adds a second. Seconds of the warm-up count only for lag, because an arrival of the run proper may
+    /// start in the last of them.
     pub(crate) fn add(&mut self, plan: &Plan, snapshot: &Snapshot, seconds: Seconds) {
         let latency = |stream: usize| {
             let mut latency = Histogram::new();
@@ -190,21 +189,22 @@ impl Rules {
             latency.quantile(0.99)
         };
         let latency = (0..plan.streams.len()).map(latency).collect();
-        let mut second = Second { snapshot, seconds, latency, overloaded: false, teaches: true };
+        let mut second =
+            Second { snapshot, seconds, latency, overloaded: false, representative: true };
         let late = self.lag.iter_mut().fold(false, |late, rule| rule.add(&second) | late);
         if seconds.to <= plan.warmup {
             return;
         }
         self.faults.add(&snapshot.faults, seconds);
         second.overloaded = self.read.add(&second) | late;
-        second.teaches = !late && !self.read.was_late();
+        second.representative = !late && !self.read.was_late();
         let mut errors = Starved::of(snapshot);
         self.origins.iter_mut().for_each(|origin| origin.add(&second, &mut errors));
         self.unexplained += errors.unsent;
     }
 
     fn blame(&self, late: bool) -> Blame {
-        // Where no origin explains them, the limit that they waited at is to blame.
+        // Errors that no origin explains are attributed to the connection limit.
         let limit = Starved { unsent: self.unexplained, timed_out: 0 };
         let mut blame = Blame { limit, target: Starved::default() };
         for [limit, target] in self.origins.iter().map(|origin| origin.starved(late)) {
@@ -221,8 +221,8 @@ impl Rules {
         let late = found.iter().any(|found| found.severity == Severity::Invalid);
         let blame = self.blame(late);
         found.extend(self.origins.iter().flat_map(|origin| origin.found(case, late)));
-        found.extend(errors::own(case, &blame));
-        found.extend(errors::theirs(case, &blame, &self.faults));
+        found.extend(errors::generator(case, &blame));
+        found.extend(errors::network_and_target(case, &blame, &self.faults));
         found.extend(errors::forced(case));
         found.extend(errors::cut_short(case));
         // `plan_not_held` is an effect: it comes after its cause.
@@ -233,7 +233,7 @@ impl Rules {
         };
         found.sort_by(by_weight);
         if let Some(nothing) = errors::nothing_ok(case, &blame, &mut found) {
-            // Some findings may weigh less now.
+            // `nothing_ok` may have lowered severities.
             found.sort_by(by_weight);
             found.insert(0, nothing);
         }

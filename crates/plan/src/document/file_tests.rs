@@ -1,10 +1,10 @@
-//! Targets from files, and targets with several requests, as plans read them.
+//! Targets from files, and targets with several requests.
 
 use super::*;
 use crate::{Body, RequestSpec, RpcExpect};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A folder of a test's own, removed when the test is done.
+/// A test's temporary folder, removed when dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -20,7 +20,7 @@ impl Folder {
         folder
     }
 
-    /// A plan with these lines for its only target.
+    /// Reads a plan with these lines for its only target.
     fn read(&self, target: &str) -> Result<Plan, Problems> {
         let text = format!("rate = \"1/s\"\nduration = \"1s\"\n[[target]]\n{target}\n");
         let mut variables = Variables::none();
@@ -29,8 +29,8 @@ impl Folder {
         Plan::read(&Document::new("plan.toml", text), &variables, &self.0)
     }
 
-    /// What is wrong, the folder's name left out.
-    fn wrong(&self, target: &str) -> String {
+    /// The problems of such a plan, without the folder's name.
+    fn problem(&self, target: &str) -> String {
         let problems = self.read(target).map(|plan| plan.to_toml()).unwrap_err().to_string();
         problems.replace(&format!("{}/", self.0.display()), "")
     }
@@ -42,8 +42,8 @@ impl Drop for Folder {
     }
 }
 
-/// Reads what a plan is resolved to: the same requests, from nothing but the text.
-fn again(plan: &Plan) -> Plan {
+/// Reads a resolved plan back; it must contain the same requests without any files.
+fn read_back(plan: &Plan) -> Plan {
     let shown = plan.to_toml();
     assert!(!shown.contains("k3y"), "{shown}");
     let nowhere = Path::new("/nonexistent");
@@ -78,7 +78,7 @@ POST ${GATEWAY}/raw/{{uuid}}
 ";
 
 #[test]
-fn a_file_becomes_a_target_of_its_requests() {
+fn a_file_becomes_a_target() {
     let folder = Folder::with(&[("targets-boba.txt", MIXED), ("body.bin", b"\xff\x00{{seq}}")]);
     let target = "file = \"targets-boba.txt\"\nweight = 7\ntags = { chain = \"boba\" }\n\
         headers = { X-All = \"all\" }\nexpect = { status = \"2xx\" }";
@@ -97,13 +97,13 @@ fn a_file_becomes_a_target_of_its_requests() {
     assert!(matches!(raw.body, Body::Bytes(_)));
     assert_eq!([0, 1, 2, 3, 4].map(|number| target.request(number)), [0, 1, 2, 0, 1]);
     let words = plan.describe();
-    let says = "100 %  targets-boba: POST http://gw:3069/api?endpoint=${ETH_KEY} with a body and 2 more in turn";
-    assert!(words.contains(says), "{words}");
-    again(&plan);
+    let expected = "100 %  targets-boba: POST http://gw:3069/api?endpoint=${ETH_KEY} with a body and 2 more in turn";
+    assert!(words.contains(expected), "{words}");
+    read_back(&plan);
 }
 
 #[test]
-fn json_bodies_are_sent_as_they_are() {
+fn json_bodies_are_sent_unchanged() {
     let line = b"{\"method\":\"POST\",\"url\":\"${GATEWAY}/\",\"body\":\"eyJhIjoiJHtYfSJ9\"}\n\
         {\"method\":\"POST\",\"url\":\"${GATEWAY}/\",\"body\":\"e3tzZXF9fQ==\"}";
     let folder = Folder::with(&[("t.json", line)]);
@@ -112,7 +112,7 @@ fn json_bodies_are_sent_as_they_are() {
     let plain = |spec: &RequestSpec| spec.body.template().unwrap().as_plain().map(<[u8]>::to_vec);
     assert_eq!(plain(&plan.requests[0]), Some(b"{\"a\":\"${X}\"}".to_vec()));
     assert_eq!(plain(&plan.requests[1]), Some(b"{{seq}}".to_vec()));
-    again(&plan);
+    read_back(&plan);
 }
 
 #[test]
@@ -130,16 +130,16 @@ fn turns_can_be_written_in_the_plan() {
         ["1", "2"]
     );
     assert_eq!(plan.requests[1].expect.status, vec![201..=201]);
-    again(&plan);
+    read_back(&plan);
 }
 
 #[test]
-fn everything_that_is_wrong_in_a_file_is_told_with_its_place() {
+fn all_problems_of_a_file_are_reported_with_positions() {
     let text = b"GET http://h/${NO}\na b: c\nConnection: close\nX: ${NO}\n\nBREW http://h:0/\n\n\
         POST http://h/\n@missing.json\n\nPOST http://h/\n\n{\"a\":\"{{sek}}\"}\n\nGET h/";
     let folder = Folder::with(&[("t.txt", text)]);
     assert_eq!(
-        folder.wrong("file = \"t.txt\"\nrate = 1"),
+        folder.problem("file = \"t.txt\"\nrate = 1"),
         "t.txt:1:14: the variable NO is not set\n  hint: set it with --set NO=VALUE or in the environment\n\
          t.txt:2:1: \"a b\" is not a valid header name\n\
          t.txt:3:1: \"Connection\" is set by the engine itself\n  hint: for a new connection each time: connections = { reuse = false }\n\
@@ -154,7 +154,7 @@ fn everything_that_is_wrong_in_a_file_is_told_with_its_place() {
 }
 
 #[test]
-fn a_file_that_is_none() {
+fn invalid_files() {
     let many = "GET http://h/\n".repeat(10_001);
     let long = format!("GET http://h/\n#{}", "x".repeat(8 << 20));
     let folder = Folder::with(&[
@@ -164,46 +164,55 @@ fn a_file_that_is_none() {
         ("many.txt", many.as_bytes()),
         ("long.txt", long.as_bytes()),
     ]);
-    let check = |target: &str, says: &str| {
-        let wrong = folder.wrong(target);
-        assert!(wrong.contains(says), "{target}\nsays\n{wrong}\nand not\n{says}");
+    let check = |target: &str, expected: &str| {
+        let problem = folder.problem(target);
+        assert!(problem.contains(expected), "{target}\nreports\n{problem}\ninstead of\n{expected}");
     };
-    check("file = \"empty.txt\"", "empty.txt:1:1: no request in the file");
-    check("file = \"bytes.txt\"", "bytes.txt:2:1: not valid UTF-8 from here on");
+    check("file = \"empty.txt\"", "empty.txt:1:1: the file contains no requests");
+    check("file = \"bytes.txt\"", "bytes.txt:2:1: not valid UTF-8");
     check("file = \"none.txt\"", "plan.toml:4:8: cannot read none.txt: No such file");
     check("file = \".\"", "plan.toml:4:8: cannot read .: Is a directory");
-    check("file = \"many.txt\"", "plan.toml:4:8: many.txt holds 10001 requests; at most 10000");
+    check(
+        "file = \"many.txt\"",
+        "plan.toml:4:8: many.txt contains 10001 requests; the maximum is 10000",
+    );
     check("file = \"long.txt\"", "plan.toml:4:8: long.txt is larger than 8388608 bytes");
     check(
         "file = \"good.txt\"\nformat = \"jsn\"",
         "plan.toml:5:10: \"format\" must be \"http\" or \"json\"",
     );
-    check("file = \"good.txt\"\nbody = \"x\"", "plan.toml:5:1: \"body\" and \"file\" together");
+    check(
+        "file = \"good.txt\"\nbody = \"x\"",
+        "plan.toml:5:1: \"body\" and \"file\" cannot be used together",
+    );
     check(
         "file = \"good.txt\"\nexpect = { jsonrpc = \"any\" }",
         "good.txt:1:1: a JSON-RPC answer is expected",
     );
     check(
         "file = \"good.txt\"\n[[target.turn]]\nrequest = \"GET http://h/\"",
-        "\"file\" and \"turn\" together",
+        "\"file\" and \"turn\" cannot be used together",
     );
-    check("request = \"GET http://h/\"\nformat = \"http\"", "\"format\" without \"file\"");
-    check("[[target.turn]]\nbody = \"x\"", "a turn without \"request\"");
+    check("request = \"GET http://h/\"\nformat = \"http\"", "\"format\" requires \"file\"");
+    check("[[target.turn]]\nbody = \"x\"", "a turn needs \"request\"");
     check("request = \"GET http://h/\"\nbody_base64 = \"*\"", "\"body_base64\": not valid base64");
     let twice = "file = \"good.txt\"\n[[target]]\nfile = \"good.txt\"";
     check(twice, "duplicate target name \"good\"");
 }
 
 #[test]
-fn what_files_hold_is_limited_over_the_whole_plan() {
+fn the_total_size_of_files_is_limited() {
     let half = vec![b'x'; 5 << 20];
     let request = b"POST http://h/\n@half\n";
     let folder = Folder::with(&[("a.txt", request), ("b.txt", request), ("half", &half)]);
-    let wrong = folder.wrong("file = \"a.txt\"\n[[target]]\nfile = \"b.txt\"");
-    assert!(wrong.starts_with("b.txt:2:2: with half, the target files of this plan"), "{wrong}");
-    // Bytes that TOML must escape need more room than the plan's own limit.
+    let problem = folder.problem("file = \"a.txt\"\n[[target]]\nfile = \"b.txt\"");
+    assert!(
+        problem.starts_with("b.txt:2:2: with half, the target files of this plan"),
+        "{problem}"
+    );
+    // Escaping in TOML makes the resolved plan exceed the limit.
     let controls = vec![b'\x01'; 4 << 20];
     let folder = Folder::with(&[("a.txt", request), ("half", &controls)]);
-    let wrong = folder.wrong("file = \"a.txt\"");
-    assert!(wrong.contains("resolved, the plan has"), "{wrong}");
+    let problem = folder.problem("file = \"a.txt\"");
+    assert!(problem.contains("the resolved plan has"), "{problem}");
 }

@@ -1,4 +1,4 @@
-//! Streams: what makes requests start, and when they end.
+//! Reads streams: their load, start, end and targets.
 
 use super::file::Files;
 use super::request::read_target;
@@ -9,7 +9,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Key;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The keys that a stream has for itself, or the plan for its only stream.
+/// Keys of a stream, which a plan with only one stream has at the top level.
 const STREAM_KEYS: [&str; 10] = [
     "rate",
     "users",
@@ -22,7 +22,7 @@ const STREAM_KEYS: [&str; 10] = [
     "labels",
     "target",
 ];
-/// More arrivals than this are a slip of the pen, and beyond the schedule's precision.
+/// More arrivals than this are most likely a typo, and exceed the schedule's precision.
 const REQUESTS_MAX: u64 = 1_000_000_000_000;
 const USERS_MAX: u64 = 1_000_000;
 const RATE_MAX: f64 = 100_000_000.0;
@@ -41,7 +41,8 @@ pub(super) fn read_streams(
 ) -> Option<Vec<Stream>> {
     let Some(field) = root.field("stream") else {
         let place = (0, 1);
-        let only = Reading { table: root, files, name: "main".into(), place, key: key.with(0) };
+        let only =
+            StreamReader { table: root, files, name: "main".into(), place, key: key.with(0) };
         return Some(vec![only.stream(targets, requests)?]);
     };
     for key in STREAM_KEYS {
@@ -67,14 +68,14 @@ pub(super) fn read_streams(
             at.problem(format!("duplicate stream name \"{name}\""), "");
         }
         let key = key.with(place as u64);
-        let reading = Reading { table, files, name, place: (place, tables.len()), key };
-        streams.extend(reading.stream(targets, requests));
+        let reader = StreamReader { table, files, name, place: (place, tables.len()), key };
+        streams.extend(reader.stream(targets, requests));
         table.close();
     }
     (streams.len() == tables.len()).then_some(streams)
 }
 
-struct Reading<'r, 't> {
+struct StreamReader<'r, 't> {
     table: &'r Table<'t>,
     files: &'r Files<'r>,
     name: String,
@@ -83,7 +84,7 @@ struct Reading<'r, 't> {
     key: Key,
 }
 
-impl Reading<'_, '_> {
+impl StreamReader<'_, '_> {
     fn stream(self, all: &mut Vec<Target>, requests: &mut Vec<RequestSpec>) -> Option<Stream> {
         let first = all.len();
         let labels = self.table.field("labels").and_then(|f| f.table("labels"));
@@ -163,7 +164,7 @@ impl Reading<'_, '_> {
 
         if let (Some(_), Some((_, users))) = (&rate, &users) {
             users.problem_with_key(
-                "\"rate\" and \"users\" together",
+                "\"rate\" and \"users\" cannot be used together",
                 "rate is the open model, users the closed model; keep one, or use two [[stream]] tables",
             );
             return None;
@@ -172,16 +173,17 @@ impl Reading<'_, '_> {
             Some(field) => Some(read_stages(field)?),
             None => None,
         };
-        let closed = users.is_some() || stages.as_ref().is_some_and(|(of, _)| *of == Of::Users);
+        let closed =
+            users.is_some() || stages.as_ref().is_some_and(|(of, _)| *of == StageUnit::Users);
         if let Some((_, field)) = think_time.as_ref().filter(|_| !closed) {
             field.problem_with_key(
-                "\"think_time\" without \"users\"",
+                "\"think_time\" requires \"users\"",
                 "think_time applies to the closed model only; remove it, or use users instead of rate",
             );
         }
         if let Some(field) = arrivals.as_ref().filter(|_| closed) {
             field.problem_with_key(
-                "\"arrivals\" with \"users\"",
+                "\"arrivals\" cannot be used with \"users\"",
                 "arrivals applies to the open model only; remove it, or use rate instead of users",
             );
         }
@@ -211,11 +213,11 @@ impl Reading<'_, '_> {
         &self,
         value: Option<f64>,
         closed: bool,
-        stages: Option<(Of, Vec<Stage>)>,
+        stages: Option<(StageUnit, Vec<Stage>)>,
         end: Option<End>,
     ) -> Option<(Profile, End, Vec<Stage>)> {
         if let Some((of, stages)) = stages {
-            if value.is_some() && (of == Of::Users) != closed {
+            if value.is_some() && (of == StageUnit::Users) != closed {
                 self.table.problem(
                     "\"stages\" and the stream use different models",
                     "use rate, or users, in both",
@@ -228,7 +230,7 @@ impl Reading<'_, '_> {
                 return None;
             }
             if profile.total() > REQUESTS_MAX as f64 && !closed {
-                self.table.problem(format!("more than {REQUESTS_MAX} requests"), "");
+                self.table.problem(format!("the stream has more than {REQUESTS_MAX} requests"), "");
                 return None;
             }
             let end = End::After(profile.end());
@@ -240,7 +242,7 @@ impl Reading<'_, '_> {
             End::Requests(_) => Profile::endless(value),
         };
         if profile.total().is_finite() && profile.total() > REQUESTS_MAX as f64 && !closed {
-            self.table.problem(format!("more than {REQUESTS_MAX} requests"), "");
+            self.table.problem(format!("the stream has more than {REQUESTS_MAX} requests"), "");
             return None;
         }
         Some((profile, end?, Vec::new()))
@@ -256,7 +258,10 @@ impl Reading<'_, '_> {
                 None
             }
             (Some(_), Some(requests)) => {
-                requests.problem_with_key("\"duration\" and \"requests\" together", "keep one");
+                requests.problem_with_key(
+                    "\"duration\" and \"requests\" cannot be used together",
+                    "keep one",
+                );
                 None
             }
             (Some(duration), None) => Some(End::After(duration.duration_above_zero()?.into())),
@@ -283,12 +288,12 @@ fn check_rate(rate: f64, field: &Field<'_>) -> Option<f64> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Of {
+enum StageUnit {
     Rate,
     Users,
 }
 
-fn read_stages(field: &Field<'_>) -> Option<(Of, Vec<Stage>)> {
+fn read_stages(field: &Field<'_>) -> Option<(StageUnit, Vec<Stage>)> {
     let tables = field.tables("a stage");
     let mut stages = Vec::with_capacity(tables.len());
     let mut kinds = BTreeMap::new();
@@ -333,12 +338,12 @@ fn read_stages(field: &Field<'_>) -> Option<(Of, Vec<Stage>)> {
         stages.push(Stage { value, over: over.into(), hold: hold.into() });
     }
     if kinds.len() > 1 {
-        field.problem("stages mix \"rate\" and \"users\"", "use two [[stream]]s");
+        field.problem("stages mix \"rate\" and \"users\"", "use two [[stream]] tables");
         return None;
     }
     if tables.is_empty() {
         field.problem("\"stages\" is empty", "");
     }
-    let of = if kinds.contains_key(&1) { Of::Users } else { Of::Rate };
+    let of = if kinds.contains_key(&1) { StageUnit::Users } else { StageUnit::Rate };
     (stages.len() == tables.len() && !stages.is_empty()).then_some((of, stages))
 }

@@ -1,8 +1,9 @@
-//! Targets: one request, several in turn, or those of a file.
+//! Reads targets: one request, several in turn, or the requests of a file.
 
 use super::file::{Files, read_file};
 use super::spec::{
-    Expectation, ForAll, Part, Written, WrittenBody, check_header_name, read_header, split_request,
+    Expectation, Part, RawBody, RawRequest, TargetDefaults, check_header_name, read_header,
+    split_request,
 };
 use super::{read_tags, read_texts};
 use crate::{RequestSpec, Target};
@@ -10,9 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::{Field, Table, Text};
 
-/// Larger bodies would be a file transfer, not a call.
+/// Largest `body_file`, in bytes: larger bodies would be file transfers.
 const BODY_MAX: u64 = 64 << 20;
-/// Requests of a target. They take turns, so that more would hardly come round.
+/// Maximum number of requests per target. They are sent in turn, so each of more would rarely be sent.
 pub(super) const REQUESTS_MAX: usize = 10_000;
 
 /// Reads a target, and its requests into `requests`.
@@ -31,35 +32,37 @@ pub(super) fn read_target(
     if file.is_none()
         && let Some(format) = format.as_ref()
     {
-        format.problem_with_key("\"format\" without \"file\"", "");
+        format.problem_with_key("\"format\" requires \"file\"", "");
     }
     let mut default_name = format!("target-{}", place + 1);
     let whole = if file.is_some() || several.is_some() {
         let what = if file.is_some() { "file" } else { "turn" };
         for key in ["request", "body", "body_file", "body_base64"] {
             if let Some(field) = table.field(key) {
-                let message = format!("\"{key}\" and \"{what}\" together");
+                let message = format!("\"{key}\" and \"{what}\" cannot be used together");
                 field.problem_with_key(message, "define the target's requests in one of the two");
             }
         }
-        let for_all = ForAll {
+        let defaults = TargetDefaults {
             headers: read_headers(table),
             expect: read_expectation(table).unwrap_or_default(),
         };
         match (file, several) {
             (Some(file), Some(several)) => {
-                several.problem_with_key("\"file\" and \"turn\" together", "keep one");
+                several
+                    .problem_with_key("\"file\" and \"turn\" cannot be used together", "keep one");
                 file.text().and(None)
             }
             (Some(file), None) => {
-                let read = read_file(&file, format.as_ref(), files, &for_all, requests);
+                let read = read_file(&file, format.as_ref(), files, &defaults, requests);
                 read.map(|stem| default_name = stem)
             }
-            (None, Some(several)) => read_requests(&several, files, &for_all, requests),
+            (None, Some(several)) => read_requests(&several, files, &defaults, requests),
             (None, None) => None,
         }
     } else {
-        read_request(table, files, &ForAll::default(), "a target").map(|spec| requests.push(spec))
+        read_request(table, files, &TargetDefaults::default(), "a target")
+            .map(|spec| requests.push(spec))
     };
     whole?;
     Some(Target {
@@ -71,11 +74,11 @@ pub(super) fn read_target(
     })
 }
 
-/// `[[target.turn]]`: all of them, or nothing.
+/// Reads all `[[target.turn]]` tables; `None` if any is invalid.
 fn read_requests(
     field: &Field<'_>,
     files: &Files<'_>,
-    for_all: &ForAll<'_>,
+    defaults: &TargetDefaults<'_>,
     requests: &mut Vec<RequestSpec>,
 ) -> Option<()> {
     let tables = field.tables("[[target.turn]]");
@@ -84,12 +87,12 @@ fn read_requests(
         return None;
     }
     if tables.len() > REQUESTS_MAX {
-        field.problem(format!("{} requests; at most {REQUESTS_MAX}", tables.len()), "");
+        field.problem(format!("{} requests; the maximum is {REQUESTS_MAX}", tables.len()), "");
         return None;
     }
     let first = requests.len();
     for table in &tables {
-        requests.extend(read_request(table, files, for_all, "a turn"));
+        requests.extend(read_request(table, files, defaults, "a turn"));
         table.close();
     }
     (requests.len() == first + tables.len()).then_some(())
@@ -98,7 +101,7 @@ fn read_requests(
 fn read_request(
     table: &Table<'_>,
     files: &Files<'_>,
-    for_all: &ForAll<'_>,
+    defaults: &TargetDefaults<'_>,
     what: &str,
 ) -> Option<RequestSpec> {
     let request = table.field("request");
@@ -107,46 +110,46 @@ fn read_request(
     let expect = read_expectation(table);
     let Some(field) = request else {
         let hint = "add request = \"POST http://host:port/path\"";
-        table.problem(format!("{what} without \"request\""), hint);
+        table.problem(format!("{what} needs \"request\""), hint);
         return None;
     };
     let (method, url) = match split_request(&field.text()?) {
         Ok(split) => split,
-        Err(wrong) => {
-            field.problem(wrong.0, wrong.1);
+        Err(problem) => {
+            field.problem(problem.0, problem.1);
             return None;
         }
     };
     let (body, body_field) = body?;
     let expect = expect?;
-    let rpc_field = expect.rpc_field.as_ref().or(for_all.expect.rpc_field.as_ref());
-    let written = Written { method, url, headers, body };
-    written.spec(for_all, &expect, |part, wrong| {
+    let rpc_field = expect.rpc_field.as_ref().or(defaults.expect.rpc_field.as_ref());
+    let raw = RawRequest { method, url, headers, body };
+    raw.spec(defaults, &expect, |part, problem| {
         let at = match part {
             Part::Method | Part::Url => &field,
-            Part::Body => body_field.as_ref().expect("no body has nothing wrong"),
-            Part::Expect => rpc_field.expect("what was not written is never wrong"),
-            Part::Header(_) => unreachable!("headers of a table were checked"),
+            Part::Body => body_field.as_ref().expect("only a body that was given has problems"),
+            Part::Expect => rpc_field.expect("only an expectation that was given has problems"),
+            Part::Header(_) => unreachable!("headers of a table are already validated"),
         };
-        at.problem(wrong.0, wrong.1);
+        at.problem(problem.0, problem.1);
     })
 }
 
-/// The headers of a table, those left out with which something is wrong.
+/// The valid headers of a table. Problems with others are reported.
 fn read_headers(table: &Table<'_>) -> Vec<(String, Text)> {
     let Some(table) = table.field("headers").and_then(|f| f.table("headers")) else {
         return Vec::new();
     };
     let mut headers = Vec::new();
     for (name, field) in table.entries() {
-        if let Err(wrong) = check_header_name(&name) {
-            field.problem_with_key(wrong.0, wrong.1);
+        if let Err(problem) = check_header_name(&name) {
+            field.problem_with_key(problem.0, problem.1);
             continue;
         }
         for text in read_texts(&field) {
             match read_header(name.clone(), text.clone(), &mut 0) {
                 Ok(_) => headers.push((name.clone(), text)),
-                Err(wrong) => field.problem(wrong.0, wrong.1),
+                Err(problem) => field.problem(problem.0, problem.1),
             }
         }
     }
@@ -160,34 +163,37 @@ fn read_expectation<'r>(table: &Table<'r>) -> Option<Expectation<'r>> {
     }
 }
 
-/// The body, and where it stands.
-fn read_body<'r>(table: &Table<'r>, files: &Files<'_>) -> Option<(WrittenBody, Option<Field<'r>>)> {
+/// The body and its field.
+fn read_body<'r>(table: &Table<'r>, files: &Files<'_>) -> Option<(RawBody, Option<Field<'r>>)> {
     let mut given = ["body", "body_file", "body_base64"]
         .into_iter()
         .filter_map(|key| table.field(key).map(|field| (key, field)));
-    let Some((key, field)) = given.next() else { return Some((WrittenBody::Empty, None)) };
+    let Some((key, field)) = given.next() else { return Some((RawBody::Empty, None)) };
     if let Some((other, second)) = given.next() {
-        second.problem_with_key(format!("\"{key}\" and \"{other}\" together"), "keep one");
+        second.problem_with_key(
+            format!("\"{key}\" and \"{other}\" cannot be used together"),
+            "keep one",
+        );
         return None;
     }
     drop(given);
     let body = match key {
-        "body" => WrittenBody::Inline(field.text()?),
+        "body" => RawBody::Inline(field.text()?),
         "body_file" => read_body_file(&field, files)?,
         _ => {
             let decode = |text: &str| {
                 BASE64.decode(text).map_err(|error| format!("not valid base64: {error}"))
             };
-            WrittenBody::Bytes(field.parse(decode)?)
+            RawBody::Bytes(field.parse(decode)?)
         }
     };
     Some((body, Some(field)))
 }
 
-fn read_body_file(field: &Field<'_>, files: &Files<'_>) -> Option<WrittenBody> {
+fn read_body_file(field: &Field<'_>, files: &Files<'_>) -> Option<RawBody> {
     let path = files.folder.join(field.text()?.value);
     match files.read(&path, BODY_MAX) {
-        Ok(bytes) => Some(WrittenBody::File(path, bytes)),
+        Ok(bytes) => Some(RawBody::File(path, bytes)),
         Err(message) => {
             field.problem(message, "the path is relative to the plan's folder");
             None

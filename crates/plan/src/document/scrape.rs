@@ -1,24 +1,24 @@
-//! Processes that are asked for their own figures while a run goes on.
+//! Processes whose Prometheus metrics are scraped during a run.
 
 use crate::{Scheme, Url};
 use plimsoll_config::{Field, Table};
 
-/// Each is asked once a second, all by one thread, and has series of its own in memory.
+/// Bounds time and memory: one thread scrapes all of them every second, and each has its own series.
 const SCRAPES_MAX: usize = 64;
 
-/// The group of a process that names none.
+/// The default group.
 const GROUP: &str = "gateways";
 
-/// A process that is asked for its figures.
+/// A process to scrape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scrape {
-    /// Unique in the plan; what its figures are called.
+    /// Name in the report; unique in the plan.
     pub name: String,
-    /// The processes of a group do the same work: how evenly is told of each group by itself.
+    /// Processes of a group share one load; the report shows per group how evenly.
     pub group: String,
-    /// Where its page is: plain HTTP.
+    /// URL of its metrics; plain HTTP.
     pub url: Url,
-    /// The URL as it may be shown.
+    /// The URL without secrets, for display.
     pub url_shown: String,
 }
 
@@ -26,7 +26,7 @@ pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
     let Some(field) = root.field("scrape") else { return Vec::new() };
     let tables = field.tables("[[scrape]]");
     if tables.len() > SCRAPES_MAX {
-        field.problem(format!("{} scrapes; at most {SCRAPES_MAX}", tables.len()), "");
+        field.problem(format!("{} scrapes; the maximum is {SCRAPES_MAX}", tables.len()), "");
         return Vec::new();
     }
     let mut scrapes: Vec<Scrape> = Vec::with_capacity(tables.len());
@@ -62,11 +62,14 @@ fn read_url(field: &Field<'_>) -> Option<(Url, String)> {
     };
     if url.scheme != Scheme::Http || url.user.is_some() {
         let hint = "use a URL such as http://127.0.0.1:9069/metrics";
-        field.problem("pages can only be read over plain HTTP, without credentials", hint);
+        field.problem("a scrape supports only plain HTTP without credentials", hint);
         return None;
     }
     if !url.path.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
-        field.problem("a space or control character in the path", "write it as %20");
+        field.problem(
+            "the path contains a space or control character",
+            "percent-encode it; a space is %20",
+        );
         return None;
     }
     Some((url, text.shown))

@@ -1,6 +1,6 @@
-//! One request as it is written, in a plan or in a target file, to a [`RequestSpec`].
+//! Converts a request as written in a plan or a target file to a [`RequestSpec`].
 //!
-//! What is wrong is told by part; where that part stands, the caller knows.
+//! Problems are reported by part; the caller knows each part's position.
 
 use crate::template::Values;
 use crate::{Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url};
@@ -12,52 +12,52 @@ use std::path::PathBuf;
 const OWN_HEADERS: [&str; 3] = ["content-length", "transfer-encoding", "connection"];
 const REQUEST: &str = "write it like: POST http://host:port/path";
 
-/// What is wrong, and how to mend it.
-pub(super) struct Wrong(pub(super) String, pub(super) &'static str);
+/// A problem and a hint how to fix it.
+pub(super) struct Problem(pub(super) String, pub(super) &'static str);
 
-/// What of a request is wrong.
+/// The part of a request that has a problem.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
     Method,
     Url,
-    /// The value of its own header at this place.
+    /// The value of the request's own header with this index.
     Header(usize),
     Body,
     Expect,
 }
 
-/// A body, its variables filled in.
-pub(super) enum WrittenBody {
+/// A body with its variables replaced.
+pub(super) enum RawBody {
     Empty,
     Inline(Text),
-    /// From a file that the plan goes on naming.
+    /// From a file that the resolved plan still names.
     File(PathBuf, Vec<u8>),
     Bytes(Vec<u8>),
 }
 
-impl WrittenBody {
-    /// Bytes from elsewhere that the plan is to hold itself: as text where that says the same.
-    /// `fills`: whether placeholders in them count.
-    pub(super) fn held(bytes: Vec<u8>, fills: bool) -> WrittenBody {
+impl RawBody {
+    /// A body from a file to embed in the plan, as text if that is equivalent. `fills`: whether placeholders in
+    /// it are replaced.
+    pub(super) fn embedded(bytes: Vec<u8>, fills: bool) -> RawBody {
         match String::from_utf8(bytes) {
             Ok(value) if fills || !value.contains("{{") => {
                 let shown = value.replace("${", "$${");
-                WrittenBody::Inline(Text { shown, ..Text::plain(value) })
+                RawBody::Inline(Text { shown, ..Text::plain(value) })
             }
-            Ok(value) => WrittenBody::Bytes(value.into_bytes()),
-            Err(error) => WrittenBody::Bytes(error.into_bytes()),
+            Ok(value) => RawBody::Bytes(value.into_bytes()),
+            Err(error) => RawBody::Bytes(error.into_bytes()),
         }
     }
 
-    fn read(self, placed: &mut u64) -> Result<Body, Wrong> {
-        let plain = |message| Wrong(message, "");
+    fn read(self, placed: &mut u64) -> Result<Body, Problem> {
+        let plain = |message| Problem(message, "");
         Ok(match self {
-            WrittenBody::Empty => Body::Empty,
-            WrittenBody::Inline(text) => {
+            RawBody::Empty => Body::Empty,
+            RawBody::Inline(text) => {
                 let template = Template::parse(&text.value, placed).map_err(plain)?;
                 Body::Inline(text, template)
             }
-            WrittenBody::File(path, bytes) => {
+            RawBody::File(path, bytes) => {
                 let template = match std::str::from_utf8(&bytes) {
                     Ok(text) => Template::parse(text, placed)
                         .map_err(|message| plain(format!("{}: {message}", path.display())))?,
@@ -65,49 +65,49 @@ impl WrittenBody {
                 };
                 Body::File(path, template)
             }
-            WrittenBody::Bytes(bytes) => Body::Bytes(Template::plain(bytes)),
+            RawBody::Bytes(bytes) => Body::Bytes(Template::plain(bytes)),
         })
     }
 }
 
-/// A request, its variables filled in.
-pub(super) struct Written {
+/// A request with its variables replaced.
+pub(super) struct RawRequest {
     pub(super) method: String,
     pub(super) url: Text,
-    /// Its own, by name and value.
+    /// The request's own headers, by name and value.
     pub(super) headers: Vec<(String, Text)>,
-    pub(super) body: WrittenBody,
+    pub(super) body: RawBody,
 }
 
-/// What a target says for all its requests; a request's own words go before it.
+/// Settings of a target that apply to all its requests unless a request overrides them.
 #[derive(Default)]
-pub(super) struct ForAll<'r> {
-    /// Checked.
+pub(super) struct TargetDefaults<'r> {
+    /// Already validated.
     pub(super) headers: Vec<(String, Text)>,
     pub(super) expect: Expectation<'r>,
 }
 
-impl Written {
+impl RawRequest {
     /// The request as it will be sent. Headers are sorted by name, so that the resolved plan, whose
     /// tables have no order, sends the same bytes.
     pub(super) fn spec(
         self,
-        for_all: &ForAll<'_>,
+        defaults: &TargetDefaults<'_>,
         expect: &Expectation<'_>,
-        mut wrong: impl FnMut(Part, Wrong),
+        mut problem: impl FnMut(Part, Problem),
     ) -> Option<RequestSpec> {
         let mut placed = 0;
         let mut ok = true;
         let mut note = |part, fault| {
             ok = false;
-            wrong(part, fault);
+            problem(part, fault);
         };
         if let Err(fault) = check_method(&self.method) {
             note(Part::Method, fault);
         }
         let url = read_url(&self.url, &mut placed).map_err(|fault| note(Part::Url, fault)).ok();
         let named = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
-        let given = for_all.headers.iter().filter(|(name, _)| !named(name));
+        let given = defaults.headers.iter().filter(|(name, _)| !named(name));
         let mut written: Vec<(Option<usize>, String, Text)> =
             given.map(|(name, text)| (None, name.clone(), text.clone())).collect();
         let own = self.headers.into_iter().enumerate();
@@ -131,7 +131,7 @@ impl Written {
             });
             headers.sort_by(|a, b| a.name.cmp(&b.name));
         }
-        let expect = expect.of(&for_all.expect, is_rpc).map_err(|f| note(Part::Expect, f)).ok();
+        let expect = expect.of(&defaults.expect, is_rpc).map_err(|f| note(Part::Expect, f)).ok();
         let ((url, url_shown, path), expect) = (url?, expect?);
         let method = self.method;
         ok.then_some(RequestSpec { method, url, url_shown, path, headers, body, expect })
@@ -139,64 +139,65 @@ impl Written {
 }
 
 /// `METHOD URL`.
-pub(super) fn split_request(text: &Text) -> Result<(String, Text), Wrong> {
+pub(super) fn split_request(text: &Text) -> Result<(String, Text), Problem> {
     let Some((method, url)) = text.value.trim().split_once(' ') else {
-        return Err(Wrong(format!("\"{}\" is not in the form METHOD URL", text.shown), REQUEST));
+        return Err(Problem(format!("\"{}\" is not in the form METHOD URL", text.shown), REQUEST));
     };
     let shown = text.shown.trim().split_once(' ').map_or("", |(_, url)| url.trim());
     Ok((method.into(), Text { shown: shown.into(), ..Text::plain(url.trim()) }))
 }
 
-fn check_method(method: &str) -> Result<(), Wrong> {
+fn check_method(method: &str) -> Result<(), Problem> {
     if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
-        return Err(Wrong(format!("\"{method}\" is not a valid HTTP method"), REQUEST));
+        return Err(Problem(format!("\"{method}\" is not a valid HTTP method"), REQUEST));
     }
     if method == "CONNECT" {
-        return Err(Wrong("CONNECT is not supported: it opens a tunnel".into(), ""));
+        return Err(Problem("CONNECT is not supported: it opens a tunnel".into(), ""));
     }
     Ok(())
 }
 
-fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Wrong> {
-    let plain = |message| Wrong(message, "");
+fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Problem> {
+    let plain = |message| Problem(message, "");
     let url = Url::parse(&text.value).map_err(plain)?;
     let path = Template::parse(&url.path, placed).map_err(plain)?;
     let printable = |b: &u8| (0x21..=0x7e).contains(b);
     if !path.texts().all(|text| text.iter().all(printable)) {
-        let message = "a space or control character in the path".into();
-        return Err(Wrong(message, "write it as %20"));
+        let message = "the path contains a space or control character".into();
+        return Err(Problem(message, "percent-encode it; a space is %20"));
     }
-    let shown = match url.user.is_some() && !text.shown.contains("${") {
-        true => url.to_string(),
-        false => text.shown.clone(),
+    let shown = if url.user.is_some() && !text.shown.contains("${") {
+        url.to_string()
+    } else {
+        text.shown.clone()
     };
     Ok((url, shown, path))
 }
 
-/// Whether a name can be a header's.
-pub(super) fn check_header_name(name: &str) -> Result<(), Wrong> {
+/// Checks that a header name is valid and not set by the engine.
+pub(super) fn check_header_name(name: &str) -> Result<(), Problem> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || !name.bytes().all(is_token) {
-        return Err(Wrong(format!("\"{name}\" is not a valid header name"), ""));
+        return Err(Problem(format!("\"{name}\" is not a valid header name"), ""));
     }
     if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
         let hint = "for a new connection each time: connections = { reuse = false }";
-        return Err(Wrong(format!("\"{name}\" is set by the engine itself"), hint));
+        return Err(Problem(format!("\"{name}\" is set by the engine itself"), hint));
     }
     Ok(())
 }
 
-/// A header with a name that can be one.
-pub(super) fn read_header(name: String, text: Text, placed: &mut u64) -> Result<Header, Wrong> {
+/// A header. The name must be valid.
+pub(super) fn read_header(name: String, text: Text, placed: &mut u64) -> Result<Header, Problem> {
     let text = text.hidden_if_secret(&name);
     if text.value.bytes().any(|b| b < 0x20 && b != b'\t' || b == 0x7f) {
-        return Err(Wrong(format!("a control character in header \"{name}\""), ""));
+        return Err(Problem(format!("header \"{name}\" contains a control character"), ""));
     }
-    let value = Template::parse(&text.value, placed).map_err(|message| Wrong(message, ""))?;
+    let value = Template::parse(&text.value, placed).map_err(|message| Problem(message, ""))?;
     Ok(Header { name, value, shown: text.shown })
 }
 
-/// Whether a body, its placeholders filled in for some request, is JSON-RPC.
+/// Whether a body, with its placeholders replaced, is a JSON-RPC request.
 fn asks_json_rpc(body: &Body) -> bool {
     let Some(template) = body.template() else { return false };
     let mut bytes = Vec::new();
@@ -204,13 +205,13 @@ fn asks_json_rpc(body: &Body) -> bool {
     plimsoll_rpc::judge::Expected::of(&bytes).is_ok_and(|expected| expected.answers() > 0)
 }
 
-/// What is written of an answer's expectation.
+/// An expectation as written.
 #[derive(Default)]
 pub(super) struct Expectation<'r> {
     status: Option<Vec<StatusRange>>,
     rpc: Option<RpcExpect>,
     contains: Option<String>,
-    /// Where `rpc` stands.
+    /// The field of `rpc`.
     pub(super) rpc_field: Option<Field<'r>>,
 }
 
@@ -231,28 +232,28 @@ impl<'r> Expectation<'r> {
         Some(expect)
     }
 
-    /// What is expected of one request, `for_all` standing in for what is not said.
-    fn of(&self, for_all: &Expectation<'_>, is_rpc: bool) -> Result<Expect, Wrong> {
-        let status = self.status.as_ref().or(for_all.status.as_ref());
-        let rpc = match self.rpc.or(for_all.rpc) {
+    /// The expectation of one request. Missing settings come from `defaults`, then from built-in values.
+    fn of(&self, defaults: &Expectation<'_>, is_rpc: bool) -> Result<Expect, Problem> {
+        let status = self.status.as_ref().or(defaults.status.as_ref());
+        let rpc = match self.rpc.or(defaults.rpc) {
             Some(rpc) if rpc != RpcExpect::Off && !is_rpc => {
-                return Err(Wrong(
-                    "a JSON-RPC answer is expected, but the body is no JSON-RPC request with an id"
+                return Err(Problem(
+                    "a JSON-RPC answer is expected, but the body is not a JSON-RPC request with an id"
                         .into(),
-                    "a request reads {\"jsonrpc\":\"2.0\",\"method\":…,\"params\":[…],\"id\":1}",
+                    "a request looks like {\"jsonrpc\":\"2.0\",\"method\":…,\"params\":[…],\"id\":1}",
                 ));
             }
             Some(rpc) => rpc,
             None if is_rpc => RpcExpect::Result,
             None => RpcExpect::Off,
         };
-        // A JSON-RPC error may come with any status; who expects one need not know which.
+        // A JSON-RPC error may have any HTTP status.
         let any = matches!(rpc, RpcExpect::Error | RpcExpect::Any);
         let default = if any { 100..=999 } else { 200..=399 };
         Ok(Expect {
             status: status.cloned().unwrap_or_else(|| vec![default]),
             rpc,
-            contains: self.contains.clone().or_else(|| for_all.contains.clone()),
+            contains: self.contains.clone().or_else(|| defaults.contains.clone()),
         })
     }
 }
@@ -272,18 +273,18 @@ fn read_status(field: &Field<'_>) -> Option<StatusRange> {
         return Some(status..=status);
     }
     field.parse(|text| {
-        let wrong =
+        let invalid =
             || format!("\"{text}\" is not a valid status; write 200, \"2xx\" or \"200-399\"");
         if let Some(class) = text.strip_suffix("xx") {
             let class: u16 =
-                class.parse().ok().filter(|c| (1..=9).contains(c)).ok_or_else(wrong)?;
+                class.parse().ok().filter(|c| (1..=9).contains(c)).ok_or_else(invalid)?;
             return Ok(class * 100..=class * 100 + 99);
         }
         let (from, to) = text.split_once('-').unwrap_or((text, text));
         let read = |s: &str| s.trim().parse().ok().filter(|s| (100..=999).contains(s));
         match (read(from), read(to)) {
             (Some(from), Some(to)) if from <= to => Ok(from..=to),
-            _ => Err(wrong()),
+            _ => Err(invalid()),
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Plans as users write them, and everything that can be wrong with one.
+//! Valid and invalid plans as users write them.
 
 use super::*;
 use crate::{Arrivals, End, Load, Metric, RpcExpect};
@@ -48,24 +48,24 @@ fn read(text: &str) -> Result<Plan, Problems> {
     Plan::read(&Document::new("plan.toml", text), &variables(), Path::new("."))
 }
 
-/// A plan with one thing wrong: the first problem must read so.
+/// Checks that reading the plan reports this problem.
 fn check(text: &str, problem: &str) {
     let problems = read(text).map(|plan| plan.to_toml()).unwrap_err().to_string();
-    assert!(problems.contains(problem), "\n{text}\nsays\n{problems}\nand not\n{problem}");
+    assert!(problems.contains(problem), "\n{text}\nreports\n{problems}\ninstead of\n{problem}");
 }
 
-/// The same around a flat plan that is otherwise right.
+/// Checks these lines in an otherwise valid plan with one stream.
 fn check_flat(lines: &str, problem: &str) {
     check(&format!("{lines}\n[[target]]\nrequest = \"GET http://h/\"\n"), problem);
 }
 
-/// The same for a target.
+/// Checks these lines as the target of an otherwise valid plan.
 fn check_target(lines: &str, problem: &str) {
     check(&format!("rate = \"1/s\"\nduration = \"1s\"\n[[target]]\n{lines}\n"), problem);
 }
 
 #[test]
-fn a_whole_plan() {
+fn a_complete_plan() {
     let plan = read(FOUR_CHAINS).unwrap();
     assert_eq!((plan.timeout, plan.grace), (Nanos::from_secs(20), Nanos::from_secs(20)));
     assert_eq!(plan.connections.sources.len(), 2);
@@ -109,7 +109,7 @@ fn a_seed_is_part_of_the_plan_once_it_is_given_or_drawn() {
 fn values_that_cannot_be_used_are_not_changed_silently() {
     check_flat(
         "rate = \"1/s\"\nduration = \"1s\"\ngrace = \"2h\"",
-        "plan.toml:3:9: \"grace\" can be at most",
+        "plan.toml:3:9: \"grace\" must be at most",
     );
     check_flat(
         "stages = [{ rate = \"1/s\", users = 3, for = \"1s\" }]",
@@ -122,7 +122,7 @@ fn values_that_cannot_be_used_are_not_changed_silently() {
 }
 
 #[test]
-fn the_resolved_plan_reads_back_and_keeps_secrets() {
+fn the_resolved_plan_reads_back_and_hides_secrets() {
     let staged = "[[stream]]\nname = \"a\"\nstart = \"5s\"\nlabels = { chain = \"boba\" }\n\
         stages = [{ rate = \"1000/s\", over = \"30s\" }, { rate = \"5000/s\", for = \"1m30s\" }]\n\
         [[stream.target]]\nrequest = \"GET http://u:pw@h/\"\n\
@@ -140,7 +140,7 @@ fn the_resolved_plan_reads_back_and_keeps_secrets() {
 }
 
 #[test]
-fn in_words() {
+fn description() {
     let text = read(FOUR_CHAINS).unwrap().describe();
     assert!(text.contains("5,000/s for 33m, Poisson arrivals"), "{text}");
     assert!(text.contains("66.7 %  ethereum: POST http://gw:3069/api/gateway?endpoint=${ETH_KEY}"));
@@ -165,20 +165,20 @@ fn bad_loads() {
     check_flat("duration = \"1s\"", "stream \"main\" has no \"rate\", \"users\" or \"stages\"");
     check_flat(
         "rate = \"1/s\"\nusers = 5\nduration = \"1s\"",
-        "plan.toml:2:1: \"rate\" and \"users\" together",
+        "plan.toml:2:1: \"rate\" and \"users\" cannot be used together",
     );
     check_flat(
         "rate = \"1/s\"\nduration = \"1s\"\nrequests = 5",
-        "\"duration\" and \"requests\" together",
+        "\"duration\" and \"requests\" cannot be used together",
     );
     check_flat("users = 0\nduration = \"1s\"", "\"users\" must be from 1 to 1000000, not 0");
     check_flat(
         "rate = \"1/s\"\nthink_time = \"1s\"\nduration = \"1s\"",
-        "\"think_time\" without \"users\"",
+        "\"think_time\" requires \"users\"",
     );
     check_flat(
         "users = 1\narrivals = \"poisson\"\nduration = \"1s\"",
-        "\"arrivals\" with \"users\"",
+        "\"arrivals\" cannot be used with \"users\"",
     );
     check_flat(
         "rate = \"1/s\"\narrivals = \"poison\"\nduration = \"1s\"",
@@ -193,7 +193,7 @@ fn bad_loads() {
     );
     check_flat(
         "rate = \"1/s\"\nduration = \"1s\"\ntimeout = \"2h\"",
-        "\"timeout\" can be at most 30m",
+        "\"timeout\" must be at most 30m",
     );
     check(
         "rate = \"1/s\"\n[[stream]]\n",
@@ -210,14 +210,17 @@ fn bad_targets() {
     check_target("request = \"GET http://${HOST}/\"", "the variable HOST is not set");
     check_target("request = \"GET http://h/\"\nbody_file = \"/no/such\"", "cannot read /no/such");
     check_target("request = \"GET http://h/{{sek}}\"", "unknown placeholder {{sek}}");
-    check_target("request = \"GET http://h/a b\"", "a space or control character in the path");
+    check_target(
+        "request = \"GET http://h/a b\"",
+        "the path contains a space or control character",
+    );
     check_target(
         "request = \"GET http://h/\"\nheaders = { \"a b\" = \"c\" }",
         "\"a b\" is not a valid header name",
     );
     check_target(
         "request = \"GET http://h/\"\nheaders = { a = \"b\\r\\nc: d\" }",
-        "a control character in header",
+        "contains a control character",
     );
     check_target(
         "request = \"GET http://h/\"\nheaders = { connection = \"close\" }",
@@ -229,7 +232,7 @@ fn bad_targets() {
     );
     check_target(
         "request = \"GET http://h/\"\nexpect = { jsonrpc = \"result\" }",
-        "no JSON-RPC request",
+        "not a JSON-RPC request",
     );
     let twice = "name = \"a\"\nrequest = \"GET http://h/\"\n[[target]]\nname = \"a\"\nrequest = \"GET http://h/\"";
     check_target(twice, "duplicate target name \"a\"");
@@ -249,7 +252,7 @@ fn bad_objectives() {
     );
     check_target(
         &objective("that = \"lag.p99 < 1s\"\nwhere = { chain = \"x\" }"),
-        "counted over the whole run",
+        "covers the whole run",
     );
     check_target(&objective("where = { chain = \"x\" }"), "an objective needs \"that\"");
 }
@@ -274,18 +277,18 @@ fn scrapes() {
     assert!(
         plan_read
             .describe()
-            .contains("reads http://gw:3069/metrics?k=${ETH_KEY} every second as gw-1")
+            .contains("scrapes http://gw:3069/metrics?k=${ETH_KEY} every second as gw-1")
     );
     let check = |lines: &str, problem: &str| check(&plan(lines), problem);
     check("[[scrape]]\nname = \"a\"", "a scrape needs \"url\"");
     check("[[scrape]]\nurl = \"h/\"", "plan.toml:6:7: \"h/\" is not a valid URL");
-    check("[[scrape]]\nurl = \"https://h/\"", "over plain HTTP, without credentials");
-    check("[[scrape]]\nurl = \"http://a:b@h/\"", "over plain HTTP, without credentials");
-    check("[[scrape]]\nurl = \"http://h/a b\"", "a space or control character in the path");
+    check("[[scrape]]\nurl = \"https://h/\"", "supports only plain HTTP without credentials");
+    check("[[scrape]]\nurl = \"http://a:b@h/\"", "supports only plain HTTP without credentials");
+    check("[[scrape]]\nurl = \"http://h/a b\"", "the path contains a space or control character");
     check("[[scrape]]\nurl = \"http://h/\"\nevery = \"1s\"", "unknown key \"every\" in [[scrape]]");
     let twice = "[[scrape]]\nname = \"a\"\nurl = \"http://h/\"\n".repeat(2);
     check(&twice, "duplicate scrape name \"a\"");
-    check(&"[[scrape]]\nurl = \"http://h/\"\n".repeat(65), "65 scrapes; at most 64");
+    check(&"[[scrape]]\nurl = \"http://h/\"\n".repeat(65), "65 scrapes; the maximum is 64");
 }
 
 #[test]
@@ -294,9 +297,9 @@ fn every_problem_is_listed() {
     assert_eq!(problems.iter().count(), 5, "{problems}");
 }
 
-/// The reader lists the keys that it knows to somebody who wrote another.
+/// The problem of an unknown key lists the known ones.
 #[test]
-fn the_list_of_keys_is_the_readers() {
+fn the_list_of_keys_matches_the_reader() {
     let problems = read("qqqqqqqqqq = 1").map(|plan| plan.to_toml()).unwrap_err().to_string();
     assert!(problems.ends_with(&format!("known keys: {}", Plan::KEYS.join(", "))), "{problems}");
 }

@@ -1,4 +1,4 @@
-//! The schedule's promises: conservation, instants, goodness of fit, the same whatever the split.
+//! Properties of the schedule: conservation, instants, goodness of fit, independence of the split.
 
 use super::*;
 use crate::Stage;
@@ -69,7 +69,7 @@ proptest! {
         let (early, late) = (Shards::of(0..cut), Shards::of(cut..1024));
         let span = (schedule.end() - schedule.start()).as_secs_f64();
         let handover = schedule.start() + Nanos::from_secs_f64(span * share);
-        // `late` is lost at the handover and `early` takes its shards up from there.
+        // `late` drops its shards at the handover, and `early` continues them from there.
         let mut arrivals = drain(schedule.pacer(&early, Nanos::ZERO));
         let lost = drain(schedule.pacer(&late, Nanos::ZERO));
         arrivals.extend(lost.into_iter().filter(|arrival| arrival.at < handover));
@@ -78,7 +78,7 @@ proptest! {
     }
 
     #[test]
-    fn the_kth_instant_is_what_the_integral_says(profile in profiles()) {
+    fn the_kth_instant_follows_from_the_integral(profile in profiles()) {
         let start = Nanos::from_secs(2);
         let schedule = Arc::new(Schedule::over(profile.clone(), Arrivals::Constant, Key::new(0), start));
         prop_assert_eq!(schedule.count(), (profile.total() - 1e-6).max(0.0).ceil() as u64);
@@ -93,7 +93,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn a_changed_rate_goes_on_numbering_and_loses_nothing(
+    fn a_changed_rate_continues_numbering_and_loses_nothing(
         poisson: bool,
         seed: u64,
         rate in 1.0..3000.0f64,
@@ -133,7 +133,7 @@ fn shards_are_dealt_and_handed_over() {
 }
 
 #[test]
-fn plain_rates_give_plain_counts() {
+fn round_rates_give_round_counts() {
     let check = |rate: f64, secs: u64, count: u64| {
         let profile = Profile::constant(rate, Nanos::from_secs(secs));
         let schedule =
@@ -143,7 +143,7 @@ fn plain_rates_give_plain_counts() {
     check(5000.0, 1980, 9_900_000);
     check(100.0 / 60.0, 60, 100);
     check(10.0 / 3600.0, 3600, 10);
-    check(0.3, 1, 1); // the first is due at once
+    check(0.3, 1, 1); // the first is due immediately
     check(1.0 / 3.0, 3, 1);
 }
 
@@ -167,7 +167,7 @@ fn poisson_gaps_are_exponential_at_any_rate_and_in_any_part() {
         let schedule =
             Arc::new(Schedule::over(profile.clone(), Arrivals::Poisson, key, Nanos::ZERO));
         let arrivals = drain(schedule.pacer(&Shards::part(0, parts), Nanos::ZERO));
-        // In operational time every gap has the same law, mean = 1 for the whole.
+        // In operational time all gaps have the same distribution, with mean 1 over all shards.
         let share = Shards::part(0, parts).iter().count() as f64 / SHARDS as f64;
         let sums: Vec<f64> = arrivals.iter().map(|a| profile.integral(a.at) * share).collect();
         let gaps: Vec<f64> = sums.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -208,7 +208,7 @@ proptest! {
             for user in ids.iter().cycle().take(ids.len() * 5001) {
                 match own.start(*user) {
                     Some(ticket) => numbers.push(ticket.seq),
-                    // Every shard has its quota: when the first user finds none, go on by shard.
+                    // Each shard has a quota: continue with the next shard once a user gets no request.
                     None if ids.iter().all(|user| own.clone().start(*user).is_none()) => break,
                     None => {}
                 }

@@ -1,37 +1,38 @@
-//! Files as users have them, and what can be wrong with one.
+//! Valid and invalid target files.
 
 use super::*;
 use proptest::prelude::*;
 
-/// The requests of a file with which nothing is wrong, in one line each.
+/// Checks the requests of a valid file, one line each.
 #[track_caller]
 fn check(text: &str, requests: &[&str]) {
-    let (written, wrongs) = read(text.as_bytes(), None);
-    assert_eq!(wrongs, []);
+    let (written, problems) = read(text.as_bytes(), None);
+    assert_eq!(problems, []);
     let shown: Vec<String> = written.iter().map(show).collect();
     assert_eq!(shown, requests, "{text}");
 }
 
-fn show(request: &Written) -> String {
+fn show(request: &RawRequest) -> String {
     let mut text = format!("{} {}", request.method.text, request.url.text);
     for (name, value) in &request.headers {
         text += &format!(" | {}: {}", name.text, value.text);
     }
     text += &match &request.body {
-        WrittenBody::Empty => String::new(),
-        WrittenBody::Inline(piece) => format!(" | {}", piece.text),
-        WrittenBody::File(piece) => format!(" | @{}", piece.text),
-        WrittenBody::Bytes(bytes) => format!(" | {}", String::from_utf8_lossy(bytes)),
+        RawBody::Empty => String::new(),
+        RawBody::Inline(piece) => format!(" | {}", piece.text),
+        RawBody::File(piece) => format!(" | @{}", piece.text),
+        RawBody::Bytes(bytes) => format!(" | {}", String::from_utf8_lossy(bytes)),
     };
     text
 }
 
-/// What is wrong with a file, a line each.
+/// Checks the problems of a file, one line each.
 #[track_caller]
-fn check_wrong(bytes: &[u8], format: Option<Format>, wrongs: &[&str]) {
-    let shown = |wrong: &Wrong| format!("{}:{}: {}", wrong.line, wrong.column, wrong.message);
+fn check_problems(bytes: &[u8], format: Option<Format>, problems: &[&str]) {
+    let shown =
+        |problem: &Problem| format!("{}:{}: {}", problem.line, problem.column, problem.message);
     let found: Vec<String> = read(bytes, format).1.iter().map(shown).collect();
-    assert_eq!(found, wrongs, "{}", String::from_utf8_lossy(bytes));
+    assert_eq!(found, problems, "{}", String::from_utf8_lossy(bytes));
 }
 
 #[test]
@@ -42,12 +43,12 @@ fn http() {
         "# comment\nGET http://h/\nX-Id: 1\nX-Id: 2\n\nPOST http://h/y\n# in between\nA: b:c\n@/p/body.json\n",
         &["GET http://h/ | X-Id: 1 | X-Id: 2", "POST http://h/y | A: b:c | @/p/body.json"],
     );
-    // The last line needs no end, lines may end as Windows ends them, a file may have a mark.
+    // No final newline; CRLF line ends; a byte order mark.
     check(
         "\u{feff}GET http://h/\r\nA: b\r\n\r\nGET http://h/2",
         &["GET http://h/ | A: b", "GET http://h/2"],
     );
-    // A body in the file, behind an empty line.
+    // An inline body after an empty line.
     check(
         "POST http://h/?e=${ID}\nContent-Type: application/json\n\n{\"id\":1}\n\n# next\nPOST http://h/2\n\n\n[1,\n  2]\nGET http://h/3\n",
         &[
@@ -56,7 +57,7 @@ fn http() {
             "GET http://h/3",
         ],
     );
-    // Where a file with the body stands behind the empty line, that is meant too.
+    // A body file may also follow the empty line.
     check("POST http://h/\nA: b\n\n@x\n", &["POST http://h/ | A: b | @x"]);
 }
 
@@ -73,52 +74,56 @@ fn json() {
 }
 
 #[test]
-fn what_is_wrong_with_http() {
+fn problems_in_http() {
     let http = Some(Format::Http);
-    check_wrong(b"", None, &["1:1: no request in the file"]);
-    check_wrong(b"# nothing\n\n", None, &["1:1: no request in the file"]);
-    check_wrong(
+    check_problems(b"", None, &["1:1: the file contains no requests"]);
+    check_problems(b"# nothing\n\n", None, &["1:1: the file contains no requests"]);
+    check_problems(
         b"post http://h/\nA: b\n\nGET http://h/\nno header\n: x\nA:\n",
         http,
         &[
             "1:1: \"post\" is not a valid HTTP method",
             "5:1: \"no header\" is not a valid header",
-            "6:1: a header without a name",
+            "6:1: a header needs a name",
             "7:1: header \"A\" has no value",
         ],
     );
-    // What is wrong in the last line is found too.
-    check_wrong(
+    // A problem in the last line is found.
+    check_problems(
         b"GET http://h/\n\n  http://h/",
         http,
         &["3:3: \"http://h/\" is neither a request line (METHOD URL) nor a JSON body"],
     );
-    check_wrong(
+    check_problems(
         b"POST http://h/\n\n{\n\n}",
         http,
         &["5:1: \"}\" is neither a request line (METHOD URL) nor a JSON body"],
     );
-    check_wrong(b"POST http://h/\n@", http, &["2:1: \"@\" without a file"]);
-    check_wrong(b"GET http://h/\n\xc3\xa4 \xff", http, &["2:3: not valid UTF-8 from here on"]);
+    check_problems(b"POST http://h/\n@", http, &["2:1: \"@\" without a file name"]);
+    check_problems(b"GET http://h/\n\xc3\xa4 \xff", http, &["2:3: not valid UTF-8"]);
 }
 
 #[test]
-fn what_is_wrong_with_json() {
-    check_wrong(
+fn problems_in_json() {
+    check_problems(
         b"{\"method\":1,\"url\":\"http://h/\"}\n{\"metod\":\"GET\"}\n{\"method\":\"GET\",\"url\":\"http://h/\",\"body\":\"*\",\"header\":{\"\xc3\xa4\":\"b\"}}\n{\"a\":",
         None,
         &[
             "1:11: \"method\" must be a string",
             "2:2: unknown key \"metod\"; did you mean \"method\"?",
-            "2:1: no \"method\"",
-            "2:1: no \"url\"",
+            "2:1: missing \"method\"",
+            "2:1: missing \"url\"",
             "3:43: \"body\" is not valid base64: Invalid symbol 42, offset 0.",
             "3:60: the values of header \"\u{e4}\" must be a list",
-            "4:6: no JSON: unexpected end",
+            "4:6: not valid JSON: unexpected end",
         ],
     );
-    check_wrong(b"[]", Some(Format::Json), &["1:1: \"[]\" is not a JSON object"]);
-    check_wrong(b"GET http://h/", Some(Format::Json), &["1:1: no JSON: unexpected character"]);
+    check_problems(b"[]", Some(Format::Json), &["1:1: \"[]\" is not a JSON object"]);
+    check_problems(
+        b"GET http://h/",
+        Some(Format::Json),
+        &["1:1: not valid JSON: unexpected character"],
+    );
 }
 
 fn a_request() -> impl Strategy<Value = (String, String, Vec<(String, String)>, Option<String>)> {
@@ -133,7 +138,7 @@ fn a_request() -> impl Strategy<Value = (String, String, Vec<(String, String)>, 
 
 proptest! {
     #[test]
-    fn what_is_written_in_either_format_is_read(requests in proptest::collection::vec(a_request(), 1..6)) {
+    fn both_formats_round_trip(requests in proptest::collection::vec(a_request(), 1..6)) {
         let (mut http, mut json) = (String::new(), String::new());
         for (method, url, headers, body) in &requests {
             http += &format!("{method} {url}\n");
@@ -155,10 +160,10 @@ proptest! {
             http += "\n";
             json += &format!("{{{object}}}\n");
         }
-        let (from_http, wrongs) = read(http.as_bytes(), None);
-        prop_assert_eq!(wrongs, vec![]);
-        let (from_json, wrongs) = read(json.as_bytes(), None);
-        prop_assert_eq!(wrongs, vec![]);
+        let (from_http, problems) = read(http.as_bytes(), None);
+        prop_assert_eq!(problems, vec![]);
+        let (from_json, problems) = read(json.as_bytes(), None);
+        prop_assert_eq!(problems, vec![]);
         prop_assert_eq!(from_http.len(), requests.len());
         for (a, b) in from_http.iter().zip(&from_json) {
             prop_assert_eq!(show(a), show(b));
@@ -166,13 +171,13 @@ proptest! {
     }
 
     #[test]
-    fn anything_is_read_or_refused_with_a_place_in_it(bytes: Vec<u8>, lines in "([A-Z]{1,4} |[{@#:]|\\PC|\n){0,60}") {
+    fn arbitrary_input_is_parsed_or_rejected_with_a_position(bytes: Vec<u8>, lines in "([A-Z]{1,4} |[{@#:]|\\PC|\n){0,60}") {
         for bytes in [bytes.as_slice(), lines.as_bytes()] {
             for format in [None, Some(Format::Http), Some(Format::Json)] {
-                let (requests, wrongs) = read(bytes, format);
-                prop_assert!(!requests.is_empty() || !wrongs.is_empty());
+                let (requests, problems) = read(bytes, format);
+                prop_assert!(!requests.is_empty() || !problems.is_empty());
                 let last = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
-                prop_assert!(wrongs.iter().all(|wrong| (1..=last).contains(&wrong.line)));
+                prop_assert!(problems.iter().all(|problem| (1..=last).contains(&problem.line)));
             }
         }
     }

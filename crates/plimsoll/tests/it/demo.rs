@@ -27,7 +27,7 @@ fn said_until(said: &mut BufReader<std::process::ChildStderr>, words: &str) -> S
 
 /// The addresses that it named: the edge's, then the instances'.
 fn addresses(said: &str) -> Vec<String> {
-    let edge = said.split("an edge in front: http://").nth(1).unwrap();
+    let edge = said.split("edge gateway: http://").nth(1).unwrap();
     let instances = said.split("simulated chains:\n  ").nth(1).unwrap().lines().next().unwrap();
     let (first, others) = instances.split_once(' ').unwrap();
     let host = first.rsplit_once(':').unwrap().0;
@@ -147,7 +147,7 @@ fn what_is_kept_can_be_called() {
 }
 
 #[test]
-fn bad_input_is_said_before_anything_is_started() {
+fn bad_input_is_reported_before_anything_is_started() {
     let folder = Folder::new();
     let check = |args: &[&str], words: &str| {
         let mut command = command(&[&["demo"], args].concat());
@@ -156,8 +156,8 @@ fn bad_input_is_said_before_anything_is_started() {
         assert!(done.stderr.contains(words), "{words}\n{}", done.stderr);
     };
     check(&["--rate", "fast"], "not a rate");
-    check(&["--rate", "0/s"], "above zero");
-    check(&["--duration", "5ms"], "at least a second");
+    check(&["--rate", "0/s"], "above 0/s");
+    check(&["--duration", "5ms"], "at least 1s");
     check(&["--out", "/proc/no/such"], "/proc/no/such");
     folder.file("taken", "");
     check(&["--out", "taken"], "taken");

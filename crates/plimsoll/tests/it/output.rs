@@ -194,7 +194,7 @@ fn metrics_are_served_while_it_runs_and_a_pipe_gets_a_line_every_ten_seconds() {
 #[test]
 fn help_completions_and_manual() {
     let help = plimsoll(&["run", "--help"]);
-    for words in ["Examples:", "--url", "--trace", "Latency is counted from the instant"] {
+    for words in ["Examples:", "--url", "--trace", "Latency is measured from the instant"] {
         assert!(help.stdout.contains(words), "{words}\n{}", help.stdout);
     }
     for shell in ["bash", "zsh", "fish"] {

@@ -126,12 +126,12 @@ fn what_cannot_be_read_is_told_and_stops_nothing() {
         (
             "html",
             format!("{}/html", odd.url()),
-            "not a page in Prometheus text format: line 1: missing or invalid metric name",
+            "not in Prometheus text format: line 1: missing or invalid metric name",
         ),
-        ("large", format!("{}/large", odd.url()), "a page of more than 4194304 bytes"),
-        ("bytes", format!("{}/bytes", odd.url()), "a page that is not UTF-8"),
+        ("large", format!("{}/large", odd.url()), "page larger than 4194304 bytes"),
+        ("bytes", format!("{}/bytes", odd.url()), "page is not valid UTF-8"),
         ("cut", format!("{}/cut", odd.url()), "error reading a body from connection: "),
-        ("hangs", format!("{}/hangs", odd.url()), "no page within 900 ms"),
+        ("hangs", format!("{}/hangs", odd.url()), "no response within 900 ms"),
     ];
     let mut scrapes: Vec<_> = rows.iter().map(|(name, url, _)| (*name, url.clone())).collect();
     scrapes.push(("other", format!("{}/metrics", odd.url())));
@@ -175,10 +175,10 @@ fn the_report_shows_instances_beside_the_instrument() {
         done.stdout
     );
     for words in [
-        "process                       relays     share       CPU   CPU/relay      memory       pages",
+        "process                       relays     share       CPU   CPU/relay      memory     scrapes",
         "restarted once",
-        "could not be read: Connection refused",
-        "off an even share of 50 % (gw-",
+        "failed: Connection refused",
+        "of an even share of 50 % (furthest: gw-",
         "relayed to node-",
         "7 MiB",
         "2 MiB",

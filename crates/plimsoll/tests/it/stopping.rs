@@ -1,4 +1,4 @@
-//! Ctrl-C: once to finish what is in flight, twice to stop at once; results are kept.
+//! Ctrl-C: once to finish the requests in flight, twice to stop immediately; results are kept.
 
 use crate::run::{Done, Folder, Ran, run_plan, start};
 use crate::server::{Reply, Server, Then};
@@ -51,7 +51,7 @@ fn the_second_interrupt_stops_at_once() {
     server.wait_for(20);
     interrupt(&child);
     let mut line = String::new();
-    while !line.contains("finishing what is in flight") {
+    while !line.contains("waiting for requests in flight") {
         line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "it says that it drains");
     }

@@ -269,7 +269,7 @@ fn an_objective_can_stop_the_run() {
     assert_eq!(ran.summary["cut_short"], true);
     assert!(ran.count("/duration_ns") < 50_000_000_000);
     assert!(
-        ran.done.stderr.contains("stopping: objective \"success >= 99%\" is missed"),
+        ran.done.stderr.contains("stopping: objective \"success >= 99%\" was missed"),
         "{}",
         ran.done.stderr
     );

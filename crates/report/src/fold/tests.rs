@@ -1,4 +1,4 @@
-//! Figures by window, by stream and by stage, and sums in any order.
+//! Figures by window, by stream and by stage; sums do not depend on order.
 
 use super::*;
 use crate::synthetic::{Filled, Recording, open, plan};
@@ -17,8 +17,8 @@ fn rates(group: &crate::Group) -> [f64; 3] {
 }
 
 #[test]
-fn a_request_that_is_never_answered_does_not_stretch_the_others() {
-    // 20/s for 10 s; one of them hangs until its timeout, 30 s later.
+fn an_unanswered_request_does_not_lower_the_rates() {
+    // 20/s for 10 s; one request hangs until its timeout, 30 s later.
     let plan = open(20, 10);
     let mut recording = Recording::new(&plan);
     recording.second(|filled| filled.ok(0, 19, millis(5)));
@@ -33,8 +33,8 @@ fn a_request_that_is_never_answered_does_not_stretch_the_others() {
 }
 
 #[test]
-fn a_run_that_stretched_does_not_show_the_planned_rate_as_sent() {
-    // 50/s for 2 s were planned; the only connection carried 10/s.
+fn a_delayed_run_does_not_show_the_planned_rate_as_sent() {
+    // 50/s for 2 s were planned, but the only connection carried 10/s.
     let plan = open(50, 2);
     let mut recording = Recording::new(&plan);
     for second in 1..=10 {
@@ -56,7 +56,7 @@ fn base_and_burst() -> Plan {
     )
 }
 
-/// What that plan's targets answer in a second of the run.
+/// Fills a second of the run with the answers of that plan's targets.
 fn fill(second: u64, filled: &mut Filled<'_>) {
     match second {
         0 => filled.snapshot.warmup.scheduled = 0,
@@ -77,7 +77,7 @@ fn recorded(plan: &Plan) -> Recording<'_> {
 }
 
 #[test]
-fn rates_are_those_of_a_streams_own_window() {
+fn rates_use_each_streams_window() {
     let plan = base_and_burst();
     let summary = recorded(&plan).summary();
     let by_stream: Vec<_> = summary.streams.iter().map(|stream| rates(&stream.group)).collect();
@@ -96,7 +96,7 @@ fn rates_are_those_of_a_streams_own_window() {
 }
 
 #[test]
-fn a_late_answer_does_not_lower_the_rate_of_sending() {
+fn a_late_answer_does_not_lower_the_sending_rate() {
     let plan = open(100, 2);
     let mut recording = Recording::new(&plan);
     recording.seconds(7, |filled| {
@@ -118,14 +118,14 @@ fn a_late_answer_does_not_lower_the_rate_of_sending() {
 }
 
 #[test]
-fn a_narrow_fold_is_the_same_fold_over_less() {
+fn a_narrowed_fold_equals_a_fold_of_the_part() {
     let plan = base_and_burst();
     let recording = recorded(&plan);
     let whole = recording.summary();
     let narrowed = |narrow| recording.narrowed(narrow);
     let stage = narrowed(Narrow::to_stage(&plan, 0, 1).unwrap());
     assert_eq!(rates(&stage.all), rates(&whole.stages[1].group));
-    assert_eq!(stage.targets.len(), 1, "the other stream's target is left out");
+    assert_eq!(stage.targets.len(), 1, "the other stream's target is excluded");
     assert_eq!(Narrow::to_stage(&plan, 0, 2), None);
     assert_eq!(Narrow::to_stage(&plan, 1, 0), None, "a steady load has no stages");
     let burst = narrowed(Narrow { streams: Some(vec![1]), ..Narrow::default() });
@@ -135,7 +135,7 @@ fn a_narrow_fold_is_the_same_fold_over_less() {
     assert_eq!((rates(&range.all), range.all.stats.requests.ok), ([100.0; 3], 200));
 }
 
-/// A second of several workers, filled at random.
+/// Seconds of several workers, filled at random.
 fn random_seconds(plan: &Plan, seed: u64) -> Vec<Recording<'_>> {
     let recording = |worker| {
         let mut random = Key::new(seed).with(worker).sequence();
@@ -166,7 +166,7 @@ proptest! {
     fn sums_are_the_same_in_any_order(seed in any::<u64>()) {
         let plan = base_and_burst();
         let workers = random_seconds(&plan, seed);
-        // The workers of each second joined, in either order, and each worker's seconds appended.
+        // Merges the workers of each second, in either order, and appends each worker's seconds.
         let mut joined = [Recording::new(&plan), Recording::new(&plan)];
         let mut plain = plan.blank_snapshot();
         for second in 0..9 {
@@ -182,7 +182,7 @@ proptest! {
         let [one, other] = joined.map(|recording| recording.summary());
         prop_assert_eq!(&one.total, &plain);
         prop_assert_eq!(one.to_json(), other.to_json());
-        // Each stream by itself has what it has among the others, and all streams are the whole.
+        // A stream has the same figures alone as among others, and all streams add up to the whole.
         let mut whole = Recording::new(&plan);
         let (mut scheduled, mut stages) = (0, 0);
         whole.seconds = workers.into_iter().next().unwrap().seconds;
@@ -198,7 +198,7 @@ proptest! {
         let all = whole.summary();
         prop_assert_eq!(whole.narrowed(everything).to_json(), all.to_json());
         prop_assert_eq!(scheduled, all.all.stats.requests.scheduled);
-        // A stage lasts until the next begins, the last until the end; the warm-up is before.
+        // A stage lasts until the next begins, the last until the end; the warm-up precedes the first.
         let warm: u64 = whole.seconds[0].stats[0].requests.scheduled;
         prop_assert_eq!(stages + warm, all.streams[0].group.stats.requests.scheduled);
     }

@@ -1,4 +1,4 @@
-//! The figures of other processes.
+//! The `scrapes` object: figures of other processes.
 
 use crate::scrapes::{Process, Scrapes};
 use serde::Serialize;
@@ -55,7 +55,7 @@ struct CallsFile<'a> {
 }
 
 impl<'a> ScrapesFile<'a> {
-    /// `None` when the plan names no process.
+    /// `None` if the plan has no scrapes.
     pub(super) fn of(scrapes: &'a Scrapes) -> Option<ScrapesFile<'a>> {
         if scrapes.processes.is_empty() {
             return None;

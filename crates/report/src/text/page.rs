@@ -1,14 +1,14 @@
-//! The lines of a report: none is longer than its columns, and what is longer wraps at words.
+//! The lines of a report. Longer text wraps at words, so that no line exceeds the page's width.
 
 use super::table::Table;
 
-/// Where a lead leaves less than this part of a line, a half, or too little for a word, further lines do
-/// not hang under its end.
+/// If the lead leaves less than 1/`LEAD_PART` of the line, or too little for a word, continuation lines
+/// are not aligned with the end of the lead.
 const LEAD_PART: usize = 2;
-/// How far they are indented then.
+/// The indent of continuation lines in that case.
 const HANG: usize = 4;
 
-/// A report as far as it is written.
+/// A report being written.
 pub(super) struct Page {
     columns: usize,
     note_lines: usize,
@@ -16,7 +16,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// A page `columns` wide, where a table's note takes at most `note_lines` lines.
+    /// A page `columns` wide. Notes of tables take at most `note_lines` lines each.
     pub(super) fn new(columns: usize, note_lines: usize) -> Page {
         Page { columns, note_lines, lines: Vec::new() }
     }
@@ -30,17 +30,17 @@ impl Page {
         self.lines.push(String::new());
     }
 
-    /// A line across.
+    /// A horizontal rule.
     pub(super) fn rule(&mut self) {
         self.lines.push("═".repeat(self.columns));
     }
 
-    /// A text that may wrap at every word.
+    /// Text that may wrap at every word.
     pub(super) fn text(&mut self, lead: &str, text: &str) {
         self.phrases(lead, &words(text));
     }
 
-    /// A text that wraps between phrases; within one only where it is longer than a line.
+    /// Text that wraps between phrases, and within a phrase only if it is longer than a line.
     pub(super) fn phrases(&mut self, lead: &str, phrases: &[String]) {
         let room = self.columns.saturating_sub(width(lead));
         let word = phrases.iter().flat_map(|phrase| phrase.split(' ')).map(width).max();
@@ -53,18 +53,18 @@ impl Page {
         self.lines.extend(table.lines(self.columns, self.note_lines));
     }
 
-    /// The whole.
+    /// The text of the page.
     pub(super) fn finish(self) -> String {
         self.lines.iter().map(|line| cut(line, self.columns) + "\n").collect()
     }
 }
 
-/// How many columns a text takes.
+/// The width of a text in columns.
 pub(super) fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// The text, at most `columns` long, with a mark where it was cut.
+/// The text, cut to `columns` with an ellipsis if it is longer.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.into();
@@ -72,7 +72,7 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// The words of a text; a sign of percent stays with its number.
+/// The words of a text. A percent sign stays with its number.
 pub(super) fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -84,7 +84,8 @@ pub(super) fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Phrases in lines of at most `columns`, the first after the lead, further ones indented.
+/// Phrases in lines of at most `columns`; the first line starts with the lead, the others are indented by
+/// `hang`.
 pub(super) fn wrapped(lead: &str, phrases: &[String], hang: usize, columns: usize) -> Vec<String> {
     let mut lines = Lines { all: vec![lead.into()], fresh: true, hang, columns };
     phrases.iter().for_each(|phrase| lines.add(phrase));
@@ -94,7 +95,7 @@ pub(super) fn wrapped(lead: &str, phrases: &[String], hang: usize, columns: usiz
 
 struct Lines {
     all: Vec<String>,
-    /// The last holds nothing but its lead or indent.
+    /// Whether the last line contains only the lead or indent.
     fresh: bool,
     hang: usize,
     columns: usize,
@@ -104,7 +105,7 @@ impl Lines {
     fn add(&mut self, phrase: &str) {
         let begins = self.fresh && self.all.len() > 1;
         if phrase.is_empty() && (begins || self.room() == 0) {
-            // What stood between two words is not carried over to a line's beginning.
+            // A space between words is dropped at the start of a line.
             return;
         }
         let whole = self.columns.saturating_sub(self.hang);
@@ -117,23 +118,23 @@ impl Lines {
         } else if phrase.contains(' ') {
             phrase.split(' ').for_each(|word| self.add(word));
         } else {
-            self.add_in_pieces(phrase);
+            self.add_split(phrase);
         }
     }
 
-    /// A word that is longer than a line.
-    fn add_in_pieces(&mut self, word: &str) {
+    /// Splits a word that is longer than a line.
+    fn add_split(&mut self, word: &str) {
         let mut rest = word.chars().peekable();
         while rest.peek().is_some() {
             if !self.fresh || self.room() == 0 {
                 self.next();
             }
-            let piece: String = rest.by_ref().take(self.room().max(1)).collect();
-            self.push(&piece);
+            let chunk: String = rest.by_ref().take(self.room().max(1)).collect();
+            self.push(&chunk);
         }
     }
 
-    /// What the last line has left.
+    /// The columns left in the last line.
     fn room(&self) -> usize {
         self.columns.saturating_sub(self.all.last().map_or(0, |line| width(line)))
     }

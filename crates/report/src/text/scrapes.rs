@@ -1,13 +1,13 @@
-//! Other processes, one line each.
+//! The table of scraped processes.
 
 use super::page::{Page, width};
 use super::table::{Column, Notes, Row, Section, Shape, Table};
-use super::{COLUMNS, Extent, grouped, listed, name, percent, shown};
+use super::{COLUMNS, Extent, counted, grouped, listed, name, percent, shown};
 use crate::scrapes::Process;
 use crate::summary::Summary;
 use std::collections::BTreeMap;
 
-/// How many upstreams are named, the busiest first.
+/// Maximum number of upstreams listed, busiest first.
 const UPSTREAMS_SHOWN: usize = 4;
 
 const PROCESSES: Shape = Shape {
@@ -18,9 +18,9 @@ const PROCESSES: Shape = Shape {
         Column::figures("CPU", 10),
         Column::figures("CPU/relay", 12),
         Column::figures("memory", 12),
-        Column::figures("pages", 12),
+        Column::figures("scrapes", 12),
     ],
-    leaving: &["pages", "memory", "CPU"],
+    leaving: &["scrapes", "memory", "CPU"],
     notes: Notes::Beneath,
 };
 
@@ -43,7 +43,7 @@ impl Summary {
         for group in scrapes.groups() {
             if let Some(even) = scrapes.evenness(group) {
                 let text = format!(
-                    "at most {} off an even share of {} ({})",
+                    "within {} of an even share of {} (furthest: {})",
                     percent(even.deviation_max),
                     percent(even.mean_share),
                     even.of,
@@ -76,7 +76,7 @@ impl Summary {
     }
 }
 
-/// The upstreams that a group relayed to, with their shares: as many as fit.
+/// The upstreams that a group relayed to, with their shares; as many as fit.
 fn upstreams(upstreams: BTreeMap<&str, u64>, room: usize) -> Vec<String> {
     let mut upstreams: Vec<_> = upstreams.into_iter().collect();
     upstreams.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
@@ -97,7 +97,7 @@ fn upstreams(upstreams: BTreeMap<&str, u64>, room: usize) -> Vec<String> {
     named((2..=UPSTREAMS_SHOWN).rev().find(fits).unwrap_or(1))
 }
 
-/// What was unusual about a process.
+/// Restarts and failed scrapes of a process.
 fn remark(process: &Process) -> String {
     let mut parts = Vec::new();
     match process.restarts {
@@ -107,8 +107,7 @@ fn remark(process: &Process) -> String {
     }
     if let Some((why, _)) = process.failures().first() {
         let failed = process.scraped.failed();
-        let plural = if failed == 1 { "page" } else { "pages" };
-        parts.push(format!("{failed} {plural} could not be read: {why}"));
+        parts.push(format!("{} failed: {why}", counted(failed, "scrape")));
     }
     parts.join("; ")
 }

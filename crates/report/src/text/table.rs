@@ -1,41 +1,40 @@
-//! The one kind of table that a report has: rows of a name, cells, and maybe a note.
+//! Tables of a report: each row has a name, cells, and optionally a note.
 //!
-//! # Where it does not fit
-//! First what is between the columns goes, all columns narrowed by as much at a time, and names longer
-//! than [`NAME_MIN`] are shortened; then notes go under their rows; then columns are left out in the
-//! shape's order. All sections of a table are laid out together, so that their columns stand under each
-//! other.
+//! # If a table does not fit
+//! First the space between columns shrinks, equally for all columns, and names longer than [`NAME_MIN`]
+//! are cut; then notes move below their rows; then columns are dropped in the shape's order. All
+//! sections of a table share one layout, so that their columns line up.
 
 use super::page::{cut, width, words, wrapped};
 
-/// Names keep so much of themselves as long as a column can be left out instead.
+/// Names are not cut below this width while a column can be dropped instead.
 const NAME_MIN: usize = 16;
-/// What every line begins with.
+/// The indent of every line.
 const INDENT: usize = 2;
-/// What is kept between two columns that are narrowed.
+/// The minimum space between two columns.
 const GAP: usize = 2;
-/// With less room than this a note beside its row is a rag.
+/// A note beside its row needs at least this width to be readable.
 const NOTE_MIN: usize = 24;
 
-/// What the tables of a kind have in common.
+/// The layout of a kind of table.
 pub(super) struct Shape {
-    /// How wide names are.
+    /// Width of the names.
     pub(super) name: usize,
     pub(super) columns: &'static [Column],
-    /// The columns that may be left out, the first to go first.
+    /// The columns that may be dropped, in this order.
     pub(super) leaving: &'static [&'static str],
     pub(super) notes: Notes,
 }
 
-/// Where notes stand.
+/// Where notes are placed.
 pub(super) enum Notes {
-    /// Behind their row under this head; under their row where there is no room.
+    /// To the right of their row, under this heading; below the row if there is no room.
     Beside(&'static str),
-    /// Under their row.
+    /// Below their row.
     Beneath,
 }
 
-/// A column, and how wide it is where there is room.
+/// A column and its preferred width.
 pub(super) struct Column {
     head: &'static str,
     width: usize,
@@ -43,33 +42,33 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// Figures, which stand at the right.
+    /// Right-aligned figures.
     pub(super) const fn figures(head: &'static str, width: usize) -> Column {
         Column { head, width, words: false }
     }
 
-    /// Words, which stand at the left.
+    /// Left-aligned words.
     pub(super) const fn words(head: &'static str, width: usize) -> Column {
         Column { head, width, words: true }
     }
 }
 
-/// A table's rows by section, an empty line between them.
+/// A table: sections of rows, separated by empty lines.
 pub(super) struct Table {
     pub(super) shape: &'static Shape,
     pub(super) sections: Vec<Section>,
 }
 
-/// Rows under a head of their own.
+/// Rows under a common heading.
 pub(super) struct Section {
-    /// What the names are; without it and without the columns' heads there is no head.
+    /// Heading of the names. If it and all column headings are empty, the heading line is omitted.
     pub(super) head: String,
     pub(super) rows: Vec<Row>,
-    /// Said of what is not shown.
+    /// A line that counts the rows not shown.
     pub(super) more: Option<String>,
 }
 
-/// A name, a cell for each column, and what is to be said besides.
+/// A name, a cell for each column, and a note.
 pub(super) struct Row {
     pub(super) name: String,
     pub(super) cells: Vec<String>,
@@ -77,7 +76,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// One of which nothing more is to be said.
+    /// A row without a note.
     pub(super) fn new(name: impl Into<String>, cells: impl Into<Vec<String>>) -> Row {
         Row { name: name.into(), cells: cells.into(), note: String::new() }
     }
@@ -88,10 +87,10 @@ impl Row {
     }
 }
 
-/// How wide everything is.
+/// The widths chosen for a page.
 struct Layout {
     name: usize,
-    /// The places of the columns that are shown, and how wide they are.
+    /// Index and width of each column that is shown.
     shown: Vec<(usize, usize)>,
     notes_beside: bool,
 }
@@ -103,7 +102,7 @@ impl Layout {
 }
 
 impl Table {
-    /// As lines of at most `columns`; each note takes at most `note_lines` of them.
+    /// The table as lines of at most `columns`. Each note takes at most `note_lines` lines.
     pub(super) fn lines(&self, columns: usize, note_lines: usize) -> Vec<String> {
         let layout = self.layout(columns);
         let noted = Noted { columns, lines: note_lines };
@@ -124,7 +123,7 @@ impl Table {
         lines
     }
 
-    /// The widest layout that fits, of those that show the most columns.
+    /// The layout that shows the most columns, and of these the widest that fits.
     fn layout(&self, columns: usize) -> Layout {
         let needs = self.needs();
         let beside: &[bool] = match self.shape.notes {
@@ -141,13 +140,13 @@ impl Table {
                 }
             }
         }
-        // Nothing is left to give but the names.
+        // Everything else is at its minimum, so names are cut below theirs.
         let least = self.narrowed(&needs, self.shape.leaving.len(), self.shape.name);
         let over = least.width().saturating_sub(columns);
         Layout { name: least.name.saturating_sub(over).max(GAP), ..least }
     }
 
-    /// With `left_out` columns left out and each of the others narrowed by `by`, as far as it can be.
+    /// A layout with `left_out` columns dropped and the others narrowed by `by`, down to their minimum.
     fn narrowed(&self, needs: &Needs, left_out: usize, by: usize) -> Layout {
         let left_out = &self.shape.leaving[..left_out];
         let shown = self.shape.columns.iter().zip(&needs.cells).enumerate();
@@ -189,9 +188,10 @@ impl Table {
         line += &format!("{:<1$}", cut(&row.name, layout.name - 1), layout.name);
         for &(place, width) in &layout.shown {
             let cell = &row.cells[place];
-            line += &match self.shape.columns[place].words {
-                true => format!("{}{cell:<1$}", " ".repeat(GAP), width - GAP),
-                false => format!("{cell:>width$}"),
+            line += &if self.shape.columns[place].words {
+                format!("{}{cell:<1$}", " ".repeat(GAP), width - GAP)
+            } else {
+                format!("{cell:>width$}")
             };
         }
         if row.note.is_empty() {
@@ -210,7 +210,7 @@ impl Table {
     }
 }
 
-/// The room that notes have.
+/// The space available for notes.
 #[derive(Clone, Copy)]
 struct Noted {
     columns: usize,
@@ -218,7 +218,7 @@ struct Noted {
 }
 
 impl Noted {
-    /// A note behind its lead.
+    /// The lines of a note after its lead.
     fn lines(self, lead: &str, note: &str) -> Vec<String> {
         let mut lines = wrapped(lead, &words(note), width(lead), self.columns);
         if lines.len() > self.lines {
@@ -233,7 +233,7 @@ impl Noted {
     }
 }
 
-/// How wide names, cells and notes are.
+/// The widest name, cells and note of a table.
 struct Needs {
     name: usize,
     cells: Vec<usize>,

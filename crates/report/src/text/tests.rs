@@ -22,7 +22,7 @@ const FIX: &str = "give the generator more CPU (--workers, another host), or low
 const UPSTREAMS: [&str; 5] =
     ["127.0.0.1:3069", "127.0.0.1:3070", "127.0.0.1:3071", "127.0.0.1:3072", "127.0.0.1:3073"];
 
-/// `ok` answered, each a little slower than the one before, and `failed` that failed.
+/// `ok` answered requests, each a little slower than the previous, and `failed` failed ones.
 fn stats(ok: u64, failed: u64) -> Stats {
     let requests = Requests { scheduled: ok + failed, sent: ok + failed, unsent: 0, ok, failed };
     let mut stats = Stats { requests, ..Stats::default() };
@@ -58,8 +58,8 @@ fn finding(id: FindingId, severity: Severity, evidence: &str, fix: &str) -> Find
     Finding { id, severity, side: Side::Generator, evidence, fix, from, to }
 }
 
-/// A run of which everything is told: invalid, with groups, errors, objectives and processes.
-fn whole() -> Summary {
+/// An invalid run with groups, errors, objectives and processes, so that the report has every section.
+fn full() -> Summary {
     let names = ["ethereum", "boba", "mantle reads", "a target with a name of some length"];
     let target = |(n, name): (u64, &&str)| {
         let tags = BTreeMap::from([("chain".to_string(), format!("chain {}", n % 2))]);
@@ -120,23 +120,24 @@ fn whole() -> Summary {
     }
 }
 
-/// The heads that the line with this name shows; at full width two of them stand close.
+/// The column headings in the line with this name. At full width, two headings may be separated by one
+/// space.
 fn heads<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let line = text.lines().find(|line| line.trim_start().starts_with(name));
     let heads = line.unwrap_or_else(|| panic!("no {name}\n{text}")).split_once(name).unwrap().1;
     heads.split("  ").map(str::trim).filter(|head| !head.is_empty()).collect()
 }
 
-/// A text as if it had been written into one line.
+/// The text in one line.
 fn unwrapped(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn what_is_left_out_where_there_is_little_room() {
+fn narrow_terminals_drop_columns() {
     let time = "min mean p50 p90 p95 p99 p99.9 max";
     let group = "scheduled ok ok/s p50 p99 p99 serv.";
-    let process = "relays share CPU CPU/relay memory pages";
+    let process = "relays share CPU CPU/relay memory scrapes";
     let rows = [
         (100, time, group, "side count when first seen", process),
         (80, time, group, "side count when first seen", process),
@@ -150,7 +151,7 @@ fn what_is_left_out_where_there_is_little_room() {
         ),
     ];
     for (columns, time, group, error, process) in rows {
-        let text = whole().to_text(None, columns);
+        let text = full().to_text(None, columns);
         let check = |name: &str, shown: &str| {
             assert_eq!(heads(&text, name).join(" "), shown, "{columns}\n{text}");
         };
@@ -160,8 +161,8 @@ fn what_is_left_out_where_there_is_little_room() {
         check("errors  ", error);
         check("process  ", process);
     }
-    // Figures as large as they get: what matters most stays.
-    let mut large = whole();
+    // With very large figures, the most important columns stay.
+    let mut large = full();
     let grown = |requests: &mut Requests| {
         for n in [&mut requests.scheduled, &mut requests.sent, &mut requests.ok] {
             *n += 88_000_000_000;
@@ -181,8 +182,8 @@ fn what_is_left_out_where_there_is_little_room() {
 }
 
 #[test]
-fn no_line_is_longer_and_nothing_that_is_said_is_lost() {
-    let summary = whole();
+fn lines_fit_and_no_text_is_lost() {
+    let summary = full();
     let dir = "/a/folder/with/a/path/that/is/longer/than/most/terminals/are/wide/demo";
     for columns in [50, 55, 60, 67, 72, 80, 90, 99, 100] {
         let text = summary.to_text(Some(dir), columns);
@@ -193,14 +194,14 @@ fn no_line_is_longer_and_nothing_that_is_said_is_lost() {
         assert_eq!(rules, vec!["═".repeat(columns); 2]);
         let text = unwrapped(&text);
         for words in [
-            "INVALID: the instrument distorted this run; the figures below do not describe the target",
+            "INVALID: the load generator distorted this run; the figures below do not describe the target",
             &format!("plan_not_held: {EVIDENCE} fix: {FIX} ═"),
             "of scheduled 300 failed",
-            "at most, 312 opened",
+            "peak, 312 opened",
             "held latency.p99 < 10ms where part = block numbers: 4.44ms",
             "restarted once",
             "edge relayed to 127.0.0.1:3069 20 %, 127.0.0.1:3070 20 %, 127.0.0.1:3071 20 % and 2 more",
-            "instances: at most 0 % off an even share of 20 % (gw-5)",
+            "instances: within 0 % of an even share of 20 % (furthest: gw-5)",
             "gw-5",
             "cut_short: stopped after 4s fix: see above",
         ] {
@@ -211,8 +212,8 @@ fn no_line_is_longer_and_nothing_that_is_said_is_lost() {
 }
 
 #[test]
-fn the_widest_is_what_a_pipe_gets() {
-    let mut summary = whole();
+fn a_pipe_gets_the_widest_report() {
+    let mut summary = full();
     summary.all.stats.requests.unsent = 7;
     let text = summary.to_text(Some("runs/x"), usize::MAX);
     let terminal = summary.to_text(Some("runs/x"), 100);
@@ -223,15 +224,15 @@ fn the_widest_is_what_a_pipe_gets() {
     for line in [
         "  sent              4,300         1,075/s   7 never sent",
         "  ok                4,000         1,000/s   93 % of scheduled   300 failed",
-        "  connected                            12  at most, 312 opened",
+        "  connected                            12  peak, 312 opened",
         "  time               min     mean      p50      p90      p95      p99    p99.9      max",
-        "    of the ok      435µs    906ms    483ms    2.45s    3.33s    4.13s    4.33s    4.35s",
+        "    ok only        435µs    906ms    483ms    2.45s    3.33s    4.13s    4.33s    4.35s",
         "  target                     scheduled         ok      ok/s       p50       p99 p99 serv.",
         "  a target with a name of        1,720       93 %     400.0     929ms     4.26s     2.76s",
         "  read lag           9µs   9.03µs   9.03µs   9.05µs   9.06µs   9.06µs   9.06µs   9.06µs",
         "  errors              side               count      when  first seen",
         "  reset               target               150     1s–3s  unexpected end of the answer after 120 of",
-        "  process                       relays     share       CPU   CPU/relay      memory       pages",
+        "  process                       relays     share       CPU   CPU/relay      memory     scrapes",
         "  gw-1                             290      20 %     1.4 %       238µs      20 MiB         7/7",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
@@ -240,8 +241,8 @@ fn the_widest_is_what_a_pipe_gets() {
 }
 
 #[test]
-fn a_note_is_cut_only_where_lines_are_short() {
-    let mut summary = whole();
+fn notes_are_cut_only_on_long_reports() {
+    let mut summary = full();
     summary.scrapes.processes.truncate(1);
     summary.objectives.clear();
     for columns in [100, 80, 60, 50] {
@@ -274,7 +275,7 @@ fn texts_wrap_at_words() {
 #[test]
 fn names_may_be_longer_than_lines() {
     let long = "upstream/".repeat(30);
-    let mut summary = whole();
+    let mut summary = full();
     summary.name = long.clone();
     summary.targets[0].0.name = long.clone();
     summary.objectives[0].objective.that = long.clone();
@@ -293,8 +294,8 @@ fn names_may_be_longer_than_lines() {
 }
 
 #[test]
-fn a_run_in_which_nothing_was_ok_says_so_largest() {
-    let mut summary = whole();
+fn nothing_ok_has_a_banner() {
+    let mut summary = full();
     let refused = "check that the target is running";
     let [mut nothing, mut cause] =
         [Severity::Warning; 2].map(|severity| finding(FindingId::NothingOk, severity, "", refused));
@@ -310,7 +311,7 @@ fn a_run_in_which_nothing_was_ok_says_so_largest() {
     assert!(lines[3].starts_with('═') && !text.contains("INVALID"), "{text}");
     assert!(text.contains("  target_refused: connections were refused [1s–4s]\n"), "{text}");
 
-    // Where the instrument was the limit, that is the reason.
+    // If the generator was the limit, that is the reason.
     summary.verdict.findings[0].severity = Severity::Invalid;
     summary.verdict.findings[1].severity = Severity::Invalid;
     summary.verdict.valid = false;
@@ -322,7 +323,7 @@ fn a_run_in_which_nothing_was_ok_says_so_largest() {
 
 #[test]
 fn spinning_and_late_answers_are_shown() {
-    let mut summary = whole();
+    let mut summary = full();
     summary.total.host.cpu = Nanos(4_300 * 15_000);
     summary.total.workers.spin = Nanos(4_300 * 6_000);
     let window = Window { to: Nanos::from_secs(9), ..WINDOW };
@@ -338,9 +339,9 @@ fn spinning_and_late_answers_are_shown() {
 }
 
 #[test]
-fn statuses_are_shown_where_they_say_something() {
+fn statuses_are_shown_if_informative() {
     let statuses = |text: &str| text.contains("HTTP status");
-    let mut summary = whole();
+    let mut summary = full();
     (0..4000).for_each(|_| summary.total.status.count(200));
     assert!(!statuses(&summary.to_text(None, usize::MAX)), "one, and it was expected");
     (0..300).for_each(|_| summary.total.status.count(503));
@@ -352,16 +353,16 @@ fn statuses_are_shown_where_they_say_something() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }
-    // All answers with one status that was not expected.
-    let mut summary = whole();
+    // A single status that was not expected.
+    let mut summary = full();
     summary.total.status.count(404);
     summary.all.stats.errors.add(ErrorClass::Status, 1);
     assert!(statuses(&summary.to_text(None, usize::MAX)));
 }
 
 #[test]
-fn the_worst_come_first_where_not_all_fit() {
-    let mut summary = whole();
+fn the_worst_come_first_if_not_all_fit() {
+    let mut summary = full();
     let tags = BTreeMap::new();
     summary.targets = (0..30)
         .map(|n| (Group::of(format!("t{n}"), stats(100, n), ACTIVE), tags.clone()))
@@ -386,7 +387,7 @@ fn the_worst_come_first_where_not_all_fit() {
 
 #[test]
 fn streams_and_stages_have_rows() {
-    let mut summary = whole();
+    let mut summary = full();
     let figures = |name: &str, stage| StreamGroup {
         group: Group::of(name, stats(40, 0), ACTIVE),
         stage,
@@ -407,8 +408,8 @@ fn streams_and_stages_have_rows() {
 }
 
 #[test]
-fn a_run_that_nothing_decides_says_so() {
-    let mut summary = whole();
+fn failures_without_objectives_are_pointed_out() {
+    let mut summary = full();
     summary.verdict.findings.clear();
     summary.verdict.valid = true;
     summary.objectives.clear();
@@ -416,6 +417,6 @@ fn a_run_that_nothing_decides_says_so() {
     let text = unwrapped(&summary.to_text(None, 100));
     assert!(text.contains(says) && text.contains("--objective \"success >= 99%\""), "{text}");
     assert!(!text.contains("next: "), "one proposal is enough");
-    summary.objectives = whole().objectives;
+    summary.objectives = full().objectives;
     assert!(!summary.to_text(None, 100).contains("exit code 0"));
 }

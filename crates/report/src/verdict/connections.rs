@@ -1,25 +1,25 @@
-//! The connection limit, by origin: too low for the plan, or reached because the target slowed down?
+//! The connection limit, by origin: is it too low for the plan, or did the target slow down?
 //!
 //! # The rule
 //! By Little's law `rate × service time` connections are in use on average. In each second in which
 //! arrivals were held up at the limit:
-//! - The target **slowed down** when this second's mean service time is above its own by more than
-//!   chance and a quarter, or when it answered far less than connections in use would carry. Its own
-//!   service time is that of exchanges begun below the limit, if possible in seconds in which nothing
-//!   was held up.
-//! - The limit is **too low** when it is below what the rate needs at the target's own service time;
-//!   where the service time stayed flat, also when it leaves no room for chance (two standard
-//!   deviations of a Poisson number: `needed + 2 √needed`). That is the limit that the fix names.
-//! - Otherwise arrivals came in a **burst**. Seconds without a break between them belong together:
-//!   what comes before or after a slow-down or a limit that is too low is its beginning or backlog.
+//! - The target **slowed down** if this second's mean service time exceeds its own service time by more
+//!   than chance and a quarter, or if it answered far fewer requests than the connections in use could
+//!   carry. Its own service time is that of exchanges begun below the limit, preferably in seconds in
+//!   which nothing was held up.
+//! - The limit is **too low** if it is below what the rate needs at the target's own service time; if the
+//!   service time stayed flat, also if it leaves no headroom (two standard deviations of a Poisson
+//!   number: `needed + 2 √needed`). The fix names a limit with headroom.
+//! - Otherwise arrivals came in a **burst**. Consecutive seconds with held-up arrivals share a cause:
+//!   those before or after a slow-down or a limit that is too low are its beginning or backlog.
 //!
-//! What seems to wait at a limit that is too low, or before the first answer, is judged once more at
-//! the end: by the service time of unhindered seconds that came later, and by what the limit was seen
-//! to carry. Seconds in which the generator was overloaded blame neither side when that spoiled the
-//! run.
+//! Arrivals that seem to wait at a limit that is too low, or that wait before the first answer, are judged
+//! again at the end: by the service time of later unhindered seconds, and by the throughput observed at
+//! the limit. If overload of the generator makes the run invalid, waits in seconds with overload are
+//! attributed to neither side.
 //!
-//! An arrival counts as held up when its exchange began at the limit after a wait that is not small
-//! beside its stream's latency, or when the wait left too little time for an answer.
+//! An arrival counts as held up if its exchange began at the limit after a wait that is not small
+//! compared with its stream's latency, or if the wait left too little time for an answer.
 
 mod held_up;
 mod service_time;
@@ -35,12 +35,12 @@ use held_up::{Cause, Demand, Evidence, HeldUp};
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, FindingId, Nanos, OriginCounts, Severity, Side};
 use plimsoll_plan::{Load, Plan, Target};
-use service_time::{RISE_MIN, ServiceTime, Shown};
+use service_time::{Assessment, RISE_MIN, ServiceTime};
 
-/// The part that the users of a closed stream take in an origin.
+/// How the users of a closed stream use an origin.
 struct ClosedShare {
     stream: usize,
-    /// The part of their requests that goes there.
+    /// The share of their requests sent to this origin.
     part: f64,
     think_time: Nanos,
 }
@@ -49,24 +49,28 @@ struct ClosedShare {
 pub(super) struct OriginRule {
     place: usize,
     name: String,
-    /// The streams that send there, and which part of their requests goes there.
+    /// The streams that use this origin, each with the share of its requests sent here.
     streams: Vec<(usize, f64)>,
     closed: Vec<ClosedShare>,
+    /// Requests that arrivals wanted to send.
     wanted: u64,
     service_time: ServiceTime,
-    /// The rate in the last second in which anything was wanted.
+    /// The rate in the last second that had arrivals.
     rate: f64,
-    /// The cause so far, while arrivals are held up without a break.
+    /// The cause of the current sequence of seconds with held-up arrivals.
     cause: Option<Cause>,
+    /// Held-up arrivals by [`Cause`].
     held_up: [HeldUp; 3],
-    /// What is held up in a burst of which more may be known in the next second.
+    /// Held-up arrivals of a burst whose cause may still change in the next second.
     burst: HeldUp,
-    /// What is held up while the target had answered nothing yet: decided at the end.
+    /// Held-up arrivals before the target's first answer; judged at the end.
     unknown: HeldUp,
-    /// The same of seconds in which the generator was overloaded, and of those right after.
-    clouded: [HeldUp; 3],
-    cloud: bool,
-    /// Connection-time open.
+    /// Held-up arrivals by [`Cause`], in seconds in which the generator was overloaded and in the seconds
+    /// right after.
+    overloaded: [HeldUp; 3],
+    /// Whether the generator was overloaded in the previous second.
+    was_overloaded: bool,
+    /// Total time that connections were open.
     occupied: Nanos,
 }
 
@@ -76,7 +80,7 @@ impl OriginRule {
         let origins = plan.origins();
         let names = plan.origin_names().into_iter().enumerate();
         let rule = |(place, name)| {
-            // Where redirects lead is not in the plan: any target may go there.
+            // The targets of redirects are not in the plan: any target may lead there.
             let part = |target: &Target| {
                 let Some(origin) = origins.get(place) else { return 1.0 };
                 let requests = &plan.requests[target.requests.clone()];
@@ -117,13 +121,13 @@ impl OriginRule {
             held_up: Default::default(),
             burst: HeldUp::default(),
             unknown: HeldUp::default(),
-            clouded: Default::default(),
-            cloud: false,
+            overloaded: Default::default(),
+            was_overloaded: false,
             occupied: Nanos::ZERO,
         }
     }
 
-    /// Adds a second; takes those that starved here from the errors of the second.
+    /// Adds a second, and subtracts the arrivals that starved at this origin from `errors`.
     pub(super) fn add(&mut self, second: &Second<'_>, errors: &mut Starved) {
         let counts = &second.snapshot.origins[self.place];
         let first = self.wanted == 0;
@@ -134,10 +138,10 @@ impl OriginRule {
                 stats.map(|stats| stats.errors.get(class)).sum::<u64>()
             });
         self.occupied += counts.occupied;
-        let clouded = second.overloaded || self.cloud;
-        self.cloud = second.overloaded;
+        let overloaded = second.overloaded || self.was_overloaded;
+        self.was_overloaded = second.overloaded;
         self.service_time.count(counts);
-        if second.teaches {
+        if second.representative {
             self.service_time.learn(second, counts, timed_out + counts.starved > 0);
         }
         if counts.wanted > 0 && second.seconds.len() > Nanos::ZERO {
@@ -146,7 +150,7 @@ impl OriginRule {
         let held_up_now =
             counts.capped > Nanos::ZERO || counts.starved > 0 || counts.service_capped.count > 0;
         if !held_up_now {
-            if second.teaches {
+            if second.representative {
                 self.service_time.learn_unhindered(second, counts);
             }
             self.cause = None;
@@ -158,12 +162,12 @@ impl OriginRule {
             count_over(wait, allowed_delay(second.latency[stream.0]))
         });
         let (arrivals, starved) = count_held_up(counts, unsent + timed_out, waited.sum());
-        let shown = self.service_time.shown(second, counts, timed_out);
-        let came = self.service_time.came(second, counts, timed_out);
-        self.service_time.learn_carried(second, counts, &came);
+        let assessment = self.service_time.assess(second, counts, timed_out);
+        let exchanges = self.service_time.exchanges(second, counts, timed_out);
+        self.service_time.learn_carried(second, counts, &exchanges);
         let demand = self.demand(second);
         let opening = counts.connected.mean().filter(|mean| first && *mean > DELAY_FLOOR);
-        let (cause, mut evidence) = self.cause_of(counts.limit, shown, first, demand);
+        let (cause, mut evidence) = self.cause_of(counts.limit, assessment, first, demand);
         evidence.opening = opening.unwrap_or_default();
         let held_up = HeldUp {
             arrivals,
@@ -171,10 +175,10 @@ impl OriginRule {
             seconds: Some(second.seconds),
             worst: Some(evidence),
             demand,
-            came,
+            exchanges,
         };
-        if clouded {
-            self.clouded[cause as usize].merge(held_up);
+        if overloaded {
+            self.overloaded[cause as usize].merge(held_up);
             return;
         }
         self.cause = Some(cause);
@@ -188,17 +192,23 @@ impl OriginRule {
         }
     }
 
-    fn cause_of(&self, limit: u64, shown: Shown, first: bool, demand: Demand) -> (Cause, Evidence) {
-        let Shown { own, risen, stood_still } = shown;
+    fn cause_of(
+        &self,
+        limit: u64,
+        assessment: Assessment,
+        first: bool,
+        demand: Demand,
+    ) -> (Cause, Evidence) {
+        let Assessment { own, risen, stood_still } = assessment;
         let slowed = risen.is_some() || stood_still;
         let connecting = self.service_time.connecting();
         let need = own.map(|own| demand.need(own + connecting)).unwrap_or_default();
-        // While connections are being opened, and behind a slow-down, there is no room for chance.
-        let room = !(slowed || first || self.cause == Some(Cause::TargetSlowed));
+        // Headroom is not required while connections are being opened, or after a slow-down.
+        let headroom = !(slowed || first || self.cause == Some(Cause::TargetSlowed));
         let rate = demand.rate;
         let opening = Nanos::ZERO;
         let evidence =
-            Evidence { limit, rate, own, connecting, room, opening, risen, stood_still, need };
+            Evidence { limit, rate, own, connecting, headroom, opening, risen, stood_still, need };
         let cause = if evidence.is_too_low() {
             Cause::LimitTooLow
         } else if slowed {
@@ -209,17 +219,17 @@ impl OriginRule {
         (cause, evidence)
     }
 
-    /// What the plan wants of this origin in a second.
+    /// The plan's demand on this origin in a second.
     fn demand(&self, second: &Second<'_>) -> Demand {
         let streams = &second.snapshot.streams;
         let is_closed = |stream: usize| self.closed.iter().any(|share| share.stream == stream);
         let (mut all, mut open) = (0.0, 0.0);
         for (stream, part) in &self.streams {
-            let taken_up = streams[*stream].dispatched as f64 * part;
-            all += taken_up;
-            open += if is_closed(*stream) { 0.0 } else { taken_up };
+            let started = streams[*stream].dispatched as f64 * part;
+            all += started;
+            open += if is_closed(*stream) { 0.0 } else { started };
         }
-        // Without an arrival in this second its backlog is that of streams of either kind.
+        // In a second without arrivals, the backlog may belong to streams of either kind.
         let open = if self.closed.is_empty() { 1.0 } else { open / f64::max(all, 1.0) };
         let (mut users, mut think_time) = (0.0, 0.0);
         for share in &self.closed {
@@ -240,19 +250,20 @@ impl OriginRule {
         found.collect()
     }
 
-    /// What is held up by cause, by all that is known at the end; and what starved in seconds of
-    /// which the generator spoiled the service time.
+    /// Held-up arrivals by cause, judged with the data of the whole run; and the arrivals that starved in
+    /// seconds whose service times include the generator's delay.
     ///
-    /// `late`: whether it spoiled the run. Then such seconds blame neither the limit nor the target.
+    /// `late`: whether the generator's lateness makes the run invalid. If so, waits in such seconds are
+    /// attributed neither to the limit nor to the target.
     fn settled(&self, late: bool) -> ([HeldUp; 3], Starved) {
         let mut settled = self.held_up.clone();
         settled[Cause::Burst as usize].merge(self.burst.clone());
         let mut spoiled = Starved::default();
-        for (own, clouded) in settled.iter_mut().zip(&self.clouded) {
+        for (own, overloaded) in settled.iter_mut().zip(&self.overloaded) {
             if late {
-                spoiled.merge(clouded.starved);
+                spoiled.merge(overloaded.starved);
             } else {
-                own.merge(clouded.clone());
+                own.merge(overloaded.clone());
             }
         }
         let mut limit = std::mem::take(&mut settled[Cause::LimitTooLow as usize]);
@@ -263,7 +274,7 @@ impl OriginRule {
         }
         settled[cause as usize].merge(limit);
         let mut unknown = self.unknown.clone();
-        let own = self.service_time.of_whole_run(&unknown.came);
+        let own = self.service_time.of_whole_run(&unknown.exchanges);
         let mut cause = Cause::TargetSlowed;
         if let (Some(worst), Some(_)) = (unknown.worst, own) {
             let (judged, evidence) = self.judge_again(&unknown, Evidence { own, ..worst });
@@ -272,19 +283,19 @@ impl OriginRule {
         settled[cause as usize].merge(unknown);
         let slowed = &mut settled[Cause::TargetSlowed as usize];
         if let Some(worst) = &mut slowed.worst {
-            worst.own = worst.own.or_else(|| self.service_time.of_whole_run(&slowed.came));
+            worst.own = worst.own.or_else(|| self.service_time.of_whole_run(&slowed.exchanges));
         }
         (settled, spoiled)
     }
 
-    /// Judges once more what seemed to wait at a limit that is too low: by the service time of
-    /// unhindered seconds that came later, and by what the limit was seen to carry.
+    /// Judges again whether the limit was too low: by the service time of later unhindered seconds, and by
+    /// the throughput observed at the limit.
     fn judge_again(&self, held_up: &HeldUp, worst: Evidence) -> (Cause, Evidence) {
         let known = &self.service_time;
         let connecting = known.connecting();
-        let own = [worst.own, known.unhindered_for(&held_up.came)].into_iter().flatten().min();
+        let own = [worst.own, known.unhindered_for(&held_up.exchanges)].into_iter().flatten().min();
         let mut own = own.unwrap_or_default();
-        if let Some(carried) = known.carried(&held_up.came, worst.limit, own + connecting) {
+        if let Some(carried) = known.carried(&held_up.exchanges, worst.limit, own + connecting) {
             let at_most = Nanos::from_secs_f64(worst.limit as f64 / carried);
             own = own.min(Nanos(at_most.0.saturating_sub(connecting.0)));
         }
@@ -294,16 +305,15 @@ impl OriginRule {
         if evidence.is_too_low() {
             return (Cause::LimitTooLow, evidence);
         }
-        let mean = held_up.came.mean();
+        let mean = held_up.exchanges.mean();
         let risen = mean.filter(|mean| mean.0 as f64 > own.0 as f64 * (1.0 + RISE_MIN));
-        let stood_still = known.stood_still(&held_up.came, own + connecting);
+        let stood_still = known.stood_still(&held_up.exchanges, own + connecting);
         let slowed = risen.is_some() || stood_still;
         let cause = if slowed { Cause::TargetSlowed } else { Cause::Burst };
         (cause, Evidence { risen, stood_still: stood_still && risen.is_none(), ..evidence })
     }
 
-    /// Arrivals that starved at this limit: because it is too low, and because the target had slowed
-    /// down.
+    /// Arrivals that starved at this limit: because it is too low, and because the target slowed down.
     pub(super) fn starved(&self, late: bool) -> [Starved; 2] {
         let (settled, spoiled) = self.settled(late);
         let mut limit = settled[Cause::LimitTooLow as usize].starved;
@@ -333,9 +343,9 @@ impl OriginRule {
         }
         let silent = cause == Cause::TargetSlowed && self.service_time.is_silent();
         if silent && self.service_time.accepts(self.occupied) {
-            evidence += "; the target accepted connections and answered nothing at all";
+            evidence += "; the target accepted connections but never answered";
         } else if silent {
-            evidence += "; not one connection was established in time";
+            evidence += "; no connection was established in time";
         } else {
             evidence += &format!("; {}", worst.explain(cause));
         }
@@ -362,11 +372,10 @@ impl OriginRule {
     }
 }
 
-/// How many arrivals were held up, and how many of these were starved.
+/// How many arrivals were held up, and how many of these starved.
 ///
-/// Where answers take now this long, now that, also arrivals that were sent with some time left run
-/// out of it because they had waited: of those that waited and were not answered, as many are starved
-/// as timed out.
+/// If service times vary, an arrival that was sent with some time left may also time out because of its
+/// wait: of the arrivals that waited and were not answered, as many count as starved as timed out.
 fn count_held_up(counts: &OriginCounts, timed_out: u64, waited: u64) -> (u64, u64) {
     let at_limit = counts.service_capped.count;
     let starved = waited.saturating_sub(at_limit).min(timed_out).max(counts.starved);

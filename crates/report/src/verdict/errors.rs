@@ -1,18 +1,18 @@
-//! Findings from error classes: what failed in the instrument, in the network, at the target.
+//! Findings from error classes: failures in the generator, in the network and at the target.
 
 use super::{Blame, Case, Found, MATERIAL, NOTABLE, Nanos, percent};
 use crate::seconds::{FaultTimes, Seconds};
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, FindingId, Severity, Side};
 
-/// More failures of the instrument's own than this share make a run invalid.
+/// Failures in the generator above this share make a run invalid.
 const OWN_ERRORS: f64 = NOTABLE;
-/// What to do about a target that never answers.
+/// The fix for a target that never answers.
 pub(super) const SILENT_FIX: &str =
     "check the service: it did not answer a single request in this run";
 
-/// What failed in the instrument, by class.
-fn own_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
+/// Failures in the generator, by class.
+fn generator_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
     use ErrorClass::*;
     let counts = [
         (PortExhausted, case.count(PortExhausted)),
@@ -21,15 +21,15 @@ fn own_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
         (NoConnection, blame.limit.unsent),
         (ResponseTimeout, blame.limit.timed_out),
         (Late, case.count(Late)),
-        // Stopping a run aborts its last requests.
+        // Stopping a run aborts its last requests; those are not failures.
         (Aborted, if case.facts.cut_short { 0 } else { case.count(Aborted) }),
     ];
     counts.into_iter().filter(|(_, n)| *n > 0).collect()
 }
 
-/// `plan_not_held`, and what was exhausted.
-pub(super) fn own(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
-    let counts = own_counts(case, blame);
+/// `plan_not_held`, and findings on exhausted resources.
+pub(super) fn generator(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
+    let counts = generator_counts(case, blame);
     let all: u64 = counts.iter().map(|(_, n)| n).sum();
     let mut found = Vec::new();
     if case.share(all) > OWN_ERRORS {
@@ -56,7 +56,7 @@ pub(super) fn own(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
             "the memory limit for unfinished answers was reached for",
         ),
     ];
-    for (class, id, words) in rows {
+    for (class, id, text) in rows {
         let n = case.count(class);
         if n > 0 {
             let severity =
@@ -65,7 +65,7 @@ pub(super) fn own(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
                 id,
                 severity,
                 side: Side::Generator,
-                evidence: format!("{words} {}", case.of_all(n)),
+                evidence: format!("{text} {}", case.of_all(n)),
                 fix: own_fix(class).into(),
                 seconds: case.errors.get(class),
                 share: case.share(n),
@@ -95,8 +95,12 @@ fn own_fix(class: ErrorClass) -> &'static str {
     }
 }
 
-/// What failed in the network and at the target.
-pub(super) fn theirs(case: &Case<'_>, blame: &Blame, faults: &FaultTimes) -> Vec<Found> {
+/// Failures in the network and at the target.
+pub(super) fn network_and_target(
+    case: &Case<'_>,
+    blame: &Blame,
+    faults: &FaultTimes,
+) -> Vec<Found> {
     let counts = Counts { case, blame, faults };
     let rows = ROWS.iter().filter_map(|row| {
         let n = counts.count(row);
@@ -104,7 +108,7 @@ pub(super) fn theirs(case: &Case<'_>, blame: &Blame, faults: &FaultTimes) -> Vec
             id: row.id,
             severity: Severity::Warning,
             side: row.side,
-            evidence: format!("{} {}", row.words, case.of_all(n)),
+            evidence: format!("{} {}", row.text, case.of_all(n)),
             fix: counts.fix(row).into(),
             seconds: counts.seconds(row),
             share: case.share(n),
@@ -115,16 +119,16 @@ pub(super) fn theirs(case: &Case<'_>, blame: &Blame, faults: &FaultTimes) -> Vec
 
 struct Row {
     id: FindingId,
-    of: Of,
+    of: Counted,
     side: Side,
-    /// What comes before `12 of 5,000 arrivals`.
-    words: &'static str,
+    /// The beginning of the evidence, followed by `12 of 5,000 arrivals`.
+    text: &'static str,
     fix: &'static str,
 }
 
 /// What a row counts.
-enum Of {
-    /// Arrivals of these classes, those with a fault of these left out, which have a row of theirs.
+enum Counted {
+    /// Arrivals of these classes, without those that have one of these faults, which have their own row.
     Classes(&'static [ErrorClass], &'static [Fault]),
     /// Arrivals with this fault.
     Fault(Fault),
@@ -135,83 +139,83 @@ const ROWS: [Row; 11] = {
     [
         Row {
             id: FindingId::DnsFailed,
-            of: Of::Classes(&[Dns], &[]),
+            of: Counted::Classes(&[Dns], &[]),
             side: Side::Network,
-            words: "the host name could not be resolved for",
+            text: "the host name could not be resolved for",
             fix: "check the host name in the plan, and the resolver: getent ahosts HOST",
         },
         Row {
             id: FindingId::Unreachable,
-            of: Of::Classes(&[Unreachable, ConnectTimeout], &[]),
+            of: Counted::Classes(&[Unreachable, ConnectTimeout], &[]),
             side: Side::Network,
-            words: "no connection could be established to the target for",
+            text: "no connection could be established to the target for",
             fix: "check the address, the route and the firewalls between this host and the target",
         },
         Row {
             id: FindingId::TargetRefused,
-            of: Of::Classes(&[Refused], &[]),
+            of: Counted::Classes(&[Refused], &[]),
             side: Side::Target,
-            words: "connections were refused for",
+            text: "connections were refused for",
             fix: "check that the target is running and listens on this port",
         },
         Row {
             id: FindingId::TargetReset,
-            of: Of::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive]),
+            of: Counted::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive]),
             side: Side::Target,
-            words: "connections were reset or closed before the answer was complete for",
+            text: "connections were reset or closed before the answer was complete for",
             fix: "look for crashes and restarts of the target or of a load balancer in front of it",
         },
         Row {
             id: FindingId::TargetReset,
-            of: Of::Fault(Fault::StaleKeepAlive),
+            of: Counted::Fault(Fault::StaleKeepAlive),
             side: Side::Target,
-            words: "the target closed an idle keep-alive connection just as a request was sent for",
+            text: "the target closed an idle keep-alive connection just as a request was sent for",
             fix: "raise the target's keep-alive timeout above the time between two requests, or set \
                   connections.reuse = false",
         },
         Row {
             id: FindingId::TargetStalled,
-            of: Of::Classes(&[ResponseTimeout], &[]),
+            of: Counted::Classes(&[ResponseTimeout], &[]),
             side: Side::Target,
-            words: "there was no answer before the timeout for",
+            text: "there was no answer before the timeout for",
             fix: "lower the rate, or raise timeout in the plan if such latency is acceptable",
         },
         Row {
             id: FindingId::TargetStalled,
-            of: Of::Fault(Fault::HandshakeTimeout),
+            of: Counted::Fault(Fault::HandshakeTimeout),
             side: Side::Target,
-            words: "the target accepted the connection but did not answer the TLS handshake before \
+            text: "the target accepted the connection but did not answer the TLS handshake before \
                     the timeout for",
             fix: "check that the port speaks TLS, and that the target has capacity for handshakes; \
                   use http:// if it does not",
         },
         Row {
             id: FindingId::TargetRpcErrors,
-            of: Of::Classes(&[RpcError], &[]),
+            of: Counted::Classes(&[RpcError], &[]),
             side: Side::Target,
-            words: "the answer was a JSON-RPC error for",
+            text: "the answer was a JSON-RPC error for",
             fix: "see the error codes; --trace 5 prints whole exchanges",
         },
         Row {
             id: FindingId::TargetErrors,
-            of: Of::Classes(&[Tls], &[Fault::HandshakeTimeout]),
+            of: Counted::Classes(&[Tls], &[Fault::HandshakeTimeout]),
             side: Side::Target,
-            words: "TLS handshakes failed for",
+            text: "TLS handshakes failed for",
             fix: "check that the port speaks TLS; use http:// if not",
         },
         Row {
             id: FindingId::TargetErrors,
-            of: Of::Classes(&[Protocol], &[]),
+            of: Counted::Classes(&[Protocol], &[]),
             side: Side::Target,
-            words: "the answer was not valid HTTP for",
+            text: "the answer was not valid HTTP for",
             fix: "check that the port speaks HTTP; use https:// if it speaks TLS; --trace 5 prints \
                   whole exchanges",
         },
         Row {
             id: FindingId::TargetErrors,
-            of: Of::Classes(&[BodyTooLarge, Status, RpcMismatch, Check], &[]),
+            of: Counted::Classes(&[BodyTooLarge, Status, RpcMismatch, Check], &[]),
             side: Side::Target,
-            words: "the answer was not as expected for",
+            text: "the answer was not as expected for",
             fix: "see the errors; --trace 5 prints whole exchanges",
         },
     ]
@@ -227,15 +231,15 @@ impl Counts<'_> {
     fn count(&self, row: &Row) -> u64 {
         let faults = &self.case.total.faults;
         match row.of {
-            Of::Fault(fault) => faults.get(fault),
-            Of::Classes(classes, except) => {
+            Counted::Fault(fault) => faults.get(fault),
+            Counted::Classes(classes, except) => {
                 let all: u64 = classes.iter().map(|class| self.count_class(*class)).sum();
                 all.saturating_sub(except.iter().map(|fault| faults.get(*fault)).sum())
             }
         }
     }
 
-    /// Without timeouts that the wait at a connection limit explains.
+    /// The count of a class, without timeouts explained by a wait at a connection limit.
     fn count_class(&self, class: ErrorClass) -> u64 {
         let explained = match class {
             ErrorClass::ResponseTimeout => self.blame.limit.timed_out + self.blame.target.timed_out,
@@ -244,10 +248,10 @@ impl Counts<'_> {
         self.case.count(class).saturating_sub(explained)
     }
 
-    /// A lower rate helps no target that never answers.
+    /// The row's fix, except that lowering the rate does not help if the target never answers.
     fn fix(&self, row: &Row) -> &'static str {
         match row.of {
-            Of::Classes([ErrorClass::ResponseTimeout], _) if self.case.nothing_answered() => {
+            Counted::Classes([ErrorClass::ResponseTimeout], _) if self.case.nothing_answered() => {
                 SILENT_FIX
             }
             _ => row.fix,
@@ -256,21 +260,21 @@ impl Counts<'_> {
 
     fn seconds(&self, row: &Row) -> Option<Seconds> {
         match row.of {
-            Of::Fault(fault) => self.faults.get(fault),
-            Of::Classes(classes, _) => self.case.errors.over(classes),
+            Counted::Fault(fault) => self.faults.get(fault),
+            Counted::Classes(classes, _) => self.case.errors.over(classes),
         }
     }
 }
 
-/// Not a single arrival was ok. The side at which most arrivals failed is at fault. Where that is not
-/// the generator's, what else would make the run invalid becomes a warning: a punctual generator would
-/// have had no better answers.
+/// No arrival was ok. The finding's side is the one at which most arrivals failed. Unless that is the
+/// generator, other findings that would make the run invalid become warnings, because a punctual generator
+/// would have received no better answers.
 pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) -> Option<Found> {
     let stopped_before = case.facts.cut_short && case.scheduled() == 0;
     if case.all.stats.requests.ok > 0 || stopped_before {
         return None;
     }
-    let own: u64 = own_counts(case, blame).iter().map(|(_, n)| n).sum();
+    let own: u64 = generator_counts(case, blame).iter().map(|(_, n)| n).sum();
     let of_side = |side: Side| -> u64 {
         let errors = case.all.stats.errors.iter();
         errors.filter(|(class, _)| class.side() == side).map(|(_, n)| n).sum()
@@ -314,13 +318,13 @@ pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) ->
     })
 }
 
-/// The run was started although the host cannot carry it.
+/// The run was started with `--force` although a check failed.
 pub(super) fn forced(case: &Case<'_>) -> Option<Found> {
     (!case.facts.forced.is_empty()).then(|| Found {
         id: FindingId::Forced,
         severity: Severity::Warning,
         side: Side::Generator,
-        evidence: format!("started with --force, although {}", case.facts.forced.join("; ")),
+        evidence: format!("started with --force although {}", case.facts.forced.join("; ")),
         fix: "fix this, then run without --force".into(),
         seconds: None,
         share: 0.0,

@@ -1,10 +1,8 @@
-//! The instrument's own lateness: in sending (`lag_high`, by open stream) and in reading
-//! (`read_late`).
+//! The generator's own lateness: in sending (`lag_high`, by open stream) and in reading (`read_late`).
 //!
-//! A delay counts when it is over 5 ms and over a tenth of the time that it is a part of, in the
-//! same second. It is looked at arrival by arrival: where more than 1 % are affected, the 99th
-//! percentile is the instrument's, unless they are fewer than five: then it may be chance. A closed
-//! stream has no planned instants to be late for.
+//! A delay counts if it is over 5 ms and over a tenth of the time that contains it, in the same second.
+//! If more than 1 % of arrivals are affected, the 99th percentile reflects the generator; fewer than five
+//! late arrivals may be chance. Closed streams have no planned instants and cannot be late.
 
 use super::{Case, Found, MATERIAL, NOTABLE, Second, allowed_delay, count_over, share_of};
 use crate::objectives::percent;
@@ -13,15 +11,15 @@ use crate::summary::per_second;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{FindingId, Histogram, Nanos, Severity, Side};
 
-/// Fewer late arrivals than this never make a run invalid: a pause of the host may hit any one.
+/// Fewer late arrivals than this never make a run invalid: a pause of the host may hit a few.
 const LATE_MIN: u64 = 5;
-/// From fewer samples of read lag nothing is concluded, unless [`LATE_MIN`] are late.
+/// Fewer samples of read lag than this are inconclusive, unless [`LATE_MIN`] are late.
 const SAMPLES_MIN: u64 = 20;
-/// A worker that is busy for a larger share of the time has too much to do; below it the host did not
-/// let the worker run.
+/// A worker that is busy for a larger share of the time is overloaded; a late worker below it was not
+/// scheduled by the host.
 const BUSY: f64 = 0.8;
 
-/// What was delayed.
+/// Late arrivals or answers.
 #[derive(Default)]
 struct Delayed {
     count: u64,
@@ -29,7 +27,7 @@ struct Delayed {
     /// The smallest delay that counted.
     allowed: Option<Nanos>,
     worst: Nanos,
-    /// How busy the busiest worker was in these seconds, 0 to 1, times what was delayed in each.
+    /// Sum over these seconds of the busiest worker's utilization, 0 to 1, times the number delayed.
     busy: f64,
 }
 
@@ -45,7 +43,7 @@ impl Delayed {
         }
     }
 
-    /// Adds what was delayed in a sample that holds one in `one_in`.
+    /// Adds the delays of a sample that contains one in `one_in`.
     fn extrapolate(&mut self, sample: &Delayed, one_in: f64) {
         self.count += (sample.count as f64 * one_in).round() as u64;
         self.busy += sample.busy * one_in;
@@ -60,12 +58,12 @@ impl Delayed {
         if self.busy > BUSY * self.count as f64 {
             "use more workers (--workers N) or lower the rate".into()
         } else {
-            "this host kept the generator waiting: free its CPUs (or use another host) and repeat"
+            "the host gave the generator too little CPU; free its CPUs or use another host, and repeat"
                 .into()
         }
     }
 
-    /// `seen` is the number of late arrivals that were seen, not extrapolated.
+    /// `seen` is the observed number of late arrivals, not extrapolated.
     fn severity(&self, seen: u64, share: f64) -> Severity {
         if share > MATERIAL && seen >= LATE_MIN {
             Severity::Invalid
@@ -77,8 +75,8 @@ impl Delayed {
     }
 }
 
-/// A few late arrivals have not limited a run, whatever share of it they are.
-fn weighty(seen: u64, share: f64) -> f64 {
+/// The share used for weighting: fewer than [`LATE_MIN`] late arrivals never count as limiting a run.
+fn limiting_share(seen: u64, share: f64) -> f64 {
     if seen < LATE_MIN { share.min(MATERIAL) } else { share }
 }
 
@@ -86,7 +84,7 @@ fn weighty(seen: u64, share: f64) -> f64 {
 pub(super) struct LagRule {
     stream: usize,
     late: Delayed,
-    /// The 99th percentile of latency in the last second that had one.
+    /// 99th percentile of latency in the last second that had one.
     latency: Option<Nanos>,
 }
 
@@ -108,8 +106,8 @@ impl LagRule {
 
     pub(super) fn found(&self, case: &Case<'_>) -> Option<Found> {
         let late = &self.late;
-        let taken_up = case.total.streams[self.stream].lag.count();
-        let share = share_of(late.count, taken_up);
+        let started = case.total.streams[self.stream].lag.count();
+        let share = share_of(late.count, started);
         let of = match case.plan.streams.as_slice() {
             [_] => String::new(),
             streams => format!(" of stream {}", streams[self.stream].name),
@@ -119,34 +117,34 @@ impl LagRule {
             severity: late.severity(late.count, share),
             side: Side::Generator,
             evidence: format!(
-                "{} of {} arrivals{of} ({}) were taken up more than {} late, the worst {}",
+                "{} of {} arrivals{of} ({}) were started more than {} late, the worst by {}",
                 grouped(late.count),
-                grouped(taken_up),
+                grouped(started),
                 percent(share),
                 late.allowed?,
                 late.worst
             ),
             fix: late.fix(),
             seconds: late.seconds,
-            share: weighty(late.count, share),
+            share: limiting_share(late.count, share),
         })
     }
 }
 
-/// `read_late`, of all streams: read lag is measured by connection.
+/// `read_late`, over all streams: read lag is measured by connection.
 #[derive(Default)]
 pub(super) struct ReadRule {
     late: Delayed,
-    /// Late samples.
+    /// Number of late samples.
     seen: u64,
     service_time: Option<Nanos>,
-    /// Seconds that have too few samples so far.
+    /// Seconds that still have too few samples.
     pool: Pool,
-    /// Whether samples were late the last time that there were enough.
+    /// Whether the last complete pool was late.
     was_late: bool,
 }
 
-/// Samples of one or more seconds in a row.
+/// Samples of one or more consecutive seconds.
 #[derive(Default)]
 struct Pool {
     samples: u64,
@@ -165,9 +163,8 @@ impl Pool {
 }
 
 impl ReadRule {
-    /// Read lag is measured on a sample of the answers; what it shows of the sample is taken to hold
-    /// for all answers of the same second. Seconds with a handful of samples are taken together with
-    /// the next.
+    /// Adds a second. Read lag is measured on a sample of the answers and extrapolated to all answers of the
+    /// same second. Seconds with too few samples are combined with the next.
     ///
     /// Returns whether the generator is likely to have been overloaded in the second.
     pub(super) fn add(&mut self, second: &Second<'_>) -> bool {
@@ -181,7 +178,7 @@ impl ReadRule {
         let allowed = allowed_delay(self.service_time);
         let seen = count_over(read_lag, allowed);
         self.pool.samples += read_lag.count();
-        // A second without a sample says nothing of its answers.
+        // A second without samples is not extrapolated.
         self.pool.answers += if read_lag.count() > 0 { service_time.count() } else { 0 };
         self.pool.late.add(seen, allowed, read_lag.max().unwrap_or_default(), second);
         let is_late = self.pool.is_late() || self.was_late;
@@ -194,7 +191,7 @@ impl ReadRule {
         is_late
     }
 
-    /// Whether samples were late the last time that there were enough.
+    /// Whether the last complete pool of samples was late.
     pub(super) fn was_late(&self) -> bool {
         self.was_late
     }
@@ -208,15 +205,15 @@ impl ReadRule {
             severity: late.severity(self.seen, share),
             side: Side::Generator,
             evidence: format!(
-                "about {} of the answers waited in the kernel for more than {} before the instrument read \
-                 them, the longest for {}; service time includes this delay",
+                "about {} of the answers waited in the kernel for more than {} before the generator read \
+                 them, the longest for {}; service times include this delay",
                 percent(share),
                 late.allowed?,
                 late.worst
             ),
             fix: late.fix(),
             seconds: late.seconds,
-            share: weighty(self.seen, share),
+            share: limiting_share(self.seen, share),
         })
     }
 }

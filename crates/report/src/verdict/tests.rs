@@ -1,5 +1,4 @@
-//! The rules against made-up seconds: classes of errors and lateness here, connection limits in
-//! `limits`.
+//! The rules on synthetic seconds: error classes and lateness here, connection limits in `limits`.
 
 mod limits;
 mod queue;
@@ -26,13 +25,13 @@ fn find(verdict: &Verdict, id: Id) -> &Finding {
     found.unwrap_or_else(|| panic!("no {id} in {:#?}", verdict.findings))
 }
 
-/// First and last second of a finding, in seconds.
+/// Start and end of a finding, in seconds.
 fn seconds(finding: &Finding) -> (f64, f64) {
     (finding.from.as_secs_f64(), finding.to.as_secs_f64())
 }
 
-/// A run of 100/s over ten seconds: 100 good answers in 20 ms each second, and in each second from
-/// the third to the fifth what `fill` adds.
+/// A run of 100/s over ten seconds: each second has 100 good answers in 20 ms; `fill` adds to the third,
+/// fourth and fifth second.
 fn verdict_of(fill: impl Fn(&mut Filled<'_>)) -> Verdict {
     let plan = open(100, 10);
     let mut recording = Recording::new(&plan);
@@ -64,17 +63,17 @@ fn a_clean_run_has_no_finding() {
 }
 
 #[test]
-fn lag_counts_where_it_is_large_beside_latency() {
+fn lag_counts_if_it_is_large_relative_to_latency() {
     let generator = Some(Side::Generator);
     type Row = (u64, u64, u64, &'static [&'static str], Option<Side>);
     let rows: [Row; 7] = [
-        // Arrivals a second for three seconds, their lag and their service time in milliseconds.
+        // Arrivals per second for three seconds, with their lag and service time in milliseconds.
         (10, 4, 20, &[], None), // below the floor
         (10, 30, 20, &["lag_high invalid generator"], generator), // 30 of 1,030
         (3, 30, 20, &["lag_high warning generator"], None), // 9 of 1,009
-        (100, 30, 1000, &[], None), // beside latencies of a second
+        (100, 30, 1000, &[], None), // relative to latencies of a second
         (100, 150, 1000, &["lag_high invalid generator"], generator),
-        (1, 1500, 20, &["lag_high warning generator"], None), // three, however late
+        (1, 1500, 20, &["lag_high warning generator"], None), // only three, however late
         (0, 0, 0, &[], None),
     ];
     for (n, lag, service, findings, limited_by) in rows {
@@ -86,7 +85,7 @@ fn lag_counts_where_it_is_large_beside_latency() {
             assert_eq!(seconds(finding), (2.0, 5.0));
         }
     }
-    // One arrival of ten thousand is worth a remark.
+    // One arrival of ten thousand is reported as info.
     let plan = open(10_000, 2);
     let mut recording = Recording::new(&plan);
     recording.second(|filled| filled.ok(0, 10_000, millis(1)));
@@ -97,7 +96,7 @@ fn lag_counts_where_it_is_large_beside_latency() {
     let verdict = recording.summary().verdict;
     check(&verdict, &["lag_high info generator"], None);
     let evidence = &verdict.findings[0].evidence;
-    let one = "1 of 20,000 arrivals (0.01 %) were taken up more than 5ms late, the worst 8ms";
+    let one = "1 of 20,000 arrivals (0.01 %) were started more than 5ms late, the worst by 8ms";
     assert_eq!(evidence, one);
 }
 
@@ -124,7 +123,7 @@ fn lag_is_judged_by_open_stream() {
         });
         recording.summary().verdict
     };
-    // Neither the many arrivals of the others nor the slow answers of the closed stream hide it.
+    // It is hidden neither by the many arrivals of other streams nor by the closed stream's slow answers.
     let verdict = run([0, 8, 0]);
     check(&verdict, &["lag_high invalid generator"], Some(Side::Generator));
     assert!(
@@ -135,17 +134,17 @@ fn lag_is_judged_by_open_stream() {
 }
 
 #[test]
-fn read_lag_is_taken_to_hold_for_what_was_not_sampled() {
+fn read_lag_is_extrapolated_to_all_answers() {
     let read = |samples: u64, lag: u64| {
         verdict_of(|filled| {
             (0..samples).for_each(|_| filled.snapshot.read_lag.record(millis(lag)));
             (0..samples).for_each(|_| filled.snapshot.read_lag.record(ZERO));
         })
     };
-    // Three seconds of a hundred answers, half of which were read late.
+    // Three seconds of a hundred answers each, half of them read late.
     check(&read(10, 30), &["read_late invalid generator"], Some(Side::Generator));
     check(&read(10, 4), &[], None);
-    // A handful of samples says nothing of all answers, five late ones do.
+    // A handful of samples is inconclusive, but five late ones are not.
     check(&read(1, 30), &[], None);
     check(&read(5, 30), &["read_late invalid generator"], Some(Side::Generator));
     let finding = read(10, 30).findings.remove(0);
@@ -183,12 +182,12 @@ fn the_fix_of_lateness_depends_on_how_busy_the_workers_were() {
     };
     assert_eq!(fix(900), "use more workers (--workers N) or lower the rate");
     let host =
-        "this host kept the generator waiting: free its CPUs (or use another host) and repeat";
+        "the host gave the generator too little CPU; free its CPUs or use another host, and repeat";
     assert_eq!(fix(300), host);
 }
 
 #[test]
-fn arrivals_taken_up_as_the_warm_up_ends_count() {
+fn arrivals_started_as_the_warm_up_ends_count() {
     let plan = plan(
         "rate = \"100/s\"\nduration = \"2s\"\nwarmup = \"1s\"\n[[target]]\nrequest = \"GET http://a/\"\n",
     );
@@ -204,7 +203,7 @@ fn arrivals_taken_up_as_the_warm_up_ends_count() {
 }
 
 #[test]
-fn handshakes_and_protocol_have_findings_of_their_own() {
+fn handshakes_and_protocol_have_separate_findings() {
     let verdict = verdict_of(|filled| {
         filled.failed(0, 4, ErrorClass::Tls, millis(1));
         filled.failed(0, 3, ErrorClass::Protocol, millis(1));
@@ -221,7 +220,7 @@ fn handshakes_and_protocol_have_findings_of_their_own() {
 }
 
 #[test]
-fn what_is_never_answered_is_never_answered_at_a_lower_rate() {
+fn a_silent_target_is_not_fixed_by_a_lower_rate() {
     let plan = open(10, 2);
     let mut recording = Recording::new(&plan);
     recording.seconds(2, |filled| filled.failed(0, 10, ErrorClass::ResponseTimeout, millis(500)));
@@ -232,7 +231,7 @@ fn what_is_never_answered_is_never_answered_at_a_lower_rate() {
 }
 
 #[test]
-fn lateness_is_secondary_where_nothing_was_ok() {
+fn lateness_is_secondary_if_nothing_was_ok() {
     let plan = open(100, 10);
     let mut recording = Recording::new(&plan);
     recording.seconds(10, |filled| {
@@ -248,7 +247,7 @@ fn lateness_is_secondary_where_nothing_was_ok() {
 }
 
 #[test]
-fn what_fails_in_the_instrument() {
+fn failures_in_the_generator() {
     use ErrorClass::*;
     let rows: [(ErrorClass, &[&str]); 5] = [
         (Late, &["plan_not_held invalid generator"]),
@@ -267,7 +266,7 @@ fn what_fails_in_the_instrument() {
         let evidence = format!("failed in the generator: 3 of 1,003 arrivals (0.3 %): 3 {class}");
         assert_eq!((&not_held.evidence, seconds(not_held)), (&evidence, (2.0, 5.0)));
     }
-    // One in ten thousand is a warning.
+    // One failure in ten thousand is a warning.
     let plan = open(10_000, 1);
     let mut recording = Recording::new(&plan);
     recording.second(|filled| {
@@ -278,7 +277,7 @@ fn what_fails_in_the_instrument() {
 }
 
 #[test]
-fn what_fails_in_the_network_and_at_the_target() {
+fn failures_in_the_network_and_at_the_target() {
     use ErrorClass::*;
     let rows: [(ErrorClass, &str); 13] = [
         (Dns, "dns_failed warning network"),
@@ -299,14 +298,14 @@ fn what_fails_in_the_network_and_at_the_target() {
         let verdict = verdict_of(|filled| filled.failed(0, 5, class, millis(40)));
         check(&verdict, &[finding], Some(class.side()));
         assert_eq!(seconds(&verdict.findings[0]), (2.0, 5.0));
-        // What hits one in a hundred has not limited the run.
+        // Errors of 1 % of the arrivals have not limited the run.
         let verdict = verdict_of(|filled| filled.failed(0, 1, class, millis(40)));
         check(&verdict, &[finding], None);
     }
 }
 
 #[test]
-fn closed_keep_alive_connections_and_silent_handshakes_are_no_crashes() {
+fn closed_keep_alive_connections_and_silent_handshakes_are_not_crashes() {
     let verdict = verdict_of(|filled| {
         filled.faulty(4, ErrorClass::Reset, Fault::StaleKeepAlive);
         filled.failed(0, 1, ErrorClass::Reset, millis(1));
@@ -326,7 +325,7 @@ fn closed_keep_alive_connections_and_silent_handshakes_are_no_crashes() {
 }
 
 #[test]
-fn a_run_without_a_good_answer_says_so_first() {
+fn nothing_ok_is_the_first_finding() {
     use ErrorClass::*;
     let plan = open(100, 2);
     let run = |errors: &[(ErrorClass, u64)]| {
@@ -341,7 +340,7 @@ fn a_run_without_a_good_answer_says_so_first() {
         (&[(Refused, 100)], "warning", Side::Target),
         (&[(ConnectTimeout, 60), (Refused, 40)], "warning", Side::Network),
         (&[(PortExhausted, 90), (Reset, 10)], "invalid", Side::Generator),
-        (&[(Late, 1), (Reset, 99)], "warning", Side::Target), // whatever else went wrong
+        (&[(Late, 1), (Reset, 99)], "warning", Side::Target), // lateness is secondary
         (&[], "warning", Side::Target),
     ];
     for (errors, severity, side) in rows {
@@ -374,13 +373,13 @@ fn runs_that_were_stopped_or_forced() {
         vec!["host \"a\" does not resolve".into(), "it needs 30 of 20 descriptors".into()];
     let verdict = recording.summary().verdict;
     check(&verdict, &["forced warning generator", "cut_short info generator"], None);
-    let evidence = "started with --force, although host \"a\" does not resolve; \
+    let evidence = "started with --force although host \"a\" does not resolve; \
                     it needs 30 of 20 descriptors";
     assert_eq!(verdict.findings[0].evidence, evidence);
 }
 
 #[test]
-fn a_stop_within_the_warm_up_is_only_a_stop() {
+fn a_stop_during_the_warm_up_is_only_cut_short() {
     let plan = plan(
         "rate = \"100/s\"\nduration = \"3s\"\nwarmup = \"2s\"\n[[target]]\nrequest = \"GET http://a/\"\n",
     );

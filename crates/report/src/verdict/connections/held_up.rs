@@ -1,12 +1,12 @@
-//! What was held up at a connection limit, for what cause, and how that is put.
+//! Arrivals held up at a connection limit: their number, the cause, and the text of the finding.
 
 use crate::seconds::Seconds;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Nanos, ServiceSum, Snapshot};
 
-/// A limit that misses what is needed by less than this is not called too low.
+/// A limit below the need by less than this share does not count as too low.
 const TOLERANCE: f64 = 0.05;
-/// The room for chance above what is needed, in standard deviations of a Poisson number.
+/// Headroom above the need, in standard deviations of a Poisson number.
 const HEADROOM: f64 = 2.0;
 
 /// Why arrivals were held up at the limit.
@@ -21,33 +21,33 @@ impl Cause {
     pub(super) const ALL: [Cause; 3] = [Cause::LimitTooLow, Cause::TargetSlowed, Cause::Burst];
 }
 
-/// Arrivals that were held up for one cause.
+/// Arrivals that were held up by one cause.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeldUp {
     pub(super) arrivals: u64,
-    /// Of them, those that the wait left too little time for an answer.
+    /// The part of them whose wait left too little time for an answer.
     pub(super) starved: Starved,
     pub(super) seconds: Option<Seconds>,
     pub(super) worst: Option<Evidence>,
     /// The highest demand of these seconds.
     pub(super) demand: Demand,
-    /// What came of their exchanges.
-    pub(super) came: Came,
+    /// All exchanges of these seconds.
+    pub(super) exchanges: Exchanges,
 }
 
-/// What came of the exchanges of some seconds.
+/// The outcome of the exchanges of one or more seconds.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Came {
+pub(super) struct Exchanges {
     pub(super) service: ServiceSum,
     pub(super) timed_out: u64,
-    /// Connection-time in use.
+    /// Total time that connections were in use.
     pub(super) in_use: Nanos,
-    /// Whole answers by target.
+    /// Complete answers by target.
     pub(super) by_target: Vec<u64>,
 }
 
-impl Came {
-    fn merge(&mut self, other: &Came) {
+impl Exchanges {
+    fn merge(&mut self, other: &Exchanges) {
         self.service.merge(&other.service);
         self.timed_out += other.timed_out;
         self.in_use += other.in_use;
@@ -55,15 +55,15 @@ impl Came {
         self.by_target.iter_mut().zip(&other.by_target).for_each(|(own, n)| *own += n);
     }
 
-    /// How differently the answers are distributed over the targets: 0 equally, 1 entirely.
-    pub(super) fn distance(&self, other: &Came) -> f64 {
+    /// Distance between the distributions of answers over the targets: 0 identical, 1 disjoint.
+    pub(super) fn distance(&self, other: &Exchanges) -> f64 {
         let part =
-            |came: &Came, n: u64| n as f64 / came.by_target.iter().sum::<u64>().max(1) as f64;
+            |of: &Exchanges, n: u64| n as f64 / of.by_target.iter().sum::<u64>().max(1) as f64;
         let pairs = self.by_target.iter().zip(&other.by_target);
         pairs.map(|(a, b)| (part(self, *a) - part(other, *b)).abs()).sum::<f64>() / 2.0
     }
 
-    /// The mean service time; where exchanges timed out at least as long as each used its connection.
+    /// The mean service time. If exchanges timed out, at least the mean time that each used its connection.
     pub(super) fn mean(&self) -> Option<Nanos> {
         let exchanges = self.service.count + self.timed_out;
         let used = (self.timed_out > 0).then(|| Nanos(self.in_use.0 / exchanges));
@@ -76,7 +76,7 @@ impl HeldUp {
         self.arrivals += other.arrivals;
         self.starved.merge(other.starved);
         self.demand = self.demand.max(other.demand);
-        self.came.merge(&other.came);
+        self.exchanges.merge(&other.exchanges);
         if let Some(seconds) = other.seconds {
             Seconds::widen(&mut self.seconds, seconds);
         }
@@ -97,7 +97,7 @@ pub(in crate::verdict) struct Starved {
 }
 
 impl Starved {
-    /// Those that a second's errors leave to be explained.
+    /// All arrivals of a second that may have starved, by their error class.
     pub(in crate::verdict) fn of(snapshot: &Snapshot) -> Starved {
         let count = |class| snapshot.stats.iter().map(|stats| stats.errors.get(class)).sum();
         Starved {
@@ -106,7 +106,7 @@ impl Starved {
         }
     }
 
-    /// Takes `n` from them, those that were never sent first.
+    /// Removes and returns `n` arrivals, unsent ones first.
     pub(super) fn take(&mut self, n: u64) -> Starved {
         let unsent = self.unsent.min(n);
         let timed_out = self.timed_out.min(n - unsent);
@@ -120,34 +120,35 @@ impl Starved {
     }
 }
 
-/// What one second showed.
+/// The observations of one second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Evidence {
     pub(super) limit: u64,
     /// Requests per second that arrivals wanted to send.
     pub(super) rate: f64,
+    /// The target's own service time.
     pub(super) own: Option<Nanos>,
-    /// Connecting, for each exchange; zero where connections are reused.
+    /// Time to connect per exchange; zero if connections are reused.
     pub(super) connecting: Nanos,
-    /// Whether room for chance was asked for.
-    pub(super) room: bool,
-    /// How long connecting took in the origin's first second; zero: hardly at all, or another second.
+    /// Whether headroom was required.
+    pub(super) headroom: bool,
+    /// How long connecting took in the origin's first second; zero if negligible, or in any other second.
     pub(super) opening: Nanos,
-    /// The mean service time, where it had risen.
+    /// The mean service time, if it had risen.
     pub(super) risen: Option<Nanos>,
-    /// The target hardly answered at all.
+    /// Whether the target hardly answered at all.
     pub(super) stood_still: bool,
     pub(super) need: Need,
 }
 
-/// What a plan wants of an origin.
+/// A plan's demand on an origin.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Demand {
     /// Requests per second of all streams.
     pub(super) rate: f64,
-    /// Of these, requests of open streams.
+    /// The part of `rate` from open streams.
     pub(super) open: f64,
-    /// The part of closed streams' users that is there.
+    /// Users of closed streams, weighted by the share of their requests sent to the origin.
     pub(super) users: f64,
     /// Their mean think time.
     pub(super) think_time: Nanos,
@@ -159,7 +160,7 @@ impl Demand {
         Demand { rate: self.rate.max(other.rate), open: self.open.max(other.open), ..most }
     }
 
-    /// How many connections it needs when each exchange holds one for `held`.
+    /// How many connections are needed if each exchange holds one for `held`.
     pub(super) fn need(self, held: Nanos) -> Need {
         let cycle = (held + self.think_time).as_secs_f64().max(1e-9);
         let busy = (held.as_secs_f64() / cycle).min(1.0);
@@ -179,33 +180,33 @@ impl Need {
         self.arrivals + self.users
     }
 
-    /// Users are no more at one instant than at another.
+    /// The need with headroom for planned arrivals. Users need none: their number does not fluctuate.
     pub(super) fn with_headroom(self) -> f64 {
         self.arrivals + HEADROOM * self.arrivals.sqrt() + self.users
     }
 }
 
 impl Evidence {
-    /// The second that needed more connections, or where the service time had risen more.
+    /// The second whose service time had risen more, or that needed more connections.
     fn worse(self, other: Evidence) -> Evidence {
         let stood_still = self.stood_still || other.stood_still;
-        let room = self.room || other.room;
+        let headroom = self.headroom || other.headroom;
         let opening = self.opening.min(other.opening);
         let weight = |of: &Evidence| (of.risen, Nanos::from_secs_f64(of.need.mean()));
         let worse = if weight(&other) > weight(&self) { other } else { self };
-        Evidence { stood_still, room, opening, ..worse }
+        Evidence { stood_still, headroom, opening, ..worse }
     }
 
-    /// How long an exchange has its connection.
+    /// How long an exchange holds its connection.
     pub(super) fn held(&self) -> Nanos {
         self.own.unwrap_or_default() + self.connecting
     }
 
-    /// Whether the limit is below what is needed.
+    /// Whether the limit is below the need.
     pub(super) fn is_too_low(&self) -> bool {
         let limit = self.limit as f64;
         limit < self.need.mean() * (1.0 - TOLERANCE)
-            || self.room && limit < self.need.with_headroom()
+            || self.headroom && limit < self.need.with_headroom()
     }
 
     pub(super) fn explain(&self, cause: Cause) -> String {
@@ -244,8 +245,8 @@ impl Evidence {
                 }
             },
             Cause::Burst if self.opening > Nanos::ZERO => format!(
-                "they came while connections were being opened, which took {}: the limit carries \
-                 the mean rate",
+                "they arrived while connections were still being opened, which took {}; the limit is \
+                 sufficient for the mean rate",
                 self.opening
             ),
             Cause::Burst => {
@@ -255,8 +256,8 @@ impl Evidence {
     }
 
     pub(super) fn fix(&self, demand: Demand) -> String {
-        // A limit that was just reached is at least a quarter too low, whatever was computed. Users
-        // without planned arrivals beside them never need more connections than they are.
+        // Always suggest at least a quarter more than a limit that was reached. Users alone, without planned
+        // arrivals, never need more connections than there are users.
         let limit = self.limit as f64;
         let mut enough = self.need.with_headroom().max(limit * 1.25);
         if self.opening > Nanos::ZERO {
@@ -269,7 +270,7 @@ impl Evidence {
     }
 }
 
-/// Up to a number that a person would write: 7, 20, 35, 250.
+/// Rounds up to a round number: 7, 20, 35, 250.
 fn round_up(number: f64) -> u64 {
     let step = match number {
         n if n <= 10.0 => 1.0,

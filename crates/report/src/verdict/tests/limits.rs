@@ -1,4 +1,4 @@
-//! Connection limits: who is to blame for what waited at them.
+//! Connection limits: which side is at fault for waits at them.
 
 use super::queue::{Case, Service};
 use super::*;
@@ -20,13 +20,13 @@ fn verdict_of(cases: &[Case]) -> Verdict {
     Case::record(cases, &plan).summary().verdict
 }
 
-/// What the verdict is: nothing, the limit (with the one that would do), or the target.
+/// The side that a verdict blames for waits: none, the limit (with a sufficient one), or the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blames {
     Nobody,
     Limit(u64),
-    /// The limit, in so small a part that the run stands.
-    ALittle,
+    /// The limit, but for so few arrivals that the run is valid.
+    Minor,
     Target,
 }
 
@@ -38,19 +38,19 @@ fn blames(verdict: &Verdict) -> Blames {
     match (verdict.valid, generator) {
         (false, Some(capped)) => {
             assert_eq!(verdict.findings[0], *capped, "the cause comes first");
-            assert!(!target, "and the target is not to blame: {verdict:#?}");
+            assert!(!target, "the target is not blamed: {verdict:#?}");
             let number = capped.fix.strip_prefix("raise connections.max to ").unwrap();
             Blames::Limit(number.parse().unwrap())
         }
         (false, None) => panic!("{verdict:#?}"),
-        (true, Some(_)) => Blames::ALittle,
+        (true, Some(_)) => Blames::Minor,
         (true, None) if target => Blames::Target,
         (true, None) => Blames::Nobody,
     }
 }
 
 #[test]
-fn a_limit_is_too_low_or_the_target_slows_down() {
+fn a_low_limit_is_distinguished_from_a_slow_target() {
     use Blames::*;
     use Service::*;
     let slow = SlowsDown(50, 500, 5);
@@ -65,33 +65,33 @@ fn a_limit_is_too_low_or_the_target_slows_down() {
         (short(Case { service: Exponential(50), ..FOUR }), Limit(20)),
         (Case { limit: 1, ..FOUR }, Limit(20)),
         (Case { rate: 20, service: Constant(2000), ..FOUR }, Limit(55)), // no answer for 2 s
-        (Case { limit: 10, ..FOUR }, Nobody), // exactly enough for arrivals at even intervals
+        (Case { limit: 10, ..FOUR }, Nobody), // exactly enough for evenly spaced arrivals
         (poisson(Case { limit: 10, ..FOUR }), Limit(20)),
         (poisson(Case { limit: 11, service: Exponential(50), ..FOUR }), Limit(20)),
-        (poisson(twenty), Nobody), // the limit that was suggested is enough
+        (poisson(twenty), Nobody), // the suggested limit is sufficient
         (poisson(Case { service: Exponential(50), ..twenty }), Nobody),
-        // The target slows down to a tenth: with room before, and with hardly any.
+        // The target becomes ten times slower: with headroom before, and with hardly any.
         (Case { service: slow, ..twenty }, Target),
         (short(Case { service: slow, ..twenty }), Target),
         (Case { rate: 50, service: slow, ..FOUR }, Target),
         (short(Case { rate: 50, service: slow, ..FOUR }), Target),
-        // A server with half of the capacity that is asked for, from the beginning.
+        // A server with half of the required capacity, from the start.
         (Case { service: Server(10), ..twenty }, Target),
         (short(Case { service: Server(10), ..twenty }), Target),
         (Case { limit: 500, service: Server(10), ..FOUR }, Target),
         (short(Case { limit: 2000, service: Server(20), ..FOUR }), Target),
-        // One that stands still now and then.
+        // A server that stalls periodically.
         (Case { service: Stalls(1000, 5), ..thousand }, Target),
         (Case { limit: 64, timeout: 500, service: Stalls(1000, 5), ..thousand }, Target),
         (Case { limit: 20, service: Stalls(200, 5), ..thousand }, Target),
         (short(Case { service: Hangs, ..FOUR }), Target),
-        // At the start, when its own service time is not known yet.
+        // A stall at the start, when the own service time is not known yet.
         (Case { limit: 10, timeout: 5000, service: StallsFirst(2000), ..FOUR }, Target),
         (Case { limit: 10, timeout: 5000, service: StallsFirst(2990), secs: 3, ..FOUR }, Target),
         (short(Case { limit: 10, service: StallsFirst(2000), ..FOUR }), Target),
         (Case { limit: 10, service: StallsFirst(2000), poisson: true, ..FOUR }, Target),
-        // A burst at the start is worth a warning, unless arrivals fail for it.
-        (Case { burst: 100, ..twenty }, ALittle),
+        // A burst at the start is a warning, unless arrivals fail because of it.
+        (Case { burst: 100, ..twenty }, Minor),
         (Case { burst: 100, timeout: 200, ..twenty }, Limit(25)),
     ];
     for (case, expected) in rows {
@@ -101,7 +101,7 @@ fn a_limit_is_too_low_or_the_target_slows_down() {
 }
 
 #[test]
-fn the_evidence_has_the_numbers() {
+fn the_evidence_contains_the_numbers() {
     let verdict = verdict_of(&[Case { timeout: 1000, ..FOUR }]);
     let check = |id: Id, evidence: &str, fix: &str| {
         let finding = find(&verdict, id);
@@ -131,7 +131,7 @@ fn the_evidence_has_the_numbers() {
 }
 
 #[test]
-fn one_origin_may_be_capped_beside_a_healthy_one() {
+fn origins_are_judged_separately() {
     let healthy = Case { service: Service::Constant(5), ..FOUR };
     for timeout in [1000, 60_000] {
         let cases = [FOUR, healthy].map(|case| Case { timeout, ..case });
@@ -146,7 +146,7 @@ fn one_origin_may_be_capped_beside_a_healthy_one() {
 }
 
 #[test]
-fn users_need_as_many_connections_as_they_are() {
+fn users_need_at_most_one_connection_each() {
     let plan = plan(
         "users = 30\nduration = \"3s\"\nconnections = { max = 4 }\n\
          [[target]]\nrequest = \"GET http://a/\"\n",
@@ -166,7 +166,7 @@ fn users_need_as_many_connections_as_they_are() {
     assert_eq!(verdict.findings[0].evidence, evidence);
 }
 
-/// The first finding of the same run with other random numbers is always this one.
+/// Checks that the first finding is the same for several seeds.
 #[track_caller]
 fn always(case: Case, id: Id) {
     for timeout in [1000, 60_000] {
@@ -181,7 +181,7 @@ fn always(case: Case, id: Id) {
 }
 
 #[test]
-fn chance_does_not_decide_who_is_to_blame() {
+fn chance_does_not_decide_the_side() {
     use Service::*;
     let case = |limit, service| Case { limit, service, ..FOUR };
     for too_low in [case(4, Exponential(50)), case(8, Exponential(50)), case(4, Cached(491))] {
@@ -224,7 +224,7 @@ fn a_changed_mix_of_targets_is_not_a_slower_target() {
         (origin.limit, origin.wanted, origin.in_use) = (10, 200, Nanos::from_secs(1));
         (0..200).for_each(|_| origin.service_free.add(millis(5)));
     });
-    // What takes 100 ms needs 20 connections, and always did.
+    // The slower target takes 100 ms, so it always needed 20 connections.
     recording.seconds(5, |filled| {
         filled.answered(1, 100, [ZERO, millis(700), millis(100)]);
         let origin = filled.origin(0);
@@ -236,7 +236,7 @@ fn a_changed_mix_of_targets_is_not_a_slower_target() {
     assert_eq!(blames(&verdict), Blames::Limit(30), "{:#?}", verdict.findings);
 }
 
-/// A second at a limit: answers after a service time of which the connections were in use.
+/// A second at the limit, with answers of these service times, during which connections were in use.
 fn at_limit(filled: &mut Filled<'_>, limit: u64, wanted: u64, answers: &[(u64, Nanos)]) {
     for (n, service) in answers {
         filled.answered(0, *n, [ZERO, millis(1000), *service]);
@@ -249,7 +249,7 @@ fn at_limit(filled: &mut Filled<'_>, limit: u64, wanted: u64, answers: &[(u64, N
     }
 }
 
-/// A second in which nothing waited.
+/// A second in which no arrival waited.
 fn below_limit(filled: &mut Filled<'_>, limit: u64, n: u64, service: Nanos) {
     filled.ok(0, n, service);
     let origin = filled.origin(0);
@@ -258,7 +258,7 @@ fn below_limit(filled: &mut Filled<'_>, limit: u64, n: u64, service: Nanos) {
 }
 
 #[test]
-fn a_stall_at_the_start_is_the_targets() {
+fn a_stall_at_the_start_is_attributed_to_the_target() {
     let plan = open(200, 10);
     let mut recording = Recording::new(&plan);
     recording.seconds(2, |filled| at_limit(filled, 10, 200, &[]));
@@ -269,7 +269,7 @@ fn a_stall_at_the_start_is_the_targets() {
     recording.seconds(7, |filled| below_limit(filled, 10, 200, Nanos(100_000)));
     let verdict = recording.summary().verdict;
     assert_eq!(blames(&verdict), Blames::Target, "{:#?}", verdict.findings);
-    // Also when the same connections are never seen below their limit, but carry the rate.
+    // Also if the connections are always at the limit but sustain the rate.
     recording.seconds.truncate(cut);
     recording.seconds(7, |filled| at_limit(filled, 10, 200, &[(200, millis(49))]));
     let verdict = recording.summary().verdict;
@@ -277,10 +277,10 @@ fn a_stall_at_the_start_is_the_targets() {
 }
 
 #[test]
-fn a_limit_carries_at_least_what_it_carried() {
+fn observed_throughput_is_a_lower_bound_of_capacity() {
     let plan = open(1000, 6);
     let mut recording = Recording::new(&plan);
-    // The first answers stood behind other work.
+    // The first answers were queued behind other work.
     recording.second(|filled| at_limit(filled, 50, 1000, &[(250, millis(198))]));
     recording.seconds(5, |filled| at_limit(filled, 50, 1000, &[(973, millis(51))]));
     let verdict = recording.summary().verdict;
@@ -321,12 +321,12 @@ fn nothing_was_answered_at_all() {
     };
     let verdict = run(ZERO);
     let saturated = find(&verdict, Id::TargetSaturated);
-    assert!(saturated.evidence.ends_with("accepted connections and answered nothing at all"));
+    assert!(saturated.evidence.ends_with("accepted connections but never answered"));
     assert!(saturated.fix.starts_with("check the service"), "{saturated:?}");
     assert!(verdict.findings[0].fix.starts_with("check the service"), "{verdict:#?}");
     let verdict = run(Nanos::from_secs(4));
     let saturated = find(&verdict, Id::TargetSaturated);
-    assert!(saturated.evidence.ends_with("not one connection was established in time"));
+    assert!(saturated.evidence.ends_with("no connection was established in time"));
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn connecting_occupies_a_connection() {
         });
         recording.summary().verdict
     };
-    // Only at the start, where connections are reused.
+    // Only at the start if connections are reused.
     let mut recording = Recording::new(&plan);
     recording.second(|filled| {
         at_limit(filled, 8, 50, &[(50, millis(1))]);
@@ -353,8 +353,8 @@ fn connecting_occupies_a_connection() {
     });
     recording.seconds(4, |filled| below_limit(filled, 8, 50, millis(1)));
     let verdict = recording.summary().verdict;
-    assert_eq!(blames(&verdict), Blames::ALittle, "{:#?}", verdict.findings);
-    let opened = "they came while connections were being opened, which took 300ms";
+    assert_eq!(blames(&verdict), Blames::Minor, "{:#?}", verdict.findings);
+    let opened = "they arrived while connections were still being opened, which took 300ms";
     assert!(verdict.findings[0].evidence.contains(opened), "{verdict:#?}");
     assert_eq!(verdict.findings[0].fix, "raise connections.max to 25");
     let verdict = run(8, 26, 300);
@@ -365,7 +365,7 @@ fn connecting_occupies_a_connection() {
 }
 
 #[test]
-fn users_ask_for_no_room() {
+fn users_need_no_headroom() {
     let plan = plan(
         "users = 30\nduration = \"3s\"\nconnections = { max = 30 }\n\
          [[target]]\nrequest = \"GET http://a/\"\n",
@@ -374,5 +374,5 @@ fn users_ask_for_no_room() {
     recording.seconds(3, |filled| at_limit(filled, 30, 600, &[(600, millis(50))]));
     let verdict = recording.summary().verdict;
     assert!(verdict.valid, "{:#?}", verdict.findings);
-    assert!(!verdict.findings.iter().any(|own| own.evidence.contains("more at times")));
+    assert!(!verdict.findings.iter().any(|own| own.evidence.contains("more at peaks")));
 }

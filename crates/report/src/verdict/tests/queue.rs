@@ -1,35 +1,35 @@
-//! Arrivals, a connection limit and a target, simulated: what an engine counts of them, second by
-//! second. Whose doing a wait is follows from how the target was made.
+//! A simulation of arrivals, a connection limit and a target, and the counts that an engine would make of
+//! them, second by second. The true cause of each wait is known from the simulated target.
 
 use super::*;
 use plimsoll_measure::rng::Key;
 use std::collections::BinaryHeap;
 
-/// How long the target takes.
+/// The target's service time.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Service {
-    /// Always as long.
+    /// Constant.
     Constant(u64),
-    /// At random, with this mean: as different from each other as independent work is.
+    /// Exponentially distributed with this mean.
     Exponential(u64),
-    /// One in ten takes this long, the others a millisecond: a cache.
+    /// A cache: one in ten takes this long, the others a millisecond.
     Cached(u64),
-    /// The same at random, its mean five times as long from this second on.
+    /// Exponential, with a mean five times as long from this second on.
     SlowsDownAtRandom(u64, u64),
-    /// As long as the first until a second of the run, as long as the other from then on.
+    /// The first time until this second of the run, the second time from then on.
     SlowsDown(u64, u64, u64),
-    /// One server that works this long on each request, while the others queue there.
+    /// A single server that takes this long per request; others queue at the target.
     Server(u64),
-    /// Answers in a millisecond, but not at all for the first number of milliseconds in every period of
-    /// the second number of seconds.
+    /// Answers in a millisecond, but stalls for a number of milliseconds in every period of a number of
+    /// seconds.
     Stalls(u64, u64),
-    /// No answer for this many milliseconds at the start, then each in a tenth of a millisecond.
+    /// Stalls for this many milliseconds at the start, then answers in a tenth of a millisecond.
     StallsFirst(u64),
-    /// Never.
+    /// Never answers.
     Hangs,
 }
 
-/// Times in milliseconds.
+/// A simulated origin. Times are in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Case {
     pub(super) rate: u64,
@@ -37,19 +37,19 @@ pub(super) struct Case {
     pub(super) limit: u64,
     pub(super) timeout: u64,
     pub(super) service: Service,
-    /// This many more arrivals at the very start.
+    /// Number of additional arrivals at the very start.
     pub(super) burst: u64,
     pub(super) poisson: bool,
     pub(super) seed: u64,
 }
 
-/// One arrival, at the origin with this place.
-struct Fate {
+/// The outcome of an arrival at the origin with this index.
+struct Outcome {
     origin: usize,
     at: Nanos,
     start: Nanos,
     end: Nanos,
-    /// How it ended, if not well.
+    /// The error, if any.
     error: Option<ErrorClass>,
     starved: bool,
 }
@@ -73,23 +73,23 @@ impl Case {
         (0..self.burst).map(|_| Nanos::ZERO).chain(steady).collect()
     }
 
-    /// What becomes of each arrival, first come first served.
-    fn fates(&self, origin: usize) -> Vec<Fate> {
+    /// The outcome of each arrival, first come, first served.
+    fn outcomes(&self, origin: usize) -> Vec<Outcome> {
         let mut random = Key::new(self.seed).with(1 + origin as u64).sequence();
         let timeout = Nanos::from_millis(self.timeout);
-        // When each connection is free again, the earliest on top.
+        // When each connection becomes free, earliest on top.
         let mut free: BinaryHeap<_> =
             (0..self.limit).map(|_| std::cmp::Reverse(Nanos::ZERO)).collect();
         let mut server = Nanos::ZERO;
         let mut fastest: Option<Nanos> = None;
-        let fate = |at: Nanos| {
+        let outcome = |at: Nanos| {
             let std::cmp::Reverse(next) = free.pop().expect("there is a connection");
             let start = at.max(next);
             let deadline = at + timeout;
             if start + fastest.unwrap_or_default() >= deadline {
                 free.push(std::cmp::Reverse(next));
                 let end = deadline;
-                return Fate {
+                return Outcome {
                     origin,
                     at,
                     start: end,
@@ -127,18 +127,18 @@ impl Case {
             let end = start + service;
             if end > deadline {
                 free.push(std::cmp::Reverse(deadline));
-                // What the engine can tell: it waited, and had less time left than the
+                // What the engine can determine: the arrival waited, and less time was left than the
                 // fastest answer takes.
                 let slack = fastest.map(|fastest| fastest + Nanos::from_millis(1));
                 let starved = start > at && slack.is_some_and(|slack| deadline - start < slack);
                 let error = Some(ErrorClass::ResponseTimeout);
-                return Fate { origin, at, start, end: deadline, error, starved };
+                return Outcome { origin, at, start, end: deadline, error, starved };
             }
             free.push(std::cmp::Reverse(end));
             fastest = Some(fastest.map_or(service, |fastest| fastest.min(service)));
-            Fate { origin, at, start, end, error: None, starved: false }
+            Outcome { origin, at, start, end, error: None, starved: false }
         };
-        self.arrivals().into_iter().map(fate).collect()
+        self.arrivals().into_iter().map(outcome).collect()
     }
 
     pub(super) fn plan(cases: &[Case]) -> Plan {
@@ -153,34 +153,36 @@ impl Case {
         ))
     }
 
-    /// The run of a plan whose targets, each at an origin of its own, behave as the cases say.
+    /// Runs a plan whose targets, each at its own origin, behave according to the cases.
     pub(super) fn record<'p>(cases: &[Case], plan: &'p Plan) -> Recording<'p> {
-        let fates: Vec<Fate> =
-            (0..).zip(cases).flat_map(|(origin, case)| case.fates(origin)).collect();
-        let last = fates.iter().map(|fate| fate.end).max().unwrap_or_default();
+        let outcomes: Vec<Outcome> =
+            (0..).zip(cases).flat_map(|(origin, case)| case.outcomes(origin)).collect();
+        let last = outcomes.iter().map(|outcome| outcome.end).max().unwrap_or_default();
         let mut recording = Recording::new(plan);
         for number in 0..last.0.div_ceil(Nanos::from_secs(1).0) {
             let from = Nanos::from_secs(number);
             let second = from..from + Nanos::from_secs(1);
-            recording.second(|filled| fates.iter().for_each(|fate| fate.count(filled, &second)));
+            recording.second(|filled| {
+                outcomes.iter().for_each(|outcome| outcome.count(filled, &second))
+            });
             let origins = &mut recording.seconds.last_mut().unwrap().origins;
             for (place, counts) in origins.iter_mut().enumerate() {
                 counts.limit = cases[place].limit;
-                counts.capped = capped(&fates, place, &second);
-                let own = fates.iter().filter(|fate| fate.origin == place);
-                own.for_each(|fate| counts.in_use += fate.in_use(&second));
+                counts.capped = capped(&outcomes, place, &second);
+                let own = outcomes.iter().filter(|outcome| outcome.origin == place);
+                own.for_each(|outcome| counts.in_use += outcome.in_use(&second));
             }
         }
         recording
     }
 }
 
-/// For how long of a second any arrival waited at an origin's limit.
-fn capped(fates: &[Fate], origin: usize, second: &std::ops::Range<Nanos>) -> Nanos {
+/// How long within a second any arrival waited at an origin's limit.
+fn capped(outcomes: &[Outcome], origin: usize, second: &std::ops::Range<Nanos>) -> Nanos {
     let (mut covered, mut capped) = (second.start, Nanos::ZERO);
-    for fate in fates.iter().filter(|fate| fate.origin == origin) {
-        let from = fate.at.max(covered);
-        let to = fate.start.min(second.end);
+    for outcome in outcomes.iter().filter(|outcome| outcome.origin == origin) {
+        let from = outcome.at.max(covered);
+        let to = outcome.start.min(second.end);
         if to > from {
             capped += to - from;
             covered = to;
@@ -189,8 +191,8 @@ fn capped(fates: &[Fate], origin: usize, second: &std::ops::Range<Nanos>) -> Nan
     capped
 }
 
-impl Fate {
-    /// How long of a second it had a connection.
+impl Outcome {
+    /// How long within a second the arrival held a connection.
     fn in_use(&self, second: &std::ops::Range<Nanos>) -> Nanos {
         self.end.min(second.end) - self.start.max(second.start)
     }

@@ -1,7 +1,7 @@
-//! The processes of the demonstration and the folder that they work in.
+//! The demo's child processes and their working directory.
 //!
-//! Each process holds the other end of a pipe from here: however this process ends, the pipe ends with
-//! it, and so do they.
+//! Each child has a pipe from this process as its stdin and exits when the pipe closes, so no child
+//! outlives this process, however it ends.
 
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
@@ -13,20 +13,21 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// A process that is still running this long after it was told to stop is killed.
+/// A process that is still running this long after SIGTERM is killed.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// What would change what the processes do: it is not handed on.
+/// Environment variables that would change the behavior of the children, besides `PLIMSOLL_*`; they are
+/// not inherited.
 const FOREIGN: [&str; 2] = ["DATABASE_URL", "PATH_GATEWAY_INSTANCES"];
 
-/// A folder of the demonstration's own, removed at its end.
+/// The demo's temporary directory, removed when dropped.
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
     pub(super) fn new() -> anyhow::Result<Folder> {
         let path = std::env::temp_dir().join(format!("plimsoll-demo-{}", std::process::id()));
         std::fs::create_dir_all(&path)
-            .with_context(|| format!("cannot make the folder {}", path.display()))?;
+            .with_context(|| format!("cannot create the directory {}", path.display()))?;
         Ok(Folder(path))
     }
 
@@ -42,26 +43,26 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left of it is in the folder for what may be left.
+        // If removal fails, the remains stay in the system's temporary directory.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
 /// A gateway process, or several under a supervisor.
-pub(super) struct Part {
+pub(super) struct GatewayProcess {
     child: Option<Child>,
-    /// Where it listens.
+    /// The URLs it listens on.
     pub(super) urls: Vec<String>,
 }
 
-impl Part {
-    /// Starts `plimsoll gateway` and waits until it says where it listens.
+impl GatewayProcess {
+    /// Starts `plimsoll gateway` and waits until it prints its URLs.
     pub(super) fn start(
         folder: &Folder,
         name: &str,
         args: &[&str],
         variables: &[(&str, &str)],
-    ) -> anyhow::Result<Part> {
+    ) -> anyhow::Result<GatewayProcess> {
         let log = folder.path().join(format!("{name}.log"));
         let stderr =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -72,25 +73,32 @@ impl Part {
         let stdout = child.stdout.take().context("its stdout is a pipe")?;
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
-        let part =
-            Part { child: Some(child), urls: line.split_whitespace().map(String::from).collect() };
-        if read.is_err() || part.urls.is_empty() {
-            drop(part);
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            anyhow::bail!("the {name} did not start:\n{}", said.trim_end());
+        let process = GatewayProcess {
+            child: Some(child),
+            urls: line.split_whitespace().map(String::from).collect(),
+        };
+        if read.is_err() || process.urls.is_empty() {
+            drop(process);
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            anyhow::bail!("the {name} did not start:\n{}", log.trim_end());
         }
-        Ok(part)
+        Ok(process)
     }
 
-    /// Runs a command of `plimsoll gateway` to its end.
+    /// Runs a `plimsoll gateway` subcommand to completion.
     pub(super) fn once(folder: &Folder, args: &[&str]) -> anyhow::Result<()> {
         let output = gateway(folder)?.args(args).output().context("cannot start this program")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "gateway {}: {}", args.join(" "), said.trim_end());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(
+            output.status.success(),
+            "gateway {}: {}",
+            args.join(" "),
+            stderr.trim_end()
+        );
         Ok(())
     }
 
-    /// Stops it and waits for its end.
+    /// Stops the process and waits for it to exit.
     pub(super) fn stop(mut self) {
         self.end();
     }
@@ -99,27 +107,27 @@ impl Part {
         let Some(mut child) = self.child.take() else { return };
         drop(child.stdin.take());
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-        // It may be gone already, which is as good.
+        // Fails if the process has already exited, which is fine.
         let _ = kill(pid, Signal::SIGTERM);
-        let (gone, waited) = mpsc::channel();
-        let waiting = std::thread::spawn(move || {
+        let (exited, exit) = mpsc::channel();
+        let waiter = std::thread::spawn(move || {
             let _ = child.wait();
-            let _ = gone.send(());
+            let _ = exited.send(());
         });
-        if waited.recv_timeout(STOP_MAX).is_err() {
+        if exit.recv_timeout(STOP_MAX).is_err() {
             let _ = kill(pid, Signal::SIGKILL);
         }
-        let _ = waiting.join();
+        let _ = waiter.join();
     }
 }
 
-impl Drop for Part {
+impl Drop for GatewayProcess {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// This program as a gateway, away from whatever is configured where the demonstration was started.
+/// A `plimsoll gateway` command that is isolated from the caller's configuration and environment.
 fn gateway(folder: &Folder) -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
@@ -130,7 +138,7 @@ fn gateway(folder: &Folder) -> anyhow::Result<Command> {
             command.env_remove(name);
         }
     }
-    // A group of its own: Ctrl-C in a terminal is for the demonstration, which stops it.
+    // In its own process group, so that Ctrl-C in a terminal reaches only the demo, which stops it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     Ok(command)
 }
