@@ -1,19 +1,18 @@
-//! What this host is and does. The only crate that reads `/proc`.
+//! Limits and resource usage of this process. The only crate that reads `/proc`.
 //!
 //! # Layout
-//! - [`usage`], [`process`]: what this process uses of the host
-//! - [`raise_descriptor_limit`]: the one limit that a process may lift by itself
-//! - [`is_ignored`]: signals that the process was started without
+//! - [`usage`], [`process`]: resource usage
+//! - [`raise_descriptor_limit`]: the limit of open file descriptors
+//! - [`is_ignored`]: ignored signals
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
 use plimsoll_measure::{HostSample, Nanos};
 
-/// CPU time since the process began, and its largest resident set. Zero where the kernel does not
-/// say.
+/// CPU time and peak resident memory since the process started. Zero if unavailable.
 ///
-/// The resident set is `VmHWM` of `/proc/self/status`: `getrusage` keeps that of the program that
-/// started this one.
+/// The peak is `VmHWM` of `/proc/self/status`, because `ru_maxrss` of `getrusage` includes the
+/// program that started this one.
 pub fn usage() -> HostSample {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return HostSample::default() };
     let user = span(usage.user_time());
@@ -24,10 +23,10 @@ pub fn usage() -> HostSample {
     }
 }
 
-/// What a process uses of the host at present.
+/// Current resource usage of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// User and system time since it began.
+    /// User and system time since the process started.
     pub cpu: Nanos,
     /// Resident memory, in bytes.
     pub resident_bytes: u64,
@@ -35,18 +34,19 @@ pub struct Process {
     pub open_fds: u64,
 }
 
-/// What this process uses at present. Zero where the kernel does not say.
+/// Current resource usage of this process. Zero if unavailable.
 pub fn process() -> Process {
     let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
     Process {
         cpu: usage().cpu,
         resident_bytes: status_bytes("VmRSS:"),
-        // Without the one that the folder was read with.
+        // Without the descriptor of the directory being read.
         open_fds: descriptors.saturating_sub(1),
     }
 }
 
-/// Raises the limit of open descriptors as far as this process may, and says how far that is.
+/// Raises the soft limit of open file descriptors to the hard limit, and returns the limit in force;
+/// [`u64::MAX`] if it is unknown.
 pub fn raise_descriptor_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
@@ -55,8 +55,7 @@ pub fn raise_descriptor_limit() -> u64 {
     }
 }
 
-/// Whether a signal was ignored when the process began, as `nohup` does with SIGHUP. No, where the
-/// kernel does not say.
+/// Whether a signal is ignored, as `nohup` does with SIGHUP. False if unavailable.
 pub fn is_ignored(signal: i32) -> bool {
     let mask = status_line("SigIgn:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
@@ -67,14 +66,14 @@ fn span(time: TimeVal) -> Nanos {
     Nanos(secs * 1_000_000_000 + micros * 1_000)
 }
 
-/// A line of `/proc/self/status` that counts KiB.
+/// The value of a line of `/proc/self/status` in KiB, converted to bytes.
 fn status_bytes(name: &str) -> u64 {
     let kib =
         status_line(name).and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
 
-/// What follows a name in `/proc/self/status`.
+/// The value of a line of `/proc/self/status`.
 fn status_line(name: &str) -> Option<String> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix(name)).map(String::from)
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_uses_something_and_never_less_than_before() {
+    fn usage_is_positive_and_does_not_decrease() {
         let first = usage();
         let grown = std::hint::black_box(vec![1u8; 32 << 20]);
         let second = usage();
@@ -95,8 +94,8 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_described() {
-        let _held = std::fs::File::open("/proc/self/status").unwrap();
+    fn process_usage_is_reported() {
+        let _open = std::fs::File::open("/proc/self/status").unwrap();
         let process = process();
         assert!(process.resident_bytes > 0 && process.open_fds > 3);
         assert!(raise_descriptor_limit() >= process.open_fds);

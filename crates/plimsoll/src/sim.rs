@@ -14,10 +14,10 @@ use plimsoll_sim::{Capacity, Distribution, Service, Settings, Sim, StartError, f
 
 use crate::{put, tell, usage_error};
 
-/// Exit code when what was checked does not hold.
+/// Exit code if a node's methods disagree.
 const MISSED: u8 = 99;
 
-/// Serve simulated chains, put faults before anything real, check what a node says.
+/// Simulate chain nodes, verify nodes, and inject network faults.
 #[derive(Args, Debug)]
 pub(crate) struct SimArgs {
     #[command(subcommand)]
@@ -28,12 +28,12 @@ pub(crate) struct SimArgs {
 enum SimCommand {
     /// Serve simulated chain nodes over JSON-RPC
     ///
-    /// A chain grows in real time and is the same for the same seed, here and on any other host.
-    /// Each service is at http://ADDR/SERVICE, and at http://ADDR/v1 with the header
-    /// Target-Service-Id. GET /ready reports readiness; GET /sim/counts reports the requests received.
+    /// Chains grow in real time; the same seed gives the same chains on any host. Each service is at
+    /// http://ADDR/SERVICE, and at http://ADDR/v1 with the header Target-Service-Id. GET /ready
+    /// reports readiness; GET /sim/counts reports the requests received.
     ///
-    /// Without --servers, calls are answered at once. With --servers, each service is a queue with C
-    /// servers, each busy for the service time, so that waiting times are known in closed form.
+    /// Without --servers, calls are answered immediately. With --servers, each service is a queue with
+    /// C servers, each busy for the service time, so that waiting times are known in closed form.
     ///
     /// Faults are scheduled in a file (--faults), or set at run time with
     /// curl -X PUT http://ADDR/sim/faults -d '[{"kind":"stall","for":"5s"}]'
@@ -41,9 +41,9 @@ enum SimCommand {
     Chain(ChainArgs),
     /// Check that a node's JSON-RPC methods agree with each other
     ///
-    /// Walks blocks, transactions, receipts and logs through every method that shows them, and
-    /// compares. Works on a simulated node, a real node, or a gateway in front of either. On a real
-    /// chain, end at a block that cannot be reorganized: --until finalized.
+    /// Requests blocks, transactions, receipts and logs through every method that returns them, and
+    /// compares the answers. Works on a simulated node, a real node, or a gateway in front of either.
+    /// On a real chain, end at a block that cannot be reorganized: --until finalized.
     ///
     /// Exit codes: 0 all methods agree, 99 some disagree, 1 the node cannot be reached, 2 wrong usage.
     #[command(verbatim_doc_comment)]
@@ -67,7 +67,7 @@ Examples:
   plimsoll sim fault --listen 127.0.0.1:9000 --to 127.0.0.1:8545 --delay 20ms --jitter 5ms
       a distant node
   plimsoll sim fault --to node.example:8545 --reset-after 4KiB --share 1%
-      one connection in a hundred breaks in the middle of an answer";
+      resets one connection in a hundred in the middle of an answer";
 
 const CHAIN_EXAMPLES: &str = "\
 Examples:
@@ -153,7 +153,7 @@ struct FaultArgs {
     /// Stop sending after this many bytes of the answer, but keep the connection open
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     silence_after: Option<u64>,
-    /// Send the answer in pieces of this many bytes, 20 pieces per second
+    /// Send the answer in chunks of this many bytes, 20 chunks per second
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     drip: Option<u64>,
     /// Refuse connections
@@ -177,7 +177,7 @@ struct FaultArgs {
 }
 
 impl FaultArgs {
-    /// The faults that the flags stand for.
+    /// The faults given by flags.
     fn flags(&self) -> Vec<LinkFault> {
         use LinkFaultKind as Kind;
         let jitter = self.jitter.unwrap_or_default();
@@ -195,8 +195,8 @@ impl FaultArgs {
             self.black_hole.then_some(Kind::BlackHole),
             self.connections.map(|connections| Kind::Limit { connections }),
         ];
-        let struck = |kind| LinkFault { share: self.share, ..LinkFault::new(kind) };
-        kinds.into_iter().flatten().map(struck).collect()
+        let fault = |kind| LinkFault { share: self.share, ..LinkFault::new(kind) };
+        kinds.into_iter().flatten().map(fault).collect()
     }
 }
 
@@ -218,7 +218,7 @@ fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
     let services: Vec<Service> = services.collect::<Result<_, _>>().map_err(|message| {
         usage_error(message, "write --service eth,boba,mantle,kava, or a subset")
     })?;
-    let faults = read_timetable(args.faults.as_deref(), faults::from_toml)?;
+    let faults = read_faults(args.faults.as_deref(), faults::from_toml)?;
     let settings = Settings {
         seed: args.seed,
         listen: args.listen,
@@ -261,7 +261,7 @@ fn service(text: &str, transactions: u64) -> Result<Service, String> {
     let names = known.iter().map(|service| service.name.as_str());
     let service = known.iter().find(|service| service.name == name).ok_or_else(|| {
         let listed = names.clone().collect::<Vec<_>>().join(", ");
-        format!("unknown service \"{name}\": one of {listed}")
+        format!("unknown service \"{name}\"; must be one of {listed}")
     })?;
     let listen = listen.map(|address| {
         address.parse().map_err(|_| {
@@ -271,8 +271,8 @@ fn service(text: &str, transactions: u64) -> Result<Service, String> {
     Ok(Service { listen: listen.transpose()?, transactions, ..service.clone() })
 }
 
-/// Reads a timetable, if one is named.
-fn read_timetable<T>(
+/// Reads a file of faults, if given.
+fn read_faults<T>(
     file: Option<&Path>,
     read: impl FnOnce(&str, &str) -> Result<Vec<T>, plimsoll_config::Problems>,
 ) -> anyhow::Result<Vec<T>> {
@@ -286,7 +286,7 @@ fn read_timetable<T>(
 fn not_started(error: StartError) -> anyhow::Error {
     match error {
         StartError::System(_) => error.into(),
-        StartError::Impossible(_) | StartError::Listen { .. } => {
+        StartError::Invalid(_) | StartError::Listen { .. } => {
             usage_error(error.to_string(), error.hint())
         }
     }
@@ -337,7 +337,7 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
 
 fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
     let mut faults = args.flags();
-    faults.extend(read_timetable(args.faults.as_deref(), proxy::from_toml)?);
+    faults.extend(read_faults(args.faults.as_deref(), proxy::from_toml)?);
     if args.to.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
         let message = format!("\"{}\" has no port", args.to);
         return Err(usage_error(message, "write it like --to 127.0.0.1:8545"));
@@ -356,7 +356,7 @@ fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for Ctrl-C or a request to terminate.
+/// Waits for SIGINT or SIGTERM.
 pub(crate) fn wait_for_stop() -> anyhow::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])

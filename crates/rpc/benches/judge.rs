@@ -1,6 +1,7 @@
-//! What judging one answer costs, in nanoseconds and bytes per second: `cargo bench -p plimsoll-rpc`.
+//! The cost of judging one answer, in nanoseconds and bytes per second: `cargo bench -p plimsoll-rpc`.
 //!
-//! A bare loop, median of several rounds: enough to see a change of a tenth. No thresholds.
+//! A plain loop and the median of several rounds, which is enough to detect a change of 10 %. There
+//! are no thresholds.
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -27,7 +28,7 @@ fn main() {
     time("judge, short answer, prepared", short, |body| {
         expected.judge(body, |_| {}).mismatch.is_none()
     });
-    time("judge, short answer, request read anew", short, |body| {
+    time("judge, short answer, request parsed", short, |body| {
         judge::judge(call, body, |_| {}).is_ok_and(|judgement| judgement.mismatch.is_none())
     });
     time("judge, error", error, |body| expected.judge(body, |_| {}).errors == 1);

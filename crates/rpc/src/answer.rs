@@ -1,74 +1,74 @@
-//! A response object as result or error.
+//! Parses a response object into a result or an error.
 //!
-//! Strict where an answer could be taken for what it is not, lenient where servers in the field
-//! differ without harm: `jsonrpc` may be missing (JSON-RPC 1.0 servers leave it out), a `null` error
-//! beside a result and a `null` result beside an error count as absent, an error may lack its
-//! message, and a missing id reads as `null`. Whether the id is the right one is not decided here.
+//! The parser is strict where an answer could be misinterpreted, and lenient where servers in the
+//! field deviate harmlessly: `jsonrpc` may be missing (JSON-RPC 1.0 servers omit it), a `null` error
+//! beside a result and a `null` result beside an error are ignored, an error may lack its message,
+//! and a missing id is treated as `null`. Whether the id is the expected one is not checked here.
 //!
 //! Invariant: an answer has exactly one outcome.
 
 use crate::json::{self, Kind, Syntax};
 
-/// One response object, borrowed from the body.
+/// A response object, borrowed from the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer<'a> {
-    /// The id as written; `null` when there is none.
+    /// The id as written; `null` if there is none.
     pub id: &'a [u8],
-    /// What the call came to.
+    /// The outcome of the call.
     pub outcome: Outcome<'a>,
 }
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<'a> {
     /// The result as written; `null` is a result.
     Result(&'a [u8]),
     /// An error object.
     Error {
-        /// Its code.
+        /// The code.
         code: i64,
-        /// Its message as written, a string; `""` when there is none.
+        /// The message as written, a string; `""` if there is none.
         message: &'a [u8],
-        /// Its data as written.
+        /// The data as written.
         data: Option<&'a [u8]>,
         /// The whole error object as written.
         raw: &'a [u8],
     },
 }
 
-/// Why something is no response object.
+/// Why a response object is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Not JSON.
     #[error("not JSON: {0}")]
     Syntax(#[from] Syntax),
-    /// JSON, and not an object.
+    /// JSON, but not an object.
     #[error("not an object")]
     NotAnObject,
-    /// `jsonrpc` is there and is not `"2.0"`.
+    /// `jsonrpc` is present and is not `"2.0"`.
     #[error("\"jsonrpc\" is not \"2.0\"")]
     Version,
     /// The id is an object, an array or a boolean.
     #[error("\"id\" is not a string, a number or null")]
     Id,
-    /// A member that decides the meaning stands there twice.
-    #[error("a member stands there twice")]
-    Twice,
+    /// A member that determines the meaning appears twice.
+    #[error("duplicate member")]
+    Duplicate,
     /// Neither a result nor an error.
     #[error("neither result nor error")]
     Neither,
-    /// A result that is not null beside an error that is not null.
+    /// Both a result and an error that are not null.
     #[error("both result and error")]
     Both,
-    /// The error is no object with an integer code and, if any, a string as its message.
+    /// The error is not an object with an integer code and, if present, a string message.
     #[error("\"error\" is not an error object")]
     Error,
 }
 
-/// Reads one response object.
+/// Parses one response object.
 ///
 /// # Errors
-/// What makes it none. Syntax anywhere in `text` comes before any other fault.
+/// Returns why it is invalid. A syntax error anywhere in `text` precedes all other errors.
 #[inline]
 pub fn parse(text: &[u8]) -> Result<Answer<'_>, Malformed> {
     if json::kind(text) != Some(Kind::Object) {
@@ -76,7 +76,7 @@ pub fn parse(text: &[u8]) -> Result<Answer<'_>, Malformed> {
         return Err(Malformed::NotAnObject);
     }
     let (mut version, mut id, mut result, mut error) = (None, None, None, None);
-    let mut twice = false;
+    let mut duplicate = false;
     for member in json::members(text) {
         let member = member?;
         let slot = match &*member.plain() {
@@ -86,10 +86,10 @@ pub fn parse(text: &[u8]) -> Result<Answer<'_>, Malformed> {
             b"error" => &mut error,
             _ => continue,
         };
-        twice |= slot.replace(member.value).is_some();
+        duplicate |= slot.replace(member.value).is_some();
     }
-    if twice {
-        return Err(Malformed::Twice);
+    if duplicate {
+        return Err(Malformed::Duplicate);
     }
     if version.is_some_and(|version| !json::is_text(version, "2.0")) {
         return Err(Malformed::Version);
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outcomes_are_read() {
+    fn outcomes_are_parsed() {
         let check = |text: &str, id: &str, outcome: Outcome<'_>| {
             assert_eq!(parse(text.as_bytes()), Ok(Answer { id: id.as_bytes(), outcome }), "{text}");
         };
@@ -142,7 +142,7 @@ mod tests {
             Outcome::Error { code, message, data, raw: raw.as_bytes() }
         };
         check(r#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#, "1", Outcome::Result(b"\"0x1\""));
-        // null is a result, a null error is none
+        // null is a valid result; a null error is ignored
         check(r#"{"jsonrpc":"2.0","id":1,"result":null}"#, "1", Outcome::Result(b"null"));
         check(r#"{"result":null,"error":null,"id":"a"}"#, "\"a\"", Outcome::Result(b"null"));
         check(
@@ -155,7 +155,7 @@ mod tests {
                 r#"{"code":-32700,"message":"parse","data":[1]}"#,
             ),
         );
-        // JSON-RPC 1.0's way of saying error, without an id
+        // an error of JSON-RPC 1.0, without an id
         check(
             r#"{"result":null,"error":{"code":3}}"#,
             "null",
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_answers_are_told_apart() {
+    fn malformed_answers_are_distinguished() {
         let check = |text: &str, why: Malformed| {
             assert_eq!(parse(text.as_bytes()), Err(why), "{text}");
         };
@@ -175,7 +175,7 @@ mod tests {
         check(r#"{"id":1,"result":1,"error":{"code":1}}"#, Malformed::Both);
         check(r#"{"jsonrpc":"1.0","id":1,"result":1}"#, Malformed::Version);
         check(r#"{"id":[1],"result":1}"#, Malformed::Id);
-        check(r#"{"id":1,"id":1,"result":1}"#, Malformed::Twice);
+        check(r#"{"id":1,"id":1,"result":1}"#, Malformed::Duplicate);
         check(r#"{"id":1,"error":"boom"}"#, Malformed::Error);
         check(r#"{"id":1,"error":{"message":"no code"}}"#, Malformed::Error);
         check(r#"{"id":1,"error":{"code":"3"}}"#, Malformed::Error);

@@ -1,14 +1,14 @@
-//! The error codes that JSON-RPC 2.0 reserves, by name.
+//! The error codes that JSON-RPC 2.0 reserves.
 //!
-//! Codes that only one family of servers uses stand with that family, not here.
+//! Codes of a particular family of servers are defined with the code for that family.
 
-/// The body is no JSON.
+/// The body is not JSON.
 pub const PARSE_ERROR: i64 = -32700;
-/// The JSON is no call.
+/// The JSON is not a valid call.
 pub const INVALID_REQUEST: i64 = -32600;
 /// The server has no such method.
 pub const METHOD_NOT_FOUND: i64 = -32601;
-/// The method does not take these parameters.
+/// The parameters are invalid.
 pub const INVALID_PARAMS: i64 = -32602;
-/// The server failed for reasons of its own.
+/// The server failed.
 pub const INTERNAL_ERROR: i64 = -32603;

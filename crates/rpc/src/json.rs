@@ -1,11 +1,11 @@
-//! Validates JSON text and cuts it into spans, without building a tree.
+//! Validates JSON text and splits it into spans, without building a tree.
 //!
-//! Strict RFC 8259: one value, UTF-8, no trailing bytes. What the grammar leaves open stays open:
-//! numbers have no range, names may repeat, and a `\u` escape may be half of a surrogate pair.
-//! Nesting is bounded by [`DEPTH_MAX`] and kept in bits, so that no input can exhaust the stack. It
-//! does not convert numbers.
+//! Strict RFC 8259: one value, UTF-8, no trailing bytes. What the grammar allows is accepted: numbers
+//! have no range, names may repeat, and a `\u` escape may be half of a surrogate pair. Nesting is
+//! limited to [`DEPTH_MAX`] and tracked in bits, so that no input can exhaust the stack. Numbers are
+//! not converted.
 //!
-//! Invariant: a span that is handed out is a valid value without surrounding white space.
+//! Invariant: a returned span is a valid value without surrounding white space.
 
 mod scan;
 
@@ -13,8 +13,8 @@ use std::borrow::Cow;
 
 use scan::{Scanner, is_space};
 
-/// How deep arrays and objects may nest: as deep as Go's encoding/json, which nodes use, goes. A
-/// call trace of the EVM's 1,024 frames nests 2,048 levels deep. Deeper input is refused with
+/// Maximum nesting depth of arrays and objects; the same limit as in Go's encoding/json, which nodes
+/// use. A call trace of the EVM's 1,024 frames has 2,048 levels. Deeper input is refused with
 /// [`Fault::TooDeep`].
 pub const DEPTH_MAX: u32 = 10_000;
 
@@ -22,42 +22,42 @@ pub const DEPTH_MAX: u32 = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at byte {at}")]
 pub struct Syntax {
-    /// Offset of the first byte that does not fit, from the start of the text given.
+    /// Offset of the first invalid byte in the text.
     pub at: usize,
-    /// What is wrong there.
+    /// The kind of error.
     pub what: Fault,
 }
 
-/// The ways in which a text is not JSON.
+/// The kinds of syntax errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The text ends inside a value, or holds none.
+    /// The text ends inside a value, or has no value.
     #[error("unexpected end")]
     End,
-    /// A byte that cannot stand there.
+    /// A byte that is not allowed there.
     #[error("unexpected character")]
     Unexpected,
     /// A control character in a string; it must be escaped.
     #[error("control character in a string")]
     Control,
-    /// A backslash that starts no escape.
+    /// A backslash that does not start a valid escape.
     #[error("invalid escape")]
     Escape,
     /// A string that is not UTF-8.
     #[error("invalid UTF-8")]
     Utf8,
-    /// A number against the grammar.
+    /// A malformed number.
     #[error("invalid number")]
     Number,
     /// More than [`DEPTH_MAX`] levels.
     #[error("nesting deeper than {DEPTH_MAX} levels")]
     TooDeep,
-    /// Bytes behind the value.
+    /// Bytes after the value.
     #[error("trailing characters")]
     Trailing,
 }
 
-/// What a value is, which its first byte tells.
+/// The type of a value, which is determined by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `null`
@@ -74,7 +74,7 @@ pub enum Kind {
     Object,
 }
 
-/// One name and value of an object, as raw spans.
+/// A member of an object, as raw spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member<'a> {
     /// The name with its quotation marks.
@@ -85,7 +85,7 @@ pub struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The bytes of the name, however it is escaped.
+    /// The decoded bytes of the name.
     #[inline]
     pub fn plain(&self) -> Cow<'a, [u8]> {
         let inner = &self.name[1..self.name.len() - 1];
@@ -108,7 +108,7 @@ pub fn validate(text: &[u8]) -> Result<&[u8], Syntax> {
     Ok(value)
 }
 
-/// What the first byte of `text` announces; `None` when no value starts with it.
+/// The type of the value that the first byte of `text` starts; `None` if no value starts with it.
 #[inline]
 pub fn kind(text: &[u8]) -> Option<Kind> {
     match text.iter().find(|byte| !is_space(**byte))? {
@@ -122,22 +122,22 @@ pub fn kind(text: &[u8]) -> Option<Kind> {
     }
 }
 
-/// The members of the object that `text` is, in order, validated as they are visited. The iterator
-/// yields an error once and then ends; only when it has ended without one is `text` valid.
+/// The members of the object in `text`, in order, validated as they are visited. The iterator ends
+/// after an error; `text` is valid only if the iterator ends without one.
 #[inline]
 pub fn members(text: &[u8]) -> Members<'_> {
     Members { inner: Inside::new(text, b'{') }
 }
 
-/// The items of the array that `text` is, in order, validated as they are visited. The iterator
-/// yields an error once and then ends; only when it has ended without one is `text` valid.
+/// The items of the array in `text`, in order, validated as they are visited. The iterator ends
+/// after an error; `text` is valid only if the iterator ends without one.
 #[inline]
 pub fn items(text: &[u8]) -> Items<'_> {
     Items { inner: Inside::new(text, b'[') }
 }
 
-/// The characters of the string `raw`, a span of this module's with its quotation marks; borrowed
-/// unless it holds escapes. Half of a surrogate pair reads as U+FFFD. `None` when it is no string.
+/// Decodes the string `raw`, a span returned by this module with its quotation marks; borrows unless
+/// it has escapes. Half of a surrogate pair becomes U+FFFD. `None` if `raw` is not a string.
 pub fn text(raw: &[u8]) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if inner.contains(&b'\\') {
@@ -147,8 +147,8 @@ pub fn text(raw: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Whether the valid string `raw` (with its quotation marks) reads `plain`. `plain` must hold no
-/// character that JSON escapes; escaped spellings of it in `raw` are recognised.
+/// Whether the valid string `raw` (with its quotation marks) equals `plain` after decoding. `plain`
+/// must not contain characters that JSON requires to be escaped.
 #[inline]
 pub fn is_text(raw: &[u8], plain: &str) -> bool {
     let Some(inner) = raw.get(1..raw.len().saturating_sub(1)) else { return false };
@@ -189,7 +189,7 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-/// What [`Members`] and [`Items`] share: brackets, commas and the end.
+/// The common part of [`Members`] and [`Items`]: brackets, commas and the end.
 #[derive(Debug, Clone)]
 struct Inside<'a> {
     scanner: Scanner<'a>,
@@ -229,10 +229,10 @@ impl<'a> Inside<'a> {
         next.transpose()
     }
 
-    /// Moves to the next element, or over the closing bracket; tells which.
+    /// Moves to the next element and returns true, or past the closing bracket and returns false.
     #[inline]
     fn proceed(&mut self) -> Result<bool, Syntax> {
-        // In ASCII a closing bracket stands two behind its opening one.
+        // In ASCII, a closing bracket is two after its opening one.
         let close = self.open + 2;
         let scanner = &mut self.scanner;
         if self.state == State::Before {
@@ -258,7 +258,7 @@ impl<'a> Inside<'a> {
     }
 }
 
-/// Writes `text` as a JSON string, with its quotation marks.
+/// Writes `text` as a JSON string, with quotation marks.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
@@ -284,7 +284,7 @@ pub fn write_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// The characters of a valid string's inside.
+/// Decodes the inside of a valid string.
 fn unescape(inner: &[u8]) -> Option<String> {
     let mut text = String::with_capacity(inner.len());
     let mut rest = inner;
@@ -317,7 +317,7 @@ fn unescape(inner: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// The second half of the surrogate pair that `high` starts, if `rest` goes on with it.
+/// The second half of the surrogate pair that `high` starts, if `rest` starts with it.
 fn low_half(high: u32, rest: &[u8]) -> Option<u32> {
     if !(0xd800..0xdc00).contains(&high) {
         return None;
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_placed() {
+    fn errors_have_positions() {
         let check = |text: &str, at: usize, what: Fault| {
             assert_eq!(validate(text.as_bytes()), Err(Syntax { at, what }), "{text}");
         };
@@ -355,7 +355,7 @@ mod tests {
         check("-", 1, Fault::End);
         check("-x", 1, Fault::Number);
         check("1.x", 2, Fault::Number);
-        check("01", 1, Fault::Trailing); // a leading zero is a value of its own
+        check("01", 1, Fault::Trailing); // a leading zero is a separate value
         check("1 2", 2, Fault::Trailing);
         assert_eq!(validate(b"\"ab\xff\""), Err(Syntax { at: 3, what: Fault::Utf8 }));
     }
@@ -367,15 +367,15 @@ mod tests {
         assert!(validate(&nested(limit)).is_ok());
         let deep = nested(limit + 1);
         assert_eq!(validate(&deep), Err(Syntax { at: limit, what: Fault::TooDeep }));
-        // Visited or validated, the limit is the same.
+        // The limit is the same when visiting items.
         assert!(items(&nested(limit)).all(|item| item.is_ok()));
         assert!(items(&deep).any(|item| item.is_err()));
         assert!(validate(&vec![b'['; 1_000_000]).is_err());
     }
 
-    /// What a call tracer answers for calls within calls.
+    /// The nesting of a call trace.
     #[test]
-    fn deep_values_are_closed_as_they_were_opened() {
+    fn brackets_of_deep_values_must_match() {
         for levels in [63, 64, 65, 127, 128, 129, 256, 257, 1_024] {
             let open = "{\"calls\":[".repeat(levels);
             let text = format!("{open}1{}", "]}".repeat(levels));
@@ -404,14 +404,14 @@ mod tests {
         );
         assert_eq!(members(b"{}").count(), 0);
         assert_eq!(items(b" [ ] ").count(), 0);
-        // An error comes once, then nothing.
+        // The iterator ends after an error.
         assert_eq!(items(b"[1 2").collect::<Vec<_>>().len(), 2);
         assert!(members(b"{} x").next().is_some_and(|member| member.is_err()));
         assert!(members(b"[]").next().is_some_and(|member| member.is_err()));
     }
 
     #[test]
-    fn strings_are_written_as_they_are_read() {
+    fn written_strings_decode_to_the_same() {
         let check = |plain: &str, written: &str| {
             let mut out = Vec::new();
             write_text(&mut out, plain);
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_decode() {
+    fn strings_are_decoded() {
         let check = |raw: &str, plain: Option<&str>| {
             assert_eq!(text(raw.as_bytes()).as_deref(), plain, "{raw}");
         };

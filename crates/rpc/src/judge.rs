@@ -1,13 +1,13 @@
-//! Whether a response body answers a request body, and with how many errors.
+//! Checks whether a response body answers a request body, and counts the errors in it.
 //!
-//! A call's id is looked for in the answers: by its bytes, and where one side wrote escapes, by what
-//! they read. A batch may be answered in any order. A server that cannot tell whom to answer writes
-//! a `null` id on an error: such an error stands for any one call, and a lone error object for a
-//! whole batch; both are errors of the call, not mismatches. HTTP status and other expectations are
-//! not looked at.
+//! Ids are compared by their bytes, or, if one of them has escapes, by their decoded text. A batch
+//! may be answered in any order. A server that cannot determine the id of a call sends an error with
+//! the id `null`: such an error counts as the answer to any one call, and a single error object as
+//! the answer to a whole batch; both are errors of the call, not mismatches. HTTP status and other
+//! expectations are not checked here.
 //!
 //! Invariant: a judgement without mismatch has one answer for each call that expects one, and
-//! `errors` of them are error objects, each of whose codes was visited once.
+//! `errors` of them are error objects, whose codes were each visited once.
 
 use std::borrow::Cow;
 
@@ -18,8 +18,8 @@ use crate::request::{self, Body, Refusal, Refused};
 /// Batches up to this size are judged without allocation: one bit for each call on the stack.
 const BATCH_ON_STACK: usize = 1024;
 
-/// What a request body expects to be answered with. Borrowing it from a single call costs one scan
-/// and no allocation; a batch allocates, so prepare it once where the body does not change.
+/// The expected answers to a request body. For a single call this takes one scan and no allocation;
+/// a batch allocates, so prepare it once if the body does not change.
 #[derive(Debug, Clone)]
 pub struct Expected<'a> {
     shape: Shape<'a>,
@@ -27,7 +27,7 @@ pub struct Expected<'a> {
 
 #[derive(Debug, Clone)]
 enum Shape<'a> {
-    /// Notifications only: no answer at all.
+    /// Notifications only: no answer is expected.
     Nothing,
     Single(Id<'a>),
     Batch {
@@ -35,44 +35,43 @@ enum Shape<'a> {
         ids: Vec<Id<'a>>,
         /// Positions in `ids`, ordered by id and then by position.
         sorted: Vec<u32>,
-        /// Calls that a server can only refuse, under no id.
+        /// Number of invalid calls without an id, which a server can only refuse.
         nameless: u32,
     },
 }
 
-/// An id in the one spelling that is compared: its bytes, or a string's characters between
-/// quotation marks where it was escaped.
+/// An id in canonical form: its bytes, or, if it has escapes, the decoded string in quotation marks.
 type Id<'a> = Cow<'a, [u8]>;
 
-/// What a response body turned out to be.
+/// The result of judging a response body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Judgement {
-    /// Answers read, results and errors.
+    /// Number of answers: results and errors.
     pub items: u32,
-    /// Error objects among them.
+    /// Number of error objects.
     pub errors: u32,
     /// The code of the first error object.
     pub first_error_code: Option<i64>,
-    /// The first way in which the body is no answer to the request.
+    /// The first reason why the body does not answer the request.
     pub mismatch: Option<Mismatch>,
 }
 
-/// How a body fails to answer a request.
+/// Why a body does not answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// No JSON.
+    /// Not JSON.
     #[error("the response is not JSON")]
     NotJson,
-    /// JSON, and no response object: neither result nor error, or both.
+    /// JSON, but not a response object: neither result nor error, or both.
     #[error("the response is not JSON-RPC")]
     NotJsonRpc,
-    /// An answer to something that was not asked.
-    #[error("an answer has the id of no call")]
+    /// An answer whose id matches no call.
+    #[error("the id of an answer matches no call")]
     WrongId,
     /// A call without an answer.
     #[error("a call has no answer")]
     MissingItem,
-    /// A second answer to a call, or an answer where none was due.
+    /// A second answer to a call, or an answer when none is expected.
     #[error("there are more answers than calls")]
     ExtraItem,
     /// A single answer to a batch.
@@ -93,11 +92,11 @@ impl From<Malformed> for Mismatch {
 }
 
 impl<'a> Expected<'a> {
-    /// Reads what `request` expects.
+    /// Determines the expected answers to `request`.
     ///
     /// # Errors
-    /// The body is neither a call nor a batch. Bad calls within a batch are none: they expect an
-    /// error.
+    /// The body is neither a call nor a batch. Invalid calls in a batch are not an error: they expect
+    /// an error as their answer.
     #[inline]
     pub fn of(request: &'a [u8]) -> Result<Self, Refusal> {
         let shape = match request::parse(request, u32::MAX as usize).map_err(|no| no.why)? {
@@ -125,7 +124,7 @@ impl<'a> Expected<'a> {
         Shape::Batch { ids, sorted, nameless }
     }
 
-    /// The same, owning its bytes: for a body that is sent again and again.
+    /// Converts to owned data, for a body that is sent repeatedly.
     pub fn into_owned(self) -> Expected<'static> {
         let own = |id: Id<'_>| Cow::Owned(id.into_owned());
         Expected {
@@ -140,7 +139,7 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// How many answers are due.
+    /// The number of expected answers.
     pub fn answers(&self) -> u32 {
         match &self.shape {
             Shape::Nothing => 0,
@@ -149,7 +148,7 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// Judges `response`; `visit` is given the code of each error object.
+    /// Judges `response`; `visit` is called with the code of each error object.
     #[inline]
     pub fn judge(&self, response: &[u8], mut visit: impl FnMut(i64)) -> Judgement {
         let mut judgement = Judgement::default();
@@ -221,10 +220,10 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// Judges `response` against `request`, where the request is not known beforehand.
+/// Judges `response` against `request`, if the request is not known in advance.
 ///
 /// # Errors
-/// As [`Expected::of`].
+/// See [`Expected::of`].
 #[inline]
 pub fn judge(
     request: &[u8],
@@ -277,8 +276,8 @@ enum Found {
     Nowhere,
 }
 
-/// Finds a call with this id that has no answer yet and takes it: at the answer's own position, or
-/// anywhere.
+/// Finds a call with this id that has no answer yet, preferably at the answer's position, and marks
+/// it as answered.
 fn find(ids: &[Id<'_>], sorted: &[u32], taken: &mut [u64], position: usize, id: &Id<'_>) -> Found {
     let mut take = |at: usize| {
         let free = taken[at / 64] & 1 << (at % 64) == 0;
@@ -312,7 +311,7 @@ fn plain(id: &[u8]) -> Id<'_> {
 mod tests {
     use super::*;
 
-    /// Judges and returns (items, codes, mismatch), the codes being those visited.
+    /// Judges the response, and compares the judgement and the visited codes.
     #[track_caller]
     fn check(request: &str, response: &str, items: u32, codes: &[i64], mismatch: Option<Mismatch>) {
         let mut visited = Vec::new();
@@ -352,7 +351,7 @@ mod tests {
         let one = request("1");
         check(&one, &result("1"), 1, &[], None);
         check(&one, &error("1", -32000), 1, &[-32000], None);
-        // the server could not tell whom it answers
+        // the server could not determine the id
         check(&one, &error("null", -32700), 1, &[-32700], None);
         check(&one, r#"{"error":{"code":-32005}}"#, 1, &[-32005], None);
         check(&one, &result("2"), 1, &[], Some(Mismatch::WrongId));
@@ -363,7 +362,7 @@ mod tests {
         check(&one, r#"{"jsonrpc":"2.0","id":1}"#, 0, &[], Some(Mismatch::NotJsonRpc));
         check(&one, &batch(&[result("1")]), 0, &[], Some(Mismatch::UnexpectedBatch));
         check(&one, "[", 0, &[], Some(Mismatch::NotJson));
-        // ids are equal by their bytes or by what they read
+        // ids are equal by their bytes or by their decoded text
         check(&request("\"a\""), &result("\"a\""), 1, &[], None);
         check(&request("\"a\""), &result("\"\\u0061\""), 1, &[], None);
         check(&request("\"\\u0061\""), &result("\"a\""), 1, &[], None);
@@ -372,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_expects_nothing() {
+    fn a_notification_expects_no_answer() {
         let notification = r#"{"jsonrpc":"2.0","method":"m"}"#;
         check(notification, "", 0, &[], None);
         check(notification, &result("1"), 0, &[], Some(Mismatch::ExtraItem));
@@ -401,7 +400,7 @@ mod tests {
         check(&both, &error("1", 9), 0, &[], Some(Mismatch::NotABatch));
         // refused as a whole
         check(&both, &error("null", -32600), 1, &[-32600], None);
-        // an error that names no call stands for one of them, not for more
+        // an error without an id answers one call, not more
         check(&both, &batch(&[error("null", 4), result("2")]), 2, &[4], None);
         check(
             &both,
@@ -413,12 +412,12 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_odd_calls() {
-        // the same id twice wants two answers
+    fn a_batch_with_duplicate_ids_or_invalid_calls() {
+        // duplicate ids expect two answers
         let twins = batch(&[request("1"), request("1")]);
         check(&twins, &batch(&[result("1"), result("1")]), 2, &[], None);
         check(&twins, &batch(&[result("1")]), 1, &[], Some(Mismatch::MissingItem));
-        // a notification wants none, a call that is none wants an error without id
+        // a notification expects no answer, an invalid call expects an error without id
         let odd = batch(&[r#"{"jsonrpc":"2.0","method":"m"}"#.into(), "5".into(), request("1")]);
         check(&odd, &batch(&[error("null", -32600), result("1")]), 2, &[-32600], None);
         check(&odd, &batch(&[result("1")]), 1, &[], Some(Mismatch::MissingItem));

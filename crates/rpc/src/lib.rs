@@ -1,18 +1,17 @@
-//! JSON-RPC bytes: what a request asks for, what a response answers, and whether the one fits the
-//! other.
+//! JSON-RPC parsing: requests, responses, and whether a response answers a request.
 //!
-//! Everything here borrows from the bytes it is given. Nothing is built, nothing is copied unless a
-//! string holds escapes, and nothing recurses: these functions stand on the hot path of the load
-//! engine and of the gateway. They know no transport, no chain and no policy.
+//! These functions are on the hot path of the load engine and of the gateway. They borrow from the
+//! input, build no tree, copy only strings with escapes, and do not recurse. They do not deal with
+//! transports, chains and policies.
 //!
 //! # Layout
 //!
-//! - [`json`]: validates JSON text and cuts it into spans
-//! - [`request`]: a request body as calls, each judged by itself
-//! - [`answer`]: a response object as result or error
-//! - [`loose`]: a response object from a server that does not follow JSON-RPC to the letter
-//! - [`judge`]: whether a response body answers a request body
-//! - [`method`]: the methods that Ethereum's nodes know, and of what class each is
+//! - [`json`]: validates JSON text and splits it into spans
+//! - [`request`]: parses a request body into calls, each validated separately
+//! - [`answer`]: parses a response object into a result or an error
+//! - [`loose`]: parses a response object from a server that violates JSON-RPC
+//! - [`judge`]: checks whether a response body answers a request body
+//! - [`method`]: the methods of Ethereum nodes, and their classes
 //! - [`code`]: the error codes that JSON-RPC 2.0 reserves
 
 pub mod answer;

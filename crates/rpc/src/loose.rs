@@ -1,37 +1,36 @@
-//! A response object from a server that does not follow JSON-RPC to the letter.
+//! Parses a response object from a server that violates JSON-RPC.
 //!
-//! Servers in the field write ids as text, codes as text, errors that are no objects, an empty error
-//! beside a result, one answer in an array, a byte order mark in front. Such an answer is taken where
-//! it can be read in one way only; [`crate::answer`] remains the first to be asked, and the judge of
-//! what is correct.
+//! Servers in the field send ids and codes as strings, errors that are not objects, an empty error
+//! beside a result, a single answer in an array, or a byte order mark. Such an answer is accepted if
+//! it has only one possible meaning. Use [`crate::answer`] first; it defines what is correct.
 //!
-//! Invariant: an answer is taken only under the id that was asked with.
+//! Invariant: a result is accepted only with the id of the call, an error with that id or none.
 
 use crate::answer::Malformed;
 use crate::json::{self, Kind, Member};
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loose<'a> {
     /// The result as written.
     Result(&'a [u8]),
-    /// An error, in parts.
+    /// An error.
     Error {
-        /// Its code, where it has one that is an integer.
+        /// The code, if it is an integer.
         code: Option<i64>,
-        /// Its message as written: mostly a string; `None` when there is none.
+        /// The message as written, usually a string; `None` if there is none.
         message: Option<&'a [u8]>,
-        /// Everything else in the error object.
+        /// The other members of the error object.
         rest: Vec<Member<'a>>,
     },
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads the answer to call `id`, an error also under no id.
+/// Parses the answer to call `id`. An error may lack the id.
 ///
 /// # Errors
-/// It is none, or could be read in several ways.
+/// Returns why the text is not an answer, or is ambiguous.
 pub fn parse(text: &[u8], id: u64) -> Result<Loose<'_>, Malformed> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let text = json::validate(text)?;
@@ -62,19 +61,19 @@ fn object(text: &[u8], sent: u64) -> Result<Loose<'_>, Malformed> {
             _ => continue,
         };
         if slot.replace(member.value).is_some() {
-            return Err(Malformed::Twice);
+            return Err(Malformed::Duplicate);
         }
     }
-    let says_nothing = |value: &&[u8]| {
+    let is_empty = |value: &&[u8]| {
         *value == b"null" || *value == b"\"\"" || json::members(value).next().is_none()
     };
     let is_null = |value: Option<&[u8]>| value.is_none_or(|value| value == b"null");
     match (result, error) {
-        // Done, with nothing to show; or failed, with nothing to say.
-        (Some(b"null"), Some(error)) if error != b"null" && says_nothing(&error) => {
+        // Ambiguous: success with a null result, or failure with an empty error.
+        (Some(b"null"), Some(error)) if error != b"null" && is_empty(&error) => {
             Err(Malformed::Both)
         }
-        (Some(result), error) if error.as_ref().is_none_or(says_nothing) => {
+        (Some(result), error) if error.as_ref().is_none_or(is_empty) => {
             if id.is_some_and(|id| is_number(id, sent)) {
                 return Ok(Loose::Result(result));
             }
@@ -103,8 +102,8 @@ fn read_error(error: &[u8]) -> Result<Loose<'_>, Malformed> {
     for member in json::members(error) {
         let member = member?;
         match &*member.plain() {
-            b"code" if code.is_some() => return Err(Malformed::Twice),
-            b"message" if message.is_some() => return Err(Malformed::Twice),
+            b"code" if code.is_some() => return Err(Malformed::Duplicate),
+            b"message" if message.is_some() => return Err(Malformed::Duplicate),
             b"code" => code = Some(member.value),
             b"message" => message = Some(member.value),
             _ => rest.push(member),
@@ -114,7 +113,7 @@ fn read_error(error: &[u8]) -> Result<Loose<'_>, Malformed> {
     Ok(Loose::Error { code: code.and_then(integer), message, rest })
 }
 
-/// The integer that a number or a string reads as.
+/// Parses a number or a string as an integer.
 fn integer(raw: &[u8]) -> Option<i64> {
     let text = match json::kind(raw)? {
         Kind::Number => std::str::from_utf8(raw).ok()?.to_string(),
@@ -131,7 +130,7 @@ fn integer(raw: &[u8]) -> Option<i64> {
     whole.parse().ok()
 }
 
-/// Whether an id, as a number or as text, is this one.
+/// Whether an id, given as a number or a string, equals `number`.
 fn is_number(raw: &[u8], number: u64) -> bool {
     integer(raw).is_some_and(|id| u64::try_from(id) == Ok(number))
 }
@@ -141,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_one_reading_is_read() {
+    fn unambiguous_answers_are_accepted() {
         let result = |text: &str, result: &str| {
             let read = parse(text.as_bytes(), 7);
             assert_eq!(read, Ok(Loose::Result(result.as_bytes())), "{text}");
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_several_readings_is_not() {
+    fn ambiguous_answers_are_refused() {
         let check = |text: &str, why: Malformed| {
             assert_eq!(parse(text.as_bytes(), 7), Err(why), "{text}");
         };
@@ -190,8 +189,8 @@ mod tests {
         check(r#"{"result":1}"#, Malformed::Id);
         check(r#"{"id":7,"result":1,"error":{"code":1}}"#, Malformed::Both);
         check(r#"{"id":7,"result":null,"error":{}}"#, Malformed::Both);
-        check(r#"{"id":7,"id":"7","result":1}"#, Malformed::Twice);
-        check(r#"{"id":7,"error":{"code":1,"code":2}}"#, Malformed::Twice);
+        check(r#"{"id":7,"id":"7","result":1}"#, Malformed::Duplicate);
+        check(r#"{"id":7,"error":{"code":1,"code":2}}"#, Malformed::Duplicate);
         check(r#"[{"id":7,"result":1},{"id":7,"result":2}]"#, Malformed::NotAnObject);
         check(r#"{"id":7}"#, Malformed::Neither);
         check(r#"{"id":7,"error":5}"#, Malformed::Error);

@@ -1,28 +1,28 @@
-//! The methods that Ethereum's nodes know, and of what class each is.
+//! The methods of Ethereum nodes, and their classes.
 //!
-//! The list bounds what is counted by method: any other name counts as "other". A class says what
-//! may be done with a call, not what it answers: whether it can be answered without a node, sent to
-//! any node, or only to the one that holds its state.
+//! The list bounds the number of methods that are counted separately: any other name counts as
+//! "other". A class determines how a call may be handled: whether it can be answered without a node,
+//! sent to any node, or only to the node that has its state.
 //!
-//! Sources: execution-apis, EIP-1474, and the documents of geth, Erigon and Nethermind for `debug_`,
-//! `trace_` and `txpool_`.
+//! Sources: execution-apis, EIP-1474, and the documentation of geth, Erigon and Nethermind for
+//! `debug_`, `trace_` and `txpool_`.
 
-/// A method that is known, as its place in [`NAMES`].
+/// A known method, as its index in [`NAMES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Method(u8);
 
-/// What may be done with a call.
+/// How a call may be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The same for ever: the id of the chain.
+    /// The result never changes: the id of the chain.
     Static,
-    /// Asks for state; any node may answer, and asking twice does no harm.
+    /// Reads state. Any node can answer, and the call can be repeated.
     Read,
-    /// Hands a transaction to the network.
+    /// Submits a transaction to the network.
     Send,
-    /// Made or asked for at one node, which keeps state for it.
+    /// Creates or uses a filter, whose state is kept by one node.
     Filter,
-    /// Answers keep coming: only over a connection that stays.
+    /// Subscribes to notifications, which requires a persistent connection.
     Subscription,
 }
 
@@ -38,13 +38,13 @@ pub const NAMES: [&str; METHODS.len()] = {
 };
 
 impl Method {
-    /// The method of this name.
+    /// The method with this name.
     #[inline]
     pub fn find(name: &str) -> Option<Method> {
         Method::of_bytes(name.as_bytes())
     }
 
-    /// The method whose name these bytes are.
+    /// The method with the name in these bytes.
     #[inline]
     pub(crate) fn of_bytes(name: &[u8]) -> Option<Method> {
         let mut slot = slot(name);
@@ -62,18 +62,18 @@ impl Method {
         (0..METHODS.len() as u8).map(Method)
     }
 
-    /// Its place in [`NAMES`].
+    /// The index in [`NAMES`].
     #[inline]
     pub fn place(self) -> usize {
         usize::from(self.0)
     }
 
-    /// Its name.
+    /// The name.
     pub fn name(self) -> &'static str {
         NAMES[self.place()]
     }
 
-    /// Its class.
+    /// The class.
     #[inline]
     pub fn class(self) -> Class {
         METHODS[self.place()].1
@@ -164,8 +164,7 @@ const METHODS: [(&str, Class); 81] = [
     ("web3_sha3", Class::Read),
 ];
 
-/// Where each name is found: its place in [`NAMES`], in the slot that it hashes to or the next that
-/// was free; [`FREE`] elsewhere.
+/// A hash table with open addressing: each slot has an index in [`NAMES`], or [`FREE`].
 static SLOTS: [u8; SLOTS_LEN] = {
     let mut slots = [FREE; SLOTS_LEN];
     let mut at = 0;
@@ -182,11 +181,10 @@ static SLOTS: [u8; SLOTS_LEN] = {
 
 const SLOTS_LEN: usize = 512;
 
-/// No place.
+/// An empty slot.
 const FREE: u8 = u8::MAX;
 
-/// The slot in which a name is looked for first: its length and a few of its letters tell most names
-/// apart.
+/// The hash of a name: its length and a few of its letters distinguish most names.
 #[inline]
 const fn slot(name: &[u8]) -> usize {
     let length = name.len();
@@ -198,7 +196,7 @@ const fn slot(name: &[u8]) -> usize {
     (length * 37 + middle * 5 + fifth * 11 + last * 3) % SLOTS_LEN
 }
 
-// A place fits a byte, and most slots are free.
+// An index fits into a byte, and most slots are free.
 const _: () = assert!(METHODS.len() <= 128);
 
 #[cfg(test)]
@@ -206,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_found() {
+    fn every_method_is_found_by_name() {
         assert!(NAMES.is_sorted());
         for method in Method::all() {
             assert_eq!(Method::find(method.name()), Some(method));

@@ -1,10 +1,10 @@
-//! A request body as calls: one, or a batch in which each is judged by itself.
+//! Parses a request body: a single call, or a batch whose calls are validated separately.
 //!
-//! Syntax is checked over the whole body first, so that a caller never acts on half of a broken
-//! one; everything else is read as it is asked for. What a method does with its parameters, and
-//! whether it exists, is not decided here.
+//! The syntax of the whole body is checked first, so that callers never act on part of a malformed
+//! body; everything else is read on demand. Whether a method exists and accepts its parameters is
+//! not checked here.
 //!
-//! Invariant: every body is either refused as a whole or yields exactly one verdict for each call.
+//! Invariant: a body is either refused as a whole or yields exactly one result for each call.
 
 use std::borrow::Cow;
 
@@ -12,48 +12,48 @@ use crate::code;
 use crate::json::{self, Kind, Syntax};
 use crate::method::Method;
 
-/// One call, borrowed from the body.
+/// A call, borrowed from the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call<'a> {
-    /// The id as written: a string, a number or `null`. `None`: a notification, to which no answer
-    /// belongs.
+    /// The id as written: a string, a number or `null`. `None`: a notification, which is not
+    /// answered.
     pub id: Option<&'a [u8]>,
-    /// The method's name.
+    /// The name of the method.
     pub method: Cow<'a, str>,
-    /// The parameters as written, of whatever kind; `None` when there is no such member.
+    /// The parameters as written, of any type; `None` if the member is missing.
     pub params: Option<&'a [u8]>,
 }
 
-/// Why something is no call.
+/// Why a body or call is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Not JSON.
     #[error("parse error: {0}")]
     Syntax(#[from] Syntax),
-    /// JSON, and not an object.
-    #[error("invalid request: a call is an object")]
+    /// JSON, but not an object.
+    #[error("invalid request: a call must be an object")]
     NotAnObject,
     /// The `jsonrpc` member is missing or is not `"2.0"`.
     #[error("invalid request: \"jsonrpc\" must be \"2.0\"")]
     Version,
-    /// The `method` member is missing or is no string.
+    /// The `method` member is missing or is not a string.
     #[error("invalid request: \"method\" must be a string")]
     Method,
     /// The id is an object, an array or a boolean.
     #[error("invalid request: \"id\" must be a string, a number or null")]
     Id,
-    /// A member that decides the call's meaning stands there twice.
-    #[error("invalid request: \"{0}\" stands there twice")]
-    Twice(&'static str),
+    /// A member that determines the call's meaning appears twice.
+    #[error("invalid request: duplicate member \"{0}\"")]
+    Duplicate(&'static str),
     /// A batch without calls.
     #[error("invalid request: empty batch")]
     EmptyBatch,
-    /// A batch with more calls than the caller allows.
+    /// A batch with more calls than allowed.
     #[error("invalid request: batch of {calls} calls, the limit is {limit}")]
     BatchTooLarge {
-        /// How many there are.
+        /// Number of calls in the batch.
         calls: usize,
-        /// How many were allowed.
+        /// Maximum number of calls.
         limit: usize,
     },
 }
@@ -68,11 +68,11 @@ impl Refusal {
     }
 }
 
-/// A refused call, with the id to answer under.
+/// A refused call, and the id to answer with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct Refused<'a> {
-    /// The id as written, where one could be made out; answer with `null` otherwise.
+    /// The id as written, if it could be determined; otherwise answer with `null`.
     pub id: Option<&'a [u8]>,
     /// What is wrong.
     pub why: Refusal,
@@ -84,16 +84,16 @@ impl From<Refusal> for Refused<'_> {
     }
 }
 
-/// A body that is JSON.
+/// A request body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body<'a> {
     /// One call.
     Single(Call<'a>),
-    /// One or more calls, answered in one array.
+    /// One or more calls, answered with one array.
     Batch(Batch<'a>),
 }
 
-/// A batch of calls, not yet read.
+/// A batch of calls, which are parsed on demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
     text: &'a [u8],
@@ -101,13 +101,13 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// How many calls it holds, good or bad; never zero.
+    /// The number of calls, valid or not; never zero.
     #[expect(clippy::len_without_is_empty, reason = "an empty batch is refused")]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// The calls in order, each read as it is visited.
+    /// The calls in order, each parsed when it is visited.
     pub fn calls(&self) -> impl Iterator<Item = Result<Call<'a>, Refused<'a>>> + use<'a> {
         json::items(self.text).map(|item| match item {
             Ok(item) => call(item),
@@ -116,11 +116,11 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Reads a body. A batch may hold up to `batch_max` calls.
+/// Parses a body. A batch may contain up to `batch_max` calls.
 ///
 /// # Errors
-/// The body is no JSON, a single call that is none, or a batch that is empty or too large. A bad
-/// call within a batch is no error here: [`Batch::calls`] yields it.
+/// The body is not JSON, an invalid single call, or a batch that is empty or too large. An invalid
+/// call in a batch is not an error here; [`Batch::calls`] returns it.
 #[inline]
 pub fn parse(body: &[u8], batch_max: usize) -> Result<Body<'_>, Refused<'_>> {
     if json::kind(body) != Some(Kind::Array) {
@@ -140,10 +140,10 @@ pub fn parse(body: &[u8], batch_max: usize) -> Result<Body<'_>, Refused<'_>> {
     }
 }
 
-/// Reads one call.
+/// Parses one call.
 ///
 /// # Errors
-/// What makes it none. Syntax anywhere in `text` comes before any other fault.
+/// Returns why the call is invalid. A syntax error anywhere in `text` precedes all other errors.
 #[inline]
 pub fn call(text: &[u8]) -> Result<Call<'_>, Refused<'_>> {
     if json::kind(text) != Some(Kind::Object) {
@@ -151,7 +151,7 @@ pub fn call(text: &[u8]) -> Result<Call<'_>, Refused<'_>> {
         return Err(Refusal::NotAnObject.into());
     }
     let (mut version, mut id, mut method, mut params) = (None, None, None, None);
-    let mut twice = None;
+    let mut duplicate = None;
     for member in json::members(text) {
         let member = member.map_err(Refusal::Syntax)?;
         let (slot, name) = match &*member.plain() {
@@ -162,14 +162,17 @@ pub fn call(text: &[u8]) -> Result<Call<'_>, Refused<'_>> {
             _ => continue,
         };
         if slot.replace(member.value).is_some() {
-            twice = twice.or(Some(name));
+            duplicate = duplicate.or(Some(name));
         }
     }
     let good_id = id.filter(|id| is_id(id));
     let refuse = |why| Err(Refused { id: good_id, why });
-    if let Some(name) = twice {
-        // Which of two ids was meant is not ours to choose.
-        return Err(Refused { id: good_id.filter(|_| name != "id"), why: Refusal::Twice(name) });
+    if let Some(name) = duplicate {
+        // It is unknown which of two ids was meant.
+        return Err(Refused {
+            id: good_id.filter(|_| name != "id"),
+            why: Refusal::Duplicate(name),
+        });
     }
     if good_id.is_none() && id.is_some() {
         return refuse(Refusal::Id);
@@ -183,8 +186,8 @@ pub fn call(text: &[u8]) -> Result<Call<'_>, Refused<'_>> {
     }
 }
 
-/// The characters of the valid value `raw`, a method's name; `None` when it is no string. Finding a
-/// known name costs less than reading any other.
+/// Decodes the valid value `raw` as the name of a method; `None` if it is not a string. Looking up a
+/// known name is faster than decoding a string.
 #[inline]
 fn method_name(raw: &[u8]) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
@@ -194,7 +197,7 @@ fn method_name(raw: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Whether the valid value `raw` may be an id.
+/// Whether the valid value `raw` has a type that is allowed for ids.
 #[inline]
 pub(crate) fn is_id(raw: &[u8]) -> bool {
     matches!(json::kind(raw), Some(Kind::String | Kind::Number | Kind::Null))
@@ -205,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_read() {
+    fn calls_are_parsed() {
         let check = |body: &str, id: Option<&str>, method: &str, params: Option<&str>| {
             let call = call(body.as_bytes()).expect("a call");
             assert_eq!(call.id, id.map(str::as_bytes), "{body}");
@@ -218,22 +221,22 @@ mod tests {
             "eth_call",
             Some(r#"[{}, "latest"]"#),
         );
-        // any order, white space, escapes, members that nobody knows
+        // any order, white space, escapes, unknown members
         check(
             "\n{ \"id\" : \"a\" , \"x\":{\"id\":2}, \"\\u006dethod\":\"m\\u0031\", \"jsonrpc\":\"2.0\" }",
             Some("\"a\""),
             "m1",
             None,
         );
-        // a notification, and an id that is null
+        // a notification, and a null id
         check(r#"{"jsonrpc":"2.0","method":"m"}"#, None, "m", None);
         check(r#"{"jsonrpc":"2.0","method":"m","id":null}"#, Some("null"), "m", None);
-        // parameters are the method's business
+        // parameters are not checked
         check(r#"{"jsonrpc":"2.0","method":"m","params":7}"#, None, "m", Some("7"));
     }
 
     #[test]
-    fn faults_are_told_apart() {
+    fn errors_are_distinguished() {
         let check = |body: &str, id: Option<&str>, why: Refusal| {
             let refused = parse(body.as_bytes(), 3).expect_err(body);
             assert_eq!(refused, Refused { id: id.map(str::as_bytes), why }, "{body}");
@@ -242,7 +245,7 @@ mod tests {
         check("", None, syntax(0, json::Fault::End));
         check("[", None, syntax(1, json::Fault::End));
         check(r#"[{"jsonrpc":"2.0","method":"m"},"#, None, syntax(32, json::Fault::End));
-        // syntax comes first, wherever it stands
+        // syntax errors come first, wherever they are
         check(r#"{"method":1,"id":1,}"#, None, syntax(19, json::Fault::Unexpected));
         check("7", None, Refusal::NotAnObject);
         check(r#"{"id":5,"method":"m"}"#, Some("5"), Refusal::Version);
@@ -255,15 +258,15 @@ mod tests {
         check(
             r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#,
             Some("1"),
-            Refusal::Twice("method"),
+            Refusal::Duplicate("method"),
         );
-        check(r#"{"jsonrpc":"2.0","id":1,"method":"a","id":2}"#, None, Refusal::Twice("id"));
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"a","id":2}"#, None, Refusal::Duplicate("id"));
         check("[]", None, Refusal::EmptyBatch);
         check("[1,2,3,4]", None, Refusal::BatchTooLarge { calls: 4, limit: 3 });
     }
 
     #[test]
-    fn a_batch_judges_each_call() {
+    fn calls_of_a_batch_are_validated_separately() {
         let body = br#"[{"jsonrpc":"2.0","method":"a","id":1}, 5, {"id":7}]"#;
         let Ok(Body::Batch(batch)) = parse(body, 10) else { panic!("a batch") };
         assert_eq!(batch.len(), 3);

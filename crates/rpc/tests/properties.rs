@@ -1,4 +1,4 @@
-//! What must hold for all bytes: agreement with an independent parser, and no panic.
+//! Properties that hold for all input: agreement with an independent parser, and no panics.
 
 use plimsoll_rpc::{answer, json, judge, loose, request};
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// The text of a value, spread over lines or not, with some of its bytes replaced or cut off.
+/// The text of a value, pretty-printed or not, with some bytes replaced or cut off.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![any::<u8>(), prop::sample::select(b"{}[]\",:\\u0e-.tn \x1f".to_vec())];
     let edits = prop::collection::vec((any::<prop::sample::Index>(), byte), 0..4);
@@ -46,7 +46,7 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Everything that reads foreign bytes.
+/// Calls every parser of untrusted input.
 fn read_all(text: &[u8]) {
     let valid = json::validate(text).is_ok();
     match json::kind(text) {
@@ -70,14 +70,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn validity_is_the_same_as_elsewhere(text in damaged()) {
+    fn validation_agrees_with_serde_json(text in damaged()) {
         let theirs = serde_json::from_slice::<&RawValue>(&text);
         prop_assert_eq!(json::validate(&text).is_ok(), theirs.is_ok(), "{:?}", theirs);
         read_all(&text);
     }
 
     #[test]
-    fn spans_are_the_values(value in any_value(), pretty: bool) {
+    fn spans_parse_to_the_values(value in any_value(), pretty: bool) {
         let text = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) };
         let text = text.expect("a value");
         let parse = |raw: &[u8]| serde_json::from_slice::<Value>(raw).expect("a span is a value");
@@ -101,12 +101,12 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived(text in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_do_not_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
         read_all(&text);
     }
 
     #[test]
-    fn a_batch_is_answered_in_any_order(
+    fn a_batch_may_be_answered_in_any_order(
         ids in prop::collection::vec(any::<i16>(), 1..40),
         order in any::<prop::sample::Index>(),
         leave_out in any::<prop::sample::Index>(),

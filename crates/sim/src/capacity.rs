@@ -1,13 +1,12 @@
-//! A node's capacity: *c* servers before one queue, first come first served.
+//! A node's capacity: *c* servers and one queue, first come first served.
 //!
-//! The whole station is a function of arrivals: when a call arrives, the instant at which a server
-//! takes it up and the instant at which it is done are known at once (each server is busy until a
-//! known time, the earliest free one takes the next call), so there are no events to simulate. With
-//! Poisson arrivals this is an M/G/c queue: M/M/c (Erlang) for exponential service times, M/D/c
-//! (Crommelin) for constant ones, with a loss where the queue is bounded. The tests hold it against
-//! both closed forms.
+//! The station is a function of the arrivals. Each server is busy until a known time, and the
+//! earliest free one takes the next call, so the start and end of a call's service are known when
+//! the call arrives, and no events have to be simulated. With Poisson arrivals this is an M/G/c
+//! queue: M/M/c (Erlang) for exponential service times, M/D/c (Crommelin) for constant ones, with
+//! loss if the queue is bounded. The tests compare it with both closed forms.
 //!
-//! It reads no clock and waits for nothing: who uses it says when calls arrive, and waits.
+//! A station reads no clock and does not wait: the caller passes in the arrival times, and waits.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -17,26 +16,26 @@ use plimsoll_measure::rng::{Key, Sequence};
 
 use crate::distribution::Distribution;
 
-/// The most servers that a station may have; more are no limit worth simulating.
+/// Maximum number of servers of a station; with more, the capacity would hardly be a limit.
 pub const SERVERS_MAX: usize = 10_000;
 
-/// What a node can do.
+/// The capacity of a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Capacity {
-    /// How many calls are served at a time; 1 to [`SERVERS_MAX`].
+    /// Number of calls served at a time; 1 to [`SERVERS_MAX`].
     pub servers: usize,
     /// How long a server is busy with a call.
     pub service: Distribution,
-    /// How many calls may wait for a server; one more is refused. `None`: any number.
+    /// Maximum number of waiting calls; further calls are refused. `None`: unlimited.
     pub queue_max: Option<usize>,
 }
 
-/// When a call is taken up and when it is done.
+/// Start and end of a call's service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Visit {
-    /// A server takes it up.
+    /// When a server starts the call.
     pub start: Nanos,
-    /// The server is free again.
+    /// When the server is free again.
     pub done: Nanos,
 }
 
@@ -46,16 +45,16 @@ pub struct Station {
     capacity: Capacity,
     /// When each server becomes free.
     free: BinaryHeap<Reverse<Nanos>>,
-    /// When each waiting call is taken up, in order; only kept for a bounded queue.
+    /// When the service of each waiting call starts, in order. Only used for a bounded queue.
     waiting: VecDeque<Nanos>,
     random: Sequence,
 }
 
 impl Station {
-    /// A station whose servers are all free. The key decides the service times.
+    /// A station whose servers are all free. The key determines the service times.
     ///
     /// # Panics
-    /// When there is no server, or more than [`SERVERS_MAX`].
+    /// If there are no servers, or more than [`SERVERS_MAX`].
     pub fn new(capacity: Capacity, key: Key) -> Station {
         assert!((1..=SERVERS_MAX).contains(&capacity.servers), "1 to {SERVERS_MAX} servers");
         Station {
@@ -66,8 +65,8 @@ impl Station {
         }
     }
 
-    /// A call arrives at `now`, which must not be before the previous arrival. `None`: the queue is
-    /// full.
+    /// Adds a call that arrives at `now`, which must not be before the previous arrival. Returns
+    /// `None` if the queue is full.
     pub fn arrive(&mut self, now: Nanos) -> Option<Visit> {
         let mut earliest = self.free.peek_mut()?;
         let start = earliest.0.max(now);
@@ -95,7 +94,8 @@ mod tests {
     const MEAN: Nanos = Nanos::from_millis(1);
     const CALLS: usize = 3_000_000;
 
-    /// Waiting times in service times, sorted, for Poisson arrivals at a share `load` of capacity.
+    /// Sorted waiting times, in units of the mean service time, for Poisson arrivals at a share `load`
+    /// of the capacity.
     fn waits(servers: usize, service: Distribution, load: f64, seed: u64) -> Vec<f64> {
         let capacity = Capacity { servers, service, queue_max: None };
         let mut station = Station::new(capacity, Key::new(seed));
@@ -115,7 +115,8 @@ mod tests {
         waits
     }
 
-    /// Each percentile that the formula puts above a tenth of a service time is met within 3 %.
+    /// Checks that each percentile is within 3 % of the formula, if it exceeds a tenth of the mean
+    /// service time.
     fn check(what: &str, waits: &[f64], exceeds: impl Fn(f64) -> f64) {
         let mean = waits.iter().sum::<f64>() / waits.len() as f64;
         let mut compared = 0;
@@ -136,7 +137,7 @@ mod tests {
         assert!((served_at_once - (1.0 - exceeds(0.0))).abs() < 0.01, "{what}: {served_at_once}");
     }
 
-    /// The wait that is exceeded with this probability.
+    /// The waiting time that is exceeded with this probability.
     fn invert(exceeds: &impl Fn(f64) -> f64, probability: f64) -> f64 {
         let (mut low, mut high) = (0.0, 64.0);
         if exceeds(0.0) <= probability {
@@ -149,9 +150,9 @@ mod tests {
         low
     }
 
-    /// Erlang's C: the probability to wait at all, for an offered load of `a` servers.
+    /// Erlang C: the probability of waiting, for an offered load of `a` erlangs.
     fn erlang_c(servers: usize, a: f64) -> f64 {
-        let mut blocked = 1.0; // Erlang's B by its recursion
+        let mut blocked = 1.0; // Erlang B, by recursion
         for server in 1..=servers {
             blocked = a * blocked / (server as f64 + a * blocked);
         }
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn exponential_service_is_erlangs() {
+    fn exponential_service_times_match_erlang_c() {
         for (servers, load, seed) in [(1, 0.7, 1), (4, 0.8, 2), (16, 0.9, 3)] {
             let c = servers as f64;
             let any = erlang_c(servers, c * load);
@@ -171,8 +172,8 @@ mod tests {
         }
     }
 
-    /// Crommelin 1932; the distribution of the number in the system by iteration over one service
-    /// time, after which exactly those who were in service have left.
+    /// Crommelin 1932. The distribution of the number of calls in the system is iterated over one
+    /// service time, after which exactly the calls that were in service have left.
     fn crommelin(servers: usize, load: f64) -> impl Fn(f64) -> f64 {
         const STATES: usize = 400;
         let rate = servers as f64 * load;
@@ -209,7 +210,7 @@ mod tests {
             let mut term = (-rest).exp();
             let mut sum = 0.0;
             for j in 0..=last {
-                // The probability that at most this many wait.
+                // The probability that at most this many calls wait.
                 sum += up_to[(last - j + servers).min(STATES - 1)] * term;
                 term *= rest / (j + 1) as f64;
             }
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn constant_service_is_crommelins() {
+    fn constant_service_times_match_crommelin() {
         for (servers, load, seed) in [(1, 0.7, 4), (4, 0.9, 5)] {
             let name = format!("M/D/{servers} at {load}, seed {seed}");
             let waits = waits(servers, Distribution::Constant(MEAN), load, seed);
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_queue_refuses() {
+    fn a_full_queue_refuses_calls() {
         let capacity =
             Capacity { servers: 2, service: Distribution::Constant(MEAN), queue_max: Some(1) };
         let mut station = Station::new(capacity, Key::new(0));
@@ -236,8 +237,8 @@ mod tests {
         assert_eq!(station.arrive(at(0)), visit(0, 4));
         assert_eq!(station.arrive(at(1)), visit(1, 5));
         assert_eq!(station.arrive(at(2)), visit(4, 8)); // waits
-        assert_eq!(station.arrive(at(3)), None); // nowhere to wait
-        assert_eq!(station.arrive(at(4)), visit(5, 9)); // the one that waited is being served
+        assert_eq!(station.arrive(at(3)), None); // the queue is full
+        assert_eq!(station.arrive(at(4)), visit(5, 9)); // the waiting call is being served
         let no_queue = Capacity { queue_max: Some(0), servers: 1, ..capacity };
         let mut station = Station::new(no_queue, Key::new(0));
         assert_eq!(station.arrive(at(0)), visit(0, 4));

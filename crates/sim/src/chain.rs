@@ -1,13 +1,13 @@
-//! The chain as a pure function: block *n* of a seed is always the same, whoever asks, in whatever
-//! order, without anything before it having been made.
+//! The chain as a pure function: block *n* of a seed is always the same, and is computed without
+//! computing the blocks before it.
 //!
-//! It holds no state and reads no clock: which height is the head, which forks there were and what
-//! users sent is the node's business.
+//! It has no state and reads no clock: the head, the forks and the transactions sent by users are
+//! managed by the node.
 //!
 //! # Layout
-//! - `ledger`: who sends what when, in closed form
-//! - `seal`: hashes and addresses that can be read back
-//! - `transaction`, `block`: what the answers are made from
+//! - `ledger`: the generated transactions, nonces and balances, in closed form
+//! - `seal`: invertible hashes and addresses
+//! - `transaction`, `block`: transactions and blocks
 //! - `keccak`: hash and bloom filter
 
 pub(crate) mod block;
@@ -24,10 +24,10 @@ use ledger::{ACCOUNTS, Ledger};
 use seal::{Kind, Seals};
 use transaction::{Address, Names};
 
-/// Wei that every address holds before the first block, a million ether: enough for a generated
-/// account to pay its fees for ever, and for a user to send without asking a faucet.
+/// Initial balance of every address, in wei: a million ether, enough for a generated account to pay
+/// its fees indefinitely, and for users to send without a faucet.
 pub(crate) const ETHER_AT_GENESIS: u128 = 1_000_000 * 1_000_000_000_000_000_000;
-/// Token units that every address holds before the first block.
+/// Initial balance of every address, in token units.
 pub(crate) const TOKENS_AT_GENESIS: u128 = 1_000_000_000_000 * 1_000_000_000_000_000_000;
 
 /// One chain.
@@ -43,7 +43,7 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn new(seed: u64, service: &Service) -> Chain {
-        // The name enters by its bytes, so that two services of one chain id are two worlds.
+        // Derived from the name, so that two services with the same chain id have different chains.
         let key = service.name.bytes().fold(Key::new(seed), |key, byte| key.with(u64::from(byte)));
         Chain {
             key,
@@ -66,25 +66,24 @@ impl Chain {
         (index < u128::from(ACCOUNTS)).then_some(index as u64)
     }
 
-    /// The ordinal of the generated transaction that created the contract at `address`, and the
-    /// contract's block.
+    /// The ordinal and the block of the generated transaction that created the contract at `address`.
     pub(crate) fn creation_at(&self, address: &Address) -> Option<(u64, u64)> {
         let ordinal = u64::try_from(self.seals.open(Kind::Contract, address)?).ok()?;
         Some((ordinal, self.ledger.block_of(ordinal)?))
     }
 
-    /// The generated transaction with this hash: its ordinal and its block.
+    /// The ordinal and the block of the generated transaction with this hash.
     pub(crate) fn find(&self, hash: &keccak::Hash) -> Option<(u64, u64)> {
         let ordinal = u64::try_from(self.seals.open(Kind::Transaction, hash)?).ok()?;
         Some((ordinal, self.ledger.block_of(ordinal)?))
     }
 
-    /// The newest block whose time has come, `unix` after 1970.
+    /// The newest block at the time `unix` after the Unix epoch.
     pub(crate) fn height(&self, unix: Nanos) -> u64 {
         (unix - Nanos::from_secs(GENESIS_UNIX_SECS)).0 / self.block_time.0
     }
 
-    /// When block `number` is due, in seconds after 1970.
+    /// The timestamp of block `number`, in seconds since the Unix epoch.
     pub(crate) fn timestamp(&self, number: u64) -> u64 {
         GENESIS_UNIX_SECS
             + (u128::from(number) * u128::from(self.block_time.0) / 1_000_000_000) as u64

@@ -1,14 +1,14 @@
-//! What is not a call: health and readiness in PATH's shape, and the control endpoint.
+//! Requests other than calls: PATH's health and readiness endpoints, and the control endpoint.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /health` | 200, empty |
 //! | `GET /ready`, `GET /ready/SERVICE` | PATH's readiness |
-//! | `GET /sim/faults` | the kinds of faults that are set |
-//! | `PUT /sim/faults` | replaces them by a JSON list |
-//! | `POST /sim/faults` | adds one, or a list |
-//! | `DELETE /sim/faults` | clears them |
-//! | `GET /sim/counts` | what was counted |
+//! | `GET /sim/faults` | the faults that are set |
+//! | `PUT /sim/faults` | replaces the faults by a fault or an array of faults |
+//! | `POST /sim/faults` | adds a fault or an array of faults |
+//! | `DELETE /sim/faults` | clears the faults |
+//! | `GET /sim/counts` | the counts |
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -20,7 +20,7 @@ use crate::node::failure::Failure;
 use crate::node::write::{Object, array, text};
 use crate::sim::{Host, Shared};
 
-/// The largest list of faults in bytes.
+/// Maximum size of a list of faults, in bytes.
 const BODY_MAX: usize = 1 << 20;
 
 pub(crate) async fn respond(caller: &Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -64,7 +64,7 @@ pub(crate) async fn respond(caller: &Caller, request: Request<Incoming>) -> Resp
             plain(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "nothing at {method} {path}\nhint: {known}, POST /v1 with Target-Service-Id, GET /ready, GET /sim/counts\n"
+                    "{method} {path} not found\nhint: use {known}, POST /v1 with Target-Service-Id, GET /ready or GET /sim/counts\n"
                 ),
             )
         }
@@ -75,12 +75,13 @@ fn set(shared: &Shared, faults: Vec<Fault>, keep: bool) -> Response<Full<Bytes>>
     let unknown = faults.iter().filter_map(|fault| fault.service.as_deref());
     if let Some(name) = unknown.into_iter().find(|name| shared.host(name).is_none()) {
         let known = shared.names().collect::<Vec<_>>().join(", ");
-        let message = format!("unknown service \"{name}\": one of {known}\n");
+        let message = format!("unknown service \"{name}\"; must be one of {known}\n");
         return plain(StatusCode::BAD_REQUEST, message);
     }
     let before = if keep { shared.faults.list().len() } else { 0 };
     if before + faults.len() > FAULTS_MAX {
-        return plain(StatusCode::BAD_REQUEST, format!("more than {FAULTS_MAX} faults\n"));
+        let text = format!("at most {FAULTS_MAX} faults can be set\n");
+        return plain(StatusCode::BAD_REQUEST, text);
     }
     shared.faults.set(faults, keep, shared.clock.now());
     list(&shared.faults.list())
@@ -150,13 +151,13 @@ fn readiness(shared: &Shared, hosts: &[&Host]) -> Response<Full<Bytes>> {
     json(StatusCode::OK, out)
 }
 
-/// PATH's answer to a request that names no service.
+/// PATH's answer to a request without a service id.
 pub(crate) fn no_service_id() -> Response<Full<Bytes>> {
     let body = r#"{"code":400,"message":"no service ID provided in 'Target-Service-Id' header"}"#;
     json(StatusCode::BAD_REQUEST, body.into())
 }
 
-/// PATH's answer to a request that names an unknown service.
+/// PATH's answer to a request with an unknown service id.
 pub(crate) fn unknown_service_id(shared: &Shared, id: &str) -> Response<Full<Bytes>> {
     let mut data = Vec::new();
     let mut object = Object::open(&mut data);

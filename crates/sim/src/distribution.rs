@@ -1,4 +1,5 @@
-//! Distributions of durations, sampled by inversion so that a seed gives the same values anywhere.
+//! Distributions of durations. Samples are computed from a seeded sequence, so that a seed gives the
+//! same values anywhere.
 
 use std::fmt;
 
@@ -6,39 +7,39 @@ use plimsoll_config::values;
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::Sequence;
 
-/// How long something takes.
+/// A distribution of durations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Distribution {
-    /// Always the same.
+    /// Always the same duration.
     Constant(Nanos),
-    /// Anything between two bounds, equally likely.
+    /// Uniformly distributed between two bounds.
     Uniform {
-        /// The least.
+        /// The lower bound.
         from: Nanos,
-        /// The most.
+        /// The upper bound.
         to: Nanos,
     },
-    /// Without memory.
+    /// Exponentially distributed.
     Exponential {
         /// The mean.
         mean: Nanos,
     },
     /// Mostly near the median, with a long tail.
     Lognormal {
-        /// Half of the values are below.
+        /// The median.
         median: Nanos,
-        /// 99 % of the values are below; not below the median.
+        /// The 99th percentile; at least the median.
         p99: Nanos,
     },
 }
 
-/// The standard normal deviate that 99 % of values are below.
+/// The 99th percentile of the standard normal distribution.
 const NORMAL_P99: f64 = 2.326_347_874_040_841;
 
 impl Distribution {
     /// The next value.
     pub fn sample(&self, random: &mut Sequence) -> Nanos {
-        // In (0, 1]: its logarithm is finite.
+        // In (0, 1], so that the logarithm is finite.
         let mut unit = || 1.0 - random.unit();
         match *self {
             Distribution::Constant(span) => span,
@@ -55,18 +56,19 @@ impl Distribution {
         }
     }
 
-    /// Reads `5ms`, `uniform 1ms 5ms`, `exponential 5ms` or `lognormal 5ms 50ms` (median, p99).
+    /// Parses `5ms`, `uniform 1ms 5ms`, `exponential 5ms` or `lognormal 5ms 50ms` (median, p99).
     ///
     /// # Errors
-    /// What is wrong, with the forms that are right.
+    /// Returns a message that lists the valid forms.
     pub fn parse(text: &str) -> Result<Distribution, String> {
         let words: Vec<_> = text.split_whitespace().collect();
         let span = |text: &str| values::duration(text).map(Nanos::from);
         let ordered = |low: &str, high: &str| {
             let (low, high) = (span(low)?, span(high)?);
-            match low <= high {
-                true => Ok((low, high)),
-                false => Err(format!("in \"{text}\" the second duration is below the first")),
+            if low <= high {
+                Ok((low, high))
+            } else {
+                Err(format!("the second duration in \"{text}\" must not be less than the first"))
             }
         };
         match words[..] {
@@ -102,7 +104,7 @@ mod tests {
     use plimsoll_measure::rng::Key;
 
     #[test]
-    fn texts_are_read() {
+    fn distributions_are_parsed() {
         let ms = Nanos::from_millis;
         let check = |text: &str, read: Distribution| {
             assert_eq!(Distribution::parse(text), Ok(read), "{text}");

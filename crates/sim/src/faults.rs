@@ -1,13 +1,13 @@
-//! Faults: what goes wrong with a node, when, and for which of its calls.
+//! Faults that a simulated node injects.
 //!
-//! A fault is a kind, a window of time, and a share of the requests that it strikes within. Which
-//! requests those are follows from the seed and from how many matching requests came before, so the
-//! same sequence of requests meets the same faults. The list can be changed at any time.
+//! A fault has a kind, a time window, and the share of matching requests that it affects during the
+//! window. The affected requests follow from the seed and the number of matching requests before, so
+//! the same sequence of requests gets the same faults. The list can be changed at any time.
 //!
 //! # Layout
 //! - this file: the types
-//! - `read`: from TOML and JSON
-//! - `armed`: the list in force, and what it does to one request
+//! - `read`: reading faults from TOML and JSON
+//! - `armed`: the faults that are set, and their effects on a request
 
 pub(crate) mod armed;
 pub(crate) mod read;
@@ -16,60 +16,60 @@ use plimsoll_measure::Nanos;
 
 pub use read::{from_json, from_toml};
 
-/// How many faults may be set at a time.
+/// Maximum number of faults at a time.
 pub const FAULTS_MAX: usize = 100;
 
-/// One thing that goes wrong.
+/// A fault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
-    /// What.
+    /// What goes wrong.
     pub kind: FaultKind,
-    /// When.
+    /// When it is in force.
     pub window: Window,
-    /// For which share of the matching requests, 0 to 1. Without meaning for kinds that change the
-    /// node as a whole: lag, reorganisation, chain id, stall, refusal.
+    /// Share of the matching requests that are affected, 0 to 1. Ignored by kinds that affect the
+    /// whole node: lag, reorganisation, chain id, stall, refusal.
     pub share: f64,
-    /// Only for this service.
+    /// Only requests for this service; `None`: all services.
     pub service: Option<String>,
-    /// Only for calls of this method; for a batch: if any of its calls is.
+    /// Only calls of this method; `None`: all methods. A batch matches if any of its calls does.
     pub method: Option<String>,
 }
 
 impl Fault {
-    /// A fault of all requests, from now on until it is cleared.
+    /// A fault that affects all requests, until it is cleared.
     pub fn new(kind: FaultKind) -> Fault {
         Fault { kind, window: Window::default(), share: 1.0, service: None, method: None }
     }
 
-    /// The same, only for calls of `method`.
+    /// Restricts the fault to calls of `method`.
     pub fn for_method(self, method: &str) -> Fault {
         Fault { method: Some(method.into()), ..self }
     }
 
-    /// The same, only for this service.
+    /// Restricts the fault to this service.
     pub fn for_service(self, service: &str) -> Fault {
         Fault { service: Some(service.into()), ..self }
     }
 
-    /// The same, for a share of the requests, 0 to 1.
+    /// Restricts the fault to a share of the requests, 0 to 1.
     pub fn for_share(self, share: f64) -> Fault {
         Fault { share, ..self }
     }
 
-    /// The same, from `at` after it was set for `length`.
+    /// Limits the fault to a window of `length` that starts `at` after the fault was set.
     pub fn during(self, at: Nanos, length: Nanos) -> Fault {
         Fault { window: Window { at, length: Some(length), every: None }, ..self }
     }
 }
 
-/// What goes wrong.
+/// The kinds of faults.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FaultKind {
     /// A JSON-RPC error in a response with status 200.
     Error {
-        /// Its code.
+        /// The error code.
         code: i64,
-        /// Its message.
+        /// The error message.
         message: String,
     },
     /// A response with this HTTP status and no JSON-RPC.
@@ -79,55 +79,55 @@ pub enum FaultKind {
         /// Seconds for `Retry-After`.
         retry_after: Option<u64>,
     },
-    /// Every answer is held until the window ends.
+    /// All answers are held until the window ends.
     Stall,
-    /// Answers come this much later.
+    /// Answers are delayed.
     Delay {
-        /// How much.
+        /// The delay.
         by: Nanos,
     },
-    /// The node's head stays behind.
+    /// The node's head lags behind the chain.
     Lag {
-        /// By how many blocks.
+        /// By this number of blocks.
         blocks: u64,
     },
     /// The newest blocks are replaced by others, once at the start of each window.
     Reorganise {
-        /// How many blocks.
+        /// Number of blocks that are replaced.
         depth: u64,
     },
-    /// The node claims to be of another chain.
+    /// The node reports another chain id.
     ChainId {
-        /// Which.
+        /// The chain id.
         id: u64,
     },
     /// The connection is reset while the response is sent.
     Reset {
-        /// After this many bytes of it.
+        /// After this many bytes of the response.
         after: usize,
     },
     /// The connection is closed while the response is sent.
     Truncate {
-        /// After this many bytes of it; `None`: about half.
+        /// After this many bytes of the response; `None`: about half.
         after: Option<usize>,
     },
-    /// The response comes in small pieces.
+    /// The response is sent in small chunks.
     Slow {
-        /// Bytes in a piece, at least 1.
+        /// Bytes per chunk, at least 1.
         bytes: usize,
-        /// From piece to piece.
+        /// Pause between chunks.
         every: Nanos,
     },
     /// New connections are refused.
     Refuse,
-    /// The answer has an id that nobody asked with.
+    /// The answer has an id that was not sent.
     WrongId,
-    /// The response is no JSON.
+    /// The response is not JSON.
     Garbage,
 }
 
 impl FaultKind {
-    /// Its name in files and counts.
+    /// The name in files and counts.
     pub fn name(&self) -> &'static str {
         match self {
             FaultKind::Error { .. } => "error",
@@ -150,23 +150,23 @@ impl FaultKind {
 /// When a fault is in force, counted from when it was set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
-    /// From here on.
+    /// Start of the window.
     pub at: Nanos,
-    /// How long it lasts; `None`: until it is cleared.
+    /// Length of the window; `None`: until the fault is cleared.
     pub length: Option<Nanos>,
-    /// And again each time so much later; longer than `length`.
+    /// Repeats the window at this interval, which must be longer than `length`.
     pub every: Option<Nanos>,
 }
 
 impl Window {
-    /// Which of its turns is in force `since` it was set, and when that one ends.
+    /// The number and the end of the repetition that is in force at `since`.
     pub(crate) fn turn(&self, since: Nanos) -> Option<(u64, Nanos)> {
         let (turn, start) = self.started(since)?;
         let end = self.length.map_or(Nanos::MAX, |length| start + length);
         (since < end).then_some((turn, end))
     }
 
-    /// The newest turn that has begun, and when it did.
+    /// The number and the start of the latest repetition that has begun by `since`.
     pub(crate) fn started(&self, since: Nanos) -> Option<(u64, Nanos)> {
         let into = since.0.checked_sub(self.at.0)?;
         let turn = self.every.map_or(0, |every| into / every.0);
@@ -174,7 +174,7 @@ impl Window {
         Some((turn, start))
     }
 
-    /// When it next begins, from `since` on.
+    /// The next start of the window after `since`.
     pub(crate) fn next_start(&self, since: Nanos) -> Option<Nanos> {
         match (self.started(since), self.every) {
             (None, _) => Some(self.at),

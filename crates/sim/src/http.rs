@@ -1,5 +1,4 @@
-//! One HTTP request to its response: which service it is for, what the node makes of it, and what
-//! faults and capacity make of that.
+//! Answers one HTTP request: finds the service, applies faults and capacity, and calls the node.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,13 +12,13 @@ use plimsoll_measure::Nanos;
 use plimsoll_rpc::request::{self, Body, Call, Refused};
 
 use crate::control;
-use crate::faults::armed::{Struck, WireFault};
+use crate::faults::armed::{RequestEffects, WireFault};
 use crate::node::failure::Failure;
 use crate::node::{View, write};
 use crate::seen::Seen;
 use crate::sim::{Host, Shared};
 use crate::timer::Timer;
-use crate::wire::{Control, Fate};
+use crate::wire::{Control, Delivery};
 
 /// One connection.
 pub(crate) struct Caller {
@@ -27,13 +26,13 @@ pub(crate) struct Caller {
     pub(crate) timer: Timer,
     pub(crate) control: Control,
     pub(crate) connection: u64,
-    /// The service of the listener that accepted it, if it has one of its own.
+    /// The service of the listener that accepted the connection, if the listener has only one.
     pub(crate) host: Option<usize>,
 }
 
-/// Bytes of a response's head, about: what a cut in the middle of a response must get past.
+/// Approximate length of a response's head, for truncation in the middle of a body.
 const HEAD_LEN: usize = 100;
-/// Error code when the queue is full (EIP-1474: limit exceeded).
+/// Error code if the queue is full (EIP-1474: limit exceeded).
 const LIMIT_EXCEEDED: i64 = -32005;
 
 /// Answers one request.
@@ -42,8 +41,8 @@ pub(crate) async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let shared = &caller.shared;
-    // What befell the response before is over.
-    caller.control.set(Fate::Intact);
+    // Resets the faults of the previous response.
+    caller.control.set(Delivery::Intact);
     let path = request.uri().path();
     if request.method() != Method::POST || path.starts_with("/sim/") {
         return Ok(control::respond(&caller, request).await);
@@ -60,8 +59,8 @@ pub(crate) async fn respond(
             let text = format!("request body too large: the limit is {limit} bytes\n");
             return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
-        // The caller went away in the middle of its request.
-        Err(_) => return Ok(plain(StatusCode::BAD_REQUEST, "the body ended early\n".into())),
+        // The client disconnected during its request.
+        Err(_) => return Ok(plain(StatusCode::BAD_REQUEST, "incomplete request body\n".into())),
     };
     let now = shared.clock.now();
     let order = shared.record.request(|order| Seen {
@@ -82,8 +81,8 @@ pub(crate) async fn respond(
     Ok(answer(&caller, host, &body, order, now).await)
 }
 
-/// The service that a request is for: by its listener, by the path's first part, by PATH's header
-/// where the path is `/v1`, or the only one there is.
+/// Finds the service by the listener, by the first part of the path, by PATH's header if the path is
+/// `/v1`, or because there is only one service.
 fn find_host<'c>(
     caller: &'c Caller,
     request: &Request<Incoming>,
@@ -107,7 +106,7 @@ fn find_host<'c>(
     };
     host.ok_or_else(|| {
         let known = shared.names().collect::<Vec<_>>().join(", ");
-        let message = format!("unknown service \"{name}\": ask for /SERVICE, one of {known}");
+        let message = format!("unknown service \"{name}\": use /SERVICE, one of {known}");
         let mut out = Vec::new();
         let failure = Failure::new(plimsoll_rpc::code::METHOD_NOT_FOUND, message);
         write_failure(&mut out, None, &failure);
@@ -124,7 +123,7 @@ async fn answer(
 ) -> Response<Full<Bytes>> {
     let shared = &caller.shared;
     let calls = request::parse(body, shared.settings.batch_max);
-    let struck = strike(shared, host, &calls, now);
+    let effects = inject(shared, host, &calls, now);
     let done = match host.station().map(|mut station| station.arrive(shared.clock.now())) {
         None => Nanos::ZERO,
         Some(Some(visit)) => visit.done,
@@ -140,45 +139,45 @@ async fn answer(
     if let Some(latency) = &shared.settings.latency {
         until = done.max(now) + latency.sample(&mut shared.latency_key.with(order).sequence());
     }
-    if struck.delay > Nanos::ZERO {
-        until = until.max(now) + struck.delay;
+    if effects.delay > Nanos::ZERO {
+        until = until.max(now) + effects.delay;
     }
-    let until = until.max(struck.until.unwrap_or_default());
+    let until = until.max(effects.until.unwrap_or_default());
     if until > Nanos::ZERO {
         caller.timer.until(until).await;
     }
-    if let Some((status, retry_after)) = struck.status {
+    if let Some((status, retry_after)) = effects.status {
         return refuse(status, retry_after);
     }
-    let out = if struck.garbage {
+    let out = if effects.garbage {
         b"<html>502 Bad Gateway \xff{".to_vec()
     } else {
         let mut view = host.node.view(shared.calendar.unix());
-        view.head = view.tip.saturating_sub(struck.lag);
-        view.chain_id = struck.chain_id.unwrap_or(view.chain_id);
+        view.head = view.tip.saturating_sub(effects.lag);
+        view.chain_id = effects.chain_id.unwrap_or(view.chain_id);
         answer_calls(shared, host, &calls, &view, now)
     };
-    if let Some(fault) = struck.wire {
+    if let Some(fault) = effects.wire {
         caller.control.set(match fault {
-            WireFault::Reset { after } => Fate::Cut { left: after, reset: true },
+            WireFault::Reset { after } => Delivery::Cut { left: after, reset: true },
             WireFault::Truncate { after } => {
-                Fate::Cut { left: after.unwrap_or(HEAD_LEN + out.len() / 2), reset: false }
+                Delivery::Cut { left: after.unwrap_or(HEAD_LEN + out.len() / 2), reset: false }
             }
-            WireFault::Slow { bytes, every } => Fate::Drip { bytes, every },
+            WireFault::Slow { bytes, every } => Delivery::Drip { bytes, every },
         });
     }
     json(StatusCode::OK, out)
 }
 
-/// What faults do to a request as a whole.
-fn strike(
+/// The effects of faults on a whole request. Carries out reorganisations that are due.
+fn inject(
     shared: &Shared,
     host: &Host,
     calls: &Result<Body<'_>, Refused<'_>>,
     now: Nanos,
-) -> Struck {
+) -> RequestEffects {
     if shared.faults.is_empty() {
-        return Struck::default();
+        return RequestEffects::default();
     }
     let batch: Vec<Call<'_>> = match calls {
         Ok(Body::Single(call)) => vec![call.clone()],
@@ -186,12 +185,12 @@ fn strike(
         Err(_) => Vec::new(),
     };
     let methods: Vec<&str> = batch.iter().map(|call| &*call.method).collect();
-    let struck = shared.faults.strike(&host.node.service.name, &methods, now);
-    for depth in &struck.reorganise {
-        // A list that is full stays as it is; the limit is in the documentation.
+    let effects = shared.faults.apply(&host.node.service.name, &methods, now);
+    for depth in &effects.reorganise {
+        // Has no effect if the list is full; the limit is documented.
         host.node.reorganise(shared.calendar.unix(), *depth);
     }
-    struck
+    effects
 }
 
 fn answer_calls(
@@ -235,19 +234,20 @@ fn answer_call(
 ) {
     shared.record.call(&call.method);
     let service = &host.node.service.name;
-    let struck = match shared.faults.is_empty() {
-        true => Default::default(),
-        false => shared.faults.strike_call(service, &call.method, now),
+    let effects = if shared.faults.is_empty() {
+        Default::default()
+    } else {
+        shared.faults.apply_to_call(service, &call.method, now)
     };
     let start = out.len();
     out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     match call.id {
-        _ if struck.wrong_id => out.extend_from_slice(b"\"nobody asked with this id\""),
+        _ if effects.wrong_id => out.extend_from_slice(b"\"not the id that was sent\""),
         id => out.extend_from_slice(id.unwrap_or(b"null")),
     }
     let result = out.len();
     out.extend_from_slice(b",\"result\":");
-    let outcome = match struck.error {
+    let outcome = match effects.error {
         Some((code, message)) => Err(Failure::new(code, message)),
         None => host.node.answer(call, view, out),
     };
@@ -266,7 +266,7 @@ fn write_refusal(out: &mut Vec<u8>, refused: &Refused<'_>) {
     write_failure(out, refused.id, &Failure::new(refused.why.code(), refused.why.to_string()));
 }
 
-/// Writes an error response under `id`.
+/// Writes an error response with this `id`.
 pub(crate) fn write_failure(out: &mut Vec<u8>, id: Option<&[u8]>, failure: &Failure) {
     let mut object = write::Object::open(out);
     object.raw("jsonrpc", "\"2.0\"");
@@ -289,7 +289,7 @@ pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
     with_type(status, body, HeaderValue::from_static("application/json"))
 }
 
-/// A response for people.
+/// A plain-text response.
 pub(crate) fn plain(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     with_type(status, body.into_bytes(), HeaderValue::from_static("text/plain; charset=utf-8"))
 }

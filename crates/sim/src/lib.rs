@@ -1,21 +1,21 @@
-//! A simulated world: chain nodes whose answers agree, whose capacity is known in closed form, and
-//! which fail on a timetable.
+//! Simulated chain nodes with consistent answers, a capacity that is known in closed form, and
+//! scheduled faults.
 //!
-//! For tests of everything that speaks to chain nodes, and for trying a plan before it is pointed at
-//! a real system. The same seed gives the same world. It simulates what is seen over the wire, not
-//! how a chain works: there is no consensus, no virtual machine and no trie.
+//! For tests of everything that talks to chain nodes, and for trying a plan before it is pointed at
+//! a real system. The same seed gives the same chains. Only what is visible over the wire is
+//! simulated: there is no consensus, no virtual machine and no trie.
 //!
 //! # Layout
-//! - [`sim`]: a running simulator as a library: start, ask, change, stop
-//! - [`settings`], [`service`]: what it is started with
+//! - [`sim`]: a running simulator: start, inspect, change, stop
+//! - [`settings`], [`service`]: its settings
 //! - `server`, `http`, `control`, `wire`, `timer`: serving
-//! - `node`, `chain`: the answers, and the chain they are made from
-//! - [`capacity`], [`distribution`]: servers, queue and how long things take
-//! - [`faults`]: what goes wrong when
-//! - [`seen`]: what it saw
-//! - [`proxy`]: a TCP proxy with faults, for before anything real
-//! - [`wallet`]: accounts to send from
-//! - [`verify`]: whether a node agrees with itself
+//! - `node`, `chain`: the answers, and the chain they are computed from
+//! - [`capacity`], [`distribution`]: servers, queue, and distributions of durations
+//! - [`faults`]: faults of a node
+//! - [`seen`]: recorded requests and counts
+//! - [`proxy`]: a TCP proxy that injects network faults
+//! - [`wallet`]: accounts to send transactions from
+//! - [`verify`]: checks that a node's methods agree with each other
 
 pub mod capacity;
 mod chain;
@@ -41,6 +41,6 @@ pub use faults::{Fault, FaultKind, Window};
 pub use proxy::{LinkFault, LinkFaultKind, Proxy, ProxySettings};
 pub use seen::{Counts, Seen};
 pub use service::Service;
-pub use settings::{Date, HeldDate, Settings, StartError};
+pub use settings::{Date, ManualDate, Settings, StartError};
 pub use sim::Sim;
 pub use wallet::Wallet;

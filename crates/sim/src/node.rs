@@ -1,18 +1,18 @@
-//! A simulated node: the chain as far as its time has come, the branches it took, what users sent,
-//! and the answers made from them.
+//! A simulated node: answers calls from the chain, its reorganisations, and the transactions that
+//! users sent.
 //!
-//! Every answer is computed from the same few functions of the chain, so that what one method says
-//! and what another says cannot differ. State is bounded: the list of reorganisations, the pool, and
-//! the blocks asked for last.
-//! It knows no HTTP, no clock and no faults; a [`View`] tells it what to pretend.
+//! All answers are computed from the same few functions of the chain, so that methods cannot
+//! contradict each other. State is bounded: the list of reorganisations, the pool, and the cache of
+//! blocks. A node does not deal with HTTP, clocks and faults; a [`View`] contains the head and chain
+//! id to report.
 //!
 //! # Layout
-//! - `methods`: from a method's name to its answer
+//! - `methods`: the methods, by name
 //! - `blocks`, `logs`, `state`, `send`: the answers
 //! - `render`: blocks, transactions, receipts and logs as JSON
 //! - `params`, `failure`, `write`: reading parameters, errors, writing JSON
-//! - `forks`, `pool`, `raw`: reorganisations, sent transactions and their wire form
-//! - `recent`: the blocks that were asked for last
+//! - `forks`, `pool`, `raw`: reorganisations, sent transactions and their encoding
+//! - `recent`: a cache of blocks
 
 mod blocks;
 pub(crate) mod failure;
@@ -53,14 +53,14 @@ pub(crate) struct Node {
     slots: OnceLock<HashMap<Hash, u64>>,
 }
 
-/// What a node shows of itself while it answers one request.
+/// The state that a node reports while it answers one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
-    /// The newest block there is.
+    /// The newest block of the chain.
     pub(crate) tip: u64,
-    /// The newest block it admits to; below the tip when it lags.
+    /// The newest block that the node reports; below the tip if the node lags.
     pub(crate) head: u64,
-    /// The chain id that it claims.
+    /// The chain id that the node reports.
     pub(crate) chain_id: u64,
 }
 
@@ -77,13 +77,13 @@ impl Node {
         }
     }
 
-    /// The view of a healthy node, `unix` after 1970.
+    /// The view of a healthy node at the time `unix` after the Unix epoch.
     pub(crate) fn view(&self, unix: Nanos) -> View {
         let tip = self.chain.height(unix);
         View { tip, head: tip, chain_id: self.service.chain_id }
     }
 
-    /// Replaces the newest `depth` blocks. Tells whether there was room to.
+    /// Replaces the newest `depth` blocks. Returns whether the list of reorganisations had room.
     pub(crate) fn reorganise(&self, unix: Nanos, depth: u64) -> bool {
         let head = self.chain.height(unix);
         let mut forks = self.forks.write().unwrap_or_else(PoisonError::into_inner);
@@ -117,14 +117,14 @@ impl Node {
         block
     }
 
-    /// Makes a block.
+    /// Computes a block.
     fn make_block(&self, id: BlockId) -> Block {
         let parent = self.with_forks(|forks| forks.parent(id));
         let sent: Vec<Arc<_>> = self.pool().in_block(id.number).to_vec();
         self.chain.block(id, parent, sent)
     }
 
-    /// The block that a call names; `None` when it is not there (yet).
+    /// Finds the block that a call refers to; `None` if it does not exist (yet).
     fn resolve(&self, named: BlockRef, view: &View) -> Option<BlockId> {
         match named {
             BlockRef::Hash { hash, canonical } => {
@@ -140,8 +140,8 @@ impl Node {
         }
     }
 
-    /// The height that a call names. What is pending stands above the head only where a method says
-    /// so; elsewhere it reads as the newest block.
+    /// The height that a call refers to. `pending` means the newest block here; methods that support
+    /// pending blocks handle it themselves.
     fn height(&self, named: BlockRef, view: &View) -> Option<u64> {
         Some(match named {
             BlockRef::Number(number) => number,
@@ -153,7 +153,7 @@ impl Node {
         })
     }
 
-    /// The height whose state a call asks for.
+    /// The height of the state that a call refers to.
     fn state_at(&self, named: BlockRef, view: &View) -> Result<u64, Failure> {
         if let BlockRef::Hash { hash, canonical: true } = named {
             let id = self.chain.block_id(&hash);

@@ -1,16 +1,14 @@
-//! A TCP proxy that does the network's part before anything real: delay, little bandwidth, resets,
-//! silence.
+//! A TCP proxy that injects network faults: delay, limited bandwidth, resets, silence.
 //!
-//! It passes bytes and knows nothing of what they mean. Faults are a typed list with windows, as for
-//! the simulated nodes; which connections a share strikes follows from the seed and the order in
-//! which they were accepted. What strikes a connection is decided when it is accepted, but for
-//! refusal, black hole and the limit, which are about accepting itself; delay and bandwidth are in
-//! force while their window is.
+//! It forwards bytes without interpreting them. As for simulated nodes, faults have windows and
+//! shares; the affected connections follow from the seed and the order in which connections are
+//! accepted. Whether a fault affects a connection is decided when the connection is accepted, except
+//! for delay, bandwidth and drip, which are in force during their windows.
 //!
 //! # Layout
 //! - this file: settings, accepting, start and stop
-//! - `read`: the timetable
-//! - `pump`: bytes from one side to the other
+//! - `read`: reading faults from TOML
+//! - `pump`: forwarding bytes
 
 mod pump;
 pub(crate) mod read;
@@ -34,86 +32,86 @@ use crate::timer::Timer;
 
 pub use read::from_toml;
 
-/// Everything that a proxy is started with.
+/// The settings of a proxy.
 #[derive(Debug, Clone)]
 pub struct ProxySettings {
-    /// Where it listens; port 0: one that the kernel chooses.
+    /// Address to listen on; with port 0 the kernel chooses a port.
     pub listen: SocketAddr,
-    /// Where it passes bytes to: `host:port`, looked up for each connection.
+    /// Target, `host:port`; resolved for each connection.
     pub to: String,
-    /// Decides jitter and which connections faults strike.
+    /// Determines the jitter and the connections that are affected by faults.
     pub seed: u64,
-    /// What goes wrong, counted from the start.
+    /// Faults; their windows count from the start.
     pub faults: Vec<LinkFault>,
 }
 
-/// One thing that goes wrong on the way.
+/// A network fault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkFault {
-    /// What.
+    /// What goes wrong.
     pub kind: LinkFaultKind,
-    /// When.
+    /// When it is in force.
     pub window: Window,
-    /// For which share of the connections, 0 to 1.
+    /// Share of the connections that are affected, 0 to 1.
     pub share: f64,
 }
 
 impl LinkFault {
-    /// A fault of every connection, for ever.
+    /// A fault that affects every connection all the time.
     pub fn new(kind: LinkFaultKind) -> LinkFault {
         LinkFault { kind, window: Window::default(), share: 1.0 }
     }
 }
 
-/// What goes wrong on the way.
+/// The kinds of network faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkFaultKind {
-    /// Everything arrives later, in both directions; order is kept.
+    /// All data is delayed in both directions, in order.
     Delay {
-        /// By at least this.
+        /// Minimum delay.
         by: Nanos,
-        /// And up to this much more.
+        /// Maximum random addition to the delay.
         jitter: Nanos,
     },
-    /// No more than `rate` bytes a second pass, in each direction of each connection.
+    /// Limits the bandwidth in each direction of each connection.
     Bandwidth {
-        /// Bytes a second, at least 1.
+        /// Bytes per second, at least 1.
         rate: u64,
     },
-    /// The connection is reset once `after` bytes of the answer have passed.
+    /// The connection is reset after part of the answer.
     Reset {
-        /// How many.
+        /// Number of bytes.
         after: u64,
     },
-    /// The connection is closed once `after` bytes of the answer have passed.
+    /// The connection is closed after part of the answer.
     Truncate {
-        /// How many.
+        /// Number of bytes.
         after: u64,
     },
-    /// Nothing passes any more once `after` bytes of the answer have, but the connection stays open.
+    /// Nothing is sent after part of the answer, but the connection stays open.
     Silence {
-        /// How many.
+        /// Number of bytes.
         after: u64,
     },
-    /// The answer comes in small pieces.
+    /// The answer is sent in small chunks.
     Drip {
-        /// Bytes in a piece, at least 1.
+        /// Bytes per chunk, at least 1.
         bytes: usize,
-        /// From piece to piece.
+        /// Pause between chunks.
         pause: Nanos,
     },
     /// New connections are refused.
     Refuse,
-    /// New connections are accepted, and nothing is ever heard again.
+    /// New connections are accepted, but nothing is ever sent.
     BlackHole,
-    /// Connections beyond a number are accepted and closed at once.
+    /// Further connections are accepted and closed immediately.
     Limit {
-        /// How many may be open.
+        /// Maximum number of open connections.
         connections: u64,
     },
 }
 
-/// A proxy that passes bytes until it is stopped or dropped.
+/// A proxy that forwards connections until it is stopped or dropped.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
@@ -126,11 +124,11 @@ pub struct Proxy {
 pub struct ProxyCounts {
     /// Connections accepted.
     pub accepted: u64,
-    /// Of those: open now.
+    /// Connections that are open now.
     pub open: u64,
-    /// Bytes passed towards the target.
+    /// Bytes forwarded to the target.
     pub bytes_in: u64,
-    /// Bytes passed back.
+    /// Bytes forwarded back.
     pub bytes_out: u64,
 }
 
@@ -140,7 +138,7 @@ pub(crate) struct State {
     key: Key,
     accepted: AtomicU64,
     closed: AtomicU64,
-    /// Towards the target, and back.
+    /// Bytes to the target, and back.
     passed: [AtomicU64; 2],
 }
 
@@ -148,12 +146,12 @@ impl Proxy {
     /// Starts listening. When this returns, connections are accepted.
     ///
     /// # Errors
-    /// The address is taken, or the system is out of something.
+    /// The address is in use, or a system resource is exhausted.
     pub fn start(settings: ProxySettings) -> Result<Proxy, StartError> {
         let wanted = settings.listen;
         let wrong = |source| StartError::Listen { address: wanted, source };
-        let keeper = reserve(wanted).map_err(wrong)?;
-        let address = keeper.local_addr().map_err(wrong)?.as_socket();
+        let reservation = reserve(wanted).map_err(wrong)?;
+        let address = reservation.local_addr().map_err(wrong)?.as_socket();
         let address = address.ok_or_else(|| wrong(io::ErrorKind::AddrNotAvailable.into()))?;
         let state = Arc::new(State {
             clock: Clock::start(),
@@ -163,7 +161,7 @@ impl Proxy {
             closed: AtomicU64::new(0),
             passed: Default::default(),
         });
-        // One that is to refuse from the start must not accept before its thread runs.
+        // A proxy that refuses from the start must not accept before its thread runs.
         let listener = match state.refusal(Nanos::ZERO) {
             (true, _) => None,
             (false, _) => Some(listen(address).map_err(wrong)?),
@@ -173,20 +171,20 @@ impl Proxy {
         let runtime = runtime.map_err(StartError::System)?;
         let serving = state.clone();
         let thread = std::thread::Builder::new().name("fault-proxy".into()).spawn(move || {
-            // Holds the port while connections are refused.
-            let _keeper = keeper;
+            // Reserves the port while connections are refused.
+            let _reservation = reservation;
             runtime.block_on(serve(serving, listener, address, stopped));
         });
         let thread = Some(thread.map_err(StartError::System)?);
         Ok(Proxy { address, state, stop, thread })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it counted.
+    /// Counts since the start.
     pub fn counts(&self) -> ProxyCounts {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let closed = load(&self.state.closed);
@@ -199,7 +197,7 @@ impl Proxy {
         }
     }
 
-    /// Stops: everything is closed when this returns.
+    /// Stops the proxy. When this returns, all connections are closed.
     pub fn stop(mut self) {
         self.end();
     }
@@ -207,7 +205,7 @@ impl Proxy {
     fn end(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so; stopping must not panic again.
+            // The panic of a thread was already reported; do not panic again.
             let _ = thread.join();
         }
     }
@@ -220,16 +218,17 @@ impl Drop for Proxy {
 }
 
 impl State {
-    /// The faults that strike connection `number` and whose window is open at `now`, with its end.
+    /// The faults that affect connection `number` and are in force at `now`, with the ends of their
+    /// windows.
     fn in_force(&self, number: u64, now: Nanos) -> impl Iterator<Item = (LinkFaultKind, Nanos)> {
         (0..).zip(&self.settings.faults).filter_map(move |(at, fault)| {
             let (_, end) = fault.window.turn(now)?;
-            let lot = self.key.with(at).with(number).sequence().unit();
-            (lot < fault.share).then_some((fault.kind, end))
+            let draw = self.key.with(at).with(number).sequence().unit();
+            (draw < fault.share).then_some((fault.kind, end))
         })
     }
 
-    /// Until when connections are refused, or when that next begins.
+    /// Whether connections are refused, and when that changes.
     fn refusal(&self, now: Nanos) -> (bool, Nanos) {
         let windows = || {
             let faults = self.settings.faults.iter();
@@ -283,7 +282,7 @@ async fn connection(state: Arc<State>, timer: Timer, stream: TcpStream) {
     let kinds: Vec<_> = state.in_force(number, state.clock.now()).map(|(kind, _)| kind).collect();
     let full = |kind: &LinkFaultKind| matches!(kind, LinkFaultKind::Limit { connections } if open >= *connections);
     if kinds.contains(&LinkFaultKind::BlackHole) {
-        // Kept open and unread until the peer gives up or the proxy stops.
+        // Kept open and unread until the peer closes it or the proxy stops.
         pump::until_closed(&stream).await;
     } else if !kinds.iter().any(full)
         && let Ok(target) = TcpStream::connect(&state.settings.to).await

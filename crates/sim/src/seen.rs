@@ -1,6 +1,6 @@
-//! What the simulator saw: requests in order, and counts.
+//! The requests that a simulator received, in order, and counts.
 //!
-//! The record is bounded: beyond its limit requests are counted as unrecorded, not kept.
+//! The record is bounded: requests beyond its limit are counted as unrecorded, not kept.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,22 +11,22 @@ use plimsoll_measure::Nanos;
 
 use crate::node::methods::Method;
 
-/// One request, as it came.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// Its number among all requests, from 0.
+    /// The number of the request, from 0.
     pub order: u64,
-    /// The connection that it came over, numbered from 0.
+    /// The number of its connection, from 0.
     pub connection: u64,
-    /// When it had been read, since the start.
+    /// When the request had been read, counted from the start.
     pub at: Nanos,
-    /// The service that it was for.
+    /// The requested service.
     pub service: String,
     /// Path and query.
     pub path: String,
-    /// Headers in order, names in lower case.
+    /// Headers in order, with lower-case names.
     pub headers: Vec<(String, String)>,
-    /// The body, whole: the ids of its calls tell whose request it is.
+    /// The whole body. The ids of its calls identify the sender.
     pub body: Bytes,
 }
 
@@ -44,19 +44,19 @@ pub struct Counts {
     pub connections: u64,
     /// Connections that are open now.
     pub connections_open: u64,
-    /// JSON-RPC requests: a batch is one.
+    /// JSON-RPC requests; a batch counts as one.
     pub requests: u64,
-    /// Requests that were not recorded, because the record was full or switched off.
+    /// Requests that were not recorded, because the record was full or disabled.
     pub unrecorded: u64,
-    /// Calls, by method; those unknown together as `other`. Methods never called are left out.
+    /// Calls by method; unknown methods count as `other`. Methods without calls are omitted.
     pub calls: BTreeMap<&'static str, u64>,
     /// Requests refused because the queue was full.
     pub overflowed: u64,
-    /// How often each kind of fault struck.
+    /// How often each kind of fault was injected.
     pub faults: BTreeMap<&'static str, u64>,
 }
 
-/// Where it is written down.
+/// Records and counts requests.
 pub(crate) struct Record {
     limit: usize,
     kept: Mutex<Vec<Seen>>,
@@ -82,13 +82,13 @@ impl Record {
         }
     }
 
-    /// Notes a request, which `describe` builds if there is room, and returns its number.
+    /// Counts a request, records what `describe` returns if there is room, and returns its number.
     pub(crate) fn request(&self, describe: impl FnOnce(u64) -> Seen) -> u64 {
         if self.limit == 0 {
             self.unrecorded.fetch_add(1, Ordering::Relaxed);
             return self.order.fetch_add(1, Ordering::Relaxed);
         }
-        // Numbered under the lock, so that the record is in order.
+        // Numbered while the lock is held, so that the record is in order.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let order = self.order.fetch_add(1, Ordering::Relaxed);
         if kept.len() < self.limit {

@@ -1,4 +1,4 @@
-//! Accepting connections and serving HTTP/1.1 on them, one runtime for each thread.
+//! Accepts connections and serves HTTP/1.1 on them, with one runtime per thread.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,41 +19,42 @@ use crate::sim::Shared;
 use crate::timer::Timer;
 use crate::wire::{Control, Wire};
 
-/// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
+/// Maximum number of connections that wait to be accepted; the kernel limits it further by
+/// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Pause after the system gave no descriptor for a connection, which stays in the backlog: without
-/// it the thread would spin until one is free.
+/// Pause if accepting fails for lack of descriptors: the connection stays in the backlog, and without
+/// the pause the thread would spin until a descriptor is free.
 pub(crate) const ACCEPT_PAUSE: Nanos = Nanos::from_millis(10);
 
-/// A place where one thread accepts connections.
-pub(crate) struct Door {
-    /// `None` while connections are refused from the start.
+/// An address on which one thread accepts connections.
+pub(crate) struct Acceptor {
+    /// `None` if connections are refused from the start.
     pub(crate) listener: Option<std::net::TcpListener>,
     pub(crate) address: SocketAddr,
-    /// The service it belongs to; `None`: all of them.
+    /// The only service it serves; `None`: all services.
     pub(crate) host: Option<usize>,
-    /// Holds the port while connections are refused.
-    pub(crate) keeper: Arc<Socket>,
+    /// Reserves the port while connections are refused.
+    pub(crate) reservation: Arc<Socket>,
 }
 
-/// Takes a port without listening on it. Connections are refused as long as nobody else listens.
+/// Binds a port without listening on it. Connections are refused until something listens on it.
 ///
 /// # Errors
-/// The address is taken or not this host's.
+/// The address is in use, or this host does not have it.
 pub(crate) fn reserve(address: SocketAddr) -> io::Result<Socket> {
     if address.port() != 0 {
-        // Sharing a port is for the threads of one simulator, not for two of them.
+        // SO_REUSEPORT is for the threads of one simulator; two simulators must not share a port.
         let probe = std::net::TcpListener::bind(address)?;
         drop(probe);
     }
     bind(address)
 }
 
-/// Listens on a port that was reserved.
+/// Listens on a reserved port.
 ///
 /// # Errors
-/// The system is out of something.
+/// A system resource is exhausted.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = bind(address)?;
     socket.listen(BACKLOG)?;
@@ -69,19 +70,23 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Serves until it is told to stop; then every connection is closed.
-pub(crate) async fn serve(shared: Arc<Shared>, doors: Vec<Door>, mut stop: watch::Receiver<bool>) {
+/// Serves until `stop` is set, then closes all connections.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    acceptors: Vec<Acceptor>,
+    mut stop: watch::Receiver<bool>,
+) {
     let Ok(timer) = Timer::start(shared.clock) else { return };
     let mut accepting = JoinSet::new();
-    for door in doors {
-        accepting.spawn(accept(shared.clone(), timer.clone(), door));
+    for acceptor in acceptors {
+        accepting.spawn(accept(shared.clone(), timer.clone(), acceptor));
     }
-    // An error means that the simulator is gone, which is as good as being told.
+    // An error means that the simulator was dropped, which also stops it.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn accept(shared: Arc<Shared>, timer: Timer, door: Door) {
-    let mut listener = door.listener.and_then(|listener| TcpListener::from_std(listener).ok());
+async fn accept(shared: Arc<Shared>, timer: Timer, acceptor: Acceptor) {
+    let mut listener = acceptor.listener.and_then(|listener| TcpListener::from_std(listener).ok());
     let mut changes = shared.faults.changes();
     let mut connections = JoinSet::new();
     loop {
@@ -92,14 +97,14 @@ async fn accept(shared: Arc<Shared>, timer: Timer, door: Door) {
         let edge = refusing.or(shared.faults.next_refusal(now)).unwrap_or(Nanos::MAX);
         listener = match (refusing, listener) {
             (Some(_), _) => None,
-            (None, None) => listen(door.address).and_then(TcpListener::from_std).ok(),
+            (None, None) => listen(acceptor.address).and_then(TcpListener::from_std).ok(),
             (None, listener) => listener,
         };
         tokio::select! {
             Some(accepted) = next(&listener) => {
                 match accepted {
                     Ok((stream, _)) => {
-                        let served = connection(shared.clone(), timer.clone(), stream, door.host);
+                        let served = connection(shared.clone(), timer.clone(), stream, acceptor.host);
                         connections.spawn(served);
                     }
                     Err(_) => timer.until(shared.clock.now() + ACCEPT_PAUSE).await,
@@ -113,7 +118,7 @@ async fn accept(shared: Arc<Shared>, timer: Timer, door: Door) {
             }
         }
         // The reserved port outlives this loop.
-        let _ = &door.keeper;
+        let _ = &acceptor.reservation;
     }
 }
 
@@ -125,8 +130,7 @@ pub(crate) async fn next(
 }
 
 async fn connection(shared: Arc<Shared>, timer: Timer, stream: TcpStream, host: Option<usize>) {
-    // Answers are small and written at once; without this the last piece of a larger one would wait
-    // for an acknowledgement.
+    // Without this, the last segment of a larger answer would wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
     let control = Control::default();
     let number = shared.record.connections.fetch_add(1, Ordering::Relaxed);
@@ -140,7 +144,7 @@ async fn connection(shared: Arc<Shared>, timer: Timer, stream: TcpStream, host: 
     let service = service_fn(move |request| http::respond(caller.clone(), request));
     let wire = TokioIo::new(Wire::new(stream, control));
     let connection = http1::Builder::new().pipeline_flush(true).serve_connection(wire, service);
-    // A connection that ends in an error was broken by the peer, or by a fault on purpose.
+    // Errors are caused by the peer, or by an injected fault.
     let _ = connection.await;
     shared.record.connections_closed.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,38 +1,38 @@
-//! What a simulated service is: its name, its chain's identity and pace.
+//! A simulated service: its name, and the parameters of its chain.
 
 use std::net::SocketAddr;
 
 use plimsoll_measure::Nanos;
 
-/// When every chain's first block was mined: 2024-01-01T00:00:00Z. Heights follow from the date
-/// alone, so that two simulators with the same seed agree, wherever and whenever they run.
+/// When the first block of every chain was mined: 2024-01-01T00:00:00Z. The date determines the
+/// height, so that two simulators with the same seed agree, wherever and whenever they run.
 pub const GENESIS_UNIX_SECS: u64 = 1_704_067_200;
 
 /// Transactions in an average block, unless set otherwise.
 pub const TRANSACTIONS_MEAN: u64 = 20;
 
-/// One chain that is served.
+/// A chain that is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// What it is called in paths and headers.
+    /// Name in paths and headers.
     pub name: String,
-    /// What `eth_chainId` answers.
+    /// Result of `eth_chainId`.
     pub chain_id: u64,
-    /// From block to block; above zero.
+    /// Time between blocks; above zero.
     pub block_time: Nanos,
-    /// How many blocks the safe head stands behind the newest.
+    /// Number of blocks from the safe to the newest block.
     pub safe_depth: u64,
-    /// How many blocks the finalized head stands behind the newest.
+    /// Number of blocks from the finalized to the newest block.
     pub finalized_depth: u64,
-    /// Transactions in an average block; multiples of four are met exactly.
+    /// Transactions in an average block; exact for multiples of four.
     pub transactions: u64,
-    /// A listener of its own, beside the one for all services.
+    /// Address of a separate listener, in addition to the one for all services.
     pub listen: Option<SocketAddr>,
 }
 
 impl Service {
-    /// The services known by name: `eth`, `boba`, `mantle`, `kava`, with their real chain ids and
-    /// block times.
+    /// The predefined services `eth`, `boba`, `mantle` and `kava`, with their real chain ids and block
+    /// times.
     pub fn known() -> [Service; 4] {
         let service = |name: &str, chain_id, block_secs, safe_depth, finalized_depth| Service {
             name: name.into(),
@@ -51,7 +51,7 @@ impl Service {
         ]
     }
 
-    /// The known service called `name`.
+    /// The predefined service with this name.
     pub fn named(name: &str) -> Option<Service> {
         Service::known().into_iter().find(|service| service.name == name)
     }

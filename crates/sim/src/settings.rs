@@ -1,4 +1,4 @@
-//! What a simulator is started with, and why it may not start.
+//! The settings of a simulator, and the reasons why it may not start.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,39 +12,38 @@ use crate::distribution::Distribution;
 use crate::faults::{FAULTS_MAX, Fault};
 use crate::service::{GENESIS_UNIX_SECS, Service};
 
-/// Threads that may serve; each has a runtime of its own.
+/// Maximum number of serving threads; each has its own runtime.
 pub const THREADS_MAX: usize = 256;
 
-/// Everything that a simulator is started with.
+/// The settings of a simulator.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Decides the chains, service times and which requests faults strike.
+    /// Determines the chains, the service times, and the requests that are affected by faults.
     pub seed: u64,
-    /// Where all services listen; port 0: one that the kernel chooses.
+    /// Address on which all services listen; with port 0 the kernel chooses a port.
     pub listen: SocketAddr,
-    /// How many threads serve; 1 to [`THREADS_MAX`].
+    /// Number of serving threads; 1 to [`THREADS_MAX`].
     pub threads: usize,
-    /// The services; at least one, no name twice.
+    /// The services; at least one, with distinct names.
     pub services: Vec<Service>,
-    /// What each service can do; `None`: as much as the machine can.
+    /// Capacity of each service; `None`: as much as the machine can do.
     pub capacity: Option<Capacity>,
-    /// How much later each answer comes, beside the time for its service.
+    /// Delay added to each answer, in addition to its service time.
     pub latency: Option<Distribution>,
-    /// What goes wrong, counted from the start.
+    /// Faults; their windows count from the start.
     pub faults: Vec<Fault>,
-    /// How many requests are kept to be asked for; the others are only counted.
+    /// Number of requests that are recorded; others are only counted.
     pub record_max: usize,
-    /// The largest body in bytes; larger ones are refused with status 413.
+    /// Maximum body size in bytes; larger bodies are refused with status 413.
     pub body_max: usize,
-    /// The most calls in a batch.
+    /// Maximum number of calls in a batch.
     pub batch_max: usize,
-    /// Where the date comes from, and with it the height of the chains.
+    /// Source of the date, which determines the height of the chains.
     pub date: Date,
 }
 
 impl Settings {
-    /// For tests: one service on a port of 127.0.0.1 that the kernel chooses, everything recorded up
-    /// to 100,000 requests.
+    /// For tests: these services on a free port of 127.0.0.1, recording up to 100,000 requests.
     pub fn for_tests(seed: u64, services: impl IntoIterator<Item = Service>) -> Settings {
         Settings {
             seed,
@@ -54,49 +53,53 @@ impl Settings {
         }
     }
 
-    /// Looks for what cannot be.
+    /// Checks that the settings are valid.
     pub(crate) fn check(&self) -> Result<(), StartError> {
-        let impossible = |why: String| Err(StartError::Impossible(why));
+        let invalid = |why: String| Err(StartError::Invalid(why));
         if self.services.is_empty() {
-            return impossible("no service is named".into());
+            return invalid("at least one service is required".into());
         }
         for (at, service) in self.services.iter().enumerate() {
             let name = &service.name;
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || !name.chars().all(plain) {
-                return impossible(format!("\"{name}\" cannot be the name of a service"));
+                return invalid(format!(
+                    "\"{name}\" is not a valid service name; use letters, digits, \"-\", \"_\" and \".\""
+                ));
             }
             if self.services[..at].iter().any(|other| other.name == *name) {
-                return impossible(format!("the service \"{name}\" is named twice"));
+                return invalid(format!("duplicate service \"{name}\""));
             }
             if service.block_time == Nanos::ZERO {
-                return impossible(format!("the block time of \"{name}\" is zero"));
+                return invalid(format!("the block time of \"{name}\" is zero"));
             }
         }
         if !(1..=THREADS_MAX).contains(&self.threads) {
-            return impossible(format!("{} threads; 1 to {THREADS_MAX} can serve", self.threads));
+            let threads = self.threads;
+            return invalid(format!("threads must be 1 to {THREADS_MAX}, not {threads}"));
         }
         if let Some(Capacity { servers, .. }) = self.capacity
             && !(1..=SERVERS_MAX).contains(&servers)
         {
-            return impossible(format!("{servers} servers; a node has 1 to {SERVERS_MAX}"));
+            return invalid(format!("servers must be 1 to {SERVERS_MAX}, not {servers}"));
         }
         if self.faults.len() > FAULTS_MAX {
-            return impossible(format!("{} faults; at most {FAULTS_MAX}", self.faults.len()));
+            let faults = self.faults.len();
+            return invalid(format!("{faults} faults; at most {FAULTS_MAX} are allowed"));
         }
         let unknown = |fault: &&Fault| {
             let named = fault.service.as_ref();
             named.is_some_and(|name| self.services.iter().all(|service| service.name != *name))
         };
         if let Some(Fault { service: Some(name), .. }) = self.faults.iter().find(unknown) {
-            return impossible(format!("a fault is for \"{name}\", which is no service here"));
+            return invalid(format!("a fault refers to the unknown service \"{name}\""));
         }
         Ok(())
     }
 }
 
 impl Default for Settings {
-    /// The `eth` service on a free port of this host, on one thread, without limits and faults.
+    /// The `eth` service on a free port of 127.0.0.1, with one thread and without faults.
     fn default() -> Settings {
         Settings {
             seed: 1,
@@ -114,42 +117,42 @@ impl Default for Settings {
     }
 }
 
-/// Where the date comes from.
+/// The source of the date.
 #[derive(Debug, Clone, Default)]
 pub enum Date {
-    /// From the system: chains grow as time passes.
+    /// The system clock: chains grow as time passes.
     #[default]
     System,
-    /// From a test: chains grow when it says so.
-    Held(HeldDate),
+    /// Set by a test: chains grow when the test advances the date.
+    Manual(ManualDate),
 }
 
-/// A date that stands still until it is moved; clones are the same date.
+/// A date that changes only when it is advanced. Clones share the date.
 #[derive(Debug, Clone)]
-pub struct HeldDate(Arc<AtomicU64>);
+pub struct ManualDate(Arc<AtomicU64>);
 
-impl HeldDate {
+impl ManualDate {
     /// A date `span` after every chain's first block.
-    pub fn after_genesis(span: Nanos) -> HeldDate {
+    pub fn after_genesis(span: Nanos) -> ManualDate {
         let unix = Nanos::from_secs(GENESIS_UNIX_SECS) + span;
-        HeldDate(Arc::new(AtomicU64::new(unix.0)))
+        ManualDate(Arc::new(AtomicU64::new(unix.0)))
     }
 
-    /// Moves it on.
+    /// Advances the date.
     pub fn advance(&self, span: Nanos) {
         self.0.fetch_add(span.0, Ordering::Relaxed);
     }
 }
 
-/// The date, as a running simulator reads it: never backwards.
+/// The date in a running simulator. It never goes back.
 #[derive(Debug, Clone)]
 pub(crate) enum Calendar {
-    /// The date at the start and the time since.
+    /// The date at the start, plus the time since.
     Counted {
         start: Nanos,
         clock: Clock,
     },
-    Held(HeldDate),
+    Manual(ManualDate),
 }
 
 impl Calendar {
@@ -158,55 +161,55 @@ impl Calendar {
             Date::System => {
                 Calendar::Counted { start: Nanos(WallClock::now().unix_ns) - clock.now(), clock }
             }
-            Date::Held(held) => Calendar::Held(held.clone()),
+            Date::Manual(held) => Calendar::Manual(held.clone()),
         }
     }
 
-    /// Since 1970.
+    /// Time since the Unix epoch.
     pub(crate) fn unix(&self) -> Nanos {
         match self {
             Calendar::Counted { start, clock } => *start + clock.now(),
-            Calendar::Held(held) => Nanos(held.0.load(Ordering::Relaxed)),
+            Calendar::Manual(held) => Nanos(held.0.load(Ordering::Relaxed)),
         }
     }
 }
 
-/// Why a simulator does not start.
+/// Why a simulator or proxy cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The settings contradict themselves.
+    /// The settings are invalid.
     #[error("{0}")]
-    Impossible(String),
-    /// An address cannot be listened on.
+    Invalid(String),
+    /// The simulator cannot listen on an address.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The system gave no thread, timer or descriptor.
-    #[error("cannot start serving")]
+    /// A thread or runtime cannot be created.
+    #[error("cannot create a serving thread")]
     System(#[source] io::Error),
 }
 
 impl StartError {
-    /// What to do about it; empty when the message says it.
+    /// How to fix it; empty if the message says so.
     pub fn hint(&self) -> &'static str {
         match self {
             StartError::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "something else listens there; choose another port (--listen), or 0 for a free one"
+                    "the port is in use; choose another port with --listen, or port 0 for a free one"
                 }
                 io::ErrorKind::PermissionDenied => {
-                    "ports below 1024 are for root; choose a higher one"
+                    "ports below 1024 require root; choose a higher port"
                 }
                 io::ErrorKind::AddrNotAvailable => {
-                    "this host has no such address; 0.0.0.0 is all of them"
+                    "this host does not have that address; use 0.0.0.0 to listen on all addresses"
                 }
                 _ => "",
             },
-            StartError::Impossible(_) | StartError::System(_) => "",
+            StartError::Invalid(_) | StartError::System(_) => "",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A running simulator: started, asked, changed, stopped.
+//! A running simulator.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use plimsoll_measure::{Clock, Nanos};
 use tokio::sync::watch;
 
 use crate::capacity::Station;
-use crate::faults::armed::Armed;
+use crate::faults::armed::ArmedFaults;
 use crate::faults::{FAULTS_MAX, Fault};
 use crate::node::Node;
 use crate::seen::{Counts, Record, Seen};
-use crate::server::{self, Door};
+use crate::server::{self, Acceptor};
 use crate::settings::{Calendar, Settings, StartError};
 
 /// A simulator that serves until it is stopped or dropped.
@@ -26,25 +26,25 @@ pub struct Sim {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What all threads of a simulator share.
+/// State shared by all threads of a simulator.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
     pub(crate) calendar: Calendar,
     pub(crate) hosts: Vec<Host>,
-    pub(crate) faults: Armed,
+    pub(crate) faults: ArmedFaults,
     pub(crate) record: Record,
     pub(crate) latency_key: Key,
 }
 
-/// A service as it is served.
+/// A service, its node and its capacity.
 pub(crate) struct Host {
     pub(crate) node: Node,
     pub(crate) station: Option<Mutex<Station>>,
 }
 
 impl Shared {
-    /// The service called `name`.
+    /// The service with this name.
     pub(crate) fn host(&self, name: &str) -> Option<&Host> {
         self.hosts.iter().find(|host| host.node.service.name == name)
     }
@@ -59,7 +59,7 @@ impl Sim {
     /// Starts serving. When this returns, connections are accepted.
     ///
     /// # Errors
-    /// The settings are impossible, an address is taken, or the system is out of something.
+    /// The settings are invalid, an address is in use, or a system resource is exhausted.
     pub fn start(settings: Settings) -> Result<Sim, StartError> {
         settings.check()?;
         let clock = Clock::start();
@@ -74,51 +74,51 @@ impl Sim {
             clock,
             calendar: Calendar::new(&settings.date, clock),
             hosts: (0..).zip(&settings.services).map(host).collect(),
-            faults: Armed::new(key.with(2)),
+            faults: ArmedFaults::new(key.with(2)),
             record: Record::new(settings.record_max),
             latency_key: key.with(3),
             settings,
         });
         shared.faults.set(shared.settings.faults.clone(), false, Nanos::ZERO);
-        let (doors, address, own) = open_doors(&shared)?;
+        let (acceptors, address, own) = open_listeners(&shared)?;
         let (stop, stopped) = watch::channel(false);
-        let threads = doors.into_iter().enumerate().map(|(number, doors)| {
+        let threads = acceptors.into_iter().enumerate().map(|(number, acceptors)| {
             let (shared, stopped) = (shared.clone(), stopped.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new()
                 .name(format!("sim-{number}"))
-                .spawn(move || runtime.block_on(server::serve(shared, doors, stopped)))
+                .spawn(move || runtime.block_on(server::serve(shared, acceptors, stopped)))
         });
         let threads = threads.collect::<io::Result<_>>().map_err(StartError::System)?;
         Ok(Sim { shared, address, own, stop, threads })
     }
 
-    /// Where all services listen.
+    /// The address on which all services listen.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Services with listeners of their own, and where those are.
+    /// The services with a separate listener, and its address.
     pub fn own_addresses(&self) -> &[(String, SocketAddr)] {
         &self.own
     }
 
-    /// Where a service is asked: `http://127.0.0.1:PORT/NAME`.
+    /// The URL of a service: `http://127.0.0.1:PORT/NAME`.
     pub fn url(&self, service: &str) -> String {
         format!("http://{}/{service}", self.address)
     }
 
-    /// The requests that it saw, in order, as far as they were recorded.
+    /// The recorded requests, in order.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.record.seen()
     }
 
-    /// Empties the record; counts go on.
+    /// Clears the recorded requests, but not the counts.
     pub fn forget(&self) {
         self.shared.record.forget();
     }
 
-    /// What it counted.
+    /// Counts since the start.
     pub fn counts(&self) -> Counts {
         Counts { faults: self.shared.faults.counts(), ..self.shared.record.counts() }
     }
@@ -126,7 +126,7 @@ impl Sim {
     /// Replaces the faults; their windows count from now.
     ///
     /// # Panics
-    /// When there are more than [`FAULTS_MAX`].
+    /// If there are more than [`FAULTS_MAX`].
     pub fn set_faults(&self, faults: Vec<Fault>) {
         assert!(faults.len() <= FAULTS_MAX, "at most {FAULTS_MAX} faults");
         self.shared.faults.set(faults, false, self.shared.clock.now());
@@ -135,19 +135,19 @@ impl Sim {
     /// The newest block of a service.
     ///
     /// # Panics
-    /// When there is no such service.
+    /// If there is no such service.
     pub fn head(&self, service: &str) -> u64 {
         let host = self.shared.host(service);
         let host = host.unwrap_or_else(|| panic!("no service \"{service}\""));
         host.node.view(self.shared.calendar.unix()).head
     }
 
-    /// How long it has been running.
+    /// Time since the start.
     pub fn uptime(&self) -> Nanos {
         self.shared.clock.now()
     }
 
-    /// Stops serving: listeners and connections are closed when this returns.
+    /// Stops serving. When this returns, all listeners and connections are closed.
     pub fn stop(mut self) {
         self.end();
     }
@@ -155,7 +155,7 @@ impl Sim {
     fn end(&mut self) {
         self.stop.send_replace(true);
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said so; stopping must not panic again.
+            // The panic of a thread was already reported; do not panic again.
             let _ = thread.join();
         }
     }
@@ -174,24 +174,22 @@ impl Host {
     }
 }
 
-type Doors = (Vec<Vec<Door>>, SocketAddr, Vec<(String, SocketAddr)>);
+type Acceptors = (Vec<Vec<Acceptor>>, SocketAddr, Vec<(String, SocketAddr)>);
 
-/// Listens everywhere, once for each thread; the kernel spreads connections over them.
-fn open_doors(shared: &Shared) -> Result<Doors, StartError> {
+/// Opens the listeners, one per address and thread; the kernel distributes connections over them.
+fn open_listeners(shared: &Shared) -> Result<Acceptors, StartError> {
     let settings = &shared.settings;
-    let mut doors: Vec<Vec<Door>> = (0..settings.threads).map(|_| Vec::new()).collect();
+    let mut acceptors: Vec<Vec<Acceptor>> = (0..settings.threads).map(|_| Vec::new()).collect();
     let mut open = |wanted: SocketAddr, host: Option<usize>| {
         let wrong = |source| StartError::Listen { address: wanted, source };
-        let keeper = Arc::new(server::reserve(wanted).map_err(wrong)?);
-        let address = keeper.local_addr().map_err(wrong)?.as_socket();
+        let reservation = Arc::new(server::reserve(wanted).map_err(wrong)?);
+        let address = reservation.local_addr().map_err(wrong)?.as_socket();
         let address = address.ok_or_else(|| wrong(io::ErrorKind::AddrNotAvailable.into()))?;
-        for doors in &mut doors {
+        for acceptors in &mut acceptors {
             let refusing = shared.faults.refusing(Nanos::ZERO).is_some();
-            let listener = match refusing {
-                true => None,
-                false => Some(server::listen(address).map_err(wrong)?),
-            };
-            doors.push(Door { listener, address, host, keeper: keeper.clone() });
+            let listener =
+                if refusing { None } else { Some(server::listen(address).map_err(wrong)?) };
+            acceptors.push(Acceptor { listener, address, host, reservation: reservation.clone() });
         }
         Ok(address)
     };
@@ -202,5 +200,5 @@ fn open_doors(shared: &Shared) -> Result<Doors, StartError> {
             own.push((service.name.clone(), open(wanted, Some(number))?));
         }
     }
-    Ok((doors, address, own))
+    Ok((acceptors, address, own))
 }

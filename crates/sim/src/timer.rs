@@ -1,8 +1,8 @@
-//! Waiting for an instant, to the microsecond.
+//! A timer with microsecond resolution.
 //!
-//! The runtime's own timers go in steps of a millisecond, which would spoil service times that are
-//! compared with formulas. This one arms a timerfd for the earliest of all waits. One for each
-//! runtime; a wait that is dropped leaves an entry behind until its time has come.
+//! The runtime's own timers have a resolution of a millisecond, which would distort service times
+//! that are compared with formulas. This one arms a timerfd for the earliest of all waits. There is
+//! one timer per runtime. The entry of a cancelled wait stays until its time has passed.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -17,7 +17,7 @@ use plimsoll_measure::{Clock, Nanos};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-/// Waits of one runtime.
+/// The timer of one runtime.
 #[derive(Clone)]
 pub(crate) struct Timer {
     inner: Arc<Inner>,
@@ -42,7 +42,7 @@ struct Wait {
     over: oneshot::Sender<()>,
 }
 
-/// The earliest is the greatest, so that a heap gives it first.
+/// Reversed, so that the heap returns the earliest wait first.
 impl Ord for Wait {
     fn cmp(&self, other: &Self) -> Ordering {
         other.until.cmp(&self.until)
@@ -65,7 +65,7 @@ impl Eq for Wait {}
 
 impl Timer {
     /// A timer of the current runtime; its driver runs until the runtime ends.
-    #[allow(deprecated)] // unsound only for what does not own its descriptor; a TimerFd does
+    #[allow(deprecated)] // unsound only for types that do not own their descriptor; a TimerFd does
     pub(crate) fn start(clock: Clock) -> io::Result<Timer> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let fd = Descriptor(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?);
@@ -75,7 +75,7 @@ impl Timer {
         Ok(timer)
     }
 
-    /// Waits until `until`; returns at once when that has passed.
+    /// Waits until `until`; returns immediately if that has passed.
     pub(crate) async fn until(&self, until: Nanos) {
         if until <= self.inner.clock.now() {
             return;
@@ -89,7 +89,7 @@ impl Timer {
                 self.inner.arm(until);
             }
         }
-        // The sender lives as long as the runtime; if that ends, so does this.
+        // The sender lives as long as the runtime, so this cannot fail while the runtime runs.
         let _ = wait.await;
     }
 
@@ -114,7 +114,7 @@ impl Timer {
 
 impl Inner {
     fn arm(&self, until: Nanos) {
-        // Zero would disarm it.
+        // Zero would disarm the timerfd.
         let span = (until - self.clock.now()).max(Nanos(1));
         let expiration = Expiration::OneShot(TimeSpec::from(Duration::from(span)));
         let armed = self.fd.get_ref().0.set(expiration, TimerSetTimeFlags::empty());

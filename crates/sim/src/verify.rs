@@ -1,12 +1,12 @@
-//! Checks that what a node says with one method it says with all others.
+//! Checks that a node's methods agree with each other.
 //!
-//! Each block of a range is walked: its transactions, receipts and logs are asked for in every way
-//! there is, and all answers must agree; nonces, contracts' code, fees and tags too. Of a node of
-//! this simulator, which has no rewards and no inner calls, balances of ether and tokens are checked
-//! to the last unit as well. It speaks plain HTTP, so that it can be pointed at a gateway; there the
-//! range should end at a block that will not be replaced.
+//! Walks a range of blocks, requests their transactions, receipts and logs through every method that
+//! returns them, and compares the answers. Nonces, contract code, fees and tags are checked as well.
+//! The simulator's chains have no rewards and no internal transfers, so on a simulated node balances
+//! of ether and tokens are checked exactly, too. The verifier uses plain HTTP, so that it also works
+//! through a gateway. On a real chain, the range should end at a block that will not be replaced.
 //!
-//! It finds disagreement, not falsehood: a node that lies in the same way everywhere passes.
+//! It finds inconsistencies, not wrong answers: a node that is wrong consistently passes.
 //!
 //! # Layout
 //! - this file: options, outcome, tags
@@ -22,23 +22,23 @@ use serde_json::{Value, json};
 
 use client::Client;
 
-/// Disagreements that are kept in words; more are only counted.
+/// Maximum number of disagreements that are described; more are only counted.
 const KEPT_MAX: usize = 100;
 
-/// What to check.
+/// Options of a verification.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the node is, `http://…`.
+    /// URL of the node, `http://…`.
     pub url: String,
     /// Headers of every request, such as `Target-Service-Id`.
     pub headers: Vec<(String, String)>,
-    /// How many blocks to walk; at least 1.
+    /// Number of blocks to walk; at least 1.
     pub blocks: u64,
-    /// The last of them: a tag or a number as the node reads it, `latest` or `0x10`.
+    /// The last block: a tag or a hexadecimal number, such as `latest` or `0x10`.
     pub until: String,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Blocks walked.
@@ -51,60 +51,60 @@ pub struct Outcome {
     pub calls: u64,
     /// Comparisons made.
     pub checks: u64,
-    /// How many of them failed.
+    /// Comparisons that failed.
     pub disagreements: u64,
-    /// The first of those, in words.
+    /// Descriptions of the first disagreements.
     pub shown: Vec<String>,
-    /// Whether balances were checked, too: the node is a simulator's.
+    /// Whether balances were checked, which requires a simulated node.
     pub balances: bool,
 }
 
-/// Why nothing could be checked.
+/// Why a verification could not be completed.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The address makes no sense.
-    #[error("cannot ask \"{url}\": {why}")]
+    /// The URL or a header is invalid.
+    #[error("cannot connect to \"{url}\": {why}")]
     Url {
         /// The URL.
         url: String,
         /// What is wrong.
         why: String,
     },
-    /// Nobody answers there.
+    /// The node cannot be reached.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
-    /// The connection broke.
-    #[error("the connection broke")]
+    /// The connection failed.
+    #[error("the connection failed")]
     Http(#[from] hyper::Error),
-    /// A response was too large or broke off.
-    #[error("a response broke off: {0}")]
+    /// A response was incomplete or too large.
+    #[error("cannot read a response: {0}")]
     Body(String),
-    /// The answer is no JSON-RPC, or another call's.
-    #[error("the answer to {method} is no JSON-RPC answer to it (HTTP status {status})")]
+    /// The response is not JSON-RPC, or belongs to another call.
+    #[error("the response to {method} is not JSON-RPC or has the wrong id (HTTP status {status})")]
     NotJsonRpc {
-        /// The call.
+        /// The method.
         method: String,
         /// The status of the response.
         status: u16,
     },
-    /// A call that everything else rests on failed.
+    /// A call failed whose result is required to continue.
     #[error("{method} failed: {error}")]
     Failed {
-        /// The call.
+        /// The method and its parameters.
         method: String,
         /// The error object, or what was unexpected.
         error: String,
     },
-    /// The system gave no runtime.
-    #[error("cannot start")]
+    /// The runtime cannot be created.
+    #[error("cannot create a runtime")]
     System(#[source] io::Error),
 }
 
-/// Walks the blocks that `options` name. `progress` is told each block's number when it is done.
+/// Walks the blocks given by `options`. `progress` is called with the number of each finished block.
 ///
 /// # Errors
-/// The node cannot be reached or does not speak JSON-RPC. Disagreements are no error: they are the
-/// outcome.
+/// The node cannot be reached or does not answer with JSON-RPC. Disagreements are not errors; they
+/// are part of the outcome.
 pub fn verify(options: &Options, progress: impl FnMut(u64)) -> Result<Outcome, VerifyError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(VerifyError::System)?.block_on(run(options, progress))
@@ -136,10 +136,10 @@ async fn run(options: &Options, mut progress: impl FnMut(u64)) -> Result<Outcome
     Ok(checker.outcome)
 }
 
-/// A number as nodes write it; `None` when it is none of 128 bits.
+/// Parses a hexadecimal number of up to 128 bits.
 fn number(value: &Value) -> Option<u128> {
     let digits = value.as_str()?.strip_prefix("0x")?;
-    // Words of 32 bytes hold numbers, too.
+    // The result of eth_call is a 32-byte word.
     let digits = if digits.len() == 64 { digits.trim_start_matches('0') } else { digits };
     if digits.is_empty() { Some(0) } else { u128::from_str_radix(digits, 16).ok() }
 }
@@ -191,7 +191,7 @@ impl Checker {
                 let text = value.to_string();
                 text.chars().take(200).collect::<String>()
             };
-            self.note(format!("{what}: {} against {}", short(one), short(other)));
+            self.note(format!("{what}: {} != {}", short(one), short(other)));
         }
     }
 
@@ -199,11 +199,11 @@ impl Checker {
         self.agree(what, &json!(holds), &json!(true));
     }
 
-    /// Tags stand in their order, and a height, a hash and EIP-1898 objects name the same state.
+    /// Checks the order of the tags, eth_blockNumber and eth_syncing.
     async fn tags(&mut self) -> Result<(), VerifyError> {
         let mut heights = Vec::new();
         for tag in ["earliest", "finalized", "safe", "latest"] {
-            // Some nodes know no finality.
+            // Some nodes do not support finality.
             if let Ok(block) = self.client.call("eth_getBlockByNumber", json!([tag, false])).await?
             {
                 heights.extend(number(&block["number"]));

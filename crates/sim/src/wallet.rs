@@ -1,14 +1,14 @@
-//! Accounts whose keys are known, to send transactions from: a simulated node knows every address and
-//! has given each a million ether.
+//! Accounts with known keys, to send transactions from. On a simulated node every address starts with
+//! a million ether.
 //!
-//! For tests and for feeders of load tests. The keys follow from a number and guard nothing.
+//! For tests and load tests. The keys are derived from a number and are not secret.
 
 use k256::ecdsa::SigningKey;
 
 use crate::chain::keccak::keccak;
 use crate::node::raw::{address_of, list, write_bytes, write_number};
 
-/// Gas that a transfer takes.
+/// Gas of a transfer.
 const GAS: u64 = 21_000;
 
 /// An account with its key.
@@ -18,10 +18,10 @@ pub struct Wallet {
 }
 
 impl Wallet {
-    /// Account `number`: always the same.
+    /// The account with this number.
     ///
     /// # Panics
-    /// Never in practice: when a hash is no key, which nobody has seen.
+    /// If the hash of the number is not a valid key, which does not happen in practice.
     pub fn numbered(number: u64) -> Wallet {
         let secret = keccak(&number.to_be_bytes());
         let key = SigningKey::from_slice(&secret).expect("a hash below the curve's order");
@@ -29,13 +29,13 @@ impl Wallet {
         Wallet { key, address }
     }
 
-    /// Its address, `0x…`.
+    /// The address, `0x…`.
     pub fn address(&self) -> String {
         hex(&self.address)
     }
 
-    /// A signed transfer of `wei` to `to` (20 bytes), for `eth_sendRawTransaction`: type 2, paying up
-    /// to 100 gwei for a unit of gas.
+    /// A signed transfer of `wei` to `to`, for `eth_sendRawTransaction`: type 2, with a gas price of at
+    /// most 100 gwei.
     pub fn transfer(&self, chain_id: u64, nonce: u64, to: [u8; 20], wei: u64) -> String {
         let mut body = Vec::new();
         for number in [chain_id, nonce, 1_000_000_000, 100_000_000_000, GAS] {

@@ -1,4 +1,4 @@
-//! A connection's byte stream, on which a response can be cut, reset or slowed down.
+//! A connection's byte stream that can cut, reset or slow down a response.
 
 use std::future::Future;
 use std::io;
@@ -12,33 +12,33 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// What happens to the bytes of the response that is written next.
+/// How the bytes of the next response are written.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) enum Fate {
-    /// They are written.
+pub(crate) enum Delivery {
+    /// Unchanged.
     #[default]
     Intact,
-    /// `left` of them are written, then the connection is closed or reset.
+    /// `left` bytes are written, then the connection is closed or reset.
     Cut { left: usize, reset: bool },
-    /// They are written piece by piece.
+    /// In chunks of `bytes`, with pauses of `every`.
     Drip { bytes: usize, every: Nanos },
 }
 
-/// Sets the fate of a connection's next response.
+/// Sets how a connection's next response is delivered.
 #[derive(Clone, Default)]
-pub(crate) struct Control(Arc<Mutex<Fate>>);
+pub(crate) struct Control(Arc<Mutex<Delivery>>);
 
 impl Control {
-    pub(crate) fn set(&self, fate: Fate) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fate;
+    pub(crate) fn set(&self, delivery: Delivery) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = delivery;
     }
 
-    fn fate(&self) -> Fate {
+    fn delivery(&self) -> Delivery {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A stream under a [`Control`].
+/// A stream that obeys a [`Control`].
 pub(crate) struct Wire {
     stream: TcpStream,
     control: Control,
@@ -50,7 +50,7 @@ impl Wire {
         Wire { stream, control, pause: None }
     }
 
-    /// Makes closing the connection send a reset.
+    /// Makes the connection send a reset when it is closed.
     fn reset_on_close(&self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
@@ -72,21 +72,21 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.control.fate() {
-            Fate::Intact => Pin::new(&mut self.stream).poll_write(context, bytes),
-            Fate::Cut { left: 0, reset } => {
+        match self.control.delivery() {
+            Delivery::Intact => Pin::new(&mut self.stream).poll_write(context, bytes),
+            Delivery::Cut { left: 0, reset } => {
                 if reset {
                     self.reset_on_close();
                 }
                 Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
             }
-            Fate::Cut { left, reset } => {
+            Delivery::Cut { left, reset } => {
                 let part = &bytes[..left.min(bytes.len())];
                 let written = ready!(Pin::new(&mut self.stream).poll_write(context, part))?;
-                self.control.set(Fate::Cut { left: left - written, reset });
+                self.control.set(Delivery::Cut { left: left - written, reset });
                 Poll::Ready(Ok(written))
             }
-            Fate::Drip { bytes: size, every } => {
+            Delivery::Drip { bytes: size, every } => {
                 if let Some(pause) = &mut self.pause {
                     ready!(pause.as_mut().poll(context));
                     self.pause = None;

@@ -1,16 +1,18 @@
-//! What one method says, all others say: the verifier finds no disagreement, on any service, with
-//! transactions that users sent, after reorganisations; and it finds what is put there.
+//! The verifier finds no disagreement on any service, including after reorganisations, and detects a
+//! disagreement that a fault causes.
 
 use plimsoll_measure::Nanos;
 use plimsoll_sim::verify::{Options, Outcome, verify};
-use plimsoll_sim::{Date, Fault, FaultKind, HeldDate, Service, Settings, Sim};
+use plimsoll_sim::{Date, Fault, FaultKind, ManualDate, Service, Settings, Sim};
 
 const SEED: u64 = 20_261_120;
 
-fn world() -> (Sim, HeldDate) {
-    let date = HeldDate::after_genesis(Nanos::from_secs(40_000_000));
-    let settings =
-        Settings { date: Date::Held(date.clone()), ..Settings::for_tests(SEED, Service::known()) };
+fn start() -> (Sim, ManualDate) {
+    let date = ManualDate::after_genesis(Nanos::from_secs(40_000_000));
+    let settings = Settings {
+        date: Date::Manual(date.clone()),
+        ..Settings::for_tests(SEED, Service::known())
+    };
     (Sim::start(settings).expect("a port is free"), date)
 }
 
@@ -21,8 +23,8 @@ fn walk(url: String, headers: &[(&str, &str)], blocks: u64, until: &str) -> Outc
 }
 
 #[test]
-fn every_service_agrees_with_itself() {
-    let (sim, _) = world();
+fn every_service_is_consistent() {
+    let (sim, _) = start();
     for service in Service::known() {
         let outcome = walk(sim.url(&service.name), &[], 8, "latest");
         assert_eq!(outcome.shown, Vec::<String>::new(), "{} seed {SEED}", service.name);
@@ -31,16 +33,16 @@ fn every_service_agrees_with_itself() {
 }
 
 #[test]
-fn the_first_blocks_and_paths_face_agree_too() {
-    let (sim, _) = world();
+fn the_first_blocks_are_consistent_at_v1() {
+    let (sim, _) = start();
     let url = format!("http://{}/v1", sim.address());
     let outcome = walk(url, &[("Target-Service-Id", "kava")], 20, "0x12");
     assert_eq!((outcome.shown, outcome.blocks), (Vec::new(), 19), "seed {SEED}");
 }
 
 #[test]
-fn a_reorganised_chain_agrees_with_itself() {
-    let (sim, date) = world();
+fn a_reorganised_chain_is_consistent() {
+    let (sim, date) = start();
     sim.set_faults(vec![Fault::new(FaultKind::Reorganise { depth: 5 })]);
     let before = sim.head("eth");
     let outcome = walk(sim.url("eth"), &[], 10, "latest");
@@ -52,10 +54,10 @@ fn a_reorganised_chain_agrees_with_itself() {
 }
 
 #[test]
-fn disagreement_is_found() {
-    let (sim, _) = world();
-    let lie = Fault::new(FaultKind::ChainId { id: 5 }).for_method("eth_chainId");
-    sim.set_faults(vec![lie]);
+fn disagreements_are_found() {
+    let (sim, _) = start();
+    let fault = Fault::new(FaultKind::ChainId { id: 5 }).for_method("eth_chainId");
+    sim.set_faults(vec![fault]);
     let outcome = walk(sim.url("eth"), &[], 1, "latest");
     assert!(outcome.disagreements > 0, "seed {SEED}");
     assert!(outcome.shown[0].contains("net_version"), "{:?}", outcome.shown);

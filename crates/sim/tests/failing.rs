@@ -1,4 +1,4 @@
-//! Faults, as they are seen over the wire, of nodes and of the proxy.
+//! Faults of nodes and of the proxy, as clients see them.
 
 mod plain;
 
@@ -24,7 +24,7 @@ fn connect(sim: &Sim) -> Plain {
 }
 
 #[test]
-fn answers_go_wrong() {
+fn faults_change_answers() {
     let sim = start();
     let mut plain = connect(&sim);
     let mut with = |kind: FaultKind| {
@@ -38,19 +38,19 @@ fn answers_go_wrong() {
     assert_eq!(limited.status, 429);
     assert!(limited.headers.contains("retry-after: 3\r\n"), "{limited:?}");
     assert!(with(FaultKind::ChainId { id: 5 }).body.contains(r#""result":"0x5""#));
-    assert!(with(FaultKind::WrongId).body.contains("nobody asked"));
+    assert!(with(FaultKind::WrongId).body.contains("not the id that was sent"));
     assert!(plimsoll_rpc::json::validate(with(FaultKind::Garbage).body.as_bytes()).is_err());
     let slow = FaultKind::Slow { bytes: 20, every: Nanos::from_millis(1) };
-    assert!(with(slow).body.contains(r#""result":"0x1""#), "slow, and whole");
+    assert!(with(slow).body.contains(r#""result":"0x1""#), "slow but complete");
     sim.set_faults(Vec::new());
     assert!(plain.post("eth", CALL).expect("an answer").body.contains(r#""result":"0x1""#));
-    let struck = sim.counts().faults;
+    let injected = sim.counts().faults;
     let each_once = ["chain_id", "error", "garbage", "slow", "status", "wrong_id"].map(|k| (k, 1));
-    assert_eq!(struck, each_once.into());
+    assert_eq!(injected, each_once.into());
 }
 
 #[test]
-fn heads_lag_and_are_replaced() {
+fn heads_lag_and_are_reorganised() {
     let sim = start();
     let mut plain = connect(&sim);
     let number =
@@ -70,7 +70,7 @@ fn heads_lag_and_are_replaced() {
     let other = plain.result("eth", "eth_getBlockByNumber", &hidden);
     assert!(!other.contains(hash), "replaced");
     let replaced = plain.result("eth", "eth_getBlockByHash", &format!(r#"["{hash}",false]"#));
-    assert_eq!(replaced, block, "and still there by its hash");
+    assert_eq!(replaced, block, "still available by its hash");
     let address = format!("0x{}", "11".repeat(20));
     let canonical = format!(r#"["{address}",{{"blockHash":"{hash}","requireCanonical":true}}]"#);
     let answer = plain.call("eth", "eth_getBalance", &canonical);
@@ -78,7 +78,7 @@ fn heads_lag_and_are_replaced() {
 }
 
 #[test]
-fn connections_break() {
+fn connections_are_reset_and_closed() {
     let sim = start();
     let with = |kind: FaultKind| {
         sim.set_faults(vec![Fault::new(kind)]);
@@ -91,16 +91,16 @@ fn connections_break() {
 }
 
 #[test]
-fn connections_are_refused_until_they_are_not() {
+fn connections_are_refused_until_the_fault_is_cleared() {
     let sim = start();
     let mut before = connect(&sim);
     before.post("eth", CALL).expect("an answer: it was accepted");
     sim.set_faults(vec![Fault::new(FaultKind::Refuse).during(Nanos::ZERO, HOUR)]);
-    // The listener closes when its thread gets to it.
+    // The thread closes the listener asynchronously.
     while Plain::connect(sim.address()).is_ok() {}
-    let error = TcpStream::connect(sim.address()).expect_err("nobody listens");
+    let error = TcpStream::connect(sim.address()).expect_err("the listener is closed");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    // Who is connected can go on, and end it.
+    // Open connections still work, and can clear the fault.
     assert!(before.post("eth", CALL).is_ok());
     assert_eq!(before.ask("DELETE", "/sim/faults", "", "").expect("an answer").status, 200);
     while Plain::connect(sim.address()).is_err() {}
@@ -118,8 +118,8 @@ fn a_stall_holds_answers() {
         std::thread::yield_now();
     }
     sim.stop();
-    assert!(held.join().expect("no panic"), "it was held until the simulator stopped");
-    // A window that has passed holds nothing.
+    assert!(held.join().expect("no panic"), "held until the simulator stopped");
+    // After the window, answers are not held.
     let sim = start();
     let moment = Nanos::from_millis(1);
     sim.set_faults(vec![Fault::new(FaultKind::Stall).during(Nanos::ZERO, moment)]);
@@ -164,7 +164,7 @@ fn proxy(sim: &Sim, kind: LinkFaultKind) -> Proxy {
 }
 
 #[test]
-fn the_proxy_passes_and_breaks() {
+fn the_proxy_forwards_and_breaks_connections() {
     let sim = start();
     let ms = Nanos::from_millis(1);
     for kind in [
@@ -177,7 +177,7 @@ fn the_proxy_passes_and_breaks() {
         let mut plain = Plain::connect(proxy.address()).expect("it listens");
         let answer = plain.post("eth", CALL).expect("an answer");
         assert!(answer.body.contains(r#""result":"0x1""#), "{kind:?}");
-        // Bytes are counted once they were written, when the answer may have been read already.
+        // Bytes are counted after they are written, possibly after the answer was read.
         while proxy.counts().bytes_out < 60 {
             std::thread::yield_now();
         }
@@ -208,11 +208,11 @@ fn the_proxy_falls_silent() {
         let address = proxy.address();
         let mut stream = TcpStream::connect(address).expect("it listens");
         let request = format!("POST /eth HTTP/1.1\r\ncontent-length: {}\r\n\r\n{CALL}", CALL.len());
-        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("it takes bytes");
+        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("a connection");
         let wanted = if kind == LinkFaultKind::BlackHole { 0 } else { 10 };
         let mut start = vec![0; wanted];
-        stream.read_exact(&mut start).expect("so many bytes");
-        // Nothing more comes for as long as somebody waits; this ends it.
+        stream.read_exact(&mut start).expect("the bytes before the silence");
+        // Nothing more is sent until the proxy stops.
         let stopped = std::thread::spawn(move || proxy.stop());
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);

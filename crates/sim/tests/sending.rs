@@ -1,18 +1,18 @@
-//! What users send is taken once, stands in a later block, and changes what must change.
+//! Transactions that users send are accepted once, mined in a later block, and change the state.
 
 mod plain;
 
 use plain::Plain;
 use plimsoll_measure::Nanos;
 use plimsoll_sim::verify::{Options, verify};
-use plimsoll_sim::{Date, HeldDate, Service, Settings, Sim, Wallet};
+use plimsoll_sim::{Date, ManualDate, Service, Settings, Sim, Wallet};
 
 const SEED: u64 = 3;
 const TO: [u8; 20] = [0x22; 20];
 
-fn start() -> (Sim, HeldDate, Plain) {
-    let date = HeldDate::after_genesis(Nanos::from_secs(12_000));
-    let date_setting = Date::Held(date.clone());
+fn start() -> (Sim, ManualDate, Plain) {
+    let date = ManualDate::after_genesis(Nanos::from_secs(12_000));
+    let date_setting = Date::Manual(date.clone());
     let settings =
         Settings { date: date_setting, ..Settings::for_tests(SEED, Service::named("eth")) };
     let sim = Sim::start(settings).expect("a port is free");
@@ -30,14 +30,14 @@ fn nonce(plain: &mut Plain, wallet: &Wallet, tag: &str) -> String {
 }
 
 #[test]
-fn a_transaction_is_taken_once_and_mined() {
+fn a_transaction_is_accepted_once_and_mined() {
     let (sim, date, mut plain) = start();
     let wallet = Wallet::numbered(1);
     let raw = wallet.transfer(1, 0, TO, 5);
     let answer = send(&mut plain, &raw);
-    let hash = answer.strip_prefix(r#""result":"#).expect("taken").to_owned();
-    let words = r#""error":{"code":-32000,"message":"already known"}"#;
-    assert_eq!(send(&mut plain, &raw), words);
+    let hash = answer.strip_prefix(r#""result":"#).expect("accepted").to_owned();
+    let error = r#""error":{"code":-32000,"message":"already known"}"#;
+    assert_eq!(send(&mut plain, &raw), error);
 
     let sent = plain.result("eth", "eth_getTransactionByHash", &format!("[{hash}]"));
     assert!(sent.contains(r#""blockHash":null,"blockNumber":null"#), "pending: {sent}");
@@ -66,7 +66,7 @@ fn a_transaction_is_taken_once_and_mined() {
 }
 
 #[test]
-fn nonces_wait_for_their_turn() {
+fn transactions_wait_for_missing_nonces() {
     let (_sim, date, mut plain) = start();
     let wallet = Wallet::numbered(2);
     assert!(send(&mut plain, &wallet.transfer(1, 2, TO, 1)).starts_with("\"result\""));
@@ -81,7 +81,7 @@ fn nonces_wait_for_their_turn() {
 }
 
 #[test]
-fn what_cannot_be_mined_is_refused() {
+fn invalid_transactions_are_refused() {
     let (_sim, _, mut plain) = start();
     let wallet = Wallet::numbered(3);
     let mut check = |raw: String, words: &str| {
@@ -91,7 +91,7 @@ fn what_cannot_be_mined_is_refused() {
     check(wallet.transfer(5, 0, TO, 1), "invalid chain id for signer: have 5 want 1");
     check(wallet.transfer(1, 5_000, TO, 1), "nonce too high");
     let tampered = wallet.transfer(1, 0, TO, 1).replace("2222", "2223");
-    // The signature is somebody's, but not of somebody who sent before.
+    // The signature is valid, but for another, unknown sender.
     check(tampered, "\"result\"");
     let first = wallet.transfer(1, 0, TO, 1);
     check(first, "\"result\"");
@@ -99,7 +99,7 @@ fn what_cannot_be_mined_is_refused() {
 }
 
 #[test]
-fn a_block_takes_only_so_many() {
+fn a_block_has_at_most_500_sent_transactions() {
     let (_sim, date, mut plain) = start();
     let wallet = Wallet::numbered(4);
     for nonce in 0..501 {

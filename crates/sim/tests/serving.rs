@@ -1,18 +1,18 @@
-//! What is asked is answered: methods, errors with their codes and words, batches, paths, the record.
+//! Answers to requests: methods, errors, batches, paths, and the recorded requests.
 
 mod plain;
 
 use plain::Plain;
 use plimsoll_measure::Nanos;
-use plimsoll_sim::{Capacity, Date, Distribution, HeldDate, Service, Settings, Sim, StartError};
+use plimsoll_sim::{Capacity, Date, Distribution, ManualDate, Service, Settings, Sim, StartError};
 
 const SEED: u64 = 7;
 /// Seconds after the first block: eth is at block 1000.
 const SECS: u64 = 12_005;
 
-fn start() -> (Sim, HeldDate, Plain) {
-    let date = HeldDate::after_genesis(Nanos::from_secs(SECS));
-    let date_setting = Date::Held(date.clone());
+fn start() -> (Sim, ManualDate, Plain) {
+    let date = ManualDate::after_genesis(Nanos::from_secs(SECS));
+    let date_setting = Date::Manual(date.clone());
     let settings = Settings { date: date_setting, ..Settings::for_tests(SEED, Service::known()) };
     let sim = Sim::start(settings).expect("a port is free");
     let plain = Plain::connect(sim.address()).expect("it listens");
@@ -40,7 +40,7 @@ fn identities_and_heads() {
 }
 
 #[test]
-fn tags_and_objects_name_blocks() {
+fn blocks_by_tag_and_number() {
     let (_sim, _, mut plain) = start();
     let mut number = |named: &str| {
         let block = plain.result("eth", "eth_getBlockByNumber", &format!("[{named},false]"));
@@ -61,7 +61,7 @@ fn tags_and_objects_name_blocks() {
 }
 
 #[test]
-fn contracts_answer() {
+fn contract_calls() {
     let (_sim, _, mut plain) = start();
     let mut call = |to: u8, data: &str| {
         let to = format!("0x10{}{to:02x}", "00".repeat(18));
@@ -84,7 +84,7 @@ fn contracts_answer() {
 }
 
 #[test]
-fn errors_have_geths_codes_and_words() {
+fn errors_have_geths_codes_and_messages() {
     let (_sim, _, mut plain) = start();
     let mut check = |method: &str, params: &str, code: i64, words: &str| {
         let answer = plain.call("eth", method, params);
@@ -94,7 +94,7 @@ fn errors_have_geths_codes_and_words() {
     let bad = "invalid argument 0: ";
     check("eth_foo", "[]", -32601, "the method eth_foo does not exist/is not available");
     check("eth_getBalance", "[]", -32602, "missing value for required argument 0");
-    check("eth_getBalance", "[1]", -32602, &format!("{bad}a string was expected"));
+    check("eth_getBalance", "[1]", -32602, &format!("{bad}must be a string"));
     check(
         "eth_getBalance",
         r#"["0x12"]"#,
@@ -116,7 +116,12 @@ fn more_errors() {
     check("eth_getBalance", &format!(r#"[{address},"0xffff"]"#), -32000, "header not found");
     check("eth_getBalance", &format!(r#"[{address},"newest"]"#), -32602, "invalid argument 1: ");
     check("eth_getBalance", &format!("[{address},\"latest\",1]"), -32602, "too many arguments");
-    check("eth_getBlockByNumber", r#"["latest",1]"#, -32602, "invalid argument 1: true or false");
+    check(
+        "eth_getBlockByNumber",
+        r#"["latest",1]"#,
+        -32602,
+        "invalid argument 1: must be true or false",
+    );
     check("eth_getBlockByHash", r#"["latest",true]"#, -32602, "invalid argument 0: ");
     check("eth_getLogs", r#"[{"fromBlock":"0x5","toBlock":"0x4"}]"#, -32602, "invalid block range");
     check(
@@ -138,7 +143,7 @@ fn more_errors() {
 }
 
 #[test]
-fn bodies_that_are_no_calls() {
+fn bodies_that_are_not_calls() {
     let (_sim, _, mut plain) = start();
     let mut check = |body: &str, code: i64| {
         let answer = plain.post("eth", body).expect("an answer").body;
@@ -156,7 +161,7 @@ fn bodies_that_are_no_calls() {
 }
 
 #[test]
-fn batches_keep_their_order() {
+fn batches_are_answered_in_order() {
     let (_sim, _, mut plain) = start();
     let call = |id: &str, params: &str| {
         format!(r#"{{"jsonrpc":"2.0","method":"echo","params":{params},"id":{id}}}"#)
@@ -167,7 +172,7 @@ fn batches_keep_their_order() {
     let answers = plain.post("eth", &batch).expect("an answer").body;
     let [first, refused, last] = [
         r#"{"jsonrpc":"2.0","id":"b","result":[2]}"#,
-        r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"invalid request: a call is an object"}}"#,
+        r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"invalid request: a call must be an object"}}"#,
         r#"{"jsonrpc":"2.0","id":"a","result":{"x":1}}"#,
     ];
     assert_eq!(answers, format!("[{first},{refused},{last}]"));
@@ -176,7 +181,7 @@ fn batches_keep_their_order() {
 }
 
 #[test]
-fn paths_lead_to_services() {
+fn paths_select_services() {
     let (sim, _, mut plain) = start();
     let call = r#"{"jsonrpc":"2.0","method":"eth_chainId","id":1}"#;
     let kava = "target-service-id: kava\r\n";
@@ -202,13 +207,13 @@ fn paths_lead_to_services() {
     );
     check("GET", "/ready/x", "", 503, r#""ready":false"#);
     check("GET", "/health", "", 200, "");
-    check("GET", "/eth", "", 404, "hint: POST /eth");
+    check("GET", "/eth", "", 404, "hint: use POST /eth");
     let counts = sim.counts();
     assert_eq!((counts.connections, counts.requests, counts.calls["eth_chainId"]), (1, 3, 3));
 }
 
 #[test]
-fn bodies_have_a_limit() {
+fn body_size_is_limited() {
     let settings = Settings { body_max: 1000, ..Settings::for_tests(SEED, Service::named("eth")) };
     let sim = Sim::start(settings).expect("a port is free");
     let mut plain = Plain::connect(sim.address()).expect("it listens");
@@ -218,7 +223,7 @@ fn bodies_have_a_limit() {
 }
 
 #[test]
-fn what_was_seen_can_be_asked_for() {
+fn requests_are_recorded() {
     let (sim, _, mut first) = start();
     let mut second = Plain::connect(sim.address()).expect("it listens");
     first.call("eth", "echo", "[1]");
@@ -235,7 +240,7 @@ fn what_was_seen_can_be_asked_for() {
     sim.forget();
     assert_eq!((sim.seen().len(), sim.counts().requests), (0, 3));
     sim.stop();
-    assert!(first.post("eth", "{}").is_err(), "connections end when it stops");
+    assert!(first.post("eth", "{}").is_err(), "connections are closed when the simulator stops");
 }
 
 #[test]
@@ -248,9 +253,9 @@ fn the_record_is_bounded() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_world() {
+fn the_same_seed_gives_the_same_chains() {
     let ask = |seed: u64| {
-        let date = Date::Held(HeldDate::after_genesis(Nanos::from_secs(SECS)));
+        let date = Date::Manual(ManualDate::after_genesis(Nanos::from_secs(SECS)));
         let settings = Settings { date, ..Settings::for_tests(seed, Service::known()) };
         let sim = Sim::start(settings).expect("a port is free");
         let mut plain = Plain::connect(sim.address()).expect("it listens");
@@ -262,8 +267,8 @@ fn the_same_seed_gives_the_same_world() {
 }
 
 #[test]
-fn a_full_queue_refuses() {
-    // One server that never gets done, and nowhere to wait.
+fn a_full_queue_refuses_requests() {
+    // One server that is busy for an hour, and no queue.
     let capacity = Capacity {
         servers: 1,
         service: Distribution::Constant(Nanos::from_secs(3600)),
@@ -276,7 +281,7 @@ fn a_full_queue_refuses() {
     let held = std::thread::spawn(move || {
         Plain::connect(address).and_then(|mut plain| plain.post("eth", "{}")).is_err()
     });
-    // The first request is in service once it was seen.
+    // Once recorded, the first request is in service.
     while sim.seen().is_empty() {
         std::thread::yield_now();
     }
@@ -286,11 +291,11 @@ fn a_full_queue_refuses() {
     assert!(response.body.contains(r#""code":-32005,"message":"the node's queue is full""#));
     assert_eq!(sim.counts().overflowed, 1);
     sim.stop();
-    assert!(held.join().expect("no panic"), "what was in service ended with the simulator");
+    assert!(held.join().expect("no panic"), "the request in service ended with the simulator");
 }
 
 #[test]
-fn services_may_have_listeners_of_their_own() {
+fn services_may_have_separate_listeners() {
     let mut services = Service::known();
     services[3].listen = Some("127.0.0.1:0".parse().expect("an address"));
     let sim = Sim::start(Settings { threads: 2, ..Settings::for_tests(SEED, services) });
@@ -302,7 +307,7 @@ fn services_may_have_listeners_of_their_own() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_settings_are_refused() {
     let (sim, _, _) = start();
     let refused = |settings: Settings| Sim::start(settings).err().expect("an error");
     let taken = Settings { listen: sim.address(), ..Settings::default() };
@@ -311,9 +316,9 @@ fn what_cannot_be_is_refused() {
     assert!(error.to_string().contains(&sim.address().to_string()), "{error}");
     assert!(error.hint().contains("choose another port"), "{error}");
     let twice = Settings::for_tests(1, [Service::known(), Service::known()].concat());
-    assert_eq!(refused(twice).to_string(), "the service \"eth\" is named twice");
+    assert_eq!(refused(twice).to_string(), "duplicate service \"eth\"");
     let none = Settings::for_tests(1, []);
-    assert_eq!(refused(none).to_string(), "no service is named");
+    assert_eq!(refused(none).to_string(), "at least one service is required");
     let idle = Settings { threads: 0, ..Settings::default() };
-    assert_eq!(refused(idle).to_string(), "0 threads; 1 to 256 can serve");
+    assert_eq!(refused(idle).to_string(), "threads must be 1 to 256, not 0");
 }

@@ -227,8 +227,8 @@ fn attack(memory: u64, bomb: Vec<u8>) {
     );
     folder.file("gateway.toml", config);
     let gateway = Process::start(&folder, &[]);
-    let said = gateway.wait_for("listening on http://");
-    let address = said.split("listening on http://").nth(1).unwrap();
+    let output = gateway.wait_for("listening on http://");
+    let address = output.split("listening on http://").nth(1).unwrap();
     let address: SocketAddr = address.split_whitespace().next().unwrap().parse().unwrap();
 
     let long_head = format!("POST /v1 HTTP/1.1\r\nHost: h\r\nX: {}\r\n", "x".repeat(7_000));

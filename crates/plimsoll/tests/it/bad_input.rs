@@ -1,21 +1,21 @@
-//! Everything that can be wrong with what a user gives: a clear message, a fix, exit code 2.
+//! Invalid input: a clear message, a hint, and exit code 2.
 
 use crate::run::{Folder, plimsoll};
 
-/// A run of a plan that must be refused with these words.
+/// Runs a plan that must be refused with a message that contains `words`.
 #[track_caller]
 fn refused(plan: &str, words: &[&str]) {
     let folder = Folder::new();
     let path = folder.file("plan.toml", plan);
     let done = plimsoll(&["run", &path, "--no-out"]);
     assert_eq!(done.code, 2, "{}", done.stderr);
-    assert_eq!(done.stdout, "", "data only");
+    assert_eq!(done.stdout, "", "stdout is for data only");
     for word in words {
-        assert!(done.stderr.contains(word), "\n{}\nsays not\n{word}", done.stderr);
+        assert!(done.stderr.contains(word), "\n{}\ndoes not contain\n{word}", done.stderr);
     }
 }
 
-/// The same around a plan that is otherwise right.
+/// Like [`refused`], for lines that are added to a valid plan.
 #[track_caller]
 fn refused_flat(lines: &str, words: &[&str]) {
     refused(&format!("{lines}\n[[target]]\nrequest = \"GET http://127.0.0.1:1/\"\n"), words);
@@ -163,7 +163,7 @@ fn flags_with_a_plan_file_are_rejected() {
 }
 
 #[test]
-fn a_full_stdout_is_named() {
+fn write_errors_on_stdout_are_reported() {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let done = crate::run::command(&["man"]).stdout(full).output().unwrap();
     let stderr = String::from_utf8_lossy(&done.stderr).into_owned();

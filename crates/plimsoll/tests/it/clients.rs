@@ -99,8 +99,8 @@ impl Gateway {
 
     /// Stops it and checks that it exits with 0; returns the logged calls.
     fn stop(self) -> Vec<Value> {
-        let said = self.process.stop();
-        said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let output = self.process.stop();
+        output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
@@ -183,8 +183,8 @@ impl Client {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{script} at {url}:\n{said}");
+        let output = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{script} at {url}:\n{output}");
         serde_json::from_slice(&done.stdout).unwrap()
     }
 

@@ -1,4 +1,4 @@
-//! `plimsoll demo`: whole and short, beside others, and stopped in every way.
+//! `plimsoll demo`: complete runs, concurrent runs, and every way to stop one.
 
 use crate::gateway::ask;
 use crate::run::{Done, Folder, command};
@@ -10,17 +10,17 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Child;
 use std::time::Duration;
 
-/// Starts a gentle one in a folder of its own.
+/// Starts a demo at a low rate in this folder.
 fn start(folder: &Folder, duration: &str, args: &[&str]) -> Child {
     let common = ["demo", "--rate", "200/s", "--duration", duration];
     command(&[&common, args].concat()).current_dir(folder.path()).spawn().unwrap()
 }
 
-/// Reads what it says until it has said this; all that it said.
-fn said_until(said: &mut BufReader<std::process::ChildStderr>, words: &str) -> String {
+/// Reads the output until it contains `words`, and returns it.
+fn read_until(output: &mut BufReader<std::process::ChildStderr>, words: &str) -> String {
     let mut text = String::new();
     while !text.contains(words) {
-        assert!(said.read_line(&mut text).unwrap() > 0, "it never said \"{words}\":\n{text}");
+        assert!(output.read_line(&mut text).unwrap() > 0, "\"{words}\" is missing:\n{text}");
     }
     text
 }
@@ -36,8 +36,7 @@ fn addresses(said: &str) -> Vec<String> {
     [edge, first.to_string()].into_iter().chain(others).collect()
 }
 
-/// Waits until nobody listens there any more. The kernel closes a dead process's sockets, and a
-/// gateway whose pipe ended takes a moment to end.
+/// Waits until nothing listens on the addresses. A gateway exits shortly after its pipe is closed.
 fn assert_gone(addresses: &[String]) {
     let (_keep, never) = std::sync::mpsc::channel::<()>();
     for address in addresses {
@@ -46,7 +45,7 @@ fn assert_gone(addresses: &[String]) {
             let _ = never.recv_timeout(Duration::from_millis(if refused { 0 } else { 50 }));
             refused
         });
-        assert!(gone, "{address} is still there");
+        assert!(gone, "{address} still accepts connections");
     }
 }
 
@@ -58,7 +57,7 @@ fn summary(folder: &Folder) -> Value {
 }
 
 #[test]
-fn the_whole_of_it_works_and_nothing_is_left() {
+fn a_complete_run_succeeds_and_leaves_no_processes() {
     let folder = Folder::new();
     let done: Done = start(&folder, "2s", &[]).wait_with_output().unwrap().into();
     assert!([0, 98, 99].contains(&done.code), "{}\n{}", done.stdout, done.stderr);
@@ -72,7 +71,7 @@ fn the_whole_of_it_works_and_nothing_is_left() {
     assert_eq!(
         instances["relays"].as_u64().unwrap(),
         requests["sent"].as_u64().unwrap() + warmup,
-        "what was sent is what the instances relayed"
+        "the instances relayed all sent requests"
     );
     for words in ["instances: ", "gw-5", "results: runs/"] {
         assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
@@ -84,9 +83,9 @@ fn the_whole_of_it_works_and_nothing_is_left() {
 }
 
 #[test]
-fn two_at_once_keep_out_of_each_others_way() {
+fn two_demos_run_concurrently() {
     let folders = [Folder::new(), Folder::new()];
-    // Somebody else may have a port of the usual five; then both take free ones.
+    // One of the five default ports is in use, so both demos use free ports.
     let _taken = TcpListener::bind("127.0.0.1:3071");
     let running: Vec<Child> = folders.iter().map(|folder| start(folder, "2s", &[])).collect();
     for (child, folder) in running.into_iter().zip(&folders) {
@@ -102,27 +101,27 @@ fn ctrl_c_stops_everything_and_keeps_the_results() {
     let folder = Folder::new();
     let mut child = start(&folder, "10m", &[]);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let said = said_until(&mut stderr, "worker");
+    let started = read_until(&mut stderr, "worker");
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(summary(&folder)["cut_short"], true);
-    assert_gone(&addresses(&said));
+    assert_gone(&addresses(&started));
 }
 
 #[test]
-fn nothing_outlives_a_kill() {
+fn no_process_survives_a_kill() {
     let folder = Folder::new();
     let mut child = start(&folder, "10m", &[]);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let said = said_until(&mut stderr, "worker");
+    let output = read_until(&mut stderr, "worker");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_gone(&addresses(&said));
+    assert_gone(&addresses(&output));
 }
 
 #[test]
-fn what_is_kept_can_be_called() {
+fn a_kept_system_answers_calls() {
     let folder = Folder::new();
     let mut child = start(&folder, "2s", &["--keep"]);
     let mut stdout = child.stdout.take().unwrap();
@@ -132,18 +131,18 @@ fn what_is_kept_can_be_called() {
         text
     });
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let said = said_until(&mut stderr, "RATE=1000/s");
-    let edge = &addresses(&said)[0];
+    let output = read_until(&mut stderr, "RATE=1000/s");
+    let edge = &addresses(&output)[0];
     let body = crate::run::RPC;
     let answered = ask(edge, "POST /api/gateway?endpoint=ethpath_kava", body);
     assert_eq!((answered.status, answered.json()["id"].as_u64()), (200, Some(1)));
-    let plan = said.split("plimsoll run ").nth(1).unwrap().split(' ').next().unwrap();
+    let plan = output.split("plimsoll run ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(std::path::Path::new(plan).exists(), "{plan}");
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     child.wait().unwrap();
     assert!(reading.join().unwrap().contains("results: "));
-    assert_gone(&addresses(&said));
-    assert!(!std::path::Path::new(plan).exists(), "its folder is gone");
+    assert_gone(&addresses(&output));
+    assert!(!std::path::Path::new(plan).exists(), "the folder was removed");
 }
 
 #[test]

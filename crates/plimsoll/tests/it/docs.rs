@@ -1,11 +1,11 @@
-//! The documents against the program: tables that say what the code says.
+//! Checks that tables in the documentation match the code.
 
 use plimsoll_gateway::error::TABLE;
 use plimsoll_gateway::observe::metrics::METRICS;
 use plimsoll_gateway::protocol::Category;
 use std::path::Path;
 
-/// Checks that a document's table has exactly these rows under its head.
+/// Checks that the table with this header has exactly these rows.
 fn check(document: &str, head: &str, rows: &[String]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(document);
     let text = std::fs::read_to_string(path).unwrap();

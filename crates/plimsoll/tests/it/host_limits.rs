@@ -1,14 +1,14 @@
-//! When the host itself is the limit, the instrument says so and blames nobody else.
+//! Limits of the host are reported, and attributed to the instrument.
 //!
-//! Both tests set real limits of the kernel: one in a network namespace of its own.
+//! Both tests set real kernel limits, one of them in a separate network namespace.
 
-use crate::run::{Done, Folder, Ran};
+use crate::run::{Done, Folder, RunResult};
 use crate::server::{Reply, Server};
 use std::process::{Command, Stdio};
 
 fn sh(script: &str) -> Done {
     let mut command = Command::new("unshare");
-    // A user namespace of its own, where the host does not run as root.
+    // Without root, a user namespace is required.
     if !nix::unistd::geteuid().is_root() {
         command.arg("--map-root-user");
     }
@@ -16,7 +16,7 @@ fn sh(script: &str) -> Done {
 }
 
 #[test]
-fn a_host_without_ports_invalidates_the_run() {
+fn exhausted_ports_invalidate_the_run() {
     let folder = Folder::new();
     let here = folder.path().display();
     folder.file(
@@ -41,13 +41,13 @@ fn a_host_without_ports_invalidates_the_run() {
          nginx -c {here}/nginx.conf -s stop\n\
          exit ${{code:-0}}\n"
     ));
-    let ran = Ran::of(done);
-    assert!(ran.errors("port_exhausted") >= 50, "{}", ran.summary["errors"]);
+    let result = RunResult::of(done);
+    assert!(result.errors("port_exhausted") >= 50, "{}", result.summary["errors"]);
     assert_eq!(
-        (ran.done.code, ran.summary["verdict"]["limited_by"].as_str()),
+        (result.done.code, result.summary["verdict"]["limited_by"].as_str()),
         (98, Some("generator"))
     );
-    let findings = ran.summary["verdict"]["findings"].as_array().unwrap();
+    let findings = result.summary["verdict"]["findings"].as_array().unwrap();
     let ports = findings.iter().find(|finding| finding["id"] == "ports_exhausted").unwrap();
     assert_eq!(
         (ports["severity"].as_str(), ports["side"].as_str()),
@@ -57,7 +57,7 @@ fn a_host_without_ports_invalidates_the_run() {
 }
 
 #[test]
-fn a_process_without_descriptors_invalidates_the_run() {
+fn exhausted_descriptors_invalidate_the_run() {
     let server = Server::start(|_, _| {
         let held = std::sync::mpsc::channel::<()>();
         let _ = held.1.recv_timeout(std::time::Duration::from_millis(300));
@@ -76,10 +76,10 @@ fn a_process_without_descriptors_invalidates_the_run() {
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("hint: raise the hard limit"), "{}", refused.stderr);
 
-    let ran = Ran::of(run("--force"));
-    assert!(ran.errors("fd_exhausted") > 0, "{}", ran.summary["errors"]);
-    assert_eq!(ran.done.code, 98);
-    let findings = ran.summary["verdict"]["findings"].as_array().unwrap();
+    let result = RunResult::of(run("--force"));
+    assert!(result.errors("fd_exhausted") > 0, "{}", result.summary["errors"]);
+    assert_eq!(result.done.code, 98);
+    let findings = result.summary["verdict"]["findings"].as_array().unwrap();
     let has = |id: &str| findings.iter().any(|finding| finding["id"] == id);
-    assert!(has("fds_exhausted") && has("forced"), "{}", ran.summary["verdict"]);
+    assert!(has("fds_exhausted") && has("forced"), "{}", result.summary["verdict"]);
 }

@@ -1,7 +1,6 @@
-//! The one integration-test binary: the program as a user runs it, against real and scripted parts.
+//! The integration tests: the program as a user runs it, with real and scripted components.
 //!
-//! Every run that these tests make is checked for the accounting identities, on top of what the
-//! program asserts itself.
+//! The accounting identities are checked for every run, in addition to the program's own assertions.
 
 mod attack;
 mod bad_input;

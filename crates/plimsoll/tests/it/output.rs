@@ -1,16 +1,16 @@
-//! What a user sees and keeps: the report, the run directory, metrics, completions.
+//! The output of a run: report, run directory, metrics; and help, completions, manual page.
 
-use crate::run::{Folder, RPC, RPC_RESULT, Ran, plimsoll, start};
+use crate::run::{Folder, RPC, RPC_RESULT, RunResult, plimsoll, start};
 use crate::server::{Reply, Server};
 use plimsoll_measure::{Nanos, wire};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 #[test]
-fn the_snapshots_sum_up_to_the_summary() {
-    let server = Server::start(|number, asked| match number % 10 {
+fn the_snapshots_add_up_to_the_summary() {
+    let server = Server::start(|number, received| match number % 10 {
         3 => Reply::with(503, "", "busy"),
-        _ if asked.line().starts_with("GET") => Reply::ok("fine"),
+        _ if received.line().starts_with("GET") => Reply::ok("fine"),
         _ => Reply::ok(RPC_RESULT),
     });
     let folder = Folder::new();
@@ -23,7 +23,7 @@ fn the_snapshots_sum_up_to_the_summary() {
     let plan = folder.file("plan.toml", plan);
     let out = folder.path().join("out");
     let args = ["run", &plan, "--out", out.to_str().unwrap(), "--format", "json", "--workers", "2"];
-    let ran = Ran::of(plimsoll(&args));
+    let result = RunResult::of(plimsoll(&args));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
     let (_, snapshots) = wire::read(&text).unwrap();
     assert!(snapshots.len() >= 3, "one a second");
@@ -32,7 +32,7 @@ fn the_snapshots_sum_up_to_the_summary() {
     sum.assert_complete();
 
     let all = sum.total();
-    let same = |pointer: &str, n: u64| assert_eq!(ran.count(pointer), n, "{pointer}");
+    let same = |pointer: &str, n: u64| assert_eq!(result.count(pointer), n, "{pointer}");
     same("/requests/scheduled", all.requests.scheduled);
     same("/requests/ok", all.requests.ok);
     same("/errors/status", all.errors.get(plimsoll_measure::ErrorClass::Status));
@@ -56,22 +56,22 @@ fn the_snapshots_sum_up_to_the_summary() {
             same(&format!("/{name}/{key}"), histogram.quantile(q).unwrap_or(Nanos::ZERO).0);
         }
     }
-    // The resolved plan runs again.
+    // The resolved plan is valid.
     let again = plimsoll(&["check", out.join("plan.toml").to_str().unwrap()]);
     assert_eq!(again.code, 0, "{}", again.stderr);
 }
 
 #[test]
-fn the_report_in_a_pipe_is_whole_whatever_happened() {
+fn the_report_in_a_pipe_is_complete() {
     let server = Server::start(|number, _| match number % 7 {
         0 => Reply::with(503, "", "busy"),
         1 => Reply::ok(
             r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"a long message that a node might send when it is not well at all"}}"#,
         ),
         2 => Reply::ok("<html>"),
-        3 => Reply::raw("nonsense", crate::server::Then::Keep),
-        4 => Reply::raw("", crate::server::Then::Close),
-        5 => Reply::raw("HTTP/1.1 2", crate::server::Then::Reset),
+        3 => Reply::raw("nonsense", crate::server::After::Keep),
+        4 => Reply::raw("", crate::server::After::Close),
+        5 => Reply::raw("HTTP/1.1 2", crate::server::After::Reset),
         _ => Reply::ok(RPC_RESULT),
     });
     let targets: String = (0..30)
@@ -129,7 +129,7 @@ fn results_that_could_not_be_written_are_not_referred_to() {
 }
 
 #[test]
-fn check_prints_words_and_a_plan_that_reads_back() {
+fn check_prints_a_description_and_a_plan_that_can_be_read_back() {
     let folder = Folder::new();
     let plan = folder.file(
         "plan.toml",
@@ -146,7 +146,7 @@ fn check_prints_words_and_a_plan_that_reads_back() {
 }
 
 #[test]
-fn metrics_are_served_while_it_runs_and_a_pipe_gets_a_line_every_ten_seconds() {
+fn a_run_serves_metrics_and_prints_progress_every_ten_seconds() {
     let server = Server::start(|_, _| Reply::ok("fine"));
     let url = server.url();
     let mut child = start(&[
@@ -187,7 +187,7 @@ fn metrics_are_served_while_it_runs_and_a_pipe_gets_a_line_every_ten_seconds() {
     let line = progress[0].strip_prefix("10s/10.5s  ").expect(progress[0]);
     let (rate, rest) = line.split_once("/s sent, ").unwrap();
     assert!(rest.starts_with("100 % ok"), "{line}");
-    // A busy host may send an arrival of one second in the next.
+    // On a busy host, an arrival may be sent in the next second.
     assert!((45..=55).contains(&rate.parse::<u32>().unwrap()), "{line}");
 }
 

@@ -1,4 +1,4 @@
-//! Running the program and reading what it says.
+//! Running the program and reading its output.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(crate) const RPC: &str = r#"{"jsonrpc":"2.0","method":"eth_blockNumber","params":[],"id":1}"#;
 pub(crate) const RPC_RESULT: &str = r#"{"jsonrpc":"2.0","id":1,"result":"0x10d4f"}"#;
 
-/// A folder of a test's own, removed when the test is done.
+/// A temporary folder, which is removed when it is dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -25,8 +25,7 @@ impl Folder {
         &self.0
     }
 
-    /// Writes a file, or replaces it as a whole so that nobody reads half of it, and gives its path as
-    /// text.
+    /// Writes or replaces a file atomically, so that no reader sees part of it, and returns its path.
     pub(crate) fn file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
         std::fs::write(&new, text).unwrap();
@@ -41,7 +40,7 @@ impl Drop for Folder {
     }
 }
 
-/// What a command came to.
+/// The exit code and output of a command.
 pub(crate) struct Done {
     pub(crate) code: i32,
     pub(crate) stdout: String,
@@ -74,56 +73,56 @@ pub(crate) fn start(args: &[&str]) -> Child {
     command(args).spawn().unwrap()
 }
 
-/// A run that is over, with its summary.
-pub(crate) struct Ran {
+/// A finished run and its summary.
+pub(crate) struct RunResult {
     pub(crate) done: Done,
     pub(crate) summary: Value,
 }
 
-/// Runs a plan and reads its summary; the identities are checked.
-pub(crate) fn run_plan(plan: &str, args: &[&str]) -> Ran {
+/// Runs a plan, reads its summary, and checks the accounting identities.
+pub(crate) fn run_plan(plan: &str, args: &[&str]) -> RunResult {
     run_plan_in(&Folder::new(), plan, args)
 }
 
-/// Runs a plan that names files in this folder.
-pub(crate) fn run_plan_in(folder: &Folder, plan: &str, args: &[&str]) -> Ran {
+/// Runs a plan that refers to files in this folder.
+pub(crate) fn run_plan_in(folder: &Folder, plan: &str, args: &[&str]) -> RunResult {
     let path = folder.file("plan.toml", plan);
     let mut all = vec!["run", &path, "--no-out", "--format", "json"];
     all.extend(args);
-    Ran::of(plimsoll(&all))
+    RunResult::of(plimsoll(&all))
 }
 
-impl Ran {
-    pub(crate) fn of(done: Done) -> Ran {
+impl RunResult {
+    pub(crate) fn of(done: Done) -> RunResult {
         let summary = serde_json::from_str(&done.stdout).unwrap_or_else(|e| {
             panic!("{e}: exit {}\n{}\n{}", done.code, done.stdout, done.stderr)
         });
-        let ran = Ran { done, summary };
-        let n = |key: &str| ran.count(&format!("/requests/{key}"));
+        let result = RunResult { done, summary };
+        let n = |key: &str| result.count(&format!("/requests/{key}"));
         assert_eq!(n("scheduled"), n("sent") + n("unsent"));
         assert_eq!(n("sent"), n("ok") + n("failed"));
-        let errors = ran.summary["errors"].as_object().unwrap();
+        let errors = result.summary["errors"].as_object().unwrap();
         let errors: u64 = errors.values().map(|n| n.as_u64().unwrap()).sum();
         assert_eq!(errors, n("unsent") + n("failed"));
-        assert_eq!(ran.count("/latency/count"), n("scheduled"));
-        let targets = ran.summary["targets"].as_array().unwrap();
+        assert_eq!(result.count("/latency/count"), n("scheduled"));
+        let targets = result.summary["targets"].as_array().unwrap();
         let by_target: u64 =
             targets.iter().map(|t| t["requests"]["scheduled"].as_u64().unwrap()).sum();
         assert_eq!(by_target, n("scheduled"));
-        ran
+        result
     }
 
-    /// A number of the summary by JSON pointer; 0 when it is not there.
+    /// A number in the summary, by JSON pointer; 0 if it is missing.
     pub(crate) fn count(&self, pointer: &str) -> u64 {
         self.summary.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// How many arrivals had an error of this class.
+    /// Number of arrivals with an error of this class.
     pub(crate) fn errors(&self, class: &str) -> u64 {
         self.count(&format!("/errors/{class}"))
     }
 
-    /// The exit code, where a busy machine may have made the run invalid for lateness alone.
+    /// Checks the exit code. A run that was late because of a busy machine may also exit with 98.
     #[track_caller]
     pub(crate) fn assert_code(&self, code: i32) {
         let findings = self.summary["verdict"]["findings"].as_array().unwrap();

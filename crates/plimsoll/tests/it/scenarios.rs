@@ -1,7 +1,7 @@
-//! Every plan in `scenarios/`, shortened, against a simulated world: what the instrument says it sent
-//! to each chain is what the chains say they saw, to the request.
+//! Every plan in `scenarios/`, shortened, against simulated chains: the number of requests that the
+//! instrument reports as sent to each chain equals the number that the chain received.
 
-use crate::run::{Ran, plimsoll};
+use crate::run::{RunResult, plimsoll};
 use plimsoll_config::{Document, Text, Variables};
 use plimsoll_gateway::{Definitions, Gateway, Host};
 use plimsoll_measure::Nanos;
@@ -15,7 +15,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// What every plan is shortened by; a plan takes those it knows.
+/// Variables that shorten the plans; each plan gets those that it uses.
 const SHORT: [(&str, &str); 18] = [
     ("DURATION", "400ms"),
     ("WARMUP", "0s"),
@@ -30,33 +30,34 @@ const SHORT: [(&str, &str); 18] = [
     ("HOLD", "200ms"),
     ("RAMP_RATE", "2000/s"),
     ("THINK_TIME", "100ms"),
-    // Figures that a run must come to in a moment, whatever else sets them.
+    // Rates, which the environment could otherwise set too low.
     ("TARGET_RPS", "3000"),
     ("RATE", "1000/s"),
     ("BASE_RATE", "200/s"),
     ("BURST_RATE", "2000/s"),
     ("HOST_RPS", "500"),
 ];
-/// A plan that is not over by then cannot be shortened by the variables above.
-const LONGEST: Nanos = Nanos::from_secs(3);
+/// Maximum duration of a shortened plan.
+const DURATION_MAX: Nanos = Nanos::from_secs(3);
 
-/// Where calls go, under which names, and who counts them there.
-struct World<'w> {
-    /// In place of the gateway: `http://HOST:PORT`.
+/// The system under test, and functions that count its requests.
+struct TestSystem<'w> {
+    /// URL of the gateway: `http://HOST:PORT`.
     base: String,
-    /// In place of each gateway instance's page: `HOST:PORT`.
+    /// Addresses of the gateway instances, by variable: `HOST:PORT`.
     instances: Vec<(&'static str, String)>,
-    /// Comes between the base and an endpoint's name.
+    /// The part of the URL between the base and the endpoint's name.
     endpoint_path: &'static str,
-    /// The variable that names each chain's endpoint, and the name.
+    /// The endpoint of each chain, by variable.
     endpoints: [(&'static str, &'static str); 5],
-    /// How many requests each chain (by its tag) saw since this was asked last.
-    seen: &'w dyn Fn() -> BTreeMap<String, u64>,
-    /// How many requests each gateway instance relayed since this was asked last; none without them.
+    /// The number of requests that each chain (by tag) received since the last call.
+    received: &'w dyn Fn() -> BTreeMap<String, u64>,
+    /// The number of requests that each gateway instance relayed since the last call; empty without
+    /// instances.
     relayed: &'w dyn Fn() -> Vec<u64>,
 }
 
-impl World<'_> {
+impl TestSystem<'_> {
     fn variables(&self) -> Vec<(&str, &str)> {
         let own = [("GATEWAY", self.base.as_str()), ("ENDPOINT_PATH", self.endpoint_path)];
         let instances = self.instances.iter().map(|(name, at)| (*name, at.as_str()));
@@ -77,7 +78,7 @@ fn plans() -> Vec<PathBuf> {
     plans
 }
 
-/// A plan, and the names of the variables that it uses.
+/// Reads a plan, and returns it with the names of the variables that it uses.
 fn read(path: &Path, variables: &[(&str, &str)]) -> (Plan, Vec<String>) {
     let mut set = Variables::none();
     variables.iter().for_each(|(name, value)| set.set(*name, *value));
@@ -87,21 +88,21 @@ fn read(path: &Path, variables: &[(&str, &str)]) -> (Plan, Vec<String>) {
     (plan.unwrap_or_else(|problems| panic!("{problems}")), set.used())
 }
 
-/// Runs every plan against a world, and compares the counts of both sides.
-fn run_all(world: &World<'_>) {
+/// Runs every plan against a system, and compares the counts of both sides.
+fn run_all(system: &TestSystem<'_>) {
     for path in plans() {
-        let (plan, used) = read(&path, &world.variables());
+        let (plan, used) = read(&path, &system.variables());
         let path = path.display();
-        // Users' plans end by time here, so that their end is known too.
+        // Plans with users end by time here, so that their end is known too.
         let end = plan.planned_end().unwrap_or(Nanos::MAX);
         assert!(
-            end <= LONGEST,
-            "{path} takes {end}: let it be shortened by variables of this test"
+            end <= DURATION_MAX,
+            "{path} takes {end}: use one of the variables in SHORT to shorten it"
         );
-        (world.seen)();
-        (world.relayed)();
+        (system.received)();
+        (system.relayed)();
 
-        let set: Vec<String> = world
+        let set: Vec<String> = system
             .variables()
             .iter()
             .filter(|(name, _)| used.iter().any(|used| used == name))
@@ -110,51 +111,51 @@ fn run_all(world: &World<'_>) {
         let path = path.to_string();
         let mut args = vec!["run", path.as_str(), "--no-out", "--format", "json"];
         args.extend(set.iter().map(String::as_str));
-        let ran = Ran::of(plimsoll(&args));
+        let result = RunResult::of(plimsoll(&args));
 
-        let sent = ran.summary["tags"]["chain"].as_object().unwrap().iter();
+        let sent = result.summary["tags"]["chain"].as_object().unwrap().iter();
         let sent =
             sent.map(|(chain, group)| (chain.clone(), group["requests"]["sent"].as_u64().unwrap()));
         let sent: BTreeMap<String, u64> = sent.filter(|(_, n)| *n > 0).collect();
-        assert_eq!(sent, (world.seen)(), "{path}: sent, and seen by the chains");
+        assert_eq!(sent, (system.received)(), "{path}: sent, and received by the chains");
         assert!(!sent.is_empty(), "{path} sent nothing");
-        let relayed = (world.relayed)();
+        let relayed = (system.relayed)();
         if let Some((most, least)) = relayed.iter().max().zip(relayed.iter().min()) {
             let all: u64 = relayed.iter().sum();
-            assert_eq!(all, ran.count("/requests/sent"), "{path}: relayed by {relayed:?}");
-            assert!(most - least <= 1, "{path}: evenly: {relayed:?}");
+            assert_eq!(all, result.count("/requests/sent"), "{path}: relayed by {relayed:?}");
+            assert!(most - least <= 1, "{path}: unevenly relayed: {relayed:?}");
         }
-        assert_eq!(sent.values().sum::<u64>(), ran.count("/requests/sent"), "{path}");
+        assert_eq!(sent.values().sum::<u64>(), result.count("/requests/sent"), "{path}");
         assert_eq!(
-            ran.count("/requests/ok"),
-            ran.count("/requests/scheduled"),
+            result.count("/requests/ok"),
+            result.count("/requests/scheduled"),
             "{path}: {}",
-            ran.summary
+            result.summary
         );
         if let Some(planned) = plan.planned_requests() {
-            assert_eq!(ran.count("/requests/scheduled"), planned, "{path}");
+            assert_eq!(result.count("/requests/scheduled"), planned, "{path}");
         }
         // Objectives on time depend on the machine; those on success must hold.
-        for objective in ran.summary["objectives"].as_array().unwrap() {
+        for objective in result.summary["objectives"].as_array().unwrap() {
             let that = objective["that"].as_str().unwrap();
             assert!(objective["ok"] == true || !that.starts_with("success"), "{path}: {objective}");
         }
-        assert!([0, 98, 99].contains(&ran.done.code), "{path}: {}", ran.done.stderr);
+        assert!([0, 98, 99].contains(&result.done.code), "{path}: {}", result.done.stderr);
     }
 }
 
-/// What each chain saw since this was asked last, by its tag.
-fn seen_by_chain(sim: &Sim) -> BTreeMap<String, u64> {
+/// The number of requests that each chain received since the last call, by tag.
+fn received_by_chain(sim: &Sim) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
-    for seen in sim.seen() {
-        let chain = if seen.service == "eth" { "ethereum".into() } else { seen.service };
+    for request in sim.seen() {
+        let chain = if request.service == "eth" { "ethereum".into() } else { request.service };
         *counts.entry(chain).or_insert(0) += 1;
     }
     sim.forget();
     counts
 }
 
-/// A gateway of this process, relaying to these.
+/// Starts a gateway in this process.
 fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
     let settings = plimsoll_gateway::Settings {
         listeners: vec![Listener::at("127.0.0.1:0".parse().unwrap())],
@@ -166,8 +167,8 @@ fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
     Gateway::start(settings, &definitions, host).unwrap()
 }
 
-/// Waits until a gateway knows that its upstreams are on the right chains: from then on it asks
-/// nothing of its own, and the chains see calls alone.
+/// Waits until a gateway has verified the chain ids of its upstreams. After that it sends no requests
+/// of its own, so that the chains receive only relayed calls.
 fn wait_for_chains(gateway: &Gateway, chains: &[&str]) {
     let call = r#"{"jsonrpc":"2.0","method":"eth_chainId","params":[],"id":1}"#;
     for chain in chains {
@@ -194,7 +195,7 @@ fn upstream(id: String, service: Option<&str>, kind: Kind, url: String) -> Upstr
     Upstream { service, ..Upstream::at(id, kind, Text::plain(url), address) }
 }
 
-/// What a gateway relayed in all.
+/// The number of calls that a gateway has relayed.
 fn relays(gateway: &Gateway) -> u64 {
     let page = gateway.metrics();
     let samples = page.lines().filter(|line| line.starts_with("plimsoll_relays_total{"));
@@ -202,7 +203,7 @@ fn relays(gateway: &Gateway) -> u64 {
 }
 
 #[test]
-fn every_scenario_counts_what_five_instances_and_the_chains_count() {
+fn counts_of_every_scenario_match_the_instances_and_chains() {
     let sim = Sim::start(Settings::for_tests(1, Service::known())).unwrap();
     let chains = ["eth", "boba", "mantle", "kava"];
     let instances: Vec<Gateway> = (0..5)
@@ -230,7 +231,7 @@ fn every_scenario_counts_what_five_instances_and_the_chains_count() {
         now.iter().zip(before).map(|(now, before)| now - before).collect()
     };
     let names = ["GW_1", "GW_2", "GW_3", "GW_4", "GW_5"];
-    run_all(&World {
+    run_all(&TestSystem {
         base: format!("http://{}", edge.addresses()[0]),
         instances: names.into_iter().zip(addresses.clone()).collect(),
         endpoint_path: "/api/gateway?endpoint=",
@@ -241,18 +242,18 @@ fn every_scenario_counts_what_five_instances_and_the_chains_count() {
             ("MANTLE_ENDPOINT_ID", "ethpath_mantle"),
             ("KAVA_ENDPOINT_ID", "ethpath_kava"),
         ],
-        seen: &|| seen_by_chain(&sim),
+        received: &|| received_by_chain(&sim),
         relayed: &relayed,
     });
     assert_eq!(sim.counts().unrecorded, 0, "every request was recorded");
 }
 
 #[test]
-fn every_scenario_counts_what_the_chains_count() {
+fn counts_of_every_scenario_match_the_chains() {
     let sim = Sim::start(Settings::for_tests(1, Service::known())).unwrap();
-    run_all(&World {
+    run_all(&TestSystem {
         base: format!("http://{}", sim.address()),
-        // The simulated world tells nothing of itself.
+        // The simulator exports no metrics, so these scrapes fail.
         instances: ["GW_1", "GW_2", "GW_3", "GW_4", "GW_5"]
             .map(|name| (name, sim.address().to_string()))
             .into(),
@@ -264,14 +265,14 @@ fn every_scenario_counts_what_the_chains_count() {
             ("MANTLE_ENDPOINT_ID", "mantle"),
             ("KAVA_ENDPOINT_ID", "kava"),
         ],
-        seen: &|| seen_by_chain(&sim),
+        received: &|| received_by_chain(&sim),
         relayed: &Vec::new,
     });
     assert_eq!(sim.counts().unrecorded, 0, "every request was recorded");
 }
 
 #[test]
-fn scenarios_are_as_long_as_what_they_stand_for() {
+fn scenarios_have_the_size_of_the_original_tests() {
     let requests = |name: &str| {
         let (plan, _) = read(&folder().join(name), &[("GATEWAY", "http://127.0.0.1:3069")]);
         (

@@ -1,37 +1,39 @@
-//! Other processes' figures beside the instrument's own, and processes that are not there.
+//! Scraping the metrics of other processes, including failures and restarts.
 
-use crate::run::{Folder, RPC, RPC_RESULT, Ran, plimsoll};
-use crate::server::{Reply, Server, Then};
+use crate::run::{Folder, RPC, RPC_RESULT, RunResult, plimsoll};
+use crate::server::{After, Reply, Server};
 use plimsoll_measure::{Scraped, Snapshot, wire};
 use std::sync::{Arc, Mutex};
 
-/// What a scripted gateway relayed, and had relayed whenever it was asked.
+/// The state of a scripted gateway.
 #[derive(Default)]
 struct Gateway {
+    /// Calls relayed in total.
     relayed: u64,
-    /// By this much its counters are behind: it was started again.
+    /// Calls relayed before the last restart, which its counters do not include.
     forgotten: u64,
-    told: Vec<u64>,
+    /// `relayed` at each scrape.
+    reported: Vec<u64>,
 }
 
-/// A gateway that answers calls and tells of them; at its page number `restart` it was started again.
+/// A gateway that answers calls and exports metrics; it restarts at scrape number `restart`.
 fn gateway(restart: Option<usize>) -> (Server, Arc<Mutex<Gateway>>) {
     let state = Arc::new(Mutex::new(Gateway::default()));
     let shared = state.clone();
-    let server = Server::start(move |_, asked| {
+    let server = Server::start(move |_, received| {
         let mut gateway = shared.lock().unwrap();
-        if asked.line() != "GET /metrics" {
+        if received.line() != "GET /metrics" {
             gateway.relayed += 1;
             return Reply::ok(RPC_RESULT);
         }
-        if restart == Some(gateway.told.len()) {
+        if restart == Some(gateway.reported.len()) {
             gateway.forgotten = gateway.relayed;
         }
         let relayed = gateway.relayed;
-        gateway.told.push(relayed);
+        gateway.reported.push(relayed);
         let (a, b) = ((relayed - gateway.forgotten) / 2, (relayed - gateway.forgotten).div_ceil(2));
         let started = 1000 + 100 * u64::from(gateway.forgotten > 0);
-        let cpu = 5.0 + gateway.told.len() as f64 / 100.0;
+        let cpu = 5.0 + gateway.reported.len() as f64 / 100.0;
         let relays = |upstream: &str, n: u64| {
             format!(
                 "plimsoll_relays_total{{service=\"eth\",upstream=\"{upstream}\",outcome=\"ok\"}} {n}\n"
@@ -60,43 +62,55 @@ fn plan(target: &Server, load: &str, scrapes: &[(&str, String)]) -> String {
     text
 }
 
-/// Runs a plan; its summary, and the sum of the pages in its snapshots.
-fn run(plan: &str) -> (Ran, Vec<Scraped>) {
+/// Runs a plan, and returns the result and the sum of the scrapes in its snapshots.
+fn run(plan: &str) -> (RunResult, Vec<Scraped>) {
     let folder = Folder::new();
     let plan = folder.file("plan.toml", plan);
     let out = folder.path().join("out");
-    let ran =
-        Ran::of(plimsoll(&["run", &plan, "--out", out.to_str().unwrap(), "--format", "json"]));
+    let result = RunResult::of(plimsoll(&[
+        "run",
+        &plan,
+        "--out",
+        out.to_str().unwrap(),
+        "--format",
+        "json",
+    ]));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
     let (header, snapshots) = wire::read(&text).unwrap();
     let mut sum = Snapshot::new(header.names.len(), header.streams.len(), header.origins.len());
     snapshots.iter().for_each(|snapshot| sum.append(snapshot));
-    (ran, sum.scrapes)
+    (result, sum.scrapes)
 }
 
 #[test]
-fn a_gateways_relays_are_what_was_sent_also_when_it_is_started_again() {
+fn relays_of_a_gateway_match_the_sent_requests_even_if_it_restarts() {
     for restart in [None, Some(1)] {
         let (server, state) = gateway(restart);
         let scrapes = [("gw-1", format!("{}/metrics", server.url()))];
-        let (ran, sum) = run(&plan(&server, "rate = \"200/s\"\nduration = \"2500ms\"", &scrapes));
-        assert_eq!(ran.count("/requests/ok"), 500, "{}", ran.summary);
-        let told = state.lock().unwrap().told.clone();
-        // Before the first page nothing is known, and between the last page before a restart and the
-        // restart nothing either.
-        let lost = restart.map_or(0, |page| told[page] - told[page - 1]);
-        let expected = told.last().unwrap() - told[0] - lost;
-        assert_eq!(*told.last().unwrap(), 500, "the last page is read when all is done");
-        assert_eq!(ran.count("/scrapes/groups/0/relays"), expected, "{}", ran.summary["scrapes"]);
-        let process = &ran.summary["scrapes"]["processes"][0];
+        let (result, sum) =
+            run(&plan(&server, "rate = \"200/s\"\nduration = \"2500ms\"", &scrapes));
+        assert_eq!(result.count("/requests/ok"), 500, "{}", result.summary);
+        let reported = state.lock().unwrap().reported.clone();
+        // Relays before the first scrape, and between the last scrape before a restart and the
+        // restart, are unknown.
+        let lost = restart.map_or(0, |page| reported[page] - reported[page - 1]);
+        let expected = reported.last().unwrap() - reported[0] - lost;
+        assert_eq!(*reported.last().unwrap(), 500, "the last scrape is after the last request");
+        assert_eq!(
+            result.count("/scrapes/groups/0/relays"),
+            expected,
+            "{}",
+            result.summary["scrapes"]
+        );
+        let process = &result.summary["scrapes"]["processes"][0];
         assert_eq!(
             (process["name"].as_str(), process["share"].as_f64()),
             (Some("gw-1"), Some(1.0))
         );
         assert_eq!(process["restarts"], u64::from(restart.is_some()));
-        assert_eq!(process["reads"], told.len());
+        assert_eq!(process["reads"], reported.len());
         assert_eq!(process["resident_memory_bytes_max"], 7_340_032);
-        // The snapshots sum up to the same.
+        // The snapshots add up to the same.
         assert_eq!(sum[0].increase("plimsoll_relays_total"), Some(expected as f64));
         assert_eq!(
             process["cpu_ns"],
@@ -106,18 +120,18 @@ fn a_gateways_relays_are_what_was_sent_also_when_it_is_started_again() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_and_stops_nothing() {
+fn failed_scrapes_are_reported_and_do_not_stop_the_run() {
     let (server, _) = gateway(None);
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let odd = Server::start(|_, asked| match asked.line() {
+    let odd = Server::start(|_, received| match received.line() {
         "GET /500" => Reply::with(500, "", "no"),
         "GET /html" => Reply::ok("<html>"),
         "GET /large" => Reply::ok(&"#".repeat(5 << 20)),
         "GET /bytes" => {
-            Reply::raw(&b"HTTP/1.1 200 X\r\nContent-Length: 1\r\n\r\n\xff"[..], Then::Keep)
+            Reply::raw(&b"HTTP/1.1 200 X\r\nContent-Length: 1\r\n\r\n\xff"[..], After::Keep)
         }
-        "GET /cut" => Reply::raw("HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\na 1", Then::Close),
-        "GET /hangs" => Reply::raw("", Then::Hang),
+        "GET /cut" => Reply::raw("HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\na 1", After::Close),
+        "GET /hangs" => Reply::raw("", After::Hang),
         _ => Reply::ok("process_cpu_seconds_total 1\nother 1\n"),
     });
     let rows = [
@@ -135,10 +149,10 @@ fn what_cannot_be_read_is_told_and_stops_nothing() {
     ];
     let mut scrapes: Vec<_> = rows.iter().map(|(name, url, _)| (*name, url.clone())).collect();
     scrapes.push(("other", format!("{}/metrics", odd.url())));
-    let (ran, sum) = run(&plan(&server, "rate = \"100/s\"\nduration = \"300ms\"", &scrapes));
-    ran.assert_code(0);
-    assert_eq!(ran.count("/requests/ok"), 30);
-    let processes = ran.summary["scrapes"]["processes"].as_array().unwrap();
+    let (result, sum) = run(&plan(&server, "rate = \"100/s\"\nduration = \"300ms\"", &scrapes));
+    result.assert_code(0);
+    assert_eq!(result.count("/requests/ok"), 30);
+    let processes = result.summary["scrapes"]["processes"].as_array().unwrap();
     for (process, (name, _, why)) in processes.iter().zip(&rows) {
         assert_eq!((process["name"].as_str(), process["reads"].as_u64()), (Some(*name), Some(0)));
         assert!(process["failures"].to_string().contains(why), "{name}: {process}");
@@ -146,7 +160,7 @@ fn what_cannot_be_read_is_told_and_stops_nothing() {
     }
     let other = &processes[rows.len()];
     assert!(other["reads"].as_u64().unwrap() >= 1 && other["relays"].is_null(), "{other}");
-    assert_eq!(sum[rows.len()].max("other"), Some(1.0), "what is no process's is kept too");
+    assert_eq!(sum[rows.len()].max("other"), Some(1.0), "other metrics are kept too");
 }
 
 #[test]

@@ -1,31 +1,30 @@
-//! A scripted HTTP server: it says what its test wants said, byte for byte, and remembers what it
-//! was asked.
+//! A scripted HTTP server for tests: sends replies byte for byte, and records the requests.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// What follows the bytes of a reply.
+/// What the server does after a reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum After {
     Keep,
     Close,
     Reset,
-    /// Says nothing more until the server stops.
+    /// Keeps the connection open without sending anything.
     Hang,
-    /// Writes the last fragment again and again.
+    /// Sends the last fragment repeatedly.
     Repeat,
 }
 
-/// A reply, in fragments that are written one by one.
+/// A reply, in fragments that are written separately.
 pub(crate) struct Reply {
     pub(crate) fragments: Vec<Vec<u8>>,
-    pub(crate) then: Then,
+    pub(crate) then: After,
 }
 
 impl Reply {
-    pub(crate) fn raw(bytes: impl Into<Vec<u8>>, then: Then) -> Reply {
+    pub(crate) fn raw(bytes: impl Into<Vec<u8>>, then: After) -> Reply {
         Reply { fragments: vec![bytes.into()], then }
     }
 
@@ -38,19 +37,19 @@ impl Reply {
     pub(crate) fn with(status: u16, headers: &str, body: &str) -> Reply {
         let len = body.len();
         let text = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {len}\r\n\r\n{body}");
-        Reply::raw(text, Then::Keep)
+        Reply::raw(text, After::Keep)
     }
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Received {
     pub(crate) head: String,
     pub(crate) body: String,
     pub(crate) from: SocketAddr,
 }
 
-impl Asked {
+impl Received {
     /// `METHOD PATH`.
     pub(crate) fn line(&self) -> &str {
         self.head.lines().next().unwrap().strip_suffix(" HTTP/1.1").unwrap()
@@ -65,7 +64,7 @@ impl Asked {
 
 #[derive(Default)]
 struct State {
-    asked: Mutex<Vec<Asked>>,
+    received: Mutex<Vec<Received>>,
     changed: Condvar,
     stopping: AtomicBool,
     connections: AtomicUsize,
@@ -78,8 +77,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves replies made from requests and their numbers, from 0.
-    pub(crate) fn start(reply: impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static) -> Server {
+    /// Starts a server. `reply` computes the reply from the number of the request, from 0, and the
+    /// request.
+    pub(crate) fn start(
+        reply: impl Fn(usize, &Received) -> Reply + Send + Sync + 'static,
+    ) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -103,19 +105,19 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.state.asked.lock().unwrap().clone()
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.state.received.lock().unwrap().clone()
     }
 
     pub(crate) fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until `requests` requests have come.
+    /// Waits until `requests` requests were received.
     pub(crate) fn wait_for(&self, requests: usize) {
-        let mut asked = self.state.asked.lock().unwrap();
-        while asked.len() < requests {
-            asked = self.state.changed.wait(asked).unwrap();
+        let mut received = self.state.received.lock().unwrap();
+        while received.len() < requests {
+            received = self.state.changed.wait(received).unwrap();
         }
     }
 
@@ -136,42 +138,46 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut socket: TcpStream, state: &State, reply: &(impl Fn(usize, &Asked) -> Reply + ?Sized)) {
+fn serve(
+    mut socket: TcpStream,
+    state: &State,
+    reply: &(impl Fn(usize, &Received) -> Reply + ?Sized),
+) {
     let _ = socket.set_nodelay(true);
     state.connections.fetch_add(1, Ordering::SeqCst);
     let from = socket.peer_addr().unwrap();
     while let Some((head, body)) = read_request(&mut socket) {
-        let asked = Asked { head, body, from };
+        let received = Received { head, body, from };
         let number = {
-            let mut all = state.asked.lock().unwrap();
-            all.push(asked.clone());
+            let mut all = state.received.lock().unwrap();
+            all.push(received.clone());
             all.len() - 1
         };
         state.changed.notify_all();
-        let reply = reply(number, &asked);
+        let reply = reply(number, &received);
         for fragment in &reply.fragments {
             if socket.write_all(fragment).is_err() {
                 return;
             }
         }
         match reply.then {
-            Then::Keep => {}
-            Then::Close => {
+            After::Keep => {}
+            After::Close => {
                 let _ = socket.shutdown(std::net::Shutdown::Both);
                 return;
             }
-            Then::Reset => {
+            After::Reset => {
                 let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
                 nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Linger, &linger)
                     .unwrap();
                 return forget(socket, state);
             }
-            Then::Hang => {
-                // Ends when the other side, or the test, closes.
+            After::Hang => {
+                // Ends when the client or the test closes the connection.
                 let _ = socket.read_to_end(&mut Vec::new());
                 return;
             }
-            Then::Repeat => {
+            After::Repeat => {
                 let last = reply.fragments.last().unwrap();
                 while socket.write_all(last).is_ok() {}
                 return;
@@ -180,7 +186,7 @@ fn serve(mut socket: TcpStream, state: &State, reply: &(impl Fn(usize, &Asked) -
     }
 }
 
-/// Drops every handle of a socket, so that it is really closed.
+/// Drops every handle of a socket, so that it is closed.
 fn forget(socket: TcpStream, state: &State) {
     let peer = socket.peer_addr();
     state

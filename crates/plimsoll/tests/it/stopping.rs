@@ -1,7 +1,7 @@
 //! Ctrl-C: once to finish the requests in flight, twice to stop immediately; results are kept.
 
-use crate::run::{Done, Folder, Ran, run_plan, start};
-use crate::server::{Reply, Server, Then};
+use crate::run::{Done, Folder, RunResult, run_plan, start};
+use crate::server::{After, Reply, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read};
@@ -20,8 +20,8 @@ fn run_args(folder: &Folder, url: &str, timeout: &str) -> Vec<String> {
     ["run", &plan, "--out", &out, "--format", "json"].map(String::from).to_vec()
 }
 
-fn finish(child: Child) -> Ran {
-    Ran::of(Done::from(child.wait_with_output().unwrap()))
+fn finish(child: Child) -> RunResult {
+    RunResult::of(Done::from(child.wait_with_output().unwrap()))
 }
 
 #[test]
@@ -32,18 +32,18 @@ fn the_first_interrupt_drains_and_keeps_the_results() {
     let child = start(&args.iter().map(String::as_str).collect::<Vec<_>>());
     server.wait_for(30);
     interrupt(&child);
-    let ran = finish(child);
-    assert_eq!(ran.done.code, 130);
-    assert_eq!((ran.errors("aborted"), ran.summary["cut_short"].as_bool()), (0, Some(true)));
-    assert!(ran.count("/requests/ok") >= 30);
-    assert_eq!(ran.count("/requests/scheduled") as usize, server.asked().len());
+    let result = finish(child);
+    assert_eq!(result.done.code, 130);
+    assert_eq!((result.errors("aborted"), result.summary["cut_short"].as_bool()), (0, Some(true)));
+    assert!(result.count("/requests/ok") >= 30);
+    assert_eq!(result.count("/requests/scheduled") as usize, server.received().len());
     let kept = std::fs::read_to_string(folder.path().join("out/summary.json")).unwrap();
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), ran.summary);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), result.summary);
 }
 
 #[test]
 fn the_second_interrupt_stops_at_once() {
-    let server = Server::start(|_, _| Reply::raw("", Then::Hang));
+    let server = Server::start(|_, _| Reply::raw("", After::Hang));
     let folder = Folder::new();
     let args = run_args(&folder, &server.url(), "20m");
     let mut child = start(&args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -53,17 +53,17 @@ fn the_second_interrupt_stops_at_once() {
     let mut line = String::new();
     while !line.contains("waiting for requests in flight") {
         line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "it says that it drains");
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "the message is missing");
     }
     interrupt(&child);
     let _ = stderr.read_to_string(&mut line);
-    let ran = finish(child);
-    assert_eq!(ran.done.code, 130);
-    assert_eq!(ran.errors("aborted"), ran.count("/requests/scheduled"));
-    assert!(ran.count("/requests/failed") >= 20, "{}", ran.summary["requests"]);
+    let result = finish(child);
+    assert_eq!(result.done.code, 130);
+    assert_eq!(result.errors("aborted"), result.count("/requests/scheduled"));
+    assert!(result.count("/requests/failed") >= 20, "{}", result.summary["requests"]);
 }
 
-/// A text report of a run that one signal stopped during its warm-up.
+/// Stops a run by a signal during its warm-up, and returns its output.
 fn stopped_in_warmup(signal: Signal) -> Done {
     let server = Server::start(|_, _| Reply::ok("fine"));
     let url = format!("{}/", server.url());
@@ -74,7 +74,7 @@ fn stopped_in_warmup(signal: Signal) -> Done {
 }
 
 #[test]
-fn a_run_that_is_stopped_during_its_warm_up_says_so() {
+fn a_run_stopped_during_its_warm_up_is_reported_as_such() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let done = stopped_in_warmup(signal);
         assert_eq!(done.code, 130, "{signal}: {}", done.stderr);
@@ -85,7 +85,7 @@ fn a_run_that_is_stopped_during_its_warm_up_says_so() {
 }
 
 #[test]
-fn what_was_written_before_a_kill_can_be_read() {
+fn snapshots_written_before_a_kill_can_be_read() {
     let server = Server::start(|_, _| Reply::ok("fine"));
     let folder = Folder::new();
     let args = run_args(&folder, &server.url(), "5s");
@@ -103,20 +103,20 @@ fn what_was_written_before_a_kill_can_be_read() {
 }
 
 #[test]
-fn what_is_in_flight_when_the_grace_period_ends_is_aborted_and_the_run_invalid() {
-    let server = Server::start(|_, _| Reply::raw("", Then::Hang));
+fn requests_in_flight_at_the_end_of_the_grace_period_are_aborted_and_the_run_is_invalid() {
+    let server = Server::start(|_, _| Reply::raw("", After::Hang));
     let plan = format!(
         "rate = \"1000/s\"\nrequests = 5\ntimeout = \"20m\"\ngrace = \"200ms\"\n\
          [[target]]\nrequest = \"GET {}/\"\n",
         server.url()
     );
-    let ran = run_plan(&plan, &["--spin"]);
-    assert_eq!((ran.errors("aborted"), ran.count("/requests/failed")), (5, 5));
-    assert_eq!(ran.summary["cut_short"], false);
-    assert_eq!(ran.done.code, 98, "the plan, not the target, gave them up");
+    let result = run_plan(&plan, &["--spin"]);
+    assert_eq!((result.errors("aborted"), result.count("/requests/failed")), (5, 5));
+    assert_eq!(result.summary["cut_short"], false);
+    assert_eq!(result.done.code, 98, "the plan, not the target, ended the requests");
 }
 
-/// Starts a run in a network of its own, whose name server never answers.
+/// Starts a run in its own network namespace, whose name server never answers.
 fn start_unresolvable(folder: &Folder, out: &str) -> Child {
     let resolv = folder.file("resolv.conf", "nameserver 192.0.2.1\n");
     let bin = env!("CARGO_BIN_EXE_plimsoll");
@@ -136,7 +136,7 @@ fn start_unresolvable(folder: &Folder, out: &str) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Whether the program runs by now and handles SIGINT.
+/// Whether the program is running and handles SIGINT.
 fn listens(child: &Child) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -157,7 +157,7 @@ fn the_second_interrupt_ends_a_run_whose_host_name_is_being_resolved() {
     let mut line = String::new();
     while !line.contains("stopping: ") {
         line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "it says that it stops");
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "the message is missing");
     }
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));

@@ -1,16 +1,16 @@
-//! The workspace against its own rules: which crate may depend on which, the map against the tree,
-//! and a word of purpose at the head of every file.
+//! Checks the structure of the workspace: dependencies between crates, the code map in
+//! ARCHITECTURE.md, and a module comment in every file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What a crate's tests may use besides: the engine's simulation asks whom the verdict blames.
+/// Additional dependencies of tests: the engine's simulation checks the verdict.
 const TESTED_WITH: [(&str, &str); 1] = [("engine", "report")];
 
 /// The only crate with unsafe code.
 const UNSAFE: &str = "allocator";
 
-/// Allowed edges, complete. `sim` is a dev-dependency anywhere.
+/// All allowed dependencies. `sim` may be a dev-dependency of any crate.
 const EDGES: [(&str, &[&str]); 13] = [
     ("allocator", &[]),
     ("measure", &[]),
@@ -65,7 +65,7 @@ fn internal(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn crates_depend_on_nothing_but_what_they_may() {
+fn crates_have_only_allowed_dependencies() {
     let allowed: BTreeMap<&str, BTreeSet<&str>> =
         EDGES.iter().map(|(name, edges)| (*name, edges.iter().copied().collect())).collect();
     for name in crates() {
@@ -85,14 +85,15 @@ fn crates_depend_on_nothing_but_what_they_may() {
 }
 
 #[test]
-fn versions_and_lints_stand_only_in_the_root() {
+fn versions_and_lints_are_set_only_in_the_root() {
     for name in crates() {
         let manifest = manifest(&name);
         let lints = &manifest["lints"];
-        match name == UNSAFE {
-            // The workspace forbids unsafe code, which cannot be allowed again below it.
-            true => assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("deny"), "{name}"),
-            false => assert_eq!(lints["workspace"].as_bool(), Some(true), "{name}"),
+        if name == UNSAFE {
+            // "forbid" in the workspace could not be overridden in the crate.
+            assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("deny"), "{name}");
+        } else {
+            assert_eq!(lints["workspace"].as_bool(), Some(true), "{name}");
         }
         for section in ["dependencies", "dev-dependencies"] {
             let Some(table) = manifest.get(section).and_then(|table| table.as_table()) else {
@@ -110,7 +111,7 @@ fn versions_and_lints_stand_only_in_the_root() {
 }
 
 #[test]
-fn the_map_names_every_crate_and_no_other() {
+fn the_code_map_lists_exactly_the_crates() {
     let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let named: BTreeSet<String> = map
         .split("`crates/")
@@ -121,7 +122,7 @@ fn the_map_names_every_crate_and_no_other() {
     assert_eq!(named, crates());
 }
 
-/// The gateway's modules from the top layer down; each uses only those below it, and itself.
+/// The gateway's modules, from the top layer down. Each may use only itself and those below it.
 const GATEWAY_LAYERS: [&str; 20] = [
     "fuzz",
     "warnings",
@@ -146,7 +147,7 @@ const GATEWAY_LAYERS: [&str; 20] = [
 ];
 
 #[test]
-fn the_gateways_layers_use_only_those_below() {
+fn layers_of_the_gateway_use_only_lower_layers() {
     let src = root().join("crates/gateway/src");
     let rank = |module: &str| GATEWAY_LAYERS.iter().position(|layer| *layer == module);
     let mut folders = vec![src.clone()];
@@ -159,7 +160,7 @@ fn the_gateways_layers_use_only_those_below() {
             }
             let inner = path.strip_prefix(&src).unwrap().with_extension("");
             let own = inner.iter().next().unwrap().to_str().unwrap();
-            let own_rank = rank(own).unwrap_or_else(|| panic!("{own} is in no layer"));
+            let own_rank = rank(own).unwrap_or_else(|| panic!("{own} is not in GATEWAY_LAYERS"));
             let text = std::fs::read_to_string(&path).unwrap();
             for rest in text.split("crate::").skip(1) {
                 let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap();
@@ -172,7 +173,7 @@ fn the_gateways_layers_use_only_those_below() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_has_a_module_comment() {
     let mut folders = vec![root().join("crates")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {

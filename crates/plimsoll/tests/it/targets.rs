@@ -1,23 +1,22 @@
-//! Targets of several requests: from files, on the wire, and from the resolved plan alone.
+//! Targets with several requests: from files, on the wire, and from the resolved plan.
 
-use crate::run::{Folder, RPC_RESULT, Ran, plimsoll};
+use crate::run::{Folder, RPC_RESULT, RunResult, plimsoll};
 use crate::server::{Reply, Server};
 use std::collections::BTreeMap;
 
-/// How often each request was asked for.
-fn asked(server: &Server) -> BTreeMap<String, usize> {
+/// Number of times that each request was received.
+fn received(server: &Server) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for asked in server.asked() {
-        *counts.entry(format!("{} {}", asked.line(), asked.body)).or_insert(0) += 1;
+    for received in server.received() {
+        *counts.entry(format!("{} {}", received.line(), received.body)).or_insert(0) += 1;
     }
     counts
 }
 
 #[test]
-fn a_files_requests_share_its_weight_evenly_and_the_run_directory_needs_no_file() {
-    let server = Server::start(|_, asked| match asked.body.contains("jsonrpc") {
-        true => Reply::ok(RPC_RESULT),
-        false => Reply::ok("fine"),
+fn requests_from_a_file_share_its_weight_and_the_resolved_plan_needs_no_file() {
+    let server = Server::start(|_, received| {
+        Reply::ok(if received.body.contains("jsonrpc") { RPC_RESULT } else { "fine" })
     });
     let folder = Folder::new();
     folder.file("body.txt", "from a file");
@@ -38,28 +37,28 @@ fn a_files_requests_share_its_weight_evenly_and_the_run_directory_needs_no_file(
     let gateway = format!("GATEWAY={}", server.url());
     let args =
         ["run", &plan, "--set", &gateway, "--out", out, "--format", "json", "--workers", "2"];
-    let ran = Ran::of(plimsoll(&args));
-    assert_eq!(ran.count("/requests/ok"), 600, "{}", ran.summary);
-    assert_eq!(ran.summary["targets"].as_array().unwrap().len(), 2, "a name for each file");
-    assert_eq!(ran.count("/tags/chain/boba/requests/ok"), 400);
-    let first = asked(&server);
+    let result = RunResult::of(plimsoll(&args));
+    assert_eq!(result.count("/requests/ok"), 600, "{}", result.summary);
+    assert_eq!(result.summary["targets"].as_array().unwrap().len(), 2, "a name for each file");
+    assert_eq!(result.count("/tags/chain/boba/requests/ok"), 400);
+    let first = received(&server);
     assert_eq!(first.values().copied().collect::<Vec<_>>(), [100, 100, 200, 200], "{first:?}");
     assert_eq!(first["POST /two from a file"], 200);
     assert_eq!(first["POST /four {\"x\":{}}"], 100);
 
-    // The resolved plan holds the files: they may go, and it sends the same again.
+    // The resolved plan includes the files, and sends the same requests without them.
     for file in ["targets-boba.txt", "kava.jsonl", "body.txt", "plan.toml"] {
         std::fs::remove_file(folder.path().join(file)).unwrap();
     }
     let resolved = format!("{out}/plan.toml");
-    let again = Ran::of(plimsoll(&["run", &resolved, "--no-out", "--format", "json"]));
+    let again = RunResult::of(plimsoll(&["run", &resolved, "--no-out", "--format", "json"]));
     assert_eq!(again.count("/requests/ok"), 600, "{}", again.summary);
     let doubled: BTreeMap<_, _> = first.into_iter().map(|(line, n)| (line, 2 * n)).collect();
-    assert_eq!(asked(&server), doubled);
+    assert_eq!(received(&server), doubled);
 }
 
 #[test]
-fn check_names_every_problem_of_a_file() {
+fn check_reports_all_errors_in_a_file() {
     let folder = Folder::new();
     folder.file("t.txt", "GET ${GATEWAY}/\n\nPOST h/");
     let plan =

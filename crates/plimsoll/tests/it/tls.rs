@@ -1,10 +1,10 @@
-//! TLS against a real nginx: own CA, client certificate, server name, resumption, no check at all.
+//! TLS with nginx: custom CA, client certificate, server name, resumption, no verification.
 
 use crate::run::{Folder, run_plan};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-/// An nginx with two TLS servers of one certificate: one that asks clients for theirs.
+/// An nginx with two TLS servers with the same certificate; one requires client certificates.
 struct Nginx {
     folder: Folder,
     port: u16,
@@ -99,22 +99,22 @@ impl Drop for Nginx {
 fn certificates_names_and_resumption() {
     let nginx = Nginx::start();
     let ok = |port: u16, tls: &str, expect: &str| {
-        let ran = run_plan(&nginx.plan(port, tls, expect), &[]);
+        let result = run_plan(&nginx.plan(port, tls, expect), &[]);
         assert_eq!(
-            ran.count("/requests/ok"),
+            result.count("/requests/ok"),
             6,
             "{tls}: {}\n{}",
-            ran.summary["errors"],
-            ran.summary["notes"]
+            result.summary["errors"],
+            result.summary["notes"]
         );
-        ran
+        result
     };
     let failed = |port: u16, tls: &str, words: &str| {
-        let ran = run_plan(&nginx.plan(port, tls, ""), &[]);
-        assert_eq!(ran.count("/requests/ok"), 0, "{tls}");
-        let notes = ran.summary["notes"].to_string();
+        let result = run_plan(&nginx.plan(port, tls, ""), &[]);
+        assert_eq!(result.count("/requests/ok"), 0, "{tls}");
+        let notes = result.summary["notes"].to_string();
         assert!(notes.contains(words), "{tls}: {notes}");
-        ran
+        result
     };
     ok(nginx.port, "ca = \"HERE/ca.pem\"", "");
     assert!(
@@ -138,10 +138,10 @@ fn certificates_names_and_resumption() {
         "not valid for name",
     );
     assert_eq!(misnamed.errors("tls"), 6);
-    let nobody = run_plan(&nginx.plan(nginx.port_client, "ca = \"HERE/ca.pem\"", ""), &[]);
-    assert_eq!(nobody.count("/status/400"), 6, "nginx asks for a certificate: {}", nobody.summary);
+    let no_cert = run_plan(&nginx.plan(nginx.port_client, "ca = \"HERE/ca.pem\"", ""), &[]);
+    assert_eq!(no_cert.count("/status/400"), 6, "a certificate is required: {}", no_cert.summary);
 
-    // A plain server is no TLS server.
+    // A server without TLS.
     let plain = crate::server::Server::start(|_, _| crate::server::Reply::ok("fine"));
     let plan = nginx.plan(plain.address.port(), "insecure = true", "");
     let plain = run_plan(&format!("timeout = \"300ms\"\n{plan}"), &[]);

@@ -1,22 +1,22 @@
-//! Every arrival is accounted for, and times are what a user would have felt.
+//! Every arrival is accounted for, and times are those that a user would experience.
 
 use crate::run::{Folder, RPC, RPC_RESULT, run_plan, run_plan_in};
-use crate::server::{Reply, Server, Then};
+use crate::server::{After, Reply, Server};
 use std::collections::BTreeSet;
 
 #[test]
-fn a_refusing_target_is_told_as_such() {
+fn refused_connections_are_reported() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plan = format!(
         "rate = \"200/s\"\nrequests = 50\n[[target]]\nrequest = \"GET http://{gone}/\"\n\
          [[objective]]\nthat = \"success >= 99%\"\n"
     );
-    let ran = run_plan(&plan, &[]);
-    assert_eq!((ran.errors("refused"), ran.count("/requests/unsent")), (50, 50));
-    let findings = ran.summary["verdict"]["findings"].to_string();
+    let result = run_plan(&plan, &[]);
+    assert_eq!((result.errors("refused"), result.count("/requests/unsent")), (50, 50));
+    let findings = result.summary["verdict"]["findings"].to_string();
     assert!(findings.contains("target_refused"), "{findings}");
-    assert_eq!(ran.summary["objectives"][0]["ok"], false);
-    ran.assert_code(99);
+    assert_eq!(result.summary["objectives"][0]["ok"], false);
+    result.assert_code(99);
 }
 
 #[test]
@@ -32,52 +32,57 @@ fn a_target_that_dies_in_the_middle_loses_no_arrival() {
         killer.wait_for(400);
         killer.stop();
     });
-    let ran = run_plan(&plan, &["--workers", "2"]);
+    let result = run_plan(&plan, &["--workers", "2"]);
     kill.join().unwrap();
-    assert_eq!(ran.count("/requests/scheduled"), 1500);
-    assert!(ran.count("/requests/ok") >= 300, "{}", ran.summary);
-    assert!(ran.errors("refused") > 0, "{}", ran.summary["errors"]);
+    assert_eq!(result.count("/requests/scheduled"), 1500);
+    assert!(result.count("/requests/ok") >= 300, "{}", result.summary);
+    assert!(result.errors("refused") > 0, "{}", result.summary["errors"]);
 }
 
 #[test]
-fn resets_and_early_ends_are_counted_beside_good_answers() {
+fn resets_and_early_closes_are_counted() {
     let server = Server::start(|number, _| match number % 4 {
-        1 => Reply::raw("HTTP/1.1 200", Then::Reset),
-        3 => Reply::raw("HTTP/1.1 200", Then::Close),
+        1 => Reply::raw("HTTP/1.1 200", After::Reset),
+        3 => Reply::raw("HTTP/1.1 200", After::Close),
         _ => Reply::ok(RPC_RESULT),
     });
     let plan = format!(
         "users = 4\nrequests = 400\n[[target]]\nrequest = \"POST {}/\"\nbody = '{RPC}'\n",
         server.url()
     );
-    let ran = run_plan(&plan, &[]);
-    assert_eq!((ran.count("/requests/ok"), ran.count("/requests/unsent")), (200, 0));
-    assert_eq!((ran.errors("reset"), ran.errors("closed_early")), (100, 100), "{}", ran.summary);
-    let lost = ran.count("/connections/reasons/after_error");
-    assert!((190..=200).contains(&lost), "{}", ran.summary["connections"]);
+    let result = run_plan(&plan, &[]);
+    assert_eq!((result.count("/requests/ok"), result.count("/requests/unsent")), (200, 0));
+    assert_eq!(
+        (result.errors("reset"), result.errors("closed_early")),
+        (100, 100),
+        "{}",
+        result.summary
+    );
+    let lost = result.count("/connections/reasons/after_error");
+    assert!((190..=200).contains(&lost), "{}", result.summary["connections"]);
 }
 
 #[test]
-fn who_finds_no_connection_in_time_is_unsent_and_still_has_a_latency() {
-    let server = Server::start(|_, _| Reply::raw("", Then::Hang));
+fn requests_without_a_connection_are_unsent_but_have_a_latency() {
+    let server = Server::start(|_, _| Reply::raw("", After::Hang));
     let plan = format!(
         "rate = \"100000/s\"\nrequests = 10\ntimeout = \"400ms\"\nconnections = {{ max = 1 }}\n\
          [[target]]\nrequest = \"GET {}/\"\n",
         server.url()
     );
-    let ran = run_plan(&plan, &[]);
-    // All are due at once, and the first holds the only connection until they are given up.
-    assert!(ran.errors("no_connection") >= 7, "{}", ran.summary["errors"]);
-    assert!(ran.errors("response_timeout") >= 1);
+    let result = run_plan(&plan, &[]);
+    // All are due at once, and the first one occupies the only connection until all have timed out.
+    assert!(result.errors("no_connection") >= 7, "{}", result.summary["errors"]);
+    assert!(result.errors("response_timeout") >= 1);
     assert_eq!(
-        ran.count("/requests/unsent"),
-        ran.errors("no_connection") + ran.errors("connect_timeout")
+        result.count("/requests/unsent"),
+        result.errors("no_connection") + result.errors("connect_timeout")
     );
-    assert!(ran.count("/latency/min") >= 399_000_000);
+    assert!(result.count("/latency/min") >= 399_000_000);
 }
 
 #[test]
-fn latency_counts_from_the_planned_instant_and_service_time_from_the_first_byte() {
+fn latency_starts_at_the_planned_instant_and_service_time_at_the_first_byte() {
     // The first answer is held until 20 requests are due behind it on the only connection.
     let server = Server::start(|number, _| {
         if number == 0 {
@@ -91,16 +96,16 @@ fn latency_counts_from_the_planned_instant_and_service_time_from_the_first_byte(
          [[target]]\nrequest = \"POST {}/\"\nbody = '{RPC}'\n",
         server.url()
     );
-    let ran = run_plan(&plan, &[]);
-    assert_eq!(ran.count("/requests/ok"), 20);
-    // Request k was due 10 k ms after the first and waited for it: 500 - 10 k ms at least.
-    assert!(ran.count("/latency/p50") >= 390_000_000, "{}", ran.summary["latency"]);
-    assert!(ran.count("/service_time/p50") < ran.count("/latency/p50") / 2);
-    assert!(ran.count("/wait/p50") >= 390_000_000, "{}", ran.summary["wait"]);
+    let result = run_plan(&plan, &[]);
+    assert_eq!(result.count("/requests/ok"), 20);
+    // Request k was due 10 k ms after the first and waited at least 500 - 10 k ms for it.
+    assert!(result.count("/latency/p50") >= 390_000_000, "{}", result.summary["latency"]);
+    assert!(result.count("/service_time/p50") < result.count("/latency/p50") / 2);
+    assert!(result.count("/wait/p50") >= 390_000_000, "{}", result.summary["wait"]);
 }
 
 #[test]
-fn the_same_seed_sends_the_same_requests_however_it_is_split() {
+fn the_same_seed_sends_the_same_requests_with_any_number_of_workers() {
     let requests = |load: &str, workers: &str| {
         let server = Server::start(|_, _| Reply::ok(RPC_RESULT));
         let url = server.url();
@@ -109,18 +114,18 @@ fn the_same_seed_sends_the_same_requests_however_it_is_split() {
              [[target]]\nname = \"a\"\nweight = 2\nrequest = \"POST {url}/a/{{{{random 1 1000}}}}\"\nbody = \"{{{{seq}}}} {{{{uuid}}}}\"\n\
              [[target]]\nname = \"b\"\nweight = 1\nrequest = \"GET {url}/b/{{{{uuid}}}}\"\n"
         );
-        let ran = run_plan(&plan, &["--workers", workers]);
-        assert_eq!(ran.count("/requests/ok"), 600, "{}", ran.summary);
-        assert_eq!(ran.summary["targets"][0]["requests"]["scheduled"], 400, "weights are exact");
-        let asked = server.asked();
-        asked
+        let result = run_plan(&plan, &["--workers", workers]);
+        assert_eq!(result.count("/requests/ok"), 600, "{}", result.summary);
+        assert_eq!(result.summary["targets"][0]["requests"]["scheduled"], 400, "weights are exact");
+        let received = server.received();
+        received
             .iter()
-            .map(|asked| format!("{} {}", asked.line(), asked.body))
+            .map(|received| format!("{} {}", received.line(), received.body))
             .collect::<BTreeSet<_>>()
     };
     for load in ["rate = \"3000/s\"", "rate = \"3000/s\"\narrivals = \"poisson\"", "users = 12"] {
         let alone = requests(load, "1");
-        assert_eq!(alone.len(), 600, "each is one of its kind");
+        assert_eq!(alone.len(), 600, "all requests differ");
         assert_eq!(alone, requests(load, "3"), "{load}");
     }
 }
@@ -131,10 +136,10 @@ fn bodies(load: &str, flags: &[&str]) -> Vec<String> {
     let plan = load.replace("URL", &server.url());
     let ran = run_plan(&plan, flags);
     assert_eq!(ran.count("/requests/failed") + ran.count("/requests/unsent"), 0, "{}", ran.summary);
-    let asked = server.asked();
+    let received = server.received();
     let sent = ran.count("/requests/sent") + ran.count("/warmup/requests/sent");
-    assert_eq!(asked.len() as u64, sent);
-    asked.into_iter().map(|asked| asked.body).collect()
+    assert_eq!(received.len() as u64, sent);
+    received.into_iter().map(|request| request.body).collect()
 }
 
 #[test]
@@ -200,15 +205,17 @@ fn weights_are_exact_in_the_closed_model_whatever_the_pace_of_its_users() {
     // Exact over whole decks of five; what is left is less than one deck.
     assert!((of(0) * 2).abs_diff(of(1) * 3) <= 2 * 3, "{} and {}", of(0), of(1));
     let mut by_row = [0u64; 8];
-    for asked in server.asked().iter().filter(|asked| asked.line().starts_with("GET /row/")) {
-        by_row[asked.line()["GET /row/".len()..].parse::<usize>().unwrap()] += 1;
+    for request in
+        server.received().iter().filter(|request| request.line().starts_with("GET /row/"))
+    {
+        by_row[request.line()["GET /row/".len()..].parse::<usize>().unwrap()] += 1;
     }
     let (least, most) = (by_row.iter().min().unwrap(), by_row.iter().max().unwrap());
     assert!(most - least <= 2, "{by_row:?}: rows are sent in turn");
 }
 
 #[test]
-fn the_warm_up_is_sent_and_left_out() {
+fn the_warm_up_is_sent_but_not_measured() {
     let server = Server::start(|_, _| Reply::ok(RPC_RESULT));
     for load in [
         "rate = \"200/s\"\nduration = \"500ms\"",
@@ -218,16 +225,16 @@ fn the_warm_up_is_sent_and_left_out() {
             "{load}\nwarmup = \"300ms\"\n[[target]]\nrequest = \"POST {}/\"\nbody = '{RPC}'\n",
             server.url()
         );
-        let before = server.asked().len() as u64;
-        let ran = run_plan(&plan, &[]);
-        let warm = ran.count("/warmup/requests/scheduled");
-        assert!(warm > 0, "{}", ran.summary["warmup"]);
-        let sent = warm + ran.count("/requests/scheduled");
-        assert_eq!(server.asked().len() as u64 - before, sent, "both sides count the same");
-        assert_eq!(ran.count("/duration_ns"), 500_000_000);
+        let before = server.received().len() as u64;
+        let result = run_plan(&plan, &[]);
+        let warm = result.count("/warmup/requests/scheduled");
+        assert!(warm > 0, "{}", result.summary["warmup"]);
+        let sent = warm + result.count("/requests/scheduled");
+        assert_eq!(server.received().len() as u64 - before, sent, "both sides count the same");
+        assert_eq!(result.count("/duration_ns"), 500_000_000);
     }
-    let asked = server.asked().len();
-    assert!(asked > 100, "{asked}");
+    let received = server.received().len();
+    assert!(received > 100, "{received}");
 }
 
 #[test]
@@ -248,12 +255,16 @@ fn stages_and_streams_send_what_they_plan() {
         target("c", "eth"),
         target("d", "boba"),
     );
-    let ran = run_plan(&plan, &["--workers", "2"]);
+    let result = run_plan(&plan, &["--workers", "2"]);
     let of = |name: &str| {
-        server.asked().iter().filter(|asked| asked.line() == format!("GET /{name}")).count()
+        server
+            .received()
+            .iter()
+            .filter(|received| received.line() == format!("GET /{name}"))
+            .count()
     };
     assert_eq!((of("a"), of("b"), of("c"), of("d")), (75, 75, 100, 40));
-    let by = |pointer: &str| ran.count(&format!("/tags/{pointer}/requests/ok"));
+    let by = |pointer: &str| result.count(&format!("/tags/{pointer}/requests/ok"));
     assert_eq!((by("chain/eth"), by("chain/boba"), by("kind/burst")), (175, 115, 100));
 }
 
@@ -265,13 +276,13 @@ fn an_objective_can_stop_the_run() {
          [[objective]]\nthat = \"success >= 99%\"\nabort = {{ after = \"0s\" }}\n",
         server.url()
     );
-    let ran = run_plan(&plan, &[]);
-    assert_eq!(ran.summary["cut_short"], true);
-    assert!(ran.count("/duration_ns") < 50_000_000_000);
+    let result = run_plan(&plan, &[]);
+    assert_eq!(result.summary["cut_short"], true);
+    assert!(result.count("/duration_ns") < 50_000_000_000);
     assert!(
-        ran.done.stderr.contains("stopping: objective \"success >= 99%\" was missed"),
+        result.done.stderr.contains("stopping: objective \"success >= 99%\" was missed"),
         "{}",
-        ran.done.stderr
+        result.done.stderr
     );
-    ran.assert_code(99);
+    result.assert_code(99);
 }

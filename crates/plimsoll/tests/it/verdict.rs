@@ -1,15 +1,16 @@
-//! Who is blamed, by a whole run against a real server.
+//! The verdict of complete runs against a real server.
 //!
-//! Causes that depend on the machine's timing are in the rules' own tests; these have wide margins.
+//! Findings that depend on the machine's timing are tested with the rules; these tests have wide
+//! margins.
 
-use crate::run::{Folder, RPC, RPC_RESULT, Ran, plimsoll, run_plan, start};
-use crate::server::{Reply, Server, Then};
+use crate::run::{Folder, RPC, RPC_RESULT, RunResult, plimsoll, run_plan, start};
+use crate::server::{After, Reply, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::time::Duration;
 
-/// A server that thinks for a while about each request.
+/// A server that delays each answer.
 fn slow(think: Duration) -> Server {
     Server::start(move |_, _| {
         let never = std::sync::mpsc::channel::<()>();
@@ -18,20 +19,20 @@ fn slow(think: Duration) -> Server {
     })
 }
 
-fn findings(ran: &Ran) -> Vec<(String, String)> {
-    let findings = ran.summary["verdict"]["findings"].as_array().unwrap();
+fn findings(result: &RunResult) -> Vec<(String, String)> {
+    let findings = result.summary["verdict"]["findings"].as_array().unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_string();
     findings.iter().map(|finding| (text(&finding["id"]), text(&finding["severity"]))).collect()
 }
 
-fn finding<'r>(ran: &'r Ran, id: &str) -> &'r Value {
-    let findings = ran.summary["verdict"]["findings"].as_array().unwrap();
+fn finding<'r>(result: &'r RunResult, id: &str) -> &'r Value {
+    let findings = result.summary["verdict"]["findings"].as_array().unwrap();
     let found = findings.iter().find(|finding| finding["id"] == id);
-    found.unwrap_or_else(|| panic!("no {id}: {}", ran.summary["verdict"]))
+    found.unwrap_or_else(|| panic!("no {id}: {}", result.summary["verdict"]))
 }
 
 #[test]
-fn a_connection_limit_below_what_the_plan_needs_is_named_whatever_the_timeout() {
+fn a_connection_limit_that_is_too_low_is_reported_with_any_timeout() {
     let server = slow(Duration::from_millis(50));
     for timeout in ["400ms", "60s"] {
         let plan = format!(
@@ -39,8 +40,8 @@ fn a_connection_limit_below_what_the_plan_needs_is_named_whatever_the_timeout() 
              [[target]]\nrequest = \"GET {}/\"\n",
             server.url()
         );
-        let ran = run_plan(&plan, &[]);
-        let capped = finding(&ran, "connections_capped");
+        let result = run_plan(&plan, &[]);
+        let capped = finding(&result, "connections_capped");
         assert_eq!(
             (&capped["severity"], &capped["side"]),
             (&"invalid".into(), &"generator".into())
@@ -48,32 +49,32 @@ fn a_connection_limit_below_what_the_plan_needs_is_named_whatever_the_timeout() 
         let limit = capped["fix"].as_str().unwrap().strip_prefix("raise connections.max to ");
         let limit: u64 = limit.unwrap().parse().unwrap();
         assert!((11..=40).contains(&limit), "{capped}");
-        assert!(!findings(&ran).iter().any(|(id, _)| id.starts_with("target_")), "{capped}");
-        assert_eq!(ran.summary["verdict"]["limited_by"], "generator");
-        assert_eq!(ran.done.code, 98);
-        // 4 connections carry 80/s: what was sent is not what was planned.
-        let sent = ran.summary["rate"]["sent"].as_f64().unwrap();
-        let scheduled = ran.summary["rate"]["scheduled"].as_f64().unwrap();
-        assert!((190.0..210.0).contains(&scheduled) && sent < 150.0, "{}", ran.summary["rate"]);
+        assert!(!findings(&result).iter().any(|(id, _)| id.starts_with("target_")), "{capped}");
+        assert_eq!(result.summary["verdict"]["limited_by"], "generator");
+        assert_eq!(result.done.code, 98);
+        // 4 connections carry 80/s, less than the planned rate.
+        let sent = result.summary["rate"]["sent"].as_f64().unwrap();
+        let scheduled = result.summary["rate"]["scheduled"].as_f64().unwrap();
+        assert!((190.0..210.0).contains(&scheduled) && sent < 150.0, "{}", result.summary["rate"]);
     }
 }
 
 #[test]
-fn one_request_without_an_answer_stretches_no_rate() {
+fn a_request_without_an_answer_does_not_lower_the_rates() {
     let server = Server::start(|number, _| match number {
-        5 => Reply::raw("", Then::Hang),
+        5 => Reply::raw("", After::Hang),
         _ => Reply::ok("fine"),
     });
     let plan = format!(
         "rate = \"50/s\"\nduration = \"1s\"\ntimeout = \"4s\"\n[[target]]\nrequest = \"GET {}/\"\n",
         server.url()
     );
-    let ran = run_plan(&plan, &[]);
-    assert_eq!((ran.count("/requests/ok"), ran.errors("response_timeout")), (49, 1));
-    let rate = |name: &str| ran.summary["rate"][name].as_f64().unwrap();
-    assert!(rate("ok") > 40.0 && rate("sent") > 40.0, "{}", ran.summary["rate"]);
-    assert!(ran.count("/drain_ns") > 2_000_000_000, "{}", ran.summary["drain_ns"]);
-    let seconds = &ran.summary["error_seconds"]["response_timeout"];
+    let result = run_plan(&plan, &[]);
+    assert_eq!((result.count("/requests/ok"), result.errors("response_timeout")), (49, 1));
+    let rate = |name: &str| result.summary["rate"][name].as_f64().unwrap();
+    assert!(rate("ok") > 40.0 && rate("sent") > 40.0, "{}", result.summary["rate"]);
+    assert!(result.count("/drain_ns") > 2_000_000_000, "{}", result.summary["drain_ns"]);
+    let seconds = &result.summary["error_seconds"]["response_timeout"];
     assert!(seconds[0].as_u64() >= Some(4), "{seconds}");
 }
 
@@ -84,16 +85,16 @@ fn a_run_in_which_nothing_was_ok_never_exits_with_0() {
         "rate = \"50/s\"\nrequests = 20\n[[target]]\nrequest = \"GET {}/\"\n",
         server.url()
     );
-    let ran = run_plan(&plan, &[]);
-    assert_eq!(findings(&ran)[0].0, "nothing_ok");
-    let evidence = ran.summary["verdict"]["findings"][0]["evidence"].as_str().unwrap();
+    let result = run_plan(&plan, &[]);
+    assert_eq!(findings(&result)[0].0, "nothing_ok");
+    let evidence = result.summary["verdict"]["findings"][0]["evidence"].as_str().unwrap();
     assert!(evidence.starts_with("none of 20 arrivals was answered as expected"), "{evidence}");
-    ran.assert_code(99);
+    result.assert_code(99);
 }
 
 #[test]
 fn a_run_that_an_objective_stopped_never_exits_with_0() {
-    // Slow at first, so that the objective is missed early; fast ever after.
+    // Slow at first, so that the objective is missed early; then fast.
     let server = Server::start(|number, _| {
         if number < 5 {
             let never = std::sync::mpsc::channel::<()>();
@@ -106,13 +107,13 @@ fn a_run_that_an_objective_stopped_never_exits_with_0() {
          [[objective]]\nthat = \"latency.p95 < 100ms\"\nabort = {{ after = \"0s\" }}\n",
         server.url()
     );
-    let ran = run_plan(&plan, &[]);
-    assert_eq!(ran.summary["cut_short"], true);
-    ran.assert_code(99);
+    let result = run_plan(&plan, &[]);
+    assert_eq!(result.summary["cut_short"], true);
+    result.assert_code(99);
 }
 
 #[test]
-fn a_generator_that_was_stopped_for_a_while_blames_itself() {
+fn lateness_of_a_suspended_generator_is_attributed_to_it() {
     let server = Server::start(|_, _| Reply::ok(RPC_RESULT));
     let folder = Folder::new();
     let plan = folder.file(
@@ -130,26 +131,30 @@ fn a_generator_that_was_stopped_for_a_while_blames_itself() {
     let never = std::sync::mpsc::channel::<()>();
     let _ = never.1.recv_timeout(Duration::from_millis(1500));
     kill(process, Signal::SIGCONT).unwrap();
-    let ran = Ran::of(child.wait_with_output().unwrap().into());
-    assert!(ran.errors("late") >= 100, "{}", ran.summary["errors"]);
+    let result = RunResult::of(child.wait_with_output().unwrap().into());
+    assert!(result.errors("late") >= 100, "{}", result.summary["errors"]);
     for theirs in ["connect_timeout", "reset", "closed_early"] {
-        assert_eq!(ran.errors(theirs), 0, "{}", ran.summary["errors"]);
+        assert_eq!(result.errors(theirs), 0, "{}", result.summary["errors"]);
     }
-    // Some were sent with little time left, all at once.
-    assert!(ran.errors("response_timeout") * 4 < ran.errors("late"), "{}", ran.summary["errors"]);
+    // Some were sent in a burst, shortly before their deadlines.
+    assert!(
+        result.errors("response_timeout") * 4 < result.errors("late"),
+        "{}",
+        result.summary["errors"]
+    );
     assert_eq!(
-        (ran.done.code, ran.summary["verdict"]["limited_by"].as_str()),
+        (result.done.code, result.summary["verdict"]["limited_by"].as_str()),
         (98, Some("generator"))
     );
 }
 
 #[test]
-fn a_hostile_target_does_not_starve_the_healthy_one_beside_it() {
+fn a_hostile_target_does_not_starve_a_healthy_one() {
     let healthy = Server::start(|_, _| Reply::ok(RPC_RESULT));
     let hostile = Server::start(|_, _| {
         let chunk = format!("1;{}\r\nx\r\n", "e".repeat(4000));
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        Reply { fragments: vec![head.into(), chunk.into()], then: Then::Repeat }
+        Reply { fragments: vec![head.into(), chunk.into()], then: After::Repeat }
     });
     let plan = format!(
         "timeout = \"2s\"\n\
@@ -158,19 +163,19 @@ fn a_hostile_target_does_not_starve_the_healthy_one_beside_it() {
         healthy.url(),
         hostile.url()
     );
-    let ran = run_plan(&plan, &["--workers", "1"]);
-    let healthy = &ran.summary["targets"][0];
+    let result = run_plan(&plan, &["--workers", "1"]);
+    let healthy = &result.summary["targets"][0];
     assert_eq!(healthy["requests"]["ok"], 400, "{healthy}");
     assert_eq!(
-        ran.errors("response_timeout") + ran.errors("body_too_large"),
-        ran.count("/requests/failed")
+        result.errors("response_timeout") + result.errors("body_too_large"),
+        result.count("/requests/failed")
     );
-    assert_eq!(ran.errors("connect_timeout"), 0);
-    assert!(ran.count("/drain_ns") < 5_000_000_000, "it ends when its timeouts have passed");
+    assert_eq!(result.errors("connect_timeout"), 0);
+    assert!(result.count("/drain_ns") < 5_000_000_000, "ends after the timeouts");
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_told_before_the_start() {
+fn unresolvable_host_names_are_reported_before_the_start() {
     let plan =
         "rate = \"10/s\"\nrequests = 5\n[[target]]\nrequest = \"GET http://nowhere.invalid/\"\n";
     let folder = Folder::new();
@@ -178,10 +183,10 @@ fn a_name_that_does_not_resolve_is_told_before_the_start() {
     let done = plimsoll(&["run", &path, "--no-out"]);
     assert_eq!(done.code, 2, "{}", done.stderr);
     assert!(done.stderr.contains("cannot resolve host \"nowhere.invalid\""), "{}", done.stderr);
-    let ran = run_plan(plan, &["--force"]);
-    assert_eq!(ran.errors("dns"), 5);
+    let result = run_plan(plan, &["--force"]);
+    assert_eq!(result.errors("dns"), 5);
     for id in ["nothing_ok", "dns_failed", "forced"] {
-        finding(&ran, id);
+        finding(&result, id);
     }
-    ran.assert_code(99);
+    result.assert_code(99);
 }

@@ -1,10 +1,10 @@
-//! The scanner: walks over JSON text and stops at the first byte that does not fit.
+//! The scanner: walks JSON text and stops at the first invalid byte.
 //!
-//! It knows the grammar and nothing else. Open containers are bits of words, not stack frames.
+//! It implements the grammar only. Open containers are tracked as bits, not as stack frames.
 
 use super::{DEPTH_MAX, Fault, Syntax};
 
-/// A place in a text.
+/// A position in a text.
 #[derive(Debug, Clone)]
 pub(super) struct Scanner<'a> {
     pub(super) text: &'a [u8],
@@ -49,7 +49,7 @@ impl<'a> Scanner<'a> {
         Syntax { at: self.at, what }
     }
 
-    /// A member's name and the colon behind it; also whether the name holds escapes.
+    /// A member's name, and the colon after it. Also returns whether the name has escapes.
     #[inline]
     pub(super) fn name(&mut self) -> Result<(&'a [u8], bool), Syntax> {
         self.space();
@@ -63,12 +63,12 @@ impl<'a> Scanner<'a> {
         Ok((name, escaped))
     }
 
-    /// One value, `depth` levels down.
+    /// A value at nesting level `depth`.
     #[inline]
     pub(super) fn value(&mut self, depth: u32) -> Result<&'a [u8], Syntax> {
         self.space();
         let from = self.at;
-        // Most values hold no others.
+        // Fast path: most values are strings and numbers.
         match self.peek() {
             Some(b'"') => {
                 self.string()?;
@@ -79,15 +79,15 @@ impl<'a> Scanner<'a> {
         Ok(&self.text[from..self.at])
     }
 
-    /// A value that may hold others. Open containers are the low bits of `objects`, the innermost
-    /// lowest, set for an object; those further out than a word holds are in `outer`.
+    /// A value that may contain others. The low bits of `objects` are the open containers, the
+    /// innermost lowest, set for objects; `outer` has those that do not fit into one word.
     fn nested(&mut self, depth: u32) -> Result<&'a [u8], Syntax> {
         let from = self.at;
         let floor = depth;
         let mut depth = depth;
         let mut objects = 0u128;
         let mut outer = Vec::new();
-        // Whether a word is full at this level.
+        // Whether the word is full at this level.
         let is_full = |depth: u32| depth > floor && (depth - floor).is_multiple_of(u128::BITS);
         loop {
             self.space();
@@ -121,7 +121,7 @@ impl<'a> Scanner<'a> {
                 Some(b'n') => self.literal(b"null")?,
                 _ => return Err(self.unexpected()),
             }
-            // A value has ended: so may the containers around it.
+            // After a value, the containers around it may end.
             loop {
                 if depth == floor {
                     return Ok(&self.text[from..self.at]);
@@ -193,13 +193,13 @@ impl<'a> Scanner<'a> {
         Err(if self.at < self.text.len() { self.fault(Fault::Number) } else { self.unexpected() })
     }
 
-    /// A string from its opening mark to behind its closing one; tells whether it holds escapes.
+    /// A string with its quotation marks. Returns whether it has escapes.
     #[inline]
     fn string(&mut self) -> Result<bool, Syntax> {
         self.at += 1;
         let from = self.at;
         self.plain();
-        // Most strings hold nothing else.
+        // Fast path: most strings have only plain bytes.
         if self.peek() == Some(b'"') {
             self.at += 1;
             return Ok(false);
@@ -236,7 +236,7 @@ impl<'a> Scanner<'a> {
         Ok(escaped)
     }
 
-    /// Skips bytes that stand for themselves, eight at a time.
+    /// Skips bytes that need no special handling, eight at a time.
     #[inline]
     pub(super) fn plain(&mut self) {
         while let Some(word) = self.text[self.at..].first_chunk::<8>() {
@@ -247,7 +247,7 @@ impl<'a> Scanner<'a> {
             }
             self.at += 8;
         }
-        // The last bytes of a text.
+        // The last bytes of the text.
         let is_plain = |byte| !matches!(byte, b'"' | b'\\' | 0..0x20 | 0x80..);
         while self.peek().is_some_and(is_plain) {
             self.at += 1;
@@ -281,8 +281,8 @@ pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }
 
-/// Marks the top bit of bytes that end a plain stretch: quotation mark, backslash, control, not
-/// ASCII. Marks above the lowest may be false (a borrow ran over); the lowest never is.
+/// Sets the top bit of each byte that is not plain: quotation mark, backslash, control, non-ASCII.
+/// Bits above the lowest one may be false positives (a borrow propagates); the lowest never is.
 #[inline]
 fn special(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 0xff;

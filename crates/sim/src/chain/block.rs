@@ -1,4 +1,4 @@
-//! A block: a stretch of the row of transactions, with those that users sent behind it.
+//! A block: a range of the generated transactions, followed by those that users sent.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use super::keccak::{Bloom, Hash, keccak};
 use super::seal::Kind;
 use super::transaction::{Address, Transaction};
 
-/// Gas that a block may hold.
+/// Gas limit of a block.
 pub(crate) const GAS_LIMIT: u64 = 30_000_000;
-/// The least base fee and the most, in gwei; see [`Chain::base_fee`].
+/// Range of the base fee, in gwei; see [`Chain::base_fee`].
 const BASE_FEE_GWEI: std::ops::Range<u64> = 8..12;
 
-/// A block's name: its height and the fork that it belongs to.
+/// Identifies a block by its height and fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BlockId {
     pub(crate) number: u64,
-    /// 0, and one more with every reorganisation.
+    /// 0, incremented by every reorganisation.
     pub(crate) fork: u64,
 }
 
@@ -35,15 +35,15 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// The set of its logs' addresses and topics.
+    /// The bloom filter of the addresses and topics of all logs.
     pub(crate) fn bloom(&self) -> Bloom {
         let mut bloom = Bloom::empty();
         self.transactions.iter().for_each(|transaction| transaction.add_to(&mut bloom));
         bloom
     }
 
-    /// Stands for the root of the trie that a real header commits to: a hash over what the trie would
-    /// hold, and the empty trie's root when that is nothing.
+    /// Stands in for the root of a trie in a real header: a hash of what the trie would contain, or the
+    /// empty trie's root.
     pub(crate) fn root(&self, what: &str) -> Hash {
         if self.transactions.is_empty() && what != "state" {
             return EMPTY_ROOT;
@@ -61,14 +61,14 @@ impl Block {
         self.transactions[..at].iter().map(|transaction| transaction.outcome.logs.len()).sum()
     }
 
-    /// Gas used up to and with transaction `at`.
+    /// Gas used up to and including transaction `at`.
     pub(crate) fn gas_up_to(&self, at: usize) -> u64 {
         self.transactions[..=at].iter().map(|transaction| transaction.outcome.gas_used).sum()
     }
 }
 
 impl Transaction {
-    /// The set of its logs' addresses and topics.
+    /// The bloom filter of the addresses and topics of its logs.
     pub(crate) fn bloom(&self) -> Bloom {
         let mut bloom = Bloom::empty();
         self.add_to(&mut bloom);
@@ -83,7 +83,7 @@ impl Transaction {
     }
 }
 
-/// The root of a trie without entries.
+/// The root of an empty trie.
 const EMPTY_ROOT: Hash = [
     0x56, 0xe8, 0x1f, 0x17, 0x1b, 0xcc, 0x55, 0xa6, 0xff, 0x83, 0x45, 0xe6, 0x92, 0xc0, 0xf8, 0x6e,
     0x5b, 0x48, 0xe0, 0x1b, 0x99, 0x6c, 0xad, 0xc0, 0x01, 0x62, 0x2f, 0xb5, 0xe3, 0x63, 0xb4, 0x21,
@@ -95,13 +95,13 @@ impl Chain {
         self.seals.seal(Kind::Block, u128::from(id.fork) << 64 | u128::from(id.number))
     }
 
-    /// The block that a hash names, whether it was ever mined or not.
+    /// The block with this hash, whether or not it was ever mined.
     pub(crate) fn block_id(&self, hash: &Hash) -> Option<BlockId> {
         let value = self.seals.open(Kind::Block, hash)?;
         Some(BlockId { number: value as u64, fork: (value >> 64) as u64 })
     }
 
-    /// The block `id` above `parent`, with what users `sent`.
+    /// The block `id` with this parent; `sent` are the transactions that users sent.
     pub(crate) fn block(
         &self,
         id: BlockId,
@@ -125,8 +125,8 @@ impl Chain {
         }
     }
 
-    /// Wei for a unit of gas that block `number` burns: up and down in small steps, by number alone,
-    /// so that it needs no replay.
+    /// The base fee of block `number`, in wei per unit of gas: a wave that depends only on the number,
+    /// so that no replay is needed.
     pub(crate) fn base_fee(&self, number: u64) -> u128 {
         const STEPS: u64 = 64;
         let span = (BASE_FEE_GWEI.end - BASE_FEE_GWEI.start) * 1_000_000_000;

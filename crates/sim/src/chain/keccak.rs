@@ -1,5 +1,4 @@
-//! Keccak-256, the hash of Ethereum (the padding before it became SHA-3), and the bloom filter that
-//! is made from it.
+//! Keccak-256, Ethereum's hash (SHA-3 with its original padding), and Ethereum's bloom filter.
 
 use sha3::{Digest, Keccak256};
 
@@ -11,7 +10,7 @@ pub(crate) fn keccak(bytes: &[u8]) -> Hash {
     Keccak256::digest(bytes).into()
 }
 
-/// A set of addresses and topics that may claim too much and never too little (Yellow Paper, 4.3.1).
+/// A bloom filter of addresses and topics (Yellow Paper, 4.3.1).
 #[derive(Clone)]
 pub(crate) struct Bloom(pub(crate) [u8; 256]);
 
@@ -20,7 +19,8 @@ impl Bloom {
         Bloom([0; 256])
     }
 
-    /// Adds an address or a topic: three bits, chosen by the low 11 bits of three words of its hash.
+    /// Adds an address or a topic: sets three bits, given by the low 11 bits of the first three 16-bit
+    /// words of its hash.
     pub(crate) fn add(&mut self, entry: &[u8]) {
         for (at, bit) in bits(entry) {
             self.0[at] |= bit;
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bloom_holds_what_was_added() {
+    fn a_bloom_filter_contains_added_entries() {
         let mut bloom = Bloom::empty();
         bloom.add(b"one");
         assert!(bits(b"one").iter().all(|(at, bit)| bloom.0[*at] & bit != 0));

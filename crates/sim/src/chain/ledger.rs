@@ -1,32 +1,33 @@
-//! Who sends what when, in closed form.
+//! The generated transactions, nonces and balances, in closed form.
 //!
-//! All generated transactions stand in one endless row, numbered by *ordinal*; blocks cut the row
-//! into pieces. The row goes in rounds: in each round every one of the [`ACCOUNTS`] accounts sends
-//! exactly one transaction, in an order of its own, so the nonce of a transaction is its round. What
-//! an account sends repeats every [`CYCLE`] rounds. Nonces and balances at any block are therefore
-//! a few multiplications, whatever the height, and nothing has to be kept or replayed.
+//! All generated transactions form one infinite sequence, numbered by *ordinal*, which is cut into
+//! blocks. The sequence consists of rounds: in each round every one of the [`ACCOUNTS`] accounts
+//! sends exactly one transaction, in an order that differs between rounds, so the nonce of a
+//! transaction is its round. What an account sends repeats every [`CYCLE`] rounds. Nonces and
+//! balances at any block therefore take a few multiplications, whatever the height, and nothing has
+//! to be stored or replayed.
 //!
-//! Invariant: every figure here equals what walking through the row from its start would count.
+//! Invariant: every result equals what counting from the start of the sequence would give.
 
 use plimsoll_measure::rng::Key;
 
-/// How many accounts send generated transactions; a power of two, so that an order is inverted by
-/// arithmetic.
+/// Number of accounts that send generated transactions; a power of two, so that the order can be
+/// inverted arithmetically.
 pub(crate) const ACCOUNTS: u64 = 1024;
-/// Rounds after which an account sends the same again.
+/// Number of rounds after which the transactions of an account repeat.
 pub(crate) const CYCLE: u64 = 8;
-/// Blocks after which block sizes repeat.
+/// Number of blocks after which block sizes repeat.
 const PATTERN_LEN: usize = 16;
-/// Sizes of blocks in quarters of the mean: empty ones, small ones, large ones; on average 4.
+/// Block sizes in quarters of the mean; on average 4.
 const PATTERN: [u64; PATTERN_LEN] = [0, 2, 4, 6, 8, 4, 4, 1, 7, 4, 3, 5, 4, 4, 2, 6];
-/// How far the receiver of a transfer stands from its sender, by round in the cycle.
+/// Distance from the sender of a transfer to its receiver, by round in the cycle.
 const HOPS: [u64; CYCLE as usize] = [1, 17, 333, 5, 512, 700, 129, 64];
 
 const _: () = assert!(ACCOUNTS.is_power_of_two() && ACCOUNTS.is_multiple_of(CYCLE));
 
 /// What a generated transaction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deed {
+pub(crate) enum Action {
     /// Moves ether to another account.
     Transfer,
     /// Moves tokens to another account: one log.
@@ -39,7 +40,7 @@ pub(crate) enum Deed {
     Revert,
 }
 
-/// A generated transaction's place in the rounds.
+/// The position of a generated transaction in the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
     /// The round, which is the nonce.
@@ -49,14 +50,14 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    pub(crate) fn deed(self) -> Deed {
-        use Deed::{Create, Record, Revert, Token, Transfer};
-        const DEEDS: [Deed; CYCLE as usize] =
+    pub(crate) fn action(self) -> Action {
+        use Action::{Create, Record, Revert, Token, Transfer};
+        const ACTIONS: [Action; CYCLE as usize] =
             [Transfer, Token, Transfer, Record, Token, Create, Token, Revert];
-        DEEDS[(self.kind()) as usize]
+        ACTIONS[(self.kind()) as usize]
     }
 
-    /// Whether it is a legacy transaction; the others are dynamic-fee ones.
+    /// Whether it is a legacy transaction; the others have dynamic fees.
     pub(crate) fn is_legacy(self) -> bool {
         matches!(self.kind(), 0 | 4 | 7)
     }
@@ -69,39 +70,39 @@ impl Turn {
         self.round % CYCLE
     }
 
-    /// The account that a transfer goes to.
+    /// The receiver of a transfer.
     pub(crate) fn receiver(self) -> u64 {
         (self.account + HOPS[self.phase() as usize]) % ACCOUNTS
     }
 
-    /// Wei that a transfer moves.
+    /// Amount of a transfer, in wei.
     pub(crate) fn value(self) -> u128 {
-        match self.deed() {
-            Deed::Transfer => u128::from(1 + self.phase()) * 1_000_000_000_000_000 + 7,
+        match self.action() {
+            Action::Transfer => u128::from(1 + self.phase()) * 1_000_000_000_000_000 + 7,
             _ => 0,
         }
     }
 
-    /// Token units that a token transfer moves.
+    /// Amount of a token transfer, in token units.
     pub(crate) fn tokens(self) -> u128 {
-        match self.deed() {
-            Deed::Token => u128::from(1 + self.phase()) * 1_000_000_000_000_000_000,
+        match self.action() {
+            Action::Token => u128::from(1 + self.phase()) * 1_000_000_000_000_000_000,
             _ => 0,
         }
     }
 
-    /// Wei for a unit of gas; above every base fee.
+    /// Gas price in wei; above every base fee.
     pub(crate) fn gas_price(self) -> u128 {
         u128::from(20 + self.phase()) * 1_000_000_000
     }
 
     pub(crate) fn gas_used(self) -> u64 {
-        match self.deed() {
-            Deed::Transfer => 21_000,
-            Deed::Token => 51_234,
-            Deed::Record => 84_321,
-            Deed::Create => 210_987,
-            Deed::Revert => 23_456,
+        match self.action() {
+            Action::Transfer => 21_000,
+            Action::Token => 51_234,
+            Action::Record => 84_321,
+            Action::Create => 210_987,
+            Action::Revert => 23_456,
         }
     }
 
@@ -110,16 +111,16 @@ impl Turn {
     }
 }
 
-/// The row of one chain.
+/// The sequence of generated transactions of one chain.
 #[derive(Clone)]
 pub(crate) struct Ledger {
     key: Key,
-    /// Ordinals before each block of the pattern, and of the whole pattern.
+    /// Number of transactions before each block of the pattern, and in the whole pattern.
     before: [u64; PATTERN_LEN + 1],
 }
 
 impl Ledger {
-    /// A row whose blocks hold `mean` transactions on average.
+    /// A sequence whose blocks have `mean` transactions on average.
     pub(crate) fn new(key: Key, mean: u64) -> Ledger {
         let shift = key.with(0).bits() as usize;
         let mut before = [0; PATTERN_LEN + 1];
@@ -129,14 +130,14 @@ impl Ledger {
         Ledger { key, before }
     }
 
-    /// The ordinal that block `number` starts with; the first block has no transactions.
+    /// The first ordinal of block `number`; block 0 has no transactions.
     pub(crate) fn first(&self, number: u64) -> u64 {
         let Some(blocks) = number.checked_sub(1) else { return 0 };
         let (cycles, rest) = (blocks / PATTERN_LEN as u64, blocks % PATTERN_LEN as u64);
         cycles * self.before[PATTERN_LEN] + self.before[rest as usize]
     }
 
-    /// The block that holds `ordinal`, if blocks hold anything at all.
+    /// The block that contains `ordinal`; `None` if all blocks are empty.
     pub(crate) fn block_of(&self, ordinal: u64) -> Option<u64> {
         let cycle = self.before[PATTERN_LEN];
         let (cycles, rest) = (ordinal.checked_div(cycle)?, ordinal % cycle);
@@ -144,7 +145,7 @@ impl Ledger {
         cycles.checked_mul(PATTERN_LEN as u64)?.checked_add(at as u64 + 1)
     }
 
-    /// Whose turn `ordinal` is.
+    /// The turn at `ordinal`.
     pub(crate) fn turn(&self, ordinal: u64) -> Turn {
         let round = ordinal / ACCOUNTS;
         let (factor, offset) = self.order(round);
@@ -159,19 +160,19 @@ impl Ledger {
         turn.round * ACCOUNTS + place
     }
 
-    /// How many transactions `account` has sent at the end of block `number`.
+    /// The nonce of `account` at the end of block `number`.
     pub(crate) fn nonce(&self, account: u64, number: u64) -> u64 {
         let end = self.first(number + 1);
         let turn = Turn { round: end / ACCOUNTS, account };
         turn.round + u64::from(self.ordinal(turn) < end)
     }
 
-    /// What `account` has gained and lost in wei at the end of block `number`.
+    /// Wei that `account` has received and spent at the end of block `number`.
     pub(crate) fn ether(&self, account: u64, number: u64) -> (u128, u128) {
         self.flows(account, number, Turn::value, Turn::spent)
     }
 
-    /// What `account` has gained and lost in token units at the end of block `number`.
+    /// Token units that `account` has received and sent at the end of block `number`.
     pub(crate) fn tokens(&self, account: u64, number: u64) -> (u128, u128) {
         self.flows(account, number, Turn::tokens, Turn::tokens)
     }
@@ -196,19 +197,20 @@ impl Ledger {
         (gained, lost)
     }
 
-    /// The order of a round: place `p` belongs to account `p × factor + offset`.
+    /// The order of a round: position `p` belongs to account `p × factor + offset`.
     fn order(&self, round: u64) -> (u64, u64) {
         let bits = self.key.with(1).with(round).bits();
         (bits >> 32 | 1, bits & u64::from(u32::MAX))
     }
 }
 
-/// How many of the rounds `0..rounds` stand at `phase` of the cycle.
+/// The number of rounds in `0..rounds` that are at `phase` of the cycle.
 fn times(rounds: u64, phase: u64) -> u64 {
     rounds / CYCLE + u64::from(rounds % CYCLE > phase)
 }
 
-/// The inverse of an odd number modulo 2^64, by Newton's iteration: each step doubles the good bits.
+/// The inverse of an odd number modulo 2^64, by Newton's iteration: each step doubles the number of
+/// correct bits.
 fn inverse(odd: u64) -> u64 {
     (0..5).fold(odd, |x, _| x.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(x))))
 }
@@ -218,9 +220,9 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    /// The closed forms against a walk through the row.
+    /// Compares the closed forms with counting from the start of the sequence.
     #[test]
-    fn closed_forms_are_what_a_walk_counts() {
+    fn closed_forms_match_counting() {
         let ledger = Ledger::new(Key::new(5), 20);
         let (mut nonces, mut ether, mut tokens) = (HashMap::new(), HashMap::new(), HashMap::new());
         let watched = [0, 1, 17, 512, 1023];
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_may_be_empty() {
+    fn blocks_may_be_empty() {
         let ledger = Ledger::new(Key::new(5), 0);
         assert_eq!((ledger.first(1000), ledger.block_of(0), ledger.nonce(3, 1000)), (0, None, 0));
     }

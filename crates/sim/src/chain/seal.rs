@@ -1,19 +1,19 @@
-//! Hashes and addresses that their chain can read back.
+//! Hashes and addresses from which the chain can recover what they identify.
 //!
-//! A real node finds a transaction by its hash in an index that grows with the chain. Here the hash
-//! of a generated thing holds what it names: 128 bits under a four-round Feistel network that
-//! belongs to the seed, followed by a check. To everybody else the bytes look random; the chain
-//! reads them back in constant time and memory, however long it is. It is no cryptography.
+//! A real node finds a transaction by its hash in an index that grows with the chain. Here a hash
+//! contains its value: 128 bits, encrypted by a four-round Feistel network keyed by the seed,
+//! followed by a check value. The bytes look random, but the chain decrypts them in constant time
+//! and memory, whatever its length. This is not cryptographically secure.
 //!
-//! Invariant: `open(seal(value)) == value`, and anything else opens to nothing, but for one in
-//! 2^32 (addresses) or 2^128 (hashes).
+//! Invariant: `open(seal(value)) == Some(value)`, and other bytes open to `None`, with a probability
+//! of error of 2^-32 (addresses) or 2^-128 (hashes).
 
 use plimsoll_measure::rng::Key;
 
-/// Bytes of a seal that hold the value; the rest is the check.
+/// Bytes of a seal that contain the value; the rest is the check value.
 const VALUE_LEN: usize = 16;
 
-/// What a seal names, so that an address can never pass for a contract.
+/// What a seal identifies; for example, the address of an account is never taken for a contract.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Account = 1,
@@ -33,7 +33,7 @@ impl Seals {
         Seals { key }
     }
 
-    /// The `N` bytes (20 or 32) that name `value`.
+    /// The `N` bytes (20 or 32) that identify `value`.
     pub(crate) fn seal<const N: usize>(self, kind: Kind, value: u128) -> [u8; N] {
         const { assert!(N > VALUE_LEN) };
         let key = self.key.with(kind as u64);
@@ -51,7 +51,7 @@ impl Seals {
         bytes
     }
 
-    /// What `bytes` name, if this chain sealed them.
+    /// The value of `bytes`, if this chain sealed them.
     pub(crate) fn open<const N: usize>(self, kind: Kind, bytes: &[u8; N]) -> Option<u128> {
         let key = self.key.with(kind as u64);
         let half = |from: usize| bytes[from..].first_chunk().map(|half| u64::from_be_bytes(*half));

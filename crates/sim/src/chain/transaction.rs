@@ -1,10 +1,10 @@
-//! A transaction with what came of it, and how the generated ones are made.
+//! Transactions with their outcomes, and the generated transactions.
 //!
-//! Generated transactions have pseudo-random signatures: nobody holds the keys of their senders.
+//! Generated transactions have pseudo-random signatures; their senders have no known keys.
 
 use super::Chain;
 use super::keccak::{Hash, keccak};
-use super::ledger::{Deed, Turn};
+use super::ledger::{Action, Turn};
 use super::seal::Kind;
 
 /// An account or a contract.
@@ -12,7 +12,7 @@ pub(crate) type Address = [u8; 20];
 
 /// The ERC-20 token of every chain.
 pub(crate) const TOKEN: Address = well_known(1);
-/// The contract that writes logs of all shapes.
+/// The contract that emits various logs.
 pub(crate) const RECORDER: Address = well_known(2);
 /// The contract that reverts every call.
 pub(crate) const REVERTER: Address = well_known(3);
@@ -24,7 +24,7 @@ const fn well_known(last: u8) -> Address {
     address
 }
 
-/// A transaction in the chain, or on its way into it.
+/// A mined or pending transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Transaction {
     pub(crate) hash: Hash,
@@ -36,13 +36,13 @@ pub(crate) struct Transaction {
     pub(crate) input: Vec<u8>,
     pub(crate) gas: u64,
     pub(crate) fees: Fees,
-    /// `None`: a legacy transaction that is good for every chain.
+    /// `None`: a legacy transaction that is valid on every chain.
     pub(crate) chain_id: Option<u64>,
     pub(crate) signature: Signature,
     pub(crate) outcome: Outcome,
 }
 
-/// What a transaction pays, which also tells its type.
+/// The fees of a transaction, which determine its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fees {
     /// Type 0.
@@ -53,11 +53,11 @@ pub(crate) enum Fees {
     Dynamic { max: u128, tip: u128, list: AccessList },
 }
 
-/// Addresses with storage slots that a transaction announces.
+/// Addresses and storage slots of a transaction's access list.
 pub(crate) type AccessList = Vec<(Address, Vec<Hash>)>;
 
 impl Fees {
-    /// What a unit of gas costs under this base fee.
+    /// The price of a unit of gas at this base fee.
     pub(crate) fn effective(&self, base_fee: u128) -> u128 {
         match self {
             Fees::Legacy { price } | Fees::AccessList { price, .. } => *price,
@@ -65,7 +65,7 @@ impl Fees {
         }
     }
 
-    /// The most that a unit of gas can cost.
+    /// The maximum price of a unit of gas.
     pub(crate) fn max(&self) -> u128 {
         match self {
             Fees::Legacy { price } | Fees::AccessList { price, .. } => *price,
@@ -73,7 +73,7 @@ impl Fees {
         }
     }
 
-    /// The type's number.
+    /// The number of the transaction type.
     pub(crate) fn number(&self) -> u64 {
         match self {
             Fees::Legacy { .. } => 0,
@@ -83,7 +83,7 @@ impl Fees {
     }
 }
 
-/// Who signed, in the three numbers of the wire.
+/// A signature, as transmitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signature {
     /// `v` of a legacy transaction, the parity of others.
@@ -92,12 +92,12 @@ pub(crate) struct Signature {
     pub(crate) s: Hash,
 }
 
-/// What came of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) succeeded: bool,
     pub(crate) gas_used: u64,
-    /// What a unit of gas cost.
+    /// Effective gas price.
     pub(crate) gas_price: u128,
     pub(crate) logs: Vec<Log>,
     pub(crate) created: Option<Address>,
@@ -146,14 +146,13 @@ pub(crate) fn address_word(address: &Address) -> Hash {
     word
 }
 
-/// The token's storage slot with the balance of `holder`: a mapping at slot 0, as Solidity lays it
-/// out.
+/// The token's storage slot with the balance of `holder`: a mapping at slot 0, in Solidity's layout.
 pub(crate) fn balance_slot(holder: &Address) -> Hash {
     keccak(&[address_word(holder), [0; 32]].concat())
 }
 
 impl Chain {
-    /// The transaction at `ordinal` of the row.
+    /// The generated transaction with this ordinal.
     pub(crate) fn transaction(&self, ordinal: u64) -> Transaction {
         let turn = self.ledger.turn(ordinal);
         let from = self.account(turn.account);
@@ -172,12 +171,14 @@ impl Chain {
         } else {
             (Fees::Dynamic { max: price, tip: price, list: Vec::new() }, parity)
         };
-        let (to, input) = match turn.deed() {
-            Deed::Transfer => (Some(receiver), Vec::new()),
-            Deed::Token => (Some(TOKEN), transfer_call(&receiver, turn.tokens())),
-            Deed::Record => (Some(RECORDER), [&[0x12, 0x34, 0x56, 0x78], &reference[..]].concat()),
-            Deed::Create => (None, [&[0x60, 0x80, 0x60, 0x40], &reference[..]].concat()),
-            Deed::Revert => (Some(REVERTER), vec![0xde, 0xad, 0xbe, 0xef]),
+        let (to, input) = match turn.action() {
+            Action::Transfer => (Some(receiver), Vec::new()),
+            Action::Token => (Some(TOKEN), transfer_call(&receiver, turn.tokens())),
+            Action::Record => {
+                (Some(RECORDER), [&[0x12, 0x34, 0x56, 0x78], &reference[..]].concat())
+            }
+            Action::Create => (None, [&[0x60, 0x80, 0x60, 0x40], &reference[..]].concat()),
+            Action::Revert => (Some(REVERTER), vec![0xde, 0xad, 0xbe, 0xef]),
         };
         Transaction {
             hash: self.seals.seal(Kind::Transaction, u128::from(ordinal)),
@@ -191,20 +192,20 @@ impl Chain {
             chain_id: Some(self.chain_id),
             signature: Signature { v, r, s },
             outcome: Outcome {
-                succeeded: turn.deed() != Deed::Revert,
+                succeeded: turn.action() != Action::Revert,
                 gas_used: turn.gas_used(),
                 gas_price: price,
                 logs: self.logs(turn, &from, &receiver, reference),
-                created: (turn.deed() == Deed::Create)
+                created: (turn.action() == Action::Create)
                     .then(|| self.seals.seal(Kind::Contract, u128::from(ordinal))),
             },
         }
     }
 
     fn logs(&self, turn: Turn, from: &Address, receiver: &Address, reference: Hash) -> Vec<Log> {
-        match turn.deed() {
-            Deed::Token => vec![self.transfer_log(from, receiver, turn.tokens())],
-            Deed::Record => {
+        match turn.action() {
+            Action::Token => vec![self.transfer_log(from, receiver, turn.tokens())],
+            Action::Record => {
                 let log = |topics, data| Log { address: RECORDER, topics, data };
                 let names = &self.names;
                 let nonce = word(u128::from(turn.round));
@@ -217,7 +218,7 @@ impl Chain {
                     log(vec![names.noted_event, address_word(from)], nonce.to_vec()),
                 ]
             }
-            Deed::Transfer | Deed::Create | Deed::Revert => Vec::new(),
+            Action::Transfer | Action::Create | Action::Revert => Vec::new(),
         }
     }
 

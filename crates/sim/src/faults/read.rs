@@ -1,5 +1,4 @@
-//! Reads lists of faults: a timetable in TOML, or the JSON of the control endpoint, which has the
-//! same keys.
+//! Reads faults from a TOML file, or from the JSON of the control endpoint, which has the same keys.
 
 use plimsoll_config::{Document, Field, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
@@ -7,7 +6,7 @@ use plimsoll_rpc::json::{self, Kind};
 
 use super::{FAULTS_MAX, Fault, FaultKind, Window};
 
-/// The kinds that a file may name.
+/// The kinds that a file may contain.
 const KINDS: &[&str] = &[
     "error",
     "status",
@@ -24,10 +23,10 @@ const KINDS: &[&str] = &[
     "garbage",
 ];
 
-/// Reads a timetable: `[[fault]]` tables.
+/// Reads a file of `[[fault]]` tables.
 ///
 /// # Errors
-/// All problems, with line and column.
+/// Returns all errors, with line and column.
 pub fn from_toml(file: &str, text: &str) -> Result<Vec<Fault>, Problems> {
     read(file, text, &Variables::from_environment())
 }
@@ -38,27 +37,27 @@ fn read(file: &str, text: &str, variables: &Variables) -> Result<Vec<Fault>, Pro
         if tables.len() > FAULTS_MAX {
             table.problem(format!("more than {FAULTS_MAX} faults"), "");
         }
-        // Every table is read, so that all problems come at once.
+        // Reads every table before failing, so that all errors are reported at once.
         let faults: Vec<_> = tables.iter().map(read_fault).collect();
         faults.into_iter().collect()
     })
 }
 
-/// Reads one fault, or a list of them, from JSON.
+/// Reads one fault, or an array of faults, from JSON.
 ///
 /// # Errors
-/// All problems, one on a line.
+/// Returns all errors, one per line.
 pub fn from_json(text: &[u8]) -> Result<Vec<Fault>, String> {
     json::validate(text).map_err(|syntax| format!("not JSON: {syntax}"))?;
     let list: Vec<&[u8]> = match json::kind(text) {
         Some(Kind::Array) => json::items(text).filter_map(Result::ok).collect(),
         Some(Kind::Object) => vec![text],
-        _ => return Err("a fault is an object; a list of faults is an array of them".into()),
+        _ => return Err("must be a fault object or an array of fault objects".into()),
     };
     let mut toml = String::new();
     for fault in list {
         if json::kind(fault) != Some(Kind::Object) {
-            return Err("a fault is an object".into());
+            return Err("each fault must be an object".into());
         }
         toml.push_str("[[fault]]\n");
         for member in json::members(fault).filter_map(Result::ok) {
@@ -75,8 +74,8 @@ pub fn from_json(text: &[u8]) -> Result<Vec<Fault>, String> {
             toml.push('\n');
         }
     }
-    // Who can reach the endpoint is not to read the environment; and lines of the translation mean
-    // nothing to who wrote the JSON.
+    // Clients of the endpoint must not read the environment. Line numbers are omitted, because they
+    // refer to the translation.
     read("", &toml, &Variables::none()).map_err(|problems| {
         let line = |problem: &plimsoll_config::Problem| match problem.hint.as_str() {
             "" => problem.message.clone(),
@@ -86,7 +85,7 @@ pub fn from_json(text: &[u8]) -> Result<Vec<Fault>, String> {
     })
 }
 
-/// A text as a basic string of TOML.
+/// Quotes a text as a TOML basic string.
 fn quoted(text: &str) -> String {
     let escaped: String = text
         .chars()
@@ -110,7 +109,7 @@ fn read_fault(table: &Table<'_>) -> Option<Fault> {
     if matches!(kind, FaultKind::Stall | FaultKind::Refuse) && window?.length.is_none() {
         table.problem(
             format!("a fault of kind \"{}\" needs \"for\"", kind.name()),
-            "without an end nothing would ever be answered again; add for = \"5s\"",
+            "otherwise no request would ever be answered again; add for = \"5s\"",
         );
         return None;
     }
@@ -123,7 +122,7 @@ fn read_fault(table: &Table<'_>) -> Option<Fault> {
     })
 }
 
-/// What was not given is absent; what was given wrongly is a problem that was noted.
+/// Keeps a missing value apart from an invalid one, whose error was already reported.
 fn optional<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     match value {
         None => Some(None),
@@ -186,7 +185,7 @@ fn read_kind(table: &Table<'_>) -> Option<FaultKind> {
     })
 }
 
-/// An error code: a whole number, which may be negative, or the same as a text.
+/// An error code: an integer, which may be negative.
 fn read_code(field: &Field<'_>) -> Option<i64> {
     field.signed(-1 << 53, 1 << 53)
 }
@@ -201,7 +200,7 @@ pub(crate) fn read_window(table: &Table<'_>) -> Option<Window> {
         if length >= every {
             table.problem(
                 "\"every\" must be longer than \"for\"",
-                "for = \"1s\", every = \"10s\" strikes one second in ten",
+                "for = \"1s\", every = \"10s\" applies the fault for one second in ten",
             );
             return None;
         }
@@ -214,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timetable_is_read() {
+    fn a_file_is_read() {
         let text = r#"
             [[fault]]
             kind = "stall"
@@ -230,7 +229,7 @@ mod tests {
             service = "eth"
             method = "eth_call"
         "#;
-        let faults = from_toml("faults.toml", text).expect("a timetable");
+        let faults = from_toml("faults.toml", text).expect("valid faults");
         let s = Nanos::from_secs;
         assert_eq!(faults[0].window, Window { at: s(20), length: Some(s(1)), every: Some(s(10)) });
         let error = FaultKind::Error { code: -32005, message: "limit exceeded".into() };
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_come_all_at_once() {
+    fn all_errors_are_reported_at_once() {
         let text = "[[fault]]\nkind = \"stal\"\n\n[[fault]]\nkind = \"lag\"\nblock = 3\n\n[[fault]]\nkind = \"stall\"\n";
         let problems = from_toml("f.toml", text).expect_err("three problems").to_string();
         for part in

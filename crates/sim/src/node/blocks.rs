@@ -1,4 +1,4 @@
-//! Blocks, transactions, receipts and the history of fees.
+//! Blocks, transactions, receipts and the fee history.
 
 use super::failure::Failure;
 use super::params::{BlockRef, Params};
@@ -8,16 +8,16 @@ use crate::chain::block::{BlockId, GAS_LIMIT};
 use crate::chain::keccak::Hash;
 use crate::chain::transaction::Transaction;
 
-/// Blocks that one fee history covers at most, as in geth.
+/// Maximum number of blocks in a fee history, as in geth.
 const FEE_HISTORY_MAX: u64 = 1024;
-/// Percentiles that one fee history takes at most, as in geth.
+/// Maximum number of percentiles in a fee history, as in geth.
 const PERCENTILES_MAX: usize = 100;
 
-/// Where a transaction stands.
+/// The location of a transaction.
 enum Place {
     Mined(BlockId),
     Pending,
-    Nowhere,
+    Unknown,
 }
 
 impl Node {
@@ -114,7 +114,7 @@ impl Node {
                     None => out.extend_from_slice(b"null"),
                 }
             }
-            Place::Nowhere => out.extend_from_slice(b"null"),
+            Place::Unknown => out.extend_from_slice(b"null"),
         }
         Ok(())
     }
@@ -159,15 +159,16 @@ impl Node {
 
     fn place(&self, hash: &Hash, view: &View) -> Place {
         if let Some((_, number)) = self.chain.find(hash) {
-            return match number <= view.head {
-                true => Place::Mined(self.id_at(number)),
-                false => Place::Nowhere,
+            return if number <= view.head {
+                Place::Mined(self.id_at(number))
+            } else {
+                Place::Unknown
             };
         }
         match self.pool().find(hash).map(|sent| sent.block) {
             Some(Some(number)) if number <= view.head => Place::Mined(self.id_at(number)),
             Some(_) => Place::Pending,
-            None => Place::Nowhere,
+            None => Place::Unknown,
         }
     }
 
@@ -191,7 +192,7 @@ impl Node {
             None => Vec::new(),
             Some(value) => value
                 .list()
-                .ok_or_else(|| Failure::argument(2, "a list of numbers was expected"))?
+                .ok_or_else(|| Failure::argument(2, "must be an array of numbers"))?
                 .into_iter()
                 .map(|value| value.percentile())
                 .collect::<Result<Vec<_>, _>>()?,
@@ -202,7 +203,7 @@ impl Node {
             )));
         }
         if !percentiles.is_sorted() {
-            return Err(Failure::server("invalid reward percentile: they must not fall"));
+            return Err(Failure::server("invalid reward percentile: must be in ascending order"));
         }
         let first = (last + 1).saturating_sub(count);
         let mut object = Object::open(out);
@@ -240,7 +241,7 @@ fn read_block(params: &Params<'_>, by_hash: bool) -> Result<BlockRef, Failure> {
     value.block()
 }
 
-/// The tip below which a share of the block's gas was bought, in percent.
+/// The priority fee at a percentile of the block's gas.
 fn reward(transactions: &[std::sync::Arc<Transaction>], base_fee: u128, percentile: f64) -> u128 {
     let mut tips: Vec<_> = transactions
         .iter()

@@ -1,14 +1,14 @@
-//! Errors that a node answers with: geth's codes and words.
+//! Errors that a node answers with, with geth's codes and messages.
 
 use plimsoll_rpc::code;
 
 use super::write;
 
-/// Code of errors that have none of their own.
+/// Code of errors without a specific code.
 const SERVER_ERROR: i64 = -32000;
-/// Code of answers that would be too large (EIP-1474).
+/// Code if an answer would be too large (EIP-1474).
 const LIMIT_EXCEEDED: i64 = -32005;
-/// Code of calls that a contract reverted.
+/// Code if a contract reverted.
 const REVERTED: i64 = 3;
 
 /// An error object.
@@ -25,7 +25,7 @@ impl Failure {
         Failure { code, message: message.into(), data: None }
     }
 
-    /// The node could not do what was asked.
+    /// An error without a specific code.
     pub(crate) fn server(message: impl Into<String>) -> Failure {
         Failure::new(SERVER_ERROR, message)
     }
@@ -38,7 +38,7 @@ impl Failure {
         Failure::new(code::INVALID_PARAMS, message)
     }
 
-    /// Parameter `at` cannot be read.
+    /// Parameter `at` is invalid.
     pub(crate) fn argument(at: usize, why: impl std::fmt::Display) -> Failure {
         Failure::params(format!("invalid argument {at}: {why}"))
     }
@@ -48,7 +48,7 @@ impl Failure {
     }
 
     pub(crate) fn no_method(method: &str) -> Failure {
-        // A method's name is foreign: no more of it than fits a line.
+        // The name is untrusted input, so its length is limited.
         let shown: String = method.chars().take(100).collect();
         Failure::new(
             code::METHOD_NOT_FOUND,

@@ -1,29 +1,29 @@
-//! Which branch of the chain each height is on.
+//! The canonical block at each height, after reorganisations.
 //!
-//! A reorganisation replaces the newest blocks by others of the same heights; the replaced ones can
-//! still be asked for by hash, as nodes keep them. The list of reorganisations is bounded by
+//! A reorganisation replaces the newest blocks by others with the same heights. As on real nodes,
+//! replaced blocks can still be requested by hash. The list of reorganisations is bounded by
 //! [`REORGANISATIONS_MAX`].
 
 use crate::chain::block::BlockId;
 
-/// How many reorganisations a chain can go through; more would have to forget the first, and change
-/// blocks that were final long ago.
+/// Maximum number of reorganisations of a chain; beyond it, the first would have to be forgotten,
+/// which would change blocks that were finalized long ago.
 const REORGANISATIONS_MAX: usize = 10_000;
 
 /// The branches of one chain.
 #[derive(Default)]
 pub(crate) struct Forks {
-    /// For each reorganisation the height of its first block, and the head at that time.
+    /// The height of the first block of each reorganisation, and the head at that time.
     list: Vec<(u64, u64)>,
 }
 
 impl Forks {
-    /// Replaces the newest `depth` blocks below and with `head`. Tells whether there was room to.
+    /// Replaces the newest `depth` blocks up to `head`. Returns whether the list had room.
     pub(crate) fn reorganise(&mut self, head: u64, depth: u64) -> bool {
         if self.list.len() == REORGANISATIONS_MAX {
             return false;
         }
-        // The first block is every branch's.
+        // Block 0 is never replaced.
         let first = (head + 1).saturating_sub(depth).max(1);
         self.list.push((first, head));
         true
@@ -34,12 +34,12 @@ impl Forks {
         self.at_before(number, self.list.len())
     }
 
-    /// The block below `id`, which may have been replaced.
+    /// The parent of `id`, which may have been replaced.
     pub(crate) fn parent(&self, id: BlockId) -> BlockId {
         self.at_before(id.number.saturating_sub(1), id.fork as usize)
     }
 
-    /// Whether this block was ever mined, now that the head is at `head`.
+    /// Whether this block was ever mined, if the head is at `head`.
     pub(crate) fn exists(&self, id: BlockId, head: u64) -> bool {
         let Ok(fork) = usize::try_from(id.fork) else { return false };
         let first = match fork.checked_sub(1) {
@@ -53,7 +53,7 @@ impl Forks {
         (first..=last).contains(&id.number) && id.number <= head
     }
 
-    /// The block at a height when there had been `count` reorganisations.
+    /// The block at a height after the first `count` reorganisations.
     fn at_before(&self, number: u64, count: usize) -> BlockId {
         let made = &self.list[..count.min(self.list.len())];
         let fork = made.iter().rposition(|(first, _)| *first <= number).map_or(0, |at| at + 1);
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(forks.at(95), id(95, 0));
         assert_eq!(forks.at(96), id(96, 2));
         assert_eq!(forks.at(110), id(110, 2));
-        // what was replaced stays linked to what was below it then
+        // replaced blocks keep their parents
         assert_eq!(forks.parent(id(99, 1)), id(98, 1));
         assert_eq!(forks.parent(id(98, 1)), id(97, 0));
         assert_eq!(forks.parent(id(96, 2)), id(95, 0));
@@ -83,7 +83,7 @@ mod tests {
         assert!(exists(100, 0) && !exists(101, 0), "fork 0 ended at its head");
         assert!(exists(98, 1) && !exists(97, 1) && exists(105, 1) && !exists(106, 1));
         assert!(exists(110, 2) && !exists(111, 2) && !exists(96, 3));
-        // deeper than the chain is: all but the first block
+        // deeper than the chain: replaces all but block 0
         assert!(Forks::default().reorganise(2, 50));
     }
 }

@@ -1,4 +1,4 @@
-//! eth_getLogs: filters over a range of blocks, with limits.
+//! eth_getLogs: filters logs in a range of blocks, with limits.
 
 use super::failure::Failure;
 use super::params::{BlockRef, Params, Value};
@@ -7,24 +7,24 @@ use crate::chain::block::Block;
 use crate::chain::keccak::Hash;
 use crate::chain::transaction::{Address, Log};
 
-/// Blocks that one call covers at most. Nodes and their providers set anything from 500 to 10,000.
+/// Maximum block range of a call. Nodes and providers use limits from 500 to 10,000.
 pub(crate) const RANGE_MAX: u64 = 2_000;
-/// Logs that one answer holds at most.
+/// Maximum number of logs in an answer.
 pub(crate) const LOGS_MAX: usize = 10_000;
-/// Positions of topics, as in geth: more than four never match.
+/// Maximum number of topic positions, as in geth.
 const TOPICS_MAX: usize = 4;
-/// Alternatives for the address or one topic, as in geth.
+/// Maximum number of alternatives for the address or a topic, as in geth.
 const ALTERNATIVES_MAX: usize = 1_000;
 
-/// Which logs are asked for.
+/// Which logs to return.
 #[derive(Default)]
 struct Filter {
     from: Option<BlockRef>,
     to: Option<BlockRef>,
     block: Option<Hash>,
-    /// Any of these; empty: any at all.
+    /// Any of these addresses; empty: all.
     addresses: Vec<Address>,
-    /// At each position any of these; empty: any at all.
+    /// Any of these topics at each position; empty: all.
     topics: Vec<Vec<Hash>>,
 }
 
@@ -100,7 +100,7 @@ impl Node {
         } else {
             let height = |named: Option<BlockRef>| {
                 let height = self.height(named.unwrap_or(BlockRef::Latest), view);
-                height.ok_or_else(|| Failure::argument(0, "a block number or tag was expected"))
+                height.ok_or_else(|| Failure::argument(0, "must be a block number or tag"))
             };
             let (from, to) = (height(filter.from)?, height(filter.to)?);
             if from > to {

@@ -1,4 +1,4 @@
-//! From a method's name to its answer.
+//! The methods of a node.
 
 use plimsoll_rpc::request::Call;
 
@@ -7,7 +7,7 @@ use super::{Node, View, write};
 
 macro_rules! methods {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// The methods that a node knows.
+        /// The methods that a node supports.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Method {
             $($variant,)*
@@ -17,7 +17,7 @@ macro_rules! methods {
             /// Every method's name.
             pub(crate) const NAMES: &[&str] = &[$($name,)*];
 
-            /// The method of this name.
+            /// The method with this name.
             pub(crate) fn of(name: &str) -> Option<Method> {
                 match name {
                     $($name => Some(Method::$variant),)*
@@ -62,7 +62,7 @@ impl Node {
     /// Writes the result of a call.
     ///
     /// # Errors
-    /// The error object to answer with; `out` may hold half a result then.
+    /// Returns the error object to answer with; `out` may then contain part of a result.
     pub(crate) fn answer(
         &self,
         call: &Call<'_>,
@@ -115,7 +115,7 @@ impl Node {
     }
 }
 
-/// What a node advises as tip for a unit of gas: 1 gwei.
+/// The suggested priority fee per unit of gas: 1 gwei.
 pub(super) const TIP: u128 = 1_000_000_000;
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    /// What parameters are made of, right and wrong.
+    /// Valid and invalid parameter values.
     fn any_value() -> impl Strategy<Value = Value> {
         let tags =
             vec!["latest", "earliest", "pending", "safe", "finalized", "0x", "", "zz", "0x3e8"];
@@ -181,7 +181,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(3000))]
 
-        /// Whatever is asked, what is written is JSON, and nothing panics.
+        /// The answer to any call is valid JSON, and nothing panics.
         #[test]
         fn any_call_is_answered(
             method in prop::sample::select(Method::NAMES),

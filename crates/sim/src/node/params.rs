@@ -1,11 +1,11 @@
-//! Reads parameters, in geth's order and with its words.
+//! Reads parameters, with geth's order of checks and messages.
 
 use plimsoll_rpc::json::{self, Kind};
 
 use super::failure::Failure;
 use crate::chain::keccak::Hash;
 
-/// More parameters than any method takes.
+/// Maximum number of parameters of any method.
 const PARAMS_MAX: usize = 8;
 
 /// The positional parameters of a call.
@@ -16,12 +16,12 @@ pub(crate) struct Params<'a> {
 /// One parameter, or a part of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Value<'a> {
-    /// The parameter it belongs to.
+    /// Index of the parameter.
     pub(crate) at: usize,
     raw: &'a [u8],
 }
 
-/// A block as a call names it.
+/// A block as given in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BlockRef {
     Number(u64),
@@ -64,12 +64,12 @@ impl<'a> Params<'a> {
             .ok_or_else(|| Failure::params(format!("missing value for required argument {at}")))
     }
 
-    /// Parameter `at` as a block; the newest when it is missing.
+    /// Parameter `at` as a block; `latest` if it is missing.
     pub(crate) fn block(&self, at: usize) -> Result<BlockRef, Failure> {
         self.maybe(at).map_or(Ok(BlockRef::Latest), Value::block)
     }
 
-    /// Parameter `at` as yes or no; no when it is missing.
+    /// Parameter `at` as a boolean; false if it is missing.
     pub(crate) fn flag(&self, at: usize) -> Result<bool, Failure> {
         self.maybe(at).map_or(Ok(false), Value::boolean)
     }
@@ -83,7 +83,7 @@ impl<'a> Value<'a> {
     /// The members of an object.
     pub(crate) fn members(self) -> Result<Vec<(String, Value<'a>)>, Failure> {
         if json::kind(self.raw) != Some(Kind::Object) {
-            return Err(self.wrong("an object was expected"));
+            return Err(self.wrong("must be an object"));
         }
         let mut members = Vec::new();
         for member in json::members(self.raw) {
@@ -96,7 +96,7 @@ impl<'a> Value<'a> {
         Ok(members)
     }
 
-    /// The items of a list; `None` when it is none.
+    /// The items of an array; `None` if the value is not an array.
     pub(crate) fn list(self) -> Option<Vec<Value<'a>>> {
         if json::kind(self.raw) != Some(Kind::Array) {
             return None;
@@ -113,12 +113,12 @@ impl<'a> Value<'a> {
         match self.raw {
             b"true" => Ok(true),
             b"false" => Ok(false),
-            _ => Err(self.wrong("true or false was expected")),
+            _ => Err(self.wrong("must be true or false")),
         }
     }
 
     fn text(self) -> Result<std::borrow::Cow<'a, str>, Failure> {
-        json::text(self.raw).ok_or_else(|| self.wrong("a string was expected"))
+        json::text(self.raw).ok_or_else(|| self.wrong("must be a string"))
     }
 
     /// A hexadecimal number.
@@ -126,11 +126,11 @@ impl<'a> Value<'a> {
         parse_quantity(&self.text()?).map_err(|why| self.wrong(why))
     }
 
-    /// A hexadecimal number of 64 bits; a plain JSON number is taken too, as geth does for counts.
+    /// A hexadecimal number of 64 bits. JSON numbers are accepted too, as geth does for counts.
     pub(crate) fn number(self) -> Result<u64, Failure> {
         if json::kind(self.raw) == Some(Kind::Number) {
             let text = std::str::from_utf8(self.raw).unwrap_or_default();
-            return text.parse().map_err(|_| self.wrong("not a whole number of 64 bits"));
+            return text.parse().map_err(|_| self.wrong("must be an unsigned 64-bit integer"));
         }
         u64::try_from(self.quantity()?).map_err(|_| self.wrong("hex number > 64 bits"))
     }
@@ -138,7 +138,7 @@ impl<'a> Value<'a> {
     /// A number from 0 to 100.
     pub(crate) fn percentile(self) -> Result<f64, Failure> {
         let text = std::str::from_utf8(self.raw).unwrap_or_default();
-        let number: f64 = text.parse().map_err(|_| self.wrong("a number was expected"))?;
+        let number: f64 = text.parse().map_err(|_| self.wrong("must be a number"))?;
         if (0.0..=100.0).contains(&number) {
             Ok(number)
         } else {
@@ -151,7 +151,7 @@ impl<'a> Value<'a> {
         parse_bytes(&self.text()?).map_err(|why| self.wrong(why))
     }
 
-    /// Exactly `N` bytes in hexadecimal, called `what`.
+    /// Exactly `N` bytes in hexadecimal; `what` is the type in the error message.
     pub(crate) fn fixed<const N: usize>(self, what: &str) -> Result<[u8; N], Failure> {
         let bytes = self.bytes()?;
         let digits = bytes.len() * 2;
@@ -183,7 +183,7 @@ impl<'a> Value<'a> {
             "safe" => BlockRef::Safe,
             "finalized" => BlockRef::Finalized,
             "pending" => BlockRef::Pending,
-            // A hash where a number may stand: accepted for state, as geth does.
+            // A hash instead of a number: accepted for state, as geth does.
             hash if hash.len() == 66 => {
                 BlockRef::Hash { hash: self.fixed("common.Hash")?, canonical: false }
             }
@@ -212,7 +212,7 @@ impl<'a> Value<'a> {
                 .wrong("cannot specify both BlockHash and BlockNumber, choose one or the other")),
             (Some(hash), None) => Ok(BlockRef::Hash { hash, canonical }),
             (None, Some(number)) => Ok(number),
-            (None, None) => Err(self.wrong("blockHash or blockNumber was expected")),
+            (None, None) => Err(self.wrong("blockHash or blockNumber is required")),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Transactions that users sent: taken once, then part of later blocks.
+//! Transactions that users sent.
 //!
-//! A transaction is given its block when it is taken: the next one with room, once those before it
-//! from the same sender have theirs. From then on nothing changes it. The pool remembers the newest
-//! [`SENT_MAX`]; older ones are forgotten once final, and only their sums stay.
+//! A transaction is accepted once. It is assigned to the next block with room, as soon as all
+//! transactions of the same sender with lower nonces are assigned, and never changes after that. The
+//! pool keeps the newest [`SENT_MAX`] transactions. Older ones are forgotten once finalized, and only
+//! the sums of their effects are kept.
 //!
-//! Invariant: an account's transactions stand in blocks in the order of their nonces, without gap.
+//! Invariant: an account's transactions are in blocks in the order of their nonces, without gaps.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use super::failure::Failure;
 use crate::chain::keccak::Hash;
 use crate::chain::transaction::{Address, TOKEN, Transaction, balance_slot};
 
-/// How many sent transactions are remembered; about 50 MB.
+/// Maximum number of sent transactions that are kept; about 50 MB.
 const SENT_MAX: usize = 50_000;
-/// How many accounts may have sent or received; about 20 MB.
+/// Maximum number of accounts that have sent or received; about 20 MB.
 const ACCOUNTS_MAX: usize = 100_000;
-/// How many sent transactions a block takes beside the generated ones.
+/// Maximum number of sent transactions in a block, in addition to the generated ones.
 const PER_BLOCK_MAX: usize = 500;
-/// How far ahead of its turn a nonce may be.
+/// Maximum distance of a nonce from the next one.
 const NONCES_AHEAD_MAX: u64 = 1_000;
 
 /// Sent transactions of one chain.
@@ -28,32 +29,32 @@ pub(crate) struct Pool {
     known: HashMap<Hash, Sent>,
     blocks: BTreeMap<u64, Vec<Arc<Transaction>>>,
     accounts: HashMap<Address, Account>,
-    /// Whose token balance a storage slot holds, of those that sent tokens moved; never more than
+    /// The token holders by storage slot, for accounts affected by sent transactions; not more than
     /// there are accounts.
     holders: HashMap<Hash, Address>,
-    /// Those that have a block, in the order in which they got it.
+    /// Transactions that have a block, in the order of assignment.
     placed: VecDeque<Hash>,
 }
 
-/// A transaction and where it stands.
+/// A transaction and its block.
 #[derive(Clone)]
 pub(crate) struct Sent {
     pub(crate) transaction: Arc<Transaction>,
-    /// Its block; `None` while an earlier nonce is missing.
+    /// The block; `None` while an earlier nonce is missing.
     pub(crate) block: Option<u64>,
 }
 
 #[derive(Default)]
 struct Account {
     effects: Vec<Effect>,
-    /// Sums of effects that were forgotten.
+    /// Sums of the effects of forgotten transactions.
     forgotten: Sums,
-    /// Sums of everything, forgotten or not, mined or not.
+    /// Sums of all effects, forgotten or not, mined or not.
     total: Sums,
-    /// Those that wait for an earlier nonce.
+    /// Transactions that wait for an earlier nonce.
     waiting: BTreeMap<u64, Arc<Transaction>>,
     last_block: u64,
-    /// The block that made it a contract.
+    /// The block in which the account was created as a contract.
     created_in: Option<u64>,
 }
 
@@ -62,7 +63,7 @@ struct Effect {
     sums: Sums,
 }
 
-/// What transactions did to an account.
+/// The effects of transactions on an account.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Sums {
     /// Transactions sent.
@@ -90,7 +91,7 @@ impl Pool {
         self.blocks.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// What was done to an account up to and with a block.
+    /// The effects on an account up to and including a block.
     pub(crate) fn sums(&self, address: &Address, number: u64) -> Sums {
         let Some(account) = self.accounts.get(address) else { return Sums::default() };
         let mut sums = account.forgotten;
@@ -98,7 +99,7 @@ impl Pool {
         sums
     }
 
-    /// Whose token balance a storage slot holds.
+    /// The holder whose token balance is in a storage slot.
     pub(crate) fn holder(&self, slot: &Hash) -> Option<Address> {
         self.holders.get(slot).copied()
     }
@@ -108,14 +109,14 @@ impl Pool {
         self.accounts.get(address)?.created_in
     }
 
-    /// What will have been done to an account when everything that has a block is mined.
+    /// The effects on an account once all transactions that have a block are mined.
     pub(crate) fn total(&self, address: &Address) -> Sums {
         self.accounts.get(address).map(|account| account.total).unwrap_or_default()
     }
 
-    /// Takes a transaction whose price, balance and signature are good. `place` fills in its outcome
+    /// Adds a transaction whose price, balance and signature were checked. `place` sets its outcome
     /// once its block is known.
-    pub(crate) fn take(
+    pub(crate) fn add(
         &mut self,
         transaction: Transaction,
         head: u64,
@@ -148,12 +149,12 @@ impl Pool {
         let transaction = Arc::new(transaction);
         account.waiting.insert(nonce, transaction.clone());
         self.known.insert(hash, Sent { transaction, block: None });
-        self.settle(&from, head, place);
+        self.assign_blocks(&from, head, place);
         Ok(hash)
     }
 
-    /// Gives blocks to the transactions of `from` whose turn has come.
-    fn settle(&mut self, from: &Address, head: u64, place: impl Fn(&mut Transaction, u64)) {
+    /// Assigns blocks to the transactions of `from` that wait for no earlier nonce.
+    fn assign_blocks(&mut self, from: &Address, head: u64, place: impl Fn(&mut Transaction, u64)) {
         while let Some(account) = self.accounts.get_mut(from) {
             let Some(transaction) = account.waiting.remove(&account.total.sent) else { break };
             let mut number = account.last_block.max(head + 1);
@@ -181,7 +182,7 @@ impl Pool {
         }
     }
 
-    /// Forgets the oldest transactions, if they are final.
+    /// Forgets the oldest transactions if the pool is full and they are finalized.
     fn make_room(&mut self, finalized: u64) -> Result<(), Failure> {
         let full = || Failure::server("txpool is full");
         if self.accounts.len() + 2 > ACCOUNTS_MAX {
@@ -216,7 +217,7 @@ impl Pool {
     }
 }
 
-/// What a placed transaction does to whom. What is paid for gas goes to nobody.
+/// The effects of a transaction that has a block, by account. No account receives the fees.
 fn effects(transaction: &Transaction) -> Vec<(Address, Sums)> {
     let signed = |amount: u128| i128::try_from(amount).unwrap_or(i128::MAX);
     let outcome = &transaction.outcome;

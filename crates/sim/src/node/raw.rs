@@ -1,4 +1,4 @@
-//! Reads signed transactions as wallets send them: RLP, types 0 to 2, and who signed.
+//! Decodes signed transactions (RLP, types 0 to 2) and recovers their senders.
 
 use k256::ecdsa::{RecoveryId, Signature as Ecdsa, VerifyingKey};
 
@@ -6,18 +6,18 @@ use super::failure::Failure;
 use crate::chain::keccak::{Hash, keccak};
 use crate::chain::transaction::{AccessList, Address, Fees, Outcome, Signature, Transaction};
 
-/// Larger transactions are refused, as geth's pool does.
+/// Maximum length of a transaction, as in geth's pool.
 const LEN_MAX: usize = 128 << 10;
-/// Half of the curve's order: the larger twin of a signature is not valid (EIP-2).
+/// Half of the curve's order: a signature with a larger `s` is invalid (EIP-2).
 const HALF_ORDER: Hash = [
     0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
     0x5d, 0x57, 0x6e, 0x73, 0x57, 0xa4, 0x50, 0x1d, 0xdf, 0xe9, 0x2f, 0x46, 0x68, 0x1b, 0x20, 0xa0,
 ];
 
-/// Reads a signed transaction. Its outcome is left open: nothing used, nothing logged.
+/// Decodes a signed transaction. Its outcome is [`NOT_EXECUTED`].
 ///
 /// # Errors
-/// In geth's words: malformed RLP, an unknown type, a signature of nobody.
+/// With geth's messages: malformed RLP, an unknown type, an invalid signature.
 pub(crate) fn decode(raw: &[u8]) -> Result<Transaction, Failure> {
     if raw.len() > LEN_MAX {
         return Err(Failure::server(format!(
@@ -70,7 +70,7 @@ fn legacy(raw: &[u8]) -> Result<Transaction, Failure> {
         fees,
         chain_id,
         signature,
-        outcome: OPEN,
+        outcome: NOT_EXECUTED,
     })
 }
 
@@ -111,22 +111,23 @@ fn typed(kind: u8, raw: &[u8]) -> Result<Transaction, Failure> {
         fees,
         chain_id,
         signature,
-        outcome: OPEN,
+        outcome: NOT_EXECUTED,
     })
 }
 
-const OPEN: Outcome =
+const NOT_EXECUTED: Outcome =
     Outcome { succeeded: true, gas_used: 0, gas_price: 0, logs: Vec::new(), created: None };
 
 /// The address whose key made this signature.
 fn signer(digest: &Hash, signature: &Signature, parity: u64) -> Result<Address, Failure> {
-    let nobody = || Failure::server("invalid sender");
+    let invalid = || Failure::server("invalid sender");
     if parity > 1 || signature.s > HALF_ORDER {
-        return Err(nobody());
+        return Err(invalid());
     }
     let recovery = RecoveryId::new(parity == 1, false);
-    let ecdsa = Ecdsa::from_scalars(signature.r, signature.s).map_err(|_| nobody())?;
-    let key = VerifyingKey::recover_from_prehash(digest, &ecdsa, recovery).map_err(|_| nobody())?;
+    let ecdsa = Ecdsa::from_scalars(signature.r, signature.s).map_err(|_| invalid())?;
+    let key =
+        VerifyingKey::recover_from_prehash(digest, &ecdsa, recovery).map_err(|_| invalid())?;
     Ok(address_of(&key))
 }
 
@@ -165,7 +166,7 @@ pub(crate) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// An RLP list of what `body` holds.
+/// An RLP list with this body.
 pub(crate) fn list(body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 9);
     if body.len() < 56 {
@@ -180,7 +181,7 @@ pub(crate) fn list(body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The fields of an RLP list that are still to be read.
+/// The unread fields of an RLP list.
 struct Fields<'a> {
     rest: &'a [u8],
 }
@@ -191,7 +192,7 @@ enum Item<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of the list that `bytes` is, and nothing behind it.
+    /// The fields of the list in `bytes`, which must contain nothing else.
     fn of(bytes: &'a [u8]) -> Result<Fields<'a>, Failure> {
         let mut outer = Fields { rest: bytes };
         match outer.item() {
@@ -255,7 +256,7 @@ impl<'a> Fields<'a> {
         self.digits(field).map(u64::from_be_bytes)
     }
 
-    /// An amount of wei. More than 128 bits of it do not exist.
+    /// An amount of wei; 128 bits are enough for all of it.
     fn amount(&mut self, field: &str) -> Result<u128, Failure> {
         self.digits(field).map(u128::from_be_bytes)
     }
@@ -307,7 +308,7 @@ mod tests {
         e9d8997f761aecb703304b3800ccf555c9f3dc64214b297fb1966a3b6d83";
 
     #[test]
-    fn a_known_transaction() {
+    fn a_known_transaction_is_decoded() {
         let raw = parse_bytes(EIP_155).expect("hex");
         let transaction = decode(&raw).expect("a transaction");
         assert_eq!(transaction.nonce, 9);
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_refused() {
+    fn damaged_transactions_are_refused() {
         let raw = parse_bytes(EIP_155).expect("hex");
         let check = |raw: &[u8], message: &str| {
             let failure = decode(raw).expect_err(message);
@@ -336,12 +337,12 @@ mod tests {
         for at in 0..raw.len() {
             let mut damaged = raw.clone();
             damaged[at] ^= 0x55;
-            let _ = decode(&damaged); // refused or another sender's, never a panic
+            let _ = decode(&damaged); // refused, or another sender, but never a panic
         }
     }
 
     #[test]
-    fn created_addresses() {
+    fn addresses_of_created_contracts() {
         // The first contract of a known account.
         let from = parse_bytes("0x6ac7ea33f8831ea9dcc53393aaa88b25a785dbf0").expect("hex");
         let from: Address = from.try_into().expect("an address");

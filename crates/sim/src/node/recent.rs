@@ -1,23 +1,24 @@
-//! The blocks that were asked for last: most calls are about the same few.
+//! A cache of recently used blocks, because most calls are about the same few.
 //!
-//! Only blocks up to the head are kept. Nothing changes them any more: what users send goes above.
+//! Only blocks up to the head are cached: they no longer change, since transactions are added to
+//! later blocks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::chain::block::{Block, BlockId};
 
-/// How many blocks are kept; a few hundred kilobytes.
+/// Maximum number of cached blocks; a few hundred kilobytes.
 const BLOCKS_MAX: usize = 64;
 
-/// A block and the texts that were made of it.
+/// A block and its JSON.
 pub(crate) struct Recent {
     pub(crate) block: Arc<Block>,
-    /// With transactions, and with hashes only.
+    /// With full transactions, and with hashes only.
     pub(crate) texts: [Option<Arc<[u8]>>; 2],
 }
 
-/// Blocks by age, the newest last.
+/// The cache, with the newest entry last.
 #[derive(Default)]
 pub(crate) struct Blocks {
     kept: VecDeque<Recent>,
@@ -28,7 +29,7 @@ impl Blocks {
         self.kept.iter_mut().rev().find(|recent| recent.block.id == id)
     }
 
-    /// Keeps a block; if it is kept already, that one stays.
+    /// Adds a block, unless it is already cached.
     pub(crate) fn put(&mut self, block: Arc<Block>) {
         if self.get(block.id).is_some() {
             return;

@@ -1,4 +1,4 @@
-//! Blocks, transactions, receipts and logs as JSON, in geth's fields and order.
+//! Blocks, transactions, receipts and logs as JSON, with geth's members and their order.
 
 use super::write::{Object, array, data, quantity, wide_quantity};
 use crate::chain::block::{Block, GAS_LIMIT};
@@ -10,10 +10,10 @@ const NO_UNCLES: Hash = [
     0x1d, 0xcc, 0x4d, 0xe8, 0xde, 0xc7, 0x5d, 0x7a, 0xab, 0x85, 0xb5, 0x67, 0xb6, 0xcc, 0xd4, 0x1a,
     0xd3, 0x12, 0x45, 0x1b, 0x94, 0x8a, 0x74, 0x13, 0xf0, 0xa1, 0x42, 0xfd, 0x40, 0xd4, 0x93, 0x47,
 ];
-/// Bytes of a block without its transactions, about.
+/// Approximate size of a block without its transactions, in bytes.
 const HEADER_LEN: usize = 540;
 
-/// Writes a block; one that is `pending` has no hash, nonce and miner yet.
+/// Writes a block; a `pending` one has no hash, nonce and miner yet.
 pub(super) fn block(out: &mut Vec<u8>, block: &Block, full: bool, pending: bool) {
     let mut object = Object::open(out);
     let hash = (!pending).then_some(&block.hash);
@@ -47,7 +47,7 @@ pub(super) fn block(out: &mut Vec<u8>, block: &Block, full: bool, pending: bool)
     object.close();
 }
 
-/// Writes a transaction at its place in a block, or one that has none yet.
+/// Writes a transaction with its position in a block, or a pending transaction.
 pub(super) fn transaction(out: &mut Vec<u8>, t: &Transaction, place: Option<(&Block, usize)>) {
     let mut object = Object::open(out);
     object.maybe_bytes("blockHash", place.map(|(block, _)| &block.hash));
@@ -95,7 +95,7 @@ pub(super) fn transaction(out: &mut Vec<u8>, t: &Transaction, place: Option<(&Bl
     object.close();
 }
 
-/// Writes the receipt of the transaction at place `at` of a block.
+/// Writes the receipt of the transaction at index `at` of a block.
 pub(super) fn receipt(out: &mut Vec<u8>, block: &Block, at: usize) {
     let t = &block.transactions[at];
     let mut object = Object::open(out);
@@ -121,7 +121,7 @@ pub(super) fn receipt(out: &mut Vec<u8>, block: &Block, at: usize) {
         .close();
 }
 
-/// Writes log `nth` of a block, which transaction `at` wrote.
+/// Writes log `nth` of a block, which transaction `at` emitted.
 pub(super) fn log(out: &mut Vec<u8>, block: &Block, at: usize, nth: usize, log: &Log) {
     let mut object = Object::open(out);
     object.bytes("address", &log.address);

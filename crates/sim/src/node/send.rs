@@ -1,5 +1,5 @@
-//! eth_sendRawTransaction: what is checked before the pool takes a transaction, and what comes of
-//! it.
+//! eth_sendRawTransaction: checks transactions before they enter the pool, and computes their
+//! outcomes.
 
 use super::failure::Failure;
 use super::params::Params;
@@ -22,7 +22,7 @@ impl Node {
         self.check(&transaction, view)?;
         let finalized = view.tip.saturating_sub(self.service.finalized_depth);
         let mut pool = self.pool();
-        // Everything the sender has on its way counts against what it holds.
+        // The sender's pending transactions count against its balance.
         let held = self.ether_at_genesis(&transaction.from);
         let held = held.saturating_add_signed(pool.total(&transaction.from).ether);
         let cost = transaction.fees.max().saturating_mul(transaction.gas.into());
@@ -38,7 +38,7 @@ impl Node {
             let gas_price = transaction.fees.effective(self.chain.base_fee(number));
             transaction.outcome = self.outcome(transaction, gas_price, tokens);
         };
-        let hash = pool.take(transaction, view.tip, finalized, place)?;
+        let hash = pool.add(transaction, view.tip, finalized, place)?;
         data(out, &hash);
         Ok(())
     }
@@ -77,7 +77,7 @@ impl Node {
         Ok(())
     }
 
-    /// What comes of a transaction whose sender holds `tokens`.
+    /// The outcome of a transaction whose sender holds `tokens`.
     fn outcome(&self, transaction: &Transaction, gas_price: u128, tokens: u128) -> Outcome {
         let Transaction { from, to, input, nonce, .. } = transaction;
         let mut logs = Vec::new();

@@ -1,4 +1,4 @@
-//! Nonces, balances, code, storage, and calls of contracts.
+//! Nonces, balances, code, storage, and contract calls.
 
 use std::collections::HashMap;
 
@@ -11,24 +11,24 @@ use crate::chain::ledger::ACCOUNTS;
 use crate::chain::transaction::{Address, RECORDER, REVERTER, TOKEN, TRANSFER, balance_slot, word};
 use crate::chain::{ETHER_AT_GENESIS, TOKENS_AT_GENESIS};
 
-/// Gas that a call may use when it does not say.
+/// Default gas of a call.
 const CALL_GAS: u64 = 50_000_000;
-/// Gas of a transaction that does nothing.
+/// Base gas of every transaction.
 pub(super) const GAS_BASE: u64 = 21_000;
-/// Slot of the token's supply.
+/// Storage slot of the token's supply.
 const SUPPLY_SLOT: u128 = 2;
-/// Revert data: `Error(string)`.
+/// Selector of the revert data `Error(string)`.
 const ERROR: [u8; 4] = [0x08, 0xc3, 0x79, 0xa0];
-/// Code of the reverter: it really does revert.
+/// Code of the reverter: PUSH1 0, PUSH1 0, REVERT.
 const REVERTER_CODE: &[u8] = &[0x60, 0x00, 0x60, 0x00, 0xfd];
 
-/// What a call of a contract returns.
+/// The result of a contract call.
 enum Returned {
     Data(Vec<u8>),
     Reverted { reason: &'static str },
 }
 
-/// A call as eth_call and eth_estimateGas take it.
+/// The transaction object of eth_call and eth_estimateGas.
 struct Request {
     from: Address,
     to: Option<Address>,
@@ -115,14 +115,14 @@ impl Node {
         let address: Address = params.need(0)?.fixed("common.Address")?;
         let slot = params.need(1)?.slot()?;
         let number = self.state_at(params.block(2)?, view)?;
-        let value = match address == TOKEN {
-            true if slot == word(SUPPLY_SLOT) => word(TOKENS_AT_GENESIS),
-            true => {
-                let generated = self.slots().get(&slot).map(|account| self.chain.account(*account));
-                let holder = generated.or_else(|| self.pool().holder(&slot));
-                holder.map_or([0; 32], |holder| word(self.tokens(&holder, number)))
-            }
-            false => [0; 32],
+        let value = if address != TOKEN {
+            [0; 32]
+        } else if slot == word(SUPPLY_SLOT) {
+            word(TOKENS_AT_GENESIS)
+        } else {
+            let generated = self.slots().get(&slot).map(|account| self.chain.account(*account));
+            let holder = generated.or_else(|| self.pool().holder(&slot));
+            holder.map_or([0; 32], |holder| word(self.tokens(&holder, number)))
         };
         data(out, &value);
         Ok(())
@@ -232,7 +232,7 @@ impl Node {
         answer.map_or(Returned::Reverted { reason: "" }, Returned::Data)
     }
 
-    /// Wei of an address at the end of a block.
+    /// The balance of an address at the end of a block, in wei.
     fn ether(&self, address: &Address, number: u64) -> u128 {
         let (gained, lost) = match self.chain.account_at(address) {
             Some(account) => self.chain.ledger.ether(account, number),
@@ -242,14 +242,14 @@ impl Node {
         (self.ether_at_genesis(address) + gained).saturating_sub(lost).saturating_add_signed(sent)
     }
 
-    /// Wei that an address held before the first block; contracts held none.
+    /// The initial balance of an address, in wei; zero for contracts.
     pub(super) fn ether_at_genesis(&self, address: &Address) -> u128 {
         let contract = [TOKEN, RECORDER, REVERTER].contains(address)
             || self.chain.creation_at(address).is_some();
         if contract { 0 } else { ETHER_AT_GENESIS }
     }
 
-    /// Token units of an address at the end of a block.
+    /// The balance of an address at the end of a block, in token units.
     fn tokens(&self, address: &Address, number: u64) -> u128 {
         let (gained, lost) = match self.chain.account_at(address) {
             Some(account) => self.chain.ledger.tokens(account, number),
@@ -259,7 +259,7 @@ impl Node {
         (TOKENS_AT_GENESIS + gained).saturating_sub(lost).saturating_add_signed(sent)
     }
 
-    /// Which generated account's balance each slot of the token holds.
+    /// The generated accounts by the token's storage slot that contains their balance.
     fn slots(&self) -> &HashMap<Hash, u64> {
         self.slots.get_or_init(|| {
             (0..ACCOUNTS).map(|n| (balance_slot(&self.chain.account(n)), n)).collect()
@@ -267,9 +267,9 @@ impl Node {
     }
 
     fn is_created(&self, address: &Address, number: u64) -> bool {
-        use crate::chain::ledger::Deed;
+        use crate::chain::ledger::Action;
         self.chain.creation_at(address).is_some_and(|(ordinal, block)| {
-            block <= number && self.chain.ledger.turn(ordinal).deed() == Deed::Create
+            block <= number && self.chain.ledger.turn(ordinal).action() == Action::Create
         }) || self.pool().created_in(address).is_some_and(|block| block <= number)
     }
 
@@ -291,8 +291,8 @@ fn address_and_block(params: Option<&[u8]>) -> Result<(Address, BlockRef), Failu
     Ok((params.need(0)?.fixed("common.Address")?, params.block(1)?))
 }
 
-/// What a transaction or call uses: what its bytes cost (EIP-2028), and a flat price for what a
-/// contract does.
+/// The gas used by a transaction or call: the cost of its bytes (EIP-2028), plus a constant for each
+/// contract.
 pub(super) fn gas_used(to: Option<&Address>, input: &[u8]) -> u64 {
     let bytes: u64 = input.iter().map(|byte| if *byte == 0 { 4 } else { 16 }).sum();
     let work = match to {
@@ -304,7 +304,7 @@ pub(super) fn gas_used(to: Option<&Address>, input: &[u8]) -> u64 {
     GAS_BASE + bytes + work
 }
 
-/// Receiver and amount of a token transfer; an amount beyond 128 bits reads as the largest.
+/// Receiver and amount of a token transfer; an amount beyond 128 bits becomes the maximum.
 pub(super) fn transfer(input: &[u8]) -> Option<(Address, u128)> {
     let words = input.strip_prefix(&TRANSFER)?;
     let to = words.get(12..32)?.try_into().ok()?;

@@ -1,8 +1,8 @@
-//! Writes answers as JSON text, straight into the response's buffer.
+//! Writes JSON directly into the buffer of the response.
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// An object being written; [`Object::close`] ends it.
+/// A JSON object being written; [`Object::close`] ends it.
 pub(crate) struct Object<'o> {
     out: &'o mut Vec<u8>,
     empty: bool,
@@ -14,7 +14,7 @@ impl<'o> Object<'o> {
         Object { out, empty: true }
     }
 
-    /// Starts a member; its value goes into what is returned.
+    /// Starts a member; write its value to the returned buffer.
     pub(crate) fn member(&mut self, name: &str) -> &mut Vec<u8> {
         if !std::mem::take(&mut self.empty) {
             self.out.push(b',');
@@ -56,7 +56,7 @@ impl<'o> Object<'o> {
     }
 }
 
-/// Writes an array, its items by `write`.
+/// Writes an array, with `write` for each item.
 pub(crate) fn array<T>(
     out: &mut Vec<u8>,
     items: impl IntoIterator<Item = T>,
@@ -72,7 +72,7 @@ pub(crate) fn array<T>(
     out.push(b']');
 }
 
-/// A number the way chain nodes write it: hexadecimal without leading zeros.
+/// Writes a number as nodes do: hexadecimal without leading zeros.
 pub(crate) fn quantity(out: &mut Vec<u8>, number: u128) {
     out.extend_from_slice(b"\"0x");
     let digits = (128 - number.leading_zeros()).div_ceil(4).max(1);
@@ -82,7 +82,7 @@ pub(crate) fn quantity(out: &mut Vec<u8>, number: u128) {
     out.push(b'"');
 }
 
-/// Bytes the way chain nodes write them: hexadecimal, two digits each.
+/// Writes bytes as nodes do: hexadecimal, two digits each.
 pub(crate) fn data(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len() * 2 + 4);
     out.extend_from_slice(b"\"0x");
@@ -93,7 +93,7 @@ pub(crate) fn data(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// A number of 256 bits, most significant byte first.
+/// Writes a 256-bit number, given most significant byte first.
 pub(crate) fn wide_quantity(out: &mut Vec<u8>, number: &[u8; 32]) {
     let start = out.len();
     data(out, number);
@@ -101,7 +101,7 @@ pub(crate) fn wide_quantity(out: &mut Vec<u8>, number: &[u8; 32]) {
     out.drain(start + 3..start + 3 + zeros);
 }
 
-/// A string, escaped.
+/// Writes an escaped string.
 pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     for byte in text.bytes() {

@@ -1,9 +1,8 @@
-//! Bytes from one side to the other, late, slowly, or not at all.
+//! Forwards bytes from one side to the other, subject to faults.
 //!
-//! Each direction is a reader, which stamps what it reads with the instant at which it is to leave,
-//! and a writer, which waits for that instant: a delay so delays every byte and limits no rate. What
-//! is under way is bounded by [`UNDER_WAY_MAX`] pieces; a reader that is further ahead waits, as a
-//! full socket buffer would make it.
+//! Each direction has a reader, which stamps each chunk with the time at which it is due, and a
+//! writer, which waits for that time. A delay therefore delays every byte without limiting the rate.
+//! At most [`CHUNKS_MAX`] chunks are buffered; then the reader waits, as with a full socket buffer.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -19,27 +18,27 @@ use tokio::sync::mpsc;
 use super::{LinkFaultKind, State};
 use crate::timer::Timer;
 
-/// Bytes read at a time.
-const PIECE_LEN: usize = 16 << 10;
-/// Pieces of one direction that may be under way: 4 MiB.
-const UNDER_WAY_MAX: usize = 256;
-/// Pieces a second into which a bandwidth is cut.
+/// Maximum number of bytes read at a time.
+const CHUNK_LEN: usize = 16 << 10;
+/// Maximum number of buffered chunks per direction: 4 MiB.
+const CHUNKS_MAX: usize = 256;
+/// Writes per second at a limited bandwidth.
 const BANDWIDTH_STEPS: u64 = 100;
 
 /// How a direction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The sender had nothing more to send.
+    /// The sender has sent everything.
     Finished,
-    /// A side is gone, or it is to be closed.
+    /// A side has disconnected, or the connection is to be closed.
     Close,
-    /// It is to be reset.
+    /// The connection is to be reset.
     Reset,
 }
 
-/// Which way bytes go.
+/// A direction: to the target or back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     In = 0,
     Out = 1,
 }
@@ -48,11 +47,11 @@ struct Link<'s> {
     state: &'s State,
     timer: &'s Timer,
     number: u64,
-    /// What was decided when the connection was accepted.
+    /// The faults that were decided when the connection was accepted.
     kinds: &'s [LinkFaultKind],
 }
 
-/// Passes bytes until both sides have finished, or a fault ends it.
+/// Forwards bytes until both sides have finished, or a fault ends the connection.
 pub(super) async fn both_ways(
     state: &State,
     timer: &Timer,
@@ -65,10 +64,10 @@ pub(super) async fn both_ways(
     let end = {
         let (from_client, to_client) = client.split();
         let (from_target, to_target) = target.split();
-        let inward = link.pass(from_client, to_target, Way::In);
-        let outward = link.pass(from_target, to_client, Way::Out);
+        let inward = link.forward(from_client, to_target, Direction::In);
+        let outward = link.forward(from_target, to_client, Direction::Out);
         tokio::pin!(inward, outward);
-        // One side that has finished sending may still be answered.
+        // A side that has finished sending may still receive an answer.
         tokio::select! {
             end = &mut inward => match end {
                 End::Finished => outward.await,
@@ -87,11 +86,11 @@ pub(super) async fn both_ways(
     }
 }
 
-/// Waits until the peer has closed a connection, reading nothing of what it sends.
+/// Waits until the peer has closed a connection, without reading.
 pub(super) async fn until_closed(stream: &TcpStream) {
     let mut byte = [0];
     loop {
-        // A peer that sent something and closed shows as readable all the time; look now and then.
+        // The socket stays readable once the peer has sent something, so poll at an interval.
         match stream.peek(&mut byte).await {
             Ok(0) | Err(_) => return,
             Ok(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -103,10 +102,10 @@ pub(super) async fn until_closed(stream: &TcpStream) {
 }
 
 impl Link<'_> {
-    async fn pass(&self, from: ReadHalf<'_>, to: WriteHalf<'_>, way: Way) -> End {
-        let (sender, receiver) = mpsc::channel(UNDER_WAY_MAX);
+    async fn forward(&self, from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction) -> End {
+        let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
         let (read, written) =
-            tokio::join!(self.read(from, sender, way), self.write(receiver, to, way));
+            tokio::join!(self.read(from, sender, direction), self.write(receiver, to, direction));
         if written == End::Finished { read } else { written }
     }
 
@@ -114,23 +113,24 @@ impl Link<'_> {
         &self,
         mut from: ReadHalf<'_>,
         sender: mpsc::Sender<(Nanos, Vec<u8>)>,
-        way: Way,
+        direction: Direction,
     ) -> End {
-        let mut random = self.state.key.with(1 << 32 | way as u64).with(self.number).sequence();
+        let mut random =
+            self.state.key.with(1 << 32 | direction as u64).with(self.number).sequence();
         let mut due = Nanos::ZERO;
         loop {
-            let mut piece = Vec::with_capacity(PIECE_LEN);
+            let mut chunk = Vec::with_capacity(CHUNK_LEN);
             let read = tokio::select! {
-                read = from.read_buf(&mut piece) => read,
+                read = from.read_buf(&mut chunk) => read,
                 () = sender.closed() => return End::Close,
             };
             match read {
                 Ok(0) => return End::Finished,
                 Err(_) => return End::Close,
                 Ok(_) => {
-                    // Order is kept: nothing overtakes.
+                    // Keeps the order: no chunk overtakes another.
                     due = due.max(self.state.clock.now() + self.delay(&mut random));
-                    if sender.send((due, piece)).await.is_err() {
+                    if sender.send((due, chunk)).await.is_err() {
                         return End::Close;
                     }
                 }
@@ -142,36 +142,36 @@ impl Link<'_> {
         &self,
         mut receiver: mpsc::Receiver<(Nanos, Vec<u8>)>,
         mut to: WriteHalf<'_>,
-        way: Way,
+        direction: Direction,
     ) -> End {
-        let mut passed = 0u64;
-        while let Some((due, piece)) = receiver.recv().await {
+        let mut forwarded = 0u64;
+        while let Some((due, chunk)) = receiver.recv().await {
             self.timer.until(due).await;
-            let mut rest = piece.as_slice();
+            let mut rest = chunk.as_slice();
             while !rest.is_empty() {
                 let mut len = rest.len();
-                let end = self.end(way);
+                let end = self.end(direction);
                 if let Some((after, end)) = end {
-                    let left = after.saturating_sub(passed);
+                    let left = after.saturating_sub(forwarded);
                     if left == 0 {
                         return stop(end, receiver).await;
                     }
                     len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
                 }
-                let (most, pause) = self.pace(way);
+                let (most, pause) = self.pace(direction);
                 len = len.min(most);
                 if to.write_all(&rest[..len]).await.is_err() {
                     return End::Close;
                 }
-                passed += len as u64;
-                self.state.passed[way as usize].fetch_add(len as u64, Ordering::Relaxed);
+                forwarded += len as u64;
+                self.state.passed[direction as usize].fetch_add(len as u64, Ordering::Relaxed);
                 rest = &rest[len..];
                 if pause > Nanos::ZERO {
                     self.timer.until(self.state.clock.now() + pause).await;
                 }
             }
-            if let Some((after, end)) = self.end(way)
-                && passed >= after
+            if let Some((after, end)) = self.end(direction)
+                && forwarded >= after
             {
                 return stop(end, receiver).await;
             }
@@ -179,7 +179,7 @@ impl Link<'_> {
         finish(&mut to).await
     }
 
-    /// How much later a piece leaves.
+    /// The delay of a chunk.
     fn delay(&self, random: &mut Sequence) -> Nanos {
         let mut delay = Nanos::ZERO;
         for (kind, _) in self.state.in_force(self.number, self.state.clock.now()) {
@@ -190,8 +190,8 @@ impl Link<'_> {
         delay
     }
 
-    /// The most bytes to write at once, and the pause behind them.
-    fn pace(&self, way: Way) -> (usize, Nanos) {
+    /// The maximum number of bytes to write at once, and the pause after them.
+    fn pace(&self, direction: Direction) -> (usize, Nanos) {
         let mut pace = (usize::MAX, Nanos::ZERO);
         for (kind, _) in self.state.in_force(self.number, self.state.clock.now()) {
             let (most, pause) = match kind {
@@ -199,7 +199,9 @@ impl Link<'_> {
                     let step = rate.div_ceil(BANDWIDTH_STEPS);
                     (step as usize, Nanos(step * 1_000_000_000 / rate))
                 }
-                LinkFaultKind::Drip { bytes, pause } if way == Way::Out => (bytes, pause),
+                LinkFaultKind::Drip { bytes, pause } if direction == Direction::Out => {
+                    (bytes, pause)
+                }
                 _ => continue,
             };
             pace = (pace.0.min(most), pace.1.max(pause));
@@ -207,19 +209,19 @@ impl Link<'_> {
         pace
     }
 
-    /// After how many bytes this direction ends, and how; silence is `None`.
-    fn end(&self, way: Way) -> Option<(u64, Option<End>)> {
+    /// The number of bytes after which this direction ends, and how it ends; `None` is silence.
+    fn end(&self, direction: Direction) -> Option<(u64, Option<End>)> {
         let ends = self.kinds.iter().filter_map(|kind| match *kind {
             LinkFaultKind::Reset { after } => Some((after, Some(End::Reset))),
             LinkFaultKind::Truncate { after } => Some((after, Some(End::Close))),
             LinkFaultKind::Silence { after } => Some((after, None)),
             _ => None,
         });
-        ends.filter(|_| way == Way::Out).min_by_key(|(after, _)| *after)
+        ends.filter(|_| direction == Direction::Out).min_by_key(|(after, _)| *after)
     }
 }
 
-/// Ends a direction; in silence what still comes is swallowed until its sender is gone.
+/// Ends a direction. For silence, discards further data until the sender has disconnected.
 async fn stop(end: Option<End>, mut receiver: mpsc::Receiver<(Nanos, Vec<u8>)>) -> End {
     if let Some(end) = end {
         return end;

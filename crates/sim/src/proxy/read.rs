@@ -1,4 +1,4 @@
-//! Reads a proxy's timetable: `[[fault]]` tables in TOML.
+//! Reads the faults of a proxy from TOML.
 
 use plimsoll_config::{Document, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
@@ -19,17 +19,17 @@ const KINDS: &[&str] = &[
     "limit",
 ];
 
-/// Reads a timetable.
+/// Reads a file of `[[fault]]` tables.
 ///
 /// # Errors
-/// All problems, with line and column.
+/// Returns all errors, with line and column.
 pub fn from_toml(file: &str, text: &str) -> Result<Vec<LinkFault>, Problems> {
     Document::new(file, text).read(&Variables::from_environment(), |table| {
         let tables = table.field("fault").map(|f| f.tables("[[fault]]")).unwrap_or_default();
         if tables.len() > FAULTS_MAX {
             table.problem(format!("more than {FAULTS_MAX} faults"), "");
         }
-        // Every table is read, so that all problems come at once.
+        // Reads every table before failing, so that all errors are reported at once.
         let faults: Vec<_> = tables.iter().map(read_fault).collect();
         faults.into_iter().collect()
     })
@@ -62,7 +62,7 @@ fn read_kind(table: &Table<'_>) -> Option<LinkFaultKind> {
             let (by, jitter) = (span("by", Nanos::from_millis(100)), span("jitter", Nanos::ZERO));
             LinkFaultKind::Delay { by: by?, jitter: jitter? }
         }
-        // A rate of bytes: "1MiB" stands for 1MiB a second.
+        // Bytes per second: "1MiB" is 1 MiB/s.
         "bandwidth" => LinkFaultKind::Bandwidth { rate: size("rate", 1 << 20)?.max(1) },
         "reset" => LinkFaultKind::Reset { after: size("after", 0)? },
         "truncate" => LinkFaultKind::Truncate { after: size("after", 0)? },
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_come_all_at_once() {
+    fn all_errors_are_reported_at_once() {
         let text = "[[fault]]\nkind = \"delya\"\n\n[[fault]]\nkind = \"reset\"\nbefore = 3\n";
         let problems = from_toml("link.toml", text).expect_err("two problems").to_string();
         assert!(

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::VerifyError;
 
-/// The largest response in bytes.
+/// Maximum size of a response, in bytes.
 const BODY_MAX: usize = 256 << 20;
 
 pub(super) struct Client {
@@ -21,7 +21,7 @@ pub(super) struct Client {
     calls: u64,
 }
 
-/// A result, or an error object.
+/// The result, or the error object.
 pub(super) type Answer = Result<Value, Value>;
 
 impl Client {
@@ -30,17 +30,17 @@ impl Client {
         headers: &[(String, String)],
     ) -> Result<Client, VerifyError> {
         let wrong = |why: &str| VerifyError::Url { url: url.into(), why: why.into() };
-        let uri: Uri = url.parse().map_err(|_| wrong("not a URL"))?;
+        let uri: Uri = url.parse().map_err(|_| wrong("not a valid URL"))?;
         if uri.scheme_str() != Some("http") {
-            return Err(wrong("only http:// is spoken here"));
+            return Err(wrong("only http:// is supported"));
         }
-        let host = uri.host().ok_or_else(|| wrong("no host"))?;
+        let host = uri.host().ok_or_else(|| wrong("the URL has no host"))?;
         let port = uri.port_u16().unwrap_or(80);
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         let mut all = Vec::new();
         for (name, value) in [("host".to_string(), authority)].iter().chain(headers) {
-            let name: HeaderName = name.parse().map_err(|_| wrong("not a header's name"))?;
-            let value = HeaderValue::from_str(value).map_err(|_| wrong("not a header's value"))?;
+            let name: HeaderName = name.parse().map_err(|_| wrong("invalid header name"))?;
+            let value = HeaderValue::from_str(value).map_err(|_| wrong("invalid header value"))?;
             all.push((name, value));
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -51,7 +51,7 @@ impl Client {
         Ok(Client { sender, uri, headers: all, calls: 0 })
     }
 
-    /// How many calls were made.
+    /// Number of calls made.
     pub(super) fn calls(&self) -> u64 {
         self.calls
     }

@@ -1,4 +1,4 @@
-//! One block, asked for in every way there is.
+//! Checks one block through every method that returns part of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,7 +45,8 @@ impl Checker {
         Ok(())
     }
 
-    /// By hash and by number, with transactions and with hashes only, and linked to the one before.
+    /// Compares the block by hash and by number, with full transactions and with hashes only, and
+    /// checks its parent.
     async fn same_block(&mut self, at: u64, full: &Value) -> Result<(), VerifyError> {
         let hash = &full["hash"];
         let again = self.ask("eth_getBlockByHash", json!([hash, true])).await?;
@@ -65,9 +66,9 @@ impl Checker {
         }
         if let Some(before) = at.checked_sub(1) {
             let parent = self.ask("eth_getBlockByNumber", json!([hex(before), false])).await?;
-            self.agree(&format!("block {at}: its parent"), &full["parentHash"], &parent["hash"]);
+            self.agree(&format!("block {at}: parentHash"), &full["parentHash"], &parent["hash"]);
             let later = number(&full["timestamp"]) >= number(&parent["timestamp"]);
-            self.hold(&format!("block {at}: its time is not before its parent's"), later);
+            self.hold(&format!("block {at}: timestamp is not before the parent's"), later);
         }
         Ok(())
     }
@@ -111,7 +112,7 @@ impl Checker {
     ) -> Result<(), VerifyError> {
         let name = format!("block {at}, receipt {index}");
         let single = self.ask("eth_getTransactionReceipt", json!([transaction["hash"]])).await?;
-        self.agree(&format!("{name}: alone and among the block's"), receipt, &single);
+        self.agree(&format!("{name}: by block and by transaction"), receipt, &single);
         for (of_receipt, of_transaction) in [
             ("transactionHash", "hash"),
             ("transactionIndex", "transactionIndex"),
@@ -126,22 +127,25 @@ impl Checker {
             self.agree(&format!("{name}: {of_receipt}"), one, other);
         }
         let within = number(&receipt["gasUsed"]) <= number(&transaction["gas"]);
-        self.hold(&format!("{name}: no more gas was used than there was"), within);
+        self.hold(&format!("{name}: gasUsed is at most the transaction's gas"), within);
         let created = &receipt["contractAddress"];
         if created.is_null() || receipt["status"] != "0x1" {
             return Ok(());
         }
-        self.hold(&format!("{name}: a creation goes to nobody"), transaction["to"].is_null());
+        self.hold(&format!("{name}: a creation has no recipient"), transaction["to"].is_null());
         let code = self.ask("eth_getCode", json!([created, hex(at)])).await?;
-        self.hold(&format!("{name}: the contract has code"), code != "0x" && !code.is_null());
+        self.hold(
+            &format!("{name}: the created contract has code"),
+            code != "0x" && !code.is_null(),
+        );
         if let Some(before) = at.checked_sub(1) {
             let code = self.ask("eth_getCode", json!([created, hex(before)])).await?;
-            self.agree(&format!("{name}: code before its creation"), &code, &json!("0x"));
+            self.agree(&format!("{name}: code before the creation"), &code, &json!("0x"));
         }
         Ok(())
     }
 
-    /// Gas and log indices run through the block, and blooms hold what they must.
+    /// Checks cumulative gas, log indices and bloom filters.
     fn sums(&mut self, at: u64, block: &Value, receipts: &[Value]) {
         let (mut gas, mut log_index) = (0, 0u64);
         let mut bloom = Bloom::empty();
@@ -169,7 +173,7 @@ impl Checker {
         }
         self.outcome.logs += log_index;
         let total = number(&block["gasUsed"]);
-        self.hold(&format!("block {at}: gasUsed is the receipts'"), total == Some(gas));
+        self.hold(&format!("block {at}: gasUsed is the sum of its receipts"), total == Some(gas));
         self.agree(&format!("block {at}: logsBloom"), &block["logsBloom"], &bloom_text(&bloom));
     }
 
@@ -187,7 +191,7 @@ impl Checker {
             let logs = self.ask("eth_getLogs", json!([filter])).await?;
             self.agree(&format!("block {at}: logs of receipts and by {filter}"), &listed, &logs);
         }
-        // Each way to ask for a kind of log finds all of that kind and no other.
+        // A filter for each kind of log finds exactly the logs of that kind.
         let mut asked = BTreeSet::new();
         for log in &all {
             let (address, topics) = (&log["address"], &log["topics"]);
@@ -209,8 +213,8 @@ impl Checker {
         Ok(())
     }
 
-    /// A sender's nonce after the block is one above its last transaction's, whether the block is
-    /// named by number or by object.
+    /// Checks that a sender's nonce after the block is one above its last transaction's, with the block
+    /// given by number and by object.
     async fn nonces(&mut self, at: u64, transactions: &[Value]) -> Result<(), VerifyError> {
         let mut last = BTreeMap::new();
         for transaction in transactions {
@@ -240,13 +244,13 @@ impl Checker {
         self.agree(&name, &history["oldestBlock"], &block["number"]);
         self.agree(&name, &history["baseFeePerGas"][0], &block["baseFeePerGas"]);
         let gas = |key: &str| number(&block[key]).unwrap_or(1) as f64;
-        let told = history["gasUsedRatio"][0].as_f64().unwrap_or(-1.0);
-        let near = (told - gas("gasUsed") / gas("gasLimit")).abs() < 1e-9;
+        let ratio = history["gasUsedRatio"][0].as_f64().unwrap_or(-1.0);
+        let near = (ratio - gas("gasUsed") / gas("gasLimit")).abs() < 1e-9;
         self.hold(&format!("{name}: gasUsedRatio"), near);
         Ok(())
     }
 
-    /// Every account that the block touches gains and loses what its transactions and logs say.
+    /// Checks that the balances of all accounts in the block change as its transactions and logs imply.
     async fn balances(
         &mut self,
         at: u64,
@@ -295,7 +299,7 @@ impl Checker {
         Ok(())
     }
 
-    /// A holder's balance stands in the token's mapping at slot 0, as Solidity lays it out.
+    /// Checks a holder's balance in the token's storage: a mapping at slot 0, in Solidity's layout.
     async fn slot(
         &mut self,
         at: u64,

@@ -1,6 +1,6 @@
-//! A bare HTTP/1.1 client for tests: what goes over the wire is what is written here.
+//! A minimal HTTP/1.1 client for tests, which sends exactly the given bytes.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each test binary uses only part of it")]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ pub(crate) struct Plain {
     stream: BufReader<TcpStream>,
 }
 
-/// A response as it came.
+/// A response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -23,7 +23,7 @@ impl Plain {
         Ok(Plain { stream: BufReader::new(TcpStream::connect(address)?) })
     }
 
-    /// Sends a request and reads its response, whose body may end early: that is the error.
+    /// Sends a request and reads its response. An incomplete body is an error.
     pub(crate) fn ask(
         &mut self,
         method: &str,
@@ -48,7 +48,7 @@ impl Plain {
     pub(crate) fn call(&mut self, service: &str, method: &str, params: &str) -> String {
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
         let body = self.post(service, &body).expect("an answer").body;
-        let body = body.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"#).expect("its own answer");
+        let body = body.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"#).expect("an answer with the id");
         body.strip_suffix('}').expect("an object").to_owned()
     }
 
