@@ -1,24 +1,24 @@
-//! How much freed memory the process may keep.
+//! Limits how much freed memory the process keeps.
 //!
-//! glibc gives a large block back to the kernel as soon as it is freed, but only while blocks of its
-//! size have a mapping of their own. By default the size at which they get one rises to that of the
-//! largest block ever freed, up to 32 MiB: after the first long body, all later ones share heaps with
-//! small blocks that outlive them, and the heaps keep their pages. A gateway that is attacked with
-//! long bodies then took up to 71 MiB beyond `limits.memory`; with a fixed size it takes 10
+//! glibc returns a large block to the kernel on free only if the block is above the mmap threshold
+//! and thus has its own mapping. By default that threshold grows to the size of the largest block
+//! freed so far, up to 32 MiB: after the first long body, later ones share heaps with small blocks
+//! that outlive them, and the heaps keep their pages. Under an attack with long bodies, a gateway then
+//! took up to 71 MiB beyond `limits.memory`; with a fixed threshold it takes 10
 //! (`docs/design/gateway.md`).
 
-/// Blocks of at least this size have a mapping of their own. Smaller than the longest bodies, large
-/// enough that ordinary answers never pay for a mapping.
+/// The mmap threshold. Smaller than the longest bodies, and large enough that ordinary answers never
+/// pay for a mapping.
 #[cfg(target_env = "gnu")]
 const MAPPED_MIN: libc::c_int = 256 << 10;
 
-/// The free space that the end of a heap may keep. Larger than what a few calls take, so that heaps
-/// do not grow and shrink with each.
+/// The trim threshold: free space that the end of a heap may keep. Larger than what a few calls take,
+/// so that heaps do not grow and shrink with each call.
 #[cfg(target_env = "gnu")]
 const FREE_MAX: libc::c_int = 1 << 20;
 
-/// Makes the allocator give long blocks back when they are freed. Call it first in `main`; with
-/// another C library than glibc it does nothing.
+/// Makes the allocator return large blocks to the kernel when they are freed. Call this first in
+/// `main`. Does nothing with C libraries other than glibc.
 pub fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in

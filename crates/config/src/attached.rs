@@ -1,34 +1,34 @@
-//! A file that a document names, in a format of its own: its problems come with the document's, each
-//! with the place in that file, and it may use the document's variables.
+//! A file referenced by a document, in another format. Its problems are reported together with the
+//! document's, each with its place in that file, and it may use the document's variables.
 
 use crate::document::Reader;
 use crate::problem::{Place, Problem};
 use crate::variables::Text;
 
-/// A piece of a file and where it stands.
+/// A part of a file and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot<'t> {
     /// From 1.
     pub line: usize,
-    /// Of its first character, from 1, in characters.
+    /// Of the first character, from 1, in characters.
     pub column: usize,
     /// As it is written.
     pub text: &'t str,
 }
 
 impl<'t> Spot<'t> {
-    /// The part of it that begins at a byte.
+    /// The part from a byte offset on.
     pub fn from(self, byte: usize) -> Spot<'t> {
         let (before, text) = self.text.split_at(byte);
         Spot { column: self.column + before.chars().count(), text, ..self }
     }
 
-    /// The part of it that ends before a byte.
+    /// The part before a byte offset.
     pub fn upto(self, byte: usize) -> Spot<'t> {
         Spot { text: &self.text[..byte], ..self }
     }
 
-    /// Without white space around it.
+    /// The part without surrounding white space.
     pub fn trim(self) -> Spot<'t> {
         let lead = self.text.len() - self.text.trim_start().len();
         let spot = self.from(lead);
@@ -36,7 +36,7 @@ impl<'t> Spot<'t> {
     }
 }
 
-/// A file that a document names.
+/// A file referenced by a document.
 #[derive(Clone)]
 pub struct Attached<'r> {
     reader: Reader<'r>,
@@ -48,19 +48,19 @@ impl<'r> Attached<'r> {
         Attached { reader, file }
     }
 
-    /// Notes a problem at a place, both from 1.
+    /// Reports a problem at a line and column, both from 1.
     pub fn problem(&self, line: usize, column: usize, message: impl Into<String>, hint: &str) {
         let place = Place::File { file: self.file.clone(), line, column };
         let problem = Problem { place, message: message.into(), hint: hint.into() };
         self.reader.problems.borrow_mut().push(problem);
     }
 
-    /// Fills in the variables of a piece; `None` when that is impossible, which is noted.
+    /// Substitutes the variables in a part; if that fails, reports the problem and returns `None`.
     pub fn fill(&self, spot: Spot<'_>) -> Option<Text> {
         match self.reader.variables.fill(spot.text) {
             Ok(text) => Some(text),
             Err(fault) => {
-                let (message, hint) = fault.words();
+                let (message, hint) = fault.message_and_hint();
                 let at = fault.place_in(spot.text);
                 let lines = spot.text[..at].matches('\n').count();
                 let Spot { line, column, .. } = spot.from(at);

@@ -1,8 +1,8 @@
-//! Reading a TOML document with places.
+//! Reads a TOML document and keeps the position of every value.
 //!
-//! A [`Table`] remembers the keys that were asked for; [`Table::close`] reports the others, each
-//! with the nearest that is known. Reading never stops at a problem: it is noted and the value is
-//! absent.
+//! A [`Table`] remembers the keys that were read; [`Table::close`] reports all others as unknown, each
+//! with the nearest known key. Reading does not stop at a problem: the problem is collected and the
+//! value is absent.
 
 use crate::attached::Attached;
 use crate::problem::{Place, Problem, Problems};
@@ -24,22 +24,21 @@ pub struct Document {
 #[derive(Clone, Debug)]
 enum Source {
     File(String),
-    /// What each line was made from.
+    /// The name of each line's origin.
     Lines(Vec<String>),
 }
 
 impl Document {
-    /// Larger documents are refused.
+    /// The largest document that is read, in bytes.
     pub const LEN_MAX: usize = 16 << 20;
 
-    /// A document from a file that the user calls `file`.
+    /// A document from a file; `file` is its name in problems.
     pub fn new(file: impl Into<String>, text: impl Into<String>) -> Document {
         Document { source: Source::File(file.into()), text: text.into() }
     }
 
-    /// A document put together from what is not a file (flags, environment variables, entries of a
-    /// database): for each its name and the lines of TOML that it stands for. Problems then give
-    /// the name.
+    /// A document assembled from flags, environment variables or database entries: the name of each
+    /// and its lines of TOML. Problems show the name instead of a line and column.
     pub fn from_named(parts: impl IntoIterator<Item = (String, String)>) -> Document {
         let mut names = Vec::new();
         let mut text = String::new();
@@ -51,16 +50,16 @@ impl Document {
         Document { source: Source::Lines(names), text }
     }
 
-    /// The keys at its top, as far as it can be read: what kind of document it may be.
+    /// The top-level keys, as far as the document can be parsed: to guess its kind.
     pub fn keys(&self) -> Vec<String> {
         let (root, _) = DeTable::parse_recoverable(&self.text);
         root.get_ref().iter().map(|(name, _)| name.get_ref().to_string()).collect()
     }
 
-    /// Reads the whole document by `read`, filling in variables.
+    /// Reads the whole document with `read`, substituting variables.
     ///
     /// # Errors
-    /// Every problem, whether of syntax or noted by `read`; also when `read` gives nothing.
+    /// All problems: of syntax, and those that `read` reports.
     pub fn read<T>(
         &self,
         variables: &Variables,
@@ -138,14 +137,14 @@ pub struct Table<'r> {
 }
 
 impl<'r> Table<'r> {
-    /// The value of a key, which is known from now on.
+    /// The value of a key; marks the key as known.
     pub fn field(&self, key: &'static str) -> Option<Field<'r>> {
         self.known.borrow_mut().push(key);
         let (name, value) = self.table.iter().find(|(name, _)| name.get_ref() == key)?;
         Some(Field { reader: self.reader, key: key.into(), key_span: name.span(), value })
     }
 
-    /// All keys with their values, none of which is unknown: a table of names that users choose.
+    /// All keys with their values; for a table whose keys are chosen by the user.
     pub fn entries(&self) -> Vec<(String, Field<'r>)> {
         let entries = self.table.iter().map(|(name, value)| {
             let key = name.get_ref().to_string();
@@ -156,22 +155,22 @@ impl<'r> Table<'r> {
         entries.collect()
     }
 
-    /// Whether it holds no key.
+    /// Whether the table has no keys.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Where it stands.
+    /// The table's position.
     pub fn place(&self) -> Place {
         self.reader.document.place(self.span.start)
     }
 
-    /// Notes a problem of the table as a whole.
+    /// Reports a problem with the table as a whole.
     pub fn problem(&self, message: impl Into<String>, hint: &str) {
         self.reader.note(self.span.clone(), message.into(), hint);
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports unknown keys.
     pub fn close(&self) {
         let known = self.known.borrow();
         for (name, _) in self.table.iter().filter(|(name, _)| !known.contains(&&**name.get_ref())) {
@@ -190,7 +189,7 @@ impl<'r> Table<'r> {
     }
 }
 
-/// A value of a document, with its key and place.
+/// A value of a document, with its key and position.
 pub struct Field<'r> {
     reader: Reader<'r>,
     key: String,
@@ -199,17 +198,17 @@ pub struct Field<'r> {
 }
 
 impl<'r> Field<'r> {
-    /// Where the value stands.
+    /// The value's position.
     pub fn place(&self) -> Place {
         self.reader.document.place(self.value.span().start)
     }
 
-    /// Notes a problem at the value.
+    /// Reports a problem at the value.
     pub fn problem(&self, message: impl Into<String>, hint: &str) {
         self.reader.note(self.value.span(), message.into(), hint);
     }
 
-    /// Notes a problem at the key.
+    /// Reports a problem at the key.
     pub fn problem_with_key(&self, message: impl Into<String>, hint: &str) {
         self.reader.note(self.key_span.clone(), message.into(), hint);
     }
@@ -229,12 +228,12 @@ impl<'r> Field<'r> {
         self.value.get_ref().is_array()
     }
 
-    /// Whether the value is a number.
+    /// Whether the value is an integer.
     pub fn is_integer(&self) -> bool {
         self.value.get_ref().is_integer()
     }
 
-    /// A text, its variables filled in.
+    /// A string with its variables substituted.
     pub fn text(&self) -> Option<Text> {
         let Some(text) = self.value.get_ref().as_str() else {
             self.wrong_type("a string in quotes");
@@ -243,20 +242,20 @@ impl<'r> Field<'r> {
         match self.reader.variables.fill(text) {
             Ok(text) => Some(text),
             Err(fault) => {
-                let (message, hint) = fault.words();
+                let (message, hint) = fault.message_and_hint();
                 self.problem(message, &hint);
                 None
             }
         }
     }
 
-    /// A file that this value names: `file` is how the user finds it.
+    /// The file that this value refers to; `file` is its name in problems.
     pub fn attached(&self, file: impl Into<String>) -> Attached<'r> {
         Attached::new(self.reader, file.into())
     }
 
-    /// A text by a reader of its own, such as [`values::rate`]; nothing, and no problem, where a
-    /// variable is left unset (see [`Variables::leave_unset`]).
+    /// A string parsed by `read`, such as [`values::rate`]. `None` without a problem if it contains a
+    /// variable that is left unset (see [`Variables::leave_unset`]).
     pub fn parse<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text().filter(|text| text.unset.is_none())?;
         match read(&text.value) {
@@ -288,12 +287,12 @@ impl<'r> Field<'r> {
         self.parse(values::rate)
     }
 
-    /// A size in bytes: a number, or a text such as `10MiB`.
+    /// A size in bytes: an integer, or a string such as `10MiB`.
     pub fn size(&self) -> Option<u64> {
         if self.is_integer() { self.integer(0, u64::MAX >> 1) } else { self.parse(values::size) }
     }
 
-    /// A whole number from `least` to `most`: a number, or a text with a variable that holds one.
+    /// An integer from `least` to `most`, or a string with a variable whose value is one.
     pub fn integer(&self, least: u64, most: u64) -> Option<u64> {
         let (number, shown) = match self.value.get_ref() {
             DeValue::String(text) if text.contains("${") => {
@@ -329,7 +328,7 @@ impl<'r> Field<'r> {
         }
     }
 
-    /// A whole number from `least` to `most` that may be negative.
+    /// A possibly negative integer from `least` to `most`.
     pub fn signed(&self, least: i64, most: i64) -> Option<i64> {
         let Some(digits) = self.value.get_ref().as_integer() else {
             self.wrong_type("a whole number");
@@ -345,7 +344,7 @@ impl<'r> Field<'r> {
         number
     }
 
-    /// Yes or no.
+    /// A boolean.
     pub fn boolean(&self) -> Option<bool> {
         let value = self.value.get_ref().as_bool();
         if value.is_none() {
@@ -354,7 +353,7 @@ impl<'r> Field<'r> {
         value
     }
 
-    /// One of a few words.
+    /// One of a fixed set of words.
     pub fn one_of<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let text = self.text().filter(|text| text.unset.is_none())?;
         let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
@@ -369,7 +368,7 @@ impl<'r> Field<'r> {
         found
     }
 
-    /// A table, called `what` in problems.
+    /// A table, named `what` in problems.
     pub fn table(&self, what: &'static str) -> Option<Table<'r>> {
         let Some(table) = self.value.get_ref().as_table() else {
             self.wrong_type("a table");
@@ -394,7 +393,7 @@ impl<'r> Field<'r> {
         Some(items.iter().map(item).collect())
     }
 
-    /// The tables of a list of tables (`[[target]]`), each called `what` in problems.
+    /// The tables of an array of tables (`[[target]]`), each named `what` in problems.
     pub fn tables(&self, what: &'static str) -> Vec<Table<'r>> {
         match self.value.get_ref() {
             DeValue::Array(_) => {
@@ -460,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_may_be_a_variables() {
+    fn integers_may_come_from_variables() {
         let mut variables = Variables::none();
         variables.set("N", "1_000");
         variables.set("WORD", "many");

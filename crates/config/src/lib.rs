@@ -1,15 +1,15 @@
-//! Documents: TOML with places, variables, all problems at once, the nearest known key.
+//! TOML documents: positions, variables, all problems at once, suggestions for unknown keys.
 //!
-//! It knows no key of any document; a crate that has a document reads it through [`Table`], which
-//! remembers which keys were asked for and reports the rest as unknown.
+//! This crate knows no particular keys. Other crates read their documents through [`Table`], which
+//! remembers the keys that were read and reports the rest as unknown.
 //!
 //! # Layout
-//! - `document`: [`Document`], [`Table`], [`Field`]: reading with places
-//! - `attached`: [`Attached`]: a file that a document names, with places of its own
-//! - `problem`: [`Problem`], [`Problems`]: what is wrong, where, and how to mend it
-//! - `variables`: [`Variables`], [`Text`]: `${NAME}` and what of it may be shown
-//! - `values`: rates, durations and sizes as people write them
-//! - `nearest`: the known word that an unknown one was probably meant to be
+//! - `document`: [`Document`], [`Table`], [`Field`]: reading with positions
+//! - `attached`: [`Attached`]: a file referenced by a document
+//! - `problem`: [`Problem`], [`Problems`]: what is wrong, where, and how to fix it
+//! - `variables`: [`Variables`], [`Text`]: `${NAME}` substitution and redaction
+//! - `values`: parsing and printing rates, durations and sizes
+//! - `nearest`: the known word nearest to an unknown one
 
 mod attached;
 mod document;

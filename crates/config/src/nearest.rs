@@ -1,7 +1,7 @@
-//! The known word that an unknown one was probably meant to be.
+//! The known word nearest to an unknown one, for "did you mean" hints.
 
-/// The known word closest to `word`: at most a third of its letters away (two neighbours that
-/// changed places count once), and at least one letter the same. `None` when none is that close.
+/// The known word nearest to `word`: at most a third of its letters differ (a transposition counts
+/// once), and at least one letter is the same. `None` if no word is that near.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let limit = (word.chars().count() / 3).max(1);
     known
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_was_meant() {
+    fn finds_the_intended_word() {
         let known = ["rate", "duration", "users", "think_time", "timeout"];
         let check = |word, meant| assert_eq!(nearest(word, known), meant, "{word}");
         check("ratee", Some("rate"));

@@ -1,10 +1,10 @@
-//! What is wrong with a document, where, and how to mend it.
+//! What is wrong with a document, where, and how to fix it.
 //!
-//! Problems are gathered, not returned one by one, so that a user mends a file in one go.
+//! Problems are collected rather than returned one at a time, so that a user can fix a file in one go.
 
 use std::fmt;
 
-/// Where in its source something stands.
+/// A position in a document.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In a file.
@@ -16,7 +16,7 @@ pub enum Place {
         /// From 1, in characters.
         column: usize,
     },
-    /// Elsewhere, under a name: a flag, an environment variable, an entry of a database.
+    /// Not in a file: the name of a flag, an environment variable or a database entry.
     Named(String),
 }
 
@@ -36,7 +36,7 @@ pub struct Problem {
     pub place: Place,
     /// What is wrong, with the offending value.
     pub message: String,
-    /// How to mend it; empty when the message says it.
+    /// How to fix it; empty if the message already says so.
     pub hint: String,
 }
 
@@ -50,44 +50,44 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems of a document, in the order of their places.
+/// All problems of a document, in order of position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// More than this of one document are counted but not kept.
+    /// Further problems are discarded.
     pub const KEPT_MAX: usize = 100;
 
-    /// Adds one.
+    /// Adds a problem.
     pub fn push(&mut self, problem: Problem) {
         if self.0.len() < Self::KEPT_MAX {
             self.0.push(problem);
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The problems, sorted by place.
+    /// The problems, sorted by position, without duplicates.
     pub fn sorted(mut self) -> Problems {
         self.0.sort_by(|a, b| a.place.cmp(&b.place));
         self.0.dedup();
         self
     }
 
-    /// Adds those of another document.
+    /// Adds the problems of another document.
     pub fn append(&mut self, others: Problems) {
         others.0.into_iter().for_each(|problem| self.push(problem));
     }
 
-    /// Notes one at a place.
+    /// Adds a problem at a position.
     pub fn note(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         self.push(Problem { place, message: message.into(), hint: hint.into() });
     }
 
-    /// One by one.
+    /// Iterates over the problems.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }

@@ -1,6 +1,6 @@
 //! Rates, durations, shares and sizes as people write them: `5000/s`, `1h30m`, `10MiB`.
 //!
-//! Each reader says what is wrong and what is right; each `show_*` writes what its reader reads.
+//! Each parser's error includes the expected form; each `show_*` prints what its parser accepts.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -15,11 +15,11 @@ const UNITS: [(&str, u128); 6] = [
     ("ns", 1),
 ];
 
-/// Reads a duration: numbers with units, largest first (`250ms`, `33m`, `1h30m`, `1.5s`). Zero is
-/// `0s`. At most ten years.
+/// Parses a duration: numbers with units, largest first (`250ms`, `33m`, `1h30m`, `1.5s`). Zero is
+/// `0s`; the maximum is ten years.
 ///
 /// # Errors
-/// What is wrong, with the form that is right.
+/// What is wrong, and the expected form.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a duration; write it like 250ms, 30s, 33m or 1h30m");
     if text.starts_with('-') {
@@ -51,7 +51,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(total as u64))
 }
 
-/// `number` × `scale`, exact, when it is a plain decimal number without excess digits.
+/// `number` × `scale`, exact; `None` unless it is a plain decimal number of at most 12 + 12 digits.
 fn decimal(number: &str, scale: u128) -> Option<u128> {
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || whole.len() > 12 || part.len() > 12 || number.ends_with('.') {
@@ -63,7 +63,7 @@ fn decimal(number: &str, scale: u128) -> Option<u128> {
     Some(whole * scale + part_value * scale / divisor)
 }
 
-/// Writes a duration exactly, the way [`duration`] reads it.
+/// Prints a duration exactly, in the form that [`duration`] parses.
 pub fn show_duration(span: Duration) -> String {
     let mut rest = span.as_nanos();
     if rest == 0 {
@@ -80,16 +80,16 @@ pub fn show_duration(span: Duration) -> String {
     text
 }
 
-/// Reads a rate, per second: `5000/s`, `300/m`, `10/h`, `2.5/s`, `1/ms`, `5_000/s`.
+/// Parses a rate and returns it per second: `5000/s`, `300/m`, `10/h`, `2.5/s`, `1/ms`, `5_000/s`.
 ///
 /// # Errors
-/// What is wrong, with the form that is right.
+/// What is wrong, and the expected form.
 pub fn rate(text: &str) -> Result<f64, String> {
     let wrong = || format!("\"{text}\" is not a rate; write it like 5000/s, 300/m or 10/h");
     let (number, unit) = text.trim().split_once('/').ok_or_else(wrong)?;
     let number: f64 = plain_number(number).ok_or_else(wrong)?;
     let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
-    // Divided last: 300 a minute is exactly 5 a second.
+    // Divided last, so that 300/m is exactly 5/s.
     Ok(number * 1e9 / *scale as f64)
 }
 
@@ -100,7 +100,7 @@ fn plain_number(text: &str) -> Option<f64> {
     (plain && number < 1e12).then_some(number)
 }
 
-/// Writes a rate the way [`rate`] reads it.
+/// Prints a rate in the form that [`rate`] parses.
 pub fn show_rate(per_second: f64) -> String {
     let thousandths = per_second * 1000.0;
     if thousandths >= 1.0 && (thousandths - thousandths.round()).abs() < 1e-9 * thousandths {
@@ -115,10 +115,10 @@ pub fn show_rate(per_second: f64) -> String {
     format!("{per_second}/s")
 }
 
-/// Reads a size in bytes: `512`, `64KiB`, `10MiB`, `1GiB`, and `KB`, `MB`, `GB` by thousands.
+/// Parses a size in bytes: `512`, `64KiB`, `10MiB`, `1GiB`, and decimal `KB`, `MB`, `GB`.
 ///
 /// # Errors
-/// What is wrong, with the form that is right.
+/// What is wrong, and the expected form.
 pub fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("\"{text}\" is not a size; write it like 512B, 64KiB or 10MiB");
     let text = text.trim();
@@ -138,7 +138,7 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(scale).ok_or_else(|| format!("\"{text}\" is too large"))
 }
 
-/// Writes a size the way [`size`] reads it.
+/// Prints a size in the form that [`size`] parses.
 pub fn show_size(bytes: u64) -> String {
     for (unit, scale) in [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
         if bytes > 0 && bytes.is_multiple_of(scale) {
@@ -148,10 +148,10 @@ pub fn show_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
-/// Reads a share of a whole: `10%` is 0.1.
+/// Parses a percentage: `10%` is 0.1.
 ///
 /// # Errors
-/// What is wrong, with the form that is right.
+/// What is wrong, and the expected form.
 pub fn share(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     match number {
@@ -160,18 +160,18 @@ pub fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Writes a share the way [`share`] reads it.
+/// Prints a share in the form that [`share`] parses.
 pub fn show_share(share: f64) -> String {
     // Rounded, since 0.07 * 100 is not quite 7.
     format!("{}%", (share * 1e12).round() / 1e10)
 }
 
-/// Writes a text that variables were already filled into: a `${` in it is plain.
+/// Quotes a string whose variables are already substituted: escapes `${`.
 pub fn quote_filled(text: &str) -> String {
     quote(&text.replace("${", "$${"))
 }
 
-/// Writes a text the way TOML reads it: literal where that spares escapes.
+/// Quotes a string for TOML; as a literal string if that avoids escapes.
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     // JSON in a literal string stays readable.

@@ -1,24 +1,25 @@
-//! `${NAME}` in texts: the value to use and the form that may be shown.
+//! `${NAME}` in strings: the value to use, and the form that may be shown.
 //!
 //! A value comes from `--set NAME=VALUE` or else from the environment; `${NAME:-default}` needs
-//! neither; `$${` is a plain `${`. Where the name speaks of a secret, the shown form keeps the
-//! placeholder, so that what is printed or written never holds the secret.
+//! neither; `$${` is a literal `${`. If the name suggests a secret, the shown form keeps the
+//! placeholder, so that the secret is never printed or written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-/// A text after its variables were filled in.
+/// A string after variable substitution.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Text {
-    /// To use.
+    /// The value to use.
     pub value: String,
-    /// To show: secrets stay placeholders.
+    /// The form to show: secrets stay placeholders.
     pub shown: String,
-    /// A variable that is not set, where that is left alone: then `value` is no value.
+    /// A variable that is not set, if that is tolerated ([`Variables::leave_unset`]); `value` is then
+    /// not usable.
     pub unset: Option<String>,
 }
 
-/// What may be shown, and nothing else.
+/// Prints only the form that may be shown.
 impl std::fmt::Debug for Text {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", self.shown)
@@ -26,7 +27,7 @@ impl std::fmt::Debug for Text {
 }
 
 impl Text {
-    /// A text that holds no variables.
+    /// A string without variables.
     pub fn plain(value: impl Into<String>) -> Text {
         let value = value.into();
         Text { shown: value.clone(), value, unset: None }
@@ -47,7 +48,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// The message and the hint.
-    pub(crate) fn words(&self) -> (String, String) {
+    pub(crate) fn message_and_hint(&self) -> (String, String) {
         match self {
             Fault::Unset(name) => (
                 format!("the variable {name} is not set"),
@@ -60,7 +61,7 @@ impl Fault {
         }
     }
 
-    /// Where it begins in the text that it is in.
+    /// The byte offset of the placeholder in `text`.
     pub(crate) fn place_in(&self, text: &str) -> usize {
         let begin = match self {
             Fault::Unset(name) => text.find(&format!("${{{name}}}")),
@@ -75,41 +76,41 @@ impl Fault {
 pub struct Variables {
     values: BTreeMap<String, String>,
     leave_unset: bool,
-    /// The names that documents used, shared by all clones.
+    /// The names that documents have used, shared by all clones.
     used: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Variables {
-    /// None at all.
+    /// No variables.
     pub fn none() -> Variables {
         Variables::default()
     }
 
-    /// The process's environment; what is not UTF-8 is left out.
+    /// The process's environment, without variables that are not UTF-8.
     pub fn from_environment() -> Variables {
         let text = |s: std::ffi::OsString| s.into_string().ok();
         let pairs = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?)));
         Variables { values: pairs.collect(), ..Variables::default() }
     }
 
-    /// Sets one, before the environment's.
+    /// Sets a variable; overrides the environment.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.values.insert(name.into(), value.into());
     }
 
-    /// The same, but a placeholder without a value is no problem and stays as it is written: to look
-    /// at a document where its secrets are not known.
+    /// Tolerates unset variables: their placeholders stay as written. For reading a document where
+    /// its secrets are not available.
     pub fn leave_unset(mut self) -> Variables {
         self.leave_unset = true;
         self
     }
 
-    /// The value of one, when it is set.
+    /// The value of a variable, if it is set.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
-    /// The names of those that are set, sorted.
+    /// The names of the variables that are set, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
@@ -158,10 +159,11 @@ impl Variables {
                 (None, None) => return Err(Fault::Unset(name.into())),
             };
             filled.value += value;
-            match is_secret(name) {
-                true => filled.shown += &from[..=end],
-                // What is shown reads back: a `${` of the value's own is not a placeholder.
-                false => filled.shown += &value.replace("${", "$${"),
+            if is_secret(name) {
+                filled.shown += &from[..=end];
+            } else {
+                // The shown form must parse back: a `${` within the value is not a placeholder.
+                filled.shown += &value.replace("${", "$${");
             }
             rest = &from[end + 1..];
         }
@@ -170,7 +172,7 @@ impl Variables {
     }
 }
 
-/// Whether a name (of a variable, a header) speaks of a secret.
+/// Whether a name (of a variable or header) suggests a secret.
 pub(crate) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["key", "token", "secret", "pass", "auth", "cookie", "credential"]
@@ -179,7 +181,7 @@ pub(crate) fn is_secret(name: &str) -> bool {
 }
 
 impl Text {
-    /// The same text with nothing to show, when `name` (of a header) speaks of a secret.
+    /// Redacts the shown form if `name` (of a header) suggests a secret.
     pub fn hidden_if_secret(mut self, name: &str) -> Text {
         if is_secret(name) && !self.shown.contains("${") {
             self.shown = REDACTED.into();
@@ -187,8 +189,8 @@ impl Text {
         self
     }
 
-    /// The text, a URL, with nothing to show in the places of its path and query that look like keys:
-    /// providers of nodes put them there.
+    /// Redacts the parts of a URL's path and query that look like API keys; node providers put keys
+    /// there.
     pub fn hiding_keys_of_url(mut self) -> Text {
         let (front, rest) = match self.shown.split_once("://") {
             Some((scheme, rest)) => (format!("{scheme}://"), rest),
@@ -218,10 +220,10 @@ impl Text {
     }
 }
 
-/// What stands where a secret was left out.
+/// Replaces secrets in shown forms.
 const REDACTED: &str = "[redacted]";
 
-/// Whether a part of a URL could be a key: long, and no word.
+/// Whether a part of a URL could be a key: long, and not a word.
 fn looks_like_key(part: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
     let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);

@@ -1,5 +1,5 @@
-//! Entry points for fuzzing: the parsers of foreign bytes, fed in fragments, without sockets. Not an
-//! interface for other uses.
+//! Entry points for fuzzing: the parsers of untrusted bytes, fed in fragments, without sockets. Not a
+//! public interface.
 
 use plimsoll_rpc::json;
 use plimsoll_rpc::request::{self, Body as Calls, Call};
@@ -11,8 +11,8 @@ use crate::protocol::Protocol;
 use crate::serve::face;
 use crate::upstream::Reading;
 
-/// Reads requests as a session does. Gives the bodies of those that are whole, and whether what
-/// follows them was refused.
+/// Reads requests as a session does. Returns the bodies of complete requests, and whether the bytes
+/// after them were rejected.
 pub fn requests(bytes: &[u8], fragment: usize, body_max: u64) -> (Vec<Vec<u8>>, bool) {
     let mut fragments = bytes.chunks(fragment.max(1));
     let (mut buffer, mut bodies) = (Vec::new(), Vec::new());
@@ -58,7 +58,7 @@ pub fn requests(bytes: &[u8], fragment: usize, body_max: u64) -> (Vec<Vec<u8>>, 
     }
 }
 
-/// What a body's calls are sent upstream as, each with the call it was made of.
+/// The calls of a body, each with the bytes that are sent upstream for it.
 pub fn calls(body: &[u8]) -> Vec<(Call<'_>, Vec<u8>)> {
     let calls: Vec<Call<'_>> = match request::parse(body, 1_000) {
         Ok(Calls::Single(call)) => vec![call],
@@ -75,8 +75,8 @@ pub fn calls(body: &[u8]) -> Vec<(Call<'_>, Vec<u8>)> {
         .collect()
 }
 
-/// Reads an upstream's response to call 42 and judges it. Gives its status and body, and what the
-/// caller is answered under `id`, if it is an answer.
+/// Reads an upstream's response to call 42 and judges it. Returns its status and body and, if it is an
+/// answer, what the caller with `id` receives.
 pub fn response(
     bytes: &[u8],
     fragment: usize,
@@ -107,7 +107,7 @@ pub fn response(
 }
 
 /// Judges an upstream's error with this code, message and data (JSON, as written) under this HTTP
-/// status. Gives the category's name, and what the caller is answered under the id 7.
+/// status. Returns the category's name, and what the caller with the id 7 receives.
 pub fn error(code: i64, message: &[u8], data: &[u8], status: u16) -> (&'static str, Vec<u8>) {
     let mut body = format!("{{\"id\":42,\"error\":{{\"code\":{code},\"message\":").into_bytes();
     json::write_text(&mut body, &String::from_utf8_lossy(message));

@@ -1,9 +1,9 @@
-//! A running gateway: started, reconfigured, drained, stopped.
+//! A running gateway: starts, reconfigures, drains and stops it.
 //!
 //! # Draining
-//! First `/ready` turns negative, and each answer says that its connection ends; connections are
-//! still accepted, because balancers need a moment to notice. After `idle_close` nothing more is
-//! accepted and idle connections are closed. From then on, calls in flight have `drain` to end.
+//! First `/ready` starts to fail, and every answer closes its connection; connections are still
+//! accepted, because load balancers need a moment to notice. After `idle_close`, no more connections
+//! are accepted and idle ones are closed. Calls in flight then have `drain` to finish.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,18 +33,18 @@ use crate::serve::acceptor::{self, Accepted, Acceptor};
 use crate::serve::session::{self, Arrival, Sessions};
 use crate::transport::tls::Certificate;
 
-/// How often a drain looks whether connections are left.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// How often a drain checks for open connections.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 
-/// Why a gateway does not start, or does not take up a change.
+/// Why a gateway could not be started or reconfigured.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// Certificates or keys cannot be used.
@@ -53,12 +53,12 @@ pub enum StartError {
     /// The access log cannot be written.
     #[error("cannot write the access log {}: {source}", file.display())]
     AccessLog {
-        /// Its file.
+        /// The log file.
         file: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The system is out of something.
+    /// A system call failed, for example because resources are exhausted.
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -68,33 +68,34 @@ pub struct Gateway {
     shared: Arc<Shared>,
     certificate: Option<Arc<Certificate>>,
     addresses: Vec<SocketAddr>,
-    /// The serial number of the upstream that was compiled last; locked while changes are applied.
+    /// The serial number of the last upstream compiled; locked while changes are applied.
     serial: Mutex<u64>,
     acceptor: Mutex<Option<Acceptor>>,
     stop: watch::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Ends last: workers wait for what it does.
+    /// Dropped last: workers wait for its results.
     keeper: Keeper,
 }
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were still open when the time was up.
+    /// Connections still open at the end.
     pub left: u64,
-    /// Calls that were still in flight when the time was up.
+    /// Calls still in flight at the end.
     pub calls_left: u64,
-    /// Calls that were in flight when idle connections were closed: what the drain waited for.
+    /// Calls in flight when idle connections were closed, for which the drain waited.
     pub calls_awaited: u64,
-    /// How long it took.
+    /// How long the drain took.
     pub took: Nanos,
 }
 
 impl Gateway {
-    /// Starts serving. When this returns, connections are accepted.
+    /// Starts serving; connections are accepted from when this returns.
     ///
     /// # Errors
-    /// An address is taken, certificates are not valid, or the system is out of something.
+    /// An address is in use, a certificate is invalid, the access log cannot be written, or a thread
+    /// cannot be started.
     pub fn start(
         settings: Settings,
         definitions: &Definitions,
@@ -137,7 +138,7 @@ impl Gateway {
             let (sender, receiver) = mpsc::unbounded_channel();
             arrivals.push(sender);
             let thread = WorkerThread { number, tls: tls.clone(), stop: stopped.clone() };
-            // Dropping the gateway ends the threads that were started.
+            // On error, dropping the gateway stops the threads that were started.
             lock(&gateway.threads).push(thread.start(&gateway.shared, receiver)?);
         }
         let acceptor = Acceptor::start(&gateway.shared, listeners, arrivals, tls)?;
@@ -145,18 +146,18 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Where it listens, with the ports that the kernel chose.
+    /// The addresses it listens on, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Replaces settings and definitions for all calls that begin from now on. Addresses, workers,
-    /// TLS files, the access log's file and the limit of connections to an upstream stay as they are
-    /// until a restart.
+    /// Replaces settings and definitions for all calls that start from now on. Listeners, workers, TLS
+    /// files, the access log's file and the limit of connections to an upstream change only with a
+    /// restart.
     ///
     /// # Errors
-    /// Certificates of an upstream cannot be used, or the access log cannot be written; then nothing
-    /// is changed.
+    /// An upstream's certificates are invalid, or the access log cannot be written; nothing is changed
+    /// then.
     pub fn apply(&self, settings: Settings, definitions: &Definitions) -> Result<(), StartError> {
         let mut serial = lock(&self.serial);
         let before = self.shared.state();
@@ -179,32 +180,32 @@ impl Gateway {
         Ok(())
     }
 
-    /// The contents of certificate and key, to see whether they changed.
+    /// The contents of the certificate and key files, to detect changes.
     pub fn certificate_contents(&self) -> Option<[Vec<u8>; 2]> {
         self.certificate.as_ref()?.contents()
     }
 
-    /// Reads certificate and key again, for connections that come from now on.
+    /// Reloads certificate and key, for new connections.
     ///
     /// # Errors
-    /// They are not valid; those before stay in use.
+    /// They are invalid; the previous ones stay in use.
     pub fn reload_certificate(&self) -> Result<(), StartError> {
-        let read = self.certificate.as_ref().map(|certificate| certificate.read_again());
-        read.transpose().map(drop).map_err(StartError::Tls)
+        let reloaded = self.certificate.as_ref().map(|certificate| certificate.reload());
+        reloaded.transpose().map(drop).map_err(StartError::Tls)
     }
 
-    /// Whether a file of certificates to trust upstream has other contents than when it was read;
-    /// [`Gateway::apply`] reads it again.
+    /// Whether a `ca` file of an upstream has changed since it was read; [`Gateway::apply`] reads it
+    /// again.
     pub fn is_trust_changed(&self) -> bool {
         self.shared.state().routing.is_trust_changed()
     }
 
-    /// Opens the access log's file again, so that another program may move it away.
+    /// Reopens the access log's file, for log rotation.
     pub fn reopen_access_log(&self) {
         self.shared.access_log.reopen();
     }
 
-    /// Why lines of the access log cannot be written at present, with the file's name.
+    /// Why the access log cannot be written at present, with the file's name.
     pub fn access_log_trouble(&self) -> Option<String> {
         self.shared.access_log.trouble()
     }
@@ -214,8 +215,8 @@ impl Gateway {
         self.shared.metrics(&self.shared.state())
     }
 
-    /// Stops without cutting a call; returns when no connection is left or the time is up. `hurry`
-    /// is asked now and then whether to stop at once.
+    /// Stops gracefully; returns when no connection is open or the time is up. `hurry` is polled; if it
+    /// returns true, the drain ends at once.
     pub fn drain(&self, hurry: impl Fn() -> bool) -> Drained {
         let shared = self.shared.clone();
         let settings = shared.state().settings.clone();
@@ -223,12 +224,12 @@ impl Gateway {
         let (_keep, never) = std::sync::mpsc::channel::<()>();
         let wait = |until: Nanos, is_done: &dyn Fn() -> bool| {
             while !is_done() && shared.time.now() < until && !hurry() {
-                // Waits: nothing is ever sent.
-                let _ = never.recv_timeout(DRAIN_LOOK);
+                // Sleeps: nothing is ever sent.
+                let _ = never.recv_timeout(DRAIN_POLL);
             }
         };
         shared.enter(Phase::Draining);
-        // Callers that connect for every call may still come while nobody is connected.
+        // Callers that open a connection per call may still come when none is open.
         let is_unused = || {
             let quiet = shared.time.now() - shared.accepted_at();
             shared.connections() == 0 && quiet > settings.idle_close
@@ -257,13 +258,13 @@ impl Gateway {
         self.stop_accepting();
         self.stop.send_replace(true);
         for thread in lock(&self.threads).drain(..) {
-            // A thread that panicked has said so; stopping must not panic again.
+            // The panic hook has reported a panic; stopping must not panic again.
             let _ = thread.join();
         }
     }
 }
 
-/// Opens the access log where it is wanted.
+/// Opens the access log if it is enabled.
 fn open_log(log: &AccessLog, settings: &Settings) -> Result<(), StartError> {
     if settings.access_log.sample <= 0.0 {
         return Ok(());
@@ -282,7 +283,7 @@ impl Drop for Gateway {
     }
 }
 
-/// A worker: a thread with a runtime, and sessions for the connections that it is handed.
+/// A worker: a thread with a runtime, and the sessions of its connections.
 struct WorkerThread {
     number: usize,
     tls: Option<TlsAcceptor>,
@@ -290,10 +291,10 @@ struct WorkerThread {
 }
 
 impl WorkerThread {
-    /// Starts it; returns when it is ready.
+    /// Starts the thread; returns when it is ready.
     ///
     /// # Errors
-    /// There is no thread to be had, or no runtime.
+    /// The thread or its runtime cannot be created.
     fn start(
         self,
         shared: &Arc<Shared>,
@@ -307,11 +308,11 @@ impl WorkerThread {
                 .enable_all()
                 .max_blocking_threads(offload::THREADS)
                 .build_local(LocalOptions::default());
-            // The receiver is there until this was sent.
+            // The receiver waits for this message.
             let _ = ready.send(runtime.as_ref().err().map(|error| io::Error::from(error.kind())));
             if let Ok(runtime) = runtime {
                 runtime.block_on(self.serve(shared, arrivals));
-                // Long work that is under way is of no more use.
+                // Offloaded work in progress is no longer needed.
                 runtime.shutdown_background();
             }
         };
@@ -319,7 +320,7 @@ impl WorkerThread {
         match started.recv() {
             Ok(None) => Ok(thread),
             Ok(Some(error)) => Err(error),
-            Err(_) => Err(io::Error::other("a worker ended while it started")),
+            Err(_) => Err(io::Error::other("a worker thread exited during startup")),
         }
     }
 
@@ -339,14 +340,14 @@ impl WorkerThread {
         tokio::task::spawn_local(closing);
         loop {
             tokio::select! {
-                // When no more can come, those that came are served on.
-                Some(Accepted { stream, peer, share, entrance }) = arrivals.recv() => {
+                // Once the acceptor has stopped, existing sessions continue.
+                Some(Accepted { stream, peer, share, options }) = arrivals.recv() => {
                     let Ok(stream) = TcpStream::from_std(stream) else {
                         worker.local.counts().downstream.take(1);
                         continue;
                     };
-                    let arrival = Arrival { stream, peer, share, faces: entrance.faces };
-                    let tls = self.tls.clone().filter(|_| entrance.tls);
+                    let arrival = Arrival { stream, peer, share, faces: options.faces };
+                    let tls = self.tls.clone().filter(|_| options.tls);
                     let (worker, sessions) = (worker.clone(), sessions.clone());
                     tokio::task::spawn_local(session::serve(worker, sessions, arrival, tls));
                 }

@@ -1,27 +1,27 @@
-//! What a gateway needs from the program and the host it runs on.
+//! What a gateway needs from the program that runs it, and from the host.
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Looks a name up; may block.
+/// Resolves a host name; may block.
 pub type Resolve = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
 /// What the program that runs the gateway provides.
 #[derive(Clone)]
 pub struct Host {
-    /// Figures of this process.
+    /// Resource usage of this process.
     pub process: Arc<dyn Fn() -> Process + Send + Sync>,
     /// Database queries so far.
     pub db_queries: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Finds the addresses of an upstream's name; may block. `None`: the host's own resolver.
+    /// Resolves an upstream's host name; may block. `None`: the system's resolver.
     pub resolve: Option<Resolve>,
 }
 
-/// Figures of a process.
+/// Resource usage of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
-    /// User and system time.
+    /// User and system CPU time.
     pub cpu_seconds: f64,
     /// Resident memory.
     pub resident_bytes: u64,

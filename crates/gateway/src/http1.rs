@@ -1,11 +1,11 @@
-//! HTTP/1.1 messages: heads, how long a body is, chunks. Pure: it reads buffers, never sockets.
+//! HTTP/1.1 messages: heads, body framing, chunks. Pure: works on buffers, not sockets.
 //!
-//! Strict where a request could be read in two ways, because behind this gateway others read it
-//! again: two lengths, a length beside chunks, a length that is no plain number, a coding other than
-//! chunked, a name with white space before its colon, a folded line. Such a message is refused as a
-//! whole.
+//! Ambiguous messages are rejected, because servers behind this gateway parse them again and could
+//! disagree (request smuggling): two lengths, a length together with chunks, a length that is not a
+//! plain number, a transfer coding other than chunked, white space before a header's colon, folded
+//! lines.
 //!
-//! Invariant: whatever way bytes arrive in, the same bytes are read as the same messages.
+//! Invariant: the same bytes are read as the same messages, however they are fragmented.
 
 mod chunks;
 mod fields;
@@ -20,22 +20,22 @@ use crate::error::{Error, ErrorKind};
 pub(crate) use chunks::Chunks;
 pub(crate) use fields::{Fields, Framing};
 
-/// The most header fields of a message. Browsers send about 20, proxies add a few.
+/// Maximum number of headers in a request. Browsers send about 20, proxies add a few.
 pub(crate) const FIELDS_MAX: usize = 64;
 
-/// The most fields of an upstream's response; CDNs and security layers add dozens.
+/// Maximum number of headers in an upstream's response; CDNs and security layers add dozens.
 pub(crate) const RESPONSE_FIELDS_MAX: usize = 512;
 
-/// A header field as it was written.
+/// A header as it was received.
 pub(crate) type Field<'a> = httparse::Header<'a>;
 
 /// A request's head, borrowed from the buffer that holds it.
 #[derive(Debug)]
 pub(crate) struct RequestHead<'a> {
     pub(crate) method: &'a str,
-    /// As written: path and query, or a whole URL.
+    /// As received: path and query, or an absolute URL.
     pub(crate) target: &'a str,
-    /// HTTP/1.0: knows no interim answers, and closes unless both sides say otherwise.
+    /// HTTP/1.0: does not know 1xx responses, and closes unless both sides ask for keep-alive.
     pub(crate) old: bool,
     pub(crate) fields: Fields<'a>,
     pub(crate) framing: Framing,
@@ -48,18 +48,18 @@ pub(crate) struct ResponseHead {
     pub(crate) status: u16,
     pub(crate) framing: Framing,
     pub(crate) keep_alive: bool,
-    /// How long an idle connection is safe to use, where the server says when it closes it.
+    /// How long an idle connection is safe to use, if the server announces its timeout.
     pub(crate) idle_max: Option<Nanos>,
     pub(crate) coding: Coding,
 }
 
-/// How a response's body is coded.
+/// A response's content coding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Coding {
     #[default]
     None,
     Gzip,
-    /// One that nobody asked for.
+    /// A coding that was not requested.
     Other,
 }
 
@@ -79,14 +79,14 @@ impl Coding {
     }
 }
 
-/// Whether a request may start with what `buffer` starts with: a character of a method's name.
+/// Whether `buffer` can be the start of a request: its first byte may be part of a method.
 pub(crate) fn may_start(buffer: &[u8]) -> bool {
     let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     buffer.first().is_none_or(name)
 }
 
-/// Where the head ends that `buffer` starts with: behind its empty line. Bytes before `seen` were
-/// looked at before.
+/// The end of the head at the start of `buffer`, after its empty line. Bytes before `seen` have already
+/// been searched.
 pub(crate) fn head_end(buffer: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(3);
     for at in memchr::memchr_iter(b'\n', &buffer[from..]) {
@@ -100,10 +100,10 @@ pub(crate) fn head_end(buffer: &[u8], seen: usize) -> Option<usize> {
     None
 }
 
-/// Reads the head that `text` is, a whole one.
+/// Parses a complete head.
 ///
 /// # Errors
-/// What the caller is answered before the connection is closed.
+/// The error to answer before closing the connection.
 pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -111,7 +111,7 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(malformed("the head ends early")),
         Err(httparse::Error::TooManyHeaders) => {
-            let message = format!("more than {FIELDS_MAX} header fields");
+            let message = format!("more than {FIELDS_MAX} headers");
             return Err(Error::new(ErrorKind::HeadTooLarge, message));
         }
         Err(error) => return Err(malformed(format!("not an HTTP request: {error}"))),
@@ -121,7 +121,7 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
         return Err(malformed("not an HTTP request"));
     };
     if !is_target(target) {
-        return Err(malformed("the request's target is neither a path nor a URL with one"));
+        return Err(malformed("the request target is neither a path nor a valid URL"));
     }
     let fields = Fields::read(request.headers)?;
     let old = minor == 0;
@@ -130,13 +130,14 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
     }
     let framing = fields.framing(Framing::Empty)?;
     if old && framing == Framing::Chunked {
-        return Err(malformed("chunks in HTTP/1.0"));
+        return Err(malformed("chunked body in HTTP/1.0"));
     }
     let keep_alive = !fields.close && (!old || fields.keep_alive);
     Ok(RequestHead { method, target, old, fields, framing, keep_alive })
 }
 
-/// Whether a target can be read in one way only: a path, `*`, or a URL whose host ends with a path.
+/// Whether a target is unambiguous: a path, `*`, or an http(s) URL without a query or fragment directly
+/// after the host.
 fn is_target(target: &str) -> bool {
     if target.starts_with('/') || target == "*" {
         return true;
@@ -150,7 +151,7 @@ fn is_target(target: &str) -> bool {
         && (path.is_empty() || path.starts_with('/'))
 }
 
-/// Calls `visit` with each field of a request's head that was read before.
+/// Calls `visit` for each header of a request's head that has been parsed successfully before.
 pub(crate) fn visit_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -159,10 +160,10 @@ pub(crate) fn visit_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
     }
 }
 
-/// Reads a response's head, a whole one; `is_head`: in answer to HEAD.
+/// Parses a complete response head; `is_head`: whether it answers a HEAD request.
 ///
 /// # Errors
-/// It is none, or could be read in two ways.
+/// It is not a response head, or is ambiguous.
 pub(crate) fn response_head(text: &[u8], is_head: bool) -> Result<ResponseHead, Error> {
     let mut fields = [const { MaybeUninit::uninit() }; RESPONSE_FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
@@ -184,7 +185,7 @@ pub(crate) fn response_head(text: &[u8], is_head: bool) -> Result<ResponseHead, 
     Ok(ResponseHead { status, framing, keep_alive, idle_max, coding })
 }
 
-/// Calls `visit` with each field of a response's head that was read before.
+/// Calls `visit` for each header of a response's head that has been parsed successfully before.
 pub(crate) fn visit_response_fields(text: &[u8], mut visit: impl FnMut(&Field<'_>)) {
     let mut fields = [const { MaybeUninit::uninit() }; RESPONSE_FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
@@ -223,25 +224,25 @@ pub(crate) fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> E
     Error::new(ErrorKind::MalformedHttp, message)
 }
 
-/// A body as it arrives in a buffer, behind its head.
+/// A body that is being received into a buffer, after its head.
 #[derive(Debug)]
 pub(crate) struct Body {
     framing: Framing,
     chunks: Chunks,
-    /// Where it starts in the buffer.
+    /// Its start in the buffer.
     start: usize,
-    /// Where what was decoded ends.
+    /// The end of the decoded part.
     end: usize,
 }
 
-/// How far a body has come.
+/// The progress of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// More must come: at least this many bytes, as far as is known.
+    /// Incomplete; at least this many bytes are missing, as far as is known.
     More(usize),
-    /// It is here; what lies behind is the next message's.
+    /// Complete; bytes after this range belong to the next message.
     Whole(Range<usize>),
-    /// It is longer than the limit.
+    /// Longer than the limit.
     TooLarge,
 }
 
@@ -251,10 +252,10 @@ impl Body {
         Body { framing, chunks: Chunks::default(), start, end: start }
     }
 
-    /// Looks at what has arrived. Chunks are joined in place, so that the body is one piece.
+    /// Processes the bytes received so far. Chunks are decoded in place, so that the body is contiguous.
     ///
     /// # Errors
-    /// Chunks that are none.
+    /// Malformed chunks.
     pub(crate) fn advance(&mut self, buffer: &mut Vec<u8>, limit: u64) -> Result<Progress, Error> {
         let here = (buffer.len() - self.start) as u64;
         match self.framing {
@@ -271,15 +272,15 @@ impl Body {
                 if (self.end - self.start) as u64 > limit {
                     return Ok(Progress::TooLarge);
                 }
-                match done {
-                    true => Ok(Progress::Whole(self.start..self.end)),
-                    false => Ok(Progress::More(self.chunks.due().max(1))),
+                if done {
+                    return Ok(Progress::Whole(self.start..self.end));
                 }
+                Ok(Progress::More(self.chunks.due().max(1)))
             }
         }
     }
 
-    /// How long it is; `None`: that is not known before its end.
+    /// The body's length; `None` if it is not known in advance.
     pub(crate) fn length(&self) -> Option<u64> {
         match self.framing {
             Framing::Empty => Some(0),
@@ -288,8 +289,8 @@ impl Body {
         }
     }
 
-    /// Takes what was decoded so far out of the buffer: a piece of the body. To be called after
-    /// [`Body::advance`], which then goes on behind it.
+    /// Removes the part decoded so far from the buffer. Call this after [`Body::advance`], which then
+    /// continues after it.
     pub(crate) fn take_piece(&mut self, buffer: &mut Vec<u8>) -> Vec<u8> {
         let end = match &mut self.framing {
             Framing::Empty => self.start,
@@ -308,7 +309,7 @@ impl Body {
         piece
     }
 
-    /// What the end of the connection makes of it: whole, where nothing else tells its end.
+    /// The body when the connection is closed: complete if the close delimits it, otherwise `None`.
     pub(crate) fn at_close(&self, buffer: &[u8]) -> Option<Range<usize>> {
         (self.framing == Framing::UntilClose).then_some(self.start..buffer.len())
     }

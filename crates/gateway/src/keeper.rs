@@ -1,8 +1,8 @@
-//! The keeper: one thread, owned by the gateway, for work that belongs to no call.
+//! The keeper: the gateway's thread for background work.
 //!
-//! Names are resolved and upstreams asked for their chains here, so that none of it lives in the
-//! program's loop or inside a worker. The thread runs a runtime; work that
-//! blocks goes to threads of its own, so that one hung lookup holds up no other.
+//! It resolves names and queries upstreams for their chain ids, so that neither the program's main
+//! loop nor the workers have to. Blocking work runs on separate threads, so that a hung lookup does
+//! not delay others.
 
 pub(crate) mod dns;
 
@@ -13,14 +13,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
-/// Threads for work that blocks. Each name has at most one lookup in flight, so this many names may
-/// hang at a time before others wait.
+/// Threads for blocking work. Each name has at most one lookup in flight, so that this many names may
+/// hang before others have to wait.
 const BLOCKING_THREADS: usize = 64;
 
-/// Something to do on the thread.
+/// A task for the thread.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread.
+/// The keeper's thread.
 pub(crate) struct Keeper {
     handle: Handle,
     jobs: mpsc::UnboundedSender<Job>,
@@ -29,10 +29,10 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts it.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread or its runtime cannot be created.
     pub(crate) fn start() -> io::Result<Keeper> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -53,26 +53,26 @@ impl Keeper {
                     }
                 }
             }));
-            // Its tasks end before the runtime that they use.
+            // Tasks must be dropped before the runtime that they use.
             drop(tasks);
-            // A lookup that hangs must not keep the process from ending.
+            // A hung lookup must not keep the process from exiting.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(run)?;
         Ok(Keeper { handle, jobs, stop, thread: Some(thread) })
     }
 
-    /// Starts a task that stays on the thread.
+    /// Starts a task on the thread; the task need not be `Send`.
     pub(crate) fn run<F: Future<Output = ()> + 'static>(
         &self,
         task: impl FnOnce() -> F + Send + 'static,
     ) {
         let job = move || drop(tokio::task::spawn_local(task()));
-        // The thread takes jobs until it is dropped.
+        // The thread receives jobs until the keeper is dropped.
         let _ = self.jobs.send(Box::new(job));
     }
 
-    /// Where to start its tasks.
+    /// A handle for starting tasks on the keeper's runtime.
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -82,7 +82,7 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so; stopping must not panic again.
+            // The panic hook has reported a panic; stopping must not panic again.
             let _ = thread.join();
         }
     }

@@ -1,17 +1,17 @@
-//! The gateway: relays JSON-RPC from callers to upstreams, at a web server's cost.
+//! The gateway: relays JSON-RPC from callers to upstreams, with the overhead of a web server.
 //!
 //! # Layout
-//! Layers; each uses only those below it.
-//! - [`gateway`]: a running gateway: started, reconfigured, drained
-//! - [`warnings()`]: settings that probably do not do what was meant
-//! - `serve`: listeners, sessions, faces
-//! - `call`: permits, routes, attempts, judging
-//! - `upstream`: the client's side of HTTP
+//! Layers; each uses only the layers below it.
+//! - [`gateway`]: a running gateway: starts, reconfigures, drains
+//! - [`warnings()`]: warnings about settings that are probably mistakes
+//! - `serve`: listeners, sessions, request routing
+//! - `call`: permits, routes, attempts, judging answers
+//! - `upstream`: the HTTP client
 //! - `keeper`: background work: name resolution
-//! - [`observe`]: counters, metrics, logs
-//! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: a thread's own, the process's capacity,
-//!   bodies, long work
-//! - [`protocol`]: what a service speaks: the meanings of errors
+//! - [`observe`]: counters, metrics, access log
+//! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
+//!   capacity, bodies, long work
+//! - [`protocol`]: the services' protocols: the meanings of errors
 //! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
 //! - `fuzz`: entry points for fuzzing
 

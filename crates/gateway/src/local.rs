@@ -1,7 +1,7 @@
-//! What one worker thread has of its own: its time, its buffers, its randomness, its counters.
+//! Per-worker state: clock, buffers, random numbers, counters.
 //!
-//! Nothing here is shared between threads but the counters' readers and the process's capacity, so
-//! nothing needs a lock.
+//! Nothing here needs a lock: threads share only the process's capacity and read access to the
+//! counters.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use tokio::time::Instant;
 use crate::observe::stats::{Counts, Sharded};
 use crate::permit::{Capacity, Purpose, Share};
 
-/// A buffer's size when it is made: a usual request or answer fits.
+/// The initial size of a buffer; fits a typical request or answer.
 pub(crate) const BUFFER_SIZE: usize = 8 << 10;
 
-/// Larger buffers are not pooled but freed.
+/// Larger buffers are freed instead of pooled.
 pub(crate) const BUFFER_POOLED_MAX: usize = 16 << 10;
 
-/// The most buffers that are pooled, 1 MiB to 2 MiB in all.
+/// Maximum number of pooled buffers, 1 MiB to 2 MiB in total.
 const BUFFERS_POOLED_MAX: usize = 128;
 
-/// One clock for all threads: our own, and where its zero lies on the runtimes' clock.
+/// The clock of all threads, and its origin on tokio's clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Time {
     clock: Clock,
@@ -32,7 +32,7 @@ pub(crate) struct Time {
 
 impl Time {
     pub(crate) fn start() -> Time {
-        #[allow(clippy::disallowed_methods)] // the runtimes' clock, read once beside our own
+        #[allow(clippy::disallowed_methods)] // tokio's clock, read once together with our own
         let origin = Instant::now();
         Time { clock: Clock::start(), origin }
     }
@@ -42,16 +42,16 @@ impl Time {
         self.clock.now()
     }
 
-    /// An instant of our clock on the runtimes'.
+    /// Converts a time on our clock to tokio's.
     #[inline]
     pub(crate) fn instant(&self, at: Nanos) -> Instant {
         self.origin + Duration::from(at)
     }
 }
 
-/// One worker's own.
+/// The state of one worker.
 pub(crate) struct Local {
-    /// The worker's place among all.
+    /// The worker's index.
     pub(crate) number: usize,
     pub(crate) capacity: Arc<Capacity>,
     counts: Arc<Sharded<Counts>>,
@@ -59,7 +59,7 @@ pub(crate) struct Local {
     recent: Cell<Nanos>,
     buffers: RefCell<Vec<Vec<u8>>>,
     random: RefCell<Sequence>,
-    /// The second that `Date` was written for last, on our clock, and its text.
+    /// The second, on our clock, for which `Date` was last formatted, and its text.
     date: RefCell<(u64, String)>,
 }
 
@@ -90,7 +90,7 @@ impl Local {
         now
     }
 
-    /// The time when the clock was read last: enough where that was in the same turn of the loop.
+    /// The last reading of the clock: accurate enough within one iteration of the event loop.
     #[inline]
     pub(crate) fn recent(&self) -> Nanos {
         self.recent.get()
@@ -106,13 +106,13 @@ impl Local {
         self.counts.of(self.number)
     }
 
-    /// A number from 0 to 1.
+    /// A random number from 0 to 1.
     pub(crate) fn random(&self) -> f64 {
         self.random.borrow_mut().unit()
     }
 
-    /// Appends the value of the Date header. The wall clock is read once a second, so that a step of
-    /// it shows within a second.
+    /// Appends the value of the Date header. The wall clock is read once a second, so that a clock
+    /// adjustment shows within a second.
     pub(crate) fn write_date(&self, now: Nanos, out: &mut Vec<u8>) {
         let second = now.0 / 1_000_000_000;
         let mut date = self.date.borrow_mut();
@@ -123,7 +123,7 @@ impl Local {
         out.extend_from_slice(date.1.as_bytes());
     }
 
-    /// An empty buffer of [`BUFFER_SIZE`] or somewhat more.
+    /// An empty buffer of at least [`BUFFER_SIZE`].
     #[inline]
     pub(crate) fn take_buffer(&self) -> Vec<u8> {
         let pooled = self.buffers.borrow_mut().pop();
@@ -140,7 +140,7 @@ impl Local {
         }
     }
 
-    /// A share of nothing yet.
+    /// An empty share of the process's memory.
     pub(crate) fn share(&self, purpose: Purpose) -> Share {
         Share::new(&self.capacity, purpose)
     }

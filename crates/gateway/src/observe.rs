@@ -1,4 +1,4 @@
-//! What is counted, shown and logged. It knows figures, not where they come from.
+//! Counters, the metrics page and the access log.
 
 pub(crate) mod access_log;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The callers' side: connections come in, requests are read, faces answer them.
+//! The callers' side: accepts connections, reads requests, routes them and writes answers.
 
 pub(crate) mod acceptor;
 mod compress;

@@ -1,4 +1,4 @@
-//! Bytes on sockets, on either side of the gateway: in clear or through TLS, with deadlines.
+//! Sockets on both sides of the gateway: cleartext or TLS, with deadlines.
 
 pub(crate) mod io;
 pub(crate) mod timer;

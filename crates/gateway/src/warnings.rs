@@ -1,7 +1,7 @@
-//! Valid settings that probably do not do what their author meant.
+//! Warnings about valid settings that are probably mistakes.
 //!
-//! Nothing here stops a gateway: methods that are not known may exist on some node, and a listener
-//! may come later. Problems that do stop it are `plimsoll_registry`'s.
+//! They never stop a gateway: an unknown method may exist on some node, and a listener may be added
+//! later. Errors are reported by `plimsoll_registry`.
 
 use plimsoll_config::nearest;
 use plimsoll_registry::Definitions;
@@ -39,7 +39,7 @@ const NAMESPACES: &[&str] = &[
     "zks",
 ];
 
-/// Everything in a configuration that an operator should look at, one sentence each.
+/// The warnings for a configuration.
 pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<String> {
     let mut found = Vec::new();
     for endpoint in &definitions.endpoints {
@@ -100,8 +100,8 @@ fn check_rules(of: &str, rules: &MethodRules, found: &mut Vec<String>) {
     }
 }
 
-/// Whether a pattern seems to match nothing, and what was probably meant. A name that is not known
-/// is suspect only if it resembles a known one: nodes have methods of their own.
+/// `Some` if a pattern probably matches nothing, with the pattern that was probably meant. An unknown
+/// name is suspect only if it resembles a known one, because nodes have custom methods.
 fn unmatched(pattern: &str) -> Option<Option<String>> {
     let (name, is_glob) = match pattern.strip_suffix('*') {
         Some(start) => (start, true),
@@ -121,9 +121,10 @@ fn unmatched(pattern: &str) -> Option<Option<String>> {
         .map(|known| start(known))
         .chain(NAMESPACES.iter().map(|n| n.to_string()))
         .collect();
-    let meant = match namespaces.iter().any(|known| known == namespace) {
-        true => None,
-        false => nearest_name(namespace, namespaces.iter().map(String::as_str)),
+    let meant = if namespaces.iter().any(|known| known == namespace) {
+        None
+    } else {
+        nearest_name(namespace, namespaces.iter().map(String::as_str))
     };
     Some(meant.map(|meant| format!("{meant}_*")))
 }

@@ -1,5 +1,5 @@
-//! `plimsoll gateway`: flags → inputs → a running gateway, its configuration printed, or a change to
-//! its entries.
+//! `plimsoll gateway`: turns flags into inputs, then serves, prints the configuration, or changes
+//! entries in the database.
 
 mod entries;
 mod last_valid;
@@ -19,25 +19,25 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   plimsoll gateway --simulate
-      serves four simulated chains to try it with, until an upstream is added
+      serve four simulated chains, to try the gateway without a node
   plimsoll gateway --upstream eth=http://127.0.0.1:8545
-      relays what is asked of http://127.0.0.1:3069/v1 with the header Target-Service-Id: eth
+      relay calls to a node; callers POST to http://127.0.0.1:3069/v1 with Target-Service-Id: eth
   PATH_GATEWAY_INSTANCES=http://127.0.0.1:4001,http://127.0.0.1:4002 plimsoll gateway
-      spreads calls over two PATH instances
+      balance calls over two PATH instances
   plimsoll gateway endpoint add ethpath_1 --service eth
-      makes http://127.0.0.1:3069/api/gateway?endpoint=ethpath_1 available within a second
+      make http://127.0.0.1:3069/api/gateway?endpoint=ethpath_1 available within a second
   plimsoll gateway --config gateway.toml --instances 5 --listen 127.0.0.1:3069
-      runs five processes on consecutive ports, and restarts those that end
+      run five processes on consecutive ports, and restart any that exits
   plimsoll gateway --config gateway.toml --print-config
-      prints every key with its value, wherever it comes from; secrets are left out
+      print every key with its effective value, secrets redacted
 
-Defaults < file < environment < flags: docs/configuration.md has every key.";
+Flags override the environment, which overrides the file. docs/configuration.md lists every key.";
 
-/// Relay JSON-RPC to nodes and PATH instances, and say what is relayed.
+/// Relay JSON-RPC to nodes and PATH instances, or manage what is relayed.
 ///
-/// Without a subcommand it serves until it is told to stop. What it relays comes from the
-/// configuration file and from a database; the subcommands change the database, and a running
-/// gateway takes that up within a second.
+/// Without a subcommand the gateway serves until it receives a signal to stop. Services, upstreams
+/// and endpoints come from the configuration file and from a database; the subcommands change the
+/// database, and a running gateway applies the change within a second.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, subcommand_value_name = "COMMAND", subcommand_help_heading = "Commands")]
 pub(crate) struct GatewayArgs {
@@ -53,56 +53,56 @@ pub(crate) struct GatewayArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Configuration")]
 struct OriginArgs {
-    /// The configuration file [default: gateway.toml, if it is there]
+    /// Configuration file [default: gateway.toml, if it exists]
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// The database of entries, such as sqlite:plimsoll.db; off: none
+    /// Database of entries, such as sqlite:plimsoll.db, or "off"
     #[arg(long, value_name = "URL", global = true)]
     database: Option<String>,
     #[command(flatten)]
     set: SetArgs,
 }
 
-/// Flags of a gateway that serves.
+/// Flags for serving.
 #[derive(clap::Args)]
 pub(crate) struct ServeArgs {
-    /// Where to listen; port 0 for a free one [default: 127.0.0.1:3069]
+    /// Address to listen on; port 0 picks a free port [default: 127.0.0.1:3069]
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     listen: Vec<String>,
-    /// What it calls itself in response headers and logs [default: HOST:PORT]
+    /// Name of this instance in response headers and logs [default: HOST:PORT]
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
-    /// How many processes to run, on consecutive ports
+    /// Number of processes to run, on consecutive ports
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     instances: u16,
-    /// How many threads serve, in each process [default: 1]
+    /// Number of worker threads per process [default: 1]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
-    /// Relay a service to a node, beside what the file has; may be given several times
+    /// Add an upstream node for a service; may be repeated
     #[arg(long, value_name = "SERVICE=URL")]
     upstream: Vec<String>,
     /// Relay to simulated chains (eth, boba, mantle, kava) until an upstream is added
     #[arg(long)]
     simulate: bool,
-    /// Print the configuration resolved, without secrets, and stop
+    /// Print the resolved configuration, secrets redacted, and exit
     #[arg(long)]
     print_config: bool,
-    /// Given by a supervisor: stdin is a pipe that ends with it
+    /// Set by the supervisor: stdin is a pipe that closes when the supervisor exits
     #[arg(long, hide = true)]
     supervised: bool,
-    /// Given by a supervisor: what is added to each port
+    /// Set by the supervisor: added to each port
     #[arg(long, hide = true, default_value_t = 0)]
     port_offset: u16,
-    /// Given by a supervisor: where it simulates chains
+    /// Set by the supervisor: URL of its simulated chains
     #[arg(long, hide = true)]
     simulated: Option<String>,
-    /// Given by a supervisor: a file with the last configuration that was valid
+    /// Set by the supervisor: file with the last valid configuration
     #[arg(long, hide = true)]
     last_valid: Option<PathBuf>,
 }
 
 impl ServeArgs {
-    /// The first flag that makes sense only where a gateway is started.
+    /// The first flag given that applies only to serving.
     fn first_given(&self) -> Option<&'static str> {
         let given = [
             (!self.listen.is_empty(), "--listen"),
@@ -140,19 +140,17 @@ impl OriginArgs {
 pub(crate) fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
     if let Some(command) = args.command {
         if let Some(flag) = args.serve.first_given() {
-            let hint = "leave it out; it is for plimsoll gateway without a command";
-            return Err(usage_error(format!("{flag} does not change entries"), hint));
+            let hint =
+                format!("remove {flag}; it applies only to plimsoll gateway without a command");
+            return Err(usage_error(format!("{flag} cannot be used with a command"), hint));
         }
         return entries::run(command, args.origin.inputs(Vec::new())?);
     }
     let inputs = args.origin.inputs(args.serve.flags())?;
-    match args.serve.print_config {
-        true => print_config(&inputs),
-        false => serve::run(&args.serve, inputs),
-    }
+    if args.serve.print_config { print_config(&inputs) } else { serve::run(&args.serve, inputs) }
 }
 
-/// Prints a configuration resolved.
+/// Prints the resolved configuration.
 pub(crate) fn print_config(inputs: &Inputs) -> anyhow::Result<ExitCode> {
     let config = Config::read(inputs).map_err(|problems| {
         usage_error(format!("the configuration is not valid\n{problems}"), "")

@@ -1,11 +1,10 @@
 //! The configuration: a file, the environment and flags, read into one [`Config`].
 //!
-//! Defaults, then the file, then the environment, then flags: what comes later goes before. All of
-//! them are read by the same table of keys ([`KEYS`]), so that no key is known in one place only.
-//! Problems are gathered over all of them, each with its place: a line and column, a variable's
-//! name, a flag.
+//! Precedence: flags override the environment, which overrides the file, which overrides defaults. All
+//! of them are read through one table of keys ([`KEYS`]), so that no layer lacks a key. Problems of all
+//! layers are collected, each with its place: a line and column, a variable's name, or a flag.
 //!
-//! What is in the database is not here: [`crate::sources`] joins it.
+//! The database's entries are added by [`crate::sources`].
 
 mod entries;
 mod fields;
@@ -18,61 +17,65 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_config::{Document, Place, Problems, Table, Text, Variables, nearest};
 
-pub(crate) use entries::{Outlined, read_endpoint, read_service, read_upstream, unknown_service};
+pub(crate) use entries::{
+    ParsedEntry, read_endpoint, read_service, read_upstream, unknown_service,
+};
 pub use keys::{Form, KEYS, Key, fixed_differences};
 pub use show::{show_endpoint, show_service, show_upstream};
 
 use crate::model::{Address, Definitions, Kind, Service, Upstream, check_id};
 use crate::settings::{Faces, Listener, Settings, TlsFiles};
-use entries::Outlines;
+use entries::ParsedEntries;
 
-/// The file that is read when none is named and it is there.
+/// The file that is read if `--config` is not given and this file exists.
 pub const FILE_DEFAULT: &str = "gateway.toml";
 
-/// The database that is used when none is named.
+/// The database that is used if none is configured.
 const DATABASE_DEFAULT: &str = "sqlite:plimsoll.db";
 
-/// Everything that a gateway is told outside the database.
+/// The complete configuration of a gateway, without the database's entries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// How the process works.
+    /// Process settings.
     pub settings: Settings,
-    /// `listen` as it was given: listeners for callers.
+    /// `listen` as given: listeners for callers.
     pub listen: Vec<SocketAddr>,
-    /// `admin_listen` as it was given.
+    /// `admin_listen` as given.
     pub admin_listen: Option<SocketAddr>,
     /// The file's `[[listener]]` tables.
     pub listeners: Vec<Listener>,
-    /// Whether the services that are built in are there.
+    /// Whether the built-in services are included.
     pub built_in_services: bool,
-    /// PATH instances, which serve whatever service they are asked for.
+    /// PATH instances, which serve every service.
     pub instances: Vec<Upstream>,
-    /// What the file's tables and flags define; each names services of its own or built-in ones.
+    /// Definitions from the file's tables and from flags; they reference only services defined here or
+    /// built in.
     pub definitions: Definitions,
-    /// Where more definitions are; `None`: nowhere.
+    /// The database with further definitions, if any.
     pub database: Option<Database>,
-    /// What a person should be told although it is no problem.
+    /// Notes for the user that are not problems.
     pub notes: Vec<String>,
 }
 
-/// Where a database is.
+/// The location of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
-    /// Its URL, paths absolute.
+    /// The URL, with an absolute path.
     pub url: Text,
-    /// Whether it was named. A gateway goes without one that was not, where it cannot be made.
+    /// Whether the database was configured. If the default one cannot be created, the gateway runs
+    /// without a database.
     pub named: bool,
 }
 
-/// What a configuration is read from.
+/// The inputs of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// The file, if there is one.
     pub file: Option<PathBuf>,
-    /// The environment; `${NAME}` is filled in from it too.
+    /// The environment; also the source of `${NAME}`.
     pub variables: Variables,
-    /// Flags and their values: `("--listen", "127.0.0.1:0")`. Those of [`KEYS`], and
-    /// `("--upstream", "SERVICE=URL")`.
+    /// Flags and their values, such as `("--listen", "127.0.0.1:0")`: those of [`KEYS`] and
+    /// `--upstream`.
     pub flags: Vec<(&'static str, String)>,
 }
 
@@ -80,13 +83,17 @@ impl Inputs {
     /// The file's text, if there is one.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// If the file cannot be read.
     pub(crate) fn read_file(&self) -> Result<Option<String>, Problems> {
         let Some(path) = &self.file else { return Ok(None) };
         std::fs::read_to_string(path).map(Some).map_err(|error| {
             let mut problems = Problems::default();
             let place = Place::Named(path.display().to_string());
-            problems.note(place, format!("cannot be read: {error}"), "name another with --config");
+            problems.note(
+                place,
+                format!("cannot be read: {error}"),
+                "choose another file with --config",
+            );
             problems
         })
     }
@@ -110,7 +117,7 @@ impl Config {
             let done = document.read(&inputs.variables, |root| {
                 parsed = true;
                 keys::read(root, draft);
-                draft.outlines.read(root, &draft.folder);
+                draft.entries.read(root, &draft.folder);
                 Some(())
             });
             if let Err(found) = done {
@@ -134,14 +141,11 @@ impl Config {
         add_upstreams_of_flags(&mut draft, inputs, &mut problems);
         draft.check(parsed, &mut problems);
         let notes = misspelt(&inputs.variables);
-        match problems.is_empty() {
-            true => Ok(draft.finish(notes)),
-            false => Err(problems.sorted()),
-        }
+        if problems.is_empty() { Ok(draft.finish(notes)) } else { Err(problems.sorted()) }
     }
 
-    /// All listeners. Operators are answered where callers are, unless there is another place for
-    /// them.
+    /// All listeners. The listeners for callers also serve operators unless there is a separate admin
+    /// listener.
     pub(crate) fn all_listeners(&self) -> Vec<Listener> {
         let has_admin =
             self.admin_listen.is_some() || self.listeners.iter().any(|one| one.faces.admin);
@@ -156,7 +160,7 @@ impl Config {
         callers.chain(self.listeners.iter().copied()).chain(admin).collect()
     }
 
-    /// Whether a key may stand at the top of the file.
+    /// Whether this is a top-level key of the file.
     pub fn has_key(key: &str) -> bool {
         let in_table = |known: &Key| match known.table_and_name() {
             ("", name) => name == key,
@@ -165,7 +169,7 @@ impl Config {
         KEYS.iter().any(in_table) || ["listener", "service", "upstream", "endpoint"].contains(&key)
     }
 
-    /// The services that exist whatever the database says: the file's, and those built in which it
+    /// The services that exist without the database: the file's, and the built-in ones that the file
     /// does not replace.
     pub(crate) fn services(&self) -> Vec<Service> {
         let own = &self.definitions.services;
@@ -176,14 +180,14 @@ impl Config {
     }
 }
 
-/// What a gateway calls itself when it is not told: the host's name and a port.
+/// The default instance name: the host's name and a port.
 pub fn instance_name(port: u16) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     format!("{}:{port}", host.as_deref().unwrap_or("localhost"))
 }
 
-/// Takes the URL of a PATH instance for an upstream, named by its number in the list; where there is
-/// no path, `/v1` is meant.
+/// The upstream for a PATH instance's URL; its id contains its number in the list. The path defaults to
+/// `/v1`.
 pub(crate) fn instance(mut url: Text, number: usize) -> Result<Upstream, String> {
     let mut address = match url.unset {
         Some(_) => Address::parse("http://unset.invalid/v1")?,
@@ -206,12 +210,12 @@ struct Draft {
     database: Option<Text>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
-    outlines: Outlines,
-    /// Where each key was given last.
+    entries: ParsedEntries,
+    /// Where each key was last given.
     places: BTreeMap<&'static str, Place>,
-    /// Relative paths of what is being read are seen from here.
+    /// Relative paths in the layer being read start here.
     folder: PathBuf,
-    /// The default database lies here.
+    /// The folder of the default database.
     database_folder: PathBuf,
 }
 
@@ -233,14 +237,14 @@ impl Draft {
             database: None,
             tls_cert: None,
             tls_key: None,
-            outlines: Outlines::default(),
+            entries: ParsedEntries::default(),
             places: BTreeMap::new(),
             folder: PathBuf::new(),
             database_folder: PathBuf::new(),
         }
     }
 
-    /// What can be seen only when everything was read. `parsed`: the file's tables are known.
+    /// Checks that need all layers. `parsed`: whether the file was parsed, so that its tables are known.
     fn check(&self, parsed: bool, problems: &mut Problems) {
         let one_of_two = match (self.places.get("tls.cert"), self.places.get("tls.key")) {
             (Some(place), None) => Some((place, "a certificate without its key", "tls.key")),
@@ -248,19 +252,19 @@ impl Draft {
             _ => None,
         };
         if let Some((place, message, missing)) = one_of_two {
-            problems.note(place.clone(), message, format!("give \"{missing}\" too"));
+            problems.note(place.clone(), message, format!("set \"{missing}\" too"));
         }
         let instances = &self.config.instances;
         for (at, instance) in instances.iter().enumerate() {
             if instances[..at].iter().any(|other| other.address == instance.address) {
                 let place = self.places.get("instances").cloned();
-                let message = format!("the instance {} is named twice", instance.url.shown);
+                let message = format!("the instance {} is listed twice", instance.url.shown);
                 problems.note(place.unwrap_or(Place::Named("instances".into())), message, "");
             }
         }
         let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
         self.check_listeners(problems);
-        self.outlines.check(self.config.built_in_services, &ids, parsed, problems);
+        self.entries.check(self.config.built_in_services, &ids, parsed, problems);
     }
 
     /// Checks listeners against each other and against the rest of the configuration.
@@ -268,16 +272,16 @@ impl Draft {
         let place = |key| self.places.get(key).cloned().unwrap_or(Place::Named(String::from(key)));
         let listen = self.config.listen.iter().map(|address| (*address, place("listen")));
         let admin = self.config.admin_listen.map(|address| (address, place("admin_listen")));
-        let own = self.outlines.listeners.iter();
+        let own = self.entries.listeners.iter();
         let own = own.map(|own| (own.listener.address, own.place.clone()));
         let mut seen: Vec<SocketAddr> = Vec::new();
         for (address, place) in listen.chain(own).chain(admin) {
             if address.port() != 0 && seen.contains(&address) {
-                problems.note(place, format!("{address} is named twice"), "");
+                problems.note(place, format!("{address} is listed twice"), "");
             }
             seen.push(address);
         }
-        for own in &self.outlines.listeners {
+        for own in &self.entries.listeners {
             if self.config.admin_listen.is_some() && own.listener.faces.admin {
                 let message = "this listener has the face \"admin\", and admin_listen is set: \
                                operators' pages are served at admin_listen only";
@@ -294,7 +298,7 @@ impl Draft {
 
     fn finish(mut self, notes: Vec<String>) -> Config {
         let mut config = self.config;
-        let own = self.outlines.listeners.drain(..).map(|own| own.listener);
+        let own = self.entries.listeners.drain(..).map(|own| own.listener);
         config.listeners = own.collect();
         if config.listen.is_empty() && config.listeners.is_empty() {
             config.listen = Settings::default().listeners.iter().map(|one| one.address).collect();
@@ -304,7 +308,7 @@ impl Draft {
         config.settings.instance = self.instance.unwrap_or_else(|| instance_name(port));
         config.settings.tls =
             self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key });
-        config.definitions = self.outlines.definitions();
+        config.definitions = self.entries.definitions();
         config.database = match self.database {
             Some(url) if url.value == "off" => None,
             Some(url) => Some(Database { url, named: true }),
@@ -318,7 +322,7 @@ impl Draft {
     }
 }
 
-/// `--upstream SERVICE=URL`: the same as `[[upstream]]` with an id made of the service and a number.
+/// `--upstream SERVICE=URL`: like `[[upstream]]`, with the service and a number as id.
 fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Problems) {
     for (flag, value) in inputs.flags.iter().filter(|(flag, _)| *flag == "--upstream") {
         let document = Document::from_named([(flag.to_string(), upstream_line(value))]);
@@ -342,8 +346,8 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
                     return None;
                 }
             };
-            let same = |one: &&Outlined<Upstream>| one.id.starts_with(&format!("{service}-"));
-            let number = draft.outlines.upstreams.iter().filter(same).count() + 1;
+            let same = |one: &&ParsedEntry<Upstream>| one.id.starts_with(&format!("{service}-"));
+            let number = draft.entries.upstreams.iter().filter(same).count() + 1;
             let id = format!("{service}-{number}");
             let upstream = Upstream {
                 service: Some(service.into()),
@@ -351,7 +355,7 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
             };
             let place = field.place();
             let service = Some((service.to_string(), place.clone()));
-            draft.outlines.upstreams.push(Outlined { id, place, service, item: Some(upstream) });
+            draft.entries.upstreams.push(ParsedEntry { id, place, service, item: Some(upstream) });
             Some(())
         });
         if let Err(found) = read {
@@ -364,11 +368,10 @@ fn upstream_line(value: &str) -> String {
     format!("upstream = {}", plimsoll_config::values::quote(value))
 }
 
-/// Variables that are no setting but look like one. They are no problem: other programs put
-/// variables of this prefix into the environment too (Kubernetes does, for a service called
-/// plimsoll).
+/// Notes on `PLIMSOLL_` variables that look like misspelt settings. Not problems, because other
+/// programs set variables with this prefix too (Kubernetes does for a service named plimsoll).
 fn misspelt(variables: &Variables) -> Vec<String> {
-    // Also of keys whose variable has a name of its own.
+    // The regular names, also of keys whose variable is named differently.
     let regular: Vec<(String, &Key)> =
         KEYS.iter().map(|key| (key.path.replace('.', "_").to_ascii_uppercase(), key)).collect();
     let note = |given: &str| {

@@ -1,12 +1,12 @@
-//! The gateway's registry: what a gateway process does and what it relays, read, checked and joined.
+//! The gateway's registry: reads, checks and joins a gateway's settings and definitions.
 //!
-//! It knows no socket of a caller or an upstream; how calls are relayed is the gateway's concern.
+//! It opens no connections to callers or upstreams; relaying calls is the gateway crate's job.
 //!
 //! # Layout
-//! - [`settings`], [`model`]: the resolved forms
+//! - [`settings`], [`model`]: resolved settings and definitions
 //! - [`config`]: the file, the environment and flags
-//! - [`store`]: the database that adds entries, behind a narrow seam
-//! - [`sources`]: all of these joined, and whether any of them changed
+//! - [`store`]: the database of entries
+//! - [`sources`]: joins configuration and database, and detects changes
 
 pub mod config;
 pub mod model;

@@ -1,8 +1,7 @@
-//! What a gateway is told: services, upstreams, endpoints.
+//! A gateway's definitions: services, upstreams, endpoints.
 //!
-//! These are the resolved forms: variables filled in, addresses taken apart. They come from the
-//! configuration file, from the database and from the services that are built in; where they come
-//! from is not their business. What they are compiled to is the registry's.
+//! These are the resolved forms: variables substituted, URLs parsed. They come from the configuration
+//! file, the database and the built-in services, and do not record their origin.
 
 use std::path::PathBuf;
 
@@ -15,26 +14,26 @@ pub const ID_MAX: usize = 128;
 /// The largest weight of an upstream.
 pub const WEIGHT_MAX: u32 = 1_000;
 
-/// The lowest tier's number; tier 0 is used first.
+/// The highest tier number; tier 0 is used first.
 pub const TIER_MAX: u8 = 9;
 
 /// A chain or an agent family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// What callers and upstreams know it by: `eth`.
+    /// The id that callers and PATH instances use: `eth`.
     pub id: String,
-    /// Its chain id; with one, the gateway answers `eth_chainId` and `net_version` by itself.
+    /// The chain id; if set, the gateway answers `eth_chainId` and `net_version` itself.
     pub chain_id: Option<u64>,
     /// The time between two blocks.
     pub block_time: Option<Nanos>,
     /// How many blocks an upstream may lag behind.
     pub sync_allowance: Option<u64>,
-    /// How its calls are spread over its upstreams.
+    /// How calls are balanced over its upstreams.
     pub spread: Spread,
-    /// From taking up a call to the last byte of its answer.
+    /// The timeout of a call, from its start to the last byte of its answer.
     pub timeout: Nanos,
-    /// Whether requests that are not JSON-RPC are relayed: paths below `/v1` and other methods than
-    /// POST. No rule on methods can look into them.
+    /// Whether requests that are not JSON-RPC are relayed: paths below `/v1`, and methods other than
+    /// POST. Method rules do not apply to them.
     pub rest: bool,
 }
 
@@ -42,7 +41,7 @@ impl Service {
     /// The default of [`Service::timeout`].
     pub const TIMEOUT: Nanos = Nanos::from_secs(30);
 
-    /// A service of which nothing is known but its id.
+    /// A service with defaults for everything but its id.
     pub fn named(id: impl Into<String>) -> Service {
         Service {
             id: id.into(),
@@ -72,61 +71,61 @@ impl Service {
     }
 }
 
-/// How calls are spread over upstreams.
+/// How calls are balanced over upstreams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spread {
-    /// Each in its turn, whatever its weight.
+    /// In turn, regardless of weight.
     #[default]
     RoundRobin,
-    /// The one with the fewest calls in flight for its weight; in turn among equals.
+    /// The upstream with the fewest calls in flight per weight; ties in turn.
     LeastLoaded,
-    /// Each in its turn, as often as its weight says.
+    /// In turn, in proportion to weight.
     Weighted,
 }
 
 impl Spread {
-    /// The words for it in documents.
-    pub const WORDS: [(&'static str, Spread); 3] = [
+    /// The names in documents.
+    pub const NAMES: [(&'static str, Spread); 3] = [
         ("round-robin", Spread::RoundRobin),
         ("least-loaded", Spread::LeastLoaded),
         ("weighted", Spread::Weighted),
     ];
 
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, spread)| *spread == self).map_or("", |(word, _)| word)
+    /// The name in documents.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, spread)| *spread == self).map_or("", |(word, _)| word)
     }
 }
 
 /// A node or a gateway that calls are relayed to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    /// What metrics and response headers call it.
+    /// The id in metrics and response headers.
     pub id: String,
-    /// The service it serves; `None`: any that it is asked for, as PATH instances do.
+    /// The service it serves; `None`: every service, as PATH instances do.
     pub service: Option<String>,
-    /// How it is spoken to.
+    /// The protocol.
     pub kind: Kind,
-    /// Where it is.
+    /// The URL.
     pub url: Text,
-    /// The same, taken apart.
+    /// The URL, parsed.
     pub address: Address,
-    /// Sent with each request; names in lower case.
+    /// Headers sent with each request; names in lower case.
     pub headers: Vec<(String, Text)>,
     /// 1 to [`WEIGHT_MAX`].
     pub weight: u32,
-    /// 0 to [`TIER_MAX`]; a tier is used when those before it have none.
+    /// 0 to [`TIER_MAX`]; a tier is used if no upstream of a lower-numbered tier is available.
     pub tier: u8,
-    /// Calls a second that it may be sent, by this process; `None`: no limit.
+    /// Maximum calls per second from this process; `None`: no limit.
     pub rate_limit: Option<f64>,
-    /// The methods that it may be sent.
+    /// The methods that may be sent to it.
     pub methods: MethodRules,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca: Option<PathBuf>,
 }
 
 impl Upstream {
-    /// An upstream with the defaults of everything else, serving any service.
+    /// An upstream that serves every service, with defaults for everything else.
     pub fn at(id: impl Into<String>, kind: Kind, url: Text, address: Address) -> Upstream {
         Upstream {
             id: id.into(),
@@ -143,8 +142,8 @@ impl Upstream {
         }
     }
 
-    /// Path and query of its URL. A PATH instance answers below `/v1` only: a URL without a path means
-    /// that, and never what lies beside it.
+    /// Path and query of the URL. A PATH instance answers calls only below `/v1`, which is therefore the
+    /// default.
     pub fn path(&self) -> &str {
         match (self.kind, self.address.path.as_str()) {
             (Kind::Path, "/") => "/v1",
@@ -153,7 +152,7 @@ impl Upstream {
     }
 }
 
-/// How an upstream is spoken to.
+/// An upstream's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A node: JSON-RPC by POST to its URL.
@@ -163,31 +162,31 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The words for it in documents.
-    pub const WORDS: [(&'static str, Kind); 2] = [("evm", Kind::Evm), ("path", Kind::Path)];
+    /// The names in documents.
+    pub const NAMES: [(&'static str, Kind); 2] = [("evm", Kind::Evm), ("path", Kind::Path)];
 
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    /// The name in documents.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
     }
 }
 
-/// A URL taken apart: `https://host:port/path`.
+/// A parsed URL: `https://host:port/path`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Whether it is https.
     pub tls: bool,
     /// A name or an IP address, without brackets.
     pub host: String,
-    /// The port, also where the URL leaves it out.
+    /// The port, explicit or the scheme's default.
     pub port: u16,
-    /// What the Host header says: the host, and the port where the URL names one.
+    /// The Host header: the host, and the port if the URL has one.
     pub authority: String,
     /// Path and query, starting with `/`.
     pub path: String,
 }
 
-/// Without path and query, which may hold a key.
+/// Omits path and query, which may contain a key.
 impl std::fmt::Debug for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
@@ -196,10 +195,10 @@ impl std::fmt::Debug for Address {
 }
 
 impl Address {
-    /// Takes a URL apart.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// What is wrong with it, without repeating it: it may hold a secret.
+    /// What is wrong; the message does not repeat the URL, which may contain a secret.
     pub fn parse(url: &str) -> Result<Address, String> {
         let form = "write it like http://127.0.0.1:8545 or https://node.example/path";
         let uri: http::Uri = url.parse().map_err(|_| format!("not a URL; {form}"))?;
@@ -207,16 +206,14 @@ impl Address {
             Some("http") => false,
             Some("https") => true,
             Some(other) => {
-                return Err(format!(
-                    "\"{other}\" is not a scheme that an upstream can have; {form}"
-                ));
+                return Err(format!("\"{other}\" is not a scheme of an upstream; {form}"));
             }
             None => return Err(format!("no scheme; {form}")),
         };
         let authority = uri.authority().ok_or_else(|| format!("no host; {form}"))?;
         if authority.as_str().contains('@') {
             let instead = "write headers = { Authorization = \"Basic …\" }";
-            return Err(format!("a user name and password do not belong into a URL; {instead}"));
+            return Err(format!("the URL contains a user name or password; {instead}"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         if host.is_empty() {
@@ -226,7 +223,7 @@ impl Address {
         let port = match (authority.port_u16(), named) {
             (Some(0), _) => return Err("port 0 cannot be connected to; use 1 to 65535".into()),
             (Some(port), _) => port,
-            // A colon within the brackets of an IPv6 address names no port.
+            // A colon within the brackets of an IPv6 address does not start a port.
             (None, Some(port)) if !port.ends_with(']') => {
                 return Err(format!("\"{port}\" is not a valid port; use 1 to 65535"));
             }
@@ -239,13 +236,13 @@ impl Address {
             }
         };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        // A query may follow the host at once.
+        // A query may follow the host directly.
         let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
         Ok(Address { tls, host: host.into(), port, authority: authority.as_str().into(), path })
     }
 }
 
-/// What a customer calls.
+/// An endpoint: what a customer calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The id in its URL: `ethpath_…`.
@@ -256,12 +253,12 @@ pub struct Endpoint {
     pub methods: MethodRules,
 }
 
-/// Which methods may be used: what is allowed, less what is denied. A name may end in `*`.
+/// Which methods may be used: the allowed ones except the denied ones. A pattern may end in `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MethodRules {
     /// Empty: all.
     pub allow: Vec<String>,
-    /// Goes before `allow`.
+    /// Overrides `allow`.
     pub deny: Vec<String>,
 }
 
@@ -282,23 +279,23 @@ impl MethodRules {
     pub fn check(pattern: &str) -> Result<(), String> {
         let name = pattern.strip_suffix('*').unwrap_or(pattern);
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:".contains(&b));
-        match plain && !pattern.is_empty() && pattern.len() <= ID_MAX {
-            true => Ok(()),
-            false => Err(format!(
-                "\"{pattern}\" is not a method; write a name, or a start such as \"debug_*\""
-            )),
+        if plain && !pattern.is_empty() && pattern.len() <= ID_MAX {
+            return Ok(());
         }
+        Err(format!(
+            "\"{pattern}\" is not a method pattern; write a name, or a prefix such as \"debug_*\""
+        ))
     }
 }
 
-/// Everything that the registry is compiled from.
+/// All definitions of a gateway.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Definitions {
-    /// No id twice; built-in ones among them unless they are disabled.
+    /// Unique ids; includes the built-in services that are not disabled.
     pub services: Vec<Service>,
-    /// No id twice; each with a service among `services`, or with none.
+    /// Unique ids; the service, if any, is one of `services`.
     pub upstreams: Vec<Upstream>,
-    /// No id twice; each with a service among `services`.
+    /// Unique ids; the service is one of `services`.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -308,12 +305,12 @@ pub struct Definitions {
 /// What is wrong with it.
 pub fn check_id(id: &str) -> Result<(), String> {
     let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.:".contains(&b));
-    match plain && !id.is_empty() && id.len() <= ID_MAX {
-        true => Ok(()),
-        false => Err(format!(
-            "\"{id}\" cannot be an id; it has 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
-        )),
+    if plain && !id.is_empty() && id.len() <= ID_MAX {
+        return Ok(());
     }
+    Err(format!(
+        "\"{id}\" is not a valid id; use 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
+    ))
 }
 
 #[cfg(test)]
@@ -321,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_apart() {
+    fn urls_are_parsed() {
         let check = |url: &str, tls: bool, host: &str, port: u16, path: &str| {
             let address = Address::parse(url).unwrap_or_else(|why| panic!("{url}: {why}"));
             assert_eq!(
@@ -353,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_permit() {
+    fn method_rules() {
         let rules = |allow: &[&str], deny: &[&str]| MethodRules {
             allow: allow.iter().map(|text| text.to_string()).collect(),
             deny: deny.iter().map(|text| text.to_string()).collect(),

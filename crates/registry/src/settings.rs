@@ -1,43 +1,41 @@
-//! How a gateway process works: addresses, limits, logs. Resolved, with every default filled in.
+//! A gateway's process settings: addresses, limits, logs; resolved, with all defaults.
 //!
-//! What may change while it runs (services, upstreams, endpoints) is in `model`; what of this may
-//! change too is said at each field.
+//! Services, upstreams and endpoints are in `model`. Fields that a reload changes are marked.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use plimsoll_measure::Nanos;
 
-/// Everything a process is started with, beside its definitions.
+/// The settings of a process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Where it listens; at least one listener.
+    /// At least one listener.
     pub listeners: Vec<Listener>,
-    /// What it calls itself in response headers and logs.
+    /// The instance's name in response headers and logs.
     pub instance: String,
-    /// How many threads serve, each with a runtime of its own.
+    /// The number of worker threads, each with its own runtime.
     pub workers: usize,
     /// Certificate chain and key (PEM) to serve https with; `None`: cleartext.
     pub tls: Option<TlsFiles>,
-    /// What may grow how far. Changed by a reload.
+    /// Resource limits. Changed by a reload.
     pub limits: Limits,
-    /// Who may set X-Forwarded-For. Changed by a reload.
+    /// Proxies whose X-Forwarded-For is trusted. Changed by a reload.
     pub trusted_proxies: Vec<Network>,
-    /// Header fields of callers, in lower case, that go on to upstreams beside those that always do.
-    /// Changed by a reload.
+    /// Further headers of callers, in lower case, that are forwarded to upstreams. Changed by a reload.
     pub pass_headers: Vec<String>,
-    /// Whether response headers name instance, upstream and attempts. Changed by a reload.
+    /// Whether response headers include instance, upstream and attempts. Changed by a reload.
     pub reveal: bool,
-    /// Which pages may call it from a browser. Changed by a reload.
+    /// Which origins may call from a browser. Changed by a reload.
     pub cors: Cors,
-    /// What of the calls is logged. Changed by a reload.
+    /// Access log settings. The sample is changed by a reload.
     pub access_log: AccessLog,
-    /// Whether answers are packed for callers that take gzip. Changed by a reload.
+    /// Whether answers are gzipped for callers that accept gzip. Changed by a reload.
     pub gzip: bool,
-    /// On shutdown, how long idle connections stay open and new ones are accepted after `/ready`
-    /// turned negative. Changed by a reload.
+    /// On shutdown, how long idle connections are kept and new ones accepted after `/ready` starts
+    /// to fail. Changed by a reload.
     pub idle_close: Nanos,
-    /// How long calls in flight may take after that. Changed by a reload.
+    /// How long calls in flight may then take. Changed by a reload.
     pub drain: Nanos,
 }
 
@@ -64,30 +62,29 @@ impl Default for Settings {
 /// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where; port 0 takes a free one.
+    /// The address; port 0 picks a free port.
     pub address: SocketAddr,
-    /// What it answers.
+    /// Which paths it serves.
     pub faces: Faces,
-    /// Whether it serves https, where the gateway has a certificate.
+    /// Whether it serves https, if the gateway has a certificate.
     pub tls: bool,
 }
 
 impl Listener {
-    /// A listener for callers, which also answers operators.
+    /// A listener with all faces.
     pub fn at(address: SocketAddr) -> Listener {
         Listener { address, faces: Faces::ALL, tls: true }
     }
 }
 
-/// What a listener answers, beside `/health`, `/ready` and load balancers' probes, which every
-/// listener answers.
+/// Which paths a listener serves, in addition to `/health`, `/ready` and load balancer probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Faces {
     /// `/api/gateway`: customers' calls.
     pub gateway: bool,
-    /// `/v1`: calls as a PATH instance takes them.
+    /// `/v1`: calls in the form of a PATH instance.
     pub path: bool,
-    /// `/metrics`, and details of `/ready`.
+    /// `/metrics`, and the details of `/ready`.
     pub admin: bool,
 }
 
@@ -96,10 +93,10 @@ impl Faces {
     pub const ALL: Faces = Faces { gateway: true, path: true, admin: true };
     /// None of them.
     pub const NONE: Faces = Faces { gateway: false, path: false, admin: false };
-    /// The words for them in documents.
-    pub const WORDS: [&'static str; 3] = ["gateway", "path", "admin"];
+    /// The names in documents.
+    pub const NAMES: [&'static str; 3] = ["gateway", "path", "admin"];
 
-    /// Opens the face with this place among the words.
+    /// Enables the face at this index of [`Faces::NAMES`].
     pub fn open(&mut self, place: usize) {
         match place {
             0 => self.gateway = true,
@@ -108,10 +105,10 @@ impl Faces {
         }
     }
 
-    /// The words for those that are open.
-    pub fn words(self) -> Vec<&'static str> {
+    /// The names of the enabled faces.
+    pub fn names(self) -> Vec<&'static str> {
         let open = [self.gateway, self.path, self.admin];
-        Self::WORDS.into_iter().zip(open).filter(|(_, open)| *open).map(|(word, _)| word).collect()
+        Self::NAMES.into_iter().zip(open).filter(|(_, open)| *open).map(|(word, _)| word).collect()
     }
 }
 
@@ -124,38 +121,38 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// What may grow how far.
+/// Resource limits of the process, not of each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A request's body, after decompression, in bytes.
+    /// Bytes of a request's body after decompression.
     pub body: u64,
-    /// The calls of a batch.
+    /// Calls in a batch.
     pub batch: usize,
-    /// A request's head, in bytes.
+    /// Bytes of a request's head.
     pub header: usize,
-    /// Connections from callers, over all workers.
+    /// Connections from callers.
     pub connections: usize,
-    /// Calls in flight, over all workers.
+    /// Calls in flight.
     pub calls: usize,
-    /// Calls in flight of one connection; more of them wait for their turn.
+    /// Calls in flight of one connection; further calls wait.
     pub calls_per_connection: usize,
-    /// Calls in flight of one endpoint, over all workers.
+    /// Calls in flight of one endpoint.
     pub calls_per_endpoint: usize,
-    /// Streams of an HTTP/2 connection.
+    /// Concurrent streams of an HTTP/2 connection.
     pub http2_streams: u32,
-    /// An upstream's answer, in bytes.
+    /// Bytes of an upstream's answer.
     pub answer: u64,
-    /// What connections, calls, bodies and answers take at a time, in sum, in bytes.
+    /// Total bytes of connections, calls, bodies and answers.
     pub memory: u64,
-    /// Connections to one upstream, over all workers.
+    /// Connections to one upstream.
     pub upstream_connections: usize,
-    /// From the first byte of a head to its last.
+    /// Time from the first to the last byte of a request's head.
     pub header_time: Nanos,
-    /// For each further 4 KiB of a body.
+    /// Time for each 4 KiB of a request's body.
     pub body_time: Nanos,
-    /// A connection without a request.
+    /// How long a connection may stay open without a request.
     pub idle_time: Nanos,
-    /// For each further 4 KiB of a response that its caller reads.
+    /// Time in which the caller must read each 4 KiB of a response.
     pub write_time: Nanos,
 }
 
@@ -181,7 +178,7 @@ impl Default for Limits {
     }
 }
 
-/// Which pages may call from a browser.
+/// Which origins may call from a browser.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cors {
     /// All.
@@ -193,12 +190,12 @@ pub enum Cors {
     Off,
 }
 
-/// What of the calls is logged.
+/// Access log settings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AccessLog {
-    /// The share of calls, 0 to 1; 0: none.
+    /// The share of requests to log, 0 to 1.
     pub sample: f64,
-    /// Where to; `None`: stderr.
+    /// The log file; `None`: stderr.
     pub file: Option<PathBuf>,
 }
 
@@ -210,7 +207,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads an address, or an address and a number of bits.
+    /// Parses an address, or an address and a prefix length.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -220,14 +217,15 @@ impl Network {
         let (address, bits) = text.split_once('/').unwrap_or((text, ""));
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match text.contains('/') {
-            true => bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(wrong)?,
-            false => most,
+        let bits = if text.contains('/') {
+            bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(wrong)?
+        } else {
+            most
         };
         Ok(Network { address, bits })
     }
 
-    /// Whether an address lies in it. An IPv4 address that is mapped into IPv6 counts as itself.
+    /// Whether the network contains an address. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn holds(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(own), IpAddr::V4(other)) => {
@@ -254,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_hold_addresses() {
+    fn networks_contain_addresses() {
         let check = |network: &str, address: &str, holds: bool| {
             let network = Network::parse(network).expect(network);
             assert_eq!(

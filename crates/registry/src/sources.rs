@@ -1,20 +1,19 @@
-//! Everything that says what a gateway relays, joined: built-in services, the configuration, the
-//! database.
+//! A gateway's definitions, joined from built-in services, the configuration and the database.
 //!
-//! # Who goes before whom
-//! A service of the configuration or of the database replaces the one that is built in. Between
-//! configuration and database nobody goes first: the same kind and id in both is a problem, since
-//! whichever won, somebody would look at the wrong one. The configuration names only services that
-//! it defines itself or that are built in; the database may name all.
+//! # Precedence
+//! A service of the configuration or of the database replaces the built-in one. Neither the
+//! configuration nor the database overrides the other: the same kind and id in both is a problem,
+//! because whichever won, someone would edit the other and see no effect. The configuration may
+//! reference only services that it defines or that are built in; the database may reference all.
 //!
 //! # All or nothing
-//! [`Sources::load`] gives everything or every problem. A running gateway keeps what it has until a
-//! load succeeds, so that no half of a change is ever in force.
+//! [`Sources::load`] returns all definitions or all problems. A running gateway keeps its definitions
+//! until a load succeeds, so that a change never takes effect in part.
 //!
 //! # Layout
 //! - `join`: the pure part of loading
-//! - `listing`: every entry with where it comes from, for people
-//! - `change`: what may be written, decided from what is there
+//! - `listing`: every entry with its origin and state, for people
+//! - `change`: validates and applies changes to the database
 //! - `watch`: whether the file's content changed
 
 mod change;
@@ -35,10 +34,10 @@ use crate::model::Definitions;
 use crate::store::{Entries, Presence, Store, StoreError, StoreErrorKind};
 use watch::Watch;
 
-/// Why definitions are not loaded.
+/// Why definitions could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Something is wrong with what was read.
+    /// The configuration or an entry is invalid.
     #[error("{0}")]
     Problems(#[from] Problems),
     /// The database cannot be used.
@@ -47,7 +46,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// What to do about it; empty when the message says it.
+    /// What to do about it; empty if the message already says so.
     pub fn hint(&self) -> &'static str {
         match self {
             LoadError::Problems(_) => "",
@@ -61,20 +60,20 @@ impl LoadError {
 pub struct Sources {
     inputs: Inputs,
     file: Watch,
-    /// As the configuration said when it was read last.
+    /// The database according to the last configuration read.
     database: Option<Database>,
     store: Option<Store>,
-    /// The sequence number of what was loaded last.
+    /// The sequence number of the last load.
     sequence: u64,
-    /// Whether the database failed when it was to be loaded: then it is tried again.
+    /// Whether loading the database failed, so that it must be retried.
     failed: bool,
-    /// A file's text to begin with, should the file not be valid.
+    /// Configuration text for the first load if the file is invalid then.
     fallback: Option<String>,
     queries: Arc<AtomicU64>,
 }
 
 impl Sources {
-    /// Sources that nothing was read from yet.
+    /// Creates the sources; nothing is read yet.
     pub fn new(inputs: Inputs) -> Sources {
         Sources {
             inputs,
@@ -88,27 +87,29 @@ impl Sources {
         }
     }
 
-    /// Sources that begin with this text of the file, should the file itself not be valid then.
+    /// Uses `text` as the configuration for the first load if the file is invalid then.
     pub fn with_fallback(self, text: Option<String>) -> Sources {
         Sources { fallback: text, ..self }
     }
 
-    /// Reads and joins everything. What changed until now does not count as a change any more, also
-    /// when it is refused. A database that is named is made if it is not there.
+    /// Reads and joins everything. Changes made before this call are no longer reported by
+    /// [`Sources::changed`], even if the load fails. The database is created if it does not exist.
     ///
-    /// A database stays the one that was opened first: another needs a restart.
+    /// The first database opened stays in use; switching to another needs a restart.
     ///
     /// # Errors
-    /// Everything that is wrong. What was loaded before need not be given up for it.
+    /// All problems.
     pub async fn load(&mut self) -> Result<(Config, Definitions), LoadError> {
         let mut config = self.read()?;
         let named = self.database.as_ref().is_some_and(|database| database.named);
         let there = self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value));
         let entries = match self.entries(true).await {
-            // Nobody asked for one: in a folder that cannot be written it goes without.
+            // The database was not configured, and the folder is not writable: continue without one.
             Err(error) if !named && !there && self.store.is_none() => {
                 self.failed = false;
-                config.notes.push(format!("{error}; there are no entries but the configuration's"));
+                config
+                    .notes
+                    .push(format!("{error}; continuing with the configuration's entries only"));
                 Entries::default()
             }
             entries => entries?,
@@ -119,18 +120,18 @@ impl Sources {
         Ok((config, definitions))
     }
 
-    /// Whether anything may have changed since [`Sources::load`] was called last. Cheap (the file's
-    /// metadata, one statement to the database): meant to be asked twice a second.
+    /// Whether anything may have changed since the last [`Sources::load`]. Cheap enough to call twice a
+    /// second: it reads the file's metadata and sends the database one statement.
     ///
     /// # Errors
-    /// That the database cannot be asked; it is asked again the next time.
+    /// If the database cannot be queried; the next call retries.
     pub async fn changed(&mut self) -> Result<bool, LoadError> {
         if self.file.changed(&self.inputs).await {
             return Ok(true);
         }
         let presence = self.store.as_ref().map(Store::presence);
         if self.failed || presence == Some(Presence::Replaced) {
-            // It is said that it can be loaded when it can.
+            // Reports a change only once the database can be loaded.
             self.entries(false).await?;
             return Ok(true);
         }
@@ -143,8 +144,8 @@ impl Sources {
         }
     }
 
-    /// How many statements were sent to the database. It is the same counter as long as the sources
-    /// are there.
+    /// Counts the statements sent to the database. The counter is the same for the lifetime of the
+    /// sources.
     pub fn queries(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.queries)
     }
@@ -156,7 +157,7 @@ impl Sources {
         }
     }
 
-    /// Reads the configuration, and with it where the database is.
+    /// Reads the configuration, including the database's location.
     fn read(&mut self) -> Result<Config, LoadError> {
         let fallback = self.fallback.take();
         let text = self.file.read(&self.inputs);
@@ -165,7 +166,7 @@ impl Sources {
             (Err(problems), Some(text)) => {
                 let mut config = Config::read_with(&self.inputs, Some(&text))?;
                 config.notes.push(format!(
-                    "the configuration is not valid; using the last one that was\n{problems}"
+                    "the configuration is not valid; using the last valid one\n{problems}"
                 ));
                 config
             }
@@ -177,7 +178,7 @@ impl Sources {
         Ok(config)
     }
 
-    /// What the database holds; nothing where there is none.
+    /// The database's entries; empty if there is no database.
     async fn entries(&mut self, create: bool) -> Result<Entries, StoreError> {
         self.failed = true;
         let entries = match self.open(create).await? {
@@ -188,8 +189,7 @@ impl Sources {
         Ok(entries)
     }
 
-    /// The database, if there is one; opened unless it is, and again if another was put into its
-    /// place.
+    /// The database, if there is one; opens it if necessary, and reopens it if its file was replaced.
     async fn open(&mut self, create: bool) -> Result<Option<&Store>, StoreError> {
         let Some(database) = &self.database else { return Ok(None) };
         let url = &database.url.value;
@@ -207,12 +207,12 @@ impl Sources {
         Ok(self.store.as_ref())
     }
 
-    /// The database's URL, without secrets; `None`: there is none, or nothing was read yet.
+    /// The database's URL without secrets; `None` if there is no database or nothing was read yet.
     pub fn database(&self) -> Option<&str> {
         self.database.as_ref().map(|database| database.url.shown.as_str())
     }
 
-    /// What the database is called in problems.
+    /// The database's name in problems.
     fn shown(&self) -> &str {
         self.database().unwrap_or("the database")
     }

@@ -1,13 +1,13 @@
-//! The database behind a narrow seam: load everything, tell the sequence number, apply one change.
+//! The database of entries, with a narrow interface: load everything, return the sequence number,
+//! apply one change.
 //!
-//! It holds entries as they were written, placeholders unresolved, so that no secret lands in it; it
-//! knows nothing of what they mean. What may be written is decided above it ([`crate::sources`]),
-//! from what was loaded; [`Store::apply`] then writes only if nothing was written in between, so
-//! that a decision never rests on what is not so any more.
+//! Entries are stored as written, with placeholders unresolved, so that no secret ends up in the
+//! database; the store does not interpret them. [`crate::sources`] decides from a load whether a change
+//! is valid; [`Store::apply`] then writes it only if nothing was written in between (optimistic
+//! concurrency control).
 //!
-//! Each dialect is a module of its own behind the same functions and passes the same tests
-//! (`conformance`). What `apply` acknowledged is there after the process is killed, and after the
-//! host is.
+//! Each dialect is its own module with the same functions and passes the same tests (`conformance`).
+//! Acknowledged changes survive a crash of the process and of the host.
 
 #[cfg(test)]
 mod conformance;
@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicU64;
 use sqlite::Sqlite;
 pub(crate) use sqlite::path_of as sqlite_path;
 
-/// What an entry defines.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryKind {
     /// A service.
@@ -35,8 +35,8 @@ impl EntryKind {
     /// All of them.
     pub const ALL: [EntryKind; 3] = [EntryKind::Service, EntryKind::Upstream, EntryKind::Endpoint];
 
-    /// The word for it in documents and on the command line.
-    pub fn word(self) -> &'static str {
+    /// The name in documents and on the command line.
+    pub fn name(self) -> &'static str {
         match self {
             EntryKind::Service => "service",
             EntryKind::Upstream => "upstream",
@@ -45,26 +45,25 @@ impl EntryKind {
     }
 }
 
-/// An entry as it was written.
+/// An entry as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it defines.
+    /// Its kind.
     pub kind: EntryKind,
-    /// Under which id.
+    /// Its id.
     pub id: String,
-    /// The service that an upstream or endpoint is for.
+    /// The service that an upstream or endpoint belongs to.
     pub service: Option<String>,
-    /// Its other keys, as lines of TOML; `None`: it only marks a service that is built in as
-    /// disabled.
+    /// The other keys as lines of TOML; `None` for a mark that only disables a built-in service.
     pub definition: Option<String>,
-    /// Whether it is left out.
+    /// Whether it is disabled.
     pub disabled: bool,
 }
 
-/// Everything that a database holds, at one moment.
+/// A consistent snapshot of the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entries {
-    /// Counts the changes; grows by one with each.
+    /// The number of changes made so far.
     pub sequence: u64,
     /// Sorted by kind and id.
     pub entries: Vec<Entry>,
@@ -73,20 +72,20 @@ pub struct Entries {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Adds an entry, which must not be there.
+    /// Adds an entry, which must not exist.
     Add(Entry),
-    /// Writes over an entry, which must be there.
+    /// Replaces an entry, which must exist.
     Replace(Entry),
-    /// Leaves an entry out, or takes it in again; it must be there.
+    /// Disables or enables an entry, which must exist.
     SetDisabled {
         /// Its kind.
         kind: EntryKind,
         /// Its id.
         id: String,
-        /// Whether it is left out.
+        /// Whether to disable it.
         disabled: bool,
     },
-    /// Removes an entry, which must be there.
+    /// Removes an entry, which must exist.
     Remove {
         /// Its kind.
         kind: EntryKind,
@@ -95,20 +94,20 @@ pub enum Change {
     },
 }
 
-/// What became of a change.
+/// The result of applying a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It is there to stay, under this sequence number.
+    /// Written durably, with this sequence number.
     Done(u64),
-    /// Somebody else changed something since: nothing was written. Load and decide again.
+    /// Nothing was written because of a concurrent change. Load and decide again.
     Moved,
 }
 
-/// Whether the database is the one that was opened.
+/// Whether the file at the path is still the one that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     Same,
-    /// Another one was put into its place.
+    /// Another file has taken its place.
     Replaced,
     Gone,
 }
@@ -117,49 +116,49 @@ pub(crate) enum Presence {
 #[derive(Debug, thiserror::Error)]
 #[error("database {database}: {kind}")]
 pub struct StoreError {
-    /// Which, without secrets.
+    /// The database, without secrets.
     pub database: String,
-    /// Why.
+    /// The reason.
     pub kind: StoreErrorKind,
 }
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreErrorKind {
-    /// The URL is none.
+    /// The URL is invalid.
     #[error("{0}")]
     Url(String),
-    /// It is not there, and was not to be made.
-    #[error("it does not exist")]
+    /// It does not exist and was not to be created.
+    #[error("the file does not exist")]
     Missing,
-    /// It was there.
-    #[error("it is gone")]
+    /// It was removed after it was opened.
+    #[error("the file no longer exists")]
     Gone,
-    /// Another program's.
-    #[error("it holds something else")]
+    /// It belongs to another program.
+    #[error("not a database of plimsoll")]
     Foreign,
     /// Written by a newer version of this program.
-    #[error("it has schema {found}; this program knows schema {known}")]
+    #[error("its schema version is {found}; this program supports version {known}")]
     Newer {
-        /// Its version.
+        /// The schema version of the file.
         found: i64,
-        /// The newest that is known here.
+        /// The newest supported version.
         known: i64,
     },
-    /// A change does not fit what is there.
-    #[error("the {kind} \"{id}\" is {}there", if *.there { "already " } else { "not " })]
+    /// An entry exists that must not, or does not exist and must.
+    #[error("the {kind} \"{id}\" {}", if *.exists { "already exists" } else { "does not exist" })]
     Unfit {
-        /// Of which kind.
+        /// The entry's kind.
         kind: &'static str,
-        /// Of which entry.
+        /// The entry's id.
         id: String,
-        /// Whether it is there.
-        there: bool,
+        /// Whether the entry exists.
+        exists: bool,
     },
-    /// The database said no.
+    /// The database reported an error.
     #[error("{message}")]
     Database {
-        /// In its words.
+        /// The database's message.
         message: String,
         /// What to do about it; may be empty.
         hint: &'static str,
@@ -167,26 +166,24 @@ pub enum StoreErrorKind {
 }
 
 impl StoreError {
-    /// What to do about it; empty when the message says it.
+    /// What to do about it; empty if the message already says so.
     pub fn hint(&self) -> &'static str {
         match &self.kind {
             StoreErrorKind::Url(_) => "write it like sqlite:plimsoll.db",
-            StoreErrorKind::Missing => {
-                "a gateway makes it when it starts, or the first entry added"
-            }
-            StoreErrorKind::Gone => "put it back; the gateway uses what it loaded last until then",
-            StoreErrorKind::Foreign => "name another file: --database sqlite:plimsoll.db",
-            StoreErrorKind::Newer { .. } => "use the newer program; a database is not changed back",
+            StoreErrorKind::Missing => "start a gateway or add an entry to create it",
+            StoreErrorKind::Gone => "restore it; until then the gateway uses what it last loaded",
+            StoreErrorKind::Foreign => "choose another file: --database sqlite:plimsoll.db",
+            StoreErrorKind::Newer { .. } => "use the newer program; databases cannot be downgraded",
             StoreErrorKind::Unfit { .. } => "",
             StoreErrorKind::Database { hint, .. } => hint,
         }
     }
 }
 
-/// A database that is open.
+/// An open database.
 #[derive(Debug)]
 pub struct Store {
-    /// Without secrets.
+    /// The database's name, without secrets.
     shown: String,
     dialect: Dialect,
 }
@@ -197,11 +194,11 @@ enum Dialect {
 }
 
 impl Store {
-    /// Opens a database; with `create` it is made if it is not there. Each statement that is sent
-    /// from now on is counted in `queries`. Must be called in a tokio runtime with time.
+    /// Opens a database; with `create`, creates it if it does not exist. Counts every statement in
+    /// `queries`. Must be called in a tokio runtime with timers enabled.
     ///
     /// # Errors
-    /// Why it cannot be used.
+    /// Why the database cannot be used.
     pub async fn open(
         url: &str,
         create: bool,
@@ -217,7 +214,7 @@ impl Store {
         Ok(Store { shown: path.into(), dialect: Dialect::Sqlite(sqlite) })
     }
 
-    /// Whether there is a database under a URL, as far as that can be told without opening it.
+    /// Whether a file exists at the URL's path.
     pub fn exists(url: &str) -> bool {
         sqlite_path(url).is_some_and(|path| Path::new(path).exists())
     }
@@ -225,7 +222,7 @@ impl Store {
     /// Loads everything.
     ///
     /// # Errors
-    /// That the database said no.
+    /// If the database reports one.
     pub async fn load(&self) -> Result<Entries, StoreError> {
         let Dialect::Sqlite(sqlite) = &self.dialect;
         sqlite.load().await.map_err(|kind| self.error(kind))
@@ -234,33 +231,34 @@ impl Store {
     /// The sequence number of the last change: cheap.
     ///
     /// # Errors
-    /// That the database said no.
+    /// If the database reports one.
     pub async fn sequence(&self) -> Result<u64, StoreError> {
         let Dialect::Sqlite(sqlite) = &self.dialect;
         sqlite.sequence().await.map_err(|kind| self.error(kind))
     }
 
-    /// Applies a change that was decided when the sequence number was `at`.
+    /// Applies a change if the sequence number is still `at`.
     ///
     /// # Errors
-    /// That the change does not fit, or the database said no. Then nothing was written.
+    /// If the change does not fit the existing entries, or the database reports an error. Nothing was
+    /// written then.
     pub async fn apply(&self, change: &Change, at: u64) -> Result<Applied, StoreError> {
         let Dialect::Sqlite(sqlite) = &self.dialect;
         sqlite.apply(change, at).await.map_err(|kind| self.error(kind))
     }
 
-    /// Closes it, so that what it keeps beside its file is tidied up.
+    /// Closes the database, which removes its write-ahead log.
     pub async fn close(self) {
         let Dialect::Sqlite(sqlite) = self.dialect;
         sqlite.close().await;
     }
 
-    /// What it is called, without secrets.
+    /// The database's name, without secrets.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// Whether it is still where it was opened.
+    /// Whether the file is still the one that was opened.
     pub(crate) fn presence(&self) -> Presence {
         let Dialect::Sqlite(sqlite) = &self.dialect;
         sqlite.presence()
@@ -274,20 +272,20 @@ impl Store {
 /// Checks the URL of a database, without opening it.
 ///
 /// # Errors
-/// What is wrong with it, without repeating it: it may hold a secret.
+/// What is wrong; the message does not repeat the URL, which may contain a secret.
 pub fn check_url(url: &str) -> Result<(), String> {
     let Some(path) = sqlite_path(url) else {
         return Err(match url.split_once(':') {
             Some((scheme, _)) if !scheme.contains('/') => {
-                format!("no database of the kind \"{scheme}\" is known; there is sqlite")
+                format!("\"{scheme}\" databases are not supported, only sqlite")
             }
-            _ => "not the URL of a database".into(),
+            _ => "not a database URL".into(),
         });
     };
     match path {
-        "" => Err("an SQLite database without a file".into()),
-        ":memory:" => Err("a database in memory is gone with its process, and only its own".into()),
-        path if path.contains('?') => Err("parameters after \"?\" are not known".into()),
+        "" => Err("the SQLite URL has no file name".into()),
+        ":memory:" => Err("an in-memory database cannot be shared and is lost on exit".into()),
+        path if path.contains('?') => Err("parameters after \"?\" are not supported".into()),
         _ => Ok(()),
     }
 }

@@ -1,18 +1,18 @@
-//! The chunked coding, decoded in place.
+//! Decodes the chunked transfer coding in place.
 //!
-//! The buffer holds what was decoded, then what was not: after each call the undecoded rest follows
-//! the decoded part directly, so that the buffer never grows by what chunks add.
+//! After each call, the rest that is not yet decoded directly follows the decoded part, so that chunk
+//! headers do not accumulate in the buffer.
 
 use super::malformed;
 use crate::error::Error;
 
-/// The longest line before a chunk, with extensions, in bytes. Nobody who is well-meaning sends any.
+/// The longest line before a chunk, with extensions, in bytes. Benign clients do not send extensions.
 const LINE_MAX: usize = 256;
 
-/// The longest trailer, in bytes. Trailers are read over.
+/// The longest trailer, in bytes. Trailers are ignored.
 const TRAILER_MAX: usize = 8 << 10;
 
-/// How far the coding was read.
+/// The state of decoding.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
     state: State,
@@ -23,19 +23,19 @@ enum State {
     #[default]
     Size,
     Data(u64),
-    /// The line end behind a chunk.
-    Behind,
-    /// In the lines after the last chunk; how many bytes of them have come.
+    /// At the line end after a chunk.
+    ChunkEnd,
+    /// In the lines after the last chunk; the number of their bytes received.
     Trailer(usize),
     Done,
 }
 
 impl Chunks {
-    /// Decodes what lies in `buffer` from `end` on; moves `end` over what was decoded. True when the
-    /// last chunk and its trailer were read.
+    /// Decodes `buffer` from `end` on, and advances `end` past the decoded bytes. Returns true once the
+    /// last chunk and the trailer are read.
     ///
     /// # Errors
-    /// It is not chunked.
+    /// Malformed chunks.
     pub(crate) fn decode(&mut self, buffer: &mut Vec<u8>, end: &mut usize) -> Result<bool, Error> {
         let mut raw = *end;
         while self.state != State::Done {
@@ -58,11 +58,11 @@ impl Chunks {
                     *end += here as usize;
                     raw += here as usize;
                     self.state = match due - here {
-                        0 => State::Behind,
+                        0 => State::ChunkEnd,
                         due => State::Data(due),
                     };
                 }
-                State::Behind => match rest {
+                State::ChunkEnd => match rest {
                     [b'\r', b'\n', ..] => {
                         raw += 2;
                         self.state = State::Size;
@@ -87,7 +87,7 @@ impl Chunks {
         Ok(self.state == State::Done)
     }
 
-    /// Bytes that are still due of the chunk at hand.
+    /// Bytes missing of the current chunk.
     pub(crate) fn due(&self) -> usize {
         match self.state {
             State::Data(due) => usize::try_from(due).unwrap_or(usize::MAX),
@@ -96,14 +96,14 @@ impl Chunks {
     }
 }
 
-/// The line that `text` starts with, without its end; `None` when it is not whole yet.
+/// The first line of `text`, without its line end; `None` if it is incomplete.
 fn line(text: &[u8], max: usize) -> Result<Option<&[u8]>, Error> {
     match memchr::memchr(b'\n', text) {
         Some(at) if at > max => Err(malformed("a line of a chunk is too long")),
         Some(at) => match text[..at].strip_suffix(b"\r") {
-            // Others could read a line end, or an end of text, into these.
+            // Other parsers could take these for the end of the line or of the text.
             Some(line) if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') => {
-                Err(malformed("a line of a chunk has a control character"))
+                Err(malformed("a line of a chunk contains a control character"))
             }
             Some(line) => Ok(Some(line)),
             None => Err(malformed("a line of a chunk ends without a carriage return")),
@@ -121,6 +121,6 @@ fn size(line: &[u8]) -> Result<u64, Error> {
     // More than 15 digits is more than any limit, and would not fit.
     match u64::from_str_radix(text, 16) {
         Ok(size) if hexadecimal && digits.len() <= 15 => Ok(size),
-        _ => Err(malformed("a chunk without a size")),
+        _ => Err(malformed("a chunk's size is missing or invalid")),
     }
 }

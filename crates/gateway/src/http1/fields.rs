@@ -1,11 +1,11 @@
-//! The header fields that decide something, found in one pass.
+//! Extracts the headers that the gateway interprets, in one pass.
 
 use plimsoll_measure::Nanos;
 
 use super::{Field, malformed};
 use crate::error::{Error, ErrorKind};
 
-/// The fields that matter; values as written, without surrounding white space.
+/// The headers that the gateway interprets; values as received, without surrounding white space.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Fields<'a> {
     pub(crate) host: Option<&'a [u8]>,
@@ -17,37 +17,37 @@ pub(crate) struct Fields<'a> {
     pub(crate) service: Option<&'a [u8]>,
     pub(crate) forwarded_for: Option<&'a [u8]>,
     pub(crate) request_id: Option<&'a [u8]>,
-    /// Whether there is any field that may go on to upstreams (`call::passed`).
+    /// Whether there is any header that may be forwarded to upstreams (`call::passed`).
     pub(crate) is_passed: bool,
     pub(crate) websocket: bool,
     pub(crate) expect_continue: bool,
     pub(crate) close: bool,
     pub(crate) keep_alive: bool,
-    /// How long an idle connection is safe to use, by `Keep-Alive: timeout`.
+    /// How long an idle connection is safe to use, according to `Keep-Alive: timeout`.
     pub(crate) idle_max: Option<Nanos>,
     length: Option<u64>,
     chunked: bool,
 }
 
-/// A connection is not used within this time before the other side closes it: the close may be on
-/// its way.
+/// A connection is not used within this time before the other side closes it: the close may already be
+/// in flight.
 const KEEP_ALIVE_MARGIN: Nanos = Nanos::from_secs(1);
 
-/// What tells where a body ends.
+/// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Empty,
     Length(u64),
     Chunked,
-    /// A response's only.
+    /// Only for responses.
     UntilClose,
 }
 
 impl<'a> Fields<'a> {
-    /// Finds them.
+    /// Extracts the headers.
     ///
     /// # Errors
-    /// Fields that contradict each other or cannot be understood.
+    /// Headers that contradict each other or are malformed.
     pub(crate) fn read(all: &[Field<'a>]) -> Result<Fields<'a>, Error> {
         let mut fields = Fields::default();
         for field in all {
@@ -59,9 +59,9 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// Takes one field; names may be in any case.
+    /// Processes one header; its name may be in any case.
     pub(crate) fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Error> {
-        // The length and first letter tell most fields apart from those that matter.
+        // Length and first letter rule out most other headers cheaply.
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         match (name.len(), name.as_bytes().first().map(u8::to_ascii_lowercase)) {
             (4, Some(b'h')) if is("host") => self.host(value)?,
@@ -128,7 +128,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What is not understood says nothing.
+    /// Malformed parameters are ignored.
     fn keep_alive_timeout(&mut self, value: &[u8]) {
         let mut parameters =
             value.split(|byte| matches!(byte, b',' | b';')).map(<[u8]>::trim_ascii);
@@ -149,9 +149,9 @@ impl<'a> Fields<'a> {
         };
         let length = value.iter().try_fold(0, append).filter(|_| !value.is_empty());
         let length = length.ok_or_else(|| {
-            malformed(format!("Content-Length is no number: \"{}\"", value.escape_ascii()))
+            malformed(format!("Content-Length is not a number: \"{}\"", value.escape_ascii()))
         })?;
-        // Even where both say the same: whoever sends two has something in mind.
+        // Even if both are equal: sending two suggests an attack.
         match self.length.replace(length) {
             Some(_) => Err(malformed("two Content-Length headers")),
             None => Ok(()),
@@ -163,15 +163,15 @@ impl<'a> Fields<'a> {
             return Err(malformed("two Transfer-Encoding headers"));
         }
         if !value.eq_ignore_ascii_case(b"chunked") {
-            let message =
-                format!("transfer coding \"{}\"; only chunked is taken", value.escape_ascii());
+            let coding = value.escape_ascii();
+            let message = format!("transfer coding \"{coding}\" is not supported; use chunked");
             return Err(Error::new(ErrorKind::UnsupportedTransfer, message));
         }
         self.chunked = true;
         Ok(())
     }
 
-    /// What tells where the body ends; `otherwise` where no field does.
+    /// The body's framing; `otherwise` if no header determines it.
     pub(crate) fn framing(&self, otherwise: Framing) -> Result<Framing, Error> {
         Ok(match (self.chunked, self.length) {
             (true, _) => Framing::Chunked,
@@ -182,7 +182,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether this is a host as RFC 3986 §3.2.2 allows it, and a port, if any; it may be empty.
+/// Whether this is a host according to RFC 3986 §3.2.2 (may be empty), with an optional port.
 pub(super) fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
         // A colon within brackets belongs to an IPv6 address.

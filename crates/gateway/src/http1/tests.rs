@@ -1,4 +1,4 @@
-//! Tables of messages, and what must hold however bytes arrive.
+//! Tables of messages, and properties that hold for any fragmentation.
 
 use super::*;
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ fn requests_are_read() {
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_refused() {
+fn ambiguous_requests_are_rejected() {
     use ErrorKind::{HeadTooLarge, MalformedHttp, UnsupportedTransfer};
     let check = |lines: &str, kind: ErrorKind| {
         let text = format!("POST / HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
@@ -97,7 +97,7 @@ fn heads_end_with_an_empty_line() {
     }
 }
 
-/// Feeds `raw` in pieces and gives the body and what lies behind it.
+/// Feeds `raw` in fragments and returns the body and the bytes after it.
 fn feed(
     framing: Framing,
     raw: &[u8],
@@ -126,7 +126,7 @@ fn feed(
 }
 
 #[test]
-fn chunks_are_refused_for_what_is_wrong() {
+fn malformed_chunks_are_rejected() {
     let check = |raw: &str, kind: ErrorKind| {
         assert_eq!(feed(Framing::Chunked, raw.as_bytes(), &[], 100), Err(kind), "{raw:?}");
     };
@@ -146,7 +146,7 @@ fn chunks_are_refused_for_what_is_wrong() {
 }
 
 proptest! {
-    /// However it is cut, a chunked body is what was put in, and what follows stays whole.
+    /// A chunked body is decoded correctly however it is fragmented, and the bytes after it are kept.
     #[test]
     fn chunked_bodies_survive_any_cut(
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..8),
@@ -166,9 +166,8 @@ proptest! {
         prop_assert_eq!(feed(Framing::Chunked, &raw, &cuts, 10_000), Ok(expected));
     }
 
-    /// Nothing that arrives makes the parsers panic.
     #[test]
-    fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn parsers_do_not_panic_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = request_head(&bytes);
         let _ = response_head(&bytes, false);
         let _ = head_end(&bytes, bytes.len() / 2);
@@ -177,7 +176,7 @@ proptest! {
 }
 
 #[test]
-fn hosts_and_targets_are_read_in_one_way_only() {
+fn ambiguous_hosts_and_targets_are_rejected() {
     let with = |target: &str, host: &str| {
         head(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).is_ok()
     };
@@ -198,7 +197,7 @@ fn hosts_and_targets_are_read_in_one_way_only() {
 }
 
 #[test]
-fn lines_of_chunks_have_no_control_characters() {
+fn control_characters_in_chunk_lines_are_rejected() {
     let read = |text: &str| {
         let mut buffer = text.as_bytes().to_vec();
         Chunks::default().decode(&mut buffer, &mut 0).map_err(|error| error.kind)

@@ -1,12 +1,12 @@
-//! Names of upstreams and their addresses.
+//! DNS cache for upstreams.
 //!
-//! Each name is looked up once, however many connections wait for it, and looked up again when what
-//! is known is older than [`FRESH`]. Until the new answer is there, and when there is none, the
-//! addresses known last stay in use: a name server that fails must not fail calls. A lookup that
-//! hangs occupies one thread and holds up no other name.
+//! Each name has at most one lookup in flight, however many connections wait for it, and is looked up
+//! again once the result is older than [`FRESH`]. While a lookup is in flight or if it fails, the
+//! previous addresses stay in use: a failing name server must not fail calls. A hung lookup occupies
+//! one thread and does not delay other names.
 //!
-//! Connections remember the address that they lead to; one whose address a name has no more is
-//! closed when it is idle (`upstream::pool`).
+//! Connections remember their address; an idle connection to an address that its name no longer has
+//! is closed (`upstream::pool`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -18,14 +18,14 @@ use tokio::sync::watch;
 
 use crate::host::Resolve;
 
-/// Known addresses are looked up again after this time. Resolvers give no time to live; short enough
-/// that a changed name is noticed within a minute, long enough to cost nothing.
+/// Age at which addresses are looked up again; the resolver does not report a TTL. Short enough to
+/// notice a changed name within a minute, long enough to cost nothing.
 pub(crate) const FRESH: Nanos = Nanos::from_secs(30);
 
-/// The addresses of a name, in the order of preference.
+/// The addresses of a name, in order of preference.
 pub(crate) type Addresses = Arc<[IpAddr]>;
 
-/// Names as they are known.
+/// The cache.
 pub(crate) struct Resolver {
     resolve: Resolve,
     keeper: Handle,
@@ -33,15 +33,15 @@ pub(crate) struct Resolver {
 }
 
 struct Name {
-    /// What the last lookup that succeeded gave, and when.
+    /// The result and time of the last successful lookup.
     known: Option<(Addresses, Nanos)>,
-    /// When a lookup was last begun.
+    /// When the last lookup was started.
     asked_at: Nanos,
-    /// The lookup in flight: tells its end, and why it failed.
+    /// The lookup in flight; notifies when it ends, with the error if it failed.
     lookup: Option<watch::Receiver<Option<String>>>,
 }
 
-/// The host's own resolver.
+/// The system's resolver.
 pub(crate) fn of_host() -> Resolve {
     Arc::new(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
 }
@@ -51,17 +51,17 @@ impl Resolver {
         Resolver { resolve, keeper, names: Arc::default() }
     }
 
-    /// The addresses known, of whatever age; a lookup is begun when they are not fresh.
+    /// The cached addresses, even if stale; starts a lookup if they are.
     pub(crate) fn known(&self, host: &str, now: Nanos) -> Option<Addresses> {
         let mut names = lock(&self.names);
         let name = self.name(&mut names, host, now);
         name.known.as_ref().map(|(addresses, _)| addresses.clone())
     }
 
-    /// The addresses, waited for where none are known.
+    /// The cached addresses; waits for a lookup if there are none.
     ///
     /// # Errors
-    /// Why the name has none.
+    /// Why the lookup failed.
     pub(crate) async fn lookup(&self, host: &str, now: Nanos) -> Result<Addresses, String> {
         let lookup = {
             let mut names = lock(&self.names);
@@ -72,17 +72,17 @@ impl Resolver {
             }
         };
         let Some(mut lookup) = lookup else { return Err("the name was not looked up".into()) };
-        // An error means that the sender is gone: the lookup ended.
+        // An error means that the lookup ended.
         let _ = lookup.changed().await;
         let failed = lookup.borrow().clone();
         let names = lock(&self.names);
         match names.get(host).and_then(|name| name.known.as_ref()) {
             Some((addresses, _)) => Ok(addresses.clone()),
-            None => Err(failed.unwrap_or_else(|| "the lookup was cut off".into())),
+            None => Err(failed.unwrap_or_else(|| "the lookup was aborted".into())),
         }
     }
 
-    /// The entry of a name, with a lookup in flight if one is due.
+    /// The entry of a name; starts a lookup if one is due.
     fn name<'a>(
         &self,
         names: &'a mut HashMap<String, Name>,
@@ -93,7 +93,7 @@ impl Resolver {
             let name = Name { known: None, asked_at: Nanos::ZERO, lookup: None };
             names.insert(host.into(), name);
         }
-        let name = names.get_mut(host).expect("it was just put in");
+        let name = names.get_mut(host).expect("it was just inserted");
         let is_due = name.known.is_none() || now - name.asked_at >= FRESH;
         if name.lookup.is_none() && is_due {
             name.asked_at = now;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lookup_serves_all_and_is_repeated_when_it_is_old() {
+    fn lookups_are_shared_and_refreshed() {
         let keeper = Keeper::start().expect("a thread");
         let (answer, answers) = mpsc::channel::<io::Result<Vec<IpAddr>>>();
         let asked = Arc::new(AtomicUsize::new(0));
@@ -168,7 +168,7 @@ mod tests {
             let (found, ()) = futures_util::future::join(waiting, answering).await;
             assert!(found.iter().all(|found| found.as_deref() == Ok(&[ip(1)])));
             assert_eq!(asked.load(Ordering::SeqCst), 1);
-            // An old answer is used while a new one is fetched, and when that fails.
+            // Stale addresses are used while a lookup is in flight, and if it fails.
             let later = Nanos(FRESH.0 + 1);
             assert_eq!(resolver.known("node", later).as_deref(), Some(&[ip(1)][..]));
             answer.send(Err(io::Error::other("no name server"))).expect("a listener");
@@ -186,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_that_hangs_holds_up_no_other_and_no_end() {
+    fn hung_lookups_do_not_delay_others_or_shutdown() {
         let keeper = Keeper::start().expect("a thread");
         let (_never, hung) = mpsc::channel::<()>();
         let hung = Mutex::new(hung);
         let resolve: Resolve = Arc::new(move |name| match name {
             "hung" => {
                 let _ = hung.lock().expect("no panic").recv();
-                Err(io::Error::other("given up"))
+                Err(io::Error::other("hung"))
             }
             _ => Ok(vec![ip(1)]),
         });
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_address_is_asked_for_again() {
+    fn failed_lookups_are_retried() {
         let keeper = Keeper::start().expect("a thread");
         let asked = AtomicUsize::new(0);
         let resolve: Resolve = Arc::new(move |_| match asked.fetch_add(1, Ordering::SeqCst) {

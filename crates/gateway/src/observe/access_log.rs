@@ -1,7 +1,7 @@
-//! The access log: a line of JSON for a sample of the calls.
+//! The access log: a line of JSON for a sample of the requests.
 //!
-//! Lines are made by the workers and written by a thread of their own, so that a slow disk slows no
-//! call: when it cannot keep up, lines are dropped and counted.
+//! The workers format the lines, and a dedicated thread writes them, so that a slow disk does not slow
+//! down calls. If the thread cannot keep up, lines are dropped and counted.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -20,37 +20,37 @@ use plimsoll_registry::settings::Network;
 
 use crate::error::CallError;
 
-/// Lines that wait to be written.
+/// Maximum number of queued lines.
 const LINES_MAX: usize = 4_096;
 
-/// Lines that wait are written together, this many bytes at a time.
+/// Queued lines are written in batches of about this many bytes.
 const BATCH: usize = 32 << 10;
 
-/// Where lines go.
+/// The access log.
 pub(crate) struct AccessLog {
     /// `None`: stderr.
     file: Option<PathBuf>,
-    /// Opened when it is first needed.
+    /// Set once the log is opened.
     lines: OnceLock<SyncSender<Order>>,
-    outcome: Arc<Outcome>,
+    state: Arc<WriterState>,
 }
 
-/// Orders to the thread that writes.
+/// A message to the writer thread.
 enum Order {
     Write(Vec<u8>),
-    /// Open the file again: it was moved away.
+    /// Reopen the file after rotation.
     Reopen,
 }
 
-/// What became of lines.
+/// The state of the writer thread.
 #[derive(Default)]
-struct Outcome {
+struct WriterState {
     dropped: AtomicU64,
-    /// Why the last write failed; `None`: it did not.
+    /// Why the last write failed; `None` if it succeeded.
     trouble: Mutex<Option<String>>,
 }
 
-/// One call, as it is logged.
+/// The fields of a line.
 pub(crate) struct Entry<'a> {
     /// Since 1970, in nanoseconds.
     pub(crate) at: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) path: &'a str,
     pub(crate) endpoint: Option<Cow<'a, str>>,
     pub(crate) service: Option<&'a [u8]>,
-    /// The call's method, where it is one that is known.
+    /// The call's method, if it is a known one.
     pub(crate) rpc_method: Option<&'a str>,
     pub(crate) upstreams: &'a str,
     pub(crate) status: u16,
@@ -69,28 +69,27 @@ pub(crate) struct Entry<'a> {
     pub(crate) attempts: u32,
     pub(crate) bytes_in: usize,
     pub(crate) took: Nanos,
-    /// What the request is called.
     pub(crate) request_id: Option<&'a [u8]>,
-    /// The first error that it was answered with.
+    /// The first error that the caller was answered with.
     pub(crate) error: Option<CallError>,
     /// The HTTP status of the last upstream response.
     pub(crate) upstream_status: Option<u16>,
 }
 
-/// A line that waits for the end of its answer.
+/// A line that is completed at the end of its answer.
 pub(crate) struct Line(Vec<u8>);
 
 impl AccessLog {
-    /// A log that is appended to a file, or goes to stderr, once it is opened.
+    /// A log that appends to a file, or writes to stderr, once it is opened.
     pub(crate) fn new(file: Option<&Path>) -> AccessLog {
         let file = file.map(Path::to_path_buf);
-        AccessLog { file, lines: OnceLock::new(), outcome: Arc::default() }
+        AccessLog { file, lines: OnceLock::new(), state: Arc::default() }
     }
 
-    /// Opens it, unless it is open.
+    /// Opens the log, unless it is already open.
     ///
     /// # Errors
-    /// The file cannot be opened, or there is no thread to be had.
+    /// The file cannot be opened, or the thread cannot be spawned.
     pub(crate) fn open(&self) -> io::Result<()> {
         if self.lines.get().is_some() {
             return Ok(());
@@ -100,52 +99,52 @@ impl AccessLog {
             None => Box::new(io::stderr()),
         };
         let (lines, waiting) = sync_channel(LINES_MAX);
-        let outcome = self.outcome.clone();
+        let state = self.state.clone();
         std::thread::Builder::new().name("access-log".into()).spawn({
             let file = self.file.clone();
-            move || write(out, file.as_deref(), &waiting, &outcome)
+            move || write(out, file.as_deref(), &waiting, &state)
         })?;
-        // Only one thread opens it: the one that starts and reloads.
+        // Never set concurrently: only the thread that starts and reloads the gateway opens the log.
         let _ = self.lines.set(lines);
         Ok(())
     }
 
-    /// Writes a line at the end of its answer.
+    /// Completes and queues a line at the end of its answer.
     pub(crate) fn write(&self, line: Line, bytes_out: u64, complete: bool) {
         let Some(lines) = self.lines.get() else { return };
         if lines.try_send(Order::Write(line.finish(bytes_out, complete))).is_err() {
-            self.outcome.dropped.fetch_add(1, Ordering::Relaxed);
+            self.state.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Opens its file again, so that another program may move it away.
+    /// Reopens the file, for log rotation.
     pub(crate) fn reopen(&self) {
         if let Some(lines) = self.lines.get() {
-            // Where too much waits to be written, the next time will do.
+            // Skipped if the queue is full; the next SIGHUP retries.
             let _ = lines.try_send(Order::Reopen);
         }
     }
 
-    /// Lines that were not written.
+    /// The number of lines that were not written.
     pub(crate) fn dropped(&self) -> u64 {
-        self.outcome.dropped.load(Ordering::Relaxed)
+        self.state.dropped.load(Ordering::Relaxed)
     }
 
-    /// Why lines cannot be written at present, with the file.
+    /// Why the log cannot be written at present, with the file's name.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let trouble = self.outcome.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = self.state.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.file.as_ref().map_or("stderr".into(), |file| file.to_string_lossy());
         trouble.as_ref().map(|why| format!("{file}: {why}"))
     }
 }
 
-/// Writes lines until nobody can send any more. A full disk is no reason to stop relaying: what
-/// cannot be written is counted, and the next lines are tried.
+/// Writes lines until all senders are gone. Lines that cannot be written, for example because the disk
+/// is full, are counted, and the next lines are tried.
 fn write(
     mut out: Box<dyn Write + Send>,
     file: Option<&Path>,
     waiting: &Receiver<Order>,
-    outcome: &Outcome,
+    state: &WriterState,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut is_torn = false;
@@ -154,7 +153,7 @@ fn write(
         let mut failed = None;
         match order {
             Order::Reopen => {
-                // What cannot be opened again is written to as before.
+                // On error, the old file stays in use.
                 match file.map(open_file) {
                     Some(Ok(again)) => (out, is_torn) = (Box::new(again), false),
                     Some(Err(error)) => failed = Some(error),
@@ -164,7 +163,7 @@ fn write(
             Order::Write(line) => {
                 batch.clear();
                 if is_torn {
-                    // A part of the batch before may have been written.
+                    // The previous batch may have been written in part.
                     batch.push(b'\n');
                 }
                 batch.extend_from_slice(&line);
@@ -182,12 +181,12 @@ fn write(
                 failed = out.write_all(&batch).err();
                 is_torn = failed.is_some();
                 if is_torn {
-                    outcome.dropped.fetch_add(lines, Ordering::Relaxed);
+                    state.dropped.fetch_add(lines, Ordering::Relaxed);
                 }
             }
         }
         let failed = failed.map(|error| error.to_string());
-        *outcome.trouble.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        *state.trouble.lock().unwrap_or_else(PoisonError::into_inner) = failed;
         next = next.or_else(|| waiting.recv().ok());
     }
 }
@@ -198,7 +197,7 @@ fn open_file(path: &Path) -> io::Result<File> {
 }
 
 impl Line {
-    /// Everything that is known when the answer is ready.
+    /// Formats everything that is known when the answer is ready.
     pub(crate) fn new(entry: &Entry<'_>) -> Line {
         let mut out = Vec::with_capacity(256);
         let mut text = |name: &str, value: &str| {
@@ -244,8 +243,7 @@ impl Line {
         Line(out)
     }
 
-    /// Adds what became of the answer's body: bytes handed to the caller's socket, and whether that
-    /// was all of it.
+    /// Adds the bytes of the answer's body written to the caller's socket, and whether that was all.
     fn finish(mut self, bytes_out: u64, complete: bool) -> Vec<u8> {
         let truncated = if complete { "" } else { ",\"truncated\":true" };
         self.0.extend_from_slice(format!(",\"bytes_out\":{bytes_out}{truncated}}}\n").as_bytes());
@@ -253,8 +251,8 @@ impl Line {
     }
 }
 
-/// Whose call it is: the nearest address of X-Forwarded-For that no trusted proxy has, as far as
-/// trusted proxies vouch for it.
+/// The client's address: the last one in X-Forwarded-For that is not a trusted proxy, provided that the
+/// peer is a trusted proxy.
 pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.holds(address));
     let mut client = peer;
@@ -270,7 +268,7 @@ pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Netw
     client
 }
 
-/// An endpoint's id, shortened: it is its customer's credential.
+/// An endpoint's id, shortened because it is the customer's credential.
 fn masked(id: &str) -> Cow<'_, str> {
     const SHOWN: usize = 4;
     let mut back = id.char_indices().rev().map(|(at, _)| at);
@@ -283,7 +281,7 @@ fn masked(id: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether X-Forwarded-For holds nothing but addresses.
+/// Whether X-Forwarded-For contains only addresses.
 pub(crate) fn is_chain(forwarded_for: &[u8]) -> bool {
     let is_address =
         |hop: &[u8]| std::str::from_utf8(hop).is_ok_and(|hop| hop.trim().parse::<IpAddr>().is_ok());
@@ -294,7 +292,7 @@ pub(crate) fn is_chain(forwarded_for: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// A disk that is full now and then: the write that meets it gets this many bytes through.
+    /// A disk with this many bytes left; `None`: enough.
     struct Disk {
         written: Arc<Mutex<Vec<u8>>>,
         full: Arc<Mutex<Option<usize>>>,
@@ -318,11 +316,11 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_lines_and_is_told_until_there_is_room() {
+    fn a_full_disk_drops_lines_and_is_reported() {
         let (written, full) = (Arc::default(), Arc::new(Mutex::new(None)));
         let disk = Disk { written: Arc::clone(&written), full: full.clone() };
-        let outcome = Outcome::default();
-        let trouble = || outcome.trouble.lock().expect("no panic").clone();
+        let state = WriterState::default();
+        let trouble = || state.trouble.lock().expect("no panic").clone();
         let said = |wanted: bool| {
             while trouble().is_some() != wanted {
                 std::thread::yield_now();
@@ -330,31 +328,31 @@ mod tests {
         };
         std::thread::scope(|scope| {
             let disk: Box<dyn Write + Send> = Box::new(disk);
-            let outcome = &outcome;
+            let state = &state;
             let (lines, waiting) = sync_channel(LINES_MAX);
             let log = move |room: Option<usize>, line: &str| {
                 *full.lock().expect("no panic") = room;
                 lines.send(Order::Write(line.as_bytes().to_vec())).expect("it is waited for");
             };
             // Ends when `log` is gone.
-            scope.spawn(move || write(disk, None, &waiting, outcome));
+            scope.spawn(move || write(disk, None, &waiting, state));
             log(Some(3), "one\n");
             said(true);
             assert_eq!(trouble().as_deref(), Some("no storage space"));
             log(Some(0), "two\n");
-            while outcome.dropped.load(Ordering::Relaxed) < 2 {
+            while state.dropped.load(Ordering::Relaxed) < 2 {
                 std::thread::yield_now();
             }
             log(None, "three\n");
             said(false);
         });
-        assert_eq!(outcome.dropped.load(Ordering::Relaxed), 2);
+        assert_eq!(state.dropped.load(Ordering::Relaxed), 2);
         let written = written.lock().expect("no panic");
         assert_eq!(String::from_utf8_lossy(&written), "one\nthree\n");
     }
 
     #[test]
-    fn endpoints_are_not_logged_as_they_are_called() {
+    fn endpoint_ids_are_masked() {
         assert_eq!(masked("ethpath_1764014188689_1764014188693"), "ethp…8693");
         assert_eq!(masked("abcdefghijklm"), "abcd…jklm");
         assert_eq!(masked("short_1"), "short_1");
@@ -362,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_believed_as_far_as_proxies_are_trusted() {
+    fn client_addresses_come_from_trusted_proxies_only() {
         let trusted: Vec<Network> =
             ["127.0.0.1", "10.0.0.0/8"].map(|text| Network::parse(text).expect(text)).into();
         let check = |peer: &str, chain: &str, client: &str| {

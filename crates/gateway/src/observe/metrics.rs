@@ -1,7 +1,7 @@
 //! The metrics page, in Prometheus' text format.
 //!
-//! Figures are added up from the workers' shards when they are asked for. Every metric that is ever
-//! shown stands in [`METRICS`], from which the documentation is checked.
+//! Values are summed over the workers' shards on request. [`METRICS`] lists every metric; a test
+//! compares it with the documentation.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ pub struct Metric {
     pub name: &'static str,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// Its labels, with commas.
+    /// Its labels, comma-separated.
     pub labels: &'static str,
-    /// What it says.
+    /// Its HELP text.
     pub help: &'static str,
 }
 
@@ -36,18 +36,18 @@ macro_rules! metrics {
 }
 
 metrics! {
-    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome: ok; rpc_error (the upstream returned an error object); caller, gateway or upstream, the side at fault for an error of the gateway; cancelled (the caller left first); truncated (the answer did not arrive as a whole).";
-    CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "Time from reading the request to having the answer.";
-    RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason why there was no answer, or cancelled.";
+    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome: ok; rpc_error (the upstream returned an error object); caller, gateway or upstream, the side at fault for an error of the gateway; cancelled (the caller disconnected first); truncated (the answer was not fully delivered).";
+    CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "Time from reading the request to having its answer.";
+    RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason for a missing answer, or cancelled.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "Time from sending a call upstream to the complete answer.";
-    LOOSE = "plimsoll_loose_answers_total", "counter", "service,upstream", "Answers that did not follow JSON-RPC to the letter (an id or a code as text, an error that is not an object, one answer in an array) and were corrected.";
+    LOOSE = "plimsoll_loose_answers_total", "counter", "service,upstream", "Answers that were not strictly valid JSON-RPC (an id or a code as a string, an error that is not an object, a single answer in an array) and were corrected.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
-    CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; limits.calls is the most.";
-    MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; limits.memory is the most.";
-    DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; calls make none.";
+    CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; the limit is limits.calls.";
+    MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; the limit is limits.memory.";
+    DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; relaying calls makes none.";
     LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Access log lines that could not be written.";
     BUILD = "plimsoll_build_info", "gauge", "version", "Always 1; the version is in the label.";
     CPU = "process_cpu_seconds_total", "counter", "", "User and system CPU time.";
@@ -56,20 +56,20 @@ metrics! {
     STARTED = "process_start_time_seconds", "gauge", "", "Start time as Unix time.";
 }
 
-/// What the page shows of a service.
+/// The counters of a service.
 pub(crate) struct ServiceFigures {
     pub(crate) id: String,
     pub(crate) calls: Arc<Sharded<Calls>>,
     pub(crate) routes: Vec<RouteFigures>,
 }
 
-/// What the page shows of a service's relays to one upstream.
+/// The counters of a service's relays to one upstream.
 pub(crate) struct RouteFigures {
     pub(crate) upstream: String,
     pub(crate) relays: Arc<Sharded<Relays>>,
 }
 
-/// What the page shows.
+/// The contents of the page.
 pub(crate) struct Figures<'a> {
     pub(crate) services: Vec<ServiceFigures>,
     /// Relays in flight by upstream.
@@ -145,7 +145,7 @@ impl Page {
         self.0 += metric.name;
         self.0 += suffix;
         for (at, (name, value)) in labels.iter().enumerate() {
-            // Ids hold no character that would have to be escaped.
+            // Ids contain no characters that need escaping.
             write!(self.0, "{}{name}=\"{value}\"", if at == 0 { '{' } else { ',' })
                 .expect("writing to memory");
         }
@@ -158,7 +158,7 @@ impl Page {
         for service in services {
             for method in 0..=method::NAMES.len() {
                 let name = method::NAMES.get(method).copied().unwrap_or("other");
-                for (at, outcome) in Outcome::WORDS.into_iter().enumerate() {
+                for (at, outcome) in Outcome::NAMES.into_iter().enumerate() {
                     let count = service.calls.sum(|calls| calls.count(method, at));
                     if count > 0 {
                         let labels = [
@@ -174,7 +174,7 @@ impl Page {
         }
         self.head(CALL_DURATION);
         for service in services {
-            for (at, outcome) in Outcome::WORDS.into_iter().enumerate() {
+            for (at, outcome) in Outcome::NAMES.into_iter().enumerate() {
                 let labels = [("service", service.id.as_str()), ("outcome", outcome)];
                 self.durations(CALL_DURATION, &labels, |bucket| {
                     service.calls.sum(|calls| figure(&calls.durations[at], bucket))
@@ -197,7 +197,7 @@ impl Page {
                     let labels = [
                         ("service", service),
                         ("upstream", route.upstream.as_str()),
-                        ("outcome", RelayOutcome::word(at)),
+                        ("outcome", RelayOutcome::label(at)),
                     ];
                     self.sample(RELAYS, "", &labels, count);
                 }
@@ -238,7 +238,7 @@ impl Page {
         sample("", full, counts.sum(|counts| counts.refused[full as usize].get()));
     }
 
-    /// A histogram, unless nothing was counted; `figure` gives a bucket's count, or the sum.
+    /// Writes a histogram, unless it is empty; `figure` returns a bucket's count, or the sum.
     fn durations(
         &mut self,
         metric: Metric,

@@ -1,8 +1,8 @@
-//! What is counted, without locks and without contention.
+//! Counters without locks or contention.
 //!
-//! Each worker has a shard of its own and is its only writer, so that counting is a load and a store
-//! on a cache line that nobody else writes; readers of the figures add the shards up. Figures belong
-//! to a service or a route, not to a registry, and outlive the registries in which they stand.
+//! Each worker is the only writer of its shard, so that counting is a load and a store on a cache line
+//! that no other thread writes; readers sum the shards. Counters belong to a service or a route rather
+//! than to a `Routing`, and survive its replacement.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,14 +13,14 @@ use plimsoll_rpc::method::{self, Method};
 use crate::error::{ErrorKind, Fault};
 use crate::protocol::Category;
 
-/// A count with one writer and any number of readers.
+/// A counter with one writer and any number of readers.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     #[inline]
     pub(crate) fn add(&self, n: u64) {
-        // One writer: no other thread's addition can be lost between the load and the store.
+        // With one writer, no addition can be lost between the load and the store.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
@@ -35,7 +35,7 @@ impl Counter {
     }
 }
 
-/// One `T` for each worker, on lines of its own.
+/// One `T` per worker, each on its own cache lines.
 #[derive(Debug)]
 pub(crate) struct Sharded<T>(Box<[Shard<T>]>);
 
@@ -48,7 +48,7 @@ impl<T: Default> Sharded<T> {
         Sharded((0..workers).map(|_| Shard::default()).collect())
     }
 
-    /// The shard of a worker, which alone may write to it.
+    /// The shard of a worker; only this worker may write to it.
     #[inline]
     pub(crate) fn of(&self, worker: usize) -> &T {
         &self.0[worker].0
@@ -59,20 +59,20 @@ impl<T: Default> Sharded<T> {
         self.of(self.0.len() - 1)
     }
 
-    /// A figure, summed over all workers.
+    /// A value, summed over all workers.
     pub(crate) fn sum(&self, figure: impl Fn(&T) -> u64) -> u64 {
         self.0.iter().fold(0, |sum, shard| sum.wrapping_add(figure(&shard.0)))
     }
 }
 
-/// What is counted beside calls and relays.
+/// Counters other than those of calls and relays.
 #[derive(Debug)]
 pub(crate) struct Counts {
-    /// Connections from callers that are open.
+    /// Open connections from callers.
     pub(crate) downstream: Counter,
-    /// Connections to upstreams that are open, idle ones among them.
+    /// Open connections to upstreams, including idle ones.
     pub(crate) upstream: Counter,
-    /// Requests that were refused before a service was known, by the error's place in the table.
+    /// Requests refused before their service was known, by the error's index in the table.
     pub(crate) refused: [Counter; crate::error::TABLE.len()],
 }
 
@@ -86,7 +86,7 @@ impl Default for Counts {
     }
 }
 
-/// Upper edges of the buckets that durations are counted in.
+/// Upper bounds of the duration buckets.
 pub(crate) const EDGES: [Nanos; 17] = [
     Nanos(100_000),
     Nanos(250_000),
@@ -107,10 +107,10 @@ pub(crate) const EDGES: [Nanos; 17] = [
     Nanos::from_secs(30),
 ];
 
-/// Durations in buckets, as Prometheus wants them.
+/// A histogram of durations.
 #[derive(Debug, Default)]
 pub(crate) struct Durations {
-    /// One more than there are edges: what took longer than the last.
+    /// One per bound, and one for longer durations.
     pub(crate) buckets: [Counter; EDGES.len() + 1],
     pub(crate) sum_ns: Counter,
 }
@@ -124,23 +124,23 @@ impl Durations {
     }
 }
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A result.
     Ok,
     /// An upstream's error object: the chain's answer, not a failure of the relay.
     RpcError,
-    /// An error of our own table.
+    /// One of the gateway's own errors.
     Failed(Fault),
-    /// The caller left before there was an answer.
+    /// The caller disconnected before there was an answer.
     Cancelled,
-    /// The answer did not reach the caller as a whole.
+    /// The answer was not fully delivered to the caller.
     Truncated,
 }
 
 impl Outcome {
-    pub(crate) const WORDS: [&str; 7] =
+    pub(crate) const NAMES: [&str; 7] =
         ["ok", "rpc_error", "caller", "gateway", "upstream", "cancelled", "truncated"];
 
     #[inline]
@@ -155,17 +155,17 @@ impl Outcome {
     }
 }
 
-/// What is counted of a service's calls.
+/// The counters of a service's calls.
 #[derive(Debug)]
 pub(crate) struct Calls {
-    /// By method, those unknown in the last place; made when a method is first called.
-    by_method: [OnceLock<Box<[Counter; Outcome::WORDS.len()]>>; method::NAMES.len() + 1],
-    pub(crate) durations: [Durations; Outcome::WORDS.len()],
-    /// Calls that were refused for want of capacity, in the order of [`SHED`].
+    /// By method, unknown methods last; allocated when a method is first called.
+    by_method: [OnceLock<Box<[Counter; Outcome::NAMES.len()]>>; method::NAMES.len() + 1],
+    pub(crate) durations: [Durations; Outcome::NAMES.len()],
+    /// Calls refused for lack of capacity, in the order of [`SHED`].
     pub(crate) shed: [Counter; SHED.len()],
 }
 
-/// The errors that mean that there was no room for a call.
+/// The errors of calls refused for lack of capacity.
 pub(crate) const SHED: [ErrorKind; 2] = [ErrorKind::LimitReached, ErrorKind::Busy];
 
 impl Default for Calls {
@@ -183,25 +183,25 @@ impl Calls {
         self.durations[outcome.place()].add(span);
     }
 
-    /// Calls by the method's place, with one more place for unknown ones, and the outcome's.
+    /// Calls by index of the method, with one more index for unknown methods, and of the outcome.
     pub(crate) fn count(&self, method: usize, outcome: usize) -> u64 {
         self.by_method[method].get().map_or(0, |counts| counts[outcome].get())
     }
 }
 
-/// What a relay came to.
+/// The outcome of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RelayOutcome {
     Ok,
-    /// An error object of this meaning.
+    /// An error object of this category.
     Rpc(Category),
-    /// No answer, for this reason.
+    /// No usable answer, for this reason.
     Failed(ErrorKind),
-    /// It was not waited for any more.
+    /// The answer was no longer needed.
     Cancelled,
 }
 
-/// The ways in which a relay fails, in the order of their places.
+/// The errors of failed relays, in the order of their indices.
 const FAILURES: [ErrorKind; 8] = [
     ErrorKind::Unreachable,
     ErrorKind::TimedOut,
@@ -214,7 +214,7 @@ const FAILURES: [ErrorKind; 8] = [
 ];
 
 impl RelayOutcome {
-    /// What a relay without an answer came to.
+    /// The outcome of a relay that failed with this error.
     pub(crate) fn failed(kind: ErrorKind) -> RelayOutcome {
         match kind {
             ErrorKind::UpstreamLimited => RelayOutcome::Rpc(Category::RateLimited),
@@ -237,13 +237,13 @@ impl RelayOutcome {
         }
     }
 
-    /// The word for it.
+    /// The outcome's label in metrics.
     pub(crate) fn name(self) -> &'static str {
-        RelayOutcome::word(self.place())
+        RelayOutcome::label(self.place())
     }
 
-    /// The word for the outcome in this place.
-    pub(crate) fn word(place: usize) -> &'static str {
+    /// The label of the outcome with this index.
+    pub(crate) fn label(place: usize) -> &'static str {
         match place {
             0 => "ok",
             place if place <= Category::ALL.len() => Category::ALL[place - 1].word(),
@@ -255,11 +255,11 @@ impl RelayOutcome {
     }
 }
 
-/// What is counted of the relays of one service to one upstream.
+/// The counters of one service's relays to one upstream.
 #[derive(Debug, Default)]
 pub(crate) struct Relays {
     outcomes: [Counter; RelayOutcome::COUNT],
-    /// Answers that did not follow JSON-RPC to the letter and were corrected.
+    /// Answers that were not strictly valid JSON-RPC and were corrected.
     pub(crate) loose: Counter,
     pub(crate) durations: Durations,
 }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_have_places_of_their_own() {
+    fn outcomes_have_distinct_indices() {
         let all = [RelayOutcome::Ok]
             .into_iter()
             .chain(Category::ALL.map(RelayOutcome::Rpc))
@@ -301,15 +301,15 @@ mod tests {
         for (at, outcome) in all.enumerate() {
             assert_eq!(outcome.place(), at);
         }
-        assert_eq!(RelayOutcome::word(0), "ok");
-        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 1), "cancelled");
-        assert_eq!(RelayOutcome::word(RelayOutcome::COUNT - 2), "busy");
+        assert_eq!(RelayOutcome::label(0), "ok");
+        assert_eq!(RelayOutcome::label(RelayOutcome::COUNT - 1), "cancelled");
+        assert_eq!(RelayOutcome::label(RelayOutcome::COUNT - 2), "busy");
         for outcome in [Outcome::Ok, Outcome::RpcError, Outcome::Cancelled, Outcome::Truncated] {
             let word = format!("{outcome:?}").to_lowercase();
-            assert_eq!(Outcome::WORDS[outcome.place()].replace('_', ""), word);
+            assert_eq!(Outcome::NAMES[outcome.place()].replace('_', ""), word);
         }
         for fault in Fault::ALL {
-            assert_eq!(Outcome::WORDS[Outcome::Failed(fault).place()], fault.word());
+            assert_eq!(Outcome::NAMES[Outcome::Failed(fault).place()], fault.word());
         }
     }
 

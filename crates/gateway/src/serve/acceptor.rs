@@ -1,10 +1,10 @@
-//! Where connections come in: one thread accepts them and hands them to the workers in turn, so that
-//! they are spread evenly whatever the kernel thinks of it.
+//! The acceptor: one thread accepts connections and distributes them over the workers in turn, which is
+//! more even than the kernel's balancing.
 //!
-//! A caller beyond a limit is answered and closed: beyond the configured connections, beyond the
-//! memory that connections may take, and where descriptors run short, because some are reserved for
-//! connections to upstreams. When accepting ends, what the kernel has accepted already is handed out
-//! first: a connection that was made is served.
+//! A connection beyond a limit is answered with an error and closed. The limits are the configured
+//! number of connections, the memory for connections, and the file descriptors, some of which are
+//! reserved for connections to upstreams. When accepting stops, connections in the kernel's backlog are
+//! still distributed and served.
 
 use std::cell::Cell;
 use std::io;
@@ -28,52 +28,52 @@ use crate::error::{Error, ErrorKind, Shape};
 use crate::http1;
 use crate::permit::{CONNECTION_BYTES, Purpose, Share};
 
-/// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
+/// The listen backlog; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Pause after the system gave no descriptor for a connection, which stays in the backlog: without
-/// it the thread would spin until one is free.
+/// Pause after a failed accept. If the process is out of descriptors, the connection stays in the
+/// backlog, and without a pause the thread would spin until a descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Callers that are refused with an answer at a time; more are closed without one, so that refusing
-/// costs no more than serving.
+/// Maximum number of concurrent refusals with an answer; further callers are closed without one, so
+/// that refusing costs no more than serving.
 const REFUSED_MAX: usize = 64;
 
-/// A caller that was refused has this long to read the answer and to close.
+/// How long a refused caller may take to read the answer and close.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// Descriptors of the process itself: runtimes, listeners, files, the database.
 const OWN_DESCRIPTORS: u64 = 40;
 
-/// The part of all other descriptors that callers may not take: connections to upstreams need them.
+/// One in this many of the other descriptors is reserved for connections to upstreams.
 const RESERVED_SHARE: u64 = 4;
 
-/// A worker's end of the way that connections go.
+/// Sends connections to a worker.
 pub(crate) type Arrivals = mpsc::UnboundedSender<Accepted>;
 
-/// A connection on its way to a worker.
+/// An accepted connection on its way to a worker.
 pub(crate) struct Accepted {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: IpAddr,
-    /// The listener that it came through.
-    pub(crate) entrance: Entrance,
+    /// The options of its listener.
+    pub(crate) options: ListenerOptions,
     pub(crate) share: Share,
 }
 
-/// What a connection inherits from its listener.
+/// The options that a connection inherits from its listener.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entrance {
+pub(crate) struct ListenerOptions {
     pub(crate) faces: Faces,
     pub(crate) tls: bool,
 }
 
-/// A socket that is listened on.
-pub(crate) struct Listening {
+/// A listening socket.
+pub(crate) struct BoundListener {
     pub(crate) socket: std::net::TcpListener,
-    entrance: Entrance,
+    options: ListenerOptions,
 }
 
-/// The thread that accepts.
+/// The acceptor's thread.
 pub(crate) struct Acceptor {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
@@ -83,10 +83,10 @@ impl Acceptor {
     /// Starts accepting.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread or its runtime cannot be created.
     pub(crate) fn start(
         shared: &Arc<Shared>,
-        listeners: Vec<Listening>,
+        listeners: Vec<BoundListener>,
         workers: Vec<Arrivals>,
         tls: Option<TlsAcceptor>,
     ) -> io::Result<Acceptor> {
@@ -104,17 +104,18 @@ impl Acceptor {
                 tls,
             };
             runtime.block_on(async {
-                let take =
-                    |one: Listening| Some((TcpListener::from_std(one.socket).ok()?, one.entrance));
+                let take = |one: BoundListener| {
+                    Some((TcpListener::from_std(one.socket).ok()?, one.options))
+                };
                 let listeners: Vec<_> = listeners.into_iter().filter_map(take).collect();
                 let accepting =
-                    listeners.iter().map(|(listener, entrance)| intake.accept(listener, *entrance));
+                    listeners.iter().map(|(listener, options)| intake.accept(listener, *options));
                 tokio::select! {
                     _ = futures_util::future::join_all(accepting) => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
-                for (listener, entrance) in listeners {
-                    intake.accept_the_last(listener, entrance);
+                for (listener, options) in listeners {
+                    intake.drain_backlog(listener, options);
                 }
             });
         };
@@ -122,15 +123,16 @@ impl Acceptor {
         Ok(Acceptor { stop, thread })
     }
 
-    /// Ends accepting; connections that were made until now have been handed out.
+    /// Stops accepting; returns when all connections accepted so far have been handed to workers.
     pub(crate) fn stop(self) {
         self.stop.send_replace(true);
-        // A thread that panicked has said so; stopping must not panic again.
+        // The panic hook has reported a panic; stopping must not panic again.
         let _ = self.thread.join();
     }
 }
 
-/// The connections from callers, and the refusals at a time, that leave descriptors for upstreams.
+/// The maximum numbers of callers' connections and of concurrent refusals that leave enough descriptors
+/// for upstreams.
 fn callers_max() -> (u64, usize) {
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     let descriptors = limit.map_or(u64::MAX, |(soft, _)| soft).saturating_sub(OWN_DESCRIPTORS);
@@ -139,7 +141,7 @@ fn callers_max() -> (u64, usize) {
     ((descriptors - reserved).max(1), refusals)
 }
 
-/// Takes connections and hands them out.
+/// Accepts connections and distributes them over the workers.
 struct Intake<'a> {
     shared: &'a Arc<Shared>,
     workers: Vec<Arrivals>,
@@ -150,8 +152,8 @@ struct Intake<'a> {
 }
 
 impl Intake<'_> {
-    /// Accepts connections and hands them out in turn.
-    async fn accept(&self, listener: &TcpListener, entrance: Entrance) {
+    /// Accepts connections and hands them to the workers in turn.
+    async fn accept(&self, listener: &TcpListener, options: ListenerOptions) {
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -160,15 +162,15 @@ impl Intake<'_> {
             match self.share() {
                 Some(share) => {
                     if let Ok(stream) = stream.into_std() {
-                        self.hand_out(stream, peer, share, entrance);
+                        self.hand_out(stream, peer, share, options);
                     }
                 }
-                None => self.refuse(stream, entrance),
+                None => self.refuse(stream, options),
             }
         }
     }
 
-    /// What a further connection takes, if there is room for one.
+    /// The share for a further connection, if the limits allow one.
     fn share(&self) -> Option<Share> {
         let connections = self.shared.state().settings.limits.connections as u64;
         let is_full = self.shared.connections() >= connections.min(self.callers_max);
@@ -176,14 +178,14 @@ impl Intake<'_> {
         (!is_full && share.add(CONNECTION_BYTES).is_ok()).then_some(share)
     }
 
-    /// Answers a caller for whom there is no room: whether the gateway is well if it asks for that.
-    fn refuse(&self, stream: TcpStream, entrance: Entrance) {
+    /// Refuses a connection with an answer, unless too many are being refused.
+    fn refuse(&self, stream: TcpStream, options: ListenerOptions) {
         // The acceptor's own shard is the last.
         let refused = &self.shared.counts.last().refused;
         refused[ErrorKind::TooManyConnections as usize].add(1);
         if let Ok(place) = self.refusals.clone().try_acquire_owned() {
             let shared = self.shared.clone();
-            let tls = self.tls.clone().filter(|_| entrance.tls);
+            let tls = self.tls.clone().filter(|_| options.tls);
             tokio::spawn(async move {
                 let refusal = async {
                     match tls {
@@ -191,21 +193,21 @@ impl Intake<'_> {
                         None => refuse(&shared, stream).await,
                     }
                 };
-                // However it ends, the connection does.
+                // The connection is closed in any case.
                 let _ = tokio::time::timeout(REFUSAL_TIME, refusal).await;
                 drop(place);
             });
         }
     }
 
-    /// Hands out what waits to be accepted, and closes the listener.
-    fn accept_the_last(&self, listener: TcpListener, entrance: Entrance) {
+    /// Accepts and hands out the connections in the backlog, and closes the listener.
+    fn drain_backlog(&self, listener: TcpListener, options: ListenerOptions) {
         let Ok(listener) = listener.into_std() else { return };
-        // No more than can have waited: others may keep coming.
+        // Bounded, since new connections may keep coming.
         for _ in 0..BACKLOG {
             let Ok((stream, peer)) = listener.accept() else { break };
             if let (Ok(()), Some(share)) = (stream.set_nonblocking(true), self.share()) {
-                self.hand_out(stream, peer, share, entrance);
+                self.hand_out(stream, peer, share, options);
             }
         }
     }
@@ -215,16 +217,16 @@ impl Intake<'_> {
         stream: std::net::TcpStream,
         peer: SocketAddr,
         share: Share,
-        entrance: Entrance,
+        options: ListenerOptions,
     ) {
         let peer = peer.ip().to_canonical();
         self.shared.accepted();
         self.shared.counts.last().downstream.add(1);
-        let mut accepted = Accepted { stream, peer, share, entrance };
+        let mut accepted = Accepted { stream, peer, share, options };
         for _ in 0..self.workers.len() {
             let turn = self.next.get();
             self.next.set((turn + 1) % self.workers.len());
-            // A worker that panicked is passed over.
+            // Skips workers that have panicked.
             match self.workers[turn].send(accepted) {
                 Ok(()) => return,
                 Err(unsent) => accepted = unsent.0,
@@ -234,16 +236,16 @@ impl Intake<'_> {
     }
 }
 
-/// Listens everywhere.
+/// Opens all listeners.
 ///
 /// # Errors
-/// An address is taken or not this host's.
+/// An address is in use or does not belong to this host.
 pub(crate) fn listen(
     listeners: &[settings::Listener],
-) -> Result<Vec<Listening>, (SocketAddr, io::Error)> {
+) -> Result<Vec<BoundListener>, (SocketAddr, io::Error)> {
     let open = |address: SocketAddr| -> io::Result<std::net::TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // A port whose last connections are still fading may be taken; one that is in use may not.
+        // Allows a port with connections in TIME_WAIT, but not one that is in use.
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -255,17 +257,17 @@ pub(crate) fn listen(
     };
     let listen = |one: &settings::Listener| {
         let socket = open(one.address).map_err(|why| (one.address, why))?;
-        Ok(Listening { socket, entrance: Entrance { faces: one.faces, tls: one.tls } })
+        Ok(BoundListener { socket, options: ListenerOptions { faces: one.faces, tls: one.tls } })
     };
     listeners.iter().map(listen).collect()
 }
 
-/// The longest head that is read of a caller for whom there is no room, in bytes.
+/// The longest head that is read from a refused caller, in bytes.
 const PROBE_MAX: usize = 4 << 10;
 
-/// Answers a caller for whom there is no room, and waits until it closes: closing with unread bytes
-/// would reset the connection before it has read the answer. Probes of health and readiness are answered
-/// as usual: a full gateway is not a dead one.
+/// Answers a refused caller, and waits until it closes: closing with unread bytes would reset the
+/// connection before the caller has read the answer. Health and readiness probes are answered as usual:
+/// a full gateway is still alive.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Shared,
     mut stream: S,
@@ -286,7 +288,7 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// What a caller for whom there is no room is answered with, whole.
+/// The complete answer to a refused caller.
 fn refusal(shared: &Shared, read: &[u8]) -> Vec<u8> {
     let head = http1::head_end(read, 0).and_then(|end| http1::request_head(&read[..end]).ok());
     let mut is_head = false;

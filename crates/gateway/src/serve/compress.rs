@@ -1,7 +1,7 @@
-//! Answers as gzip, for callers that accept it.
+//! Gzips answers for callers that accept gzip.
 //!
-//! Long answers are compressed on another thread. Where there is no room for the compressed answer, or it is
-//! not shorter, the answer goes out as it is.
+//! Long answers are compressed on another thread. If there is no memory for the compressed answer, or
+//! it is not shorter, the answer is sent uncompressed.
 
 use std::io::{self, Write};
 
@@ -13,10 +13,10 @@ use crate::offload;
 use crate::payload::{Held, Payload};
 use crate::permit::{Purpose, Share};
 
-/// Shorter answers are not worth compressing: they fit one segment anyway.
+/// Shorter answers are not worth compressing: they fit into one TCP segment anyway.
 const COMPRESSED_MIN: u64 = 1 << 10;
 
-/// Compresses an answer where that is wanted and worth it.
+/// Compresses an answer if the settings and the caller allow it and it is long enough.
 #[inline]
 pub(super) async fn compress(
     worker: &Worker,
@@ -29,7 +29,7 @@ pub(super) async fn compress(
         answer.fields.push(("vary".into(), b"accept-encoding".to_vec()));
     }
     let is_compressed = answer.fields.iter().any(|(name, _)| name == "content-encoding");
-    if accepts.is_some_and(takes_gzip) && view.settings.gzip && !is_compressed {
+    if accepts.is_some_and(accepts_gzip) && view.settings.gzip && !is_compressed {
         Box::pin(compress_body(worker, answer, length)).await;
     }
 }
@@ -44,12 +44,11 @@ async fn compress_body(worker: &Worker, answer: &mut Answer<'_>, length: u64) {
             return;
         }
     };
-    let compressed = match length > offload::INLINE_MAX as u64 {
-        false => compressed(&parts, length, share),
-        true => {
-            let parts = parts.clone();
-            offload::run(move || compressed(&parts, length, share)).await.flatten()
-        }
+    let compressed = if length > offload::INLINE_MAX as u64 {
+        let parts = parts.clone();
+        offload::run(move || compressed(&parts, length, share)).await.flatten()
+    } else {
+        compressed(&parts, length, share)
     };
     match compressed {
         Some(compressed) => {
@@ -60,27 +59,27 @@ async fn compress_body(worker: &Worker, answer: &mut Answer<'_>, length: u64) {
     }
 }
 
-/// A body as gzip; `None` when that is not shorter, or there is no room for it.
+/// The gzipped body; `None` if it is not shorter, or there is no memory for it.
 fn compressed(parts: &[Bytes], length: u64, share: Share) -> Option<Held> {
-    // Room that is not written to takes no memory.
-    let out = Growing { bytes: Vec::with_capacity(length as usize), share };
+    // Capacity that is not written to takes no memory.
+    let out = ChargedBuffer { bytes: Vec::with_capacity(length as usize), share };
     // The fastest level: JSON of hashes and numbers gains little from more.
     let mut gzip = flate2::write::GzEncoder::new(out, flate2::Compression::fast());
     for part in parts {
         gzip.write_all(part).ok()?;
     }
-    let Growing { mut bytes, share } = gzip.finish().ok()?;
+    let ChargedBuffer { mut bytes, share } = gzip.finish().ok()?;
     bytes.shrink_to_fit();
     Some(Held { bytes, share: Some(share) })
 }
 
-/// A buffer that is charged for before it is written to, up to its capacity.
-struct Growing {
+/// A buffer whose memory is charged before it is written; its capacity is the limit.
+struct ChargedBuffer {
     bytes: Vec<u8>,
     share: Share,
 }
 
-impl Write for Growing {
+impl Write for ChargedBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let length = self.bytes.len() + bytes.len();
         if length >= self.bytes.capacity() {
@@ -97,8 +96,8 @@ impl Write for Growing {
     }
 }
 
-/// Whether an Accept-Encoding takes gzip: named, or by `*`, and not with a quality of zero.
-fn takes_gzip(accepts: &[u8]) -> bool {
+/// Whether an Accept-Encoding header allows gzip, by name or by `*`, with a quality other than zero.
+fn accepts_gzip(accepts: &[u8]) -> bool {
     let mut any = false;
     for offer in accepts.split(|byte| *byte == b',') {
         let mut parts = offer.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -120,9 +119,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offers_of_gzip_are_read() {
-        let check = |accepts: &str, takes: bool| {
-            assert_eq!(takes_gzip(accepts.as_bytes()), takes, "{accepts}");
+    fn accept_encoding() {
+        let check = |header: &str, accepted: bool| {
+            assert_eq!(accepts_gzip(header.as_bytes()), accepted, "{header}");
         };
         check("gzip", true);
         check("br, GZIP;q=0.5", true);

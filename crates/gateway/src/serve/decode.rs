@@ -1,4 +1,4 @@
-//! Request bodies without their content coding.
+//! Decodes the content coding of request bodies.
 
 use bytes::Bytes;
 
@@ -7,10 +7,10 @@ use crate::error::{Error, ErrorKind};
 use crate::gzip;
 use crate::local::Local;
 
-/// Removes a body's content coding.
+/// Decodes a body.
 ///
 /// # Errors
-/// The coding is not gzip, the body is broken, too long, or there is no room for it.
+/// The coding is not gzip, the body is corrupt or too long, or there is no memory for it.
 pub(crate) async fn decoded<'a>(
     local: &Local,
     coding: Option<&[u8]>,

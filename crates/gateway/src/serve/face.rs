@@ -1,6 +1,6 @@
-//! What a request asks for: which of the gateway's faces it meets, and with what it is answered.
+//! Routes a request by its path to one of the gateway's faces, and builds the answer.
 //!
-//! It knows no socket and no HTTP version: sessions hand it requests and write its answers.
+//! Independent of sockets and HTTP versions: sessions pass requests in and write the answers.
 
 pub(super) mod cors;
 pub(super) mod pages;
@@ -25,21 +25,21 @@ use crate::offload;
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
 
-/// A request, and what it is answered with the help of.
-struct Asked<'a, 'r> {
+/// A request with its context.
+struct RequestContext<'a, 'r> {
     worker: &'a Rc<Worker>,
     view: &'a View,
-    /// The places for calls of its connection; `None`: the connection has no other request at a time.
+    /// Limits the connection's concurrent calls; `None` if the connection has only one request at a time.
     turns: Option<&'a Semaphore>,
     request: &'r Request<'r>,
     path: &'r str,
     query: Option<&'r str>,
-    /// What the request is called: by its caller, or where calls are logged.
+    /// The request id: the caller's, or a generated one if calls are logged.
     id: Option<Cow<'r, [u8]>>,
 }
 
-/// Answers a request. `turns`: the places for calls of its connection; `None`: the connection has no
-/// other request at a time.
+/// Answers a request. `turns` limits the connection's concurrent calls; `None` if the connection has only
+/// one request at a time.
 pub(crate) async fn answer<'a>(
     worker: &'a Rc<Worker>,
     view: &'a View,
@@ -52,30 +52,30 @@ pub(crate) async fn answer<'a>(
         Some(id) => Some(Cow::Borrowed(id)),
         None => (sample > 0.0).then(|| Cow::Owned(worker.new_request_id().into_bytes())),
     };
-    let asked = Asked { worker, view, turns, request, path, query, id };
-    // It is written where it is: an answer is large to hand on.
+    let context = RequestContext { worker, view, turns, request, path, query, id };
+    // Written in place, because an answer is large to move.
     let mut answer = Answer::new(200, JSON, Vec::new());
     let mut failed = None;
-    // In a place of its own: a connection that waits for a request must not hold room for it.
-    if let Err(error) = Box::pin(asked.route(&mut answer)).await {
+    // Boxed, so that idle connections do not reserve memory for it.
+    if let Err(error) = Box::pin(context.route(&mut answer)).await {
         worker.local.counts().refused[error.kind as usize].add(1);
         let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
-        answer = asked.refusal(&error, shape);
+        answer = context.refusal(&error, shape);
         failed = Some(CallError::of(&error, shape));
     }
     cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
-    if let Some(id) = &asked.id {
+    if let Some(id) = &context.id {
         answer.fields.push((passed::REQUEST_ID.into(), id.to_vec()));
     }
     if sample > 0.0 && worker.local.random() < sample {
-        let line = asked.line(&answer, failed);
+        let line = context.line(&answer, failed);
         answer.settlement.line = Some(Box::new((&worker.shared.access_log, line)));
     }
     answer
 }
 
-impl<'a> Asked<'a, '_> {
-    /// Writes the answer of the face that the path leads to.
+impl<'a> RequestContext<'a, '_> {
+    /// Writes the answer of the face at the path.
     #[inline]
     async fn route(&self, into: &mut Answer<'a>) -> Result<(), Error> {
         let faces = self.request.faces;
@@ -96,9 +96,9 @@ impl<'a> Asked<'a, '_> {
         }
     }
 
-    /// What is at no face of its own: probes, metrics, and calls to the only service.
+    /// All other paths: probes, metrics, and calls to the only service.
     async fn other(&self, into: &mut Answer<'a>) -> Result<(), Error> {
-        let Asked { worker, view, request, .. } = self;
+        let RequestContext { worker, view, request, .. } = self;
         if self.path == "/" && request.method == "POST" && request.faces.path {
             let Some(service) = view.routing.only_service() else {
                 let message = "POST / relays when exactly one service has an upstream; call /v1 with \
@@ -112,7 +112,7 @@ impl<'a> Asked<'a, '_> {
         Ok(())
     }
 
-    /// An answer that says what is wrong; under the id of the call, where there is one.
+    /// The answer for an error; under the call's id, if it is known.
     fn refusal(&self, error: &Error, shape: Shape) -> Answer<'a> {
         let id = match error.kind {
             ErrorKind::UnknownEndpoint
@@ -129,7 +129,7 @@ impl<'a> Asked<'a, '_> {
         answer
     }
 
-    /// Where calls to a service go.
+    /// The target for calls to a service.
     fn target<'t>(
         &self,
         service: &'t Arc<Service>,
@@ -139,7 +139,7 @@ impl<'a> Asked<'a, '_> {
     where
         'a: 't,
     {
-        let Asked { worker, view, request, .. } = self;
+        let RequestContext { worker, view, request, .. } = self;
         let passed = Passed::of(request, &view.settings, &worker.shared.id, self.id.as_deref())?;
         Ok(Target {
             worker,
@@ -156,9 +156,9 @@ impl<'a> Asked<'a, '_> {
         })
     }
 
-    /// `POST /api/gateway?endpoint=ID`, or the id as a part of the path: a customer's call.
+    /// A customer's call: `POST /api/gateway?endpoint=ID`, or with the id in the path.
     async fn customer(&self, id: Option<&str>, into: &mut Answer<'a>) -> Result<(), Error> {
-        let Asked { view, request, .. } = self;
+        let RequestContext { view, request, .. } = self;
         if request.fields.websocket {
             return Err(no_websocket());
         }
@@ -189,9 +189,9 @@ impl<'a> Asked<'a, '_> {
         self.relayed(&target, into).await
     }
 
-    /// `/v1` and what is below it, as a PATH instance answers it.
+    /// `/v1` and paths below it, in the form of a PATH instance.
     async fn instance(&self, below: &str, into: &mut Answer<'a>) -> Result<(), Error> {
-        let Asked { worker, view, request, .. } = self;
+        let RequestContext { worker, view, request, .. } = self;
         if request.method == "OPTIONS" && request.fields.request_method.is_some() {
             *into = cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request);
             return Ok(());
@@ -206,7 +206,7 @@ impl<'a> Asked<'a, '_> {
         let Some(service) = view.routing.service(id) else {
             let known: Vec<&str> =
                 view.routing.services().iter().map(|service| service.model.id.as_str()).collect();
-            let message = format!("there is no such service; known here: {}", known.join(", "));
+            let message = format!("no such service; known services: {}", known.join(", "));
             return Err(Error::new(ErrorKind::UnknownService, message));
         };
         let mut target = self.target(service, &service.model.id, Shape::Path)?;
@@ -217,7 +217,7 @@ impl<'a> Asked<'a, '_> {
             return Err(wrong_method(request.method, "use POST"));
         }
         if traverses(below) {
-            return Err(Error::new(ErrorKind::NoSuchPath, "the path leaves /v1"));
+            return Err(Error::new(ErrorKind::NoSuchPath, "the path traverses out of /v1"));
         }
         match (request.method, below) {
             ("POST", "") => self.relayed(&target, into).await,
@@ -227,7 +227,7 @@ impl<'a> Asked<'a, '_> {
                 let limit = target.limits().body;
                 let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
                 if rest::is_call(&body).await {
-                    let message = "JSON-RPC is taken by POST /v1 only";
+                    let message = "JSON-RPC is accepted by POST /v1 only";
                     return Err(Error::new(ErrorKind::InvalidRequest, message));
                 }
                 *into = Box::pin(rest::pass(&target, request, (below, self.query), &body)).await;
@@ -236,7 +236,7 @@ impl<'a> Asked<'a, '_> {
         }
     }
 
-    /// Answers the JSON-RPC in a body.
+    /// Relays the JSON-RPC calls in a body.
     #[inline]
     async fn relayed(&self, target: &Target<'a>, into: &mut Answer<'a>) -> Result<(), Error> {
         let (local, limit) = (&target.worker.local, target.limits().body);
@@ -246,10 +246,10 @@ impl<'a> Asked<'a, '_> {
         Ok(())
     }
 
-    /// The line of the access log, up to what the answer's body comes to; `refused`: the error of a
-    /// request that never became a call.
+    /// The line of the access log, still without the fields about the answer's body; `refused`: the
+    /// error of a request that was refused before it became a call.
     fn line(&self, answer: &Answer<'_>, refused: Option<CallError>) -> Line {
-        let Asked { worker, view, request, .. } = self;
+        let RequestContext { worker, view, request, .. } = self;
         let summary = &answer.summary;
         let endpoint_in_path = self.path.strip_prefix("/api/gateway/").filter(|id| !id.is_empty());
         let mut named = Vec::new();
@@ -285,7 +285,8 @@ impl<'a> Asked<'a, '_> {
     }
 }
 
-/// The id of the call in a short body, as written; `None`: there is none that could be found at once.
+/// The id of the call in a body, as received; `None` for batches, and for bodies that are long or
+/// compressed.
 fn call_id<'r>(request: &'r Request<'_>) -> Option<&'r [u8]> {
     let body = request.body.bytes();
     if body.len() > offload::INLINE_MAX || request.fields.content_encoding.is_some() {
@@ -298,7 +299,7 @@ fn call_id<'r>(request: &'r Request<'_>) -> Option<&'r [u8]> {
     }
 }
 
-/// The path and the query of a target; a whole URL's host is read over.
+/// The path and query of a request target; the host of an absolute URL is ignored.
 fn split(target: &str) -> (&str, Option<&str>) {
     let target = match target.strip_prefix('/') {
         Some(_) => target,
@@ -320,14 +321,14 @@ fn split(target: &str) -> (&str, Option<&str>) {
 /// Why a request that is not JSON-RPC is not relayed.
 fn no_rest(method: &str, below: &str, service: &str) -> Error {
     let hint = format!(
-        "service {service} is called by POST /v1; REST is off (rest = true in [[service]])"
+        "call service {service} by POST /v1; REST is off (rest = true in [[service]] enables it)"
     );
     match below {
         "" => Error::new(
             ErrorKind::HttpMethod,
             format!("{} is not allowed here: {hint}", shortened(method)),
         ),
-        _ => Error::new(ErrorKind::NoSuchPath, format!("there is no such path here: {hint}")),
+        _ => Error::new(ErrorKind::NoSuchPath, format!("no such path: {hint}")),
     }
 }
 
@@ -341,10 +342,10 @@ fn shortened(method: &str) -> String {
 }
 
 fn no_websocket() -> Error {
-    Error::new(ErrorKind::NoWebSocket, "WebSockets are not served here")
+    Error::new(ErrorKind::NoWebSocket, "WebSockets are not supported")
 }
 
-/// The HTTP methods that a path takes.
+/// The HTTP methods that a path allows.
 fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/api/gateway" | "/v1" | "/v1/" => Some("POST, OPTIONS"),
@@ -354,10 +355,10 @@ fn allowed(path: &str) -> Option<&'static str> {
     }
 }
 
-/// The value of a query's parameter; the first, should it stand there twice.
+/// The value of a query's parameter; the first one if it is repeated.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let value = |pair: &'a str| pair.strip_prefix(name)?.strip_prefix('=');
-    // The first pair is mostly the one: no need to look for the ends of others.
+    // Usually the first pair matches, so the query is not split in advance.
     let mut rest = query;
     loop {
         let (pair, others) = match memchr::memchr(b'&', rest.as_bytes()) {
@@ -371,7 +372,7 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     }
 }
 
-/// A text without `%xx`; what is no escape stays as it is, and what is no UTF-8 becomes U+FFFD.
+/// Decodes percent-encoding; invalid escapes are kept, and invalid UTF-8 becomes U+FFFD.
 fn unescaped(text: &str) -> Cow<'_, str> {
     if memchr::memchr(b'%', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
@@ -395,13 +396,13 @@ fn unescaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
 
-/// How often a path is unescaped to see whether it traverses, for servers that unescape twice; what is
-/// escaped more often than that is refused.
+/// How often a path is decoded to detect traversal, because some servers decode twice; paths with more
+/// levels of encoding are refused.
 const UNESCAPE_MAX: usize = 4;
 
-/// Whether a path contains `..` in any spelling: then it could leave what it seems to be in.
+/// Whether a path contains `.` or `..` segments in any encoding, and could thus escape its prefix.
 pub(crate) fn traverses(path: &str) -> bool {
-    // A part may carry parameters behind a semicolon, which some servers cut off.
+    // Some servers strip parameters after a semicolon.
     let dots = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
     let mut plain = Cow::Borrowed(path);
     for _ in 0..UNESCAPE_MAX {
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_climb_are_seen() {
+    fn traversal_is_detected() {
         for bad in [
             "/../config",
             "/a/..",

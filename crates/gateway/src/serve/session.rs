@@ -1,11 +1,11 @@
-//! A caller's connection: requests in, answers out, one after another.
+//! A caller's connection: reads requests and writes answers, one after another.
 //!
-//! HTTP/1.1 is read and written here; HTTP/2 (by ALPN, or by its preface in clear) is handed to
-//! `http2`. A connection that waits holds no buffer. Whatever cannot be read as exactly one request
-//! is answered once and ends the connection.
+//! HTTP/1.1 is handled here; HTTP/2 (by ALPN, or by its preface in cleartext) is handed to `http2`. An
+//! idle connection holds no buffer. A request that cannot be parsed unambiguously is answered with an
+//! error, and the connection is closed.
 //!
-//! Invariant: every request that was read as a whole is answered, in order, before the next is read;
-//! the connection ends only between answers, or because the caller ended it.
+//! Invariant: every complete request is answered, in order, before the next is read; the connection is
+//! closed only between answers, or because the caller closes it.
 
 mod head;
 mod http2;
@@ -40,28 +40,28 @@ pub(crate) use sessions::Sessions;
 use sessions::Slot;
 use wire::Wire;
 
-/// What an HTTP/2 connection in clear starts with.
+/// The start of a cleartext HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// After an answer that ends the connection, the rest of what the caller sends is discarded, so that
-/// it can read the answer: closing on unread bytes would reset the connection. That takes at most
-/// this long without a byte,
+/// After an answer that closes the connection, further bytes from the caller are discarded, so that it
+/// can read the answer: closing with unread bytes would reset the connection. This is the maximum pause
+/// between bytes.
 const LINGER_PAUSE: Nanos = Nanos::from_secs(2);
 
-/// and this long in all: a body of some hundred megabytes over a usual line.
+/// The maximum total time of discarding: enough for some hundred megabytes over a typical line.
 const LINGER_TIME: Nanos = Nanos::from_secs(30);
 
-/// A connection that was accepted.
+/// An accepted connection.
 pub(crate) struct Arrival {
     pub(crate) stream: TcpStream,
     pub(crate) peer: IpAddr,
-    /// What its listener answers.
+    /// What its listener serves.
     pub(crate) faces: Faces,
-    /// Covers what the connection takes.
+    /// Covers the connection's memory.
     pub(crate) share: Share,
 }
 
-/// Serves a connection until it ends.
+/// Serves a connection until it is closed.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     sessions: Rc<Sessions>,
@@ -71,7 +71,7 @@ pub(crate) async fn serve(
     let Arrival { stream, peer, faces, share } = arrival;
     let mut open = Open { worker: worker.clone(), share };
     let local = worker.local.clone();
-    // An answer is written in one piece and must not wait for the caller's acknowledgement.
+    // Answers must not wait for the caller's acknowledgement (Nagle).
     let _ = stream.set_nodelay(true);
     let until = local.instant(local.now() + worker.view().settings.limits.header_time);
     let mut timer = Timer::new(until);
@@ -101,14 +101,15 @@ pub(crate) async fn serve(
         is_new: true,
         worker,
     };
-    let last = match agreed_on_http2 {
-        true => session.expect_http2().await,
-        false => loop {
+    let last = if agreed_on_http2 {
+        session.expect_http2().await
+    } else {
+        loop {
             match session.turn().await {
                 NextStep::Read => {}
                 last => break last,
             }
-        },
+        }
     };
     let Session { worker, wire, slot, peer, faces, buffer, .. } = session;
     match last {
@@ -120,7 +121,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Counts a connection for as long as it is open. It was counted in when it was accepted.
+/// An open connection; subtracts it from the count on drop. The acceptor has added it.
 struct Open {
     worker: Rc<Worker>,
     share: Share,
@@ -138,24 +139,24 @@ struct Session {
     slot: Slot,
     peer: IpAddr,
     faces: Faces,
-    /// Covers the buffer while it is waited for more of a request; a call's permit covers it later.
+    /// Covers the buffer while a request is being received; later, a call's permit covers it.
     share: Option<Share>,
-    /// What was read and not yet used; empty and without memory between requests.
+    /// Bytes read but not yet consumed; empty and unallocated between requests.
     buffer: Vec<u8>,
-    /// No request has begun yet.
+    /// No request has started yet.
     is_new: bool,
 }
 
-/// What follows a turn: the connection goes on as it was, goes on in another protocol, or ends.
+/// What to do after a request.
 enum NextStep {
     Read,
-    /// The buffer begins with HTTP/2's preface.
+    /// Switch to HTTP/2; the buffer starts with its preface.
     Http2,
     End,
 }
 
 impl Session {
-    /// Reads the preface of a caller that agreed on HTTP/2 before; anything else is ignored.
+    /// Reads the preface of a caller that has negotiated HTTP/2; closes on anything else.
     async fn expect_http2(&mut self) -> NextStep {
         let limits = self.worker.view().settings.limits;
         match self.read_preface(&limits).await {
@@ -168,7 +169,7 @@ impl Session {
     async fn turn(&mut self) -> NextStep {
         let worker = self.worker.clone();
         let head_end = self.read_head().await;
-        // What applies to a request is what there is when it comes, not while it was waited for.
+        // The view is taken after the wait, so that a request uses the current settings.
         let view = worker.view();
         let head_end = match head_end {
             Ok(end) => end,
@@ -192,10 +193,10 @@ impl Session {
                     Err(unread) => return Box::pin(self.refuse(&view, unread)).await,
                 };
                 if body.len() > offload::INLINE_MAX {
-                    // A buffer for itself, so that other threads may read it.
+                    // Moved to its own buffer, so that other threads may read it.
                     long = Some(self.take_long(body.end));
                 }
-                // The buffer has moved: what was borrowed from it is read again.
+                // The buffer has moved: the head, which borrows from it, is parsed again.
                 match http1::request_head(&long.as_deref().unwrap_or(&self.buffer)[..head_end]) {
                     Ok(again) => head = again,
                     Err(_) => return NextStep::End,
@@ -205,7 +206,7 @@ impl Session {
         };
         let consumed = body.end;
         let bytes = long.as_deref().unwrap_or(&self.buffer);
-        // The call begins here: changes that were made while its body came are for it too.
+        // The call starts here, with any changes made while the body was received.
         let view = worker.view();
         let request = Request {
             method: head.method,
@@ -232,8 +233,8 @@ impl Session {
         }
         drop(long);
         let is_written = match (&mut answer.body, delimited) {
-            // It goes out in one write or not at all: it cannot be truncated. Counted first, so that
-            // a caller who has read the answer finds it counted.
+            // Sent in a single write, so that it cannot be truncated. Counted before the write, so that
+            // the metrics include every answer that a caller has read.
             (Payload::Whole(body), Delimited::ByLength) if body.len() <= BUFFER_SIZE => {
                 answer.settlement.settle(body.len() as u64, true);
                 out.extend_from_slice(body);
@@ -252,7 +253,7 @@ impl Session {
         }
     }
 
-    /// Writes an answer of some length whose head is in `out`; false: the connection is of no more use.
+    /// Writes a longer answer, whose head is in `out`; false if the connection must be closed.
     async fn write_answer(
         &mut self,
         view: &View,
@@ -306,7 +307,7 @@ impl Session {
         is_written
     }
 
-    /// Writes a piece of a body, or its end.
+    /// Writes a part of a body, or its end.
     async fn write_piece(
         &mut self,
         piece: Option<Bytes>,
@@ -331,7 +332,7 @@ impl Session {
         is_written
     }
 
-    /// Forgets what was used; gives the buffer back when nothing is left.
+    /// Discards consumed bytes; returns the buffer to the pool if nothing is left.
     fn release(&mut self, consumed: usize) {
         if consumed < self.buffer.len() {
             self.buffer.drain(..consumed);
@@ -341,23 +342,23 @@ impl Session {
         self.share = None;
     }
 
-    /// Takes the buffer with a long body out of the session; what lies behind it stays.
+    /// Takes the buffer with a long body out of the session; bytes after the body stay.
     fn take_long(&mut self, consumed: usize) -> Bytes {
         let rest = self.buffer[consumed..].to_vec();
         let bytes = std::mem::replace(&mut self.buffer, rest);
         Held { bytes, share: self.share.take() }.into_bytes()
     }
 
-    /// Answers what could not be read, and ends.
+    /// Answers an unreadable request, and closes the connection.
     async fn refuse(&mut self, view: &View, unread: Unread) -> NextStep {
         let error = match unread {
             Unread::Gone => return NextStep::End,
             Unread::Preface => return NextStep::Http2,
-            Unread::Wrong(error) => error,
+            Unread::Invalid(error) => error,
         };
         let worker = self.worker.clone();
         worker.local.counts().refused[error.kind as usize].add(1);
-        // Time may have passed since the clock was read.
+        // Updates the cached time for the Date header.
         worker.local.now();
         let mut answer = Answer::error(&error, Shape::Own, Vec::new());
         let head_end = http1::head_end(&self.buffer, 0);
@@ -369,20 +370,21 @@ impl Session {
         let mut out = Vec::new();
         head::write_refusal(&worker, view, &mut answer, &mut out);
         self.release(self.buffer.len());
-        match self.wire.write(&[&out], view.settings.limits.write_time, &mut 0).await {
-            true => self.linger().await,
-            false => NextStep::End,
+        if self.wire.write(&[&out], view.settings.limits.write_time, &mut 0).await {
+            self.linger().await
+        } else {
+            NextStep::End
         }
     }
 
-    /// Lets the caller read the last answer: says that no more comes, and discards what it still
-    /// sends until it closes.
+    /// Lets the caller read the last answer: shuts down writing, and discards what the caller sends
+    /// until it closes.
     async fn linger(&mut self) -> NextStep {
         let start = self.wire.local.now();
         if !self.wire.shutdown(start + LINGER_PAUSE).await {
             return NextStep::End;
         }
-        // Within what the connection is charged for anyway.
+        // Covered by the connection's share.
         let mut discarded = Vec::with_capacity(CONNECTION_BYTES as usize);
         loop {
             discarded.clear();

@@ -1,4 +1,4 @@
-//! A connection's bytes, in clear or through TLS, on either side of the gateway.
+//! A connection to a caller or an upstream, in cleartext or with TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -15,30 +15,31 @@ pub(crate) enum Io {
 }
 
 impl Io {
-    /// Ready when there may be something to read; no buffer is needed to wait for it.
+    /// Ready if there may be data to read; needs no buffer.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Io::Plain(stream) => stream.poll_read_ready(context),
             Io::Tls(stream) => {
                 let (stream, state) = stream.get_ref();
-                // It wants none while something lies there decrypted.
-                match state.wants_read() {
-                    true => stream.poll_read_ready(context),
-                    false => Poll::Ready(Ok(())),
+                // False while there is decrypted data.
+                if state.wants_read() {
+                    stream.poll_read_ready(context)
+                } else {
+                    Poll::Ready(Ok(()))
                 }
             }
         }
     }
 
-    /// Whether nothing has come since it was last read to the end: no data, no end, no error. Costs
-    /// no system call as long as that is so, unless it is to be sure: then the socket is asked, and
-    /// not only the runtime, which may not have heard of it yet.
+    /// Whether nothing is pending: no data, no end of stream, no error. Without `sure`, this relies on
+    /// the runtime's readiness, which costs no system call but may lag; with `sure`, the socket itself
+    /// is checked.
     pub(crate) fn is_quiet(&self, sure: bool) -> bool {
         let (stream, read_over) = match self {
             Io::Plain(stream) => (stream, true),
             Io::Tls(stream) => {
                 let (stream, state) = stream.get_ref();
-                // It wants none while something lies there decrypted.
+                // False while there is decrypted data.
                 (stream, state.wants_read())
             }
         };
@@ -47,7 +48,7 @@ impl Io {
         let peeked = match stream.poll_read_ready(&mut context) {
             Poll::Pending if !sure => return read_over,
             Poll::Pending => peek(),
-            // Readiness may be left over from a read that filled its buffer.
+            // Readiness may be stale after a read that filled its buffer.
             Poll::Ready(Ok(())) => stream.try_io(tokio::io::Interest::READABLE, peek),
             Poll::Ready(Err(_)) => return false,
         };
@@ -113,7 +114,7 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Writes all parts, and says how much was taken.
+/// Writes all parts; `sent` counts the bytes written, also on error.
 pub(crate) async fn write_all(io: &mut Io, parts: &[&[u8]], sent: &mut usize) -> io::Result<()> {
     let total: usize = parts.iter().map(|part| part.len()).sum();
     std::future::poll_fn(|context| {
@@ -129,11 +130,12 @@ pub(crate) async fn write_all(io: &mut Io, parts: &[&[u8]], sent: &mut usize) ->
     .await
 }
 
-/// The most that is written at once: a caller that reads as fast as it is written to must not keep
-/// the thread for itself.
+/// Maximum bytes per write, so that a caller that reads as fast as the gateway writes does not
+/// monopolize the thread.
 pub(crate) const WRITE_MAX: usize = 256 << 10;
 
-/// Writes parts from the byte `from` on, which is before their end, once, up to [`WRITE_MAX`] bytes.
+/// Writes the parts once, from byte `from` on and at most [`WRITE_MAX`] bytes. `from` must be before the
+/// end.
 pub(crate) fn write_some<W: AsyncWrite>(
     io: Pin<&mut W>,
     context: &mut Context<'_>,
@@ -141,7 +143,7 @@ pub(crate) fn write_some<W: AsyncWrite>(
     from: usize,
 ) -> Poll<io::Result<usize>> {
     let written = match parts {
-        // The usual answer or request is in one part.
+        // Typical answers and requests have one part.
         [one] => {
             let end = one.len().min(from + WRITE_MAX);
             io.poll_write(context, &one[from..end])

@@ -1,9 +1,9 @@
-//! Deadlines without a timer operation for each.
+//! Deadlines without a timer operation per deadline.
 //!
-//! A deadline mostly moves on before it is reached: an exchange ends, the next begins. So the timer
-//! that is registered is left where it is and only asked, when it fires, whether the deadline has
-//! been reached by now; if not, it is set to where the deadline is. A connection in steady use costs
-//! one timer operation in the span of its shortest deadline instead of two for each exchange.
+//! Most deadlines are moved before they are reached, when one exchange ends and the next begins. So the
+//! registered timer stays where it is; when it fires before the current deadline, it is reset to that
+//! deadline. A connection in steady use costs one timer operation per span of its shortest deadline
+//! instead of two per exchange.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use tokio::time::{Instant, Sleep};
 
-/// A deadline that moves.
+/// A movable deadline.
 pub(crate) struct Timer {
     sleep: Pin<Box<Sleep>>,
 }
@@ -21,12 +21,12 @@ pub(crate) struct Timer {
 pub(crate) struct Late;
 
 impl Timer {
-    /// A timer that is registered when it is first waited for.
+    /// A timer that is registered on first use.
     pub(crate) fn new(until: Instant) -> Timer {
         Timer { sleep: Box::pin(tokio::time::sleep_until(until)) }
     }
 
-    /// Waits for `future`, but not beyond `until`.
+    /// Waits for `future` until the deadline.
     pub(crate) async fn limit<F: Future>(
         &mut self,
         until: Instant,

@@ -1,5 +1,5 @@
-//! TLS on both sides: the certificate that callers see, replaced when its files change, and whom the
-//! gateway trusts upstream.
+//! TLS on both sides: the certificate presented to callers, reloaded when its files change, and the
+//! certificates trusted for upstreams.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use plimsoll_registry::settings::TlsFiles;
 
-/// The certificate that callers see; it can be replaced while they come.
+/// The certificate presented to callers; can be replaced while serving.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     files: TlsFiles,
@@ -27,27 +27,27 @@ impl Certificate {
     /// Reads the files.
     ///
     /// # Errors
-    /// They cannot be read, hold no certificate or key, or do not belong together.
+    /// A file cannot be read, has no certificate or key, or the two do not match.
     pub(crate) fn read(files: &TlsFiles) -> Result<Certificate, String> {
         Ok(Certificate { files: files.clone(), current: ArcSwap::from(read(files)?) })
     }
 
-    /// Reads the files again; the certificate stays as it is when they are not valid.
+    /// Reads the files again; on error, the certificate stays unchanged.
     ///
     /// # Errors
-    /// As [`Certificate::read`].
-    pub(crate) fn read_again(&self) -> Result<(), String> {
+    /// Same as [`Certificate::read`].
+    pub(crate) fn reload(&self) -> Result<(), String> {
         self.current.store(read(&self.files)?);
         Ok(())
     }
 
-    /// The files' contents, to see whether they changed; `None` while they cannot be read.
+    /// The files' contents, to detect changes; `None` if they cannot be read.
     pub(crate) fn contents(&self) -> Option<[Vec<u8>; 2]> {
         let read = |path: &PathBuf| std::fs::read(path).ok();
         Some([read(&self.files.cert)?, read(&self.files.key)?])
     }
 
-    /// What turns accepted connections into TLS ones.
+    /// The TLS acceptor for connections from callers.
     pub(crate) fn acceptor(self: &Arc<Certificate>) -> Result<TlsAcceptor, String> {
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -71,7 +71,7 @@ fn read(files: &TlsFiles) -> Result<Arc<CertifiedKey>, String> {
         .map_err(|error| format!("cannot read a key from {}: {error}", files.key.display()))?;
     let key = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
         let (cert, key) = (files.cert.display(), files.key.display());
-        format!("{cert} and {key} do not make a certificate: {error}")
+        format!("{cert} and {key} are not a valid certificate and key: {error}")
     })?;
     Ok(Arc::new(key))
 }
@@ -82,20 +82,20 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     };
     let all = CertificateDer::pem_file_iter(path).map_err(wrong)?;
     let all: Vec<_> = all.collect::<Result<_, _>>().map_err(wrong)?;
-    match all.is_empty() {
-        true => Err(format!("there is no certificate in {}", path.display())),
-        false => Ok(all),
+    if all.is_empty() {
+        return Err(format!("there is no certificate in {}", path.display()));
     }
+    Ok(all)
 }
 
-/// Whom the gateway trusts, by the file that names them; each is read once for a registry.
+/// TLS connectors by the file of trusted certificates; each file is read once per `Routing`.
 #[derive(Default)]
 pub(crate) struct Roots {
     connectors: HashMap<Option<PathBuf>, TlsConnector>,
 }
 
 impl Roots {
-    /// What the file of certificates to trust holds, if there is one.
+    /// The contents of the file of trusted certificates, if there is one.
     ///
     /// # Errors
     /// It cannot be read.
@@ -111,7 +111,7 @@ impl Roots {
     /// A connector that trusts the certificates in `ca`, or the system's.
     ///
     /// # Errors
-    /// The file cannot be read or holds none; or the system has none.
+    /// The file cannot be read or has no certificate, or the system has none.
     pub(crate) fn connector(&mut self, ca: Option<&Path>) -> Result<TlsConnector, String> {
         let name = ca.map(Path::to_path_buf);
         if let Some(known) = self.connectors.get(&name) {

@@ -1,7 +1,7 @@
-//! `plimsoll gateway service|upstream|endpoint`: entries listed, shown and changed.
+//! `plimsoll gateway service|upstream|endpoint`: lists, shows and changes entries.
 //!
-//! A new entry becomes lines of TOML, each named after its flag; the gateway reads them by the same
-//! reader as the file's.
+//! The flags of a new entry become lines of TOML, each labelled with its flag and parsed by the same
+//! code as the configuration file.
 
 use super::listing::{self, Format};
 use crate::{put, tell, usage_error};
@@ -14,14 +14,14 @@ use plimsoll_registry::store::EntryKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Whose entries.
+/// The kind of entry a command works on.
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Chains and other services that calls are relayed to
+    /// Manage services: the chains that calls are relayed to
     Service(ServiceArgs),
-    /// Nodes and PATH instances that calls are relayed to
+    /// Manage upstreams: the nodes and PATH instances that serve the chains
     Upstream(UpstreamArgs),
-    /// What customers call: /api/gateway?endpoint=ID
+    /// Manage endpoints: the URLs that customers call, /api/gateway?endpoint=ID
     Endpoint(EndpointArgs),
 }
 
@@ -51,14 +51,14 @@ pub(super) struct EndpointArgs {
 
 #[derive(Args)]
 struct FormatArgs {
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
     format: Format,
 }
 
 #[derive(Subcommand)]
 enum ServiceVerb {
-    /// Add a service, or replace one that is built in
+    /// Add a service, or replace a built-in one
     #[command(after_help = "Example:
   plimsoll gateway service add base --chain-id 8453 --block-time 2s --sync-allowance 150")]
     Add(AddService),
@@ -70,14 +70,15 @@ enum ServiceVerb {
 enum UpstreamVerb {
     /// Add an upstream
     #[command(after_help = "\
-What is between ${ and } is a variable of the gateway's environment: the database keeps its name
-only. To be checked, it must have a value here too; --set NODE_KEY=any does.
+${NAME} is replaced by an environment variable of the gateway; the database stores only the name.
+The variable must have some value here too, so that the entry can be checked: --set NODE_KEY=any
+will do.
 
 Examples:
   plimsoll gateway upstream add node-a --service eth --url 'https://node.example/${NODE_KEY}' \\
       --header 'Authorization: Bearer ${TOKEN}' --weight 2 --tier 1 --rate-limit 500/s
   plimsoll gateway upstream add path-1 --kind path --url http://127.0.0.1:4001/v1
-      a PATH instance: serves whatever service it is asked for")]
+      a PATH instance, which serves every service")]
     Add(Box<AddUpstream>),
     #[command(flatten)]
     Other(Verb),
@@ -94,50 +95,50 @@ enum EndpointVerb {
     Other(Verb),
 }
 
-/// What is the same for all kinds.
+/// Commands common to all kinds.
 #[derive(Subcommand)]
 enum Verb {
-    /// List all, with where each comes from and whether it is in force
+    /// List all entries, with their origin and state
     List,
-    /// Show one with all its keys, as they would stand in the file
+    /// Show one entry with all its keys, as TOML
     Show {
-        /// Its id
+        /// Id of the entry
         id: String,
     },
-    /// Take up again what was disabled
+    /// Enable a disabled entry
     Enable {
-        /// Its id
+        /// Id of the entry
         id: String,
     },
-    /// Leave out without removing; of a service, with everything that is for it
+    /// Disable an entry without removing it; a service's upstreams and endpoints are disabled with it
     Disable {
-        /// Its id
+        /// Id of the entry
         id: String,
     },
-    /// Remove from the database
+    /// Remove an entry from the database
     Remove {
-        /// Its id
+        /// Id of the entry
         id: String,
     },
 }
 
 #[derive(Args)]
 struct AddService {
-    /// What callers know it by: the value of Target-Service-Id
+    /// Id of the service, which callers send as Target-Service-Id
     id: String,
-    /// Its chain id; with one, the gateway answers eth_chainId and net_version by itself
+    /// Chain id; the gateway then answers eth_chainId and net_version itself
     #[arg(long, value_name = "N")]
     chain_id: Option<u64>,
-    /// The time between two blocks, such as 12s
+    /// Time between two blocks, such as 12s
     #[arg(long, value_name = "DURATION")]
     block_time: Option<String>,
-    /// How many blocks an upstream may lag behind
+    /// Number of blocks an upstream may lag behind
     #[arg(long, value_name = "BLOCKS")]
     sync_allowance: Option<u64>,
-    /// How calls are spread: round-robin, least-loaded or weighted [default: round-robin]
+    /// How calls are balanced: round-robin, least-loaded or weighted [default: round-robin]
     #[arg(long, value_name = "HOW")]
     spread: Option<String>,
-    /// From taking up a call to the last byte of its answer [default: 30s]
+    /// Timeout of a call, from its start to the last byte of the answer [default: 30s]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
     /// Also relay requests that are not JSON-RPC: paths below /v1, and GET, PUT, PATCH and DELETE
@@ -149,27 +150,27 @@ struct AddService {
 
 #[derive(Args)]
 struct AddUpstream {
-    /// What metrics and response headers call it
+    /// Id of the upstream in metrics and response headers
     id: String,
-    /// The service that it serves; may be left out for --kind path
+    /// Service it serves; optional with --kind path
     #[arg(long, value_name = "ID")]
     service: Option<String>,
-    /// How it is spoken to: evm (a node) or path (a PATH instance) [default: evm]
+    /// Protocol: evm (a node) or path (a PATH instance) [default: evm]
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
-    /// Where it is
+    /// URL to send calls to
     #[arg(long)]
     url: String,
-    /// Sent with each request; may be given several times
+    /// Header to send with each request; may be repeated
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// Its share against the others of its service, where these are spread by weight [default: 1]
+    /// Weight relative to the service's other upstreams [default: 1]
     #[arg(long, value_name = "N")]
     weight: Option<u64>,
-    /// Used when the tiers before it have none [default: 0]
+    /// Tier; used only if no upstream of a lower-numbered tier is available [default: 0]
     #[arg(long, value_name = "N")]
     tier: Option<u64>,
-    /// Most calls a second from each gateway, such as 500/s
+    /// Maximum rate of calls from each gateway process, such as 500/s
     #[arg(long, value_name = "RATE")]
     rate_limit: Option<String>,
     /// Certificates (PEM) to trust instead of the system's
@@ -183,9 +184,9 @@ struct AddUpstream {
 
 #[derive(Args)]
 struct AddEndpoint {
-    /// The id in its URL
+    /// Id of the endpoint, as in its URL
     id: String,
-    /// The service that it relays to
+    /// Service it relays to
     #[arg(long, value_name = "ID")]
     service: String,
     #[command(flatten)]
@@ -196,22 +197,22 @@ struct AddEndpoint {
 
 #[derive(Args)]
 struct MethodArgs {
-    /// Only these methods, such as eth_call or 'eth_*'; may be given several times
+    /// Allow only these methods, such as eth_call or 'eth_*'; may be repeated
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     allow: Vec<String>,
-    /// Not these methods, whatever is allowed; may be given several times
+    /// Deny these methods, even if --allow matches; may be repeated
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     deny: Vec<String>,
 }
 
 #[derive(Args)]
 struct ReplaceArgs {
-    /// Write over an entry of the same id; what is disabled stays so
+    /// Replace the entry with the same id; a disabled entry stays disabled
     #[arg(long)]
     replace: bool,
 }
 
-/// Lines of TOML, each with its flag.
+/// Lines of TOML, each with the flag it comes from.
 #[derive(Default)]
 struct Lines(Vec<(String, String)>);
 
@@ -270,13 +271,13 @@ impl AddUpstream {
         for header in &self.headers {
             let Some((name, value)) = header.split_once(':') else {
                 let hint = "for example --header 'Authorization: Bearer ${TOKEN}'";
-                return Err(usage_error("--header: not NAME: VALUE", hint));
+                return Err(usage_error("--header must be NAME: VALUE", hint));
             };
             let (name, value) = (name.trim(), value.trim());
             if Text::plain(value).hidden_if_secret(name).shown != value {
                 tell(&format!(
-                    "note: the value of {name} is kept in the database as it is; to keep only the \
-                     name of a variable, write --header '{name}: ${{NAME}}'"
+                    "note: the value of {name} is stored in the database in clear text; to store \
+                     only a variable's name, write --header '{name}: ${{NAME}}'"
                 ));
             }
             let line = format!("headers.{} = {}", quote(name), quote(value));
@@ -314,7 +315,7 @@ impl AddEndpoint {
     }
 }
 
-/// What a command comes to.
+/// What a command does.
 enum Task {
     List(EntryKind),
     Show(EntryKind, String),
@@ -360,7 +361,7 @@ pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> 
         ),
     };
     let strict = inputs.variables.clone();
-    // The gateway's secrets need not be known where its entries are changed.
+    // The gateway's secrets need not be set where its entries are changed.
     let inputs = Inputs { variables: inputs.variables.leave_unset(), ..inputs };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -385,8 +386,8 @@ async fn perform(
             }
             put(&listing::list(kind, &listed.entries, format))?;
             if listed.entries.is_empty() {
-                let kind = kind.word();
-                tell(&format!("no {kind} is there; see plimsoll gateway {kind} add --help"));
+                let kind = kind.name();
+                tell(&format!("no {kind}s yet; see plimsoll gateway {kind} add --help"));
             }
         }
         Task::Show(kind, id) => {
@@ -394,10 +395,10 @@ async fn perform(
             let entries: Vec<_> = listed.entries.iter().filter(|entry| entry.id == id).collect();
             if entries.is_empty() {
                 let ids = listed.entries.iter().map(|entry| entry.id.as_str());
-                let kind = kind.word();
+                let kind = kind.name();
                 let hint = match plimsoll_config::nearest(&id, ids) {
                     Some(near) => format!("did you mean \"{near}\"?"),
-                    None => format!("plimsoll gateway {kind} list shows what there is"),
+                    None => format!("plimsoll gateway {kind} list shows all {kind}s"),
                 };
                 return Err(usage_error(format!("there is no {kind} \"{id}\""), hint));
             }
@@ -407,11 +408,11 @@ async fn perform(
         }
         Task::Change(kind, done, request) => {
             let outcome = sources.change(&request, strict).await.map_err(not_changed)?;
-            say(sources, kind, &request, done, outcome, format)?;
+            report(sources, kind, &request, done, outcome, format)?;
             if let (Request::Add { .. }, Ok((config, definitions))) =
                 (&request, sources.load().await)
             {
-                let start = format!("{} {}: ", kind.word(), request.id());
+                let start = format!("{} {}: ", kind.name(), request.id());
                 let all = plimsoll_gateway::warnings(&config.settings, &definitions);
                 let own = all.iter().filter(|warning| warning.starts_with(&start));
                 own.for_each(|warning| tell(&format!("warning: {warning}")));
@@ -421,7 +422,7 @@ async fn perform(
     Ok(ExitCode::SUCCESS)
 }
 
-fn say(
+fn report(
     sources: &Sources,
     kind: EntryKind,
     request: &Request,
@@ -429,7 +430,7 @@ fn say(
     outcome: Outcome,
     format: Format,
 ) -> anyhow::Result<()> {
-    let (kind, id) = (kind.word(), request.id());
+    let (kind, id) = (kind.name(), request.id());
     if format == Format::Json {
         let outcome = match outcome {
             Outcome::Changed | Outcome::ReplacedBuiltIn => done,
@@ -446,9 +447,9 @@ fn say(
         Outcome::Changed => format!("{done} {kind} {id} in {database}"),
         Outcome::Replaced => format!("replaced {kind} {id} in {database}"),
         Outcome::ReplacedBuiltIn => {
-            format!("added {kind} {id} in {database}, in place of the one that is built in")
+            format!("added {kind} {id} to {database}, replacing the built-in one")
         }
-        Outcome::Unchanged => format!("{kind} {id} was so before"),
+        Outcome::Unchanged => format!("{kind} {id} is unchanged"),
     };
     tell(&text);
     Ok(())

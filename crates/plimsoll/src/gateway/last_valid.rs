@@ -1,5 +1,5 @@
-//! The last configuration file that was valid, kept for instances that are started while the file is
-//! not: a mistake in it must not cost an instance that dies at the wrong moment.
+//! A copy of the last valid configuration file, for instances restarted while the file is invalid: a
+//! mistake in the file must not keep a crashed instance down.
 
 use plimsoll_registry::config::{Config, Inputs};
 use std::fs::File;
@@ -10,10 +10,10 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often the file is looked at: as often as instances do.
-const LOOK: Duration = Duration::from_millis(400);
+/// How often the file is checked; the same as in the instances.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
 
-/// A copy of the file, renewed whenever the file is valid; removed when this is dropped.
+/// A copy of the file, updated whenever the file changes and is valid; removed on drop.
 pub(super) struct LastValid {
     copy: Option<PathBuf>,
     /// Dropped to end the thread.
@@ -22,19 +22,19 @@ pub(super) struct LastValid {
 }
 
 impl LastValid {
-    /// Keeps the file of `inputs`, if there is one, on a thread of its own: reading may block.
+    /// Starts copying the file of `inputs`, if there is one, on its own thread: reading may block.
     pub(super) fn keep(inputs: &Inputs) -> anyhow::Result<LastValid> {
         let mut kept = LastValid { copy: None, alive: None, thread: None };
         let Some(file) = inputs.file.clone() else { return Ok(kept) };
         let name = format!("plimsoll-{}.toml", std::process::id());
         let copy = std::env::temp_dir().join(name);
         let mut seen = None;
-        // Once before any instance starts.
+        // The first copy exists before any instance starts.
         renew(inputs, &file, &copy, &mut seen);
         let (alive, ended) = channel();
         let (inputs, to) = (inputs.clone(), copy.clone());
         let watch = move || {
-            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(POLL_INTERVAL) {
                 renew(&inputs, &file, &to, &mut seen);
             }
         };
@@ -44,7 +44,7 @@ impl LastValid {
         Ok(kept)
     }
 
-    /// Where the copy is.
+    /// The path of the copy.
     pub(super) fn copy(&self) -> Option<&Path> {
         self.copy.as_deref()
     }
@@ -54,17 +54,17 @@ impl Drop for LastValid {
     fn drop(&mut self) {
         self.alive = None;
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
+            // A panic was already reported by the panic hook.
             let _ = thread.join();
         }
         if let Some(copy) = &self.copy {
-            // There may be none.
+            // The file was never valid if there is no copy.
             let _ = std::fs::remove_file(copy);
         }
     }
 }
 
-/// Copies the file if it changed and is valid. What cannot be read or written stays as it was.
+/// Copies the file if it changed and is valid. Errors leave the previous copy in place.
 fn renew(inputs: &Inputs, file: &Path, copy: &Path, seen: &mut Option<String>) {
     let text = std::fs::read_to_string(file).ok();
     if text == *seen {
@@ -76,7 +76,7 @@ fn renew(inputs: &Inputs, file: &Path, copy: &Path, seen: &mut Option<String>) {
     *seen = text;
 }
 
-/// Replaces the copy as a whole; only this user may read it.
+/// Replaces the copy atomically; only this user may read it.
 fn write(copy: &Path, text: &str) -> std::io::Result<()> {
     let new = copy.with_extension("new");
     let _ = std::fs::remove_file(&new);

@@ -1,4 +1,4 @@
-//! Entries as tables, TOML and JSON.
+//! Prints entries as tables, TOML and JSON.
 
 use crate::stdout_columns;
 use plimsoll_config::Text;
@@ -10,14 +10,14 @@ use plimsoll_registry::sources::{Item, Listed, State};
 use plimsoll_registry::store::EntryKind;
 use serde_json::{Value, json};
 
-/// How entries are printed: for people, or for programs.
+/// Output format: for people, or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     Table,
     Json,
 }
 
-/// Prints entries of a kind.
+/// Formats entries of a kind.
 pub(super) fn list(kind: EntryKind, entries: &[Listed], format: Format) -> String {
     match format {
         Format::Json => {
@@ -42,16 +42,16 @@ pub(super) fn list(kind: EntryKind, entries: &[Listed], format: Format) -> Strin
     }
 }
 
-/// Prints one entry with all its keys.
+/// Formats one entry with all its keys.
 pub(super) fn show(kind: EntryKind, entry: &Listed, format: Format) -> String {
     if format == Format::Json {
         return format!("{:#}\n", value(entry));
     }
-    let mut out = format!("# from: {}, {}\n", entry.origin.word(), entry.state.words());
+    let mut out = format!("# from: {}, {}\n", entry.origin.name(), entry.state.name());
     if let State::Refused(why) = &entry.state {
         why.lines().for_each(|line| out += &format!("# {line}\n"));
     }
-    out += &format!("[[{}]]\n", kind.word());
+    out += &format!("[[{}]]\n", kind.name());
     out += &match &entry.item {
         Some(Item::Service(service)) => show_service(service),
         Some(Item::Upstream(upstream)) => show_upstream(upstream),
@@ -61,7 +61,7 @@ pub(super) fn show(kind: EntryKind, entry: &Listed, format: Format) -> String {
     out
 }
 
-/// Why entries are refused: too long for a table.
+/// Why entries are refused, below the table: the reasons are too long for a column.
 fn reasons(entries: &[Listed]) -> String {
     let reason = |entry: &Listed| match &entry.state {
         State::Refused(why) => Some(format!("\n{} is refused: {why}\n", entry.id)),
@@ -72,8 +72,8 @@ fn reasons(entries: &[Listed]) -> String {
 
 fn row(kind: EntryKind, entry: &Listed) -> Vec<String> {
     let none = || String::from("–");
-    let origin = entry.origin.word().to_string();
-    let state = entry.state.words().to_string();
+    let origin = entry.origin.name().to_string();
+    let state = entry.state.name().to_string();
     let id = entry.id.clone();
     let service = entry.service.clone().unwrap_or_else(none);
     match (&entry.item, kind) {
@@ -84,7 +84,7 @@ fn row(kind: EntryKind, entry: &Listed) -> Vec<String> {
                 number(service.chain_id),
                 service.block_time.map_or_else(none, span),
                 number(service.sync_allowance),
-                service.spread.word().into(),
+                service.spread.name().into(),
                 span(service.timeout),
                 origin,
                 state,
@@ -93,7 +93,7 @@ fn row(kind: EntryKind, entry: &Listed) -> Vec<String> {
         (Some(Item::Upstream(upstream)), _) => vec![
             id,
             entry.service.clone().unwrap_or_else(|| "any".into()),
-            upstream.kind.word().into(),
+            upstream.kind.name().into(),
             upstream.tier.to_string(),
             upstream.weight.to_string(),
             origin,
@@ -118,17 +118,14 @@ fn span(span: Nanos) -> String {
 }
 
 fn methods(rules: &MethodRules) -> String {
-    let allow = match rules.allow.is_empty() {
-        true => "all".to_string(),
-        false => rules.allow.join(" "),
-    };
-    match rules.deny.is_empty() {
-        true => allow,
-        false => format!("{allow}, but not {}", rules.deny.join(" ")),
+    let allow = if rules.allow.is_empty() { "all".to_string() } else { rules.allow.join(" ") };
+    if rules.deny.is_empty() {
+        return allow;
     }
+    format!("{allow} except {}", rules.deny.join(" "))
 }
 
-/// Columns side by side; only the last is cut where there is no room.
+/// Aligned columns; lines longer than `width` are truncated.
 fn table(rows: &[Vec<String>], width: usize) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let longest = |column: usize| {
@@ -165,8 +162,8 @@ fn value(entry: &Listed) -> Value {
     if entry.service.is_some() {
         value["service"] = json!(entry.service);
     }
-    value["from"] = json!(entry.origin.word());
-    value["state"] = json!(entry.state.words());
+    value["from"] = json!(entry.origin.name());
+    value["state"] = json!(entry.state.name());
     if let State::Refused(why) = &entry.state {
         value["reason"] = json!(why);
     }
@@ -178,7 +175,7 @@ fn service_value(service: &Service) -> Value {
         "chain_id": service.chain_id,
         "block_time": service.block_time.map(span),
         "sync_allowance": service.sync_allowance,
-        "spread": service.spread.word(),
+        "spread": service.spread.name(),
         "timeout": span(service.timeout),
     })
 }
@@ -186,7 +183,7 @@ fn service_value(service: &Service) -> Value {
 fn upstream_value(upstream: &Upstream) -> Value {
     let header = |(name, value): &(String, Text)| (name.clone(), json!(value.shown));
     json!({
-        "kind": upstream.kind.word(),
+        "kind": upstream.kind.name(),
         "url": upstream.url.shown,
         "headers": upstream.headers.iter().map(header).collect::<serde_json::Map<_, _>>(),
         "weight": upstream.weight,

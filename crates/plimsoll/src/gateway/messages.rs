@@ -1,7 +1,7 @@
-//! What a gateway process says on stderr, without ever waiting for stderr to be read.
+//! Non-blocking messages on stderr.
 //!
-//! Lines are written by a thread of their own. When nobody reads stderr, lines are dropped and
-//! counted; signals, reloads and shutdown go on.
+//! A dedicated thread writes the lines. If stderr is a pipe that is not read, lines are dropped and
+//! counted, while signals, reloads and shutdown keep working.
 
 use crate::tell;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
-/// Lines that wait to be written.
+/// Maximum number of queued lines.
 const LINES_MAX: usize = 256;
 
-/// At the end, lines that wait have this long to be written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// On exit, how long to wait for queued lines to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// Says things on stderr; an instance among several says which it is.
+/// Queues lines for stderr; with several instances, each line is prefixed with the instance's name.
 #[derive(Clone)]
 pub(super) struct Messages {
     prefix: String,
@@ -29,12 +29,12 @@ pub(super) struct Messages {
 
 enum Line {
     Text(String),
-    /// Everything before was written.
+    /// Acknowledged once all earlier lines are written.
     End(SyncSender<()>),
 }
 
 impl Messages {
-    /// Starts the thread.
+    /// Starts the writer thread.
     pub(super) fn start(prefix: String) -> anyhow::Result<Messages> {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -45,53 +45,53 @@ impl Messages {
         Ok(Messages { prefix, lines, dropped })
     }
 
-    /// Says something, unless too much waits to be written already.
-    pub(super) fn tell(&self, text: &str) {
+    /// Queues a line; drops and counts it if the queue is full.
+    pub(super) fn print(&self, text: &str) {
         let line = Line::Text(format!("{}{text}", self.prefix));
         if self.lines.try_send(line).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Makes this where the gateway's log goes, for the whole process.
-    pub(super) fn take_log(&self) {
+    /// Sends the process's `tracing` events here.
+    pub(super) fn capture_tracing(&self) {
         let lines = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .with_target(false)
             .with_writer(self.clone())
-            // What libraries say of themselves is not for operators.
+            // Events of libraries are not meant for operators.
             .with_filter(filter_fn(|meta| {
                 *meta.level() <= tracing::Level::INFO && meta.target().starts_with("plimsoll")
             }));
-        // Only one gateway runs in a process.
+        // Fails only if a subscriber is already set; a process runs only one gateway.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
     }
 
-    /// Waits a moment for what was said to be written.
+    /// Waits up to [`FLUSH_MAX`] for queued lines to be written.
     pub(super) fn finish(&self) {
         let (done, written) = sync_channel(1);
         if self.lines.try_send(Line::End(done)).is_ok() {
-            // Nobody reads, or all of it was read.
-            let _ = written.recv_timeout(LAST_WORDS);
+            // A timeout means that stderr is not read; the process exits either way.
+            let _ = written.recv_timeout(FLUSH_MAX);
         }
     }
 }
 
 impl<'a> MakeWriter<'a> for Messages {
-    type Writer = Saying;
+    type Writer = LogLine;
 
-    fn make_writer(&'a self) -> Saying {
-        Saying { messages: self.clone(), text: Vec::new() }
+    fn make_writer(&'a self) -> LogLine {
+        LogLine { messages: self.clone(), text: Vec::new() }
     }
 }
 
-/// One line of the log on its way.
-pub(super) struct Saying {
+/// One log line, queued on drop.
+pub(super) struct LogLine {
     messages: Messages,
     text: Vec<u8>,
 }
 
-impl std::io::Write for Saying {
+impl std::io::Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.text.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -102,11 +102,11 @@ impl std::io::Write for Saying {
     }
 }
 
-impl Drop for Saying {
+impl Drop for LogLine {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.text);
         if !text.trim().is_empty() {
-            self.messages.tell(text.trim_end());
+            self.messages.print(text.trim_end());
         }
     }
 }
@@ -119,7 +119,8 @@ fn write(waiting: &Receiver<Line>, dropped: &AtomicU64) {
         }
         match dropped.swap(0, Ordering::Relaxed) {
             0 => {}
-            lost => tell(&format!("{lost} messages were dropped: stderr was not read")),
+            1 => tell("1 message was dropped because stderr was not read"),
+            lost => tell(&format!("{lost} messages were dropped because stderr was not read")),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Serving: one gateway process, from its sources to its end.
+//! Serving: one gateway process, from start to shutdown.
 //!
-//! The gateway itself runs on threads of its own. Another thread watches its sources (file, database,
-//! certificates) and applies what is valid as a whole; whatever it waits for (a locked database, a
-//! slow disk), signals are handled meanwhile. Where it was asked to, it serves simulated chains as long
-//! as there is no real upstream.
+//! The gateway runs on its own threads. Another thread watches its sources (file, database,
+//! certificates) and applies valid changes as a whole; signals are still handled while that thread is
+//! blocked by a locked database or a slow disk. With `--simulate`, simulated chains are served until
+//! there is a real upstream.
 
 use super::ServeArgs;
 use super::messages::Messages;
-use super::signals::{Asked, ORPHAN_DRAIN, Signals};
+use super::signals::{Event, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
 use super::supervise::{self, shift_ports};
 use crate::{put, tell, usage_error};
@@ -22,25 +22,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How often sources are looked at: what was changed is in force within a second.
-const LOOK: Duration = Duration::from_millis(400);
+/// How often sources are polled, so that changes are applied within a second.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
 
-/// At the end, the database has this long to be closed. It is not needed for what was acknowledged.
-const CLOSE: Duration = Duration::from_secs(1);
+/// How long shutdown waits for the database to close. Acknowledged changes are durable without it.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
-/// Serves until it is asked to stop.
+/// Serves until a signal to stop.
 pub(super) fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = match args.instances {
         1 => runtime.block_on(serve(args, inputs)),
         _ => runtime.block_on(supervise::run(args, inputs)),
     };
-    // A thread that hangs must not keep the process from ending.
+    // A hanging thread must not keep the process from exiting.
     runtime.shutdown_background();
     done
 }
 
-/// Reads everything that says what to serve.
+/// Loads the configuration and the definitions, and prints notes.
 pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Definitions)> {
     let loaded = sources.load().await;
     let (config, definitions) =
@@ -58,7 +58,7 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     shift_ports(&mut config.settings, args.port_offset)?;
     let mut simulated = Simulated::new(args.simulate, args.simulated.as_deref());
     simulated.fill(&mut definitions)?;
-    // A supervisor has said it for all.
+    // The supervisor has already warned for all instances.
     raise_descriptor_limit(&config.settings, !args.supervised);
     let mut signals = Signals::listen(args.supervised)?;
     let started = Gateway::start(config.settings.clone(), &definitions, host(&sources));
@@ -66,13 +66,11 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     if name_by_port(&mut config.settings, &gateway) {
         gateway.apply(config.settings.clone(), &definitions)?;
     }
-    greet(args, &config, &definitions, &gateway, &sources, simulated.serves())?;
-    let prefix = match args.supervised {
-        true => format!("{}: ", config.settings.instance),
-        false => String::new(),
-    };
+    announce(args, &config, &definitions, &gateway, &sources, simulated.serves())?;
+    let prefix =
+        if args.supervised { format!("{}: ", config.settings.instance) } else { String::new() };
     let messages = Messages::start(prefix)?;
-    messages.take_log();
+    messages.capture_tracing();
     let certificate = gateway.certificate_contents();
     let watcher = Watcher {
         gateway: gateway.clone(),
@@ -81,35 +79,35 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
         config,
         certificate,
         trust_rejected: false,
-        trouble: String::new(),
-        log_trouble: None,
+        last_error: String::new(),
+        access_log_error: None,
         messages: messages.clone(),
     };
-    let (reloads, asked_to_reload) = mpsc::unbounded_channel();
-    let closed = watcher.start(asked_to_reload)?;
+    let (reloads, reload_requests) = mpsc::unbounded_channel();
+    let closed = watcher.start(reload_requests)?;
     loop {
         match signals.next().await {
-            // The watcher ends only with this loop.
-            Asked::Reload => drop(reloads.send(())),
-            Asked::Stop => break,
-            Asked::Orphaned => {
-                messages.tell("the supervisor is gone");
+            // The receiver outlives this loop.
+            Event::Reload => drop(reloads.send(())),
+            Event::Stop => break,
+            Event::Orphaned => {
+                messages.print("the supervisor has exited");
                 break;
             }
         }
     }
     drop(reloads);
     if !args.supervised {
-        messages.tell("stopping: finishing calls in flight; once more to stop at once");
+        messages.print("stopping: finishing calls in flight; signal again to stop at once");
     }
     let drained = drain(gateway, signals).await?;
-    let _ = tokio::time::timeout(CLOSE, closed).await;
-    messages.tell(&stopped(&drained));
+    let _ = tokio::time::timeout(CLOSE_MAX, closed).await;
+    messages.print(&stopped(&drained));
     messages.finish();
     Ok(ExitCode::SUCCESS)
 }
 
-/// How a drain ended, in words.
+/// The message on how the drain went.
 fn stopped(drained: &Drained) -> String {
     let mut text = format!("stopped after {}", drained.took);
     if drained.calls_awaited > 0 {
@@ -125,65 +123,65 @@ fn stopped(drained: &Drained) -> String {
     text
 }
 
-/// Watches what a gateway is made from, and applies changes.
+/// Watches a gateway's sources and applies changes.
 struct Watcher {
     gateway: Arc<Gateway>,
     sources: Sources,
     simulated: Simulated,
     config: Config,
-    /// As the certificate's files were read last.
+    /// The contents of the certificate files when they were last read.
     certificate: Option<[Vec<u8>; 2]>,
-    /// Certificates to trust changed and were not valid.
+    /// The certificates to trust have changed and are not valid.
     trust_rejected: bool,
-    /// What does not work at present, so that it is said once.
-    trouble: String,
+    /// The current error of polling the sources, so that it is reported once; empty if none.
+    last_error: String,
     /// Why the access log cannot be written at present.
-    log_trouble: Option<String>,
+    access_log_error: Option<String>,
     messages: Messages,
 }
 
 impl Watcher {
-    /// Watches on a thread of its own until nobody can ask for a reload any more; the receiver hears
-    /// when the database is closed.
+    /// Watches on its own thread until the sender of `reload_requests` is dropped; then closes the
+    /// database and notifies the returned receiver.
     fn start(
         self,
-        asked: mpsc::UnboundedReceiver<()>,
+        reload_requests: mpsc::UnboundedReceiver<()>,
     ) -> anyhow::Result<tokio::sync::oneshot::Receiver<()>> {
         let (done, closed) = tokio::sync::oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("watcher".into()).spawn(move || {
-            runtime.block_on(self.watch(asked));
-            // The process may have ended meanwhile.
+            runtime.block_on(self.watch(reload_requests));
+            // The receiver is gone if closing took too long.
             let _ = done.send(());
         })?;
         Ok(closed)
     }
 
-    async fn watch(mut self, mut asked: mpsc::UnboundedReceiver<()>) {
-        let mut looks = tokio::time::interval(LOOK);
+    async fn watch(mut self, mut reload_requests: mpsc::UnboundedReceiver<()>) {
+        let mut polls = tokio::time::interval(POLL_INTERVAL);
         loop {
             tokio::select! {
-                _ = looks.tick() => {
+                _ = polls.tick() => {
                     match self.sources.changed().await {
                         Ok(true) => self.reload().await,
-                        Ok(false) => self.trouble.clear(),
-                        Err(error) => self.trouble(&error.to_string()),
+                        Ok(false) => self.last_error.clear(),
+                        Err(error) => self.report_error(&error.to_string()),
                     }
                     let changed = self.gateway.is_trust_changed();
                     if changed && !self.trust_rejected {
                         self.reload().await;
                     }
-                    // What was rejected is tried again when the sources or these files change.
+                    // Rejected certificates are retried when the sources or their files change.
                     self.trust_rejected = changed && self.gateway.is_trust_changed();
-                    self.renew();
-                    self.look_at_log();
+                    self.reload_certificate();
+                    self.check_access_log();
                 }
-                asked = asked.recv() => match asked {
+                request = reload_requests.recv() => match request {
                     Some(()) => {
                         self.gateway.reopen_access_log();
                         self.reload().await;
                         self.certificate = None;
-                        self.renew();
+                        self.reload_certificate();
                     }
                     None => break,
                 },
@@ -192,7 +190,7 @@ impl Watcher {
         self.sources.close().await;
     }
 
-    /// Takes up what changed, all or nothing.
+    /// Loads the sources and applies them, all or nothing.
     async fn reload(&mut self) {
         let (mut config, mut definitions) = match self.sources.load().await {
             Ok(loaded) => loaded,
@@ -208,11 +206,11 @@ impl Watcher {
             return self.reject(&error.to_string());
         }
         for key in fixed_differences(&self.config, &config) {
-            self.messages.tell(&format!("note: {key} changed; that needs a restart"));
+            self.messages.print(&format!("note: {key} changed; restart the gateway to apply it"));
         }
         let warnings = plimsoll_gateway::warnings(&config.settings, &definitions);
-        warnings.iter().for_each(|warning| self.messages.tell(&format!("warning: {warning}")));
-        self.messages.tell(&format!(
+        warnings.iter().for_each(|warning| self.messages.print(&format!("warning: {warning}")));
+        self.messages.print(&format!(
             "reloaded: {}, {}, {}",
             counted(definitions.services.len(), "service"),
             counted(definitions.upstreams.len(), "upstream"),
@@ -222,24 +220,25 @@ impl Watcher {
     }
 
     fn reject(&self, why: &str) {
-        self.messages.tell(&format!("config change rejected; still using the previous one\n{why}"));
+        self.messages
+            .print(&format!("config change rejected; still using the previous one\n{why}"));
     }
 
-    /// Something does not work, and is tried again: said once, not twice a second.
-    fn trouble(&mut self, why: &str) {
-        if self.trouble != why {
-            self.messages.tell(&format!("cannot look for changes: {why}"));
-            self.trouble = why.to_string();
+    /// Reports an error of polling once, not at every retry.
+    fn report_error(&mut self, why: &str) {
+        if self.last_error != why {
+            self.messages.print(&format!("cannot check for changes: {why}"));
+            self.last_error = why.to_string();
         }
     }
 
     /// Reports when the access log cannot be written, and when it can again.
-    fn look_at_log(&mut self) {
-        let trouble = self.gateway.access_log_trouble();
-        if trouble == self.log_trouble {
+    fn check_access_log(&mut self) {
+        let error = self.gateway.access_log_trouble();
+        if error == self.access_log_error {
             return;
         }
-        self.messages.tell(&match &trouble {
+        self.messages.print(&match &error {
             Some(why) => format!(
                 "cannot write the access log to {why}; calls are still relayed, and \
                  plimsoll_access_log_dropped_total counts the lost lines\n  \
@@ -247,49 +246,51 @@ impl Watcher {
             ),
             None => "the access log can be written again".to_string(),
         });
-        self.log_trouble = trouble;
+        self.access_log_error = error;
     }
 
-    /// Reads the certificate again when its files changed.
-    fn renew(&mut self) {
+    /// Reloads the certificate if its files changed.
+    fn reload_certificate(&mut self) {
         let now = self.gateway.certificate_contents();
         if now.is_none() || now == self.certificate {
             return;
         }
         self.certificate = now;
         match self.gateway.reload_certificate() {
-            Ok(()) => self.messages.tell("the certificate was read again"),
-            // Both files rarely change at once: it is tried again when the other has.
-            Err(error) => self.messages.tell(&format!("the new certificate is not used: {error}")),
+            Ok(()) => self.messages.print("reloaded the certificate"),
+            // The two files rarely change at the same moment: retried once the other has changed.
+            Err(error) => self.messages.print(&format!(
+                "the new certificate is not valid; still using the previous one: {error}"
+            )),
         }
     }
 }
 
-/// Lets the gateway finish; a second signal cuts it short.
+/// Drains the gateway; a second signal cuts it short.
 async fn drain(gateway: Arc<Gateway>, mut signals: Signals) -> anyhow::Result<Drained> {
     let hurry = Arc::new(AtomicBool::new(false));
-    let asked = hurry.clone();
+    let hurry_flag = hurry.clone();
     let mut drained =
-        tokio::task::spawn_blocking(move || gateway.drain(|| asked.load(Ordering::Relaxed)));
+        tokio::task::spawn_blocking(move || gateway.drain(|| hurry_flag.load(Ordering::Relaxed)));
     let orphan = tokio::time::sleep(ORPHAN_DRAIN);
     tokio::pin!(orphan);
     loop {
         tokio::select! {
-            done = &mut drained => return done.context("the gateway broke while it stopped"),
+            done = &mut drained => return done.context("the gateway panicked while draining"),
             () = &mut orphan, if signals.is_orphaned() && !hurry.load(Ordering::Relaxed) => {
                 hurry.store(true, Ordering::Relaxed);
             }
-            asked = signals.next() => match asked {
-                Asked::Stop => hurry.store(true, Ordering::Relaxed),
-                Asked::Orphaned => orphan.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN),
-                Asked::Reload => {}
+            event = signals.next() => match event {
+                Event::Stop => hurry.store(true, Ordering::Relaxed),
+                Event::Orphaned => orphan.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN),
+                Event::Reload => {}
             }
         }
     }
 }
 
-/// A gateway that is named after a port which the kernel was to choose is named after the one it
-/// chose; tells whether it was.
+/// If the gateway's default name contains port 0, replaces it by the port that the kernel chose;
+/// returns whether it did.
 fn name_by_port(settings: &mut Settings, gateway: &Gateway) -> bool {
     let unnamed = settings.instance == instance_name(0);
     if let (true, Some(address)) = (unnamed, gateway.addresses().first()) {
@@ -317,34 +318,36 @@ fn host(sources: &Sources) -> Host {
 fn not_started(error: &StartError) -> anyhow::Error {
     let hint = match error {
         StartError::Listen { .. } => {
-            "stop what listens there, or choose another address with --listen; port 0 takes a free one"
+            "stop the process that listens there, or choose another address with --listen; port 0 \
+             picks a free port"
         }
         _ => "",
     };
     usage_error(error.to_string(), hint)
 }
 
-/// Lets the process open as many descriptors as it may, and says so when that is too few.
-pub(super) fn raise_descriptor_limit(settings: &Settings, says: bool) {
+/// Raises the soft limit of open files to the hard limit; with `warn`, prints a note if that is too
+/// low.
+pub(super) fn raise_descriptor_limit(settings: &Settings, warn: bool) {
     let limits = settings.limits;
-    // Some for files, the database and the runtime itself.
+    // 64 more for files, the database and the runtime.
     let wanted = (limits.connections + limits.upstream_connections + 64) as u64;
-    let may = plimsoll_host::raise_descriptor_limit();
-    // Where nobody asked for a number, as many callers are taken as the process may have.
-    let is_asked = limits.connections != Limits::default().connections
+    let allowed = plimsoll_host::raise_descriptor_limit();
+    // With the default limits, a low descriptor limit just means fewer connections.
+    let is_configured = limits.connections != Limits::default().connections
         || limits.upstream_connections != Limits::default().upstream_connections;
-    if may < wanted && says && is_asked {
+    if allowed < wanted && warn && is_configured {
         tell(&format!(
-            "note: this process may open {may} descriptors; limits.connections = {} with \
-             limits.upstream_connections = {} needs {wanted}\n  hint: ulimit -n {wanted}, or \
-             LimitNOFILE={wanted} in the unit",
+            "note: this process may open {allowed} files; limits.connections = {} and \
+             limits.upstream_connections = {} need {wanted}\n  hint: ulimit -n {wanted}, or \
+             LimitNOFILE={wanted} in the systemd unit",
             limits.connections, limits.upstream_connections
         ));
     }
 }
 
-/// Says what is served, and how to try it.
-fn greet(
+/// Prints the addresses, what is served and how to try it.
+fn announce(
     args: &ServeArgs,
     config: &Config,
     definitions: &Definitions,
@@ -364,15 +367,16 @@ fn greet(
     let instance = &config.settings.instance;
     let mut text = String::new();
     for (url, (listener, _)) in urls.iter().zip(listeners) {
-        let faces = listener.faces.words();
-        let what = match faces.len() < Faces::WORDS.len() {
-            true => format!(" ({})", faces.join(", ")),
-            false => String::new(),
+        let faces = listener.faces.names();
+        let restricted = if faces.len() < Faces::NAMES.len() {
+            format!(" ({})", faces.join(", "))
+        } else {
+            String::new()
         };
-        text += &format!("plimsoll gateway {instance}: listening on {url}{what}\n");
+        text += &format!("plimsoll gateway {instance}: listening on {url}{restricted}\n");
     }
     if args.supervised {
-        // The supervisor waits for this line, and says the rest once for all.
+        // The supervisor waits for this line, and prints the rest once for all instances.
         put(&format!("{}\n", urls.join(" ")))?;
     } else {
         text += &describe(definitions, sources.database(), &urls[0], simulated);
@@ -381,7 +385,7 @@ fn greet(
     Ok(())
 }
 
-/// What is relayed where, and a line that works.
+/// Lists the upstreams of each service, and a curl command to try.
 pub(super) fn describe(
     definitions: &Definitions,
     database: Option<&str>,
@@ -408,27 +412,27 @@ pub(super) fn describe(
     if simulated {
         text += "  these chains are simulated until an upstream is added\n";
     } else if first.is_none() {
-        text += "  no upstream is configured: calls are answered with no_upstream, and /ready says 503\n  \
+        text += "  no upstream is configured: calls are answered with no_upstream, and /ready returns 503\n  \
                  hint: add one with plimsoll gateway upstream add or --upstream eth=URL; --simulate serves simulated chains\n";
     }
     if let Some(database) = database {
         let endpoints = counted(definitions.endpoints.len(), "endpoint");
-        text += &format!("  {endpoints}; entries are kept in {database}\n");
+        text += &format!("  {endpoints}; database: {database}\n");
     }
     let call = "-d '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":1}'";
-    // Not with an endpoint: its id is a customer's credential, and stderr is kept.
+    // Not an endpoint's URL: its id is a customer's credential, and stderr ends up in logs.
     if let Some(service) = first {
         text += &format!("try: curl -s {url}/v1 -H 'Target-Service-Id: {service}' {call}\n");
     }
     text
 }
 
-/// A number of things.
+/// A count with its noun, in the singular or plural.
 fn counted(n: usize, thing: &str) -> String {
     format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
-/// As many ids as fit a line.
+/// The first few ids, and how many more there are.
 fn listed(ids: &[&str]) -> String {
     const SHOWN_MAX: usize = 5;
     let shown = ids[..ids.len().min(SHOWN_MAX)].join(", ");

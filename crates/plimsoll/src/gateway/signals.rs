@@ -1,4 +1,4 @@
-//! What a gateway process is asked from outside: by signals, or by the end of who started it.
+//! Signals, and the exit of the supervisor.
 
 use anyhow::Context;
 use std::io::Read;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// A process whose supervisor is gone finishes what is under way, but no longer than this.
+/// How long a process whose supervisor has exited may keep draining.
 pub(super) const ORPHAN_DRAIN: Duration = Duration::from_secs(5);
 
-/// What the process is asked from outside.
-pub(super) enum Asked {
+/// A request to the process.
+pub(super) enum Event {
     Stop,
     Reload,
-    /// The process that started it is gone.
+    /// The supervisor has exited.
     Orphaned,
 }
 
-/// Signals, and the end of the pipe that a supervisor holds.
+/// Receives signals, and notices when the supervisor's pipe closes.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -27,7 +27,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Listens for signals, and where there is a supervisor for its end.
+    /// Registers the signal handlers and, if `supervised`, watches the supervisor's pipe.
     pub(super) fn listen(supervised: bool) -> anyhow::Result<Signals> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         let supervisor = supervised.then(watch_supervisor).transpose()?;
@@ -40,13 +40,13 @@ impl Signals {
         })
     }
 
-    /// Whether there was a supervisor that is gone.
+    /// Whether the process had a supervisor that has exited.
     pub(super) fn is_orphaned(&self) -> bool {
         self.orphaned
     }
 
-    /// Waits for the next.
-    pub(super) async fn next(&mut self) -> Asked {
+    /// Waits for the next event.
+    pub(super) async fn next(&mut self) -> Event {
         let supervisor = async {
             match &mut self.supervisor {
                 Some(gone) => drop(gone.await),
@@ -54,25 +54,25 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.hang_up.recv() => Asked::Reload,
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.hang_up.recv() => Event::Reload,
             () = supervisor => {
                 self.supervisor = None;
                 self.orphaned = true;
-                Asked::Orphaned
+                Event::Orphaned
             }
         }
     }
 }
 
-/// Waits on a thread for the end of stdin, which comes when the supervisor ends, however it ends.
+/// Waits on a thread for stdin to close, which happens however the supervisor exits.
 fn watch_supervisor() -> anyhow::Result<oneshot::Receiver<()>> {
     let (gone, seen) = oneshot::channel();
     std::thread::Builder::new().name("supervisor".into()).spawn(move || {
         let mut stdin = std::io::stdin().lock();
         while matches!(stdin.read(&mut [0; 64]), Ok(n) if n > 0) {}
-        // Nobody listens when the process is ending anyway.
+        // The receiver is gone if the process is already exiting.
         let _ = gone.send(());
     })?;
     Ok(seen)

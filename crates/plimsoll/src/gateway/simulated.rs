@@ -1,4 +1,4 @@
-//! Simulated chains for a gateway that has nothing to relay to and was asked for them.
+//! `--simulate`: simulated chains for a gateway that has no upstream.
 
 use anyhow::Context;
 use plimsoll_config::Text;
@@ -6,10 +6,10 @@ use plimsoll_gateway::Definitions;
 use plimsoll_registry::model::{Address, Kind, Upstream};
 use plimsoll_sim::{Service, Settings, Sim};
 
-/// The chains, here or at the supervisor's. A gateway that ever had a real upstream never answers
-/// from them, whatever becomes of it.
+/// The simulated chains, in this process or in the supervisor. Once a gateway has had a real
+/// upstream, it never serves them again, even if that upstream is removed.
 pub(super) struct Simulated {
-    /// Where somebody else runs them.
+    /// URL of the supervisor's chains.
     elsewhere: Option<String>,
     own: Option<Sim>,
     state: State,
@@ -19,25 +19,24 @@ pub(super) struct Simulated {
 enum State {
     Waiting,
     Serving,
-    /// Not asked for, or not needed any more.
+    /// Not requested, or no longer needed.
     Over,
 }
 
 impl Simulated {
-    /// Where they are `wanted`, chains that are started when they are needed, unless they run at
-    /// `elsewhere` already.
+    /// Chains that are started on first use if `wanted`, unless they already run at `elsewhere`.
     pub(super) fn new(wanted: bool, elsewhere: Option<&str>) -> Simulated {
         let wanted = wanted || elsewhere.is_some();
         let state = if wanted { State::Waiting } else { State::Over };
         Simulated { elsewhere: elsewhere.map(String::from), own: None, state }
     }
 
-    /// Whether they are what is relayed to.
+    /// Whether calls are relayed to the simulated chains.
     pub(super) fn serves(&self) -> bool {
         self.state == State::Serving
     }
 
-    /// Where they are; starts them if nobody did.
+    /// The chains' URL; starts them if they do not run yet.
     pub(super) fn address(&mut self) -> anyhow::Result<String> {
         if let Some(elsewhere) = &self.elsewhere {
             return Ok(elsewhere.clone());
@@ -46,12 +45,12 @@ impl Simulated {
             let settings = Settings { services: Service::known().into(), ..Settings::default() };
             self.own = Some(Sim::start(settings).context("cannot start the simulated chains")?);
         }
-        let sim = self.own.as_ref().context("there is a simulator now")?;
+        let sim = self.own.as_ref().context("the simulator was just started")?;
         Ok(format!("http://{}", sim.address()))
     }
 
-    /// Adds an upstream for each chain when there is none and never was; stops chains that are not
-    /// needed any more.
+    /// Adds an upstream for each chain if there is no upstream and never was one; otherwise stops
+    /// the chains.
     pub(super) fn fill(&mut self, definitions: &mut Definitions) -> anyhow::Result<()> {
         if self.state == State::Over || !definitions.upstreams.is_empty() {
             self.state = State::Over;

@@ -1,14 +1,15 @@
-//! `--instances N`: N gateway processes on consecutive ports, started again when they die.
+//! `--instances N`: runs N gateway processes on consecutive ports, and restarts those that exit.
 //!
-//! Each is a process of its own, as instances behind a balancer are; they share the configuration and
-//! the database. The supervisor holds a pipe to each: when it is gone, however it went, the pipe ends
-//! and the instance finishes what is under way and ends too, so that nothing outlives it.
+//! The instances are separate processes, like instances behind a load balancer; they share the
+//! configuration and the database. The supervisor holds a pipe to each: when the supervisor exits,
+//! however that happens, the pipe closes, and the instance drains and exits too. No instance outlives
+//! the supervisor.
 
 use super::ServeArgs;
 use super::last_valid::LastValid;
 use super::messages::Messages;
 use super::serve::{describe, load, raise_descriptor_limit};
-use super::signals::{Asked, ORPHAN_DRAIN, Signals};
+use super::signals::{Event, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
 use crate::{put, usage_error};
 use anyhow::Context;
@@ -26,10 +27,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 
-/// An instance that lived for this long is started again at once; another waits first.
+/// An instance that ran for this long resets its restart backoff.
 const STEADY: Nanos = Nanos::from_secs(10);
 
-/// The first pause before an instance that died early is started again; it doubles.
+/// The first pause before an instance is restarted; it doubles with each early exit.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
 /// The longest pause.
@@ -39,13 +40,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Serve,
-    /// Read the configuration again, for the n-th time.
+    /// Reload the configuration; counts the signals.
     Reload(u64),
-    /// Stop, asked for the n-th time.
+    /// Stop; counts the signals.
     Stop(u32),
 }
 
-/// Runs the instances until it is asked to stop.
+/// Runs the instances until a signal to stop.
 pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let last_valid = LastValid::keep(&inputs)?;
     let mut sources = Sources::new(inputs);
@@ -98,21 +99,21 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
                         continue;
                     }
                     let text = describe(&definitions, database.as_deref(), &urls[0].1, elsewhere.is_some());
-                    messages.tell(&format!("{} instances\n{}", urls.len(), text.trim_end()));
+                    messages.print(&format!("{} instances\n{}", urls.len(), text.trim_end()));
                 }
             }
-            // Once more, and nothing is waited for.
+            // The drain took too long: escalates to the next stage.
             () = &mut orphan, if signals.is_orphaned() => {
                 stop();
                 orphan.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN);
             }
-            asked = signals.next() => match asked {
-                Asked::Stop => stop(),
-                Asked::Orphaned => {
+            event = signals.next() => match event {
+                Event::Stop => stop(),
+                Event::Orphaned => {
                     stop();
                     orphan.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN);
                 }
-                Asked::Reload => order.send_modify(|order| match order {
+                Event::Reload => order.send_modify(|order| match order {
                     Order::Serve => *order = Order::Reload(1),
                     Order::Reload(times) => *times += 1,
                     Order::Stop(_) => {}
@@ -122,7 +123,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
                 None => break,
                 Some(Ok(Ok(()))) => {}
                 Some(other) => {
-                    // One that cannot start makes the others useless: all stop.
+                    // If one cannot start, the setup is wrong: all stop.
                     let error = other.map_err(anyhow::Error::from).and_then(|ended| ended);
                     failed = failed.or(error.err());
                     stop();
@@ -134,7 +135,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// Checks that the instances do not get into each other's way.
+/// Checks that no two instances would listen on the same address.
 fn check_addresses(settings: &Settings, instances: u16) -> anyhow::Result<()> {
     let mut all: Vec<SocketAddr> = Vec::new();
     for number in 0..instances {
@@ -142,7 +143,7 @@ fn check_addresses(settings: &Settings, instances: u16) -> anyhow::Result<()> {
         shift_ports(&mut settings, number)?;
         for address in settings.listeners.iter().map(|one| one.address) {
             if address.port() != 0 && all.contains(&address) {
-                let message = format!("two of {instances} instances would listen on {address}");
+                let message = format!("two of the {instances} instances would listen on {address}");
                 return Err(usage_error(message, OTHER_PORTS));
             }
             all.push(address);
@@ -151,12 +152,13 @@ fn check_addresses(settings: &Settings, instances: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives an instance its own ports: those of the first and its number; port 0 stays.
+/// Adds an instance's number to each port; port 0 stays.
 pub(super) fn shift_ports(settings: &mut Settings, number: u16) -> anyhow::Result<()> {
     for address in settings.listeners.iter_mut().map(|one| &mut one.address) {
         if address.port() != 0 {
             let port = address.port().checked_add(number).ok_or_else(|| {
-                usage_error(format!("there is no port {number} after {address}"), OTHER_PORTS)
+                let message = format!("{address} plus {number} exceeds port 65535");
+                usage_error(message, OTHER_PORTS)
             })?;
             address.set_port(port);
         }
@@ -173,7 +175,7 @@ struct Instance {
     last_valid: Option<PathBuf>,
     orders: watch::Receiver<Order>,
     messages: Messages,
-    /// Told where the instance listens, when it first does.
+    /// Receives the instance's number and URL when it first listens.
     started: mpsc::Sender<(u16, String)>,
 }
 
@@ -195,7 +197,7 @@ impl Instance {
                     let status = self.watch(child, &mut once_up).await?;
                     format!("{name} ended: {status}")
                 }
-                // The system may be short of something for a while.
+                // May be a temporary shortage of memory or processes: retried.
                 Err(error) if once_up => format!("{error:#}"),
                 Err(error) => return Err(error),
             };
@@ -209,7 +211,7 @@ impl Instance {
                 pause = PAUSE_FIRST;
             }
             let shown = Nanos::from(pause);
-            self.messages.tell(&format!("{ended}; it is started again in {shown}"));
+            self.messages.print(&format!("{ended}; restarting in {shown}"));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = self.orders.wait_for(|order| matches!(order, Order::Stop(_))) => return Ok(()),
@@ -218,10 +220,10 @@ impl Instance {
         }
     }
 
-    /// Starts the process: this program again, with the arguments it was started with, but for those
-    /// that tell instances apart.
+    /// Starts the process: this program with its own arguments, except those that differ between
+    /// instances.
     fn start(&self) -> anyhow::Result<Child> {
-        // The program that runs, whatever has been put into its file's place since.
+        // The running executable, even if its file has been replaced since.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("plimsoll");
         command.args(inherited(std::env::args().skip(1)));
@@ -231,15 +233,14 @@ impl Instance {
         let last_valid = self.last_valid.iter();
         command.args(last_valid.map(|file| format!("--last-valid={}", file.display())));
         command.args(self.simulated.iter().map(|url| format!("--simulated={url}")));
-        // A group of its own: Ctrl-C in a terminal is for the supervisor, which hands it on.
+        // Its own process group: Ctrl-C in a terminal signals only the supervisor, which forwards it.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         command.spawn().with_context(|| format!("cannot start {}", self.name()))
     }
 
-    /// Waits for the process to end, handing orders on to it; the first line that it writes says
-    /// where it listens.
+    /// Waits for the process to exit and forwards orders to it. Its first line of output is its URL.
     async fn watch(&mut self, mut child: Child, once_up: &mut bool) -> anyhow::Result<ExitStatus> {
-        // Held for as long as the supervisor lives: waiting for a child would close it.
+        // Taken so that it stays open: `wait` closes a child's stdin.
         let _pipe = child.stdin.take();
         let stdout = child.stdout.take().context("its stdout is not a pipe")?;
         let mut lines = BufReader::new(stdout).lines();
@@ -252,18 +253,18 @@ impl Instance {
             if let (Order::Stop(_), Some(pid)) = (order, child.id()) {
                 send(pid, Signal::SIGTERM);
                 if !is_up {
-                    // It may never get as far as listening for signals.
+                    // It may hang before it installs its signal handlers.
                     kill.as_mut().reset(tokio::time::Instant::now() + ORPHAN_DRAIN);
                 }
             }
-            // One that is not up yet reads what there is anyway.
+            // An instance that is not up yet has still to read the configuration.
             if let (Order::Reload(_), Some(pid), true) = (order, child.id(), is_up) {
                 send(pid, Signal::SIGHUP);
             }
             if let Order::Stop(3..) = order {
                 let _ = child.start_kill();
             }
-            // Orders are acted on once.
+            // Each order is acted on once.
             order = Order::Serve;
             tokio::select! {
                 status = child.wait() => return Ok(status?),
@@ -282,7 +283,7 @@ impl Instance {
                     _ => has_ended = true,
                 },
                 changed = self.orders.changed() => {
-                    changed.context("the supervisor is gone")?;
+                    changed.context("the supervisor has exited")?;
                     order = *self.orders.borrow_and_update();
                 }
             }
@@ -290,14 +291,14 @@ impl Instance {
     }
 }
 
-/// A process that is gone already needs no signal.
+/// Sends a signal; an error means that the process has already exited.
 fn send(pid: u32, signal: Signal) {
     if let Ok(pid) = i32::try_from(pid) {
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// The arguments without those that each instance is given its own of.
+/// The arguments without those that are set per instance.
 fn inherited(mut args: impl Iterator<Item = String>) -> Vec<String> {
     let own = ["--instances", "--instance"];
     let mut kept = Vec::new();
@@ -322,7 +323,7 @@ mod tests {
     use plimsoll_registry::settings::Listener;
 
     #[test]
-    fn instances_inherit_what_is_not_their_own() {
+    fn instances_inherit_shared_arguments() {
         let args = "gateway --supervised --config x.toml --listen 127.0.0.1:0 --instances=5 --instance gw --workers 2";
         let kept = inherited(args.split(' ').map(String::from));
         assert_eq!(kept.join(" "), "gateway --config x.toml --listen 127.0.0.1:0 --workers 2");

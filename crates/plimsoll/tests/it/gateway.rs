@@ -367,7 +367,7 @@ fn instances_are_restarted_and_stop_with_their_supervisor() {
         .status();
     assert!(killed.unwrap().success());
     process.wait_for("gw-2 ended: signal: 9 (SIGKILL)");
-    let output = process.wait_for("started again in");
+    let output = process.wait_for("restarting in");
     let after = output.find("gw-2 ended").unwrap();
     let again = loop {
         let address = process.address("gw-2");

@@ -150,7 +150,7 @@ fn an_instance_is_restarted_with_the_last_valid_configuration() {
     process.wait_for_next("gw-1: config change rejected");
     kill_child(&process, "instance=gw-1");
     process.wait_for_next("gw-1 ended: signal: 9 (SIGKILL)");
-    process.wait_for_next("the configuration is not valid; using the last one that was");
+    process.wait_for_next("the configuration is not valid; using the last valid one");
     process.wait_for_next("gw-1: listening on http://");
     let address = process.address("gw-1");
     assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).status, 200);

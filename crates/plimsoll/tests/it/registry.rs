@@ -64,13 +64,13 @@ fn an_endpoint_can_be_added_disabled_replaced_and_removed() {
         done(&folder, "endpoint list").stdout,
         format!(
             "ID                                   SERVICE  FROM      STATE    METHODS\n\
-             {id}  eth      database  enabled  eth_*, but not eth_getLogs\n"
+             {id}  eth      database  enabled  eth_* except eth_getLogs\n"
         )
     );
     refused(
         &folder,
         &format!("endpoint add {id} --service eth"),
-        &["is there already", "hint: add --replace"],
+        &["already exists", "hint: add --replace"],
     );
     done(&folder, &format!("endpoint disable {id}"));
     let json: Value =
@@ -78,7 +78,7 @@ fn an_endpoint_can_be_added_disabled_replaced_and_removed() {
     assert_eq!(json[0]["state"], "disabled");
     assert_eq!(json[0]["methods"]["deny"][0], "eth_getLogs");
     let again = done(&folder, &format!("endpoint disable {id}"));
-    assert!(again.stderr.contains("was so before"), "{}", again.stderr);
+    assert!(again.stderr.contains("is unchanged"), "{}", again.stderr);
 
     let line = format!("endpoint --format json add {id} --service boba --replace");
     let replaced = done(&folder, &line);
@@ -120,7 +120,8 @@ fn secrets_are_neither_printed_nor_stored() {
         "upstream add node-c --service eth --url http://h/ --header X-Api-Key:s3cret",
     );
     assert!(
-        kept.stderr.contains("note: the value of X-Api-Key is kept in the database as it is"),
+        kept.stderr
+            .contains("note: the value of X-Api-Key is stored in the database in clear text"),
         "{}",
         kept.stderr
     );
@@ -135,7 +136,7 @@ fn secrets_are_neither_printed_nor_stored() {
         &folder,
         "",
         &[
-            "upstream \"node-a\" of sqlite:",
+            "upstream \"node-a\" in sqlite:",
             "NODE_KEY is not set",
             "plimsoll gateway upstream disable node-a",
         ],
@@ -155,14 +156,14 @@ fn entries_from_file_database_and_built_in_interact() {
     refused(
         &folder,
         "upstream add in-file --service eth --url http://h/ --replace",
-        &["the upstream \"in-file\" is defined by the configuration", "hint: choose another id"],
+        &["the upstream \"in-file\" is defined in the configuration", "hint: choose another id"],
     );
     refused(
         &folder,
         "upstream remove in-file",
-        &["is defined by the configuration", "change it there"],
+        &["is defined in the configuration", "change it there"],
     );
-    refused(&folder, "service disable base", &["is defined by the configuration"]);
+    refused(&folder, "service disable base", &["is defined in the configuration"]);
     refused(
         &folder,
         "endpoint add e --service bsae",
@@ -182,11 +183,7 @@ fn entries_from_file_database_and_built_in_interact() {
         ],
     );
     let built_in = done(&folder, "service add eth --chain-id 1");
-    assert!(
-        built_in.stderr.contains("in place of the one that is built in"),
-        "{}",
-        built_in.stderr
-    );
+    assert!(built_in.stderr.contains("replacing the built-in one"), "{}", built_in.stderr);
     done(&folder, "service remove eth");
     refused(
         &folder,
@@ -206,14 +203,18 @@ fn entries_from_file_database_and_built_in_interact() {
     assert!(!folder.path().join("other.db").exists());
     refused(&folder, "endpoint add e --service eth --database off", &["database = \"off\""]);
     refused(&folder, "endpoint list --listen 127.0.0.1:1", &["unexpected argument"]);
-    refused(&folder, "--listen 127.0.0.1:1 endpoint list", &["--listen does not change entries"]);
+    refused(
+        &folder,
+        "--listen 127.0.0.1:1 endpoint list",
+        &["--listen cannot be used with a command"],
+    );
 }
 
 #[test]
 fn invalid_entries_are_refused() {
     let folder = Folder::new();
     let check = |line: &str, words: &[&str]| refused(&folder, line, words);
-    check("endpoint add a/b --service eth", &["ID: \"id\": \"a/b\" cannot be an id"]);
+    check("endpoint add a/b --service eth", &["ID: \"id\": \"a/b\" is not a valid id"]);
     check("endpoint add e", &["--service <ID>"]);
     check("endpoint add e --service eth --allow e*h", &["--allow: ", "\"e*h\" is not a method"]);
     check("upstream add n --url http://h/", &["an upstream without \"service\""]);
@@ -223,7 +224,10 @@ fn invalid_entries_are_refused() {
         "upstream add n --service eth --url http://h --tier 10",
         &["--tier: \"tier\" must be from 0 to 9"],
     );
-    check("upstream add n --service eth --url http://h --header X", &["--header: not NAME: VALUE"]);
+    check(
+        "upstream add n --service eth --url http://h --header X",
+        &["--header must be NAME: VALUE"],
+    );
     check(
         "upstream add n --service eth --url http://h --ca no.pem",
         &["--ca: file not found: /", "no.pem"],
@@ -259,11 +263,14 @@ fn unusable_databases_are_refused() {
     let check = |database: &str, words: &[&str]| {
         refused(&folder, &format!("endpoint add e --service eth --database {database}"), words);
     };
-    check("plimsoll.db", &["--database: not the URL of a database", "hint: write it like sqlite:"]);
-    check("postgres://u:s3cret@h/d", &["--database: no database of the kind \"postgres\""]);
-    check("sqlite:no/such/folder/x.db", &["there is no folder", "hint: make it first"]);
+    check("plimsoll.db", &["--database: not a database URL", "hint: write it like sqlite:"]);
+    check("postgres://u:s3cret@h/d", &["--database: \"postgres\" databases are not supported"]);
+    check("sqlite:no/such/folder/x.db", &["does not exist", "hint: create it first"]);
     folder.file("text.db", "this is no database\n".repeat(100));
-    check("sqlite:text.db", &["text.db: file is not a database", "hint: restore it from a backup"]);
+    check(
+        "sqlite:text.db",
+        &["text.db: file is not a database", "hint: restore the file from a backup"],
+    );
 
     let mode = |name: &str, mode: u32| {
         let path = folder.path().join(name);
@@ -357,7 +364,7 @@ fn a_configuration_is_printed_resolved() {
     refused(
         &folder,
         "--config no.toml",
-        &["no.toml: cannot be read", "hint: name another with --config"],
+        &["no.toml: cannot be read", "hint: choose another file with --config"],
     );
     refused(
         &folder,
@@ -375,7 +382,7 @@ fn check_distinguishes_plans_from_configurations() {
     };
     let both = check("tls = { cert = \"a\" }", &[]);
     assert_eq!(both.code, 2);
-    assert!(both.stderr.contains("cannot tell whether"), "{}", both.stderr);
+    assert!(both.stderr.contains("cannot determine whether"), "{}", both.stderr);
     assert!(both.stderr.contains("choose one with --kind"), "{}", both.stderr);
     let empty = check("", &[]);
     assert!(empty.stderr.contains("it has no readable keys"), "{}", empty.stderr);
@@ -414,8 +421,8 @@ fn a_running_gateway_applies_only_valid_changes() {
     running.wait_for_next("reloaded: 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "upstream add n --service eth --url http://h/${NODE} --set NODE=x");
     running.wait_for_next("still using the previous one");
-    running.wait_for_next("upstream \"n\" of sqlite:");
-    running.wait_for_next("leave it out: plimsoll gateway upstream disable n");
+    running.wait_for_next("upstream \"n\" in sqlite:");
+    running.wait_for_next("disable the entry: plimsoll gateway upstream disable n");
     done(&folder, "upstream disable n");
     running.wait_for_next("reloaded: 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "service disable eth");

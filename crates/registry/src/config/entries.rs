@@ -1,8 +1,8 @@
-//! Reads services, upstreams and endpoints: tables of the file, and entries of the database, which
-//! have the same keys.
+//! Reads services, upstreams and endpoints: the file's tables and the database's entries, which have
+//! the same keys.
 //!
-//! Each is read into an outline (id, service, places) and, where nothing is wrong with it, the
-//! whole. What is checked across them needs the outline only.
+//! Checks across entries need only the id, the service and their places, so that these are kept even
+//! for an entry that is otherwise invalid.
 
 use std::path::Path;
 
@@ -26,27 +26,28 @@ const OWN_HEADERS: [&str; 7] = [
     "upgrade",
 ];
 
-/// What is known of an entry even where something is wrong with it.
+/// An entry as far as it could be read.
 #[derive(Debug)]
-pub(crate) struct Outlined<T> {
+pub(crate) struct ParsedEntry<T> {
     pub(crate) id: String,
     pub(crate) place: Place,
-    /// The service that it names, and where.
+    /// The service that it references, and where.
     pub(crate) service: Option<(String, Place)>,
+    /// `None` if the entry is invalid.
     pub(crate) item: Option<T>,
 }
 
 /// All entries of a configuration.
 #[derive(Debug, Default)]
-pub(super) struct Outlines {
-    pub(super) listeners: Vec<ReadListener>,
-    pub(super) services: Vec<Outlined<Service>>,
-    pub(super) upstreams: Vec<Outlined<Upstream>>,
-    pub(super) endpoints: Vec<Outlined<Endpoint>>,
+pub(super) struct ParsedEntries {
+    pub(super) listeners: Vec<ParsedListener>,
+    pub(super) services: Vec<ParsedEntry<Service>>,
+    pub(super) upstreams: Vec<ParsedEntry<Upstream>>,
+    pub(super) endpoints: Vec<ParsedEntry<Endpoint>>,
 }
 
-impl Outlines {
-    /// Adds those of a document.
+impl ParsedEntries {
+    /// Adds the entries of a document.
     pub(super) fn read(&mut self, root: &Table<'_>, folder: &Path) {
         let tables = |key, what| root.field(key).map(|f| f.tables(what)).unwrap_or_default();
         for table in tables("listener", "[[listener]]") {
@@ -67,8 +68,7 @@ impl Outlines {
         }
     }
 
-    /// Looks for ids that are there twice, and, where all services are known, for services that
-    /// are not there.
+    /// Checks for duplicate ids and, if all services are known, for unknown services.
     pub(super) fn check(
         &self,
         built_in: bool,
@@ -105,45 +105,45 @@ impl Outlines {
     }
 }
 
-/// What is said of a service that is not there: the message and the hint.
+/// The message and the hint for a service that does not exist.
 pub(crate) fn unknown_service(service: &str, known: &[&str]) -> (String, String) {
     let hint = match nearest(service, known.iter().copied()) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if known.is_empty() => format!("add [[service]] with id = \"{service}\""),
         None => {
             let known = known.join(", ");
-            format!("known are {known}; or add [[service]] with id = \"{service}\"")
+            format!("known services: {known}; or add [[service]] with id = \"{service}\"")
         }
     };
     (format!("unknown service \"{service}\""), hint)
 }
 
-fn check_twice<T>(what: &str, items: &[Outlined<T>], others: &[&str], problems: &mut Problems) {
+fn check_twice<T>(what: &str, items: &[ParsedEntry<T>], others: &[&str], problems: &mut Problems) {
     let mut seen: std::collections::HashMap<&str, Option<&Place>> =
         others.iter().map(|id| (*id, None)).collect();
     for item in items {
         let first = match seen.insert(&item.id, Some(&item.place)) {
             None => continue,
             Some(Some(place)) => format!("the first is at {place}"),
-            Some(None) => "it is among \"instances\" already".into(),
+            Some(None) => "it is already used by \"instances\"".into(),
         };
         let message = format!("a second {what} with the id \"{}\"", item.id);
         problems.note(item.place.clone(), message, first);
     }
 }
 
-/// A listener, and where the file says what.
+/// A listener, with the places of its keys.
 #[derive(Debug)]
-pub(super) struct ReadListener {
+pub(super) struct ParsedListener {
     pub(super) listener: Listener,
-    /// Of its address.
+    /// The place of `address`.
     pub(super) place: Place,
-    /// Of `tls = true`.
+    /// The place of `tls = true`, if given.
     pub(super) wants_tls: Option<Place>,
 }
 
 /// Reads a listener.
-fn read_listener(table: &Table<'_>) -> Option<ReadListener> {
+fn read_listener(table: &Table<'_>) -> Option<ParsedListener> {
     let Some(field) = table.field("address") else {
         table.problem("a listener without \"address\"", "add address = \"127.0.0.1:3069\"");
         return None;
@@ -155,33 +155,31 @@ fn read_listener(table: &Table<'_>) -> Option<ReadListener> {
     let mut faces = Faces::NONE;
     match table.field("faces") {
         None => {
-            let hint = "add faces = [\"gateway\", \"path\"]; there is \"admin\" too";
+            let hint = "add faces = [\"gateway\", \"path\"], or include \"admin\"";
             table.problem("a listener without \"faces\"", hint);
         }
         Some(field) => {
             let items = field.list().unwrap_or_default();
             if items.is_empty() {
-                field.problem(
-                    "\"faces\" names none",
-                    "there are \"gateway\", \"path\" and \"admin\"",
-                );
+                let hint = "name at least one of \"gateway\", \"path\" and \"admin\"";
+                field.problem("\"faces\" is empty", hint);
             }
-            let words: Vec<_> = Faces::WORDS.into_iter().zip(0..).collect();
+            let words: Vec<_> = Faces::NAMES.into_iter().zip(0..).collect();
             items.iter().filter_map(|item| item.one_of(&words)).for_each(|place| faces.open(place));
         }
     }
     let place = field.place();
     let listener = Listener { address: address?, faces, tls: tls.unwrap_or(true) };
-    Some(ReadListener { listener, place, wants_tls })
+    Some(ParsedListener { listener, place, wants_tls })
 }
 
 /// Reads a service.
-pub(crate) fn read_service(table: &Table<'_>) -> Option<Outlined<Service>> {
+pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let id = read_id(table, "service", "eth");
     let chain_id = table.field("chain_id").and_then(|f| f.integer(1, u64::MAX >> 1));
     let block_time = table.field("block_time").and_then(|f| f.duration_above_zero());
     let allowance = table.field("sync_allowance").and_then(|f| f.integer(0, u64::MAX >> 1));
-    let spread = table.field("spread").and_then(|f| f.one_of(&Spread::WORDS));
+    let spread = table.field("spread").and_then(|f| f.one_of(&Spread::NAMES));
     let timeout = table.field("timeout").and_then(|f| f.duration_above_zero());
     let rest = table.field("rest").and_then(|f| f.boolean());
     let (id, place) = id?;
@@ -194,15 +192,15 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<Outlined<Service>> {
         rest: rest.unwrap_or_default(),
         ..Service::named(id.clone())
     };
-    Some(Outlined { id, place, service: None, item: Some(service) })
+    Some(ParsedEntry { id, place, service: None, item: Some(service) })
 }
 
-/// Reads an upstream; relative paths in it are seen from `folder`.
-pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<Outlined<Upstream>> {
+/// Reads an upstream; its relative paths start at `folder`.
+pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEntry<Upstream>> {
     let id = read_id(table, "upstream", "node-a");
     let service = read_service_name(table);
     let kind = match table.field("kind") {
-        Some(field) => field.one_of(&Kind::WORDS),
+        Some(field) => field.one_of(&Kind::NAMES),
         None => Some(Kind::Evm),
     };
     if kind == Some(Kind::Evm) && table.field("service").is_none() {
@@ -234,11 +232,11 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<Outlined
         ca,
         ..Upstream::at(id.clone(), kind, url, address)
     });
-    Some(Outlined { id, place, service, item })
+    Some(ParsedEntry { id, place, service, item })
 }
 
 /// Reads an endpoint.
-pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<Outlined<Endpoint>> {
+pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> {
     let id = read_id(table, "endpoint", "ethpath_1764014188689_1764014188693");
     if table.field("service").is_none() {
         table.problem("an endpoint without \"service\"", "add service = \"eth\"");
@@ -251,7 +249,7 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<Outlined<Endpoint>> {
         service: service.clone(),
         methods,
     });
-    Some(Outlined { id, place, service, item })
+    Some(ParsedEntry { id, place, service, item })
 }
 
 fn read_id(table: &Table<'_>, what: &str, example: &str) -> Option<(String, Place)> {
@@ -306,13 +304,13 @@ fn read_headers(table: &Table<'_>, kind: Option<Kind>) -> Vec<(String, Text)> {
             continue;
         }
         if headers.iter().any(|(other, _)| *other == lower) {
-            field.problem_with_key(format!("the header \"{name}\" is there twice"), "");
+            field.problem_with_key(format!("duplicate header \"{name}\""), "");
             continue;
         }
         let Some(text) = field.text() else { continue };
         if lower == "accept-encoding" && !["gzip", "identity"].contains(&text.value.as_str()) {
             let message = "\"accept-encoding\" must be \"gzip\" or \"identity\"";
-            field.problem(message, "no other coding can be read here");
+            field.problem(message, "the gateway cannot decode other encodings");
             continue;
         }
         let text = text.hidden_if_secret(&name);

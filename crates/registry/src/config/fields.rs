@@ -1,4 +1,4 @@
-//! Values of the configuration: read with their problems, and written.
+//! Parses and prints values of the configuration.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub(super) fn path(path: &Path) -> String {
 pub(super) fn addresses(field: &Field<'_>) -> Option<Vec<SocketAddr>> {
     let items = field.list()?;
     if items.is_empty() {
-        field.problem("\"listen\" names no address", "write it like [\"127.0.0.1:3069\"]");
+        field.problem("\"listen\" is empty", "write it like [\"127.0.0.1:3069\"]");
     }
     Some(items.iter().filter_map(address).collect())
 }
@@ -49,7 +49,7 @@ pub(super) fn address(field: &Field<'_>) -> Option<SocketAddr> {
     })
 }
 
-/// Header fields that must never go on to an upstream, or that the gateway writes itself.
+/// Headers that must never be forwarded to an upstream, or that the gateway sets itself.
 const NEVER_PASSED: [&str; 20] = [
     "accept-encoding",
     "authorization",
@@ -73,13 +73,13 @@ const NEVER_PASSED: [&str; 20] = [
     "x-real-ip",
 ];
 
-/// Whether a text can name a header field.
+/// Whether a string is a valid header name.
 pub(super) fn is_header_name(text: &str) -> bool {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty() && text.bytes().all(is_token)
 }
 
-/// Names of header fields that go on to upstreams.
+/// Names of headers that are forwarded to upstreams.
 pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
     let name = |text: &str| {
         let lower = text.to_ascii_lowercase();
@@ -87,7 +87,7 @@ pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
             return Err(format!("\"{text}\" is not a header name"));
         }
         if NEVER_PASSED.contains(&lower.as_str()) || lower.starts_with("x-plimsoll-") {
-            return Err(format!("\"{text}\" is never passed on to an upstream"));
+            return Err(format!("\"{text}\" is never forwarded to an upstream"));
         }
         Ok(lower)
     };
@@ -95,7 +95,7 @@ pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
     draft.config.settings.pass_headers = items.iter().filter_map(|item| item.parse(name)).collect();
 }
 
-/// A text that goes into a header.
+/// A string that is sent in a header.
 pub(super) fn label(field: &Field<'_>, text: String) -> Option<String> {
     let plain = !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());
     if !plain {
@@ -123,13 +123,13 @@ pub(super) fn time(field: &Field<'_>) -> Option<Nanos> {
     field.duration_above_zero().map(Nanos::from)
 }
 
-/// A path as seen from a folder, absolute so that it can be printed.
+/// A path relative to a folder, made absolute so that it can be printed.
 pub(super) fn absolute(folder: &Path, path: &str) -> PathBuf {
     let path = folder.join(path);
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// A file that must be there.
+/// A file that must exist.
 pub(super) fn file(field: &Field<'_>, folder: &Path) -> Option<PathBuf> {
     let text = field.text().filter(|text| text.unset.is_none())?;
     let path = absolute(folder, &text.value);
@@ -143,7 +143,7 @@ pub(super) fn log_file(field: &Field<'_>, folder: &Path) -> Option<PathBuf> {
     let text = field.text().filter(|text| text.unset.is_none())?;
     let path = absolute(folder, &text.value);
     if !path.parent().is_some_and(Path::is_dir) {
-        field.problem(format!("there is no folder for {}", path.display()), "");
+        field.problem(format!("the folder of {} does not exist", path.display()), "");
     }
     Some(path)
 }
@@ -154,7 +154,7 @@ pub(super) fn database(field: &Field<'_>, folder: &Path) -> Option<Text> {
         return Some(text);
     }
     if let Err(message) = store::check_url(&text.value) {
-        field.problem(message, "write it like sqlite:plimsoll.db, or \"off\" for none");
+        field.problem(message, "write it like sqlite:plimsoll.db, or \"off\" for no database");
         return None;
     }
     let plain = text.value == text.shown;
@@ -165,7 +165,7 @@ pub(super) fn database(field: &Field<'_>, folder: &Path) -> Option<Text> {
     Some(text)
 }
 
-/// A database's URL with its path absolute.
+/// A database's URL with an absolute path.
 pub(super) fn absolute_database(url: &str, folder: &Path) -> String {
     match store::sqlite_path(url) {
         Some(path) => format!("sqlite:{}", absolute(folder, path).display()),
@@ -211,7 +211,7 @@ pub(super) fn cors(field: &Field<'_>, draft: &mut Draft) {
     };
     let items = field.list().unwrap_or_default();
     if items.is_empty() {
-        field.problem("\"cors\" names no origin", "write cors = \"off\" for none");
+        field.problem("\"cors\" is empty", "write cors = \"off\" to allow no origin");
     }
     *cors = Cors::Origins(items.iter().filter_map(|item| item.parse(origin)).collect());
 }

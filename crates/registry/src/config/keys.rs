@@ -1,7 +1,7 @@
-//! The table of keys: how each is read, shown, and called in file, environment and flags.
+//! The table of keys: how each is read and printed, and its name in file, environment and flags.
 //!
-//! It is the only place that names them: the reader, the printer, the names of the environment
-//! variables and the check of the documentation all come from it.
+//! The reader, the printer, the environment variables and the documentation check are all derived from
+//! this table.
 
 use plimsoll_config::values::{quote, quote_filled, show_share, show_size};
 use plimsoll_config::{Field, Place, Problems, Table, Variables, values};
@@ -14,40 +14,40 @@ use super::fields::{
 use super::{Config, Draft};
 use crate::settings::Cors;
 
-/// Threads that may serve; each has a runtime of its own.
+/// Maximum number of worker threads; each has its own runtime.
 const WORKERS_MAX: u64 = 256;
 
-/// Numbers above these are a slip of the pen.
+/// Larger numbers are assumed to be typos.
 const COUNT_MAX: u64 = 10_000_000;
 const HEADER_MAX: u64 = 16 << 20;
 
-/// How a value is written outside a file.
+/// How a value is written in variables and flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As it is.
+    /// A string.
     Text,
     /// A whole number.
     Number,
     /// `true` or `false`.
     Bool,
-    /// Texts with commas between them.
+    /// Comma-separated strings.
     List,
-    /// A word, or texts with commas between them.
+    /// A word, or comma-separated strings.
     WordOrList,
 }
 
 /// A key of the configuration.
 #[derive(Debug)]
 pub struct Key {
-    /// In the file; what is before a dot is a table's name.
+    /// Name in the file: `KEY` or `TABLE.KEY`.
     pub path: &'static str,
-    /// How it is written outside the file.
+    /// How it is written in variables and flags.
     pub form: Form,
-    /// Its environment variable, where that does not follow from its path.
+    /// The environment variable, if it is not derived from the path.
     variable: Option<&'static str>,
-    /// Its flag, if it has one.
+    /// The flag, if any.
     pub flag: Option<&'static str>,
-    /// Whether a running gateway takes up a change.
+    /// Whether a running gateway applies a change.
     pub reloads: bool,
     read: fn(&Field<'_>, &mut Draft),
     show: fn(&Config) -> Option<String>,
@@ -75,7 +75,7 @@ impl Key {
         Key { reloads: true, ..self }
     }
 
-    /// Its environment variable: `PLIMSOLL_LIMITS_BODY`.
+    /// The environment variable: `PLIMSOLL_LIMITS_BODY`.
     pub fn variable(&self) -> String {
         match self.variable {
             Some(variable) => variable.into(),
@@ -83,17 +83,17 @@ impl Key {
         }
     }
 
-    /// Its value as TOML, secrets left out; `None` where there is none.
+    /// The value as TOML, secrets redacted; `None` if there is none.
     pub fn show(&self, config: &Config) -> Option<String> {
         (self.show)(config)
     }
 
-    /// The table that it is in (empty: none), and its name there.
+    /// The key's table (empty for the top level), and its name in the table.
     pub(super) fn table_and_name(&self) -> (&'static str, &'static str) {
         self.path.split_once('.').unwrap_or(("", self.path))
     }
 
-    /// A value from outside a file as a line of TOML.
+    /// A value from a variable or flag as a line of TOML.
     fn line(&self, value: &str) -> Result<String, String> {
         let list = || {
             let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -117,7 +117,7 @@ impl Key {
     }
 }
 
-/// Every key, in the order in which they are printed: first those in no table.
+/// Every key, in the order of printing: top-level keys first.
 pub static KEYS: [Key; 33] = [
     Key::new(
         "listen",
@@ -369,11 +369,10 @@ pub static KEYS: [Key; 33] = [
     .reloads(),
 ];
 
-/// The tables that keys are in, as problems call them.
+/// The tables that contain keys.
 const TABLES: [&str; 3] = ["tls", "access_log", "limits"];
 
-/// The keys that differ between two configurations although a running gateway cannot take up the
-/// change: it has to be restarted for them.
+/// The keys that differ between two configurations and need a restart.
 pub fn fixed_differences(running: &Config, read: &Config) -> Vec<&'static str> {
     let differs = |key: &&Key| !key.reloads && key.show(running) != key.show(read);
     let listeners = (running.listeners != read.listeners).then_some("[[listener]]");
@@ -400,10 +399,10 @@ fn read_table(table: &Table<'_>, of: &str, draft: &mut Draft) {
     }
 }
 
-/// Lines of TOML by their names, and what cannot be one.
+/// Lines of TOML, each with the name of its variable or flag; and the problems of the others.
 type Lines = (Vec<(String, String)>, Problems);
 
-/// What the environment says. An empty variable says nothing.
+/// The environment's settings. An empty variable counts as unset.
 pub(super) fn environment(variables: &Variables) -> Lines {
     let named = KEYS.iter().filter_map(|key| {
         let variable = key.variable();
@@ -413,7 +412,7 @@ pub(super) fn environment(variables: &Variables) -> Lines {
     lines(named)
 }
 
-/// What flags say. A list's flag may come several times.
+/// The flags' settings. A list's flag may be repeated.
 pub(super) fn flags(flags: &[(&'static str, String)]) -> Lines {
     let named = KEYS.iter().filter_map(|key| {
         let flag = key.flag?;

@@ -1,4 +1,5 @@
-//! The resolved configuration as TOML that reads back to the same, secrets left as placeholders.
+//! Prints the resolved configuration as TOML that parses back to the same configuration; secrets stay
+//! placeholders.
 
 use std::fmt::Write;
 
@@ -10,8 +11,7 @@ use crate::model::{Endpoint, MethodRules, Service, Upstream};
 use crate::settings::Listener;
 
 impl Config {
-    /// The configuration with every default filled in, as a document. Secrets are not in it. What
-    /// is in the database is not either.
+    /// The configuration as TOML, with all defaults, and without secrets and the database's entries.
     pub fn to_toml(&self) -> String {
         let mut out = String::new();
         let mut table = "";
@@ -78,11 +78,11 @@ fn span(span: Nanos) -> String {
     quote(&show_duration(span.into()))
 }
 
-/// A listener's keys, a line for each.
+/// A listener's keys, one per line.
 fn show_listener(listener: &Listener) -> String {
     let mut lines = Lines::default();
     lines.line("address", quote(&listener.address.to_string()));
-    let faces = listener.faces.words().into_iter().map(quote);
+    let faces = listener.faces.names().into_iter().map(quote);
     lines.line("faces", format!("[{}]", faces.collect::<Vec<_>>().join(", ")));
     if !listener.tls {
         lines.line("tls", "false".into());
@@ -90,25 +90,25 @@ fn show_listener(listener: &Listener) -> String {
     lines.0
 }
 
-/// A service's keys, a line for each.
+/// A service's keys, one per line.
 pub fn show_service(service: &Service) -> String {
     let mut lines = Lines::default();
     lines.line("id", quote(&service.id));
     lines.maybe("chain_id", service.chain_id, |id| id.to_string());
     lines.maybe("block_time", service.block_time, span);
     lines.maybe("sync_allowance", service.sync_allowance, |blocks| blocks.to_string());
-    lines.line("spread", quote(service.spread.word()));
+    lines.line("spread", quote(service.spread.name()));
     lines.line("timeout", span(service.timeout));
     lines.line("rest", service.rest.to_string());
     lines.0
 }
 
-/// An upstream's keys, a line for each, without secrets.
+/// An upstream's keys, one per line, without secrets.
 pub fn show_upstream(upstream: &Upstream) -> String {
     let mut lines = Lines::default();
     lines.line("id", quote(&upstream.id));
     lines.maybe("service", upstream.service.as_deref(), quote);
-    lines.line("kind", quote(upstream.kind.word()));
+    lines.line("kind", quote(upstream.kind.name()));
     lines.line("url", quote(&upstream.url.shown));
     if !upstream.headers.is_empty() {
         let header = |(name, value): &(String, plimsoll_config::Text)| {
@@ -125,7 +125,7 @@ pub fn show_upstream(upstream: &Upstream) -> String {
     lines.0
 }
 
-/// An endpoint's keys, a line for each.
+/// An endpoint's keys, one per line.
 pub fn show_endpoint(endpoint: &Endpoint) -> String {
     let mut lines = Lines::default();
     lines.line("id", quote(&endpoint.id));

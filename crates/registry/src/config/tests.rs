@@ -1,4 +1,4 @@
-//! Configurations as users write them, everything that can be wrong with one, and what is printed.
+//! Typical configurations, invalid ones, and printing.
 
 use super::*;
 use crate::settings::{Cors, Network};
@@ -94,27 +94,26 @@ fn a_full_file() {
 }
 
 #[test]
-fn what_is_printed_has_no_secret_and_reads_back() {
+fn printed_configurations_have_no_secrets_and_read_back() {
     let config = read(FULL);
     let printed = config.to_toml();
     for secret in ["k3y", "t0ken"] {
         assert!(!printed.contains(secret), "{printed}");
     }
     assert_eq!(read(&printed), config, "{printed}");
-    // Where nothing is said, too.
+    // The default configuration, too.
     let config = read("");
     assert_eq!(read(&config.to_toml()), config);
     assert!(config.settings.instance.ends_with(":3069"), "{}", config.settings.instance);
     assert!(!config.database.as_ref().unwrap().named);
-    // A secret that stands in the file itself is not printed.
+    // A secret written in the file itself is not printed.
     let literal = "[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"http://h/\"\n\
                    headers = { X-Api-Key = \"k3y\" }\n";
     assert!(read(literal).to_toml().contains("\"x-api-key\" = \"[redacted]\""));
 }
 
-/// The environment goes before the file, flags before both.
 #[test]
-fn layers() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let file = "listen = [\"127.0.0.1:1\"]\nworkers = 2\nreveal = false\nlimits = { batch = 7 }\n";
     let variables = [
         ("PLIMSOLL_WORKERS", "3"),
@@ -139,7 +138,7 @@ fn layers() {
     let settings = &config.settings;
     assert_eq!((settings.workers, settings.limits.batch, settings.limits.body), (4, 8, 1 << 20));
     assert_eq!(settings.listeners.iter().map(|one| one.address.port()).collect::<Vec<_>>(), [2, 3]);
-    assert!(!settings.reveal, "an empty variable says nothing");
+    assert!(!settings.reveal, "an empty variable counts as unset");
     assert!(matches!(&settings.cors, Cors::Origins(origins) if origins.len() == 2));
     assert_eq!(config.database.as_ref().unwrap().url.value, "sqlite:/var/lib/plimsoll.db");
     assert_eq!(config.instances[1].url.value, "http://127.0.0.1:3070/v1");
@@ -164,12 +163,12 @@ fn refused(inputs: &Inputs, text: &str, words: &[&str]) {
     let problems = Config::read_with(inputs, Some(text)).map(|config| config.to_toml());
     let problems = problems.expect_err(text).to_string();
     for word in words {
-        assert!(problems.contains(word), "\n{text}\nsays\n{problems}\nand not\n{word}");
+        assert!(problems.contains(word), "\n{text}\nreports\n{problems}\nwithout\n{word}");
     }
 }
 
 #[test]
-fn files_that_are_wrong() {
+fn invalid_files() {
     let check = |text: &str, words: &[&str]| refused(&inputs(&SECRETS, &[]), text, words);
     check(
         "lisden = []",
@@ -178,11 +177,11 @@ fn files_that_are_wrong() {
     check("admin_listen = \"here\"", &["\"admin_listen\": \"here\" is not an address"]);
     check(
         "listen = [\"127.0.0.1:1\"]\nadmin_listen = \"127.0.0.1:1\"",
-        &["2:16: 127.0.0.1:1 is named twice"],
+        &["2:16: 127.0.0.1:1 is listed twice"],
     );
     check("[[listener]]\nfaces = [\"path\"]", &["1:1: a listener without \"address\""]);
     check("[[listener]]\naddress = \"[::]:1\"", &["1:1: a listener without \"faces\""]);
-    check("[[listener]]\naddress = \"[::]:1\"\nfaces = []", &["3:9: \"faces\" names none"]);
+    check("[[listener]]\naddress = \"[::]:1\"\nfaces = []", &["3:9: \"faces\" is empty"]);
     check(
         "[[listener]]\naddress = \"[::]:1\"\nfaces = [\"rest\"]",
         &["3:10:", "must be \"gateway\" or \"path\" or \"admin\", not \"rest\""],
@@ -197,17 +196,17 @@ fn files_that_are_wrong() {
     );
     for name in ["Authorization", "cookie", "X-Real-IP", "x-plimsoll-via", "Target-Service-Id"] {
         let text = format!("pass_headers = [\"x-a\", \"{name}\"]");
-        check(&text, &["1:24:", "is never passed on to an upstream"]);
+        check(&text, &["1:24:", "is never forwarded to an upstream"]);
     }
     check("pass_headers = [\"a b\"]", &["\"a b\" is not a header name"]);
     check("limits = { bodi = 1 }", &["gateway.toml:1:12: unknown key \"bodi\" in limits"]);
     check("listen = \"127.0.0.1:1\"", &["1:10: \"listen\" must be a list, not string"]);
-    check("listen = []", &["\"listen\" names no address"]);
+    check("listen = []", &["\"listen\" is empty"]);
     check(
         "listen = [\"localhost\"]",
         &["1:11: \"listen\": \"localhost\" is not an address to listen on"],
     );
-    check("listen = [\"1.2.3.4:5\", \"1.2.3.4:5\"]", &["1.2.3.4:5 is named twice"]);
+    check("listen = [\"1.2.3.4:5\", \"1.2.3.4:5\"]", &["1.2.3.4:5 is listed twice"]);
     check("workers = 0", &["1:11: \"workers\" must be from 1 to 256, not 0"]);
     check("instance = \"a b\"", &["\"instance\" must be 1 to 255 printable ASCII"]);
     check("limits = { header = 10 }", &["1:21: must be from 1KiB to 16MiB, not 10B"]);
@@ -217,31 +216,34 @@ fn files_that_are_wrong() {
     check("cors = [\"https://a/b\"]", &["\"https://a/b\" is not a valid origin"]);
     check("trusted_proxies = [\"10.0.0.0/33\"]", &["is not a network"]);
     check("access_log = { sample = \"2\" }", &["\"2\" is not a share"]);
-    check("access_log = { file = \"no/such/x\" }", &["there is no folder for /tmp/no/such/x"]);
-    check("database = \"mysql://u:secret@h/d\"", &["no database of the kind \"mysql\""]);
-    check("database = \"sqlite::memory:\"", &["a database in memory"]);
+    check(
+        "access_log = { file = \"no/such/x\" }",
+        &["the folder of /tmp/no/such/x does not exist"],
+    );
+    check("database = \"mysql://u:secret@h/d\"", &["\"mysql\" databases are not supported"]);
+    check("database = \"sqlite::memory:\"", &["an in-memory database"]);
     check(
         "tls = { cert = \"no.pem\" }",
         &[
             "1:16: file not found: /tmp/no.pem",
             "a certificate without its key",
-            "hint: give \"tls.key\" too",
+            "hint: set \"tls.key\" too",
         ],
     );
     check("instances = [\"127.0.0.1:3069\"]", &["1:14: "]);
     check(
         "instances = [\"http://h:1\", \"http://h:1/v1\"]",
-        &["the instance http://h:1/v1 is named twice"],
+        &["the instance http://h:1/v1 is listed twice"],
     );
     check("listen = [\nworkers = = 3", &["gateway.toml:"]);
 }
 
 #[test]
-fn entries_that_are_wrong() {
+fn invalid_entries() {
     let check = |text: &str, words: &[&str]| refused(&inputs(&SECRETS, &[]), text, words);
     check("[service]\nid = \"a\"", &["must be a list of tables", "write [[service]]"]);
     check("[[service]]\nchain_id = 1", &["1:1: a service without \"id\""]);
-    check("[[service]]\nid = \"a b\"", &["2:6: \"id\": \"a b\" cannot be an id"]);
+    check("[[service]]\nid = \"a b\"", &["2:6: \"id\": \"a b\" is not a valid id"]);
     check("[[service]]\nid = \"a\"\nchain_id = -1", &["\"chain_id\" must be at least 1"]);
     check("[[service]]\nid = \"a\"\nspread = \"weigthed\"", &["did you mean \"weighted\"?"]);
     check(
@@ -282,7 +284,7 @@ fn entries_that_are_wrong() {
         &["\"accept-encoding\" must be \"gzip\" or \"identity\""],
     );
     check(&upstream("headers = { \"a b\" = \"a\" }"), &["\"a b\" is not a valid header name"]);
-    check(&upstream("headers = { A = \"a\", a = \"b\" }"), &["the header", "is there twice"]);
+    check(&upstream("headers = { A = \"a\", a = \"b\" }"), &["duplicate header \"a\""]);
     check(&upstream("headers = { A = \"a\\nb\" }"), &["a control character in header \"A\""]);
     check(&upstream("methods = { allow = [\"e*h\"] }"), &["\"e*h\" is not a method"]);
     check(&upstream("methods = { allowed = [] }"), &["unknown key \"allowed\" in methods"]);
@@ -290,8 +292,8 @@ fn entries_that_are_wrong() {
     check("[[endpoint]]\nid = \"e\"", &["an endpoint without \"service\""]);
     // An id of an instance.
     let taken = "instances = [\"http://h:1\"]\n[[upstream]]\nid = \"path-1\"\nservice = \"eth\"\nurl = \"http://h/\"";
-    check(taken, &["a second upstream with the id \"path-1\"", "among \"instances\" already"]);
-    // All at once, in the order of their places.
+    check(taken, &["a second upstream with the id \"path-1\"", "already used by \"instances\""]);
+    // All problems at once, in order of place.
     check(
         "workers = 0\nx = 1\n[[endpoint]]\nid = \"e\"\nservice = \"no\"",
         &[
@@ -303,7 +305,7 @@ fn entries_that_are_wrong() {
 }
 
 #[test]
-fn variables_and_flags_that_are_wrong() {
+fn invalid_variables_and_flags() {
     let check = |name: &str, value: &str, word: &str| {
         refused(&inputs(&[(name, value)], &[]), "", &[&format!("{name}: {word}")]);
     };
@@ -314,7 +316,7 @@ fn variables_and_flags_that_are_wrong() {
     check("PLIMSOLL_LIMITS_BODY", "10 parsecs", "\"body\": \"10 parsecs\" is not a size");
     check("PLIMSOLL_CORS", "all", "\"cors\" must be \"any\" or \"off\"");
     check("PLIMSOLL_TLS_CERT", "/no.pem", "file not found: /no.pem");
-    check("DATABASE_URL", "plimsoll.db", "not the URL of a database");
+    check("DATABASE_URL", "plimsoll.db", "not a database URL");
     check("PATH_GATEWAY_INSTANCES", "ftp://h", "\"ftp\" is not a scheme");
     let flag = |flag: &'static str, value: &str, word: &str| {
         refused(&inputs(&[], &[(flag, value)]), "", &[&format!("{flag}: {word}")]);
@@ -332,9 +334,9 @@ fn variables_and_flags_that_are_wrong() {
     assert_eq!(ids, ["eth-1", "eth-2"]);
 }
 
-/// What is not there on a desk need not stop a look at the file.
+/// A file can be read where its secrets are not set.
 #[test]
-fn unset_variables_can_be_left_alone() {
+fn unset_variables_can_be_tolerated() {
     let mut inputs = inputs(&[], &[]);
     inputs.variables = inputs.variables.leave_unset();
     let config = Config::read_with(&inputs, Some(FULL)).unwrap();
@@ -342,14 +344,14 @@ fn unset_variables_can_be_left_alone() {
     refused(&inputs, "workers = 0", &["\"workers\" must be"]);
 }
 
-/// The keys of a table, as the reader gives them to somebody who wrote an unknown one.
+/// The keys of a table, from the hint for an unknown key.
 fn known_keys(text: &str) -> Vec<String> {
     let problems = Config::read_with(&inputs(&[], &[]), Some(text)).unwrap_err().to_string();
     let listed = problems.split("known keys: ").nth(1).expect(&problems);
     listed.lines().next().unwrap().split(", ").map(String::from).collect()
 }
 
-/// docs/configuration.md against the table of keys and the readers.
+/// Compares docs/configuration.md with the table of keys and the parsers.
 #[test]
 fn the_documentation_names_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
@@ -373,7 +375,7 @@ fn the_documentation_names_every_key() {
         let flag = key.flag.map_or(String::new(), code);
         assert_eq!(row[4], flag, "{}", key.path);
         assert_eq!(row[5], if key.reloads { "yes" } else { "restart" }, "{}", key.path);
-        // What depends on the host is told in words.
+        // The default instance name depends on the host.
         if key.path != "instance"
             && let Some(value) = key.show(&default)
         {

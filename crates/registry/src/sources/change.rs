@@ -1,7 +1,7 @@
-//! What may be written into the database, decided from everything that is there.
+//! Validates and applies changes to the database.
 //!
-//! A change is decided from one state of the database and applied to that state or not at all:
-//! where somebody else was faster, it is decided again.
+//! A change is validated against one state of the database and applied only to that state; if another
+//! writer was faster, it is validated again.
 
 use plimsoll_config::{Problems, Variables, nearest};
 
@@ -11,36 +11,36 @@ use crate::config::{Config, unknown_service};
 use crate::model::Service;
 use crate::store::{Applied, Change, Entry, EntryKind, StoreError};
 
-/// Names listed before the rest is only counted.
+/// Maximum number of names in a message; further names are counted.
 const NAMES_MAX: usize = 5;
 
-/// A change that somebody asks for.
+/// A requested change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// An entry of these keys.
+    /// Adds an entry.
     Add {
-        /// What it defines.
+        /// The entry's kind.
         kind: EntryKind,
-        /// Under which id.
+        /// The entry's id.
         id: String,
-        /// The service that it is for.
+        /// The service it belongs to.
         service: Option<String>,
-        /// Its other keys as lines of TOML, each with the name that problems give it: a flag.
+        /// The other keys as lines of TOML, each with its name in problems: the flag.
         lines: Vec<(String, String)>,
-        /// Whether one of the same id is written over; it stays disabled if it is.
+        /// Whether to replace an entry of the same id; a disabled entry stays disabled.
         replace: bool,
     },
-    /// Takes an entry in again.
+    /// Enables an entry.
     Enable(EntryKind, String),
-    /// Leaves an entry out.
+    /// Disables an entry.
     Disable(EntryKind, String),
     /// Removes an entry.
     Remove(EntryKind, String),
 }
 
 impl Request {
-    /// The kind and id of the entry that it is about.
-    fn about(&self) -> (EntryKind, &str) {
+    /// The kind and id of the entry to change.
+    fn subject(&self) -> (EntryKind, &str) {
         match self {
             Request::Add { kind, id, .. } => (*kind, id),
             Request::Enable(kind, id) | Request::Disable(kind, id) | Request::Remove(kind, id) => {
@@ -49,29 +49,29 @@ impl Request {
         }
     }
 
-    /// The id of the entry that it is about.
+    /// The id of the entry to change.
     pub fn id(&self) -> &str {
-        self.about().1
+        self.subject().1
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is so now.
+    /// The change was made.
     Changed,
-    /// An entry was written over.
+    /// An existing entry was replaced.
     Replaced,
-    /// A service that is built in is replaced by an entry.
+    /// The new entry replaces a built-in service.
     ReplacedBuiltIn,
-    /// It was so before.
+    /// There was nothing to change.
     Unchanged,
 }
 
-/// Why a request is refused.
+/// Why a request was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// It makes no sense beside what is there.
+    /// It conflicts with the existing definitions.
     #[error("{message}")]
     Refused {
         /// Why.
@@ -82,7 +82,7 @@ pub enum ChangeError {
     /// The entry is not valid.
     #[error("the entry is not valid\n{0}")]
     Invalid(Problems),
-    /// What is there cannot be read.
+    /// The existing definitions cannot be loaded.
     #[error("{0}")]
     Load(#[from] LoadError),
     /// The database cannot be used.
@@ -91,7 +91,7 @@ pub enum ChangeError {
 }
 
 impl ChangeError {
-    /// What to do about it; empty when the message says it.
+    /// What to do about it; empty if the message already says so.
     pub fn hint(&self) -> &str {
         match self {
             ChangeError::Refused { hint, .. } => hint,
@@ -107,11 +107,11 @@ fn refused<T>(message: String, hint: impl Into<String>) -> Result<T, ChangeError
 }
 
 impl Sources {
-    /// Does what is asked for; the database is made if it is not there. A new entry is resolved by
-    /// `variables`, so that it is known to be right; what is written keeps its placeholders.
+    /// Makes a change; creates the database if it does not exist. A new entry is checked by resolving
+    /// it with `variables`, and stored with its placeholders.
     ///
     /// # Errors
-    /// Why it is refused; then nothing was written.
+    /// Why the request was rejected; nothing was written then.
     pub async fn change(
         &mut self,
         request: &Request,
@@ -120,8 +120,8 @@ impl Sources {
         check_entry(request, variables)?;
         let config = self.read()?;
         let Some(store) = self.open(true).await? else {
-            let hint = "name one: --database sqlite:plimsoll.db";
-            return refused("the configuration says database = \"off\"".into(), hint);
+            let hint = "choose a database: --database sqlite:plimsoll.db";
+            return refused("the configuration has database = \"off\"".into(), hint);
         };
         loop {
             let entries = store.load().await?;
@@ -136,7 +136,7 @@ impl Sources {
     }
 }
 
-/// Whether an entry is right in itself.
+/// Checks a new entry on its own.
 fn check_entry(request: &Request, variables: &Variables) -> Result<(), ChangeError> {
     let Request::Add { kind, id, service, lines, .. } = request else { return Ok(()) };
     let quote = plimsoll_config::values::quote_filled;
@@ -154,8 +154,8 @@ enum Decision {
 }
 
 fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decision, ChangeError> {
-    let (kind, id) = request.about();
-    let there = There {
+    let (kind, id) = request.subject();
+    let existing = Existing {
         kind,
         id,
         entry: entries.iter().find(|entry| entry.kind == kind && entry.id == id),
@@ -166,27 +166,27 @@ fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decis
         entries,
     };
     let in_file = held_by_file(config).contains(&(kind, id));
-    let is_mark = there.entry.is_some_and(|entry| entry.definition.is_none());
-    // What the file defines is changed there; but what the database has of it may go, since that
-    // is the way out of a clash.
-    let way_out = match request {
+    let is_mark = existing.entry.is_some_and(|entry| entry.definition.is_none());
+    // Entries of the file are changed in the file. A duplicate in the database may be removed, which
+    // resolves the clash.
+    let resolves_clash = match request {
         Request::Enable(..) => is_mark,
-        Request::Remove(..) => there.entry.is_some() && !is_mark,
+        Request::Remove(..) => existing.entry.is_some() && !is_mark,
         Request::Add { .. } | Request::Disable(..) => false,
     };
-    if in_file && !way_out {
-        return there.in_file(matches!(request, Request::Add { .. }));
+    if in_file && !resolves_clash {
+        return existing.in_file(matches!(request, Request::Add { .. }));
     }
     match request {
-        Request::Add { service, lines, replace, .. } => there.add(service, lines, *replace),
-        Request::Enable(..) => there.set_disabled(false),
-        Request::Disable(..) => there.set_disabled(true),
-        Request::Remove(..) => there.remove(in_file),
+        Request::Add { service, lines, replace, .. } => existing.add(service, lines, *replace),
+        Request::Enable(..) => existing.set_disabled(false),
+        Request::Disable(..) => existing.set_disabled(true),
+        Request::Remove(..) => existing.remove(in_file),
     }
 }
 
-/// What is there under the kind and id of a request, and around it.
-struct There<'a> {
+/// The existing entry with a request's kind and id, and everything else that is defined.
+struct Existing<'a> {
     kind: EntryKind,
     id: &'a str,
     entry: Option<&'a Entry>,
@@ -195,22 +195,23 @@ struct There<'a> {
     entries: &'a [Entry],
 }
 
-impl There<'_> {
+impl Existing<'_> {
     fn in_file<T>(&self, add: bool) -> Result<T, ChangeError> {
-        let (kind, id) = (self.kind.word(), self.id);
-        let hint = match add {
-            true => "choose another id, or take it out of the configuration first",
-            false => "change it there; a running gateway sees it within a second",
+        let (kind, id) = (self.kind.name(), self.id);
+        let hint = if add {
+            "choose another id, or remove it from the configuration first"
+        } else {
+            "change it there; a running gateway applies the change within a second"
         };
-        refused(format!("the {kind} \"{id}\" is defined by the configuration"), hint)
+        refused(format!("the {kind} \"{id}\" is defined in the configuration"), hint)
     }
 
     fn absent<T>(&self) -> Result<T, ChangeError> {
-        let (kind, id) = (self.kind.word(), self.id);
+        let (kind, id) = (self.kind.name(), self.id);
         let ids = self.entries.iter().filter(|entry| entry.kind == self.kind);
         let hint = match nearest(id, ids.map(|entry| entry.id.as_str())) {
             Some(near) => format!("did you mean \"{near}\"?"),
-            None => format!("plimsoll gateway {kind} list shows what there is"),
+            None => format!("plimsoll gateway {kind} list shows all {kind}s"),
         };
         refused(format!("there is no {kind} \"{id}\""), hint)
     }
@@ -221,7 +222,7 @@ impl There<'_> {
         lines: &[(String, String)],
         replace: bool,
     ) -> Result<Decision, ChangeError> {
-        let (kind, id) = (self.kind.word(), self.id);
+        let (kind, id) = (self.kind.name(), self.id);
         let services = Services::new(self.config, self.entries);
         if let Some(service) = service
             && !services.is_known(service)
@@ -244,20 +245,21 @@ impl There<'_> {
         Ok(match self.entry {
             None if self.built_in => Decision::Write(Change::Add(new), Outcome::ReplacedBuiltIn),
             None => Decision::Write(Change::Add(new), Outcome::Changed),
-            // A mark is not what somebody added.
+            // A mark was not added by a user, and needs no --replace.
             Some(old) if old.definition.is_none() => {
                 Decision::Write(Change::Replace(new), Outcome::ReplacedBuiltIn)
             }
             Some(old) if replace => {
                 let new = Entry { disabled: old.disabled, ..new };
-                match new == *old {
-                    true => Decision::Nothing,
-                    false => Decision::Write(Change::Replace(new), Outcome::Replaced),
+                if new == *old {
+                    Decision::Nothing
+                } else {
+                    Decision::Write(Change::Replace(new), Outcome::Replaced)
                 }
             }
             Some(_) => {
-                let message = format!("the {kind} \"{id}\" is there already");
-                return refused(message, "add --replace to write over it");
+                let message = format!("the {kind} \"{id}\" already exists");
+                return refused(message, "add --replace to replace it");
             }
         })
     }
@@ -289,13 +291,13 @@ impl There<'_> {
             let message = format!("the service \"{id}\" is built in");
             return refused(
                 message,
-                format!("to leave it out: plimsoll gateway service disable {id}"),
+                format!("disable it instead: plimsoll gateway service disable {id}"),
             );
         }
         if own.is_none() {
             return self.absent();
         }
-        // Without its entry, a service may still be there.
+        // A service remains if it is also built in or in the file.
         if kind == EntryKind::Service && !self.built_in && !in_file {
             let users = self.users();
             if !users.is_empty() {
@@ -306,7 +308,7 @@ impl There<'_> {
                 };
                 let message = format!("the service \"{id}\" is used by {shown}{more}");
                 let hint = format!(
-                    "remove them first, or leave it out: plimsoll gateway service disable {id}"
+                    "remove them first, or disable the service: plimsoll gateway service disable {id}"
                 );
                 return refused(message, hint);
             }
@@ -315,10 +317,10 @@ impl There<'_> {
         Ok(Decision::Write(Change::Remove { kind, id }, Outcome::Changed))
     }
 
-    /// The entries that name the service; the configuration's name only services of its own.
+    /// The entries that reference the service. The configuration's never reference the database.
     fn users(&self) -> Vec<String> {
         let users = self.entries.iter().filter(|one| one.service.as_deref() == Some(self.id));
-        users.map(|one| format!("{} \"{}\"", one.kind.word(), one.id)).collect()
+        users.map(|one| format!("{} \"{}\"", one.kind.name(), one.id)).collect()
     }
 }
 

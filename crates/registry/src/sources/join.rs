@@ -1,4 +1,4 @@
-//! Configuration and entries of the database to one set of definitions.
+//! Joins the configuration and the database's entries into one set of definitions.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -8,7 +8,7 @@ use plimsoll_config::{Document, Place, Problem, Problems, Table, Variables};
 
 use super::Item;
 use crate::config::{
-    Config, Outlined, read_endpoint, read_service, read_upstream, unknown_service,
+    Config, ParsedEntry, read_endpoint, read_service, read_upstream, unknown_service,
 };
 use crate::model::{Definitions, Service};
 use crate::store::{Entry, EntryKind};
@@ -16,8 +16,7 @@ use crate::store::{Entry, EntryKind};
 /// Joins a configuration with the entries of `database`.
 ///
 /// # Errors
-/// Every clash, every service that is not there, and everything that is wrong with an entry that is
-/// not disabled.
+/// All clashes, all references to unknown services, and all problems of entries that are not disabled.
 pub(super) fn join(
     config: &Config,
     entries: &[Entry],
@@ -53,7 +52,7 @@ pub(super) fn join(
     if !problems.is_empty() {
         return Err(problems);
     }
-    // What is for a service that is disabled is left out with it.
+    // Upstreams and endpoints of a disabled service are disabled with it.
     definitions.upstreams.retain(|upstream| {
         upstream.service.as_ref().is_none_or(|service| services.is_enabled(service))
     });
@@ -72,11 +71,11 @@ pub(super) fn held_by_file(config: &Config) -> HashSet<(EntryKind, &str)> {
     all.map(|(kind, id)| (kind, id.as_str())).collect()
 }
 
-/// The services that there are, and which are disabled.
+/// All services, and which of them are disabled.
 pub(super) struct Services {
-    /// Of the configuration and built in, those left out which the database replaces.
+    /// The configuration's and the built-in services, including those that the database replaces.
     given: Vec<Service>,
-    /// Of the database: whether it is disabled.
+    /// The database's services, and whether each is disabled.
     entries: HashMap<String, bool>,
 }
 
@@ -84,7 +83,7 @@ impl Services {
     pub(super) fn new(config: &Config, entries: &[Entry]) -> Services {
         let given = config.services();
         let entries = entries.iter().filter(|entry| entry.kind == EntryKind::Service);
-        // A mark alone makes no service.
+        // A mark alone does not define a service.
         let entries = entries.filter(|entry| {
             entry.definition.is_some() || given.iter().any(|service| service.id == entry.id)
         });
@@ -111,7 +110,7 @@ impl Services {
         ids
     }
 
-    /// Those that the database says nothing of.
+    /// The services without an entry in the database.
     fn enabled(&self) -> Vec<Service> {
         let free = |service: &&Service| !self.entries.contains_key(&service.id);
         self.given.iter().filter(free).cloned().collect()
@@ -119,23 +118,25 @@ impl Services {
 }
 
 fn clash(entry: &Entry, database: &str) -> Problem {
-    let (kind, id) = (entry.kind.word(), &entry.id);
+    let (kind, id) = (entry.kind.name(), &entry.id);
     Problem {
         place: place(entry, database),
-        message: "the configuration has it too".into(),
+        message: "it is also defined in the configuration".into(),
         hint: match entry.definition {
             Some(_) => format!(
-                "take it out of the file, or: plimsoll gateway {kind} remove {id} (a gateway that \
-                 runs keeps what it has)"
+                "remove it from the file, or run plimsoll gateway {kind} remove {id} (a running \
+                 gateway keeps its current definitions)"
             ),
-            None => format!("it is only disabled there: plimsoll gateway {kind} enable {id}"),
+            None => format!(
+                "the database only disables the built-in one: plimsoll gateway {kind} enable {id}"
+            ),
         },
     }
 }
 
-/// What an entry is called in problems.
+/// An entry's name in problems.
 fn name(entry: &Entry, database: &str) -> String {
-    format!("{} \"{}\" of {database}", entry.kind.word(), entry.id)
+    format!("{} \"{}\" in {database}", entry.kind.name(), entry.id)
 }
 
 fn place(entry: &Entry, database: &str) -> Place {
@@ -145,7 +146,7 @@ fn place(entry: &Entry, database: &str) -> Place {
 /// Resolves an entry.
 ///
 /// # Errors
-/// Everything that is wrong with it, each with a way out.
+/// All its problems; each hint includes how to disable the entry.
 pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Result<Item, Problems> {
     let mut lines = format!("id = {}\n", quote(&entry.id));
     if let Some(service) = &entry.service {
@@ -153,13 +154,13 @@ pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Resu
     }
     lines += entry.definition.as_deref().unwrap_or_default();
     resolve(entry.kind, [(name(entry, database), lines)], variables).map_err(|found| {
-        let (kind, id) = (entry.kind.word(), &entry.id);
-        let way_out = format!("leave it out: plimsoll gateway {kind} disable {id}");
+        let (kind, id) = (entry.kind.name(), &entry.id);
+        let disable = format!("disable the entry: plimsoll gateway {kind} disable {id}");
         let mut problems = Problems::default();
         for problem in found.iter() {
             let hint = match problem.hint.as_str() {
-                "" => way_out.clone(),
-                hint => format!("{hint}; or {way_out}"),
+                "" => disable.clone(),
+                hint => format!("{hint}; or {disable}"),
             };
             problems.note(problem.place.clone(), problem.message.clone(), hint);
         }
@@ -167,21 +168,21 @@ pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Resu
     })
 }
 
-/// Reads an entry whose keys come in named parts.
+/// Parses an entry from named parts.
 pub(super) fn resolve(
     kind: EntryKind,
     parts: impl IntoIterator<Item = (String, String)>,
     variables: &Variables,
 ) -> Result<Item, Problems> {
     Document::from_named(parts).read(variables, |table: &Table<'_>| match kind {
-        EntryKind::Service => whole(read_service(table)).map(Item::Service),
+        EntryKind::Service => valid(read_service(table)).map(Item::Service),
         EntryKind::Upstream => {
-            whole(read_upstream(table, Path::new(""))).map(|one| Item::Upstream(Box::new(one)))
+            valid(read_upstream(table, Path::new(""))).map(|one| Item::Upstream(Box::new(one)))
         }
-        EntryKind::Endpoint => whole(read_endpoint(table)).map(Item::Endpoint),
+        EntryKind::Endpoint => valid(read_endpoint(table)).map(Item::Endpoint),
     })
 }
 
-fn whole<T>(read: Option<Outlined<T>>) -> Option<T> {
+fn valid<T>(read: Option<ParsedEntry<T>>) -> Option<T> {
     read?.item
 }

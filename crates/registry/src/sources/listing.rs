@@ -1,4 +1,4 @@
-//! Every entry with where it comes from and whether it is in force: for people, not for the relay.
+//! Lists every entry with its origin and state, for people.
 
 use super::join::{self, Services, held_by_file};
 use super::{LoadError, Sources};
@@ -7,7 +7,7 @@ use crate::model::{Endpoint, Service, Upstream};
 use crate::store::{Entry, EntryKind};
 use plimsoll_config::Variables;
 
-/// What an entry defines, resolved.
+/// A resolved entry.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
     /// A service.
@@ -44,10 +44,10 @@ impl Item {
     }
 }
 
-/// Where an entry comes from.
+/// The origin of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Every gateway has it.
+    /// A built-in service.
     BuiltIn,
     /// The configuration file.
     File,
@@ -58,8 +58,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
+    /// The name in listings.
+    pub fn name(self) -> &'static str {
         match self {
             Origin::BuiltIn => "built-in",
             Origin::File => "file",
@@ -69,22 +69,22 @@ impl Origin {
     }
 }
 
-/// Whether an entry is in force.
+/// The state of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is.
+    /// In use.
     Enabled,
-    /// It is left out.
+    /// Disabled.
     Disabled,
-    /// It is left out because its service is.
+    /// Disabled because its service is.
     ServiceDisabled,
-    /// A gateway refuses to load it, for this reason.
+    /// Invalid, for this reason; a gateway cannot load it.
     Refused(String),
 }
 
 impl State {
-    /// The words for it.
-    pub fn words(&self) -> &'static str {
+    /// The name in listings.
+    pub fn name(&self) -> &'static str {
         match self {
             State::Enabled => "enabled",
             State::Disabled => "disabled",
@@ -94,18 +94,18 @@ impl State {
     }
 }
 
-/// An entry as it is listed.
+/// A listed entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listed {
     /// Its id.
     pub id: String,
-    /// The service that it is for.
+    /// The service it belongs to.
     pub service: Option<String>,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// Whether it is in force.
+    /// Its state.
     pub state: State,
-    /// What it defines; `None` where it cannot be read, or only marks a service as disabled.
+    /// The resolved entry; `None` if it is invalid.
     pub item: Option<Item>,
 }
 
@@ -114,16 +114,15 @@ pub struct Listed {
 pub struct Listing {
     /// The entries.
     pub entries: Vec<Listed>,
-    /// A database that was named but is not there.
+    /// The configured database, if it does not exist.
     pub missing: Option<String>,
 }
 
 impl Sources {
-    /// Lists the entries of a kind, those that are disabled or refused among them. Makes no
-    /// database.
+    /// Lists the entries of a kind, including disabled and invalid ones. Does not create the database.
     ///
     /// # Errors
-    /// That configuration or database cannot be read.
+    /// If the configuration or the database cannot be read.
     pub async fn list(&mut self, kind: EntryKind) -> Result<Listing, LoadError> {
         let config = self.read()?;
         let entries = self.entries(false).await?;
@@ -161,7 +160,7 @@ fn list(
         })
         .collect();
     for entry in entries.iter().filter(|entry| entry.kind == kind) {
-        // A mark is seen at the service that it disables.
+        // A mark shows as the state of the built-in service that it disables.
         if entry.definition.is_none() {
             continue;
         }
@@ -171,7 +170,7 @@ fn list(
         }
         let read = join::item(entry, variables, database);
         let state = match (&read, &entry.service) {
-            _ if clash => State::Refused("the configuration has it too".into()),
+            _ if clash => State::Refused("it is also defined in the configuration".into()),
             (_, Some(service)) if !services.is_known(service) => {
                 State::Refused(format!("unknown service \"{service}\""))
             }
@@ -191,7 +190,7 @@ fn list(
     listed
 }
 
-/// What there is without a database.
+/// The entries that exist without a database.
 fn given(config: &Config) -> impl Iterator<Item = (Item, Origin)> + '_ {
     let own = &config.definitions.services;
     let services = config.services().into_iter().map(|service| {

@@ -1,4 +1,4 @@
-//! Loading, changing and watching, on real files.
+//! Loading, changing and watching with real files.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,7 +34,7 @@ impl Place {
         Sources::new(inputs)
     }
 
-    /// Does what somebody at the command line does.
+    /// Makes a change in the way the command line does.
     async fn change(&self, request: Request, variables: &[(&str, &str)]) {
         let mut strict = Variables::none();
         variables.iter().for_each(|(name, value)| strict.set(*name, *value));
@@ -82,7 +82,7 @@ async fn three_sources_are_joined() {
         before,
         ["service eth", "service boba", "service mantle", "service kava", "upstream in-file"]
     );
-    assert!(place.0.join("plimsoll.db").exists(), "made at the first start");
+    assert!(place.0.join("plimsoll.db").exists(), "created at the first start");
     assert_eq!(
         config.database.unwrap().url.value,
         format!("sqlite:{}/plimsoll.db", place.0.display())
@@ -90,9 +90,9 @@ async fn three_sources_are_joined() {
     assert!(!sources.changed().await.unwrap());
 }
 
-/// The whole life of a database beside a gateway that runs.
+/// Changes to the database and the file while a gateway runs.
 #[tokio::test]
-async fn changes_are_seen_while_it_runs() {
+async fn changes_are_detected() {
     let place = Place::new(FILE);
     let mut sources = place.sources(&KEYS);
     let (_, first) = sources.load().await.unwrap();
@@ -106,7 +106,7 @@ async fn changes_are_seen_while_it_runs() {
     assert!(!sources.changed().await.unwrap());
     assert_eq!(queries.load(Ordering::Relaxed) - before, 1);
 
-    // Placeholders are filled in by who loads.
+    // Placeholders are resolved when loading, not when adding.
     let lines = "url = \"http://h/${B_KEY}\"\nweight = 3";
     place.change(add(Upstream, "node-b", "base", lines), &KEYS[1..]).await;
     place.change(add(Endpoint, "e", "base", ""), &[]).await;
@@ -119,7 +119,7 @@ async fn changes_are_seen_while_it_runs() {
     );
     assert_eq!(node.weight, 3);
 
-    // With a service goes what is for it, whoever defines it.
+    // Disabling a service disables its upstreams and endpoints, also those of the file.
     place.change(Request::Disable(Service, "base".into()), &[]).await;
     place.change(Request::Disable(Service, "eth".into()), &[]).await;
     let (_, definitions) = sources.load().await.unwrap();
@@ -128,7 +128,7 @@ async fn changes_are_seen_while_it_runs() {
     let (_, definitions) = sources.load().await.unwrap();
     assert_eq!(ids(&definitions)[3..], ["service kava", "upstream in-file"].map(String::from));
 
-    // The file, too: same length, right after.
+    // The file, too: two changes in quick succession, without a change of length.
     place.write(&FILE.replace("eth", "kava").replace("in-file", "in-fil"));
     assert!(sources.changed().await.unwrap());
     sources.load().await.unwrap();
@@ -140,7 +140,7 @@ async fn changes_are_seen_while_it_runs() {
 
 /// Many editors, and `cp`, empty the file before they write it.
 #[tokio::test(start_paused = true)]
-async fn a_file_that_is_half_written_is_left_alone() {
+async fn half_written_files_are_ignored() {
     let text = format!("database = \"off\"\n{FILE}");
     let place = Place::new(&text);
     let mut sources = place.sources(&KEYS);
@@ -148,18 +148,18 @@ async fn a_file_that_is_half_written_is_left_alone() {
     place.write("");
     let rest = async { place.write(&text.replace("in-file", "other")) };
     let (changed, ()) = tokio::join!(sources.changed(), rest);
-    assert!(!changed.unwrap(), "it was empty, then it was not");
+    assert!(!changed.unwrap(), "empty only for a moment");
     assert!(sources.changed().await.unwrap());
     let (_, definitions) = sources.load().await.unwrap();
     assert_eq!(ids(&definitions).last().unwrap(), "upstream other");
-    // One that was emptied for good is.
+    // A file that stays empty is a change.
     place.write("");
     assert!(sources.changed().await.unwrap());
 }
 
-/// What cannot be loaded is refused once, and what was loaded stays.
+/// An invalid change is reported once.
 #[tokio::test]
-async fn refusals_name_their_entry_and_a_way_out() {
+async fn errors_name_the_entry_and_a_fix() {
     let place = Place::new(FILE);
     place.change(add(Upstream, "node-b", "eth", "url = \"http://h/${B_KEY}\""), &KEYS).await;
     let shown = format!("sqlite:{}/plimsoll.db", place.0.display());
@@ -167,22 +167,23 @@ async fn refusals_name_their_entry_and_a_way_out() {
     assert_eq!(
         why(&mut sources).await,
         format!(
-            "upstream \"node-b\" of {shown}: the variable B_KEY is not set\n  hint: set it with \
-             --set B_KEY=VALUE or in the environment; or leave it out: plimsoll gateway \
+            "upstream \"node-b\" in {shown}: the variable B_KEY is not set\n  hint: set it with \
+             --set B_KEY=VALUE or in the environment; or disable the entry: plimsoll gateway \
              upstream disable node-b"
         )
     );
-    assert!(!sources.changed().await.unwrap(), "told once");
+    assert!(!sources.changed().await.unwrap(), "reported once");
     place.change(Request::Disable(Upstream, "node-b".into()), &[]).await;
     assert!(sources.changed().await.unwrap());
     sources.load().await.unwrap();
 
-    // A clash that comes with the file.
+    // A clash caused by the file.
     place.write(&FILE.replace("in-file", "node-b"));
     let clash = why(&mut sources).await;
-    assert!(clash.contains("upstream \"node-b\" of sqlite:"), "{clash}");
+    assert!(clash.contains("upstream \"node-b\" in sqlite:"), "{clash}");
     assert!(
-        clash.contains(": the configuration has it too\n  hint: take it out of the file"),
+        clash
+            .contains(": it is also defined in the configuration\n  hint: remove it from the file"),
         "{clash}"
     );
     place.write("workers = 0");
@@ -196,29 +197,29 @@ async fn refusals_name_their_entry_and_a_way_out() {
     assert!(sources.changed().await.unwrap());
     sources.load().await.unwrap();
 
-    // A service that is gone from the file.
+    // A service removed from the file.
     place.write("[[service]]\nid = \"base\"\n");
     place.change(add(Endpoint, "e", "base", ""), &[]).await;
     place.write(FILE);
     let gone = why(&mut sources).await;
     assert!(
-        gone.contains("endpoint \"e\" of sqlite:") && gone.contains("unknown service \"base\""),
+        gone.contains("endpoint \"e\" in sqlite:") && gone.contains("unknown service \"base\""),
         "{gone}"
     );
 }
 
 #[tokio::test]
-async fn a_database_that_goes_away() {
+async fn databases_removed_and_replaced_while_running() {
     let place = Place::new("database = \"sqlite:named.db\"\n");
     let mut sources = place.sources(&[]);
     sources.load().await.unwrap();
     let path = place.0.join("named.db");
-    assert!(path.exists(), "a database that is named is made");
+    assert!(path.exists(), "a configured database is created");
     std::fs::rename(&path, place.0.join("away.db")).unwrap();
     let error = sources.changed().await.unwrap_err();
-    assert!(error.to_string().ends_with("named.db: it is gone"), "{error}");
-    assert!(sources.load().await.is_err(), "it is not made again in silence");
-    // Put back, it is there; another in its place is read anew.
+    assert!(error.to_string().ends_with("named.db: the file no longer exists"), "{error}");
+    assert!(sources.load().await.is_err(), "it is not silently created again");
+    // The same file is used again when it is put back; a different file is loaded.
     std::fs::rename(place.0.join("away.db"), &path).unwrap();
     assert!(sources.changed().await.unwrap());
     sources.load().await.unwrap();
@@ -233,7 +234,7 @@ async fn a_database_that_goes_away() {
     let (_, definitions) = sources.load().await.unwrap();
     assert_eq!(definitions.endpoints.len(), 1);
 
-    // What cannot be read is no change, and is tried again until it can.
+    // An unreadable database is an error, not a change, and is retried.
     let good = std::fs::read(&path).unwrap();
     std::fs::write(place.0.join("bad.db"), "no database".repeat(500)).unwrap();
     std::fs::rename(place.0.join("bad.db"), &path).unwrap();
@@ -262,7 +263,7 @@ async fn listings_show_everything() {
     for kind in EntryKind::ALL {
         for one in sources.list(kind).await.unwrap().entries {
             let service = one.service.as_deref().unwrap_or("-");
-            lines.push(format!("{} {service} {} {}", one.id, one.origin.word(), one.state.words()));
+            lines.push(format!("{} {service} {} {}", one.id, one.origin.name(), one.state.name()));
         }
     }
     assert_eq!(
@@ -277,7 +278,7 @@ async fn listings_show_everything() {
             "path-1 - instances enabled",
         ]
     );
-    // To a gateway without the variable, it is refused.
+    // For a gateway without the variable, the entry is invalid.
     let mut sources = place.sources(&KEYS[..1]);
     let listed = sources.list(Upstream).await.unwrap().entries;
     assert!(matches!(&listed[1].state, State::Refused(why) if why.contains("B_KEY is not set")));

@@ -1,11 +1,11 @@
-//! Whether a file's content changed, cheaply: its metadata first, its content only when that
-//! differs.
+//! Detects changes of a file's content: compares metadata first, and reads the content only if the
+//! metadata differs.
 //!
-//! A change within the clock's tick may leave length and date as they were. Therefore a file that
-//! was written a moment ago is read again, whatever its metadata say.
+//! A change within one tick of the file system's clock may leave length and modification time
+//! unchanged. Therefore a recently written file is always read.
 //!
 //! A file that is written in place is empty or half written for a moment, and half a configuration may
-//! be valid. Therefore a change counts only once the content has stayed the same for a while.
+//! be valid. Therefore a change counts only once the content has been stable for [`SETTLE`].
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
@@ -17,13 +17,13 @@ use plimsoll_measure::{Nanos, WallClock};
 
 use crate::config::Inputs;
 
-/// Dates of files younger than this do not tell two changes apart everywhere.
+/// The coarsest resolution of modification times: younger files may have changed unnoticed.
 const TICK_MAX: Nanos = Nanos::from_secs(2);
 
-/// Content that stays the same for this long is not half written.
+/// Content that is stable for this long is assumed to be complete.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// A file as it was read last.
+/// The state of a file when it was last read.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     metadata: Option<Metadata>,
@@ -35,7 +35,7 @@ struct Metadata {
     device: u64,
     inode: u64,
     len: u64,
-    /// Since 1970; files older than that are as old as 1970.
+    /// Since 1970; earlier times count as 1970.
     modified_ns: u64,
 }
 
@@ -56,14 +56,14 @@ impl Metadata {
 impl Watch {
     /// Reads the file of `inputs`, if there is one.
     pub(super) fn read(&mut self, inputs: &Inputs) -> Result<Option<String>, Problems> {
-        // Metadata first: a change between the two is seen later, not overlooked.
+        // Metadata first: a change between the two reads is then detected later, not missed.
         self.metadata = inputs.file.as_deref().and_then(Metadata::of);
         let text = inputs.read_file();
         self.content = text.as_ref().ok().and_then(|text| text.as_deref()).map(hash);
         text
     }
 
-    /// Whether the file's content differs from what was read last and is not being written just now.
+    /// Whether the file's content differs from the last read and is stable.
     pub(super) async fn changed(&mut self, inputs: &Inputs) -> bool {
         let Some(path) = inputs.file.as_deref() else { return false };
         let metadata = Metadata::of(path);

@@ -1,5 +1,5 @@
-//! What every dialect must do, written against the seam: a dialect's tests call it with a way to
-//! open a fresh database.
+//! The test suite that every dialect must pass; a dialect's tests call it with the URL of a new
+//! database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ pub(super) fn endpoint(id: &str) -> Entry {
     }
 }
 
-/// Adds an entry however many others change something at the same time.
+/// Adds an entry, retrying on concurrent changes.
 pub(super) async fn add(store: &Store, entry: Entry) {
     let change = Change::Add(entry);
     loop {
@@ -41,7 +41,7 @@ async fn entries(store: &Store) -> Vec<Entry> {
     store.load().await.unwrap().entries
 }
 
-/// The whole suite, on the database under `url`, which is not there yet.
+/// Runs the whole suite on the database at `url`, which must not exist yet.
 pub(super) async fn conforms(url: &str) {
     let queries = Arc::new(AtomicU64::new(0));
     let refused = Store::open(url, false, Arc::clone(&queries)).await.unwrap_err();
@@ -50,8 +50,8 @@ pub(super) async fn conforms(url: &str) {
     let store = Store::open(url, true, Arc::clone(&queries)).await.unwrap();
     assert_eq!(store.load().await.unwrap(), Entries::default());
     changes_are_applied(&store).await;
-    decisions_rest_on_what_is_so(&store, url).await;
-    everything_comes_back_as_it_was_written(&store, url).await;
+    stale_changes_are_rejected(&store, url).await;
+    entries_round_trip(&store, url).await;
 
     let before = queries.load(Ordering::Relaxed);
     store.sequence().await.unwrap();
@@ -73,7 +73,7 @@ async fn changes_are_applied(store: &Store) {
     assert_eq!(entries(store).await, [entry.clone()]);
     assert_eq!(store.apply(&disable("a", false), 3).await.unwrap(), Applied::Done(4));
 
-    // What does not fit is refused and counts as nothing.
+    // Changes that do not fit are rejected and do not advance the sequence number.
     let unfit = [Change::Add(endpoint("a")), remove("b"), disable("b", true)];
     for change in unfit.into_iter().chain([Change::Replace(endpoint("b"))]) {
         let refused = store.apply(&change, 4).await.unwrap_err();
@@ -84,17 +84,17 @@ async fn changes_are_applied(store: &Store) {
     assert_eq!(entries(store).await, []);
 }
 
-async fn decisions_rest_on_what_is_so(store: &Store, url: &str) {
+async fn stale_changes_are_rejected(store: &Store, url: &str) {
     let other = Store::open(url, false, Arc::default()).await.unwrap();
     let at = store.sequence().await.unwrap();
     assert_eq!(other.apply(&Change::Add(endpoint("x")), at).await.unwrap(), Applied::Done(at + 1));
     assert_eq!(store.apply(&remove("x"), at).await.unwrap(), Applied::Moved);
-    assert_eq!(entries(store).await, [endpoint("x")], "seen by the other");
+    assert_eq!(entries(store).await, [endpoint("x")], "written by the other");
     assert_eq!(store.apply(&remove("x"), at + 1).await.unwrap(), Applied::Done(at + 2));
     other.close().await;
 }
 
-async fn everything_comes_back_as_it_was_written(store: &Store, url: &str) {
+async fn entries_round_trip(store: &Store, url: &str) {
     let odd = "headers = { A = \"ä'${KEY};--\\n\" }\nweight = 2";
     let mut written = vec![
         Entry { kind: EntryKind::Service, service: None, disabled: true, ..endpoint("s") },
@@ -112,7 +112,7 @@ async fn everything_comes_back_as_it_was_written(store: &Store, url: &str) {
     again.close().await;
 }
 
-/// As many as there are gateways on a host, and somebody at the command line.
+/// As many writers as there may be: the gateways on a host and the command line.
 async fn writers_wait_for_each_other(url: &str) {
     const WRITERS: usize = 6;
     const EACH: usize = 15;

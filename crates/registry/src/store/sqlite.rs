@@ -1,20 +1,20 @@
-//! SQLite: a file that several gateways and the command line share on one host.
+//! SQLite: a file shared by the gateways and the command line on one host.
 //!
 //! # Durability
-//! Write-ahead log, `synchronous = FULL`: a commit returns when the log is on the disk. What was
-//! acknowledged survives the death of the process (the log is read again at the next start) and of
-//! the host. Changes are rare and done by people, so that the price, a few milliseconds each, is
-//! not felt; with the log, readers never wait for a writer.
+//! Write-ahead log with `synchronous = FULL`: a commit returns once the log is on disk. Acknowledged
+//! changes survive a crash of the process (the log is recovered at the next start) and of the host.
+//! Changes are rare and made by people, so that a few milliseconds each do not matter; with the log,
+//! readers never wait for a writer.
 //!
-//! # Several processes
-//! Writers take the write lock at once (`BEGIN IMMEDIATE`) and wait for each other up to
-//! [`BUSY_MAX`]; a transaction that began to read would have to be refused when it wants to write.
-//! Only the first steps of a new file (turning the log on) fail at once when two do them together;
-//! they are tried again.
+//! # Concurrent processes
+//! Writers take the write lock at the start (`BEGIN IMMEDIATE`) and wait for each other up to
+//! [`BUSY_MAX`]; a transaction that starts as a reader could fail when upgrading to a writer. Only
+//! the first steps on a new file (enabling the log) fail immediately if two processes do them at the
+//! same time; they are retried.
 //!
 //! # Schema
-//! `user_version` of the file is the schema's version, `application_id` says whose file it is: a
-//! database of another program is refused and left as it is.
+//! `user_version` is the schema's version, and `application_id` identifies plimsoll's databases:
+//! another program's database is rejected and left unchanged.
 
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -32,18 +32,18 @@ use tokio::sync::Mutex;
 
 use super::{Applied, Change, Entries, Entry, EntryKind, Presence, StoreErrorKind};
 
-/// How long a statement waits for another process's lock. A change takes milliseconds: only a tool
-/// that forgot a transaction holds it for longer.
+/// How long a statement waits for another process's lock. A change takes milliseconds; only a tool
+/// with a forgotten open transaction holds the lock for longer.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
-/// How often opening is tried while others do the same with a new file, and the pause between.
+/// Attempts to open a new file while other processes do the same, and the pause between attempts.
 const OPEN_TRIES: u32 = 100;
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
 
-/// "plim": marks the file as ours.
+/// "plim": identifies the file as plimsoll's.
 const APPLICATION_ID: i64 = 0x706c_696d;
 
-/// The schema that is written below.
+/// The version of the schema below.
 const SCHEMA: i64 = 1;
 
 const CREATE: [&str; 5] = [
@@ -61,7 +61,7 @@ const CREATE: [&str; 5] = [
     "PRAGMA user_version = 1",
 ];
 
-/// The path in the URL of an SQLite database.
+/// The path in an SQLite database's URL.
 pub(crate) fn path_of(url: &str) -> Option<&str> {
     let path = url.strip_prefix("sqlite:")?;
     Some(path.strip_prefix("//").unwrap_or(path))
@@ -69,7 +69,7 @@ pub(crate) fn path_of(url: &str) -> Option<&str> {
 
 type Result<T> = std::result::Result<T, StoreErrorKind>;
 
-/// A file that is open.
+/// An open file.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     path: PathBuf,
@@ -79,7 +79,7 @@ pub(super) struct Sqlite {
     queries: Queries,
 }
 
-/// Counts the statements that it hands out.
+/// Creates and counts statements.
 #[derive(Debug)]
 struct Queries(Arc<AtomicU64>);
 
@@ -102,11 +102,12 @@ impl Sqlite {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
             && !folder.is_dir()
         {
-            let message = format!("there is no folder {}", folder.display());
-            return Err(StoreErrorKind::Database { message, hint: "make it first" });
+            let message = format!("the folder {} does not exist", folder.display());
+            return Err(StoreErrorKind::Database { message, hint: "create it first" });
         }
         if create && !path.exists() {
-            // The files beside it get the same rights. That it cannot be made, SQLite says better.
+            // SQLite gives its auxiliary files the same permissions. If the file cannot be created,
+            // SQLite's error below is the better one.
             let _ = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
         }
         let options = SqliteConnectOptions::new()
@@ -136,7 +137,7 @@ impl Sqlite {
     pub(super) async fn load(&self) -> Result<Entries> {
         let mut connection = self.connection.lock().await;
         self.queries.count();
-        // One transaction: the number belongs to the entries.
+        // One transaction, so that the sequence number matches the entries.
         let mut transaction = connection.begin().await?;
         let sequence = sequence(&self.queries, &mut transaction).await?;
         let sql = "SELECT kind, id, service, definition, disabled FROM entry";
@@ -156,12 +157,12 @@ impl Sqlite {
     pub(super) async fn apply(&self, change: &Change, at: u64) -> Result<Applied> {
         let mut connection = self.connection.lock().await;
         self.queries.count();
-        // Dropping it on any way out rolls it back.
+        // Rolled back on drop.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         if sequence(&self.queries, &mut transaction).await? != at {
             return Ok(Applied::Moved);
         }
-        let (kind, id, there) = match change {
+        let (kind, id, must_exist) = match change {
             Change::Add(entry) => (entry.kind, &entry.id, false),
             Change::Replace(entry) => (entry.kind, &entry.id, true),
             Change::SetDisabled { kind, id, .. } | Change::Remove { kind, id } => (*kind, id, true),
@@ -180,7 +181,7 @@ impl Sqlite {
             }
             Change::Remove { .. } => "DELETE FROM entry WHERE kind = ?1 AND id = ?2",
         };
-        let query = self.queries.query(query).bind(kind.word()).bind(id.clone());
+        let query = self.queries.query(query).bind(kind.name()).bind(id.clone());
         let query = match change {
             Change::Add(entry) | Change::Replace(entry) => query
                 .bind(entry.service.clone())
@@ -190,8 +191,8 @@ impl Sqlite {
             Change::Remove { .. } => query,
         };
         if query.execute(&mut *transaction).await?.rows_affected() != 1 {
-            let (kind, id) = (kind.word(), id.clone());
-            return Err(StoreErrorKind::Unfit { kind, id, there: !there });
+            let (kind, id) = (kind.name(), id.clone());
+            return Err(StoreErrorKind::Unfit { kind, id, exists: !must_exist });
         }
         let next = "UPDATE sequence SET value = value + 1";
         self.queries.query(next).execute(&mut *transaction).await?;
@@ -201,7 +202,7 @@ impl Sqlite {
     }
 
     pub(super) async fn close(self) {
-        // An error leaves the log beside the file, where the next to open it reads it.
+        // On error the log remains beside the file and is recovered at the next open.
         let _ = self.connection.into_inner().close().await;
     }
 
@@ -218,7 +219,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Why opening failed: what the database said may be worth another try.
+/// Why opening failed; SQL errors may be worth a retry.
 enum Fault {
     Sql(sqlx::Error),
     Kind(StoreErrorKind),
@@ -230,24 +231,24 @@ impl From<sqlx::Error> for Fault {
     }
 }
 
-/// Connects, and makes a new file ours.
+/// Connects, and creates the schema in a new file.
 async fn open(
     options: &SqliteConnectOptions,
     queries: &Queries,
 ) -> std::result::Result<SqliteConnection, Fault> {
     let mut connection = options.connect().await?;
-    match owner(&mut connection, queries).await? {
-        Owner::Us => {}
-        Owner::Other => return Err(Fault::Kind(StoreErrorKind::Foreign)),
-        Owner::Newer(found) => {
+    match file_kind(&mut connection, queries).await? {
+        FileKind::Ours => {}
+        FileKind::Foreign => return Err(Fault::Kind(StoreErrorKind::Foreign)),
+        FileKind::Newer(found) => {
             return Err(Fault::Kind(StoreErrorKind::Newer { found, known: SCHEMA }));
         }
-        Owner::Nobody => {
+        FileKind::Empty => {
             queries.query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
             queries.count();
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            // Somebody else may have been first.
-            if let Owner::Nobody = owner(&mut transaction, queries).await? {
+            // Another process may have been first.
+            if let FileKind::Empty = file_kind(&mut transaction, queries).await? {
                 for sql in CREATE {
                     queries.query(sql).execute(&mut *transaction).await?;
                 }
@@ -259,28 +260,28 @@ async fn open(
     Ok(connection)
 }
 
-/// Whose a file is.
-enum Owner {
-    Us,
-    Nobody,
-    Other,
+/// What a database file contains.
+enum FileKind {
+    Ours,
+    Empty,
+    Foreign,
     Newer(i64),
 }
 
-async fn owner(
+async fn file_kind(
     connection: &mut SqliteConnection,
     queries: &Queries,
-) -> std::result::Result<Owner, sqlx::Error> {
+) -> std::result::Result<FileKind, sqlx::Error> {
     let sql = "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema) \
                FROM pragma_application_id, pragma_user_version";
     let row = queries.query(sql).fetch_one(connection).await?;
     let (id, version, tables): (i64, i64, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     Ok(match (id, version) {
-        (APPLICATION_ID, SCHEMA) => Owner::Us,
-        (APPLICATION_ID, version) => Owner::Newer(version),
-        (0, 0) if tables == 0 => Owner::Nobody,
-        _ => Owner::Other,
+        (APPLICATION_ID, SCHEMA) => FileKind::Ours,
+        (APPLICATION_ID, version) => FileKind::Newer(version),
+        (0, 0) if tables == 0 => FileKind::Empty,
+        _ => FileKind::Foreign,
     })
 }
 
@@ -292,9 +293,9 @@ async fn sequence(queries: &Queries, connection: &mut SqliteConnection) -> Resul
 
 fn entry(row: &SqliteRow) -> Result<Entry> {
     let word: String = row.try_get(0)?;
-    let kind = EntryKind::ALL.into_iter().find(|kind| kind.word() == word);
+    let kind = EntryKind::ALL.into_iter().find(|kind| kind.name() == word);
     let kind = kind.ok_or_else(|| StoreErrorKind::Database {
-        message: format!("\"{word}\" is no kind of entry"),
+        message: format!("\"{word}\" is not a kind of entry"),
         hint: DAMAGED,
     })?;
     Ok(Entry {
@@ -306,7 +307,7 @@ fn entry(row: &SqliteRow) -> Result<Entry> {
     })
 }
 
-const DAMAGED: &str = "restore it from a backup, or move it away and add its entries again";
+const DAMAGED: &str = "restore the file from a backup, or move it away and add the entries again";
 
 /// SQLite's primary result code.
 fn code(error: &sqlx::Error) -> Option<i64> {
@@ -322,12 +323,12 @@ fn is_busy(error: &sqlx::Error) -> bool {
 impl From<sqlx::Error> for StoreErrorKind {
     fn from(error: sqlx::Error) -> StoreErrorKind {
         let hint = match code(&error) {
-            Some(5 | 6) => "another process keeps a transaction open in it; end that process",
+            Some(5 | 6) => "another process keeps a transaction open in it; stop that process",
             Some(3 | 8 | 14 | 23) => "this user must be able to write the file and its folder",
             Some(11 | 26) => DAMAGED,
             Some(10) => "check the disk that holds it",
             Some(13) => {
-                "free space on the disk that holds it, or name another file: --database sqlite:FILE"
+                "free space on the disk that holds it, or choose another file: --database sqlite:FILE"
             }
             _ => "",
         };

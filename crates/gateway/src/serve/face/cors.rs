@@ -1,17 +1,17 @@
-//! Cross-origin calls: what browsers may do.
+//! CORS: which pages may call from a browser.
 
 use crate::call::message::{Answer, Request};
 use plimsoll_registry::settings::Cors;
 
-/// How long a browser may remember the answer to a preflight, in seconds: a day, the most that any
-/// of them takes.
+/// How long a browser may cache the answer to a preflight, in seconds: a day, the most that any browser
+/// accepts.
 const MAX_AGE: &[u8] = b"86400";
 
-/// What a script may read beside the body.
+/// The response headers that a script may read.
 const EXPOSED: &[u8] =
     b"x-plimsoll-instance, x-plimsoll-upstream, x-plimsoll-attempts, x-request-id, retry-after";
 
-/// Lets the page that calls read the answer, where it may.
+/// Adds the headers that let the calling page read the answer, if its origin is allowed.
 pub(crate) fn permit(cors: &Cors, origin: Option<&[u8]>, answer: &mut Answer<'_>) {
     let Some(origin) = origin else { return };
     let may = match cors {
@@ -20,7 +20,7 @@ pub(crate) fn permit(cors: &Cors, origin: Option<&[u8]>, answer: &mut Answer<'_>
         Cors::Origins(origins) => origins.iter().any(|known| known.as_bytes() == origin),
     };
     answer.fields.push(("vary".into(), b"origin".to_vec()));
-    // An origin is echoed: it must not be able to say more.
+    // The origin is echoed: it must not be able to inject anything.
     let plain = origin.iter().all(|byte| byte.is_ascii_graphic());
     if may && plain {
         answer.fields.push(("access-control-allow-origin".into(), origin.to_vec()));
@@ -28,14 +28,14 @@ pub(crate) fn permit(cors: &Cors, origin: Option<&[u8]>, answer: &mut Answer<'_>
     }
 }
 
-/// Lets any page read an answer to what could not be read as a request, where every page may.
+/// Lets any page read the answer to an unreadable request, if all origins are allowed.
 pub(crate) fn permit_any(cors: &Cors, answer: &mut Answer<'_>) {
     if *cors == Cors::Any {
         answer.fields.push(("access-control-allow-origin".into(), b"*".to_vec()));
     }
 }
 
-/// Answers OPTIONS: what the path takes, and to a preflight what a page may send.
+/// Answers OPTIONS: the methods that the path allows and, for a preflight, what a page may send.
 pub(super) fn options<'a>(methods: &'static str, cors: &Cors, request: &Request<'_>) -> Answer<'a> {
     let mut answer = Answer::new(204, b"", Vec::new());
     answer.fields.push(("allow".into(), methods.into()));

@@ -1,7 +1,7 @@
-//! What operators and their machines ask: health, readiness, metrics.
+//! Pages for operators and monitoring: health, readiness, metrics.
 //!
-//! Health and readiness are answered on every listener, under the paths that PATH, Kubernetes and load
-//! balancers ask by default, also to callers for whom there is no room ([`Probe`]).
+//! Health and readiness are served on every listener, under the default paths of PATH, Kubernetes and
+//! load balancers, even to connections beyond the limits ([`Probe`]).
 
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::json;
@@ -16,19 +16,19 @@ use crate::offload;
 use crate::payload::Payload;
 use std::sync::Arc;
 
-/// A question that load balancers and operators ask.
+/// A health or readiness probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe<'p> {
-    /// Whether the process lives.
+    /// Whether the process is alive.
     Health,
-    /// Whether calls can be taken: of all services, or of this one.
+    /// Whether calls can be served: for all services, or for this one.
     Ready(Option<&'p str>),
-    /// The same in PATH's older words.
+    /// Readiness in PATH's older format.
     Healthz,
 }
 
 impl<'p> Probe<'p> {
-    /// The question that is asked by this path.
+    /// The probe at this path.
     pub(crate) fn find(path: &'p str) -> Option<Probe<'p>> {
         Some(match path {
             "/health" | "/health/" | "/livez" => Probe::Health,
@@ -43,12 +43,12 @@ impl<'p> Probe<'p> {
         match self {
             Probe::Health => Answer::new(200, TEXT, Vec::new()),
             Probe::Ready(asked) => Readiness::of(routing, asked, is_draining).answer(),
-            Probe::Healthz => Readiness::of(routing, None, is_draining).older_answer(),
+            Probe::Healthz => Readiness::of(routing, None, is_draining).healthz_answer(),
         }
     }
 }
 
-/// Answers what is no call.
+/// Answers probes and metrics requests.
 pub(super) async fn answer<'a>(
     worker: &Worker,
     view: &View,
@@ -59,7 +59,7 @@ pub(super) async fn answer<'a>(
     let probe = Probe::find(path);
     let is_metrics = path == "/metrics" && request.faces.admin;
     if probe.is_none() && !is_metrics {
-        return Err(Error::new(ErrorKind::NoSuchPath, "there is no such path here"));
+        return Err(Error::new(ErrorKind::NoSuchPath, "no such path"));
     }
     match request.method {
         "GET" | "HEAD" => {}
@@ -82,7 +82,7 @@ pub(super) async fn answer<'a>(
     }
 }
 
-/// The metrics page. It is made on another thread: it adds up thousands of counters.
+/// The metrics page, built on another thread because it sums thousands of counters.
 async fn metrics_page<'a>(worker: &Worker, view: &View) -> Answer<'a> {
     let (shared, state) = (worker.shared.clone(), Arc::clone(view));
     let page = offload::run(move || shared.metrics(&state)).await.unwrap_or_default();
@@ -91,14 +91,14 @@ async fn metrics_page<'a>(worker: &Worker, view: &View) -> Answer<'a> {
     answer
 }
 
-/// Whether calls can be taken.
+/// Whether calls can be served.
 struct Readiness<'s> {
-    /// Those that were asked for: with nothing to relay to, a service that was asked for by name is
-    /// not ready; among all, those without an upstream are not what this gateway is there for.
+    /// The services in question. A service without an upstream is not ready if requested by name, but is
+    /// left out if all services are requested.
     services: Vec<&'s Arc<Service>>,
     asked: Option<&'s str>,
     is_draining: bool,
-    /// Details are asked for, at this time.
+    /// The time of the request, if it asks for details.
     detailed_at: Option<Nanos>,
 }
 
@@ -129,10 +129,10 @@ impl<'s> Readiness<'s> {
         if self.is_ready() { 200 } else { 503 }
     }
 
-    /// Why it is not, where there is more to say than that there is no upstream.
+    /// Why the gateway is not ready, if the services' states do not show it.
     fn message(&self) -> Option<String> {
         match (self.is_draining, self.asked) {
-            (true, _) => Some("stopping: no new calls".to_string()),
+            (true, _) => Some("shutting down".to_string()),
             (false, Some(id)) if self.services.is_empty() => {
                 Some(format!("there is no service {}", shown(id)))
             }
@@ -143,7 +143,7 @@ impl<'s> Readiness<'s> {
         }
     }
 
-    /// In PATH's words.
+    /// The answer in PATH's format.
     fn answer<'a>(&self) -> Answer<'a> {
         let mut body = format!("{{\"ready\":{},\"services\":{{", self.is_ready()).into_bytes();
         for (at, service) in self.services.iter().enumerate() {
@@ -175,8 +175,8 @@ impl<'s> Readiness<'s> {
         with_retry(Answer::new(self.status(), JSON, body))
     }
 
-    /// In the words of PATH's `/healthz`, which it calls deprecated.
-    fn older_answer<'a>(&self) -> Answer<'a> {
+    /// The answer in the format of PATH's deprecated `/healthz`.
+    fn healthz_answer<'a>(&self) -> Answer<'a> {
         let word = if self.is_ready() { "ready" } else { "not_ready" };
         let mut body =
             format!("{{\"deprecated\":true,\"status\":\"{word}\",\"imageTag\":").into_bytes();
@@ -201,7 +201,7 @@ impl<'s> Readiness<'s> {
     }
 }
 
-/// What is known of a service's upstreams; their addresses may be secret.
+/// The state of a service's upstreams. Their URLs may be secret, so only ids are shown.
 fn details(service: &Service, now: Nanos, body: &mut Vec<u8>) {
     body.extend_from_slice(b",\"endpoints\":[");
     for (at, route) in service.routes.iter().enumerate() {

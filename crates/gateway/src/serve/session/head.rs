@@ -1,4 +1,4 @@
-//! Heads of answers in HTTP/1.1.
+//! Writes the heads of HTTP/1.1 answers.
 
 use crate::call::message::{Answer, Summary};
 use crate::call::relay::Decimal;
@@ -8,11 +8,11 @@ use crate::http1::{RequestHead, write_field, write_status};
 /// How an answer's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delimited {
-    /// There is none.
+    /// There is no body.
     Bodiless,
     ByLength,
     ByChunks,
-    /// For callers that know no chunks.
+    /// For HTTP/1.0 callers, which do not support chunks.
     ByClose,
 }
 
@@ -30,8 +30,8 @@ pub(super) fn write(
         write_field("content-type", &answer.content_type, out);
     }
     let length = answer.body.length();
-    // RFC 9110 §8.6: some answers may carry no length, others only that of the body there would be,
-    // which where it is known is among the answer's own fields.
+    // RFC 9110 §8.6: some answers must not have a length; the answer to HEAD has that of the body it
+    // would have, which, if known, is among the answer's own headers.
     let delimited = match (request.method, answer.status, length) {
         (_, 100..200 | 204 | 304, _) => Delimited::Bodiless,
         ("HEAD", _, length) => {
@@ -63,7 +63,7 @@ pub(super) fn write(
     delimited
 }
 
-/// Writes the whole answer to what was no request.
+/// Writes the complete answer to an unreadable request.
 pub(super) fn write_refusal(
     worker: &Worker,
     view: &View,
@@ -75,7 +75,7 @@ pub(super) fn write_refusal(
     answer.write_last(false, &fields, out);
 }
 
-/// The fields that every answer has.
+/// Writes the headers that every answer has.
 fn common(worker: &Worker, view: &View, summary: &Summary<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"date: ");
     worker.local.write_date(worker.local.recent(), out);

@@ -1,17 +1,17 @@
-//! A caller's HTTP/2 connection, read and written by the h2 crate.
+//! A caller's HTTP/2 connection, on top of the h2 crate.
 //!
-//! One task drives the connection and accepts its streams; each stream is a task of its own. What h2
-//! leaves to its user is here:
+//! One task drives the connection and accepts its streams; each stream has its own task. This module
+//! adds what h2 leaves to its user:
 //!
-//! - **Deadlines.** A head that does not end, a connection without streams (whether or not it sends
-//!   PING), a caller whose window stays shut or whose socket takes nothing: each ends within its
-//!   limit, and renews as long as bytes move.
+//! - **Deadlines.** An unfinished head, a connection without streams (whether or not it sends PING), a
+//!   caller whose window stays closed or whose socket accepts nothing: each has a time limit, which is
+//!   renewed as long as bytes move.
 //! - **Floods.** Frames that cost the caller nothing are counted against a budget (`meter`).
-//! - **Callers that leave.** A stream that is reset has a relay in flight; cutting it would cost an
-//!   upstream connection for each reset. So it may end within [`CANCEL_GRACE`], holding its permit.
+//! - **Resets.** A stream that is reset may have a relay in flight; aborting the relay would cost an
+//!   upstream connection per reset. So it may finish within [`CANCEL_GRACE`], keeping its permit.
 //!
-//! The budget for small DATA frames, beyond which h2 itself ends the connection, is raised with the
-//! number of streams: small requests on many streams are what this connection is for.
+//! The budget for small DATA frames, beyond which h2 closes the connection, is raised in proportion to
+//! the number of streams, since small requests on many streams are normal here.
 
 mod meter;
 mod stream;
@@ -33,39 +33,38 @@ use crate::transport::io::Io;
 
 use meter::{Meter, Metered};
 
-/// What a caller may send on a stream before the gateway has read it: a body of usual size needs no
-/// round trip.
+/// Bytes that a caller may send on a stream before the gateway has read them: a typical body needs no
+/// round trip for a window update.
 const STREAM_WINDOW: u32 = 128 << 10;
 
-/// What a caller may send on all streams before the gateway has read it. Streams are read as soon as
-/// their data is there.
+/// The same over all streams. Streams are read as soon as their data arrives.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// What of an answer lies in h2's buffer, for each stream.
+/// Bytes of an answer that h2 buffers per stream.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// h2 charges up to 256 for each small DATA frame that was not read. Twice that for each stream is
-/// more than callers can reach that send a small body and its end in two frames.
+/// h2 charges up to 256 for each unread small DATA frame. Callers that send a small body and its end in
+/// two frames cannot exceed twice that per stream.
 const DATA_BUDGET_PER_STREAM: usize = 512;
 
-/// And at least this: h2's own default.
+/// The minimum budget: h2's default.
 const DATA_BUDGET_MIN: usize = 25_600;
 
-/// The relays of a stream that was reset may take this long to end by themselves.
+/// How long the relays of a reset stream may take to finish.
 const CANCEL_GRACE: Nanos = Nanos::from_secs(1);
 
-/// A connection that is to end may take this long to take its last frames.
+/// How long a closing connection may take to accept its last frames.
 const GOODBYE: Nanos = Nanos::from_secs(1);
 
-/// A connection's deadlines are looked at this often at least, and at most every 10 ms.
-const LOOK_MAX: Nanos = Nanos::from_secs(5);
+/// The longest interval between checks of a connection's deadlines; the shortest is 10 ms.
+const CHECK_INTERVAL_MAX: Nanos = Nanos::from_secs(5);
 
-/// What the streams of a connection share.
+/// The state shared by the streams of a connection.
 struct Shared {
     worker: Rc<Worker>,
     peer: IpAddr,
     faces: Faces,
-    /// The places for calls.
+    /// Limits the connection's concurrent calls.
     turns: Semaphore,
     meter: Rc<Meter>,
     streams: Cell<usize>,
@@ -73,7 +72,7 @@ struct Shared {
     idle_since: Cell<Nanos>,
 }
 
-/// Serves a connection whose first bytes are in `read` already.
+/// Serves a connection whose first bytes have already been read into `read`.
 pub(super) async fn serve(
     worker: Rc<Worker>,
     io: Io,
@@ -104,8 +103,8 @@ pub(super) async fn serve(
     });
     let mut phases = shared.worker.shared.phases();
     let shortest = limits.header_time.min(limits.idle_time).min(limits.write_time);
-    let look = Nanos(shortest.0 / 2).clamp(Nanos::from_millis(10), LOOK_MAX);
-    let mut looks = tokio::time::interval(look.into());
+    let interval = Nanos(shortest.0 / 2).clamp(Nanos::from_millis(10), CHECK_INTERVAL_MAX);
+    let mut checks = tokio::time::interval(interval.into());
     let mut ending = None;
     loop {
         let event = tokio::select! {
@@ -114,9 +113,9 @@ pub(super) async fn serve(
                 Some(Ok((request, respond))) => {
                     let stream = stream::Stream::new(shared.clone(), respond);
                     tokio::task::spawn_local(stream.serve(request));
-                    Event::Look
+                    Event::Check
                 }
-                // An error is the caller's way of ending it.
+                // On error, the connection is closed.
                 Some(Err(_)) | None => return,
             },
             () = shared.meter.flooded() => Event::Flooded,
@@ -124,7 +123,7 @@ pub(super) async fn serve(
             _ = phases.wait_for(|phase| *phase >= Phase::Draining), if ending.is_none() => {
                 Event::Draining
             }
-            _ = looks.tick() => Event::Look,
+            _ = checks.tick() => Event::Check,
         };
         let now = local.now();
         let is_idle = shared.streams.get() == 0;
@@ -132,17 +131,18 @@ pub(super) async fn serve(
             Event::Flooded => break,
             Event::Closing if is_idle => break,
             Event::Closing => {
-                // Its streams end first; then the connection does, by itself or at the next look.
+                // Waits for its streams to end; then the connection closes, at the latest at the next
+                // check.
                 tokio::select! {
                     accepted = connection.accept() => if !matches!(accepted, Some(Ok(_))) { return },
-                    _ = looks.tick() => {}
+                    _ = checks.tick() => {}
                 }
             }
             Event::Draining => {
                 ending = Some(now);
                 connection.graceful_shutdown();
             }
-            Event::Look => {}
+            Event::Check => {}
         }
         let is_late = |since: Option<Nanos>, limit: Nanos| since.is_some_and(|at| now - at > limit);
         let blocked = shared.meter.blocked_since();
@@ -158,7 +158,7 @@ pub(super) async fn serve(
             connection.graceful_shutdown();
         }
     }
-    // Said once more, as far as the caller still reads.
+    // Sends a last GOAWAY, if the caller still reads.
     let reason =
         if shared.meter.is_flooded() { Reason::ENHANCE_YOUR_CALM } else { Reason::NO_ERROR };
     connection.abrupt_shutdown(reason);
@@ -166,9 +166,9 @@ pub(super) async fn serve(
     let _ = tokio::time::timeout(GOODBYE.into(), closed).await;
 }
 
-/// What the connection's task woke up for.
+/// Why the connection's task woke up.
 enum Event {
-    Look,
+    Check,
     Draining,
     Closing,
     Flooded,

@@ -1,4 +1,4 @@
-//! Reading a request: its head, its body, and what each of them may take meanwhile.
+//! Reads a request: its head and body, within their limits of time and memory.
 
 use std::ops::Range;
 
@@ -15,32 +15,32 @@ use crate::http1::{self, Framing, Progress};
 use crate::permit::Purpose;
 use crate::transport::timer::Late;
 
-/// A longer request counts as long while it is read.
+/// Longer requests are charged as [`Purpose::Long`] while they are received.
 const LONG_MIN: usize = 64 << 10;
 
 /// Why no request was read.
 pub(super) enum Unread {
-    /// The caller is gone, or silent for too long between requests.
+    /// The caller has disconnected, or was idle for too long.
     Gone,
-    /// It is HTTP/2.
+    /// An HTTP/2 preface was read.
     Preface,
-    Wrong(Error),
+    Invalid(Error),
 }
 
 impl From<Error> for Unread {
     fn from(error: Error) -> Unread {
-        Unread::Wrong(error)
+        Unread::Invalid(error)
     }
 }
 
 impl Session {
-    /// Reads until a whole head is in the buffer, and gives where it ends.
+    /// Reads until the buffer contains a complete head, and returns the head's end.
     pub(super) async fn read_head(&mut self) -> Result<usize, Unread> {
-        // A copy: a connection that waits must not keep definitions alive that were replaced.
+        // A copy, since an idle connection must not keep replaced definitions alive.
         let limits = self.worker.view().settings.limits;
         let mut seen = 0;
         let mut began = None;
-        // The clock was read when the last answer was ready, or the connection began.
+        // The clock was last read when the previous answer was ready, or the connection was accepted.
         let since = self.wire.local.recent();
         loop {
             // Empty lines before a request are skipped, as RFC 9112 asks.
@@ -49,14 +49,16 @@ impl Session {
                 self.release(blank);
             }
             if let Some(end) = http1::head_end(&self.buffer, seen) {
-                return match self.buffer.starts_with(&PREFACE[..16]) {
-                    true => self.read_preface(&limits).await,
-                    false if end > limits.header => Err(head_too_large(limits.header).into()),
-                    false => Ok(end),
-                };
+                if self.buffer.starts_with(&PREFACE[..16]) {
+                    return self.read_preface(&limits).await;
+                }
+                if end > limits.header {
+                    return Err(head_too_large(limits.header).into());
+                }
+                return Ok(end);
             }
             if !http1::may_start(&self.buffer) {
-                // A TLS hello, for one: its end would be waited for in vain.
+                // For example a TLS ClientHello, in which no end of a head would ever be found.
                 return Err(http1::malformed("not an HTTP request").into());
             }
             seen = self.buffer.len();
@@ -68,7 +70,7 @@ impl Session {
                 if self.buffer.capacity() == 0 {
                     self.buffer = self.worker.local.take_buffer();
                 }
-                // Mostly the whole head.
+                // Usually reads the whole head.
                 let room = self.buffer.capacity();
                 match self.wire.read_now(&mut self.buffer, room).await {
                     Some(true) => continue,
@@ -87,19 +89,20 @@ impl Session {
                 Ok(false) => return Err(Unread::Gone),
                 Err(Late) if self.buffer.is_empty() => return Err(Unread::Gone),
                 Err(Late) => {
-                    let message = format!("the head did not come within {}", limits.header_time);
+                    let message =
+                        format!("the head was not complete within {}", limits.header_time);
                     return Err(Error::new(ErrorKind::TooSlow, message).into());
                 }
             }
         }
     }
 
-    /// Waits, without a buffer, for a request to begin.
+    /// Waits, without a buffer, for the first bytes of a request.
     async fn wait_for_request(&mut self, since: Nanos, limits: &Limits) -> Result<(), Unread> {
         let is_new = std::mem::replace(&mut self.is_new, false);
         match self.wire.idle(since + limits.idle_time, &self.slot).await {
             Idle::Readable => Ok(()),
-            // A connection that was just made is for a request that is on its way.
+            // On a new connection, the first request is probably already on its way.
             Idle::Over if self.slot.is_closing() && is_new => {
                 let until = self.wire.local.now() + self.worker.view().settings.idle_close;
                 self.wire.first(until).await.then_some(()).ok_or(Unread::Gone)
@@ -108,13 +111,10 @@ impl Session {
         }
     }
 
-    /// Makes room for more of a request, of which `due` bytes are to come, and charges for it: what
-    /// is waited for takes memory meanwhile. Gives how many bytes may be read now.
+    /// Grows the buffer for a request of which `due` bytes are missing, and charges the memory. Returns
+    /// how many bytes may be read now.
     fn make_room(&mut self, due: usize) -> Result<usize, Error> {
-        let purpose = match self.buffer.len() > LONG_MIN {
-            true => Purpose::Long,
-            false => Purpose::Further,
-        };
+        let purpose = if self.buffer.len() > LONG_MIN { Purpose::Long } else { Purpose::Further };
         if self.share.as_ref().is_none_or(|share| !share.is_for(purpose)) {
             self.share = Some(self.worker.local.share(purpose));
         }
@@ -122,7 +122,7 @@ impl Session {
         buffer::grow(&mut self.buffer, due, share)
     }
 
-    /// Reads what follows the first lines of HTTP/2's preface.
+    /// Reads the rest of HTTP/2's preface.
     pub(super) async fn read_preface(&mut self, limits: &Limits) -> Result<usize, Unread> {
         let until = self.wire.local.now() + limits.header_time;
         while self.buffer.len() < PREFACE.len() {
@@ -131,13 +131,13 @@ impl Session {
                 return Err(Unread::Gone);
             }
         }
-        match self.buffer.starts_with(PREFACE) {
-            true => Err(Unread::Preface),
-            false => Err(http1::malformed("not HTTP/2 after its first line").into()),
+        if self.buffer.starts_with(PREFACE) {
+            return Err(Unread::Preface);
         }
+        Err(http1::malformed("invalid HTTP/2 preface").into())
     }
 
-    /// Reads a body that is not all here.
+    /// Reads the rest of a body.
     pub(super) async fn read_body(
         &mut self,
         view: &View,
@@ -150,7 +150,7 @@ impl Session {
         let mut since = self.wire.local.now();
         let mut goal = PROGRESS;
         let mut read = 0;
-        let mut asked = !expects;
+        let mut send_continue = expects;
         loop {
             let due = match body.advance(&mut self.buffer, limits.body)? {
                 Progress::Whole(body) => return Ok(body),
@@ -158,10 +158,9 @@ impl Session {
                 Progress::More(due) => due,
             };
             let room = self.make_room(due)?;
-            if !asked {
-                asked = true;
-                let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
-                if !self.wire.write(&[interim], limits.write_time, &mut 0).await {
+            if std::mem::take(&mut send_continue) {
+                let response = b"HTTP/1.1 100 Continue\r\n\r\n";
+                if !self.wire.write(&[response], limits.write_time, &mut 0).await {
                     return Err(Unread::Gone);
                 }
             }
@@ -171,13 +170,13 @@ impl Session {
                 Ok(false) => return Err(Unread::Gone),
                 Err(Late) => {
                     let time = limits.body_time;
-                    let message = format!("less than 4 KiB of the body came within {time}");
+                    let message = format!("less than 4 KiB of the body arrived within {time}");
                     return Err(Error::new(ErrorKind::TooSlow, message).into());
                 }
             }
-            let came = self.buffer.len() - before;
-            buffer::give_way(came).await;
-            read += came;
+            let received = self.buffer.len() - before;
+            buffer::give_way(received).await;
+            read += received;
             if read >= goal {
                 goal = read + PROGRESS;
                 since = self.wire.local.now();

@@ -1,4 +1,4 @@
-//! The sessions of a worker that wait for a request, so that they can be ended.
+//! A worker's idle sessions, so that they can be closed.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,21 +6,21 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-/// The waiting sessions of one worker.
+/// The sessions of one worker.
 #[derive(Default)]
 pub(crate) struct Sessions {
     wakers: RefCell<Slab<Option<Waker>>>,
     closing: Cell<bool>,
 }
 
-/// A session's place among them.
+/// A session's entry.
 pub(super) struct Slot {
     sessions: Rc<Sessions>,
     key: usize,
 }
 
 impl Sessions {
-    /// Ends all sessions that wait, and each that waits from now on.
+    /// Closes all idle sessions, and each that becomes idle from now on.
     pub(crate) fn close_idle(&self) {
         self.closing.set(true);
         let wakers: Vec<Waker> =
@@ -35,13 +35,13 @@ impl Sessions {
 }
 
 impl Slot {
-    /// Whether idle connections are closed.
+    /// Whether idle connections are being closed.
     #[inline]
     pub(super) fn is_closing(&self) -> bool {
         self.sessions.closing.get()
     }
 
-    /// Ready when idle connections are closed.
+    /// Ready once idle connections are to be closed.
     #[inline]
     pub(super) fn poll_closing(&self, context: &Context<'_>) -> Poll<()> {
         if self.is_closing() {

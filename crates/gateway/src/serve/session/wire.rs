@@ -1,4 +1,5 @@
-//! A caller's HTTP/1.1 connection as bytes, with deadlines that renew as long as bytes move.
+//! Reads and writes the bytes of a caller's HTTP/1.1 connection, with deadlines that are renewed as long
+//! as bytes move.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,23 +15,22 @@ use crate::local::Local;
 use crate::transport::io::{Io, WRITE_MAX, write_some};
 use crate::transport::timer::{Late, Timer};
 
-/// A deadline is renewed each time this many bytes move: a caller that moves them is slow, not gone.
-/// Fewer bytes renew nothing, so that a connection cannot be held by a byte now and then.
+/// A deadline is renewed each time this many bytes move. Fewer bytes do not renew it, so that a
+/// connection cannot be kept open by an occasional byte.
 pub(super) const PROGRESS: usize = 4 << 10;
 
-/// Under pressure, a caller that reads nothing of a long answer for this long loses it: the memory
-/// is needed for others.
+/// Under memory pressure, a long answer is dropped if its caller reads nothing for this long.
 pub(super) const STALLED: Nanos = Nanos::from_secs(2);
 
-/// Answers up to this size are not worth taking back under pressure.
+/// Shorter answers are not worth dropping under memory pressure.
 pub(super) const LONG_MIN: usize = 64 << 10;
 
-/// How often a writer of a long answer looks for pressure.
-const LOOK: Nanos = Nanos::from_secs(1);
+/// How often the writer of a long answer checks for memory pressure.
+const PRESSURE_CHECK: Nanos = Nanos::from_secs(1);
 
-/// When a long answer whose caller stopped reading at `since` is to be looked at next, and whether it
-/// is over by `now`.
-pub(super) fn patience(
+/// When to check next whether to drop an answer whose caller stopped reading at `since`; `None` if it is
+/// to be dropped now.
+pub(super) fn next_check(
     local: &Local,
     length: usize,
     since: Nanos,
@@ -42,27 +42,27 @@ pub(super) fn patience(
         return (now < until).then_some(until);
     }
     let stalled = local.capacity.is_under_pressure() && now >= since + STALLED;
-    (now < until && !stalled).then(|| until.min(now + LOOK))
+    (now < until && !stalled).then(|| until.min(now + PRESSURE_CHECK))
 }
 
-/// The connection.
+/// A connection.
 pub(super) struct Wire {
     pub(super) local: Rc<Local>,
     pub(super) io: Io,
     pub(super) timer: Timer,
 }
 
-/// What waiting for a request came to.
+/// The result of waiting for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Idle {
-    /// Something may be there to read.
+    /// There may be data to read.
     Readable,
-    /// The time is up, the caller is gone, or idle connections are closed.
+    /// The time is up, the caller has disconnected, or idle connections are being closed.
     Over,
 }
 
 impl Wire {
-    /// Waits without a buffer until there may be something to read.
+    /// Waits, without a buffer, until there may be data to read.
     pub(super) async fn idle(&mut self, until: Nanos, slot: &Slot) -> Idle {
         let until = self.local.instant(until);
         let Wire { io, timer, .. } = self;
@@ -76,7 +76,7 @@ impl Wire {
         timer.limit(until, waiting).await.unwrap_or(Idle::Over)
     }
 
-    /// Waits until there may be something to read, also while idle connections are closed.
+    /// Waits until there may be data to read, even while idle connections are being closed.
     pub(super) async fn first(&mut self, until: Nanos) -> bool {
         let until = self.local.instant(until);
         let Wire { io, timer, .. } = self;
@@ -84,8 +84,8 @@ impl Wire {
         matches!(timer.limit(until, waiting).await, Ok(Ok(())))
     }
 
-    /// Reads what is there, up to `room` bytes, without waiting; false: there is nothing more to come;
-    /// `None`: nothing is there yet. It needs no deadline and so no clock.
+    /// Reads available data, up to `room` bytes, without waiting; false at the end of the stream, `None`
+    /// if no data is available. Needs no deadline and thus no clock.
     pub(super) async fn read_now(&mut self, buffer: &mut Vec<u8>, room: usize) -> Option<bool> {
         let mut into = buffer.limit(room);
         let mut reading = std::pin::pin!(self.io.read_buf(&mut into));
@@ -96,7 +96,7 @@ impl Wire {
         .await
     }
 
-    /// Reads what has come, once, up to `room` bytes; false: there is nothing more to come.
+    /// Reads once, up to `room` bytes; false at the end of the stream.
     pub(super) async fn read(
         &mut self,
         until: Nanos,
@@ -109,8 +109,8 @@ impl Wire {
         Ok(read.is_ok_and(|n| n > 0))
     }
 
-    /// Writes parts one after another, and says in `sent` how much was taken; false: the caller does
-    /// not read them.
+    /// Writes the parts in order; `sent` counts the bytes written. False if the caller does not read them
+    /// or has disconnected.
     pub(super) async fn write(
         &mut self,
         parts: &[&[u8]],
@@ -120,7 +120,7 @@ impl Wire {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let Wire { local, io, timer } = self;
         let mut since = local.recent();
-        let mut until = patience(local, total, since, write_time, since);
+        let mut until = next_check(local, total, since, write_time, since);
         loop {
             let Some(limit) = until else { return false };
             let goal = total.min(*sent + PROGRESS);
@@ -133,7 +133,7 @@ impl Wire {
                     match write_some(Pin::new(&mut *io), context, parts, *sent) {
                         Poll::Ready(Ok(n)) => *sent += n,
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                        // What was taken so far is progress.
+                        // Enough was written to renew the deadline.
                         Poll::Pending if *sent >= goal => return Poll::Ready(Ok(())),
                         Poll::Pending => return Poll::Pending,
                     }
@@ -143,18 +143,18 @@ impl Wire {
             match timer.limit(local.instant(limit), writing).await {
                 Ok(Ok(())) if *sent == total => return true,
                 Ok(Ok(())) => {
-                    // Others have their turn, too.
+                    // Lets other tasks run.
                     tokio::task::yield_now().await;
                     since = local.now();
                 }
                 Ok(Err(_)) => return false,
                 Err(Late) => {}
             }
-            until = patience(local, total, since, write_time, local.now());
+            until = next_check(local, total, since, write_time, local.now());
         }
     }
 
-    /// Says that no more comes.
+    /// Shuts down the sending side.
     pub(super) async fn shutdown(&mut self, until: Nanos) -> bool {
         let until = self.local.instant(until);
         matches!(self.timer.limit(until, self.io.shutdown()).await, Ok(Ok(())))

@@ -1,4 +1,4 @@
-//! Printing a configuration and reading it back gives the same, whatever it holds.
+//! Any configuration parses back from its printed form.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ fn id() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9_.:-]{1,12}"
 }
 
-/// Anything that may stand in a TOML text, `${` and quotes among it.
+/// Strings with characters that need escaping in TOML, including `${` and quotes.
 fn words() -> impl Strategy<Value = String> {
     "[ -~äß\"'$\\{\\}\\\\]{0,20}"
 }
@@ -38,14 +38,14 @@ fn service() -> impl Strategy<Value = Service> {
             chain_id,
             block_time,
             sync_allowance,
-            spread: Spread::WORDS[spread].1,
+            spread: Spread::NAMES[spread].1,
             timeout,
             rest,
         },
     )
 }
 
-/// A text with or without the variable `KEY`, which is secret, and `HOST`, which is not.
+/// A string with or without the variable `KEY`, which is secret, and `HOST`, which is not.
 fn filled() -> impl Strategy<Value = Text> {
     (words(), 0..3).prop_map(|(text, variable)| match variable {
         0 => Text { shown: text.replace("${", "$${"), value: text, unset: None },
@@ -61,7 +61,7 @@ fn shown(before: &str, after: &str) -> String {
 }
 
 fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
-    // Letters that spell no secret: what stands there in full is printed.
+    // Names that do not suggest a secret, so that literal values are printed.
     let headers = proptest::collection::btree_map("x-[b-d]{1,6}", filled(), 0..3);
     let place =
         (prop::sample::select(services), any::<bool>(), "[a-z]{1,8}", 1u16.., any::<bool>());
@@ -71,9 +71,10 @@ fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
             let (service, tls, host, port, secret) = place;
             let scheme = if tls { "https" } else { "http" };
             let base = format!("{scheme}://{host}:{port}/");
-            let (value, shown) = match secret {
-                true => (format!("{base}s3cret"), format!("{base}${{KEY}}")),
-                false => (base.clone(), base),
+            let (value, shown) = if secret {
+                (format!("{base}s3cret"), format!("{base}${{KEY}}"))
+            } else {
+                (base.clone(), base)
             };
             let kind = if any_service { Kind::Path } else { Kind::Evm };
             let address = Address::parse(&value).unwrap();
@@ -161,7 +162,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         )
 }
 
-/// Without flow and scope, which have no text.
+/// Without flow label and scope id, which have no textual form.
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port())
 }

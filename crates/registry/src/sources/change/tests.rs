@@ -1,4 +1,4 @@
-//! What may be changed, against a configuration and a database with everything in it.
+//! Which changes are allowed, given a configuration and a database with all kinds of entries.
 
 use super::*;
 use crate::config::Inputs;
@@ -102,21 +102,21 @@ fn adding() {
         Outcome::Replaced,
     );
     allowed(add(Endpoint, "off", Some("eth"), true), None, Outcome::Unchanged);
-    // Services of the file, built in, and disabled, are all there.
+    // Services of the file, built-in ones and disabled ones may all be referenced.
     for service in ["base", "eth", "kava"] {
         let new = entry(Upstream, "u", Some(service), Some(""));
         allowed(add(Upstream, "u", Some(service), false), Some(Change::Add(new)), Outcome::Changed);
     }
-    let exists = "the endpoint \"e1\" is there already";
+    let exists = "the endpoint \"e1\" already exists";
     refused(add(Endpoint, "e1", Some("mine"), false), exists, "add --replace");
     refused(
         add(Upstream, "in-file", Some("eth"), true),
-        "the upstream \"in-file\" is defined by the configuration",
+        "the upstream \"in-file\" is defined in the configuration",
         "choose another id",
     );
     refused(
         add(Upstream, "path-1", None, false),
-        "the upstream \"path-1\" is defined by the configuration",
+        "the upstream \"path-1\" is defined in the configuration",
         "",
     );
     refused(add(Endpoint, "n", Some("bobo"), false), "unknown service \"bobo\"", "\"boba\"?");
@@ -135,7 +135,7 @@ fn disabling_and_enabling() {
     allowed(enable(Endpoint, "off"), set(Endpoint, "off", false), Outcome::Changed);
     allowed(disable(Endpoint, "off"), None, Outcome::Unchanged);
     allowed(enable(Endpoint, "e1"), None, Outcome::Unchanged);
-    // What is built in has no entry: a mark disables it.
+    // A built-in service has no entry: a mark disables it.
     let mark = Change::Add(entry(Service, "eth", None, None));
     allowed(disable(Service, "eth"), Some(mark), Outcome::Changed);
     allowed(enable(Service, "eth"), None, Outcome::Unchanged);
@@ -144,7 +144,7 @@ fn disabling_and_enabling() {
     allowed(enable(Service, "kava"), Some(unmark), Outcome::Changed);
     refused(disable(Endpoint, "e11"), "there is no endpoint \"e11\"", "did you mean \"e1\"?");
     refused(enable(Upstream, "zzz"), "there is no upstream \"zzz\"", "upstream list");
-    let message = "the endpoint \"in-file\" is defined by the configuration";
+    let message = "the endpoint \"in-file\" is defined in the configuration";
     refused(disable(Endpoint, "in-file"), message, "change it there");
 }
 
@@ -156,7 +156,7 @@ fn removing() {
     allowed(remove(Endpoint, "e1"), gone(Endpoint, "e1"), Outcome::Changed);
     allowed(remove(Upstream, "node-a"), gone(Upstream, "node-a"), Outcome::Changed);
     allowed(remove(Service, "free"), gone(Service, "free"), Outcome::Changed);
-    // The one that is built in takes its place.
+    // The built-in service takes its place.
     allowed(remove(Service, "boba"), gone(Service, "boba"), Outcome::Changed);
     refused(
         remove(Service, "mine"),
@@ -166,13 +166,13 @@ fn removing() {
     refused(remove(Service, "eth"), "the service \"eth\" is built in", "service disable eth");
     refused(remove(Service, "kava"), "the service \"kava\" is built in", "service disable kava");
     refused(remove(Endpoint, "nope"), "there is no endpoint \"nope\"", "endpoint list");
-    let message = "the service \"base\" is defined by the configuration";
+    let message = "the service \"base\" is defined in the configuration";
     refused(remove(Service, "base"), message, "");
 }
 
-/// What came into the file after it came into the database.
+/// The file later defined entries that the database has too.
 #[test]
-fn ways_out_of_a_clash() {
+fn clashes_can_be_resolved() {
     use EntryKind::{Endpoint, Service};
     let mut entries = database();
     entries.push(entry(Endpoint, "in-file", Some("eth"), Some("")));

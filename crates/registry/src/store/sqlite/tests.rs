@@ -1,4 +1,4 @@
-//! SQLite by the suite that all dialects pass, and what only a file can suffer.
+//! SQLite: the suite for all dialects, and failures specific to files.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection};
 use crate::store::conformance::{add, conforms, endpoint};
 use crate::store::{Presence, Store, StoreError, StoreErrorKind};
 
-/// A folder of a test's own, removed when the test is done.
+/// A temporary folder, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -50,7 +50,7 @@ async fn sqlite_conforms() {
 }
 
 #[test]
-fn several_may_make_the_same_file() {
+fn processes_may_create_the_same_file_concurrently() {
     let folder = Folder::new();
     let start = Arc::new(std::sync::Barrier::new(6));
     let opener = |_| {
@@ -68,7 +68,7 @@ fn several_may_make_the_same_file() {
     assert!(openers.into_iter().all(|opener| opener.join().unwrap() == 0));
 }
 
-/// What is wrong with a file that is there.
+/// Expects this error for a file with this content.
 async fn refused(content: &[u8], words: &str) {
     let folder = Folder::new();
     std::fs::write(folder.path(), content).unwrap();
@@ -78,14 +78,14 @@ async fn refused(content: &[u8], words: &str) {
     };
     assert!(error.to_string().contains(words), "{error}");
     assert!(!error.hint().is_empty(), "{error}");
-    assert_eq!(std::fs::read(folder.path()).unwrap(), content, "left as it is");
+    assert_eq!(std::fs::read(folder.path()).unwrap(), content, "left unchanged");
 }
 
 #[tokio::test]
-async fn files_that_are_no_database() {
+async fn files_that_are_not_databases_are_rejected() {
     refused(b"listen = [\"127.0.0.1:3069\"]\n", "file is not a database").await;
     refused(&[0x53; 10_000], "file is not a database").await;
-    // Damaged where the table is.
+    // Damaged pages of the table.
     let folder = Folder::new();
     let store = open(&folder.url()).await.unwrap();
     for number in 0..100 {
@@ -98,7 +98,7 @@ async fn files_that_are_no_database() {
 }
 
 #[tokio::test]
-async fn databases_of_others() {
+async fn foreign_and_newer_databases_are_rejected() {
     let folder = Folder::new();
     let options = SqliteConnectOptions::new().filename(folder.path()).create_if_missing(true);
     let mut other = options.connect().await.unwrap();
@@ -113,15 +113,18 @@ async fn databases_of_others() {
     let mut newer = options.connect().await.unwrap();
     sqlx::query("PRAGMA user_version = 2").execute(&mut newer).await.unwrap();
     let error = open(&folder.url()).await.unwrap_err();
-    assert!(error.to_string().ends_with("it has schema 2; this program knows schema 1"), "{error}");
+    assert!(
+        error.to_string().ends_with("its schema version is 2; this program supports version 1"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
-async fn places_where_no_database_can_be() {
+async fn unusable_paths_are_rejected() {
     let folder = Folder::new();
     let below = format!("sqlite:{}/no/such/x.db", folder.0.display());
     let error = open(&below).await.unwrap_err();
-    assert!(error.to_string().contains("there is no folder"), "{error}");
+    assert!(error.to_string().contains("does not exist"), "{error}");
     let error = open(&format!("sqlite:{}", folder.0.display())).await.unwrap_err();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
     let error = open("mysql://user:secret@host/").await.unwrap_err();
@@ -129,7 +132,7 @@ async fn places_where_no_database_can_be() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_replaced_or_gone_is_noticed() {
+async fn replaced_and_removed_files_are_detected() {
     let (folder, other) = (Folder::new(), Folder::new());
     let store = open(&folder.url()).await.unwrap();
     open(&other.url()).await.unwrap().close().await;
@@ -142,7 +145,7 @@ async fn a_file_that_is_replaced_or_gone_is_noticed() {
 
 const CHILD: &str = "PLIMSOLL_TEST_STORE";
 
-/// The child of the test below: adds one after the other and says each when it is acknowledged.
+/// The child process of the test below: adds entries, and prints each once it is acknowledged.
 #[tokio::test]
 async fn writes_until_it_is_killed() {
     let Ok(url) = std::env::var(CHILD) else { return };
@@ -155,7 +158,7 @@ async fn writes_until_it_is_killed() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_kill_9() {
+async fn acknowledged_changes_survive_kill_9() {
     let folder = Folder::new();
     for round in 1..=5usize {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -166,7 +169,7 @@ async fn what_was_acknowledged_survives_kill_9() {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let number = |line: &str| line.strip_prefix("acknowledged ")?.parse::<usize>().ok();
-        // Killed wherever it happens to be after this many.
+        // Killed at an arbitrary point after this many.
         let mut seen = 0;
         let mut last = 0;
         while seen < round * 3 {
@@ -181,7 +184,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         let store = open(&folder.url()).await.unwrap();
         let entries = store.load().await.unwrap();
         assert!(entries.entries.len() > last, "{} of {last}", entries.entries.len());
-        assert_eq!(entries.sequence, entries.entries.len() as u64, "no half of a change");
+        assert_eq!(entries.sequence, entries.entries.len() as u64, "no partial change");
         for (number, entry) in entries.entries.iter().enumerate() {
             assert_eq!(*entry, endpoint(&format!("e{number:06}")));
         }

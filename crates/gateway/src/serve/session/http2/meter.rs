@@ -1,10 +1,10 @@
-//! Counts the frames of a connection as their bytes pass, and what they may cost.
+//! Protects a connection against floods of HTTP/2 frames.
 //!
-//! Frames without a request in them (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty
-//! DATA, unknown types) take from a budget that requests, bytes written and time refill; resets take
-//! from another, which answers refill. When one is used up, nothing more is read and the connection
-//! ends with ENHANCE_YOUR_CALM. Budgets follow the limits that nginx and Envoy settled on after
-//! CVE-2019-9512 and its kin, and CVE-2023-44487.
+//! Frames that carry no request (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty DATA,
+//! unknown types) consume a budget that is refilled by requests, bytes written and time; resets consume
+//! another budget, which is refilled by answers. When a budget is exhausted, reading stops and the
+//! connection is closed with ENHANCE_YOUR_CALM. The budgets follow the limits that nginx and Envoy chose
+//! after CVE-2019-9512, related CVEs, and CVE-2023-44487.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -19,19 +19,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::local::Local;
 use crate::transport::io::Io;
 
-/// Frames without a request that may come at once.
+/// The maximum budget: frames without a request that may come in a burst.
 const FRAMES_MAX: u64 = 1_000;
 
-/// Frames that a request brings with it: window updates for its answer, a ping.
+/// Refill per request: window updates for its answer, a ping.
 const FRAMES_PER_REQUEST: u64 = 8;
 
-/// Each time this many bytes are written, one more frame is allowed: callers answer DATA with window updates.
+/// One frame is refilled per this many bytes written: callers answer DATA with window updates.
 const BYTES_PER_FRAME: u64 = 256;
 
-/// Frames for each second.
+/// Refill per second.
 const FRAMES_PER_SECOND: u64 = 100;
 
-/// Streams that may be reset beyond those that were answered.
+/// Streams that may be reset in excess of those that were answered.
 const RESETS_MAX: u64 = 200;
 
 /// The length of HTTP/2's preface, which is not a frame.
@@ -76,12 +76,12 @@ impl Meter {
         }
     }
 
-    /// Since when a head is being received.
+    /// When the head being received started.
     pub(super) fn head_since(&self) -> Option<Nanos> {
         self.head_since.get()
     }
 
-    /// Since when the caller's socket has taken nothing, while there was something to write.
+    /// Since when the caller's socket has accepted nothing although there was data to write.
     pub(super) fn blocked_since(&self) -> Option<Nanos> {
         self.blocked_since.get()
     }
@@ -90,7 +90,7 @@ impl Meter {
         self.is_flooded.get()
     }
 
-    /// Waits until a budget is used up.
+    /// Waits until a budget is exhausted.
     pub(super) async fn flooded(&self) {
         poll_fn(|context| {
             if self.is_flooded() {
@@ -102,12 +102,12 @@ impl Meter {
         .await;
     }
 
-    /// A stream was answered.
+    /// Records that a stream was answered.
     pub(super) fn answered(&self) {
         self.resets.set((self.resets.get() + 1).min(RESETS_MAX));
     }
 
-    /// Takes note of a frame.
+    /// Records a frame.
     fn frame(&self, kind: u8, flags: u8, length: u32) {
         match kind {
             HEADERS => {
@@ -128,7 +128,7 @@ impl Meter {
         }
     }
 
-    /// A frame of this kind has come to its end.
+    /// Records the end of a frame.
     fn frame_ended(&self, kind: u8, flags: u8) {
         if matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS != 0 {
             self.head_since.set(None);
@@ -163,13 +163,13 @@ impl Meter {
     }
 }
 
-/// Finds the frames in a stream of bytes, in whatever fragments they come.
+/// Finds the frames in a stream of bytes, however it is fragmented.
 #[derive(Debug)]
 struct Frames {
-    /// Bytes of the frame at hand, or of the preface, that are still to come.
+    /// Missing bytes of the current frame, or of the preface.
     due: u32,
     head: [u8; 9],
-    /// Bytes of the next frame's head that have come.
+    /// Bytes received of the next frame's head.
     have: usize,
     current: Option<(u8, u8)>,
 }
@@ -208,7 +208,7 @@ impl Frames {
     }
 }
 
-/// A connection whose frames are counted, and of which some bytes were read before.
+/// A connection whose frames are counted; its first bytes may have been read before.
 pub(super) struct Metered {
     io: Io,
     read: Vec<u8>,

@@ -1,4 +1,4 @@
-//! One stream: a request in, an answer out.
+//! One HTTP/2 stream: reads a request and writes its answer.
 
 use std::rc::Rc;
 
@@ -21,15 +21,15 @@ use crate::local::BUFFER_SIZE;
 use crate::offload;
 use crate::payload::{Held, Payload};
 use crate::permit::{Purpose, Share};
-use crate::serve::session::wire::{PROGRESS, patience};
+use crate::serve::session::wire::{PROGRESS, next_check};
 use crate::serve::{compress, face};
 use crate::transport::timer::{Late, Timer};
 
-/// What a stream takes: h2's state, its task, its fields, and text of its answer.
+/// Memory of a stream: h2's state, its task, its headers, and text of its answer.
 const STREAM_BYTES: u64 = 16 << 10;
 
-/// An answer is handed to h2 in pieces of up to this size.
-const PIECE_MAX: usize = 64 << 10;
+/// Maximum size of the parts in which an answer is passed to h2.
+const PART_MAX: usize = 64 << 10;
 
 /// A stream.
 pub(super) struct Stream {
@@ -75,7 +75,7 @@ impl Stream {
         let answer = tokio::select! {
             biased;
             answer = &mut answering => answer,
-            // Whether it was reset or the whole connection ended.
+            // The stream was reset, or the connection closed.
             _ = left => {
                 let ended = tokio::time::timeout(CANCEL_GRACE.into(), answering).await;
                 return ended.into_iter().for_each(|answer| answer.settlement.cancel());
@@ -111,7 +111,7 @@ impl Stream {
     }
 }
 
-/// Reads a body as a whole.
+/// Reads a whole body.
 async fn read(
     worker: &Worker,
     mut stream: RecvStream,
@@ -130,13 +130,13 @@ async fn read(
         let data = match timer.limit(local.instant(since + limits.body_time), stream.data()).await {
             Ok(Some(Ok(data))) => data,
             Ok(Some(Err(error))) => {
-                let message = format!("the body broke off: {error}");
+                let message = format!("the body ended early: {error}");
                 return Err(Error::new(ErrorKind::MalformedHttp, message));
             }
             Ok(None) => break,
             Err(Late) => {
                 let message =
-                    format!("less than 4 KiB of the body came within {}", limits.body_time);
+                    format!("less than 4 KiB of the body arrived within {}", limits.body_time);
                 return Err(Error::new(ErrorKind::TooSlow, message));
             }
         };
@@ -158,7 +158,7 @@ async fn read(
                 rest = behind;
             }
         }
-        // An error means that the stream has ended, which the next read finds.
+        // An error means that the stream has ended, which the next read reports.
         let _ = stream.flow_control().release_capacity(data.len());
         if length >= goal {
             goal = length + PROGRESS;
@@ -196,7 +196,7 @@ async fn answer<'a>(
         fields: &fields,
         all: AllFields::Map(&head.headers),
         body: match &body {
-            // Short ones are read where they are.
+            // Short bodies are processed on this thread.
             Body::Long(bytes) if bytes.len() <= offload::INLINE_MAX => Body::Short(bytes),
             body => body.clone(),
         },
@@ -249,21 +249,21 @@ fn response(worker: &Worker, view: &View, answer: &Answer<'_>, is_head: bool) ->
 struct Writer<'a> {
     worker: &'a Worker,
     stream: SendStream<Bytes>,
-    /// Made when it is first waited for.
+    /// Created on first use.
     timer: Option<Timer>,
     write_time: Nanos,
-    /// Of the whole body.
+    /// The length of the whole body.
     length: usize,
     sent: u64,
-    /// When the caller last took what counts as progress, and what counts next.
+    /// When the deadline was last renewed, and the value of `sent` that renews it next.
     since: Nanos,
     goal: u64,
     settlement: Option<Settlement<'a>>,
 }
 
 impl Writer<'_> {
-    /// The whole answer is about to be handed to h2, or never will be. Counted before its last part
-    /// is, so that a caller who has read the answer finds it counted.
+    /// Records the outcome. Called before the last part is passed to h2, so that the metrics include
+    /// every answer that a caller has read.
     fn settle(&mut self, is_complete: bool) {
         if let Some(mut settlement) = self.settlement.take() {
             settlement.settle(self.sent, is_complete);
@@ -278,7 +278,7 @@ impl Writer<'_> {
         self.stream.send_data(data, is_last).is_ok()
     }
 
-    /// False: the caller does not read it, or has left.
+    /// Writes a body; false if the caller does not read it or has disconnected.
     async fn body(&mut self, body: Payload<'_>) -> bool {
         match body {
             Payload::Whole(buffer) => {
@@ -314,7 +314,7 @@ impl Writer<'_> {
             return !is_last || self.send(part, true);
         }
         while !part.is_empty() {
-            self.stream.reserve_capacity(part.len().min(PIECE_MAX));
+            self.stream.reserve_capacity(part.len().min(PART_MAX));
             if self.stream.capacity() == 0 && !self.wait().await {
                 return false;
             }
@@ -326,14 +326,14 @@ impl Writer<'_> {
         true
     }
 
-    /// Waits until the caller takes more.
+    /// Waits until the caller accepts more.
     async fn wait(&mut self) -> bool {
         let local = &self.worker.local;
         let mut now = local.now();
         if self.sent >= self.goal {
             (self.since, self.goal) = (now, self.sent + PROGRESS as u64);
         }
-        while let Some(until) = patience(local, self.length, self.since, self.write_time, now) {
+        while let Some(until) = next_check(local, self.length, self.since, self.write_time, now) {
             let until = local.instant(until);
             let timer = self.timer.get_or_insert_with(|| Timer::new(until));
             let stream = &mut self.stream;
