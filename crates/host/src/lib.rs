@@ -1,13 +1,27 @@
-//! Limits and resource usage of this process. The only crate that reads `/proc`.
+//! This host and this process: facts, usage, limits. The only crate that reads `/proc` and `/sys`.
 //!
 //! # Layout
+//! - [`Source`]: where files are read from; [`Facts`]: what they say; [`Cgroup`]: limits of the group
+//! - [`doctor`]: facts against a demand; [`observe()`]: a moment of timing and CPU
 //! - [`usage`], [`process`]: resource usage
 //! - [`raise_descriptor_limit`]: the limit of open file descriptors
 //! - [`is_ignored`]: ignored signals
 
+mod cgroup;
+pub mod doctor;
+mod facts;
+#[cfg(test)]
+mod fixture;
+mod observe;
+mod source;
+
+pub use cgroup::{Cgroup, Throttled};
+pub use facts::{CpuTimes, Descriptors, Facts, Ports, Sockets, TwReuse, WakeUp};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
+pub use observe::observe;
 use plimsoll_measure::{HostSample, Nanos};
+pub use source::Source;
 
 /// CPU time and peak resident memory since the process started. Zero if unavailable.
 ///
