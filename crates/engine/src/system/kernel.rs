@@ -5,6 +5,7 @@ use super::timer::{Timer, minimize_slack};
 use super::{Message, READY_MAX, Readiness, Route, Socket, System, Wait};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, TimestampingFlag, recvmsg, setsockopt, sockopt,
@@ -113,7 +114,9 @@ impl System for Kernel {
         }
         match socket.connect(&SockAddr::from(route.to)) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            // After a signal, the kernel continues to connect too.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR)) => {
+            }
             Err(error) => return Err(error),
         }
         let mut stream = TcpStream::from_std(socket.into());
@@ -167,6 +170,17 @@ impl System for Kernel {
     }
 }
 
+/// Repeats a call that a signal interrupted.
+#[inline]
+fn repeated<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// A TCP socket. Dropping it closes the socket and removes it from the poll.
 pub(crate) struct KernelSocket {
     stream: TcpStream,
@@ -176,14 +190,14 @@ pub(crate) struct KernelSocket {
 impl Read for KernelSocket {
     #[inline]
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer)
+        repeated(|| self.stream.read(buffer))
     }
 }
 
 impl Write for KernelSocket {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write(bytes)
+        repeated(|| self.stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -209,12 +223,13 @@ impl Socket for KernelSocket {
     fn read_stamped(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<Nanos>)> {
         let mut control = [0u8; CONTROL];
         let mut parts = [IoSliceMut::new(buffer)];
-        let received = recvmsg::<()>(
-            self.stream.as_raw_fd(),
-            &mut parts,
-            Some(&mut control),
-            MsgFlags::empty(),
-        )?;
+        let fd = self.stream.as_raw_fd();
+        let received = loop {
+            match recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                received => break received?,
+            }
+        };
         let stamp = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::ScmTimestampsns(stamps) => Some(stamps.system),
             _ => None,

@@ -163,3 +163,26 @@ fn the_second_interrupt_ends_a_run_whose_host_name_is_being_resolved() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!out.exists(), "a run that never started leaves nothing behind");
 }
+
+#[test]
+fn signals_that_interrupt_system_calls_do_not_disturb_a_run() {
+    let server = Server::start(|_, _| Reply::ok("fine"));
+    let folder = Folder::new();
+    let plan = folder.file(
+        "plan.toml",
+        format!(
+            "rate = \"200/s\"\nduration = \"500ms\"\n[[target]]\nrequest = \"GET {}/\"\n",
+            server.url()
+        ),
+    );
+    let mut child = start(&["run", &plan, "--no-out", "--format", "json"]);
+    // From the first instruction on: a stop and a continuation interrupt a poll even without a handler.
+    while child.try_wait().unwrap().is_none() {
+        for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
+            let _ = kill(Pid::from_raw(child.id() as i32), signal);
+        }
+        std::thread::yield_now();
+    }
+    let ran = finish(child);
+    assert_eq!(ran.count("/requests/scheduled"), 100, "{}", ran.summary["errors"]);
+}
