@@ -1,5 +1,6 @@
 //! Maps OS errors to error classes.
 
+use crate::tls::NotTls;
 use nix::libc;
 use plimsoll_measure::ErrorClass;
 use std::io;
@@ -30,5 +31,5 @@ pub(crate) fn class_of_io(error: &io::Error) -> ErrorClass {
 }
 
 fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>() || inner.is::<NotTls>())
 }

@@ -311,9 +311,7 @@ fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartEr
         Ok(config) => Ok(Some(config)),
         // Without https targets, TLS is needed only if a redirect leads to https.
         Err(_) if !secure => Ok(None),
-        Err(message) => {
-            Err(start_error(message, "check ca, cert, key and insecure under [tls] in the plan"))
-        }
+        Err(error) => Err(error),
     }
 }
 

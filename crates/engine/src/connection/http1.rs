@@ -20,6 +20,8 @@ struct Current {
     keep_body: bool,
     /// Whether the connection closes after it.
     last: bool,
+    /// Whether the transport took a byte of its request.
+    taken: bool,
     /// Whether the kernel has accepted a byte.
     sent: bool,
     /// Whether the connection had carried an exchange before.
@@ -37,13 +39,42 @@ pub(super) struct Http1 {
     current: Option<Current>,
     /// Whether the connection has carried an exchange.
     used: bool,
-    /// Request bytes that the kernel has not accepted yet.
-    unwritten: Vec<u8>,
+    /// Request bytes that the transport has not taken yet.
+    unwritten: Unwritten,
+    /// Why writing failed. What the peer sent before is read first: it may have answered a request
+    /// that it did not read to the end.
+    broken: Option<io::Error>,
     /// The body so far, if it took several reads.
     body: Vec<u8>,
     /// The trace of the current or previous exchange, if requested.
     trace: Option<(Id, Trace)>,
     closing: Option<Closing>,
+}
+
+/// Capacity that is kept for the rest of a request; a larger buffer is freed after use.
+const UNWRITTEN_KEPT: usize = 64 << 10;
+
+/// The rest of a request.
+#[derive(Default)]
+struct Unwritten {
+    bytes: Vec<u8>,
+    /// How many of them were taken since.
+    taken: usize,
+}
+
+impl Unwritten {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    fn take(&mut self, n: usize) {
+        self.taken += n;
+        if self.taken == self.bytes.len() {
+            self.taken = 0;
+            self.bytes.clear();
+            self.bytes.shrink_to(UNWRITTEN_KEPT);
+        }
+    }
 }
 
 /// The connection takes no more exchanges; its close is reported next.
@@ -82,7 +113,8 @@ impl Http1 {
             parser: Parser::new(),
             current: None,
             used: false,
-            unwritten: Vec::new(),
+            unwritten: Unwritten::default(),
+            broken: None,
             body: Vec::new(),
             trace: None,
             closing: None,
@@ -118,9 +150,8 @@ impl Http1 {
                 return Started::Refused;
             }
         };
-        if written < request.len() {
-            self.unwritten.extend_from_slice(&request[written..]);
-        }
+        self.unwritten.bytes.extend_from_slice(&request[written..]);
+        let sent = written > 0 && !transport.is_held();
         self.trace = outgoing
             .trace
             .then(|| (outgoing.arrival, Trace { request: request.to_vec(), response: vec![] }));
@@ -129,7 +160,8 @@ impl Http1 {
             arrival: outgoing.arrival,
             keep_body: outgoing.keep_body,
             last: outgoing.last,
-            sent: written > 0,
+            taken: written > 0,
+            sent,
             reused: std::mem::replace(&mut self.used, true),
             began: false,
             bytes_in: 0,
@@ -137,7 +169,7 @@ impl Http1 {
             body_max: outgoing.body_max,
         });
         let bytes = request.len() as u64;
-        if written > 0 { Started::Sent { bytes } } else { Started::Queued { bytes } }
+        if sent { Started::Sent { bytes } } else { Started::Queued { bytes } }
     }
 
     /// Closes the connection, because a late answer could not be distinguished from the next one.
@@ -170,11 +202,18 @@ impl Http1 {
         }
         if ready.writable {
             ready.writable = false;
-            match self.write_more(transport) {
-                Ok(None) => {}
-                Ok(Some(event)) => return Some(event),
-                Err(error) => return Some(self.fail(Failure::of_io(error), &mut resources.budget)),
+            if let Err(error) = self.write_more(transport) {
+                self.broken = Some(error);
+                ready.readable = true;
             }
+        }
+        if let Some(current) = &mut self.current
+            && !current.sent
+            && current.taken
+            && !transport.is_held()
+        {
+            current.sent = true;
+            return Some(Event::Sent { arrival: current.arrival });
         }
         while ready.readable || ready.read_closed {
             if *share == 0 {
@@ -182,20 +221,10 @@ impl Http1 {
             }
             *share -= 1;
             let n = match transport.read(&mut resources.scratch) {
-                Ok(n) => n,
+                Ok(n @ 1..) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    (ready.readable, ready.read_closed) = (false, false);
-                    return None;
-                }
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Some(self.end_of_stream(End::Truncated, transport, resources));
-                }
-                Err(error) => return Some(self.fail(Failure::of_io(error), &mut resources.budget)),
+                read => return self.nothing_read(read, transport, ready, resources),
             };
-            if n == 0 {
-                return Some(self.end_of_stream(End::Clean, transport, resources));
-            }
             if transport.is_drained_by(n, resources.scratch.len()) {
                 ready.readable = false;
             }
@@ -222,29 +251,46 @@ impl Http1 {
         None
     }
 
-    /// Writes remaining request bytes; reports if the kernel accepted the first byte of the
-    /// request.
-    fn write_more<K: Socket>(
-        &mut self,
-        transport: &mut Transport<K>,
-    ) -> io::Result<Option<Event<'static>>> {
+    /// Handles a read that returned no bytes.
+    fn nothing_read<'a, K: Socket>(
+        &'a mut self,
+        read: io::Result<usize>,
+        transport: &Transport<K>,
+        ready: &mut Readiness,
+        resources: &'a mut ReadResources,
+    ) -> Option<Event<'a>> {
+        let end = match read {
+            Ok(_) => Some(End::Clean),
+            Err(error) => match error.kind() {
+                io::ErrorKind::UnexpectedEof => Some(End::Truncated),
+                io::ErrorKind::WouldBlock => None,
+                _ => return Some(self.fail(Failure::of_io(error), &mut resources.budget)),
+            },
+        };
+        match (self.broken.take(), end) {
+            (Some(broken), _) => Some(self.fail(Failure::of_io(broken), &mut resources.budget)),
+            (None, Some(end)) => Some(self.end_of_stream(end, transport, resources)),
+            (None, None) => {
+                (ready.readable, ready.read_closed) = (false, false);
+                None
+            }
+        }
+    }
+
+    /// Writes remaining request bytes.
+    fn write_more<K: Socket>(&mut self, transport: &mut Transport<K>) -> io::Result<()> {
         transport.flush()?;
-        let mut written = 0;
-        while written < self.unwritten.len() {
-            match transport.write(&self.unwritten[written..]) {
-                Ok(n) => written += n,
+        while !self.unwritten.rest().is_empty() {
+            match transport.write(self.unwritten.rest()) {
+                Ok(n) => self.unwritten.take(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-        }
-        self.unwritten.drain(..written);
-        match &mut self.current {
-            Some(current) if written > 0 && !current.sent => {
-                current.sent = true;
-                Ok(Some(Event::Sent { arrival: current.arrival }))
+            if let Some(current) = &mut self.current {
+                current.taken = true;
             }
-            _ => Ok(None),
         }
+        Ok(())
     }
 
     /// Feeds bytes to the parser; returns where the body is if the response is complete.
@@ -316,7 +362,8 @@ impl Http1 {
     ) -> Event<'a> {
         let current = self.current.take().expect("an answer belongs to an exchange");
         let head = self.parser.head();
-        if !head.keep_alive || current.last || !self.unwritten.is_empty() {
+        let incomplete = !self.unwritten.rest().is_empty() || transport.is_unflushed();
+        if !head.keep_alive || current.last || incomplete || self.broken.is_some() {
             self.closing = self.closing.or(Closing::of(OpenReason::TargetClosed));
         }
         let body: &[u8] = match location {

@@ -14,6 +14,8 @@
 mod http1;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_wire;
 mod transport;
 
 use crate::arrival::Id;

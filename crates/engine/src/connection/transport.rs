@@ -1,10 +1,12 @@
 //! A non-blocking byte stream over a socket, plain or TLS.
 
+mod session;
+
 use crate::system::Socket;
 use plimsoll_measure::Nanos;
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
-use std::io::{self, Read, Write};
+use session::Session;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 /// What a TLS session needs: configuration and server name.
@@ -13,7 +15,7 @@ pub(crate) type TlsStart = (Arc<rustls::ClientConfig>, ServerName<'static>);
 /// A socket, optionally with TLS.
 pub(crate) struct Transport<K> {
     socket: Stamped<K>,
-    tls: Option<Box<ClientConnection>>,
+    tls: Option<Box<Session>>,
 }
 
 /// A socket that records when the kernel received the bytes read last.
@@ -43,10 +45,7 @@ impl<K: Socket> Transport<K> {
     /// If the TLS session cannot be created.
     pub(crate) fn new(socket: K, tls: Option<&TlsStart>) -> io::Result<Transport<K>> {
         let tls = match tls {
-            Some((config, name)) => {
-                let connection = ClientConnection::new(config.clone(), name.clone());
-                Some(Box::new(connection.map_err(io::Error::other)?))
-            }
+            Some((config, name)) => Some(Box::new(Session::new(config, name)?)),
             None => None,
         };
         Ok(Transport { socket: Stamped { socket, wanted: false, received_at: None }, tls })
@@ -81,33 +80,24 @@ impl<K: Socket> Transport<K> {
     /// Whether the transport is ready for data; continues the TLS handshake as far as possible.
     ///
     /// # Errors
-    /// If the handshake failed.
+    /// If the handshake failed; `UnexpectedEof` if the peer closed the connection.
     pub(crate) fn is_ready(&mut self) -> io::Result<bool> {
-        let Some(tls) = &mut self.tls else { return Ok(true) };
-        while tls.is_handshaking() {
-            let written = write_records(tls, &mut self.socket.socket)?;
-            if tls.is_handshaking() && tls.wants_read() {
-                if !read_records(tls, &mut self.socket)? {
-                    return Ok(false);
-                }
-            } else if !written {
-                return Ok(false);
-            }
+        match &mut self.tls {
+            None => Ok(true),
+            Some(tls) => tls.shake_hands(&mut self.socket),
         }
-        write_records(tls, &mut self.socket.socket)?;
-        Ok(true)
     }
 
     /// Reads available bytes; 0 means end of stream.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is available; `UnexpectedEof` if TCP was closed without a TLS
-    /// close_notify.
+    /// `WouldBlock` if nothing is available; `Interrupted` if the read should be repeated;
+    /// `UnexpectedEof` if TCP was closed without a TLS close_notify.
     #[inline]
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.tls {
             None => self.socket.read(buffer),
-            Some(tls) => read_plaintext(tls, &mut self.socket, buffer),
+            Some(tls) => tls.read(&mut self.socket, buffer),
         }
     }
 
@@ -118,110 +108,50 @@ impl<K: Socket> Transport<K> {
         self.tls.is_none() && n < len
     }
 
-    /// Writes as much as the kernel accepts. After a partial write, the poll reports when there is
-    /// room again.
+    /// Writes as much as the kernel accepts; returns the number of bytes taken, which TLS may have
+    /// encrypted without the kernel accepting them yet (see [`Transport::is_held`]). If fewer than
+    /// all bytes were taken, or [`Transport::is_unflushed`], the poll reports when there is room
+    /// again.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing was accepted; otherwise the connection failed.
+    /// `WouldBlock` if nothing was taken; otherwise the connection failed, and the kernel accepted
+    /// none of `bytes`.
     #[inline]
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
             None => self.socket.socket.write(bytes),
-            Some(tls) => write_plaintext(tls, &mut self.socket.socket, bytes),
+            Some(tls) => tls.write(&mut self.socket, bytes),
         }
     }
 
     /// Writes TLS records that are pending.
+    ///
+    /// # Errors
+    /// If the connection failed.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        if let Some(tls) = &mut self.tls {
-            write_records(tls, &mut self.socket.socket)?;
+        match &mut self.tls {
+            None => Ok(()),
+            Some(tls) => tls.flush(&mut self.socket),
         }
-        Ok(())
+    }
+
+    /// Whether the kernel has accepted none of the bytes of the last [`Transport::write`] that took
+    /// any.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_held())
+    }
+
+    /// Whether TLS records are pending.
+    #[inline]
+    pub(crate) fn is_unflushed(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_unflushed())
     }
 
     /// Closes the connection, after a close_notify if it uses TLS.
     pub(crate) fn close(mut self) {
         if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
-            // Best effort: the peer may already be gone.
-            let _ = write_records(tls, &mut self.socket.socket);
-        }
-    }
-}
-
-/// Encrypts and writes until the kernel accepts no more. Encrypted bytes count as written, because
-/// they cannot be taken back.
-fn write_plaintext<K: Socket>(
-    tls: &mut ClientConnection,
-    socket: &mut K,
-    bytes: &[u8],
-) -> io::Result<usize> {
-    let mut written = 0;
-    loop {
-        let n = tls.writer().write(&bytes[written..])?;
-        written += n;
-        write_records(tls, socket)?;
-        // Remaining records mean that the socket buffer is full; the poll will report when it is
-        // not.
-        if written == bytes.len() || tls.wants_write() {
-            break;
-        }
-    }
-    if written == 0 && !bytes.is_empty() {
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
-    Ok(written)
-}
-
-/// Writes records until none is left or the kernel accepts no more; returns whether any byte was
-/// written.
-fn write_records<K: Socket>(tls: &mut ClientConnection, socket: &mut K) -> io::Result<bool> {
-    let mut any = false;
-    while tls.wants_write() {
-        match tls.write_tls(socket) {
-            Ok(_) => any = true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(any)
-}
-
-/// Reads available records; returns whether there were any.
-fn read_records<K: Socket>(
-    tls: &mut ClientConnection,
-    socket: &mut Stamped<K>,
-) -> io::Result<bool> {
-    match tls.read_tls(socket) {
-        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-        Err(error) => return Err(error),
-    }
-    if let Err(error) = tls.process_new_packets() {
-        // Best effort: an alert with the reason for the peer.
-        let _ = write_records(tls, &mut socket.socket);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-    }
-    Ok(true)
-}
-
-fn read_plaintext<K: Socket>(
-    tls: &mut ClientConnection,
-    socket: &mut Stamped<K>,
-    buffer: &mut [u8],
-) -> io::Result<usize> {
-    loop {
-        match tls.reader().read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read,
-        }
-        match read_records(tls, socket) {
-            Ok(true) => {
-                write_records(tls, &mut socket.socket)?;
-            }
-            Ok(false) => return Err(io::ErrorKind::WouldBlock.into()),
-            Err(error) => return Err(error),
+            tls.close(&mut self.socket);
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::connection::Failure;
 use crate::prepare::Shared;
 use crate::running::TraceRecord;
 use crate::system::System;
-use plimsoll_measure::{ErrorClass, Listed, Note};
+use crate::tls::explain;
+use plimsoll_measure::{ErrorClass, Fault, Listed, Note};
 
 /// Error notes and traces collected since the last report.
 #[derive(Default)]
@@ -55,7 +56,11 @@ impl<S: System> Dispatcher<S> {
             return;
         }
         let text = match (&failure.error, failure.fault) {
+            (Some(error), _) if failure.class == ErrorClass::Tls => explain(error),
             (Some(error), _) => error.to_string(),
+            (None, Some(fault @ Fault::HandshakeTimeout)) => {
+                format!("{fault}; if the server does not use TLS, use http://")
+            }
             (None, Some(fault)) => fault.to_string(),
             (None, None) => failure.class.to_string(),
         };

@@ -201,7 +201,7 @@ const ROWS: [Row; 11] = {
             of: Counted::Classes(&[Tls], &[Fault::HandshakeTimeout]),
             side: Side::Target,
             text: "TLS handshakes failed for",
-            fix: "check that the port speaks TLS; use http:// if not",
+            fix: "see the tls error in the list of errors: it names the cause and what to set",
         },
         Row {
             id: FindingId::TargetErrors,

@@ -216,7 +216,8 @@ fn handshakes_and_protocol_have_separate_findings() {
         "the answer was not as expected for 6 of 1,027 arrivals (0.6 %)",
     ];
     assert_eq!(evidence, expected);
-    assert_eq!(verdict.findings[0].fix, "check that the port speaks TLS; use http:// if not");
+    let fix = "see the tls error in the list of errors: it names the cause and what to set";
+    assert_eq!(verdict.findings[0].fix, fix);
 }
 
 #[test]
