@@ -103,6 +103,10 @@ fn explain_certificate(error: &CertificateError) -> String {
             Some(Rejected::SelfSigned) => {
                 format!("the server's certificate is self-signed; set tls.ca to it (PEM), {TRUST}")
             }
+            Some(Rejected::OtherIssuer) => format!(
+                "the server's certificate is signed by a CA with the name of a trusted one, but \
+                 with another key; set tls.ca to the CA's current certificate (PEM), {TRUST}"
+            ),
             Some(Rejected::ShortKey) => {
                 "the server's RSA key has fewer than 2048 bits, and its signatures cannot be \
                  checked; give the server a longer key"

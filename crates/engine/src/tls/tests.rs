@@ -175,7 +175,16 @@ fn each_rejection_names_its_cause_and_what_to_do() {
              tls.ca to exactly this certificate (PEM), {trust}"
         ),
     );
-    let other_ca = issued(params(&["h"]), PLAIN).ca;
+    check(
+        Server { ca: issued(params(&["h"]), PLAIN).ca, ..issued(params(&["h"]), PLAIN) },
+        &format!(
+            "the server's certificate is signed by a CA with the name of a trusted one, but with \
+             another key; set tls.ca to the CA's current certificate (PEM), {trust}"
+        ),
+    );
+    let (other_ca, _) = own(params(&[]), |other| {
+        other.distinguished_name.push(rcgen::DnType::CommonName, "other CA");
+    });
     let unknown = "the server's certificate is signed by an issuer this host does not trust; set \
                    tls.ca to the CA's certificate (PEM)";
     check(

@@ -28,6 +28,9 @@ pub(super) enum Rejected {
     /// It is self-signed and not in `tls.ca`.
     #[error("self-signed certificate")]
     SelfSigned,
+    /// Its issuer has the name of a trusted one, but another key.
+    #[error("issuer with another key")]
+    OtherIssuer,
     /// Its RSA key has fewer than 2048 bits.
     #[error("RSA key of fewer than 2048 bits")]
     ShortKey,
@@ -130,12 +133,16 @@ impl ServerCertVerifier for Verifier {
             }
             _ => Err(CertificateError::UnknownIssuer.into()),
         };
-        verified.map_err(|error| {
-            use CertificateError::{Other, UnknownIssuer};
-            let untrusted =
-                matches!(error, rustls::Error::InvalidCertificate(UnknownIssuer | Other(_)));
-            let self_issued = Fields::of(end_entity).is_some_and(|own| own.is_self_issued());
-            if untrusted && self_issued { rejected(Rejected::SelfSigned) } else { error }
+        verified.map_err(|error| match error {
+            rustls::Error::InvalidCertificate(CertificateError::BadSignature) => {
+                rejected(Rejected::OtherIssuer)
+            }
+            rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::Other(_),
+            ) if Fields::of(end_entity).is_some_and(|own| own.is_self_issued()) => {
+                rejected(Rejected::SelfSigned)
+            }
+            error => error,
         })
     }
 
