@@ -42,5 +42,5 @@ mod wake;
 mod worker;
 
 pub use control::{CommandError, Control};
-pub use prepare::{Prepared, Settings, Spin, StartError};
+pub use prepare::{Prepared, Settings, Spin, StartError, descriptors_needed};
 pub use running::{RunError, Running, Second, TraceRecord};

@@ -288,9 +288,14 @@ fn connections_needed(plan: &Plan) -> u64 {
     needed.sum::<u64>().min(plan.connections.max * plan.origins().len() as u64)
 }
 
+/// File descriptors that a plan needs in any case with so many workers: its least connections, the
+/// workers' and the process's own.
+pub fn descriptors_needed(plan: &Plan, workers: usize) -> u64 {
+    connections_needed(plan) + OTHER_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64
+}
+
 fn check_descriptors(plan: &Plan, workers: usize, limit: u64) -> Result<(), StartError> {
-    let others = OTHER_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64;
-    let needed = connections_needed(plan) + others;
+    let needed = descriptors_needed(plan, workers);
     if needed <= limit {
         return Ok(());
     }

@@ -18,8 +18,8 @@ pub struct Demand {
     pub accepted: u64,
     /// Requests per second at most; 0 if unknown.
     pub rate: f64,
-    /// Descriptors besides those of connections.
-    pub other_descriptors: u64,
+    /// Descriptors needed in any case; the limits of connections may need more.
+    pub descriptors: u64,
     /// CPU time per request, measured on this host.
     pub cpu_per_request: Option<Nanos>,
     /// Memory that may be used, in bytes, besides connections; 0 if unknown.
@@ -224,23 +224,27 @@ fn ports(facts: &Facts, demand: &Demand, to: &Destination) -> Check {
 fn descriptors(facts: &Facts, demand: &Demand) -> Check {
     const ID: &str = "descriptors";
     let Some(found) = facts.descriptors else { return unknown(ID, "the limit of descriptors") };
-    let needed = demand.connections() + demand.other_descriptors;
+    let most = demand.connections().max(demand.descriptors);
     let value = format!(
-        "{} needed, {} allowed (soft limit {}, raised at the start)",
-        grouped(needed),
+        "{} needed, {} at the limit of connections, {} allowed (soft limit {}, raised at the start)",
+        grouped(demand.descriptors),
+        grouped(most),
         grouped(found.hard),
         grouped(found.soft),
     );
-    if needed <= found.hard {
-        return check(ID, Status::Ok, value);
+    let raise =
+        format!("raise the hard limit: ulimit -Hn {most}, or LimitNOFILE={most} in a systemd unit");
+    if demand.descriptors > found.hard {
+        check(ID, Status::Blocks, value)
+            .because("each connection is a descriptor: the rest cannot be opened", raise)
+    } else if most > found.hard {
+        check(ID, Status::Warning, value).because(
+            "each connection is a descriptor: the limit of connections cannot be reached",
+            format!("{raise}; or lower that limit"),
+        )
+    } else {
+        check(ID, Status::Ok, value)
     }
-    check(ID, Status::Blocks, value).because(
-        "each connection is a descriptor: the rest cannot be opened",
-        format!(
-            "raise the hard limit: ulimit -Hn {needed}, LimitNOFILE={needed} in a systemd unit, or \
-             plimsoll tune; or lower connections.max"
-        ),
-    )
 }
 
 /// Sockets in TIME_WAIT beyond the limit are closed early, which may reset a late duplicate's
@@ -294,7 +298,9 @@ fn accept_queue(facts: &Facts, demand: &Demand) -> Option<Check> {
 }
 
 fn conntrack(facts: &Facts, demand: &Demand) -> Option<Check> {
-    let (count, max) = facts.conntrack?;
+    // Without a rule that needs it, nothing is tracked, although the table exists.
+    let is_used = |count: u64| count > 0 || facts.sockets.is_none_or(|found| found.in_use == 0);
+    let (count, max) = facts.conntrack.filter(|(count, _)| is_used(*count))?;
     let needed = (demand.opened() * TRACKED).max(demand.connections() as f64) + count as f64;
     let value = format!("{} of {} tracked connections", whole(needed), grouped(max));
     Some(if needed <= max as f64 {

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`Source`]: where files are read from; [`Facts`]: what they say; [`Cgroup`]: limits of the group
 //! - [`doctor`]: facts against a demand; [`observe()`]: a moment of timing and CPU
-//! - [`usage`], [`process`]: resource usage
+//! - [`usage`], [`process`], [`Thread`]: resource usage of this process
 //! - [`raise_descriptor_limit`]: the limit of open file descriptors
 //! - [`is_ignored`]: ignored signals
 
@@ -14,6 +14,7 @@ mod facts;
 mod fixture;
 mod observe;
 mod source;
+mod threads;
 
 pub use cgroup::{Cgroup, Throttled};
 pub use facts::{CpuTimes, Descriptors, Facts, Ports, Sockets, TwReuse, WakeUp};
@@ -22,6 +23,7 @@ use nix::sys::time::TimeVal;
 pub use observe::observe;
 use plimsoll_measure::{HostSample, Nanos};
 pub use source::Source;
+pub use threads::Thread;
 
 /// CPU time and peak resident memory since the process started. Zero if unavailable.
 ///

@@ -49,4 +49,10 @@ impl Source {
     pub(crate) fn count(&self, path: &str) -> Option<u64> {
         Some(std::fs::read_dir(self.path(path)).ok()?.count() as u64)
     }
+
+    /// The names in a folder.
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path(path)) else { return Vec::new() };
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+    }
 }

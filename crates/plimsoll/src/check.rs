@@ -26,14 +26,14 @@ pub(crate) struct CheckArgs {
 /// Kind of a file: a plan has targets and a rate or users; a gateway configuration has listen,
 /// upstreams and endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum FileKind {
+pub(crate) enum FileKind {
     Plan,
     Gateway,
 }
 
 impl FileKind {
     /// The kind that more of the keys belong to; keys that both kinds have are ignored.
-    fn of(keys: &[String]) -> Option<FileKind> {
+    pub(crate) fn of(keys: &[String]) -> Option<FileKind> {
         let count = |is_key: fn(&str) -> bool, is_other: fn(&str) -> bool| {
             keys.iter().filter(|key| is_key(key) && !is_other(key)).count()
         };

@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod gateway;
 mod interrupt;
 mod metrics;
@@ -45,6 +46,8 @@ enum Command {
     Gateway(Box<gateway::GatewayArgs>),
     /// Validate a plan or a gateway configuration, and print it with defaults filled in
     Check(check::CheckArgs),
+    /// Report what on this host would spoil a load test or limit a gateway, and how to fix it
+    Doctor(doctor::DoctorArgs),
     /// Serve simulated chains, verify a node, or inject network faults
     Sim(sim::SimArgs),
     /// Print shell completions
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(args),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),

@@ -29,7 +29,7 @@ fn demand() -> Demand {
         destinations: vec![to],
         sources: 1,
         rate: 5_000.0,
-        other_descriptors: 20,
+        descriptors: 20,
         cpu_per_request: Some(Nanos(10_000)),
         ..Demand::default()
     }
@@ -126,8 +126,9 @@ fn descriptors() {
             facts.descriptors = Some(Descriptors { soft: 64, hard, open: 5 });
         }
     };
-    check(limit(2_020), "descriptors", Status::Ok, &["2,020 needed, 2,020 allowed"]);
-    check(limit(2_019), "descriptors", Status::Blocks, &["ulimit -Hn 2020", "connections.max"]);
+    check(limit(2_000), "descriptors", Status::Ok, &["20 needed, 2,000 at the limit"]);
+    check(limit(1_999), "descriptors", Status::Warning, &["ulimit -Hn 2000", "lower that limit"]);
+    check(limit(19), "descriptors", Status::Blocks, &["the rest cannot be opened"]);
 }
 
 #[test]
