@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`Source`]: where files are read from; [`Facts`]: what they say; [`Cgroup`]: limits of the group
 //! - [`doctor`]: facts against a demand; [`observe()`]: a moment of timing and CPU
+//! - [`tune`]: kernel settings for a load, and back
 //! - [`usage`], [`process`], [`Thread`]: resource usage of this process
 //! - [`raise_descriptor_limit`]: the limit of open file descriptors
 //! - [`is_ignored`]: ignored signals
@@ -15,6 +16,7 @@ mod fixture;
 mod observe;
 mod source;
 mod threads;
+pub mod tune;
 
 pub use cgroup::{Cgroup, Throttled};
 pub use facts::{CpuTimes, Descriptors, Facts, Ports, Sockets, TwReuse, WakeUp};

@@ -19,7 +19,8 @@ impl Source {
         Source { root: root.into() }
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    /// Where a file is.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 

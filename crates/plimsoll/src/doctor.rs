@@ -62,7 +62,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     plimsoll_host::raise_descriptor_limit();
     let mut unresolved = Vec::new();
     let mut demand = match &args.file {
-        Some(path) => read(path, &args.set, &mut unresolved)?,
+        Some(path) => demand_of(path, &args.set, &mut unresolved)?,
         None => Demand::default(),
     };
     if demand.rate > 0.0 && !args.no_calibration {
@@ -84,7 +84,11 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What a file asks of the host; `unresolved` gets a check for each host name without an address.
-fn read(path: &Path, set: &SetArgs, unresolved: &mut Vec<Check>) -> anyhow::Result<Demand> {
+pub(crate) fn demand_of(
+    path: &Path,
+    set: &SetArgs,
+    unresolved: &mut Vec<Check>,
+) -> anyhow::Result<Demand> {
     let hint = "give the path of a plan or a gateway configuration";
     let document = Document::new(path.display().to_string(), read_text(path, hint)?);
     match FileKind::of(&document.keys()) {

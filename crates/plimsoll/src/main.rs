@@ -14,6 +14,7 @@ mod run;
 mod run_dir;
 mod scrape;
 mod sim;
+mod tune;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -48,6 +49,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Report what on this host would spoil a load test or limit a gateway, and how to fix it
     Doctor(doctor::DoctorArgs),
+    /// Print or apply the kernel settings that a load needs, and undo it
+    Tune(tune::TuneArgs),
     /// Serve simulated chains, verify a node, or inject network faults
     Sim(sim::SimArgs),
     /// Print shell completions
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Sim(args) => sim::run(args),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),

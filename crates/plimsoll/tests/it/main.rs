@@ -7,6 +7,7 @@ mod bad_input;
 mod clients;
 mod demo;
 mod docs;
+mod doctor;
 mod gateway;
 mod host_limits;
 mod http;
