@@ -22,4 +22,4 @@ pub use attached::{Attached, Spot};
 pub use document::{Document, Field, Table};
 pub use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
-pub use variables::{Text, Variables};
+pub use variables::{Text, Variables, is_secret};

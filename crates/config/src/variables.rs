@@ -173,7 +173,7 @@ impl Variables {
 }
 
 /// Whether a name (of a variable or header) suggests a secret.
-pub(crate) fn is_secret(name: &str) -> bool {
+pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["key", "token", "secret", "pass", "auth", "cookie", "credential"]
         .iter()
@@ -181,6 +181,11 @@ pub(crate) fn is_secret(name: &str) -> bool {
 }
 
 impl Text {
+    /// Whether the shown form leaves out part of the value.
+    pub fn hides(&self) -> bool {
+        self.shown != self.value && self.shown != self.value.replace("${", "$${")
+    }
+
     /// Redacts the shown form if `name` (of a header) suggests a secret.
     pub fn hidden_if_secret(mut self, name: &str) -> Text {
         if is_secret(name) && !self.shown.contains("${") {

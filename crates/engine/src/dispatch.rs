@@ -20,6 +20,7 @@ use self::open::Opening;
 use self::step::{request_of, values_of};
 use crate::arrival::{Arrival, Arrivals, Id, State};
 use crate::connection::{BodyBudget, Connection, Outgoing, ReadResources, Started};
+use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement};
 use crate::pool::{Pool, Waiting};
 use crate::prepare::Shared;
@@ -60,6 +61,8 @@ struct Buffers {
     resources: ReadResources,
     out: Vec<u8>,
     body: Vec<u8>,
+    gunzip: Gunzip,
+    /// A decompressed body.
     decoded: Vec<u8>,
 }
 
@@ -103,6 +106,7 @@ impl<S: System> Dispatcher<S> {
         let budget = BodyBudget::new(shared.held_max);
         let resources = ReadResources { scratch: vec![0; shared.read_max], budget };
         let (out, body, decoded) = (Vec::new(), Vec::new(), Vec::new());
+        let gunzip = Gunzip::new();
         Dispatcher {
             system,
             arrivals: Arrivals::new(shared.plan.streams.len()),
@@ -116,7 +120,7 @@ impl<S: System> Dispatcher<S> {
             unread: VecDeque::new(),
             clock: Nanos::ZERO,
             follow_ups: VecDeque::new(),
-            buffers: Buffers { resources, out, body, decoded },
+            buffers: Buffers { resources, out, body, gunzip, decoded },
             notebook: Notebook::default(),
             lag: Nanos::ZERO,
             pause: None,
@@ -240,15 +244,17 @@ impl<S: System> Dispatcher<S> {
             arrival: id,
             request: request_of(shared, arrival),
             values: values_of(shared, arrival),
-            body_max: shared.plan.body_max,
-            // Bodies are kept only if a check needs them.
-            keep_body: shared.plan.requests[arrival.exchange.request as usize].expect.reads_body(),
+            body_max: shared.plan.requests[arrival.exchange.request as usize]
+                .expect
+                .reads_body()
+                .then_some(shared.plan.body_max),
             last: !shared.plan.connections.reuse,
             trace,
         };
         let connection = &mut self.connections[key];
         let buffers = (&mut self.buffers.out, &mut self.buffers.body);
-        let (sent, bytes) = match connection.start(outgoing, buffers) {
+        let scratch = &mut self.buffers.resources.scratch;
+        let (sent, bytes) = match connection.start(outgoing, buffers, scratch) {
             Started::Sent { bytes } => (true, bytes),
             Started::Queued { bytes } => (false, bytes),
             Started::Refused => {

@@ -38,7 +38,7 @@ pub struct Head {
     /// Whether the body is gzipped.
     pub gzip: bool,
     /// The `Location` header.
-    pub location: Option<Box<str>>,
+    pub location: Option<Box<[u8]>>,
 }
 
 /// What the parser found.
@@ -83,6 +83,8 @@ pub struct Parser {
     state: State,
     head_only: bool,
     head: Head,
+    /// Whether the connection has carried another response before.
+    follows: bool,
     interim: u32,
     /// The part of an incomplete head from earlier reads.
     carry: Vec<u8>,
@@ -99,7 +101,8 @@ impl Parser {
     pub fn new() -> Parser {
         let length = Length::Known(0);
         let head = Head { status: 0, length, keep_alive: false, gzip: false, location: None };
-        Parser { state: State::End, head_only: false, head, interim: 0, carry: Vec::new() }
+        let (state, carry) = (State::End, Vec::new());
+        Parser { state, head_only: false, head, follows: false, interim: 0, carry }
     }
 
     /// Prepares for the next response; `head_only` if it answers a HEAD request.
@@ -134,10 +137,7 @@ impl Parser {
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Fault> {
         match self.state {
             State::Head => self.read_head(input),
-            State::Known { left: 0 } => {
-                self.state = State::End;
-                Ok(Piece::End)
-            }
+            State::Known { left: 0 } => Ok(self.end()),
             _ if input.is_empty() => {
                 Ok(if self.state == State::End { Piece::End } else { Piece::More })
             }
@@ -154,13 +154,19 @@ impl Parser {
         }
     }
 
+    fn end(&mut self) -> Piece<'static> {
+        (self.state, self.follows) = (State::End, true);
+        Piece::End
+    }
+
     fn read_head<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Fault> {
         loop {
             // Fail at once if the input does not begin like a response.
             let start = if self.carry.is_empty() { *input } else { &self.carry[..] };
             let prefix = start.len().min(b"HTTP/1.".len());
             if start[..prefix] != b"HTTP/1."[..prefix] {
-                return Err(Fault::NotHttp);
+                let follows = self.follows && self.interim == 0;
+                return Err(if follows { Fault::BytesAfter } else { Fault::NotHttp });
             }
             let head = if self.carry.is_empty() {
                 match end_of_head(input, 0) {
@@ -256,10 +262,7 @@ impl Parser {
             *input = rest;
             chunk = match chunk.after(byte)? {
                 Some(chunk) => chunk,
-                None => {
-                    self.state = State::End;
-                    return Ok(Piece::End);
-                }
+                None => return Ok(self.end()),
             };
         }
         self.state = State::Chunk(chunk);
@@ -341,12 +344,14 @@ fn parse_head(bytes: &[u8], head_only: bool) -> Result<Head, Fault> {
     };
     let mut length = None;
     let mut chunked = false;
-    for line in lines {
+    while let Some(line) = lines.next() {
         if line.is_empty() {
             break;
         }
         let colon = memchr(b':', line).ok_or(Fault::BadHeader)?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let unfolded = lines.is_folded().then(|| lines.unfold(value));
+        let value = unfolded.as_deref().unwrap_or(value);
         if name.is_empty() || name.iter().any(|b| *b <= b' ') {
             return Err(Fault::BadHeader);
         }
@@ -377,7 +382,7 @@ fn parse_head(bytes: &[u8], head_only: bool) -> Result<Head, Fault> {
                     value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
             }
             8 if name.eq_ignore_ascii_case(b"location") => {
-                head.location = std::str::from_utf8(value).ok().map(Into::into);
+                head.location = Some(value.into());
             }
             _ => {}
         }
@@ -408,6 +413,30 @@ impl<'a> Iterator for Lines<'a> {
         let line = &self.0[..feed];
         self.0 = &self.0[feed + 1..];
         Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+}
+
+impl Lines<'_> {
+    /// Whether the next line continues the value of the previous one (obs-fold, RFC 9112 §5.2).
+    #[inline]
+    fn is_folded(&self) -> bool {
+        matches!(self.0.first(), Some(b' ' | b'\t'))
+    }
+
+    /// A value joined with its continuations by spaces.
+    #[cold]
+    fn unfold(&mut self, value: &[u8]) -> Vec<u8> {
+        let mut unfolded = value.to_vec();
+        while self.is_folded()
+            && let Some(line) = self.next()
+        {
+            let more = line.trim_ascii();
+            if !unfolded.is_empty() && !more.is_empty() {
+                unfolded.push(b' ');
+            }
+            unfolded.extend_from_slice(more);
+        }
+        unfolded
     }
 }
 

@@ -4,11 +4,10 @@
 //! status if the status is unexpected: a proxy's 502 page is a 502.
 
 use crate::connection::Answer;
-use flate2::read::MultiGzDecoder;
+use crate::gzip::{Gunzip, GzipError};
 use plimsoll_measure::{ErrorClass, Fault, RpcCounts};
 use plimsoll_plan::{Expect, RpcExpect};
 use plimsoll_rpc::judge::Expected;
-use std::io::Read;
 
 /// Cause an arrival was not answered as expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,21 +35,21 @@ pub(crate) struct Judgement {
 }
 
 /// Judges an answer and counts its JSON-RPC items. `expected` describes the answer to the request
-/// if that was JSON-RPC; `decoded` is a buffer for gunzipping.
+/// if that was JSON-RPC; `gzip` is a decoder with its buffer.
 #[inline]
 pub(crate) fn judge(
     expect: &Expect,
     expected: Option<&Expected<'_>>,
     answer: &Answer<'_>,
     body_max: u64,
-    decoded: &mut Vec<u8>,
+    gzip: (&mut Gunzip, &mut Vec<u8>),
     counts: &mut RpcCounts,
 ) -> Judgement {
     let mut rpc_code = None;
     let mut on_error = |code| {
         rpc_code.get_or_insert(code);
     };
-    let outcome = outcome(expect, expected, answer, (body_max, decoded), counts, &mut on_error);
+    let outcome = outcome(expect, expected, answer, (body_max, gzip), counts, &mut on_error);
     Judgement { outcome, rpc_code }
 }
 
@@ -58,7 +57,7 @@ fn outcome(
     expect: &Expect,
     expected: Option<&Expected<'_>>,
     answer: &Answer<'_>,
-    (body_max, decoded): (u64, &mut Vec<u8>),
+    (body_max, (gunzip, decoded)): (u64, (&mut Gunzip, &mut Vec<u8>)),
     counts: &mut RpcCounts,
     on_error: &mut impl FnMut(i64),
 ) -> Result<(), Cause> {
@@ -68,7 +67,10 @@ fn outcome(
         return status();
     }
     let body = if answer.gzip {
-        gunzip(answer.body, body_max, decoded)?;
+        gunzip.decode(answer.body, body_max, decoded).map_err(|error| match error {
+            GzipError::Corrupt => Cause::protocol(Fault::BadGzip),
+            GzipError::TooLarge => Cause::of(ErrorClass::BodyTooLarge),
+        })?;
         decoded.as_slice()
     } else {
         answer.body
@@ -104,16 +106,6 @@ fn outcome(
     }
 }
 
-/// Decompresses at most `body_max` bytes, so that a decompression bomb is harmless.
-fn gunzip(body: &[u8], body_max: u64, decoded: &mut Vec<u8>) -> Result<(), Cause> {
-    decoded.clear();
-    match MultiGzDecoder::new(body).take(body_max.saturating_add(1)).read_to_end(decoded) {
-        Ok(n) if n as u64 > body_max => Err(Cause::of(ErrorClass::BodyTooLarge)),
-        Ok(_) => Ok(()),
-        Err(_) => Err(Cause::protocol(Fault::BadGzip)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,8 +133,8 @@ mod tests {
         let answer = Answer { status, body, gzip: gzipped, location: None, received_at: None };
         let expected = Expected::of(REQUEST).ok();
         let mut counts = RpcCounts::default();
-        let judgement =
-            judge(&expect, expected.as_ref(), &answer, 1000, &mut Vec::new(), &mut counts);
+        let gzip = (&mut Gunzip::new(), &mut Vec::new());
+        let judgement = judge(&expect, expected.as_ref(), &answer, 1000, gzip, &mut counts);
         assert_eq!(judgement.rpc_code, counts.codes.first().map(|(code, _)| *code));
         let coded: u64 = counts.codes.iter().map(|(_, n)| n).sum();
         assert_eq!(counts.errors, coded + counts.codes_other);

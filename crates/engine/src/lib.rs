@@ -14,7 +14,7 @@
 //! - `pool`: the connections to one origin, and the arrivals waiting for one
 //! - `connection`: the protocol interface (a connection's capacity and events); beneath it
 //!   `transport` (TLS) and [`http1`] (the response parser)
-//! - `request`: requests as bytes; `judge`: checks an answer against its expectation
+//! - `request`: requests as bytes; `judge`: checks an answer against its expectation; `gzip`: bodies
 //! - `recorder`: counts arrivals
 //! - `system`: the machine (clock, poll, sockets, name resolution)
 //! - `simulation` (tests): the same engine on a simulated machine, thousands of seeds
@@ -25,6 +25,7 @@ mod connection;
 mod control;
 mod dispatch;
 mod errors;
+mod gzip;
 pub mod http1;
 mod judge;
 mod pool;
@@ -41,6 +42,7 @@ mod tls;
 mod wake;
 mod worker;
 
+pub use connection::Traced;
 pub use control::{CommandError, Control};
 pub use prepare::{Prepared, Settings, Spin, StartError, descriptors_needed};
 pub use running::{RunError, Running, Second, TraceRecord};

@@ -140,21 +140,24 @@ pub(crate) struct Hop {
     pub(crate) request: Request,
 }
 
-/// Headers that are dropped when a redirect leads to another origin.
-const FOR_ONE_ORIGIN: [&str; 5] =
-    ["authorization", "cookie", "host", "proxy-authorization", "origin"];
+/// Headers for one origin only, besides those with secrets.
+const FOR_ONE_ORIGIN: [&str; 2] = ["host", "origin"];
 
 impl Hop {
-    /// The request after a redirect of `before` with `status` and `location` (RFC 9110 §15.4): 303
-    /// always becomes a GET, as do 301 and 302 after a POST; another origin is sent no credentials.
+    /// The request after a redirect of `before` with a status and a `Location` (RFC 9110 §15.4): 303
+    /// always becomes a GET, as do 301 and 302 after a POST. Another origin is sent no credentials
+    /// and no header that holds a secret, and neither is what follows, even if it leads back.
     pub(crate) fn after(
         before: &RequestSpec,
+        values: Values,
+        (status, location): (u16, &[u8]),
         left: u32,
-        status: u16,
-        location: &str,
         close: bool,
     ) -> Result<Hop, String> {
-        let url = before.url.join(location)?;
+        let mut path = Vec::new();
+        before.path.render(values, &mut path);
+        let path = String::from_utf8_lossy(&path).into_owned();
+        let url = Url { path, ..before.url.clone() }.join(location)?;
         let mut spec = before.clone();
         let drops_body = status == 303 || matches!(status, 301 | 302) && spec.method == "POST";
         if drops_body && spec.method != "HEAD" {
@@ -164,12 +167,15 @@ impl Hop {
         }
         let same_origin = url.origin() == before.url.origin();
         if !same_origin {
-            let private = |name: &str| FOR_ONE_ORIGIN.contains(&name.to_ascii_lowercase().as_str());
-            spec.headers.retain(|h| !private(&h.name));
+            let bound =
+                |name: &str| FOR_ONE_ORIGIN.iter().any(|own| name.eq_ignore_ascii_case(own));
+            spec.headers.retain(|h| !h.secret && !bound(&h.name));
         }
-        let user = if same_origin { before.url.user.clone() } else { url.user.clone() };
+        let inherited = before.url.user.clone().filter(|_| same_origin);
+        let user = url.user.clone().or(inherited);
         spec.path = Template::plain(url.path.clone());
         spec.url = Url { user, ..url };
+        spec.url_shown = spec.url.to_string();
         let request = Request::compile(&spec, 0, close);
         Ok(Hop { left, spec, request })
     }
@@ -192,3 +198,6 @@ pub(crate) fn tls_start(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,9 @@
 //! workers, so that a second always covers all of them; a worker that panics or fails to poll ends
 //! the run at once.
 
+use crate::connection::Traced;
 use crate::control::Control;
-use plimsoll_measure::{HostSample, Nanos, Note, RunFacts, Snapshot, WallClock};
+use plimsoll_measure::{HostSample, Nanos, Note, RunFacts, Snapshot, WallClock, Window};
 use plimsoll_plan::Plan;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,14 +18,18 @@ use std::thread::JoinHandle;
 pub struct TraceRecord {
     /// The target's name.
     pub target: String,
+    /// The index of its request in the plan.
+    pub spec: usize,
+    /// Whether it follows a redirect of that request.
+    pub redirected: bool,
     /// When its first byte was sent.
     pub sent_at: Nanos,
     /// When the exchange ended.
     pub received_at: Nanos,
-    /// The request as sent.
-    pub request: Vec<u8>,
+    /// The request as sent, secrets included.
+    pub request: Traced,
     /// The response as received.
-    pub response: Vec<u8>,
+    pub response: Traced,
 }
 
 /// One second of a run.
@@ -199,9 +204,8 @@ impl Running {
     /// Adds the data that workers do not have, and checks the accounting identities.
     fn complete(&mut self, counts: &mut Snapshot) {
         for (place, stream) in counts.streams.iter_mut().enumerate() {
-            // The rate in the middle of the second: at its end, the stream may be over.
-            let middle = counts.t - Nanos::from_millis(500);
-            stream.planned_rate = self.control.planned_rate(place, middle);
+            stream.planned_rate =
+                self.control.planned_rate(place, rated_at(stream.active, counts.t));
             let planned_to = stream.active.map_or(Nanos::ZERO, |window| window.planned_to);
             self.facts.planned_to = self.facts.planned_to.max(planned_to);
         }
@@ -240,6 +244,17 @@ impl Running {
     }
 }
 
+/// The instant whose planned rate stands for the second that ends at `t`: the middle of the time in
+/// which arrivals were planned, since the stream may begin or end within the second.
+fn rated_at(active: Option<Window>, t: Nanos) -> Nanos {
+    match active {
+        Some(window) if window.planned_to > window.from => {
+            Nanos(window.from.0.midpoint(window.planned_to.0))
+        }
+        _ => t - Nanos::from_millis(500),
+    }
+}
+
 impl Facts {
     fn note(&mut self, notes: Vec<Note>) {
         for note in notes {
@@ -247,5 +262,29 @@ impl Facts {
                 self.notes.push(note);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_planned_rate_of_a_second_is_that_of_its_planned_part() {
+        let check = |active: Option<(u64, u64)>, t: u64, at: u64| {
+            let ms = Nanos::from_millis;
+            let active = active.map(|(from, to)| Window {
+                from: ms(from),
+                planned_to: ms(to),
+                to: ms(to.max(t)),
+            });
+            assert_eq!(rated_at(active, ms(t)), ms(at), "{active:?} until {t}");
+        };
+        check(Some((1000, 2000)), 2000, 1500);
+        check(Some((2000, 2300)), 3000, 2150); // ends within the second
+        check(Some((0, 300)), 950, 150); // the only second
+        check(Some((2800, 3000)), 3000, 2900); // begins within it
+        check(Some((3000, 3000)), 3700, 3200); // only answers
+        check(None, 4000, 3500);
     }
 }

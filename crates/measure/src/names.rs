@@ -137,7 +137,8 @@ listed! {
         BadChunk = "malformed chunk size",
         /// A chunk is not followed by a line break, or the trailers are too long.
         BadChunkEnd = "malformed end of chunk",
-        /// Bytes followed the end of the response.
+        /// Bytes followed the end of a response: the connection is closed, and if a request was sent
+        /// on it meanwhile, that request fails.
         BytesAfter = "bytes after the end of the response",
         /// An unsolicited 101 (Switching Protocols).
         Switched = "101 without a request to switch",
@@ -149,7 +150,9 @@ listed! {
         BadLocation = "redirect without a usable location",
         /// More redirects than the plan follows.
         TooManyRedirects = "more redirects than the plan follows",
-        /// A response arrived before any byte of its request was sent.
+        /// A redirect to one origin more than are followed.
+        TooManyOrigins = "targets and redirects span more than 256 origins",
+        /// A response, or something else, arrived before any byte of a request was sent.
         AnswerFirst = "answer before its request",
         /// The target closed an idle keep-alive connection just as the request was sent on it.
         StaleKeepAlive = "keep-alive connection closed as the request was sent",

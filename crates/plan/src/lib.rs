@@ -6,7 +6,8 @@
 //! # Layout
 //! - `domain`: keys derived from the seed, one per kind of random choice
 //! - `document`: parses a plan file into a [`Plan`] and reports all problems at once
-//! - `target`: [`Target`], [`RequestSpec`], [`Url`], [`Origin`], [`Expect`]: requests and expected answers
+//! - `target`: [`Target`], [`RequestSpec`], [`Expect`]: requests and expected answers
+//! - `url`: [`Url`], [`Origin`], and how redirects resolve
 //! - `target_file`: reads requests from files in vegeta's formats
 //! - `template`: [`Template`]: placeholders such as `{{seq}}`
 //! - `objective`: [`Objective`]: `latency.p99 < 250ms`
@@ -27,6 +28,7 @@ mod stream;
 mod target;
 pub mod target_file;
 mod template;
+mod url;
 
 pub use deck::{Card, Deck};
 pub use document::{ConnectionRules, Plan, SEED_MAX, Scrape, TlsRules};
@@ -36,7 +38,6 @@ pub use plimsoll_config::{Document, Variables};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};
 pub use stream::{Arrivals, End, Load, Schedules, Stream};
-pub use target::{
-    Body, Expect, Header, Origin, RequestSpec, RpcExpect, Scheme, StatusRange, Target, Url,
-};
+pub use target::{Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Target};
 pub use template::{Template, Values};
+pub use url::{Origin, Scheme, Url, percent_encode};

@@ -83,6 +83,22 @@ impl Template {
         })
     }
 
+    /// Replaces each text between placeholders.
+    ///
+    /// # Errors
+    /// The first error of `change`.
+    pub(crate) fn change_texts(
+        &mut self,
+        change: impl Fn(&[u8]) -> Result<String, String>,
+    ) -> Result<(), String> {
+        for part in &mut self.parts {
+            if let Part::Text(text) = part {
+                *text = change(text)?.into_bytes();
+            }
+        }
+        Ok(())
+    }
+
     /// Appends the text of one request.
     pub fn render(&self, values: Values, out: &mut Vec<u8>) {
         for part in &self.parts {

@@ -1,5 +1,6 @@
-//! Ctrl-C: the first drains, the second stops immediately and keeps the results, the third ends the
-//! process. SIGTERM and SIGHUP do the same.
+//! Ctrl-C: the first drains, the second stops immediately and keeps the results. A further one ends the
+//! process as soon as the run directory is written, even if the report cannot be printed. SIGTERM,
+//! SIGHUP and SIGQUIT do the same.
 //!
 //! While a run is being prepared, DNS resolution may block indefinitely, so the second signal ends the
 //! process; there are no results to keep yet.
@@ -7,7 +8,7 @@
 use crate::tell;
 use anyhow::Context;
 use plimsoll_engine::Control;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -22,6 +23,8 @@ enum Stage {
     /// A run that is being prepared, and its directory, which has no results yet.
     Preparing(Option<PathBuf>),
     Running(Control),
+    /// The results of a run were written, if they could be.
+    Written,
 }
 
 /// Handles signals until dropped.
@@ -35,7 +38,7 @@ impl Interrupts {
     /// Starts handling signals.
     pub(crate) fn listen() -> anyhow::Result<Interrupts> {
         let hangup = (!plimsoll_host::is_ignored(SIGHUP)).then_some(SIGHUP);
-        let all = [SIGINT, SIGTERM].into_iter().chain(hangup);
+        let all = [SIGINT, SIGTERM, SIGQUIT].into_iter().chain(hangup);
         let mut signals = Signals::new(all).context("cannot install signal handlers")?;
         let handle = signals.handle();
         let (seen, stage) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(Stage::Idle)));
@@ -47,19 +50,25 @@ impl Interrupts {
                 if let Stage::Running(control) = &*stage {
                     control.stop();
                 }
-                match (count.fetch_add(1, Ordering::Relaxed), &*stage) {
+                let before = count.load(Ordering::Relaxed);
+                count.store(before.saturating_add(1), Ordering::Relaxed);
+                let said = match (before, &*stage) {
                     (0, Stage::Preparing(_)) => {
-                        tell("\nstopping: waiting for DNS; press Ctrl-C again to stop now")
+                        "stopping: waiting for DNS; press Ctrl-C again to stop now"
                     }
                     (_, Stage::Preparing(run_dir)) => {
                         abandon(run_dir.as_deref());
                     }
-                    (0, _) => tell(
-                        "\nstopping: waiting for requests in flight; press Ctrl-C again to stop now",
-                    ),
-                    (1, _) => tell("\nstopping now; results are kept"),
-                    _ => std::process::exit(INTERRUPTED),
-                }
+                    (0, _) => {
+                        "stopping: waiting for requests in flight; press Ctrl-C again to stop now"
+                    }
+                    (1, _) => "stopping now; results are kept",
+                    (_, Stage::Running(_)) => "writing the results",
+                    (_, Stage::Idle | Stage::Written) => std::process::exit(INTERRUPTED),
+                };
+                drop(stage);
+                // May block while nobody reads stderr.
+                tell(&format!("\n{said}"));
             }
         };
         std::thread::Builder::new()
@@ -84,6 +93,11 @@ impl Interrupts {
         let mut stage = self.stage.lock().expect("no holder panics");
         (0..self.seen.load(Ordering::Relaxed)).for_each(|_| control.stop());
         *stage = Stage::Running(control);
+    }
+
+    /// From now on there are no results to lose: a third signal ends the process.
+    pub(crate) fn results_written(&self) {
+        *self.stage.lock().expect("no holder panics") = Stage::Written;
     }
 
     /// Whether any signal was received. Waits for a signal that is being handled, such as one that has just

@@ -14,6 +14,7 @@ mod run;
 mod run_dir;
 mod scrape;
 mod sim;
+mod trace;
 mod tune;
 
 use anyhow::Context;

@@ -12,6 +12,11 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Pause after a connection could not be accepted for want of descriptors. The connection stays in
+/// the backlog, so that without a pause the thread would spin, on a core that the run needs.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The current page.
 #[derive(Clone, Default)]
@@ -36,7 +41,7 @@ pub(crate) fn serve(address: &str, page: Page) -> anyhow::Result<SocketAddr> {
     })?;
     let bound = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new()
         .name("metrics".into())
         .spawn(move || runtime.block_on(accept(listener, page)))
@@ -50,9 +55,8 @@ async fn accept(listener: TcpListener, page: Page) {
     local
         .run_until(async move {
             loop {
-                // If a connection cannot be accepted, the scraper will retry.
                 let Ok((socket, _)) = listener.accept().await else {
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 };
                 let page = page.clone();

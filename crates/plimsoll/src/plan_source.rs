@@ -79,6 +79,9 @@ pub(crate) struct InlineArgs {
     /// Maximum number of simultaneous connections [default: 2000]
     #[arg(long, short = 'c', value_name = "N", requires = "url")]
     connections: Option<u64>,
+    /// Fail an answer that a check has to read and that is larger than this, such as 64MiB [default: 10MiB]
+    #[arg(long, value_name = "SIZE", requires = "url")]
+    max_body: Option<String>,
     /// HTTP method [default: GET, or POST with a body]
     #[arg(long, short = 'X', requires = "url")]
     method: Option<String>,
@@ -149,6 +152,7 @@ impl InlineArgs {
             (self.warmup.is_some(), "--warmup", "warmup"),
             (self.timeout.is_some(), "--timeout", "timeout"),
             (self.connections.is_some(), "--connections", "connections.max"),
+            (self.max_body.is_some(), "--max-body", "max_body"),
             (self.method.is_some(), "--method", "request of a [[target]]"),
             (self.body.is_some(), "--body", "body of a [[target]]"),
             (!self.headers.is_empty(), "--header", "headers of a [[target]]"),
@@ -174,6 +178,7 @@ impl InlineArgs {
         text("--arrivals", "arrivals", &self.arrivals);
         text("--warmup", "warmup", &self.warmup);
         text("--timeout", "timeout", &self.timeout);
+        text("--max-body", "max_body", &self.max_body);
         match (self.users, &self.rate) {
             (Some(users), _) => line("--users", format!("users = {users}")),
             (None, None) => line("--users", "users = 10".into()),

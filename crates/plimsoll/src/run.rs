@@ -5,8 +5,9 @@ use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, read_either};
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
+use crate::trace::trace_text;
 use crate::{put, stdout_columns, tell, usage_error};
-use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, TraceRecord};
+use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
 use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
@@ -63,7 +64,7 @@ pub(crate) struct RunArgs {
     /// Start even if this host cannot sustain the plan's load or a host name does not resolve
     #[arg(long)]
     force: bool,
-    /// Print N complete exchanges to stderr, as sent and received
+    /// Print N complete exchanges to stderr, without secrets; of a body at most 4 KiB
     #[arg(long, value_name = "N", default_value_t = 0)]
     trace: u32,
     /// Serve live metrics for Prometheus at http://ADDR/metrics
@@ -101,12 +102,18 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let interrupts = Interrupts::listen()?;
     let page = args.metrics.is_some().then_some(page);
     let finished = run_plan(&Arc::new(plan), settings(args), run_dir, page, &interrupts)?;
-    match args.format {
-        Format::Text => put(&finished.text())?,
-        Format::Json => put(&(finished.summary.to_json() + "\n"))?,
-    }
+    let printed = match args.format {
+        Format::Text => put(&finished.text()),
+        Format::Json => put(&(finished.summary.to_json() + "\n")),
+    };
     let code = finished.exit_code(interrupts.any());
-    finished.written.map(|()| code)
+    finished.written?;
+    match printed {
+        // The terminal is gone, which is what interrupted the run.
+        Err(error) if interrupts.any() => tell(&format!("{error:#}")),
+        printed => printed?,
+    }
+    Ok(code)
 }
 
 /// A seed that no run before had.
@@ -206,7 +213,9 @@ pub(crate) fn run_plan(
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {
         live.add(second);
     }
-    Ok(live.finish(running))
+    let finished = live.finish(running);
+    interrupts.results_written();
+    Ok(finished)
 }
 
 /// The consumer of a run's seconds: writes files, progress and metrics, and checks objectives that stop
@@ -250,7 +259,10 @@ impl<'p> Live<'p> {
             page.set(exposition(self.plan, &counts, total));
         }
         self.progress.show(&progress_line(self.plan, &counts, total));
-        traces.iter().for_each(|record| self.show_trace(record));
+        for record in &traces {
+            self.progress.end();
+            tell(&trace_text(record, self.plan));
+        }
         self.abort_if_missed();
     }
 
@@ -302,18 +314,6 @@ impl<'p> Live<'p> {
                 self.control.stop();
             }
         }
-    }
-
-    fn show_trace(&mut self, record: &TraceRecord) {
-        self.progress.end();
-        let took = record.received_at - record.sent_at;
-        tell(&format!(
-            "── {} · sent at {} · {took}\n{}\n── response\n{}\n",
-            record.target,
-            record.sent_at,
-            String::from_utf8_lossy(&record.request).trim_end(),
-            String::from_utf8_lossy(&record.response).trim_end(),
-        ));
     }
 }
 

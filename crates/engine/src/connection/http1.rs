@@ -5,7 +5,7 @@
 //! freed at the end of the exchange. The total size of these buffers per worker is limited.
 
 use super::{
-    Answer, BodyBudget, Event, Failure, Outgoing, ReadResources, Started, Trace, Transport,
+    Answer, BodyBudget, Event, Failure, Outgoing, ReadResources, Started, Trace, Traced, Transport,
 };
 use crate::arrival::Id;
 use crate::http1::{Length, Parser, Piece};
@@ -17,7 +17,6 @@ use std::ops::Range;
 /// The exchange in flight.
 struct Current {
     arrival: Id,
-    keep_body: bool,
     /// Whether the connection closes after it.
     last: bool,
     /// Whether the transport took a byte of its request.
@@ -30,7 +29,8 @@ struct Current {
     began: bool,
     bytes_in: u64,
     body_len: u64,
-    body_max: u64,
+    /// The maximum, if the body is kept.
+    body_max: Option<u64>,
 }
 
 /// The HTTP/1.1 state of one connection.
@@ -85,6 +85,10 @@ struct Closing {
 }
 
 impl Closing {
+    fn after(fault: Fault) -> Option<Closing> {
+        Some(Closing { reason: OpenReason::AfterError, fault: Some(fault) })
+    }
+
     fn of(reason: OpenReason) -> Option<Closing> {
         Some(Closing { reason, fault: None })
     }
@@ -129,6 +133,38 @@ impl Http1 {
         self.current.is_none()
     }
 
+    pub(super) fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// Whether the peer has sent nothing since the last exchange ended. If not, the connection takes
+    /// no more exchanges: a new one would be answered by bytes that belong to another.
+    pub(super) fn is_silent<K: Socket>(
+        &mut self,
+        transport: &mut Transport<K>,
+        ready: &mut Readiness,
+        scratch: &mut [u8],
+    ) -> bool {
+        let closing = loop {
+            match transport.read(scratch) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    (ready.readable, ready.read_closed) = (false, false);
+                    return true;
+                }
+                Ok(n) if n > 0 => break Closing::after(self.unsolicited()),
+                Ok(_) | Err(_) => break Closing::of(OpenReason::TargetClosed),
+            }
+        };
+        self.closing = closing;
+        false
+    }
+
+    /// The fault of bytes that belong to no request.
+    fn unsolicited(&self) -> Fault {
+        if self.used { Fault::BytesAfter } else { Fault::AnswerFirst }
+    }
+
     pub(super) fn take_trace(&mut self, arrival: Id) -> Option<Trace> {
         self.trace.take_if(|(traced, _)| *traced == arrival).map(|(_, trace)| trace)
     }
@@ -152,13 +188,14 @@ impl Http1 {
         };
         self.unwritten.bytes.extend_from_slice(&request[written..]);
         let sent = written > 0 && !transport.is_held();
-        self.trace = outgoing
-            .trace
-            .then(|| (outgoing.arrival, Trace { request: request.to_vec(), response: vec![] }));
+        self.trace = outgoing.trace.then(|| {
+            let mut traced = Traced::default();
+            traced.extend(request);
+            (outgoing.arrival, Trace { request: traced, response: Traced::default() })
+        });
         self.parser.expect(outgoing.request.head_only);
         self.current = Some(Current {
             arrival: outgoing.arrival,
-            keep_body: outgoing.keep_body,
             last: outgoing.last,
             taken: written > 0,
             sent,
@@ -229,7 +266,7 @@ impl Http1 {
                 ready.readable = false;
             }
             if let Some((_, trace)) = &mut self.trace {
-                trace.response.extend_from_slice(&resources.scratch[..n]);
+                trace.response.extend(&resources.scratch[..n]);
             }
             match self.feed(&resources.scratch[..n], &mut resources.budget) {
                 Ok(Some(_)) if self.current.as_ref().is_some_and(|current| !current.sent) => {
@@ -300,7 +337,7 @@ impl Http1 {
         budget: &mut BodyBudget,
     ) -> Result<Option<BodyLocation>, Failure> {
         let Some(current) = &mut self.current else {
-            return Err(Failure::fault(Fault::BytesAfter));
+            return Err(Failure::fault(self.unsolicited()));
         };
         current.bytes_in += bytes.len() as u64;
         let mut input = bytes;
@@ -317,18 +354,17 @@ impl Http1 {
             match self.parser.next(&mut input).map_err(Failure::fault)? {
                 Piece::Head => {
                     if let Length::Known(len) = self.parser.head().length
-                        && len > current.body_max
+                        && current.body_max.is_some_and(|max| len > max)
                     {
-                        return Err(Failure::of(ErrorClass::BodyTooLarge));
+                        let too_large = Failure::of(ErrorClass::BodyTooLarge);
+                        return Err(Failure { body_len: Some(len), ..too_large });
                     }
                 }
                 Piece::Body(piece) => {
+                    let Some(body_max) = current.body_max else { continue };
                     current.body_len += piece.len() as u64;
-                    if current.body_len > current.body_max {
+                    if current.body_len > body_max {
                         return Err(Failure::of(ErrorClass::BodyTooLarge));
-                    }
-                    if !current.keep_body {
-                        continue;
                     }
                     if first.is_none() && self.body.is_empty() {
                         let end = bytes.len() - input.len();
@@ -345,8 +381,7 @@ impl Http1 {
                 Piece::End => {
                     if !input.is_empty() {
                         // The answer is valid, but no request matches the bytes after it.
-                        let fault = Some(Fault::BytesAfter);
-                        self.closing = Some(Closing { reason: OpenReason::AfterError, fault });
+                        self.closing = Closing::after(Fault::BytesAfter);
                     }
                     return Ok(Some(first.map_or(BodyLocation::Collected, BodyLocation::Read)));
                 }

@@ -34,10 +34,9 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) request: &'a Request,
     /// Values for the request's placeholders.
     pub(crate) values: Values,
-    /// Maximum size of the answer's body.
-    pub(crate) body_max: u64,
-    /// Whether to keep the answer's body.
-    pub(crate) keep_body: bool,
+    /// Maximum size of the answer's body, if it is kept for a check; other bodies are counted and
+    /// discarded.
+    pub(crate) body_max: Option<u64>,
     /// Whether the connection closes after this exchange.
     pub(crate) last: bool,
     /// Whether to record a [`Trace`].
@@ -99,8 +98,28 @@ pub(crate) enum Started {
 /// The bytes of one exchange.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    pub(crate) request: Vec<u8>,
-    pub(crate) response: Vec<u8>,
+    pub(crate) request: Traced,
+    pub(crate) response: Traced,
+}
+
+/// Maximum number of bytes of a request or a response in a trace.
+const TRACED_MAX: usize = 16 << 10;
+
+/// The bytes of a request or a response, up to a limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traced {
+    /// The first 16 KiB.
+    pub bytes: Vec<u8>,
+    /// The number of bytes after these.
+    pub more: u64,
+}
+
+impl Traced {
+    fn extend(&mut self, bytes: &[u8]) {
+        let room = bytes.len().min(TRACED_MAX - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..room]);
+        self.more += (bytes.len() - room) as u64;
+    }
 }
 
 /// A complete answer.
@@ -110,7 +129,7 @@ pub(crate) struct Answer<'a> {
     /// Empty if it was not kept.
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
-    pub(crate) location: Option<&'a str>,
+    pub(crate) location: Option<&'a [u8]>,
     /// When the kernel received its last bytes, if timestamps were requested.
     pub(crate) received_at: Option<Nanos>,
 }
@@ -122,23 +141,29 @@ pub(crate) struct Failure {
     pub(crate) fault: Option<Fault>,
     /// The OS error, if any.
     pub(crate) error: Option<io::Error>,
+    /// The stated size of a body that is too large.
+    pub(crate) body_len: Option<u64>,
 }
 
 impl Failure {
     pub(crate) fn of(class: ErrorClass) -> Failure {
-        Failure { class, fault: None, error: None }
+        Failure { class, fault: None, error: None, body_len: None }
     }
 
-    fn fault(fault: Fault) -> Failure {
-        Failure { class: ErrorClass::Protocol, fault: Some(fault), error: None }
+    pub(crate) fn fault(fault: Fault) -> Failure {
+        Failure { fault: Some(fault), ..Failure::of(ErrorClass::Protocol) }
     }
 
     pub(crate) fn of_open(error: io::Error) -> Failure {
-        Failure { class: crate::errors::class_of_open(&error), fault: None, error: Some(error) }
+        Failure::caused_by(crate::errors::class_of_open(&error), error)
     }
 
     fn of_io(error: io::Error) -> Failure {
-        Failure { class: crate::errors::class_of_io(&error), fault: None, error: Some(error) }
+        Failure::caused_by(crate::errors::class_of_io(&error), error)
+    }
+
+    pub(crate) fn caused_by(class: ErrorClass, error: io::Error) -> Failure {
+        Failure { error: Some(error), ..Failure::of(class) }
     }
 }
 
@@ -239,13 +264,31 @@ impl<K: Socket> Connection<K> {
     }
 
     /// Starts an exchange; `buffers` are for rendering and can be reused afterwards.
+    ///
+    /// If the poll has reported bytes that were not read yet, they belong to no request of ours:
+    /// `scratch` is used to look at them first.
     pub(crate) fn start(
         &mut self,
         outgoing: Outgoing<'_>,
         buffers: (&mut Vec<u8>, &mut Vec<u8>),
+        scratch: &mut [u8],
     ) -> Started {
         match &mut self.protocol {
-            Protocol::Http1(http) => http.start(&mut self.transport, outgoing, buffers),
+            Protocol::Http1(http) => {
+                if (self.unread.readable || self.unread.read_closed)
+                    && !http.is_silent(&mut self.transport, &mut self.unread, scratch)
+                {
+                    return Started::Refused;
+                }
+                http.start(&mut self.transport, outgoing, buffers)
+            }
+        }
+    }
+
+    /// Whether it has carried an exchange.
+    pub(crate) fn is_used(&self) -> bool {
+        match &self.protocol {
+            Protocol::Http1(http) => http.is_used(),
         }
     }
 

@@ -103,7 +103,7 @@ fn bytes_before_any_request_close_the_connection() {
         session.peer_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         session.run();
         assert_eq!(session.connection.capacity(), 0);
-        assert!(session.events[0].contains("BytesAfter"), "{over:?}: {:?}", session.events);
+        assert!(session.events[0].contains("AnswerFirst"), "{over:?}: {:?}", session.events);
     }
     // With the handshake.
     let mut config = server_config(&[&version::TLS13]);
@@ -113,7 +113,7 @@ fn bytes_before_any_request_close_the_connection() {
     session.peer_reads(usize::MAX);
     session.peer_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     session.run();
-    assert!(session.has("Established") && session.has("BytesAfter"), "{:?}", session.events);
+    assert!(session.has("Established") && session.has("AnswerFirst"), "{:?}", session.events);
 }
 
 #[test]

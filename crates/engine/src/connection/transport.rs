@@ -51,6 +51,12 @@ impl<K: Socket> Transport<K> {
         Ok(Transport { socket: Stamped { socket, wanted: false, received_at: None }, tls })
     }
 
+    /// The socket.
+    #[cfg(test)]
+    pub(super) fn socket_mut(&mut self) -> &mut K {
+        &mut self.socket.socket
+    }
+
     /// Sets whether reads request receive timestamps.
     #[inline]
     pub(crate) fn want_stamps(&mut self, wanted: bool) {

@@ -1,6 +1,6 @@
 //! Handles the events of connections.
 
-use super::notes::excerpt;
+use super::notes::{body_too_large, excerpt};
 use super::step::{Step, request_of, step};
 use super::{Dispatcher, FollowUp, READS, has_unlisted_capacity};
 use crate::arrival::Id;
@@ -50,26 +50,22 @@ impl<S: System> Dispatcher<S> {
         debug_assert!(ready.len() <= READY_MAX, "at most one poll's worth");
         self.stamping = stamping;
         self.clock = now;
-        let (mut left, until) = (self.unread.len(), now + READ_TIME_MAX);
+        // Before any is read: what is read may lead to a request on a connection that is reported
+        // after it, which must not be sent before the bytes there were looked at.
         for (key, ready) in ready {
             let Some(connection) = self.connections.get_mut(*key) else { continue };
-            let queued = connection.unread.any();
-            // Connections that are already waiting come first.
-            if queued || left > 0 || self.clock >= until {
-                connection.unread = connection.unread.or(*ready);
-                if !queued {
-                    let serial = connection.serial;
-                    self.unread.push_back(Unread { key: *key as u32, serial, since: polled_at });
-                }
-                continue;
+            if !connection.unread.any() {
+                let serial = connection.serial;
+                self.unread.push_back(Unread { key: *key as u32, serial, since: polled_at });
             }
-            self.on_ready(*key, *ready);
+            connection.unread = connection.unread.or(*ready);
         }
-        while left > 0
-            && self.clock < until
-            && let Some(Unread { key, serial, .. }) = self.unread.pop_front()
-        {
-            left -= 1;
+        let until = now + READ_TIME_MAX;
+        for _ in 0..self.unread.len() {
+            if self.clock >= until {
+                break;
+            }
+            let Some(Unread { key, serial, .. }) = self.unread.pop_front() else { break };
             let key = key as usize;
             if self.connections.get(key).is_some_and(|connection| connection.serial == serial) {
                 self.on_ready(key, Readiness::NONE);
@@ -110,8 +106,9 @@ impl<S: System> Dispatcher<S> {
                     arrival.bytes_in += bytes;
                     let (status, received_at) = (answer.status, answer.received_at);
                     let counts = self.recorder.rpc(arrival.warm);
-                    let buffers = (&mut self.buffers.body, &mut self.buffers.decoded);
-                    let step = step(&self.shared, arrival, &answer, buffers, counts);
+                    let gzip = (&mut self.buffers.gunzip, &mut self.buffers.decoded);
+                    let body = &mut self.buffers.body;
+                    let step = step(&self.shared, arrival, &answer, body, gzip, counts);
                     if answer.body.len() > FAST_BODY_MAX {
                         self.clock = self.system.now();
                     }
@@ -121,6 +118,10 @@ impl<S: System> Dispatcher<S> {
                         let text = match cause.fault {
                             Some(fault) => {
                                 format!("{fault} (status {status}{})", excerpt(answer.body))
+                            }
+                            // Only of a body that is gzipped.
+                            None if cause.class == ErrorClass::BodyTooLarge => {
+                                body_too_large(self.shared.plan.body_max, None)
                             }
                             None => format!("status {status}{}", excerpt(answer.body)),
                         };

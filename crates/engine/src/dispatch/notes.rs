@@ -9,6 +9,7 @@ use crate::prepare::Shared;
 use crate::running::TraceRecord;
 use crate::system::System;
 use crate::tls::explain;
+use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, Listed, Note};
 
 /// Error notes and traces collected since the last report.
@@ -62,6 +63,9 @@ impl<S: System> Dispatcher<S> {
                 format!("{fault}; if the server does not use TLS, use http://")
             }
             (None, Some(fault)) => fault.to_string(),
+            (None, None) if failure.class == ErrorClass::BodyTooLarge => {
+                body_too_large(self.shared.plan.body_max, failure.body_len)
+            }
             (None, None) => failure.class.to_string(),
         };
         self.notebook.note(&self.shared, &self.arrivals[id], failure.class, text);
@@ -79,12 +83,21 @@ impl<S: System> Dispatcher<S> {
         let arrival = &self.arrivals[id];
         self.notebook.traces.push(TraceRecord {
             target: self.shared.plan.targets[arrival.target as usize].name.clone(),
+            spec: arrival.exchange.request as usize,
+            redirected: arrival.exchange.hop.is_some(),
             sent_at: arrival.exchange.sent_at.unwrap_or(arrival.dispatched_at),
             received_at: self.system.now(),
             request: trace.request,
             response: trace.response,
         });
     }
+}
+
+/// The note for a body that a check would have to read and that is over the limit. `len` is its
+/// size, if known.
+pub(super) fn body_too_large(max: u64, len: Option<u64>) -> String {
+    let len = len.map_or("a body".into(), |len| format!("a body of {} bytes", grouped(len)));
+    format!("{len} exceeds max_body = {} bytes; raise max_body or --max-body", grouped(max))
 }
 
 /// The start of a body for an error note: `, body "no"`; empty if the body is empty or was not

@@ -15,7 +15,7 @@ use crate::pool::{Name, Pool};
 use crate::request::{Hop, tls_start};
 use crate::system::resolve::{Query, Resolved, is_literal};
 use crate::system::{Route, System};
-use plimsoll_measure::{ErrorClass, Nanos, OpenReason};
+use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason};
 use plimsoll_plan::Origin;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -87,8 +87,7 @@ impl<S: System> Dispatcher<S> {
                 Name::Resolving => return,
                 Name::Failed(why) => {
                     let error = std::io::Error::other(why.clone());
-                    let failure =
-                        Failure { class: ErrorClass::Dns, fault: None, error: Some(error) };
+                    let failure = Failure::caused_by(ErrorClass::Dns, error);
                     if now >= self.pools[pool].queried_at + RESOLVE_RETRY {
                         self.resolve(pool, now);
                     }
@@ -254,6 +253,7 @@ impl<S: System> Dispatcher<S> {
         let (established, listed, slow) =
             (connection.is_established(), connection.listed, connection.slow);
         let (handshaking, sampled) = (connection.is_handshaking(), connection.sampled);
+        let used = connection.is_used();
         connection.close();
         let pool = &mut self.pools[index];
         pool.closed(address, sampled, now);
@@ -264,8 +264,15 @@ impl<S: System> Dispatcher<S> {
             if listed && let Some(at) = free.iter().rposition(|free| *free as usize == key) {
                 free.remove(at);
             }
-            if let Some(fault) = failure.and_then(|failure| failure.fault) {
-                self.recorder.counts.faults.count(fault);
+            match failure {
+                // The peer spoke before it was asked: another connection would do no better.
+                Some(failure) if !used && failure.fault.is_some() => {
+                    self.unreachable(index, address, &failure, now);
+                }
+                Some(Failure { fault: Some(fault), .. }) => {
+                    self.recorder.counts.faults.count(fault)
+                }
+                _ => {}
             }
         } else {
             pool.attempt_ended(slow, handshaking);
@@ -342,24 +349,23 @@ impl<S: System> Dispatcher<S> {
                 *exchange = Exchange::new(exchange.request, Some(hop), now);
                 self.follow_ups.push_back(FollowUp::Request(id));
             }
-            Err(why) => {
-                let error = Some(std::io::Error::other(why));
-                let failure = Failure { class: ErrorClass::Tls, fault: None, error };
+            Err(failure) => {
                 self.note_failure(id, &failure);
-                self.fail(id, now, Cause::of(failure.class));
+                self.fail(id, now, Cause { class: failure.class, fault: failure.fault });
             }
         }
     }
 
     /// The pool for a redirect's origin, created if needed.
-    fn pool_of(&mut self, origin: &Origin, now: Nanos) -> Result<usize, String> {
+    fn pool_of(&mut self, origin: &Origin, now: Nanos) -> Result<usize, Failure> {
         if let Some(index) = self.pools.iter().position(|pool| pool.origin == *origin) {
             return Ok(index);
         }
         if self.pools.len() >= POOLS_MAX {
-            return Err(format!("targets and redirects span more than {POOLS_MAX} origins"));
+            return Err(Failure::fault(Fault::TooManyOrigins));
         }
-        let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)?;
+        let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)
+            .map_err(|why| Failure::caused_by(ErrorClass::Tls, std::io::Error::other(why)))?;
         let (limit, slot) = (self.pools[0].limit, self.shared.redirects_slot);
         let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limit);
         if let Ok(ip) = origin.host.parse::<IpAddr>() {

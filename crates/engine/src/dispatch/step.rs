@@ -4,6 +4,7 @@
 
 use crate::arrival::Arrival;
 use crate::connection::Answer;
+use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement, judge};
 use crate::prepare::Shared;
 use crate::request::{Hop, Request};
@@ -37,7 +38,8 @@ pub(super) fn step(
     shared: &Shared,
     arrival: &Arrival,
     answer: &Answer<'_>,
-    (body, decoded): (&mut Vec<u8>, &mut Vec<u8>),
+    body: &mut Vec<u8>,
+    gzip: (&mut Gunzip, &mut Vec<u8>),
     counts: &mut RpcCounts,
 ) -> Step {
     let plan = &shared.plan;
@@ -54,7 +56,7 @@ pub(super) fn step(
         None
     };
     let expected = request.expected.as_ref().or(rendered.as_ref());
-    Step::Finish(judge(&spec.expect, expected, answer, plan.body_max, decoded, counts))
+    Step::Finish(judge(&spec.expect, expected, answer, plan.body_max, gzip, counts))
 }
 
 /// The redirect in an answer, resolved against the request it answers.
@@ -68,8 +70,11 @@ fn follow(shared: &Shared, arrival: &Arrival, answer: &Answer<'_>) -> Step {
     let hop = match (left, answer.location) {
         (0, _) => Err(Fault::TooManyRedirects),
         (_, None) => Err(Fault::BadLocation),
-        (left, Some(location)) => Hop::after(before, left - 1, answer.status, location, close)
-            .map_err(|_| Fault::BadLocation),
+        (left, Some(location)) => {
+            let values = values_of(shared, arrival);
+            Hop::after(before, values, (answer.status, location), left - 1, close)
+                .map_err(|_| Fault::BadLocation)
+        }
     };
     match hop {
         Ok(hop) => Step::Follow(Box::new(hop)),

@@ -96,7 +96,7 @@ impl<S: System> Dispatcher<S> {
             self.pools[pool].count_starved();
         }
         if let Some(fault) = cause.fault {
-            let failure = Failure { class: cause.class, fault: Some(fault), error: None };
+            let failure = Failure { fault: Some(fault), ..Failure::of(cause.class) };
             self.note_failure(id, &failure);
         }
         self.fail(id, now, cause);

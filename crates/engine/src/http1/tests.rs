@@ -68,6 +68,24 @@ fn valid_responses_are_parsed() {
 }
 
 #[test]
+fn folded_lines_continue_the_value_before_them() {
+    let check = |lines: &str, location: &str, length: usize| {
+        let text = format!("HTTP/1.1 302 Found\r\n{lines}\r\n\r\n{}", "x".repeat(length));
+        let (head, body, left) = parse(&text).unwrap().expect(&text);
+        assert_eq!(head.location.as_deref(), Some(location.as_bytes()), "{lines}");
+        assert_eq!((body.len(), left), (length, 0), "{lines}");
+    };
+    check("Content-Length: 0\r\nLocation: /a\r\n b", "/a b", 0);
+    check("Location: /a\r\n\tb\r\n   c  \r\nContent-Length: 3", "/a b c", 3);
+    check("Location:\r\n /a\r\nContent-Length:\r\n 3", "/a", 3);
+    check("Location: /a\r\n \r\nContent-Length: 3\r\n\t", "/a", 3); // empty continuations
+    check("Location: /a\r\n Content-Length: 9\r\nContent-Length: 3", "/a Content-Length: 9", 3);
+    check("Location: /a\n b\nX: y\n : z\nContent-Length: 1", "/a b", 1); // bare line feeds
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    assert_eq!(parse(chunked).unwrap().unwrap().1, b"hi");
+}
+
+#[test]
 fn responses_to_head_have_no_body() {
     let text = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n";
     assert_eq!(read(&[text], true).unwrap().unwrap().1, b"");
@@ -93,7 +111,11 @@ fn malformed_responses_are_faults() {
     check("HTTP/1.1 099 OK\r\n\r\n", Fault::NotHttp);
     check("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", Fault::BadHeader);
     check("HTTP/1.1 200 OK\r\na : b\r\n\r\n", Fault::BadHeader);
-    check("HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n", Fault::BadHeader);
+    check("HTTP/1.1 200 OK\r\n folded: x\r\na: b\r\n\r\n", Fault::BadHeader);
+    check("HTTP/1.1 200 OK\r\n\tx\r\n\r\n", Fault::BadHeader);
+    check("HTTP/1.1 200 OK\r\n \r\n\r\n", Fault::BadHeader);
+    check("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n 2\r\n\r\n", Fault::BadLength);
+    check("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip,\r\n chunked\r\n\r\n", Fault::BadCoding);
     check("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", Fault::BadLength);
     check("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", Fault::BadLength);
     check("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", Fault::BadLength);
@@ -142,7 +164,7 @@ fn responses() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         |(chunks, interim, chunked, name, value)| {
             let body = chunks.concat();
             let mut bytes = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(interim);
-            bytes.extend(format!("HTTP/1.1 200 OK\r\nX-{name}: {value}\r\n").bytes());
+            bytes.extend(format!("HTTP/1.1 200 OK\r\nX-{name}: {value}\r\n {value}\r\n").bytes());
             if chunked {
                 bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
                 for chunk in &chunks {

@@ -1,6 +1,6 @@
 //! Processes whose Prometheus metrics are scraped during a run.
 
-use crate::{Scheme, Url};
+use crate::{Scheme, Url, percent_encode};
 use plimsoll_config::{Field, Table};
 
 /// Bounds time and memory: one thread scrapes all of them every second, and each has its own series.
@@ -65,12 +65,11 @@ fn read_url(field: &Field<'_>) -> Option<(Url, String)> {
         field.problem("a scrape supports only plain HTTP without credentials", hint);
         return None;
     }
-    if !url.path.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
-        field.problem(
-            "the path contains a space or control character",
-            "percent-encode it; a space is %20",
-        );
-        return None;
+    match percent_encode(url.path.as_bytes()) {
+        Ok(path) => Some((Url { path, ..url }, text.shown)),
+        Err(message) => {
+            field.problem(message, "percent-encode it; a tab is %09");
+            None
+        }
     }
-    Some((url, text.shown))
 }

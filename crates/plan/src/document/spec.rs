@@ -3,8 +3,10 @@
 //! Problems are reported by part; the caller knows each part's position.
 
 use crate::template::Values;
-use crate::{Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url};
-use plimsoll_config::{Field, Table, Text};
+use crate::{
+    Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url, percent_encode,
+};
+use plimsoll_config::{Field, Table, Text, is_secret};
 use plimsoll_measure::rng::Key;
 use std::path::PathBuf;
 
@@ -128,6 +130,7 @@ impl RawRequest {
                 name: "Content-Type".into(),
                 value: Template::plain("application/json"),
                 shown: "application/json".into(),
+                secret: false,
             });
             headers.sort_by(|a, b| a.name.cmp(&b.name));
         }
@@ -160,12 +163,14 @@ fn check_method(method: &str) -> Result<(), Problem> {
 fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Problem> {
     let plain = |message| Problem(message, "");
     let url = Url::parse(&text.value).map_err(plain)?;
-    let path = Template::parse(&url.path, placed).map_err(plain)?;
-    let printable = |b: &u8| (0x21..=0x7e).contains(b);
-    if !path.texts().all(|text| text.iter().all(printable)) {
-        let message = "the path contains a space or control character".into();
-        return Err(Problem(message, "percent-encode it; a space is %20"));
+    if let Some((_, version)) =
+        url.path.rsplit_once(' ').filter(|(_, end)| end.starts_with("HTTP/"))
+    {
+        return Err(Problem(format!("\"{version}\" after the URL"), "leave out the HTTP version"));
     }
+    let mut path = Template::parse(&url.path, placed).map_err(plain)?;
+    path.change_texts(percent_encode)
+        .map_err(|message| Problem(message, "percent-encode it; a tab is %09"))?;
     let shown = if url.user.is_some() && !text.shown.contains("${") {
         url.to_string()
     } else {
@@ -190,11 +195,12 @@ pub(super) fn check_header_name(name: &str) -> Result<(), Problem> {
 /// A header. The name must be valid.
 pub(super) fn read_header(name: String, text: Text, placed: &mut u64) -> Result<Header, Problem> {
     let text = text.hidden_if_secret(&name);
+    let secret = is_secret(&name) || text.hides();
     if text.value.bytes().any(|b| b < 0x20 && b != b'\t' || b == 0x7f) {
         return Err(Problem(format!("header \"{name}\" contains a control character"), ""));
     }
     let value = Template::parse(&text.value, placed).map_err(|message| Problem(message, ""))?;
-    Ok(Header { name, value, shown: text.shown })
+    Ok(Header { name, value, shown: text.shown, secret })
 }
 
 /// Whether a body, with its placeholders replaced, is a JSON-RPC request.

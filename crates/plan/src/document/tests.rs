@@ -210,9 +210,11 @@ fn bad_targets() {
     check_target("request = \"GET http://${HOST}/\"", "the variable HOST is not set");
     check_target("request = \"GET http://h/\"\nbody_file = \"/no/such\"", "cannot read /no/such");
     check_target("request = \"GET http://h/{{sek}}\"", "unknown placeholder {{sek}}");
+    check_target("request = \"GET http://h/a\\tb\"", "a control character (0x09) in the URL");
+    check_target("request = \"GET http://h/a HTTP/1.1\"", "\"HTTP/1.1\" after the URL");
     check_target(
-        "request = \"GET http://h/a b\"",
-        "the path contains a space or control character",
+        "request = \"GET http://b\u{fc}cher.de/\"",
+        "'\u{fc}' is not allowed in a host name",
     );
     check_target(
         "request = \"GET http://h/\"\nheaders = { \"a b\" = \"c\" }",
@@ -284,7 +286,7 @@ fn scrapes() {
     check("[[scrape]]\nurl = \"h/\"", "plan.toml:6:7: \"h/\" is not a valid URL");
     check("[[scrape]]\nurl = \"https://h/\"", "supports only plain HTTP without credentials");
     check("[[scrape]]\nurl = \"http://a:b@h/\"", "supports only plain HTTP without credentials");
-    check("[[scrape]]\nurl = \"http://h/a b\"", "the path contains a space or control character");
+    check("[[scrape]]\nurl = \"http://h/a\\tb\"", "a control character (0x09) in the URL");
     check("[[scrape]]\nurl = \"http://h/\"\nevery = \"1s\"", "unknown key \"every\" in [[scrape]]");
     let twice = "[[scrape]]\nname = \"a\"\nurl = \"http://h/\"\n".repeat(2);
     check(&twice, "duplicate scrape name \"a\"");

@@ -4,6 +4,8 @@
 
 use crate::run::{Done, Folder, RunResult};
 use crate::server::{Reply, Server};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 fn sh(script: &str) -> Done {
@@ -82,4 +84,55 @@ fn exhausted_descriptors_invalidate_the_run() {
     let findings = result.summary["verdict"]["findings"].as_array().unwrap();
     let has = |id: &str| findings.iter().any(|finding| finding["id"] == id);
     assert!(has("fds_exhausted") && has("forced"), "{}", result.summary["verdict"]);
+}
+
+#[test]
+fn a_metrics_page_without_descriptors_uses_no_cpu_and_comes_back() {
+    let server = Server::start(|_, _| Reply::ok("fine"));
+    // All descriptors but a few are taken by connections that the shell opened for the run.
+    let script = format!(
+        "ulimit -n 64; for fd in $(seq 20 60); do eval \"exec $fd</dev/null\"; done; ulimit -n 61\n\
+         exec {} run --url {}/ --rate 10/s -d 1h --no-out --metrics 127.0.0.1:0 --force --workers 1",
+        env!("CARGO_BIN_EXE_plimsoll"),
+        server.url()
+    );
+    let mut child = Command::new("bash")
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("http://127.0.0.1:") || !line.contains("metrics") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it says where the metrics are");
+    }
+    let address: String = line.split("http://").nth(1).unwrap().trim().replace("/metrics", "");
+    server.wait_for(5);
+    // Each scrape that stays connected takes a descriptor, until none is left.
+    let mut held: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let before = (server.received().len(), metrics_ticks(child.id()));
+    server.wait_for(before.0 + 10);
+    let spent = metrics_ticks(child.id()) - before.1;
+    // A second at 10/s, in which a spinning thread spends most of 100 ticks.
+    assert!(spent < 20, "{spent} ticks");
+    held.clear();
+    let mut socket = TcpStream::connect(&address).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    socket.read_to_string(&mut page).unwrap();
+    assert!(page.contains("plimsoll_run_planned_rate{stream=\"main\"} 10"), "{page}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// CPU time of the thread that serves metrics, in hundredths of a second.
+fn metrics_ticks(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = threads.map(|t| std::fs::read_to_string(t.unwrap().path().join("stat")).unwrap());
+    let stat = stats.into_iter().find(|stat| stat.contains("(metrics)")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }

@@ -13,6 +13,7 @@ mod host_limits;
 mod http;
 mod operating;
 mod output;
+mod redirects;
 mod registry;
 mod run;
 mod scenarios;

@@ -186,3 +186,56 @@ fn signals_that_interrupt_system_calls_do_not_disturb_a_run() {
     let ran = finish(child);
     assert_eq!(ran.count("/requests/scheduled"), 100, "{}", ran.summary["errors"]);
 }
+
+#[test]
+fn no_number_and_kind_of_signals_loses_the_results() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        let server = Server::start(|_, _| Reply::raw("", After::Hang));
+        let folder = Folder::new();
+        let args = run_args(&folder, &server.url(), "20m");
+        let mut child = start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        // Nobody reads the report or the messages.
+        drop((child.stdout.take(), child.stderr.take()));
+        server.wait_for(20);
+        // The kernel merges pending signals: repeated until the process has ended.
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+            std::thread::yield_now();
+        };
+        assert_eq!(status.code(), Some(130), "{signal}: {status}");
+        let kept = std::fs::read_to_string(folder.path().join("out/summary.json"));
+        let summary: serde_json::Value = serde_json::from_str(&kept.unwrap()).unwrap();
+        assert_eq!(summary["cut_short"], true, "{signal}");
+        assert_eq!(summary["errors"]["aborted"], summary["requests"]["scheduled"]);
+    }
+}
+
+#[test]
+fn a_quarter_million_waiting_arrivals_end_at_once() {
+    let server = Server::start(|_, _| Reply::raw("", After::Hang));
+    let folder = Folder::new();
+    let plan = format!(
+        "users = 250000\nduration = \"10m\"\ntimeout = \"20m\"\nconnections = {{ max = 50 }}\n\
+         [[target]]\nrequest = \"GET {}/\"\n",
+        server.url()
+    );
+    let plan = folder.file("plan.toml", plan);
+    let args = ["run", &plan, "--no-out", "--format", "json", "--workers", "1", "--force"];
+    let mut child = start(&args);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    server.wait_for(50);
+    for words in ["waiting for requests in flight", "stopping now"] {
+        interrupt(&child);
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "it says: {words}");
+        }
+    }
+    let result = finish(child);
+    assert_eq!(result.done.code, 130);
+    assert_eq!(result.errors("aborted"), result.count("/requests/scheduled"));
+}

@@ -108,7 +108,15 @@ pub(super) fn network_and_target(
             id: row.id,
             severity: Severity::Warning,
             side: row.side,
-            evidence: format!("{} {}", row.text, case.of_all(n)),
+            evidence: match row.of {
+                Counted::Connections(_) if n == 1 => {
+                    "1 answer was followed by bytes that belong to no request; the connection was \
+                     closed"
+                        .into()
+                }
+                Counted::Connections(_) => format!("{} {}", grouped(n), row.text),
+                _ => format!("{} {}", row.text, case.of_all(n)),
+            },
             fix: counts.fix(row).into(),
             seconds: counts.seconds(row),
             share: case.share(n),
@@ -121,10 +129,14 @@ struct Row {
     id: FindingId,
     of: Counted,
     side: Side,
-    /// The beginning of the evidence, followed by `12 of 5,000 arrivals`.
+    /// The beginning of the evidence, followed by `12 of 5,000 arrivals`; the end of it, after the
+    /// number, for connections.
     text: &'static str,
     fix: &'static str,
 }
+
+/// Faults of redirects, whose answers are valid HTTP.
+const REDIRECTS: [Fault; 3] = [Fault::BadLocation, Fault::TooManyRedirects, Fault::TooManyOrigins];
 
 /// What a row counts.
 enum Counted {
@@ -132,9 +144,11 @@ enum Counted {
     Classes(&'static [ErrorClass], &'static [Fault]),
     /// Arrivals with this fault.
     Fault(Fault),
+    /// Connections with this fault.
+    Connections(Fault),
 }
 
-const ROWS: [Row; 11] = {
+const ROWS: [Row; 16] = {
     use ErrorClass::*;
     [
         Row {
@@ -205,7 +219,7 @@ const ROWS: [Row; 11] = {
         },
         Row {
             id: FindingId::TargetErrors,
-            of: Counted::Classes(&[Protocol], &[]),
+            of: Counted::Classes(&[Protocol], &REDIRECTS),
             side: Side::Target,
             text: "the answer was not valid HTTP for",
             fix: "check that the port speaks HTTP; use https:// if it speaks TLS; --trace 5 prints \
@@ -213,7 +227,46 @@ const ROWS: [Row; 11] = {
         },
         Row {
             id: FindingId::TargetErrors,
-            of: Counted::Classes(&[BodyTooLarge, Status, RpcMismatch, Check], &[]),
+            of: Counted::Fault(Fault::TooManyOrigins),
+            side: Side::Target,
+            text: "targets and redirects span more than 256 origins, so that no redirect to \
+                    another was followed for",
+            fix: "lower redirects, or send to the hosts that the redirects lead to",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Fault(Fault::TooManyRedirects),
+            side: Side::Target,
+            text: "there were more redirects than the plan follows for",
+            fix: "raise redirects in the plan, or look for redirects that lead in a circle; --trace 5 \
+                  prints whole exchanges",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Fault(Fault::BadLocation),
+            side: Side::Target,
+            text: "a redirect had no usable Location for",
+            fix: "check the target's redirects; --trace 5 prints whole exchanges",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Connections(Fault::BytesAfter),
+            side: Side::Target,
+            text: "answers were followed by bytes that belong to no request; the connections were \
+                    closed",
+            fix: "compare Content-Length with the body that the target sends; --trace 5 prints whole \
+                  exchanges",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Classes(&[BodyTooLarge], &[]),
+            side: Side::Target,
+            text: "the body exceeded max_body for",
+            fix: "raise max_body in the plan (--max-body SIZE without a plan file), or ask for less",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Classes(&[Status, RpcMismatch, Check], &[]),
             side: Side::Target,
             text: "the answer was not as expected for",
             fix: "see the errors; --trace 5 prints whole exchanges",
@@ -231,7 +284,7 @@ impl Counts<'_> {
     fn count(&self, row: &Row) -> u64 {
         let faults = &self.case.total.faults;
         match row.of {
-            Counted::Fault(fault) => faults.get(fault),
+            Counted::Fault(fault) | Counted::Connections(fault) => faults.get(fault),
             Counted::Classes(classes, except) => {
                 let all: u64 = classes.iter().map(|class| self.count_class(*class)).sum();
                 all.saturating_sub(except.iter().map(|fault| faults.get(*fault)).sum())
@@ -260,7 +313,7 @@ impl Counts<'_> {
 
     fn seconds(&self, row: &Row) -> Option<Seconds> {
         match row.of {
-            Counted::Fault(fault) => self.faults.get(fault),
+            Counted::Fault(fault) | Counted::Connections(fault) => self.faults.get(fault),
             Counted::Classes(classes, _) => self.case.errors.over(classes),
         }
     }

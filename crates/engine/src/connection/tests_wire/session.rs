@@ -192,12 +192,12 @@ impl Session {
             arrival: 7,
             request: &self.request,
             values: Values { seq: 0, key: Key::new(0) },
-            body_max: 1 << 30,
-            keep_body: true,
+            body_max: Some(1 << 30),
             last: false,
             trace: false,
         };
-        self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()))
+        let scratch = &mut self.resources.scratch;
+        self.connection.start(outgoing, (&mut Vec::new(), &mut Vec::new()), scratch)
     }
 
     /// Reports readiness to the connection and records its events, as the dispatcher would.

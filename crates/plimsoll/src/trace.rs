@@ -1,0 +1,301 @@
+//! `--trace`: complete exchanges as text, without secrets and without control characters.
+//!
+//! Secrets are what the rest of the program never shows: headers with names such as Authorization,
+//! Cookie or X-Api-Key, values filled from secret variables, and parts of URLs that look like keys.
+//! A target that echoes one of them is not shown either. Control characters are escaped, because a
+//! target could otherwise send commands to the terminal. At most 4 KiB of a body are shown, and the
+//! engine keeps at most 16 KiB of a request or a response.
+
+use plimsoll_config::{Text, is_secret};
+use plimsoll_engine::{TraceRecord, Traced};
+use plimsoll_measure::units::{counted, grouped};
+use plimsoll_plan::{Body, Plan, RequestSpec};
+use std::fmt::Write;
+
+/// Maximum number of bytes of a body that are shown.
+const BODY_MAX: usize = 4 << 10;
+/// Shorter parts of a secret header are not searched for elsewhere: they could be words.
+const ECHO_MIN: usize = 6;
+const REDACTED: &str = "[redacted]";
+/// Headers whose values are URLs.
+const URLS: [&str; 3] = ["location", "content-location", "referer"];
+
+/// An exchange as text.
+pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
+    let took = record.received_at - record.sent_at;
+    let mut masks = Masks { spec: &plan.requests[record.spec], echoes: Vec::new() };
+    let request = masks.request(&record.request, record.redirected);
+    let response = masks.response(&record.response);
+    format!(
+        "── {} · sent at {} · {took}\n{}\n── response\n{}\n",
+        record.target,
+        record.sent_at,
+        request.trim_end(),
+        response.trim_end(),
+    )
+}
+
+/// What is left out of an exchange.
+struct Masks<'p> {
+    spec: &'p RequestSpec,
+    /// The secrets that were sent, in case the target repeats them.
+    echoes: Vec<String>,
+}
+
+impl Masks<'_> {
+    fn request(&mut self, traced: &Traced, redirected: bool) -> String {
+        let (head, body) = split(&traced.bytes);
+        let (line, headers) = head.split_once('\n').unwrap_or((&head, ""));
+        let mut shown = self.request_line(line, redirected) + "\n";
+        let spec = self.spec;
+        let is_hidden = |name: &str| {
+            let mut own = spec.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name));
+            is_secret(name) || own.any(|header| header.secret)
+        };
+        let (headers, secrets) = without_secrets(headers, is_hidden);
+        for secret in secrets {
+            let parts = secret.split(|c: char| c.is_whitespace() || ";,=".contains(c));
+            self.echoes.extend(parts.filter(|part| part.len() >= ECHO_MIN).map(String::from));
+            self.echoes.push(secret);
+        }
+        // The longest first: a part must not hide the rest of the whole.
+        self.echoes.retain(|echo| echo.len() >= ECHO_MIN);
+        self.echoes.sort_by_key(|echo| std::cmp::Reverse(echo.len()));
+        shown += &headers;
+        match &spec.body {
+            Body::Inline(text, _) if text.hides() && !body.is_empty() => {
+                shown += &format!("\n{}", escaped(text.shown.as_bytes()));
+            }
+            _ => self.add_body(body, traced.more, false, &mut shown),
+        }
+        shown
+    }
+
+    /// `METHOD PATH HTTP/1.1`, keys in the path left out.
+    fn request_line(&mut self, line: &str, redirected: bool) -> String {
+        let mut words = line.trim_end().splitn(3, ' ');
+        let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let version = words.next().unwrap_or("");
+        let written = &self.spec.url_shown;
+        let shown = if !redirected && written.replace("$${", "").contains("${") {
+            let authority = written.find("://").map_or(0, |at| at + 3);
+            let at = written[authority..].find(['/', '?']).map_or(0, |at| authority + at);
+            self.echoes.push(path.into());
+            written[at..].to_string()
+        } else {
+            self.url(path, "http://host")
+        };
+        escaped(format!("{method} {shown} {version}").as_bytes())
+    }
+
+    /// A URL without its keys; `before` completes one without an authority.
+    fn url(&mut self, url: &str, before: &str) -> String {
+        let shown = Text::plain(format!("{before}{url}")).hiding_keys_of_url().shown;
+        let shown = shown.strip_prefix(before).unwrap_or(&shown).to_string();
+        let parts = |url: &str| -> Vec<String> {
+            url.split(['/', '?', '&', '=']).map(String::from).collect()
+        };
+        let (all, kept) = (parts(url), parts(&shown));
+        if all.len() == kept.len() {
+            let hidden = all.into_iter().zip(&kept).filter(|(_, kept)| *kept == REDACTED);
+            self.echoes.extend(hidden.map(|(part, _)| part));
+        }
+        shown
+    }
+
+    fn response(&self, traced: &Traced) -> String {
+        let (head, body) = split(&traced.bytes);
+        let (headers, _) = without_secrets(&head, is_secret);
+        let mut shown = self.without_echoes(&headers);
+        let is_gzip = head.to_ascii_lowercase().contains("content-encoding: gzip");
+        self.add_body(body, traced.more, is_gzip, &mut shown);
+        shown
+    }
+
+    fn add_body(&self, body: &[u8], more: u64, gzip: bool, shown: &mut String) {
+        if body.is_empty() && more == 0 {
+            return;
+        }
+        let all = body.len() as u64 + more;
+        if gzip {
+            return shown.push_str(&format!("\n[{} of gzip]", counted(all, "byte")));
+        }
+        let part = &body[..body.len().min(BODY_MAX)];
+        *shown += "\n";
+        *shown += &self.without_echoes(&escaped(part));
+        let left = all - part.len() as u64;
+        if left > 0 {
+            write!(shown, "\n[{} more bytes]", grouped(left)).expect("to memory");
+        }
+    }
+
+    fn without_echoes(&self, text: &str) -> String {
+        self.echoes
+            .iter()
+            .fold(text.into(), |text, echo| text.replace(&escaped(echo.as_bytes()), REDACTED))
+    }
+}
+
+/// The head, as text, and the body.
+fn split(bytes: &[u8]) -> (String, &[u8]) {
+    let ends = [&b"\r\n\r\n"[..], b"\n\n"].map(|end| {
+        let at = bytes.windows(end.len()).position(|window| window == end);
+        at.map(|at| (at, at + end.len()))
+    });
+    let (head, body) = ends.into_iter().flatten().min().unwrap_or((bytes.len(), bytes.len()));
+    (String::from_utf8_lossy(&bytes[..head]).replace("\r\n", "\n"), &bytes[body..])
+}
+
+/// Header lines, escaped and without the values of hidden headers, which are returned beside them.
+/// Continuations of a value are hidden with it.
+fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Vec<String>) {
+    let (mut shown, mut secrets) = (String::new(), Vec::new());
+    let mut hiding = false;
+    for line in lines.split('\n').filter(|line| !line.is_empty()) {
+        if line.starts_with([' ', '\t']) {
+            if hiding {
+                secrets.push(line.trim().into());
+                continue;
+            }
+        } else if let Some((name, value)) = line.split_once(':') {
+            hiding = is_hidden(name);
+            if hiding {
+                secrets.push(value.trim().into());
+                shown += &format!("{}: {REDACTED}\n", escaped(name.as_bytes()));
+                continue;
+            }
+            if URLS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+                let url = without_password(&Text::plain(value).hiding_keys_of_url().shown);
+                shown += &format!("{name}:{}\n", escaped(url.as_bytes()));
+                continue;
+            }
+        }
+        shown += &escaped(line.as_bytes());
+        shown.push('\n');
+    }
+    (shown, secrets)
+}
+
+/// A URL without the user name and the password before its host.
+fn without_password(url: &str) -> String {
+    let Some(start) = url.find("//").map(|at| at + 2) else { return url.into() };
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    match url[start..end].rfind('@') {
+        Some(at) => format!("{}{REDACTED}{}", &url[..start], &url[start + at..]),
+        None => url.into(),
+    }
+}
+
+/// Text in which nothing but line feeds and tabs moves a terminal's cursor. Bytes that are not UTF-8
+/// are shown as `\xNN`.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\n' | '\t' | '"' | '\'' | '\\' => text.push(c),
+                // Also what reorders or hides text without being a control character.
+                _ => text.extend(c.escape_debug()),
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(text, "\\x{byte:02x}").expect("to memory");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_measure::Nanos;
+    use plimsoll_plan::{Document, Variables};
+    use std::path::Path;
+
+    const KEY: &str = "9aa3d95b3bc440fa88ea12eaa4456161";
+
+    fn plan(target: &str) -> Plan {
+        let text = format!("users = 1\nrequests = 1\n[[target]]\n{target}\n");
+        let mut variables = Variables::default();
+        variables.set("NODE_KEY", "s3cret-v");
+        Plan::read(&Document::new("plan.toml", text), &variables, Path::new(".")).unwrap()
+    }
+
+    fn shown(target: &str, redirected: bool, request: &str, response: &[u8]) -> String {
+        let traced = |bytes: &[u8]| Traced { bytes: bytes.to_vec(), more: 0 };
+        let record = TraceRecord {
+            target: "t".into(),
+            spec: 0,
+            redirected,
+            sent_at: Nanos(1),
+            received_at: Nanos(2),
+            request: traced(request.as_bytes()),
+            response: traced(response),
+        };
+        trace_text(&record, &plan(target))
+    }
+
+    #[test]
+    fn secrets_are_not_shown_wherever_they_stand() {
+        let plain = "request = \"GET http://h/\"";
+        let variable = "request = \"POST http://h/v3/${NODE_KEY}?a=b\"\n\
+                        headers = { X-Region = \"${NODE_KEY}\" }\nbody = \"b ${NODE_KEY}\"";
+        let check = |target: &str, redirected, request: &str, response: &str, secret: &str| {
+            let text = shown(target, redirected, request, response.as_bytes());
+            assert!(!text.contains(secret), "{text}");
+            assert!(text.contains(REDACTED) || text.contains("${NODE_KEY}"), "{text}");
+        };
+        let get = |headers: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n");
+        let ok = "HTTP/1.1 200 OK\r\n\r\n";
+        for name in ["Authorization", "cookie", "X-Api-Key", "api-key", "x-auth-token"] {
+            check(plain, false, &get(&format!("{name}: s3cret-v")), ok, "s3cret-v");
+            check(plain, false, &get(&format!("{name}:s3cret-v")), ok, "s3cret-v");
+        }
+        // In the response: by name, folded, and repeated by the target.
+        let set = "HTTP/1.1 200 OK\r\nSet-Cookie: id=\r\n s3cret-v\r\nA: b\r\n\r\n";
+        check(plain, false, &get("A: b"), set, "s3cret-v");
+        let echo = "HTTP/1.1 200 OK\r\nX: Bearer s3cret-v\r\n\r\n{\"token\":\"s3cret-v\"}";
+        check(plain, false, &get("Authorization: Bearer s3cret-v"), echo, "s3cret-v");
+        // In URLs, also of redirects.
+        let line = format!("GET /v3/{KEY}?next=http://x/&apikey=k3y HTTP/1.1\r\n\r\n");
+        check(plain, false, &line, ok, KEY);
+        check(plain, false, &line, ok, "k3y");
+        check(plain, true, &line, &format!("{ok}no such path: /v3/{KEY}"), KEY);
+        let location = format!("HTTP/1.1 302 F\r\nLocation: http://u:k3y@h/{KEY}\r\n\r\n");
+        check(plain, false, &get("A: b"), &location, KEY);
+        check(plain, false, &get("A: b"), &location, "k3y");
+        // From a variable: in the path, a header, the body.
+        let sent = "POST /v3/s3cret-v?a=b HTTP/1.1\r\nX-Region: s3cret-v\r\n\r\nb s3cret-v";
+        check(variable, false, sent, &format!("{ok}s3cret-v"), "s3cret-v");
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown_as_it_was_sent() {
+        let request = "POST /v1?x=1 HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n{\"id\":\"1\\n\"}";
+        let response = b"HTTP/1.1 200 OK\r\nLocation: /a?b=c\r\n\r\n{\"result\":\"\xc3\xbc\"}";
+        let text = shown("request = \"POST http://h/\"", false, request, response);
+        assert_eq!(
+            text,
+            "── t · sent at 1ns · 1ns\nPOST /v1?x=1 HTTP/1.1\nHost: h\nAccept: */*\n\n{\"id\":\"1\\n\"}\n\
+             ── response\nHTTP/1.1 200 OK\nLocation: /a?b=c\n\n{\"result\":\"ü\"}\n"
+        );
+    }
+
+    #[test]
+    fn control_characters_are_escaped_and_the_output_is_bounded() {
+        let target = "request = \"GET http://h/\"";
+        let get = "GET / HTTP/1.1\r\n\r\n";
+        let hostile = b"HTTP/1.1 200 \x1b]0;x\x07\r\nX\x1b[2J: \x9b31m\r\n\r\n\x1b[2J\r\x08\xc2\x9b\xe2\x80\xae\xff\0";
+        let text = shown(target, false, get, hostile);
+        let moves = |c: &char| c.is_control() && *c != '\n' || *c == '\u{202e}';
+        assert_eq!(text.chars().find(moves), None, "{text:?}");
+        assert!(text.contains("\\u{1b}[2J\\r\\u{8}\\u{9b}\\u{202e}\\xff\\0"), "{text}");
+        let long = [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 10_000]].concat();
+        let text = shown(target, false, get, &long);
+        assert!(text.len() < 5000 && text.contains("[5,904 more bytes]"), "{text}");
+        let gzip = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\x08";
+        assert!(shown(target, false, get, gzip).contains("[3 bytes of gzip]"));
+        // Bytes that are no HTTP at all are shown, too.
+        assert!(shown(target, false, get, b"220 smtp\x1b ready").contains("220 smtp\\u{1b} ready"));
+    }
+}

@@ -1,0 +1,133 @@
+//! Redirects, stray bytes, long bodies and traces, with the program as a user runs it.
+
+use crate::run::{RunResult, plimsoll, run_plan};
+use crate::server::{After, Reply, Server};
+
+fn finding<'r>(result: &'r RunResult, words: &str) -> &'r str {
+    let findings = result.summary["verdict"]["findings"].as_array().unwrap();
+    let evidence = findings.iter().filter_map(|finding| finding["evidence"].as_str());
+    let mut matching = evidence.filter(|evidence| evidence.contains(words));
+    let found = matching.next().unwrap_or_else(|| panic!("no {words}: {}", result.summary));
+    assert_eq!(matching.next(), None, "mentioned once");
+    found
+}
+
+#[test]
+fn secrets_stay_at_their_origin_when_a_redirect_leads_away_and_back() {
+    let other = Server::start(|_, received| {
+        let back = received.header("x-back").unwrap().to_string();
+        Reply::with(307, &format!("Location: {back}\r\n"), "")
+    });
+    let away = format!("Location: {}/away?next=http://x/\r\n", other.url());
+    let server = Server::start(move |_, received| match received.line() {
+        "POST /a%20b/%C3%BC" => Reply::with(303, "Location: /b c\r\n", ""),
+        "GET /b%20c" => Reply::with(307, &away, ""),
+        "GET /end" => Reply::ok("fine"),
+        other => panic!("{other}"),
+    });
+    let plan = format!(
+        "users = 1\nrequests = 1\nredirects = 9\n[[target]]\nrequest = \"POST {0}/a b/ü\"\nbody = \"x\"\n\
+         headers = {{ X-Api-Key = \"k3y-one\", X-Auth-Token = \"t0ken\", X-Back = \"{0}/end\" }}\n",
+        server.url().replace("http://", "http://ann:pa55@")
+    );
+    let plan = plan.replace("X-Back = \"http://ann:pa55@", "X-Back = \"http://");
+    let result = run_plan(&plan, &["--trace", "9"]);
+    assert_eq!(result.count("/requests/ok"), 1, "{} {}", result.summary, result.done.stderr);
+    let (first, away) = (server.received(), other.received());
+    for received in &first[..2] {
+        assert_eq!(received.header("x-api-key"), Some("k3y-one"));
+        assert!(received.header("authorization").is_some());
+    }
+    assert_eq!(away[0].line(), "GET /away?next=http://x/");
+    for received in [&away[0], &first[2]] {
+        for name in ["x-api-key", "x-auth-token", "authorization"] {
+            assert_eq!(received.header(name), None, "{}", received.head);
+        }
+    }
+    let trace = &result.done.stderr;
+    for secret in ["k3y-one", "t0ken", "pa55", "YW5uOnBhNTU="] {
+        assert!(!trace.contains(secret), "{trace}");
+    }
+    assert!(
+        trace.contains("X-Api-Key: [redacted]") && trace.contains("GET /end HTTP/1.1"),
+        "{trace}"
+    );
+}
+
+#[test]
+fn redirects_to_too_many_origins_are_counted_and_explained() {
+    // Nothing listens there; each host is an origin of its own.
+    let server = Server::start(|number, _| {
+        let (high, low) = (number / 250, number % 250 + 1);
+        Reply::with(302, &format!("Location: http://127.9.{high}.{low}:1/\r\n"), "")
+    });
+    let plan = format!(
+        "users = 1\nrequests = 260\nredirects = 1\n[[target]]\nrequest = \"GET {}/\"\n",
+        server.url()
+    );
+    let result = run_plan(&plan, &["--workers", "1"]);
+    assert_eq!(
+        (result.errors("refused"), result.errors("protocol")),
+        (255, 5),
+        "{}",
+        result.summary
+    );
+    let evidence = finding(&result, "256 origins");
+    assert!(evidence.contains("5 of 260 arrivals"), "{evidence}");
+}
+
+#[test]
+fn stray_bytes_are_reported_once_and_fail_no_answer() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let together = format!("{answer}stray");
+    for fragments in [vec![together.clone().into_bytes()], vec![answer.into(), b"stray".to_vec()]] {
+        let server =
+            Server::start(move |_, _| Reply { fragments: fragments.clone(), then: After::Close });
+        // A pause after each answer: the stray bytes come while the connection is idle.
+        let plan = format!(
+            "users = 1\nrequests = 3\nthink_time = \"50ms\"\n[[target]]\nrequest = \"GET {}/\"\n",
+            server.url()
+        );
+        let result = run_plan(&plan, &[]);
+        assert_eq!(result.count("/requests/ok"), 3, "{}", result.summary);
+        assert_eq!(result.summary["faults"]["bytes after the end of the response"], 3);
+        assert_eq!(
+            finding(&result, "belong to no request"),
+            "3 answers were followed by bytes that belong to no request; the connections were closed"
+        );
+    }
+}
+
+#[test]
+fn only_a_body_that_is_checked_is_limited() {
+    let long = 11 << 20;
+    let server = Server::start(move |_, _| Reply {
+        fragments: vec![
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {long}\r\n\r\n").into_bytes(),
+            vec![b'x'; long],
+        ],
+        then: After::Keep,
+    });
+    let plan = |expect: &str| {
+        format!(
+            "users = 1\nrequests = 2\n[[target]]\nrequest = \"GET {}/\"\n{expect}\n",
+            server.url()
+        )
+    };
+    let unread = run_plan(&plan(""), &[]);
+    assert_eq!(unread.count("/requests/ok"), 2, "{}", unread.summary);
+    assert_eq!(unread.count("/connections/opened"), 1);
+    assert!(unread.count("/bytes_in") == 0 || unread.count("/bytes_in") > 2 * long as u64);
+    let read = run_plan(&plan("expect = { contains = \"x\" }"), &[]);
+    assert_eq!(read.errors("body_too_large"), 2);
+    let text = read.summary.to_string();
+    for words in ["11,534,336 bytes", "max_body", "--max-body"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let raised = format!("max_body = \"11MiB\"\n{}", plan("expect = { contains = \"x\" }"));
+    assert_eq!(run_plan(&raised, &[]).count("/requests/ok"), 2);
+    let args = ["run", "--url", &server.url(), "-n", "1", "--max-body", "much", "--no-out"];
+    let refused = plimsoll(&args);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("--max-body"), "{}", refused.stderr);
+}
