@@ -249,6 +249,7 @@ impl<S: System> Dispatcher<S> {
                 .reads_body()
                 .then_some(shared.plan.body_max),
             last: !shared.plan.connections.reuse,
+            split_by: shared.plan.streams[arrival.stream as usize].split_by.as_deref(),
             trace,
         };
         let connection = &mut self.connections[key];

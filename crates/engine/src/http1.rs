@@ -5,8 +5,11 @@
 //! lenient client would ignore (two lengths, a length with chunked coding, bytes after the end) are
 //! a [`Fault`] here: a measuring tool must not guess.
 
+mod split;
+
 use memchr::memchr;
-use plimsoll_measure::Fault;
+use plimsoll_measure::{Fault, SplitValue};
+use split::Split;
 
 /// Maximum size of a response head.
 pub const HEAD_MAX: usize = 64 << 10;
@@ -86,6 +89,7 @@ pub struct Parser {
     /// Whether the connection has carried another response before.
     follows: bool,
     interim: u32,
+    split: Split,
     /// The part of an incomplete head from earlier reads.
     carry: Vec<u8>,
 }
@@ -101,8 +105,8 @@ impl Parser {
     pub fn new() -> Parser {
         let length = Length::Known(0);
         let head = Head { status: 0, length, keep_alive: false, gzip: false, location: None };
-        let (state, carry) = (State::End, Vec::new());
-        Parser { state, head_only: false, head, follows: false, interim: 0, carry }
+        let (state, split, carry) = (State::End, Split::default(), Vec::new());
+        Parser { state, head_only: false, head, follows: false, interim: 0, split, carry }
     }
 
     /// Prepares for the next response; `head_only` if it answers a HEAD request.
@@ -111,6 +115,18 @@ impl Parser {
         self.head_only = head_only;
         self.interim = 0;
         self.carry.clear();
+        self.split.header.clear();
+    }
+
+    /// Also extracts the value of this header from the next response; see [`Parser::split`].
+    pub fn extract(&mut self, header: &str) {
+        self.split.header.extend_from_slice(header.as_bytes());
+    }
+
+    /// The value of the header named to [`Parser::extract`]: that of its first line in the current
+    /// response; `None` if there is none.
+    pub fn split(&self) -> Option<&SplitValue> {
+        self.split.value.as_ref()
     }
 
     /// The head of the current response; until [`Piece::Head`] is returned, that of the previous
@@ -171,7 +187,7 @@ impl Parser {
             let head = if self.carry.is_empty() {
                 match end_of_head(input, 0) {
                     Some(end) => {
-                        let head = parse_head(&input[..end], self.head_only)?;
+                        let head = parse_head(&input[..end], self.head_only, &mut self.split)?;
                         *input = &input[end..];
                         head
                     }
@@ -183,7 +199,7 @@ impl Parser {
                 self.carry.extend_from_slice(&input[..room]);
                 match end_of_head(&self.carry, before.saturating_sub(3)) {
                     Some(end) => {
-                        let head = parse_head(&self.carry[..end], self.head_only)?;
+                        let head = parse_head(&self.carry[..end], self.head_only, &mut self.split)?;
                         *input = &input[end - before..];
                         self.carry.clear();
                         head
@@ -331,7 +347,8 @@ fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-fn parse_head(bytes: &[u8], head_only: bool) -> Result<Head, Fault> {
+fn parse_head(bytes: &[u8], head_only: bool, split: &mut Split) -> Result<Head, Fault> {
+    split.value = None;
     let mut lines = Lines(bytes);
     let status_line = lines.next().ok_or(Fault::NotHttp)?;
     let (minor, status) = parse_status_line(status_line).ok_or(Fault::NotHttp)?;
@@ -355,6 +372,7 @@ fn parse_head(bytes: &[u8], head_only: bool) -> Result<Head, Fault> {
         if name.is_empty() || name.iter().any(|b| *b <= b' ') {
             return Err(Fault::BadHeader);
         }
+        split.look_at(name, value);
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let value = parse_length(value).ok_or(Fault::BadLength)?;

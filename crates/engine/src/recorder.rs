@@ -5,7 +5,7 @@
 
 use crate::arrival::Arrival;
 use crate::judge::Judgement;
-use plimsoll_measure::{Nanos, Requests, RpcCounts, Snapshot};
+use plimsoll_measure::{Nanos, Requests, RpcCounts, Snapshot, SplitValue};
 
 /// An arrival that has ended.
 pub(crate) struct Finished<'a> {
@@ -53,6 +53,14 @@ impl Recorder {
     /// The counts for JSON-RPC answers to an arrival.
     pub(crate) fn rpc(&mut self, warm: bool) -> &mut RpcCounts {
         if warm { &mut self.warm_rpc } else { &mut self.counts.rpc }
+    }
+
+    /// Counts an arrival's last answer by the value of its stream's header.
+    #[inline]
+    pub(crate) fn split(&mut self, arrival: &Arrival, value: Option<&SplitValue>) {
+        if !arrival.warm {
+            self.counts.streams[arrival.stream as usize].split.add(value, 1);
+        }
     }
 
     /// The time of a stream's last complete answer.

@@ -34,7 +34,7 @@ pub use histogram::Histogram;
 pub use names::{ErrorClass, Fault, Listed, OpenReason, Side, Tally};
 pub use scrape::Scraped;
 pub use snapshot::{
-    Connections, HostSample, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, Stats,
-    StatusCounts, StreamCounts, Window, WorkerTime,
+    Connections, HostSample, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts,
+    SplitValue, Stats, StatusCounts, StreamCounts, Window, WorkerTime,
 };
 pub use units::Nanos;

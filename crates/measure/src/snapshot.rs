@@ -8,14 +8,16 @@
 //! There are two sums: [`Snapshot::join`] adds another worker's counts of the same second,
 //! [`Snapshot::append`] adds the next second. They differ only in gauges.
 //!
-//! Submodules: `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]).
+//! Submodules: `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]), `split` ([`SplitCounts`]).
 
 mod origin;
+mod split;
 mod stream;
 
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{Histogram, Nanos, Scraped};
 pub use origin::{OriginCounts, ServiceSum};
+pub use split::{SplitCounts, SplitValue};
 pub use stream::{StreamCounts, Window};
 
 /// Maximum number of distinct JSON-RPC error codes counted separately; others share one count.

@@ -385,7 +385,7 @@ impl StatsLine {
 mod tests {
     use super::*;
     use crate::names::{ErrorClass, Fault, OpenReason};
-    use crate::{Scraped, WallClock, Window};
+    use crate::{Scraped, SplitValue, WallClock, Window};
 
     fn sample(seed: u64) -> Snapshot {
         let mut snapshot = Snapshot::new(2, 1, 2);
@@ -406,6 +406,9 @@ mod tests {
         let (from, to) = (Nanos(seed), Nanos(10 * seed));
         stream.active = Some(Window { from, planned_to: to, to });
         stream.last_sent = to;
+        stream.split.add(Some(&SplitValue::of(b"gw-1")), seed);
+        stream.split.add(Some(&SplitValue::of(b"")), 1);
+        stream.split.add(None, 2);
         let origin = &mut snapshot.origins[1];
         (origin.limit, origin.open) = (10, seed);
         (origin.in_use, origin.capped, origin.wanted) = (Nanos(7), Nanos(2), 5);

@@ -1,7 +1,7 @@
 //! Describes a plan as text.
 
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Target};
+use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::{counted, grouped};
@@ -83,18 +83,12 @@ impl Plan {
             Nanos::ZERO => String::new(),
             start => format!("starting at {}, ", exact(start)),
         };
-        let (how, show): (String, fn(f64) -> String) = match &stream.load {
-            Load::Open { arrivals: Arrivals::Constant, .. } => {
-                ("evenly spaced".into(), grouped_rate)
-            }
-            Load::Open { arrivals: Arrivals::Poisson, .. } => {
-                ("Poisson arrivals".into(), grouped_rate)
-            }
-            Load::Closed { think_time: Nanos::ZERO, .. } => {
-                ("each without think time".into(), users)
-            }
+        let how = match &stream.load {
+            Load::Open { arrivals: Arrivals::Constant, .. } => "evenly spaced".into(),
+            Load::Open { arrivals: Arrivals::Poisson, .. } => "Poisson arrivals".into(),
+            Load::Closed { think_time: Nanos::ZERO, .. } => "each without think time".into(),
             Load::Closed { think_time, .. } => {
-                (format!("each with {} think time after an answer", exact(*think_time)), users)
+                format!("each with {} think time after an answer", exact(*think_time))
             }
         };
         if stream.stages.is_empty() {
@@ -108,7 +102,7 @@ impl Plan {
             line(format!("  {name}{from}{how}:"));
             let mut at = Nanos::ZERO;
             for stage in &stream.stages {
-                let value = show(stage.value);
+                let value = stream.show(stage.value);
                 if stage.over > Nanos::ZERO {
                     line(format!("    {:>8}  to {value} over {}", exact(at), exact(stage.over)));
                     at += stage.over;
@@ -118,6 +112,9 @@ impl Plan {
                     at += stage.hold;
                 }
             }
+        }
+        if let Some(header) = &stream.split_by {
+            line(format!("    counts answers by their header {header}"));
         }
         let targets = &self.targets[stream.targets.clone()];
         let weights: f64 = targets.iter().map(|target| f64::from(target.weight)).sum();
@@ -139,9 +136,26 @@ const TARGETS_SHOWN: usize = 20;
 /// A stream's rate or number of users at an instant after its start.
 fn show_value(stream: &Stream, at: Nanos) -> String {
     let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
-    match stream.load {
-        Load::Open { .. } => grouped_rate(profile.value(at)),
-        Load::Closed { .. } => users(profile.value(at)),
+    stream.show(profile.value(at))
+}
+
+impl Stream {
+    /// A value of its load as text: `5,000/s`, `20 users`.
+    fn show(&self, value: f64) -> String {
+        match self.load {
+            Load::Open { .. } => grouped_rate(value),
+            Load::Closed { .. } => users(value),
+        }
+    }
+
+    /// One of its stages in a few words: `3,500/s for 10s`, `ramp to 5,000/s over 10s`.
+    pub fn stage_in_words(&self, stage: &Stage) -> String {
+        let value = self.show(stage.value);
+        match (exact(stage.over), exact(stage.hold)) {
+            (_, hold) if stage.over == Nanos::ZERO => format!("{value} for {hold}"),
+            (over, _) if stage.hold == Nanos::ZERO => format!("ramp to {value} over {over}"),
+            (over, hold) => format!("{value} over {over}, then {hold}"),
+        }
     }
 }
 

@@ -94,7 +94,7 @@ const CONNECTIONS_DEFAULT: u64 = 2_000;
 
 impl Plan {
     /// The top-level keys of a plan.
-    pub const KEYS: [&str; 22] = [
+    pub const KEYS: [&str; 23] = [
         "arrivals",
         "connections",
         "duration",
@@ -108,6 +108,7 @@ impl Plan {
         "requests",
         "scrape",
         "seed",
+        "split_by",
         "stages",
         "start",
         "stream",

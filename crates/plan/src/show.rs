@@ -128,6 +128,9 @@ fn show_stream(stream: &Stream) -> String {
     if !stream.labels.is_empty() {
         line("labels", table(&stream.labels));
     }
+    if let Some(header) = &stream.split_by {
+        line("split_by", format!("{{ header = {} }}", quote(header)));
+    }
     let (Load::Open { profile, .. } | Load::Closed { profile, .. }) = &stream.load;
     let closed = matches!(stream.load, Load::Closed { .. });
     let first = profile.value(Nanos::ZERO);

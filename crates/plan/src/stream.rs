@@ -57,6 +57,8 @@ pub struct Stream {
     pub load: Load,
     /// When the stream ends.
     pub end: End,
+    /// Response header by whose value answers are counted.
+    pub split_by: Option<String>,
     /// The resolved stages, for display; empty for a steady load.
     pub stages: Vec<crate::Stage>,
     /// Indices of its targets in the plan.

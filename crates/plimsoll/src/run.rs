@@ -11,9 +11,9 @@ use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
 use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
-use plimsoll_report::{Fold, Summary, exposition, progress_line};
+use plimsoll_report::{Fold, Part, Summary, clean, exposition, progress};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -48,6 +48,9 @@ pub(crate) struct RunArgs {
     /// Format of the report on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Colour the report and the progress line; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    color: Color,
     /// Seed of all random choices and {{uuid}}; the same seed sends the same requests again
     /// [default: the plan's; without one, a new seed for each run, which the report prints]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=SEED_MAX))]
@@ -85,8 +88,28 @@ enum Format {
     Json,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    /// Applies to everything this process prints.
+    fn apply(self) {
+        match self {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+    }
+}
+
 /// Runs a plan, prints its report and returns the exit code.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    args.color.apply();
     let mut plan = read_either(&args.plan, &args.inline, &args.set)?;
     plan.tls.insecure |= args.insecure;
     if let Some(seed) = args.seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
@@ -162,7 +185,7 @@ impl Finished {
     pub(crate) fn text(&self) -> String {
         // The report does not refer to results that could not be written.
         let run_dir = self.run_dir.as_deref().filter(|_| self.written.is_ok());
-        self.summary.to_text(run_dir, stdout_columns())
+        self.summary.to_text(run_dir, stdout_columns(), is_colored(&stdout()))
     }
 
     /// Interrupted takes precedence over invalid, and invalid over a missed objective. A run that an
@@ -202,7 +225,7 @@ pub(crate) fn run_plan(
         }
     };
     let workers = counted(prepared.workers() as u64, "worker");
-    tell(&format!("{}: {}, {workers}", plan.name, plan.load_in_words()));
+    tell(&format!("{}: {}, {workers}", clean(&plan.name), plan.load_in_words()));
     prepared
         .forced()
         .iter()
@@ -258,7 +281,7 @@ impl<'p> Live<'p> {
         if let Some(page) = &self.page {
             page.set(exposition(self.plan, &counts, total));
         }
-        self.progress.show(&progress_line(self.plan, &counts, total));
+        self.progress.show(&progress(self.plan, &counts, total));
         for record in &traces {
             self.progress.end();
             tell(&trace_text(record, self.plan));
@@ -320,6 +343,7 @@ impl<'p> Live<'p> {
 /// The progress line: overwritten on a terminal; in a pipe, every tenth is printed.
 struct Progress {
     terminal: bool,
+    color: bool,
     open: bool,
     seconds: u64,
 }
@@ -328,20 +352,21 @@ const SECONDS_IN_A_PIPE: u64 = 10;
 
 impl Progress {
     fn new() -> Progress {
-        Progress { terminal: std::io::stderr().is_terminal(), open: false, seconds: 0 }
+        let terminal = stderr().is_terminal();
+        Progress { terminal, color: is_colored(&stderr()), open: false, seconds: 0 }
     }
 
-    fn show(&mut self, line: &str) {
+    fn show(&mut self, parts: &[Part]) {
         self.seconds += 1;
         if self.terminal {
-            let columns = terminal_size::terminal_size_of(std::io::stderr())
-                .map_or(80, |(width, _)| width.0 as usize);
-            let line = whole_parts(line, columns.saturating_sub(1));
+            let columns =
+                terminal_size::terminal_size_of(stderr()).map_or(80, |(width, _)| width.0 as usize);
+            let line = fitting(parts, columns.saturating_sub(1), self.color);
             // Write errors are ignored: progress is informational.
-            let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+            let _ = write!(stderr(), "\r\x1b[K{line}");
             self.open = true;
         } else if self.seconds.is_multiple_of(SECONDS_IN_A_PIPE) {
-            tell(line);
+            tell(&fitting(parts, usize::MAX, self.color));
         }
     }
 
@@ -353,12 +378,47 @@ impl Progress {
     }
 }
 
-/// As many leading parts of the line as fit; the first part is cut if it does not fit.
-fn whole_parts(line: &str, columns: usize) -> String {
-    let ends = line.match_indices("  ").map(|(end, _)| end).chain([line.len()]);
-    let fits = |end: &usize| line[..*end].chars().count() <= columns;
-    match ends.take_while(fits).last() {
-        Some(end) => line[..end].into(),
-        None => line.chars().take(columns).collect(),
+/// A line of as many leading parts as fit; the first part is cut if it does not fit.
+fn fitting(parts: &[Part], columns: usize, color: bool) -> String {
+    const GAP: &str = "  ";
+    let (mut line, mut room) = (String::new(), columns);
+    for (place, Part { text, tone }) in parts.iter().enumerate() {
+        let gap = if place == 0 { "" } else { GAP };
+        let width = gap.len() + text.chars().count();
+        if width > room {
+            if place == 0 {
+                line = text.chars().take(room).collect();
+            }
+            break;
+        }
+        room -= width;
+        line += &format!("{gap}{}", tone.paint(text, color));
+    }
+    line
+}
+
+/// Whether text for this stream is coloured: on a terminal, unless `--color`, `NO_COLOR`,
+/// `CLICOLOR_FORCE` or `TERM=dumb` say otherwise.
+fn is_colored(stream: &impl anstream::stream::RawStream) -> bool {
+    anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_report::Tone;
+
+    #[test]
+    fn only_parts_that_fit_are_shown() {
+        let part = |text: &str, tone| Part { text: text.into(), tone };
+        let parts = [part("1s/9s", Tone::Plain), part("50 % ok", Tone::Warn), part("x", Tone::Bad)];
+        let check = |columns, line: &str| assert_eq!(fitting(&parts, columns, false), line);
+        check(usize::MAX, "1s/9s  50 % ok  x");
+        check(16, "1s/9s  50 % ok");
+        check(13, "1s/9s");
+        check(3, "1s/");
+        check(0, "");
+        let colored = "1s/9s  \x1b[33m50 % ok\x1b[0m  \x1b[1;31mx\x1b[0m";
+        assert_eq!(fitting(&parts, 17, true), colored);
     }
 }

@@ -10,6 +10,7 @@ use plimsoll_config::{Text, is_secret};
 use plimsoll_engine::{TraceRecord, Traced};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_plan::{Body, Plan, RequestSpec};
+use plimsoll_report::clean;
 use std::fmt::Write;
 
 /// Maximum number of bytes of a body that are shown.
@@ -28,7 +29,7 @@ pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
     let response = masks.response(&record.response);
     format!(
         "── {} · sent at {} · {took}\n{}\n── response\n{}\n",
-        record.target,
+        clean(&record.target),
         record.sent_at,
         request.trim_end(),
         response.trim_end(),

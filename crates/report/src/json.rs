@@ -4,7 +4,7 @@
 
 mod scrapes;
 
-use crate::summary::{self, Group, StreamGroup, Summary};
+use crate::summary::{self, Group, Split, StreamGroup, Summary};
 use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally};
 use scrapes::ScrapesFile;
 use serde::Serialize;
@@ -40,6 +40,8 @@ struct File<'a> {
     tags: BTreeMap<&'a str, BTreeMap<&'a str, GroupFile<'a>>>,
     streams: Vec<StreamFile<'a>>,
     stages: Vec<StreamFile<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    split: Vec<SplitFile<'a>>,
     warmup: Warmup,
     objectives: Vec<ObjectiveFile<'a>>,
     verdict: VerdictFile<'a>,
@@ -129,12 +131,26 @@ struct StreamFile<'a> {
     stream: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stage: Option<usize>,
+    /// A stage's load in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<&'a str>,
     from_ns: Option<u64>,
     to_ns: Option<u64>,
     lag: Option<Times>,
     wait: Option<Times>,
     #[serde(flatten)]
     group: GroupFile<'a>,
+}
+
+/// Answers by the value of a response header.
+#[derive(Serialize)]
+struct SplitFile<'a> {
+    header: &'a str,
+    streams: &'a [String],
+    answers: u64,
+    values: BTreeMap<&'a str, u64>,
+    none: u64,
+    other: u64,
 }
 
 #[derive(Serialize)]
@@ -264,6 +280,7 @@ impl Summary {
             tags: self.tags.iter().map(|(tag, g)| (tag.as_str(), by_value(g))).collect(),
             streams: self.streams.iter().map(stream_file).collect(),
             stages: self.stages.iter().map(stream_file).collect(),
+            split: self.splits.iter().map(split_file).collect(),
             warmup: Warmup { duration_ns: facts.warmup.0, requests: counts(&total.warmup) },
             objectives: self.objectives_file(),
             verdict: self.verdict_file(),
@@ -330,16 +347,30 @@ fn group_file(group: &Group) -> GroupFile<'_> {
     }
 }
 
+fn split_file(split: &Split) -> SplitFile<'_> {
+    let counts = &split.counts;
+    SplitFile {
+        header: &split.header,
+        streams: &split.streams,
+        answers: counts.total(),
+        values: counts.values.iter().map(|(value, n)| (value.as_str(), *n)).collect(),
+        none: counts.none,
+        other: counts.other,
+    }
+}
+
 fn stream_file(stream: &StreamGroup) -> StreamFile<'_> {
     let group = &stream.group;
-    let (name, of) = match stream.stage {
+    let stage = stream.stage.as_ref();
+    let (name, of) = match stage {
         None => (Some(group.name.as_str()), None),
         Some(_) => (None, Some(group.name.as_str())),
     };
     StreamFile {
         name,
         stream: of,
-        stage: stream.stage,
+        stage: stage.map(|stage| stage.number),
+        load: stage.map(|stage| stage.load.as_str()),
         from_ns: group.window.map(|window| window.from.0),
         to_ns: group.window.map(|window| window.to.0),
         lag: times(&stream.lag),

@@ -9,7 +9,7 @@
 //! - `objectives`: whether objectives hold
 //! - `verdict`: [`Verdict`]: findings, and whether the generator distorted the run
 //! - `scrapes`: [`Scrapes`]: what other processes reported
-//! - `text`: the report for a terminal; `progress`: one line during the run
+//! - `text`: the report for a terminal; `progress`: one line during the run; `tone`: colours
 //! - `json`: `summary.json`; `prometheus`: metrics during the run
 
 mod fold;
@@ -23,13 +23,16 @@ mod summary;
 #[cfg(test)]
 mod synthetic;
 mod text;
+mod tone;
 mod verdict;
 
 pub use fold::{Fold, Narrow};
 pub use objectives::Judged;
-pub use progress::progress_line;
-pub use prometheus::exposition;
+pub use progress::{Part, progress};
+pub use prometheus::{METRICS, Metric, exposition};
 pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};
 pub use seconds::Seconds;
-pub use summary::{CpuPerRequest, Group, Rates, StreamGroup, Summary};
+pub use summary::{CpuPerRequest, Group, Rates, Split, StageOf, StreamGroup, Summary};
+pub use text::clean;
+pub use tone::Tone;
 pub use verdict::Verdict;

@@ -4,35 +4,98 @@ use plimsoll_measure::{Listed, Snapshot};
 use plimsoll_plan::Plan;
 use std::fmt::Write;
 
+/// A metric of the page.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its labels, separated by commas.
+    pub labels: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+}
+
+const fn metric(
+    name: &'static str,
+    kind: &'static str,
+    labels: &'static str,
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+const REQUESTS: &str = "plimsoll_run_requests_total";
+const ERRORS: &str = "plimsoll_run_errors_total";
+const LATENCY: &str = "plimsoll_run_latency_seconds";
+const RESPONSES: &str = "plimsoll_run_responses_total";
+const SPLIT: &str = "plimsoll_run_split_answers_total";
+const PLANNED_RATE: &str = "plimsoll_run_planned_rate";
+const IN_FLIGHT: &str = "plimsoll_run_in_flight";
+const OPEN: &str = "plimsoll_run_connections_open";
+const OPENED: &str = "plimsoll_run_connections_opened_total";
+const LAG: &str = "plimsoll_run_lag_p99_seconds";
+const SPIN: &str = "plimsoll_run_spin_seconds_total";
+const MEMORY: &str = "plimsoll_run_resident_memory_peak_bytes";
+const CPU: &str = "process_cpu_seconds_total";
+
+/// Every metric, in the page's order.
+pub static METRICS: [Metric; 13] = [
+    metric(REQUESTS, "counter", "target,fate", "Arrivals by target and fate: ok, failed, unsent."),
+    metric(ERRORS, "counter", "target,class", "Arrivals that were not ok, by error class."),
+    metric(
+        LATENCY,
+        "summary",
+        "target,quantile",
+        "Latency from the planned instant, over the whole run so far.",
+    ),
+    metric(RESPONSES, "counter", "status", "Responses by HTTP status."),
+    metric(
+        SPLIT,
+        "counter",
+        "stream,value",
+        "Answers by the value of the header in split_by; (none) without it, (other) beyond 32 values.",
+    ),
+    metric(PLANNED_RATE, "gauge", "stream", "Planned arrivals per second, or users."),
+    metric(IN_FLIGHT, "gauge", "", "Arrivals in flight."),
+    metric(OPEN, "gauge", "", "Established connections."),
+    metric(OPENED, "counter", "", "Connections established so far."),
+    metric(LAG, "gauge", "", "99th percentile of the generator's lateness in the last second."),
+    metric(SPIN, "counter", "", "CPU time spent spinning until the next arrival was due."),
+    metric(MEMORY, "gauge", "", "Largest resident set so far."),
+    metric(CPU, "counter", "", "CPU time of this process."),
+];
+
 /// Renders the metrics page. `second` is the last second, `total` the sum so far.
 pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     let mut page = Page(String::new());
     let targets = || plan.targets.iter().zip(&total.stats);
 
-    page.head("plimsoll_run_requests_total", "counter", "Arrivals by target and fate.");
+    page.head(REQUESTS);
     for (target, stats) in targets() {
         let requests = &stats.requests;
         for (fate, n) in
             [("ok", requests.ok), ("failed", requests.failed), ("unsent", requests.unsent)]
         {
             let labels = [("target", target.name.as_str()), ("fate", fate)];
-            page.sample("plimsoll_run_requests_total", &labels, n as f64);
+            page.sample(REQUESTS, &labels, n as f64);
         }
     }
-    page.head("plimsoll_run_errors_total", "counter", "Arrivals that were not ok, by class.");
+    page.head(ERRORS);
     for (target, stats) in targets() {
         for (class, n) in stats.errors.iter() {
             let labels = [("target", target.name.as_str()), ("class", class.name())];
-            page.sample("plimsoll_run_errors_total", &labels, n as f64);
+            page.sample(ERRORS, &labels, n as f64);
         }
     }
-    page.head("plimsoll_run_latency_seconds", "summary", "Latency from the planned instant.");
+    page.head(LATENCY);
     for (target, stats) in targets() {
         let latency = stats.latency();
         for (quantile, label) in [(0.5, "0.5"), (0.9, "0.9"), (0.99, "0.99"), (0.999, "0.999")] {
             if let Some(span) = latency.quantile(quantile) {
                 let labels = [("target", target.name.as_str()), ("quantile", label)];
-                page.sample("plimsoll_run_latency_seconds", &labels, span.as_secs_f64());
+                page.sample(LATENCY, &labels, span.as_secs_f64());
             }
         }
         let labels = [("target", target.name.as_str())];
@@ -41,58 +104,37 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
         page.sample("plimsoll_run_latency_seconds_sum", &labels, mean * count);
         page.sample("plimsoll_run_latency_seconds_count", &labels, count);
     }
-    page.head("plimsoll_run_responses_total", "counter", "Responses by HTTP status.");
+    page.head(RESPONSES);
     for (status, n) in total.status.iter() {
         let status = status.to_string();
-        page.sample("plimsoll_run_responses_total", &[("status", &status)], n as f64);
+        page.sample(RESPONSES, &[("status", &status)], n as f64);
     }
-    page.head("plimsoll_run_planned_rate", "gauge", "Planned arrivals per second, or users.");
+    page.head(SPLIT);
+    for (stream, counts) in plan.streams.iter().zip(&total.streams) {
+        let split = &counts.split;
+        let values = split.values.iter().map(|(value, n)| (value.as_str(), *n));
+        for (value, n) in values.chain([("(none)", split.none), ("(other)", split.other)]) {
+            if stream.split_by.is_some() {
+                page.sample(SPLIT, &[("stream", &stream.name), ("value", value)], n as f64);
+            }
+        }
+    }
+    page.head(PLANNED_RATE);
     for (stream, counts) in plan.streams.iter().zip(&second.streams) {
         let rate = counts.planned_rate;
-        page.sample("plimsoll_run_planned_rate", &[("stream", &stream.name)], rate);
+        page.sample(PLANNED_RATE, &[("stream", &stream.name)], rate);
     }
     let lag = second.lag().quantile(0.99).unwrap_or_default().as_secs_f64();
-    let single = [
-        ("plimsoll_run_in_flight", "gauge", "Arrivals in flight.", second.in_flight as f64),
-        (
-            "plimsoll_run_connections_open",
-            "gauge",
-            "Established connections.",
-            second.connections.open as f64,
-        ),
-        (
-            "plimsoll_run_connections_opened_total",
-            "counter",
-            "Connections established so far.",
-            total.connections.opened as f64,
-        ),
-        (
-            "plimsoll_run_lag_p99_seconds",
-            "gauge",
-            "99th percentile of the generator's lateness in the last second.",
-            lag,
-        ),
-        (
-            "plimsoll_run_spin_seconds_total",
-            "counter",
-            "CPU time spent spinning until the next arrival was due.",
-            total.workers.spin.as_secs_f64(),
-        ),
-        (
-            "process_cpu_seconds_total",
-            "counter",
-            "CPU time of this process.",
-            total.host.cpu.as_secs_f64(),
-        ),
-        (
-            "plimsoll_run_resident_memory_peak_bytes",
-            "gauge",
-            "Largest resident set so far.",
-            total.host.rss_peak_bytes as f64,
-        ),
-    ];
-    for (name, kind, help, value) in single {
-        page.head(name, kind, help);
+    for (name, value) in [
+        (IN_FLIGHT, second.in_flight as f64),
+        (OPEN, second.connections.open as f64),
+        (OPENED, total.connections.opened as f64),
+        (LAG, lag),
+        (SPIN, total.workers.spin.as_secs_f64()),
+        (MEMORY, total.host.rss_peak_bytes as f64),
+        (CPU, total.host.cpu.as_secs_f64()),
+    ] {
+        page.head(name);
         page.sample(name, &[], value);
     }
     page.0
@@ -101,7 +143,9 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
 struct Page(String);
 
 impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    fn head(&mut self, name: &str) {
+        let metric = METRICS.iter().find(|metric| metric.name == name);
+        let Metric { kind, help, .. } = metric.expect("every metric is in the table");
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("to memory");
     }
 

@@ -5,6 +5,7 @@ use crate::objectives::{Judged, judge};
 use crate::scrapes::Scrapes;
 use crate::seconds::{ErrorTimes, Seconds};
 use crate::verdict::{Case, Verdict};
+use plimsoll_measure::SplitCounts;
 use plimsoll_measure::{
     ErrorClass, FindingId, Histogram, Nanos, RunFacts, Severity, Snapshot, Stats, StreamCounts,
     Window,
@@ -72,13 +73,42 @@ pub(crate) fn per_second(n: u64, span: Nanos) -> f64 {
     if span > Nanos::ZERO { n as f64 / span.as_secs_f64() } else { 0.0 }
 }
 
+/// A stage of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageOf {
+    /// Its number in the stream, from 1.
+    pub number: usize,
+    /// Its load in words: `3,500/s for 10s`.
+    pub load: String,
+}
+
+/// Complete answers by the value of a response header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The header, in lower case.
+    pub header: String,
+    /// The streams whose answers are counted.
+    pub streams: Vec<String>,
+    /// The counts.
+    pub counts: SplitCounts,
+}
+
+impl Split {
+    /// How far a value's count is from an even share of the answers counted by value, relative to that
+    /// share: 0 is even, 0.1 is 10 % more.
+    pub fn from_even(&self, n: u64) -> f64 {
+        let even = self.counts.named() as f64 / self.counts.values.len().max(1) as f64;
+        n as f64 / even.max(f64::MIN_POSITIVE) - 1.0
+    }
+}
+
 /// Figures of a stream or of one of its stages.
 #[derive(Clone, Debug)]
 pub struct StreamGroup {
     /// The figures, named after the stream.
     pub group: Group,
-    /// The stage's number, from 1; `None` for the whole stream.
-    pub stage: Option<usize>,
+    /// Which stage; `None` for the whole stream.
+    pub stage: Option<StageOf>,
     /// Lateness of the generator.
     pub lag: Histogram,
     /// Time spent waiting for connections.
@@ -86,7 +116,7 @@ pub struct StreamGroup {
 }
 
 impl StreamGroup {
-    fn of(name: &str, stage: Option<usize>, stats: Stats, counts: &StreamCounts) -> StreamGroup {
+    fn of(name: &str, stage: Option<StageOf>, stats: Stats, counts: &StreamCounts) -> StreamGroup {
         let (lag, wait) = (counts.lag.clone(), counts.wait.clone());
         StreamGroup { group: Group::of(name, stats, Active::of(counts)), stage, lag, wait }
     }
@@ -115,6 +145,8 @@ pub struct Summary {
     pub streams: Vec<StreamGroup>,
     /// By stage, of the streams that have stages.
     pub stages: Vec<StreamGroup>,
+    /// Answers by header value, for each header that the plan names.
+    pub splits: Vec<Split>,
     /// When arrivals of each class failed.
     pub errors: Vec<(ErrorClass, Seconds)>,
     /// Objectives, in the plan's order.
@@ -154,10 +186,13 @@ impl Summary {
             streams: streams.iter().map(|stream| by_stream(plan, &total, *stream)).collect(),
             stages: stages
                 .map(|sum| {
-                    let name = &plan.streams[sum.stream].name;
-                    StreamGroup::of(name, Some(sum.stage + 1), sum.stats, &sum.counts)
+                    let stream = &plan.streams[sum.stream];
+                    let load = stream.stage_in_words(&stream.stages[sum.stage]);
+                    let stage = StageOf { number: sum.stage + 1, load };
+                    StreamGroup::of(&stream.name, Some(stage), sum.stats, &sum.counts)
                 })
                 .collect(),
+            splits: splits(plan, &total, &streams),
             errors: error_seconds(&errors, &all.stats),
             objectives: plan.objectives.iter().map(|own| judge(own, plan, &total)).collect(),
             verdict,
@@ -229,6 +264,26 @@ fn by_stream(plan: &Plan, total: &Snapshot, stream: usize) -> StreamGroup {
     let own = &plan.streams[stream];
     total.stats[own.targets.clone()].iter().for_each(|target| stats.merge(target));
     StreamGroup::of(&own.name, None, stats, &total.streams[stream])
+}
+
+fn splits(plan: &Plan, total: &Snapshot, streams: &[usize]) -> Vec<Split> {
+    let mut splits: Vec<Split> = Vec::new();
+    for &stream in streams {
+        let Some(header) = &plan.streams[stream].split_by else { continue };
+        let (name, counts) = (&plan.streams[stream].name, &total.streams[stream].split);
+        match splits.iter_mut().find(|split| split.header == *header) {
+            Some(split) => {
+                split.streams.push(name.clone());
+                split.counts.merge(counts);
+            }
+            None => splits.push(Split {
+                header: header.clone(),
+                streams: vec![name.clone()],
+                counts: counts.clone(),
+            }),
+        }
+    }
+    splits
 }
 
 fn by_tag(plan: &Plan, total: &Snapshot, streams: &[usize]) -> BTreeMap<String, Vec<Group>> {

@@ -1,22 +1,30 @@
-//! The text report: at most 40 lines of 100 columns, or 50 lines if other processes are shown, with the
-//! verdict first.
+//! The text report: the verdict first, then objectives, then figures, each list with its worst rows first.
 //!
-//! On a narrower terminal, the same rows take more lines: text wraps (`page`), and tables drop the least
-//! important columns (`table`, in the order given by each [`Shape`]).
+//! In a terminal it aims at 40 lines of 100 columns, or 50 lines if other processes are shown, and cuts
+//! lists to get there, but never below three rows, and never missed objectives. On a narrower terminal, the same rows take more lines:
+//! text wraps (`page`), and tables drop the least important columns (`table`, in the order given by each
+//! [`Shape`]). In a pipe or a file nothing is cut.
+//!
+//! Names and messages come from files and peers; `page` and `table` escape what would control a terminal
+//! (`width`).
 
+mod failures;
+mod groups;
 mod page;
 mod scrapes;
 mod table;
 #[cfg(test)]
 mod tests;
+mod width;
 
 use crate::objectives::percent;
-use crate::seconds::Seconds;
-use crate::summary::{Group, StreamGroup, Summary};
-use page::Page;
+use crate::summary::Summary;
+use crate::tone::Tone;
+use page::{Page, toned};
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_measure::{ErrorClass, Finding, FindingId, Histogram, Nanos, Severity};
+use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity};
 use table::{Column, Notes, Row, Section, Shape, Table};
+pub use width::clean;
 
 const LINES_MAX: usize = 40;
 /// Additional lines if other processes are shown: a heading, five instances and their group.
@@ -28,7 +36,7 @@ const NOTE_LINES_MAX: usize = 4;
 /// The last answer is mentioned if it came more than this after the last planned arrival.
 const LATE_ANSWER: Nanos = Nanos::from_millis(100);
 /// Candidates for the maximum number of rows per list, from generous to tight.
-const ROWS: [usize; 7] = [8, 6, 5, 4, 3, 2, 1];
+const ROWS: [usize; 5] = [8, 6, 5, 4, 3];
 
 const REQUESTS: Shape = Shape {
     name: 11,
@@ -53,38 +61,6 @@ const TIMES: Shape = Shape {
     notes: Notes::Beneath,
 };
 
-const GROUPS: Shape = Shape {
-    name: 24,
-    columns: &[
-        Column::figures("scheduled", 12),
-        Column::figures("ok", 11),
-        Column::figures("ok/s", 10),
-        Column::figures("p50", 10),
-        Column::figures("p99", 10),
-        Column::figures("p99 serv.", 10),
-    ],
-    leaving: &["ok/s", "p99 serv."],
-    notes: Notes::Beneath,
-};
-
-const ERRORS: Shape = Shape {
-    name: 18,
-    columns: &[
-        Column::words("side", 14),
-        Column::figures("count", 12),
-        Column::figures("when", 10),
-    ],
-    leaving: &["when", "side"],
-    notes: Notes::Beside("first seen"),
-};
-
-const STATUSES: Shape = Shape {
-    name: 18,
-    columns: &[Column::figures("count", 12), Column::figures("share", 10)],
-    leaving: &[],
-    notes: Notes::Beneath,
-};
-
 /// How much of its lists a report shows.
 #[derive(Clone, Copy)]
 struct Extent {
@@ -95,14 +71,25 @@ struct Extent {
 }
 
 impl Extent {
+    /// Whether nothing is left out.
+    fn is_whole(self) -> bool {
+        self.rows == usize::MAX
+    }
+
     /// Maximum number of findings.
     fn findings(self) -> usize {
         if self.rows == usize::MAX { self.rows } else { self.rows.min(3) }
     }
 
-    /// The line that counts rows not shown, if any.
-    fn more(self, all: usize, of: &str) -> Option<String> {
+    /// At least this many rows.
+    fn at_least(self, rows: usize) -> Extent {
+        Extent { rows: self.rows.max(rows), ..self }
+    }
+
+    /// The line that counts rows not shown, if any. `of` names one of them, or several.
+    fn more(self, all: usize, of: [&str; 2]) -> Option<String> {
         let more = all.saturating_sub(self.rows);
+        let of = of[usize::from(more != 1)];
         let rest = if self.kept { " in summary.json" } else { "; pipe the report to see all" };
         (more > 0).then(|| format!("… {more} more{of}{rest}"))
     }
@@ -110,12 +97,13 @@ impl Extent {
 
 impl Summary {
     /// The report as text, 50 to 100 columns wide. `run_dir` contains the remaining figures.
-    /// `columns` is `usize::MAX` for a pipe or a file; then nothing is left out.
-    pub fn to_text(&self, run_dir: Option<&str>, columns: usize) -> String {
+    /// `columns` is `usize::MAX` for a pipe or a file; then nothing is left out. `color` adds ANSI escape
+    /// sequences.
+    pub fn to_text(&self, run_dir: Option<&str>, columns: usize, color: bool) -> String {
         let kept = run_dir.is_some();
         if columns == usize::MAX {
             let all = Extent { rows: usize::MAX, kept };
-            return self.page(all, run_dir, Page::new(*COLUMNS.end(), usize::MAX)).finish();
+            return self.page(all, run_dir, Page::new(*COLUMNS.end(), usize::MAX)).finish(color);
         }
         let more = if self.scrapes.processes.is_empty() { 0 } else { SCRAPE_LINES };
         let widest = *COLUMNS.end();
@@ -125,23 +113,25 @@ impl Summary {
             page.lines() <= LINES_MAX + more
         };
         // Every terminal width gets the same rows. Notes are cut before rows are dropped.
-        let rows = ROWS.into_iter().find(|rows| fits(*rows, 1)).unwrap_or(1);
+        let rows = ROWS.into_iter().find(|rows| fits(*rows, 1)).unwrap_or(3);
         let columns = columns.clamp(*COLUMNS.start(), widest);
         let whole = |note_lines: &usize| columns < widest || fits(rows, *note_lines);
         let note_lines = (2..=NOTE_LINES_MAX).rev().find(whole).unwrap_or(1);
-        self.page(Extent { rows, kept }, run_dir, Page::new(columns, note_lines)).finish()
+        self.page(Extent { rows, kept }, run_dir, Page::new(columns, note_lines)).finish(color)
     }
 
     fn page(&self, extent: Extent, run_dir: Option<&str>, mut page: Page) -> Page {
         self.write_verdict(extent, &mut page);
+        self.write_run(&mut page);
+        self.write_objectives(extent, &mut page);
         self.write_requests(&mut page);
         self.write_times(&mut page);
         self.write_groups(extent, &mut page);
-        self.write_statuses(extent, &mut page);
+        self.write_splits(extent, &mut page);
         // The list of errors is shortened last.
         let errors = Extent { rows: extent.rows.saturating_add(2), ..extent };
         self.write_errors(errors, &mut page);
-        self.write_objectives(extent, &mut page);
+        self.write_statuses(extent, &mut page);
         self.write_scrapes(extent, &mut page);
         self.write_end(extent, run_dir, &mut page);
         page
@@ -158,11 +148,11 @@ impl Summary {
         let (nothing, others): (Vec<&Finding>, Vec<&Finding>) =
             first.into_iter().partition(|finding| finding.id == FindingId::NothingOk);
         for finding in &nothing {
-            page.text("NO REQUEST SUCCEEDED: ", &finding.evidence);
+            page.text(toned(Tone::Bad, "NO REQUEST SUCCEEDED: "), &finding.evidence);
         }
         if !self.verdict.valid {
             page.text(
-                "INVALID: ",
+                toned(Tone::Bad, "INVALID: "),
                 "the load generator distorted this run; the figures below do not describe the target",
             );
         }
@@ -176,12 +166,10 @@ impl Summary {
         page.rule();
     }
 
-    fn write_requests(&self, page: &mut Page) {
+    /// What ran, and for how long.
+    fn write_run(&self, page: &mut Page) {
         let facts = &self.facts;
-        let requests = &self.all.stats.requests;
-        let rates = self.all.rates();
-        let share = percent(requests.ok as f64 / requests.scheduled.max(1) as f64);
-        page.text(&format!("{}: ", self.name), &self.load);
+        page.text(toned(Tone::Strong, &format!("{}: ", self.name)), &self.load);
         let warm = match self.total.warmup.scheduled {
             0 => String::new(),
             n if self.stopped_in_warmup() => format!(" after {}", counted(n, "request")),
@@ -196,14 +184,27 @@ impl Summary {
         };
         let last = self.last_answer().map(|at| format!(", last answer after {at}"));
         let last = last.unwrap_or_default();
+        let drain = match facts.drain {
+            Nanos::ZERO => String::new(),
+            drain => format!(", drained in {drain}"),
+        };
         page.text(
             "  ran        ",
             &if self.stopped_in_warmup() {
-                format!("{}{cut}{warm}", facts.duration)
+                format!("{}{cut}{warm}{drain}", facts.duration)
             } else {
-                format!("{}{last}{warm}{cut}", facts.duration)
+                format!("{}{last}{warm}{cut}{drain}", facts.duration)
             },
         );
+    }
+
+    fn write_requests(&self, page: &mut Page) {
+        let requests = &self.all.stats.requests;
+        let rates = self.all.rates();
+        let share = percent(requests.ok as f64 / requests.scheduled.max(1) as f64);
+        if !self.objectives.is_empty() {
+            page.gap();
+        }
         let counted = |name: &str, n: u64, per_second: f64| {
             Row::new(name, [grouped(n), format!("{}/s", rate(per_second))])
         };
@@ -250,137 +251,6 @@ impl Summary {
         });
     }
 
-    fn write_groups(&self, extent: Extent, page: &mut Page) {
-        let rows = extent.rows;
-        let listed = |what: &str, groups: Vec<(String, &Group)>| Section {
-            head: what.into(),
-            more: extent.more(groups.len(), ""),
-            rows: groups.iter().take(rows).map(|(name, group)| group_row(name, group)).collect(),
-        };
-        let section = |what: &str, mut groups: Vec<&Group>| {
-            if groups.len() > rows {
-                worst_first(&mut groups);
-            }
-            listed(what, groups.into_iter().map(|group| (group.name.clone(), group)).collect())
-        };
-        let mut sections = Vec::new();
-        let targets: Vec<&Group> = self.targets.iter().map(|(group, _)| group).collect();
-        if targets.len() > 1 {
-            sections.push(section("target", targets));
-        }
-        if self.streams.len() > 1 && rows > 2 {
-            let streams = self.streams.iter().map(|stream| (&stream.group.name, &stream.group));
-            sections.push(listed("stream", streams.map(|(n, group)| (n.clone(), group)).collect()));
-        }
-        if self.stages.len() > 1 && rows > 1 {
-            sections.push(listed("stage", self.stage_groups()));
-        }
-        let most = match rows {
-            usize::MAX => rows,
-            4.. => 2,
-            _ => 1,
-        };
-        for (tag, groups) in self.tags.iter().filter(|(_, groups)| groups.len() > 1).take(most) {
-            // A tag with a value per target would repeat the table of targets.
-            if groups.len() < self.targets.len() {
-                sections.push(section(tag, groups.iter().collect()));
-            }
-        }
-        if !sections.is_empty() {
-            page.gap();
-            page.table(&Table { shape: &GROUPS, sections });
-        }
-    }
-
-    /// The stages by number, or by stream and number if several streams have stages.
-    fn stage_groups(&self) -> Vec<(String, &Group)> {
-        let stream = |stage: &StreamGroup| stage.group.name.clone();
-        let one = self.stages.iter().all(|stage| stream(stage) == stream(&self.stages[0]));
-        let named = |stage: &StreamGroup| {
-            let number = stage.stage.unwrap_or_default();
-            if one { number.to_string() } else { format!("{} {number}", stream(stage)) }
-        };
-        self.stages.iter().map(|stage| (named(stage), &stage.group)).collect()
-    }
-
-    /// HTTP statuses, if there are several or any was unexpected.
-    fn write_statuses(&self, extent: Extent, page: &mut Page) {
-        let stats = &self.all.stats;
-        let mut statuses: Vec<(u16, u64)> = self.total.status.iter().collect();
-        let odd = statuses.iter().any(|(status, _)| !(200..300).contains(status));
-        let unexpected =
-            stats.errors.get(ErrorClass::Status) > 0 || odd && stats.requests.failed > 0;
-        if statuses.len() < 2 && !unexpected || statuses.is_empty() || extent.rows < 2 {
-            return;
-        }
-        statuses.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        let all: u64 = statuses.iter().map(|(_, n)| n).sum();
-        let row = |(status, n): &(u16, u64)| {
-            Row::new(status.to_string(), [grouped(*n), percent(*n as f64 / all as f64)])
-        };
-        page.gap();
-        page.table(&Table {
-            shape: &STATUSES,
-            sections: vec![Section {
-                head: "HTTP status".into(),
-                more: extent.more(statuses.len(), " statuses"),
-                rows: statuses.iter().take(extent.rows).map(row).collect(),
-            }],
-        });
-    }
-
-    fn write_errors(&self, extent: Extent, page: &mut Page) {
-        let mut errors: Vec<_> = self.all.stats.errors.iter().collect();
-        if errors.is_empty() {
-            return;
-        }
-        errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        let more = extent.more(errors.len(), " classes");
-        let row = |(class, n): (ErrorClass, u64)| {
-            let note = self.facts.notes.iter().find(|note| note.class == class);
-            let note = note.map(|note| format!("{} ({})", note.text, note.target));
-            let when = self.errors.iter().find(|(seen, _)| *seen == class);
-            let when = when.map(|(_, seconds)| seconds.since(self.facts.warmup).to_string());
-            let when = when.unwrap_or("–".into());
-            Row::new(class.to_string(), [self.verdict.side_of(class).to_string(), grouped(n), when])
-                .noted(note.unwrap_or_default())
-        };
-        let rows = errors.into_iter().take(extent.rows).map(row).collect();
-        page.gap();
-        page.table(&Table {
-            shape: &ERRORS,
-            sections: vec![Section { head: "errors".into(), rows, more }],
-        });
-        let codes = self.total.rpc.codes.iter().take(extent.rows.max(6));
-        let codes = listed(codes.map(|(code, n)| format!("{code} × {}", grouped(*n))));
-        if !codes.is_empty() {
-            page.phrases("  JSON-RPC error codes: ", &codes);
-        }
-    }
-
-    fn write_objectives(&self, extent: Extent, page: &mut Page) {
-        if self.objectives.is_empty() {
-            return;
-        }
-        page.gap();
-        let mut judged: Vec<_> = self.objectives.iter().collect();
-        judged.sort_by_key(|judged| judged.ok);
-        let more = extent.more(judged.len(), " objectives");
-        for judged in judged.into_iter().take(extent.rows) {
-            let objective = &judged.objective;
-            let narrowed = objective.narrowed.iter();
-            let mut phrases = vec![objective.that.clone()];
-            phrases.extend(narrowed.map(|(tag, value)| format!("where {tag} = {value}")));
-            if let Some(last) = phrases.last_mut() {
-                *last += &format!(": {}", judged.shown());
-            }
-            page.phrases(if judged.ok { "  held    " } else { "  MISSED  " }, &phrases);
-        }
-        if let Some(more) = more {
-            page.text("  ", &more);
-        }
-    }
-
     fn write_end(&self, extent: Extent, run_dir: Option<&str>, page: &mut Page) {
         // No gap before the generator's own figures if other processes are listed above.
         if self.scrapes.processes.is_empty() {
@@ -403,7 +273,7 @@ impl Summary {
         if let Some(failed) = self.failed_without_objective() {
             let failed = counted(failed, "request");
             page.text(
-                "  exit code 0: ",
+                toned(Tone::Warn, "  exit code 0: "),
                 &format!(
                     "{failed} failed, but no objective is set; add [[objective]] that = \
                      \"success >= 99%\" to the plan, or --objective \"success >= 99%\""
@@ -434,17 +304,6 @@ impl Summary {
         (late > LATE_ANSWER && late.0 > planned.0 / 20).then(|| window.to - window.from)
     }
 
-    /// A finding with its seconds and its fix.
-    fn write_finding(&self, finding: &Finding, page: &mut Page) {
-        let facts = &self.facts;
-        let seconds = Seconds { from: finding.from, to: finding.to };
-        let whole = finding.from <= facts.warmup && finding.to >= facts.warmup + facts.duration;
-        let when = seconds.since(facts.warmup);
-        let when = if whole { String::new() } else { format!(" [{when}]") };
-        page.text(&format!("  {}: ", finding.id), &format!("{}{when}", finding.evidence));
-        page.text("    fix: ", &finding.fix);
-    }
-
     /// What to do after a run without findings.
     fn next(&self) -> &'static str {
         if self.objectives.is_empty() {
@@ -462,40 +321,12 @@ fn comes_first(finding: &Finding) -> bool {
     finding.severity == Severity::Invalid || finding.id == FindingId::NothingOk
 }
 
-fn group_row(label: &str, group: &Group) -> Row {
-    let requests = &group.stats.requests;
-    let at = |histogram: &Histogram, q| shown(histogram.quantile(q));
-    Row::new(
-        name(label),
-        [
-            grouped(requests.scheduled),
-            requests.success().map_or("–".into(), percent),
-            rate(group.rates().ok),
-            at(&group.latency, 0.5),
-            at(&group.latency, 0.99),
-            at(&group.service_time, 0.99),
-        ],
-    )
-}
-
-/// Sorts by lowest success rate, then by highest latency.
-fn worst_first(groups: &mut [&Group]) {
-    let success = |group: &Group| group.stats.requests.success().unwrap_or(1.0);
-    let p99 = |group: &Group| group.latency.quantile(0.99);
-    groups.sort_by(|a, b| success(a).total_cmp(&success(b)).then(p99(b).cmp(&p99(a))));
-}
-
 /// The items of a list, with a comma after each but the last.
 fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut parts: Vec<String> = parts.into_iter().collect();
     let divided = parts.len().saturating_sub(1);
     parts.iter_mut().take(divided).for_each(|part| part.push(','));
     parts
-}
-
-/// A name, cut to the width of a table column.
-fn name(name: &str) -> String {
-    name.chars().take(GROUPS.name - 1).collect()
 }
 
 fn shown(span: Option<Nanos>) -> String {

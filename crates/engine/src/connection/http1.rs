@@ -194,6 +194,9 @@ impl Http1 {
             (outgoing.arrival, Trace { request: traced, response: Traced::default() })
         });
         self.parser.expect(outgoing.request.head_only);
+        if let Some(header) = outgoing.split_by {
+            self.parser.extract(header);
+        }
         self.current = Some(Current {
             arrival: outgoing.arrival,
             last: outgoing.last,
@@ -411,6 +414,7 @@ impl Http1 {
             body,
             gzip: head.gzip,
             location: head.location.as_deref(),
+            split: self.parser.split(),
             received_at: transport.received_at(),
         };
         Event::Answered { arrival: current.arrival, bytes: current.bytes_in, answer }

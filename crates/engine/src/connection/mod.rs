@@ -22,7 +22,7 @@ use crate::arrival::Id;
 use crate::request::Request;
 use crate::system::{Readiness, Socket};
 use http1::Http1;
-use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason};
+use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason, SplitValue};
 use plimsoll_plan::Values;
 use std::io;
 pub(crate) use transport::TlsStart;
@@ -39,6 +39,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) body_max: Option<u64>,
     /// Whether the connection closes after this exchange.
     pub(crate) last: bool,
+    /// The header whose value is extracted from the answer.
+    pub(crate) split_by: Option<&'a str>,
     /// Whether to record a [`Trace`].
     pub(crate) trace: bool,
 }
@@ -130,6 +132,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
     pub(crate) location: Option<&'a [u8]>,
+    /// The value of the header to extract; `None` if there is none.
+    pub(crate) split: Option<&'a SplitValue>,
     /// When the kernel received its last bytes, if timestamps were requested.
     pub(crate) received_at: Option<Nanos>,
 }

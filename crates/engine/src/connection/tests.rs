@@ -63,6 +63,7 @@ impl Pair {
             values: VALUES(),
             body_max: Some(100),
             last: false,
+            split_by: None,
             trace,
         };
         let scratch = &mut self.resources.scratch;
@@ -342,7 +343,9 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
     ));
     let start = |connection: &mut Connection<Scripted>, arrival, scratch: &mut [u8]| {
         let (values, trace) = (VALUES(), false);
-        let outgoing = Outgoing { arrival, request, values, body_max, last: false, trace };
+        let split_by = None;
+        let outgoing =
+            Outgoing { arrival, request, values, body_max, last: false, split_by, trace };
         connection.start(outgoing, (&mut vec![], &mut vec![]), scratch)
     };
     start(&mut connection, 1, &mut resources.scratch);

@@ -109,6 +109,11 @@ impl<S: System> Dispatcher<S> {
                     let gzip = (&mut self.buffers.gunzip, &mut self.buffers.decoded);
                     let body = &mut self.buffers.body;
                     let step = step(&self.shared, arrival, &answer, body, gzip, counts);
+                    if matches!(step, Step::Finish(_))
+                        && self.shared.plan.streams[arrival.stream as usize].split_by.is_some()
+                    {
+                        self.recorder.split(arrival, answer.split);
+                    }
                     if answer.body.len() > FAST_BODY_MAX {
                         self.clock = self.system.now();
                     }

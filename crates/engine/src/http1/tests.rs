@@ -92,6 +92,37 @@ fn responses_to_head_have_no_body() {
 }
 
 #[test]
+fn a_header_is_extracted_if_asked_for() {
+    let check = |header: &str, text: &str, value: Option<&str>| {
+        for fragment in [1, 7, text.len()] {
+            let mut parser = Parser::new();
+            // Nothing is left from the response before.
+            for text in ["HTTP/1.1 204 X\r\nX-Instance: old\r\n\r\n", text] {
+                parser.expect(false);
+                parser.extract(header);
+                for mut input in text.as_bytes().chunks(fragment) {
+                    while !matches!(parser.next(&mut input), Ok(Piece::More | Piece::End)) {}
+                }
+            }
+            assert_eq!(parser.split().map(SplitValue::as_str), value, "{text}");
+        }
+    };
+    let head = |lines: &str| format!("HTTP/1.1 204 X\r\n{lines}\r\n");
+    check("x-instance", &head("X-INSTANCE:  gw-1 \r\n"), Some("gw-1"));
+    check("x-instance", &head("X-Instance: a\r\nx-instance: b\r\n"), Some("a"));
+    check("x-instance", &head("X-Instance:\r\n"), Some(""));
+    check("x-instance", &head("X-Instance: \x1b[2J\r\n"), Some("?[2J"));
+    check("x-instance", &head("X-Instances: a\r\nInstance: b\r\n"), None);
+    check("location", &head("Location: /b\r\n"), Some("/b"));
+    check("", &head("X-Instance: a\r\n"), None);
+    let early = "HTTP/1.1 103 X\r\nX-Instance: early\r\n\r\n";
+    check("x-instance", &(early.to_string() + &head("")), None);
+    let long = "x".repeat(10_000);
+    let value = Some(&long[..SplitValue::LEN_MAX]);
+    check("x-instance", &head(&format!("X-Instance: {long}\r\n")), value);
+}
+
+#[test]
 fn a_body_without_length_ends_with_the_connection() {
     let mut parser = Parser::new();
     parser.expect(false);

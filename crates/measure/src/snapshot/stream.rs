@@ -1,5 +1,6 @@
 //! Counts of one stream that are not kept by target.
 
+use super::SplitCounts;
 use crate::{Histogram, Nanos};
 
 /// The time window in which a stream was active, on the run's clock.
@@ -44,6 +45,8 @@ pub struct StreamCounts {
     /// When the first byte of its last request was sent, on the run's clock. Zero if nothing was
     /// sent or the recording has no such field.
     pub last_sent: Nanos,
+    /// Complete answers by the value of the header that the plan names; empty if it names none.
+    pub split: SplitCounts,
 }
 
 impl StreamCounts {
@@ -68,6 +71,7 @@ impl StreamCounts {
             (own, other) => own.or(other),
         };
         self.last_sent = self.last_sent.max(other.last_sent);
+        self.split.merge(&other.split);
     }
 
     /// Resets all counts and keeps the allocations.
@@ -78,5 +82,6 @@ impl StreamCounts {
         self.wait.clear();
         self.active = None;
         self.last_sent = Nanos::ZERO;
+        self.split.clear();
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{decode, encode, is_zero};
 use crate::Nanos;
-use crate::snapshot::{OriginCounts, ServiceSum, StreamCounts, Window};
+use crate::snapshot::{OriginCounts, ServiceSum, SplitCounts, SplitValue, StreamCounts, Window};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct StreamLine {
@@ -19,6 +20,42 @@ pub(super) struct StreamLine {
     active: Option<WindowLine>,
     #[serde(default, skip_serializing_if = "is_zero")]
     last_sent_ns: u64,
+    #[serde(default, skip_serializing_if = "SplitLine::is_empty")]
+    split: SplitLine,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct SplitLine {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    values: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    none: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    other: u64,
+}
+
+impl SplitLine {
+    fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.none == 0 && self.other == 0
+    }
+
+    fn from(counts: &SplitCounts) -> SplitLine {
+        let values = counts.values.iter();
+        SplitLine {
+            values: values.map(|(value, n)| (value.as_str().to_string(), *n)).collect(),
+            none: counts.none,
+            other: counts.other,
+        }
+    }
+
+    fn into_counts(self) -> SplitCounts {
+        let (none, other) = (self.none, self.other);
+        let mut counts = SplitCounts { none, other, ..SplitCounts::default() };
+        for (value, n) in self.values {
+            counts.add(Some(&SplitValue::of(value.as_bytes())), n);
+        }
+        counts
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,6 +122,7 @@ impl StreamLine {
                 to_ns: window.to.0,
             }),
             last_sent_ns: counts.last_sent.0,
+            split: SplitLine::from(&counts.split),
         }
     }
 
@@ -100,6 +138,7 @@ impl StreamLine {
                 to: Nanos(line.to_ns),
             }),
             last_sent: Nanos(self.last_sent_ns),
+            split: self.split.into_counts(),
         })
     }
 }

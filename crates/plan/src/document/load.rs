@@ -2,6 +2,7 @@
 
 use super::file::Files;
 use super::request::read_target;
+use super::spec::is_header_byte;
 use crate::stream::{Arrivals, Counted, End, Load, Stream};
 use crate::{Deck, Profile, RequestSpec, Stage, Target, domain};
 use plimsoll_config::{Field, Table};
@@ -25,6 +26,10 @@ const STREAM_KEYS: [&str; 10] = [
 /// More arrivals than this are most likely a typo, and exceed the schedule's precision.
 const REQUESTS_MAX: u64 = 1_000_000_000_000;
 const USERS_MAX: u64 = 1_000_000;
+/// It is compared with each header of each answer.
+const SPLIT_HEADER_MAX: usize = 64;
+const SPLIT_HINT: &str =
+    "name a response header that identifies the instance: split_by = { header = \"x-instance\" }";
 const RATE_MAX: f64 = 100_000_000.0;
 
 /// The largest number of arrivals per second, or users.
@@ -39,11 +44,13 @@ pub(super) fn read_streams(
     key: Key,
     (targets, requests): (&mut Vec<Target>, &mut Vec<RequestSpec>),
 ) -> Option<Vec<Stream>> {
+    let split_by = root.field("split_by").and_then(|field| read_split(&field));
     let Some(field) = root.field("stream") else {
         let place = (0, 1);
         let only =
             StreamReader { table: root, files, name: "main".into(), place, key: key.with(0) };
-        return Some(vec![only.stream(targets, requests)?]);
+        let stream = only.stream(targets, requests)?;
+        return Some(vec![Stream { split_by, ..stream }]);
     };
     for key in STREAM_KEYS {
         if let Some(field) = root.field(key) {
@@ -69,10 +76,36 @@ pub(super) fn read_streams(
         }
         let key = key.with(place as u64);
         let reader = StreamReader { table, files, name, place: (place, tables.len()), key };
-        streams.extend(reader.stream(targets, requests));
+        if let Some(stream) = reader.stream(targets, requests) {
+            let own = table.field("split_by").and_then(|field| read_split(&field));
+            streams.push(Stream { split_by: own.or_else(|| split_by.clone()), ..stream });
+        }
         table.close();
     }
     (streams.len() == tables.len()).then_some(streams)
+}
+
+/// The header in `split_by = { header = "x-instance" }`, in lower case.
+fn read_split(field: &Field<'_>) -> Option<String> {
+    let table = field.table("split_by")?;
+    let header = table.field("header");
+    table.close();
+    let Some(header) = header else {
+        field.problem("\"split_by\" needs \"header\"", SPLIT_HINT);
+        return None;
+    };
+    let name = header.text()?.value;
+    if name.is_empty() || !name.bytes().all(is_header_byte) {
+        header.problem(format!("\"{name}\" is not a valid header name"), SPLIT_HINT);
+        return None;
+    }
+    if name.len() > SPLIT_HEADER_MAX {
+        let message =
+            format!("a header name of {} bytes; the maximum is {SPLIT_HEADER_MAX}", name.len());
+        header.problem(message, "");
+        return None;
+    }
+    Some(name.to_ascii_lowercase())
 }
 
 struct StreamReader<'r, 't> {
@@ -101,6 +134,7 @@ impl StreamReader<'_, '_> {
             load,
             end,
             stages,
+            split_by: None,
             targets: first..all.len(),
             deck,
             key: self.key,

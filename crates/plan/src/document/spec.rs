@@ -179,10 +179,14 @@ fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Pr
     Ok((url, shown, path))
 }
 
+/// Whether a header's name may contain this byte (RFC 9110).
+pub(super) fn is_header_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Checks that a header name is valid and not set by the engine.
 pub(super) fn check_header_name(name: &str) -> Result<(), Problem> {
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || !name.bytes().all(is_token) {
+    if name.is_empty() || !name.bytes().all(is_header_byte) {
         return Err(Problem(format!("\"{name}\" is not a valid header name"), ""));
     }
     if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {

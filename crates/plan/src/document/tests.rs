@@ -123,7 +123,7 @@ fn values_that_cannot_be_used_are_not_changed_silently() {
 
 #[test]
 fn the_resolved_plan_reads_back_and_hides_secrets() {
-    let staged = "[[stream]]\nname = \"a\"\nstart = \"5s\"\nlabels = { chain = \"boba\" }\n\
+    let staged = "split_by = { header = \"X-Instance\" }\n[[stream]]\nname = \"a\"\nstart = \"5s\"\nlabels = { chain = \"boba\" }\n\
         stages = [{ rate = \"1000/s\", over = \"30s\" }, { rate = \"5000/s\", for = \"1m30s\" }]\n\
         [[stream.target]]\nrequest = \"GET http://u:pw@h/\"\n\
         [[stream]]\nusers = 20\nthink_time = \"1s\"\nrequests = 500\n\
@@ -140,7 +140,55 @@ fn the_resolved_plan_reads_back_and_hides_secrets() {
 }
 
 #[test]
+fn answers_are_split_by_a_header() {
+    let split = |text: &str| {
+        let plan = read(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+        let by = |stream: &Stream| stream.split_by.clone().unwrap_or("-".into());
+        plan.streams.iter().map(by).collect::<Vec<_>>().join(" ")
+    };
+    let stream = |lines: &str| {
+        format!(
+            "[[stream]]\nusers = 1\nrequests = 1\n{lines}[[stream.target]]\nrequest = \"GET http://h/\"\n"
+        )
+    };
+    let flat = |lines: &str| stream(lines).replace("[[stream]]\n", "").replace("stream.", "");
+    assert_eq!(split(&flat("")), "-");
+    assert_eq!(split(&flat("split_by = { header = \"X-Instance\" }\n")), "x-instance");
+    let own = stream("name = \"b\"\nsplit_by = { header = \"via\" }\n");
+    assert_eq!(split(&(stream("") + &own)), "- via");
+    assert_eq!(split(&format!("split_by.header = \"server\"\n{}{own}", stream(""))), "server via");
+
+    check_flat("split_by = \"x\"", "must be a table");
+    check_flat("split_by = {}", "plan.toml:1:12: \"split_by\" needs \"header\"");
+    check_flat("split_by = { header = 1 }", "must be a string");
+    check_flat(
+        "split_by = { header = \"a b\" }",
+        "plan.toml:1:23: \"a b\" is not a valid header name",
+    );
+    check_flat("split_by = { header = \"\" }", "split_by = { header = \"x-instance\" }");
+    check_flat("split_by = { headr = \"a\" }", "unknown key \"headr\"");
+    let long = format!("split_by = {{ header = \"{}\" }}", "a".repeat(65));
+    check_flat(&long, "a header name of 65 bytes; the maximum is 64");
+}
+
+#[test]
 fn description() {
+    let stage = |over, hold| crate::Stage {
+        value: 3500.0,
+        over: Nanos::from_secs(over),
+        hold: Nanos::from_secs(hold),
+    };
+    let text = "users = 1\nrequests = 1\n[[target]]\nrequest = \"GET http://h/\"\n";
+    let users = read(text).unwrap().streams.remove(0);
+    let rate = read(FOUR_CHAINS).unwrap().streams.remove(0);
+    for (stream, over, hold, words) in [
+        (&rate, 0, 10, "3,500/s for 10s"),
+        (&rate, 10, 0, "ramp to 3,500/s over 10s"),
+        (&rate, 10, 5, "3,500/s over 10s, then 5s"),
+        (&users, 60, 0, "ramp to 3,500 users over 1m"),
+    ] {
+        assert_eq!(stream.stage_in_words(&stage(over, hold)), words);
+    }
     let text = read(FOUR_CHAINS).unwrap().describe();
     assert!(text.contains("5,000/s for 33m, Poisson arrivals"), "{text}");
     assert!(text.contains("66.7 %  ethereum: POST http://gw:3069/api/gateway?endpoint=${ETH_KEY}"));

@@ -53,3 +53,12 @@ fn metrics_are_documented() {
     let rows: Vec<String> = METRICS.iter().map(row).collect();
     check("metrics.md", "| metric | type | labels | what |", &rows);
 }
+
+#[test]
+fn metrics_of_a_run_are_documented() {
+    let row = |metric: &plimsoll_report::Metric| {
+        format!("| `{}` | {} | {} | {} |", metric.name, metric.kind, metric.labels, metric.help)
+    };
+    let rows: Vec<String> = plimsoll_report::METRICS.iter().map(row).collect();
+    check("metrics.md", "| metric of a run | type | labels | what |", &rows);
+}

@@ -15,6 +15,7 @@ mod operating;
 mod output;
 mod redirects;
 mod registry;
+mod report;
 mod run;
 mod scenarios;
 mod scrape;

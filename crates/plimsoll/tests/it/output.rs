@@ -96,11 +96,11 @@ fn the_report_in_a_pipe_is_complete() {
         assert!(line.chars().count() <= 100, "{line}");
     }
     for words in [
-        "MISSED  latency.p1 < 1ns where chain = c1",
+        "MISSED     latency.p1 < 1ns where chain = c1",
         "Connection reset by peer",
         "first seen",
         "-32000 ×",
-        "MISSED  latency.p14 < 1ns where chain = c1",
+        "MISSED     latency.p14 < 1ns where chain = c1",
         "a target with quite a l",
         "c11",
         "HTTP status",

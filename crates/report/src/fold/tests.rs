@@ -89,9 +89,13 @@ fn rates_use_each_streams_window() {
     let stages: Vec<_> = summary
         .stages
         .iter()
-        .map(|stage| (stage.group.name.as_str(), stage.stage, rates(&stage.group)))
+        .map(|stage| {
+            let of = stage.stage.as_ref().unwrap();
+            (stage.group.name.as_str(), of.number, of.load.as_str(), rates(&stage.group))
+        })
         .collect();
-    assert_eq!(stages, [("base", Some(1), [100.0; 3]), ("base", Some(2), [200.0; 3])]);
+    let first = ("base", 1, "100/s for 4s", [100.0; 3]);
+    assert_eq!(stages, [first, ("base", 2, "200/s for 4s", [200.0; 3])]);
     assert!(summary.stages[1].group.latency.min() > Some(millis(3)));
 }
 

@@ -1,6 +1,8 @@
 //! The lines of a report. Longer text wraps at words, so that no line exceeds the page's width.
 
 use super::table::Table;
+use super::width::{char_width, clean, cut, width};
+use crate::tone::Tone;
 
 /// If the lead leaves less than 1/`LEAD_PART` of the line, or too little for a word, continuation lines
 /// are not aligned with the end of the lead.
@@ -8,15 +10,53 @@ const LEAD_PART: usize = 2;
 /// The indent of continuation lines in that case.
 const HANG: usize = 4;
 
+/// The beginning of a line, in a colour.
+pub(super) struct Lead<'a> {
+    text: &'a str,
+    tone: Tone,
+}
+
+impl<'a> From<&'a str> for Lead<'a> {
+    fn from(text: &'a str) -> Lead<'a> {
+        Lead { text, tone: Tone::Plain }
+    }
+}
+
+impl<'a> From<&'a String> for Lead<'a> {
+    fn from(text: &'a String) -> Lead<'a> {
+        Lead::from(text.as_str())
+    }
+}
+
+/// A lead in a colour.
+pub(super) fn toned(tone: Tone, text: &str) -> Lead<'_> {
+    Lead { text, tone }
+}
+
+/// A line whose beginning may be coloured.
+pub(super) struct Line {
+    pub(super) text: String,
+    pub(super) tone: Tone,
+    /// The bytes of the text that have the colour.
+    pub(super) toned: usize,
+}
+
+impl From<String> for Line {
+    fn from(text: String) -> Line {
+        Line { text, tone: Tone::Plain, toned: 0 }
+    }
+}
+
 /// A report being written.
 pub(super) struct Page {
     columns: usize,
     note_lines: usize,
-    lines: Vec<String>,
+    lines: Vec<Line>,
 }
 
 impl Page {
-    /// A page `columns` wide. Notes of tables take at most `note_lines` lines each.
+    /// A page `columns` wide. Notes of tables take at most `note_lines` lines each; if that is
+    /// `usize::MAX`, nothing is cut.
     pub(super) fn new(columns: usize, note_lines: usize) -> Page {
         Page { columns, note_lines, lines: Vec::new() }
     }
@@ -27,26 +67,33 @@ impl Page {
 
     /// An empty line.
     pub(super) fn gap(&mut self) {
-        self.lines.push(String::new());
+        self.lines.push(String::new().into());
     }
 
     /// A horizontal rule.
     pub(super) fn rule(&mut self) {
-        self.lines.push("═".repeat(self.columns));
+        self.lines.push("═".repeat(self.columns).into());
     }
 
     /// Text that may wrap at every word.
-    pub(super) fn text(&mut self, lead: &str, text: &str) {
+    pub(super) fn text<'a>(&mut self, lead: impl Into<Lead<'a>>, text: &str) {
         self.phrases(lead, &words(text));
     }
 
     /// Text that wraps between phrases, and within a phrase only if it is longer than a line.
-    pub(super) fn phrases(&mut self, lead: &str, phrases: &[String]) {
-        let room = self.columns.saturating_sub(width(lead));
+    pub(super) fn phrases<'a>(&mut self, lead: impl Into<Lead<'a>>, phrases: &[String]) {
+        let Lead { text, tone } = lead.into();
+        let lead = clean(text);
+        let phrases: Vec<String> = phrases.iter().map(|phrase| clean(phrase)).collect();
+        let room = self.columns.saturating_sub(width(&lead));
         let word = phrases.iter().flat_map(|phrase| phrase.split(' ')).map(width).max();
         let narrow = room < self.columns / LEAD_PART || word > Some(room);
-        let hang = if narrow { HANG } else { width(lead) };
-        self.lines.extend(wrapped(lead, phrases, hang, self.columns));
+        let hang = if narrow { HANG } else { width(&lead) };
+        let first = self.lines.len();
+        let lines = wrapped(&lead, &phrases, hang, self.columns);
+        self.lines.extend(lines.into_iter().map(Line::from));
+        let line = &mut self.lines[first];
+        (line.tone, line.toned) = (tone, lead.trim_end().len().min(line.text.len()));
     }
 
     pub(super) fn table(&mut self, table: &Table) {
@@ -54,22 +101,16 @@ impl Page {
     }
 
     /// The text of the page.
-    pub(super) fn finish(self) -> String {
-        self.lines.iter().map(|line| cut(line, self.columns) + "\n").collect()
+    pub(super) fn finish(self, color: bool) -> String {
+        let mut page = String::new();
+        for Line { text, tone, toned } in self.lines {
+            // Only a table whose figures need more than the page's width is cut here.
+            let text = if self.note_lines == usize::MAX { text } else { cut(&text, self.columns) };
+            let (start, rest) = text.split_at_checked(toned).unwrap_or(("", &text));
+            page += &(tone.paint(start, color) + rest + "\n");
+        }
+        page
     }
-}
-
-/// The width of a text in columns.
-pub(super) fn width(text: &str) -> usize {
-    text.chars().count()
-}
-
-/// The text, cut to `columns` with an ellipsis if it is longer.
-pub(super) fn cut(text: &str, columns: usize) -> String {
-    if width(text) <= columns {
-        return text.into();
-    }
-    text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// The words of a text. A percent sign stays with its number.
@@ -129,7 +170,12 @@ impl Lines {
             if !self.fresh || self.room() == 0 {
                 self.next();
             }
-            let chunk: String = rest.by_ref().take(self.room().max(1)).collect();
+            let mut chunk = String::new();
+            let mut room = self.room().max(2);
+            while let Some(c) = rest.next_if(|c| char_width(*c) <= room) {
+                room -= char_width(c);
+                chunk.push(c);
+            }
             self.push(&chunk);
         }
     }

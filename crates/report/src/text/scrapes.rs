@@ -1,8 +1,9 @@
 //! The table of scraped processes.
 
-use super::page::{Page, width};
+use super::page::Page;
 use super::table::{Column, Notes, Row, Section, Shape, Table};
-use super::{COLUMNS, Extent, counted, grouped, listed, name, percent, shown};
+use super::width::{clean, width};
+use super::{COLUMNS, Extent, counted, grouped, listed, percent, shown};
 use crate::scrapes::Process;
 use crate::summary::Summary;
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ impl Summary {
             sections: vec![Section {
                 head: "process".into(),
                 rows: processes.map(|process| self.process_row(process)).collect(),
-                more: extent.more(scrapes.processes.len(), ""),
+                more: extent.more(scrapes.processes.len(), [""; 2]),
             }],
         });
         for group in scrapes.groups() {
@@ -51,7 +52,8 @@ impl Summary {
                 page.text(&format!("  {group}: "), &text);
             }
             let lead = format!("  {group} relayed to ");
-            let room = COLUMNS.end().saturating_sub(width(&lead));
+            let room = COLUMNS.end().saturating_sub(width(&clean(&lead)));
+            let room = (!extent.is_whole()).then_some(room);
             let upstreams = upstreams(scrapes.upstreams(group), room);
             if !upstreams.is_empty() {
                 page.phrases(&lead, &upstreams);
@@ -72,12 +74,13 @@ impl Summary {
             memory.unwrap_or_else(none),
             format!("{reads}/{}", reads + failed),
         ];
-        Row::new(name(&process.name), cells).noted(remark(process))
+        Row::new(&process.name, cells).noted(remark(process))
     }
 }
 
-/// The upstreams that a group relayed to, with their shares; as many as fit.
-fn upstreams(upstreams: BTreeMap<&str, u64>, room: usize) -> Vec<String> {
+/// The upstreams that a group relayed to, with their shares; as many as fit in a line with this room, or
+/// all.
+fn upstreams(upstreams: BTreeMap<&str, u64>, room: Option<usize>) -> Vec<String> {
     let mut upstreams: Vec<_> = upstreams.into_iter().collect();
     upstreams.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let all: u64 = upstreams.iter().map(|(_, n)| n).sum();
@@ -93,7 +96,8 @@ fn upstreams(upstreams: BTreeMap<&str, u64>, room: usize) -> Vec<String> {
         }
         named
     };
-    let fits = |shown: &usize| width(&named(*shown).join(" ")) <= room;
+    let Some(room) = room else { return named(usize::MAX) };
+    let fits = |shown: &usize| width(&clean(&named(*shown).join(" "))) <= room;
     named((2..=UPSTREAMS_SHOWN).rev().find(fits).unwrap_or(1))
 }
 

@@ -3,9 +3,12 @@
 //! # If a table does not fit
 //! First the space between columns shrinks, equally for all columns, and names longer than [`NAME_MIN`]
 //! are cut; then notes move below their rows; then columns are dropped in the shape's order. All
-//! sections of a table share one layout, so that their columns line up.
+//! sections of a table share one layout, so that their columns line up. In a pipe, a name that does not
+//! fit is not cut but has a line of its own, above its figures.
 
-use super::page::{cut, width, words, wrapped};
+use super::page::{Line, words, wrapped};
+use super::width::{clean, cut, padded, width};
+use crate::tone::Tone;
 
 /// Names are not cut below this width while a column can be dropped instead.
 const NAME_MIN: usize = 16;
@@ -73,17 +76,25 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) cells: Vec<String>,
     pub(super) note: String,
+    /// Colour of the name.
+    tone: Tone,
 }
 
 impl Row {
     /// A row without a note.
-    pub(super) fn new(name: impl Into<String>, cells: impl Into<Vec<String>>) -> Row {
-        Row { name: name.into(), cells: cells.into(), note: String::new() }
+    pub(super) fn new(name: impl AsRef<str>, cells: impl Into<Vec<String>>) -> Row {
+        let (name, note) = (clean(name.as_ref()), String::new());
+        Row { name, cells: cells.into(), note, tone: Tone::Plain }
     }
 
     /// The same with a note.
-    pub(super) fn noted(self, note: impl Into<String>) -> Row {
-        Row { note: note.into(), ..self }
+    pub(super) fn noted(self, note: impl AsRef<str>) -> Row {
+        Row { note: clean(note.as_ref()), ..self }
+    }
+
+    /// The same with its name in a colour.
+    pub(super) fn toned(self, tone: Tone) -> Row {
+        Row { tone, ..self }
     }
 }
 
@@ -103,21 +114,22 @@ impl Layout {
 
 impl Table {
     /// The table as lines of at most `columns`. Each note takes at most `note_lines` lines.
-    pub(super) fn lines(&self, columns: usize, note_lines: usize) -> Vec<String> {
+    pub(super) fn lines(&self, columns: usize, note_lines: usize) -> Vec<Line> {
         let layout = self.layout(columns);
         let noted = Noted { columns, lines: note_lines };
         let mut lines = Vec::new();
         for (place, section) in self.sections.iter().enumerate() {
             if place > 0 {
-                lines.push(String::new());
+                lines.push(String::new().into());
             }
-            let head = self.row_lines(&self.head(section, &layout), &layout, noted);
-            lines.extend(head.into_iter().filter(|line| !line.is_empty()));
+            let head = self.head(section, &layout).toned(Tone::Strong);
+            let head = self.row_lines(&head, &layout, noted);
+            lines.extend(head.into_iter().filter(|line| !line.text.is_empty()));
             for row in &section.rows {
                 lines.extend(self.row_lines(row, &layout, noted));
             }
             if let Some(more) = &section.more {
-                lines.push(format!("{}{more}", " ".repeat(INDENT)));
+                lines.push(format!("{}{more}", " ".repeat(INDENT)).into());
             }
         }
         lines
@@ -183,9 +195,16 @@ impl Table {
         }
     }
 
-    fn row_lines(&self, row: &Row, layout: &Layout, noted: Noted) -> Vec<String> {
-        let mut line = " ".repeat(INDENT);
-        line += &format!("{:<1$}", cut(&row.name, layout.name - 1), layout.name);
+    fn row_lines(&self, row: &Row, layout: &Layout, noted: Noted) -> Vec<Line> {
+        let indent = " ".repeat(INDENT);
+        let mut lines: Vec<String> = Vec::new();
+        let mut name = cut(&row.name, layout.name - 1);
+        if noted.is_whole() && name != row.name {
+            let above = wrapped(&indent, std::slice::from_ref(&row.name), INDENT, noted.columns);
+            lines.extend(above);
+            name.clear();
+        }
+        let mut line = format!("{indent}{}", padded(&name, layout.name));
         for &(place, width) in &layout.shown {
             let cell = &row.cells[place];
             line += &if self.shape.columns[place].words {
@@ -195,17 +214,22 @@ impl Table {
             };
         }
         if row.note.is_empty() {
-            return vec![line.trim_end().into()];
+            lines.push(line.trim_end().into());
+        } else if layout.notes_beside {
+            lines.extend(noted.lines(&format!("{line}{}", " ".repeat(GAP)), &row.note));
+        } else {
+            let lead = match self.shape.notes {
+                Notes::Beside(head) if !head.is_empty() => format!("    {head}: "),
+                _ => "    ".into(),
+            };
+            lines.push(line.trim_end().into());
+            lines.extend(noted.lines(&lead, row.note.trim_start()));
         }
-        if layout.notes_beside {
-            return noted.lines(&format!("{line}{}", " ".repeat(GAP)), &row.note);
-        }
-        let lead = match self.shape.notes {
-            Notes::Beside(head) if !head.is_empty() => format!("    {head}: "),
-            _ => "    ".into(),
-        };
-        let mut lines = vec![line.trim_end().into()];
-        lines.extend(noted.lines(&lead, row.note.trim_start()));
+        let mut lines: Vec<Line> = lines.into_iter().map(Line::from).collect();
+        let whole =
+            if row.tone == Tone::Strong { lines[0].text.len() } else { INDENT + name.len() };
+        let toned = if name.is_empty() { lines[0].text.len() } else { whole };
+        (lines[0].tone, lines[0].toned) = (row.tone, toned.min(lines[0].text.len()));
         lines
     }
 }
@@ -218,6 +242,11 @@ struct Noted {
 }
 
 impl Noted {
+    /// Whether nothing is cut.
+    fn is_whole(self) -> bool {
+        self.lines == usize::MAX
+    }
+
     /// The lines of a note after its lead.
     fn lines(self, lead: &str, note: &str) -> Vec<String> {
         let mut lines = wrapped(lead, &words(note), width(lead), self.columns);

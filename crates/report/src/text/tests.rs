@@ -1,11 +1,14 @@
 //! The report on terminals of several widths.
 
-use super::page::{width, words, wrapped};
+mod lists;
+
+use super::page::{words, wrapped};
+use super::width::width;
 use crate::fold::Active;
 use crate::objectives::Judged;
 use crate::scrapes::{Process, Relays, Scrapes};
 use crate::seconds::Seconds;
-use crate::summary::{Group, StreamGroup, Summary};
+use crate::summary::{Group, StageOf, StreamGroup, Summary};
 use crate::verdict::Verdict;
 use plimsoll_measure::{
     ErrorClass, Finding, FindingId, Histogram, Nanos, Note, Requests, RunFacts, Scraped, Severity,
@@ -100,6 +103,7 @@ fn full() -> Summary {
         total,
         streams: Vec::new(),
         stages: Vec::new(),
+        splits: Vec::new(),
         errors: vec![(
             ErrorClass::Reset,
             Seconds { from: Nanos::from_secs(1), to: Nanos::from_secs(3) },
@@ -136,7 +140,7 @@ fn unwrapped(text: &str) -> String {
 #[test]
 fn narrow_terminals_drop_columns() {
     let time = "min mean p50 p90 p95 p99 p99.9 max";
-    let group = "scheduled ok ok/s p50 p99 p99 serv.";
+    let group = "scheduled ok sent/s ok/s p50 p99 p99 serv.";
     let process = "relays share CPU CPU/relay memory scrapes";
     let rows = [
         (100, time, group, "side count when first seen", process),
@@ -151,7 +155,7 @@ fn narrow_terminals_drop_columns() {
         ),
     ];
     for (columns, time, group, error, process) in rows {
-        let text = full().to_text(None, columns);
+        let text = full().to_text(None, columns, false);
         let check = |name: &str, shown: &str| {
             assert_eq!(heads(&text, name).join(" "), shown, "{columns}\n{text}");
         };
@@ -175,7 +179,7 @@ fn narrow_terminals_drop_columns() {
         process.cpu = Some(Nanos::from_secs(88_000_000));
         process.memory_max = Some(88_888 << 20);
     });
-    let text = large.to_text(None, 50);
+    let text = large.to_text(None, 50, false);
     assert_eq!(heads(&text, "target  ").join(" "), "scheduled ok p50 p99", "{text}");
     assert_eq!(heads(&text, "process  ").join(" "), "relays share CPU/relay", "{text}");
     assert!(text.contains("a tar…") && text.contains("88,000,001,720"), "{text}");
@@ -186,7 +190,7 @@ fn lines_fit_and_no_text_is_lost() {
     let summary = full();
     let dir = "/a/folder/with/a/path/that/is/longer/than/most/terminals/are/wide/demo";
     for columns in [50, 55, 60, 67, 72, 80, 90, 99, 100] {
-        let text = summary.to_text(Some(dir), columns);
+        let text = summary.to_text(Some(dir), columns, false);
         for line in text.lines() {
             assert!(width(line) <= columns && line.trim_end() == line, "{columns}: {line}|");
         }
@@ -203,7 +207,7 @@ fn lines_fit_and_no_text_is_lost() {
             "edge relayed to 127.0.0.1:3069 20 %, 127.0.0.1:3070 20 %, 127.0.0.1:3071 20 % and 2 more",
             "instances: within 0 % of an even share of 20 % (furthest: gw-5)",
             "gw-5",
-            "cut_short: stopped after 4s fix: see above",
+            "cut_short: stopped after 4s results:",
         ] {
             assert!(text.contains(words), "{columns}: {words}\n{text}");
         }
@@ -215,20 +219,22 @@ fn lines_fit_and_no_text_is_lost() {
 fn a_pipe_gets_the_widest_report() {
     let mut summary = full();
     summary.all.stats.requests.unsent = 7;
-    let text = summary.to_text(Some("runs/x"), usize::MAX);
-    let terminal = summary.to_text(Some("runs/x"), 100);
+    let text = summary.to_text(Some("runs/x"), usize::MAX, false);
+    let terminal = summary.to_text(Some("runs/x"), 100, false);
     assert!(terminal.lines().count() <= 50, "{terminal}");
-    assert!(terminal.contains("… 2 more in summary.json"), "{terminal}");
-    assert!(!summary.to_text(None, 100).contains("summary.json"), "there is none");
+    assert!(!summary.to_text(None, 100, false).contains("summary.json"), "there is none");
     assert!(!text.contains('…') && text.contains("gw-5"), "{text}");
+    let all = "127.0.0.1:3072 20 %, 127.0.0.1:3073 20 % ";
+    assert!(unwrapped(&text).contains(all) && !text.contains("and 2 more"), "{text}");
     for line in [
         "  sent              4,300         1,075/s   7 never sent",
         "  ok                4,000         1,000/s   93 % of scheduled   300 failed",
         "  connected                            12  peak, 312 opened",
         "  time               min     mean      p50      p90      p95      p99    p99.9      max",
         "    ok only        435µs    906ms    483ms    2.45s    3.33s    4.13s    4.33s    4.35s",
-        "  target                     scheduled         ok      ok/s       p50       p99 p99 serv.",
-        "  a target with a name of        1,720       93 %     400.0     929ms     4.26s     2.76s",
+        "  target                         scheduled       ok   sent/s     ok/s       p50       p99 p99 serv.",
+        "  a target with a name of some length",
+        "                                     1,720     93 %    430.0    400.0     929ms     4.26s     2.76s",
         "  read lag           9µs   9.03µs   9.03µs   9.05µs   9.06µs   9.06µs   9.06µs   9.06µs",
         "  errors              side               count      when  first seen",
         "  reset               target               150     1s–3s  unexpected end of the answer after 120 of",
@@ -237,7 +243,11 @@ fn a_pipe_gets_the_widest_report() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }
-    assert_eq!(summary.to_text(None, 0), summary.to_text(None, 50), "there is a least width");
+    assert_eq!(
+        summary.to_text(None, 0, false),
+        summary.to_text(None, 50, false),
+        "there is a least width"
+    );
 }
 
 #[test]
@@ -246,7 +256,7 @@ fn notes_are_cut_only_on_long_reports() {
     summary.scrapes.processes.truncate(1);
     summary.objectives.clear();
     for columns in [100, 80, 60, 50] {
-        let text = unwrapped(&summary.to_text(None, columns));
+        let text = unwrapped(&summary.to_text(None, columns, false));
         assert!(text.contains("4,096 bytes: Connection reset by peer (boba)"), "{columns}\n{text}");
     }
 }
@@ -284,7 +294,7 @@ fn names_may_be_longer_than_lines() {
     (process.name, process.group) = (long.clone(), long.clone());
     process.relays = Some(Relays { total: 1, upstreams: [(long.clone(), 1)].into() });
     for columns in [50, 60, 100] {
-        let text = summary.to_text(Some(&long), columns);
+        let text = summary.to_text(Some(&long), columns, false);
         assert!(text.lines().all(|line| width(line) <= columns), "{text}");
         let pieces = unwrapped(&text).replace(' ', "");
         for words in ["plan_not_held:", "held", "results:"] {
@@ -304,7 +314,7 @@ fn nothing_ok_has_a_banner() {
     cause.evidence = "connections were refused".into();
     summary.verdict.findings = vec![nothing, cause];
     summary.verdict.valid = true;
-    let text = summary.to_text(None, 100);
+    let text = summary.to_text(None, 100, false);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[1], "NO REQUEST SUCCEEDED: none of 300 arrivals was answered as expected");
     assert_eq!(lines[2], format!("    fix: {refused}"));
@@ -315,7 +325,7 @@ fn nothing_ok_has_a_banner() {
     summary.verdict.findings[0].severity = Severity::Invalid;
     summary.verdict.findings[1].severity = Severity::Invalid;
     summary.verdict.valid = false;
-    let text = summary.to_text(None, 100);
+    let text = summary.to_text(None, 100, false);
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[1].starts_with("NO REQUEST SUCCEEDED: ") && lines[2].starts_with("INVALID: "));
     assert!(lines[3].starts_with("  target_refused: "), "{text}");
@@ -328,9 +338,10 @@ fn spinning_and_late_answers_are_shown() {
     summary.total.workers.spin = Nanos(4_300 * 6_000);
     let window = Window { to: Nanos::from_secs(9), ..WINDOW };
     (summary.all.window, summary.all.last_sent) = (Some(window), Nanos::from_millis(3990));
-    let text = summary.to_text(None, 100);
+    summary.facts.drain = Nanos::from_millis(5200);
+    let text = summary.to_text(None, 100, false);
     for line in [
-        "  ran        4s, last answer after 9s",
+        "  ran        4s, last answer after 9s, drained in 5.2s",
         "  sent              4,300         1,075/s",
         "  generator: 1 worker, 9µs CPU per request (and 6µs spinning), peak memory 23 MiB, seed 7",
     ] {
@@ -343,9 +354,9 @@ fn statuses_are_shown_if_informative() {
     let statuses = |text: &str| text.contains("HTTP status");
     let mut summary = full();
     (0..4000).for_each(|_| summary.total.status.count(200));
-    assert!(!statuses(&summary.to_text(None, usize::MAX)), "one, and it was expected");
+    assert!(!statuses(&summary.to_text(None, usize::MAX, false)), "one, and it was expected");
     (0..300).for_each(|_| summary.total.status.count(503));
-    let text = summary.to_text(None, usize::MAX);
+    let text = summary.to_text(None, usize::MAX, false);
     for line in [
         "  HTTP status              count     share",
         "  200                      4,000      93 %",
@@ -357,7 +368,7 @@ fn statuses_are_shown_if_informative() {
     let mut summary = full();
     summary.total.status.count(404);
     summary.all.stats.errors.add(ErrorClass::Status, 1);
-    assert!(statuses(&summary.to_text(None, usize::MAX)));
+    assert!(statuses(&summary.to_text(None, usize::MAX, false)));
 }
 
 #[test]
@@ -372,38 +383,39 @@ fn the_worst_come_first_if_not_all_fit() {
         let (objective, ok) = (missed.clone(), n < 19);
         summary.objectives.push(Judged { objective, value: Some(n as f64), ok });
     }
-    let text = summary.to_text(None, 100);
+    let text = summary.to_text(None, 100, false);
     let targets = text.split("  target  ").nth(1).unwrap();
     assert!(targets.lines().nth(1).unwrap().starts_with("  t29 "), "{text}");
-    assert!(text.contains("more; pipe the report to see all"), "{text}");
-    let objectives = text.find("  MISSED  ").zip(text.find("  held    "));
-    assert!(objectives.is_none_or(|(missed, held)| missed < held), "{text}");
+    assert!(text.contains(" with failures; pipe the report to see all"), "{text}");
+    let missed = text.find("  MISSED  ").unwrap();
+    assert!(text.find("  held    ").is_none_or(|held| missed < held), "{text}");
+    assert!(missed < text.find("  sent  ").unwrap(), "objectives come first\n{text}");
 
-    let piped = summary.to_text(None, usize::MAX);
+    let piped = summary.to_text(None, usize::MAX, false);
     let names: Vec<_> = (0..30).map(|n| piped.find(&format!("\n  t{n} ")).unwrap()).collect();
-    assert!(names.is_sorted(), "all of them, in the plan's order");
+    assert!(names.iter().rev().is_sorted(), "all of them, the worst first\n{piped}");
     assert_eq!(piped.matches("  held    ").count(), 20, "{piped}");
+}
+
+fn figures(name: &str, stage: Option<StageOf>) -> StreamGroup {
+    let (lag, wait) = (Histogram::default(), Histogram::default());
+    StreamGroup { group: Group::of(name, stats(40, 0), ACTIVE), stage, lag, wait }
 }
 
 #[test]
 fn streams_and_stages_have_rows() {
     let mut summary = full();
-    let figures = |name: &str, stage| StreamGroup {
-        group: Group::of(name, stats(40, 0), ACTIVE),
-        stage,
-        lag: Histogram::default(),
-        wait: Histogram::default(),
-    };
-    summary.stages = (1..=3).map(|n| figures("main", Some(n))).collect();
-    let text = summary.to_text(None, usize::MAX);
-    assert_eq!(heads(&text, "stage  ").join(" "), "scheduled ok ok/s p50 p99 p99 serv.");
-    assert!(unwrapped(&text).contains(" 3 40 100 % "), "{text}");
+    let stage = |n| StageOf { number: n, load: format!("ramp to {n}k/s over 10s") };
+    summary.stages = (1..=3).map(|n| figures("main", Some(stage(n)))).collect();
+    let text = summary.to_text(None, usize::MAX, false);
+    assert_eq!(heads(&text, "stage  ").join(" "), "scheduled ok sent/s ok/s p50 p99 p99 serv.");
+    assert!(unwrapped(&text).contains(" 3: ramp to 3k/s over 10s 40 100 % "), "{text}");
     assert!(!text.contains("  stream  "), "there is one");
 
     summary.streams = ["base", "spike"].map(|name| figures(name, None)).into();
-    summary.stages.push(figures("spike", Some(1)));
-    let text = summary.to_text(None, usize::MAX);
-    assert!(text.contains("\n  spike 1 ") && text.contains("\n  main 3 "), "{text}");
+    summary.stages.push(figures("spike", Some(stage(1))));
+    let text = summary.to_text(None, usize::MAX, false);
+    assert!(text.contains("\n  spike 1: ramp") && text.contains("\n  main 3: ramp"), "{text}");
     assert!(text.contains("\n  stream  ") && text.contains("\n  base  "), "{text}");
 }
 
@@ -414,9 +426,9 @@ fn failures_without_objectives_are_pointed_out() {
     summary.verdict.valid = true;
     summary.objectives.clear();
     let says = "exit code 0: 300 requests failed, but no objective is set; add";
-    let text = unwrapped(&summary.to_text(None, 100));
+    let text = unwrapped(&summary.to_text(None, 100, false));
     assert!(text.contains(says) && text.contains("--objective \"success >= 99%\""), "{text}");
     assert!(!text.contains("next: "), "one proposal is enough");
     summary.objectives = full().objectives;
-    assert!(!summary.to_text(None, 100).contains("exit code 0"));
+    assert!(!summary.to_text(None, 100, false).contains("exit code 0"));
 }

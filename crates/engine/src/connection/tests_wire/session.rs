@@ -194,6 +194,7 @@ impl Session {
             values: Values { seq: 0, key: Key::new(0) },
             body_max: Some(1 << 30),
             last: false,
+            split_by: None,
             trace: false,
         };
         let scratch = &mut self.resources.scratch;
