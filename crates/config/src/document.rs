@@ -269,7 +269,21 @@ impl<'r> Field<'r> {
 
     /// A duration.
     pub fn duration(&self) -> Option<Duration> {
+        if let Some(number) = self.number() {
+            let message = format!("\"{}\" must be a string with a unit, not {number}", self.key);
+            self.problem(message, &format!("write \"{number}s\" for seconds"));
+            return None;
+        }
         self.parse(values::duration)
+    }
+
+    /// An integer or a float, as it is written.
+    fn number(&self) -> Option<&str> {
+        match self.value.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str()),
+            DeValue::Float(number) => Some(number.as_str()),
+            _ => None,
+        }
     }
 
     /// A duration above zero.
@@ -282,8 +296,17 @@ impl<'r> Field<'r> {
         Some(span)
     }
 
-    /// A rate per second.
+    /// A rate per second: a number, or a string such as `300/m`.
     pub fn rate(&self) -> Option<f64> {
+        if let Some(number) = self.number() {
+            return values::rate(number)
+                .map_err(|message| self.problem(format!("\"{}\": {message}", self.key), ""))
+                .ok();
+        }
+        if !self.value.get_ref().is_str() {
+            self.wrong_type("a number per second, or a string such as \"300/m\"");
+            return None;
+        }
         self.parse(values::rate)
     }
 
@@ -412,84 +435,4 @@ impl<'r> Field<'r> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(text: &str) -> String {
-        let read = |table: &Table<'_>| {
-            let rate = table.field("rate").and_then(|f| f.rate());
-            let users = table.field("users").and_then(|f| f.integer(1, 100));
-            let name = table.field("name").and_then(|f| f.text());
-            for target in table.field("target").map(|f| f.tables("[[target]]")).unwrap_or_default()
-            {
-                target.field("weight").and_then(|f| f.integer(0, 10));
-                target.close();
-            }
-            Some((rate, users, name))
-        };
-        let document = Document::new("plan.toml", text);
-        document.read(&Variables::none(), read).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn all_problems_come_at_once_with_their_places() {
-        let text = "ratee = 5\nusers = 0\nname = \"${X}\"\n\n[[target]]\nweight = 11\nwieght = 1\n";
-        assert_eq!(
-            problems(text),
-            "plan.toml:1:1: unknown key \"ratee\" in the top level of the file\n  \
-               hint: did you mean \"rate\"?\n\
-             plan.toml:2:9: \"users\" must be from 1 to 100, not 0\n\
-             plan.toml:3:8: the variable X is not set\n  \
-               hint: set it with --set X=VALUE or in the environment\n\
-             plan.toml:6:10: \"weight\" must be from 0 to 10, not 11\n\
-             plan.toml:7:1: unknown key \"wieght\" in [[target]]\n  \
-               hint: did you mean \"weight\"?"
-        );
-    }
-
-    #[test]
-    fn wrong_types_and_syntax() {
-        assert_eq!(
-            problems("rate = 5\ntarget = 1\n"),
-            "plan.toml:1:8: \"rate\" must be a string in quotes, not integer\n\
-             plan.toml:2:10: \"target\" must be a list of tables\n  \
-               hint: write [[target]] above its keys"
-        );
-        assert!(problems("rate = \nusers = = 3\n").starts_with("plan.toml:1:8: "));
-    }
-
-    #[test]
-    fn integers_may_come_from_variables() {
-        let mut variables = Variables::none();
-        variables.set("N", "1_000");
-        variables.set("WORD", "many");
-        let read = |text: &str| {
-            let document = Document::new("plan.toml", format!("users = {text}"));
-            let read = document.read(&variables, |table| table.field("users")?.integer(1, 5000));
-            read.map_err(|problems| problems.to_string())
-        };
-        assert_eq!(read("7"), Ok(7));
-        assert_eq!(read("\"${N}\""), Ok(1000));
-        assert_eq!(read("\"${M:-20}\""), Ok(20));
-        let wrong = |text: &str, says: &str| {
-            let problems = read(text).unwrap_err();
-            assert!(problems.starts_with(&format!("plan.toml:1:9: {says}")), "{problems}");
-        };
-        wrong("\"7\"", "\"users\" must be a whole number, not string");
-        wrong("\"${WORD}\"", "\"users\" must be a whole number, not \"many\"");
-        wrong("\"${M:-0}\"", "\"users\" must be from 1 to 5000, not 0");
-        wrong("\"${M}\"", "the variable M is not set");
-    }
-
-    #[test]
-    fn problems_of_flags_name_the_flag() {
-        let lines = [("--name", "name = \"x\""), ("--rate", "rate = \"fast\"")];
-        let document = Document::from_named(lines.map(|(a, b)| (a.to_string(), b.to_string())));
-        let read = |table: &Table<'_>| {
-            table.field("name");
-            table.field("rate")?.rate()
-        };
-        let problems = document.read(&Variables::none(), read).unwrap_err().to_string();
-        assert!(problems.starts_with("--rate: \"rate\": \"fast\" is not a rate"), "{problems}");
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! # Layout
 //! - `document`: [`Document`], [`Table`], [`Field`]: reading with positions
 //! - `attached`: [`Attached`]: a file referenced by a document
+//! - `file`: [`read_file`]: reads a file that a user named
 //! - `problem`: [`Problem`], [`Problems`]: what is wrong, where, and how to fix it
 //! - `variables`: [`Variables`], [`Text`]: `${NAME}` substitution and redaction
 //! - `values`: parsing and printing rates, durations and sizes
@@ -13,6 +14,7 @@
 
 mod attached;
 mod document;
+mod file;
 mod nearest;
 mod problem;
 pub mod values;
@@ -20,6 +22,7 @@ mod variables;
 
 pub use attached::{Attached, Spot};
 pub use document::{Document, Field, Table};
+pub use file::read_file;
 pub use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use variables::{Text, Variables, is_secret};

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 const NS_PER_HOUR: u128 = 3_600_000_000_000;
+const NS_PER_S: u128 = 1_000_000_000;
 const UNITS: [(&str, u128); 6] = [
     ("h", NS_PER_HOUR),
     ("m", 60_000_000_000),
@@ -24,6 +25,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a duration; write it like 250ms, 30s, 33m or 1h30m");
     if text.starts_with('-') {
         return Err(format!("a duration cannot be negative: \"{text}\""));
+    }
+    if is_number(text.trim()) {
+        return Err(format!("\"{text}\" has no unit; write {}s for seconds", text.trim()));
     }
     let mut total = 0u128;
     let mut rest = text.trim();
@@ -49,6 +53,22 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("\"{text}\" is longer than ten years"));
     }
     Ok(Duration::from_nanos(total as u64))
+}
+
+/// Parses a duration as [`duration`] does, except that a number without a unit is in seconds: the form
+/// for a command line.
+///
+/// # Errors
+/// What is wrong, and the expected form.
+pub fn flag_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    if is_number(text) { duration(&format!("{text}s")) } else { duration(text) }
+}
+
+/// Whether the text is a plain decimal number.
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// `number` × `scale`, exact; `None` unless it is a plain decimal number of at most 12 + 12 digits.
@@ -80,25 +100,50 @@ pub fn show_duration(span: Duration) -> String {
     text
 }
 
-/// Parses a rate and returns it per second: `5000/s`, `300/m`, `10/h`, `2.5/s`, `1/ms`, `5_000/s`.
+/// Parses a rate and returns it per second: `5000`, `5000/s`, `1.5k`, `300/m`, `2.5/s`, `5_000/s`,
+/// `100/100ms`, `1/7s`. Without a unit it is per second; `k` and `M` multiply by a thousand and a
+/// million.
 ///
 /// # Errors
 /// What is wrong, and the expected form.
 pub fn rate(text: &str) -> Result<f64, String> {
-    let wrong = || format!("\"{text}\" is not a rate; write it like 5000/s, 300/m or 10/h");
-    let (number, unit) = text.trim().split_once('/').ok_or_else(wrong)?;
-    let number: f64 = plain_number(number).ok_or_else(wrong)?;
-    let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
-    // Divided last, so that 300/m is exactly 5/s.
-    Ok(number * 1e9 / *scale as f64)
+    let wrong =
+        || format!("\"{text}\" is not a rate; write it like 5000/s, 300/m, 1.5k/s or 100/100ms");
+    let (number, unit) = text.trim().split_once('/').unwrap_or((text.trim(), "s"));
+    let number = plain_number(number).ok_or_else(wrong)?;
+    let unit = unit.trim();
+    let digits = unit.find(|c: char| !c.is_ascii_digit()).unwrap_or(unit.len());
+    let (count, unit) = unit.split_at(digits);
+    let count = match count {
+        "" => 1,
+        digits => digits.parse().ok().filter(|n| (1..=PER_MAX).contains(n)).ok_or_else(wrong)?,
+    };
+    let unit = if unit == "µs" { "us" } else { unit };
+    let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    // A rate per second is exactly its number; others are divided once, so that 300/m is exactly 5/s.
+    let span = *scale * u128::from(count);
+    Ok(if span == NS_PER_S { number } else { number * NS_PER_S as f64 / span as f64 })
 }
 
+/// Maximum number of units in a rate's denominator.
+const PER_MAX: u32 = 1_000_000;
+
+/// A decimal number, optionally with `k` or `M`. Scaled in decimal, so that 1.005k is exactly 1005.
 fn plain_number(text: &str) -> Option<f64> {
     let text = text.trim().replace('_', "");
-    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let number = text.parse::<f64>().ok()?;
+    let (digits, exponent) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 3),
+        None => text.strip_suffix('M').map_or((text.as_str(), 0), |digits| (digits, 6)),
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number = format!("{digits}e{exponent}").parse::<f64>().ok()?;
     (plain && number < 1e12).then_some(number)
 }
+
+/// Denominators, in seconds, that [`show_rate`] tries in turn.
+const SHOWN_PER: [(&str, f64); 3] = [("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+/// Other denominators up to this number of seconds are tried after these: 1/7s.
+const SHOWN_PER_MAX: u32 = 100;
 
 /// Prints a rate in the form that [`rate`] parses.
 pub fn show_rate(per_second: f64) -> String {
@@ -106,9 +151,11 @@ pub fn show_rate(per_second: f64) -> String {
     if thousandths >= 1.0 && (thousandths - thousandths.round()).abs() < 1e-9 * thousandths {
         return format!("{}/s", thousandths.round() / 1000.0);
     }
-    for (unit, scale) in [("s", 1.0), ("m", 60.0), ("h", 3600.0)] {
+    let seconds = (2..=SHOWN_PER_MAX).map(|n| (format!("{n}s"), f64::from(n)));
+    let named = SHOWN_PER.iter().map(|(unit, scale)| (unit.to_string(), *scale));
+    for (unit, scale) in named.chain(seconds) {
         let number = per_second * scale;
-        if (number - number.round()).abs() < 1e-9 * number.max(1.0) {
+        if number >= 0.5 && (number - number.round()).abs() < 1e-9 * number {
             return format!("{}/{unit}", number.round());
         }
     }
@@ -222,6 +269,22 @@ mod tests {
     }
 
     #[test]
+    fn a_number_without_a_unit_is_seconds_on_the_command_line_only() {
+        let check = |text: &str, ns: u64| {
+            assert_eq!(flag_duration(text), Ok(Duration::from_nanos(ns)), "{text}");
+        };
+        check("2", 2_000_000_000);
+        check("0.5", 500_000_000);
+        check(" 3 ", 3_000_000_000);
+        check("250ms", 250_000_000);
+        assert_eq!(duration("5").unwrap_err(), "\"5\" has no unit; write 5s for seconds");
+        assert_eq!(duration("0.5").unwrap_err(), "\"0.5\" has no unit; write 0.5s for seconds");
+        for bad in ["", "-1", "1_000", "1e3", "5x", "."] {
+            assert!(flag_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn rates() {
         let check = |text: &str, per_second: f64, shown: &str| {
             assert_eq!(rate(text), Ok(per_second), "{text}");
@@ -236,7 +299,20 @@ mod tests {
         check("2.5/s", 2.5, "2.5/s");
         check("0.1/s", 0.1, "0.1/s");
         check("6/m", 0.1, "0.1/s");
-        for bad in ["", "5000", "5000/", "/s", "5000/day", "-1/s", "inf/s", "1e3/s"] {
+        check("5000", 5000.0, "5000/s");
+        check("0.5", 0.5, "0.5/s");
+        check("1k/s", 1000.0, "1000/s");
+        check("1.5k", 1500.0, "1500/s");
+        check("1.005k", 1005.0, "1005/s");
+        check("2M/h", 2e6 / 3600.0, "2000000/h");
+        check("100/100ms", 1000.0, "1000/s");
+        check("1/7s", 1.0 / 7.0, "1/7s");
+        check("50/1s", 50.0, "50/s");
+        check("3/6h", 0.5 / 3600.0, "0.0001388888888888889/s");
+        check("0.123456789", 0.123456789, "0.123456789/s");
+        for bad in
+            ["", "k", "5000/", "/s", "5000/day", "-1/s", "inf/s", "1e3/s", "1e3", "1/0s", "1/s2"]
+        {
             assert!(rate(bad).is_err(), "{bad}");
         }
     }

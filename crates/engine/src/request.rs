@@ -23,9 +23,11 @@ pub(crate) struct Request {
 enum Parts {
     Fixed(Vec<u8>),
     Drawn {
-        /// The head, without Content-Length and the final empty line.
+        /// The head, without the body's framing and the final empty line.
         head: Vec<Template>,
         body: Option<Template>,
+        /// Whether the body is sent in chunked encoding, as one chunk.
+        chunked: bool,
     },
 }
 
@@ -42,7 +44,7 @@ impl Request {
         let mut request = Request {
             pool,
             head_only: spec.method == "HEAD",
-            parts: Parts::Drawn { head, body },
+            parts: Parts::Drawn { head, body, chunked: spec.chunked },
             expected,
         };
         if fixed {
@@ -84,10 +86,13 @@ impl Request {
         body_out.clear();
         match &self.parts {
             Parts::Fixed(bytes) => out.extend_from_slice(bytes),
-            Parts::Drawn { head, body } => {
+            Parts::Drawn { head, body, chunked } => {
                 head.iter().for_each(|template| template.render(values, out));
                 if let Some(body) = body {
                     body.render(values, body_out);
+                    if *chunked {
+                        return append_chunked(body_out, out);
+                    }
                     write!(out, "Content-Length: {}\r\n", body_out.len()).expect("to memory");
                 }
                 out.extend_from_slice(b"\r\n");
@@ -97,7 +102,19 @@ impl Request {
     }
 }
 
-/// The head without Content-Length.
+/// Appends the end of the head, and the body as one chunk (RFC 9112 §7.1). A chunk of length zero would
+/// be the last one, so an empty body has only that.
+fn append_chunked(body: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+    if !body.is_empty() {
+        write!(out, "{:x}\r\n", body.len()).expect("to memory");
+        out.extend_from_slice(body);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"0\r\n\r\n");
+}
+
+/// The head without the body's framing.
 fn head(spec: &RequestSpec, close: bool) -> Vec<Template> {
     let text = |text: String| Template::plain(text);
     let mut head =

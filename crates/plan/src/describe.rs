@@ -2,9 +2,11 @@
 
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target};
+use plimsoll_config::nearest;
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::{counted, grouped};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 impl Plan {
@@ -49,6 +51,21 @@ impl Plan {
         )
         .expect("writing to memory");
         out
+    }
+
+    /// What is probably not as intended, but not an error: unknown HTTP methods, each with its first
+    /// target.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let mut warnings = Vec::new();
+        for target in &self.targets {
+            for spec in &self.requests[target.requests.clone()] {
+                if !METHODS.contains(&spec.method.as_str()) && seen.insert(spec.method.as_str()) {
+                    warnings.push(format!("{}: {}", target.name, unknown_method(&spec.method)));
+                }
+            }
+        }
+        warnings
     }
 
     /// A short description of the load: `5000/s for 33m`, or the totals of several streams.
@@ -132,6 +149,58 @@ impl Plan {
 }
 
 const TARGETS_SHOWN: usize = 20;
+
+/// HTTP methods in use: RFC 9110, PATCH, QUERY, WebDAV and its extensions, UPnP, and caches.
+const METHODS: [&str; 36] = [
+    "ACL",
+    "BIND",
+    "BASELINE-CONTROL",
+    "CHECKIN",
+    "CHECKOUT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "M-SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKWORKSPACE",
+    "MOVE",
+    "NOTIFY",
+    "OPTIONS",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "PUT",
+    "QUERY",
+    "REPORT",
+    "SEARCH",
+    "SUBSCRIBE",
+    "TRACE",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+    "UPDATE",
+];
+
+fn unknown_method(method: &str) -> String {
+    let capitals = method.to_ascii_uppercase();
+    let hint = if METHODS.contains(&capitals.as_str()) {
+        format!("; methods are case-sensitive: write \"{capitals}\"")
+    } else if let Some(near) = nearest(&capitals, METHODS) {
+        format!("; did you mean \"{near}\"?")
+    } else {
+        String::new()
+    };
+    format!("\"{method}\" is not a known HTTP method and is sent as it is{hint}")
+}
 
 /// A stream's rate or number of users at an instant after its start.
 fn show_value(stream: &Stream, at: Nanos) -> String {

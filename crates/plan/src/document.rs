@@ -3,13 +3,16 @@
 
 mod file;
 mod load;
+mod objective;
 mod request;
 mod scrape;
 mod spec;
 
+use crate::objective::{STREAM, TARGET};
 use crate::{Objective, Origin, RequestSpec, Stream, Target};
 use file::Files;
 use load::read_streams;
+use objective::read_objectives;
 use plimsoll_config::{Document, Field, Problems, Table, Text, Variables};
 use plimsoll_measure::rng::Key;
 use plimsoll_measure::{Nanos, Snapshot};
@@ -200,7 +203,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
     }
-    let objectives = read_objectives(root, &targets);
+    let objectives = read_objectives(root, &targets, streams.as_deref());
     let scrapes = read_scrapes(root);
     let streams = streams.filter(|streams| !streams.is_empty())?;
     let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
@@ -297,57 +300,25 @@ fn read_tls(root: &Table<'_>, folder: &Path) -> TlsRules {
     rules
 }
 
-fn read_objectives(root: &Table<'_>, targets: &[Target]) -> Vec<Objective> {
-    let tables = root.field("objective").map(|f| f.tables("[[objective]]")).unwrap_or_default();
-    let mut objectives = Vec::with_capacity(tables.len());
-    for table in tables {
-        objectives.extend(read_objective(&table, targets));
-        table.close();
-    }
-    objectives
-}
-
-fn read_objective(table: &Table<'_>, targets: &[Target]) -> Option<Objective> {
-    let narrowed = table.field("where").and_then(|f| Some((f.table("where")?, f)));
-    let abort = table.field("abort").and_then(|f| f.table("abort"));
-    let Some(that) = table.field("that") else {
-        table.problem("an objective needs \"that\"", "add that = \"latency.p99 < 250ms\"");
-        return None;
-    };
-    let mut objective = match Objective::parse(&that.text()?.value) {
-        Ok(objective) => objective,
-        Err((message, hint)) => {
-            that.problem(message, &hint);
-            return None;
-        }
-    };
-    if let Some((narrowing, field)) = narrowed {
-        objective.narrowed = read_tags(&narrowing);
-        if !objective.metric.narrows() {
-            field.problem_with_key(
-                format!("\"{}\" covers the whole run and cannot be narrowed", objective.that),
-                "remove \"where\"",
-            );
-        } else if !targets.iter().any(|target| target.has_tags(&objective.narrowed)) {
-            field.problem(
-                "no target has all of these tags",
-                "add the tags to a target, or correct \"where\"",
-            );
-        }
-    }
-    if let Some(abort) = abort {
-        let after = abort.field("after").and_then(|f| f.duration()).unwrap_or_default();
-        objective.abort_after = Some(after.into());
-        abort.close();
-    }
-    Some(objective)
-}
-
 /// A table of user-defined names and strings.
-fn read_tags(table: &Table<'_>) -> BTreeMap<String, String> {
+fn read_pairs(table: &Table<'_>) -> BTreeMap<String, String> {
     let text = |(name, field): (String, Field<'_>)| Some((name, field.text()?.value));
     // Entries are never unknown: `close` is not called.
     table.entries().into_iter().filter_map(text).collect()
+}
+
+/// Tags of a target or labels of a stream.
+fn read_tags(table: &Table<'_>) -> BTreeMap<String, String> {
+    for (name, field) in table.entries() {
+        if [TARGET, STREAM].contains(&name.as_str()) {
+            let hint = "choose another name for the tag";
+            field.problem_with_key(
+                format!("\"{name}\" cannot be a tag: in \"where\" it is the name of a {name}"),
+                hint,
+            );
+        }
+    }
+    read_pairs(table)
 }
 
 /// A header's value or values.

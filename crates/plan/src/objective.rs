@@ -1,7 +1,10 @@
-//! Conditions on metrics that decide pass or fail: `latency.p99 < 250ms`.
+//! Conditions on metrics that decide pass or fail: `latency.p99 < 250ms where chain = eth`.
 
+mod metric;
+
+use crate::{Stream, Target};
 use plimsoll_config::{nearest, values};
-use plimsoll_measure::{ErrorClass, Listed, Nanos};
+use plimsoll_measure::{ErrorClass, Nanos};
 use std::collections::BTreeMap;
 
 /// The time that a metric measures.
@@ -53,8 +56,13 @@ pub enum Metric {
     Unsent,
     /// Arrivals of one error class.
     ErrorClass(ErrorClass),
-    /// Responses with one HTTP status.
-    Status(u16),
+    /// Arrivals whose last response has an HTTP status in this range.
+    Status {
+        /// The lowest…
+        from: u16,
+        /// …and the highest.
+        to: u16,
+    },
     /// JSON-RPC errors; each item of a batch counts.
     RpcErrors,
     /// Requests answered as expected, per second.
@@ -66,14 +74,19 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// Whether it is counted by target, so that `where` can narrow it.
+    /// Whether it is counted by target, so that `where` can narrow it to any of them.
     pub fn narrows(self) -> bool {
         use Metric::*;
         match self {
             Success | Errors | Unsent | ErrorClass(_) | RateOk | RateSent => true,
-            Status(_) | RpcErrors => false,
-            Time(kind, _) => !matches!(kind, TimeKind::Lag | TimeKind::Wait),
+            Status { .. } | RpcErrors => false,
+            Time(..) => !self.narrows_to_streams(),
         }
+    }
+
+    /// Whether it is counted by stream, so that `where` can narrow it to streams only.
+    pub fn narrows_to_streams(self) -> bool {
+        matches!(self, Metric::Time(TimeKind::Lag | TimeKind::Wait, _))
     }
 }
 
@@ -119,7 +132,7 @@ impl Operator {
 pub enum Unit {
     /// A count.
     Count,
-    /// A share of scheduled arrivals, 0 to 1.
+    /// A share, 0 to 1: of scheduled arrivals; for JSON-RPC errors, of all JSON-RPC answers.
     Share,
     /// Nanoseconds.
     Time,
@@ -140,44 +153,40 @@ pub struct Objective {
     pub value: f64,
     /// The unit of `value` and of the metric.
     pub unit: Unit,
-    /// Narrowed to targets with these tags.
+    /// Narrowed to targets with these tags; `target` and `stream` are names.
     pub narrowed: BTreeMap<String, String>,
     /// If set, the run is stopped if the objective does not hold later than this after the warm-up.
     pub abort_after: Option<Nanos>,
 }
 
-const METRICS: [&str; 13] = [
-    "success",
-    "errors",
-    "unsent",
-    "errors.<class>",
-    "status.<code>",
-    "rpc.errors",
-    "rate.ok",
-    "rate.sent",
-    "latency.<stat>",
-    "latency_ok.<stat>",
-    "service_time.<stat>",
-    "lag.<stat>",
-    "wait.<stat>",
-];
+/// The key of `where` that selects a target by its name. No tag may have this name.
+pub(crate) const TARGET: &str = "target";
+/// The key of `where` that selects a stream by its name. No tag may have this name.
+pub(crate) const STREAM: &str = "stream";
 
 impl Objective {
-    /// Reads `METRIC OP VALUE`.
+    /// The form of an objective, for hints.
+    pub(crate) const FORM: &str = "write it like: latency.p99 < 250ms";
+
+    /// Reads `METRIC OP VALUE`, optionally followed by `where TAG = VALUE and …`.
     ///
     /// # Errors
     /// A message and a hint.
-    pub fn parse(that: &str) -> Result<Objective, (String, String)> {
+    pub fn parse(text: &str) -> Result<Objective, (String, String)> {
+        let (that, narrowed) = match text.split_once(" where ") {
+            Some((that, narrowed)) => (that, read_where(narrowed)?),
+            None => (text, BTreeMap::new()),
+        };
         let found = Operator::SIGNS
             .iter()
             .filter_map(|(sign, operator)| Some((that.find(sign)?, *sign, *operator)))
             .min_by_key(|(at, sign, _)| (*at, usize::MAX - sign.len()));
         let Some((at, sign, operator)) = found else {
             let message = format!("\"{that}\" has no comparison operator; use <, <=, >, >= or ==");
-            return Err((message, "write it like: latency.p99 < 250ms".into()));
+            return Err((message, Self::FORM.into()));
         };
         let (metric, value) = (that[..at].trim(), that[at + sign.len()..].trim());
-        let metric = read_metric(metric)?;
+        let metric = metric::read(metric)?;
         let (value, unit) = read_value(metric, value)?;
         Ok(Objective {
             that: that.trim().into(),
@@ -185,70 +194,95 @@ impl Objective {
             operator,
             value,
             unit,
-            narrowed: BTreeMap::new(),
+            narrowed,
             abort_after: None,
         })
     }
-}
 
-fn unknown(message: String, word: &str, known: &[&'static str]) -> (String, String) {
-    let hint = match nearest(word, known.iter().copied()) {
-        Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!("known: {}", known.join(", ")),
-    };
-    (message, hint)
-}
+    /// Whether it covers a target; `streams` are those of the plan.
+    pub fn covers(&self, target: &Target, streams: &[Stream]) -> bool {
+        self.narrowed.iter().all(|(key, value)| match key.as_str() {
+            TARGET => target.name == *value,
+            STREAM => streams[target.stream].name == *value,
+            tag => target.tags.get(tag) == Some(value),
+        })
+    }
 
-fn read_metric(text: &str) -> Result<Metric, (String, String)> {
-    let unknown_metric = || unknown(format!("unknown metric \"{text}\""), text, &METRICS);
-    let (head, tail) = text.split_once('.').unwrap_or((text, ""));
-    match (head, tail) {
-        ("success", "") => return Ok(Metric::Success),
-        ("errors", "") => return Ok(Metric::Errors),
-        ("unsent", "") => return Ok(Metric::Unsent),
-        ("rpc", "errors") => return Ok(Metric::RpcErrors),
-        ("rate", "ok") => return Ok(Metric::RateOk),
-        ("rate", "sent") => return Ok(Metric::RateSent),
-        ("errors", class) => {
-            let names: Vec<_> = ErrorClass::ALL.iter().map(|class| class.name()).collect();
-            return ErrorClass::from_name(class)
-                .map(Metric::ErrorClass)
-                .ok_or_else(|| unknown(format!("unknown error class \"{class}\""), class, &names));
+    /// Checks that the objective can be narrowed as it is, and that it then covers a target.
+    ///
+    /// # Errors
+    /// A message and a hint.
+    pub(crate) fn check_narrowing(
+        &self,
+        targets: &[Target],
+        streams: &[Stream],
+    ) -> Result<(), (String, String)> {
+        self.check_metric()?;
+        if self.narrowed.is_empty() || targets.iter().any(|target| self.covers(target, streams)) {
+            return Ok(());
         }
-        ("status", code) => {
-            let code = code.parse().ok().filter(|code| (100..=999).contains(code));
-            let invalid =
-                || (format!("\"{text}\" is not an HTTP status"), "write it like status.429".into());
-            return code.map(Metric::Status).ok_or_else(invalid);
+        let names: [(&str, &str, Vec<&str>); 2] = [
+            (TARGET, "target", targets.iter().map(|target| target.name.as_str()).collect()),
+            (STREAM, "stream", streams.iter().map(|stream| stream.name.as_str()).collect()),
+        ];
+        for (key, what, known) in names {
+            if let Some(name) = self.narrowed.get(key)
+                && !known.contains(&name.as_str())
+            {
+                let message = format!("no {what} is named \"{name}\"");
+                let hint = match nearest(name, known.iter().copied()) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None if known.len() <= metric::LISTED_MAX => {
+                        format!("the plan has {}", known.join(", "))
+                    }
+                    None => format!("the plan has {} {what}s", known.len()),
+                };
+                return Err((message, hint));
+            }
         }
-        _ => {}
+        let what = if self.narrowed.contains_key(TARGET) || self.narrowed.contains_key(STREAM) {
+            "no target matches all of \"where\""
+        } else {
+            "no target has all of these tags"
+        };
+        Err((what.into(), "add the tags to a target, or correct \"where\"".into()))
     }
-    let kind = TimeKind::NAMES.iter().find(|(name, _)| *name == head);
-    let Some((_, kind)) = kind else { return Err(unknown_metric()) };
-    let stat = match tail {
-        "min" => Some(TimeStat::Min),
-        "mean" => Some(TimeStat::Mean),
-        "max" => Some(TimeStat::Max),
-        _ => tail.strip_prefix('p').and_then(quantile).map(TimeStat::Quantile),
-    };
-    stat.map(|stat| Metric::Time(*kind, stat)).ok_or_else(|| {
-        let hint = "min, mean, p50, p90, p95, p99, p99.9 (any pNN.N) or max".to_string();
-        (format!("\"{text}\" is not a statistic of {head}"), hint)
-    })
+
+    /// Checks that the metric can be narrowed as it is.
+    fn check_metric(&self) -> Result<(), (String, String)> {
+        let by_stream = self.narrowed.keys().all(|key| key == STREAM);
+        let error = |message, hint: &str| Err((message, hint.to_string()));
+        if self.narrowed.is_empty() || self.metric.narrows() {
+            Ok(())
+        } else if !self.metric.narrows_to_streams() {
+            let message = format!("\"{}\" covers the whole run and cannot be narrowed", self.that);
+            error(message, "remove \"where\"")
+        } else if !by_stream {
+            let message = format!("\"{}\" is counted by stream, not by target", self.that);
+            error(message, "narrow it by stream only: where = { stream = \"NAME\" }")
+        } else {
+            Ok(())
+        }
+    }
 }
 
-/// `99` and `99.9` are percent; `999` and `9999`, as in `p999`, are 99.9 and 99.99 percent.
-fn quantile(digits: &str) -> Option<f64> {
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        return None;
+/// `KEY = VALUE`, several joined by `and` or commas; a value may be in quotes.
+fn read_where(text: &str) -> Result<BTreeMap<String, String>, (String, String)> {
+    let mut narrowed = BTreeMap::new();
+    for pair in text.split(',').flat_map(|part| part.split(" and ")) {
+        let split = pair.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
+        let Some((key, value)) = split.filter(|(key, value)| !key.is_empty() && !value.is_empty())
+        else {
+            let message = format!("\"{}\" is not in the form TAG=VALUE", pair.trim());
+            return Err((message, "write it like: latency.p99 < 250ms where chain=eth".into()));
+        };
+        let unquoted = ['"', '\'']
+            .iter()
+            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
+            .unwrap_or(value);
+        narrowed.insert(key.into(), unquoted.into());
     }
-    let number: f64 = match (digits.len(), digits.contains('.')) {
-        (3.., false) if digits.starts_with("99") => format!("{}.{}", &digits[..2], &digits[2..]),
-        _ => digits.to_string(),
-    }
-    .parse()
-    .ok()?;
-    (number > 0.0 && number <= 100.0).then(|| (number * 1e9).round() / 1e11)
+    Ok(narrowed)
 }
 
 fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String)> {
@@ -275,63 +309,19 @@ fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String
             })
         }
         _ => match text.strip_suffix('%') {
-            Some(percent) if metric.narrows() => number(percent).map(|n| (n / 100.0, Unit::Share)),
-            Some(_) => None,
+            Some(percent) => number(percent).map(|n| (n / 100.0, Unit::Share)),
             None => number(text).map(|n| (n, Unit::Count)),
         }
         .ok_or_else(|| {
-            invalid(
-                format!("\"{text}\" is not a count or a percentage"),
-                "write it like 10, or 0.1% for a share of scheduled arrivals",
-            )
+            let of = match metric {
+                Metric::RpcErrors => "all JSON-RPC answers",
+                _ => "scheduled arrivals",
+            };
+            let hint = format!("write it like 10, or 0.1% for a share of {of}");
+            (format!("\"{text}\" is not a count or a percentage"), hint)
         }),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metrics_and_values() {
-        let check = |that: &str, metric, operator, value, unit| {
-            let objective = Objective::parse(that).unwrap();
-            let read = (objective.metric, objective.operator, objective.value, objective.unit);
-            assert_eq!(read, (metric, operator, value, unit), "{that}");
-        };
-        use Operator::*;
-        let time = |kind, quantile| Metric::Time(kind, TimeStat::Quantile(quantile));
-        check("success >= 99%", Metric::Success, GreaterOrEqual, 0.99, Unit::Share);
-        check("success>=0.99", Metric::Success, GreaterOrEqual, 0.99, Unit::Share);
-        check("latency.p99 < 250ms", time(TimeKind::Latency, 0.99), Less, 2.5e8, Unit::Time);
-        check("service_time.p99.9<1s", time(TimeKind::ServiceTime, 0.999), Less, 1e9, Unit::Time);
-        check("lag.p999 <= 5ms", time(TimeKind::Lag, 0.999), LessOrEqual, 5e6, Unit::Time);
-        check("errors.reset == 0", Metric::ErrorClass(ErrorClass::Reset), Equal, 0.0, Unit::Count);
-        check("unsent < 0.1%", Metric::Unsent, Less, 0.001, Unit::Share);
-        check("status.429 < 10", Metric::Status(429), Less, 10.0, Unit::Count);
-        check("rate.ok > 4900/s", Metric::RateOk, Greater, 4900.0, Unit::Rate);
-    }
-
-    #[test]
-    fn problems_have_hints() {
-        let check = |that: &str, message: &str, hint: &str| {
-            assert_eq!(Objective::parse(that).unwrap_err(), (message.into(), hint.into()));
-        };
-        check(
-            "latency",
-            "\"latency\" has no comparison operator; use <, <=, >, >= or ==",
-            "write it like: latency.p99 < 250ms",
-        );
-        check("sucess > 99%", "unknown metric \"sucess\"", "did you mean \"success\"?");
-        check("errors.rest < 1", "unknown error class \"rest\"", "did you mean \"reset\"?");
-        check(
-            "success > 990",
-            "\"990\" is not a percentage or fraction",
-            "write it like 99% or 0.99",
-        );
-        let error = Objective::parse("latency.p101 < 1s").unwrap_err().0;
-        assert_eq!(error, "\"latency.p101\" is not a statistic of latency");
-        assert!(Objective::parse("latency.p99 < 250").is_err());
-        assert!(Objective::parse("frobs > 1").unwrap_err().1.starts_with("known: success"));
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use crate::Objective;
 use crate::document::{ConnectionRules, Plan, TlsRules};
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::target::{Body, Expect, RequestSpec, RpcExpect, Target};
+use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_size};
@@ -55,8 +55,7 @@ impl Plan {
 
     /// FNV-1a of the resolved plan without its seed: tells whether two runs had the same plan.
     pub fn digest(&self) -> u64 {
-        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        self.resolved(None).bytes().fold(0xcbf2_9ce4_8422_2325, fold)
+        fnv_1a(FNV_START, &self.resolved(None))
     }
 
     fn show_target(&self, target: &Target, labels: &BTreeMap<String, String>) -> String {
@@ -76,6 +75,7 @@ impl Plan {
             line("tags", table(&tags));
         }
         match &self.requests[target.requests.clone()] {
+            _ if target.file.is_some() => out += target.file.as_deref().unwrap_or_default(),
             [only] => out += &show_request(only),
             requests => {
                 for spec in requests {
@@ -86,6 +86,24 @@ impl Plan {
         }
         out
     }
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv_1a(start: u64, text: &str) -> u64 {
+    text.bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// The length of the requests in a resolved plan, in bytes, and their FNV-1a digest.
+pub(crate) fn shown_size(requests: &[RequestSpec]) -> (u64, String) {
+    const TURN: &str = "\n[[stream.target.turn]]\n";
+    let (mut len, mut hash) = (0, FNV_START);
+    for spec in requests {
+        let shown = show_request(spec);
+        len += (TURN.len() + shown.len()) as u64;
+        hash = fnv_1a(hash, &shown);
+    }
+    (len, format!("{hash:016x}"))
 }
 
 fn span(span: Nanos) -> String {
@@ -185,14 +203,23 @@ fn show_request(spec: &RequestSpec) -> String {
             line("body_base64", quote(&BASE64.encode(bytes)));
         }
     }
+    if spec.chunked {
+        line("transfer", quote("chunked"));
+    }
     line("expect", show_expect(&spec.expect));
     out
 }
 
 fn show_headers(spec: &RequestSpec) -> String {
+    let headers = spec.headers.iter();
+    headers_table(headers.map(|header| (header.name.as_str(), header.shown.as_str())))
+}
+
+/// Header names and values as a table.
+pub(crate) fn headers_table<'h>(headers: impl Iterator<Item = (&'h str, &'h str)>) -> String {
     let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for header in &spec.headers {
-        values.entry(&header.name).or_default().push(quote(&header.shown));
+    for (name, shown) in headers {
+        values.entry(name).or_default().push(quote(shown));
     }
     let one = |(name, values): (&str, Vec<String>)| match values.as_slice() {
         [value] => format!("{} = {value}", quote(name)),
@@ -202,19 +229,27 @@ fn show_headers(spec: &RequestSpec) -> String {
 }
 
 fn show_expect(expect: &Expect) -> String {
-    let ranges: Vec<_> = expect
-        .status
-        .iter()
-        .map(|range| quote(&format!("{}-{}", range.start(), range.end())))
-        .collect();
-    let mut text = format!("{{ status = [{}]", ranges.join(", "));
-    let word = RpcExpect::WORDS.iter().find(|(_, rpc)| *rpc == expect.rpc);
-    let (word, _) = word.expect("every expectation has a name");
-    text += &format!(", jsonrpc = \"{word}\"");
-    if let Some(contains) = &expect.contains {
-        text += &format!(", contains = {}", quote_filled(contains));
-    }
-    text + " }"
+    expect_table(Some(&expect.status), Some(expect.rpc), expect.contains.as_deref())
+}
+
+/// An expectation, as far as it is given, as a table.
+pub(crate) fn expect_table(
+    status: Option<&Vec<StatusRange>>,
+    rpc: Option<RpcExpect>,
+    contains: Option<&str>,
+) -> String {
+    let range = |range: &StatusRange| quote(&format!("{}-{}", range.start(), range.end()));
+    let statuses = status.map(|ranges| {
+        let ranges: Vec<_> = ranges.iter().map(range).collect();
+        format!("status = [{}]", ranges.join(", "))
+    });
+    let word = rpc.map(|rpc| {
+        let word = RpcExpect::WORDS.iter().find(|(_, own)| *own == rpc);
+        format!("jsonrpc = \"{}\"", word.expect("every expectation has a name").0)
+    });
+    let contains = contains.map(|text| format!("contains = {}", quote_filled(text)));
+    let parts: Vec<_> = [statuses, word, contains].into_iter().flatten().collect();
+    format!("{{ {} }}", parts.join(", "))
 }
 
 fn show_objective(objective: &Objective) -> String {

@@ -107,12 +107,15 @@ pub struct Target {
     pub tags: BTreeMap<String, String>,
     /// Indices of its requests in the plan; at least one.
     pub requests: Range<usize>,
+    /// If its requests come from a file and are too large for the resolved plan: the lines of TOML that
+    /// name the file.
+    pub(crate) file: Option<String>,
 }
 
 /// One request template.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestSpec {
-    /// The method, in capitals.
+    /// The method, as it is sent.
     pub method: String,
     /// The URL.
     pub url: Url,
@@ -124,16 +127,13 @@ pub struct RequestSpec {
     pub headers: Vec<Header>,
     /// The body.
     pub body: Body,
+    /// Whether the body is sent in chunked encoding instead of with its length.
+    pub chunked: bool,
     /// The expected answer.
     pub expect: Expect,
 }
 
 impl Target {
-    /// Whether the target has all of these tags.
-    pub fn has_tags(&self, tags: &BTreeMap<String, String>) -> bool {
-        tags.iter().all(|(tag, value)| self.tags.get(tag) == Some(value))
-    }
-
     /// The index in the plan of the request for the target's card `number`.
     #[inline]
     pub fn request(&self, number: u64) -> usize {

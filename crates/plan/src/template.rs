@@ -1,4 +1,4 @@
-//! Text with placeholders: `{{seq}}`, `{{uuid}}`, `{{random 1 100}}`.
+//! Text with placeholders: `{{seq}}`, `{{uuid}}`, `{{random 1 100}}`. `{{{{` is a literal `{{`.
 //!
 //! A placeholder's value depends only on the plan's seed, the stream and the request's number, so that
 //! the same plan sends the same requests however the work is split.
@@ -34,7 +34,7 @@ pub struct Template {
     parts: Vec<Part>,
 }
 
-const KNOWN: &str = "known: {{seq}}, {{uuid}}, {{random MIN MAX}}";
+const KNOWN: &str = "known: {{seq}}, {{uuid}}, {{random MIN MAX}}, and {{{{ for a literal {{";
 
 impl Template {
     /// Text without placeholders.
@@ -48,22 +48,35 @@ impl Template {
     /// The invalid placeholder, and a list of the valid ones.
     pub fn parse(text: &str, placed: &mut u64) -> Result<Template, String> {
         let mut parts = Vec::new();
+        let mut literal = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find("{{") {
-            if at > 0 {
-                parts.push(Part::Text(rest[..at].into()));
-            }
+            literal.extend_from_slice(&rest.as_bytes()[..at]);
             let inside = &rest[at + 2..];
+            if let Some(after) = inside.strip_prefix("{{") {
+                literal.extend_from_slice(b"{{");
+                rest = after;
+                continue;
+            }
             let end =
                 inside.find("}}").ok_or_else(|| format!("\"{{{{\" without \"}}}}\"; {KNOWN}"))?;
+            if !literal.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut literal)));
+            }
             parts.push(placeholder(inside[..end].trim(), *placed)?);
             *placed += 1;
             rest = &inside[end + 2..];
         }
-        if !rest.is_empty() {
-            parts.push(Part::Text(rest.into()));
+        literal.extend_from_slice(rest.as_bytes());
+        if !literal.is_empty() {
+            parts.push(Part::Text(literal));
         }
         Ok(Template { parts })
+    }
+
+    /// The template that renders as this text: each `{{` is doubled.
+    pub fn escape(text: &str) -> String {
+        text.replace("{{", "{{{{")
     }
 
     /// The text, if it has no placeholders.
@@ -149,6 +162,7 @@ fn write_uuid(out: &mut Vec<u8>, high: u64, low: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn render(text: &str, seq: u64) -> String {
         let template = Template::parse(text, &mut 0).unwrap();
@@ -163,6 +177,10 @@ mod tests {
         assert_eq!(render(r#"{"id":{{seq}},"x":{"y":{}}}"#, 7), r#"{"id":7,"x":{"y":{}}}"#);
         assert_eq!(render("{{ seq }}{{seq}}", 3), "33");
         assert_eq!(render("{{random 5 5}}", 3), "5");
+        assert_eq!(render("{{{{seq}}", 3), "{{seq}}");
+        assert_eq!(render("a{{{{{{seq}}}}", 3), "a{{3}}");
+        assert_eq!(render("{{{{{{{{", 3), "{{{{");
+        assert_eq!(render("{{{{{x", 3), "{{{x");
         let uuid = render("{{uuid}}", 3);
         assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"), "{uuid}");
         assert_eq!(render("{{uuid}}", 3), uuid, "the same request is the same");
@@ -181,5 +199,16 @@ mod tests {
         check("{{seq", "\"{{\" without \"}}\"");
         check("{{random 5 1}}", "{{random 5 1}} needs two whole numbers");
         check("{{random a b}}", "{{random a b}} needs two whole numbers");
+    }
+
+    proptest! {
+        /// An escaped text renders as the text, and has no placeholders.
+        #[test]
+        fn escaped_text_renders_as_itself(text in "[{}a-z ]{0,24}|\\PC{0,24}") {
+            let escaped = Template::escape(&text);
+            prop_assert_eq!(render(&escaped, 7), text.as_str());
+            let template = Template::parse(&escaped, &mut 0).unwrap();
+            prop_assert_eq!(template.as_plain(), Some(text.as_bytes()));
+        }
     }
 }

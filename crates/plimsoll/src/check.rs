@@ -1,7 +1,7 @@
 //! `plimsoll check`: validates a file and prints it resolved.
 
 use crate::plan_source::{SetArgs, read_document, read_text};
-use crate::{gateway, put, usage_error};
+use crate::{gateway, put, tell, usage_error};
 use plimsoll_config::Document;
 use plimsoll_plan::Plan;
 use plimsoll_registry::config::Config;
@@ -60,6 +60,7 @@ pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     match args.kind.or_else(|| FileKind::of(&keys)) {
         Some(FileKind::Plan) => {
             let plan = read_document(&document, &args.set, &args.file)?;
+            plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
             let mut text = String::new();
             for line in plan.describe().lines() {
                 text += &format!("# {line}\n");

@@ -53,17 +53,17 @@ const SCENARIO: [(&str, &str); 9] = [
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   plimsoll demo
-      four chains at 2,000/s for 20 s, then a ramp to 5,000/s of mixed reads: about 45 s
+      four chains at 2,000/s for 20 s, then a ramp to 5,000/s: about 45 s
   plimsoll demo --rate 200/s --duration 8s
       a short, slow run
   plimsoll demo --keep
-      leaves the gateways running after the test and prints commands to call them")]
+      leaves the gateways running, and prints commands to call them")]
 pub(crate) struct DemoArgs {
     /// Rate of the first part; the second part ramps to 2.5 times this rate
     #[arg(long, value_name = "RATE", default_value = "2000/s", value_parser = values::rate)]
     rate: f64,
     /// Total duration: half for the first part, a quarter for the ramp, a quarter at its peak
-    #[arg(long, short = 'd', value_name = "DURATION", default_value = "40s", value_parser = values::duration)]
+    #[arg(long, short = 'd', value_name = "DURATION", default_value = "40s", value_parser = values::flag_duration)]
     duration: Duration,
     /// Leave the gateways running after the test, until Ctrl-C
     #[arg(long)]

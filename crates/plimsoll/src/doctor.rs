@@ -21,7 +21,7 @@ const AFTER_HELP: &str = "Examples:
   plimsoll doctor gateway.toml
   plimsoll doctor --watch
 
-Without a file, doctor reports the host's limits. It needs no root, and states what it could not read.
+Without a file, doctor reports the host's limits. It needs no root, and states what it could not read. \
 Exit code 0 if nothing blocks the load, 98 otherwise.";
 
 /// How long the host is observed.

@@ -21,11 +21,13 @@ Examples:
   plimsoll gateway --simulate
       serve four simulated chains, to try the gateway without a node
   plimsoll gateway --upstream eth=http://127.0.0.1:8545
-      relay calls to a node; callers POST to http://127.0.0.1:3069/v1 with Target-Service-Id: eth
-  PATH_GATEWAY_INSTANCES=http://127.0.0.1:4001,http://127.0.0.1:4002 plimsoll gateway
+      relay calls to a node; callers POST to http://127.0.0.1:3069/v1 with the
+      header Target-Service-Id: eth
+  PATH_GATEWAY_INSTANCES=http://127.0.0.1:4001,http://127.0.0.1:4002 \\
+      plimsoll gateway
       balance calls over two PATH instances
   plimsoll gateway endpoint add ethpath_1 --service eth
-      make http://127.0.0.1:3069/api/gateway?endpoint=ethpath_1 available within a second
+      make /api/gateway?endpoint=ethpath_1 available within a second
   plimsoll gateway --config gateway.toml --instances 5 --listen 127.0.0.1:3069
       run five processes on consecutive ports, and restart any that exits
   plimsoll gateway --config gateway.toml --print-config

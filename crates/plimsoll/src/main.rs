@@ -6,10 +6,13 @@
 mod check;
 mod demo;
 mod doctor;
+mod foreign;
 mod gateway;
 mod interrupt;
+mod man;
 mod metrics;
 mod plan_source;
+mod proxy;
 mod run;
 mod run_dir;
 mod scrape;
@@ -116,7 +119,33 @@ fn tell(text: &str) {
 
 fn main() -> ExitCode {
     plimsoll_allocator::return_freed_memory();
-    let done = match Cli::parse().command {
+    let done = parse().and_then(execute);
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            tell(&format!("plimsoll: {error:#}"));
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// Parses the command line. Prints help and clap's own errors, and exits.
+fn parse() -> anyhow::Result<Command> {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(error) = foreign::single_dash(&args, &Cli::command()) {
+        return Err(error);
+    }
+    match Cli::try_parse_from(&args) {
+        Ok(cli) => Ok(cli.command),
+        Err(error) => match foreign::explain(&error, &args) {
+            Some(explained) => Err(explained),
+            None => error.exit(),
+        },
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Gateway(args) => gateway::run(*args),
@@ -126,13 +155,6 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(args),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            tell(&format!("plimsoll: {error:#}"));
-            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
-        }
     }
 }
 
@@ -144,16 +166,6 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 }
 
 fn man() -> anyhow::Result<ExitCode> {
-    let mut out = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut out)?;
-    let mut cli = Cli::command();
-    cli.build();
-    for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
-        let page = clap_mangen::Man::new(command.clone());
-        page.render_synopsis_section(&mut out)?;
-        page.render_description_section(&mut out)?;
-        page.render_options_section(&mut out)?;
-    }
-    put(&String::from_utf8_lossy(&out))?;
+    put(&String::from_utf8_lossy(&man::page(Cli::command(), EXIT_CODES)?))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,8 @@
 
 use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
-use crate::plan_source::{InlineArgs, SetArgs, read_either};
+use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
+use crate::proxy;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::trace::trace_text;
@@ -20,12 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "Examples:
+  plimsoll run http://localhost:3069/health --rate 500 --duration 30s
   plimsoll run plan.toml --set GATEWAY=http://localhost:3069
-  plimsoll run --url http://localhost:3069/health --rate 500/s --duration 30s
-  plimsoll run --url http://localhost:3069/v1 -H 'Target-Service-Id: eth' --users 50 \\
-      --body '{\"jsonrpc\":\"2.0\",\"method\":\"eth_blockNumber\",\"params\":[],\"id\":{{seq}}}'
+  plimsoll run localhost:3069/v1 -H 'Target-Service-Id: eth' --users 50 \\
+      -b '{\"jsonrpc\":\"2.0\",\"method\":\"eth_chainId\",\"params\":[],\"id\":{{seq}}}'
 
-Latency is measured from the instant a request was due, so it includes time spent waiting behind a
+Latency is measured from the instant a request was due, so it includes time spent waiting behind a \
 stalled target. If the run is invalid, the report says so first.";
 
 /// Delay between the end of the preparation and the start of the clock, so that all workers are awake.
@@ -33,10 +34,10 @@ const LEAD: Duration = Duration::from_millis(20);
 
 /// Flags of `plimsoll run`.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = "plimsoll run [OPTIONS] <PLAN|URL>")]
 pub(crate) struct RunArgs {
-    /// Plan file; see docs/plan.md
-    plan: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
     #[command(flatten)]
     set: SetArgs,
     /// Write results to this new directory [default: runs/START-NAME]
@@ -74,7 +75,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
     /// Accept any TLS certificate
-    #[arg(long)]
+    #[arg(long, short = 'k', alias = "insecure-skip-tls-verify")]
     insecure: bool,
     #[command(flatten)]
     inline: InlineArgs,
@@ -110,7 +111,9 @@ impl Color {
 /// Runs a plan, prints its report and returns the exit code.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     args.color.apply();
-    let mut plan = read_either(&args.plan, &args.inline, &args.set)?;
+    let mut plan = read_source(&args.source, &args.inline, &args.set)?;
+    plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
+    proxy::note(&plan.origins()).iter().for_each(|note| tell(note));
     plan.tls.insecure |= args.insecure;
     if let Some(seed) = args.seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
         plan.reseed(seed);

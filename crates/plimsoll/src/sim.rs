@@ -64,7 +64,7 @@ enum SimCommand {
 
 const FAULT_EXAMPLES: &str = "\
 Examples:
-  plimsoll sim fault --listen 127.0.0.1:9000 --to 127.0.0.1:8545 --delay 20ms --jitter 5ms
+  plimsoll sim fault --to 127.0.0.1:8545 --delay 20ms --jitter 5ms
       a distant node
   plimsoll sim fault --to node.example:8545 --reset-after 4KiB --share 1%
       resets one connection in a hundred in the middle of an answer";
@@ -201,7 +201,7 @@ impl FaultArgs {
 }
 
 fn duration(text: &str) -> Result<Nanos, String> {
-    values::duration(text).map(Nanos::from)
+    values::flag_duration(text).map(Nanos::from)
 }
 
 /// Runs `plimsoll sim`.
@@ -278,8 +278,7 @@ fn read_faults<T>(
 ) -> anyhow::Result<Vec<T>> {
     let Some(file) = file else { return Ok(Vec::new()) };
     let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| usage_error(format!("cannot read {shown}: {error}"), ""))?;
+    let text = crate::plan_source::read_text(file, "")?;
     read(&shown, &text).map_err(|problems| usage_error(problems.to_string(), ""))
 }
 

@@ -13,7 +13,7 @@ const AFTER_HELP: &str = "Examples:
   sudo plimsoll tune plan.toml --apply
   sudo plimsoll tune --undo
 
-Without --apply, tune prints what it would write to /etc/sysctl.d and /etc/security/limits.d.
+Without --apply, tune prints what it would write to /etc/sysctl.d and /etc/security/limits.d. \
 --apply saves the previous values first; --undo restores them exactly.";
 
 /// Flags of `plimsoll tune`.

@@ -342,7 +342,8 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
             let address = match Address::parse(value) {
                 Ok(address) => address,
                 Err(message) => {
-                    field.problem(message, hint);
+                    // The message contains the form of a URL.
+                    field.problem(message, "");
                     return None;
                 }
             };

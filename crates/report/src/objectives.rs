@@ -2,7 +2,7 @@
 
 use crate::fold::active_of;
 use crate::summary::Group;
-use plimsoll_measure::{Histogram, Nanos, Snapshot, Stats};
+use plimsoll_measure::{Histogram, Nanos, Snapshot, Stats, StreamCounts};
 use plimsoll_plan::{Metric, Objective, Plan, TimeKind, TimeStat, Unit};
 
 /// An objective and its result.
@@ -49,35 +49,51 @@ pub(crate) fn judge(objective: &Objective, plan: &Plan, total: &Snapshot) -> Jud
     let mut stats = Stats::default();
     let mut streams = Vec::new();
     for (target, own) in plan.targets.iter().zip(&total.stats) {
-        if target.has_tags(&objective.narrowed) {
+        if objective.covers(target, &plan.streams) {
             stats.merge(own);
             streams.push(target.stream);
         }
     }
-    let group = Group::of("", stats, active_of(total, streams));
-    let value = value_of(objective, &group, total);
+    // The targets of a stream are contiguous.
+    streams.dedup();
+    let group = Group::of("", stats, active_of(total, streams.iter().copied()));
+    let value = value_of(objective, &group, total, &streams);
     let ok = value.is_some_and(|value| objective.operator.holds(value, objective.value));
     Judged { objective: objective.clone(), value, ok }
 }
 
-fn value_of(objective: &Objective, group: &Group, total: &Snapshot) -> Option<f64> {
+fn value_of(
+    objective: &Objective,
+    group: &Group,
+    total: &Snapshot,
+    streams: &[usize],
+) -> Option<f64> {
     let stats = &group.stats;
     let requests = &stats.requests;
     if requests.scheduled == 0 {
         return None;
     }
-    let counted = |n: u64| match objective.unit {
-        Unit::Share => n as f64 / requests.scheduled as f64,
-        _ => n as f64,
+    let share_or_count = |n: u64, of: u64| match objective.unit {
+        Unit::Share => (of > 0).then(|| n as f64 / of as f64),
+        _ => Some(n as f64),
+    };
+    let counted = |n: u64| share_or_count(n, requests.scheduled);
+    let by_stream = |kind: fn(&StreamCounts) -> &Histogram| {
+        let mut all = Histogram::new();
+        streams.iter().for_each(|stream| all.merge(kind(&total.streams[*stream])));
+        all
     };
     let rates = || group.window.filter(|window| window.to > window.from).map(|_| group.rates());
     match objective.metric {
         Metric::Success => requests.success(),
-        Metric::Errors => Some(counted(requests.unsent + requests.failed)),
-        Metric::Unsent => Some(counted(requests.unsent)),
-        Metric::ErrorClass(class) => Some(counted(stats.errors.get(class))),
-        Metric::Status(status) => Some(total.status.get(status) as f64),
-        Metric::RpcErrors => Some(total.rpc.errors as f64),
+        Metric::Errors => counted(requests.unsent + requests.failed),
+        Metric::Unsent => counted(requests.unsent),
+        Metric::ErrorClass(class) => counted(stats.errors.get(class)),
+        Metric::Status { from, to } => {
+            let within = total.status.iter().filter(|(status, _)| (from..=to).contains(status));
+            counted(within.map(|(_, n)| n).sum())
+        }
+        Metric::RpcErrors => share_or_count(total.rpc.errors, total.rpc.items),
         Metric::RateOk => rates().map(|rates| rates.ok),
         Metric::RateSent => rates().map(|rates| rates.sent),
         Metric::Time(kind, stat) => {
@@ -85,8 +101,8 @@ fn value_of(objective: &Objective, group: &Group, total: &Snapshot) -> Option<f6
                 TimeKind::Latency => &group.latency,
                 TimeKind::LatencyOk => &stats.latency_ok,
                 TimeKind::ServiceTime => &group.service_time,
-                TimeKind::Lag => &total.lag(),
-                TimeKind::Wait => &total.wait(),
+                TimeKind::Lag => &by_stream(|counts| &counts.lag),
+                TimeKind::Wait => &by_stream(|counts| &counts.wait),
             };
             figure(histogram, stat).map(|span| span.0 as f64)
         }
@@ -116,5 +132,46 @@ mod tests {
         check(0.9999, "99.99 %");
         check(0.99999999, "99.9999 %");
         check(0.0000001, "0.0001 %");
+    }
+
+    #[test]
+    fn objectives_are_judged_by_target_and_stream_and_statuses_as_shares() {
+        let plan = crate::synthetic::plan(
+            "[[stream]]\nname = \"a\"\nrate = 1\nduration = \"1s\"\n\
+             [[stream.target]]\nname = \"x\"\nrequest = \"GET http://h/\"\n\
+             [[stream.target]]\nname = \"y\"\nrequest = \"GET http://h/\"\n\
+             [[stream]]\nname = \"b\"\nrate = 1\nduration = \"1s\"\n\
+             [[stream.target]]\nname = \"z\"\nrequest = \"GET http://h/\"\n",
+        );
+        // Small times are exact in a histogram.
+        let ns = Nanos;
+        let mut recording = crate::synthetic::Recording::new(&plan);
+        recording.second(|second| {
+            second.answered(0, 10, [ns(1), ns(0), ns(10)]);
+            second.failed(1, 5, plimsoll_measure::ErrorClass::Status, ns(20));
+            second.answered(2, 5, [ns(4), ns(0), ns(30)]);
+            second.snapshot.status.add(200, 15);
+            second.snapshot.status.add(503, 4);
+            second.snapshot.status.add(500, 1);
+        });
+        let check = |text: &str, value: Option<f64>, ok: bool| {
+            let judged = judge(&Objective::parse(text).unwrap(), &plan, &recording.seconds[0]);
+            assert_eq!((judged.value, judged.ok), (value, ok), "{text}");
+        };
+        check("errors == 5", Some(5.0), true);
+        check("errors == 0 where target=x", Some(0.0), true);
+        check("errors < 50% where stream=a", Some(5.0 / 15.0), true);
+        check("success == 100% where stream=b and target=z", Some(1.0), true);
+        check("success > 1% where stream=b and target=x", None, false);
+        check("latency.max < 25ns where stream=a", Some(20.0), true);
+        check("lag.max >= 4ns", Some(4.0), true);
+        check("lag.max >= 4ns where stream=a", Some(1.0), false);
+        check("lag.max >= 4ns where stream=b", Some(4.0), true);
+        check("status.5xx == 5", Some(5.0), true);
+        check("status.5xx < 20%", Some(0.25), false);
+        check("status.503 <= 20%", Some(0.2), true);
+        check("status.404 == 0", Some(0.0), true);
+        check("rpc.errors == 0", Some(0.0), true);
+        check("rpc.errors < 1%", None, false); // no JSON-RPC answers
     }
 }

@@ -29,6 +29,7 @@ fn request(method: &str) -> Request {
         url,
         headers: Vec::new(),
         body: Body::Empty,
+        chunked: false,
         expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
     };
     Request::compile(&spec, 0, false)

@@ -1,76 +1,83 @@
 //! Reads a target's requests from a target file.
 //!
-//! The requests and the bodies in files that they name become part of the plan; the resolved plan does not
-//! need these files.
+//! The requests and the bodies in files that they name become part of the plan. The resolved plan contains
+//! them as well, unless they are large: then it names the file, with a digest of its requests, so that a
+//! file or variable that has changed since is noticed.
 
 use super::request::REQUESTS_MAX;
 use super::spec::{Part, Problem, RawBody, RawRequest, TargetDefaults, check_header_name};
 use crate::RequestSpec;
+use crate::show::shown_size;
 use crate::target_file::{self, Format};
-use plimsoll_config::{Attached, Field, Spot};
+use plimsoll_config::values::{quote, quote_filled};
+use plimsoll_config::{Attached, Document, Field, Spot, read_file};
 use std::cell::Cell;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-/// Maximum total size of a plan's target files and the bodies that they name, in bytes. The resolved plan
-/// contains them, and must stay small enough to read, compare and share.
-const EMBEDDED_MAX: u64 = 8 << 20;
+/// Maximum total size of a plan's target files and the bodies that they name, in bytes. Bounds memory: a
+/// request takes about a kilobyte in addition to its bytes.
+const FILES_MAX: u64 = 64 << 20;
+/// Maximum total size of the requests from files that a resolved plan contains, in bytes of TOML. It must
+/// stay small enough to read, compare and share; half of what can be read back.
+const INLINE_MAX: u64 = Document::LEN_MAX as u64 / 2;
 
-/// The folder of a plan's files, and how many bytes of them may still be embedded.
+/// The folder of a plan's files, and how many bytes of them may still be read and be inlined.
 pub(super) struct Files<'p> {
     pub(super) folder: &'p Path,
-    embeddable: Cell<u64>,
+    readable: Cell<u64>,
+    inlinable: Cell<u64>,
 }
 
 impl<'p> Files<'p> {
     pub(super) fn of(folder: &'p Path) -> Files<'p> {
-        Files { folder, embeddable: Cell::new(EMBEDDED_MAX) }
+        Files { folder, readable: Cell::new(FILES_MAX), inlinable: Cell::new(INLINE_MAX) }
     }
 
-    /// Reads a file of at most `max` bytes.
-    pub(super) fn read(&self, path: &Path, max: u64) -> Result<Vec<u8>, String> {
-        let failed = |error| format!("cannot read {}: {error}", path.display());
-        let mut bytes = Vec::new();
-        // The file's reported length is not used: pipes and devices have none.
-        let file = File::open(path).map_err(failed)?;
-        file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > max {
-            return Err(format!("{} is larger than {max} bytes", path.display()));
-        }
-        Ok(bytes)
-    }
-
-    /// Reads a file to embed in the plan.
-    fn embed(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let left = self.embeddable.get();
-        match self.read(path, EMBEDDED_MAX)? {
+    /// Reads a target file, or a body that one names.
+    fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        let left = self.readable.get();
+        match read_file(path, FILES_MAX)? {
             bytes if bytes.len() as u64 > left => Err(format!(
-                "with {}, the target files of this plan and their bodies exceed {EMBEDDED_MAX} bytes",
+                "with {}, the target files of this plan and their bodies exceed {FILES_MAX} bytes",
                 path.display()
             )),
             bytes => {
-                self.embeddable.set(left - bytes.len() as u64);
+                self.readable.set(left - bytes.len() as u64);
                 Ok(bytes)
             }
         }
     }
+
+    /// Whether the resolved plan may contain this many more bytes and requests.
+    fn inline(&self, len: u64, requests: usize) -> bool {
+        let left = self.inlinable.get().checked_sub(len).filter(|_| requests <= REQUESTS_MAX);
+        self.inlinable.set(left.unwrap_or(self.inlinable.get()));
+        left.is_some()
+    }
 }
 
-/// Reads the requests of the file named by `field`. Returns the file's name without its extension.
-pub(super) fn read_file(
-    field: &Field<'_>,
-    format: Option<&Field<'_>>,
+/// The keys of a target that concern its file.
+pub(super) struct FileKeys<'r> {
+    pub(super) file: Field<'r>,
+    pub(super) format: Option<Field<'r>>,
+    pub(super) digest: Option<Field<'r>>,
+}
+
+/// Reads the requests of a target file. Returns the file's name without its extension and, if the resolved
+/// plan names the file instead of containing its requests, the lines that do so.
+pub(super) fn read_target_file(
+    keys: &FileKeys<'_>,
     files: &Files<'_>,
     defaults: &TargetDefaults<'_>,
     specs: &mut Vec<RequestSpec>,
-) -> Option<String> {
-    let format = match format {
+) -> Option<(String, Option<String>)> {
+    let field = &keys.file;
+    let format = match &keys.format {
         Some(field) => Some(field.one_of(&Format::WORDS)?),
         None => None,
     };
     let path = files.folder.join(field.text()?.value);
-    let bytes = match files.embed(&path) {
+    let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
         Err(message) => {
             field.problem(message, "the path is relative to the plan's folder");
@@ -88,21 +95,46 @@ pub(super) fn read_file(
             problem.hint,
         );
     }
-    if requests.len() > REQUESTS_MAX {
-        let message = format!(
-            "{} contains {} requests; the maximum is {REQUESTS_MAX}",
-            path.display(),
-            requests.len()
-        );
-        field.problem(message, "split it into several targets, each with a proportional weight");
-        return None;
-    }
     let (first, count) = (specs.len(), requests.len());
     let folder = path.parent().unwrap_or(Path::new(""));
     specs.extend(requests.into_iter().filter_map(|request| reader.spec(request, folder)));
     let whole = problems.is_empty() && specs.len() == first + count;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    whole.then(|| stem.into_owned())
+    if !whole {
+        return None;
+    }
+    let (len, digest) = shown_size(&specs[first..]);
+    if let Some(field) = &keys.digest {
+        let recorded = field.text()?.value;
+        if recorded != digest {
+            let message = format!(
+                "the requests of {} have digest {digest}, not {recorded}: the file, a file that it \
+                 names, or a variable has changed",
+                path.display()
+            );
+            field.problem(message, "restore them, or remove \"digest\"");
+            return None;
+        }
+    }
+    let named = (keys.digest.is_some() || !files.inline(len, count))
+        .then(|| show_reference(&path, format, &digest, defaults));
+    Some((stem.into_owned(), named))
+}
+
+/// The lines of a resolved plan that name a target file.
+fn show_reference(
+    path: &Path,
+    format: Option<Format>,
+    digest: &str,
+    defaults: &TargetDefaults<'_>,
+) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let mut lines = format!("file = {}\n", quote_filled(&path.display().to_string()));
+    if let Some((word, _)) = Format::WORDS.iter().find(|(_, own)| Some(*own) == format) {
+        lines += &format!("format = {}\n", quote(word));
+    }
+    lines += &format!("digest = {}\n", quote(digest));
+    lines + &defaults.show()
 }
 
 struct FileReader<'a, 'r> {
@@ -133,7 +165,7 @@ impl FileReader<'_, '_> {
             _ => request.url.spot(),
         };
         let body = self.body(&request.body, folder)?;
-        let raw = RawRequest { method: method?.value, url: url?, headers, body };
+        let raw = RawRequest { method: method?.value, url: url?, headers, body, chunked: None };
         let expect = Default::default();
         let spec = raw.spec(self.defaults, &expect, |part, problem| {
             let at = match part {
@@ -156,7 +188,7 @@ impl FileReader<'_, '_> {
             target_file::RawBody::Bytes(bytes) => RawBody::embedded(bytes.clone(), false),
             target_file::RawBody::File(name) => {
                 let path = folder.join(self.attached.fill(name.spot())?.value);
-                match self.files.embed(&path) {
+                match self.files.read(&path) {
                     Ok(bytes) => RawBody::embedded(bytes, true),
                     Err(message) => {
                         let hint = "the path is relative to the target file's folder";

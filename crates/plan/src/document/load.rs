@@ -2,7 +2,7 @@
 
 use super::file::Files;
 use super::request::read_target;
-use super::spec::is_header_byte;
+use super::spec::is_token;
 use crate::stream::{Arrivals, Counted, End, Load, Stream};
 use crate::{Deck, Profile, RequestSpec, Stage, Target, domain};
 use plimsoll_config::{Field, Table};
@@ -95,7 +95,7 @@ fn read_split(field: &Field<'_>) -> Option<String> {
         return None;
     };
     let name = header.text()?.value;
-    if name.is_empty() || !name.bytes().all(is_header_byte) {
+    if !is_token(&name) {
         header.problem(format!("\"{name}\" is not a valid header name"), SPLIT_HINT);
         return None;
     }

@@ -1,19 +1,19 @@
 //! Reads targets: one request, several in turn, or the requests of a file.
 
-use super::file::{Files, read_file};
+use super::file::{FileKeys, Files, read_target_file};
 use super::spec::{
-    Expectation, Part, RawBody, RawRequest, TargetDefaults, check_header_name, read_header,
-    split_request,
+    Expectation, Part, RawBody, RawRequest, TRANSFERS, TargetDefaults, check_header_name,
+    read_header, split_request,
 };
 use super::{read_tags, read_texts};
 use crate::{RequestSpec, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use plimsoll_config::{Field, Table, Text};
+use plimsoll_config::{Field, Table, Text, read_file};
 
 /// Largest `body_file`, in bytes: larger bodies would be file transfers.
 const BODY_MAX: u64 = 64 << 20;
-/// Maximum number of requests per target. They are sent in turn, so each of more would rarely be sent.
+/// Maximum number of requests of a target that are written in the plan.
 pub(super) const REQUESTS_MAX: usize = 10_000;
 
 /// Reads a target, and its requests into `requests`.
@@ -28,12 +28,16 @@ pub(super) fn read_target(
     let weight = table.field("weight").and_then(|f| f.integer(0, 1_000_000)).unwrap_or(1) as u32;
     let tags = table.field("tags").and_then(|f| f.table("tags"));
     let tags = tags.map(|tags| read_tags(&tags)).unwrap_or_default();
-    let (file, format, several) = (table.field("file"), table.field("format"), table.field("turn"));
-    if file.is_none()
-        && let Some(format) = format.as_ref()
-    {
-        format.problem_with_key("\"format\" requires \"file\"", "");
+    let (file, several) = (table.field("file"), table.field("turn"));
+    let (format, digest) = (table.field("format"), table.field("digest"));
+    for (key, field) in [("format", &format), ("digest", &digest)] {
+        if file.is_none()
+            && let Some(field) = field
+        {
+            field.problem_with_key(format!("\"{key}\" requires \"file\""), "");
+        }
     }
+    let mut named = None;
     let mut default_name = format!("target-{}", place + 1);
     let whole = if file.is_some() || several.is_some() {
         let what = if file.is_some() { "file" } else { "turn" };
@@ -46,6 +50,7 @@ pub(super) fn read_target(
         let defaults = TargetDefaults {
             headers: read_headers(table),
             expect: read_expectation(table).unwrap_or_default(),
+            chunked: read_transfer(table),
         };
         match (file, several) {
             (Some(file), Some(several)) => {
@@ -54,8 +59,9 @@ pub(super) fn read_target(
                 file.text().and(None)
             }
             (Some(file), None) => {
-                let read = read_file(&file, format.as_ref(), files, &defaults, requests);
-                read.map(|stem| default_name = stem)
+                let keys = FileKeys { file, format, digest };
+                let read = read_target_file(&keys, files, &defaults, requests);
+                read.map(|(stem, lines)| (default_name, named) = (stem, lines))
             }
             (None, Some(several)) => read_requests(&several, files, &defaults, requests),
             (None, None) => None,
@@ -71,6 +77,7 @@ pub(super) fn read_target(
         weight,
         tags,
         requests: first..requests.len(),
+        file: named,
     })
 }
 
@@ -108,6 +115,7 @@ fn read_request(
     let headers = read_headers(table);
     let body = read_body(table, files);
     let expect = read_expectation(table);
+    let chunked = read_transfer(table);
     let Some(field) = request else {
         let hint = "add request = \"POST http://host:port/path\"";
         table.problem(format!("{what} needs \"request\""), hint);
@@ -123,7 +131,7 @@ fn read_request(
     let (body, body_field) = body?;
     let expect = expect?;
     let rpc_field = expect.rpc_field.as_ref().or(defaults.expect.rpc_field.as_ref());
-    let raw = RawRequest { method, url, headers, body };
+    let raw = RawRequest { method, url, headers, body, chunked };
     raw.spec(defaults, &expect, |part, problem| {
         let at = match part {
             Part::Method | Part::Url => &field,
@@ -154,6 +162,11 @@ fn read_headers(table: &Table<'_>) -> Vec<(String, Text)> {
         }
     }
     headers
+}
+
+/// Whether the body is chunked; `None` if the table does not say.
+fn read_transfer(table: &Table<'_>) -> Option<bool> {
+    table.field("transfer")?.one_of(&TRANSFERS)
 }
 
 fn read_expectation<'r>(table: &Table<'r>) -> Option<Expectation<'r>> {
@@ -192,7 +205,7 @@ fn read_body<'r>(table: &Table<'r>, files: &Files<'_>) -> Option<(RawBody, Optio
 
 fn read_body_file(field: &Field<'_>, files: &Files<'_>) -> Option<RawBody> {
     let path = files.folder.join(field.text()?.value);
-    match files.read(&path, BODY_MAX) {
+    match read_file(&path, BODY_MAX) {
         Ok(bytes) => Some(RawBody::File(path, bytes)),
         Err(message) => {
             field.problem(message, "the path is relative to the plan's folder");

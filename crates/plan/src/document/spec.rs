@@ -2,6 +2,7 @@
 //!
 //! Problems are reported by part; the caller knows each part's position.
 
+use crate::show::{expect_table, headers_table};
 use crate::template::Values;
 use crate::{
     Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url, percent_encode,
@@ -10,8 +11,15 @@ use plimsoll_config::{Field, Table, Text, is_secret};
 use plimsoll_measure::rng::Key;
 use std::path::PathBuf;
 
-/// Header names that the engine sets itself.
-const OWN_HEADERS: [&str; 3] = ["content-length", "transfer-encoding", "connection"];
+/// Headers that the engine sets itself, and what to write instead. A second one would contradict the
+/// first, and the message would be invalid.
+const OWN_HEADERS: [(&str, &str); 3] = [
+    ("content-length", "it is computed from the body; remove the header"),
+    ("transfer-encoding", "set transfer = \"chunked\" for a chunked body; remove the header"),
+    ("connection", "for a new connection each time: connections = { reuse = false }"),
+];
+/// How a body is framed, as written in a plan: whether it is chunked.
+pub(super) const TRANSFERS: [(&str, bool); 2] = [("length", false), ("chunked", true)];
 const REQUEST: &str = "write it like: POST http://host:port/path";
 
 /// A problem and a hint how to fix it.
@@ -38,15 +46,15 @@ pub(super) enum RawBody {
 }
 
 impl RawBody {
-    /// A body from a file to embed in the plan, as text if that is equivalent. `fills`: whether placeholders in
+    /// A body from a file to embed in the plan, as text if it is text. `fills`: whether placeholders in
     /// it are replaced.
     pub(super) fn embedded(bytes: Vec<u8>, fills: bool) -> RawBody {
         match String::from_utf8(bytes) {
-            Ok(value) if fills || !value.contains("{{") => {
+            Ok(text) => {
+                let value = if fills { text } else { Template::escape(&text) };
                 let shown = value.replace("${", "$${");
                 RawBody::Inline(Text { shown, ..Text::plain(value) })
             }
-            Ok(value) => RawBody::Bytes(value.into_bytes()),
             Err(error) => RawBody::Bytes(error.into_bytes()),
         }
     }
@@ -79,6 +87,8 @@ pub(super) struct RawRequest {
     /// The request's own headers, by name and value.
     pub(super) headers: Vec<(String, Text)>,
     pub(super) body: RawBody,
+    /// Whether the body is chunked, if the request says so.
+    pub(super) chunked: Option<bool>,
 }
 
 /// Settings of a target that apply to all its requests unless a request overrides them.
@@ -87,6 +97,32 @@ pub(super) struct TargetDefaults<'r> {
     /// Already validated.
     pub(super) headers: Vec<(String, Text)>,
     pub(super) expect: Expectation<'r>,
+    pub(super) chunked: Option<bool>,
+}
+
+impl TargetDefaults<'_> {
+    /// The lines of TOML that set them.
+    pub(super) fn show(&self) -> String {
+        let mut lines = String::new();
+        if !self.headers.is_empty() {
+            let shown: Vec<(&str, String)> = self
+                .headers
+                .iter()
+                .map(|(name, text)| (name.as_str(), text.clone().hidden_if_secret(name).shown))
+                .collect();
+            let table = headers_table(shown.iter().map(|(name, shown)| (*name, shown.as_str())));
+            lines += &format!("headers = {table}\n");
+        }
+        if self.chunked == Some(true) {
+            lines += "transfer = \"chunked\"\n";
+        }
+        let Expectation { status, rpc, contains, .. } = &self.expect;
+        if status.is_some() || rpc.is_some() || contains.is_some() {
+            let table = expect_table(status.as_ref(), *rpc, contains.as_deref());
+            lines += &format!("expect = {table}\n");
+        }
+        lines
+    }
 }
 
 impl RawRequest {
@@ -137,7 +173,8 @@ impl RawRequest {
         let expect = expect.of(&defaults.expect, is_rpc).map_err(|f| note(Part::Expect, f)).ok();
         let ((url, url_shown, path), expect) = (url?, expect?);
         let method = self.method;
-        ok.then_some(RequestSpec { method, url, url_shown, path, headers, body, expect })
+        let chunked = self.chunked.or(defaults.chunked).unwrap_or(false);
+        ok.then_some(RequestSpec { method, url, url_shown, path, headers, body, chunked, expect })
     }
 }
 
@@ -151,10 +188,10 @@ pub(super) fn split_request(text: &Text) -> Result<(String, Text), Problem> {
 }
 
 fn check_method(method: &str) -> Result<(), Problem> {
-    if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
+    if !is_token(method) {
         return Err(Problem(format!("\"{method}\" is not a valid HTTP method"), REQUEST));
     }
-    if method == "CONNECT" {
+    if method.eq_ignore_ascii_case("CONNECT") {
         return Err(Problem("CONNECT is not supported: it opens a tunnel".into(), ""));
     }
     Ok(())
@@ -162,6 +199,10 @@ fn check_method(method: &str) -> Result<(), Problem> {
 
 fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Problem> {
     let plain = |message| Problem(message, "");
+    if ["unix:", "http+unix:"].iter().any(|scheme| text.value.starts_with(scheme)) {
+        let hint = "let the target listen on a TCP port, such as 127.0.0.1:8080";
+        return Err(Problem("Unix sockets are not supported".into(), hint));
+    }
     let url = Url::parse(&text.value).map_err(plain)?;
     if let Some((_, version)) =
         url.path.rsplit_once(' ').filter(|(_, end)| end.starts_with("HTTP/"))
@@ -179,18 +220,18 @@ fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Pr
     Ok((url, shown, path))
 }
 
-/// Whether a header's name may contain this byte (RFC 9110).
-pub(super) fn is_header_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// Whether the text is a token (RFC 9110 §5.6.2), as methods and header names must be.
+pub(super) fn is_token(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(allowed)
 }
 
 /// Checks that a header name is valid and not set by the engine.
 pub(super) fn check_header_name(name: &str) -> Result<(), Problem> {
-    if name.is_empty() || !name.bytes().all(is_header_byte) {
+    if !is_token(name) {
         return Err(Problem(format!("\"{name}\" is not a valid header name"), ""));
     }
-    if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
-        let hint = "for a new connection each time: connections = { reuse = false }";
+    if let Some((_, hint)) = OWN_HEADERS.iter().find(|(own, _)| name.eq_ignore_ascii_case(own)) {
         return Err(Problem(format!("\"{name}\" is set by the engine itself"), hint));
     }
     Ok(())

@@ -200,8 +200,8 @@ fn bad_loads() {
     check_flat("ratee = \"1/s\"\nduration = \"1s\"", "plan.toml:1:1: unknown key \"ratee\"");
     check_flat("ratee = \"1/s\"\nduration = \"1s\"", "did you mean \"rate\"?");
     check_flat(
-        "rate = 5\nduration = \"1s\"",
-        "plan.toml:1:8: \"rate\" must be a string in quotes, not integer",
+        "rate = [5]\nduration = \"1s\"",
+        "plan.toml:1:8: \"rate\" must be a number per second, or a string such as \"300/m\", not array",
     );
     check_flat("rate = \"0/s\"\nduration = \"1s\"", "plan.toml:1:8: \"rate\" must be above 0/s");
     check_flat(
@@ -253,6 +253,8 @@ fn bad_loads() {
 #[test]
 fn bad_targets() {
     check_target("request = \"http://h/\"", "\"http://h/\" is not in the form METHOD URL");
+    check_target("request = \"GET unix:/run/x.sock:/x\"", "Unix sockets are not supported");
+    check_target("request = \"GET http+unix://%2Fx.sock/\"", "Unix sockets are not supported");
     check_target("request = \"POST h/\"", "plan.toml:4:11: \"h/\" is not a valid URL");
     check_target("request = \"GET http://h/\"\nweight = 0", "every target has weight 0");
     check_target("request = \"GET http://${HOST}/\"", "the variable HOST is not set");
@@ -302,9 +304,115 @@ fn bad_objectives() {
     );
     check_target(
         &objective("that = \"lag.p99 < 1s\"\nwhere = { chain = \"x\" }"),
+        "\"lag.p99 < 1s\" is counted by stream, not by target",
+    );
+    check_target(
+        &objective("that = \"status.5xx == 0\"\nwhere = { chain = \"x\" }"),
         "covers the whole run",
     );
+    check_target(
+        &objective("that = \"success > 1% where chain=x\"\nwhere = { chain = \"x\" }"),
+        "plan.toml:7:1: \"that\" already contains \"where\"",
+    );
+    check_target(
+        &objective("that = \"success > 1%\"\nwhere = { target = \"target-2\" }"),
+        "no target is named \"target-2\"\n  hint: did you mean \"target-1\"?",
+    );
+    check_target(
+        &objective("that = \"success > 1% where stream = burst\""),
+        "no stream is named \"burst\"\n  hint: the plan has main",
+    );
+    check_target(
+        &format!("{target}tags = {{ target = \"x\" }}"),
+        "plan.toml:5:10: \"target\" cannot be a tag",
+    );
     check_target(&objective("where = { chain = \"x\" }"), "an objective needs \"that\"");
+}
+
+#[test]
+fn objectives_by_target_and_stream() {
+    let text = "[[stream]]\nname = \"a\"\nrate = 1\nduration = \"1s\"\n\
+        [[stream.target]]\nname = \"x\"\ntags = { chain = \"eth\" }\nrequest = \"GET http://h/\"\n\
+        [[stream.target]]\nname = \"y\"\nrequest = \"GET http://h/\"\n\
+        [[stream]]\nname = \"b\"\nrate = 1\nduration = \"1s\"\n\
+        [[stream.target]]\nname = \"z\"\ntags = { chain = \"eth\" }\nrequest = \"GET http://h/\"\n\
+        [[objective]]\nthat = \"success > 1% where target = y\"\n\
+        [[objective]]\nthat = \"success > 1%\"\nwhere = { chain = \"eth\", stream = \"b\" }\n\
+        [[objective]]\nthat = \"lag.p99 < 1s where stream = a\"\n";
+    let mut plan = read(text).unwrap();
+    plan.add_objective("success > 1% where chain=eth").unwrap();
+    let again = read(&plan.to_toml()).unwrap();
+    let covered = |plan: &Plan| {
+        let names = plan.objectives.iter().map(|objective| {
+            let covers = |target: &&Target| objective.covers(target, &plan.streams);
+            plan.targets.iter().filter(covers).map(|target| target.name.as_str()).collect()
+        });
+        names.collect::<Vec<String>>()
+    };
+    assert_eq!(covered(&plan), ["y", "z", "xy", "xz"]);
+    assert_eq!(covered(&again), covered(&plan));
+    let (message, hint) = plan.add_objective("success > 1% where target=zzz").unwrap_err();
+    assert_eq!(
+        (message.as_str(), hint.as_str()),
+        ("no target is named \"zzz\"", "the plan has x, y, z")
+    );
+}
+
+#[test]
+fn methods_are_sent_as_written_with_warnings() {
+    let warnings = |method: &str| {
+        let text = format!("{TARGET_OF}request = \"{method} http://h/\"");
+        let plan = read(&text).unwrap();
+        assert_eq!(plan.requests[0].method, method);
+        plan.warnings().join("\n")
+    };
+    for known in ["GET", "POST", "PROPFIND", "QUERY"] {
+        assert_eq!(warnings(known), "");
+    }
+    let check = |method: &str, says: &str| assert_eq!(warnings(method), says);
+    check(
+        "GTE",
+        "target-1: \"GTE\" is not a known HTTP method and is sent as it is; did you mean \"GET\"?",
+    );
+    check(
+        "get",
+        "target-1: \"get\" is not a known HTTP method and is sent as it is; methods are \
+         case-sensitive: write \"GET\"",
+    );
+    check("M-SEARCH", "");
+    check("FROBNICATE", "target-1: \"FROBNICATE\" is not a known HTTP method and is sent as it is");
+    let refused = |method: &str| check_target(&format!("request = \"{method} http://h/\""), "");
+    refused("CONNECT");
+    refused("connect");
+    refused("G(T");
+}
+
+const TARGET_OF: &str = "rate = 1\nduration = \"1s\"\n[[target]]\n";
+
+#[test]
+fn chunked_bodies() {
+    let target = "request = \"POST http://h/\"\n";
+    let plan = read(&format!("{TARGET_OF}{target}body = \"x\"\ntransfer = \"chunked\"")).unwrap();
+    assert!(plan.requests[0].chunked);
+    assert!(read(&plan.to_toml()).unwrap().requests[0].chunked);
+    let plan = read(&format!("{TARGET_OF}{target}body = \"x\"\ntransfer = \"length\"")).unwrap();
+    assert!(!plan.requests[0].chunked);
+    check_target(&format!("{target}transfer = \"gzip\""), "must be \"length\" or \"chunked\"");
+    // Every request of a target with turns.
+    let turns = "transfer = \"chunked\"\n[[target.turn]]\nrequest = \"PUT http://h/\"\nbody = \"x\"\n\
+        [[target.turn]]\nrequest = \"PUT http://h/\"\nbody = \"x\"\ntransfer = \"length\"";
+    let plan = read(&format!("{TARGET_OF}{turns}")).unwrap();
+    assert!(plan.requests[0].chunked && !plan.requests[1].chunked);
+    for (header, hint) in [
+        ("Transfer-Encoding", "set transfer = \"chunked\" for a chunked body"),
+        ("content-length", "it is computed from the body"),
+        ("Connection", "for a new connection each time: connections = { reuse = false }"),
+    ] {
+        check_target(
+            &format!("{target}headers = {{ {header} = \"x\" }}"),
+            &format!("\"{header}\" is set by the engine itself\n  hint: {hint}"),
+        );
+    }
 }
 
 #[test]
@@ -343,7 +451,7 @@ fn scrapes() {
 
 #[test]
 fn every_problem_is_listed() {
-    let problems = read("rate = 1\ndurations = \"1s\"\n[[target]]\nweight = -1\n").unwrap_err();
+    let problems = read("rate = [1]\ndurations = \"1s\"\n[[target]]\nweight = -1\n").unwrap_err();
     assert_eq!(problems.iter().count(), 5, "{problems}");
 }
 

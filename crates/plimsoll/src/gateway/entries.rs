@@ -60,7 +60,8 @@ struct FormatArgs {
 enum ServiceVerb {
     /// Add a service, or replace a built-in one
     #[command(after_help = "Example:
-  plimsoll gateway service add base --chain-id 8453 --block-time 2s --sync-allowance 150")]
+  plimsoll gateway service add base --chain-id 8453 --block-time 2s \\
+      --sync-allowance 150")]
     Add(AddService),
     #[command(flatten)]
     Other(Verb),
@@ -70,14 +71,16 @@ enum ServiceVerb {
 enum UpstreamVerb {
     /// Add an upstream
     #[command(after_help = "\
-${NAME} is replaced by an environment variable of the gateway; the database stores only the name.
-The variable must have some value here too, so that the entry can be checked: --set NODE_KEY=any
+${NAME} is replaced by an environment variable of the gateway; the database stores only the name. \
+The variable must have some value here too, so that the entry can be checked: --set NODE_KEY=any \
 will do.
 
 Examples:
-  plimsoll gateway upstream add node-a --service eth --url 'https://node.example/${NODE_KEY}' \\
-      --header 'Authorization: Bearer ${TOKEN}' --weight 2 --tier 1 --rate-limit 500/s
-  plimsoll gateway upstream add path-1 --kind path --url http://127.0.0.1:4001/v1
+  plimsoll gateway upstream add node-a --service eth \\
+      --url 'https://node.example/${NODE_KEY}' --weight 2 --tier 1 \\
+      --header 'Authorization: Bearer ${TOKEN}' --rate-limit 500/s
+  plimsoll gateway upstream add path-1 --kind path \\
+      --url http://127.0.0.1:4001/v1
       a PATH instance, which serves every service")]
     Add(Box<AddUpstream>),
     #[command(flatten)]
@@ -88,8 +91,8 @@ Examples:
 enum EndpointVerb {
     /// Add an endpoint
     #[command(after_help = "Example:
-  plimsoll gateway endpoint add ethpath_1764014188689_1764014188693 --service eth \\
-      --allow 'eth_*' --deny eth_getLogs")]
+  plimsoll gateway endpoint add ethpath_1764014188689_1764014188693 \\
+      --service eth --allow 'eth_*' --deny eth_getLogs")]
     Add(AddEndpoint),
     #[command(flatten)]
     Other(Verb),

@@ -29,7 +29,10 @@ fn plans() {
     );
     refused_flat(
         "rate = true\nduration = \"1s\"",
-        &["plan.toml:1:8: \"rate\" must be a string in quotes, not boolean"],
+        &[
+            "plan.toml:1:8: \"rate\" must be a number per second, or a string such as",
+            "not boolean",
+        ],
     );
     refused_flat(
         "rate = \"0/s\"\nduration = \"1s\"",
@@ -119,11 +122,22 @@ fn flags() {
         assert!(done.stderr.contains(words), "{args:?}: {}", done.stderr);
     };
     let url = "http://127.0.0.1:1/";
-    check(&["run"], "give a PLAN file, or --url URL");
+    check(&["run"], "give a PLAN file or a URL");
     check(&["run", "--url", url, "-X", "GE T"], "--method \"GE T\" is not a valid HTTP method");
     check(&["run", "--url", url, "--rate", "fast"], "--rate: \"rate\": \"fast\" is not a rate");
     check(&["run", "--url", url, "--rate", "1/s", "--users", "1"], "cannot be used with");
-    check(&["run", "--url", "127.0.0.1", "-n", "1"], "--url: \"127.0.0.1\" is not a valid URL");
+    check(&["run", "--url", "nonsense", "-n", "1"], "--url: \"nonsense\" is not a valid URL");
+    check(&["run", "ftp://h/", "-n", "1"], "URL: unsupported scheme \"ftp\"");
+    check(&["run", "unix:/run/x.sock", "-n", "1"], "URL: Unix sockets are not supported");
+    check(&["run", url, "--rate", "0"], "hint: for as many requests as possible, use --users N");
+    check(&["run", url, "-d", "{\"a\":1}"], "give a request body with -b or --body");
+    check(&["run", url, "-d", "soon"], "--duration: \"duration\": \"soon\" is not a duration");
+    check(
+        &["run", url, "--cert", "/no/cert.pem", "--key", "/no/key.pem"],
+        "--cert: file not found",
+    );
+    check(&["run", url, url], "run takes one plan or URL");
+    check(&["run", "-"], "the plan is not valid");
     check(
         &["run", "--url", url, "-H", "nonsense"],
         "--header \"nonsense\" is not in the form \"NAME: VALUE\"",
@@ -152,14 +166,45 @@ fn flags_with_a_plan_file_are_rejected() {
         (["-d", "1s"], "duration"),
         (["-c", "1"], "connections.max"),
         (["-H", "A: b"], "headers of a [[target]]"),
-        (["--objective", "success > 1%"], "[[objective]]"),
+        (["--redirects", "1"], "redirects"),
     ] {
         check(&flags, "cannot be used with a plan file\n");
-        check(&flags, &format!("hint: set {key} in {plan}, or give --url URL instead of"));
+        check(&flags, &format!("hint: set {key} in {plan}, or give a URL instead of"));
     }
+    check(&["--no-keepalive"], "hint: set connections.reuse = false in");
+    check(&["--objective", "success > 1% where chain=eth"], "--objective: no target has all of");
     check(&["--set", "RTAE=2/s"], "--set RTAE: the plan does not use ${RTAE}\n");
     check(&["--set", "RTAE=2/s"], "hint: did you mean RATE?");
     check(&["--set", "OTHER=1"], "hint: the plan uses RATE");
+}
+
+/// Opening a pipe without a writer would wait forever, and /dev/zero has no end.
+#[test]
+fn only_regular_files_are_read() {
+    let folder = Folder::new();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (pipe, here) = (pipe.to_str().unwrap(), folder.path().to_str().unwrap());
+    let target = "rate = 1\nrequests = 1\n[[target]]\n";
+    for (file, what) in [(pipe, "a pipe"), (here, "a directory"), ("/dev/zero", "a device")] {
+        let says = format!("cannot read {file}: it is {what}, not a regular file");
+        let check = |args: &[&str]| {
+            let done = plimsoll(args);
+            assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
+            assert!(done.stderr.contains(&says), "{args:?}: {}", done.stderr);
+        };
+        check(&["run", file]);
+        check(&["check", file]);
+        check(&["run", "http://127.0.0.1:1/", "--body", &format!("@{file}")]);
+        refused(&format!("{target}file = \"{file}\""), &["plan.toml:4:8:", &says]);
+        refused(
+            &format!("{target}request = \"PUT http://h/\"\nbody_file = \"{file}\""),
+            &["plan.toml:5:13:", &says],
+        );
+        folder.file("targets.txt", format!("PUT http://h/\n@{file}\n"));
+        let targets = format!("{target}file = \"{here}/targets.txt\"");
+        refused(&targets, &["targets.txt:2:2:", &says]);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod demo;
 mod docs;
 mod doctor;
 mod gateway;
+mod habits;
 mod host_limits;
 mod http;
 mod operating;

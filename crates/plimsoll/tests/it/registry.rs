@@ -233,7 +233,7 @@ fn invalid_entries_are_refused() {
         &["--ca: file not found: /", "no.pem"],
     );
     check(
-        "upstream add n --service eth --url http://h --rate-limit 5",
+        "upstream add n --service eth --url http://h --rate-limit fast",
         &["--rate-limit: ", "is not a rate"],
     );
     check("service add s --spread weigthed", &["--spread: ", "did you mean \"weighted\"?"]);

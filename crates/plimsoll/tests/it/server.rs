@@ -208,7 +208,9 @@ fn read_request(socket: &mut TcpStream) -> Option<(String, String)> {
                 .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
                 .map_or(0, |(_, value)| value.parse().unwrap());
             let mut body = bytes[end + 4..].to_vec();
-            while body.len() < length {
+            // A chunked body is recorded as it was sent; its last chunk ends it.
+            let chunked = head.contains("Transfer-Encoding: chunked");
+            while body.len() < length || chunked && !body.ends_with(b"0\r\n\r\n") {
                 let n = socket.read(&mut buffer).ok().filter(|n| *n > 0)?;
                 body.extend_from_slice(&buffer[..n]);
             }

@@ -276,7 +276,7 @@ fn invalid_entries() {
     check(&upstream("weight = 0"), &["\"weight\" must be from 1 to 1000"]);
     check(&upstream("tier = 10"), &["\"tier\" must be from 0 to 9"]);
     check(&upstream("rate_limit = \"0/s\""), &["\"rate_limit\" must be above 0/s"]);
-    check(&upstream("rate_limit = 5"), &["\"rate_limit\" must be a string in quotes"]);
+    check(&upstream("rate_limit = \"fast\""), &["\"rate_limit\": \"fast\""]);
     check(&upstream("kind = \"emv\""), &["did you mean \"evm\"?"]);
     check(&upstream("headers = { TE = \"a\" }"), &["\"TE\" is set by the gateway itself"]);
     check(

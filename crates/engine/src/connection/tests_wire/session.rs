@@ -169,6 +169,7 @@ impl Session {
             url,
             headers: Vec::new(),
             body: Body::Bytes(Template::plain(vec![b'q'; len])),
+            chunked: false,
             expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
         };
         Session {

@@ -1,0 +1,147 @@
+//! Reads the name of a metric, and suggests the nearest one for a name that is unknown.
+
+use super::{Metric, TimeKind, TimeStat};
+use plimsoll_config::nearest;
+use plimsoll_measure::{ErrorClass, Listed};
+
+const METRICS: [&str; 13] = [
+    "success",
+    "errors",
+    "unsent",
+    "errors.<class>",
+    "status.<code>",
+    "rpc.errors",
+    "rate.ok",
+    "rate.sent",
+    "latency.<stat>",
+    "latency_ok.<stat>",
+    "service_time.<stat>",
+    "lag.<stat>",
+    "wait.<stat>",
+];
+
+/// Names that other load generators use, and the corresponding metric.
+const ELSEWHERE: [(&str, &str); 14] = [
+    ("error_rate", "errors"),
+    ("failures", "errors"),
+    ("http_req_failed", "errors"),
+    ("checks", "success"),
+    ("success_rate", "success"),
+    ("http_req_duration", "latency.p95"),
+    ("response_time", "latency.p95"),
+    ("duration", "latency.p95"),
+    ("timeouts", "errors.response_timeout"),
+    ("dropped_iterations", "unsent"),
+    ("http_reqs", "rate.sent"),
+    ("rps", "rate.sent"),
+    ("qps", "rate.sent"),
+    ("throughput", "rate.ok"),
+];
+
+/// At most this many names are listed in a hint.
+pub(super) const LISTED_MAX: usize = 24;
+
+/// Reads a metric.
+///
+/// # Errors
+/// A message and a hint.
+pub(super) fn read(text: &str) -> Result<Metric, (String, String)> {
+    let (head, tail) = text.split_once('.').unwrap_or((text, ""));
+    match (head, tail) {
+        ("success", "") => return Ok(Metric::Success),
+        ("errors", "") => return Ok(Metric::Errors),
+        ("unsent", "") => return Ok(Metric::Unsent),
+        ("rpc", "errors") => return Ok(Metric::RpcErrors),
+        ("rate", "ok") => return Ok(Metric::RateOk),
+        ("rate", "sent") => return Ok(Metric::RateSent),
+        ("errors", class) => {
+            return ErrorClass::from_name(class)
+                .map(Metric::ErrorClass)
+                .ok_or_else(|| unknown_class(class));
+        }
+        ("status", code) => {
+            let (from, to) = status_range(code).ok_or_else(|| {
+                let hint = "write it like status.429 or status.5xx".to_string();
+                (format!("\"{text}\" is not an HTTP status"), hint)
+            })?;
+            return Ok(Metric::Status { from, to });
+        }
+        _ => {}
+    }
+    let kind = TimeKind::NAMES.iter().find(|(name, _)| *name == head);
+    let Some((_, kind)) = kind else { return Err(unknown(text, head, tail)) };
+    let stat = match tail {
+        "min" => Some(TimeStat::Min),
+        "mean" => Some(TimeStat::Mean),
+        "max" => Some(TimeStat::Max),
+        _ => tail.strip_prefix('p').and_then(quantile).map(TimeStat::Quantile),
+    };
+    stat.map(|stat| Metric::Time(*kind, stat)).ok_or_else(|| {
+        let known = "min, mean, p50, p90, p95, p99, p99.9 (any pNN.N) or max";
+        let hint = match tail {
+            "avg" | "average" => format!("did you mean \"{head}.mean\"?"),
+            "med" | "median" => format!("did you mean \"{head}.p50\"?"),
+            _ => known.to_string(),
+        };
+        (format!("\"{text}\" is not a statistic of {head}"), hint)
+    })
+}
+
+fn unknown(text: &str, head: &str, tail: &str) -> (String, String) {
+    let did_you_mean = |metric: &str| format!("did you mean \"{metric}\"?");
+    let elsewhere = ELSEWHERE.iter().find(|(name, _)| name.eq_ignore_ascii_case(head));
+    let heads = METRICS.iter().map(|metric| metric.split('.').next().unwrap_or(metric));
+    let is_quantile = |text: &str| text.strip_prefix('p').and_then(quantile).is_some();
+    let hint = if let Some((_, metric)) = elsewhere {
+        did_you_mean(metric)
+    } else if is_quantile(text) || ["min", "mean", "max"].contains(&text) {
+        did_you_mean(&format!("latency.{text}"))
+    } else if let Some(near) = nearest(text, METRICS) {
+        did_you_mean(near)
+    } else if let Some(near) = nearest(head, heads).filter(|_| !tail.is_empty()) {
+        did_you_mean(&format!("{near}.{tail}"))
+    } else {
+        format!("known: {}", METRICS.join(", "))
+    };
+    (format!("unknown metric \"{text}\""), hint)
+}
+
+/// An unknown class is often a part of a name: `timeout`.
+fn unknown_class(class: &str) -> (String, String) {
+    let names: Vec<&str> = ErrorClass::ALL.iter().map(|class| class.name()).collect();
+    let containing: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|name| class.len() >= 3 && name.contains(class.trim_end_matches('s')))
+        .collect();
+    let hint = match (nearest(class, names.iter().copied()), containing.as_slice()) {
+        (Some(near), _) => format!("did you mean \"{near}\"?"),
+        (None, []) => format!("known: {}", names.join(", ")),
+        (None, several) => format!("did you mean \"{}\"?", several.join("\" or \"")),
+    };
+    (format!("unknown error class \"{class}\""), hint)
+}
+
+/// `429`, or `5xx`.
+fn status_range(code: &str) -> Option<(u16, u16)> {
+    if let Some(class) = code.strip_suffix("xx") {
+        let class: u16 = class.parse().ok().filter(|class| (1..=9).contains(class))?;
+        return Some((class * 100, class * 100 + 99));
+    }
+    let code = code.parse().ok().filter(|code| (100..=999).contains(code))?;
+    Some((code, code))
+}
+
+/// `99` and `99.9` are percent; `999` and `9999`, as in `p999`, are 99.9 and 99.99 percent.
+fn quantile(digits: &str) -> Option<f64> {
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return None;
+    }
+    let number: f64 = match (digits.len(), digits.contains('.')) {
+        (3.., false) if digits.starts_with("99") => format!("{}.{}", &digits[..2], &digits[2..]),
+        _ => digits.to_string(),
+    }
+    .parse()
+    .ok()?;
+    (number > 0.0 && number <= 100.0).then(|| (number * 1e9).round() / 1e11)
+}
