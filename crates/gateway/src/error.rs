@@ -9,7 +9,9 @@
 //! unavailable, -32004 not supported, -32005 limit exceeded).
 
 use std::borrow::Cow;
+use std::time::{Duration, UNIX_EPOCH};
 
+use plimsoll_measure::WallClock;
 use plimsoll_rpc::json;
 
 /// Whose fault an error is.
@@ -159,10 +161,25 @@ impl RetryAfter {
     pub(crate) const SOON: RetryAfter = RetryAfter(1);
     const MAX: u32 = 3_600;
 
-    /// Parses an upstream's Retry-After. Dates are not parsed and give [`RetryAfter::SOON`].
-    pub(crate) fn read(value: &[u8]) -> RetryAfter {
-        let number = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-        number.map_or(RetryAfter::SOON, |secs: u32| RetryAfter(secs.min(RetryAfter::MAX)))
+    /// Parses an upstream's Retry-After: seconds, or a date. Anything else, and a date in the past,
+    /// gives [`RetryAfter::SOON`].
+    pub(crate) fn read(value: &[u8], now: WallClock) -> RetryAfter {
+        let text = std::str::from_utf8(value).unwrap_or_default().trim();
+        let until = |text| {
+            let now = UNIX_EPOCH + Duration::from_nanos(now.unix_ns);
+            let wait = httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?;
+            // Rounded up, so that no caller is early.
+            Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+        };
+        let is_number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+        let secs = match text.parse::<u64>() {
+            Ok(secs) if is_number => Some(secs),
+            // Too large for the type.
+            Err(_) if is_number => Some(u64::MAX),
+            _ => until(text),
+        };
+        let max = u64::from(RetryAfter::MAX);
+        secs.map_or(RetryAfter::SOON, |secs| RetryAfter(secs.min(max) as u32))
     }
 
     /// The Retry-After header.
@@ -222,13 +239,15 @@ impl Error {
 
     /// The JSON-RPC code of the error.
     pub(crate) fn code(&self, shape: Shape) -> i64 {
-        use ErrorKind::{AnswerTooLarge, BadAnswer, BadStatus, Broken};
+        use ErrorKind::{AnswerTooLarge, BadAnswer, BadStatus, Broken, UpstreamDenied};
         if let Some(code) = self.code {
             return code;
         }
         let row = self.kind.row();
         match (shape, self.kind) {
-            (Shape::Path, BadAnswer | BadStatus | Broken | AnswerTooLarge) => PATH_BAD_ANSWER,
+            (Shape::Path, BadAnswer | BadStatus | Broken | AnswerTooLarge | UpstreamDenied) => {
+                PATH_BAD_ANSWER
+            }
             (Shape::Path, ErrorKind::NoUpstream | ErrorKind::WrongChain | ErrorKind::Internal) => {
                 PATH_NO_ANSWER
             }
@@ -277,6 +296,24 @@ mod tests {
     }
 
     #[test]
+    fn retry_after_is_in_seconds_or_a_date() {
+        // Wed, 21 Oct 2026 07:28:00 GMT, and half a second
+        let now = WallClock { unix_ns: 1_792_567_680_500_000_000 };
+        let check = |value: &str, secs: u32| {
+            assert_eq!(RetryAfter::read(value.as_bytes(), now), RetryAfter(secs), "{value}");
+        };
+        check("7", 7);
+        check(" 0 ", 0);
+        check("99999999999999999999", 3_600);
+        check("Wed, 21 Oct 2026 07:28:10 GMT", 10);
+        check("Wed, 21 Oct 2099 07:28:00 GMT", 3_600);
+        check("Wed, 21 Oct 2015 07:28:00 GMT", 1);
+        for other in ["", "+7", "-1", "1.5", "soon"] {
+            check(other, 1);
+        }
+    }
+
+    #[test]
     fn errors_are_written_in_both_formats() {
         let check = |kind, shape, id: &str, status, text: &str| {
             let error = Error::new(kind, "a \"b\" c");
@@ -298,6 +335,13 @@ mod tests {
             "1",
             500,
             r#"{"jsonrpc":"2.0","id":1,"error":{"code":-31001,"message":"a \"b\" c","data":{"kind":"timed_out","retryable":"true"}}}"#,
+        );
+        check(
+            ErrorKind::UpstreamDenied,
+            Shape::Path,
+            "1",
+            500,
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-31002,"message":"a \"b\" c","data":{"kind":"upstream_denied","retryable":"false"}}}"#,
         );
         check(
             ErrorKind::MissingService,

@@ -18,7 +18,7 @@ use plimsoll_measure::Nanos;
 use crate::error::{Error, ErrorKind};
 
 pub(crate) use chunks::Chunks;
-pub(crate) use fields::{Fields, Framing};
+pub(crate) use fields::{Fields, Framing, quoted};
 
 /// Maximum number of headers in a request. Browsers send about 20, proxies add a few.
 pub(crate) const FIELDS_MAX: usize = 64;
@@ -110,10 +110,7 @@ pub(crate) fn request_head(text: &[u8]) -> Result<RequestHead<'_>, Error> {
     match request.parse_with_uninit_headers(text, &mut fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(malformed("the head ends early")),
-        Err(httparse::Error::TooManyHeaders) => {
-            let message = format!("more than {FIELDS_MAX} headers");
-            return Err(Error::new(ErrorKind::HeadTooLarge, message));
-        }
+        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields()),
         Err(error) => return Err(malformed(format!("not an HTTP request: {error}"))),
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
@@ -218,6 +215,11 @@ pub(crate) fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// A request has more headers than [`FIELDS_MAX`].
+pub(crate) fn too_many_fields() -> Error {
+    Error::new(ErrorKind::HeadTooLarge, format!("more than {FIELDS_MAX} headers"))
 }
 
 pub(crate) fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {

@@ -159,6 +159,9 @@ pub(crate) struct Failure {
     pub(crate) detail: Option<Box<Detail>>,
 }
 
+/// The longest text of a [`Detail`], in bytes.
+pub(crate) const DETAIL_MAX: usize = 1 << 10;
+
 /// Details of a failure, from the upstream or the operating system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Detail {
@@ -184,8 +187,7 @@ impl Failure {
     /// The same failure with details for operators.
     #[cold]
     pub(crate) fn with_detail(mut self, status: Option<u16>, text: &[u8]) -> Failure {
-        const TEXT_MAX: usize = 1 << 10;
-        let text = text[..text.len().min(TEXT_MAX)].to_vec();
+        let text = text[..text.len().min(DETAIL_MAX)].to_vec();
         self.detail = Some(Box::new(Detail { status, text }));
         self
     }

@@ -2,8 +2,8 @@
 //!
 //! The parser is strict where an answer could be misinterpreted, and lenient where servers in the
 //! field deviate harmlessly: `jsonrpc` may be missing (JSON-RPC 1.0 servers omit it), a `null` error
-//! beside a result and a `null` result beside an error are ignored, an error may lack its message,
-//! and a missing id is treated as `null`. Whether the id is the expected one is not checked here.
+//! beside a result and a `null` result beside an error are ignored, an error may lack its message
+//! (which is reported), and a missing id is treated as `null`. Whether the id is the expected one is not checked here.
 //!
 //! Invariant: an answer has exactly one outcome.
 
@@ -27,8 +27,8 @@ pub enum Outcome<'a> {
     Error {
         /// The code.
         code: i64,
-        /// The message as written, a string; `""` if there is none.
-        message: &'a [u8],
+        /// The message as written, a string; `None` if it is missing.
+        message: Option<&'a [u8]>,
         /// The data as written.
         data: Option<&'a [u8]>,
         /// The whole error object as written.
@@ -111,20 +111,23 @@ fn read_error(error: &[u8]) -> Result<Outcome<'_>, Malformed> {
     if json::kind(error) != Some(Kind::Object) {
         return Err(Malformed::Error);
     }
-    let (mut code, mut message, mut data) = (None, b"\"\"".as_slice(), None);
+    let (mut code, mut message, mut data) = (None, None, None);
     for member in json::members(error) {
         let member = member?;
-        match &*member.plain() {
-            b"code" => {
-                let text = std::str::from_utf8(member.value).unwrap_or_default();
-                code = Some(text.parse::<i64>().map_err(|_| Malformed::Error)?);
-            }
-            b"message" if json::kind(member.value) == Some(Kind::String) => message = member.value,
-            b"message" => return Err(Malformed::Error),
-            b"data" => data = Some(member.value),
-            _ => {}
+        let slot = match &*member.plain() {
+            b"code" => &mut code,
+            b"message" => &mut message,
+            b"data" => &mut data,
+            _ => continue,
+        };
+        if slot.replace(member.value).is_some() {
+            return Err(Malformed::Duplicate);
         }
     }
+    if message.is_some_and(|message| json::kind(message) != Some(Kind::String)) {
+        return Err(Malformed::Error);
+    }
+    let code = code.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
     Ok(Outcome::Error { code: code.ok_or(Malformed::Error)?, message, data, raw: error })
 }
 
@@ -137,8 +140,9 @@ mod tests {
         let check = |text: &str, id: &str, outcome: Outcome<'_>| {
             assert_eq!(parse(text.as_bytes()), Ok(Answer { id: id.as_bytes(), outcome }), "{text}");
         };
-        let error = |code, message: &'static str, data: Option<&'static str>, raw: &'static str| {
-            let (message, data) = (message.as_bytes(), data.map(str::as_bytes));
+        type Text = Option<&'static str>;
+        let error = |code, message: Text, data: Text, raw: &'static str| {
+            let (message, data) = (message.map(str::as_bytes), data.map(str::as_bytes));
             Outcome::Error { code, message, data, raw: raw.as_bytes() }
         };
         check(r#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#, "1", Outcome::Result(b"\"0x1\""));
@@ -150,7 +154,7 @@ mod tests {
             "null",
             error(
                 -32700,
-                "\"parse\"",
+                Some("\"parse\""),
                 Some("[1]"),
                 r#"{"code":-32700,"message":"parse","data":[1]}"#,
             ),
@@ -159,7 +163,7 @@ mod tests {
         check(
             r#"{"result":null,"error":{"code":3}}"#,
             "null",
-            error(3, "\"\"", None, r#"{"code":3}"#),
+            error(3, None, None, r#"{"code":3}"#),
         );
     }
 
@@ -181,6 +185,12 @@ mod tests {
         check(r#"{"id":1,"error":{"code":"3"}}"#, Malformed::Error);
         check(r#"{"id":1,"error":{"code":1.5}}"#, Malformed::Error);
         check(r#"{"id":1,"error":{"code":99999999999999999999}}"#, Malformed::Error);
+        check(
+            r#"{"id":1,"error":{"code":+1}}"#,
+            Malformed::Syntax(Syntax { at: 24, what: json::Fault::Unexpected }),
+        );
         check(r#"{"id":1,"error":{"code":1,"message":2}}"#, Malformed::Error);
+        check(r#"{"id":1,"error":{"code":1,"message":"a","c\u006fde":2}}"#, Malformed::Duplicate);
+        check(r#"{"id":1,"error":{"code":1,"message":"a","message":"b"}}"#, Malformed::Duplicate);
     }
 }

@@ -1,7 +1,8 @@
 //! Parses a response object from a server that violates JSON-RPC.
 //!
 //! Servers in the field send ids and codes as strings, errors that are not objects, an empty error
-//! beside a result, a single answer in an array, or a byte order mark. Such an answer is accepted if
+//! beside a result (`{}`, `[]`, `""`, `false`, `0`), a single answer in an array, or a byte order
+//! mark. Such an answer is accepted if
 //! it has only one possible meaning. Use [`crate::answer`] first; it defines what is correct.
 //!
 //! Invariant: a result is accepted only with the id of the call, an error with that id or none.
@@ -16,13 +17,24 @@ pub enum Loose<'a> {
     Result(&'a [u8]),
     /// An error.
     Error {
-        /// The code, if it is an integer.
-        code: Option<i64>,
+        /// The code.
+        code: Code<'a>,
         /// The message as written, usually a string; `None` if there is none.
         message: Option<&'a [u8]>,
         /// The other members of the error object.
         rest: Vec<Member<'a>>,
     },
+}
+
+/// The code of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code<'a> {
+    /// There is none, or it is `null`.
+    Missing,
+    /// An integer, as a number or in a string.
+    Integer(i64),
+    /// Any other value, as written.
+    Other(&'a [u8]),
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -65,7 +77,9 @@ fn object(text: &[u8], sent: u64) -> Result<Loose<'_>, Malformed> {
         }
     }
     let is_empty = |value: &&[u8]| {
-        *value == b"null" || *value == b"\"\"" || json::members(value).next().is_none()
+        matches!(*value, b"null" | b"\"\"" | b"false" | b"0")
+            || json::members(value).next().is_none()
+            || json::items(value).next().is_none()
     };
     let is_null = |value: Option<&[u8]>| value.is_none_or(|value| value == b"null");
     match (result, error) {
@@ -94,7 +108,8 @@ fn read_error(error: &[u8]) -> Result<Loose<'_>, Malformed> {
     match json::kind(error) {
         Some(Kind::Object) => {}
         Some(Kind::String) => {
-            return Ok(Loose::Error { code: None, message: Some(error), rest: Vec::new() });
+            let (code, message) = (Code::Missing, Some(error));
+            return Ok(Loose::Error { code, message, rest: Vec::new() });
         }
         _ => return Err(Malformed::Error),
     }
@@ -110,10 +125,15 @@ fn read_error(error: &[u8]) -> Result<Loose<'_>, Malformed> {
         }
     }
     let message = message.filter(|message| *message != b"null");
-    Ok(Loose::Error { code: code.and_then(integer), message, rest })
+    let code = match code {
+        None | Some(b"null") => Code::Missing,
+        Some(raw) => integer(raw).map_or(Code::Other(raw), Code::Integer),
+    };
+    Ok(Loose::Error { code, message, rest })
 }
 
-/// Parses a number or a string as an integer.
+/// Parses a number or a string as an integer, written as JSON writes it: without `+` or leading
+/// zeros.
 fn integer(raw: &[u8]) -> Option<i64> {
     let text = match json::kind(raw)? {
         Kind::Number => std::str::from_utf8(raw).ok()?.to_string(),
@@ -127,7 +147,9 @@ fn integer(raw: &[u8]) -> Option<i64> {
         Some(_) => return None,
         None => &text,
     };
-    whole.parse().ok()
+    let digits = whole.strip_prefix('-').unwrap_or(whole);
+    let is_plain = digits == "0" || digits.starts_with(|first| matches!(first, '1'..='9'));
+    whole.parse().ok().filter(|_| is_plain)
 }
 
 /// Whether an id, given as a number or a string, equals `number`.
@@ -148,12 +170,14 @@ mod tests {
         result(r#"{"jsonrpc":"2.0","id":"7","result":"0x1"}"#, "\"0x1\"");
         result(r#"{"id":7.0,"result":[1]}"#, "[1]");
         result(r#"{"id":7,"result":1,"error":{}}"#, "1");
-        result(r#"{"id":7,"result":1,"error":""}"#, "1");
+        for empty in ["\"\"", "[]", "[ ]", "false", "0", "null"] {
+            result(&format!("{{\"id\":7,\"result\":1,\"error\":{empty}}}"), "1");
+        }
         result(r#"{"id":"7","result":null,"error":null}"#, "null");
         result(r#" [ {"id":7,"result":1} ] "#, "1");
         result("\u{feff}{\"id\":7,\"result\":1}", "1");
         result(r#"{"jsonrpc":"1.0","id":7,"result":1}"#, "1");
-        let error = |text: &str, code: Option<i64>, message: Option<&str>, rest: usize| match parse(
+        let error = |text: &str, code: Code<'_>, message: Option<&str>, rest: usize| match parse(
             text.as_bytes(),
             7,
         ) {
@@ -163,17 +187,26 @@ mod tests {
             }
             other => panic!("{text}: {other:?}"),
         };
-        error(r#"{"id":"7","error":"boom"}"#, None, Some("\"boom\""), 0);
+        error(r#"{"id":"7","error":"boom"}"#, Code::Missing, Some("\"boom\""), 0);
         error(
             r#"{"id":7,"error":{"code":"-32000","message":"m"}}"#,
-            Some(-32000),
+            Code::Integer(-32000),
             Some("\"m\""),
             0,
         );
-        error(r#"{"id":7,"error":{"code":3.0,"data":"0x"}}"#, Some(3), None, 1);
-        error(r#"{"id":7,"error":{"message":{"why":1}}}"#, None, Some("{\"why\":1}"), 0);
-        error(r#"{"error":{"code":"x","message":null}}"#, None, None, 0);
-        error(r#"[{"id":null,"result":null,"error":{"code":1,"a":1,"b":2}}]"#, Some(1), None, 2);
+        error(r#"{"id":7,"error":{"code":3.0,"data":"0x"}}"#, Code::Integer(3), None, 1);
+        error(r#"{"id":7,"error":{"message":{"why":1}}}"#, Code::Missing, Some("{\"why\":1}"), 0);
+        for code in ["\"x\"", "1e3", "99999999999999999999", "true", "\"+3\"", "\"007\"", "{}"] {
+            let text = format!("{{\"error\":{{\"code\":{code},\"message\":null}}}}");
+            error(&text, Code::Other(code.as_bytes()), None, 0);
+        }
+        error(r#"{"error":{"code":null}}"#, Code::Missing, None, 0);
+        error(
+            r#"[{"id":null,"result":null,"error":{"code":1,"a":1,"b":2}}]"#,
+            Code::Integer(1),
+            None,
+            2,
+        );
     }
 
     #[test]
@@ -185,6 +218,11 @@ mod tests {
         check(r#"{"id":"8","error":"boom"}"#, Malformed::Id);
         check(r#"{"id":"7a","result":1}"#, Malformed::Id);
         check(r#"{"id":7.5,"result":1}"#, Malformed::Id);
+        check(r#"{"id":"+7","result":1}"#, Malformed::Id);
+        check(r#"{"id":"07","result":1}"#, Malformed::Id);
+        check(r#"{"id":7,"result":1,"error":true}"#, Malformed::Both);
+        check(r#"{"id":7,"result":1,"error":[0]}"#, Malformed::Both);
+        check(r#"{"id":7,"result":null,"error":false}"#, Malformed::Both);
         check(r#"{"id":null,"result":1}"#, Malformed::Id);
         check(r#"{"result":1}"#, Malformed::Id);
         check(r#"{"id":7,"result":1,"error":{"code":1}}"#, Malformed::Both);

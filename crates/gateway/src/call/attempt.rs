@@ -7,14 +7,14 @@
 //! Invariant: each attempt is counted exactly once, when it is dropped: with its outcome, or as
 //! cancelled if it has none.
 
-use plimsoll_measure::Nanos;
+use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Limits;
 use plimsoll_rpc::json;
 use plimsoll_rpc::request::Call;
 
-use super::judge::{Verdict, judge};
+use super::judge::{Verdict, failed_status, judge};
 use super::relay::{Decimal, Target};
-use super::routing::{Route, Tried};
+use super::routing::{self, Route, Tried};
 use super::worker::Worker;
 use crate::error::{CallError, Error, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};
@@ -22,7 +22,7 @@ use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
-use crate::protocol::{Category, Protocol};
+use crate::protocol::Protocol;
 use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
@@ -30,15 +30,16 @@ use plimsoll_registry::model::Kind;
 pub(crate) struct Attempt<'a> {
     pub(super) local: &'a Local,
     route: &'a Route,
+    usage: Use,
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn start(local: &'a Local, route: &'a Route) -> Attempt<'a> {
+    pub(crate) fn start(local: &'a Local, route: &'a Route, usage: Use) -> Attempt<'a> {
         route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, sent_at: local.now(), ended: None }
+        Attempt { local, route, usage, sent_at: local.now(), ended: None }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -67,28 +68,26 @@ impl<'a> Attempt<'a> {
             None => (None, &[][..]),
             Some(detail) => (detail.status, &detail.text[..]),
         };
-        let counts_as_down =
-            !matches!(failure.kind, ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge);
         let report = FailureReport {
             upstream: &self.route.upstream.model.id,
             service,
-            kind: outcome.name(),
+            outcome,
             status,
             message: &failure.message,
             text,
-            counts_as_down,
+            counts_as_down: counts_as_down(failure.kind, self.usage, status),
         };
         self.route.upstream.health.failed(&report, at);
     }
 
     /// Counts and logs an error object that is not the caller's fault.
     #[cold]
-    fn failed_with_error(&mut self, service: &str, category: Category, judged: &JudgedResponse) {
+    fn failed_with_error(&mut self, service: &str, judged: &JudgedResponse) {
         self.ended(judged.outcome(), judged.at);
         let report = FailureReport {
             upstream: &self.route.upstream.model.id,
             service,
-            kind: category.word(),
+            outcome: judged.outcome(),
             status: Some(judged.status),
             message: "the upstream returned a JSON-RPC error",
             text: judged.response.body(),
@@ -105,6 +104,20 @@ impl Drop for Attempt<'_> {
         let cancelled = || (RelayOutcome::Cancelled, self.local.now());
         let (outcome, at) = self.ended.unwrap_or_else(cancelled);
         self.route.relays.of(number).add(outcome, at - self.sent_at);
+    }
+}
+
+/// Whether a failure counts towards the upstream being down. With REST, callers choose the request,
+/// and can cause any status except those of gateways whose backend does not answer.
+fn counts_as_down(kind: ErrorKind, usage: Use, status: Option<u16>) -> bool {
+    match (kind, usage) {
+        (ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge, _) => false,
+        (ErrorKind::BadStatus | ErrorKind::UpstreamDenied, Use::Rest) => {
+            matches!(status, Some(502..=504))
+        }
+        // A caller's long body may exceed the upstream's limit.
+        (ErrorKind::BadStatus, Use::Calls) => status != Some(413),
+        _ => true,
     }
 }
 
@@ -205,14 +218,16 @@ pub(crate) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
-    let mut attempt = Attempt::start(local, route);
+    let mut attempt = Attempt::start(local, route, Use::Calls);
     let result = exchange(worker, target.service.protocol, route, &request, id, target.limits());
     let result = result.await;
     match &result {
         Ok(judged) => {
             match judged.outcome() {
-                RelayOutcome::Rpc(category) if category.fault() != Fault::Caller => {
-                    attempt.failed_with_error(&target.service_id, category, judged);
+                RelayOutcome::Rpc(category)
+                    if category.fault() != Fault::Caller && !category.is_callers_choice() =>
+                {
+                    attempt.failed_with_error(&target.service_id, judged);
                 }
                 outcome => attempt.answered(outcome, judged.at),
             }
@@ -289,22 +304,41 @@ pub(super) async fn receive(
     reply.begin(request).await?;
     let (status, head) = reply.head();
     let retry_after = (status == 429).then(|| retry_after(head));
-    let body = reply.read_body().await?;
+    let by_status = |failure| judged_by_status(status, retry_after, failure);
+    let body = reply.read_body().await.map_err(by_status)?;
     let coding = reply.coding();
     let (mut response, reusable) = reply.finish(body);
-    if coding != Coding::None {
-        response = Box::pin(response.decoded(&worker.local, coding, limits.answer)).await?;
+    // An empty body has no coding, whatever the head says.
+    if coding != Coding::None && !response.body.is_empty() {
+        let decoding = Box::pin(response.decoded(&worker.local, coding, limits.answer));
+        response = decoding.await.map_err(by_status)?;
     }
     Ok(Received { status, retry_after, response, reusable })
 }
 
+/// The failure for a response whose body could not be read or decoded: an HTTP error keeps its
+/// meaning without its body.
+#[cold]
+pub(super) fn judged_by_status(
+    status: u16,
+    retry_after: Option<RetryAfter>,
+    failure: Failure,
+) -> Failure {
+    if status < 400 || failure.kind == ErrorKind::Busy {
+        return failure;
+    }
+    let judged = failed_status(status).with_detail(Some(status), b"");
+    let message = format!("{}; {}", judged.message, failure.message).into();
+    Failure { message, retry_after, ..judged }
+}
+
 /// The Retry-After of a response, or the default.
 #[cold]
-fn retry_after(head: &[u8]) -> RetryAfter {
+pub(super) fn retry_after(head: &[u8]) -> RetryAfter {
     let mut found = RetryAfter::SOON;
     http1::visit_response_fields(head, |field| {
         if field.name.eq_ignore_ascii_case("retry-after") {
-            found = RetryAfter::read(field.value);
+            found = RetryAfter::read(field.value, WallClock::now());
         }
     });
     found
@@ -330,12 +364,12 @@ pub(crate) fn write_call(call: &Call<'_>, id: u64, copied: &[u8], out: &mut Vec<
 /// Writes the head of a request with a body of `length` bytes.
 fn write_head(target: &Target<'_>, route: &Route, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&route.head);
-    if route.upstream.model.kind == Kind::Path && !target.service.is_listed {
-        out.extend_from_slice(b"target-service-id: ");
-        out.extend_from_slice(target.service_id.as_bytes());
-        out.extend_from_slice(b"\r\n");
+    let model = &route.upstream.model;
+    let is_named = || model.headers.iter().any(|(name, _)| name == routing::SERVICE_ID);
+    if model.kind == Kind::Path && !target.service.is_listed && !is_named() {
+        write_field(routing::SERVICE_ID, target.service_id.as_bytes(), out);
     }
-    target.passed.write(route.upstream.model.kind, out);
+    target.passed.write(model, out);
     end_head(target.worker, length, out);
 }
 

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use plimsoll_rpc::loose::{self, Loose};
+use plimsoll_rpc::loose::{self, Code, Loose};
 use plimsoll_rpc::{answer, json};
 
 use crate::error::ErrorKind;
@@ -64,7 +64,8 @@ pub(crate) fn judge(
                     return Ok(Verdict::result_at(content, false));
                 }
                 // A server that could not parse the request answers with id null.
-                answer::Outcome::Error { code, message, raw, .. }
+                // Without a message it is not valid, and is corrected below.
+                answer::Outcome::Error { code, message: Some(message), raw, .. }
                     if is_own || answer.id == b"null" =>
                 {
                     let category = protocol.categorize(code, message).with_status(status);
@@ -108,35 +109,35 @@ pub(super) fn failed_status(status: u16) -> Failure {
     Failure::new(kind, true, format!("the upstream answered with HTTP status {status}{reason}"))
 }
 
+/// The member for the code of an error that was forwarded under another one.
+const UPSTREAM_CODE: &[u8] = b"upstream_code";
+
 /// An error object with its code replaced. Everything else is kept, and the upstream's code is
-/// added as `upstream_code`.
+/// added as `upstream_code`; if there is such a member already, its value is replaced.
 fn with_code(body: &[u8], raw: &[u8], code: i64, normalized: i64) -> Vec<Part> {
-    let (mut parts, mut has_message, mut has_code) = (Vec::new(), false, false);
+    let (mut parts, mut has_code) = (Vec::new(), false);
     let whole = range_in(body, raw);
     let mut from = whole.start;
     for member in json::members(raw).map_while(Result::ok) {
-        match &*member.plain() {
-            b"code" => {
-                let value = range_in(body, member.value);
-                parts.push(Part::Body(from..value.start));
-                parts.push(Part::Text(normalized.to_string()));
-                from = value.end;
+        let replacement = match &*member.plain() {
+            b"code" => normalized,
+            UPSTREAM_CODE => {
+                has_code = true;
+                code
             }
-            b"message" => has_message = true,
-            b"upstream_code" => has_code = true,
-            _ => {}
-        }
+            _ => continue,
+        };
+        let value = range_in(body, member.value);
+        parts.push(Part::Body(from..value.start));
+        parts.push(Part::Text(replacement.to_string()));
+        from = value.end;
     }
     parts.push(Part::Body(from..whole.end - 1));
-    let mut end = String::new();
-    if !has_message {
-        end.push_str(",\"message\":\"\"");
-    }
-    if !has_code {
-        end.push_str(&format!(",\"upstream_code\":{code}"));
-    }
-    end.push('}');
-    parts.push(Part::Text(end));
+    parts.push(Part::Text(if has_code {
+        "}".into()
+    } else {
+        format!(",\"upstream_code\":{code}}}")
+    }));
     parts
 }
 
@@ -148,42 +149,57 @@ fn judge_loose(protocol: Protocol, body: &[u8], status: u16, answer: Loose<'_>) 
         }
         Loose::Error { code, message, rest } => (code, message, rest),
     };
-    let category = protocol.categorize(code.unwrap_or_default(), message.unwrap_or_default());
+    let integer = match code {
+        Code::Integer(code) => Some(code),
+        Code::Missing | Code::Other(_) => None,
+    };
+    let category = protocol.categorize(integer.unwrap_or_default(), message.unwrap_or_default());
     let category = category.with_status(status);
-    let shown = match code {
+    let shown = match integer {
         None => category.code(),
         Some(code) => category.normalized_code(code).unwrap_or(code),
     };
-    let mut parts = vec![Part::Text(format!("{{\"code\":{shown},\"message\":"))];
-    parts.push(match message {
-        Some(message) if json::kind(message) == Some(json::Kind::String) => {
-            Part::Body(range_in(body, message))
-        }
-        message => {
-            let mut text = Vec::new();
-            json::write_text(&mut text, &String::from_utf8_lossy(truncated(message)));
-            Part::Text(String::from_utf8_lossy(&text).into_owned())
-        }
-    });
+    let replaced = match code {
+        Code::Missing => None,
+        Code::Integer(code) => (code != shown).then(|| Part::Text(code.to_string())),
+        Code::Other(raw) => Some(Part::Body(range_in(body, raw))),
+    };
+    let mut parts = vec![Part::Text(format!("{{\"code\":{shown}"))];
+    write_message(body, message, &mut parts);
     for member in rest {
+        if *member.plain() == *UPSTREAM_CODE && replaced.is_some() {
+            continue;
+        }
         parts.push(Part::Text(",".into()));
         let (name, value) = (range_in(body, member.name), range_in(body, member.value));
         parts.push(Part::Body(name.start..value.end));
     }
-    let replaced = code.filter(|code| *code != shown);
-    parts.push(Part::Text(match replaced {
-        Some(code) => format!(",\"upstream_code\":{code}}}"),
-        None => "}".into(),
-    }));
+    if let Some(code) = replaced {
+        parts.extend([Part::Text(",\"upstream_code\":".into()), code]);
+    }
+    parts.push(Part::Text("}".into()));
     let outcome = RelayOutcome::Rpc(category);
     Verdict { outcome, code: shown, is_loose: true, content: Content::Rebuilt(parts) }
 }
 
-/// The start of a message that is not a string.
-fn truncated(message: Option<&[u8]>) -> &[u8] {
+/// Appends the message of an error. One that is not a string is written as one; if it is long, only
+/// its start, and all of it as `upstream_message`.
+fn write_message(body: &[u8], message: Option<&[u8]>, parts: &mut Vec<Part>) {
     const SHOWN_MAX: usize = 1 << 10;
-    let message = message.unwrap_or_default();
-    &message[..message.len().min(SHOWN_MAX)]
+    let Some(message) = message else {
+        return parts.push(Part::Text(",\"message\":\"\"".into()));
+    };
+    let whole = Part::Body(range_in(body, message));
+    if json::kind(message) == Some(json::Kind::String) {
+        return parts.extend([Part::Text(",\"message\":".into()), whole]);
+    }
+    let start = String::from_utf8_lossy(&message[..message.len().min(SHOWN_MAX)]);
+    let mut text = Vec::new();
+    json::write_text(&mut text, start.trim_end_matches(char::REPLACEMENT_CHARACTER));
+    parts.push(Part::Text(format!(",\"message\":{}", String::from_utf8_lossy(&text))));
+    if message.len() > SHOWN_MAX {
+        parts.extend([Part::Text(",\"upstream_message\":".into()), whole]);
+    }
 }
 
 /// The range of `part`, a subslice of `body`.

@@ -5,7 +5,7 @@
 //! lists, and the ids of the Plimsoll gateways that the request has passed through, for loop
 //! detection.
 
-use plimsoll_registry::model::Kind;
+use plimsoll_registry::model::{self, Kind};
 use plimsoll_registry::settings::Settings;
 
 use super::message::Request;
@@ -71,8 +71,12 @@ impl Passed {
         request.all.visit(|name, value| {
             let is = |known: &str| name.eq_ignore_ascii_case(known);
             if is(VIA) {
-                gateways += 1;
-                is_loop |= value == own_id.as_bytes() || gateways > VIA_MAX;
+                // A proxy may join headers into one, or change their case.
+                for id in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    gateways += usize::from(!id.is_empty());
+                    is_loop |= id.eq_ignore_ascii_case(own_id.as_bytes());
+                }
+                is_loop |= gateways > VIA_MAX;
                 write_field(VIA, value, &mut passed.to_all);
             } else if is(REQUEST_ID) {
                 // Already written above if it is valid.
@@ -95,22 +99,40 @@ impl Passed {
         Ok(Passed(Some(passed)))
     }
 
-    /// Appends the headers for a call to an upstream of this kind.
+    /// Appends the headers for a call to an upstream, except those that it is configured with.
     #[inline]
-    pub(crate) fn write(&self, kind: Kind, out: &mut Vec<u8>) {
-        self.write_without_forwarded_for(kind, out);
-        if let (Some(lines), Kind::Path) = (&self.0, kind) {
-            out.extend_from_slice(&lines.forwarded_for);
+    pub(crate) fn write(&self, upstream: &model::Upstream, out: &mut Vec<u8>) {
+        self.write_without_forwarded_for(upstream, out);
+        if let (Some(lines), Kind::Path) = (&self.0, upstream.kind) {
+            append(&lines.forwarded_for, upstream, out);
         }
     }
 
     /// Appends the headers except X-Forwarded-For.
     #[inline]
-    pub(crate) fn write_without_forwarded_for(&self, kind: Kind, out: &mut Vec<u8>) {
+    pub(crate) fn write_without_forwarded_for(
+        &self,
+        upstream: &model::Upstream,
+        out: &mut Vec<u8>,
+    ) {
         let Some(lines) = &self.0 else { return };
-        out.extend_from_slice(&lines.to_all);
-        if kind == Kind::Path {
-            out.extend_from_slice(&lines.to_path);
+        append(&lines.to_all, upstream, out);
+        if upstream.kind == Kind::Path {
+            append(&lines.to_path, upstream, out);
+        }
+    }
+}
+
+/// Appends header lines, except those that the upstream's own `headers` override.
+#[inline]
+fn append(lines: &[u8], upstream: &model::Upstream, out: &mut Vec<u8>) {
+    if upstream.headers.is_empty() {
+        return out.extend_from_slice(lines);
+    }
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        if !upstream.headers.iter().any(|(own, _)| own.as_bytes() == name) {
+            out.extend_from_slice(line);
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
 use crate::permit::Purpose;
+use crate::protocol::Category;
 use crate::upstream::Reuse;
 
 /// Where the calls of a body go, and how they are answered.
@@ -290,9 +291,15 @@ async fn resolve<'a>(
         }
     };
     // PATH forwards the backend's status. A customer's client expects 200 for any JSON-RPC answer,
-    // except 429, which clients act on.
-    let is_limited = judged.status == 429 && judged.outcome() != RelayOutcome::Ok;
-    let status = if target.shape == Shape::Path || is_limited { judged.status } else { 200 };
+    // except 429, which clients act on; no client should repeat a call because it reverted.
+    let is_limited = judged.outcome() == RelayOutcome::Rpc(Category::RateLimited);
+    let status = match judged.status {
+        429 if is_limited => 429,
+        429 => 200,
+        status if target.shape == Shape::Path => status,
+        _ => 200,
+    };
+    // Only a 429 has one.
     summary.retry_after = judged.retry_after.filter(|_| is_limited);
     judged.write(&target.worker.local, call.id, out);
     Ok((outcome, status))

@@ -10,13 +10,14 @@
 //!
 //! Long answers are streamed.
 
-use std::borrow::Cow;
+mod answer;
+mod body;
+
 use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use plimsoll_registry::model::{self, Kind};
-use plimsoll_rpc::json;
 use plimsoll_rpc::method::Class;
 
 use super::attempt::{self, Attempt, Retry};
@@ -26,14 +27,15 @@ use super::passed;
 use super::records::Record;
 use super::relay::{Decimal, Target, not_routed};
 use super::routing::{self, Need, Route, Tried};
-use crate::error::{CallError, Error, Fault};
-use crate::http1::{self, write_field};
+use crate::error::{CallError, Error};
+use crate::http1::write_field;
 use crate::local::{BUFFER_SIZE, Local};
 use crate::observe::stats::{Outcome, RelayOutcome};
-use crate::offload;
 use crate::payload::{Payload, Pieces, Truncated};
 use crate::permit::Permit;
-use crate::upstream::{self, Failure, ReplyChunks, Response, Reuse, Use};
+use crate::upstream::{self, DETAIL_MAX, Failure, ReplyChunks, Response, Reuse, Use};
+
+pub(crate) use body::is_call;
 
 /// The method name of REST requests in an upstream's method rules.
 const METHOD: &str = "REST";
@@ -57,45 +59,6 @@ const FORWARDED_HEADERS: &[&str] = &[
     "range",
     "x-cosmos-block-height",
 ];
-
-/// Response headers that are not forwarded; the gateway sets its own where needed.
-const DROPPED_HEADERS: &[&str] = &[
-    "connection",
-    "content-length",
-    "content-type",
-    "date",
-    "keep-alive",
-    "proxy-authenticate",
-    "server",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Whether a body is JSON-RPC, or might be accepted as JSON-RPC by a node: an object with a method,
-/// or an array that contains one. Such a body would bypass all method rules.
-pub(crate) async fn is_call(body: &Body<'_>) -> bool {
-    match body {
-        Body::Long(bytes) if bytes.len() > offload::INLINE_MAX => {
-            let bytes = bytes.clone();
-            // Refused if it cannot be checked.
-            offload::run(move || holds_call(&bytes)).await.unwrap_or(true)
-        }
-        body => holds_call(body.bytes()),
-    }
-}
-
-fn holds_call(bytes: &[u8]) -> bool {
-    let has_method = |object: &[u8]| {
-        json::members(object).map_while(Result::ok).any(|member| *member.plain() == *b"method")
-    };
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    match json::kind(bytes) {
-        Some(json::Kind::Object) => has_method(bytes),
-        Some(json::Kind::Array) => json::items(bytes).map_while(Result::ok).any(has_method),
-        _ => false,
-    }
-}
 
 /// Forwards a request to an upstream of the service and returns its answer. `body` is the request's
 /// decoded body.
@@ -154,7 +117,7 @@ async fn relay<'a>(
             reuse: if body.is_empty() { reuse } else { Reuse::New },
             deadline: target.start + target.service.model.timeout,
         };
-        let mut attempt = Attempt::start(local, route);
+        let mut attempt = Attempt::start(local, route, Use::Rest);
         let limits = target.limits();
         let failure = match target.worker.client.send(&route.upstream, &sent, limits).await {
             Ok(reply) => break (attempt, reply),
@@ -168,6 +131,7 @@ async fn relay<'a>(
         }
     };
     let (status, head) = reply.head();
+    let retry_after = (status == 429).then(|| attempt::retry_after(head));
     summary.upstream_status = Some(status);
     let failure = match status {
         429 | 401 | 403 | 500.. => Some(failed_status(status)),
@@ -178,15 +142,16 @@ async fn relay<'a>(
         Some(failure) => {
             let row = failure.kind.row();
             summary.error = Some(CallError { kind: row.name, code: row.code });
-            Outcome::Failed(Fault::Upstream)
+            Outcome::Failed(row.fault)
         }
     };
-    let mut answer = answer_head(status, head, request.method);
+    let mut answer = answer::head(status, head, request.method, &route.upstream.model);
     let may_reuse = body.is_empty();
     answer.body = match reply.length() {
         Some(length) if length <= WHOLE_MAX => {
             let mut attempt = attempt;
-            let whole = reply.whole().await;
+            let by_status = |failure| attempt::judged_by_status(status, retry_after, failure);
+            let whole = reply.whole().await.map_err(by_status);
             let now = local.now();
             match (&whole, failure) {
                 (Err(failure), _) => attempt.failed(&target.service_id, failure),
@@ -205,8 +170,9 @@ async fn relay<'a>(
         _ => {
             let chunks = reply.into_chunks(target.service.model.timeout);
             let service = &target.service.model.id;
-            let failure = failure.map(|failure| failure.with_detail(Some(status), b""));
-            let streamed = StreamedAnswer { chunks, attempt, service, failure, _permit: permit };
+            let failure = failure.map(|failure| (failure, Vec::new()));
+            let streamed =
+                StreamedAnswer { chunks, attempt, service, status, failure, _permit: permit };
             Payload::Pieces(Box::new(streamed))
         }
     };
@@ -229,8 +195,9 @@ struct StreamedAnswer<'a> {
     attempt: Attempt<'a>,
     /// The service's id, for the log.
     service: &'a str,
-    /// The failure for the answer's status, if it is an error.
-    failure: Option<Failure>,
+    status: u16,
+    /// The failure for the answer's status, if it is an error, and the start of the body.
+    failure: Option<(Failure, Vec<u8>)>,
     _permit: Permit<'a>,
 }
 
@@ -238,10 +205,19 @@ impl Pieces for StreamedAnswer<'_> {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Option<Bytes>, Truncated>> + '_>> {
         Box::pin(async {
             match self.chunks.next().await {
-                Ok(Some(chunk)) => Ok(Some(chunk)),
+                Ok(Some(chunk)) => {
+                    if let Some((_, start)) = &mut self.failure {
+                        let room = DETAIL_MAX.saturating_sub(start.len());
+                        start.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                    }
+                    Ok(Some(chunk))
+                }
                 Ok(None) => {
-                    match &self.failure {
-                        Some(failure) => self.attempt.failed(self.service, failure),
+                    match self.failure.take() {
+                        Some((failure, start)) => {
+                            let failure = failure.with_detail(Some(self.status), &start);
+                            self.attempt.failed(self.service, &failure);
+                        }
                         None => {
                             self.attempt.answered(RelayOutcome::Ok, self.attempt.local.now());
                         }
@@ -292,64 +268,19 @@ fn request_head(
             write_field(name, value, &mut head);
         }
     });
-    if upstream.kind == Kind::Path {
-        write_field("target-service-id", target.service_id.as_bytes(), &mut head);
+    if upstream.kind == Kind::Path && !is_configured(routing::SERVICE_ID) {
+        write_field(routing::SERVICE_ID, target.service_id.as_bytes(), &mut head);
     }
-    let chain = passed::forwarded_for(request, &target.view.settings);
-    let chain = chain.unwrap_or_else(|| request.peer.to_string().into_bytes());
-    write_field("x-forwarded-for", &chain, &mut head);
-    target.passed.write_without_forwarded_for(upstream.kind, &mut head);
+    if !is_configured("x-forwarded-for") {
+        let chain = passed::forwarded_for(request, &target.view.settings);
+        let chain = chain.unwrap_or_else(|| request.peer.to_string().into_bytes());
+        write_field("x-forwarded-for", &chain, &mut head);
+    }
+    target.passed.write_without_forwarded_for(upstream, &mut head);
     head.extend_from_slice(&target.worker.shared.via);
     if length > 0 || matches!(request.method, "POST" | "PUT" | "PATCH") {
         write_field("content-length", Decimal::of(length as u64).digits(), &mut head);
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-/// The header names listed in a message's Connection headers, which must not be forwarded (RFC 9110
-/// §7.6.1).
-#[derive(Default)]
-struct ConnectionOptions(Vec<Vec<u8>>);
-
-impl ConnectionOptions {
-    fn read(&mut self, name: &str, value: &[u8]) {
-        if name.eq_ignore_ascii_case("connection") {
-            self.0.extend(value.split(|byte| *byte == b',').map(|one| one.trim_ascii().to_vec()));
-        }
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.0.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
-    }
-}
-
-/// Whether only the gateway may set this response header.
-fn is_reserved(name: &str) -> bool {
-    let starts = |start: &str| {
-        name.get(..start.len()).is_some_and(|front| front.eq_ignore_ascii_case(start))
-    };
-    starts("access-control-") || starts("x-plimsoll-")
-}
-
-/// The answer for the caller, without its body.
-fn answer_head<'a>(status: u16, head: &[u8], method: &str) -> Answer<'a> {
-    let mut options = ConnectionOptions::default();
-    http1::visit_response_fields(head, |field| options.read(field.name, field.value));
-    // The Content-Length of a response without a body is that of the omitted body.
-    let bodiless = method == "HEAD" || status == 304;
-    let mut answer = Answer::new(status, b"", Vec::new());
-    http1::visit_response_fields(head, |field| {
-        if field.name.eq_ignore_ascii_case("content-type") {
-            answer.content_type = Cow::Owned(field.value.to_vec());
-        }
-        let taken = !DROPPED_HEADERS.iter().any(|name| name.eq_ignore_ascii_case(field.name))
-            && !options.contains(field.name)
-            && !is_reserved(field.name);
-        if taken || (bodiless && field.name.eq_ignore_ascii_case("content-length")) {
-            let name = field.name.to_ascii_lowercase();
-            answer.fields.push((name.into(), field.value.to_vec()));
-        }
-    });
-    answer
 }

@@ -17,7 +17,7 @@ use crate::observe::stats::Sharded;
 use crate::transport::tls;
 use crate::upstream::{Limiter, Upstream};
 
-pub(crate) use service::{Need, Route, Service, Tried, request_start};
+pub(crate) use service::{Need, Route, SERVICE_ID, Service, Tried, request_start};
 use service::{Previous, RoundRobin};
 
 /// A map keyed by ids from the configuration. Callers cannot add keys, so a fast hash is safe.
@@ -30,7 +30,7 @@ pub(crate) struct Routing {
     upstreams: Vec<Arc<Upstream>>,
     /// Stands in for services that the registry does not list.
     unlisted: Option<Arc<Service>>,
-    /// The service with an upstream, if there is exactly one.
+    /// The listed service with an upstream, if there is exactly one.
     only: Option<Arc<Service>>,
 }
 
@@ -90,8 +90,8 @@ impl Routing {
             Some((model.id.clone(), endpoint))
         };
         let endpoints = definitions.endpoints.iter().filter_map(endpoint).collect();
-        let all = services.values().chain(&unlisted);
-        let mut relaying = all.filter(|service| !service.routes.is_empty());
+        // The stand-in is no service that a call could be for.
+        let mut relaying = services.values().filter(|service| !service.routes.is_empty());
         let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();
         Ok(Routing { services, endpoints, upstreams, unlisted, only })
     }
@@ -156,7 +156,7 @@ impl Routing {
         self.services.get(id).or(self.unlisted.as_ref().filter(|_| model::check_id(id).is_ok()))
     }
 
-    /// The service with an upstream, if there is exactly one.
+    /// The listed service with an upstream, if there is exactly one.
     pub(crate) fn only_service(&self) -> Option<&Arc<Service>> {
         self.only.as_ref()
     }

@@ -149,7 +149,7 @@ impl<'a> Fields<'a> {
         };
         let length = value.iter().try_fold(0, append).filter(|_| !value.is_empty());
         let length = length.ok_or_else(|| {
-            malformed(format!("Content-Length is not a number: \"{}\"", value.escape_ascii()))
+            malformed(format!("Content-Length is not a number: {}", quoted(value)))
         })?;
         // Even if both are equal: sending two suggests an attack.
         match self.length.replace(length) {
@@ -163,8 +163,8 @@ impl<'a> Fields<'a> {
             return Err(malformed("two Transfer-Encoding headers"));
         }
         if !value.eq_ignore_ascii_case(b"chunked") {
-            let coding = value.escape_ascii();
-            let message = format!("transfer coding \"{coding}\" is not supported; use chunked");
+            let coding = quoted(value);
+            let message = format!("transfer coding {coding} is not supported; use chunked");
             return Err(Error::new(ErrorKind::UnsupportedTransfer, message));
         }
         self.chunked = true;
@@ -179,6 +179,15 @@ impl<'a> Fields<'a> {
             (false, Some(length)) => Framing::Length(length),
             (false, None) => otherwise,
         })
+    }
+}
+
+/// Quotes a header's value, truncated.
+pub(crate) fn quoted(value: &[u8]) -> String {
+    const SHOWN_MAX: usize = 64;
+    match value.get(..SHOWN_MAX).filter(|_| value.len() > SHOWN_MAX) {
+        Some(start) => format!("\"{}…\"", start.escape_ascii()),
+        None => format!("\"{}\"", value.escape_ascii()),
     }
 }
 

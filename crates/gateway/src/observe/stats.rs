@@ -225,7 +225,8 @@ impl RelayOutcome {
 
     pub(crate) const COUNT: usize = 2 + Category::ALL.len() + FAILURES.len();
 
-    fn place(self) -> usize {
+    /// The outcome's index.
+    pub(crate) fn place(self) -> usize {
         match self {
             RelayOutcome::Ok => 0,
             RelayOutcome::Rpc(category) => 1 + category as usize,

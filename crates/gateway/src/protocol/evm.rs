@@ -215,13 +215,25 @@ const RULES: &[Rule] = &[
     Rule { category: Category::Internal, phrases: &[], codes: &[-32603, 500] },
 ];
 
-/// Whether an error is a revert: code 3 (geth and most others), Nethermind's and Erigon's code and
-/// message, or a message that starts with a revert phrase.
+/// Words that precede the meaning of an error: Hardhat's and some clients'.
+const PREFIXES: [&str; 3] = ["error: ", "evm: ", "rpc error: "];
+
+/// Whether an error is a revert: code 3 (geth and most others), or a message in lower case that
+/// starts with a revert phrase, after [`PREFIXES`].
 fn is_revert(code: i64, message: &str) -> bool {
+    let mut message = message.trim_start_matches(['"', ' ']);
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| message.strip_prefix(prefix)) {
+        message = rest.trim_start();
+    }
+    let starts_with_word = |word: &str| {
+        let rest = message.strip_prefix(word);
+        rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_alphanumeric()))
+    };
     code == 3
-        || (code == -32015 && message.starts_with("vm execution error"))
-        || message.starts_with("execution reverted")
+        || ["revert", "reverted", "execution reverted"].into_iter().any(starts_with_word)
         || message.starts_with("vm exception while processing transaction")
+        // Nethermind's and Erigon's
+        || message.starts_with("vm execution error")
 }
 
 /// Only the first bytes of a message are examined; vendors put the reason first.
@@ -253,7 +265,7 @@ impl Category {
     pub fn of(code: i64, message: &[u8]) -> Category {
         let message = &message[..message.len().min(MESSAGE_MAX)];
         let message = String::from_utf8_lossy(message).to_ascii_lowercase();
-        if is_revert(code, message.trim_start_matches('"').trim_start()) {
+        if is_revert(code, &message) {
             return Category::Reverted;
         }
         let has_phrase = |rule: &&Rule| rule.phrases.iter().any(|phrase| message.contains(phrase));
@@ -309,6 +321,12 @@ impl Category {
                 | Category::Unavailable
                 | Category::Internal
         )
+    }
+
+    /// Whether callers can cause the error at will, so that it says nothing about the upstream and
+    /// is not logged.
+    pub(crate) fn is_callers_choice(self) -> bool {
+        matches!(self, Category::UnsupportedMethod | Category::MissingData)
     }
 
     /// Whose fault the error is.
@@ -381,6 +399,22 @@ mod tests {
         // Nethermind; the data holds the contract's message
         check(-32015, "VM execution error.", Category::Reverted, -32015);
         check(-32015, "execution reverted", Category::Reverted, -32015);
+        check(-32000, " VM execution error: over capacity", Category::Reverted, -32000);
+        // the contract's message may resemble a limit
+        check(-32015, "revert: rate limit exceeded", Category::Reverted, -32015);
+        check(-32015, "Reverted 0x08c379a0, timeout", Category::Reverted, -32015);
+        check(-32000, "evm: execution reverted: quota", Category::Reverted, -32000);
+        check(-32000, "rpc error: evm: Reverted", Category::Reverted, -32000);
+        check(
+            -32603,
+            "Error: VM Exception while processing transaction: reverted with reason string 'quota'",
+            Category::Reverted,
+            -32603,
+        );
+        // … but not the other way round
+        check(-32000, "reverting to the archive node: rate limit", Category::RateLimited, -32000);
+        check(-32015, "error: rate limit exceeded", Category::RateLimited, -32005);
+        check(-32000, "error: ", Category::Other, -32000);
         // one gateway's codes…
         check(-32012, "block range is too large, max 5000", Category::RangeTooLarge, -32005);
         check(-32014, "missing data for this block", Category::MissingData, -32001);

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::call::message::Body;
 use crate::error::{Error, ErrorKind};
 use crate::gzip;
+use crate::http1::quoted;
 use crate::local::Local;
 
 /// Decodes a body.
@@ -21,8 +22,7 @@ pub(crate) async fn decoded<'a>(
         return Ok(body);
     };
     if !coding.eq_ignore_ascii_case(b"gzip") && !coding.eq_ignore_ascii_case(b"x-gzip") {
-        let message =
-            format!("content coding \"{}\" is not supported; use gzip", coding.escape_ascii());
+        let message = format!("content coding {} is not supported; use gzip", quoted(coding));
         return Err(Error::new(ErrorKind::UnsupportedEncoding, message));
     }
     Box::pin(async {

@@ -19,6 +19,7 @@ use crate::call::rest;
 use crate::call::routing::Service;
 use crate::call::worker::{View, Worker};
 use crate::error::{CallError, Error, ErrorKind, Shape};
+use crate::local::Local;
 use crate::observe::access_log::{self, Entry, Line};
 use crate::offload;
 
@@ -60,7 +61,7 @@ pub(crate) async fn answer<'a>(
     if let Err(error) = Box::pin(context.route(&mut answer)).await {
         worker.local.counts().refused[error.kind as usize].add(1);
         let shape = if path.starts_with("/v1") { Shape::Path } else { Shape::Own };
-        answer = context.refusal(&error, shape);
+        answer = Box::pin(context.refusal(&error, shape)).await;
         failed = Some(CallError::of(&error, shape));
     }
     cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
@@ -113,16 +114,16 @@ impl<'a> RequestContext<'a, '_> {
     }
 
     /// The answer for an error; under the call's id, if it is known.
-    fn refusal(&self, error: &Error, shape: Shape) -> Answer<'a> {
+    async fn refusal(&self, error: &Error, shape: Shape) -> Answer<'a> {
+        let local = &self.worker.local;
         let id = match error.kind {
             ErrorKind::UnknownEndpoint
             | ErrorKind::MissingEndpoint
             | ErrorKind::UnknownService
-            | ErrorKind::Loop => call_id(self.request),
+            | ErrorKind::Loop => call_id(local, self.request).await,
             _ => None,
         };
-        let buffer = self.worker.local.take_buffer();
-        let mut answer = Answer::error_to(error, shape, id, buffer);
+        let mut answer = Answer::error_to(error, shape, id.as_deref(), local.take_buffer());
         if let (ErrorKind::HttpMethod, Some(allow)) = (error.kind, allowed(self.path)) {
             answer.fields.push(("allow".into(), allow.into()));
         }
@@ -285,18 +286,21 @@ impl<'a> RequestContext<'a, '_> {
     }
 }
 
-/// The id of the call in a body, as received; `None` for batches, and for bodies that are long or
-/// compressed.
-fn call_id<'r>(request: &'r Request<'_>) -> Option<&'r [u8]> {
-    let body = request.body.bytes();
-    if body.len() > offload::INLINE_MAX || request.fields.content_encoding.is_some() {
+/// The id of the call in a body, as received; `None` for batches, and for bodies over
+/// [`offload::INLINE_MAX`], compressed or not.
+async fn call_id(local: &Local, request: &Request<'_>) -> Option<Vec<u8>> {
+    if request.body.bytes().len() > offload::INLINE_MAX {
         return None;
     }
-    match plimsoll_rpc::request::parse(body, 1) {
+    let coding = request.fields.content_encoding;
+    let body = decoded(local, coding, request.body.clone(), offload::INLINE_MAX as u64).await;
+    let body = body.ok()?;
+    let id = match plimsoll_rpc::request::parse(body.bytes(), 1) {
         Ok(plimsoll_rpc::request::Body::Single(call)) => call.id,
         Ok(plimsoll_rpc::request::Body::Batch(_)) => None,
         Err(refused) => refused.id,
-    }
+    };
+    id.map(<[u8]>::to_vec)
 }
 
 /// The path and query of a request target; the host of an absolute URL is ignored.

@@ -243,9 +243,10 @@ fn too_large(limit: u64) -> Failure {
     Failure::new(ErrorKind::AnswerTooLarge, true, message)
 }
 
+/// What is wrong may quote the upstream, so it is only logged for operators.
 fn broken(error: Error) -> Failure {
-    let message = format!("the upstream's answer is not valid HTTP: {}", error.message);
-    Failure::new(ErrorKind::Broken, true, message)
+    let failure = Failure::new(ErrorKind::Broken, true, "the upstream's answer is not valid HTTP");
+    failure.with_detail(None, error.message.as_bytes())
 }
 
 /// A response's body, chunk by chunk.

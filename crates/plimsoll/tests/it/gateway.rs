@@ -53,6 +53,11 @@ impl Process {
         Process { child, output, seen: Cell::new(0), reader: Some(reader) }
     }
 
+    /// Whether the output contains `text` by now.
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        self.output.0.lock().unwrap().contains(text)
+    }
+
     /// Waits until the output contains `text`; returns all output so far.
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str) -> String {

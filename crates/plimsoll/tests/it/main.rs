@@ -27,4 +27,5 @@ mod structure;
 mod targets;
 mod tls;
 mod truth;
+mod upstreams;
 mod verdict;

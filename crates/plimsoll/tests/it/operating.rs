@@ -228,7 +228,7 @@ fn failed_calls_are_logged_with_their_reason() {
     let line = line.lines().find(|line| line.contains("unknown key")).unwrap();
     for part in [
         "WARN",
-        "call failed: the upstream answered with HTTP status 403; response: unknown key [31m abc12",
+        "call failed: the upstream answered with HTTP status 403; response: \"unknown key [31m abc12\"",
         "upstream=\"denying\"",
         "service=\"boba\"",
         "kind=\"unauthorized\"",
@@ -237,7 +237,8 @@ fn failed_calls_are_logged_with_their_reason() {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(line.starts_with("20") && line.contains("Z "), "no timestamp: {line}");
-    for _ in 0..5 {
+    // An outage takes at least a second.
+    while !process.has_logged("has stopped answering") {
         call("eth");
     }
     let line = process.wait_for("has stopped answering");

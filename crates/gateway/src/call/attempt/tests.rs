@@ -39,6 +39,26 @@ fn calls_are_reencoded() {
 }
 
 #[test]
+fn callers_of_rest_cannot_mark_an_upstream_as_down() {
+    let check = |kind, usage, status, counts| {
+        assert_eq!(counts_as_down(kind, usage, status), counts, "{kind:?} {usage:?} {status:?}");
+    };
+    for status in [400, 404, 413, 500, 501, 505] {
+        check(ErrorKind::BadStatus, Use::Rest, Some(status), false);
+    }
+    for status in [502, 503, 504] {
+        check(ErrorKind::BadStatus, Use::Rest, Some(status), true);
+    }
+    check(ErrorKind::UpstreamDenied, Use::Rest, Some(401), false);
+    check(ErrorKind::Unreachable, Use::Rest, None, true);
+    check(ErrorKind::Broken, Use::Rest, None, true);
+    check(ErrorKind::UpstreamDenied, Use::Calls, Some(401), true);
+    check(ErrorKind::BadStatus, Use::Calls, Some(500), true);
+    check(ErrorKind::BadStatus, Use::Calls, Some(413), false);
+    check(ErrorKind::UpstreamLimited, Use::Calls, Some(429), false);
+}
+
+#[test]
 fn long_parameters_are_not_copied() {
     let params = format!("[\"{}\"]", "x".repeat(COPIED_MAX));
     let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{params}}}"#);

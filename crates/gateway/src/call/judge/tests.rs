@@ -46,13 +46,6 @@ fn answers_are_written_with_the_callers_id() {
         RelayOutcome::Rpc(Category::InvalidRequest),
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32700,"message":"?"}}"#,
     );
-    // without a message
-    check(
-        r#"{"id":42,"error":{"code":-32016}}"#,
-        "1",
-        RelayOutcome::Rpc(Category::Other),
-        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"","upstream_code":-32016}}"#,
-    );
     // a code that vendors use for different things
     check(
         r#"{"id":42,"error":{ "data":{"code":1}, "code": -32016 ,"message":"over rate limit"}}"#,
@@ -60,12 +53,12 @@ fn answers_are_written_with_the_callers_id() {
         RelayOutcome::Rpc(Category::RateLimited),
         r#"{"jsonrpc":"2.0","id":1,"error":{ "data":{"code":1}, "code": -32005 ,"message":"over rate limit","upstream_code":-32016}}"#,
     );
-    // … which another gateway already added
+    // … replaces one that was there
     check(
-        r#"{"id":42,"error":{"code":429,"message":"slow down","upstream_code":-32016}}"#,
+        r#"{"id":42,"error":{"code":429,"message":"slow down","upstream_code" : -32016, "a":1}}"#,
         "1",
         RelayOutcome::Rpc(Category::RateLimited),
-        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"slow down","upstream_code":-32016}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"slow down","upstream_code" : 429, "a":1}}"#,
     );
     // a revert keeps its code and its data
     check(
@@ -115,6 +108,42 @@ fn nonconforming_answers_are_corrected() {
         r#"{"code":5,"message":"{\"a\":\"b\"}"}"#,
     );
     error(Category::Other, r#"{"error":{}}"#, r#"{"code":-32000,"message":""}"#);
+    // without a message
+    error(
+        Category::Other,
+        r#"{"id":42,"error":{"code":-32016}}"#,
+        r#"{"code":-32000,"message":"","upstream_code":-32016}"#,
+    );
+    error(
+        Category::Other,
+        r#"{"id":42,"error":{"code":7,"data":[1]}}"#,
+        r#"{"code":7,"message":"","data":[1]}"#,
+    );
+    // a code that is not an integer
+    for code in ["\"SERVER_ERROR\"", "1e3", "99999999999999999999", "true", "[1]"] {
+        error(
+            Category::RateLimited,
+            &format!(r#"{{"id":42,"error":{{"code":{code},"message":"rate limit","data":1}}}}"#),
+            &format!(r#"{{"code":-32005,"message":"rate limit","data":1,"upstream_code":{code}}}"#),
+        );
+    }
+    error(
+        Category::Other,
+        r#"{"id":42,"error":{"code":"x","message":"m","upstream_code":5}}"#,
+        r#"{"code":-32000,"message":"m","upstream_code":"x"}"#,
+    );
+    error(
+        Category::Other,
+        r#"{"id":42,"error":{"code":"7","message":"m","upstream_code":5}}"#,
+        r#"{"code":7,"message":"m","upstream_code":5}"#,
+    );
+    // a long message that is not a string is kept beside its start
+    let long = format!("[\"{}é\"]", "x".repeat(1_021));
+    error(
+        Category::Other,
+        &format!(r#"{{"id":42,"error":{{"code":7,"message":{long}}}}}"#),
+        &format!(r#"{{"code":7,"message":"[\"{}","upstream_message":{long}}}"#, "x".repeat(1_021)),
+    );
 }
 
 #[test]
@@ -130,6 +159,8 @@ fn responses_that_do_not_answer_the_call_are_rejected() {
     check(r#"[{"id":42,"result":1},{"id":42,"result":1}]"#, 200, ErrorKind::BadAnswer);
     check("", 200, ErrorKind::BadAnswer);
     check("<html>", 200, ErrorKind::BadAnswer);
+    // it is unknown which of two codes was meant
+    check(r#"{"id":42,"error":{"code":1,"message":"m","code":2}}"#, 200, ErrorKind::BadAnswer);
     check("<html>", 502, ErrorKind::BadStatus);
     check("", 404, ErrorKind::BadStatus);
     // the body decides, not the status

@@ -15,8 +15,9 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{self, Kind, Spread};
 use plimsoll_rpc::method::Class;
 
-use crate::call::chain::Chain;
+use crate::call::chain::{self, Chain};
 use crate::error::ErrorKind;
+use crate::http1::write_field;
 use crate::observe::stats::{Calls, Relays, Sharded};
 use crate::protocol::Protocol;
 use crate::upstream::Upstream;
@@ -27,6 +28,9 @@ pub(crate) type RoundRobin = Arc<AtomicU64>;
 /// The metrics label of services that the registry does not list. Not a valid service id.
 pub(super) const UNLISTED: &str = "*";
 
+/// The header that names the service of a call to a PATH instance.
+pub(crate) const SERVICE_ID: &str = "target-service-id";
+
 /// A service.
 pub(crate) struct Service {
     pub(crate) model: model::Service,
@@ -36,6 +40,8 @@ pub(crate) struct Service {
     /// The results of `eth_chainId` and `net_version`, as JSON.
     pub(crate) chain_id: Option<[Vec<u8>; 2]>,
     pub(crate) routes: Vec<Route>,
+    /// Whether the chain id cannot be checked, because no upstream's rules permit `eth_chainId`.
+    is_unchecked: bool,
     pub(crate) calls: Arc<Sharded<Calls>>,
     /// Calls in flight that did not come through an endpoint.
     pub(crate) in_flight: Arc<AtomicU64>,
@@ -103,6 +109,8 @@ impl Service {
             .filter(serves)
             .map(|upstream| Route::new(upstream, named, model.chain_id, previous))
             .collect();
+        let is_checked = |route: &Route| route.upstream.model.methods.permit(chain::METHOD);
+        let is_unchecked = !routes.is_empty() && !routes.iter().any(is_checked);
         let chain_id = model
             .chain_id
             .map(|id| [format!("\"{id:#x}\"").into_bytes(), format!("\"{id}\"").into_bytes()]);
@@ -120,6 +128,7 @@ impl Service {
             protocol: Protocol::Evm,
             chain_id,
             routes,
+            is_unchecked,
             calls: old
                 .map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.calls.clone()),
             in_flight: old.map(|old| old.in_flight.clone()).unwrap_or_default(),
@@ -194,10 +203,10 @@ impl Service {
         Err(why)
     }
 
-    /// Whether an upstream has confirmed the service's chain id.
+    /// Whether an upstream has confirmed the service's chain id, or none can.
     #[inline]
     pub(crate) fn is_chain_confirmed(&self) -> bool {
-        self.routes.iter().any(|route| route.chain.is_confirmed())
+        self.is_unchecked || self.routes.iter().any(|route| route.chain.is_confirmed())
     }
 
     /// An error message that names the upstreams on a different chain.
@@ -255,8 +264,10 @@ impl Route {
         if !is_configured("accept-encoding") && model.address.tls {
             head.extend_from_slice(b"accept-encoding: gzip\r\n");
         }
-        if let (Kind::Path, Some(service)) = (upstream.model.kind, named) {
-            head.extend_from_slice(format!("target-service-id: {service}\r\n").as_bytes());
+        if let (Kind::Path, Some(service)) = (model.kind, named)
+            && !is_configured(SERVICE_ID)
+        {
+            write_field(SERVICE_ID, service.as_bytes(), &mut head);
         }
         Route { upstream: upstream.clone(), head, relays, chain }
     }

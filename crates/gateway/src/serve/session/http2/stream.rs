@@ -16,7 +16,7 @@ use crate::call::records::Settlement;
 use crate::call::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, Shape};
 use crate::gzip::too_large;
-use crate::http1::Fields;
+use crate::http1::{self, Fields};
 use crate::local::BUFFER_SIZE;
 use crate::offload;
 use crate::payload::{Held, Payload};
@@ -181,6 +181,8 @@ async fn answer<'a>(
         .headers
         .iter()
         .try_for_each(|(name, value)| fields.take(name.as_str(), value.as_bytes()));
+    let is_crowded = head.headers.len() > http1::FIELDS_MAX;
+    let taken = if is_crowded { Err(http1::too_many_fields()) } else { taken };
     let body = match taken.and(body) {
         Ok(body) => body,
         Err(error) => {

@@ -1,0 +1,225 @@
+//! The head of a REST answer: which of an upstream's headers reach the caller.
+//!
+//! Headers that apply to one connection, that the gateway sets itself, or that are for the gateway
+//! as a client (cookies, other addresses) are dropped. A `Location` that leads to the upstream is
+//! rewritten to lead to the gateway, because the upstream's URL is private and may contain a key.
+
+use std::borrow::Cow;
+
+use plimsoll_registry::model;
+
+use crate::call::message::Answer;
+use crate::http1;
+
+/// Response headers that are not forwarded.
+const DROPPED_HEADERS: &[&str] = &[
+    "alt-svc",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "refresh",
+    "server",
+    "set-cookie",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-request-id",
+];
+
+/// Response headers with a URL.
+const LOCATION_HEADERS: &[&str] = &["content-location", "location"];
+
+/// The header names listed in a message's Connection headers, which must not be forwarded (RFC 9110
+/// §7.6.1).
+#[derive(Default)]
+struct ConnectionOptions(Vec<Vec<u8>>);
+
+impl ConnectionOptions {
+    fn read(&mut self, name: &str, value: &[u8]) {
+        if name.eq_ignore_ascii_case("connection") {
+            self.0.extend(value.split(|byte| *byte == b',').map(|one| one.trim_ascii().to_vec()));
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+fn is_in(names: &[&str], name: &str) -> bool {
+    names.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Whether only the gateway may set this response header.
+fn is_reserved(name: &str) -> bool {
+    let starts = |start: &str| {
+        name.get(..start.len()).is_some_and(|front| front.eq_ignore_ascii_case(start))
+    };
+    starts("access-control-") || starts("x-plimsoll-")
+}
+
+/// The answer for the caller, without its body.
+pub(super) fn head<'a>(
+    status: u16,
+    head: &[u8],
+    method: &str,
+    upstream: &model::Upstream,
+) -> Answer<'a> {
+    let mut options = ConnectionOptions::default();
+    http1::visit_response_fields(head, |field| options.read(field.name, field.value));
+    // The Content-Length of a response without a body is that of the omitted body.
+    let bodiless = method == "HEAD" || status == 304;
+    let mut answer = Answer::new(status, b"", Vec::new());
+    http1::visit_response_fields(head, |field| {
+        if field.name.eq_ignore_ascii_case("content-type") {
+            answer.content_type = Cow::Owned(field.value.to_vec());
+        }
+        let is_length = bodiless && field.name.eq_ignore_ascii_case("content-length");
+        let is_dropped = is_in(DROPPED_HEADERS, field.name)
+            || options.contains(field.name)
+            || is_reserved(field.name);
+        if is_dropped && !is_length {
+            return;
+        }
+        let value = if is_in(LOCATION_HEADERS, field.name) {
+            let location = std::str::from_utf8(field.value).ok();
+            location.and_then(|location| public_location(location, upstream))
+        } else {
+            Some(field.value.to_vec())
+        };
+        if let Some(value) = value {
+            answer.fields.push((field.name.to_ascii_lowercase().into(), value));
+        }
+    });
+    answer
+}
+
+/// A Location as the caller may see it: `/v1/…` if it leads to the upstream, unchanged except for
+/// credentials if it leads elsewhere; `None` if it leads to a path of the upstream that is not
+/// served, or would reveal the upstream's URL.
+fn public_location(location: &str, upstream: &model::Upstream) -> Option<Vec<u8>> {
+    let (base, key) = match upstream.path().split_once('?') {
+        Some((base, query)) => (base, query),
+        None => (upstream.path(), ""),
+    };
+    let base = base.trim_end_matches('/');
+    let (scheme, after_scheme) = match location.split_once("//") {
+        Some((scheme, rest)) if scheme.is_empty() || is_scheme(scheme) => (scheme, Some(rest)),
+        _ => ("", None),
+    };
+    let path = match after_scheme {
+        None => location,
+        Some(rest) => {
+            let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            if !is_host_of(authority, upstream) {
+                return Some(format!("{scheme}//{authority}{path}").into_bytes());
+            }
+            if path.is_empty() { "/" } else { path }
+        }
+    };
+    let (path, fragment) = path.split_at(path.find('#').unwrap_or(path.len()));
+    let (path, query) = path.split_once('?').map_or((path, ""), |(path, query)| (path, query));
+    // The pairs of the configured URL are added to each request.
+    let is_own = |pair: &&str| key.split('&').any(|own| own == *pair);
+    let query = query.split('&').filter(|pair| !is_own(pair)).collect::<Vec<_>>().join("&");
+    let mark = if query.is_empty() { "" } else { "?" };
+    let rest = format!("{mark}{query}{fragment}");
+    let (start, rest) = if path.starts_with('/') {
+        let below =
+            path.strip_prefix(base).filter(|below| below.is_empty() || below.starts_with('/'));
+        (format!("/v1{}", below?), rest)
+    } else {
+        (String::new(), format!("{path}{rest}"))
+    };
+    let reveals = |secret: &str| !secret.is_empty() && rest.contains(secret);
+    let is_private = (base != "/v1" && reveals(base)) || key.split('&').any(reveals);
+    (!is_private).then(|| format!("{start}{rest}").into_bytes())
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.strip_suffix(':').is_some_and(|name| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
+/// Whether an authority names the upstream's host, on any port.
+fn is_host_of(authority: &str, upstream: &model::Upstream) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.trim_end_matches('.').eq_ignore_ascii_case(upstream.address.host.trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_config::Text;
+    use plimsoll_registry::model::{Address, Kind};
+
+    fn upstream(url: &str) -> model::Upstream {
+        let address = Address::parse(url).expect("a URL");
+        model::Upstream::at("a", Kind::Evm, Text::plain(url), address)
+    }
+
+    #[test]
+    fn locations_do_not_reveal_the_upstream() {
+        let check = |url: &str, location: &str, public: Option<&str>| {
+            let found = public_location(location, &upstream(url));
+            let found = found.map(|found| String::from_utf8(found).expect("text"));
+            assert_eq!(found.as_deref(), public, "{location} from {url}");
+        };
+        let node = "https://node.example/KEY1/";
+        check(node, "https://node.example/KEY1/eth/v1?a=b#c", Some("/v1/eth/v1?a=b#c"));
+        check(node, "HTTP://u:p@NODE.example:8545/KEY1", Some("/v1"));
+        check(node, "//node.example./KEY1/x", Some("/v1/x"));
+        check(node, "/KEY1/x/", Some("/v1/x/"));
+        // paths that the gateway does not serve
+        check(node, "https://node.example", None);
+        check(node, "https://node.example/KEY12", None);
+        check(node, "/login", None);
+        check(node, "https://node.example/?next=/KEY1/x", None);
+        // relative
+        check(node, "x/y?a=b", Some("x/y?a=b"));
+        check(node, "../KEY1/x", None);
+        check("http://node/eth", "/eth/eth/v1/x", Some("/v1/eth/v1/x"));
+        check(node, "?u=//node.example", Some("?u=//node.example"));
+        // elsewhere
+        check(node, "https://other.example/KEY", Some("https://other.example/KEY"));
+        check(node, "https://u:p@other.example/x", Some("https://other.example/x"));
+        check(node, "ipfs://cid", Some("ipfs://cid"));
+        // a key in the query
+        let node = "http://[::1]:8545?apikey=SECRET&v=2";
+        check(node, "http://[::1]:8545/x?apikey=SECRET&a=b&v=2", Some("/v1/x?a=b"));
+        check(node, "/x?apikey=SECRET&v=2", Some("/v1/x"));
+        check(node, "x?apikey=SECRET", Some("x"));
+        check(node, "/x?u=apikey=SECRET", None);
+        check("http://path:3069/v1", "http://path:3069/v1/x", Some("/v1/x"));
+    }
+
+    #[test]
+    fn headers_for_the_gateway_are_dropped() {
+        let response =
+            b"HTTP/1.1 201 X\r\nETag: \"1\"\r\nX-Request-ID: theirs\r\nVia: 1.1 node\r\n\
+            Proxy-Connection: close\r\nSet-Cookie: a=b\r\nX-Hop: 1\r\nConnection: x-hop\r\n\
+            Location: http://node:1/x\r\nContent-Location: /x\r\nContent-Type: a/b\r\n\
+            X-Plimsoll-Via: 1\r\nAlt-Svc: h2=\":1\"\r\nContent-Length: 1\r\n\r\n";
+        let answer = head(201, response, "POST", &upstream("http://node:1/"));
+        let fields: Vec<(&str, &str)> = answer
+            .fields
+            .iter()
+            .map(|(name, value)| (&**name, std::str::from_utf8(value).expect("text")))
+            .collect();
+        let expected = [("etag", "\"1\""), ("location", "/v1/x"), ("content-location", "/v1/x")];
+        assert_eq!(fields, expected);
+        assert_eq!(&*answer.content_type, b"a/b");
+    }
+}
