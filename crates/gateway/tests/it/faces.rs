@@ -195,7 +195,9 @@ fn upstream_statuses_are_forwarded_only_on_the_path_face() {
         let answer = post(&gateway, call("1", "m", "[]"));
         assert_eq!((answer.status, answer.text()), (200, &*result("1", "1")), "{status}");
         let answer = connect(&gateway).post("/v1", ETH, call("1", "m", "[]"));
-        assert_eq!((answer.status, answer.text()), (status, &*result("1", "1")));
+        // A result is never answered with 429: the client would repeat a call that succeeded.
+        let forwarded = if status == 429 { 200 } else { status };
+        assert_eq!((answer.status, answer.text()), (forwarded, &*result("1", "1")));
     }
     assert_eq!(relays(&gateway, "a", "ok"), 16);
 }
