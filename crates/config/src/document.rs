@@ -24,8 +24,11 @@ pub struct Document {
 #[derive(Clone, Debug)]
 enum Source {
     File(String),
-    /// The name of each line's origin.
-    Lines(Vec<String>),
+    /// The name of each line's origin; `is_key` if it already names the line's key.
+    Lines {
+        names: Vec<String>,
+        is_key: bool,
+    },
 }
 
 impl Document {
@@ -37,9 +40,19 @@ impl Document {
         Document { source: Source::File(file.into()), text: text.into() }
     }
 
-    /// A document assembled from flags, environment variables or database entries: the name of each
-    /// and its lines of TOML. Problems show the name instead of a line and column.
+    /// A document assembled from database entries: the name of each and its lines of TOML. Problems
+    /// show the name instead of a line and column.
+    pub fn from_entries(parts: impl IntoIterator<Item = (String, String)>) -> Document {
+        Document::assembled(parts, false)
+    }
+
+    /// A document assembled from flags or environment variables: the name of each and the line of
+    /// TOML that assigns its key. Problems show the name instead of a line, a column and the key.
     pub fn from_named(parts: impl IntoIterator<Item = (String, String)>) -> Document {
+        Document::assembled(parts, true)
+    }
+
+    fn assembled(parts: impl IntoIterator<Item = (String, String)>, is_key: bool) -> Document {
         let mut names = Vec::new();
         let mut text = String::new();
         for (name, lines) in parts {
@@ -47,7 +60,7 @@ impl Document {
             text += &lines;
             text.push('\n');
         }
-        Document { source: Source::Lines(names), text }
+        Document { source: Source::Lines { names, is_key }, text }
     }
 
     /// The top-level keys, as far as the document can be parsed: to guess its kind.
@@ -105,7 +118,7 @@ impl Document {
                 let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
                 Place::File { file: file.clone(), line, column }
             }
-            Source::Lines(names) => {
+            Source::Lines { names, .. } => {
                 let name = names.get(line - 1).or(names.last());
                 Place::Named(name.cloned().unwrap_or_default())
             }
@@ -208,13 +221,27 @@ impl<'r> Field<'r> {
         self.reader.note(self.value.span(), message.into(), hint);
     }
 
+    /// Reports a problem with the value's content, after the key's name, unless the place is already
+    /// named for the key.
+    pub fn problem_with_value(&self, message: impl std::fmt::Display, hint: &str) {
+        let message = match self.reader.document.source {
+            Source::Lines { is_key: true, .. } => message.to_string(),
+            _ => format!("\"{}\": {message}", self.key),
+        };
+        self.problem(message, hint);
+    }
+
     /// Reports a problem at the key.
     pub fn problem_with_key(&self, message: impl Into<String>, hint: &str) {
         self.reader.note(self.key_span.clone(), message.into(), hint);
     }
 
     fn wrong_type(&self, expected: &str) {
-        let found = self.value.get_ref().type_str();
+        let found = match self.value.get_ref().type_str() {
+            "array" => "a list",
+            "integer" => "an integer",
+            other => &format!("a {other}"),
+        };
         self.problem(format!("\"{}\" must be {expected}, not {found}", self.key), "");
     }
 
@@ -261,7 +288,7 @@ impl<'r> Field<'r> {
         match read(&text.value) {
             Ok(value) => Some(value),
             Err(message) => {
-                self.problem(format!("\"{}\": {message}", self.key), "");
+                self.problem_with_value(message, "");
                 None
             }
         }
@@ -382,9 +409,9 @@ impl<'r> Field<'r> {
         let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
         if found.is_none() {
             let known = words.iter().map(|(word, _)| *word);
-            let listed: Vec<_> = known.clone().map(|word| format!("\"{word}\"")).collect();
-            let hint = nearest(&text.value, known).map(|near| format!("did you mean \"{near}\"?"));
-            let one_of = listed.join(" or ");
+            let hint =
+                nearest(&text.value, known.clone()).map(|near| format!("did you mean \"{near}\"?"));
+            let one_of = alternatives(known);
             let message = format!("\"{}\" must be {one_of}, not \"{}\"", self.key, text.shown);
             self.problem(message, &hint.unwrap_or_default());
         }
@@ -431,6 +458,15 @@ impl<'r> Field<'r> {
                 Vec::new()
             }
         }
+    }
+}
+
+/// Quoted words, as alternatives: `"a", "b" or "c"`.
+fn alternatives<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    let quoted: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
     }
 }
 

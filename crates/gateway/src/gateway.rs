@@ -3,7 +3,8 @@
 //! # Draining
 //! First `/ready` starts to fail, and every answer closes its connection; connections are still
 //! accepted, because load balancers need a moment to notice. After `idle_close`, no more connections
-//! are accepted and idle ones are closed. Calls in flight then have `drain` to finish.
+//! are accepted and idle ones are closed. Calls in flight then have `drain` to finish. A gateway that
+//! no caller has been connected to for a minute skips `idle_close`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +33,10 @@ use crate::offload;
 use crate::serve::acceptor::{self, Accepted, Acceptor};
 use crate::serve::session::{self, Arrival, Sessions};
 use crate::transport::tls::Certificate;
+
+/// A gateway that no caller was connected to for this long is not in the rotation of any load balancer,
+/// and need not wait for one to notice that it is draining. Balancers probe more often.
+const UNUSED_AFTER: Nanos = Nanos::from_secs(60);
 
 /// How often a drain checks for open connections.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -180,9 +185,10 @@ impl Gateway {
         Ok(())
     }
 
-    /// The contents of the certificate and key files, to detect changes.
-    pub fn certificate_contents(&self) -> Option<[Vec<u8>; 2]> {
-        self.certificate.as_ref()?.contents()
+    /// The contents of the certificate and key files, to detect changes, or why they cannot be read;
+    /// `None` if the gateway has no certificate.
+    pub fn certificate_contents(&self) -> Option<Result<[Vec<u8>; 2], String>> {
+        self.certificate.as_ref().map(|certificate| certificate.contents())
     }
 
     /// Reloads certificate and key, for new connections.
@@ -194,8 +200,8 @@ impl Gateway {
         reloaded.transpose().map(drop).map_err(StartError::Tls)
     }
 
-    /// Whether a `ca` file of an upstream has changed since it was read; [`Gateway::apply`] reads it
-    /// again.
+    /// Whether a `ca` file of an upstream has changed since it was read, or cannot be read any more;
+    /// [`Gateway::apply`] reads it again.
     pub fn is_trust_changed(&self) -> bool {
         self.shared.state().routing.is_trust_changed()
     }
@@ -205,7 +211,12 @@ impl Gateway {
         self.shared.access_log.reopen();
     }
 
-    /// Why the access log cannot be written at present, with the file's name.
+    /// Sets whether the last change to the configuration was rejected, for metrics and `/ready`.
+    pub fn set_config_rejected(&self, is_rejected: bool) {
+        self.shared.set_config_rejected(is_rejected);
+    }
+
+    /// What is wrong with the access log at present, and what to do about it.
     pub fn access_log_trouble(&self) -> Option<String> {
         self.shared.access_log.trouble()
     }
@@ -231,8 +242,8 @@ impl Gateway {
         shared.enter(Phase::Draining);
         // Callers that open a connection per call may still come when none is open.
         let is_unused = || {
-            let quiet = shared.time.now() - shared.accepted_at();
-            shared.connections() == 0 && quiet > settings.idle_close
+            let unconnected = shared.unconnected_for();
+            shared.connections() == 0 && unconnected.is_none_or(|span| span > UNUSED_AFTER)
         };
         wait(start + settings.idle_close, &is_unused);
         self.stop_accepting();

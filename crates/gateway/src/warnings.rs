@@ -1,13 +1,16 @@
-//! Warnings about valid settings that are probably mistakes.
+//! Checks of a configuration beyond those of `plimsoll_registry`: warnings about valid settings that
+//! are probably mistakes, and problems with the files that the settings name.
 //!
-//! They never stop a gateway: an unknown method may exist on some node, and a listener may be added
-//! later. Errors are reported by `plimsoll_registry`.
+//! Warnings never stop a gateway: an unknown method may exist on some node, and a listener may be
+//! added later.
 
-use plimsoll_config::nearest;
+use plimsoll_config::{Place, Problems, nearest};
 use plimsoll_registry::Definitions;
 use plimsoll_registry::model::MethodRules;
 use plimsoll_registry::settings::Settings;
 use plimsoll_rpc::method::NAMES;
+
+use crate::transport::tls;
 
 /// Namespaces of nodes and providers whose methods [`NAMES`] does not list.
 const NAMESPACES: &[&str] = &[
@@ -38,6 +41,16 @@ const NAMESPACES: &[&str] = &[
     "zkevm",
     "zks",
 ];
+
+/// The problems with certificates and keys that would keep a gateway from starting, or from applying
+/// this configuration.
+pub fn file_problems(settings: &Settings, definitions: &Definitions) -> Problems {
+    let mut problems = Problems::default();
+    for (place, message) in tls::problems(settings, definitions) {
+        problems.note(Place::Named(place), message, "");
+    }
+    problems
+}
 
 /// The warnings for a configuration.
 pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<String> {

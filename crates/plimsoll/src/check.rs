@@ -2,10 +2,11 @@
 
 use crate::plan_source::{SetArgs, read_document, read_text};
 use crate::{gateway, put, tell, usage_error};
-use plimsoll_config::Document;
+use plimsoll_config::{Document, nearest};
 use plimsoll_plan::Plan;
 use plimsoll_registry::config::Config;
-use std::path::PathBuf;
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Flags of `plimsoll check`.
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 pub(crate) struct CheckArgs {
     /// Plan or gateway configuration file
     file: PathBuf,
-    /// Kind of file [default: detected from its keys]
+    /// Kind of file [default: detected from its keys and its name]
     #[arg(long, value_enum)]
     kind: Option<FileKind>,
     #[command(flatten)]
@@ -32,23 +33,42 @@ pub(crate) enum FileKind {
 }
 
 impl FileKind {
-    /// The kind that more of the keys belong to; keys that both kinds have are ignored.
-    pub(crate) fn of(keys: &[String]) -> Option<FileKind> {
-        let count = |is_key: fn(&str) -> bool, is_other: fn(&str) -> bool| {
-            keys.iter().filter(|key| is_key(key) && !is_other(key)).count()
+    /// The kind that more of the keys belong to; keys that both kinds have are ignored. If that does
+    /// not decide, misspelt keys do, and then the file's name.
+    pub(crate) fn of(keys: &[String], file: &Path) -> Option<FileKind> {
+        let plan_keys = || Plan::KEYS.iter().copied();
+        let by_exact_keys = FileKind::more(keys, |key| {
+            (
+                plan_keys().any(|known| known == key),
+                Config::top_level_keys().any(|known| known == key),
+            )
+        });
+        let by_near_keys = || {
+            FileKind::more(keys, |key| {
+                let near = nearest(key, plan_keys().chain(Config::top_level_keys()));
+                let is_near = |known| near == Some(known);
+                (plan_keys().any(is_near), Config::top_level_keys().any(is_near))
+            })
         };
-        let plan = count(is_plan_key, Config::has_key);
-        let gateway = count(Config::has_key, is_plan_key);
-        match plan.cmp(&gateway) {
-            std::cmp::Ordering::Greater => Some(FileKind::Plan),
-            std::cmp::Ordering::Less => Some(FileKind::Gateway),
-            std::cmp::Ordering::Equal => None,
+        let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let by_name = || match (name.contains("plan"), name.contains("gateway")) {
+            (true, false) => Some(FileKind::Plan),
+            (false, true) => Some(FileKind::Gateway),
+            _ => None,
+        };
+        by_exact_keys.or_else(by_near_keys).or_else(by_name)
+    }
+
+    /// The kind that more of the keys belong to; `belongs`: whether a key belongs to a plan, and to a
+    /// gateway configuration.
+    fn more(keys: &[String], belongs: impl Fn(&str) -> (bool, bool)) -> Option<FileKind> {
+        let count = |kind| keys.iter().filter(|key| belongs(key) == kind).count();
+        match count((true, false)).cmp(&count((false, true))) {
+            Ordering::Greater => Some(FileKind::Plan),
+            Ordering::Less => Some(FileKind::Gateway),
+            Ordering::Equal => None,
         }
     }
-}
-
-fn is_plan_key(key: &str) -> bool {
-    Plan::KEYS.contains(&key)
 }
 
 /// Prints the resolved file; for a plan, preceded by a description of the load as comments.
@@ -57,7 +77,7 @@ pub(crate) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let text = read_text(&args.file, "give the path of a plan or a gateway configuration")?;
     let document = Document::new(&shown, text);
     let keys = document.keys();
-    match args.kind.or_else(|| FileKind::of(&keys)) {
+    match args.kind.or_else(|| FileKind::of(&keys, &args.file)) {
         Some(FileKind::Plan) => {
             let plan = read_document(&document, &args.set, &args.file)?;
             plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
@@ -101,7 +121,7 @@ mod tests {
     fn the_kind_follows_from_the_keys() {
         let check = |keys: &[&str], kind: Option<FileKind>| {
             let keys: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
-            assert_eq!(FileKind::of(&keys), kind, "{keys:?}");
+            assert_eq!(FileKind::of(&keys, Path::new("file.toml")), kind, "{keys:?}");
         };
         check(&["rate", "target"], Some(FileKind::Plan));
         check(&["ratee", "target", "tls"], Some(FileKind::Plan));
@@ -110,5 +130,15 @@ mod tests {
         check(&["tls"], None); // both kinds have this key
         check(&["target", "upstream"], None);
         check(&[], None);
+        check(&["lisden"], Some(FileKind::Gateway));
+        check(&["ratee"], Some(FileKind::Plan));
+        check(&["target", "upstream", "enpoint"], Some(FileKind::Gateway));
+        let by_name = |file: &str, kind| {
+            assert_eq!(FileKind::of(&["tls".to_string()], Path::new(file)), kind, "{file}");
+        };
+        by_name("/etc/plimsoll/gateway.toml", Some(FileKind::Gateway));
+        by_name("my-Plan.toml", Some(FileKind::Plan));
+        by_name("/plans/tls.toml", None);
+        by_name("gateway-plan.toml", None);
     }
 }

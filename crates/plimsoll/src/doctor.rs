@@ -91,7 +91,7 @@ pub(crate) fn demand_of(
 ) -> anyhow::Result<Demand> {
     let hint = "give the path of a plan or a gateway configuration";
     let document = Document::new(path.display().to_string(), read_text(path, hint)?);
-    match FileKind::of(&document.keys()) {
+    match FileKind::of(&document.keys(), path) {
         Some(FileKind::Gateway) => {
             let variables = set.variables()?.leave_unset();
             let file = Some(path.to_path_buf());

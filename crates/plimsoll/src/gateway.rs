@@ -1,6 +1,8 @@
 //! `plimsoll gateway`: turns flags into inputs, then serves, prints the configuration, or changes
 //! entries in the database.
 
+mod announce;
+mod changes;
 mod entries;
 mod last_valid;
 mod listing;
@@ -9,6 +11,7 @@ mod serve;
 mod signals;
 mod simulated;
 mod supervise;
+mod watcher;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
@@ -157,6 +160,10 @@ pub(crate) fn print_config(inputs: &Inputs) -> anyhow::Result<ExitCode> {
     let config = Config::read(inputs).map_err(|problems| {
         usage_error(format!("the configuration is not valid\n{problems}"), "")
     })?;
+    let problems = plimsoll_gateway::file_problems(&config.settings, &config.definitions);
+    if !problems.is_empty() {
+        return Err(usage_error(format!("the configuration is not valid\n{problems}"), ""));
+    }
     config.notes.iter().for_each(|note| tell(&format!("note: {note}")));
     let warnings = plimsoll_gateway::warnings(&config.settings, &config.definitions);
     warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));

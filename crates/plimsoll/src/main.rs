@@ -25,13 +25,18 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 
-const EXIT_CODES: &str = "Exit codes:
+const EXIT_CODES: &str = "Exit codes of plimsoll run:
   0    the run completed and every objective held
   1    internal error
   2    invalid arguments or an invalid file
   98   the run is invalid: the load generator distorted the results
   99   an objective was missed or stopped the run, or no request succeeded
-  130  interrupted; results are kept";
+  130  interrupted; results are kept
+
+Exit codes of plimsoll gateway:
+  0    stopped by a signal, or the command succeeded
+  1    internal error
+  2    invalid arguments or configuration, an address in use, or a refused change";
 
 /// Load-test HTTP and JSON-RPC services, and relay JSON-RPC.
 #[derive(Parser)]

@@ -20,11 +20,11 @@ use plimsoll_config::{Document, Place, Problems, Table, Text, Variables, nearest
 pub(crate) use entries::{
     ParsedEntry, read_endpoint, read_service, read_upstream, unknown_service,
 };
-pub use keys::{Form, KEYS, Key, fixed_differences};
+pub use keys::{Form, KEYS, Key, fixed_differences, reloaded_differences};
 pub use show::{show_endpoint, show_service, show_upstream};
 
 use crate::model::{Address, Definitions, Kind, Service, Upstream, check_id};
-use crate::settings::{Faces, Listener, Settings, TlsFiles};
+use crate::settings::{Faces, Listener, Settings, TlsFiles, overlap};
 use entries::ParsedEntries;
 
 /// The file that is read if `--config` is not given and this file exists.
@@ -32,6 +32,9 @@ pub const FILE_DEFAULT: &str = "gateway.toml";
 
 /// The database that is used if none is configured.
 const DATABASE_DEFAULT: &str = "sqlite:plimsoll.db";
+
+/// What to do at startup about a file that cannot be read.
+pub(crate) const OTHER_FILE: &str = "choose another file with --config";
 
 /// The complete configuration of a gateway, without the database's entries.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,20 +83,16 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// The file's text, if there is one.
+    /// The file's text, if there is one; `hint` is what to do if it cannot be read.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub(crate) fn read_file(&self) -> Result<Option<String>, Problems> {
+    pub(crate) fn read_file(&self, hint: &str) -> Result<Option<String>, Problems> {
         let Some(path) = &self.file else { return Ok(None) };
         std::fs::read_to_string(path).map(Some).map_err(|error| {
             let mut problems = Problems::default();
             let place = Place::Named(path.display().to_string());
-            problems.note(
-                place,
-                format!("cannot be read: {error}"),
-                "choose another file with --config",
-            );
+            problems.note(place, format!("cannot be read: {error}"), hint);
             problems
         })
     }
@@ -105,7 +104,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(inputs: &Inputs) -> Result<Config, Problems> {
-        Config::read_with(inputs, inputs.read_file()?.as_deref())
+        Config::read_with(inputs, inputs.read_file(OTHER_FILE)?.as_deref())
     }
 
     /// Reads a configuration whose file holds `text`.
@@ -160,13 +159,13 @@ impl Config {
         callers.chain(self.listeners.iter().copied()).chain(admin).collect()
     }
 
-    /// Whether this is a top-level key of the file.
-    pub fn has_key(key: &str) -> bool {
-        let in_table = |known: &Key| match known.table_and_name() {
-            ("", name) => name == key,
-            (table, _) => table == key,
+    /// The top-level keys of the file; tables that contain several keys are repeated.
+    pub fn top_level_keys() -> impl Iterator<Item = &'static str> + Clone {
+        let top = |known: &Key| match known.table_and_name() {
+            ("", name) => name,
+            (table, _) => table,
         };
-        KEYS.iter().any(in_table) || ["listener", "service", "upstream", "endpoint"].contains(&key)
+        KEYS.iter().map(top).chain(["listener", "service", "upstream", "endpoint"])
     }
 
     /// The services that exist without the database: the file's, and the built-in ones that the file
@@ -276,8 +275,13 @@ impl Draft {
         let own = own.map(|own| (own.listener.address, own.place.clone()));
         let mut seen: Vec<SocketAddr> = Vec::new();
         for (address, place) in listen.chain(own).chain(admin) {
-            if address.port() != 0 && seen.contains(&address) {
-                problems.note(place, format!("{address} is listed twice"), "");
+            if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
+                let message = if *other == address {
+                    format!("{address} is listed twice")
+                } else {
+                    format!("{address} overlaps {other}, which is listed too")
+                };
+                problems.note(place, message, "");
             }
             seen.push(address);
         }

@@ -3,6 +3,7 @@
 //! These are the resolved forms: variables substituted, URLs parsed. They come from the configuration
 //! file, the database and the built-in services, and do not record their origin.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use plimsoll_config::Text;
@@ -253,6 +254,19 @@ pub struct Endpoint {
     pub methods: MethodRules,
 }
 
+/// An endpoint's id, shortened for logs, because it is the customer's credential.
+pub fn masked(id: &str) -> Cow<'_, str> {
+    const SHOWN: usize = 4;
+    let mut back = id.char_indices().rev().map(|(at, _)| at);
+    match back.nth(SHOWN - 1) {
+        Some(at) if at > 2 * SHOWN => {
+            let front: String = id.chars().take(SHOWN).collect();
+            Cow::Owned(format!("{front}…{}", &id[at..]))
+        }
+        _ => Cow::Borrowed(id),
+    }
+}
+
 /// Which methods may be used: the allowed ones except the denied ones. A pattern may end in `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MethodRules {
@@ -347,6 +361,14 @@ mod tests {
         ] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn endpoint_ids_are_masked() {
+        assert_eq!(masked("ethpath_1764014188689_1764014188693"), "ethp…8693");
+        assert_eq!(masked("abcdefghijklm"), "abcd…jklm");
+        assert_eq!(masked("short_1"), "short_1");
+        assert_eq!(masked(""), "");
     }
 
     #[test]

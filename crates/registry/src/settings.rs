@@ -33,7 +33,7 @@ pub struct Settings {
     /// Whether answers are gzipped for callers that accept gzip. Changed by a reload.
     pub gzip: bool,
     /// On shutdown, how long idle connections are kept and new ones accepted after `/ready` starts
-    /// to fail. Changed by a reload.
+    /// to fail; skipped if no caller was connected within the last minute. Changed by a reload.
     pub idle_close: Nanos,
     /// How long calls in flight may then take. Changed by a reload.
     pub drain: Nanos,
@@ -75,6 +75,16 @@ impl Listener {
     pub fn at(address: SocketAddr) -> Listener {
         Listener { address, faces: Faces::ALL, tls: true }
     }
+}
+
+/// Whether two sockets cannot listen on these addresses at the same time. An IPv6 listener does not
+/// accept IPv4 connections, so `0.0.0.0` and `[::]` do not overlap; two ports 0 never do.
+pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let is_any = |address: SocketAddr| address.ip().is_unspecified();
+    a.port() != 0
+        && a.port() == b.port()
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || is_any(a) || is_any(b))
 }
 
 /// Which paths a listener serves, in addition to `/health`, `/ready` and load balancer probes.
@@ -250,6 +260,21 @@ impl std::fmt::Display for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wildcard_overlaps_addresses_of_its_family() {
+        let check = |a: &str, b: &str, expected: bool| {
+            let (one, other) = (a.parse().expect(a), b.parse().expect(b));
+            assert_eq!((overlap(one, other), overlap(other, one)), (expected, expected), "{a} {b}");
+        };
+        check("127.0.0.1:1", "127.0.0.1:1", true);
+        check("0.0.0.0:1", "127.0.0.1:1", true);
+        check("[::]:1", "[::1]:1", true);
+        check("127.0.0.1:1", "127.0.0.2:1", false);
+        check("127.0.0.1:1", "127.0.0.1:2", false);
+        check("0.0.0.0:1", "[::]:1", false);
+        check("0.0.0.0:0", "127.0.0.1:0", false);
+    }
 
     #[test]
     fn networks_contain_addresses() {

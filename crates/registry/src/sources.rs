@@ -69,6 +69,8 @@ pub struct Sources {
     failed: bool,
     /// Configuration text for the first load if the file is invalid then.
     fallback: Option<String>,
+    /// Whether the last configuration read is the fallback.
+    uses_fallback: bool,
     queries: Arc<AtomicU64>,
 }
 
@@ -83,6 +85,7 @@ impl Sources {
             sequence: 0,
             failed: false,
             fallback: None,
+            uses_fallback: false,
             queries: Arc::default(),
         }
     }
@@ -118,6 +121,11 @@ impl Sources {
         let definitions =
             join::join(&config, &entries.entries, &self.inputs.variables, self.shown())?;
         Ok((config, definitions))
+    }
+
+    /// Whether the last load used the fallback, because the file was invalid.
+    pub fn uses_fallback(&self) -> bool {
+        self.uses_fallback
     }
 
     /// Whether anything may have changed since the last [`Sources::load`]. Cheap enough to call twice a
@@ -162,6 +170,7 @@ impl Sources {
         let fallback = self.fallback.take();
         let text = self.file.read(&self.inputs);
         let read = text.and_then(|text| Config::read_with(&self.inputs, text.as_deref()));
+        self.uses_fallback = read.is_err() && fallback.is_some();
         let config = match (read, fallback) {
             (Err(problems), Some(text)) => {
                 let mut config = Config::read_with(&self.inputs, Some(&text))?;

@@ -135,7 +135,7 @@ pub enum StoreErrorKind {
     #[error("the file no longer exists")]
     Gone,
     /// It belongs to another program.
-    #[error("not a database of plimsoll")]
+    #[error("not a Plimsoll database")]
     Foreign,
     /// Written by a newer version of this program.
     #[error("its schema version is {found}; this program supports version {known}")]

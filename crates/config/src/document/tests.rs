@@ -37,7 +37,7 @@ fn all_problems_come_at_once_with_their_places() {
 fn wrong_types_and_syntax() {
     assert_eq!(
         problems("name = 5\ntarget = 1\n"),
-        "plan.toml:1:8: \"name\" must be a string in quotes, not integer\n\
+        "plan.toml:1:8: \"name\" must be a string in quotes, not an integer\n\
          plan.toml:2:10: \"target\" must be a list of tables\n  \
            hint: write [[target]] above its keys"
     );
@@ -92,7 +92,7 @@ fn integers_may_come_from_variables() {
         let problems = read(text).unwrap_err();
         assert!(problems.starts_with(&format!("plan.toml:1:9: {says}")), "{problems}");
     };
-    wrong("\"7\"", "\"users\" must be a whole number, not string");
+    wrong("\"7\"", "\"users\" must be a whole number, not a string");
     wrong("\"${WORD}\"", "\"users\" must be a whole number, not \"many\"");
     wrong("\"${M:-0}\"", "\"users\" must be from 1 to 5000, not 0");
     wrong("\"${M}\"", "the variable M is not set");
@@ -107,5 +107,18 @@ fn problems_of_flags_name_the_flag() {
         table.field("rate")?.rate()
     };
     let problems = document.read(&Variables::none(), read).unwrap_err().to_string();
-    assert!(problems.starts_with("--rate: \"rate\": \"fast\" is not a rate"), "{problems}");
+    assert!(problems.starts_with("--rate: \"fast\" is not a rate"), "{problems}");
+    let entry = [("upstream \"a\"".to_string(), "rate = \"fast\"".to_string())];
+    let problems = Document::from_entries(entry).read(&Variables::none(), read).unwrap_err();
+    assert!(problems.to_string().starts_with("upstream \"a\": \"rate\": \"fast\" is not"));
+}
+
+#[test]
+fn alternatives_are_listed() {
+    let check = |words: &[&'static str], text: &str| {
+        assert_eq!(alternatives(words.iter().copied()), text);
+    };
+    check(&["a"], "\"a\"");
+    check(&["a", "b"], "\"a\" or \"b\"");
+    check(&["a", "b", "c"], "\"a\", \"b\" or \"c\"");
 }

@@ -158,14 +158,18 @@ async fn check(worker: Rc<Worker>, due: Due) {
     let upstream = &*route.upstream.model.id;
     let service = &*service.model.id;
     if id == expected {
-        tracing::info!(upstream, service, "is on chain {id}");
+        tracing::info!(
+            upstream,
+            service,
+            "upstream {upstream} is on chain {id}, as is service {service}"
+        );
     } else {
         tracing::error!(
             upstream,
             service,
-            "is on chain {id} ({id:#x}), but service {service} is on chain {expected} \
-             ({expected:#x}): the upstream is not used for the service; use another upstream, or \
-             set chain_id = {id} in [[service]]"
+            "upstream {upstream} is on chain {id} ({id:#x}), but service {service} is on chain \
+             {expected} ({expected:#x}): not used for the service; use another upstream, or set \
+             chain_id = {id} in [[service]]"
         );
     }
 }

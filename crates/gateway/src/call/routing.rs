@@ -129,10 +129,11 @@ impl Routing {
         Ok(Arc::new(Upstream { model, serial, ca, connector, in_flight, limiter, health }))
     }
 
-    /// Whether the contents of a CA file have changed since it was read.
+    /// Whether the contents of a CA file have changed since it was read, or cannot be read any more.
     pub(crate) fn is_trust_changed(&self) -> bool {
-        let changed =
-            |path: &Path, known: &[u8]| std::fs::read(path).is_ok_and(|contents| contents != known);
+        let changed = |path: &Path, known: &[u8]| {
+            std::fs::read(path).map_or(true, |contents| contents != known)
+        };
         let files =
             self.upstreams.iter().filter_map(|one| one.model.ca.as_deref().zip(one.ca.as_deref()));
         files.into_iter().any(|(path, known)| changed(path, known))

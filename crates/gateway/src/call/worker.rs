@@ -64,8 +64,12 @@ pub(crate) struct Shared {
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) access_log: AccessLog,
-    /// When a connection was last accepted.
-    accepted_at: AtomicU64,
+    /// When a connection from a caller was last known to be open; 0 if never.
+    connected_at: AtomicU64,
+    /// When the configuration was last replaced, as Unix time in nanoseconds.
+    reloaded_at: AtomicU64,
+    /// Whether the last change to the configuration was rejected.
+    is_config_rejected: AtomicBool,
     host: Host,
 }
 
@@ -96,7 +100,9 @@ impl Shared {
             counts: Arc::new(Sharded::new(workers + 2)),
             resolver: Arc::new(resolver),
             access_log,
-            accepted_at: AtomicU64::new(0),
+            connected_at: AtomicU64::new(0),
+            reloaded_at: AtomicU64::new(WallClock::now().unix_ns),
+            is_config_rejected: AtomicBool::new(false),
             host,
         }
     }
@@ -110,6 +116,21 @@ impl Shared {
         self.capacity.set_limits(&state.settings.limits);
         self.state.store(Arc::new(state));
         self.version.fetch_add(1, Ordering::Release);
+        self.reloaded_at.store(WallClock::now().unix_ns, Ordering::Relaxed);
+    }
+
+    /// When the configuration was last replaced.
+    pub(crate) fn reloaded_at(&self) -> WallClock {
+        WallClock { unix_ns: self.reloaded_at.load(Ordering::Relaxed) }
+    }
+
+    /// Whether the last change to the configuration was rejected.
+    pub(crate) fn is_config_rejected(&self) -> bool {
+        self.is_config_rejected.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_config_rejected(&self, is_rejected: bool) {
+        self.is_config_rejected.store(is_rejected, Ordering::Relaxed);
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
@@ -127,14 +148,15 @@ impl Shared {
         self.phase.subscribe()
     }
 
-    /// Records that a connection was accepted.
-    pub(crate) fn accepted(&self) {
-        self.accepted_at.store(self.time.now().0, Ordering::Relaxed);
+    /// Records that a connection from a caller is open.
+    pub(crate) fn is_connected(&self) {
+        self.connected_at.store(self.time.now().0.max(1), Ordering::Relaxed);
     }
 
-    /// When a connection was last accepted.
-    pub(crate) fn accepted_at(&self) -> Nanos {
-        Nanos(self.accepted_at.load(Ordering::Relaxed))
+    /// How long no connection from a caller has been open, to the second; `None` if none ever was.
+    pub(crate) fn unconnected_for(&self) -> Option<Nanos> {
+        let at = self.connected_at.load(Ordering::Relaxed);
+        (at > 0).then(|| self.time.now() - Nanos(at))
     }
 
     /// Open connections from callers.
@@ -153,6 +175,7 @@ impl Shared {
                 .iter()
                 .map(|route| RouteFigures {
                     upstream: route.upstream.model.id.clone(),
+                    is_usable: route.is_usable(),
                     relays: route.relays.clone(),
                 })
                 .collect(),
@@ -165,6 +188,9 @@ impl Shared {
             counts: &self.counts,
             calls: self.capacity.calls(),
             memory_bytes: self.capacity.bytes(),
+            memory_limit: state.settings.limits.memory,
+            is_config_rejected: self.is_config_rejected(),
+            reloaded_secs: self.reloaded_at().unix_ns as f64 / 1e9,
             db_queries: (self.host.db_queries)(),
             log_dropped: self.access_log.dropped(),
             cpu_seconds,
@@ -224,12 +250,16 @@ impl Worker {
         format!("{}-{:x}", self.shared.id, self.next_id())
     }
 
-    /// Periodically closes upstream connections that are no longer needed, until the worker stops.
+    /// Each second closes upstream connections that are no longer needed, and records whether callers
+    /// are connected, until the worker stops.
     pub(crate) async fn tidy(self: Rc<Worker>) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
             tick.tick().await;
             self.client.tidy(self.view().routing.upstreams());
+            if self.shared.connections() > 0 {
+                self.shared.is_connected();
+            }
         }
     }
 }

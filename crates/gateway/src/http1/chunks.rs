@@ -68,7 +68,7 @@ impl Chunks {
                         self.state = State::Size;
                     }
                     [] | [b'\r'] => break,
-                    _ => return Err(malformed("a chunk is longer than its size")),
+                    _ => return Err(malformed("a chunk is longer than its declared size")),
                 },
                 State::Trailer(read) => {
                     let Some(line) = line(rest, TRAILER_MAX - read)? else { break };

@@ -3,28 +3,27 @@
 //! The workers format the lines, and a dedicated thread writes them, so that a slow disk does not slow
 //! down calls. If the thread cannot keep up, lines are dropped and counted.
 
+mod writer;
+
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::json;
 
+use plimsoll_registry::model::masked;
 use plimsoll_registry::settings::Network;
 
 use crate::error::CallError;
+use writer::{Order, Output, State, Writer, open_file};
 
 /// Maximum number of queued lines.
 const LINES_MAX: usize = 4_096;
-
-/// Queued lines are written in batches of about this many bytes.
-const BATCH: usize = 32 << 10;
 
 /// The access log.
 pub(crate) struct AccessLog {
@@ -32,22 +31,7 @@ pub(crate) struct AccessLog {
     file: Option<PathBuf>,
     /// Set once the log is opened.
     lines: OnceLock<SyncSender<Order>>,
-    state: Arc<WriterState>,
-}
-
-/// A message to the writer thread.
-enum Order {
-    Write(Vec<u8>),
-    /// Reopen the file after rotation.
-    Reopen,
-}
-
-/// The state of the writer thread.
-#[derive(Default)]
-struct WriterState {
-    dropped: AtomicU64,
-    /// Why the last write failed; `None` if it succeeded.
-    trouble: Mutex<Option<String>>,
+    state: Arc<State>,
 }
 
 /// The fields of a line.
@@ -59,6 +43,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
     pub(crate) endpoint: Option<Cow<'a, str>>,
+    /// The endpoint's service, or the one that the caller named.
     pub(crate) service: Option<&'a [u8]>,
     /// The call's method, if it is a known one.
     pub(crate) rpc_method: Option<&'a str>,
@@ -94,7 +79,7 @@ impl AccessLog {
         if self.lines.get().is_some() {
             return Ok(());
         }
-        let out: Box<dyn Write + Send> = match &self.file {
+        let out: Box<dyn Output> = match &self.file {
             Some(path) => Box::new(open_file(path)?),
             None => Box::new(io::stderr()),
         };
@@ -102,7 +87,7 @@ impl AccessLog {
         let state = self.state.clone();
         std::thread::Builder::new().name("access-log".into()).spawn({
             let file = self.file.clone();
-            move || write(out, file.as_deref(), &waiting, &state)
+            move || Writer { out, file, state: &state }.run(&waiting)
         })?;
         // Never set concurrently: only the thread that starts and reloads the gateway opens the log.
         let _ = self.lines.set(lines);
@@ -120,7 +105,8 @@ impl AccessLog {
     /// Reopens the file, for log rotation.
     pub(crate) fn reopen(&self) {
         if let Some(lines) = self.lines.get() {
-            // Skipped if the queue is full; the next SIGHUP retries.
+            self.state.reopen.store(true, Ordering::Relaxed);
+            // Wakes the thread; if the queue is full, it is awake.
             let _ = lines.try_send(Order::Reopen);
         }
     }
@@ -130,70 +116,10 @@ impl AccessLog {
         self.state.dropped.load(Ordering::Relaxed)
     }
 
-    /// Why the log cannot be written at present, with the file's name.
+    /// What is wrong with the log at present, and what to do about it.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let trouble = self.state.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = self.file.as_ref().map_or("stderr".into(), |file| file.to_string_lossy());
-        trouble.as_ref().map(|why| format!("{file}: {why}"))
+        self.state.trouble(self.file.as_deref())
     }
-}
-
-/// Writes lines until all senders are gone. Lines that cannot be written, for example because the disk
-/// is full, are counted, and the next lines are tried.
-fn write(
-    mut out: Box<dyn Write + Send>,
-    file: Option<&Path>,
-    waiting: &Receiver<Order>,
-    state: &WriterState,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut is_torn = false;
-    let mut next = waiting.recv().ok();
-    while let Some(order) = next.take() {
-        let mut failed = None;
-        match order {
-            Order::Reopen => {
-                // On error, the old file stays in use.
-                match file.map(open_file) {
-                    Some(Ok(again)) => (out, is_torn) = (Box::new(again), false),
-                    Some(Err(error)) => failed = Some(error),
-                    None => {}
-                }
-            }
-            Order::Write(line) => {
-                batch.clear();
-                if is_torn {
-                    // The previous batch may have been written in part.
-                    batch.push(b'\n');
-                }
-                batch.extend_from_slice(&line);
-                let mut lines = 1;
-                while batch.len() < BATCH {
-                    match waiting.try_recv() {
-                        Ok(Order::Write(line)) => batch.extend_from_slice(&line),
-                        other => {
-                            next = other.ok();
-                            break;
-                        }
-                    }
-                    lines += 1;
-                }
-                failed = out.write_all(&batch).err();
-                is_torn = failed.is_some();
-                if is_torn {
-                    state.dropped.fetch_add(lines, Ordering::Relaxed);
-                }
-            }
-        }
-        let failed = failed.map(|error| error.to_string());
-        *state.trouble.lock().unwrap_or_else(PoisonError::into_inner) = failed;
-        next = next.or_else(|| waiting.recv().ok());
-    }
-}
-
-/// Opens a log that only its owner may read.
-fn open_file(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).mode(0o600).open(path)
 }
 
 impl Line {
@@ -268,19 +194,6 @@ pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Netw
     client
 }
 
-/// An endpoint's id, shortened because it is the customer's credential.
-fn masked(id: &str) -> Cow<'_, str> {
-    const SHOWN: usize = 4;
-    let mut back = id.char_indices().rev().map(|(at, _)| at);
-    match back.nth(SHOWN - 1) {
-        Some(at) if at > 2 * SHOWN => {
-            let front: String = id.chars().take(SHOWN).collect();
-            Cow::Owned(format!("{front}…{}", &id[at..]))
-        }
-        _ => Cow::Borrowed(id),
-    }
-}
-
 /// Whether X-Forwarded-For contains only addresses.
 pub(crate) fn is_chain(forwarded_for: &[u8]) -> bool {
     let is_address =
@@ -291,73 +204,6 @@ pub(crate) fn is_chain(forwarded_for: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A disk with this many bytes left; `None`: enough.
-    struct Disk {
-        written: Arc<Mutex<Vec<u8>>>,
-        full: Arc<Mutex<Option<usize>>>,
-    }
-
-    impl Write for Disk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let mut full = self.full.lock().expect("no panic");
-            let n = full.map_or(bytes.len(), |room| room.min(bytes.len()));
-            if n == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            full.iter_mut().for_each(|room| *room -= n);
-            self.written.lock().expect("no panic").extend_from_slice(&bytes[..n]);
-            Ok(n)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_full_disk_drops_lines_and_is_reported() {
-        let (written, full) = (Arc::default(), Arc::new(Mutex::new(None)));
-        let disk = Disk { written: Arc::clone(&written), full: full.clone() };
-        let state = WriterState::default();
-        let trouble = || state.trouble.lock().expect("no panic").clone();
-        let said = |wanted: bool| {
-            while trouble().is_some() != wanted {
-                std::thread::yield_now();
-            }
-        };
-        std::thread::scope(|scope| {
-            let disk: Box<dyn Write + Send> = Box::new(disk);
-            let state = &state;
-            let (lines, waiting) = sync_channel(LINES_MAX);
-            let log = move |room: Option<usize>, line: &str| {
-                *full.lock().expect("no panic") = room;
-                lines.send(Order::Write(line.as_bytes().to_vec())).expect("it is waited for");
-            };
-            // Ends when `log` is gone.
-            scope.spawn(move || write(disk, None, &waiting, state));
-            log(Some(3), "one\n");
-            said(true);
-            assert_eq!(trouble().as_deref(), Some("no storage space"));
-            log(Some(0), "two\n");
-            while state.dropped.load(Ordering::Relaxed) < 2 {
-                std::thread::yield_now();
-            }
-            log(None, "three\n");
-            said(false);
-        });
-        assert_eq!(state.dropped.load(Ordering::Relaxed), 2);
-        let written = written.lock().expect("no panic");
-        assert_eq!(String::from_utf8_lossy(&written), "one\nthree\n");
-    }
-
-    #[test]
-    fn endpoint_ids_are_masked() {
-        assert_eq!(masked("ethpath_1764014188689_1764014188693"), "ethp…8693");
-        assert_eq!(masked("abcdefghijklm"), "abcd…jklm");
-        assert_eq!(masked("short_1"), "short_1");
-        assert_eq!(masked(""), "");
-    }
 
     #[test]
     fn client_addresses_come_from_trusted_proxies_only() {

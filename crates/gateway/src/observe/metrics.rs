@@ -45,9 +45,13 @@ metrics! {
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
+    USABLE = "plimsoll_upstream_usable", "gauge", "service,upstream", "1 if the upstream can be used for the service; 0 if it is on another chain, or has failed five attempts in a row and not answered since.";
     CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; the limit is limits.calls.";
     MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; the limit is limits.memory.";
-    DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; relaying calls makes none.";
+    MEMORY_LIMIT = "plimsoll_memory_limit_bytes", "gauge", "", "The value of limits.memory.";
+    CONFIG_REJECTED = "plimsoll_config_rejected", "gauge", "", "1 if the last change to the configuration, the database or the certificates was rejected and the previous state is still in use, else 0.";
+    CONFIG_RELOADED = "plimsoll_config_last_reload_seconds", "gauge", "", "When the configuration was last applied, as Unix time.";
+    DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; relaying a call makes none.";
     LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Access log lines that could not be written.";
     BUILD = "plimsoll_build_info", "gauge", "version", "Always 1; the version is in the label.";
     CPU = "process_cpu_seconds_total", "counter", "", "User and system CPU time.";
@@ -66,6 +70,7 @@ pub(crate) struct ServiceFigures {
 /// The counters of a service's relays to one upstream.
 pub(crate) struct RouteFigures {
     pub(crate) upstream: String,
+    pub(crate) is_usable: bool,
     pub(crate) relays: Arc<Sharded<Relays>>,
 }
 
@@ -77,6 +82,9 @@ pub(crate) struct Figures<'a> {
     pub(crate) counts: &'a Sharded<Counts>,
     pub(crate) calls: u64,
     pub(crate) memory_bytes: u64,
+    pub(crate) memory_limit: u64,
+    pub(crate) is_config_rejected: bool,
+    pub(crate) reloaded_secs: f64,
     pub(crate) db_queries: u64,
     pub(crate) log_dropped: u64,
     pub(crate) cpu_seconds: f64,
@@ -108,8 +116,18 @@ impl Figures<'_> {
         page.sample(CONNECTIONS, "", &[("side", "downstream")], downstream);
         let upstream = self.counts.sum(|counts| counts.upstream.get());
         page.sample(CONNECTIONS, "", &[("side", "upstream")], upstream);
+        page.head(USABLE);
+        for service in &self.services {
+            for route in &service.routes {
+                let labels = [("service", service.id.as_str()), ("upstream", &route.upstream)];
+                page.sample(USABLE, "", &labels, u8::from(route.is_usable));
+            }
+        }
         page.one(CALLS_IN_FLIGHT, self.calls);
         page.one(MEMORY_HELD, self.memory_bytes);
+        page.one(MEMORY_LIMIT, self.memory_limit);
+        page.one(CONFIG_REJECTED, u8::from(self.is_config_rejected));
+        page.one(CONFIG_RELOADED, self.reloaded_secs);
         page.one(DB_QUERIES, self.db_queries);
         page.one(LOG_DROPPED, self.log_dropped);
         page.head(BUILD);

@@ -220,7 +220,7 @@ impl Intake<'_> {
         options: ListenerOptions,
     ) {
         let peer = peer.ip().to_canonical();
-        self.shared.accepted();
+        self.shared.is_connected();
         self.shared.counts.last().downstream.add(1);
         let mut accepted = Accepted { stream, peer, share, options };
         for _ in 0..self.workers.len() {
@@ -295,7 +295,13 @@ fn refusal(shared: &Shared, read: &[u8]) -> Vec<u8> {
     let probe = head.and_then(|head| {
         is_head = head.method == "HEAD";
         let path = head.target.split('?').next().unwrap_or_default();
-        Probe::find(path).filter(|_| matches!(head.method, "GET" | "HEAD"))
+        let is_asked = match head.method {
+            "GET" | "HEAD" => true,
+            // What HAProxy sends by default.
+            "OPTIONS" => path == "/" && !cors::is_preflight(&head.fields),
+            _ => false,
+        };
+        Probe::find(path).filter(|_| is_asked)
     });
     let state = shared.state();
     let mut answer = match probe {

@@ -176,7 +176,7 @@ impl<'a> RequestContext<'a, '_> {
             None => self.query.and_then(|query| parameter(query, "endpoint")),
         };
         let Some(id) = id else {
-            let message = "no endpoint named; call /api/gateway?endpoint=ID";
+            let message = "no endpoint given; call /api/gateway?endpoint=ID";
             return Err(Error::new(ErrorKind::MissingEndpoint, message));
         };
         let Some(endpoint) = view.routing.endpoint(&id) else {
@@ -218,7 +218,7 @@ impl<'a> RequestContext<'a, '_> {
             return Err(wrong_method(request.method, "use POST"));
         }
         if traverses(below) {
-            return Err(Error::new(ErrorKind::NoSuchPath, "the path traverses out of /v1"));
+            return Err(Error::new(ErrorKind::NoSuchPath, "the path leads out of /v1"));
         }
         match (request.method, below) {
             ("POST", "") => self.relayed(&target, into).await,
@@ -228,7 +228,7 @@ impl<'a> RequestContext<'a, '_> {
                 let limit = target.limits().body;
                 let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
                 if rest::is_call(&body).await {
-                    let message = "JSON-RPC is accepted by POST /v1 only";
+                    let message = "JSON-RPC is accepted only as POST /v1";
                     return Err(Error::new(ErrorKind::InvalidRequest, message));
                 }
                 *into = Box::pin(rest::pass(&target, request, (below, self.query), &body)).await;
@@ -247,12 +247,27 @@ impl<'a> RequestContext<'a, '_> {
         Ok(())
     }
 
+    /// The service for the access log: the endpoint's, the only one, or the one that the caller named.
+    fn logged_service(&self, endpoint: Option<&str>) -> Option<&[u8]> {
+        let routing = &self.view.routing;
+        let service = match (self.path, self.request.method) {
+            (path, _) if path.starts_with("/api/gateway") => &routing.endpoint(endpoint?)?.service,
+            ("/", "POST") => routing.only_service()?,
+            _ => return self.request.fields.service,
+        };
+        Some(service.model.id.as_bytes())
+    }
+
     /// The line of the access log, still without the fields about the answer's body; `refused`: the
     /// error of a request that was refused before it became a call.
     fn line(&self, answer: &Answer<'_>, refused: Option<CallError>) -> Line {
         let RequestContext { worker, view, request, .. } = self;
         let summary = &answer.summary;
         let endpoint_in_path = self.path.strip_prefix("/api/gateway/").filter(|id| !id.is_empty());
+        let endpoint = match endpoint_in_path {
+            Some(id) => Some(unescaped(id)),
+            None => self.query.and_then(|query| parameter(query, "endpoint")),
+        };
         let mut named = Vec::new();
         summary.write_upstreams(&mut named);
         let trusted = &view.settings.trusted_proxies;
@@ -266,11 +281,8 @@ impl<'a> RequestContext<'a, '_> {
                 Some(_) => "/api/gateway/…",
                 None => self.path,
             },
-            endpoint: match endpoint_in_path {
-                Some(id) => Some(unescaped(id)),
-                None => self.query.and_then(|query| parameter(query, "endpoint")),
-            },
-            service: request.fields.service,
+            service: self.logged_service(endpoint.as_deref()),
+            endpoint,
             rpc_method: summary.method.map(|method| method.name()),
             upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),
             status: answer.status,
@@ -325,7 +337,7 @@ fn split(target: &str) -> (&str, Option<&str>) {
 /// Why a request that is not JSON-RPC is not relayed.
 fn no_rest(method: &str, below: &str, service: &str) -> Error {
     let hint = format!(
-        "call service {service} by POST /v1; REST is off (rest = true in [[service]] enables it)"
+        "call service {service} with POST /v1; REST is off (rest = true in [[service]] enables it)"
     );
     match below {
         "" => Error::new(

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use plimsoll_registry::settings::TlsFiles;
+use plimsoll_registry::model::Definitions;
+use plimsoll_registry::settings::{Settings, TlsFiles};
 
 /// The certificate presented to callers; can be replaced while serving.
 #[derive(Debug)]
@@ -41,10 +42,15 @@ impl Certificate {
         Ok(())
     }
 
-    /// The files' contents, to detect changes; `None` if they cannot be read.
-    pub(crate) fn contents(&self) -> Option<[Vec<u8>; 2]> {
-        let read = |path: &PathBuf| std::fs::read(path).ok();
-        Some([read(&self.files.cert)?, read(&self.files.key)?])
+    /// The files' contents, to detect changes.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn contents(&self) -> Result<[Vec<u8>; 2], String> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        };
+        Ok([read(&self.files.cert)?, read(&self.files.key)?])
     }
 
     /// The TLS acceptor for connections from callers.
@@ -67,19 +73,38 @@ impl ResolvesServerCert for Certificate {
 
 fn read(files: &TlsFiles) -> Result<Arc<CertifiedKey>, String> {
     let chain = certificates(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| format!("cannot read a key from {}: {error}", files.key.display()))?;
-    let key = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
-        let (cert, key) = (files.cert.display(), files.key.display());
-        format!("{cert} and {key} are not a valid certificate and key: {error}")
+    let path = files.key.display();
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| match error {
+        pem::Error::NoItemsFound => format!("there is no private key in {path}"),
+        error => format!("cannot read a private key from {path}: {error}"),
     })?;
-    Ok(Arc::new(key))
+    let cert = files.cert.display();
+    let key = CertifiedKey::from_der(chain, key, &ring::default_provider());
+    key.map(Arc::new).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            format!("the key does not belong to the certificate: {path} and {cert}")
+        }
+        error => format!("{cert} and {path} are not a valid certificate and key: {error}"),
+    })
+}
+
+/// What is wrong with the files of certificates and keys that a gateway would read, each with its
+/// place in the configuration.
+pub(crate) fn problems(settings: &Settings, definitions: &Definitions) -> Vec<(String, String)> {
+    let own = settings.tls.as_ref().map(read).and_then(Result::err);
+    let own = own.map(|problem| ("tls".to_string(), problem));
+    let mut roots = Roots::default();
+    let trusted = definitions.upstreams.iter().filter(|upstream| upstream.address.tls);
+    let trusted = trusted.filter_map(|upstream| {
+        let problem = roots.connector(Some(upstream.ca.as_deref()?)).err()?;
+        Some((format!("upstream \"{}\"", upstream.id), problem))
+    });
+    own.into_iter().chain(trusted).collect()
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error: rustls::pki_types::pem::Error| {
-        format!("cannot read certificates from {}: {error}", path.display())
-    };
+    let wrong =
+        |error: pem::Error| format!("cannot read certificates from {}: {error}", path.display());
     let all = CertificateDer::pem_file_iter(path).map_err(wrong)?;
     let all: Vec<_> = all.collect::<Result<_, _>>().map_err(wrong)?;
     if all.is_empty() {
@@ -124,9 +149,12 @@ impl Roots {
         let mut roots = RootCertStore::empty();
         let (added, _) = roots.add_parsable_certificates(trusted);
         if added == 0 {
-            let what = ca.map_or("this host".into(), |path| path.display().to_string());
-            let hint = "install ca-certificates, or name a file: ca = \"roots.pem\"";
-            return Err(format!("no trusted certificates on {what}; {hint}"));
+            return Err(match ca {
+                Some(path) => format!("no certificate in {} is valid", path.display()),
+                None => "no trusted certificates on this host; install ca-certificates, or name a \
+                         file: ca = \"roots.pem\""
+                    .into(),
+            });
         }
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()

@@ -77,7 +77,11 @@ impl Client {
             TcpStream::connect(address).await.map(|stream| (stream, address.ip()))
         })
         .await
-        .map_err(|error| unreachable(public_reason(&error), error))?;
+        .map_err(|error| match public_reason(&error) {
+            // The system's message would only repeat the reason.
+            Some(reason) => unreachable(reason, ""),
+            None => unreachable("connecting failed", error),
+        })?;
         Ok((with_tls(upstream, stream).await?, ip))
     }
 }
@@ -164,17 +168,18 @@ fn unreachable(what: &'static str, why: impl std::fmt::Display) -> Failure {
     failure.with_detail(None, why.to_string().as_bytes())
 }
 
-/// The part of a system error that is safe to return to callers.
-fn public_reason(error: &io::Error) -> &'static str {
-    match error.kind() {
+/// What a system error means, if it is known; without an address, so that it may be returned to
+/// callers.
+fn public_reason(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
         io::ErrorKind::ConnectionRefused => "the connection was refused",
         io::ErrorKind::TimedOut => "the connection was not established in time",
         io::ErrorKind::NotFound => "its name has no address",
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             "there is no route to it"
         }
-        _ => "connecting failed",
-    }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //! logged.
 //!
 //! A successful relay only reads one counter. Failures are logged with the upstream's response, at
-//! most once a second for each upstream and kind, so that frequent failures of one kind do not hide
-//! another; suppressed log lines are counted in the next one, or in one of their own if no failure
-//! follows.
+//! most once a second for each upstream and kind, and once a minute while the upstream is known to be
+//! failing, so that frequent failures of one kind do not hide another; suppressed log lines are
+//! counted in the next one, or in one of their own if no failure follows.
 //!
 //! An outage needs several failures in a row and a second without an answer. Outages of an upstream
 //! that fails and recovers in turn are logged at intervals; the next line counts the others.
@@ -29,6 +29,9 @@ const OUTAGE_INTERVAL: Nanos = Nanos::from_secs(10);
 
 /// The minimum interval between logged failures of an upstream and kind.
 const LOG_INTERVAL: Nanos = Nanos::from_secs(1);
+
+/// The same after an outage was announced: the following failures are no news.
+const LOG_INTERVAL_DOWN: Nanos = Nanos::from_secs(60);
 
 /// Suppressed lines are reported after this long without a line of their kind.
 const FLUSH_AFTER: Nanos = Nanos::from_secs(2);
@@ -124,7 +127,7 @@ impl Health {
 
     #[cold]
     fn recovered(&self, upstream: &str, now: Nanos) {
-        self.consecutive.store(0, Ordering::Relaxed);
+        let failures = self.consecutive.swap(0, Ordering::Relaxed);
         let since = self.down_since.swap(0, Ordering::Relaxed);
         let was_announced = self.is_announced.swap(false, Ordering::Relaxed);
         if self.is_lost.swap(false, Ordering::Relaxed) || since > 0 {
@@ -132,7 +135,11 @@ impl Health {
         }
         if since > 0 && was_announced {
             let downtime = now - Nanos(since);
-            tracing::info!(upstream, "is answering again, after {downtime}");
+            tracing::info!(
+                upstream,
+                "upstream {upstream} is answering again, after {downtime} and {failures} failed \
+                 attempts"
+            );
         }
     }
 
@@ -160,15 +167,25 @@ impl Health {
                     kind,
                     status,
                     more_outages,
-                    "has stopped answering: {failures} calls in a row failed; last failure: {text}"
+                    "upstream {upstream} is failing: {failures} attempts in a row failed; last: {text}"
                 );
                 return;
             }
         }
+        let is_known = self.is_announced.load(Ordering::Relaxed);
+        let interval = if is_known { LOG_INTERVAL_DOWN } else { LOG_INTERVAL };
         let line = &self.lines[outcome.place()];
-        let Some(more) = line.admit(now, LOG_INTERVAL) else { return };
+        let Some(more) = line.admit(now, interval) else { return };
         let more = (more > 0).then_some(more);
-        tracing::warn!(upstream, service, kind, status, more, "call failed: {text}");
+        // The caller may still be answered by another upstream.
+        tracing::warn!(
+            upstream,
+            service,
+            kind,
+            status,
+            more,
+            "upstream {upstream}: attempt failed: {text}"
+        );
     }
 
     /// Counts a failure and returns the number of failures in a row; the upstream may go down.
@@ -203,10 +220,12 @@ impl Health {
 
     /// Logs how many lines were suppressed, of the kinds without a recent failure.
     pub(crate) fn flush(&self, upstream: &str, now: Nanos) {
+        let is_known = self.is_announced.load(Ordering::Relaxed);
+        let after = if is_known { LOG_INTERVAL_DOWN } else { FLUSH_AFTER };
         for (place, line) in self.lines.iter().enumerate() {
-            if let Some(more) = line.flush(now, FLUSH_AFTER) {
+            if let Some(more) = line.flush(now, after) {
                 let kind = RelayOutcome::label(place);
-                tracing::warn!(upstream, kind, more, "more calls failed");
+                tracing::warn!(upstream, kind, more, "upstream {upstream}: more attempts failed");
             }
         }
     }
@@ -214,6 +233,11 @@ impl Health {
     /// How often the upstream has recovered after being down, or after a failed connection.
     pub(crate) fn recoveries(&self) -> u32 {
         self.recoveries.load(Ordering::Relaxed)
+    }
+
+    /// Whether the upstream is down.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down_since.load(Ordering::Relaxed) > 0
     }
 
     /// Since when the upstream has been down, and its last failure; `None` if it is not down.
@@ -351,6 +375,23 @@ mod tests {
         assert_eq!(suppressed(BAD_STATUS), 0);
         fail(&health, BAD_STATUS, false, Nanos::from_millis(3_001));
         assert_eq!(suppressed(BAD_STATUS), 1, "a line was just logged");
+    }
+
+    #[test]
+    fn while_an_upstream_is_down_a_failure_is_logged_once_a_minute() {
+        let health = Health::default();
+        let suppressed = |at: u64| {
+            fail(&health, UNREACHABLE, true, Nanos::from_secs(at));
+            health.lines[UNREACHABLE.place()].suppressed.load(Ordering::Relaxed)
+        };
+        // Each failure is logged until the outage is announced at 5 s; then one a minute.
+        let rows = [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 1), (63, 2), (64, 0), (65, 1)];
+        for (at, expected) in rows {
+            assert_eq!(suppressed(at), expected, "after {at} s");
+            health.flush("a", Nanos::from_secs(at));
+        }
+        health.answered("a", Nanos::from_secs(70));
+        assert_eq!(suppressed(71), 0, "a new failure is news");
     }
 
     #[test]

@@ -267,6 +267,10 @@ fn health_readiness_and_metrics_are_served() {
         ("/ready/nope", 503, "there is no service \\\"nope\\\""),
         (&format!("/ready/x{}", "é".repeat(200)), 503, "there is no service \\\"xéé"),
         ("/metrics", 200, "plimsoll_connections{side=\"downstream\"} 1"),
+        ("/metrics", 200, "plimsoll_upstream_usable{service=\"eth\",upstream=\"a\"} 1"),
+        ("/metrics", 200, "plimsoll_memory_limit_bytes 1073741824"),
+        ("/metrics", 200, "plimsoll_config_rejected 0"),
+        ("/ready?detailed=true", 200, "\"config\":{\"rejected\":false,\"applied_at\":\"20"),
     ];
     for (target, status, holds) in rows {
         let answer = caller.get(target);
@@ -280,4 +284,10 @@ fn health_readiness_and_metrics_are_served() {
             assert_eq!(head.header("content-length"), answer.header("content-length"), "{target}");
         }
     }
+    gateway.set_config_rejected(true);
+    assert_eq!(metric(&gateway, "plimsoll_config_rejected"), 1);
+    let detailed = caller.get("/ready?detailed=true");
+    let rejected = "\"error\":\"the last change was rejected; the log lists its problems\"";
+    assert_eq!(detailed.status, 200);
+    assert!(detailed.text().contains(rejected), "{}", detailed.text());
 }

@@ -224,6 +224,28 @@ fn callers_that_reconnect_for_each_call_lose_none() {
     }
 }
 
+/// A load balancer may still have a gateway in its rotation that has no connection at the moment.
+#[test]
+fn a_recently_used_gateway_waits_for_load_balancers_and_an_unused_one_does_not() {
+    let upstream = Upstream::echo();
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    let patient = Settings { idle_close: Nanos::from_secs(3_600), ..settings() };
+    let unused = start(patient.clone(), &all);
+    assert_eq!(unused.drain(|| false).left, 0);
+    let used = start(patient, &all);
+    let address = used.addresses()[0];
+    assert_eq!(connect(&used).get("/ready").status, 200);
+    wait_until("the caller has disconnected", || connections(&used) == 0);
+    let hurry = Arc::new(AtomicBool::new(false));
+    let is_hurried = hurry.clone();
+    let drained = std::thread::spawn(move || used.drain(|| is_hurried.load(Ordering::Relaxed)));
+    wait_until("it is not ready", || Caller::connect(address).get("/ready").status == 503);
+    let answer = Caller::connect(address).post(ENDPOINT, "", call("1", "m", "[]"));
+    assert_eq!((answer.status, answer.text()), (200, &*result("1", "[]")));
+    hurry.store(true, Ordering::Relaxed);
+    drained.join().unwrap();
+}
+
 #[test]
 fn reloads_fail_no_call() {
     let upstreams = [Upstream::echo(), Upstream::echo(), Upstream::echo()];

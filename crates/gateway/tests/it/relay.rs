@@ -127,9 +127,32 @@ fn an_upstream_on_another_chain_is_not_used() {
         assert_eq!((answer.status, answer.kind()), (503, "wrong_chain"), "{}", answer.text());
         assert!(answer.text().contains(both), "{}", answer.text());
     }
+    assert_eq!(ready("/ready").status, 503, "no service can be called");
+    let usable = |service: &str, upstream: &str| {
+        let labels = format!("service=\"{service}\",upstream=\"{upstream}\"");
+        metric(&gateway, &format!("plimsoll_upstream_usable{{{labels}}}"))
+    };
+    assert_eq!(usable("eth", "b"), 0);
+    // Another service can be called: the gateway is ready, the service is not.
+    let mut two = on_chain(1, vec![b.clone(), node("c", "boba", &right.url("/"))]);
+    two.services.push(Service::named("boba"));
+    gateway.apply(settings(), &two).unwrap();
+    assert_eq!((ready("/ready").status, ready("/healthz").status), (200, 200));
+    assert_eq!((ready("/ready/eth").status, ready("/ready/boba").status), (503, 200));
+    let detailed = ready("/ready?detailed=true");
+    assert_eq!(detailed.status, 200);
+    for part in [
+        "\"eth\":{\"ready\":false",
+        "\"boba\":{\"ready\":true",
+        "{\"address\":\"b\",\"usable\":false,\"in_flight\":0,\"error\":\"it is on chain 1337\"}",
+        both,
+    ] {
+        assert!(detailed.text().contains(part), "{part}: {}", detailed.text());
+    }
+    assert_eq!((usable("eth", "b"), usable("boba", "c")), (0, 1));
     // Next to an upstream on the right chain, it gets no calls.
     gateway.apply(settings(), &on_chain(1, vec![a, b.clone()])).unwrap();
-    wait_until("it is ready", || ready("/ready").status == 200);
+    wait_until("it is ready", || ready("/ready/eth").status == 200);
     for n in 0..20 {
         let params = format!("[{n}]");
         assert_eq!(post(&gateway, call("1", "m", &params)).text(), result("1", &params));

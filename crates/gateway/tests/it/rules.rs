@@ -80,6 +80,9 @@ fn rest_is_off_unless_a_service_enables_it() {
     assert_eq!(upstream.last().line(), "POST /x?key=1");
 }
 
+/// The headers of a browser's preflight request.
+const PREFLIGHT: &str = "Origin: https://a.example\r\nAccess-Control-Request-Method: POST\r\n";
+
 #[test]
 fn a_listener_answers_its_faces_and_probes() {
     let upstream = Upstream::echo();
@@ -109,7 +112,10 @@ fn a_listener_answers_its_faces_and_probes() {
         ("GET", "/healthz", "", [200; 3]),
         ("GET", "/", "", [200; 3]),
         ("HEAD", "/", "", [200; 3]),
-        ("OPTIONS", "/", "", [204; 3]),
+        ("OPTIONS", "/", "", [200; 3]),
+        ("OPTIONS", "/", "Origin: https://a.example\r\n", [200; 3]),
+        ("OPTIONS", "/", PREFLIGHT, [204; 3]),
+        ("OPTIONS", "/ready", "", [405; 3]),
     ];
     for (method, target, headers, statuses) in rows {
         for (face, status) in statuses.into_iter().enumerate() {
@@ -153,6 +159,11 @@ fn a_full_gateway_still_answers_probes() {
         assert_eq!(answer.status, 200, "{target}");
         assert!(answer.closes());
     }
+    // HAProxy's default probe.
+    let mut probe = connect(&gateway);
+    probe.send("OPTIONS / HTTP/1.0\r\n\r\n");
+    assert_eq!(probe.answer().status, 200);
+    assert_eq!(ask(&gateway, "OPTIONS", "/", PREFLIGHT).status, 503, "not a probe");
     assert_eq!(connect(&gateway).get("/ready/nope").status, 503);
     assert_eq!(connect(&gateway).get("/metrics").status, 503, "not a probe");
 }
@@ -165,6 +176,7 @@ fn a_gateway_without_upstreams_is_not_ready() {
         let answer = connect(&gateway).get(target);
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{target}");
     }
+    assert_eq!(ask(&gateway, "OPTIONS", "/", "").status, 503);
     let answer = post(&gateway, call("1", "m", "[]"));
     assert_eq!((answer.status, answer.kind()), (503, "no_upstream"));
     assert_eq!(answer.header("retry-after"), Some("1"));

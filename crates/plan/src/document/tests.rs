@@ -201,7 +201,7 @@ fn bad_loads() {
     check_flat("ratee = \"1/s\"\nduration = \"1s\"", "did you mean \"rate\"?");
     check_flat(
         "rate = [5]\nduration = \"1s\"",
-        "plan.toml:1:8: \"rate\" must be a number per second, or a string such as \"300/m\", not array",
+        "plan.toml:1:8: \"rate\" must be a number per second, or a string such as \"300/m\", not a list",
     );
     check_flat("rate = \"0/s\"\nduration = \"1s\"", "plan.toml:1:8: \"rate\" must be above 0/s");
     check_flat(

@@ -138,6 +138,8 @@ fn gateway(folder: &Folder) -> anyhow::Result<Command> {
             command.env_remove(name);
         }
     }
+    // No load balancer has to notice that it stops.
+    command.env("PLIMSOLL_IDLE_CLOSE", "0s");
     // In its own process group, so that Ctrl-C in a terminal reaches only the demo, which stops it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     Ok(command)

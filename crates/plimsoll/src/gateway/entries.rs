@@ -267,8 +267,9 @@ impl AddService {
 }
 
 impl AddUpstream {
-    fn request(self) -> anyhow::Result<Request> {
-        let mut lines = Lines::default();
+    /// The request, and notes to print once it has succeeded.
+    fn request(self) -> anyhow::Result<(Request, Vec<String>)> {
+        let (mut lines, mut notes) = (Lines::default(), Vec::new());
         lines.text("--kind", "kind", &self.kind);
         lines.text("--url", "url", &Some(self.url));
         for header in &self.headers {
@@ -278,7 +279,7 @@ impl AddUpstream {
             };
             let (name, value) = (name.trim(), value.trim());
             if Text::plain(value).hidden_if_secret(name).shown != value {
-                tell(&format!(
+                notes.push(format!(
                     "note: the value of {name} is stored in the database in clear text; to store \
                      only a variable's name, write --header '{name}: ${{NAME}}'"
                 ));
@@ -294,13 +295,14 @@ impl AddUpstream {
             lines.text("--ca", "ca", &Some(ca.replace("${", "$${")));
         }
         lines.methods(&self.methods);
-        Ok(Request::Add {
+        let request = Request::Add {
             kind: EntryKind::Upstream,
             id: self.id,
             service: self.service,
             lines: lines.0,
             replace: self.replace.replace,
-        })
+        };
+        Ok((request, notes))
     }
 }
 
@@ -322,18 +324,34 @@ impl AddEndpoint {
 enum Task {
     List(EntryKind),
     Show(EntryKind, String),
-    Change(EntryKind, &'static str, Request),
+    Change(Change),
+}
+
+/// A change to the database.
+struct Change {
+    kind: EntryKind,
+    /// What is reported when it is done: the verb, and the preposition before the database.
+    done: (&'static str, &'static str),
+    request: Request,
+    /// Printed when it is done.
+    notes: Vec<String>,
 }
 
 impl Task {
     fn of(kind: EntryKind, verb: Verb) -> Task {
+        let change =
+            |done, request| Task::Change(Change { kind, done, request, notes: Vec::new() });
         match verb {
             Verb::List => Task::List(kind),
             Verb::Show { id } => Task::Show(kind, id),
-            Verb::Enable { id } => Task::Change(kind, "enabled", Request::Enable(kind, id)),
-            Verb::Disable { id } => Task::Change(kind, "disabled", Request::Disable(kind, id)),
-            Verb::Remove { id } => Task::Change(kind, "removed", Request::Remove(kind, id)),
+            Verb::Enable { id } => change(("enabled", "in"), Request::Enable(kind, id)),
+            Verb::Disable { id } => change(("disabled", "in"), Request::Disable(kind, id)),
+            Verb::Remove { id } => change(("removed", "from"), Request::Remove(kind, id)),
         }
+    }
+
+    fn add(kind: EntryKind, request: Request, notes: Vec<String>) -> Task {
+        Task::Change(Change { kind, done: ("added", "to"), request, notes })
     }
 }
 
@@ -344,21 +362,24 @@ pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> 
         Command::Service(ServiceArgs { verb, format }) => (
             format,
             match verb {
-                ServiceVerb::Add(add) => Task::Change(Service, "added", add.request()),
+                ServiceVerb::Add(add) => Task::add(Service, add.request(), Vec::new()),
                 ServiceVerb::Other(verb) => Task::of(Service, verb),
             },
         ),
         Command::Upstream(UpstreamArgs { verb, format }) => (
             format,
             match verb {
-                UpstreamVerb::Add(add) => Task::Change(Upstream, "added", add.request()?),
+                UpstreamVerb::Add(add) => {
+                    let (request, notes) = add.request()?;
+                    Task::add(Upstream, request, notes)
+                }
                 UpstreamVerb::Other(verb) => Task::of(Upstream, verb),
             },
         ),
         Command::Endpoint(EndpointArgs { verb, format }) => (
             format,
             match verb {
-                EndpointVerb::Add(add) => Task::Change(Endpoint, "added", add.request()),
+                EndpointVerb::Add(add) => Task::add(Endpoint, add.request(), Vec::new()),
                 EndpointVerb::Other(verb) => Task::of(Endpoint, verb),
             },
         ),
@@ -409,31 +430,47 @@ async fn perform(
                 put(&listing::show(kind, entry, format))?;
             }
         }
-        Task::Change(kind, done, request) => {
-            let outcome = sources.change(&request, strict).await.map_err(not_changed)?;
-            report(sources, kind, &request, done, outcome, format)?;
-            if let (Request::Add { .. }, Ok((config, definitions))) =
-                (&request, sources.load().await)
-            {
-                let start = format!("{} {}: ", kind.name(), request.id());
-                let all = plimsoll_gateway::warnings(&config.settings, &definitions);
-                let own = all.iter().filter(|warning| warning.starts_with(&start));
-                own.for_each(|warning| tell(&format!("warning: {warning}")));
-            }
+        Task::Change(change) => {
+            let outcome = sources.change(&change.request, strict).await.map_err(not_changed)?;
+            report(sources, &change, outcome, format)?;
+            change.notes.iter().for_each(|note| tell(note));
+            warn(sources, &change).await;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Warns about a new entry, and if running gateways will reject what the database now holds.
+async fn warn(sources: &mut Sources, change: &Change) {
+    let rejected = match sources.load().await {
+        Ok((config, definitions)) => {
+            if let Request::Add { id, .. } = &change.request {
+                let start = format!("{} {id}: ", change.kind.name());
+                let all = plimsoll_gateway::warnings(&config.settings, &definitions);
+                let own = all.iter().filter(|warning| warning.starts_with(&start));
+                own.for_each(|warning| tell(&format!("warning: {warning}")));
+            }
+            let problems = plimsoll_gateway::file_problems(&config.settings, &definitions);
+            (!problems.is_empty()).then(|| problems.to_string())
+        }
+        Err(error) => Some(usage_error(error.to_string(), error.hint()).to_string()),
+    };
+    if let Some(why) = rejected {
+        tell(&format!(
+            "warning: the resulting configuration is not valid: running gateways reject it and keep \
+             the previous one\n{why}"
+        ));
+    }
+}
+
 fn report(
     sources: &Sources,
-    kind: EntryKind,
-    request: &Request,
-    done: &'static str,
+    change: &Change,
     outcome: Outcome,
     format: Format,
 ) -> anyhow::Result<()> {
-    let (kind, id) = (kind.name(), request.id());
+    let (kind, id) = (change.kind.name(), change.request.id());
+    let (done, preposition) = change.done;
     if format == Format::Json {
         let outcome = match outcome {
             Outcome::Changed | Outcome::ReplacedBuiltIn => done,
@@ -447,7 +484,7 @@ fn report(
     }
     let database = sources.database().unwrap_or_default();
     let text = match outcome {
-        Outcome::Changed => format!("{done} {kind} {id} in {database}"),
+        Outcome::Changed => format!("{done} {kind} {id} {preposition} {database}"),
         Outcome::Replaced => format!("replaced {kind} {id} in {database}"),
         Outcome::ReplacedBuiltIn => {
             format!("added {kind} {id} to {database}, replacing the built-in one")

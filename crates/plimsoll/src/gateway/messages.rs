@@ -111,6 +111,23 @@ impl Drop for LogLine {
     }
 }
 
+/// A count with its noun, in the singular or plural.
+pub(super) fn counted(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Maximum number of ids in a list; further ones are counted.
+const SHOWN_MAX: usize = 5;
+
+/// The first few ids, and how many more there are.
+pub(super) fn listed(ids: &[impl AsRef<str>]) -> String {
+    let shown: Vec<&str> = ids.iter().take(SHOWN_MAX).map(AsRef::as_ref).collect();
+    match ids.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 fn write(waiting: &Receiver<Line>, dropped: &AtomicU64) {
     while let Ok(line) = waiting.recv() {
         match line {

@@ -6,9 +6,10 @@
 //! the supervisor.
 
 use super::ServeArgs;
+use super::announce::Description;
 use super::last_valid::LastValid;
 use super::messages::Messages;
-use super::serve::{describe, load, raise_descriptor_limit};
+use super::serve::{load, raise_descriptor_limit};
 use super::signals::{Event, ORPHAN_DRAIN, Signals};
 use super::simulated::Simulated;
 use crate::{put, usage_error};
@@ -18,8 +19,10 @@ use nix::unistd::Pid;
 use plimsoll_gateway::Settings;
 use plimsoll_measure::{Clock, Nanos};
 use plimsoll_registry::config::Inputs;
+use plimsoll_registry::settings::overlap;
 use plimsoll_registry::sources::Sources;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
@@ -59,6 +62,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     let elsewhere = simulated.serves().then(|| simulated.address()).transpose()?;
     check_addresses(&config.settings, args.instances)?;
     let messages = Messages::start(String::new())?;
+    messages.capture_tracing();
     let (order, orders) = watch::channel(Order::Serve);
     let (started, mut starts) = mpsc::channel(usize::from(args.instances));
     let mut instances = tokio::task::JoinSet::new();
@@ -68,7 +72,6 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
             simulated: elsewhere.clone(),
             last_valid: last_valid.copy().map(Path::to_path_buf),
             orders: orders.clone(),
-            messages: messages.clone(),
             started: started.clone(),
         };
         instances.spawn(instance.run());
@@ -77,7 +80,7 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
     let mut signals = Signals::listen(args.supervised)?;
     let orphan = tokio::time::sleep(Duration::MAX);
     tokio::pin!(orphan);
-    let mut urls: Vec<(u16, String)> = Vec::new();
+    let mut urls: Vec<(u16, Vec<String>)> = Vec::new();
     let mut failed = None;
     loop {
         let stop = || {
@@ -94,11 +97,19 @@ pub(super) async fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<Exit
                 if urls.len() == usize::from(args.instances) {
                     urls.sort();
                     if args.supervised {
-                        let all: Vec<&str> = urls.iter().map(|(_, url)| url.as_str()).collect();
+                        let first = |(_, urls): &(u16, Vec<String>)| urls.first().cloned();
+                        let all: Vec<String> = urls.iter().filter_map(first).collect();
                         put(&format!("{}\n", all.join(" ")))?;
                         continue;
                     }
-                    let text = describe(&definitions, database.as_deref(), &urls[0].1, elsewhere.is_some());
+                    let description = Description {
+                        definitions: &definitions,
+                        database: database.as_deref(),
+                        listeners: &config.settings.listeners,
+                        urls: &urls[0].1,
+                        is_simulated: elsewhere.is_some(),
+                    };
+                    let text = description.text();
                     messages.print(&format!("{} instances\n{}", urls.len(), text.trim_end()));
                 }
             }
@@ -142,7 +153,7 @@ fn check_addresses(settings: &Settings, instances: u16) -> anyhow::Result<()> {
         let mut settings = settings.clone();
         shift_ports(&mut settings, number)?;
         for address in settings.listeners.iter().map(|one| one.address) {
-            if address.port() != 0 && all.contains(&address) {
+            if all.iter().any(|other| overlap(*other, address)) {
                 let message = format!("two of the {instances} instances would listen on {address}");
                 return Err(usage_error(message, OTHER_PORTS));
             }
@@ -174,9 +185,8 @@ struct Instance {
     simulated: Option<String>,
     last_valid: Option<PathBuf>,
     orders: watch::Receiver<Order>,
-    messages: Messages,
-    /// Receives the instance's number and URL when it first listens.
-    started: mpsc::Sender<(u16, String)>,
+    /// Receives the instance's number and the URLs of its listeners when it first listens.
+    started: mpsc::Sender<(u16, Vec<String>)>,
 }
 
 impl Instance {
@@ -195,7 +205,7 @@ impl Instance {
             let ended = match self.start() {
                 Ok(child) => {
                     let status = self.watch(child, &mut once_up).await?;
-                    format!("{name} ended: {status}")
+                    ended(&name, status)
                 }
                 // May be a temporary shortage of memory or processes: retried.
                 Err(error) if once_up => format!("{error:#}"),
@@ -211,7 +221,7 @@ impl Instance {
                 pause = PAUSE_FIRST;
             }
             let shown = Nanos::from(pause);
-            self.messages.print(&format!("{ended}; restarting in {shown}"));
+            tracing::warn!("{ended}; restarting in {shown}");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = self.orders.wait_for(|order| matches!(order, Order::Stop(_))) => return Ok(()),
@@ -275,9 +285,9 @@ impl Instance {
                 line = lines.next_line(), if !has_ended => match line {
                     Ok(Some(line)) => {
                         is_up = true;
-                        if let (Some(url), false) = (line.split_whitespace().next(), *once_up) {
-                            *once_up = true;
-                            let _ = self.started.send((self.number, url.to_string())).await;
+                        if !std::mem::replace(once_up, true) {
+                            let urls = line.split_whitespace().map(String::from).collect();
+                            let _ = self.started.send((self.number, urls)).await;
                         }
                     }
                     _ => has_ended = true,
@@ -288,6 +298,18 @@ impl Instance {
                 }
             }
         }
+    }
+}
+
+/// How a process ended.
+fn ended(name: &str, status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(number), _) => match Signal::try_from(number) {
+            Ok(signal) => format!("{name} was killed by signal {number} ({signal})"),
+            Err(_) => format!("{name} was killed by signal {number}"),
+        },
+        (None, Some(code)) => format!("{name} exited with code {code}"),
+        (None, None) => format!("{name} ended"),
     }
 }
 
@@ -330,6 +352,15 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_an_instance_is_named() {
+        let check =
+            |raw: i32, text: &str| assert_eq!(ended("gw-1", ExitStatus::from_raw(raw)), text);
+        check(9, "gw-1 was killed by signal 9 (SIGKILL)");
+        check(63, "gw-1 was killed by signal 63");
+        check(2 << 8, "gw-1 exited with code 2");
+    }
+
+    #[test]
     fn ports_are_consecutive() {
         let settings = |text: &str| {
             let listener = |one: &str| Listener::at(one.parse().expect("an address"));
@@ -347,5 +378,6 @@ mod tests {
         assert!(check_addresses(&settings(two), 5).is_ok());
         assert!(check_addresses(&settings("127.0.0.1:0"), 5).is_ok());
         assert!(check_addresses(&settings("127.0.0.1:1 127.0.0.1:2"), 2).is_err(), "they overlap");
+        assert!(check_addresses(&settings("127.0.0.1:1 0.0.0.0:2"), 2).is_err(), "they overlap");
     }
 }

@@ -31,7 +31,7 @@ fn plans() {
         "rate = true\nduration = \"1s\"",
         &[
             "plan.toml:1:8: \"rate\" must be a number per second, or a string such as",
-            "not boolean",
+            "not a boolean",
         ],
     );
     refused_flat(
@@ -124,7 +124,7 @@ fn flags() {
     let url = "http://127.0.0.1:1/";
     check(&["run"], "give a PLAN file or a URL");
     check(&["run", "--url", url, "-X", "GE T"], "--method \"GE T\" is not a valid HTTP method");
-    check(&["run", "--url", url, "--rate", "fast"], "--rate: \"rate\": \"fast\" is not a rate");
+    check(&["run", "--url", url, "--rate", "fast"], "--rate: \"fast\" is not a rate");
     check(&["run", "--url", url, "--rate", "1/s", "--users", "1"], "cannot be used with");
     check(&["run", "--url", "nonsense", "-n", "1"], "--url: \"nonsense\" is not a valid URL");
     check(&["run", "ftp://h/", "-n", "1"], "URL: unsupported scheme \"ftp\"");

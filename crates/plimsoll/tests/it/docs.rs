@@ -42,7 +42,7 @@ fn meanings_of_upstreams_errors_are_documented() {
         format!("| `{}` | {} | {retryable} |", meaning.word(), meaning.fault().word())
     };
     let rows: Vec<String> = Category::ALL.iter().map(row).collect();
-    check("gateway.md", "| meaning | fault | another upstream may do better |", &rows);
+    check("gateway.md", "| meaning | fault | worth trying another upstream? |", &rows);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Signals, stderr and supervision under adverse conditions: blocking files, full pipes, killed
 //! instances, missing binaries.
 
-use crate::gateway::{BLOCK_NUMBER, Caller, Process, ask, eth};
+use crate::gateway::{BLOCK_NUMBER, Caller, Process, ask, eth, metric};
 use crate::run::{Folder, command};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ fn an_instance_is_restarted_although_its_binary_is_gone() {
     process.wait_for("2 instances");
     std::fs::remove_file(&program).unwrap();
     kill_child(&process, "instance=gw-1");
-    process.wait_for_next("gw-1 ended: signal: 9 (SIGKILL)");
+    process.wait_for_next("gw-1 was killed by signal 9 (SIGKILL)");
     process.wait_for_next("gw-1: listening on http://");
     process.stop();
 }
@@ -147,16 +147,20 @@ fn an_instance_is_restarted_with_the_last_valid_configuration() {
     let process = Process::start(&folder, &args);
     process.wait_for("2 instances");
     folder.file("gateway.toml", "no = \"such key\"\n");
-    process.wait_for_next("gw-1: config change rejected");
+    process.wait_for_line("gw-1: 20", "ERROR config change rejected");
     kill_child(&process, "instance=gw-1");
-    process.wait_for_next("gw-1 ended: signal: 9 (SIGKILL)");
+    process.wait_for_next("gw-1 was killed by signal 9 (SIGKILL)");
     process.wait_for_next("the configuration is not valid; using the last valid one");
     process.wait_for_next("gw-1: listening on http://");
     let address = process.address("gw-1");
     assert_eq!(ask(&address, "POST /v1", BLOCK_NUMBER).status, 200);
+    while metric(&address, "plimsoll_config_rejected") != 1.0 {
+        std::thread::yield_now();
+    }
     // Once the file is valid again, it is used.
     folder.file("gateway.toml", good.replace("\"a\"", "\"b\""));
-    process.wait_for_next("gw-1: reloaded");
+    process
+        .wait_for_line("gw-1: 20", " INFO reloaded: added 1 upstream (b); removed 1 upstream (a)");
     let answered = ask(&address, "POST /v1", BLOCK_NUMBER);
     assert_eq!(answered.header("x-plimsoll-upstream"), Some("b"), "{}", answered.head);
     process.stop();
@@ -228,7 +232,7 @@ fn failed_calls_are_logged_with_their_reason() {
     let line = line.lines().find(|line| line.contains("unknown key")).unwrap();
     for part in [
         "WARN",
-        "call failed: the upstream answered with HTTP status 403; response: \"unknown key [31m abc12\"",
+        "upstream denying: attempt failed: the upstream answered with HTTP status 403; response: \"unknown key [31m abc12\"",
         "upstream=\"denying\"",
         "service=\"boba\"",
         "kind=\"unauthorized\"",
@@ -241,8 +245,13 @@ fn failed_calls_are_logged_with_their_reason() {
     while !process.has_logged("has stopped answering") {
         call("eth");
     }
-    let line = process.wait_for("has stopped answering");
-    assert!(line.contains("ERROR") && line.contains("upstream=\"gone\""), "{line}");
+    let line = process.wait_for_line("20", "upstream gone is failing");
+    // The system's message would repeat the reason.
+    let reason = "ERROR upstream gone is failing: 5 attempts in a row failed; last: cannot reach the \
+                  upstream: the connection was refused upstream=\"gone\"";
+    assert!(line.contains(reason), "{line}");
+    assert_eq!(metric(&own, "plimsoll_upstream_usable{service=\"eth\",upstream=\"gone\"}"), 0.0);
+    assert_eq!(ask(&own, "GET /ready", "").status, 200, "it may answer the next call");
     let details = ask(&own, "GET /ready?detailed=true", "").json();
     let endpoint = &details["services"]["eth"]["endpoints"][0];
     assert_eq!(endpoint["address"], "gone", "{details}");
@@ -250,8 +259,9 @@ fn failed_calls_are_logged_with_their_reason() {
     let reverted = "{\"error\":{\"code\":3,\"message\":\"reverted\"}}";
     answer_with(TcpListener::bind(address).unwrap(), "200 OK", reverted);
     call("eth");
-    let line = process.wait_for("is answering again, after");
-    assert!(line.contains("INFO") && line.contains("upstream=\"gone\""), "{line}");
+    let line = process.wait_for_line("20", "upstream gone is answering again, after");
+    assert!(line.contains("INFO") && line.contains("and 5 failed attempts"), "{line}");
+    assert_eq!(metric(&own, "plimsoll_upstream_usable{service=\"eth\",upstream=\"gone\"}"), 1.0);
     let details = ask(&own, "GET /ready?detailed=true", "").json();
     assert_eq!(details["services"]["eth"]["endpoints"][0]["error"], Value::Null, "{details}");
     process.stop();
@@ -293,11 +303,11 @@ fn rest_failures_are_logged_and_the_access_log_has_each_error() {
     }
     ask(&own, "POST /api/gateway/a", BLOCK_NUMBER);
     ask(&own, "POST /api/gateway/b", BLOCK_NUMBER);
-    // (part of the line, its error, code, upstream status and attempts)
+    // (part of the line, its error, code, upstream status, attempts and service)
     let rows = [
-        ("\"request_id\":\"r-1\"", json!(["upstream_denied", -32002, 401, 1])),
-        ("\"endpoint\":\"a\"", json!(["rate_limited", -32097, 429, 1])),
-        ("\"endpoint\":\"b\"", json!(["unknown_endpoint", -32001, null, 0])),
+        ("\"request_id\":\"r-1\"", json!(["upstream_denied", -32002, 401, 1, "beacon"])),
+        ("\"endpoint\":\"a\"", json!(["rate_limited", -32097, 429, 1, "eth"])),
+        ("\"endpoint\":\"b\"", json!(["unknown_endpoint", -32001, null, 0, null])),
     ];
     for (part, expected) in rows {
         let line = loop {
@@ -308,7 +318,8 @@ fn rest_failures_are_logged_and_the_access_log_has_each_error() {
             std::thread::yield_now();
         };
         let line: Value = serde_json::from_str(&line).unwrap();
-        let found = json!([line["error"], line["code"], line["upstream_status"], line["attempts"]]);
+        let keys = ["error", "code", "upstream_status", "attempts", "service"];
+        let found = json!(keys.map(|key| &line[key]));
         assert_eq!(found, expected, "{line}");
     }
     process.stop();

@@ -56,7 +56,7 @@ fn an_endpoint_can_be_added_disabled_replaced_and_removed() {
     let added =
         done(&folder, &format!("endpoint add {id} --service eth --allow eth_* --deny eth_getLogs"));
     assert!(
-        added.stderr.starts_with(&format!("added endpoint {id} in sqlite:")),
+        added.stderr.starts_with(&format!("added endpoint {id} to sqlite:")),
         "{}",
         added.stderr
     );
@@ -91,7 +91,8 @@ fn an_endpoint_can_be_added_disabled_replaced_and_removed() {
         done(&folder, &format!("endpoint show {id}")).stdout,
         format!("# from: database, enabled\n[[endpoint]]\nid = \"{id}\"\nservice = \"boba\"\n")
     );
-    done(&folder, &format!("endpoint remove {id}"));
+    let removed = done(&folder, &format!("endpoint remove {id}")).stderr;
+    assert!(removed.starts_with(&format!("removed endpoint {id} from sqlite:")), "{removed}");
     refused(&folder, &format!("endpoint show {id}"), &["there is no endpoint"]);
     refused(&folder, &format!("endpoint remove {id}"), &["there is no endpoint"]);
 }
@@ -106,6 +107,10 @@ fn secrets_are_neither_printed_nor_stored() {
         line,
         &["--url: the variable NODE_KEY is not set", "--header: the variable TOKEN"],
     );
+    // A note on how an entry is stored appears only if it is stored.
+    let bad =
+        gateway(&folder, "upstream add x --service no --url http://h/ --header X-Api-Key:s3cret");
+    assert!(bad.code == 2 && !bad.stderr.contains("clear text"), "{}", bad.stderr);
     done(&folder, &format!("{line} --set NODE_KEY=s3cret --set TOKEN=s3cret"));
     let listed = done(&folder, "upstream list").stdout;
     assert!(listed.contains("https://node.example/${NODE_KEY}"), "{listed}");
@@ -214,11 +219,11 @@ fn entries_from_file_database_and_built_in_interact() {
 fn invalid_entries_are_refused() {
     let folder = Folder::new();
     let check = |line: &str, words: &[&str]| refused(&folder, line, words);
-    check("endpoint add a/b --service eth", &["ID: \"id\": \"a/b\" is not a valid id"]);
+    check("endpoint add a/b --service eth", &["ID: \"a/b\" is not a valid id"]);
     check("endpoint add e", &["--service <ID>"]);
-    check("endpoint add e --service eth --allow e*h", &["--allow: ", "\"e*h\" is not a method"]);
+    check("endpoint add e --service eth --allow e*h", &["--allow: \"e*h\" is not a method"]);
     check("upstream add n --url http://h/", &["an upstream without \"service\""]);
-    check("upstream add n --service eth --url h:1", &["--url: \"url\": no scheme"]);
+    check("upstream add n --service eth --url h:1", &["--url: no scheme"]);
     check("upstream add n --service eth --url http://h --kind emv", &["--kind: ", "\"evm\"?"]);
     check(
         "upstream add n --service eth --url http://h --tier 10",
@@ -418,14 +423,82 @@ fn a_running_gateway_applies_only_valid_changes() {
     let running = Process::spawn(starts);
     running.wait_for_next("listening on http://127.0.0.1:");
     done(&folder, "endpoint add e --service eth");
-    running.wait_for_next("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    running
+        .wait_for_next("reloaded: added 1 endpoint (e); now 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "upstream add n --service eth --url http://h/${NODE} --set NODE=x");
     running.wait_for_next("still using the previous one");
     running.wait_for_next("upstream \"n\" in sqlite:");
     running.wait_for_next("disable the entry: plimsoll gateway upstream disable n");
     done(&folder, "upstream disable n");
-    running.wait_for_next("reloaded: 4 services, 2 upstreams, 1 endpoint");
+    running.wait_for_next("reloaded: nothing changed; now 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "service disable eth");
-    running.wait_for_next("reloaded: 3 services, 1 upstream, 0 endpoints");
+    running.wait_for_next(
+        "reloaded: removed 1 service (eth), 1 upstream (eth-1) and 1 endpoint (e); now 3 services, \
+         1 upstream, 0 endpoints",
+    );
     running.stop();
+}
+
+#[test]
+fn a_change_that_running_gateways_reject_is_warned_about() {
+    let folder = Folder::new();
+    let warning = "warning: the resulting configuration is not valid: running gateways reject it";
+    // The file exists, but contains no certificate.
+    folder.file("ca.pem", "");
+    let add = "upstream add n --service eth --url https://h/ --ca ca.pem";
+    let added = done(&folder, add).stderr;
+    assert!(added.contains(warning) && added.contains("there is no certificate in"), "{added}");
+    let added = done(&folder, "endpoint add e --service eth").stderr;
+    assert!(added.contains(warning) && added.contains("upstream \"n\": "), "{added}");
+    done(&folder, "upstream disable n");
+    let added = done(&folder, "endpoint add f --service eth").stderr;
+    assert!(!added.contains("warning"), "{added}");
+    // Both the file and the database define it.
+    folder.file("gateway.toml", "[[endpoint]]\nid = \"e\"\nservice = \"eth\"\n");
+    let added = done(&folder, "endpoint add g --service eth").stderr;
+    assert!(
+        added.contains(warning) && added.contains("also defined in the configuration"),
+        "{added}"
+    );
+}
+
+#[test]
+fn certificates_are_checked() {
+    let folder = Folder::new();
+    let name = |number: u8, part: &str| format!("{number}.{part}.pem");
+    for number in [1, 2] {
+        let done = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+            ])
+            .args([
+                "-subj",
+                "/CN=h",
+                "-keyout",
+                &name(number, "key"),
+                "-out",
+                &name(number, "cert"),
+            ])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let check = |cert: &str, key: &str, says: &str| {
+        let text = format!("tls = {{ cert = \"{cert}\", key = \"{key}\" }}\n");
+        let checked = plimsoll(&["check", &folder.file("gateway.toml", text)]);
+        let stderr = &checked.stderr;
+        assert_eq!(checked.code, if says.is_empty() { 0 } else { 2 }, "{stderr}");
+        assert!(stderr.contains(says), "{stderr}\nwithout {says}");
+    };
+    check("1.cert.pem", "1.key.pem", "");
+    check("1.cert.pem", "2.key.pem", "tls: the key does not belong to the certificate: ");
+    check("1.cert.pem", "1.cert.pem", "tls: there is no private key in ");
+    check("1.key.pem", "1.key.pem", "tls: there is no certificate in ");
 }

@@ -96,7 +96,7 @@ fn no_output_contains_a_secret() {
         !answers.contains(&port.to_string()),
         "an answer contains an upstream's address:\n{answers}"
     );
-    process.wait_for("call failed");
+    process.wait_for("attempt failed");
 
     // The access log, rotated and reopened.
     let log = folder.path().join("calls.log");

@@ -144,11 +144,11 @@ pub(super) struct ParsedListener {
 
 /// Reads a listener.
 fn read_listener(table: &Table<'_>) -> Option<ParsedListener> {
-    let Some(field) = table.field("address") else {
+    let field = table.field("address");
+    if field.is_none() {
         table.problem("a listener without \"address\"", "add address = \"127.0.0.1:3069\"");
-        return None;
-    };
-    let address = super::fields::address(&field);
+    }
+    let address = field.as_ref().and_then(super::fields::address);
     let tls_field = table.field("tls");
     let tls = tls_field.as_ref().and_then(|f| f.boolean());
     let wants_tls = tls_field.filter(|_| tls == Some(true)).map(|f| f.place());
@@ -168,7 +168,7 @@ fn read_listener(table: &Table<'_>) -> Option<ParsedListener> {
             items.iter().filter_map(|item| item.one_of(&words)).for_each(|place| faces.open(place));
         }
     }
-    let place = field.place();
+    let place = field?.place();
     let listener = Listener { address: address?, faces, tls: tls.unwrap_or(true) };
     Some(ParsedListener { listener, place, wants_tls })
 }
@@ -215,7 +215,9 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
     let rate_limit = table.field("rate_limit").and_then(|f| {
         let rate = f.rate()?;
         if rate <= 0.0 {
-            f.problem("\"rate_limit\" must be above 0/s", "disable the upstream instead");
+            let hint = "to take the upstream out of use, remove it, or, if it is in the database, run \
+                        plimsoll gateway upstream disable ID";
+            f.problem("\"rate_limit\" must be above 0/s", hint);
         }
         Some(rate)
     });
@@ -284,7 +286,7 @@ fn read_url(table: &Table<'_>) -> Option<(Text, Address)> {
     match Address::parse(&url.value) {
         Ok(address) => Some((url, address)),
         Err(message) => {
-            field.problem(format!("\"url\": {message}"), "");
+            field.problem_with_value(message, "");
             None
         }
     }
@@ -328,7 +330,14 @@ fn read_methods(table: &Table<'_>) -> MethodRules {
     let mut rules = MethodRules::default();
     let Some(table) = table.field("methods").and_then(|f| f.table("methods")) else { return rules };
     let patterns = |key| {
-        let items = table.field(key).and_then(|f: Field<'_>| f.list()).unwrap_or_default();
+        let field: Option<Field<'_>> = table.field(key);
+        let items = field.as_ref().and_then(Field::list);
+        // The rules have no form for a list that allows nothing: an empty list means all.
+        if let (Some(field), Some([]), "allow") = (&field, items.as_deref(), key) {
+            let hint = "remove it to allow all methods, or write deny = [\"*\"] to allow none";
+            field.problem("\"allow\" is empty", hint);
+        }
+        let items = items.unwrap_or_default();
         let check = |text: &str| MethodRules::check(text).map(|()| text.to_string());
         items.iter().filter_map(|item| item.parse(check)).collect()
     };

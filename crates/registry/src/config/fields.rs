@@ -49,20 +49,20 @@ pub(super) fn address(field: &Field<'_>) -> Option<SocketAddr> {
     })
 }
 
-/// Headers that must never be forwarded to an upstream, or that the gateway sets itself.
-const NEVER_PASSED: [&str; 20] = [
+/// Headers that must not reach an upstream: callers' credentials, and addresses that anyone can forge.
+const NEVER_PASSED: [&str; 5] =
+    ["authorization", "cookie", "forwarded", "proxy-authorization", "x-real-ip"];
+
+/// Headers of a connection or a message, which the gateway sets for its own.
+const SET_BY_GATEWAY: [&str; 15] = [
     "accept-encoding",
-    "authorization",
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
-    "cookie",
     "expect",
-    "forwarded",
     "host",
     "keep-alive",
-    "proxy-authorization",
     "proxy-connection",
     "target-service-id",
     "te",
@@ -70,7 +70,6 @@ const NEVER_PASSED: [&str; 20] = [
     "transfer-encoding",
     "upgrade",
     "x-forwarded-for",
-    "x-real-ip",
 ];
 
 /// Whether a string is a valid header name.
@@ -86,7 +85,10 @@ pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
         if !is_header_name(text) {
             return Err(format!("\"{text}\" is not a header name"));
         }
-        if NEVER_PASSED.contains(&lower.as_str()) || lower.starts_with("x-plimsoll-") {
+        if SET_BY_GATEWAY.contains(&lower.as_str()) || lower.starts_with("x-plimsoll-") {
+            return Err(format!("\"{text}\" is set by the gateway"));
+        }
+        if NEVER_PASSED.contains(&lower.as_str()) {
             return Err(format!("\"{text}\" is never forwarded to an upstream"));
         }
         Ok(lower)

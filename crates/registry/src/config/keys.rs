@@ -374,9 +374,22 @@ const TABLES: [&str; 3] = ["tls", "access_log", "limits"];
 
 /// The keys that differ between two configurations and need a restart.
 pub fn fixed_differences(running: &Config, read: &Config) -> Vec<&'static str> {
-    let differs = |key: &&Key| !key.reloads && key.show(running) != key.show(read);
     let listeners = (running.listeners != read.listeners).then_some("[[listener]]");
-    KEYS.iter().filter(differs).map(|key| key.path).chain(listeners).collect()
+    differences(running, read, false).chain(listeners).collect()
+}
+
+/// The keys that differ between two configurations and that a running gateway applies.
+pub fn reloaded_differences(before: &Config, after: &Config) -> Vec<&'static str> {
+    differences(before, after, true).collect()
+}
+
+fn differences(
+    before: &Config,
+    after: &Config,
+    reloads: bool,
+) -> impl Iterator<Item = &'static str> {
+    let differs = move |key: &&Key| key.reloads == reloads && key.show(before) != key.show(after);
+    KEYS.iter().filter(differs).map(|key| key.path)
 }
 
 /// Reads the keys of a document.

@@ -167,6 +167,14 @@ fn refused(inputs: &Inputs, text: &str, words: &[&str]) {
     }
 }
 
+/// The text has one problem, without further consequences.
+#[track_caller]
+fn refused_only(inputs: &Inputs, text: &str, start: &str) {
+    let problems = Config::read_with(inputs, Some(text)).expect_err(text).to_string();
+    assert!(problems.starts_with(start), "{problems}");
+    assert_eq!(problems.matches("gateway.toml:").count(), 1, "{problems}");
+}
+
 #[test]
 fn invalid_files() {
     let check = |text: &str, words: &[&str]| refused(&inputs(&SECRETS, &[]), text, words);
@@ -179,12 +187,13 @@ fn invalid_files() {
         "listen = [\"127.0.0.1:1\"]\nadmin_listen = \"127.0.0.1:1\"",
         &["2:16: 127.0.0.1:1 is listed twice"],
     );
-    check("[[listener]]\nfaces = [\"path\"]", &["1:1: a listener without \"address\""]);
+    let text = "[[listener]]\nfaces = [\"path\"]\ntls = false";
+    refused_only(&inputs(&[], &[]), text, "/tmp/gateway.toml:1:1: a listener without \"address\"");
     check("[[listener]]\naddress = \"[::]:1\"", &["1:1: a listener without \"faces\""]);
     check("[[listener]]\naddress = \"[::]:1\"\nfaces = []", &["3:9: \"faces\" is empty"]);
     check(
         "[[listener]]\naddress = \"[::]:1\"\nfaces = [\"rest\"]",
-        &["3:10:", "must be \"gateway\" or \"path\" or \"admin\", not \"rest\""],
+        &["3:10:", "must be \"gateway\", \"path\" or \"admin\", not \"rest\""],
     );
     check(
         "admin_listen = \"[::]:2\"\n[[listener]]\naddress = \"[::]:1\"\nfaces = [\"admin\"]",
@@ -194,13 +203,29 @@ fn invalid_files() {
         "[[listener]]\naddress = \"[::]:1\"\nfaces = [\"path\"]\ntls = true",
         &["4:7: tls = true, but the gateway has no certificate", "set [tls] cert and key"],
     );
-    for name in ["Authorization", "cookie", "X-Real-IP", "x-plimsoll-via", "Target-Service-Id"] {
+    for (name, reason) in [
+        ("Authorization", "is never forwarded to an upstream"),
+        ("cookie", "is never forwarded to an upstream"),
+        ("X-Real-IP", "is never forwarded to an upstream"),
+        ("x-plimsoll-via", "is set by the gateway"),
+        ("Target-Service-Id", "is set by the gateway"),
+        ("Content-Type", "is set by the gateway"),
+    ] {
         let text = format!("pass_headers = [\"x-a\", \"{name}\"]");
-        check(&text, &["1:24:", "is never forwarded to an upstream"]);
+        check(&text, &["1:24:", reason]);
     }
+    check(
+        "listen = [\"127.0.0.1:7\", \"0.0.0.0:7\"]",
+        &["1:10: 0.0.0.0:7 overlaps 127.0.0.1:7, which is listed too"],
+    );
+    check(
+        "listen = [\"[::1]:7\"]\n[[listener]]\naddress = \"[::]:7\"\nfaces = [\"path\"]",
+        &["3:11: [::]:7 overlaps [::1]:7"],
+    );
+    read("listen = [\"0.0.0.0:7\", \"[::]:7\"]");
     check("pass_headers = [\"a b\"]", &["\"a b\" is not a header name"]);
     check("limits = { bodi = 1 }", &["gateway.toml:1:12: unknown key \"bodi\" in limits"]);
-    check("listen = \"127.0.0.1:1\"", &["1:10: \"listen\" must be a list, not string"]);
+    check("listen = \"127.0.0.1:1\"", &["1:10: \"listen\" must be a list, not a string"]);
     check("listen = []", &["\"listen\" is empty"]);
     check(
         "listen = [\"localhost\"]",
@@ -275,7 +300,10 @@ fn invalid_entries() {
     );
     check(&upstream("weight = 0"), &["\"weight\" must be from 1 to 1000"]);
     check(&upstream("tier = 10"), &["\"tier\" must be from 0 to 9"]);
-    check(&upstream("rate_limit = \"0/s\""), &["\"rate_limit\" must be above 0/s"]);
+    check(
+        &upstream("rate_limit = \"0/s\""),
+        &["\"rate_limit\" must be above 0/s", "hint: to take the upstream out of use"],
+    );
     check(&upstream("rate_limit = \"fast\""), &["\"rate_limit\": \"fast\""]);
     check(&upstream("kind = \"emv\""), &["did you mean \"evm\"?"]);
     check(&upstream("headers = { TE = \"a\" }"), &["\"TE\" is set by the gateway itself"]);
@@ -287,6 +315,11 @@ fn invalid_entries() {
     check(&upstream("headers = { A = \"a\", a = \"b\" }"), &["duplicate header \"a\""]);
     check(&upstream("headers = { A = \"a\\nb\" }"), &["a control character in header \"A\""]);
     check(&upstream("methods = { allow = [\"e*h\"] }"), &["\"e*h\" is not a method"]);
+    check(
+        &upstream("methods = { allow = [] }"),
+        &["5:21: \"allow\" is empty", "deny = [\"*\"] to allow none"],
+    );
+    read(&upstream("methods = { deny = [] }"));
     check(&upstream("methods = { allowed = [] }"), &["unknown key \"allowed\" in methods"]);
     check(&upstream("ca = \"no.pem\""), &["file not found: /tmp/no.pem"]);
     check("[[endpoint]]\nid = \"e\"", &["an endpoint without \"service\""]);
@@ -312,8 +345,8 @@ fn invalid_variables_and_flags() {
     check("PLIMSOLL_WORKERS", "many", "\"many\" is not a whole number");
     check("PLIMSOLL_WORKERS", "0", "\"workers\" must be from 1 to 256, not 0");
     check("PLIMSOLL_REVEAL", "yes", "\"yes\" is neither true nor false");
-    check("PLIMSOLL_LISTEN", "here", "\"listen\": \"here\" is not an address");
-    check("PLIMSOLL_LIMITS_BODY", "10 parsecs", "\"body\": \"10 parsecs\" is not a size");
+    check("PLIMSOLL_LISTEN", "here", "\"here\" is not an address");
+    check("PLIMSOLL_LIMITS_BODY", "10 parsecs", "\"10 parsecs\" is not a size");
     check("PLIMSOLL_CORS", "all", "\"cors\" must be \"any\" or \"off\"");
     check("PLIMSOLL_TLS_CERT", "/no.pem", "file not found: /no.pem");
     check("DATABASE_URL", "plimsoll.db", "not a database URL");
@@ -322,7 +355,7 @@ fn invalid_variables_and_flags() {
         refused(&inputs(&[], &[(flag, value)]), "", &[&format!("{flag}: {word}")]);
     };
     flag("--workers", "0", "\"workers\" must be from 1");
-    flag("--listen", "x", "\"listen\": \"x\" is not an address");
+    flag("--listen", "x", "\"x\" is not an address");
     flag("--upstream", "http://h/?a=b", "\"http://h/?a=b\" is not SERVICE=URL");
     flag("--upstream", "eth", "\"eth\" is not SERVICE=URL");
     flag("--upstream", "eth=h:1", "no scheme");

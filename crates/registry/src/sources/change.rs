@@ -3,7 +3,7 @@
 //! A change is validated against one state of the database and applied only to that state; if another
 //! writer was faster, it is validated again.
 
-use plimsoll_config::{Problems, Variables, nearest};
+use plimsoll_config::{Document, Problems, Variables, nearest};
 
 use super::join::{self, Services, held_by_file};
 use super::{LoadError, Sources};
@@ -145,7 +145,9 @@ fn check_entry(request: &Request, variables: &Variables) -> Result<(), ChangeErr
         .as_ref()
         .map(|service| ("--service".to_string(), format!("service = {}", quote(service))));
     let parts = std::iter::once(id).chain(service).chain(lines.iter().cloned());
-    join::resolve(*kind, parts, variables).map(|_| ()).map_err(ChangeError::Invalid)
+    join::resolve(*kind, &Document::from_named(parts), variables)
+        .map(|_| ())
+        .map_err(ChangeError::Invalid)
 }
 
 enum Decision {

@@ -153,7 +153,8 @@ pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Resu
         lines += &format!("service = {}\n", quote(service));
     }
     lines += entry.definition.as_deref().unwrap_or_default();
-    resolve(entry.kind, [(name(entry, database), lines)], variables).map_err(|found| {
+    let document = Document::from_entries([(name(entry, database), lines)]);
+    resolve(entry.kind, &document, variables).map_err(|found| {
         let (kind, id) = (entry.kind.name(), &entry.id);
         let disable = format!("disable the entry: plimsoll gateway {kind} disable {id}");
         let mut problems = Problems::default();
@@ -168,13 +169,13 @@ pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Resu
     })
 }
 
-/// Parses an entry from named parts.
+/// Parses an entry.
 pub(super) fn resolve(
     kind: EntryKind,
-    parts: impl IntoIterator<Item = (String, String)>,
+    document: &Document,
     variables: &Variables,
 ) -> Result<Item, Problems> {
-    Document::from_named(parts).read(variables, |table: &Table<'_>| match kind {
+    document.read(variables, |table: &Table<'_>| match kind {
         EntryKind::Service => valid(read_service(table)).map(Item::Service),
         EntryKind::Upstream => {
             valid(read_upstream(table, Path::new(""))).map(|one| Item::Upstream(Box::new(one)))

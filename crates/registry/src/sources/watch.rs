@@ -15,7 +15,7 @@ use std::time::Duration;
 use plimsoll_config::Problems;
 use plimsoll_measure::{Nanos, WallClock};
 
-use crate::config::Inputs;
+use crate::config::{Inputs, OTHER_FILE};
 
 /// The coarsest resolution of modification times: younger files may have changed unnoticed.
 const TICK_MAX: Nanos = Nanos::from_secs(2);
@@ -28,6 +28,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub(super) struct Watch {
     metadata: Option<Metadata>,
     content: Option<u64>,
+    /// Whether the file could be read before, so that its name is right.
+    was_read: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,9 @@ impl Watch {
     pub(super) fn read(&mut self, inputs: &Inputs) -> Result<Option<String>, Problems> {
         // Metadata first: a change between the two reads is then detected later, not missed.
         self.metadata = inputs.file.as_deref().and_then(Metadata::of);
-        let text = inputs.read_file();
+        let hint = if self.was_read { "restore it" } else { OTHER_FILE };
+        let text = inputs.read_file(hint);
+        self.was_read |= text.is_ok();
         self.content = text.as_ref().ok().and_then(|text| text.as_deref()).map(hash);
         text
     }

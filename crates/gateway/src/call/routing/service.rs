@@ -235,6 +235,11 @@ impl Service {
 }
 
 impl Route {
+    /// Whether the upstream is neither on a different chain nor known to be failing.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.chain.is_another() && !self.upstream.health.is_down()
+    }
+
     /// A route to an upstream; `named` is the service's id if it is the same for all calls.
     fn new(
         upstream: &Arc<Upstream>,

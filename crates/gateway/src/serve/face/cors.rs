@@ -1,6 +1,7 @@
 //! CORS: which pages may call from a browser.
 
 use crate::call::message::{Answer, Request};
+use crate::http1::Fields;
 use plimsoll_registry::settings::Cors;
 
 /// How long a browser may cache the answer to a preflight, in seconds: a day, the most that any browser
@@ -33,6 +34,11 @@ pub(crate) fn permit_any(cors: &Cors, answer: &mut Answer<'_>) {
     if *cors == Cors::Any {
         answer.fields.push(("access-control-allow-origin".into(), b"*".to_vec()));
     }
+}
+
+/// Whether an OPTIONS request is a browser's question whether it may send another request.
+pub(crate) fn is_preflight(fields: &Fields<'_>) -> bool {
+    fields.origin.is_some() && fields.request_method.is_some()
 }
 
 /// Answers OPTIONS: the methods that the path allows and, for a preflight, what a page may send.

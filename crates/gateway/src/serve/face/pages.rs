@@ -10,7 +10,7 @@ use super::{METRICS, TEXT, cors, parameter, wrong_method};
 use crate::call::message::{Answer, JSON, Request};
 use crate::call::relay::shown;
 use crate::call::routing::{Routing, Service};
-use crate::call::worker::{View, Worker};
+use crate::call::worker::{Shared, View, Worker};
 use crate::error::{Error, ErrorKind};
 use crate::offload;
 use crate::payload::Payload;
@@ -63,19 +63,22 @@ pub(super) async fn answer<'a>(
     }
     match request.method {
         "GET" | "HEAD" => {}
+        // Without an origin it is a probe, as HAProxy sends it by default.
+        "OPTIONS" if path == "/" && !cors::is_preflight(request.fields) => {}
         "OPTIONS" if path == "/" => {
             return Ok(cors::options("GET, HEAD, POST, OPTIONS", &view.settings.cors, request));
         }
         method => return Err(wrong_method(method, "use GET")),
     }
     let Some(probe) = probe else { return Ok(metrics_page(worker, view).await) };
-    let is_draining = worker.shared.is_draining();
+    let shared = &*worker.shared;
+    let is_draining = shared.is_draining();
     let is_detailed =
         query.and_then(|query| parameter(query, "detailed")).as_deref() == Some("true");
     match probe {
         Probe::Ready(asked) if is_detailed && request.faces.admin => {
             let mut readiness = Readiness::of(&view.routing, asked, is_draining);
-            readiness.detailed_at = Some(worker.local.now());
+            readiness.details = Some(Details { now: worker.local.now(), shared });
             Ok(readiness.answer())
         }
         probe => Ok(probe.answer(&view.routing, is_draining)),
@@ -98,8 +101,15 @@ struct Readiness<'s> {
     services: Vec<&'s Arc<Service>>,
     asked: Option<&'s str>,
     is_draining: bool,
-    /// The time of the request, if it asks for details.
-    detailed_at: Option<Nanos>,
+    /// Set if the request asks for details.
+    details: Option<Details<'s>>,
+}
+
+/// The sources of a page with details.
+struct Details<'s> {
+    /// The time of the request.
+    now: Nanos,
+    shared: &'s Shared,
 }
 
 impl<'s> Readiness<'s> {
@@ -114,15 +124,17 @@ impl<'s> Readiness<'s> {
                 services
             }
         };
-        Readiness { services, asked, is_draining, detailed_at: None }
+        Readiness { services, asked, is_draining, details: None }
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
         !self.is_draining && service.routes.iter().any(|route| !route.chain.is_another())
     }
 
+    /// One service that can be called suffices: a load balancer must not lose the gateway, and with it
+    /// all other services, because of one whose upstreams are wrong.
     fn is_ready(&self) -> bool {
-        !self.services.is_empty() && self.services.iter().all(|one| self.is_one_ready(one))
+        self.services.iter().any(|one| self.is_one_ready(one))
     }
 
     fn status(&self) -> u16 {
@@ -161,12 +173,15 @@ impl<'s> Readiness<'s> {
                 body.extend_from_slice(b",\"error\":");
                 json::write_text(&mut body, &service.other_chains());
             }
-            if let Some(now) = self.detailed_at {
-                details(service, now, &mut body);
+            if let Some(details) = &self.details {
+                details.upstreams(service, &mut body);
             }
             body.push(b'}');
         }
         body.push(b'}');
+        if let Some(details) = &self.details {
+            details.config(&mut body);
+        }
         if let Some(message) = self.message() {
             body.extend_from_slice(b",\"message\":");
             json::write_text(&mut body, &message);
@@ -201,27 +216,46 @@ impl<'s> Readiness<'s> {
     }
 }
 
-/// The state of a service's upstreams. Their URLs may be secret, so only ids are shown.
-fn details(service: &Service, now: Nanos, body: &mut Vec<u8>) {
-    body.extend_from_slice(b",\"endpoints\":[");
-    for (at, route) in service.routes.iter().enumerate() {
-        if at > 0 {
-            body.push(b',');
+impl Details<'_> {
+    /// The state of a service's upstreams. Their URLs may be secret, so only ids are shown.
+    fn upstreams(&self, service: &Service, body: &mut Vec<u8>) {
+        body.extend_from_slice(b",\"endpoints\":[");
+        for (at, route) in service.routes.iter().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            body.extend_from_slice(b"{\"address\":");
+            json::write_text(body, &route.upstream.model.id);
+            let (usable, in_flight) = (route.is_usable(), route.upstream.in_flight());
+            let text = format!(",\"usable\":{usable},\"in_flight\":{in_flight}");
+            body.extend_from_slice(text.as_bytes());
+            if let Some((since, why)) = route.upstream.health.down() {
+                let secs = (self.now - since).as_secs_f64() as u64;
+                let text = format!(",\"failing_for_s\":{secs},\"error\":");
+                body.extend_from_slice(text.as_bytes());
+                json::write_text(body, &why);
+            } else if let Some(id) = route.chain.other() {
+                body.extend_from_slice(b",\"error\":");
+                json::write_text(body, &format!("it is on chain {id}"));
+            }
+            body.push(b'}');
         }
-        body.extend_from_slice(b"{\"address\":");
-        json::write_text(body, &route.upstream.model.id);
-        let in_flight = route.upstream.in_flight();
-        body.extend_from_slice(format!(",\"in_flight\":{in_flight}").as_bytes());
-        if let Some((since, why)) = route.upstream.health.down() {
-            let secs = (now - since).as_secs_f64() as u64;
-            body.extend_from_slice(
-                format!(",\"not_answering_for_s\":{secs},\"error\":").as_bytes(),
-            );
-            json::write_text(body, &why);
+        body.push(b']');
+    }
+
+    /// Whether the configuration in use is the latest. Problems are not shown: they quote the file.
+    fn config(&self, body: &mut Vec<u8>) {
+        let (rejected, at) = (self.shared.is_config_rejected(), self.shared.reloaded_at());
+        let at = at.rfc3339();
+        let text = format!(",\"config\":{{\"rejected\":{rejected},\"applied_at\":\"{at}\"");
+        body.extend_from_slice(text.as_bytes());
+        if rejected {
+            body.extend_from_slice(b",\"error\":");
+            let why = "the last change was rejected; the log lists its problems";
+            json::write_text(body, why);
         }
         body.push(b'}');
     }
-    body.push(b']');
 }
 
 fn with_retry(mut answer: Answer<'_>) -> Answer<'_> {
