@@ -134,7 +134,8 @@ impl Health {
             self.recoveries.fetch_add(1, Ordering::Relaxed);
         }
         if since > 0 && was_announced {
-            let downtime = now - Nanos(since);
+            // From the first failure: it went down only when it had failed for a while.
+            let downtime = now - Nanos(self.failing_since.load(Ordering::Relaxed));
             tracing::info!(
                 upstream,
                 "upstream {upstream} is answering again, after {downtime} and {failures} failed \

