@@ -107,6 +107,8 @@ const CPU_MAX: f64 = 0.9;
 const CPU_HIGH: f64 = 0.5;
 /// More than this share of the CPU taken by other virtual machines delays requests.
 const STEAL_HIGH: f64 = 0.02;
+/// A host that is busier than this before the run has little CPU left.
+const BUSY_HIGH: f64 = 0.5;
 /// A wake-up later than this is seen in the results.
 const WAKE_UP_HIGH: Nanos = Nanos::from_millis(5);
 
@@ -203,7 +205,7 @@ fn ports(facts: &Facts, demand: &Demand, to: &Destination) -> Check {
             format!(
                 "keep connections alive (connections.reuse = true), or use {} source addresses \
                  (connections.source), or widen the range: sysctl -w \
-                 net.ipv4.ip_local_port_range=\"1024 65535\"",
+                 net.ipv4.ip_local_port_range=\"10000 65535\"",
                 whole(more_addresses.max(2.0)),
             ),
         );
@@ -213,7 +215,7 @@ fn ports(facts: &Facts, demand: &Demand, to: &Destination) -> Check {
             "more connections than ports: the rest of the limit cannot be used",
             format!(
                 "use {} source addresses (connections.source), or widen the range: sysctl -w \
-                 net.ipv4.ip_local_port_range=\"1024 65535\"",
+                 net.ipv4.ip_local_port_range=\"10000 65535\"",
                 whole(more_addresses.max(2.0)),
             ),
         );
@@ -402,8 +404,14 @@ fn steal(observed: &Observed) -> Check {
     };
     let (steal, busy) = (cpu.share(cpu.steal), 1.0 - cpu.share(cpu.idle));
     let value = format!("{:.1} % stolen, {:.0} % busy", steal * 100.0, busy * 100.0);
-    if steal <= STEAL_HIGH {
+    if steal <= STEAL_HIGH && busy <= BUSY_HIGH {
         return check("steal", Status::Ok, value);
+    }
+    if steal <= STEAL_HIGH {
+        return check("steal", Status::Warning, value).because(
+            "other programs on this host leave little CPU: requests would be late",
+            "stop them, or use another host",
+        );
     }
     check("steal", Status::Warning, value).because(
         "other virtual machines take CPU that this one wants: requests are late at random",

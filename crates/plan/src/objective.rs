@@ -84,6 +84,11 @@ impl Metric {
         }
     }
 
+    /// Whether it changes with the number of failed requests. Times do not: a failure may be fast.
+    pub fn limits_failures(self) -> bool {
+        !matches!(self, Metric::Time(..) | Metric::RateSent)
+    }
+
     /// Whether it is counted by stream, so that `where` can narrow it to streams only.
     pub fn narrows_to_streams(self) -> bool {
         matches!(self, Metric::Time(TimeKind::Lag | TimeKind::Wait, _))

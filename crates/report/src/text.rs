@@ -275,8 +275,8 @@ impl Summary {
             page.text(
                 toned(Tone::Warn, "  exit code 0: "),
                 &format!(
-                    "{failed} failed, but no objective is set; add [[objective]] that = \
-                     \"success >= 99%\" to the plan, or --objective \"success >= 99%\""
+                    "{failed} failed, but no objective limits failures; add --objective \
+                     \"success >= 99%\", or that = \"success >= 99%\" below [[objective]] in the plan"
                 ),
             );
         } else if self.verdict.findings.is_empty() {
@@ -288,12 +288,19 @@ impl Summary {
         }
     }
 
-    /// How many requests failed in a run that exits with 0 because it has no objectives.
+    /// How many requests failed in a run that exits with 0 because no objective limits failures.
     fn failed_without_objective(&self) -> Option<u64> {
         let requests = &self.all.stats.requests;
         let failed = requests.failed + requests.unsent;
         let passes = self.verdict.valid && !self.nothing_ok() && !self.facts.cut_short;
-        (failed > 0 && passes && self.objectives.is_empty()).then_some(failed)
+        let passes = passes && self.objectives_hold() && !self.limits_failures();
+        (failed > 0 && passes).then_some(failed)
+    }
+
+    /// Whether an objective would be missed if enough requests failed. Latency is none: a failure may
+    /// be fast.
+    fn limits_failures(&self) -> bool {
+        self.objectives.iter().any(|judged| judged.objective.metric.limits_failures())
     }
 
     /// When the last answer came, if clearly later than the last planned arrival.
@@ -307,7 +314,8 @@ impl Summary {
     /// What to do after a run without findings.
     fn next(&self) -> &'static str {
         if self.objectives.is_empty() {
-            "add [[objective]] that = \"latency.p99 < 250ms\" to give this run a pass/fail criterion"
+            "add --objective \"success >= 99%\" and --objective \"latency.p99 < 250ms\", or [[objective]] \
+             tables in the plan, to give this run pass/fail criteria"
         } else if self.objectives_hold() {
             "the run completed and every objective held; raise the rate to find the limit"
         } else {
