@@ -118,8 +118,10 @@ fn stdout_columns() -> usize {
 
 /// Prints a line to stderr. Write errors are ignored.
 fn tell(text: &str) {
-    // In one write, so that lines of several processes do not interleave.
-    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    // Plans and files are quoted in messages: nothing in them may move the terminal's cursor. In one
+    // write, so that lines of several processes do not interleave.
+    let line = trace::escaped(text.as_bytes()) + "\n";
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
 fn main() -> ExitCode {

@@ -189,7 +189,7 @@ fn without_password(url: &str) -> String {
 
 /// Text in which nothing but line feeds and tabs moves a terminal's cursor. Bytes that are not UTF-8
 /// are shown as `\xNN`.
-fn escaped(bytes: &[u8]) -> String {
+pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {

@@ -214,3 +214,16 @@ fn write_errors_on_stdout_are_reported() {
     let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(stderr.contains("cannot write to stdout: No space left"), "{stderr}");
 }
+
+#[test]
+fn messages_do_not_repeat_escape_sequences() {
+    let folder = Folder::new();
+    folder.file("t.txt", "\u{1b}[31mGET x\n");
+    let plan =
+        "rate = \"1/s\"\nduration = \"1s\"\n\"k\\u001b[31m\" = 1\n[[target]]\nfile = \"t.txt\"\n";
+    let plan = folder.file("plan.toml", plan);
+    let done = plimsoll(&["check", &plan]);
+    assert_eq!(done.code, 2);
+    assert!(!done.stderr.contains('\u{1b}'), "{}", done.stderr);
+    assert!(done.stderr.contains("\\u{1b}[31m"), "{}", done.stderr);
+}
