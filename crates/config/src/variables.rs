@@ -175,9 +175,21 @@ impl Variables {
 /// Whether a name (of a variable or header) suggests a secret.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["key", "token", "secret", "pass", "auth", "cookie", "credential"]
-        .iter()
-        .any(|word| name.contains(word))
+    const WORDS: [&str; 12] = [
+        "key",
+        "token",
+        "secret",
+        "pass",
+        "pwd",
+        "auth",
+        "bearer",
+        "cookie",
+        "session",
+        "credential",
+        "jwt",
+        "signature",
+    ];
+    WORDS.iter().any(|word| name.contains(word))
 }
 
 impl Text {
