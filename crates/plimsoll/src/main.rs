@@ -36,7 +36,7 @@ const EXIT_CODES: &str = "Exit codes of plimsoll run:
 Exit codes of plimsoll gateway:
   0    stopped by a signal, or the command succeeded
   1    internal error
-  2    invalid arguments or configuration, an address in use, or a refused change";
+  2    invalid arguments or configuration, an address in use, a refused change";
 
 /// Load-test HTTP and JSON-RPC services, and relay JSON-RPC.
 #[derive(Parser)]
