@@ -288,8 +288,8 @@ fn connections_needed(plan: &Plan) -> u64 {
     needed.sum::<u64>().min(plan.connections.max * plan.origins().len() as u64)
 }
 
-/// File descriptors that a plan needs in any case with so many workers: its least connections, the
-/// workers' and the process's own.
+/// The fewest file descriptors that a plan needs: one for each user or open stream, plus those of the
+/// workers and of the process.
 pub fn descriptors_needed(plan: &Plan, workers: usize) -> u64 {
     connections_needed(plan) + OTHER_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64
 }

@@ -336,17 +336,17 @@ impl ClosedModel {
     /// has started its part.
     #[inline]
     fn number(&mut self, user: u64, warm: bool) -> Option<(u64, u64)> {
-        let (number, seq) = if warm {
+        let (number, shared) = if warm {
             (self.users.start_warm(user), None)
         } else {
             let ticket = self.users.start(user)?;
-            (ticket.number, Some(ticket.seq))
+            (ticket.number, self.deals_shared.then_some(ticket.seq))
         };
-        if let Some(seq) = seq.filter(|_| self.deals_shared) {
-            return Some((number, seq));
-        }
-        self.next_card += 1;
-        Some((number, self.next_card - 1))
+        let card = shared.unwrap_or_else(|| {
+            self.next_card += 1;
+            self.next_card - 1
+        });
+        Some((number, card))
     }
 
     fn next_at(&self) -> Option<Nanos> {

@@ -24,8 +24,8 @@ pub struct Demand {
     pub cpu_per_request: Option<Nanos>,
     /// Memory that may be used, in bytes, besides connections; 0 if unknown.
     pub memory: u64,
-    /// Variables that name a proxy, which is not used.
-    pub proxies: Vec<String>,
+    /// The variable that names a proxy for a destination; it is not used.
+    pub proxy: Option<String>,
 }
 
 /// A host and port that connections are opened to.
@@ -93,6 +93,8 @@ pub struct Check {
     pub fix: String,
 }
 
+/// A wide range of ports, above those that servers use.
+pub(crate) const PORTS: &str = "10000 65535";
 /// How long a port stays bound after its connection, if this side closes first.
 const TIME_WAIT: f64 = 60.0;
 /// The same with `tcp_tw_reuse`.
@@ -127,7 +129,7 @@ pub fn examine(facts: &Facts, observed: &Observed, demand: &Demand) -> Vec<Check
     checks.push(wake_up(observed));
     checks.push(clock(facts));
     checks.push(time(facts));
-    checks.extend(proxies(demand));
+    checks.extend(proxy(demand));
     checks.push(sockets(facts));
     checks.sort_by_key(|check| std::cmp::Reverse(check.status));
     checks
@@ -193,7 +195,12 @@ fn ports(facts: &Facts, demand: &Demand, to: &Destination) -> Check {
             String::new()
         },
     );
-    let more_addresses = needed / ports.count().max(1) as f64;
+    let addresses = (needed / ports.count().max(1) as f64).max(2.0);
+    let more_ports = format!(
+        "use {} source addresses (connections.source), or widen the range: sysctl -w \
+         net.ipv4.ip_local_port_range=\"{PORTS}\"",
+        whole(addresses),
+    );
     if to.opened > 0.0 && steady > available as f64 {
         return check(ID, Status::Blocks, value).because(
             format!(
@@ -202,22 +209,13 @@ fn ports(facts: &Facts, demand: &Demand, to: &Destination) -> Check {
                 whole(to.opened),
                 available as f64 / to.opened,
             ),
-            format!(
-                "keep connections alive (connections.reuse = true), or use {} source addresses \
-                 (connections.source), or widen the range: sysctl -w \
-                 net.ipv4.ip_local_port_range=\"10000 65535\"",
-                whole(more_addresses.max(2.0)),
-            ),
+            format!("keep connections alive (connections.reuse = true), or {more_ports}"),
         );
     }
     if needed > available as f64 {
         return check(ID, Status::Warning, value).because(
             "more connections than ports: the rest of the limit cannot be used",
-            format!(
-                "use {} source addresses (connections.source), or widen the range: sysctl -w \
-                 net.ipv4.ip_local_port_range=\"10000 65535\"",
-                whole(more_addresses.max(2.0)),
-            ),
+            more_ports,
         );
     }
     check(ID, Status::Ok, value)
@@ -459,13 +457,12 @@ fn time(facts: &Facts) -> Check {
     }
 }
 
-fn proxies(demand: &Demand) -> Option<Check> {
-    (!demand.proxies.is_empty()).then(|| {
-        check("proxy", Status::Note, format!("{} set", demand.proxies.join(", "))).because(
-            "no proxy is used: the load goes to the target itself",
-            "unset it if that is what you want",
-        )
-    })
+fn proxy(demand: &Demand) -> Option<Check> {
+    let name = demand.proxy.as_ref()?;
+    Some(check("proxy", Status::Note, format!("{name} is set")).because(
+        "no proxy is used: the load goes to the target itself",
+        "unset it if that is what you want",
+    ))
 }
 
 fn sockets(facts: &Facts) -> Check {

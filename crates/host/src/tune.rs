@@ -1,11 +1,12 @@
 //! Kernel settings for a load: which to change, as files or at once, and back.
 //!
 //! # Undo
-//! Previous values are on disk before the first one is changed, and the oldest record wins: however
-//! often settings are applied, and wherever the process is killed, [`undo`] restores what was there
-//! before the first time. Files are written only where there is none, or one written by this module.
+//! Previous values are on disk before the first one is changed, and a recorded value is never
+//! overwritten. So [`undo`] restores the values from before the first [`apply`], even if settings were
+//! applied several times or the process was killed in between. A file is written only if none exists
+//! or this module wrote it.
 
-use crate::doctor::Demand;
+use crate::doctor::{Demand, PORTS};
 use crate::{Facts, Source};
 use std::fs;
 use std::io::{self, Write};
@@ -56,12 +57,12 @@ pub fn settings(source: &Source, demand: &Demand) -> Vec<Setting> {
             all.push(Setting { key: key.into(), current, value, why: why.into() });
         }
     };
-    let first = facts.ports.map_or(0, |ports| ports.first).min(10_000);
-    let first = if first == 0 { 10_000 } else { first };
+    // A range that begins lower keeps its beginning.
+    let lower = facts.ports.filter(|ports| ports.first < 10_000);
     want(
         "net.ipv4.ip_local_port_range",
         facts.ports.is_some_and(|ports| ports.first <= 10_000 && ports.last >= 65_535),
-        format!("{first} 65535"),
+        lower.map_or(PORTS.into(), |ports| format!("{} 65535", ports.first)),
         "more ports for outgoing connections: each holds one per destination and source address",
     );
     want(
@@ -162,7 +163,7 @@ pub fn apply(source: &Source, settings: &[Setting], demand: &Demand) -> io::Resu
     Ok(done)
 }
 
-/// Restores what was there before the first [`apply`], and removes its files.
+/// Restores the values from before the first [`apply`], and removes its files.
 ///
 /// # Errors
 /// Nothing was applied, or a value cannot be written; it can be tried again.

@@ -15,6 +15,7 @@ mod watcher;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
+use plimsoll_registry::Definitions;
 use plimsoll_registry::config::{Config, FILE_DEFAULT, Inputs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -164,9 +165,14 @@ pub(crate) fn print_config(inputs: &Inputs) -> anyhow::Result<ExitCode> {
     if !problems.is_empty() {
         return Err(usage_error(format!("the configuration is not valid\n{problems}"), ""));
     }
-    config.notes.iter().for_each(|note| tell(&format!("note: {note}")));
-    let warnings = plimsoll_gateway::warnings(&config.settings, &config.definitions);
-    warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+    tell_notes(&config, &config.definitions);
     put(&config.to_toml())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what an operator should look at in a valid configuration.
+fn tell_notes(config: &Config, definitions: &Definitions) {
+    config.notes.iter().for_each(|note| tell(&format!("note: {note}")));
+    let warnings = plimsoll_gateway::warnings(&config.settings, definitions);
+    warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
 }

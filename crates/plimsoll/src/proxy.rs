@@ -9,10 +9,26 @@ use std::net::IpAddr;
 /// A note for the first origin that a client honouring the environment would reach through a proxy.
 /// Names the variable and not its value, which may contain a password.
 pub(crate) fn note(origins: &[Origin]) -> Option<String> {
-    note_of(origins, |name| std::env::var(name).ok())
+    let (name, origin) = unused(origins)?;
+    Some(note_text(name, origin))
 }
 
-fn note_of(origins: &[Origin], variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// The variable that such a client would use, and the first origin that it would use it for.
+pub(crate) fn unused(origins: &[Origin]) -> Option<(&'static str, &Origin)> {
+    unused_of(origins, |name| std::env::var(name).ok())
+}
+
+fn note_text(name: &str, origin: &Origin) -> String {
+    format!(
+        "note: {name} is set but not used: connections to {origin} are direct, because a proxy \
+         would be measured together with the target"
+    )
+}
+
+fn unused_of(
+    origins: &[Origin],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<(&'static str, &Origin)> {
     let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
     let no_proxy = ["no_proxy", "NO_PROXY"].iter().find_map(|name| variable(name));
     let no_proxy = no_proxy.unwrap_or_default();
@@ -22,11 +38,7 @@ fn note_of(origins: &[Origin], variable: impl Fn(&str) -> Option<String>) -> Opt
             Scheme::Http => ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
             Scheme::Https => ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
         };
-        let name = names.into_iter().find(set)?;
-        Some(format!(
-            "note: {name} is set but not used: connections to {origin} are direct, because a proxy \
-             would be measured together with the target"
-        ))
+        Some((names.into_iter().find(set)?, origin))
     })
 }
 
@@ -86,7 +98,7 @@ mod tests {
             let variable = |name: &str| {
                 variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.to_string())
             };
-            let note = note_of(&origins, variable);
+            let note = unused_of(&origins, variable).map(|(name, origin)| note_text(name, origin));
             let name = note.as_ref().map(|note| note.split(' ').nth(1).unwrap());
             assert_eq!(name, noted, "{url} {variables:?}");
             assert!(!note.unwrap_or_default().contains("secret"));

@@ -1,14 +1,11 @@
 //! What a plan or a gateway asks of its host.
 
+use crate::proxy;
 use plimsoll_engine::descriptors_needed;
 use plimsoll_host::doctor::{Check, Demand, Destination, Status};
 use plimsoll_plan::{Load, Origin, Plan};
 use plimsoll_registry::config::Config;
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
-
-/// Variables in which other programs look for a proxy.
-const PROXIES: [&str; 6] =
-    ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// What a plan asks for.
 pub(super) fn of_plan(plan: &Plan, unresolved: &mut Vec<Check>) -> Demand {
@@ -29,11 +26,7 @@ pub(super) fn of_plan(plan: &Plan, unresolved: &mut Vec<Check>) -> Demand {
         cpu_per_request: None,
         // The program, and the histograms of the statistics' names.
         memory: (32 << 20) + ((plan.targets.len() as u64) << 15),
-        proxies: PROXIES
-            .iter()
-            .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-            .map(|name| name.to_string())
-            .collect(),
+        proxy: proxy::unused(&origins).map(|(name, _)| name.to_string()),
     }
 }
 
@@ -57,7 +50,7 @@ pub(super) fn of_gateway(config: &Config, unresolved: &mut Vec<Check>) -> Demand
         descriptors: 64,
         cpu_per_request: None,
         memory: limits.memory + (64 << 20),
-        proxies: Vec::new(),
+        proxy: None,
     }
 }
 

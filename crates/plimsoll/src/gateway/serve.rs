@@ -43,9 +43,7 @@ pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Defin
     let loaded = sources.load().await;
     let (config, definitions) =
         loaded.map_err(|error| usage_error(error.to_string(), error.hint()))?;
-    config.notes.iter().for_each(|note| tell(&format!("note: {note}")));
-    let warnings = plimsoll_gateway::warnings(&config.settings, &definitions);
-    warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+    super::tell_notes(&config, &definitions);
     Ok((config, definitions))
 }
 
