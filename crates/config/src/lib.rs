@@ -8,7 +8,8 @@
 //! - `attached`: [`Attached`]: a file referenced by a document
 //! - `file`: [`read_file`]: reads a file that a user named
 //! - `problem`: [`Problem`], [`Problems`]: what is wrong, where, and how to fix it
-//! - `variables`: [`Variables`], [`Text`]: `${NAME}` substitution and redaction
+//! - `variables`: [`Variables`], [`Text`]: `${NAME}` substitution
+//! - `redact`: which parts of a value may be printed
 //! - `values`: parsing and printing rates, durations and sizes
 //! - `nearest`: the known word nearest to an unknown one
 
@@ -17,6 +18,7 @@ mod document;
 mod file;
 mod nearest;
 mod problem;
+mod redact;
 pub mod values;
 mod variables;
 
@@ -25,4 +27,5 @@ pub use document::{Document, Field, Table};
 pub use file::read_file;
 pub use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
-pub use variables::{Text, Variables, is_secret};
+pub use redact::{is_secret, is_word};
+pub use variables::{Text, Variables};

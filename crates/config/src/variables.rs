@@ -5,7 +5,10 @@
 //! placeholder, so that the secret is never printed or written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
+
+use crate::redact::{REDACTED, is_secret};
 
 /// A string after variable substitution.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -20,8 +23,8 @@ pub struct Text {
 }
 
 /// Prints only the form that may be shown.
-impl std::fmt::Debug for Text {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.shown)
     }
 }
@@ -39,12 +42,18 @@ impl Text {
     }
 }
 
-/// What is wrong with a placeholder.
+/// What is wrong with a placeholder. What stands in a malformed one is not repeated: it may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Unset(String),
-    Malformed(String),
+    /// A `${` without `}`, at this byte.
+    Open(usize),
+    /// A name with other characters than letters, digits and `_`, at this byte.
+    Name(usize),
 }
+
+/// How to write a placeholder.
+const FORM: &str = "write ${NAME} or ${NAME:-default}; write a literal ${ as $${";
 
 impl Fault {
     /// The message and the hint.
@@ -54,30 +63,37 @@ impl Fault {
                 format!("the variable {name} is not set"),
                 format!("set it with --set {name}=VALUE or in the environment"),
             ),
-            Fault::Malformed(at) => (
-                format!("malformed variable: {at}"),
-                "write ${NAME} or ${NAME:-default}; write a literal ${ as $${".into(),
+            Fault::Open(_) => ("malformed variable: a \"${\" without \"}\"".into(), FORM.into()),
+            Fault::Name(_) => (
+                "malformed variable: a name has only letters, digits and \"_\"".into(),
+                FORM.into(),
             ),
         }
     }
 
     /// The byte offset of the placeholder in `text`.
     pub(crate) fn place_in(&self, text: &str) -> usize {
-        let begin = match self {
-            Fault::Unset(name) => text.find(&format!("${{{name}}}")),
-            Fault::Malformed(at) => text.find(at),
-        };
-        begin.unwrap_or(0)
+        match self {
+            Fault::Unset(name) => text.find(&format!("${{{name}}}")).unwrap_or(0),
+            Fault::Open(at) | Fault::Name(at) => *at,
+        }
     }
 }
 
 /// The variables that a document may use.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Variables {
     values: BTreeMap<String, String>,
     leave_unset: bool,
     /// The names that documents have used, shared by all clones.
     used: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// Prints only names: any value of the environment may be a secret.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
 }
 
 impl Variables {
@@ -136,15 +152,15 @@ impl Variables {
                 continue;
             }
             filled.push(before);
-            let malformed = || Fault::Malformed(from.chars().take(20).collect());
-            let end = from.find('}').ok_or_else(malformed)?;
+            let at = text.len() - from.len();
+            let end = from.find('}').ok_or(Fault::Open(at))?;
             let inside = &from[2..end];
             let (name, default) = match inside.split_once(":-") {
                 Some((name, default)) => (name, Some(default)),
                 None => (inside, None),
             };
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-                return Err(malformed());
+                return Err(Fault::Name(at));
             }
             self.used.lock().expect("no holder panics").insert(name.into());
             let value = match (self.values.get(name), default) {
@@ -160,7 +176,10 @@ impl Variables {
             };
             filled.value += value;
             if is_secret(name) {
-                filled.shown += &from[..=end];
+                filled.shown += &match default {
+                    Some(default) if !default.is_empty() => format!("${{{name}:-{REDACTED}}}"),
+                    _ => from[..=end].to_string(),
+                };
             } else {
                 // The shown form must parse back: a `${` within the value is not a placeholder.
                 filled.shown += &value.replace("${", "$${");
@@ -172,107 +191,9 @@ impl Variables {
     }
 }
 
-/// Whether a name (of a variable or header) suggests a secret.
-pub fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    const WORDS: [&str; 12] = [
-        "key",
-        "token",
-        "secret",
-        "pass",
-        "pwd",
-        "auth",
-        "bearer",
-        "cookie",
-        "session",
-        "credential",
-        "jwt",
-        "signature",
-    ];
-    WORDS.iter().any(|word| name.contains(word))
-}
-
-impl Text {
-    /// Whether the shown form leaves out part of the value.
-    pub fn hides(&self) -> bool {
-        self.shown != self.value && self.shown != self.value.replace("${", "$${")
-    }
-
-    /// Redacts the shown form if `name` (of a header) suggests a secret.
-    pub fn hidden_if_secret(mut self, name: &str) -> Text {
-        if is_secret(name) && !self.shown.contains("${") {
-            self.shown = REDACTED.into();
-        }
-        self
-    }
-
-    /// Redacts the parts of a URL's path and query that look like API keys; node providers put keys
-    /// there.
-    pub fn hiding_keys_of_url(mut self) -> Text {
-        let (front, rest) = match self.shown.split_once("://") {
-            Some((scheme, rest)) => (format!("{scheme}://"), rest),
-            None => (String::new(), self.shown.as_str()),
-        };
-        let (path, query) = rest.split_once('?').map_or((rest, None), |(p, q)| (p, Some(q)));
-        let mut parts = path.split('/');
-        let mut shown = front + parts.next().unwrap_or_default();
-        for part in parts {
-            shown += "/";
-            shown += if looks_like_key(part) { REDACTED } else { part };
-        }
-        for (at, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
-            shown += if at == 0 { "?" } else { "&" };
-            match pair.split_once('=') {
-                Some((name, value))
-                    if !value.contains("${") && (is_secret(name) || looks_like_key(value)) =>
-                {
-                    shown += &format!("{name}={REDACTED}");
-                }
-                None if looks_like_key(pair) => shown += REDACTED,
-                _ => shown += pair,
-            }
-        }
-        self.shown = shown;
-        self
-    }
-}
-
-/// Replaces secrets in shown forms.
-const REDACTED: &str = "[redacted]";
-
-/// Whether a part of a URL could be a key: long, and not a word.
-fn looks_like_key(part: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
-    let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);
-    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
-    part.bytes().all(plain) && ((part.len() >= 16 && mixed) || part.len() >= 24)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_in_urls_are_not_shown() {
-        let check = |url: &str, shown: &str| {
-            assert_eq!(Text::plain(url).hiding_keys_of_url().shown, shown);
-        };
-        let key = "9aa3d95b3bc440fa88ea12eaa4456161";
-        check(&format!("https://node.example/v3/{key}"), "https://node.example/v3/[redacted]");
-        check(&format!("https://h/{key}/eth?x=1"), "https://h/[redacted]/eth?x=1");
-        check("https://h/?apikey=K&chain=eth", "https://h/?apikey=[redacted]&chain=eth");
-        check(&format!("https://h?{key}"), "https://h?[redacted]");
-        check("https://h/${NODE_KEY}?token=${T}", "https://h/${NODE_KEY}?token=${T}");
-        check("http://127.0.0.1:3069/v1", "http://127.0.0.1:3069/v1");
-        check(
-            "http://a-rather-long-host-name.example/ethereum/mainnet",
-            "http://a-rather-long-host-name.example/ethereum/mainnet",
-        );
-        assert_eq!(
-            format!("{:?}", Text { value: "s3cret".into(), ..Text::plain("${X}") }),
-            "\"${X}\""
-        );
-    }
 
     #[test]
     fn fills_and_hides() {
@@ -289,9 +210,18 @@ mod tests {
         check("${PORT:-80}", "80", "80");
         check("$${HOST}", "${HOST}", "$${HOST}");
         assert_eq!(variables.fill("${NO}"), Err(Fault::Unset("NO".into())));
-        assert_eq!(variables.fill("a ${NO"), Err(Fault::Malformed("${NO".into())));
-        assert_eq!(variables.used(), ["HOST", "NO", "NODE_KEY", "PORT"]);
-        assert_eq!(variables.fill("${a b}"), Err(Fault::Malformed("${a b}".into())));
+        assert_eq!(variables.fill("a ${NO"), Err(Fault::Open(2)));
+        assert_eq!(variables.fill("a ${s3cret-}"), Err(Fault::Name(2)));
+        check("${NO_KEY:-s3cret}", "s3cret", "${NO_KEY:-[redacted]}");
+        check("${NO_KEY:-}", "", "${NO_KEY:-}");
+        let mut printed = format!("{variables:?}");
+        for fault in [Fault::Open(2), Fault::Name(2)] {
+            let (message, hint) = fault.message_and_hint();
+            printed += &(message + &hint);
+        }
+        assert!(!printed.contains("s3cret"), "{printed}");
+        assert_eq!(variables.used(), ["HOST", "NO", "NODE_KEY", "NO_KEY", "PORT"]);
+        assert_eq!(variables.fill("${a b}"), Err(Fault::Name(0)));
 
         let left = variables.leave_unset().fill("${HOST}/${NO}").unwrap();
         assert_eq!((left.shown.as_str(), left.unset.as_deref()), ("example.org/${NO}", Some("NO")));

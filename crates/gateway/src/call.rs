@@ -3,6 +3,7 @@
 pub(crate) mod attempt;
 mod batch;
 pub(crate) mod chain;
+pub(crate) mod forwarded;
 pub(crate) mod judge;
 pub(crate) mod message;
 pub(crate) mod parse;

@@ -9,6 +9,7 @@
 
 mod chunks;
 mod fields;
+mod glimpse;
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -19,6 +20,7 @@ use crate::error::{Error, ErrorKind};
 
 pub(crate) use chunks::Chunks;
 pub(crate) use fields::{Fields, Framing, quoted};
+pub(crate) use glimpse::Glimpse;
 
 /// Maximum number of headers in a request. Browsers send about 20, proxies add a few.
 pub(crate) const FIELDS_MAX: usize = 64;

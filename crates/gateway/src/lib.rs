@@ -39,4 +39,4 @@ mod warnings;
 pub use gateway::{Drained, Gateway, StartError};
 pub use host::{Host, Process, Resolve};
 pub use plimsoll_registry::{Definitions, Settings};
-pub use warnings::{file_problems, warnings};
+pub use warnings::{Warning, file_problems, warnings};

@@ -4,10 +4,13 @@
 //! Warnings never stop a gateway: an unknown method may exist on some node, and a listener may be
 //! added later.
 
+use std::fmt;
+
 use plimsoll_config::{Place, Problems, nearest};
 use plimsoll_registry::Definitions;
 use plimsoll_registry::model::MethodRules;
 use plimsoll_registry::settings::Settings;
+use plimsoll_registry::store::EntryKind;
 use plimsoll_rpc::method::NAMES;
 
 use crate::transport::tls;
@@ -42,6 +45,25 @@ const NAMESPACES: &[&str] = &[
     "zks",
 ];
 
+/// A warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The kind and id of the entry with the mistake; `None` if it is not in one entry.
+    pub entry: Option<(EntryKind, String)>,
+    /// The mistake.
+    pub message: String,
+}
+
+/// Endpoints' ids are masked.
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((kind, id)) = &self.entry {
+            write!(f, "{} {}: ", kind.name(), kind.shown(id))?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
 /// The problems with certificates and keys that would keep a gateway from starting, or from applying
 /// this configuration.
 pub fn file_problems(settings: &Settings, definitions: &Definitions) -> Problems {
@@ -53,31 +75,32 @@ pub fn file_problems(settings: &Settings, definitions: &Definitions) -> Problems
 }
 
 /// The warnings for a configuration.
-pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<String> {
+pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> {
     let mut found = Vec::new();
+    let mut check = |kind, id: &str, rules| {
+        let warning = |message| Warning { entry: Some((kind, id.into())), message };
+        found.extend(check_rules(rules).into_iter().map(warning));
+    };
     for endpoint in &definitions.endpoints {
-        check_rules(&format!("endpoint {}", endpoint.id), &endpoint.methods, &mut found);
+        check(EntryKind::Endpoint, &endpoint.id, &endpoint.methods);
     }
     for upstream in &definitions.upstreams {
-        check_rules(&format!("upstream {}", upstream.id), &upstream.methods, &mut found);
+        check(EntryKind::Upstream, &upstream.id, &upstream.methods);
     }
+    let mut add = |message: String| found.push(Warning { entry: None, message });
     let has = |face: &dyn Fn(&plimsoll_registry::settings::Listener) -> bool| {
         settings.listeners.iter().any(face)
     };
     let (customers, path) = (has(&|one| one.faces.gateway), has(&|one| one.faces.path));
     if !customers && !path {
-        found.push(
-            "no listener relays calls; add \"gateway\" or \"path\" to a listener's faces".into(),
-        );
+        add("no listener relays calls; add \"gateway\" or \"path\" to a listener's faces".into());
     } else if !customers && !definitions.endpoints.is_empty() {
-        found.push(
-            "endpoints are defined, but no listener has the face \"gateway\" that serves them"
-                .into(),
-        );
+        add("endpoints are defined, but no listener has the face \"gateway\" that serves them"
+            .into());
     }
     let rest = definitions.services.iter().find(|service| service.rest);
     if let Some(service) = rest.filter(|_| customers && !path) {
-        found.push(format!(
+        add(format!(
             "service {} has rest = true, but no listener has the face \"path\" that serves REST",
             service.id
         ));
@@ -85,7 +108,9 @@ pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<String> {
     found
 }
 
-fn check_rules(of: &str, rules: &MethodRules, found: &mut Vec<String>) {
+/// The mistakes in an entry's rules.
+fn check_rules(rules: &MethodRules) -> Vec<String> {
+    let mut found = Vec::new();
     let patterns = |key: &'static str, list: &'_ [String]| {
         list.iter().map(move |pattern| (key, pattern.clone())).collect::<Vec<_>>()
     };
@@ -94,7 +119,7 @@ fn check_rules(of: &str, rules: &MethodRules, found: &mut Vec<String>) {
         if let Some(meant) = unmatched(&pattern) {
             let hint = meant.map(|meant| format!("; did you mean \"{meant}\"?"));
             found.push(format!(
-                "{of}: methods.{key} \"{pattern}\" matches no known method{} (names are \
+                "methods.{key} \"{pattern}\" matches no known method{} (names are \
                  case-sensitive)",
                 hint.as_deref().unwrap_or_default()
             ));
@@ -107,10 +132,11 @@ fn check_rules(of: &str, rules: &MethodRules, found: &mut Vec<String>) {
         };
         if let Some(wide) = rules.deny.iter().find(covers) {
             found.push(format!(
-                "{of}: methods.allow \"{pattern}\" has no effect; methods.deny \"{wide}\" overrides it"
+                "methods.allow \"{pattern}\" has no effect; methods.deny \"{wide}\" overrides it"
             ));
         }
     }
+    found
 }
 
 /// `Some` if a pattern probably matches nothing, with the pattern that was probably meant. An unknown
@@ -179,9 +205,8 @@ mod tests {
             allow: vec!["eth_call".into(), "eth_getLogs".into()],
             deny: vec!["eth_c*".into()],
         };
-        let mut found = Vec::new();
-        check_rules("endpoint e", &rules, &mut found);
-        let expected = "endpoint e: methods.allow \"eth_call\" has no effect; methods.deny \"eth_c*\" overrides it";
-        assert_eq!(found, [expected]);
+        let expected =
+            "methods.allow \"eth_call\" has no effect; methods.deny \"eth_c*\" overrides it";
+        assert_eq!(check_rules(&rules), [expected]);
     }
 }

@@ -12,6 +12,7 @@ mod keys;
 mod show;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -71,7 +72,7 @@ pub struct Database {
 }
 
 /// The inputs of a configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Inputs {
     /// The file, if there is one.
     pub file: Option<PathBuf>,
@@ -80,6 +81,18 @@ pub struct Inputs {
     /// Flags and their values, such as `("--listen", "127.0.0.1:0")`: those of [`KEYS`] and
     /// `--upstream`.
     pub flags: Vec<(&'static str, String)>,
+}
+
+/// Prints flags without their values, which may contain secrets.
+impl fmt::Debug for Inputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags: Vec<&str> = self.flags.iter().map(|(flag, _)| *flag).collect();
+        f.debug_struct("Inputs")
+            .field("file", &self.file)
+            .field("variables", &self.variables)
+            .field("flags", &flags)
+            .finish()
+    }
 }
 
 impl Inputs {
@@ -338,11 +351,12 @@ fn add_upstreams_of_flags(draft: &mut Draft, inputs: &Inputs, problems: &mut Pro
             let Some(((service, value), (_, shown))) =
                 split.filter(|((service, _), _)| check_id(service).is_ok())
             else {
-                field.problem(format!("\"{}\" is not SERVICE=URL", text.shown), hint);
+                let shown = text.hiding_all_but_words_of_url().shown;
+                field.problem(format!("\"{shown}\" is not SERVICE=URL"), hint);
                 return None;
             };
             let url = Text { value: value.into(), shown: shown.into(), unset: text.unset.clone() };
-            let url = url.hiding_keys_of_url();
+            let url = url.hiding_all_but_words_of_url();
             let address = match Address::parse(value) {
                 Ok(address) => address,
                 Err(message) => {

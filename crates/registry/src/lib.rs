@@ -5,14 +5,17 @@
 //! # Layout
 //! - [`settings`], [`model`]: resolved settings and definitions
 //! - [`config`]: the file, the environment and flags
+//! - [`restrict`]: files that only their owner may read
 //! - [`store`]: the database of entries
 //! - [`sources`]: joins configuration and database, and detects changes
 
 pub mod config;
 pub mod model;
+mod private;
 pub mod settings;
 pub mod sources;
 pub mod store;
 
 pub use model::Definitions;
+pub use private::restrict;
 pub use settings::Settings;

@@ -13,10 +13,12 @@
 mod conformance;
 mod sqlite;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use crate::model::masked;
 use sqlite::Sqlite;
 pub(crate) use sqlite::path_of as sqlite_path;
 
@@ -41,6 +43,14 @@ impl EntryKind {
             EntryKind::Service => "service",
             EntryKind::Upstream => "upstream",
             EntryKind::Endpoint => "endpoint",
+        }
+    }
+
+    /// The id of an entry of this kind as logs show it: masked if it is a credential.
+    pub fn shown(self, id: &str) -> Cow<'_, str> {
+        match self {
+            EntryKind::Service | EntryKind::Upstream => Cow::Borrowed(id),
+            EntryKind::Endpoint => Cow::Owned(masked(id)),
         }
     }
 }

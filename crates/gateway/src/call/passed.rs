@@ -5,13 +5,16 @@
 //! lists, and the ids of the Plimsoll gateways that the request has passed through, for loop
 //! detection.
 
+use std::io::Write;
+use std::net::IpAddr;
+
 use plimsoll_registry::model::{self, Kind};
 use plimsoll_registry::settings::Settings;
 
+use super::forwarded::{self, FORWARDED_FOR};
 use super::message::Request;
 use crate::error::{Error, ErrorKind};
 use crate::http1::write_field;
-use crate::observe::access_log;
 
 /// Forwarded to PATH instances only.
 const TO_PATH: [&str; 5] =
@@ -32,19 +35,30 @@ const VIA_MAX: usize = 8;
 /// The longest request id accepted from a caller, in bytes.
 const REQUEST_ID_MAX: usize = 128;
 
-/// The headers to forward with a request. Boxed, because most requests have none.
-#[derive(Debug, Default)]
-pub(crate) struct Passed(Option<Box<HeaderLines>>);
+/// The headers to forward with a request.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    /// The caller's address, which every PATH instance is sent.
+    peer: IpAddr,
+    /// Boxed, because most requests have none.
+    lines: Option<Box<HeaderLines>>,
+}
 
 /// Encoded header lines.
 #[derive(Debug, Default)]
 struct HeaderLines {
     to_all: Vec<u8>,
     to_path: Vec<u8>,
+    /// Empty if only the peer's address is to be sent.
     forwarded_for: Vec<u8>,
 }
 
 impl Passed {
+    /// No header but the caller's address.
+    pub(crate) fn only(peer: IpAddr) -> Passed {
+        Passed { peer, lines: None }
+    }
+
     /// The headers of `request` to forward; `own_id` is this gateway's id, `id` the request's.
     ///
     /// # Errors
@@ -57,14 +71,14 @@ impl Passed {
     ) -> Result<Passed, Error> {
         let has_fields = request.fields.is_passed || !settings.pass_headers.is_empty();
         if id.is_none() && !has_fields {
-            return Ok(Passed::default());
+            return Ok(Passed::only(request.peer));
         }
         let mut passed = Box::<HeaderLines>::default();
         if let Some(id) = id {
             write_field(REQUEST_ID, id, &mut passed.to_all);
         }
         if !has_fields {
-            return Ok(Passed(Some(passed)));
+            return Ok(Passed { peer: request.peer, lines: Some(passed) });
         }
         let mut gateways = 0;
         let mut is_loop = false;
@@ -93,18 +107,32 @@ impl Passed {
                            many gateways: an upstream leads back to the gateway";
             return Err(Error::new(ErrorKind::Loop, message));
         }
-        if let Some(chain) = forwarded_for(request, settings) {
-            write_field("x-forwarded-for", &chain, &mut passed.forwarded_for);
+        if let Some(chain) = forwarded::to_send(request, settings) {
+            write_field(FORWARDED_FOR, &chain, &mut passed.forwarded_for);
         }
-        Ok(Passed(Some(passed)))
+        Ok(Passed { peer: request.peer, lines: Some(passed) })
     }
 
     /// Appends the headers for a call to an upstream, except those that it is configured with.
     #[inline]
     pub(crate) fn write(&self, upstream: &model::Upstream, out: &mut Vec<u8>) {
         self.write_without_forwarded_for(upstream, out);
-        if let (Some(lines), Kind::Path) = (&self.0, upstream.kind) {
-            append(&lines.forwarded_for, upstream, out);
+        if upstream.kind == Kind::Path {
+            self.write_forwarded_for(upstream, out);
+        }
+    }
+
+    /// Appends X-Forwarded-For.
+    #[inline]
+    pub(crate) fn write_forwarded_for(&self, upstream: &model::Upstream, out: &mut Vec<u8>) {
+        if upstream.headers.iter().any(|(own, _)| own == FORWARDED_FOR) {
+            return;
+        }
+        match &self.lines {
+            Some(lines) if !lines.forwarded_for.is_empty() => {
+                out.extend_from_slice(&lines.forwarded_for);
+            }
+            _ => write!(out, "{FORWARDED_FOR}: {}\r\n", self.peer).expect("writing to memory"),
         }
     }
 
@@ -115,7 +143,7 @@ impl Passed {
         upstream: &model::Upstream,
         out: &mut Vec<u8>,
     ) {
-        let Some(lines) = &self.0 else { return };
+        let Some(lines) = &self.lines else { return };
         append(&lines.to_all, upstream, out);
         if upstream.kind == Kind::Path {
             append(&lines.to_path, upstream, out);
@@ -137,22 +165,13 @@ fn append(lines: &[u8], upstream: &model::Upstream, out: &mut Vec<u8>) {
     }
 }
 
-/// The X-Forwarded-For to send: the peer's address, after the received addresses if the peer is a
-/// trusted proxy. `None` if the request has no X-Forwarded-For.
-pub(crate) fn forwarded_for(request: &Request<'_>, settings: &Settings) -> Option<Vec<u8>> {
-    let chain = request.fields.forwarded_for?;
-    let is_trusted = settings.trusted_proxies.iter().any(|network| network.holds(request.peer));
-    let peer = request.peer.to_string();
-    Some(if is_trusted && access_log::is_chain(chain) {
-        [chain, b", ", peer.as_bytes()].concat()
-    } else {
-        peer.into_bytes()
-    })
-}
-
 /// The request id that the caller sent, if it is valid.
 pub(crate) fn request_id<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
-    let id = request.fields.request_id?;
+    valid_id(request.fields.request_id?)
+}
+
+/// A request id from a caller, if it is valid.
+pub(crate) fn valid_id(id: &[u8]) -> Option<&[u8]> {
     let is_valid = (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
     is_valid.then_some(id)
 }

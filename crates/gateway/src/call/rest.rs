@@ -23,7 +23,6 @@ use plimsoll_rpc::method::Class;
 use super::attempt::{self, Attempt, Retry};
 use super::judge::failed_status;
 use super::message::{Answer, Body, Request, Summary};
-use super::passed;
 use super::records::Record;
 use super::relay::{Decimal, Target, not_routed};
 use super::routing::{self, Need, Route, Tried};
@@ -271,11 +270,7 @@ fn request_head(
     if upstream.kind == Kind::Path && !is_configured(routing::SERVICE_ID) {
         write_field(routing::SERVICE_ID, target.service_id.as_bytes(), &mut head);
     }
-    if !is_configured("x-forwarded-for") {
-        let chain = passed::forwarded_for(request, &target.view.settings);
-        let chain = chain.unwrap_or_else(|| request.peer.to_string().into_bytes());
-        write_field("x-forwarded-for", &chain, &mut head);
-    }
+    target.passed.write_forwarded_for(upstream, &mut head);
     target.passed.write_without_forwarded_for(upstream, &mut head);
     head.extend_from_slice(&target.worker.shared.via);
     if length > 0 || matches!(request.method, "POST" | "PUT" | "PATCH") {

@@ -15,7 +15,9 @@ pub(crate) struct Fields<'a> {
     pub(crate) request_method: Option<&'a [u8]>,
     pub(crate) request_headers: Option<&'a [u8]>,
     pub(crate) service: Option<&'a [u8]>,
+    /// The last X-Forwarded-For; `call::forwarded` joins repeated ones.
     pub(crate) forwarded_for: Option<&'a [u8]>,
+    pub(crate) is_forwarded_for_repeated: bool,
     pub(crate) request_id: Option<&'a [u8]>,
     /// Whether there is any header that may be forwarded to upstreams (`call::passed`).
     pub(crate) is_passed: bool,
@@ -85,7 +87,7 @@ impl<'a> Fields<'a> {
             (14, Some(b'x')) if is("x-plimsoll-via") => self.is_passed = true,
             (15, Some(b'x')) if is("x-forwarded-for") => {
                 self.is_passed = true;
-                self.forwarded_for = Some(value);
+                self.is_forwarded_for_repeated |= self.forwarded_for.replace(value).is_some();
             }
             (16, Some(b't')) if is("target-suppliers") => self.is_passed = true,
             (17 | 21, Some(b'p')) if is("portal-account-id") || is("portal-application-id") => {

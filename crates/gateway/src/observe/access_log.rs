@@ -16,9 +16,6 @@ use std::sync::{Arc, OnceLock};
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::json;
 
-use plimsoll_registry::model::masked;
-use plimsoll_registry::settings::Network;
-
 use crate::error::CallError;
 use writer::{Order, Output, State, Writer, open_file};
 
@@ -41,10 +38,12 @@ pub(crate) struct Entry<'a> {
     pub(crate) instance: &'a str,
     pub(crate) client: IpAddr,
     pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) endpoint: Option<Cow<'a, str>>,
-    /// The endpoint's service, or the one that the caller named.
-    pub(crate) service: Option<&'a [u8]>,
+    /// Without anything that may be a credential.
+    pub(crate) path: Cow<'a, str>,
+    /// Masked.
+    pub(crate) endpoint: Option<String>,
+    /// The service that the caller named; masked if it is unknown.
+    pub(crate) service: Option<Cow<'a, str>>,
     /// The call's method, if it is a known one.
     pub(crate) rpc_method: Option<&'a str>,
     pub(crate) upstreams: &'a str,
@@ -136,7 +135,7 @@ impl Line {
         text("instance", entry.instance);
         text("client", &entry.client.to_string());
         text("http_method", entry.method);
-        text("path", entry.path);
+        text("path", &entry.path);
         if let Some(id) = entry.request_id {
             text("request_id", &String::from_utf8_lossy(id));
         }
@@ -144,10 +143,10 @@ impl Line {
             text("error", error.kind);
         }
         if let Some(endpoint) = &entry.endpoint {
-            text("endpoint", &masked(endpoint));
+            text("endpoint", endpoint);
         }
-        if let Some(service) = entry.service {
-            text("service", &String::from_utf8_lossy(service));
+        if let Some(service) = &entry.service {
+            text("service", service);
         }
         if let Some(method) = entry.rpc_method {
             text("method", method);
@@ -174,52 +173,5 @@ impl Line {
         let truncated = if complete { "" } else { ",\"truncated\":true" };
         self.0.extend_from_slice(format!(",\"bytes_out\":{bytes_out}{truncated}}}\n").as_bytes());
         self.0
-    }
-}
-
-/// The client's address: the last one in X-Forwarded-For that is not a trusted proxy, provided that the
-/// peer is a trusted proxy.
-pub(crate) fn client(peer: IpAddr, forwarded_for: Option<&[u8]>, trusted: &[Network]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.holds(address));
-    let mut client = peer;
-    let chain = forwarded_for.unwrap_or_default().rsplit(|byte| *byte == b',');
-    for hop in chain {
-        if !is_trusted(client) {
-            break;
-        }
-        let hop = std::str::from_utf8(hop).ok().and_then(|hop| hop.trim().parse().ok());
-        let Some(hop) = hop else { break };
-        client = hop;
-    }
-    client
-}
-
-/// Whether X-Forwarded-For contains only addresses.
-pub(crate) fn is_chain(forwarded_for: &[u8]) -> bool {
-    let is_address =
-        |hop: &[u8]| std::str::from_utf8(hop).is_ok_and(|hop| hop.trim().parse::<IpAddr>().is_ok());
-    forwarded_for.split(|byte| *byte == b',').all(is_address)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn client_addresses_come_from_trusted_proxies_only() {
-        let trusted: Vec<Network> =
-            ["127.0.0.1", "10.0.0.0/8"].map(|text| Network::parse(text).expect(text)).into();
-        let check = |peer: &str, chain: &str, client: &str| {
-            let ip = |text: &str| -> IpAddr { text.parse().expect(text) };
-            let chain = Some(chain.as_bytes()).filter(|chain| !chain.is_empty());
-            assert_eq!(super::client(ip(peer), chain, &trusted), ip(client));
-        };
-        check("203.0.113.9", "", "203.0.113.9");
-        check("203.0.113.9", "198.51.100.1", "203.0.113.9"); // nobody vouches for it
-        check("127.0.0.1", "198.51.100.1", "198.51.100.1");
-        check("127.0.0.1", "198.51.100.1, 10.1.2.3", "198.51.100.1");
-        check("127.0.0.1", "6.6.6.6, 198.51.100.1, 10.1.2.3", "198.51.100.1"); // forged in front
-        check("127.0.0.1", "garbage", "127.0.0.1");
-        check("127.0.0.1", "", "127.0.0.1");
     }
 }

@@ -3,15 +3,18 @@
 //! Independent of sockets and HTTP versions: sessions pass requests in and write the answers.
 
 pub(super) mod cors;
+mod line;
 pub(super) mod pages;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
 use super::decode::decoded;
+use crate::call::forwarded;
 use crate::call::message::{Answer, JSON, Request};
 use crate::call::passed::{self, Passed};
 use crate::call::relay::{self, Target, shown};
@@ -19,9 +22,10 @@ use crate::call::rest;
 use crate::call::routing::Service;
 use crate::call::worker::{View, Worker};
 use crate::error::{CallError, Error, ErrorKind, Shape};
+use crate::http1::Glimpse;
 use crate::local::Local;
-use crate::observe::access_log::{self, Entry, Line};
 use crate::offload;
+use line::Described;
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
@@ -69,9 +73,52 @@ pub(crate) async fn answer<'a>(
         answer.fields.push((passed::REQUEST_ID.into(), id.to_vec()));
     }
     if sample > 0.0 && worker.local.random() < sample {
-        let line = context.line(&answer, failed);
+        let line = Described::of(&context).line(&answer, failed);
         answer.settlement.line = Some(Box::new((&worker.shared.access_log, line)));
     }
+    answer
+}
+
+/// Answers a request that cannot be read; `bytes_in`: what was read of its body.
+pub(crate) fn refused<'a>(
+    worker: &'a Worker,
+    view: &View,
+    error: &Error,
+    seen: &Glimpse<'_>,
+    peer: IpAddr,
+    bytes_in: usize,
+) -> Answer<'a> {
+    worker.local.counts().refused[error.kind as usize].add(1);
+    let start = worker.local.now();
+    let mut answer = Answer::error(error, Shape::Own, Vec::new());
+    match seen.origin {
+        Some(origin) => cors::permit(&view.settings.cors, Some(origin), &mut answer),
+        None => cors::permit_any(&view.settings.cors, &mut answer),
+    }
+    let sample = view.settings.access_log.sample;
+    let id = match seen.request_id.and_then(passed::valid_id) {
+        Some(id) => Some(id.to_vec()),
+        None => (sample > 0.0).then(|| worker.new_request_id().into_bytes()),
+    };
+    if sample > 0.0 && worker.local.random() < sample {
+        let (path, query) = split(seen.target);
+        let trusted = &view.settings.trusted_proxies;
+        let described = Described {
+            worker,
+            view,
+            client: forwarded::client(peer, Some(&seen.forwarded_for), trusted),
+            method: seen.method,
+            path,
+            query,
+            service: seen.service,
+            request_id: id.as_deref(),
+            bytes_in,
+            start,
+        };
+        let line = described.line(&answer, Some(CallError::of(error, Shape::Own)));
+        answer.settlement.line = Some(Box::new((&worker.shared.access_log, line)));
+    }
+    answer.fields.extend(id.map(|id| (passed::REQUEST_ID.into(), id)));
     answer
 }
 
@@ -245,56 +292,6 @@ impl<'a> RequestContext<'a, '_> {
         let body = decoded(local, coding, self.request.body.clone(), limit).await?;
         relay::answer(target, &body, into).await;
         Ok(())
-    }
-
-    /// The service for the access log: the endpoint's, the only one, or the one that the caller named.
-    fn logged_service(&self, endpoint: Option<&str>) -> Option<&[u8]> {
-        let routing = &self.view.routing;
-        let service = match (self.path, self.request.method) {
-            (path, _) if path.starts_with("/api/gateway") => &routing.endpoint(endpoint?)?.service,
-            ("/", "POST") => routing.only_service()?,
-            _ => return self.request.fields.service,
-        };
-        Some(service.model.id.as_bytes())
-    }
-
-    /// The line of the access log, still without the fields about the answer's body; `refused`: the
-    /// error of a request that was refused before it became a call.
-    fn line(&self, answer: &Answer<'_>, refused: Option<CallError>) -> Line {
-        let RequestContext { worker, view, request, .. } = self;
-        let summary = &answer.summary;
-        let endpoint_in_path = self.path.strip_prefix("/api/gateway/").filter(|id| !id.is_empty());
-        let endpoint = match endpoint_in_path {
-            Some(id) => Some(unescaped(id)),
-            None => self.query.and_then(|query| parameter(query, "endpoint")),
-        };
-        let mut named = Vec::new();
-        summary.write_upstreams(&mut named);
-        let trusted = &view.settings.trusted_proxies;
-        let now = worker.local.now();
-        Line::new(&Entry {
-            at: worker.shared.started.unix_ns + now.0,
-            instance: &view.settings.instance,
-            client: access_log::client(request.peer, request.fields.forwarded_for, trusted),
-            method: request.method,
-            path: match endpoint_in_path {
-                Some(_) => "/api/gateway/…",
-                None => self.path,
-            },
-            service: self.logged_service(endpoint.as_deref()),
-            endpoint,
-            rpc_method: summary.method.map(|method| method.name()),
-            upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),
-            status: answer.status,
-            calls: summary.calls,
-            failed: summary.failed,
-            attempts: summary.attempts,
-            bytes_in: request.body.bytes().len(),
-            took: now - request.start,
-            request_id: self.id.as_deref(),
-            error: refused.or(summary.error),
-            upstream_status: summary.upstream_status,
-        })
     }
 }
 

@@ -25,8 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{compress, face};
 use crate::call::message::{AllFields, Answer, Body, Request};
 use crate::call::worker::{View, Worker};
-use crate::error::Shape;
-use crate::http1::{self, Framing};
+use crate::http1::{self, Framing, Glimpse};
 use crate::local::BUFFER_SIZE;
 use crate::offload;
 use crate::payload::{Held, Payload};
@@ -357,24 +356,18 @@ impl Session {
             Unread::Invalid(error) => error,
         };
         let worker = self.worker.clone();
-        worker.local.counts().refused[error.kind as usize].add(1);
-        // Updates the cached time for the Date header.
-        worker.local.now();
-        let mut answer = Answer::error(&error, Shape::Own, Vec::new());
+        let seen = Glimpse::of(&self.buffer);
         let head_end = http1::head_end(&self.buffer, 0);
-        let head = head_end.and_then(|end| http1::request_head(&self.buffer[..end]).ok());
-        match head.and_then(|head| head.fields.origin) {
-            Some(origin) => face::cors::permit(&view.settings.cors, Some(origin), &mut answer),
-            None => face::cors::permit_any(&view.settings.cors, &mut answer),
-        }
+        let bytes_in = head_end.map_or(0, |end| self.buffer.len() - end);
+        let mut answer = face::refused(&worker, view, &error, &seen, self.peer, bytes_in);
+        let body = answer.body.length().unwrap_or_default() as usize;
         let mut out = Vec::new();
         head::write_refusal(&worker, view, &mut answer, &mut out);
         self.release(self.buffer.len());
-        if self.wire.write(&[&out], view.settings.limits.write_time, &mut 0).await {
-            self.linger().await
-        } else {
-            NextStep::End
-        }
+        let mut sent = 0;
+        let is_written = self.wire.write(&[&out], view.settings.limits.write_time, &mut sent).await;
+        answer.settlement.settle(sent.saturating_sub(out.len() - body) as u64, is_written);
+        if is_written { self.linger().await } else { NextStep::End }
     }
 
     /// Lets the caller read the last answer: shuts down writing, and discards what the caller sends

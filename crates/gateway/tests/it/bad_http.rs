@@ -3,7 +3,7 @@
 
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
-use plimsoll_registry::settings::Limits;
+use plimsoll_registry::settings::{AccessLog, Cors, Limits};
 
 use crate::caller::{Caller, call, request, result};
 use crate::scripted::Upstream;
@@ -360,4 +360,52 @@ fn broken_connections_leave_nothing_behind() {
     wait_until("all connections are closed", || connections(&gateway) == 0);
     assert_eq!(metric(&gateway, "plimsoll_relays_in_flight{upstream=\"a\"}"), 0);
     assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
+}
+
+/// A refusal has the caller's request id and CORS headers, and a line in the access log with everything
+/// that was recognized.
+#[test]
+fn refused_requests_are_logged_and_readable() {
+    let upstream = Upstream::echo();
+    let file = std::env::temp_dir().join(format!("plimsoll-refused-{}", std::process::id()));
+    let settings = Settings {
+        limits: Limits { header_time: Nanos::from_millis(50), ..small() },
+        access_log: AccessLog { sample: 1.0, file: Some(file.clone()) },
+        cors: Cors::Origins(vec!["https://app.example".into()]),
+        ..settings()
+    };
+    let gateway = start(settings, &definitions(vec![node("a", "eth", &upstream.url("/"))]));
+    let known = "X-Request-ID: r-1\r\nOrigin: https://app.example\r\n";
+    let two = format!("Target-Service-Id: eth\r\nTarget-Service-Id: eth\r\n{known}");
+    let many = "X: 1\r\n".repeat(65);
+    let rows = [
+        (with(&format!("{known}Content-Length: 1001\r\n"), "abc"), 413, "r-1"),
+        (with(&format!("{known}{many}"), ""), 431, "r-1"),
+        (with(&format!("{known}X: {}\r\n", "x".repeat(2_000)), ""), 431, "r-1"),
+        (format!("POST {ENDPOINT} HTTP/1.1\r\nHost: h\r\n{known}"), 408, "r-1"),
+        (with(&format!("{known}Transfer-Encoding: chunked\r\n"), "zz\r\n"), 400, "r-1"),
+        (with(&two, ""), 400, "r-1"),
+        ("GET / HTTP/1.1\n\r\n".into(), 400, ""),
+        ("nonsense\r\n\r\n".into(), 400, ""),
+    ];
+    for (bytes, status, id) in &rows {
+        let mut caller = connect(&gateway);
+        caller.send(bytes);
+        let answer = caller.answer();
+        assert_eq!(answer.status, *status, "{bytes}");
+        let origin = (!id.is_empty()).then_some("https://app.example");
+        assert_eq!(answer.header("access-control-allow-origin"), origin, "{bytes}");
+        let expected = if id.is_empty() { answer.header("x-request-id") } else { Some(*id) };
+        assert!(expected.is_some() && answer.header("x-request-id") == expected, "{bytes}");
+    }
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    wait_until("a line for each", || text().lines().count() == rows.len());
+    for (line, (bytes, status, id)) in text().lines().zip(&rows) {
+        assert!(line.contains(&format!("\"status\":{status},")), "{line}");
+        assert!(line.contains(&format!("\"request_id\":\"{id}")), "{line}");
+        let path = if bytes.starts_with("POST") { "\"/api/gateway" } else { "\"" };
+        assert!(line.contains(&format!("\"path\":{path}")), "{line}");
+    }
+    drop(gateway);
+    std::fs::remove_file(file).unwrap();
 }

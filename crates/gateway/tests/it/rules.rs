@@ -258,6 +258,22 @@ fn headers_are_forwarded_only_where_they_belong() {
         ("portal-account-id", "acc"),
         ("x-forwarded-for", "198.51.100.7, 127.0.0.1"),
     ];
+    // Proxies append to the header, or add a second one; PATH is sent an address in any case.
+    for (lines, chain) in [
+        ("", "127.0.0.1"),
+        (
+            "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-For: 198.51.100.8\r\n",
+            "198.51.100.7, 198.51.100.8, 127.0.0.1",
+        ),
+        (
+            "X-Forwarded-For: x, 198.51.100.7:443, [2001:db8::1]:80\r\n",
+            "198.51.100.7, 2001:db8::1, 127.0.0.1",
+        ),
+        ("X-Forwarded-For: unknown\r\n", "127.0.0.1"),
+    ] {
+        ask(&to_path, "POST", "/v1", &format!("Target-Service-Id: eth\r\n{lines}"));
+        assert_eq!(near.last().header("x-forwarded-for"), Some(chain), "{lines}");
+    }
     // As a call and as REST.
     for (method, target) in [("POST", "/v1"), ("GET", "/v1/status")] {
         for (gateway, upstream, is_path) in [(&to_path, &near, true), (&to_node, &far, false)] {

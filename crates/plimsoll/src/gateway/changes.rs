@@ -2,7 +2,7 @@
 
 use super::messages::{counted, listed};
 use plimsoll_gateway::Definitions;
-use plimsoll_registry::model::masked;
+use plimsoll_registry::store::EntryKind;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use std::collections::HashMap;
 /// of changed settings, are the same.
 pub(super) fn describe(before: &Definitions, after: &Definitions, settings: &[&str]) -> String {
     let mut changes = Changes::default();
-    changes.note("service", &before.services, &after.services, |one| &one.id, Cow::Borrowed);
-    changes.note("upstream", &before.upstreams, &after.upstreams, |one| &one.id, Cow::Borrowed);
-    changes.note("endpoint", &before.endpoints, &after.endpoints, |one| &one.id, masked);
+    changes.note(EntryKind::Service, &before.services, &after.services, |one| &one.id);
+    changes.note(EntryKind::Upstream, &before.upstreams, &after.upstreams, |one| &one.id);
+    changes.note(EntryKind::Endpoint, &before.endpoints, &after.endpoints, |one| &one.id);
     changes.add(CHANGED, "setting", settings);
     let parts: Vec<String> = ["added", "removed", "changed"]
         .into_iter()
@@ -37,26 +37,26 @@ const REMOVED: usize = 1;
 const CHANGED: usize = 2;
 
 impl Changes {
-    /// Compares entries of one kind by their ids; `shown` is how an id is printed.
+    /// Compares entries of one kind by their ids.
     fn note<'a, T: PartialEq>(
         &mut self,
-        kind: &str,
+        kind: EntryKind,
         before: &'a [T],
         after: &'a [T],
         id: impl Fn(&'a T) -> &'a str,
-        shown: impl Fn(&'a str) -> Cow<'a, str>,
     ) {
         let by_id = |items: &'a [T]| -> HashMap<&'a str, &'a T> {
             items.iter().map(|item| (id(item), item)).collect()
         };
         let (old, new) = (by_id(before), by_id(after));
         let ids = |items: &'a [T], are: &dyn Fn(&'a T) -> bool| -> Vec<Cow<'a, str>> {
-            items.iter().filter(|item| are(item)).map(|item| shown(id(item))).collect()
+            items.iter().filter(|item| are(item)).map(|item| kind.shown(id(item))).collect()
         };
-        self.add(ADDED, kind, &ids(after, &|item| !old.contains_key(id(item))));
-        self.add(REMOVED, kind, &ids(before, &|item| !new.contains_key(id(item))));
+        let name = kind.name();
+        self.add(ADDED, name, &ids(after, &|item| !old.contains_key(id(item))));
+        self.add(REMOVED, name, &ids(before, &|item| !new.contains_key(id(item))));
         let differs = |item: &'a T| old.get(id(item)).is_some_and(|known| **known != *item);
-        self.add(CHANGED, kind, &ids(after, &differs));
+        self.add(CHANGED, name, &ids(after, &differs));
     }
 
     fn add(&mut self, place: usize, kind: &str, ids: &[impl AsRef<str>]) {
@@ -101,7 +101,7 @@ mod tests {
             ("a b", "e"),
             ("a=2 c", ""),
             &["reveal", "limits.body"],
-            "added 1 service (c); removed 1 service (b) and 1 endpoint (e); changed 1 service (a) \
+            "added 1 service (c); removed 1 service (b) and 1 endpoint (…); changed 1 service (a) \
              and 2 settings (reveal, limits.body)",
         );
         check(("", ""), ("a b c d e f g", ""), &[], "added 7 services (a, b, c, d, e and 2 more)");

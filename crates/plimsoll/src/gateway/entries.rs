@@ -278,7 +278,7 @@ impl AddUpstream {
                 return Err(usage_error("--header must be NAME: VALUE", hint));
             };
             let (name, value) = (name.trim(), value.trim());
-            if Text::plain(value).hidden_if_secret(name).shown != value {
+            if Text::plain(value).hidden_unless_open(name).shown != value {
                 notes.push(format!(
                     "note: the value of {name} is stored in the database in clear text; to store \
                      only a variable's name, write --header '{name}: ${{NAME}}'"
@@ -445,9 +445,9 @@ async fn warn(sources: &mut Sources, change: &Change) {
     let rejected = match sources.load().await {
         Ok((config, definitions)) => {
             if let Request::Add { id, .. } = &change.request {
-                let start = format!("{} {id}: ", change.kind.name());
+                let entry = Some((change.kind, id.clone()));
                 let all = plimsoll_gateway::warnings(&config.settings, &definitions);
-                let own = all.iter().filter(|warning| warning.starts_with(&start));
+                let own = all.iter().filter(|warning| warning.entry == entry);
                 own.for_each(|warning| tell(&format!("warning: {warning}")));
             }
             let problems = plimsoll_gateway::file_problems(&config.settings, &definitions);

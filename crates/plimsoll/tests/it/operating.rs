@@ -281,7 +281,7 @@ fn rest_failures_are_logged_and_the_access_log_has_each_error() {
          [[service]]\nid = \"beacon\"\nrest = true\n\
          [[upstream]]\nid = \"denying\"\nservice = \"beacon\"\nurl = \"http://{}/\"\n\
          [[upstream]]\nid = \"limiting\"\nservice = \"eth\"\nurl = \"http://{}/\"\n\
-         [[endpoint]]\nid = \"a\"\nservice = \"eth\"\nmethods = {{ deny = [\"Eth_sign*\"] }}\n",
+         [[endpoint]]\nid = \"endpoint-a\"\nservice = \"eth\"\nmethods = {{ deny = [\"Eth_sign*\"] }}\n",
         denying.local_addr().unwrap(),
         limiting.local_addr().unwrap()
     );
@@ -291,7 +291,7 @@ fn rest_failures_are_logged_and_the_access_log_has_each_error() {
     answer_with(limiting, "429 Too Many Requests", limited);
     let process = Process::start(&folder, &[]);
     process.wait_for(
-        "warning: endpoint a: methods.deny \"Eth_sign*\" matches no known method; did you mean \
+        "warning: endpoint end…t-a: methods.deny \"Eth_sign*\" matches no known method; did you mean \
          \"eth_*\"?",
     );
     let own = process.address("");
@@ -304,13 +304,13 @@ fn rest_failures_are_logged_and_the_access_log_has_each_error() {
     for part in ["upstream=\"denying\"", "service=\"beacon\"", "status=401"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
-    ask(&own, "POST /api/gateway/a", BLOCK_NUMBER);
-    ask(&own, "POST /api/gateway/b", BLOCK_NUMBER);
+    ask(&own, "POST /api/gateway/endpoint-a", BLOCK_NUMBER);
+    ask(&own, "POST /api/gateway/endpoint-b", BLOCK_NUMBER);
     // (part of the line, its error, code, upstream status, attempts and service)
     let rows = [
         ("\"request_id\":\"r-1\"", json!(["upstream_denied", -32002, 401, 1, "beacon"])),
-        ("\"endpoint\":\"a\"", json!(["rate_limited", -32097, 429, 1, "eth"])),
-        ("\"endpoint\":\"b\"", json!(["unknown_endpoint", -32001, null, 0, null])),
+        ("\"endpoint\":\"end…t-a\"", json!(["rate_limited", -32097, 429, 1, "eth"])),
+        ("\"endpoint\":\"end…t-b\"", json!(["unknown_endpoint", -32001, null, 0, null])),
     ];
     for (part, expected) in rows {
         let line = loop {

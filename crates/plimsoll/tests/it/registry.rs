@@ -424,7 +424,7 @@ fn a_running_gateway_applies_only_valid_changes() {
     running.wait_for_next("listening on http://127.0.0.1:");
     done(&folder, "endpoint add e --service eth");
     running
-        .wait_for_next("reloaded: added 1 endpoint (e); now 4 services, 2 upstreams, 1 endpoint");
+        .wait_for_next("reloaded: added 1 endpoint (…); now 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "upstream add n --service eth --url http://h/${NODE} --set NODE=x");
     running.wait_for_next("still using the previous one");
     running.wait_for_next("upstream \"n\" in sqlite:");
@@ -433,7 +433,7 @@ fn a_running_gateway_applies_only_valid_changes() {
     running.wait_for_next("reloaded: nothing changed; now 4 services, 2 upstreams, 1 endpoint");
     done(&folder, "service disable eth");
     running.wait_for_next(
-        "reloaded: removed 1 service (eth), 1 upstream (eth-1) and 1 endpoint (e); now 3 services, \
+        "reloaded: removed 1 service (eth), 1 upstream (eth-1) and 1 endpoint (…); now 3 services, \
          1 upstream, 0 endpoints",
     );
     running.stop();

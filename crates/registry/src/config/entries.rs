@@ -14,6 +14,7 @@ use crate::model::{
     WEIGHT_MAX, check_id,
 };
 use crate::settings::{Faces, Listener};
+use crate::store::EntryKind;
 
 /// Headers that the gateway sets itself.
 const OWN_HEADERS: [&str; 7] = [
@@ -76,9 +77,9 @@ impl ParsedEntries {
         services_known: bool,
         problems: &mut Problems,
     ) {
-        check_twice("service", &self.services, &[], problems);
-        check_twice("upstream", &self.upstreams, instances, problems);
-        check_twice("endpoint", &self.endpoints, &[], problems);
+        check_twice(EntryKind::Service, &self.services, &[], problems);
+        check_twice(EntryKind::Upstream, &self.upstreams, instances, problems);
+        check_twice(EntryKind::Endpoint, &self.endpoints, &[], problems);
         if !services_known {
             return;
         }
@@ -118,7 +119,12 @@ pub(crate) fn unknown_service(service: &str, known: &[&str]) -> (String, String)
     (format!("unknown service \"{service}\""), hint)
 }
 
-fn check_twice<T>(what: &str, items: &[ParsedEntry<T>], others: &[&str], problems: &mut Problems) {
+fn check_twice<T>(
+    kind: EntryKind,
+    items: &[ParsedEntry<T>],
+    others: &[&str],
+    problems: &mut Problems,
+) {
     let mut seen: std::collections::HashMap<&str, Option<&Place>> =
         others.iter().map(|id| (*id, None)).collect();
     for item in items {
@@ -127,7 +133,7 @@ fn check_twice<T>(what: &str, items: &[ParsedEntry<T>], others: &[&str], problem
             Some(Some(place)) => format!("the first is at {place}"),
             Some(None) => "it is already used by \"instances\"".into(),
         };
-        let message = format!("a second {what} with the id \"{}\"", item.id);
+        let message = format!("a second {} with the id \"{}\"", kind.name(), kind.shown(&item.id));
         problems.note(item.place.clone(), message, first);
     }
 }
@@ -175,7 +181,7 @@ fn read_listener(table: &Table<'_>) -> Option<ParsedListener> {
 
 /// Reads a service.
 pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
-    let id = read_id(table, "service", "eth");
+    let id = read_id(table, EntryKind::Service, "eth");
     let chain_id = table.field("chain_id").and_then(|f| f.integer(1, u64::MAX >> 1));
     let block_time = table.field("block_time").and_then(|f| f.duration_above_zero());
     let allowance = table.field("sync_allowance").and_then(|f| f.integer(0, u64::MAX >> 1));
@@ -197,7 +203,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
 
 /// Reads an upstream; its relative paths start at `folder`.
 pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEntry<Upstream>> {
-    let id = read_id(table, "upstream", "node-a");
+    let id = read_id(table, EntryKind::Upstream, "node-a");
     let service = read_service_name(table);
     let kind = match table.field("kind") {
         Some(field) => field.one_of(&Kind::NAMES),
@@ -239,7 +245,7 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
 
 /// Reads an endpoint.
 pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> {
-    let id = read_id(table, "endpoint", "ethpath_1764014188689_1764014188693");
+    let id = read_id(table, EntryKind::Endpoint, "ethpath_1764014188689_1764014188693");
     if table.field("service").is_none() {
         table.problem("an endpoint without \"service\"", "add service = \"eth\"");
     }
@@ -254,7 +260,8 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> 
     Some(ParsedEntry { id, place, service, item })
 }
 
-fn read_id(table: &Table<'_>, what: &str, example: &str) -> Option<(String, Place)> {
+fn read_id(table: &Table<'_>, kind: EntryKind, example: &str) -> Option<(String, Place)> {
+    let what = kind.name();
     let Some(field) = table.field("id") else {
         let hint = format!("add id = \"{example}\"");
         table.problem(format!("{} {what} without \"id\"", article(what)), &hint);
@@ -279,7 +286,7 @@ fn read_url(table: &Table<'_>) -> Option<(Text, Address)> {
         table.problem("an upstream without \"url\"", "add url = \"https://node.example/\"");
         return None;
     };
-    let url = field.text()?.hiding_keys_of_url();
+    let url = field.text()?.hiding_all_but_words_of_url();
     if url.unset.is_some() {
         return Some((url, Address::parse("http://unset.invalid/").ok()?));
     }
@@ -315,7 +322,7 @@ fn read_headers(table: &Table<'_>, kind: Option<Kind>) -> Vec<(String, Text)> {
             field.problem(message, "the gateway cannot decode other encodings");
             continue;
         }
-        let text = text.hidden_if_secret(&name);
+        let text = text.hidden_unless_open(&name);
         if text.value.bytes().any(|b| b < 0x20 && b != b'\t' || b == 0x7f) {
             field.problem(format!("a control character in header \"{name}\""), "");
             continue;

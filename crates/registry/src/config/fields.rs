@@ -177,15 +177,16 @@ pub(super) fn absolute_database(url: &str, folder: &Path) -> String {
 
 pub(super) fn instances(field: &Field<'_>, draft: &mut Draft) {
     let items = field.list().unwrap_or_default();
-    let read =
-        |(at, item): (usize, &Field<'_>)| match instance(item.text()?.hiding_keys_of_url(), at + 1)
-        {
-            Ok(instance) => Some(instance),
-            Err(message) => {
-                item.problem(message, "");
-                None
-            }
-        };
+    let read = |(at, item): (usize, &Field<'_>)| match instance(
+        item.text()?.hiding_all_but_words_of_url(),
+        at + 1,
+    ) {
+        Ok(instance) => Some(instance),
+        Err(message) => {
+            item.problem(message, "");
+            None
+        }
+    };
     draft.config.instances = items.iter().enumerate().filter_map(read).collect();
 }
 

@@ -32,7 +32,7 @@ chain_id = 1
 id = "node-a"
 service = "eth"
 url = "https://node-a.example/${NODE_A_KEY}"
-headers = { Authorization = "Bearer ${NODE_A_TOKEN}", X-Trace = "on" }
+headers = { Authorization = "Bearer ${NODE_A_TOKEN}", User-Agent = "edge" }
 weight = 2
 tier = 1
 rate_limit = "500/s"
@@ -83,7 +83,7 @@ fn a_full_file() {
     assert_eq!(upstream.url.value, "https://node-a.example/k3y");
     assert_eq!(upstream.address.path, "/k3y");
     let names: Vec<&str> = upstream.headers.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["authorization", "x-trace"]);
+    assert_eq!(names, ["authorization", "user-agent"]);
     assert_eq!((upstream.weight, upstream.tier, upstream.rate_limit), (2, 1, Some(500.0)));
 
     // The file's eth replaces the one that is built in.
@@ -108,8 +108,8 @@ fn printed_configurations_have_no_secrets_and_read_back() {
     assert!(!config.database.as_ref().unwrap().named);
     // A secret written in the file itself is not printed.
     let literal = "[[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"http://h/\"\n\
-                   headers = { X-Api-Key = \"k3y\" }\n";
-    assert!(read(literal).to_toml().contains("\"x-api-key\" = \"[redacted]\""));
+                   headers = { X-Tenant = \"k3y\" }\n";
+    assert!(read(literal).to_toml().contains("\"x-tenant\" = \"[redacted]\""));
 }
 
 #[test]
@@ -278,6 +278,11 @@ fn invalid_entries() {
             "the first is at /tmp/gateway.toml:2:6",
         ],
     );
+    check(
+        "[[endpoint]]\nid = \"customer-4711\"\nservice = \"eth\"\n\
+         [[endpoint]]\nid = \"customer-4711\"\nservice = \"eth\"",
+        &["gateway.toml:5:6: a second endpoint with the id \"cust…4711\""],
+    );
     let upstream = |lines: &str| {
         format!("[[upstream]]\nid = \"n\"\nservice = \"eth\"\nurl = \"http://h/\"\n{lines}")
     };
@@ -356,7 +361,7 @@ fn invalid_variables_and_flags() {
     };
     flag("--workers", "0", "\"workers\" must be from 1");
     flag("--listen", "x", "\"x\" is not an address");
-    flag("--upstream", "http://h/?a=b", "\"http://h/?a=b\" is not SERVICE=URL");
+    flag("--upstream", "http://h/?a=b", "\"http://h/?a=[redacted]\" is not SERVICE=URL");
     flag("--upstream", "eth", "\"eth\" is not SERVICE=URL");
     flag("--upstream", "eth=h:1", "no scheme");
     flag("--upstream", "eht=http://h/", "unknown service \"eht\"");

@@ -118,7 +118,7 @@ impl Services {
 }
 
 fn clash(entry: &Entry, database: &str) -> Problem {
-    let (kind, id) = (entry.kind.name(), &entry.id);
+    let (kind, id) = (entry.kind.name(), entry.kind.shown(&entry.id));
     Problem {
         place: place(entry, database),
         message: "it is also defined in the configuration".into(),
@@ -136,7 +136,7 @@ fn clash(entry: &Entry, database: &str) -> Problem {
 
 /// An entry's name in problems.
 fn name(entry: &Entry, database: &str) -> String {
-    format!("{} \"{}\" in {database}", entry.kind.name(), entry.id)
+    format!("{} \"{}\" in {database}", entry.kind.name(), entry.kind.shown(&entry.id))
 }
 
 fn place(entry: &Entry, database: &str) -> Place {
@@ -155,7 +155,7 @@ pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Resu
     lines += entry.definition.as_deref().unwrap_or_default();
     let document = Document::from_entries([(name(entry, database), lines)]);
     resolve(entry.kind, &document, variables).map_err(|found| {
-        let (kind, id) = (entry.kind.name(), &entry.id);
+        let (kind, id) = (entry.kind.name(), entry.kind.shown(&entry.id));
         let disable = format!("disable the entry: plimsoll gateway {kind} disable {id}");
         let mut problems = Problems::default();
         for problem in found.iter() {

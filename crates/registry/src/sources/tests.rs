@@ -109,7 +109,7 @@ async fn changes_are_detected() {
     // Placeholders are resolved when loading, not when adding.
     let lines = "url = \"http://h/${B_KEY}\"\nweight = 3";
     place.change(add(Upstream, "node-b", "base", lines), &KEYS[1..]).await;
-    place.change(add(Endpoint, "e", "base", ""), &[]).await;
+    place.change(add(Endpoint, "customer-4711", "base", ""), &[]).await;
     assert!(sources.changed().await.unwrap());
     let (_, definitions) = sources.load().await.unwrap();
     let node = definitions.upstreams.iter().find(|one| one.id == "node-b").unwrap();
@@ -199,11 +199,12 @@ async fn errors_name_the_entry_and_a_fix() {
 
     // A service removed from the file.
     place.write("[[service]]\nid = \"base\"\n");
-    place.change(add(Endpoint, "e", "base", ""), &[]).await;
+    place.change(add(Endpoint, "customer-4711", "base", ""), &[]).await;
     place.write(FILE);
     let gone = why(&mut sources).await;
     assert!(
-        gone.contains("endpoint \"e\" in sqlite:") && gone.contains("unknown service \"base\""),
+        gone.contains("endpoint \"cust…4711\" in sqlite:")
+            && gone.contains("unknown service \"base\""),
         "{gone}"
     );
 }

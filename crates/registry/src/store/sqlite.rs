@@ -130,6 +130,12 @@ impl Sqlite {
                 Ok(connection) => break connection,
             }
         };
+        // Only now, since another program's file is left unchanged.
+        for suffix in ["", "-wal", "-shm"] {
+            let mut file = path.as_os_str().to_owned();
+            file.push(suffix);
+            crate::restrict(Path::new(&file));
+        }
         let file = identity(path);
         Ok(Sqlite { path: path.into(), file, connection: Mutex::new(connection), queries })
     }

@@ -1,6 +1,7 @@
 //! How calls are encoded, and how raced, dropped and cancelled attempts are counted.
 
 use super::*;
+use crate::call::passed::Passed;
 use crate::call::routing::{Routing, Service};
 use crate::call::worker::{Shared, State};
 use crate::error::Shape;
@@ -168,7 +169,7 @@ fn attempts_are_raced_and_only_the_winner_writes() {
             turns: None,
             purpose: Purpose::First,
             shape: Shape::Own,
-            passed: Default::default(),
+            passed: Passed::only(std::net::Ipv4Addr::LOCALHOST.into()),
             start: worker.local.now(),
         };
         let call = request::call(br#"{"jsonrpc":"2.0","id":1,"method":"eth_gasPrice"}"#);

@@ -115,7 +115,9 @@ impl Output for File {
 
 /// Opens a log that only its owner may read.
 pub(super) fn open_file(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).mode(0o600).open(path)
+    let file = File::options().append(true).create(true).mode(0o600).open(path)?;
+    plimsoll_registry::restrict(path);
+    Ok(file)
 }
 
 /// The writer.

@@ -14,9 +14,9 @@ use crate::buffer;
 use crate::call::message::{AllFields, Answer, Body, Request};
 use crate::call::records::Settlement;
 use crate::call::worker::{View, Worker};
-use crate::error::{Error, ErrorKind, Shape};
+use crate::error::{Error, ErrorKind};
 use crate::gzip::too_large;
-use crate::http1::{self, Fields};
+use crate::http1::{self, Fields, Glimpse};
 use crate::local::BUFFER_SIZE;
 use crate::offload;
 use crate::payload::{Held, Payload};
@@ -186,10 +186,12 @@ async fn answer<'a>(
     let body = match taken.and(body) {
         Ok(body) => body,
         Err(error) => {
-            worker.local.counts().refused[error.kind as usize].add(1);
-            let mut answer = Answer::error(&error, Shape::Own, Vec::new());
-            face::cors::permit(&view.settings.cors, fields.origin, &mut answer);
-            return answer;
+            let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+            let mut seen = Glimpse { method: head.method.as_str(), target, ..Glimpse::default() };
+            for (name, value) in &head.headers {
+                seen.take(name.as_str(), value.as_bytes());
+            }
+            return face::refused(worker, view, &error, &seen, shared.peer, 0);
         }
     };
     let request = Request {

@@ -1,0 +1,337 @@
+//! Redaction: which parts of a value may be printed.
+//!
+//! Operators of a gateway write keys wherever a provider wants them: in a URL's host, path, query or
+//! fragment, or in any header. So only what is known to be harmless is shown of a gateway's
+//! configuration: short words in a path, ordinary host names, the values of well-known headers. In a load
+//! test's plan, paths and query values are what the test is about; there only what looks like a key is
+//! hidden, and names that suggest a secret decide. Everything else is replaced by `[redacted]`;
+//! placeholders, `${NAME}`, are always shown.
+
+use crate::Text;
+
+/// Replaces secrets in shown forms.
+pub(crate) const REDACTED: &str = "[redacted]";
+
+/// The longest word in a path, in bytes: long enough for `polygon-mainnet`.
+const WORD_MAX: usize = 16;
+
+/// The most digits of a number in a path; chain ids have up to 8 (Sepolia: 11155111).
+const DIGITS_MAX: usize = 8;
+
+/// Headers whose values are never secret.
+const OPEN_HEADERS: [&str; 9] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "content-type",
+    "host",
+    "rpc-type",
+    "target-service-id",
+    "user-agent",
+];
+
+/// Whether a name (of a variable or header) suggests a secret.
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    const WORDS: [&str; 12] = [
+        "key",
+        "token",
+        "secret",
+        "pass",
+        "pwd",
+        "auth",
+        "bearer",
+        "cookie",
+        "session",
+        "credential",
+        "jwt",
+        "signature",
+    ];
+    WORDS.iter().any(|word| name.contains(word))
+}
+
+/// Whether a part of a path is a short word, such as `eth`, `v1beta1`, `base-mainnet` or `8453`, and
+/// thus no key.
+pub fn is_word(part: &str) -> bool {
+    let mut pieces = part.split(['-', '_', '.']);
+    (1..=WORD_MAX).contains(&part.len()) && pieces.all(is_simple)
+}
+
+/// Letters in one case (or capitalized), a number, or a short name with a number: `web3`, `v1beta1`.
+fn is_simple(piece: &str) -> bool {
+    let letters = piece.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = &piece[letters.len()..];
+    let is_plain = |text: &str| {
+        let tail = text.get(1..).unwrap_or_default();
+        text.bytes().all(|b| b.is_ascii_alphabetic())
+            && (tail.bytes().all(|b| b.is_ascii_lowercase())
+                || text.bytes().all(|b| b.is_ascii_uppercase()))
+    };
+    let version = |text: &str| {
+        let text = text.strip_suffix("alpha").or_else(|| text.strip_suffix("beta"))?;
+        text.strip_prefix('v').map(|n| n.len() <= 2 && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    match (letters.len(), number.len()) {
+        (0, digits) => (1..=DIGITS_MAX).contains(&digits),
+        (_, 0) => is_plain(letters) || version(letters) == Some(true),
+        (1..=4, 1..=2) if is_plain(letters) => true,
+        (_, 1..=2) => version(letters) == Some(true),
+        _ => false,
+    }
+}
+
+/// Whether a label of a host name, with or without a port, looks like a name rather than a key: letters
+/// followed by digits, which may be longer than in a path, or a few characters of any kind.
+fn is_label(label: &str) -> bool {
+    const LETTERS_MAX: usize = 20;
+    const DIGITS_MAX: usize = 12;
+    const SHORT: usize = 8;
+    label.split(['-', '_', ':']).all(|piece| {
+        let letters = piece.trim_end_matches(|c: char| c.is_ascii_digit());
+        let is_name = letters.bytes().all(|b| b.is_ascii_alphabetic())
+            && letters.len() <= LETTERS_MAX
+            && piece.len() - letters.len() <= DIGITS_MAX;
+        piece.bytes().all(|b| b.is_ascii_alphanumeric()) && (is_name || piece.len() < SHORT)
+    })
+}
+
+fn redact_host(host: &str, is_shown: fn(&str) -> bool) -> String {
+    if let Some((address, port)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        let is_address = address.parse::<std::net::Ipv6Addr>().is_ok() && is_label(port);
+        return if is_address { host.into() } else { REDACTED.into() };
+    }
+    redact_each(host, '.', is_shown)
+}
+
+/// Redacts each part between separators.
+fn redact_each(text: &str, separator: char, is_shown: fn(&str) -> bool) -> String {
+    let parts: Vec<String> = text.split(separator).map(|part| redact(part, is_shown)).collect();
+    parts.join(separator.encode_utf8(&mut [0; 4]))
+}
+
+/// A text and what follows the first separator.
+fn cut(text: &str, separator: char) -> (&str, Option<&str>) {
+    text.split_once(separator).map_or((text, None), |(before, after)| (before, Some(after)))
+}
+
+/// A part with everything redacted but its placeholders and the literal text that `is_shown`.
+fn redact(part: &str, is_shown: impl Fn(&str) -> bool) -> String {
+    let mut out = String::new();
+    let literal = |text: &str, out: &mut String| {
+        *out += if text.is_empty() || is_shown(text) { text } else { REDACTED };
+    };
+    let mut rest = part;
+    // `$${` is a literal `${`.
+    while let Some((at, end)) = placeholder(rest) {
+        literal(&rest[..at], &mut out);
+        out += &rest[at..end];
+        rest = &rest[end..];
+    }
+    literal(rest, &mut out);
+    out
+}
+
+/// The first placeholder in a text: its start and end.
+fn placeholder(text: &str) -> Option<(usize, usize)> {
+    let mut from = 0;
+    loop {
+        let at = from + text[from..].find("${")?;
+        if !text[..at].ends_with('$') {
+            return Some((at, at + text[at..].find('}')? + 1));
+        }
+        from = at + 2;
+    }
+}
+
+impl Text {
+    /// Whether the shown form leaves out part of the value.
+    pub fn hides(&self) -> bool {
+        self.shown != self.value && self.shown != self.value.replace("${", "$${")
+    }
+
+    /// Redacts the shown form if `name` (of a header) suggests a secret.
+    pub fn hidden_if_secret(mut self, name: &str) -> Text {
+        if is_secret(name) && !self.shown.contains("${") {
+            self.shown = REDACTED.into();
+        }
+        self
+    }
+
+    /// Redacts the value of a header, unless its name is one whose values are never secret. Beside a
+    /// placeholder, a word such as `Bearer` is shown.
+    pub fn hidden_unless_open(mut self, name: &str) -> Text {
+        if name.eq_ignore_ascii_case("host") {
+            self.shown = redact_host(&self.shown, is_label);
+        } else if !OPEN_HEADERS.iter().any(|open| name.eq_ignore_ascii_case(open)) {
+            let has_placeholder = placeholder(&self.shown).is_some();
+            self.shown = redact(&self.shown, |text| has_placeholder && is_word(text.trim()));
+        }
+        self
+    }
+
+    /// Redacts everything in a URL that is not known to be harmless: user information, the fragment, the
+    /// values of the query, parts of the path that are not short words, and labels of the host that look
+    /// like keys.
+    pub fn hiding_all_but_words_of_url(mut self) -> Text {
+        self.shown = redact_url(&self.shown, &WORDS_ONLY);
+        self
+    }
+
+    /// Redacts the parts of a URL's path, query and fragment that look like keys.
+    pub fn hiding_keys_of_url(mut self) -> Text {
+        self.shown = redact_url(&self.shown, &ALL_BUT_KEYS);
+        self
+    }
+}
+
+/// Which parts of a URL are shown.
+struct Policy {
+    user: bool,
+    label: fn(&str) -> bool,
+    /// Of the path; a name in the query.
+    word: fn(&str) -> bool,
+    /// A value in the query, with its name; the fragment.
+    value: fn(&str, &str) -> bool,
+}
+
+const WORDS_ONLY: Policy =
+    Policy { user: false, label: is_label, word: is_word, value: |_, _| false };
+
+const ALL_BUT_KEYS: Policy = Policy {
+    user: true,
+    label: |_| true,
+    word: |part| !looks_like_key(part),
+    value: |name, value| !is_secret(name) && !looks_like_key(value),
+};
+
+fn redact_url(url: &str, policy: &Policy) -> String {
+    let (front, rest) = match url.split_once("://") {
+        // Before `=` stands the service in a flag's value.
+        Some((scheme, rest)) => (redact_each(scheme, '=', policy.label) + "://", rest),
+        None => (String::new(), url),
+    };
+    let (rest, fragment) = cut(rest, '#');
+    let (rest, query) = cut(rest, '?');
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let mut shown = front;
+    let host = match authority.rsplit_once('@') {
+        Some((user, host)) => {
+            shown += if policy.user { user } else { REDACTED };
+            shown += "@";
+            host
+        }
+        None => authority,
+    };
+    shown += &redact_host(host, policy.label);
+    shown += &redact_each(path, '/', policy.word);
+    if let Some(query) = query {
+        let pair = |pair: &str| match pair.split_once('=') {
+            Some((name, value)) => {
+                let shown = redact(value, |value| (policy.value)(name, value));
+                format!("{}={shown}", redact(name, policy.word))
+            }
+            None => redact(pair, |value| (policy.value)("", value)),
+        };
+        shown += "?";
+        shown += &query.split('&').map(pair).collect::<Vec<_>>().join("&");
+    }
+    if let Some(fragment) = fragment {
+        shown += "#";
+        shown += &redact(fragment, |value| (policy.value)("", value));
+    }
+    shown
+}
+
+/// Whether a part of a URL could be a key: long, and not a word.
+fn looks_like_key(part: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
+    let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);
+    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+    part.bytes().all(plain) && ((part.len() >= 16 && mixed) || part.len() >= 24)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_words_of_urls_are_shown() {
+        let check = |url: &str, shown: &str| {
+            assert_eq!(Text::plain(url).hiding_all_but_words_of_url().shown, shown, "{url}");
+        };
+        let key = "9aa3d95b3bc440fa88ea12eaa4456161";
+        check(&format!("https://node.example/v3/{key}"), "https://node.example/v3/[redacted]");
+        check(&format!("https://{key}.h.example/eth"), "https://[redacted].h.example/eth");
+        check(&format!("https://eth-{key}.h/eth"), "https://[redacted].h/eth");
+        check(&format!("https://h/{key}/eth?x=1"), "https://h/[redacted]/eth?x=[redacted]");
+        check("https://h/?p=hunter2&eth", "https://h/?p=[redacted]&[redacted]");
+        check(&format!("https://h?{key}"), "https://h?[redacted]");
+        check(&format!("https://h?{key}=1"), "https://h?[redacted]=[redacted]");
+        check("https://h/rpc;key=s3cret#s3cret", "https://h/[redacted]#[redacted]");
+        check("https://h/12345678901234567890", "https://h/[redacted]");
+        check("https://h/hunter2/aBcDeF", "https://h/[redacted]/[redacted]");
+        check("https://h/correct-horse-battery-staple", "https://h/[redacted]");
+        check("https://h/%6bey%20/x", "https://h/[redacted]/x");
+        check("https://user:pass@h/eth", "https://[redacted]@h/eth");
+        check("eth:https://h/v3/s3cret", "eth:https://h/v3/[redacted]");
+        check("https://h/${NODE_KEY}?token=${T}", "https://h/${NODE_KEY}?token=${T}");
+        check("https://h/s3cret${NODE_KEY}", "https://h/[redacted]${NODE_KEY}");
+        check("https://h/$${s3cret}", "https://h/[redacted]");
+        check("${NODE_URL}", "${NODE_URL}");
+        check("https://${NODE_KEY}.h:8545/", "https://${NODE_KEY}.h:8545/");
+        // Ordinary URLs stay readable.
+        check("https://rpc.example.com/v1/eth?x=1", "https://rpc.example.com/v1/eth?x=[redacted]");
+        for ordinary in [
+            "http://127.0.0.1:3069/v1",
+            "http://[::1]:8545/",
+            "http://localhost:8545",
+            "http://a-rather-long-host-name.example/ethereum/mainnet",
+            "https://1rpc.io/eth",
+            "https://ip-10-0-0-12.eu-west-1.compute.internal:8545/",
+            "https://geth-node-07.chains.example/ext/bc/C/rpc",
+            "https://api.example/v1beta1/base-mainnet/11155111/web3",
+            "https://polygon-mainnet.example/polygon-mainnet",
+        ] {
+            check(ordinary, ordinary);
+        }
+    }
+
+    #[test]
+    fn keys_in_urls_are_not_shown() {
+        let check = |url: &str, shown: &str| {
+            assert_eq!(Text::plain(url).hiding_keys_of_url().shown, shown, "{url}");
+        };
+        let key = "9aa3d95b3bc440fa88ea12eaa4456161";
+        check(&format!("https://node.example/v3/{key}"), "https://node.example/v3/[redacted]");
+        check(&format!("https://h/{key}/eth?x=1"), "https://h/[redacted]/eth?x=1");
+        check("https://h/?apikey=K&chain=eth", "https://h/?apikey=[redacted]&chain=eth");
+        check("https://h/?apikey=K${T}", "https://h/?apikey=[redacted]${T}");
+        check(&format!("https://h?{key}#{key}"), "https://h?[redacted]#[redacted]");
+        check("https://h/${NODE_KEY}?token=${T}", "https://h/${NODE_KEY}?token=${T}");
+        check("http://127.0.0.1:3069/v1", "http://127.0.0.1:3069/v1");
+        let words = "http://a-rather-long-host-name.example/ethereum/mainnet?page=1&q=correct";
+        check(words, words);
+    }
+
+    #[test]
+    fn headers_are_shown_if_they_are_known_to_be_harmless() {
+        let check = |name: &str, value: &str, shown: &str| {
+            assert_eq!(Text::plain(value).hidden_unless_open(name).shown, shown, "{name}: {value}");
+        };
+        check("Accept", "application/json", "application/json");
+        check("User-Agent", "plimsoll/1", "plimsoll/1");
+        check("Host", "rpc.example", "rpc.example");
+        check("host", "9aa3d95b3bc440fa.rpc.example", "[redacted].rpc.example");
+        check("x-tenant", "eth", "[redacted]");
+        check("Authorization", "Bearer abc", "[redacted]");
+        check("Authorization", "Bearer ${TOKEN}", "Bearer ${TOKEN}");
+        check("x-odd", "s3cret ${TOKEN} $${x", "[redacted]${TOKEN}[redacted]");
+    }
+
+    #[test]
+    fn texts_print_only_their_shown_form() {
+        let text = Text { value: "s3cret".into(), ..Text::plain("${X}") };
+        assert_eq!(format!("{text:?}"), "\"${X}\"");
+    }
+}
