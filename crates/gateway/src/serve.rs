@@ -4,4 +4,5 @@ pub(crate) mod acceptor;
 mod compress;
 mod decode;
 pub(crate) mod face;
+mod refusal;
 pub(crate) mod session;

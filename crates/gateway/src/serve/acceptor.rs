@@ -1,10 +1,10 @@
 //! The acceptor: one thread accepts connections and distributes them over the workers in turn, which is
 //! more even than the kernel's balancing.
 //!
-//! A connection beyond a limit is answered with an error and closed. The limits are the configured
-//! number of connections, the memory for connections, and the file descriptors, some of which are
-//! reserved for connections to upstreams. When accepting stops, connections in the kernel's backlog are
-//! still distributed and served.
+//! A connection beyond a limit is refused (`serve/refusal.rs`). The limits are the configured number of
+//! connections, the memory for connections, and the file descriptors, some of which are reserved for
+//! connections to upstreams. When accepting stops, connections in the kernel's backlog are still
+//! distributed and served.
 
 use std::cell::Cell;
 use std::io;
@@ -15,17 +15,13 @@ use std::time::Duration;
 
 use plimsoll_registry::settings::{self, Faces};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::face::cors;
-use super::face::pages::Probe;
-use crate::call::message::Answer;
+use super::refusal::{REFUSED_MAX, Refusals};
 use crate::call::worker::Shared;
-use crate::error::{Error, ErrorKind, Shape};
-use crate::http1;
+use crate::offload;
 use crate::permit::{CONNECTION_BYTES, Purpose, Share};
 
 /// The listen backlog; the kernel caps it at `net.core.somaxconn`.
@@ -34,13 +30,6 @@ const BACKLOG: i32 = 4096;
 /// Pause after a failed accept. If the process is out of descriptors, the connection stays in the
 /// backlog, and without a pause the thread would spin until a descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-
-/// Maximum number of concurrent refusals with an answer; further callers are closed without one, so
-/// that refusing costs no more than serving.
-const REFUSED_MAX: usize = 64;
-
-/// How long a refused caller may take to read the answer and close.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// Descriptors of the process itself: runtimes, listeners, files, the database.
 const OWN_DESCRIPTORS: u64 = 40;
@@ -91,16 +80,19 @@ impl Acceptor {
         tls: Option<TlsAcceptor>,
     ) -> io::Result<Acceptor> {
         let (stop, mut stopped) = watch::channel(false);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(offload::THREADS)
+            .build()?;
         let shared = shared.clone();
         let accept = move || {
-            let (callers_max, refusals) = callers_max();
+            let (callers_max, refused_max) = callers_max(listeners.len());
             let intake = Intake {
                 shared: &shared,
                 workers,
                 next: Cell::new(0),
                 callers_max,
-                refusals: Arc::new(Semaphore::new(refusals)),
+                refused_max,
                 tls,
             };
             runtime.block_on(async {
@@ -131,13 +123,14 @@ impl Acceptor {
     }
 }
 
-/// The maximum numbers of callers' connections and of concurrent refusals that leave enough descriptors
-/// for upstreams.
-fn callers_max() -> (u64, usize) {
+/// The maximum numbers of callers' connections, and of each listener's concurrent refusals, that leave
+/// enough descriptors for upstreams.
+fn callers_max(listeners: usize) -> (u64, usize) {
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     let descriptors = limit.map_or(u64::MAX, |(soft, _)| soft).saturating_sub(OWN_DESCRIPTORS);
     let reserved = descriptors / RESERVED_SHARE;
-    let refusals = REFUSED_MAX.min(usize::try_from(reserved / 4).unwrap_or(REFUSED_MAX));
+    let each = reserved / 4 / (listeners as u64).max(1);
+    let refusals = usize::try_from(each).unwrap_or(REFUSED_MAX).clamp(1, REFUSED_MAX);
     ((descriptors - reserved).max(1), refusals)
 }
 
@@ -147,13 +140,15 @@ struct Intake<'a> {
     workers: Vec<Arrivals>,
     next: Cell<usize>,
     callers_max: u64,
-    refusals: Arc<Semaphore>,
+    refused_max: usize,
     tls: Option<TlsAcceptor>,
 }
 
 impl Intake<'_> {
     /// Accepts connections and hands them to the workers in turn.
     async fn accept(&self, listener: &TcpListener, options: ListenerOptions) {
+        let tls = self.tls.as_ref().filter(|_| options.tls);
+        let mut refusals = Refusals::new(self.shared, self.refused_max, options.faces, tls);
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -165,7 +160,7 @@ impl Intake<'_> {
                         self.hand_out(stream, peer, share, options);
                     }
                 }
-                None => self.refuse(stream, options),
+                None => refusals.add(stream, peer.ip()).await,
             }
         }
     }
@@ -176,28 +171,6 @@ impl Intake<'_> {
         let is_full = self.shared.connections() >= connections.min(self.callers_max);
         let mut share = Share::new(&self.shared.capacity, Purpose::Connection);
         (!is_full && share.add(CONNECTION_BYTES).is_ok()).then_some(share)
-    }
-
-    /// Refuses a connection with an answer, unless too many are being refused.
-    fn refuse(&self, stream: TcpStream, options: ListenerOptions) {
-        // The acceptor's own shard is the last.
-        let refused = &self.shared.counts.last().refused;
-        refused[ErrorKind::TooManyConnections as usize].add(1);
-        if let Ok(place) = self.refusals.clone().try_acquire_owned() {
-            let shared = self.shared.clone();
-            let tls = self.tls.clone().filter(|_| options.tls);
-            tokio::spawn(async move {
-                let refusal = async {
-                    match tls {
-                        Some(tls) => refuse(&shared, tls.accept(stream).await?).await,
-                        None => refuse(&shared, stream).await,
-                    }
-                };
-                // The connection is closed in any case.
-                let _ = tokio::time::timeout(REFUSAL_TIME, refusal).await;
-                drop(place);
-            });
-        }
     }
 
     /// Accepts and hands out the connections in the backlog, and closes the listener.
@@ -260,60 +233,4 @@ pub(crate) fn listen(
         Ok(BoundListener { socket, options: ListenerOptions { faces: one.faces, tls: one.tls } })
     };
     listeners.iter().map(listen).collect()
-}
-
-/// The longest head that is read from a refused caller, in bytes.
-const PROBE_MAX: usize = 4 << 10;
-
-/// Answers a refused caller, and waits until it closes: closing with unread bytes would reset the
-/// connection before the caller has read the answer. Health and readiness probes are answered as usual:
-/// a full gateway is still alive.
-async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
-    shared: &Shared,
-    mut stream: S,
-) -> io::Result<()> {
-    let mut read = Vec::with_capacity(PROBE_MAX);
-    while http1::head_end(&read, 0).is_none() && read.len() < PROBE_MAX {
-        if stream.read_buf(&mut read).await? == 0 {
-            break;
-        }
-    }
-    let out = refusal(shared, &read);
-    stream.write_all(&out).await?;
-    stream.shutdown().await?;
-    read.clear();
-    while stream.read_buf(&mut read).await? > 0 {
-        read.clear();
-    }
-    Ok(())
-}
-
-/// The complete answer to a refused caller.
-fn refusal(shared: &Shared, read: &[u8]) -> Vec<u8> {
-    let head = http1::head_end(read, 0).and_then(|end| http1::request_head(&read[..end]).ok());
-    let mut is_head = false;
-    let probe = head.and_then(|head| {
-        is_head = head.method == "HEAD";
-        let path = head.target.split('?').next().unwrap_or_default();
-        let is_asked = match head.method {
-            "GET" | "HEAD" => true,
-            // What HAProxy sends by default.
-            "OPTIONS" => path == "/" && !cors::is_preflight(&head.fields),
-            _ => false,
-        };
-        Probe::find(path).filter(|_| is_asked)
-    });
-    let state = shared.state();
-    let mut answer = match probe {
-        Some(probe) => probe.answer(&state.routing, shared.is_draining()),
-        None => {
-            let error = Error::new(ErrorKind::TooManyConnections, "too many connections");
-            let mut answer = Answer::error(&error, Shape::Own, Vec::new());
-            cors::permit_any(&state.settings.cors, &mut answer);
-            answer
-        }
-    };
-    let mut out = Vec::new();
-    answer.write_last(is_head, b"", &mut out);
-    out
 }

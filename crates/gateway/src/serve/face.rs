@@ -26,6 +26,7 @@ use crate::http1::Glimpse;
 use crate::local::Local;
 use crate::offload;
 use line::Described;
+use pages::PageRequest;
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
@@ -156,7 +157,14 @@ impl<'a> RequestContext<'a, '_> {
             let target = self.target(service, &service.model.id, Shape::Own)?;
             return self.relayed(&target, into).await;
         }
-        *into = pages::answer(worker, view, request, self.path, self.query).await?;
+        let asked = PageRequest {
+            method: request.method,
+            path: self.path,
+            query: self.query,
+            fields: request.fields,
+            faces: request.faces,
+        };
+        *into = pages::answer(&worker.shared, view, &asked).await?;
         Ok(())
     }
 
@@ -213,7 +221,7 @@ impl<'a> RequestContext<'a, '_> {
         match request.method {
             "POST" => {}
             "OPTIONS" => {
-                *into = cors::options("POST, OPTIONS", &view.settings.cors, request);
+                *into = cors::options("POST, OPTIONS", &view.settings.cors, request.fields);
                 return Ok(());
             }
             method => return Err(wrong_method(method, "use POST")),
@@ -241,7 +249,7 @@ impl<'a> RequestContext<'a, '_> {
     async fn instance(&self, below: &str, into: &mut Answer<'a>) -> Result<(), Error> {
         let RequestContext { worker, view, request, .. } = self;
         if request.method == "OPTIONS" && request.fields.request_method.is_some() {
-            *into = cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request);
+            *into = cors::options("GET, POST, PUT, OPTIONS", &view.settings.cors, request.fields);
             return Ok(());
         }
         if request.fields.websocket {
@@ -313,7 +321,7 @@ async fn call_id(local: &Local, request: &Request<'_>) -> Option<Vec<u8>> {
 }
 
 /// The path and query of a request target; the host of an absolute URL is ignored.
-fn split(target: &str) -> (&str, Option<&str>) {
+pub(super) fn split(target: &str) -> (&str, Option<&str>) {
     let target = match target.strip_prefix('/') {
         Some(_) => target,
         None => match target.split_once("://") {

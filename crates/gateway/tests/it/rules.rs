@@ -159,10 +159,17 @@ fn a_full_gateway_still_answers_probes() {
         assert_eq!(answer.status, 200, "{target}");
         assert!(answer.closes());
     }
-    // HAProxy's default probe.
-    let mut probe = connect(&gateway);
-    probe.send("OPTIONS / HTTP/1.0\r\n\r\n");
-    assert_eq!(probe.answer().status, 200);
+    // HAProxy's default probe, and absolute forms.
+    let head = "Host: h\r\nOrigin: https://a.example";
+    for line in ["OPTIONS / HTTP/1.0", "OPTIONS http://h/ HTTP/1.1", "GET http://h/ready HTTP/1.1"]
+    {
+        let mut probe = connect(&gateway);
+        probe.send(format!("{line}\r\n{head}\r\n\r\n"));
+        let answer = probe.answer();
+        assert_eq!(answer.status, 200, "{line}");
+        let origin = answer.header("access-control-allow-origin");
+        assert_eq!(origin, Some("https://a.example"), "{line}");
+    }
     assert_eq!(ask(&gateway, "OPTIONS", "/", PREFLIGHT).status, 503, "not a probe");
     assert_eq!(connect(&gateway).get("/ready/nope").status, 503);
     assert_eq!(connect(&gateway).get("/metrics").status, 503, "not a probe");

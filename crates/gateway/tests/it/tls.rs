@@ -224,3 +224,24 @@ fn an_upstreams_ca_file_is_reloaded_when_it_changes() {
     assert!(gateway.apply(settings(), &all).is_err());
     assert_eq!(ask().text(), result("1", "[1]"));
 }
+
+/// A client that prefers HTTP/2 must not be promised it: refusals speak HTTP/1.1.
+#[test]
+fn a_full_gateway_answers_probes_over_tls() {
+    let authority = Authority::new();
+    authority.sign("127.0.0.1");
+    let upstream = Upstream::echo();
+    let all = definitions(vec![node("a", "eth", &upstream.url("/"))]);
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let gateway = start(Settings { limits, ..secure(&authority) }, &all);
+    let address = gateway.addresses()[0];
+    let mut first = open(address, authority.client(&["http/1.1"]));
+    assert_eq!(ask(&mut first, &call("1", "m", "[]")), result("1", "[]"));
+    for protocols in [&[] as &[&str], &["http/1.1"], &["h2", "http/1.1"]] {
+        let mut probe = open(address, authority.client(protocols));
+        probe.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{protocols:?}: {answer}");
+    }
+}

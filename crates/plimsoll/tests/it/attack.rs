@@ -209,7 +209,7 @@ fn peak(pid: u32) -> u64 {
 }
 
 /// Ends the attack on drop.
-struct EndAttackOnDrop<'a>(&'a AtomicBool);
+pub(crate) struct EndAttackOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for EndAttackOnDrop<'_> {
     fn drop(&mut self) {

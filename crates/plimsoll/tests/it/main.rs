@@ -8,6 +8,7 @@ mod clients;
 mod demo;
 mod docs;
 mod doctor;
+mod full;
 mod gateway;
 mod habits;
 mod host_limits;

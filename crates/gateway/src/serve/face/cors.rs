@@ -1,6 +1,6 @@
 //! CORS: which pages may call from a browser.
 
-use crate::call::message::{Answer, Request};
+use crate::call::message::Answer;
 use crate::http1::Fields;
 use plimsoll_registry::settings::Cors;
 
@@ -42,11 +42,11 @@ pub(crate) fn is_preflight(fields: &Fields<'_>) -> bool {
 }
 
 /// Answers OPTIONS: the methods that the path allows and, for a preflight, what a page may send.
-pub(super) fn options<'a>(methods: &'static str, cors: &Cors, request: &Request<'_>) -> Answer<'a> {
+pub(super) fn options<'a>(methods: &'static str, cors: &Cors, fields: &Fields<'_>) -> Answer<'a> {
     let mut answer = Answer::new(204, b"", Vec::new());
     answer.fields.push(("allow".into(), methods.into()));
-    if *cors != Cors::Off && request.fields.request_method.is_some() {
-        let wanted = request.fields.request_headers.unwrap_or(b"content-type, target-service-id");
+    if *cors != Cors::Off && fields.request_method.is_some() {
+        let wanted = fields.request_headers.unwrap_or(b"content-type, target-service-id");
         let plain = wanted.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
         let wanted = if plain { wanted } else { b"content-type" };
         answer.fields.push(("access-control-allow-methods".into(), methods.into()));

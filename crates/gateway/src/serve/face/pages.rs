@@ -1,24 +1,26 @@
 //! Pages for operators and monitoring: health, readiness, metrics.
 //!
 //! Health and readiness are served on every listener, under the default paths of PATH, Kubernetes and
-//! load balancers, even to connections beyond the limits ([`Probe`]).
+//! load balancers ([`Probe`]), even to connections beyond the limits (`serve/refusal.rs`).
 
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::Faces;
 use plimsoll_rpc::json;
 
 use super::{METRICS, TEXT, cors, parameter, wrong_method};
-use crate::call::message::{Answer, JSON, Request};
+use crate::call::message::{Answer, JSON};
 use crate::call::relay::shown;
 use crate::call::routing::{Routing, Service};
-use crate::call::worker::{Shared, View, Worker};
+use crate::call::worker::{Shared, State};
 use crate::error::{Error, ErrorKind};
+use crate::http1::Fields;
 use crate::offload;
 use crate::payload::Payload;
 use std::sync::Arc;
 
 /// A health or readiness probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Probe<'p> {
+pub(super) enum Probe<'p> {
     /// Whether the process is alive.
     Health,
     /// Whether calls can be served: for all services, or for this one.
@@ -29,7 +31,7 @@ pub(crate) enum Probe<'p> {
 
 impl<'p> Probe<'p> {
     /// The probe at this path.
-    pub(crate) fn find(path: &'p str) -> Option<Probe<'p>> {
+    pub(super) fn find(path: &'p str) -> Option<Probe<'p>> {
         Some(match path {
             "/health" | "/health/" | "/livez" => Probe::Health,
             "/" | "/ready" | "/ready/" | "/readyz" => Probe::Ready(None),
@@ -39,7 +41,7 @@ impl<'p> Probe<'p> {
     }
 
     /// The answer.
-    pub(crate) fn answer<'a>(self, routing: &Routing, is_draining: bool) -> Answer<'a> {
+    fn answer<'a>(self, routing: &Routing, is_draining: bool) -> Answer<'a> {
         match self {
             Probe::Health => Answer::new(200, TEXT, Vec::new()),
             Probe::Ready(asked) => Readiness::of(routing, asked, is_draining).answer(),
@@ -48,46 +50,57 @@ impl<'p> Probe<'p> {
     }
 }
 
+/// A request for a page.
+pub(crate) struct PageRequest<'r> {
+    pub(crate) method: &'r str,
+    pub(crate) path: &'r str,
+    pub(crate) query: Option<&'r str>,
+    pub(crate) fields: &'r Fields<'r>,
+    /// What its listener serves.
+    pub(crate) faces: Faces,
+}
+
 /// Answers probes and metrics requests.
-pub(super) async fn answer<'a>(
-    worker: &Worker,
-    view: &View,
-    request: &Request<'_>,
-    path: &str,
-    query: Option<&str>,
+///
+/// # Errors
+/// There is no such page, or not for this method.
+pub(crate) async fn answer<'a>(
+    shared: &Arc<Shared>,
+    state: &Arc<State>,
+    asked: &PageRequest<'_>,
 ) -> Result<Answer<'a>, Error> {
+    let PageRequest { method, path, query, fields, faces } = *asked;
     let probe = Probe::find(path);
-    let is_metrics = path == "/metrics" && request.faces.admin;
-    if probe.is_none() && !is_metrics {
+    if probe.is_none() && !(path == "/metrics" && faces.admin) {
         return Err(Error::new(ErrorKind::NoSuchPath, "no such path"));
     }
-    match request.method {
+    match method {
         "GET" | "HEAD" => {}
         // Without an origin it is a probe, as HAProxy sends it by default.
-        "OPTIONS" if path == "/" && !cors::is_preflight(request.fields) => {}
+        "OPTIONS" if path == "/" && !cors::is_preflight(fields) => {}
         "OPTIONS" if path == "/" => {
-            return Ok(cors::options("GET, HEAD, POST, OPTIONS", &view.settings.cors, request));
+            let methods = "GET, HEAD, POST, OPTIONS";
+            return Ok(cors::options(methods, &state.settings.cors, fields));
         }
         method => return Err(wrong_method(method, "use GET")),
     }
-    let Some(probe) = probe else { return Ok(metrics_page(worker, view).await) };
-    let shared = &*worker.shared;
+    let Some(probe) = probe else { return Ok(metrics_page(shared, state).await) };
     let is_draining = shared.is_draining();
     let is_detailed =
         query.and_then(|query| parameter(query, "detailed")).as_deref() == Some("true");
     match probe {
-        Probe::Ready(asked) if is_detailed && request.faces.admin => {
-            let mut readiness = Readiness::of(&view.routing, asked, is_draining);
-            readiness.details = Some(Details { now: worker.local.now(), shared });
+        Probe::Ready(asked) if is_detailed && faces.admin => {
+            let mut readiness = Readiness::of(&state.routing, asked, is_draining);
+            readiness.details = Some(Details { now: shared.time.now(), shared });
             Ok(readiness.answer())
         }
-        probe => Ok(probe.answer(&view.routing, is_draining)),
+        probe => Ok(probe.answer(&state.routing, is_draining)),
     }
 }
 
 /// The metrics page, built on another thread because it sums thousands of counters.
-async fn metrics_page<'a>(worker: &Worker, view: &View) -> Answer<'a> {
-    let (shared, state) = (worker.shared.clone(), Arc::clone(view));
+async fn metrics_page<'a>(shared: &Arc<Shared>, state: &Arc<State>) -> Answer<'a> {
+    let (shared, state) = (shared.clone(), state.clone());
     let page = offload::run(move || shared.metrics(&state)).await.unwrap_or_default();
     let mut answer = Answer::new(200, METRICS, Vec::new());
     answer.body = Payload::Whole(page.into_bytes());
