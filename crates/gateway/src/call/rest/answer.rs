@@ -1,8 +1,9 @@
 //! The head of a REST answer: which of an upstream's headers reach the caller.
 //!
 //! Headers that apply to one connection, that the gateway sets itself, or that are for the gateway
-//! as a client (cookies, other addresses) are dropped. A `Location` that leads to the upstream is
-//! rewritten to lead to the gateway, because the upstream's URL is private and may contain a key.
+//! as a client (cookies, other addresses) are dropped. The upstream's URL is private and may contain a
+//! key: a `Location` or `Link` that leads to the upstream is rewritten to lead to the gateway, and
+//! other headers with a URL of the upstream are dropped.
 
 use std::borrow::Cow;
 
@@ -87,11 +88,14 @@ pub(super) fn head<'a>(
         if is_dropped && !is_length {
             return;
         }
+        let text = std::str::from_utf8(field.value);
         let value = if is_in(LOCATION_HEADERS, field.name) {
-            let location = std::str::from_utf8(field.value).ok();
-            location.and_then(|location| public_location(location, upstream))
+            text.ok().and_then(|location| public_location(location, upstream))
+        } else if field.name.eq_ignore_ascii_case("link") {
+            text.ok().and_then(|links| public_links(links, upstream))
         } else {
-            Some(field.value.to_vec())
+            let names_upstream = names_upstream(&String::from_utf8_lossy(field.value), upstream);
+            (!names_upstream).then(|| field.value.to_vec())
         };
         if let Some(value) = value {
             answer.fields.push((field.name.to_ascii_lowercase().into(), value));
@@ -141,6 +145,39 @@ fn public_location(location: &str, upstream: &model::Upstream) -> Option<Vec<u8>
     let reveals = |secret: &str| !secret.is_empty() && rest.contains(secret);
     let is_private = (base != "/v1" && reveals(base)) || key.split('&').any(reveals);
     (!is_private).then(|| format!("{start}{rest}").into_bytes())
+}
+
+/// A Link as the caller may see it: each of its links like a Location; `None` if none is left.
+fn public_links(links: &str, upstream: &model::Upstream) -> Option<Vec<u8>> {
+    let mut public = Vec::new();
+    let mut rest = links;
+    // Text between links is skipped.
+    while let Some((location, behind)) =
+        rest.split_once('<').and_then(|(_, link)| link.split_once('>'))
+    {
+        let mut is_quoted = false;
+        let ends = |character: char| {
+            is_quoted ^= character == '"';
+            character == ',' && !is_quoted
+        };
+        let (parameters, others) = behind.split_at(behind.find(ends).unwrap_or(behind.len()));
+        rest = others;
+        let location = public_location(location.trim(), upstream);
+        if let Some(location) = location.filter(|_| !names_upstream(parameters, upstream)) {
+            let between: &[u8] = if public.is_empty() { b"<" } else { b", <" };
+            public.extend([between, &location, b">", parameters.trim_end().as_bytes()].concat());
+        }
+    }
+    (!public.is_empty()).then_some(public)
+}
+
+/// Whether a text contains a URL of the upstream.
+fn names_upstream(text: &str, upstream: &model::Upstream) -> bool {
+    let ends = |character: char| character.is_whitespace() || "/?#\"'<>,;|\\".contains(character);
+    text.split("//").skip(1).any(|rest| {
+        let authority = rest.split(ends).next().unwrap_or_default();
+        is_host_of(authority.rsplit_once('@').map_or(authority, |(_, host)| host), upstream)
+    })
 }
 
 fn is_scheme(text: &str) -> bool {
@@ -206,19 +243,67 @@ mod tests {
     }
 
     #[test]
+    fn links_do_not_reveal_the_upstream() {
+        let check = |links: &str, public: Option<&str>| {
+            let found = public_links(links, &upstream("https://node.example/KEY1/?k=SECRET"));
+            let found = found.map(|found| String::from_utf8(found).expect("text"));
+            assert_eq!(found.as_deref(), public, "{links}");
+        };
+        let next = "<https://node.example/KEY1/x?page=2&k=SECRET>; rel=\"next\"";
+        check(next, Some("</v1/x?page=2>; rel=\"next\""));
+        check("</KEY1/x>;rel=a , <x>", Some("</v1/x>;rel=a, <x>"));
+        check("<https://other.example/x,y>; rel=x", Some("<https://other.example/x,y>; rel=x"));
+        // One that the gateway does not serve.
+        check(
+            "<https://node.example/login>, </KEY1/x>; title=\"a, <b>\"",
+            Some("</v1/x>; title=\"a, <b>\""),
+        );
+        check("<https://node.example/login>", None);
+        check("</KEY1/x>; anchor=\"https://u:p@NODE.example:8545/KEY1\"", None);
+        // Not links.
+        check("", None);
+        check("https://node.example/KEY1/", None);
+        check("<https://node.example/KEY1/", None);
+    }
+
+    #[test]
+    fn urls_of_the_upstream_are_found() {
+        let check = |text: &str, expected: bool| {
+            assert_eq!(
+                names_upstream(text, &upstream("https://node.example/KEY1/")),
+                expected,
+                "{text}"
+            );
+        };
+        check("0; url=HTTPS://NODE.example", true);
+        check("a=\"//u:p@node.example.:1/KEY1\"", true);
+        check("https://other/, https://node.example,", true);
+        check("node.example", false);
+        check("https://node.example.org/ https://a.node.example/", false);
+    }
+
+    #[test]
     fn headers_for_the_gateway_are_dropped() {
         let response =
             b"HTTP/1.1 201 X\r\nETag: \"1\"\r\nX-Request-ID: theirs\r\nVia: 1.1 node\r\n\
             Proxy-Connection: close\r\nSet-Cookie: a=b\r\nX-Hop: 1\r\nConnection: x-hop\r\n\
             Location: http://node:1/x\r\nContent-Location: /x\r\nContent-Type: a/b\r\n\
-            X-Plimsoll-Via: 1\r\nAlt-Svc: h2=\":1\"\r\nContent-Length: 1\r\n\r\n";
+            X-Plimsoll-Via: 1\r\nAlt-Svc: h2=\":1\"\r\nContent-Length: 1\r\n\
+            Refresh: 1; url=http://node:1/x\r\nLink: <http://node:1/y>; rel=next\r\n\
+            X-Self: http://node:1/x\r\nX-Docs: http://docs/x\r\n\r\n";
         let answer = head(201, response, "POST", &upstream("http://node:1/"));
         let fields: Vec<(&str, &str)> = answer
             .fields
             .iter()
             .map(|(name, value)| (&**name, std::str::from_utf8(value).expect("text")))
             .collect();
-        let expected = [("etag", "\"1\""), ("location", "/v1/x"), ("content-location", "/v1/x")];
+        let expected = [
+            ("etag", "\"1\""),
+            ("location", "/v1/x"),
+            ("content-location", "/v1/x"),
+            ("link", "</v1/y>; rel=next"),
+            ("x-docs", "http://docs/x"),
+        ];
         assert_eq!(fields, expected);
         assert_eq!(&*answer.content_type, b"a/b");
     }

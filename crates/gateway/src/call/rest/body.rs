@@ -3,6 +3,10 @@
 //! A call that reached a node through REST would bypass every method rule. Nodes' parsers accept
 //! more than the standard: names in any case (Go), invalid UTF-8, comments, single quotes, UTF-16.
 //! So a body is refused unless it cannot be a call for any of them.
+//!
+//! A call is an object with the member `method`, alone or in arrays. Nodes that deserialize with serde
+//! also read an array as a call, by position: `["2.0",1,"admin_peers"]`. Objects within objects are
+//! data: no node looks for calls there.
 
 use plimsoll_rpc::json::{self, Kind};
 
@@ -11,6 +15,9 @@ use crate::offload;
 
 /// The member that makes an object a call.
 const METHOD: &[u8] = b"method";
+
+/// Arrays nested deeper are refused, because each level is searched again. APIs nest few.
+const ARRAYS_MAX: usize = 16;
 
 /// Whether a body is JSON-RPC, or might be accepted as JSON-RPC by a node.
 pub(crate) async fn is_call(body: &Body<'_>) -> bool {
@@ -34,10 +41,30 @@ fn holds_call(bytes: &[u8]) -> bool {
     if json::validate(bytes).is_err() {
         return true;
     }
-    match kind {
-        Some(Kind::Object) => has_method(bytes),
-        _ => json::items(bytes).flatten().any(has_method),
+    is_call_within(bytes, 0)
+}
+
+/// Whether a value within this many arrays is a call, or holds one in further arrays.
+fn is_call_within(value: &[u8], arrays: usize) -> bool {
+    match json::kind(value) {
+        Some(Kind::Object) => has_method(value),
+        Some(Kind::Array) => {
+            arrays == ARRAYS_MAX
+                || is_positional_call(value)
+                || json::items(value).flatten().any(|item| is_call_within(item, arrays + 1))
+        }
+        _ => false,
     }
+}
+
+/// Whether an array might be read as a call by position: it contains the version of JSON-RPC, or begins
+/// with null in its place.
+fn is_positional_call(array: &[u8]) -> bool {
+    let is_null = |item: &[u8]| json::kind(item) == Some(Kind::Null);
+    let mut items = json::items(array).flatten().enumerate();
+    items.any(|(at, item)| {
+        json::text(item).is_some_and(|text| text == "2.0") || (at == 0 && is_null(item))
+    })
 }
 
 /// Whether a value is an object with a method, in the name of which Go ignores case.
@@ -113,6 +140,13 @@ mod tests {
             br#"{"jsonrpc":"2.0","id":1,"method":"admin_peers"}"#,
             br#"{"Method":"admin_peers"}"#,
             br#" [1, {"METHOD":"admin_peers"}]"#,
+            br#"[[{"method":"admin_peers"}]]"#,
+            br#"[[],[1,[[{"id":1,"method":"admin_peers"}]]]]"#,
+            br#"[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]"#,
+            // by position
+            br#"["2.0",1,"admin_peers",[]]"#,
+            br#"[["\u0032.0","admin_peers",[],1]]"#,
+            br#"[null,"admin_peers",[],1]"#,
             br#"{"m\u0065thod":"admin_peers"}"#,
             b"\xef\xbb\xbf{\"method\":\"admin_peers\"}",
             b"\xef\xbb\xbf {\"method\":1}",
@@ -155,6 +189,10 @@ mod tests {
             br#"{"tx_bytes":"CpQB","mode":"BROADCAST_MODE_SYNC"}"#,
             br#"[{"validator_index":"1"}, ["method"], "method", 1, null]"#,
             br#"{"a":{"method":"x"},"methods":1}"#,
+            br#"{"a":[{"jsonrpc":"2.0","method":"x"}],"b":["2.0"]}"#,
+            br#"[{"a":[{"method":"x"}]}, [1, null, [2.0]]]"#,
+            br#"[[[[[[[[[[[[[[[["0x93"]]]]]]]]]]]]]]]]"#,
+            br#"[]"#,
             b"[\"0x93\"]",
             b"a=1&b=2",
             b"\"text\"",
