@@ -25,7 +25,7 @@ mod variables;
 pub use attached::{Attached, Spot};
 pub use document::{Document, Field, Table};
 pub use file::read_file;
-pub use nearest::nearest;
+pub use nearest::{nearest, nearest_within};
 pub use problem::{Place, Problem, Problems};
 pub use redact::{is_secret, is_word};
 pub use variables::{Text, Variables};

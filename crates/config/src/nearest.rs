@@ -3,7 +3,16 @@
 /// The known word nearest to `word`: at most a third of its letters differ (a transposition counts
 /// once), and at least one letter is the same. `None` if no word is that near.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let limit = (word.chars().count() / 3).max(1);
+    nearest_within((word.chars().count() / 3).max(1), word, known)
+}
+
+/// The known word nearest to `word`: at most `limit` letters differ (a transposition counts once), and
+/// at least one letter is the same. `None` if no word is that near.
+pub fn nearest_within<'k>(
+    limit: usize,
+    word: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
     known
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))

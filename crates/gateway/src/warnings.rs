@@ -6,44 +6,20 @@
 
 use std::fmt;
 
-use plimsoll_config::{Place, Problems, nearest};
+use plimsoll_config::{Place, Problems};
 use plimsoll_registry::Definitions;
-use plimsoll_registry::model::MethodRules;
+use plimsoll_registry::model::Upstream;
 use plimsoll_registry::settings::Settings;
 use plimsoll_registry::store::EntryKind;
-use plimsoll_rpc::method::NAMES;
 
 use crate::transport::tls;
 
-/// Namespaces of nodes and providers whose methods [`NAMES`] does not list.
-const NAMESPACES: &[&str] = &[
-    "admin",
-    "alchemy",
-    "anvil",
-    "arb",
-    "bor",
-    "clique",
-    "engine",
-    "erigon",
-    "evm",
-    "flashbots",
-    "hardhat",
-    "kaia",
-    "klay",
-    "les",
-    "linea",
-    "miner",
-    "optimism",
-    "ots",
-    "parity",
-    "personal",
-    "qn",
-    "rollup",
-    "rpc",
-    "testing",
-    "zkevm",
-    "zks",
-];
+mod names;
+mod rules;
+
+/// Why the rules of an endpoint do not concern REST.
+const NO_REST: &str =
+    "an endpoint's rules apply to JSON-RPC on /api/gateway; REST is served on /v1";
 
 /// A warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,15 +53,16 @@ pub fn file_problems(settings: &Settings, definitions: &Definitions) -> Problems
 /// The warnings for a configuration.
 pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> {
     let mut found = Vec::new();
-    let mut check = |kind, id: &str, rules| {
+    let mut check = |kind, id: &str, rules, no_rest: Option<&str>| {
         let warning = |message| Warning { entry: Some((kind, id.into())), message };
-        found.extend(check_rules(rules).into_iter().map(warning));
+        found.extend(rules::mistakes(rules, no_rest).into_iter().map(warning));
     };
     for endpoint in &definitions.endpoints {
-        check(EntryKind::Endpoint, &endpoint.id, &endpoint.methods);
+        check(EntryKind::Endpoint, &endpoint.id, &endpoint.methods, Some(NO_REST));
     }
     for upstream in &definitions.upstreams {
-        check(EntryKind::Upstream, &upstream.id, &upstream.methods);
+        let no_rest = no_rest(upstream, definitions);
+        check(EntryKind::Upstream, &upstream.id, &upstream.methods, no_rest.as_deref());
     }
     let mut add = |message: String| found.push(Warning { entry: None, message });
     let has = |face: &dyn Fn(&plimsoll_registry::settings::Listener) -> bool| {
@@ -108,105 +85,60 @@ pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> 
     found
 }
 
-/// The mistakes in an entry's rules.
-fn check_rules(rules: &MethodRules) -> Vec<String> {
-    let mut found = Vec::new();
-    let patterns = |key: &'static str, list: &'_ [String]| {
-        list.iter().map(move |pattern| (key, pattern.clone())).collect::<Vec<_>>()
-    };
-    let all = [patterns("allow", &rules.allow), patterns("deny", &rules.deny)].concat();
-    for (key, pattern) in all {
-        if let Some(meant) = unmatched(&pattern) {
-            let hint = meant.map(|meant| format!("; did you mean \"{meant}\"?"));
-            found.push(format!(
-                "methods.{key} \"{pattern}\" matches no known method{} (names are \
-                 case-sensitive)",
-                hint.as_deref().unwrap_or_default()
-            ));
+/// Why no REST request reaches an upstream, if so.
+fn no_rest(upstream: &Upstream, definitions: &Definitions) -> Option<String> {
+    let mut services = definitions.services.iter();
+    match &upstream.service {
+        Some(id) => {
+            let has_rest = services.any(|service| service.id == *id && service.rest);
+            (!has_rest).then(|| format!("service {id} has rest = false"))
+        }
+        None => {
+            let has_rest = services.any(|service| service.rest);
+            (!has_rest).then(|| "no service has rest = true".into())
         }
     }
-    for pattern in &rules.allow {
-        let covers = |wide: &&String| match wide.strip_suffix('*') {
-            Some(start) => pattern.starts_with(start),
-            None => *wide == pattern,
-        };
-        if let Some(wide) = rules.deny.iter().find(covers) {
-            found.push(format!(
-                "methods.allow \"{pattern}\" has no effect; methods.deny \"{wide}\" overrides it"
-            ));
-        }
-    }
-    found
-}
-
-/// `Some` if a pattern probably matches nothing, with the pattern that was probably meant. An unknown
-/// name is suspect only if it resembles a known one, because nodes have custom methods.
-fn unmatched(pattern: &str) -> Option<Option<String>> {
-    let (name, is_glob) = match pattern.strip_suffix('*') {
-        Some(start) => (start, true),
-        None => (pattern, false),
-    };
-    let matches = |known: &str| if is_glob { known.starts_with(name) } else { known == name };
-    let namespace = name.split('_').next().unwrap_or_default();
-    if NAMES.iter().any(|known| matches(known)) || NAMESPACES.contains(&namespace) {
-        return None;
-    }
-    if !is_glob {
-        return nearest_name(name, NAMES.iter().copied()).map(Some);
-    }
-    let start = |known: &str| known.split('_').next().unwrap_or_default().to_string();
-    let namespaces: Vec<String> = NAMES
-        .iter()
-        .map(|known| start(known))
-        .chain(NAMESPACES.iter().map(|n| n.to_string()))
-        .collect();
-    let meant = if namespaces.iter().any(|known| known == namespace) {
-        None
-    } else {
-        nearest_name(namespace, namespaces.iter().map(String::as_str))
-    };
-    Some(meant.map(|meant| format!("{meant}_*")))
-}
-
-fn nearest_name<'k>(name: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<String> {
-    let same = known.clone().find(|known| known.eq_ignore_ascii_case(name));
-    same.or_else(|| nearest(name, known)).map(str::to_string)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plimsoll_config::Text;
+    use plimsoll_registry::model::{Address, Endpoint, Kind, MethodRules, Service};
 
     #[test]
-    fn patterns_that_match_nothing() {
-        let check = |pattern: &str, expected: Option<Option<&str>>| {
-            let found = unmatched(pattern);
-            assert_eq!(found.as_ref().map(Option::as_deref), expected, "{pattern}");
+    fn rest_in_rules_needs_a_service_with_rest() {
+        let methods = MethodRules { allow: Vec::new(), deny: vec!["REST".into()] };
+        let upstream = |id: &str, service: Option<&str>| {
+            let url = "http://node/";
+            let address = Address::parse(url).expect("a URL");
+            let upstream = Upstream::at(id, Kind::Evm, Text::plain(url), address);
+            Upstream { service: service.map(str::to_string), methods: methods.clone(), ..upstream }
         };
-        check("*", None);
-        check("eth_*", None);
-        check("eth_get*", None);
-        check("eth_call", None);
-        check("admin_*", None);
-        check("bor_getAuthor", None);
-        // A method of some node: nothing known resembles it.
-        check("mychain_doSomethingUnusual", None);
-        check("Admin_*", Some(Some("admin_*")));
-        check("debgu_*", Some(Some("debug_*")));
-        check("eth_Get*", Some(None));
-        check("quux_*", Some(None));
-        check("ETH_CALL", Some(Some("eth_call")));
-        check("eth_getLog", Some(Some("eth_getLogs")));
-    }
-
-    #[test]
-    fn rules_without_effect() {
-        let rules = MethodRules {
-            allow: vec!["eth_call".into(), "eth_getLogs".into()],
-            deny: vec!["eth_c*".into()],
+        let check = |rest: bool, expected: &[&str]| {
+            let services =
+                vec![Service { rest, ..Service::named("beacon") }, Service::named("eth")];
+            let upstreams = vec![
+                upstream("a", Some("beacon")),
+                upstream("b", Some("eth")),
+                upstream("path", None),
+            ];
+            let endpoint =
+                Endpoint { id: "e".into(), service: "beacon".into(), methods: methods.clone() };
+            let definitions = Definitions { services, upstreams, endpoints: vec![endpoint] };
+            let found = warnings(&Settings::default(), &definitions);
+            let found: Vec<String> = found.iter().map(Warning::to_string).collect();
+            let expected: Vec<String> = expected
+                .iter()
+                .map(|one| one.replace(" REST: ", ": methods.deny \"REST\" has no effect: "))
+                .collect();
+            assert_eq!(found, expected);
         };
-        let expected =
-            "methods.allow \"eth_call\" has no effect; methods.deny \"eth_c*\" overrides it";
-        assert_eq!(check_rules(&rules), [expected]);
+        let endpoint = "endpoint e REST: an endpoint's rules apply to JSON-RPC on /api/gateway; \
+                        REST is served on /v1";
+        let eth = "upstream b REST: service eth has rest = false";
+        check(true, &[endpoint, eth]);
+        let beacon = "upstream a REST: service beacon has rest = false";
+        check(false, &[endpoint, beacon, eth, "upstream path REST: no service has rest = true"]);
     }
 }

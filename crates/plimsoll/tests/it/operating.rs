@@ -292,7 +292,7 @@ fn rest_failures_are_logged_and_the_access_log_has_each_error() {
     let process = Process::start(&folder, &[]);
     process.wait_for(
         "warning: endpoint end…t-a: methods.deny \"Eth_sign*\" matches no known method; did you mean \
-         \"eth_*\"?",
+         \"eth_sign*\"?",
     );
     let own = process.address("");
     let rest = "GET /v1/eth/v1/node/version HTTP/1.1\r\nTarget-Service-Id: beacon\r\n\
