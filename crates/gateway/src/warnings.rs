@@ -134,7 +134,7 @@ mod tests {
                 .collect();
             assert_eq!(found, expected);
         };
-        let endpoint = "endpoint e REST: an endpoint's rules apply to JSON-RPC on /api/gateway; \
+        let endpoint = "endpoint … REST: an endpoint's rules apply to JSON-RPC on /api/gateway; \
                         REST is served on /v1";
         let eth = "upstream b REST: service eth has rest = false";
         check(true, &[endpoint, eth]);

@@ -96,7 +96,7 @@ impl Refusals {
 /// own.
 fn network(peer: IpAddr) -> u128 {
     match peer.to_canonical() {
-        IpAddr::V4(address) => u128::from(address.to_ipv6_mapped().to_bits()),
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
         IpAddr::V6(address) => address.to_bits() & !u128::from(u64::MAX),
     }
 }
