@@ -6,10 +6,9 @@
 //!
 //! Each listener has a limited number of places for refusals. Peers that connect and then send
 //! nothing, send slowly or do not read must not keep probes out, so a new connection always gets a
-//! place. If none is free, it is the one of the network that holds most, and of that network's the
-//! oldest: a probe loses its place only to later connections of its own network, or if every place is
-//! held by another network. In both cases all places must be taken anew before the probe's request has
-//! arrived.
+//! place. If none is free, it gets the oldest place of the network that holds most: a probe loses its
+//! place only if no other network holds more, and then only to connections that come in the moment
+//! between its own connection and its request.
 
 use std::cmp::Reverse;
 use std::io;
