@@ -42,10 +42,11 @@ pub struct Settings {
     pub trace: u32,
     /// Reads the resource usage of this process so far.
     pub usage: fn() -> HostSample,
-    /// Limit on open file descriptors; [`u64::MAX`] if unknown.
-    pub descriptors: u64,
-    /// Start even if this host cannot carry the plan or a name does not resolve.
+    /// Start even if a name does not resolve.
     pub force: bool,
+    /// What the caller found that this host cannot carry, if it starts the run regardless; becomes
+    /// part of [`RunFacts::forced`](plimsoll_measure::RunFacts).
+    pub forced: Vec<String>,
 }
 
 /// Why a run cannot start.
@@ -146,7 +147,7 @@ impl Prepared {
     ///
     /// # Errors
     /// If the run cannot start: a name does not resolve, certificates are unusable, a source
-    /// address is not assigned to this host, or there are too few descriptors.
+    /// address is not assigned to this host, or a thread cannot be started.
     pub fn new(
         plan: &Arc<Plan>,
         shards: &Shards,
@@ -155,13 +156,7 @@ impl Prepared {
         check_sources(plan)?;
         let cpus = allowed_cpus();
         let workers = worker_count(plan, shards, settings.workers, cpus.len());
-        let mut forced = Vec::new();
-        if let Err(error) = check_descriptors(plan, workers, settings.descriptors) {
-            if !settings.force {
-                return Err(error);
-            }
-            forced.push(error.message);
-        }
+        let mut forced = settings.forced;
         let origins = plan.origins();
         let names = resolve_all(&origins, settings.force, &mut forced)?;
         let tls = prepare_tls(plan)?;
@@ -289,22 +284,10 @@ fn connections_needed(plan: &Plan) -> u64 {
 }
 
 /// The fewest file descriptors that a plan needs: one for each user or open stream, plus those of the
-/// workers and of the process.
+/// workers and of the process. `workers` as in [`Settings`].
 pub fn descriptors_needed(plan: &Plan, workers: usize) -> u64 {
+    let workers = worker_count(plan, &Shards::all(), workers, allowed_cpus().len());
     connections_needed(plan) + OTHER_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64
-}
-
-fn check_descriptors(plan: &Plan, workers: usize, limit: u64) -> Result<(), StartError> {
-    let needed = descriptors_needed(plan, workers);
-    if needed <= limit {
-        return Ok(());
-    }
-    Err(start_error(
-        format!(
-            "the plan needs at least {needed} file descriptors, but this process may open only {limit}"
-        ),
-        format!("raise the hard limit (ulimit -Hn {needed}) or use fewer users"),
-    ))
 }
 
 fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartError> {
@@ -385,23 +368,17 @@ mod tests {
             spin: Spin::Never,
             trace: 0,
             usage: HostSample::default,
-            descriptors: u64::MAX,
             force: false,
+            forced: Vec::new(),
         }
     }
 
     #[test]
-    fn a_plan_beyond_the_descriptor_limit_is_rejected_unless_forced() {
-        let plan = plan("users = 500\nduration = \"1s\"");
-        let low_limit = Settings { descriptors: 64, ..settings() };
-        let rejected = Prepared::new(&plan, &Shards::all(), low_limit.clone()).err().unwrap();
-        assert_eq!(
-            rejected.to_string(),
-            "the plan needs at least 522 file descriptors, but this process may open only 64"
-        );
-        let forced = Settings { force: true, ..low_limit };
-        let prepared = Prepared::new(&plan, &Shards::all(), forced).unwrap();
-        assert_eq!((prepared.workers(), prepared.forced().len()), (2, 1));
+    fn descriptors_are_for_users_streams_workers_and_the_process() {
+        let needed = |text: &str| descriptors_needed(&plan(text), 2);
+        assert_eq!(needed("users = 500\nduration = \"1s\""), 522);
+        assert_eq!(needed("rate = 500\nduration = \"1s\""), 23);
+        assert_eq!(needed("users = 500\nduration = \"1s\"\nconnections.max = 100"), 122);
     }
 
     #[test]

@@ -1,9 +1,16 @@
 //! What on this host would spoil a load, and by how much: facts against a demand, as pure rules.
 //!
 //! Each rule gives one [`Check`] with the number, why it matters for this demand, and the fix. A fact
-//! that could not be read is reported as unknown, and judges nothing.
+//! that could not be read is reported as unknown, and judges nothing. Kernel settings that would be
+//! enough are part of the check, so that the doctor advises what [`crate::tune`] changes.
+//!
+//! [`Status::Blocks`] is for what cannot work: `plimsoll run` refuses to start then. What may work,
+//! depending on the target or on the limits that are reached, is a warning.
 
-use crate::{CpuTimes, Facts, TwReuse, WakeUp};
+mod network;
+
+use crate::{CpuTimes, Facts, WakeUp};
+use network::PAGES_PER_CONNECTION;
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::grouped;
 
@@ -37,6 +44,8 @@ pub struct Destination {
     pub is_local: bool,
     /// Connections open at a time at most.
     pub connections: u64,
+    /// Of these, connections that are open at the same time in any case.
+    pub needed: u64,
     /// Connections opened per second in steady use; 0 if they are kept alive.
     pub opened: f64,
 }
@@ -91,18 +100,12 @@ pub struct Check {
     pub why: String,
     /// The command, flag or key that changes it; empty if nothing has to be changed.
     pub fix: String,
+    /// Kernel settings that would be enough, as `sysctl` names them; empty if none helps.
+    pub settings: Vec<(&'static str, String)>,
+    /// A limit of descriptors per process that would be enough, if the limit is too low.
+    pub descriptors: Option<u64>,
 }
 
-/// A wide range of ports, above those that servers use.
-pub(crate) const PORTS: &str = "10000 65535";
-/// How long a port stays bound after its connection, if this side closes first.
-const TIME_WAIT: f64 = 60.0;
-/// The same with `tcp_tw_reuse`.
-const TIME_WAIT_REUSED: f64 = 1.0;
-/// How long a closed connection stays tracked.
-const TRACKED: f64 = 120.0;
-/// The least memory of an open connection in the kernel: its socket and small buffers, in pages.
-const PAGES_PER_CONNECTION: u64 = 2;
 /// Above this share of the CPU, requests are sent late.
 const CPU_MAX: f64 = 0.9;
 /// Above this share there is little headroom.
@@ -117,12 +120,7 @@ const WAKE_UP_HIGH: Nanos = Nanos::from_millis(5);
 /// All checks, the worst first.
 pub fn examine(facts: &Facts, observed: &Observed, demand: &Demand) -> Vec<Check> {
     let mut checks = Vec::new();
-    checks.extend(demand.destinations.iter().map(|to| ports(facts, demand, to)));
-    checks.push(descriptors(facts, demand));
-    checks.extend(time_wait(facts, demand));
-    checks.extend(accept_queue(facts, demand));
-    checks.extend(conntrack(facts, demand));
-    checks.push(socket_memory(facts, demand));
+    checks.extend(network::checks(facts, demand));
     checks.push(cpu(facts, demand));
     checks.extend(memory(facts, demand));
     checks.push(steal(observed));
@@ -133,6 +131,11 @@ pub fn examine(facts: &Facts, observed: &Observed, demand: &Demand) -> Vec<Check
     checks.push(sockets(facts));
     checks.sort_by_key(|check| std::cmp::Reverse(check.status));
     checks
+}
+
+/// The checks that show that the load cannot be carried.
+pub fn blocking(checks: &[Check]) -> impl Iterator<Item = &Check> {
+    checks.iter().filter(|check| check.status == Status::Blocks)
 }
 
 impl Demand {
@@ -148,12 +151,32 @@ impl Demand {
 }
 
 fn check(id: &'static str, status: Status, value: impl Into<String>) -> Check {
-    Check { id, status, value: value.into(), why: String::new(), fix: String::new() }
+    let (value, why, fix) = (value.into(), String::new(), String::new());
+    Check { id, status, value, why, fix, settings: Vec::new(), descriptors: None }
 }
 
 impl Check {
     fn because(self, why: impl Into<String>, fix: impl Into<String>) -> Check {
         Check { why: why.into(), fix: fix.into(), ..self }
+    }
+
+    /// Adds a step to the fix.
+    fn followed_by(self, step: &str) -> Check {
+        Check { fix: format!("{}, {step}", self.fix), ..self }
+    }
+
+    /// Adds kernel settings that would be enough, and the command for them to the fix.
+    fn with_settings(self, settings: Vec<(&'static str, String)>) -> Check {
+        if settings.is_empty() {
+            return self;
+        }
+        let each = settings.iter().map(|(key, value)| {
+            let quote = if value.contains(' ') { "\"" } else { "" };
+            format!("{key}={quote}{value}{quote}")
+        });
+        let command = format!("sysctl -w {}", each.collect::<Vec<_>>().join(" "));
+        let fix = [self.fix.as_str(), command.as_str()].into_iter().filter(|part| !part.is_empty());
+        Check { fix: fix.collect::<Vec<_>>().join(", or: "), settings, ..self }
     }
 }
 
@@ -163,179 +186,6 @@ fn unknown(id: &'static str, file: &str) -> Check {
 
 fn whole(number: f64) -> String {
     grouped(number.ceil() as u64)
-}
-
-/// Ephemeral ports: one for each connection to the same destination from the same address, and for
-/// as long as it stays bound.
-fn ports(facts: &Facts, demand: &Demand, to: &Destination) -> Check {
-    const ID: &str = "ephemeral_ports";
-    let Some(ports) = facts.ports else {
-        return unknown(ID, "/proc/sys/net/ipv4/ip_local_port_range");
-    };
-    let available = ports.count() * demand.sources.max(1);
-    let reused = match facts.tw_reuse {
-        Some(TwReuse::Always) => true,
-        Some(TwReuse::Loopback) => to.is_local,
-        Some(TwReuse::Never) | None => false,
-    };
-    let hold = if reused { TIME_WAIT_REUSED } else { TIME_WAIT };
-    let steady = to.opened * hold;
-    let needed =
-        if to.opened > 0.0 { steady.max(to.connections as f64) } else { to.connections as f64 };
-    let value = format!(
-        "{} for {}, of {} ({}-{}{})",
-        whole(needed),
-        to.name,
-        grouped(available),
-        ports.first,
-        ports.last,
-        if demand.sources > 1 {
-            format!(", {} source addresses", demand.sources)
-        } else {
-            String::new()
-        },
-    );
-    let addresses = (needed / ports.count().max(1) as f64).max(2.0);
-    let more_ports = format!(
-        "use {} source addresses (connections.source), or widen the range: sysctl -w \
-         net.ipv4.ip_local_port_range=\"{PORTS}\"",
-        whole(addresses),
-    );
-    if to.opened > 0.0 && steady > available as f64 {
-        return check(ID, Status::Blocks, value).because(
-            format!(
-                "{} connections per second, and a port stays bound for {hold} s after each: the ports \
-                 last for {:.1} s",
-                whole(to.opened),
-                available as f64 / to.opened,
-            ),
-            format!("keep connections alive (connections.reuse = true), or {more_ports}"),
-        );
-    }
-    if needed > available as f64 {
-        return check(ID, Status::Warning, value).because(
-            "more connections than ports: the rest of the limit cannot be used",
-            more_ports,
-        );
-    }
-    check(ID, Status::Ok, value)
-}
-
-fn descriptors(facts: &Facts, demand: &Demand) -> Check {
-    const ID: &str = "descriptors";
-    let Some(found) = facts.descriptors else { return unknown(ID, "the limit of descriptors") };
-    let most = demand.connections().max(demand.descriptors);
-    let value = format!(
-        "{} needed, {} at the limit of connections, {} allowed (soft limit {}, raised at the start)",
-        grouped(demand.descriptors),
-        grouped(most),
-        grouped(found.hard),
-        grouped(found.soft),
-    );
-    let raise =
-        format!("raise the hard limit: ulimit -Hn {most}, or LimitNOFILE={most} in a systemd unit");
-    if demand.descriptors > found.hard {
-        check(ID, Status::Blocks, value)
-            .because("each connection is a descriptor: the rest cannot be opened", raise)
-    } else if most > found.hard {
-        check(ID, Status::Warning, value).because(
-            "each connection is a descriptor: the limit of connections cannot be reached",
-            format!("{raise}; or lower that limit"),
-        )
-    } else {
-        check(ID, Status::Ok, value)
-    }
-}
-
-/// Sockets in TIME_WAIT beyond the limit are closed early, which may reset a late duplicate's
-/// connection; at a rate without reuse it is soon reached.
-fn time_wait(facts: &Facts, demand: &Demand) -> Option<Check> {
-    let max = facts.tw_max?;
-    let needed = demand.opened() * TIME_WAIT;
-    if needed == 0.0 {
-        return None;
-    }
-    let value = format!("{} in TIME_WAIT in steady use, at most {}", whole(needed), grouped(max));
-    Some(if needed <= max as f64 {
-        check("time_wait", Status::Ok, value)
-    } else {
-        check("time_wait", Status::Warning, value).because(
-            "the kernel closes the rest early and logs it",
-            "keep connections alive (connections.reuse = true)",
-        )
-    })
-}
-
-/// The accept queue of a listener on this host: the gateway's own, or a local target's.
-fn accept_queue(facts: &Facts, demand: &Demand) -> Option<Check> {
-    const ID: &str = "accept_queue";
-    let local = demand.destinations.iter().filter(|to| to.is_local);
-    let burst = local.map(|to| to.connections).max().unwrap_or(0).max(demand.accepted);
-    if burst == 0 {
-        return None;
-    }
-    let Some(somaxconn) = facts.somaxconn else {
-        return Some(unknown(ID, "/proc/sys/net/core/somaxconn"));
-    };
-    let queue = facts.syn_backlog.map_or(somaxconn, |backlog| backlog.min(somaxconn));
-    let value = format!(
-        "somaxconn {}, tcp_max_syn_backlog {}; up to {} connections at once",
-        grouped(somaxconn),
-        facts.syn_backlog.map_or("unknown".into(), grouped),
-        grouped(burst),
-    );
-    Some(if burst <= queue {
-        check(ID, Status::Ok, value)
-    } else {
-        check(ID, Status::Note, value).because(
-            "connections that come at the same moment beyond the queue are tried again after 1 s",
-            format!(
-                "sysctl -w net.core.somaxconn={burst} net.ipv4.tcp_max_syn_backlog={burst}, and \
-                 restart the server"
-            ),
-        )
-    })
-}
-
-fn conntrack(facts: &Facts, demand: &Demand) -> Option<Check> {
-    // Without a rule that needs it, nothing is tracked, although the table exists.
-    let is_used = |count: u64| count > 0 || facts.sockets.is_none_or(|found| found.in_use == 0);
-    let (count, max) = facts.conntrack.filter(|(count, _)| is_used(*count))?;
-    let needed = (demand.opened() * TRACKED).max(demand.connections() as f64) + count as f64;
-    let value = format!("{} of {} tracked connections", whole(needed), grouped(max));
-    Some(if needed <= max as f64 {
-        check("conntrack", Status::Ok, value)
-    } else {
-        check("conntrack", Status::Blocks, value).because(
-            "the kernel drops packets of connections that it cannot track: they time out",
-            format!(
-                "sysctl -w net.netfilter.nf_conntrack_max={}",
-                whole(needed * 1.5).replace(',', "")
-            ),
-        )
-    })
-}
-
-fn socket_memory(facts: &Facts, demand: &Demand) -> Check {
-    const ID: &str = "socket_memory";
-    let Some((pressure, max)) = facts.tcp_pages else {
-        return unknown(ID, "/proc/sys/net/ipv4/tcp_mem");
-    };
-    let used = facts.sockets.map_or(0, |sockets| sockets.pages);
-    let needed = used + demand.connections() * PAGES_PER_CONNECTION;
-    let value = format!(
-        "{} MiB at least, pressure from {} MiB, limit {} MiB",
-        needed >> 8,
-        pressure >> 8,
-        max >> 8,
-    );
-    if needed <= pressure {
-        return check(ID, Status::Ok, value);
-    }
-    check(ID, Status::Warning, value).because(
-        "under pressure the kernel shrinks windows, beyond the limit it drops connections",
-        format!("sysctl -w net.ipv4.tcp_mem=\"{needed} {} {}\"", needed * 3 / 2, needed * 2),
-    )
 }
 
 /// What the rate takes of the CPU, by what a request took in the calibration.
@@ -361,7 +211,7 @@ fn cpu(facts: &Facts, demand: &Demand) -> Check {
     let most = cpus * CPU_MAX / each.as_secs_f64();
     if share > CPU_MAX {
         return check(ID, Status::Blocks, value).because(
-            "requests would be sent late, and the results would reflect the generator",
+            "requests would be sent late, and the results would describe this host instead of the target",
             format!("lower the rate below {}/s, or use more CPUs or hosts", whole(most)),
         );
     }
@@ -371,26 +221,26 @@ fn cpu(facts: &Facts, demand: &Demand) -> Check {
         return checked;
     }
     checked.because(
-        "little headroom: a target on this host, TLS and large bodies take CPU too",
-        format!("this host carries about {}/s", whole(most)),
+        "there is little headroom: TLS, large bodies and a target on this host use CPU as well",
+        format!("stay well below {}/s, the most this host can send", whole(most)),
     )
 }
 
 fn memory(facts: &Facts, demand: &Demand) -> Option<Check> {
     let (max, used, what) = match (facts.cgroup.memory_max, facts.memory_available) {
         (Some(max), _) => (max, facts.cgroup.memory_used.unwrap_or(0), "the control group's limit"),
-        (None, Some(available)) => (available, 0, "available on this host"),
+        (None, Some(available)) => (available, 0, "this host's memory"),
         (None, None) => return Some(unknown("memory", "/proc/meminfo")),
     };
     // The engine's or gateway's state of a connection, beside the kernel's.
     let needed = demand.memory + demand.connections() * (PAGES_PER_CONNECTION + 2) * 4096;
     let left = max.saturating_sub(used);
-    let value = format!("{} MiB at least, {} MiB {what}", needed >> 20, left >> 20);
+    let value = format!("at least {} MiB needed, {} MiB left of {what}", needed >> 20, left >> 20);
     Some(if needed <= left {
         check("memory", Status::Ok, value)
     } else {
         check("memory", Status::Warning, value).because(
-            "the kernel may kill the process",
+            "the kernel may kill the process when memory runs out",
             "raise the limit, or lower connections.max or limits.memory",
         )
     })
@@ -401,18 +251,18 @@ fn steal(observed: &Observed) -> Check {
         return unknown("steal", "/proc/stat");
     };
     let (steal, busy) = (cpu.share(cpu.steal), 1.0 - cpu.share(cpu.idle));
-    let value = format!("{:.1} % stolen, {:.0} % busy", steal * 100.0, busy * 100.0);
+    let value = format!("{:.1} % of the CPU stolen by other virtual machines, {:.0} % busy", steal * 100.0, busy * 100.0);
     if steal <= STEAL_HIGH && busy <= BUSY_HIGH {
         return check("steal", Status::Ok, value);
     }
     if steal <= STEAL_HIGH {
         return check("steal", Status::Warning, value).because(
-            "other programs on this host leave little CPU: requests would be late",
+            "other programs on this host leave little CPU, so requests would be sent late",
             "stop them, or use another host",
         );
     }
     check("steal", Status::Warning, value).because(
-        "other virtual machines take CPU that this one wants: requests are late at random",
+        "other virtual machines take CPU time from this one, so requests are sent late at random",
         "use a dedicated or larger instance, or another host",
     )
 }
@@ -422,13 +272,13 @@ fn wake_up(observed: &Observed) -> Check {
         return check("wake_up", Status::Unknown, "not measured");
     };
     let value =
-        format!("a sleeping thread is woken {p50} late at p50, {p99} at p99, {max} at most");
+        format!("a sleeping thread wakes up {p50} late at p50, {p99} at p99, {max} at most");
     if p99 <= WAKE_UP_HIGH {
         return check("wake_up", Status::Ok, value);
     }
     check("wake_up", Status::Warning, value).because(
-        "requests are late by as much, whatever the target does",
-        "stop other load on this host, or use --spin with a core for each worker",
+        "requests are sent late by that much, whatever the target does",
+        "stop other load on this host, or use --spin with a free core for each worker",
     )
 }
 
@@ -441,7 +291,7 @@ fn clock(facts: &Facts) -> Check {
         return check("clock_source", Status::Ok, name);
     }
     check("clock_source", Status::Warning, name).because(
-        "reading this clock is a system call of a microsecond or more, several times per request",
+        "each reading is a system call of a microsecond or more, and a request needs several",
         "boot with clocksource=tsc if the CPU has a stable one",
     )
 }
@@ -450,18 +300,18 @@ fn time(facts: &Facts) -> Check {
     match facts.time_synchronised {
         Some(true) => check("time_sync", Status::Ok, "a service keeps the clock synchronised"),
         Some(false) => check("time_sync", Status::Note, "not synchronised").because(
-            "the run's start and log lines cannot be matched with other hosts'",
-            "start systemd-timesyncd or chrony",
+            "the run's start time and log lines cannot be compared with those of other hosts",
+            "start systemd-timesyncd or chronyd",
         ),
-        None => check("time_sync", Status::Unknown, "no known time service"),
+        None => check("time_sync", Status::Unknown, "no known time service is running"),
     }
 }
 
 fn proxy(demand: &Demand) -> Option<Check> {
     let name = demand.proxy.as_ref()?;
     Some(check("proxy", Status::Note, format!("{name} is set")).because(
-        "no proxy is used: the load goes to the target itself",
-        "unset it if that is what you want",
+        "plimsoll uses no proxy: the load goes directly to the target",
+        "to go through the proxy, use its address as the target",
     ))
 }
 

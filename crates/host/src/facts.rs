@@ -28,6 +28,8 @@ pub struct Facts {
     pub descriptors: Option<Descriptors>,
     /// Tracked connections, and how many may be: `None` where nothing is tracked.
     pub conntrack: Option<(u64, u64)>,
+    /// Whether the loopback interface is up.
+    pub loopback_up: Option<bool>,
     /// CPUs that this process may run on.
     pub cpus: u64,
     /// Limits of the control group.
@@ -113,6 +115,7 @@ impl Facts {
             conntrack: source
                 .number("/proc/sys/net/netfilter/nf_conntrack_count")
                 .zip(source.number("/proc/sys/net/netfilter/nf_conntrack_max")),
+            loopback_up: loopback_up(source),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             cgroup: Cgroup::read(source),
             memory_available: memory_available(source),
@@ -172,6 +175,13 @@ fn memory_available(source: &Source) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
+}
+
+/// By the interface's flags, of which the lowest bit is IFF_UP.
+fn loopback_up(source: &Source) -> Option<bool> {
+    let text = source.text("/sys/class/net/lo/flags")?;
+    let flags = u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()?;
+    Some(flags & 1 == 1)
 }
 
 /// By what the usual services leave behind; without one it is unknown, since the host of a virtual

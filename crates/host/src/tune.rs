@@ -1,12 +1,14 @@
 //! Kernel settings for a load: which to change, as files or at once, and back.
 //!
+//! The settings are those that the checks of [`crate::doctor`] ask for; nothing is decided here.
+//!
 //! # Undo
 //! Previous values are on disk before the first one is changed, and a recorded value is never
 //! overwritten. So [`undo`] restores the values from before the first [`apply`], even if settings were
 //! applied several times or the process was killed in between. A file is written only if none exists
 //! or this module wrote it.
 
-use crate::doctor::{Demand, PORTS};
+use crate::doctor::{Demand, Observed, examine};
 use crate::{Facts, Source};
 use std::fs;
 use std::io::{self, Write};
@@ -38,8 +40,6 @@ pub const OBSOLETE: [(&str, &str); 3] = [
     ),
 ];
 
-/// Descriptors per process.
-pub const DESCRIPTORS: u64 = 1_000_000;
 /// Where the settings are kept over restarts.
 const SYSCTL_FILE: &str = "/etc/sysctl.d/90-plimsoll.conf";
 const LIMITS_FILE: &str = "/etc/security/limits.d/90-plimsoll.conf";
@@ -48,49 +48,44 @@ const STATE_FILE: &str = "/var/lib/plimsoll/tune.undo";
 /// The first line of every file of this module.
 const MARK: &str = "# Written by plimsoll tune";
 
-/// The settings to change on a host. Values that are good enough stay.
-pub fn settings(source: &Source, demand: &Demand) -> Vec<Setting> {
-    let facts = Facts::read(source);
-    let mut all = Vec::new();
-    let mut want = |key: &str, good: bool, value: String, why: &str| {
-        if let Some(current) = read(source, key).filter(|_| !good) {
-            all.push(Setting { key: key.into(), current, value, why: why.into() });
+/// What to change on a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Kernel settings; each occurs once.
+    pub settings: Vec<Setting>,
+    /// The limit of descriptors per process; `None` if the present one is enough.
+    pub descriptors: Option<u64>,
+}
+
+impl Changes {
+    /// What a demand needs, by the doctor's checks. Values that are good enough stay, and settings
+    /// that this kernel does not have are left out.
+    pub fn new(source: &Source, demand: &Demand) -> Changes {
+        let mut changes = Changes::default();
+        for check in examine(&Facts::read(source), &Observed::default(), demand) {
+            changes.descriptors = changes.descriptors.max(check.descriptors);
+            for (key, value) in check.settings {
+                let known = changes.settings.iter().any(|setting| setting.key == key);
+                if let Some(current) = read(source, key).filter(|_| !known) {
+                    let why = check.why.clone();
+                    changes.settings.push(Setting { key: key.into(), current, value, why });
+                }
+            }
         }
-    };
-    // A range that begins lower keeps its beginning.
-    let lower = facts.ports.filter(|ports| ports.first < 10_000);
-    want(
-        "net.ipv4.ip_local_port_range",
-        facts.ports.is_some_and(|ports| ports.first <= 10_000 && ports.last >= 65_535),
-        lower.map_or(PORTS.into(), |ports| format!("{} 65535", ports.first)),
-        "more ports for outgoing connections: each holds one per destination and source address",
-    );
-    want(
-        "net.ipv4.tcp_tw_reuse",
-        facts.tw_reuse == Some(crate::TwReuse::Always),
-        "1".into(),
-        "a port in TIME_WAIT may be used again after 1 s instead of 60 s, if both sides send timestamps",
-    );
-    let queue = demand.accepted.max(4_096).next_power_of_two().clamp(4_096, 65_535);
-    want(
-        "net.core.somaxconn",
-        facts.somaxconn.is_some_and(|now| now >= queue),
-        queue.to_string(),
-        "the longest accept queue of a listener on this host; servers must be restarted",
-    );
-    want(
-        "net.ipv4.tcp_max_syn_backlog",
-        facts.syn_backlog.is_some_and(|now| now >= queue),
-        queue.to_string(),
-        "half-open connections per listener on this host",
-    );
-    want(
-        "net.netfilter.nf_conntrack_max",
-        facts.conntrack.is_some_and(|(_, max)| max >= 1_000_000),
-        "1000000".into(),
-        "tracked connections; beyond them packets are dropped",
-    );
-    all
+        changes
+    }
+
+    /// Whether nothing needs to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.settings.is_empty() && self.descriptors.is_none()
+    }
+
+    /// The files to write, each with its path.
+    pub fn files(&self) -> Vec<(&'static str, String)> {
+        let sysctl = (!self.settings.is_empty()).then(|| (SYSCTL_FILE, sysctl_file(&self.settings)));
+        let limits = self.descriptors.map(|limit| (LIMITS_FILE, limits_file(limit)));
+        sysctl.into_iter().chain(limits).collect()
+    }
 }
 
 fn path_of(key: &str) -> String {
@@ -103,7 +98,7 @@ fn read(source: &Source, key: &str) -> Option<String> {
 }
 
 /// The file for `/etc/sysctl.d`.
-pub fn sysctl_file(settings: &[Setting]) -> String {
+fn sysctl_file(settings: &[Setting]) -> String {
     let mut out = format!("{MARK}; apply with: sysctl --system\n");
     for Setting { key, current, value, why } in settings {
         out += &format!("# {why} (was {current})\n{key} = {value}\n");
@@ -115,32 +110,31 @@ pub fn sysctl_file(settings: &[Setting]) -> String {
 }
 
 /// The file for `/etc/security/limits.d`.
-pub fn limits_file(demand: &Demand) -> String {
-    let limit = demand.descriptors.max(DESCRIPTORS);
+fn limits_file(limit: u64) -> String {
     format!(
         "{MARK}; applies to new logins. Services need LimitNOFILE={limit} in their unit.\n\
          *    soft nofile {limit}\n*    hard nofile {limit}\nroot soft nofile {limit}\nroot hard nofile {limit}\n"
     )
 }
 
-/// Changes the settings now and for later starts, after saving the previous values.
+/// Makes the changes now and for later starts, after saving the previous values.
 ///
 /// # Errors
 /// Why a file cannot be written, with its path: mostly that this is not root.
-pub fn apply(source: &Source, settings: &[Setting], demand: &Demand) -> io::Result<Vec<String>> {
+pub fn apply(source: &Source, changes: &Changes) -> io::Result<Vec<String>> {
     let mut state = State::read(source)?;
-    for setting in settings {
+    for setting in &changes.settings {
         state.add(&format!("{} = {}", setting.key, setting.current));
     }
     // What was applied before stays in the file.
-    let mut all = settings.to_vec();
+    let mut all = changes.clone();
     for (key, current) in state.values() {
-        if let Some(value) = read(source, key).filter(|_| all.iter().all(|one| one.key != key)) {
+        if let Some(value) = read(source, key).filter(|_| all.settings.iter().all(|one| one.key != key)) {
             let (key, current) = (key.to_string(), current.to_string());
-            all.push(Setting { key, current, value, why: "applied earlier".into() });
+            all.settings.push(Setting { key, current, value, why: "applied earlier".into() });
         }
     }
-    let files = [(SYSCTL_FILE, sysctl_file(&all)), (LIMITS_FILE, limits_file(demand))];
+    let files = all.files();
     for (path, _) in &files {
         if let Some(text) = source.text(path)
             && !text.starts_with(MARK)
@@ -152,7 +146,7 @@ pub fn apply(source: &Source, settings: &[Setting], demand: &Demand) -> io::Resu
     }
     write_new(&source.path(STATE_FILE), &state.text())?;
     let mut done = Vec::new();
-    for Setting { key, value, .. } in settings {
+    for Setting { key, value, .. } in &changes.settings {
         write_setting(source, key, value)?;
         done.push(format!("{key} = {value}"));
     }
@@ -254,6 +248,7 @@ fn named(path: &str, error: &io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Destination;
     use crate::fixture::Fixture;
 
     fn host() -> Fixture {
@@ -265,6 +260,19 @@ mod tests {
         ])
     }
 
+    /// Many new connections to another host, and many accepted.
+    fn demand() -> Demand {
+        let name = "10.0.0.1:80".to_string();
+        let to = Destination { name, is_local: false, connections: 10, needed: 1, opened: 5_000.0 };
+        Demand { destinations: vec![to], accepted: 3_000, ..Demand::default() }
+    }
+
+    /// The changes for a demand. The limit of descriptors is that of the process, whatever the files
+    /// say, so it is replaced.
+    fn changes(source: &Source, demand: &Demand) -> Changes {
+        Changes { descriptors: Some(1_000_000), ..Changes::new(source, demand) }
+    }
+
     fn values(source: &Source) -> Vec<Option<String>> {
         let keys = ["net.ipv4.ip_local_port_range", "net.ipv4.tcp_tw_reuse", "net.core.somaxconn"];
         keys.iter().map(|key| read(source, key)).collect()
@@ -273,19 +281,19 @@ mod tests {
     #[test]
     fn only_values_that_are_too_small_change() {
         let host = host();
-        let found = settings(&host.source(), &Demand::default());
+        let found = changes(&host.source(), &demand());
         let pairs: Vec<_> =
-            found.iter().map(|one| (one.key.as_str(), one.value.as_str())).collect();
+            found.settings.iter().map(|one| (one.key.as_str(), one.value.as_str())).collect();
         let expected = [
             ("net.ipv4.ip_local_port_range", "10000 65535"),
             ("net.ipv4.tcp_tw_reuse", "1"),
             ("net.core.somaxconn", "4096"),
         ];
         assert_eq!(pairs, expected);
-        let file = sysctl_file(&found);
+        let file = sysctl_file(&found.settings);
         assert!(file.contains("net.core.somaxconn = 4096\n"), "{file}");
         assert!(file.contains("# not set: net.ipv4.ip_conntrack_max"), "{file}");
-        assert!(limits_file(&Demand::default()).contains("hard nofile 1000000"));
+        assert!(limits_file(1_000_000).contains("hard nofile 1000000"));
     }
 
     #[test]
@@ -293,14 +301,11 @@ mod tests {
         let host = host();
         let source = host.source();
         let before = values(&source);
-        let demand = Demand::default();
-        let first = settings(&source, &demand);
-        apply(&source, &first, &demand).unwrap();
-        assert!(settings(&source, &demand).is_empty(), "nothing is left to change");
-        let more = Demand { accepted: 60_000, ..demand };
-        let second = settings(&source, &more);
-        assert_eq!(second[0].value, "65535");
-        apply(&source, &second, &more).unwrap();
+        apply(&source, &changes(&source, &demand())).unwrap();
+        assert_eq!(changes(&source, &demand()).settings, [], "nothing is left to change");
+        let more = changes(&source, &Demand { accepted: 60_000, ..demand() });
+        assert_eq!(more.settings[0].value, "65535");
+        apply(&source, &more).unwrap();
         let file = source.text(SYSCTL_FILE).unwrap();
         assert!(file.contains("tcp_tw_reuse = 1\n"), "what was applied first stays: {file}");
         assert!(source.has(SYSCTL_FILE) && source.has(LIMITS_FILE));
@@ -316,15 +321,14 @@ mod tests {
         let host = host();
         let source = host.source();
         let before = values(&source);
-        let demand = Demand::default();
-        let all = settings(&source, &demand);
+        let all = changes(&source, &demand()).settings;
         // Killed after the first of three settings: only that one is written.
         let mut state = State::default();
         all.iter().for_each(|one| state.add(&format!("{} = {}", one.key, one.current)));
         write_new(&source.path(STATE_FILE), &state.text()).unwrap();
         write_setting(&source, &all[0].key, &all[0].value).unwrap();
         // It is run again before it is undone.
-        apply(&source, &settings(&source, &demand), &demand).unwrap();
+        apply(&source, &changes(&source, &demand())).unwrap();
         undo(&source).unwrap();
         assert_eq!(values(&source), before);
     }
@@ -334,17 +338,17 @@ mod tests {
         let host = host();
         let source = host.source();
         write_new(&source.path(LIMITS_FILE), "* hard nofile 5\n").unwrap();
-        let demand = Demand::default();
         let before = values(&source);
-        let error = apply(&source, &settings(&source, &demand), &demand).unwrap_err();
+        let error = apply(&source, &changes(&source, &demand())).unwrap_err();
         assert!(error.to_string().contains("was not written by plimsoll tune"), "{error}");
         assert_eq!(values(&source), before);
         assert_eq!(source.text(LIMITS_FILE).as_deref(), Some("* hard nofile 5\n"));
     }
 
     #[test]
-    fn a_host_without_settings_has_nothing_to_change() {
-        let host = Fixture::new(&[]);
-        assert_eq!(settings(&host.source(), &Demand::default()), []);
+    fn nothing_is_changed_without_a_need_or_without_the_setting() {
+        let bare = Fixture::new(&[]);
+        assert_eq!(Changes::new(&bare.source(), &demand()).settings, []);
+        assert!(Changes::new(&host().source(), &Demand::default()).is_empty());
     }
 }

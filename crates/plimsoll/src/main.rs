@@ -75,19 +75,26 @@ enum Command {
     Man,
 }
 
-/// A user error: exit code 2, without a backtrace or internal details.
+/// An error that the user can fix: printed with its hint, without a backtrace or internal details.
 #[derive(Debug)]
-struct UsageError {
+struct Refusal {
     message: String,
     hint: String,
+    /// The exit code.
+    code: u8,
 }
 
-/// A [`UsageError`] as an [`anyhow::Error`], for commands to return.
+/// A [`Refusal`] of wrong input as an [`anyhow::Error`], for commands to return.
 fn usage_error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    UsageError { message: message.into(), hint: hint.into() }.into()
+    Refusal { message: message.into(), hint: hint.into(), code: 2 }.into()
 }
 
-impl std::fmt::Display for UsageError {
+/// A [`Refusal`] to start a load that this host cannot carry.
+fn blocked(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Refusal { message: message.into(), hint: hint.into(), code: doctor::BLOCKED }.into()
+}
+
+impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.message)?;
         if !self.hint.is_empty() {
@@ -97,7 +104,7 @@ impl std::fmt::Display for UsageError {
     }
 }
 
-impl std::error::Error for UsageError {}
+impl std::error::Error for Refusal {}
 
 /// Writes to stdout. A closed pipe (`| head`) is not an error.
 fn put(text: &str) -> anyhow::Result<()> {
@@ -131,7 +138,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             tell(&format!("plimsoll: {error:#}"));
-            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+            ExitCode::from(error.downcast_ref().map_or(1, |refusal: &Refusal| refusal.code))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `plimsoll run`: runs a plan and prints the report.
 
+use crate::doctor;
 use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
@@ -7,8 +8,10 @@ use crate::proxy;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::trace::trace_text;
-use crate::{put, stdout_columns, tell, usage_error};
+use crate::{blocked, put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
+use plimsoll_host::doctor::{Observed, blocking, examine};
+use plimsoll_host::{Facts, Source};
 use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
@@ -166,9 +169,8 @@ pub(crate) fn default_settings() -> Settings {
         spin: Spin::Adaptive,
         trace: 0,
         usage: plimsoll_host::usage,
-        // Each connection needs a descriptor.
-        descriptors: plimsoll_host::raise_descriptor_limit(),
         force: false,
+        forced: Vec::new(),
     }
 }
 
@@ -218,6 +220,13 @@ pub(crate) fn run_plan(
     page: Option<Page>,
     interrupts: &Interrupts,
 ) -> anyhow::Result<Finished> {
+    let settings = match check_host(plan, settings) {
+        Ok(settings) => settings,
+        Err(error) => {
+            run_dir.iter().for_each(RunDir::discard);
+            return Err(error);
+        }
+    };
     let scraper = Scraper::start(&plan.scrapes)?;
     interrupts.prepare_run(run_dir.as_ref().map(RunDir::path));
     let prepared = match Prepared::new(plan, &Shards::all(), settings) {
@@ -242,6 +251,29 @@ pub(crate) fn run_plan(
     let finished = live.finish(running);
     interrupts.results_written();
     Ok(finished)
+}
+
+/// Raises the limit of descriptors, and makes the doctor's checks that need neither time nor a lookup.
+/// With [`Settings::force`], the run starts regardless, and its report lists what was found.
+///
+/// # Errors
+/// This host cannot carry the plan's load.
+fn check_host(plan: &Plan, mut settings: Settings) -> anyhow::Result<Settings> {
+    // Each connection needs a descriptor.
+    plimsoll_host::raise_descriptor_limit();
+    let demand = doctor::of_plan(plan, settings.workers);
+    let checks = examine(&Facts::read(&Source::host()), &Observed::default(), &demand);
+    let found: Vec<_> = blocking(&checks).collect();
+    if !settings.force && !found.is_empty() {
+        let each = found.iter().map(|check| {
+            format!("\n  {}: {}\n  {}\n  fix: {}", check.id, check.value, check.why, check.fix)
+        });
+        let each: String = each.collect();
+        let message = format!("this host cannot carry the plan's load; nothing was sent{each}");
+        return Err(blocked(message, "--force runs the plan regardless"));
+    }
+    settings.forced = found.iter().map(|check| format!("{} ({})", check.value, check.why)).collect();
+    Ok(settings)
 }
 
 /// The consumer of a run's seconds: writes files, progress and metrics, and checks objectives that stop

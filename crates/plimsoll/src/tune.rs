@@ -1,9 +1,9 @@
 //! `plimsoll tune`: the kernel settings that a load needs, as files or applied.
 
-use crate::doctor::demand_of;
+use crate::doctor::Judged;
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
-use plimsoll_host::doctor::Demand;
+use plimsoll_host::tune::Changes;
 use plimsoll_host::{Source, tune};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,14 +13,15 @@ const AFTER_HELP: &str = "Examples:
   sudo plimsoll tune plan.toml --apply
   sudo plimsoll tune --undo
 
-Without --apply, tune prints what it would write to /etc/sysctl.d and /etc/security/limits.d. \
---apply saves the previous values first; --undo restores them exactly.";
+tune changes only what plimsoll doctor finds too low. Without --apply, it prints the files that it would \
+write to /etc/sysctl.d and /etc/security/limits.d. --apply saves the previous values first; --undo restores \
+them exactly.";
 
 /// Flags of `plimsoll tune`.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct TuneArgs {
-    /// Plan or gateway configuration to tune for
+    /// Plan or gateway configuration to tune for [default: a plan with default limits]
     file: Option<PathBuf>,
     #[command(flatten)]
     set: SetArgs,
@@ -38,22 +39,18 @@ pub(crate) fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     if args.undo {
         return report(tune::undo(&source));
     }
-    let demand = match &args.file {
-        Some(path) => demand_of(path, &args.set, &mut Vec::new())?,
-        None => Demand::default(),
-    };
-    let settings = tune::settings(&source, &demand);
-    if args.apply {
-        return report(tune::apply(&source, &settings, &demand));
+    let judged = Judged::by(args.file.as_deref(), &args.set)?;
+    let changes = Changes::new(&source, &judged.demand);
+    if changes.is_empty() {
+        tell(&format!("nothing needs changing for {}", judged.name));
+    } else if args.apply {
+        return report(tune::apply(&source, &changes));
+    } else {
+        tell(&format!("for {}; --apply makes these changes:", judged.name));
+        let files = changes.files();
+        let shown = files.iter().map(|(path, text)| format!("# {path}\n{text}"));
+        put(&shown.collect::<Vec<_>>().join("\n"))?;
     }
-    if settings.is_empty() {
-        tell("every setting is large enough already");
-    }
-    put(&format!(
-        "# /etc/sysctl.d/90-plimsoll.conf\n{}\n# /etc/security/limits.d/90-plimsoll.conf\n{}",
-        tune::sysctl_file(&settings),
-        tune::limits_file(&demand),
-    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -33,6 +33,6 @@ pub use prometheus::{METRICS, Metric, exposition};
 pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};
 pub use seconds::Seconds;
 pub use summary::{CpuPerRequest, Group, Rates, Split, StageOf, StreamGroup, Summary};
-pub use text::clean;
+pub use text::{clean, paragraph};
 pub use tone::Tone;
 pub use verdict::Verdict;

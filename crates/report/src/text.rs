@@ -324,6 +324,14 @@ impl Summary {
     }
 }
 
+/// Text after a lead, wrapped at words to lines of at most `columns`; further lines are indented by the
+/// width of the lead. Ends with a line break.
+pub fn paragraph(lead: &str, text: &str, columns: usize) -> String {
+    let mut page = Page::new(columns, usize::MAX);
+    page.text(lead, text);
+    page.finish(false)
+}
+
 /// Whether a finding is printed above the figures.
 fn comes_first(finding: &Finding) -> bool {
     finding.severity == Severity::Invalid || finding.id == FindingId::NothingOk

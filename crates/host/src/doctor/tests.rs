@@ -1,7 +1,7 @@
 //! Tables of facts and demands, and what is found.
 
 use super::*;
-use crate::{Cgroup, Descriptors, Ports, Sockets};
+use crate::{Cgroup, Descriptors, Ports, Sockets, TwReuse};
 
 fn facts() -> Facts {
     Facts {
@@ -14,6 +14,7 @@ fn facts() -> Facts {
         tcp_pages: Some((383_867, 575_796)),
         descriptors: Some(Descriptors { soft: 1_024, hard: 1_048_576, open: 10 }),
         conntrack: None,
+        loopback_up: Some(true),
         cpus: 2,
         cgroup: Cgroup::default(),
         memory_available: Some(8 << 30),
@@ -24,7 +25,7 @@ fn facts() -> Facts {
 
 fn demand() -> Demand {
     let name = "10.0.0.1:80".to_string();
-    let to = Destination { name, is_local: false, connections: 2_000, opened: 0.0 };
+    let to = Destination { name, is_local: false, connections: 2_000, needed: 10, opened: 0.0 };
     Demand {
         destinations: vec![to],
         sources: 1,
@@ -73,14 +74,14 @@ fn a_good_host_has_nothing_to_change() {
 #[test]
 fn ports() {
     let id = "ephemeral_ports";
-    check(|_, _, _| {}, id, Status::Ok, &["2,000 for 10.0.0.1:80, of 28,232 (32768-60999)"]);
+    check(|_, _, _| {}, id, Status::Ok, &["2,000 needed for 10.0.0.1:80, 28,232 available (32768-60999)"]);
     // The background's test: 5,000 new connections per second, 60 s in TIME_WAIT.
     let reopen = |demand: &mut Demand| demand.destinations[0].opened = 5_000.0;
     check(
         |_, _, demand| reopen(demand),
         id,
-        Status::Blocks,
-        &["300,000 for", "60 s after each: the ports last for 5.6 s", "11 source addresses"],
+        Status::Warning, // if the target closes first, the ports are free at once
+        &["300,000 needed for", "the ports last 5.6 s", "11 source addresses", "tw_reuse=1"],
     );
     // with reuse after a second they suffice
     check(
@@ -90,7 +91,7 @@ fn ports() {
         },
         id,
         Status::Ok,
-        &["5,000 for"],
+        &["5,000 needed for"],
     );
     check(
         |_, _, demand| {
@@ -108,14 +109,22 @@ fn ports() {
             demand.sources = sources;
         }
     };
-    check(from(10), id, Status::Blocks, &["10 source addresses"]);
+    check(from(10), id, Status::Warning, &["10 source addresses"]);
     check(from(11), id, Status::Ok, &["11 source addresses"]);
     check(
         |_, _, demand| demand.destinations[0].connections = 40_000,
         id,
         Status::Warning,
-        &["40,000 for", "2 source addresses", "ip_local_port_range"],
+        &["40,000 needed for", "2 source addresses", "ip_local_port_range=\"10000 65535\""],
     );
+    let open_at_once = |needed| {
+        move |_: &mut Facts, _: &mut Observed, demand: &mut Demand| {
+            let to = &mut demand.destinations[0];
+            (to.connections, to.needed) = (40_000, needed);
+        }
+    };
+    check(open_at_once(28_232), id, Status::Warning, &[]);
+    check(open_at_once(28_233), id, Status::Blocks, &["28,233 connections", "fewer users"]);
     check(|facts, _, _| facts.ports = None, id, Status::Unknown, &["ip_local_port_range"]);
 }
 
@@ -126,9 +135,9 @@ fn descriptors() {
             facts.descriptors = Some(Descriptors { soft: 64, hard, open: 5 });
         }
     };
-    check(limit(2_000), "descriptors", Status::Ok, &["20 needed, 2,000 at the limit"]);
-    check(limit(1_999), "descriptors", Status::Warning, &["ulimit -Hn 2000", "lower that limit"]);
-    check(limit(19), "descriptors", Status::Blocks, &["the rest cannot be opened"]);
+    check(limit(2_000), "descriptors", Status::Ok, &["20 needed in any case, 2,000 at the connection limit"]);
+    check(limit(1_999), "descriptors", Status::Warning, &["ulimit -Hn 2000", "lower the connection limit"]);
+    check(limit(19), "descriptors", Status::Blocks, &["too few for this load", "ulimit -Hn 20,"]);
 }
 
 #[test]
@@ -140,19 +149,20 @@ fn queues_and_tables() {
         }
     };
     check(local(2_000), "accept_queue", Status::Ok, &[]);
-    check(local(3_000), "accept_queue", Status::Note, &["somaxconn=3000"]);
+    check(local(3_000), "accept_queue", Status::Note, &["tcp_max_syn_backlog=4096, then restart"]);
     let tracked = |count| {
         move |facts: &mut Facts, _: &mut Observed, _: &mut Demand| {
             facts.conntrack = Some((count, 4_000));
         }
     };
-    check(tracked(2_000), "conntrack", Status::Ok, &["4,000 of 4,000"]);
-    check(tracked(2_001), "conntrack", Status::Blocks, &["nf_conntrack_max=6002"]);
+    check(tracked(2_000), "conntrack", Status::Ok, &["up to 4,000 tracked connections, 4,000 allowed"]);
+    check(tracked(2_001), "conntrack", Status::Warning, &["nf_conntrack_max=6002"]);
+    check(tracked(3_991), "conntrack", Status::Blocks, &["so they time out"]);
     check(
         |_, _, demand| demand.destinations[0].opened = 5_000.0,
         "time_wait",
         Status::Warning,
-        &["300,000 in TIME_WAIT", "131,072"],
+        &["300,000 sockets in TIME_WAIT", "131,072"],
     );
     check(
         |facts, _, _| facts.tcp_pages = Some((4_000, 6_000)),
@@ -163,12 +173,25 @@ fn queues_and_tables() {
 }
 
 #[test]
+fn a_loopback_interface_that_is_down_blocks_local_targets() {
+    let down = |facts: &mut Facts, demand: &mut Demand, is_local| {
+        facts.loopback_up = Some(false);
+        demand.destinations[0].is_local = is_local;
+    };
+    let fix = &["10.0.0.1:80 is on this host", "ip link set lo up"];
+    check(|facts, _, demand| down(facts, demand, true), "loopback", Status::Blocks, fix);
+    let (mut facts, mut demand) = (facts(), demand());
+    down(&mut facts, &mut demand, false);
+    assert_eq!(blocking(&examine(&facts, &observed(), &demand)).count(), 0);
+}
+
+#[test]
 fn cpu_and_memory() {
     // 10 µs each on 2 CPUs: 200,000/s at most, 90 % of which are usable.
     let rate =
         |rate| move |_: &mut Facts, _: &mut Observed, demand: &mut Demand| demand.rate = rate;
     check(rate(50_000.0), "cpu", Status::Ok, &["25 % of 2 CPUs for 50,000/s, at 10µs per request"]);
-    check(rate(110_000.0), "cpu", Status::Warning, &["carries about 180,000/s"]);
+    check(rate(110_000.0), "cpu", Status::Warning, &["well below 180,000/s"]);
     check(rate(190_000.0), "cpu", Status::Blocks, &["below 180,000/s"]);
     check(
         |facts, _, demand| {
@@ -185,7 +208,7 @@ fn cpu_and_memory() {
         },
         "memory",
         Status::Warning,
-        &["31 MiB at least, 24 MiB the control group's limit"],
+        &["at least 31 MiB needed, 24 MiB left of the control group's limit"],
     );
 }
 
@@ -197,7 +220,7 @@ fn what_the_host_does_to_timing() {
         },
         "steal",
         Status::Warning,
-        &["5.0 % stolen, 50 % busy"],
+        &["5.0 % of the CPU stolen by other virtual machines, 50 % busy"],
     );
     check(
         |_, observed, _| {

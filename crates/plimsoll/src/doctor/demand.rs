@@ -1,28 +1,36 @@
 //! What a plan or a gateway asks of its host.
+//!
+//! A demand is computed without any lookup, so that a run can be checked at once; [`resolve`] adds what
+//! only the resolver knows.
 
 use crate::proxy;
+use anyhow::Context;
+use plimsoll_config::{Document, Variables};
 use plimsoll_engine::descriptors_needed;
 use plimsoll_host::doctor::{Check, Demand, Destination, Status};
-use plimsoll_plan::{Load, Origin, Plan};
+use plimsoll_measure::Nanos;
+use plimsoll_plan::{Load, Origin, Plan, Stream};
 use plimsoll_registry::config::Config;
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
+use std::path::Path;
 
-/// What a plan asks for.
-pub(super) fn of_plan(plan: &Plan, unresolved: &mut Vec<Check>) -> Demand {
+/// What a plan asks for, if it runs with as many workers as were asked for (0: as needed).
+pub(crate) fn of_plan(plan: &Plan, workers: usize) -> Demand {
     let rules = &plan.connections;
     let origins = plan.origins();
-    let destinations = origins.iter().map(|origin| {
-        let (name, is_local) = resolve(&origin.host, origin.port, unresolved);
-        let opened = if rules.reuse { 0.0 } else { rate_to(plan, origin) };
-        Destination { name, is_local, connections: rules.max, opened }
+    let destinations = origins.iter().map(|origin| Destination {
+        name: format!("{}:{}", origin.host, origin.port),
+        is_local: is_loopback(&origin.host),
+        connections: rules.max,
+        needed: open_at_once(plan, origin),
+        opened: if rules.reuse { 0.0 } else { rate_to(plan, origin) },
     });
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     Demand {
         destinations: destinations.collect(),
         sources: rules.sources.len().max(1) as u64,
         accepted: 0,
         rate: plan.streams.iter().map(open_rate).sum(),
-        descriptors: descriptors_needed(plan, cpus),
+        descriptors: descriptors_needed(plan, workers),
         cpu_per_request: None,
         // The program, and the histograms of the statistics' names.
         memory: (32 << 20) + ((plan.targets.len() as u64) << 15),
@@ -30,20 +38,33 @@ pub(super) fn of_plan(plan: &Plan, unresolved: &mut Vec<Check>) -> Demand {
     }
 }
 
+/// What a plan with the default limits asks for, if it sends to another host.
+pub(super) fn of_default_plan() -> anyhow::Result<Demand> {
+    const TEXT: &str = "users = 10\nduration = \"10s\"\n[[target]]\nrequest = \"GET http://host/\"\n";
+    let document = Document::new("default", TEXT);
+    let plan = Plan::read(&document, &Variables::default(), Path::new("."));
+    let plan = plan.map_err(|problems| anyhow::anyhow!("{problems}")).context("the default plan")?;
+    let mut demand = of_plan(&plan, 0);
+    demand.destinations.iter_mut().for_each(|to| to.name = "another host".into());
+    Ok(demand)
+}
+
 /// What a gateway asks for.
-pub(super) fn of_gateway(config: &Config, unresolved: &mut Vec<Check>) -> Demand {
+pub(super) fn of_gateway(config: &Config) -> Demand {
     let limits = &config.settings.limits;
     let upstreams = config.instances.iter().chain(&config.definitions.upstreams);
-    let destinations: Vec<Destination> = upstreams
-        .map(|upstream| {
-            let address = &upstream.address;
-            let (name, is_local) = resolve(&address.host, address.port, unresolved);
-            let connections = limits.upstream_connections as u64;
-            Destination { name, is_local, connections, opened: 0.0 }
-        })
-        .collect();
+    let destinations = upstreams.map(|upstream| {
+        let address = &upstream.address;
+        Destination {
+            name: format!("{}:{}", address.host, address.port),
+            is_local: is_loopback(&address.host),
+            connections: limits.upstream_connections as u64,
+            needed: 0,
+            opened: 0.0,
+        }
+    });
     Demand {
-        destinations,
+        destinations: destinations.collect(),
         sources: 1,
         accepted: limits.connections as u64,
         rate: 0.0,
@@ -55,16 +76,33 @@ pub(super) fn of_gateway(config: &Config, unresolved: &mut Vec<Check>) -> Demand
 }
 
 /// The highest rate of an open stream.
-fn open_rate(stream: &plimsoll_plan::Stream) -> f64 {
+fn open_rate(stream: &Stream) -> f64 {
     match &stream.load {
         Load::Open { profile, .. } => profile.max(),
         Load::Closed { .. } => 0.0,
     }
 }
 
+/// Connections that are open to an origin at the same time in any case: those of users who send all
+/// their requests to it without a pause.
+fn open_at_once(plan: &Plan, origin: &Origin) -> u64 {
+    let goes_here = |stream: &&Stream| {
+        let targets = &plan.targets[stream.targets.clone()];
+        let mut requests = targets.iter().flat_map(|target| &plan.requests[target.requests.clone()]);
+        requests.all(|request| request.url.origin() == *origin)
+    };
+    let users = plan.streams.iter().filter(goes_here).map(|stream| match &stream.load {
+        Load::Closed { profile, think_time: Nanos::ZERO } if stream.start == Nanos::ZERO => {
+            profile.max().ceil() as u64
+        }
+        Load::Closed { .. } | Load::Open { .. } => 0,
+    });
+    users.sum::<u64>().min(plan.connections.max)
+}
+
 /// Requests per second to an origin at most, by the weights of the targets.
 fn rate_to(plan: &Plan, origin: &Origin) -> f64 {
-    let share = |stream: &plimsoll_plan::Stream| {
+    let share = |stream: &Stream| {
         let (mut own, mut all) = (0.0, 0.0);
         for target in &plan.targets[stream.targets.clone()] {
             let requests = &plan.requests[target.requests.clone()];
@@ -77,25 +115,33 @@ fn rate_to(plan: &Plan, origin: &Origin) -> f64 {
     plan.streams.iter().map(|stream| open_rate(stream) * share(stream)).sum()
 }
 
-/// A destination's name, and whether it is on this host. Adds a check if it has no address.
-fn resolve(host: &str, port: u16, unresolved: &mut Vec<Check>) -> (String, bool) {
-    let name = format!("{host}:{port}");
-    let addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs();
-    let ip = match addresses.map(|mut addresses| addresses.next()) {
-        Ok(Some(address)) => address.ip(),
-        other => {
-            let why = other.err().map_or("it has no addresses".into(), |error| error.to_string());
-            unresolved.push(Check {
-                id: "dns",
-                status: Status::Blocks,
-                value: format!("{host} cannot be resolved: {why}"),
-                why: "no connection can be opened".into(),
-                fix: "check the name, or /etc/hosts".into(),
-            });
-            return (name, false);
+/// Finds out which destinations are on this host; returns a check for each one without an address.
+pub(super) fn resolve(demand: &mut Demand) -> Vec<Check> {
+    let mut unresolved = Vec::new();
+    for to in &mut demand.destinations {
+        match to.name.to_socket_addrs().map(|mut addresses| addresses.next()) {
+            Ok(Some(address)) => to.is_local = is_local(address.ip()),
+            other => {
+                let why = other.err().map_or("no address".into(), |error| error.to_string());
+                unresolved.push(Check {
+                    id: "dns",
+                    status: Status::Blocks,
+                    value: format!("cannot resolve {}: {why}", to.name),
+                    why: "no connection can be opened to it".into(),
+                    fix: "check the host name, DNS and /etc/hosts".into(),
+                    settings: Vec::new(),
+                    descriptors: None,
+                });
+            }
         }
-    };
-    (name, is_local(ip))
+    }
+    unresolved
+}
+
+/// Whether a host is known to be this one without a lookup.
+fn is_loopback(host: &str) -> bool {
+    let literal = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || literal.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether an address is one of this host's: only these can be bound.
