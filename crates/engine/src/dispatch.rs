@@ -19,7 +19,7 @@ use self::notes::Notebook;
 use self::open::Opening;
 use self::step::{request_of, values_of};
 use crate::arrival::{Arrival, Arrivals, Id, State};
-use crate::connection::{BodyBudget, Connection, Outgoing, ReadResources, Started};
+use crate::connection::{Excerpts, BodyBudget, Connection, Outgoing, ReadResources, Started};
 use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement};
 use crate::pool::{Pool, Waiting};
@@ -104,7 +104,11 @@ impl<S: System> Dispatcher<S> {
         pools: Vec<Pool>,
     ) -> Dispatcher<S> {
         let budget = BodyBudget::new(shared.held_max);
-        let resources = ReadResources { scratch: vec![0; shared.read_max], budget };
+        let resources = ReadResources {
+            scratch: vec![0; shared.read_max],
+            budget,
+            excerpts: Excerpts::of(&shared.plan),
+        };
         let (out, body, decoded) = (Vec::new(), Vec::new(), Vec::new());
         let gunzip = Gunzip::new();
         Dispatcher {
@@ -248,6 +252,8 @@ impl<S: System> Dispatcher<S> {
                 .expect
                 .reads_body()
                 .then_some(shared.plan.body_max),
+            target: arrival.target,
+            spec: arrival.exchange.request,
             last: !shared.plan.connections.reuse,
             split_by: shared.plan.streams[arrival.stream as usize].split_by.as_deref(),
             trace,

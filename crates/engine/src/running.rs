@@ -6,6 +6,7 @@
 
 use crate::connection::Traced;
 use crate::control::Control;
+use crate::prepare::allowed_cpus;
 use plimsoll_measure::{HostSample, Nanos, Note, RunFacts, Snapshot, WallClock, Window};
 use plimsoll_plan::Plan;
 use std::collections::VecDeque;
@@ -219,7 +220,8 @@ impl Running {
         counts.assert_identities();
     }
 
-    /// Ends the run after its last second and returns the facts besides its counts.
+    /// Ends the run after its last second and returns the facts besides its counts. What stopped it is
+    /// known only to the caller.
     ///
     /// # Panics
     /// If a worker's thread cannot be joined.
@@ -237,6 +239,8 @@ impl Running {
             drain: self.facts.last_end - planned_to,
             warmup: plan.warmup.min(planned_to),
             cut_short: stopped && planned_end.is_none_or(|planned| planned_to < planned),
+            stopped_by: None,
+            cpus: allowed_cpus().len(),
             workers: self.workers.len(),
             notes: self.facts.notes,
             forced: self.forced,
@@ -258,7 +262,9 @@ fn rated_at(active: Option<Window>, t: Nanos) -> Nanos {
 impl Facts {
     fn note(&mut self, notes: Vec<Note>) {
         for note in notes {
-            if !self.notes.iter().any(|known| known.class == note.class) {
+            let Note { class, target, status, .. } = &note;
+            let known = self.notes.iter().any(|known| known.is_of(*class, target, *status));
+            if !known && self.notes.len() < Note::MAX {
                 self.notes.push(note);
             }
         }

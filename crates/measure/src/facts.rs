@@ -15,10 +15,22 @@ pub struct RunFacts {
     pub warmup: Nanos,
     /// Whether the run was stopped early.
     pub cut_short: bool,
+    /// What stopped the run, if anything did: `Ctrl-C`, or an objective.
+    pub stopped_by: Option<String>,
+    /// CPUs that this process may run on.
+    pub cpus: usize,
     /// Number of worker threads.
     pub workers: usize,
-    /// The first error of each class, as reported by the system or the target.
+    /// The first error of each class, as reported by the system or the target, and the first
+    /// unexpected answer by target and status; at most [`Note::MAX`].
     pub notes: Vec<Note>,
     /// What this host cannot carry, if the run was started with `--force` regardless.
     pub forced: Vec<String>,
+}
+
+impl RunFacts {
+    /// ` by Ctrl-C`; empty if nothing is known to have stopped the run.
+    pub fn by(&self) -> String {
+        self.stopped_by.as_ref().map(|what| format!(" by {what}")).unwrap_or_default()
+    }
 }

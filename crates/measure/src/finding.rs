@@ -37,6 +37,8 @@ listed! {
         ConnectionsCapped = "connections_capped",
         /// The target refused connections.
         TargetRefused = "target_refused",
+        /// The target redirected requests, and redirects were not followed.
+        RedirectsNotFollowed = "redirects_not_followed",
         /// The target reset connections.
         TargetReset = "target_reset",
         /// The target answered with unexpected HTTP statuses or bodies.
@@ -77,13 +79,25 @@ pub struct Finding {
     pub to: Nanos,
 }
 
-/// The first error of a class, for people to read.
+/// The first error of a class, or of an unexpected HTTP status at a target, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// The error's class.
     pub class: ErrorClass,
     /// The target's name.
     pub target: String,
-    /// The message from the system or the target.
+    /// The HTTP status, if the class is [`ErrorClass::Status`].
+    pub status: Option<u16>,
+    /// The message from the system or the target, such as the beginning of a body.
     pub text: String,
+}
+
+impl Note {
+    /// Maximum number of notes of a run. Classes are noted first, whatever the number of statuses.
+    pub const MAX: usize = ErrorClass::ALL.len() + 64;
+
+    /// Whether it is the note of this class, target and status. Only statuses are noted by target.
+    pub fn is_of(&self, class: ErrorClass, target: &str, status: Option<u16>) -> bool {
+        self.class == class && self.status == status && (status.is_none() || self.target == target)
+    }
 }

@@ -61,6 +61,8 @@ pub struct Plan {
     /// Whether the seed is part of the plan. If not, each run draws one (see [`Plan::reseed`]), so
     /// that no run repeats the values of an earlier one.
     pub has_seed: bool,
+    /// Whether it was made from flags, so that advice names flags instead of keys. The caller sets it.
+    pub from_flags: bool,
     /// Length of the warm-up, which precedes the run proper and is excluded from its statistics.
     pub warmup: Nanos,
     /// From the planned instant to the last byte of the answer.
@@ -203,7 +205,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
     }
-    let objectives = read_objectives(root, &targets, streams.as_deref());
+    let objectives = read_objectives(root, (&targets, &requests), streams.as_deref());
     let scrapes = read_scrapes(root);
     let streams = streams.filter(|streams| !streams.is_empty())?;
     let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
@@ -215,6 +217,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         name,
         seed,
         has_seed: given_seed.is_some(),
+        from_flags: false,
         warmup,
         timeout,
         grace,

@@ -2,7 +2,7 @@
 
 mod metric;
 
-use crate::{Stream, Target};
+use crate::{RequestSpec, RpcExpect, Stream, Target};
 use plimsoll_config::{nearest, values};
 use plimsoll_measure::{ErrorClass, Nanos};
 use std::collections::BTreeMap;
@@ -182,17 +182,10 @@ impl Objective {
             Some((that, narrowed)) => (that, read_where(narrowed)?),
             None => (text, BTreeMap::new()),
         };
-        let found = Operator::SIGNS
-            .iter()
-            .filter_map(|(sign, operator)| Some((that.find(sign)?, *sign, *operator)))
-            .min_by_key(|(at, sign, _)| (*at, usize::MAX - sign.len()));
-        let Some((at, sign, operator)) = found else {
-            let message = format!("\"{that}\" has no comparison operator; use <, <=, >, >= or ==");
-            return Err((message, Self::FORM.into()));
-        };
-        let (metric, value) = (that[..at].trim(), that[at + sign.len()..].trim());
+        let (metric, operator, value) = split(that)?;
         let metric = metric::read(metric)?;
         let (value, unit) = read_value(metric, value)?;
+        check_bound(operator, value, unit)?;
         Ok(Objective {
             that: that.trim().into(),
             metric,
@@ -211,6 +204,21 @@ impl Objective {
             STREAM => streams[target.stream].name == *value,
             tag => target.tags.get(tag) == Some(value),
         })
+    }
+
+    /// Checks that the requests can have the metric.
+    ///
+    /// # Errors
+    /// A message and a hint.
+    pub(crate) fn check_requests(&self, requests: &[RequestSpec]) -> Result<(), (String, String)> {
+        let reads = |spec: &RequestSpec| spec.expect.rpc != RpcExpect::Off;
+        if self.metric != Metric::RpcErrors || requests.iter().any(reads) {
+            return Ok(());
+        }
+        let message = "no request of this plan expects a JSON-RPC answer, so rpc.errors has no value";
+        let hint = "to count failed requests, write errors instead of rpc.errors; JSON-RPC answers are \
+                    checked if the body is a JSON-RPC request, unless expect.rpc = \"off\"";
+        Err((message.into(), hint.into()))
     }
 
     /// Checks that the objective can be narrowed as it is, and that it then covers a target.
@@ -271,6 +279,31 @@ impl Objective {
     }
 }
 
+/// The metric, the operator and the value of a condition.
+fn split(that: &str) -> Result<(&str, Operator, &str), (String, String)> {
+    const SIGNS: [char; 6] = ['<', '>', '=', '!', '≤', '≥'];
+    let Some(at) = that.find(SIGNS) else {
+        let message = format!("\"{that}\" does not compare with a value; use <, <=, >, >= or ==");
+        return Err((message, metric::example(that.trim())));
+    };
+    let sign = &that[at..];
+    let sign = &sign[..sign.find(|c| !SIGNS.contains(&c)).unwrap_or(sign.len())];
+    let (metric, value) = (that[..at].trim(), that[at + sign.len()..].trim());
+    if let Some((_, operator)) = Operator::SIGNS.iter().find(|(known, _)| *known == sign) {
+        return Ok((metric, *operator, value));
+    }
+    let hint = match sign {
+        "=>" | "≥" => format!("write it like: {metric} >= {value}"),
+        "=<" | "≤" => format!("write it like: {metric} <= {value}"),
+        "=" | "===" => format!("write it like: {metric} == {value}"),
+        "!=" | "<>" | "!==" | "=!" => {
+            format!("give the bound that must hold, such as: {metric} < {value}")
+        }
+        _ => Objective::FORM.into(),
+    };
+    Err((format!("\"{sign}\" is not an operator; use <, <=, >, >= or =="), hint))
+}
+
 /// `KEY = VALUE`, several joined by `and` or commas; a value may be in quotes.
 fn read_where(text: &str) -> Result<BTreeMap<String, String>, (String, String)> {
     let mut narrowed = BTreeMap::new();
@@ -290,6 +323,18 @@ fn read_where(text: &str) -> Result<BTreeMap<String, String>, (String, String)> 
     Ok(narrowed)
 }
 
+/// Rejects a bound that no run can meet.
+fn check_bound(operator: Operator, value: f64, unit: Unit) -> Result<(), (String, String)> {
+    let error = |message: &str, hint: &str| Err((message.to_string(), hint.to_string()));
+    match (unit, operator) {
+        (_, Operator::Less) if value == 0.0 => error("nothing is below zero", "write == 0, or a higher bound"),
+        (Unit::Share, Operator::Greater) if value >= 1.0 => {
+            error("no share is above 100%", "write == 100%, or a lower bound")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String)> {
     let invalid = |message: String, hint: &str| (message, hint.to_string());
     let number =
@@ -302,27 +347,42 @@ fn read_value(metric: Metric, text: &str) -> Result<(f64, Unit), (String, String
             .map(|rate| (rate, Unit::Rate))
             .map_err(|message| invalid(message, "")),
         Metric::Success => {
-            let share = match text.strip_suffix('%') {
-                Some(percent) => number(percent).map(|n| n / 100.0),
-                None => number(text),
+            let (share, percent) = match text.strip_suffix('%') {
+                Some(percent) => (number(percent).map(|n| n / 100.0), true),
+                None => (number(text), false),
             };
-            share.filter(|share| *share <= 1.0).map(|share| (share, Unit::Share)).ok_or_else(|| {
-                invalid(
+            match share {
+                Some(share) if share <= 1.0 => Ok((share, Unit::Share)),
+                Some(n) if !percent && n <= 100.0 => Err(invalid(
+                    format!("\"{text}\" has no unit; success is a share of the requests"),
+                    &format!("write {text}%"),
+                )),
+                Some(_) => Err(invalid(
+                    format!("\"{text}\" is more than all requests; success is at most 100%"),
+                    "write it like 99% or 0.99",
+                )),
+                None => Err(invalid(
                     format!("\"{text}\" is not a percentage or fraction"),
                     "write it like 99% or 0.99",
-                )
-            })
+                )),
+            }
         }
         _ => match text.strip_suffix('%') {
-            Some(percent) => number(percent).map(|n| (n / 100.0, Unit::Share)),
+            Some(percent) => match number(percent).map(|n| n / 100.0) {
+                Some(share) if share > 1.0 => {
+                    let message = format!("\"{text}\" is more than all; a share is at most 100%");
+                    return Err(invalid(message, "write it like 1%"));
+                }
+                share => share.map(|share| (share, Unit::Share)),
+            },
             None => number(text).map(|n| (n, Unit::Count)),
         }
         .ok_or_else(|| {
             let of = match metric {
                 Metric::RpcErrors => "all JSON-RPC answers",
-                _ => "scheduled arrivals",
+                _ => "all requests",
             };
-            let hint = format!("write it like 10, or 0.1% for a share of {of}");
+            let hint = format!("write it like 10, or 0.1% of {of}");
             (format!("\"{text}\" is not a count or a percentage"), hint)
         }),
     }

@@ -80,7 +80,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         return Err(usage_error("--rate must be above 0/s and --duration at least 1s", hint));
     }
     let interrupts = Interrupts::listen()?;
-    let stopped = || interrupts.any().then_some(ExitCode::from(130));
+    let stopped = || interrupts.first().map(|_| ExitCode::from(130));
     let folder = Folder::new()?;
     for (name, text) in SCENARIO {
         folder.write(name, text)?;
@@ -103,8 +103,8 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let run_dir = RunDir::create(args.out.as_deref(), &plan)?;
     let finished = run_plan(&plan, default_settings(), Some(run_dir), None, &interrupts)?;
     put(&finished.text())?;
-    let code = finished.exit_code(interrupts.any());
-    if args.keep && !interrupts.any() {
+    let code = finished.exit_code(interrupts.first().is_some());
+    if args.keep && !interrupts.first().is_some() {
         drop(interrupts);
         tell(&how_to_call(&folder, &instances, &edge));
         wait_for_stop()?;

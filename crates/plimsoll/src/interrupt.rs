@@ -11,7 +11,7 @@ use plimsoll_engine::Control;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 const INTERRUPTED: i32 = 130;
@@ -30,6 +30,8 @@ enum Stage {
 /// Handles signals until dropped.
 pub(crate) struct Interrupts {
     seen: Arc<AtomicU8>,
+    /// The first signal; zero before.
+    first: Arc<AtomicI32>,
     stage: Arc<Mutex<Stage>>,
     handle: Handle,
 }
@@ -42,14 +44,16 @@ impl Interrupts {
         let mut signals = Signals::new(all).context("cannot install signal handlers")?;
         let handle = signals.handle();
         let (seen, stage) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(Stage::Idle)));
-        let (count, target) = (seen.clone(), stage.clone());
+        let first = Arc::new(AtomicI32::new(0));
+        let (count, target, number) = (seen.clone(), stage.clone(), first.clone());
         let listen = move || {
-            for _ in &mut signals {
+            for signal in &mut signals {
                 // Locked until the signal is counted, so that `stop_run` misses none.
                 let stage = target.lock().expect("no holder panics");
                 if let Stage::Running(control) = &*stage {
                     control.stop();
                 }
+                let _ = number.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
                 let before = count.load(Ordering::Relaxed);
                 count.store(before.saturating_add(1), Ordering::Relaxed);
                 let said = match (before, &*stage) {
@@ -60,9 +64,9 @@ impl Interrupts {
                         abandon(run_dir.as_deref());
                     }
                     (0, _) => {
-                        "stopping: waiting for requests in flight; press Ctrl-C again to stop now"
+                        "stopping: waiting for the answers to requests already sent; press Ctrl-C again to stop now"
                     }
-                    (1, _) => "stopping now; results are kept",
+                    (1, _) => "stopping now; the results so far are kept",
                     (_, Stage::Running(_)) => "writing the results",
                     (_, Stage::Idle | Stage::Written) => std::process::exit(INTERRUPTED),
                 };
@@ -75,7 +79,7 @@ impl Interrupts {
             .name("signals".into())
             .spawn(listen)
             .context("cannot spawn the signal thread")?;
-        Ok(Interrupts { seen, stage, handle })
+        Ok(Interrupts { seen, first, stage, handle })
     }
 
     /// From now on, a second signal removes the run directory and ends the process; immediately if both
@@ -100,11 +104,17 @@ impl Interrupts {
         *self.stage.lock().expect("no holder panics") = Stage::Written;
     }
 
-    /// Whether any signal was received. Waits for a signal that is being handled, such as one that has just
-    /// ended the run.
-    pub(crate) fn any(&self) -> bool {
+    /// The first signal that was received, as its sender calls it. Waits for a signal that is being handled,
+    /// such as one that has just ended the run.
+    pub(crate) fn first(&self) -> Option<&'static str> {
         let _counted = self.stage.lock().expect("no holder panics");
-        self.seen.load(Ordering::Relaxed) > 0
+        match self.first.load(Ordering::Relaxed) {
+            0 => None,
+            SIGINT => Some("Ctrl-C"),
+            SIGTERM => Some("SIGTERM"),
+            SIGHUP => Some("SIGHUP: its terminal was closed"),
+            _ => Some("SIGQUIT"),
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn read_source(
     let mut plan = match (argument, first) {
         (Argument::Url { flag, url }, _) => {
             let document = Document::from_named(inline.lines(flag, &url)?);
-            read(&document, set, &current_folder()?)?
+            Plan { from_flags: true, ..read(&document, set, &current_folder()?)? }
         }
         (_, Some((flag, key))) => {
             return Err(usage_error(
@@ -120,13 +120,20 @@ fn read_stdin() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Reads a plan from a document; files that it names are relative to the folder of `path`.
+/// Reads a plan from a document; files that it names are relative to the folder of `path`. A plan without
+/// a name is named after its file.
 pub(crate) fn read_document(
     document: &Document,
     set: &SetArgs,
     path: &Path,
 ) -> anyhow::Result<Plan> {
-    read(document, set, path.parent().unwrap_or(Path::new("")))
+    let mut plan = read(document, set, path.parent().unwrap_or(Path::new("")))?;
+    if let Some(stem) = path.file_stem()
+        && !document.keys().iter().any(|key| key == "name")
+    {
+        plan.name = stem.to_string_lossy().into_owned();
+    }
+    Ok(plan)
 }
 
 fn read(document: &Document, set: &SetArgs, folder: &Path) -> anyhow::Result<Plan> {

@@ -7,13 +7,13 @@ use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::proxy;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
-use crate::trace::trace_text;
+use crate::trace::{trace_text, without_secrets_of};
 use crate::{blocked, put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
 use plimsoll_host::doctor::{Observed, blocking, examine};
 use plimsoll_host::{Facts, Source};
-use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
+use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
 use plimsoll_report::{Fold, Part, Summary, clean, exposition, progress};
 use std::hash::{BuildHasher, RandomState};
@@ -135,11 +135,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Format::Text => put(&finished.text()),
         Format::Json => put(&(finished.summary.to_json() + "\n")),
     };
-    let code = finished.exit_code(interrupts.any());
+    let code = finished.exit_code(interrupts.first().is_some());
     finished.written?;
     match printed {
         // The terminal is gone, which is what interrupted the run.
-        Err(error) if interrupts.any() => tell(&format!("{error:#}")),
+        Err(error) if interrupts.first().is_some() => tell(&format!("{error:#}")),
         printed => printed?,
     }
     Ok(code)
@@ -248,7 +248,7 @@ pub(crate) fn run_plan(
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {
         live.add(second);
     }
-    let finished = live.finish(running);
+    let finished = live.finish(running, interrupts.first());
     interrupts.results_written();
     Ok(finished)
 }
@@ -286,7 +286,10 @@ struct Live<'p> {
     progress: Progress,
     scraper: Option<Scraper>,
     control: Control,
-    aborted: bool,
+    /// The end of the last second.
+    at: Nanos,
+    /// The objective that stopped it.
+    aborted: Option<String>,
 }
 
 impl<'p> Live<'p> {
@@ -300,7 +303,7 @@ impl<'p> Live<'p> {
         run_dir.iter_mut().for_each(|dir| dir.begin(plan, running.started_at()));
         let (fold, progress) = (Fold::new(plan), Progress::new());
         let control = running.control();
-        Live { plan, fold, run_dir, page, progress, scraper, control, aborted: false }
+        Live { plan, fold, run_dir, page, progress, scraper, control, at: Nanos::ZERO, aborted: None }
     }
 
     fn add(&mut self, second: Second) {
@@ -316,7 +319,9 @@ impl<'p> Live<'p> {
         if let Some(page) = &self.page {
             page.set(exposition(self.plan, &counts, total));
         }
-        self.progress.show(&progress(self.plan, &counts, total));
+        let stopped = self.control.stop_level() > 0;
+        self.progress.show(&progress(self.plan, &counts, total, self.at, stopped));
+        self.at = counts.t;
         for record in &traces {
             self.progress.end();
             tell(&trace_text(record, self.plan));
@@ -324,13 +329,20 @@ impl<'p> Live<'p> {
         self.abort_if_missed();
     }
 
-    fn finish(mut self, running: Running) -> Finished {
+    /// `signal` is the first signal that was received.
+    fn finish(mut self, running: Running, signal: Option<&str>) -> Finished {
         self.progress.end();
         self.scrape_at_the_end();
-        let summary = self.fold.finish(running.finish());
+        let mut facts = running.finish();
+        let objective = self.aborted.as_ref().map(|that| format!("the objective \"{that}\""));
+        facts.stopped_by = objective.or_else(|| signal.map(String::from));
+        for note in &mut facts.notes {
+            note.text = without_secrets_of(self.plan, &note.target, &note.text);
+        }
+        let summary = self.fold.finish(facts);
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
         let written = self.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json()));
-        Finished { summary, aborted: self.aborted, run_dir, written }
+        Finished { summary, aborted: self.aborted.is_some(), run_dir, written }
     }
 
     /// Scrapes once more after the run; the result becomes an additional last snapshot.
@@ -355,21 +367,23 @@ impl<'p> Live<'p> {
     }
 
     fn abort_if_missed(&mut self) {
+        if self.control.stop_level() > 0 {
+            return;
+        }
         let elapsed = self.fold.total().t - self.plan.warmup;
         for objective in &self.plan.objectives {
             let Some(after) = objective.abort_after.filter(|after| elapsed > *after) else {
                 continue;
             };
             let judged = self.fold.judge(objective);
-            if judged.value.is_some() && !judged.ok && !self.aborted {
-                self.aborted = true;
+            if judged.value.is_some() && !judged.ok {
                 let that = &objective.that;
                 self.progress.end();
-                tell(&format!(
-                    "stopping: objective \"{that}\" was missed after {after}: {}",
-                    judged.shown()
-                ));
+                let value = judged.shown();
+                tell(&format!("stopping: the objective \"{that}\" does not hold after {after}: {value}"));
+                self.aborted = Some(that.clone());
                 self.control.stop();
+                return;
             }
         }
     }

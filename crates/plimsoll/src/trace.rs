@@ -36,6 +36,30 @@ pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
     )
 }
 
+/// What a target sent, without the secrets of requests to it, which it may repeat.
+pub(crate) fn without_secrets_of(plan: &Plan, target: &str, text: &str) -> String {
+    let specs = plan.targets.iter().filter(|own| own.name == target);
+    specs.flat_map(|own| &plan.requests[own.requests.clone()]).fold(text.into(), |text, spec| {
+        let mut masks = Masks { spec, echoes: Vec::new() };
+        masks.request(&Traced { bytes: written(spec), more: 0 }, false);
+        masks.without_echoes(&text)
+    })
+}
+
+/// The head of a request, without values for its placeholders.
+fn written(spec: &RequestSpec) -> Vec<u8> {
+    let mut head = format!("{} ", spec.method).into_bytes();
+    spec.path.texts().for_each(|text| head.extend_from_slice(text));
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    for header in &spec.headers {
+        head.extend_from_slice(format!("{}: ", header.name).as_bytes());
+        header.value.texts().for_each(|text| head.extend_from_slice(text));
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
 /// What is left out of an exchange.
 struct Masks<'p> {
     spec: &'p RequestSpec,
@@ -268,6 +292,18 @@ mod tests {
         // From a variable: in the path, a header, the body.
         let sent = "POST /v3/s3cret-v?a=b HTTP/1.1\r\nX-Region: s3cret-v\r\n\r\nb s3cret-v";
         check(variable, false, sent, &format!("{ok}s3cret-v"), "s3cret-v");
+    }
+
+    #[test]
+    fn a_target_that_repeats_a_secret_is_not_quoted() {
+        let check = |target: &str, text: &str, shown: &str| {
+            assert_eq!(without_secrets_of(&plan(target), "GET h/", text), shown, "{target}");
+        };
+        let with = |head: &str| format!("name = \"GET h/\"\nrequest = \"GET http://h/{head}");
+        let header = with("\"\nheaders = { Authorization = \"Bearer s3cret-h\" }");
+        check(&header, "body \"no s3cret-h\"", "body \"no [redacted]\"");
+        check(&with("v3/${NODE_KEY}\""), "no /v3/s3cret-v here", "no [redacted] here");
+        check(&with("\""), "nothing to hide", "nothing to hide");
     }
 
     #[test]

@@ -19,6 +19,8 @@ struct File<'a> {
     duration_ns: u64,
     drain_ns: u64,
     cut_short: bool,
+    /// What stopped the run, if anything did.
+    stopped_by: Option<&'a str>,
     requests: Counts,
     rate: Rates,
     latency: Option<Times>,
@@ -83,6 +85,8 @@ struct Times {
 struct NoteFile<'a> {
     class: &'static str,
     target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
     text: &'a str,
 }
 
@@ -235,6 +239,7 @@ impl Summary {
             duration_ns: facts.duration.0,
             drain_ns: facts.drain.0,
             cut_short: facts.cut_short,
+            stopped_by: facts.stopped_by.as_deref(),
             requests: counts(&stats.requests),
             rate: rates(&self.all),
             latency: times(&self.all.latency),
@@ -253,7 +258,12 @@ impl Summary {
             notes: facts
                 .notes
                 .iter()
-                .map(|n| NoteFile { class: n.class.name(), target: &n.target, text: &n.text })
+                .map(|n| NoteFile {
+                    class: n.class.name(),
+                    target: &n.target,
+                    status: n.status,
+                    text: &n.text,
+                })
                 .collect(),
             status: total.status.iter().collect(),
             rpc: Rpc {

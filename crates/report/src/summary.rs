@@ -10,7 +10,7 @@ use plimsoll_measure::{
     ErrorClass, FindingId, Histogram, Nanos, RunFacts, Severity, Snapshot, Stats, StreamCounts,
     Window,
 };
-use plimsoll_plan::Plan;
+use plimsoll_plan::{Load, Plan};
 use std::collections::BTreeMap;
 
 /// Arrivals per second.
@@ -129,6 +129,10 @@ pub struct Summary {
     pub name: String,
     /// The plan's load in words: `5000/s for 33m`.
     pub load: String,
+    /// Whether the plan was made from flags, so that advice names flags.
+    pub from_flags: bool,
+    /// Whether a stream has a rate; otherwise all have users.
+    pub has_rate: bool,
     /// The seed of all random choices.
     pub seed: u64,
     /// Facts about the run other than its counts.
@@ -166,7 +170,7 @@ impl Summary {
         let case = Case { plan, facts: &facts, total: &total, all: &all, errors: &errors };
         let mut verdict = rules.verdict(&case);
         if was_stopped_in_warmup(&facts, &all) {
-            adjust_for_stop_in_warmup(&mut verdict, facts.warmup);
+            adjust_for_stop_in_warmup(&mut verdict, &facts);
         }
         let targets = plan.targets.iter().zip(&total.stats);
         let targets = targets.filter(|(target, _)| narrow.holds_stream(target.stream));
@@ -174,6 +178,8 @@ impl Summary {
         Summary {
             name: plan.name.clone(),
             load: plan.load_in_words(),
+            from_flags: plan.from_flags,
+            has_rate: plan.streams.iter().any(|own| matches!(own.load, Load::Open { .. })),
             seed: plan.seed,
             scrapes: Scrapes::new(&plan.scrapes, &total.scrapes),
             tags: by_tag(plan, &total, &streams),
@@ -249,12 +255,14 @@ fn was_stopped_in_warmup(facts: &RunFacts, all: &Group) -> bool {
 }
 
 /// Replaces `nothing_ok`, which is meaningless before any request was counted, by a plain `cut_short`.
-fn adjust_for_stop_in_warmup(verdict: &mut Verdict, warmup: Nanos) {
+fn adjust_for_stop_in_warmup(verdict: &mut Verdict, facts: &RunFacts) {
+    let (by, warmup) = (facts.by(), facts.warmup);
     verdict.findings.retain(|finding| finding.id != FindingId::NothingOk);
     verdict.valid = verdict.findings.iter().all(|found| found.severity != Severity::Invalid);
     verdict.limited_by = verdict.limited_by.filter(|_| !verdict.valid);
     for finding in verdict.findings.iter_mut().filter(|found| found.id == FindingId::CutShort) {
-        finding.evidence = "the run was stopped during the warm-up; no request was counted".into();
+        finding.evidence =
+            format!("the run was stopped during the warm-up{by}; no request was counted");
         finding.fix = format!("let it run for longer than the warm-up of {warmup}");
     }
 }

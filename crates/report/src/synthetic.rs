@@ -39,6 +39,8 @@ impl<'p> Recording<'p> {
             drain: Nanos::ZERO,
             warmup: plan.warmup,
             cut_short: false,
+            stopped_by: None,
+            cpus: 2,
             workers: 1,
             notes: Vec::new(),
             forced: Vec::new(),

@@ -175,18 +175,21 @@ impl Summary {
             n if self.stopped_in_warmup() => format!(" after {}", counted(n, "request")),
             n => format!(", after {} of warm-up with {}", facts.warmup, counted(n, "request")),
         };
+        let by = facts.by();
         let cut = if self.stopped_in_warmup() {
-            ", stopped during the warm-up"
+            format!(", stopped during the warm-up{by}")
         } else if facts.cut_short {
-            ", stopped early"
+            format!(", stopped early{by}")
+        } else if facts.stopped_by.is_some() {
+            format!(", stopped while waiting for the last answers{by}")
         } else {
-            ""
+            String::new()
         };
         let last = self.last_answer().map(|at| format!(", last answer after {at}"));
         let last = last.unwrap_or_default();
         let drain = match facts.drain {
             Nanos::ZERO => String::new(),
-            drain => format!(", drained in {drain}"),
+            drain => format!(", then waited {drain} for requests in flight"),
         };
         page.text(
             "  ran        ",
@@ -272,15 +275,13 @@ impl Summary {
         others.take(extent.findings()).for_each(|finding| self.write_finding(finding, page));
         if let Some(failed) = self.failed_without_objective() {
             let failed = counted(failed, "request");
+            let add = self.add_objectives(&["success >= 99%"]);
             page.text(
                 toned(Tone::Warn, "  exit code 0: "),
-                &format!(
-                    "{failed} failed, but no objective limits failures; add --objective \
-                     \"success >= 99%\", or that = \"success >= 99%\" below [[objective]] in the plan"
-                ),
+                &format!("{failed} failed, but no objective limits failures; {add}"),
             );
         } else if self.verdict.findings.is_empty() {
-            page.text("  next: ", self.next());
+            page.text("  next: ", &self.next());
         }
         if let Some(dir) = run_dir {
             let parts = [format!("{dir}/summary.json"), "per second: snapshots.jsonl".into()];
@@ -312,14 +313,37 @@ impl Summary {
     }
 
     /// What to do after a run without findings.
-    fn next(&self) -> &'static str {
-        if self.objectives.is_empty() {
-            "add --objective \"success >= 99%\" and --objective \"latency.p99 < 250ms\", or [[objective]] \
-             tables in the plan, to give this run pass/fail criteria"
-        } else if self.objectives_hold() {
-            "the run completed and every objective held; raise the rate to find the limit"
+    fn next(&self) -> String {
+        let (more, less) = if self.has_rate {
+            ("raise the rate", "lower the rate")
         } else {
-            "the load was generated as planned and the target missed an objective; lower the rate to find what it sustains"
+            ("add users", "use fewer users")
+        };
+        if self.objectives.is_empty() {
+            let add = self.add_objectives(&["success >= 99%", "latency.p99 < 250ms"]);
+            format!("{add}, so that the run passes or fails")
+        } else if self.objectives_hold() {
+            format!("every objective held; {more} to find the limit")
+        } else {
+            format!(
+                "the load was sent as planned, and the target missed an objective; {less} to find what \
+                 the target sustains"
+            )
+        }
+    }
+
+    /// How the user adds objectives: as flags, or to the plan.
+    fn add_objectives(&self, objectives: &[&str]) -> String {
+        let each: Vec<String> = if self.from_flags {
+            objectives.iter().map(|that| format!("--objective \"{that}\"")).collect()
+        } else {
+            objectives.iter().map(|that| format!("that = \"{that}\"")).collect()
+        };
+        let each = each.join(" and ");
+        match (self.from_flags, objectives.len()) {
+            (true, _) => format!("add {each}"),
+            (false, 1) => format!("add [[objective]] with {each} to the plan"),
+            (false, _) => format!("add [[objective]] tables with {each} to the plan"),
         }
     }
 }

@@ -15,6 +15,7 @@
 mod connections;
 mod errors;
 mod lateness;
+mod wording;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use crate::seconds::{ErrorTimes, FaultTimes, Seconds};
 use crate::summary::Group;
 use connections::{OriginRule, Starved};
 use lateness::{LagRule, ReadRule};
-use plimsoll_measure::units::grouped;
+use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{
     ErrorClass, Finding, FindingId, Histogram, Nanos, RunFacts, Severity, Side, Snapshot,
 };
@@ -102,11 +103,15 @@ impl Case<'_> {
         share_of(n, self.scheduled())
     }
 
-    /// `12 of 5,000 arrivals (0.2 %)`.
+    /// `12 of 5,000 requests (0.2 %)`, or `all 5,000 requests`.
     fn of_all(&self, n: u64) -> String {
-        let all = self.scheduled();
-        let plural = if all == 1 { "" } else { "s" };
-        format!("{} of {} arrival{plural} ({})", grouped(n), grouped(all), percent(self.share(n)))
+        match (n, self.scheduled()) {
+            (1, 1) => "the only request".into(),
+            (n, all) if n == all => format!("all {} requests", grouped(all)),
+            (n, all) => {
+                format!("{} of {} ({})", grouped(n), counted(all, "request"), percent(self.share(n)))
+            }
+        }
     }
 }
 
@@ -221,8 +226,10 @@ impl Rules {
         let late = found.iter().any(|found| found.severity == Severity::Invalid);
         let blame = self.blame(late);
         found.extend(self.origins.iter().flat_map(|origin| origin.found(case, late)));
-        found.extend(errors::generator(case, &blame));
+        let own = errors::generator(case, &blame, &found);
+        found.extend(own);
         found.extend(errors::network_and_target(case, &blame, &self.faults));
+        found.extend(errors::redirects_not_followed(case));
         found.extend(errors::forced(case));
         found.extend(errors::cut_short(case));
         // `plan_not_held` is an effect: it comes after its cause.

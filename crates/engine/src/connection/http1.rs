@@ -4,8 +4,9 @@
 //! that takes several reads and must be kept is collected in a buffer of the connection, which is
 //! freed at the end of the exchange. The total size of these buffers per worker is limited.
 
+use super::excerpts::EXCERPT_MAX;
 use super::{
-    Answer, BodyBudget, Event, Failure, Outgoing, ReadResources, Started, Trace, Traced, Transport,
+    Answer, BodyBudget, Event, Excerpts, Failure, Outgoing, ReadResources, Started, Trace, Traced, Transport,
 };
 use crate::arrival::Id;
 use crate::http1::{Length, Parser, Piece};
@@ -31,6 +32,11 @@ struct Current {
     body_len: u64,
     /// The maximum, if the body is kept.
     body_max: Option<u64>,
+    /// Indices of its target and its request in the plan.
+    target: u32,
+    spec: u32,
+    /// Whether the beginning of a body that is not kept is, for an error note.
+    excerpt: bool,
 }
 
 /// The HTTP/1.1 state of one connection.
@@ -207,6 +213,9 @@ impl Http1 {
             bytes_in: 0,
             body_len: 0,
             body_max: outgoing.body_max,
+            target: outgoing.target,
+            spec: outgoing.spec,
+            excerpt: false,
         });
         let bytes = request.len() as u64;
         if sent { Started::Sent { bytes } } else { Started::Queued { bytes } }
@@ -271,7 +280,7 @@ impl Http1 {
             if let Some((_, trace)) = &mut self.trace {
                 trace.response.extend(&resources.scratch[..n]);
             }
-            match self.feed(&resources.scratch[..n], &mut resources.budget) {
+            match self.feed(&resources.scratch[..n], &mut resources.budget, &mut resources.excerpts) {
                 Ok(Some(_)) if self.current.as_ref().is_some_and(|current| !current.sent) => {
                     let failure = Failure::fault(Fault::AnswerFirst);
                     return Some(self.fail(failure, &mut resources.budget));
@@ -338,6 +347,7 @@ impl Http1 {
         &mut self,
         bytes: &[u8],
         budget: &mut BodyBudget,
+        excerpts: &mut Excerpts,
     ) -> Result<Option<BodyLocation>, Failure> {
         let Some(current) = &mut self.current else {
             return Err(Failure::fault(self.unsolicited()));
@@ -356,7 +366,10 @@ impl Http1 {
         loop {
             match self.parser.next(&mut input).map_err(Failure::fault)? {
                 Piece::Head => {
-                    if let Length::Known(len) = self.parser.head().length
+                    let head = self.parser.head();
+                    current.excerpt = current.body_max.is_none()
+                        && excerpts.keeps(current.target, current.spec, head.status, head.length);
+                    if let Length::Known(len) = head.length
                         && current.body_max.is_some_and(|max| len > max)
                     {
                         let too_large = Failure::of(ErrorClass::BodyTooLarge);
@@ -364,7 +377,13 @@ impl Http1 {
                     }
                 }
                 Piece::Body(piece) => {
-                    let Some(body_max) = current.body_max else { continue };
+                    let Some(body_max) = current.body_max else {
+                        if current.excerpt {
+                            let room = EXCERPT_MAX - self.body.len();
+                            collect(&mut self.body, &piece[..piece.len().min(room)])?;
+                        }
+                        continue;
+                    };
                     current.body_len += piece.len() as u64;
                     if current.body_len > body_max {
                         return Err(Failure::of(ErrorClass::BodyTooLarge));

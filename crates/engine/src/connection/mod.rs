@@ -11,6 +11,7 @@
 //!
 //! `docs/design/connections.md` describes how HTTP/2, WebSocket and SSE would fit in.
 
+mod excerpts;
 mod http1;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,8 @@ mod transport;
 use crate::arrival::Id;
 use crate::request::Request;
 use crate::system::{Readiness, Socket};
+pub(crate) use excerpts::{EXCERPT_MAX, Excerpts};
+use crate::http1::Length;
 use http1::Http1;
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason, SplitValue};
 use plimsoll_plan::Values;
@@ -37,6 +40,9 @@ pub(crate) struct Outgoing<'a> {
     /// Maximum size of the answer's body, if it is kept for a check; other bodies are counted and
     /// discarded.
     pub(crate) body_max: Option<u64>,
+    /// Indices of its target and its request in the plan.
+    pub(crate) target: u32,
+    pub(crate) spec: u32,
     /// Whether the connection closes after this exchange.
     pub(crate) last: bool,
     /// The header whose value is extracted from the answer.
@@ -50,6 +56,7 @@ pub(crate) struct ReadResources {
     /// The read buffer; its size limits one read.
     pub(crate) scratch: Vec<u8>,
     pub(crate) budget: BodyBudget,
+    pub(crate) excerpts: Excerpts,
 }
 
 /// The budget for incomplete bodies, shared by all connections of a worker.
@@ -128,7 +135,7 @@ impl Traced {
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
-    /// Empty if it was not kept.
+    /// Empty if it was not kept; only its beginning, if it was kept for an error note.
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
     pub(crate) location: Option<&'a [u8]>,

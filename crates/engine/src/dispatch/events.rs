@@ -118,19 +118,19 @@ impl<S: System> Dispatcher<S> {
                         self.clock = self.system.now();
                     }
                     if let Step::Finish(Judgement { outcome: Err(cause), .. }) = &step
-                        && !self.notebook.has(cause.class)
+                        && self.notebook.wants(arrival, cause.class, Some(status))
                     {
+                        let body = excerpt(answer.body, answer.gzip);
                         let text = match cause.fault {
-                            Some(fault) => {
-                                format!("{fault} (status {status}{})", excerpt(answer.body))
-                            }
+                            Some(fault) => format!("{fault} (status {status}{body})"),
                             // Only of a body that is gzipped.
                             None if cause.class == ErrorClass::BodyTooLarge => {
                                 body_too_large(self.shared.plan.body_max, None)
                             }
-                            None => format!("status {status}{}", excerpt(answer.body)),
+                            None => format!("status {status}{body}"),
                         };
-                        self.notebook.note(&self.shared, arrival, cause.class, text);
+                        let kind = (cause.class, Some(status));
+                        self.notebook.note(&self.shared, arrival, kind, text);
                     }
                     self.answered(&Answered { key, id, now, status, received_at }, step);
                 }

@@ -1,10 +1,12 @@
-//! Details for people to read: the first error of each class, and traces of complete exchanges.
+//! Details for people to read: the first error of each class, the first unexpected status by target and
+//! status, and traces of complete exchanges.
 //!
-//! Neither is on the hot path: each class is noted once, and exchanges are traced only on request.
+//! None is on the hot path: each error is noted once, and exchanges are traced only on request.
 
 use super::Dispatcher;
 use crate::arrival::{Arrival, Id};
-use crate::connection::Failure;
+use crate::connection::{Failure, EXCERPT_MAX};
+use crate::judge::Cause;
 use crate::prepare::Shared;
 use crate::running::TraceRecord;
 use crate::system::System;
@@ -12,10 +14,16 @@ use crate::tls::explain;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, Listed, Note};
 
+/// Maximum number of statuses that a worker notes; see [`Note::MAX`].
+const STATUSES_MAX: usize = Note::MAX - ErrorClass::ALL.len();
+
 /// Error notes and traces collected since the last report.
 #[derive(Default)]
 pub(super) struct Notebook {
+    /// Classes of which an error was noted.
     noted: [bool; ErrorClass::ALL.len()],
+    /// Targets and statuses of which an answer was noted.
+    statuses: Vec<(u32, u16)>,
     notes: Vec<Note>,
     /// The arrivals that are being traced.
     pub(super) tracing: Vec<Id>,
@@ -23,23 +31,34 @@ pub(super) struct Notebook {
 }
 
 impl Notebook {
-    /// Whether an error of this class has been noted.
-    pub(super) fn has(&self, class: ErrorClass) -> bool {
-        self.noted[class.index()]
+    /// Whether no error like this one has been noted. `status` is that of an unexpected answer.
+    #[inline]
+    pub(super) fn wants(&self, arrival: &Arrival, class: ErrorClass, status: Option<u16>) -> bool {
+        match status.filter(|_| class == ErrorClass::Status) {
+            None => !self.noted[class.index()],
+            Some(status) => {
+                self.statuses.len() < STATUSES_MAX
+                    && !self.statuses.contains(&(arrival.target, status))
+            }
+        }
     }
 
-    /// Notes the first error of a class.
+    /// Notes an error, if it is the first of its kind.
     pub(super) fn note(
         &mut self,
         shared: &Shared,
         arrival: &Arrival,
-        class: ErrorClass,
+        (class, status): (ErrorClass, Option<u16>),
         text: String,
     ) {
-        if !std::mem::replace(&mut self.noted[class.index()], true) {
-            let target = shared.plan.targets[arrival.target as usize].name.clone();
-            self.notes.push(Note { class, target, text });
+        if !self.wants(arrival, class, status) {
+            return;
         }
+        let status = status.filter(|_| class == ErrorClass::Status);
+        self.noted[class.index()] = true;
+        self.statuses.extend(status.map(|status| (arrival.target, status)));
+        let target = shared.plan.targets[arrival.target as usize].name.clone();
+        self.notes.push(Note { class, target, status, text });
     }
 }
 
@@ -53,22 +72,55 @@ impl<S: System> Dispatcher<S> {
     }
 
     pub(super) fn note_failure(&mut self, id: Id, failure: &Failure) {
-        if self.notebook.has(failure.class) {
+        if !self.notebook.wants(&self.arrivals[id], failure.class, None) {
             return;
         }
         let text = match (&failure.error, failure.fault) {
             (Some(error), _) if failure.class == ErrorClass::Tls => explain(error),
-            (Some(error), _) => error.to_string(),
-            (None, Some(fault @ Fault::HandshakeTimeout)) => {
-                format!("{fault}; if the server does not use TLS, use http://")
-            }
+            (Some(error), Some(fault)) => format!("{fault}: {error}"),
+            (Some(error), None) => error.to_string(),
             (None, Some(fault)) => fault.to_string(),
             (None, None) if failure.class == ErrorClass::BodyTooLarge => {
                 body_too_large(self.shared.plan.body_max, failure.body_len)
             }
             (None, None) => failure.class.to_string(),
         };
-        self.notebook.note(&self.shared, &self.arrivals[id], failure.class, text);
+        self.notebook.note(&self.shared, &self.arrivals[id], (failure.class, None), text);
+    }
+
+    /// Notes that an arrival's time is over, and how much it was given.
+    pub(super) fn note_timeout(&mut self, id: Id, cause: Cause) {
+        let arrival = &self.arrivals[id];
+        if !self.notebook.wants(arrival, cause.class, None) {
+            return;
+        }
+        let timeout = self.shared.plan.timeout;
+        let text = match (cause.class, cause.fault) {
+            (_, Some(Fault::HandshakeTimeout)) => format!(
+                "the TLS handshake was not answered within the timeout of {timeout}; if the server does \
+                 not use TLS, use http://"
+            ),
+            (_, Some(Fault::NothingRead)) => {
+                format!("the target read no byte of the request within the timeout of {timeout}")
+            }
+            (ErrorClass::ResponseTimeout, _) => {
+                format!("no complete answer within the timeout of {timeout}")
+            }
+            (ErrorClass::ConnectTimeout, _) => {
+                format!("no connection established within the timeout of {timeout}")
+            }
+            (ErrorClass::NoConnection, _) => {
+                format!("no connection became free within the timeout of {timeout}")
+            }
+            (ErrorClass::Late, _) => {
+                format!("started too late to be answered within the timeout of {timeout}")
+            }
+            (ErrorClass::Dns, _) => {
+                format!("the name could not be resolved within the timeout of {timeout}")
+            }
+            (class, _) => class.to_string(),
+        };
+        self.notebook.note(&self.shared, arrival, (cause.class, None), text);
     }
 
     pub(super) fn end_trace(&mut self, key: usize, id: Id) {
@@ -101,16 +153,27 @@ pub(super) fn body_too_large(max: u64, len: Option<u64>) -> String {
 }
 
 /// The start of a body for an error note: `, body "no"`; empty if the body is empty or was not
-/// kept.
-pub(super) fn excerpt(body: &[u8]) -> String {
-    const SHOWN: usize = 120;
+/// kept. Only spaces separate words, and other bytes than those of printable UTF-8 are escaped.
+pub(super) fn excerpt(body: &[u8], is_gzip: bool) -> String {
     if body.is_empty() {
         return String::new();
     }
-    let text: String = String::from_utf8_lossy(&body[..body.len().min(SHOWN)])
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let cut = if body.len() > SHOWN { "…" } else { "" };
-    format!(", body \"{text}{cut}\"")
+    if is_gzip {
+        return ", body in gzip".into();
+    }
+    let mut text = String::new();
+    for chunk in body[..body.len().min(EXCERPT_MAX)].utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\'' | '\\' => text.push(c),
+                c if c.is_whitespace() => text.push(' '),
+                c => text.extend(c.escape_debug()),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text += &format!("\\x{byte:02x}"));
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    // A beginning of the longest length was cut, or nearly so.
+    let cut = if body.len() >= EXCERPT_MAX { "…" } else { "" };
+    format!(", body \"{}{cut}\"", words.join(" "))
 }

@@ -13,7 +13,6 @@
 use super::step::request_of;
 use super::{Dispatcher, MATERIAL, Pause};
 use crate::arrival::{Arrival, Id, State};
-use crate::connection::Failure;
 use crate::judge::Cause;
 use crate::pool::Name;
 use crate::system::{Readiness, System};
@@ -84,6 +83,7 @@ impl<S: System> Dispatcher<S> {
             }
         };
         self.end_trace(key, id);
+        self.note_timeout(id, cause);
         self.fail(id, now, cause);
         self.connections[key].abandon(id, &mut self.buffers.resources.budget);
         self.on_ready(key, Readiness::NONE);
@@ -95,10 +95,7 @@ impl<S: System> Dispatcher<S> {
         if cause.class == ErrorClass::NoConnection {
             self.pools[pool].count_starved();
         }
-        if let Some(fault) = cause.fault {
-            let failure = Failure { fault: Some(fault), ..Failure::of(cause.class) };
-            self.note_failure(id, &failure);
-        }
+        self.note_timeout(id, cause);
         self.fail(id, now, cause);
     }
 

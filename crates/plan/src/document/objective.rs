@@ -1,7 +1,7 @@
 //! Reads objectives.
 
 use super::{Plan, read_pairs};
-use crate::{Objective, Stream, Target};
+use crate::{Objective, RequestSpec, Stream, Target};
 use plimsoll_config::Table;
 
 impl Plan {
@@ -12,6 +12,7 @@ impl Plan {
     pub fn add_objective(&mut self, text: &str) -> Result<(), (String, String)> {
         let objective = Objective::parse(text)?;
         objective.check_narrowing(&self.targets, &self.streams)?;
+        objective.check_requests(&self.requests)?;
         self.objectives.push(objective);
         Ok(())
     }
@@ -20,13 +21,13 @@ impl Plan {
 /// Reads the objectives. What they are narrowed to is checked only if the streams are valid.
 pub(super) fn read_objectives(
     root: &Table<'_>,
-    targets: &[Target],
+    (targets, requests): (&[Target], &[RequestSpec]),
     streams: Option<&[Stream]>,
 ) -> Vec<Objective> {
     let tables = root.field("objective").map(|f| f.tables("[[objective]]")).unwrap_or_default();
     let mut objectives = Vec::with_capacity(tables.len());
     for table in tables {
-        objectives.extend(read_objective(&table, targets, streams));
+        objectives.extend(read_objective(&table, (targets, requests), streams));
         table.close();
     }
     objectives
@@ -34,7 +35,7 @@ pub(super) fn read_objectives(
 
 fn read_objective(
     table: &Table<'_>,
-    targets: &[Target],
+    (targets, requests): (&[Target], &[RequestSpec]),
     streams: Option<&[Stream]>,
 ) -> Option<Objective> {
     let narrowed = table.field("where").and_then(|f| Some((f.table("where")?, f)));
@@ -62,6 +63,12 @@ fn read_objective(
         && let Err((message, hint)) = objective.check_narrowing(targets, streams)
     {
         at.problem(message, &hint);
+    }
+    // Without any requests, their own problems are reported.
+    if !requests.is_empty()
+        && let Err((message, hint)) = objective.check_requests(requests)
+    {
+        that.problem(message, &hint);
     }
     if let Some(abort) = abort {
         let after = abort.field("after").and_then(|f| f.duration()).unwrap_or_default();

@@ -81,10 +81,32 @@ pub(super) fn read(text: &str) -> Result<Metric, (String, String)> {
         let hint = match tail {
             "avg" | "average" => format!("did you mean \"{head}.mean\"?"),
             "med" | "median" => format!("did you mean \"{head}.p50\"?"),
-            _ => known.to_string(),
+            "" => format!("write it like {head}.p99; the statistics are {known}"),
+            _ => format!("the statistics are {known}"),
         };
-        (format!("\"{text}\" is not a statistic of {head}"), hint)
+        let message = match tail {
+            "" => format!("\"{head}\" needs a statistic"),
+            _ => format!("\"{text}\" is not a statistic of {head}"),
+        };
+        (message, hint)
     })
+}
+
+/// An example of an objective with this metric, or with the one that it probably stands for.
+pub(super) fn example(metric: &str) -> String {
+    let stands_for = |hint: &str| hint.split('"').nth(1).map(String::from);
+    let named = match read(metric) {
+        Ok(_) => Some(metric.to_string()),
+        Err((_, hint)) => stands_for(&hint).filter(|named| read(named).is_ok()),
+    };
+    let value = match named.as_deref().map(read) {
+        Some(Ok(Metric::Success)) => ">= 99%",
+        Some(Ok(Metric::RateOk | Metric::RateSent)) => ">= 100/s",
+        Some(Ok(Metric::Time(..))) => "< 250ms",
+        Some(Ok(_)) => "< 1%",
+        Some(Err(_)) | None => return super::Objective::FORM.into(),
+    };
+    format!("write it like: {} {value}", named.unwrap_or_default())
 }
 
 fn unknown(text: &str, head: &str, tail: &str) -> (String, String) {
@@ -94,6 +116,8 @@ fn unknown(text: &str, head: &str, tail: &str) -> (String, String) {
     let is_quantile = |text: &str| text.strip_prefix('p').and_then(quantile).is_some();
     let hint = if let Some((_, metric)) = elsewhere {
         did_you_mean(metric)
+    } else if text.is_empty() {
+        super::Objective::FORM.into()
     } else if is_quantile(text) || ["min", "mean", "max"].contains(&text) {
         did_you_mean(&format!("latency.{text}"))
     } else if let Some(near) = nearest(text, METRICS) {

@@ -8,7 +8,7 @@ use crate::seconds::Seconds;
 use crate::summary::Summary;
 use crate::tone::Tone;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, Finding, Severity};
+use plimsoll_measure::{ErrorClass, Finding, Note, Severity};
 
 const ERRORS: Shape = Shape {
     name: 18,
@@ -25,7 +25,7 @@ const STATUSES: Shape = Shape {
     name: 18,
     columns: &[Column::figures("count", 12), Column::figures("share", 10)],
     leaving: &[],
-    notes: Notes::Beneath,
+    notes: Notes::Beside("first seen"),
 };
 
 /// Minimum number of objectives shown, if there are that many.
@@ -73,7 +73,7 @@ impl Summary {
         let more = extent.more(errors.len(), [" class", " classes"]);
         let row = |(class, n): (ErrorClass, u64)| {
             let note = self.facts.notes.iter().find(|note| note.class == class);
-            let note = note.map(|note| format!("{} ({})", note.text, note.target));
+            let note = note.map(noted);
             let when = self.errors.iter().find(|(seen, _)| *seen == class);
             let when = when.map(|(_, seconds)| seconds.since(self.facts.warmup).to_string());
             let when = when.unwrap_or("–".into());
@@ -94,17 +94,18 @@ impl Summary {
         }
     }
 
-    /// HTTP statuses, if there are several or any was unexpected.
+    /// HTTP statuses, if there are several, or any was unexpected or is not 2xx. The first answer with
+    /// an unexpected status is beside the class of the error; those with other statuses are here.
     pub(super) fn write_statuses(&self, extent: Extent, page: &mut Page) {
         let extent = extent.at_least(STATUSES_SHOWN);
-        let stats = &self.all.stats;
         let mut statuses: Vec<(u16, u64)> = self.total.status.iter().collect();
         let odd = statuses.iter().any(|(status, _)| !(200..300).contains(status));
-        let unexpected =
-            stats.errors.get(ErrorClass::Status) > 0 || odd && stats.requests.failed > 0;
-        if statuses.len() < 2 && !unexpected || statuses.is_empty() {
+        let unexpected = self.all.stats.errors.get(ErrorClass::Status) > 0;
+        if statuses.is_empty() || statuses.len() == 1 && !odd && !unexpected {
             return;
         }
+        let of_status = self.facts.notes.iter().filter(|note| note.class == ErrorClass::Status);
+        let further: Vec<_> = of_status.skip(1).collect();
         statuses.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let all: u64 = statuses.iter().map(|(_, n)| n).sum();
         let row = |(status, n): &(u16, u64)| {
@@ -114,7 +115,9 @@ impl Summary {
                 _ => Tone::Bad,
             };
             let cells = [grouped(*n), percent(*n as f64 / all as f64)];
-            Row::new(status.to_string(), cells).toned(tone)
+            let note = further.iter().find(|note| note.status == Some(*status));
+            let note = note.map(|note| noted(note)).unwrap_or_default();
+            Row::new(status.to_string(), cells).noted(note).toned(tone)
         };
         page.gap();
         page.table(&Table {
@@ -145,4 +148,9 @@ impl Summary {
             page.text("    fix: ", &finding.fix);
         }
     }
+}
+
+/// A note, with the target that it concerns.
+fn noted(note: &Note) -> String {
+    format!("{} ({})", note.text, note.target)
 }

@@ -77,7 +77,7 @@ fn full() -> Summary {
     (total.connections.peak, total.connections.opened) = (12, 312);
     total.host.rss_peak_bytes = 23 << 20;
     let text = "unexpected end of the answer after 120 of 4,096 bytes: Connection reset by peer";
-    let note = Note { class: ErrorClass::Reset, target: "boba".into(), text: text.into() };
+    let note = Note { class: ErrorClass::Reset, target: "boba".into(), status: None, text: text.into() };
     let mut objective = Objective::parse("latency.p99 < 10ms").unwrap();
     objective.narrowed = [("part".to_string(), "block numbers".to_string())].into();
     let instances = (1..=5).map(|n| process(&format!("gw-{n}"), "instances", 290));
@@ -85,6 +85,8 @@ fn full() -> Summary {
     Summary {
         name: "demo".into(),
         load: "2 streams over 4s, 4,300 requests".into(),
+        from_flags: true,
+        has_rate: true,
         seed: 7,
         facts: RunFacts {
             started_at: WallClock { unix_ns: 0 },
@@ -92,6 +94,8 @@ fn full() -> Summary {
             drain: Nanos::ZERO,
             warmup: Nanos::ZERO,
             cut_short: false,
+            stopped_by: None,
+            cpus: 2,
             workers: 1,
             notes: vec![note],
             forced: Vec::new(),

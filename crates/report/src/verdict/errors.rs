@@ -1,9 +1,10 @@
 //! Findings from error classes: failures in the generator, in the network and at the target.
 
-use super::{Blame, Case, Found, MATERIAL, NOTABLE, Nanos, percent};
+use super::{Blame, Case, Found, MATERIAL, NOTABLE, Nanos, percent, share_of};
 use crate::seconds::{FaultTimes, Seconds};
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, FindingId, Severity, Side};
+use plimsoll_plan::StatusRange;
 
 /// Failures in the generator above this share make a run invalid.
 const OWN_ERRORS: f64 = NOTABLE;
@@ -22,13 +23,16 @@ fn generator_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
         (ResponseTimeout, blame.limit.timed_out),
         (Late, case.count(Late)),
         // Stopping a run aborts its last requests; those are not failures.
-        (Aborted, if case.facts.cut_short { 0 } else { case.count(Aborted) }),
+        (Aborted, if case.facts.stopped_by.is_some() { 0 } else { case.count(Aborted) }),
     ];
     counts.into_iter().filter(|(_, n)| *n > 0).collect()
 }
 
 /// `plan_not_held`, and findings on exhausted resources.
-pub(super) fn generator(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
+/// `found` is what other rules found, whose fixes are more precise.
+pub(super) fn generator(case: &Case<'_>, blame: &Blame, found: &[Found]) -> Vec<Found> {
+    let capped = found.iter().find(|found| found.id == FindingId::ConnectionsCapped);
+    let capped = capped.map(|found| found.fix.as_str());
     let counts = generator_counts(case, blame);
     let all: u64 = counts.iter().map(|(_, n)| n).sum();
     let mut found = Vec::new();
@@ -41,8 +45,12 @@ pub(super) fn generator(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
             id: FindingId::PlanNotHeld,
             severity: Severity::Invalid,
             side: Side::Generator,
-            evidence: format!("failed in the generator: {}: {}", case.of_all(all), each.join(", ")),
-            fix: most.map_or("", own_fix).into(),
+            evidence: format!(
+                "{} failed because of the load generator: {}",
+                case.of_all(all),
+                each.join(", ")
+            ),
+            fix: most.map_or_else(String::new, |class| own_fix(class, case, capped)),
             seconds: case.errors.over(&classes),
             share: case.share(all),
         });
@@ -66,7 +74,7 @@ pub(super) fn generator(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
                 severity,
                 side: Side::Generator,
                 evidence: format!("{text} {}", case.of_all(n)),
-                fix: own_fix(class).into(),
+                fix: own_fix(class, case, capped),
                 seconds: case.errors.get(class),
                 share: case.share(n),
             });
@@ -75,23 +83,30 @@ pub(super) fn generator(case: &Case<'_>, blame: &Blame) -> Vec<Found> {
     found
 }
 
-fn own_fix(class: ErrorClass) -> &'static str {
+/// `capped` is the fix for a connection limit that is too low, if one was found to be.
+fn own_fix(class: ErrorClass, case: &Case<'_>, capped: Option<&str>) -> String {
     match class {
-        ErrorClass::PortExhausted => {
-            "set connections.reuse = true, add source addresses (connections.source), or widen the \
-             range: sysctl -w net.ipv4.ip_local_port_range=\"10000 65535\""
+        ErrorClass::PortExhausted => case.advise(
+            "{reuse connections}, add source addresses ({connections.source}), or widen the range: \
+             sysctl -w net.ipv4.ip_local_port_range=\"10000 65535\"",
+        ),
+        ErrorClass::FdExhausted => {
+            case.advise("raise the hard limit (ulimit -Hn), or lower {connections.max}")
         }
-        ErrorClass::FdExhausted => "raise the hard limit (ulimit -Hn), or lower connections.max",
         ErrorClass::MemoryExhausted => {
-            "lower max_body or the rate, or send requests with smaller answers"
+            case.advise("lower {max_body} or the rate, or request smaller answers")
         }
-        ErrorClass::Aborted => {
-            "raise grace to at least the timeout, so that the run waits for every answer"
-        }
-        ErrorClass::NoConnection | ErrorClass::ResponseTimeout => {
-            "raise connections.max (see connections_capped)"
-        }
-        _ => "use more workers (--workers N) or a less busy host, or lower the rate",
+        ErrorClass::Aborted => case.advise(
+            "raise {grace} to at least the timeout, so that the run waits for every answer",
+        ),
+        ErrorClass::NoConnection | ErrorClass::ResponseTimeout => capped.map_or_else(
+            || {
+                let max = grouped(case.plan.connections.max);
+                case.advise(&format!("raise {{connections.max}} above {max}"))
+            },
+            String::from,
+        ),
+        _ => format!("{}, or make sure that other programs leave CPU to plimsoll", case.more_cpu()),
     }
 }
 
@@ -115,9 +130,9 @@ pub(super) fn network_and_target(
                         .into()
                 }
                 Counted::Connections(_) => format!("{} {}", grouped(n), row.text),
-                _ => format!("{} {}", row.text, case.of_all(n)),
+                _ => case.advise(row.text).replace("{n}", &case.of_all(n)),
             },
-            fix: counts.fix(row).into(),
+            fix: case.advise(counts.fix(row)),
             seconds: counts.seconds(row),
             share: case.share(n),
         })
@@ -129,8 +144,8 @@ struct Row {
     id: FindingId,
     of: Counted,
     side: Side,
-    /// The beginning of the evidence, followed by `12 of 5,000 arrivals`; the end of it, after the
-    /// number, for connections.
+    /// The evidence, with `{n}` for `12 of 5,000 requests`; the end of it, after the number, for
+    /// connections. Settings as in [`Case::advise`].
     text: &'static str,
     fix: &'static str,
 }
@@ -155,51 +170,52 @@ const ROWS: [Row; 16] = {
             id: FindingId::DnsFailed,
             of: Counted::Classes(&[Dns], &[]),
             side: Side::Network,
-            text: "the host name could not be resolved for",
-            fix: "check the host name in the plan, and the resolver: getent ahosts HOST",
+            text: "{n} failed because the host name could not be resolved",
+            fix: "check the host name and the resolver: getent ahosts HOST",
         },
         Row {
             id: FindingId::Unreachable,
             of: Counted::Classes(&[Unreachable, ConnectTimeout], &[]),
             side: Side::Network,
-            text: "no connection could be established to the target for",
+            text: "{n} failed because no connection to the target could be established",
             fix: "check the address, the route and the firewalls between this host and the target",
         },
         Row {
             id: FindingId::TargetRefused,
             of: Counted::Classes(&[Refused], &[]),
             side: Side::Target,
-            text: "connections were refused for",
+            text: "{n} failed because the target refused the connection",
             fix: "check that the target is running and listens on this port",
         },
         Row {
             id: FindingId::TargetReset,
             of: Counted::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive]),
             side: Side::Target,
-            text: "connections were reset or closed before the answer was complete for",
+            text: "{n} failed because the target reset or closed the connection before the answer was complete",
             fix: "look for crashes and restarts of the target or of a load balancer in front of it",
         },
         Row {
             id: FindingId::TargetReset,
             of: Counted::Fault(Fault::StaleKeepAlive),
             side: Side::Target,
-            text: "the target closed an idle keep-alive connection just as a request was sent for",
-            fix: "raise the target's keep-alive timeout above the time between two requests, or set \
-                  connections.reuse = false",
+            text: "{n} failed because the target closed a connection that had been used before, instead of \
+                   answering; it may have closed it as idle just as the request was sent",
+            fix: "raise the target's keep-alive timeout above the time between two requests, or \
+                  {do not reuse connections}",
         },
         Row {
             id: FindingId::TargetStalled,
             of: Counted::Classes(&[ResponseTimeout], &[]),
             side: Side::Target,
-            text: "there was no answer before the timeout for",
-            fix: "lower the rate, or raise timeout in the plan if such latency is acceptable",
+            text: "{n} got no complete answer within the timeout of {the timeout}",
+            fix: "lower the load, or raise {timeout} if such latency is acceptable",
         },
         Row {
             id: FindingId::TargetStalled,
             of: Counted::Fault(Fault::HandshakeTimeout),
             side: Side::Target,
-            text: "the target accepted the connection but did not answer the TLS handshake before \
-                    the timeout for",
+            text: "{n} failed because the target accepted the connection but did not answer the TLS \
+                   handshake within the timeout of {the timeout}",
             fix: "check that the port speaks TLS, and that the target has capacity for handshakes; \
                   use http:// if it does not",
         },
@@ -207,21 +223,21 @@ const ROWS: [Row; 16] = {
             id: FindingId::TargetRpcErrors,
             of: Counted::Classes(&[RpcError], &[]),
             side: Side::Target,
-            text: "the answer was a JSON-RPC error for",
-            fix: "see the error codes; --trace 5 prints whole exchanges",
+            text: "{n} got a JSON-RPC error",
+            fix: "see the error codes below; --trace 5 prints whole exchanges",
         },
         Row {
             id: FindingId::TargetErrors,
             of: Counted::Classes(&[Tls], &[Fault::HandshakeTimeout]),
             side: Side::Target,
-            text: "TLS handshakes failed for",
-            fix: "see the tls error in the list of errors: it names the cause and what to set",
+            text: "{n} failed in the TLS handshake",
+            fix: "see the tls error in the list of errors, which names the cause and what to set",
         },
         Row {
             id: FindingId::TargetErrors,
             of: Counted::Classes(&[Protocol], &REDIRECTS),
             side: Side::Target,
-            text: "the answer was not valid HTTP for",
+            text: "{n} got an answer that is not valid HTTP",
             fix: "check that the port speaks HTTP; use https:// if it speaks TLS; --trace 5 prints \
                   whole exchanges",
         },
@@ -229,23 +245,22 @@ const ROWS: [Row; 16] = {
             id: FindingId::TargetErrors,
             of: Counted::Fault(Fault::TooManyOrigins),
             side: Side::Target,
-            text: "targets and redirects span more than 256 origins, so that no redirect to \
-                    another was followed for",
-            fix: "lower redirects, or send to the hosts that the redirects lead to",
+            text: "{n} were redirected to one origin too many: targets and redirects span more than 256",
+            fix: "lower {redirects}, or send to the hosts that the redirects lead to",
         },
         Row {
             id: FindingId::TargetErrors,
             of: Counted::Fault(Fault::TooManyRedirects),
             side: Side::Target,
-            text: "there were more redirects than the plan follows for",
-            fix: "raise redirects in the plan, or look for redirects that lead in a circle; --trace 5 \
+            text: "{n} were redirected more often than the plan allows",
+            fix: "raise {redirects}, or look for redirects that lead in a circle; --trace 5 \
                   prints whole exchanges",
         },
         Row {
             id: FindingId::TargetErrors,
             of: Counted::Fault(Fault::BadLocation),
             side: Side::Target,
-            text: "a redirect had no usable Location for",
+            text: "{n} got a redirect without a usable Location",
             fix: "check the target's redirects; --trace 5 prints whole exchanges",
         },
         Row {
@@ -261,15 +276,15 @@ const ROWS: [Row; 16] = {
             id: FindingId::TargetErrors,
             of: Counted::Classes(&[BodyTooLarge], &[]),
             side: Side::Target,
-            text: "the body exceeded max_body for",
-            fix: "raise max_body in the plan (--max-body SIZE without a plan file), or ask for less",
+            text: "{n} got a body larger than {max_body}",
+            fix: "raise {max_body}, or request less",
         },
         Row {
             id: FindingId::TargetErrors,
             of: Counted::Classes(&[Status, RpcMismatch, Check], &[]),
             side: Side::Target,
-            text: "the answer was not as expected for",
-            fix: "see the errors; --trace 5 prints whole exchanges",
+            text: "{n} got an unexpected answer",
+            fix: "see the errors and statuses below; --trace 5 prints whole exchanges",
         },
     ]
 };
@@ -348,10 +363,13 @@ pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) ->
     };
     let most = case.all.stats.errors.iter().max_by_key(|(_, n)| *n);
     let evidence = match (case.scheduled(), most) {
-        (0, _) | (_, None) => "no arrival was scheduled".into(),
-        (1, Some((class, _))) => format!("the only arrival failed: {class}"),
+        (0, _) | (_, None) => "no request was due".into(),
+        (1, Some((class, _))) => format!("the only request failed: {class}"),
+        (all, Some((class, n))) if n == all => {
+            format!("all {} requests failed: {class}", grouped(all))
+        }
         (all, Some((class, n))) => format!(
-            "none of {} arrivals was answered as expected; {} failed with {class}",
+            "all {} requests failed, {} of them with {class}",
             grouped(all),
             percent(n as f64 / all as f64)
         ),
@@ -377,10 +395,49 @@ pub(super) fn forced(case: &Case<'_>) -> Option<Found> {
         id: FindingId::Forced,
         severity: Severity::Warning,
         side: Side::Generator,
-        evidence: format!("started with --force although {}", case.facts.forced.join("; ")),
+        evidence: format!("started with --force despite: {}", case.facts.forced.join("; ")),
         fix: "fix this, then run without --force".into(),
         seconds: None,
         share: 0.0,
+    })
+}
+
+/// Answers that are redirects, of a plan that follows none, unless a request of the plan names their
+/// status as expected.
+pub(super) fn redirects_not_followed(case: &Case<'_>) -> Option<Found> {
+    let is_expected = |status: u16| {
+        let exact = |range: &StatusRange| *range.start() == status && *range.end() == status;
+        case.plan.requests.iter().any(|spec| spec.expect.status.iter().any(exact))
+    };
+    let statuses = case.total.status.iter();
+    let redirects: Vec<(u16, u64)> = statuses
+        .filter(|(status, _)| matches!(status, 301 | 302 | 303 | 307 | 308) && !is_expected(*status))
+        .collect();
+    if case.plan.redirects > 0 || redirects.is_empty() {
+        return None;
+    }
+    let n = redirects.iter().map(|(_, n)| n).sum();
+    let all: u64 = case.total.status.iter().map(|(_, n)| n).sum();
+    let of = match (n, all) {
+        (1, 1) => "the only answer was a".into(),
+        (1, all) => format!("1 of {} answers was a", grouped(all)),
+        (n, all) if n == all => format!("all {} answers were", grouped(n)),
+        (n, all) => format!("{} of {} answers were", grouped(n), grouped(all)),
+    };
+    let kind = match redirects.as_slice() {
+        [(status, _)] => format!("{status} redirect"),
+        _ => "redirect".into(),
+    };
+    let (plural, was) = if n == 1 { ("", "was") } else { ("s", "were") };
+    let fix = case.advise("{follow redirects} to follow them");
+    Some(Found {
+        id: FindingId::RedirectsNotFollowed,
+        severity: Severity::Info,
+        side: Side::Target,
+        evidence: format!("{of} {kind}{plural}, which {was} not followed; {fix}"),
+        fix,
+        seconds: None,
+        share: share_of(n, all),
     })
 }
 
@@ -391,7 +448,7 @@ pub(super) fn cut_short(case: &Case<'_>) -> Option<Found> {
     let evidence = if nothing && after == Nanos::ZERO {
         "the run was stopped during its warm-up".into()
     } else {
-        format!("the run was stopped after {after}")
+        format!("the run was stopped after {after}{}", case.facts.by())
     };
     case.facts.cut_short.then(|| Found {
         id: FindingId::CutShort,

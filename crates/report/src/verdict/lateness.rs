@@ -54,11 +54,12 @@ impl Delayed {
         }
     }
 
-    fn fix(&self) -> String {
+    fn fix(&self, case: &Case<'_>) -> String {
         if self.busy > BUSY * self.count as f64 {
-            "use more workers (--workers N) or lower the rate".into()
+            case.more_cpu()
         } else {
-            "the host gave the generator too little CPU; free its CPUs or use another host, and repeat"
+            "the host gave the generator too little CPU time; stop other programs on it or use another \
+             host, and run again"
                 .into()
         }
     }
@@ -117,14 +118,14 @@ impl LagRule {
             severity: late.severity(late.count, share),
             side: Side::Generator,
             evidence: format!(
-                "{} of {} arrivals{of} ({}) were started more than {} late, the worst by {}",
+                "{} of {} requests{of} ({}) were started more than {} late, the worst by {}",
                 grouped(late.count),
                 grouped(started),
                 percent(share),
                 late.allowed?,
                 late.worst
             ),
-            fix: late.fix(),
+            fix: late.fix(case),
             seconds: late.seconds,
             share: limiting_share(late.count, share),
         })
@@ -211,7 +212,7 @@ impl ReadRule {
                 late.allowed?,
                 late.worst
             ),
-            fix: late.fix(),
+            fix: late.fix(case),
             seconds: late.seconds,
             share: limiting_share(self.seen, share),
         })

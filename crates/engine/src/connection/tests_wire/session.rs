@@ -174,7 +174,7 @@ impl Session {
         };
         Session {
             connection: connection.unwrap(),
-            resources: ReadResources { scratch: vec![0; 8192], budget: BodyBudget::new(1 << 30) },
+            resources: ReadResources { scratch: vec![0; 8192], budget: BodyBudget::new(1 << 30), excerpts: Excerpts::default() },
             request: Request::compile(&spec, 0, false),
             server: config.map(|config| ServerConnection::new(Arc::new(config)).unwrap()),
             heard: Vec::new(),
@@ -194,6 +194,8 @@ impl Session {
             request: &self.request,
             values: Values { seq: 0, key: Key::new(0) },
             body_max: Some(1 << 30),
+            target: 0,
+            spec: 0,
             last: false,
             split_by: None,
             trace: false,

@@ -266,7 +266,7 @@ impl Evidence {
         if demand.open == 0.0 && demand.users > limit {
             enough = enough.min(demand.users);
         }
-        format!("raise connections.max to {}", round_up(enough))
+        format!("raise {{connections.max}} to {}", round_up(enough))
     }
 }
 
