@@ -1,45 +1,50 @@
-//! The beginnings of unexpected answers, for error notes.
+//! The first answers with an unexpected status, by target and status, for error notes.
 //!
-//! A body that no check reads is discarded as it arrives. Of the first answer with an unexpected status,
-//! by target and status, the beginning is kept. Later ones cost a comparison and no memory.
+//! A body that no check reads is discarded as it arrives; of these answers, the beginning is kept. Later
+//! answers of the same kind cost a comparison and no memory.
 
-use super::Length;
+use plimsoll_measure::{ErrorClass, Listed, Note};
 use plimsoll_plan::{Plan, StatusRange};
 
 /// Maximum length of a beginning, in bytes.
 pub(crate) const EXCERPT_MAX: usize = 256;
-/// Maximum number of beginnings kept by a worker.
-const KEPT_MAX: usize = 64;
+/// Maximum number of answers noted by a worker.
+const NOTED_MAX: usize = Note::MAX - ErrorClass::ALL.len();
 
-/// Which beginnings a worker keeps. The default keeps none.
+/// The answers that a worker notes. The default notes none.
 #[derive(Default)]
 pub(crate) struct Excerpts {
     /// The expected statuses, by request of the plan.
     expected: Box<[Vec<StatusRange>]>,
-    /// The target and status of each beginning.
-    kept: Vec<(u32, u16)>,
+    /// The target and status of each answer.
+    noted: Vec<(u32, u16)>,
 }
 
 impl Excerpts {
     /// For the requests of a plan.
     pub(crate) fn of(plan: &Plan) -> Excerpts {
         let expected = plan.requests.iter().map(|spec| spec.expect.status.clone()).collect();
-        Excerpts { expected, kept: Vec::with_capacity(KEPT_MAX) }
+        Excerpts { expected, noted: Vec::with_capacity(NOTED_MAX) }
     }
 
-    /// Whether to keep the beginning of this answer; later answers like it are not kept.
-    pub(super) fn keeps(&mut self, target: u32, spec: u32, status: u16, length: Length) -> bool {
+    /// Whether this answer is the first of its kind and its status is unexpected. `spec` is the request's
+    /// index in the plan.
+    pub(super) fn is_first(&mut self, target: u32, spec: u32, status: u16) -> bool {
         let is_expected = self
             .expected
             .get(spec as usize)
             .is_none_or(|expected| expected.iter().any(|range| range.contains(&status)));
-        let keeps = !is_expected
-            && length != Length::Known(0)
-            && self.kept.len() < KEPT_MAX
-            && !self.kept.contains(&(target, status));
-        if keeps {
-            self.kept.push((target, status));
+        let is_first = !is_expected
+            && self.noted.len() < NOTED_MAX
+            && !self.noted.contains(&(target, status));
+        if is_first {
+            self.noted.push((target, status));
         }
-        keeps
+        is_first
+    }
+
+    /// The answer that was the first of its kind is not noted after all; the next may be.
+    pub(crate) fn forget(&mut self, target: u32, status: u16) {
+        self.noted.retain(|noted| *noted != (target, status));
     }
 }

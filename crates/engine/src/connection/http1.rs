@@ -35,8 +35,9 @@ struct Current {
     /// Indices of its target and its request in the plan.
     target: u32,
     spec: u32,
-    /// Whether the beginning of a body that is not kept is, for an error note.
-    excerpt: bool,
+    /// Whether the answer is the first with its unexpected status: of a body that is not kept, the
+    /// beginning is.
+    first: bool,
 }
 
 /// The HTTP/1.1 state of one connection.
@@ -215,17 +216,20 @@ impl Http1 {
             body_max: outgoing.body_max,
             target: outgoing.target,
             spec: outgoing.spec,
-            excerpt: false,
+            first: false,
         });
         let bytes = request.len() as u64;
         if sent { Started::Sent { bytes } } else { Started::Queued { bytes } }
     }
 
     /// Closes the connection, because a late answer could not be distinguished from the next one.
-    pub(super) fn abandon(&mut self, arrival: Id, budget: &mut BodyBudget) {
-        if self.current.take_if(|current| current.arrival == arrival).is_some() {
+    pub(super) fn abandon(&mut self, arrival: Id, resources: &mut ReadResources) {
+        if let Some(current) = self.current.take_if(|current| current.arrival == arrival) {
             self.closing = Closing::of(OpenReason::AfterTimeout);
-            self.free_body(budget);
+            self.free_body(&mut resources.budget);
+            if current.first {
+                resources.excerpts.forget(current.target, self.parser.head().status);
+            }
         }
     }
 
@@ -283,7 +287,7 @@ impl Http1 {
             match self.feed(&resources.scratch[..n], &mut resources.budget, &mut resources.excerpts) {
                 Ok(Some(_)) if self.current.as_ref().is_some_and(|current| !current.sent) => {
                     let failure = Failure::fault(Fault::AnswerFirst);
-                    return Some(self.fail(failure, &mut resources.budget));
+                    return Some(self.fail(failure, resources));
                 }
                 Ok(Some(location)) => {
                     return Some(self.answer(location, transport, &resources.scratch));
@@ -294,7 +298,7 @@ impl Http1 {
                         return Some(Event::Began { arrival: current.arrival });
                     }
                 }
-                Err(failure) => return Some(self.fail(failure, &mut resources.budget)),
+                Err(failure) => return Some(self.fail(failure, resources)),
             }
         }
         None
@@ -313,11 +317,11 @@ impl Http1 {
             Err(error) => match error.kind() {
                 io::ErrorKind::UnexpectedEof => Some(End::Truncated),
                 io::ErrorKind::WouldBlock => None,
-                _ => return Some(self.fail(Failure::of_io(error), &mut resources.budget)),
+                _ => return Some(self.fail(Failure::of_io(error), resources)),
             },
         };
         match (self.broken.take(), end) {
-            (Some(broken), _) => Some(self.fail(Failure::of_io(broken), &mut resources.budget)),
+            (Some(broken), _) => Some(self.fail(Failure::of_io(broken), resources)),
             (None, Some(end)) => Some(self.end_of_stream(end, transport, resources)),
             (None, None) => {
                 (ready.readable, ready.read_closed) = (false, false);
@@ -367,8 +371,8 @@ impl Http1 {
             match self.parser.next(&mut input).map_err(Failure::fault)? {
                 Piece::Head => {
                     let head = self.parser.head();
-                    current.excerpt = current.body_max.is_none()
-                        && excerpts.keeps(current.target, current.spec, head.status, head.length);
+                    current.first =
+                        excerpts.is_first(current.target, current.spec, head.status);
                     if let Length::Known(len) = head.length
                         && current.body_max.is_some_and(|max| len > max)
                     {
@@ -378,7 +382,7 @@ impl Http1 {
                 }
                 Piece::Body(piece) => {
                     let Some(body_max) = current.body_max else {
-                        if current.excerpt {
+                        if current.first {
                             let room = EXCERPT_MAX - self.body.len();
                             collect(&mut self.body, &piece[..piece.len().min(room)])?;
                         }
@@ -432,6 +436,7 @@ impl Http1 {
             status: head.status,
             body,
             gzip: head.gzip,
+            first: current.first,
             location: head.location.as_deref(),
             split: self.parser.split(),
             received_at: transport.received_at(),
@@ -452,15 +457,18 @@ impl Http1 {
             Some(current) if self.parser.ends_at_close() && end == End::Clean && current.sent => {
                 self.answer(BodyLocation::Collected, transport, &[])
             }
-            Some(_) => self.fail(Failure::of(ErrorClass::ClosedEarly), &mut resources.budget),
+            Some(_) => self.fail(Failure::of(ErrorClass::ClosedEarly), resources),
         }
     }
 
-    fn fail(&mut self, mut failure: Failure, budget: &mut BodyBudget) -> Event<'static> {
+    fn fail(&mut self, mut failure: Failure, resources: &mut ReadResources) -> Event<'static> {
         self.closing = Closing::of(OpenReason::AfterError);
-        self.free_body(budget);
+        self.free_body(&mut resources.budget);
         match self.current.take() {
             Some(current) => {
+                if current.first {
+                    resources.excerpts.forget(current.target, self.parser.head().status);
+                }
                 let gone = matches!(failure.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
                 if gone && current.reused && current.bytes_in == 0 {
                     // The target may have closed the connection while it was idle, before the

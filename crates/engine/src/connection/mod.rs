@@ -23,7 +23,6 @@ use crate::arrival::Id;
 use crate::request::Request;
 use crate::system::{Readiness, Socket};
 pub(crate) use excerpts::{EXCERPT_MAX, Excerpts};
-use crate::http1::Length;
 use http1::Http1;
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason, SplitValue};
 use plimsoll_plan::Values;
@@ -138,6 +137,8 @@ pub(crate) struct Answer<'a> {
     /// Empty if it was not kept; only its beginning, if it was kept for an error note.
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
+    /// Whether it is the first with this unexpected status from its target.
+    pub(crate) first: bool,
     pub(crate) location: Option<&'a [u8]>,
     /// The value of the header to extract; `None` if there is none.
     pub(crate) split: Option<&'a SplitValue>,
@@ -372,9 +373,9 @@ impl<K: Socket> Connection<K> {
 
     /// Ends an exchange from this side; no further events name it. [`Connection::next`] reports
     /// what happens to the connection.
-    pub(crate) fn abandon(&mut self, arrival: Id, budget: &mut BodyBudget) {
+    pub(crate) fn abandon(&mut self, arrival: Id, resources: &mut ReadResources) {
         match &mut self.protocol {
-            Protocol::Http1(http) => http.abandon(arrival, budget),
+            Protocol::Http1(http) => http.abandon(arrival, resources),
         }
     }
 

@@ -136,9 +136,9 @@ fn an_answer_restores_capacity() {
 fn abandoning_an_exchange_closes_an_http1_connection() {
     let mut pair = pair();
     pair.start(7, false);
-    pair.connection.abandon(8, &mut pair.resources.budget);
+    pair.connection.abandon(8, &mut pair.resources);
     assert_eq!(pair.reported(Readiness::NONE), "", "no exchange of this arrival");
-    pair.connection.abandon(7, &mut pair.resources.budget);
+    pair.connection.abandon(7, &mut pair.resources);
     assert_eq!((pair.connection.capacity(), pair.connection.is_idle()), (0, true));
     assert_eq!(pair.reported(Readiness::NONE), "Closed { reason: AfterTimeout, failure: None }");
 }

@@ -117,8 +117,10 @@ impl<S: System> Dispatcher<S> {
                     if answer.body.len() > FAST_BODY_MAX {
                         self.clock = self.system.now();
                     }
+                    let is_status = step.fails_with(ErrorClass::Status);
+                    let mistaken = answer.first && !is_status;
                     if let Step::Finish(Judgement { outcome: Err(cause), .. }) = &step
-                        && self.notebook.wants(arrival, cause.class, Some(status))
+                        && if is_status { answer.first } else { self.notebook.wants(cause.class) }
                     {
                         let body = excerpt(answer.body, answer.gzip);
                         let text = match cause.fault {
@@ -129,8 +131,12 @@ impl<S: System> Dispatcher<S> {
                             }
                             None => format!("status {status}{body}"),
                         };
-                        let kind = (cause.class, Some(status));
+                        let kind = (cause.class, is_status.then_some(status));
                         self.notebook.note(&self.shared, arrival, kind, text);
+                    }
+                    if mistaken {
+                        // Another class took precedence: the next one may be noted.
+                        self.buffers.resources.excerpts.forget(arrival.target, status);
                     }
                     self.answered(&Answered { key, id, now, status, received_at }, step);
                 }

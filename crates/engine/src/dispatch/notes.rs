@@ -14,16 +14,11 @@ use crate::tls::explain;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, Listed, Note};
 
-/// Maximum number of statuses that a worker notes; see [`Note::MAX`].
-const STATUSES_MAX: usize = Note::MAX - ErrorClass::ALL.len();
-
 /// Error notes and traces collected since the last report.
 #[derive(Default)]
 pub(super) struct Notebook {
     /// Classes of which an error was noted.
     noted: [bool; ErrorClass::ALL.len()],
-    /// Targets and statuses of which an answer was noted.
-    statuses: Vec<(u32, u16)>,
     notes: Vec<Note>,
     /// The arrivals that are being traced.
     pub(super) tracing: Vec<Id>,
@@ -31,19 +26,13 @@ pub(super) struct Notebook {
 }
 
 impl Notebook {
-    /// Whether no error like this one has been noted. `status` is that of an unexpected answer.
+    /// Whether no error of this class has been noted.
     #[inline]
-    pub(super) fn wants(&self, arrival: &Arrival, class: ErrorClass, status: Option<u16>) -> bool {
-        match status.filter(|_| class == ErrorClass::Status) {
-            None => !self.noted[class.index()],
-            Some(status) => {
-                self.statuses.len() < STATUSES_MAX
-                    && !self.statuses.contains(&(arrival.target, status))
-            }
-        }
+    pub(super) fn wants(&self, class: ErrorClass) -> bool {
+        !self.noted[class.index()]
     }
 
-    /// Notes an error, if it is the first of its kind.
+    /// Notes an error. `status` is that of an answer whose class is `status`.
     pub(super) fn note(
         &mut self,
         shared: &Shared,
@@ -51,12 +40,7 @@ impl Notebook {
         (class, status): (ErrorClass, Option<u16>),
         text: String,
     ) {
-        if !self.wants(arrival, class, status) {
-            return;
-        }
-        let status = status.filter(|_| class == ErrorClass::Status);
         self.noted[class.index()] = true;
-        self.statuses.extend(status.map(|status| (arrival.target, status)));
         let target = shared.plan.targets[arrival.target as usize].name.clone();
         self.notes.push(Note { class, target, status, text });
     }
@@ -72,7 +56,7 @@ impl<S: System> Dispatcher<S> {
     }
 
     pub(super) fn note_failure(&mut self, id: Id, failure: &Failure) {
-        if !self.notebook.wants(&self.arrivals[id], failure.class, None) {
+        if !self.notebook.wants(failure.class) {
             return;
         }
         let text = match (&failure.error, failure.fault) {
@@ -91,7 +75,7 @@ impl<S: System> Dispatcher<S> {
     /// Notes that an arrival's time is over, and how much it was given.
     pub(super) fn note_timeout(&mut self, id: Id, cause: Cause) {
         let arrival = &self.arrivals[id];
-        if !self.notebook.wants(arrival, cause.class, None) {
+        if !self.notebook.wants(cause.class) {
             return;
         }
         let timeout = self.shared.plan.timeout;

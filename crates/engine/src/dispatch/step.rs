@@ -8,7 +8,7 @@ use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement, judge};
 use crate::prepare::Shared;
 use crate::request::{Hop, Request};
-use plimsoll_measure::{Fault, RpcCounts};
+use plimsoll_measure::{ErrorClass, Fault, RpcCounts};
 use plimsoll_plan::{RpcExpect, Values};
 use plimsoll_rpc::judge::Expected;
 
@@ -18,6 +18,13 @@ pub(super) enum Step {
     Finish(Judgement),
     /// The arrival sends another request.
     Follow(Box<Hop>),
+}
+
+impl Step {
+    /// Whether the arrival ends with an error of this class.
+    pub(super) fn fails_with(&self, class: ErrorClass) -> bool {
+        matches!(self, Step::Finish(Judgement { outcome: Err(cause), .. }) if cause.class == class)
+    }
 }
 
 /// An arrival's current request.

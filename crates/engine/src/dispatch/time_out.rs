@@ -85,7 +85,7 @@ impl<S: System> Dispatcher<S> {
         self.end_trace(key, id);
         self.note_timeout(id, cause);
         self.fail(id, now, cause);
-        self.connections[key].abandon(id, &mut self.buffers.resources.budget);
+        self.connections[key].abandon(id, &mut self.buffers.resources);
         self.on_ready(key, Readiness::NONE);
     }
 

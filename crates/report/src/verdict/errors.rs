@@ -224,7 +224,7 @@ const ROWS: [Row; 16] = {
             of: Counted::Classes(&[RpcError], &[]),
             side: Side::Target,
             text: "{n} got a JSON-RPC error",
-            fix: "see the error codes below; --trace 5 prints whole exchanges",
+            fix: "see the error codes; --trace 5 prints whole exchanges",
         },
         Row {
             id: FindingId::TargetErrors,
@@ -284,7 +284,7 @@ const ROWS: [Row; 16] = {
             of: Counted::Classes(&[Status, RpcMismatch, Check], &[]),
             side: Side::Target,
             text: "{n} got an unexpected answer",
-            fix: "see the errors and statuses below; --trace 5 prints whole exchanges",
+            fix: "see the tables of errors and statuses; --trace 5 prints whole exchanges",
         },
     ]
 };
@@ -364,12 +364,12 @@ pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) ->
     let most = case.all.stats.errors.iter().max_by_key(|(_, n)| *n);
     let evidence = match (case.scheduled(), most) {
         (0, _) | (_, None) => "no request was due".into(),
-        (1, Some((class, _))) => format!("the only request failed: {class}"),
+        (1, Some((class, _))) => format!("the only request failed with the error \"{class}\""),
         (all, Some((class, n))) if n == all => {
-            format!("all {} requests failed: {class}", grouped(all))
+            format!("all {} requests failed with the error \"{class}\"", grouped(all))
         }
         (all, Some((class, n))) => format!(
-            "all {} requests failed, {} of them with {class}",
+            "all {} requests failed, {} of them with the error \"{class}\"",
             grouped(all),
             percent(n as f64 / all as f64)
         ),
