@@ -29,6 +29,11 @@ pub struct RunFacts {
 }
 
 impl RunFacts {
+    /// Whether the run was stopped, before its end or while it waited for the last answers.
+    pub fn was_stopped(&self) -> bool {
+        self.cut_short || self.stopped_by.is_some()
+    }
+
     /// ` by Ctrl-C`; empty if nothing is known to have stopped the run.
     pub fn by(&self) -> String {
         self.stopped_by.as_ref().map(|what| format!(" by {what}")).unwrap_or_default()

@@ -112,7 +112,7 @@ impl Interrupts {
             0 => None,
             SIGINT => Some("Ctrl-C"),
             SIGTERM => Some("SIGTERM"),
-            SIGHUP => Some("SIGHUP: its terminal was closed"),
+            SIGHUP => Some("SIGHUP (the terminal was closed)"),
             _ => Some("SIGQUIT"),
         }
     }

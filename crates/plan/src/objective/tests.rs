@@ -34,12 +34,16 @@ fn problems_have_hints() {
     };
     check(
         "latency",
-        "\"latency\" has no comparison operator; use <, <=, >, >= or ==",
+        "\"latency\" does not compare with a value; use <, <=, >, >= or ==",
         "write it like: latency.p99 < 250ms",
     );
     check("sucess > 99%", "unknown metric \"sucess\"", "did you mean \"success\"?");
     check("errors.rest < 1", "unknown error class \"rest\"", "did you mean \"reset\"?");
-    check("success > 990", "\"990\" is not a percentage or fraction", "write it like 99% or 0.99");
+    check(
+        "success > 990",
+        "\"990\" is more than all requests; success is at most 100%",
+        "write it like 99% or 0.99",
+    );
     // The names of other tools, and parts of names.
     check("p99 < 1s", "unknown metric \"p99\"", "did you mean \"latency.p99\"?");
     check("latensy.p99 < 1s", "unknown metric \"latensy.p99\"", "did you mean \"latency.p99\"?");
@@ -63,8 +67,28 @@ fn problems_have_hints() {
     check(
         "status.5xx < many",
         "\"many\" is not a count or a percentage",
-        "write it like 10, or 0.1% for a share of scheduled arrivals",
+        "write it like 10, or 0.1% of all requests",
     );
+    // Operators of other languages, and conditions without one.
+    let unknown = |sign| format!("\"{sign}\" is not an operator; use <, <=, >, >= or ==");
+    check("p99 => 5ms", &unknown("=>"), "write it like: p99 >= 5ms");
+    check("errors =< 1", &unknown("=<"), "write it like: errors <= 1");
+    check("errors = 0", &unknown("="), "write it like: errors == 0");
+    check("errors ≤ 1", &unknown("≤"), "write it like: errors <= 1");
+    let bound = "give the bound that must hold, such as: errors < 5";
+    check("errors != 5", &unknown("!="), bound);
+    check("errors <> 5", &unknown("<>"), bound);
+    let bare = |that| format!("\"{that}\" does not compare with a value; use <, <=, >, >= or ==");
+    check("p99", &bare("p99"), "write it like: latency.p99 < 250ms");
+    check("success", &bare("success"), "write it like: success >= 99%");
+    check("rps", &bare("rps"), "write it like: rate.sent >= 100/s");
+    // Bounds that no run can meet.
+    let most = "\"101%\" is more than all requests; success is at most 100%";
+    check("success > 101%", most, "write it like 99% or 0.99");
+    check("success >= 99", "\"99\" has no unit; success is a share of the requests", "write 99%");
+    check("success > 100%", "no share is above 100%", "write == 100%, or a lower bound");
+    check("errors < 0", "nothing is below zero", "write == 0, or a higher bound");
+    check("errors < 101%", "\"101%\" is more than all; a share is at most 100%", "write it like 1%");
     let error = Objective::parse("latency.p101 < 1s").unwrap_err().0;
     assert_eq!(error, "\"latency.p101\" is not a statistic of latency");
     assert!(Objective::parse("latency.p99 < 250").is_err());

@@ -39,10 +39,15 @@ fn exhausted_ports_invalidate_the_run() {
          echo 40000 40049 > /proc/sys/net/ipv4/ip_local_port_range\n\
          echo 0 > /proc/sys/net/ipv4/tcp_tw_reuse\n\
          nginx -c {here}/nginx.conf\n\
-         {bin} run {plan} --no-out --format json || code=$?\n\
+         {bin} run {plan} --no-out 2>{here}/refused || refused=$?\n\
+         {bin} run {plan} --no-out --format json --force || code=$?\n\
          nginx -c {here}/nginx.conf -s stop\n\
+         [ \"$refused\" = 98 ] || exit 1\n\
          exit ${{code:-0}}\n"
     ));
+    // 100 users keep more connections open than there are ports: certain before anything is sent.
+    let refused = std::fs::read_to_string(folder.path().join("refused")).unwrap();
+    assert!(refused.contains("nothing was sent") && refused.contains("each needs a port"), "{refused}");
     let result = RunResult::of(done);
     assert!(result.errors("port_exhausted") >= 50, "{}", result.summary["errors"]);
     assert_eq!(
@@ -75,8 +80,11 @@ fn exhausted_descriptors_invalidate_the_run() {
         Done::from(sh.unwrap())
     };
     let refused = run("");
-    assert_eq!(refused.code, 2);
-    assert!(refused.stderr.contains("hint: raise the hard limit"), "{}", refused.stderr);
+    assert_eq!(refused.code, 98);
+    let fix = "fix: use fewer users, or raise the hard limit: ulimit -Hn 12";
+    assert!(refused.stderr.contains(fix), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: --force runs the plan regardless"), "{}", refused.stderr);
+    assert_eq!(server.received().len(), 0, "nothing was sent");
 
     let result = RunResult::of(run("--force"));
     assert!(result.errors("fd_exhausted") > 0, "{}", result.summary["errors"]);

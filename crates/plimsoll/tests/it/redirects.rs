@@ -73,7 +73,7 @@ fn redirects_to_too_many_origins_are_counted_and_explained() {
         result.summary
     );
     let evidence = finding(&result, "256 origins");
-    assert!(evidence.contains("5 of 260 arrivals"), "{evidence}");
+    assert!(evidence.contains("5 of 260 requests"), "{evidence}");
 }
 
 #[test]
@@ -130,4 +130,42 @@ fn only_a_body_that_is_checked_is_limited() {
     let refused = plimsoll(&args);
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(refused.stderr.contains("--max-body"), "{}", refused.stderr);
+}
+
+#[test]
+fn redirects_that_are_not_followed_are_pointed_out() {
+    let server = Server::start(|_, _| Reply::with(302, "Location: /elsewhere\r\n", ""));
+    let done = plimsoll(&["run", &format!("{}/", server.url()), "-n", "20", "--no-out"]);
+    let shown = done.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let evidence = "all 20 answers were 302 redirects, which were not followed; add --redirects N";
+    assert!(shown.contains(evidence) && shown.contains("HTTP status"), "{}", done.stdout);
+    assert_eq!(done.code, 0);
+}
+
+#[test]
+fn the_first_unexpected_answer_of_each_status_is_quoted_without_secrets() {
+    let long = "x".repeat(1000);
+    let server = Server::start(move |number, received| match number % 4 {
+        0 => Reply::ok("fine"),
+        1 => Reply::with(401, "", &format!("no {}", received.header("x-api-key").unwrap())),
+        2 => Reply::with(503, "", &format!("over\x1b[2Jloaded {long}")),
+        _ => Reply::with(404, "", ""),
+    });
+    let plan = format!(
+        "users = 2\nrequests = 40\n[[target]]\nname = \"t\"\nrequest = \"GET {}/\"\n\
+         headers = {{ X-Api-Key = \"k3y-of-target\" }}\n",
+        server.url()
+    );
+    let result = run_plan(&plan, &[]);
+    let notes = result.summary["notes"].as_array().unwrap();
+    assert_eq!(notes.len(), 3, "{notes:?}");
+    let text = |status: u64| {
+        let note = notes.iter().find(|note| note["status"] == status).unwrap();
+        assert_eq!((&note["class"], &note["target"]), (&"status".into(), &"t".into()));
+        note["text"].as_str().unwrap().to_string()
+    };
+    assert_eq!(text(401), "status 401, body \"no [redacted]\"");
+    assert!(text(503).starts_with("status 503, body \"over\\u{1b}[2Jloaded xxx"), "{}", text(503));
+    assert!(text(503).len() < 300 && text(503).ends_with("x…\""), "{}", text(503));
+    assert_eq!(text(404), "status 404");
 }

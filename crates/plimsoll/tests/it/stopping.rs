@@ -35,6 +35,9 @@ fn the_first_interrupt_drains_and_keeps_the_results() {
     let result = finish(child);
     assert_eq!(result.done.code, 130);
     assert_eq!((result.errors("aborted"), result.summary["cut_short"].as_bool()), (0, Some(true)));
+    assert_eq!(result.summary["stopped_by"], "Ctrl-C");
+    let finding = result.summary["verdict"]["findings"][0]["evidence"].as_str().unwrap();
+    assert!(finding.starts_with("the run was stopped after") && finding.ends_with("by Ctrl-C"));
     assert!(result.count("/requests/ok") >= 30);
     assert_eq!(result.count("/requests/scheduled") as usize, server.received().len());
     let kept = std::fs::read_to_string(folder.path().join("out/summary.json")).unwrap();
@@ -51,7 +54,7 @@ fn the_second_interrupt_stops_at_once() {
     server.wait_for(20);
     interrupt(&child);
     let mut line = String::new();
-    while !line.contains("waiting for requests in flight") {
+    while !line.contains("waiting for the answers to requests already sent") {
         line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "the message is missing");
     }
@@ -75,10 +78,16 @@ fn stopped_in_warmup(signal: Signal) -> Done {
 
 #[test]
 fn a_run_stopped_during_its_warm_up_is_reported_as_such() {
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    let signals = [
+        (Signal::SIGINT, "Ctrl-C"),
+        (Signal::SIGTERM, "SIGTERM"),
+        (Signal::SIGHUP, "SIGHUP (the terminal was closed)"),
+    ];
+    for (signal, name) in signals {
         let done = stopped_in_warmup(signal);
         assert_eq!(done.code, 130, "{signal}: {}", done.stderr);
-        assert!(done.stdout.contains(", stopped during the warm-up after "), "{}", done.stdout);
+        assert!(done.stdout.contains(", stopped during the warm-up by "), "{}", done.stdout);
+        assert!(done.stdout.contains(name), "{}", done.stdout);
         assert!(!done.stdout.contains("NO REQUEST SUCCEEDED"), "{}", done.stdout);
         assert!(!done.stdout.contains("nothing_ok"), "{}", done.stdout);
     }

@@ -281,7 +281,7 @@ fn an_objective_can_stop_the_run() {
     assert_eq!(result.summary["cut_short"], true);
     assert!(result.count("/duration_ns") < 50_000_000_000);
     assert!(
-        result.done.stderr.contains("stopping: objective \"success >= 99%\" was missed"),
+        result.done.stderr.contains("stopping: the objective \"success >= 99%\" does not hold"),
         "{}",
         result.done.stderr
     );

@@ -88,7 +88,7 @@ fn a_run_in_which_nothing_was_ok_never_exits_with_0() {
     let result = run_plan(&plan, &[]);
     assert_eq!(findings(&result)[0].0, "nothing_ok");
     let evidence = result.summary["verdict"]["findings"][0]["evidence"].as_str().unwrap();
-    assert!(evidence.starts_with("none of 20 arrivals was answered as expected"), "{evidence}");
+    assert!(evidence.starts_with("all 20 requests failed"), "{evidence}");
     result.assert_code(99);
 }
 

@@ -25,8 +25,10 @@ const STATUSES: Shape = Shape {
     name: 18,
     columns: &[Column::figures("count", 12), Column::figures("share", 10)],
     leaving: &[],
-    notes: Notes::Beside("first seen"),
+    notes: Notes::Beneath,
 };
+
+const STATUSES_NOTED: Shape = Shape { notes: Notes::Beside("first seen"), ..STATUSES };
 
 /// Minimum number of objectives shown, if there are that many.
 const OBJECTIVES_SHOWN: usize = 5;
@@ -119,9 +121,10 @@ impl Summary {
             let note = note.map(|note| noted(note)).unwrap_or_default();
             Row::new(status.to_string(), cells).noted(note).toned(tone)
         };
+        let shape = if further.is_empty() { &STATUSES } else { &STATUSES_NOTED };
         page.gap();
         page.table(&Table {
-            shape: &STATUSES,
+            shape,
             sections: vec![Section {
                 head: "HTTP status".into(),
                 more: extent.more(statuses.len(), [" status", " statuses"]),

@@ -313,14 +313,14 @@ fn nothing_ok_has_a_banner() {
     let refused = "check that the target is running";
     let [mut nothing, mut cause] =
         [Severity::Warning; 2].map(|severity| finding(FindingId::NothingOk, severity, "", refused));
-    nothing.evidence = "none of 300 arrivals was answered as expected".into();
+    nothing.evidence = "all 300 requests failed".into();
     (cause.id, cause.from) = (FindingId::TargetRefused, Nanos::from_secs(1));
     cause.evidence = "connections were refused".into();
     summary.verdict.findings = vec![nothing, cause];
     summary.verdict.valid = true;
     let text = summary.to_text(None, 100, false);
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[1], "NO REQUEST SUCCEEDED: none of 300 arrivals was answered as expected");
+    assert_eq!(lines[1], "NO REQUEST SUCCEEDED: all 300 requests failed");
     assert_eq!(lines[2], format!("    fix: {refused}"));
     assert!(lines[3].starts_with('═') && !text.contains("INVALID"), "{text}");
     assert!(text.contains("  target_refused: connections were refused [1s–4s]\n"), "{text}");
@@ -345,7 +345,7 @@ fn spinning_and_late_answers_are_shown() {
     summary.facts.drain = Nanos::from_millis(5200);
     let text = summary.to_text(None, 100, false);
     for line in [
-        "  ran        4s, last answer after 9s, drained in 5.2s",
+        "  ran        4s, last answer after 9s, then waited 5.2s for requests in flight",
         "  sent              4,300         1,075/s",
         "  generator: 1 worker, 9µs CPU per request (and 6µs spinning), peak memory 23 MiB, seed 7",
     ] {
@@ -373,6 +373,33 @@ fn statuses_are_shown_if_informative() {
     summary.total.status.count(404);
     summary.all.stats.errors.add(ErrorClass::Status, 1);
     assert!(statuses(&summary.to_text(None, usize::MAX, false)));
+    // A single status that was expected, but does not say that the work was done.
+    let mut summary = full();
+    summary.total.status.count(302);
+    assert!(statuses(&summary.to_text(None, usize::MAX, false)));
+    // The answers of further statuses are beside these.
+    let note = |status, text: &str| {
+        let (class, target) = (ErrorClass::Status, "boba".to_string());
+        Note { class, target, status: Some(status), text: text.into() }
+    };
+    summary.total.status.count(503);
+    summary.facts.notes = vec![note(503, "status 503"), note(302, "status 302, body \"moved\"")];
+    let text = summary.to_text(None, usize::MAX, false);
+    assert!(text.contains("  302                          1      50 %  status 302, body \"moved\" (boba)"), "{text}");
+}
+
+#[test]
+fn what_stopped_a_run_is_shown() {
+    let mut summary = full();
+    summary.facts.stopped_by = Some("Ctrl-C".into());
+    let shown = |summary: &Summary, line: &str| {
+        let text = summary.to_text(None, 100, false);
+        assert!(text.contains(line), "{text}");
+    };
+    shown(&summary, "  ran        4s, stopped while waiting for the last answers by Ctrl-C\n");
+    summary.facts.cut_short = true;
+    shown(&summary, "  ran        4s, stopped early by Ctrl-C\n");
+    assert!(summary.to_json().contains("\"stopped_by\": \"Ctrl-C\""));
 }
 
 #[test]

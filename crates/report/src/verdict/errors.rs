@@ -23,7 +23,7 @@ fn generator_counts(case: &Case<'_>, blame: &Blame) -> Vec<(ErrorClass, u64)> {
         (ResponseTimeout, blame.limit.timed_out),
         (Late, case.count(Late)),
         // Stopping a run aborts its last requests; those are not failures.
-        (Aborted, if case.facts.stopped_by.is_some() { 0 } else { case.count(Aborted) }),
+        (Aborted, if case.facts.was_stopped() { 0 } else { case.count(Aborted) }),
     ];
     counts.into_iter().filter(|(_, n)| *n > 0).collect()
 }

@@ -113,12 +113,13 @@ impl LagRule {
             [_] => String::new(),
             streams => format!(" of stream {}", streams[self.stream].name),
         };
+        let was = if late.count == 1 { "was" } else { "were" };
         Some(Found {
             id: FindingId::LagHigh,
             severity: late.severity(late.count, share),
             side: Side::Generator,
             evidence: format!(
-                "{} of {} requests{of} ({}) were started more than {} late, the worst by {}",
+                "{} of {} requests{of} ({}) {was} started more than {} late, the worst by {}",
                 grouped(late.count),
                 grouped(started),
                 percent(share),

@@ -96,7 +96,7 @@ fn lag_counts_if_it_is_large_relative_to_latency() {
     let verdict = recording.summary().verdict;
     check(&verdict, &["lag_high info generator"], None);
     let evidence = &verdict.findings[0].evidence;
-    let one = "1 of 20,000 arrivals (0.01 %) were started more than 5ms late, the worst by 8ms";
+    let one = "1 of 20,000 requests (0.01 %) was started more than 5ms late, the worst by 8ms";
     assert_eq!(evidence, one);
 }
 
@@ -127,7 +127,7 @@ fn lag_is_judged_by_open_stream() {
     let verdict = run([0, 8, 0]);
     check(&verdict, &["lag_high invalid generator"], Some(Side::Generator));
     assert!(
-        verdict.findings[0].evidence.contains("50 arrivals of stream late (100 %)"),
+        verdict.findings[0].evidence.contains("50 requests of stream late (100 %)"),
         "{verdict:?}"
     );
     check(&run([0, 0, 50]), &[], None);
@@ -180,9 +180,10 @@ fn the_fix_of_lateness_depends_on_how_busy_the_workers_were() {
         });
         find(&verdict, Id::LagHigh).fix.clone()
     };
-    assert_eq!(fix(900), "use more workers (--workers N) or lower the rate");
+    assert_eq!(fix(900), "use more workers (--workers 2) or lower the rate");
     let host =
-        "the host gave the generator too little CPU; free its CPUs or use another host, and repeat";
+        "the host gave the generator too little CPU time; stop other programs on it or use another \
+         host, and run again";
     assert_eq!(fix(300), host);
 }
 
@@ -199,7 +200,7 @@ fn arrivals_started_as_the_warm_up_ends_count() {
         filled.answered(0, 10, [millis(30), ZERO, millis(1)]);
     });
     let verdict = recording.summary().verdict;
-    assert!(verdict.findings[0].evidence.starts_with("10 of 200 arrivals (5 %)"), "{verdict:?}");
+    assert!(verdict.findings[0].evidence.starts_with("10 of 200 requests (5 %)"), "{verdict:?}");
 }
 
 #[test]
@@ -211,12 +212,12 @@ fn handshakes_and_protocol_have_separate_findings() {
     });
     let evidence: Vec<&str> = verdict.findings.iter().map(|own| own.evidence.as_str()).collect();
     let expected = [
-        "TLS handshakes failed for 12 of 1,027 arrivals (1.2 %)",
-        "the answer was not valid HTTP for 9 of 1,027 arrivals (0.9 %)",
-        "the answer was not as expected for 6 of 1,027 arrivals (0.6 %)",
+        "12 of 1,027 requests (1.2 %) failed in the TLS handshake",
+        "9 of 1,027 requests (0.9 %) got an answer that is not valid HTTP",
+        "6 of 1,027 requests (0.6 %) got an unexpected answer",
     ];
     assert_eq!(evidence, expected);
-    let fix = "see the tls error in the list of errors: it names the cause and what to set";
+    let fix = "see the tls error in the list of errors, which names the cause and what to set";
     assert_eq!(verdict.findings[0].fix, fix);
 }
 
@@ -264,7 +265,9 @@ fn failures_in_the_generator() {
         let verdict = verdict_of(|filled| filled.failed(0, 1, class, millis(1)));
         check(&verdict, findings, Some(Side::Generator));
         let not_held = find(&verdict, Id::PlanNotHeld);
-        let evidence = format!("failed in the generator: 3 of 1,003 arrivals (0.3 %): 3 {class}");
+        let evidence = format!(
+            "3 of 1,003 requests (0.3 %) failed because of the load generator: 3 {class}"
+        );
         assert_eq!((&not_held.evidence, seconds(not_held)), (&evidence, (2.0, 5.0)));
     }
     // One failure in ten thousand is a warning.
@@ -319,10 +322,10 @@ fn closed_keep_alive_connections_and_silent_handshakes_are_not_crashes() {
     ];
     check(&verdict, &findings, Some(Side::Target));
     let [stale, handshake, reset] = verdict.findings.as_slice() else { panic!("three") };
-    assert!(stale.evidence.ends_with("for 12 of 1,021 arrivals (1.2 %)"), "{stale:?}");
+    assert!(stale.evidence.starts_with("12 of 1,021 requests (1.2 %) failed because the target closed a"), "{stale:?}");
     assert!(stale.fix.contains("keep-alive timeout"), "{stale:?}");
     assert!(handshake.evidence.contains("did not answer the TLS handshake"), "{handshake:?}");
-    assert!(reset.evidence.ends_with("for 3 of 1,021 arrivals (0.3 %)"), "{reset:?}");
+    assert!(reset.evidence.starts_with("3 of 1,021 requests (0.3 %) failed because the target reset"), "{reset:?}");
 }
 
 #[test]
@@ -352,11 +355,11 @@ fn nothing_ok_is_the_first_finding() {
         assert_eq!((verdict.valid, verdict.limited_by), (severity != "invalid", Some(side)));
     }
     let finding = run(&[(Refused, 100)]).verdict.findings.remove(0);
-    let evidence = "none of 200 arrivals was answered as expected; 100 % failed with refused";
+    let evidence = "all 200 requests failed with the error \"refused\"";
     assert_eq!(finding.evidence, evidence);
     assert_eq!(finding.fix, "check that the target is running and listens on this port");
     let finding = run(&[]).verdict.findings.remove(0);
-    assert_eq!(finding.evidence, "no arrival was scheduled");
+    assert_eq!(finding.evidence, "no request was due");
 }
 
 #[test]
@@ -374,7 +377,7 @@ fn runs_that_were_stopped_or_forced() {
         vec!["host \"a\" does not resolve".into(), "it needs 30 of 20 descriptors".into()];
     let verdict = recording.summary().verdict;
     check(&verdict, &["forced warning generator", "cut_short info generator"], None);
-    let evidence = "started with --force although host \"a\" does not resolve; \
+    let evidence = "started with --force despite: host \"a\" does not resolve; \
                     it needs 30 of 20 descriptors";
     assert_eq!(verdict.findings[0].evidence, evidence);
 }
@@ -414,4 +417,51 @@ fn the_warm_up_is_not_judged() {
     let ids: Vec<Id> =
         recording.summary().verdict.findings.iter().map(|finding| finding.id).collect();
     assert!(!ids.contains(&Id::ReadLate) && !ids.contains(&Id::ConnectionsCapped), "{ids:?}");
+}
+
+#[test]
+fn advice_names_flags_or_keys_and_no_more_workers_than_cpus() {
+    let mut plan = open(200, 5);
+    for (from_flags, fix) in [(false, "raise connections.max"), (true, "raise --connections")] {
+        plan.from_flags = from_flags;
+        let mut recording = Recording::new(&plan);
+        recording.facts.workers = recording.facts.cpus;
+        recording.seconds(5, |filled| filled.failed(0, 1, ErrorClass::NoConnection, millis(1)));
+        let verdict = recording.summary().verdict;
+        let found = find(&verdict, Id::PlanNotHeld);
+        assert!(found.fix.starts_with(fix), "{found:?}");
+        let mut recording = Recording { seconds: Vec::new(), ..recording };
+        recording.seconds(5, |filled| filled.failed(0, 1, ErrorClass::Late, millis(1)));
+        let verdict = recording.summary().verdict;
+        let found = find(&verdict, Id::PlanNotHeld);
+        assert!(found.fix.starts_with("lower the rate, or use a host with more CPUs"), "{found:?}");
+    }
+}
+
+#[test]
+fn redirects_are_pointed_out_if_they_were_neither_followed_nor_expected() {
+    let check = |key: &str, expect: &str, statuses: &[(u16, u64)], evidence: Option<&str>| {
+        let plan = crate::synthetic::plan(&format!(
+            "rate = \"10/s\"\nduration = \"1s\"\n{key}\n[[target]]\nrequest = \"GET http://a/\"\n{expect}\n"
+        ));
+        let mut recording = Recording::new(&plan);
+        recording.second(|filled| {
+            filled.ok(0, 10, millis(1));
+            statuses.iter().for_each(|(status, n)| filled.snapshot.status.add(*status, *n));
+        });
+        let verdict = recording.summary().verdict;
+        let found = verdict.findings.iter().find(|own| own.id == Id::RedirectsNotFollowed);
+        assert_eq!(found.map(|own| own.evidence.as_str()), evidence, "{key} {expect}");
+        assert!(found.is_none_or(|own| own.severity == Severity::Info) && verdict.valid);
+    };
+    let to_follow = |text: &str| format!("{text}; set redirects = N to follow them");
+    let all = to_follow("all 10 answers were 302 redirects, which were not followed");
+    check("", "", &[(302, 10)], Some(&all));
+    let some = to_follow("3 of 10 answers were redirects, which were not followed");
+    check("", "", &[(200, 7), (301, 1), (308, 2)], Some(&some));
+    let one = to_follow("1 of 10 answers was a 307 redirect, which was not followed");
+    check("", "", &[(200, 9), (307, 1)], Some(&one));
+    check("", "", &[(200, 9), (304, 1)], None); // not a redirect
+    check("redirects = 1", "", &[(302, 10)], None);
+    check("", "expect.status = 302", &[(302, 10)], None);
 }

@@ -116,8 +116,8 @@ fn the_evidence_contains_the_numbers() {
     );
     check(
         Id::PlanNotHeld,
-        "failed in the generator: 1,124 of 2,000 arrivals (56.2 %): 1,124 no_connection",
-        "raise connections.max (see connections_capped)",
+        "1,124 of 2,000 requests (56.2 %) failed because of the load generator: 1,124 no_connection",
+        "raise connections.max to 20",
     );
     assert_eq!(verdict.side_of(ErrorClass::NoConnection), Side::Generator);
     let slow = Case { limit: 20, service: Service::SlowsDown(50, 500, 5), ..FOUR };
