@@ -19,7 +19,7 @@ use self::notes::Notebook;
 use self::open::Opening;
 use self::step::{request_of, values_of};
 use crate::arrival::{Arrival, Arrivals, Id, State};
-use crate::connection::{Excerpts, BodyBudget, Connection, Outgoing, ReadResources, Started};
+use crate::connection::{BodyBudget, Connection, Excerpts, Outgoing, ReadResources, Started};
 use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement};
 use crate::pool::{Pool, Waiting};

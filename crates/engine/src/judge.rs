@@ -130,8 +130,15 @@ mod tests {
     ) -> Result<(), Cause> {
         let contains = (!contains.is_empty()).then(|| contains.to_string());
         let expect = Expect { status: vec![200..=299], rpc, contains };
-        let answer =
-            Answer { status, body, gzip: gzipped, first: false, location: None, split: None, received_at: None };
+        let answer = Answer {
+            status,
+            body,
+            gzip: gzipped,
+            first: false,
+            location: None,
+            split: None,
+            received_at: None,
+        };
         let expected = Expected::of(REQUEST).ok();
         let mut counts = RpcCounts::default();
         let gzip = (&mut Gunzip::new(), &mut Vec::new());

@@ -251,7 +251,11 @@ fn steal(observed: &Observed) -> Check {
         return unknown("steal", "/proc/stat");
     };
     let (steal, busy) = (cpu.share(cpu.steal), 1.0 - cpu.share(cpu.idle));
-    let value = format!("{:.1} % of the CPU stolen by other virtual machines, {:.0} % busy", steal * 100.0, busy * 100.0);
+    let value = format!(
+        "{:.1} % of the CPU stolen by other virtual machines, {:.0} % busy",
+        steal * 100.0,
+        busy * 100.0
+    );
     if steal <= STEAL_HIGH && busy <= BUSY_HIGH {
         return check("steal", Status::Ok, value);
     }

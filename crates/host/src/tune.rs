@@ -82,7 +82,8 @@ impl Changes {
 
     /// The files to write, each with its path.
     pub fn files(&self) -> Vec<(&'static str, String)> {
-        let sysctl = (!self.settings.is_empty()).then(|| (SYSCTL_FILE, sysctl_file(&self.settings)));
+        let sysctl =
+            (!self.settings.is_empty()).then(|| (SYSCTL_FILE, sysctl_file(&self.settings)));
         let limits = self.descriptors.map(|limit| (LIMITS_FILE, limits_file(limit)));
         sysctl.into_iter().chain(limits).collect()
     }
@@ -129,7 +130,9 @@ pub fn apply(source: &Source, changes: &Changes) -> io::Result<Vec<String>> {
     // What was applied before stays in the file.
     let mut all = changes.clone();
     for (key, current) in state.values() {
-        if let Some(value) = read(source, key).filter(|_| all.settings.iter().all(|one| one.key != key)) {
+        if let Some(value) =
+            read(source, key).filter(|_| all.settings.iter().all(|one| one.key != key))
+        {
             let (key, current) = (key.to_string(), current.to_string());
             all.settings.push(Setting { key, current, value, why: "applied earlier".into() });
         }

@@ -215,7 +215,8 @@ impl Objective {
         if self.metric != Metric::RpcErrors || requests.iter().any(reads) {
             return Ok(());
         }
-        let message = "no request of this plan expects a JSON-RPC answer, so rpc.errors has no value";
+        let message =
+            "no request of this plan expects a JSON-RPC answer, so rpc.errors has no value";
         let hint = "to count failed requests, write errors instead of rpc.errors; JSON-RPC answers are \
                     checked if the body is a JSON-RPC request, unless expect.rpc = \"off\"";
         Err((message.into(), hint.into()))
@@ -327,7 +328,9 @@ fn read_where(text: &str) -> Result<BTreeMap<String, String>, (String, String)> 
 fn check_bound(operator: Operator, value: f64, unit: Unit) -> Result<(), (String, String)> {
     let error = |message: &str, hint: &str| Err((message.to_string(), hint.to_string()));
     match (unit, operator) {
-        (_, Operator::Less) if value == 0.0 => error("nothing is below zero", "write == 0, or a higher bound"),
+        (_, Operator::Less) if value == 0.0 => {
+            error("nothing is below zero", "write == 0, or a higher bound")
+        }
         (Unit::Share, Operator::Greater) if value >= 1.0 => {
             error("no share is above 100%", "write == 100%, or a lower bound")
         }

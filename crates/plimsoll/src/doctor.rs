@@ -106,8 +106,7 @@ impl Judged {
                 (format!("a plan with default limits (up to {most} to another host)"), demand)
             }
         };
-        let unresolved =
-            if path.is_some() { demand::resolve(&mut demand) } else { Vec::new() };
+        let unresolved = if path.is_some() { demand::resolve(&mut demand) } else { Vec::new() };
         Ok(Judged { name, demand, unresolved })
     }
 }

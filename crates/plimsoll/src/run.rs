@@ -272,7 +272,8 @@ fn check_host(plan: &Plan, mut settings: Settings) -> anyhow::Result<Settings> {
         let message = format!("this host cannot carry the plan's load; nothing was sent{each}");
         return Err(blocked(message, "--force runs the plan regardless"));
     }
-    settings.forced = found.iter().map(|check| format!("{} ({})", check.value, check.why)).collect();
+    settings.forced =
+        found.iter().map(|check| format!("{} ({})", check.value, check.why)).collect();
     Ok(settings)
 }
 
@@ -303,7 +304,17 @@ impl<'p> Live<'p> {
         run_dir.iter_mut().for_each(|dir| dir.begin(plan, running.started_at()));
         let (fold, progress) = (Fold::new(plan), Progress::new());
         let control = running.control();
-        Live { plan, fold, run_dir, page, progress, scraper, control, at: Nanos::ZERO, aborted: None }
+        Live {
+            plan,
+            fold,
+            run_dir,
+            page,
+            progress,
+            scraper,
+            control,
+            at: Nanos::ZERO,
+            aborted: None,
+        }
     }
 
     fn add(&mut self, second: Second) {
@@ -380,7 +391,9 @@ impl<'p> Live<'p> {
                 let that = &objective.that;
                 self.progress.end();
                 let value = judged.shown();
-                tell(&format!("stopping: the objective \"{that}\" does not hold after {after}: {value}"));
+                tell(&format!(
+                    "stopping: the objective \"{that}\" does not hold after {after}: {value}"
+                ));
                 self.aborted = Some(that.clone());
                 self.control.stop();
                 return;

@@ -1,8 +1,8 @@
 //! The progress line shown during a run.
 
 use crate::objectives::percent;
-use crate::tone::Tone;
 use crate::summary::per_second;
+use crate::tone::Tone;
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{Nanos, Snapshot};
 use plimsoll_plan::Plan;

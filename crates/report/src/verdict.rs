@@ -15,9 +15,9 @@
 mod connections;
 mod errors;
 mod lateness;
-mod wording;
 #[cfg(test)]
 mod tests;
+mod wording;
 
 use crate::objectives::percent;
 use crate::seconds::{ErrorTimes, FaultTimes, Seconds};
@@ -109,7 +109,12 @@ impl Case<'_> {
             (1, 1) => "the only request".into(),
             (n, all) if n == all => format!("all {} requests", grouped(all)),
             (n, all) => {
-                format!("{} of {} ({})", grouped(n), counted(all, "request"), percent(self.share(n)))
+                format!(
+                    "{} of {} ({})",
+                    grouped(n),
+                    counted(all, "request"),
+                    percent(self.share(n))
+                )
             }
         }
     }

@@ -34,9 +34,8 @@ impl Excerpts {
             .expected
             .get(spec as usize)
             .is_none_or(|expected| expected.iter().any(|range| range.contains(&status)));
-        let is_first = !is_expected
-            && self.noted.len() < NOTED_MAX
-            && !self.noted.contains(&(target, status));
+        let is_first =
+            !is_expected && self.noted.len() < NOTED_MAX && !self.noted.contains(&(target, status));
         if is_first {
             self.noted.push((target, status));
         }

@@ -6,7 +6,8 @@
 
 use super::excerpts::EXCERPT_MAX;
 use super::{
-    Answer, BodyBudget, Event, Excerpts, Failure, Outgoing, ReadResources, Started, Trace, Traced, Transport,
+    Answer, BodyBudget, Event, Excerpts, Failure, Outgoing, ReadResources, Started, Trace, Traced,
+    Transport,
 };
 use crate::arrival::Id;
 use crate::http1::{Length, Parser, Piece};
@@ -284,7 +285,8 @@ impl Http1 {
             if let Some((_, trace)) = &mut self.trace {
                 trace.response.extend(&resources.scratch[..n]);
             }
-            match self.feed(&resources.scratch[..n], &mut resources.budget, &mut resources.excerpts) {
+            match self.feed(&resources.scratch[..n], &mut resources.budget, &mut resources.excerpts)
+            {
                 Ok(Some(_)) if self.current.as_ref().is_some_and(|current| !current.sent) => {
                     let failure = Failure::fault(Fault::AnswerFirst);
                     return Some(self.fail(failure, resources));
@@ -371,8 +373,7 @@ impl Http1 {
             match self.parser.next(&mut input).map_err(Failure::fault)? {
                 Piece::Head => {
                     let head = self.parser.head();
-                    current.first =
-                        excerpts.is_first(current.target, current.spec, head.status);
+                    current.first = excerpts.is_first(current.target, current.spec, head.status);
                     if let Length::Known(len) = head.length
                         && current.body_max.is_some_and(|max| len > max)
                     {

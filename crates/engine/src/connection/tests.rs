@@ -45,7 +45,11 @@ fn pair_sampled(sampled: bool) -> Pair {
     let connection = Connection::new(socket, None, (0, 0), (1, sampled), Nanos::ZERO).unwrap();
     let (peer, _) = listener.accept().unwrap();
     let request = request("GET");
-    let resources = ReadResources { scratch: vec![0; 4096], budget: BodyBudget::new(50), excerpts: Excerpts::default() };
+    let resources = ReadResources {
+        scratch: vec![0; 4096],
+        budget: BodyBudget::new(50),
+        excerpts: Excerpts::default(),
+    };
     let mut pair = Pair { kernel, connection, resources, peer: Some(peer), request };
     assert_eq!(pair.connection.capacity(), 0, "not established yet");
     pair.until("Established");
@@ -335,7 +339,11 @@ enum Next {
 
 /// One exchange answered by segments, and another one according to `next`.
 fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<u64>) -> Reported {
-    let mut resources = ReadResources { scratch: vec![0; 4096], budget: BodyBudget::new(1 << 20), excerpts: Excerpts::default() };
+    let mut resources = ReadResources {
+        scratch: vec![0; 4096],
+        budget: BodyBudget::new(1 << 20),
+        excerpts: Excerpts::default(),
+    };
     let socket = Scripted { arrived: Default::default() };
     let mut connection = Connection::new(socket, None, (0, 0), (1, false), Nanos::ZERO).unwrap();
     let mut reported = Reported::default();
@@ -347,8 +355,17 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
     let start = |connection: &mut Connection<Scripted>, arrival, scratch: &mut [u8]| {
         let (values, trace) = (VALUES(), false);
         let (target, spec, split_by) = (0, 0, None);
-        let outgoing =
-            Outgoing { arrival, request, values, body_max, target, spec, last: false, split_by, trace };
+        let outgoing = Outgoing {
+            arrival,
+            request,
+            values,
+            body_max,
+            target,
+            spec,
+            last: false,
+            split_by,
+            trace,
+        };
         connection.start(outgoing, (&mut vec![], &mut vec![]), scratch)
     };
     start(&mut connection, 1, &mut resources.scratch);

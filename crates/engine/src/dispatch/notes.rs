@@ -5,7 +5,7 @@
 
 use super::Dispatcher;
 use crate::arrival::{Arrival, Id};
-use crate::connection::{Failure, EXCERPT_MAX};
+use crate::connection::{EXCERPT_MAX, Failure};
 use crate::judge::Cause;
 use crate::prepare::Shared;
 use crate::running::TraceRecord;

@@ -129,13 +129,15 @@ fn descriptors(facts: &Facts, demand: &Demand) -> Check {
         grouped(most),
         grouped(found.hard),
     );
-    let raise =
-        |to| format!("raise the hard limit: ulimit -Hn {to}, or LimitNOFILE={to} in a systemd unit");
+    let raise = |to| {
+        format!("raise the hard limit: ulimit -Hn {to}, or LimitNOFILE={to} in a systemd unit")
+    };
     let (status, why, fix) = if demand.descriptors > found.hard {
         let why = "each connection needs a file descriptor, and there are too few for this load";
         (Status::Blocks, why, format!("use fewer users, or {}", raise(demand.descriptors)))
     } else if most > found.hard {
-        let why = "each connection needs a file descriptor, so the connection limit cannot be reached";
+        let why =
+            "each connection needs a file descriptor, so the connection limit cannot be reached";
         (Status::Warning, why, format!("lower the connection limit, or {}", raise(most)))
     } else {
         return check(ID, Status::Ok, value);

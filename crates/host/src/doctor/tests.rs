@@ -74,7 +74,12 @@ fn a_good_host_has_nothing_to_change() {
 #[test]
 fn ports() {
     let id = "ephemeral_ports";
-    check(|_, _, _| {}, id, Status::Ok, &["2,000 needed for 10.0.0.1:80, 28,232 available (32768-60999)"]);
+    check(
+        |_, _, _| {},
+        id,
+        Status::Ok,
+        &["2,000 needed for 10.0.0.1:80, 28,232 available (32768-60999)"],
+    );
     // The background's test: 5,000 new connections per second, 60 s in TIME_WAIT.
     let reopen = |demand: &mut Demand| demand.destinations[0].opened = 5_000.0;
     check(
@@ -135,8 +140,18 @@ fn descriptors() {
             facts.descriptors = Some(Descriptors { soft: 64, hard, open: 5 });
         }
     };
-    check(limit(2_000), "descriptors", Status::Ok, &["20 needed in any case, 2,000 at the connection limit"]);
-    check(limit(1_999), "descriptors", Status::Warning, &["ulimit -Hn 2000", "lower the connection limit"]);
+    check(
+        limit(2_000),
+        "descriptors",
+        Status::Ok,
+        &["20 needed in any case, 2,000 at the connection limit"],
+    );
+    check(
+        limit(1_999),
+        "descriptors",
+        Status::Warning,
+        &["ulimit -Hn 2000", "lower the connection limit"],
+    );
     check(limit(19), "descriptors", Status::Blocks, &["too few for this load", "ulimit -Hn 20,"]);
 }
 
@@ -155,7 +170,12 @@ fn queues_and_tables() {
             facts.conntrack = Some((count, 4_000));
         }
     };
-    check(tracked(2_000), "conntrack", Status::Ok, &["up to 4,000 tracked connections, 4,000 allowed"]);
+    check(
+        tracked(2_000),
+        "conntrack",
+        Status::Ok,
+        &["up to 4,000 tracked connections, 4,000 allowed"],
+    );
     check(tracked(2_001), "conntrack", Status::Warning, &["nf_conntrack_max=6002"]);
     check(tracked(3_991), "conntrack", Status::Blocks, &["so they time out"]);
     check(

@@ -88,7 +88,11 @@ fn problems_have_hints() {
     check("success >= 99", "\"99\" has no unit; success is a share of the requests", "write 99%");
     check("success > 100%", "no share is above 100%", "write == 100%, or a lower bound");
     check("errors < 0", "nothing is below zero", "write == 0, or a higher bound");
-    check("errors < 101%", "\"101%\" is more than all; a share is at most 100%", "write it like 1%");
+    check(
+        "errors < 101%",
+        "\"101%\" is more than all; a share is at most 100%",
+        "write it like 1%",
+    );
     let error = Objective::parse("latency.p101 < 1s").unwrap_err().0;
     assert_eq!(error, "\"latency.p101\" is not a statistic of latency");
     assert!(Objective::parse("latency.p99 < 250").is_err());

@@ -40,10 +40,12 @@ pub(crate) fn of_plan(plan: &Plan, workers: usize) -> Demand {
 
 /// What a plan with the default limits asks for, if it sends to another host.
 pub(super) fn of_default_plan() -> anyhow::Result<Demand> {
-    const TEXT: &str = "users = 10\nduration = \"10s\"\n[[target]]\nrequest = \"GET http://host/\"\n";
+    const TEXT: &str =
+        "users = 10\nduration = \"10s\"\n[[target]]\nrequest = \"GET http://host/\"\n";
     let document = Document::new("default", TEXT);
     let plan = Plan::read(&document, &Variables::default(), Path::new("."));
-    let plan = plan.map_err(|problems| anyhow::anyhow!("{problems}")).context("the default plan")?;
+    let plan =
+        plan.map_err(|problems| anyhow::anyhow!("{problems}")).context("the default plan")?;
     let mut demand = of_plan(&plan, 0);
     demand.destinations.iter_mut().for_each(|to| to.name = "another host".into());
     Ok(demand)
@@ -88,7 +90,8 @@ fn open_rate(stream: &Stream) -> f64 {
 fn open_at_once(plan: &Plan, origin: &Origin) -> u64 {
     let goes_here = |stream: &&Stream| {
         let targets = &plan.targets[stream.targets.clone()];
-        let mut requests = targets.iter().flat_map(|target| &plan.requests[target.requests.clone()]);
+        let mut requests =
+            targets.iter().flat_map(|target| &plan.requests[target.requests.clone()]);
         requests.all(|request| request.url.origin() == *origin)
     };
     let users = plan.streams.iter().filter(goes_here).map(|stream| match &stream.load {

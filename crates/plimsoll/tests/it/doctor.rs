@@ -88,7 +88,9 @@ fn tune_prints_what_the_doctor_asks_for_and_changes_nothing() {
     let folder = Folder::new();
     let plan = folder.file(
         "plan.toml",
-        format!("rate = \"2000000/s\"\nduration = \"1s\"\nconnections = {{ reuse = false }}\n{TARGET}"),
+        format!(
+            "rate = \"2000000/s\"\nduration = \"1s\"\nconnections = {{ reuse = false }}\n{TARGET}"
+        ),
     );
     let doctor = plimsoll(&["doctor", &plan, "--no-calibration", "--format", "json"]);
     let asked = of(&checks(&doctor.stdout), "ephemeral_ports")["fix"].to_string();
@@ -98,7 +100,8 @@ fn tune_prints_what_the_doctor_asks_for_and_changes_nothing() {
     assert_eq!(done.stdout.contains(&format!("{range} = ")), asked.contains(range), "{done:?}");
     // Nothing that the load does not need.
     assert!(!done.stdout.contains("net.core.somaxconn = 65535"), "{}", done.stdout);
-    let few = folder.file("few.toml", format!("rate = 1\nduration = \"1s\"\nconnections.max = 2\n{TARGET}"));
+    let few = folder
+        .file("few.toml", format!("rate = 1\nduration = \"1s\"\nconnections.max = 2\n{TARGET}"));
     let done = plimsoll(&["tune", &few]);
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
     assert!(done.stderr.contains("nothing needs changing for"), "{}", done.stderr);

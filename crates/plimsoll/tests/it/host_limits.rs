@@ -47,7 +47,10 @@ fn exhausted_ports_invalidate_the_run() {
     ));
     // 100 users keep more connections open than there are ports: certain before anything is sent.
     let refused = std::fs::read_to_string(folder.path().join("refused")).unwrap();
-    assert!(refused.contains("nothing was sent") && refused.contains("each needs a port"), "{refused}");
+    assert!(
+        refused.contains("nothing was sent") && refused.contains("each needs a port"),
+        "{refused}"
+    );
     let result = RunResult::of(done);
     assert!(result.errors("port_exhausted") >= 50, "{}", result.summary["errors"]);
     assert_eq!(
@@ -83,7 +86,11 @@ fn exhausted_descriptors_invalidate_the_run() {
     assert_eq!(refused.code, 98);
     let fix = "fix: use fewer users, or raise the hard limit: ulimit -Hn 12";
     assert!(refused.stderr.contains(fix), "{}", refused.stderr);
-    assert!(refused.stderr.contains("hint: --force runs the plan regardless"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("hint: --force runs the plan regardless"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(server.received().len(), 0, "nothing was sent");
 
     let result = RunResult::of(run("--force"));

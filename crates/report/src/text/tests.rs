@@ -77,7 +77,8 @@ fn full() -> Summary {
     (total.connections.peak, total.connections.opened) = (12, 312);
     total.host.rss_peak_bytes = 23 << 20;
     let text = "unexpected end of the answer after 120 of 4,096 bytes: Connection reset by peer";
-    let note = Note { class: ErrorClass::Reset, target: "boba".into(), status: None, text: text.into() };
+    let note =
+        Note { class: ErrorClass::Reset, target: "boba".into(), status: None, text: text.into() };
     let mut objective = Objective::parse("latency.p99 < 10ms").unwrap();
     objective.narrowed = [("part".to_string(), "block numbers".to_string())].into();
     let instances = (1..=5).map(|n| process(&format!("gw-{n}"), "instances", 290));
@@ -385,7 +386,12 @@ fn statuses_are_shown_if_informative() {
     summary.total.status.count(503);
     summary.facts.notes = vec![note(503, "status 503"), note(302, "status 302, body \"moved\"")];
     let text = summary.to_text(None, usize::MAX, false);
-    assert!(text.contains("  302                          1      50 %  status 302, body \"moved\" (boba)"), "{text}");
+    assert!(
+        text.contains(
+            "  302                          1      50 %  status 302, body \"moved\" (boba)"
+        ),
+        "{text}"
+    );
 }
 
 #[test]

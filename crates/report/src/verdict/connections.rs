@@ -366,7 +366,11 @@ impl OriginRule {
                 };
                 (FindingId::TargetSaturated, Side::Target, fix.into())
             }
-            _ => (FindingId::ConnectionsCapped, Side::Generator, case.advise(&worst.fix(held_up.demand))),
+            _ => (
+                FindingId::ConnectionsCapped,
+                Side::Generator,
+                case.advise(&worst.fix(held_up.demand)),
+            ),
         };
         Found { id, severity, side, evidence, fix, seconds: held_up.seconds, share }
     }

@@ -411,7 +411,9 @@ pub(super) fn redirects_not_followed(case: &Case<'_>) -> Option<Found> {
     };
     let statuses = case.total.status.iter();
     let redirects: Vec<(u16, u64)> = statuses
-        .filter(|(status, _)| matches!(status, 301 | 302 | 303 | 307 | 308) && !is_expected(*status))
+        .filter(|(status, _)| {
+            matches!(status, 301 | 302 | 303 | 307 | 308) && !is_expected(*status)
+        })
         .collect();
     if case.plan.redirects > 0 || redirects.is_empty() {
         return None;

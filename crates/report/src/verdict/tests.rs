@@ -181,8 +181,7 @@ fn the_fix_of_lateness_depends_on_how_busy_the_workers_were() {
         find(&verdict, Id::LagHigh).fix.clone()
     };
     assert_eq!(fix(900), "use more workers (--workers 2) or lower the rate");
-    let host =
-        "the host gave the generator too little CPU time; stop other programs on it or use another \
+    let host = "the host gave the generator too little CPU time; stop other programs on it or use another \
          host, and run again";
     assert_eq!(fix(300), host);
 }
@@ -265,9 +264,8 @@ fn failures_in_the_generator() {
         let verdict = verdict_of(|filled| filled.failed(0, 1, class, millis(1)));
         check(&verdict, findings, Some(Side::Generator));
         let not_held = find(&verdict, Id::PlanNotHeld);
-        let evidence = format!(
-            "3 of 1,003 requests (0.3 %) failed because of the load generator: 3 {class}"
-        );
+        let evidence =
+            format!("3 of 1,003 requests (0.3 %) failed because of the load generator: 3 {class}");
         assert_eq!((&not_held.evidence, seconds(not_held)), (&evidence, (2.0, 5.0)));
     }
     // One failure in ten thousand is a warning.
@@ -322,10 +320,18 @@ fn closed_keep_alive_connections_and_silent_handshakes_are_not_crashes() {
     ];
     check(&verdict, &findings, Some(Side::Target));
     let [stale, handshake, reset] = verdict.findings.as_slice() else { panic!("three") };
-    assert!(stale.evidence.starts_with("12 of 1,021 requests (1.2 %) failed because the target closed a"), "{stale:?}");
+    assert!(
+        stale
+            .evidence
+            .starts_with("12 of 1,021 requests (1.2 %) failed because the target closed a"),
+        "{stale:?}"
+    );
     assert!(stale.fix.contains("keep-alive timeout"), "{stale:?}");
     assert!(handshake.evidence.contains("did not answer the TLS handshake"), "{handshake:?}");
-    assert!(reset.evidence.starts_with("3 of 1,021 requests (0.3 %) failed because the target reset"), "{reset:?}");
+    assert!(
+        reset.evidence.starts_with("3 of 1,021 requests (0.3 %) failed because the target reset"),
+        "{reset:?}"
+    );
 }
 
 #[test]

@@ -174,7 +174,11 @@ impl Session {
         };
         Session {
             connection: connection.unwrap(),
-            resources: ReadResources { scratch: vec![0; 8192], budget: BodyBudget::new(1 << 30), excerpts: Excerpts::default() },
+            resources: ReadResources {
+                scratch: vec![0; 8192],
+                budget: BodyBudget::new(1 << 30),
+                excerpts: Excerpts::default(),
+            },
             request: Request::compile(&spec, 0, false),
             server: config.map(|config| ServerConnection::new(Arc::new(config)).unwrap()),
             heard: Vec::new(),
