@@ -67,6 +67,9 @@ impl<S: System> Dispatcher<S> {
             (None, None) if failure.class == ErrorClass::BodyTooLarge => {
                 body_too_large(self.shared.plan.body_max, failure.body_len)
             }
+            (None, None) if failure.class == ErrorClass::ClosedEarly => {
+                "the target closed the connection before its answer was complete".into()
+            }
             (None, None) => failure.class.to_string(),
         };
         self.notebook.note(&self.shared, &self.arrivals[id], (failure.class, None), text);
