@@ -97,13 +97,18 @@ fn tune_prints_what_the_doctor_asks_for_and_changes_nothing() {
     let done = plimsoll(&["tune", &plan]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     let range = "net.ipv4.ip_local_port_range";
-    assert_eq!(done.stdout.contains(&format!("{range} = ")), asked.contains(range), "{done:?}");
+    assert_eq!(
+        done.stdout.contains(&format!("{range} = ")),
+        asked.contains(range),
+        "{}",
+        done.stdout
+    );
     // Nothing that the load does not need.
     assert!(!done.stdout.contains("net.core.somaxconn = 65535"), "{}", done.stdout);
     let few = folder
         .file("few.toml", format!("rate = 1\nduration = \"1s\"\nconnections.max = 2\n{TARGET}"));
     let done = plimsoll(&["tune", &few]);
-    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{}", done.stderr);
     assert!(done.stderr.contains("nothing needs changing for"), "{}", done.stderr);
     assert_eq!(before, std::fs::read_to_string(setting).unwrap());
 }
