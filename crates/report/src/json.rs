@@ -85,7 +85,6 @@ struct Times {
 struct NoteFile<'a> {
     class: &'static str,
     target: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     text: &'a str,
 }

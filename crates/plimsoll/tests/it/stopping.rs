@@ -36,8 +36,10 @@ fn the_first_interrupt_drains_and_keeps_the_results() {
     assert_eq!(result.done.code, 130);
     assert_eq!((result.errors("aborted"), result.summary["cut_short"].as_bool()), (0, Some(true)));
     assert_eq!(result.summary["stopped_by"], "Ctrl-C");
-    let finding = result.summary["verdict"]["findings"][0]["evidence"].as_str().unwrap();
-    assert!(finding.starts_with("the run was stopped after") && finding.ends_with("by Ctrl-C"));
+    let findings = result.summary["verdict"]["findings"].as_array().unwrap();
+    let cut_short = findings.iter().find(|finding| finding["id"] == "cut_short").unwrap();
+    let evidence = cut_short["evidence"].as_str().unwrap();
+    assert!(evidence.starts_with("the run was stopped after ") && evidence.ends_with(" by Ctrl-C"));
     assert!(result.count("/requests/ok") >= 30);
     assert_eq!(result.count("/requests/scheduled") as usize, server.received().len());
     let kept = std::fs::read_to_string(folder.path().join("out/summary.json")).unwrap();

@@ -245,7 +245,8 @@ const ROWS: [Row; 16] = {
             id: FindingId::TargetErrors,
             of: Counted::Fault(Fault::TooManyOrigins),
             side: Side::Target,
-            text: "{n} were redirected to one origin too many: targets and redirects span more than 256",
+            text: "{n} were redirected to one origin too many: targets and redirects span \
+                   more than 256 origins",
             fix: "lower {redirects}, or send to the hosts that the redirects lead to",
         },
         Row {
