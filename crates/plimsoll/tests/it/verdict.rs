@@ -46,7 +46,7 @@ fn a_connection_limit_that_is_too_low_is_reported_with_any_timeout() {
             (&capped["severity"], &capped["side"]),
             (&"invalid".into(), &"generator".into())
         );
-        let limit = capped["fix"].as_str().unwrap().strip_prefix("raise --connections to ");
+        let limit = capped["fix"].as_str().unwrap().strip_prefix("raise connections.max to ");
         let limit: u64 = limit.unwrap().parse().unwrap();
         assert!((11..=40).contains(&limit), "{capped}");
         assert!(!findings(&result).iter().any(|(id, _)| id.starts_with("target_")), "{capped}");
