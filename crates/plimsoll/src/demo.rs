@@ -104,7 +104,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let finished = run_plan(&plan, default_settings(), Some(run_dir), None, &interrupts)?;
     put(&finished.text())?;
     let code = finished.exit_code(interrupts.first().is_some());
-    if args.keep && !interrupts.first().is_some() {
+    if args.keep && interrupts.first().is_none() {
         drop(interrupts);
         tell(&how_to_call(&folder, &instances, &edge));
         wait_for_stop()?;
