@@ -238,7 +238,7 @@ fn a_quarter_million_waiting_arrivals_end_at_once() {
     let mut child = start(&args);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     server.wait_for(50);
-    for words in ["waiting for requests in flight", "stopping now"] {
+    for words in ["waiting for the answers", "stopping now"] {
         interrupt(&child);
         let mut line = String::new();
         while !line.contains(words) {
