@@ -1,7 +1,7 @@
 //! Limits that a control group sets on this process, in cgroup v1 and v2.
 
-use crate::Source;
-use plimsoll_measure::Nanos;
+use crate::{Source, parse};
+use plimsoll_measure::Throttled;
 
 /// Limits and their use. `None`: no limit, or unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -14,15 +14,6 @@ pub struct Cgroup {
     pub memory_used: Option<u64>,
     /// Periods in which the group was out of CPU time, and how long it waited.
     pub throttled: Throttled,
-}
-
-/// How often and how long a group was out of CPU time, since it was created.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Throttled {
-    /// Periods with a wait.
-    pub periods: u64,
-    /// Time waited, over all CPUs.
-    pub time: Nanos,
 }
 
 /// Larger limits are "no limit" in cgroup v1.
@@ -73,14 +64,7 @@ impl Cgroup {
 
     fn read_throttled(&mut self, source: &Source, folder: &str) {
         let Some(text) = source.text(&format!("{folder}/cpu.stat")) else { return };
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.and_then(|value| value.trim().parse::<u64>().ok())
-        };
-        // Microseconds in v2, nanoseconds in v1.
-        let time = value("throttled_usec").map(|us| us * 1_000).or(value("throttled_time"));
-        self.throttled.periods += value("nr_throttled").unwrap_or(0);
-        self.throttled.time += Nanos(time.unwrap_or(0));
+        self.throttled.add(&parse::throttled(&text));
     }
 
     fn read_memory(&mut self, source: &Source, folder: &str) {
@@ -156,6 +140,7 @@ impl Folders {
 mod tests {
     use super::*;
     use crate::fixture::Fixture;
+    use plimsoll_measure::Nanos;
 
     #[test]
     fn v2_limits_of_the_tightest_group() {

@@ -14,12 +14,13 @@ mod facts;
 #[cfg(test)]
 mod fixture;
 mod observe;
+mod parse;
 mod source;
 mod threads;
 pub mod tune;
 
-pub use cgroup::{Cgroup, Throttled};
-pub use facts::{CpuTimes, Descriptors, Facts, Ports, Sockets, TwReuse, WakeUp};
+pub use cgroup::Cgroup;
+pub use facts::{Descriptors, Facts, Ports, TwReuse, WakeUp};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
 pub use observe::observe;
@@ -38,6 +39,7 @@ pub fn usage() -> HostSample {
         cpu: user + span(usage.system_time()),
         user,
         rss_peak_bytes: status_bytes("VmHWM:"),
+        ..HostSample::default()
     }
 }
 

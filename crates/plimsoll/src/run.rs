@@ -168,7 +168,6 @@ pub(crate) fn default_settings() -> Settings {
         workers: 0,
         spin: Spin::Adaptive,
         trace: 0,
-        usage: plimsoll_host::usage,
         force: false,
         forced: Vec::new(),
     }
@@ -242,7 +241,14 @@ pub(crate) fn run_plan(
         .forced()
         .iter()
         .for_each(|what| tell(&format!("warning: started with --force: {what}")));
-    let mut running = prepared.start(LEAD);
+    let mut used = plimsoll_host::usage();
+    let probe = move || {
+        let now = plimsoll_host::usage();
+        let second = now.clone().since(&used);
+        used = now;
+        second
+    };
+    let mut running = prepared.start(LEAD, Box::new(probe));
     interrupts.stop_run(running.control());
     let mut live = Live::new(plan, run_dir, page, scraper, &running);
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {

@@ -57,6 +57,7 @@ impl RunDir {
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             origins: plan.origin_names(),
             scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
+            unread: Vec::new(),
         };
         let opened = File::create_new(self.path.join("snapshots.jsonl"));
         let written = opened.and_then(|mut file| {

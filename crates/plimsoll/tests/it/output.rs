@@ -25,7 +25,7 @@ fn the_snapshots_add_up_to_the_summary() {
     let args = ["run", &plan, "--out", out.to_str().unwrap(), "--format", "json", "--workers", "2"];
     let result = RunResult::of(plimsoll(&args));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
-    let (_, snapshots) = wire::read(&text).unwrap();
+    let snapshots = wire::read(&text).unwrap().snapshots;
     assert!(snapshots.len() >= 3, "one a second");
     let mut sum = snapshots[0].blank();
     snapshots.iter().for_each(|snapshot| sum.append(snapshot));
