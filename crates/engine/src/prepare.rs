@@ -13,6 +13,7 @@ use plimsoll_measure::{Clock, Snapshot, WallClock};
 use plimsoll_plan::{Load, Origin, Plan, RequestSpec, SHARDS, Schedules, Scheme, Shards};
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::mpsc::{Receiver, Sender};
@@ -134,6 +135,7 @@ pub struct Prepared {
     emptied: Vec<Sender<Snapshot>>,
     gates: Vec<Sender<Clock>>,
     threads: Vec<JoinHandle<()>>,
+    destinations: Vec<SocketAddr>,
     forced: Vec<String>,
 }
 
@@ -207,6 +209,7 @@ impl Prepared {
             emptied: spawned.emptied,
             gates: spawned.gates,
             threads: spawned.handles,
+            destinations: names.into_iter().flatten().flatten().collect(),
             forced,
         })
     }
@@ -214,6 +217,11 @@ impl Prepared {
     /// Number of worker threads.
     pub fn workers(&self) -> usize {
         self.threads.len()
+    }
+
+    /// The addresses of the plan's origins, as resolved now.
+    pub fn destinations(&self) -> &[SocketAddr] {
+        &self.destinations
     }
 
     /// The problems that were overridden by [`Settings::force`].
@@ -299,7 +307,7 @@ fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartEr
     }
 }
 
-type Addresses = Result<Vec<std::net::SocketAddr>, String>;
+type Addresses = Result<Vec<SocketAddr>, String>;
 
 fn resolve_all(
     origins: &[Origin],

@@ -19,6 +19,9 @@ pub struct Cgroup {
 /// Larger limits are "no limit" in cgroup v1.
 const UNLIMITED: u64 = 1 << 60;
 
+/// Groups below the root that are read; deeper ones are ignored.
+const DEPTH_MAX: usize = 32;
+
 impl Cgroup {
     /// The limits of this process's group. The tightest one applies, so groups are read up to the
     /// root of what is visible.
@@ -27,19 +30,11 @@ impl Cgroup {
         for folder in Folders::of(source, "cpu").up() {
             found.read_cpu(source, &folder);
         }
-        for folder in Folders::of(source, "memory").up() {
-            found.read_memory(source, &folder);
+        if let Some(memory) = memory(source) {
+            found.memory_max = Some(memory.max);
+            found.memory_used = source.number(&memory.used_path);
         }
         found
-    }
-
-    /// Only how often the group was throttled: read every second of a run.
-    pub fn throttled(source: &Source) -> Throttled {
-        let mut found = Cgroup::default();
-        for folder in Folders::of(source, "cpu").up() {
-            found.read_throttled(source, &folder);
-        }
-        found.throttled
     }
 
     fn read_cpu(&mut self, source: &Source, folder: &str) {
@@ -66,17 +61,34 @@ impl Cgroup {
         let Some(text) = source.text(&format!("{folder}/cpu.stat")) else { return };
         self.throttled.add(&parse::throttled(&text));
     }
+}
 
-    fn read_memory(&mut self, source: &Source, folder: &str) {
+/// Where the groups' CPU accounts are: that of this process's group first.
+pub(crate) fn cpu_stats(source: &Source) -> Vec<String> {
+    let folders = Folders::of(source, "cpu").up();
+    folders.iter().map(|folder| format!("{folder}/cpu.stat")).collect()
+}
+
+/// The tightest limit of memory.
+pub(crate) struct Memory {
+    /// The limit, in bytes.
+    pub(crate) max: u64,
+    /// The file with the memory that the limited group uses.
+    pub(crate) used_path: String,
+}
+
+/// The tightest limit of memory; `None` without one.
+pub(crate) fn memory(source: &Source) -> Option<Memory> {
+    let folders = Folders::of(source, "memory").up();
+    let limits = folders.iter().filter_map(|folder| {
         let number = |name: &str| source.number(&format!("{folder}/{name}"));
-        let max = number("memory.max").or_else(|| number("memory.limit_in_bytes"));
-        let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"));
-        if let Some(max) = max.filter(|max| *max < UNLIMITED)
-            && self.memory_max.is_none_or(|tighter| max < tighter)
-        {
-            (self.memory_max, self.memory_used) = (Some(max), used);
-        }
-    }
+        let (max, used) = match number("memory.max") {
+            Some(max) => (max, "memory.current"),
+            None => (number("memory.limit_in_bytes")?, "memory.usage_in_bytes"),
+        };
+        (max < UNLIMITED).then(|| Memory { max, used_path: format!("{folder}/{used}") })
+    });
+    limits.min_by_key(|memory| memory.max)
 }
 
 /// The group of this process in one hierarchy.
@@ -128,7 +140,7 @@ impl Folders {
             return Vec::new();
         }
         let mut all = vec![self.mount.clone()];
-        for part in self.path.split('/').filter(|part| !part.is_empty()) {
+        for part in self.path.split('/').filter(|part| !part.is_empty()).take(DEPTH_MAX) {
             all.push(format!("{}/{part}", all[all.len() - 1]));
         }
         all.reverse();

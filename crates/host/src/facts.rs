@@ -118,7 +118,7 @@ impl Facts {
 }
 
 impl Ports {
-    fn read(source: &Source) -> Option<Ports> {
+    pub(crate) fn read(source: &Source) -> Option<Ports> {
         let range = source.numbers("/proc/sys/net/ipv4/ip_local_port_range")?;
         let (first, last) = (*range.first()?, *range.get(1)?);
         let text = source.text("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
@@ -136,6 +136,9 @@ impl Ports {
 fn sockets(source: &Source) -> Option<Sockets> {
     let mut found = parse::sockets(&source.text("/proc/net/sockstat")?);
     found.in_use += source.text("/proc/net/sockstat6").map_or(0, |v6| parse::sockets_v6(&v6));
+    let snmp = source.text("/proc/net/snmp").unwrap_or_default();
+    let established = parse::counters(&snmp, "Tcp:").find(|(name, _)| *name == "CurrEstab");
+    found.established = established.map_or(0, |(_, number)| number);
     Some(found)
 }
 
@@ -212,6 +215,7 @@ mod tests {
                 "sockets: used 18\nTCP: inuse 3 orphan 0 tw 54 alloc 81 mem 83\n",
             ),
             ("proc/net/sockstat6", "TCP6: inuse 2\n"),
+            ("proc/net/snmp", "Tcp: CurrEstab\nTcp: 4\n"),
             ("proc/meminfo", "MemTotal: 8 kB\nMemAvailable:    2048 kB\n"),
             ("proc/stat", "cpu  10 1 2 30 4 0 5 6 9 9\ncpu0 1 2\n"),
             ("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n"),
@@ -224,7 +228,7 @@ mod tests {
         assert_eq!((facts.tcp_pages, facts.somaxconn), (Some((20, 30)), Some(4096)));
         assert_eq!(
             facts.sockets,
-            Some(Sockets { in_use: 5, time_wait: 54, orphans: 0, pages: 83 })
+            Some(Sockets { in_use: 5, established: 4, time_wait: 54, orphans: 0, pages: 83 })
         );
         assert_eq!(facts.conntrack, Some((7, 65_536)));
         assert_eq!(facts.memory_available, Some(2 << 20));

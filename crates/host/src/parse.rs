@@ -1,7 +1,6 @@
 //! Formats of files in `/proc`: pure functions of their text, which do not allocate.
 
-use plimsoll_measure::Nanos;
-use plimsoll_measure::{CpuTimes, Sockets, Throttled};
+use plimsoll_measure::{CpuTimes, Nanos, Sockets, Softnet, Throttled};
 
 /// The first line of `/proc/stat`; `None` if there is none.
 pub(crate) fn cpu_times(stat: &str) -> Option<CpuTimes> {
@@ -17,11 +16,13 @@ pub(crate) fn cpu_times(stat: &str) -> Option<CpuTimes> {
     })
 }
 
-/// The kernel's own counts in `/proc/net/sockstat`, which take no walk over all sockets.
+/// The kernel's own counts in `/proc/net/sockstat`, which take no walk over all sockets. Those
+/// established are in `/proc/net/snmp`.
 pub(crate) fn sockets(sockstat: &str) -> Sockets {
     let value = |name| in_line(sockstat, "TCP:", name);
     Sockets {
         in_use: value("inuse"),
+        established: 0,
         time_wait: value("tw"),
         orphans: value("orphan"),
         pages: value("mem"),
@@ -63,15 +64,15 @@ pub(crate) fn numbers(text: &str) -> impl Iterator<Item = u64> + '_ {
 }
 
 /// Dropped and squeezed packets in `/proc/net/softnet_stat`: a line of hexadecimal columns per CPU.
-pub(crate) fn softnet(softnet_stat: &str) -> (u64, u64) {
-    let mut sum = (0, 0);
+pub(crate) fn softnet(softnet_stat: &str) -> Softnet {
+    let mut sum = Softnet::default();
     for line in softnet_stat.lines() {
         let mut columns = line
             .split_ascii_whitespace()
             .skip(1)
             .map_while(|word| u64::from_str_radix(word, 16).ok());
-        sum.0 += columns.next().unwrap_or(0);
-        sum.1 += columns.next().unwrap_or(0);
+        sum.dropped += columns.next().unwrap_or(0);
+        sum.squeezed += columns.next().unwrap_or(0);
     }
     sum
 }
@@ -114,6 +115,6 @@ mod tests {
     #[test]
     fn packets_are_summed_over_cpus() {
         let text = "0000000a 00000001 0000000f 00000000\n0000000b 00000010 00000001\nnot hex\n";
-        assert_eq!(softnet(text), (17, 16));
+        assert_eq!(softnet(text), Softnet { dropped: 17, squeezed: 16 });
     }
 }

@@ -67,27 +67,26 @@ impl HostSample {
         self.sampling += next.sampling;
     }
 
-    /// What was counted between two readings whose counts cover the time since the start.
-    pub fn since(mut self, earlier: &HostSample) -> HostSample {
-        self.cpu = self.cpu - earlier.cpu;
-        self.user = self.user - earlier.user;
-        self.sampling = self.sampling - earlier.sampling;
-        for (own, earlier) in self.workers.iter_mut().zip(&earlier.workers) {
+    /// What was counted between two readings whose counts cover the time since the start. Levels are
+    /// those of this reading; counts that an earlier one lacks are unknown.
+    pub fn since(&self, earlier: &HostSample) -> HostSample {
+        let mut since = self.clone();
+        since.cpu = self.cpu - earlier.cpu;
+        since.user = self.user - earlier.user;
+        for (own, earlier) in since.workers.iter_mut().zip(&earlier.workers) {
             *own = own.since(earlier);
         }
-        self.cpus = difference(self.cpus, earlier.cpus.as_ref(), |now, then| now.since(*then));
-        self.softnet =
-            difference(self.softnet, earlier.softnet.as_ref(), |now, then| now.since(*then));
-        self.throttled =
-            difference(self.throttled, earlier.throttled.as_ref(), |now, then| now.since(*then));
-        self.tcp = difference(self.tcp, earlier.tcp.as_ref(), |now, then| now.since(then));
-        self
+        since.cpus = difference(&self.cpus, &earlier.cpus, |now, then| now.since(*then));
+        since.softnet = difference(&self.softnet, &earlier.softnet, Softnet::since);
+        since.throttled = difference(&self.throttled, &earlier.throttled, Throttled::since);
+        since.tcp = difference(&self.tcp, &earlier.tcp, Tally::since);
+        since
     }
 }
 
 /// The difference of two readings; `None` if one is unknown.
-fn difference<T>(now: Option<T>, earlier: Option<&T>, since: impl FnOnce(T, &T) -> T) -> Option<T> {
-    Some(since(now?, earlier?))
+fn difference<T>(now: &Option<T>, then: &Option<T>, since: impl Fn(&T, &T) -> T) -> Option<T> {
+    Some(since(now.as_ref()?, then.as_ref()?))
 }
 
 /// Combines two values of which either may be unknown.
@@ -178,7 +177,7 @@ pub struct Softnet {
 }
 
 impl Softnet {
-    fn since(self, earlier: Softnet) -> Softnet {
+    fn since(&self, earlier: &Softnet) -> Softnet {
         Softnet {
             dropped: self.dropped.saturating_sub(earlier.dropped),
             squeezed: self.squeezed.saturating_sub(earlier.squeezed),
@@ -196,6 +195,8 @@ impl Softnet {
 pub struct Sockets {
     /// Bound or connected.
     pub in_use: u64,
+    /// Established, also if the peer has closed its side.
+    pub established: u64,
     /// In TIME_WAIT.
     pub time_wait: u64,
     /// Closed by their process, but not yet by both sides.
@@ -207,6 +208,7 @@ pub struct Sockets {
 impl Sockets {
     fn raise(&mut self, next: &Sockets) {
         self.in_use = self.in_use.max(next.in_use);
+        self.established = self.established.max(next.established);
         self.time_wait = self.time_wait.max(next.time_wait);
         self.orphans = self.orphans.max(next.orphans);
         self.pages = self.pages.max(next.pages);
@@ -246,7 +248,7 @@ pub struct Throttled {
 }
 
 impl Throttled {
-    fn since(self, earlier: Throttled) -> Throttled {
+    fn since(&self, earlier: &Throttled) -> Throttled {
         Throttled {
             periods: self.periods.saturating_sub(earlier.periods),
             time: self.time - earlier.time,
@@ -344,7 +346,13 @@ mod tests {
         let second = |n: u64| HostSample {
             cpu: Nanos(n),
             workers: vec![ThreadTime { cpu: Nanos(n), run_delay: Nanos(1), preempted: n }],
-            sockets: Some(Sockets { in_use: 10 - n, time_wait: n, orphans: 0, pages: n }),
+            sockets: Some(Sockets {
+                in_use: 10 - n,
+                established: n,
+                time_wait: n,
+                orphans: 0,
+                pages: n,
+            }),
             descriptors: Some(Usage { used: n, limit: 10 }),
             throttled: Some(Throttled { periods: n, time: Nanos(n) }),
             ..HostSample::default()
@@ -354,7 +362,13 @@ mod tests {
         let expected = HostSample {
             cpu: Nanos(6),
             workers: vec![ThreadTime { cpu: Nanos(6), run_delay: Nanos(3), preempted: 6 }],
-            sockets: Some(Sockets { in_use: 9, time_wait: 3, orphans: 0, pages: 3 }),
+            sockets: Some(Sockets {
+                in_use: 9,
+                established: 3,
+                time_wait: 3,
+                orphans: 0,
+                pages: 3,
+            }),
             descriptors: Some(Usage { used: 3, limit: 10 }),
             throttled: Some(Throttled { periods: 6, time: Nanos(6) }),
             ..HostSample::default()

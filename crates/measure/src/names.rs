@@ -222,10 +222,10 @@ impl<C: Listed> Tally<C> {
     }
 
     /// The counts since an earlier reading of the same counters.
-    pub fn since(mut self, earlier: &Tally<C>) -> Tally<C> {
-        let pairs = self.counts.iter_mut().zip(&earlier.counts);
-        pairs.for_each(|(own, earlier)| *own = own.saturating_sub(*earlier));
-        self
+    pub fn since(&self, earlier: &Tally<C>) -> Tally<C> {
+        let pairs = self.counts.iter().zip(&earlier.counts);
+        let counts = pairs.map(|(own, earlier)| own.saturating_sub(*earlier)).collect();
+        Tally { counts, list: PhantomData }
     }
 
     /// Sets a member's count.

@@ -241,14 +241,9 @@ pub(crate) fn run_plan(
         .forced()
         .iter()
         .for_each(|what| tell(&format!("warning: started with --force: {what}")));
-    let mut used = plimsoll_host::usage();
-    let probe = move || {
-        let now = plimsoll_host::usage();
-        let second = now.clone().since(&used);
-        used = now;
-        second
-    };
-    let mut running = prepared.start(LEAD, Box::new(probe));
+    let mut sampler = Sampler::new(&Source::host(), prepared.destinations());
+    let unread = sampler.unread().to_vec();
+    let mut running = prepared.start(LEAD, Box::new(move || sampler.sample()));
     interrupts.stop_run(running.control());
     let mut live = Live::new(plan, run_dir, page, scraper, &running);
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {

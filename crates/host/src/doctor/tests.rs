@@ -11,7 +11,7 @@ fn facts() -> Facts {
         tw_max: Some(131_072),
         somaxconn: Some(4_096),
         syn_backlog: Some(2_048),
-        sockets: Some(Sockets { in_use: 10, time_wait: 5, orphans: 0, pages: 100 }),
+        sockets: Some(Sockets { in_use: 10, established: 1, time_wait: 5, orphans: 0, pages: 100 }),
         tcp_pages: Some((383_867, 575_796)),
         descriptors: Some(Descriptors { soft: 1_024, hard: 1_048_576, open: 10 }),
         conntrack: None,

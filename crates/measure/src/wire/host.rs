@@ -64,6 +64,7 @@ struct SoftnetLine {
 #[derive(Serialize, Deserialize)]
 struct SocketsLine {
     in_use: u64,
+    established: u64,
     time_wait: u64,
     orphans: u64,
     pages: u64,
@@ -107,9 +108,15 @@ impl HostLine {
             softnet: sample
                 .softnet
                 .map(|Softnet { dropped, squeezed }| SoftnetLine { dropped, squeezed }),
-            sockets: sample.sockets.map(|Sockets { in_use, time_wait, orphans, pages }| {
-                SocketsLine { in_use, time_wait, orphans, pages }
-            }),
+            sockets: sample.sockets.map(
+                |Sockets { in_use, established, time_wait, orphans, pages }| SocketsLine {
+                    in_use,
+                    established,
+                    time_wait,
+                    orphans,
+                    pages,
+                },
+            ),
             ports: sample.ports,
             descriptors: usage(sample.descriptors),
             conntrack: usage(sample.conntrack),
@@ -142,9 +149,15 @@ impl HostLine {
             softnet: self
                 .softnet
                 .map(|SoftnetLine { dropped, squeezed }| Softnet { dropped, squeezed }),
-            sockets: self.sockets.map(|SocketsLine { in_use, time_wait, orphans, pages }| {
-                Sockets { in_use, time_wait, orphans, pages }
-            }),
+            sockets: self.sockets.map(
+                |SocketsLine { in_use, established, time_wait, orphans, pages }| Sockets {
+                    in_use,
+                    established,
+                    time_wait,
+                    orphans,
+                    pages,
+                },
+            ),
             ports: self.ports,
             descriptors: usage(self.descriptors),
             conntrack: usage(self.conntrack),

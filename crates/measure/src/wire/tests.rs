@@ -72,7 +72,7 @@ fn host_sample(seed: u64) -> HostSample {
         workers: vec![ThreadTime { cpu: Nanos(3), run_delay: Nanos(seed), preempted: 1 }; 2],
         cpus: Some(CpuTimes { total: 200, idle: 100, steal: seed, softirq: 3 }),
         softnet: Some(Softnet { dropped: seed, squeezed: 2 }),
-        sockets: Some(Sockets { in_use: 1, time_wait: seed, orphans: 3, pages: 4 }),
+        sockets: Some(Sockets { in_use: 1, established: 2, time_wait: seed, orphans: 3, pages: 4 }),
         ports: Some(28_232),
         descriptors: Some(used),
         conntrack: Some(used),
