@@ -10,6 +10,8 @@ use plimsoll_measure::{CpuTimes, Nanos, Sockets};
 /// What is known of a host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
+    /// The kernel's release: `6.12.0`.
+    pub kernel: Option<String>,
     /// Ports that the kernel gives to outgoing connections.
     pub ports: Option<Ports>,
     /// Whether a port in TIME_WAIT may be used again after a second: `net.ipv4.tcp_tw_reuse`.
@@ -87,6 +89,7 @@ impl Facts {
     pub fn read(source: &Source) -> Facts {
         let ipv4 = |name: &str| source.number(&format!("/proc/sys/net/ipv4/{name}"));
         Facts {
+            kernel: line(source, "/proc/sys/kernel/osrelease"),
             ports: Ports::read(source),
             tw_reuse: ipv4("tcp_tw_reuse").map(|value| match value {
                 0 => TwReuse::Never,
@@ -108,10 +111,10 @@ impl Facts {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             cgroup: Cgroup::read(source),
             memory_available: memory_available(source),
-            clock_source: source
-                .text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
-                .map(|name| name.trim().to_string())
-                .filter(|name| !name.is_empty()),
+            clock_source: line(
+                source,
+                "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+            ),
             time_synchronised: time_synchronised(source),
         }
     }
@@ -154,6 +157,12 @@ impl Descriptors {
         let open = source.count("/proc/self/fd").unwrap_or(0).saturating_sub(1);
         Some(Descriptors { soft, hard, open })
     }
+}
+
+/// The text of a file of one line; `None` if it is empty.
+fn line(source: &Source, path: &str) -> Option<String> {
+    let text = source.text(path)?;
+    Some(text.trim().to_string()).filter(|text| !text.is_empty())
 }
 
 fn memory_available(source: &Source) -> Option<u64> {
@@ -220,6 +229,7 @@ mod tests {
             ("proc/stat", "cpu  10 1 2 30 4 0 5 6 9 9\ncpu0 1 2\n"),
             ("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n"),
             ("run/chrony/chronyd.pid", "1"),
+            ("proc/sys/kernel/osrelease", "6.12.0\n"),
         ]);
         let facts = Facts::read(&host.source());
         assert_eq!(facts.ports, Some(Ports { first: 32768, last: 60999, reserved: 11 }));
@@ -233,6 +243,7 @@ mod tests {
         assert_eq!(facts.conntrack, Some((7, 65_536)));
         assert_eq!(facts.memory_available, Some(2 << 20));
         assert_eq!(facts.clock_source.as_deref(), Some("hpet"));
+        assert_eq!(facts.kernel.as_deref(), Some("6.12.0"));
         assert_eq!(facts.time_synchronised, Some(true));
         let times = cpu_times(&host.source()).unwrap();
         assert_eq!(times, CpuTimes { total: 58, idle: 34, steal: 6, softirq: 5 });

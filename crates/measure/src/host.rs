@@ -230,11 +230,13 @@ impl Usage {
         self.used as f64 / self.limit.max(1) as f64
     }
 
-    /// Keeps the reading with the larger share.
+    /// Of two readings, the one with the larger share.
+    pub fn fuller(self, other: Usage) -> Usage {
+        if other.share() > self.share() { other } else { self }
+    }
+
     fn raise(&mut self, next: &Usage) {
-        if next.share() > self.share() {
-            *self = *next;
-        }
+        *self = self.fuller(*next);
     }
 }
 

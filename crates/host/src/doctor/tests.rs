@@ -6,6 +6,7 @@ use plimsoll_measure::Sockets;
 
 fn facts() -> Facts {
     Facts {
+        kernel: Some("6.12.0".into()),
         ports: Some(Ports { first: 32_768, last: 60_999, reserved: 0 }),
         tw_reuse: Some(TwReuse::Loopback),
         tw_max: Some(131_072),

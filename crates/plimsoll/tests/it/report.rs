@@ -144,13 +144,15 @@ fn every_finding_is_documented() {
 }
 
 /// Objects that the document describes once, by their unit.
-const UNITS: [(&str, &[&str]); 3] = [
+const UNITS: [(&str, &[&str]); 5] = [
     ("counts", &["scheduled", "sent", "unsent", "ok", "failed"]),
     ("rates", &["scheduled", "sent", "ok"]),
+    ("usage", &["used", "limit"]),
+    ("sending", &["busy_ns", "receiver_limited_ns", "buffer_limited_ns", "retransmitted"]),
     ("times", &["min", "mean", "p50", "p90", "p95", "p99", "p999", "max", "count"]),
 ];
 /// Objects whose keys are names.
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 21] = [
     "errors",
     "error_seconds",
     "faults",
@@ -166,6 +168,7 @@ const MAPS: [&str; 20] = [
     "stages[].errors",
     "split[].values",
     "objectives[].where",
+    "host.timeline[].namespace_tcp",
     "scrapes.processes[].failures",
     "scrapes.processes[].upstreams",
     "scrapes.processes[].calls.outcomes",
