@@ -6,7 +6,7 @@
 //! cut off. A source that cannot be read is named once, by [`Sampler::unread`], and its field is `None`
 //! in every sample.
 //!
-//! A sample takes 0.1 to 1 ms (docs/design/verdict.md): it must not be taken by a worker's thread.
+//! A sample takes 0.5 to 3 ms (docs/design/verdict.md): it must not be taken by a worker's thread.
 //!
 //! Submodules: `file` (files that stay open), `workers`, `tcp` (names of counters), `senders`
 //! (`tcp_info`).
@@ -109,7 +109,7 @@ impl Sampler {
         let now = self.read();
         let mut sample = now.since(&self.earlier);
         self.earlier = now;
-        sample.sending = self.senders.as_mut().and_then(Senders::read);
+        sample.sending = self.senders.as_mut().and_then(|senders| senders.read(thread_cpu));
         sample.sampling = thread_cpu() - from;
         sample
     }
