@@ -45,4 +45,4 @@ mod worker;
 pub use connection::Traced;
 pub use control::{CommandError, Control};
 pub use prepare::{Prepared, Settings, Spin, StartError, descriptors_needed};
-pub use running::{RunError, Running, Second, TraceRecord};
+pub use running::{HostProbe, RunError, Running, Second, TraceRecord};

@@ -3,16 +3,17 @@
 use crate::control::{Assignments, Control};
 use crate::pool::{Name, Pool};
 use crate::request::{Request, tls_start};
-use crate::running::{FromWorker, Running, Started};
+use crate::running::{FromWorker, HostProbe, Running, Started};
 use crate::source::Source;
 use crate::system::resolve::{self, is_literal, lookup};
 use crate::threads::{NO_THREADS, WorkerThreads};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use plimsoll_measure::{Clock, HostSample, Snapshot, WallClock};
+use plimsoll_measure::{Clock, Snapshot, WallClock};
 use plimsoll_plan::{Load, Origin, Plan, RequestSpec, SHARDS, Schedules, Scheme, Shards};
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::mpsc::{Receiver, Sender};
@@ -40,8 +41,6 @@ pub struct Settings {
     pub spin: Spin,
     /// Number of exchanges to trace in [`Second::traces`](crate::Second::traces).
     pub trace: u32,
-    /// Reads the resource usage of this process so far.
-    pub usage: fn() -> HostSample,
     /// Start even if a name does not resolve.
     pub force: bool,
     /// What the caller found that this host cannot carry, if it starts the run regardless; becomes
@@ -136,7 +135,7 @@ pub struct Prepared {
     emptied: Vec<Sender<Snapshot>>,
     gates: Vec<Sender<Clock>>,
     threads: Vec<JoinHandle<()>>,
-    usage: fn() -> HostSample,
+    destinations: Vec<SocketAddr>,
     forced: Vec<String>,
 }
 
@@ -210,7 +209,7 @@ impl Prepared {
             emptied: spawned.emptied,
             gates: spawned.gates,
             threads: spawned.handles,
-            usage: settings.usage,
+            destinations: names.into_iter().flatten().flatten().collect(),
             forced,
         })
     }
@@ -218,6 +217,11 @@ impl Prepared {
     /// Number of worker threads.
     pub fn workers(&self) -> usize {
         self.threads.len()
+    }
+
+    /// The addresses of the plan's origins, as resolved now.
+    pub fn destinations(&self) -> &[SocketAddr] {
+        &self.destinations
     }
 
     /// The problems that were overridden by [`Settings::force`].
@@ -230,8 +234,8 @@ impl Prepared {
         self.control.clone()
     }
 
-    /// Starts the clock, which reaches zero after `lead`.
-    pub fn start(self, lead: Duration) -> Running {
+    /// Starts the clock, which reaches zero after `lead`. `probe` reads the host each second.
+    pub fn start(self, lead: Duration, probe: HostProbe) -> Running {
         let clock = Clock::start_in(lead);
         let started_at = WallClock { unix_ns: WallClock::now().unix_ns + lead.as_nanos() as u64 };
         for gate in &self.gates {
@@ -245,7 +249,7 @@ impl Prepared {
             inbox: self.inbox,
             emptied: self.emptied,
             threads: self.threads,
-            usage: self.usage,
+            probe,
             forced: self.forced,
         })
     }
@@ -303,7 +307,7 @@ fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartEr
     }
 }
 
-type Addresses = Result<Vec<std::net::SocketAddr>, String>;
+type Addresses = Result<Vec<SocketAddr>, String>;
 
 fn resolve_all(
     origins: &[Origin],
@@ -351,7 +355,7 @@ mod tests {
     use super::*;
     use crate::running::Report;
     use crate::threads::report_failure;
-    use plimsoll_measure::Nanos;
+    use plimsoll_measure::{HostSample, Nanos};
     use plimsoll_plan::{Document, Variables};
     use std::path::Path;
     use std::sync::mpsc::channel;
@@ -367,7 +371,6 @@ mod tests {
             workers: 2,
             spin: Spin::Never,
             trace: 0,
-            usage: HostSample::default,
             force: false,
             forced: Vec::new(),
         }
@@ -403,7 +406,7 @@ mod tests {
             inbox,
             emptied: vec![channel().0, channel().0],
             threads: Vec::new(),
-            usage: HostSample::default,
+            probe: Box::new(HostSample::default),
             forced: Vec::new(),
         });
         // One worker has reported a second; the other never does.

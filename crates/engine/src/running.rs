@@ -33,6 +33,10 @@ pub struct TraceRecord {
     pub response: Traced,
 }
 
+/// Reads what this process used and what its host did to it since the last call; called once a second,
+/// never by a worker.
+pub type HostProbe = Box<dyn FnMut() -> HostSample + Send>;
+
 /// One second of a run.
 #[derive(Clone, Debug)]
 pub struct Second {
@@ -113,8 +117,7 @@ pub struct Running {
     inbox: Receiver<FromWorker>,
     workers: Vec<Link>,
     threads: Vec<JoinHandle<()>>,
-    usage: fn() -> HostSample,
-    used: HostSample,
+    probe: HostProbe,
     facts: Facts,
     forced: Vec<String>,
 }
@@ -135,17 +138,17 @@ pub(crate) struct Started {
     pub(crate) inbox: Receiver<FromWorker>,
     pub(crate) emptied: Vec<Sender<Snapshot>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
-    pub(crate) usage: fn() -> HostSample,
+    pub(crate) probe: HostProbe,
     pub(crate) forced: Vec<String>,
 }
 
 impl Running {
     pub(crate) fn new(started: Started) -> Running {
-        let Started { plan, control, started_at, inbox, emptied, threads, usage, forced } = started;
+        let Started { plan, control, started_at, inbox, emptied, threads, probe, forced } = started;
         let link = |emptied| Link { queue: VecDeque::new(), emptied, ended: false };
         let workers = emptied.into_iter().map(link).collect();
-        let (used, facts) = (usage(), Facts::default());
-        Running { plan, control, started_at, inbox, workers, threads, usage, used, facts, forced }
+        let facts = Facts::default();
+        Running { plan, control, started_at, inbox, workers, threads, probe, facts, forced }
     }
 
     /// When the clock started.
@@ -210,13 +213,7 @@ impl Running {
             let planned_to = stream.active.map_or(Nanos::ZERO, |window| window.planned_to);
             self.facts.planned_to = self.facts.planned_to.max(planned_to);
         }
-        let now = (self.usage)();
-        counts.host = HostSample {
-            cpu: now.cpu - self.used.cpu,
-            user: now.user - self.used.user,
-            rss_peak_bytes: now.rss_peak_bytes,
-        };
-        self.used = now;
+        counts.host = (self.probe)();
         counts.assert_identities();
     }
 

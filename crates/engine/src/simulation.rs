@@ -95,7 +95,7 @@ fn run(mut script: Script) -> Outcome {
         inbox,
         emptied: vec![emptied],
         threads: Vec::new(),
-        usage: HostSample::default,
+        probe: Box::new(HostSample::default),
         forced: Vec::new(),
     });
     let mut seconds = Vec::new();

@@ -1,7 +1,7 @@
 //! Limits that a control group sets on this process, in cgroup v1 and v2.
 
-use crate::Source;
-use plimsoll_measure::Nanos;
+use crate::{Source, parse};
+use plimsoll_measure::Throttled;
 
 /// Limits and their use. `None`: no limit, or unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -16,17 +16,11 @@ pub struct Cgroup {
     pub throttled: Throttled,
 }
 
-/// How often and how long a group was out of CPU time, since it was created.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Throttled {
-    /// Periods with a wait.
-    pub periods: u64,
-    /// Time waited, over all CPUs.
-    pub time: Nanos,
-}
-
 /// Larger limits are "no limit" in cgroup v1.
 const UNLIMITED: u64 = 1 << 60;
+
+/// Groups below the root that are read; deeper ones are ignored.
+const DEPTH_MAX: usize = 32;
 
 impl Cgroup {
     /// The limits of this process's group. The tightest one applies, so groups are read up to the
@@ -36,19 +30,11 @@ impl Cgroup {
         for folder in Folders::of(source, "cpu").up() {
             found.read_cpu(source, &folder);
         }
-        for folder in Folders::of(source, "memory").up() {
-            found.read_memory(source, &folder);
+        if let Some(memory) = memory(source) {
+            found.memory_max = Some(memory.max);
+            found.memory_used = source.number(&memory.used_path);
         }
         found
-    }
-
-    /// Only how often the group was throttled: read every second of a run.
-    pub fn throttled(source: &Source) -> Throttled {
-        let mut found = Cgroup::default();
-        for folder in Folders::of(source, "cpu").up() {
-            found.read_throttled(source, &folder);
-        }
-        found.throttled
     }
 
     fn read_cpu(&mut self, source: &Source, folder: &str) {
@@ -73,26 +59,36 @@ impl Cgroup {
 
     fn read_throttled(&mut self, source: &Source, folder: &str) {
         let Some(text) = source.text(&format!("{folder}/cpu.stat")) else { return };
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.and_then(|value| value.trim().parse::<u64>().ok())
-        };
-        // Microseconds in v2, nanoseconds in v1.
-        let time = value("throttled_usec").map(|us| us * 1_000).or(value("throttled_time"));
-        self.throttled.periods += value("nr_throttled").unwrap_or(0);
-        self.throttled.time += Nanos(time.unwrap_or(0));
+        self.throttled.add(&parse::throttled(&text));
     }
+}
 
-    fn read_memory(&mut self, source: &Source, folder: &str) {
+/// Where the groups' CPU accounts are: that of this process's group first.
+pub(crate) fn cpu_stats(source: &Source) -> Vec<String> {
+    let folders = Folders::of(source, "cpu").up();
+    folders.iter().map(|folder| format!("{folder}/cpu.stat")).collect()
+}
+
+/// The tightest limit of memory.
+pub(crate) struct Memory {
+    /// The limit, in bytes.
+    pub(crate) max: u64,
+    /// The file with the memory that the limited group uses.
+    pub(crate) used_path: String,
+}
+
+/// The tightest limit of memory; `None` without one.
+pub(crate) fn memory(source: &Source) -> Option<Memory> {
+    let folders = Folders::of(source, "memory").up();
+    let limits = folders.iter().filter_map(|folder| {
         let number = |name: &str| source.number(&format!("{folder}/{name}"));
-        let max = number("memory.max").or_else(|| number("memory.limit_in_bytes"));
-        let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"));
-        if let Some(max) = max.filter(|max| *max < UNLIMITED)
-            && self.memory_max.is_none_or(|tighter| max < tighter)
-        {
-            (self.memory_max, self.memory_used) = (Some(max), used);
-        }
-    }
+        let (max, used) = match number("memory.max") {
+            Some(max) => (max, "memory.current"),
+            None => (number("memory.limit_in_bytes")?, "memory.usage_in_bytes"),
+        };
+        (max < UNLIMITED).then(|| Memory { max, used_path: format!("{folder}/{used}") })
+    });
+    limits.min_by_key(|memory| memory.max)
 }
 
 /// The group of this process in one hierarchy.
@@ -144,7 +140,7 @@ impl Folders {
             return Vec::new();
         }
         let mut all = vec![self.mount.clone()];
-        for part in self.path.split('/').filter(|part| !part.is_empty()) {
+        for part in self.path.split('/').filter(|part| !part.is_empty()).take(DEPTH_MAX) {
             all.push(format!("{}/{part}", all[all.len() - 1]));
         }
         all.reverse();
@@ -156,6 +152,7 @@ impl Folders {
 mod tests {
     use super::*;
     use crate::fixture::Fixture;
+    use plimsoll_measure::Nanos;
 
     #[test]
     fn v2_limits_of_the_tightest_group() {

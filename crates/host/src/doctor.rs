@@ -9,10 +9,10 @@
 
 mod network;
 
-use crate::{CpuTimes, Facts, WakeUp};
+use crate::{Facts, WakeUp};
 use network::PAGES_PER_CONNECTION;
-use plimsoll_measure::Nanos;
 use plimsoll_measure::units::grouped;
+use plimsoll_measure::{CpuTimes, Nanos};
 
 /// What a plan or a gateway asks of its host.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -3,13 +3,15 @@
 //! Each fact is `None` if it cannot be read: in a container, without `/proc`, on another system.
 //! Nothing here judges; [`crate::doctor`] does.
 
-use crate::{Cgroup, Source};
+use crate::{Cgroup, Source, parse};
 use nix::sys::resource::{Resource, getrlimit};
-use plimsoll_measure::Nanos;
+use plimsoll_measure::{CpuTimes, Nanos, Sockets};
 
 /// What is known of a host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
+    /// The kernel's release: `6.12.0`.
+    pub kernel: Option<String>,
     /// Ports that the kernel gives to outgoing connections.
     pub ports: Option<Ports>,
     /// Whether a port in TIME_WAIT may be used again after a second: `net.ipv4.tcp_tw_reuse`.
@@ -71,17 +73,6 @@ pub enum TwReuse {
     Loopback,
 }
 
-/// Sockets of TCP in the network namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sockets {
-    /// Bound or connected.
-    pub in_use: u64,
-    /// In TIME_WAIT.
-    pub time_wait: u64,
-    /// Memory of their buffers, in pages.
-    pub pages: u64,
-}
-
 /// Limits of open descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
@@ -98,6 +89,7 @@ impl Facts {
     pub fn read(source: &Source) -> Facts {
         let ipv4 = |name: &str| source.number(&format!("/proc/sys/net/ipv4/{name}"));
         Facts {
+            kernel: line(source, "/proc/sys/kernel/osrelease"),
             ports: Ports::read(source),
             tw_reuse: ipv4("tcp_tw_reuse").map(|value| match value {
                 0 => TwReuse::Never,
@@ -107,7 +99,7 @@ impl Facts {
             tw_max: ipv4("tcp_max_tw_buckets"),
             somaxconn: source.number("/proc/sys/net/core/somaxconn"),
             syn_backlog: ipv4("tcp_max_syn_backlog"),
-            sockets: Sockets::read(source),
+            sockets: sockets(source),
             tcp_pages: source
                 .numbers("/proc/sys/net/ipv4/tcp_mem")
                 .and_then(|pages| Some((*pages.get(1)?, *pages.get(2)?))),
@@ -119,17 +111,17 @@ impl Facts {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             cgroup: Cgroup::read(source),
             memory_available: memory_available(source),
-            clock_source: source
-                .text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
-                .map(|name| name.trim().to_string())
-                .filter(|name| !name.is_empty()),
+            clock_source: line(
+                source,
+                "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+            ),
             time_synchronised: time_synchronised(source),
         }
     }
 }
 
 impl Ports {
-    fn read(source: &Source) -> Option<Ports> {
+    pub(crate) fn read(source: &Source) -> Option<Ports> {
         let range = source.numbers("/proc/sys/net/ipv4/ip_local_port_range")?;
         let (first, last) = (*range.first()?, *range.get(1)?);
         let text = source.text("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
@@ -143,22 +135,19 @@ impl Ports {
     }
 }
 
-impl Sockets {
-    /// From the kernel's own counts, which take no walk over all sockets.
-    pub fn read(source: &Source) -> Option<Sockets> {
-        let v4 = source.text("/proc/net/sockstat")?;
-        let v6 = source.text("/proc/net/sockstat6").unwrap_or_default();
-        let value = |text: &str, line: &str, name: &str| {
-            let line = text.lines().find_map(|found| found.strip_prefix(line)).unwrap_or_default();
-            let mut words = line.split_whitespace().skip_while(|word| *word != name).skip(1);
-            words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0)
-        };
-        Some(Sockets {
-            in_use: value(&v4, "TCP:", "inuse") + value(&v6, "TCP6:", "inuse"),
-            time_wait: value(&v4, "TCP:", "tw"),
-            pages: value(&v4, "TCP:", "mem"),
-        })
-    }
+/// The sockets of this network namespace.
+fn sockets(source: &Source) -> Option<Sockets> {
+    let mut found = parse::sockets(&source.text("/proc/net/sockstat")?);
+    found.in_use += source.text("/proc/net/sockstat6").map_or(0, |v6| parse::sockets_v6(&v6));
+    let snmp = source.text("/proc/net/snmp").unwrap_or_default();
+    let established = parse::counters(&snmp, "Tcp:").find(|(name, _)| *name == "CurrEstab");
+    found.established = established.map_or(0, |(_, number)| number);
+    Some(found)
+}
+
+/// How all CPUs have spent their time since the host started; `None` if unknown.
+pub(crate) fn cpu_times(source: &Source) -> Option<CpuTimes> {
+    parse::cpu_times(&source.text("/proc/stat")?)
 }
 
 impl Descriptors {
@@ -168,6 +157,12 @@ impl Descriptors {
         let open = source.count("/proc/self/fd").unwrap_or(0).saturating_sub(1);
         Some(Descriptors { soft, hard, open })
     }
+}
+
+/// The text of a file of one line; `None` if it is empty.
+fn line(source: &Source, path: &str) -> Option<String> {
+    let text = source.text(path)?;
+    Some(text.trim().to_string()).filter(|text| !text.is_empty())
 }
 
 fn memory_available(source: &Source) -> Option<u64> {
@@ -196,51 +191,6 @@ fn time_synchronised(source: &Source) -> Option<bool> {
         return Some(true);
     }
     runs("systemd/timesync").then_some(false)
-}
-
-/// How all CPUs have spent their time, in ticks since the host started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuTimes {
-    /// All of it.
-    pub total: u64,
-    /// Idle or waiting for a disk.
-    pub idle: u64,
-    /// Given to other virtual machines while this one had work.
-    pub steal: u64,
-    /// Spent on interrupts' deferred work, the network's above all.
-    pub softirq: u64,
-}
-
-impl CpuTimes {
-    /// From `/proc/stat`.
-    pub fn read(source: &Source) -> Option<CpuTimes> {
-        let text = source.text("/proc/stat")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-        let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
-        let at = |place: usize| ticks.get(place).copied().unwrap_or(0);
-        // user nice system idle iowait irq softirq steal; guest time is part of user time.
-        Some(CpuTimes {
-            total: ticks.iter().take(8).sum(),
-            idle: at(3) + at(4),
-            steal: at(7),
-            softirq: at(6),
-        })
-    }
-
-    /// What was spent between two readings.
-    pub fn since(self, earlier: CpuTimes) -> CpuTimes {
-        CpuTimes {
-            total: self.total.saturating_sub(earlier.total),
-            idle: self.idle.saturating_sub(earlier.idle),
-            steal: self.steal.saturating_sub(earlier.steal),
-            softirq: self.softirq.saturating_sub(earlier.softirq),
-        }
-    }
-
-    /// A part of these ticks as a share of all, 0 to 1.
-    pub fn share(self, part: u64) -> f64 {
-        part as f64 / self.total.max(1) as f64
-    }
 }
 
 /// How late a thread that sleeps is woken: delays of a bare timer.
@@ -274,22 +224,28 @@ mod tests {
                 "sockets: used 18\nTCP: inuse 3 orphan 0 tw 54 alloc 81 mem 83\n",
             ),
             ("proc/net/sockstat6", "TCP6: inuse 2\n"),
+            ("proc/net/snmp", "Tcp: CurrEstab\nTcp: 4\n"),
             ("proc/meminfo", "MemTotal: 8 kB\nMemAvailable:    2048 kB\n"),
             ("proc/stat", "cpu  10 1 2 30 4 0 5 6 9 9\ncpu0 1 2\n"),
             ("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n"),
             ("run/chrony/chronyd.pid", "1"),
+            ("proc/sys/kernel/osrelease", "6.12.0\n"),
         ]);
         let facts = Facts::read(&host.source());
         assert_eq!(facts.ports, Some(Ports { first: 32768, last: 60999, reserved: 11 }));
         assert_eq!(facts.ports.map(Ports::count), Some(28_221));
         assert_eq!(facts.tw_reuse, Some(TwReuse::Loopback));
         assert_eq!((facts.tcp_pages, facts.somaxconn), (Some((20, 30)), Some(4096)));
-        assert_eq!(facts.sockets, Some(Sockets { in_use: 5, time_wait: 54, pages: 83 }));
+        assert_eq!(
+            facts.sockets,
+            Some(Sockets { in_use: 5, established: 4, time_wait: 54, orphans: 0, pages: 83 })
+        );
         assert_eq!(facts.conntrack, Some((7, 65_536)));
         assert_eq!(facts.memory_available, Some(2 << 20));
         assert_eq!(facts.clock_source.as_deref(), Some("hpet"));
+        assert_eq!(facts.kernel.as_deref(), Some("6.12.0"));
         assert_eq!(facts.time_synchronised, Some(true));
-        let times = CpuTimes::read(&host.source()).unwrap();
+        let times = cpu_times(&host.source()).unwrap();
         assert_eq!(times, CpuTimes { total: 58, idle: 34, steal: 6, softirq: 5 });
     }
 
@@ -298,7 +254,7 @@ mod tests {
         let host = Fixture::new(&[]);
         let facts = Facts::read(&host.source());
         assert_eq!((facts.ports, facts.sockets, facts.conntrack), (None, None, None));
-        assert_eq!(CpuTimes::read(&host.source()), None);
+        assert_eq!(cpu_times(&host.source()), None);
     }
 
     #[test]

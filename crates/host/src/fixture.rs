@@ -24,6 +24,11 @@ impl Fixture {
         Fixture { root }
     }
 
+    /// Replaces the text of a file that may be open.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        std::fs::write(self.root.join(path), text).unwrap();
+    }
+
     pub(crate) fn source(&self) -> Source {
         Source::at(&self.root)
     }

@@ -4,7 +4,8 @@
 //! - [`Source`]: where files are read from; [`Facts`]: what they say; [`Cgroup`]: limits of the group
 //! - [`doctor`]: facts against a demand; [`observe()`]: a moment of timing and CPU
 //! - [`tune`]: kernel settings for a load, and back
-//! - [`usage`], [`process`], [`Thread`]: resource usage of this process
+//! - [`Sampler`]: what the host did to this process, second by second
+//! - [`process`], [`Thread`]: resource usage of this process
 //! - [`raise_descriptor_limit`]: the limit of open file descriptors
 //! - [`is_ignored`]: ignored signals
 
@@ -14,32 +15,21 @@ mod facts;
 #[cfg(test)]
 mod fixture;
 mod observe;
+mod parse;
+mod sampler;
 mod source;
 mod threads;
 pub mod tune;
 
-pub use cgroup::{Cgroup, Throttled};
-pub use facts::{CpuTimes, Descriptors, Facts, Ports, Sockets, TwReuse, WakeUp};
+pub use cgroup::Cgroup;
+pub use facts::{Descriptors, Facts, Ports, TwReuse, WakeUp};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
 pub use observe::observe;
-use plimsoll_measure::{HostSample, Nanos};
+use plimsoll_measure::Nanos;
+pub use sampler::Sampler;
 pub use source::Source;
 pub use threads::Thread;
-
-/// CPU time and peak resident memory since the process started. Zero if unavailable.
-///
-/// The peak is `VmHWM` of `/proc/self/status`, because `ru_maxrss` of `getrusage` includes the
-/// program that started this one.
-pub fn usage() -> HostSample {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return HostSample::default() };
-    let user = span(usage.user_time());
-    HostSample {
-        cpu: user + span(usage.system_time()),
-        user,
-        rss_peak_bytes: status_bytes("VmHWM:"),
-    }
-}
 
 /// Current resource usage of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +46,7 @@ pub struct Process {
 pub fn process() -> Process {
     let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
     Process {
-        cpu: usage().cpu,
+        cpu: cpu_used().0,
         resident_bytes: status_bytes("VmRSS:"),
         // Without the descriptor of the directory being read.
         open_fds: descriptors.saturating_sub(1),
@@ -77,6 +67,13 @@ pub fn raise_descriptor_limit() -> u64 {
 pub fn is_ignored(signal: i32) -> bool {
     let mask = status_line("SigIgn:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// CPU time since the process started, and the user time within it. Zero if unavailable.
+fn cpu_used() -> (Nanos, Nanos) {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Default::default() };
+    let user = span(usage.user_time());
+    (user + span(usage.system_time()), user)
 }
 
 fn span(time: TimeVal) -> Nanos {
@@ -100,16 +97,6 @@ fn status_line(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn usage_is_positive_and_does_not_decrease() {
-        let first = usage();
-        let grown = std::hint::black_box(vec![1u8; 32 << 20]);
-        let second = usage();
-        assert!(first.rss_peak_bytes > 0);
-        assert!(second.rss_peak_bytes >= first.rss_peak_bytes.max(grown.len() as u64));
-        assert!(second.cpu >= first.cpu && second.user >= first.user);
-    }
 
     #[test]
     fn process_usage_is_reported() {

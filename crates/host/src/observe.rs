@@ -1,7 +1,8 @@
 //! Watching the host for a moment: how late a sleeping thread is woken, and what its CPUs do.
 
 use crate::doctor::Observed;
-use crate::{CpuTimes, Source, WakeUp};
+use crate::facts::cpu_times;
+use crate::{Source, WakeUp};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use plimsoll_measure::{Clock, Nanos};
@@ -13,9 +14,9 @@ const INTERVAL: Nanos = Nanos::from_millis(1);
 
 /// Observes this host for `span`. Fails never: what cannot be observed is missing.
 pub fn observe(source: &Source, span: Nanos) -> Observed {
-    let before = CpuTimes::read(source);
+    let before = cpu_times(source);
     let wake_up = wake_up(span).ok();
-    let after = CpuTimes::read(source);
+    let after = cpu_times(source);
     Observed { cpu: after.zip(before).map(|(after, before)| after.since(before)), wake_up }
 }
 

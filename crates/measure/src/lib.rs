@@ -10,6 +10,7 @@
 //! - `histogram`: a paged HDR histogram and its V2 encoding
 //! - `names`: closed enums (error classes, sides, reasons) and tallies over them
 //! - `snapshot`: the counts of one second, and their sums
+//! - `host`: [`HostSample`], what the host did to the process in a second
 //! - `prometheus`: the text exposition format; `scrape`: metrics scraped from other processes
 //! - `wire`: `snapshots.jsonl`
 //! - `finding`: the findings of a verdict
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod facts;
 pub mod finding;
 pub mod histogram;
+pub mod host;
 pub mod names;
 pub mod prometheus;
 pub mod rng;
@@ -31,10 +33,13 @@ pub use clock::{Clock, WallClock};
 pub use facts::RunFacts;
 pub use finding::{Finding, FindingId, Note, Severity};
 pub use histogram::Histogram;
+pub use host::{
+    CpuTimes, HostSample, Sending, Sockets, Softnet, TcpCounter, ThreadTime, Throttled, Usage,
+};
 pub use names::{ErrorClass, Fault, Listed, OpenReason, Side, Tally};
 pub use scrape::Scraped;
 pub use snapshot::{
-    Connections, HostSample, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts,
-    SplitValue, Stats, StatusCounts, StreamCounts, Window, WorkerTime,
+    Connections, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts, SplitValue,
+    Stats, StatusCounts, StreamCounts, Window, WorkerTime,
 };
 pub use units::Nanos;

@@ -221,6 +221,18 @@ impl<C: Listed> Tally<C> {
         self.counts.iter_mut().zip(&other.counts).for_each(|(own, n)| *own += n);
     }
 
+    /// The counts since an earlier reading of the same counters.
+    pub fn since(&self, earlier: &Tally<C>) -> Tally<C> {
+        let pairs = self.counts.iter().zip(&earlier.counts);
+        let counts = pairs.map(|(own, earlier)| own.saturating_sub(*earlier)).collect();
+        Tally { counts, list: PhantomData }
+    }
+
+    /// Sets a member's count.
+    pub fn set(&mut self, member: C, n: u64) {
+        self.counts[member.index()] = n;
+    }
+
     /// Resets all counts to zero.
     pub fn clear(&mut self) {
         self.counts.fill(0);
@@ -263,5 +275,6 @@ mod tests {
         check::<OpenReason>();
         check::<crate::FindingId>();
         check::<crate::Severity>();
+        check::<crate::TcpCounter>();
     }
 }

@@ -15,7 +15,7 @@ mod split;
 mod stream;
 
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
-use crate::{Histogram, Nanos, Scraped};
+use crate::{Histogram, HostSample, Nanos, Scraped, Usage};
 pub use origin::{OriginCounts, ServiceSum};
 pub use split::{SplitCounts, SplitValue};
 pub use stream::{StreamCounts, Window};
@@ -228,17 +228,6 @@ pub struct Connections {
     pub reasons: Tally<OpenReason>,
 }
 
-/// Host resources used by this process. Sums over time, except for the peak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostSample {
-    /// CPU time, user and system.
-    pub cpu: Nanos,
-    /// User time within it.
-    pub user: Nanos,
-    /// The largest resident set so far, in bytes.
-    pub rss_peak_bytes: u64,
-}
-
 /// How the workers spent their time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerTime {
@@ -291,7 +280,7 @@ pub struct Snapshot {
     pub in_flight: u64,
     /// Arrivals of the warm-up; no other count includes them.
     pub warmup: Requests,
-    /// Host resources used by this process.
+    /// What this process used, and what its host did to it.
     pub host: HostSample,
     /// How the workers spent their time.
     pub workers: WorkerTime,
@@ -351,9 +340,7 @@ impl Snapshot {
         self.connections.opened += other.connections.opened;
         self.connections.reasons.merge(&other.connections.reasons);
         self.warmup.merge(&other.warmup);
-        self.host.cpu += other.host.cpu;
-        self.host.user += other.host.user;
-        self.host.rss_peak_bytes = self.host.rss_peak_bytes.max(other.host.rss_peak_bytes);
+        self.host.append(&other.host);
         other.scrapes.iter().enumerate().for_each(|(place, next)| self.scraped(place, next));
     }
 
@@ -389,6 +376,15 @@ impl Snapshot {
         let mut total = Stats::default();
         self.stats.iter().for_each(|stats| total.merge(stats));
         total
+    }
+
+    /// Local ports in use for one destination against those available, with this many source
+    /// addresses: the connections of the origin that has the most, and all sockets of the network
+    /// namespace in TIME_WAIT, whatever their destination: an upper bound. `None` if either is unknown.
+    pub fn ports(&self, sources: u64) -> Option<Usage> {
+        let open = self.origins.iter().map(|origin| origin.open).max().unwrap_or(0);
+        let used = open + self.host.sockets?.time_wait;
+        Some(Usage { used, limit: self.host.ports? * sources.max(1) })
     }
 
     /// Lag over all streams.

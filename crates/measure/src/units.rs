@@ -24,6 +24,11 @@ impl Nanos {
         Nanos(secs.saturating_mul(1_000_000_000))
     }
 
+    /// `micros` microseconds.
+    pub const fn from_micros(micros: u64) -> Nanos {
+        Nanos(micros.saturating_mul(1_000))
+    }
+
     /// `millis` milliseconds.
     pub const fn from_millis(millis: u64) -> Nanos {
         Nanos(millis.saturating_mul(1_000_000))

@@ -5,18 +5,23 @@
 //! the file format. Histograms are in HdrHistogram's V2 compressed encoding, base64-encoded; empty
 //! histograms and zero counts are omitted.
 
+mod host;
 mod load;
 mod scrapes;
+#[cfg(test)]
+mod tests;
 
 use crate::names::{Listed, Tally};
-use crate::snapshot::{Connections, HostSample, Requests, RpcCounts, Snapshot, Stats, WorkerTime};
+use crate::snapshot::{Connections, Requests, RpcCounts, Snapshot, Stats, WorkerTime};
 use crate::{Histogram, Nanos};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use host::HostLine;
 use load::{OriginLine, StreamLine};
 use scrapes::ScrapeLine;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of `snapshots.jsonl`.
 pub const SCHEMA: &str = "plimsoll/snapshots/2";
@@ -41,6 +46,9 @@ pub struct Header {
     /// Scraped processes, in snapshot order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scrapes: Vec<String>,
+    /// Sources of [`HostSample`](crate::HostSample) that could not be read, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<String>,
 }
 
 impl Header {
@@ -63,11 +71,27 @@ pub fn to_line(snapshot: &Snapshot, header: &Header) -> String {
     serde_json::to_string(&Line::from(snapshot, header)).expect("numbers and text are JSON")
 }
 
-/// Reads a whole `snapshots.jsonl`; a truncated last line, left by a kill, is ignored.
+/// The content of a `snapshots.jsonl`.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The first line.
+    pub header: Header,
+    /// The seconds.
+    pub snapshots: Vec<Snapshot>,
+    /// What was ignored because this version does not know it, such as "unknown field \"host.x\"";
+    /// at most [`NOTES_MAX`].
+    pub notes: Vec<String>,
+}
+
+/// The most notes about one file.
+pub const NOTES_MAX: usize = 64;
+
+/// Reads a whole `snapshots.jsonl`; a truncated last line, left by a kill, is ignored. Fields and
+/// names that a newer version wrote are ignored too, with a note each.
 ///
 /// # Errors
 /// The first invalid line, with its number and the reason.
-pub fn read(text: &str) -> Result<(Header, Vec<Snapshot>), ReadError> {
+pub fn read(text: &str) -> Result<Reading, ReadError> {
     let error = |line: usize, why: String| ReadError { line: line + 1, why };
     let mut lines = text.split_inclusive('\n').enumerate();
     let (_, first) = lines.next().ok_or_else(|| error(0, "the file is empty".into()))?;
@@ -75,15 +99,35 @@ pub fn read(text: &str) -> Result<(Header, Vec<Snapshot>), ReadError> {
     if header.schema != SCHEMA {
         return Err(error(0, format!("schema is \"{}\", expected \"{SCHEMA}\"", header.schema)));
     }
-    let mut snapshots = Vec::new();
+    let (mut snapshots, mut ignored) = (Vec::new(), Ignored::default());
     for (number, line) in lines {
         if !line.ends_with('\n') {
             break;
         }
         let parsed: Line = serde_json::from_str(line).map_err(|e| error(number, e.to_string()))?;
-        snapshots.push(parsed.into_snapshot(&header).map_err(|why| error(number, why))?);
+        let snapshot = parsed.into_snapshot(&header, &mut ignored);
+        snapshots.push(snapshot.map_err(|why| error(number, why))?);
     }
-    Ok((header, snapshots))
+    Ok(Reading { header, snapshots, notes: ignored.notes.into_iter().collect() })
+}
+
+/// Notes about what a newer version wrote.
+#[derive(Default)]
+struct Ignored {
+    notes: BTreeSet<String>,
+}
+
+impl Ignored {
+    fn field(&mut self, within: &str, name: &str) {
+        let dot = if within.is_empty() { "" } else { "." };
+        self.note(format!("unknown field \"{within}{dot}{name}\""));
+    }
+
+    fn note(&mut self, note: String) {
+        if self.notes.len() < NOTES_MAX {
+            self.notes.insert(note + " of a newer version ignored");
+        }
+    }
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -113,6 +157,8 @@ struct Line {
     workers: WorkersLine,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scrapes: BTreeMap<String, ScrapeLine>,
+    #[serde(flatten, skip_serializing)]
+    newer: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -188,13 +234,6 @@ struct WorkersLine {
     pause_max_ns: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct HostLine {
-    cpu_ns: u64,
-    user_ns: u64,
-    rss_peak_bytes: u64,
-}
-
 /// Zips names with lines, which must be in the same order.
 fn named<T>(names: &[String], lines: impl ExactSizeIterator<Item = T>) -> BTreeMap<String, T> {
     assert_eq!(names.len(), lines.len(), "a name for each line");
@@ -220,6 +259,7 @@ fn tally_to_map<C: Listed>(tally: &Tally<C>) -> BTreeMap<String, u64> {
     tally.iter().map(|(member, n)| (member.name().to_string(), n)).collect()
 }
 
+/// Counts whose sum other figures depend on: each name must be known.
 fn tally_from_map<C: Listed>(map: BTreeMap<String, u64>) -> Result<Tally<C>, String> {
     let mut tally = Tally::new();
     for (name, n) in map {
@@ -227,6 +267,22 @@ fn tally_from_map<C: Listed>(map: BTreeMap<String, u64>) -> Result<Tally<C>, Str
         tally.add(member, n);
     }
     Ok(tally)
+}
+
+/// Counts that stand for themselves: unknown names are noted.
+fn tally_known<C: Listed>(
+    map: BTreeMap<String, u64>,
+    within: &str,
+    ignored: &mut Ignored,
+) -> Tally<C> {
+    let mut tally = Tally::new();
+    for (name, n) in map {
+        match C::from_name(&name) {
+            Some(member) => tally.add(member, n),
+            None => ignored.note(format!("unknown name \"{name}\" in \"{within}\"")),
+        }
+    }
+    tally
 }
 
 impl Line {
@@ -268,11 +324,7 @@ impl Line {
                 ok: snapshot.warmup.ok,
                 failed: snapshot.warmup.failed,
             },
-            host: HostLine {
-                cpu_ns: snapshot.host.cpu.0,
-                user_ns: snapshot.host.user.0,
-                rss_peak_bytes: snapshot.host.rss_peak_bytes,
-            },
+            host: HostLine::from(&snapshot.host),
             workers: WorkersLine {
                 spin_ns: snapshot.workers.spin.0,
                 busy_max_ns: snapshot.workers.busy_max.0,
@@ -285,10 +337,12 @@ impl Line {
                 .filter(|(_, scraped)| scraped.reads > 0 || !scraped.failures.is_empty())
                 .map(|(name, scraped)| (name.clone(), ScrapeLine::from(scraped)))
                 .collect(),
+            newer: BTreeMap::new(),
         }
     }
 
-    fn into_snapshot(self, header: &Header) -> Result<Snapshot, String> {
+    fn into_snapshot(self, header: &Header, ignored: &mut Ignored) -> Result<Snapshot, String> {
+        self.newer.keys().for_each(|field| ignored.field("", field));
         let mut snapshot =
             Snapshot::new(header.names.len(), header.streams.len(), header.origins.len());
         snapshot.t = Nanos(self.t_ns);
@@ -309,12 +363,12 @@ impl Line {
             codes: self.rpc.codes.into_iter().collect(),
             codes_other: self.rpc.codes_other,
         };
-        snapshot.faults = tally_from_map(self.faults)?;
+        snapshot.faults = tally_known(self.faults, "faults", ignored);
         snapshot.connections = Connections {
             opened: self.connections.opened,
             open: self.connections.open,
             peak: self.connections.peak,
-            reasons: tally_from_map(self.connections.reasons)?,
+            reasons: tally_known(self.connections.reasons, "connections.reasons", ignored),
         };
         snapshot.in_flight = self.in_flight;
         snapshot.warmup = Requests {
@@ -324,11 +378,7 @@ impl Line {
             ok: self.warmup.ok,
             failed: self.warmup.failed,
         };
-        snapshot.host = HostSample {
-            cpu: Nanos(self.host.cpu_ns),
-            user: Nanos(self.host.user_ns),
-            rss_peak_bytes: self.host.rss_peak_bytes,
-        };
+        snapshot.host = self.host.into_sample(ignored);
         snapshot.workers = WorkerTime {
             spin: Nanos(self.workers.spin_ns),
             busy_max: Nanos(self.workers.busy_max_ns),
@@ -378,117 +428,5 @@ impl StatsLine {
             bytes_in: self.bytes.incoming,
             bytes_out: self.bytes.out,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::names::{ErrorClass, Fault, OpenReason};
-    use crate::{Scraped, SplitValue, WallClock, Window};
-
-    fn sample(seed: u64) -> Snapshot {
-        let mut snapshot = Snapshot::new(2, 1, 2);
-        snapshot.t = Nanos::from_secs(seed);
-        let stats = &mut snapshot.stats[1];
-        stats.requests = Requests { scheduled: 3, sent: 2, unsent: 1, ok: 1, failed: 1 };
-        stats.latency_ok.record(Nanos(1_000 + seed));
-        stats.service_time_ok.record(Nanos(900));
-        stats.latency_failed.record(Nanos(2_000_000));
-        stats.latency_failed.record(Nanos(30_000_000_000));
-        stats.errors.count(ErrorClass::RpcError);
-        stats.errors.count(ErrorClass::NoConnection);
-        (stats.bytes_in, stats.bytes_out) = (100, 200);
-        let stream = &mut snapshot.streams[0];
-        (stream.planned_rate, stream.dispatched) = (5000.0, 4);
-        (0..4).for_each(|i| stream.lag.record(Nanos(i)));
-        (0..3).for_each(|i| stream.wait.record(Nanos(i)));
-        let (from, to) = (Nanos(seed), Nanos(10 * seed));
-        stream.active = Some(Window { from, planned_to: to, to });
-        stream.last_sent = to;
-        stream.split.add(Some(&SplitValue::of(b"gw-1")), seed);
-        stream.split.add(Some(&SplitValue::of(b"")), 1);
-        stream.split.add(None, 2);
-        let origin = &mut snapshot.origins[1];
-        (origin.limit, origin.open) = (10, seed);
-        (origin.in_use, origin.capped, origin.wanted) = (Nanos(7), Nanos(2), 5);
-        (origin.occupied, origin.in_use_peak) = (Nanos(9), 3);
-        origin.connected.add(Nanos(4));
-        origin.service_free.add(Nanos(900));
-        origin.starved = 1;
-        snapshot.read_lag.record(Nanos(77));
-        snapshot.workers =
-            WorkerTime { spin: Nanos(1), busy_max: Nanos(2), pause_max: Nanos(seed) };
-        snapshot.status.count(200);
-        snapshot.rpc.items = 2;
-        snapshot.rpc.add_error(-32000, 1);
-        snapshot.faults.count(Fault::BadChunk);
-        snapshot.connections.opened = 1;
-        snapshot.connections.peak = seed;
-        snapshot.connections.reasons.count(OpenReason::NoneIdle);
-        snapshot.in_flight = seed;
-        snapshot.warmup = Requests { scheduled: 1, sent: 1, unsent: 0, ok: 1, failed: 0 };
-        snapshot.host = HostSample { cpu: Nanos(5), user: Nanos(2), rss_peak_bytes: 10 * seed };
-        let page = |n: u64| {
-            let page = format!("a{{x=\"\\\"\"}} {n}\nb 0.1");
-            Scraped::page(WallClock { unix_ns: n }, crate::prometheus::parse(&page).unwrap())
-        };
-        snapshot.scraped(1, &page(seed));
-        if seed == 2 {
-            // Two in one second, and one that failed.
-            snapshot.scraped(1, &page(7));
-            snapshot.scraped(1, &Scraped::failure("refused"));
-        }
-        snapshot
-    }
-
-    fn header() -> Header {
-        Header {
-            schema: SCHEMA.into(),
-            plan: "four chains".into(),
-            plan_digest: "0".repeat(16),
-            started_at: "2026-11-20T20:24:01.250Z".into(),
-            names: vec!["a".into(), "b".into()],
-            streams: vec!["main".into()],
-            origins: vec!["http://a:80".into(), "redirects".into()],
-            scrapes: vec!["gw-1".into(), "gw-2".into()],
-        }
-    }
-
-    #[test]
-    fn written_lines_read_back_despite_a_truncated_tail() {
-        let (header, snapshots) = (header(), [sample(1), sample(2)]);
-        let mut text = header.to_line() + "\n";
-        for snapshot in &snapshots {
-            snapshot.assert_identities();
-            text += &(to_line(snapshot, &header) + "\n");
-        }
-        let whole = text.clone();
-        text += "{\"t_ns\": 3, \"str"; // killed while writing
-        for text in [whole, text] {
-            let (read_header, read) = read(&text).unwrap();
-            assert_eq!(read_header, header);
-            assert_eq!(read, snapshots);
-        }
-    }
-
-    #[test]
-    fn an_invalid_line_is_reported_with_its_number() {
-        let text = header().to_line() + "\n{\"t_ns\": 1}\n";
-        let message = read(&text).unwrap_err().to_string();
-        assert!(message.starts_with("snapshots line 2: missing field"), "{message}");
-    }
-
-    #[test]
-    fn seconds_append_and_workers_join() {
-        let (mut joined, mut appended) = (sample(1), sample(1));
-        joined.join(&sample(2));
-        appended.append(&sample(2));
-        assert_eq!((joined.in_flight, joined.connections.peak), (3, 3));
-        assert_eq!((appended.in_flight, appended.connections.peak), (2, 2));
-        assert_eq!(joined.total(), appended.total());
-        joined.assert_identities();
-        joined.clear();
-        assert_eq!(joined, Snapshot::new(2, 1, 2));
     }
 }

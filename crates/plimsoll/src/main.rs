@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod foreign;
 mod gateway;
+mod host_file;
 mod interrupt;
 mod man;
 mod metrics;

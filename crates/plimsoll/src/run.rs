@@ -1,6 +1,7 @@
 //! `plimsoll run`: runs a plan and prints the report.
 
 use crate::doctor;
+use crate::host_file::HostFile;
 use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
@@ -11,7 +12,7 @@ use crate::trace::{trace_text, without_secrets_of};
 use crate::{blocked, put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
 use plimsoll_host::doctor::{Observed, blocking, examine};
-use plimsoll_host::{Facts, Source};
+use plimsoll_host::{Facts, Sampler, Source};
 use plimsoll_measure::units::counted;
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
@@ -168,7 +169,6 @@ pub(crate) fn default_settings() -> Settings {
         workers: 0,
         spin: Spin::Adaptive,
         trace: 0,
-        usage: plimsoll_host::usage,
         force: false,
         forced: Vec::new(),
     }
@@ -242,9 +242,12 @@ pub(crate) fn run_plan(
         .forced()
         .iter()
         .for_each(|what| tell(&format!("warning: started with --force: {what}")));
-    let mut running = prepared.start(LEAD);
+    let source = Source::host();
+    let mut sampler = Sampler::new(&source, prepared.destinations());
+    let host = HostFile::at_start(&source, sampler.unread());
+    let mut running = prepared.start(LEAD, Box::new(move || sampler.sample()));
     interrupts.stop_run(running.control());
-    let mut live = Live::new(plan, run_dir, page, scraper, &running);
+    let mut live = Live::new(plan, run_dir, page, scraper, host, &running);
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {
         live.add(second);
     }
@@ -286,6 +289,7 @@ struct Live<'p> {
     page: Option<Page>,
     progress: Progress,
     scraper: Option<Scraper>,
+    host: HostFile,
     control: Control,
     /// The end of the last second.
     at: Nanos,
@@ -299,9 +303,10 @@ impl<'p> Live<'p> {
         mut run_dir: Option<RunDir>,
         page: Option<Page>,
         scraper: Option<Scraper>,
+        host: HostFile,
         running: &Running,
     ) -> Live<'p> {
-        run_dir.iter_mut().for_each(|dir| dir.begin(plan, running.started_at()));
+        run_dir.iter_mut().for_each(|dir| dir.begin(plan, running.started_at(), &host));
         let (fold, progress) = (Fold::new(plan), Progress::new());
         let control = running.control();
         Live {
@@ -311,6 +316,7 @@ impl<'p> Live<'p> {
             page,
             progress,
             scraper,
+            host,
             control,
             at: Nanos::ZERO,
             aborted: None,
@@ -352,7 +358,8 @@ impl<'p> Live<'p> {
         }
         let summary = self.fold.finish(facts);
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
-        let written = self.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json()));
+        self.host.end(&Source::host());
+        let written = self.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json(), &self.host));
         Finished { summary, aborted: self.aborted.is_some(), run_dir, written }
     }
 

@@ -1,8 +1,9 @@
-//! The run directory: `plan.toml`, `snapshots.jsonl`, `summary.json`.
+//! The run directory: `plan.toml`, `host.json`, `snapshots.jsonl`, `summary.json`.
 //!
 //! If the process is killed, the directory stays readable: the plan is written first, each snapshot is
-//! one line in one write, and the summary is renamed into place only when complete.
+//! one line in one write, and other files are renamed into place only when complete.
 
+use crate::host_file::HostFile;
 use crate::usage_error;
 use anyhow::Context;
 use plimsoll_measure::wire::{Header, SCHEMA, to_line};
@@ -46,8 +47,8 @@ impl RunDir {
         let _ = fs::remove_dir_all(&self.path);
     }
 
-    /// Creates `snapshots.jsonl` with its header.
-    pub(crate) fn begin(&mut self, plan: &Plan, started_at: WallClock) {
+    /// Writes `host.json`, and creates `snapshots.jsonl` with its header.
+    pub(crate) fn begin(&mut self, plan: &Plan, started_at: WallClock, host: &HostFile) {
         let header = Header {
             schema: SCHEMA.into(),
             plan: plan.name.clone(),
@@ -57,6 +58,7 @@ impl RunDir {
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             origins: plan.origin_names(),
             scrapes: plan.scrapes.iter().map(|scrape| scrape.name.clone()).collect(),
+            unread: host.unread().to_vec(),
         };
         let opened = File::create_new(self.path.join("snapshots.jsonl"));
         let written = opened.and_then(|mut file| {
@@ -67,6 +69,7 @@ impl RunDir {
             Ok(file) => self.snapshots = Some((file, header)),
             Err(error) => self.failed = Some(error),
         }
+        self.write_whole("host.json", &host.to_json());
     }
 
     /// Appends a second to `snapshots.jsonl`.
@@ -79,18 +82,26 @@ impl RunDir {
         }
     }
 
-    /// Writes `summary.json`.
+    /// Writes `summary.json`, and `host.json` again.
     ///
     /// # Errors
     /// The first write error of the whole run.
-    pub(crate) fn finish(self, summary: &str) -> anyhow::Result<()> {
-        let unfinished = self.path.join("summary.json.part");
-        let written = match self.failed {
-            Some(error) => Err(error),
-            None => fs::write(&unfinished, summary)
-                .and_then(|()| fs::rename(&unfinished, self.path.join("summary.json"))),
-        };
+    pub(crate) fn finish(mut self, summary: &str, host: &HostFile) -> anyhow::Result<()> {
+        self.write_whole("host.json", &host.to_json());
+        self.write_whole("summary.json", summary);
+        let written = self.failed.map_or(Ok(()), Err);
         written.with_context(|| format!("could not write all of {}", self.path.display()))
+    }
+
+    /// Writes a file, or replaces it.
+    fn write_whole(&mut self, name: &str, text: &str) {
+        if self.failed.is_some() {
+            return;
+        }
+        let unfinished = self.path.join(format!("{name}.part"));
+        let written = fs::write(&unfinished, text)
+            .and_then(|()| fs::rename(&unfinished, self.path.join(name)));
+        self.failed = written.err();
     }
 }
 

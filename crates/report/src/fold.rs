@@ -10,6 +10,7 @@
 use crate::objectives::{Judged, judge};
 use crate::seconds::{ErrorTimes, Seconds};
 use crate::summary::Summary;
+use crate::timeline::Timeline;
 use crate::verdict::Rules;
 use plimsoll_measure::{Nanos, RunFacts, Snapshot, Stats, StreamCounts, Window};
 use plimsoll_plan::{Objective, Plan};
@@ -108,6 +109,7 @@ pub struct Fold<'p> {
     errors: ErrorTimes,
     stages: Vec<StageSum>,
     rules: Rules,
+    timeline: Timeline,
     /// The end of the last second that was added.
     at: Nanos,
 }
@@ -119,6 +121,7 @@ pub(crate) struct Folded {
     pub(crate) errors: ErrorTimes,
     pub(crate) stages: Vec<StageSum>,
     pub(crate) rules: Rules,
+    pub(crate) timeline: Timeline,
 }
 
 impl<'p> Fold<'p> {
@@ -142,6 +145,7 @@ impl<'p> Fold<'p> {
             total: plan.blank_snapshot(),
             errors: ErrorTimes::default(),
             rules: Rules::new(plan),
+            timeline: Timeline::new(plan.connections.sources.len() as u64),
             at: Nanos::ZERO,
             narrow,
             plan,
@@ -169,6 +173,7 @@ impl<'p> Fold<'p> {
             second.stats[targets].iter().for_each(|stats| stage.stats.merge(stats));
         }
         self.rules.add(self.plan, second, seconds);
+        self.timeline.add(second, seconds);
     }
 
     /// The sum of the seconds so far.
@@ -186,9 +191,9 @@ impl<'p> Fold<'p> {
     /// # Panics
     /// If an accounting identity does not hold.
     pub fn finish(self, facts: RunFacts) -> Summary {
-        let Fold { plan, narrow, total, errors, stages, rules, .. } = self;
+        let Fold { plan, narrow, total, errors, stages, rules, timeline, .. } = self;
         total.assert_identities();
-        Summary::of(plan, facts, Folded { narrow, total, errors, stages, rules })
+        Summary::of(plan, facts, Folded { narrow, total, errors, stages, rules, timeline })
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Version 1 divided all rates by the length of the run; version 2 uses the window of each stream.
 
+mod host;
 mod scrapes;
 
 use crate::summary::{self, Group, Split, StreamGroup, Summary};
+use host::HostFile;
 use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally};
 use scrapes::ScrapesFile;
 use serde::Serialize;
@@ -48,6 +50,7 @@ struct File<'a> {
     objectives: Vec<ObjectiveFile<'a>>,
     verdict: VerdictFile<'a>,
     generator: Generator,
+    host: HostFile,
     #[serde(skip_serializing_if = "Option::is_none")]
     scrapes: Option<ScrapesFile<'a>>,
 }
@@ -301,6 +304,7 @@ impl Summary {
                 cpu_ns_per_request: self.cpu_per_request().map(|cpu| cpu.work.0),
                 rss_peak_bytes: total.host.rss_peak_bytes,
             },
+            host: HostFile::of(&self.timeline),
             scrapes: ScrapesFile::of(&self.scrapes),
         };
         serde_json::to_string_pretty(&file).expect("numbers and text are JSON")

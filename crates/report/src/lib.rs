@@ -7,6 +7,7 @@
 //! - `summary`: [`Summary`]: all figures of a finished run
 //! - `seconds`: [`Seconds`]: when something happened
 //! - `objectives`: whether objectives hold
+//! - `timeline`: [`Timeline`]: the host during the run
 //! - `verdict`: [`Verdict`]: findings, and whether the generator distorted the run
 //! - `scrapes`: [`Scrapes`]: what other processes reported
 //! - `text`: the report for a terminal; `progress`: one line during the run; `tone`: colours
@@ -23,6 +24,7 @@ mod summary;
 #[cfg(test)]
 mod synthetic;
 mod text;
+mod timeline;
 mod tone;
 mod verdict;
 
@@ -34,5 +36,6 @@ pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};
 pub use seconds::Seconds;
 pub use summary::{CpuPerRequest, Group, Rates, Split, StageOf, StreamGroup, Summary};
 pub use text::{clean, paragraph};
+pub use timeline::{Span, Timeline};
 pub use tone::Tone;
 pub use verdict::Verdict;

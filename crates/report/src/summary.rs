@@ -4,6 +4,7 @@ use crate::fold::{Active, Folded, active_of};
 use crate::objectives::{Judged, judge};
 use crate::scrapes::Scrapes;
 use crate::seconds::{ErrorTimes, Seconds};
+use crate::timeline::Timeline;
 use crate::verdict::{Case, Verdict};
 use plimsoll_measure::SplitCounts;
 use plimsoll_measure::{
@@ -159,11 +160,13 @@ pub struct Summary {
     pub verdict: Verdict,
     /// What other processes reported.
     pub scrapes: Scrapes,
+    /// The host during the run.
+    pub timeline: Timeline,
 }
 
 impl Summary {
     pub(crate) fn of(plan: &Plan, facts: RunFacts, folded: Folded) -> Summary {
-        let Folded { narrow, total, errors, stages, rules } = folded;
+        let Folded { narrow, total, errors, stages, rules, timeline } = folded;
         let streams: Vec<usize> =
             (0..plan.streams.len()).filter(|stream| narrow.holds_stream(*stream)).collect();
         let all = Group::of("all", total.total(), active_of(&total, streams.iter().copied()));
@@ -202,6 +205,7 @@ impl Summary {
             errors: error_seconds(&errors, &all.stats),
             objectives: plan.objectives.iter().map(|own| judge(own, plan, &total)).collect(),
             verdict,
+            timeline,
             facts,
             total,
             all,

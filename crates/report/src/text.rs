@@ -10,6 +10,7 @@
 
 mod failures;
 mod groups;
+mod host;
 mod page;
 mod scrapes;
 mod table;
@@ -133,6 +134,7 @@ impl Summary {
         self.write_errors(errors, &mut page);
         self.write_statuses(extent, &mut page);
         self.write_scrapes(extent, &mut page);
+        self.write_host(extent, &mut page);
         self.write_end(extent, run_dir, &mut page);
         page
     }

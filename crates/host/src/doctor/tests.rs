@@ -1,16 +1,18 @@
 //! Tables of facts and demands, and what is found.
 
 use super::*;
-use crate::{Cgroup, Descriptors, Ports, Sockets, TwReuse};
+use crate::{Cgroup, Descriptors, Ports, TwReuse};
+use plimsoll_measure::Sockets;
 
 fn facts() -> Facts {
     Facts {
+        kernel: Some("6.12.0".into()),
         ports: Some(Ports { first: 32_768, last: 60_999, reserved: 0 }),
         tw_reuse: Some(TwReuse::Loopback),
         tw_max: Some(131_072),
         somaxconn: Some(4_096),
         syn_backlog: Some(2_048),
-        sockets: Some(Sockets { in_use: 10, time_wait: 5, pages: 100 }),
+        sockets: Some(Sockets { in_use: 10, established: 1, time_wait: 5, orphans: 0, pages: 100 }),
         tcp_pages: Some((383_867, 575_796)),
         descriptors: Some(Descriptors { soft: 1_024, hard: 1_048_576, open: 10 }),
         conntrack: None,

@@ -5,7 +5,7 @@ use anyhow::Context;
 use plimsoll_config::{Document, Variables};
 use plimsoll_engine::{Prepared, Settings};
 use plimsoll_host::{Source, Thread};
-use plimsoll_measure::Nanos;
+use plimsoll_measure::{HostSample, Nanos};
 use plimsoll_plan::{Plan, Shards};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -38,7 +38,7 @@ pub(super) fn cpu_per_request(source: &Source) -> anyhow::Result<Option<Nanos>> 
     let settings = Settings { workers: 1, ..default_settings() };
     let prepared = Prepared::new(&Arc::new(plan), &Shards::all(), settings)
         .map_err(|error| anyhow::anyhow!("{}", error.message))?;
-    let mut running = prepared.start(Duration::from_millis(20));
+    let mut running = prepared.start(Duration::from_millis(20), Box::new(HostSample::default));
     let (mut answered, mut measured) = (0, None);
     let mut before = None;
     // The first second warms caches up; CPU time is read while the worker's thread exists.

@@ -2,9 +2,29 @@
 
 use crate::run::{Folder, RPC, RPC_RESULT, RunResult, plimsoll, start};
 use crate::server::{Reply, Server};
-use plimsoll_measure::{Nanos, wire};
+use plimsoll_measure::wire::{self, Header, Reading};
+use plimsoll_measure::{Nanos, Snapshot, TcpCounter};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+
+/// Both workers, the sockets of the server's host, and the same seconds in the timeline.
+fn the_host_was_sampled(seconds: &[Snapshot], timeline: &serde_json::Value) {
+    let spans = timeline.as_array().unwrap();
+    assert_eq!(spans.len(), seconds.len());
+    for (second, span) in seconds.iter().zip(spans) {
+        assert_eq!(span["to_ns"], second.t.0);
+        assert_eq!(span["sampling_ns"], second.host.sampling.0);
+        assert!(second.host.sampling > Nanos::ZERO);
+    }
+    let first = &seconds[0].host;
+    assert_eq!(first.workers.len(), 2);
+    assert!(first.workers.iter().all(|worker| worker.cpu > Nanos::ZERO));
+    let tcp = first.tcp.as_ref().unwrap();
+    assert!(tcp.get(TcpCounter::SegmentsOut) > 0 && tcp.get(TcpCounter::ActiveOpens) > 0);
+    assert!(first.sockets.unwrap().established > 0);
+    let ports = seconds[0].ports(1).unwrap();
+    assert!(ports.used > 0 && ports.limit > 0);
+}
 
 #[test]
 fn the_snapshots_add_up_to_the_summary() {
@@ -25,8 +45,8 @@ fn the_snapshots_add_up_to_the_summary() {
     let args = ["run", &plan, "--out", out.to_str().unwrap(), "--format", "json", "--workers", "2"];
     let result = RunResult::of(plimsoll(&args));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
-    let (_, snapshots) = wire::read(&text).unwrap();
-    assert!(snapshots.len() >= 3, "one a second");
+    let Reading { snapshots, header: Header { unread, .. }, notes } = wire::read(&text).unwrap();
+    assert!(snapshots.len() >= 3 && notes.is_empty(), "one a second");
     let mut sum = snapshots[0].blank();
     snapshots.iter().for_each(|snapshot| sum.append(snapshot));
     sum.assert_complete();
@@ -43,6 +63,15 @@ fn the_snapshots_add_up_to_the_summary() {
     same("/status/200", sum.status.get(200));
     same("/bytes/in", all.bytes_in);
     same("/generator/cpu_ns", sum.host.cpu.0);
+    the_host_was_sampled(&snapshots, &result.summary["host"]["timeline"]);
+    let host = std::fs::read_to_string(out.join("host.json")).unwrap();
+    let host: serde_json::Value = serde_json::from_str(&host).unwrap();
+    assert_eq!(host["schema"], "plimsoll/host/1");
+    for when in ["start", "end"] {
+        assert!(host[when]["cpus"].as_u64().unwrap() > 0, "{host}");
+        assert!(host[when]["ports"]["first"].is_u64() && host[when]["kernel"].is_string());
+    }
+    assert_eq!(host["unread"], serde_json::json!(unread));
     let times = [
         ("latency", all.latency()),
         ("service_time", all.service_time()),

@@ -75,8 +75,8 @@ fn answers_are_counted_by_instance_exactly() {
     let absent = &summary["split"][1];
     assert_eq!((&absent["header"], n(&absent["none"])), (&Value::from("absent"), 50));
     // The seconds of both workers add up.
-    let (_, seconds) =
-        wire::read(&std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap()).unwrap();
+    let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
+    let seconds = wire::read(&text).unwrap().snapshots;
     let mut sum = seconds[0].blank();
     seconds.iter().for_each(|second| sum.append(second));
     let counted: Vec<_> =
@@ -144,13 +144,15 @@ fn every_finding_is_documented() {
 }
 
 /// Objects that the document describes once, by their unit.
-const UNITS: [(&str, &[&str]); 3] = [
+const UNITS: [(&str, &[&str]); 5] = [
     ("counts", &["scheduled", "sent", "unsent", "ok", "failed"]),
     ("rates", &["scheduled", "sent", "ok"]),
+    ("usage", &["used", "limit"]),
+    ("sending", &["busy_ns", "receiver_limited_ns", "buffer_limited_ns", "retransmitted"]),
     ("times", &["min", "mean", "p50", "p90", "p95", "p99", "p999", "max", "count"]),
 ];
 /// Objects whose keys are names.
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 21] = [
     "errors",
     "error_seconds",
     "faults",
@@ -166,6 +168,7 @@ const MAPS: [&str; 20] = [
     "stages[].errors",
     "split[].values",
     "objectives[].where",
+    "host.timeline[].namespace_tcp",
     "scrapes.processes[].failures",
     "scrapes.processes[].upstreams",
     "scrapes.processes[].calls.outcomes",

@@ -2,7 +2,8 @@
 
 use crate::run::{Folder, RPC, RPC_RESULT, RunResult, plimsoll};
 use crate::server::{After, Reply, Server};
-use plimsoll_measure::{Scraped, Snapshot, wire};
+use plimsoll_measure::wire::{self, Reading};
+use plimsoll_measure::{Scraped, Snapshot};
 use std::sync::{Arc, Mutex};
 
 /// The state of a scripted gateway.
@@ -76,7 +77,7 @@ fn run(plan: &str) -> (RunResult, Vec<Scraped>) {
         "json",
     ]));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
-    let (header, snapshots) = wire::read(&text).unwrap();
+    let Reading { header, snapshots, .. } = wire::read(&text).unwrap();
     let mut sum = Snapshot::new(header.names.len(), header.streams.len(), header.origins.len());
     snapshots.iter().for_each(|snapshot| sum.append(snapshot));
     (result, sum.scrapes)

@@ -4,6 +4,7 @@ use crate::run::{Done, Folder, RunResult, run_plan, start};
 use crate::server::{After, Reply, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use plimsoll_measure::wire::{self, Reading};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
@@ -106,7 +107,7 @@ fn snapshots_written_before_a_kill_can_be_read() {
     child.wait().unwrap();
     let out = folder.path().join("out");
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
-    let (header, snapshots) = plimsoll_measure::wire::read(&text).unwrap();
+    let Reading { header, snapshots, .. } = wire::read(&text).unwrap();
     assert_eq!(header.names, ["target-1"]);
     assert!(!snapshots.is_empty());
     snapshots.iter().for_each(plimsoll_measure::Snapshot::assert_identities);

@@ -9,10 +9,12 @@ use crate::objectives::Judged;
 use crate::scrapes::{Process, Relays, Scrapes};
 use crate::seconds::Seconds;
 use crate::summary::{Group, StageOf, StreamGroup, Summary};
+use crate::timeline::Timeline;
 use crate::verdict::Verdict;
 use plimsoll_measure::{
-    ErrorClass, Finding, FindingId, Histogram, Nanos, Note, Requests, RunFacts, Scraped, Severity,
-    Side, Snapshot, Stats, WallClock, Window,
+    CpuTimes, ErrorClass, Finding, FindingId, Histogram, HostSample, Nanos, Note, Requests,
+    RunFacts, Scraped, Severity, Side, Snapshot, Stats, ThreadTime, Throttled, Usage, WallClock,
+    Window,
 };
 use plimsoll_plan::Objective;
 use std::collections::BTreeMap;
@@ -123,6 +125,7 @@ fn full() -> Summary {
             ],
             sides: Vec::new(),
         },
+        timeline: Timeline::new(1),
         scrapes: Scrapes {
             processes: [process("edge", "edge", 1450)].into_iter().chain(instances).collect(),
         },
@@ -476,4 +479,33 @@ fn failures_without_objectives_are_pointed_out() {
     let objective = plimsoll_plan::Objective::parse("success >= 1%").unwrap();
     summary.objectives = vec![Judged { objective, value: Some(0.9), ok: true }];
     assert!(!summary.to_text(None, 100, false).contains("exit code 0"));
+}
+
+#[test]
+fn the_host_is_shown_only_if_it_was_unusual() {
+    let quiet = HostSample { cpu: Nanos(1), ..HostSample::default() };
+    let busy = HostSample {
+        workers: vec![ThreadTime { run_delay: Nanos::from_millis(250), ..ThreadTime::default() }],
+        cpus: Some(CpuTimes { total: 200, idle: 50, steal: 20, softirq: 0 }),
+        throttled: Some(Throttled { periods: 3, time: Nanos::from_millis(120) }),
+        descriptors: Some(Usage { used: 62, limit: 64 }),
+        ..quiet.clone()
+    };
+    let table = |seconds: &[&HostSample]| {
+        let mut summary = full();
+        for (number, host) in seconds.iter().enumerate() {
+            let mut second = summary.total.blank();
+            second.host = (*host).clone();
+            let from = Nanos::from_secs(number as u64);
+            summary.timeline.add(&second, Seconds { from, to: from + Nanos::from_secs(1) });
+        }
+        let text = summary.to_text(None, usize::MAX, false);
+        let lines = text.lines().skip_while(|line| !line.starts_with("  host "));
+        lines.take(2).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let none: Vec<String> = table(&[&quiet, &quiet]);
+    assert_eq!(none, [""; 0]);
+    let shown = table(&[&quiet, &busy]);
+    let heads = "host CPU steal run delay throttled dropped fullest";
+    assert_eq!(shown, [heads, "1s–2s 65 % 10 % 25 % 120ms descriptors 96.9 %"]);
 }
