@@ -27,6 +27,14 @@ listed! {
         LagHigh = "lag_high",
         /// Answers waited in the kernel before they were read.
         ReadLate = "read_late",
+        /// A worker of the load generator used all of a CPU.
+        CpuSaturated = "cpu_saturated",
+        /// Other programs used the CPUs that the load generator needed.
+        CpuContended = "cpu_contended",
+        /// The control group's CPU limit stopped the load generator.
+        CpuThrottled = "cpu_throttled",
+        /// The host stopped the load generator, or delayed it now and then.
+        HostNoise = "host_noise",
         /// Bodies were dropped to stay within the load generator's memory limit.
         MemoryPressure = "memory_pressure",
         /// The kernel ran out of local ports.
@@ -35,12 +43,18 @@ listed! {
         FdsExhausted = "fds_exhausted",
         /// Arrivals waited because the plan's connection limit was reached.
         ConnectionsCapped = "connections_capped",
+        /// A listener dropped attempts to connect because its accept queue was full.
+        AcceptBacklog = "accept_backlog",
         /// The target refused connections.
         TargetRefused = "target_refused",
         /// The target redirected requests, and redirects were not followed.
         RedirectsNotFollowed = "redirects_not_followed",
         /// The target reset connections.
         TargetReset = "target_reset",
+        /// The target answered with HTTP status 429 (Too Many Requests).
+        TargetRateLimited = "target_rate_limited",
+        /// The target closed connections in the middle of an answer.
+        TargetTruncated = "target_truncated",
         /// The target answered with unexpected HTTP statuses or bodies.
         TargetErrors = "target_errors",
         /// The target answered with JSON-RPC errors.
@@ -51,6 +65,8 @@ listed! {
         TargetSaturated = "target_saturated",
         /// The target's address could not be reached.
         Unreachable = "unreachable",
+        /// The network lost packets.
+        PacketLoss = "packet_loss",
         /// The target's name could not be resolved.
         DnsFailed = "dns_failed",
         /// The run was stopped early.

@@ -165,13 +165,7 @@ fn settings(args: &RunArgs) -> Settings {
 
 /// The settings without any flags.
 pub(crate) fn default_settings() -> Settings {
-    Settings {
-        workers: 0,
-        spin: Spin::Adaptive,
-        trace: 0,
-        force: false,
-        forced: Vec::new(),
-    }
+    Settings { workers: 0, spin: Spin::Adaptive, trace: 0, force: false, forced: Vec::new() }
 }
 
 /// A finished run.

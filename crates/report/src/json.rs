@@ -7,7 +7,7 @@ mod scrapes;
 
 use crate::summary::{self, Group, Split, StreamGroup, Summary};
 use host::HostFile;
-use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally};
+use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally, Usage};
 use scrapes::ScrapesFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -179,6 +179,25 @@ struct VerdictFile<'a> {
     valid: bool,
     limited_by: &'static str,
     findings: Vec<FindingFile<'a>>,
+    headroom: HeadroomFile,
+}
+
+/// See [`Headroom`](crate::Headroom).
+#[derive(Serialize)]
+struct HeadroomFile {
+    worker_busy: f64,
+    ports: Option<UsageFile>,
+    descriptors: Option<UsageFile>,
+}
+
+#[derive(Serialize)]
+struct UsageFile {
+    used: u64,
+    limit: u64,
+}
+
+fn usage(usage: Option<Usage>) -> Option<UsageFile> {
+    usage.map(|Usage { used, limit }| UsageFile { used, limit })
 }
 
 #[derive(Serialize)]
@@ -334,6 +353,11 @@ impl Summary {
             valid: self.verdict.valid,
             limited_by: self.verdict.limited_by.map_or("none", |side| side.name()),
             findings: findings.collect(),
+            headroom: HeadroomFile {
+                worker_busy: self.verdict.headroom.worker_busy,
+                ports: usage(self.verdict.headroom.ports),
+                descriptors: usage(self.verdict.headroom.descriptors),
+            },
         }
     }
 }

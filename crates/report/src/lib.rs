@@ -38,4 +38,4 @@ pub use summary::{CpuPerRequest, Group, Rates, Split, StageOf, StreamGroup, Summ
 pub use text::{clean, paragraph};
 pub use timeline::{Span, Timeline};
 pub use tone::Tone;
-pub use verdict::Verdict;
+pub use verdict::{Headroom, Verdict};

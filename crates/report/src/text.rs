@@ -23,7 +23,7 @@ use crate::summary::Summary;
 use crate::tone::Tone;
 use page::{Page, toned};
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity};
+use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity, Side, Usage};
 use table::{Column, Notes, Row, Section, Shape, Table};
 pub use width::clean;
 
@@ -273,6 +273,9 @@ impl Summary {
         let seed = format!("seed {}", self.seed);
         let parts = [Some(workers), cpu, Some(memory), Some(seed)];
         page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
+        if self.verdict.valid && self.all.stats.requests.scheduled > 0 {
+            page.phrases("  limited by: ", &listed(self.limits()));
+        }
         let others = self.verdict.findings.iter().filter(|finding| !comes_first(finding));
         others.take(extent.findings()).for_each(|finding| self.write_finding(finding, page));
         if let Some(failed) = self.failed_without_objective() {
@@ -289,6 +292,29 @@ impl Summary {
             let parts = [format!("{dir}/summary.json"), "per second: snapshots.jsonl".into()];
             page.phrases("  results: ", &listed(parts));
         }
+    }
+
+    /// What limited a valid run, and how close the generator came to its own limits.
+    fn limits(&self) -> impl Iterator<Item = String> {
+        /// Smaller shares are not worth a line.
+        const SHARE_MIN: f64 = 0.01;
+        let headroom = &self.verdict.headroom;
+        let limit = match self.verdict.limited_by {
+            Some(Side::Generator) => "the load generator",
+            Some(Side::Network) => "the network",
+            Some(Side::Target) => "the target",
+            None if self.has_rate => "the planned rate",
+            None => "the number of users",
+        };
+        let busy = format!("busiest worker at most {} busy", percent(headroom.worker_busy));
+        let used = |usage: Option<Usage>, of: &str| {
+            let usage = usage.filter(|usage| usage.share() >= SHARE_MIN)?;
+            Some(format!("{} of {} {of}", grouped(usage.used), grouped(usage.limit)))
+        };
+        let ports = used(headroom.ports, "local ports");
+        let descriptors = used(headroom.descriptors, "descriptors");
+        let known = (headroom.worker_busy > 0.0).then_some(busy);
+        [Some(limit.into()), known, ports, descriptors].into_iter().flatten()
     }
 
     /// How many requests failed in a run that exits with 0 because no objective limits failures.

@@ -5,6 +5,9 @@
 //!
 //! - `lateness`: `lag_high` by open stream, `read_late`
 //! - `connections`: `connections_capped` and `target_saturated`, by origin
+//! - `cause`: why the generator was late: `cpu_…`, `host_noise`
+//! - `headroom`: how close the generator came to its own limits
+//! - `tcp`: `accept_backlog` and `packet_loss`
 //! - `errors`: findings from error classes, `plan_not_held`, `nothing_ok`
 //!
 //! # What makes a run invalid
@@ -12,9 +15,12 @@
 //! at a connection limit that is too low), so that the 99th percentile reflects the generator; or more
 //! than 0.1 % failed in the generator. A run that was stopped early is not invalid.
 
+mod cause;
 mod connections;
 mod errors;
+mod headroom;
 mod lateness;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod wording;
@@ -22,14 +28,17 @@ mod wording;
 use crate::objectives::percent;
 use crate::seconds::{ErrorTimes, FaultTimes, Seconds};
 use crate::summary::Group;
+use cause::{Cause, CauseRule};
 use connections::{OriginRule, Starved};
-use lateness::{LagRule, ReadRule};
+pub use headroom::Headroom;
+use lateness::{LagRule, Lateness, ReadRule};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{
     ErrorClass, Finding, FindingId, Histogram, Nanos, RunFacts, Severity, Side, Snapshot,
 };
 use plimsoll_plan::{Load, Plan};
 use std::cmp::Reverse;
+use tcp::TcpRule;
 
 /// If more than this share of the arrivals is affected, the 99th percentile does not reflect the target.
 const MATERIAL: f64 = 0.01;
@@ -63,6 +72,8 @@ pub struct Verdict {
     pub limited_by: Option<Side>,
     /// Findings, the primary cause first, then by severity and share.
     pub findings: Vec<Finding>,
+    /// How close the generator came to its own limits.
+    pub headroom: Headroom,
     /// Sides of classes whose side depends on the run.
     pub(crate) sides: Vec<(ErrorClass, Side)>,
 }
@@ -152,6 +163,20 @@ struct Found {
     share: f64,
 }
 
+impl Found {
+    /// Adds another finding of the same kind; keeps the evidence of the weightier one.
+    fn absorb(&mut self, other: Found) {
+        let seconds = match (self.seconds, other.seconds) {
+            (Some(own), Some(other)) => Some(own.union(other)),
+            _ => None,
+        };
+        if (other.severity, other.share) > (self.severity, self.share) {
+            *self = other;
+        }
+        self.seconds = seconds;
+    }
+}
+
 /// A second, as input to the rules.
 struct Second<'a> {
     snapshot: &'a Snapshot,
@@ -163,12 +188,17 @@ struct Second<'a> {
     overloaded: bool,
     /// Whether service times are usable as the target's.
     representative: bool,
+    /// The cause of late arrivals and answers, if there are any.
+    cause: Option<Cause>,
 }
 
 /// The sums of all rules.
 pub(crate) struct Rules {
     lag: Vec<LagRule>,
     read: ReadRule,
+    causes: CauseRule,
+    headroom: Headroom,
+    tcp: TcpRule,
     origins: Vec<OriginRule>,
     /// `no_connection` errors not explained by any origin's limit.
     unexplained: u64,
@@ -181,6 +211,9 @@ impl Rules {
         Rules {
             lag: (0..plan.streams.len()).filter(open).map(LagRule::new).collect(),
             read: ReadRule::default(),
+            causes: CauseRule::default(),
+            headroom: Headroom::default(),
+            tcp: TcpRule::default(),
             origins: OriginRule::all(plan),
             unexplained: 0,
             faults: FaultTimes::default(),
@@ -199,15 +232,29 @@ impl Rules {
             latency.quantile(0.99)
         };
         let latency = (0..plan.streams.len()).map(latency).collect();
-        let mut second =
-            Second { snapshot, seconds, latency, overloaded: false, representative: true };
-        let late = self.lag.iter_mut().fold(false, |late, rule| rule.add(&second) | late);
+        let mut second = Second {
+            snapshot,
+            seconds,
+            latency,
+            overloaded: false,
+            representative: true,
+            cause: None,
+        };
+        let lags = self.lag.iter().map(|rule| rule.worst(snapshot));
+        let worst = lags.chain(snapshot.read_lag.max()).max();
+        second.cause = cause::of(&second, worst.unwrap_or_default());
+        let lateness = self.lag.iter_mut().map(|rule| rule.add(&second));
+        let lag = lateness.fold(Lateness::default(), Lateness::or);
         if seconds.to <= plan.warmup {
             return;
         }
         self.faults.add(&snapshot.faults, seconds);
-        second.overloaded = self.read.add(&second) | late;
-        second.representative = !late && !self.read.was_late();
+        self.tcp.add(&second);
+        self.headroom.add(&second, plan.connections.sources.len() as u64);
+        let late = lag.or(self.read.add(&second));
+        self.causes.add(&second, second.cause.filter(|_| late.any));
+        second.overloaded = late.overloaded;
+        second.representative = !lag.overloaded && !self.read.was_late();
         let mut errors = Starved::of(snapshot);
         self.origins.iter_mut().for_each(|origin| origin.add(&second, &mut errors));
         self.unexplained += errors.unsent;
@@ -225,20 +272,25 @@ impl Rules {
     }
 
     pub(crate) fn verdict(&self, case: &Case<'_>) -> Verdict {
-        let mut found = Vec::new();
-        found.extend(self.lag.iter().filter_map(|rule| rule.found(case)));
-        found.extend(self.read.found(case));
+        let lag = self.lag.iter().filter_map(|rule| rule.found(case));
+        let late: Vec<_> = lag.chain(self.read.found(case)).collect();
+        let mut found = self.causes.explain(case, late);
+        if !found.iter().any(|found| found.id == FindingId::CpuSaturated) {
+            found.extend(self.causes.saturated(case));
+        }
         let late = found.iter().any(|found| found.severity == Severity::Invalid);
         let blame = self.blame(late);
         found.extend(self.origins.iter().flat_map(|origin| origin.found(case, late)));
         let own = errors::generator(case, &blame, &found);
         found.extend(own);
         found.extend(errors::network_and_target(case, &blame, &self.faults));
+        found.extend(self.tcp.found(case));
         found.extend(errors::redirects_not_followed(case));
         found.extend(errors::forced(case));
         found.extend(errors::cut_short(case));
-        // `plan_not_held` is an effect: it comes after its cause.
-        let is_effect = |found: &Found| found.id == FindingId::PlanNotHeld;
+        // Effects come after their causes.
+        use FindingId::{LagHigh, PlanNotHeld, ReadLate};
+        let is_effect = |found: &Found| matches!(found.id, LagHigh | ReadLate | PlanNotHeld);
         let by_weight = |a: &Found, b: &Found| {
             let weight = |found: &Found| (Reverse(found.severity), is_effect(found));
             weight(a).cmp(&weight(b)).then(b.share.total_cmp(&a.share))
@@ -257,7 +309,7 @@ impl Rules {
         };
         let limited_by = found.iter().find(limit).map(|found| found.side);
         let findings = found.into_iter().map(|found| found.finding(case)).collect();
-        Verdict { valid, limited_by, findings, sides: blame.sides(case) }
+        Verdict { valid, limited_by, findings, headroom: self.headroom, sides: blame.sides(case) }
     }
 }
 

@@ -471,7 +471,9 @@ impl Http1 {
                     resources.excerpts.forget(current.target, self.parser.head().status);
                 }
                 let gone = matches!(failure.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
-                if gone && current.reused && current.bytes_in == 0 {
+                if gone && current.bytes_in > 0 {
+                    failure.fault = Some(Fault::Truncated);
+                } else if gone && current.reused {
                     // The target may have closed the connection while it was idle, before the
                     // request arrived.
                     failure.fault = Some(Fault::StaleKeepAlive);

@@ -106,7 +106,7 @@ fn a_metrics_page_without_descriptors_uses_no_cpu_and_comes_back() {
     let server = Server::start(|_, _| Reply::ok("fine"));
     // All descriptors but a few are taken by connections that the shell opened for the run.
     let script = format!(
-        "ulimit -n 64; for fd in $(seq 20 60); do eval \"exec $fd</dev/null\"; done; ulimit -n 61\n\
+        "ulimit -n 64; for fd in $(seq 20 44); do eval \"exec $fd</dev/null\"; done; ulimit -n 61\n\
          exec {} run --url {}/ --rate 10/s -d 1h --no-out --metrics 127.0.0.1:0 --force --workers 1",
         env!("CARGO_BIN_EXE_plimsoll"),
         server.url()

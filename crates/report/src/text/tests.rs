@@ -10,7 +10,7 @@ use crate::scrapes::{Process, Relays, Scrapes};
 use crate::seconds::Seconds;
 use crate::summary::{Group, StageOf, StreamGroup, Summary};
 use crate::timeline::Timeline;
-use crate::verdict::Verdict;
+use crate::verdict::{Headroom, Verdict};
 use plimsoll_measure::{
     CpuTimes, ErrorClass, Finding, FindingId, Histogram, HostSample, Nanos, Note, Requests,
     RunFacts, Scraped, Severity, Side, Snapshot, Stats, ThreadTime, Throttled, Usage, WallClock,
@@ -118,6 +118,7 @@ fn full() -> Summary {
         objectives: vec![Judged { objective, value: Some(4_440_000.0), ok: true }],
         verdict: Verdict {
             valid: false,
+            headroom: Headroom::default(),
             limited_by: Some(Side::Generator),
             findings: vec![
                 finding(FindingId::PlanNotHeld, Severity::Invalid, EVIDENCE, FIX),

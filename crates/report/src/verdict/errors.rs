@@ -161,9 +161,14 @@ enum Counted {
     Fault(Fault),
     /// Connections with this fault.
     Connections(Fault),
+    /// Arrivals that were refused with status 429, whether with a JSON-RPC error or not.
+    RateLimited,
 }
 
-const ROWS: [Row; 16] = {
+/// Too Many Requests.
+const RATE_LIMITED: u16 = 429;
+
+const ROWS: [Row; 18] = {
     use ErrorClass::*;
     [
         Row {
@@ -189,10 +194,18 @@ const ROWS: [Row; 16] = {
         },
         Row {
             id: FindingId::TargetReset,
-            of: Counted::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive]),
+            of: Counted::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive, Fault::Truncated]),
             side: Side::Target,
             text: "{n} failed because the target reset or closed the connection before the answer was complete",
             fix: "look for crashes and restarts of the target or of a load balancer in front of it",
+        },
+        Row {
+            id: FindingId::TargetTruncated,
+            of: Counted::Fault(Fault::Truncated),
+            side: Side::Target,
+            text: "{n} failed because the target closed the connection in the middle of the answer",
+            fix: "look for crashes and restarts of the target or of a load balancer in front of it, and \
+                  for limits on the size or time of its answers",
         },
         Row {
             id: FindingId::TargetReset,
@@ -218,6 +231,13 @@ const ROWS: [Row; 16] = {
                    handshake within the timeout of {the timeout}",
             fix: "check that the port speaks TLS, and that the target has capacity for handshakes; \
                   use http:// if it does not",
+        },
+        Row {
+            id: FindingId::TargetRateLimited,
+            of: Counted::RateLimited,
+            side: Side::Target,
+            text: "{n} were refused with HTTP status 429 (Too Many Requests)",
+            fix: "lower the rate, or raise the target's limit for this client",
         },
         Row {
             id: FindingId::TargetRpcErrors,
@@ -305,13 +325,28 @@ impl Counts<'_> {
                 let all: u64 = classes.iter().map(|class| self.count_class(*class)).sum();
                 all.saturating_sub(except.iter().map(|fault| faults.get(*fault)).sum())
             }
+            Counted::RateLimited => {
+                self.rate_limited(ErrorClass::Status) + self.rate_limited(ErrorClass::RpcError)
+            }
         }
     }
 
-    /// The count of a class, without timeouts explained by a wait at a connection limit.
+    /// The number of a class, [`ErrorClass::Status`] or [`ErrorClass::RpcError`], that had status 429.
+    fn rate_limited(&self, class: ErrorClass) -> u64 {
+        let all = self.case.total.status.get(RATE_LIMITED);
+        let status = all.min(self.case.count(ErrorClass::Status));
+        match class {
+            ErrorClass::Status => status,
+            _ => (all - status).min(self.case.count(class)),
+        }
+    }
+
+    /// The count of a class, without timeouts explained by a wait at a connection limit, and without
+    /// requests that were refused with status 429.
     fn count_class(&self, class: ErrorClass) -> u64 {
         let explained = match class {
             ErrorClass::ResponseTimeout => self.blame.limit.timed_out + self.blame.target.timed_out,
+            ErrorClass::Status | ErrorClass::RpcError => self.rate_limited(class),
             _ => 0,
         };
         self.case.count(class).saturating_sub(explained)
@@ -331,6 +366,9 @@ impl Counts<'_> {
         match row.of {
             Counted::Fault(fault) | Counted::Connections(fault) => self.faults.get(fault),
             Counted::Classes(classes, _) => self.case.errors.over(classes),
+            Counted::RateLimited => {
+                self.case.errors.over(&[ErrorClass::Status, ErrorClass::RpcError])
+            }
         }
     }
 }

@@ -4,20 +4,17 @@
 //! If more than 1 % of arrivals are affected, the 99th percentile reflects the generator; fewer than five
 //! late arrivals may be chance. Closed streams have no planned instants and cannot be late.
 
+use super::cause::{CAUSES, Cause};
 use super::{Case, Found, MATERIAL, NOTABLE, Second, allowed_delay, count_over, share_of};
 use crate::objectives::percent;
 use crate::seconds::Seconds;
-use crate::summary::per_second;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{FindingId, Histogram, Nanos, Severity, Side};
+use plimsoll_measure::{FindingId, Histogram, Nanos, Severity, Side, Snapshot};
 
 /// Fewer late arrivals than this never make a run invalid: a pause of the host may hit a few.
 const LATE_MIN: u64 = 5;
 /// Fewer samples of read lag than this are inconclusive, unless [`LATE_MIN`] are late.
 const SAMPLES_MIN: u64 = 20;
-/// A worker that is busy for a larger share of the time is overloaded; a late worker below it was not
-/// scheduled by the host.
-const BUSY: f64 = 0.8;
 
 /// Late arrivals or answers.
 #[derive(Default)]
@@ -27,8 +24,8 @@ struct Delayed {
     /// The smallest delay that counted.
     allowed: Option<Nanos>,
     worst: Nanos,
-    /// Sum over these seconds of the busiest worker's utilization, 0 to 1, times the number delayed.
-    busy: f64,
+    /// The number delayed by the cause of their second's lateness.
+    causes: [f64; CAUSES],
 }
 
 impl Delayed {
@@ -37,8 +34,9 @@ impl Delayed {
             self.count += count;
             self.allowed = Some(self.allowed.map_or(allowed, |least| least.min(allowed)));
             self.worst = self.worst.max(worst);
-            let busy = second.snapshot.workers.busy_max.0;
-            self.busy += count as f64 * per_second(busy, second.seconds.len()) / 1e9;
+            if let Some(cause) = second.cause {
+                self.causes[cause as usize] += count as f64;
+            }
             Seconds::widen(&mut self.seconds, second.seconds);
         }
     }
@@ -46,7 +44,7 @@ impl Delayed {
     /// Adds the delays of a sample that contains one in `one_in`.
     fn extrapolate(&mut self, sample: &Delayed, one_in: f64) {
         self.count += (sample.count as f64 * one_in).round() as u64;
-        self.busy += sample.busy * one_in;
+        self.causes.iter_mut().zip(sample.causes).for_each(|(own, n)| *own += n * one_in);
         self.allowed = [self.allowed, sample.allowed].into_iter().flatten().min();
         self.worst = self.worst.max(sample.worst);
         if let Some(seconds) = sample.seconds {
@@ -54,13 +52,14 @@ impl Delayed {
         }
     }
 
+    fn cause(&self) -> Option<Cause> {
+        Cause::main(&self.causes)
+    }
+
     fn fix(&self, case: &Case<'_>) -> String {
-        if self.busy > BUSY * self.count as f64 {
-            case.more_cpu()
-        } else {
-            "the host gave the generator too little CPU time; stop other programs on it or use another \
-             host, and run again"
-                .into()
+        match self.cause() {
+            Some(cause) => cause.fix(case),
+            None => format!("stop other programs on this host, or {}", case.more_cpu()),
         }
     }
 
@@ -81,6 +80,21 @@ fn limiting_share(seen: u64, share: f64) -> f64 {
     if seen < LATE_MIN { share.min(MATERIAL) } else { share }
 }
 
+/// Lateness in one second.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lateness {
+    /// Something was late.
+    pub(super) any: bool,
+    /// So much was late that service times may include the generator's delay.
+    pub(super) overloaded: bool,
+}
+
+impl Lateness {
+    pub(super) fn or(self, other: Lateness) -> Lateness {
+        Lateness { any: self.any || other.any, overloaded: self.overloaded || other.overloaded }
+    }
+}
+
 /// `lag_high` of one open stream.
 pub(super) struct LagRule {
     stream: usize,
@@ -94,18 +108,25 @@ impl LagRule {
         LagRule { stream, late: Delayed::default(), latency: None }
     }
 
-    /// Adds a second; returns whether the generator was overloaded in it.
-    pub(super) fn add(&mut self, second: &Second<'_>) -> bool {
+    /// The longest lag in a second.
+    pub(super) fn worst(&self, snapshot: &Snapshot) -> Nanos {
+        snapshot.streams[self.stream].lag.max().unwrap_or_default()
+    }
+
+    /// Adds a second; returns whether arrivals were late in it.
+    pub(super) fn add(&mut self, second: &Second<'_>) -> Lateness {
         let lag = &second.snapshot.streams[self.stream].lag;
         self.latency = second.latency[self.stream].or(self.latency);
         let allowed = allowed_delay(self.latency);
         let worst = lag.max().unwrap_or_default();
         let late = count_over(lag, allowed);
         self.late.add(late, allowed, worst, second);
-        late >= LATE_MIN && share_of(late, lag.count()) > MATERIAL
+        let overloaded = late >= LATE_MIN && share_of(late, lag.count()) > MATERIAL;
+        Lateness { any: late > 0, overloaded }
     }
 
-    pub(super) fn found(&self, case: &Case<'_>) -> Option<Found> {
+    /// The finding, and its cause.
+    pub(super) fn found(&self, case: &Case<'_>) -> Option<(Found, Option<Cause>)> {
         let late = &self.late;
         let started = case.total.streams[self.stream].lag.count();
         let share = share_of(late.count, started);
@@ -114,7 +135,7 @@ impl LagRule {
             streams => format!(" of stream {}", streams[self.stream].name),
         };
         let was = if late.count == 1 { "was" } else { "were" };
-        Some(Found {
+        let found = Found {
             id: FindingId::LagHigh,
             severity: late.severity(late.count, share),
             side: Side::Generator,
@@ -129,7 +150,8 @@ impl LagRule {
             fix: late.fix(case),
             seconds: late.seconds,
             share: limiting_share(late.count, share),
-        })
+        };
+        Some((found, late.cause()))
     }
 }
 
@@ -168,8 +190,9 @@ impl ReadRule {
     /// Adds a second. Read lag is measured on a sample of the answers and extrapolated to all answers of the
     /// same second. Seconds with too few samples are combined with the next.
     ///
-    /// Returns whether the generator is likely to have been overloaded in the second.
-    pub(super) fn add(&mut self, second: &Second<'_>) -> bool {
+    /// Returns whether answers were read late, and whether the generator is likely to have been overloaded in
+    /// the second.
+    pub(super) fn add(&mut self, second: &Second<'_>) -> Lateness {
         let read_lag = &second.snapshot.read_lag;
         let mut service_time = Histogram::new();
         for stats in &second.snapshot.stats {
@@ -183,14 +206,14 @@ impl ReadRule {
         // A second without samples is not extrapolated.
         self.pool.answers += if read_lag.count() > 0 { service_time.count() } else { 0 };
         self.pool.late.add(seen, allowed, read_lag.max().unwrap_or_default(), second);
-        let is_late = self.pool.is_late() || self.was_late;
+        let overloaded = self.pool.is_late() || self.was_late;
         if self.pool.is_enough() {
             let pool = std::mem::take(&mut self.pool);
             self.was_late = pool.is_late();
             self.seen += pool.late.count;
             self.late.extrapolate(&pool.late, share_of(pool.answers, pool.samples).max(1.0));
         }
-        is_late
+        Lateness { any: seen > 0, overloaded }
     }
 
     /// Whether the last complete pool of samples was late.
@@ -198,11 +221,12 @@ impl ReadRule {
         self.was_late
     }
 
-    pub(super) fn found(&self, case: &Case<'_>) -> Option<Found> {
+    /// The finding, and its cause.
+    pub(super) fn found(&self, case: &Case<'_>) -> Option<(Found, Option<Cause>)> {
         let late = &self.late;
         let answers = case.all.service_time.count();
         let share = share_of(late.count, answers).min(1.0);
-        Some(Found {
+        let found = Found {
             id: FindingId::ReadLate,
             severity: late.severity(self.seen, share),
             side: Side::Generator,
@@ -216,6 +240,7 @@ impl ReadRule {
             fix: late.fix(case),
             seconds: late.seconds,
             share: limiting_share(self.seen, share),
-        })
+        };
+        Some((found, late.cause()))
     }
 }
