@@ -6,6 +6,7 @@
 
 use crate::attached::Attached;
 use crate::problem::{Place, Problem, Problems};
+use crate::redact::secret_variable;
 use crate::variables::{Text, Variables};
 use crate::{nearest, values};
 use std::cell::RefCell;
@@ -135,8 +136,14 @@ pub(crate) struct Reader<'r> {
 
 impl Reader<'_> {
     fn note(&self, span: Range<usize>, message: String, hint: &str) {
-        let place = self.document.place(span.start);
-        self.problems.borrow_mut().push(Problem { place, message, hint: hint.into() });
+        self.add(self.document.place(span.start), message, hint);
+    }
+
+    /// Adds a problem, without the values of secret variables.
+    pub(crate) fn add(&self, place: Place, message: String, hint: &str) {
+        let secrets = self.variables.secrets();
+        let (message, hint) = (secrets.mask(&message), secrets.mask(hint));
+        self.problems.borrow_mut().push(Problem { place, message, hint });
     }
 }
 
@@ -274,6 +281,29 @@ impl<'r> Field<'r> {
                 None
             }
         }
+    }
+
+    /// A string that results, reports or messages will contain; one with the value of a secret variable
+    /// is a problem. `what` names it: "a target's name".
+    pub fn open_text(&self, what: &str) -> Option<String> {
+        let text = self.text()?;
+        self.refuse_secret(&text.shown, &text, what).then_some(text.value)
+    }
+
+    /// Whether a part of this value's text, `part` of the shown form, contains no secret variable;
+    /// reports one that does.
+    pub fn refuse_secret(&self, part: &str, whole: &Text, what: &str) -> bool {
+        let Some(name) = whole.hides().then(|| secret_variable(part)).flatten() else {
+            return true;
+        };
+        let message = format!(
+            "{what}, \"{part}\", contains the secret variable {name}; it would be printed and written \
+             to the results"
+        );
+        let hint =
+            "use a variable whose name does not suggest a secret (key, token, password, auth, …)";
+        self.problem(message, hint);
+        false
     }
 
     /// The file that this value refers to; `file` is its name in problems.

@@ -10,7 +10,7 @@
 use crate::Text;
 
 /// Replaces secrets in shown forms.
-pub(crate) const REDACTED: &str = "[redacted]";
+pub const REDACTED: &str = "[redacted]";
 
 /// The longest word in a path, in bytes: long enough for `polygon-mainnet`.
 const WORD_MAX: usize = 16;
@@ -132,17 +132,75 @@ fn redact(part: &str, is_shown: impl Fn(&str) -> bool) -> String {
     out
 }
 
-/// The first placeholder in a text: its start and end.
+/// The first placeholder in a text, `${NAME}` or `{{seq}}`: its start and end.
 fn placeholder(text: &str) -> Option<(usize, usize)> {
-    let mut from = 0;
-    loop {
-        let at = from + text[from..].find("${")?;
-        if !text[..at].ends_with('$') {
-            return Some((at, at + text[at..].find('}')? + 1));
-        }
-        from = at + 2;
-    }
+    let variable = text.match_indices("${").find_map(|(at, _)| {
+        let is_escaped = text[..at].ends_with('$');
+        let end = text[at..].find('}').filter(|_| !is_escaped)?;
+        Some((at, at + end + 1))
+    });
+    let drawn = text.match_indices("{{").find_map(|(at, _)| {
+        let end = at + text[at..].find("}}")?;
+        is_drawn(text[at + 2..end].trim()).then_some((at, end + 2))
+    });
+    variable.into_iter().chain(drawn).min()
 }
+
+/// The first variable in a shown form whose name suggests a secret.
+pub(crate) fn secret_variable(shown: &str) -> Option<&str> {
+    let mut rest = shown;
+    while let Some((at, end)) = placeholder(rest) {
+        let inside = rest[at..end].strip_prefix("${").map(|inside| inside.trim_end_matches('}'));
+        let name = inside.and_then(|inside| inside.split(":-").next());
+        if let Some(name) = name.filter(|name| is_secret(name)) {
+            return Some(name);
+        }
+        rest = &rest[end..];
+    }
+    None
+}
+
+/// Whether the inside of `{{…}}` names a value that each request draws, so that it holds no secret.
+fn is_drawn(inside: &str) -> bool {
+    let random = inside.strip_prefix("random ");
+    inside == "seq"
+        || inside == "uuid"
+        || random.is_some_and(|range| range.bytes().all(|b| b == b' ' || b.is_ascii_digit()))
+}
+
+/// Whether the name of a query parameter suggests a secret: one of its words does, or ends in such a
+/// word. Stricter than [`is_secret`], since `author` and `keyword` are common.
+fn is_secret_parameter(name: &str) -> bool {
+    const WORDS: [&str; 18] = [
+        "key",
+        "token",
+        "secret",
+        "pass",
+        "password",
+        "passwd",
+        "passphrase",
+        "passcode",
+        "pwd",
+        "auth",
+        "authorization",
+        "bearer",
+        "cookie",
+        "session",
+        "sessionid",
+        "credential",
+        "jwt",
+        "signature",
+    ];
+    let split = |c: char| !c.is_ascii_alphabetic();
+    name.to_ascii_lowercase().split(split).any(|word| {
+        let word = word.strip_suffix('s').filter(|word| !word.ends_with('s')).unwrap_or(word);
+        word == "sig" || WORDS.iter().any(|secret| word.ends_with(secret))
+    })
+}
+
+/// Words that stand before the secret in an `Authorization` header.
+const SCHEMES: [&str; 8] =
+    ["apikey", "basic", "bearer", "digest", "key", "negotiate", "token", "aws4-hmac-sha256"];
 
 impl Text {
     /// Whether the shown form leaves out part of the value.
@@ -150,11 +208,62 @@ impl Text {
         self.shown != self.value && self.shown != self.value.replace("${", "$${")
     }
 
-    /// Redacts the shown form if `name` (of a header) suggests a secret.
+    /// Redacts the value of a header whose name suggests a secret, except its placeholders; beside one,
+    /// the scheme (`Bearer`) and the names of cookies stay, so that the form can be read back.
     pub fn hidden_if_secret(mut self, name: &str) -> Text {
-        if is_secret(name) && !self.shown.contains("${") {
-            self.shown = REDACTED.into();
+        if !is_secret(name) {
+            return self;
         }
+        let has_placeholder = placeholder(&self.shown).is_some();
+        let is_scheme = |text: &str| {
+            let text = text.trim_matches([' ', ',', ';', ':']);
+            text.is_empty() || SCHEMES.iter().any(|scheme| text.eq_ignore_ascii_case(scheme))
+        };
+        self.shown = if !has_placeholder {
+            REDACTED.into()
+        } else if name.eq_ignore_ascii_case("cookie") {
+            let cookie = |cookie: &str| match cookie.split_once('=') {
+                Some((name, value)) => format!("{name}={}", redact(value, |_| false)),
+                None => redact(cookie, is_scheme),
+            };
+            self.shown.split(';').map(cookie).collect::<Vec<_>>().join(";")
+        } else {
+            redact(&self.shown, is_scheme)
+        };
+        self
+    }
+
+    /// Redacts the secrets of a URL that a plan sends to: user name and password, the values of
+    /// parameters whose names suggest a secret, and the fragment. Placeholders and the rest of the
+    /// path stay, so that the form can be read back.
+    pub fn hiding_secrets_of_url(mut self) -> Text {
+        let (front, rest) = self.shown.split_at(self.shown.find("://").map_or(0, |at| at + 3));
+        let (rest, fragment) = cut(rest, '#');
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let mut shown = front.to_string();
+        let host = match authority.rsplit_once('@') {
+            Some((user, host)) => {
+                shown += &redact_each(user, ':', |_| false);
+                shown += "@";
+                host
+            }
+            None => authority,
+        };
+        shown += host;
+        for piece in path.split_inclusive(['/', '?', '&', ';']) {
+            let (pair, end) = piece.split_at(piece.trim_end_matches(['/', '?', '&', ';']).len());
+            match pair.split_once('=') {
+                Some((name, value)) if is_secret_parameter(name) => {
+                    shown += &format!("{name}={}{end}", redact(value, |_| false));
+                }
+                _ => shown += piece,
+            }
+        }
+        if let Some(fragment) = fragment.filter(|fragment| !fragment.is_empty()) {
+            shown += "#";
+            shown += &redact(fragment, |_| false);
+        }
+        self.shown = shown;
         self
     }
 
@@ -327,6 +436,51 @@ mod tests {
         check("Authorization", "Bearer abc", "[redacted]");
         check("Authorization", "Bearer ${TOKEN}", "Bearer ${TOKEN}");
         check("x-odd", "s3cret ${TOKEN} $${x", "[redacted]${TOKEN}[redacted]");
+    }
+
+    #[test]
+    fn secret_headers_keep_placeholders_and_schemes() {
+        let check = |name: &str, value: &str, shown: &str| {
+            assert_eq!(Text::plain(value).hidden_if_secret(name).shown, shown, "{name}: {value}");
+        };
+        check("Accept", "hunter2 ${X}", "hunter2 ${X}");
+        check("Authorization", "Bearer hunter2", "[redacted]");
+        check("Authorization", "Bearer ${TOKEN}", "Bearer ${TOKEN}");
+        check("Authorization", "Basic hunter ${TOKEN}", "[redacted]${TOKEN}");
+        check("X-Api-Key", "hunter2$${", "[redacted]");
+        check("X-Api-Key", "hunter2${K}hunter3{{seq}}", "[redacted]${K}[redacted]{{seq}}");
+        check("X-Api-Key", "{{hunter2}}${K}", "[redacted]${K}");
+        check("Cookie", "sid=${T}; theme=dark", "sid=${T}; theme=[redacted]");
+        check("Cookie", "sid=abc", "[redacted]");
+    }
+
+    #[test]
+    fn urls_of_plans_keep_what_can_be_read_back() {
+        let check = |url: &str, shown: &str| {
+            assert_eq!(Text::plain(url).hiding_secrets_of_url().shown, shown, "{url}");
+        };
+        for kept in [
+            "http://h/a/b?x=1&page={{seq}}&author=ann&keyword=k&passengers=2",
+            "http://h/tx/9aa3d95b3bc440fa88ea12eaa4456161",
+            "http://${USER}:${PASS}@h/?key={{random 1 100}}&token=${T}",
+            "h:8080",
+        ] {
+            check(kept, kept);
+        }
+        check("http://ann:pa55@h/${X}", "http://[redacted]:[redacted]@h/${X}");
+        check("http://ann:pa55@h/$${", "http://[redacted]:[redacted]@h/$${");
+        check("http://ann:${P}x@h/{{seq}}", "http://[redacted]:${P}[redacted]@h/{{seq}}");
+        check("http://t0ken@h?a@b", "http://[redacted]@h?a@b");
+        check(
+            "http://h/?apiKey=a&API-TOKEN=b&sig=c&x=1",
+            "http://h/?apiKey=[redacted]&API-TOKEN=[redacted]&sig=[redacted]&x=1",
+        );
+        check(
+            "http://h/a;key=b/c?access_token=d${T}",
+            "http://h/a;key=[redacted]/c?access_token=[redacted]${T}",
+        );
+        check("http://h/?credentials[0]=a=b/c", "http://h/?credentials[0]=[redacted]/c");
+        check("http://h/#access_token=a", "http://h/#[redacted]");
     }
 
     #[test]
