@@ -6,7 +6,8 @@
 
 use crate::attached::Attached;
 use crate::problem::{Place, Problem, Problems};
-use crate::redact::secret_variable;
+use crate::redact::secret_within;
+use crate::secrets::Secrets;
 use crate::variables::{Text, Variables};
 use crate::{nearest, values};
 use std::cell::RefCell;
@@ -175,6 +176,11 @@ impl<'r> Table<'r> {
         entries.collect()
     }
 
+    /// The values of the secret variables that the document has used so far.
+    pub fn secrets(&self) -> Secrets {
+        self.reader.variables.secrets()
+    }
+
     /// Whether the table has no keys.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
@@ -283,27 +289,15 @@ impl<'r> Field<'r> {
         }
     }
 
-    /// A string that results, reports or messages will contain; one with the value of a secret variable
-    /// is a problem. `what` names it: "a target's name".
+    /// A string that results and reports contain: a secret variable in it is a problem. `what` names the
+    /// string in the message: "a target's name".
     pub fn open_text(&self, what: &str) -> Option<String> {
         let text = self.text()?;
-        self.refuse_secret(&text.shown, &text, what).then_some(text.value)
-    }
-
-    /// Whether a part of this value's text, `part` of the shown form, contains no secret variable;
-    /// reports one that does.
-    pub fn refuse_secret(&self, part: &str, whole: &Text, what: &str) -> bool {
-        let Some(name) = whole.hides().then(|| secret_variable(part)).flatten() else {
-            return true;
-        };
-        let message = format!(
-            "{what}, \"{part}\", contains the secret variable {name}; it would be printed and written \
-             to the results"
-        );
-        let hint =
-            "use a variable whose name does not suggest a secret (key, token, password, auth, …)";
-        self.problem(message, hint);
-        false
+        if let Some((message, hint)) = secret_within(what, &text.shown) {
+            self.problem(message, hint);
+            return None;
+        }
+        Some(text.value)
     }
 
     /// The file that this value refers to; `file` is its name in problems.

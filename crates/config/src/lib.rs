@@ -29,6 +29,6 @@ pub use document::{Document, Field, Table};
 pub use file::read_file;
 pub use nearest::{nearest, nearest_within};
 pub use problem::{Place, Problem, Problems};
-pub use redact::{REDACTED, is_secret, is_word};
+pub use redact::{REDACTED, authority_of, is_secret, is_word, secret_within};
 pub use secrets::Secrets;
 pub use variables::{Text, Variables};

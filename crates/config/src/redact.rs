@@ -146,8 +146,22 @@ fn placeholder(text: &str) -> Option<(usize, usize)> {
     variable.into_iter().chain(drawn).min()
 }
 
+/// A message and a hint if a shown form, which results and reports contain, has a secret variable. `what`
+/// names it: "a target's name".
+pub fn secret_within(what: &str, shown: &str) -> Option<(String, &'static str)> {
+    let name = secret_variable(shown)?;
+    let message = format!(
+        "{what}, \"{shown}\", contains the secret variable {name}: its value would be in the report, the \
+         results and the metrics"
+    );
+    Some((
+        message,
+        "use a variable whose name does not suggest a secret (key, token, password, auth, …)",
+    ))
+}
+
 /// The first variable in a shown form whose name suggests a secret.
-pub(crate) fn secret_variable(shown: &str) -> Option<&str> {
+fn secret_variable(shown: &str) -> Option<&str> {
     let mut rest = shown;
     while let Some((at, end)) = placeholder(rest) {
         let inside = rest[at..end].strip_prefix("${").map(|inside| inside.trim_end_matches('}'));
@@ -202,6 +216,31 @@ fn is_secret_parameter(name: &str) -> bool {
 const SCHEMES: [&str; 8] =
     ["apikey", "basic", "bearer", "digest", "key", "negotiate", "token", "aws4-hmac-sha256"];
 
+/// Where the authority of a URL begins, or the path of a relative one, which may contain `://`.
+pub fn authority_of(url: &str) -> usize {
+    let end = url.find("://").filter(|at| !url[..*at].contains(['/', '?', '#']));
+    end.map_or(if url.starts_with("//") { 2 } else { 0 }, |at| at + 3)
+}
+
+/// Whether a text is the scheme of an `Authorization` header, or only separates its parts.
+pub(crate) fn is_scheme(text: &str) -> bool {
+    let text = text.trim_matches([' ', ',', ';', ':']);
+    text.is_empty() || SCHEMES.iter().any(|scheme| text.eq_ignore_ascii_case(scheme))
+}
+
+/// A text with the user names and passwords of all URLs in it redacted.
+fn without_users(text: &str) -> String {
+    let mut parts = text.split_inclusive("://");
+    let mut shown = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let authority = &part[..part.find(['/', '?', '#', '&']).unwrap_or(part.len())];
+        let host = authority.rfind('@').unwrap_or(0);
+        shown += &redact_each(&authority[..host], ':', |_| false);
+        shown += &part[host..];
+    }
+    shown
+}
+
 impl Text {
     /// Whether the shown form leaves out part of the value.
     pub fn hides(&self) -> bool {
@@ -215,10 +254,6 @@ impl Text {
             return self;
         }
         let has_placeholder = placeholder(&self.shown).is_some();
-        let is_scheme = |text: &str| {
-            let text = text.trim_matches([' ', ',', ';', ':']);
-            text.is_empty() || SCHEMES.iter().any(|scheme| text.eq_ignore_ascii_case(scheme))
-        };
         self.shown = if !has_placeholder {
             REDACTED.into()
         } else if name.eq_ignore_ascii_case("cookie") {
@@ -237,7 +272,8 @@ impl Text {
     /// parameters whose names suggest a secret, and the fragment. Placeholders and the rest of the
     /// path stay, so that the form can be read back.
     pub fn hiding_secrets_of_url(mut self) -> Text {
-        let (front, rest) = self.shown.split_at(self.shown.find("://").map_or(0, |at| at + 3));
+        let shown = without_users(&self.shown);
+        let (front, rest) = shown.split_at(authority_of(&shown));
         let (rest, fragment) = cut(rest, '#');
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let mut shown = front.to_string();
@@ -480,6 +516,8 @@ mod tests {
             "http://h/a;key=[redacted]/c?access_token=[redacted]${T}",
         );
         check("http://h/?credentials[0]=a=b/c", "http://h/?credentials[0]=[redacted]/c");
+        check("/a?next=http://ann:pa55@h/", "/a?next=http://[redacted]:[redacted]@h/");
+        check("//ann:pa55@h/", "//[redacted]:[redacted]@h/");
         check("http://h/#access_token=a", "http://h/#[redacted]");
     }
 

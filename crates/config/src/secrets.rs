@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
-use crate::redact::REDACTED;
+use crate::redact::{REDACTED, is_scheme};
 
 /// Shorter values are masked as whole words only.
 const ANYWHERE_MIN: usize = 4;
@@ -49,6 +49,16 @@ impl Secrets {
     /// Adds a value that comes from no variable.
     pub fn add(&mut self, value: &str) {
         self.add_variable("", value.trim());
+    }
+
+    /// Adds the value of a header, and each word of it that is long enough to be masked everywhere and
+    /// is not a scheme such as `Bearer`: the target may repeat only the token.
+    pub fn add_header(&mut self, value: &str) {
+        self.add(value);
+        let words = value.split(|c: char| c.is_whitespace() || ";,=\"".contains(c));
+        words
+            .filter(|word| word.len() >= ANYWHERE_MIN && !is_scheme(word))
+            .for_each(|w| self.add(w));
     }
 
     /// Replaces each value by `[redacted]`.
@@ -285,6 +295,9 @@ mod tests {
         assert_eq!(secrets(&["s3cret", "s3cret-long"]).mask("s3cret-long"), "[redacted]");
         assert_eq!(secrets(&["s3cret"]).mask_cut("a s3cret b s3c"), "a [redacted] b [redacted]");
         assert_eq!(secrets(&["s3cret"]).mask_cut("yes"), "yes");
+        let mut header = Secrets::default();
+        header.add_header("Bearer t0ken; a=hunter2");
+        assert_eq!(header.mask("Bearer t0ken a hunter2"), "Bearer [redacted] a [redacted]");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `--trace`: complete exchanges as text, without secrets and without control characters.
 //!
 //! Secrets are what the rest of the program never shows: headers with names such as Authorization,
-//! Cookie or X-Api-Key, values filled from secret variables, and parts of URLs that look like keys.
-//! A target that echoes one of them is not shown either. Control characters are escaped, because a
+//! Cookie or X-Api-Key, the values of secret variables, passwords in URLs, and parts of URLs that look
+//! like keys. A target that echoes one of them is not shown either, in any of the forms of
+//! [`Secrets`]. Control characters are escaped, because a
 //! target could otherwise send commands to the terminal. At most 4 KiB of a body are shown, and the
 //! engine keeps at most 16 KiB of a request or a response.
 
-use plimsoll_config::{Text, is_secret};
+use plimsoll_config::{REDACTED, Secrets, Text, authority_of, is_secret};
 use plimsoll_engine::{TraceRecord, Traced};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_plan::{Body, Plan, RequestSpec};
@@ -15,16 +16,14 @@ use std::fmt::Write;
 
 /// Maximum number of bytes of a body that are shown.
 const BODY_MAX: usize = 4 << 10;
-/// Shorter parts of a secret header are not searched for elsewhere: they could be words.
-const ECHO_MIN: usize = 6;
-const REDACTED: &str = "[redacted]";
 /// Headers whose values are URLs.
 const URLS: [&str; 3] = ["location", "content-location", "referer"];
 
 /// An exchange as text.
 pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
     let took = record.received_at - record.sent_at;
-    let mut masks = Masks { spec: &plan.requests[record.spec], echoes: Vec::new() };
+    let spec = &plan.requests[record.spec];
+    let mut masks = Masks { spec, secrets: plan.secrets_of(record.spec) };
     let request = masks.request(&record.request, record.redirected);
     let response = masks.response(&record.response);
     format!(
@@ -63,8 +62,8 @@ fn written(spec: &RequestSpec) -> Vec<u8> {
 /// What is left out of an exchange.
 struct Masks<'p> {
     spec: &'p RequestSpec,
-    /// The secrets that were sent, in case the target repeats them.
-    echoes: Vec<String>,
+    /// The secrets of the plan and of the request, in case the target repeats them.
+    secrets: Secrets,
 }
 
 impl Masks<'_> {
@@ -78,15 +77,8 @@ impl Masks<'_> {
             is_secret(name) || own.any(|header| header.secret)
         };
         let (headers, secrets) = without_secrets(headers, is_hidden);
-        for secret in secrets {
-            let parts = secret.split(|c: char| c.is_whitespace() || ";,=".contains(c));
-            self.echoes.extend(parts.filter(|part| part.len() >= ECHO_MIN).map(String::from));
-            self.echoes.push(secret);
-        }
-        // The longest first: a part must not hide the rest of the whole.
-        self.echoes.retain(|echo| echo.len() >= ECHO_MIN);
-        self.echoes.sort_by_key(|echo| std::cmp::Reverse(echo.len()));
-        shown += &headers;
+        secrets.iter().for_each(|secret| self.secrets.add_header(secret));
+        shown += &self.secrets.mask(&headers);
         match &spec.body {
             Body::Inline(text, _) if text.hides() && !body.is_empty() => {
                 shown += &format!("\n{}", escaped(text.shown.as_bytes()));
@@ -105,8 +97,11 @@ impl Masks<'_> {
         let shown = if !redirected && written.replace("$${", "").contains("${") {
             let authority = written.find("://").map_or(0, |at| at + 3);
             let at = written[authority..].find(['/', '?']).map_or(0, |at| authority + at);
-            self.echoes.push(path.into());
-            written[at..].to_string()
+            if path.len() > 1 {
+                self.secrets.add(path);
+            }
+            let written = written[at..].split('#').next().unwrap_or_default();
+            if written.is_empty() { "/".into() } else { written.to_string() }
         } else {
             self.url(path, "http://host")
         };
@@ -115,23 +110,23 @@ impl Masks<'_> {
 
     /// A URL without its keys; `before` completes one without an authority.
     fn url(&mut self, url: &str, before: &str) -> String {
-        let shown = Text::plain(format!("{before}{url}")).hiding_keys_of_url().shown;
-        let shown = shown.strip_prefix(before).unwrap_or(&shown).to_string();
+        let shown = without_keys(&format!("{before}{url}"));
+        let shown = shown.strip_prefix(before).unwrap_or(&shown);
         let parts = |url: &str| -> Vec<String> {
             url.split(['/', '?', '&', '=']).map(String::from).collect()
         };
-        let (all, kept) = (parts(url), parts(&shown));
+        let (all, kept) = (parts(url), parts(shown));
         if all.len() == kept.len() {
-            let hidden = all.into_iter().zip(&kept).filter(|(_, kept)| *kept == REDACTED);
-            self.echoes.extend(hidden.map(|(part, _)| part));
+            let hidden = all.iter().zip(&kept).filter(|(_, kept)| *kept == REDACTED);
+            hidden.for_each(|(part, _)| self.secrets.add(part));
         }
-        shown
+        self.secrets.mask(shown)
     }
 
     fn response(&self, traced: &Traced) -> String {
         let (head, body) = split(&traced.bytes);
         let (headers, _) = without_secrets(&head, is_secret);
-        let mut shown = self.without_echoes(&headers);
+        let mut shown = self.secrets.mask(&headers);
         let is_gzip = head.to_ascii_lowercase().contains("content-encoding: gzip");
         self.add_body(body, traced.more, is_gzip, &mut shown);
         shown
@@ -147,17 +142,12 @@ impl Masks<'_> {
         }
         let part = &body[..body.len().min(BODY_MAX)];
         *shown += "\n";
-        *shown += &self.without_echoes(&escaped(part));
         let left = all - part.len() as u64;
+        let text = escaped(part);
+        *shown += &if left > 0 { self.secrets.mask_cut(&text) } else { self.secrets.mask(&text) };
         if left > 0 {
             write!(shown, "\n[{} more bytes]", grouped(left)).expect("to memory");
         }
-    }
-
-    fn without_echoes(&self, text: &str) -> String {
-        self.echoes
-            .iter()
-            .fold(text.into(), |text, echo| text.replace(&escaped(echo.as_bytes()), REDACTED))
     }
 }
 
@@ -190,7 +180,7 @@ fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Ve
                 continue;
             }
             if URLS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
-                let url = without_password(&Text::plain(value).hiding_keys_of_url().shown);
+                let url = without_keys(value);
                 shown += &format!("{name}:{}\n", escaped(url.as_bytes()));
                 continue;
             }
@@ -201,14 +191,26 @@ fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Ve
     (shown, secrets)
 }
 
-/// A URL without the user name and the password before its host.
-fn without_password(url: &str) -> String {
-    let Some(start) = url.find("//").map(|at| at + 2) else { return url.into() };
-    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
-    match url[start..end].rfind('@') {
-        Some(at) => format!("{}{REDACTED}{}", &url[..start], &url[start + at..]),
-        None => url.into(),
+/// A URL without its secrets, and without parts that look like keys; node providers put keys there.
+fn without_keys(url: &str) -> String {
+    let url = Text::plain(url).hiding_secrets_of_url().shown;
+    let path = authority_of(&url);
+    let path = path + url[path..].find(['/', '?']).unwrap_or(url.len() - path);
+    let mut shown = url[..path].to_string();
+    for piece in url[path..].split_inclusive(['/', '?', '&', '=']) {
+        let (part, end) = piece.split_at(piece.trim_end_matches(['/', '?', '&', '=']).len());
+        shown += if looks_like_key(part) { REDACTED } else { part };
+        shown += end;
     }
+    shown
+}
+
+/// Whether a part of a URL could be a key: long, and not a word.
+fn looks_like_key(part: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
+    let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);
+    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+    part.bytes().all(plain) && ((part.len() >= 16 && mixed) || part.len() >= 24)
 }
 
 /// Text in which nothing but line feeds and tabs moves a terminal's cursor. Bytes that are not UTF-8

@@ -42,7 +42,7 @@ fn values() -> Values {
 }
 
 /// The bytes that the last of several redirects leads to.
-fn followed(line: &str, redirects: &[(u16, &str)]) -> Result<String, String> {
+fn followed(line: &str, redirects: &[(u16, &str)]) -> Result<String, Unfollowed> {
     let mut spec = request(line);
     for (status, location) in redirects {
         spec = Hop::after(&spec, values(), (*status, location.as_bytes()), 1, false)?.spec;

@@ -151,7 +151,8 @@ struct Row {
 }
 
 /// Faults of redirects, whose answers are valid HTTP.
-const REDIRECTS: [Fault; 3] = [Fault::BadLocation, Fault::TooManyRedirects, Fault::TooManyOrigins];
+const REDIRECTS: [Fault; 4] =
+    [Fault::BadLocation, Fault::TooManyRedirects, Fault::TooManyOrigins, Fault::SecretBody];
 
 /// What a row counts.
 enum Counted {
@@ -163,7 +164,7 @@ enum Counted {
     Connections(Fault),
 }
 
-const ROWS: [Row; 16] = {
+const ROWS: [Row; 17] = {
     use ErrorClass::*;
     [
         Row {
@@ -263,6 +264,14 @@ const ROWS: [Row; 16] = {
             side: Side::Target,
             text: "{n} got a redirect without a usable Location",
             fix: "check the target's redirects; --trace 5 prints whole exchanges",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Fault(Fault::SecretBody),
+            side: Side::Target,
+            text: "a redirect that would have sent a body with a secret variable to another origin was \
+                    not followed for",
+            fix: "send to the origin that the redirect leads to, if it may have the secret",
         },
         Row {
             id: FindingId::TargetErrors,
