@@ -29,8 +29,11 @@ impl SetArgs {
         let mut variables = Variables::from_environment();
         for pair in &self.set {
             let (name, value) = pair.split_once('=').ok_or_else(|| {
+                // What follows the name may be a secret.
+                let end = pair.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                let shown = end.map_or("…".into(), |end| format!("{}…", &pair[..end]));
                 usage_error(
-                    format!("--set {pair} is not in the form NAME=VALUE"),
+                    format!("--set {shown} is not in the form NAME=VALUE"),
                     "for example --set PORT=3069",
                 )
             })?;

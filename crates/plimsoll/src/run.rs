@@ -38,7 +38,7 @@ const LEAD: Duration = Duration::from_millis(20);
 
 /// Flags of `plimsoll run`.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES, override_usage = "plimsoll run [OPTIONS] <PLAN|URL>")]
+#[command(allow_negative_numbers = true, after_help = EXAMPLES, override_usage = "plimsoll run [OPTIONS] <PLAN|URL>")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     source: SourceArgs,
@@ -78,7 +78,7 @@ pub(crate) struct RunArgs {
     /// Serve live metrics for Prometheus at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
-    /// Accept any TLS certificate
+    /// Accept any TLS certificate; connections are kept alive without a flag (ab's -k)
     #[arg(long, short = 'k', alias = "insecure-skip-tls-verify")]
     insecure: bool,
     #[command(flatten)]
@@ -233,7 +233,9 @@ pub(crate) fn run_plan(
         Ok(prepared) => prepared,
         Err(error) => {
             run_dir.iter().for_each(RunDir::discard);
-            return Err(usage_error(error.message, error.hint));
+            // Paths and host names may come from variables.
+            let mask = |text: &str| plan.secrets.mask(text);
+            return Err(usage_error(mask(&error.message), mask(&error.hint)));
         }
     };
     let workers = counted(prepared.workers() as u64, "worker");

@@ -338,7 +338,7 @@ fn read_status(field: &Field<'_>) -> Option<StatusRange> {
             || format!("\"{text}\" is not a valid status; write 200, \"2xx\" or \"200-399\"");
         if let Some(class) = text.strip_suffix("xx") {
             let class: u16 =
-                class.parse().ok().filter(|c| (1..=9).contains(c)).ok_or_else(invalid)?;
+                class.parse().ok().filter(|c| (1..=5).contains(c)).ok_or_else(invalid)?;
             return Ok(class * 100..=class * 100 + 99);
         }
         let (from, to) = text.split_once('-').unwrap_or((text, text));
