@@ -16,7 +16,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
-use crate::redact::{REDACTED, is_scheme};
+use crate::Text;
+use crate::redact::{REDACTED, authority_of, is_scheme};
 
 /// Shorter values are masked as whole words only.
 const ANYWHERE_MIN: usize = 4;
@@ -61,6 +62,28 @@ impl Secrets {
             .for_each(|w| self.add(w));
     }
 
+    /// Adds the secrets of a URL, and the parts of its path and query that look like keys; node
+    /// providers put keys there. Returns the URL without them.
+    pub fn add_url(&mut self, url: &str) -> String {
+        let hidden = Text::plain(url).hiding_secrets_of_url().shown;
+        let (_, sent) = url.split_at(path_of(url));
+        let (authority, shown) = hidden.split_at(path_of(&hidden));
+        let ends = ['/', '?', '&', ';'];
+        let mut out = authority.to_string();
+        for (sent, shown) in sent.split_inclusive(ends).zip(shown.split_inclusive(ends)) {
+            let (part, end) = sent.split_at(sent.trim_end_matches(ends).len());
+            let value_at = part.find('=').map_or(0, |at| at + 1);
+            let value = &part[value_at..];
+            if sent != shown || looks_like_key(value) {
+                self.add(value);
+                out += &format!("{}{REDACTED}{end}", &part[..value_at]);
+            } else {
+                out += sent;
+            }
+        }
+        out
+    }
+
     /// Replaces each value by `[redacted]`.
     pub fn mask(&self, text: &str) -> String {
         self.forms().iter().fold(text.into(), |text, form| form.replace(text))
@@ -99,6 +122,20 @@ impl Secrets {
         forms.sort_by_key(|form| std::cmp::Reverse(form.text.len()));
         forms
     }
+}
+
+/// Where the path of a URL begins.
+fn path_of(url: &str) -> usize {
+    let authority = authority_of(url);
+    authority + url[authority..].find(['/', '?']).unwrap_or(url.len() - authority)
+}
+
+/// Whether a part of a URL could be a key: long, and not a word.
+fn looks_like_key(part: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
+    let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);
+    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+    part.bytes().all(plain) && ((part.len() >= 16 && mixed) || part.len() >= 24)
 }
 
 /// How a form of a value is found.
@@ -298,6 +335,19 @@ mod tests {
         let mut header = Secrets::default();
         header.add_header("Bearer t0ken; a=hunter2");
         assert_eq!(header.mask("Bearer t0ken a hunter2"), "Bearer [redacted] a [redacted]");
+    }
+
+    #[test]
+    fn secrets_of_urls_are_added() {
+        let mut secrets = Secrets::default();
+        let key = "9aa3d95b3bc440fa88ea12eaa4456161";
+        let url = format!("http://a:pa55@h/v3/{key}/x?api_key=a1b2=c/d&page=1&{key}");
+        assert_eq!(
+            secrets.add_url(&url),
+            "http://[redacted]:[redacted]@h/v3/[redacted]/x?api_key=[redacted]/d&page=1&[redacted]"
+        );
+        assert_eq!(secrets.mask(&format!("{key} a1b2=c page")), "[redacted] [redacted] page");
+        assert_eq!(secrets.add_url("/a/b?c=d"), "/a/b?c=d");
     }
 
     #[test]

@@ -143,12 +143,14 @@ impl RequestSpec {
             || templates.flat_map(Template::texts).any(is_redacted)
     }
 
-    /// The secrets that it sends and that come from no variable: the password of its URL, its secret
-    /// headers, and each word of them.
+    /// The secrets that it sends and that come from no variable: those of its URL, and its secret headers.
     pub fn add_secrets(&self, secrets: &mut Secrets) {
         if let Some((name, password)) = &self.url.user {
             secrets.add(if password.is_empty() { name } else { password });
             secrets.add(&format!("{name}:{password}"));
+        }
+        for text in self.path.texts() {
+            secrets.add_url(&String::from_utf8_lossy(text));
         }
         let hidden = self.headers.iter().filter(|header| header.secret);
         for text in hidden.flat_map(|header| header.value.texts()) {

@@ -8,13 +8,13 @@ use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::proxy;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
-use crate::trace::{trace_text, without_secrets_of};
+use crate::trace::trace_text;
 use crate::{blocked, put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
 use plimsoll_host::doctor::{Observed, blocking, examine};
 use plimsoll_host::{Facts, Sampler, Source};
 use plimsoll_measure::units::counted;
-use plimsoll_measure::{Nanos, WallClock};
+use plimsoll_measure::{Nanos, Snapshot, SplitValue, WallClock};
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
 use plimsoll_report::{Fold, Part, Summary, clean, exposition, progress};
 use std::hash::{BuildHasher, RandomState};
@@ -330,6 +330,7 @@ impl<'p> Live<'p> {
         if let Some(scraper) = &self.scraper {
             scraper.add_to(&mut counts);
         }
+        self.mask_split(&mut counts);
         self.fold.add(&counts);
         if let Some(dir) = &mut self.run_dir {
             dir.add(&counts);
@@ -348,6 +349,17 @@ impl<'p> Live<'p> {
         self.abort_if_missed();
     }
 
+    /// Leaves out secrets that the target repeats in the header by which answers are counted.
+    fn mask_split(&self, counts: &mut Snapshot) {
+        for stream in &mut counts.streams {
+            for (value, _) in &mut stream.split.values {
+                *value = SplitValue::of(self.plan.secrets.mask_cut(value.as_str()).as_bytes());
+            }
+            let masked = std::mem::take(&mut stream.split);
+            stream.split.merge(&masked);
+        }
+    }
+
     /// `signal` is the first signal that was received.
     fn finish(mut self, running: Running, signal: Option<&str>) -> Finished {
         self.progress.end();
@@ -355,9 +367,6 @@ impl<'p> Live<'p> {
         let mut facts = running.finish();
         let objective = self.aborted.as_ref().map(|that| format!("the objective \"{that}\""));
         facts.stopped_by = objective.or_else(|| signal.map(String::from));
-        for note in &mut facts.notes {
-            note.text = without_secrets_of(self.plan, &note.target, &note.text);
-        }
         let summary = self.fold.finish(facts);
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
         self.host.end(&Source::host());

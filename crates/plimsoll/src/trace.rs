@@ -7,7 +7,7 @@
 //! target could otherwise send commands to the terminal. At most 4 KiB of a body are shown, and the
 //! engine keeps at most 16 KiB of a request or a response.
 
-use plimsoll_config::{REDACTED, Secrets, Text, authority_of, is_secret};
+use plimsoll_config::{REDACTED, Secrets, authority_of, is_secret};
 use plimsoll_engine::{TraceRecord, Traced};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_plan::{Body, Plan, RequestSpec};
@@ -33,30 +33,6 @@ pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
         request.trim_end(),
         response.trim_end(),
     )
-}
-
-/// What a target sent, without the secrets of requests to it, which it may repeat.
-pub(crate) fn without_secrets_of(plan: &Plan, target: &str, text: &str) -> String {
-    let specs = plan.targets.iter().filter(|own| own.name == target);
-    specs.flat_map(|own| &plan.requests[own.requests.clone()]).fold(text.into(), |text, spec| {
-        let mut masks = Masks { spec, echoes: Vec::new() };
-        masks.request(&Traced { bytes: written(spec), more: 0 }, false);
-        masks.without_echoes(&text)
-    })
-}
-
-/// The head of a request, without values for its placeholders.
-fn written(spec: &RequestSpec) -> Vec<u8> {
-    let mut head = format!("{} ", spec.method).into_bytes();
-    spec.path.texts().for_each(|text| head.extend_from_slice(text));
-    head.extend_from_slice(b" HTTP/1.1\r\n");
-    for header in &spec.headers {
-        head.extend_from_slice(format!("{}: ", header.name).as_bytes());
-        header.value.texts().for_each(|text| head.extend_from_slice(text));
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }
 
 /// What is left out of an exchange.
@@ -93,33 +69,25 @@ impl Masks<'_> {
         let mut words = line.trim_end().splitn(3, ' ');
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let version = words.next().unwrap_or("");
+        let sent = self.url(path, "http://host");
         let written = &self.spec.url_shown;
         let shown = if !redirected && written.replace("$${", "").contains("${") {
-            let authority = written.find("://").map_or(0, |at| at + 3);
-            let at = written[authority..].find(['/', '?']).map_or(0, |at| authority + at);
             if path.len() > 1 {
                 self.secrets.add(path);
             }
-            let written = written[at..].split('#').next().unwrap_or_default();
-            if written.is_empty() { "/".into() } else { written.to_string() }
+            let written = &written[authority_of(written)..];
+            let written = &written[written.find(['/', '?']).unwrap_or(written.len())..];
+            format!("/{}", written.split('#').next().unwrap_or_default().trim_start_matches('/'))
         } else {
-            self.url(path, "http://host")
+            sent
         };
         escaped(format!("{method} {shown} {version}").as_bytes())
     }
 
     /// A URL without its keys; `before` completes one without an authority.
     fn url(&mut self, url: &str, before: &str) -> String {
-        let shown = without_keys(&format!("{before}{url}"));
+        let shown = self.secrets.add_url(&format!("{before}{url}"));
         let shown = shown.strip_prefix(before).unwrap_or(&shown);
-        let parts = |url: &str| -> Vec<String> {
-            url.split(['/', '?', '&', '=']).map(String::from).collect()
-        };
-        let (all, kept) = (parts(url), parts(shown));
-        if all.len() == kept.len() {
-            let hidden = all.iter().zip(&kept).filter(|(_, kept)| *kept == REDACTED);
-            hidden.for_each(|(part, _)| self.secrets.add(part));
-        }
         self.secrets.mask(shown)
     }
 
@@ -180,7 +148,7 @@ fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Ve
                 continue;
             }
             if URLS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
-                let url = without_keys(value);
+                let url = Secrets::default().add_url(value);
                 shown += &format!("{name}:{}\n", escaped(url.as_bytes()));
                 continue;
             }
@@ -189,28 +157,6 @@ fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Ve
         shown.push('\n');
     }
     (shown, secrets)
-}
-
-/// A URL without its secrets, and without parts that look like keys; node providers put keys there.
-fn without_keys(url: &str) -> String {
-    let url = Text::plain(url).hiding_secrets_of_url().shown;
-    let path = authority_of(&url);
-    let path = path + url[path..].find(['/', '?']).unwrap_or(url.len() - path);
-    let mut shown = url[..path].to_string();
-    for piece in url[path..].split_inclusive(['/', '?', '&', '=']) {
-        let (part, end) = piece.split_at(piece.trim_end_matches(['/', '?', '&', '=']).len());
-        shown += if looks_like_key(part) { REDACTED } else { part };
-        shown += end;
-    }
-    shown
-}
-
-/// Whether a part of a URL could be a key: long, and not a word.
-fn looks_like_key(part: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~%".contains(&byte);
-    let has = |test: fn(&u8) -> bool| part.as_bytes().iter().any(test);
-    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
-    part.bytes().all(plain) && ((part.len() >= 16 && mixed) || part.len() >= 24)
 }
 
 /// Text in which nothing but line feeds and tabs moves a terminal's cursor. Bytes that are not UTF-8
@@ -299,12 +245,12 @@ mod tests {
     #[test]
     fn a_target_that_repeats_a_secret_is_not_quoted() {
         let check = |target: &str, text: &str, shown: &str| {
-            assert_eq!(without_secrets_of(&plan(target), "GET h/", text), shown, "{target}");
+            assert_eq!(plan(target).secrets_of(0).mask(text), shown, "{target}");
         };
         let with = |head: &str| format!("name = \"GET h/\"\nrequest = \"GET http://h/{head}");
         let header = with("\"\nheaders = { Authorization = \"Bearer s3cret-h\" }");
         check(&header, "body \"no s3cret-h\"", "body \"no [redacted]\"");
-        check(&with("v3/${NODE_KEY}\""), "no /v3/s3cret-v here", "no [redacted] here");
+        check(&with("v3/${NODE_KEY}\""), "no /v3/s3cret-v here", "no /v3/[redacted] here");
         check(&with("\""), "nothing to hide", "nothing to hide");
     }
 
