@@ -56,7 +56,8 @@ impl Secrets {
     /// is not a scheme such as `Bearer`: the target may repeat only the token.
     pub fn add_header(&mut self, value: &str) {
         self.add(value);
-        let words = value.split(|c: char| c.is_whitespace() || ";,=\"".contains(c));
+        let is_token = |c: char| c.is_ascii_alphanumeric() || "-_.~+/".contains(c) || !c.is_ascii();
+        let words = value.split(|c| !is_token(c));
         words
             .filter(|word| word.len() >= ANYWHERE_MIN && !is_scheme(word))
             .for_each(|w| self.add(w));
