@@ -73,10 +73,12 @@ fn search(what: &str, text: &str) {
 fn repeat(received: &Received) -> Reply {
     let token = received.header("x-plain").unwrap_or_default();
     let mut body = format!("no such page: {}\n{}\n", received.line(), received.head);
-    for secret in SECRETS.into_iter().chain(["zq9"]).filter(|secret| {
-        let all = format!("{}{}", received.head, received.body);
-        all.contains(secret) || all.contains(&percent_encoded(secret)) || *secret == "zq9"
-    }) {
+    let all = format!("{}{}", received.head, received.body);
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let words = all.split(|c| !is_token(c)).filter(|word| word.contains("l1teral"));
+    let variables = SECRETS[..6].iter().copied().chain(["zq9"]);
+    let sent = |secret: &&str| all.contains(secret) || all.contains(&percent_encoded(secret));
+    for secret in words.chain(variables.filter(sent)) {
         body += &format!(
             "{secret} {} {} {}\n",
             percent_encoded(secret),
@@ -101,6 +103,7 @@ fn plan(address: &str, targets: &str) -> String {
          request = \"POST http://ann:${{USER_PASSWORD}}@{address}/${{PATH_KEY}}/x?a=${{QUERY_TOKEN}}\"\n\
          headers = {{ X-Plain = \"${{HEADER_TOKEN}}\", Authorization = \"Bearer ${{DEFAULT_KEY:-d3fault-of-variable}}\" }}\n\
          body = 'a=${{BODY_SECRET}}&b=${{SHORT_PASS}}'\n\
+         [[target]]\nrequest = \"GET http://us3r-in-url:pa55-in-url@{address}/\"\n\
          [[target]]\nfile = \"{targets}\"\n"
     );
     for beside in BESIDE {
@@ -184,9 +187,9 @@ fn nothing_that_a_run_prints_or_writes_contains_a_secret() {
     let done = searched_run(&[&path], &out);
     // The run did send them, and the trace shows all that is not secret.
     let sent: String = server.received().iter().map(|r| r.head.clone() + &r.body).collect();
-    for secret in ["pa55", "l1teral-in-x-api-key", "v4r-in-header", "v4r \"in\" body\\2"] {
-        let basic = BASE64.encode("us3r-in-url:pa55-in-url");
-        assert!(sent.contains(secret) || sent.contains(&basic), "{secret} was not sent");
+    let basic = BASE64.encode("us3r-in-url:pa55-in-url");
+    for secret in [&basic, "l1teral-in-x-api-key", "v4r-in-header", "v4r \"in\" body\\2"] {
+        assert!(sent.contains(secret), "{secret} was not sent");
     }
     for shown in ["/${PATH_KEY}/x?a=${QUERY_TOKEN}", "a=${BODY_SECRET}&b=${SHORT_PASS}", "404"] {
         assert!(done.stderr.contains(shown), "{shown}: {}", done.stderr);
