@@ -11,7 +11,7 @@ use crate::usage_error;
 use anyhow::Context;
 use argument::Argument;
 pub(crate) use inline::InlineArgs;
-use plimsoll_config::{Document, Variables, nearest};
+use plimsoll_config::{Document, Variables, is_word, nearest};
 use plimsoll_plan::Plan;
 use std::io::Read;
 use std::path::Path;
@@ -30,8 +30,10 @@ impl SetArgs {
         for pair in &self.set {
             let (name, value) = pair.split_once('=').ok_or_else(|| {
                 // What follows the name may be a secret.
-                let end = pair.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-                let shown = end.map_or("…".into(), |end| format!("{}…", &pair[..end]));
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let name = &pair[..pair.find(|c| !is_name(c)).unwrap_or(pair.len())];
+                let shown = if is_word(name) { name } else { "" };
+                let shown = format!("{shown}{}", if shown == pair { "" } else { "…" });
                 usage_error(
                     format!("--set {shown} is not in the form NAME=VALUE"),
                     "for example --set PORT=3069",

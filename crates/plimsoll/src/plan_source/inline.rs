@@ -1,6 +1,7 @@
 //! Flags that define a plan without a file, as lines of TOML.
 
 use crate::{tell, usage_error};
+use plimsoll_config::is_word as is_plain_word;
 use plimsoll_config::values::{self, quote, show_duration};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -241,9 +242,12 @@ impl InlineArgs {
             let hint = "for example -H \"Content-Type: application/json\"";
             let Some((name, value)) = header.split_once(':') else {
                 // What follows the first word may be a secret.
-                let shown = header.split(|c: char| c.is_whitespace() || c == '=').next();
-                let shown = shown.filter(|shown| shown.len() < header.len());
-                let shown = shown.map_or("…".into(), |shown| format!("{shown} …"));
+                let (first, rest) =
+                    header.split_once([' ', '=']).map_or((header.as_str(), ""), |(a, _)| (a, " …"));
+                let shown = format!(
+                    "{}{rest}",
+                    if is_plain_word(first) || !rest.is_empty() { first } else { "…" }
+                );
                 let message = format!("--header \"{shown}\" is not in the form \"NAME: VALUE\"");
                 return Err(usage_error(message, hint));
             };

@@ -137,7 +137,7 @@ fn split_rows(split: &Split, shown: usize) -> Vec<Row> {
         .map(|(value, n)| {
             let sign = if split.from_even(*n) < 0.0 { "−" } else { "+" };
             let even = format!("{sign}{}", percent(split.from_even(*n).abs()));
-            Row::new(&value.label(), [grouped(*n), share(*n), even])
+            Row::new(value.label(), [grouped(*n), share(*n), even])
         })
         .collect();
     for (name, n) in [("(other)", counts.other), ("(none)", counts.none)] {
