@@ -222,6 +222,15 @@ pub fn authority_of(url: &str) -> usize {
     end.map_or(if url.starts_with("//") { 2 } else { 0 }, |at| at + 3)
 }
 
+/// The parts of a path and query, each with the separator after it: `/` and `;` separate those of the
+/// path, `&` those of the query, whose values may contain the others.
+pub(crate) fn pieces(path: &str) -> impl Iterator<Item = (&str, &str)> {
+    let (path, query) = path.split_at(path.find('?').map_or(path.len(), |at| at + 1));
+    let path = path.split_inclusive(['/', ';', '?']);
+    let pieces = path.chain(query.split_inclusive('&'));
+    pieces.map(|piece| piece.split_at(piece.trim_end_matches(['/', ';', '?', '&']).len()))
+}
+
 /// Whether a text is the scheme of an `Authorization` header, or only separates its parts.
 pub(crate) fn is_scheme(text: &str) -> bool {
     let text = text.trim_matches([' ', ',', ';', ':']);
@@ -286,13 +295,12 @@ impl Text {
             None => authority,
         };
         shown += host;
-        for piece in path.split_inclusive(['/', '?', '&', ';']) {
-            let (pair, end) = piece.split_at(piece.trim_end_matches(['/', '?', '&', ';']).len());
+        for (pair, end) in pieces(path) {
             match pair.split_once('=') {
                 Some((name, value)) if is_secret_parameter(name) => {
                     shown += &format!("{name}={}{end}", redact(value, |_| false));
                 }
-                _ => shown += piece,
+                _ => shown += &format!("{pair}{end}"),
             }
         }
         if let Some(fragment) = fragment.filter(|fragment| !fragment.is_empty()) {

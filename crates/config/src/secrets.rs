@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
 use crate::Text;
-use crate::redact::{REDACTED, authority_of, is_scheme};
+use crate::redact::{REDACTED, authority_of, is_scheme, pieces};
 
 /// Shorter values are masked as whole words only.
 const ANYWHERE_MIN: usize = 4;
@@ -69,17 +69,15 @@ impl Secrets {
         let hidden = Text::plain(url).hiding_secrets_of_url().shown;
         let (_, sent) = url.split_at(path_of(url));
         let (authority, shown) = hidden.split_at(path_of(&hidden));
-        let ends = ['/', '?', '&', ';'];
         let mut out = authority.to_string();
-        for (sent, shown) in sent.split_inclusive(ends).zip(shown.split_inclusive(ends)) {
-            let (part, end) = sent.split_at(sent.trim_end_matches(ends).len());
+        for ((part, end), (kept, _)) in pieces(sent).zip(pieces(shown)) {
             let value_at = part.find('=').map_or(0, |at| at + 1);
             let value = &part[value_at..];
-            if sent != shown || looks_like_key(value) {
+            if part != kept || looks_like_key(value) {
                 self.add(value);
                 out += &format!("{}{REDACTED}{end}", &part[..value_at]);
             } else {
-                out += sent;
+                out += &format!("{part}{end}");
             }
         }
         out
@@ -345,9 +343,9 @@ mod tests {
         let url = format!("http://a:pa55@h/v3/{key}/x?api_key=a1b2=c/d&page=1&{key}");
         assert_eq!(
             secrets.add_url(&url),
-            "http://[redacted]:[redacted]@h/v3/[redacted]/x?api_key=[redacted]/d&page=1&[redacted]"
+            "http://[redacted]:[redacted]@h/v3/[redacted]/x?api_key=[redacted]&page=1&[redacted]"
         );
-        assert_eq!(secrets.mask(&format!("{key} a1b2=c page")), "[redacted] [redacted] page");
+        assert_eq!(secrets.mask(&format!("{key} a1b2=c/d page")), "[redacted] [redacted] page");
         assert_eq!(secrets.add_url("/a/b?c=d"), "/a/b?c=d");
     }
 

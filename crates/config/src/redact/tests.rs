@@ -117,7 +117,7 @@ fn urls_of_plans_keep_what_can_be_read_back() {
         "http://h/a;key=b/c?access_token=d${T}",
         "http://h/a;key=[redacted]/c?access_token=[redacted]${T}",
     );
-    check("http://h/?credentials[0]=a=b/c", "http://h/?credentials[0]=[redacted]/c");
+    check("http://h/?credentials[0]=a=b/c;d?e&x=1", "http://h/?credentials[0]=[redacted]&x=1");
     check("/a?next=http://ann:pa55@h/", "/a?next=http://[redacted]:[redacted]@h/");
     check("//ann:pa55@h/", "//[redacted]:[redacted]@h/");
     check("http://h/#access_token=a", "http://h/#[redacted]");
