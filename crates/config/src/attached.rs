@@ -2,7 +2,7 @@
 //! document's, each with its place in that file, and it may use the document's variables.
 
 use crate::document::Reader;
-use crate::problem::{Place, Problem};
+use crate::problem::Place;
 use crate::variables::Text;
 
 /// A part of a file and its position.
@@ -51,8 +51,7 @@ impl<'r> Attached<'r> {
     /// Reports a problem at a line and column, both from 1.
     pub fn problem(&self, line: usize, column: usize, message: impl Into<String>, hint: &str) {
         let place = Place::File { file: self.file.clone(), line, column };
-        let problem = Problem { place, message: message.into(), hint: hint.into() };
-        self.reader.problems.borrow_mut().push(problem);
+        self.reader.add(place, message.into(), hint);
     }
 
     /// Substitutes the variables in a part; if that fails, reports the problem and returns `None`.

@@ -6,6 +6,8 @@
 
 use crate::attached::Attached;
 use crate::problem::{Place, Problem, Problems};
+use crate::redact::secret_within;
+use crate::secrets::Secrets;
 use crate::variables::{Text, Variables};
 use crate::{nearest, values};
 use std::cell::RefCell;
@@ -135,8 +137,14 @@ pub(crate) struct Reader<'r> {
 
 impl Reader<'_> {
     fn note(&self, span: Range<usize>, message: String, hint: &str) {
-        let place = self.document.place(span.start);
-        self.problems.borrow_mut().push(Problem { place, message, hint: hint.into() });
+        self.add(self.document.place(span.start), message, hint);
+    }
+
+    /// Adds a problem, without the values of secret variables.
+    pub(crate) fn add(&self, place: Place, message: String, hint: &str) {
+        let secrets = self.variables.secrets();
+        let (message, hint) = (secrets.mask(&message), secrets.mask(hint));
+        self.problems.borrow_mut().push(Problem { place, message, hint });
     }
 }
 
@@ -166,6 +174,11 @@ impl<'r> Table<'r> {
             (key, field)
         });
         entries.collect()
+    }
+
+    /// The values of the secret variables that the document has used so far.
+    pub fn secrets(&self) -> Secrets {
+        self.reader.variables.secrets()
     }
 
     /// Whether the table has no keys.
@@ -274,6 +287,17 @@ impl<'r> Field<'r> {
                 None
             }
         }
+    }
+
+    /// A string that results and reports contain: a secret variable in it is a problem. `what` names the
+    /// string in the message: "a target's name".
+    pub fn open_text(&self, what: &str) -> Option<String> {
+        let text = self.text()?;
+        if let Some((message, hint)) = secret_within(what, &text.shown) {
+            self.problem(message, hint);
+            return None;
+        }
+        Some(text.value)
     }
 
     /// The file that this value refers to; `file` is its name in problems.

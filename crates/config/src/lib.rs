@@ -10,6 +10,7 @@
 //! - `problem`: [`Problem`], [`Problems`]: what is wrong, where, and how to fix it
 //! - `variables`: [`Variables`], [`Text`]: `${NAME}` substitution
 //! - `redact`: which parts of a value may be printed
+//! - `secrets`: [`Secrets`]: masks secret values in text from elsewhere
 //! - `values`: parsing and printing rates, durations and sizes
 //! - `nearest`: the known word nearest to an unknown one
 
@@ -19,6 +20,7 @@ mod file;
 mod nearest;
 mod problem;
 mod redact;
+mod secrets;
 pub mod values;
 mod variables;
 
@@ -27,5 +29,6 @@ pub use document::{Document, Field, Table};
 pub use file::read_file;
 pub use nearest::{nearest, nearest_within};
 pub use problem::{Place, Problem, Problems};
-pub use redact::{is_secret, is_word};
+pub use redact::{REDACTED, authority_of, is_secret, is_word, secret_within};
+pub use secrets::Secrets;
 pub use variables::{Text, Variables};

@@ -10,7 +10,7 @@
 use crate::Text;
 
 /// Replaces secrets in shown forms.
-pub(crate) const REDACTED: &str = "[redacted]";
+pub const REDACTED: &str = "[redacted]";
 
 /// The longest word in a path, in bytes: long enough for `polygon-mainnet`.
 const WORD_MAX: usize = 16;
@@ -132,16 +132,122 @@ fn redact(part: &str, is_shown: impl Fn(&str) -> bool) -> String {
     out
 }
 
-/// The first placeholder in a text: its start and end.
+/// The first placeholder in a text, `${NAME}` or `{{seq}}`: its start and end.
 fn placeholder(text: &str) -> Option<(usize, usize)> {
-    let mut from = 0;
-    loop {
-        let at = from + text[from..].find("${")?;
-        if !text[..at].ends_with('$') {
-            return Some((at, at + text[at..].find('}')? + 1));
+    let variable = text.match_indices("${").find_map(|(at, _)| {
+        let is_escaped = text[..at].ends_with('$');
+        let end = text[at..].find('}').filter(|_| !is_escaped)?;
+        Some((at, at + end + 1))
+    });
+    let drawn = text.match_indices("{{").find_map(|(at, _)| {
+        let end = at + text[at..].find("}}")?;
+        is_drawn(text[at + 2..end].trim()).then_some((at, end + 2))
+    });
+    variable.into_iter().chain(drawn).min()
+}
+
+/// A message and a hint if a shown form, which results and reports contain, has a secret variable. `what`
+/// names it: "a target's name".
+pub fn secret_within(what: &str, shown: &str) -> Option<(String, &'static str)> {
+    let name = secret_variable(shown)?;
+    let message = format!(
+        "{what}, \"{shown}\", contains the secret variable {name}: its value would be in the report, the \
+         results and the metrics"
+    );
+    Some((
+        message,
+        "use a variable whose name does not suggest a secret (key, token, password, auth, …)",
+    ))
+}
+
+/// The first variable in a shown form whose name suggests a secret.
+fn secret_variable(shown: &str) -> Option<&str> {
+    let mut rest = shown;
+    while let Some((at, end)) = placeholder(rest) {
+        let inside = rest[at..end].strip_prefix("${").map(|inside| inside.trim_end_matches('}'));
+        let name = inside.and_then(|inside| inside.split(":-").next());
+        if let Some(name) = name.filter(|name| is_secret(name)) {
+            return Some(name);
         }
-        from = at + 2;
+        rest = &rest[end..];
     }
+    None
+}
+
+/// Whether the inside of `{{…}}` names a value that each request draws, so that it holds no secret.
+fn is_drawn(inside: &str) -> bool {
+    let random = inside.strip_prefix("random ");
+    inside == "seq"
+        || inside == "uuid"
+        || random.is_some_and(|range| range.bytes().all(|b| b == b' ' || b.is_ascii_digit()))
+}
+
+/// Whether the name of a query parameter suggests a secret: one of its words does, or ends in such a
+/// word. Stricter than [`is_secret`], since `author` and `keyword` are common.
+fn is_secret_parameter(name: &str) -> bool {
+    const WORDS: [&str; 18] = [
+        "key",
+        "token",
+        "secret",
+        "pass",
+        "password",
+        "passwd",
+        "passphrase",
+        "passcode",
+        "pwd",
+        "auth",
+        "authorization",
+        "bearer",
+        "cookie",
+        "session",
+        "sessionid",
+        "credential",
+        "jwt",
+        "signature",
+    ];
+    let split = |c: char| !c.is_ascii_alphabetic();
+    name.to_ascii_lowercase().split(split).any(|word| {
+        let word = word.strip_suffix('s').filter(|word| !word.ends_with('s')).unwrap_or(word);
+        word == "sig" || WORDS.iter().any(|secret| word.ends_with(secret))
+    })
+}
+
+/// Words that stand before the secret in an `Authorization` header.
+const SCHEMES: [&str; 8] =
+    ["apikey", "basic", "bearer", "digest", "key", "negotiate", "token", "aws4-hmac-sha256"];
+
+/// Where the authority of a URL begins, or the path of a relative one, which may contain `://`.
+pub fn authority_of(url: &str) -> usize {
+    let end = url.find("://").filter(|at| !url[..*at].contains(['/', '?', '#']));
+    end.map_or(if url.starts_with("//") { 2 } else { 0 }, |at| at + 3)
+}
+
+/// The parts of a path and query, each with the separator after it: `/` and `;` separate those of the
+/// path, `&` those of the query, whose values may contain the others.
+pub(crate) fn pieces(path: &str) -> impl Iterator<Item = (&str, &str)> {
+    let (path, query) = path.split_at(path.find('?').map_or(path.len(), |at| at + 1));
+    let path = path.split_inclusive(['/', ';', '?']);
+    let pieces = path.chain(query.split_inclusive('&'));
+    pieces.map(|piece| piece.split_at(piece.trim_end_matches(['/', ';', '?', '&']).len()))
+}
+
+/// Whether a text is the scheme of an `Authorization` header, or only separates its parts.
+pub(crate) fn is_scheme(text: &str) -> bool {
+    let text = text.trim_matches([' ', ',', ';', ':']);
+    text.is_empty() || SCHEMES.iter().any(|scheme| text.eq_ignore_ascii_case(scheme))
+}
+
+/// A text with the user names and passwords of all URLs in it redacted.
+fn without_users(text: &str) -> String {
+    let mut parts = text.split_inclusive("://");
+    let mut shown = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let authority = &part[..part.find(['/', '?', '#', '&']).unwrap_or(part.len())];
+        let host = authority.rfind('@').unwrap_or(0);
+        shown += &redact_each(&authority[..host], ':', |_| false);
+        shown += &part[host..];
+    }
+    shown
 }
 
 impl Text {
@@ -150,11 +256,58 @@ impl Text {
         self.shown != self.value && self.shown != self.value.replace("${", "$${")
     }
 
-    /// Redacts the shown form if `name` (of a header) suggests a secret.
+    /// Redacts the value of a header whose name suggests a secret, except its placeholders; beside one,
+    /// the scheme (`Bearer`) and the names of cookies stay, so that the form can be read back.
     pub fn hidden_if_secret(mut self, name: &str) -> Text {
-        if is_secret(name) && !self.shown.contains("${") {
-            self.shown = REDACTED.into();
+        if !is_secret(name) {
+            return self;
         }
+        let has_placeholder = placeholder(&self.shown).is_some();
+        self.shown = if !has_placeholder {
+            REDACTED.into()
+        } else if name.eq_ignore_ascii_case("cookie") {
+            let cookie = |cookie: &str| match cookie.split_once('=') {
+                Some((name, value)) => format!("{name}={}", redact(value, |_| false)),
+                None => redact(cookie, is_scheme),
+            };
+            self.shown.split(';').map(cookie).collect::<Vec<_>>().join(";")
+        } else {
+            redact(&self.shown, is_scheme)
+        };
+        self
+    }
+
+    /// Redacts the secrets of a URL that a plan sends to: user name and password, the values of
+    /// parameters whose names suggest a secret, and the fragment. Placeholders and the rest of the
+    /// path stay, so that the form can be read back.
+    pub fn hiding_secrets_of_url(mut self) -> Text {
+        let shown = without_users(&self.shown);
+        let (front, rest) = shown.split_at(authority_of(&shown));
+        let (rest, fragment) = cut(rest, '#');
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let mut shown = front.to_string();
+        let host = match authority.rsplit_once('@') {
+            Some((user, host)) => {
+                shown += &redact_each(user, ':', |_| false);
+                shown += "@";
+                host
+            }
+            None => authority,
+        };
+        shown += host;
+        for (pair, end) in pieces(path) {
+            match pair.split_once('=') {
+                Some((name, value)) if is_secret_parameter(name) => {
+                    shown += &format!("{name}={}{end}", redact(value, |_| false));
+                }
+                _ => shown += &format!("{pair}{end}"),
+            }
+        }
+        if let Some(fragment) = fragment.filter(|fragment| !fragment.is_empty()) {
+            shown += "#";
+            shown += &redact(fragment, |_| false);
+        }
+        self.shown = shown;
         self
     }
 
@@ -252,86 +405,4 @@ fn looks_like_key(part: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_words_of_urls_are_shown() {
-        let check = |url: &str, shown: &str| {
-            assert_eq!(Text::plain(url).hiding_all_but_words_of_url().shown, shown, "{url}");
-        };
-        let key = "9aa3d95b3bc440fa88ea12eaa4456161";
-        check(&format!("https://node.example/v3/{key}"), "https://node.example/v3/[redacted]");
-        check(&format!("https://{key}.h.example/eth"), "https://[redacted].h.example/eth");
-        check(&format!("https://eth-{key}.h/eth"), "https://[redacted].h/eth");
-        check(&format!("https://h/{key}/eth?x=1"), "https://h/[redacted]/eth?x=[redacted]");
-        check("https://h/?p=hunter2&eth", "https://h/?p=[redacted]&[redacted]");
-        check(&format!("https://h?{key}"), "https://h?[redacted]");
-        check(&format!("https://h?{key}=1"), "https://h?[redacted]=[redacted]");
-        check("https://h/rpc;key=s3cret#s3cret", "https://h/[redacted]#[redacted]");
-        check("https://h/12345678901234567890", "https://h/[redacted]");
-        check("https://h/hunter2/aBcDeF", "https://h/[redacted]/[redacted]");
-        check("https://h/correct-horse-battery-staple", "https://h/[redacted]");
-        check("https://h/%6bey%20/x", "https://h/[redacted]/x");
-        check("https://user:pass@h/eth", "https://[redacted]@h/eth");
-        check("eth:https://h/v3/s3cret", "eth:https://h/v3/[redacted]");
-        check("https://h/${NODE_KEY}?token=${T}", "https://h/${NODE_KEY}?token=${T}");
-        check("https://h/s3cret${NODE_KEY}", "https://h/[redacted]${NODE_KEY}");
-        check("https://h/$${s3cret}", "https://h/[redacted]");
-        check("${NODE_URL}", "${NODE_URL}");
-        check("https://${NODE_KEY}.h:8545/", "https://${NODE_KEY}.h:8545/");
-        // Ordinary URLs stay readable.
-        check("https://rpc.example.com/v1/eth?x=1", "https://rpc.example.com/v1/eth?x=[redacted]");
-        for ordinary in [
-            "http://127.0.0.1:3069/v1",
-            "http://[::1]:8545/",
-            "http://localhost:8545",
-            "http://a-rather-long-host-name.example/ethereum/mainnet",
-            "https://1rpc.io/eth",
-            "https://ip-10-0-0-12.eu-west-1.compute.internal:8545/",
-            "https://geth-node-07.chains.example/ext/bc/C/rpc",
-            "https://api.example/v1beta1/base-mainnet/11155111/web3",
-            "https://polygon-mainnet.example/polygon-mainnet",
-        ] {
-            check(ordinary, ordinary);
-        }
-    }
-
-    #[test]
-    fn keys_in_urls_are_not_shown() {
-        let check = |url: &str, shown: &str| {
-            assert_eq!(Text::plain(url).hiding_keys_of_url().shown, shown, "{url}");
-        };
-        let key = "9aa3d95b3bc440fa88ea12eaa4456161";
-        check(&format!("https://node.example/v3/{key}"), "https://node.example/v3/[redacted]");
-        check(&format!("https://h/{key}/eth?x=1"), "https://h/[redacted]/eth?x=1");
-        check("https://h/?apikey=K&chain=eth", "https://h/?apikey=[redacted]&chain=eth");
-        check("https://h/?apikey=K${T}", "https://h/?apikey=[redacted]${T}");
-        check(&format!("https://h?{key}#{key}"), "https://h?[redacted]#[redacted]");
-        check("https://h/${NODE_KEY}?token=${T}", "https://h/${NODE_KEY}?token=${T}");
-        check("http://127.0.0.1:3069/v1", "http://127.0.0.1:3069/v1");
-        let words = "http://a-rather-long-host-name.example/ethereum/mainnet?page=1&q=correct";
-        check(words, words);
-    }
-
-    #[test]
-    fn headers_are_shown_if_they_are_known_to_be_harmless() {
-        let check = |name: &str, value: &str, shown: &str| {
-            assert_eq!(Text::plain(value).hidden_unless_open(name).shown, shown, "{name}: {value}");
-        };
-        check("Accept", "application/json", "application/json");
-        check("User-Agent", "plimsoll/1", "plimsoll/1");
-        check("Host", "rpc.example", "rpc.example");
-        check("host", "9aa3d95b3bc440fa.rpc.example", "[redacted].rpc.example");
-        check("x-tenant", "eth", "[redacted]");
-        check("Authorization", "Bearer abc", "[redacted]");
-        check("Authorization", "Bearer ${TOKEN}", "Bearer ${TOKEN}");
-        check("x-odd", "s3cret ${TOKEN} $${x", "[redacted]${TOKEN}[redacted]");
-    }
-
-    #[test]
-    fn texts_print_only_their_shown_form() {
-        let text = Text { value: "s3cret".into(), ..Text::plain("${X}") };
-        assert_eq!(format!("{text:?}"), "\"${X}\"");
-    }
-}
+mod tests;

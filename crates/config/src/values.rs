@@ -128,8 +128,8 @@ pub fn rate(text: &str) -> Result<f64, String> {
 /// Maximum number of units in a rate's denominator.
 const PER_MAX: u32 = 1_000_000;
 
-/// A decimal number, optionally with `k` or `M`. Scaled in decimal, so that 1.005k is exactly 1005.
-fn plain_number(text: &str) -> Option<f64> {
+/// A decimal number below 10¹², optionally with `k` or `M`; `None` for anything else. Scaled in decimal, so that 1.005k is exactly 1005.
+pub fn plain_number(text: &str) -> Option<f64> {
     let text = text.trim().replace('_', "");
     let (digits, exponent) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 3),
@@ -145,6 +145,9 @@ const SHOWN_PER: [(&str, f64); 3] = [("s", 1.0), ("m", 60.0), ("h", 3600.0)];
 /// Other denominators up to this number of seconds are tried after these: 1/7s.
 const SHOWN_PER_MAX: u32 = 100;
 
+/// Rates below one per hour are shown with a numerator of at most this.
+const SHOWN_NUMBER_MAX: u32 = 100;
+
 /// Prints a rate in the form that [`rate`] parses.
 pub fn show_rate(per_second: f64) -> String {
     let thousandths = per_second * 1000.0;
@@ -157,6 +160,23 @@ pub fn show_rate(per_second: f64) -> String {
         let number = per_second * scale;
         if number >= 0.5 && (number - number.round()).abs() < 1e-9 * number {
             return format!("{}/{unit}", number.round());
+        }
+    }
+    // Slower ones as a few per longer span: 7/1000h.
+    for number in 1..=SHOWN_NUMBER_MAX {
+        let seconds = f64::from(number) / per_second;
+        let whole = seconds.round();
+        if (1.0..=f64::from(PER_MAX)).contains(&(whole / 3600.0))
+            && (seconds - whole).abs() < 1e-9 * whole
+        {
+            let units =
+                [("h", 3600), ("m", 60), ("s", 1)].map(|(unit, of)| (unit, whole as u64, of));
+            let fits = |(_, whole, of): &(&str, u64, u64)| {
+                whole.is_multiple_of(*of) && whole / of <= u64::from(PER_MAX)
+            };
+            if let Some((unit, whole, of)) = units.into_iter().find(fits) {
+                return format!("{number}/{}{unit}", whole / of);
+            }
         }
     }
     format!("{per_second}/s")
@@ -308,7 +328,11 @@ mod tests {
         check("100/100ms", 1000.0, "1000/s");
         check("1/7s", 1.0 / 7.0, "1/7s");
         check("50/1s", 50.0, "50/s");
-        check("3/6h", 0.5 / 3600.0, "0.0001388888888888889/s");
+        check("3/6h", 0.5 / 3600.0, "1/2h");
+        check("1/1000h", 1.0 / 3_600_000.0, "1/1000h");
+        check("7/1000h", 7.0 / 3_600_000.0, "7/1000h");
+        check("1/1000000h", 1.0 / 3.6e9, "1/1000000h");
+        check("1/3601s", 1.0 / 3601.0, "1/3601s");
         check("0.123456789", 0.123456789, "0.123456789/s");
         for bad in
             ["", "k", "5000/", "/s", "5000/day", "-1/s", "inf/s", "1e3/s", "1e3", "1/0s", "1/s2"]

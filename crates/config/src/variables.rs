@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use crate::redact::{REDACTED, is_secret};
+use crate::secrets::Secrets;
 
 /// A string after variable substitution.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -74,7 +75,10 @@ impl Fault {
     /// The byte offset of the placeholder in `text`.
     pub(crate) fn place_in(&self, text: &str) -> usize {
         match self {
-            Fault::Unset(name) => text.find(&format!("${{{name}}}")).unwrap_or(0),
+            Fault::Unset(name) => {
+                let begin = |end| text.find(&format!("${{{name}{end}"));
+                begin("}").or_else(|| begin(":-")).unwrap_or(0)
+            }
             Fault::Open(at) | Fault::Name(at) => *at,
         }
     }
@@ -85,8 +89,14 @@ impl Fault {
 pub struct Variables {
     values: BTreeMap<String, String>,
     leave_unset: bool,
-    /// The names that documents have used, shared by all clones.
-    used: Arc<Mutex<BTreeSet<String>>>,
+    /// What documents have used, shared by all clones.
+    used: Arc<Mutex<Used>>,
+}
+
+#[derive(Default)]
+struct Used {
+    names: BTreeSet<String>,
+    secrets: Secrets,
 }
 
 /// Prints only names: any value of the environment may be a secret.
@@ -136,7 +146,15 @@ impl Variables {
     /// # Panics
     /// If a thread panicked while it added a name.
     pub fn used(&self) -> Vec<String> {
-        self.used.lock().expect("no holder panics").iter().cloned().collect()
+        self.used.lock().expect("no holder panics").names.iter().cloned().collect()
+    }
+
+    /// The values of secret variables that documents have used so far.
+    ///
+    /// # Panics
+    /// If a thread panicked while it added a value.
+    pub fn secrets(&self) -> Secrets {
+        self.used.lock().expect("no holder panics").secrets.clone()
     }
 
     pub(crate) fn fill(&self, text: &str) -> Result<Text, Fault> {
@@ -162,9 +180,11 @@ impl Variables {
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
                 return Err(Fault::Name(at));
             }
-            self.used.lock().expect("no holder panics").insert(name.into());
+            self.used.lock().expect("no holder panics").names.insert(name.into());
             let value = match (self.values.get(name), default) {
                 (Some(value), _) => value.as_str(),
+                // In a resolved plan, which does not contain the default.
+                (None, Some(REDACTED)) => return Err(Fault::Unset(name.into())),
                 (None, Some(default)) => default,
                 (None, None) if self.leave_unset => {
                     filled.unset = Some(name.into());
@@ -176,6 +196,7 @@ impl Variables {
             };
             filled.value += value;
             if is_secret(name) {
+                self.used.lock().expect("no holder panics").secrets.add_variable(name, value);
                 filled.shown += &match default {
                     Some(default) if !default.is_empty() => format!("${{{name}:-{REDACTED}}}"),
                     _ => from[..=end].to_string(),

@@ -5,7 +5,7 @@
 
 use crate::connection::TlsStart;
 use base64::Engine as _;
-use plimsoll_plan::{Origin, Plan, RequestSpec, Scheme, Template, Url, Values};
+use plimsoll_plan::{Body, Origin, Plan, RequestSpec, Scheme, Template, Url, Values};
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
 
@@ -157,36 +157,56 @@ pub(crate) struct Hop {
     pub(crate) request: Request,
 }
 
-/// Headers for one origin only, besides those with secrets.
-const FOR_ONE_ORIGIN: [&str; 2] = ["host", "origin"];
+/// Headers for one origin only, besides those with secrets: names of the origin, and headers that a
+/// proxy in front of it would set, which describe the network that the first origin is in.
+fn is_for_one_origin(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let internal =
+        ["x-forwarded", "x-real-ip", "x-internal", "x-original", "x-envoy", "x-amz-", "cf-"];
+    ["host", "origin", "referer", "forwarded", "via"].contains(&name.as_str())
+        || internal.iter().any(|start| name.starts_with(start))
+}
+
+/// Why a redirect is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfollowed {
+    /// Its `Location` is not the URL of a request.
+    BadLocation,
+    /// It would send a body with a secret to another origin.
+    SecretBody,
+}
 
 impl Hop {
     /// The request after a redirect of `before` with a status and a `Location` (RFC 9110 §15.4): 303
     /// always becomes a GET, as do 301 and 302 after a POST. Another origin is sent no credentials
-    /// and no header that holds a secret, and neither is what follows, even if it leads back.
+    /// and no header that holds a secret or is meant for one origin, and neither is what follows, even
+    /// if it leads back. Nor is it sent a body that holds a secret: the redirect is not followed.
     pub(crate) fn after(
         before: &RequestSpec,
         values: Values,
         (status, location): (u16, &[u8]),
         left: u32,
         close: bool,
-    ) -> Result<Hop, String> {
+    ) -> Result<Hop, Unfollowed> {
         let mut path = Vec::new();
         before.path.render(values, &mut path);
         let path = String::from_utf8_lossy(&path).into_owned();
-        let url = Url { path, ..before.url.clone() }.join(location)?;
+        let url = Url { path, ..before.url.clone() }
+            .join(location)
+            .map_err(|_| Unfollowed::BadLocation)?;
         let mut spec = before.clone();
         let drops_body = status == 303 || matches!(status, 301 | 302) && spec.method == "POST";
         if drops_body && spec.method != "HEAD" {
             spec.method = "GET".into();
-            spec.body = plimsoll_plan::Body::Empty;
+            spec.body = Body::Empty;
             spec.headers.retain(|h| !h.name.to_ascii_lowercase().starts_with("content-"));
         }
         let same_origin = url.origin() == before.url.origin();
         if !same_origin {
-            let bound =
-                |name: &str| FOR_ONE_ORIGIN.iter().any(|own| name.eq_ignore_ascii_case(own));
-            spec.headers.retain(|h| !h.secret && !bound(&h.name));
+            if matches!(&spec.body, Body::Inline(text, _) if text.hides()) {
+                return Err(Unfollowed::SecretBody);
+            }
+            spec.headers.retain(|h| !h.secret && !is_for_one_origin(&h.name));
         }
         let inherited = before.url.user.clone().filter(|_| same_origin);
         let user = url.user.clone().or(inherited);

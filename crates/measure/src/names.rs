@@ -150,6 +150,8 @@ listed! {
         BadLocation = "redirect without a usable location",
         /// More redirects than the plan follows.
         TooManyRedirects = "more redirects than the plan follows",
+        /// A redirect that would send a body with a secret to another origin.
+        SecretBody = "redirect of a body with a secret to another origin",
         /// A redirect to one origin more than are followed.
         TooManyOrigins = "targets and redirects span more than 256 origins",
         /// A response, or something else, arrived before any byte of a request was sent.

@@ -2,8 +2,8 @@
 
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target};
-use plimsoll_config::nearest;
 use plimsoll_config::values::{show_duration, show_rate};
+use plimsoll_config::{REDACTED, nearest};
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::{counted, grouped};
 use std::collections::BTreeSet;
@@ -54,7 +54,7 @@ impl Plan {
     }
 
     /// What is probably not as intended, but not an error: unknown HTTP methods, each with its first
-    /// target.
+    /// target, and requests of a resolved plan whose secrets were left out of it.
     pub fn warnings(&self) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let mut warnings = Vec::new();
@@ -64,6 +64,16 @@ impl Plan {
                     warnings.push(format!("{}: {}", target.name, unknown_method(&spec.method)));
                 }
             }
+        }
+        let incomplete = |target: &&Target| {
+            self.requests[target.requests.clone()].iter().any(RequestSpec::sends_redacted)
+        };
+        if let Some(target) = self.targets.iter().find(incomplete) {
+            warnings.push(format!(
+                "{}: \"{REDACTED}\" is sent in place of a secret that resolved plans leave out; write a \
+                 variable there, such as ${{API_KEY}}",
+                target.name
+            ));
         }
         warnings
     }

@@ -13,7 +13,7 @@ use crate::{Objective, Origin, RequestSpec, Stream, Target};
 use file::Files;
 use load::read_streams;
 use objective::read_objectives;
-use plimsoll_config::{Document, Field, Problems, Table, Text, Variables};
+use plimsoll_config::{Document, Field, Problems, Secrets, Table, Text, Variables};
 use plimsoll_measure::rng::Key;
 use plimsoll_measure::{Nanos, Snapshot};
 pub use scrape::Scrape;
@@ -87,6 +87,8 @@ pub struct Plan {
     pub objectives: Vec<Objective>,
     /// Other processes to scrape.
     pub scrapes: Vec<Scrape>,
+    /// The values of the secret variables that the plan uses.
+    pub secrets: Secrets,
 }
 
 /// Longer timeouts and grace periods would exceed the histogram's range of one hour.
@@ -137,6 +139,13 @@ impl Plan {
         document.read(variables, |root| read_plan(root, folder))
     }
 
+    /// The secrets that a request sends: those of all variables, and its own.
+    pub fn secrets_of(&self, request: usize) -> Secrets {
+        let mut secrets = self.secrets.clone();
+        self.requests[request].add_secrets(&mut secrets);
+        secrets
+    }
+
     /// Derives all random choices from another seed, which becomes part of the plan.
     pub fn reseed(&mut self, seed: u64) {
         (self.seed, self.has_seed) = (seed, true);
@@ -184,7 +193,7 @@ impl Plan {
 }
 
 fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
-    let name = root.field("name").and_then(|f| f.text()).map_or("plan".into(), |name| name.value);
+    let name = root.field("name").map(|f| f.open_text("the plan's name"));
     let given_seed = root.field("seed").map(|f| f.integer(0, SEED_MAX));
     let seed = given_seed.flatten().unwrap_or(1);
     let span = |key| root.field(key).and_then(|f: Field<'_>| f.duration()).map(Nanos::from);
@@ -214,7 +223,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         ..connections.1
     };
     let plan = Plan {
-        name,
+        name: name.unwrap_or_else(|| Some("plan".into()))?,
         seed,
         has_seed: given_seed.is_some(),
         from_flags: false,
@@ -230,6 +239,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
         requests,
         objectives,
         scrapes,
+        secrets: root.secrets(),
     };
     // Contents of files may be longer in TOML. The limit ensures that a resolved plan can be read back.
     let resolved = plan.to_toml().len();
@@ -272,9 +282,13 @@ fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
         rules.dns_ttl = ttl.into();
     }
     for source in table.field("source").and_then(|f| f.list()).unwrap_or_default() {
-        rules.sources.extend(source.parse(|text| {
-            text.parse::<IpAddr>().map_err(|_| format!("\"{text}\" is not a valid IP address"))
-        }));
+        let Some(text) = source.open_text("a source address") else { continue };
+        match text.parse::<IpAddr>() {
+            Ok(address) => rules.sources.push(address),
+            Err(_) => {
+                source.problem_with_value(format!("\"{text}\" is not a valid IP address"), "");
+            }
+        }
     }
     table.close();
     (max, rules)
@@ -295,7 +309,7 @@ fn read_tls(root: &Table<'_>, folder: &Path) -> TlsRules {
     rules.ca = file("ca");
     rules.cert = file("cert");
     rules.key = file("key");
-    rules.server_name = table.field("server_name").and_then(|f| f.text()).map(|name| name.value);
+    rules.server_name = table.field("server_name").and_then(|f| f.open_text("the server name"));
     if rules.cert.is_some() != rules.key.is_some() {
         table.problem("a client certificate needs both \"cert\" and \"key\"", "");
     }
@@ -303,15 +317,15 @@ fn read_tls(root: &Table<'_>, folder: &Path) -> TlsRules {
     rules
 }
 
-/// A table of user-defined names and strings.
-fn read_pairs(table: &Table<'_>) -> BTreeMap<String, String> {
-    let text = |(name, field): (String, Field<'_>)| Some((name, field.text()?.value));
+/// A table of user-defined names and strings; `what` names one of them.
+fn read_pairs(table: &Table<'_>, what: &str) -> BTreeMap<String, String> {
+    let text = |(name, field): (String, Field<'_>)| Some((name, field.open_text(what)?));
     // Entries are never unknown: `close` is not called.
     table.entries().into_iter().filter_map(text).collect()
 }
 
-/// Tags of a target or labels of a stream.
-fn read_tags(table: &Table<'_>) -> BTreeMap<String, String> {
+/// Tags of a target or labels of a stream; `what` names one of them.
+fn read_tags(table: &Table<'_>, what: &str) -> BTreeMap<String, String> {
     for (name, field) in table.entries() {
         if [TARGET, STREAM].contains(&name.as_str()) {
             let hint = "choose another name for the tag";
@@ -321,7 +335,7 @@ fn read_tags(table: &Table<'_>) -> BTreeMap<String, String> {
             );
         }
     }
-    read_pairs(table)
+    read_pairs(table, what)
 }
 
 /// A header's value or values.

@@ -6,10 +6,12 @@ use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use plimsoll_config::Secrets;
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_size};
 use plimsoll_measure::Nanos;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 impl Plan {
     /// The plan as a document with all defaults filled in and without secrets.
@@ -33,7 +35,7 @@ impl Plan {
         line("max_body", quote(&show_size(self.body_max)));
         line("connections", show_connections(&self.connections));
         if self.tls != TlsRules::default() {
-            line("tls", show_tls(&self.tls));
+            line("tls", show_tls(&self.tls, &self.secrets));
         }
         for stream in &self.streams {
             out += &show_stream(stream);
@@ -76,11 +78,11 @@ impl Plan {
         }
         match &self.requests[target.requests.clone()] {
             _ if target.file.is_some() => out += target.file.as_deref().unwrap_or_default(),
-            [only] => out += &show_request(only),
+            [only] => out += &show_request(only, &self.secrets),
             requests => {
                 for spec in requests {
                     out += "\n[[stream.target.turn]]\n";
-                    out += &show_request(spec);
+                    out += &show_request(spec, &self.secrets);
                 }
             }
         }
@@ -99,7 +101,8 @@ pub(crate) fn shown_size(requests: &[RequestSpec]) -> (u64, String) {
     const TURN: &str = "\n[[stream.target.turn]]\n";
     let (mut len, mut hash) = (0, FNV_START);
     for spec in requests {
-        let shown = show_request(spec);
+        // Its bodies are part of the plan, so that no path needs to be shown.
+        let shown = show_request(spec, &Secrets::default());
         len += (TURN.len() + shown.len()) as u64;
         hash = fnv_1a(hash, &shown);
     }
@@ -125,14 +128,19 @@ fn show_connections(rules: &ConnectionRules) -> String {
     text + &format!(", dns_ttl = {} }}", span(rules.dns_ttl))
 }
 
-fn show_tls(rules: &TlsRules) -> String {
+fn show_tls(rules: &TlsRules, secrets: &Secrets) -> String {
     let mut parts = vec![format!("insecure = {}", rules.insecure)];
-    let path = |path: &std::path::PathBuf| quote_filled(&path.display().to_string());
+    let path = |path: &PathBuf| show_path(path, secrets);
     parts.extend(rules.ca.as_ref().map(|p| format!("ca = {}", path(p))));
     parts.extend(rules.cert.as_ref().map(|p| format!("cert = {}", path(p))));
     parts.extend(rules.key.as_ref().map(|p| format!("key = {}", path(p))));
     parts.extend(rules.server_name.as_ref().map(|n| format!("server_name = {}", quote_filled(n))));
     format!("{{ {} }}", parts.join(", "))
+}
+
+/// A path with its secret variables as placeholders.
+fn show_path(path: &Path, secrets: &Secrets) -> String {
+    quote(&secrets.placed_back(&path.display().to_string().replace("${", "$${")))
 }
 
 fn show_stream(stream: &Stream) -> String {
@@ -182,7 +190,7 @@ fn show_stream(stream: &Stream) -> String {
     out
 }
 
-fn show_request(spec: &RequestSpec) -> String {
+fn show_request(spec: &RequestSpec, secrets: &Secrets) -> String {
     let mut out = String::new();
     let mut line = |key: &str, value: String| {
         writeln!(out, "{key} = {value}").expect("writing to memory");
@@ -196,7 +204,7 @@ fn show_request(spec: &RequestSpec) -> String {
         Body::Inline(text, _) => line("body", quote(&text.shown)),
         Body::File(path, _) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            line("body_file", quote_filled(&path.display().to_string()));
+            line("body_file", show_path(&path, secrets));
         }
         Body::Bytes(template) => {
             let bytes: Vec<u8> = template.texts().flatten().copied().collect();

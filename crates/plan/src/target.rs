@@ -1,7 +1,7 @@
 //! Targets: requests, and the answers expected to them.
 
 use crate::{Template, Url};
-use plimsoll_config::Text;
+use plimsoll_config::{REDACTED, Secrets, Text};
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
@@ -131,6 +131,32 @@ pub struct RequestSpec {
     pub chunked: bool,
     /// The expected answer.
     pub expect: Expect,
+}
+
+impl RequestSpec {
+    /// Whether the URL or a header has `[redacted]` in place of a secret.
+    pub(crate) fn sends_redacted(&self) -> bool {
+        let is_redacted = |text: &[u8]| String::from_utf8_lossy(text).contains(REDACTED);
+        let user = self.url.user.iter().flat_map(|(name, password)| [name, password]);
+        let templates = self.headers.iter().map(|header| &header.value).chain([&self.path]);
+        user.map(String::as_bytes).any(is_redacted)
+            || templates.flat_map(Template::texts).any(is_redacted)
+    }
+
+    /// The secrets that it sends and that come from no variable: those of its URL, and its secret headers.
+    pub fn add_secrets(&self, secrets: &mut Secrets) {
+        if let Some((name, password)) = &self.url.user {
+            secrets.add(if password.is_empty() { name } else { password });
+            secrets.add(&format!("{name}:{password}"));
+        }
+        for text in self.path.texts() {
+            secrets.add_url(&String::from_utf8_lossy(text));
+        }
+        let hidden = self.headers.iter().filter(|header| header.secret);
+        for text in hidden.flat_map(|header| header.value.texts()) {
+            secrets.add_header(&String::from_utf8_lossy(text));
+        }
+    }
 }
 
 impl Target {

@@ -3,6 +3,7 @@
 //!
 //! What a user or a target wrote is checked here: no byte of it can end a request line early.
 
+use plimsoll_config::Text;
 use std::fmt;
 
 /// The URL scheme.
@@ -54,13 +55,15 @@ impl Url {
     /// A message that never contains a password.
     pub fn parse(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| {
-            format!("\"{text}\" is not a valid URL; write it like http://host:port/path")
+            let shown = Text::plain(text).hiding_secrets_of_url().shown;
+            format!("\"{shown}\" is not a valid URL; write it like http://host:port/path")
         })?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
             other => return Err(format!("unsupported scheme \"{other}\"; use http or https")),
         };
+        let has_at = rest.contains('@');
         let rest = rest.split('#').next().unwrap_or("");
         let split = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(split);
@@ -68,6 +71,12 @@ impl Url {
             Some((user, host)) => (Some(read_user(user)?), host),
             None => (None, authority),
         };
+        if user.is_none() && has_at && !is_host_port(host_port) {
+            // The part after the colon may be a password.
+            return Err("the port is not a number; in a user name or password, percent-encode \"/\" as %2F, \
+                        \"?\" as %3F and \"#\" as %23"
+                .into());
+        }
         let (host, port) = split_port(host_port)?;
         let port = match port {
             None | Some("") => scheme.default_port(),
@@ -145,11 +154,10 @@ impl Url {
     }
 }
 
-/// Shows the URL without its password.
+/// Shows the URL without its user name and password.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user.as_ref().map(|(name, _)| format!("{name}:[redacted]@"));
-        let user = user.unwrap_or_default();
+        let user = if self.user.is_some() { "[redacted]@" } else { "" };
         write!(f, "{}://{user}{}{}", self.scheme.name(), self.authority(), self.path)
     }
 }
@@ -175,6 +183,11 @@ fn percent_decode(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(out).ok()
+}
+
+/// Whether what follows the colon, if there is one, is a number.
+fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_none_or(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
@@ -266,7 +279,7 @@ mod tests {
         check("http://Example.org", "http://example.org/");
         check("HTTP://example.org:80/a?b=c#d", "http://example.org/a?b=c");
         check("https://example.org:8443?x", "https://example.org:8443/?x");
-        check("https://u:p%40ss@h/", "https://u:[redacted]@h/");
+        check("https://u:p%40ss@h/", "https://[redacted]@h/");
         check("http://[::1]:3069/v1", "http://[::1]:3069/v1");
         check("http://127.0.0.1:3069", "http://127.0.0.1:3069/");
         let user = Url::parse("http://u:p%40ss@h/").unwrap().user;

@@ -170,6 +170,13 @@ pub(crate) fn explain(error: &clap::Error, args: &[OsString]) -> Option<anyhow::
         ErrorKind::UnknownArgument if command == "run" => {
             of_flag(context(ContextKind::InvalidArg)?)
         }
+        // clap's message would repeat the password.
+        ErrorKind::ValueValidation
+            if context(ContextKind::InvalidArg).is_some_and(|arg| arg.starts_with("--users"))
+                && context(ContextKind::InvalidValue).is_some_and(|value| value.contains(':')) =>
+        {
+            Some(usage_error("-u, --users is a number of users", BASIC_AUTH))
+        }
         ErrorKind::UnknownArgument if command.starts_with('-') => {
             Some(usage_error(format!("{command} needs a command before it"), WITHOUT_COMMAND))
         }
@@ -178,6 +185,7 @@ pub(crate) fn explain(error: &clap::Error, args: &[OsString]) -> Option<anyhow::
     }
 }
 
+const BASIC_AUTH: &str = "for basic auth write http://name:password@host/";
 const WITHOUT_COMMAND: &str =
     "for a load test: plimsoll run http://localhost:8080/ --rate 100; see plimsoll --help";
 

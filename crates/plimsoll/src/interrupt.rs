@@ -2,8 +2,8 @@
 //! process as soon as the run directory is written, even if the report cannot be printed. SIGTERM,
 //! SIGHUP and SIGQUIT do the same.
 //!
-//! While a run is being prepared, DNS resolution may block indefinitely, so the second signal ends the
-//! process; there are no results to keep yet.
+//! While a run is being prepared, DNS resolution and reading a file (a pipe, NFS) may block indefinitely,
+//! so the first signal ends the process; there are no results to keep yet.
 
 use crate::tell;
 use anyhow::Context;
@@ -57,12 +57,7 @@ impl Interrupts {
                 let before = count.load(Ordering::Relaxed);
                 count.store(before.saturating_add(1), Ordering::Relaxed);
                 let said = match (before, &*stage) {
-                    (0, Stage::Preparing(_)) => {
-                        "stopping: waiting for DNS; press Ctrl-C again to stop now"
-                    }
-                    (_, Stage::Preparing(run_dir)) => {
-                        abandon(run_dir.as_deref());
-                    }
+                    (_, Stage::Preparing(run_dir)) => abandon(run_dir.as_deref()),
                     (0, _) => {
                         "stopping: waiting for the answers to requests already sent; press Ctrl-C again to stop now"
                     }
@@ -82,11 +77,11 @@ impl Interrupts {
         Ok(Interrupts { seen, first, stage, handle })
     }
 
-    /// From now on, a second signal removes the run directory and ends the process; immediately if both
-    /// signals have already arrived.
+    /// From now on, a signal removes the run directory and ends the process; immediately if one has
+    /// already arrived.
     pub(crate) fn prepare_run(&self, run_dir: Option<&Path>) {
         let mut stage = self.stage.lock().expect("no holder panics");
-        if self.seen.load(Ordering::Relaxed) > 1 {
+        if self.seen.load(Ordering::Relaxed) > 0 {
             abandon(run_dir);
         }
         *stage = Stage::Preparing(run_dir.map(Path::to_path_buf));

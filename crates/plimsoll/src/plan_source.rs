@@ -11,7 +11,7 @@ use crate::usage_error;
 use anyhow::Context;
 use argument::Argument;
 pub(crate) use inline::InlineArgs;
-use plimsoll_config::{Document, Variables, nearest};
+use plimsoll_config::{Document, Variables, is_word, nearest};
 use plimsoll_plan::Plan;
 use std::io::Read;
 use std::path::Path;
@@ -29,8 +29,13 @@ impl SetArgs {
         let mut variables = Variables::from_environment();
         for pair in &self.set {
             let (name, value) = pair.split_once('=').ok_or_else(|| {
+                // What follows the name may be a secret.
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let name = &pair[..pair.find(|c| !is_name(c)).unwrap_or(pair.len())];
+                let shown = if is_word(name) { name } else { "" };
+                let shown = format!("{shown}{}", if shown == pair { "" } else { "…" });
                 usage_error(
-                    format!("--set {pair} is not in the form NAME=VALUE"),
+                    format!("--set {shown} is not in the form NAME=VALUE"),
                     "for example --set PORT=3069",
                 )
             })?;

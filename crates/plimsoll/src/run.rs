@@ -8,13 +8,13 @@ use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::proxy;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
-use crate::trace::{trace_text, without_secrets_of};
+use crate::trace::trace_text;
 use crate::{blocked, put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
 use plimsoll_host::doctor::{Observed, blocking, examine};
 use plimsoll_host::{Facts, Sampler, Source};
 use plimsoll_measure::units::counted;
-use plimsoll_measure::{Nanos, WallClock};
+use plimsoll_measure::{Nanos, Snapshot, SplitValue, WallClock};
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
 use plimsoll_report::{Fold, Part, Summary, clean, exposition, progress};
 use std::hash::{BuildHasher, RandomState};
@@ -38,7 +38,7 @@ const LEAD: Duration = Duration::from_millis(20);
 
 /// Flags of `plimsoll run`.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES, override_usage = "plimsoll run [OPTIONS] <PLAN|URL>")]
+#[command(allow_negative_numbers = true, after_help = EXAMPLES, override_usage = "plimsoll run [OPTIONS] <PLAN|URL>")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     source: SourceArgs,
@@ -78,7 +78,7 @@ pub(crate) struct RunArgs {
     /// Serve live metrics for Prometheus at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
-    /// Accept any TLS certificate
+    /// Accept any TLS certificate; connections are kept alive without a flag (ab's -k)
     #[arg(long, short = 'k', alias = "insecure-skip-tls-verify")]
     insecure: bool,
     #[command(flatten)]
@@ -227,7 +227,9 @@ pub(crate) fn run_plan(
         Ok(prepared) => prepared,
         Err(error) => {
             run_dir.iter().for_each(RunDir::discard);
-            return Err(usage_error(error.message, error.hint));
+            // Paths and host names may come from variables.
+            let mask = |text: &str| plan.secrets.mask(text);
+            return Err(usage_error(mask(&error.message), mask(&error.hint)));
         }
     };
     let workers = counted(prepared.workers() as u64, "worker");
@@ -322,6 +324,7 @@ impl<'p> Live<'p> {
         if let Some(scraper) = &self.scraper {
             scraper.add_to(&mut counts);
         }
+        self.mask_split(&mut counts);
         self.fold.add(&counts);
         if let Some(dir) = &mut self.run_dir {
             dir.add(&counts);
@@ -340,6 +343,17 @@ impl<'p> Live<'p> {
         self.abort_if_missed();
     }
 
+    /// Leaves out secrets that the target repeats in the header by which answers are counted.
+    fn mask_split(&self, counts: &mut Snapshot) {
+        for stream in &mut counts.streams {
+            for (value, _) in &mut stream.split.values {
+                *value = SplitValue::of(self.plan.secrets.mask_cut(value.as_str()).as_bytes());
+            }
+            let masked = std::mem::take(&mut stream.split);
+            stream.split.merge(&masked);
+        }
+    }
+
     /// `signal` is the first signal that was received.
     fn finish(mut self, running: Running, signal: Option<&str>) -> Finished {
         self.progress.end();
@@ -347,9 +361,6 @@ impl<'p> Live<'p> {
         let mut facts = running.finish();
         let objective = self.aborted.as_ref().map(|that| format!("the objective \"{that}\""));
         facts.stopped_by = objective.or_else(|| signal.map(String::from));
-        for note in &mut facts.notes {
-            note.text = without_secrets_of(self.plan, &note.target, &note.text);
-        }
         let summary = self.fold.finish(facts);
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
         self.host.end(&Source::host());

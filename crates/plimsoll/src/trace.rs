@@ -1,12 +1,13 @@
 //! `--trace`: complete exchanges as text, without secrets and without control characters.
 //!
 //! Secrets are what the rest of the program never shows: headers with names such as Authorization,
-//! Cookie or X-Api-Key, values filled from secret variables, and parts of URLs that look like keys.
-//! A target that echoes one of them is not shown either. Control characters are escaped, because a
+//! Cookie or X-Api-Key, the values of secret variables, passwords in URLs, and parts of URLs that look
+//! like keys. A target that echoes one of them is not shown either, in any of the forms of
+//! [`Secrets`]. Control characters are escaped, because a
 //! target could otherwise send commands to the terminal. At most 4 KiB of a body are shown, and the
 //! engine keeps at most 16 KiB of a request or a response.
 
-use plimsoll_config::{Text, is_secret};
+use plimsoll_config::{REDACTED, Secrets, authority_of, is_secret};
 use plimsoll_engine::{TraceRecord, Traced};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_plan::{Body, Plan, RequestSpec};
@@ -15,16 +16,14 @@ use std::fmt::Write;
 
 /// Maximum number of bytes of a body that are shown.
 const BODY_MAX: usize = 4 << 10;
-/// Shorter parts of a secret header are not searched for elsewhere: they could be words.
-const ECHO_MIN: usize = 6;
-const REDACTED: &str = "[redacted]";
 /// Headers whose values are URLs.
 const URLS: [&str; 3] = ["location", "content-location", "referer"];
 
 /// An exchange as text.
 pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
     let took = record.received_at - record.sent_at;
-    let mut masks = Masks { spec: &plan.requests[record.spec], echoes: Vec::new() };
+    let spec = &plan.requests[record.spec];
+    let mut masks = Masks { spec, secrets: plan.secrets_of(record.spec) };
     let request = masks.request(&record.request, record.redirected);
     let response = masks.response(&record.response);
     format!(
@@ -36,35 +35,11 @@ pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
     )
 }
 
-/// What a target sent, without the secrets of requests to it, which it may repeat.
-pub(crate) fn without_secrets_of(plan: &Plan, target: &str, text: &str) -> String {
-    let specs = plan.targets.iter().filter(|own| own.name == target);
-    specs.flat_map(|own| &plan.requests[own.requests.clone()]).fold(text.into(), |text, spec| {
-        let mut masks = Masks { spec, echoes: Vec::new() };
-        masks.request(&Traced { bytes: written(spec), more: 0 }, false);
-        masks.without_echoes(&text)
-    })
-}
-
-/// The head of a request, without values for its placeholders.
-fn written(spec: &RequestSpec) -> Vec<u8> {
-    let mut head = format!("{} ", spec.method).into_bytes();
-    spec.path.texts().for_each(|text| head.extend_from_slice(text));
-    head.extend_from_slice(b" HTTP/1.1\r\n");
-    for header in &spec.headers {
-        head.extend_from_slice(format!("{}: ", header.name).as_bytes());
-        header.value.texts().for_each(|text| head.extend_from_slice(text));
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
-}
-
 /// What is left out of an exchange.
 struct Masks<'p> {
     spec: &'p RequestSpec,
-    /// The secrets that were sent, in case the target repeats them.
-    echoes: Vec<String>,
+    /// The secrets of the plan and of the request, in case the target repeats them.
+    secrets: Secrets,
 }
 
 impl Masks<'_> {
@@ -78,15 +53,8 @@ impl Masks<'_> {
             is_secret(name) || own.any(|header| header.secret)
         };
         let (headers, secrets) = without_secrets(headers, is_hidden);
-        for secret in secrets {
-            let parts = secret.split(|c: char| c.is_whitespace() || ";,=".contains(c));
-            self.echoes.extend(parts.filter(|part| part.len() >= ECHO_MIN).map(String::from));
-            self.echoes.push(secret);
-        }
-        // The longest first: a part must not hide the rest of the whole.
-        self.echoes.retain(|echo| echo.len() >= ECHO_MIN);
-        self.echoes.sort_by_key(|echo| std::cmp::Reverse(echo.len()));
-        shown += &headers;
+        secrets.iter().for_each(|secret| self.secrets.add_header(secret));
+        shown += &self.secrets.mask(&headers);
         match &spec.body {
             Body::Inline(text, _) if text.hides() && !body.is_empty() => {
                 shown += &format!("\n{}", escaped(text.shown.as_bytes()));
@@ -101,37 +69,32 @@ impl Masks<'_> {
         let mut words = line.trim_end().splitn(3, ' ');
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let version = words.next().unwrap_or("");
+        let sent = self.url(path, "http://host");
         let written = &self.spec.url_shown;
         let shown = if !redirected && written.replace("$${", "").contains("${") {
-            let authority = written.find("://").map_or(0, |at| at + 3);
-            let at = written[authority..].find(['/', '?']).map_or(0, |at| authority + at);
-            self.echoes.push(path.into());
-            written[at..].to_string()
+            if path.len() > 1 {
+                self.secrets.add(path);
+            }
+            let written = &written[authority_of(written)..];
+            let written = &written[written.find(['/', '?']).unwrap_or(written.len())..];
+            format!("/{}", written.split('#').next().unwrap_or_default().trim_start_matches('/'))
         } else {
-            self.url(path, "http://host")
+            sent
         };
         escaped(format!("{method} {shown} {version}").as_bytes())
     }
 
     /// A URL without its keys; `before` completes one without an authority.
     fn url(&mut self, url: &str, before: &str) -> String {
-        let shown = Text::plain(format!("{before}{url}")).hiding_keys_of_url().shown;
-        let shown = shown.strip_prefix(before).unwrap_or(&shown).to_string();
-        let parts = |url: &str| -> Vec<String> {
-            url.split(['/', '?', '&', '=']).map(String::from).collect()
-        };
-        let (all, kept) = (parts(url), parts(&shown));
-        if all.len() == kept.len() {
-            let hidden = all.into_iter().zip(&kept).filter(|(_, kept)| *kept == REDACTED);
-            self.echoes.extend(hidden.map(|(part, _)| part));
-        }
-        shown
+        let shown = self.secrets.add_url(&format!("{before}{url}"));
+        let shown = shown.strip_prefix(before).unwrap_or(&shown);
+        self.secrets.mask(shown)
     }
 
     fn response(&self, traced: &Traced) -> String {
         let (head, body) = split(&traced.bytes);
         let (headers, _) = without_secrets(&head, is_secret);
-        let mut shown = self.without_echoes(&headers);
+        let mut shown = self.secrets.mask(&headers);
         let is_gzip = head.to_ascii_lowercase().contains("content-encoding: gzip");
         self.add_body(body, traced.more, is_gzip, &mut shown);
         shown
@@ -147,17 +110,12 @@ impl Masks<'_> {
         }
         let part = &body[..body.len().min(BODY_MAX)];
         *shown += "\n";
-        *shown += &self.without_echoes(&escaped(part));
         let left = all - part.len() as u64;
+        let text = escaped(part);
+        *shown += &if left > 0 { self.secrets.mask_cut(&text) } else { self.secrets.mask(&text) };
         if left > 0 {
             write!(shown, "\n[{} more bytes]", grouped(left)).expect("to memory");
         }
-    }
-
-    fn without_echoes(&self, text: &str) -> String {
-        self.echoes
-            .iter()
-            .fold(text.into(), |text, echo| text.replace(&escaped(echo.as_bytes()), REDACTED))
     }
 }
 
@@ -190,7 +148,7 @@ fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Ve
                 continue;
             }
             if URLS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
-                let url = without_password(&Text::plain(value).hiding_keys_of_url().shown);
+                let url = Secrets::default().add_url(value);
                 shown += &format!("{name}:{}\n", escaped(url.as_bytes()));
                 continue;
             }
@@ -199,16 +157,6 @@ fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Ve
         shown.push('\n');
     }
     (shown, secrets)
-}
-
-/// A URL without the user name and the password before its host.
-fn without_password(url: &str) -> String {
-    let Some(start) = url.find("//").map(|at| at + 2) else { return url.into() };
-    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
-    match url[start..end].rfind('@') {
-        Some(at) => format!("{}{REDACTED}{}", &url[..start], &url[start + at..]),
-        None => url.into(),
-    }
 }
 
 /// Text in which nothing but line feeds and tabs moves a terminal's cursor. Bytes that are not UTF-8
@@ -297,12 +245,12 @@ mod tests {
     #[test]
     fn a_target_that_repeats_a_secret_is_not_quoted() {
         let check = |target: &str, text: &str, shown: &str| {
-            assert_eq!(without_secrets_of(&plan(target), "GET h/", text), shown, "{target}");
+            assert_eq!(plan(target).secrets_of(0).mask(text), shown, "{target}");
         };
         let with = |head: &str| format!("name = \"GET h/\"\nrequest = \"GET http://h/{head}");
         let header = with("\"\nheaders = { Authorization = \"Bearer s3cret-h\" }");
         check(&header, "body \"no s3cret-h\"", "body \"no [redacted]\"");
-        check(&with("v3/${NODE_KEY}\""), "no /v3/s3cret-v here", "no [redacted] here");
+        check(&with("v3/${NODE_KEY}\""), "no /v3/s3cret-v here", "no /v3/[redacted] here");
         check(&with("\""), "nothing to hide", "nothing to hide");
     }
 

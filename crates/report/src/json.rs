@@ -6,8 +6,8 @@ mod host;
 mod scrapes;
 
 use crate::summary::{self, Group, Split, StreamGroup, Summary};
-use host::HostFile;
-use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally, Usage};
+use host::{HostFile, UsageFile};
+use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally};
 use scrapes::ScrapesFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -191,16 +191,6 @@ struct HeadroomFile {
 }
 
 #[derive(Serialize)]
-struct UsageFile {
-    used: u64,
-    limit: u64,
-}
-
-fn usage(usage: Option<Usage>) -> Option<UsageFile> {
-    usage.map(|Usage { used, limit }| UsageFile { used, limit })
-}
-
-#[derive(Serialize)]
 struct FindingFile<'a> {
     id: &'static str,
     severity: &'static str,
@@ -355,8 +345,8 @@ impl Summary {
             findings: findings.collect(),
             headroom: HeadroomFile {
                 worker_busy: self.verdict.headroom.worker_busy,
-                ports: usage(self.verdict.headroom.ports),
-                descriptors: usage(self.verdict.headroom.descriptors),
+                ports: self.verdict.headroom.ports.map(UsageFile::of),
+                descriptors: self.verdict.headroom.descriptors.map(UsageFile::of),
             },
         }
     }

@@ -112,10 +112,11 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
     page.head(SPLIT);
     for (stream, counts) in plan.streams.iter().zip(&total.streams) {
         let split = &counts.split;
-        let values = split.values.iter().map(|(value, n)| (value.as_str(), *n));
-        for (value, n) in values.chain([("(none)", split.none), ("(other)", split.other)]) {
+        let values = split.values.iter().map(|(value, n)| (value.label(), *n));
+        let others = [("(none)".into(), split.none), ("(other)".into(), split.other)];
+        for (value, n) in values.chain(others) {
             if stream.split_by.is_some() {
-                page.sample(SPLIT, &[("stream", &stream.name), ("value", value)], n as f64);
+                page.sample(SPLIT, &[("stream", &stream.name), ("value", &value)], n as f64);
             }
         }
     }

@@ -54,7 +54,12 @@ impl Seconds {
 /// `3s–5s`.
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}–{}", whole(self.from), whole(self.to)))
+        let to = match whole(self.to) {
+            // The end of a run of a few milliseconds.
+            zero if zero == "0s" => self.to.to_string(),
+            whole => whole,
+        };
+        f.pad(&format!("{}–{to}", whole(self.from)))
     }
 }
 
@@ -126,6 +131,7 @@ mod tests {
         check(3001, 5002, [3, 5], "3s–5s"); // ticks come a little late
         check(3000, 5000, [3, 4], "3s–5s");
         check(2000, 2500, [2, 2], "2s–2.5s");
+        check(0, 13, [0, 0], "0s–13ms");
         check(125_000, 125_000, [124, 124], "2m5s–2m5s");
     }
 }

@@ -122,7 +122,9 @@ impl<S: System> Dispatcher<S> {
                     if let Step::Finish(Judgement { outcome: Err(cause), .. }) = &step
                         && if is_status { answer.first } else { self.notebook.wants(cause.class) }
                     {
-                        let body = excerpt(answer.body, answer.gzip);
+                        let request = arrival.exchange.request as usize;
+                        let secrets = self.shared.plan.secrets_of(request);
+                        let body = excerpt(answer.body, answer.gzip, &secrets);
                         let text = match cause.fault {
                             Some(fault) => format!("{fault} (status {status}{body})"),
                             // Only of a body that is gzipped.

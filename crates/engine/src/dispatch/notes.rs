@@ -13,6 +13,7 @@ use crate::system::System;
 use crate::tls::explain;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, Listed, Note};
+use plimsoll_plan::Secrets;
 
 /// Error notes and traces collected since the last report.
 #[derive(Default)]
@@ -32,7 +33,7 @@ impl Notebook {
         !self.noted[class.index()]
     }
 
-    /// Notes an error. `status` is that of an answer whose class is `status`.
+    /// Notes an error, without secrets that the target has repeated. `status` is that of an answer whose class is `status`.
     pub(super) fn note(
         &mut self,
         shared: &Shared,
@@ -41,6 +42,7 @@ impl Notebook {
         text: String,
     ) {
         self.noted[class.index()] = true;
+        let text = shared.plan.secrets_of(arrival.exchange.request as usize).mask(&text);
         let target = shared.plan.targets[arrival.target as usize].name.clone();
         self.notes.push(Note { class, target, status, text });
     }
@@ -140,8 +142,8 @@ pub(super) fn body_too_large(max: u64, len: Option<u64>) -> String {
 }
 
 /// The start of a body for an error note: `, body "no"`; empty if the body is empty or was not
-/// kept. Only spaces separate words, and other bytes than those of printable UTF-8 are escaped.
-pub(super) fn excerpt(body: &[u8], is_gzip: bool) -> String {
+/// kept. Secrets are left out, only spaces separate words, and other bytes than those of printable UTF-8 are escaped.
+pub(super) fn excerpt(body: &[u8], is_gzip: bool, secrets: &Secrets) -> String {
     if body.is_empty() {
         return String::new();
     }
@@ -159,8 +161,10 @@ pub(super) fn excerpt(body: &[u8], is_gzip: bool) -> String {
         }
         chunk.invalid().iter().for_each(|byte| text += &format!("\\x{byte:02x}"));
     }
-    let words: Vec<&str> = text.split_whitespace().collect();
     // A beginning of the longest length was cut, or nearly so.
-    let cut = if body.len() >= EXCERPT_MAX { "…" } else { "" };
+    let is_cut = body.len() >= EXCERPT_MAX;
+    let text = if is_cut { secrets.mask_cut(&text) } else { secrets.mask(&text) };
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let cut = if is_cut { "…" } else { "" };
     format!(", body \"{}{cut}\"", words.join(" "))
 }

@@ -7,7 +7,7 @@ use crate::connection::Answer;
 use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement, judge};
 use crate::prepare::Shared;
-use crate::request::{Hop, Request};
+use crate::request::{Hop, Request, Unfollowed};
 use plimsoll_measure::{ErrorClass, Fault, RpcCounts};
 use plimsoll_plan::{RpcExpect, Values};
 use plimsoll_rpc::judge::Expected;
@@ -79,8 +79,12 @@ fn follow(shared: &Shared, arrival: &Arrival, answer: &Answer<'_>) -> Step {
         (_, None) => Err(Fault::BadLocation),
         (left, Some(location)) => {
             let values = values_of(shared, arrival);
-            Hop::after(before, values, (answer.status, location), left - 1, close)
-                .map_err(|_| Fault::BadLocation)
+            Hop::after(before, values, (answer.status, location), left - 1, close).map_err(|why| {
+                match why {
+                    Unfollowed::BadLocation => Fault::BadLocation,
+                    Unfollowed::SecretBody => Fault::SecretBody,
+                }
+            })
         }
     };
     match hop {

@@ -42,7 +42,7 @@ fn values() -> Values {
 }
 
 /// The bytes that the last of several redirects leads to.
-fn followed(line: &str, redirects: &[(u16, &str)]) -> Result<String, String> {
+fn followed(line: &str, redirects: &[(u16, &str)]) -> Result<String, Unfollowed> {
     let mut spec = request(line);
     for (status, location) in redirects {
         spec = Hop::after(&spec, values(), (*status, location.as_bytes()), 1, false)?.spec;
@@ -103,6 +103,46 @@ fn user_names_in_urls_stay_at_their_origin() {
     check(&["http://bob:b@b/z"], Some("bob:b")); // the other origin's own
     check(&["http://b/z", "http://a/z"], None);
     check(&["http://bob:b@b/z", "http://c/z"], None);
+}
+
+#[test]
+fn another_origin_gets_no_body_with_a_secret_and_no_header_of_the_first() {
+    let spec = |body: &str, name: &str| {
+        let text = format!(
+            "users = 1\nrequests = 1\nredirects = 9\n[[target]]\nrequest = \"POST http://a/\"\n\
+             body = \"{body}\"\nheaders = {{ \"{name}\" = \"x\" }}\n"
+        );
+        let mut variables = Variables::default();
+        variables.set("REGION_KEY", "s3cret");
+        let document = Document::new("plan.toml", text);
+        Plan::read(&document, &variables, Path::new(".")).unwrap().requests.remove(0)
+    };
+    let after = |spec: &RequestSpec, status, location: &str| {
+        Hop::after(spec, values(), (status, location.as_bytes()), 1, false).map(|hop| hop.spec)
+    };
+    let secret = spec("k=${REGION_KEY}", "X-Plain");
+    for status in [307, 308] {
+        assert_eq!(after(&secret, status, "http://b/").unwrap_err(), Unfollowed::SecretBody);
+        assert!(after(&secret, status, "/b").is_ok(), "the same origin");
+        assert!(after(&spec("k=v", "X-Plain"), status, "http://b/").is_ok(), "no secret");
+    }
+    assert!(after(&secret, 303, "http://b/").is_ok(), "the body is dropped");
+    for (name, kept) in [
+        ("X-Plain", true),
+        ("Accept", true),
+        ("Referer", false),
+        ("Via", false),
+        ("X-Forwarded-For", false),
+        ("X-Real-IP", false),
+        ("Origin", false),
+    ] {
+        let names = |location: &str| -> Vec<String> {
+            let hop = after(&spec("b", name), 307, location).unwrap();
+            hop.headers.into_iter().map(|header| header.name).collect()
+        };
+        assert_eq!(names("http://b/").contains(&name.to_string()), kept, "{name}");
+        assert!(names("/b").contains(&name.to_string()), "{name}");
+    }
 }
 
 #[test]

@@ -27,6 +27,16 @@ impl SplitValue {
         SplitValue { bytes }
     }
 
+    /// The value as a label among `(none)`, `(other)` and `(empty)`: a value that could be mistaken for one
+    /// of these is in quotes.
+    pub fn label(&self) -> String {
+        match self.as_str() {
+            "" => "(empty)".into(),
+            text if text.starts_with(['(', '"']) => format!("\"{text}\""),
+            text => text.into(),
+        }
+    }
+
     /// The value as text.
     pub fn as_str(&self) -> &str {
         let len = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(self.bytes.len());
@@ -110,6 +120,13 @@ mod tests {
         check(b"a\x1b[31m\0\r\t\x7f", "a?[31m????");
         check("naïve 日本".as_bytes(), "na??ve ??????");
         check(&[b'x'; 5000], &"x".repeat(SplitValue::LEN_MAX));
+        let label = |value: &str, label: &str| {
+            assert_eq!(SplitValue::of(value.as_bytes()).label(), label);
+        };
+        label("gw-1", "gw-1");
+        label("", "(empty)");
+        label("(other)", "\"(other)\"");
+        label("\"(other)\"", "\"\"(other)\"\"");
     }
 
     proptest! {

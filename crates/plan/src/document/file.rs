@@ -76,7 +76,7 @@ pub(super) fn read_target_file(
         Some(field) => Some(field.one_of(&Format::WORDS)?),
         None => None,
     };
-    let path = files.folder.join(field.text()?.value);
+    let path = files.folder.join(field.open_text("the path of a target file")?);
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
         Err(message) => {

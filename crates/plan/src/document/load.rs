@@ -66,7 +66,7 @@ pub(super) fn read_streams(
     let mut names = BTreeSet::new();
     let mut streams = Vec::with_capacity(tables.len());
     for (place, table) in tables.iter().enumerate() {
-        let given = table.field("name").and_then(|f| Some((f.text()?.value, f)));
+        let given = table.field("name").and_then(|f| Some((f.open_text("a stream's name")?, f)));
         let (name, at) =
             given.map_or((format!("stream-{}", place + 1), None), |(n, f)| (n, Some(f)));
         if !names.insert(name.clone())
@@ -94,7 +94,7 @@ fn read_split(field: &Field<'_>) -> Option<String> {
         field.problem("\"split_by\" needs \"header\"", SPLIT_HINT);
         return None;
     };
-    let name = header.text()?.value;
+    let name = header.open_text("the header of split_by")?;
     if !is_token(&name) {
         header.problem(format!("\"{name}\" is not a valid header name"), SPLIT_HINT);
         return None;
@@ -121,7 +121,7 @@ impl StreamReader<'_, '_> {
     fn stream(self, all: &mut Vec<Target>, requests: &mut Vec<RequestSpec>) -> Option<Stream> {
         let first = all.len();
         let labels = self.table.field("labels").and_then(|f| f.table("labels"));
-        let labels = labels.map(|table| super::read_tags(&table)).unwrap_or_default();
+        let labels = labels.map(|table| super::read_tags(&table, "a label")).unwrap_or_default();
         let weights = self.targets(all, requests, &labels);
         let start = self.table.field("start").and_then(|f| f.duration()).map(Nanos::from);
         let load = self.load();

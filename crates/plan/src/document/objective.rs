@@ -44,7 +44,7 @@ fn read_objective(
         table.problem("an objective needs \"that\"", "add that = \"latency.p99 < 250ms\"");
         return None;
     };
-    let mut objective = match Objective::parse(&that.text()?.value) {
+    let mut objective = match Objective::parse(&that.open_text("the objective")?) {
         Ok(objective) => objective,
         Err((message, hint)) => {
             that.problem(message, &hint);
@@ -57,7 +57,7 @@ fn read_objective(
             field.problem_with_key("\"that\" already contains \"where\"", "keep one");
             return None;
         }
-        objective.narrowed = read_pairs(narrowing);
+        objective.narrowed = read_pairs(narrowing, "a value of \"where\"");
     }
     if let Some(streams) = streams
         && let Err((message, hint)) = objective.check_narrowing(targets, streams)

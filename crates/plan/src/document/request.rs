@@ -24,10 +24,10 @@ pub(super) fn read_target(
     requests: &mut Vec<RequestSpec>,
 ) -> Option<Target> {
     let first = requests.len();
-    let name = table.field("name").and_then(|f| f.text()).map(|text| text.value);
+    let name = table.field("name").and_then(|f| f.open_text("a target's name"));
     let weight = table.field("weight").and_then(|f| f.integer(0, 1_000_000)).unwrap_or(1) as u32;
     let tags = table.field("tags").and_then(|f| f.table("tags"));
-    let tags = tags.map(|tags| read_tags(&tags)).unwrap_or_default();
+    let tags = tags.map(|tags| read_tags(&tags, "a tag")).unwrap_or_default();
     let (file, several) = (table.field("file"), table.field("turn"));
     let (format, digest) = (table.field("format"), table.field("digest"));
     for (key, field) in [("format", &format), ("digest", &digest)] {

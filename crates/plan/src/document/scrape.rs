@@ -1,5 +1,6 @@
 //! Processes whose Prometheus metrics are scraped during a run.
 
+use super::spec::secret_host;
 use crate::{Scheme, Url, percent_encode};
 use plimsoll_config::{Field, Table};
 
@@ -31,9 +32,9 @@ pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
     }
     let mut scrapes: Vec<Scrape> = Vec::with_capacity(tables.len());
     for (place, table) in tables.iter().enumerate() {
-        let name = table.field("name").and_then(|f| f.text()).map(|text| text.value);
+        let name = table.field("name").and_then(|f| f.open_text("the name of a scrape"));
         let name = name.unwrap_or_else(|| format!("scrape-{}", place + 1));
-        let group = table.field("group").and_then(|f| f.text()).map(|text| text.value);
+        let group = table.field("group").and_then(|f| f.open_text("the group of a scrape"));
         let group = group.unwrap_or_else(|| GROUP.into());
         let url = table.field("url");
         if url.is_none() {
@@ -52,7 +53,11 @@ pub(super) fn read_scrapes(root: &Table<'_>) -> Vec<Scrape> {
 }
 
 fn read_url(field: &Field<'_>) -> Option<(Url, String)> {
-    let text = field.text()?;
+    let text = field.text()?.hiding_secrets_of_url();
+    if let Some((message, hint)) = secret_host(&text) {
+        field.problem(message, hint);
+        return None;
+    }
     let url = match Url::parse(&text.value) {
         Ok(url) => url,
         Err(message) => {

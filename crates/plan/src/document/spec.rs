@@ -7,7 +7,7 @@ use crate::template::Values;
 use crate::{
     Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url, percent_encode,
 };
-use plimsoll_config::{Field, Table, Text, is_secret};
+use plimsoll_config::{Field, Table, Text, is_secret, secret_within};
 use plimsoll_measure::rng::Key;
 use std::path::PathBuf;
 
@@ -181,10 +181,14 @@ impl RawRequest {
 /// `METHOD URL`.
 pub(super) fn split_request(text: &Text) -> Result<(String, Text), Problem> {
     let Some((method, url)) = text.value.trim().split_once(' ') else {
-        return Err(Problem(format!("\"{}\" is not in the form METHOD URL", text.shown), REQUEST));
+        let shown = text.clone().hiding_secrets_of_url().shown;
+        return Err(Problem(format!("\"{shown}\" is not in the form METHOD URL"), REQUEST));
     };
-    let shown = text.shown.trim().split_once(' ').map_or("", |(_, url)| url.trim());
-    Ok((method.into(), Text { shown: shown.into(), ..Text::plain(url.trim()) }))
+    let (shown_method, shown) = text.shown.trim().split_once(' ').unwrap_or((&text.shown, ""));
+    if let Some((message, hint)) = secret_within("the method", shown_method) {
+        return Err(Problem(message, hint));
+    }
+    Ok((method.into(), Text { shown: shown.trim().into(), ..Text::plain(url.trim()) }))
 }
 
 fn check_method(method: &str) -> Result<(), Problem> {
@@ -203,6 +207,10 @@ fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Pr
         let hint = "let the target listen on a TCP port, such as 127.0.0.1:8080";
         return Err(Problem("Unix sockets are not supported".into(), hint));
     }
+    let text = text.clone().hiding_secrets_of_url();
+    if let Some((message, hint)) = secret_host(&text) {
+        return Err(Problem(message, hint));
+    }
     let url = Url::parse(&text.value).map_err(plain)?;
     if let Some((_, version)) =
         url.path.rsplit_once(' ').filter(|(_, end)| end.starts_with("HTTP/"))
@@ -212,12 +220,14 @@ fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Pr
     let mut path = Template::parse(&url.path, placed).map_err(plain)?;
     path.change_texts(percent_encode)
         .map_err(|message| Problem(message, "percent-encode it; a tab is %09"))?;
-    let shown = if url.user.is_some() && !text.shown.contains("${") {
-        url.to_string()
-    } else {
-        text.shown.clone()
-    };
-    Ok((url, shown, path))
+    Ok((url, text.shown, path))
+}
+
+/// The problem of a URL whose host comes from a secret variable: the host names the connections.
+pub(super) fn secret_host(url: &Text) -> Option<(String, &'static str)> {
+    let rest = url.shown.split_once("://").map_or(url.shown.as_str(), |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    secret_within("the host", authority.rsplit('@').next().unwrap_or(authority))
 }
 
 /// Whether the text is a token (RFC 9110 §5.6.2), as methods and header names must be.
@@ -270,7 +280,7 @@ impl<'r> Expectation<'r> {
     pub(super) fn read(table: &Table<'r>) -> Option<Expectation<'r>> {
         let status = table.field("status");
         let rpc = table.field("jsonrpc").map(|f| (f.one_of(&RpcExpect::WORDS), f));
-        let contains = table.field("contains").and_then(|f| f.text()).map(|text| text.value);
+        let contains = table.field("contains").and_then(|f| f.open_text("an expected text"));
         table.close();
         let mut expect = Expectation { contains, ..Expectation::default() };
         if let Some(field) = &status {
@@ -328,7 +338,7 @@ fn read_status(field: &Field<'_>) -> Option<StatusRange> {
             || format!("\"{text}\" is not a valid status; write 200, \"2xx\" or \"200-399\"");
         if let Some(class) = text.strip_suffix("xx") {
             let class: u16 =
-                class.parse().ok().filter(|c| (1..=9).contains(c)).ok_or_else(invalid)?;
+                class.parse().ok().filter(|c| (1..=5).contains(c)).ok_or_else(invalid)?;
             return Ok(class * 100..=class * 100 + 99);
         }
         let (from, to) = text.split_once('-').unwrap_or((text, text));

@@ -61,8 +61,12 @@ pub(super) fn read(text: &str) -> Result<Metric, (String, String)> {
         }
         ("status", code) => {
             let (from, to) = status_range(code).ok_or_else(|| {
-                let hint = "write it like status.429 or status.5xx".to_string();
-                (format!("\"{text}\" is not an HTTP status"), hint)
+                let hint = if code.ends_with("xx") {
+                    "HTTP has the classes 1xx to 5xx"
+                } else {
+                    "write it like status.429 or status.5xx"
+                };
+                (format!("\"{text}\" is not an HTTP status"), hint.to_string())
             })?;
             return Ok(Metric::Status { from, to });
         }
@@ -149,7 +153,7 @@ fn unknown_class(class: &str) -> (String, String) {
 /// `429`, or `5xx`.
 fn status_range(code: &str) -> Option<(u16, u16)> {
     if let Some(class) = code.strip_suffix("xx") {
-        let class: u16 = class.parse().ok().filter(|class| (1..=9).contains(class))?;
+        let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class))?;
         return Some((class * 100, class * 100 + 99));
     }
     let code = code.parse().ok().filter(|code| (100..=999).contains(code))?;

@@ -60,6 +60,11 @@ fn problems_have_hints() {
         "did you mean \"latency.mean\"?",
     );
     check(
+        "status.6xx < 1",
+        "\"status.6xx\" is not an HTTP status",
+        "HTTP has the classes 1xx to 5xx",
+    );
+    check(
         "status.6000 < 1",
         "\"status.6000\" is not an HTTP status",
         "write it like status.429 or status.5xx",

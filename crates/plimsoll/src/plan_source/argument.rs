@@ -1,6 +1,7 @@
 //! What the argument of `plimsoll run` is: a plan, a URL, or a mistake.
 
 use crate::usage_error;
+use plimsoll_config::Text;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ impl fmt::Display for Argument {
         match self {
             Argument::File(path) => write!(f, "{}", path.display()),
             Argument::Stdin => f.write_str("stdin"),
-            Argument::Url { url, .. } => f.write_str(url),
+            Argument::Url { url, .. } => f.write_str(&shown(url)),
         }
     }
 }
@@ -41,12 +42,14 @@ impl Argument {
             }
             ([only], None) => Argument::read(only),
             ([first, ..], Some(_)) => Err(usage_error(
-                format!("\"{first}\" and --url cannot be used together"),
+                format!("\"{}\" and --url cannot be used together", shown(first)),
                 "keep one of the two",
             )),
             ([first, second, ..], None) => Err(usage_error(
                 format!(
-                    "unexpected argument \"{second}\" after \"{first}\": run takes one plan or URL"
+                    "unexpected argument \"{}\" after \"{}\": run takes one plan or URL",
+                    shown(second),
+                    shown(first)
                 ),
                 "for several URLs, write a plan with a [[target]] for each (docs/plan.md); \
                  put a value that contains spaces in quotes",
@@ -73,10 +76,15 @@ impl Argument {
             return Ok(Argument::File(path.into()));
         }
         Err(usage_error(
-            format!("\"{text}\" is neither a file nor a URL"),
+            format!("\"{}\" is neither a file nor a URL", shown(text)),
             format!("write a URL as http://{}, or give the path of a plan", shown_host(text)),
         ))
     }
+}
+
+/// An argument without the secrets of a URL.
+fn shown(argument: &str) -> String {
+    Text::plain(argument).hiding_secrets_of_url().shown
 }
 
 /// What could follow `http://`, for a hint.

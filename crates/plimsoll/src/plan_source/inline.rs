@@ -1,8 +1,13 @@
 //! Flags that define a plan without a file, as lines of TOML.
 
-use crate::usage_error;
+use crate::{tell, usage_error};
+use plimsoll_config::is_word as is_plain_word;
 use plimsoll_config::values::{self, quote, show_duration};
 use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The longest path on Linux, in bytes.
+const PATH_MAX: usize = 4096;
 
 /// Flags that define a plan without a file.
 #[derive(clap::Args)]
@@ -17,7 +22,7 @@ pub(crate) struct InlineArgs {
     rate: Option<String>,
     /// Closed model: number of users, each sending its next request after an answer
     /// [default: --connections, or 10]
-    #[arg(long, value_name = "N", value_parser = user_count)]
+    #[arg(long, value_name = "N", value_parser = count)]
     #[arg(short_alias = 'u', aliases = ["vus"])]
     users: Option<u64>,
     /// How long each user pauses after an answer, such as 1s
@@ -77,23 +82,15 @@ pub(crate) struct InlineArgs {
     key: Option<String>,
 }
 
-/// Some tools and curl read `-u` as a user name and password.
-fn user_count(text: &str) -> Result<u64, String> {
-    count(text).map_err(|message| match text.split_once(':') {
-        Some(_) => "for basic auth write http://name:password@host/".into(),
-        None => message,
-    })
-}
-
-/// A whole number, optionally with `k` or `M`.
+/// A whole number, optionally with `k` or `M`: `1.5k` is one, `1.5` is not.
 fn count(text: &str) -> Result<u64, String> {
-    let plain = text.replace('_', "");
-    let (digits, scale) = match plain.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 1_000),
-        None => plain.strip_suffix('M').map_or((plain.as_str(), 1), |digits| (digits, 1_000_000)),
-    };
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    number.ok_or_else(|| "write a whole number, such as 100, 10k or 1M".into())
+    if text.starts_with('-') {
+        return Err("it cannot be negative".into());
+    }
+    let number = values::plain_number(text).filter(|number| number.fract() == 0.0);
+    number.map(|number| number as u64).ok_or_else(|| {
+        "write a whole number, such as 100, 10k or 1M (at most 999,999,999,999)".into()
+    })
 }
 
 /// Lines of TOML, each with the flag that it comes from.
@@ -182,6 +179,10 @@ impl InlineArgs {
             let hint = "-d is --duration; give a request body with -b or --body";
             return Err(usage_error(format!("\"{text}\" is not a duration"), hint));
         }
+        if let Some(rate) = self.rate.as_deref().filter(|rate| rate.starts_with('-')) {
+            let hint = "write it like 500, 1.5k or 300/m";
+            return Err(usage_error(format!("--rate {rate} is negative"), hint));
+        }
         lines.text("--rate", "rate", &self.rate);
         match (self.users, &self.rate, self.connections) {
             (Some(users), ..) => lines.push("--users", format!("users = {users}")),
@@ -214,7 +215,16 @@ impl InlineArgs {
         lines.push(flag, format!("request = {}", quote(&format!("{method} {url}"))));
         match self.body.as_deref().map(|body| (body, body.strip_prefix('@'))) {
             Some((_, Some(file))) => lines.push("--body", format!("body_file = {}", quote(file))),
-            Some((body, None)) => lines.push("--body", format!("body = {}", quote(body))),
+            Some((body, None)) => {
+                // A longer text is not a path; asking the kernel about it would fail.
+                if body.len() <= PATH_MAX && Path::new(body).is_file() {
+                    tell(&format!(
+                        "warning: --body sends the text \"{body}\", which is also the name of a file\n  \
+                         hint: --body @{body} sends the file"
+                    ));
+                }
+                lines.push("--body", format!("body = {}", quote(body)));
+            }
             None => {}
         }
         if self.chunked {
@@ -229,13 +239,25 @@ impl InlineArgs {
     fn header_line(&self) -> anyhow::Result<String> {
         let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for header in &self.headers {
-            let (name, value) = header.split_once(':').ok_or_else(|| {
-                let hint = "for example -H \"Content-Type: application/json\"";
-                usage_error(
-                    format!("--header \"{header}\" is not in the form \"NAME: VALUE\""),
-                    hint,
-                )
-            })?;
+            let hint = "for example -H \"Content-Type: application/json\"";
+            let Some((name, value)) = header.split_once(':') else {
+                // What follows the first word may be a secret.
+                let (first, rest) =
+                    header.split_once([' ', '=']).map_or((header.as_str(), ""), |(a, _)| (a, " …"));
+                let shown = format!(
+                    "{}{rest}",
+                    if is_plain_word(first) || !rest.is_empty() { first } else { "…" }
+                );
+                let message = format!("--header \"{shown}\" is not in the form \"NAME: VALUE\"");
+                return Err(usage_error(message, hint));
+            };
+            if ["http", "https"].contains(&name) && value.starts_with("//") {
+                let message = "-H is followed by a URL, not by a header";
+                return Err(usage_error(
+                    message,
+                    format!("{hint}; a URL is an argument of its own"),
+                ));
+            }
             values.entry(name.trim()).or_default().push(quote(value.trim()));
         }
         let one = |(name, values): (&str, Vec<String>)| {

@@ -133,3 +133,25 @@ fn an_objective_may_be_added_to_a_plan() {
     let (_, result) = code(&["success == 100% where target=b"]);
     result.assert_code(99);
 }
+
+#[test]
+fn mistakes_that_would_send_something_else_are_explained() {
+    let folder = Folder::new();
+    let file = folder.file("payload.json", "{}");
+    let server = answering();
+    let sent = plimsoll(&["run", &server.url(), "-n", "1", "--no-out", "-b", &file]);
+    let hint = format!("hint: --body @{file} sends the file");
+    assert!(sent.code == 0 && sent.stderr.contains(&hint), "{}", sent.stderr);
+    assert_eq!(run(&[&server.url(), "-n", "0.005k"]).count("/requests/ok"), 5);
+    for (args, says) in [
+        (["-H", "http://h/"], "-H is followed by a URL, not by a header"),
+        (["--rate", "-5"], "--rate -5 is negative"),
+        (["-n", "-5"], "it cannot be negative"),
+        (["-n", "1.5"], "write a whole number"),
+        (["--objective", "status.6xx < 1"], "hint: HTTP has the classes 1xx to 5xx"),
+    ] {
+        let refused = plimsoll(&["run", "http://127.0.0.1:1/", args[0], args[1]]);
+        assert_eq!(refused.code, 2, "{args:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(says), "{args:?}: {}", refused.stderr);
+    }
+}

@@ -13,6 +13,7 @@ mod gateway;
 mod habits;
 mod host_limits;
 mod http;
+mod instrument_secrets;
 mod operating;
 mod output;
 mod recipes;

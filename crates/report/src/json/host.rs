@@ -36,7 +36,7 @@ struct SpanFile {
 }
 
 #[derive(Serialize)]
-struct UsageFile {
+pub(super) struct UsageFile {
     used: u64,
     limit: u64,
 }
@@ -82,7 +82,7 @@ impl SpanFile {
 }
 
 impl UsageFile {
-    fn of(usage: Usage) -> UsageFile {
+    pub(super) fn of(usage: Usage) -> UsageFile {
         UsageFile { used: usage.used, limit: usage.limit }
     }
 }

@@ -135,10 +135,9 @@ fn split_rows(split: &Split, shown: usize) -> Vec<Row> {
         .into_iter()
         .take(shown)
         .map(|(value, n)| {
-            let name = if value.as_str().is_empty() { "(empty)" } else { value.as_str() };
             let sign = if split.from_even(*n) < 0.0 { "−" } else { "+" };
             let even = format!("{sign}{}", percent(split.from_even(*n).abs()));
-            Row::new(name, [grouped(*n), share(*n), even])
+            Row::new(value.label(), [grouped(*n), share(*n), even])
         })
         .collect();
     for (name, n) in [("(other)", counts.other), ("(none)", counts.none)] {

@@ -151,7 +151,8 @@ struct Row {
 }
 
 /// Faults of redirects, whose answers are valid HTTP.
-const REDIRECTS: [Fault; 3] = [Fault::BadLocation, Fault::TooManyRedirects, Fault::TooManyOrigins];
+const REDIRECTS: [Fault; 4] =
+    [Fault::BadLocation, Fault::TooManyRedirects, Fault::TooManyOrigins, Fault::SecretBody];
 
 /// What a row counts.
 enum Counted {
@@ -168,7 +169,7 @@ enum Counted {
 /// Too Many Requests.
 const RATE_LIMITED: u16 = 429;
 
-const ROWS: [Row; 18] = {
+const ROWS: [Row; 19] = {
     use ErrorClass::*;
     [
         Row {
@@ -283,6 +284,14 @@ const ROWS: [Row; 18] = {
             side: Side::Target,
             text: "{n} got a redirect without a usable Location",
             fix: "check the target's redirects; --trace 5 prints whole exchanges",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Fault(Fault::SecretBody),
+            side: Side::Target,
+            text: "a redirect that would have sent a body with a secret variable to another origin was \
+                    not followed for",
+            fix: "send to the origin that the redirect leads to, if it may have the secret",
         },
         Row {
             id: FindingId::TargetErrors,
