@@ -367,13 +367,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings {
-            workers: 2,
-            spin: Spin::Never,
-            trace: 0,
-            force: false,
-            forced: Vec::new(),
-        }
+        Settings { workers: 2, spin: Spin::Never, trace: 0, force: false, forced: Vec::new() }
     }
 
     #[test]
