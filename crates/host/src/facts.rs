@@ -151,7 +151,7 @@ pub(crate) fn cpu_times(source: &Source) -> Option<CpuTimes> {
 }
 
 impl Descriptors {
-    fn read(source: &Source) -> Option<Descriptors> {
+    pub(crate) fn read(source: &Source) -> Option<Descriptors> {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
         // The folder itself is open while it is read.
         let open = source.count("/proc/self/fd").unwrap_or(0).saturating_sub(1);

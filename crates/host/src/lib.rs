@@ -27,7 +27,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeVal;
 pub use observe::observe;
 use plimsoll_measure::Nanos;
-pub use sampler::Sampler;
+pub use sampler::{SampledRun, Sampler};
 pub use source::Source;
 pub use threads::Thread;
 

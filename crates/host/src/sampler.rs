@@ -6,6 +6,9 @@
 //! cut off. A source that cannot be read is named once, by [`Sampler::unread`], and its field is `None`
 //! in every sample.
 //!
+//! The files take descriptors. If the run may need them, only the memory in use is read: sampling must
+//! not be the cause of `fd_exhausted`.
+//!
 //! A sample takes 0.5 to 3 ms (docs/design/verdict.md): it must not be taken by a worker's thread.
 //!
 //! Submodules: `file` (files that stay open), `workers`, `tcp` (names of counters), `senders`
@@ -18,7 +21,7 @@ mod tcp;
 mod tests;
 mod workers;
 
-use crate::facts::Ports;
+use crate::facts::{Descriptors, Ports};
 use crate::{Source, cgroup, cpu_used, parse};
 use file::{Buffer, WatchedFile};
 use nix::sys::resource::{Resource, getrlimit};
@@ -31,7 +34,24 @@ use workers::Worker;
 
 /// The folder of open descriptors. Its size is their number, since Linux 6.2.
 const DESCRIPTORS: &str = "/proc/self/fd";
+const STATUS: &str = "/proc/self/status";
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+/// Descriptors that sampling keeps open at most, in addition to those of workers; control groups that
+/// are nested deeper than six levels may take more.
+const DESCRIPTORS_KEPT: u64 = 20;
+const DESCRIPTORS_PER_WORKER: u64 = 2;
+
+/// The run that is sampled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SampledRun<'r> {
+    /// Where its connections are opened to: their `tcp_info` is read.
+    pub destinations: &'r [SocketAddr],
+    /// Its worker threads.
+    pub workers: u64,
+    /// Descriptors that it may need.
+    pub descriptors: u64,
+}
 
 /// Reads what the host does to this process.
 pub struct Sampler {
@@ -48,6 +68,7 @@ pub struct Sampler {
 }
 
 /// The files that are read for each sample.
+#[derive(Default)]
 struct Files {
     /// Of this process.
     status: Option<WatchedFile>,
@@ -68,29 +89,39 @@ struct Files {
 }
 
 impl Sampler {
-    /// Opens all sources. The first sample covers the time from now on. `destinations` are those of
-    /// this process's connections, whose `tcp_info` is read.
-    pub fn new(source: &Source, destinations: &[SocketAddr]) -> Sampler {
+    /// Opens all sources. The first sample covers the time from now on.
+    pub fn new(source: &Source, run: SampledRun<'_>) -> Sampler {
         let mut unread = Vec::new();
-        let files = Files::open(source, &mut unread);
         let ports = Ports::read(source).map(Ports::count);
-        if ports.is_none() {
-            unread.push(format!("{PORT_RANGE}: no range of ports"));
-        }
-        if let Err(why) = workers::check(source) {
-            unread.push(why);
-        }
-        let senders = Senders::open(destinations).map_err(|why| unread.push(why)).ok();
         let mut sampler = Sampler {
             source: source.clone(),
             buffer: Buffer::default(),
-            files,
+            files: Files::default(),
             ports,
-            workers: None,
-            senders,
+            workers: Some(Vec::new()),
+            senders: None,
             earlier: HostSample::default(),
-            unread,
+            unread: Vec::new(),
         };
+        match check_descriptors(source, run) {
+            Ok(()) => {
+                sampler.files = Files::open(source, &mut unread);
+                sampler.workers = None;
+                if let Err(why) = workers::check(source) {
+                    unread.push(why);
+                }
+                let senders = Senders::open(run.destinations);
+                sampler.senders = senders.map_err(|why| unread.push(why)).ok();
+            }
+            Err(why) => {
+                unread.push(why);
+                sampler.files.status = WatchedFile::open(source, STATUS).ok();
+            }
+        }
+        if ports.is_none() {
+            unread.push(format!("{PORT_RANGE}: no range of ports"));
+        }
+        sampler.unread = unread;
         sampler.earlier = sampler.read();
         sampler
     }
@@ -152,7 +183,7 @@ impl Files {
             opened.map_err(|why| unread.push(format!("{path}: {why}"))).ok()
         };
         let mut files = Files {
-            status: expected("/proc/self/status"),
+            status: expected(STATUS),
             stat: expected("/proc/stat"),
             softnet: expected("/proc/net/softnet_stat"),
             sockstat: expected("/proc/net/sockstat"),
@@ -234,6 +265,24 @@ fn read<T>(
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Option<T> {
     file.as_ref()?.read(buffer, parse)
+}
+
+/// Whether there are descriptors for sampling.
+///
+/// # Errors
+/// How many are free, and how many are needed.
+fn check_descriptors(source: &Source, run: SampledRun<'_>) -> Result<(), String> {
+    let Some(own) = Descriptors::read(source) else { return Ok(()) };
+    let free = own.soft.saturating_sub(own.open);
+    let kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_WORKER * run.workers;
+    let needed = kept.saturating_add(run.descriptors);
+    if needed <= free {
+        return Ok(());
+    }
+    Err(format!(
+        "/proc and /sys: sampling takes {kept} descriptors and the run {}, but only {free} are free",
+        run.descriptors
+    ))
 }
 
 fn open_descriptors(source: &Source) -> Result<(File, u64), String> {

@@ -10,9 +10,9 @@ use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::trace::trace_text;
 use crate::{blocked, put, stdout_columns, tell, usage_error};
-use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin};
+use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, descriptors_needed};
 use plimsoll_host::doctor::{Observed, blocking, examine};
-use plimsoll_host::{Facts, Sampler, Source};
+use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::units::counted;
 use plimsoll_measure::{Nanos, Snapshot, SplitValue, WallClock};
 use plimsoll_plan::{Plan, SEED_MAX, Shards};
@@ -239,7 +239,14 @@ pub(crate) fn run_plan(
         .iter()
         .for_each(|what| tell(&format!("warning: started with --force: {what}")));
     let source = Source::host();
-    let mut sampler = Sampler::new(&source, prepared.destinations());
+    let mut sampler = Sampler::new(
+        &source,
+        SampledRun {
+            destinations: prepared.destinations(),
+            workers: prepared.workers() as u64,
+            descriptors: descriptors_needed(plan, prepared.workers()),
+        },
+    );
     let host = HostFile::at_start(&source, sampler.unread());
     let mut running = prepared.start(LEAD, Box::new(move || sampler.sample()));
     interrupts.stop_run(running.control());

@@ -42,7 +42,7 @@ fn sampled(sampler: &mut Sampler) -> HostSample {
 #[test]
 fn counts_cover_the_time_since_the_previous_sample() {
     let host = Fixture::new(START);
-    let mut sampler = Sampler::new(&host.source(), &[]);
+    let mut sampler = Sampler::new(&host.source(), SampledRun::default());
     assert_eq!(sampler.unread(), [""; 0]);
     // The workers' counts begin with their threads.
     let thread = |cpu, run_delay, preempted| ThreadTime {
@@ -102,7 +102,7 @@ fn throttling_of_v1_is_sampled() {
         ("sys/fs/cgroup/cpu/app/cpu.stat", "nr_throttled 2\nthrottled_time 77\n"),
         ("sys/fs/cgroup/cpu/cpu.stat", "nr_throttled 0\nthrottled_time 0\n"),
     ]);
-    let mut sampler = Sampler::new(&host.source(), &[]);
+    let mut sampler = Sampler::new(&host.source(), SampledRun::default());
     host.write("sys/fs/cgroup/cpu/app/cpu.stat", "nr_throttled 5\nthrottled_time 100\n");
     let throttled = Throttled { periods: 3, time: Nanos(23) };
     assert_eq!(sampler.sample().throttled, Some(throttled));
@@ -111,7 +111,7 @@ fn throttling_of_v1_is_sampled() {
 #[test]
 fn sources_that_cannot_be_read_are_named_and_the_others_are_sampled() {
     let host = Fixture::new(&[("proc/stat", "cpu  1 0 0 0\n"), ("proc/net/snmp/x", "a folder")]);
-    let mut sampler = Sampler::new(&host.source(), &[]);
+    let mut sampler = Sampler::new(&host.source(), SampledRun::default());
     let paths: Vec<_> =
         sampler.unread().iter().filter_map(|unread| unread.split(": ").next()).collect();
     let expected = [
@@ -122,8 +122,8 @@ fn sources_that_cannot_be_read_are_named_and_the_others_are_sampled() {
         "/proc/net/snmp",
         "/proc/net/netstat",
         "/proc/self/fd",
-        "/proc/sys/net/ipv4/ip_local_port_range",
         "/proc/self/task",
+        "/proc/sys/net/ipv4/ip_local_port_range",
     ];
     assert_eq!(paths, expected);
     assert!(sampler.unread()[4].contains("directory"), "{:?}", sampler.unread());
@@ -132,9 +132,21 @@ fn sources_that_cannot_be_read_are_named_and_the_others_are_sampled() {
 
     // Files of another format.
     let host = Fixture::new(&[("proc/stat", "none\n"), ("proc/net/sockstat", "\u{0}\n")]);
-    let mut sampler = Sampler::new(&host.source(), &[]);
+    let mut sampler = Sampler::new(&host.source(), SampledRun::default());
     let sample = sampled(&mut sampler);
     assert_eq!((sample.cpus, sample.sockets), (None, Some(Sockets::default())));
+}
+
+#[test]
+fn descriptors_that_the_run_may_need_are_left_to_it() {
+    let host = Fixture::new(START);
+    let run = SampledRun { descriptors: u64::MAX, ..SampledRun::default() };
+    let mut sampler = Sampler::new(&host.source(), run);
+    let [unread] = sampler.unread() else { panic!("{:?}", sampler.unread()) };
+    assert!(unread.starts_with("/proc and /sys: sampling takes 20 descriptors"), "{unread}");
+    let expected =
+        HostSample { rss_peak_bytes: 2 << 20, ports: Some(28_232), ..HostSample::default() };
+    assert_eq!(sampled(&mut sampler), expected);
 }
 
 #[test]
@@ -148,7 +160,7 @@ fn this_host_is_sampled() {
     };
     let worker = std::thread::Builder::new().name("worker-0".into()).spawn(body).unwrap();
     started.wait();
-    let mut sampler = Sampler::new(&Source::host(), &[]);
+    let mut sampler = Sampler::new(&Source::host(), SampledRun::default());
     let grown = std::hint::black_box(vec![1u8; 32 << 20]);
     let sample = sampler.sample();
     assert!(sample.cpu >= sample.user && sample.sampling > Nanos::ZERO);
