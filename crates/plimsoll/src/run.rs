@@ -232,6 +232,8 @@ pub(crate) fn run_plan(
             return Err(usage_error(mask(&error.message), mask(&error.hint)));
         }
     };
+    // Before it is announced: whoever sees the announcement may stop it and keep its results.
+    interrupts.stop_run(prepared.control());
     let workers = counted(prepared.workers() as u64, "worker");
     tell(&format!("{}: {}, {workers}", clean(&plan.name), plan.load_in_words()));
     prepared
@@ -249,7 +251,6 @@ pub(crate) fn run_plan(
     );
     let host = HostFile::at_start(&source, sampler.unread());
     let mut running = prepared.start(LEAD, Box::new(move || sampler.sample()));
-    interrupts.stop_run(running.control());
     let mut live = Live::new(plan, run_dir, page, scraper, host, &running);
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {
         live.add(second);
