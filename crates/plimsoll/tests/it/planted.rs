@@ -2,8 +2,8 @@
 //!
 //! `cargo test` plants the faults whose outcome does not depend on the machine's timing, and replays
 //! recordings of the others. `bench/run verdict` plants all of them, on a quiet machine, and records
-//! the timed ones: it sets `PLIMSOLL_RECORD` to the folder of the recordings. A fault that needs a missing privilege is
-//! skipped, with the reason.
+//! the timed ones: it sets `PLIMSOLL_RECORD` to the folder of the recordings. `PLIMSOLL_ROWS` selects the
+//! rows whose names contain a text. A fault that needs a missing privilege is skipped, with the reason.
 //!
 //! # Layout
 //! - `table`: the faults and the expected verdicts
@@ -39,9 +39,12 @@ const KNOWN_WRONG: &[&str] = &[];
 fn every_planted_fault_gets_its_verdict() {
     let record = std::env::var_os("PLIMSOLL_RECORD").map(PathBuf::from);
     let lanes = if record.is_some() { 1 } else { AT_A_TIME };
-    let rows = table::rows();
+    let mut rows = table::rows();
     let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a name for each row");
+    if let Ok(part) = std::env::var("PLIMSOLL_ROWS") {
+        rows.retain(|row| row.name.contains(&part));
+    }
     let queue = Mutex::new(rows.into_iter().enumerate());
     let judged = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -51,12 +54,13 @@ fn every_planted_fault_gets_its_verdict() {
                     let Some((place, row)) = queue.lock().unwrap().next() else { return };
                     // A thread for each row: it moves to a network namespace and to a CPU.
                     let (name, expected) = (row.name, row.expected.clone());
-                    let record = record.clone();
-                    let row = std::thread::spawn(move || judge(row, record.as_deref())).join();
+                    let to = record.clone();
+                    let row = std::thread::spawn(move || judge(row, to.as_deref())).join();
                     let row = row.unwrap_or_else(|_| Judged {
                         name,
                         expected,
                         outcomes: Err("the test panicked".into()),
+                        busy: record.is_none(),
                         wrong: vec!["the test panicked".into()],
                     });
                     judged.lock().unwrap().push((place, row));
@@ -70,7 +74,8 @@ fn every_planted_fault_gets_its_verdict() {
     println!("<!-- matrix -->\n{}<!-- end of matrix -->", matrix(&judged));
     let is_known = |row: &&Judged| KNOWN_WRONG.contains(&row.name);
     let wrong = judged.iter().filter(|row| !row.wrong.is_empty() && !is_known(row));
-    let wrong: Vec<_> = wrong.map(|row| format!("{}: {}", row.name, row.wrong.join("; "))).collect();
+    let wrong: Vec<_> =
+        wrong.map(|row| format!("{}: {}", row.name, row.wrong.join("; "))).collect();
     assert!(wrong.is_empty(), "wrong verdicts:\n{}", wrong.join("\n"));
     let right = judged.iter().filter(is_known).filter(|row| row.outcomes.is_ok());
     let right: Vec<_> = right.filter(|row| row.wrong.is_empty()).map(|row| row.name).collect();
@@ -89,16 +94,18 @@ fn judge(row: Row, record: Option<&Path>) -> Judged {
         Err(why) => Err(why.unwrap_or_default()),
     };
     let busy = record.is_none() && !row.timing;
-    let wrong: BTreeSet<String> = match &outcomes {
+    let mut wrong: Vec<String> = match &outcomes {
         // A missing recording is an error, a missing privilege is not.
-        Err(missing) if row.timing && record.is_none() => [missing.clone()].into(),
-        Err(_) => BTreeSet::new(),
+        Err(missing) if row.timing && record.is_none() => vec![missing.clone()],
+        Err(_) => Vec::new(),
         Ok(outcomes) => {
             outcomes.iter().flat_map(|outcome| row.expected.wrong(outcome, busy)).collect()
         }
     };
+    let mut seen = BTreeSet::new();
+    wrong.retain(|what| seen.insert(what.clone()));
     let Row { name, expected, .. } = row;
-    Judged { name, expected, outcomes, wrong: wrong.into_iter().collect() }
+    Judged { name, expected, outcomes, busy, wrong }
 }
 
 /// The folder of a row's recording.
@@ -124,10 +131,7 @@ fn plant(row: &Row, record: Option<&Path>) -> Result<Vec<Outcome>, String> {
         Some(_) => Some(Cpus::separate()?),
         None => None,
     };
-    let isolated = host::isolate();
-    if row.host.iter().any(|plant| plant.needs_namespace()) {
-        isolated?;
-    }
+    host::isolate(row.host.iter().any(|plant| plant.needs_namespace()))?;
     let planted = Planted::before(&row.host, cpus.as_ref())?;
     Ok((1..=row.runs).map(|run| run_once(row, run, &planted, record)).collect())
 }

@@ -130,25 +130,17 @@ impl Expected {
         if outcome.summary.is_null() {
             return vec![format!("exit {}: {}", outcome.code, outcome.stderr.trim())];
         }
-        let noise = |finding: &&Value| busy && !self.names(id(finding)) && is_busy(finding);
-        let all = outcome.findings();
-        let findings: Vec<&Value> = all.iter().filter(|finding| !noise(finding)).collect();
-        let disturbed = findings.len() < all.len();
+        let findings = self.judged(outcome, busy);
+        let disturbed = findings.len() < outcome.findings().len();
         let mut wrong = Vec::new();
         let mut check = |right: bool, what: String| {
             if !right {
                 wrong.push(what);
             }
         };
-        let valid = findings.iter().all(|finding| finding["severity"] != "invalid");
+        let valid = is_valid(&findings);
         check(valid == self.valid, format!("valid is {valid}"));
-        // Noise alone decides neither primary finding nor side.
-        let others: Vec<&&Value> = findings.iter().filter(|f| id(f) != "host_noise").collect();
-        let first = if self.primary.contains(&"host_noise") {
-            findings.first()
-        } else {
-            others.first().copied()
-        };
+        let first = self.first(&findings);
         match first {
             None => check(self.primary.is_empty(), "no finding".into()),
             Some(first) => {
@@ -162,7 +154,8 @@ impl Expected {
         let has = |id_: &str| findings.iter().any(|finding| id(finding) == id_);
         self.must.iter().for_each(|must| check(has(must), format!("no {must}")));
         for finding in &findings {
-            check(self.names(id(finding)), format!("also {}", id(finding)));
+            let named = self.names(id(finding)) || first.is_some_and(|first| first == *finding);
+            check(named, format!("also {}", id(finding)));
             let blames = self.healthy && finding["side"] == "target";
             check(!blames, format!("{} blames a healthy target", id(finding)));
         }
@@ -171,6 +164,20 @@ impl Expected {
         let p50 = outcome.summary["latency"]["p50"].as_u64().unwrap_or(0);
         check(Nanos(p50) >= self.latency_min, format!("latency p50 {}", Nanos(p50)));
         wrong
+    }
+
+    /// The findings that count: without those that a busy machine adds.
+    fn judged<'o>(&self, outcome: &'o Outcome, busy: bool) -> Vec<&'o Value> {
+        let noise = |finding: &&Value| busy && !self.names(id(finding)) && is_busy(finding);
+        outcome.findings().iter().filter(|finding| !noise(finding)).collect()
+    }
+
+    /// The primary finding. The host's noise is passed over, unless it is what was planted.
+    fn first<'o>(&self, findings: &[&'o Value]) -> Option<&'o Value> {
+        let noise = |finding: &&&Value| {
+            id(finding) == "host_noise" && !self.primary.contains(&"host_noise")
+        };
+        findings.iter().find(|finding| !noise(finding)).copied()
     }
 
     fn not_refused(&self, outcome: &Outcome) -> Vec<String> {
@@ -182,7 +189,8 @@ impl Expected {
             wrong.push(format!("exit {}", outcome.code));
         }
         let missing = self.refused.iter().filter(|words| !outcome.stderr.contains(**words));
-        wrong.extend(missing.map(|words| format!("not \"{words}\" in \"{}\"", outcome.stderr)));
+        let said = outcome.stderr.trim();
+        wrong.extend(missing.map(|words| format!("not \"{words}\" in \"{said}\"")));
         wrong
     }
 
@@ -192,14 +200,31 @@ impl Expected {
 
     /// Primary finding, side and validity, for the matrix.
     fn cells(&self) -> [String; 3] {
-        let primary = match &self.primary[..] {
-            _ if !self.refused.is_empty() => return ["refused".into(), "–".into(), "–".into()],
-            [] => "–".into(),
-            primary => primary.join(" or "),
-        };
-        let side = if self.primary.is_empty() { "–" } else { self.side };
-        [primary, side.into(), yes(self.valid)]
+        if !self.refused.is_empty() {
+            return REFUSED.map(String::from);
+        }
+        let some = !self.primary.is_empty();
+        let or_none = |text: &str| if some { text.to_string() } else { "–".into() };
+        [or_none(&self.primary.join(" or ")), or_none(self.side), yes(self.valid)]
     }
+
+    /// The same of an outcome.
+    fn cells_of(&self, outcome: &Outcome, busy: bool) -> [String; 3] {
+        if outcome.summary.is_null() {
+            return REFUSED.map(String::from);
+        }
+        let findings = self.judged(outcome, busy);
+        let first = self.first(&findings);
+        let of = |key: &str| first.map_or("–", |first| first[key].as_str().unwrap_or("?"));
+        [of("id").into(), of("side").into(), yes(is_valid(&findings))]
+    }
+}
+
+/// The cells of a run that did not start.
+const REFUSED: [&str; 3] = ["refused", "–", "–"];
+
+fn is_valid(findings: &[&Value]) -> bool {
+    findings.iter().all(|finding| finding["severity"] != "invalid")
 }
 
 fn yes(yes: bool) -> String {
@@ -221,16 +246,6 @@ impl Outcome {
     pub(crate) fn findings(&self) -> &[Value] {
         self.summary["verdict"]["findings"].as_array().map_or(&[], Vec::as_slice)
     }
-
-    fn cells(&self) -> [String; 3] {
-        if self.summary.is_null() {
-            return ["refused".into(), "–".into(), "–".into()];
-        }
-        let first = self.findings().first();
-        let of = |key: &str| first.map_or("–", |first| first[key].as_str().unwrap_or("?"));
-        let valid = self.summary["verdict"]["valid"] == true;
-        [of("id").into(), of("side").into(), yes(valid)]
-    }
 }
 
 /// A row of the matrix: the outcomes of a planted fault's runs, or the reason why it was not planted.
@@ -238,6 +253,8 @@ pub(crate) struct Judged {
     pub(crate) name: &'static str,
     pub(crate) expected: Expected,
     pub(crate) outcomes: Result<Vec<Outcome>, String>,
+    /// Whether other tests ran at the same time.
+    pub(crate) busy: bool,
     /// What is wrong, by run.
     pub(crate) wrong: Vec<String>,
 }
@@ -261,14 +278,17 @@ pub(crate) fn matrix(rows: &[Judged]) -> String {
             Ok(outcomes) => outcomes,
         };
         // Of several runs, the first that is wrong.
-        let wrong = outcomes.iter().find(|outcome| !row.expected.wrong(outcome, false).is_empty());
+        let wrong =
+            outcomes.iter().find(|outcome| !row.expected.wrong(outcome, row.busy).is_empty());
         let shown = wrong.or(outcomes.first()).expect("at least one run");
-        let [got, got_side, got_valid] = shown.cells();
-        let runs = if outcomes.len() > 1 { format!("{} runs, ", outcomes.len()) } else { String::new() };
+        let [got, got_side, got_valid] = row.expected.cells_of(shown, row.busy);
+        let runs =
+            if outcomes.len() > 1 { format!("{} runs, ", outcomes.len()) } else { String::new() };
         let judged = if row.wrong.is_empty() {
             "right".into()
         } else {
-            format!("**wrong**: {}", row.wrong.join("; "))
+            // The cells of a table cannot contain these.
+            format!("**wrong**: {}", row.wrong.join("; ").replace(['|', '\n'], " "))
         };
         _ = writeln!(
             text,

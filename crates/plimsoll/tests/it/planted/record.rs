@@ -16,6 +16,10 @@ use std::process::Command;
 /// A recording is at most this long, in bytes, so that the repository stays small.
 const LEN_MAX: usize = 150_000;
 
+/// What makes recordings, unless `PLIMSOLL_COMMAND` says otherwise.
+const COMMAND: &str =
+    "PLIMSOLL_RECORD=bench/verdict cargo test --release -p plimsoll --test it planted";
+
 /// A finished run: its run directory, and what the program printed.
 pub(crate) struct Ran {
     plan: String,
@@ -73,7 +77,7 @@ impl Ran {
         let recording = json!({
             "planted": how,
             "commit": String::from_utf8_lossy(&git.stdout).trim(),
-            "command": "bench/run verdict",
+            "command": std::env::var("PLIMSOLL_COMMAND").unwrap_or_else(|_| COMMAND.into()),
             "date": WallClock::now().rfc3339(),
             "host": format!("{cpus} CPUs, Linux {}", kernel.trim()),
             "exit_code": self.done.code,

@@ -1,7 +1,9 @@
 //! The targets of planted faults: simulated chains, links and scripted servers, healthy or not.
 
 use crate::server::{After, Received, Reply, Server};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket,
+};
 use plimsoll_measure::Nanos;
 use plimsoll_sim::{Fault, FaultKind, LinkFault, Proxy, ProxySettings, Settings, Sim};
 use std::any::Any;
