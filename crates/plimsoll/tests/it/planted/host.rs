@@ -140,7 +140,7 @@ impl Planted {
                 Plant::Stop { .. } | Plant::Pulses { .. } => planted.stops.push(*plant),
                 Plant::Drop(matching) => shell(&format!(
                     "nft 'table inet planted {{ chain in {{ type filter hook input priority 0; \
-                     {matching} drop\n}} }}'"
+                     {matching} drop\n}}\n}}'"
                 ))?,
                 Plant::Address(address) => shell(&format!("ip addr add {address}/32 dev lo"))?,
             }

@@ -106,6 +106,9 @@ const STOP: Plant =
 const PULSES: Plant =
     Plant::Pulses { every: Duration::from_millis(100), length: Duration::from_millis(40) };
 
+/// Enough to leave the generator less of its CPU than the rate needs.
+const NEIGHBOURS: Plant = Plant::Neighbours(16);
+
 /// Too little CPU time for the planned rate.
 fn quota(version: u32) -> Plant {
     Plant::Quota { version, percent: 3 }
@@ -211,16 +214,19 @@ fn limits() -> Vec<Row> {
 /// CPU time and pauses.
 fn host() -> Vec<Row> {
     let steady = "rate = \"1000/s\"\nduration = \"4s\"\ntimeout = \"10s\"";
+    let busy = "rate = \"4000/s\"\nduration = \"4s\"\ntimeout = \"10s\"";
     let users = "users = 128\nthink_time = \"20ms\"\nduration = \"4s\"\ntimeout = \"10s\"";
     let contended = || Expected::invalid("cpu_contended").fix("CPU");
     let throttled = || Expected::invalid("cpu_throttled").fix("quota");
+    // Answers that arrive while the worker does not run.
+    let waiting = || Target::Chains(vec![slow(20, [])]);
     vec![
-        Row::timed("busy neighbours", healthy(), steady, contended()).on([Plant::Neighbours(4)]),
-        Row::timed("starved while reading", healthy(), users, contended().or("read_late"))
-            .on([Plant::Idle, Plant::Neighbours(2)]),
+        Row::timed("busy neighbours", healthy(), busy, contended()).on([NEIGHBOURS]),
+        Row::timed("starved while reading", waiting(), users, contended().or("read_late"))
+            .on([Plant::Idle, Plant::Neighbours(1)]),
         Row::timed(
             "stopped again and again while reading",
-            healthy(),
+            waiting(),
             users,
             Expected::invalid("read_late").or("host_noise").or("cpu_contended"),
         )
@@ -237,7 +243,7 @@ fn host() -> Vec<Row> {
         Row::timed(
             "rate too high for a worker",
             Target::Scripted(packed),
-            "rate = \"400/s\"\nduration = \"3s\"\ntimeout = \"10s\"",
+            "rate = \"2000/s\"\nduration = \"3s\"\ntimeout = \"10s\"",
             Expected::invalid("cpu_saturated").fix("rate"),
         )
         .flags(&["--workers", "1"]),
@@ -409,10 +415,10 @@ fn pairs() -> Vec<Row> {
         Row::timed(
             "busy neighbours + refusing",
             refusing(),
-            &format!("{steady}\nconnections = {{ reuse = false }}"),
+            &format!("{}\nconnections = {{ reuse = false }}", steady.replace("1000", "4000")),
             Expected::invalid("cpu_contended").must(&["target_refused"]).sick(),
         )
-        .on([Plant::Neighbours(4)]),
+        .on([NEIGHBOURS]),
         Row::new(
             "64 descriptors + stalling",
             faulty([stalls()]),
