@@ -148,6 +148,14 @@ impl Planted {
         Ok(planted)
     }
 
+    /// The number of CPUs that the run may use.
+    pub(crate) fn cpus(&self) -> usize {
+        if self.setup.contains("taskset") {
+            return 1;
+        }
+        std::thread::available_parallelism().unwrap().get()
+    }
+
     /// Runs the program with these arguments until it exits.
     pub(crate) fn run(&self, args: &[&str]) -> Done {
         let script = format!("{}exec \"$@\"", self.setup);

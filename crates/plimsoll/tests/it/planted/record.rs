@@ -26,6 +26,8 @@ pub(crate) struct Ran {
     snapshots: String,
     summary: Value,
     done: Done,
+    /// CPUs that the run could use.
+    cpus: usize,
 }
 
 /// The folder of the recordings.
@@ -38,10 +40,12 @@ impl Ran {
     ///
     /// # Errors
     /// It did not start.
-    pub(crate) fn read(out: &Path, done: Done) -> Result<Ran, Done> {
+    pub(crate) fn read(out: &Path, done: Done, cpus: usize) -> Result<Ran, Done> {
         let text = |name: &str| std::fs::read_to_string(out.join(name));
         match (text("plan.toml"), text("snapshots.jsonl"), serde_json::from_str(&done.stdout)) {
-            (Ok(plan), Ok(snapshots), Ok(summary)) => Ok(Ran { plan, snapshots, summary, done }),
+            (Ok(plan), Ok(snapshots), Ok(summary)) => {
+                Ok(Ran { plan, snapshots, summary, done, cpus })
+            }
             _ => Err(done),
         }
     }
@@ -57,6 +61,7 @@ impl Ran {
             "warmup_ns": of("/warmup/duration_ns"),
             "cut_short": of("/cut_short"),
             "workers": of("/generator/workers"),
+            "cpus": self.cpus,
             "forced": forced.collect::<Vec<_>>(),
         })
     }
@@ -129,6 +134,8 @@ pub(crate) fn summary(plan: &str, snapshots: &str, facts: &Value) -> Value {
         drain: ns("drain_ns"),
         warmup: ns("warmup_ns"),
         cut_short: facts["cut_short"].as_bool().unwrap(),
+        stopped_by: None,
+        cpus: facts["cpus"].as_u64().unwrap() as usize,
         workers: facts["workers"].as_u64().unwrap() as usize,
         notes: Vec::new(),
         forced: forced.map(|what| what.as_str().unwrap().to_string()).collect(),

@@ -190,7 +190,7 @@ fn limits() -> Vec<Row> {
             "64 descriptors for 100 users",
             healthy(),
             users,
-            Expected::refused(98, &["descriptors", "hint: raise the hard limit"]),
+            Expected::refused(98, &["descriptors: 122 needed", "64 allowed", "fix: ", "--force"]),
         )
         .on([Plant::Descriptors(64)]),
         Row::new(

@@ -75,9 +75,15 @@ fn with_a_read_only_proc_sys_a_run_is_complete_and_tune_says_why_it_is_not() {
     assert_eq!(result.count("/requests/ok"), 50, "{}", result.done.stderr);
     result.assert_code(0);
     // tune saves previous values before it writes: to folders that only this namespace sees.
+    let folder = Folder::new();
+    let plan = folder.file(
+        "plan.toml",
+        "rate = \"20000/s\"\nduration = \"10s\"\nconnections = { reuse = false }\n\
+         [[target]]\nrequest = \"GET http://10.0.0.1/\"\n",
+    );
     let tune = format!(
         "mkdir -p /var/lib\nmount -t tmpfs none /var/lib\nmount -t tmpfs none /etc\n\
-         {read_only}exec {BIN} tune --apply"
+         {read_only}exec {BIN} tune {plan} --apply"
     );
     let done = in_mounts(&tune).unwrap();
     assert_ne!(done.code, 0);
