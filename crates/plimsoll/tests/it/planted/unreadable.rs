@@ -5,6 +5,7 @@ use crate::run::{Done, Folder, RPC, RunResult};
 use plimsoll_measure::{FindingId, Listed, wire};
 use plimsoll_sim::{Settings, Sim};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// Runs a shell script in a mount namespace of its own; `None` without the privilege.
@@ -19,7 +20,8 @@ fn in_mounts(script: &str) -> Option<Done> {
     };
     let allowed = unshare("mount -t tmpfs none /proc");
     if allowed.code != 0 {
-        println!("skipped: needs a mount namespace: {}", allowed.stderr.trim());
+        let why = allowed.stderr.trim();
+        let _ = writeln!(std::io::stderr(), "skipped: needs a mount namespace: {why}");
         return None;
     }
     Some(unshare(script))
