@@ -156,7 +156,7 @@ listed! {
         TooManyOrigins = "targets and redirects span more than 256 origins",
         /// A response, or something else, arrived before any byte of a request was sent.
         AnswerFirst = "answer before its request",
-        /// The target closed or reset the connection in the middle of an answer.
+        /// The target closed the connection in the middle of an answer.
         Truncated = "answer cut off before its end",
         /// The target closed an idle keep-alive connection just as the request was sent on it.
         StaleKeepAlive = "keep-alive connection closed as the request was sent",

@@ -471,9 +471,9 @@ impl Http1 {
                     resources.excerpts.forget(current.target, self.parser.head().status);
                 }
                 let gone = matches!(failure.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
-                if gone && current.bytes_in > 0 {
+                if failure.class == ErrorClass::ClosedEarly && current.bytes_in > 0 {
                     failure.fault = Some(Fault::Truncated);
-                } else if gone && current.reused {
+                } else if gone && current.reused && current.bytes_in == 0 {
                     // The target may have closed the connection while it was idle, before the
                     // request arrived.
                     failure.fault = Some(Fault::StaleKeepAlive);

@@ -16,6 +16,7 @@ mod http;
 mod instrument_secrets;
 mod operating;
 mod output;
+mod planted;
 mod recipes;
 mod redirects;
 mod registry;

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 /// What the server does after a reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,13 +83,23 @@ impl Server {
     pub(crate) fn start(
         reply: impl Fn(usize, &Received) -> Reply + Send + Sync + 'static,
     ) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Server::on(TcpListener::bind("127.0.0.1:0").unwrap(), Duration::ZERO, reply)
+    }
+
+    /// Starts a server that pauses before each connection that it accepts.
+    pub(crate) fn on(
+        listener: TcpListener,
+        pause: Duration,
+        reply: impl Fn(usize, &Received) -> Reply + Send + Sync + 'static,
+    ) -> Server {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
         let reply = Arc::new(reply);
         let shared = state.clone();
         std::thread::spawn(move || {
+            let never = std::sync::mpsc::channel::<()>();
             for socket in listener.incoming() {
+                let _ = never.1.recv_timeout(pause);
                 if shared.stopping.load(Ordering::SeqCst) {
                     break;
                 }
