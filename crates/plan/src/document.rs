@@ -28,6 +28,8 @@ use std::time::Duration;
 pub struct ConnectionRules {
     /// Maximum number of simultaneous connections to one host and port, over all workers.
     pub max: u64,
+    /// Whether the plan leaves `max` to its default.
+    pub max_is_default: bool,
     /// Whether connections are reused.
     pub reuse: bool,
     /// Local addresses to connect from, round-robin; empty: chosen by the kernel.
@@ -220,6 +222,7 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
     let connections = ConnectionRules {
         max: connections.0.unwrap_or(CONNECTIONS_DEFAULT.max(users)),
+        max_is_default: connections.0.is_none(),
         ..connections.1
     };
     let plan = Plan {
@@ -269,6 +272,7 @@ fn bounded(field: &Field<'_>, key: &str, span: Option<Duration>) -> Option<Nanos
 fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
     let mut rules = ConnectionRules {
         max: CONNECTIONS_DEFAULT,
+        max_is_default: true,
         reuse: true,
         sources: Vec::new(),
         dns_ttl: Nanos::from_secs(60),

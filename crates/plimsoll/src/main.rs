@@ -8,6 +8,8 @@ mod demo;
 mod doctor;
 mod foreign;
 mod gateway;
+mod host_check;
+mod host_check;
 mod host_file;
 mod interrupt;
 mod man;

@@ -1,6 +1,6 @@
 //! `plimsoll run`: runs a plan and prints the report.
 
-use crate::doctor;
+use crate::host_check;
 use crate::host_file::HostFile;
 use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
@@ -9,9 +9,8 @@ use crate::proxy;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::trace::trace_text;
-use crate::{blocked, put, stdout_columns, tell, usage_error};
+use crate::{put, stdout_columns, tell, usage_error};
 use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, descriptors_needed};
-use plimsoll_host::doctor::{Observed, blocking, examine};
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::units::counted;
 use plimsoll_measure::{Nanos, Snapshot, SplitValue, WallClock};
@@ -122,6 +121,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(seed) = args.seed.or_else(|| (!plan.has_seed).then(fresh_seed)) {
         plan.reseed(seed);
     }
+    host_check::fit_connections(&mut plan, &Facts::read(&Source::host()))
+        .iter()
+        .for_each(|note| tell(note));
     let page = Page::default();
     if let Some(address) = &args.metrics {
         let bound = metrics::serve(address, page.clone())?;
@@ -214,7 +216,7 @@ pub(crate) fn run_plan(
     page: Option<Page>,
     interrupts: &Interrupts,
 ) -> anyhow::Result<Finished> {
-    let settings = match check_host(plan, settings) {
+    let settings = match host_check::check(plan, settings) {
         Ok(settings) => settings,
         Err(error) => {
             run_dir.iter().for_each(RunDir::discard);
@@ -258,30 +260,6 @@ pub(crate) fn run_plan(
     let finished = live.finish(running, interrupts.first());
     interrupts.results_written();
     Ok(finished)
-}
-
-/// Raises the limit of descriptors, and makes the doctor's checks that need neither time nor a lookup.
-/// With [`Settings::force`], the run starts regardless, and its report lists what was found.
-///
-/// # Errors
-/// This host cannot carry the plan's load.
-fn check_host(plan: &Plan, mut settings: Settings) -> anyhow::Result<Settings> {
-    // Each connection needs a descriptor.
-    plimsoll_host::raise_descriptor_limit();
-    let demand = doctor::of_plan(plan, settings.workers);
-    let checks = examine(&Facts::read(&Source::host()), &Observed::default(), &demand);
-    let found: Vec<_> = blocking(&checks).collect();
-    if !settings.force && !found.is_empty() {
-        let each = found.iter().map(|check| {
-            format!("\n  {}: {}\n  {}\n  fix: {}", check.id, check.value, check.why, check.fix)
-        });
-        let each: String = each.collect();
-        let message = format!("this host cannot carry the plan's load; nothing was sent{each}");
-        return Err(blocked(message, "--force runs the plan regardless"));
-    }
-    settings.forced =
-        found.iter().map(|check| format!("{} ({})", check.value, check.why)).collect();
-    Ok(settings)
 }
 
 /// The consumer of a run's seconds: writes files, progress and metrics, and checks objectives that stop

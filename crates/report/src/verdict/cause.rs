@@ -62,8 +62,8 @@ impl Cause {
     pub(super) fn fix(self, case: &Case<'_>) -> String {
         match self {
             Cause::Throttled => {
-                "raise the CPU limit of the control group (docker run --cpus, Kubernetes limits.cpu, \
-                 systemd CPUQuota), or lower the rate"
+                "raise the control group's CPU quota (docker run --cpus, Kubernetes limits.cpu, systemd \
+                 CPUQuota), or lower the rate"
                     .into()
             }
             Cause::Saturated => case.more_cpu(),
