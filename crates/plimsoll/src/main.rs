@@ -9,7 +9,6 @@ mod doctor;
 mod foreign;
 mod gateway;
 mod host_check;
-mod host_check;
 mod host_file;
 mod interrupt;
 mod man;
