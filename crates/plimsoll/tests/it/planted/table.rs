@@ -217,7 +217,7 @@ fn host() -> Vec<Row> {
     let busy = "rate = \"4000/s\"\nduration = \"4s\"\ntimeout = \"10s\"";
     let users = "users = 128\nthink_time = \"20ms\"\nduration = \"4s\"\ntimeout = \"10s\"";
     let contended = || Expected::invalid("cpu_contended").fix("CPU");
-    let throttled = || Expected::invalid("cpu_throttled").fix("quota");
+    let throttled = || Expected::invalid("cpu_throttled").fix("control group");
     // Answers that arrive while the worker does not run.
     let waiting = || Target::Chains(vec![slow(20, [])]);
     vec![
@@ -314,8 +314,14 @@ fn targets() -> Vec<Row> {
             Expected::target("nothing_ok").must(&["target_refused"]).fix("listens").code(99),
         ),
         Row::new(
-            "resetting",
+            "resetting in an answer",
             faulty([one_in_five(FaultKind::Reset { after: 10 })]),
+            load,
+            Expected::target("target_reset").fix("crashes"),
+        ),
+        Row::new(
+            "resetting before an answer",
+            faulty([one_in_five(FaultKind::Reset { after: 0 })]),
             load,
             Expected::target("target_reset").fix("crashes"),
         ),
