@@ -30,7 +30,7 @@ fn exhausted_ports_invalidate_the_run() {
     );
     let plan = folder.file(
         "plan.toml",
-        "users = 100\nrequests = 2000\n\
+        "users = 100\nrequests = 2000\nconnections = { max = 100 }\n\
          [[target]]\nrequest = \"GET http://127.0.0.1:8080/\"\n",
     );
     let bin = env!("CARGO_BIN_EXE_plimsoll");

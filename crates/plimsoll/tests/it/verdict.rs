@@ -31,6 +31,16 @@ fn finding<'r>(result: &'r RunResult, id: &str) -> &'r Value {
     found.unwrap_or_else(|| panic!("no {id}: {}", result.summary["verdict"]))
 }
 
+/// Runs a plan until other programs on this host leave the generator alone; at most ten times.
+fn run_undisturbed(plan: &str) -> RunResult {
+    let is_disturbed = |result: &RunResult| {
+        findings(result).iter().any(|(id, _)| id == "host_noise" || id.starts_with("cpu_"))
+    };
+    let mut runs = (0..10).map(|_| run_plan(plan, &[]));
+    let last = runs.find(|result| !is_disturbed(result));
+    last.unwrap_or_else(|| run_plan(plan, &[]))
+}
+
 #[test]
 fn a_connection_limit_that_is_too_low_is_reported_with_any_timeout() {
     let server = slow(Duration::from_millis(50));
@@ -40,7 +50,7 @@ fn a_connection_limit_that_is_too_low_is_reported_with_any_timeout() {
              [[target]]\nrequest = \"GET {}/\"\n",
             server.url()
         );
-        let result = run_plan(&plan, &[]);
+        let result = run_undisturbed(&plan);
         let capped = finding(&result, "connections_capped");
         assert_eq!(
             (&capped["severity"], &capped["side"]),

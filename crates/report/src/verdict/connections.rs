@@ -54,7 +54,11 @@ pub(super) struct OriginRule {
     closed: Vec<ClosedShare>,
     /// Requests that arrivals wanted to send.
     wanted: u64,
+    /// From representative seconds…
     service_time: ServiceTime,
+    /// …and from all seconds, for runs without any representative one. It may include the generator's own
+    /// delay, and so may make the limit look too low, but it never accuses the target.
+    of_all_seconds: ServiceTime,
     /// The rate in the last second that had arrivals.
     rate: f64,
     /// The cause of the current sequence of seconds with held-up arrivals.
@@ -115,7 +119,8 @@ impl OriginRule {
             closed: streams.iter().filter_map(share).collect(),
             streams,
             wanted: 0,
-            service_time: ServiceTime::new(targets),
+            service_time: ServiceTime::new(targets.clone()),
+            of_all_seconds: ServiceTime::new(targets),
             rate: 0.0,
             cause: None,
             held_up: Default::default(),
@@ -140,9 +145,12 @@ impl OriginRule {
         self.occupied += counts.occupied;
         let overloaded = second.overloaded || self.was_overloaded;
         self.was_overloaded = second.overloaded;
+        let cut_off = timed_out + counts.starved > 0;
         self.service_time.count(counts);
+        self.of_all_seconds.count(counts);
+        self.of_all_seconds.learn(second, counts, cut_off);
         if second.representative {
-            self.service_time.learn(second, counts, timed_out + counts.starved > 0);
+            self.service_time.learn(second, counts, cut_off);
         }
         if counts.wanted > 0 && second.seconds.len() > Nanos::ZERO {
             self.rate = per_second(counts.wanted, second.seconds.len());
@@ -150,6 +158,7 @@ impl OriginRule {
         let held_up_now =
             counts.capped > Nanos::ZERO || counts.starved > 0 || counts.service_capped.count > 0;
         if !held_up_now {
+            self.of_all_seconds.learn_unhindered(second, counts);
             if second.representative {
                 self.service_time.learn_unhindered(second, counts);
             }
@@ -162,9 +171,10 @@ impl OriginRule {
             count_over(wait, allowed_delay(second.latency[stream.0]))
         });
         let (arrivals, starved) = count_held_up(counts, unsent + timed_out, waited.sum());
-        let assessment = self.service_time.assess(second, counts, timed_out);
+        let assessment = self.known().assess(second, counts, timed_out);
         let exchanges = self.service_time.exchanges(second, counts, timed_out);
         self.service_time.learn_carried(second, counts, &exchanges);
+        self.of_all_seconds.learn_carried(second, counts, &exchanges);
         let demand = self.demand(second);
         let opening = counts.connected.mean().filter(|mean| first && *mean > DELAY_FLOOR);
         let (cause, mut evidence) = self.cause_of(counts.limit, assessment, first, demand);
@@ -190,6 +200,11 @@ impl OriginRule {
         if cause != Cause::Burst {
             self.held_up[cause as usize].merge(std::mem::take(&mut self.burst));
         }
+    }
+
+    /// The service times to judge by.
+    fn known(&self) -> &ServiceTime {
+        if self.service_time.has_learned() { &self.service_time } else { &self.of_all_seconds }
     }
 
     fn cause_of(
@@ -274,7 +289,7 @@ impl OriginRule {
         }
         settled[cause as usize].merge(limit);
         let mut unknown = self.unknown.clone();
-        let own = self.service_time.of_whole_run(&unknown.exchanges);
+        let own = self.known().of_whole_run(&unknown.exchanges);
         let mut cause = Cause::TargetSlowed;
         if let (Some(worst), Some(_)) = (unknown.worst, own) {
             let (judged, evidence) = self.judge_again(&unknown, Evidence { own, ..worst });
@@ -283,7 +298,7 @@ impl OriginRule {
         settled[cause as usize].merge(unknown);
         let slowed = &mut settled[Cause::TargetSlowed as usize];
         if let Some(worst) = &mut slowed.worst {
-            worst.own = worst.own.or_else(|| self.service_time.of_whole_run(&slowed.exchanges));
+            worst.own = worst.own.or_else(|| self.known().of_whole_run(&slowed.exchanges));
         }
         (settled, spoiled)
     }
@@ -291,7 +306,7 @@ impl OriginRule {
     /// Judges again whether the limit was too low: by the service time of later unhindered seconds, and by
     /// the throughput observed at the limit.
     fn judge_again(&self, held_up: &HeldUp, worst: Evidence) -> (Cause, Evidence) {
-        let known = &self.service_time;
+        let known = self.known();
         let connecting = known.connecting();
         let own = [worst.own, known.unhindered_for(&held_up.exchanges)].into_iter().flatten().min();
         let mut own = own.unwrap_or_default();

@@ -109,6 +109,11 @@ impl ServiceTime {
         }
     }
 
+    /// Whether it has learned from an exchange.
+    pub(super) fn has_learned(&self) -> bool {
+        self.free.count + self.block.count > 0 || self.block_min.is_some()
+    }
+
     /// Learns from a second in which nothing was held up.
     pub(super) fn learn_unhindered(&mut self, second: &Second<'_>, counts: &OriginCounts) {
         self.unhindered.merge(&counts.service_free);
