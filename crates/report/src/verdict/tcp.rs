@@ -4,7 +4,7 @@
 //! The counters are those of the network namespace: other programs in it count too, and both ends do if
 //! the target is in it. So a counter alone accuses nobody. A finding also needs an effect on this run, in
 //! the same second: an answer, or a failure, that took at least as long as the kernel waits before it
-//! sends a segment again.
+//! sends a segment again; for a full accept queue, slow connecting or an attempt that timed out.
 //!
 //! A full accept queue drops SYNs and the last segment of a handshake, so both are sent again; only
 //! retransmissions beyond those are taken for loss. If the target is on another host, its listener's
@@ -14,7 +14,7 @@ use super::{Case, Found, Second};
 use crate::objectives::percent;
 use crate::seconds::Seconds;
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_measure::{ErrorClass, FindingId, Nanos, Severity, Side, TcpCounter};
+use plimsoll_measure::{ErrorClass, FindingId, Nanos, OriginCounts, Severity, Side, TcpCounter};
 
 /// The kernel's smallest retransmission timeout (`TCP_RTO_MIN`).
 const RTO_MIN: Nanos = Nanos::from_millis(200);
@@ -50,7 +50,13 @@ impl TcpRule {
         if slowest.max().unwrap_or_default() < RTO_MIN {
             return;
         }
+        let origins = &second.snapshot.origins;
+        let slow = |own: &OriginCounts| own.connected.mean().is_some_and(|mean| mean >= RTO_MIN);
+        let stats = &second.snapshot.stats;
+        let timed_out = stats.iter().any(|own| own.errors.get(ErrorClass::ConnectTimeout) > 0);
+        let is_connecting_slow = timed_out || origins.iter().any(slow);
         let dropped = tcp.get(TcpCounter::ListenOverflows).max(tcp.get(TcpCounter::ListenDrops));
+        let dropped = if is_connecting_slow { dropped } else { 0 };
         let retransmitted = tcp.get(TcpCounter::Retransmitted);
         self.dropped += dropped;
         self.retransmitted += retransmitted;

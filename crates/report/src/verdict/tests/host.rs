@@ -129,6 +129,10 @@ fn counted(slow: u64, counts: &[(TcpCounter, u64)]) -> Verdict {
         tcp.add(TcpCounter::SegmentsOut, 1000);
         counts.iter().for_each(|(counter, n)| tcp.add(*counter, *n));
         filled.snapshot.host.tcp = Some(tcp);
+        // A SYN that is sent again takes a second.
+        if slow >= 1000 {
+            filled.origin(0).connected.add(millis(slow));
+        }
     })
 }
 
@@ -138,7 +142,7 @@ fn tcp_counters_explain_slow_requests() {
     let backlog = "accept_backlog warning target";
     let loss = "packet_loss warning network";
     type Row<'r> = (u64, &'r [(TcpCounter, u64)], &'r [&'r str]);
-    let rows: [Row<'_>; 8] = [
+    let rows: [Row<'_>; 9] = [
         (250, &[], &[]),
         (250, &[(Retransmitted, 20)], &[loss]),
         (250, &[(Retransmitted, 1)], &[]), // too few
@@ -147,7 +151,9 @@ fn tcp_counters_explain_slow_requests() {
         // The dropped handshakes explain what was sent again.
         (1020, &[(ListenOverflows, 4), (Retransmitted, 30), (SynRetransmitted, 9)], &[backlog]),
         (1020, &[(ListenOverflows, 4), (Retransmitted, 200)], &[loss, backlog]),
-        // Another program's trouble in the same namespace.
+        // Another program's trouble in the same namespace: slow answers, but no slow connecting…
+        (250, &[(ListenOverflows, 4)], &[]),
+        // …and neither.
         (30, &[(ListenOverflows, 4), (Retransmitted, 20)], &[]),
     ];
     for (slow, counts, findings) in rows {
