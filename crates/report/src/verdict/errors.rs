@@ -214,8 +214,8 @@ const ROWS: [Row; 19] = {
             side: Side::Target,
             text: "{n} failed because the target closed a connection that had been used before, instead of \
                    answering; it may have closed it as idle just as the request was sent",
-            fix: "raise the target's keep-alive timeout above the time between two requests, or \
-                  {do not reuse connections}",
+            fix: "look for crashes and restarts of the target; if connections are idle between requests, \
+                  raise its keep-alive timeout above that time, or {do not reuse connections}",
         },
         Row {
             id: FindingId::TargetStalled,
