@@ -148,6 +148,15 @@ impl Plan {
         secrets
     }
 
+    /// The secrets that the plan sends: those of all variables, and of its first 1,000 requests.
+    pub fn secrets_of_all(&self) -> Secrets {
+        /// Text is searched for each of them.
+        const REQUESTS_MAX: usize = 1_000;
+        let mut secrets = self.secrets.clone();
+        self.requests.iter().take(REQUESTS_MAX).for_each(|own| own.add_secrets(&mut secrets));
+        secrets
+    }
+
     /// Derives all random choices from another seed, which becomes part of the plan.
     pub fn reseed(&mut self, seed: u64) {
         (self.seed, self.has_seed) = (seed, true);

@@ -14,7 +14,7 @@ use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, descri
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::units::counted;
 use plimsoll_measure::{Nanos, Snapshot, SplitValue, WallClock};
-use plimsoll_plan::{Plan, SEED_MAX, Shards};
+use plimsoll_plan::{Plan, SEED_MAX, Secrets, Shards};
 use plimsoll_report::{Fold, Part, Summary, clean, exposition, progress};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -266,6 +266,8 @@ pub(crate) fn run_plan(
 /// the run.
 struct Live<'p> {
     plan: &'p Plan,
+    /// What the values of response headers must not repeat.
+    secrets: Secrets,
     fold: Fold<'p>,
     run_dir: Option<RunDir>,
     page: Option<Page>,
@@ -293,6 +295,7 @@ impl<'p> Live<'p> {
         let control = running.control();
         Live {
             plan,
+            secrets: plan.secrets_of_all(),
             fold,
             run_dir,
             page,
@@ -333,7 +336,7 @@ impl<'p> Live<'p> {
     fn mask_split(&self, counts: &mut Snapshot) {
         for stream in &mut counts.streams {
             for (value, _) in &mut stream.split.values {
-                *value = SplitValue::of(self.plan.secrets.mask_cut(value.as_str()).as_bytes());
+                *value = SplitValue::of(self.secrets.mask_cut(value.as_str()).as_bytes());
             }
             let masked = std::mem::take(&mut stream.split);
             stream.split.merge(&masked);

@@ -31,9 +31,12 @@ impl RunDir {
             }
             None => create_under(Path::new("runs"), plan)?,
         };
-        fs::write(path.join("plan.toml"), plan.to_toml())
-            .map_err(|error| creation_error(&path, &error))?;
-        Ok(RunDir { path, snapshots: None, failed: None })
+        let created = RunDir { path, snapshots: None, failed: None };
+        fs::write(created.path.join("plan.toml"), plan.to_toml()).map_err(|error| {
+            created.discard();
+            creation_error(&created.path, &error)
+        })?;
+        Ok(created)
     }
 
     /// The directory's path.
@@ -114,7 +117,7 @@ fn create_new(path: &Path) -> io::Result<()> {
 
 fn creation_error(path: &Path, error: &io::Error) -> anyhow::Error {
     let shown = path.display();
-    let hint = if path.exists() {
+    let hint = if error.kind() == io::ErrorKind::AlreadyExists {
         "results are never overwritten; choose a new directory with --out DIR"
     } else {
         "choose a writable directory with --out DIR, or write no results with --no-out"

@@ -269,9 +269,12 @@ impl Summary {
             format!("{} CPU per request{spin}", cpu.work)
         });
         let workers = counted(self.facts.workers as u64, "worker");
-        let memory = format!("peak memory {} MiB", self.total.host.rss_peak_bytes >> 20);
+        let memory = match self.total.host.rss_peak_bytes >> 20 {
+            0 => None, // it cannot be read
+            peak => Some(format!("peak memory {peak} MiB")),
+        };
         let seed = format!("seed {}", self.seed);
-        let parts = [Some(workers), cpu, Some(memory), Some(seed)];
+        let parts = [Some(workers), cpu, memory, Some(seed)];
         page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
         if self.verdict.valid && self.all.stats.requests.scheduled > 0 {
             page.phrases("  limited by: ", &listed(self.limits()));

@@ -259,8 +259,8 @@ const ROWS: [Row; 19] = {
             of: Counted::Classes(&[Protocol], &REDIRECTS),
             side: Side::Target,
             text: "{n} got an answer that is not valid HTTP",
-            fix: "check that the port speaks HTTP; use https:// if it speaks TLS; --trace 5 prints \
-                  whole exchanges",
+            fix: "the table of errors says what is wrong with it; if the port speaks TLS, use https://; \
+                  --trace 5 prints whole exchanges",
         },
         Row {
             id: FindingId::TargetErrors,
@@ -386,8 +386,10 @@ impl Counts<'_> {
 /// generator, other findings that would make the run invalid become warnings, because a punctual generator
 /// would have received no better answers.
 pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) -> Option<Found> {
-    let stopped_before = case.facts.cut_short && case.scheduled() == 0;
-    if case.all.stats.requests.ok > 0 || stopped_before {
+    let is_stopped = case.facts.cut_short || case.facts.stopped_by.is_some();
+    // Stopping a run aborts its last requests; that is nobody's failure.
+    let aborted = if is_stopped { case.count(ErrorClass::Aborted) } else { 0 };
+    if case.all.stats.requests.ok > 0 || (is_stopped && case.scheduled() == aborted) {
         return None;
     }
     let own: u64 = generator_counts(case, blame).iter().map(|(_, n)| n).sum();
@@ -396,7 +398,7 @@ pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) ->
         errors.filter(|(class, _)| class.side() == side).map(|(_, n)| n).sum()
     };
     let network = of_side(Side::Network);
-    let target = case.scheduled().saturating_sub(own + network);
+    let target = case.scheduled().saturating_sub(own + network + aborted);
     let generator = own > network.max(target);
     if !generator {
         let found = found.iter_mut();
@@ -497,10 +499,14 @@ pub(super) fn cut_short(case: &Case<'_>) -> Option<Found> {
     let nothing = case.scheduled() == 0 && case.facts.warmup > Nanos::ZERO;
     let evidence = if nothing && after == Nanos::ZERO {
         "the run was stopped during its warm-up".into()
-    } else {
+    } else if case.facts.cut_short {
         format!("the run was stopped after {after}{}", case.facts.by())
+    } else {
+        let by = case.facts.by();
+        format!("the run was stopped{by} while it waited for its last answers")
     };
-    case.facts.cut_short.then(|| Found {
+    let is_stopped = case.facts.cut_short || case.facts.stopped_by.is_some();
+    is_stopped.then(|| Found {
         id: FindingId::CutShort,
         severity: Severity::Info,
         side: Side::Generator,
