@@ -12,6 +12,8 @@
 //! whose code is ambiguous gets the code of [`Category::code`]; the rest of the object is kept, and
 //! the vendor's code is added as `upstream_code`. Every other error is forwarded byte for byte.
 
+use plimsoll_rpc::json;
+
 use crate::error::Fault;
 
 /// The category of an upstream's error.
@@ -218,8 +220,20 @@ const RULES: &[Rule] = &[
 /// Words that precede the meaning of an error: Hardhat's and some clients'.
 const PREFIXES: [&str; 3] = ["error: ", "evm: ", "rpc error: "];
 
+/// Phrases that mean a revert wherever they are. What follows them is the contract's.
+const REVERTS: [&str; 5] = [
+    "execution reverted",
+    "transaction reverted",
+    "transaction: revert",
+    "vm exception while",
+    // Nethermind's and Erigon's
+    "vm execution error",
+];
+
 /// Whether an error is a revert: code 3 (geth and most others), or a message in lower case that
-/// starts with a revert phrase, after [`PREFIXES`].
+/// starts with a word for a revert, after [`PREFIXES`], or contains one of [`REVERTS`] before any
+/// quotation and before any phrase with another meaning. So a limit whose message mentions a revert
+/// stays a limit, and a contract's message cannot imitate a limit.
 fn is_revert(code: i64, message: &str) -> bool {
     let mut message = message.trim_start_matches(['"', ' ']);
     while let Some(rest) = PREFIXES.iter().find_map(|prefix| message.strip_prefix(prefix)) {
@@ -230,10 +244,37 @@ fn is_revert(code: i64, message: &str) -> bool {
         rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_alphanumeric()))
     };
     code == 3
-        || ["revert", "reverted", "execution reverted"].into_iter().any(starts_with_word)
-        || message.starts_with("vm exception while processing transaction")
-        // Nethermind's and Erigon's
-        || message.starts_with("vm execution error")
+        || ["revert", "reverted"].into_iter().any(starts_with_word)
+        || is_revert_first(message)
+}
+
+/// Whether one of [`REVERTS`] comes before any quotation and any phrase with another meaning.
+fn is_revert_first(message: &str) -> bool {
+    let message = &message[..message.find(['"', '\'']).unwrap_or(message.len())];
+    let Some(at) = REVERTS.iter().filter_map(|phrase| message.find(phrase)).min() else {
+        return false;
+    };
+    let others = RULES.iter().take_while(|rule| rule.category != Category::Reverted);
+    !others.flat_map(|rule| rule.phrases).any(|phrase| message[..at].contains(phrase))
+}
+
+/// The start of a raw message in lower case, with JSON's escapes decoded.
+fn plain_start(message: &[u8]) -> String {
+    /// The longest escape, of a character in two parts.
+    const ESCAPE_MAX: usize = 12;
+    let start = &message[..message.len().min(MESSAGE_MAX)];
+    let inner = start.strip_prefix(b"\"").unwrap_or(start);
+    let inner = if start.len() == message.len() {
+        inner.strip_suffix(b"\"").unwrap_or(inner)
+    } else {
+        inner
+    };
+    // The end may cut an escape or a character.
+    let decoded = (0..=ESCAPE_MAX).find_map(|cut| {
+        let text = [b"\"", inner.get(..inner.len().checked_sub(cut)?)?, b"\""].concat();
+        json::text(&text).map(|text| text.to_ascii_lowercase())
+    });
+    decoded.unwrap_or_else(|| String::from_utf8_lossy(inner).to_ascii_lowercase())
 }
 
 /// Only the first bytes of a message are examined; vendors put the reason first.
@@ -263,8 +304,7 @@ impl Category {
 
     /// Categorizes an error by its code and its raw message, with or without quotation marks.
     pub fn of(code: i64, message: &[u8]) -> Category {
-        let message = &message[..message.len().min(MESSAGE_MAX)];
-        let message = String::from_utf8_lossy(message).to_ascii_lowercase();
+        let message = plain_start(message);
         if is_revert(code, &message) {
             return Category::Reverted;
         }
@@ -411,7 +451,34 @@ mod tests {
             Category::Reverted,
             -32603,
         );
+        // behind what clients and proxies put in front
+        for message in [
+            "rpc error: code = Internal desc = execution reverted: rate limit exceeded",
+            "err: execution reverted: quota (supplied gas 1)",
+            "failed to estimate gas: execution reverted: over quota",
+            "[Request ID: 1] execution reverted: quota",
+            "VM Exception while executing eth_call: reverted: rate limit exceeded",
+            "Transaction reverted: rate limit",
+            "Returned error: VM Exception while processing transaction: revert quota",
+            "Internal JSON-RPC error: execution reverted: forbidden",
+            r"\u0065xecution reverted: quota",
+            r"execution\u0020reverted: quota",
+            r"\u005bID\u005D execution reverted: quota",
+        ] {
+            check(-32000, message, Category::Reverted, -32000);
+            check(-32000, &format!("\"{message}\""), Category::Reverted, -32000);
+            check(
+                -32000,
+                &format!("{message} {}\\u00e9", "é".repeat(400)),
+                Category::Reverted,
+                -32000,
+            );
+        }
         // … but not the other way round
+        check(-32000, "rate limit: execution reverted", Category::RateLimited, -32000);
+        check(-32000, "quota for 'execution reverted'", Category::RateLimited, -32000);
+        check(-32000, "unauthorized: transaction reverted", Category::Unauthorized, -32000);
+        check(-32000, "not 'execution reverted': quota", Category::RateLimited, -32000);
         check(-32000, "reverting to the archive node: rate limit", Category::RateLimited, -32000);
         check(-32015, "error: rate limit exceeded", Category::RateLimited, -32005);
         check(-32000, "error: ", Category::Other, -32000);
