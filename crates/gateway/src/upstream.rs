@@ -250,7 +250,10 @@ impl Client {
         };
         let pooled = match request.reuse {
             Reuse::New => None,
-            reuse => pool.take(reuse == Reuse::Checked, self.local.recent()),
+            reuse => {
+                let check_socket = reuse == Reuse::Checked;
+                pool.take(check_socket, self.local.recent(), &upstream.health)
+            }
         };
         let was_pooled = pooled.is_some();
         let connection = match pooled {
@@ -268,6 +271,12 @@ impl Client {
         pools.entry((upstream.serial, usage)).or_insert_with(make).clone()
     }
 
+    /// Whether an idle connection to the upstream is open, whose end would be noticed.
+    pub(crate) fn watches(&self, upstream: &Upstream) -> bool {
+        let pools = self.pools.borrow();
+        pools.get(&(upstream.serial, Use::Calls)).is_some_and(|pool| !pool.is_empty())
+    }
+
     /// Closes connections that are no longer needed; `upstreams` are the current upstreams.
     pub(crate) fn tidy(&self, upstreams: &[Arc<Upstream>]) {
         let now = self.local.now();
@@ -282,7 +291,7 @@ impl Client {
             let host = &upstream.model.address.host;
             let named = host.parse::<IpAddr>().is_err();
             let addresses = named.then(|| self.resolver.known(host, now)).flatten();
-            pool.tidy(now, addresses.as_ref());
+            pool.tidy(now, addresses.as_ref(), &upstream.health);
             true
         });
     }

@@ -27,6 +27,7 @@ use crate::local::Local;
 use crate::offload;
 use line::Described;
 use pages::PageRequest;
+use plimsoll_registry::settings::Faces;
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
@@ -69,7 +70,8 @@ pub(crate) async fn answer<'a>(
         answer = Box::pin(context.refusal(&error, shape)).await;
         failed = Some(CallError::of(&error, shape));
     }
-    cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
+    let cors = cors::rule(&view.settings.cors, request.faces);
+    cors::permit(cors, request.fields.origin, &mut answer);
     if let Some(id) = &context.id {
         answer.fields.push((passed::REQUEST_ID.into(), id.to_vec()));
     }
@@ -86,15 +88,16 @@ pub(crate) fn refused<'a>(
     view: &View,
     error: &Error,
     seen: &Glimpse<'_>,
-    peer: IpAddr,
+    (peer, faces): (IpAddr, Faces),
     bytes_in: usize,
 ) -> Answer<'a> {
     worker.local.counts().refused[error.kind as usize].add(1);
     let start = worker.local.now();
     let mut answer = Answer::error(error, Shape::Own, Vec::new());
+    let cors = cors::rule(&view.settings.cors, faces);
     match seen.origin {
-        Some(origin) => cors::permit(&view.settings.cors, Some(origin), &mut answer),
-        None => cors::permit_any(&view.settings.cors, &mut answer),
+        Some(origin) => cors::permit(cors, Some(origin), &mut answer),
+        None => cors::permit_any(cors, &mut answer),
     }
     let sample = view.settings.access_log.sample;
     let id = match seen.request_id.and_then(passed::valid_id) {
@@ -370,9 +373,10 @@ fn no_websocket() -> Error {
 fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/api/gateway" | "/v1" | "/v1/" => Some("POST, OPTIONS"),
-        "/" => Some("GET, HEAD, POST, OPTIONS"),
+        "/" => Some(pages::SERVER_METHODS),
         path if path.starts_with("/api/gateway/") => Some("POST, OPTIONS"),
-        _ => (path == "/metrics" || pages::Probe::find(path).is_some()).then_some("GET, HEAD"),
+        _ => (path == "/metrics" || pages::Probe::find(path).is_some())
+            .then_some(pages::PAGE_METHODS),
     }
 }
 

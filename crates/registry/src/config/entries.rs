@@ -85,8 +85,10 @@ impl ParsedEntries {
         }
         let built_in = if built_in { Service::built_in() } else { Vec::new() };
         let own = self.services.iter().map(|service| service.id.as_str());
-        let known: Vec<&str> =
+        let mut known: Vec<&str> =
             built_in.iter().map(|service| service.id.as_str()).chain(own).collect();
+        known.sort_unstable();
+        known.dedup();
         let upstreams = self.upstreams.iter().filter_map(|upstream| upstream.service.as_ref());
         let endpoints = self.endpoints.iter().filter_map(|endpoint| endpoint.service.as_ref());
         for (service, place) in upstreams.chain(endpoints) {

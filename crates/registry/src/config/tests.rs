@@ -210,6 +210,11 @@ fn invalid_files() {
         ("x-plimsoll-via", "is set by the gateway"),
         ("Target-Service-Id", "is set by the gateway"),
         ("Content-Type", "is set by the gateway"),
+        ("Accept", "is set by the gateway"),
+        ("Via", "is set by the gateway"),
+        ("HTTP2-Settings", "is set by the gateway"),
+        ("User-Agent", "is set by the gateway"),
+        ("X-Request-ID", "is set by the gateway"),
     ] {
         let text = format!("pass_headers = [\"x-a\", \"{name}\"]");
         check(&text, &["1:24:", reason]);
