@@ -19,6 +19,7 @@ mod health;
 mod limiter;
 mod pool;
 mod reply;
+mod secrets;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -46,6 +47,7 @@ pub(crate) use limiter::Limiter;
 use pool::Pool;
 use reply::Checkout;
 pub(crate) use reply::{Reading, Reply, ReplyChunks, Response, Reusable};
+pub(crate) use secrets::Secrets;
 
 /// A connection that has been idle this long is closed: less than nodes and proxies allow (60 s and
 /// more), so that they rarely close it while a request is on its way.
@@ -67,6 +69,8 @@ pub(crate) struct Upstream {
     pub(crate) in_flight: Arc<Sharded<Counter>>,
     pub(crate) limiter: Option<Limiter>,
     pub(crate) health: Arc<Health>,
+    /// What its answers must not reveal to callers.
+    pub(crate) secrets: Secrets,
 }
 
 impl Upstream {

@@ -12,12 +12,13 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::model::masked;
 
 use super::pages::Probe;
-use super::{RequestContext, parameter, unescaped};
+use super::{RequestContext, parameter};
 use crate::call::forwarded;
 use crate::call::message::Answer;
 use crate::call::routing::Routing;
 use crate::call::worker::{View, Worker};
 use crate::error::CallError;
+use crate::http1::unescaped;
 use crate::observe::access_log::{Entry, Line};
 
 /// Replaces the parts of a path that are not shown.
