@@ -98,6 +98,6 @@ mod tests {
             assert_eq!(secrets.are_in(text.as_bytes()), expected, "{text}");
         }
         assert!(secrets.are_in(b"\xff/Key1+Secret"));
-        assert_eq!(Secrets::default().are_in(b"x"), false);
+        assert!(!Secrets::default().are_in(b"x"));
     }
 }

@@ -288,6 +288,27 @@ fn invalid_entries() {
          [[endpoint]]\nid = \"customer-4711\"\nservice = \"eth\"",
         &["gateway.toml:5:6: a second endpoint with the id \"cust…4711\""],
     );
+    // An endpoint's id is a credential, also in the wrong place.
+    check(
+        "[[endpoint]]\nid = \"customer 4711\"\nservice = \"customer-4711\"\ncustomer-4711 = 1\neht = 1",
+        &[
+            "2:6: \"id\": \"cust…4711\" is not a valid id",
+            "unknown key \"cust…4711\" in [[endpoint]]",
+            "unknown key \"eht\" in [[endpoint]]",
+        ],
+    );
+    check(
+        "[[endpoint]]\nid = \"e\"\nservice = \"customer-4711\"",
+        &["unknown service \"cust…4711\"", "or add [[service]] with id = \"cust…4711\""],
+    );
+    check(
+        "[[endpoint]]\nid = \"e\"\nservice = \"customer 4711\"",
+        &["3:11: \"service\": \"cust…4711\" is not a valid id"],
+    );
+    check(
+        "[[service]]\nid = \"eth\"\n[[endpoint]]\nid = \"e\"\nservice = \"nope\"",
+        &["unknown service \"nope\"", "known services: boba, eth, kava, mantle; or"],
+    );
     let upstream = |lines: &str| {
         format!("[[upstream]]\nid = \"n\"\nservice = \"eth\"\nurl = \"http://h/\"\n{lines}")
     };
