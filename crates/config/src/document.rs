@@ -10,6 +10,7 @@ use crate::redact::secret_within;
 use crate::secrets::Secrets;
 use crate::variables::{Text, Variables};
 use crate::{nearest, values};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::time::Duration;
@@ -198,6 +199,12 @@ impl<'r> Table<'r> {
 
     /// Reports unknown keys.
     pub fn close(&self) {
+        self.close_showing(|key| Cow::Borrowed(key));
+    }
+
+    /// The same, with each unknown key in the form that `shown` returns: in place of a key may stand
+    /// something secret.
+    pub fn close_showing(&self, shown: impl Fn(&str) -> Cow<'_, str>) {
         let known = self.known.borrow();
         for (name, _) in self.table.iter().filter(|(name, _)| !known.contains(&&**name.get_ref())) {
             let hint = match nearest(name.get_ref(), known.iter().copied()) {
@@ -209,7 +216,7 @@ impl<'r> Table<'r> {
                     format!("known keys: {}", known.join(", "))
                 }
             };
-            let message = format!("unknown key \"{}\" in {}", name.get_ref(), self.what);
+            let message = format!("unknown key \"{}\" in {}", shown(name.get_ref()), self.what);
             self.reader.note(name.span(), message, &hint);
         }
     }

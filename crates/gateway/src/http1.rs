@@ -11,6 +11,7 @@ mod chunks;
 mod fields;
 mod glimpse;
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -317,6 +318,30 @@ impl Body {
     pub(crate) fn at_close(&self, buffer: &[u8]) -> Option<Range<usize>> {
         (self.framing == Framing::UntilClose).then_some(self.start..buffer.len())
     }
+}
+
+/// Decodes percent-encoding; invalid escapes are kept, and invalid UTF-8 becomes U+FFFD.
+pub(crate) fn unescaped(text: &str) -> Cow<'_, str> {
+    if memchr::memchr(b'%', text.as_bytes()).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, behind)) = rest.split_first() {
+        let pair = behind.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        let value = pair.filter(|pair| pair.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match (byte, value.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
+            (b'%', Some(value)) => {
+                plain.push(value);
+                rest = &behind[2..];
+            }
+            _ => {
+                plain.push(*byte);
+                rest = behind;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
 
 #[cfg(test)]

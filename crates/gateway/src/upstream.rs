@@ -19,6 +19,7 @@ mod health;
 mod limiter;
 mod pool;
 mod reply;
+mod secrets;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -46,6 +47,7 @@ pub(crate) use limiter::Limiter;
 use pool::Pool;
 use reply::Checkout;
 pub(crate) use reply::{Reading, Reply, ReplyChunks, Response, Reusable};
+pub(crate) use secrets::Secrets;
 
 /// A connection that has been idle this long is closed: less than nodes and proxies allow (60 s and
 /// more), so that they rarely close it while a request is on its way.
@@ -67,6 +69,8 @@ pub(crate) struct Upstream {
     pub(crate) in_flight: Arc<Sharded<Counter>>,
     pub(crate) limiter: Option<Limiter>,
     pub(crate) health: Arc<Health>,
+    /// What its answers must not reveal to callers.
+    pub(crate) secrets: Secrets,
 }
 
 impl Upstream {
@@ -250,7 +254,10 @@ impl Client {
         };
         let pooled = match request.reuse {
             Reuse::New => None,
-            reuse => pool.take(reuse == Reuse::Checked, self.local.recent()),
+            reuse => {
+                let check_socket = reuse == Reuse::Checked;
+                pool.take(check_socket, self.local.recent(), &upstream.health)
+            }
         };
         let was_pooled = pooled.is_some();
         let connection = match pooled {
@@ -268,6 +275,12 @@ impl Client {
         pools.entry((upstream.serial, usage)).or_insert_with(make).clone()
     }
 
+    /// Whether an idle connection to the upstream is open, whose end would be noticed.
+    pub(crate) fn watches(&self, upstream: &Upstream) -> bool {
+        let pools = self.pools.borrow();
+        pools.get(&(upstream.serial, Use::Calls)).is_some_and(|pool| !pool.is_empty())
+    }
+
     /// Closes connections that are no longer needed; `upstreams` are the current upstreams.
     pub(crate) fn tidy(&self, upstreams: &[Arc<Upstream>]) {
         let now = self.local.now();
@@ -282,7 +295,7 @@ impl Client {
             let host = &upstream.model.address.host;
             let named = host.parse::<IpAddr>().is_err();
             let addresses = named.then(|| self.resolver.known(host, now)).flatten();
-            pool.tidy(now, addresses.as_ref());
+            pool.tidy(now, addresses.as_ref(), &upstream.health);
             true
         });
     }

@@ -20,6 +20,7 @@ use plimsoll_config::{Document, Place, Problems, Table, Text, Variables, nearest
 
 pub(crate) use entries::{
     ParsedEntry, read_endpoint, read_service, read_upstream, unknown_service,
+    unknown_service_shown_as,
 };
 pub use keys::{Form, KEYS, Key, fixed_differences, reloaded_differences};
 pub use show::{show_endpoint, show_service, show_upstream};

@@ -314,12 +314,17 @@ pub struct Definitions {
 /// # Errors
 /// What is wrong with it.
 pub fn check_id(id: &str) -> Result<(), String> {
+    check_id_shown_as(id, id)
+}
+
+/// The same, with the id shown in this form.
+pub(crate) fn check_id_shown_as(id: &str, shown: &str) -> Result<(), String> {
     let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.:".contains(&b));
     if plain && !id.is_empty() && id.len() <= ID_MAX {
         return Ok(());
     }
     Err(format!(
-        "\"{id}\" is not a valid id; use 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
+        "\"{shown}\" is not a valid id; use 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
     ))
 }
 

@@ -115,6 +115,11 @@ impl Faces {
         }
     }
 
+    /// Whether callers' requests are served, not only an operator's.
+    pub fn serves_calls(self) -> bool {
+        self.gateway || self.path
+    }
+
     /// The names of the enabled faces.
     pub fn names(self) -> Vec<&'static str> {
         let open = [self.gateway, self.path, self.admin];

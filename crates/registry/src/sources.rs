@@ -91,7 +91,10 @@ impl Sources {
     }
 
     /// Uses `text` as the configuration for the first load if the file is invalid then.
-    pub fn with_fallback(self, text: Option<String>) -> Sources {
+    pub fn with_fallback(mut self, text: Option<String>) -> Sources {
+        if let Some(text) = &text {
+            self.file.follows(text);
+        }
         Sources { fallback: text, ..self }
     }
 
@@ -134,7 +137,7 @@ impl Sources {
     /// # Errors
     /// If the database cannot be queried; the next call retries.
     pub async fn changed(&mut self) -> Result<bool, LoadError> {
-        if self.file.changed(&self.inputs).await {
+        if self.file.changed(&self.inputs) {
             return Ok(true);
         }
         let presence = self.store.as_ref().map(Store::presence);

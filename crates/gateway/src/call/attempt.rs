@@ -61,6 +61,9 @@ impl<'a> Attempt<'a> {
         let at = self.local.now();
         let outcome = RelayOutcome::failed(failure.kind);
         self.ended(outcome, at);
+        if failure.stale {
+            self.route.upstream.health.lost();
+        }
         if failure.stale || failure.kind == ErrorKind::Busy {
             return;
         }
@@ -286,7 +289,7 @@ pub(super) struct Received {
     retry_after: Option<RetryAfter>,
     pub(super) response: Response,
     /// The connection, if it may be reused.
-    reusable: Option<Reusable>,
+    pub(super) reusable: Option<Reusable>,
 }
 
 /// Sends a request over a route and reads the response.

@@ -31,7 +31,9 @@ pub(crate) fn received<'r>(request: &'r Request<'_>) -> Option<Cow<'r, [u8]>> {
 
 /// The addresses of a header, from its end, up to the first value that is not an address.
 fn hops(chain: &[u8]) -> impl Iterator<Item = IpAddr> {
-    chain.rsplit(|byte| *byte == b',').map_while(|hop| {
+    // Empty elements are to be ignored (RFC 9110 §5.6.1.2).
+    let hops = chain.rsplit(|byte| *byte == b',').filter(|hop| !hop.trim_ascii().is_empty());
+    hops.map_while(|hop| {
         let hop = std::str::from_utf8(hop).ok()?.trim();
         // Some proxies append the port.
         let address = hop.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip()));
@@ -88,7 +90,9 @@ mod tests {
         );
         check("3.3.3.3, unknown, 2.2.2.2", &["2.2.2.2"]);
         check("2.2.2.2, unknown", &[]);
-        check("1.1.1.1,", &[]);
+        check("1.1.1.1,", &["1.1.1.1"]);
+        check(" ,2.2.2.2,,\t, 1.1.1.1", &["1.1.1.1", "2.2.2.2"]);
+        check(",", &[]);
         check("", &[]);
     }
 
@@ -106,6 +110,7 @@ mod tests {
         check("127.0.0.1", "198.51.100.1, 10.1.2.3", "198.51.100.1");
         check("127.0.0.1", "6.6.6.6, 198.51.100.1, 10.1.2.3", "198.51.100.1"); // forged in front
         check("127.0.0.1", "198.51.100.1:443, 10.1.2.3:80", "198.51.100.1");
+        check("127.0.0.1", "6.6.6.6,,10.0.0.1", "6.6.6.6");
         check("127.0.0.1", "garbage", "127.0.0.1");
         check("127.0.0.1", "", "127.0.0.1");
     }

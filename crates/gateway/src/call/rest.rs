@@ -144,7 +144,8 @@ async fn relay<'a>(
             Outcome::Failed(row.fault)
         }
     };
-    let mut answer = answer::head(status, head, request.method, &route.upstream.model);
+    let mut answer =
+        answer::head(status, head, request.method, &route.upstream.model, &route.upstream.secrets);
     let may_reuse = body.is_empty();
     answer.body = match reply.length() {
         Some(length) if length <= WHOLE_MAX => {

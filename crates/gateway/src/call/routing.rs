@@ -15,7 +15,7 @@ use plimsoll_registry::model::{self, Definitions, MethodRules};
 
 use crate::observe::stats::Sharded;
 use crate::transport::tls;
-use crate::upstream::{Limiter, Upstream};
+use crate::upstream::{Limiter, Secrets, Upstream};
 
 pub(crate) use service::{Need, Route, SERVICE_ID, Service, Tried, request_start};
 use service::{Previous, RoundRobin};
@@ -125,8 +125,9 @@ impl Routing {
         let limiter = model.rate_limit.map(Limiter::new);
         // The health of a different address does not apply.
         let health = same_address.map(|old| old.health.clone()).unwrap_or_default();
+        let secrets = Secrets::of(model);
         let model = model.clone();
-        Ok(Arc::new(Upstream { model, serial, ca, connector, in_flight, limiter, health }))
+        Ok(Arc::new(Upstream { model, serial, ca, connector, in_flight, limiter, health, secrets }))
     }
 
     /// Whether the contents of a CA file have changed since it was read, or cannot be read any more.

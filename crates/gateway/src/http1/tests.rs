@@ -216,3 +216,11 @@ fn control_characters_in_chunk_lines_are_rejected() {
         assert_eq!(read(bad), Err(ErrorKind::MalformedHttp), "{bad:?}");
     }
 }
+
+#[test]
+fn percent_encoding_is_decoded() {
+    let rows = [("a%2Fb%2f", "a/b/"), ("%zz%4", "%zz%4"), ("%+1", "%+1"), ("%ff", "\u{fffd}")];
+    for (text, plain) in rows {
+        assert_eq!(unescaped(text), plain);
+    }
+}

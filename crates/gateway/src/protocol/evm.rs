@@ -12,6 +12,8 @@
 //! whose code is ambiguous gets the code of [`Category::code`]; the rest of the object is kept, and
 //! the vendor's code is added as `upstream_code`. Every other error is forwarded byte for byte.
 
+use plimsoll_rpc::json;
+
 use crate::error::Fault;
 
 /// The category of an upstream's error.
@@ -218,8 +220,20 @@ const RULES: &[Rule] = &[
 /// Words that precede the meaning of an error: Hardhat's and some clients'.
 const PREFIXES: [&str; 3] = ["error: ", "evm: ", "rpc error: "];
 
+/// Phrases that mean a revert wherever they are. What follows them is the contract's.
+const REVERTS: [&str; 5] = [
+    "execution reverted",
+    "transaction reverted",
+    "transaction: revert",
+    "vm exception while",
+    // Nethermind's and Erigon's
+    "vm execution error",
+];
+
 /// Whether an error is a revert: code 3 (geth and most others), or a message in lower case that
-/// starts with a revert phrase, after [`PREFIXES`].
+/// starts with a word for a revert, after [`PREFIXES`], or contains one of [`REVERTS`] before any
+/// quotation and before any phrase with another meaning. So a limit whose message mentions a revert
+/// stays a limit, and a contract's message cannot imitate a limit.
 fn is_revert(code: i64, message: &str) -> bool {
     let mut message = message.trim_start_matches(['"', ' ']);
     while let Some(rest) = PREFIXES.iter().find_map(|prefix| message.strip_prefix(prefix)) {
@@ -230,10 +244,37 @@ fn is_revert(code: i64, message: &str) -> bool {
         rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_alphanumeric()))
     };
     code == 3
-        || ["revert", "reverted", "execution reverted"].into_iter().any(starts_with_word)
-        || message.starts_with("vm exception while processing transaction")
-        // Nethermind's and Erigon's
-        || message.starts_with("vm execution error")
+        || ["revert", "reverted"].into_iter().any(starts_with_word)
+        || is_revert_first(message)
+}
+
+/// Whether one of [`REVERTS`] comes before any quotation and any phrase with another meaning.
+fn is_revert_first(message: &str) -> bool {
+    let message = &message[..message.find(['"', '\'']).unwrap_or(message.len())];
+    let Some(at) = REVERTS.iter().filter_map(|phrase| message.find(phrase)).min() else {
+        return false;
+    };
+    let others = RULES.iter().take_while(|rule| rule.category != Category::Reverted);
+    !others.flat_map(|rule| rule.phrases).any(|phrase| message[..at].contains(phrase))
+}
+
+/// The start of a raw message in lower case, with JSON's escapes decoded.
+fn plain_start(message: &[u8]) -> String {
+    /// The longest escape, of a character in two parts.
+    const ESCAPE_MAX: usize = 12;
+    let start = &message[..message.len().min(MESSAGE_MAX)];
+    let inner = start.strip_prefix(b"\"").unwrap_or(start);
+    let inner = if start.len() == message.len() {
+        inner.strip_suffix(b"\"").unwrap_or(inner)
+    } else {
+        inner
+    };
+    // The end may cut an escape or a character.
+    let decoded = (0..=ESCAPE_MAX).find_map(|cut| {
+        let text = [b"\"", inner.get(..inner.len().checked_sub(cut)?)?, b"\""].concat();
+        json::text(&text).map(|text| text.to_ascii_lowercase())
+    });
+    decoded.unwrap_or_else(|| String::from_utf8_lossy(inner).to_ascii_lowercase())
 }
 
 /// Only the first bytes of a message are examined; vendors put the reason first.
@@ -263,8 +304,7 @@ impl Category {
 
     /// Categorizes an error by its code and its raw message, with or without quotation marks.
     pub fn of(code: i64, message: &[u8]) -> Category {
-        let message = &message[..message.len().min(MESSAGE_MAX)];
-        let message = String::from_utf8_lossy(message).to_ascii_lowercase();
+        let message = plain_start(message);
         if is_revert(code, &message) {
             return Category::Reverted;
         }
@@ -370,73 +410,4 @@ impl Category {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_are_categorized_by_message_then_code() {
-        let check = |code: i64, message: &str, category: Category, shown: i64| {
-            let found = Category::of(code, message.as_bytes());
-            assert_eq!(found, category, "{code} {message}");
-            assert_eq!(found.normalized_code(code).unwrap_or(code), shown, "{code} {message}");
-        };
-        // geth
-        check(3, "execution reverted: no", Category::Reverted, 3);
-        check(3, "execution reverted: rate limit exceeded", Category::Reverted, 3);
-        check(-32000, "execution reverted: nonce too low", Category::Reverted, -32000);
-        check(3, "unauthorized", Category::Reverted, 3);
-        check(-32000, "already known", Category::AlreadyKnown, -32000);
-        check(-32000, "nonce too low: next nonce 5, tx nonce 3", Category::Nonce, -32000);
-        check(-32000, "header not found", Category::MissingData, -32000);
-        check(-32000, "missing trie node 1f", Category::MissingData, -32000);
-        check(
-            -32601,
-            "the method foo does not exist/is not available",
-            Category::UnsupportedMethod,
-            -32601,
-        );
-        check(-32602, "missing value for required argument 0", Category::InvalidParams, -32602);
-        // Nethermind; the data holds the contract's message
-        check(-32015, "VM execution error.", Category::Reverted, -32015);
-        check(-32015, "execution reverted", Category::Reverted, -32015);
-        check(-32000, " VM execution error: over capacity", Category::Reverted, -32000);
-        // the contract's message may resemble a limit
-        check(-32015, "revert: rate limit exceeded", Category::Reverted, -32015);
-        check(-32015, "Reverted 0x08c379a0, timeout", Category::Reverted, -32015);
-        check(-32000, "evm: execution reverted: quota", Category::Reverted, -32000);
-        check(-32000, "rpc error: evm: Reverted", Category::Reverted, -32000);
-        check(
-            -32603,
-            "Error: VM Exception while processing transaction: reverted with reason string 'quota'",
-            Category::Reverted,
-            -32603,
-        );
-        // … but not the other way round
-        check(-32000, "reverting to the archive node: rate limit", Category::RateLimited, -32000);
-        check(-32015, "error: rate limit exceeded", Category::RateLimited, -32005);
-        check(-32000, "error: ", Category::Other, -32000);
-        // one gateway's codes…
-        check(-32012, "block range is too large, max 5000", Category::RangeTooLarge, -32005);
-        check(-32014, "missing data for this block", Category::MissingData, -32001);
-        check(-32015, "node timeout", Category::Timeout, -32002);
-        check(-32016, "unauthorized", Category::Unauthorized, -32002);
-        // …and the same codes at another gateway
-        check(-32012, "over capacity", Category::RateLimited, -32005);
-        check(-32015, "gateway timeout", Category::Timeout, -32002);
-        check(-32016, "over rate limit", Category::RateLimited, -32005);
-        check(-32011, "no backends available for method", Category::Unavailable, -32002);
-        // an HTTP status as the code
-        check(429, "slow down", Category::RateLimited, -32005);
-        // unknown
-        check(-32099, "42", Category::Other, -32099);
-        check(-32014, "42", Category::Other, -32000);
-    }
-
-    #[test]
-    fn all_lists_the_categories_in_order() {
-        for (at, category) in Category::ALL.iter().enumerate() {
-            assert_eq!(*category as usize, at);
-        }
-        assert!(Category::of(0, &[b'a'; 4096]) == Category::Other);
-    }
-}
+mod tests;

@@ -22,11 +22,12 @@ use crate::call::rest;
 use crate::call::routing::Service;
 use crate::call::worker::{View, Worker};
 use crate::error::{CallError, Error, ErrorKind, Shape};
-use crate::http1::Glimpse;
+use crate::http1::{Glimpse, unescaped};
 use crate::local::Local;
 use crate::offload;
 use line::Described;
 use pages::PageRequest;
+use plimsoll_registry::settings::Faces;
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
@@ -69,7 +70,8 @@ pub(crate) async fn answer<'a>(
         answer = Box::pin(context.refusal(&error, shape)).await;
         failed = Some(CallError::of(&error, shape));
     }
-    cors::permit(&view.settings.cors, request.fields.origin, &mut answer);
+    let cors = cors::rule(&view.settings.cors, request.faces);
+    cors::permit(cors, request.fields.origin, &mut answer);
     if let Some(id) = &context.id {
         answer.fields.push((passed::REQUEST_ID.into(), id.to_vec()));
     }
@@ -86,15 +88,16 @@ pub(crate) fn refused<'a>(
     view: &View,
     error: &Error,
     seen: &Glimpse<'_>,
-    peer: IpAddr,
+    (peer, faces): (IpAddr, Faces),
     bytes_in: usize,
 ) -> Answer<'a> {
     worker.local.counts().refused[error.kind as usize].add(1);
     let start = worker.local.now();
     let mut answer = Answer::error(error, Shape::Own, Vec::new());
+    let cors = cors::rule(&view.settings.cors, faces);
     match seen.origin {
-        Some(origin) => cors::permit(&view.settings.cors, Some(origin), &mut answer),
-        None => cors::permit_any(&view.settings.cors, &mut answer),
+        Some(origin) => cors::permit(cors, Some(origin), &mut answer),
+        None => cors::permit_any(cors, &mut answer),
     }
     let sample = view.settings.access_log.sample;
     let id = match seen.request_id.and_then(passed::valid_id) {
@@ -370,9 +373,10 @@ fn no_websocket() -> Error {
 fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/api/gateway" | "/v1" | "/v1/" => Some("POST, OPTIONS"),
-        "/" => Some("GET, HEAD, POST, OPTIONS"),
+        "/" => Some(pages::SERVER_METHODS),
         path if path.starts_with("/api/gateway/") => Some("POST, OPTIONS"),
-        _ => (path == "/metrics" || pages::Probe::find(path).is_some()).then_some("GET, HEAD"),
+        _ => (path == "/metrics" || pages::Probe::find(path).is_some())
+            .then_some(pages::PAGE_METHODS),
     }
 }
 
@@ -391,30 +395,6 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
             (None, others) => rest = others?,
         }
     }
-}
-
-/// Decodes percent-encoding; invalid escapes are kept, and invalid UTF-8 becomes U+FFFD.
-fn unescaped(text: &str) -> Cow<'_, str> {
-    if memchr::memchr(b'%', text.as_bytes()).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((byte, behind)) = rest.split_first() {
-        let pair = behind.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        let value = pair.filter(|pair| pair.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        match (byte, value.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
-            (b'%', Some(value)) => {
-                plain.push(value);
-                rest = &behind[2..];
-            }
-            _ => {
-                plain.push(*byte);
-                rest = behind;
-            }
-        }
-    }
-    Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
 
 /// How often a path is decoded to detect traversal, because some servers decode twice; paths with more
@@ -455,8 +435,6 @@ mod tests {
         check("*", "*", None);
         assert_eq!(parameter("a=1&endpoint=x%5fy&endpoint=z", "endpoint").as_deref(), Some("x_y"));
         assert_eq!(parameter("endpoints=x", "endpoint"), None);
-        assert_eq!(unescaped("%zz%4"), "%zz%4");
-        assert_eq!(unescaped("%+1"), "%+1");
     }
 
     #[test]

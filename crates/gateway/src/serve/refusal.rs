@@ -154,9 +154,10 @@ impl Refuser {
             let error = Error::new(ErrorKind::TooManyConnections, "too many connections");
             Answer::error(&error, Shape::Own, Vec::new())
         });
+        let cors = cors::rule(&state.settings.cors, self.faces);
         match head.as_ref().and_then(|head| head.fields.origin) {
-            Some(origin) => cors::permit(&state.settings.cors, Some(origin), &mut answer),
-            None => cors::permit_any(&state.settings.cors, &mut answer),
+            Some(origin) => cors::permit(cors, Some(origin), &mut answer),
+            None => cors::permit_any(cors, &mut answer),
         }
         let is_head = head.is_some_and(|head| head.method == "HEAD");
         let mut out = Vec::new();
@@ -170,8 +171,7 @@ impl Refuser {
             return None;
         }
         // Metrics, and readiness with details, cost much more than probes.
-        let is_private = !self.faces.gateway && !self.faces.path;
-        let faces = if is_private { self.faces } else { Faces::NONE };
+        let faces = if self.faces.serves_calls() { Faces::NONE } else { self.faces };
         let (path, query) = split(head.target);
         let asked = PageRequest { method: head.method, path, query, fields: &head.fields, faces };
         pages::answer(&self.shared, state, &asked).await.ok()

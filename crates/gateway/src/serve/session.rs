@@ -359,7 +359,8 @@ impl Session {
         let seen = Glimpse::of(&self.buffer);
         let head_end = http1::head_end(&self.buffer, 0);
         let bytes_in = head_end.map_or(0, |end| self.buffer.len() - end);
-        let mut answer = face::refused(&worker, view, &error, &seen, self.peer, bytes_in);
+        let mut answer =
+            face::refused(&worker, view, &error, &seen, (self.peer, self.faces), bytes_in);
         let body = answer.body.length().unwrap_or_default() as usize;
         let mut out = Vec::new();
         head::write_refusal(&worker, view, &mut answer, &mut out);

@@ -46,7 +46,10 @@ pub(crate) struct Health {
     consecutive: AtomicU32,
     /// When the first of them occurred.
     failing_since: AtomicU64,
-    /// Whether a connection failed since the last success: the upstream may have been replaced.
+    /// How often the upstream may have been replaced: connections failed or were closed, it went down,
+    /// or it recovered.
+    losses: AtomicU32,
+    /// Whether a connection failed since the last success.
     is_lost: AtomicBool,
     /// When the upstream went down, since the gateway's start; 0 if it is not down.
     down_since: AtomicU64,
@@ -132,6 +135,7 @@ impl Health {
         let was_announced = self.is_announced.swap(false, Ordering::Relaxed);
         if self.is_lost.swap(false, Ordering::Relaxed) || since > 0 {
             self.recoveries.fetch_add(1, Ordering::Relaxed);
+            self.lost();
         }
         if since > 0 && was_announced {
             // From the first failure: it went down only when it had failed for a while.
@@ -195,6 +199,7 @@ impl Health {
             matches!(outcome, RelayOutcome::Failed(ErrorKind::Unreachable | ErrorKind::Broken));
         if is_lost {
             self.is_lost.store(true, Ordering::Relaxed);
+            self.lost();
         }
         let failures = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
         if failures == 1 {
@@ -207,6 +212,7 @@ impl Health {
             && self.down_since.compare_exchange(0, at, order, order).is_ok()
         {
             self.unannounced.fetch_add(1, Ordering::Relaxed);
+            self.lost();
         }
         failures
     }
@@ -229,6 +235,16 @@ impl Health {
                 tracing::warn!(upstream, kind, more, "upstream {upstream}: more attempts failed");
             }
         }
+    }
+
+    /// Records that the upstream may have been replaced.
+    pub(crate) fn lost(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the upstream may have been replaced: what was known about it must be checked again.
+    pub(crate) fn losses(&self) -> u32 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// How often the upstream has recovered after being down, or after a failed connection.
@@ -323,16 +339,20 @@ mod tests {
     fn a_failed_connection_is_followed_by_a_recovery() {
         let health = Health::default();
         let at = Nanos::from_secs;
-        for (outcome, recoveries) in [(BAD_STATUS, 0), (UNREACHABLE, 1), (BAD_STATUS, 1)] {
+        // (outcome, losses from the failure on, losses and recoveries after the next answer)
+        let rows = [(BAD_STATUS, 0, 0, 0), (UNREACHABLE, 1, 2, 1), (BAD_STATUS, 2, 2, 1)];
+        for (outcome, failed, losses, recoveries) in rows {
             fail(&health, outcome, true, at(1));
+            assert_eq!(health.losses(), failed, "{outcome:?}");
             health.answered("a", at(2));
             health.answered("a", at(3));
-            assert_eq!(health.recoveries(), recoveries, "{outcome:?}");
+            assert_eq!((health.losses(), health.recoveries()), (losses, recoveries), "{outcome:?}");
         }
         // An outage by other failures, too.
         (0..DOWN_AFTER).for_each(|n| fail(&health, BAD_STATUS, true, at(4 + u64::from(n))));
+        assert_eq!(health.losses(), 3);
         health.answered("a", at(20));
-        assert_eq!(health.recoveries(), 2);
+        assert_eq!((health.losses(), health.recoveries()), (4, 2));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use plimsoll_measure::Nanos;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{AGE_MAX, Connection, Failure};
+use super::{AGE_MAX, Connection, Failure, Health};
 use crate::error::ErrorKind;
 use crate::keeper::dns::Addresses;
 use crate::local::Local;
@@ -46,12 +46,21 @@ impl Pool {
     }
 
     /// Takes an idle connection on which nothing has arrived. With `check_socket`, the socket itself
-    /// is checked, not only the runtime's readiness state.
-    pub(super) fn take(&self, check_socket: bool, now: Nanos) -> Option<Connection> {
+    /// is checked, not only the runtime's readiness state. A connection that the upstream has closed is
+    /// a loss.
+    pub(super) fn take(
+        &self,
+        check_socket: bool,
+        now: Nanos,
+        health: &Health,
+    ) -> Option<Connection> {
         loop {
             let connection = self.idle.borrow_mut().pop()?;
-            if connection.may_be_used(now) && connection.io.is_quiet(check_socket) {
-                return Some(connection);
+            if connection.may_be_used(now) {
+                if connection.io.is_quiet(check_socket) {
+                    return Some(connection);
+                }
+                health.lost();
             }
         }
     }
@@ -65,15 +74,22 @@ impl Pool {
     }
 
     /// Closes connections that have been idle for too long, that the upstream has closed, or whose
-    /// address the upstream's name no longer resolves to.
-    pub(super) fn tidy(&self, now: Nanos, addresses: Option<&Addresses>) {
+    /// address the upstream's name no longer resolves to. One that the upstream has closed is a loss.
+    pub(super) fn tidy(&self, now: Nanos, addresses: Option<&Addresses>, health: &Health) {
         let is_current = |one: &Connection| match (one.address, addresses) {
             (Some(address), Some(addresses)) => addresses.contains(&address),
             _ => true,
         };
-        self.idle
-            .borrow_mut()
-            .retain(|one| one.may_be_used(now) && is_current(one) && one.io.is_quiet(false));
+        let mut is_closed = false;
+        self.idle.borrow_mut().retain(|one| {
+            let is_quiet = one.io.is_quiet(false);
+            is_closed |= !is_quiet;
+            is_quiet && one.may_be_used(now) && is_current(one)
+        });
+        // A restart closes many connections at once.
+        if is_closed {
+            health.lost();
+        }
     }
 
     /// Closes all idle connections.
@@ -148,10 +164,37 @@ mod tests {
                     _open: OpenConnection::new(&local),
                 };
                 pool.idle.borrow_mut().push(connection);
-                pool.tidy(now, Some(&[ip(1)].into()));
+                let health = Health::default();
+                pool.tidy(now, Some(&[ip(1)].into()), &health);
                 assert_eq!(!pool.is_empty(), is_kept, "row {row}");
-                assert_eq!(pool.take(false, now).is_some(), is_kept, "row {row}");
+                assert_eq!(pool.take(true, now, &health).is_some(), is_kept, "row {row}");
+                assert_eq!(health.losses(), 0, "the upstream closed none");
             }
+            let closed = async || {
+                let pool = Pool::new(1);
+                let stream = TcpStream::connect(to).await.expect("a connection");
+                let (other, _) = listener.accept().await.expect("its other end");
+                drop(other);
+                stream.readable().await.expect("its end");
+                pool.put(
+                    Connection {
+                        io: Io::Plain(stream),
+                        timer: Timer::new(local.instant(now)),
+                        opened_at: now,
+                        idle_since: now,
+                        idle_max: IDLE_MAX,
+                        address: None,
+                        _open: OpenConnection::new(&local),
+                    },
+                    now,
+                );
+                pool
+            };
+            let health = Health::default();
+            closed().await.tidy(now, None, &health);
+            assert_eq!(health.losses(), 1);
+            assert!(closed().await.take(true, now, &health).is_none());
+            assert_eq!(health.losses(), 2);
             assert_eq!(local.counts().upstream.get(), 0);
         });
     }

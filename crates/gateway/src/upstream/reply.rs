@@ -68,6 +68,12 @@ impl Reusable {
     pub(crate) fn release(self, now: Nanos) {
         self.pool.put(self.connection, now);
     }
+
+    /// Returns the connection to its pool as the only idle one.
+    pub(crate) fn release_alone(self, now: Nanos) {
+        self.pool.clear();
+        self.release(now);
+    }
 }
 
 impl Response {

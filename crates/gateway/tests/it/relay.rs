@@ -1,10 +1,13 @@
 //! Single calls: the request sent upstream, and the answer and id returned to the caller.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use plimsoll_config::Text;
 use plimsoll_registry::model::{self, Definitions, Service};
 
-use crate::caller::{call, result};
-use crate::scripted::{Reply, Upstream};
+use crate::caller::{Answer, call, result};
+use crate::scripted::{AfterReply, Reply, Upstream};
 use crate::setup::{
     ENDPOINT, connect, definitions, gateway_to, metric, node, post, refused, relays, settings,
     start, wait_until,
@@ -166,6 +169,38 @@ fn an_upstream_on_another_chain_is_not_used() {
         post(&gateway, call("1", "eth_chainId", "[]")).header("x-plimsoll-attempts").is_none()
     });
     assert_eq!(post(&gateway, call("1", "eth_chainId", "[]")).text(), result("1", "\"0x539\""));
+}
+
+/// Nobody calls the node while it restarts: only the end of the check's connection shows that.
+#[test]
+fn a_node_that_restarts_on_another_chain_is_noticed() {
+    let is_new = Arc::new(AtomicBool::new(false));
+    let upstream = Upstream::start({
+        let is_new = is_new.clone();
+        move |n, received| {
+            let id = if is_new.load(Ordering::SeqCst) { "\"0x539\"" } else { "\"0x1\"" };
+            // The first request is the check.
+            let after = if n == 0 { AfterReply::CloseWhenAsked } else { AfterReply::KeepAlive };
+            Reply { after, ..Reply::result(received, id) }
+        }
+    });
+    let gateway = start(settings(), &on_chain(1, vec![node("a", "eth", &upstream.url("/"))]));
+    let chain_id = || post(&gateway, call("1", "eth_chainId", "[]"));
+    let is_local = |answer: &Answer| answer.header("x-plimsoll-attempts").is_none();
+    upstream.wait_for(1);
+    wait_until("the chain has been checked", || is_local(&chain_id()));
+    is_new.store(true, Ordering::SeqCst);
+    upstream.close_waiting();
+    wait_until("the loss has been noticed", || {
+        let answer = chain_id();
+        !is_local(&answer) || answer.kind() == "wrong_chain"
+    });
+    // From now on, it is never answered with the old id.
+    for _ in 0..3 {
+        let answer = chain_id();
+        let is_new = answer.status != 200 || answer.text() == result("1", "\"0x539\"");
+        assert!(is_new, "{}", answer.text());
+    }
 }
 
 #[test]

@@ -115,7 +115,10 @@ fn a_listener_answers_its_faces_and_probes() {
         ("OPTIONS", "/", "", [200; 3]),
         ("OPTIONS", "/", "Origin: https://a.example\r\n", [200; 3]),
         ("OPTIONS", "/", PREFLIGHT, [204; 3]),
-        ("OPTIONS", "/ready", "", [405; 3]),
+        ("OPTIONS", "/ready", "", [204; 3]),
+        ("OPTIONS", "*", "", [204; 3]),
+        ("POST", "*", "", [404; 3]),
+        ("OPTIONS", "/metrics", "", [404, 404, 204]),
     ];
     for (method, target, headers, statuses) in rows {
         for (face, status) in statuses.into_iter().enumerate() {
@@ -124,6 +127,12 @@ fn a_listener_answers_its_faces_and_probes() {
             caller.send(request(method, target, headers, body.as_bytes()));
             let answer = if method == "HEAD" { caller.head() } else { caller.answer() };
             assert_eq!(answer.status, status, "{method} {target} on {face}");
+            let has_origin = answer.header("access-control-allow-origin").is_some();
+            let is_permitted = headers.contains("Origin") && face < 2;
+            assert_eq!(has_origin, is_permitted, "{method} {target} on {face}");
+            if method == "OPTIONS" && status == 204 {
+                assert!(answer.header("allow").is_some_and(|allow| allow.starts_with("GET, HEAD")));
+            }
         }
     }
     let detailed = |face: usize| {

@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 pub(crate) enum AfterReply {
     KeepAlive,
     Close,
+    /// Closes once the test calls [`Upstream::close_waiting`].
+    CloseWhenAsked,
     Reset,
     /// Sends nothing more until the other side closes.
     Hang,
@@ -99,6 +101,7 @@ struct State {
     received: Mutex<Vec<Received>>,
     changed: Condvar,
     stopping: AtomicBool,
+    closing: AtomicBool,
     connections: AtomicUsize,
     closed: AtomicUsize,
 }
@@ -178,6 +181,14 @@ impl Upstream {
         }
     }
 
+    /// Closes the connections that wait for it.
+    pub(crate) fn close_waiting(&self) {
+        // Under the lock, so that a thread cannot miss the notification between check and wait.
+        let _received = self.lock();
+        self.state.closing.store(true, Ordering::SeqCst);
+        self.state.changed.notify_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Received>> {
         self.state.received.lock().unwrap()
     }
@@ -214,6 +225,13 @@ fn serve(
         match reply.after {
             AfterReply::KeepAlive => {}
             AfterReply::Close => return drop(socket.shutdown(Shutdown::Both)),
+            AfterReply::CloseWhenAsked => {
+                let mut received = state.received.lock().unwrap();
+                while !state.closing.load(Ordering::SeqCst) {
+                    received = state.changed.wait(received).unwrap();
+                }
+                return drop(socket.shutdown(Shutdown::Both));
+            }
             AfterReply::Reset => {
                 let reset = Some(std::time::Duration::ZERO);
                 return socket2::SockRef::from(&socket).set_linger(reset).unwrap();

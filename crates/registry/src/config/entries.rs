@@ -4,14 +4,15 @@
 //! Checks across entries need only the id, the service and their places, so that these are kept even
 //! for an entry that is otherwise invalid.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use plimsoll_config::{Field, Place, Problems, Table, Text, nearest};
+use plimsoll_config::{Field, Place, Problems, Table, Text, is_word, nearest};
 use plimsoll_measure::Nanos;
 
 use crate::model::{
     Address, Definitions, Endpoint, Kind, MethodRules, Service, Spread, TIER_MAX, Upstream,
-    WEIGHT_MAX, check_id,
+    WEIGHT_MAX, check_id_shown_as, masked,
 };
 use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
@@ -65,7 +66,7 @@ impl ParsedEntries {
         }
         for table in tables("endpoint", "[[endpoint]]") {
             self.endpoints.extend(read_endpoint(&table));
-            table.close();
+            table.close_showing(masked_unless_word);
         }
     }
 
@@ -85,13 +86,17 @@ impl ParsedEntries {
         }
         let built_in = if built_in { Service::built_in() } else { Vec::new() };
         let own = self.services.iter().map(|service| service.id.as_str());
-        let known: Vec<&str> =
+        let mut known: Vec<&str> =
             built_in.iter().map(|service| service.id.as_str()).chain(own).collect();
-        let upstreams = self.upstreams.iter().filter_map(|upstream| upstream.service.as_ref());
-        let endpoints = self.endpoints.iter().filter_map(|endpoint| endpoint.service.as_ref());
-        for (service, place) in upstreams.chain(endpoints) {
+        known.sort_unstable();
+        known.dedup();
+        let upstreams = self.upstreams.iter().filter_map(|one| one.service.as_ref());
+        let endpoints = self.endpoints.iter().filter_map(|one| one.service.as_ref());
+        let upstreams = upstreams.map(|named| (EntryKind::Upstream, named));
+        let endpoints = endpoints.map(|named| (EntryKind::Endpoint, named));
+        for (kind, (service, place)) in upstreams.chain(endpoints) {
             if !known.contains(&service.as_str()) {
-                let (message, hint) = unknown_service(service, &known);
+                let (message, hint) = unknown_service(kind, service, &known);
                 problems.note(place.clone(), message, hint);
             }
         }
@@ -106,9 +111,25 @@ impl ParsedEntries {
     }
 }
 
-/// The message and the hint for a service that does not exist.
-pub(crate) fn unknown_service(service: &str, known: &[&str]) -> (String, String) {
-    let hint = match nearest(service, known.iter().copied()) {
+/// The message and the hint for a service that does not exist; `kind` is that of the entry that
+/// references it.
+pub(crate) fn unknown_service(kind: EntryKind, service: &str, known: &[&str]) -> (String, String) {
+    let shown = match kind {
+        EntryKind::Endpoint => masked_unless_word(service),
+        EntryKind::Service | EntryKind::Upstream => Cow::Borrowed(service),
+    };
+    unknown_service_shown_as(&shown, service, known)
+}
+
+/// The same, with the service shown in this form.
+pub(crate) fn unknown_service_shown_as(
+    shown: &str,
+    service: &str,
+    known: &[&str],
+) -> (String, String) {
+    let near = nearest(service, known.iter().copied());
+    let service = shown;
+    let hint = match near {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if known.is_empty() => format!("add [[service]] with id = \"{service}\""),
         None => {
@@ -204,7 +225,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
 /// Reads an upstream; its relative paths start at `folder`.
 pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEntry<Upstream>> {
     let id = read_id(table, EntryKind::Upstream, "node-a");
-    let service = read_service_name(table);
+    let service = read_service_name(table, |text| Cow::Borrowed(text));
     let kind = match table.field("kind") {
         Some(field) => field.one_of(&Kind::NAMES),
         None => Some(Kind::Evm),
@@ -249,7 +270,7 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> 
     if table.field("service").is_none() {
         table.problem("an endpoint without \"service\"", "add service = \"eth\"");
     }
-    let service = read_service_name(table);
+    let service = read_service_name(table, masked_unless_word);
     let methods = read_methods(table);
     let (id, place) = id?;
     let item = service.as_ref().map(|(service, _)| Endpoint {
@@ -267,17 +288,30 @@ fn read_id(table: &Table<'_>, kind: EntryKind, example: &str) -> Option<(String,
         table.problem(format!("{} {what} without \"id\"", article(what)), &hint);
         return None;
     };
-    let id = field.parse(|text| check_id(text).map(|()| text.to_string()))?;
+    let check = |text: &str| check_id_shown_as(text, &kind.shown(text)).map(|()| text.to_string());
+    let id = field.parse(check)?;
     Some((id, field.place()))
+}
+
+/// A text of an endpoint's table in the form for messages: masked unless it is a word without digits,
+/// because it may be an endpoint's id in the wrong place, and that is a credential.
+fn masked_unless_word(text: &str) -> Cow<'_, str> {
+    let is_shown = is_word(text) && !text.bytes().any(|byte| byte.is_ascii_digit());
+    if is_shown { Cow::Borrowed(text) } else { Cow::Owned(masked(text)) }
 }
 
 fn article(what: &str) -> &'static str {
     if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-fn read_service_name(table: &Table<'_>) -> Option<(String, Place)> {
+/// The service that an entry references; `shown`: how a message shows it.
+fn read_service_name(
+    table: &Table<'_>,
+    shown: fn(&str) -> Cow<'_, str>,
+) -> Option<(String, Place)> {
     let field = table.field("service")?;
-    let service = field.parse(|text| check_id(text).map(|()| text.to_string()))?;
+    let check = |text: &str| check_id_shown_as(text, &shown(text)).map(|()| text.to_string());
+    let service = field.parse(check)?;
     Some((service, field.place()))
 }
 

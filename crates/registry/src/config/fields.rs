@@ -53,8 +53,10 @@ pub(super) fn address(field: &Field<'_>) -> Option<SocketAddr> {
 const NEVER_PASSED: [&str; 5] =
     ["authorization", "cookie", "forwarded", "proxy-authorization", "x-real-ip"];
 
-/// Headers of a connection or a message, which the gateway sets for its own.
-const SET_BY_GATEWAY: [&str; 15] = [
+/// Headers of a connection or a message, which the gateway sets for its own. With REST, the caller's
+/// `Accept` is forwarded in any case.
+const SET_BY_GATEWAY: [&str; 20] = [
+    "accept",
     "accept-encoding",
     "connection",
     "content-encoding",
@@ -62,6 +64,7 @@ const SET_BY_GATEWAY: [&str; 15] = [
     "content-type",
     "expect",
     "host",
+    "http2-settings",
     "keep-alive",
     "proxy-connection",
     "target-service-id",
@@ -69,7 +72,10 @@ const SET_BY_GATEWAY: [&str; 15] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "user-agent",
+    "via",
     "x-forwarded-for",
+    "x-request-id",
 ];
 
 /// Whether a string is a valid header name.

@@ -210,6 +210,11 @@ fn invalid_files() {
         ("x-plimsoll-via", "is set by the gateway"),
         ("Target-Service-Id", "is set by the gateway"),
         ("Content-Type", "is set by the gateway"),
+        ("Accept", "is set by the gateway"),
+        ("Via", "is set by the gateway"),
+        ("HTTP2-Settings", "is set by the gateway"),
+        ("User-Agent", "is set by the gateway"),
+        ("X-Request-ID", "is set by the gateway"),
     ] {
         let text = format!("pass_headers = [\"x-a\", \"{name}\"]");
         check(&text, &["1:24:", reason]);
@@ -282,6 +287,27 @@ fn invalid_entries() {
         "[[endpoint]]\nid = \"customer-4711\"\nservice = \"eth\"\n\
          [[endpoint]]\nid = \"customer-4711\"\nservice = \"eth\"",
         &["gateway.toml:5:6: a second endpoint with the id \"cust…4711\""],
+    );
+    // An endpoint's id is a credential, also in the wrong place.
+    check(
+        "[[endpoint]]\nid = \"customer 4711\"\nservice = \"customer-4711\"\ncustomer-4711 = 1\neht = 1",
+        &[
+            "2:6: \"id\": \"cust…4711\" is not a valid id",
+            "unknown key \"cust…4711\" in [[endpoint]]",
+            "unknown key \"eht\" in [[endpoint]]",
+        ],
+    );
+    check(
+        "[[endpoint]]\nid = \"e\"\nservice = \"customer-4711\"",
+        &["unknown service \"cust…4711\"", "or add [[service]] with id = \"cust…4711\""],
+    );
+    check(
+        "[[endpoint]]\nid = \"e\"\nservice = \"customer 4711\"",
+        &["3:11: \"service\": \"cust…4711\" is not a valid id"],
+    );
+    check(
+        "[[service]]\nid = \"eth\"\n[[endpoint]]\nid = \"e\"\nservice = \"nope\"",
+        &["unknown service \"nope\"", "known services: boba, eth, kava, mantle; or"],
     );
     let upstream = |lines: &str| {
         format!("[[upstream]]\nid = \"n\"\nservice = \"eth\"\nurl = \"http://h/\"\n{lines}")

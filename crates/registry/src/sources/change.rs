@@ -3,12 +3,12 @@
 //! A change is validated against one state of the database and applied only to that state; if another
 //! writer was faster, it is validated again.
 
-use plimsoll_config::{Document, Problems, Variables, nearest};
+use plimsoll_config::{Document, Place, Problems, Variables, nearest};
 
 use super::join::{self, Services, held_by_file};
 use super::{LoadError, Sources};
-use crate::config::{Config, unknown_service};
-use crate::model::Service;
+use crate::config::{Config, unknown_service_shown_as};
+use crate::model::{Service, check_id};
 use crate::store::{Applied, Change, Entry, EntryKind, StoreError};
 
 /// Maximum number of names in a message; further names are counted.
@@ -139,6 +139,12 @@ impl Sources {
 /// Checks a new entry on its own.
 fn check_entry(request: &Request, variables: &Variables) -> Result<(), ChangeError> {
     let Request::Add { kind, id, service, lines, .. } = request else { return Ok(()) };
+    // Shown as typed: only messages about entries that exist mask the ids of endpoints.
+    if let Err(message) = check_id(id) {
+        let mut problems = Problems::default();
+        problems.note(Place::Named("ID".into()), message, "");
+        return Err(ChangeError::Invalid(problems));
+    }
     let quote = plimsoll_config::values::quote_filled;
     let id = ("ID".to_string(), format!("id = {}", quote(id)));
     let service = service
@@ -229,7 +235,7 @@ impl Existing<'_> {
         if let Some(service) = service
             && !services.is_known(service)
         {
-            let (message, hint) = unknown_service(service, &services.ids());
+            let (message, hint) = unknown_service_shown_as(service, service, &services.ids());
             let hint = hint.replace(
                 &format!("[[service]] with id = \"{service}\""),
                 &format!("it first: plimsoll gateway service add {service}"),

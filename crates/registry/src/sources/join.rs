@@ -38,7 +38,7 @@ pub(super) fn join(
         } else if let Some(service) = &entry.service
             && !services.is_known(service)
         {
-            let (message, hint) = unknown_service(service, &services.ids());
+            let (message, hint) = unknown_service(entry.kind, service, &services.ids());
             problems.note(place(entry, database), message, hint);
         } else if !entry.disabled {
             match item(entry, variables, database) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use plimsoll_config::Variables;
 
@@ -31,7 +32,9 @@ impl Place {
         let file = Some(self.0.join("gateway.toml"));
         let mut inputs = Inputs { file, ..Inputs::default() };
         variables.iter().for_each(|(name, value)| inputs.variables.set(*name, *value));
-        Sources::new(inputs)
+        let mut sources = Sources::new(inputs);
+        sources.file.settle = Duration::ZERO;
+        sources
     }
 
     /// Makes a change in the way the command line does.
@@ -138,23 +141,60 @@ async fn changes_are_detected() {
     assert!(!sources.changed().await.unwrap());
 }
 
-/// Many editors, and `cp`, empty the file before they write it.
+/// Many editors, and `cp`, empty the file before they write it, and write it in parts.
 #[tokio::test(start_paused = true)]
 async fn half_written_files_are_ignored() {
     let text = format!("database = \"off\"\n{FILE}");
     let place = Place::new(&text);
     let mut sources = place.sources(&KEYS);
+    sources.file.settle = Duration::from_secs(1);
     sources.load().await.unwrap();
-    place.write("");
-    let rest = async { place.write(&text.replace("in-file", "other")) };
-    let (changed, ()) = tokio::join!(sources.changed(), rest);
-    assert!(!changed.unwrap(), "empty only for a moment");
+    let half = &text[..text.find("[[upstream]]").unwrap()];
+    for part in ["", half, "\n", half] {
+        place.write(part);
+        for _ in 0..2 {
+            assert!(!sources.changed().await.unwrap(), "{part:?}");
+            tokio::time::advance(Duration::from_millis(400)).await;
+        }
+    }
+    place.write(&text);
+    assert!(!sources.changed().await.unwrap(), "as it was");
+    place.write(&text.replace("in-file", "other"));
+    assert!(!sources.changed().await.unwrap());
+    tokio::time::advance(Duration::from_secs(1)).await;
     assert!(sources.changed().await.unwrap());
     let (_, definitions) = sources.load().await.unwrap();
     assert_eq!(ids(&definitions).last().unwrap(), "upstream other");
-    // A file that stays empty is a change.
-    place.write("");
-    assert!(sources.changed().await.unwrap());
+}
+
+/// A file that has lost its content is rejected, also if a load is requested.
+#[tokio::test]
+async fn emptied_files_are_rejected() {
+    let text = format!("database = \"off\"\n{FILE}");
+    for blank in ["", " \n\t\r\n"] {
+        let place = Place::new(&text);
+        let mut sources = place.sources(&KEYS);
+        sources.load().await.unwrap();
+        place.write(blank);
+        assert!(sources.changed().await.unwrap());
+        let problem = why(&mut sources).await;
+        assert!(
+            problem.contains("gateway.toml: the file is empty now\n  hint: restore"),
+            "{problem}"
+        );
+        assert!(!sources.changed().await.unwrap(), "reported once");
+        assert!(why(&mut sources).await.contains("is empty now"), "still");
+        // A process that takes over keeps the last configuration.
+        let mut next = place.sources(&KEYS).with_fallback(Some(text.clone()));
+        next.load().await.unwrap();
+        assert!(next.uses_fallback());
+        place.write("# none\ndatabase = \"off\"\n");
+        assert!(sources.changed().await.unwrap());
+        sources.load().await.unwrap();
+    }
+    // At the first start it may be empty.
+    let place = Place::new("");
+    place.sources(&[]).load().await.unwrap();
 }
 
 /// An invalid change is reported once.

@@ -3,7 +3,8 @@
 //! Headers that apply to one connection, that the gateway sets itself, or that are for the gateway
 //! as a client (cookies, other addresses) are dropped. The upstream's URL is private and may contain a
 //! key: a `Location` or `Link` that leads to the upstream is rewritten to lead to the gateway, and
-//! other headers with a URL of the upstream are dropped.
+//! other headers with a URL of the upstream are dropped. Whatever a header is, it is dropped if it would
+//! reveal a secret that the upstream is called with.
 
 use std::borrow::Cow;
 
@@ -11,6 +12,7 @@ use plimsoll_registry::model;
 
 use crate::call::message::Answer;
 use crate::http1;
+use crate::upstream::Secrets;
 
 /// Response headers that are not forwarded.
 const DROPPED_HEADERS: &[&str] = &[
@@ -32,6 +34,9 @@ const DROPPED_HEADERS: &[&str] = &[
     "via",
     "x-request-id",
 ];
+
+/// Replaces a Content-Type that would reveal the upstream's URL.
+const UNKNOWN_TYPE: &[u8] = b"application/octet-stream";
 
 /// Response headers with a URL.
 const LOCATION_HEADERS: &[&str] = &["content-location", "location"];
@@ -71,6 +76,7 @@ pub(super) fn head<'a>(
     head: &[u8],
     method: &str,
     upstream: &model::Upstream,
+    secrets: &Secrets,
 ) -> Answer<'a> {
     let mut options = ConnectionOptions::default();
     http1::visit_response_fields(head, |field| options.read(field.name, field.value));
@@ -79,7 +85,12 @@ pub(super) fn head<'a>(
     let mut answer = Answer::new(status, b"", Vec::new());
     http1::visit_response_fields(head, |field| {
         if field.name.eq_ignore_ascii_case("content-type") {
-            answer.content_type = Cow::Owned(field.value.to_vec());
+            let reveals = secrets.are_in(field.value)
+                || names_upstream(&String::from_utf8_lossy(field.value), upstream);
+            answer.content_type = Cow::Owned(match field.value {
+                _ if reveals => UNKNOWN_TYPE.to_vec(),
+                value => value.to_vec(),
+            });
         }
         let is_length = bodiless && field.name.eq_ignore_ascii_case("content-length");
         let is_dropped = is_in(DROPPED_HEADERS, field.name)
@@ -97,7 +108,7 @@ pub(super) fn head<'a>(
             let names_upstream = names_upstream(&String::from_utf8_lossy(field.value), upstream);
             (!names_upstream).then(|| field.value.to_vec())
         };
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|value| !secrets.are_in(value)) {
             answer.fields.push((field.name.to_ascii_lowercase().into(), value));
         }
     });
@@ -291,7 +302,7 @@ mod tests {
             X-Plimsoll-Via: 1\r\nAlt-Svc: h2=\":1\"\r\nContent-Length: 1\r\n\
             Refresh: 1; url=http://node:1/x\r\nLink: <http://node:1/y>; rel=next\r\n\
             X-Self: http://node:1/x\r\nX-Docs: http://docs/x\r\n\r\n";
-        let answer = head(201, response, "POST", &upstream("http://node:1/"));
+        let answer = head(201, response, "POST", &upstream("http://node:1/"), &Secrets::default());
         let fields: Vec<(&str, &str)> = answer
             .fields
             .iter()
@@ -306,5 +317,42 @@ mod tests {
         ];
         assert_eq!(fields, expected);
         assert_eq!(&*answer.content_type, b"a/b");
+    }
+
+    #[test]
+    fn headers_that_reveal_a_secret_are_dropped() {
+        let upstream = upstream("http://127.0.0.1:8545/KEY1SECRETabc");
+        let secrets = Secrets::of(&upstream);
+        let check = |line: &str, public: Option<&str>| {
+            let response = format!("HTTP/1.1 200 X\r\n{line}\r\n\r\n");
+            let answer = head(200, response.as_bytes(), "GET", &upstream, &secrets);
+            let found = answer.fields.first();
+            let found = found.map(|(_, value)| std::str::from_utf8(value).expect("text"));
+            assert_eq!(found, public, "{line}");
+            (*answer.content_type).to_vec()
+        };
+        check("Location: http://127.0.0.1:8545/KEY1SECRETabc/x", Some("/v1/x"));
+        check("Link: </KEY1SECRETabc/x>; rel=next", Some("</v1/x>; rel=next"));
+        check("X-Version: 1", Some("1"));
+        for line in [
+            "Location: http://localhost:8545/KEY1SECRETabc/x",
+            "Location: https://other/KEY1SECRETabc/x",
+            "Location: //127.1:8545/KEY1SECRETabc",
+            "Location: ///KEY1SECRETabc",
+            "Location: http:\\\\127.0.0.1:8545\\KEY1SECRETabc",
+            "Location: /%4bEY1SECRETabc/x",
+            "X-Original-URI: /KEY1SECRETabc/x",
+            "X-Up: 127.0.0.1:8545/KEY1SECRETabc",
+            "X-Url: http%3A%2F%2F127.0.0.1%3A8545%2FKEY1SECRETab%63",
+            "Link: </KEY1SECRETabc/x>; title=\"/KEY1SECRETabc/\"",
+            "Server-Timing: up;desc=\"/KEY1SECRETabc\"",
+            "ETag: \"KEY1SECRETabc\"",
+        ] {
+            check(line, None);
+        }
+        let type_of = |value: &str| check(&format!("Content-Type: {value}"), None);
+        assert_eq!(type_of("text/html; charset=utf-8"), b"text/html; charset=utf-8");
+        assert_eq!(type_of("text/html; u=/KEY1SECRETabc"), UNKNOWN_TYPE);
+        assert_eq!(type_of("text/html; u=\"http://127.0.0.1:1/\""), UNKNOWN_TYPE);
     }
 }

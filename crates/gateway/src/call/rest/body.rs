@@ -5,8 +5,8 @@
 //! So a body is refused unless it cannot be a call for any of them.
 //!
 //! A call is an object with the member `method`, alone or in arrays. Nodes that deserialize with serde
-//! also read an array as a call, by position: `["2.0",1,"admin_peers"]`. Objects within objects are
-//! data: no node looks for calls there.
+//! also read an array as a call, by position: `["2.0",1,"admin_peers"]`, in which the version may be
+//! written as a variant: `{"2.0":null}`. Objects within objects are data: no node looks for calls there.
 
 use plimsoll_rpc::json::{self, Kind};
 
@@ -15,6 +15,12 @@ use crate::offload;
 
 /// The member that makes an object a call.
 const METHOD: &[u8] = b"method";
+
+/// The version of JSON-RPC.
+const VERSION: &str = "2.0";
+
+/// The numbers of members that a request has: some of version, id, method and parameters.
+const MEMBERS: std::ops::RangeInclusive<usize> = 2..=4;
 
 /// Arrays nested deeper are refused, because each level is searched again. APIs nest few.
 const ARRAYS_MAX: usize = 16;
@@ -57,13 +63,36 @@ fn is_call_within(value: &[u8], arrays: usize) -> bool {
     }
 }
 
-/// Whether an array might be read as a call by position: it contains the version of JSON-RPC, or begins
-/// with null in its place.
+/// Whether an array might be read as a call by position: it contains the version of JSON-RPC, as a text
+/// or as a variant, begins with null in its place, or is as long as a request and contains the name of
+/// a method.
 fn is_positional_call(array: &[u8]) -> bool {
-    let is_null = |item: &[u8]| json::kind(item) == Some(Kind::Null);
-    let mut items = json::items(array).flatten().enumerate();
-    items.any(|(at, item)| {
-        json::text(item).is_some_and(|text| text == "2.0") || (at == 0 && is_null(item))
+    let (mut length, mut has_name) = (0, false);
+    for item in json::items(array).flatten() {
+        let names_version = match json::kind(item) {
+            Some(Kind::Null) => length == 0,
+            Some(Kind::Object) => {
+                json::members(item).flatten().any(|member| member.plain() == VERSION.as_bytes())
+            }
+            _ => json::text(item).is_some_and(|text| {
+                has_name |= is_method_name(&text);
+                text == VERSION
+            }),
+        };
+        if names_version {
+            return true;
+        }
+        length += 1;
+    }
+    has_name && MEMBERS.contains(&length)
+}
+
+/// Whether a text has the form of a method's name: `eth_call`.
+fn is_method_name(text: &str) -> bool {
+    text.split_once('_').is_some_and(|(space, name)| {
+        let is_plain =
+            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
+        !space.is_empty() && space.bytes().all(|byte| byte.is_ascii_lowercase()) && is_plain(name)
     })
 }
 
@@ -147,6 +176,11 @@ mod tests {
             br#"["2.0",1,"admin_peers",[]]"#,
             br#"[["\u0032.0","admin_peers",[],1]]"#,
             br#"[null,"admin_peers",[],1]"#,
+            br#"[{"2.0":null},"anvil_setBalance",["0x1"],1]"#,
+            br#"[[{"\u0032.0":null},1,"status"]]"#,
+            br#"["1","status",{"2.0":[]},[],[],[]]"#,
+            br#"[1,"admin_peers"]"#,
+            br#"["jsonrpc",[],"anvil\u005fsetBalance",1]"#,
             br#"{"m\u0065thod":"admin_peers"}"#,
             b"\xef\xbb\xbf{\"method\":\"admin_peers\"}",
             b"\xef\xbb\xbf {\"method\":1}",
@@ -193,6 +227,9 @@ mod tests {
             br#"[{"a":[{"method":"x"}]}, [1, null, [2.0]]]"#,
             br#"[[[[[[[[[[[[[[[["0x93"]]]]]]]]]]]]]]]]"#,
             br#"[]"#,
+            br#"["eth_call"]"#,
+            br#"[1,2,3,4,"eth_call"]"#,
+            br#"["_a","a_","A_b","a_b_c"]"#,
             b"[\"0x93\"]",
             b"a=1&b=2",
             b"\"text\"",

@@ -203,10 +203,13 @@ impl Service {
         Err(why)
     }
 
-    /// Whether an upstream has confirmed the service's chain id, or none can.
+    /// Whether an upstream has confirmed the service's chain id and has not possibly been replaced
+    /// since, or none can.
     #[inline]
     pub(crate) fn is_chain_confirmed(&self) -> bool {
-        self.is_unchecked || self.routes.iter().any(|route| route.chain.is_confirmed())
+        let is_confirmed =
+            |route: &Route| route.chain.is_confirmed_after(route.upstream.health.losses());
+        self.is_unchecked || self.routes.iter().any(is_confirmed)
     }
 
     /// An error message that names the upstreams on a different chain.

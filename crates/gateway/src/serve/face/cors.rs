@@ -1,8 +1,9 @@
-//! CORS: which pages may call from a browser.
+//! CORS: which pages may call from a browser. Pages never read what a listener for operators only
+//! (`faces = ["admin"]`) answers.
 
 use crate::call::message::Answer;
 use crate::http1::Fields;
-use plimsoll_registry::settings::Cors;
+use plimsoll_registry::settings::{Cors, Faces};
 
 /// How long a browser may cache the answer to a preflight, in seconds: a day, the most that any browser
 /// accepts.
@@ -11,6 +12,11 @@ const MAX_AGE: &[u8] = b"86400";
 /// The response headers that a script may read.
 const EXPOSED: &[u8] =
     b"x-plimsoll-instance, x-plimsoll-upstream, x-plimsoll-attempts, x-request-id, retry-after";
+
+/// The rule for a listener: the configured one if it serves calls.
+pub(crate) fn rule(cors: &Cors, faces: Faces) -> &Cors {
+    if faces.serves_calls() { cors } else { &Cors::Off }
+}
 
 /// Adds the headers that let the calling page read the answer, if its origin is allowed.
 pub(crate) fn permit(cors: &Cors, origin: Option<&[u8]>, answer: &mut Answer<'_>) {

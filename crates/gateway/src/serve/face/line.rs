@@ -1,8 +1,9 @@
 //! The access log's line for a request.
 //!
-//! Invariant: a line contains no endpoint id in full, wherever the caller put it. Ids are masked, paths
-//! that the gateway does not serve are shortened to their first word, and services that it does not know
-//! are masked.
+//! Invariant: a line contains no endpoint id in full, wherever the caller put it, except in
+//! `X-Request-ID`, which is logged as sent. Ids are masked, paths that the gateway does not serve are
+//! shortened to their first word, services that it does not know are masked, and methods that HTTP does
+//! not know are `other`.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,12 +13,13 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::model::masked;
 
 use super::pages::Probe;
-use super::{RequestContext, parameter, unescaped};
+use super::{RequestContext, parameter};
 use crate::call::forwarded;
 use crate::call::message::Answer;
 use crate::call::routing::Routing;
 use crate::call::worker::{View, Worker};
 use crate::error::CallError;
+use crate::http1::unescaped;
 use crate::observe::access_log::{Entry, Line};
 
 /// Replaces the parts of a path that are not shown.
@@ -76,7 +78,7 @@ impl<'a> Described<'a> {
             at: worker.shared.started.unix_ns + now.0,
             instance: &view.settings.instance,
             client: self.client,
-            method: self.method,
+            method: shown_method(self.method),
             path: shown_path(self.path, refused.is_none(), &view.routing),
             service: self.logged_service(endpoint.as_deref()),
             endpoint: endpoint.map(|id| masked(&id)),
@@ -106,6 +108,27 @@ impl<'a> Described<'a> {
     }
 }
 
+/// The HTTP methods that lines show; any other token may be an id, and long.
+const METHODS: [&str; 10] =
+    ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"];
+
+/// An HTTP method as the log shows it.
+fn shown_method(method: &str) -> &'static str {
+    METHODS.into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
+/// Shorter ids occur in words by chance; a word that is one is hidden, but not one that contains one.
+const ID_WITHIN_MIN: usize = 4;
+
+/// Whether a word is the id of an endpoint, or contains one, in any case. Words are short.
+fn names_endpoint(word: &str, routing: &Routing) -> bool {
+    [word, &word.to_ascii_lowercase()].into_iter().any(|word| {
+        let is_id = |id: &str| routing.endpoint(id).is_some();
+        let within = |start: usize| (start + ID_WITHIN_MIN..=word.len()).map(move |end| start..end);
+        is_id(word) || (0..word.len()).flat_map(within).any(|part| is_id(&word[part]))
+    })
+}
+
 /// A service's id: as received if the gateway knows it.
 fn shown_service<'i>(id: &'i [u8], routing: &Routing) -> Cow<'i, str> {
     match String::from_utf8_lossy(id) {
@@ -127,9 +150,8 @@ fn shown_path<'p>(path: &'p str, is_call: bool, routing: &Routing) -> Cow<'p, st
             matches!(path, "/metrics" | "/v1" | "/v1/" | "/api/gateway" | "/api/gateway/" | "*")
         }
     };
-    let is_shown = |part: &str| {
-        part.is_empty() || (is_word(part) && routing.endpoint(&unescaped(part)).is_none())
-    };
+    let is_shown =
+        |part: &str| part.is_empty() || (is_word(part) && !names_endpoint(part, routing));
     let word = |part: &'p str| if is_shown(part) { part } else { HIDDEN };
     if is_known || path.is_empty() {
         return Cow::Borrowed(path);
@@ -150,6 +172,7 @@ fn shown_path<'p>(path: &'p str, is_call: bool, routing: &Routing) -> Cow<'p, st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plimsoll_registry::model::{self, Definitions, MethodRules};
 
     #[test]
     fn paths_are_shown_without_ids() {
@@ -187,5 +210,46 @@ mod tests {
         );
         check("/v1/eth/v1/node/health/", true, "/v1/eth/v1/node/health/");
         check("/v1/ethpath_1764014188689_1764014188693", true, "/v1/…");
+    }
+
+    #[test]
+    fn words_that_contain_an_id_are_hidden() {
+        let endpoint = |id: &str| model::Endpoint {
+            id: id.into(),
+            service: "eth".into(),
+            methods: MethodRules::default(),
+        };
+        let definitions = Definitions {
+            services: vec![model::Service::named("eth")],
+            endpoints: ["acme", "e"].map(endpoint).into(),
+            ..Definitions::default()
+        };
+        let routing = Routing::compile(&definitions, &Routing::empty(), 1, &mut 0).expect("valid");
+        for (path, is_call, shown) in [
+            ("/acme", false, "/…"),
+            ("/x-acme", false, "/…"),
+            ("/acmex/y", false, "/…/…"),
+            ("/gatewayacme", false, "/…"),
+            ("/ACME", false, "/…"),
+            ("/e", false, "/…"),
+            ("/eth", false, "/eth"),
+            ("/v1/acmes/eth/e", true, "/v1/…/eth/…"),
+        ] {
+            assert_eq!(shown_path(path, is_call, &routing), shown, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_known_methods_are_shown() {
+        let long = "M".repeat(20_000);
+        for (method, shown) in [
+            ("POST", "POST"),
+            ("QUERY", "QUERY"),
+            ("post", "other"),
+            ("acme", "other"),
+            (&long, "other"),
+        ] {
+            assert_eq!(shown_method(method), shown);
+        }
     }
 }

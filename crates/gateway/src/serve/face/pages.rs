@@ -18,6 +18,12 @@ use crate::offload;
 use crate::payload::Payload;
 use std::sync::Arc;
 
+/// The methods of `/`, and of the server as a whole.
+pub(super) const SERVER_METHODS: &str = "GET, HEAD, POST, OPTIONS";
+
+/// The methods of pages.
+pub(super) const PAGE_METHODS: &str = "GET, HEAD, OPTIONS";
+
 /// A health or readiness probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe<'p> {
@@ -71,6 +77,11 @@ pub(crate) async fn answer<'a>(
 ) -> Result<Answer<'a>, Error> {
     let PageRequest { method, path, query, fields, faces } = *asked;
     let probe = Probe::find(path);
+    let cors = cors::rule(&state.settings.cors, faces);
+    if method == "OPTIONS" && path == "*" {
+        // About the server, not about a path (RFC 9110 §9.3.7).
+        return Ok(cors::options(SERVER_METHODS, cors, fields));
+    }
     if probe.is_none() && !(path == "/metrics" && faces.admin) {
         return Err(Error::new(ErrorKind::NoSuchPath, "no such path"));
     }
@@ -78,10 +89,8 @@ pub(crate) async fn answer<'a>(
         "GET" | "HEAD" => {}
         // Without an origin it is a probe, as HAProxy sends it by default.
         "OPTIONS" if path == "/" && !cors::is_preflight(fields) => {}
-        "OPTIONS" if path == "/" => {
-            let methods = "GET, HEAD, POST, OPTIONS";
-            return Ok(cors::options(methods, &state.settings.cors, fields));
-        }
+        "OPTIONS" if path == "/" => return Ok(cors::options(SERVER_METHODS, cors, fields)),
+        "OPTIONS" => return Ok(cors::options(PAGE_METHODS, cors, fields)),
         method => return Err(wrong_method(method, "use GET")),
     }
     let Some(probe) = probe else { return Ok(metrics_page(shared, state).await) };

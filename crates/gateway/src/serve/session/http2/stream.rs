@@ -191,7 +191,7 @@ async fn answer<'a>(
             for (name, value) in &head.headers {
                 seen.take(name.as_str(), value.as_bytes());
             }
-            return face::refused(worker, view, &error, &seen, shared.peer, 0);
+            return face::refused(worker, view, &error, &seen, (shared.peer, shared.faces), 0);
         }
     };
     let request = Request {
