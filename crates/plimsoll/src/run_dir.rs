@@ -117,7 +117,7 @@ fn create_new(path: &Path) -> io::Result<()> {
 
 fn creation_error(path: &Path, error: &io::Error) -> anyhow::Error {
     let shown = path.display();
-    let hint = if error.kind() == io::ErrorKind::AlreadyExists || path.exists() {
+    let hint = if error.kind() == io::ErrorKind::AlreadyExists && path.exists() {
         "results are never overwritten; choose a new directory with --out DIR"
     } else {
         "choose a writable directory with --out DIR, or write no results with --no-out"
