@@ -28,7 +28,9 @@ def measure(section: Section, _settings: Settings) -> None:
     command = ["taskset", "-c", f"{SERVER_CPU},{GENERATOR_CPU}", "cargo", "test", "--release",
                "--locked", "--quiet", "-p", "plimsoll", "--test", "it", "planted::every_planted",
                "--", "--nocapture"]
-    environment = {**os.environ, "PLIMSOLL_RECORD": str(RECORDINGS),
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
+                            capture_output=True, text=True).stdout.strip()
+    environment = {**os.environ, "PLIMSOLL_RECORD": str(RECORDINGS), "PLIMSOLL_COMMIT": commit,
                    "PLIMSOLL_COMMAND": "bench/run verdict"}
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True,

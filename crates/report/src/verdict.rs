@@ -8,6 +8,7 @@
 //! - `cause`: why the generator was late: `cpu_…`, `host_noise`
 //! - `headroom`: how close the generator came to its own limits
 //! - `tcp`: `accept_backlog` and `packet_loss`
+//! - `remarks`: `forced`, `cut_short`, `redirects_not_followed`
 //! - `errors`: findings from error classes, `plan_not_held`, `nothing_ok`
 //!
 //! # What makes a run invalid
@@ -20,6 +21,7 @@ mod connections;
 mod errors;
 mod headroom;
 mod lateness;
+mod remarks;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -285,9 +287,9 @@ impl Rules {
         found.extend(own);
         found.extend(errors::network_and_target(case, &blame, &self.faults));
         found.extend(self.tcp.found(case));
-        found.extend(errors::redirects_not_followed(case));
-        found.extend(errors::forced(case));
-        found.extend(errors::cut_short(case));
+        found.extend(remarks::redirects_not_followed(case));
+        found.extend(remarks::forced(case));
+        found.extend(remarks::cut_short(case));
         // Effects come after their causes.
         use FindingId::{LagHigh, PlanNotHeld, ReadLate};
         let is_effect = |found: &Found| matches!(found.id, LagHigh | ReadLate | PlanNotHeld);

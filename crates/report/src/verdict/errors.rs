@@ -1,10 +1,9 @@
 //! Findings from error classes: failures in the generator, in the network and at the target.
 
-use super::{Blame, Case, Found, MATERIAL, NOTABLE, Nanos, percent, share_of};
+use super::{Blame, Case, Found, MATERIAL, NOTABLE, percent};
 use crate::seconds::{FaultTimes, Seconds};
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, FindingId, Severity, Side};
-use plimsoll_plan::StatusRange;
 
 /// Failures in the generator above this share make a run invalid.
 const OWN_ERRORS: f64 = NOTABLE;
@@ -436,83 +435,5 @@ pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) ->
         ),
         seconds: None,
         share: 1.0,
-    })
-}
-
-/// The run was started with `--force` although a check failed.
-pub(super) fn forced(case: &Case<'_>) -> Option<Found> {
-    (!case.facts.forced.is_empty()).then(|| Found {
-        id: FindingId::Forced,
-        severity: Severity::Warning,
-        side: Side::Generator,
-        evidence: format!("started with --force despite: {}", case.facts.forced.join("; ")),
-        fix: "fix this, then run without --force".into(),
-        seconds: None,
-        share: 0.0,
-    })
-}
-
-/// Answers that are redirects, of a plan that follows none, unless a request of the plan names their
-/// status as expected.
-pub(super) fn redirects_not_followed(case: &Case<'_>) -> Option<Found> {
-    let is_expected = |status: u16| {
-        let exact = |range: &StatusRange| *range.start() == status && *range.end() == status;
-        case.plan.requests.iter().any(|spec| spec.expect.status.iter().any(exact))
-    };
-    let statuses = case.total.status.iter();
-    let redirects: Vec<(u16, u64)> = statuses
-        .filter(|(status, _)| {
-            matches!(status, 301 | 302 | 303 | 307 | 308) && !is_expected(*status)
-        })
-        .collect();
-    if case.plan.redirects > 0 || redirects.is_empty() {
-        return None;
-    }
-    let n = redirects.iter().map(|(_, n)| n).sum();
-    let all: u64 = case.total.status.iter().map(|(_, n)| n).sum();
-    let of = match (n, all) {
-        (1, 1) => "the only answer was a".into(),
-        (1, all) => format!("1 of {} answers was a", grouped(all)),
-        (n, all) if n == all => format!("all {} answers were", grouped(n)),
-        (n, all) => format!("{} of {} answers were", grouped(n), grouped(all)),
-    };
-    let kind = match redirects.as_slice() {
-        [(status, _)] => format!("{status} redirect"),
-        _ => "redirect".into(),
-    };
-    let (plural, was) = if n == 1 { ("", "was") } else { ("s", "were") };
-    let fix = case.advise("{follow redirects} to follow them");
-    Some(Found {
-        id: FindingId::RedirectsNotFollowed,
-        severity: Severity::Info,
-        side: Side::Target,
-        evidence: format!("{of} {kind}{plural}, which {was} not followed; {fix}"),
-        fix,
-        seconds: None,
-        share: share_of(n, all),
-    })
-}
-
-/// The run was stopped.
-pub(super) fn cut_short(case: &Case<'_>) -> Option<Found> {
-    let after: Nanos = case.facts.duration;
-    let nothing = case.scheduled() == 0 && case.facts.warmup > Nanos::ZERO;
-    let evidence = if nothing && after == Nanos::ZERO {
-        "the run was stopped during its warm-up".into()
-    } else if case.facts.cut_short {
-        format!("the run was stopped after {after}{}", case.facts.by())
-    } else {
-        let by = case.facts.by();
-        format!("the run was stopped{by} while it waited for its last answers")
-    };
-    let is_stopped = case.facts.cut_short || case.facts.stopped_by.is_some();
-    is_stopped.then(|| Found {
-        id: FindingId::CutShort,
-        severity: Severity::Info,
-        side: Side::Generator,
-        evidence,
-        fix: "the figures cover the time until then; run the plan again to complete it".into(),
-        seconds: None,
-        share: 0.0,
     })
 }

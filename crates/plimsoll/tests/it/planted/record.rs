@@ -11,7 +11,6 @@ use plimsoll_plan::Plan;
 use plimsoll_report::Fold;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// A recording is at most this long, in bytes, so that the repository stays small.
 const LEN_MAX: usize = 150_000;
@@ -76,12 +75,13 @@ impl Ran {
 
     /// Writes the recording, in place of an earlier one.
     pub(crate) fn write(&self, to: &Path, how: &str) {
-        let git = Command::new("git").args(["describe", "--always", "--dirty"]).output().unwrap();
+        // Recordings change the working tree, so the commit is determined before the first of them.
+        let commit = std::env::var("PLIMSOLL_COMMIT").unwrap_or_else(|_| "unknown".into());
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpus = std::thread::available_parallelism().unwrap();
         let recording = json!({
             "planted": how,
-            "commit": String::from_utf8_lossy(&git.stdout).trim(),
+            "commit": commit,
             "command": std::env::var("PLIMSOLL_COMMAND").unwrap_or_else(|_| COMMAND.into()),
             "date": WallClock::now().rfc3339(),
             "host": format!("{cpus} CPUs, Linux {}", kernel.trim()),
