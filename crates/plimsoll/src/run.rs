@@ -315,8 +315,9 @@ impl<'p> Live<'p> {
         }
         self.mask_split(&mut counts);
         self.fold.add(&counts);
-        if let Some(dir) = &mut self.run_dir {
-            dir.add(&counts);
+        if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&counts)) {
+            self.progress.end();
+            tell(&warning);
         }
         let total = self.fold.total();
         if let Some(page) = &self.page {
@@ -373,8 +374,8 @@ impl<'p> Live<'p> {
         }
         scraper.finish(&mut last);
         self.fold.add(&last);
-        if let Some(dir) = &mut self.run_dir {
-            dir.add(&last);
+        if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&last)) {
+            tell(&warning);
         }
     }
 

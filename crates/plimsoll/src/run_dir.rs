@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct RunDir {
     path: PathBuf,
     snapshots: Option<(File, Header)>,
-    /// The first error; nothing is written after it.
+    /// The first error. No second is written after it, so that the seconds in the file have no gap.
     failed: Option<io::Error>,
 }
 
@@ -75,14 +75,18 @@ impl RunDir {
         self.write_whole("host.json", &host.to_json());
     }
 
-    /// Appends a second to `snapshots.jsonl`.
-    pub(crate) fn add(&mut self, snapshot: &Snapshot) {
-        let open = self.snapshots.as_mut().filter(|_| self.failed.is_none());
-        let Some((file, header)) = open else { return };
+    /// Appends a second to `snapshots.jsonl`. Returns a warning if that fails for the first time.
+    pub(crate) fn add(&mut self, snapshot: &Snapshot) -> Option<String> {
+        let (file, header) = self.snapshots.as_mut().filter(|_| self.failed.is_none())?;
         let line = to_line(snapshot, header) + "\n";
-        if let Err(error) = file.write_all(line.as_bytes()) {
-            self.failed = Some(error);
-        }
+        let error = file.write_all(line.as_bytes()).err()?;
+        let path = self.path.join("snapshots.jsonl");
+        let warning = format!(
+            "warning: cannot write {}: {error}; the run continues without recording its seconds",
+            path.display()
+        );
+        self.failed = Some(error);
+        Some(warning)
     }
 
     /// Writes `summary.json`, and `host.json` again.
@@ -98,13 +102,14 @@ impl RunDir {
 
     /// Writes a file, or replaces it.
     fn write_whole(&mut self, name: &str, text: &str) {
-        if self.failed.is_some() {
-            return;
-        }
         let unfinished = self.path.join(format!("{name}.part"));
         let written = fs::write(&unfinished, text)
             .and_then(|()| fs::rename(&unfinished, self.path.join(name)));
-        self.failed = written.err();
+        if let Err(error) = written {
+            // A part of a file is of no use, and takes space that the other files need.
+            let _ = fs::remove_file(&unfinished);
+            self.failed.get_or_insert(error);
+        }
     }
 }
 
