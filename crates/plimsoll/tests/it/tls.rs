@@ -280,7 +280,11 @@ fn large_bodies_over_keep_alive_connections() {
             let ran = run_plan(&plan, &[]);
             assert_eq!(ran.count("/requests/ok"), 24, "{len}: {}", ran.summary["errors"]);
             assert!(ran.count("/bytes/in") > 3 << 20, "{}", ran.summary["bytes"]);
-            assert!(ran.count("/connections/opened") <= 3, "{}", ran.summary["connections"]);
+            // nginx may close a connection after an answer that it sent before it had read the body.
+            let closed = ran.summary["connections"]["reasons"]["target_closed"].as_u64();
+            let closed = closed.unwrap_or(0);
+            let opened = ran.count("/connections/opened");
+            assert!(opened <= 3 + closed && closed <= 2, "{}", ran.summary["connections"]);
         }
     }
 }
