@@ -234,7 +234,7 @@ pub(crate) fn run_plan(
             return Err(usage_error(mask(&error.message), mask(&error.hint)));
         }
     };
-    // Before it is announced: whoever sees the announcement may stop it and keep its results.
+    // Before the announcement, which users may answer with Ctrl-C: from then on the results are kept.
     interrupts.stop_run(prepared.control());
     let workers = counted(prepared.workers() as u64, "worker");
     tell(&format!("{}: {}, {workers}", clean(&plan.name), plan.load_in_words()));

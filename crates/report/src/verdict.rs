@@ -30,7 +30,7 @@ mod wording;
 use crate::objectives::percent;
 use crate::seconds::{ErrorTimes, FaultTimes, Seconds};
 use crate::summary::Group;
-use cause::{Cause, CauseRule};
+use cause::{CauseRule, LateCause};
 use connections::{OriginRule, Starved};
 pub use headroom::Headroom;
 use lateness::{LagRule, Lateness, ReadRule};
@@ -191,7 +191,7 @@ struct Second<'a> {
     /// Whether service times are usable as the target's.
     representative: bool,
     /// The cause of late arrivals and answers, if there are any.
-    cause: Option<Cause>,
+    cause: Option<LateCause>,
 }
 
 /// The sums of all rules.

@@ -27,7 +27,7 @@ const NO_HEADROOM: f64 = 0.9;
 
 /// Why arrivals or answers of a second were late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum LateCause {
     Throttled,
     Saturated,
     Contended,
@@ -35,45 +35,51 @@ pub(super) enum Cause {
     Paused,
 }
 
-/// The number of [`Cause`]s.
+/// The number of [`LateCause`]s.
 pub(super) const CAUSES: usize = 5;
 
-impl Cause {
-    const ALL: [Cause; CAUSES] =
-        [Cause::Throttled, Cause::Saturated, Cause::Contended, Cause::Stolen, Cause::Paused];
+impl LateCause {
+    const ALL: [LateCause; CAUSES] = [
+        LateCause::Throttled,
+        LateCause::Saturated,
+        LateCause::Contended,
+        LateCause::Stolen,
+        LateCause::Paused,
+    ];
 
     fn id(self) -> FindingId {
         match self {
-            Cause::Throttled => FindingId::CpuThrottled,
-            Cause::Saturated => FindingId::CpuSaturated,
-            Cause::Contended => FindingId::CpuContended,
-            Cause::Stolen | Cause::Paused => FindingId::HostNoise,
+            LateCause::Throttled => FindingId::CpuThrottled,
+            LateCause::Saturated => FindingId::CpuSaturated,
+            LateCause::Contended => FindingId::CpuContended,
+            LateCause::Stolen | LateCause::Paused => FindingId::HostNoise,
         }
     }
 
     /// The cause with the most late arrivals; `None` if none is known.
-    pub(super) fn main(late: &[f64; CAUSES]) -> Option<Cause> {
-        let most =
-            Cause::ALL.into_iter().max_by(|a, b| late[*a as usize].total_cmp(&late[*b as usize]));
+    pub(super) fn main(late: &[f64; CAUSES]) -> Option<LateCause> {
+        let most = LateCause::ALL
+            .into_iter()
+            .max_by(|a, b| late[*a as usize].total_cmp(&late[*b as usize]));
         most.filter(|most| late[*most as usize] > 0.0)
     }
 
     /// What to do about it.
     pub(super) fn fix(self, case: &Case<'_>) -> String {
         match self {
-            Cause::Throttled => {
+            LateCause::Throttled => {
                 "raise the control group's CPU quota (docker run --cpus, Kubernetes limits.cpu, systemd \
                  CPUQuota), or lower the rate"
                     .into()
             }
-            Cause::Saturated => case.more_cpu(),
-            Cause::Contended => "stop other programs on this host, reserve CPUs for the generator \
+            LateCause::Saturated => case.more_cpu(),
+            LateCause::Contended => "stop other programs on this host, reserve CPUs for the generator \
                                  (taskset, cpuset), or use another host, and run again"
                 .into(),
-            Cause::Stolen => {
+            LateCause::Stolen => {
                 "use a host whose CPUs are not shared with other virtual machines, and run again".into()
             }
-            Cause::Paused => "run again; if it recurs, look for what stops the process (SIGSTOP, a \
+            LateCause::Paused => "run again; if it recurs, look for what stops the process (SIGSTOP, a \
                               debugger) or the host (snapshots, live migration, suspend)"
                 .into(),
         }
@@ -122,28 +128,28 @@ impl Reading {
     }
 
     /// The cause of a delay in this second.
-    fn cause(&self, worst: Nanos) -> Cause {
+    fn cause(&self, worst: Nanos) -> LateCause {
         let explains = |time: Nanos| time.0 >= worst.0.div_ceil(2);
         if self.throttled.periods > 0 && explains(self.throttled.time) {
-            Cause::Throttled
+            LateCause::Throttled
         } else if self.busy > SATURATED {
-            Cause::Saturated
+            LateCause::Saturated
         } else if explains(self.run_delay.0) {
-            Cause::Contended
+            LateCause::Contended
         } else if explains(self.stolen) {
-            Cause::Stolen
+            LateCause::Stolen
         } else {
-            Cause::Paused
+            LateCause::Paused
         }
     }
 }
 
 /// The cause of lateness in a second, given the longest delay in it; `None` if the snapshot does not say
 /// what the host did, and the generator was not overloaded.
-pub(super) fn of(second: &Second<'_>, worst: Nanos) -> Option<Cause> {
+pub(super) fn of(second: &Second<'_>, worst: Nanos) -> Option<LateCause> {
     let snapshot = second.snapshot;
     let cause = Reading::of(snapshot, second.seconds.len()).cause(worst);
-    (cause == Cause::Saturated || !snapshot.host.workers.is_empty()).then_some(cause)
+    (cause == LateCause::Saturated || !snapshot.host.workers.is_empty()).then_some(cause)
 }
 
 /// The readings of the late seconds, by cause.
@@ -163,7 +169,7 @@ struct Seen {
 
 impl CauseRule {
     /// Adds a second; `cause` is the one of its lateness, if anything was late.
-    pub(super) fn add(&mut self, second: &Second<'_>, cause: Option<Cause>) {
+    pub(super) fn add(&mut self, second: &Second<'_>, cause: Option<LateCause>) {
         let reading = Reading::of(second.snapshot, second.seconds.len());
         if reading.busy > NO_HEADROOM {
             self.saturated.0 += second.snapshot.total().requests.scheduled;
@@ -173,11 +179,11 @@ impl CauseRule {
             let seen = &mut self.seen[cause as usize];
             seen.throttled.add(&reading.throttled);
             let size = |reading: &Reading| match cause {
-                Cause::Throttled => reading.throttled.time.0 as f64,
-                Cause::Saturated => reading.busy,
-                Cause::Contended => reading.run_delay.0.0 as f64,
-                Cause::Stolen => reading.steal,
-                Cause::Paused => reading.pause.0 as f64,
+                LateCause::Throttled => reading.throttled.time.0 as f64,
+                LateCause::Saturated => reading.busy,
+                LateCause::Contended => reading.run_delay.0.0 as f64,
+                LateCause::Stolen => reading.steal,
+                LateCause::Paused => reading.pause.0 as f64,
             };
             if size(&reading) >= size(&seen.worst) {
                 seen.worst = reading;
@@ -185,10 +191,10 @@ impl CauseRule {
         }
     }
 
-    fn evidence(&self, cause: Cause) -> String {
+    fn evidence(&self, cause: LateCause) -> String {
         let Seen { throttled, worst } = &self.seen[cause as usize];
         match cause {
-            Cause::Throttled => format!(
+            LateCause::Throttled => format!(
                 "the control group's CPU limit stopped the generator {}, for {} in all",
                 match throttled.periods {
                     1 => "once".into(),
@@ -196,21 +202,21 @@ impl CauseRule {
                 },
                 throttled.time
             ),
-            Cause::Saturated => {
+            LateCause::Saturated => {
                 format!(
                     "a worker was busy {} of the time in the busiest second",
                     percent(worst.busy)
                 )
             }
-            Cause::Contended => format!(
+            LateCause::Contended => format!(
                 "worker {} waited {} in one second for a CPU that other work was using",
                 worst.run_delay.1, worst.run_delay.0
             ),
-            Cause::Stolen => format!(
+            LateCause::Stolen => format!(
                 "the hypervisor gave {} of this host's CPU time to other virtual machines in one second",
                 percent(worst.steal)
             ),
-            Cause::Paused => format!(
+            LateCause::Paused => format!(
                 "the generator did not run for up to {}, although no other work had its CPU: the process \
                  or its host was stopped",
                 worst.pause
@@ -220,13 +226,17 @@ impl CauseRule {
 
     /// Puts the causes of lateness before the findings on it. Lateness that does not make the run invalid
     /// and that the generator is not the cause of becomes `host_noise`.
-    pub(super) fn explain(&self, case: &Case<'_>, late: Vec<(Found, Option<Cause>)>) -> Vec<Found> {
+    pub(super) fn explain(
+        &self,
+        case: &Case<'_>,
+        late: Vec<(Found, Option<LateCause>)>,
+    ) -> Vec<Found> {
         let mut noise: Option<Found> = None;
         let mut causes: Vec<Found> = Vec::new();
         let mut effects = Vec::new();
         for (found, cause) in late {
-            let is_own =
-                cause.is_none_or(|cause| matches!(cause, Cause::Throttled | Cause::Saturated));
+            let is_own = cause
+                .is_none_or(|cause| matches!(cause, LateCause::Throttled | LateCause::Saturated));
             let is_noise = match found.severity {
                 Severity::Info => true,
                 Severity::Warning => !is_own,

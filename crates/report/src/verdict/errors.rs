@@ -385,7 +385,7 @@ impl Counts<'_> {
 /// generator, other findings that would make the run invalid become warnings, because a punctual generator
 /// would have received no better answers.
 pub(super) fn nothing_ok(case: &Case<'_>, blame: &Blame, found: &mut [Found]) -> Option<Found> {
-    let is_stopped = case.facts.cut_short || case.facts.stopped_by.is_some();
+    let is_stopped = case.facts.was_stopped();
     // Stopping a run aborts its last requests; that is nobody's failure.
     let aborted = if is_stopped { case.count(ErrorClass::Aborted) } else { 0 };
     if case.all.stats.requests.ok > 0 || (is_stopped && case.scheduled() == aborted) {

@@ -4,7 +4,7 @@
 //! If more than 1 % of arrivals are affected, the 99th percentile reflects the generator; fewer than five
 //! late arrivals may be chance. Closed streams have no planned instants and cannot be late.
 
-use super::cause::{CAUSES, Cause};
+use super::cause::{CAUSES, LateCause};
 use super::{Case, Found, MATERIAL, NOTABLE, Second, allowed_delay, count_over, share_of};
 use crate::objectives::percent;
 use crate::seconds::Seconds;
@@ -52,8 +52,8 @@ impl Delayed {
         }
     }
 
-    fn cause(&self) -> Option<Cause> {
-        Cause::main(&self.causes)
+    fn cause(&self) -> Option<LateCause> {
+        LateCause::main(&self.causes)
     }
 
     fn fix(&self, case: &Case<'_>) -> String {
@@ -85,7 +85,7 @@ fn limiting_share(seen: u64, share: f64) -> f64 {
 pub(super) struct Lateness {
     /// Something was late.
     pub(super) any: bool,
-    /// So much was late that service times may include the generator's delay.
+    /// Enough was late for service times to include the generator's delay.
     pub(super) overloaded: bool,
 }
 
@@ -126,7 +126,7 @@ impl LagRule {
     }
 
     /// The finding, and its cause.
-    pub(super) fn found(&self, case: &Case<'_>) -> Option<(Found, Option<Cause>)> {
+    pub(super) fn found(&self, case: &Case<'_>) -> Option<(Found, Option<LateCause>)> {
         let late = &self.late;
         let started = case.total.streams[self.stream].lag.count();
         let share = share_of(late.count, started);
@@ -222,7 +222,7 @@ impl ReadRule {
     }
 
     /// The finding, and its cause.
-    pub(super) fn found(&self, case: &Case<'_>) -> Option<(Found, Option<Cause>)> {
+    pub(super) fn found(&self, case: &Case<'_>) -> Option<(Found, Option<LateCause>)> {
         let late = &self.late;
         let answers = case.all.service_time.count();
         let share = share_of(late.count, answers).min(1.0);

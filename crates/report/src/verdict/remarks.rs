@@ -71,8 +71,7 @@ pub(super) fn cut_short(case: &Case<'_>) -> Option<Found> {
         let by = case.facts.by();
         format!("the run was stopped{by} while it waited for its last answers")
     };
-    let is_stopped = case.facts.cut_short || case.facts.stopped_by.is_some();
-    is_stopped.then(|| Found {
+    case.facts.was_stopped().then(|| Found {
         id: FindingId::CutShort,
         severity: Severity::Info,
         side: Side::Generator,
