@@ -13,6 +13,7 @@
 //! - `host`: [`HostSample`], what the host did to the process in a second
 //! - `prometheus`: the text exposition format; `scrape`: metrics scraped from other processes
 //! - `wire`: `snapshots.jsonl`
+//! - `samples`: `samples.bin`, one record per arrival
 //! - `finding`: the findings of a verdict
 //! - `facts`: [`RunFacts`], facts about a run other than its counts
 
@@ -24,6 +25,7 @@ pub mod host;
 pub mod names;
 pub mod prometheus;
 pub mod rng;
+pub mod samples;
 pub mod scrape;
 pub mod snapshot;
 pub mod units;
@@ -37,6 +39,7 @@ pub use host::{
     CpuTimes, HostSample, Sending, Sockets, Softnet, TcpCounter, ThreadTime, Throttled, Usage,
 };
 pub use names::{ErrorClass, Fault, Listed, OpenReason, Side, Tally};
+pub use samples::Sample;
 pub use scrape::Scraped;
 pub use snapshot::{
     Connections, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts, SplitValue,
