@@ -25,6 +25,7 @@ use crate::judge::{Cause, Judgement};
 use crate::pool::{Pool, Waiting};
 use crate::prepare::Shared;
 use crate::recorder::{Finished, Recorder};
+use crate::sampling::Sampling;
 use crate::source::Source;
 use crate::system::{Readiness, System};
 use plimsoll_measure::{ErrorClass, Nanos, Snapshot, Window};
@@ -100,8 +101,8 @@ impl<S: System> Dispatcher<S> {
     pub(crate) fn new(
         shared: Arc<Shared>,
         system: S,
-        sources: Vec<Source>,
-        pools: Vec<Pool>,
+        (sources, pools): (Vec<Source>, Vec<Pool>),
+        sampling: Option<Sampling>,
     ) -> Dispatcher<S> {
         let budget = BodyBudget::new(shared.held_max);
         let resources = ReadResources {
@@ -114,7 +115,7 @@ impl<S: System> Dispatcher<S> {
         Dispatcher {
             system,
             arrivals: Arrivals::new(shared.plan.streams.len()),
-            recorder: Recorder::new(shared.plan.blank_snapshot()),
+            recorder: Recorder::new(shared.plan.blank_snapshot(), sampling),
             allowance: vec![0; sources.len()],
             shared,
             sources,
@@ -323,7 +324,12 @@ impl<S: System> Dispatcher<S> {
     /// `status` is that of a complete response.
     fn finish(&mut self, id: Id, ended_at: Nanos, status: Option<u16>, judgement: Judgement) {
         let arrival = self.arrivals.remove(id);
-        self.recorder.finish(&Finished { arrival: &arrival, ended_at, status, judgement });
+        let connection = match arrival.exchange.state {
+            State::OnConnection(key) => self.connections.get(key as usize).map(|own| own.serial),
+            State::Waiting => None,
+        };
+        let finished = Finished { arrival: &arrival, ended_at, status, judgement, connection };
+        self.recorder.finish(&finished);
         self.last_end = self.last_end.max(ended_at);
         if let Some(user) = arrival.user {
             self.sources[arrival.stream as usize].ended(user, ended_at);
@@ -381,9 +387,10 @@ impl<S: System> Dispatcher<S> {
 
     /// Returns the counts up to `t`, including gauges, and continues counting in `fresh`.
     pub(crate) fn take_counts(&mut self, t: Nanos, fresh: Snapshot) -> Snapshot {
-        let mut counts = std::mem::replace(&mut self.recorder.counts, fresh);
+        let mut counts = self.recorder.take(fresh);
         counts.t = t;
         counts.in_flight = self.arrivals.len() as u64;
+        counts.notes = self.notebook.take_notes();
         counts.connections.open = self.opening.established;
         counts.connections.peak = self.opening.established_peak;
         self.opening.established_peak = self.opening.established;

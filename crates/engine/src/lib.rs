@@ -15,7 +15,7 @@
 //! - `connection`: the protocol interface (a connection's capacity and events); beneath it
 //!   `transport` (TLS) and [`http1`] (the response parser)
 //! - `request`: requests as bytes; `judge`: checks an answer against its expectation; `gzip`: bodies
-//! - `recorder`: counts arrivals
+//! - `recorder`: counts arrivals; `sampling`: samples of them, for a recording thread
 //! - `system`: the machine (clock, poll, sockets, name resolution)
 //! - `simulation` (tests): the same engine on a simulated machine, thousands of seeds
 //! - `tls`: certificates; `errors`: maps OS errors to error classes
@@ -33,6 +33,7 @@ mod prepare;
 mod recorder;
 mod request;
 mod running;
+mod sampling;
 #[cfg(test)]
 mod simulation;
 mod source;
@@ -46,3 +47,4 @@ pub use connection::Traced;
 pub use control::{CommandError, Control};
 pub use prepare::{Prepared, Settings, Spin, StartError, descriptors_needed};
 pub use running::{HostProbe, RunError, Running, Second, TraceRecord};
+pub use sampling::{Recorded, SampleBlock, SampleSink};

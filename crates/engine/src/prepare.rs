@@ -4,6 +4,7 @@ use crate::control::{Assignments, Control};
 use crate::pool::{Name, Pool};
 use crate::request::{Request, tls_start};
 use crate::running::{FromWorker, HostProbe, Running, Started};
+use crate::sampling::{SampleSink, Sampling};
 use crate::source::Source;
 use crate::system::resolve::{self, is_literal, lookup};
 use crate::threads::{NO_THREADS, WorkerThreads};
@@ -46,6 +47,8 @@ pub struct Settings {
     /// What the caller found that this host cannot carry, if it starts the run regardless; becomes
     /// part of [`RunFacts::forced`](plimsoll_measure::RunFacts).
     pub forced: Vec<String>,
+    /// Where samples of arrivals go; `None` if none are recorded.
+    pub samples: Option<SampleSink>,
 }
 
 /// Why a run cannot start.
@@ -192,11 +195,12 @@ impl Prepared {
             let sources = sources
                 .map(|(stream, schedules)| Source::new(plan, stream, schedules.as_ref(), &part));
             let (pools, sources) = (pools.collect(), sources.collect());
+            let sampling = settings.samples.as_ref().map(|sink| Sampling::new(worker, sink));
             spawned.start_worker(
                 &shared,
                 worker,
                 &resolver,
-                (sources, pools),
+                (sources, pools, sampling),
                 pins.get(worker).copied(),
             )?;
         }
@@ -367,7 +371,14 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { workers: 2, spin: Spin::Never, trace: 0, force: false, forced: Vec::new() }
+        Settings {
+            workers: 2,
+            spin: Spin::Never,
+            trace: 0,
+            force: false,
+            forced: Vec::new(),
+            samples: None,
+        }
     }
 
     #[test]
@@ -404,13 +415,8 @@ mod tests {
             forced: Vec::new(),
         });
         // One worker has reported a second; the other never does.
-        let report = Report {
-            worker: 0,
-            counts: plan.blank_snapshot(),
-            last: None,
-            notes: Vec::new(),
-            traces: Vec::new(),
-        };
+        let report =
+            Report { worker: 0, counts: plan.blank_snapshot(), last: None, traces: Vec::new() };
         reports.send(FromWorker::Report(Box::new(report))).unwrap();
         report_failure(1, &reports, || panic!("an arrival was lost"));
         let error = running.next_second().unwrap_err();

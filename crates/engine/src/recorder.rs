@@ -1,10 +1,12 @@
 //! Counts arrivals; no other module does.
 //!
-//! An arrival is counted when it is dispatched and again when it ends, as a [`Finished`]. A sink
-//! for per-request records would take the same value.
+//! An arrival is counted when it is dispatched and again when it ends, as a [`Finished`], of which a sample
+//! is made if arrivals are recorded.
 
 use crate::arrival::Arrival;
 use crate::judge::Judgement;
+use crate::sampling::Sampling;
+use plimsoll_measure::samples::{Kind, Sample};
 use plimsoll_measure::{Nanos, Requests, RpcCounts, Snapshot, SplitValue};
 
 /// An arrival that has ended.
@@ -14,6 +16,8 @@ pub(crate) struct Finished<'a> {
     /// The HTTP status of a complete response; `None` if there was none.
     pub(crate) status: Option<u16>,
     pub(crate) judgement: Judgement,
+    /// The serial number of its last connection.
+    pub(crate) connection: Option<u64>,
 }
 
 /// The counts of one worker since its last snapshot.
@@ -24,12 +28,22 @@ pub(crate) struct Recorder {
     warm_rpc: RpcCounts,
     /// By stream, the time of its last complete answer.
     last_answer: Vec<Nanos>,
+    /// If arrivals are recorded.
+    sampling: Option<Sampling>,
 }
 
 impl Recorder {
-    pub(crate) fn new(counts: Snapshot) -> Recorder {
+    pub(crate) fn new(counts: Snapshot, sampling: Option<Sampling>) -> Recorder {
         let last_answer = vec![Nanos::ZERO; counts.streams.len()];
-        Recorder { counts, warm_rpc: RpcCounts::default(), last_answer }
+        Recorder { counts, warm_rpc: RpcCounts::default(), last_answer, sampling }
+    }
+
+    /// Returns the counts and continues in `fresh`; passes on the samples so far.
+    pub(crate) fn take(&mut self, fresh: Snapshot) -> Snapshot {
+        if let Some(sampling) = &mut self.sampling {
+            self.counts.samples_dropped += sampling.flush();
+        }
+        std::mem::replace(&mut self.counts, fresh)
     }
 
     /// Counts a dispatched arrival.
@@ -78,6 +92,11 @@ impl Recorder {
             count_outcome(&mut self.counts.warmup, sent_at.is_some(), outcome.is_ok());
             return;
         }
+        if let Some(sampling) = &mut self.sampling
+            && (outcome.is_err() || sampling.records_ok())
+        {
+            self.counts.samples_dropped += sampling.push(sample(finished));
+        }
         let latency = finished.ended_at - arrival.scheduled_at;
         let stats = &mut self.counts.stats[arrival.target as usize];
         count_outcome(&mut stats.requests, sent_at.is_some(), outcome.is_ok());
@@ -106,6 +125,35 @@ impl Recorder {
             self.counts.status.count(status);
             self.last_answer[arrival.stream as usize] = finished.ended_at;
         }
+    }
+}
+
+/// The record of an arrival.
+#[inline]
+fn sample(finished: &Finished<'_>) -> Sample {
+    let Finished { arrival, ended_at, status, judgement, connection } = *finished;
+    let lag = arrival.dispatched_at - arrival.scheduled_at;
+    let wait = arrival.wait(ended_at);
+    let exchange = &arrival.exchange;
+    let ttfb = exchange.first_byte_at.zip(exchange.sent_at).map(|(first, sent)| first - sent);
+    let cause = judgement.outcome.err();
+    Sample {
+        scheduled_at: arrival.scheduled_at,
+        lag,
+        wait,
+        flight: ended_at - arrival.scheduled_at - lag - wait,
+        ttfb,
+        bytes_in: arrival.bytes_in,
+        bytes_out: arrival.bytes_out,
+        connection: connection.map(|serial| serial as u32),
+        kind: Kind {
+            target: arrival.target,
+            error: cause.map(|cause| cause.class),
+            fault: cause.and_then(|cause| cause.fault),
+            status,
+            rpc_code: judgement.rpc_code,
+            sent: arrival.sent_at.is_some(),
+        },
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::connection::Traced;
 use crate::control::Control;
 use crate::prepare::allowed_cpus;
-use plimsoll_measure::{HostSample, Nanos, Note, RunFacts, Snapshot, WallClock, Window};
+use plimsoll_measure::{HostSample, Nanos, RunFacts, Snapshot, StartFacts, WallClock, Window};
 use plimsoll_plan::Plan;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,7 +62,6 @@ pub(crate) struct Report {
     pub(crate) counts: Snapshot,
     /// In the last report only: when the worker's last arrival ended.
     pub(crate) last: Option<Nanos>,
-    pub(crate) notes: Vec<Note>,
     pub(crate) traces: Vec<TraceRecord>,
 }
 
@@ -127,7 +126,6 @@ pub struct Running {
 struct Facts {
     planned_to: Nanos,
     last_end: Nanos,
-    notes: Vec<Note>,
 }
 
 /// The parts of a started run.
@@ -151,9 +149,14 @@ impl Running {
         Running { plan, control, started_at, inbox, workers, threads, probe, facts, forced }
     }
 
-    /// When the clock started.
-    pub fn started_at(&self) -> WallClock {
-        self.started_at
+    /// What is known about the run when it starts.
+    pub fn start_facts(&self) -> StartFacts {
+        StartFacts {
+            started_at: self.started_at,
+            cpus: allowed_cpus().len(),
+            workers: self.workers.len(),
+            forced: self.forced.clone(),
+        }
     }
 
     /// A handle for commands; usable from other threads.
@@ -186,9 +189,8 @@ impl Running {
             let link = &mut self.workers[place];
             let Some(report) = link.queue.pop_front() else { continue };
             link.ended = report.last.is_some();
-            let Report { mut counts, last, notes, traces, .. } = *report;
+            let Report { mut counts, last, traces, .. } = *report;
             self.facts.last_end = self.facts.last_end.max(last.unwrap_or_default());
-            self.facts.note(notes);
             match &mut second {
                 Some(second) => {
                     second.counts.join(&counts);
@@ -223,6 +225,7 @@ impl Running {
     /// # Panics
     /// If a worker's thread cannot be joined.
     pub fn finish(self) -> RunFacts {
+        let StartFacts { started_at, cpus, workers, forced } = self.start_facts();
         for thread in self.threads {
             thread.join().expect("a worker's panic is caught on its own thread");
         }
@@ -231,16 +234,15 @@ impl Running {
         let planned_end = plan.planned_end();
         let stopped = self.control.stop_level() > 0;
         RunFacts {
-            started_at: self.started_at,
+            started_at,
             duration: planned_to - plan.warmup,
             drain: self.facts.last_end - planned_to,
             warmup: plan.warmup.min(planned_to),
             cut_short: stopped && planned_end.is_none_or(|planned| planned_to < planned),
             stopped_by: None,
-            cpus: allowed_cpus().len(),
-            workers: self.workers.len(),
-            notes: self.facts.notes,
-            forced: self.forced,
+            cpus,
+            workers,
+            forced,
         }
     }
 }
@@ -253,18 +255,6 @@ fn rated_at(active: Option<Window>, t: Nanos) -> Nanos {
             Nanos(window.from.0.midpoint(window.planned_to.0))
         }
         _ => t - Nanos::from_millis(500),
-    }
-}
-
-impl Facts {
-    fn note(&mut self, notes: Vec<Note>) {
-        for note in notes {
-            let Note { class, target, status, .. } = &note;
-            let known = self.notes.iter().any(|known| known.is_of(*class, target, *status));
-            if !known && self.notes.len() < Note::MAX {
-                self.notes.push(note);
-            }
-        }
     }
 }
 

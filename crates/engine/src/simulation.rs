@@ -22,11 +22,14 @@ use crate::pool::{Name, Pool};
 use crate::prepare::{Shared, Spin};
 use crate::request::tls_start;
 use crate::running::{Reporter, Running, Started};
+use crate::sampling::{Recorded, SampleSink, Sampling};
 use crate::source::Source;
 use crate::worker::Worker;
 use net::Seen;
-use plimsoll_measure::{ErrorClass, Fault, HostSample, Nanos, RunFacts, Side, Snapshot, WallClock};
-use plimsoll_plan::{Load, Shards};
+use plimsoll_measure::{
+    ErrorClass, Fault, HostSample, Nanos, RunFacts, Sample, Side, Snapshot, WallClock,
+};
+use plimsoll_plan::{Load, Plan, Shards};
 use plimsoll_report::{Fold, Summary};
 use script::{AtFault, Kind, Script};
 use std::cell::RefCell;
@@ -39,10 +42,14 @@ use system::SimSystem;
 /// A small read buffer, so that short answers exercise what takes long answers in production.
 const READ_MAX: usize = 8 << 10;
 
+/// Enough for the samples of a whole run.
+const SAMPLE_BLOCKS: usize = 10_000;
+
 /// The result of running a script.
 struct Outcome {
     script: Script,
     seconds: Vec<Snapshot>,
+    samples: Vec<Sample>,
     facts: RunFacts,
     seen: Seen,
 }
@@ -83,7 +90,9 @@ fn run(mut script: Script) -> Outcome {
     let (reports, inbox) = channel();
     let (emptied, take_back) = channel();
     let reporter = Reporter::new(0, plan.blank_snapshot(), reports, take_back);
-    let dispatcher = Dispatcher::new(shared.clone(), system, sources, pools);
+    let (sink, samples) = SampleSink::holding(Recorded::All, SAMPLE_BLOCKS);
+    let sampling = Some(Sampling::new(0, &sink));
+    let dispatcher = Dispatcher::new(shared.clone(), system, (sources, pools), sampling);
     let mut worker = Worker::new(shared, reporter, dispatcher);
     worker.run().unwrap();
     drop(worker);
@@ -103,7 +112,23 @@ fn run(mut script: Script) -> Outcome {
         seconds.push(second.counts);
     }
     let seen = std::mem::take(&mut world.borrow_mut().seen);
-    Outcome { script, seconds, facts: running.finish(), seen }
+    let samples = samples.try_iter().flat_map(|block| block.samples().to_vec()).collect();
+    Outcome { script, seconds, samples, facts: running.finish(), seen }
+}
+
+/// The counts of a run, made from its samples.
+fn sampled(samples: &[Sample], plan: &Plan) -> Snapshot {
+    let mut counts = plan.blank_snapshot();
+    for sample in samples {
+        let target = sample.kind.target as usize;
+        counts.stats[target].add_sample(sample);
+        sample.kind.status.into_iter().for_each(|status| counts.status.count(status));
+        sample.kind.fault.into_iter().for_each(|fault| counts.faults.count(fault));
+        let stream = &mut counts.streams[plan.targets[target].stream];
+        stream.wait.record(sample.wait);
+        stream.lag.record(sample.lag);
+    }
+    counts
 }
 
 /// The failed checks of a run; empty if it is correct.
@@ -113,6 +138,7 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
     let mut total = script.plan.blank_snapshot();
     outcome.seconds.iter().for_each(|second| total.append(second));
     total.assert_complete();
+    let sampled = sampled(&outcome.samples, &script.plan);
     let all = total.total();
     let requests = all.requests;
     let mut check = |holds: bool, what: String| {
@@ -120,6 +146,13 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
             failed_checks.push(what);
         }
     };
+    check(sampled.stats == total.stats, "the samples differ from the counts".into());
+    check(sampled.status == total.status, "statuses of the samples differ".into());
+    // Connections that carry no request have faults, too.
+    let has = |(fault, n): (Fault, u64)| n <= total.faults.get(fault);
+    check(sampled.faults.iter().all(has), "faults of the samples differ".into());
+    check(sampled.wait() == total.wait(), "waits of the samples differ".into());
+    check(sampled.lag() == total.lag(), "lags of the samples differ".into());
     let planned = script.planned.or_else(|| script.plan.planned_requests());
     if let (Some(planned), Load::Open { .. }) = (planned, &script.plan.streams[0].load) {
         check(requests.scheduled == planned, format!("{planned} planned, {}", requests.scheduled));

@@ -4,6 +4,7 @@ use crate::dispatch::Dispatcher;
 use crate::pool::Pool;
 use crate::prepare::{Shared, StartError, start_error};
 use crate::running::{FromWorker, Reporter, RunError};
+use crate::sampling::Sampling;
 use crate::source::Source;
 use crate::system::kernel::{Kernel, Mailbox};
 use crate::system::resolve;
@@ -52,7 +53,7 @@ impl WorkerThreads {
         shared: &Arc<Shared>,
         index: usize,
         resolver: &Sender<(resolve::Query, Mailbox)>,
-        (sources, pools): (Vec<Source>, Vec<Pool>),
+        (sources, pools, sampling): (Vec<Source>, Vec<Pool>, Option<Sampling>),
         cpu: Option<usize>,
     ) -> Result<(), StartError> {
         let kernel = Kernel::new(resolver.clone()).map_err(|error| {
@@ -62,7 +63,7 @@ impl WorkerThreads {
             )
         })?;
         self.mailboxes.push(kernel.mailbox());
-        let dispatcher = Dispatcher::new(shared.clone(), kernel, sources, pools);
+        let dispatcher = Dispatcher::new(shared.clone(), kernel, (sources, pools), sampling);
         let (give_back, take_back) = channel();
         let reporter =
             Reporter::new(index, shared.plan.blank_snapshot(), self.reports.clone(), take_back);

@@ -217,7 +217,6 @@ impl<S: System> Worker<S> {
             worker: self.reporter.worker,
             counts,
             last: last.then_some(self.dispatcher.last_end()),
-            notes: self.dispatcher.take_notes(),
             traces: self.dispatcher.take_traces(),
         });
     }

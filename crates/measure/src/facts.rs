@@ -1,9 +1,9 @@
 //! Facts about a run other than its counts.
 
-use crate::{Nanos, Note, WallClock};
+use crate::{Nanos, Snapshot, WallClock};
 
 /// Facts about a run other than its counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFacts {
     /// When the run started.
     pub started_at: WallClock,
@@ -21,14 +21,44 @@ pub struct RunFacts {
     pub cpus: usize,
     /// Number of worker threads.
     pub workers: usize,
-    /// The first error of each class, as reported by the system or the target, and the first
-    /// unexpected answer by target and status; at most [`Note::MAX`].
-    pub notes: Vec<Note>,
+    /// What this host cannot carry, if the run was started with `--force` regardless.
+    pub forced: Vec<String>,
+}
+
+/// Facts about a run that are known when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartFacts {
+    /// When the run started.
+    pub started_at: WallClock,
+    /// CPUs that this process may run on.
+    pub cpus: usize,
+    /// Number of worker threads.
+    pub workers: usize,
     /// What this host cannot carry, if the run was started with `--force` regardless.
     pub forced: Vec<String>,
 }
 
 impl RunFacts {
+    /// The facts of a run that left no record of its end: its process was killed, or its host lost power.
+    /// `total` is the sum of the seconds that it left; `warmup` is what was planned.
+    pub fn of_unfinished(start: StartFacts, warmup: Nanos, total: &Snapshot) -> RunFacts {
+        let active = total.streams.iter().filter_map(|stream| stream.active);
+        let planned_to = active.map(|window| window.planned_to).max().unwrap_or(total.t);
+        let planned_to = planned_to.max(warmup.min(total.t));
+        let StartFacts { started_at, cpus, workers, forced } = start;
+        RunFacts {
+            started_at,
+            duration: planned_to - warmup,
+            drain: total.t - planned_to,
+            warmup: warmup.min(planned_to),
+            cut_short: true,
+            stopped_by: Some("a kill, a crash or a loss of power".into()),
+            cpus,
+            workers,
+            forced,
+        }
+    }
+
     /// Whether the run was stopped, before its end or while it waited for the last answers.
     pub fn was_stopped(&self) -> bool {
         self.cut_short || self.stopped_by.is_some()

@@ -69,6 +69,8 @@ listed! {
         PacketLoss = "packet_loss",
         /// The target's name could not be resolved.
         DnsFailed = "dns_failed",
+        /// Requests were not recorded, because the recording thread did not keep up.
+        SamplesDropped = "samples_dropped",
         /// The run was stopped early.
         CutShort = "cut_short",
         /// The run was started although this host cannot carry it (`--force`).

@@ -32,7 +32,7 @@ pub mod units;
 pub mod wire;
 
 pub use clock::{Clock, WallClock};
-pub use facts::RunFacts;
+pub use facts::{RunFacts, StartFacts};
 pub use finding::{Finding, FindingId, Note, Severity};
 pub use histogram::Histogram;
 pub use host::{

@@ -14,7 +14,7 @@
 //! optional u48 is all ones if there is none; a value beyond its range (3 days) is cut to it.
 
 use crate::names::{ErrorClass, Fault, Listed};
-use crate::{Nanos, WallClock};
+use crate::{Nanos, Stats, WallClock};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::{self, BufRead};
@@ -132,6 +132,30 @@ impl Sample {
     }
 }
 
+impl Stats {
+    /// Counts a sample as its arrival was counted during the run.
+    pub fn add_sample(&mut self, sample: &Sample) {
+        let Kind { error, sent, .. } = sample.kind;
+        let requests = &mut self.requests;
+        requests.scheduled += 1;
+        *(if sent { &mut requests.sent } else { &mut requests.unsent }) += 1;
+        if sent {
+            *(if error.is_none() { &mut requests.ok } else { &mut requests.failed }) += 1;
+        }
+        let (latency, service_time) = match error {
+            None => (&mut self.latency_ok, &mut self.service_time_ok),
+            Some(class) => {
+                self.errors.count(class);
+                (&mut self.latency_failed, &mut self.service_time_failed)
+            }
+        };
+        latency.record(sample.latency());
+        sample.service_time().into_iter().for_each(|span| service_time.record(span));
+        self.bytes_in += sample.bytes_in;
+        self.bytes_out += sample.bytes_out;
+    }
+}
+
 /// Samples of one worker, at most [`BLOCK_MAX`], in the order in which they ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
@@ -151,12 +175,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Appends a block to `out`.
+    /// Appends a block of a worker's samples to `out`.
     ///
     /// # Panics
-    /// If it has more than [`BLOCK_MAX`] samples.
-    pub fn encode(&mut self, block: &Block, out: &mut Vec<u8>) {
-        let Block { worker, samples } = block;
+    /// If there are more than [`BLOCK_MAX`] samples.
+    pub fn encode(&mut self, worker: usize, samples: &[Sample], out: &mut Vec<u8>) {
         assert!(samples.len() <= BLOCK_MAX, "a block has at most {BLOCK_MAX} samples");
         self.kinds.clear();
         self.last = None;
@@ -178,7 +201,7 @@ impl Encoder {
         let start = out.len();
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[0; PREFIX - 4]);
-        out.extend_from_slice(&(*worker as u16).to_le_bytes());
+        out.extend_from_slice(&(worker as u16).to_le_bytes());
         out.extend_from_slice(&(self.kinds.len() as u16).to_le_bytes());
         out.extend_from_slice(&(samples.len() as u32).to_le_bytes());
         out.extend_from_slice(&base.0.to_le_bytes());

@@ -15,7 +15,7 @@ mod split;
 mod stream;
 
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
-use crate::{Histogram, HostSample, Nanos, Scraped, Usage};
+use crate::{Histogram, HostSample, Nanos, Note, Scraped, Usage};
 pub use origin::{OriginCounts, ServiceSum};
 pub use split::{SplitCounts, SplitValue};
 pub use stream::{StreamCounts, Window};
@@ -287,6 +287,11 @@ pub struct Snapshot {
     /// Metrics of the scraped processes, in plan order; may be shorter than the plan's list if the
     /// last processes have none.
     pub scrapes: Vec<Scraped>,
+    /// The first error of each class, as reported by the system or the target, and the first
+    /// unexpected answer by target and status; at most [`Note::MAX`].
+    pub notes: Vec<Note>,
+    /// Arrivals that were not recorded, because the recording thread did not keep up.
+    pub samples_dropped: u64,
 }
 
 impl Snapshot {
@@ -341,6 +346,8 @@ impl Snapshot {
         self.connections.reasons.merge(&other.connections.reasons);
         self.warmup.merge(&other.warmup);
         self.host.append(&other.host);
+        self.note(&other.notes);
+        self.samples_dropped += other.samples_dropped;
         other.scrapes.iter().enumerate().for_each(|(place, next)| self.scraped(place, next));
     }
 
@@ -350,6 +357,17 @@ impl Snapshot {
             self.scrapes.resize_with(place + 1, Scraped::default);
         }
         self.scrapes[place].append(next);
+    }
+
+    /// Adds notes, unless there is one of the same kind.
+    pub fn note(&mut self, notes: &[Note]) {
+        for note in notes {
+            let Note { class, target, status, .. } = note;
+            let known = self.notes.iter().any(|known| known.is_of(*class, target, *status));
+            if !known && self.notes.len() < Note::MAX {
+                self.notes.push(note.clone());
+            }
+        }
     }
 
     /// Resets all counts and keeps the allocations.
@@ -369,6 +387,8 @@ impl Snapshot {
         self.host = HostSample::default();
         self.workers = WorkerTime::default();
         self.scrapes.clear();
+        self.notes.clear();
+        self.samples_dropped = 0;
     }
 
     /// The sum over all statistics names.

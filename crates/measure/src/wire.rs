@@ -1,21 +1,24 @@
-//! `snapshots.jsonl`: a header, then one line per second. Summing all lines gives exactly the
-//! summary.
+//! `snapshots.jsonl`: a header, one line per second, and a line for the end. Summing the seconds gives
+//! exactly the summary. A run that was killed has no line for its end.
 //!
 //! The serialized types are separate from the core types, so that these can change without changing
 //! the file format. Histograms are in HdrHistogram's V2 compressed encoding, base64-encoded; empty
 //! histograms and zero counts are omitted.
 
+mod edges;
 mod host;
 mod load;
 mod scrapes;
 #[cfg(test)]
 mod tests;
 
-use crate::names::{Listed, Tally};
+use crate::names::{ErrorClass, Listed, Tally};
 use crate::snapshot::{Connections, Requests, RpcCounts, Snapshot, Stats, WorkerTime};
-use crate::{Histogram, Nanos};
+use crate::{Histogram, Nanos, Note, RunFacts};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use edges::{END, EndLine};
+pub use edges::{Header, end_line};
 use host::HostLine;
 use load::{OriginLine, StreamLine};
 use scrapes::ScrapeLine;
@@ -25,38 +28,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of `snapshots.jsonl`.
 pub const SCHEMA: &str = "plimsoll/snapshots/2";
-
-/// The first line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
-    /// [`SCHEMA`].
-    pub schema: String,
-    /// The plan's name.
-    pub plan: String,
-    /// FNV-1a of the resolved plan, 16 hexadecimal digits.
-    pub plan_digest: String,
-    /// When the run started, in RFC 3339.
-    pub started_at: String,
-    /// Statistics names, in snapshot order.
-    pub names: Vec<String>,
-    /// Streams, in snapshot order.
-    pub streams: Vec<String>,
-    /// Origins, in snapshot order.
-    pub origins: Vec<String>,
-    /// Scraped processes, in snapshot order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scrapes: Vec<String>,
-    /// Sources of [`HostSample`](crate::HostSample) that could not be read, with the reason.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unread: Vec<String>,
-}
-
-impl Header {
-    /// As a line of JSON, without the line feed.
-    pub fn to_line(&self) -> String {
-        serde_json::to_string(self).expect("text and lists are JSON")
-    }
-}
 
 /// A line that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +49,13 @@ pub struct Reading {
     pub header: Header,
     /// The seconds.
     pub snapshots: Vec<Snapshot>,
+    /// The facts of a run that ended; `None` if it was killed, or its last line was lost.
+    pub facts: Option<RunFacts>,
+    /// Whether an objective stopped the run.
+    pub aborted: bool,
     /// What was ignored because this version does not know it, such as "unknown field \"host.x\"";
     /// at most [`NOTES_MAX`].
-    pub notes: Vec<String>,
+    pub ignored: Vec<String>,
 }
 
 /// The most notes about one file.
@@ -100,15 +75,24 @@ pub fn read(text: &str) -> Result<Reading, ReadError> {
         return Err(error(0, format!("schema is \"{}\", expected \"{SCHEMA}\"", header.schema)));
     }
     let (mut snapshots, mut ignored) = (Vec::new(), Ignored::default());
+    let (mut facts, mut aborted) = (None, false);
     for (number, line) in lines {
         if !line.ends_with('\n') {
             break;
+        }
+        if line.starts_with(END) {
+            let EndLine { end } =
+                serde_json::from_str(line).map_err(|e| error(number, e.to_string()))?;
+            aborted = end.aborted;
+            facts = Some(end.into_facts(&header));
+            continue;
         }
         let parsed: Line = serde_json::from_str(line).map_err(|e| error(number, e.to_string()))?;
         let snapshot = parsed.into_snapshot(&header, &mut ignored);
         snapshots.push(snapshot.map_err(|why| error(number, why))?);
     }
-    Ok(Reading { header, snapshots, notes: ignored.notes.into_iter().collect() })
+    let ignored = ignored.notes.into_iter().collect();
+    Ok(Reading { header, snapshots, facts, aborted, ignored })
 }
 
 /// Notes about what a newer version wrote.
@@ -157,6 +141,10 @@ struct Line {
     workers: WorkersLine,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scrapes: BTreeMap<String, ScrapeLine>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<NoteLine>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    samples_dropped: u64,
     #[serde(flatten, skip_serializing)]
     newer: BTreeMap<String, IgnoredAny>,
 }
@@ -225,6 +213,15 @@ impl RequestsLine {
     fn is_empty(&self) -> bool {
         self.scheduled == 0
     }
+}
+
+#[derive(Serialize, Deserialize)]
+struct NoteLine {
+    class: String,
+    target: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    text: String,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -337,6 +334,8 @@ impl Line {
                 .filter(|(_, scraped)| scraped.reads > 0 || !scraped.failures.is_empty())
                 .map(|(name, scraped)| (name.clone(), ScrapeLine::from(scraped)))
                 .collect(),
+            notes: snapshot.notes.iter().map(NoteLine::from).collect(),
+            samples_dropped: snapshot.samples_dropped,
             newer: BTreeMap::new(),
         }
     }
@@ -387,7 +386,29 @@ impl Line {
         for (name, line) in self.scrapes {
             snapshot.scraped(index_of(&name, &header.scrapes)?, &line.into_scraped()?);
         }
+        snapshot.notes = self.notes.into_iter().filter_map(|own| own.into_note(ignored)).collect();
+        snapshot.samples_dropped = self.samples_dropped;
         Ok(snapshot)
+    }
+}
+
+impl NoteLine {
+    fn from(note: &Note) -> NoteLine {
+        NoteLine {
+            class: note.class.name().into(),
+            target: note.target.clone(),
+            status: note.status,
+            text: note.text.clone(),
+        }
+    }
+
+    fn into_note(self, ignored: &mut Ignored) -> Option<Note> {
+        let NoteLine { class, target, status, text } = self;
+        let known = ErrorClass::from_name(&class);
+        if known.is_none() {
+            ignored.note(format!("unknown name \"{class}\" in \"notes\""));
+        }
+        known.map(|class| Note { class, target, status, text })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{put, tell, usage_error};
 use anyhow::Context;
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{Document, Variables, values};
+use plimsoll_engine::{Recorded, Settings};
 use plimsoll_plan::Plan;
 use processes::{Folder, GatewayProcess};
 use std::net::TcpListener;
@@ -100,8 +101,10 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     let plan = Arc::new(plan(args, &folder, &instances, &edge)?);
-    let run_dir = RunDir::create(args.out.as_deref(), &plan)?;
-    let finished = run_plan(&plan, default_settings(), Some(run_dir), None, &interrupts)?;
+    let mut run_dir = RunDir::create(args.out.as_deref(), &plan)?;
+    let samples = Some(run_dir.record(Recorded::All));
+    let settings = Settings { samples, ..default_settings() };
+    let finished = run_plan(&plan, settings, Some(run_dir), None, &interrupts)?;
     put(&finished.text())?;
     let code = finished.exit_code(interrupts.first().is_some());
     if args.keep && interrupts.first().is_none() {

@@ -15,6 +15,7 @@ mod man;
 mod metrics;
 mod plan_source;
 mod proxy;
+mod recording;
 mod run;
 mod run_dir;
 mod scrape;

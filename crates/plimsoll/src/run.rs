@@ -10,7 +10,9 @@ use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::trace::trace_text;
 use crate::{put, stdout_columns, tell, usage_error};
-use plimsoll_engine::{Control, Prepared, Running, Second, Settings, Spin, descriptors_needed};
+use plimsoll_engine::{
+    Control, Prepared, Recorded, Running, Second, Settings, Spin, descriptors_needed,
+};
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
 use plimsoll_measure::units::counted;
 use plimsoll_measure::{Nanos, Snapshot, SplitValue, WallClock};
@@ -49,6 +51,9 @@ pub(crate) struct RunArgs {
     /// Print the report only; write no results
     #[arg(long)]
     no_out: bool,
+    /// Requests to record one by one, for samples.parquet in the results
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Record::All)]
+    record: Record,
     /// Format of the report on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -93,6 +98,16 @@ enum Format {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
+enum Record {
+    /// Every request
+    All,
+    /// Those that were not answered as expected
+    Errors,
+    /// None; the report does not need them
+    None,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
 enum Color {
     Auto,
     Always,
@@ -129,11 +144,18 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let bound = metrics::serve(address, page.clone())?;
         tell(&format!("metrics at http://{bound}/metrics"));
     }
-    let run_dir =
+    let mut run_dir =
         if args.no_out { None } else { Some(RunDir::create(args.out.as_deref(), &plan)?) };
+    let recorded = match args.record {
+        Record::All => Some(Recorded::All),
+        Record::Errors => Some(Recorded::Errors),
+        Record::None => None,
+    };
+    let samples = run_dir.as_mut().zip(recorded).map(|(dir, recorded)| dir.record(recorded));
+    let settings = Settings { samples, ..settings(args) };
     let interrupts = Interrupts::listen()?;
     let page = args.metrics.is_some().then_some(page);
-    let finished = run_plan(&Arc::new(plan), settings(args), run_dir, page, &interrupts)?;
+    let finished = run_plan(&Arc::new(plan), settings, run_dir, page, &interrupts)?;
     let printed = match args.format {
         Format::Text => put(&finished.text()),
         Format::Json => put(&(finished.summary.to_json() + "\n")),
@@ -167,7 +189,14 @@ fn settings(args: &RunArgs) -> Settings {
 
 /// The settings without any flags.
 pub(crate) fn default_settings() -> Settings {
-    Settings { workers: 0, spin: Spin::Adaptive, trace: 0, force: false, forced: Vec::new() }
+    Settings {
+        workers: 0,
+        spin: Spin::Adaptive,
+        trace: 0,
+        force: false,
+        forced: Vec::new(),
+        samples: None,
+    }
 }
 
 /// A finished run.
@@ -290,7 +319,7 @@ impl<'p> Live<'p> {
         host: HostFile,
         running: &Running,
     ) -> Live<'p> {
-        run_dir.iter_mut().for_each(|dir| dir.begin(plan, running.started_at(), &host));
+        run_dir.iter_mut().for_each(|dir| dir.begin(plan, &running.start_facts(), &host));
         let (fold, progress) = (Fold::new(plan), Progress::new());
         let control = running.control();
         Live {
@@ -354,8 +383,11 @@ impl<'p> Live<'p> {
         let summary = self.fold.finish(facts);
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
         self.host.end(&Source::host());
-        let written = self.run_dir.map_or(Ok(()), |dir| dir.finish(&summary.to_json(), &self.host));
-        Finished { summary, aborted: self.aborted.is_some(), run_dir, written }
+        let aborted = self.aborted.is_some();
+        let written = self.run_dir.map_or(Ok(()), |dir| {
+            dir.finish(&summary.to_json(), (&summary.facts, aborted), &self.host)
+        });
+        Finished { summary, aborted, run_dir, written }
     }
 
     /// Scrapes once more after the run; the result becomes an additional last snapshot.

@@ -1,13 +1,17 @@
-//! The run directory: `plan.toml`, `host.json`, `snapshots.jsonl`, `summary.json`.
+//! The run directory: `plan.toml`, `host.json`, `snapshots.jsonl`, `samples.bin` and then
+//! `samples.parquet`, `summary.json`.
 //!
-//! If the process is killed, the directory stays readable: the plan is written first, each snapshot is
-//! one line in one write, and other files are renamed into place only when complete.
+//! If the process is killed or the host loses power, the directory stays readable: the plan is on disk
+//! before the run starts, each snapshot is one line in one write, samples are in checked blocks, and other
+//! files are renamed into place only when complete.
 
 use crate::host_file::HostFile;
+use crate::recording::{self, Recording};
 use crate::usage_error;
 use anyhow::Context;
-use plimsoll_measure::wire::{Header, SCHEMA, to_line};
-use plimsoll_measure::{Snapshot, WallClock};
+use plimsoll_engine::{Recorded, SampleSink};
+use plimsoll_measure::wire::{Header, SCHEMA, end_line, to_line};
+use plimsoll_measure::{RunFacts, Snapshot, StartFacts, WallClock};
 use plimsoll_plan::Plan;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -19,6 +23,14 @@ pub(crate) struct RunDir {
     snapshots: Option<(File, Header)>,
     /// The first error. No second is written after it, so that the seconds in the file have no gap.
     failed: Option<io::Error>,
+    samples: Samples,
+}
+
+/// The recording of the run's arrivals.
+enum Samples {
+    None,
+    Prepared(recording::Prepared),
+    Running(Recording),
 }
 
 impl RunDir {
@@ -31,8 +43,8 @@ impl RunDir {
             }
             None => create_under(Path::new("runs"), plan)?,
         };
-        let created = RunDir { path, snapshots: None, failed: None };
-        fs::write(created.path.join("plan.toml"), plan.to_toml()).map_err(|error| {
+        let created = RunDir { path, snapshots: None, failed: None, samples: Samples::None };
+        write_synced(&created.path.join("plan.toml"), &plan.to_toml()).map_err(|error| {
             created.discard();
             creation_error(&created.path, &error)
         })?;
@@ -44,19 +56,31 @@ impl RunDir {
         &self.path
     }
 
+    /// Records arrivals during the run, which the engine sends to the returned sink.
+    pub(crate) fn record(&mut self, recorded: Recorded) -> SampleSink {
+        let (sink, prepared) = recording::Prepared::new(recorded);
+        self.samples = Samples::Prepared(prepared);
+        sink
+    }
+
     /// Removes the directory of a run that did not start; it contains only a copy of the plan.
     pub(crate) fn discard(&self) {
         // Errors are ignored: the directory then stays.
         let _ = fs::remove_dir_all(&self.path);
     }
 
-    /// Writes `host.json`, and creates `snapshots.jsonl` with its header.
-    pub(crate) fn begin(&mut self, plan: &Plan, started_at: WallClock, host: &HostFile) {
+    /// Writes `host.json`, creates `snapshots.jsonl` with its header, and starts recording.
+    pub(crate) fn begin(&mut self, plan: &Plan, start: &StartFacts, host: &HostFile) {
         let header = Header {
             schema: SCHEMA.into(),
             plan: plan.name.clone(),
             plan_digest: format!("{:016x}", plan.digest()),
-            started_at: started_at.rfc3339(),
+            started_at: start.started_at.rfc3339(),
+            started_at_unix_ns: start.started_at.unix_ns,
+            cpus: start.cpus,
+            workers: start.workers,
+            forced: start.forced.clone(),
+            from_flags: plan.from_flags,
             names: plan.targets.iter().map(|target| target.name.clone()).collect(),
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             origins: plan.origin_names(),
@@ -66,6 +90,7 @@ impl RunDir {
         let opened = File::create_new(self.path.join("snapshots.jsonl"));
         let written = opened.and_then(|mut file| {
             file.write_all((header.to_line() + "\n").as_bytes())?;
+            file.sync_all()?;
             Ok(file)
         });
         match written {
@@ -73,10 +98,35 @@ impl RunDir {
             Err(error) => self.failed = Some(error),
         }
         self.write_whole("host.json", &host.to_json());
+        if let Samples::Prepared(prepared) = std::mem::replace(&mut self.samples, Samples::None) {
+            match prepared.start(&self.path, plan, start.started_at) {
+                Ok(recording) => self.samples = Samples::Running(recording),
+                Err(error) => _ = self.failed.get_or_insert(error),
+            }
+        }
     }
 
-    /// Appends a second to `snapshots.jsonl`. Returns a warning if that fails for the first time.
+    /// Appends a second to `snapshots.jsonl`. Returns a warning if that, or recording, fails for the first
+    /// time.
     pub(crate) fn add(&mut self, snapshot: &Snapshot) -> Option<String> {
+        let (warning, recording) = (self.append(snapshot), self.recording_failed());
+        warning.or(recording)
+    }
+
+    /// A warning if recording has failed since the last call.
+    fn recording_failed(&mut self) -> Option<String> {
+        let Samples::Running(recording) = &self.samples else { return None };
+        let error = recording.failure()?;
+        let path = self.path.join(recording::SAMPLES);
+        let warning = format!(
+            "warning: cannot write {}: {error}; the run continues without recording its requests",
+            path.display()
+        );
+        self.failed.get_or_insert(error);
+        Some(warning)
+    }
+
+    fn append(&mut self, snapshot: &Snapshot) -> Option<String> {
         let (file, header) = self.snapshots.as_mut().filter(|_| self.failed.is_none())?;
         let line = to_line(snapshot, header) + "\n";
         let error = file.write_all(line.as_bytes()).err()?;
@@ -89,14 +139,28 @@ impl RunDir {
         Some(warning)
     }
 
-    /// Writes `summary.json`, and `host.json` again.
+    /// Writes the end of `snapshots.jsonl`, `summary.json`, `host.json` again, and `samples.parquet`.
+    /// `aborted`: whether an objective stopped the run.
     ///
     /// # Errors
     /// The first write error of the whole run.
-    pub(crate) fn finish(mut self, summary: &str, host: &HostFile) -> anyhow::Result<()> {
+    pub(crate) fn finish(
+        mut self,
+        summary: &str,
+        (facts, aborted): (&RunFacts, bool),
+        host: &HostFile,
+    ) -> anyhow::Result<()> {
+        if let Some((file, _)) = self.snapshots.as_mut().filter(|_| self.failed.is_none()) {
+            let line = end_line(facts, aborted) + "\n";
+            self.failed = file.write_all(line.as_bytes()).err();
+        }
         self.write_whole("host.json", &host.to_json());
         self.write_whole("summary.json", summary);
-        let written = self.failed.map_or(Ok(()), Err);
+        let recorded = match std::mem::replace(&mut self.samples, Samples::None) {
+            Samples::Running(recording) => recording.finish(&[]),
+            Samples::None | Samples::Prepared(_) => Ok(()),
+        };
+        let written = self.failed.map_or(Ok(()), |error| Err(error.into())).and(recorded);
         written.with_context(|| format!("could not write all of {}", self.path.display()))
     }
 
@@ -111,6 +175,13 @@ impl RunDir {
             self.failed.get_or_insert(error);
         }
     }
+}
+
+/// Writes a file and waits until it is on disk.
+fn write_synced(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 fn create_new(path: &Path) -> io::Result<()> {

@@ -266,7 +266,7 @@ impl Summary {
                 .map(|(class, seconds)| (class.name(), seconds.numbers()))
                 .collect(),
             faults: tally(&total.faults),
-            notes: facts
+            notes: total
                 .notes
                 .iter()
                 .map(|n| NoteFile {

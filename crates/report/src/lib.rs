@@ -11,11 +11,13 @@
 //! - `verdict`: [`Verdict`]: findings, and whether the generator distorted the run
 //! - `scrapes`: [`Scrapes`]: what other processes reported
 //! - `text`: the report for a terminal; `progress`: one line during the run; `tone`: colours
+//! - `parquet`: samples as a Parquet file
 //! - `json`: `summary.json`; `prometheus`: metrics during the run
 
 mod fold;
 mod json;
 mod objectives;
+mod parquet;
 mod progress;
 mod prometheus;
 mod scrapes;
@@ -30,6 +32,7 @@ mod verdict;
 
 pub use fold::{Fold, Narrow};
 pub use objectives::Judged;
+pub use parquet::ParquetWriter;
 pub use progress::{Part, progress};
 pub use prometheus::{METRICS, Metric, exposition};
 pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};

@@ -42,7 +42,6 @@ impl<'p> Recording<'p> {
             stopped_by: None,
             cpus: 2,
             workers: 1,
-            notes: Vec::new(),
             forced: Vec::new(),
         };
         Recording { plan, facts, seconds: Vec::new() }

@@ -289,6 +289,7 @@ impl Rules {
         found.extend(self.tcp.found(case));
         found.extend(remarks::redirects_not_followed(case));
         found.extend(remarks::forced(case));
+        found.extend(remarks::samples_dropped(case));
         found.extend(remarks::cut_short(case));
         // Effects come after their causes.
         use FindingId::{LagHigh, PlanNotHeld, ReadLate};

@@ -33,6 +33,11 @@ impl Notebook {
         !self.noted[class.index()]
     }
 
+    /// The notes since the last call.
+    pub(super) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
     /// Notes an error, without secrets that the target has repeated. `status` is that of an answer whose class is `status`.
     pub(super) fn note(
         &mut self,
@@ -49,10 +54,6 @@ impl Notebook {
 }
 
 impl<S: System> Dispatcher<S> {
-    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notebook.notes)
-    }
-
     pub(crate) fn take_traces(&mut self) -> Vec<TraceRecord> {
         std::mem::take(&mut self.notebook.traces)
     }

@@ -58,7 +58,7 @@ fn any_blocks() -> impl Strategy<Value = Vec<Block>> {
 fn file(blocks: &[Block]) -> (Vec<u8>, Vec<usize>) {
     let (mut bytes, mut encoder) = (header().to_line().into_bytes(), Encoder::default());
     let ends = blocks.iter().map(|block| {
-        encoder.encode(block, &mut bytes);
+        encoder.encode(block.worker, &block.samples, &mut bytes);
         bytes.len()
     });
     let ends = ends.collect();
@@ -146,9 +146,8 @@ fn a_record_has_48_bytes_and_shared_values_are_written_once() {
         kind,
     };
     assert_eq!((sample.latency(), sample.service_time()), (ns(43), Some(ns(40))));
-    let samples = vec![sample; BLOCK_MAX];
     let mut out = Vec::new();
-    Encoder::default().encode(&Block { worker: 0, samples }, &mut out);
+    Encoder::default().encode(0, &vec![sample; BLOCK_MAX], &mut out);
     assert_eq!(out.len(), PREFIX + FIXED + KIND + BLOCK_MAX * RECORD);
 }
 

@@ -39,6 +39,8 @@ fn sample(seed: u64) -> Snapshot {
     snapshot.read_lag.record(Nanos(77));
     snapshot.workers = WorkerTime { spin: Nanos(1), busy_max: Nanos(2), pause_max: Nanos(seed) };
     snapshot.status.count(200);
+    snapshot.samples_dropped = seed;
+    snapshot.notes = vec![note(ErrorClass::RpcError, None), note(ErrorClass::Status, Some(503))];
     snapshot.rpc.items = 2;
     snapshot.rpc.add_error(-32000, 1);
     snapshot.faults.count(Fault::BadChunk);
@@ -59,6 +61,10 @@ fn sample(seed: u64) -> Snapshot {
         snapshot.scraped(1, &Scraped::failure("refused"));
     }
     snapshot
+}
+
+fn note(class: ErrorClass, status: Option<u16>) -> Note {
+    Note { class, target: "b".into(), status, text: "x".into() }
 }
 
 fn host_sample(seed: u64) -> HostSample {
@@ -96,6 +102,11 @@ fn header() -> Header {
         plan: "four chains".into(),
         plan_digest: "0".repeat(16),
         started_at: "2026-11-20T20:24:01.250Z".into(),
+        started_at_unix_ns: 1_763_670_241_250_000_000,
+        cpus: 2,
+        workers: 1,
+        forced: vec!["too few ports".into()],
+        from_flags: true,
         names: vec!["a".into(), "b".into()],
         streams: vec!["main".into()],
         origins: vec!["http://a:80".into(), "redirects".into()],
@@ -112,13 +123,26 @@ fn written_lines_read_back_despite_a_truncated_tail() {
         snapshot.assert_identities();
         text += &(to_line(snapshot, &header) + "\n");
     }
-    let whole = text.clone();
-    text += "{\"t_ns\": 3, \"str"; // killed while writing
-    for text in [whole, text] {
+    let facts = RunFacts {
+        started_at: WallClock { unix_ns: header.started_at_unix_ns },
+        duration: Nanos(3),
+        drain: Nanos(1),
+        warmup: Nanos(2),
+        cut_short: true,
+        stopped_by: Some("Ctrl-C".into()),
+        cpus: 2,
+        workers: 1,
+        forced: header.forced.clone(),
+    };
+    let ended = text.clone() + &end_line(&facts, true) + "\n";
+    let torn = text.clone() + "{\"t_ns\": 3, \"str"; // killed while writing
+    let torn_end = ended[..ended.len() - 1].to_string();
+    for (text, facts) in [(text, None), (torn, None), (torn_end, None), (ended, Some(facts))] {
         let read = read(&text).unwrap();
         assert_eq!(read.header, header);
         assert_eq!(read.snapshots, snapshots);
-        assert_eq!(read.notes, [""; 0]);
+        assert_eq!(read.ignored, [""; 0]);
+        assert_eq!((read.aborted, read.facts), (facts.is_some(), facts));
     }
 }
 
@@ -143,7 +167,7 @@ fn older_and_newer_files_are_read() {
     let check = |line: &serde_json::Value, expected: &Snapshot, notes: &[&str]| {
         let read = read(&format!("{}\n{line}\n{line}\n", header.to_line())).unwrap();
         assert_eq!(read.snapshots, [expected.clone(), expected.clone()]);
-        assert_eq!(read.notes, notes);
+        assert_eq!(read.ignored, notes);
     };
     let old = with_host(&line, r#"{"cpu_ns": 5, "user_ns": 2, "rss_peak_bytes": 10}"#);
     snapshot.host =

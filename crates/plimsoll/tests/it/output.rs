@@ -45,8 +45,10 @@ fn the_snapshots_add_up_to_the_summary() {
     let args = ["run", &plan, "--out", out.to_str().unwrap(), "--format", "json", "--workers", "2"];
     let result = RunResult::of(plimsoll(&args));
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
-    let Reading { snapshots, header: Header { unread, .. }, notes } = wire::read(&text).unwrap();
-    assert!(snapshots.len() >= 3 && notes.is_empty(), "one a second");
+    let Reading { snapshots, header: Header { unread, .. }, facts, ignored, .. } =
+        wire::read(&text).unwrap();
+    assert!(snapshots.len() >= 3 && ignored.is_empty(), "one a second");
+    assert!(facts.is_some_and(|facts| !facts.was_stopped()));
     let mut sum = snapshots[0].blank();
     snapshots.iter().for_each(|snapshot| sum.append(snapshot));
     sum.assert_complete();

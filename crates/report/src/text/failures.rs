@@ -74,7 +74,7 @@ impl Summary {
         errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let more = extent.more(errors.len(), [" class", " classes"]);
         let row = |(class, n): (ErrorClass, u64)| {
-            let note = self.facts.notes.iter().find(|note| note.class == class);
+            let note = self.total.notes.iter().find(|note| note.class == class);
             let note = note.map(noted);
             let when = self.errors.iter().find(|(seen, _)| *seen == class);
             let when = when.map(|(_, seconds)| seconds.since(self.facts.warmup).to_string());
@@ -106,7 +106,7 @@ impl Summary {
         if statuses.is_empty() || statuses.len() == 1 && !odd && !unexpected {
             return;
         }
-        let of_status = self.facts.notes.iter().filter(|note| note.class == ErrorClass::Status);
+        let of_status = self.total.notes.iter().filter(|note| note.class == ErrorClass::Status);
         let further: Vec<_> = of_status.skip(1).collect();
         statuses.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let all: u64 = statuses.iter().map(|(_, n)| n).sum();

@@ -81,6 +81,7 @@ fn full() -> Summary {
     let text = "unexpected end of the answer after 120 of 4,096 bytes: Connection reset by peer";
     let note =
         Note { class: ErrorClass::Reset, target: "boba".into(), status: None, text: text.into() };
+    total.notes.push(note);
     let mut objective = Objective::parse("latency.p99 < 10ms").unwrap();
     objective.narrowed = [("part".to_string(), "block numbers".to_string())].into();
     let instances = (1..=5).map(|n| process(&format!("gw-{n}"), "instances", 290));
@@ -100,7 +101,6 @@ fn full() -> Summary {
             stopped_by: None,
             cpus: 2,
             workers: 1,
-            notes: vec![note],
             forced: Vec::new(),
         },
         tags: [("chain".into(), targets.iter().take(2).map(|(group, _)| group.clone()).collect())]
@@ -388,7 +388,7 @@ fn statuses_are_shown_if_informative() {
         Note { class, target, status: Some(status), text: text.into() }
     };
     summary.total.status.count(503);
-    summary.facts.notes = vec![note(503, "status 503"), note(302, "status 302, body \"moved\"")];
+    summary.total.notes = vec![note(503, "status 503"), note(302, "status 302, body \"moved\"")];
     let text = summary.to_text(None, usize::MAX, false);
     assert!(
         text.contains(

@@ -1,7 +1,7 @@
 //! Findings on the run itself: forced, stopped, or full of redirects that it did not follow.
 
 use super::{Case, Found, share_of};
-use plimsoll_measure::units::grouped;
+use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{FindingId, Nanos, Severity, Side};
 use plimsoll_plan::StatusRange;
 
@@ -56,6 +56,24 @@ pub(super) fn redirects_not_followed(case: &Case<'_>) -> Option<Found> {
         fix,
         seconds: None,
         share: share_of(n, all),
+    })
+}
+
+/// Requests that were counted but not recorded.
+pub(super) fn samples_dropped(case: &Case<'_>) -> Option<Found> {
+    let dropped = case.total.samples_dropped;
+    (dropped > 0).then(|| Found {
+        id: FindingId::SamplesDropped,
+        severity: Severity::Warning,
+        side: Side::Generator,
+        evidence: format!(
+            "{} not recorded: recording did not keep up; all other figures include them",
+            counted(dropped, "request")
+        ),
+        fix: "write the results to a faster disk, or record only errors with --record errors"
+            .into(),
+        seconds: None,
+        share: 0.0,
     })
 }
 

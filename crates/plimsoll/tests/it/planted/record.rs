@@ -137,7 +137,6 @@ pub(crate) fn summary(plan: &str, snapshots: &str, facts: &Value) -> Value {
         stopped_by: None,
         cpus: facts["cpus"].as_u64().unwrap() as usize,
         workers: facts["workers"].as_u64().unwrap() as usize,
-        notes: Vec::new(),
         forced: forced.map(|what| what.as_str().unwrap().to_string()).collect(),
     });
     serde_json::from_str(&summary.to_json()).unwrap()

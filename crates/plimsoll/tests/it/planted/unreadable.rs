@@ -114,7 +114,7 @@ fn a_newer_run_directory_gives_the_same_verdict_and_names_what_was_ignored() {
             line.to_string() + "\n"
         })
         .collect();
-    let notes = wire::read(&newer).unwrap().notes;
+    let notes = wire::read(&newer).unwrap().ignored;
     for words in ["\"findings\"", "\"a fault of a newer version\"", "\"host.a_source\""] {
         let noted = notes.iter().any(|note| note.contains(words) && note.ends_with("ignored"));
         assert!(noted, "{words} in {notes:?}");

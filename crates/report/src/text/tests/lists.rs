@@ -72,7 +72,7 @@ fn names_cannot_control_the_terminal_and_columns_line_up() {
         tags.insert("tag\x1b[1m".into(), name.into());
     }
     summary.name = "x\x1b]0;title\x07\n".into();
-    summary.facts.notes[0].text = "\x1b[31m\u{202e}red".into();
+    summary.total.notes[0].text = "\x1b[31m\u{202e}red".into();
     for columns in [60, 80, 100, usize::MAX] {
         let text = summary.to_text(None, columns, false);
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
