@@ -138,7 +138,17 @@ impl Plan {
         variables: &Variables,
         folder: &Path,
     ) -> Result<Plan, Problems> {
-        document.read(variables, |root| read_plan(root, folder))
+        document.read(variables, |root| read_plan(root, &Files::of(folder)))
+    }
+
+    /// Reads the plan that was written into a run directory, to report on the run: its variables and files
+    /// are not needed, so its requests cannot be sent. `origins` are those of its requests, in their order.
+    ///
+    /// # Errors
+    /// All problems of the document.
+    pub fn read_recorded(document: &Document, origins: &[String]) -> Result<Plan, Problems> {
+        let variables = Variables::none().leave_unset();
+        document.read(&variables, |root| read_plan(root, &Files::recorded(origins)))
     }
 
     /// The secrets that a request sends: those of all variables, and its own.
@@ -203,7 +213,7 @@ impl Plan {
     }
 }
 
-fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
+fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     let name = root.field("name").map(|f| f.open_text("the plan's name"));
     let given_seed = root.field("seed").map(|f| f.integer(0, SEED_MAX));
     let seed = given_seed.flatten().unwrap_or(1);
@@ -217,11 +227,10 @@ fn read_plan(root: &Table<'_>, folder: &Path) -> Option<Plan> {
     let redirects = root.field("redirects").and_then(|f| f.integer(0, 50)).unwrap_or(0) as u32;
     let body_max = root.field("max_body").and_then(|f| f.size()).unwrap_or(10 << 20);
     let connections = read_connections(root);
-    let tls = read_tls(root, folder);
+    let tls = read_tls(root, files);
 
     let (mut targets, mut requests) = (Vec::new(), Vec::new());
-    let files = Files::of(folder);
-    let streams = read_streams(root, &files, Key::new(seed), (&mut targets, &mut requests));
+    let streams = read_streams(root, files, Key::new(seed), (&mut targets, &mut requests));
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
     }
@@ -307,14 +316,14 @@ fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
     (max, rules)
 }
 
-fn read_tls(root: &Table<'_>, folder: &Path) -> TlsRules {
+fn read_tls(root: &Table<'_>, files: &Files<'_>) -> TlsRules {
     let mut rules = TlsRules::default();
     let Some(table) = root.field("tls").and_then(|f| f.table("tls")) else { return rules };
     rules.insecure = table.field("insecure").and_then(|f| f.boolean()).unwrap_or(false);
     let file = |key| {
         let field: Field<'_> = table.field(key)?;
-        let path = folder.join(field.text()?.value);
-        if !path.is_file() {
+        let path = files.folder.join(field.text()?.value);
+        if files.recorded.is_none() && !path.is_file() {
             field.problem(format!("file not found: {}", path.display()), "");
         }
         Some(path)

@@ -5,12 +5,14 @@
 //! file or variable that has changed since is noticed.
 
 use super::request::REQUESTS_MAX;
-use super::spec::{Part, Problem, RawBody, RawRequest, TargetDefaults, check_header_name};
+use super::spec::{
+    Expectation, Part, Problem, RawBody, RawRequest, TargetDefaults, check_header_name,
+};
 use crate::RequestSpec;
 use crate::show::shown_size;
 use crate::target_file::{self, Format};
 use plimsoll_config::values::{quote, quote_filled};
-use plimsoll_config::{Attached, Document, Field, Spot, read_file};
+use plimsoll_config::{Attached, Document, Field, Spot, Text, read_file};
 use std::cell::Cell;
 use std::path::Path;
 
@@ -24,13 +26,21 @@ const INLINE_MAX: u64 = Document::LEN_MAX as u64 / 2;
 /// The folder of a plan's files, and how many bytes of them may still be read and be inlined.
 pub(super) struct Files<'p> {
     pub(super) folder: &'p Path,
+    /// Of a plan that was recorded with a run: the origins of its requests. Files are not read then.
+    pub(super) recorded: Option<&'p [String]>,
     readable: Cell<u64>,
     inlinable: Cell<u64>,
 }
 
 impl<'p> Files<'p> {
     pub(super) fn of(folder: &'p Path) -> Files<'p> {
-        Files { folder, readable: Cell::new(FILES_MAX), inlinable: Cell::new(INLINE_MAX) }
+        let (readable, inlinable) = (Cell::new(FILES_MAX), Cell::new(INLINE_MAX));
+        Files { folder, recorded: None, readable, inlinable }
+    }
+
+    /// The files of a recorded plan whose requests went to these origins.
+    pub(super) fn recorded(origins: &'p [String]) -> Files<'p> {
+        Files { recorded: Some(origins), ..Files::of(Path::new("")) }
     }
 
     /// Reads a target file, or a body that one names.
@@ -63,6 +73,15 @@ pub(super) struct FileKeys<'r> {
     pub(super) digest: Option<Field<'r>>,
 }
 
+/// A request to an origin that stands for those of a file that is not read; `None` for what is not the URL
+/// of an origin.
+fn stand_in(origin: &str) -> Option<RequestSpec> {
+    let url = Text::plain(format!("{origin}/"));
+    let (headers, body) = (Vec::new(), RawBody::Empty);
+    let request = RawRequest { method: "GET".into(), url, headers, body, chunked: None };
+    request.spec(&TargetDefaults::default(), &Expectation::default(), |_, _| {})
+}
+
 /// Reads the requests of a target file. Returns the file's name without its extension and, if the resolved
 /// plan names the file instead of containing its requests, the lines that do so.
 pub(super) fn read_target_file(
@@ -77,6 +96,11 @@ pub(super) fn read_target_file(
         None => None,
     };
     let path = files.folder.join(field.open_text("the path of a target file")?);
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    if let Some(origins) = files.recorded {
+        specs.extend(origins.iter().filter_map(|origin| stand_in(origin)));
+        return Some((stem.into(), None));
+    }
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
         Err(message) => {
@@ -99,7 +123,6 @@ pub(super) fn read_target_file(
     let folder = path.parent().unwrap_or(Path::new(""));
     specs.extend(requests.into_iter().filter_map(|request| reader.spec(request, folder)));
     let whole = problems.is_empty() && specs.len() == first + count;
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     if !whole {
         return None;
     }

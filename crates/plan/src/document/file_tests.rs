@@ -42,6 +42,35 @@ impl Drop for Folder {
     }
 }
 
+/// A plan in a run directory is read where neither its variables nor its files exist.
+#[test]
+fn a_recorded_plan_is_read_without_variables_and_files() {
+    let many = "GET http://b/${API_TOKEN}\n\n".repeat(10_001);
+    let files: [(&str, &[u8]); 3] =
+        [("many.txt", many.as_bytes()), ("body.json", b"{}"), ("ca.pem", b"")];
+    let folder = Folder::with(&files);
+    let text = "rate = 1\nduration = \"1s\"\ntls = { ca = \"ca.pem\" }\n\
+        [[target]]\nrequest = \"POST http://a/${API_TOKEN}?x=${OTHER}\"\n\
+        headers = { Authorization = \"Bearer ${API_TOKEN}\" }\nbody_file = \"body.json\"\n\
+        [[target]]\nfile = \"many.txt\"\n\
+        [[target]]\nrequest = \"GET http://c/\"\n";
+    let mut variables = Variables::none();
+    variables.set("API_TOKEN", "s3cret-value");
+    variables.set("OTHER", "2");
+    let document = Document::new("plan.toml", text);
+    let plan = Plan::read(&document, &variables, &folder.0).unwrap();
+    let written = plan.to_toml();
+    assert!(!written.contains("s3cret-value"));
+    let names = plan.origin_names();
+    drop(folder);
+    let recorded = Plan::read_recorded(&Document::new("run/plan.toml", written), &names).unwrap();
+    assert_eq!(recorded.origin_names(), ["http://a:80", "http://b:80", "http://c:80"]);
+    assert_eq!(recorded.origin_names(), names);
+    let targets = |plan: &Plan| plan.targets.iter().map(|own| own.name.clone()).collect::<Vec<_>>();
+    assert_eq!(targets(&recorded), targets(&plan));
+    assert_eq!(recorded.load_in_words(), plan.load_in_words());
+}
+
 /// Reads a resolved plan back; it must contain the same requests without any files.
 fn read_back(plan: &Plan) -> Plan {
     let shown = plan.to_toml();

@@ -205,6 +205,9 @@ fn read_body<'r>(table: &Table<'r>, files: &Files<'_>) -> Option<(RawBody, Optio
 
 fn read_body_file(field: &Field<'_>, files: &Files<'_>) -> Option<RawBody> {
     let path = files.folder.join(field.text()?.value);
+    if files.recorded.is_some() {
+        return Some(RawBody::File(path, Vec::new()));
+    }
     match read_file(&path, BODY_MAX) {
         Ok(bytes) => Some(RawBody::File(path, bytes)),
         Err(message) => {
