@@ -41,7 +41,7 @@ impl Recorder {
     /// Returns the counts and continues in `fresh`; passes on the samples so far.
     pub(crate) fn take(&mut self, fresh: Snapshot) -> Snapshot {
         if let Some(sampling) = &mut self.sampling {
-            self.counts.samples_dropped += sampling.flush();
+            self.counts.samples_dropped += sampling.end_second();
         }
         std::mem::replace(&mut self.counts, fresh)
     }

@@ -5,7 +5,7 @@
 //! counted. Buffers come back when their blocks are dropped, so nothing is allocated once warm.
 
 use plimsoll_measure::Sample;
-use plimsoll_measure::samples::BLOCK_MAX;
+use plimsoll_measure::samples::{BLOCK_MAX, Counted};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 
 /// Maximum number of blocks that wait for the recording thread; about 16 MiB.
@@ -20,18 +20,18 @@ pub enum Recorded {
     Errors,
 }
 
-/// Samples of one worker, at most [`BLOCK_MAX`], in the order in which the arrivals ended.
+/// Samples of one worker in one second, at most [`BLOCK_MAX`], in the order in which the arrivals ended.
 #[derive(Debug)]
 pub struct SampleBlock {
-    worker: usize,
+    counted: Counted,
     samples: Vec<Sample>,
     emptied: Sender<Vec<Sample>>,
 }
 
 impl SampleBlock {
-    /// Index of the worker.
-    pub fn worker(&self) -> usize {
-        self.worker
+    /// Where they were counted.
+    pub fn counted(&self) -> Counted {
+        self.counted
     }
 
     /// The samples.
@@ -72,7 +72,7 @@ impl SampleSink {
 
 /// A worker's end of a [`SampleSink`].
 pub(crate) struct Sampling {
-    worker: usize,
+    counted: Counted,
     recorded: Recorded,
     filling: Vec<Sample>,
     blocks: SyncSender<SampleBlock>,
@@ -84,7 +84,8 @@ impl Sampling {
     pub(crate) fn new(worker: usize, sink: &SampleSink) -> Sampling {
         let SampleSink { recorded, blocks } = sink.clone();
         let filling = Vec::with_capacity(BLOCK_MAX);
-        Sampling { worker, recorded, filling, blocks, emptied: channel() }
+        let counted = Counted { worker: worker as u16, second: 0 };
+        Sampling { counted, recorded, filling, blocks, emptied: channel() }
     }
 
     /// Whether arrivals that were answered as expected are recorded.
@@ -100,14 +101,20 @@ impl Sampling {
         if self.filling.len() < BLOCK_MAX { 0 } else { self.flush() }
     }
 
-    /// Passes on the samples so far. Returns how many were dropped.
-    pub(crate) fn flush(&mut self) -> u64 {
+    /// Ends a second: passes on its samples. Returns how many were dropped.
+    pub(crate) fn end_second(&mut self) -> u64 {
+        let dropped = self.flush();
+        self.counted.second += 1;
+        dropped
+    }
+
+    fn flush(&mut self) -> u64 {
         if self.filling.is_empty() {
             return 0;
         }
         let samples = std::mem::take(&mut self.filling);
         let emptied = self.emptied.0.clone();
-        let block = SampleBlock { worker: self.worker, samples, emptied };
+        let block = SampleBlock { counted: self.counted, samples, emptied };
         let dropped = match self.blocks.try_send(block) {
             Ok(()) => 0,
             Err(TrySendError::Full(block) | TrySendError::Disconnected(block)) => {
@@ -154,15 +161,20 @@ mod tests {
         let most = (WAITING_MAX * BLOCK_MAX) as u64;
         let mut dropped = 0;
         (0..most + 10_000).for_each(|at| dropped += sampling.push(sample(at)));
-        dropped += sampling.flush();
+        dropped += sampling.end_second();
         assert_eq!(dropped, 10_000);
         let blocks: Vec<SampleBlock> = inbox.try_iter().collect();
         let recorded = blocks.iter().flat_map(SampleBlock::samples).map(|own| own.scheduled_at.0);
-        assert!(recorded.eq(0..most) && blocks.iter().all(|block| block.worker() == 3));
+        let first = Counted { worker: 3, second: 0 };
+        assert!(recorded.eq(0..most) && blocks.iter().all(|block| block.counted() == first));
         drop(blocks);
-        assert_eq!((sampling.push(sample(0)), sampling.flush(), sampling.flush()), (0, 0, 0));
-        assert_eq!(inbox.try_iter().count(), 1);
+        assert_eq!(
+            (sampling.push(sample(0)), sampling.end_second(), sampling.end_second()),
+            (0, 0, 0)
+        );
+        let seconds: Vec<u32> = inbox.try_iter().map(|block| block.counted().second).collect();
+        assert_eq!(seconds, [1]);
         drop(inbox);
-        assert_eq!((sampling.push(sample(0)), sampling.flush()), (0, 1));
+        assert_eq!((sampling.push(sample(0)), sampling.end_second()), (0, 1));
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! block   "PBLK"  length of the body u32  CRC-32 of the body u32  body
-//! body    worker u16  kinds u16  records u32  base u64  kinds × 20 bytes  records × 48 bytes
+//! body    worker u16  kinds u16  records u32  second u32  base u64  kinds × 20 bytes  records × 48 bytes
 //! kind    target u32  error u8  fault u8  status u16  flags u8  3 × 0  code i64
 //! record  scheduled_at - base, lag, wait, flight, ttfb, bytes in, bytes out: u48;  connection u32  kind u16
 //! ```
@@ -26,7 +26,7 @@ pub const BLOCK_MAX: usize = 4096;
 /// Bytes per record.
 const RECORD: usize = 48;
 const KIND: usize = 20;
-const FIXED: usize = 16;
+const FIXED: usize = 20;
 const PREFIX: usize = 12;
 const MAGIC: &[u8; 4] = b"PBLK";
 /// The longest header line; as long as a plan with 10,000 targets of long names.
@@ -156,13 +156,22 @@ impl Stats {
     }
 }
 
-/// Samples of one worker, at most [`BLOCK_MAX`], in the order in which they ended.
+/// Samples of one worker in one second, at most [`BLOCK_MAX`], in the order in which they ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Index of the worker.
-    pub worker: usize,
+    /// Where they were counted.
+    pub counted: Counted,
     /// The samples.
     pub samples: Vec<Sample>,
+}
+
+/// Where samples were counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Index of the worker.
+    pub worker: u16,
+    /// Index of the second in `snapshots.jsonl`.
+    pub second: u32,
 }
 
 /// Encodes blocks; reuses its memory.
@@ -175,11 +184,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Appends a block of a worker's samples to `out`.
+    /// Appends a block to `out`.
     ///
     /// # Panics
     /// If there are more than [`BLOCK_MAX`] samples.
-    pub fn encode(&mut self, worker: usize, samples: &[Sample], out: &mut Vec<u8>) {
+    pub fn encode(&mut self, counted: Counted, samples: &[Sample], out: &mut Vec<u8>) {
         assert!(samples.len() <= BLOCK_MAX, "a block has at most {BLOCK_MAX} samples");
         self.kinds.clear();
         self.last = None;
@@ -201,9 +210,10 @@ impl Encoder {
         let start = out.len();
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[0; PREFIX - 4]);
-        out.extend_from_slice(&(worker as u16).to_le_bytes());
+        out.extend_from_slice(&counted.worker.to_le_bytes());
         out.extend_from_slice(&(self.kinds.len() as u16).to_le_bytes());
         out.extend_from_slice(&(samples.len() as u32).to_le_bytes());
+        out.extend_from_slice(&counted.second.to_le_bytes());
         out.extend_from_slice(&base.0.to_le_bytes());
         out.extend_from_slice(&self.listed);
         out.extend_from_slice(&self.records);
@@ -348,7 +358,8 @@ impl<R: BufRead> Reader<R> {
         let worker = u16::from_le_bytes(fixed[..2].try_into().ok()?);
         let kinds = u16::from_le_bytes(fixed[2..4].try_into().ok()?) as usize;
         let records = u32::from_le_bytes(fixed[4..8].try_into().ok()?) as usize;
-        let base = Nanos(u64::from_le_bytes(fixed[8..].try_into().ok()?));
+        let second = u32::from_le_bytes(fixed[8..12].try_into().ok()?);
+        let base = Nanos(u64::from_le_bytes(fixed[12..].try_into().ok()?));
         let (kinds, records_at) = (rest.split_at_checked(kinds * KIND)?, records * RECORD);
         let (kinds, rest) = kinds;
         if rest.len() != records_at || records > BLOCK_MAX {
@@ -357,7 +368,8 @@ impl<R: BufRead> Reader<R> {
         let kinds: Vec<Kind> =
             kinds.chunks_exact(KIND).map(|kind| self.kind(kind)).collect::<Option<_>>()?;
         let samples = rest.chunks_exact(RECORD).map(|record| sample(record, base, &kinds));
-        Some(Block { worker: worker.into(), samples: samples.collect::<Option<_>>()? })
+        let samples = samples.collect::<Option<_>>()?;
+        Some(Block { counted: Counted { worker, second }, samples })
     }
 
     fn kind(&self, bytes: &[u8]) -> Option<Kind> {

@@ -68,7 +68,7 @@ fn write_all(inbox: &Receiver<SampleBlock>, file: File, failed: &Sender<io::Erro
     for block in inbox {
         let Some(open) = &mut file else { continue };
         bytes.clear();
-        encoder.encode(block.worker(), block.samples(), &mut bytes);
+        encoder.encode(block.counted(), block.samples(), &mut bytes);
         // The buffer goes back before the disk is waited for.
         drop(block);
         if let Err(error) = open.write_all(&bytes) {
@@ -93,18 +93,17 @@ impl Recording {
     }
 
     /// Waits until everything is written, after the engine has ended, and makes `samples.parquet` of it.
-    /// `facts` as for [`ParquetWriter::new`].
     ///
     /// # Errors
     /// If a write has failed that [`Recording::failure`] has not returned, or the conversion fails.
-    pub(crate) fn finish(self, facts: &[(&str, String)]) -> anyhow::Result<()> {
+    pub(crate) fn finish(self) -> anyhow::Result<()> {
         // A panic has been printed; what was written can be read.
         let _ = self.thread.join();
         if let Ok(error) = self.failure.try_recv() {
             return Err(error).context(format!("cannot write {SAMPLES}"));
         }
         let (from, to) = (self.folder.join(SAMPLES), self.folder.join(PARQUET));
-        convert(&from, &to, facts)?;
+        convert(&from, &to)?;
         fs::remove_file(&from).with_context(|| format!("cannot remove {}", from.display()))
     }
 }
@@ -113,9 +112,9 @@ impl Recording {
 ///
 /// # Errors
 /// If the samples cannot be read or the file cannot be written; no part of it is left then.
-pub(crate) fn convert(from: &Path, to: &Path, facts: &[(&str, String)]) -> anyhow::Result<u64> {
+pub(crate) fn convert(from: &Path, to: &Path) -> anyhow::Result<u64> {
     let part = to.with_extension("parquet.part");
-    let converted = convert_to(from, &part, facts).and_then(|rows| {
+    let converted = convert_to(from, &part).and_then(|rows| {
         fs::rename(&part, to)?;
         Ok(rows)
     });
@@ -125,12 +124,12 @@ pub(crate) fn convert(from: &Path, to: &Path, facts: &[(&str, String)]) -> anyho
     converted.with_context(|| format!("cannot write {}", to.display()))
 }
 
-fn convert_to(from: &Path, to: &Path, facts: &[(&str, String)]) -> anyhow::Result<u64> {
+fn convert_to(from: &Path, to: &Path) -> anyhow::Result<u64> {
     let samples = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
     let (header, mut samples) = Reader::new(BufReader::with_capacity(1 << 20, samples))
         .with_context(|| format!("cannot read {}", from.display()))?;
     let out = BufWriter::with_capacity(1 << 20, File::create(to)?);
-    let mut parquet = ParquetWriter::new(out, &header, facts)?;
+    let mut parquet = ParquetWriter::new(out, &header)?;
     let (mut rows, mut told) = (0, ROWS_PER_LINE);
     while let Some(block) = samples.next_block()? {
         parquet.add(&block)?;

@@ -157,7 +157,7 @@ impl RunDir {
         self.write_whole("host.json", &host.to_json());
         self.write_whole("summary.json", summary);
         let recorded = match std::mem::replace(&mut self.samples, Samples::None) {
-            Samples::Running(recording) => recording.finish(&[]),
+            Samples::Running(recording) => recording.finish(),
             Samples::None | Samples::Prepared(_) => Ok(()),
         };
         let written = self.failed.map_or(Ok(()), |error| Err(error.into())).and(recorded);

@@ -32,7 +32,7 @@ mod verdict;
 
 pub use fold::{Fold, Narrow};
 pub use objectives::Judged;
-pub use parquet::ParquetWriter;
+pub use parquet::{ParquetReader, ParquetWriter, ReadError, Row};
 pub use progress::{Part, progress};
 pub use prometheus::{METRICS, Metric, exposition};
 pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};

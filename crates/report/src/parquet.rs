@@ -1,17 +1,23 @@
-//! Samples as a Parquet file: one row per arrival, in the order in which they were planned.
+//! Samples as a Parquet file: one row per arrival.
 //!
 //! Rows are written in groups of [`GROUP`], each sorted by planned instant, so that memory is bounded and
-//! times, which are written as differences, take few bytes.
+//! times, which are written as differences, take few bytes. A group is also what is read at once.
+//!
+//! # Layout
+//! - `read`: reads such a file back
+
+mod read;
 
 use parquet::basic::{Compression, Encoding};
-use parquet::data_type::{ByteArray, DataType};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
-use plimsoll_measure::samples::{Block, Header, Sample};
+use plimsoll_measure::samples::{Block, Counted, Header, Sample};
 use plimsoll_measure::{Listed, WallClock};
+pub use read::{ParquetReader, ReadError};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -34,12 +40,14 @@ const SCHEMA: &str = "message samples {
   required int64 bytes_out;
   required binary target (STRING);
   required binary stream (STRING);
+  required boolean sent;
   required int32 worker;
   optional int64 connection;
+  required int32 second;
 }";
 
 /// Columns of few different values, written as a dictionary and references to it.
-const DICTIONARY: [&str; 10] = [
+const DICTIONARY: [&str; 11] = [
     "outcome",
     "fault",
     "status",
@@ -50,15 +58,22 @@ const DICTIONARY: [&str; 10] = [
     "stream",
     "worker",
     "connection",
+    "second",
 ];
 
+/// The `outcome` of arrivals without an error.
+const OK: &str = "ok";
+
 /// A row.
-struct Row {
-    worker: usize,
-    sample: Sample,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Where the arrival was counted.
+    pub counted: Counted,
+    /// Its record.
+    pub sample: Sample,
 }
 
-/// Writes blocks of samples as Parquet to an output.
+/// Writes samples as Parquet.
 pub struct ParquetWriter<W: Write + Send> {
     file: SerializedFileWriter<W>,
     rows: Vec<Row>,
@@ -74,33 +89,29 @@ struct Names {
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
-    /// Begins a file. `facts` become its key-value metadata, beside the version and the start of the run.
+    /// Begins a file. Its key-value metadata has the version and the start of the run.
     ///
     /// # Errors
     /// If writing fails.
-    pub fn new(
-        out: W,
-        header: &Header,
-        facts: &[(&str, String)],
-    ) -> Result<ParquetWriter<W>, ParquetError> {
+    pub fn new(out: W, header: &Header) -> Result<ParquetWriter<W>, ParquetError> {
         let started_at = WallClock { unix_ns: header.started_at_unix_ns }.rfc3339();
-        let own = [("plimsoll.schema", header.schema.clone()), ("plimsoll.started_at", started_at)];
-        let pair = |(key, value): &(&str, String)| KeyValue::new(key.to_string(), value.clone());
-        let metadata = own.iter().chain(facts).map(pair).collect();
+        let metadata = [("schema", header.schema.clone()), ("started_at", started_at)]
+            .map(|(key, value)| KeyValue::new(format!("plimsoll.{key}"), value));
         let mut properties = WriterProperties::builder()
             .set_writer_version(WriterVersion::PARQUET_2_0)
             .set_compression(Compression::SNAPPY)
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_dictionary_enabled(false)
             .set_created_by(concat!("plimsoll ", env!("CARGO_PKG_VERSION")).into())
-            .set_key_value_metadata(Some(metadata));
+            .set_key_value_metadata(Some(metadata.into()));
         let schema = Arc::new(parse_message_type(SCHEMA)?);
-        for field in schema.get_fields() {
-            let column = field.name();
-            properties = if DICTIONARY.contains(&column) {
-                properties.set_column_dictionary_enabled(column.into(), true)
-            } else {
-                properties.set_column_encoding(column.into(), Encoding::DELTA_BINARY_PACKED)
+        for column in schema.get_fields().iter().map(|field| field.name()) {
+            properties = match column {
+                "sent" => properties.set_column_encoding(column.into(), Encoding::RLE),
+                _ if DICTIONARY.contains(&column) => {
+                    properties.set_column_dictionary_enabled(column.into(), true)
+                }
+                _ => properties.set_column_encoding(column.into(), Encoding::DELTA_BINARY_PACKED),
             };
         }
         let file = SerializedFileWriter::new(out, schema, Arc::new(properties.build()))?;
@@ -108,7 +119,7 @@ impl<W: Write + Send> ParquetWriter<W> {
         let names = Names {
             targets: header.targets.iter().map(|own| bytes(&own.target)).collect(),
             streams: header.targets.iter().map(|own| bytes(&own.stream)).collect(),
-            ok: "ok".into(),
+            ok: OK.into(),
         };
         Ok(ParquetWriter { file, rows: Vec::with_capacity(GROUP), written: 0, names })
     }
@@ -118,14 +129,17 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// # Errors
     /// If writing fails.
     pub fn add(&mut self, block: &Block) -> Result<(), ParquetError> {
-        let worker = block.worker;
-        for sample in &block.samples {
-            self.rows.push(Row { worker, sample: *sample });
-            if self.rows.len() == GROUP {
-                self.write_group()?;
-            }
-        }
-        Ok(())
+        let counted = block.counted;
+        block.samples.iter().try_for_each(|own| self.add_row(Row { counted, sample: *own }))
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// If writing fails.
+    pub fn add_row(&mut self, row: Row) -> Result<(), ParquetError> {
+        self.rows.push(row);
+        if self.rows.len() < GROUP { Ok(()) } else { self.write_group() }
     }
 
     /// Completes the file. Returns the number of rows, and the output.
@@ -160,54 +174,30 @@ impl<W: Write + Send> Group<'_, W> {
     /// Writes all columns, in the order of [`SCHEMA`].
     fn write(mut self, names: &Names) -> Result<(), ParquetError> {
         let target = |row: &Row| row.sample.kind.target as usize;
-        self.ints(|row| row.sample.scheduled_at.0)?;
-        self.ints(|row| row.sample.lag.0)?;
-        self.ints(|row| row.sample.wait.0)?;
-        self.ints(|row| row.sample.latency().0)?;
-        self.optional_ints(|row| row.sample.service_time().map(|span| span.0 as i64))?;
-        self.optional_ints(|row| row.sample.ttfb.map(|span| span.0 as i64))?;
-        self.texts(|row| match row.sample.kind.error {
+        self.required::<Int64Type>(|row| row.sample.scheduled_at.0 as i64)?;
+        self.required::<Int64Type>(|row| row.sample.lag.0 as i64)?;
+        self.required::<Int64Type>(|row| row.sample.wait.0 as i64)?;
+        self.required::<Int64Type>(|row| row.sample.latency().0 as i64)?;
+        self.optional::<Int64Type>(|row| row.sample.service_time().map(|span| span.0 as i64))?;
+        self.optional::<Int64Type>(|row| row.sample.ttfb.map(|span| span.0 as i64))?;
+        self.required::<ByteArrayType>(|row| match row.sample.kind.error {
             Some(class) => class.name().into(),
             None => names.ok.clone(),
         })?;
-        self.optional_texts(|row| row.sample.kind.fault.map(|fault| fault.name().into()))?;
-        self.optional_small(|row| row.sample.kind.status.map(i32::from))?;
-        self.optional_ints(|row| row.sample.kind.rpc_code)?;
-        self.ints(|row| row.sample.bytes_in)?;
-        self.ints(|row| row.sample.bytes_out)?;
-        self.texts(|row| names.targets[target(row)].clone())?;
-        self.texts(|row| names.streams[target(row)].clone())?;
-        self.small(|row| row.worker as i32)?;
-        self.optional_ints(|row| row.sample.connection.map(i64::from))?;
+        let fault = |row: &Row| row.sample.kind.fault.map(|fault| fault.name().into());
+        self.optional::<ByteArrayType>(fault)?;
+        self.optional::<Int32Type>(|row| row.sample.kind.status.map(i32::from))?;
+        self.optional::<Int64Type>(|row| row.sample.kind.rpc_code)?;
+        self.required::<Int64Type>(|row| row.sample.bytes_in as i64)?;
+        self.required::<Int64Type>(|row| row.sample.bytes_out as i64)?;
+        self.required::<ByteArrayType>(|row| names.targets[target(row)].clone())?;
+        self.required::<ByteArrayType>(|row| names.streams[target(row)].clone())?;
+        self.required::<parquet::data_type::BoolType>(|row| row.sample.kind.sent)?;
+        self.required::<Int32Type>(|row| row.counted.worker.into())?;
+        self.optional::<Int64Type>(|row| row.sample.connection.map(i64::from))?;
+        self.required::<Int32Type>(|row| row.counted.second as i32)?;
         self.writer.close()?;
         Ok(())
-    }
-
-    fn ints(&mut self, value: impl Fn(&Row) -> u64) -> Result<(), ParquetError> {
-        self.required::<parquet::data_type::Int64Type>(|row| value(row) as i64)
-    }
-
-    fn small(&mut self, value: impl Fn(&Row) -> i32) -> Result<(), ParquetError> {
-        self.required::<parquet::data_type::Int32Type>(value)
-    }
-
-    fn texts(&mut self, value: impl Fn(&Row) -> ByteArray) -> Result<(), ParquetError> {
-        self.required::<parquet::data_type::ByteArrayType>(value)
-    }
-
-    fn optional_ints(&mut self, value: impl Fn(&Row) -> Option<i64>) -> Result<(), ParquetError> {
-        self.optional::<parquet::data_type::Int64Type>(value)
-    }
-
-    fn optional_small(&mut self, value: impl Fn(&Row) -> Option<i32>) -> Result<(), ParquetError> {
-        self.optional::<parquet::data_type::Int32Type>(value)
-    }
-
-    fn optional_texts(
-        &mut self,
-        value: impl Fn(&Row) -> Option<ByteArray>,
-    ) -> Result<(), ParquetError> {
-        self.optional::<parquet::data_type::ByteArrayType>(value)
     }
 
     fn required<T: DataType>(&mut self, value: impl Fn(&Row) -> T::T) -> Result<(), ParquetError> {
@@ -239,3 +229,6 @@ impl<W: Write + Send> Group<'_, W> {
         column.close()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,8 +49,11 @@ fn any_sample() -> impl Strategy<Value = Sample> {
 }
 
 fn any_blocks() -> impl Strategy<Value = Vec<Block>> {
-    let block = (0usize..64, proptest::collection::vec(any_sample(), 0..40));
-    let block = block.prop_map(|(worker, samples)| Block { worker, samples });
+    let block = (0u16..64, any::<u32>(), proptest::collection::vec(any_sample(), 0..40));
+    let block = block.prop_map(|(worker, second, samples)| Block {
+        counted: Counted { worker, second },
+        samples,
+    });
     proptest::collection::vec(block, 0..6)
 }
 
@@ -58,7 +61,7 @@ fn any_blocks() -> impl Strategy<Value = Vec<Block>> {
 fn file(blocks: &[Block]) -> (Vec<u8>, Vec<usize>) {
     let (mut bytes, mut encoder) = (header().to_line().into_bytes(), Encoder::default());
     let ends = blocks.iter().map(|block| {
-        encoder.encode(block.worker, &block.samples, &mut bytes);
+        encoder.encode(block.counted, &block.samples, &mut bytes);
         bytes.len()
     });
     let ends = ends.collect();
@@ -147,7 +150,7 @@ fn a_record_has_48_bytes_and_shared_values_are_written_once() {
     };
     assert_eq!((sample.latency(), sample.service_time()), (ns(43), Some(ns(40))));
     let mut out = Vec::new();
-    Encoder::default().encode(0, &vec![sample; BLOCK_MAX], &mut out);
+    Encoder::default().encode(Counted::default(), &vec![sample; BLOCK_MAX], &mut out);
     assert_eq!(out.len(), PREFIX + FIXED + KIND + BLOCK_MAX * RECORD);
 }
 
