@@ -8,19 +8,20 @@
 mod edges;
 mod host;
 mod load;
+mod read;
 mod scrapes;
 #[cfg(test)]
 mod tests;
 
 use crate::names::{ErrorClass, Listed, Tally};
 use crate::snapshot::{Connections, Requests, RpcCounts, Snapshot, Stats, WorkerTime};
-use crate::{Histogram, Nanos, Note, RunFacts};
+use crate::{Histogram, Nanos, Note};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use edges::{END, EndLine};
 pub use edges::{Header, end_line};
 use host::HostLine;
 use load::{OriginLine, StreamLine};
+pub use read::{ReadError, Reader, Reading, read};
 use scrapes::ScrapeLine;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -29,71 +30,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The version of `snapshots.jsonl`.
 pub const SCHEMA: &str = "plimsoll/snapshots/2";
 
-/// A line that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("snapshots line {line}: {why}")]
-pub struct ReadError {
-    line: usize,
-    why: String,
-}
-
 /// A snapshot as a line of JSON, without the line feed.
 pub fn to_line(snapshot: &Snapshot, header: &Header) -> String {
     serde_json::to_string(&Line::from(snapshot, header)).expect("numbers and text are JSON")
 }
 
-/// The content of a `snapshots.jsonl`.
-#[derive(Clone, Debug)]
-pub struct Reading {
-    /// The first line.
-    pub header: Header,
-    /// The seconds.
-    pub snapshots: Vec<Snapshot>,
-    /// The facts of a run that ended; `None` if it was killed, or its last line was lost.
-    pub facts: Option<RunFacts>,
-    /// Whether an objective stopped the run.
-    pub aborted: bool,
-    /// What was ignored because this version does not know it, such as "unknown field \"host.x\"";
-    /// at most [`NOTES_MAX`].
-    pub ignored: Vec<String>,
-}
-
 /// The most notes about one file.
 pub const NOTES_MAX: usize = 64;
-
-/// Reads a whole `snapshots.jsonl`; a truncated last line, left by a kill, is ignored. Fields and
-/// names that a newer version wrote are ignored too, with a note each.
-///
-/// # Errors
-/// The first invalid line, with its number and the reason.
-pub fn read(text: &str) -> Result<Reading, ReadError> {
-    let error = |line: usize, why: String| ReadError { line: line + 1, why };
-    let mut lines = text.split_inclusive('\n').enumerate();
-    let (_, first) = lines.next().ok_or_else(|| error(0, "the file is empty".into()))?;
-    let header: Header = serde_json::from_str(first).map_err(|e| error(0, e.to_string()))?;
-    if header.schema != SCHEMA {
-        return Err(error(0, format!("schema is \"{}\", expected \"{SCHEMA}\"", header.schema)));
-    }
-    let (mut snapshots, mut ignored) = (Vec::new(), Ignored::default());
-    let (mut facts, mut aborted) = (None, false);
-    for (number, line) in lines {
-        if !line.ends_with('\n') {
-            break;
-        }
-        if line.starts_with(END) {
-            let EndLine { end } =
-                serde_json::from_str(line).map_err(|e| error(number, e.to_string()))?;
-            aborted = end.aborted;
-            facts = Some(end.into_facts(&header));
-            continue;
-        }
-        let parsed: Line = serde_json::from_str(line).map_err(|e| error(number, e.to_string()))?;
-        let snapshot = parsed.into_snapshot(&header, &mut ignored);
-        snapshots.push(snapshot.map_err(|why| error(number, why))?);
-    }
-    let ignored = ignored.notes.into_iter().collect();
-    Ok(Reading { header, snapshots, facts, aborted, ignored })
-}
 
 /// Notes about what a newer version wrote.
 #[derive(Default)]

@@ -3,8 +3,8 @@
 use super::*;
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{
-    CpuTimes, HostSample, Scraped, Sending, Sockets, Softnet, SplitValue, TcpCounter, ThreadTime,
-    Throttled, Usage, WallClock, Window,
+    CpuTimes, HostSample, RunFacts, Scraped, Sending, Sockets, Softnet, SplitValue, TcpCounter,
+    ThreadTime, Throttled, Usage, WallClock, Window,
 };
 
 fn sample(seed: u64) -> Snapshot {
@@ -148,9 +148,37 @@ fn written_lines_read_back_despite_a_truncated_tail() {
 
 #[test]
 fn an_invalid_line_is_reported_with_its_number() {
-    let text = header().to_line() + "\n{\"t_ns\": 1}\n";
+    let second = to_line(&sample(1), &header()) + "\n";
+    let text = header().to_line() + "\n{\"t_ns\": 1}\n" + &second;
     let message = read(&text).unwrap_err().to_string();
     assert!(message.starts_with("snapshots line 2: missing field"), "{message}");
+    // Only the last line may have been left incomplete.
+    for tail in ["{\"t_ns\": 1}\n", "\0\0\0\n", "{\"end\":{}}\n", "{\"end\":"] {
+        let text = header().to_line() + "\n" + &second + tail;
+        assert_eq!(read(&text).unwrap().snapshots, [sample(1)]);
+    }
+}
+
+#[test]
+fn any_prefix_gives_its_whole_seconds() {
+    let seconds = [sample(1), sample(2)].map(|second| to_line(&second, &header()) + "\n");
+    let start = header().to_line() + "\n";
+    let text = start.clone() + &seconds.concat();
+    for cut in 0..text.len() {
+        let read = read(&text[..cut]);
+        let whole = match cut.checked_sub(start.len()) {
+            None => {
+                read.unwrap_err();
+                continue;
+            }
+            Some(rest) if rest < seconds[0].len() => 0,
+            Some(rest) if rest < seconds[0].len() + seconds[1].len() => 1,
+            Some(_) => 2,
+        };
+        assert_eq!(read.unwrap().snapshots, [sample(1), sample(2)][..whole]);
+    }
+    let mut reader = Reader::new(text.as_bytes()).unwrap();
+    assert_eq!(reader.skip_to_end().unwrap(), Nanos::from_secs(2));
 }
 
 /// A line as it was written before hosts were sampled, and what a newer version might write.
@@ -190,7 +218,7 @@ fn older_and_newer_files_are_read() {
     check(&newer, &snapshot, &notes);
     // Without its class, an error would be missing from the sums.
     newer["stats"]["b"]["errors"]["quic_idle"] = 0.into();
-    let text = format!("{}\n{newer}\n", header.to_line());
+    let text = format!("{}\n{newer}\n{line}\n", header.to_line());
     let message = read(&text).unwrap_err().to_string();
     assert_eq!(message, "snapshots line 2: unknown name \"quic_idle\"");
 }
