@@ -1,7 +1,8 @@
 //! `samples.bin` while a run lasts, and `samples.parquet` after it.
 //!
-//! A thread of its own writes the samples. When a write fails, it says so once and writes nothing more; the
-//! run goes on.
+//! A thread of its own writes the samples. When a write fails, as on a full disk, it says so once and writes
+//! nothing more; the run goes on. The seconds and the summary are worth more than samples: for them, samples
+//! are cut off at the end again.
 
 use crate::tell;
 use anyhow::Context;
@@ -14,13 +15,16 @@ use plimsoll_report::ParquetWriter;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 /// The file that is written during the run.
 pub(crate) const SAMPLES: &str = "samples.bin";
 /// The file that takes its place after the run.
 pub(crate) const PARQUET: &str = "samples.parquet";
+/// How much is cut off at once to make room on a full disk, in bytes.
+const ROOM: u64 = 1 << 20;
 /// Rows after which a conversion says how far it is.
 const ROWS_PER_LINE: u64 = 5_000_000;
 
@@ -52,55 +56,121 @@ impl Prepared {
         });
         let header = Header::new(started_at, targets.collect());
         let mut file = File::create_new(folder.join(SAMPLES))?;
-        file.write_all(header.to_line().as_bytes())?;
-        let (failed, failure) = channel();
+        let header = header.to_line();
+        file.write_all(header.as_bytes())?;
+        let len = header.len() as u64;
+        let output = Output { file, start: len, len, state: State::Writing };
+        let output = Arc::new(Mutex::new(output));
+        let to = output.clone();
         let thread = std::thread::Builder::new()
             .name("recording".into())
-            .spawn(move || write_all(&self.inbox, file, &failed))?;
-        Ok(Recording { thread, failure, folder: folder.to_path_buf() })
+            .spawn(move || write_all(&self.inbox, &to))?;
+        Ok(Recording { thread, output, folder: folder.to_path_buf() })
+    }
+}
+
+/// `samples.bin` while it is written.
+struct Output {
+    file: File,
+    /// Where the first block begins.
+    start: u64,
+    len: u64,
+    state: State,
+}
+
+/// How far the recording is.
+enum State {
+    Writing,
+    /// Nothing more is written because of an error, which nobody was told yet.
+    Failed(io::Error),
+    /// Somebody was told.
+    Ended,
+}
+
+impl Output {
+    /// Appends bytes; after an error, nothing more is written.
+    fn append(&mut self, bytes: &[u8]) {
+        if !matches!(self.state, State::Writing) {
+            return;
+        }
+        match self.file.write_all(bytes) {
+            Ok(()) => self.len += bytes.len() as u64,
+            Err(error) => _ = self.make_room(&error),
+        }
+    }
+
+    /// Cuts off some samples and ends the recording because of an error; returns whether there were any.
+    fn make_room(&mut self, error: &io::Error) -> bool {
+        if matches!(self.state, State::Writing) {
+            self.state = State::Failed(error.kind().into());
+        }
+        let kept = self.len.saturating_sub(ROOM).max(self.start);
+        let freed = kept < self.len && self.file.set_len(kept).is_ok();
+        self.len = kept;
+        freed
+    }
+
+    /// The error that ended the recording, once.
+    fn failure(&mut self) -> Option<io::Error> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Failed(error) => Some(error),
+            before => {
+                self.state = before;
+                None
+            }
+        }
     }
 }
 
 /// Writes blocks until no worker is left.
-fn write_all(inbox: &Receiver<SampleBlock>, file: File, failed: &Sender<io::Error>) {
-    let mut file = Some(file);
+fn write_all(inbox: &Receiver<SampleBlock>, output: &Mutex<Output>) {
     let (mut encoder, mut bytes) = (Encoder::default(), Vec::new());
     for block in inbox {
-        let Some(open) = &mut file else { continue };
         bytes.clear();
         encoder.encode(block.counted(), block.samples(), &mut bytes);
         // The buffer goes back before the disk is waited for.
         drop(block);
-        if let Err(error) = open.write_all(&bytes) {
-            // Fails only if the run was given up.
-            let _ = failed.send(error);
-            file = None;
-        }
+        locked(output).append(&bytes);
     }
+}
+
+fn locked(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
+    output.lock().expect("no holder panics")
 }
 
 /// A recording in progress.
 pub(crate) struct Recording {
     thread: JoinHandle<()>,
-    failure: Receiver<io::Error>,
+    output: Arc<Mutex<Output>>,
     folder: PathBuf,
 }
 
 impl Recording {
-    /// The error that ended the recording since the last call.
+    /// The error that ended the recording, once.
     pub(crate) fn failure(&self) -> Option<io::Error> {
-        self.failure.try_recv().ok()
+        locked(&self.output).failure()
     }
 
-    /// Waits until everything is written, after the engine has ended, and makes `samples.parquet` of it.
+    /// Cuts off some samples and ends the recording, because another file could not be written; returns
+    /// whether there were any.
+    pub(crate) fn make_room(&self, error: &io::Error) -> bool {
+        locked(&self.output).make_room(error)
+    }
+
+    /// Waits until everything is written, after the engine has ended, and makes `samples.parquet` of it,
+    /// unless the recording ended early.
     ///
     /// # Errors
     /// If a write has failed that [`Recording::failure`] has not returned, or the conversion fails.
     pub(crate) fn finish(self) -> anyhow::Result<()> {
         // A panic has been printed; what was written can be read.
         let _ = self.thread.join();
-        if let Ok(error) = self.failure.try_recv() {
+        let mut output = locked(&self.output);
+        if let Some(error) = output.failure() {
             return Err(error).context(format!("cannot write {SAMPLES}"));
+        }
+        if matches!(output.state, State::Ended) {
+            return Ok(());
         }
         let (from, to) = (self.folder.join(SAMPLES), self.folder.join(PARQUET));
         convert(&from, &to)?;

@@ -14,14 +14,15 @@ use plimsoll_measure::wire::{Header, SCHEMA, end_line, to_line};
 use plimsoll_measure::{RunFacts, Snapshot, StartFacts, WallClock};
 use plimsoll_plan::Plan;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// A run directory that is being written.
 pub(crate) struct RunDir {
     path: PathBuf,
+    /// `None` before the start, and after an error, so that the seconds in the file have no gap.
     snapshots: Option<(File, Header)>,
-    /// The first error. No second is written after it, so that the seconds in the file have no gap.
+    /// The first error.
     failed: Option<io::Error>,
     samples: Samples,
 }
@@ -115,8 +116,7 @@ impl RunDir {
 
     /// A warning if recording has failed since the last call.
     fn recording_failed(&mut self) -> Option<String> {
-        let Samples::Running(recording) = &self.samples else { return None };
-        let error = recording.failure()?;
+        let error = self.samples.failure()?;
         let path = self.path.join(recording::SAMPLES);
         let warning = format!(
             "warning: cannot write {}: {error}; the run continues without recording its requests",
@@ -127,15 +127,16 @@ impl RunDir {
     }
 
     fn append(&mut self, snapshot: &Snapshot) -> Option<String> {
-        let (file, header) = self.snapshots.as_mut().filter(|_| self.failed.is_none())?;
+        let (file, header) = self.snapshots.as_mut()?;
         let line = to_line(snapshot, header) + "\n";
-        let error = file.write_all(line.as_bytes()).err()?;
+        let error = self.samples.with_room(|| append(file, line.as_bytes())).err()?;
+        self.snapshots = None;
         let path = self.path.join("snapshots.jsonl");
         let warning = format!(
             "warning: cannot write {}: {error}; the run continues without recording its seconds",
             path.display()
         );
-        self.failed = Some(error);
+        self.failed.get_or_insert(error);
         Some(warning)
     }
 
@@ -150,13 +151,14 @@ impl RunDir {
         (facts, aborted): (&RunFacts, bool),
         host: &HostFile,
     ) -> anyhow::Result<()> {
-        if let Some((file, _)) = self.snapshots.as_mut().filter(|_| self.failed.is_none()) {
+        if let Some((file, _)) = &mut self.snapshots {
             let line = end_line(facts, aborted) + "\n";
-            self.failed = file.write_all(line.as_bytes()).err();
+            let written = self.samples.with_room(|| append(file, line.as_bytes()));
+            written.err().into_iter().for_each(|error| _ = self.failed.get_or_insert(error));
         }
         self.write_whole("host.json", &host.to_json());
         self.write_whole("summary.json", summary);
-        let recorded = match std::mem::replace(&mut self.samples, Samples::None) {
+        let recorded = match self.samples {
             Samples::Running(recording) => recording.finish(),
             Samples::None | Samples::Prepared(_) => Ok(()),
         };
@@ -167,7 +169,9 @@ impl RunDir {
     /// Writes a file, or replaces it.
     fn write_whole(&mut self, name: &str, text: &str) {
         let unfinished = self.path.join(format!("{name}.part"));
-        let written = fs::write(&unfinished, text)
+        let written = self
+            .samples
+            .with_room(|| fs::write(&unfinished, text))
             .and_then(|()| fs::rename(&unfinished, self.path.join(name)));
         if let Err(error) = written {
             // A part of a file is of no use, and takes space that the other files need.
@@ -175,6 +179,36 @@ impl RunDir {
             self.failed.get_or_insert(error);
         }
     }
+}
+
+impl Samples {
+    /// Writes something; if that fails, as on a full disk, again with fewer and fewer samples there.
+    fn with_room(&self, mut write: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        loop {
+            let Err(error) = write() else { return Ok(()) };
+            match self {
+                Samples::Running(recording) if recording.make_room(&error) => {}
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// The error that ended the recording since the last call.
+    fn failure(&self) -> Option<io::Error> {
+        match self {
+            Samples::Running(recording) => recording.failure(),
+            Samples::None | Samples::Prepared(_) => None,
+        }
+    }
+}
+
+/// Appends a line, or nothing.
+fn append(file: &mut File, line: &[u8]) -> io::Result<()> {
+    let before = file.stream_position()?;
+    file.write_all(line).inspect_err(|_| {
+        // If this fails too, an incomplete last line is left, which readers ignore.
+        let _ = file.set_len(before).and_then(|()| file.seek(SeekFrom::Start(before)));
+    })
 }
 
 /// Writes a file and waits until it is on disk.
