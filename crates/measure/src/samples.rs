@@ -5,13 +5,13 @@
 //!
 //! ```text
 //! block   "PBLK"  length of the body u32  CRC-32 of the body u32  body
-//! body    worker u16  kinds u16  records u32  second u32  base u64  kinds × 20 bytes  records × 48 bytes
+//! body    worker u16  kinds u16  records u32  second u32  base u64  kinds × 20 bytes  records × 47 bytes
 //! kind    target u32  error u8  fault u8  status u16  flags u8  3 × 0  code i64
-//! record  scheduled_at - base, lag, wait, flight, ttfb, bytes in, bytes out: u48;  connection u32  kind u16
+//! record  scheduled_at - base, lag, wait, flight, ttfb, bytes in: u48  bytes out u40  connection u32  kind u16
 //! ```
 //! Times are in nanoseconds. `error` and `fault` are 0 for none, or 1 + the index of the name in the header.
 //! What many records share (target, outcome, status, code) is written once per block, as a kind. An
-//! optional u48 is all ones if there is none; a value beyond its range (3 days) is cut to it.
+//! optional u48 is all ones if there is none; a value beyond its range (3 days, 1 TiB) is cut to it.
 
 use crate::names::{ErrorClass, Fault, Listed};
 use crate::{Nanos, Stats, WallClock};
@@ -24,7 +24,7 @@ pub const SCHEMA: &str = "plimsoll/samples/1";
 /// The most samples of a block.
 pub const BLOCK_MAX: usize = 4096;
 /// Bytes per record.
-const RECORD: usize = 48;
+const RECORD: usize = 47;
 const KIND: usize = 20;
 const FIXED: usize = 20;
 const PREFIX: usize = 12;
@@ -32,6 +32,7 @@ const MAGIC: &[u8; 4] = b"PBLK";
 /// The longest header line; as long as a plan with 10,000 targets of long names.
 const HEADER_MAX: u64 = 64 << 20;
 const NONE: u64 = (1 << 48) - 1;
+const U40_MAX: u64 = (1 << 40) - 1;
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,7 +203,8 @@ impl Encoder {
             spans.iter().for_each(|span| put_u48(&mut self.records, span.0.min(NONE - 1)));
             put_u48(&mut self.records, ttfb);
             put_u48(&mut self.records, sample.bytes_in.min(NONE - 1));
-            put_u48(&mut self.records, sample.bytes_out.min(NONE - 1));
+            let bytes_out = sample.bytes_out.min(U40_MAX).to_le_bytes();
+            self.records.extend_from_slice(&bytes_out[..5]);
             let connection = sample.connection.unwrap_or(u32::MAX);
             self.records.extend_from_slice(&connection.to_le_bytes());
             self.records.extend_from_slice(&kind.to_le_bytes());
@@ -398,13 +400,14 @@ impl<R: BufRead> Reader<R> {
 }
 
 fn sample(record: &[u8], base: Nanos, kinds: &[Kind]) -> Option<Sample> {
-    let u48 = |place: usize| {
+    let number = |from: usize, len: usize| {
         let mut bytes = [0; 8];
-        bytes[..6].copy_from_slice(&record[place * 6..place * 6 + 6]);
+        bytes[..len].copy_from_slice(&record[from..from + len]);
         u64::from_le_bytes(bytes)
     };
-    let connection = u32::from_le_bytes(record[42..46].try_into().ok()?);
-    let kind = u16::from_le_bytes(record[46..48].try_into().ok()?);
+    let u48 = |place: usize| number(place * 6, 6);
+    let connection = number(41, 4) as u32;
+    let kind = number(45, 2);
     Some(Sample {
         scheduled_at: base + Nanos(u48(0)),
         lag: Nanos(u48(1)),
@@ -412,7 +415,7 @@ fn sample(record: &[u8], base: Nanos, kinds: &[Kind]) -> Option<Sample> {
         flight: Nanos(u48(3)),
         ttfb: Some(u48(4)).filter(|ttfb| *ttfb != NONE).map(Nanos),
         bytes_in: u48(5),
-        bytes_out: u48(6),
+        bytes_out: number(36, 5),
         connection: (connection != u32::MAX).then_some(connection),
         kind: *kinds.get(kind as usize)?,
     })

@@ -127,7 +127,7 @@ proptest! {
 }
 
 #[test]
-fn a_record_has_48_bytes_and_shared_values_are_written_once() {
+fn a_record_has_47_bytes_and_shared_values_are_written_once() {
     let kind = Kind {
         target: 1,
         error: Some(ErrorClass::RpcError),
