@@ -14,6 +14,7 @@
 //! `encodeIntoCompressedByteBuffer`), checked against the `hdrhistogram` crate in both directions.
 
 use crate::Nanos;
+use base64::Engine as _;
 use std::io::{Read, Write};
 
 /// The largest distinguishable value: one hour. Larger values count as this one.
@@ -139,6 +140,14 @@ impl Histogram {
             .filter(|(_, n)| *n > 0)
     }
 
+    /// The highest value of each non-empty bucket and its count, smallest values first.
+    pub fn buckets(&self) -> impl Iterator<Item = (Nanos, u64)> + '_ {
+        self.filled().map(|(index, n)| {
+            let (low, width) = range_of(index);
+            (Nanos(low + width - 1), n)
+        })
+    }
+
     /// The value at a quantile (0 to 1): the highest value of its bucket, as in HdrHistogram.
     /// `None` when empty.
     pub fn quantile(&self, quantile: f64) -> Option<Nanos> {
@@ -232,6 +241,11 @@ impl Histogram {
         out.extend((deflated.len() as u32).to_be_bytes());
         out.extend(deflated);
         out
+    }
+
+    /// [`Histogram::encode`] in base64, as in HdrHistogram's interval logs.
+    pub fn encode_base64(&self) -> String {
+        base64::engine::general_purpose::STANDARD.encode(self.encode())
     }
 
     /// Decodes the output of [`Histogram::encode`], or of any HdrHistogram with 3 significant

@@ -165,7 +165,8 @@ impl StatusCounts {
         (Self::LOWEST..).zip(self.counts.iter().copied()).filter(|(_, n)| *n > 0)
     }
 
-    fn merge(&mut self, other: &StatusCounts) {
+    /// Adds other counts.
+    pub fn merge(&mut self, other: &StatusCounts) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(own, n)| *own += n);
     }
 }
@@ -200,7 +201,8 @@ impl RpcCounts {
         }
     }
 
-    fn merge(&mut self, other: &RpcCounts) {
+    /// Adds other counts.
+    pub fn merge(&mut self, other: &RpcCounts) {
         self.items += other.items;
         for (code, n) in &other.codes {
             self.add_error(*code, *n);

@@ -186,7 +186,7 @@ fn index_of(name: &str, names: &[String]) -> Result<usize, String> {
 }
 
 fn encode(histogram: &Histogram) -> Option<String> {
-    (histogram.count() > 0).then(|| BASE64.encode(histogram.encode()))
+    (histogram.count() > 0).then(|| histogram.encode_base64())
 }
 
 fn decode(text: Option<String>) -> Result<Histogram, String> {

@@ -33,7 +33,7 @@ mod url;
 pub use deck::{Card, Deck};
 pub use document::{ConnectionRules, Plan, SEED_MAX, Scrape, TlsRules};
 // Re-exported so that reading a plan needs no other crate.
-pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit};
+pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit, unknown_name};
 pub use plimsoll_config::{Document, Secrets, Variables};
 pub use profile::{Profile, Stage};
 pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};

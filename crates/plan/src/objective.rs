@@ -243,15 +243,7 @@ impl Objective {
             if let Some(name) = self.narrowed.get(key)
                 && !known.contains(&name.as_str())
             {
-                let message = format!("no {what} is named \"{name}\"");
-                let hint = match nearest(name, known.iter().copied()) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None if known.len() <= metric::LISTED_MAX => {
-                        format!("the plan has {}", known.join(", "))
-                    }
-                    None => format!("the plan has {} {what}s", known.len()),
-                };
-                return Err((message, hint));
+                return Err(unknown_name(what, name, &known));
             }
         }
         let what = if self.narrowed.contains_key(TARGET) || self.narrowed.contains_key(STREAM) {
@@ -278,6 +270,18 @@ impl Objective {
             Ok(())
         }
     }
+}
+
+/// A message for a name that the plan does not have, and a hint: the nearest known one, or all if they are
+/// few. `what` is the kind of thing: `target`.
+pub fn unknown_name(what: &str, name: &str, known: &[&str]) -> (String, String) {
+    let message = format!("no {what} is named \"{name}\"");
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None if known.len() <= metric::LISTED_MAX => format!("the plan has {}", known.join(", ")),
+        None => format!("the plan has {} {what}s", known.len()),
+    };
+    (message, hint)
 }
 
 /// The metric, the operator and the value of a condition.
