@@ -3,21 +3,30 @@
 //! Version 1 divided all rates by the length of the run; version 2 uses the window of each stream.
 
 mod host;
+mod part;
 mod scrapes;
 
-use crate::summary::{self, Group, Split, StreamGroup, Summary};
+use crate::figures::{self, TIME_STATS};
+use crate::objectives::Unjudged;
+use crate::summary::{Group, Split, StreamGroup, Summary};
 use host::{HostFile, UsageFile};
-use plimsoll_measure::{Histogram, Listed, Nanos, Requests, Tally};
+use part::{MergedFile, NarrowedFile};
+use plimsoll_measure::{Histogram, Listed, Requests, Snapshot, Tally};
 use scrapes::ScrapesFile;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
 #[derive(Serialize)]
 struct File<'a> {
     schema: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    narrowed: Option<NarrowedFile<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merged: Option<MergedFile<'a>>,
     name: &'a str,
     started_at: String,
-    seed: u64,
+    /// Runs that are merged have their own.
+    seed: Option<u64>,
     duration_ns: u64,
     drain_ns: u64,
     cut_short: bool,
@@ -34,12 +43,12 @@ struct File<'a> {
     errors: BTreeMap<&'static str, u64>,
     /// The first and last second, counted from 0, in which arrivals of the class ended.
     error_seconds: BTreeMap<&'static str, [u64; 2]>,
-    faults: BTreeMap<&'static str, u64>,
+    faults: Option<BTreeMap<&'static str, u64>>,
     notes: Vec<NoteFile<'a>>,
-    status: BTreeMap<u16, u64>,
-    rpc: Rpc,
+    status: Option<BTreeMap<u16, u64>>,
+    rpc: Option<Rpc>,
     bytes: Bytes,
-    connections: ConnectionsFile,
+    connections: Option<ConnectionsFile>,
     targets: Vec<GroupFile<'a>>,
     tags: BTreeMap<&'a str, BTreeMap<&'a str, GroupFile<'a>>>,
     streams: Vec<StreamFile<'a>>,
@@ -48,40 +57,26 @@ struct File<'a> {
     split: Vec<SplitFile<'a>>,
     warmup: Warmup,
     objectives: Vec<ObjectiveFile<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    objectives_not_judged: Vec<UnjudgedFile<'a>>,
     verdict: VerdictFile<'a>,
-    generator: Generator,
-    host: HostFile,
+    generator: Option<Generator>,
+    host: Option<HostFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scrapes: Option<ScrapesFile<'a>>,
 }
 
-#[derive(Serialize)]
-struct Counts {
-    scheduled: u64,
-    sent: u64,
-    unsent: u64,
-    ok: u64,
-    failed: u64,
-}
+/// Figures by name, in order.
+struct Named<T, const N: usize>([(&'static str, T); N]);
 
-#[derive(Serialize)]
-struct Rates {
-    scheduled: f64,
-    sent: f64,
-    ok: f64,
-}
+type Counts = Named<u64, 5>;
+type Rates = Named<f64, 3>;
+type Times = Named<u64, 9>;
 
-#[derive(Serialize)]
-struct Times {
-    min: u64,
-    mean: u64,
-    p50: u64,
-    p90: u64,
-    p95: u64,
-    p99: u64,
-    p999: u64,
-    max: u64,
-    count: u64,
+impl<T: Serialize, const N: usize> Serialize for Named<T, N> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 #[derive(Serialize)]
@@ -94,7 +89,8 @@ struct NoteFile<'a> {
 
 #[derive(Serialize)]
 struct Rpc {
-    items: u64,
+    /// Not recorded by request.
+    items: Option<u64>,
     errors: u64,
     codes: BTreeMap<i64, u64>,
     codes_other: u64,
@@ -162,7 +158,7 @@ struct SplitFile<'a> {
 #[derive(Serialize)]
 struct Warmup {
     duration_ns: u64,
-    requests: Counts,
+    requests: Option<Counts>,
 }
 
 #[derive(Serialize)]
@@ -172,6 +168,16 @@ struct ObjectiveFile<'a> {
     narrowed: &'a BTreeMap<String, String>,
     value: Option<f64>,
     ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct UnjudgedFile<'a> {
+    that: &'a str,
+    #[serde(rename = "where", skip_serializing_if = "BTreeMap::is_empty")]
+    narrowed: &'a BTreeMap<String, String>,
+    why: &'static str,
 }
 
 #[derive(Serialize)]
@@ -214,23 +220,19 @@ struct Generator {
 }
 
 fn counts(requests: &Requests) -> Counts {
-    let Requests { scheduled, sent, unsent, ok, failed } = *requests;
-    Counts { scheduled, sent, unsent, ok, failed }
+    Named(figures::counts(requests))
+}
+
+fn rates(group: &Group) -> Rates {
+    Named(figures::rates(group.rates()))
 }
 
 fn times(histogram: &Histogram) -> Option<Times> {
-    let at = |q| histogram.quantile(q).unwrap_or(Nanos::ZERO).0;
-    Some(Times {
-        min: histogram.min()?.0,
-        mean: histogram.mean()?.0,
-        p50: at(0.5),
-        p90: at(0.9),
-        p95: at(0.95),
-        p99: at(0.99),
-        p999: at(0.999),
-        max: histogram.max()?.0,
-        count: histogram.count(),
-    })
+    let mut named = [("count", histogram.count()); TIME_STATS.len() + 1];
+    for (own, stat) in named.iter_mut().zip(&TIME_STATS) {
+        *own = (stat.name, (stat.of)(histogram)?.0);
+    }
+    Some(Named(named))
 }
 
 fn tally<C: Listed>(tally: &Tally<C>) -> BTreeMap<&'static str, u64> {
@@ -241,12 +243,14 @@ impl Summary {
     /// The content of `summary.json`.
     pub fn to_json(&self) -> String {
         let stats = &self.all.stats;
-        let (facts, total) = (&self.facts, &self.total);
+        let (facts, whole) = (&self.facts, self.whole());
         let file = File {
             schema: "plimsoll/summary/2",
+            narrowed: (!self.narrow.is_whole()).then(|| NarrowedFile::of(self)),
+            merged: self.merged.as_ref().map(MergedFile::of),
             name: &self.name,
             started_at: facts.started_at.rfc3339(),
-            seed: self.seed,
+            seed: self.merged.is_none().then_some(self.seed),
             duration_ns: facts.duration.0,
             drain_ns: facts.drain.0,
             cut_short: facts.cut_short,
@@ -256,19 +260,18 @@ impl Summary {
             latency: times(&self.all.latency),
             latency_ok: times(&stats.latency_ok),
             service_time: times(&self.all.service_time),
-            lag: times(&total.lag()),
-            wait: times(&total.wait()),
-            read_lag: times(&total.read_lag),
+            lag: self.lag().and_then(|lag| times(&lag)),
+            wait: self.wait().and_then(|wait| times(&wait)),
+            read_lag: whole.and_then(|whole| times(&whole.read_lag)),
             errors: tally(&stats.errors),
             error_seconds: self
                 .errors
                 .iter()
                 .map(|(class, seconds)| (class.name(), seconds.numbers()))
                 .collect(),
-            faults: tally(&total.faults),
-            notes: total
-                .notes
-                .iter()
+            faults: whole.map(|whole| tally(&whole.faults)),
+            notes: self
+                .notes()
                 .map(|n| NoteFile {
                     class: n.class.name(),
                     target: &n.target,
@@ -276,19 +279,19 @@ impl Summary {
                     text: &n.text,
                 })
                 .collect(),
-            status: total.status.iter().collect(),
-            rpc: Rpc {
-                items: total.rpc.items,
-                errors: total.rpc.errors,
-                codes: total.rpc.codes.iter().copied().collect(),
-                codes_other: total.rpc.codes_other,
-            },
+            status: self.status().map(|status| status.iter().collect()),
+            rpc: self.rpc().map(|rpc| Rpc {
+                items: whole.map(|_| rpc.items),
+                errors: rpc.errors,
+                codes: rpc.codes.iter().copied().collect(),
+                codes_other: rpc.codes_other,
+            }),
             bytes: Bytes { incoming: stats.bytes_in, out: stats.bytes_out },
-            connections: ConnectionsFile {
-                opened: total.connections.opened,
-                peak: total.connections.peak,
-                reasons: tally(&total.connections.reasons),
-            },
+            connections: whole.map(|whole| ConnectionsFile {
+                opened: whole.connections.opened,
+                peak: whole.connections.peak,
+                reasons: tally(&whole.connections.reasons),
+            }),
             targets: self
                 .targets
                 .iter()
@@ -302,21 +305,29 @@ impl Summary {
             streams: self.streams.iter().map(stream_file).collect(),
             stages: self.stages.iter().map(stream_file).collect(),
             split: self.splits.iter().map(split_file).collect(),
-            warmup: Warmup { duration_ns: facts.warmup.0, requests: counts(&total.warmup) },
-            objectives: self.objectives_file(),
-            verdict: self.verdict_file(),
-            generator: Generator {
-                workers: facts.workers,
-                cpu_ns: total.host.cpu.0,
-                user_ns: total.host.user.0,
-                spin_ns: total.workers.spin.0,
-                cpu_ns_per_request: self.cpu_per_request().map(|cpu| cpu.work.0),
-                rss_peak_bytes: total.host.rss_peak_bytes,
+            warmup: Warmup {
+                duration_ns: facts.warmup.0,
+                requests: whole.map(|whole| counts(&whole.warmup)),
             },
-            host: HostFile::of(&self.timeline),
-            scrapes: ScrapesFile::of(&self.scrapes),
+            objectives: self.objectives_file(),
+            objectives_not_judged: self.unjudged.iter().map(unjudged_file).collect(),
+            verdict: self.verdict_file(),
+            generator: whole.map(|whole| self.generator_file(whole)),
+            host: whole.filter(|_| self.merged.is_none()).map(|_| HostFile::of(&self.timeline)),
+            scrapes: whole.and_then(|_| ScrapesFile::of(&self.scrapes)),
         };
         serde_json::to_string_pretty(&file).expect("numbers and text are JSON")
+    }
+
+    fn generator_file(&self, whole: &Snapshot) -> Generator {
+        Generator {
+            workers: self.facts.workers,
+            cpu_ns: whole.host.cpu.0,
+            user_ns: whole.host.user.0,
+            spin_ns: whole.workers.spin.0,
+            cpu_ns_per_request: self.cpu_per_request().map(|cpu| cpu.work.0),
+            rss_peak_bytes: whole.host.rss_peak_bytes,
+        }
     }
 
     fn objectives_file(&self) -> Vec<ObjectiveFile<'_>> {
@@ -325,6 +336,7 @@ impl Summary {
             narrowed: &judged.objective.narrowed,
             value: judged.value,
             ok: judged.ok,
+            run: judged.run.as_deref(),
         });
         objectives.collect()
     }
@@ -352,13 +364,12 @@ impl Summary {
     }
 }
 
-fn by_value(groups: &[Group]) -> BTreeMap<&str, GroupFile<'_>> {
-    groups.iter().map(|group| (group.name.as_str(), group_file(group))).collect()
+fn unjudged_file(Unjudged { objective, why }: &Unjudged) -> UnjudgedFile<'_> {
+    UnjudgedFile { that: &objective.that, narrowed: &objective.narrowed, why }
 }
 
-fn rates(group: &Group) -> Rates {
-    let summary::Rates { scheduled, sent, ok } = group.rates();
-    Rates { scheduled, sent, ok }
+fn by_value(groups: &[Group]) -> BTreeMap<&str, GroupFile<'_>> {
+    groups.iter().map(|group| (group.name.as_str(), group_file(group))).collect()
 }
 
 fn group_file(group: &Group) -> GroupFile<'_> {
@@ -398,8 +409,8 @@ fn stream_file(stream: &StreamGroup) -> StreamFile<'_> {
         stream: of,
         stage: stage.map(|stage| stage.number),
         load: stage.map(|stage| stage.load.as_str()),
-        from_ns: group.window.map(|window| window.from.0),
-        to_ns: group.window.map(|window| window.to.0),
+        from_ns: group.activity.window().map(|window| window.from.0),
+        to_ns: group.activity.window().map(|window| window.to.0),
         lag: times(&stream.lag),
         wait: times(&stream.wait),
         group: group_file(group),

@@ -3,7 +3,10 @@
 //! Turns snapshots and plans into text and JSON. It opens no files and does not depend on the engine.
 //!
 //! # Layout
-//! - `fold`: [`Fold`]: sums a run up second by second; [`Narrow`]: a part of it
+//! - `fold`: [`Fold`]: sums a run up second by second
+//! - `narrow`: [`Narrow`]: a part of a run, selected by [`Filters`]
+//! - `activity`: [`Activity`]: when streams were active, and rates
+//! - `merge`: [`Merge`]: the sum of several runs
 //! - `summary`: [`Summary`]: all figures of a finished run
 //! - `seconds`: [`Seconds`]: when something happened
 //! - `objectives`: whether objectives hold
@@ -13,9 +16,18 @@
 //! - `text`: the report for a terminal; `progress`: one line during the run; `tone`: colours
 //! - `parquet`: samples as a Parquet file
 //! - `json`: `summary.json`; `prometheus`: metrics during the run
+//! - `figures`: the names of figures, for all formats
+//! - `csv`, `junit`: formats for spreadsheets and CI; `hdr`: HdrHistogram's two text formats
 
+mod activity;
+mod csv;
+mod figures;
 mod fold;
+mod hdr;
 mod json;
+mod junit;
+mod merge;
+mod narrow;
 mod objectives;
 mod parquet;
 mod progress;
@@ -30,14 +42,19 @@ mod timeline;
 mod tone;
 mod verdict;
 
-pub use fold::{Fold, Narrow};
-pub use objectives::Judged;
+pub use activity::{Activity, Rates};
+pub use figures::TimeFigure;
+pub use fold::Fold;
+pub use hdr::IntervalLog;
+pub use merge::{Merge, Merged, MergedRun, Run};
+pub use narrow::{Details, Filters, Narrow, Problem, Scope};
+pub use objectives::{Judged, Unjudged};
 pub use parquet::{ParquetReader, ParquetWriter, ReadError, Row};
 pub use progress::{Part, progress};
 pub use prometheus::{METRICS, Metric, exposition};
 pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};
 pub use seconds::Seconds;
-pub use summary::{CpuPerRequest, Group, Rates, Split, StageOf, StreamGroup, Summary};
+pub use summary::{CpuPerRequest, Group, Split, StageOf, StreamGroup, Summary};
 pub use text::{clean, paragraph};
 pub use timeline::{Span, Timeline};
 pub use tone::Tone;

@@ -1,6 +1,7 @@
 //! Evaluates objectives. An objective without samples is missed.
 
-use crate::fold::active_of;
+use crate::activity::Activities;
+use crate::narrow::{Narrow, Scope};
 use crate::summary::Group;
 use plimsoll_measure::{Histogram, Nanos, Snapshot, Stats, StreamCounts};
 use plimsoll_plan::{Metric, Objective, Plan, TimeKind, TimeStat, Unit};
@@ -14,6 +15,63 @@ pub struct Judged {
     pub value: Option<f64>,
     /// Whether it holds.
     pub ok: bool,
+    /// The run, if runs of different plans are merged: each is then judged alone.
+    pub run: Option<String>,
+}
+
+/// An objective that a report on a part of the run does not judge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unjudged {
+    /// The objective.
+    pub objective: Objective,
+    /// Why: `counts the whole run`.
+    pub why: &'static str,
+}
+
+/// Evaluates objectives on a part of the run: on those of their requests that are in the part.
+pub(crate) fn judge_part(
+    plan: &Plan,
+    narrow: &Narrow,
+    total: &Snapshot,
+    activities: &Activities,
+) -> (Vec<Judged>, Vec<Unjudged>) {
+    let (mut judged, mut unjudged) = (Vec::new(), Vec::new());
+    for objective in &plan.objectives {
+        match why_not(objective, plan, narrow) {
+            None => judged.push(judge(objective, plan, total, activities)),
+            Some(why) => unjudged.push(Unjudged { objective: objective.clone(), why }),
+        }
+    }
+    (judged, unjudged)
+}
+
+/// Why an objective cannot be judged on a part; `None` if it can.
+fn why_not(objective: &Objective, plan: &Plan, narrow: &Narrow) -> Option<&'static str> {
+    let own = || {
+        let targets = plan.targets.iter().enumerate();
+        targets.filter(|(_, target)| objective.covers(target, &plan.streams))
+    };
+    let scope = narrow.scope();
+    if !own().any(|(place, _)| narrow.holds_target(place)) {
+        return Some("none of its requests are selected");
+    }
+    let all = own().all(|(place, _)| narrow.holds_target(place));
+    let whole_streams = own()
+        .filter(|(place, _)| narrow.holds_target(*place))
+        .all(|(_, target)| narrow.holds_whole_stream(target.stream));
+    match objective.metric {
+        _ if objective.unit == Unit::Count && !narrow.is_whole() => {
+            Some("a count of the whole run")
+        }
+        Metric::RateOk | Metric::RateSent if !all => Some("a rate of all its targets"),
+        Metric::Status { .. } | Metric::RpcErrors if scope != Scope::Run => {
+            Some("counted for the whole run only")
+        }
+        Metric::Time(TimeKind::Lag | TimeKind::Wait, _) if !whole_streams => {
+            Some("counted for whole streams only")
+        }
+        _ => None,
+    }
 }
 
 impl Judged {
@@ -45,7 +103,12 @@ pub(crate) fn percent(share: f64) -> String {
 }
 
 /// Evaluates an objective on the counts so far.
-pub(crate) fn judge(objective: &Objective, plan: &Plan, total: &Snapshot) -> Judged {
+pub(crate) fn judge(
+    objective: &Objective,
+    plan: &Plan,
+    total: &Snapshot,
+    activities: &Activities,
+) -> Judged {
     let mut stats = Stats::default();
     let mut streams = Vec::new();
     for (target, own) in plan.targets.iter().zip(&total.stats) {
@@ -56,10 +119,10 @@ pub(crate) fn judge(objective: &Objective, plan: &Plan, total: &Snapshot) -> Jud
     }
     // The targets of a stream are contiguous.
     streams.dedup();
-    let group = Group::of("", stats, active_of(total, streams.iter().copied()));
+    let group = Group::of("", stats, activities.over(&streams));
     let value = value_of(objective, &group, total, &streams);
     let ok = value.is_some_and(|value| objective.operator.holds(value, objective.value));
-    Judged { objective: objective.clone(), value, ok }
+    Judged { objective: objective.clone(), value, ok, run: None }
 }
 
 fn value_of(
@@ -83,7 +146,7 @@ fn value_of(
         streams.iter().for_each(|stream| all.merge(kind(&total.streams[*stream])));
         all
     };
-    let rates = || group.window.filter(|window| window.to > window.from).map(|_| group.rates());
+    let rates = || (!group.activity.is_empty()).then(|| group.rates());
     match objective.metric {
         Metric::Success => requests.success(),
         Metric::Errors => counted(requests.unsent + requests.failed),
@@ -155,7 +218,10 @@ mod tests {
             second.snapshot.status.add(500, 1);
         });
         let check = |text: &str, value: Option<f64>, ok: bool| {
-            let judged = judge(&Objective::parse(text).unwrap(), &plan, &recording.seconds[0]);
+            let mut activities = Activities::default();
+            activities.add(&recording.seconds[0], Nanos::ZERO, true);
+            let objective = Objective::parse(text).unwrap();
+            let judged = judge(&objective, &plan, &recording.seconds[0], &activities);
             assert_eq!((judged.value, judged.ok), (value, ok), "{text}");
         };
         check("errors == 5", Some(5.0), true);

@@ -1,7 +1,7 @@
 //! The progress line shown during a run.
 
+use crate::activity::per_second;
 use crate::objectives::percent;
-use crate::summary::per_second;
 use crate::tone::Tone;
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{Nanos, Snapshot};

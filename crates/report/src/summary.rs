@@ -1,29 +1,20 @@
 //! All figures of a run, or of a part of it: the result of a [`Fold`](crate::Fold).
 
-use crate::fold::{Active, Folded, active_of};
-use crate::objectives::{Judged, judge};
+use crate::activity::{Activities, Activity, Rates};
+use crate::fold::{Folded, Sums};
+use crate::merge::Merged;
+use crate::narrow::{Details, Narrow, Problem, Scope};
+use crate::objectives::{Judged, Unjudged, judge_part};
 use crate::scrapes::Scrapes;
 use crate::seconds::{ErrorTimes, Seconds};
 use crate::timeline::Timeline;
-use crate::verdict::{Case, Verdict};
-use plimsoll_measure::SplitCounts;
+use crate::verdict::{Case, Rules, Verdict};
 use plimsoll_measure::{
-    ErrorClass, FindingId, Histogram, Nanos, RunFacts, Severity, Snapshot, Stats, StreamCounts,
-    Window,
+    ErrorClass, FindingId, Histogram, Nanos, RpcCounts, RunFacts, Severity, Snapshot, SplitCounts,
+    Stats, StatusCounts, StreamCounts,
 };
 use plimsoll_plan::{Load, Plan};
 use std::collections::BTreeMap;
-
-/// Arrivals per second.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Rates {
-    /// Scheduled arrivals, over the time in which arrivals were planned.
-    pub scheduled: f64,
-    /// Sent requests, over the time in which arrivals were planned or sent.
-    pub sent: f64,
-    /// Requests answered as expected, over the time until the last complete answer.
-    pub ok: f64,
-}
 
 /// Figures of a target, a stream, a stage, a tag value, or all targets combined.
 #[derive(Clone, Debug)]
@@ -36,42 +27,28 @@ pub struct Group {
     pub latency: Histogram,
     /// Service time of every complete response.
     pub service_time: Histogram,
-    /// When its streams were active; `None` if none was.
-    pub window: Option<Window>,
-    /// When the last request of its streams was sent; zero if unknown.
-    pub last_sent: Nanos,
+    /// When its streams were active.
+    pub activity: Activity,
 }
 
 impl Group {
-    pub(crate) fn of(name: impl Into<String>, stats: Stats, active: Active) -> Group {
+    pub(crate) fn of(name: impl Into<String>, stats: Stats, activity: Activity) -> Group {
         let (latency, service_time) = (stats.latency(), stats.service_time());
-        let (window, last_sent) = (active.window, active.last_sent);
-        Group { name: name.into(), stats, latency, service_time, window, last_sent }
+        Group { name: name.into(), stats, latency, service_time, activity }
     }
 
-    /// The end of sending. It ignores late answers, which must not lower the sending rate.
-    fn sent_to(&self, window: &Window) -> Nanos {
-        if self.last_sent == Nanos::ZERO {
-            return window.to;
-        }
-        self.last_sent.clamp(window.planned_to, window.to.max(window.planned_to))
+    /// Adds the figures of another run.
+    pub(crate) fn merge(&mut self, other: &Group) {
+        self.stats.merge(&other.stats);
+        self.latency.merge(&other.latency);
+        self.service_time.merge(&other.service_time);
+        self.activity.merge(&other.activity);
     }
 
-    /// The rates over the window; zero if never active.
+    /// The rates while its streams were active.
     pub fn rates(&self) -> Rates {
-        let Some(window) = self.window else { return Rates::default() };
-        let requests = &self.stats.requests;
-        Rates {
-            scheduled: per_second(requests.scheduled, window.planned_to - window.from),
-            sent: per_second(requests.sent, self.sent_to(&window) - window.from),
-            ok: per_second(requests.ok, window.to - window.from),
-        }
+        self.activity.rates(&self.stats.requests)
     }
-}
-
-/// A rate; zero over an empty span.
-pub(crate) fn per_second(n: u64, span: Nanos) -> f64 {
-    if span > Nanos::ZERO { n as f64 / span.as_secs_f64() } else { 0.0 }
 }
 
 /// A stage of a stream.
@@ -117,9 +94,15 @@ pub struct StreamGroup {
 }
 
 impl StreamGroup {
-    fn of(name: &str, stage: Option<StageOf>, stats: Stats, counts: &StreamCounts) -> StreamGroup {
+    fn of(
+        name: &str,
+        stage: Option<StageOf>,
+        sums: (Stats, &StreamCounts),
+        activity: Activity,
+    ) -> StreamGroup {
+        let (stats, counts) = sums;
         let (lag, wait) = (counts.lag.clone(), counts.wait.clone());
-        StreamGroup { group: Group::of(name, stats, Active::of(counts)), stage, lag, wait }
+        StreamGroup { group: Group::of(name, stats, activity), stage, lag, wait }
     }
 }
 
@@ -138,8 +121,17 @@ pub struct Summary {
     pub seed: u64,
     /// Facts about the run other than its counts.
     pub facts: RunFacts,
-    /// The sum of all seconds.
+    /// The sum of all seconds. Of a part of a run, it has no counts that would include other requests:
+    /// [`Summary::whole`], [`Summary::lag`] and the like say which are known.
     pub total: Snapshot,
+    /// What the report is narrowed to; the whole run by default.
+    pub narrow: Narrow,
+    /// Arrivals of the run, in the part or not.
+    pub scheduled: u64,
+    /// What the records of single requests add, if the report is narrowed and they were given.
+    pub details: Option<Details>,
+    /// The runs, if this is a report on several.
+    pub merged: Option<Merged>,
     /// All targets combined.
     pub all: Group,
     /// By target, in the plan's order.
@@ -150,66 +142,164 @@ pub struct Summary {
     pub streams: Vec<StreamGroup>,
     /// By stage, of the streams that have stages.
     pub stages: Vec<StreamGroup>,
+    /// Whether the plan counts answers by header value.
+    pub has_splits: bool,
     /// Answers by header value, for each header that the plan names.
     pub splits: Vec<Split>,
     /// When arrivals of each class failed.
     pub errors: Vec<(ErrorClass, Seconds)>,
     /// Objectives, in the plan's order.
     pub objectives: Vec<Judged>,
+    /// Objectives that cannot be judged on this part of the run.
+    pub unjudged: Vec<Unjudged>,
     /// Whether the figures are valid, and what limited the run.
     pub verdict: Verdict,
     /// What other processes reported.
     pub scrapes: Scrapes,
     /// The host during the run.
     pub timeline: Timeline,
+    pub(crate) activities: Activities,
 }
 
 impl Summary {
     pub(crate) fn of(plan: &Plan, facts: RunFacts, folded: Folded) -> Summary {
-        let Folded { narrow, total, errors, stages, rules, timeline } = folded;
+        let Folded { narrow, sums, of_streams, activities, scheduled, details, .. } = folded;
+        let start = facts.started_at.unix_ns;
         let streams: Vec<usize> =
             (0..plan.streams.len()).filter(|stream| narrow.holds_stream(*stream)).collect();
-        let all = Group::of("all", total.total(), active_of(&total, streams.iter().copied()));
-        let case = Case { plan, facts: &facts, total: &total, all: &all, errors: &errors };
-        let mut verdict = rules.verdict(&case);
-        if was_stopped_in_warmup(&facts, &all) {
-            adjust_for_stop_in_warmup(&mut verdict, &facts);
-        }
-        let targets = plan.targets.iter().zip(&total.stats);
-        let targets = targets.filter(|(target, _)| narrow.holds_stream(target.stream));
-        let stages = stages.into_iter().filter(|stage| stage.counts.active.is_some());
+        let judged_sums = of_streams.as_ref().unwrap_or(&sums);
+        let verdict = verdict(plan, &facts, folded.rules, judged_sums, activities.over(&streams));
+        let Sums { total, errors } = sums;
+        let all = Group::of("all", total.total(), activities.over(&streams));
+        let targets = plan.targets.iter().enumerate().zip(&total.stats);
+        let targets = targets.filter(|((place, _), _)| narrow.holds_target(*place));
+        let stages = folded.stages.into_iter().filter(|stage| stage.counts.active.is_some());
+        let (objectives, unjudged) = judge_part(plan, &narrow, &total, &activities);
         Summary {
             name: plan.name.clone(),
             load: plan.load_in_words(),
             from_flags: plan.from_flags,
             has_rate: plan.streams.iter().any(|own| matches!(own.load, Load::Open { .. })),
+            has_splits: plan.streams.iter().any(|own| own.split_by.is_some()),
             seed: plan.seed,
             scrapes: Scrapes::new(&plan.scrapes, &total.scrapes),
-            tags: by_tag(plan, &total, &streams),
+            tags: by_tag(plan, &total, &narrow, &activities),
             targets: targets
-                .map(|(target, stats)| {
-                    let active = Active::of(&total.streams[target.stream]);
-                    (Group::of(&target.name, stats.clone(), active), target.tags.clone())
+                .map(|((_, target), stats)| {
+                    let activity = activities.over(&[target.stream]);
+                    (Group::of(&target.name, stats.clone(), activity), target.tags.clone())
                 })
                 .collect(),
-            streams: streams.iter().map(|stream| by_stream(plan, &total, *stream)).collect(),
+            streams: streams
+                .iter()
+                .map(|stream| by_stream(plan, &total, *stream, &activities))
+                .collect(),
             stages: stages
                 .map(|sum| {
                     let stream = &plan.streams[sum.stream];
                     let load = stream.stage_in_words(&stream.stages[sum.stage]);
                     let stage = StageOf { number: sum.stage + 1, load };
-                    StreamGroup::of(&stream.name, Some(stage), sum.stats, &sum.counts)
+                    let activity = Activity::of(&sum.counts, start);
+                    StreamGroup::of(&stream.name, Some(stage), (sum.stats, &sum.counts), activity)
                 })
                 .collect(),
-            splits: splits(plan, &total, &streams),
+            splits: splits(plan, &total, &narrow, &streams),
             errors: error_seconds(&errors, &all.stats),
-            objectives: plan.objectives.iter().map(|own| judge(own, plan, &total)).collect(),
+            objectives,
+            unjudged,
             verdict,
-            timeline,
+            timeline: folded.timeline,
+            // Incomplete figures would look like complete ones.
+            details: details.filter(|_| narrow.scope() != Scope::Run && total.samples_dropped == 0),
+            merged: None,
+            scheduled,
+            narrow,
             facts,
             total,
             all,
+            activities,
         }
+    }
+
+    /// The counts of the whole process; `None` if the report is narrowed to some of its requests.
+    pub fn whole(&self) -> Option<&Snapshot> {
+        (self.narrow.scope() == Scope::Run).then_some(&self.total)
+    }
+
+    /// Lag of these requests; `None` if it is not known.
+    pub fn lag(&self) -> Option<Histogram> {
+        self.by_stream(Snapshot::lag, |details| &details.lag)
+    }
+
+    /// Wait of these requests; `None` if it is not known.
+    pub fn wait(&self) -> Option<Histogram> {
+        self.by_stream(Snapshot::wait, |details| &details.wait)
+    }
+
+    fn by_stream(
+        &self,
+        known: fn(&Snapshot) -> Histogram,
+        recorded: fn(&Details) -> &Histogram,
+    ) -> Option<Histogram> {
+        match self.narrow.scope() {
+            Scope::Run | Scope::Streams => Some(known(&self.total)),
+            Scope::Targets => self.details.as_ref().map(|details| recorded(details).clone()),
+        }
+    }
+
+    /// Complete answers of these requests by HTTP status; `None` if they are not known.
+    pub fn status(&self) -> Option<&StatusCounts> {
+        let recorded = || self.details.as_ref().map(|details| &details.status);
+        self.whole().map(|whole| &whole.status).or_else(recorded)
+    }
+
+    /// JSON-RPC answers of these requests; `None` if they are not known. In a report on some of the
+    /// requests, those with an error, each counted once by its first code, without a number of items.
+    pub fn rpc(&self) -> Option<&RpcCounts> {
+        let recorded = || self.details.as_ref().map(|details| &details.rpc);
+        self.whole().map(|whole| &whole.rpc).or_else(recorded)
+    }
+
+    /// The figures that the report leaves out because they are not known for these requests alone: their
+    /// names in JSON and in words.
+    pub fn left_out(&self) -> Vec<(&'static str, &'static str)> {
+        const BY_STREAM: [(&str, &str); 2] = [("lag", "lag"), ("wait", "wait")];
+        const SPLIT: [(&str, &str); 1] = [("split", "answers by header value")];
+        const ANSWERS: [(&str, &str); 2] = [("status", "HTTP statuses"), ("rpc", "JSON-RPC codes")];
+        const SCRAPES: [(&str, &str); 1] = [("scrapes", "other processes")];
+        const BY_PROCESS: [(&str, &str); 6] = [
+            ("faults", "faults"),
+            ("connections", "connections"),
+            ("read_lag", "read lag"),
+            ("warmup.requests", "the warm-up"),
+            ("generator", "the generator's CPU and memory"),
+            ("host", "the host"),
+        ];
+        let scope = self.narrow.scope();
+        let mut names = Vec::new();
+        let mut add = |left_out: bool, figures: &[(&'static str, &'static str)]| {
+            names.extend(figures.iter().filter(|_| left_out));
+        };
+        add(self.lag().is_none(), &BY_STREAM);
+        add(scope == Scope::Targets && self.has_splits, &SPLIT);
+        add(self.status().is_none(), &ANSWERS);
+        add(scope != Scope::Run, &BY_PROCESS);
+        add(scope != Scope::Run && !self.scrapes.processes.is_empty(), &SCRAPES);
+        names
+    }
+
+    /// Why a narrowed report has no figures; `None` if it has some. Filters can select seconds in which no
+    /// request ended.
+    pub fn nothing_selected(&self) -> Option<Problem> {
+        let nothing = !self.narrow.is_whole() && self.all.stats.requests.scheduled == 0;
+        nothing.then(|| Problem {
+            message: format!(
+                "no request of the run is in the selection: {}",
+                self.narrow.words().join(", ")
+            ),
+            hint: "none of its requests ended in these seconds; select others, or remove a filter"
+                .into(),
+        })
     }
 
     /// Whether every objective holds.
@@ -227,8 +317,10 @@ impl Summary {
         self.verdict.findings.iter().any(|finding| finding.id == FindingId::NothingOk)
     }
 
-    /// CPU time of this process per request sent, including the warm-up; `None` if nothing was sent.
+    /// CPU time of this process per request sent, including the warm-up; `None` if nothing was sent, or if
+    /// the report is narrowed to some of the requests.
     pub fn cpu_per_request(&self) -> Option<CpuPerRequest> {
+        self.whole()?;
         let sent = self.all.stats.requests.sent + self.total.warmup.sent;
         let (host, spin) = (&self.total.host, self.total.workers.spin);
         let each = |time: Nanos| Nanos(time.0 / sent);
@@ -271,38 +363,65 @@ fn adjust_for_stop_in_warmup(verdict: &mut Verdict, facts: &RunFacts) {
     }
 }
 
-fn by_stream(plan: &Plan, total: &Snapshot, stream: usize) -> StreamGroup {
+/// The verdict on all targets of the selected streams.
+fn verdict(
+    plan: &Plan,
+    facts: &RunFacts,
+    rules: Rules,
+    sums: &Sums,
+    activity: Activity,
+) -> Verdict {
+    let Sums { total, errors } = sums;
+    let all = Group::of("all", total.total(), activity);
+    let mut verdict = rules.verdict(&Case { plan, facts, total, all: &all, errors });
+    if was_stopped_in_warmup(facts, &all) {
+        adjust_for_stop_in_warmup(&mut verdict, facts);
+    }
+    verdict
+}
+
+fn by_stream(plan: &Plan, total: &Snapshot, stream: usize, activities: &Activities) -> StreamGroup {
     let mut stats = Stats::default();
     let own = &plan.streams[stream];
     total.stats[own.targets.clone()].iter().for_each(|target| stats.merge(target));
-    StreamGroup::of(&own.name, None, stats, &total.streams[stream])
+    let sums = (stats, &total.streams[stream]);
+    StreamGroup::of(&own.name, None, sums, activities.over(&[stream]))
 }
 
-fn splits(plan: &Plan, total: &Snapshot, streams: &[usize]) -> Vec<Split> {
+fn splits(plan: &Plan, total: &Snapshot, narrow: &Narrow, streams: &[usize]) -> Vec<Split> {
     let mut splits: Vec<Split> = Vec::new();
-    for &stream in streams {
+    for &stream in streams.iter().filter(|stream| narrow.holds_whole_stream(**stream)) {
         let Some(header) = &plan.streams[stream].split_by else { continue };
         let (name, counts) = (&plan.streams[stream].name, &total.streams[stream].split);
-        match splits.iter_mut().find(|split| split.header == *header) {
-            Some(split) => {
-                split.streams.push(name.clone());
-                split.counts.merge(counts);
-            }
-            None => splits.push(Split {
-                header: header.clone(),
-                streams: vec![name.clone()],
-                counts: counts.clone(),
-            }),
-        }
+        let (streams, counts) = (vec![name.clone()], counts.clone());
+        merge_split(&mut splits, &Split { header: header.clone(), streams, counts });
     }
     splits
 }
 
-fn by_tag(plan: &Plan, total: &Snapshot, streams: &[usize]) -> BTreeMap<String, Vec<Group>> {
+/// Adds answers by a header's values to those by the same header.
+pub(crate) fn merge_split(splits: &mut Vec<Split>, split: &Split) {
+    match splits.iter_mut().find(|own| own.header == split.header) {
+        Some(own) => {
+            let new = split.streams.iter().filter(|name| !own.streams.contains(name));
+            let new: Vec<String> = new.cloned().collect();
+            own.streams.extend(new);
+            own.counts.merge(&split.counts);
+        }
+        None => splits.push(split.clone()),
+    }
+}
+
+fn by_tag(
+    plan: &Plan,
+    total: &Snapshot,
+    narrow: &Narrow,
+    activities: &Activities,
+) -> BTreeMap<String, Vec<Group>> {
     type Sum = (Stats, Vec<usize>);
     let mut sums: BTreeMap<&str, BTreeMap<&str, Sum>> = BTreeMap::new();
-    for (target, stats) in plan.targets.iter().zip(&total.stats) {
-        if !streams.contains(&target.stream) {
+    for (place, (target, stats)) in plan.targets.iter().zip(&total.stats).enumerate() {
+        if !narrow.holds_target(place) {
             continue;
         }
         for (tag, value) in &target.tags {
@@ -313,7 +432,7 @@ fn by_tag(plan: &Plan, total: &Snapshot, streams: &[usize]) -> BTreeMap<String, 
     }
     let groups = |values: BTreeMap<&str, Sum>| {
         let values = values.into_iter();
-        values.map(|(value, (stats, of))| Group::of(value, stats, active_of(total, of))).collect()
+        values.map(|(value, (stats, of))| Group::of(value, stats, activities.over(&of))).collect()
     };
     sums.into_iter().map(|(tag, values)| (tag.to_string(), groups(values))).collect()
 }

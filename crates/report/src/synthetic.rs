@@ -1,6 +1,7 @@
 //! Synthetic seconds for tests: what an engine would have counted, arrival by arrival.
 
-use crate::fold::{Fold, Narrow};
+use crate::fold::Fold;
+use crate::narrow::{Filters, Narrow, Problem};
 use crate::summary::Summary;
 use plimsoll_measure::{
     ErrorClass, Fault, Nanos, OriginCounts, RunFacts, Snapshot, WallClock, Window,
@@ -70,7 +71,13 @@ impl<'p> Recording<'p> {
 
     /// The summary of the whole run.
     pub(crate) fn summary(&self) -> Summary {
-        self.narrowed(Narrow::default())
+        self.narrowed(Narrow::whole(self.plan))
+    }
+
+    /// The summary of the part that filters select.
+    pub(crate) fn filtered(&self, filters: &Filters) -> Result<Summary, Problem> {
+        let end = self.seconds.last().map_or(Nanos::ZERO, |second| second.t);
+        Ok(self.narrowed(Narrow::new(self.plan, filters, end)?))
     }
 
     /// The summary of a part.

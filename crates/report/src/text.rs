@@ -12,12 +12,14 @@ mod failures;
 mod groups;
 mod host;
 mod page;
+mod part;
 mod scrapes;
 mod table;
 #[cfg(test)]
 mod tests;
 mod width;
 
+use crate::figures::TIME_STATS;
 use crate::objectives::percent;
 use crate::summary::Summary;
 use crate::tone::Tone;
@@ -49,14 +51,14 @@ const REQUESTS: Shape = Shape {
 const TIMES: Shape = Shape {
     name: 13,
     columns: &[
-        Column::figures("min", 9),
-        Column::figures("mean", 9),
-        Column::figures("p50", 9),
-        Column::figures("p90", 9),
-        Column::figures("p95", 9),
-        Column::figures("p99", 9),
-        Column::figures("p99.9", 9),
-        Column::figures("max", 9),
+        Column::figures(TIME_STATS[0].label, 9),
+        Column::figures(TIME_STATS[1].label, 9),
+        Column::figures(TIME_STATS[2].label, 9),
+        Column::figures(TIME_STATS[3].label, 9),
+        Column::figures(TIME_STATS[4].label, 9),
+        Column::figures(TIME_STATS[5].label, 9),
+        Column::figures(TIME_STATS[6].label, 9),
+        Column::figures(TIME_STATS[7].label, 9),
     ],
     leaving: &["p95", "p90", "min", "p99.9", "mean"],
     notes: Notes::Beneath,
@@ -122,6 +124,8 @@ impl Summary {
     }
 
     fn page(&self, extent: Extent, run_dir: Option<&str>, mut page: Page) -> Page {
+        self.write_part(&mut page);
+        self.write_runs(&mut page);
         self.write_verdict(extent, &mut page);
         self.write_run(&mut page);
         self.write_objectives(extent, &mut page);
@@ -153,18 +157,15 @@ impl Summary {
             page.text(toned(Tone::Bad, "NO REQUEST SUCCEEDED: "), &finding.evidence);
         }
         if !self.verdict.valid {
-            page.text(
-                toned(Tone::Bad, "INVALID: "),
-                "the load generator distorted this run; the figures below do not describe the target",
-            );
+            let distorted = self.distorted();
+            page.text(toned(Tone::Bad, "INVALID: "), &distorted);
         }
         if others.is_empty() {
-            nothing.iter().for_each(|finding| page.text("    fix: ", &finding.fix));
+            let mut fixes: Vec<&str> = nothing.iter().map(|finding| &*finding.fix).collect();
+            fixes.dedup();
+            fixes.iter().for_each(|fix| page.text("    fix: ", fix));
         }
-        others
-            .iter()
-            .take(extent.rows.max(3))
-            .for_each(|finding| self.write_finding(finding, page));
+        self.write_findings(others.into_iter().take(extent.rows.max(3)), page);
         page.rule();
     }
 
@@ -172,7 +173,7 @@ impl Summary {
     fn write_run(&self, page: &mut Page) {
         let facts = &self.facts;
         page.text(toned(Tone::Strong, &format!("{}: ", self.name)), &self.load);
-        let warm = match self.total.warmup.scheduled {
+        let warm = match self.whole().map_or(0, |whole| whole.warmup.scheduled) {
             0 => String::new(),
             n if self.stopped_in_warmup() => format!(" after {}", counted(n, "request")),
             n => format!(", after {} of warm-up with {}", facts.warmup, counted(n, "request")),
@@ -187,6 +188,9 @@ impl Summary {
         } else {
             String::new()
         };
+        if self.merged.is_some() {
+            return;
+        }
         let last = self.last_answer().map(|at| format!(", last answer after {at}"));
         let last = last.unwrap_or_default();
         let drain = match facts.drain {
@@ -222,15 +226,17 @@ impl Summary {
             0 => String::new(),
             n => format!("   {} failed", grouped(n)),
         };
-        let connections = &self.total.connections;
-        let peak = [String::new(), grouped(connections.peak)];
-        let rows = vec![
+        let mut rows = vec![
             counted("scheduled", requests.scheduled, rates.scheduled),
             counted("sent", requests.sent, rates.sent).noted(unsent),
             counted("ok", requests.ok, rates.ok).noted(format!(" {share} of scheduled{failed}")),
-            Row::new("connected", peak)
-                .noted(format!("peak, {} opened", grouped(connections.opened))),
         ];
+        if let Some(connections) = self.whole().map(|whole| &whole.connections) {
+            let peak = [String::new(), grouped(connections.peak)];
+            let of = if self.merged.is_some() { "peak in one run" } else { "peak" };
+            let opened = format!("{of}, {} opened", grouped(connections.opened));
+            rows.push(Row::new("connected", peak).noted(opened));
+        }
         page.table(&Table {
             shape: &REQUESTS,
             sections: vec![Section { head: String::new(), rows, more: None }],
@@ -244,11 +250,12 @@ impl Summary {
             rows.push(times("  ok only", &stats.latency_ok));
         }
         rows.push(times("service time", &self.all.service_time));
-        rows.push(times("lag", &self.total.lag()));
-        if self.total.read_lag.count() > 0 {
-            rows.push(times("read lag", &self.total.read_lag));
+        let read_lag = self.whole().map(|whole| whole.read_lag.clone());
+        let read_lag = read_lag.filter(|read_lag| read_lag.count() > 0);
+        let known = [("lag", self.lag()), ("read lag", read_lag), ("wait", self.wait())];
+        for (name, histogram) in known {
+            rows.extend(histogram.map(|histogram| times(name, &histogram)));
         }
-        rows.push(times("wait", &self.total.wait()));
         page.gap();
         page.table(&Table {
             shape: &TIMES,
@@ -261,26 +268,13 @@ impl Summary {
         if self.scrapes.processes.is_empty() {
             page.gap();
         }
-        let cpu = self.cpu_per_request().map(|cpu| {
-            let spin = match cpu.spin {
-                Nanos::ZERO => String::new(),
-                spin => format!(" (and {spin} spinning)"),
-            };
-            format!("{} CPU per request{spin}", cpu.work)
-        });
-        let workers = counted(self.facts.workers as u64, "worker");
-        let memory = match self.total.host.rss_peak_bytes >> 20 {
-            0 => None, // it cannot be read
-            peak => Some(format!("peak memory {peak} MiB")),
-        };
-        let seed = format!("seed {}", self.seed);
-        let parts = [Some(workers), cpu, memory, Some(seed)];
-        page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
+        self.write_generator(page);
         if self.verdict.valid && self.all.stats.requests.scheduled > 0 {
-            page.phrases("  limited by: ", &listed(self.limits()));
+            let limits = self.limits_by_run().unwrap_or_else(|| self.limits().collect());
+            page.phrases("  limited by: ", &listed(limits));
         }
         let others = self.verdict.findings.iter().filter(|finding| !comes_first(finding));
-        others.take(extent.findings()).for_each(|finding| self.write_finding(finding, page));
+        self.write_findings(others.take(extent.findings()), page);
         if let Some(failed) = self.failed_without_objective() {
             let failed = counted(failed, "request");
             let add = self.add_objectives(&["success >= 99%"]);
@@ -288,7 +282,10 @@ impl Summary {
                 toned(Tone::Warn, "  exit code 0: "),
                 &format!("{failed} failed, but no objective limits failures; {add}"),
             );
-        } else if self.verdict.findings.is_empty() {
+        } else if self.verdict.findings.is_empty()
+            && self.merged.is_none()
+            && self.narrow.is_whole()
+        {
             page.text("  next: ", &self.next());
         }
         if let Some(dir) = run_dir {
@@ -297,18 +294,32 @@ impl Summary {
         }
     }
 
+    /// What the load generator used; not shown for some of the requests.
+    fn write_generator(&self, page: &mut Page) {
+        let Some(whole) = self.whole() else { return };
+        let cpu = self.cpu_per_request().map(|cpu| {
+            let spin = match cpu.spin {
+                Nanos::ZERO => String::new(),
+                spin => format!(" (and {spin} spinning)"),
+            };
+            format!("{} CPU per request{spin}", cpu.work)
+        });
+        let workers = counted(self.facts.workers as u64, "worker");
+        let memory = match whole.host.rss_peak_bytes >> 20 {
+            0 => None, // it cannot be read
+            peak => Some(format!("peak memory {peak} MiB")),
+        };
+        let seed = self.merged.is_none().then(|| format!("seed {}", self.seed));
+        let parts = [Some(workers), cpu, memory, seed];
+        page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
+    }
+
     /// What limited a valid run, and how close the generator came to its own limits.
     fn limits(&self) -> impl Iterator<Item = String> {
         /// Smaller shares are not worth a line.
         const SHARE_MIN: f64 = 0.01;
         let headroom = &self.verdict.headroom;
-        let limit = match self.verdict.limited_by {
-            Some(Side::Generator) => "the load generator",
-            Some(Side::Network) => "the network",
-            Some(Side::Target) => "the target",
-            None if self.has_rate => "the planned rate",
-            None => "the number of users",
-        };
+        let limit = limit(self.verdict.limited_by, self.has_rate);
         let busy = format!("busiest worker at most {} busy", percent(headroom.worker_busy));
         let used = |usage: Option<Usage>, of: &str| {
             let usage = usage.filter(|usage| usage.share() >= SHARE_MIN)?;
@@ -324,7 +335,8 @@ impl Summary {
     fn failed_without_objective(&self) -> Option<u64> {
         let requests = &self.all.stats.requests;
         let failed = requests.failed + requests.unsent;
-        let passes = self.verdict.valid && !self.nothing_ok() && !self.facts.cut_short;
+        let passes = self.merged.is_none() && self.narrow.is_whole();
+        let passes = passes && self.verdict.valid && !self.nothing_ok() && !self.facts.cut_short;
         let passes = passes && self.objectives_hold() && !self.limits_failures();
         (failed > 0 && passes).then_some(failed)
     }
@@ -337,7 +349,7 @@ impl Summary {
 
     /// When the last answer came, if clearly later than the last planned arrival.
     fn last_answer(&self) -> Option<Nanos> {
-        let window = self.all.window?;
+        let window = self.all.activity.window().filter(|_| self.narrow.is_whole())?;
         let late = window.to - window.planned_to;
         let planned = window.planned_to - window.from;
         (late > LATE_ANSWER && late.0 > planned.0 / 20).then(|| window.to - window.from)
@@ -392,6 +404,17 @@ fn comes_first(finding: &Finding) -> bool {
     finding.severity == Severity::Invalid || finding.id == FindingId::NothingOk
 }
 
+/// What limited a run, in words.
+fn limit(side: Option<Side>, has_rate: bool) -> &'static str {
+    match side {
+        Some(Side::Generator) => "the load generator",
+        Some(Side::Network) => "the network",
+        Some(Side::Target) => "the target",
+        None if has_rate => "the planned rate",
+        None => "the number of users",
+    }
+}
+
 /// The items of a list, with a comma after each but the last.
 fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut parts: Vec<String> = parts.into_iter().collect();
@@ -405,18 +428,7 @@ fn shown(span: Option<Nanos>) -> String {
 }
 
 fn times(name: &str, histogram: &Histogram) -> Row {
-    let at = |q| histogram.quantile(q);
-    let figures = [
-        histogram.min(),
-        histogram.mean(),
-        at(0.5),
-        at(0.9),
-        at(0.95),
-        at(0.99),
-        at(0.999),
-        histogram.max(),
-    ];
-    Row::new(name, figures.map(shown))
+    Row::new(name, TIME_STATS.each_ref().map(|stat| shown((stat.of)(histogram))))
 }
 
 fn rate(per_second: f64) -> String {

@@ -1,6 +1,8 @@
 //! Figures by window, by stream and by stage; sums do not depend on order.
 
 use super::*;
+use crate::narrow::Filters;
+use crate::summary::Group;
 use crate::synthetic::{Filled, Recording, open, plan};
 use plimsoll_measure::ErrorClass;
 use plimsoll_measure::rng::Key;
@@ -11,7 +13,7 @@ fn millis(n: u64) -> Nanos {
 }
 
 /// `scheduled sent ok` per second, to a tenth.
-fn rates(group: &crate::Group) -> [f64; 3] {
+fn rates(group: &Group) -> [f64; 3] {
     let rates = group.rates();
     [rates.scheduled, rates.sent, rates.ok].map(|rate| (rate * 10.0).round() / 10.0)
 }
@@ -126,17 +128,19 @@ fn a_narrowed_fold_equals_a_fold_of_the_part() {
     let plan = base_and_burst();
     let recording = recorded(&plan);
     let whole = recording.summary();
-    let narrowed = |narrow| recording.narrowed(narrow);
-    let stage = narrowed(Narrow::to_stage(&plan, 0, 1).unwrap());
+    let filtered = |filters: Filters| recording.filtered(&filters).unwrap();
+    let stage = filtered(Filters { stages: vec!["2".into()], ..Filters::default() });
     assert_eq!(rates(&stage.all), rates(&whole.stages[1].group));
     assert_eq!(stage.targets.len(), 1, "the other stream's target is excluded");
-    assert_eq!(Narrow::to_stage(&plan, 0, 2), None);
-    assert_eq!(Narrow::to_stage(&plan, 1, 0), None, "a steady load has no stages");
-    let burst = narrowed(Narrow { streams: Some(vec![1]), ..Narrow::default() });
+    let burst = filtered(streams(&["burst"]));
     assert_eq!(burst.all.stats, whole.targets[1].0.stats);
-    let (from, to) = (Nanos::from_secs(2), Nanos::from_secs(4));
-    let range = narrowed(Narrow { from, to, ..Narrow::default() });
+    let (from, to) = (Some(Nanos::from_secs(1)), Some(Nanos::from_secs(3)));
+    let range = filtered(Filters { from, to, ..Filters::default() });
     assert_eq!((rates(&range.all), range.all.stats.requests.ok), ([100.0; 3], 200));
+}
+
+fn streams(names: &[&str]) -> Filters {
+    Filters { streams: names.iter().map(|name| name.to_string()).collect(), ..Filters::default() }
 }
 
 /// Seconds of several workers, filled at random.
@@ -191,16 +195,17 @@ proptest! {
         let (mut scheduled, mut stages) = (0, 0);
         whole.seconds = workers.into_iter().next().unwrap().seconds;
         for stream in 0..plan.streams.len() {
-            let part = whole.narrowed(Narrow { streams: Some(vec![stream]), ..Narrow::default() });
+            let part = whole.filtered(&streams(&[&plan.streams[stream].name])).unwrap();
             let all = whole.summary();
             prop_assert_eq!(&part.all.stats, &all.streams[stream].group.stats);
-            prop_assert_eq!(part.all.window, all.streams[stream].group.window);
+            prop_assert_eq!(&part.all.activity, &all.streams[stream].group.activity);
             scheduled += part.all.stats.requests.scheduled;
             stages += part.stages.iter().map(|stage| stage.group.stats.requests.scheduled).sum::<u64>();
         }
-        let everything = Narrow { streams: Some(vec![0, 1]), ..Narrow::default() };
+        let mut everything = whole.filtered(&streams(&["burst", "base"])).unwrap();
+        everything.narrow = Narrow::whole(&plan);
         let all = whole.summary();
-        prop_assert_eq!(whole.narrowed(everything).to_json(), all.to_json());
+        prop_assert_eq!(everything.to_json(), all.to_json());
         prop_assert_eq!(scheduled, all.all.stats.requests.scheduled);
         // A stage lasts until the next begins, the last until the end; the warm-up precedes the first.
         let warm: u64 = whole.seconds[0].stats[0].requests.scheduled;

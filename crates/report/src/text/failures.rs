@@ -3,12 +3,13 @@
 use super::page::{Page, toned};
 use super::table::{Column, Notes, Row, Section, Shape, Table};
 use super::{Extent, listed};
-use crate::objectives::percent;
+use crate::objectives::{Unjudged, percent};
 use crate::seconds::Seconds;
-use crate::summary::Summary;
+use crate::summary::{Group, Summary};
 use crate::tone::Tone;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Finding, Note, Severity};
+use plimsoll_plan::Objective;
 
 const ERRORS: Shape = Shape {
     name: 18,
@@ -37,7 +38,7 @@ const STATUSES_SHOWN: usize = 6;
 
 impl Summary {
     pub(super) fn write_objectives(&self, extent: Extent, page: &mut Page) {
-        if self.objectives.is_empty() {
+        if self.objectives.is_empty() && self.unjudged.is_empty() {
             return;
         }
         let mut judged: Vec<_> = self.objectives.iter().collect();
@@ -47,13 +48,8 @@ impl Summary {
         let rows = extent.rows.max(missed).max(OBJECTIVES_SHOWN);
         let more = Extent { rows, ..extent }.more(judged.len(), [" objective", " objectives"]);
         for judged in judged.into_iter().take(rows) {
-            let objective = &judged.objective;
-            let narrowed = objective.narrowed.iter();
-            let mut phrases = vec![objective.that.clone()];
-            phrases.extend(narrowed.map(|(tag, value)| format!("where {tag} = {value}")));
-            if let Some(last) = phrases.last_mut() {
-                *last += &format!(": {}", judged.shown());
-            }
+            let run = judged.run.as_ref().map(|run| format!("{run}: ")).unwrap_or_default();
+            let phrases = phrases(&run, &judged.objective, &judged.shown());
             let lead = if judged.ok {
                 toned(Tone::Good, "  held       ")
             } else {
@@ -63,6 +59,10 @@ impl Summary {
         }
         if let Some(more) = more {
             page.text("  ", &more);
+        }
+        for Unjudged { objective, why } in self.unjudged.iter().take(rows) {
+            let phrases = phrases("", objective, why);
+            page.phrases("  not judged ", &phrases);
         }
     }
 
@@ -74,7 +74,7 @@ impl Summary {
         errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let more = extent.more(errors.len(), [" class", " classes"]);
         let row = |(class, n): (ErrorClass, u64)| {
-            let note = self.total.notes.iter().find(|note| note.class == class);
+            let note = self.notes().find(|note| note.class == class);
             let note = note.map(noted);
             let when = self.errors.iter().find(|(seen, _)| *seen == class);
             let when = when.map(|(_, seconds)| seconds.since(self.facts.warmup).to_string());
@@ -89,10 +89,13 @@ impl Summary {
             shape: &ERRORS,
             sections: vec![Section { head: "errors".into(), rows, more }],
         });
-        let codes = self.total.rpc.codes.iter().take(extent.rows.max(6));
+        let codes = self.rpc().map(|rpc| rpc.codes.as_slice()).unwrap_or_default();
+        let codes = codes.iter().take(extent.rows.max(6));
         let codes = listed(codes.map(|(code, n)| format!("{code} × {}", grouped(*n))));
         if !codes.is_empty() {
-            page.phrases("  JSON-RPC error codes: ", &codes);
+            let whole = self.whole().is_some();
+            let of = if whole { "" } else { ", the first of each request" };
+            page.phrases(&format!("  JSON-RPC error codes{of}: "), &codes);
         }
     }
 
@@ -100,13 +103,14 @@ impl Summary {
     /// an unexpected status is beside the class of the error; those with other statuses are here.
     pub(super) fn write_statuses(&self, extent: Extent, page: &mut Page) {
         let extent = extent.at_least(STATUSES_SHOWN);
-        let mut statuses: Vec<(u16, u64)> = self.total.status.iter().collect();
+        let Some(statuses) = self.status() else { return };
+        let mut statuses: Vec<(u16, u64)> = statuses.iter().collect();
         let odd = statuses.iter().any(|(status, _)| !(200..300).contains(status));
         let unexpected = self.all.stats.errors.get(ErrorClass::Status) > 0;
         if statuses.is_empty() || statuses.len() == 1 && !odd && !unexpected {
             return;
         }
-        let of_status = self.total.notes.iter().filter(|note| note.class == ErrorClass::Status);
+        let of_status = self.notes().filter(|note| note.class == ErrorClass::Status);
         let further: Vec<_> = of_status.skip(1).collect();
         statuses.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let all: u64 = statuses.iter().map(|(_, n)| n).sum();
@@ -133,24 +137,60 @@ impl Summary {
         });
     }
 
-    /// A finding with its seconds and, unless it is only for information, its fix.
-    pub(super) fn write_finding(&self, finding: &Finding, page: &mut Page) {
+    /// The first errors of the run in these seconds, without those of classes and targets that are not in
+    /// the report.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = &Note> {
+        let of_target = |note: &&Note| {
+            let group = self.targets.iter().find(|(group, _)| group.name == note.target);
+            let count = |group: &Group| group.stats.errors.get(note.class) > 0;
+            self.narrow.is_whole() || group.is_some_and(|(group, _)| count(group))
+        };
+        self.total.notes.iter().filter(of_target)
+    }
+
+    /// ` [3s–5s]`, when a finding was true; empty if during the whole run.
+    pub(crate) fn when(&self, finding: &Finding) -> String {
         let facts = &self.facts;
         let seconds = Seconds { from: finding.from, to: finding.to };
         let whole = finding.from <= facts.warmup && finding.to >= facts.warmup + facts.duration;
-        let when = seconds.since(facts.warmup);
-        let when = if whole { String::new() } else { format!(" [{when}]") };
-        let tone = match finding.severity {
-            Severity::Invalid => Tone::Bad,
-            Severity::Warning => Tone::Warn,
-            Severity::Info => Tone::Plain,
-        };
-        let lead = format!("  {}: ", finding.id);
-        page.text(toned(tone, &lead), &format!("{}{when}", finding.evidence));
-        if finding.severity != Severity::Info {
-            page.text("    fix: ", &finding.fix);
+        if whole { String::new() } else { format!(" [{}]", seconds.since(facts.warmup)) }
+    }
+
+    /// Findings with their seconds. Each has its fix, unless it is only for information, or the next one,
+    /// of another run, has the same.
+    pub(super) fn write_findings<'f>(
+        &self,
+        findings: impl Iterator<Item = &'f Finding>,
+        page: &mut Page,
+    ) {
+        let mut findings = findings.peekable();
+        while let Some(finding) = findings.next() {
+            // In a merged report, the evidence says when.
+            let when = if self.merged.is_some() { String::new() } else { self.when(finding) };
+            let tone = match finding.severity {
+                Severity::Invalid => Tone::Bad,
+                Severity::Warning => Tone::Warn,
+                Severity::Info => Tone::Plain,
+            };
+            let lead = format!("  {}: ", finding.id);
+            page.text(toned(tone, &lead), &format!("{}{when}", finding.evidence));
+            let again = |next: &&Finding| (next.id, &next.fix) == (finding.id, &finding.fix);
+            if finding.severity != Severity::Info && !findings.peek().is_some_and(again) {
+                page.text("    fix: ", &finding.fix);
+            }
         }
     }
+}
+
+/// An objective and its result.
+fn phrases(run: &str, objective: &Objective, result: &str) -> Vec<String> {
+    let mut phrases = vec![format!("{run}{}", objective.that)];
+    let narrowed = objective.narrowed.iter();
+    phrases.extend(narrowed.map(|(tag, value)| format!("where {tag} = {value}")));
+    if let Some(last) = phrases.last_mut() {
+        *last += &format!(": {result}");
+    }
+    phrases
 }
 
 /// A note, with the target that it concerns.

@@ -2,9 +2,10 @@
 
 use super::page::Page;
 use super::table::{Column, Notes, Row, Section, Shape, Table};
+use super::width::clean;
 use super::{Extent, grouped, percent, shown};
 use crate::summary::Summary;
-use crate::timeline::Span;
+use crate::timeline::{Span, Timeline};
 
 const HOST: Shape = Shape {
     name: 16,
@@ -22,19 +23,25 @@ const HOST: Shape = Shape {
 
 impl Summary {
     pub(super) fn write_host(&self, extent: Extent, page: &mut Page) {
-        let unusual = self.timeline.unusual();
-        if unusual.is_empty() {
+        if self.whole().is_none() {
             return;
         }
-        page.gap();
-        page.table(&Table {
-            shape: &HOST,
-            sections: vec![Section {
-                head: "host".into(),
+        let section = |head: String, timeline: &Timeline| {
+            let unusual = timeline.unusual();
+            (!unusual.is_empty()).then(|| Section {
+                head,
                 rows: unusual.iter().take(extent.rows).map(|span| self.host_row(span)).collect(),
                 more: extent.more(unusual.len(), [""; 2]),
-            }],
-        });
+            })
+        };
+        let runs = self.merged.iter().flat_map(|merged| &merged.runs);
+        let of_runs = runs.filter_map(|run| section(clean(&run.label), &run.timeline));
+        let sections: Vec<Section> =
+            section("host".into(), &self.timeline).into_iter().chain(of_runs).collect();
+        if !sections.is_empty() {
+            page.gap();
+            page.table(&Table { shape: &HOST, sections });
+        }
     }
 
     fn host_row(&self, span: &Span) -> Row {

@@ -28,7 +28,7 @@ const PROCESSES: Shape = Shape {
 impl Summary {
     pub(super) fn write_scrapes(&self, extent: Extent, page: &mut Page) {
         let scrapes = &self.scrapes;
-        if scrapes.processes.is_empty() {
+        if scrapes.processes.is_empty() || self.whole().is_none() {
             return;
         }
         let processes = scrapes.processes.iter().take(extent.rows);

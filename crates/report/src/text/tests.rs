@@ -4,7 +4,8 @@ mod lists;
 
 use super::page::{words, wrapped};
 use super::width::width;
-use crate::fold::Active;
+use crate::activity::{Activities, Activity, Stretch};
+use crate::narrow::Narrow;
 use crate::objectives::Judged;
 use crate::scrapes::{Process, Relays, Scrapes};
 use crate::seconds::Seconds;
@@ -21,11 +22,18 @@ use std::collections::BTreeMap;
 
 const WINDOW: Window =
     Window { from: Nanos::ZERO, planned_to: Nanos::from_secs(4), to: Nanos::from_secs(4) };
-const ACTIVE: Active = Active { window: Some(WINDOW), last_sent: Nanos::ZERO };
 const EVIDENCE: &str = "requests left late: p99 lag 5.95ms, allowed 5ms";
 const FIX: &str = "give the generator more CPU (--workers, another host), or lower the rate";
 const UPSTREAMS: [&str; 5] =
     ["127.0.0.1:3069", "127.0.0.1:3070", "127.0.0.1:3071", "127.0.0.1:3072", "127.0.0.1:3073"];
+
+fn active() -> Activity {
+    activity(WINDOW, Nanos::ZERO)
+}
+
+fn activity(window: Window, last_sent: Nanos) -> Activity {
+    [(0, Stretch { window, last_sent })].into_iter().collect()
+}
 
 /// `ok` answered requests, each a little slower than the previous, and `failed` failed ones.
 fn stats(ok: u64, failed: u64) -> Stats {
@@ -68,7 +76,7 @@ fn full() -> Summary {
     let names = ["ethereum", "boba", "mantle reads", "a target with a name of some length"];
     let target = |(n, name): (u64, &&str)| {
         let tags = BTreeMap::from([("chain".to_string(), format!("chain {}", n % 2))]);
-        (Group::of(*name, stats(400 * n, 30 * n), ACTIVE), tags)
+        (Group::of(*name, stats(400 * n, 30 * n), active()), tags)
     };
     let targets: Vec<_> = (1..).zip(&names).map(target).collect();
     let mut total = Snapshot::new(names.len(), 1, 1);
@@ -85,7 +93,7 @@ fn full() -> Summary {
     let mut objective = Objective::parse("latency.p99 < 10ms").unwrap();
     objective.narrowed = [("part".to_string(), "block numbers".to_string())].into();
     let instances = (1..=5).map(|n| process(&format!("gw-{n}"), "instances", 290));
-    let all = Group::of("all", total.total(), ACTIVE);
+    let all = Group::of("all", total.total(), active());
     Summary {
         name: "demo".into(),
         load: "2 streams over 4s, 4,300 requests".into(),
@@ -115,7 +123,14 @@ fn full() -> Summary {
             ErrorClass::Reset,
             Seconds { from: Nanos::from_secs(1), to: Nanos::from_secs(3) },
         )],
-        objectives: vec![Judged { objective, value: Some(4_440_000.0), ok: true }],
+        unjudged: Vec::new(),
+        narrow: Narrow::whole(&crate::synthetic::open(1, 1)),
+        scheduled: 4300,
+        details: None,
+        merged: None,
+        has_splits: false,
+        activities: Activities::default(),
+        objectives: vec![Judged { objective, value: Some(4_440_000.0), ok: true, run: None }],
         verdict: Verdict {
             valid: false,
             headroom: Headroom::default(),
@@ -346,7 +361,7 @@ fn spinning_and_late_answers_are_shown() {
     summary.total.host.cpu = Nanos(4_300 * 15_000);
     summary.total.workers.spin = Nanos(4_300 * 6_000);
     let window = Window { to: Nanos::from_secs(9), ..WINDOW };
-    (summary.all.window, summary.all.last_sent) = (Some(window), Nanos::from_millis(3990));
+    summary.all.activity = activity(window, Nanos::from_millis(3990));
     summary.facts.drain = Nanos::from_millis(5200);
     let text = summary.to_text(None, 100, false);
     for line in [
@@ -417,12 +432,12 @@ fn the_worst_come_first_if_not_all_fit() {
     let mut summary = full();
     let tags = BTreeMap::new();
     summary.targets = (0..30)
-        .map(|n| (Group::of(format!("t{n}"), stats(100, n), ACTIVE), tags.clone()))
+        .map(|n| (Group::of(format!("t{n}"), stats(100, n), active()), tags.clone()))
         .collect();
     let missed = Objective::parse("latency.p99 < 1ns").unwrap();
     for n in 0..20 {
         let (objective, ok) = (missed.clone(), n < 19);
-        summary.objectives.push(Judged { objective, value: Some(n as f64), ok });
+        summary.objectives.push(Judged { objective, value: Some(n as f64), ok, run: None });
     }
     let text = summary.to_text(None, 100, false);
     let targets = text.split("  target  ").nth(1).unwrap();
@@ -440,7 +455,7 @@ fn the_worst_come_first_if_not_all_fit() {
 
 fn figures(name: &str, stage: Option<StageOf>) -> StreamGroup {
     let (lag, wait) = (Histogram::default(), Histogram::default());
-    StreamGroup { group: Group::of(name, stats(40, 0), ACTIVE), stage, lag, wait }
+    StreamGroup { group: Group::of(name, stats(40, 0), active()), stage, lag, wait }
 }
 
 #[test]
@@ -478,7 +493,7 @@ fn failures_without_objectives_are_pointed_out() {
     let text = unwrapped(&summary.to_text(None, 100, false));
     assert!(text.contains(says), "a time alone lets failures pass: {text}");
     let objective = plimsoll_plan::Objective::parse("success >= 1%").unwrap();
-    summary.objectives = vec![Judged { objective, value: Some(0.9), ok: true }];
+    summary.objectives = vec![Judged { objective, value: Some(0.9), ok: true, run: None }];
     assert!(!summary.to_text(None, 100, false).contains("exit code 0"));
 }
 

@@ -28,8 +28,8 @@ use super::errors::SILENT_FIX;
 use super::{
     Case, DELAY_FLOOR, Found, MATERIAL, NOTABLE, Second, allowed_delay, count_over, share_of,
 };
+use crate::activity::per_second;
 use crate::objectives::percent;
-use crate::summary::per_second;
 pub(super) use held_up::Starved;
 use held_up::{Cause, Demand, Evidence, HeldUp};
 use plimsoll_measure::units::grouped;

@@ -10,11 +10,11 @@ fn failures_are_never_cut() {
     let mut summary = full();
     let target = |n: u64| {
         let (ok, failed) = if n % 10 == 4 { (0, 100) } else { (100, 0) };
-        (Group::of(format!("t{n}"), stats(ok, failed), ACTIVE), BTreeMap::new())
+        (Group::of(format!("t{n}"), stats(ok, failed), active()), BTreeMap::new())
     };
     summary.targets = (0..30).map(target).collect();
     let that = |n: u64| Objective::parse(&format!("latency.p{} < 1ns", 90 + n)).unwrap();
-    let judged = |n| Judged { objective: that(n), value: Some(5.0), ok: n == 2 };
+    let judged = |n| Judged { objective: that(n), value: Some(5.0), ok: n == 2, run: None };
     summary.objectives = (0..5).map(judged).collect();
     (0..12).for_each(|n| summary.total.status.add(200 + 30 * n, 10 + u64::from(n)));
     let stage = |n| StageOf { number: n, load: format!("{n},000/s for 10s") };
