@@ -36,6 +36,26 @@ fn node() -> Command {
     command
 }
 
+/// A script of `tests/clients` in the installed Python.
+fn python_script(script: &str) -> Command {
+    let mut command = Command::new(installed().join("venv/bin/python"));
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(scripts().join(script));
+    command
+}
+
+/// What a script of `tests/clients` prints, as JSON.
+pub(crate) fn python(script: &str, args: &[&str]) -> Value {
+    printed(script, python_script(script).args(args))
+}
+
+/// What a command prints, as JSON.
+fn printed(what: &str, command: &mut Command) -> Value {
+    let done = command.stdin(Stdio::null()).output().unwrap();
+    let output = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{what}:\n{output}");
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
 /// Chains in a process that exits on drop.
 struct Chains {
     process: Child,
@@ -164,28 +184,20 @@ enum Client {
 impl Client {
     /// Runs the client against `url`; returns its results.
     fn run(self, url: &str, headers: &[(&str, &str)]) -> Value {
-        let mut command = match self {
-            Client::Viem | Client::Ethers => node(),
-            Client::Web3 => Command::new(installed().join("venv/bin/python")),
+        let node = |script: &str| {
+            let mut command = node();
+            command.arg(scripts().join(script));
+            command
         };
-        let script = match self {
-            Client::Viem => "viem-client.js",
-            Client::Ethers => "ethers-client.js",
-            Client::Web3 => "web3_client.py",
+        let mut command = match self {
+            Client::Viem => node("viem-client.js"),
+            Client::Ethers => node("ethers-client.js"),
+            Client::Web3 => python_script("web3_client.py"),
         };
         let headers: serde_json::Map<String, Value> =
             headers.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
-        let done = command
-            .arg(scripts().join(script))
-            .env("RPC_URL", url)
-            .env("RPC_HEADERS", Value::Object(headers).to_string())
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let output = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{script} at {url}:\n{output}");
-        serde_json::from_slice(&done.stdout).unwrap()
+        command.env("RPC_URL", url).env("RPC_HEADERS", Value::Object(headers).to_string());
+        printed(&format!("{command:?}"), &mut command)
     }
 
     /// Compares the results on each route; `facts` are expected results, by JSON pointer.

@@ -17,6 +17,7 @@ mod instrument_secrets;
 mod operating;
 mod output;
 mod planted;
+mod readers;
 mod recipes;
 mod redirects;
 mod registry;

@@ -177,7 +177,7 @@ const MAPS: [&str; 21] = [
 ];
 
 /// Adds the paths of all fields below `path`.
-fn fields(path: &str, value: &Value, all: &mut BTreeSet<String>) {
+pub(crate) fn fields(path: &str, value: &Value, all: &mut BTreeSet<String>) {
     match value {
         Value::Object(object) => {
             let keys: BTreeSet<&str> = object.keys().map(String::as_str).collect();
@@ -206,6 +206,17 @@ fn fields(path: &str, value: &Value, all: &mut BTreeSet<String>) {
     }
 }
 
+/// The fields named in a table of a document, by the beginning of the table's first line.
+pub(crate) fn documented_fields(name: &str, head: &str) -> BTreeSet<String> {
+    let text = document(name);
+    let rows = text.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+    let names = rows.take_while(|line| line.starts_with('|')).flat_map(|row| {
+        let names = row.split(" | ").next().unwrap().split('`').skip(1).step_by(2);
+        names.map(str::to_string).collect::<Vec<_>>()
+    });
+    names.collect()
+}
+
 #[test]
 fn every_field_of_the_summary_is_documented() {
     let server = Server::start(|number, received| match (number % 5, received.line()) {
@@ -230,12 +241,7 @@ fn every_field_of_the_summary_is_documented() {
     let mut found = BTreeSet::new();
     fields("", &summary, &mut found);
     let text = document("summary.md");
-    let rows = text.lines().skip_while(|line| !line.starts_with("| field ")).skip(2);
-    let names = rows.take_while(|line| line.starts_with('|')).flat_map(|row| {
-        let names = row.split(" | ").next().unwrap().split('`').skip(1).step_by(2);
-        names.collect::<Vec<_>>()
-    });
-    let documented: BTreeSet<String> = names.map(str::to_string).collect();
+    let documented = documented_fields("summary.md", "| field ");
     // An object may be null.
     let is_object =
         |field: &String| documented.iter().any(|known| known.starts_with(&format!("{field}.")));
