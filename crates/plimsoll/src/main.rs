@@ -15,7 +15,9 @@ mod man;
 mod metrics;
 mod plan_source;
 mod proxy;
+mod recorded;
 mod recording;
+mod report;
 mod run;
 mod run_dir;
 mod scrape;
@@ -28,7 +30,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 
-const EXIT_CODES: &str = "Exit codes of plimsoll run:
+const EXIT_CODES: &str = "Exit codes of plimsoll run and report:
   0    the run completed and every objective held
   1    internal error
   2    invalid arguments or an invalid file
@@ -55,6 +57,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run a load test from a plan or flags, and print a report
     Run(Box<run::RunArgs>),
+    /// Report on recorded runs: a part of one, the sum of several, in many formats
+    Report(report::ReportArgs),
     /// Relay JSON-RPC to nodes and PATH instances, or manage upstreams and endpoints
     Gateway(Box<gateway::GatewayArgs>),
     /// Validate a plan or a gateway configuration, and print it with defaults filled in
@@ -165,6 +169,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Report(args) => report::report(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),
         Command::Doctor(args) => doctor::run(&args),

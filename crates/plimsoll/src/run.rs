@@ -108,7 +108,7 @@ enum Record {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Color {
+pub(crate) enum Color {
     Auto,
     Always,
     Never,
@@ -116,7 +116,7 @@ enum Color {
 
 impl Color {
     /// Applies to everything this process prints.
-    fn apply(self) {
+    pub(crate) fn apply(self) {
         match self {
             Color::Auto => anstream::ColorChoice::Auto,
             Color::Always => anstream::ColorChoice::Always,
@@ -218,20 +218,24 @@ impl Finished {
         self.summary.to_text(run_dir, stdout_columns(), is_colored(&stdout()))
     }
 
-    /// Interrupted takes precedence over invalid, and invalid over a missed objective. A run that an
-    /// objective stopped, or in which no request succeeded, counts as a missed objective.
+    /// The exit code; see [`exit_code`].
     pub(crate) fn exit_code(&self, interrupted: bool) -> ExitCode {
-        let summary = &self.summary;
-        ExitCode::from(if interrupted {
-            130
-        } else if !summary.verdict.valid {
-            98
-        } else if self.aborted || summary.nothing_ok() || !summary.objectives_hold() {
-            99
-        } else {
-            0
-        })
+        exit_code(&self.summary, self.aborted, interrupted)
     }
+}
+
+/// Interrupted takes precedence over invalid, and invalid over a missed objective. A run that an objective
+/// stopped (`aborted`), or in which no request succeeded, counts as a missed objective.
+pub(crate) fn exit_code(summary: &Summary, aborted: bool, interrupted: bool) -> ExitCode {
+    ExitCode::from(if interrupted {
+        130
+    } else if !summary.verdict.valid {
+        98
+    } else if aborted || summary.nothing_ok() || !summary.objectives_hold() {
+        99
+    } else {
+        0
+    })
 }
 
 /// Runs a plan until it ends or is stopped.
@@ -495,7 +499,7 @@ fn fitting(parts: &[Part], columns: usize, color: bool) -> String {
 
 /// Whether text for this stream is coloured: on a terminal, unless `--color`, `NO_COLOR`,
 /// `CLICOLOR_FORCE` or `TERM=dumb` say otherwise.
-fn is_colored(stream: &impl anstream::stream::RawStream) -> bool {
+pub(crate) fn is_colored(stream: &impl anstream::stream::RawStream) -> bool {
     anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never
 }
 

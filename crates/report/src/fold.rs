@@ -15,7 +15,7 @@ use crate::seconds::{ErrorTimes, Seconds};
 use crate::summary::Summary;
 use crate::timeline::Timeline;
 use crate::verdict::Rules;
-use plimsoll_measure::{Nanos, RunFacts, Snapshot, Stats, StreamCounts};
+use plimsoll_measure::{Nanos, RunFacts, Sample, Snapshot, Stats, StreamCounts};
 use plimsoll_plan::{Objective, Plan};
 
 /// The sums of one stage.
@@ -145,20 +145,14 @@ impl<'p> Fold<'p> {
         self.timeline.add(&whole, seconds);
     }
 
-    /// Adds what the records of single requests say about a second of a snapshot: by target, in the plan's
-    /// order. Give all seconds in any order, or none: without them, or if records were dropped, a narrowed
-    /// report leaves these figures out. A report on all requests does not use them.
-    ///
-    /// # Panics
-    /// If there are not as many as targets.
-    pub fn add_details(&mut self, seconds: Seconds, by_target: &[Details]) {
-        assert_eq!(by_target.len(), self.plan.targets.len(), "details of the same plan");
-        let sum = self.details.get_or_insert_default();
-        let Some(held) = self.narrow.held(seconds) else { return };
-        for (place, details) in by_target.iter().enumerate() {
-            if self.narrow.holds_target(place) && held[self.plan.targets[place].stream] {
-                sum.merge(details);
-            }
+    /// Adds the record of a request that was counted in this second. Give those of all requests, in any
+    /// order, or none: unless there is one for each of the part's requests, a narrowed report leaves out
+    /// what only records tell. A report on all requests does not use them.
+    pub fn add_sample(&mut self, second: Seconds, sample: &Sample) {
+        let target = sample.kind.target as usize;
+        let details = self.details.get_or_insert_default();
+        if self.narrow.holds(second, target, self.plan.targets[target].stream) {
+            details.add(sample);
         }
     }
 

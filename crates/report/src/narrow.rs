@@ -9,7 +9,9 @@
 //! unless the records of single requests have them ([`Details`]).
 
 use crate::seconds::Seconds;
-use plimsoll_measure::{Histogram, Nanos, RpcCounts, Snapshot, Stats, StatusCounts, StreamCounts};
+use plimsoll_measure::{
+    Histogram, Nanos, RpcCounts, Sample, Snapshot, Stats, StatusCounts, StreamCounts,
+};
 use plimsoll_plan::{Plan, unknown_name};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,6 +174,12 @@ impl Narrow {
         self.holds_stream(stream) && self.complete[stream]
     }
 
+    /// Whether the requests of a target, which is in this stream, are included in a second.
+    pub fn holds(&self, second: Seconds, target: usize, stream: usize) -> bool {
+        let within = |(from, to): &Span| (*from..*to).contains(&second.middle());
+        self.targets[target] && self.streams[stream].iter().any(within)
+    }
+
     /// By stream: whether it is included in a second; `None` if none is.
     pub(crate) fn held(&self, second: Seconds) -> Option<Vec<bool>> {
         let within = |(from, to): &Span| (*from..*to).contains(&second.middle());
@@ -253,12 +261,12 @@ fn clear_targets(part: &mut Snapshot, holds: impl Fn(usize) -> bool) {
     }
 }
 
-/// What the records of single requests add to the snapshots of one second, for one target.
+/// What the records of single requests add to the snapshots.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Details {
-    /// Lag of every arrival that was dispatched.
+    /// Lag of every arrival.
     pub lag: Histogram,
-    /// Wait of every arrival that ended.
+    /// Wait of every arrival.
     pub wait: Histogram,
     /// Complete answers by HTTP status.
     pub status: StatusCounts,
@@ -267,8 +275,16 @@ pub struct Details {
 }
 
 impl Details {
+    /// Adds an arrival.
+    pub(crate) fn add(&mut self, sample: &Sample) {
+        self.lag.record(sample.lag);
+        self.wait.record(sample.wait);
+        sample.kind.status.into_iter().for_each(|status| self.status.count(status));
+        sample.kind.rpc_code.into_iter().for_each(|code| self.rpc.add_error(code, 1));
+    }
+
     /// Adds other counts.
-    pub fn merge(&mut self, other: &Details) {
+    pub(crate) fn merge(&mut self, other: &Details) {
         self.lag.merge(&other.lag);
         self.wait.merge(&other.wait);
         self.status.merge(&other.status);

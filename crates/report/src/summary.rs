@@ -210,7 +210,10 @@ impl Summary {
             verdict,
             timeline: folded.timeline,
             // Incomplete figures would look like complete ones.
-            details: details.filter(|_| narrow.scope() != Scope::Run && total.samples_dropped == 0),
+            details: details.filter(|details| {
+                let complete = details.wait.count() == all.stats.requests.scheduled;
+                narrow.scope() != Scope::Run && complete
+            }),
             merged: None,
             scheduled,
             narrow,

@@ -19,6 +19,7 @@ mod output;
 mod planted;
 mod readers;
 mod recipes;
+mod records;
 mod redirects;
 mod registry;
 mod reloading;

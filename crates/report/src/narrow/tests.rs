@@ -4,6 +4,7 @@ use super::*;
 use crate::summary::Summary;
 use crate::synthetic::{Recording, plan};
 use plimsoll_measure::ErrorClass;
+use plimsoll_measure::samples::Kind;
 
 fn millis(n: u64) -> Nanos {
     Nanos::from_millis(n)
@@ -163,39 +164,67 @@ fn the_verdict_covers_the_streams_whatever_the_target() {
     assert!(verdict("--target boba --to 4").valid, "the late second is not selected");
 }
 
-#[test]
-fn records_of_single_requests_fill_what_snapshots_lack() {
+/// The summary of a part, with the records of all its requests but the last `missing`.
+fn with_records(missing: usize) -> crate::Summary {
     let plan = chains();
     let recording = recorded(&plan);
     let filters = filters("--target boba --from 2");
     let end = recording.seconds.last().unwrap().t;
-    let mut fold = crate::Fold::narrowed(&plan, Narrow::new(&plan, &filters, end).unwrap());
+    let narrow = Narrow::new(&plan, &filters, end).unwrap();
+    let mut fold = crate::Fold::narrowed(&plan, narrow);
     let mut at = Nanos::ZERO;
+    let mut samples = Vec::new();
     for second in &recording.seconds {
         fold.add(second);
-        let details = |n: u64| {
-            let mut details = Details::default();
-            details.lag.record(Nanos(n));
-            details.wait.record(Nanos(n));
-            details.status.add(200 + n as u16, 1);
-            details.rpc.add_error(-(n as i64), 1);
-            details
-        };
         let seconds = Seconds { from: at, to: second.t };
-        fold.add_details(seconds, &[details(1), details(2), details(3)]);
+        for (target, stats) in (0u32..).zip(&second.stats) {
+            let n = u64::from(target) + 1;
+            let kind = Kind {
+                target,
+                error: None,
+                fault: None,
+                status: Some(200 + n as u16),
+                rpc_code: Some(-(n as i64)),
+                sent: true,
+            };
+            let sample = Sample {
+                scheduled_at: at,
+                lag: Nanos(n),
+                wait: Nanos(n),
+                flight: Nanos(n),
+                ttfb: None,
+                bytes_in: 0,
+                bytes_out: 0,
+                connection: None,
+                kind,
+            };
+            samples.extend((0..stats.requests.scheduled).map(|_| (seconds, sample)));
+        }
         at = second.t;
     }
-    let summary = fold.finish(recording.facts.clone());
+    let (ours, others): (Vec<_>, Vec<_>) =
+        samples.into_iter().partition(|(_, sample)| sample.kind.target == 1);
+    let given = ours.len() - missing;
+    let all = others.into_iter().chain(ours.into_iter().take(given));
+    all.for_each(|(seconds, sample)| fold.add_sample(seconds, &sample));
+    fold.finish(recording.facts.clone())
+}
+
+#[test]
+fn records_of_single_requests_fill_what_snapshots_lack() {
+    assert_eq!(with_records(1).lag(), None, "incomplete records are not used");
+    let summary = with_records(0);
+    let n = summary.all.stats.requests.scheduled;
     let (lag, wait) = (summary.lag().unwrap(), summary.wait().unwrap());
-    assert_eq!((lag.count(), lag.max(), wait.max()), (4, Some(Nanos(2)), Some(Nanos(2))));
-    assert_eq!(summary.status().unwrap().iter().collect::<Vec<_>>(), [(202, 4)]);
-    assert_eq!(summary.rpc().unwrap().codes, [(-2, 4)]);
+    assert_eq!((lag.count(), lag.max(), wait.max()), (n, Some(Nanos(2)), Some(Nanos(2))));
+    assert_eq!(summary.status().unwrap().iter().collect::<Vec<_>>(), [(202, n)]);
+    assert_eq!(summary.rpc().unwrap().codes, [(-2, n)]);
     let text = summary.to_text(None, usize::MAX, false);
     assert!(text.contains("  left out   answers by header value, faults, connections,"), "{text}");
     assert!(text.contains("\n  lag  "), "{text}");
     let json: serde_json::Value = serde_json::from_str(&summary.to_json()).unwrap();
-    assert_eq!((&json["lag"]["count"], &json["status"]["202"]), (&4.into(), &4.into()));
-    assert_eq!((&json["rpc"]["items"], &json["rpc"]["errors"]), (&().into(), &4.into()));
+    assert_eq!((&json["lag"]["count"], &json["status"]["202"]), (&n.into(), &n.into()));
+    assert_eq!((&json["rpc"]["items"], &json["rpc"]["errors"]), (&().into(), &n.into()));
 }
 
 #[test]

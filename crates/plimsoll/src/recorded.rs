@@ -1,0 +1,302 @@
+//! A run directory, read back.
+//!
+//! All figures come from `plan.toml` and `snapshots.jsonl`, so that the report on a run that was killed is
+//! made like that on one that ended. The records of single requests (`samples.parquet`, or `samples.bin`
+//! where a run did not end) add what the seconds do not count by target.
+
+use crate::recording::{PARQUET, SAMPLES};
+use crate::{tell, usage_error};
+use plimsoll_config::Document;
+use plimsoll_measure::samples::{self, SampledTarget};
+use plimsoll_measure::wire::{Header, Reader};
+use plimsoll_measure::{Nanos, RunFacts, Snapshot};
+use plimsoll_plan::Plan;
+use plimsoll_report::{Filters, Fold, Narrow, ParquetReader, Row, Scope, Seconds, Summary};
+use std::fs::File;
+use std::io::{BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+const SNAPSHOTS: &str = "snapshots.jsonl";
+
+/// A run directory.
+pub(crate) struct RecordedRun {
+    folder: PathBuf,
+    pub(crate) plan: Plan,
+    header: Header,
+    /// The end of the last second, on the run's clock.
+    end: Nanos,
+}
+
+/// The report on a run, or on a part of it.
+pub(crate) struct Reported {
+    pub(crate) summary: Summary,
+    pub(crate) narrow: Narrow,
+    /// Whether an objective stopped the run.
+    pub(crate) aborted: bool,
+}
+
+impl RecordedRun {
+    /// Opens a run directory, or one by the name of a file in it.
+    ///
+    /// # Errors
+    /// If it is not one, or was written by another version.
+    pub(crate) fn open(given: &Path) -> anyhow::Result<RecordedRun> {
+        let folder = folder_of(given)?;
+        let path = folder.join("plan.toml");
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| not_a_run(given, &path, &error))?;
+        let reader = open_snapshots(given, &folder)?;
+        let header = reader.header().clone();
+        let document = Document::new(path.display().to_string(), text);
+        // Redirects lead to further origins.
+        let origins: Vec<String> =
+            header.origins.iter().filter(|name| name.contains("://")).cloned().collect();
+        let mut plan = Plan::read_recorded(&document, &origins)
+            .map_err(|problems| usage_error(problems.to_string(), DAMAGED))?;
+        plan.from_flags = header.from_flags;
+        let run = RecordedRun { end: end_of(reader, &folder)?, folder, plan, header };
+        run.check_names()?;
+        Ok(run)
+    }
+
+    /// Its folder, as its user wrote it.
+    pub(crate) fn label(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    /// When it started, and its targets.
+    pub(crate) fn samples_header(&self) -> samples::Header {
+        samples::Header::new(self.header.start_facts().started_at, self.targets())
+    }
+
+    /// Passes each second to `each`, in order; returns how the run ended.
+    ///
+    /// # Errors
+    /// If a line is damaged.
+    fn for_each_second(
+        &self,
+        mut each: impl FnMut(&Snapshot),
+    ) -> anyhow::Result<(Option<RunFacts>, bool, Vec<String>)> {
+        let mut reader = open_snapshots(&self.folder, &self.folder)?;
+        let shown = self.folder.join(SNAPSHOTS);
+        let damaged = |error| usage_error(format!("{}: {error}", shown.display()), DAMAGED);
+        while let Some(second) = reader.next_second().map_err(damaged)? {
+            each(&second);
+        }
+        let ignored = reader.ignored().map(String::from).collect();
+        Ok((reader.facts().cloned(), reader.aborted(), ignored))
+    }
+
+    /// Passes each second to `each`, in order.
+    ///
+    /// # Errors
+    /// If a line is damaged.
+    pub(crate) fn seconds(&self, each: impl FnMut(&Snapshot)) -> anyhow::Result<()> {
+        self.for_each_second(each).map(drop)
+    }
+
+    /// When each second was.
+    ///
+    /// # Errors
+    /// If a line is damaged.
+    pub(crate) fn seconds_of(&self) -> anyhow::Result<Vec<Seconds>> {
+        let mut all = Vec::new();
+        self.seconds(|second| add_second(&mut all, second))?;
+        Ok(all)
+    }
+
+    /// The part that the filters select.
+    ///
+    /// # Errors
+    /// Filters that do not fit the run.
+    pub(crate) fn narrow(&self, filters: &Filters) -> anyhow::Result<Narrow> {
+        Narrow::new(&self.plan, filters, self.end).map_err(|problem| {
+            usage_error(format!("{}: {}", self.label(), problem.message), problem.hint)
+        })
+    }
+
+    /// The report on the part that the filters select.
+    ///
+    /// # Errors
+    /// If the directory is damaged, or the filters do not fit the run.
+    pub(crate) fn report(&self, filters: &Filters) -> anyhow::Result<Reported> {
+        let narrow = self.narrow(filters)?;
+        let mut fold = Fold::narrowed(&self.plan, narrow.clone());
+        let (mut whole, mut seconds) = (self.plan.blank_snapshot(), Vec::new());
+        let (facts, aborted, ignored) = self.for_each_second(|second| {
+            add_second(&mut seconds, second);
+            fold.add(second);
+            whole.append(second);
+        })?;
+        ignored.iter().for_each(|what| tell(&format!("note: {}: {what}", self.label())));
+        if narrow.scope() != Scope::Run {
+            self.add_rows(&mut fold, &seconds)?;
+        }
+        let facts = facts.unwrap_or_else(|| {
+            RunFacts::of_unfinished(self.header.start_facts(), self.plan.warmup, &whole)
+        });
+        Ok(Reported { summary: fold.finish(facts), narrow, aborted })
+    }
+
+    /// Adds the records of single requests.
+    fn add_rows(&self, fold: &mut Fold<'_>, seconds: &[Seconds]) -> anyhow::Result<()> {
+        self.rows(|rows| {
+            for row in rows {
+                if let Some(second) = seconds.get(row.counted.second as usize) {
+                    fold.add_sample(*second, &row.sample);
+                }
+            }
+            Ok(())
+        })
+        .map(drop)
+    }
+
+    /// Passes the records of all requests to `each`, some at a time; returns whether there are any. What is
+    /// damaged is left out, with a note.
+    ///
+    /// # Errors
+    /// The first error of `each`.
+    pub(crate) fn rows(
+        &self,
+        mut each: impl FnMut(&[Row]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        let (parquet, samples) = (self.folder.join(PARQUET), self.folder.join(SAMPLES));
+        let note = |path: &Path, why: &str| {
+            tell(&format!(
+                "note: {}: {why}; the records from there on are left out",
+                path.display()
+            ));
+        };
+        if let Ok(file) = File::open(&parquet) {
+            let mut next = quietly(|| {
+                let mut reader = ParquetReader::new(file, &self.targets());
+                move || match &mut reader {
+                    Ok(reader) => quietly(|| reader.next_rows()).map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                }
+            });
+            loop {
+                match next() {
+                    Ok(Some(rows)) => each(&rows)?,
+                    Ok(None) => return Ok(true),
+                    Err(why) => {
+                        note(&parquet, &why);
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        let Ok(file) = File::open(&samples) else { return Ok(false) };
+        let (_, mut reader) = match samples::Reader::new(BufReader::with_capacity(1 << 20, file)) {
+            Ok(reader) => reader,
+            Err(error) => {
+                note(&samples, &error.to_string());
+                return Ok(true);
+            }
+        };
+        while let Some(block) = reader.next_block()? {
+            let counted = block.counted;
+            let rows: Vec<Row> =
+                block.samples.iter().map(|own| Row { counted, sample: *own }).collect();
+            each(&rows)?;
+        }
+        reader.cut().into_iter().for_each(|why| note(&samples, why));
+        Ok(true)
+    }
+
+    fn targets(&self) -> Vec<SampledTarget> {
+        let plan = &self.plan;
+        let targets = plan.targets.iter().map(|own| SampledTarget {
+            target: own.name.clone(),
+            stream: plan.streams[own.stream].name.clone(),
+        });
+        targets.collect()
+    }
+
+    /// The plan must have the names that the seconds are counted by.
+    fn check_names(&self) -> anyhow::Result<()> {
+        let Plan { targets, streams, scrapes, .. } = &self.plan;
+        let same = self.header.names.iter().eq(targets.iter().map(|own| &own.name))
+            && self.header.streams.iter().eq(streams.iter().map(|own| &own.name))
+            && self.header.scrapes.iter().eq(scrapes.iter().map(|own| &own.name))
+            && self.header.origins == self.plan.origin_names();
+        if same {
+            return Ok(());
+        }
+        Err(usage_error(
+            format!("{}: plan.toml is not the plan of {SNAPSHOTS}", self.label()),
+            "restore the plan.toml that the run wrote; only its objectives may be changed",
+        ))
+    }
+}
+
+fn add_second(all: &mut Vec<Seconds>, second: &Snapshot) {
+    let from = all.last().map_or(Nanos::ZERO, |last| last.to);
+    all.push(Seconds { from: from.min(second.t), to: second.t });
+}
+
+const DAMAGED: &str = "the file was changed or damaged after the run";
+
+/// The folder of a run, given by its name or by that of a file in it.
+fn folder_of(given: &Path) -> anyhow::Result<PathBuf> {
+    match given.metadata() {
+        Ok(found) if found.is_dir() => Ok(given.to_path_buf()),
+        Ok(_) => {
+            let parent = given.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new(".")).to_path_buf();
+            if parent.join(SNAPSHOTS).is_file() {
+                return Ok(parent);
+            }
+            Err(usage_error(
+                format!("{} is not a run directory", given.display()),
+                "give the directory that plimsoll run wrote (runs/…); for vegeta's results, use \
+                 plimsoll vegeta report",
+            ))
+        }
+        Err(error) => Err(usage_error(
+            format!("cannot read {}: {error}", given.display()),
+            "give the directory that plimsoll run wrote (runs/…)",
+        )),
+    }
+}
+
+fn not_a_run(given: &Path, path: &Path, error: &std::io::Error) -> anyhow::Error {
+    if error.kind() == ErrorKind::NotFound {
+        let name = path.file_name().unwrap_or_default().display().to_string();
+        return usage_error(
+            format!("{} is not a run directory: it has no {name}", given.display()),
+            "give the directory that plimsoll run wrote (runs/…)",
+        );
+    }
+    usage_error(format!("cannot read {}: {error}", path.display()), "")
+}
+
+fn open_snapshots(given: &Path, folder: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
+    let path = folder.join(SNAPSHOTS);
+    let file = File::open(&path).map_err(|error| not_a_run(given, &path, &error))?;
+    Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| {
+        let hint = "it is empty, damaged, or was written by another version of plimsoll";
+        usage_error(format!("{}: {error}", path.display()), hint)
+    })
+}
+
+/// The end of a run's last second; a run without any has no report.
+fn end_of(mut reader: Reader<BufReader<File>>, folder: &Path) -> anyhow::Result<Nanos> {
+    let end = reader.skip_to_end()?;
+    if end > Nanos::ZERO {
+        return Ok(end);
+    }
+    Err(usage_error(
+        format!("{} has no complete second", folder.display()),
+        "the run was stopped or killed within its first second",
+    ))
+}
+
+/// Runs something whose panics are caught and reported as errors, without the panic's own message.
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let done = work();
+    std::panic::set_hook(hook);
+    done
+}
