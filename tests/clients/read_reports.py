@@ -1,15 +1,20 @@
 """Reads reports with the readers that their users have; prints what they found as JSON.
 
-report.hlog and report.hgrm: HdrHistogram's reader; report.xml: an XML parser; report.csv: the csv module.
+report.hlog and report.hgrm: HdrHistogram's reader; report.xml: an XML parser; report.csv: the csv module;
+report.parquet: DuckDB and pandas.
 """
 
 import csv
 import io
 import json
+import math
 import pathlib
 import sys
 import xml.etree.ElementTree
 
+import duckdb
+import pandas
+import pyarrow.parquet
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
@@ -65,6 +70,60 @@ def figures(histogram):
     }
 
 
+def by_duckdb(path):
+    """What DuckDB finds in the rows of single requests."""
+    def value(what):
+        return duckdb.sql(f"select {what} from '{path}'").fetchall()[0][0]
+
+    def counts(column, where):
+        found = duckdb.sql(
+            f"select {column}, count(*) from '{path}' where {where} group by all order by all"
+        )
+        return {str(name): count for name, count in found.fetchall()}
+
+    times = {
+        name: {
+            **{f"p{p}": value(f"quantile_disc({name}, {p / 100})") for p in (50, 90, 99)},
+            "max": value(f"max({name})"),
+        }
+        for name in ("latency", "service_time", "lag", "wait")
+    }
+    return {
+        "rows": value("count(*)"),
+        "ok": value("count(*) filter (outcome = 'ok')"),
+        "sent": value("count(*) filter (sent)"),
+        "bytes_in": value("sum(bytes_in)::bigint"),
+        "status": counts("status", "status is not null"),
+        "errors": counts("outcome", "outcome <> 'ok'"),
+        "targets": counts("target", "true"),
+        **times,
+    }
+
+
+def by_pandas(path):
+    """What pandas finds in the same rows."""
+    rows = pandas.read_parquet(path)
+
+    def counts(values):
+        return {str(name): int(count) for name, count in values.value_counts().items()}
+
+    def time(name):
+        values = rows[name].dropna().astype(int).sort_values().to_list()
+        at = {f"p{p}": values[math.ceil(len(values) * p / 100) - 1] for p in (50, 90, 99)}
+        return {**at, "max": values[-1]}
+
+    return {
+        "rows": len(rows),
+        "ok": int((rows.outcome == "ok").sum()),
+        "sent": int(rows.sent.sum()),
+        "bytes_in": int(rows.bytes_in.sum()),
+        "status": counts(rows.status.dropna().astype(int)),
+        "errors": counts(rows.outcome[rows.outcome != "ok"]),
+        "targets": counts(rows.target),
+        **{name: time(name) for name in ("latency", "service_time", "lag", "wait")},
+    }
+
+
 def main(folder):
     sums, starts, started_at = read_log(folder / "report.hlog")
     written = (folder / "report.hgrm").read_text()
@@ -93,6 +152,16 @@ def main(folder):
         ],
         "suite": suite.attrib,
         "rows": rows,
+        "parquet": {
+            "duckdb": by_duckdb(folder / "report.parquet"),
+            "pandas": by_pandas(folder / "report.parquet"),
+            "metadata": {
+                key.decode(): value.decode()
+                for key, value in pyarrow.parquet.read_metadata(
+                    folder / "report.parquet"
+                ).metadata.items()
+            },
+        },
     }))
 
 

@@ -183,16 +183,15 @@ impl Variables {
             self.used.lock().expect("no holder panics").names.insert(name.into());
             let value = match (self.values.get(name), default) {
                 (Some(value), _) => value.as_str(),
-                // In a resolved plan, which does not contain the default.
-                (None, Some(REDACTED)) => return Err(Fault::Unset(name.into())),
-                (None, Some(default)) => default,
-                (None, None) if self.leave_unset => {
+                // A resolved plan does not contain the default of a secret.
+                (None, None | Some(REDACTED)) if self.leave_unset => {
                     filled.unset = Some(name.into());
                     filled.push(&from[..=end]);
                     rest = &from[end + 1..];
                     continue;
                 }
-                (None, None) => return Err(Fault::Unset(name.into())),
+                (None, None | Some(REDACTED)) => return Err(Fault::Unset(name.into())),
+                (None, Some(default)) => default,
             };
             filled.value += value;
             if is_secret(name) {
@@ -244,7 +243,13 @@ mod tests {
         assert_eq!(variables.used(), ["HOST", "NO", "NODE_KEY", "NO_KEY", "PORT"]);
         assert_eq!(variables.fill("${a b}"), Err(Fault::Name(0)));
 
-        let left = variables.leave_unset().fill("${HOST}/${NO}").unwrap();
+        let variables = variables.leave_unset();
+        let left = variables.fill("${HOST}/${NO}").unwrap();
         assert_eq!((left.shown.as_str(), left.unset.as_deref()), ("example.org/${NO}", Some("NO")));
+        let left = variables.fill("${NO_KEY:-[redacted]}").unwrap();
+        assert_eq!(
+            (left.shown.as_str(), left.unset.as_deref()),
+            ("${NO_KEY:-[redacted]}", Some("NO_KEY"))
+        );
     }
 }

@@ -52,7 +52,7 @@ impl RecordedRun {
         let origins: Vec<String> =
             header.origins.iter().filter(|name| name.contains("://")).cloned().collect();
         let mut plan = Plan::read_recorded(&document, &origins)
-            .map_err(|problems| usage_error(problems.to_string(), DAMAGED))?;
+            .map_err(|problems| usage_error(problems.to_string(), ""))?;
         plan.from_flags = header.from_flags;
         let run = RecordedRun { end: end_of(reader, &folder)?, folder, plan, header };
         run.check_names()?;

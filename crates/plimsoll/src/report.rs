@@ -55,7 +55,7 @@ pub(crate) struct ReportArgs {
     /// Only up to this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<Nanos>,
-    /// The time that hgrm and hlog show
+    /// The time that hdr and hlog show
     #[arg(long, value_enum, value_name = "FIGURE", default_value_t = Figure::Latency)]
     figure: Figure,
     /// Colour the text; auto: on a terminal, unless NO_COLOR is set
@@ -76,8 +76,8 @@ enum Format {
     /// One row per request, for DuckDB, pandas and others
     Parquet,
     /// HdrHistogram's percentile distribution
-    #[value(alias = "hdr")]
-    Hgrm,
+    #[value(alias = "hgrm")]
+    Hdr,
     /// HdrHistogram's interval log: a histogram per second and target
     Hlog,
 }
@@ -129,15 +129,25 @@ pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         Format::Hlog => {
             let run = only(&runs, args.format)?;
             let reported = run.report(&filters)?;
+            check_selected(&reported.summary)?;
             write_log(run, &reported, args.figure.time(), out)?;
             Ok(exit_code(&reported.summary, reported.aborted, false))
         }
         _ => {
             let (summary, aborted) = merged(&runs, &filters)?;
+            check_selected(&summary)?;
             let text = rendered(args, &summary)?;
             out.write(|out| out.write_all(text.as_bytes()))?;
             Ok(exit_code(&summary, aborted, false))
         }
+    }
+}
+
+/// Filters that select nothing are a mistake.
+fn check_selected(summary: &Summary) -> anyhow::Result<()> {
+    match summary.nothing_selected() {
+        Some(problem) => Err(usage_error(problem.message, problem.hint)),
+        None => Ok(()),
     }
 }
 
@@ -175,7 +185,7 @@ fn rendered(args: &ReportArgs, summary: &Summary) -> anyhow::Result<String> {
         Format::Json => summary.to_json() + "\n",
         Format::Junit => summary.to_junit(),
         Format::Csv => summary.to_csv(),
-        Format::Hgrm => summary
+        Format::Hdr => summary
             .to_hgrm(args.figure.time(), None)
             .map_err(|(message, hint)| usage_error(message, hint))?,
         Format::Parquet | Format::Hlog => unreachable!("written by request and by second"),

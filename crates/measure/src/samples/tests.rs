@@ -1,3 +1,5 @@
+//! What is written is read back, and any damage ends the reading where it is.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -124,8 +124,16 @@ fn with_secrets(args: &[&str]) -> std::process::Command {
 }
 
 fn files(out: &Path) -> Vec<(String, String)> {
-    let read = |name: &str| (name.to_string(), std::fs::read_to_string(out.join(name)).unwrap());
-    ["plan.toml", "snapshots.jsonl", "summary.json"].map(read).to_vec()
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let (name, path) = entry.map(|own| (own.file_name(), own.path())).unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        (name.into_string().unwrap(), String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let found: Vec<_> = std::fs::read_dir(out).unwrap().map(read).collect();
+    for name in ["plan.toml", "host.json", "snapshots.jsonl", "samples.parquet", "summary.json"] {
+        assert!(found.iter().any(|(own, _)| own == name), "{name} is missing");
+    }
+    found
 }
 
 /// Everything that a run prints and writes, with the metrics page of its second second.
@@ -163,6 +171,14 @@ fn searched_run(args: &[&str], out: &Path) -> Done {
     search("stderr", &done.stderr);
     search("the metrics", &metrics.join().unwrap());
     files(out).iter().for_each(|(name, text)| search(name, text));
+    for format in ["text", "json", "junit", "csv", "hdr", "hlog", "parquet"] {
+        let args = ["report", out.to_str().unwrap(), "--format", format];
+        let report = command(&args).output().unwrap();
+        search(format, &String::from_utf8_lossy(&report.stdout));
+        search(format, &String::from_utf8_lossy(&report.stderr));
+        let stderr = String::from_utf8_lossy(&report.stderr);
+        assert!(!report.stdout.is_empty(), "{format}: {stderr}");
+    }
     done
 }
 

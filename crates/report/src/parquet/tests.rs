@@ -1,3 +1,5 @@
+//! Rows written and read back, and damaged files.
+
 use super::*;
 use bytes::Bytes;
 use plimsoll_measure::samples::{Kind, SampledTarget};
