@@ -11,7 +11,7 @@ const TESTED_WITH: [(&str, &str); 1] = [("engine", "report")];
 const UNSAFE: &str = "allocator";
 
 /// All allowed dependencies. `sim` may be a dev-dependency of any crate.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("allocator", &[]),
     ("measure", &[]),
     ("config", &[]),
@@ -20,6 +20,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("plan", &["measure", "config", "rpc"]),
     ("report", &["measure", "plan"]),
     ("engine", &["measure", "rpc", "plan"]),
+    ("compat", &["measure", "plan", "report"]),
     ("registry", &["measure", "config"]),
     ("gateway", &["measure", "config", "rpc", "registry"]),
     ("sim", &["measure", "config", "rpc"]),
@@ -38,6 +39,7 @@ const EDGES: [(&str, &[&str]); 13] = [
             "registry",
             "gateway",
             "sim",
+            "compat",
             "fleet",
         ],
     ),
