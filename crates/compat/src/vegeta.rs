@@ -3,10 +3,44 @@
 //! Byte for byte what vegeta 12.13.0 reads and writes, where its output is deterministic.
 //!
 //! # Layout
-//! - `duration`: [`Duration`], in Go's notation
 //! - `flags`: [`flags::parse`]: command lines in Go's syntax, and the flags of each command
+//! - `duration`, `timestamp`: [`Duration`] and [`Timestamp`] in Go's notations
+//! - `hit`: [`Hit`]: the result of one request
+//! - `reader`: [`Reader`]: reads results; `source`: its buffer; `error`: [`ReadError`]
+//! - `encoder`: [`Encoder`]: writes results
+//! - `metrics`: [`Metrics`]: the figures of a report; `latencies`, `buckets`: distributions
+//! - `report`: reports from them; `columns`: aligned text
+//! - `gob`, `json`, `csv`: the encodings; `escape`: strings in JSON
 
+mod buckets;
+mod columns;
+mod csv;
 pub mod duration;
+mod encoder;
+mod error;
+mod escape;
 pub mod flags;
+mod gob;
+#[cfg(test)]
+mod golden;
+mod hit;
+mod json;
+mod latencies;
+mod metrics;
+#[cfg(test)]
+mod properties;
+mod reader;
+pub mod report;
+mod source;
+mod timestamp;
 
+pub use buckets::{BadBuckets, Buckets};
 pub use duration::Duration;
+pub use encoder::Encoder;
+pub use error::{Place, Problem, ReadError};
+pub use gob::GobEncoder;
+pub use hit::{Fields, Headers, Hit};
+pub use latencies::{EXACT_MAX, Latencies};
+pub use metrics::{ERRORS_BYTES_MAX, ERRORS_MAX, Metrics};
+pub use reader::{RECORD_MAX, Reader};
+pub use timestamp::{BadTime, Timestamp};
