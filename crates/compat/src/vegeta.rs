@@ -7,6 +7,8 @@
 //! - `duration`, `timestamp`: [`Duration`] and [`Timestamp`] in Go's notations
 //! - `hit`: [`Hit`]: the result of one request
 //! - `reader`: [`Reader`]: reads results; `source`: its buffer; `error`: [`ReadError`]
+//! - `merge`: [`Merge`]: reads several inputs as one
+//! - `plot`: [`Plot`]: an HTML page
 //! - `encoder`: [`Encoder`]: writes results
 //! - `metrics`: [`Metrics`]: the figures of a report; `latencies`, `buckets`: distributions
 //! - `report`: reports from them; `columns`: aligned text
@@ -26,7 +28,9 @@ mod golden;
 mod hit;
 mod json;
 mod latencies;
+mod merge;
 mod metrics;
+mod plot;
 #[cfg(test)]
 mod properties;
 mod reader;
@@ -41,6 +45,8 @@ pub use error::{Place, Problem, ReadError};
 pub use gob::GobEncoder;
 pub use hit::{Fields, Headers, Hit};
 pub use latencies::{EXACT_MAX, Latencies};
+pub use merge::{Input, Merge};
 pub use metrics::{ERRORS_BYTES_MAX, ERRORS_MAX, Metrics};
+pub use plot::{ATTACKS_MAX, POINTS_MAX, Plot, THRESHOLD_MIN};
 pub use reader::{RECORD_MAX, Reader};
 pub use timestamp::{BadTime, Timestamp};

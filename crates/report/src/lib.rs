@@ -18,6 +18,7 @@
 //! - `json`: `summary.json`; `prometheus`: metrics during the run
 //! - `figures`: the names of figures, for all formats
 //! - `csv`, `junit`: formats for spreadsheets and CI; `hdr`: HdrHistogram's two text formats
+//! - [`uplot`]: the chart library that HTML pages embed
 
 mod activity;
 mod csv;
@@ -40,6 +41,7 @@ mod synthetic;
 mod text;
 mod timeline;
 mod tone;
+pub mod uplot;
 mod verdict;
 
 pub use activity::{Activity, Rates};

@@ -8,6 +8,9 @@ pub const ERRORS_MAX: usize = 10_000;
 /// Bytes of all error texts that are reported.
 pub const ERRORS_BYTES_MAX: usize = 16 << 20;
 
+/// The error of a result that vegeta's `attack -lazy` writes at the end of its targets.
+const NO_TARGETS: &[u8] = b"no targets to attack";
+
 /// What a report is computed from.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -17,6 +20,9 @@ pub struct Metrics {
     pub success: u64,
     /// Results without a status, because no response was received.
     pub unanswered: u64,
+    /// Results that are not of requests: vegeta's `attack -lazy` writes some when it runs out of
+    /// targets, with a status of 0.
+    pub not_requests: u64,
     /// Sum, extremes and distribution of the latencies.
     pub latencies: Latencies,
     /// The sum of all latencies; wraps after 292 years, as vegeta's.
@@ -62,6 +68,7 @@ impl Metrics {
         self.count_code(hit.code);
         self.success += u64::from(hit.is_success());
         self.unanswered += u64::from(hit.code == 0);
+        self.not_requests += u64::from(hit.code == 0 && hit.error == NO_TARGETS);
         self.bytes_out = self.bytes_out.wrapping_add(hit.bytes_out);
         self.bytes_in = self.bytes_in.wrapping_add(hit.bytes_in);
         self.latencies.add(hit.latency);
