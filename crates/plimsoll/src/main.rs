@@ -24,6 +24,7 @@ mod scrape;
 mod sim;
 mod trace;
 mod tune;
+mod vegeta;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -69,6 +70,8 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Serve simulated chains, verify a node, or inject network faults
     Sim(sim::SimArgs),
+    /// Attack, report, plot and encode with vegeta's flags and files
+    Vegeta(vegeta::VegetaArgs),
     /// Print shell completions
     #[command(
         after_help = "Example:\n  plimsoll completions bash > /etc/bash_completion.d/plimsoll"
@@ -153,6 +156,9 @@ fn main() -> ExitCode {
 /// Parses the command line. Prints help and clap's own errors, and exits.
 fn parse() -> anyhow::Result<Command> {
     let args: Vec<_> = std::env::args_os().collect();
+    if let Some(args) = vegeta::VegetaArgs::of(&args) {
+        return Ok(Command::Vegeta(args));
+    }
     if let Some(error) = foreign::single_dash(&args, &Cli::command()) {
         return Err(error);
     }
@@ -175,6 +181,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Sim(args) => sim::run(args),
+        Command::Vegeta(args) => Ok(vegeta::run(&args)),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
     }

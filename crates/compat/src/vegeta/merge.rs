@@ -64,6 +64,11 @@ impl<R: Read> Merge<R> {
         }
     }
 
+    /// Whether the next `read` may wait for an input, so that output should not be held back.
+    pub fn may_wait(&self) -> bool {
+        self.taken.is_some_and(|taken| self.inputs[taken].reader.may_wait())
+    }
+
     /// The inputs, in the order given.
     pub fn inputs(&self) -> &[Input<R>] {
         &self.inputs

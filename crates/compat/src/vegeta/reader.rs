@@ -60,6 +60,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Whether reading the next result will wait for the input.
+    pub(super) fn may_wait(&self) -> bool {
+        self.source.is_drained()
+    }
+
     /// Reads until `count` bytes are in memory or the input ends; returns whether they are.
     fn wait_for(&mut self, count: usize) -> Result<bool, ReadError> {
         self.source.fill(count).map_err(|problem| at(self.source.byte(0), problem))
@@ -99,7 +104,8 @@ impl<R: Read> Reader<R> {
         let line = &self.source.data()[..end];
         match json::read(line, self.fields, hit) {
             Ok(length) => {
-                self.source.consume_text(length);
+                let space = line[length..].iter().take_while(|byte| byte.is_ascii_whitespace());
+                self.source.consume_text(length + space.count());
                 Ok(())
             }
             Err(_) if !line.ends_with(b"\n") && json::is_cut_short(line) => {

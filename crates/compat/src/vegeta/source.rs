@@ -43,6 +43,11 @@ impl<R: Read> Source<R> {
         &self.buffer[self.start..self.end]
     }
 
+    /// Whether the next record needs more of the input, as far as is known.
+    pub(super) fn is_drained(&self) -> bool {
+        self.start == self.end && !self.ended
+    }
+
     /// Reads until `wanted` bytes are in memory or the input ends; returns whether they are.
     pub(super) fn fill(&mut self, wanted: usize) -> Result<bool, Problem> {
         while self.end - self.start < wanted && !self.ended {
