@@ -12,6 +12,17 @@ pub struct ReadError {
     pub problem: Problem,
 }
 
+impl ReadError {
+    /// The error with the name of its input, as `a.json:2:7: …` or `a.bin: byte 7: …`.
+    pub fn in_input(&self, name: &str) -> String {
+        match (self.place, &self.problem) {
+            (_, Problem::Io(error)) => format!("{name}: {error}"),
+            (Place::Byte(_), _) => format!("{name}: {self}"),
+            (Place::Text { .. }, _) => format!("{name}:{self}"),
+        }
+    }
+}
+
 /// A position in an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

@@ -108,9 +108,11 @@ impl<R: Read> Reader<R> {
                 self.source.consume_text(length + space.count());
                 Ok(())
             }
-            Err(_) if !line.ends_with(b"\n") && json::is_cut_short(line) => {
-                Err(at(place, Problem::CutShort("it ends inside a JSON object".to_string())))
-            }
+            Err(_) if json::is_cut_short(line) => Err(if line.ends_with(b"\n") {
+                malformed(place, "a JSON object that does not end on its line".to_string())
+            } else {
+                at(place, Problem::CutShort("it ends inside a JSON object".to_string()))
+            }),
             Err((what, ahead)) => Err(malformed(self.source.place(ahead), what)),
         }
     }

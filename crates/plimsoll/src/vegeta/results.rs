@@ -81,10 +81,10 @@ impl Results {
         {
             Some((name, error)) => Err(match &error.problem {
                 Problem::Malformed(_) => refused(
-                    format!("{name}:{error}"),
+                    error.in_input(name),
                     "expected results of vegeta in gob, JSON or CSV, as vegeta attack and encode write them",
                 ),
-                _ => anyhow!("{name}:{error}"),
+                _ => anyhow!(error.in_input(name)),
             }),
             None => {
                 let names: Vec<_> = inputs.iter().map(|input| input.name.as_str()).collect();
@@ -104,7 +104,8 @@ impl Results {
             let name = &input.name;
             let what = match &input.error {
                 Some(error) => format!(
-                    "{name}:{error}; the {} before it {} included, everything after it is missing",
+                    "{}; the {} before it {} included, everything after it is missing",
+                    error.in_input(name),
                     counted(input.results, "result"),
                     if input.results == 1 { "is" } else { "are" },
                 ),

@@ -35,4 +35,5 @@ mod targets;
 mod tls;
 mod truth;
 mod upstreams;
+mod vegeta;
 mod verdict;
