@@ -4,18 +4,9 @@ use super::refused;
 use anyhow::{Context, anyhow};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-/// Opens an input.
-pub(super) fn open(name: &OsStr) -> anyhow::Result<Box<dyn Read>> {
-    if name == "stdin" {
-        return Ok(Box::new(std::io::stdin()));
-    }
-    let file = File::open(name).with_context(|| format!("cannot open {}", name.display()))?;
-    Ok(Box::new(file))
-}
 
 /// Where a command writes: stdout or a file.
 pub(super) struct Output {
@@ -43,10 +34,8 @@ impl Output {
             }
         }
         let name = name.display().to_string();
-        let file = match is_stdout {
-            true => None,
-            false => Some(File::create(path).with_context(|| format!("cannot create {name}"))?),
-        };
+        let create = || File::create(path).with_context(|| format!("cannot create {name}"));
+        let file = if is_stdout { None } else { Some(create()?) };
         Ok(Output { file, name })
     }
 

@@ -1,13 +1,14 @@
 //! The results that a command reads: from its files or stdin, merged; and what was wrong with them.
 
-use super::interrupt::Interrupts;
-use super::{files, refused};
+use super::interrupt::{InterruptibleStdin, Interrupts};
+use super::refused;
 use crate::tell;
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use plimsoll_compat::vegeta::flags::Flags;
 use plimsoll_compat::vegeta::{Fields, Hit, Merge, Problem, Reader};
 use plimsoll_measure::units::{counted, grouped};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
@@ -37,19 +38,25 @@ impl Results {
                 "concatenate them: cat results*.bin | vegeta report",
             ));
         }
-        let piped = inputs.contains(&OsStr::new("stdin"));
-        if piped && std::io::stdin().is_terminal() {
+        let from_stdin = inputs.contains(&OsStr::new("stdin"));
+        let typed = from_stdin && std::io::stdin().is_terminal();
+        if typed {
             tell(
                 "reading results from the terminal; name files, or pipe results into this command \
                  (vegeta attack … | vegeta report); Ctrl-D ends the input",
             );
         }
+        let interrupts = Interrupts::listen(from_stdin && !typed)?;
         let open = |name: &&OsStr| {
-            let input = files::open(name)?;
+            let input: Box<dyn Read> = if *name == "stdin" {
+                Box::new(InterruptibleStdin::new(&interrupts)?)
+            } else {
+                let file = File::open(name);
+                Box::new(file.with_context(|| format!("cannot open {}", name.display()))?)
+            };
             Ok((name.display().to_string(), Reader::new(input, fields)))
         };
         let readers = inputs.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-        let interrupts = Interrupts::listen(piped)?;
         Ok(Results { merge: Merge::new(readers), interrupts })
     }
 
@@ -73,8 +80,11 @@ impl Results {
 
     /// Fails if there is no result at all, as vegeta does.
     pub(super) fn require_any(&self) -> anyhow::Result<()> {
-        if self.count() > 0 || self.interrupts.is_enough() {
+        if self.count() > 0 {
             return Ok(());
+        }
+        if self.interrupts.is_enough() {
+            return Err(anyhow!("interrupted before the first result"));
         }
         let inputs = self.merge.inputs();
         match inputs.iter().find_map(|input| input.error.as_ref().map(|error| (&input.name, error)))
@@ -118,7 +128,7 @@ impl Results {
             code = ExitCode::FAILURE;
         }
         if self.interrupts.is_enough() {
-            tell(&format!("interrupted: {} were read", counted(self.count(), "result")));
+            tell(&format!("interrupted after {}", counted(self.count(), "result")));
         }
         code
     }

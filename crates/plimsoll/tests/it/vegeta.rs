@@ -104,7 +104,7 @@ fn damaged_results_are_reported_up_to_the_damage() {
             " 39, ",
             "stdin: byte 3675: the file is cut short: it ends after 87 of the 88 bytes of a result; the 39 results before it are included",
         ),
-        ("bad json", &json, " 40, ", "stdin:41:8: invalid type: string \"x\", expected u64"),
+        ("bad json", &json, " 40, ", "stdin:41:10: invalid type: string \"x\", expected u64"),
         ("bad csv", &csv, " 40, ", "stdin:41:6: a row of 3 columns; vegeta's CSV has 12"),
         (
             "json, not ended",
@@ -303,4 +303,41 @@ fn the_real_vegeta_reads_ours_and_ours_reads_the_real_one() {
         }
     }
     assert_eq!(theirs(&["report", &golden("equal.gob")]).stdout, text_of("equal.text"));
+}
+
+/// The first Ctrl-C leaves the writer of a pipe time for its last results; the second ends reading,
+/// although the pipe stays open.
+#[test]
+fn ctrl_c_reports_what_was_read() {
+    let interrupt = |child: &std::process::Child| {
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    };
+    let row = bytes_of("one.json");
+    let start = |args: &[&str]| command(args).stdin(Stdio::piped()).spawn().unwrap();
+    // That a result is echoed shows that the program handles signals.
+    let mut child = start(&["vegeta", "encode", "-to", "json"]);
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut pass_on = |output: &mut dyn Read| {
+        input.write_all(&row).unwrap();
+        let mut echoed = vec![0; row.len()];
+        output.read_exact(&mut echoed).unwrap();
+        assert_eq!(echoed, row);
+    };
+    pass_on(&mut output);
+    interrupt(&child);
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("waiting for the last results") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut stderr, &mut line).unwrap() > 0);
+    }
+    pass_on(&mut output);
+    interrupt(&child);
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(
+        (rest.as_str(), child.wait().unwrap().code()),
+        ("interrupted after 2 results\n", Some(0))
+    );
 }
