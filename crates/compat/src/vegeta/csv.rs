@@ -3,6 +3,7 @@
 use super::{Duration, Fields, Headers, Hit, Timestamp};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use plimsoll_measure::units::counted;
 use std::io::Write;
 use std::str::FromStr;
 
@@ -121,16 +122,18 @@ pub(super) fn read(record: &[u8], fields: Fields, hit: &mut Hit) -> Result<(), M
     }
     match count {
         12 => Ok(()),
-        1 => Err(("neither gob, JSON nor CSV of vegeta".to_string(), 0)),
-        _ => Err((format!("a row of {count} columns; vegeta's CSV has 12"), record.len())),
+        _ => {
+            let columns = counted(count as u64, "column");
+            Err((format!("a row of {columns}; vegeta's CSV has 12"), record.len()))
+        }
     }
 }
 
-/// The first field, or `None` if it was quoted and is in `unquoted`; and the text after its comma.
-fn split<'a>(
-    text: &'a [u8],
-    unquoted: &mut Vec<u8>,
-) -> Result<(Option<&'a [u8]>, Option<&'a [u8]>), Mistake> {
+/// A field, or `None` if it was quoted; and the text after its comma, unless it was the last.
+type Split<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
+/// Splits off the first field. One that is quoted is put into `unquoted`.
+fn split<'a>(text: &'a [u8], unquoted: &mut Vec<u8>) -> Result<Split<'a>, Mistake> {
     let Some(mut quoted) = text.strip_prefix(b"\"") else {
         let end = text.iter().position(|byte| *byte == b',');
         let value = &text[..end.unwrap_or(text.len())];
@@ -171,7 +174,10 @@ fn set(column: usize, value: &[u8], fields: Fields, hit: &mut Hit) -> Result<(),
     }
     let base64 = || STANDARD.decode(value).map_err(|error| format!("{name}: {error}"));
     match column {
-        0 => hit.timestamp = Timestamp::from_unix_nanos(number(name, value)?),
+        0 => match number(name, value) {
+            Ok(nanos) => hit.timestamp = Timestamp::from_unix_nanos(nanos),
+            Err(what) => return Err(format!("neither gob, JSON nor CSV of vegeta: {what}")),
+        },
         1 => hit.code = number(name, value)?,
         2 => hit.latency = Duration(number(name, value)?),
         3 => hit.bytes_out = number(name, value)?,

@@ -136,3 +136,26 @@ fn files_of_all_encodings_can_be_concatenated() {
     assert_eq!(read(&all, Fields::All).len(), 6 + 2 * 40);
     assert_eq!(read(&all, Fields::Figures).len(), 6 + 2 * 40);
 }
+
+/// Gob streams of other types, written by Go.
+#[test]
+fn unknown_fields_are_skipped_and_foreign_types_refused() {
+    for fields in [Fields::All, Fields::Figures] {
+        let hits = read(&golden("extra.gob"), fields);
+        let figures = |hit: &Hit| (hit.code, hit.latency.0, hit.timestamp.to_string());
+        let full = (200, 5, "2026-11-26T10:00:00+01:00".to_string());
+        let empty = (404, -1, "0001-01-01T00:00:00Z".to_string());
+        assert_eq!(hits.iter().map(figures).collect::<Vec<_>>(), [full.clone(), empty, full]);
+        assert_eq!(hits[0].url, if fields == Fields::All { &b"http://a/"[..] } else { b"" });
+    }
+    for (name, says) in [
+        ("foreign.gob", "byte 22: gob: a value of another Go type than vegeta's Result"),
+        ("mistyped.gob", "byte 25: gob: a value of another Go type than vegeta's Result"),
+        ("number.gob", "1:1: neither gob, JSON nor CSV of vegeta"),
+    ] {
+        let bytes = golden(name);
+        let error =
+            Reader::new(bytes.as_slice(), Fields::All).read(&mut Hit::default()).unwrap_err();
+        assert!(error.to_string().starts_with(says), "{name}: {error}");
+    }
+}

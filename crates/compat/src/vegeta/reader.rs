@@ -74,7 +74,7 @@ impl<R: Read> Reader<R> {
     fn gob_message(&mut self, hit: &mut Hit) -> Result<bool, ReadError> {
         let place = self.source.byte(0);
         self.wait_for(9)?;
-        let bad = |bad| malformed(place, format!("damaged gob: {bad}"));
+        let bad = |bad| malformed(place, format!("gob: {bad}"));
         let Some((length, prefix)) = Decoder::length(self.source.data()).map_err(bad)? else {
             return Err(at(
                 place,
@@ -92,7 +92,7 @@ impl<R: Read> Reader<R> {
         }
         let message = &self.source.data()[prefix..end];
         let value = self.gob.message(message, self.fields, hit).map_err(|(bad, ahead)| {
-            malformed(self.source.byte(prefix + ahead), format!("damaged gob: {bad}"))
+            malformed(self.source.byte(prefix + ahead), format!("gob: {bad}"))
         })?;
         self.source.consume(end);
         Ok(value)

@@ -89,9 +89,7 @@ fn files_are_merged_by_time_and_concatenated_files_are_read() {
 fn damaged_results_are_reported_up_to_the_damage() {
     let gob = bytes_of("equal.gob");
     let cut_gob = &gob[..gob.len() - 1];
-    let foreign =
-        b"\x14\xff\x81\x03\x01\x01\x01P\x01\xff\x82\x00\x01\x01\x01\x01X\x01\x04\x00\x00\x00\
-                    \x06\xff\x82\x01\x02\x00\x00";
+    let foreign = bytes_of("foreign.gob");
     let mut json = bytes_of("equal.json");
     json.extend(b"{\"seq\":\"x\"}\n");
     let mut csv = bytes_of("equal.csv");
@@ -116,17 +114,12 @@ fn damaged_results_are_reported_up_to_the_damage() {
         ("empty", b"", "", "stdin holds no results\n  hint: pipe results into this command"),
         ("only line breaks", b"\n\r\n", "", "stdin holds no results"),
         ("text", b"hello\n", "", "expected results of vegeta in gob, JSON or CSV"),
-        (
-            "foreign gob",
-            foreign,
-            "",
-            "damaged gob: a value of another Go type than vegeta's Result",
-        ),
+        ("foreign gob", &foreign, "", "gob: a value of another Go type than vegeta's Result"),
         (
             "another type's id",
             b"\x04\xff\x90\x00\x00",
             "",
-            "stdin: byte 3: damaged gob: a type that is not defined",
+            "stdin: byte 3: gob: a type that is not defined",
         ),
         (
             "a length of 2^62",
