@@ -50,8 +50,8 @@ pub enum Problem {
     #[error("{0}")]
     Malformed(String),
     /// A result larger than [`super::RECORD_MAX`].
-    #[error("a result of {0} bytes; at most {max} are read", max = super::RECORD_MAX)]
-    TooLarge(u64),
+    #[error("a result of more than {max} bytes, which is the most that is read", max = super::RECORD_MAX)]
+    TooLarge,
 }
 
 impl fmt::Display for Place {

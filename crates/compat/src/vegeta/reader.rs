@@ -82,7 +82,7 @@ impl<R: Read> Reader<R> {
             ));
         };
         if length > RECORD_MAX as u64 {
-            return Err(at(place, Problem::TooLarge(length)));
+            return Err(at(place, Problem::TooLarge));
         }
         let end = prefix + length as usize;
         if !self.wait_for(end)? {

@@ -81,7 +81,7 @@ impl<R: Read> Source<R> {
             }
             searched = data.len();
             if searched > RECORD_MAX {
-                return Err(Problem::TooLarge(searched as u64));
+                return Err(Problem::TooLarge);
             }
             if !self.fill(searched + 1)? {
                 return Ok(searched);
