@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "Examples:
-  plimsoll report runs/20261126T140000Z-plan
+  plimsoll report runs/20261126-140000-plan
+  plimsoll report runs/20261126-140000-plan --tag chain=boba --from 30s --to 2m
+  plimsoll report runs/20261126-140000-plan --format junit --output junit.xml
+  plimsoll report runs/20261126-140000-plan --format parquet -o all.parquet
   plimsoll report runs/* --format csv > figures.csv
-  plimsoll report runs/20261126T140000Z-plan --tag chain=boba --from 30s --to 2m
-  plimsoll report runs/20261126T140000Z-plan --format junit --output junit.xml
-  plimsoll report runs/20261126T140000Z-plan --format parquet --output boba.parquet --target boba
 
 Several runs are summed exactly: counts and histograms add up. A run that was killed is reported up \
 to its last complete second. The exit code is that of plimsoll run: 98 for an invalid run, 99 for a \
