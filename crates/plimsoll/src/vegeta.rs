@@ -26,7 +26,7 @@ const COMPATIBLE_WITH: &str = "12.13.0";
 #[command(
     disable_help_flag = true,
     after_help = "Examples:
-  plimsoll vegeta attack -rate=500 -duration=1m -targets=targets.txt > results.bin
+  plimsoll vegeta attack -rate=500 -duration=1m -targets=t.txt > results.bin
   cat results-host*.bin | plimsoll vegeta report
   plimsoll vegeta plot results.bin > plot.html
   ln -s \"$(command -v plimsoll)\" /usr/local/bin/vegeta    # the same commands as vegeta"
