@@ -57,16 +57,12 @@ impl Hit {
 
     /// Empties all fields and keeps their memory.
     pub fn clear(&mut self) {
-        let Hit { attack, error, method, url, .. } = std::mem::take(self);
-        for (mut text, field) in [
-            (attack, &mut self.attack),
-            (error, &mut self.error),
-            (method, &mut self.method),
-            (url, &mut self.url),
-        ] {
-            text.clear();
-            *field = text;
-        }
+        (self.seq, self.code, self.bytes_out, self.bytes_in) = (0, 0, 0, 0);
+        (self.timestamp, self.latency) = (Timestamp::default(), Duration(0));
+        (self.body, self.headers) = (None, None);
+        [&mut self.attack, &mut self.error, &mut self.method, &mut self.url]
+            .into_iter()
+            .for_each(Vec::clear);
     }
 }
 

@@ -83,9 +83,7 @@ impl Metrics {
         if hit.timestamp > self.latest {
             self.latest = hit.timestamp;
         }
-        if hit.end() > self.end {
-            self.end = hit.end();
-        }
+        self.end = self.end.max(hit.end());
         if !hit.error.is_empty() {
             self.add_error(&hit.error);
         }

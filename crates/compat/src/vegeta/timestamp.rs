@@ -7,7 +7,8 @@ use std::ops::Add;
 
 /// Seconds from Go's zero time (0001-01-01 UTC) to the Unix epoch.
 const ZERO_TO_UNIX: i64 = 62_135_596_800;
-const SECOND: i128 = 1_000_000_000;
+/// Nanoseconds in a second.
+const NANOS: i64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 
 /// A point in time, as Go's `time.Time`. The default is Go's zero time, 0001-01-01T00:00:00Z.
@@ -48,7 +49,7 @@ pub enum BadTime {
 impl Timestamp {
     /// Nanoseconds since the Unix epoch, in the local zone of a host that runs in UTC.
     pub fn from_unix_nanos(nanos: i64) -> Timestamp {
-        Timestamp::at(nanos.into(), Zone::East(0))
+        Timestamp { secs: 0, nanos: 0, zone: Zone::East(0) } + Duration(nanos)
     }
 
     /// Nanoseconds since the Unix epoch; wraps outside the years 1678 to 2262, as Go does.
@@ -69,12 +70,7 @@ impl Timestamp {
 
     /// Nanoseconds since the Unix epoch.
     fn total(self) -> i128 {
-        i128::from(self.secs) * SECOND + i128::from(self.nanos)
-    }
-
-    fn at(total: i128, zone: Zone) -> Timestamp {
-        let secs = total.div_euclid(SECOND).clamp(i64::MIN.into(), i64::MAX.into()) as i64;
-        Timestamp { secs, nanos: total.rem_euclid(SECOND) as u32, zone }
+        i128::from(self.secs) * i128::from(NANOS) + i128::from(self.nanos)
     }
 
     /// Appends the binary form: 15 bytes, or 16 if the zone's offset has seconds.
@@ -107,7 +103,7 @@ impl Timestamp {
         let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, m0, m1] = *bytes;
         let secs = i64::from_be_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let nanos = u32::from_be_bytes([n0, n1, n2, n3]);
-        if i128::from(nanos) >= SECOND {
+        if i64::from(nanos) >= NANOS {
             return Err(BadTime::Binary);
         }
         let zone = match (i32::from(i16::from_be_bytes([m0, m1])), seconds) {
@@ -233,7 +229,10 @@ impl Default for Timestamp {
 impl Add<Duration> for Timestamp {
     type Output = Timestamp;
     fn add(self, duration: Duration) -> Timestamp {
-        Timestamp::at(self.total() + i128::from(duration.0), self.zone)
+        let nanos = i64::from(self.nanos) + duration.0.rem_euclid(NANOS);
+        let secs = duration.0.div_euclid(NANOS) + nanos / NANOS;
+        let secs = self.secs.saturating_add(secs);
+        Timestamp { secs, nanos: (nanos % NANOS) as u32, zone: self.zone }
     }
 }
 
