@@ -1,9 +1,9 @@
 """Records: what it costs to record every request, on the processor, in memory and on disk."""
 
 import json
-import re
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from statistics import median
 from .generators import WITH_SUMMARY, closed_model, plimsoll, posting
 from .machine import say
 from .processes import CouldNotRun, Finished, nginx, pinned, run_generator
-from .settings import CONNECTIONS, GENERATOR_CPU, PLIMSOLL, Settings
+from .settings import CONNECTIONS, CONTENT_TYPE, GENERATOR_CPU, PLIMSOLL, REQUEST, Settings
 from .tables import Section, spread
 
 MIB = 1 << 20
@@ -88,8 +88,9 @@ def long_run(section: Section, settings: Settings, address: str) -> None:
     """Memory and disk of a long recording, and the time and memory of reports on it."""
     count = settings.memory_requests[1]
     out = settings.folder / "records"
-    load = ["--users", CONNECTIONS, "--requests", count]
-    summary, finished = run_to(out, [*posting(address), *load], count / SLOWEST_PER_SECOND)
+    plan = settings.folder / "records.toml"
+    plan.write_text(plan_of_two_targets(address, count))
+    summary, finished = run_to(out, [plan], count / SLOWEST_PER_SECOND)
     dropped = [own for own in summary["verdict"]["findings"] if own["id"] == "samples_dropped"]
     section.note(f"{count:,} requests: {dropped[0]['evidence'] if dropped else 'none dropped'}")
     peak = finished.rss_peak_bytes / MIB
@@ -101,8 +102,8 @@ def long_run(section: Section, settings: Settings, address: str) -> None:
     table = section.table("report", "seconds", "peak MiB")
     kinds = {
         "text": [],
-        "text of one target, from records": ["--target", "url"],
-        "parquet of one target": ["--target", "url", "--format", "parquet", "--output",
+        "text of one target, from records": ["--target", "a"],
+        "parquet of one target": ["--target", "a", "--format", "parquet", "--output",
                                   settings.folder / "part.parquet"],
     }
     for name, args in kinds.items():
@@ -121,7 +122,7 @@ def long_run(section: Section, settings: Settings, address: str) -> None:
 
 def raw_size(section: Section, settings: Settings, address: str) -> None:
     """Bytes per request of a recording whose process was killed."""
-    out, parquet = settings.folder / "records", settings.folder / "killed.parquet"
+    out = settings.folder / "records"
     load = ["--users", str(CONNECTIONS), "--duration", "10m"]
     command = [PLIMSOLL, "run", "--out", out, *posting(address), *load]
     process = subprocess.Popen(pinned(GENERATOR_CPU, command), stdout=subprocess.DEVNULL,
@@ -130,8 +131,29 @@ def raw_size(section: Section, settings: Settings, address: str) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     size = (out / "samples.bin").stat().st_size
-    done = run_generator([PLIMSOLL, "report", out, "--format", "parquet", "--output", parquet], 60)
-    rows = int(re.search(r"([\d,]+) requests? written", done.err).group(1).replace(",", ""))
+    rows = records_in(out / "samples.bin")
     section.bar("raw", f"{size / rows:.2f} bytes per request", f"≤ {RAW_GOAL}",
                 size / rows <= RAW_GOAL)
     shutil.rmtree(out)
+
+
+def records_in(path: Path) -> int:
+    """The number of records in whole blocks (crates/measure/src/samples.rs)."""
+    records = 0
+    with path.open("rb") as file:
+        file.readline()
+        while len(prefix := file.read(12)) == 12:
+            _, length, _ = struct.unpack("<4sII", prefix)
+            body = file.read(length)
+            if len(body) == length:
+                records += struct.unpack_from("<I", body, 4)[0]
+    return records
+
+
+def plan_of_two_targets(address: str, count: int) -> str:
+    """The closed section's load under two names."""
+    lines = [f"users = {CONNECTIONS}", f"requests = {count}"]
+    for name in ("a", "b"):
+        lines += ["[[target]]", f'name = "{name}"', f'request = "POST http://{address}/"',
+                  f'headers = {{ Content-Type = "{CONTENT_TYPE}" }}', f"body = '{REQUEST}'"]
+    return "\n".join(lines) + "\n"
