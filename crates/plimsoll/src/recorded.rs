@@ -7,7 +7,7 @@
 use crate::recording::{PARQUET, SAMPLES};
 use crate::{tell, usage_error};
 use plimsoll_config::Document;
-use plimsoll_measure::samples::{self, SampledTarget};
+use plimsoll_measure::samples::{self, Block, Sample, SampledTarget};
 use plimsoll_measure::wire::{Header, Reader};
 use plimsoll_measure::{Nanos, RunFacts, Snapshot};
 use plimsoll_plan::Plan;
@@ -130,7 +130,7 @@ impl RecordedRun {
         })?;
         ignored.iter().for_each(|what| tell(&format!("note: {}: {what}", self.label())));
         if narrow.scope() != Scope::Run {
-            self.add_rows(&mut fold, &seconds)?;
+            self.add_records(&mut fold, &seconds)?;
         }
         let facts = facts.unwrap_or_else(|| {
             RunFacts::of_unfinished(self.header.start_facts(), self.plan.warmup, &whole)
@@ -139,69 +139,81 @@ impl RecordedRun {
     }
 
     /// Adds the records of single requests.
-    fn add_rows(&self, fold: &mut Fold<'_>, seconds: &[Seconds]) -> anyhow::Result<()> {
-        self.rows(|rows| {
-            for row in rows {
-                if let Some(second) = seconds.get(row.counted.second as usize) {
-                    fold.add_sample(*second, &row.sample);
-                }
+    fn add_records(&self, fold: &mut Fold<'_>, seconds: &[Seconds]) -> anyhow::Result<()> {
+        let mut add = |second: u32, sample: &Sample| {
+            if let Some(second) = seconds.get(second as usize) {
+                fold.add_sample(*second, sample);
             }
+        };
+        if let Ok(file) = File::open(self.folder.join(PARQUET)) {
+            let read =
+                quietly(|| ParquetReader::new(file, &self.targets())?.for_each_detail(&mut add));
+            read.unwrap_or_else(|error| self.note(PARQUET, &error.to_string()));
+            return Ok(());
+        }
+        self.each_block(|block| {
+            block.samples.iter().for_each(|sample| add(block.counted.second, sample));
             Ok(())
         })
         .map(drop)
     }
 
-    /// Passes the records of all requests to `each`, some at a time; returns whether there are any. What is
-    /// damaged is left out, with a note.
+    /// Passes the records of all requests to `each`; returns whether there are any. What is damaged is left
+    /// out, with a note.
     ///
     /// # Errors
     /// The first error of `each`.
     pub(crate) fn rows(
         &self,
-        mut each: impl FnMut(&[Row]) -> anyhow::Result<()>,
+        mut each: impl FnMut(Row) -> anyhow::Result<()>,
     ) -> anyhow::Result<bool> {
-        let (parquet, samples) = (self.folder.join(PARQUET), self.folder.join(SAMPLES));
-        let note = |path: &Path, why: &str| {
-            tell(&format!(
-                "note: {}: {why}; the records from there on are left out",
-                path.display()
-            ));
-        };
-        if let Ok(file) = File::open(&parquet) {
-            let mut next = quietly(|| {
-                let mut reader = ParquetReader::new(file, &self.targets());
-                move || match &mut reader {
-                    Ok(reader) => quietly(|| reader.next_rows()).map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                }
+        let Ok(file) = File::open(self.folder.join(PARQUET)) else {
+            return self.each_block(|Block { counted, samples }| {
+                samples.into_iter().try_for_each(|sample| each(Row { counted, sample }))
             });
-            loop {
-                match next() {
-                    Ok(Some(rows)) => each(&rows)?,
-                    Ok(None) => return Ok(true),
-                    Err(why) => {
-                        note(&parquet, &why);
-                        return Ok(true);
-                    }
+        };
+        let mut reader = match quietly(|| ParquetReader::new(file, &self.targets())) {
+            Ok(reader) => reader,
+            Err(error) => {
+                self.note(PARQUET, &error.to_string());
+                return Ok(true);
+            }
+        };
+        loop {
+            match quietly(|| reader.next_rows()) {
+                Ok(Some(rows)) => rows.into_iter().try_for_each(&mut each)?,
+                Ok(None) => return Ok(true),
+                Err(error) => {
+                    self.note(PARQUET, &error.to_string());
+                    return Ok(true);
                 }
             }
         }
-        let Ok(file) = File::open(&samples) else { return Ok(false) };
-        let (_, mut reader) = match samples::Reader::new(BufReader::with_capacity(1 << 20, file)) {
-            Ok(reader) => reader,
+    }
+
+    /// Passes the blocks of `samples.bin` to `each`; returns whether there is such a file.
+    fn each_block(
+        &self,
+        mut each: impl FnMut(Block) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        let Ok(file) = File::open(self.folder.join(SAMPLES)) else { return Ok(false) };
+        let mut reader = match samples::Reader::new(BufReader::with_capacity(1 << 20, file)) {
+            Ok((_, reader)) => reader,
             Err(error) => {
-                note(&samples, &error.to_string());
+                self.note(SAMPLES, &error.to_string());
                 return Ok(true);
             }
         };
         while let Some(block) = reader.next_block()? {
-            let counted = block.counted;
-            let rows: Vec<Row> =
-                block.samples.iter().map(|own| Row { counted, sample: *own }).collect();
-            each(&rows)?;
+            each(block)?;
         }
-        reader.cut().into_iter().for_each(|why| note(&samples, why));
+        reader.cut().into_iter().for_each(|why| self.note(SAMPLES, why));
         Ok(true)
+    }
+
+    fn note(&self, name: &str, why: &str) {
+        let path = self.folder.join(name);
+        tell(&format!("note: {}: {why}; the records from there on are left out", path.display()));
     }
 
     fn targets(&self) -> Vec<SampledTarget> {

@@ -105,7 +105,9 @@ impl Output {
             self.state = State::Failed(error.kind().into());
         }
         let kept = self.len.saturating_sub(ROOM).max(self.start);
-        let freed = kept < self.len && self.file.set_len(kept).is_ok();
+        // A block that failed may be there in part.
+        let there = self.file.metadata().map_or(self.len, |file| file.len());
+        let freed = kept < there && self.file.set_len(kept).is_ok();
         self.len = kept;
         freed
     }

@@ -203,11 +203,9 @@ fn write_parquet(run: &RecordedRun, filters: &Filters, out: Output) -> anyhow::R
     let mut written = 0;
     out.write_anyhow(|out| {
         let mut parquet = ParquetWriter::new(out, &run.samples_header())?;
-        let any = run.rows(|rows| {
-            for row in rows {
-                if holds(row.counted.second as usize, row.sample.kind.target as usize) {
-                    parquet.add_row(*row)?;
-                }
+        let any = run.rows(|row| {
+            if holds(row.counted.second as usize, row.sample.kind.target as usize) {
+                parquet.add_row(row)?;
             }
             Ok(())
         })?;

@@ -73,16 +73,33 @@ impl ParquetReader {
         if self.next >= self.file.num_row_groups() {
             return Ok(None);
         }
+        let next = self.next_group(|columns, targets| columns.rows(targets))?;
+        Ok(Some(next))
+    }
+
+    /// Passes what a narrowed report needs of each arrival to `each`: the second in which it was counted,
+    /// and a sample that has only its target, lag, wait, status and code.
+    ///
+    /// # Errors
+    /// As [`ParquetReader::next_rows`].
+    pub fn for_each_detail(&mut self, mut each: impl FnMut(u32, &Sample)) -> Result<(), ReadError> {
+        while self.next < self.file.num_row_groups() {
+            self.next_group(|columns, targets| columns.details(targets, &mut each))?;
+        }
+        Ok(())
+    }
+
+    fn next_group<T>(
+        &mut self,
+        read: impl FnOnce(&Columns<'_>, &Targets) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
         let read = catch_unwind(AssertUnwindSafe(|| {
             let group = self.file.get_row_group(self.next)?;
             let columns = Columns { group: group.as_ref(), places: &self.columns };
-            columns.rows(&self.targets)
+            read(&columns, &self.targets)
         }));
         self.next += 1;
-        match read {
-            Ok(rows) => Ok(Some(rows?)),
-            Err(_) => Err(ReadError::Content("the file is damaged".into())),
-        }
+        read.unwrap_or_else(|_| Err(ReadError::Content("the file is damaged".into())))
     }
 }
 
@@ -109,10 +126,8 @@ impl Columns<'_> {
         let nanos = |value: i64| Nanos(value as u64);
         let row = |place: usize| {
             let (lag, wait) = (nanos(lag[place]), nanos(wait[place]));
-            let of_stream = targets.get(stream[place].data());
-            let index = of_stream.and_then(|own| own.get(target[place].data()));
             let kind = Kind {
-                target: *index.ok_or_else(|| unknown("target", &target[place]))?,
+                target: index_of(targets, &stream[place], &target[place])?,
                 error: class(&outcome[place])?,
                 // A fault only explains: one that a newer version knows is left out.
                 fault: fault[place].as_ref().and_then(|name| Fault::from_name(text(name))),
@@ -135,6 +150,41 @@ impl Columns<'_> {
             Ok(Row { counted, sample })
         };
         (0..scheduled_at.len()).map(row).collect()
+    }
+
+    fn details(
+        &self,
+        targets: &Targets,
+        each: &mut impl FnMut(u32, &Sample),
+    ) -> Result<(), ReadError> {
+        let (lag, wait) = (self.required::<Int64Type>("lag")?, self.required::<Int64Type>("wait")?);
+        let (target, stream) = (self.texts("target")?, self.texts("stream")?);
+        let status = self.optional::<Int32Type>("status")?;
+        let rpc_code = self.optional::<Int64Type>("rpc_code")?;
+        let second = self.required::<Int32Type>("second")?;
+        for place in 0..lag.len() {
+            let kind = Kind {
+                target: index_of(targets, &stream[place], &target[place])?,
+                error: None,
+                fault: None,
+                status: status[place].map(|status| status as u16),
+                rpc_code: rpc_code[place],
+                sent: true,
+            };
+            let sample = Sample {
+                scheduled_at: Nanos::ZERO,
+                lag: Nanos(lag[place] as u64),
+                wait: Nanos(wait[place] as u64),
+                flight: Nanos::ZERO,
+                ttfb: None,
+                bytes_in: 0,
+                bytes_out: 0,
+                connection: None,
+                kind,
+            };
+            each(second[place] as u32, &sample);
+        }
+        Ok(())
     }
 
     fn texts(&self, name: &str) -> Result<Vec<ByteArray>, ReadError> {
@@ -176,6 +226,11 @@ impl Columns<'_> {
         let mut values = values.into_iter();
         Ok(levels.iter().map(|level| if *level > 0 { values.next() } else { None }).collect())
     }
+}
+
+fn index_of(targets: &Targets, stream: &ByteArray, target: &ByteArray) -> Result<u32, ReadError> {
+    let index = targets.get(stream.data()).and_then(|own| own.get(target.data()));
+    index.copied().ok_or_else(|| unknown("target", target))
 }
 
 fn text(bytes: &ByteArray) -> &str {
