@@ -11,10 +11,13 @@ use super::spec::{
 use crate::RequestSpec;
 use crate::show::shown_size;
 use crate::target_file::{self, Format};
+use crate::{DefaultHeaders, Template};
 use plimsoll_config::values::{quote, quote_filled};
 use plimsoll_config::{Attached, Document, Field, Spot, Text, read_file};
 use std::cell::Cell;
-use std::path::Path;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 /// Maximum total size of a plan's target files and the bodies that they name, in bytes. Bounds memory: a
 /// request takes about a kilobyte in addition to its bytes.
@@ -28,6 +31,8 @@ pub(super) struct Files<'p> {
     pub(super) folder: &'p Path,
     /// Of a plan that was recorded with a run: the origins of its requests. Files are not read then.
     pub(super) recorded: Option<&'p [String]>,
+    /// Which headers are sent besides those of the plan.
+    pub(super) default_headers: Cell<DefaultHeaders>,
     readable: Cell<u64>,
     inlinable: Cell<u64>,
 }
@@ -35,7 +40,8 @@ pub(super) struct Files<'p> {
 impl<'p> Files<'p> {
     pub(super) fn of(folder: &'p Path) -> Files<'p> {
         let (readable, inlinable) = (Cell::new(FILES_MAX), Cell::new(INLINE_MAX));
-        Files { folder, recorded: None, readable, inlinable }
+        let default_headers = Cell::default();
+        Files { folder, recorded: None, default_headers, readable, inlinable }
     }
 
     /// The files of a recorded plan whose requests went to these origins.
@@ -43,10 +49,32 @@ impl<'p> Files<'p> {
         Files { recorded: Some(origins), ..Files::of(Path::new("")) }
     }
 
-    /// Reads a target file, or a body that one names.
+    /// Reads a body that a target file names.
     fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        self.charge(path, read_file(path, FILES_MAX)?)
+    }
+
+    /// Reads a target file, which may be stdin or a pipe.
+    fn read_targets(&self, path: &Path) -> Result<Vec<u8>, String> {
+        let is_pipe = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
+        let pipe: Box<dyn Read> = if path == Path::new(STDIN) {
+            Box::new(std::io::stdin())
+        } else if is_pipe {
+            let opened = std::fs::File::open(path);
+            Box::new(opened.map_err(|error| format!("cannot read {}: {error}", path.display()))?)
+        } else {
+            return self.read(path);
+        };
+        let mut bytes = Vec::new();
+        let read = pipe.take(FILES_MAX + 1).read_to_end(&mut bytes);
+        read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        self.charge(path, bytes)
+    }
+
+    /// Counts bytes that were read towards the limit.
+    fn charge(&self, path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         let left = self.readable.get();
-        match read_file(path, FILES_MAX)? {
+        match bytes {
             bytes if bytes.len() as u64 > left => Err(format!(
                 "with {}, the target files of this plan and their bodies exceed {FILES_MAX} bytes",
                 path.display()
@@ -71,7 +99,14 @@ pub(super) struct FileKeys<'r> {
     pub(super) file: Field<'r>,
     pub(super) format: Option<Field<'r>>,
     pub(super) digest: Option<Field<'r>>,
+    /// Whether the file is sent as it is: nothing in it is a variable or a placeholder.
+    pub(super) literal: bool,
+    /// The folder that the names of body files are relative to, instead of the target file's.
+    pub(super) body_folder: Option<Field<'r>>,
 }
+
+/// The name of a target file that stands for stdin.
+const STDIN: &str = "-";
 
 /// A request to an origin that stands for those of a file that is not read; `None` for what is not the URL
 /// of an origin.
@@ -95,13 +130,22 @@ pub(super) fn read_target_file(
         Some(field) => Some(field.one_of(&Format::WORDS)?),
         None => None,
     };
-    let path = files.folder.join(field.open_text("the path of a target file")?);
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let written = field.open_text("the path of a target file")?;
+    let path = if written == STDIN { PathBuf::from(STDIN) } else { files.folder.join(written) };
+    let stem = match path.file_stem().unwrap_or_default().to_string_lossy() {
+        name if name == STDIN => "stdin".into(),
+        name => name,
+    };
     if let Some(origins) = files.recorded {
         specs.extend(origins.iter().filter_map(|origin| stand_in(origin)));
         return Some((stem.into(), None));
     }
-    let bytes = match files.read(&path) {
+    let body_folder = match &keys.body_folder {
+        Some(field) => files.folder.join(field.open_text("a folder")?),
+        None if path == Path::new(STDIN) => files.folder.into(),
+        None => path.parent().unwrap_or(Path::new("")).into(),
+    };
+    let bytes = match files.read_targets(&path) {
         Ok(bytes) => bytes,
         Err(message) => {
             field.problem(message, "the path is relative to the plan's folder");
@@ -109,8 +153,9 @@ pub(super) fn read_target_file(
         }
     };
     let (requests, problems) = target_file::read(&bytes, format);
-    let reader =
-        FileReader { attached: field.attached(path.display().to_string()), files, defaults };
+    let name = if path == Path::new(STDIN) { "stdin".into() } else { path.display().to_string() };
+    let (attached, literal) = (field.attached(name), keys.literal);
+    let reader = FileReader { attached, files, defaults, literal };
     for problem in &problems {
         reader.attached.problem(
             problem.line,
@@ -120,8 +165,7 @@ pub(super) fn read_target_file(
         );
     }
     let (first, count) = (specs.len(), requests.len());
-    let folder = path.parent().unwrap_or(Path::new(""));
-    specs.extend(requests.into_iter().filter_map(|request| reader.spec(request, folder)));
+    specs.extend(requests.into_iter().filter_map(|request| reader.spec(request, &body_folder)));
     let whole = problems.is_empty() && specs.len() == first + count;
     if !whole {
         return None;
@@ -140,13 +184,14 @@ pub(super) fn read_target_file(
         }
     }
     let named = (keys.digest.is_some() || !files.inline(len, count))
-        .then(|| show_reference(&path, format, &digest, defaults));
+        .then(|| show_reference(keys, (&path, &body_folder), format, &digest, defaults));
     Some((stem.into_owned(), named))
 }
 
 /// The lines of a resolved plan that name a target file.
 fn show_reference(
-    path: &Path,
+    keys: &FileKeys<'_>,
+    (path, body_folder): (&Path, &Path),
     format: Option<Format>,
     digest: &str,
     defaults: &TargetDefaults<'_>,
@@ -156,14 +201,30 @@ fn show_reference(
     if let Some((word, _)) = Format::WORDS.iter().find(|(_, own)| Some(*own) == format) {
         lines += &format!("format = {}\n", quote(word));
     }
+    if keys.literal {
+        lines += "literal = true\n";
+    }
+    if keys.body_folder.is_some() {
+        let folder = std::path::absolute(body_folder).unwrap_or_else(|_| body_folder.into());
+        lines += &format!("body_folder = {}\n", quote_filled(&folder.display().to_string()));
+    }
     lines += &format!("digest = {}\n", quote(digest));
-    lines + &defaults.show()
+    lines + &defaults.show(keys.literal)
+}
+
+/// Whether a header states what the engine sends anyway. Recorded requests often have such headers.
+fn is_redundant(name: &str, value: &str) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    is("content-length")
+        || is("transfer-encoding")
+        || is("connection") && value.eq_ignore_ascii_case("keep-alive")
 }
 
 struct FileReader<'a, 'r> {
     attached: Attached<'r>,
     files: &'a Files<'a>,
     defaults: &'a TargetDefaults<'r>,
+    literal: bool,
 }
 
 impl FileReader<'_, '_> {
@@ -171,18 +232,35 @@ impl FileReader<'_, '_> {
         self.attached.problem(at.line, at.column, message, hint);
     }
 
+    /// A part of the file with its variables replaced.
+    fn fill(&self, spot: Spot<'_>) -> Option<Text> {
+        if !self.literal {
+            return self.attached.fill(spot);
+        }
+        let value = Template::escape(spot.text);
+        Some(Text { shown: value.replace("${", "$${"), ..Text::plain(value) })
+    }
+
     fn spec(&self, request: target_file::RawRequest, folder: &Path) -> Option<RequestSpec> {
-        let method = self.attached.fill(request.method.spot());
-        let url = self.attached.fill(request.url.spot());
-        let mut headers = Vec::with_capacity(request.headers.len());
+        let method = self.fill(request.method.spot());
+        let url = self.fill(request.url.spot());
+        let (mut headers, mut places, mut whole) = (Vec::new(), Vec::new(), true);
         for (name, value) in &request.headers {
-            match (check_header_name(&name.text), self.attached.fill(value.spot())) {
-                (Ok(()), Some(text)) => headers.push((name.text.clone(), text)),
-                (Err(problem), _) => self.problem(name.spot(), problem),
-                (Ok(()), None) => {}
+            if self.literal && is_redundant(&name.text, &value.text) {
+                continue;
+            }
+            match (check_header_name(&name.text), self.fill(value.spot())) {
+                (Ok(()), Some(text)) => {
+                    headers.push((name.text.clone(), text));
+                    places.push(value.spot());
+                }
+                (Err(problem), _) => {
+                    whole = false;
+                    self.problem(name.spot(), problem);
+                }
+                (Ok(()), None) => whole = false,
             }
         }
-        let whole = headers.len() == request.headers.len();
         let body_at = match &request.body {
             target_file::RawBody::Inline(at) | target_file::RawBody::File(at) => at.spot(),
             _ => request.url.spot(),
@@ -194,9 +272,7 @@ impl FileReader<'_, '_> {
             let at = match part {
                 Part::Method | Part::Expect => request.method.spot(),
                 Part::Url => request.url.spot(),
-                // If a header was left out, the positions of the ones after it are unknown.
-                Part::Header(place) if whole => request.headers[place].1.spot(),
-                Part::Header(_) => request.method.spot(),
+                Part::Header(place) => places.get(place).copied().unwrap_or(request.method.spot()),
                 Part::Body => body_at,
             };
             self.problem(at, problem);
@@ -207,14 +283,16 @@ impl FileReader<'_, '_> {
     fn body(&self, body: &target_file::RawBody, folder: &Path) -> Option<RawBody> {
         Some(match body {
             target_file::RawBody::Empty => RawBody::Empty,
-            target_file::RawBody::Inline(span) => RawBody::Inline(self.attached.fill(span.spot())?),
+            target_file::RawBody::Inline(span) => RawBody::Inline(self.fill(span.spot())?),
             target_file::RawBody::Bytes(bytes) => RawBody::embedded(bytes.clone(), false),
             target_file::RawBody::File(name) => {
-                let path = folder.join(self.attached.fill(name.spot())?.value);
-                match self.files.read(&path) {
-                    Ok(bytes) => RawBody::embedded(bytes, true),
+                let written =
+                    if self.literal { name.text.clone() } else { self.fill(name.spot())?.value };
+                match self.files.read(&folder.join(written)) {
+                    Ok(bytes) => RawBody::embedded(bytes, !self.literal),
                     Err(message) => {
-                        let hint = "the path is relative to the target file's folder";
+                        let hint = "the path is relative to body_folder, or else to the target file's \
+                                    folder";
                         self.problem(name.spot(), Problem(message, hint));
                         return None;
                     }

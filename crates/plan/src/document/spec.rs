@@ -5,8 +5,12 @@
 use crate::show::{expect_table, headers_table};
 use crate::template::Values;
 use crate::{
-    Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url, percent_encode,
+    Body, DefaultHeaders, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url,
+    percent_encode,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use plimsoll_config::values::{quote, quote_filled};
 use plimsoll_config::{Field, Table, Text, is_secret, secret_within};
 use plimsoll_measure::rng::Key;
 use std::path::PathBuf;
@@ -37,7 +41,9 @@ pub(super) enum Part {
 }
 
 /// A body with its variables replaced.
+#[derive(Clone, Default)]
 pub(super) enum RawBody {
+    #[default]
     Empty,
     Inline(Text),
     /// From a file that the resolved plan still names.
@@ -56,6 +62,17 @@ impl RawBody {
                 RawBody::Inline(Text { shown, ..Text::plain(value) })
             }
             Err(error) => RawBody::Bytes(error.into_bytes()),
+        }
+    }
+
+    /// The body as it is, if `literal`: nothing in it is a placeholder.
+    pub(super) fn literal_if(self, literal: bool) -> RawBody {
+        match self {
+            RawBody::Inline(text) if literal => {
+                RawBody::Inline(Text { value: Template::escape(&text.value), ..text })
+            }
+            RawBody::File(_, bytes) if literal => RawBody::embedded(bytes, false),
+            body => body,
         }
     }
 
@@ -94,24 +111,43 @@ pub(super) struct RawRequest {
 /// Settings of a target that apply to all its requests unless a request overrides them.
 #[derive(Default)]
 pub(super) struct TargetDefaults<'r> {
+    /// Which headers are sent besides those of the plan.
+    pub(super) default_headers: DefaultHeaders,
     /// Already validated.
     pub(super) headers: Vec<(String, Text)>,
+    /// Sent in addition to the request's own, even to those of the same name. Already validated.
+    pub(super) added: Vec<(String, Text)>,
+    /// The body of requests without one.
+    pub(super) body: RawBody,
     pub(super) expect: Expectation<'r>,
     pub(super) chunked: Option<bool>,
 }
 
 impl TargetDefaults<'_> {
     /// The lines of TOML that set them.
-    pub(super) fn show(&self) -> String {
+    pub(super) fn show(&self, literal: bool) -> String {
         let mut lines = String::new();
+        match &self.body {
+            RawBody::Empty => {}
+            RawBody::Inline(text) if literal => {
+                let template = Template::parse(&text.value, &mut 0).expect("an escaped text");
+                let bytes = template.as_plain().expect("a text without placeholders");
+                lines += &format!("body = {}\n", quote_filled(&String::from_utf8_lossy(bytes)));
+            }
+            RawBody::Inline(text) => lines += &format!("body = {}\n", quote(&text.shown)),
+            RawBody::File(path, _) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                lines += &format!("body_file = {}\n", quote_filled(&path.display().to_string()));
+            }
+            RawBody::Bytes(bytes) => {
+                lines += &format!("body_base64 = {}\n", quote(&BASE64.encode(bytes)));
+            }
+        }
         if !self.headers.is_empty() {
-            let shown: Vec<(&str, String)> = self
-                .headers
-                .iter()
-                .map(|(name, text)| (name.as_str(), text.clone().hidden_if_secret(name).shown))
-                .collect();
-            let table = headers_table(shown.iter().map(|(name, shown)| (*name, shown.as_str())));
-            lines += &format!("headers = {table}\n");
+            lines += &format!("headers = {}\n", shown_headers(&self.headers));
+        }
+        if !self.added.is_empty() {
+            lines += &format!("add_headers = {}\n", shown_headers(&self.added));
         }
         if self.chunked == Some(true) {
             lines += "transfer = \"chunked\"\n";
@@ -123,6 +159,15 @@ impl TargetDefaults<'_> {
         }
         lines
     }
+}
+
+/// Headers as a table of TOML, without secrets.
+fn shown_headers(headers: &[(String, Text)]) -> String {
+    let shown: Vec<(&str, String)> = headers
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.clone().hidden_if_secret(name).shown))
+        .collect();
+    headers_table(shown.iter().map(|(name, shown)| (*name, shown.as_str())))
 }
 
 impl RawRequest {
@@ -143,11 +188,14 @@ impl RawRequest {
         if let Err(fault) = check_method(&self.method) {
             note(Part::Method, fault);
         }
+        let url_written = self.url.value.clone();
         let url = read_url(&self.url, &mut placed).map_err(|fault| note(Part::Url, fault)).ok();
         let named = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
         let given = defaults.headers.iter().filter(|(name, _)| !named(name));
-        let mut written: Vec<(Option<usize>, String, Text)> =
-            given.map(|(name, text)| (None, name.clone(), text.clone())).collect();
+        let mut written: Vec<(Option<usize>, String, Text)> = given
+            .chain(&defaults.added)
+            .map(|(name, text)| (None, name.clone(), text.clone()))
+            .collect();
         let own = self.headers.into_iter().enumerate();
         written.extend(own.map(|(place, (name, text))| (Some(place), name, text)));
         written.sort_by(|(_, a, _), (_, b, _)| a.cmp(b));
@@ -158,10 +206,15 @@ impl RawRequest {
                 Err(fault) => note(Part::Header(place.unwrap_or(0)), fault),
             }
         }
-        let body = self.body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok();
+        let body = match self.body {
+            RawBody::Empty => defaults.body.clone(),
+            own => own,
+        };
+        let body = body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok();
         let body = body?;
         let is_rpc = asks_json_rpc(&body);
-        if is_rpc && !headers.iter().any(|h| h.name.eq_ignore_ascii_case("content-type")) {
+        let adds_type = is_rpc && defaults.default_headers == DefaultHeaders::Plimsoll;
+        if adds_type && !headers.iter().any(|h| h.name.eq_ignore_ascii_case("content-type")) {
             headers.push(Header {
                 name: "Content-Type".into(),
                 value: Template::plain("application/json"),
@@ -174,7 +227,17 @@ impl RawRequest {
         let ((url, url_shown, path), expect) = (url?, expect?);
         let method = self.method;
         let chunked = self.chunked.or(defaults.chunked).unwrap_or(false);
-        ok.then_some(RequestSpec { method, url, url_shown, path, headers, body, chunked, expect })
+        ok.then_some(RequestSpec {
+            method,
+            url,
+            url_shown,
+            url_written,
+            path,
+            headers,
+            body,
+            chunked,
+            expect,
+        })
     }
 }
 
