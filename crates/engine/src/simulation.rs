@@ -71,7 +71,8 @@ fn run(mut script: Script) -> Outcome {
     let shared = Arc::new(shared);
     let pools = origins.iter().enumerate().map(|(slot, origin)| {
         let tls = tls_start(&plan, shared.tls.as_ref(), origin).unwrap();
-        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, shared.limit(0));
+        let limits = (shared.limit(0), shared.in_flight_max(0));
+        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
         let known = match origin.host.parse::<std::net::IpAddr>() {
             Ok(ip) => vec![(ip, origin.port).into()],
             Err(_) => world.lookup(&origin.host).unwrap(),
@@ -92,7 +93,7 @@ fn run(mut script: Script) -> Outcome {
     let reporter = Reporter::new(0, plan.blank_snapshot(), reports, take_back);
     let (sink, samples) = SampleSink::holding(Recorded::All, SAMPLE_BLOCKS);
     let sampling = Some(Sampling::new(0, &sink));
-    let dispatcher = Dispatcher::new(shared.clone(), system, (sources, pools), sampling);
+    let dispatcher = Dispatcher::new(shared.clone(), system, (sources, pools), sampling, 0);
     let mut worker = Worker::new(shared, reporter, dispatcher);
     worker.run().unwrap();
     drop(worker);
