@@ -63,7 +63,8 @@ pub struct Dropped {
 }
 
 impl Capture {
-    /// A new pair of ends. Of each answer's body, at most `body_max` bytes are kept.
+    /// A new pair of ends. Of each answer's body, at most `body_max` bytes are kept; all of it if it is in
+    /// gzip.
     pub fn new(body_max: u64) -> (Capture, Captured) {
         Capture::limited(body_max, HELD_MAX)
     }
@@ -143,7 +144,8 @@ impl Capturing {
         let fits = self.fits(self.held_max / 4 * 3, answer.head.len() + answer.body.len());
         // An answer may be kept for a check although its body is not wanted.
         let body_max = usize::try_from(self.body_max).unwrap_or(usize::MAX);
-        let wanted = &answer.body[..answer.body.len().min(body_max)];
+        let most = if answer.gzip { usize::MAX } else { body_max };
+        let wanted = &answer.body[..answer.body.len().min(most)];
         let body = if fits { wanted } else { &[] };
         self.dropped.bodies += u64::from(!fits && !wanted.is_empty());
         let fixed = &mut staged.fixed;

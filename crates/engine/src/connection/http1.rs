@@ -35,6 +35,8 @@ struct Current {
     body_max: Option<u64>,
     /// How much is kept of a body that no check reads.
     prefix_max: u64,
+    /// Whether the answer is captured.
+    captured: bool,
     /// Indices of its target and its request in the plan.
     target: u32,
     spec: u32,
@@ -234,6 +236,7 @@ impl Http1 {
             body_len: 0,
             body_max: outgoing.body_max,
             prefix_max: outgoing.capture.unwrap_or(0),
+            captured: outgoing.capture.is_some(),
             target: outgoing.target,
             spec: outgoing.spec,
             first: false,
@@ -393,7 +396,10 @@ impl Http1 {
                 Piece::Head => {
                     let head = self.parser.head();
                     current.first = excerpts.is_first(current.target, current.spec, head.status);
-                    if current.first {
+                    if current.captured && head.gzip {
+                        // Its decoded length is known only from all of it.
+                        current.prefix_max = u64::MAX;
+                    } else if current.first {
                         current.prefix_max = current.prefix_max.max(EXCERPT_MAX as u64);
                     }
                     if let Length::Known(len) = head.length

@@ -174,11 +174,12 @@ fn all_problems_of_a_file_are_reported_with_positions() {
          t.txt:3:1: \"Connection\" is set by the engine itself\n  hint: for a new connection each time: connections = { reuse = false }\n\
          t.txt:4:4: the variable NO is not set\n  hint: set it with --set NO=VALUE or in the environment\n\
          t.txt:6:6: port \"0\" must be a number from 1 to 65535\n\
-         t.txt:9:2: cannot read missing.json: No such file or directory (os error 2)\n  hint: the path is relative to the target file's folder\n\
+         t.txt:9:2: cannot read missing.json: No such file or directory (os error 2)\n  hint: the path is relative to body_folder, or else to the target file's folder\n\
          t.txt:13:1: unknown placeholder {{sek}}; known: {{seq}}, {{uuid}}, {{random MIN MAX}}, and {{{{ for a literal {{\n\
          t.txt:15:5: \"h/\" is not a valid URL; write it like http://host:port/path\n\
-         plan.toml:5:1: unknown key \"rate\" in [[target]]\n  hint: known keys: body, body_base64, \
-         body_file, digest, expect, file, format, headers, name, request, tags, transfer, turn, weight"
+         plan.toml:5:1: unknown key \"rate\" in [[target]]\n  hint: known keys: add_headers, body, \
+         body_base64, body_file, body_folder, digest, expect, file, format, headers, literal, name, request, \
+         tags, transfer, turn, weight"
     );
 }
 
@@ -206,8 +207,8 @@ fn invalid_files() {
         "plan.toml:5:10: \"format\" must be \"http\" or \"json\"",
     );
     check(
-        "file = \"good.txt\"\nbody = \"x\"",
-        "plan.toml:5:1: \"body\" and \"file\" cannot be used together",
+        "file = \"good.txt\"\nrequest = \"GET http://h/\"",
+        "plan.toml:5:1: \"request\" and \"file\" cannot be used together",
     );
     check(
         "file = \"good.txt\"\nexpect = { jsonrpc = \"any\" }",
