@@ -264,3 +264,114 @@ impl Drop for Capturing {
         self.flush();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arrival::Arrival;
+    use crate::judge::{Cause, Judgement};
+    use crate::request::Style;
+    use plimsoll_measure::{Fault, Nanos};
+    use plimsoll_plan::{Document, Plan, Variables};
+
+    fn request() -> Request {
+        let text = "rate = 1\nduration = \"1s\"\n[[target]]\nrequest = \"POST http://h/\"\nbody = \"12345\"";
+        let document = Document::new("plan.toml", text);
+        let plan = Plan::read(&document, &Variables::default(), std::path::Path::new(".")).unwrap();
+        Request::compile(&plan.requests[0], 0, Style::of(&plan))
+    }
+
+    fn arrival(number: u64) -> Arrival {
+        let mut arrival = Arrival::new(0, 0, 0, number);
+        (arrival.scheduled_at, arrival.started_at) = (Nanos(10), Some(Nanos(20)));
+        arrival
+    }
+
+    fn answer(body: &[u8]) -> Answer<'_> {
+        Answer {
+            status: 200,
+            body,
+            gzip: false,
+            head: b"HTTP/1.1 200 OK\r\n\r\n",
+            body_len: body.len() as u64,
+            first: false,
+            location: None,
+            split: None,
+            received_at: None,
+        }
+    }
+
+    fn commit(capturing: &mut Capturing, arrival: &Arrival, outcome: Result<(), Cause>) {
+        let status = outcome.is_ok().then_some(200);
+        let judgement = Judgement { outcome, rpc_code: None };
+        let finished =
+            Finished { arrival, ended_at: Nanos(50), status, judgement, connection: None };
+        capturing.commit(&finished, &request());
+    }
+
+    #[test]
+    fn results_are_read_as_they_were_written() {
+        let (capture, mut captured) = Capture::new(3);
+        let mut capturing = capture.begin(1);
+        capturing.stage_answer(&answer(b"abcdef"));
+        commit(&mut capturing, &arrival(7), Ok(()));
+        let peer = "[::1]:80".parse().ok();
+        let refused = std::io::Error::from_raw_os_error(111);
+        capturing.stage_failure(&Failure::of_open(refused), peer);
+        commit(&mut capturing, &arrival(8), Err(Cause::of(ErrorClass::Refused)));
+        let text = std::io::Error::other("no such name");
+        capturing.stage_failure(&Failure::caused_by(ErrorClass::Dns, text), None);
+        commit(&mut capturing, &arrival(9), Err(Cause::of(ErrorClass::Dns)));
+        // Neither started nor counted; what was kept for it is not part of the next.
+        capturing.stage_answer(&answer(b"lost"));
+        let mut unstarted = arrival(10);
+        unstarted.started_at = None;
+        commit(&mut capturing, &unstarted, Err(Cause::of(ErrorClass::NoConnection)));
+        let mut warm = arrival(11);
+        warm.warm = true;
+        commit(&mut capturing, &warm, Ok(()));
+        commit(&mut capturing, &arrival(12), Err(Cause::protocol(Fault::NotHttp)));
+        drop(capturing);
+        let block = captured.next().unwrap();
+        let results: Vec<_> = block.results().collect();
+        let [ok, refused, dns, odd] = results.as_slice() else { panic!("{results:?}") };
+        assert_eq!((ok.number, ok.status, ok.error, ok.errno), (7, Some(200), None, None));
+        let times = (ok.scheduled_at, ok.started_at, ok.ended_at);
+        assert_eq!(times, (Nanos(10), Nanos(20), Nanos(50)));
+        assert_eq!((ok.body, ok.bytes_in, ok.bytes_out), (b"abc".as_slice(), 6, 5));
+        assert_eq!(ok.head, b"HTTP/1.1 200 OK\r\n\r\n");
+        assert_eq!((refused.number, refused.errno, refused.peer), (8, Some(111), peer));
+        assert_eq!((refused.head, refused.text), (b"".as_slice(), ""));
+        assert_eq!((dns.text, dns.errno, dns.own), ("no such name", None, None));
+        let cause = Some((ErrorClass::Protocol, Some(Fault::NotHttp)));
+        assert_eq!((odd.number, odd.error, odd.body), (12, cause, b"".as_slice()));
+        drop(capture);
+        assert!(captured.next().is_none());
+    }
+
+    #[test]
+    fn a_slow_reader_costs_bodies_first_and_then_results() {
+        const MAX: usize = 400_000;
+        let (capture, captured) = Capture::limited(u64::MAX, MAX);
+        let mut capturing = capture.begin(1);
+        let body = vec![b'x'; 10_000];
+        for number in 0..2_000 {
+            capturing.stage_answer(&answer(&body));
+            commit(&mut capturing, &arrival(number), Ok(()));
+        }
+        assert!(capturing.held + capturing.block.len() <= MAX, "the limit is kept");
+        drop((capturing, capture));
+        let (mut dropped, mut results, mut bodies, mut bytes) = (Dropped::default(), 0, 0, 0);
+        for block in captured {
+            dropped.bodies += block.dropped.bodies;
+            dropped.results += block.dropped.results;
+            bytes += block.bytes.len();
+            results += block.results().count() as u64;
+            bodies += block.results().filter(|result| !result.body.is_empty()).count() as u64;
+        }
+        assert_eq!(results + dropped.results, 2_000);
+        assert!(bodies > 20 && results > bodies, "{bodies} bodies of {results} results");
+        assert_eq!(results - bodies + dropped.results, dropped.bodies);
+        assert!(dropped.results > 0 && bytes <= MAX, "{dropped:?}, {bytes} bytes");
+    }
+}

@@ -7,8 +7,9 @@
 use crate::request::{FedRequest, Hop, Request, Style};
 use crate::system::Message;
 use crate::system::kernel::Mailbox;
+use plimsoll_measure::Nanos;
 use plimsoll_plan::{Plan, RequestSpec};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -34,6 +35,8 @@ pub struct Feeder {
 /// What the two ends share.
 #[derive(Default)]
 struct Starved {
+    /// Arrivals that waited for a request.
+    arrivals: AtomicU64,
     /// Whether the worker found the channel empty and has to be woken.
     waits: AtomicBool,
     mailbox: OnceLock<Mailbox>,
@@ -60,7 +63,13 @@ impl Feed {
     pub(crate) fn begin(&self) -> Option<Feeding> {
         let requests = self.requests.lock().expect("no holder panics").take()?;
         let starved = self.starved.clone();
-        Some(Feeding { requests, ahead: None, is_starved: false, starved })
+        let starved_until = Nanos::ZERO;
+        Some(Feeding { requests, ahead: None, is_starved: false, starved_until, starved })
+    }
+
+    /// How many arrivals were due before there was a request for them.
+    pub fn waited(&self) -> u64 {
+        self.starved.arrivals.load(Ordering::Relaxed)
     }
 
     /// Sets the worker to wake.
@@ -121,12 +130,14 @@ pub(crate) struct Feeding {
     requests: Receiver<Box<Hop>>,
     ahead: Option<Box<Hop>>,
     is_starved: bool,
+    /// Until when arrivals that are due waited for a request.
+    starved_until: Nanos,
     starved: Arc<Starved>,
 }
 
 impl Feeding {
     /// Whether there is a request.
-    pub(crate) fn supply(&mut self) -> Supply {
+    pub(crate) fn supply(&mut self, now: Nanos) -> Supply {
         if self.ahead.is_some() {
             return Supply::Ready;
         }
@@ -137,6 +148,9 @@ impl Feeding {
             read = self.requests.try_recv();
         }
         self.is_starved = matches!(read, Err(TryRecvError::Empty));
+        if self.is_starved {
+            self.starved_until = now;
+        }
         match read {
             Ok(hop) => {
                 self.ahead = Some(hop);
@@ -152,8 +166,11 @@ impl Feeding {
         self.is_starved
     }
 
-    /// Takes the request that was found.
-    pub(crate) fn take(&mut self) -> Box<Hop> {
+    /// Takes the request that was found, for an arrival that was due at `scheduled_at`.
+    pub(crate) fn take(&mut self, scheduled_at: Nanos) -> Box<Hop> {
+        if scheduled_at <= self.starved_until {
+            self.starved.arrivals.fetch_add(1, Ordering::Relaxed);
+        }
         self.ahead.take().expect("looked for before")
     }
 }

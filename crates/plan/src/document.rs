@@ -9,8 +9,10 @@ mod scrape;
 mod spec;
 
 use crate::objective::{STREAM, TARGET};
+use crate::target_file::RequestText;
 use crate::{Objective, Origin, RequestSpec, Stream, Target};
 use file::Files;
+pub use file::TargetStream;
 use load::read_streams;
 use objective::read_objectives;
 use plimsoll_config::{Document, Field, Problems, Secrets, Table, Text, Variables};
@@ -188,6 +190,23 @@ impl Plan {
         folder: &Path,
     ) -> Result<Plan, Problems> {
         document.read(variables, |root| read_plan(root, &Files::of(folder)))
+    }
+
+    /// Reads a plan whose only target file is a stream, of which only the first request was read, and how
+    /// to read the others. The plan has only that request.
+    ///
+    /// # Errors
+    /// All problems of the document and of the request.
+    pub fn read_stream(
+        document: &Document,
+        folder: &Path,
+        first: &RequestText,
+    ) -> Result<(Plan, TargetStream), Problems> {
+        // In its place, so that problems have its line.
+        let padded = [vec![b'\n'; first.line - 1], first.bytes.clone()].concat();
+        let files = Files::streaming(folder, &padded);
+        let plan = document.read(&Variables::none(), |root| read_plan(root, &files))?;
+        Ok((plan, files.into_stream().expect("its target file was read")))
     }
 
     /// Reads the plan that was written into a run directory, to report on the run: its variables and files

@@ -32,7 +32,7 @@ mod url;
 
 pub use deck::{Card, Deck};
 pub use document::{
-    ConnectionRules, DefaultHeaders, Plan, SEED_MAX, Scrape, TimeoutFrom, TlsRules,
+    ConnectionRules, DefaultHeaders, Plan, SEED_MAX, Scrape, TargetStream, TimeoutFrom, TlsRules,
 };
 // Re-exported so that reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit, unknown_name};

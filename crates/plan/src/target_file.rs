@@ -28,8 +28,10 @@
 
 mod http;
 mod json;
+mod stream;
 
 use plimsoll_config::Spot;
+pub use stream::{REQUEST_MAX, RequestText, Requests, StreamError};
 
 /// The format of a target file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,17 +113,33 @@ pub struct Problem {
     pub hint: &'static str,
 }
 
-/// Parses a file. Returns its requests and all problems.
-pub fn read(bytes: &[u8], format: Option<Format>) -> (Vec<RawRequest>, Vec<Problem>) {
+/// Parses a file. Returns its requests and all problems. `lenient`: unknown keys of the `json` format are
+/// skipped, as vegeta does.
+pub fn read(
+    bytes: &[u8],
+    format: Option<Format>,
+    lenient: bool,
+) -> (Vec<RawRequest>, Vec<Problem>) {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => return (Vec::new(), vec![not_text(&bytes[..error.valid_up_to()])]),
     };
     let mut parsed = Parsed::default();
-    match format.unwrap_or_else(|| Format::of(text)) {
+    let likely = Format::of(text);
+    match format.unwrap_or(likely) {
         Format::Http => http::read(text, &mut parsed),
-        Format::Json => json::read(text, &mut parsed),
+        Format::Json => json::read(text, lenient, &mut parsed),
+    }
+    if let Some(given) = format.filter(|given| *given != likely)
+        && parsed.requests.is_empty()
+        && let Some(first) = parsed.problems.first().cloned()
+    {
+        // Its problems say nothing that helps.
+        let [given, likely] = [given, likely]
+            .map(|of| Format::WORDS.map(|(word, own)| if own == of { word } else { "" }).concat());
+        let message = format!("the file is not in the {given} format but looks like {likely}");
+        parsed.problems = vec![Problem { message, hint: "set the format accordingly", ..first }];
     }
     if parsed.requests.is_empty() && parsed.problems.is_empty() {
         let whole = Spot { line: 1, column: 1, text: "" };

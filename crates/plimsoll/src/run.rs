@@ -240,8 +240,8 @@ pub(crate) struct Outputs {
     pub(crate) page: Option<Page>,
     /// Whether the load is announced, and progress is printed even if stderr is not a terminal.
     pub(crate) announces: bool,
-    /// Receives the time at which the clock starts.
-    pub(crate) started: Option<Sender<WallClock>>,
+    /// Receives the time at which the clock starts, and the run's control.
+    pub(crate) started: Option<Sender<(WallClock, Control)>>,
 }
 
 /// Runs a plan until it ends or is stopped.
@@ -293,7 +293,9 @@ pub(crate) fn run_plan(
     let host = HostFile::at_start(&source, sampler.unread());
     let mut running = prepared.start(LEAD, Box::new(move || sampler.sample()));
     // Its receiver may be gone.
-    started.iter().for_each(|started| _ = started.send(running.started_at()));
+    started.iter().for_each(|started| {
+        _ = started.send((running.start_facts().started_at, running.control()))
+    });
     let mut live = Live::new(plan, run_dir, page, scraper, host, &running);
     live.progress.pipes = announces;
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {

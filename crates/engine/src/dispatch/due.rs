@@ -150,7 +150,7 @@ impl<S: System> Dispatcher<S> {
         if !self.sources[stream].is_due(now) {
             return false;
         }
-        match feed.supply() {
+        match feed.supply(now) {
             Supply::Ready => true,
             Supply::Empty => false,
             Supply::Ended => {
@@ -195,7 +195,7 @@ impl<S: System> Dispatcher<S> {
         arrival.deadline = deadline;
         self.recorder.dispatched(&arrival);
         if let Some(feed) = &mut self.feed {
-            arrival.exchange.hop = Some(feed.take());
+            arrival.exchange.hop = Some(feed.take(due.scheduled_at));
             let id = self.arrivals.insert(arrival);
             return self.deliver_own(id, now);
         }
@@ -215,9 +215,7 @@ impl<S: System> Dispatcher<S> {
         arrival.dispatched_at = dispatched_at;
         arrival.exchange.since = dispatched_at;
         self.recorder.dispatched(&arrival);
-        let pool = &mut self.pools[self.shared.requests[request].pool];
-        pool.count_wanted();
-        pool.count_starved();
+        self.pools[self.shared.requests[request].pool].count_starved();
         let id = self.arrivals.insert(arrival);
         self.fail(id, now, Cause::of(ErrorClass::NoConnection));
     }

@@ -374,8 +374,14 @@ impl<S: System> Dispatcher<S> {
     /// Sends an arrival's request again, on another connection.
     pub(super) fn retry(&mut self, id: Id, now: Nanos) {
         self.recorder.counts.faults.count(Fault::StaleRetried);
-        let exchange = &mut self.arrivals.get_mut(id).exchange;
-        *exchange = Exchange::new(exchange.request, exchange.hop.take(), now);
+        let arrival = self.arrivals.get_mut(id);
+        // The time so far stays part of its latency.
+        match arrival.exchange.sent_at {
+            Some(sent_at) => arrival.served += now - sent_at,
+            None => arrival.waited += now - arrival.exchange.since,
+        }
+        let (request, hop) = (arrival.exchange.request, arrival.exchange.hop.take());
+        arrival.exchange = Exchange::new(request, hop, now);
         self.follow_ups.push_back(FollowUp::Request(id));
     }
 

@@ -10,11 +10,11 @@ use super::spec::{
 };
 use crate::RequestSpec;
 use crate::show::shown_size;
-use crate::target_file::{self, Format};
+use crate::target_file::{self, Format, REQUEST_MAX, RequestText, StreamError};
 use crate::{DefaultHeaders, Template};
 use plimsoll_config::values::{quote, quote_filled};
 use plimsoll_config::{Attached, Document, Field, Spot, Text, read_file};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,10 @@ pub(super) struct Files<'p> {
     pub(super) recorded: Option<&'p [String]>,
     /// Which headers are sent besides those of the plan.
     pub(super) default_headers: Cell<DefaultHeaders>,
+    /// The bytes of the only target file, if it is not to be read: the first request of a stream.
+    first: Option<&'p [u8]>,
+    /// How the rest of that stream is read.
+    stream: RefCell<Option<TargetStream>>,
     readable: Cell<u64>,
     inlinable: Cell<u64>,
 }
@@ -41,7 +45,18 @@ impl<'p> Files<'p> {
     pub(super) fn of(folder: &'p Path) -> Files<'p> {
         let (readable, inlinable) = (Cell::new(FILES_MAX), Cell::new(INLINE_MAX));
         let default_headers = Cell::default();
-        Files { folder, recorded: None, default_headers, readable, inlinable }
+        let (first, stream) = (None, RefCell::default());
+        Files { folder, recorded: None, default_headers, first, stream, readable, inlinable }
+    }
+
+    /// The files of a plan whose only target file is a stream that begins with this request.
+    pub(super) fn streaming(folder: &'p Path, first: &'p [u8]) -> Files<'p> {
+        Files { first: Some(first), ..Files::of(folder) }
+    }
+
+    /// How the rest of the stream is read.
+    pub(super) fn into_stream(self) -> Option<TargetStream> {
+        self.stream.into_inner()
     }
 
     /// The files of a recorded plan whose requests went to these origins.
@@ -122,7 +137,7 @@ fn stand_in(origin: &str) -> Option<RequestSpec> {
 pub(super) fn read_target_file(
     keys: &FileKeys<'_>,
     files: &Files<'_>,
-    defaults: &TargetDefaults<'_>,
+    defaults: &TargetDefaults,
     specs: &mut Vec<RequestSpec>,
 ) -> Option<(String, Option<String>)> {
     let field = &keys.file;
@@ -145,27 +160,38 @@ pub(super) fn read_target_file(
         None if path == Path::new(STDIN) => files.folder.into(),
         None => path.parent().unwrap_or(Path::new("")).into(),
     };
-    let bytes = match files.read_targets(&path) {
-        Ok(bytes) => bytes,
-        Err(message) => {
-            field.problem(message, "the path is relative to the plan's folder");
-            return None;
-        }
-    };
-    let (requests, problems) = target_file::read(&bytes, format);
+    let bytes =
+        match files.first.map_or_else(|| files.read_targets(&path), |first| Ok(first.into())) {
+            Ok(bytes) => bytes,
+            Err(message) => {
+                field.problem(message, "the path is relative to the plan's folder");
+                return None;
+            }
+        };
+    let (requests, problems) = target_file::read(&bytes, format, keys.literal);
     let name = if path == Path::new(STDIN) { "stdin".into() } else { path.display().to_string() };
-    let (attached, literal) = (field.attached(name), keys.literal);
-    let reader = FileReader { attached, files, defaults, literal };
+    let attached = field.attached(name.clone());
+    let report = |at: Spot<'_>, Problem(message, hint): Problem| {
+        attached.problem(at.line, at.column, message, hint);
+    };
+    let read_body = |path: &Path| files.read(path);
+    let reader = FileReader {
+        variables: (!keys.literal).then_some(&attached),
+        report: &report,
+        read_body: &read_body,
+        defaults,
+        folder: &body_folder,
+    };
     for problem in &problems {
-        reader.attached.problem(
-            problem.line,
-            problem.column,
-            problem.message.as_str(),
-            problem.hint,
-        );
+        report(spot_of(problem), Problem(problem.message.clone(), problem.hint));
+    }
+    if files.first.is_some() {
+        let (defaults, body_folder) = (defaults.clone(), body_folder.clone());
+        let format = format.unwrap_or(Format::Http);
+        *files.stream.borrow_mut() = Some(TargetStream { name, format, defaults, body_folder });
     }
     let (first, count) = (specs.len(), requests.len());
-    specs.extend(requests.into_iter().filter_map(|request| reader.spec(request, &body_folder)));
+    specs.extend(requests.into_iter().filter_map(|request| reader.spec(request)));
     let whole = problems.is_empty() && specs.len() == first + count;
     if !whole {
         return None;
@@ -194,7 +220,7 @@ fn show_reference(
     (path, body_folder): (&Path, &Path),
     format: Option<Format>,
     digest: &str,
-    defaults: &TargetDefaults<'_>,
+    defaults: &TargetDefaults,
 ) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
     let mut lines = format!("file = {}\n", quote_filled(&path.display().to_string()));
@@ -220,33 +246,90 @@ fn is_redundant(name: &str, value: &str) -> bool {
         || is("connection") && value.eq_ignore_ascii_case("keep-alive")
 }
 
+/// The position of a problem.
+fn spot_of(problem: &target_file::Problem) -> Spot<'_> {
+    Spot { line: problem.line, column: problem.column, text: "" }
+}
+
+/// Turns requests as written into requests.
 struct FileReader<'a, 'r> {
-    attached: Attached<'r>,
-    files: &'a Files<'a>,
-    defaults: &'a TargetDefaults<'r>,
-    literal: bool,
+    /// Replaces variables; `None`: the file is sent as it is.
+    variables: Option<&'a Attached<'r>>,
+    report: &'a dyn Fn(Spot<'_>, Problem),
+    read_body: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
+    defaults: &'a TargetDefaults,
+    /// The names of bodies are relative to it.
+    folder: &'a Path,
+}
+
+/// Reads the requests of a stream one by one, by the rules of a plan's only target. They are sent as they
+/// are: nothing in them is a variable or a placeholder.
+pub struct TargetStream {
+    name: String,
+    format: Format,
+    defaults: TargetDefaults,
+    body_folder: PathBuf,
+}
+
+impl TargetStream {
+    /// Reads one request.
+    ///
+    /// # Errors
+    /// All its problems as text, each with its line, column and hint.
+    pub fn read(&self, text: &RequestText) -> Result<RequestSpec, String> {
+        let problems = RefCell::new(String::new());
+        let report = |at: Spot<'_>, Problem(message, hint): Problem| {
+            let hint = if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") };
+            let line = at.line + text.line - 1;
+            let mut all = problems.borrow_mut();
+            let gap = if all.is_empty() { "" } else { "\n" };
+            *all += &format!("{gap}{}:{line}:{}: {message}{hint}", self.name, at.column);
+        };
+        let reader = FileReader {
+            variables: None,
+            report: &report,
+            read_body: &|path: &Path| read_file(path, FILES_MAX),
+            defaults: &self.defaults,
+            folder: &self.body_folder,
+        };
+        let (requests, found) = target_file::read(&text.bytes, Some(self.format), true);
+        for problem in &found {
+            report(spot_of(problem), Problem(problem.message.clone(), problem.hint));
+        }
+        let request = requests.into_iter().next().filter(|_| found.is_empty());
+        let spec = request.and_then(|request| reader.spec(request));
+        spec.ok_or_else(|| problems.take())
+    }
+
+    /// The problem of a stream that cannot be read further.
+    pub fn problem(&self, error: &StreamError) -> String {
+        match error {
+            StreamError::Io(error) => format!("cannot read {}: {error}", self.name),
+            StreamError::TooLong(line) => format!(
+                "{}:{line}:1: the request is longer than {REQUEST_MAX} bytes\n  hint: put a long body into a \
+                 file (@FILE)",
+                self.name
+            ),
+        }
+    }
 }
 
 impl FileReader<'_, '_> {
-    fn problem(&self, at: Spot<'_>, Problem(message, hint): Problem) {
-        self.attached.problem(at.line, at.column, message, hint);
-    }
-
     /// A part of the file with its variables replaced.
     fn fill(&self, spot: Spot<'_>) -> Option<Text> {
-        if !self.literal {
-            return self.attached.fill(spot);
+        if let Some(variables) = self.variables {
+            return variables.fill(spot);
         }
         let value = Template::escape(spot.text);
         Some(Text { shown: value.replace("${", "$${"), ..Text::plain(value) })
     }
 
-    fn spec(&self, request: target_file::RawRequest, folder: &Path) -> Option<RequestSpec> {
+    fn spec(&self, request: target_file::RawRequest) -> Option<RequestSpec> {
         let method = self.fill(request.method.spot());
         let url = self.fill(request.url.spot());
         let (mut headers, mut places, mut whole) = (Vec::new(), Vec::new(), true);
         for (name, value) in &request.headers {
-            if self.literal && is_redundant(&name.text, &value.text) {
+            if self.variables.is_none() && is_redundant(&name.text, &value.text) {
                 continue;
             }
             match (check_header_name(&name.text), self.fill(value.spot())) {
@@ -256,7 +339,7 @@ impl FileReader<'_, '_> {
                 }
                 (Err(problem), _) => {
                     whole = false;
-                    self.problem(name.spot(), problem);
+                    (self.report)(name.spot(), problem);
                 }
                 (Ok(()), None) => whole = false,
             }
@@ -265,7 +348,7 @@ impl FileReader<'_, '_> {
             target_file::RawBody::Inline(at) | target_file::RawBody::File(at) => at.spot(),
             _ => request.url.spot(),
         };
-        let body = self.body(&request.body, folder)?;
+        let body = self.body(&request.body)?;
         let raw = RawRequest { method: method?.value, url: url?, headers, body, chunked: None };
         let expect = Default::default();
         let spec = raw.spec(self.defaults, &expect, |part, problem| {
@@ -275,25 +358,27 @@ impl FileReader<'_, '_> {
                 Part::Header(place) => places.get(place).copied().unwrap_or(request.method.spot()),
                 Part::Body => body_at,
             };
-            self.problem(at, problem);
+            (self.report)(at, problem);
         });
         spec.filter(|_| whole)
     }
 
-    fn body(&self, body: &target_file::RawBody, folder: &Path) -> Option<RawBody> {
+    fn body(&self, body: &target_file::RawBody) -> Option<RawBody> {
         Some(match body {
             target_file::RawBody::Empty => RawBody::Empty,
             target_file::RawBody::Inline(span) => RawBody::Inline(self.fill(span.spot())?),
             target_file::RawBody::Bytes(bytes) => RawBody::embedded(bytes.clone(), false),
             target_file::RawBody::File(name) => {
-                let written =
-                    if self.literal { name.text.clone() } else { self.fill(name.spot())?.value };
-                match self.files.read(&folder.join(written)) {
-                    Ok(bytes) => RawBody::embedded(bytes, !self.literal),
+                let written = match self.variables {
+                    Some(variables) => variables.fill(name.spot())?.value,
+                    None => name.text.clone(),
+                };
+                match (self.read_body)(&self.folder.join(written)) {
+                    Ok(bytes) => RawBody::embedded(bytes, self.variables.is_some()),
                     Err(message) => {
                         let hint = "the path is relative to body_folder, or else to the target file's \
                                     folder";
-                        self.problem(name.spot(), Problem(message, hint));
+                        (self.report)(name.spot(), Problem(message, hint));
                         return None;
                     }
                 }

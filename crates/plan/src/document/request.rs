@@ -57,12 +57,13 @@ pub(super) fn read_target(
             }
         }
         let literal = literal.and_then(|f| f.boolean()).unwrap_or(false);
+        let (expect, rpc_field) = read_expectation(table).unwrap_or_default();
         let mut defaults = TargetDefaults {
             default_headers: files.default_headers.get(),
             headers: read_headers(table, "headers"),
             added: read_headers(table, "add_headers"),
             body: RawBody::Empty,
-            expect: read_expectation(table).unwrap_or_default(),
+            expect,
             chunked: read_transfer(table),
         };
         if file.is_some() {
@@ -79,7 +80,9 @@ pub(super) fn read_target(
                 let read = read_target_file(&keys, files, &defaults, requests);
                 read.map(|(stem, lines)| (default_name, named) = (stem, lines))
             }
-            (None, Some(several)) => read_requests(&several, files, &defaults, requests),
+            (None, Some(several)) => {
+                read_requests(&several, files, (&defaults, rpc_field.as_ref()), requests)
+            }
             (None, None) => None,
         }
     } else {
@@ -89,7 +92,7 @@ pub(super) fn read_target(
             added,
             ..TargetDefaults::default()
         };
-        read_request(table, files, &defaults, "a target").map(|spec| requests.push(spec))
+        read_request(table, files, (&defaults, None), "a target").map(|spec| requests.push(spec))
     };
     whole?;
     Some(Target {
@@ -106,7 +109,7 @@ pub(super) fn read_target(
 fn read_requests(
     field: &Field<'_>,
     files: &Files<'_>,
-    defaults: &TargetDefaults<'_>,
+    defaults: (&TargetDefaults, Option<&Field<'_>>),
     requests: &mut Vec<RequestSpec>,
 ) -> Option<()> {
     let tables = field.tables("[[target.turn]]");
@@ -129,7 +132,7 @@ fn read_requests(
 fn read_request(
     table: &Table<'_>,
     files: &Files<'_>,
-    defaults: &TargetDefaults<'_>,
+    defaults: (&TargetDefaults, Option<&Field<'_>>),
     what: &str,
 ) -> Option<RequestSpec> {
     let request = table.field("request");
@@ -150,8 +153,9 @@ fn read_request(
         }
     };
     let (body, body_field) = body?;
-    let expect = expect?;
-    let rpc_field = expect.rpc_field.as_ref().or(defaults.expect.rpc_field.as_ref());
+    let (expect, rpc_field) = expect?;
+    let (defaults, default_field) = defaults;
+    let rpc_field = rpc_field.as_ref().or(default_field);
     let raw = RawRequest { method, url, headers, body, chunked };
     raw.spec(defaults, &expect, |part, problem| {
         let at = match part {
@@ -190,10 +194,10 @@ fn read_transfer(table: &Table<'_>) -> Option<bool> {
     table.field("transfer")?.one_of(&TRANSFERS)
 }
 
-fn read_expectation<'r>(table: &Table<'r>) -> Option<Expectation<'r>> {
+fn read_expectation<'r>(table: &Table<'r>) -> Option<(Expectation, Option<Field<'r>>)> {
     match table.field("expect") {
         Some(field) => Expectation::read(&field.table("expect")?),
-        None => Some(Expectation::default()),
+        None => Some(Default::default()),
     }
 }
 

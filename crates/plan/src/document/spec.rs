@@ -109,8 +109,8 @@ pub(super) struct RawRequest {
 }
 
 /// Settings of a target that apply to all its requests unless a request overrides them.
-#[derive(Default)]
-pub(super) struct TargetDefaults<'r> {
+#[derive(Clone, Default)]
+pub(super) struct TargetDefaults {
     /// Which headers are sent besides those of the plan.
     pub(super) default_headers: DefaultHeaders,
     /// Already validated.
@@ -119,11 +119,11 @@ pub(super) struct TargetDefaults<'r> {
     pub(super) added: Vec<(String, Text)>,
     /// The body of requests without one.
     pub(super) body: RawBody,
-    pub(super) expect: Expectation<'r>,
+    pub(super) expect: Expectation,
     pub(super) chunked: Option<bool>,
 }
 
-impl TargetDefaults<'_> {
+impl TargetDefaults {
     /// The lines of TOML that set them.
     pub(super) fn show(&self, literal: bool) -> String {
         let mut lines = String::new();
@@ -152,7 +152,7 @@ impl TargetDefaults<'_> {
         if self.chunked == Some(true) {
             lines += "transfer = \"chunked\"\n";
         }
-        let Expectation { status, rpc, contains, .. } = &self.expect;
+        let Expectation { status, rpc, contains } = &self.expect;
         if status.is_some() || rpc.is_some() || contains.is_some() {
             let table = expect_table(status.as_ref(), *rpc, contains.as_deref());
             lines += &format!("expect = {table}\n");
@@ -175,8 +175,8 @@ impl RawRequest {
     /// tables have no order, sends the same bytes.
     pub(super) fn spec(
         self,
-        defaults: &TargetDefaults<'_>,
-        expect: &Expectation<'_>,
+        defaults: &TargetDefaults,
+        expect: &Expectation,
         mut problem: impl FnMut(Part, Problem),
     ) -> Option<RequestSpec> {
         let mut placed = 0;
@@ -330,34 +330,34 @@ fn asks_json_rpc(body: &Body) -> bool {
 }
 
 /// An expectation as written.
-#[derive(Default)]
-pub(super) struct Expectation<'r> {
+#[derive(Clone, Default)]
+pub(super) struct Expectation {
     status: Option<Vec<StatusRange>>,
     rpc: Option<RpcExpect>,
     contains: Option<String>,
-    /// The field of `rpc`.
-    pub(super) rpc_field: Option<Field<'r>>,
 }
 
-impl<'r> Expectation<'r> {
-    pub(super) fn read(table: &Table<'r>) -> Option<Expectation<'r>> {
+impl Expectation {
+    /// Also returns the field of `rpc`.
+    pub(super) fn read<'r>(table: &Table<'r>) -> Option<(Expectation, Option<Field<'r>>)> {
         let status = table.field("status");
         let rpc = table.field("jsonrpc").map(|f| (f.one_of(&RpcExpect::WORDS), f));
         let contains = table.field("contains").and_then(|f| f.open_text("an expected text"));
         table.close();
         let mut expect = Expectation { contains, ..Expectation::default() };
+        let mut rpc_field = None;
         if let Some(field) = &status {
             expect.status = Some(read_statuses(field)?);
         }
         if let Some((rpc, field)) = rpc {
             expect.rpc = Some(rpc?);
-            expect.rpc_field = Some(field);
+            rpc_field = Some(field);
         }
-        Some(expect)
+        Some((expect, rpc_field))
     }
 
     /// The expectation of one request. Missing settings come from `defaults`, then from built-in values.
-    fn of(&self, defaults: &Expectation<'_>, is_rpc: bool) -> Result<Expect, Problem> {
+    fn of(&self, defaults: &Expectation, is_rpc: bool) -> Result<Expect, Problem> {
         let status = self.status.as_ref().or(defaults.status.as_ref());
         let rpc = match self.rpc.or(defaults.rpc) {
             Some(rpc) if rpc != RpcExpect::Off && !is_rpc => {
