@@ -139,7 +139,11 @@ pub fn read(
         let [given, likely] = [given, likely]
             .map(|of| Format::WORDS.map(|(word, own)| if own == of { word } else { "" }).concat());
         let message = format!("the file is not in the {given} format but looks like {likely}");
-        parsed.problems = vec![Problem { message, hint: "set the format accordingly", ..first }];
+        let hint = match likely.as_str() {
+            "json" => "set format = \"json\" (vegeta: -format=json)",
+            _ => "set format = \"http\" (vegeta: -format=http)",
+        };
+        parsed.problems = vec![Problem { message, hint, ..first }];
     }
     if parsed.requests.is_empty() && parsed.problems.is_empty() {
         let whole = Spot { line: 1, column: 1, text: "" };

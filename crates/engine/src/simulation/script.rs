@@ -406,7 +406,7 @@ fn set_up(
         Kind::InFlight | Kind::InFlightStalled => {
             // So many in flight carry 30 to 70 % of the rate or, next to a stall, three times the rate.
             let is_stalled = kind == Kind::InFlightStalled;
-            let limit = if is_stalled { within(c, 20, 60) } else { within(c, 2, 8) };
+            let limit = if is_stalled { within(c, 100, 150) } else { within(c, 2, 8) };
             let share = if is_stalled { 300 } else { within(c, 30, 70) };
             peer.service = limit * SECOND * 100 / (rate * share);
             peer.jitter = peer.service / 20;

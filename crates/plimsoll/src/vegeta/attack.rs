@@ -96,8 +96,11 @@ pub(super) fn run(flags: &Flags, cpus: i64) -> anyhow::Result<ExitCode> {
     }
     let columns = terminal_size::terminal_size_of(std::io::stderr());
     let columns = columns.map_or(COLUMNS, |(width, _)| width.0.into());
-    let text =
-        summary::text(&finished.summary, &written, fed.map_or(0, |feed| feed.waited()), columns);
+    let facts = summary::Facts {
+        starved: fed.map_or(0, |feed| feed.waited()),
+        is_endless: plan::is_endless(flags),
+    };
+    let text = summary::text(&finished.summary, &written, &facts, columns);
     text.lines().for_each(tell);
     if let Some(error) = written.error {
         return Err(refused(error, ""));

@@ -21,8 +21,16 @@ const NAMES: [(&str, &str); 6] = [
     ("set connections.reuse = true", "remove -keepalive=false"),
 ];
 
-/// The lines, for a terminal of this width. `starved`: how many requests waited for their target.
-pub(super) fn text(summary: &Summary, written: &Written, starved: u64, columns: usize) -> String {
+/// What the summary needs to know of the attack.
+pub(super) struct Facts {
+    /// How many requests waited for their target.
+    pub(super) starved: u64,
+    /// Whether it lasts until it is stopped.
+    pub(super) is_endless: bool,
+}
+
+/// The lines, for a terminal of this width.
+pub(super) fn text(summary: &Summary, written: &Written, facts: &Facts, columns: usize) -> String {
     let mut out = String::new();
     let mut line = |lead: &str, text: String| out += &paragraph(lead, &clean(&text), columns);
     let verdict = &summary.verdict;
@@ -53,6 +61,7 @@ pub(super) fn text(summary: &Summary, written: &Written, starved: u64, columns: 
         "           ",
         format!("{}, from the start of sending, as vegeta counts", quantiles(&written.latency)),
     );
+    let starved = facts.starved;
     let is_starved = starved as f64 > requests.scheduled as f64 * STARVED_MAX;
     if is_starved {
         let evidence = format!(
@@ -65,7 +74,10 @@ pub(super) fn text(summary: &Summary, written: &Written, starved: u64, columns: 
     }
     // What made the requests late is known then.
     let late = [FindingId::LagHigh, FindingId::PlanNotHeld, FindingId::HostNoise];
-    let others = verdict.findings.iter().filter(|own| !is_starved || !late.contains(&own.id));
+    let is_explained = |id: FindingId| {
+        is_starved && late.contains(&id) || facts.is_endless && id == FindingId::CutShort
+    };
+    let others = verdict.findings.iter().filter(|own| !is_explained(own.id));
     let findings: Vec<&Finding> = others.collect();
     for finding in findings.iter().take(FINDINGS_MAX) {
         line("finding    ", finding.evidence.clone());
