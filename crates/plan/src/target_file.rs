@@ -125,25 +125,26 @@ pub fn read(
         Ok(text) => text,
         Err(error) => return (Vec::new(), vec![not_text(&bytes[..error.valid_up_to()])]),
     };
-    let mut parsed = Parsed::default();
     let likely = Format::of(text);
-    match format.unwrap_or(likely) {
-        Format::Http => http::read(text, &mut parsed),
-        Format::Json => json::read(text, lenient, &mut parsed),
-    }
-    if let Some(given) = format.filter(|given| *given != likely)
+    let given = format.unwrap_or(likely);
+    let mut parsed = Parsed::of(text, given, lenient);
+    if given != likely
         && parsed.requests.is_empty()
-        && let Some(first) = parsed.problems.first().cloned()
+        && let Some(first) = parsed.problems.first()
+        && !Parsed::of(text, likely, lenient).requests.is_empty()
     {
-        // Its problems say nothing that helps.
-        let [given, likely] = [given, likely]
-            .map(|of| Format::WORDS.map(|(word, own)| if own == of { word } else { "" }).concat());
-        let message = format!("the file is not in the {given} format but looks like {likely}");
-        let hint = match likely.as_str() {
-            "json" => "set format = \"json\" (vegeta: -format=json)",
-            _ => "set format = \"http\" (vegeta: -format=http)",
+        // The problems of the wrong format say nothing that helps.
+        let (message, hint) = match likely {
+            Format::Http => (
+                "the file is not in the json format but looks like http",
+                "set format = \"http\" (vegeta: -format=http)",
+            ),
+            Format::Json => (
+                "the file is not in the http format but looks like json",
+                "set format = \"json\" (vegeta: -format=json)",
+            ),
         };
-        parsed.problems = vec![Problem { message, hint, ..first }];
+        parsed.problems = vec![Problem { message: message.into(), hint, ..first.clone() }];
     }
     if parsed.requests.is_empty() && parsed.problems.is_empty() {
         let whole = Spot { line: 1, column: 1, text: "" };
@@ -175,6 +176,15 @@ struct Parsed {
 }
 
 impl Parsed {
+    fn of(text: &str, format: Format, lenient: bool) -> Parsed {
+        let mut parsed = Parsed::default();
+        match format {
+            Format::Http => http::read(text, &mut parsed),
+            Format::Json => json::read(text, lenient, &mut parsed),
+        }
+        parsed
+    }
+
     fn problem(&mut self, at: Spot<'_>, message: impl Into<String>, hint: &'static str) {
         let Spot { line, column, .. } = at;
         self.problems.push(Problem { line, column, message: message.into(), hint });

@@ -122,7 +122,7 @@ fn problems_in_json() {
     check_problems(
         b"GET http://h/",
         Some(Format::Json),
-        &["1:1: not valid JSON: unexpected character"],
+        &["1:1: the file is not in the json format but looks like http"],
     );
 }
 
