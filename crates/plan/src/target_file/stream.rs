@@ -44,7 +44,7 @@ impl<R: BufRead> Requests<R> {
     ///
     /// # Errors
     /// If reading fails, or the request is too long.
-    pub fn next(&mut self) -> Result<Option<RequestText>, StreamError> {
+    pub fn next_request(&mut self) -> Result<Option<RequestText>, StreamError> {
         let mut bytes = Vec::new();
         let mut first = 0;
         while let Some(line) = self.next_line(first, bytes.len())? {
@@ -108,7 +108,7 @@ mod tests {
         let check = |text: &str, format, expected: &[(usize, &str)]| {
             let mut requests = Requests::new(text.as_bytes(), format);
             let mut found = Vec::new();
-            while let Some(request) = requests.next().unwrap() {
+            while let Some(request) = requests.next_request().unwrap() {
                 found.push((request.line, String::from_utf8(request.bytes).unwrap()));
             }
             let expected: Vec<_> =
@@ -137,7 +137,7 @@ mod tests {
     fn a_request_has_a_longest_length() {
         let long = format!("GET http://a\n\nPOST http://a\nX: {}", "x".repeat(REQUEST_MAX));
         let mut requests = Requests::new(long.as_bytes(), Format::Http);
-        assert_eq!(requests.next().unwrap().unwrap().line, 1);
-        assert!(matches!(requests.next(), Err(StreamError::TooLong(3))));
+        assert_eq!(requests.next_request().unwrap().unwrap().line, 1);
+        assert!(matches!(requests.next_request(), Err(StreamError::TooLong(3))));
     }
 }

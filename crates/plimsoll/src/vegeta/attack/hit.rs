@@ -76,7 +76,7 @@ impl HitWriter<'_> {
             // A redirect without a location is an answer like any other.
             (ErrorClass::Protocol, Some(Fault::BadLocation)) if location.is_empty() => None,
             (ErrorClass::Status, _) => None,
-            cause => Some(error(result, cause, request, &location)),
+            cause => Some(error(result, cause, request)),
         }
     }
 

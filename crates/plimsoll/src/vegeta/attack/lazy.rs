@@ -8,7 +8,6 @@ use plimsoll_plan::target_file::{Format, RequestText, Requests};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 /// A stream of targets of which the first was read.
@@ -17,12 +16,8 @@ pub(super) struct Lazy {
     pub(super) first: RequestText,
 }
 
-/// A thread that reads targets.
-pub(super) struct Reading {
-    /// Holds what ended it, unless the input ended.
-    failure: Arc<Mutex<Option<String>>>,
-    done: Receiver<()>,
-}
+/// A thread that reads targets. Holds what ended it, unless the input ended.
+pub(super) struct Reading(Arc<Mutex<Option<String>>>);
 
 impl Lazy {
     /// Opens the file and reads the first target, which may take as long as its writer likes.
@@ -38,7 +33,7 @@ impl Lazy {
         let format = if format == "json" { Format::Json } else { Format::Http };
         let mut requests = Requests::new(input, format);
         let first = requests
-            .next()
+            .next_request()
             .map_err(|error| refused(format!("cannot read {shown}: {error:?}"), ""))?;
         let none = || refused("no targets to attack", "each target begins with METHOD URL");
         Ok(Lazy { first: first.ok_or_else(none)?, requests })
@@ -48,36 +43,33 @@ impl Lazy {
     pub(super) fn read(self, stream: TargetStream, feeder: Feeder) -> anyhow::Result<Reading> {
         let Lazy { mut requests, first } = self;
         let failure = Arc::new(Mutex::new(None));
-        let (is_done, done) = channel();
         let failed = failure.clone();
         let read = move || {
             let mut next = Some(first);
             while let Some(text) = next.take() {
-                let read = stream.read(&text).map(|spec| feeder.send(spec));
-                let more = read.and_then(|is_running| match is_running {
-                    true => requests.next().map_err(|error| stream.problem(&error)),
-                    false => Ok(None),
+                let sent = stream.read(&text).map(|spec| feeder.send(spec));
+                let more = sent.and_then(|is_running| {
+                    let more = if is_running { requests.next_request() } else { Ok(None) };
+                    more.map_err(|error| stream.problem(&error))
                 });
                 match more {
                     Ok(text) => next = text,
+                    // Before the feeder is dropped, which ends the run.
                     Err(problem) => *failed.lock().expect("no holder panics") = Some(problem),
                 }
             }
-            // Before the feeder is dropped, which ends the run.
-            drop(is_done);
         };
         std::thread::Builder::new()
             .name("targets".into())
             .spawn(read)
             .context("cannot spawn the thread that reads targets")?;
-        Ok(Reading { failure, done })
+        Ok(Reading(failure))
     }
 }
 
 impl Reading {
     /// Why reading ended before the input did. Does not wait for a thread that still waits for input.
     pub(super) fn failure(&self) -> Option<String> {
-        let _ = self.done.try_recv();
-        self.failure.lock().expect("no holder panics").take()
+        self.0.lock().expect("no holder panics").take()
     }
 }

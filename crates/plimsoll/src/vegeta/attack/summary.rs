@@ -95,7 +95,11 @@ pub(super) fn text(summary: &Summary, written: &Written, facts: &Facts, columns:
             "left out   ",
             format!(
                 "{} of {} results, because the output was written too slowly",
-                counted(dropped.bodies, "body").replace("bodys", "bodies"),
+                if dropped.bodies == 1 {
+                    "1 body".into()
+                } else {
+                    format!("{} bodies", grouped(dropped.bodies))
+                },
                 grouped(written.results)
             ),
         );

@@ -22,13 +22,11 @@ const TIMEOUT_WAITING: &str = "net/http: request canceled while waiting for conn
                                (Client.Timeout exceeded while awaiting headers)";
 const BROKEN: &str = "net/http: HTTP/1.x transport connection broken: ";
 
-/// The error of a request that got no complete answer, or an answer that counts as none. `location` is that
-/// of a redirect that was not followed.
+/// The error of a request that got no complete answer.
 pub(super) fn error(
     result: &CapturedResult<'_>,
     (class, fault): (ErrorClass, Option<Fault>),
     request: &Request<'_>,
-    location: &str,
 ) -> String {
     let prefixed =
         |text: &str| format!("{} {:?}: {text}", verb(request.method), masked(request.url));
@@ -46,9 +44,6 @@ pub(super) fn error(
         }
         (ErrorClass::ClosedEarly, _) if result.has_begun => "unexpected EOF".into(),
         (ErrorClass::ClosedEarly, _) => prefixed("EOF"),
-        (ErrorClass::Protocol, Some(Fault::TooManyRedirects)) => {
-            format!("{} {:?}: stopped after ", verb(request.method), masked(location))
-        }
         (ErrorClass::Protocol, Some(fault)) if result.has_begun => fault.to_string(),
         (ErrorClass::Protocol, Some(fault)) => prefixed(&format!("{BROKEN}{fault}")),
         (class, _) => match result.errno {
@@ -70,10 +65,7 @@ fn system_words(result: &CapturedResult<'_>, errno: i32, source: IpAddr) -> Stri
     if result.was_sent {
         return format!("read tcp {peer}: read: {words}");
     }
-    let call = match std::io::Error::from_raw_os_error(errno).raw_os_error() {
-        Some(code) if is_out_of_descriptors(code) => "socket",
-        _ => "connect",
-    };
+    let call = if is_out_of_descriptors(errno) { "socket" } else { "connect" };
     format!("dial tcp {source}:0->{peer}: {call}: {words}")
 }
 
