@@ -242,7 +242,9 @@ fn bodies_are_kept_up_to_the_limit() {
 fn requests_beyond_max_workers_wait_to_start() {
     let folder = Folder::new();
     let server = Server::start(|_, _| {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        // Nothing is sent: each answer takes 50 ms.
+        let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+        let _ = receiver.recv_timeout(std::time::Duration::from_millis(50));
         Reply::ok("")
     });
     let target = format!("GET {}/", server.url());
