@@ -69,7 +69,8 @@ impl RawBody {
     pub(super) fn literal_if(self, literal: bool) -> RawBody {
         match self {
             RawBody::Inline(text) if literal => {
-                RawBody::Inline(Text { value: Template::escape(&text.value), ..text })
+                let [value, shown] = [&text.value, &text.shown].map(|text| Template::escape(text));
+                RawBody::Inline(Text { value, shown, ..text })
             }
             RawBody::File(_, bytes) if literal => RawBody::embedded(bytes, false),
             body => body,
