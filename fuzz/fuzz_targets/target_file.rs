@@ -7,7 +7,7 @@ use plimsoll_plan::target_file::{Format, read};
 fuzz_target!(|data: &[u8]| {
     let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;
     for format in [None, Some(Format::Http), Some(Format::Json)] {
-        let (requests, wrongs) = read(data, format);
+        let (requests, wrongs) = read(data, format, false);
         assert!(!requests.is_empty() || !wrongs.is_empty());
         assert!(wrongs.iter().all(|wrong| (1..=lines).contains(&wrong.line)));
     }

@@ -3,8 +3,8 @@
 //! An arrival has an identity (stream, number, user), a deadline and an end. It performs one
 //! exchange after another: its planned request, and those that redirects lead to.
 //!
-//! All arrivals of a stream have the same timeout, so their deadlines are in planned order: a
-//! linked list through the slab, with appends at the end, stays sorted; removal from the middle
+//! All arrivals of a stream have the same timeout, so their deadlines are in the order in which they
+//! are inserted, whether the timeout counts from the planned instant or from the start: a linked list through the slab, with appends at the end, stays sorted; removal from the middle
 //! takes four writes. Nothing allocates once the slab has grown to the peak number in flight.
 
 use crate::request::Hop;
@@ -27,6 +27,9 @@ pub(crate) struct Arrival {
     pub(crate) number: u64,
     pub(crate) scheduled_at: Nanos,
     pub(crate) dispatched_at: Nanos,
+    /// When it started: later than `dispatched_at` if too many requests were in flight. `None` if its
+    /// stream ended before it could start.
+    pub(crate) started_at: Option<Nanos>,
     pub(crate) deadline: Nanos,
     /// When the first byte of its first exchange was accepted by the kernel.
     pub(crate) sent_at: Option<Nanos>,
@@ -45,7 +48,7 @@ pub(crate) struct Arrival {
 pub(crate) struct Exchange {
     /// The index in the plan of the arrival's request.
     pub(crate) request: u32,
-    /// The redirect being followed instead, if any.
+    /// The request to send instead, if any: of a feed, or of a redirect.
     pub(crate) hop: Option<Box<Hop>>,
     pub(crate) state: State,
     /// When it began to wait to be sent.
@@ -79,6 +82,7 @@ impl Arrival {
             number,
             scheduled_at: Nanos::ZERO,
             dispatched_at: Nanos::ZERO,
+            started_at: None,
             deadline: Nanos::MAX,
             sent_at: None,
             waited: Nanos::ZERO,

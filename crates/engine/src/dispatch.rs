@@ -4,7 +4,7 @@
 //! connection at once, or waits in its pool while one is opened, up to the limit. Its end is
 //! reported to the recorder exactly once, by [`Dispatcher::finish`].
 //!
-//! Submodules: `due` (arrivals that are due), `events` (connection events), `open` (opening and
+//! Submodules: `due` (arrivals that are due, and holding them back), `events` (connection events), `open` (opening and
 //! closing connections), `step` (what follows an answer), `time_out`, `notes`.
 
 mod due;
@@ -14,12 +14,17 @@ mod open;
 mod step;
 mod time_out;
 
+use self::due::Hold;
 use self::events::Unread;
 use self::notes::Notebook;
 use self::open::Opening;
 use self::step::{request_of, values_of};
 use crate::arrival::{Arrival, Arrivals, Id, State};
-use crate::connection::{BodyBudget, Connection, Excerpts, Outgoing, ReadResources, Started};
+use crate::capture::Capturing;
+use crate::connection::{
+    BodyBudget, Connection, Excerpts, Failure, Outgoing, ReadResources, Started,
+};
+use crate::feed::Feeding;
 use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement};
 use crate::pool::{Pool, Waiting};
@@ -28,9 +33,11 @@ use crate::recorder::{Finished, Recorder};
 use crate::sampling::Sampling;
 use crate::source::Source;
 use crate::system::{Readiness, System};
-use plimsoll_measure::{ErrorClass, Nanos, Snapshot, Window};
+use plimsoll_measure::{ErrorClass, Nanos, OpenReason, Snapshot, Window};
+use plimsoll_plan::TimeoutFrom;
 use slab::Slab;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -81,6 +88,11 @@ pub(crate) struct Dispatcher<S: System> {
     /// The last clock reading, reused if no newer one is needed.
     clock: Nanos,
     recorder: Recorder,
+    /// Records of ended arrivals for a reader outside the engine, if it wants them.
+    capture: Option<Capturing>,
+    /// The requests to send, if they are not part of the plan.
+    feed: Option<Feeding>,
+    hold: Hold,
     /// Work to start once a connection has reported all its events; empty otherwise.
     follow_ups: VecDeque<FollowUp>,
     buffers: Buffers,
@@ -103,6 +115,7 @@ impl<S: System> Dispatcher<S> {
         system: S,
         (sources, pools): (Vec<Source>, Vec<Pool>),
         sampling: Option<Sampling>,
+        worker: usize,
     ) -> Dispatcher<S> {
         let budget = BodyBudget::new(shared.held_max);
         let resources = ReadResources {
@@ -116,6 +129,9 @@ impl<S: System> Dispatcher<S> {
             system,
             arrivals: Arrivals::new(shared.plan.streams.len()),
             recorder: Recorder::new(shared.plan.blank_snapshot(), sampling),
+            capture: shared.capture.as_ref().map(|capture| capture.begin(shared.workers)),
+            feed: shared.feed.as_ref().and_then(|feed| feed.begin()),
+            hold: Hold::new(shared.in_flight_max(worker)),
             allowance: vec![0; sources.len()],
             shared,
             sources,
@@ -201,6 +217,10 @@ impl<S: System> Dispatcher<S> {
         if arrival.deadline <= now {
             return true;
         }
+        // A request that has started is sent while it has time left.
+        if self.shared.plan.timeout_from == TimeoutFrom::Start {
+            return false;
+        }
         let (deadline, since) = (arrival.deadline, arrival.exchange.since);
         let pool = &self.pools[pool];
         (now - since).0 * MATERIAL >= self.shared.plan.timeout.0
@@ -257,6 +277,7 @@ impl<S: System> Dispatcher<S> {
             spec: arrival.exchange.request,
             last: !shared.plan.connections.reuse,
             split_by: shared.plan.streams[arrival.stream as usize].split_by.as_deref(),
+            capture: self.capture.as_ref().map(|capture| capture.body_max),
             trace,
         };
         let connection = &mut self.connections[key];
@@ -307,6 +328,9 @@ impl<S: System> Dispatcher<S> {
                     self.pools[pool].waiting_live += 1;
                     self.may_need_connections(pool);
                 }
+                None if self.shared.idle_max.is_some_and(|max| self.pools[pool].has_idle(max)) => {
+                    return self.close_connection(key, OpenReason::NoneIdle, None, now);
+                }
                 None => {
                     self.connections[key].listed = true;
                     self.pools[pool].addresses[address].free.push(key as u32);
@@ -320,6 +344,15 @@ impl<S: System> Dispatcher<S> {
         self.finish(id, now, None, Judgement { outcome: Err(cause), rpc_code: None });
     }
 
+    /// Ends an arrival because of a failure; `peer` is the address that could not be reached.
+    fn fail_with(&mut self, id: Id, failure: &Failure, peer: Option<SocketAddr>, now: Nanos) {
+        self.note_failure(id, failure);
+        if let Some(capture) = &mut self.capture {
+            capture.stage_failure(failure, peer);
+        }
+        self.fail(id, now, Cause { class: failure.class, fault: failure.fault });
+    }
+
     /// Ends an arrival: reports it to the recorder, and to its user, who may then send again.
     /// `status` is that of a complete response.
     fn finish(&mut self, id: Id, ended_at: Nanos, status: Option<u16>, judgement: Judgement) {
@@ -330,6 +363,9 @@ impl<S: System> Dispatcher<S> {
         };
         let finished = Finished { arrival: &arrival, ended_at, status, judgement, connection };
         self.recorder.finish(&finished);
+        if let Some(capture) = &mut self.capture {
+            capture.commit(&finished, &self.shared.requests[arrival.exchange.request as usize]);
+        }
         self.last_end = self.last_end.max(ended_at);
         if let Some(user) = arrival.user {
             self.sources[arrival.stream as usize].ended(user, ended_at);
@@ -363,6 +399,11 @@ impl<S: System> Dispatcher<S> {
     /// When the next arrival is due.
     #[inline]
     pub(crate) fn next_arrival(&self) -> Nanos {
+        let is_held = self.is_full() && self.is_holding();
+        let is_starved = self.feed.as_ref().is_some_and(Feeding::is_starved);
+        if is_held || is_starved {
+            return Nanos::MAX;
+        }
         self.sources.iter().filter_map(Source::next_at).min().unwrap_or(Nanos::MAX)
     }
 
@@ -389,6 +430,9 @@ impl<S: System> Dispatcher<S> {
     pub(crate) fn take_counts(&mut self, t: Nanos, fresh: Snapshot) -> Snapshot {
         let mut counts = self.recorder.take(fresh);
         counts.t = t;
+        if let Some(capture) = &mut self.capture {
+            capture.flush();
+        }
         counts.in_flight = self.arrivals.len() as u64;
         counts.notes = self.notebook.take_notes();
         counts.connections.open = self.opening.established;

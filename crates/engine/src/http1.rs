@@ -90,6 +90,9 @@ pub struct Parser {
     follows: bool,
     interim: u32,
     split: Split,
+    /// Whether the bytes of heads are kept, and those of the current one.
+    keeps_head: bool,
+    head_bytes: Vec<u8>,
     /// The part of an incomplete head from earlier reads.
     carry: Vec<u8>,
 }
@@ -105,8 +108,17 @@ impl Parser {
     pub fn new() -> Parser {
         let length = Length::Known(0);
         let head = Head { status: 0, length, keep_alive: false, gzip: false, location: None };
-        let (state, split, carry) = (State::End, Split::default(), Vec::new());
-        Parser { state, head_only: false, head, follows: false, interim: 0, split, carry }
+        Parser {
+            state: State::End,
+            head_only: false,
+            head,
+            follows: false,
+            interim: 0,
+            split: Split::default(),
+            keeps_head: false,
+            head_bytes: Vec::new(),
+            carry: Vec::new(),
+        }
     }
 
     /// Prepares for the next response; `head_only` if it answers a HEAD request.
@@ -121,6 +133,18 @@ impl Parser {
     /// Also extracts the value of this header from the next response; see [`Parser::split`].
     pub fn extract(&mut self, header: &str) {
         self.split.header.extend_from_slice(header.as_bytes());
+    }
+
+    /// Sets whether the bytes of the next head are kept; see [`Parser::head_bytes`].
+    pub fn keep_head(&mut self, keep: bool) {
+        self.keeps_head = keep;
+        self.head_bytes.clear();
+    }
+
+    /// The bytes of the current head, with its final empty line; empty unless [`Parser::keep_head`] was
+    /// called.
+    pub fn head_bytes(&self) -> &[u8] {
+        &self.head_bytes
     }
 
     /// The value of the header named to [`Parser::extract`]: that of its first line in the current
@@ -188,6 +212,10 @@ impl Parser {
                 match end_of_head(input, 0) {
                     Some(end) => {
                         let head = parse_head(&input[..end], self.head_only, &mut self.split)?;
+                        if self.keeps_head {
+                            self.head_bytes.clear();
+                            self.head_bytes.extend_from_slice(&input[..end]);
+                        }
                         *input = &input[end..];
                         head
                     }
@@ -201,6 +229,8 @@ impl Parser {
                     Some(end) => {
                         let head = parse_head(&self.carry[..end], self.head_only, &mut self.split)?;
                         *input = &input[end - before..];
+                        self.carry.truncate(end);
+                        std::mem::swap(&mut self.carry, &mut self.head_bytes);
                         self.carry.clear();
                         head
                     }

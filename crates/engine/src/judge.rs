@@ -131,6 +131,8 @@ mod tests {
         let contains = (!contains.is_empty()).then(|| contains.to_string());
         let expect = Expect { status: vec![200..=299], rpc, contains };
         let answer = Answer {
+            head: &[],
+            body_len: 0,
             status,
             body,
             gzip: gzipped,

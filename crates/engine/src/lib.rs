@@ -15,16 +15,20 @@
 //! - `connection`: the protocol interface (a connection's capacity and events); beneath it
 //!   `transport` (TLS) and [`http1`] (the response parser)
 //! - `request`: requests as bytes; `judge`: checks an answer against its expectation; `gzip`: bodies
-//! - `recorder`: counts arrivals; `sampling`: samples of them, for a recording thread
+//! - `recorder`: counts arrivals; `sampling`: samples of them, for a recording thread; `capture`: their
+//!   results, for a caller that wants answers too
+//! - `feed`: requests that are not part of the plan
 //! - `system`: the machine (clock, poll, sockets, name resolution)
 //! - `simulation` (tests): the same engine on a simulated machine, thousands of seeds
 //! - `tls`: certificates; `errors`: maps OS errors to error classes
 
 mod arrival;
+mod capture;
 mod connection;
 mod control;
 mod dispatch;
 mod errors;
+mod feed;
 mod gzip;
 pub mod http1;
 mod judge;
@@ -43,8 +47,10 @@ mod tls;
 mod wake;
 mod worker;
 
+pub use capture::{Capture, Captured, CapturedBlock, CapturedResult, Dropped};
 pub use connection::Traced;
 pub use control::{CommandError, Control};
+pub use feed::{Feed, Feeder};
 pub use prepare::{Prepared, Settings, Spin, StartError, descriptors_needed};
 pub use running::{HostProbe, RunError, Running, Second, TraceRecord};
 pub use sampling::{Recorded, SampleBlock, SampleSink};

@@ -79,6 +79,9 @@ pub(crate) struct Pool {
     pub(crate) querying: bool,
     /// Maximum number of connections.
     pub(crate) limit: usize,
+    /// Maximum number of requests in flight to all origins: a lower limit than `limit` is the one that
+    /// arrivals wait for.
+    pub(crate) in_flight_max: usize,
     /// Open, whatever their phase.
     pub(crate) open: usize,
     /// Of these, being established, excluding slow ones.
@@ -123,7 +126,7 @@ impl Pool {
         slot: usize,
         tls: Option<TlsStart>,
         name: Name,
-        limit: usize,
+        (limit, in_flight_max): (usize, usize),
     ) -> Pool {
         Pool {
             origin,
@@ -134,6 +137,7 @@ impl Pool {
             queried_at: Nanos::ZERO,
             querying: false,
             limit,
+            in_flight_max,
             open: 0,
             connecting: 0,
             slow: 0,
@@ -370,6 +374,25 @@ impl Pool {
         self.utilization.uncap(now);
     }
 
+    /// Records that arrivals are held back because too many requests are in flight.
+    pub(crate) fn hold(&mut self, now: Nanos) {
+        self.utilization.held = true;
+        self.utilization.cap(now);
+    }
+
+    /// Records that no arrival is held back any more.
+    pub(crate) fn release(&mut self, now: Nanos) {
+        self.utilization.held = false;
+        if self.waiting_live == 0 {
+            self.utilization.uncap(now);
+        }
+    }
+
+    /// Whether another idle connection would be one too many.
+    pub(crate) fn has_idle(&self, max: usize) -> bool {
+        self.addresses.iter().map(|address| address.free.len()).sum::<usize>() >= max
+    }
+
     /// Records that an arrival ended without an answer because waiting at the limit left too little
     /// time.
     pub(crate) fn count_starved(&mut self) {
@@ -403,7 +426,7 @@ impl Pool {
         self.utilization.restart_cap(now);
         let mut counts = std::mem::take(&mut self.utilization.counts);
         self.utilization.counts.in_use_peak = self.utilization.in_use;
-        counts.limit = self.limit as u64;
+        counts.limit = self.limit.min(self.in_flight_max) as u64;
         counts.open = (self.open - self.connecting - self.slow) as u64;
         into.join(&counts);
     }
@@ -415,7 +438,7 @@ mod tests {
 
     fn pool(addresses: &[&str]) -> Pool {
         let origin = plimsoll_plan::Url::parse("http://h/").unwrap().origin();
-        let mut pool = Pool::new(origin, 0, None, Name::Resolving, 10);
+        let mut pool = Pool::new(origin, 0, None, Name::Resolving, (10, usize::MAX));
         pool.set_addresses(addresses.iter().map(|at| at.parse().unwrap()).collect());
         pool
     }

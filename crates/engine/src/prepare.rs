@@ -1,8 +1,10 @@
 //! Preparation: everything that can fail or take time, before the clock starts.
 
+use crate::capture::Capture;
 use crate::control::{Assignments, Control};
+use crate::feed::Feed;
 use crate::pool::{Name, Pool};
-use crate::request::{Request, tls_start};
+use crate::request::{Request, Style, tls_start};
 use crate::running::{FromWorker, HostProbe, Running, Started};
 use crate::sampling::{SampleSink, Sampling};
 use crate::source::Source;
@@ -34,7 +36,7 @@ pub enum Spin {
 }
 
 /// How a run is executed; what it sends is defined by the plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Number of worker threads; 0 means as many as the plan's load needs, at most one per CPU.
     pub workers: usize,
@@ -49,6 +51,10 @@ pub struct Settings {
     pub forced: Vec<String>,
     /// Where samples of arrivals go; `None` if none are recorded.
     pub samples: Option<SampleSink>,
+    /// Where the results of single arrivals go, if they are wanted.
+    pub capture: Option<Capture>,
+    /// Where requests come from, if not from the plan. Such a run has one worker.
+    pub feed: Option<Feed>,
 }
 
 /// Why a run cannot start.
@@ -81,6 +87,10 @@ pub(crate) struct Shared {
     pub(crate) traces_left: AtomicI64,
     /// Index in a snapshot for origins that are reached only by redirects.
     pub(crate) redirects_slot: usize,
+    /// Maximum number of idle connections to an origin, per worker.
+    pub(crate) idle_max: Option<usize>,
+    pub(crate) capture: Option<Capture>,
+    pub(crate) feed: Option<Feed>,
 }
 
 impl Shared {
@@ -92,9 +102,10 @@ impl Shared {
     ) -> Shared {
         let places: HashMap<&Origin, usize> =
             origins.iter().enumerate().map(|(place, origin)| (origin, place)).collect();
-        let close = !plan.connections.reuse;
+        let style = Style::of(plan);
         let compile =
-            |spec: &RequestSpec| Request::compile(spec, places[&spec.url.origin()], close);
+            |spec: &RequestSpec| Request::compile(spec, places[&spec.url.origin()], style);
+        let share = |max: u64| (max as usize).div_ceil(workers.max(1));
         Shared {
             requests: plan.requests.iter().map(compile).collect(),
             plan: plan.clone(),
@@ -105,7 +116,17 @@ impl Shared {
             held_max: HELD_MAX / workers.max(1) as u64,
             traces_left: AtomicI64::new(i64::from(trace)),
             redirects_slot: origins.len(),
+            idle_max: plan.connections.idle_max.map(share),
+            capture: None,
+            feed: None,
         }
+    }
+
+    /// A worker's limit of requests in flight.
+    pub(crate) fn in_flight_max(&self, worker: usize) -> usize {
+        let Some(max) = self.plan.max_in_flight else { return usize::MAX };
+        let max = max as usize;
+        max / self.workers + usize::from(worker < max % self.workers)
     }
 
     /// A worker's connection limit per origin.
@@ -157,7 +178,10 @@ impl Prepared {
     ) -> Result<Prepared, StartError> {
         check_sources(plan)?;
         let cpus = allowed_cpus();
-        let workers = worker_count(plan, shards, settings.workers, cpus.len());
+        let workers = match settings.feed {
+            Some(_) => 1,
+            None => worker_count(plan, shards, settings.workers, cpus.len()),
+        };
         let mut forced = settings.forced;
         let origins = plan.origins();
         let names = resolve_all(&origins, settings.force, &mut forced)?;
@@ -169,8 +193,9 @@ impl Prepared {
         let starts = starts.collect::<Result<Vec<_>, _>>()?;
         let schedules: Vec<Option<Schedules>> =
             plan.streams.iter().map(|stream| stream.schedules(plan.warmup)).collect();
-        let shared =
-            Arc::new(Shared::new(plan, &origins, tls, (workers, settings.spin, settings.trace)));
+        let shared = Shared::new(plan, &origins, tls, (workers, settings.spin, settings.trace));
+        let (capture, feed) = (settings.capture, settings.feed);
+        let shared = Arc::new(Shared { capture, feed, ..shared });
         let resolver = resolve::start().map_err(|error| {
             start_error(format!("cannot spawn the resolver thread: {error}"), NO_THREADS)
         })?;
@@ -181,8 +206,9 @@ impl Prepared {
         for worker in 0..workers {
             let pools = origins.iter().zip(&starts).zip(&names).enumerate();
             let pools = pools.map(|(slot, ((origin, tls), name))| {
-                let limit = shared.limit(worker);
-                let mut pool = Pool::new(origin.clone(), slot, tls.clone(), Name::Resolving, limit);
+                let limits = (shared.limit(worker), shared.in_flight_max(worker));
+                let mut pool =
+                    Pool::new(origin.clone(), slot, tls.clone(), Name::Resolving, limits);
                 pool.start_at(worker);
                 match name {
                     Ok(addresses) => _ = pool.set_addresses(addresses.clone()),
@@ -203,6 +229,9 @@ impl Prepared {
                 (sources, pools, sampling),
                 pins.get(worker).copied(),
             )?;
+        }
+        if let Some(feed) = &shared.feed {
+            feed.wakes(spawned.mailboxes[0].clone());
         }
         let parts = (0..workers).map(|worker| shards.share(worker, workers)).collect();
         let assignments = Assignments::new(plan.clone(), &schedules, parts);
@@ -279,7 +308,8 @@ fn worker_count(plan: &Plan, shards: &Shards, asked: usize, cpus: usize) -> usiz
     let needed = (needed * share).ceil() as usize;
     let workers = if asked > 0 { asked } else { needed.clamp(1, cpus) };
     // Each worker needs at least one connection and one shard.
-    workers.min(plan.connections.max as usize).min(shards.len()).max(1)
+    let in_flight = plan.max_in_flight.unwrap_or(u64::MAX) as usize;
+    workers.min(plan.connections.max as usize).min(in_flight).min(shards.len()).max(1)
 }
 
 /// Connections that a plan needs in any case: one per user, and one per open stream.
@@ -371,14 +401,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings {
-            workers: 2,
-            spin: Spin::Never,
-            trace: 0,
-            force: false,
-            forced: Vec::new(),
-            samples: None,
-        }
+        Settings { workers: 2, spin: Spin::Never, ..Settings::default() }
     }
 
     #[test]

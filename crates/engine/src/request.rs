@@ -5,15 +5,20 @@
 
 use crate::connection::TlsStart;
 use base64::Engine as _;
-use plimsoll_plan::{Body, Origin, Plan, RequestSpec, Scheme, Template, Url, Values};
+use plimsoll_plan::{
+    Body, DefaultHeaders, Header, Origin, Plan, RequestSpec, Scheme, Template, Url, Values,
+};
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
+use std::sync::Arc;
 
 /// A compiled request template.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) pool: usize,
     pub(crate) head_only: bool,
+    /// The body's length; zero if it varies.
+    pub(crate) body_len: u64,
     parts: Parts,
     /// The expected JSON-RPC answer, if it is the same for every arrival.
     pub(crate) expected: Option<Expected<'static>>,
@@ -32,17 +37,20 @@ enum Parts {
 }
 
 impl Request {
-    /// Compiles a request; `close` adds `Connection: close`.
-    pub(crate) fn compile(spec: &RequestSpec, pool: usize, close: bool) -> Request {
-        let head = head(spec, close);
+    /// Compiles a request.
+    pub(crate) fn compile(spec: &RequestSpec, pool: usize, style: Style) -> Request {
+        let head = head(spec, style);
         let body = spec.body.template().cloned();
         let has_length = body.is_some() || matches!(spec.method.as_str(), "POST" | "PUT" | "PATCH");
         let body = if has_length { Some(body.unwrap_or_default()) } else { None };
         let fixed = head.iter().chain(&body).all(|template| template.as_plain().is_some());
         let expected = body.as_ref().and_then(|body| Expected::of(body.as_plain()?).ok());
         let expected = expected.map(Expected::into_owned);
+        let body_len =
+            body.as_ref().and_then(Template::as_plain).map_or(0, |body| body.len() as u64);
         let mut request = Request {
             pool,
+            body_len,
             head_only: spec.method == "HEAD",
             parts: Parts::Drawn { head, body, chunked: spec.chunked },
             expected,
@@ -114,8 +122,23 @@ fn append_chunked(body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
 
+/// How a plan's requests are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Style {
+    /// Whether to add `Connection: close`.
+    close: bool,
+    headers: DefaultHeaders,
+}
+
+impl Style {
+    /// The style of a plan.
+    pub(crate) fn of(plan: &Plan) -> Style {
+        Style { close: !plan.connections.reuse, headers: plan.default_headers }
+    }
+}
+
 /// The head without the body's framing.
-fn head(spec: &RequestSpec, close: bool) -> Vec<Template> {
+fn head(spec: &RequestSpec, style: Style) -> Vec<Template> {
     let text = |text: String| Template::plain(text);
     let mut head =
         vec![text(format!("{} ", spec.method)), spec.path.clone(), text(" HTTP/1.1\r\n".into())];
@@ -124,18 +147,28 @@ fn head(spec: &RequestSpec, close: bool) -> Vec<Template> {
     if !given("host") {
         defaults += &format!("Host: {}\r\n", spec.url.authority());
     }
+    let [agent, accepts] = match style.headers {
+        DefaultHeaders::Plimsoll => {
+            [concat!("User-Agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n"), "Accept: */*\r\n"]
+        }
+        DefaultHeaders::Go => ["User-Agent: Go-http-client/1.1\r\n", "Accept-Encoding: gzip\r\n"],
+    };
     if !given("user-agent") {
-        defaults += concat!("User-Agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n");
+        defaults += agent;
     }
-    if !given("accept") {
-        defaults += "Accept: */*\r\n";
+    let omits = match style.headers {
+        DefaultHeaders::Plimsoll => given("accept"),
+        DefaultHeaders::Go => given("accept-encoding") || given("range") || spec.method == "HEAD",
+    };
+    if !omits {
+        defaults += accepts;
     }
     if let Some((name, password)) = spec.url.user.as_ref().filter(|_| !given("authorization")) {
         let pair = format!("{name}:{password}");
         let pair = base64::engine::general_purpose::STANDARD.encode(pair);
         defaults += &format!("Authorization: Basic {pair}\r\n");
     }
-    if close {
+    if style.close {
         defaults += "Connection: close\r\n";
     }
     head.push(text(defaults));
@@ -147,14 +180,27 @@ fn head(spec: &RequestSpec, close: bool) -> Vec<Template> {
     head
 }
 
-/// A redirect being followed: the request that replaces the previous one.
+/// A request that an arrival carries itself: of a feed, or the one that a redirect leads to.
 #[derive(Debug)]
 pub(crate) struct Hop {
     /// How many more redirects may follow.
     pub(crate) left: u32,
+    /// Whether it follows a redirect. If not, it comes from a feed.
+    pub(crate) is_redirect: bool,
+    /// The request of the feed that the arrival began with, if any.
+    pub(crate) fed: Option<Arc<FedRequest>>,
     /// The uncompiled form of `request`, from which the next redirect is derived.
     pub(crate) spec: RequestSpec,
     pub(crate) request: Request,
+}
+
+/// What results report of a request that is not part of the plan.
+#[derive(Debug)]
+pub(crate) struct FedRequest {
+    pub(crate) method: String,
+    /// As written.
+    pub(crate) url: String,
+    pub(crate) body_len: u64,
 }
 
 /// Headers for one origin only, besides those with secrets: names of the origin, and headers that a
@@ -186,7 +232,7 @@ impl Hop {
         values: Values,
         (status, location): (u16, &[u8]),
         left: u32,
-        close: bool,
+        style: Style,
     ) -> Result<Hop, Unfollowed> {
         let mut path = Vec::new();
         before.path.render(values, &mut path);
@@ -213,15 +259,30 @@ impl Hop {
         spec.path = Template::plain(url.path.clone());
         spec.url = Url { user, ..url };
         spec.url_shown = spec.url.to_string();
-        let request = Request::compile(&spec, 0, close);
-        Ok(Hop { left, spec, request })
+        if style.headers == DefaultHeaders::Go {
+            add_referer(&mut spec, before);
+        }
+        let request = Request::compile(&spec, 0, style);
+        Ok(Hop { left, is_redirect: true, fed: None, spec, request })
     }
+}
+
+/// Adds a `Referer` as Go's client does: the URL before without its credentials, unless it was secure and
+/// the new one is not.
+fn add_referer(spec: &mut RequestSpec, before: &RequestSpec) {
+    let downgrades = before.url.scheme == Scheme::Https && spec.url.scheme == Scheme::Http;
+    if downgrades || spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case("referer")) {
+        return;
+    }
+    let text = Url { user: None, ..before.url.clone() }.to_string();
+    let (name, value) = ("Referer".into(), Template::plain(text.clone()));
+    spec.headers.push(Header { name, value, shown: text, secret: false });
 }
 
 /// The TLS configuration and server name for an origin; `None` for plain HTTP.
 pub(crate) fn tls_start(
     plan: &Plan,
-    config: Option<&std::sync::Arc<rustls::ClientConfig>>,
+    config: Option<&Arc<rustls::ClientConfig>>,
     origin: &Origin,
 ) -> Result<Option<TlsStart>, String> {
     match (origin.scheme, config) {

@@ -16,6 +16,7 @@ mod peer;
 mod script;
 mod system;
 
+use crate::capture::{Capture, CapturedBlock};
 use crate::control::{Assignments, Control};
 use crate::dispatch::Dispatcher;
 use crate::pool::{Name, Pool};
@@ -29,7 +30,7 @@ use net::Seen;
 use plimsoll_measure::{
     ErrorClass, Fault, HostSample, Nanos, RunFacts, Sample, Side, Snapshot, WallClock,
 };
-use plimsoll_plan::{Load, Plan, Shards};
+use plimsoll_plan::{Load, Plan, Shards, TimeoutFrom};
 use plimsoll_report::{Fold, Summary};
 use script::{AtFault, Kind, Script};
 use std::cell::RefCell;
@@ -52,6 +53,8 @@ struct Outcome {
     samples: Vec<Sample>,
     facts: RunFacts,
     seen: Seen,
+    /// By arrival, whether its captured result is a success.
+    results: Vec<(u64, bool)>,
 }
 
 /// Runs a script.
@@ -68,10 +71,13 @@ fn run(mut script: Script) -> Outcome {
     let mut shared = Shared::new(&plan, &origins, secure, (1, Spin::Adaptive, 0));
     shared.read_max = READ_MAX;
     shared.held_max = script.held_max.unwrap_or(shared.held_max);
+    let (capture, captured) = Capture::new(64);
+    shared.capture = Some(capture);
     let shared = Arc::new(shared);
     let pools = origins.iter().enumerate().map(|(slot, origin)| {
         let tls = tls_start(&plan, shared.tls.as_ref(), origin).unwrap();
-        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, shared.limit(0));
+        let limits = (shared.limit(0), shared.in_flight_max(0));
+        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
         let known = match origin.host.parse::<std::net::IpAddr>() {
             Ok(ip) => vec![(ip, origin.port).into()],
             Err(_) => world.lookup(&origin.host).unwrap(),
@@ -92,7 +98,7 @@ fn run(mut script: Script) -> Outcome {
     let reporter = Reporter::new(0, plan.blank_snapshot(), reports, take_back);
     let (sink, samples) = SampleSink::holding(Recorded::All, SAMPLE_BLOCKS);
     let sampling = Some(Sampling::new(0, &sink));
-    let dispatcher = Dispatcher::new(shared.clone(), system, (sources, pools), sampling);
+    let dispatcher = Dispatcher::new(shared.clone(), system, (sources, pools), sampling, 0);
     let mut worker = Worker::new(shared, reporter, dispatcher);
     worker.run().unwrap();
     drop(worker);
@@ -113,7 +119,11 @@ fn run(mut script: Script) -> Outcome {
     }
     let seen = std::mem::take(&mut world.borrow_mut().seen);
     let samples = samples.try_iter().flat_map(|block| block.samples().to_vec()).collect();
-    Outcome { script, seconds, samples, facts: running.finish(), seen }
+    let results = |block: CapturedBlock| {
+        block.results().map(|own| (own.number, own.error.is_none())).collect::<Vec<_>>()
+    };
+    let results = captured.flat_map(results).collect();
+    Outcome { script, seconds, samples, facts: running.finish(), seen, results }
 }
 
 /// The counts of a run, made from its samples.
@@ -138,9 +148,15 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
     let mut total = script.plan.blank_snapshot();
     outcome.seconds.iter().for_each(|second| total.append(second));
     total.assert_complete();
-    let sampled = sampled(&outcome.samples, &script.plan);
+    let mut sampled = sampled(&outcome.samples, &script.plan);
+    // A request that was repeated is not an error of its arrival.
+    sampled.faults.add(Fault::StaleRetried, total.faults.get(Fault::StaleRetried));
     let all = total.total();
     let requests = all.requests;
+    let never_started = match script.plan.max_in_flight {
+        Some(_) => all.errors.get(ErrorClass::NoConnection),
+        None => 0,
+    };
     let mut check = |holds: bool, what: String| {
         if !holds {
             failed_checks.push(what);
@@ -168,6 +184,19 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
     let starved: u64 = total.origins.iter().map(|origin| origin.starved).sum();
     let unserved = all.errors.get(ErrorClass::NoConnection);
     check(starved >= unserved, format!("{starved} starved at the limit, {unserved} unserved"));
+    let succeeded = outcome.results.iter().filter(|(_, is_ok)| *is_ok).count() as u64;
+    let results = (outcome.results.len() as u64, succeeded);
+    let started = (requests.scheduled - never_started, requests.ok);
+    check(results == started, format!("{results:?} results and successes, not {started:?}"));
+    if let Some(max) = script.plan.max_in_flight {
+        let peak = outcome.seconds.iter().map(|second| second.origins[0].in_use_peak).max();
+        check(peak.unwrap_or(0) <= max, format!("{peak:?} in flight, at most {max} allowed"));
+        // Every request that starts has its whole timeout, and waiting is not the worker's lateness.
+        let others = all.errors.total() - never_started;
+        check(others == 0, format!("all that started have time: {:?}", all.errors));
+        let lag = total.streams[0].lag.max().unwrap_or_default();
+        check(lag < Nanos::from_millis(1), format!("a lag of {lag}"));
+    }
     if script.kind == Kind::Capped {
         // Sending requests that cannot be answered in time costs connections and blames the target.
         let timed_out = all.errors.get(ErrorClass::ResponseTimeout);
@@ -223,7 +252,8 @@ fn faults_are_counted(kind: Kind, total: &Snapshot) -> bool {
 fn due(outcome: &Outcome) -> Option<HashMap<u64, Nanos>> {
     let plan = &outcome.script.plan;
     let schedules = plan.streams[0].schedules(plan.warmup)?;
-    if outcome.script.planned.is_some() || plan.streams.len() > 1 {
+    let from_start = plan.timeout_from == TimeoutFrom::Start;
+    if outcome.script.planned.is_some() || plan.streams.len() > 1 || from_start {
         return None;
     }
     let mut due = HashMap::new();
@@ -318,7 +348,7 @@ fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
 }
 
 /// Number of seeds in a normal test run.
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = script::LATER + 300;
 
 #[test]
 fn the_side_at_fault_is_blamed() {

@@ -133,6 +133,12 @@ impl Source {
         }
     }
 
+    /// Whether an arrival is due.
+    #[inline]
+    pub(crate) fn is_due(&self, now: Nanos) -> bool {
+        self.next_at().is_some_and(|at| at <= now)
+    }
+
     /// Number of users queued to send without think time. It bounds one iteration, so that users
     /// whose requests fail at once cannot keep the worker from reading.
     #[inline]

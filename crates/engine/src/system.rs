@@ -69,6 +69,8 @@ pub(crate) enum Wait {
 pub(crate) enum Message {
     Resolved(Resolved),
     Command(Command),
+    /// A feed that was empty has a request, or has ended.
+    Fed,
 }
 
 /// The machine as seen by a worker.

@@ -63,7 +63,7 @@ impl WorkerThreads {
             )
         })?;
         self.mailboxes.push(kernel.mailbox());
-        let dispatcher = Dispatcher::new(shared.clone(), kernel, (sources, pools), sampling);
+        let dispatcher = Dispatcher::new(shared.clone(), kernel, (sources, pools), sampling, index);
         let (give_back, take_back) = channel();
         let reporter =
             Reporter::new(index, shared.plan.blank_snapshot(), self.reports.clone(), take_back);

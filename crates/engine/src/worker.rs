@@ -167,6 +167,8 @@ impl<S: System> Worker<S> {
         while let Some(message) = self.dispatcher.system.message() {
             match message {
                 Message::Resolved(resolved) => self.dispatcher.on_resolved(resolved),
+                // The next iteration dispatches the arrivals that waited for it.
+                Message::Fed => {}
                 Message::Command(Command::Stop) => {
                     self.stop_level = self.stop_level.saturating_add(1)
                 }

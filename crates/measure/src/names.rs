@@ -160,6 +160,8 @@ listed! {
         Truncated = "answer cut off before its end",
         /// The target closed an idle keep-alive connection just as the request was sent on it.
         StaleKeepAlive = "keep-alive connection closed as the request was sent",
+        /// The same, but the request was sent once more on another connection: not an error.
+        StaleRetried = "request repeated, since its keep-alive connection was closed",
         /// The target accepted the connection and never answered the TLS handshake.
         HandshakeTimeout = "TLS handshake not answered before the timeout",
         /// The target accepted the connection but did not read from it: the kernel took no byte of

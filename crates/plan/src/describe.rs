@@ -1,7 +1,7 @@
 //! Describes a plan as text.
 
 use crate::stream::{Arrivals, End, Load, Stream};
-use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target};
+use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target, TimeoutFrom};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{REDACTED, nearest};
 use plimsoll_measure::Nanos;
@@ -46,10 +46,26 @@ impl Plan {
         let reuse = if self.connections.reuse { "reused" } else { "one for each request" };
         writeln!(
             out,
-            "  at most {max} per host and port, {reuse}; requests time out {} after the planned instant",
-            exact(self.timeout)
+            "  at most {max} per host and port, {reuse}; requests time out {} after {}",
+            exact(self.timeout),
+            match self.timeout_from {
+                TimeoutFrom::Schedule => "the planned instant",
+                TimeoutFrom::Start => "they start",
+            }
         )
         .expect("writing to memory");
+        if let Some(max) = self.max_in_flight {
+            let requests = counted(max, "request");
+            writeln!(out, "  at most {requests} in flight; others start when one of them ends")
+                .expect("writing to memory");
+        }
+        if self.connections.retry_stale {
+            writeln!(
+                out,
+                "  a request on a connection that turns out to be closed is sent once more"
+            )
+            .expect("writing to memory");
+        }
         out
     }
 

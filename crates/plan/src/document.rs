@@ -9,8 +9,10 @@ mod scrape;
 mod spec;
 
 use crate::objective::{STREAM, TARGET};
+use crate::target_file::RequestText;
 use crate::{Objective, Origin, RequestSpec, Stream, Target};
 use file::Files;
+pub use file::TargetStream;
 use load::read_streams;
 use objective::read_objectives;
 use plimsoll_config::{Document, Field, Problems, Secrets, Table, Text, Variables};
@@ -36,6 +38,44 @@ pub struct ConnectionRules {
     pub sources: Vec<IpAddr>,
     /// How long resolved addresses are cached.
     pub dns_ttl: Nanos,
+    /// Maximum number of idle connections kept to one host and port, over all workers; `None`: no limit.
+    pub idle_max: Option<u64>,
+    /// Whether a request is sent once more if its reused connection turns out to be closed (see
+    /// [`RequestSpec::is_replayable`]).
+    pub retry_stale: bool,
+}
+
+/// From which instant a request's timeout counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeoutFrom {
+    /// Its planned instant.
+    #[default]
+    Schedule,
+    /// The instant at which it starts: it is due, and fewer requests are in flight than the plan allows.
+    Start,
+}
+
+impl TimeoutFrom {
+    /// As written in a plan.
+    pub const WORDS: [(&'static str, TimeoutFrom); 2] =
+        [("schedule", TimeoutFrom::Schedule), ("start", TimeoutFrom::Start)];
+}
+
+/// The headers that are sent unless a request sets them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DefaultHeaders {
+    /// `User-Agent: plimsoll/…`, `Accept: */*`, and `Content-Type: application/json` with a JSON-RPC body.
+    #[default]
+    Plimsoll,
+    /// Those of Go's HTTP client: `User-Agent: Go-http-client/1.1`, `Accept-Encoding: gzip` (not with HEAD or
+    /// `Range`), and `Referer` after a redirect.
+    Go,
+}
+
+impl DefaultHeaders {
+    /// As written in a plan.
+    pub const WORDS: [(&'static str, DefaultHeaders); 2] =
+        [("plimsoll", DefaultHeaders::Plimsoll), ("go", DefaultHeaders::Go)];
 }
 
 /// Rules for TLS.
@@ -67,8 +107,15 @@ pub struct Plan {
     pub from_flags: bool,
     /// Length of the warm-up, which precedes the run proper and is excluded from its statistics.
     pub warmup: Nanos,
-    /// From the planned instant to the last byte of the answer.
+    /// Up to the last byte of the answer.
     pub timeout: Nanos,
+    /// From which instant the timeout counts.
+    pub timeout_from: TimeoutFrom,
+    /// Maximum number of requests in flight, over all workers; `None`: no limit. Arrivals beyond it wait to
+    /// start, and are unsent if they have not started when their stream ends.
+    pub max_in_flight: Option<u64>,
+    /// Headers that are sent unless a request sets them.
+    pub default_headers: DefaultHeaders,
     /// How long requests in flight may take to finish after the end of the plan or a stop.
     pub grace: Nanos,
     /// Maximum number of redirects followed per request.
@@ -100,16 +147,19 @@ const TARGETS_MAX: usize = 10_000;
 /// Seeds are JSON numbers that every reader keeps exactly.
 pub const SEED_MAX: u64 = 1 << 53;
 const CONNECTIONS_DEFAULT: u64 = 2_000;
+const CONNECTIONS_MAX: u64 = 10_000_000;
 
 impl Plan {
     /// The top-level keys of a plan.
-    pub const KEYS: [&str; 23] = [
+    pub const KEYS: [&str; 26] = [
         "arrivals",
         "connections",
+        "default_headers",
         "duration",
         "grace",
         "labels",
         "max_body",
+        "max_in_flight",
         "name",
         "objective",
         "rate",
@@ -124,6 +174,7 @@ impl Plan {
         "target",
         "think_time",
         "timeout",
+        "timeout_from",
         "tls",
         "users",
         "warmup",
@@ -139,6 +190,23 @@ impl Plan {
         folder: &Path,
     ) -> Result<Plan, Problems> {
         document.read(variables, |root| read_plan(root, &Files::of(folder)))
+    }
+
+    /// Reads a plan whose only target file is a stream, of which only the first request was read, and how
+    /// to read the others. The plan has only that request.
+    ///
+    /// # Errors
+    /// All problems of the document and of the request.
+    pub fn read_stream(
+        document: &Document,
+        folder: &Path,
+        first: &RequestText,
+    ) -> Result<(Plan, TargetStream), Problems> {
+        // In its place, so that problems have its line.
+        let padded = [vec![b'\n'; first.line - 1], first.bytes.clone()].concat();
+        let files = Files::streaming(folder, &padded);
+        let plan = document.read(&Variables::none(), |root| read_plan(root, &files))?;
+        Ok((plan, files.into_stream().expect("its target file was read")))
     }
 
     /// Reads the plan that was written into a run directory, to report on the run: its variables and files
@@ -220,6 +288,12 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     let span = |key| root.field(key).and_then(|f: Field<'_>| f.duration()).map(Nanos::from);
     let warmup = span("warmup").unwrap_or(Nanos::ZERO);
     let timeout = bounded_span(root, "timeout").unwrap_or(Nanos::from_secs(30));
+    let timeout_from = root.field("timeout_from").and_then(|f| f.one_of(&TimeoutFrom::WORDS));
+    let timeout_from = timeout_from.unwrap_or_default();
+    let max_in_flight = read_max_in_flight(root, timeout_from);
+    let default_headers = root.field("default_headers");
+    let default_headers = default_headers.and_then(|f| f.one_of(&DefaultHeaders::WORDS));
+    let default_headers = default_headers.unwrap_or_default();
     let grace = match root.field("grace") {
         Some(field) => bounded(&field, "grace", field.duration()).unwrap_or_default(),
         None => timeout,
@@ -230,6 +304,7 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     let tls = read_tls(root, files);
 
     let (mut targets, mut requests) = (Vec::new(), Vec::new());
+    files.default_headers.set(default_headers);
     let streams = read_streams(root, files, Key::new(seed), (&mut targets, &mut requests));
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
@@ -250,6 +325,9 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
         from_flags: false,
         warmup,
         timeout,
+        timeout_from,
+        max_in_flight,
+        default_headers,
         grace,
         redirects,
         body_max,
@@ -273,6 +351,19 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     Some(plan)
 }
 
+/// The limit of requests in flight. If the timeout counted from the planned instant, waiting arrivals would
+/// have to be remembered to time out.
+fn read_max_in_flight(root: &Table<'_>, timeout_from: TimeoutFrom) -> Option<u64> {
+    let field = root.field("max_in_flight")?;
+    if timeout_from != TimeoutFrom::Start {
+        field.problem_with_key(
+            "\"max_in_flight\" requires timeout_from = \"start\"",
+            "to limit connections only, set connections = { max = … }",
+        );
+    }
+    field.integer(1, CONNECTIONS_MAX)
+}
+
 fn bounded_span(root: &Table<'_>, key: &'static str) -> Option<Nanos> {
     let field = root.field(key)?;
     bounded(&field, key, field.duration_above_zero())
@@ -294,11 +385,15 @@ fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
         reuse: true,
         sources: Vec::new(),
         dns_ttl: Nanos::from_secs(60),
+        idle_max: None,
+        retry_stale: false,
     };
     let Some(table) = root.field("connections").and_then(|f| f.table("connections")) else {
         return (None, rules);
     };
-    let max = table.field("max").and_then(|f| f.integer(1, 10_000_000));
+    let max = table.field("max").and_then(|f| f.integer(1, CONNECTIONS_MAX));
+    rules.idle_max = table.field("idle").and_then(|f| f.integer(1, CONNECTIONS_MAX));
+    rules.retry_stale = table.field("retry_stale").and_then(|f| f.boolean()).unwrap_or(false);
     rules.reuse = table.field("reuse").and_then(|f| f.boolean()).unwrap_or(true);
     if let Some(ttl) = table.field("dns_ttl").and_then(|f| f.duration_above_zero()) {
         rules.dns_ttl = ttl.into();

@@ -31,7 +31,9 @@ mod template;
 mod url;
 
 pub use deck::{Card, Deck};
-pub use document::{ConnectionRules, Plan, SEED_MAX, Scrape, TlsRules};
+pub use document::{
+    ConnectionRules, DefaultHeaders, Plan, SEED_MAX, Scrape, TargetStream, TimeoutFrom, TlsRules,
+};
 // Re-exported so that reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit, unknown_name};
 pub use plimsoll_config::{Document, Secrets, Variables};

@@ -1,7 +1,7 @@
 //! The resolved plan as TOML, which reads back to the same plan. Secrets stay placeholders.
 
 use crate::Objective;
-use crate::document::{ConnectionRules, Plan, TlsRules};
+use crate::document::{ConnectionRules, DefaultHeaders, Plan, TimeoutFrom, TlsRules};
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
 use base64::Engine as _;
@@ -30,6 +30,15 @@ impl Plan {
         }
         line("warmup", span(self.warmup));
         line("timeout", span(self.timeout));
+        if self.timeout_from != TimeoutFrom::default() {
+            line("timeout_from", word(self.timeout_from, &TimeoutFrom::WORDS));
+        }
+        if let Some(max) = self.max_in_flight {
+            line("max_in_flight", max.to_string());
+        }
+        if self.default_headers != DefaultHeaders::default() {
+            line("default_headers", word(self.default_headers, &DefaultHeaders::WORDS));
+        }
         line("grace", span(self.grace));
         line("redirects", self.redirects.to_string());
         line("max_body", quote(&show_size(self.body_max)));
@@ -109,6 +118,12 @@ pub(crate) fn shown_size(requests: &[RequestSpec]) -> (u64, String) {
     (len, format!("{hash:016x}"))
 }
 
+/// The word for a value, quoted.
+fn word<T: PartialEq>(value: T, words: &[(&str, T)]) -> String {
+    let (word, _) = words.iter().find(|(_, own)| *own == value).expect("every value has a word");
+    quote(word)
+}
+
 fn span(span: Nanos) -> String {
     quote(&show_duration(span.into()))
 }
@@ -124,6 +139,12 @@ fn show_connections(rules: &ConnectionRules) -> String {
     if !rules.sources.is_empty() {
         let sources: Vec<_> = rules.sources.iter().map(|ip| quote(&ip.to_string())).collect();
         text += &format!(", source = [{}]", sources.join(", "));
+    }
+    if let Some(idle) = rules.idle_max {
+        text += &format!(", idle = {idle}");
+    }
+    if rules.retry_stale {
+        text += ", retry_stale = true";
     }
     text + &format!(", dns_ttl = {} }}", span(rules.dns_ttl))
 }

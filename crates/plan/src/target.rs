@@ -121,6 +121,8 @@ pub struct RequestSpec {
     pub url: Url,
     /// The URL without secrets, for display.
     pub url_shown: String,
+    /// The URL as written, with secrets: for results that must contain what was sent.
+    pub url_written: String,
     /// Path and query, with placeholders.
     pub path: Template,
     /// Sorted by name; headers of the same name are in the order of the plan.
@@ -134,6 +136,14 @@ pub struct RequestSpec {
 }
 
 impl RequestSpec {
+    /// Whether it may be sent once more if it may have reached the target: its method is idempotent
+    /// (RFC 9110 §9.2.2), or it has an `Idempotency-Key`.
+    pub fn is_replayable(&self) -> bool {
+        const KEYS: [&str; 2] = ["idempotency-key", "x-idempotency-key"];
+        ["GET", "HEAD", "OPTIONS", "TRACE"].contains(&self.method.as_str())
+            || self.headers.iter().any(|h| KEYS.contains(&h.name.to_ascii_lowercase().as_str()))
+    }
+
     /// Whether the URL or a header has `[redacted]` in place of a secret.
     pub(crate) fn sends_redacted(&self) -> bool {
         let is_redacted = |text: &[u8]| String::from_utf8_lossy(text).contains(REDACTED);

@@ -28,8 +28,10 @@
 
 mod http;
 mod json;
+mod stream;
 
 use plimsoll_config::Spot;
+pub use stream::{REQUEST_MAX, RequestText, Requests, StreamError};
 
 /// The format of a target file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,17 +113,38 @@ pub struct Problem {
     pub hint: &'static str,
 }
 
-/// Parses a file. Returns its requests and all problems.
-pub fn read(bytes: &[u8], format: Option<Format>) -> (Vec<RawRequest>, Vec<Problem>) {
+/// Parses a file. Returns its requests and all problems. `lenient`: unknown keys of the `json` format are
+/// skipped, as vegeta does.
+pub fn read(
+    bytes: &[u8],
+    format: Option<Format>,
+    lenient: bool,
+) -> (Vec<RawRequest>, Vec<Problem>) {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => return (Vec::new(), vec![not_text(&bytes[..error.valid_up_to()])]),
     };
-    let mut parsed = Parsed::default();
-    match format.unwrap_or_else(|| Format::of(text)) {
-        Format::Http => http::read(text, &mut parsed),
-        Format::Json => json::read(text, &mut parsed),
+    let likely = Format::of(text);
+    let given = format.unwrap_or(likely);
+    let mut parsed = Parsed::of(text, given, lenient);
+    if given != likely
+        && parsed.requests.is_empty()
+        && let Some(first) = parsed.problems.first()
+        && !Parsed::of(text, likely, lenient).requests.is_empty()
+    {
+        // The problems of the wrong format say nothing that helps.
+        let (message, hint) = match likely {
+            Format::Http => (
+                "the file is not in the json format but looks like http",
+                "set format = \"http\" (vegeta: -format=http)",
+            ),
+            Format::Json => (
+                "the file is not in the http format but looks like json",
+                "set format = \"json\" (vegeta: -format=json)",
+            ),
+        };
+        parsed.problems = vec![Problem { message: message.into(), hint, ..first.clone() }];
     }
     if parsed.requests.is_empty() && parsed.problems.is_empty() {
         let whole = Spot { line: 1, column: 1, text: "" };
@@ -153,6 +176,15 @@ struct Parsed {
 }
 
 impl Parsed {
+    fn of(text: &str, format: Format, lenient: bool) -> Parsed {
+        let mut parsed = Parsed::default();
+        match format {
+            Format::Http => http::read(text, &mut parsed),
+            Format::Json => json::read(text, lenient, &mut parsed),
+        }
+        parsed
+    }
+
     fn problem(&mut self, at: Spot<'_>, message: impl Into<String>, hint: &'static str) {
         let Spot { line, column, .. } = at;
         self.problems.push(Problem { line, column, message: message.into(), hint });

@@ -23,6 +23,7 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 const EXAMPLES: &str = "Examples:
@@ -155,7 +156,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings { samples, ..settings(args) };
     let interrupts = Interrupts::listen()?;
     let page = args.metrics.is_some().then_some(page);
-    let finished = run_plan(&Arc::new(plan), settings, run_dir, page, &interrupts)?;
+    let outputs = Outputs { run_dir, page, announces: true, started: None };
+    let finished = run_plan(&Arc::new(plan), settings, outputs, &interrupts)?;
     let printed = match args.format {
         Format::Text => put(&finished.text()),
         Format::Json => put(&(finished.summary.to_json() + "\n")),
@@ -189,14 +191,7 @@ fn settings(args: &RunArgs) -> Settings {
 
 /// The settings without any flags.
 pub(crate) fn default_settings() -> Settings {
-    Settings {
-        workers: 0,
-        spin: Spin::Adaptive,
-        trace: 0,
-        force: false,
-        forced: Vec::new(),
-        samples: None,
-    }
+    Settings::default()
 }
 
 /// A finished run.
@@ -238,6 +233,17 @@ pub(crate) fn exit_code(summary: &Summary, aborted: bool, interrupted: bool) -> 
     })
 }
 
+/// What a run writes and prints while it runs.
+pub(crate) struct Outputs {
+    pub(crate) run_dir: Option<RunDir>,
+    /// The page for Prometheus.
+    pub(crate) page: Option<Page>,
+    /// Whether the load is announced, and progress is printed even if stderr is not a terminal.
+    pub(crate) announces: bool,
+    /// Receives the time at which the clock starts, and the run's control.
+    pub(crate) started: Option<Sender<(WallClock, Control)>>,
+}
+
 /// Runs a plan until it ends or is stopped.
 ///
 /// # Errors
@@ -245,10 +251,10 @@ pub(crate) fn exit_code(summary: &Summary, aborted: bool, interrupted: bool) -> 
 pub(crate) fn run_plan(
     plan: &Arc<Plan>,
     settings: Settings,
-    run_dir: Option<RunDir>,
-    page: Option<Page>,
+    outputs: Outputs,
     interrupts: &Interrupts,
 ) -> anyhow::Result<Finished> {
+    let Outputs { run_dir, page, announces, started } = outputs;
     let settings = match host_check::check(plan, settings) {
         Ok(settings) => settings,
         Err(error) => {
@@ -269,12 +275,12 @@ pub(crate) fn run_plan(
     };
     // Before the announcement, which users may answer with Ctrl-C: from then on the results are kept.
     interrupts.stop_run(prepared.control());
-    let workers = counted(prepared.workers() as u64, "worker");
-    tell(&format!("{}: {}, {workers}", clean(&plan.name), plan.load_in_words()));
-    prepared
-        .forced()
-        .iter()
-        .for_each(|what| tell(&format!("warning: started with --force: {what}")));
+    if announces {
+        let workers = counted(prepared.workers() as u64, "worker");
+        tell(&format!("{}: {}, {workers}", clean(&plan.name), plan.load_in_words()));
+    }
+    let how = if announces { "started with --force: " } else { "" };
+    prepared.forced().iter().for_each(|what| tell(&format!("warning: {how}{what}")));
     let source = Source::host();
     let mut sampler = Sampler::new(
         &source,
@@ -286,7 +292,12 @@ pub(crate) fn run_plan(
     );
     let host = HostFile::at_start(&source, sampler.unread());
     let mut running = prepared.start(LEAD, Box::new(move || sampler.sample()));
+    // Its receiver may be gone.
+    started.iter().for_each(|started| {
+        _ = started.send((running.start_facts().started_at, running.control()))
+    });
     let mut live = Live::new(plan, run_dir, page, scraper, host, &running);
+    live.progress.pipes = announces;
     while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {
         live.add(second);
     }
@@ -443,6 +454,8 @@ impl<'p> Live<'p> {
 /// The progress line: overwritten on a terminal; in a pipe, every tenth is printed.
 struct Progress {
     terminal: bool,
+    /// Whether it is printed in a pipe, too.
+    pipes: bool,
     color: bool,
     open: bool,
     seconds: u64,
@@ -453,7 +466,7 @@ const SECONDS_IN_A_PIPE: u64 = 10;
 impl Progress {
     fn new() -> Progress {
         let terminal = stderr().is_terminal();
-        Progress { terminal, color: is_colored(&stderr()), open: false, seconds: 0 }
+        Progress { terminal, pipes: true, color: is_colored(&stderr()), open: false, seconds: 0 }
     }
 
     fn show(&mut self, parts: &[Part]) {
@@ -465,7 +478,7 @@ impl Progress {
             // Write errors are ignored: progress is informational.
             let _ = write!(stderr(), "\r\x1b[K{line}");
             self.open = true;
-        } else if self.seconds.is_multiple_of(SECONDS_IN_A_PIPE) {
+        } else if self.pipes && self.seconds.is_multiple_of(SECONDS_IN_A_PIPE) {
             tell(&fitting(parts, usize::MAX, self.color));
         }
     }

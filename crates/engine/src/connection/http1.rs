@@ -33,12 +33,31 @@ struct Current {
     body_len: u64,
     /// The maximum, if the body is kept.
     body_max: Option<u64>,
+    /// How much is kept of a body that no check reads.
+    prefix_max: u64,
+    /// Whether the answer is captured.
+    captured: bool,
     /// Indices of its target and its request in the plan.
     target: u32,
     spec: u32,
     /// Whether the answer is the first with its unexpected status: of a body that is not kept, the
     /// beginning is.
     first: bool,
+}
+
+impl Current {
+    /// No more of the body can be kept.
+    ///
+    /// # Errors
+    /// If a check needs all of it.
+    #[cold]
+    fn is_out_of_memory(&mut self) -> Result<(), Failure> {
+        self.prefix_max = 0;
+        match self.body_max {
+            Some(_) => Err(Failure::of(ErrorClass::MemoryExhausted)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The HTTP/1.1 state of one connection.
@@ -202,6 +221,7 @@ impl Http1 {
             (outgoing.arrival, Trace { request: traced, response: Traced::default() })
         });
         self.parser.expect(outgoing.request.head_only);
+        self.parser.keep_head(outgoing.capture.is_some());
         if let Some(header) = outgoing.split_by {
             self.parser.extract(header);
         }
@@ -215,6 +235,8 @@ impl Http1 {
             bytes_in: 0,
             body_len: 0,
             body_max: outgoing.body_max,
+            prefix_max: outgoing.capture.unwrap_or(0),
+            captured: outgoing.capture.is_some(),
             target: outgoing.target,
             spec: outgoing.spec,
             first: false,
@@ -362,18 +384,24 @@ impl Http1 {
         let mut input = bytes;
         // The first part of a body stays in the read buffer until there is a second.
         let mut first: Option<Range<usize>> = None;
-        let mut collect = |body: &mut Vec<u8>, piece: &[u8]| {
-            if !budget.reserve(piece.len() as u64) {
-                return Err(Failure::of(ErrorClass::MemoryExhausted));
+        let mut collect = |body: &mut Vec<u8>, pieces: &[&[u8]]| {
+            let fits = budget.reserve(pieces.iter().map(|piece| piece.len() as u64).sum());
+            if fits {
+                pieces.iter().for_each(|piece| body.extend_from_slice(piece));
             }
-            body.extend_from_slice(piece);
-            Ok(())
+            fits
         };
         loop {
             match self.parser.next(&mut input).map_err(Failure::fault)? {
                 Piece::Head => {
                     let head = self.parser.head();
                     current.first = excerpts.is_first(current.target, current.spec, head.status);
+                    if current.captured && head.gzip {
+                        // Its decoded length is known only from all of it.
+                        current.prefix_max = u64::MAX;
+                    } else if current.first {
+                        current.prefix_max = current.prefix_max.max(EXCERPT_MAX as u64);
+                    }
                     if let Length::Known(len) = head.length
                         && current.body_max.is_some_and(|max| len > max)
                     {
@@ -382,27 +410,33 @@ impl Http1 {
                     }
                 }
                 Piece::Body(piece) => {
-                    let Some(body_max) = current.body_max else {
-                        if current.first {
-                            let room = EXCERPT_MAX - self.body.len();
-                            collect(&mut self.body, &piece[..piece.len().min(room)])?;
-                        }
-                        continue;
-                    };
+                    let (before, start) =
+                        (current.body_len, bytes.len() - input.len() - piece.len());
                     current.body_len += piece.len() as u64;
-                    if current.body_len > body_max {
-                        return Err(Failure::of(ErrorClass::BodyTooLarge));
-                    }
+                    let piece = match current.body_max {
+                        Some(max) if current.body_len > max => {
+                            return Err(Failure::of(ErrorClass::BodyTooLarge));
+                        }
+                        Some(_) => piece,
+                        None if before >= current.prefix_max => continue,
+                        None => {
+                            let room = current.prefix_max - before;
+                            &piece[..piece.len().min(usize::try_from(room).unwrap_or(usize::MAX))]
+                        }
+                    };
                     if first.is_none() && self.body.is_empty() {
-                        let end = bytes.len() - input.len();
-                        first = Some(end - piece.len()..end);
-                    } else {
-                        collect(&mut self.body, &bytes[first.take().unwrap_or(0..0)])?;
-                        collect(&mut self.body, piece)?;
+                        first = Some(start..start + piece.len());
+                        continue;
+                    }
+                    let earlier = &bytes[first.take().unwrap_or(0..0)];
+                    if !collect(&mut self.body, &[earlier, piece]) {
+                        current.is_out_of_memory()?;
                     }
                 }
                 Piece::More => {
-                    collect(&mut self.body, &bytes[first.unwrap_or(0..0)])?;
+                    if !collect(&mut self.body, &[&bytes[first.unwrap_or(0..0)]]) {
+                        current.is_out_of_memory()?;
+                    }
                     return Ok(None);
                 }
                 Piece::End => {
@@ -437,6 +471,8 @@ impl Http1 {
             status: head.status,
             body,
             gzip: head.gzip,
+            head: self.parser.head_bytes(),
+            body_len: current.body_len,
             first: current.first,
             location: head.location.as_deref(),
             split: self.parser.split(),

@@ -46,6 +46,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) last: bool,
     /// The header whose value is extracted from the answer.
     pub(crate) split_by: Option<&'a str>,
+    /// If the answer is captured: how much of its body is kept, at most.
+    pub(crate) capture: Option<u64>,
     /// Whether to record a [`Trace`].
     pub(crate) trace: bool,
 }
@@ -137,6 +139,10 @@ pub(crate) struct Answer<'a> {
     /// Empty if it was not kept; only its beginning, if it was kept for an error note.
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
+    /// The head's bytes, if the answer is captured; empty otherwise.
+    pub(crate) head: &'a [u8],
+    /// The body's length as received, kept or not.
+    pub(crate) body_len: u64,
     /// Whether it is the first with this unexpected status from its target.
     pub(crate) first: bool,
     pub(crate) location: Option<&'a [u8]>,

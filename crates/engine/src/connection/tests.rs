@@ -1,6 +1,7 @@
 //! How connections end, tested against a real socket.
 
 use super::*;
+use crate::request::Style;
 use crate::system::kernel::{Kernel, KernelSocket};
 use crate::system::{Route, System, Wait};
 use plimsoll_measure::Clock;
@@ -24,6 +25,7 @@ fn request(method: &str) -> Request {
     let url = Url::parse("http://h/").unwrap();
     let spec = RequestSpec {
         method: method.into(),
+        url_written: String::new(),
         url_shown: url.to_string(),
         path: Template::plain(url.path.clone()),
         url,
@@ -32,7 +34,7 @@ fn request(method: &str) -> Request {
         chunked: false,
         expect: Expect { status: vec![200..=299], rpc: RpcExpect::Off, contains: None },
     };
-    Request::compile(&spec, 0, false)
+    Request::compile(&spec, 0, Style::default())
 }
 
 /// An established connection and its peer's socket.
@@ -71,6 +73,7 @@ impl Pair {
             spec: 0,
             last: false,
             split_by: None,
+            capture: None,
             trace,
         };
         let scratch = &mut self.resources.scratch;
@@ -364,6 +367,7 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
             spec,
             last: false,
             split_by,
+            capture: None,
             trace,
         };
         connection.start(outgoing, (&mut vec![], &mut vec![]), scratch)

@@ -4,10 +4,11 @@ use super::notes::{body_too_large, excerpt};
 use super::step::{Step, request_of, step};
 use super::{Dispatcher, FollowUp, READS, has_unlisted_capacity};
 use crate::arrival::Id;
-use crate::connection::Event;
+use crate::connection::{Event, Failure};
 use crate::judge::{Cause, Judgement};
 use crate::system::{READY_MAX, Readiness, System};
-use plimsoll_measure::{ErrorClass, Nanos};
+use plimsoll_measure::{ErrorClass, Fault, Nanos};
+use std::net::SocketAddr;
 
 /// Maximum time for reading in one iteration of the worker; remaining connections are read in the
 /// next. Arrivals due meanwhile are late by at most this plus one read.
@@ -117,6 +118,11 @@ impl<S: System> Dispatcher<S> {
                     if answer.body.len() > FAST_BODY_MAX {
                         self.clock = self.system.now();
                     }
+                    if let Some(capture) = &mut self.capture
+                        && matches!(step, Step::Finish(_))
+                    {
+                        capture.stage_answer(&answer);
+                    }
                     let is_status = step.fails_with(ErrorClass::Status);
                     let mistaken = answer.first && !is_status;
                     if let Step::Finish(Judgement { outcome: Err(cause), .. }) = &step
@@ -145,9 +151,13 @@ impl<S: System> Dispatcher<S> {
                 Event::Failed { arrival: id, bytes, failure } => {
                     self.arrivals.get_mut(id).bytes_in += bytes;
                     self.pools[pool].end(now);
-                    self.note_failure(id, &failure);
                     self.end_trace(key, id);
-                    self.fail(id, now, Cause { class: failure.class, fault: failure.fault });
+                    if self.may_retry(id, &failure, now) {
+                        self.retry(id, now);
+                    } else {
+                        let peer = self.peer_of(key);
+                        self.fail_with(id, &failure, peer, now);
+                    }
                 }
                 Event::Closed { reason, failure } => {
                     self.close_connection(key, reason, failure, now);
@@ -183,6 +193,28 @@ impl<S: System> Dispatcher<S> {
                 }
             }
         }
+    }
+
+    /// Whether a request may be sent again because its reused connection was closed before any byte of
+    /// an answer: if no byte of it was sent, or sending it twice does no harm.
+    fn may_retry(&self, id: Id, failure: &Failure, now: Nanos) -> bool {
+        if failure.fault != Some(Fault::StaleKeepAlive) || !self.shared.plan.connections.retry_stale
+        {
+            return false;
+        }
+        let arrival = &self.arrivals[id];
+        let spec = match &arrival.exchange.hop {
+            Some(hop) => &hop.spec,
+            None => &self.shared.plan.requests[arrival.exchange.request as usize],
+        };
+        now < arrival.deadline && (arrival.exchange.sent_at.is_none() || spec.is_replayable())
+    }
+
+    /// The address that a connection leads to.
+    fn peer_of(&self, key: usize) -> Option<SocketAddr> {
+        let connection = self.connections.get(key)?;
+        let pool = &self.pools[connection.pool as usize];
+        Some(pool.addresses[connection.address as usize].at)
     }
 
     fn answered(&mut self, answered: &Answered, step: Step) {

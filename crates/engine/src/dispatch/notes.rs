@@ -126,7 +126,7 @@ impl<S: System> Dispatcher<S> {
         self.notebook.traces.push(TraceRecord {
             target: self.shared.plan.targets[arrival.target as usize].name.clone(),
             spec: arrival.exchange.request as usize,
-            redirected: arrival.exchange.hop.is_some(),
+            redirected: arrival.exchange.hop.as_ref().is_some_and(|hop| hop.is_redirect),
             sent_at: arrival.exchange.sent_at.unwrap_or(arrival.dispatched_at),
             received_at: self.system.now(),
             request: trace.request,

@@ -10,7 +10,6 @@
 use super::{Dispatcher, FollowUp};
 use crate::arrival::{Exchange, Id};
 use crate::connection::{Connection, Failure};
-use crate::judge::Cause;
 use crate::pool::{Name, Pool};
 use crate::request::{Hop, tls_start};
 use crate::system::resolve::{Query, Resolved, is_literal};
@@ -18,7 +17,7 @@ use crate::system::{Route, System};
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason};
 use plimsoll_plan::Origin;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Maximum number of origins; redirects to further ones fail.
 const POOLS_MAX: usize = 256;
@@ -91,7 +90,7 @@ impl<S: System> Dispatcher<S> {
                     if now >= self.pools[pool].queried_at + RESOLVE_RETRY {
                         self.resolve(pool, now);
                     }
-                    self.fail_waiting(pool, &failure, now);
+                    self.fail_waiting(pool, &failure, None, now);
                 }
                 Name::Resolved => {
                     let reason = self.pools[pool].reason(self.shared.plan.connections.reuse);
@@ -148,17 +147,23 @@ impl<S: System> Dispatcher<S> {
     /// Handles a failure to connect to an address. A waiting arrival fails if no address is left.
     fn unreachable(&mut self, pool: usize, address: usize, failure: &Failure, now: Nanos) {
         let is_local = matches!(failure.class, ErrorClass::FdExhausted | ErrorClass::PortExhausted);
+        let at = self.pools[pool].addresses[address].at;
         if is_local || self.pools[pool].avoid(address, now) {
-            self.fail_waiting(pool, failure, now);
+            self.fail_waiting(pool, failure, Some(at), now);
         }
         self.may_need_connections(pool);
     }
 
     /// Fails the longest-waiting arrival because a connection could not be opened.
-    fn fail_waiting(&mut self, pool: usize, failure: &Failure, now: Nanos) {
+    fn fail_waiting(
+        &mut self,
+        pool: usize,
+        failure: &Failure,
+        peer: Option<SocketAddr>,
+        now: Nanos,
+    ) {
         if let Some(id) = self.next_waiting(pool, now) {
-            self.note_failure(id, failure);
-            self.fail(id, now, Cause { class: failure.class, fault: failure.fault });
+            self.fail_with(id, failure, peer, now);
         }
     }
 
@@ -349,11 +354,35 @@ impl<S: System> Dispatcher<S> {
                 *exchange = Exchange::new(exchange.request, Some(hop), now);
                 self.follow_ups.push_back(FollowUp::Request(id));
             }
-            Err(failure) => {
-                self.note_failure(id, &failure);
-                self.fail(id, now, Cause { class: failure.class, fault: failure.fault });
-            }
+            Err(failure) => self.fail_with(id, &failure, None, now),
         }
+    }
+
+    /// Sends the request that an arrival carries itself.
+    pub(super) fn deliver_own(&mut self, id: Id, now: Nanos) {
+        let hop = self.arrivals[id].exchange.hop.as_ref().expect("it carries a request");
+        match self.pool_of(&hop.spec.url.origin(), now) {
+            Ok(pool) => {
+                let hop = self.arrivals.get_mut(id).exchange.hop.as_mut();
+                hop.expect("as above").request.pool = pool;
+                self.deliver(pool, id, now);
+            }
+            Err(failure) => self.fail_with(id, &failure, None, now),
+        }
+    }
+
+    /// Sends an arrival's request again, on another connection.
+    pub(super) fn retry(&mut self, id: Id, now: Nanos) {
+        self.recorder.counts.faults.count(Fault::StaleRetried);
+        let arrival = self.arrivals.get_mut(id);
+        // The time so far stays part of its latency.
+        match arrival.exchange.sent_at {
+            Some(sent_at) => arrival.served += now - sent_at,
+            None => arrival.waited += now - arrival.exchange.since,
+        }
+        let (request, hop) = (arrival.exchange.request, arrival.exchange.hop.take());
+        arrival.exchange = Exchange::new(request, hop, now);
+        self.follow_ups.push_back(FollowUp::Request(id));
     }
 
     /// The pool for a redirect's origin, created if needed.
@@ -366,8 +395,12 @@ impl<S: System> Dispatcher<S> {
         }
         let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)
             .map_err(|why| Failure::caused_by(ErrorClass::Tls, std::io::Error::other(why)))?;
-        let (limit, slot) = (self.pools[0].limit, self.shared.redirects_slot);
-        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limit);
+        let first = &self.pools[0];
+        let (limits, slot) = ((first.limit, first.in_flight_max), self.shared.redirects_slot);
+        let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
+        if self.is_holding() {
+            pool.hold(now);
+        }
         if let Ok(ip) = origin.host.parse::<IpAddr>() {
             pool.set_addresses(vec![(ip, origin.port).into()]);
         }

@@ -7,7 +7,7 @@ use crate::connection::Answer;
 use crate::gzip::Gunzip;
 use crate::judge::{Cause, Judgement, judge};
 use crate::prepare::Shared;
-use crate::request::{Hop, Request, Unfollowed};
+use crate::request::{Hop, Request, Style, Unfollowed};
 use plimsoll_measure::{ErrorClass, Fault, RpcCounts};
 use plimsoll_plan::{RpcExpect, Values};
 use plimsoll_rpc::judge::Expected;
@@ -73,17 +73,17 @@ fn follow(shared: &Shared, arrival: &Arrival, answer: &Answer<'_>) -> Step {
         Some(hop) => (&hop.spec, hop.left),
         None => (&plan.requests[arrival.exchange.request as usize], plan.redirects),
     };
-    let close = !plan.connections.reuse;
+    let style = Style::of(plan);
     let hop = match (left, answer.location) {
         (0, _) => Err(Fault::TooManyRedirects),
         (_, None) => Err(Fault::BadLocation),
         (left, Some(location)) => {
             let values = values_of(shared, arrival);
-            Hop::after(before, values, (answer.status, location), left - 1, close).map_err(|why| {
-                match why {
-                    Unfollowed::BadLocation => Fault::BadLocation,
-                    Unfollowed::SecretBody => Fault::SecretBody,
-                }
+            let hop = Hop::after(before, values, (answer.status, location), left - 1, style);
+            let fed = arrival.exchange.hop.as_ref().and_then(|hop| hop.fed.clone());
+            hop.map(|hop| Hop { fed, ..hop }).map_err(|why| match why {
+                Unfollowed::BadLocation => Fault::BadLocation,
+                Unfollowed::SecretBody => Fault::SecretBody,
             })
         }
     };

@@ -17,6 +17,7 @@ use crate::judge::Cause;
 use crate::pool::Name;
 use crate::system::{Readiness, System};
 use plimsoll_measure::{ErrorClass, Fault, Nanos};
+use plimsoll_plan::TimeoutFrom;
 
 impl<S: System> Dispatcher<S> {
     /// Records a pause of the worker.
@@ -121,12 +122,17 @@ impl<S: System> Dispatcher<S> {
         if arrival.sent_at.is_some() {
             return false;
         }
-        let given = arrival.deadline - arrival.scheduled_at;
+        // Its time began when it was due or, if its timeout counts from there, when it started.
+        let from = match (self.shared.plan.timeout_from, arrival.started_at) {
+            (TimeoutFrom::Start, Some(started_at)) => started_at,
+            _ => arrival.scheduled_at,
+        };
+        let given = arrival.deadline - from;
         let is_material = |span: Nanos| span.0 * MATERIAL >= given.0;
-        let away = self.pause.is_some_and(|Pause { from, to }| {
-            let overlap = to.min(arrival.deadline) - from.max(arrival.scheduled_at);
-            arrival.deadline > from && is_material(overlap)
+        let away = self.pause.is_some_and(|Pause { from: paused_at, to }| {
+            let overlap = to.min(arrival.deadline) - paused_at.max(from);
+            arrival.deadline > paused_at && is_material(overlap)
         });
-        away || is_material(arrival.dispatched_at - arrival.scheduled_at)
+        away || is_material(arrival.dispatched_at - from)
     }
 }

@@ -11,6 +11,8 @@ pub(super) struct Utilization {
     stepped_at: Nanos,
     /// When arrivals began to wait at the limit, if they do.
     pub(super) capped_since: Option<Nanos>,
+    /// Whether arrivals wait because too many requests are in flight, whatever the pool's own limit.
+    pub(super) held: bool,
 }
 
 impl Utilization {
@@ -27,6 +29,9 @@ impl Utilization {
     }
 
     pub(super) fn uncap(&mut self, now: Nanos) {
+        if self.held {
+            return;
+        }
         if let Some(since) = self.capped_since.take() {
             self.counts.capped += now - since;
         }
@@ -34,9 +39,9 @@ impl Utilization {
 
     /// Adds the time at the limit so far to the counts.
     pub(super) fn restart_cap(&mut self, now: Nanos) {
-        if self.capped_since.is_some() {
-            self.uncap(now);
-            self.cap(now);
+        if let Some(since) = &mut self.capped_since {
+            self.counts.capped += now - *since;
+            *since = now;
         }
     }
 }

@@ -45,9 +45,10 @@ fn values() -> Values {
 fn followed(line: &str, redirects: &[(u16, &str)]) -> Result<String, Unfollowed> {
     let mut spec = request(line);
     for (status, location) in redirects {
-        spec = Hop::after(&spec, values(), (*status, location.as_bytes()), 1, false)?.spec;
+        spec =
+            Hop::after(&spec, values(), (*status, location.as_bytes()), 1, Style::default())?.spec;
     }
-    let request = Request::compile(&spec, 0, false);
+    let request = Request::compile(&spec, 0, Style::default());
     let mut bytes = Vec::new();
     request.render(values(), &mut bytes, &mut Vec::new());
     Ok(String::from_utf8(bytes).unwrap())
@@ -83,11 +84,13 @@ fn user_names_in_urls_stay_at_their_origin() {
         let mut spec = request(line);
         spec.headers.clear();
         for location in hops {
-            spec = Hop::after(&spec, values(), (302, location.as_bytes()), 1, false).unwrap().spec;
+            spec = Hop::after(&spec, values(), (302, location.as_bytes()), 1, Style::default())
+                .unwrap()
+                .spec;
             url = spec.url.clone();
         }
         let mut bytes = Vec::new();
-        Request::compile(&spec, 0, false).render(values(), &mut bytes, &mut Vec::new());
+        Request::compile(&spec, 0, Style::default()).render(values(), &mut bytes, &mut Vec::new());
         let sent = String::from_utf8(bytes).unwrap();
         let found = sent.split_once("Authorization: Basic ").map(|(_, rest)| {
             let encoded = rest.split_once("\r\n").unwrap().0;
@@ -118,7 +121,8 @@ fn another_origin_gets_no_body_with_a_secret_and_no_header_of_the_first() {
         Plan::read(&document, &variables, Path::new(".")).unwrap().requests.remove(0)
     };
     let after = |spec: &RequestSpec, status, location: &str| {
-        Hop::after(spec, values(), (status, location.as_bytes()), 1, false).map(|hop| hop.spec)
+        Hop::after(spec, values(), (status, location.as_bytes()), 1, Style::default())
+            .map(|hop| hop.spec)
     };
     let secret = spec("k=${REGION_KEY}", "X-Plain");
     for status in [307, 308] {
@@ -174,7 +178,7 @@ fn methods_and_bodies_follow_the_statuses() {
 #[test]
 fn locations_are_relative_to_what_was_sent_and_cannot_split_requests() {
     let check = |location: &[u8], line: Option<&str>| {
-        let hop = Hop::after(&request(POST), values(), (307, location), 1, false);
+        let hop = Hop::after(&request(POST), values(), (307, location), 1, Style::default());
         let sent = hop.map(|hop| {
             let mut bytes = Vec::new();
             hop.request.render(values(), &mut bytes, &mut Vec::new());

@@ -10,6 +10,8 @@ pub(super) struct Draft {
     pub(super) timeout_ms: u64,
     pub(super) connections: String,
     pub(super) rest: String,
+    /// Lines of each target.
+    pub(super) target: String,
     pub(super) targets: Vec<(String, usize)>,
     /// If set, the plan has two streams of this rate and duration, each with its own target.
     pub(super) streams: Option<(u64, u64)>,
@@ -37,8 +39,9 @@ impl Draft {
         for (place, (url, extra)) in self.targets.iter().enumerate() {
             text += &format!(
                 "[[target]]\nname = \"t{place}\"\nrequest = \"POST {url}/t{place}/{{{{seq}}}}\"\n\
-                 body = '{{\"jsonrpc\":\"2.0\",\"method\":\"eth_getBalance\",\"params\":[\"{}\"],\"id\":{{{{seq}}}}}}'\n",
-                "x".repeat(*extra)
+                 body = '{{\"jsonrpc\":\"2.0\",\"method\":\"eth_getBalance\",\"params\":[\"{}\"],\"id\":{{{{seq}}}}}}'\n{}",
+                "x".repeat(*extra),
+                self.target
             );
         }
         Draft::parse(text)

@@ -22,6 +22,9 @@ pub(super) enum AtFault {
     NotTheGenerator,
 }
 
+/// The first seed of [`Kind::LATER`].
+pub(super) const LATER: u64 = 3_000;
+
 /// The script of a seed.
 pub(super) struct Script {
     pub(super) kind: Kind,
@@ -73,6 +76,9 @@ pub(super) enum Kind {
     PausedAtStart,
     PausedWhileStalled,
     ReadsNothing,
+    InFlight,
+    InFlightStalled,
+    Retried,
 }
 
 impl Kind {
@@ -95,6 +101,16 @@ impl Kind {
                 | OutOfPorts
         )
     }
+
+    /// The kind of a seed. Kinds that came later have the seeds from [`LATER`] on, so that the others keep
+    /// their scripts.
+    fn of(seed: u64) -> Kind {
+        let (own, kinds) =
+            if seed < LATER { (seed, &Kind::ALL[..]) } else { (seed - LATER, &Kind::LATER[..]) };
+        kinds[(own % kinds.len() as u64) as usize]
+    }
+
+    const LATER: [Kind; 3] = [Kind::InFlight, Kind::InFlightStalled, Kind::Retried];
 
     const ALL: [Kind; 30] = [
         Kind::Clean,
@@ -146,7 +162,7 @@ impl Script {
     /// The script of a seed.
     pub(super) fn new(seed: u64) -> Script {
         let key = Key::new(seed);
-        let kind = Kind::ALL[(seed % Kind::ALL.len() as u64) as usize];
+        let kind = Kind::of(seed);
         let mut random = key.with(1).sequence();
         let c = &mut random;
         let secs = within(c, 3, 7);
@@ -159,6 +175,7 @@ impl Script {
             timeout_ms: within(c, 300, 3000),
             connections: "max = 500".into(),
             rest: String::new(),
+            target: String::new(),
             targets: vec![("http://10.0.0.1".into(), 0)],
             streams: None,
         };
@@ -385,6 +402,30 @@ fn set_up(
             peer.stalls = Some((from, back));
             parts.world.pause(Nanos(from), Nanos(back - from + within(c, 50, 300) * MILLI));
             parts.blame(AtFault::Generator);
+        }
+        Kind::InFlight | Kind::InFlightStalled => {
+            // So many in flight carry 30 to 70 % of the rate or, next to a stall, three times the rate.
+            let is_stalled = kind == Kind::InFlightStalled;
+            let limit = if is_stalled { within(c, 100, 150) } else { within(c, 2, 8) };
+            let share = if is_stalled { 300 } else { within(c, 30, 70) };
+            peer.service = limit * SECOND * 100 / (rate * share);
+            peer.jitter = peer.service / 20;
+            draft.rest = format!("timeout_from = \"start\"\nmax_in_flight = {limit}\n");
+            draft.timeout_ms = 3 * peer.service / MILLI + 200;
+            parts.blame(AtFault::Generator);
+            if is_stalled {
+                let (from, stall) = (within(c, SECOND / 2, SECOND), within(c, 300, 1000));
+                peer.stalls = Some((from, from + stall * MILLI));
+                // More than the stall: no request times out, although some arrivals wait longer.
+                draft.timeout_ms += stall;
+                parts.blame(AtFault::NotTheGenerator);
+                parts.ok_at_least = 1000;
+            }
+        }
+        Kind::Retried => {
+            peer.idle_close = Some(within(c, 1, 50) * MILLI);
+            draft.connections = "max = 500, retry_stale = true".into();
+            draft.target = "headers = { Idempotency-Key = \"{{seq}}\" }\n".into();
         }
         Kind::ReadsNothing => {
             // No byte of a request leaves this host; some of these targets answer anyway.

@@ -10,11 +10,14 @@ use super::spec::{
 };
 use crate::RequestSpec;
 use crate::show::shown_size;
-use crate::target_file::{self, Format};
+use crate::target_file::{self, Format, REQUEST_MAX, RequestText, StreamError};
+use crate::{DefaultHeaders, Template};
 use plimsoll_config::values::{quote, quote_filled};
 use plimsoll_config::{Attached, Document, Field, Spot, Text, read_file};
-use std::cell::Cell;
-use std::path::Path;
+use std::cell::{Cell, RefCell};
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 /// Maximum total size of a plan's target files and the bodies that they name, in bytes. Bounds memory: a
 /// request takes about a kilobyte in addition to its bytes.
@@ -28,6 +31,12 @@ pub(super) struct Files<'p> {
     pub(super) folder: &'p Path,
     /// Of a plan that was recorded with a run: the origins of its requests. Files are not read then.
     pub(super) recorded: Option<&'p [String]>,
+    /// Which headers are sent besides those of the plan.
+    pub(super) default_headers: Cell<DefaultHeaders>,
+    /// The bytes of the only target file, if it is not to be read: the first request of a stream.
+    first: Option<&'p [u8]>,
+    /// How the rest of that stream is read.
+    stream: RefCell<Option<TargetStream>>,
     readable: Cell<u64>,
     inlinable: Cell<u64>,
 }
@@ -35,7 +44,19 @@ pub(super) struct Files<'p> {
 impl<'p> Files<'p> {
     pub(super) fn of(folder: &'p Path) -> Files<'p> {
         let (readable, inlinable) = (Cell::new(FILES_MAX), Cell::new(INLINE_MAX));
-        Files { folder, recorded: None, readable, inlinable }
+        let default_headers = Cell::default();
+        let (first, stream) = (None, RefCell::default());
+        Files { folder, recorded: None, default_headers, first, stream, readable, inlinable }
+    }
+
+    /// The files of a plan whose only target file is a stream that begins with this request.
+    pub(super) fn streaming(folder: &'p Path, first: &'p [u8]) -> Files<'p> {
+        Files { first: Some(first), ..Files::of(folder) }
+    }
+
+    /// How the rest of the stream is read.
+    pub(super) fn into_stream(self) -> Option<TargetStream> {
+        self.stream.into_inner()
     }
 
     /// The files of a recorded plan whose requests went to these origins.
@@ -43,10 +64,32 @@ impl<'p> Files<'p> {
         Files { recorded: Some(origins), ..Files::of(Path::new("")) }
     }
 
-    /// Reads a target file, or a body that one names.
+    /// Reads a body that a target file names.
     fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        self.charge(path, read_file(path, FILES_MAX)?)
+    }
+
+    /// Reads a target file, which may be stdin or a pipe.
+    fn read_targets(&self, path: &Path) -> Result<Vec<u8>, String> {
+        let is_pipe = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
+        let pipe: Box<dyn Read> = if path == Path::new(STDIN) {
+            Box::new(std::io::stdin())
+        } else if is_pipe {
+            let opened = std::fs::File::open(path);
+            Box::new(opened.map_err(|error| format!("cannot read {}: {error}", path.display()))?)
+        } else {
+            return self.read(path);
+        };
+        let mut bytes = Vec::new();
+        let read = pipe.take(FILES_MAX + 1).read_to_end(&mut bytes);
+        read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        self.charge(path, bytes)
+    }
+
+    /// Counts bytes that were read towards the limit.
+    fn charge(&self, path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         let left = self.readable.get();
-        match read_file(path, FILES_MAX)? {
+        match bytes {
             bytes if bytes.len() as u64 > left => Err(format!(
                 "with {}, the target files of this plan and their bodies exceed {FILES_MAX} bytes",
                 path.display()
@@ -71,7 +114,14 @@ pub(super) struct FileKeys<'r> {
     pub(super) file: Field<'r>,
     pub(super) format: Option<Field<'r>>,
     pub(super) digest: Option<Field<'r>>,
+    /// Whether the file is sent as it is: nothing in it is a variable or a placeholder.
+    pub(super) literal: bool,
+    /// The folder that the names of body files are relative to, instead of the target file's.
+    pub(super) body_folder: Option<Field<'r>>,
 }
+
+/// The name of a target file that stands for stdin.
+const STDIN: &str = "-";
 
 /// A request to an origin that stands for those of a file that is not read; `None` for what is not the URL
 /// of an origin.
@@ -87,7 +137,7 @@ fn stand_in(origin: &str) -> Option<RequestSpec> {
 pub(super) fn read_target_file(
     keys: &FileKeys<'_>,
     files: &Files<'_>,
-    defaults: &TargetDefaults<'_>,
+    defaults: &TargetDefaults,
     specs: &mut Vec<RequestSpec>,
 ) -> Option<(String, Option<String>)> {
     let field = &keys.file;
@@ -95,33 +145,53 @@ pub(super) fn read_target_file(
         Some(field) => Some(field.one_of(&Format::WORDS)?),
         None => None,
     };
-    let path = files.folder.join(field.open_text("the path of a target file")?);
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let written = field.open_text("the path of a target file")?;
+    let path = if written == STDIN { PathBuf::from(STDIN) } else { files.folder.join(written) };
+    let stem = match path.file_stem().unwrap_or_default().to_string_lossy() {
+        name if name == STDIN => "stdin".into(),
+        name => name,
+    };
     if let Some(origins) = files.recorded {
         specs.extend(origins.iter().filter_map(|origin| stand_in(origin)));
         return Some((stem.into(), None));
     }
-    let bytes = match files.read(&path) {
-        Ok(bytes) => bytes,
-        Err(message) => {
-            field.problem(message, "the path is relative to the plan's folder");
-            return None;
-        }
+    let body_folder = match &keys.body_folder {
+        Some(field) => files.folder.join(field.open_text("a folder")?),
+        None if path == Path::new(STDIN) => files.folder.into(),
+        None => path.parent().unwrap_or(Path::new("")).into(),
     };
-    let (requests, problems) = target_file::read(&bytes, format);
-    let reader =
-        FileReader { attached: field.attached(path.display().to_string()), files, defaults };
+    let bytes =
+        match files.first.map_or_else(|| files.read_targets(&path), |first| Ok(first.into())) {
+            Ok(bytes) => bytes,
+            Err(message) => {
+                field.problem(message, "the path is relative to the plan's folder");
+                return None;
+            }
+        };
+    let (requests, problems) = target_file::read(&bytes, format, keys.literal);
+    let name = if path == Path::new(STDIN) { "stdin".into() } else { path.display().to_string() };
+    let attached = field.attached(name.clone());
+    let report = |at: Spot<'_>, Problem(message, hint): Problem| {
+        attached.problem(at.line, at.column, message, hint);
+    };
+    let read_body = |path: &Path| files.read(path);
+    let reader = FileReader {
+        variables: (!keys.literal).then_some(&attached),
+        report: &report,
+        read_body: &read_body,
+        defaults,
+        folder: &body_folder,
+    };
     for problem in &problems {
-        reader.attached.problem(
-            problem.line,
-            problem.column,
-            problem.message.as_str(),
-            problem.hint,
-        );
+        report(spot_of(problem), Problem(problem.message.clone(), problem.hint));
+    }
+    if files.first.is_some() {
+        let (defaults, body_folder) = (defaults.clone(), body_folder.clone());
+        let format = format.unwrap_or(Format::Http);
+        *files.stream.borrow_mut() = Some(TargetStream { name, format, defaults, body_folder });
     }
     let (first, count) = (specs.len(), requests.len());
-    let folder = path.parent().unwrap_or(Path::new(""));
-    specs.extend(requests.into_iter().filter_map(|request| reader.spec(request, folder)));
+    specs.extend(requests.into_iter().filter_map(|request| reader.spec(request)));
     let whole = problems.is_empty() && specs.len() == first + count;
     if !whole {
         return None;
@@ -140,82 +210,175 @@ pub(super) fn read_target_file(
         }
     }
     let named = (keys.digest.is_some() || !files.inline(len, count))
-        .then(|| show_reference(&path, format, &digest, defaults));
+        .then(|| show_reference(keys, (&path, &body_folder), format, &digest, defaults));
     Some((stem.into_owned(), named))
 }
 
 /// The lines of a resolved plan that name a target file.
 fn show_reference(
-    path: &Path,
+    keys: &FileKeys<'_>,
+    (path, body_folder): (&Path, &Path),
     format: Option<Format>,
     digest: &str,
-    defaults: &TargetDefaults<'_>,
+    defaults: &TargetDefaults,
 ) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
     let mut lines = format!("file = {}\n", quote_filled(&path.display().to_string()));
     if let Some((word, _)) = Format::WORDS.iter().find(|(_, own)| Some(*own) == format) {
         lines += &format!("format = {}\n", quote(word));
     }
+    if keys.literal {
+        lines += "literal = true\n";
+    }
+    if keys.body_folder.is_some() {
+        let folder = std::path::absolute(body_folder).unwrap_or_else(|_| body_folder.into());
+        lines += &format!("body_folder = {}\n", quote_filled(&folder.display().to_string()));
+    }
     lines += &format!("digest = {}\n", quote(digest));
-    lines + &defaults.show()
+    lines + &defaults.show(keys.literal)
 }
 
+/// Whether a header states what the engine sends anyway. Recorded requests often have such headers.
+fn is_redundant(name: &str, value: &str) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    is("content-length")
+        || is("transfer-encoding")
+        || is("connection") && value.eq_ignore_ascii_case("keep-alive")
+}
+
+/// The position of a problem.
+fn spot_of(problem: &target_file::Problem) -> Spot<'_> {
+    Spot { line: problem.line, column: problem.column, text: "" }
+}
+
+/// Turns requests as written into requests.
 struct FileReader<'a, 'r> {
-    attached: Attached<'r>,
-    files: &'a Files<'a>,
-    defaults: &'a TargetDefaults<'r>,
+    /// Replaces variables; `None`: the file is sent as it is.
+    variables: Option<&'a Attached<'r>>,
+    report: &'a dyn Fn(Spot<'_>, Problem),
+    read_body: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
+    defaults: &'a TargetDefaults,
+    /// The names of bodies are relative to it.
+    folder: &'a Path,
+}
+
+/// Reads the requests of a stream one by one, by the rules of a plan's only target. They are sent as they
+/// are: nothing in them is a variable or a placeholder.
+pub struct TargetStream {
+    name: String,
+    format: Format,
+    defaults: TargetDefaults,
+    body_folder: PathBuf,
+}
+
+impl TargetStream {
+    /// Reads one request.
+    ///
+    /// # Errors
+    /// All its problems as text, each with its line, column and hint.
+    pub fn read(&self, text: &RequestText) -> Result<RequestSpec, String> {
+        let problems = RefCell::new(String::new());
+        let report = |at: Spot<'_>, Problem(message, hint): Problem| {
+            let hint = if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") };
+            let line = at.line + text.line - 1;
+            let mut all = problems.borrow_mut();
+            let gap = if all.is_empty() { "" } else { "\n" };
+            *all += &format!("{gap}{}:{line}:{}: {message}{hint}", self.name, at.column);
+        };
+        let reader = FileReader {
+            variables: None,
+            report: &report,
+            read_body: &|path: &Path| read_file(path, FILES_MAX),
+            defaults: &self.defaults,
+            folder: &self.body_folder,
+        };
+        let (requests, found) = target_file::read(&text.bytes, Some(self.format), true);
+        for problem in &found {
+            report(spot_of(problem), Problem(problem.message.clone(), problem.hint));
+        }
+        let request = requests.into_iter().next().filter(|_| found.is_empty());
+        let spec = request.and_then(|request| reader.spec(request));
+        spec.ok_or_else(|| problems.take())
+    }
+
+    /// The problem of a stream that cannot be read further.
+    pub fn problem(&self, error: &StreamError) -> String {
+        match error {
+            StreamError::Io(error) => format!("cannot read {}: {error}", self.name),
+            StreamError::TooLong(line) => format!(
+                "{}:{line}:1: the request is longer than {REQUEST_MAX} bytes\n  hint: put a long body into a \
+                 file (@FILE)",
+                self.name
+            ),
+        }
+    }
 }
 
 impl FileReader<'_, '_> {
-    fn problem(&self, at: Spot<'_>, Problem(message, hint): Problem) {
-        self.attached.problem(at.line, at.column, message, hint);
+    /// A part of the file with its variables replaced.
+    fn fill(&self, spot: Spot<'_>) -> Option<Text> {
+        if let Some(variables) = self.variables {
+            return variables.fill(spot);
+        }
+        let value = Template::escape(spot.text);
+        Some(Text { shown: value.replace("${", "$${"), ..Text::plain(value) })
     }
 
-    fn spec(&self, request: target_file::RawRequest, folder: &Path) -> Option<RequestSpec> {
-        let method = self.attached.fill(request.method.spot());
-        let url = self.attached.fill(request.url.spot());
-        let mut headers = Vec::with_capacity(request.headers.len());
+    fn spec(&self, request: target_file::RawRequest) -> Option<RequestSpec> {
+        let method = self.fill(request.method.spot());
+        let url = self.fill(request.url.spot());
+        let (mut headers, mut places, mut whole) = (Vec::new(), Vec::new(), true);
         for (name, value) in &request.headers {
-            match (check_header_name(&name.text), self.attached.fill(value.spot())) {
-                (Ok(()), Some(text)) => headers.push((name.text.clone(), text)),
-                (Err(problem), _) => self.problem(name.spot(), problem),
-                (Ok(()), None) => {}
+            if self.variables.is_none() && is_redundant(&name.text, &value.text) {
+                continue;
+            }
+            match (check_header_name(&name.text), self.fill(value.spot())) {
+                (Ok(()), Some(text)) => {
+                    headers.push((name.text.clone(), text));
+                    places.push(value.spot());
+                }
+                (Err(problem), _) => {
+                    whole = false;
+                    (self.report)(name.spot(), problem);
+                }
+                (Ok(()), None) => whole = false,
             }
         }
-        let whole = headers.len() == request.headers.len();
         let body_at = match &request.body {
             target_file::RawBody::Inline(at) | target_file::RawBody::File(at) => at.spot(),
             _ => request.url.spot(),
         };
-        let body = self.body(&request.body, folder)?;
+        let body = self.body(&request.body)?;
         let raw = RawRequest { method: method?.value, url: url?, headers, body, chunked: None };
         let expect = Default::default();
         let spec = raw.spec(self.defaults, &expect, |part, problem| {
             let at = match part {
                 Part::Method | Part::Expect => request.method.spot(),
                 Part::Url => request.url.spot(),
-                // If a header was left out, the positions of the ones after it are unknown.
-                Part::Header(place) if whole => request.headers[place].1.spot(),
-                Part::Header(_) => request.method.spot(),
+                Part::Header(place) => places.get(place).copied().unwrap_or(request.method.spot()),
                 Part::Body => body_at,
             };
-            self.problem(at, problem);
+            (self.report)(at, problem);
         });
         spec.filter(|_| whole)
     }
 
-    fn body(&self, body: &target_file::RawBody, folder: &Path) -> Option<RawBody> {
+    fn body(&self, body: &target_file::RawBody) -> Option<RawBody> {
         Some(match body {
             target_file::RawBody::Empty => RawBody::Empty,
-            target_file::RawBody::Inline(span) => RawBody::Inline(self.attached.fill(span.spot())?),
+            target_file::RawBody::Inline(span) => RawBody::Inline(self.fill(span.spot())?),
             target_file::RawBody::Bytes(bytes) => RawBody::embedded(bytes.clone(), false),
             target_file::RawBody::File(name) => {
-                let path = folder.join(self.attached.fill(name.spot())?.value);
-                match self.files.read(&path) {
-                    Ok(bytes) => RawBody::embedded(bytes, true),
+                let written = match self.variables {
+                    Some(variables) => variables.fill(name.spot())?.value,
+                    None => name.text.clone(),
+                };
+                match (self.read_body)(&self.folder.join(written)) {
+                    Ok(bytes) => RawBody::embedded(bytes, self.variables.is_some()),
                     Err(message) => {
-                        let hint = "the path is relative to the target file's folder";
-                        self.problem(name.spot(), Problem(message, hint));
+                        let hint = "the path is relative to body_folder, or else to the target file's \
+                                    folder";
+                        (self.report)(name.spot(), Problem(message, hint));
                         return None;
                     }
                 }

@@ -174,11 +174,12 @@ fn all_problems_of_a_file_are_reported_with_positions() {
          t.txt:3:1: \"Connection\" is set by the engine itself\n  hint: for a new connection each time: connections = { reuse = false }\n\
          t.txt:4:4: the variable NO is not set\n  hint: set it with --set NO=VALUE or in the environment\n\
          t.txt:6:6: port \"0\" must be a number from 1 to 65535\n\
-         t.txt:9:2: cannot read missing.json: No such file or directory (os error 2)\n  hint: the path is relative to the target file's folder\n\
+         t.txt:9:2: cannot read missing.json: No such file or directory (os error 2)\n  hint: the path is relative to body_folder, or else to the target file's folder\n\
          t.txt:13:1: unknown placeholder {{sek}}; known: {{seq}}, {{uuid}}, {{random MIN MAX}}, and {{{{ for a literal {{\n\
          t.txt:15:5: \"h/\" is not a valid URL; write it like http://host:port/path\n\
-         plan.toml:5:1: unknown key \"rate\" in [[target]]\n  hint: known keys: body, body_base64, \
-         body_file, digest, expect, file, format, headers, name, request, tags, transfer, turn, weight"
+         plan.toml:5:1: unknown key \"rate\" in [[target]]\n  hint: known keys: add_headers, body, \
+         body_base64, body_file, body_folder, digest, expect, file, format, headers, literal, name, request, \
+         tags, transfer, turn, weight"
     );
 }
 
@@ -206,8 +207,8 @@ fn invalid_files() {
         "plan.toml:5:10: \"format\" must be \"http\" or \"json\"",
     );
     check(
-        "file = \"good.txt\"\nbody = \"x\"",
-        "plan.toml:5:1: \"body\" and \"file\" cannot be used together",
+        "file = \"good.txt\"\nrequest = \"GET http://h/\"",
+        "plan.toml:5:1: \"request\" and \"file\" cannot be used together",
     );
     check(
         "file = \"good.txt\"\nexpect = { jsonrpc = \"any\" }",
@@ -277,4 +278,96 @@ fn large_files_are_named_with_a_digest() {
     changed("http://other:3069", "many.txt");
     std::fs::write(folder.0.join("body"), "other").unwrap();
     changed("http://gw:3069", "long.txt");
+}
+
+/// With `literal`, nothing in a file is a variable or a placeholder, and the target's headers are added.
+#[test]
+fn literal_files_are_sent_as_they_are() {
+    let file =
+        b"POST http://h/${X}/{{seq}}?k=v\nContent-Length: 9\nconnection: Keep-Alive\nA: ${Y}\n\n\
+        {\"a\":\"{{uuid}}\"}\n\nPUT http://h/\n@body.bin\nGET http://h/\n";
+    let target = "file = \"t.txt\"\nliteral = true\nbody_folder = \"bodies\"\nbody = \"d {{seq}}\"\n\
+        headers = { B = \"{{seq}}\", a = \"no\" }\nadd_headers = { A = [\"1\", \"{{seq}}\"] }\n";
+    let many = b"GET http://h/{{x}}\n".repeat(10_001);
+    let folder = Folder::with(&[("t.txt", file), ("many.txt", &many)]);
+    std::fs::create_dir(folder.0.join("bodies")).unwrap();
+    std::fs::write(folder.0.join("bodies/body.bin"), "${Z} {{w}}").unwrap();
+    let plan = folder.read(target).unwrap();
+    let rendered = |template: &crate::Template| {
+        let mut out = Vec::new();
+        template.render(crate::Values { seq: 7, key: Key::new(0) }, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let shown = |spec: &RequestSpec| {
+        let headers = spec.headers.iter().map(|h| format!("{}={}", h.name, rendered(&h.value)));
+        let body = spec.body.template().map(rendered).unwrap_or_default();
+        format!("{} {} {body}", rendered(&spec.path), headers.collect::<Vec<_>>().join(" "))
+    };
+    let [post, put, get] = plan.requests.as_slice() else { panic!("three requests") };
+    assert_eq!(
+        shown(post),
+        "/$%7BX%7D/%7B%7Bseq%7D%7D?k=v A=1 A=7 A=${Y} B=7 {\"a\":\"{{uuid}}\"}"
+            .replace("%7B", "{")
+            .replace("%7D", "}")
+    );
+    assert_eq!(shown(put), "/ A=1 A=7 B=7 a=no ${Z} {{w}}");
+    assert_eq!(shown(get), "/ A=1 A=7 B=7 a=no d {{seq}}");
+    assert_eq!(post.url_written.replace("{{{{", "{{"), "http://h/${X}/{{seq}}?k=v");
+    read_back(&plan);
+    // A file that the resolved plan names is read by the same rules.
+    let plan = folder.read(&target.replace("t.txt", "many.txt")).unwrap();
+    let again = read_back(&plan);
+    assert!(plan.to_toml().contains("literal = true"));
+    assert_eq!(again.requests, plan.requests);
+}
+
+#[test]
+fn a_stream_has_the_rules_of_its_target() {
+    let text = "rate = 1\nduration = \"1s\"\n[[target]]\nfile = \"-\"\nformat = \"http\"\nliteral = true\n\
+        add_headers = { A = \"1\" }\nbody = \"d\"\n";
+    let document = Document::new("plan.toml", text);
+    let request = |line, text: &str| RequestText { line, bytes: text.as_bytes().to_vec() };
+    let first = request(3, "GET http://h/1\n");
+    let (plan, stream) = Plan::read_stream(&document, Path::new("."), &first).unwrap();
+    assert_eq!((plan.requests.len(), plan.targets[0].name.as_str()), (1, "stdin"));
+    assert_eq!(stream.read(&first).unwrap(), plan.requests[0]);
+    let other = stream.read(&request(9, "POST http://h/2\nA: 2\n\n{}\n")).unwrap();
+    assert_eq!((other.headers.len(), other.url.path.as_str()), (2, "/2"));
+    let check = |text: &str, problem: &str| {
+        let found = stream.read(&request(9, text)).unwrap_err();
+        assert!(found.starts_with(problem), "{text}: {found}");
+    };
+    check("GET http://h/\nA\n", "stdin:10:1: \"A\" is not a valid header\n  hint: ");
+    check("GET h\n", "stdin:9:5: \"h\" is not a valid URL");
+    check("PUT http://h/\n@none\n", "stdin:10:2: cannot read ");
+    let bad = Plan::read_stream(&document, Path::new("."), &request(3, "BREW\n")).err().unwrap();
+    assert!(bad.to_string().starts_with("stdin:3:1: \"BREW\""), "{bad}");
+}
+
+#[test]
+fn limits_and_headers_of_vegeta() {
+    let check = |lines: &str, shown: &str| {
+        let text = format!(
+            "rate = 1\nduration = \"1s\"\n{lines}\n[[target]]\nrequest = \"GET http://h/\""
+        );
+        let plan =
+            Plan::read(&Document::new("plan.toml", text), &Variables::none(), Path::new("."));
+        let found =
+            plan.map_or_else(|problems| problems.to_string(), |plan| read_back(&plan).to_toml());
+        assert!(found.contains(shown), "{lines}: {found}");
+    };
+    check(
+        "timeout_from = \"start\"\nmax_in_flight = 5",
+        "timeout_from = \"start\"\nmax_in_flight = 5\n",
+    );
+    check("default_headers = \"go\"", "default_headers = \"go\"\n");
+    check(
+        "connections = { idle = 3, retry_stale = true }",
+        ", idle = 3, retry_stale = true, dns_ttl",
+    );
+    check(
+        "max_in_flight = 5",
+        "plan.toml:3:1: \"max_in_flight\" requires timeout_from = \"start\"",
+    );
+    check("timeout_from = \"send\"", "\"timeout_from\" must be \"schedule\" or \"start\"");
 }

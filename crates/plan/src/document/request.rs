@@ -30,7 +30,14 @@ pub(super) fn read_target(
     let tags = tags.map(|tags| read_tags(&tags, "a tag")).unwrap_or_default();
     let (file, several) = (table.field("file"), table.field("turn"));
     let (format, digest) = (table.field("format"), table.field("digest"));
-    for (key, field) in [("format", &format), ("digest", &digest)] {
+    let (body_folder, literal) = (table.field("body_folder"), table.field("literal"));
+    let of_files = [
+        ("format", &format),
+        ("digest", &digest),
+        ("literal", &literal),
+        ("body_folder", &body_folder),
+    ];
+    for (key, field) in of_files {
         if file.is_none()
             && let Some(field) = field
         {
@@ -42,16 +49,26 @@ pub(super) fn read_target(
     let whole = if file.is_some() || several.is_some() {
         let what = if file.is_some() { "file" } else { "turn" };
         for key in ["request", "body", "body_file", "body_base64"] {
-            if let Some(field) = table.field(key) {
+            // A file's requests without a body have the target's.
+            let allowed = file.is_some() && key != "request";
+            if let Some(field) = table.field(key).filter(|_| !allowed) {
                 let message = format!("\"{key}\" and \"{what}\" cannot be used together");
                 field.problem_with_key(message, "define the target's requests in one of the two");
             }
         }
-        let defaults = TargetDefaults {
-            headers: read_headers(table),
-            expect: read_expectation(table).unwrap_or_default(),
+        let literal = literal.and_then(|f| f.boolean()).unwrap_or(false);
+        let (expect, rpc_field) = read_expectation(table).unwrap_or_default();
+        let mut defaults = TargetDefaults {
+            default_headers: files.default_headers.get(),
+            headers: read_headers(table, "headers"),
+            added: read_headers(table, "add_headers"),
+            body: RawBody::Empty,
+            expect,
             chunked: read_transfer(table),
         };
+        if file.is_some() {
+            defaults.body = read_body(table, files)?.0.literal_if(literal);
+        }
         match (file, several) {
             (Some(file), Some(several)) => {
                 several
@@ -59,16 +76,23 @@ pub(super) fn read_target(
                 file.text().and(None)
             }
             (Some(file), None) => {
-                let keys = FileKeys { file, format, digest };
+                let keys = FileKeys { file, format, digest, literal, body_folder };
                 let read = read_target_file(&keys, files, &defaults, requests);
                 read.map(|(stem, lines)| (default_name, named) = (stem, lines))
             }
-            (None, Some(several)) => read_requests(&several, files, &defaults, requests),
+            (None, Some(several)) => {
+                read_requests(&several, files, (&defaults, rpc_field.as_ref()), requests)
+            }
             (None, None) => None,
         }
     } else {
-        read_request(table, files, &TargetDefaults::default(), "a target")
-            .map(|spec| requests.push(spec))
+        let added = read_headers(table, "add_headers");
+        let defaults = TargetDefaults {
+            default_headers: files.default_headers.get(),
+            added,
+            ..TargetDefaults::default()
+        };
+        read_request(table, files, (&defaults, None), "a target").map(|spec| requests.push(spec))
     };
     whole?;
     Some(Target {
@@ -85,7 +109,7 @@ pub(super) fn read_target(
 fn read_requests(
     field: &Field<'_>,
     files: &Files<'_>,
-    defaults: &TargetDefaults<'_>,
+    defaults: (&TargetDefaults, Option<&Field<'_>>),
     requests: &mut Vec<RequestSpec>,
 ) -> Option<()> {
     let tables = field.tables("[[target.turn]]");
@@ -108,11 +132,11 @@ fn read_requests(
 fn read_request(
     table: &Table<'_>,
     files: &Files<'_>,
-    defaults: &TargetDefaults<'_>,
+    defaults: (&TargetDefaults, Option<&Field<'_>>),
     what: &str,
 ) -> Option<RequestSpec> {
     let request = table.field("request");
-    let headers = read_headers(table);
+    let headers = read_headers(table, "headers");
     let body = read_body(table, files);
     let expect = read_expectation(table);
     let chunked = read_transfer(table);
@@ -129,8 +153,9 @@ fn read_request(
         }
     };
     let (body, body_field) = body?;
-    let expect = expect?;
-    let rpc_field = expect.rpc_field.as_ref().or(defaults.expect.rpc_field.as_ref());
+    let (expect, rpc_field) = expect?;
+    let (defaults, default_field) = defaults;
+    let rpc_field = rpc_field.as_ref().or(default_field);
     let raw = RawRequest { method, url, headers, body, chunked };
     raw.spec(defaults, &expect, |part, problem| {
         let at = match part {
@@ -143,9 +168,9 @@ fn read_request(
     })
 }
 
-/// The valid headers of a table. Problems with others are reported.
-fn read_headers(table: &Table<'_>) -> Vec<(String, Text)> {
-    let Some(table) = table.field("headers").and_then(|f| f.table("headers")) else {
+/// The valid headers in the table `key`. Problems with others are reported.
+fn read_headers(table: &Table<'_>, key: &'static str) -> Vec<(String, Text)> {
+    let Some(table) = table.field(key).and_then(|f| f.table(key)) else {
         return Vec::new();
     };
     let mut headers = Vec::new();
@@ -169,10 +194,10 @@ fn read_transfer(table: &Table<'_>) -> Option<bool> {
     table.field("transfer")?.one_of(&TRANSFERS)
 }
 
-fn read_expectation<'r>(table: &Table<'r>) -> Option<Expectation<'r>> {
+fn read_expectation<'r>(table: &Table<'r>) -> Option<(Expectation, Option<Field<'r>>)> {
     match table.field("expect") {
         Some(field) => Expectation::read(&field.table("expect")?),
-        None => Some(Expectation::default()),
+        None => Some(Default::default()),
     }
 }
 

@@ -5,8 +5,12 @@
 use crate::show::{expect_table, headers_table};
 use crate::template::Values;
 use crate::{
-    Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url, percent_encode,
+    Body, DefaultHeaders, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url,
+    percent_encode,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use plimsoll_config::values::{quote, quote_filled};
 use plimsoll_config::{Field, Table, Text, is_secret, secret_within};
 use plimsoll_measure::rng::Key;
 use std::path::PathBuf;
@@ -37,7 +41,9 @@ pub(super) enum Part {
 }
 
 /// A body with its variables replaced.
+#[derive(Clone, Default)]
 pub(super) enum RawBody {
+    #[default]
     Empty,
     Inline(Text),
     /// From a file that the resolved plan still names.
@@ -56,6 +62,18 @@ impl RawBody {
                 RawBody::Inline(Text { shown, ..Text::plain(value) })
             }
             Err(error) => RawBody::Bytes(error.into_bytes()),
+        }
+    }
+
+    /// The body as it is, if `literal`: nothing in it is a placeholder.
+    pub(super) fn literal_if(self, literal: bool) -> RawBody {
+        match self {
+            RawBody::Inline(text) if literal => {
+                let [value, shown] = [&text.value, &text.shown].map(|text| Template::escape(text));
+                RawBody::Inline(Text { value, shown, ..text })
+            }
+            RawBody::File(_, bytes) if literal => RawBody::embedded(bytes, false),
+            body => body,
         }
     }
 
@@ -92,31 +110,50 @@ pub(super) struct RawRequest {
 }
 
 /// Settings of a target that apply to all its requests unless a request overrides them.
-#[derive(Default)]
-pub(super) struct TargetDefaults<'r> {
+#[derive(Clone, Default)]
+pub(super) struct TargetDefaults {
+    /// Which headers are sent besides those of the plan.
+    pub(super) default_headers: DefaultHeaders,
     /// Already validated.
     pub(super) headers: Vec<(String, Text)>,
-    pub(super) expect: Expectation<'r>,
+    /// Sent in addition to the request's own, even to those of the same name. Already validated.
+    pub(super) added: Vec<(String, Text)>,
+    /// The body of requests without one.
+    pub(super) body: RawBody,
+    pub(super) expect: Expectation,
     pub(super) chunked: Option<bool>,
 }
 
-impl TargetDefaults<'_> {
+impl TargetDefaults {
     /// The lines of TOML that set them.
-    pub(super) fn show(&self) -> String {
+    pub(super) fn show(&self, literal: bool) -> String {
         let mut lines = String::new();
+        match &self.body {
+            RawBody::Empty => {}
+            RawBody::Inline(text) if literal => {
+                let template = Template::parse(&text.value, &mut 0).expect("an escaped text");
+                let bytes = template.as_plain().expect("a text without placeholders");
+                lines += &format!("body = {}\n", quote_filled(&String::from_utf8_lossy(bytes)));
+            }
+            RawBody::Inline(text) => lines += &format!("body = {}\n", quote(&text.shown)),
+            RawBody::File(path, _) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                lines += &format!("body_file = {}\n", quote_filled(&path.display().to_string()));
+            }
+            RawBody::Bytes(bytes) => {
+                lines += &format!("body_base64 = {}\n", quote(&BASE64.encode(bytes)));
+            }
+        }
         if !self.headers.is_empty() {
-            let shown: Vec<(&str, String)> = self
-                .headers
-                .iter()
-                .map(|(name, text)| (name.as_str(), text.clone().hidden_if_secret(name).shown))
-                .collect();
-            let table = headers_table(shown.iter().map(|(name, shown)| (*name, shown.as_str())));
-            lines += &format!("headers = {table}\n");
+            lines += &format!("headers = {}\n", shown_headers(&self.headers));
+        }
+        if !self.added.is_empty() {
+            lines += &format!("add_headers = {}\n", shown_headers(&self.added));
         }
         if self.chunked == Some(true) {
             lines += "transfer = \"chunked\"\n";
         }
-        let Expectation { status, rpc, contains, .. } = &self.expect;
+        let Expectation { status, rpc, contains } = &self.expect;
         if status.is_some() || rpc.is_some() || contains.is_some() {
             let table = expect_table(status.as_ref(), *rpc, contains.as_deref());
             lines += &format!("expect = {table}\n");
@@ -125,13 +162,22 @@ impl TargetDefaults<'_> {
     }
 }
 
+/// Headers as a table of TOML, without secrets.
+fn shown_headers(headers: &[(String, Text)]) -> String {
+    let shown: Vec<(&str, String)> = headers
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.clone().hidden_if_secret(name).shown))
+        .collect();
+    headers_table(shown.iter().map(|(name, shown)| (*name, shown.as_str())))
+}
+
 impl RawRequest {
     /// The request as it will be sent. Headers are sorted by name, so that the resolved plan, whose
     /// tables have no order, sends the same bytes.
     pub(super) fn spec(
         self,
-        defaults: &TargetDefaults<'_>,
-        expect: &Expectation<'_>,
+        defaults: &TargetDefaults,
+        expect: &Expectation,
         mut problem: impl FnMut(Part, Problem),
     ) -> Option<RequestSpec> {
         let mut placed = 0;
@@ -143,11 +189,14 @@ impl RawRequest {
         if let Err(fault) = check_method(&self.method) {
             note(Part::Method, fault);
         }
+        let url_written = self.url.value.clone();
         let url = read_url(&self.url, &mut placed).map_err(|fault| note(Part::Url, fault)).ok();
         let named = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
         let given = defaults.headers.iter().filter(|(name, _)| !named(name));
-        let mut written: Vec<(Option<usize>, String, Text)> =
-            given.map(|(name, text)| (None, name.clone(), text.clone())).collect();
+        let mut written: Vec<(Option<usize>, String, Text)> = given
+            .chain(&defaults.added)
+            .map(|(name, text)| (None, name.clone(), text.clone()))
+            .collect();
         let own = self.headers.into_iter().enumerate();
         written.extend(own.map(|(place, (name, text))| (Some(place), name, text)));
         written.sort_by(|(_, a, _), (_, b, _)| a.cmp(b));
@@ -158,10 +207,15 @@ impl RawRequest {
                 Err(fault) => note(Part::Header(place.unwrap_or(0)), fault),
             }
         }
-        let body = self.body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok();
+        let body = match self.body {
+            RawBody::Empty => defaults.body.clone(),
+            own => own,
+        };
+        let body = body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok();
         let body = body?;
         let is_rpc = asks_json_rpc(&body);
-        if is_rpc && !headers.iter().any(|h| h.name.eq_ignore_ascii_case("content-type")) {
+        let adds_type = is_rpc && defaults.default_headers == DefaultHeaders::Plimsoll;
+        if adds_type && !headers.iter().any(|h| h.name.eq_ignore_ascii_case("content-type")) {
             headers.push(Header {
                 name: "Content-Type".into(),
                 value: Template::plain("application/json"),
@@ -174,7 +228,17 @@ impl RawRequest {
         let ((url, url_shown, path), expect) = (url?, expect?);
         let method = self.method;
         let chunked = self.chunked.or(defaults.chunked).unwrap_or(false);
-        ok.then_some(RequestSpec { method, url, url_shown, path, headers, body, chunked, expect })
+        ok.then_some(RequestSpec {
+            method,
+            url,
+            url_shown,
+            url_written,
+            path,
+            headers,
+            body,
+            chunked,
+            expect,
+        })
     }
 }
 
@@ -267,34 +331,34 @@ fn asks_json_rpc(body: &Body) -> bool {
 }
 
 /// An expectation as written.
-#[derive(Default)]
-pub(super) struct Expectation<'r> {
+#[derive(Clone, Default)]
+pub(super) struct Expectation {
     status: Option<Vec<StatusRange>>,
     rpc: Option<RpcExpect>,
     contains: Option<String>,
-    /// The field of `rpc`.
-    pub(super) rpc_field: Option<Field<'r>>,
 }
 
-impl<'r> Expectation<'r> {
-    pub(super) fn read(table: &Table<'r>) -> Option<Expectation<'r>> {
+impl Expectation {
+    /// Also returns the field of `rpc`.
+    pub(super) fn read<'r>(table: &Table<'r>) -> Option<(Expectation, Option<Field<'r>>)> {
         let status = table.field("status");
         let rpc = table.field("jsonrpc").map(|f| (f.one_of(&RpcExpect::WORDS), f));
         let contains = table.field("contains").and_then(|f| f.open_text("an expected text"));
         table.close();
         let mut expect = Expectation { contains, ..Expectation::default() };
+        let mut rpc_field = None;
         if let Some(field) = &status {
             expect.status = Some(read_statuses(field)?);
         }
         if let Some((rpc, field)) = rpc {
             expect.rpc = Some(rpc?);
-            expect.rpc_field = Some(field);
+            rpc_field = Some(field);
         }
-        Some(expect)
+        Some((expect, rpc_field))
     }
 
     /// The expectation of one request. Missing settings come from `defaults`, then from built-in values.
-    fn of(&self, defaults: &Expectation<'_>, is_rpc: bool) -> Result<Expect, Problem> {
+    fn of(&self, defaults: &Expectation, is_rpc: bool) -> Result<Expect, Problem> {
         let status = self.status.as_ref().or(defaults.status.as_ref());
         let rpc = match self.rpc.or(defaults.rpc) {
             Some(rpc) if rpc != RpcExpect::Off && !is_rpc => {

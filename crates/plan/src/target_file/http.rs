@@ -76,6 +76,19 @@ fn request_line(line: Spot<'_>) -> Option<RawRequest> {
     })
 }
 
+/// Whether a line of a stream begins a request.
+pub(super) fn begins_request(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    let end = line.iter().position(|b| matches!(b, b' ' | b'\t'));
+    end.is_some_and(|end| line[..end].iter().all(u8::is_ascii_uppercase))
+}
+
+/// Whether the method of a request is one that usually has no body: an empty line ends it.
+pub(super) fn takes_no_body(request: &[u8]) -> bool {
+    let end = request.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(0);
+    [b"GET".as_slice(), b"HEAD", b"DELETE", b"OPTIONS"].contains(&&request[..end])
+}
+
 /// A header, or the name of a body file.
 fn head_line(line: Spot<'_>, request: &mut RawRequest, parsed: &mut Parsed) -> At {
     if line.text.starts_with('@') {

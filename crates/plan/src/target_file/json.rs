@@ -10,19 +10,19 @@ const OBJECT: &str =
     "each line must be an object such as {\"method\":\"POST\",\"url\":\"http://host:port/path\"}";
 const KEYS: [&str; 4] = ["method", "url", "header", "body"];
 
-pub(super) fn read(text: &str, parsed: &mut Parsed) {
+pub(super) fn read(text: &str, lenient: bool, parsed: &mut Parsed) {
     for line in lines(text) {
         let line = line.trim();
         if !line.text.is_empty() {
             let before = parsed.problems.len();
-            let request = object(line, parsed);
+            let request = object(line, lenient, parsed);
             // A request with any problem is dropped.
             parsed.requests.extend(request.filter(|_| parsed.problems.len() == before));
         }
     }
 }
 
-fn object(line: Spot<'_>, parsed: &mut Parsed) -> Option<RawRequest> {
+fn object(line: Spot<'_>, lenient: bool, parsed: &mut Parsed) -> Option<RawRequest> {
     if let Err(fault) = json::validate(line.text.as_bytes()) {
         let at = at_byte(line, fault.at);
         parsed.problem(at, format!("not valid JSON: {}", fault.what), OBJECT);
@@ -43,6 +43,7 @@ fn object(line: Spot<'_>, parsed: &mut Parsed) -> Option<RawRequest> {
             b"header" if !null => headers = header(value, parsed),
             b"body" if !null => body = bytes(value, parsed),
             b"header" | b"body" => {}
+            _ if lenient => {}
             other => unknown(&String::from_utf8_lossy(other), name, parsed),
         }
     }

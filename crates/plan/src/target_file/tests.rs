@@ -6,7 +6,7 @@ use proptest::prelude::*;
 /// Checks the requests of a valid file, one line each.
 #[track_caller]
 fn check(text: &str, requests: &[&str]) {
-    let (written, problems) = read(text.as_bytes(), None);
+    let (written, problems) = read(text.as_bytes(), None, false);
     assert_eq!(problems, []);
     let shown: Vec<String> = written.iter().map(show).collect();
     assert_eq!(shown, requests, "{text}");
@@ -31,7 +31,7 @@ fn show(request: &RawRequest) -> String {
 fn check_problems(bytes: &[u8], format: Option<Format>, problems: &[&str]) {
     let shown =
         |problem: &Problem| format!("{}:{}: {}", problem.line, problem.column, problem.message);
-    let found: Vec<String> = read(bytes, format).1.iter().map(shown).collect();
+    let found: Vec<String> = read(bytes, format, false).1.iter().map(shown).collect();
     assert_eq!(found, problems, "{}", String::from_utf8_lossy(bytes));
 }
 
@@ -122,7 +122,7 @@ fn problems_in_json() {
     check_problems(
         b"GET http://h/",
         Some(Format::Json),
-        &["1:1: not valid JSON: unexpected character"],
+        &["1:1: the file is not in the json format but looks like http"],
     );
 }
 
@@ -160,9 +160,9 @@ proptest! {
             http += "\n";
             json += &format!("{{{object}}}\n");
         }
-        let (from_http, problems) = read(http.as_bytes(), None);
+        let (from_http, problems) = read(http.as_bytes(), None, false);
         prop_assert_eq!(problems, vec![]);
-        let (from_json, problems) = read(json.as_bytes(), None);
+        let (from_json, problems) = read(json.as_bytes(), None, false);
         prop_assert_eq!(problems, vec![]);
         prop_assert_eq!(from_http.len(), requests.len());
         for (a, b) in from_http.iter().zip(&from_json) {
@@ -174,7 +174,7 @@ proptest! {
     fn arbitrary_input_is_parsed_or_rejected_with_a_position(bytes: Vec<u8>, lines in "([A-Z]{1,4} |[{@#:]|\\PC|\n){0,60}") {
         for bytes in [bytes.as_slice(), lines.as_bytes()] {
             for format in [None, Some(Format::Http), Some(Format::Json)] {
-                let (requests, problems) = read(bytes, format);
+                let (requests, problems) = read(bytes, format, false);
                 prop_assert!(!requests.is_empty() || !problems.is_empty());
                 let last = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
                 prop_assert!(problems.iter().all(|problem| (1..=last).contains(&problem.line)));

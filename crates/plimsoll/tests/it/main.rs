@@ -36,4 +36,5 @@ mod tls;
 mod truth;
 mod upstreams;
 mod vegeta;
+mod vegeta_attack;
 mod verdict;

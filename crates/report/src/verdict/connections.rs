@@ -76,6 +76,9 @@ pub(super) struct OriginRule {
     was_overloaded: bool,
     /// Total time that connections were open.
     occupied: Nanos,
+    /// Whether arrivals wait for the number of requests in flight rather than for a connection. Those that
+    /// wait are not known to the origin, so the rate is that of the plan.
+    in_flight: bool,
 }
 
 impl OriginRule {
@@ -129,6 +132,7 @@ impl OriginRule {
             overloaded: Default::default(),
             was_overloaded: false,
             occupied: Nanos::ZERO,
+            in_flight: plan.max_in_flight.is_some_and(|max| max <= plan.connections.max),
         }
     }
 
@@ -154,6 +158,14 @@ impl OriginRule {
         }
         if counts.wanted > 0 && second.seconds.len() > Nanos::ZERO {
             self.rate = per_second(counts.wanted, second.seconds.len());
+        }
+        if self.in_flight {
+            let planned = |(stream, part): &(usize, f64)| {
+                second.snapshot.streams[*stream].planned_rate * part
+            };
+            let open = self.streams.iter().filter(|own| !self.is_closed(own.0));
+            let planned: f64 = open.map(planned).sum();
+            self.rate = if planned > 0.0 { planned } else { self.rate };
         }
         let held_up_now =
             counts.capped > Nanos::ZERO || counts.starved > 0 || counts.service_capped.count > 0;
@@ -221,9 +233,19 @@ impl OriginRule {
         // Headroom is not required while connections are being opened, or after a slow-down.
         let headroom = !(slowed || first || self.cause == Some(Cause::TargetSlowed));
         let rate = demand.rate;
-        let opening = Nanos::ZERO;
-        let evidence =
-            Evidence { limit, rate, own, connecting, headroom, opening, risen, stood_still, need };
+        let (opening, in_flight) = (Nanos::ZERO, self.in_flight);
+        let evidence = Evidence {
+            limit,
+            rate,
+            own,
+            connecting,
+            headroom,
+            opening,
+            risen,
+            stood_still,
+            need,
+            in_flight,
+        };
         let cause = if evidence.is_too_low() {
             Cause::LimitTooLow
         } else if slowed {
@@ -234,15 +256,18 @@ impl OriginRule {
         (cause, evidence)
     }
 
+    fn is_closed(&self, stream: usize) -> bool {
+        self.closed.iter().any(|share| share.stream == stream)
+    }
+
     /// The plan's demand on this origin in a second.
     fn demand(&self, second: &Second<'_>) -> Demand {
         let streams = &second.snapshot.streams;
-        let is_closed = |stream: usize| self.closed.iter().any(|share| share.stream == stream);
         let (mut all, mut open) = (0.0, 0.0);
         for (stream, part) in &self.streams {
             let started = streams[*stream].dispatched as f64 * part;
             all += started;
-            open += if is_closed(*stream) { 0.0 } else { started };
+            open += if self.is_closed(*stream) { 0.0 } else { started };
         }
         // In a second without arrivals, the backlog may belong to streams of either kind.
         let open = if self.closed.is_empty() { 1.0 } else { open / f64::max(all, 1.0) };
@@ -345,16 +370,18 @@ impl OriginRule {
             String::new()
         };
         let limit = match worst.limit {
-            1 => "the only connection".into(),
-            limit => format!("one of {} connections", grouped(limit)),
+            1 if self.in_flight => "until no other was in flight".into(),
+            limit if self.in_flight => {
+                format!("until fewer than {} were in flight", grouped(limit))
+            }
+            1 => "for the only connection".into(),
+            limit => format!("for one of {} connections", grouped(limit)),
         };
-        let mut evidence = format!("{} of the requests{to} waited for {limit}", percent(share));
+        let mut evidence = format!("{} of the requests{to} waited {limit}", percent(share));
         let starved = held_up.starved.unsent + held_up.starved.timed_out;
         if starved > 0 {
-            evidence += &format!(
-                ", {} of them too long to be answered before the timeout",
-                grouped(starved)
-            );
+            let until = if self.in_flight { "sent at all" } else { "answered before the timeout" };
+            evidence += &format!(", {} of them too long to be {until}", grouped(starved));
         }
         let silent = cause == Cause::TargetSlowed && self.service_time.is_silent();
         if silent && self.service_time.accepts(self.occupied) {

@@ -5,8 +5,9 @@ use super::Case;
 use plimsoll_plan::Plan;
 
 /// The place of a setting in a text, the key, and the flag.
-const SETTINGS: [(&str, &str, &str); 10] = [
+const SETTINGS: [(&str, &str, &str); 11] = [
     ("{connections.max}", "connections.max", "--connections"),
+    ("{max_in_flight}", "max_in_flight", "max_in_flight in a plan file"),
     ("{connections.source}", "connections.source", "connections.source in a plan file"),
     ("{reuse connections}", "set connections.reuse = true", "remove --no-keepalive"),
     ("{do not reuse connections}", "set connections.reuse = false", "add --no-keepalive"),

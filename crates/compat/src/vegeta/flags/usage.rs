@@ -74,8 +74,8 @@ mod tests {
         ));
         let attack = super::usage(&ATTACK);
         for line in [
-            "  -http2\n    \tSend HTTP/2 requests to servers that offer it (default true)\n",
-            "  -timeout duration\n    \tTime limit of a request [0 = none] (default 30s)\n",
+            "  -http2\n    \tHas no effect: requests are sent over HTTP/1.1 (default true)\n",
+            "  -timeout duration\n    \tTime limit of a request, from its start [0 = 30m] (default 30s)\n",
             "[-1 = no limit] (default -1)\n",
             "until stopped]\n",
         ] {

@@ -5,6 +5,7 @@
 //! poll does. A connection that waits for any other report stalls, and [`Session::exchange`] panics.
 
 use crate::connection::*;
+use crate::request::Style;
 use plimsoll_measure::rng::Key;
 use plimsoll_plan::{Body, Expect, RequestSpec, RpcExpect, Template, TlsRules, Url};
 use rustls::pki_types::PrivateKeyDer;
@@ -164,6 +165,7 @@ impl Session {
         let url = Url::parse("http://h/").unwrap();
         let spec = RequestSpec {
             method: "POST".into(),
+            url_written: String::new(),
             url_shown: url.to_string(),
             path: Template::plain(url.path.clone()),
             url,
@@ -179,7 +181,7 @@ impl Session {
                 budget: BodyBudget::new(1 << 30),
                 excerpts: Excerpts::default(),
             },
-            request: Request::compile(&spec, 0, false),
+            request: Request::compile(&spec, 0, Style::default()),
             server: config.map(|config| ServerConnection::new(Arc::new(config)).unwrap()),
             heard: Vec::new(),
             edge: Readiness { writable: true, ..Readiness::NONE },
@@ -202,6 +204,7 @@ impl Session {
             spec: 0,
             last: false,
             split_by: None,
+            capture: None,
             trace: false,
         };
         let scratch = &mut self.resources.scratch;

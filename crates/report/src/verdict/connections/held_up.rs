@@ -139,6 +139,8 @@ pub(super) struct Evidence {
     /// Whether the target hardly answered at all.
     pub(super) stood_still: bool,
     pub(super) need: Need,
+    /// Whether the limit is on requests in flight rather than on connections.
+    pub(super) in_flight: bool,
 }
 
 /// A plan's demand on an origin.
@@ -217,7 +219,11 @@ impl Evidence {
         } else {
             String::new()
         };
-        let carry = if self.limit == 1 { "connection carries" } else { "connections carry" };
+        let carry = match self.limit {
+            _ if self.in_flight => "at a time carry",
+            1 => "connection carries",
+            _ => "connections carry",
+        };
         match cause {
             Cause::LimitTooLow if limit < self.need.mean() => format!(
                 "the target answers in {own}{after}, so {} {carry} {:.0}/s of {:.0}/s",
@@ -266,7 +272,8 @@ impl Evidence {
         if demand.open == 0.0 && demand.users > limit {
             enough = enough.min(demand.users);
         }
-        format!("raise {{connections.max}} to {}", round_up(enough))
+        let key = if self.in_flight { "{max_in_flight}" } else { "{connections.max}" };
+        format!("raise {key} to {}", round_up(enough))
     }
 }
 
