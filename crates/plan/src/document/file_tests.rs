@@ -46,17 +46,23 @@ impl Drop for Folder {
 #[test]
 fn a_recorded_plan_is_read_without_variables_and_files() {
     let many = "GET http://b/${API_TOKEN}\n\n".repeat(10_001);
-    let files: [(&str, &[u8]); 3] =
-        [("many.txt", many.as_bytes()), ("body.json", b"{}"), ("ca.pem", b"")];
+    let files: [(&str, &[u8]); 3] = [
+        ("many.txt", many.as_bytes()),
+        ("body.json", br#"{"jsonrpc":"2.0","method":"m","id":1}"#),
+        ("ca.pem", b""),
+    ];
     let folder = Folder::with(&files);
     let text = "rate = 1\nduration = \"1s\"\ntls = { ca = \"ca.pem\" }\n\
         [[target]]\nrequest = \"POST http://a/${API_TOKEN}?x=${OTHER}\"\n\
         headers = { Authorization = \"Bearer ${API_TOKEN}\" }\nbody_file = \"body.json\"\n\
+        [[target]]\nrequest = \"POST http://a/\"\n\
+        body = '{\"jsonrpc\":\"2.0\",\"method\":\"m\",\"id\":${ID_TOKEN}}'\n\
         [[target]]\nfile = \"many.txt\"\n\
         [[target]]\nrequest = \"GET http://c/\"\n";
     let mut variables = Variables::none();
     variables.set("API_TOKEN", "s3cret-value");
     variables.set("OTHER", "2");
+    variables.set("ID_TOKEN", "7");
     let document = Document::new("plan.toml", text);
     let plan = Plan::read(&document, &variables, &folder.0).unwrap();
     let written = plan.to_toml();
@@ -69,6 +75,10 @@ fn a_recorded_plan_is_read_without_variables_and_files() {
     let targets = |plan: &Plan| plan.targets.iter().map(|own| own.name.clone()).collect::<Vec<_>>();
     assert_eq!(targets(&recorded), targets(&plan));
     assert_eq!(recorded.load_in_words(), plan.load_in_words());
+    let first =
+        |plan: &Plan| plan.requests[..2].iter().map(|own| own.expect.rpc).collect::<Vec<_>>();
+    assert_eq!(first(&recorded), [RpcExpect::Result; 2]);
+    assert_eq!(first(&recorded), first(&plan));
 }
 
 /// Reads a resolved plan back; it must contain the same requests without any files.

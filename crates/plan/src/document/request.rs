@@ -65,6 +65,7 @@ pub(super) fn read_target(
             body: RawBody::Empty,
             expect,
             chunked: read_transfer(table),
+            recorded: files.recorded.is_some(),
         };
         if file.is_some() {
             defaults.body = read_body(table, files)?.0.literal_if(literal);
@@ -90,6 +91,7 @@ pub(super) fn read_target(
         let defaults = TargetDefaults {
             default_headers: files.default_headers.get(),
             added,
+            recorded: files.recorded.is_some(),
             ..TargetDefaults::default()
         };
         read_request(table, files, (&defaults, None), "a target").map(|spec| requests.push(spec))

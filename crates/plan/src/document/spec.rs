@@ -122,6 +122,8 @@ pub(super) struct TargetDefaults {
     pub(super) body: RawBody,
     pub(super) expect: Expectation,
     pub(super) chunked: Option<bool>,
+    /// Whether the plan is read from a run directory, where a body may be unknown.
+    pub(super) recorded: bool,
 }
 
 impl TargetDefaults {
@@ -224,7 +226,9 @@ impl RawRequest {
             });
             headers.sort_by(|a, b| a.name.cmp(&b.name));
         }
-        let expect = expect.of(&defaults.expect, is_rpc).map_err(|f| note(Part::Expect, f)).ok();
+        let may_be_rpc = is_rpc || defaults.recorded;
+        let expect = expect.of(&defaults.expect, is_rpc, may_be_rpc);
+        let expect = expect.map_err(|f| note(Part::Expect, f)).ok();
         let ((url, url_shown, path), expect) = (url?, expect?);
         let method = self.method;
         let chunked = self.chunked.or(defaults.chunked).unwrap_or(false);
@@ -358,10 +362,15 @@ impl Expectation {
     }
 
     /// The expectation of one request. Missing settings come from `defaults`, then from built-in values.
-    fn of(&self, defaults: &Expectation, is_rpc: bool) -> Result<Expect, Problem> {
+    fn of(
+        &self,
+        defaults: &Expectation,
+        is_rpc: bool,
+        may_be_rpc: bool,
+    ) -> Result<Expect, Problem> {
         let status = self.status.as_ref().or(defaults.status.as_ref());
         let rpc = match self.rpc.or(defaults.rpc) {
-            Some(rpc) if rpc != RpcExpect::Off && !is_rpc => {
+            Some(rpc) if rpc != RpcExpect::Off && !may_be_rpc => {
                 return Err(Problem(
                     "a JSON-RPC answer is expected, but the body is not a JSON-RPC request with an id"
                         .into(),
