@@ -108,6 +108,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let finished = run_plan(&plan, settings, outputs, &interrupts)?;
     put(&finished.text())?;
     let code = finished.exit_code(interrupts.first().is_some());
+    let kept = finished.keep_records(&interrupts);
     if args.keep && interrupts.first().is_none() {
         drop(interrupts);
         tell(&how_to_call(&folder, &instances, &edge));
@@ -115,7 +116,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     edge.stop();
     instances.stop();
-    finished.written?;
+    kept?;
     Ok(code)
 }
 

@@ -25,6 +25,8 @@ enum Stage {
     Running(Control),
     /// The results of a run were written, if they could be.
     Written,
+    /// The records of a run become a Parquet file, which can be made later, too.
+    Converting,
 }
 
 /// Handles signals until dropped.
@@ -58,6 +60,10 @@ impl Interrupts {
                 count.store(before.saturating_add(1), Ordering::Relaxed);
                 let said = match (before, &*stage) {
                     (_, Stage::Preparing(run_dir)) => abandon(run_dir.as_deref()),
+                    (_, Stage::Converting) => {
+                        tell("\nstopped; the requests stay recorded in samples.bin");
+                        std::process::exit(INTERRUPTED)
+                    }
                     (0, _) => {
                         "stopping: waiting for the answers to requests already sent; press Ctrl-C again to stop now"
                     }
@@ -92,6 +98,11 @@ impl Interrupts {
         let mut stage = self.stage.lock().expect("no holder panics");
         (0..self.seen.load(Ordering::Relaxed)).for_each(|_| control.stop());
         *stage = Stage::Running(control);
+    }
+
+    /// From now on only the conversion of records is left: a signal ends the process.
+    pub(crate) fn converting(&self) {
+        *self.stage.lock().expect("no holder panics") = Stage::Converting;
     }
 
     /// From now on there are no results to lose: a third signal ends the process.

@@ -43,8 +43,9 @@ impl RecordedRun {
     pub(crate) fn open(given: &Path) -> anyhow::Result<RecordedRun> {
         let folder = folder_of(given)?;
         let path = folder.join("plan.toml");
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| not_a_run(given, &path, &error))?;
+        let text = open_regular(&path)
+            .and_then(std::io::read_to_string)
+            .map_err(|error| not_a_run(given, &path, &error))?;
         let reader = open_snapshots(given, &folder)?;
         let header = reader.header().clone();
         let document = Document::new(path.display().to_string(), text);
@@ -87,22 +88,17 @@ impl RecordedRun {
         Ok((reader.facts().cloned(), reader.aborted(), ignored))
     }
 
-    /// Passes each second to `each`, in order.
+    /// Passes each second to `each`, in order, with its span.
     ///
     /// # Errors
     /// If a line is damaged.
-    pub(crate) fn seconds(&self, each: impl FnMut(&Snapshot)) -> anyhow::Result<()> {
-        self.for_each_second(each).map(drop)
-    }
-
-    /// When each second was.
-    ///
-    /// # Errors
-    /// If a line is damaged.
-    pub(crate) fn seconds_of(&self) -> anyhow::Result<Vec<Seconds>> {
-        let mut all = Vec::new();
-        self.seconds(|second| add_second(&mut all, second))?;
-        Ok(all)
+    pub(crate) fn seconds(&self, mut each: impl FnMut(Seconds, &Snapshot)) -> anyhow::Result<()> {
+        let mut at = Nanos::ZERO;
+        self.for_each_second(|second| {
+            let from = std::mem::replace(&mut at, second.t);
+            each(Seconds { from: from.min(second.t), to: second.t }, second);
+        })
+        .map(drop)
     }
 
     /// The part that the filters select.
@@ -124,7 +120,8 @@ impl RecordedRun {
         let mut fold = Fold::narrowed(&self.plan, narrow.clone());
         let (mut whole, mut seconds) = (self.plan.blank_snapshot(), Vec::new());
         let (facts, aborted, ignored) = self.for_each_second(|second| {
-            add_second(&mut seconds, second);
+            let from = seconds.last().map_or(Nanos::ZERO, |last: &Seconds| last.to);
+            seconds.push(Seconds { from: from.min(second.t), to: second.t });
             fold.add(second);
             whole.append(second);
         })?;
@@ -145,7 +142,7 @@ impl RecordedRun {
                 fold.add_sample(*second, sample);
             }
         };
-        if let Ok(file) = File::open(self.folder.join(PARQUET)) {
+        if let Some(file) = self.file(PARQUET) {
             let read =
                 quietly(|| ParquetReader::new(file, &self.targets())?.for_each_detail(&mut add));
             read.unwrap_or_else(|error| self.note(PARQUET, &error.to_string()));
@@ -155,19 +152,22 @@ impl RecordedRun {
             block.samples.iter().for_each(|sample| add(block.counted.second, sample));
             Ok(())
         })
-        .map(drop)
     }
 
-    /// Passes the records of all requests to `each`; returns whether there are any. What is damaged is left
-    /// out, with a note.
+    /// Whether requests were recorded one by one.
+    pub(crate) fn has_records(&self) -> bool {
+        [PARQUET, SAMPLES].iter().any(|name| self.folder.join(name).symlink_metadata().is_ok())
+    }
+
+    /// Passes the records of all requests to `each`. What is damaged is left out, with a note.
     ///
     /// # Errors
     /// The first error of `each`.
     pub(crate) fn rows(
         &self,
         mut each: impl FnMut(Row) -> anyhow::Result<()>,
-    ) -> anyhow::Result<bool> {
-        let Ok(file) = File::open(self.folder.join(PARQUET)) else {
+    ) -> anyhow::Result<()> {
+        let Some(file) = self.file(PARQUET) else {
             return self.each_block(|Block { counted, samples }| {
                 samples.into_iter().try_for_each(|sample| each(Row { counted, sample }))
             });
@@ -176,39 +176,48 @@ impl RecordedRun {
             Ok(reader) => reader,
             Err(error) => {
                 self.note(PARQUET, &error.to_string());
-                return Ok(true);
+                return Ok(());
             }
         };
         loop {
             match quietly(|| reader.next_rows()) {
                 Ok(Some(rows)) => rows.into_iter().try_for_each(&mut each)?,
-                Ok(None) => return Ok(true),
+                Ok(None) => return Ok(()),
                 Err(error) => {
                     self.note(PARQUET, &error.to_string());
-                    return Ok(true);
+                    return Ok(());
                 }
             }
         }
     }
 
-    /// Passes the blocks of `samples.bin` to `each`; returns whether there is such a file.
-    fn each_block(
-        &self,
-        mut each: impl FnMut(Block) -> anyhow::Result<()>,
-    ) -> anyhow::Result<bool> {
-        let Ok(file) = File::open(self.folder.join(SAMPLES)) else { return Ok(false) };
+    /// Passes the blocks of `samples.bin` to `each`, if there is such a file.
+    fn each_block(&self, mut each: impl FnMut(Block) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let Some(file) = self.file(SAMPLES) else { return Ok(()) };
         let mut reader = match samples::Reader::new(BufReader::with_capacity(1 << 20, file)) {
             Ok((_, reader)) => reader,
             Err(error) => {
                 self.note(SAMPLES, &error.to_string());
-                return Ok(true);
+                return Ok(());
             }
         };
         while let Some(block) = reader.next_block()? {
             each(block)?;
         }
         reader.cut().into_iter().for_each(|why| self.note(SAMPLES, why));
-        Ok(true)
+        Ok(())
+    }
+
+    /// A file of the run; `None` if there is none. One that cannot be read is noted.
+    fn file(&self, name: &str) -> Option<File> {
+        match open_regular(&self.folder.join(name)) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                self.note(name, &error.to_string());
+                None
+            }
+        }
     }
 
     fn note(&self, name: &str, why: &str) {
@@ -242,11 +251,6 @@ impl RecordedRun {
     }
 }
 
-fn add_second(all: &mut Vec<Seconds>, second: &Snapshot) {
-    let from = all.last().map_or(Nanos::ZERO, |last| last.to);
-    all.push(Seconds { from: from.min(second.t), to: second.t });
-}
-
 const DAMAGED: &str = "the file was changed or damaged after the run";
 
 /// The folder of a run, given by its name or by that of a file in it.
@@ -272,20 +276,40 @@ fn folder_of(given: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Opens a file, but nothing that a reader could wait for.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    if path.metadata()?.is_file() {
+        return File::open(path);
+    }
+    Err(std::io::Error::other("it is not a regular file"))
+}
+
+/// The newest run directory in a folder.
+pub(crate) fn newest_in(folder: &Path) -> Option<PathBuf> {
+    let runs = folder.read_dir().ok()?.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let started = path.join(SNAPSHOTS).metadata().ok()?.modified().ok()?;
+        Some((started, path))
+    });
+    runs.max().map(|(_, path)| path)
+}
+
 fn not_a_run(given: &Path, path: &Path, error: &std::io::Error) -> anyhow::Error {
     if error.kind() == ErrorKind::NotFound {
         let name = path.file_name().unwrap_or_default().display().to_string();
-        return usage_error(
-            format!("{} is not a run directory: it has no {name}", given.display()),
-            "give the directory that plimsoll run wrote (runs/…)",
-        );
+        let hint = match newest_in(given) {
+            Some(newest) => format!("it has runs in it; the newest is {}", newest.display()),
+            None => "give the directory that plimsoll run wrote (runs/…)".into(),
+        };
+        let message = format!("{} is not a run directory: it has no {name}", given.display());
+        return usage_error(message, hint);
     }
     usage_error(format!("cannot read {}: {error}", path.display()), "")
 }
 
 fn open_snapshots(given: &Path, folder: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
     let path = folder.join(SNAPSHOTS);
-    let file = File::open(&path).map_err(|error| not_a_run(given, &path, &error))?;
+    let file = open_regular(&path).map_err(|error| not_a_run(given, &path, &error))?;
     Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| {
         let hint = "it is empty, damaged, or was written by another version of plimsoll";
         usage_error(format!("{}: {error}", path.display()), hint)
@@ -294,13 +318,16 @@ fn open_snapshots(given: &Path, folder: &Path) -> anyhow::Result<Reader<BufReade
 
 /// The end of a run's last second; a run without any has no report.
 fn end_of(mut reader: Reader<BufReader<File>>, folder: &Path) -> anyhow::Result<Nanos> {
-    let end = reader.skip_to_end()?;
+    let path = folder.join(SNAPSHOTS);
+    let end = reader
+        .skip_to_end()
+        .map_err(|error| usage_error(format!("{}: {error}", path.display()), DAMAGED))?;
     if end > Nanos::ZERO {
         return Ok(end);
     }
     Err(usage_error(
         format!("{} has no complete second", folder.display()),
-        "the run was stopped or killed within its first second",
+        "the run was stopped within its first second, or its disk was full",
     ))
 }
 

@@ -1,15 +1,19 @@
 //! `plimsoll report`: reports on recorded runs.
+//!
+//! # Layout
+//! - `output`: where a report goes
 
-use crate::recorded::{RecordedRun, Reported};
+mod output;
+
+use crate::recorded::{RecordedRun, Reported, newest_in};
 use crate::run::{Color, exit_code, is_colored};
 use crate::{stdout_columns, tell, usage_error};
-use anyhow::Context;
+use output::Output;
 use plimsoll_config::values::flag_duration;
 use plimsoll_measure::Nanos;
-use plimsoll_measure::units::counted;
+use plimsoll_measure::units::{counted, grouped};
 use plimsoll_report::{Filters, IntervalLog, Merge, ParquetWriter, Run, Summary, TimeFigure};
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write, stdout};
+use std::io::stdout;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -28,16 +32,16 @@ missed objective.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
-    /// Run directories
-    #[arg(value_name = "RUN", required = true)]
+    /// Run directories [default: the newest in runs/]
+    #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Write the report to this new file instead of stdout
+    /// Write the report to this new file instead of stdout (-)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only targets with this tag, such as chain=boba; several: any of them
+    /// Only targets with this tag, such as chain=boba; several values of a tag: any of them
     #[arg(long = "tag", value_name = "TAG=VALUE")]
     tags: Vec<String>,
     /// Only this target; several: any of them
@@ -55,9 +59,9 @@ pub(crate) struct ReportArgs {
     /// Only up to this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<Nanos>,
-    /// The time that hdr and hlog show
-    #[arg(long, value_enum, value_name = "FIGURE", default_value_t = Figure::Latency)]
-    figure: Figure,
+    /// The time that hdr and hlog show [default: latency]
+    #[arg(long, value_enum, value_name = "FIGURE")]
+    figure: Option<Figure>,
     /// Colour the text; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
     color: Color,
@@ -109,8 +113,13 @@ fn time(text: &str) -> Result<Nanos, String> {
 /// Reports on runs and returns the exit code.
 pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     args.color.apply();
-    let runs: Vec<RecordedRun> =
-        args.runs.iter().map(|path| RecordedRun::open(path)).collect::<anyhow::Result<_>>()?;
+    if args.figure.is_some() && !matches!(args.format, Format::Hdr | Format::Hlog) {
+        let hint = "the other formats show all times; remove it";
+        return Err(usage_error("--figure is for --format hdr and hlog", hint));
+    }
+    let figure = args.figure.unwrap_or(Figure::Latency).time();
+    let output = Output::of(args.output.as_deref(), args.format == Format::Parquet)?;
+    let runs = opened(args)?;
     let filters = Filters {
         targets: args.targets.clone(),
         tags: args.tags.clone(),
@@ -119,28 +128,56 @@ pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         from: args.from,
         to: args.to,
     };
-    let out = Output::open(args)?;
     match args.format {
-        Format::Parquet => {
-            let rows = write_parquet(only(&runs, args.format)?, &filters, out)?;
-            tell(&format!("{} written", counted(rows, "request")));
-            Ok(ExitCode::SUCCESS)
-        }
+        Format::Parquet => write_parquet(only(&runs, args.format)?, &filters, &output),
         Format::Hlog => {
             let run = only(&runs, args.format)?;
             let reported = run.report(&filters)?;
             check_selected(&reported.summary)?;
-            write_log(run, &reported, args.figure.time(), out)?;
-            Ok(exit_code(&reported.summary, reported.aborted, false))
+            write_log(run, &reported, figure, &output)?;
+            Ok(code_of(&reported.summary, reported.aborted))
         }
         _ => {
             let (summary, aborted) = merged(&runs, &filters)?;
             check_selected(&summary)?;
-            let text = rendered(args, &summary)?;
-            out.write(|out| out.write_all(text.as_bytes()))?;
-            Ok(exit_code(&summary, aborted, false))
+            let text = rendered(args, figure, &output, &summary)?;
+            output.write(|out| Ok(out.write_all(text.as_bytes())?))?;
+            Ok(code_of(&summary, aborted))
         }
     }
+}
+
+/// The exit code of the run.
+fn code_of(summary: &Summary, aborted: bool) -> ExitCode {
+    let interrupted = summary.facts.stopped_by.is_some() && !aborted;
+    exit_code(summary, aborted, interrupted)
+}
+
+/// The runs, by default the newest.
+fn opened(args: &ReportArgs) -> anyhow::Result<Vec<RecordedRun>> {
+    let open = |path: &PathBuf| {
+        RecordedRun::open(path).map_err(|error| {
+            match args.tags.iter().find(|tag| !tag.contains('=')) {
+                // `--tag chain boba`
+                Some(tag) if !path.exists() => usage_error(
+                    format!("--tag {tag} is not in the form TAG=VALUE"),
+                    format!("for example --tag {tag}={}", path.display()),
+                ),
+                _ => error,
+            }
+        })
+    };
+    if !args.runs.is_empty() {
+        return args.runs.iter().map(open).collect();
+    }
+    let newest = newest_in(Path::new("runs")).ok_or_else(|| {
+        usage_error(
+            "no run to report on: there is none in runs/",
+            "give the directory that plimsoll run wrote",
+        )
+    })?;
+    tell(&format!("the newest run: {}", newest.display()));
+    Ok(vec![open(&newest)?])
 }
 
 /// Filters that select nothing are a mistake.
@@ -175,151 +212,96 @@ fn merged(runs: &[RecordedRun], filters: &Filters) -> anyhow::Result<(Summary, b
     Ok((merge.finish(), stopped))
 }
 
-fn rendered(args: &ReportArgs, summary: &Summary) -> anyhow::Result<String> {
-    let to_file = args.output.is_some();
+fn rendered(
+    args: &ReportArgs,
+    figure: TimeFigure,
+    output: &Output,
+    summary: &Summary,
+) -> anyhow::Result<String> {
     Ok(match args.format {
         Format::Text => {
-            let columns = if to_file { usize::MAX } else { stdout_columns() };
-            summary.to_text(None, columns, !to_file && is_colored(&stdout()))
+            let (columns, color) = if output.is_stdout() {
+                (stdout_columns(), is_colored(&stdout()))
+            } else {
+                (usize::MAX, matches!(args.color, Color::Always))
+            };
+            summary.to_text(None, columns, color)
         }
         Format::Json => summary.to_json() + "\n",
         Format::Junit => summary.to_junit(),
         Format::Csv => summary.to_csv(),
-        Format::Hdr => summary
-            .to_hgrm(args.figure.time(), None)
-            .map_err(|(message, hint)| usage_error(message, hint))?,
+        Format::Hdr => {
+            summary.to_hgrm(figure, None).map_err(|(message, hint)| usage_error(message, hint))?
+        }
         Format::Parquet | Format::Hlog => unreachable!("written by request and by second"),
     })
 }
 
-/// Writes the records that the filters select; returns how many there are.
-fn write_parquet(run: &RecordedRun, filters: &Filters, out: Output) -> anyhow::Result<u64> {
+/// Writes the records that the filters select, and says how many there are.
+fn write_parquet(
+    run: &RecordedRun,
+    filters: &Filters,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
     let narrow = run.narrow(filters)?;
-    let seconds = run.seconds_of()?;
+    let (mut seconds, mut selected) = (Vec::new(), 0);
+    let stream = |target: usize| run.plan.targets[target].stream;
+    run.seconds(|second, snapshot| {
+        seconds.push(second);
+        for (target, stats) in snapshot.stats.iter().enumerate() {
+            if narrow.holds(second, target, stream(target)) {
+                selected += stats.requests.scheduled;
+            }
+        }
+    })?;
     let holds = |second: usize, target: usize| {
-        let second = seconds.get(second);
-        second.is_some_and(|own| narrow.holds(*own, target, run.plan.targets[target].stream))
+        seconds.get(second).is_some_and(|own| narrow.holds(*own, target, stream(target)))
     };
+    if !run.has_records() {
+        return Err(usage_error(
+            format!("{} has no records of single requests", run.label()),
+            "run the plan without --record none; all other formats work without them",
+        ));
+    }
     let mut written = 0;
-    out.write_anyhow(|out| {
+    output.write(|out| {
         let mut parquet = ParquetWriter::new(out, &run.samples_header())?;
-        let any = run.rows(|row| {
+        run.rows(|row| {
             if holds(row.counted.second as usize, row.sample.kind.target as usize) {
                 parquet.add_row(row)?;
             }
             Ok(())
         })?;
-        if !any {
-            return Err(usage_error(
-                format!("{} has no records of single requests", run.label()),
-                "run the plan without --record none; all other formats work without them",
-            ));
-        }
         written = parquet.finish()?.0;
         Ok(())
     })?;
-    Ok(written)
+    let of = format!("{} of {}", grouped(written), counted(selected, "request"));
+    if written == selected {
+        tell(&format!("{of} written"));
+    } else {
+        tell(&format!(
+            "warning: {of} written: the others were not recorded (--record errors, a full disk, a damaged file)"
+        ));
+    }
+    Ok(if written == 0 && selected > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn write_log(
     run: &RecordedRun,
     reported: &Reported,
     figure: TimeFigure,
-    out: Output,
+    output: &Output,
 ) -> anyhow::Result<()> {
     let mut log = IntervalLog::new(&run.plan, reported.narrow.clone(), figure);
     let summary = &reported.summary;
-    out.write_anyhow(|out| {
+    output.write(|out| {
         out.write_all(log.head(summary, summary.facts.started_at).as_bytes())?;
         let mut written = Ok(());
-        run.seconds(|second| {
+        run.seconds(|_, second| {
             if written.is_ok() {
                 written = out.write_all(log.add(second).as_bytes());
             }
         })?;
         Ok(written?)
     })
-}
-
-/// Where the report goes.
-enum Output {
-    Stdout,
-    /// A file that is renamed into place when it is complete.
-    File {
-        path: PathBuf,
-        part: PathBuf,
-        file: File,
-    },
-}
-
-impl Output {
-    fn open(args: &ReportArgs) -> anyhow::Result<Output> {
-        let Some(path) = &args.output else {
-            if args.format == Format::Parquet && stdout().is_terminal() {
-                let hint = "write it to a file with --output FILE";
-                return Err(usage_error("Parquet is not printed to a terminal", hint));
-            }
-            return Ok(Output::Stdout);
-        };
-        if path.exists() {
-            let hint = "results are never overwritten; choose a new file";
-            return Err(usage_error(format!("{} exists", path.display()), hint));
-        }
-        let part = part_of(path);
-        let file = File::create(&part).map_err(|error| {
-            usage_error(format!("cannot write {}: {error}", path.display()), "")
-        })?;
-        Ok(Output::File { path: path.clone(), part, file })
-    }
-
-    fn write(
-        self,
-        write: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
-    ) -> anyhow::Result<()> {
-        self.write_anyhow(|out| Ok(write(out)?))
-    }
-
-    /// Writes everything or, to a file, nothing.
-    fn write_anyhow(
-        self,
-        write: impl FnOnce(&mut (dyn Write + Send)) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        match self {
-            Output::Stdout => {
-                let mut out = BufWriter::with_capacity(1 << 16, stdout());
-                let written = write(&mut out).and_then(|()| Ok(out.flush()?));
-                // What is left in the buffer of a closed pipe is of no use.
-                let _ = out.into_parts();
-                match written {
-                    Err(error) if is_closed_pipe(&error) => Ok(()),
-                    written => written.context("cannot write to stdout"),
-                }
-            }
-            Output::File { path, part, file } => {
-                let mut out = BufWriter::with_capacity(1 << 20, file);
-                let written = write(&mut out)
-                    .and_then(|()| Ok(out.flush()?))
-                    .and_then(|()| Ok(std::fs::rename(&part, &path)?));
-                if written.is_err() {
-                    let _ = std::fs::remove_file(&part);
-                }
-                written.with_context(|| format!("cannot write {}", path.display()))
-            }
-        }
-    }
-}
-
-/// Whether the reader of stdout has left, as in `| head`.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let io = |cause: &(dyn std::error::Error + 'static)| {
-        let cause = cause.downcast_ref::<std::io::Error>();
-        cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    };
-    error.chain().any(io)
-}
-
-fn part_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    path.with_file_name(name)
 }

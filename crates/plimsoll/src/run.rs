@@ -6,6 +6,7 @@ use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::proxy;
+use crate::recording::Recording;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::trace::trace_text;
@@ -163,7 +164,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Format::Json => put(&(finished.summary.to_json() + "\n")),
     };
     let code = finished.exit_code(interrupts.first().is_some());
-    finished.written?;
+    finished.keep_records(&interrupts)?;
     match printed {
         // The terminal is gone, which is what interrupted the run.
         Err(error) if interrupts.first().is_some() => tell(&format!("{error:#}")),
@@ -201,8 +202,10 @@ pub(crate) struct Finished {
     aborted: bool,
     /// Path of the run directory.
     run_dir: Option<String>,
-    /// Whether it was written completely.
-    pub(crate) written: anyhow::Result<()>,
+    /// Whether it was written completely, except for the records of single requests…
+    written: anyhow::Result<()>,
+    /// …which are not converted yet.
+    recording: Option<Recording>,
 }
 
 impl Finished {
@@ -211,6 +214,17 @@ impl Finished {
         // The report does not refer to results that could not be written.
         let run_dir = self.run_dir.as_deref().filter(|_| self.written.is_ok());
         self.summary.to_text(run_dir, stdout_columns(), is_colored(&stdout()))
+    }
+
+    /// Converts the records of single requests, after the report was printed: it may take a while.
+    ///
+    /// # Errors
+    /// The first write error of the whole run.
+    pub(crate) fn keep_records(self, interrupts: &Interrupts) -> anyhow::Result<()> {
+        interrupts.converting();
+        let converted = self.recording.map_or(Ok(()), Recording::finish);
+        interrupts.results_written();
+        self.written.and(converted)
     }
 
     /// The exit code; see [`exit_code`].
@@ -334,7 +348,9 @@ impl<'p> Live<'p> {
         host: HostFile,
         running: &Running,
     ) -> Live<'p> {
-        run_dir.iter_mut().for_each(|dir| dir.begin(plan, &running.start_facts(), &host));
+        if let Some(dir) = &mut run_dir {
+            dir.begin(plan, &running.start_facts(), &host).iter().for_each(|warning| tell(warning));
+        }
         let (fold, progress) = (Fold::new(plan), Progress::new());
         let control = running.control();
         Live {
@@ -399,10 +415,10 @@ impl<'p> Live<'p> {
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
         self.host.end(&Source::host());
         let aborted = self.aborted.is_some();
-        let written = self.run_dir.map_or(Ok(()), |dir| {
+        let (written, recording) = self.run_dir.map_or((Ok(()), None), |dir| {
             dir.finish(&summary.to_json(), (&summary.facts, aborted), &self.host)
         });
-        Finished { summary, aborted, run_dir, written }
+        Finished { summary, aborted, run_dir, written, recording }
     }
 
     /// Scrapes once more after the run; the result becomes an additional last snapshot.

@@ -70,8 +70,14 @@ impl RunDir {
         let _ = fs::remove_dir_all(&self.path);
     }
 
-    /// Writes `host.json`, creates `snapshots.jsonl` with its header, and starts recording.
-    pub(crate) fn begin(&mut self, plan: &Plan, start: &StartFacts, host: &HostFile) {
+    /// Writes `host.json`, creates `snapshots.jsonl` with its header, and starts recording. Returns a warning
+    /// if that fails.
+    pub(crate) fn begin(
+        &mut self,
+        plan: &Plan,
+        start: &StartFacts,
+        host: &HostFile,
+    ) -> Option<String> {
         let header = Header {
             schema: SCHEMA.into(),
             plan: plan.name.clone(),
@@ -92,6 +98,8 @@ impl RunDir {
         let written = opened.and_then(|mut file| {
             file.write_all((header.to_line() + "\n").as_bytes())?;
             file.sync_all()?;
+            // Until the end, so that a report can tell that the run goes on. Some file systems cannot.
+            let _ = file.try_lock();
             Ok(file)
         });
         match written {
@@ -105,6 +113,10 @@ impl RunDir {
                 Err(error) => _ = self.failed.get_or_insert(error),
             }
         }
+        let path = self.path.display();
+        self.failed.as_ref().map(|error| {
+            format!("warning: cannot write to {path}: {error}; the run continues and its results may be lost")
+        })
     }
 
     /// Appends a second to `snapshots.jsonl`. Returns a warning if that, or recording, fails for the first
@@ -140,17 +152,15 @@ impl RunDir {
         Some(warning)
     }
 
-    /// Writes the end of `snapshots.jsonl`, `summary.json`, `host.json` again, and `samples.parquet`.
-    /// `aborted`: whether an objective stopped the run.
-    ///
-    /// # Errors
-    /// The first write error of the whole run.
+    /// Writes the end of `snapshots.jsonl`, `summary.json`, and `host.json` again. `aborted`: whether an
+    /// objective stopped the run. Returns the first write error of the whole run, and the recording, which is
+    /// to be finished.
     pub(crate) fn finish(
         mut self,
         summary: &str,
         (facts, aborted): (&RunFacts, bool),
         host: &HostFile,
-    ) -> anyhow::Result<()> {
+    ) -> (anyhow::Result<()>, Option<Recording>) {
         if let Some((file, _)) = &mut self.snapshots {
             let line = end_line(facts, aborted) + "\n";
             let written = self.samples.with_room(|| append(file, line.as_bytes()));
@@ -158,12 +168,13 @@ impl RunDir {
         }
         self.write_whole("host.json", &host.to_json());
         self.write_whole("summary.json", summary);
-        let recorded = match self.samples {
-            Samples::Running(recording) => recording.finish(),
-            Samples::None | Samples::Prepared(_) => Ok(()),
-        };
-        let written = self.failed.map_or(Ok(()), |error| Err(error.into())).and(recorded);
-        written.with_context(|| format!("could not write all of {}", self.path.display()))
+        let written = self.failed.map_or(Ok(()), Err);
+        let written =
+            written.with_context(|| format!("could not write all of {}", self.path.display()));
+        match self.samples {
+            Samples::Running(recording) => (written, Some(recording)),
+            Samples::None | Samples::Prepared(_) => (written, None),
+        }
     }
 
     /// Writes a file, or replaces it.

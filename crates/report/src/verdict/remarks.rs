@@ -67,10 +67,12 @@ pub(super) fn samples_dropped(case: &Case<'_>) -> Option<Found> {
         severity: Severity::Warning,
         side: Side::Generator,
         evidence: format!(
-            "{} not recorded: recording did not keep up; all other figures include them",
+            "{} not recorded one by one, since they could not be written in time; all other figures \
+             include them",
             counted(dropped, "request")
         ),
-        fix: "write the results to a faster disk, or record only errors with --record errors"
+        fix: "write the results to a faster disk or one with more space (--out), or record only errors \
+              (--record errors)"
             .into(),
         seconds: None,
         share: 0.0,
