@@ -16,7 +16,7 @@ use plimsoll_config::values::{quote, quote_filled};
 use plimsoll_config::{Attached, Document, Field, Spot, Text, read_file};
 use std::cell::{Cell, RefCell};
 use std::io::Read;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Maximum total size of a plan's target files and the bodies that they name, in bytes. Bounds memory: a
@@ -69,9 +69,11 @@ impl<'p> Files<'p> {
         self.charge(path, read_file(path, FILES_MAX)?)
     }
 
-    /// Reads a target file, which may be stdin or a pipe.
+    /// Reads a target file, which may be stdin or a pipe that is open already (`<(command)` in a shell).
+    /// Opening any other pipe might wait forever for a writer.
     fn read_targets(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let is_pipe = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
+        let is_pipe = std::fs::read_link(path)
+            .is_ok_and(|to| to.as_os_str().as_bytes().starts_with(b"pipe:"));
         let pipe: Box<dyn Read> = if path == Path::new(STDIN) {
             Box::new(std::io::stdin())
         } else if is_pipe {

@@ -256,7 +256,7 @@ fn a_program_called_vegeta_needs_no_subcommand() {
 }
 
 /// The real vegeta, built from the module proxy; `None` where Go is not installed or cannot fetch it.
-fn real_vegeta() -> Option<PathBuf> {
+pub(crate) fn real_vegeta() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vegeta-12.13.0");
     let program = folder.join("vegeta");
     if !program.exists() {

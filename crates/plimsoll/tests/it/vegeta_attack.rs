@@ -3,9 +3,11 @@
 
 use crate::run::{Done, Folder, command, plimsoll};
 use crate::server::{After, Received, Reply, Server};
+use crate::vegeta::real_vegeta;
 use plimsoll_compat::vegeta::{Fields, Hit, Reader};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 /// Runs an attack with this input.
 fn attack(args: &[&str], targets: &str) -> Done {
@@ -57,15 +59,14 @@ fn dechunked(body: &str) -> String {
     rest[..len].into()
 }
 
-/// What the real vegeta sent, recorded by `tests/vegeta/record`: a file of flags and targets, and one of the
-/// requests that arrived.
-#[test]
-fn the_server_receives_what_vegeta_sends() {
-    let recorded = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vegeta");
+/// Attacks a server as each `tests/vegeta/*.case` describes (flags, and targets in which HOST is the server),
+/// and compares the requests with those recorded from vegeta 12.13.0 by `tests/vegeta/record`. `program` gets
+/// the arguments after `attack`.
+fn assert_sends_as_recorded(program: impl Fn(&[&str]) -> Command) {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vegeta");
     let folder = Folder::new();
-    std::fs::write(folder.path().join("body.json"), "{\"from\": \"a file\"}\n{{seq}} ${HOME}")
-        .unwrap();
-    std::fs::write(folder.path().join("default"), "default").unwrap();
+    folder.file("body.json", "{\"from\": \"a file\"}\n{{seq}} ${HOME}");
+    folder.file("default", "default");
     let mut cases = 0;
     for entry in std::fs::read_dir(&recorded).unwrap() {
         let path = entry.unwrap().path();
@@ -79,16 +80,34 @@ fn the_server_receives_what_vegeta_sends() {
         let server = Server::start(|_, _| Reply::ok(""));
         let targets = targets.replace("HOST", &server.address.to_string());
         let flags: Vec<&str> = flags.split('|').collect();
-        let args = [&["vegeta", "attack", "-output=/dev/null"], flags.as_slice()].concat();
-        let mut child =
-            command(&args).current_dir(folder.path()).stdin(Stdio::piped()).spawn().unwrap();
+        let mut command = program(&[&["-output=/dev/null"], flags.as_slice()].concat());
+        command.current_dir(folder.path()).stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(targets.as_bytes()).unwrap();
         let done = Done::from(child.wait_with_output().unwrap());
         assert_eq!(done.code, 0, "{}: {}", path.display(), done.stderr);
         let sent: String = server.received().iter().map(|own| shown(own, &server)).collect();
         assert_eq!(sent, expected, "{}", path.display());
     }
-    assert!(cases >= 4, "{cases} cases");
+    assert!(cases >= 6, "{cases} cases");
+}
+
+#[test]
+fn the_server_receives_what_vegeta_sends() {
+    assert_sends_as_recorded(|args| command(&[&["vegeta", "attack"], args].concat()));
+}
+
+#[test]
+fn the_recordings_are_what_the_real_vegeta_sends() {
+    let Some(real) = real_vegeta() else {
+        eprintln!("skipped: Go is not installed, or vegeta cannot be fetched");
+        return;
+    };
+    assert_sends_as_recorded(|args| {
+        let mut command = Command::new(&real);
+        command.arg("attack").args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    });
 }
 
 /// The command lines of the project's background, with their durations shortened.
@@ -322,7 +341,7 @@ fn lazy_targets_are_read_while_they_are_sent() {
     assert_eq!(hits_of(&out).len(), 500);
 }
 
-fn hits_of(path: &std::path::Path) -> Vec<Hit> {
+fn hits_of(path: &Path) -> Vec<Hit> {
     hits(BufReader::new(std::fs::File::open(path).unwrap()))
 }
 
