@@ -40,8 +40,8 @@ pub struct StartFacts {
 
 impl RunFacts {
     /// The facts of a run that left no record of its end: its process was killed, or its host lost power.
-    /// `total` is the sum of the seconds that it left; `warmup` is what was planned.
-    pub fn of_unfinished(start: StartFacts, warmup: Nanos, total: &Snapshot) -> RunFacts {
+    /// `total` is the sum of the seconds that it left; `warmup` is what was planned; `by` what stopped it.
+    pub fn of_unfinished(start: StartFacts, warmup: Nanos, total: &Snapshot, by: &str) -> RunFacts {
         let active = total.streams.iter().filter_map(|stream| stream.active);
         let planned_to = active.map(|window| window.planned_to).max().unwrap_or(total.t);
         let planned_to = planned_to.max(warmup.min(total.t));
@@ -52,7 +52,7 @@ impl RunFacts {
             drain: total.t - planned_to,
             warmup: warmup.min(planned_to),
             cut_short: true,
-            stopped_by: Some("a kill, a crash or a loss of power".into()),
+            stopped_by: Some(by.into()),
             cpus,
             workers,
             forced,

@@ -7,6 +7,7 @@
 
 use crate::tell;
 use anyhow::Context;
+use nix::sys::signal::Signal;
 use plimsoll_engine::Control;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -45,6 +46,9 @@ impl Interrupts {
         let all = [SIGINT, SIGTERM, SIGQUIT].into_iter().chain(hangup);
         let mut signals = Signals::new(all).context("cannot install signal handlers")?;
         let handle = signals.handle();
+        // A limit on the size of files (ulimit -f) is an error of a write, not the end of the process.
+        signal_hook::flag::register(Signal::SIGXFSZ as i32, Arc::default())
+            .context("cannot install signal handlers")?;
         let (seen, stage) = (Arc::new(AtomicU8::new(0)), Arc::new(Mutex::new(Stage::Idle)));
         let first = Arc::new(AtomicI32::new(0));
         let (count, target, number) = (seen.clone(), stage.clone(), first.clone());

@@ -12,7 +12,7 @@ use plimsoll_measure::wire::{Header, Reader};
 use plimsoll_measure::{Nanos, RunFacts, Snapshot};
 use plimsoll_plan::Plan;
 use plimsoll_report::{Filters, Fold, Narrow, ParquetReader, Row, Scope, Seconds, Summary};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub(crate) struct RecordedRun {
     header: Header,
     /// The end of the last second, on the run's clock.
     end: Nanos,
+    /// Whether the run goes on.
+    lasts: bool,
 }
 
 /// The report on a run, or on a part of it.
@@ -55,7 +57,14 @@ impl RecordedRun {
         let mut plan = Plan::read_recorded(&document, &origins)
             .map_err(|problems| usage_error(problems.to_string(), ""))?;
         plan.from_flags = header.from_flags;
-        let run = RecordedRun { end: end_of(reader, &folder)?, folder, plan, header };
+        let lasts = is_locked(&folder);
+        if lasts {
+            tell(&format!(
+                "note: {} is still running; this is its report so far",
+                folder.display()
+            ));
+        }
+        let run = RecordedRun { end: end_of(reader, &folder)?, folder, plan, header, lasts };
         run.check_names()?;
         Ok(run)
     }
@@ -130,7 +139,8 @@ impl RecordedRun {
             self.add_records(&mut fold, &seconds)?;
         }
         let facts = facts.unwrap_or_else(|| {
-            RunFacts::of_unfinished(self.header.start_facts(), self.plan.warmup, &whole)
+            let by = if self.lasts { STILL_RUNNING } else { KILLED };
+            RunFacts::of_unfinished(self.header.start_facts(), self.plan.warmup, &whole, by)
         });
         Ok(Reported { summary: fold.finish(facts), narrow, aborted })
     }
@@ -251,6 +261,10 @@ impl RecordedRun {
     }
 }
 
+/// What stopped a run that has left no end.
+const KILLED: &str = "a kill, a crash or a loss of power";
+const STILL_RUNNING: &str = "this report: it is still running";
+
 const DAMAGED: &str = "the file was changed or damaged after the run";
 
 /// The folder of a run, given by its name or by that of a file in it.
@@ -282,6 +296,12 @@ fn open_regular(path: &Path) -> std::io::Result<File> {
         return File::open(path);
     }
     Err(std::io::Error::other("it is not a regular file"))
+}
+
+/// Whether a run is being written.
+fn is_locked(folder: &Path) -> bool {
+    let file = open_regular(&folder.join(SNAPSHOTS));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// The newest run directory in a folder.

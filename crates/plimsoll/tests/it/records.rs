@@ -85,6 +85,9 @@ fn a_run_that_is_killed_is_reported_up_to_its_last_second() {
     let (plan, out) = (folder.file("plan.toml", plan(&server, 60)), folder.path().join("out"));
     let mut child = start(&["run", &plan, "--out", out.to_str().unwrap()]);
     server.wait_for(600); // More than three seconds.
+    let running = report(&out, &[]);
+    assert!(running.stderr.contains("out is still running; this is its report so far"));
+    assert!(running.stdout.contains("by this report: it is still running"), "{}", running.stdout);
     child.kill().unwrap();
     child.wait().unwrap();
     let text = std::fs::read_to_string(out.join("snapshots.jsonl")).unwrap();
@@ -104,10 +107,12 @@ fn a_run_that_is_killed_is_reported_up_to_its_last_second() {
         cut["evidence"].as_str().unwrap().contains("a kill, a crash or a loss of power"),
         "{cut}"
     );
+    assert_eq!(report(&out, &[]).code, 130);
     // The records of the same seconds are there.
     let parquet = folder.path().join("all.parquet");
     let done = report(&out, &["--format", "parquet", "--output", parquet.to_str().unwrap()]);
-    let expected = format!("{} requests written", thousands(sum.total().requests.scheduled));
+    let all = thousands(sum.total().requests.scheduled);
+    let expected = format!("{all} of {all} requests written");
     assert!(done.stderr.contains(&expected), "{expected}: {}", done.stderr);
 }
 
@@ -166,7 +171,9 @@ fn only_what_was_asked_for_is_recorded() {
         }
         let summary = json(&out, &[]);
         let errors = count(&summary, "/requests/failed") + count(&summary, "/requests/unsent");
-        assert!(done.stderr.contains(&format!("{errors} requests written")), "{}", done.stderr);
+        let all = thousands(count(&summary, "/requests/scheduled"));
+        let expected = format!("warning: {errors} of {all} requests written");
+        assert!(done.stderr.contains(&expected), "{expected}: {}", done.stderr);
         // Records of errors alone do not say what a part of the run was like.
         let part = json(&out, &["--target", "page"]);
         assert_eq!(part["status"], Value::Null, "{part}");
@@ -249,7 +256,35 @@ fn what_is_not_a_run_directory_is_refused_with_a_reason() {
     check(&dir("torn", &both), "plan.toml");
     let stray = folder.file("results.bin", [0u8, 1, 2]);
     check(Path::new(&stray), "is not a run directory");
-    // An existing file is never overwritten.
+    // An existing file is never overwritten, nor a link, nor a file that is being written.
+    for name in ["taken.csv.part", "precious"] {
+        folder.file(name, "mine");
+    }
+    std::os::unix::fs::symlink("precious", folder.path().join("link.csv")).unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.path().join("dangling.csv")).unwrap();
+    for name in ["link.csv", "dangling.csv"] {
+        let to = folder.path().join(name);
+        let done = report(&out, &["--format", "csv", "--output", to.to_str().unwrap()]);
+        assert_eq!(done.code, 2, "{}", done.stderr);
+    }
+    let new = folder.path().join("new.csv");
+    let write = ["--format", "csv", "--output", new.to_str().unwrap()];
+    let done = report(&out, &[&write[..], &["--target", "nobody"]].concat());
+    assert_eq!(done.code, 2, "{}", done.stderr);
+    let files = |part: &str| {
+        let names = std::fs::read_dir(folder.path()).unwrap().map(|own| own.unwrap().file_name());
+        names.filter(|own| own.to_str().unwrap().contains(part)).count()
+    };
+    assert_eq!(
+        (files("new.csv"), files("precious")),
+        (0, 1),
+        "nothing is left of a report that failed"
+    );
+    assert_eq!(
+        report(&out, &["--format", "csv", "-o", "-"]).stdout,
+        report(&out, &["--format", "csv"]).stdout
+    );
+    assert_eq!(report(&out, &["-o", "/dev/null"]).stdout, "");
     let taken = folder.file("taken.csv", "mine");
     let done = report(&out, &["--format", "csv", "--output", &taken]);
     assert_eq!((done.code, std::fs::read_to_string(&taken).unwrap().as_str()), (2, "mine"));
