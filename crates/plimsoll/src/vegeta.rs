@@ -29,7 +29,7 @@ const COMPATIBLE_WITH: &str = "12.13.0";
   plimsoll vegeta attack -rate=500 -duration=1m -targets=t.txt > results.bin
   cat results-host*.bin | plimsoll vegeta report
   plimsoll vegeta plot results.bin > plot.html
-  ln -s \"$(command -v plimsoll)\" /usr/local/bin/vegeta    # the same commands as vegeta"
+  ln -s \"$(command -v plimsoll)\" /usr/local/bin/vegeta   # runs as vegeta"
 )]
 pub(crate) struct VegetaArgs {
     /// A command (attack, report, plot or encode) and its flags; -h lists them
