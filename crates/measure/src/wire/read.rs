@@ -83,11 +83,13 @@ impl<R: BufRead> Reader<R> {
         if !whole {
             return Err(error("the header is incomplete".into()));
         }
-        let is_sealed = unseal(&mut line).map_err(error)?;
+        let sealed = unseal(&mut line);
         let header: Header = parsed(&line, "the header").map_err(error)?;
         if header.schema != SCHEMA {
             return Err(error(format!("schema is \"{}\", expected \"{SCHEMA}\"", header.schema)));
         }
+        // Another version may have other checksums.
+        let is_sealed = sealed.map_err(error)?;
         let (ignored, facts, aborted) = (Ignored::default(), None, false);
         let at = Nanos::ZERO;
         Ok(Reader { input, header, is_sealed, line, number: 1, at, ignored, facts, aborted })

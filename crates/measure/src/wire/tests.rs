@@ -347,5 +347,5 @@ fn counts_that_contradict_each_other_are_errors() {
     check("/stats/b", serde_json::json!([]), "at column");
     check("/t_ns", "x".into(), "at column");
     check("", serde_json::json!([1]), "expected a second, as a JSON object in braces");
-    check("", serde_json::json!({"t_ns": 1}), "missing field `streams`, in a second");
+    check("", serde_json::json!({"t_ns": 1}), "at column 10: missing field `streams`, in a second");
 }

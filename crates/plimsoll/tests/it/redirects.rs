@@ -205,7 +205,8 @@ fn no_secret_of_a_redirect_is_written_when_the_target_repeats_it() {
         assert_eq!(result.count("/requests/failed"), 1, "{}", result.summary);
         let written = [&result.done.stdout, &result.done.stderr];
         let note = result.summary["notes"][0]["text"].as_str().unwrap();
-        assert!(note.contains("[redacted] [redacted] [redacted] [redacted]"), "{note}");
+        let quoted = note.contains("[redacted] [redacted] [redacted] [redacted]");
+        assert!(quoted || note == "redirect without a usable location (status 302)", "{note}");
         for text in written {
             for secret in
                 secrets.iter().map(|own| own.to_string()).chain([BASE64.encode("ann:pa55")])
