@@ -38,7 +38,13 @@ pub(crate) fn judge_part(
     let (mut judged, mut unjudged) = (Vec::new(), Vec::new());
     for objective in &plan.objectives {
         let own = judge(objective, plan, total, activities);
-        let is_short = !narrow.is_whole() && objective.unit == Unit::Rate && own.value.is_none();
+        let mut counted = plan.targets.iter().zip(&total.stats);
+        let is_short = !narrow.is_whole()
+            && objective.unit == Unit::Rate
+            && own.value.is_none()
+            && counted.any(|(target, stats)| {
+                objective.covers(target, &plan.streams) && stats.requests.scheduled > 0
+            });
         let short = is_short.then_some("a rate over less than a second");
         match why_not(objective, plan, narrow).or(short) {
             None => judged.push(own),

@@ -297,7 +297,8 @@ fn beyond_counting(line: &str) -> Option<&str> {
         key = parts.next()?;
         loop {
             text = parts.next()?;
-            if key.len() - key.trim_end_matches('\\').len() & 1 == 0 {
+            let escapes = key.len() - key.trim_end_matches('\\').len();
+            if escapes.is_multiple_of(2) {
                 break;
             }
             key = text;

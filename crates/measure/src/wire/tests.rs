@@ -191,7 +191,7 @@ fn older_and_newer_files_are_read() {
     };
     let check = |line: &serde_json::Value, expected: &Snapshot, notes: &[&str]| {
         let read = read(&format!("{start}\n{line}\n")).unwrap();
-        assert_eq!(read.snapshots, [expected.clone()]);
+        assert_eq!(read.snapshots, std::slice::from_ref(expected));
         assert_eq!(read.ignored, notes);
     };
     let old = with_host(&line, r#"{"cpu_ns": 5, "user_ns": 2, "rss_peak_bytes": 10}"#);

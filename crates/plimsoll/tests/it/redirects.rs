@@ -198,7 +198,8 @@ fn no_secret_of_a_redirect_is_written_when_the_target_repeats_it() {
             }
         });
         let plan = format!(
-            "users = 1\nrequests = 1\nredirects = {redirects}\n[[target]]\nrequest = \"GET {}/\"\n",
+            "users = 1\nrequests = 1\nredirects = {redirects}\n[[target]]\nrequest = \"GET {}/\"\n\
+             expect = {{ status = 200 }}\n",
             server.url()
         );
         let result = run_plan(&plan, &["--trace", "3"]);
