@@ -67,20 +67,31 @@ impl Secrets {
     /// providers put keys there. Returns the URL without them.
     pub fn add_url(&mut self, url: &str) -> String {
         let hidden = Text::plain(url).hiding_secrets_of_url().shown;
-        let (_, sent) = url.split_at(path_of(url));
+        let (before, sent) = url.split_at(path_of(url));
+        if let Some((user, _)) = before[authority_of(url)..].rsplit_once('@') {
+            let (name, password) = user.split_once(':').unwrap_or((user, ""));
+            self.add_encoded(user);
+            self.add_encoded(if password.is_empty() { name } else { password });
+        }
         let (authority, shown) = hidden.split_at(path_of(&hidden));
         let mut out = authority.to_string();
         for ((part, end), (kept, _)) in pieces(sent).zip(pieces(shown)) {
             let value_at = part.find('=').map_or(0, |at| at + 1);
             let value = &part[value_at..];
             if part != kept || looks_like_key(value) {
-                self.add(value);
+                self.add_encoded(value);
                 out += &format!("{}{REDACTED}{end}", &part[..value_at]);
             } else {
                 out += &format!("{part}{end}");
             }
         }
         out
+    }
+
+    /// Adds a part of a URL, as it is and percent-decoded.
+    fn add_encoded(&mut self, part: &str) {
+        self.add(part);
+        percent_decoded(part).into_iter().for_each(|plain| self.add(&plain));
     }
 
     /// Replaces each value by `[redacted]`.
@@ -238,6 +249,22 @@ fn in_base64(value: &[u8]) -> Vec<Form> {
 const KEPT: [&str; 5] =
     ["", "-._~", "-._~!'()*", "-._~!'()*$&+,/:;=@[]|%^", "-._~!'()*$&+,/:;=@[]|%^\"<>?`{}#\\"];
 
+/// A text without its percent-encoding; `None` if that is malformed, or encodes what is not UTF-8.
+pub fn percent_decoded(text: &str) -> Option<String> {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+            let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+            out.push((high * 16 + low) as u8);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
 fn percent_encoded(value: &str, kept: &str, upper: bool) -> String {
     let mut out = String::new();
     for byte in value.bytes() {
@@ -346,6 +373,13 @@ mod tests {
             "http://[redacted]:[redacted]@h/v3/[redacted]/x?api_key=[redacted]&page=1&[redacted]"
         );
         assert_eq!(secrets.mask(&format!("{key} a1b2=c/d page")), "[redacted] [redacted] page");
+        // The target repeats them decoded, or as in an Authorization header.
+        secrets.add_url("//ann:p%40ss@h?token=x%2fyz");
+        assert_eq!(
+            secrets.mask("p@ss ann:p%40ss x/yz ann"),
+            "[redacted] [redacted] [redacted] ann"
+        );
+        assert_eq!(secrets.mask(&BASE64.encode("ann:p@ss")), "[redacted]");
         assert_eq!(secrets.add_url("/a/b?c=d"), "/a/b?c=d");
     }
 

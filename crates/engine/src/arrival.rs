@@ -9,6 +9,7 @@
 
 use crate::request::Hop;
 use plimsoll_measure::Nanos;
+use plimsoll_plan::{Plan, Secrets};
 use slab::Slab;
 
 /// An arrival's index in the slab.
@@ -108,6 +109,18 @@ impl Exchange {
             first_byte_at: None,
             capped: false,
         }
+    }
+
+    /// The secrets that its arrival has sent so far, which a target may repeat: those of the request of the
+    /// plan, and of each request that was sent instead.
+    pub(crate) fn secrets(&self, plan: &Plan) -> Secrets {
+        let mut secrets = plan.secrets_of(self.request as usize);
+        let mut next = self.hop.as_deref();
+        while let Some(hop) = next {
+            hop.spec.add_secrets(&mut secrets);
+            next = hop.before.as_deref();
+        }
+        secrets
     }
 }
 

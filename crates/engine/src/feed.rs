@@ -89,7 +89,7 @@ impl Feeder {
             body_len: request.body_len,
         }));
         let left = self.redirects;
-        let hop = Box::new(Hop { left, is_redirect: false, fed, spec, request });
+        let hop = Box::new(Hop { left, is_redirect: false, fed, before: None, spec, request });
         let sent = self.requests.as_ref().is_some_and(|requests| requests.send(hop).is_ok());
         self.starved.wake();
         sent

@@ -189,6 +189,8 @@ pub(crate) struct Hop {
     pub(crate) is_redirect: bool,
     /// The request of the feed that the arrival began with, if any.
     pub(crate) fed: Option<Arc<FedRequest>>,
+    /// The request of the arrival before this one, if it was not of the plan either.
+    pub(crate) before: Option<Box<Hop>>,
     /// The uncompiled form of `request`, from which the next redirect is derived.
     pub(crate) spec: RequestSpec,
     pub(crate) request: Request,
@@ -263,7 +265,7 @@ impl Hop {
             add_referer(&mut spec, before);
         }
         let request = Request::compile(&spec, 0, style);
-        Ok(Hop { left, is_redirect: true, fed: None, spec, request })
+        Ok(Hop { left, is_redirect: true, fed: None, before: None, spec, request })
     }
 }
 

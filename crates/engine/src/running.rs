@@ -8,7 +8,7 @@ use crate::connection::Traced;
 use crate::control::Control;
 use crate::prepare::allowed_cpus;
 use plimsoll_measure::{HostSample, Nanos, RunFacts, Snapshot, StartFacts, WallClock, Window};
-use plimsoll_plan::Plan;
+use plimsoll_plan::{Plan, Secrets};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -21,6 +21,8 @@ pub struct TraceRecord {
     pub target: String,
     /// The index of its request in the plan.
     pub spec: usize,
+    /// What its arrival had sent that a target may repeat and nobody may see.
+    pub secrets: Secrets,
     /// Whether it follows a redirect of that request.
     pub redirected: bool,
     /// When its first byte was sent.

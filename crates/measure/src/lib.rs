@@ -42,7 +42,7 @@ pub use names::{ErrorClass, Fault, Listed, OpenReason, Side, Tally};
 pub use samples::Sample;
 pub use scrape::Scraped;
 pub use snapshot::{
-    Connections, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts, SplitValue,
-    Stats, StatusCounts, StreamCounts, Window, WorkerTime,
+    Connections, Imbalance, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts,
+    SplitValue, Stats, StatusCounts, StreamCounts, Window, WorkerTime,
 };
 pub use units::Nanos;

@@ -253,7 +253,8 @@ fn put_u48(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes()[..6]);
 }
 
-fn checksum(bytes: &[u8]) -> u32 {
+/// The CRC-32 of zlib.
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     let mut crc = flate2::Crc::new();
     crc.update(bytes);
     crc.sum()

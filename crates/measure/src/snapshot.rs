@@ -2,7 +2,7 @@
 //!
 //! An arrival is counted once, when it ends: answered, failed, or timed out unsent. Therefore the
 //! identities `scheduled = sent + unsent`, `sent = ok + failed` and `Σ errors = unsent + failed`
-//! hold in every snapshot and in every sum of snapshots; [`Snapshot::assert_identities`] checks
+//! hold in every snapshot and in every sum of snapshots; [`Snapshot::check_identities`] checks
 //! them. Arrivals that have not ended count as `in_flight`.
 //!
 //! There are two sums: [`Snapshot::join`] adds another worker's counts of the same second,
@@ -48,11 +48,43 @@ impl Requests {
         self.failed += other.failed;
     }
 
+    fn check_identities(&self, of: &'static str) -> Result<(), Imbalance> {
+        let parts = |identity, whole, parts| {
+            equal(identity, Some(whole), sum(parts)).map_err(|why| Imbalance { of, ..why })
+        };
+        parts("scheduled = sent + unsent", self.scheduled, [self.sent, self.unsent])?;
+        parts("sent = ok + failed", self.sent, [self.ok, self.failed])
+    }
+
     /// The share of scheduled arrivals that were answered as expected, 0 to 1; `None` if there are
     /// none.
     pub fn success(&self) -> Option<f64> {
         (self.scheduled > 0).then(|| self.ok as f64 / self.scheduled as f64)
     }
+}
+
+/// An accounting identity that does not hold, with both sides; `None` is a sum over 2⁶⁴.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the counts contradict each other: {of}{identity} does not hold ({} and {})", shown(*left), shown(*right))]
+pub struct Imbalance {
+    of: &'static str,
+    identity: &'static str,
+    left: Option<u64>,
+    right: Option<u64>,
+}
+
+fn shown(sum: Option<u64>) -> String {
+    sum.map_or("more than can be counted".into(), |sum| sum.to_string())
+}
+
+fn equal(identity: &'static str, left: Option<u64>, right: Option<u64>) -> Result<(), Imbalance> {
+    let holds = left.is_some() && left == right;
+    if holds { Ok(()) } else { Err(Imbalance { of: "", identity, left, right }) }
+}
+
+/// The sum; `None` if it is too large.
+fn sum(counts: impl IntoIterator<Item = u64>) -> Option<u64> {
+    counts.into_iter().try_fold(0u64, u64::checked_add)
 }
 
 /// The counts under one statistics name (a target, or a sum of targets).
@@ -116,17 +148,28 @@ impl Stats {
 
     /// Checks the accounting identities.
     ///
+    /// # Errors
+    /// Which one does not hold: an arrival was lost or counted twice, and no number can be trusted.
+    pub fn check_identities(&self) -> Result<(), Imbalance> {
+        let own = &self.requests;
+        own.check_identities("")?;
+        let others = sum([own.unsent, own.failed]);
+        let errors = sum(self.errors.iter().map(|(_, n)| n));
+        equal("Σ errors = unsent + failed", errors, others)?;
+        let count = |histogram: &Histogram| Some(histogram.count());
+        equal("each ok has a latency", count(&self.latency_ok), Some(own.ok))?;
+        equal("each other has a latency", count(&self.latency_failed), others)?;
+        equal("each ok has a service time", count(&self.service_time_ok), Some(own.ok))?;
+        let answered = self.service_time_failed.count().min(own.failed);
+        equal("a service time needs a response", count(&self.service_time_failed), Some(answered))
+    }
+
+    /// Checks the accounting identities.
+    ///
     /// # Panics
-    /// If one does not hold: an arrival was lost or counted twice, and no number can be trusted.
+    /// If one does not hold.
     pub fn assert_identities(&self) {
-        let Requests { scheduled, sent, unsent, ok, failed } = self.requests;
-        assert_eq!(scheduled, sent + unsent, "scheduled = sent + unsent");
-        assert_eq!(sent, ok + failed, "sent = ok + failed");
-        assert_eq!(self.errors.total(), unsent + failed, "Σ errors = unsent + failed");
-        assert_eq!(self.latency_ok.count(), ok, "each ok has a latency");
-        assert_eq!(self.latency_failed.count(), unsent + failed, "each other has a latency");
-        assert_eq!(self.service_time_ok.count(), ok, "each ok has a service time");
-        assert!(self.service_time_failed.count() <= failed, "a service time needs a response");
+        self.check_identities().unwrap_or_else(|why| panic!("{why}"));
     }
 }
 
@@ -421,24 +464,28 @@ impl Snapshot {
 
     /// Checks the accounting identities for every name and for the totals.
     ///
+    /// # Errors
+    /// Which one does not hold.
+    pub fn check_identities(&self) -> Result<(), Imbalance> {
+        self.stats.iter().try_for_each(Stats::check_identities)?;
+        self.warmup.check_identities("warm-up: ")?;
+        for stream in &self.streams {
+            let lags = Some(stream.lag.count());
+            equal("each dispatched arrival has a lag", lags, Some(stream.dispatched))?;
+        }
+        let waits = sum(self.streams.iter().map(|stream| stream.wait.count()));
+        let arrivals = sum(self.stats.iter().map(|stats| stats.requests.scheduled));
+        equal("each arrival has a wait", waits, arrivals)?;
+        let coded = self.rpc.codes.iter().map(|(_, n)| *n).chain([self.rpc.codes_other]);
+        equal("each RPC error has a code", Some(self.rpc.errors), sum(coded))
+    }
+
+    /// Checks the accounting identities for every name and for the totals.
+    ///
     /// # Panics
     /// If one does not hold.
     pub fn assert_identities(&self) {
-        let mut arrivals = 0;
-        for stats in &self.stats {
-            stats.assert_identities();
-            arrivals += stats.requests.scheduled;
-        }
-        let warmup = &self.warmup;
-        assert_eq!(warmup.scheduled, warmup.sent + warmup.unsent, "warm-up: scheduled");
-        assert_eq!(warmup.sent, warmup.ok + warmup.failed, "warm-up: sent");
-        for stream in &self.streams {
-            assert_eq!(stream.lag.count(), stream.dispatched, "each dispatched arrival has a lag");
-        }
-        let waits: u64 = self.streams.iter().map(|stream| stream.wait.count()).sum();
-        assert_eq!(waits, arrivals, "each arrival has a wait");
-        let coded: u64 = self.rpc.codes.iter().map(|(_, n)| n).sum();
-        assert_eq!(self.rpc.errors, coded + self.rpc.codes_other, "each RPC error has a code");
+        self.check_identities().unwrap_or_else(|why| panic!("{why}"));
     }
 
     /// Checks, on the sum of all seconds, that every dispatched arrival has ended.

@@ -1,5 +1,6 @@
 //! `snapshots.jsonl`: a header, one line per second, and a line for the end. Summing the seconds gives
-//! exactly the summary. A run that was killed has no line for its end.
+//! exactly the summary. A run that was killed has no line for its end. Each line ends with a checksum, and the
+//! end has the number of seconds, so that a changed file is not mistaken for a report.
 //!
 //! The serialized types are separate from the core types, so that these can change without changing
 //! the file format. Histograms are in HdrHistogram's V2 compressed encoding, base64-encoded; empty
@@ -10,6 +11,7 @@ mod host;
 mod load;
 mod read;
 mod scrapes;
+mod seal;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +25,7 @@ use host::HostLine;
 use load::{OriginLine, StreamLine};
 pub use read::{ReadError, Reader, Reading, read};
 use scrapes::ScrapeLine;
+use seal::seal;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,9 +33,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The version of `snapshots.jsonl`.
 pub const SCHEMA: &str = "plimsoll/snapshots/2";
 
-/// A snapshot as a line of JSON, without the line feed.
+/// A snapshot as a line of JSON with a checksum, without the line feed.
 pub fn to_line(snapshot: &Snapshot, header: &Header) -> String {
-    serde_json::to_string(&Line::from(snapshot, header)).expect("numbers and text are JSON")
+    seal(serde_json::to_string(&Line::from(snapshot, header)).expect("numbers and text are JSON"))
 }
 
 /// The most notes about one file.
@@ -54,6 +57,21 @@ impl Ignored {
         if self.notes.len() < NOTES_MAX {
             self.notes.insert(note + " of a newer version ignored");
         }
+    }
+}
+
+/// Why a line cannot be read.
+#[derive(Debug)]
+enum Unreadable {
+    /// It is not what any version writes.
+    Damaged(String),
+    /// It has what only a newer version writes.
+    Newer(String),
+}
+
+impl From<String> for Unreadable {
+    fn from(why: String) -> Unreadable {
+        Unreadable::Damaged(why)
     }
 }
 
@@ -199,12 +217,13 @@ fn tally_to_map<C: Listed>(tally: &Tally<C>) -> BTreeMap<String, u64> {
     tally.iter().map(|(member, n)| (member.name().to_string(), n)).collect()
 }
 
-/// Counts whose sum other figures depend on: each name must be known.
-fn tally_from_map<C: Listed>(map: BTreeMap<String, u64>) -> Result<Tally<C>, String> {
+/// Errors by class, whose sum other figures depend on: each class must be known.
+fn errors_from_map(map: BTreeMap<String, u64>) -> Result<Tally<ErrorClass>, Unreadable> {
     let mut tally = Tally::new();
     for (name, n) in map {
-        let member = C::from_name(&name).ok_or_else(|| format!("unknown name \"{name}\""))?;
-        tally.add(member, n);
+        let class = ErrorClass::from_name(&name);
+        let unknown = || Unreadable::Newer(format!("unknown error class \"{name}\""));
+        tally.add(class.ok_or_else(unknown)?, n);
     }
     Ok(tally)
 }
@@ -283,7 +302,7 @@ impl Line {
         }
     }
 
-    fn into_snapshot(self, header: &Header, ignored: &mut Ignored) -> Result<Snapshot, String> {
+    fn into_snapshot(self, header: &Header, ignored: &mut Ignored) -> Result<Snapshot, Unreadable> {
         self.newer.keys().for_each(|field| ignored.field("", field));
         let mut snapshot =
             Snapshot::new(header.names.len(), header.streams.len(), header.origins.len());
@@ -331,6 +350,7 @@ impl Line {
         }
         snapshot.notes = self.notes.into_iter().filter_map(|own| own.into_note(ignored)).collect();
         snapshot.samples_dropped = self.samples_dropped;
+        snapshot.check_identities().map_err(|why| why.to_string())?;
         Ok(snapshot)
     }
 }
@@ -374,7 +394,7 @@ impl StatsLine {
         }
     }
 
-    fn into_stats(self) -> Result<Stats, String> {
+    fn into_stats(self) -> Result<Stats, Unreadable> {
         let (ok, failed, unsent) = (self.ok.n, self.failed.n, self.unsent);
         Ok(Stats {
             requests: Requests {
@@ -388,7 +408,7 @@ impl StatsLine {
             latency_failed: decode(self.failed.latency)?,
             service_time_ok: decode(self.ok.service_time)?,
             service_time_failed: decode(self.failed.service_time)?,
-            errors: tally_from_map(self.errors)?,
+            errors: errors_from_map(self.errors)?,
             bytes_in: self.bytes.incoming,
             bytes_out: self.bytes.out,
         })

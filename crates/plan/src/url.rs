@@ -3,7 +3,7 @@
 //!
 //! What a user or a target wrote is checked here: no byte of it can end a request line early.
 
-use plimsoll_config::Text;
+use plimsoll_config::{Text, percent_decoded};
 use std::fmt;
 
 /// The URL scheme.
@@ -165,24 +165,9 @@ impl fmt::Display for Url {
 fn read_user(text: &str) -> Result<(String, String), String> {
     let (name, password) = text.split_once(':').unwrap_or((text, ""));
     let decode = |part: &str| {
-        percent_decode(part).ok_or("malformed percent-encoding in the user name or password")
+        percent_decoded(part).ok_or("malformed percent-encoding in the user name or password")
     };
     Ok((decode(name)?, decode(password)?))
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut out = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let digit = |b: Option<u8>| char::from(b?).to_digit(16);
-            let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
-            out.push((high * 16 + low) as u8);
-        } else {
-            out.push(byte);
-        }
-    }
-    String::from_utf8(out).ok()
 }
 
 /// Whether what follows the colon, if there is one, is a number.

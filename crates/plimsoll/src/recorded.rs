@@ -8,7 +8,7 @@ use crate::recording::{PARQUET, SAMPLES};
 use crate::{tell, usage_error};
 use plimsoll_config::Document;
 use plimsoll_measure::samples::{self, Block, Sample, SampledTarget};
-use plimsoll_measure::wire::{Header, Reader};
+use plimsoll_measure::wire::{Header, ReadError, Reader};
 use plimsoll_measure::{Nanos, RunFacts, Snapshot};
 use plimsoll_plan::Plan;
 use plimsoll_report::{Filters, Fold, Narrow, ParquetReader, Row, Scope, Seconds, Summary};
@@ -88,9 +88,9 @@ impl RecordedRun {
         mut each: impl FnMut(&Snapshot),
     ) -> anyhow::Result<(Option<RunFacts>, bool, Vec<String>)> {
         let mut reader = open_snapshots(&self.folder, &self.folder)?;
-        let shown = self.folder.join(SNAPSHOTS);
-        let damaged = |error| usage_error(format!("{}: {error}", shown.display()), DAMAGED);
-        while let Some(second) = reader.next_second().map_err(damaged)? {
+        while let Some(second) =
+            reader.next_second().map_err(|why| unreadable(&self.folder, &why))?
+        {
             each(&second);
         }
         let ignored = reader.ignored().map(String::from).collect();
@@ -265,7 +265,9 @@ impl RecordedRun {
 const KILLED: &str = "a kill, a crash or a loss of power";
 const STILL_RUNNING: &str = "this report: it is still running";
 
-const DAMAGED: &str = "the file was changed or damaged after the run";
+fn unreadable(folder: &Path, error: &ReadError) -> anyhow::Error {
+    usage_error(format!("{}: {error}", folder.join(SNAPSHOTS).display()), error.hint())
+}
 
 /// The folder of a run, given by its name or by that of a file in it.
 fn folder_of(given: &Path) -> anyhow::Result<PathBuf> {
@@ -330,18 +332,13 @@ fn not_a_run(given: &Path, path: &Path, error: &std::io::Error) -> anyhow::Error
 fn open_snapshots(given: &Path, folder: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
     let path = folder.join(SNAPSHOTS);
     let file = open_regular(&path).map_err(|error| not_a_run(given, &path, &error))?;
-    Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| {
-        let hint = "it is empty, damaged, or was written by another version of plimsoll";
-        usage_error(format!("{}: {error}", path.display()), hint)
-    })
+    let reader = Reader::new(BufReader::with_capacity(1 << 20, file));
+    reader.map_err(|error| unreadable(folder, &error))
 }
 
 /// The end of a run's last second; a run without any has no report.
 fn end_of(mut reader: Reader<BufReader<File>>, folder: &Path) -> anyhow::Result<Nanos> {
-    let path = folder.join(SNAPSHOTS);
-    let end = reader
-        .skip_to_end()
-        .map_err(|error| usage_error(format!("{}: {error}", path.display()), DAMAGED))?;
+    let end = reader.skip_to_end().map_err(|why| unreadable(folder, &why))?;
     if end > Nanos::ZERO {
         return Ok(end);
     }

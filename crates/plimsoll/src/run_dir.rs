@@ -20,8 +20,9 @@ use std::path::{Path, PathBuf};
 /// A run directory that is being written.
 pub(crate) struct RunDir {
     path: PathBuf,
-    /// `None` before the start, and after an error, so that the seconds in the file have no gap.
-    snapshots: Option<(File, Header)>,
+    /// With the number of seconds written. `None` before the start, and after an error, so that the seconds
+    /// in the file have no gap.
+    snapshots: Option<(File, Header, u64)>,
     /// The first error.
     failed: Option<io::Error>,
     samples: Samples,
@@ -103,7 +104,7 @@ impl RunDir {
             Ok(file)
         });
         match written {
-            Ok(file) => self.snapshots = Some((file, header)),
+            Ok(file) => self.snapshots = Some((file, header, 0)),
             Err(error) => self.failed = Some(error),
         }
         self.write_whole("host.json", &host.to_json());
@@ -139,7 +140,8 @@ impl RunDir {
     }
 
     fn append(&mut self, snapshot: &Snapshot) -> Option<String> {
-        let (file, header) = self.snapshots.as_mut()?;
+        let (file, header, seconds) = self.snapshots.as_mut()?;
+        *seconds += 1;
         let line = to_line(snapshot, header) + "\n";
         let error = self.samples.with_room(|| append(file, line.as_bytes())).err()?;
         self.snapshots = None;
@@ -161,8 +163,8 @@ impl RunDir {
         (facts, aborted): (&RunFacts, bool),
         host: &HostFile,
     ) -> (anyhow::Result<()>, Option<Recording>) {
-        if let Some((file, _)) = &mut self.snapshots {
-            let line = end_line(facts, aborted) + "\n";
+        if let Some((file, _, seconds)) = &mut self.snapshots {
+            let line = end_line(facts, aborted, *seconds) + "\n";
             let written = self.samples.with_room(|| append(file, line.as_bytes()));
             written.err().into_iter().for_each(|error| _ = self.failed.get_or_insert(error));
         }

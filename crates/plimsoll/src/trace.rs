@@ -23,7 +23,7 @@ const URLS: [&str; 3] = ["location", "content-location", "referer"];
 pub(crate) fn trace_text(record: &TraceRecord, plan: &Plan) -> String {
     let took = record.received_at - record.sent_at;
     let spec = &plan.requests[record.spec];
-    let mut masks = Masks { spec, secrets: plan.secrets_of(record.spec) };
+    let mut masks = Masks { spec, secrets: record.secrets.clone() };
     let request = masks.request(&record.request, record.redirected);
     let response = masks.response(&record.response);
     format!(
@@ -52,8 +52,7 @@ impl Masks<'_> {
             let mut own = spec.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name));
             is_secret(name) || own.any(|header| header.secret)
         };
-        let (headers, secrets) = without_secrets(headers, is_hidden);
-        secrets.iter().for_each(|secret| self.secrets.add_header(secret));
+        let headers = without_secrets(headers, is_hidden, &mut self.secrets);
         shown += &self.secrets.mask(&headers);
         match &spec.body {
             Body::Inline(text, _) if text.hides() && !body.is_empty() => {
@@ -91,9 +90,9 @@ impl Masks<'_> {
         self.secrets.mask(shown)
     }
 
-    fn response(&self, traced: &Traced) -> String {
+    fn response(&mut self, traced: &Traced) -> String {
         let (head, body) = split(&traced.bytes);
-        let (headers, _) = without_secrets(&head, is_secret);
+        let headers = without_secrets(&head, is_secret, &mut self.secrets);
         let mut shown = self.secrets.mask(&headers);
         let is_gzip = head.to_ascii_lowercase().contains("content-encoding: gzip");
         self.add_body(body, traced.more, is_gzip, &mut shown);
@@ -129,26 +128,26 @@ fn split(bytes: &[u8]) -> (String, &[u8]) {
     (String::from_utf8_lossy(&bytes[..head]).replace("\r\n", "\n"), &bytes[body..])
 }
 
-/// Header lines, escaped and without the values of hidden headers, which are returned beside them.
-/// Continuations of a value are hidden with it.
-fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Vec<String>) {
-    let (mut shown, mut secrets) = (String::new(), Vec::new());
+/// Header lines, escaped and without the values of hidden headers, which are added to the secrets like
+/// those of URLs. Continuations of a value are hidden with it.
+fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool, secrets: &mut Secrets) -> String {
+    let mut shown = String::new();
     let mut hiding = false;
     for line in lines.split('\n').filter(|line| !line.is_empty()) {
         if line.starts_with([' ', '\t']) {
             if hiding {
-                secrets.push(line.trim().into());
+                secrets.add_header(line.trim());
                 continue;
             }
         } else if let Some((name, value)) = line.split_once(':') {
             hiding = is_hidden(name);
             if hiding {
-                secrets.push(value.trim().into());
+                secrets.add_header(value.trim());
                 shown += &format!("{}: {REDACTED}\n", escaped(name.as_bytes()));
                 continue;
             }
             if URLS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
-                let url = Secrets::default().add_url(value);
+                let url = secrets.add_url(value);
                 shown += &format!("{name}:{}\n", escaped(url.as_bytes()));
                 continue;
             }
@@ -156,7 +155,7 @@ fn without_secrets(lines: &str, is_hidden: impl Fn(&str) -> bool) -> (String, Ve
         shown += &escaped(line.as_bytes());
         shown.push('\n');
     }
-    (shown, secrets)
+    shown
 }
 
 /// Text in which nothing but line feeds and tabs moves a terminal's cursor. Bytes that are not UTF-8
@@ -196,16 +195,18 @@ mod tests {
 
     fn shown(target: &str, redirected: bool, request: &str, response: &[u8]) -> String {
         let traced = |bytes: &[u8]| Traced { bytes: bytes.to_vec(), more: 0 };
+        let plan = plan(target);
         let record = TraceRecord {
             target: "t".into(),
             spec: 0,
+            secrets: plan.secrets_of(0),
             redirected,
             sent_at: Nanos(1),
             received_at: Nanos(2),
             request: traced(request.as_bytes()),
             response: traced(response),
         };
-        trace_text(&record, &plan(target))
+        trace_text(&record, &plan)
     }
 
     #[test]
@@ -237,6 +238,7 @@ mod tests {
         let location = format!("HTTP/1.1 302 F\r\nLocation: http://u:k3y@h/{KEY}\r\n\r\n");
         check(plain, false, &get("A: b"), &location, KEY);
         check(plain, false, &get("A: b"), &location, "k3y");
+        check(plain, false, &get("A: b"), &format!("{location}moved to u:k3y@h"), "k3y");
         // From a variable: in the path, a header, the body.
         let sent = "POST /v3/s3cret-v?a=b HTTP/1.1\r\nX-Region: s3cret-v\r\n\r\nb s3cret-v";
         check(variable, false, sent, &format!("{ok}s3cret-v"), "s3cret-v");

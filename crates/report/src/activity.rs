@@ -7,15 +7,19 @@
 
 use plimsoll_measure::{Nanos, Requests, Snapshot, StreamCounts, Window};
 
-/// Arrivals per second.
+/// The shortest time over which a part of a run has a rate: a late answer would give thousands per second.
+const PART_MIN: Nanos = Nanos::from_secs(1);
+
+/// Arrivals per second. Those of a part of a run are `None` if they would be over less than a second; those of
+/// a whole run, if there are arrivals but no time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
     /// Scheduled arrivals, over the time in which arrivals were planned.
-    pub scheduled: f64,
+    pub scheduled: Option<f64>,
     /// Sent requests, over the time in which arrivals were planned or sent.
-    pub sent: f64,
+    pub sent: Option<f64>,
     /// Requests answered as expected, over the time until the last complete answer.
-    pub ok: f64,
+    pub ok: Option<f64>,
 }
 
 /// An uninterrupted stretch of activity.
@@ -63,17 +67,26 @@ impl Stretch {
 pub struct Activity {
     /// With the start of each run's clock, in nanoseconds since 1970.
     stretches: Vec<(u64, Stretch)>,
+    /// Whether it is of a part of a run.
+    is_part: bool,
 }
 
 impl Activity {
     /// That of one stream or stage, in a run whose clock started at `start`.
-    pub(crate) fn of(counts: &StreamCounts, start: u64) -> Activity {
-        Stretch::of(counts).into_iter().map(|stretch| (start, stretch)).collect()
+    pub(crate) fn of(counts: &StreamCounts, start: u64, is_part: bool) -> Activity {
+        let stretches = Stretch::of(counts).into_iter().map(|stretch| (start, stretch)).collect();
+        Activity { stretches, is_part }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_stretches(stretches: Vec<(u64, Stretch)>) -> Activity {
+        Activity { stretches, is_part: false }
     }
 
     /// Adds that of another run.
     pub(crate) fn merge(&mut self, other: &Activity) {
         self.stretches.extend(&other.stretches);
+        self.is_part |= other.is_part;
     }
 
     /// The smallest window that contains all, on the run's clock; `None` if never active, or if several
@@ -95,15 +108,17 @@ impl Activity {
         self.len() == Nanos::ZERO
     }
 
-    /// The rates of these arrivals; zero if never active.
+    /// The rates of these arrivals.
     pub fn rates(&self, requests: &Requests) -> Rates {
+        let rate = |n: u64, span: Nanos| {
+            let known = if self.is_part { span >= PART_MIN } else { n == 0 || span > Nanos::ZERO };
+            known.then(|| per_second(n, span))
+        };
+        let planned = self.covered(|stretch| stretch.window.planned_to);
         Rates {
-            scheduled: per_second(
-                requests.scheduled,
-                self.covered(|stretch| stretch.window.planned_to),
-            ),
-            sent: per_second(requests.sent, self.covered(Stretch::sent_to)),
-            ok: per_second(requests.ok, self.len()),
+            scheduled: rate(requests.scheduled, planned),
+            sent: rate(requests.sent, self.covered(Stretch::sent_to)),
+            ok: rate(requests.ok, self.len()),
         }
     }
 
@@ -114,12 +129,6 @@ impl Activity {
             (at(stretch.window.from), at(end(stretch)))
         });
         covered(spans)
-    }
-}
-
-impl FromIterator<(u64, Stretch)> for Activity {
-    fn from_iter<I: IntoIterator<Item = (u64, Stretch)>>(stretches: I) -> Activity {
-        Activity { stretches: stretches.into_iter().collect() }
     }
 }
 
@@ -145,6 +154,8 @@ pub(crate) fn per_second(n: u64, span: Nanos) -> f64 {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Activities {
     blocks: Vec<Block>,
+    /// Whether they are of a part of a run.
+    is_part: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -157,6 +168,11 @@ struct Block {
 }
 
 impl Activities {
+    /// Those of a run, or of a part of one.
+    pub(crate) fn new(is_part: bool) -> Activities {
+        Activities { blocks: Vec::new(), is_part }
+    }
+
     /// Adds a second that began at `from`; `fresh` if it does not continue the block.
     pub(crate) fn add(&mut self, second: &Snapshot, from: Nanos, fresh: bool) {
         if fresh || self.blocks.is_empty() {
@@ -178,6 +194,7 @@ impl Activities {
     /// Adds those of another run of the same plan.
     pub(crate) fn merge(&mut self, other: &Activities) {
         self.blocks.extend(other.blocks.iter().cloned());
+        self.is_part |= other.is_part;
     }
 
     /// The activity of several streams combined.
@@ -186,7 +203,10 @@ impl Activities {
             let stretches = streams.iter().filter_map(|stream| block.streams[*stream]);
             Some((block.start, stretches.reduce(Stretch::union)?))
         };
-        self.blocks.iter().filter_map(block).collect()
+        Activity {
+            stretches: self.blocks.iter().filter_map(block).collect(),
+            is_part: self.is_part,
+        }
     }
 }
 

@@ -2,15 +2,16 @@
 //!
 //! Names end in their unit; a cell without a value is empty. Each row says which run it is from, what the
 //! report is narrowed to, and whether it is valid, so that rows of several files can be put together.
-//! Names come from files, and spreadsheets run cells that begin like a formula: such a name is preceded by
-//! an apostrophe.
+//! Names come from files. Spreadsheets run cells that begin like a formula, also behind characters that are
+//! not visible, and some split rows at semicolons: an apostrophe precedes the formula. What would move a
+//! cursor or reorder text is escaped (`\n`, `\u{202e}`), so that a row is a line.
 
 use crate::figures::{TIME_STATS, TimeFigure, counts, rates};
 use crate::summary::{Group, StreamGroup, Summary};
 use plimsoll_measure::{ErrorClass, Histogram, Listed, Nanos};
 
 /// Characters that begin a formula in Excel, LibreOffice or Google Sheets, also in their full-width forms.
-const FORMULA: [char; 10] = ['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠'];
+const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
 
 /// A row's times that are not in its group.
 #[derive(Default)]
@@ -66,7 +67,10 @@ impl Summary {
             text(&name),
         ];
         cells.extend(counts(&stats.requests).map(|(_, n)| n.to_string()));
-        cells.extend(rates(group.rates()).map(|(_, rate)| format!("{rate:.3}")));
+        cells.extend(
+            rates(group.rates())
+                .map(|(_, rate)| rate.map_or(String::new(), |rate| format!("{rate:.3}"))),
+        );
         for figure in TimeFigure::ALL {
             cells.extend(times(Some(figure.of(group))));
         }
@@ -126,13 +130,23 @@ fn line(cells: Vec<String>) -> String {
 
 /// A cell of text.
 fn text(value: &str) -> String {
-    let formula = value.trim_start_matches([' ', '"']).starts_with(FORMULA);
-    let value = if formula { format!("'{value}") } else { value.into() };
-    if value.contains([',', '"', '\r', '\n']) {
+    let value = crate::clean(value);
+    let guarded = |part: &str| {
+        let formula = part.trim_start_matches(is_skipped).starts_with(FORMULA);
+        format!("{}{part}", if formula { "'" } else { "" })
+    };
+    let value = value.split(';').map(guarded).collect::<Vec<_>>().join(";");
+    if value.contains([',', '"', ';']) {
         format!("\"{}\"", value.replace('"', "\"\""))
     } else {
         value
     }
+}
+
+/// Whether a spreadsheet may skip a character in front of a formula: spaces, quotes, and what has no width.
+fn is_skipped(c: char) -> bool {
+    let invisible = matches!(c, '\u{AD}' | '\u{180E}' | '\u{200B}'..='\u{200D}' | '\u{2060}'..='\u{2064}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}');
+    c.is_whitespace() || c == '"' || invisible
 }
 
 #[cfg(test)]
@@ -147,12 +161,18 @@ mod tests {
         check("eth_call", "eth_call");
         check("a,b", "\"a,b\"");
         check("say \"hi\"", "\"say \"\"hi\"\"\"");
-        check("two\r\nlines", "\"two\r\nlines\"");
+        check("two\r\nlines", "two\\r\\nlines");
         check("=1+1", "'=1+1");
         check("@SUM(A1)", "'@SUM(A1)");
         check("-2+3", "'-2+3");
         check(" =HYPERLINK(\"http://h/\")", "\"' =HYPERLINK(\"\"http://h/\"\")\"");
-        check("\t=1", "'\t=1");
+        check("\t=1", "\\t=1");
+        check("\u{202E}=1\x1b[2J", "\\u{202e}=1\\u{1b}[2J");
+        check(";=1", "\";'=1\"");
+        check("a; =1;b", "\"a;' =1;b\"");
+        for hidden in ['\u{A0}', '\u{200B}', '\u{FEFF}', '\u{AD}', '\u{2060}', '\u{3000}'] {
+            check(&format!("{hidden}=1"), &format!("'{hidden}=1"));
+        }
         check("＝1", "'＝1");
         check("a=b", "a=b"); // only the first character matters
     }

@@ -32,7 +32,7 @@ pub(crate) fn counts(requests: &Requests) -> [(&'static str, u64); 5] {
 }
 
 /// Rates per second.
-pub(crate) fn rates(rates: Rates) -> [(&'static str, f64); 3] {
+pub(crate) fn rates(rates: Rates) -> [(&'static str, Option<f64>); 3] {
     let Rates { scheduled, sent, ok } = rates;
     [("scheduled", scheduled), ("sent", sent), ("ok", ok)]
 }

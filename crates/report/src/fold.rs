@@ -9,8 +9,9 @@
 //! the verdict's rules keep sums and the worst second.
 
 use crate::activity::Activities;
-use crate::narrow::{Details, Narrow, Scope, stage_span};
+use crate::narrow::{Narrow, Scope, stage_span};
 use crate::objectives::{Judged, judge};
+use crate::records::{Details, Records};
 use crate::seconds::{ErrorTimes, Seconds};
 use crate::summary::Summary;
 use crate::timeline::Timeline;
@@ -62,7 +63,8 @@ pub struct Fold<'p> {
     held: Option<Vec<bool>>,
     /// Arrivals of the run, in the part or not.
     scheduled: u64,
-    details: Option<Details>,
+    /// Unless all requests are included.
+    records: Option<Records>,
     stages: Vec<StageSum>,
     rules: Rules,
     timeline: Timeline,
@@ -77,7 +79,8 @@ pub(crate) struct Folded {
     pub(crate) of_streams: Option<Sums>,
     pub(crate) activities: Activities,
     pub(crate) scheduled: u64,
-    pub(crate) details: Option<Details>,
+    /// What the records add, or why they cannot be used.
+    pub(crate) details: Result<Option<Details>, String>,
     pub(crate) stages: Vec<StageSum>,
     pub(crate) rules: Rules,
     pub(crate) timeline: Timeline,
@@ -102,10 +105,10 @@ impl<'p> Fold<'p> {
             stages: stages.collect(),
             sums: Sums::new(plan),
             of_streams: (narrow.scope() == Scope::Targets).then(|| Sums::new(plan)),
-            activities: Activities::default(),
+            activities: Activities::new(!narrow.is_whole()),
             held: None,
             scheduled: 0,
-            details: None,
+            records: (narrow.scope() != Scope::Run).then(|| Records::new(plan.streams.len())),
             rules: Rules::new(plan),
             timeline: Timeline::new(plan.connections.sources.len() as u64),
             at: Nanos::ZERO,
@@ -122,6 +125,10 @@ impl<'p> Fold<'p> {
         let seconds = Seconds { from: self.at.min(second.t), to: second.t };
         self.at = second.t;
         self.scheduled += second.stats.iter().map(|stats| stats.requests.scheduled).sum::<u64>();
+        if let Some(records) = &mut self.records {
+            let stream = |target: usize| self.plan.targets[target].stream;
+            records.count(second, |target| self.narrow.holds(seconds, target, stream(target)));
+        }
         let held = self.narrow.held(seconds);
         let fresh = held != self.held;
         self.held = held;
@@ -146,14 +153,14 @@ impl<'p> Fold<'p> {
     }
 
     /// Adds the record of a request that was counted in this second. Give those of all requests, in any
-    /// order, or none: unless there is one for each of the part's requests, a narrowed report leaves out
-    /// what only records tell. A report on all requests does not use them.
+    /// order, or none: unless there is one for each of the part's requests, and they agree with the seconds,
+    /// a narrowed report leaves out what only records tell. A report on all requests does not use them.
     pub fn add_sample(&mut self, second: Seconds, sample: &Sample) {
+        let Some(records) = &mut self.records else { return };
         let target = sample.kind.target as usize;
-        let details = self.details.get_or_insert_default();
-        if self.narrow.holds(second, target, self.plan.targets[target].stream) {
-            details.add(sample);
-        }
+        let stream = self.plan.targets[target].stream;
+        let held = self.narrow.holds(second, target, stream);
+        records.add(second.to, stream, sample, held);
     }
 
     /// The sum of the seconds so far.
@@ -172,7 +179,7 @@ impl<'p> Fold<'p> {
     /// If an accounting identity does not hold.
     pub fn finish(self, facts: RunFacts) -> Summary {
         let Fold { plan, narrow, sums, of_streams, activities, scheduled, .. } = self;
-        let Fold { details, stages, rules, timeline, .. } = self;
+        let Fold { records, stages, rules, timeline, .. } = self;
         of_streams.as_ref().unwrap_or(&sums).total.assert_identities();
         sums.total.stats.iter().for_each(Stats::assert_identities);
         let activities = activities.started(facts.started_at.unix_ns);
@@ -182,7 +189,7 @@ impl<'p> Fold<'p> {
             of_streams,
             activities,
             scheduled,
-            details,
+            details: records.map_or(Ok(None), Records::details),
             stages,
             rules,
             timeline,

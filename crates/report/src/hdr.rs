@@ -9,6 +9,7 @@ use crate::figures::TimeFigure;
 use crate::narrow::Narrow;
 use crate::seconds::Seconds;
 use crate::summary::{Group, Summary};
+use crate::text::is_unsafe;
 use plimsoll_measure::{Histogram, Nanos, Snapshot, WallClock, histogram::VALUE_MAX};
 use plimsoll_plan::Plan;
 use std::fmt::Write as _;
@@ -149,7 +150,9 @@ impl<'p> IntervalLog<'p> {
     /// `started_at`, the start of the run's clock.
     pub fn head(&self, summary: &Summary, started_at: WallClock) -> String {
         let mut text = summary.comments(self.figure, None);
-        let seconds = format!("{:.3} (seconds since epoch)", started_at.unix_ns as f64 / 1e9);
+        // Cut to milliseconds, like the date beside it.
+        let millis = started_at.unix_ns / 1_000_000;
+        let seconds = format!("{}.{:03} (seconds since epoch)", millis / 1000, millis % 1000);
         let _ = writeln!(text, "#[Histogram log format version 1.3]");
         let _ = writeln!(text, "#[StartTime: {seconds}, {}]", started_at.rfc3339());
         let _ = writeln!(text, "#[BaseTime: {seconds}]");
@@ -183,11 +186,11 @@ fn line(tag: &str, seconds: Seconds, histogram: &Histogram) -> String {
 }
 
 /// A name as a tag, which must not contain commas, spaces and line ends: these, control characters and `%`
-/// are percent-encoded.
+/// are percent-encoded, like what reorders text.
 fn tag(name: &str) -> String {
     let mut tag = String::new();
     for c in name.chars() {
-        if c == ',' || c == '%' || c.is_whitespace() || c.is_control() {
+        if c == ',' || c == '%' || c.is_whitespace() || is_unsafe(c) {
             c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| {
                 let _ = write!(tag, "%{byte:02X}");
             });
@@ -262,7 +265,7 @@ mod tests {
     fn a_log_has_a_line_for_each_second_and_target() {
         let plan = plan(
             "warmup = \"1s\"\nrate = \"9/s\"\nduration = \"2s\"\n\
-             [[target]]\nname = \"a b,%\\n\"\nrequest = \"GET http://a/\"\n\
+             [[target]]\nname = \"a b,%\\n\\u202E\"\nrequest = \"GET http://a/\"\n\
              [[target]]\nname = \"c\"\nrequest = \"GET http://a/\"\n",
         );
         let mut recording = Recording::new(&plan);
@@ -276,7 +279,7 @@ mod tests {
             let lines = lines.concat();
             lines.lines().map(|line| line.rsplit_once(',').unwrap().0.to_string()).collect()
         };
-        let second = ["1.000,1.000,2.001", "Tag=a%20b%2C%25%0A,1.000,1.000,2.001"];
+        let second = ["1.000,1.000,2.001", "Tag=a%20b%2C%25%0A%E2%80%AE,1.000,1.000,2.001"];
         let third = ["2.000,1.000,2.001", "Tag=c,2.000,1.000,2.001"];
         let all = [&["0.000,1.000,0.000"], &second[..], &third[..]].concat();
         assert_eq!(begins(Narrow::whole(&plan)), all);
@@ -284,7 +287,7 @@ mod tests {
         assert_eq!(begins(Narrow::new(&plan, &filters, Nanos::from_secs(3)).unwrap()), third);
 
         let log = IntervalLog::new(&plan, Narrow::whole(&plan), TimeFigure::Latency);
-        let at = WallClock { unix_ns: 1_795_206_241_250_000_000 };
+        let at = WallClock { unix_ns: 1_795_206_241_250_999_999 };
         let head = log.head(&recording.summary(), at);
         let expected = "# latency in milliseconds, plan\n\
             #[Histogram log format version 1.3]\n\

@@ -9,12 +9,14 @@ mod scrapes;
 use crate::figures::{self, TIME_STATS};
 use crate::objectives::Unjudged;
 use crate::summary::{Group, Split, StreamGroup, Summary};
+use crate::text::is_unsafe;
 use host::{HostFile, UsageFile};
 use part::{MergedFile, NarrowedFile};
 use plimsoll_measure::{Histogram, Listed, Requests, Snapshot, Tally};
 use scrapes::ScrapesFile;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 #[derive(Serialize)]
 struct File<'a> {
@@ -70,7 +72,7 @@ struct File<'a> {
 struct Named<T, const N: usize>([(&'static str, T); N]);
 
 type Counts = Named<u64, 5>;
-type Rates = Named<f64, 3>;
+type Rates = Named<Option<f64>, 3>;
 type Times = Named<u64, 9>;
 
 impl<T: Serialize, const N: usize> Serialize for Named<T, N> {
@@ -316,7 +318,7 @@ impl Summary {
             host: whole.filter(|_| self.merged.is_none()).map(|_| HostFile::of(&self.timeline)),
             scrapes: whole.and_then(|_| ScrapesFile::of(&self.scrapes)),
         };
-        serde_json::to_string_pretty(&file).expect("numbers and text are JSON")
+        printable(&serde_json::to_string_pretty(&file).expect("numbers and text are JSON"))
     }
 
     fn generator_file(&self, whole: &Snapshot) -> Generator {
@@ -395,6 +397,20 @@ fn split_file(split: &Split) -> SplitFile<'_> {
         none: counts.none,
         other: counts.other,
     }
+}
+
+/// JSON that a terminal can show: what reorders text or controls a terminal is escaped, as JSON allows within
+/// strings. There is nothing like it outside of them but line feeds.
+fn printable(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c != '\n' && is_unsafe(c) {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 fn stream_file(stream: &StreamGroup) -> StreamFile<'_> {

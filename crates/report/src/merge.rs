@@ -204,6 +204,7 @@ fn add(sum: &mut Summary, other: &Summary, same_plan: bool) {
         own.merge(other);
         own
     });
+    sum.records_unused = sum.records_unused.take().or_else(|| other.records_unused.clone());
     if other.narrow.scope() > sum.narrow.scope() {
         // The figures are complete to what they are in all runs.
         sum.narrow = other.narrow.clone();

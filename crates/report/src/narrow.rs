@@ -6,12 +6,10 @@
 //! Snapshots count some figures only by stream (lag, wait, answers by header value) or only for the whole
 //! process (HTTP statuses, JSON-RPC codes, faults, connections, read lag, warm-up, CPU, other processes).
 //! A report on a part shows none of them where they would include requests outside the part ([`Scope`]),
-//! unless the records of single requests have them ([`Details`]).
+//! unless the records of single requests have them ([`Details`](crate::Details)).
 
 use crate::seconds::Seconds;
-use plimsoll_measure::{
-    Histogram, Nanos, RpcCounts, Sample, Snapshot, Stats, StatusCounts, StreamCounts,
-};
+use plimsoll_measure::{Nanos, Snapshot, Stats, StreamCounts};
 use plimsoll_plan::{Plan, unknown_name};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -258,37 +256,6 @@ fn clear_targets(part: &mut Snapshot, holds: impl Fn(usize) -> bool) {
         if !holds(target) {
             *stats = Stats::default();
         }
-    }
-}
-
-/// What the records of single requests add to the snapshots.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Details {
-    /// Lag of every arrival.
-    pub lag: Histogram,
-    /// Wait of every arrival.
-    pub wait: Histogram,
-    /// Complete answers by HTTP status.
-    pub status: StatusCounts,
-    /// Requests with a JSON-RPC error, each counted once, by its first code.
-    pub rpc: RpcCounts,
-}
-
-impl Details {
-    /// Adds an arrival.
-    pub(crate) fn add(&mut self, sample: &Sample) {
-        self.lag.record(sample.lag);
-        self.wait.record(sample.wait);
-        sample.kind.status.into_iter().for_each(|status| self.status.count(status));
-        sample.kind.rpc_code.into_iter().for_each(|code| self.rpc.add_error(code, 1));
-    }
-
-    /// Adds other counts.
-    pub(crate) fn merge(&mut self, other: &Details) {
-        self.lag.merge(&other.lag);
-        self.wait.merge(&other.wait);
-        self.status.merge(&other.status);
-        self.rpc.merge(&other.rpc);
     }
 }
 

@@ -37,8 +37,17 @@ pub(crate) fn judge_part(
 ) -> (Vec<Judged>, Vec<Unjudged>) {
     let (mut judged, mut unjudged) = (Vec::new(), Vec::new());
     for objective in &plan.objectives {
-        match why_not(objective, plan, narrow) {
-            None => judged.push(judge(objective, plan, total, activities)),
+        let own = judge(objective, plan, total, activities);
+        let mut counted = plan.targets.iter().zip(&total.stats);
+        let is_short = !narrow.is_whole()
+            && objective.unit == Unit::Rate
+            && own.value.is_none()
+            && counted.any(|(target, stats)| {
+                objective.covers(target, &plan.streams) && stats.requests.scheduled > 0
+            });
+        let short = is_short.then_some("a rate over less than a second");
+        match why_not(objective, plan, narrow).or(short) {
+            None => judged.push(own),
             Some(why) => unjudged.push(Unjudged { objective: objective.clone(), why }),
         }
     }
@@ -157,8 +166,8 @@ fn value_of(
             counted(within.map(|(_, n)| n).sum())
         }
         Metric::RpcErrors => share_or_count(total.rpc.errors, total.rpc.items),
-        Metric::RateOk => rates().map(|rates| rates.ok),
-        Metric::RateSent => rates().map(|rates| rates.sent),
+        Metric::RateOk => rates().and_then(|rates| rates.ok),
+        Metric::RateSent => rates().and_then(|rates| rates.sent),
         Metric::Time(kind, stat) => {
             let histogram = match kind {
                 TimeKind::Latency => &group.latency,

@@ -3,8 +3,9 @@
 use crate::activity::{Activities, Activity, Rates};
 use crate::fold::{Folded, Sums};
 use crate::merge::Merged;
-use crate::narrow::{Details, Narrow, Problem, Scope};
+use crate::narrow::{Narrow, Problem, Scope};
 use crate::objectives::{Judged, Unjudged, judge_part};
+use crate::records::Details;
 use crate::scrapes::Scrapes;
 use crate::seconds::{ErrorTimes, Seconds};
 use crate::timeline::Timeline;
@@ -130,6 +131,9 @@ pub struct Summary {
     pub scheduled: u64,
     /// What the records of single requests add, if the report is narrowed and they were given.
     pub details: Option<Details>,
+    /// Why the records of single requests could not be used, though there are some: `only 3 of 4 requests in
+    /// the selection have a record`.
+    pub records_unused: Option<String>,
     /// The runs, if this is a report on several.
     pub merged: Option<Merged>,
     /// All targets combined.
@@ -164,6 +168,11 @@ pub struct Summary {
 impl Summary {
     pub(crate) fn of(plan: &Plan, facts: RunFacts, folded: Folded) -> Summary {
         let Folded { narrow, sums, of_streams, activities, scheduled, details, .. } = folded;
+        let (details, records_unused) = match details {
+            Ok(details) => (details, None),
+            // Wrong or incomplete figures would look like right ones.
+            Err(why) => (None, Some(why)),
+        };
         let start = facts.started_at.unix_ns;
         let streams: Vec<usize> =
             (0..plan.streams.len()).filter(|stream| narrow.holds_stream(*stream)).collect();
@@ -199,7 +208,7 @@ impl Summary {
                     let stream = &plan.streams[sum.stream];
                     let load = stream.stage_in_words(&stream.stages[sum.stage]);
                     let stage = StageOf { number: sum.stage + 1, load };
-                    let activity = Activity::of(&sum.counts, start);
+                    let activity = Activity::of(&sum.counts, start, !narrow.is_whole());
                     StreamGroup::of(&stream.name, Some(stage), (sum.stats, &sum.counts), activity)
                 })
                 .collect(),
@@ -209,11 +218,8 @@ impl Summary {
             unjudged,
             verdict,
             timeline: folded.timeline,
-            // Incomplete figures would look like complete ones.
-            details: details.filter(|details| {
-                let complete = details.wait.count() == all.stats.requests.scheduled;
-                narrow.scope() != Scope::Run && complete
-            }),
+            details,
+            records_unused,
             merged: None,
             scheduled,
             narrow,

@@ -28,6 +28,7 @@ use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity, Side, Usage};
 use table::{Column, Notes, Row, Section, Shape, Table};
 pub use width::clean;
+pub(crate) use width::is_unsafe;
 
 const LINES_MAX: usize = 40;
 /// Additional lines if other processes are shown: a heading, five instances and their group.
@@ -214,8 +215,9 @@ impl Summary {
         if !self.objectives.is_empty() {
             page.gap();
         }
-        let counted = |name: &str, n: u64, per_second: f64| {
-            Row::new(name, [grouped(n), format!("{}/s", rate(per_second))])
+        let counted = |name: &str, n: u64, per_second: Option<f64>| {
+            let unit = per_second.map_or("", |_| "/s");
+            Row::new(name, [grouped(n), format!("{}{unit}", rate(per_second))])
         };
         // A note after a unit needs a wider gap.
         let unsent = match requests.unsent {
@@ -431,10 +433,10 @@ fn times(name: &str, histogram: &Histogram) -> Row {
     Row::new(name, TIME_STATS.each_ref().map(|stat| shown((stat.of)(histogram))))
 }
 
-fn rate(per_second: f64) -> String {
-    if per_second >= 1000.0 {
-        grouped(per_second.round() as u64)
-    } else {
-        format!("{per_second:.1}")
+fn rate(per_second: Option<f64>) -> String {
+    match per_second {
+        None => "–".into(),
+        Some(rate) if rate >= 1000.0 => grouped(rate.round() as u64),
+        Some(rate) => format!("{rate:.1}"),
     }
 }

@@ -128,8 +128,10 @@ impl<S: System> Dispatcher<S> {
                     if let Step::Finish(Judgement { outcome: Err(cause), .. }) = &step
                         && if is_status { answer.first } else { self.notebook.wants(cause.class) }
                     {
-                        let request = arrival.exchange.request as usize;
-                        let secrets = self.shared.plan.secrets_of(request);
+                        let mut secrets = arrival.exchange.secrets(&self.shared.plan);
+                        if let Some(location) = answer.location {
+                            secrets.add_url(&String::from_utf8_lossy(location));
+                        }
                         let body = excerpt(answer.body, answer.gzip, &secrets);
                         let text = match cause.fault {
                             Some(fault) => format!("{fault} (status {status}{body})"),

@@ -47,7 +47,7 @@ impl Notebook {
         text: String,
     ) {
         self.noted[class.index()] = true;
-        let text = shared.plan.secrets_of(arrival.exchange.request as usize).mask(&text);
+        let text = arrival.exchange.secrets(&shared.plan).mask(&text);
         let target = shared.plan.targets[arrival.target as usize].name.clone();
         self.notes.push(Note { class, target, status, text });
     }
@@ -126,6 +126,7 @@ impl<S: System> Dispatcher<S> {
         self.notebook.traces.push(TraceRecord {
             target: self.shared.plan.targets[arrival.target as usize].name.clone(),
             spec: arrival.exchange.request as usize,
+            secrets: arrival.exchange.secrets(&self.shared.plan),
             redirected: arrival.exchange.hop.as_ref().is_some_and(|hop| hop.is_redirect),
             sent_at: arrival.exchange.sent_at.unwrap_or(arrival.dispatched_at),
             received_at: self.system.now(),

@@ -351,6 +351,7 @@ impl<S: System> Dispatcher<S> {
             Ok(pool) => {
                 hop.request.pool = pool;
                 let exchange = &mut self.arrivals.get_mut(id).exchange;
+                hop.before = exchange.hop.take();
                 *exchange = Exchange::new(exchange.request, Some(hop), now);
                 self.follow_ups.push_back(FollowUp::Request(id));
             }

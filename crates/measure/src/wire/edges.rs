@@ -1,5 +1,6 @@
 //! The first line and the last: facts about the run.
 
+use super::seal::seal;
 use crate::{Nanos, RunFacts, StartFacts, WallClock};
 use serde::{Deserialize, Serialize};
 
@@ -44,9 +45,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// As a line of JSON, without the line feed.
+    /// As a line of JSON with a checksum, without the line feed.
     pub fn to_line(&self) -> String {
-        serde_json::to_string(self).expect("text and lists are JSON")
+        seal(serde_json::to_string(self).expect("text and lists are JSON"))
     }
 
     /// The facts of the run's start.
@@ -77,13 +78,17 @@ pub(super) struct End {
     /// Whether an objective stopped it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) aborted: bool,
+    /// Number of lines before this one, without the header; older versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seconds: Option<u64>,
 }
 
 /// How the last line begins.
 pub(super) const END: &str = "{\"end\":";
 
-/// The line for a run's end, without the line feed. `aborted`: whether an objective stopped the run.
-pub fn end_line(facts: &RunFacts, aborted: bool) -> String {
+/// The line for a run's end, without the line feed. `aborted`: whether an objective stopped the run;
+/// `seconds`: the number of lines written by [`to_line`](super::to_line).
+pub fn end_line(facts: &RunFacts, aborted: bool, seconds: u64) -> String {
     let end = End {
         duration_ns: facts.duration.0,
         drain_ns: facts.drain.0,
@@ -91,8 +96,9 @@ pub fn end_line(facts: &RunFacts, aborted: bool) -> String {
         cut_short: facts.cut_short,
         stopped_by: facts.stopped_by.clone(),
         aborted,
+        seconds: Some(seconds),
     };
-    serde_json::to_string(&EndLine { end }).expect("numbers and text are JSON")
+    seal(serde_json::to_string(&EndLine { end }).expect("numbers and text are JSON"))
 }
 
 impl End {

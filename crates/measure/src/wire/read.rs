@@ -1,7 +1,9 @@
 //! Reads `snapshots.jsonl`, a second at a time.
 
 use super::edges::{END, EndLine, Header};
-use super::{Ignored, Line, SCHEMA};
+use super::seal::unseal;
+use super::{Ignored, Line, SCHEMA, Unreadable};
+use crate::units::counted;
 use crate::{Nanos, RunFacts, Snapshot};
 use serde::Deserialize;
 use std::io::{self, BufRead, Read};
@@ -15,7 +17,7 @@ pub enum ReadError {
     /// Reading failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A line is not what this version expects.
+    /// A line is not what any version writes, or not in its place.
     #[error("snapshots line {line}: {why}")]
     Line {
         /// From 1.
@@ -23,6 +25,30 @@ pub enum ReadError {
         /// What is wrong.
         why: String,
     },
+    /// A line has what only a newer version writes and the sums depend on.
+    #[error("snapshots line {line}: {why}, written by a newer version")]
+    Newer {
+        /// From 1.
+        line: usize,
+        /// What is not known.
+        why: String,
+    },
+}
+
+impl ReadError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ReadError::Io(_) => "",
+            ReadError::Line { line: 1, .. } => {
+                "it is empty, damaged, or was written by another version of plimsoll"
+            }
+            ReadError::Line { .. } => "the file was changed or damaged after the run",
+            ReadError::Newer { .. } => {
+                "use the version of plimsoll that made the run, or a newer one"
+            }
+        }
+    }
 }
 
 /// Reads seconds one after another. An incomplete or damaged last line, left by a kill or a loss of power,
@@ -30,9 +56,13 @@ pub enum ReadError {
 pub struct Reader<R> {
     input: R,
     header: Header,
+    /// Whether the header has a checksum: then all lines do.
+    is_sealed: bool,
     /// The current line, and its number from 1.
     line: String,
     number: usize,
+    /// The end of the last second.
+    at: Nanos,
     ignored: Ignored,
     facts: Option<RunFacts>,
     aborted: bool,
@@ -53,12 +83,16 @@ impl<R: BufRead> Reader<R> {
         if !whole {
             return Err(error("the header is incomplete".into()));
         }
-        let header: Header = serde_json::from_str(&line).map_err(|e| error(e.to_string()))?;
+        let sealed = unseal(&mut line);
+        let header: Header = parsed(&line, "the header").map_err(error)?;
         if header.schema != SCHEMA {
             return Err(error(format!("schema is \"{}\", expected \"{SCHEMA}\"", header.schema)));
         }
+        // Another version may have other checksums.
+        let is_sealed = sealed.map_err(error)?;
         let (ignored, facts, aborted) = (Ignored::default(), None, false);
-        Ok(Reader { input, header, line, number: 1, ignored, facts, aborted })
+        let at = Nanos::ZERO;
+        Ok(Reader { input, header, is_sealed, line, number: 1, at, ignored, facts, aborted })
     }
 
     /// The first line.
@@ -69,48 +103,57 @@ impl<R: BufRead> Reader<R> {
     /// The next second; `None` at the end.
     ///
     /// # Errors
-    /// The line is invalid and not the last.
+    /// The line is invalid and not the last, or not in its place, or needs a newer version.
     pub fn next_second(&mut self) -> Result<Option<Snapshot>, ReadError> {
         while self.advance()? {
             if self.line.starts_with(END) {
-                let end: Result<EndLine, _> = serde_json::from_str(&self.line);
-                match end {
+                match parsed::<EndLine>(&self.line, "the run's end") {
                     Ok(EndLine { end }) => {
                         self.aborted = end.aborted;
+                        self.check_end(end.seconds)?;
                         self.facts = Some(end.into_facts(&self.header));
                         continue;
                     }
-                    Err(error) => return self.damaged(error.to_string()),
+                    Err(why) => return self.damaged(why),
                 }
             }
-            let parsed: Result<Line, _> = serde_json::from_str(&self.line);
-            let parsed = parsed.map_err(|error| error.to_string());
-            let snapshot =
-                parsed.and_then(|own| own.into_snapshot(&self.header, &mut self.ignored));
+            let line = match beyond_counting(&self.line) {
+                Some(count) => Err(format!("{count} is more than a run can count")),
+                None => parsed::<Line>(&self.line, "a second"),
+            };
+            let snapshot = line
+                .map_err(Unreadable::Damaged)
+                .and_then(|own| own.into_snapshot(&self.header, &mut self.ignored));
             return match snapshot {
-                Ok(snapshot) => Ok(Some(snapshot)),
-                Err(why) => self.damaged(why),
+                Ok(snapshot) => {
+                    let dispatched = snapshot.streams.iter().any(|stream| stream.dispatched > 0);
+                    let ended = snapshot.stats.iter().any(|own| own.requests.scheduled > 0);
+                    self.move_to(snapshot.t, dispatched || ended)?;
+                    Ok(Some(snapshot))
+                }
+                Err(Unreadable::Damaged(why)) => self.damaged(why),
+                Err(Unreadable::Newer(why)) => Err(ReadError::Newer { line: self.number, why }),
             };
         }
         Ok(None)
     }
 
-    /// Skips all seconds and returns the end of the last one; zero if there is none.
+    /// Skips all seconds and returns the end of the last one; zero if there is none. Their counts are not
+    /// read.
     ///
     /// # Errors
-    /// If reading fails.
+    /// As [`Reader::next_second`].
     pub fn skip_to_end(&mut self) -> Result<Nanos, ReadError> {
         #[derive(Deserialize)]
         struct Time {
             t_ns: u64,
         }
-        let mut last = Nanos::ZERO;
         while self.advance()? {
             if let Ok(Time { t_ns }) = serde_json::from_str(&self.line) {
-                last = Nanos(t_ns);
+                self.at = Nanos(t_ns);
             }
         }
-        Ok(last)
+        Ok(self.at)
     }
 
     /// After the last second, the facts of a run that ended; `None` if it was killed, or its last line was
@@ -130,18 +173,67 @@ impl<R: BufRead> Reader<R> {
         self.ignored.notes.iter().map(String::as_str)
     }
 
-    /// Reads the next whole line; returns whether there is one.
+    /// Reads the next whole line, without its checksum; returns whether there is one.
     fn advance(&mut self) -> Result<bool, ReadError> {
         self.line.clear();
         self.number += 1;
-        match read_line(&mut self.input, &mut self.line) {
-            Ok(whole) => Ok(whole),
+        let read = read_line(&mut self.input, &mut self.line);
+        let whole = match read {
+            Ok(false) if self.line.is_empty() => return Ok(false),
+            _ if self.facts.is_some() => {
+                return Err(self.misplaced("it follows the line for the run's end"));
+            }
+            Ok(whole) => whole,
             // A tail that was never written may be anything.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.damaged(error.to_string()).map(|_| false)
+                return self.damaged(error.to_string()).map(|_| false);
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
+        };
+        match unseal(&mut self.line) {
+            _ if !whole => Ok(false),
+            Ok(false) if self.is_sealed => {
+                self.damaged("it has no checksum, but the header has one".into()).map(|_| false)
+            }
+            Ok(_) => Ok(true),
+            Err(why) => self.damaged(why).map(|_| false),
         }
+    }
+
+    /// Checks that the second that ends at `t` follows the last one. The last second of a run may be followed
+    /// by the last scrape of other processes, without requests.
+    fn move_to(&mut self, t: Nanos, has_requests: bool) -> Result<(), ReadError> {
+        let last = std::mem::replace(&mut self.at, t);
+        if t < last || t == last && has_requests {
+            let why =
+                format!("it is out of order: it ends at {} ns, the line before at {}", t.0, last.0);
+            return Err(self.misplaced(&why));
+        }
+        if t - last > Nanos::from_secs(1) {
+            let why = format!(
+                "a line is missing before it, which ends at {} ns; the last one ended at {}",
+                t.0, last.0
+            );
+            return Err(self.misplaced(&why));
+        }
+        Ok(())
+    }
+
+    /// Checks that no line before the end is missing.
+    fn check_end(&self, seconds: Option<u64>) -> Result<(), ReadError> {
+        let read = self.number as u64 - 2;
+        match seconds {
+            Some(written) if written != read => {
+                let written = counted(written, "second");
+                let why = format!("{written} were written before it, but the file has {read}");
+                Err(self.misplaced(&why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn misplaced(&self, why: &str) -> ReadError {
+        ReadError::Line { line: self.number, why: why.into() }
     }
 
     /// The end of the file, if no whole line follows; else an error.
@@ -163,6 +255,55 @@ impl<R: BufRead> Reader<R> {
 fn read_line(input: &mut impl BufRead, line: &mut String) -> io::Result<bool> {
     input.take(LINE_MAX).read_line(line)?;
     Ok(line.ends_with('\n'))
+}
+
+/// A line as what it should be, or why it is not.
+fn parsed<'l, T: Deserialize<'l>>(line: &'l str, what: &str) -> Result<T, String> {
+    if !line.starts_with('{') {
+        return Err(format!("expected {what}, as a JSON object in braces"));
+    }
+    serde_json::from_str(line).map_err(|error| {
+        let text = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let (text, column) = match text.strip_suffix(&place) {
+            Some(text) if error.column() > 0 => (text, format!("at column {}: ", error.column())),
+            Some(text) => (text, String::new()),
+            None => (text.as_str(), String::new()),
+        };
+        // The names of this program's types mean nothing to its users.
+        let (before, of) = text.split_once("expected struct ").unwrap_or((text, ""));
+        let expected = if of.is_empty() { "" } else { "expected an object" };
+        format!("{column}{before}{expected}, in {what}")
+    })
+}
+
+/// A count that would overflow a sum over seconds: more than 16 digits, unless it is a time in nanoseconds,
+/// whose sums saturate, or a limit, which is not summed.
+fn beyond_counting(line: &str) -> Option<&str> {
+    const DIGITS_MAX: usize = 16;
+    const UNLIMITED: [&str; 2] = ["_ns", "limit"];
+    let mut parts = line.split('"');
+    let (mut key, mut text) = ("", parts.next()?);
+    loop {
+        let numbers = text.split(|c: char| !c.is_ascii_digit() && !".eE+-".contains(c));
+        let is_count = |number: &&str| number.bytes().all(|byte| byte.is_ascii_digit());
+        let mut huge = numbers.filter(|number| number.len() > DIGITS_MAX).filter(is_count);
+        if !UNLIMITED.iter().any(|end| key.ends_with(end))
+            && let Some(number) = huge.next()
+        {
+            return Some(number);
+        }
+        // A string, up to a quote that is not escaped.
+        key = parts.next()?;
+        loop {
+            text = parts.next()?;
+            let escapes = key.len() - key.trim_end_matches('\\').len();
+            if escapes.is_multiple_of(2) {
+                break;
+            }
+            key = text;
+        }
+    }
 }
 
 /// The content of a `snapshots.jsonl`.

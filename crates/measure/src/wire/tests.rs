@@ -96,6 +96,13 @@ fn host_sample(seed: u64) -> HostSample {
     }
 }
 
+/// A line as an older version wrote it.
+fn unsealed(line: &str) -> serde_json::Value {
+    let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+    value.as_object_mut().unwrap().remove("crc32").expect("a checksum");
+    value
+}
+
 fn header() -> Header {
     Header {
         schema: SCHEMA.into(),
@@ -123,18 +130,8 @@ fn written_lines_read_back_despite_a_truncated_tail() {
         snapshot.assert_identities();
         text += &(to_line(snapshot, &header) + "\n");
     }
-    let facts = RunFacts {
-        started_at: WallClock { unix_ns: header.started_at_unix_ns },
-        duration: Nanos(3),
-        drain: Nanos(1),
-        warmup: Nanos(2),
-        cut_short: true,
-        stopped_by: Some("Ctrl-C".into()),
-        cpus: 2,
-        workers: 1,
-        forced: header.forced.clone(),
-    };
-    let ended = text.clone() + &end_line(&facts, true) + "\n";
+    let facts = facts();
+    let ended = text.clone() + &end_line(&facts, true, 2) + "\n";
     let torn = text.clone() + "{\"t_ns\": 3, \"str"; // killed while writing
     let torn_end = ended[..ended.len() - 1].to_string();
     for (text, facts) in [(text, None), (torn, None), (torn_end, None), (ended, Some(facts))] {
@@ -151,7 +148,7 @@ fn an_invalid_line_is_reported_with_its_number() {
     let second = to_line(&sample(1), &header()) + "\n";
     let text = header().to_line() + "\n{\"t_ns\": 1}\n" + &second;
     let message = read(&text).unwrap_err().to_string();
-    assert!(message.starts_with("snapshots line 2: missing field"), "{message}");
+    assert_eq!(message, "snapshots line 2: it has no checksum, but the header has one");
     // Only the last line may have been left incomplete.
     for tail in ["{\"t_ns\": 1}\n", "\0\0\0\n", "{\"end\":{}}\n", "{\"end\":"] {
         let text = header().to_line() + "\n" + &second + tail;
@@ -186,15 +183,15 @@ fn any_prefix_gives_its_whole_seconds() {
 fn older_and_newer_files_are_read() {
     let header = Header { unread: Vec::new(), ..header() };
     let mut snapshot = sample(1);
-    let line = to_line(&snapshot, &header);
+    let (line, start) = (to_line(&snapshot, &header), unsealed(&header.to_line()));
     let with_host = |line: &str, host: &str| {
-        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let mut value = unsealed(line);
         value["host"] = serde_json::from_str(host).unwrap();
         value
     };
     let check = |line: &serde_json::Value, expected: &Snapshot, notes: &[&str]| {
-        let read = read(&format!("{}\n{line}\n{line}\n", header.to_line())).unwrap();
-        assert_eq!(read.snapshots, [expected.clone(), expected.clone()]);
+        let read = read(&format!("{start}\n{line}\n")).unwrap();
+        assert_eq!(read.snapshots, std::slice::from_ref(expected));
         assert_eq!(read.ignored, notes);
     };
     let old = with_host(&line, r#"{"cpu_ns": 5, "user_ns": 2, "rss_peak_bytes": 10}"#);
@@ -218,9 +215,10 @@ fn older_and_newer_files_are_read() {
     check(&newer, &snapshot, &notes);
     // Without its class, an error would be missing from the sums.
     newer["stats"]["b"]["errors"]["quic_idle"] = 0.into();
-    let text = format!("{}\n{newer}\n{line}\n", header.to_line());
-    let message = read(&text).unwrap_err().to_string();
-    assert_eq!(message, "snapshots line 2: unknown name \"quic_idle\"");
+    let message = read(&format!("{start}\n{newer}\n")).unwrap_err().to_string();
+    let expected =
+        "snapshots line 2: unknown error class \"quic_idle\", written by a newer version";
+    assert_eq!(message, expected);
 }
 
 #[test]
@@ -234,4 +232,120 @@ fn seconds_append_and_workers_join() {
     joined.assert_identities();
     joined.clear();
     assert_eq!(joined, Snapshot::new(2, 1, 2));
+}
+
+fn facts() -> RunFacts {
+    RunFacts {
+        started_at: WallClock { unix_ns: header().started_at_unix_ns },
+        duration: Nanos(3),
+        drain: Nanos(1),
+        warmup: Nanos(2),
+        cut_short: true,
+        stopped_by: Some("Ctrl-C".into()),
+        cpus: 2,
+        workers: 1,
+        forced: header().forced,
+    }
+}
+
+fn lines() -> Vec<String> {
+    let mut lines = vec![header().to_line()];
+    lines.extend([1, 2, 3].map(|second| to_line(&sample(second), &header())));
+    lines.push(end_line(&facts(), false, 3));
+    lines
+}
+
+fn error_of(lines: &[String]) -> String {
+    read(&(lines.join("\n") + "\n")).map_or_else(|error| error.to_string(), |_| String::new())
+}
+
+/// Lines that were removed, repeated or moved, with and without checksums.
+#[test]
+fn lines_are_complete_and_in_order() {
+    let check = |change: fn(&mut Vec<String>), error: &str| {
+        let mut lines = lines();
+        change(&mut lines);
+        let found = error_of(&lines);
+        assert!(found.starts_with(error) && found.is_empty() == error.is_empty(), "{found}");
+        let older: Vec<String> = lines.iter().map(|own| unsealed(own).to_string()).collect();
+        assert_eq!(error_of(&older).is_empty(), error.is_empty(), "{older:?}");
+    };
+    check(|_| {}, "");
+    check(|lines| _ = lines.remove(1), "snapshots line 2: a line is missing before it");
+    check(|lines| _ = lines.remove(2), "snapshots line 3: a line is missing before it");
+    check(|lines| _ = lines.remove(3), "snapshots line 4: 3 seconds were written before it");
+    check(|lines| lines.insert(2, lines[2].clone()), "snapshots line 4: it is out of order");
+    check(|lines| lines.swap(2, 3), "snapshots line 3: a line is missing before it");
+    check(|lines| lines.swap(3, 4), "snapshots line 4: 3 seconds were written before it");
+    check(|lines| lines.push(lines[3].clone()), "snapshots line 6: it follows the line for");
+    check(|lines| lines.push(lines[4].clone()), "snapshots line 6: it follows the line for");
+    let torn = lines().join("\n") + "\n{\"t_ns\"";
+    let message = read(&torn).unwrap_err().to_string();
+    assert_eq!(message, "snapshots line 6: it follows the line for the run's end");
+}
+
+/// A last scrape of other processes has the time of the last second.
+#[test]
+fn a_second_without_requests_may_end_with_the_one_before() {
+    let mut scraped = Snapshot::new(2, 1, 2);
+    scraped.t = Nanos::from_secs(1);
+    let lines = [header().to_line(), to_line(&sample(1), &header()), to_line(&scraped, &header())];
+    assert_eq!(error_of(&lines), "");
+}
+
+#[test]
+fn no_changed_byte_is_read() {
+    let whole = lines();
+    let expected = read(&(whole.join("\n") + "\n")).unwrap();
+    for number in 0..whole.len() {
+        let (len, tail) = (whole[number].len(), whole[number].len() - 20);
+        for at in (0..tail).step_by(7).chain(tail..len) {
+            let mut lines = whole.clone();
+            let mut bytes = lines[number].clone().into_bytes();
+            bytes[at] ^= 1;
+            let Ok(changed) = String::from_utf8(bytes) else { continue };
+            lines[number] = changed;
+            let Ok(read) = read(&(lines.join("\n") + "\n")) else { continue };
+            assert_eq!(read.header, expected.header, "line {number} byte {at}");
+            // As if the run had been killed before its end.
+            let last = number == whole.len() - 1;
+            assert!(last || at >= tail, "line {number} byte {at}");
+            assert_eq!(read.snapshots, expected.snapshots);
+        }
+    }
+}
+
+/// Damage in files without checksums.
+#[test]
+fn counts_that_contradict_each_other_are_errors() {
+    let check = |pointer: &str, value: serde_json::Value, error: &str| {
+        let mut lines = lines();
+        lines.iter_mut().for_each(|line| *line = unsealed(line).to_string());
+        let mut second: serde_json::Value = serde_json::from_str(&lines[2]).unwrap();
+        *second.pointer_mut(pointer).unwrap() = value;
+        lines[2] = second.to_string();
+        let found = error_of(&lines);
+        assert!(found.starts_with(&format!("snapshots line 3: {error}")), "{pointer}: {found}");
+    };
+    let contradict = "the counts contradict each other: ";
+    let huge = u64::MAX;
+    check("/stats/b/ok/n", 2.into(), contradict);
+    check("/stats/b/unsent", 0.into(), contradict);
+    check("/stats/b/errors/rpc_error", 7.into(), contradict);
+    check("/warmup/ok", 7.into(), "the counts contradict each other: warm-up: sent = ok + failed");
+    check("/streams/main/dispatched", 5.into(), contradict);
+    check("/rpc/errors", 5.into(), contradict);
+    for pointer in ["/stats/b/ok/n", "/stats/b/bytes/in", "/status/200", "/host/rss_peak_bytes"] {
+        check(pointer, huge.into(), "18446744073709551615 is more than a run can count");
+    }
+    // Buckets that would overflow their sum.
+    let mut histogram = Histogram::new();
+    histogram.record(Nanos(5));
+    (0..63).for_each(|_| histogram.merge(&histogram.clone()));
+    let encoded: serde_json::Value = histogram.encode_base64().into();
+    check("/stats/b/ok/latency", encoded, "invalid histogram: more values than a run can have");
+    check("/stats/b", serde_json::json!([]), "at column");
+    check("/t_ns", "x".into(), "at column");
+    check("", serde_json::json!([1]), "expected a second, as a JSON object in braces");
+    check("", serde_json::json!({"t_ns": 1}), "at column 10: missing field `streams`, in a second");
 }

@@ -2,6 +2,8 @@
 
 use crate::run::{RunResult, plimsoll, run_plan};
 use crate::server::{After, Reply, Server};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 fn finding<'r>(result: &'r RunResult, words: &str) -> &'r str {
     let findings = result.summary["verdict"]["findings"].as_array().unwrap();
@@ -168,4 +170,55 @@ fn the_first_unexpected_answer_of_each_status_is_quoted_without_secrets() {
     assert!(text(503).starts_with("status 503, body \"over\\u{1b}[2Jloaded xxx"), "{}", text(503));
     assert!(text(503).len() < 300 && text(503).ends_with("x…\""), "{}", text(503));
     assert_eq!(text(404), "status 404");
+}
+
+/// The credentials and keys in a `Location` are secrets that were sent, also two redirects later.
+#[test]
+fn no_secret_of_a_redirect_is_written_when_the_target_repeats_it() {
+    let secrets = ["pa55-of-location", "t0ken-of-location", "a/key=in location"];
+    let repeated = [
+        "pa55-of-location".into(),
+        "t0ken-of-location".into(),
+        "a/key=in location".into(),
+        BASE64.encode("ann:pa55-of-location"),
+    ]
+    .join(" ");
+    let check = |status: u16, last: &str, redirects: u32| {
+        let (repeated, after) = (repeated.clone(), last.to_string());
+        let server = Server::start(move |_, received| {
+            let host = received.header("host").unwrap();
+            match received.line().split('?').next().unwrap() {
+                "GET /" => {
+                    let token = "token=t0ken-of-location&key=a%2fkey%3Din%20location";
+                    let to = format!("http://ann:pa55-of-location@{host}/after?{token}");
+                    Reply::with(302, &format!("Location: {to}\r\n"), &repeated)
+                }
+                "GET /after" => Reply::with(status, &after, &repeated),
+                _ => Reply::with(404, "", &repeated),
+            }
+        });
+        let plan = format!(
+            "users = 1\nrequests = 1\nredirects = {redirects}\n[[target]]\nrequest = \"GET {}/\"\n\
+             expect = {{ status = 200 }}\n",
+            server.url()
+        );
+        let result = run_plan(&plan, &["--trace", "3"]);
+        assert_eq!(result.count("/requests/failed"), 1, "{}", result.summary);
+        let written = [&result.done.stdout, &result.done.stderr];
+        let note = result.summary["notes"][0]["text"].as_str().unwrap();
+        let quoted = note.contains("[redacted] [redacted] [redacted] [redacted]");
+        assert!(quoted || note == "redirect without a usable location (status 302)", "{note}");
+        for text in written {
+            for secret in
+                secrets.iter().map(|own| own.to_string()).chain([BASE64.encode("ann:pa55")])
+            {
+                assert!(!text.contains(secret.trim_end_matches('=')), "{secret}: {text}");
+            }
+        }
+    };
+    check(500, "", 9);
+    // Of a redirect before the last one, of one that is not followed, and of one that is not valid.
+    check(302, "Location: /end\r\n", 9);
+    check(302, "Location: http://ann:pa55-of-location@[/?token=t0ken-of-location\r\n", 9);
+    check(200, "", 0);
 }

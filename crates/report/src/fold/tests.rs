@@ -4,8 +4,8 @@ use super::*;
 use crate::narrow::Filters;
 use crate::summary::Group;
 use crate::synthetic::{Filled, Recording, open, plan};
-use plimsoll_measure::ErrorClass;
 use plimsoll_measure::rng::Key;
+use plimsoll_measure::{ErrorClass, Window};
 use proptest::prelude::*;
 
 fn millis(n: u64) -> Nanos {
@@ -15,7 +15,7 @@ fn millis(n: u64) -> Nanos {
 /// `scheduled sent ok` per second, to a tenth.
 fn rates(group: &Group) -> [f64; 3] {
     let rates = group.rates();
-    [rates.scheduled, rates.sent, rates.ok].map(|rate| (rate * 10.0).round() / 10.0)
+    [rates.scheduled, rates.sent, rates.ok].map(|rate| (rate.unwrap() * 10.0).round() / 10.0)
 }
 
 #[test]
@@ -123,6 +123,76 @@ fn a_late_answer_does_not_lower_the_sending_rate() {
     assert_eq!(rates(&summary.all), [100.0, 100.0, 30.8]);
 }
 
+/// The seconds after the plan's end have one late answer, and no time in which anything was planned.
+#[test]
+fn a_part_has_no_rate_over_less_than_a_second() {
+    let plan = plan(
+        "rate = \"100/s\"\nduration = \"2s\"\n[[target]]\nrequest = \"GET http://a/\"\n\
+         [[objective]]\nthat = \"rate.ok > 50/s\"\n[[objective]]\nthat = \"rate.sent > 50/s\"\n",
+    );
+    let mut recording = Recording::new(&plan);
+    recording.seconds(5, |filled| match filled.snapshot.t.as_secs_f64() as u64 {
+        1 | 2 => filled.ok(0, 100, millis(1)),
+        4 => {
+            filled.ok(0, 1, millis(1));
+            filled.snapshot.streams[0].active = Some(Window {
+                from: millis(3000),
+                planned_to: millis(3000),
+                to: Nanos(3_000_085_000),
+            });
+        }
+        _ => filled.snapshot.streams[0].active = None,
+    });
+    let range = |from: u64, to: u64| {
+        let (from, to) = (Some(Nanos::from_secs(from)), Some(Nanos::from_secs(to)));
+        recording.filtered(&Filters { from, to, ..Filters::default() }).unwrap()
+    };
+    let late = range(3, 5);
+    assert_eq!((late.all.stats.requests.ok, late.all.rates()), (1, Default::default()));
+    let text = late.to_text(None, usize::MAX, false);
+    let lines: Vec<_> = text.lines().filter(|line| line.contains('–')).collect();
+    assert!(lines.len() >= 3 && !text.contains("1/s") && !text.contains("0.0/s"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&late.to_json()).unwrap();
+    for rate in [&json["rate"], &json["targets"][0]["rate"], &json["streams"][0]["rate"]] {
+        assert_eq!(rate.to_string(), r#"{"ok":null,"scheduled":null,"sent":null}"#);
+    }
+    assert!(late.to_csv().contains(",1,1,0,1,0,,,,"), "{}", late.to_csv());
+    assert_eq!((late.objectives.len(), late.unjudged.len()), (0, 2));
+    assert_eq!(late.unjudged[0].why, "a rate over less than a second");
+    let first = range(0, 1);
+    assert_eq!((rates(&first.all), first.objectives.len()), ([100.0; 3], 2));
+    // A whole run may be shorter than a second.
+    let mut short = Recording::new(&plan);
+    short.second(|filled| {
+        filled.ok(0, 10, millis(1));
+        let window = Window { from: Nanos(0), planned_to: millis(100), to: millis(100) };
+        filled.snapshot.streams[0].active = Some(window);
+    });
+    assert_eq!(rates(&short.summary().all), [100.0; 3]);
+}
+
+/// Names come from files and peers.
+#[test]
+fn no_format_has_characters_that_control_a_terminal() {
+    let name = "a\\u202Eb\\u007Fc\\u009Bd\\u001Be";
+    let plan = plan(&format!(
+        "name = \"{name}\"\nrate = \"9/s\"\nduration = \"1s\"\n\
+         [[target]]\nname = \"{name}\"\nrequest = \"GET http://a/\"\n"
+    ));
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| filled.ok(0, 9, millis(1)));
+    let summary = recording.summary();
+    let json = summary.to_json();
+    let hgrm = summary.to_hgrm(Default::default(), None).unwrap();
+    let text = summary.to_text(None, usize::MAX, false);
+    for report in [&json, &hgrm, &text, &summary.to_csv(), &summary.to_junit()] {
+        let control = report.chars().find(|c| !"\r\n".contains(*c) && crate::text::is_unsafe(*c));
+        assert_eq!(control, None, "{report}");
+    }
+    let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(read["targets"][0]["name"], plan.targets[0].name.as_str());
+}
+
 #[test]
 fn a_narrowed_fold_equals_a_fold_of_the_part() {
     let plan = base_and_burst();
@@ -198,7 +268,9 @@ proptest! {
             let part = whole.filtered(&streams(&[&plan.streams[stream].name])).unwrap();
             let all = whole.summary();
             prop_assert_eq!(&part.all.stats, &all.streams[stream].group.stats);
-            prop_assert_eq!(&part.all.activity, &all.streams[stream].group.activity);
+            let active = |group: &Group| (group.activity.window(), group.activity.len());
+            prop_assert_eq!(active(&part.all), active(&all.streams[stream].group));
+            prop_assert_eq!(part.all.rates(), all.streams[stream].group.rates());
             scheduled += part.all.stats.requests.scheduled;
             stages += part.stages.iter().map(|stage| stage.group.stats.requests.scheduled).sum::<u64>();
         }

@@ -21,6 +21,8 @@ pub(super) struct NarrowedFile<'a> {
     scheduled_in_all: u64,
     /// Fields that are `null` or empty because they are not known for these requests alone.
     left_out: Vec<&'static str>,
+    /// Why the records of single requests could not be used.
+    records_unused: Option<&'a str>,
     verdict_covers: &'static str,
 }
 
@@ -36,6 +38,7 @@ impl<'a> NarrowedFile<'a> {
             to_ns: to.map(|to| to.0),
             scheduled_in_all: summary.scheduled,
             left_out: summary.left_out().into_iter().map(|(name, _)| name).collect(),
+            records_unused: summary.records_unused.as_deref(),
             verdict_covers: summary.verdict_covers(),
         }
     }

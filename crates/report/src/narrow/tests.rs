@@ -4,7 +4,7 @@ use super::*;
 use crate::summary::Summary;
 use crate::synthetic::{Recording, plan};
 use plimsoll_measure::ErrorClass;
-use plimsoll_measure::samples::Kind;
+use plimsoll_measure::samples::{Kind, Sample};
 
 fn millis(n: u64) -> Nanos {
     Nanos::from_millis(n)
@@ -79,7 +79,7 @@ fn filters_select_requests_seconds_and_figures() {
     let check = |flags: &str, scheduled: u64, ok_rate: f64, scope: Scope| {
         let part = part(&recording, flags);
         assert_eq!(part.all.stats.requests.scheduled, scheduled, "{flags}");
-        assert_eq!(part.all.rates().ok, ok_rate, "{flags}");
+        assert_eq!(part.all.rates().ok, Some(ok_rate), "{flags}");
         assert_eq!(part.narrow.scope(), scope, "{flags}");
         assert_eq!(part.scheduled, 126, "{flags}: the whole run");
         let known = [part.lag().is_some(), part.status().is_some(), part.whole().is_some()];
@@ -164,19 +164,15 @@ fn the_verdict_covers_the_streams_whatever_the_target() {
     assert!(verdict("--target boba --to 4").valid, "the late second is not selected");
 }
 
-/// The summary of a part, with the records of all its requests but the last `missing`.
-fn with_records(missing: usize) -> crate::Summary {
-    let plan = chains();
-    let recording = recorded(&plan);
-    let filters = filters("--target boba --from 2");
-    let end = recording.seconds.last().unwrap().t;
-    let narrow = Narrow::new(&plan, &filters, end).unwrap();
-    let mut fold = crate::Fold::narrowed(&plan, narrow);
-    let mut at = Nanos::ZERO;
-    let mut samples = Vec::new();
-    for second in &recording.seconds {
-        fold.add(second);
+/// The records of all requests of a run, and the seconds that count them.
+fn with_samples(plan: &Plan) -> (Recording<'_>, Vec<(Seconds, Sample)>) {
+    let mut recording = recorded(plan);
+    let (mut at, mut samples) = (Nanos::ZERO, Vec::new());
+    for second in &mut recording.seconds {
         let seconds = Seconds { from: at, to: second.t };
+        for stream in &mut second.streams {
+            (stream.lag, stream.wait) = Default::default();
+        }
         for (target, stats) in (0u32..).zip(&second.stats) {
             let n = u64::from(target) + 1;
             let kind = Kind {
@@ -198,22 +194,36 @@ fn with_records(missing: usize) -> crate::Summary {
                 connection: None,
                 kind,
             };
-            samples.extend((0..stats.requests.scheduled).map(|_| (seconds, sample)));
+            for _ in 0..stats.requests.scheduled {
+                let stream = &mut second.streams[plan.targets[target as usize].stream];
+                stream.lag.record(sample.lag);
+                stream.wait.record(sample.wait);
+                second.status.count(200 + n as u16);
+                second.rpc.add_error(-(n as i64), 1);
+                samples.push((seconds, sample));
+            }
         }
         at = second.t;
     }
-    let (ours, others): (Vec<_>, Vec<_>) =
-        samples.into_iter().partition(|(_, sample)| sample.kind.target == 1);
-    let given = ours.len() - missing;
-    let all = others.into_iter().chain(ours.into_iter().take(given));
-    all.for_each(|(seconds, sample)| fold.add_sample(seconds, &sample));
+    (recording, samples)
+}
+
+/// The summary of a part, with the records as changed.
+fn with_records(change: impl FnOnce(&mut Vec<(Seconds, Sample)>)) -> crate::Summary {
+    let plan = chains();
+    let (recording, mut samples) = with_samples(&plan);
+    change(&mut samples);
+    let end = recording.seconds.last().unwrap().t;
+    let narrow = Narrow::new(&plan, &filters("--target boba --from 2"), end).unwrap();
+    let mut fold = crate::Fold::narrowed(&plan, narrow);
+    recording.seconds.iter().for_each(|second| fold.add(second));
+    samples.iter().for_each(|(seconds, sample)| fold.add_sample(*seconds, sample));
     fold.finish(recording.facts.clone())
 }
 
 #[test]
 fn records_of_single_requests_fill_what_snapshots_lack() {
-    assert_eq!(with_records(1).lag(), None, "incomplete records are not used");
-    let summary = with_records(0);
+    let summary = with_records(|_| {});
     let n = summary.all.stats.requests.scheduled;
     let (lag, wait) = (summary.lag().unwrap(), summary.wait().unwrap());
     assert_eq!((lag.count(), lag.max(), wait.max()), (n, Some(Nanos(2)), Some(Nanos(2))));
@@ -221,10 +231,59 @@ fn records_of_single_requests_fill_what_snapshots_lack() {
     assert_eq!(summary.rpc().unwrap().codes, [(-2, n)]);
     let text = summary.to_text(None, usize::MAX, false);
     assert!(text.contains("  left out   answers by header value, faults, connections,"), "{text}");
-    assert!(text.contains("\n  lag  "), "{text}");
+    assert!(text.contains("\n  lag  ") && !text.contains("  records "), "{text}");
     let json: serde_json::Value = serde_json::from_str(&summary.to_json()).unwrap();
     assert_eq!((&json["lag"]["count"], &json["status"]["202"]), (&n.into(), &n.into()));
     assert_eq!((&json["rpc"]["items"], &json["rpc"]["errors"]), (&().into(), &n.into()));
+    assert_eq!(json["narrowed"]["records_unused"], serde_json::Value::Null);
+}
+
+/// Any change that a report would show is found by comparing the records with the seconds.
+#[test]
+fn records_that_differ_from_the_seconds_are_not_used() {
+    let check = |change: fn(&mut Vec<(Seconds, Sample)>), why: &str| {
+        let summary = with_records(change);
+        assert_eq!((summary.lag(), summary.status(), summary.rpc()), (None, None, None), "{why}");
+        let found = summary.records_unused.clone().unwrap_or_default();
+        assert!(found.contains(why), "{found}");
+        let text = summary.to_text(None, usize::MAX, false);
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!(" records not used: {found} ")), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&summary.to_json()).unwrap();
+        assert_eq!(json["narrowed"]["records_unused"], found);
+        assert!(json["narrowed"]["left_out"].to_string().contains("\"lag\""), "{json}");
+    };
+    fn ours(samples: &mut [(Seconds, Sample)]) -> impl Iterator<Item = &mut (Seconds, Sample)> {
+        samples.iter_mut().rev().filter(|(_, sample)| sample.kind.target == 1)
+    }
+    fn last(samples: &mut [(Seconds, Sample)]) -> &mut Sample {
+        &mut ours(samples).next().unwrap().1
+    }
+    let differ = "the records differ from the seconds in ";
+    check(|samples| samples.retain(|(_, own)| own.kind.target != 1), "only 0 of");
+    check(|samples| last(samples).kind.target = 0, "in the selection have a record");
+    check(|samples| samples.extend(samples.last().copied()), differ);
+    // One moves out of the selection and another one in.
+    check(
+        |samples| {
+            samples.iter_mut().rev().find(|(_, own)| own.kind.target == 0).unwrap().1.kind.target =
+                1;
+            samples
+                .iter_mut()
+                .find(|(second, own)| own.kind.target == 1 && second.from >= Nanos::from_secs(3))
+                .unwrap()
+                .1
+                .kind
+                .target = 0;
+        },
+        "the requests by second and target",
+    );
+    check(|samples| last(samples).lag = Nanos(9), "seconds in lag");
+    check(|samples| last(samples).wait = Nanos(9), "seconds in wait");
+    check(|samples| last(samples).wait = Nanos::MAX, "seconds in wait");
+    check(|samples| last(samples).kind.status = Some(500), "seconds in HTTP statuses");
+    check(|samples| last(samples).kind.rpc_code = Some(-32000), "seconds in JSON-RPC codes");
+    check(|samples| samples[0].1.lag = Nanos(9), "seconds in lag");
 }
 
 #[test]

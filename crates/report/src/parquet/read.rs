@@ -1,14 +1,19 @@
 //! Reads a file of samples back, one row group at a time.
 
-use super::{OK, Row};
+use super::{GROUP, OK, Row};
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
 use plimsoll_measure::samples::{Counted, Kind, Sample, SampledTarget};
 use plimsoll_measure::{ErrorClass, Fault, Listed, Nanos};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The most rows of a group that is read, eight times those that are written: other programs that rewrite
+/// the file choose other sizes.
+const GROUP_MAX: usize = 8 * GROUP;
 
 /// Why samples cannot be read from a Parquet file.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,7 @@ impl ParquetReader {
         targets: &[SampledTarget],
     ) -> Result<ParquetReader, ReadError> {
         let file = SerializedFileReader::new(file)?;
+        check_sizes(file.metadata())?;
         let schema = file.metadata().file_metadata().schema_descr();
         let columns = schema.columns().iter().enumerate();
         let columns = columns.map(|(place, column)| (column.name().to_string(), place)).collect();
@@ -228,6 +234,26 @@ impl Columns<'_> {
     }
 }
 
+/// Memory is reserved for the rows that a group has, so their number must be possible.
+pub(super) fn check_sizes(metadata: &ParquetMetaData) -> Result<(), ReadError> {
+    let mut sum = 0;
+    for rows in metadata.row_groups().iter().map(|group| group.num_rows()) {
+        let known = usize::try_from(rows).ok().filter(|rows| *rows <= GROUP_MAX);
+        let Some(known) = known else {
+            let why = format!("a group of {rows} rows; groups have at most {GROUP_MAX}");
+            return Err(ReadError::Content(why));
+        };
+        sum += known as i64;
+    }
+    let rows = metadata.file_metadata().num_rows();
+    if rows == sum {
+        return Ok(());
+    }
+    Err(ReadError::Content(format!(
+        "its groups have {sum} rows, but it says that there are {rows}"
+    )))
+}
+
 fn index_of(targets: &Targets, stream: &ByteArray, target: &ByteArray) -> Result<u32, ReadError> {
     let index = targets.get(stream.data()).and_then(|own| own.get(target.data()));
     index.copied().ok_or_else(|| unknown("target", target))
@@ -246,7 +272,10 @@ fn class(outcome: &ByteArray) -> Result<Option<ErrorClass>, ReadError> {
         OK => Ok(None),
         name => match ErrorClass::from_name(name) {
             Some(class) => Ok(Some(class)),
-            None => Err(unknown("outcome", outcome)),
+            None => {
+                let why = format!("unknown outcome \"{name}\", written by a newer version");
+                Err(ReadError::Content(why))
+            }
         },
     }
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use bytes::Bytes;
+use parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataWriter};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use plimsoll_measure::samples::{Kind, SampledTarget};
 use plimsoll_measure::{ErrorClass, Fault, Nanos};
 use proptest::prelude::*;
@@ -105,4 +107,43 @@ fn rows_of_many_groups_are_all_written() {
         .map(|at| Row { sample: Sample { scheduled_at: Nanos(at), ..row.sample }, ..row })
         .collect();
     assert!(read(written(&rows)).unwrap() == rows);
+}
+
+/// Sizes are checked before memory is reserved for them.
+#[test]
+fn impossible_numbers_of_rows_are_errors() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let row = any_row().new_tree(&mut runner).unwrap().current();
+    let whole = written(&[row]);
+    let metadata = |rows: i64, of_file: i64| {
+        let reader = SerializedFileReader::new(whole.clone()).unwrap();
+        let (of, groups) = (reader.metadata().file_metadata(), reader.metadata().row_groups());
+        let of = FileMetaData::new(
+            of.version(),
+            of_file,
+            None,
+            of.key_value_metadata().cloned(),
+            of.schema_descr_ptr(),
+            None,
+        );
+        let groups = groups
+            .iter()
+            .map(|group| group.clone().into_builder().set_num_rows(rows).build().unwrap());
+        ParquetMetaData::new(of, groups.collect())
+    };
+    let check = |rows: i64, why: &str| {
+        let mut bytes = whole.to_vec();
+        ParquetMetaDataWriter::new(&mut bytes, &metadata(rows, rows)).finish().unwrap();
+        match read(bytes.into()) {
+            Ok(rows) => assert_eq!((rows, why), (vec![row], "")),
+            Err(error) => assert!(error.to_string().contains(why) && !why.is_empty(), "{error}"),
+        }
+    };
+    check(1, "");
+    check(1 << 36, "a group of 68719476736 rows; groups have at most 1048576");
+    check(i64::MAX, "a group of 9223372036854775807 rows");
+    check(-1, "a group of -1 rows");
+    check(9, " values");
+    let error = read::check_sizes(&metadata(1, 2)).unwrap_err().to_string();
+    assert_eq!(error, "its groups have 1 rows, but it says that there are 2");
 }

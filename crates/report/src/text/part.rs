@@ -44,6 +44,9 @@ impl Summary {
             };
             page.text("             ", why);
         }
+        if let Some(why) = &self.records_unused {
+            page.text("  records    ", &format!("not used: {why}"));
+        }
         page.text("  verdict    ", self.verdict_covers());
         page.gap();
     }

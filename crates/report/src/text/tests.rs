@@ -32,7 +32,7 @@ fn active() -> Activity {
 }
 
 fn activity(window: Window, last_sent: Nanos) -> Activity {
-    [(0, Stretch { window, last_sent })].into_iter().collect()
+    Activity::of_stretches(vec![(0, Stretch { window, last_sent })])
 }
 
 /// `ok` answered requests, each a little slower than the previous, and `failed` failed ones.
@@ -127,6 +127,7 @@ fn full() -> Summary {
         narrow: Narrow::whole(&crate::synthetic::open(1, 1)),
         scheduled: 4300,
         details: None,
+        records_unused: None,
         merged: None,
         has_splits: false,
         activities: Activities::default(),

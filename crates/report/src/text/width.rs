@@ -69,13 +69,18 @@ pub(super) fn padded(text: &str, columns: usize) -> String {
     text.to_string() + &" ".repeat(columns.saturating_sub(width(text)))
 }
 
+/// Whether a character would move the cursor, change the terminal or reverse the order of characters.
+pub(crate) fn is_unsafe(c: char) -> bool {
+    let reorders = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders
+}
+
 /// The text with everything escaped that would move the cursor, change the terminal or reverse the order
 /// of characters: names and error messages come from files and peers.
 pub fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
-        let hidden = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || hidden {
+        if is_unsafe(c) {
             clean.extend(c.escape_default());
         } else {
             clean.push(c);
