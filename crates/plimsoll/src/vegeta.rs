@@ -56,7 +56,7 @@ pub(crate) fn run(args: &VegetaArgs) -> ExitCode {
     match execute(&args.args) {
         Ok(code) => code,
         Err(error) => {
-            tell(&format!("vegeta: {error:#}"));
+            tell(&format!("vegeta: {}", attack::as_flags(&format!("{error:#}"))));
             ExitCode::FAILURE
         }
     }

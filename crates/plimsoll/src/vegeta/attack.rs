@@ -11,6 +11,8 @@ mod lazy;
 mod plan;
 mod results;
 mod summary;
+
+pub(super) use summary::as_flags;
 mod words;
 
 use super::refused;

@@ -139,7 +139,7 @@ fn the_command_lines_of_the_background_run_unchanged() {
         let done = attack(&[line, &[output.as_str()]].concat(), "");
         assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{}", done.stderr);
         assert!(
-            done.stderr.contains("requests   50 planned, 50 sent, 0 unsent"),
+            done.stderr.contains("requests   50 planned, 50 sent;"),
             "{}",
             done.stderr
         );
@@ -278,7 +278,7 @@ fn requests_beyond_max_workers_wait_to_start() {
         assert!(in_flight <= 2, "{in_flight} in flight");
     }
     let unsent = 100 - hits.len();
-    let counted = format!("requests   100 planned, {} sent, {unsent} unsent", hits.len());
+    let counted = format!("requests   100 planned, {} sent, {unsent} not started;", hits.len());
     for says in
         [counted.as_str(), "INVALID", "until fewer than 2 were in flight", "raise -max-workers"]
     {
@@ -314,7 +314,7 @@ fn lazy_targets_are_read_while_they_are_sent() {
         "{}",
         done.stderr
     );
-    assert!(done.stderr.contains("requests   3 planned, 3 sent, 0 unsent"), "{}", done.stderr);
+    assert!(done.stderr.contains("requests   3 planned, 3 sent;"), "{}", done.stderr);
     assert_eq!((hits[1].bytes_out, server.received()[1].body.as_str()), (8, "{\"a\":\n1}"));
 
     let (done, hits) = results(&folder, &["-lazy", "-rate=1000"], &format!("GET {url}/\n\nBREW\n"));

@@ -378,7 +378,9 @@ impl OriginRule {
             limit => format!("for one of {} connections", grouped(limit)),
         };
         let mut evidence = format!("{} of the requests{to} waited {limit}", percent(share));
-        let starved = held_up.starved.unsent + held_up.starved.timed_out;
+        // Those that waited to start and then timed out were sent.
+        let timed_out = if self.in_flight { 0 } else { held_up.starved.timed_out };
+        let starved = held_up.starved.unsent + timed_out;
         if starved > 0 {
             let until = if self.in_flight { "sent at all" } else { "answered before the timeout" };
             evidence += &format!(", {} of them too long to be {until}", grouped(starved));

@@ -12,7 +12,17 @@ const FINDINGS_MAX: usize = 3;
 /// The share of requests that may wait for their target before the attack counts as distorted.
 const STARVED_MAX: f64 = 0.01;
 /// Settings as findings name them, and as flags.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 16] = [
+    ("; --trace 5 prints whole exchanges", ""),
+    ("see the tables of errors and statuses", "see vegeta report on the results"),
+    ("set redirects = N", "set -redirects=N"),
+    ("raise redirects", "raise -redirects"),
+    ("than the plan allows", "than -redirects allows"),
+    ("raise the rate; plimsoll check PLAN shows the schedule", "raise -rate"),
+    ("tls.ca", "-root-certs"),
+    ("tls.cert and tls.key", "-cert and -key"),
+    ("--insecure", "-insecure"),
+    ("the plan's folder", "the current directory"),
     ("connections.max", "-max-connections"),
     ("max_in_flight", "-max-workers"),
     ("connections.source", "-laddr"),
@@ -49,10 +59,10 @@ pub(super) fn text(summary: &Summary, written: &Written, facts: &Facts, columns:
     line(
         "requests   ",
         format!(
-            "{} planned, {} sent, {} unsent; {} answered with a status of 200 to 399",
+            "{} planned, {} sent{}; {} answered with a status of 200 to 399",
             grouped(requests.scheduled),
             grouped(requests.sent),
-            grouped(requests.unsent),
+            unsent(summary, written),
             grouped(requests.ok)
         ),
     );
@@ -62,7 +72,8 @@ pub(super) fn text(summary: &Summary, written: &Written, facts: &Facts, columns:
         format!("{}, from the start of sending, as vegeta counts", quantiles(&written.latency)),
     );
     let starved = facts.starved;
-    let is_starved = starved as f64 > requests.scheduled as f64 * STARVED_MAX;
+    // The first request may come before the input was opened.
+    let is_starved = starved > 1 && starved as f64 > requests.scheduled as f64 * STARVED_MAX;
     if is_starved {
         let evidence = format!(
             "{} of {} requests waited for their target: the input is slower than the rate",
@@ -80,7 +91,7 @@ pub(super) fn text(summary: &Summary, written: &Written, facts: &Facts, columns:
     let others = verdict.findings.iter().filter(|own| !is_explained(own.id));
     let findings: Vec<&Finding> = others.collect();
     for finding in findings.iter().take(FINDINGS_MAX) {
-        line("finding    ", finding.evidence.clone());
+        line("finding    ", as_flags(&finding.evidence));
         if !finding.fix.is_empty() {
             line("           ", format!("fix: {}", as_flags(&finding.fix)));
         }
@@ -94,7 +105,7 @@ pub(super) fn text(summary: &Summary, written: &Written, facts: &Facts, columns:
         line(
             "left out   ",
             format!(
-                "{} of {} results, because the output was written too slowly",
+                "{} of {} results, because they did not fit into the 48 MiB that wait for the output",
                 if dropped.bodies == 1 {
                     "1 body".into()
                 } else {
@@ -117,8 +128,25 @@ pub(super) fn text(summary: &Summary, written: &Written, facts: &Facts, columns:
     out
 }
 
+/// What became of the requests that were not sent; empty if there are none.
+fn unsent(summary: &Summary, written: &Written) -> String {
+    let requests = &summary.all.stats.requests;
+    // Those that failed while connecting have a result.
+    let results = written.results + written.dropped.results;
+    let failed = results.saturating_sub(requests.sent).min(requests.unsent);
+    let mut text = String::new();
+    for (n, what) in
+        [(failed, "failed before they were sent"), (requests.unsent - failed, "not started")]
+    {
+        if n > 0 {
+            text += &format!(", {} {what}", grouped(n));
+        }
+    }
+    text
+}
+
 /// The text with settings named as flags of vegeta.
-fn as_flags(text: &str) -> String {
+pub(in crate::vegeta) fn as_flags(text: &str) -> String {
     NAMES.iter().fold(text.into(), |text: String, (name, flag)| text.replace(name, flag))
 }
 
