@@ -8,14 +8,17 @@
 //! There are two sums: [`Snapshot::join`] adds another worker's counts of the same second,
 //! [`Snapshot::append`] adds the next second. They differ only in gauges.
 //!
-//! Submodules: `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]), `split` ([`SplitCounts`]).
+//! Submodules: `identity` ([`Imbalance`]), `stream` ([`StreamCounts`]), `origin` ([`OriginCounts`]), `split` ([`SplitCounts`]).
 
+mod identity;
 mod origin;
 mod split;
 mod stream;
 
 use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{Histogram, HostSample, Nanos, Note, Scraped, Usage};
+pub use identity::Imbalance;
+use identity::{equal, sum};
 pub use origin::{OriginCounts, ServiceSum};
 pub use split::{SplitCounts, SplitValue};
 pub use stream::{StreamCounts, Window};
@@ -61,30 +64,6 @@ impl Requests {
     pub fn success(&self) -> Option<f64> {
         (self.scheduled > 0).then(|| self.ok as f64 / self.scheduled as f64)
     }
-}
-
-/// An accounting identity that does not hold, with both sides; `None` is a sum over 2⁶⁴.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the counts contradict each other: {of}{identity} does not hold ({} and {})", shown(*left), shown(*right))]
-pub struct Imbalance {
-    of: &'static str,
-    identity: &'static str,
-    left: Option<u64>,
-    right: Option<u64>,
-}
-
-fn shown(sum: Option<u64>) -> String {
-    sum.map_or("more than can be counted".into(), |sum| sum.to_string())
-}
-
-fn equal(identity: &'static str, left: Option<u64>, right: Option<u64>) -> Result<(), Imbalance> {
-    let holds = left.is_some() && left == right;
-    if holds { Ok(()) } else { Err(Imbalance { of: "", identity, left, right }) }
-}
-
-/// The sum; `None` if it is too large.
-fn sum(counts: impl IntoIterator<Item = u64>) -> Option<u64> {
-    counts.into_iter().try_fold(0u64, u64::checked_add)
 }
 
 /// The counts under one statistics name (a target, or a sum of targets).
