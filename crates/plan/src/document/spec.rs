@@ -22,6 +22,10 @@ const OWN_HEADERS: [(&str, &str); 3] = [
     ("transfer-encoding", "set transfer = \"chunked\" for a chunked body; remove the header"),
     ("connection", "for a new connection each time: connections = { reuse = false }"),
 ];
+/// Headers of which a request has one. If it is given several, the first is sent: those of `add_headers` come
+/// before the request's own. A second Host would be invalid (RFC 9112 §3.2); a second of the others would
+/// contradict what the results say.
+const SINGLE_HEADERS: [&str; 3] = ["host", "x-vegeta-attack", "x-vegeta-seq"];
 /// How a body is framed, as written in a plan: whether it is chunked.
 pub(super) const TRANSFERS: [(&str, bool); 2] = [("length", false), ("chunked", true)];
 const REQUEST: &str = "write it like: POST http://host:port/path";
@@ -201,6 +205,7 @@ impl RawRequest {
             .collect();
         let own = self.headers.into_iter().enumerate();
         written.extend(own.map(|(place, (name, text))| (Some(place), name, text)));
+        drop_seconds(&mut written);
         written.sort_by(|(_, a, _), (_, b, _)| a.cmp(b));
         let mut headers = Vec::with_capacity(written.len() + 1);
         for (place, name, text) in written {
@@ -244,6 +249,15 @@ impl RawRequest {
             expect,
         })
     }
+}
+
+/// Of each header that a request has once, leaves the first.
+fn drop_seconds(headers: &mut Vec<(Option<usize>, String, Text)>) {
+    let mut seen = [false; SINGLE_HEADERS.len()];
+    headers.retain(|(_, name, _)| {
+        let single = SINGLE_HEADERS.iter().position(|single| name.eq_ignore_ascii_case(single));
+        single.is_none_or(|place| !std::mem::replace(&mut seen[place], true))
+    });
 }
 
 /// `METHOD URL`.
