@@ -70,7 +70,7 @@ fn text(what: &str, value: Spot<'_>, parsed: &mut Parsed) -> Option<Span> {
     Some(Span { line: value.line, column: value.column + 1, text: text.into_owned() })
 }
 
-/// An object with a list of strings for each name.
+/// An object with a list of strings, or null, for each name.
 fn header(value: Spot<'_>, parsed: &mut Parsed) -> Vec<(Span, Span)> {
     let hint = "write \"header\":{\"Name\":[\"value\"]}";
     let mut headers = Vec::new();
@@ -82,6 +82,9 @@ fn header(value: Spot<'_>, parsed: &mut Parsed) -> Vec<(Span, Span)> {
         let Some(name) = text("a header's name", spot_of(value, member.name), parsed) else {
             continue;
         };
+        if json::kind(member.value) == Some(Kind::Null) {
+            continue;
+        }
         if json::kind(member.value) != Some(Kind::Array) {
             let message = format!("the values of header \"{}\" must be a list", name.text);
             parsed.problem(spot_of(value, member.value), message, hint);
@@ -95,9 +98,10 @@ fn header(value: Spot<'_>, parsed: &mut Parsed) -> Vec<(Span, Span)> {
     headers
 }
 
+/// Bytes in base64, which may be in several lines.
 fn bytes(value: Spot<'_>, parsed: &mut Parsed) -> RawBody {
     let Some(text) = text("body", value, parsed) else { return RawBody::Empty };
-    match BASE64.decode(&text.text) {
+    match BASE64.decode(text.text.replace(['\r', '\n'], "")) {
         Ok(bytes) if bytes.is_empty() => RawBody::Empty,
         Ok(bytes) => RawBody::Bytes(bytes),
         Err(error) => {
