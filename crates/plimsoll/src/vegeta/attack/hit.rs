@@ -6,7 +6,7 @@ use plimsoll_compat::vegeta::{Duration, Headers, Hit, Timestamp};
 use plimsoll_engine::CapturedResult;
 use plimsoll_measure::{ErrorClass, Fault, Nanos, WallClock};
 use plimsoll_plan::Plan;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::IpAddr;
 
 /// Longest decoded body of a result, in bytes; longer ones are cut. The length reported is the whole one.
@@ -34,26 +34,34 @@ impl HitWriter<'_> {
         }
         hit.clear();
         let spec = &self.plan.requests[result.request];
-        let written = spec.url_written.replace("{{{{", "{{");
-        let (method, url) = result.own.unwrap_or((&spec.method, &written));
+        let (method, url) = result.own.unwrap_or((&spec.method, &spec.url_written));
+        let url = url.replace("{{{{", "{{");
         hit.attack.extend_from_slice(&self.attack);
         hit.method.extend_from_slice(method.as_bytes());
-        hit.url.extend_from_slice(url.replace("{{{{", "{{").as_bytes());
+        hit.url.extend_from_slice(url.as_bytes());
         hit.seq = result.number;
         let unix = self.started_at.unix_ns.saturating_add(result.started_at.0);
         hit.timestamp = Timestamp::from_unix_nanos(i64::try_from(unix).unwrap_or(i64::MAX));
         hit.latency = Duration((result.ended_at - result.started_at).0 as i64);
-        let request = Request { method, url, source: self.source };
+        let request = Request { method, url: &url, source: self.source };
         if let Some(words) = self.failure(result, &request) {
             hit.error.extend_from_slice(words.as_bytes());
             return true;
         }
+        let decoded =
+            self.is_decoded(result).then(|| decode(result.body, self.body_max.min(DECODED_MAX)));
+        let decoded = match decoded.transpose() {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                hit.error.extend_from_slice(words::gzip(&error).as_bytes());
+                return true;
+            }
+        };
         hit.bytes_out = result.bytes_out;
         hit.code = result.status.unwrap_or(0);
         if !hit.is_success() {
             hit.error.extend_from_slice(status_text(result.head));
         }
-        let decoded = self.is_decoded(result).then(|| self.decode(result.body)).flatten();
         hit.headers = Some(headers(result.head, decoded.is_some()));
         (hit.bytes_in, hit.body) = match decoded {
             Some((len, body)) => (len, Some(body)),
@@ -90,16 +98,15 @@ impl HitWriter<'_> {
             && result.bytes_in == result.body.len() as u64
             && !result.body.is_empty()
     }
+}
 
-    /// The length of a decoded body and as much of it as is kept; `None` if it is damaged.
-    fn decode(&self, body: &[u8]) -> Option<(u64, Vec<u8>)> {
-        let mut decoder = MultiGzDecoder::new(body);
-        let mut kept = Vec::new();
-        let most = self.body_max.min(DECODED_MAX);
-        let read = decoder.by_ref().take(most).read_to_end(&mut kept).ok()? as u64;
-        let more = std::io::copy(&mut decoder, &mut std::io::sink()).ok()?;
-        Some((read + more, kept))
-    }
+/// The length of a decoded body, and its first `most` bytes.
+fn decode(body: &[u8], most: u64) -> io::Result<(u64, Vec<u8>)> {
+    let mut decoder = MultiGzDecoder::new(body);
+    let mut kept = Vec::new();
+    let read = decoder.by_ref().take(most).read_to_end(&mut kept)? as u64;
+    let more = io::copy(&mut decoder, &mut io::sink())?;
+    Ok((read + more, kept))
 }
 
 /// The status as the answer words it: `404 Not Found`.
@@ -181,6 +188,24 @@ pub(super) fn latency(result: &CapturedResult<'_>) -> Nanos {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damaged_gzip_has_the_words_of_go() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        io::Write::write_all(&mut encoder, &[b'x'; 1000]).unwrap();
+        let whole = encoder.finish().unwrap();
+        let check = |body: &[u8], error: &str| {
+            for most in [0, 10, u64::MAX] {
+                let found = decode(body, most).map_err(|error| words::gzip(&error));
+                assert_eq!(found, Err(error), "{most}: {}", body.escape_ascii());
+            }
+        };
+        (1..whole.len()).for_each(|len| check(&whole[..len], "unexpected EOF"));
+        check(b"not in gzip at all", "gzip: invalid header");
+        check(&[&whole, b"no second part".as_slice()].concat(), "gzip: invalid header");
+        check(&[&whole[..whole.len() - 8], &[0; 8]].concat(), "gzip: invalid checksum");
+        check(&[&whole[..10], &[0xff; 20]].concat(), "flate: corrupt input");
+    }
 
     #[test]
     fn heads_become_headers() {

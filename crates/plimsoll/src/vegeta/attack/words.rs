@@ -69,6 +69,17 @@ fn system_words(result: &CapturedResult<'_>, errno: i32, source: IpAddr) -> Stri
     format!("dial tcp {source}:0->{peer}: {call}: {words}")
 }
 
+/// The error of a body whose gzip is damaged.
+pub(super) fn gzip(error: &std::io::Error) -> &'static str {
+    let text = error.to_string();
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "unexpected EOF",
+        _ if text.contains("header") => "gzip: invalid header",
+        _ if text.contains("checksum") => "gzip: invalid checksum",
+        _ => "flate: corrupt input",
+    }
+}
+
 fn is_out_of_descriptors(errno: i32) -> bool {
     [nix::libc::EMFILE, nix::libc::ENFILE].contains(&errno)
 }
