@@ -265,9 +265,10 @@ impl<S: System> Dispatcher<S> {
         let arrival = &self.arrivals[id];
         let trace = shared.traces_left.load(Ordering::Relaxed) > 0
             && shared.traces_left.fetch_sub(1, Ordering::Relaxed) > 0;
+        let request = request_of(shared, arrival);
         let outgoing = Outgoing {
             arrival: id,
-            request: request_of(shared, arrival),
+            request,
             values: values_of(shared, arrival),
             body_max: shared.plan.requests[arrival.exchange.request as usize]
                 .expect
@@ -275,7 +276,7 @@ impl<S: System> Dispatcher<S> {
                 .then_some(shared.plan.body_max),
             target: arrival.target,
             spec: arrival.exchange.request,
-            last: !shared.plan.connections.reuse,
+            last: !shared.plan.connections.reuse || request.closes,
             split_by: shared.plan.streams[arrival.stream as usize].split_by.as_deref(),
             capture: self.capture.as_ref().map(|capture| capture.body_max),
             trace,

@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub(crate) struct Request {
     pub(crate) pool: usize,
     pub(crate) head_only: bool,
+    /// Whether it ends its connection, by a header of its own.
+    pub(crate) closes: bool,
     /// The body's length; zero if it varies.
     pub(crate) body_len: u64,
     parts: Parts,
@@ -52,6 +54,7 @@ impl Request {
             pool,
             body_len,
             head_only: spec.method == "HEAD",
+            closes: spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case("connection")),
             parts: Parts::Drawn { head, body, chunked: spec.chunked },
             expected,
         };
@@ -168,7 +171,7 @@ fn head(spec: &RequestSpec, style: Style) -> Vec<Template> {
         let pair = base64::engine::general_purpose::STANDARD.encode(pair);
         defaults += &format!("Authorization: Basic {pair}\r\n");
     }
-    if style.close {
+    if style.close && !given("connection") {
         defaults += "Connection: close\r\n";
     }
     head.push(text(defaults));
@@ -226,7 +229,7 @@ pub(crate) enum Unfollowed {
 
 impl Hop {
     /// The request after a redirect of `before` with a status and a `Location` (RFC 9110 §15.4): 303
-    /// always becomes a GET, as do 301 and 302 after a POST. Another origin is sent no credentials
+    /// always becomes a GET, as do 301 and 302 after a POST or, as in Go's client, any method. Another origin is sent no credentials
     /// and no header that holds a secret or is meant for one origin, and neither is what follows, even
     /// if it leads back. Nor is it sent a body that holds a secret: the redirect is not followed.
     pub(crate) fn after(
@@ -243,7 +246,9 @@ impl Hop {
             .join(location)
             .map_err(|_| Unfollowed::BadLocation)?;
         let mut spec = before.clone();
-        let drops_body = status == 303 || matches!(status, 301 | 302) && spec.method == "POST";
+        let is_go = style.headers == DefaultHeaders::Go;
+        let drops_body =
+            status == 303 || matches!(status, 301 | 302) && (is_go || spec.method == "POST");
         if drops_body && spec.method != "HEAD" {
             spec.method = "GET".into();
             spec.body = Body::Empty;
@@ -261,7 +266,7 @@ impl Hop {
         spec.path = Template::plain(url.path.clone());
         spec.url = Url { user, ..url };
         spec.url_shown = spec.url.to_string();
-        if style.headers == DefaultHeaders::Go {
+        if is_go {
             add_referer(&mut spec, before);
         }
         let request = Request::compile(&spec, 0, style);

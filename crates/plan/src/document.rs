@@ -20,6 +20,7 @@ use plimsoll_measure::rng::Key;
 use plimsoll_measure::{Nanos, Snapshot};
 pub use scrape::Scrape;
 use scrape::read_scrapes;
+pub use spec::is_redundant_header;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -33,6 +33,7 @@ mod url;
 pub use deck::{Card, Deck};
 pub use document::{
     ConnectionRules, DefaultHeaders, Plan, SEED_MAX, Scrape, TargetStream, TimeoutFrom, TlsRules,
+    is_redundant_header,
 };
 // Re-exported so that reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit, unknown_name};
@@ -42,4 +43,5 @@ pub use schedule::{Arrival, Pacer, SHARDS, Schedule, Shards, Users};
 pub use stream::{Arrivals, End, Load, Schedules, Stream};
 pub use target::{Body, Expect, Header, RequestSpec, RpcExpect, StatusRange, Target};
 pub use template::{Template, Values};
+pub(crate) use url::go_escaped;
 pub use url::{Origin, Scheme, Url, percent_encode};

@@ -102,7 +102,7 @@ impl Template {
     /// The first error of `change`.
     pub(crate) fn change_texts(
         &mut self,
-        change: impl Fn(&[u8]) -> Result<String, String>,
+        mut change: impl FnMut(&[u8]) -> Result<String, String>,
     ) -> Result<(), String> {
         for part in &mut self.parts {
             if let Part::Text(text) = part {

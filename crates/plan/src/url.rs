@@ -233,6 +233,41 @@ pub fn percent_encode(text: &[u8]) -> Result<String, String> {
     Ok(encoded)
 }
 
+/// A path as Go's client sends it: unchanged if all of its characters may be in a path, and otherwise decoded
+/// and escaped anew.
+///
+/// # Errors
+/// If its percent-encoding is malformed, or it contains a control character.
+pub(crate) fn go_escaped(path: &[u8]) -> Result<String, String> {
+    percent_encode(path)?;
+    let is_kept = |b: &u8| b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(b);
+    let decoded = percent_bytes(path).ok_or("malformed percent-encoding in the path")?;
+    if path.iter().all(|b| is_kept(b) || b"!'()*[]%".contains(b)) {
+        return Ok(path.iter().copied().map(char::from).collect());
+    }
+    let escaped = |b: &u8| if is_kept(b) { char::from(*b).into() } else { format!("%{b:02X}") };
+    Ok(decoded.iter().map(escaped).collect())
+}
+
+/// Decodes `%` and two hexadecimal digits; `None` if others follow a `%`.
+fn percent_bytes(text: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, after) = match first {
+            b'%' => {
+                let (digits, after) = after.split_at_checked(2)?;
+                let digit = |b: u8| char::from(b).to_digit(16);
+                (digit(digits[0])? * 16 + digit(digits[1])?, after)
+            }
+            other => (u32::from(*other), after),
+        };
+        decoded.push(byte as u8);
+        rest = after;
+    }
+    Some(decoded)
+}
+
 /// Removes dot segments from a path (RFC 3986 §5.2.4).
 fn without_dots(path: &str) -> String {
     let (path, query) = path.find('?').map_or((path, ""), |at| path.split_at(at));
@@ -388,6 +423,21 @@ mod tests {
         assert_eq!(base.join(b"//g").unwrap().to_string(), "http://g/");
         assert_eq!(base.join(b"").unwrap().path, "/b/c/d;p?q");
         assert!(base.join(b"g:h").is_err() && base.join(b"http:g").is_err());
+    }
+
+    #[test]
+    fn paths_are_escaped_as_in_go() {
+        let check = |path: &[u8], sent: Option<&str>| {
+            assert_eq!(go_escaped(path).ok().as_deref(), sent, "{}", path.escape_ascii());
+        };
+        check(b"", Some(""));
+        check(b"/it's!(x)*[]%2f%41", Some("/it's!(x)*[]%2f%41"));
+        check(b"/it's%2f\"", Some("/it%27s/%22"));
+        check(b"/a\"b<c>|d^`{}\\e", Some("/a%22b%3Cc%3E%7Cd%5E%60%7B%7D%5Ce"));
+        check(b"/ \xff%0a", Some("/%20%FF%0A"));
+        for malformed in [b"/%".as_slice(), b"/%2", b"/%zz", b"/%+1", b"/a\r", b"/\x7f"] {
+            check(malformed, None);
+        }
     }
 
     proptest! {

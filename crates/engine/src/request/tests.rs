@@ -175,6 +175,47 @@ fn methods_and_bodies_follow_the_statuses() {
     check("HEAD http://a/", &[302], "HEAD");
 }
 
+/// Go's client sends a GET after 301, 302 and 303, whatever the method was.
+#[test]
+fn every_method_becomes_a_get_as_in_go() {
+    let style = Style { close: false, headers: DefaultHeaders::Go };
+    let check = |method: &str, status: u16, then: &str| {
+        let spec = request(&format!("{method} http://a/"));
+        let hop = Hop::after(&spec, values(), (status, b"/z"), 1, style).unwrap();
+        let has_body = !matches!(hop.spec.body, Body::Empty);
+        let kept = matches!(status, 307 | 308) || method == "HEAD";
+        assert_eq!((hop.spec.method.as_str(), has_body), (then, kept), "{method} {status}");
+    };
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
+        [301, 302, 303].iter().for_each(|status| check(method, *status, "GET"));
+        [307, 308].iter().for_each(|status| check(method, *status, method));
+    }
+    check("HEAD", 302, "HEAD");
+}
+
+/// A request may end its connection; the header is sent once.
+#[test]
+fn a_request_may_close_its_connection() {
+    let check = |close: bool, line: &str, closes: bool, count: usize| {
+        let text = format!(
+            "users = 1\nrequests = 1\n[[target]]\nrequest = \"GET http://a/\"\nheaders = {{ {line} }}\n"
+        );
+        let document = Document::new("plan.toml", text);
+        let plan = Plan::read(&document, &Variables::none(), Path::new(".")).unwrap();
+        let style = Style { close, headers: DefaultHeaders::Go };
+        let request = Request::compile(&plan.requests[0], 0, style);
+        let mut bytes = Vec::new();
+        request.render(values(), &mut bytes, &mut Vec::new());
+        let sent = String::from_utf8(bytes).unwrap().to_ascii_lowercase();
+        assert_eq!(request.closes, closes, "{sent}");
+        assert_eq!(sent.matches("connection: close\r\n").count(), count, "{sent}");
+    };
+    check(false, "", false, 0);
+    check(true, "", false, 1);
+    check(false, "connection = \"close\"", true, 1);
+    check(true, "Connection = \"Close\"", true, 1);
+}
+
 #[test]
 fn locations_are_relative_to_what_was_sent_and_cannot_split_requests() {
     let check = |location: &[u8], line: Option<&str>| {

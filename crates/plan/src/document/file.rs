@@ -6,11 +6,12 @@
 
 use super::request::REQUESTS_MAX;
 use super::spec::{
-    Expectation, Part, Problem, RawBody, RawRequest, TargetDefaults, check_header_name,
+    Expectation, Part, Problem, RawBody, RawRequest, TargetDefaults, check_header,
+    is_redundant_header,
 };
 use crate::RequestSpec;
 use crate::show::shown_size;
-use crate::target_file::{self, Format, REQUEST_MAX, RequestText, StreamError};
+use crate::target_file::{self, Format, RequestText, StreamError};
 use crate::{DefaultHeaders, Template};
 use plimsoll_config::values::{quote, quote_filled};
 use plimsoll_config::{Attached, Document, Field, Spot, Text, read_file};
@@ -240,14 +241,6 @@ fn show_reference(
     lines + &defaults.show(keys.literal)
 }
 
-/// Whether a header states what the engine sends anyway. Recorded requests often have such headers.
-fn is_redundant(name: &str, value: &str) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
-    is("content-length")
-        || is("transfer-encoding")
-        || is("connection") && value.eq_ignore_ascii_case("keep-alive")
-}
-
 /// The position of a problem.
 fn spot_of(problem: &target_file::Problem) -> Spot<'_> {
     Spot { line: problem.line, column: problem.column, text: "" }
@@ -305,14 +298,7 @@ impl TargetStream {
 
     /// The problem of a stream that cannot be read further.
     pub fn problem(&self, error: &StreamError) -> String {
-        match error {
-            StreamError::Io(error) => format!("cannot read {}: {error}", self.name),
-            StreamError::TooLong(line) => format!(
-                "{}:{line}:1: the request is longer than {REQUEST_MAX} bytes\n  hint: put a long body into a \
-                 file (@FILE)",
-                self.name
-            ),
-        }
+        error.describe(&self.name)
     }
 }
 
@@ -331,10 +317,10 @@ impl FileReader<'_, '_> {
         let url = self.fill(request.url.spot());
         let (mut headers, mut places, mut whole) = (Vec::new(), Vec::new(), true);
         for (name, value) in &request.headers {
-            if self.variables.is_none() && is_redundant(&name.text, &value.text) {
+            if self.variables.is_none() && is_redundant_header(&name.text, &value.text) {
                 continue;
             }
-            match (check_header_name(&name.text), self.fill(value.spot())) {
+            match (check_header(&name.text, &value.text), self.fill(value.spot())) {
                 (Ok(()), Some(text)) => {
                     headers.push((name.text.clone(), text));
                     places.push(value.spot());

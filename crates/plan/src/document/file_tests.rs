@@ -174,7 +174,8 @@ fn turns_can_be_written_in_the_plan() {
 
 #[test]
 fn all_problems_of_a_file_are_reported_with_positions() {
-    let text = b"GET http://h/${NO}\na b: c\nConnection: close\nX: ${NO}\n\nBREW http://h:0/\n\n\
+    let text =
+        b"GET http://h/${NO}\na b: c\nConnection: keep-alive\nX: ${NO}\n\nBREW http://h:0/\n\n\
         POST http://h/\n@missing.json\n\nPOST http://h/\n\n{\"a\":\"{{sek}}\"}\n\nGET h/";
     let folder = Folder::with(&[("t.txt", text)]);
     assert_eq!(
@@ -288,6 +289,29 @@ fn large_files_are_named_with_a_digest() {
     changed("http://other:3069", "many.txt");
     std::fs::write(folder.0.join("body"), "other").unwrap();
     changed("http://gw:3069", "long.txt");
+}
+
+/// Of a Host and of vegeta's own headers, the first is sent; `add_headers` comes first. `Connection: close` is
+/// sent, and in the resolved plan.
+#[test]
+fn single_headers_are_sent_once() {
+    let file = b"GET http://h/\nHost: a\nhost: b\nX-Vegeta-Seq: 9\nX-A: 1\nConnection: Close\n";
+    let folder = Folder::with(&[("t.txt", file)]);
+    let check = |added: &str, sent: &str| {
+        let target = format!("file = \"t.txt\"\nliteral = true\nadd_headers = {{ {added} }}");
+        let plan = folder.read(&target).unwrap();
+        let one = |h: &crate::Header| format!("{}={}", h.name, h.shown);
+        let shown: Vec<_> = plan.requests[0].headers.iter().map(one).collect();
+        assert_eq!(shown.join(" "), sent);
+        let document = Document::new("resolved.toml", plan.to_toml());
+        let again = Plan::read(&document, &Variables::none(), Path::new("/nonexistent")).unwrap();
+        assert_eq!(again.requests, plan.requests);
+    };
+    check("", "Connection=Close Host=a X-A=1 X-Vegeta-Seq=9");
+    check(
+        "HOST = [\"c\", \"d\"], X-Vegeta-Seq = \"{{seq}}\", X-A = \"0\"",
+        "Connection=Close HOST=c X-A=0 X-A=1 X-Vegeta-Seq={{seq}}",
+    );
 }
 
 /// With `literal`, nothing in a file is a variable or a placeholder, and the target's headers are added.

@@ -2,8 +2,8 @@
 
 use super::file::{FileKeys, Files, read_target_file};
 use super::spec::{
-    Expectation, Part, RawBody, RawRequest, TRANSFERS, TargetDefaults, check_header_name,
-    read_header, split_request,
+    Expectation, Part, RawBody, RawRequest, TRANSFERS, TargetDefaults, check_header, read_header,
+    split_request,
 };
 use super::{read_tags, read_texts};
 use crate::{RequestSpec, Target};
@@ -177,11 +177,16 @@ fn read_headers(table: &Table<'_>, key: &'static str) -> Vec<(String, Text)> {
     };
     let mut headers = Vec::new();
     for (name, field) in table.entries() {
-        if let Err(problem) = check_header_name(&name) {
+        let texts = read_texts(&field);
+        let values = texts.iter().map(|text| text.value.as_str());
+        let refused = |value| check_header(&name, value).err();
+        if let Some(problem) =
+            std::iter::once("").filter(|_| texts.is_empty()).chain(values).find_map(refused)
+        {
             field.problem_with_key(problem.0, problem.1);
             continue;
         }
-        for text in read_texts(&field) {
+        for text in texts {
             match read_header(name.clone(), text.clone(), &mut 0) {
                 Ok(_) => headers.push((name.clone(), text)),
                 Err(problem) => field.problem(problem.0, problem.1),

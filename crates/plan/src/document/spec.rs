@@ -6,7 +6,7 @@ use crate::show::{expect_table, headers_table};
 use crate::template::Values;
 use crate::{
     Body, DefaultHeaders, Expect, Header, RequestSpec, RpcExpect, StatusRange, Template, Url,
-    percent_encode,
+    go_escaped, percent_encode,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -196,7 +196,9 @@ impl RawRequest {
             note(Part::Method, fault);
         }
         let url_written = self.url.value.clone();
-        let url = read_url(&self.url, &mut placed).map_err(|fault| note(Part::Url, fault)).ok();
+        let url = read_url(&self.url, defaults.default_headers, &mut placed)
+            .map_err(|fault| note(Part::Url, fault))
+            .ok();
         let named = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
         let given = defaults.headers.iter().filter(|(name, _)| !named(name));
         let mut written: Vec<(Option<usize>, String, Text)> = given
@@ -218,8 +220,7 @@ impl RawRequest {
             RawBody::Empty => defaults.body.clone(),
             own => own,
         };
-        let body = body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok();
-        let body = body?;
+        let body = body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok()?;
         let is_rpc = asks_json_rpc(&body);
         let adds_type = is_rpc && defaults.default_headers == DefaultHeaders::Plimsoll;
         if adds_type && !headers.iter().any(|h| h.name.eq_ignore_ascii_case("content-type")) {
@@ -283,7 +284,12 @@ fn check_method(method: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Problem> {
+/// The URL, the URL as shown, and the path as sent: with [`DefaultHeaders::Go`], escaped as Go's client does.
+fn read_url(
+    text: &Text,
+    style: DefaultHeaders,
+    placed: &mut u64,
+) -> Result<(Url, String, Template), Problem> {
     let plain = |message| Problem(message, "");
     if ["unix:", "http+unix:"].iter().any(|scheme| text.value.starts_with(scheme)) {
         let hint = "let the target listen on a TCP port, such as 127.0.0.1:8080";
@@ -300,7 +306,17 @@ fn read_url(text: &Text, placed: &mut u64) -> Result<(Url, String, Template), Pr
         return Err(Problem(format!("\"{version}\" after the URL"), "leave out the HTTP version"));
     }
     let mut path = Template::parse(&url.path, placed).map_err(plain)?;
-    path.change_texts(percent_encode)
+    let mut in_query = false;
+    let encode = |text: &[u8]| {
+        let end = text.iter().position(|b| *b == b'?').filter(|_| !in_query);
+        let (path, query) = text.split_at(match (style, in_query) {
+            (DefaultHeaders::Go, false) => end.unwrap_or(text.len()),
+            _ => 0,
+        });
+        in_query |= end.is_some();
+        Ok(go_escaped(path)? + &percent_encode(query)?)
+    };
+    path.change_texts(encode)
         .map_err(|message| Problem(message, "percent-encode it; a tab is %09"))?;
     Ok((url, text.shown, path))
 }
@@ -318,15 +334,31 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(allowed)
 }
 
-/// Checks that a header name is valid and not set by the engine.
-pub(super) fn check_header_name(name: &str) -> Result<(), Problem> {
+/// Whether a header states what the engine sends anyway. Recorded requests often have such headers.
+pub fn is_redundant_header(name: &str, value: &str) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    is("content-length")
+        || is("transfer-encoding")
+        || is("connection") && value.trim().eq_ignore_ascii_case("keep-alive")
+}
+
+/// Checks that a header name is valid, and that the engine does not set the header itself.
+pub(super) fn check_header(name: &str, value: &str) -> Result<(), Problem> {
     if !is_token(name) {
         return Err(Problem(format!("\"{name}\" is not a valid header name"), ""));
+    }
+    if is_close(name, value) {
+        return Ok(());
     }
     if let Some((_, hint)) = OWN_HEADERS.iter().find(|(own, _)| name.eq_ignore_ascii_case(own)) {
         return Err(Problem(format!("\"{name}\" is set by the engine itself"), hint));
     }
     Ok(())
+}
+
+/// Whether a header ends the connection after the answer.
+fn is_close(name: &str, value: &str) -> bool {
+    name.eq_ignore_ascii_case("connection") && value.trim().eq_ignore_ascii_case("close")
 }
 
 /// A header. The name must be valid.

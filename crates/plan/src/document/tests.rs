@@ -275,7 +275,7 @@ fn bad_targets() {
         "contains a control character",
     );
     check_target(
-        "request = \"GET http://h/\"\nheaders = { connection = \"close\" }",
+        "request = \"GET http://h/\"\nheaders = { connection = \"keep-alive\" }",
         "set by the engine itself",
     );
     check_target(

@@ -1,6 +1,7 @@
 //! Divides a stream of requests into single ones, without reading further than needed.
 
 use super::{Format, http};
+use std::fmt::Display;
 use std::io::{self, BufRead, Read};
 
 /// Longest request in a stream, in bytes, with its headers and an inline body.
@@ -31,6 +32,19 @@ pub enum StreamError {
     Io(io::Error),
     /// The request that begins on this line is longer than [`REQUEST_MAX`].
     TooLong(usize),
+}
+
+impl StreamError {
+    /// The error as text, with a hint. `name` is that of the stream.
+    pub fn describe(&self, name: impl Display) -> String {
+        match self {
+            StreamError::Io(error) => format!("cannot read {name}: {error}"),
+            StreamError::TooLong(line) => format!(
+                "{name}:{line}:1: the request is longer than {REQUEST_MAX} bytes\n  hint: put a long body into a \
+                 file (@FILE)"
+            ),
+        }
+    }
 }
 
 impl<R: BufRead> Requests<R> {

@@ -26,7 +26,7 @@ use plimsoll_compat::vegeta::flags::Flags;
 use plimsoll_config::{Document, Problems, REDACTED, Variables};
 use plimsoll_engine::{Capture, Feed, Settings};
 use plimsoll_host::{Facts, Source};
-use plimsoll_plan::{Plan, Scheme, TargetStream};
+use plimsoll_plan::{Plan, Scheme, TargetStream, is_redundant_header};
 use results::{Common, Output, Writer};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -158,6 +158,11 @@ fn announce(plan: &Plan, flags: &Flags) {
             "note: -timeout=0: requests time out after {}, the longest timeout",
             plan.timeout
         ));
+    }
+    for (name, value) in flags.headers("header") {
+        if is_redundant_header(&name, &value) {
+            tell(&format!("note: -header {name:?} is not sent: the engine sets it itself"));
+        }
     }
     if plan::is_endless(flags) {
         tell("attacking until stopped; press Ctrl-C to stop");

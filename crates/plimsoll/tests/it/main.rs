@@ -37,4 +37,5 @@ mod truth;
 mod upstreams;
 mod vegeta;
 mod vegeta_attack;
+mod vegeta_input;
 mod verdict;

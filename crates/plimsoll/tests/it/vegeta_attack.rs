@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Runs an attack with this input.
-fn attack(args: &[&str], targets: &str) -> Done {
+pub(crate) fn attack(args: &[&str], targets: &str) -> Done {
     let args = [&["vegeta", "attack"], args].concat();
     let mut child = command(&args).stdin(Stdio::piped()).spawn().unwrap();
     let _ = child.stdin.take().unwrap().write_all(targets.as_bytes());
@@ -18,7 +18,7 @@ fn attack(args: &[&str], targets: &str) -> Done {
 }
 
 /// Runs an attack that writes its results into a file, and reads them.
-fn results(folder: &Folder, args: &[&str], targets: &str) -> (Done, Vec<Hit>) {
+pub(crate) fn results(folder: &Folder, args: &[&str], targets: &str) -> (Done, Vec<Hit>) {
     let out = folder.path().join("results.bin");
     let done = attack(&[args, &["-output", out.to_str().unwrap()]].concat(), targets);
     let file = std::fs::File::open(&out);

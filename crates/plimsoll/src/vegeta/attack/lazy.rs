@@ -32,9 +32,7 @@ impl Lazy {
         };
         let format = if format == "json" { Format::Json } else { Format::Http };
         let mut requests = Requests::new(input, format);
-        let first = requests
-            .next_request()
-            .map_err(|error| refused(format!("cannot read {shown}: {error:?}"), ""))?;
+        let first = requests.next_request().map_err(|error| refused(error.describe(&shown), ""))?;
         let none = || refused("no targets to attack", "each target begins with METHOD URL");
         Ok(Lazy { first: first.ok_or_else(none)?, requests })
     }

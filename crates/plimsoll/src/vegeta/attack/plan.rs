@@ -6,7 +6,7 @@ use crate::vegeta::refused;
 use plimsoll_compat::vegeta::Duration;
 use plimsoll_compat::vegeta::flags::Flags;
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate};
-use plimsoll_plan::Template;
+use plimsoll_plan::{Template, is_redundant_header};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -138,8 +138,12 @@ fn add_connections(
     let (idle, is_kept) = (flags.int("connections"), flags.is_on("keepalive"));
     let max = limit.unwrap_or(most).min(flags.uint("max-workers").max(1)).min(most.max(1));
     push("max-connections", format!("connections.max = {max}"));
-    if !is_kept || idle < 0 {
-        let flag = if is_kept { "connections" } else { "keepalive" };
+    if !is_kept || idle < 0 || closes(flags) {
+        let flag = match (is_kept, idle < 0) {
+            (false, _) => "keepalive",
+            (true, true) => "connections",
+            (true, false) => "header",
+        };
         push(flag, "connections.reuse = false".into());
     }
     let idle = if idle == 0 { IDLE_OF_ZERO } else { idle };
@@ -221,11 +225,22 @@ fn add_target(
     Ok(())
 }
 
+/// Whether a header of all requests ends each connection after its answer.
+fn closes(flags: &Flags) -> bool {
+    let headers = flags.headers("header");
+    headers.iter().any(|(name, value)| {
+        name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close")
+    })
+}
+
 /// The headers of every request.
 fn headers(flags: &Flags) -> String {
     let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let literal = |value: &str| quote_filled(&Template::escape(value));
     for (name, value) in flags.headers("header") {
+        if is_redundant_header(&name, &value) {
+            continue;
+        }
         all.entry(name).or_default().push(literal(&value));
     }
     let name = flags.text("name");
