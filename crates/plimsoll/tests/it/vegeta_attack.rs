@@ -138,11 +138,7 @@ fn the_command_lines_of_the_background_run_unchanged() {
         let output = format!("-output={}", output(n));
         let done = attack(&[line, &[output.as_str()]].concat(), "");
         assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{}", done.stderr);
-        assert!(
-            done.stderr.contains("requests   50 planned, 50 sent;"),
-            "{}",
-            done.stderr
-        );
+        assert!(done.stderr.contains("requests   50 planned, 50 sent;"), "{}", done.stderr);
     }
     let all = [1, 2].map(|n| std::fs::read(output(n)).unwrap()).concat();
     let mut report = command(&["vegeta", "report"]).stdin(Stdio::piped()).spawn().unwrap();
