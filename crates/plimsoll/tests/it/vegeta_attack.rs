@@ -345,7 +345,8 @@ fn hits_of(path: &Path) -> Vec<Hit> {
 #[test]
 fn a_slow_input_is_blamed_for_late_requests() {
     let server = Server::start(|_, _| Reply::ok(""));
-    let mut child = spawn(&["-lazy", "-rate=1000", "-output=/dev/null"]);
+    // Each target is written after the previous request arrived: later than 10 µs after it was due.
+    let mut child = spawn(&["-lazy", "-rate=100000", "-output=/dev/null"]);
     let mut input = child.stdin.take().unwrap();
     for n in 0..4 {
         writeln!(input, "GET {}/\n", server.url()).unwrap();
