@@ -197,10 +197,13 @@ impl RunDir {
 impl Samples {
     /// Writes something; if that fails, as on a full disk, again with fewer and fewer samples there.
     fn with_room(&self, mut write: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        // The recording thread may have made room itself, after the write had failed.
+        let mut is_last = false;
         loop {
             let Err(error) = write() else { return Ok(()) };
             match self {
                 Samples::Running(recording) if recording.make_room(&error) => {}
+                Samples::Running(_) if !is_last => is_last = true,
                 _ => return Err(error),
             }
         }
