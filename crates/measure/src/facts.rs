@@ -1,6 +1,6 @@
 //! Facts about a run other than its counts.
 
-use crate::{Nanos, Snapshot, WallClock};
+use crate::{Nanos, WallClock};
 
 /// Facts about a run other than its counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +40,20 @@ pub struct StartFacts {
 
 impl RunFacts {
     /// The facts of a run that left no record of its end: its process was killed, or its host lost power.
-    /// `total` is the sum of the seconds that it left; `warmup` is what was planned; `by` what stopped it.
-    pub fn of_unfinished(start: StartFacts, warmup: Nanos, total: &Snapshot, by: &str) -> RunFacts {
-        let active = total.streams.iter().filter_map(|stream| stream.active);
-        let planned_to = active.map(|window| window.planned_to).max().unwrap_or(total.t);
-        let planned_to = planned_to.max(warmup.min(total.t));
+    /// `planned_to` is until when its seconds planned arrivals, if they did, and `end` the end of the last
+    /// one; `warmup` is what was planned; `by` what stopped it.
+    pub fn of_unfinished(
+        start: StartFacts,
+        warmup: Nanos,
+        (planned_to, end): (Option<Nanos>, Nanos),
+        by: &str,
+    ) -> RunFacts {
+        let planned_to = planned_to.unwrap_or(end).max(warmup.min(end));
         let StartFacts { started_at, cpus, workers, forced } = start;
         RunFacts {
             started_at,
             duration: planned_to - warmup,
-            drain: total.t - planned_to,
+            drain: end - planned_to,
             warmup: warmup.min(planned_to),
             cut_short: true,
             stopped_by: Some(by.into()),

@@ -4,10 +4,10 @@
 //! made like that on one that ended. The records of single requests (`samples.parquet`, or `samples.bin`
 //! where a run did not end) add what the seconds do not count by target.
 
-use crate::recording::{PARQUET, SAMPLES};
+use crate::recording::{PARQUET, SAMPLES, sampled_targets};
 use crate::{tell, usage_error};
 use plimsoll_config::Document;
-use plimsoll_measure::samples::{self, Block, Sample, SampledTarget};
+use plimsoll_measure::samples::{self, Block, Sample};
 use plimsoll_measure::wire::{Header, ReadError, Reader};
 use plimsoll_measure::{Nanos, RunFacts, Snapshot};
 use plimsoll_plan::Plan;
@@ -76,22 +76,24 @@ impl RecordedRun {
 
     /// When it started, and its targets.
     pub(crate) fn samples_header(&self) -> samples::Header {
-        samples::Header::new(self.header.start_facts().started_at, self.targets())
+        samples::Header::new(self.header.start_facts().started_at, sampled_targets(&self.plan))
     }
 
-    /// Passes each second to `each`, in order; returns how the run ended.
+    /// Passes each second to `each`, in order, with its span; returns how the run ended.
     ///
     /// # Errors
     /// If a line is damaged.
     fn for_each_second(
         &self,
-        mut each: impl FnMut(&Snapshot),
+        mut each: impl FnMut(Seconds, &Snapshot),
     ) -> anyhow::Result<(Option<RunFacts>, bool, Vec<String>)> {
         let mut reader = open_snapshots(&self.folder, &self.folder)?;
+        let mut at = Nanos::ZERO;
         while let Some(second) =
             reader.next_second().map_err(|why| unreadable(&self.folder, &why))?
         {
-            each(&second);
+            let from = std::mem::replace(&mut at, second.t);
+            each(Seconds { from: from.min(second.t), to: second.t }, &second);
         }
         let ignored = reader.ignored().map(String::from).collect();
         Ok((reader.facts().cloned(), reader.aborted(), ignored))
@@ -101,13 +103,8 @@ impl RecordedRun {
     ///
     /// # Errors
     /// If a line is damaged.
-    pub(crate) fn seconds(&self, mut each: impl FnMut(Seconds, &Snapshot)) -> anyhow::Result<()> {
-        let mut at = Nanos::ZERO;
-        self.for_each_second(|second| {
-            let from = std::mem::replace(&mut at, second.t);
-            each(Seconds { from: from.min(second.t), to: second.t }, second);
-        })
-        .map(drop)
+    pub(crate) fn seconds(&self, each: impl FnMut(Seconds, &Snapshot)) -> anyhow::Result<()> {
+        self.for_each_second(each).map(drop)
     }
 
     /// The part that the filters select.
@@ -127,12 +124,12 @@ impl RecordedRun {
     pub(crate) fn report(&self, filters: &Filters) -> anyhow::Result<Reported> {
         let narrow = self.narrow(filters)?;
         let mut fold = Fold::narrowed(&self.plan, narrow.clone());
-        let (mut whole, mut seconds) = (self.plan.blank_snapshot(), Vec::new());
-        let (facts, aborted, ignored) = self.for_each_second(|second| {
-            let from = seconds.last().map_or(Nanos::ZERO, |last: &Seconds| last.to);
-            seconds.push(Seconds { from: from.min(second.t), to: second.t });
+        let (mut planned_to, mut seconds) = (None, Vec::new());
+        let (facts, aborted, ignored) = self.for_each_second(|span, second| {
+            seconds.push(span);
+            let active = second.streams.iter().filter_map(|stream| stream.active);
+            planned_to = active.map(|window| window.planned_to).chain(planned_to).max();
             fold.add(second);
-            whole.append(second);
         })?;
         ignored.iter().for_each(|what| tell(&format!("note: {}: {what}", self.label())));
         if narrow.scope() != Scope::Run {
@@ -140,7 +137,9 @@ impl RecordedRun {
         }
         let facts = facts.unwrap_or_else(|| {
             let by = if self.lasts { STILL_RUNNING } else { KILLED };
-            RunFacts::of_unfinished(self.header.start_facts(), self.plan.warmup, &whole, by)
+            let start = self.header.start_facts();
+            let end = seconds.last().map_or(Nanos::ZERO, |last| last.to);
+            RunFacts::of_unfinished(start, self.plan.warmup, (planned_to, end), by)
         });
         Ok(Reported { summary: fold.finish(facts), narrow, aborted })
     }
@@ -153,8 +152,9 @@ impl RecordedRun {
             }
         };
         if let Some(file) = self.file(PARQUET) {
-            let read =
-                quietly(|| ParquetReader::new(file, &self.targets())?.for_each_detail(&mut add));
+            let read = quietly(|| {
+                ParquetReader::new(file, &sampled_targets(&self.plan))?.for_each_detail(&mut add)
+            });
             read.unwrap_or_else(|error| self.note(PARQUET, &error.to_string()));
             return Ok(());
         }
@@ -182,7 +182,7 @@ impl RecordedRun {
                 samples.into_iter().try_for_each(|sample| each(Row { counted, sample }))
             });
         };
-        let mut reader = match quietly(|| ParquetReader::new(file, &self.targets())) {
+        let mut reader = match quietly(|| ParquetReader::new(file, &sampled_targets(&self.plan))) {
             Ok(reader) => reader,
             Err(error) => {
                 self.note(PARQUET, &error.to_string());
@@ -233,15 +233,6 @@ impl RecordedRun {
     fn note(&self, name: &str, why: &str) {
         let path = self.folder.join(name);
         tell(&format!("note: {}: {why}; the records from there on are left out", path.display()));
-    }
-
-    fn targets(&self) -> Vec<SampledTarget> {
-        let plan = &self.plan;
-        let targets = plan.targets.iter().map(|own| SampledTarget {
-            target: own.name.clone(),
-            stream: plan.streams[own.stream].name.clone(),
-        });
-        targets.collect()
     }
 
     /// The plan must have the names that the seconds are counted by.

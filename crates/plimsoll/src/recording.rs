@@ -1,6 +1,6 @@
 //! `samples.bin` while a run lasts, and `samples.parquet` after it.
 //!
-//! A thread of its own writes the samples. When a write fails, as on a full disk, it says so once and writes
+//! A separate thread writes the samples. When a write fails, as on a full disk, it says so once and writes
 //! nothing more; the run goes on. The seconds and the summary are worth more than samples: for them, samples
 //! are cut off at the end again.
 
@@ -50,11 +50,7 @@ impl Prepared {
         plan: &Plan,
         started_at: WallClock,
     ) -> io::Result<Recording> {
-        let targets = plan.targets.iter().map(|target| SampledTarget {
-            target: target.name.clone(),
-            stream: plan.streams[target.stream].name.clone(),
-        });
-        let header = Header::new(started_at, targets.collect());
+        let header = Header::new(started_at, sampled_targets(plan));
         let mut file = File::create_new(folder.join(SAMPLES))?;
         let header = header.to_line();
         file.write_all(header.as_bytes())?;
@@ -69,6 +65,15 @@ impl Prepared {
     }
 }
 
+/// A plan's targets, as records name them.
+pub(crate) fn sampled_targets(plan: &Plan) -> Vec<SampledTarget> {
+    let targets = plan.targets.iter().map(|target| SampledTarget {
+        target: target.name.clone(),
+        stream: plan.streams[target.stream].name.clone(),
+    });
+    targets.collect()
+}
+
 /// `samples.bin` while it is written.
 struct Output {
     file: File,
@@ -81,9 +86,9 @@ struct Output {
 /// How far the recording is.
 enum State {
     Writing,
-    /// Nothing more is written because of an error, which nobody was told yet.
+    /// Nothing more is written because of an error that has not been reported yet.
     Failed(io::Error),
-    /// Somebody was told.
+    /// The error has been reported.
     Ended,
 }
 
@@ -180,23 +185,20 @@ impl Recording {
     }
 }
 
-/// Makes a Parquet file of a `samples.bin`. Returns the number of rows.
+/// Makes a Parquet file of a `samples.bin`.
 ///
 /// # Errors
 /// If the samples cannot be read or the file cannot be written; no part of it is left then.
-pub(crate) fn convert(from: &Path, to: &Path) -> anyhow::Result<u64> {
+fn convert(from: &Path, to: &Path) -> anyhow::Result<()> {
     let part = to.with_extension("parquet.part");
-    let converted = convert_to(from, &part).and_then(|rows| {
-        fs::rename(&part, to)?;
-        Ok(rows)
-    });
+    let converted = convert_to(from, &part).and_then(|()| Ok(fs::rename(&part, to)?));
     if converted.is_err() {
         let _ = fs::remove_file(&part);
     }
     converted.with_context(|| format!("cannot write {}", to.display()))
 }
 
-fn convert_to(from: &Path, to: &Path) -> anyhow::Result<u64> {
+fn convert_to(from: &Path, to: &Path) -> anyhow::Result<()> {
     let samples = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
     let (header, mut samples) = Reader::new(BufReader::with_capacity(1 << 20, samples))
         .with_context(|| format!("cannot read {}", from.display()))?;
@@ -215,6 +217,5 @@ fn convert_to(from: &Path, to: &Path) -> anyhow::Result<u64> {
         tell(&format!("note: {}: {why}; what precedes it is kept", from.display()));
     }
     let (_, mut out) = parquet.finish()?;
-    out.flush()?;
-    Ok(rows)
+    Ok(out.flush()?)
 }

@@ -171,7 +171,7 @@ fn content(text: &str) -> String {
             '\n' | '\t' => xml.push(c),
             '\u{fffe}' | '\u{ffff}' => {}
             c if c.is_control() => {}
-            // What reorders text, for whoever reads the file itself.
+            // Characters that reorder text would mislead anyone who reads the file.
             c if crate::text::is_unsafe(c) => xml += &format!("&#{};", u32::from(c)),
             c => xml.push(c),
         }

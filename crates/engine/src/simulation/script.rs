@@ -404,7 +404,7 @@ fn set_up(
             parts.blame(AtFault::Generator);
         }
         Kind::InFlight | Kind::InFlightStalled => {
-            // So many in flight carry 30 to 70 % of the rate or, next to a stall, three times the rate.
+            // This limit carries 30 to 70 % of the rate or, beside a stall, three times the rate.
             let is_stalled = kind == Kind::InFlightStalled;
             let limit = if is_stalled { within(c, 100, 150) } else { within(c, 2, 8) };
             let share = if is_stalled { 300 } else { within(c, 30, 70) };

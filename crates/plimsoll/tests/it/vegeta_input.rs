@@ -111,7 +111,7 @@ fn urls_in_results_are_as_written() {
     assert_eq!(line, "GET /a%22?x={{{{y}}}}&z={{seq}");
 }
 
-/// Input that is no text, or has no end, is refused in words.
+/// Input that is not text, or never ends, is refused with a clear message.
 #[test]
 fn input_that_is_no_targets_is_refused_in_words() {
     let endless = "\0".repeat((16 << 20) + 1);
