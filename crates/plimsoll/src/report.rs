@@ -25,8 +25,8 @@ const EXAMPLES: &str = "Examples:
   plimsoll report runs/* --format csv > figures.csv
 
 Several runs are summed exactly: counts and histograms add up. A run that was killed is reported up \
-to its last complete second. The exit code is that of plimsoll run: 98 for an invalid run, 99 for a \
-missed objective.";
+to its last complete second. The exit code is that of plimsoll run: 130 if the run was stopped, 98 if \
+it is invalid, 99 if it missed an objective.";
 
 /// Flags of `plimsoll report`.
 #[derive(clap::Args)]
