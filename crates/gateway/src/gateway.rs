@@ -29,10 +29,12 @@ use crate::host::Host;
 use crate::keeper::Keeper;
 use crate::keeper::dns::{self, Resolver};
 use crate::observe::access_log::AccessLog;
+use crate::local::Time;
 use crate::offload;
 use crate::serve::acceptor::{self, Accepted, Acceptor};
 use crate::serve::session::{self, Arrival, Sessions};
 use crate::transport::tls::Certificate;
+use crate::upstream::Network;
 
 /// A gateway that no caller was connected to for this long is not in the rotation of any load balancer,
 /// and need not wait for one to notice that it is draining. Balancers probe more often.
@@ -124,7 +126,7 @@ impl Gateway {
         let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
         let resolver = Resolver::new(resolve, keeper.handle().clone());
         let workers = settings.workers;
-        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host));
+        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host, Time::start()));
         let (stop, stopped) = watch::channel(false);
         let gateway = Gateway {
             shared,
@@ -137,7 +139,7 @@ impl Gateway {
             keeper,
         };
         let watched = gateway.shared.clone();
-        gateway.keeper.run(move || chain::watch(Rc::new(Worker::new(watched, workers))));
+        gateway.keeper.run(move || chain::watch(Rc::new(Worker::new(watched, workers, Network::Host))));
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -337,7 +339,7 @@ impl WorkerThread {
 
     async fn serve(mut self, shared: Arc<Shared>, mut arrivals: mpsc::UnboundedReceiver<Accepted>) {
         let mut phases = shared.phases();
-        let worker = Rc::new(Worker::new(shared, self.number));
+        let worker = Rc::new(Worker::new(shared, self.number, Network::Host));
         let sessions = Rc::new(Sessions::default());
         tokio::task::spawn_local(worker.clone().tidy());
         let closing = {

@@ -23,22 +23,43 @@ pub(crate) const BUFFER_POOLED_MAX: usize = 16 << 10;
 /// Maximum number of pooled buffers, 1 MiB to 2 MiB in total.
 const BUFFERS_POOLED_MAX: usize = 128;
 
-/// The clock of all threads, and its origin on tokio's clock.
+/// The clock of all threads, its origin on tokio's clock, and the seed of random choices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Time {
     clock: Clock,
     origin: Instant,
+    seed: u64,
+    /// Whether tokio's clock, which a test may have paused, is read instead.
+    #[cfg(test)]
+    is_virtual: bool,
 }
 
 impl Time {
     pub(crate) fn start() -> Time {
         #[allow(clippy::disallowed_methods)] // tokio's clock, read once together with our own
         let origin = Instant::now();
-        Time { clock: Clock::start(), origin }
+        Time {
+            clock: Clock::start(),
+            origin,
+            seed: WallClock::now().unix_ns,
+            #[cfg(test)]
+            is_virtual: false,
+        }
+    }
+
+    /// The time of a runtime whose clock is paused.
+    #[cfg(test)]
+    pub(crate) fn start_virtual(seed: u64) -> Time {
+        Time { seed, is_virtual: true, ..Time::start() }
     }
 
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
+        #[cfg(test)]
+        #[allow(clippy::disallowed_methods)] // tokio's clock is the virtual one
+        if self.is_virtual {
+            return Instant::now().saturating_duration_since(self.origin).into();
+        }
         self.clock.now()
     }
 
@@ -70,7 +91,7 @@ impl Local {
         capacity: Arc<Capacity>,
         counts: Arc<Sharded<Counts>>,
     ) -> Local {
-        let seed = Key::new(WallClock::now().unix_ns).with(number as u64);
+        let seed = Key::new(time.seed).with(number as u64);
         Local {
             number,
             capacity,

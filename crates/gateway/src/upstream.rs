@@ -42,6 +42,7 @@ use crate::observe::stats::{Counter, Sharded};
 use crate::transport::io::{Io, write_all};
 use crate::transport::timer::{Late, Timer};
 
+pub(crate) use connect::Network;
 pub(crate) use health::{FailureReport, Health};
 pub(crate) use limiter::Limiter;
 use pool::Pool;
@@ -210,15 +211,21 @@ impl Failure {
 pub(crate) struct Client {
     pub(crate) local: Rc<Local>,
     resolver: Arc<Resolver>,
+    network: Network,
     pools: RefCell<BTreeMap<(u64, Use), Rc<Pool>>>,
     /// The most connections in use to one upstream.
     connections_max: usize,
 }
 
 impl Client {
-    pub(crate) fn new(local: Rc<Local>, resolver: Arc<Resolver>, settings: &Settings) -> Client {
+    pub(crate) fn new(
+        local: Rc<Local>,
+        resolver: Arc<Resolver>,
+        network: Network,
+        settings: &Settings,
+    ) -> Client {
         let connections_max = settings.limits.upstream_connections.div_ceil(settings.workers);
-        Client { local, resolver, pools: RefCell::default(), connections_max }
+        Client { local, resolver, network, pools: RefCell::default(), connections_max }
     }
 
     /// Sends a request and reads the head of the response.

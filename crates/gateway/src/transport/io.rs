@@ -8,10 +8,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+#[cfg(test)]
+use super::memory::MemorySocket;
+
 /// A connection.
 pub(crate) enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// A simulated connection.
+    #[cfg(test)]
+    Memory(MemorySocket),
 }
 
 impl Io {
@@ -28,6 +34,8 @@ impl Io {
                     Poll::Ready(Ok(()))
                 }
             }
+            #[cfg(test)]
+            Io::Memory(socket) => socket.poll_readable(context),
         }
     }
 
@@ -42,6 +50,8 @@ impl Io {
                 // False while there is decrypted data.
                 (stream, state.wants_read())
             }
+            #[cfg(test)]
+            Io::Memory(socket) => return socket.is_quiet(),
         };
         let peek = || socket2::SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()]);
         let mut context = Context::from_waker(Waker::noop());
@@ -65,6 +75,8 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_read(context, into),
             Io::Tls(stream) => Pin::new(stream).poll_read(context, into),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_read(context, into),
         }
     }
 }
@@ -78,6 +90,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -89,6 +103,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -96,6 +112,8 @@ impl AsyncWrite for Io {
         match self {
             Io::Plain(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
+            #[cfg(test)]
+            Io::Memory(_) => false,
         }
     }
 
@@ -103,6 +121,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_flush(context),
             Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -110,6 +130,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -7,10 +7,12 @@ use crate::call::worker::{Shared, State};
 use crate::error::Shape;
 use crate::host::{Host, Process};
 use crate::keeper::Keeper;
+use crate::local::Time;
 use crate::keeper::dns::{Resolver, of_host};
 use crate::observe::access_log::AccessLog;
 use crate::payload::Payload;
 use crate::permit::Purpose;
+use crate::upstream::Network;
 use futures_util::future::{Either, join, select};
 use plimsoll_config::Text;
 use plimsoll_registry::model::{self, Address, Definitions, Kind};
@@ -137,8 +139,8 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
         Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None };
     let resolver = Resolver::new(of_host(), keeper.handle().clone());
     let state = State { settings: Settings::default(), routing };
-    let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host));
-    (Rc::new(Worker::new(shared, 0)), service)
+    let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host, Time::start()));
+    (Rc::new(Worker::new(shared, 0, Network::Host)), service)
 }
 
 /// Relays over a route: successful, cancelled, in flight.
