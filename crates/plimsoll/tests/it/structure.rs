@@ -11,7 +11,7 @@ const TESTED_WITH: [(&str, &str); 1] = [("engine", "report")];
 const UNSAFE: &str = "allocator";
 
 /// All allowed dependencies. `sim` may be a dev-dependency of any crate.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("allocator", &[]),
     ("measure", &[]),
     ("config", &[]),
@@ -22,7 +22,8 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("engine", &["measure", "rpc", "plan"]),
     ("compat", &["measure", "plan", "report"]),
     ("registry", &["measure", "config"]),
-    ("gateway", &["measure", "config", "rpc", "registry"]),
+    ("resilience", &["measure"]),
+    ("gateway", &["measure", "config", "rpc", "registry", "resilience"]),
     ("sim", &["measure", "config", "rpc"]),
     ("fleet", &["measure", "plan", "engine", "host"]),
     (
