@@ -3,7 +3,9 @@
 pub(crate) mod attempt;
 mod batch;
 pub(crate) mod chain;
+mod dispatch;
 pub(crate) mod forwarded;
+pub(crate) mod health;
 pub(crate) mod judge;
 pub(crate) mod message;
 pub(crate) mod parse;

@@ -22,14 +22,14 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::call::chain;
+use crate::call::health;
 use crate::call::routing::Routing;
 use crate::call::worker::{Phase, Shared, State, Worker};
 use crate::host::Host;
 use crate::keeper::Keeper;
 use crate::keeper::dns::{self, Resolver};
-use crate::observe::access_log::AccessLog;
 use crate::local::Time;
+use crate::observe::access_log::AccessLog;
 use crate::offload;
 use crate::serve::acceptor::{self, Accepted, Acceptor};
 use crate::serve::session::{self, Arrival, Sessions};
@@ -108,10 +108,15 @@ impl Gateway {
         definitions: &Definitions,
         host: Host,
     ) -> Result<Gateway, StartError> {
+        let time = Time::start();
         let mut serial = 0;
-        let routing =
-            Routing::compile(definitions, &Routing::empty(), settings.workers, &mut serial)
-                .map_err(StartError::Tls)?;
+        let routing = Routing::compile(
+            definitions,
+            &Routing::empty(time.seed()),
+            settings.workers,
+            &mut serial,
+        )
+        .map_err(StartError::Tls)?;
         let certificate = settings.tls.as_ref().map(Certificate::read).transpose();
         let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
         let tls = certificate.as_ref().map(Certificate::acceptor).transpose();
@@ -126,7 +131,7 @@ impl Gateway {
         let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
         let resolver = Resolver::new(resolve, keeper.handle().clone());
         let workers = settings.workers;
-        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host, Time::start()));
+        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host, time));
         let (stop, stopped) = watch::channel(false);
         let gateway = Gateway {
             shared,
@@ -139,7 +144,9 @@ impl Gateway {
             keeper,
         };
         let watched = gateway.shared.clone();
-        gateway.keeper.run(move || chain::watch(Rc::new(Worker::new(watched, workers, Network::Host))));
+        gateway
+            .keeper
+            .run(move || health::watch(Rc::new(Worker::new(watched, workers, Network::Host))));
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();

@@ -32,6 +32,8 @@ mod payload;
 mod permit;
 pub mod protocol;
 mod serve;
+#[cfg(test)]
+mod simulation;
 mod transport;
 mod upstream;
 mod warnings;

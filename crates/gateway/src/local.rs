@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::observe::stats::{Counts, Sharded};
 use crate::permit::{Capacity, Purpose, Share};
+use crate::transport::timer::Timer;
 
 /// The initial size of a buffer; fits a typical request or answer.
 pub(crate) const BUFFER_SIZE: usize = 8 << 10;
@@ -22,6 +23,9 @@ pub(crate) const BUFFER_POOLED_MAX: usize = 16 << 10;
 
 /// Maximum number of pooled buffers, 1 MiB to 2 MiB in total.
 const BUFFERS_POOLED_MAX: usize = 128;
+
+/// Maximum number of pooled timers, 128 bytes each.
+const TIMERS_POOLED_MAX: usize = 1_024;
 
 /// The clock of all threads, its origin on tokio's clock, and the seed of random choices.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,11 @@ impl Time {
         Time { seed, is_virtual: true, ..Time::start() }
     }
 
+    /// The seed of random choices.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
         #[cfg(test)]
@@ -79,6 +88,7 @@ pub(crate) struct Local {
     time: Time,
     recent: Cell<Nanos>,
     buffers: RefCell<Vec<Vec<u8>>>,
+    timers: RefCell<Vec<Timer>>,
     random: RefCell<Sequence>,
     /// The second, on our clock, for which `Date` was last formatted, and its text.
     date: RefCell<(u64, String)>,
@@ -99,6 +109,7 @@ impl Local {
             time,
             recent: Cell::new(time.now()),
             buffers: RefCell::default(),
+            timers: RefCell::default(),
             random: RefCell::new(seed.sequence()),
             date: RefCell::new((u64::MAX, String::new())),
         }
@@ -158,6 +169,21 @@ impl Local {
         if fits && pooled.len() < BUFFERS_POOLED_MAX {
             buffer.clear();
             pooled.push(buffer);
+        }
+    }
+
+    /// A timer; one from the pool may still be registered for an earlier deadline.
+    #[inline]
+    pub(crate) fn take_timer(&self, until: Nanos) -> Timer {
+        let pooled = self.timers.borrow_mut().pop();
+        pooled.unwrap_or_else(|| Timer::new(self.instant(until)))
+    }
+
+    #[inline]
+    pub(crate) fn give_timer(&self, timer: Timer) {
+        let mut pooled = self.timers.borrow_mut();
+        if pooled.len() < TIMERS_POOLED_MAX {
+            pooled.push(timer);
         }
     }
 

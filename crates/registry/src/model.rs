@@ -18,7 +18,7 @@ pub const WEIGHT_MAX: u32 = 1_000;
 pub const TIER_MAX: u8 = 9;
 
 /// A chain or an agent family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// The id that callers and PATH instances use: `eth`.
     pub id: String,
@@ -35,6 +35,52 @@ pub struct Service {
     /// Whether requests that are not JSON-RPC are relayed: paths below `/v1`, and methods other than
     /// POST. Method rules do not apply to them.
     pub rest: bool,
+    /// Whether upstreams are asked for their latest block and their readiness at intervals, if there
+    /// are several.
+    pub health_checks: bool,
+    /// How calls survive failing upstreams.
+    pub resilience: Resilience,
+}
+
+/// How the calls of a service survive failing upstreams.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resilience {
+    /// Retries are at most this share of the calls, 0 to 1, plus [`Resilience::retry_floor`].
+    pub retry_budget: f64,
+    /// Retries per second that are possible in any case, 0 to 10,000.
+    pub retry_floor: f64,
+    /// The quantile of the latency after which a call is hedged, [`HEDGE_MIN`] to [`HEDGE_MAX`];
+    /// `None`: never.
+    pub hedge: Option<f64>,
+    /// Hedges are at most this share of the calls, 0 to 1.
+    pub hedge_budget: f64,
+    /// How long an attempt may take before another upstream is tried, too; `None`: a quarter of the
+    /// service's timeout.
+    pub patience: Option<Nanos>,
+    /// How long an upstream that has returned takes to get its full share of the calls.
+    pub slow_start: Nanos,
+}
+
+/// The lowest quantile for hedging: below it, more than half of the calls would be hedged.
+pub const HEDGE_MIN: f64 = 0.5;
+
+/// The highest quantile for hedging: above it, thousands of calls would be needed for an estimate.
+pub const HEDGE_MAX: f64 = 0.999;
+
+/// The maximum of [`Resilience::retry_floor`].
+pub const RETRY_FLOOR_MAX: f64 = 10_000.0;
+
+impl Default for Resilience {
+    fn default() -> Resilience {
+        Resilience {
+            retry_budget: 0.1,
+            retry_floor: 10.0,
+            hedge: Some(0.95),
+            hedge_budget: 0.1,
+            patience: None,
+            slow_start: Nanos::from_secs(10),
+        }
+    }
 }
 
 impl Service {
@@ -51,7 +97,14 @@ impl Service {
             spread: Spread::default(),
             timeout: Service::TIMEOUT,
             rest: false,
+            health_checks: true,
+            resilience: Resilience::default(),
         }
+    }
+
+    /// How long an attempt may take before another upstream is tried, too.
+    pub fn patience(&self) -> Nanos {
+        self.resilience.patience.unwrap_or(Nanos(self.timeout.0 / 4))
     }
 
     /// The services that every gateway knows, as PATH's rules describe them.
@@ -122,6 +175,8 @@ pub struct Upstream {
     pub methods: MethodRules,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca: Option<PathBuf>,
+    /// Whether it gets no new calls; calls in flight are finished.
+    pub drain: bool,
 }
 
 impl Upstream {
@@ -139,6 +194,7 @@ impl Upstream {
             rate_limit: None,
             methods: MethodRules::default(),
             ca: None,
+            drain: false,
         }
     }
 

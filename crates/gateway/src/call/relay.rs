@@ -20,20 +20,19 @@ use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::attempt::{self, JudgedResponse, Retry};
 use super::batch::{self, CallSlot};
+use super::dispatch::{Dispatched, dispatch};
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
 use super::passed::Passed;
 use super::records::{Record, Records};
-use super::routing::{Need, Route, Service, Tried};
+use super::routing::Service;
 use super::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
 use crate::permit::Purpose;
 use crate::protocol::Category;
-use crate::upstream::Reuse;
 
 /// Where the calls of a body go, and how they are answered.
 pub(crate) struct Target<'a> {
@@ -282,7 +281,8 @@ async fn resolve<'a>(
     }
     // An unknown method may not be safe to repeat.
     let repeatable = matches!(known, Some(Class::Read | Class::Static));
-    let judged = dispatch(target, call, class, repeatable, summary).await?;
+    let dispatched = Dispatched { call, method, class, is_repeatable: repeatable };
+    let judged = dispatch(target, dispatched, summary).await?;
     let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
         _ => {
@@ -300,42 +300,9 @@ async fn resolve<'a>(
         _ => 200,
     };
     // Only a 429 has one.
-    summary.retry_after = judged.retry_after.filter(|_| is_limited);
+    summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
     judged.write(&target.worker.local, call.id, out);
     Ok((outcome, status))
-}
-
-/// Attempts a call until it is answered or must not be retried. Retries use a new connection if the
-/// pooled one was closed, or another route if nothing was sent.
-async fn dispatch<'a>(
-    target: &Target<'a>,
-    call: &Call<'_>,
-    class: Class,
-    repeatable: bool,
-    summary: &mut Summary<'a>,
-) -> Result<JudgedResponse, Error> {
-    let need = Need { class, method: &call.method };
-    let mut tried = Tried::default();
-    let pick = |tried: &Tried| target.service.pick(&need, tried, target.worker.local.recent());
-    let mut route: &'a Route =
-        pick(&tried).map_err(|kind| not_routed(kind, target, &call.method))?;
-    let pooled = if repeatable { Reuse::Pooled } else { Reuse::Checked };
-    let mut reuse = pooled;
-    loop {
-        summary.add_attempt(&route.upstream.model.id);
-        let failure = match attempt::run(target, call, route, reuse).await {
-            Ok(judged) => {
-                summary.upstream_status = Some(judged.status);
-                return Ok(judged);
-            }
-            Err(failure) => failure,
-        };
-        summary.upstream_status = failure.status().or(summary.upstream_status);
-        match attempt::after(failure, route, repeatable, &mut tried, pick)? {
-            Retry::NewConnection => reuse = Reuse::New,
-            Retry::Route(other) => (route, reuse) = (other, pooled),
-        }
-    }
 }
 
 fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {
@@ -351,11 +318,16 @@ pub(crate) fn not_routed(kind: ErrorKind, target: &Target<'_>, method: &str) -> 
     let service = &target.service_id;
     let message = match kind {
         ErrorKind::WrongChain => target.service.other_chains(),
-        ErrorKind::NoUpstream => format!("service {service} has no upstream"),
+        ErrorKind::NoUpstream if target.service.routes.is_empty() => {
+            format!("service {service} has no upstream")
+        }
+        ErrorKind::NoUpstream => format!("every upstream of {service} is drained"),
         ErrorKind::LimitReached => format!("every upstream of {service} is at its rate limit"),
         _ => format!("no upstream of {service} accepts {}", shown(method)),
     };
-    Error::new(kind, message)
+    let now = target.worker.local.recent();
+    let retry_after = (kind == ErrorKind::LimitReached).then(|| target.service.retry_after(now));
+    Error { retry_after, ..Error::new(kind, message) }
 }
 
 /// Quotes a caller's text, truncated.

@@ -218,12 +218,7 @@ impl Worker {
         let local = Local::new(number, shared.time, shared.capacity.clone(), shared.counts.clone());
         let local = Rc::new(local);
         Worker {
-            client: Client::new(
-                local.clone(),
-                shared.resolver.clone(),
-                network,
-                &state.settings,
-            ),
+            client: Client::new(local.clone(), shared.resolver.clone(), network, &state.settings),
             local,
             view: RefCell::new((shared.version.load(Ordering::Acquire), Rc::new(state))),
             ids: Cell::new(0),

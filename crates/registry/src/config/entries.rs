@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use plimsoll_config::{Field, Place, Problems, Table, Text, is_word, nearest};
+use plimsoll_config::{Field, Place, Problems, Table, Text, is_word, nearest, values};
 use plimsoll_measure::Nanos;
 
 use crate::model::{
-    Address, Definitions, Endpoint, Kind, MethodRules, Service, Spread, TIER_MAX, Upstream,
-    WEIGHT_MAX, check_id_shown_as, masked,
+    Address, Definitions, Endpoint, HEDGE_MAX, HEDGE_MIN, Kind, MethodRules, RETRY_FLOOR_MAX,
+    Resilience, Service, Spread, TIER_MAX, Upstream, WEIGHT_MAX, check_id_shown_as, masked,
 };
 use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
@@ -209,6 +209,8 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let spread = table.field("spread").and_then(|f| f.one_of(&Spread::NAMES));
     let timeout = table.field("timeout").and_then(|f| f.duration_above_zero());
     let rest = table.field("rest").and_then(|f| f.boolean());
+    let health_checks = table.field("health_checks").and_then(|f| f.boolean());
+    let resilience = read_resilience(table);
     let (id, place) = id?;
     let service = Service {
         chain_id,
@@ -217,9 +219,61 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
         spread: spread.unwrap_or_default(),
         timeout: timeout.map_or(Service::TIMEOUT, Nanos::from),
         rest: rest.unwrap_or_default(),
+        health_checks: health_checks.unwrap_or(true),
+        resilience,
         ..Service::named(id.clone())
     };
     Some(ParsedEntry { id, place, service: None, item: Some(service) })
+}
+
+/// Reads how the calls of a service survive failing upstreams.
+fn read_resilience(table: &Table<'_>) -> Resilience {
+    let default = Resilience::default();
+    let share = |key| table.field(key).and_then(|field| field.parse(values::share));
+    let span = |key| table.field(key).and_then(|field| field.duration()).map(Nanos::from);
+    let floor = table.field("retry_floor").and_then(|field| {
+        let rate = field.rate()?;
+        if rate > RETRY_FLOOR_MAX {
+            let message = format!("\"retry_floor\" must be at most {RETRY_FLOOR_MAX}/s");
+            field.problem(message, "it is a minimum for quiet services; see retry_budget");
+        }
+        Some(rate)
+    });
+    let hedge = match table.field("hedge") {
+        Some(field) => field.parse(hedge),
+        None => Some(default.hedge),
+    };
+    Resilience {
+        retry_budget: share("retry_budget").unwrap_or(default.retry_budget),
+        retry_floor: floor.unwrap_or(default.retry_floor),
+        hedge: hedge.unwrap_or(default.hedge),
+        hedge_budget: share("hedge_budget").unwrap_or(default.hedge_budget),
+        patience: table
+            .field("patience")
+            .and_then(|field| field.duration_above_zero())
+            .map(Nanos::from),
+        slow_start: span("slow_start").unwrap_or(default.slow_start),
+    }
+}
+
+/// Parses when to hedge: `p95`, or `off`.
+fn hedge(text: &str) -> Result<Option<f64>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let (min, max) = (HEDGE_MIN * 100.0, HEDGE_MAX * 100.0);
+    let form = format!("write a quantile from p{min} to p{max}, such as \"p95\", or \"off\"");
+    let percent = text.strip_prefix('p').and_then(|digits| digits.parse::<f64>().ok());
+    let percent = percent.ok_or_else(|| format!("\"{text}\" is not a quantile; {form}"))?;
+    if !(min..=max).contains(&percent) {
+        return Err(format!("the quantile {text} is out of range; {form}"));
+    }
+    Ok(Some(percent / 100.0))
+}
+
+/// Prints when to hedge in the form that [`hedge`] parses.
+pub(super) fn show_hedge(quantile: Option<f64>) -> String {
+    quantile.map_or("off".into(), |quantile| format!("p{}", (quantile * 1e12).round() / 1e10))
 }
 
 /// Reads an upstream; its relative paths start at `folder`.
@@ -250,6 +304,7 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
     });
     let methods = read_methods(table);
     let ca = table.field("ca").and_then(|f| super::fields::file(&f, folder));
+    let drain = table.field("drain").and_then(|f| f.boolean());
     let (id, place) = id?;
     let item = kind.zip(url).map(|(kind, (url, address))| Upstream {
         service: service.as_ref().map(|(service, _)| service.clone()),
@@ -259,6 +314,7 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
         rate_limit,
         methods,
         ca,
+        drain: drain.unwrap_or_default(),
         ..Upstream::at(id.clone(), kind, url, address)
     });
     Some(ParsedEntry { id, place, service, item })

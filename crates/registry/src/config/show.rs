@@ -3,9 +3,10 @@
 
 use std::fmt::Write;
 
-use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate};
+use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_share};
 use plimsoll_measure::Nanos;
 
+use super::entries::show_hedge;
 use super::{Config, KEYS};
 use crate::model::{Endpoint, MethodRules, Service, Upstream};
 use crate::settings::Listener;
@@ -100,6 +101,14 @@ pub fn show_service(service: &Service) -> String {
     lines.line("spread", quote(service.spread.name()));
     lines.line("timeout", span(service.timeout));
     lines.line("rest", service.rest.to_string());
+    lines.line("health_checks", service.health_checks.to_string());
+    let resilience = &service.resilience;
+    lines.line("retry_budget", quote(&show_share(resilience.retry_budget)));
+    lines.line("retry_floor", quote(&show_rate(resilience.retry_floor)));
+    lines.line("hedge", quote(&show_hedge(resilience.hedge)));
+    lines.line("hedge_budget", quote(&show_share(resilience.hedge_budget)));
+    lines.maybe("patience", resilience.patience, span);
+    lines.line("slow_start", span(resilience.slow_start));
     lines.0
 }
 
@@ -122,6 +131,9 @@ pub fn show_upstream(upstream: &Upstream) -> String {
     lines.maybe("rate_limit", upstream.rate_limit, |rate| quote(&show_rate(rate)));
     lines.methods(&upstream.methods);
     lines.maybe("ca", upstream.ca.as_ref(), |path| quote_filled(&path.display().to_string()));
+    if upstream.drain {
+        lines.line("drain", "true".into());
+    }
     lines.0
 }
 

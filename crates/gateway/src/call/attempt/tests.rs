@@ -7,8 +7,8 @@ use crate::call::worker::{Shared, State};
 use crate::error::Shape;
 use crate::host::{Host, Process};
 use crate::keeper::Keeper;
-use crate::local::Time;
 use crate::keeper::dns::{Resolver, of_host};
+use crate::local::Time;
 use crate::observe::access_log::AccessLog;
 use crate::payload::Payload;
 use crate::permit::Purpose;
@@ -133,7 +133,7 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
         endpoints: Vec::new(),
     };
-    let routing = Routing::compile(&definitions, &Routing::empty(), 1, &mut 0).expect("compiles");
+    let routing = Routing::compile(&definitions, &Routing::empty(0), 1, &mut 0).expect("compiles");
     let service = routing.service("eth").expect("a service").clone();
     let host =
         Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None };
@@ -177,7 +177,9 @@ fn attempts_are_raced_and_only_the_winner_writes() {
         let call = request::call(br#"{"jsonrpc":"2.0","id":1,"method":"eth_gasPrice"}"#);
         let call = call.expect("a call");
         let [to_slow, to_fast] = &service.routes[..] else { panic!("two routes") };
-        let attempt = |route| Box::pin(super::run(&target, &call, route, Reuse::Pooled));
+        let attempt = |route| {
+            Box::pin(super::run(&target, &call, Picked { route, pass: None }, Reuse::Pooled))
+        };
 
         let race = select(attempt(to_slow), attempt(to_fast));
         let both_sent = async {
