@@ -11,7 +11,8 @@
 //! - [`observe`]: counters, metrics, access log
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
 //!   capacity, bodies, long work
-//! - [`protocol`]: the services' protocols: the meanings of errors
+//! - [`heads`]: which heads of a chain are served, and which upstreams have them
+//! - [`protocol`]: the services' protocols: the meanings of errors, where calls name blocks
 //! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
 //! - `fuzz`: entry points for fuzzing
 
@@ -22,6 +23,7 @@ pub mod error;
 pub mod fuzz;
 pub mod gateway;
 mod gzip;
+pub mod heads;
 mod host;
 mod http1;
 mod keeper;

@@ -12,6 +12,8 @@
 //! whose code is ambiguous gets the code of [`Category::code`]; the rest of the object is kept, and
 //! the vendor's code is added as `upstream_code`. Every other error is forwarded byte for byte.
 
+pub mod block_param;
+
 use plimsoll_rpc::json;
 
 use crate::error::Fault;
