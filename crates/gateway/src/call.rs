@@ -5,6 +5,7 @@ mod batch;
 pub(crate) mod chain;
 mod dispatch;
 pub(crate) mod forwarded;
+pub(crate) mod heads;
 pub(crate) mod health;
 pub(crate) mod judge;
 pub(crate) mod message;

@@ -171,6 +171,12 @@ impl JudgedResponse {
         self.verdict.outcome
     }
 
+    /// Whether the answer is the result null.
+    #[inline]
+    pub(super) fn is_null(&self) -> bool {
+        self.verdict.result(self.response.body()) == Some(b"null")
+    }
+
     /// The error returned to the caller, if the outcome is not a result.
     pub(super) fn error(&self) -> CallError {
         CallError { kind: self.outcome().name(), code: self.verdict.code }

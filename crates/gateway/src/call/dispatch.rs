@@ -30,6 +30,7 @@ use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::Call;
 
 use super::attempt::{self, JudgedResponse};
+use super::heads::Named;
 use super::message::Summary;
 use super::relay::{Target, not_routed};
 use super::routing::{Need, Picked, Tried};
@@ -47,6 +48,8 @@ pub(super) struct Dispatched<'r> {
     pub(super) class: Class,
     /// Whether the call may be sent again although it may have been executed.
     pub(super) is_repeatable: bool,
+    /// The block that it names.
+    pub(super) named: Named,
 }
 
 /// An attempt that has ended.
@@ -74,9 +77,9 @@ pub(super) async fn dispatch<'a>(
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,
 ) -> Result<JudgedResponse, Error> {
-    let Dispatched { call, method, class, is_repeatable } = dispatched;
+    let Dispatched { call, method, class, is_repeatable, named } = dispatched;
     let (local, service) = (&*target.worker.local, &**target.service);
-    let need = Need { class, method: &call.method };
+    let need = Need { class, method: &call.method, block: named.number };
     let picked = service.pick(&need, &Tried::default(), local);
     let picked: Picked<'a> = picked.map_err(|kind| not_routed(kind, target, &call.method))?;
     service.state.called(local.recent());
@@ -101,7 +104,7 @@ pub(super) async fn dispatch<'a>(
         ended
     };
     match ended {
-        Ok(Ended { result: Ok(judged), .. }) if !is_retryable(&judged) => {
+        Ok(Ended { result: Ok(judged), .. }) if !is_retryable(&judged, named) => {
             summary.upstream_status = Some(judged.status);
             service.state.record(method, judged.at - start, judged.at);
             Ok(judged)
@@ -237,7 +240,7 @@ impl<'r, 'a> Race<'r, 'a> {
         let (is_free, may_retry, same) = match &result {
             Ok(judged) => {
                 summary.upstream_status = Some(judged.status);
-                if !is_retryable(judged) {
+                if !is_retryable(judged, self.dispatched.named) {
                     let judged = result.ok()?;
                     self.won(&judged, start, is_hedge);
                     return Some(judged);
@@ -295,8 +298,8 @@ impl<'r, 'a> Race<'r, 'a> {
     /// allows it.
     fn start(&mut self, extra: Extra, summary: &mut Summary<'a>) {
         let (service, local) = (&**self.target.service, &*self.target.worker.local);
-        let Dispatched { call, class, .. } = self.dispatched;
-        let need = Need { class, method: &call.method };
+        let Dispatched { call, class, named, .. } = self.dispatched;
+        let need = Need { class, method: &call.method, block: named.number };
         let now = local.recent();
         let counts = service.calls.of(local.number);
         if !service.has_other(&need, &self.tried, now) {
@@ -352,9 +355,22 @@ impl<'r, 'a> Race<'r, 'a> {
         }
     }
 
+    /// Whether an answer to a call with a replaced tag is that the block does not exist.
+    fn is_bound_to_nothing(&self, judged: &JudgedResponse) -> bool {
+        let missing = RelayOutcome::Rpc(Category::MissingData);
+        let Named { is_bound, must_exist, .. } = self.dispatched.named;
+        is_bound && must_exist && (judged.is_null() || judged.outcome() == missing)
+    }
+
     /// The answer when all attempts have ended without an acceptable one.
     fn conclude(self) -> Result<JudgedResponse, Error> {
         match self.fallback {
+            // The head would have gone back to before the block was known.
+            Some(Fallback::Judged(judged)) if self.is_bound_to_nothing(&judged) => {
+                let number = self.dispatched.named.number.unwrap_or_default();
+                let message = format!("no upstream has block {number}, which was served before");
+                Err(Error::new(ErrorKind::Behind, message))
+            }
             Some(Fallback::Judged(judged)) => Ok(judged),
             Some(Fallback::Failed(failure)) => Err(failure.into()),
             None => Err(Error::new(ErrorKind::Internal, "no attempt was made")),
@@ -364,9 +380,9 @@ impl<'r, 'a> Race<'r, 'a> {
 
 /// Whether another upstream may answer better.
 #[inline]
-fn is_retryable(judged: &JudgedResponse) -> bool {
+fn is_retryable(judged: &JudgedResponse, named: Named) -> bool {
     match judged.outcome() {
         RelayOutcome::Rpc(category) => category.retryable(),
-        _ => false,
+        _ => named.must_exist && judged.is_null(),
     }
 }

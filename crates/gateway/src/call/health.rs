@@ -6,8 +6,8 @@
 //! (`/ready/{service}`).
 //!
 //! # What is checked
-//! The chain id of each upstream of a service with a `chain_id`, and the latest block of each upstream
-//! of a service with several: with one there is no choice. Every half block time, from 1 s to 5 s,
+//! The chain id of each upstream of a service with a `chain_id`, and the heads of each upstream
+//! ([`crate::heads`]). Every half block time, from 1 s to 5 s,
 //! because a head is news for about that long; services that nobody has called for a minute are
 //! checked as rarely as a connection must be kept open, because each check is a paid relay at some
 //! providers.
@@ -26,16 +26,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use plimsoll_measure::Nanos;
-use plimsoll_registry::model::Kind;
+use plimsoll_registry::model::{self, Kind};
 use plimsoll_rpc::json;
 use plimsoll_rpc::request::Call;
 
 use super::attempt::{self, Received};
 use super::chain::{self, CONFIRMED_INTERVAL, Seen, parse_hex};
+use super::heads::ServiceHeads;
 use super::judge::judge;
 use super::routing::{Exclusion, Route, Service, request_start};
 use super::worker::Worker;
 use crate::error::ErrorKind;
+use crate::heads::{BlockId, Event, Hash, Report, Standing};
 use crate::observe::stats::RelayOutcome;
 use crate::protocol::Category;
 use crate::upstream::{Failure, Request, Reuse, Use};
@@ -69,23 +71,14 @@ pub(crate) struct Checks {
     misses: AtomicU32,
     /// Whether it has reported that it is not ready.
     is_unready: AtomicBool,
-    /// Its latest block, and when it reported it; 0 if never.
-    height: AtomicU64,
-    height_at: AtomicU64,
+    /// Checks that were answered.
+    answered: AtomicU32,
+    /// The numbers of its safe and finalized blocks, each plus 1; 0 if not known.
+    safe: AtomicU64,
+    finalized: AtomicU64,
 }
 
 impl Checks {
-    /// The latest block that the upstream has reported.
-    pub(crate) fn height(&self) -> Option<u64> {
-        Some(self.height.load(Ordering::Relaxed)).filter(|height| *height > 0)
-    }
-
-    /// Records the latest block.
-    pub(crate) fn record_height(&self, height: u64, now: Nanos) {
-        self.height.store(height, Ordering::Relaxed);
-        self.height_at.store(now.0.max(1), Ordering::Relaxed);
-    }
-
     /// Whether to ask now. If so, it is marked as being asked.
     fn starts(&self, interval: Nanos, now: Nanos) -> bool {
         let asked = self.asked_at.load(Ordering::Relaxed);
@@ -116,8 +109,8 @@ impl Activity {
 }
 
 /// The interval of checks of a service that is in use.
-pub(crate) fn interval(service: &Service) -> Nanos {
-    let half = service.model.block_time.map_or(INTERVAL_MAX, |time| Nanos(time.0 / 2));
+pub(crate) fn interval(service: &model::Service) -> Nanos {
+    let half = service.block_time.map_or(INTERVAL_MAX, |time| Nanos(time.0 / 2));
     half.max(INTERVAL_MIN).min(INTERVAL_MAX)
 }
 
@@ -133,11 +126,13 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
             upstream.health.flush(&upstream.model.id, now);
         }
         for service in view.routing.services().into_iter().filter(|one| one.is_listed) {
-            let usual = interval(service);
+            let usual = interval(&service.model);
             let calls = service.calls.sum(|calls| calls.total());
             let is_active = service.state.activity.is_recent(calls, now);
             let current = if is_active { usual } else { CONFIRMED_INTERVAL };
-            let is_checked = service.model.health_checks && service.routes.len() > 1;
+            if let Some(heads) = &service.heads {
+                log_events(service, &heads.pass(now));
+            }
             for (place, route) in service.routes.iter().enumerate() {
                 let due = || Due { service: service.clone(), place };
                 let seen = Seen::of(&route.upstream.health);
@@ -149,6 +144,10 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
                 if route.is_chain_checked && state.chain.is_due(seen, is_watched, usual, now) {
                     tokio::task::spawn_local(check_chain(worker.clone(), due()));
                 }
+                // Another chain's heads are of no use.
+                let is_checked = service.heads.is_some()
+                    && route.is_confirmed()
+                    && !state.chain.is_another();
                 if is_checked && state.checks.starts(current, now) {
                     tokio::task::spawn_local(check(worker.clone(), due()));
                 }
@@ -178,7 +177,7 @@ async fn check_chain(worker: Rc<Worker>, due: Due) {
 async fn check(worker: Rc<Worker>, due: Due) {
     let Due { service, place } = due;
     let route = &service.routes[place];
-    let asked = ask_health(&worker, &service, route).await;
+    let asked = ask_health(&worker, &service, place).await;
     let now = worker.local.now();
     let checks = &route.state.checks;
     checks.is_running.store(false, Ordering::Relaxed);
@@ -186,8 +185,9 @@ async fn check(worker: Rc<Worker>, due: Due) {
         Ok(report) => {
             checks.misses.store(0, Ordering::Relaxed);
             checks.is_unready.store(report.is_unready, Ordering::Relaxed);
-            if let Some(height) = report.height {
-                checks.record_height(height, now);
+            let is_known = !route.state.chain.is_another() && route.is_confirmed();
+            if let (Some(heads), Some(block), true) = (&service.heads, report.block, is_known) {
+                log_events(&service, &heads.report(place, &block, now));
             }
             if !report.is_unready {
                 route.state.breaker.end_open_time(now);
@@ -211,75 +211,166 @@ async fn check(worker: Rc<Worker>, due: Due) {
 }
 
 /// What a check has found.
-struct Report {
+struct Found {
     is_unready: bool,
-    height: Option<u64>,
+    block: Option<Report>,
 }
 
-async fn ask_health(worker: &Worker, service: &Service, route: &Route) -> Result<Report, Failure> {
-    const HEIGHT: &str = "eth_getBlockByNumber";
+/// How often safe and finalized are asked for: they move once per epoch.
+const FINALITY_EVERY: u32 = 4;
+
+async fn ask_health(worker: &Worker, service: &Service, place: usize) -> Result<Found, Failure> {
+    let route = &service.routes[place];
     let is_unready =
         route.upstream.model.kind == Kind::Path && is_unready(worker, service, route).await?;
-    if !route.upstream.model.methods.permit(HEIGHT) {
-        return Ok(Report { is_unready, height: None });
+    let block = match &service.heads {
+        Some(heads) if route.upstream.model.methods.permit(BLOCK) => {
+            ask_block(worker, service, place, heads).await?
+        }
+        _ => None,
+    };
+    Ok(Found { is_unready, block })
+}
+
+/// The method that returns a block.
+const BLOCK: &str = "eth_getBlockByNumber";
+
+/// Asks for the latest block, and for those that show which branch the upstream is on.
+async fn ask_block(
+    worker: &Worker,
+    service: &Service,
+    place: usize,
+    heads: &ServiceHeads,
+) -> Result<Option<Report>, Failure> {
+    let route = &service.routes[place];
+    let checks = &route.state.checks;
+    let block = async |block: &str| {
+        let params = format!("[\"{block}\",false]");
+        ask(worker, service, route, BLOCK, params.as_bytes(), After::Pool).await
+    };
+    let Some(latest) = block("latest").await?.as_deref().and_then(block_of) else {
+        return Ok(None);
+    };
+    let (latest, parent) = latest;
+    if checks.answered.fetch_add(1, Ordering::Relaxed).is_multiple_of(FINALITY_EVERY) {
+        for (tag, number) in [("safe", &checks.safe), ("finalized", &checks.finalized)] {
+            let found = block(tag).await?.as_deref().and_then(block_of);
+            number.store(found.map_or(0, |(block, _)| block.number + 1), Ordering::Relaxed);
+        }
     }
-    let block = ask(worker, service, route, HEIGHT, b"[\"latest\",false]", After::Pool).await?;
-    let number = block.as_deref().and_then(|block| {
-        let mut members = json::members(block).map_while(Result::ok);
-        members.find(|member| *member.plain() == *b"number").and_then(|it| parse_hex(it.value))
-    });
-    Ok(Report { is_unready, height: number })
+    let anchor = heads.tracker().anchor(place);
+    // The latest block and its parent are known already.
+    let anchor = anchor.filter(|anchor| anchor + 1 < latest.number);
+    let anchor = match anchor {
+        Some(anchor) => block(&format!("{anchor:#x}")).await?.as_deref().and_then(block_of),
+        None => None,
+    };
+    let number = |word: &AtomicU64| word.load(Ordering::Relaxed).checked_sub(1);
+    Ok(Some(Report {
+        latest,
+        parent,
+        safe: number(&checks.safe),
+        finalized: number(&checks.finalized),
+        anchor: anchor.map(|(block, _)| block),
+    }))
+}
+
+/// A block and its parent's hash.
+fn block_of(text: &[u8]) -> Option<(BlockId, Hash)> {
+    let member = |name: &str| {
+        let mut members = json::members(text).map_while(Result::ok);
+        members.find(|member| *member.plain() == *name.as_bytes()).map(|member| member.value)
+    };
+    let number = parse_hex(member("number")?)?;
+    Some((
+        BlockId { number, hash: parse_hash(member("hash")?)? },
+        parse_hash(member("parentHash")?)?,
+    ))
+}
+
+fn parse_hash(text: &[u8]) -> Option<Hash> {
+    let text = json::text(text)?;
+    let digits =
+        text.strip_prefix("0x").filter(|digits| digits.len() == 64 && digits.is_ascii())?;
+    let mut hash = Hash::default();
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(hash)
 }
 
 /// Decides which upstreams of a service are in rotation, and logs changes.
 fn assess(service: &Service, now: Nanos) {
-    let routes = service.routes.iter();
-    let is_answering = |route: &&Route| {
-        route.state.checks.misses.load(Ordering::Relaxed) < MISSES_MAX
-            && !route.state.chain.is_another()
-    };
-    let heights = routes.filter(is_answering).filter_map(|route| route.state.checks.height());
-    let best = heights.max().unwrap_or_default();
-    for route in &service.routes {
+    let fallback = service.heads.as_ref().and_then(|heads| heads.tracker().fallback());
+    for (place, route) in service.routes.iter().enumerate() {
         let checks = &route.state.checks;
-        let is_behind = |allowance: u64| {
-            checks.height().is_some_and(|height| height.saturating_add(allowance) < best)
-        };
+        let standing =
+            service.heads.as_ref().map_or(Standing::Unknown, |heads| heads.board.upstream(place).0);
         let why = if checks.misses.load(Ordering::Relaxed) >= MISSES_MAX {
             Some(Exclusion::Unanswered)
         } else if checks.is_unready.load(Ordering::Relaxed) {
             Some(Exclusion::NotReady)
-        } else if service.model.sync_allowance.is_some_and(is_behind) {
-            Some(Exclusion::Behind)
-        } else {
+        } else if fallback == Some(place) {
+            // All are out of rotation: this one is the best.
             None
+        } else {
+            match standing {
+                Standing::Unknown | Standing::Current => None,
+                Standing::Lagging => Some(Exclusion::Behind),
+                Standing::Forked => Some(Exclusion::Forked),
+                Standing::Implausible => Some(Exclusion::Implausible),
+            }
         };
         let before = route.state.exclude(why, now);
         if before != why {
-            report(service, route, why, best);
+            log_exclusion(service, route, why);
+        }
+    }
+    let state = &service.state;
+    let is_fallback = fallback.is_some();
+    if state.is_fallback.swap(is_fallback, Ordering::Relaxed) != is_fallback {
+        let service = &*service.model.id;
+        match fallback {
+            Some(place) => {
+                let _ = place;
+                tracing::warn!(
+                    service,
+                    "every upstream of {service} is behind: the least lagging serves"
+                );
+            }
+            None => tracing::info!(service, "an upstream of {service} has caught up"),
         }
     }
 }
 
-fn report(service: &Service, route: &Route, why: Option<Exclusion>, best: u64) {
+fn log_exclusion(service: &Service, route: &Route, why: Option<Exclusion>) {
     let (upstream, service) = (&*route.upstream.model.id, &*service.model.id);
-    let Some(why) = why else {
-        tracing::info!(upstream, service, "upstream {upstream} is in rotation for {service} again");
-        return;
-    };
-    let reason = match why {
-        Exclusion::Unanswered => String::from("it does not answer health checks"),
-        Exclusion::NotReady => String::from("it reports that it is not ready"),
-        Exclusion::Behind => {
-            let height = route.state.checks.height().unwrap_or_default();
-            format!("it is at block {height}, {} behind", best - height)
+    match why {
+        None => tracing::info!(
+            upstream,
+            service,
+            "upstream {upstream} is in rotation for {service} again"
+        ),
+        Some(why) => tracing::warn!(
+            upstream,
+            service,
+            "upstream {upstream} is out of rotation for {service}: {}",
+            why.reason()
+        ),
+    }
+}
+
+fn log_events(service: &Service, events: &[Event]) {
+    for event in events {
+        if let Event::Reorganised { from, served } = event {
+            let service = &*service.model.id;
+            tracing::warn!(
+                service,
+                "the chain of {service} was reorganised from block {from} or below; block {served} \
+                 was served"
+            );
         }
-    };
-    tracing::warn!(
-        upstream,
-        service,
-        "upstream {upstream} is out of rotation for {service}: {reason}"
-    );
+    }
 }
 
 /// What to do with a check's connection.
@@ -351,7 +442,7 @@ async fn exchange(
     after: After,
 ) -> Result<Received, Failure> {
     let view = worker.view();
-    let timeout = CHECK_TIMEOUT.min(interval(service)).min(service.model.timeout);
+    let timeout = CHECK_TIMEOUT.min(interval(&service.model)).min(service.model.timeout);
     let mut request = Request {
         method,
         parts: [head, body, b""],

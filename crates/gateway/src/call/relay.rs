@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::batch::{self, CallSlot};
 use super::dispatch::{Dispatched, dispatch};
+use super::heads::{self, Bound, Named};
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
 use super::passed::Passed;
@@ -261,6 +262,7 @@ async fn resolve<'a>(
     out: &mut Composer,
     summary: &mut Summary<'a>,
 ) -> Result<(Outcome, u16), Error> {
+    let local = &*target.worker.local;
     if target.rules.is_some_and(|rules| !rules.permit(&call.method)) {
         let message = format!("this endpoint does not permit {}", shown(&call.method));
         return Err(Error::new(ErrorKind::MethodDenied, message));
@@ -280,9 +282,30 @@ async fn resolve<'a>(
         _ => {}
     }
     // An unknown method may not be safe to repeat.
-    let repeatable = matches!(known, Some(Class::Read | Class::Static));
-    let dispatched = Dispatched { call, method, class, is_repeatable: repeatable };
-    let judged = dispatch(target, dispatched, summary).await?;
+    let is_repeatable = matches!(known, Some(Class::Read | Class::Static));
+    let mut named = Named::default();
+    let mut params = local.take_buffer();
+    if let (Some(heads), Some(method)) = (&target.service.heads, method) {
+        match heads::bind(target.worker, heads, method, call, &mut params).await {
+            Bound::Number(number) => {
+                write_number(call.id, number, out);
+                local.give_buffer(params);
+                return Ok((Outcome::Ok, 200));
+            }
+            Bound::Relayed(relayed) => named = relayed,
+        }
+    }
+    let bound;
+    let sent = if params.is_empty() {
+        call
+    } else {
+        bound = Call { id: call.id, method: Cow::Borrowed(&call.method), params: Some(&params) };
+        &bound
+    };
+    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named };
+    let judged = dispatch(target, dispatched, summary).await;
+    local.give_buffer(params);
+    let judged = judged?;
     let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
         _ => {
@@ -301,8 +324,15 @@ async fn resolve<'a>(
     };
     // Only a 429 has one.
     summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
-    judged.write(&target.worker.local, call.id, out);
+    match named.height {
+        Some(number) if outcome == Outcome::Ok => write_number(call.id, number, out),
+        _ => judged.write(local, call.id, out),
+    }
     Ok((outcome, status))
+}
+
+fn write_number(id: Option<&[u8]>, number: u64, out: &mut Composer) {
+    write_result(id, format!("\"{number:#x}\"").as_bytes(), out.text());
 }
 
 fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {

@@ -10,7 +10,7 @@ use super::node::CHAIN;
 use super::script::{Ask, FAULTS_END, Kind};
 
 /// Heads are not yet held.
-const CHECKS_HEADS: bool = false;
+const CHECKS_HEADS: bool = true;
 
 /// Sends are not yet repeated.
 const CHECKS_SENDS: bool = false;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::script::{BLOCK, Kind, NodeScript};
+use super::script::{BLOCK, Fault, Kind, NodeScript};
 use crate::transport::memory::MemorySocket;
 
 /// The chain id of the service.
@@ -208,7 +208,7 @@ impl Node {
     /// The heights of latest, safe and finalized.
     pub(super) fn heads(&self) -> [u64; 3] {
         let now = self.now();
-        let mut height = HEIGHT + (now.as_millis() / BLOCK.as_millis()) as u64;
+        let mut height = HEIGHT + blocks(now);
         for kind in self.faults() {
             match kind {
                 Kind::Lagging(blocks) | Kind::Reorganised(blocks) => height -= blocks,
@@ -257,17 +257,24 @@ impl Node {
     }
 
     fn block(&self, number: u64, chain: u64) -> Value {
-        // A reorganisation replaces the last five blocks.
-        let branch = |number: u64| {
-            let reorganised = self.faults().any(|kind| matches!(kind, Kind::Reorganised(_)));
-            u64::from(reorganised && number + 5 > self.heads()[0])
-        };
+        let now = self.now();
+        let is_active = |one: &&Fault| one.from <= now && now < one.to;
+        let mut reorganised = self.script.faults.iter().filter(is_active);
+        let reorganised = reorganised.find(|one| matches!(one.kind, Kind::Reorganised(_)));
+        // A reorganisation replaces the last five blocks before it, and those after it.
+        let fork = reorganised.map_or(u64::MAX, |one| HEIGHT + blocks(one.from) - 5);
         let hash = |number: u64| {
-            format!("{:#066x}", Key::new(number).with(branch(number)).with(chain).bits())
+            let branch = u64::from(number > fork);
+            format!("{:#066x}", Key::new(number).with(branch).with(chain).bits())
         };
         json!({"number": format!("{number:#x}"), "hash": hash(number),
                "parentHash": hash(number - 1), "transactions": []})
     }
+}
+
+/// Blocks since the start.
+fn blocks(time: Duration) -> u64 {
+    (time.as_millis() / BLOCK.as_millis()) as u64
 }
 
 /// The hash of a raw transaction, as a node computes it.

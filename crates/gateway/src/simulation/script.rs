@@ -5,7 +5,7 @@ use std::time::Duration;
 use plimsoll_measure::rng::{Key, Sequence};
 
 /// The time between two blocks.
-pub(super) const BLOCK: Duration = Duration::from_secs(1);
+pub(super) const BLOCK: Duration = Duration::from_secs(2);
 
 /// How long callers call.
 pub(super) const CALLING: Duration = Duration::from_secs(24);

@@ -1,9 +1,11 @@
 //! A connection to a caller or an upstream, in cleartext or with TLS.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -20,7 +22,49 @@ pub(crate) enum Io {
     Memory(MemorySocket),
 }
 
+/// What is pending on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Nothing.
+    Quiet,
+    Data,
+    /// The end of the stream, possibly after data: the peer sends nothing more.
+    Ended,
+    /// The connection was reset.
+    Broken,
+}
+
 impl Io {
+    fn stream(&self) -> Option<&TcpStream> {
+        match self {
+            Io::Plain(stream) => Some(stream),
+            Io::Tls(stream) => Some(stream.get_ref().0),
+            #[cfg(test)]
+            Io::Memory(_) => None,
+        }
+    }
+
+    /// What is pending; costs a system call. If it is nothing, the runtime's readiness is cleared.
+    pub(crate) fn condition(&self) -> Condition {
+        let Some(stream) = self.stream() else { return Condition::Quiet };
+        let interest = PollFlags::POLLIN | PollFlags::POLLRDHUP;
+        let mut polled = [PollFd::new(stream.as_fd(), interest)];
+        let found = nix::poll::poll(&mut polled, PollTimeout::ZERO);
+        let events = polled[0].revents().unwrap_or(PollFlags::empty());
+        if found.is_err() || events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+            return Condition::Broken;
+        }
+        if events.contains(PollFlags::POLLRDHUP) {
+            return Condition::Ended;
+        }
+        if events.contains(PollFlags::POLLIN) {
+            return Condition::Data;
+        }
+        let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = stream.try_io(tokio::io::Interest::READABLE, would_block);
+        Condition::Quiet
+    }
+
     /// Ready if there may be data to read; needs no buffer.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -296,6 +296,36 @@ fn half_closed_callers_are_answered() {
     assert_eq!(upstream.count(), 2);
 }
 
+/// A caller that has only shut down its sending side waits for its answer.
+#[test]
+fn callers_that_leave_cancel_their_calls() {
+    let gate = Arc::new(Barrier::new(2));
+    let upstream = {
+        let gate = gate.clone();
+        Upstream::start(move |_, received| {
+            if received.method() == "slow" {
+                gate.wait();
+            }
+            Reply::echo(received)
+        })
+    };
+    let gateway = gateway(&upstream, small());
+    let stuck = request("POST", ENDPOINT, "", call("1", "slow", "[]").as_bytes());
+    let mut waiting = connect(&gateway);
+    waiting.send(&stuck);
+    upstream.wait_for(1);
+    waiting.finish();
+    let mut leaving = connect(&gateway);
+    leaving.send(&stuck);
+    upstream.wait_for(2);
+    drop(leaving);
+    wait_until("the call is cancelled", || relays(&gateway, "a", "cancelled") == 1);
+    assert_eq!(metric(&gateway, "plimsoll_calls_in_flight"), 1, "the other one waits");
+    // The upstream answers both, one after the other.
+    (0..2).for_each(|_| drop(gate.wait()));
+    assert_eq!(waiting.answer().text(), result("1", "[]"));
+}
+
 #[test]
 fn tls_on_a_plain_port_is_refused() {
     let upstream = Upstream::echo();

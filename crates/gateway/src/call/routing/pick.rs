@@ -26,6 +26,8 @@ use crate::local::Local;
 pub(crate) struct Need<'a> {
     pub(crate) class: Class,
     pub(crate) method: &'a str,
+    /// The number of a block that the upstream must have.
+    pub(crate) block: Option<u64>,
 }
 
 /// The upstreams already tried for a call.
@@ -114,12 +116,22 @@ impl Service {
             let route = &self.routes[usize::from(place)];
             if accepts(route, need, tried)
                 && route.is_at(level, now, || local.random())
+                && (level >= Level::Doubtful || self.has_block(place, need.block))
                 && route.upstream.admit(now)
             {
                 return Some(Picked { route, pass: route.state.breaker.admit(now) });
             }
         }
         None
+    }
+
+    /// Whether an upstream has the block that a call names, as far as is known.
+    #[inline]
+    fn has_block(&self, place: u16, block: Option<u64>) -> bool {
+        match (block, &self.heads) {
+            (Some(number), Some(heads)) => heads.board.has(place.into(), number),
+            _ => true,
+        }
     }
 
     /// Whether there is a further route that is worth an attempt now.

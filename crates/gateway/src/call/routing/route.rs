@@ -49,10 +49,20 @@ pub(crate) enum Exclusion {
     NotReady,
     /// It is further behind than the service allows.
     Behind,
+    /// It is on another branch of the chain than the one that is served.
+    Forked,
+    /// It reports a block number that cannot be right.
+    Implausible,
 }
 
 impl Exclusion {
-    const ALL: [Exclusion; 3] = [Exclusion::Unanswered, Exclusion::NotReady, Exclusion::Behind];
+    const ALL: [Exclusion; 5] = [
+        Exclusion::Unanswered,
+        Exclusion::NotReady,
+        Exclusion::Behind,
+        Exclusion::Forked,
+        Exclusion::Implausible,
+    ];
 
     /// The name in metrics and on the page of readiness.
     pub(crate) fn word(self) -> &'static str {
@@ -60,6 +70,21 @@ impl Exclusion {
             Exclusion::Unanswered => "unanswered",
             Exclusion::NotReady => "not_ready",
             Exclusion::Behind => "behind",
+            Exclusion::Forked => "forked",
+            Exclusion::Implausible => "implausible",
+        }
+    }
+}
+
+impl Exclusion {
+    /// The reason, for people.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Exclusion::Unanswered => "it does not answer health checks",
+            Exclusion::NotReady => "it reports that it is not ready",
+            Exclusion::Behind => "it is further behind than sync_allowance",
+            Exclusion::Forked => "it is on another branch of the chain",
+            Exclusion::Implausible => "it reports a block number that cannot be right",
         }
     }
 }

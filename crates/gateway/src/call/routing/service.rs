@@ -4,7 +4,7 @@
 //! evenly whatever mix of services is called.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::Nanos;
@@ -14,7 +14,8 @@ use plimsoll_rpc::method::{self, Method};
 
 use super::route::Route;
 use crate::call::chain;
-use crate::call::health::Activity;
+use crate::call::heads::ServiceHeads;
+use crate::call::health::{self, Activity};
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
 use crate::upstream::Upstream;
@@ -43,6 +44,8 @@ pub(crate) struct Service {
     /// Calls in flight that did not come through an endpoint.
     pub(crate) in_flight: Arc<AtomicU64>,
     pub(crate) state: Arc<ServiceState>,
+    /// The heads that are served, if upstreams are asked for theirs.
+    pub(crate) heads: Option<Arc<ServiceHeads>>,
     pub(super) round_robin: RoundRobin,
     /// The rotation of each tier that has upstreams, in order of tiers, as indices of `routes`.
     pub(super) rotations: Vec<Vec<u16>>,
@@ -58,6 +61,8 @@ pub(crate) struct ServiceState {
     /// called.
     latencies: [OnceLock<Box<Quantile>>; method::NAMES.len() + 1],
     pub(crate) activity: Activity,
+    /// Whether all upstreams are behind, and the least lagging serves.
+    pub(crate) is_fallback: AtomicBool,
 }
 
 impl ServiceState {
@@ -69,6 +74,7 @@ impl ServiceState {
             hedge: settings.hedge.map(|quantile| Hedge { quantile, ..Hedge::default() }),
             latencies: [const { OnceLock::new() }; method::NAMES.len() + 1],
             activity: Activity::default(),
+            is_fallback: AtomicBool::new(false),
         }
     }
 
@@ -139,6 +145,8 @@ impl Service {
         let ids = routes.iter().map(|route| route.upstream.model.id.clone()).collect();
         let round_robin = counters.entry(ids).or_default().clone();
         let old = previous.service;
+        let has_heads = is_listed && model.health_checks && !routes.is_empty();
+        let heads = has_heads.then(|| heads(model, &routes, old));
         Service {
             model: model.clone(),
             is_listed,
@@ -153,6 +161,7 @@ impl Service {
                 || Arc::new(ServiceState::new(model.resilience)),
                 |old| old.state.clone(),
             ),
+            heads,
             round_robin,
             rotations,
         }
@@ -181,6 +190,25 @@ impl Service {
         let others: Vec<String> = others.collect();
         let (id, expected) = (&self.model.id, self.model.chain_id.unwrap_or_default());
         format!("service {id} is on chain {expected}, but {}", others.join(", "))
+    }
+}
+
+/// The heads of a service, of which those served so far are carried over.
+fn heads(
+    model: &model::Service,
+    routes: &[Route],
+    old: Option<&Arc<Service>>,
+) -> Arc<ServiceHeads> {
+    let upstreams: Vec<u64> = routes.iter().map(|route| route.upstream.serial).collect();
+    let before = old.filter(|old| old.model.chain_id == model.chain_id);
+    let before = before.and_then(|old| old.heads.as_ref());
+    let served = before.map(|heads| heads.board.served()).unwrap_or_default();
+    // An upstream that has missed some checks may have anything.
+    let stale_after = Nanos(4 * health::interval(model).0);
+    let new = ServiceHeads::new(model, upstreams.clone(), stale_after, served);
+    match before.filter(|heads| heads.serves(&new.settings(), &upstreams)) {
+        Some(heads) => heads.clone(),
+        None => Arc::new(new),
     }
 }
 
