@@ -15,4 +15,5 @@ pub(crate) mod records;
 pub(crate) mod relay;
 pub(crate) mod rest;
 pub(crate) mod routing;
+mod send;
 pub(crate) mod worker;

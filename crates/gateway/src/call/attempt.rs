@@ -162,6 +162,8 @@ pub(crate) struct JudgedResponse {
     pub(crate) retry_after: Option<RetryAfter>,
     /// When the response was judged.
     pub(super) at: Nanos,
+    /// The serial number of the upstream.
+    pub(super) upstream: u64,
     verdict: Verdict,
     response: Response,
 }
@@ -169,6 +171,21 @@ pub(crate) struct JudgedResponse {
 impl JudgedResponse {
     pub(crate) fn outcome(&self) -> RelayOutcome {
         self.verdict.outcome
+    }
+
+    /// The result, unless the answer is an error.
+    pub(super) fn result(&self) -> Option<&[u8]> {
+        self.verdict.result(self.response.body())
+    }
+
+    /// The upstream's body.
+    pub(super) fn body(&self) -> &[u8] {
+        self.response.body()
+    }
+
+    /// The code of the error returned to the caller; 0 for a result.
+    pub(super) fn code(&self) -> i64 {
+        self.verdict.code
     }
 
     /// Whether the answer is the result null.
@@ -288,7 +305,10 @@ async fn exchange(
         reusable.release(at);
     }
     match judged {
-        Ok(verdict) => Ok(JudgedResponse { status, retry_after, at, verdict, response }),
+        Ok(verdict) => {
+            let upstream = route.upstream.serial;
+            Ok(JudgedResponse { status, retry_after, at, upstream, verdict, response })
+        }
         Err(failure) => {
             let failure = failure.with_detail(Some(status), response.body());
             local.give_buffer(response.buffer);

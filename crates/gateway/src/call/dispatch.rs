@@ -50,6 +50,16 @@ pub(super) struct Dispatched<'r> {
     pub(super) is_repeatable: bool,
     /// The block that it names.
     pub(super) named: Named,
+    /// The upstream that accepted the transaction that it is about.
+    pub(super) prefer: Option<u64>,
+}
+
+impl<'r> Dispatched<'r> {
+    /// What it requires of an upstream.
+    pub(super) fn need(&self) -> Need<'r> {
+        let Dispatched { call, class, named, prefer, .. } = *self;
+        Need { class, method: &call.method, block: named.number, prefer }
+    }
 }
 
 /// An attempt that has ended.
@@ -77,10 +87,9 @@ pub(super) async fn dispatch<'a>(
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,
 ) -> Result<JudgedResponse, Error> {
-    let Dispatched { call, method, class, is_repeatable, named } = dispatched;
+    let Dispatched { call, method, is_repeatable, named, .. } = dispatched;
     let (local, service) = (&*target.worker.local, &**target.service);
-    let need = Need { class, method: &call.method, block: named.number };
-    let picked = service.pick(&need, &Tried::default(), local);
+    let picked = service.pick(&dispatched.need(), &Tried::default(), local);
     let picked: Picked<'a> = picked.map_err(|kind| not_routed(kind, target, &call.method))?;
     service.state.called(local.recent());
     summary.add_attempt(&picked.route.upstream.model.id);
@@ -298,8 +307,7 @@ impl<'r, 'a> Race<'r, 'a> {
     /// allows it.
     fn start(&mut self, extra: Extra, summary: &mut Summary<'a>) {
         let (service, local) = (&**self.target.service, &*self.target.worker.local);
-        let Dispatched { call, class, named, .. } = self.dispatched;
-        let need = Need { class, method: &call.method, block: named.number };
+        let need = self.dispatched.need();
         let now = local.recent();
         let counts = service.calls.of(local.number);
         if !service.has_other(&need, &self.tried, now) {

@@ -145,9 +145,8 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
                     tokio::task::spawn_local(check_chain(worker.clone(), due()));
                 }
                 // Another chain's heads are of no use.
-                let is_checked = service.heads.is_some()
-                    && route.is_confirmed()
-                    && !state.chain.is_another();
+                let is_checked =
+                    service.heads.is_some() && route.is_confirmed() && !state.chain.is_another();
                 if is_checked && state.checks.starts(current, now) {
                     tokio::task::spawn_local(check(worker.clone(), due()));
                 }

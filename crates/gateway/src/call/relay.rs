@@ -28,12 +28,14 @@ use super::parse::{self, Parsed};
 use super::passed::Passed;
 use super::records::{Record, Records};
 use super::routing::Service;
+use super::send::{self, Settled};
 use super::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
 use crate::permit::Purpose;
 use crate::protocol::Category;
+use crate::sends::Sought;
 
 /// Where the calls of a body go, and how they are answered.
 pub(crate) struct Target<'a> {
@@ -282,7 +284,8 @@ async fn resolve<'a>(
         _ => {}
     }
     // An unknown method may not be safe to repeat.
-    let is_repeatable = matches!(known, Some(Class::Read | Class::Static));
+    let is_repeatable =
+        matches!(known, Some(Class::Read | Class::Static)) || call.method == send::METHOD;
     let mut named = Named::default();
     let mut params = local.take_buffer();
     if let (Some(heads), Some(method)) = (&target.service.heads, method) {
@@ -302,10 +305,21 @@ async fn resolve<'a>(
         bound = Call { id: call.id, method: Cow::Borrowed(&call.method), params: Some(&params) };
         &bound
     };
-    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named };
+    let prefer = preferred(target, call);
+    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer };
     let judged = dispatch(target, dispatched, summary).await;
     local.give_buffer(params);
-    let judged = judged?;
+    let judged = if call.method == send::METHOD {
+        match Box::pin(send::settle(target, call, judged, summary)).await? {
+            Settled::Judged(judged) => judged,
+            Settled::Accepted(hash) => {
+                write_result(call.id, send::text(&hash).as_bytes(), out.text());
+                return Ok((Outcome::Ok, 200));
+            }
+        }
+    } else {
+        judged?
+    };
     let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
         _ => {
@@ -329,6 +343,17 @@ async fn resolve<'a>(
         _ => judged.write(local, call.id, out),
     }
     Ok((outcome, status))
+}
+
+/// The upstream that accepted the transaction that a read is about.
+#[inline]
+fn preferred(target: &Target<'_>, call: &Call<'_>) -> Option<u64> {
+    let sent = &target.service.state.sent;
+    if sent.is_empty() {
+        return None;
+    }
+    let sought = Sought::of(&call.method, call.params)?;
+    sent.upstream(&sought, target.worker.local.recent())
 }
 
 fn write_number(id: Option<&[u8]>, number: u64, out: &mut Composer) {

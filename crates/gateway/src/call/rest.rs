@@ -98,7 +98,7 @@ async fn relay<'a>(
     let permit = local.capacity.enter(target.endpoint_calls, target.purpose)?;
     let is_bodiless = matches!(request.method, "GET" | "HEAD");
     let body = if is_bodiless { b"" } else { body.bytes() };
-    let need = Need { class: Class::Read, method: METHOD, block: None };
+    let need = Need { class: Class::Read, method: METHOD, block: None, prefer: None };
     let mut tried = Tried::default();
     let pick = |tried: &Tried| target.service.pick(&need, tried, local);
     let mut picked: Picked<'a> = pick(&tried).map_err(|kind| not_routed(kind, target, METHOD))?;

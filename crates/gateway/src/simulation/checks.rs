@@ -9,12 +9,6 @@ use super::calls::{CallRecord, height, sent_hash};
 use super::node::CHAIN;
 use super::script::{Ask, FAULTS_END, Kind};
 
-/// Heads are not yet held.
-const CHECKS_HEADS: bool = true;
-
-/// Sends are not yet repeated.
-const CHECKS_SENDS: bool = false;
-
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,9 +26,7 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
         failures.extend(wrong_answer(outcome, record));
         failures.extend(lost(outcome, record));
     }
-    if CHECKS_HEADS {
-        failures.extend(backwards(&outcome.records));
-    }
+    failures.extend(backwards(&outcome.records));
     failures.extend(unused(outcome));
     failures.extend(excess(outcome));
     failures
@@ -43,7 +35,7 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
 /// An answer that is wrong: another caller's, another chain's, or an error for a transaction that
 /// was accepted.
 fn wrong_answer(outcome: &Outcome, record: &CallRecord) -> Option<String> {
-    let answer = record.answer.as_ref().filter(|_| CHECKS_SENDS || record.ask != Ask::Send)?;
+    let answer = record.answer.as_ref()?;
     let wrong = |why: &str| Some(format!("{why}: {record:?}"));
     if answer["id"] != record.request["id"] {
         return wrong("the id of another call");
@@ -51,10 +43,15 @@ fn wrong_answer(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     let result = &answer["result"];
     let is_error = answer["error"].is_object();
     if is_error {
+        // An error may be the last word if what took the transaction is gone, but not a refusal.
         let hash = sent_hash(&record.request);
-        let is_sent =
-            record.ask == Ask::Send && outcome.world.transactions.borrow().contains_key(&hash);
-        return if is_sent { wrong("an error for a transaction that was accepted") } else { None };
+        let is_refusal = answer["error"]["message"] == "already known";
+        let is_sent = outcome.world.transactions.borrow().contains_key(&hash);
+        return if record.ask == Ask::Send && is_refusal && is_sent {
+            wrong("an error for a transaction that was accepted")
+        } else {
+            None
+        };
     }
     let is_right = match record.ask {
         Ask::Echo => *result == json!([CHAIN, record.number]),
@@ -73,7 +70,7 @@ fn wrong_answer(outcome: &Outcome, record: &CallRecord) -> Option<String> {
 
 /// A call that failed although an upstream was good all the time.
 fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
-    let answer = record.answer.as_ref().filter(|_| CHECKS_SENDS || record.ask != Ask::Send)?;
+    let answer = record.answer.as_ref()?;
     let error = answer["error"].as_object()?;
     if record.ask == Ask::Reverting && error["code"] == 3 {
         return None;

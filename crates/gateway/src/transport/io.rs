@@ -28,7 +28,7 @@ pub(crate) enum Condition {
     /// Nothing.
     Quiet,
     Data,
-    /// The end of the stream, possibly after data: the peer sends nothing more.
+    /// The end of the stream: the peer sends nothing more.
     Ended,
     /// The connection was reset.
     Broken,
@@ -47,18 +47,21 @@ impl Io {
     /// What is pending; costs a system call. If it is nothing, the runtime's readiness is cleared.
     pub(crate) fn condition(&self) -> Condition {
         let Some(stream) = self.stream() else { return Condition::Quiet };
-        let interest = PollFlags::POLLIN | PollFlags::POLLRDHUP;
-        let mut polled = [PollFd::new(stream.as_fd(), interest)];
+        let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
         let found = nix::poll::poll(&mut polled, PollTimeout::ZERO);
         let events = polled[0].revents().unwrap_or(PollFlags::empty());
         if found.is_err() || events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
             return Condition::Broken;
         }
-        if events.contains(PollFlags::POLLRDHUP) {
-            return Condition::Ended;
-        }
         if events.contains(PollFlags::POLLIN) {
-            return Condition::Data;
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            return match socket2::SockRef::from(stream).peek(&mut byte) {
+                Ok(0) => Condition::Ended,
+                // With TLS, the end of a stream is announced by a record.
+                Ok(_) if matches!(self, Io::Tls(_)) => Condition::Ended,
+                Ok(_) => Condition::Data,
+                Err(_) => Condition::Broken,
+            };
         }
         let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
         let _ = stream.try_io(tokio::io::Interest::READABLE, would_block);

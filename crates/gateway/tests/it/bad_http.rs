@@ -1,15 +1,17 @@
 //! Callers that send malformed, incomplete or oversized requests get an error and are disconnected, and
 //! do not block the gateway.
 
+use std::sync::{Arc, Barrier};
+
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::{AccessLog, Cors, Limits};
 
 use crate::caller::{Caller, call, request, result};
-use crate::scripted::Upstream;
+use crate::scripted::{Reply, Upstream};
 use crate::setup::{
-    ENDPOINT, connect, connections, definitions, metric, node, post, refused, settings, start,
-    wait_until,
+    ENDPOINT, connect, connections, definitions, metric, node, post, refused, relays, settings,
+    start, wait_until,
 };
 
 /// Limits that tests can reach; timeouts are long unless a test waits for one.

@@ -28,6 +28,8 @@ pub(crate) struct Need<'a> {
     pub(crate) method: &'a str,
     /// The number of a block that the upstream must have.
     pub(crate) block: Option<u64>,
+    /// The serial number of the upstream to use if it can take the call.
+    pub(crate) prefer: Option<u64>,
 }
 
 /// The upstreams already tried for a call.
@@ -75,6 +77,10 @@ impl Service {
             _ if !tried.is_empty() => self.round_robin.load(Ordering::Relaxed).wrapping_sub(1),
             _ => self.round_robin.fetch_add(1, Ordering::Relaxed),
         };
+        if let Some(picked) = need.prefer.and_then(|it| self.pick_preferred(it, need, tried, local))
+        {
+            return Ok(picked);
+        }
         for level in Level::ALL {
             for rotation in &self.rotations {
                 if let Some(picked) = self.pick_from(rotation, level, turn, need, tried, local) {
@@ -83,6 +89,23 @@ impl Service {
             }
         }
         Err(self.refusal(need, tried, local.recent()))
+    }
+
+    /// The preferred route, if it is healthy.
+    #[cold]
+    fn pick_preferred(
+        &self,
+        serial: u64,
+        need: &Need<'_>,
+        tried: &Tried,
+        local: &Local,
+    ) -> Option<Picked<'_>> {
+        let now = local.recent();
+        let route = self.routes.iter().find(|route| route.upstream.serial == serial)?;
+        let is_fit = accepts(route, need, tried)
+            && route.is_at(Level::Returning, now, || 0.0)
+            && route.upstream.admit(now);
+        is_fit.then(|| Picked { route, pass: route.state.breaker.admit(now) })
     }
 
     /// Picks a route of a tier that is good enough.

@@ -18,6 +18,7 @@ use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
+use crate::sends::Sent;
 use crate::upstream::Upstream;
 
 /// A round-robin counter, shared by services with the same upstreams.
@@ -60,6 +61,8 @@ pub(crate) struct ServiceState {
     /// The quantile of the latency by method, unknown methods last; allocated when a method is first
     /// called.
     latencies: [OnceLock<Box<Quantile>>; method::NAMES.len() + 1],
+    /// The transactions that upstreams have accepted.
+    pub(crate) sent: Sent,
     pub(crate) activity: Activity,
     /// Whether all upstreams are behind, and the least lagging serves.
     pub(crate) is_fallback: AtomicBool,
@@ -73,6 +76,7 @@ impl ServiceState {
             hedges: Budget::new(settings.hedge_budget, 0.0),
             hedge: settings.hedge.map(|quantile| Hedge { quantile, ..Hedge::default() }),
             latencies: [const { OnceLock::new() }; method::NAMES.len() + 1],
+            sent: Sent::default(),
             activity: Activity::default(),
             is_fallback: AtomicBool::new(false),
         }

@@ -20,7 +20,7 @@ fn upstream(id: &str, service: Option<&str>, weight: u32, tier: u8) -> model::Up
     }
 }
 
-const NEED: Need<'_> = Need { class: Class::Read, method: "eth_call", block: None };
+const NEED: Need<'_> = Need { class: Class::Read, method: "eth_call", block: None, prefer: None };
 
 fn compile(definitions: &Definitions, previous: &Routing) -> Routing {
     Routing::compile(definitions, previous, 2, &mut 0).expect("compiles")
@@ -104,8 +104,11 @@ fn tiers_method_rules_and_rate_limits_are_respected() {
     let routing = compile(&definitions, &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
     let picked = |method: &str| {
-        let route =
-            pick(service, &Need { class: Class::Read, method, block: None }, &Tried::default());
+        let route = pick(
+            service,
+            &Need { class: Class::Read, method, block: None, prefer: None },
+            &Tried::default(),
+        );
         route.map(|route| route.upstream.model.id.as_str())
     };
     assert_eq!(picked("eth_call"), Ok("a"), "tier 0 first");
@@ -124,7 +127,7 @@ fn filters_always_use_the_same_upstream() {
     let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 1, 0)];
     let routing = compile(&definitions(Spread::RoundRobin, upstreams), &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
-    let filter = Need { class: Class::Filter, method: "eth_newFilter", block: None };
+    let filter = Need { class: Class::Filter, method: "eth_newFilter", block: None, prefer: None };
     for _ in 0..3 {
         picks(&routing, "eth", 1);
         let route = pick(service, &filter, &Tried::default()).expect("a route");
