@@ -16,4 +16,5 @@ pub(crate) mod relay;
 pub(crate) mod rest;
 pub(crate) mod routing;
 mod send;
+mod together;
 pub(crate) mod worker;

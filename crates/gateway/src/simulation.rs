@@ -117,6 +117,8 @@ fn shared(script: &Script) -> Shared {
         block_time: Some(Nanos::from(script::BLOCK)),
         sync_allowance: Some(2),
         timeout: TIMEOUT,
+        agree: model::Agree { default: script.agree, methods: Vec::new() },
+        send: if script.sends_to_all { model::Sending::All } else { model::Sending::One },
         ..model::Service::named("sim")
     };
     let definitions = Definitions {

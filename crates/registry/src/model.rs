@@ -40,6 +40,75 @@ pub struct Service {
     pub health_checks: bool,
     /// How calls survive failing upstreams.
     pub resilience: Resilience,
+    /// Where transactions are sent.
+    pub send: Sending,
+    /// How many upstreams must agree on reads.
+    pub agree: Agree,
+    /// How long an upstream is not used that disagreed with the others; `None`: it is used.
+    pub park_dissenters: Option<Nanos>,
+}
+
+/// Where transactions are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sending {
+    /// To one upstream, and to another one if it does not answer.
+    #[default]
+    One,
+    /// To all upstreams at once.
+    All,
+}
+
+impl Sending {
+    /// The names in documents.
+    pub const NAMES: [(&'static str, Sending); 2] = [("one", Sending::One), ("all", Sending::All)];
+
+    /// The name in documents.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, sending)| *sending == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// The maximum of upstreams that must agree.
+pub const AGREE_MAX: u8 = 9;
+
+/// How many upstreams must agree on reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agree {
+    /// 1 (no agreement) to [`AGREE_MAX`], for methods that are not listed.
+    pub default: u8,
+    /// Method patterns and their numbers; the first that fits counts.
+    pub methods: Vec<(String, u8)>,
+}
+
+impl Default for Agree {
+    fn default() -> Agree {
+        Agree { default: 1, methods: Vec::new() }
+    }
+}
+
+impl Agree {
+    /// How many upstreams must agree on this method.
+    #[inline]
+    pub fn of(&self, method: &str) -> u8 {
+        if self.methods.is_empty() {
+            return self.default;
+        }
+        let fits = |(pattern, _): &&(String, u8)| pattern_fits(pattern, method);
+        self.methods.iter().find(fits).map_or(self.default, |(_, number)| *number)
+    }
+
+    /// The highest number.
+    pub fn most(&self) -> u8 {
+        self.methods.iter().map(|(_, number)| *number).fold(self.default, u8::max)
+    }
+}
+
+/// Whether a pattern, which may end in `*`, fits a method.
+fn pattern_fits(pattern: &str, method: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => method.starts_with(start),
+        None => pattern == method,
+    }
 }
 
 /// How the calls of a service survive failing upstreams.
@@ -99,6 +168,9 @@ impl Service {
             rest: false,
             health_checks: true,
             resilience: Resilience::default(),
+            send: Sending::default(),
+            agree: Agree::default(),
+            park_dissenters: None,
         }
     }
 
@@ -307,6 +379,8 @@ pub struct Endpoint {
     pub service: String,
     /// The methods that may be called.
     pub methods: MethodRules,
+    /// How many upstreams must agree on reads; `None`: as the service says.
+    pub agree: Option<Agree>,
 }
 
 /// An id without its middle, for logs: an endpoint's id is its customer's credential. Shows 4 characters
@@ -331,10 +405,7 @@ pub struct MethodRules {
 impl MethodRules {
     /// Whether a method may be used.
     pub fn permit(&self, method: &str) -> bool {
-        let fits = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(start) => method.starts_with(start),
-            None => pattern == method,
-        };
+        let fits = |pattern: &String| pattern_fits(pattern, method);
         !self.deny.iter().any(fits) && (self.allow.is_empty() || self.allow.iter().any(fits))
     }
 

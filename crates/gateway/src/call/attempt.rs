@@ -10,8 +10,8 @@
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Limits;
 use plimsoll_resilience::breaker::Pass;
-use plimsoll_rpc::json;
 use plimsoll_rpc::request::Call;
+use plimsoll_rpc::{answer, json};
 
 use super::chain;
 use super::judge::{Verdict, failed_status, judge};
@@ -176,6 +176,14 @@ impl JudgedResponse {
     /// The result, unless the answer is an error.
     pub(super) fn result(&self) -> Option<&[u8]> {
         self.verdict.result(self.response.body())
+    }
+
+    /// The data of the error object, if there is one.
+    pub(super) fn error_data(&self) -> Option<&[u8]> {
+        let parsed = answer::parse(self.response.body()).ok()?;
+        let answer::Outcome::Error { raw, .. } = parsed.outcome else { return None };
+        let mut members = json::members(raw).map_while(Result::ok);
+        members.find(|member| *member.plain() == *b"data").map(|member| member.value)
     }
 
     /// The upstream's body.

@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use plimsoll_measure::Nanos;
-use plimsoll_registry::model::MethodRules;
+use plimsoll_registry::model::{Agree, MethodRules, Sending};
 use plimsoll_registry::settings::Limits;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
 use super::dispatch::{Dispatched, dispatch};
 use super::heads::{self, Bound, Named};
@@ -29,6 +30,7 @@ use super::passed::Passed;
 use super::records::{Record, Records};
 use super::routing::Service;
 use super::send::{self, Settled};
+use super::together;
 use super::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome, SHED};
@@ -46,6 +48,8 @@ pub(crate) struct Target<'a> {
     pub(crate) service_id: Cow<'a, str>,
     /// The endpoint's method rules, if the call came through an endpoint.
     pub(crate) rules: Option<&'a MethodRules>,
+    /// The endpoint's own rule on agreement, if it has one.
+    pub(crate) agree: Option<&'a Agree>,
     /// The calls in flight of the endpoint, or of the service if there is no endpoint.
     pub(crate) endpoint_calls: &'a AtomicU64,
     /// Limits the calls of a multiplexed connection.
@@ -307,7 +311,7 @@ async fn resolve<'a>(
     };
     let prefer = preferred(target, call);
     let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer };
-    let judged = dispatch(target, dispatched, summary).await;
+    let judged = relayed(target, dispatched, summary).await;
     local.give_buffer(params);
     let judged = if call.method == send::METHOD {
         match Box::pin(send::settle(target, call, judged, summary)).await? {
@@ -343,6 +347,32 @@ async fn resolve<'a>(
         _ => judged.write(local, call.id, out),
     }
     Ok((outcome, status))
+}
+
+/// Relays a call to as many upstreams as the service asks for.
+#[inline]
+async fn relayed<'a>(
+    target: &Target<'a>,
+    dispatched: Dispatched<'_>,
+    summary: &mut Summary<'a>,
+) -> Result<JudgedResponse, Error> {
+    let service = &target.service.model;
+    match dispatched.class {
+        Class::Read => {
+            let agree = target.agree.unwrap_or(&service.agree);
+            let needed = agree.of(&dispatched.call.method);
+            if needed > 1 && together::is_comparable(dispatched.method, dispatched.call) {
+                let needed = needed.into();
+                return Box::pin(together::agreed(target, dispatched, needed, summary)).await;
+            }
+        }
+        Class::Send if service.send == Sending::All && dispatched.is_repeatable => {
+            let broadcast = together::broadcast(target, dispatched, send::is_accepted, summary);
+            return Box::pin(broadcast).await;
+        }
+        _ => {}
+    }
+    dispatch(target, dispatched, summary).await
 }
 
 /// The upstream that accepted the transaction that a read is about.

@@ -45,6 +45,7 @@ pub(crate) struct Routing {
 pub(crate) struct Endpoint {
     pub(crate) service: Arc<Service>,
     pub(crate) rules: MethodRules,
+    pub(crate) agree: Option<model::Agree>,
     /// The endpoint's calls in flight.
     pub(crate) calls: Arc<AtomicU64>,
 }
@@ -95,7 +96,8 @@ impl Routing {
             let service = services.get(&model.service)?.clone();
             let calls = previous.endpoints.get(&model.id).map(|old| old.calls.clone());
             let rules = model.methods.clone();
-            let endpoint = Endpoint { service, rules, calls: calls.unwrap_or_default() };
+            let agree = model.agree.clone();
+            let endpoint = Endpoint { service, rules, agree, calls: calls.unwrap_or_default() };
             Some((model.id.clone(), endpoint))
         };
         let endpoints = definitions.endpoints.iter().filter_map(endpoint).collect();

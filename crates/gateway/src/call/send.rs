@@ -19,7 +19,6 @@ use super::heads::Named;
 use super::message::Summary;
 use super::relay::Target;
 use crate::error::{Error, ErrorKind};
-use crate::observe::stats::RelayOutcome;
 use crate::protocol::evm::send_error::SendError;
 use crate::sends::{Hash, Raw};
 
@@ -66,13 +65,8 @@ pub(super) async fn settle<'a>(
         sent.accepted(raw.hash(), sender, judged.upstream, now);
         return Ok(Settled::Judged(judged));
     }
-    let RelayOutcome::Rpc(_) = judged.outcome() else { return Ok(Settled::Judged(judged)) };
-    let error = match answer::parse(judged.body()).map(|answer| answer.outcome) {
-        Ok(answer::Outcome::Error { message: Some(message), .. }) => SendError::of(message),
-        _ => SendError::Refused,
-    };
     let hash = raw.hash();
-    let is_accepted = match error {
+    let is_accepted = match refusal(&judged) {
         SendError::Known => {
             let sender = raw.sender().map(|(sender, _)| sender);
             sent.accepted(hash, sender, judged.upstream, now);
@@ -84,6 +78,19 @@ pub(super) async fn settle<'a>(
         SendError::Refused => false,
     };
     Ok(if is_accepted { Settled::Accepted(hash) } else { Settled::Judged(judged) })
+}
+
+/// Whether an upstream has the transaction.
+pub(super) fn is_accepted(judged: &JudgedResponse) -> bool {
+    judged.result().is_some() || refusal(judged) == SendError::Known
+}
+
+/// What an error object says about the transaction.
+fn refusal(judged: &JudgedResponse) -> SendError {
+    match answer::parse(judged.body()).map(|answer| answer.outcome) {
+        Ok(answer::Outcome::Error { message: Some(message), .. }) => SendError::of(message),
+        _ => SendError::Refused,
+    }
 }
 
 /// Whether an upstream finds the transaction.

@@ -297,6 +297,8 @@ pub(crate) struct Relays {
     outcomes: [Counter; RelayOutcome::COUNT],
     /// Answers that were not strictly valid JSON-RPC and were corrected.
     pub(crate) loose: Counter,
+    /// Answers that differed from what other upstreams agreed on.
+    pub(crate) dissents: Counter,
     pub(crate) durations: Durations,
 }
 

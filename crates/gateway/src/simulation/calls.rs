@@ -94,6 +94,7 @@ impl Callers {
             service: &service,
             service_id: Cow::Borrowed("sim"),
             rules: None,
+            agree: None,
             endpoint_calls: &service.in_flight,
             turns: None,
             purpose: Purpose::First,

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Outcome;
 use super::calls::{CallRecord, height, sent_hash};
 use super::node::CHAIN;
-use super::script::{Ask, FAULTS_END, Kind};
+use super::script::{Ask, FAULTS_END, Kind, NodeScript};
 
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -75,13 +75,14 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     if record.ask == Ask::Reverting && error["code"] == 3 {
         return None;
     }
-    let good = good_upstream(outcome, record)?;
-    Some(format!("lost although upstream {good} was good: {record:?}"))
+    let good = good_upstreams(outcome, record);
+    let needed = if record.ask == Ask::Send { 1 } else { usize::from(outcome.script.agree) };
+    (good >= needed).then(|| format!("lost although {good} upstreams were good: {record:?}"))
 }
 
-/// An upstream without a fault from before the call until its end.
-fn good_upstream(outcome: &Outcome, record: &CallRecord) -> Option<usize> {
-    outcome.script.nodes.iter().position(|node| {
+/// Upstreams without a fault from before the call until its end.
+fn good_upstreams(outcome: &Outcome, record: &CallRecord) -> usize {
+    let is_good = |node: &&NodeScript| {
         node.faults.iter().all(|fault| {
             let parked = match fault.kind {
                 Kind::Limiting(secs) => Duration::from_secs(secs),
@@ -89,7 +90,8 @@ fn good_upstream(outcome: &Outcome, record: &CallRecord) -> Option<usize> {
             };
             record.end < fault.from || fault.to + parked + RECOVERY < record.start
         })
-    })
+    };
+    outcome.script.nodes.iter().filter(is_good).count()
 }
 
 /// A head that went backwards: lower than one that was answered before the call started.
@@ -134,6 +136,10 @@ fn unused(outcome: &Outcome) -> Vec<String> {
 
 /// More relays than retries and hedges may add.
 fn excess(outcome: &Outcome) -> Option<String> {
+    // The others are asked for by configuration.
+    if outcome.script.agree > 1 || outcome.script.sends_to_all {
+        return None;
+    }
     let asked: u64 = outcome.nodes.iter().map(|node| node.asked.get()).sum();
     let calls = outcome.records.len() as u64;
     let _ = &outcome.service;

@@ -229,6 +229,7 @@ impl Node {
             "eth_chainId" => result(json!(format!("{chain:#x}"))),
             "eth_blockNumber" => result(json!(format!("{:#x}", heads[0]))),
             "eth_call" if params[0]["data"] == "revert" => error(3, "execution reverted"),
+            "eth_call" if self.has(Kind::Lying) => result(json!("a lie")),
             // The chain is part of the result, so that an answer of another chain is noticed.
             "eth_call" => result(json!([chain, params[0]["data"]])),
             "eth_getTransactionReceipt" => result(Value::Null),

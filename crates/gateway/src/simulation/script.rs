@@ -37,6 +37,8 @@ pub(super) enum Kind {
     Lagging(u64),
     /// Its chain was reorganised: it is this many blocks lower for a while, with other hashes.
     Reorganised(u64),
+    /// It answers some reads with something else than the others; only where several must agree.
+    Lying,
     /// It answers 429, with this Retry-After in seconds.
     Limiting(u64),
 }
@@ -93,6 +95,10 @@ pub(super) struct Script {
     pub(super) seed: u64,
     pub(super) nodes: Vec<NodeScript>,
     pub(super) arrivals: Vec<Arrival>,
+    /// How many upstreams must agree on reads.
+    pub(super) agree: u8,
+    /// Whether transactions are sent to all upstreams.
+    pub(super) sends_to_all: bool,
 }
 
 impl Script {
@@ -113,7 +119,13 @@ impl Script {
             }
         }
         let arrivals = arrivals(&mut random);
-        Script { seed, nodes, arrivals }
+        let agree = if count > 3 && random.below(4) == 0 { 2 } else { 1 };
+        if agree > 1 {
+            let from = random.below(10_000);
+            nodes[0].faults.push(fault(from, from + 4_000, Kind::Lying));
+        }
+        let sends_to_all = random.below(4) == 0;
+        Script { seed, nodes, arrivals, agree, sends_to_all }
     }
 }
 

@@ -53,7 +53,12 @@ pub(crate) fn definitions(upstreams: Vec<Upstream>) -> Definitions {
 }
 
 pub(crate) fn endpoint(id: &str, service: &str) -> Endpoint {
-    Endpoint { id: id.into(), service: service.into(), methods: MethodRules::default() }
+    Endpoint {
+        id: id.into(),
+        service: service.into(),
+        methods: MethodRules::default(),
+        agree: None,
+    }
 }
 
 /// Open connections from callers.

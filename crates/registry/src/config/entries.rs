@@ -11,8 +11,9 @@ use plimsoll_config::{Field, Place, Problems, Table, Text, is_word, nearest, val
 use plimsoll_measure::Nanos;
 
 use crate::model::{
-    Address, Definitions, Endpoint, HEDGE_MAX, HEDGE_MIN, Kind, MethodRules, RETRY_FLOOR_MAX,
-    Resilience, Service, Spread, TIER_MAX, Upstream, WEIGHT_MAX, check_id_shown_as, masked,
+    AGREE_MAX, Address, Agree, Definitions, Endpoint, HEDGE_MAX, HEDGE_MIN, Kind, MethodRules,
+    RETRY_FLOOR_MAX, Resilience, Sending, Service, Spread, TIER_MAX, Upstream, WEIGHT_MAX,
+    check_id_shown_as, masked,
 };
 use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
@@ -211,6 +212,9 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let rest = table.field("rest").and_then(|f| f.boolean());
     let health_checks = table.field("health_checks").and_then(|f| f.boolean());
     let resilience = read_resilience(table);
+    let send = table.field("send").and_then(|f| f.one_of(&Sending::NAMES));
+    let agree = read_agree(table);
+    let park_dissenters = table.field("park_dissenters").and_then(|f| f.duration_above_zero());
     let (id, place) = id?;
     let service = Service {
         chain_id,
@@ -221,6 +225,9 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
         rest: rest.unwrap_or_default(),
         health_checks: health_checks.unwrap_or(true),
         resilience,
+        send: send.unwrap_or_default(),
+        agree: agree.unwrap_or_default(),
+        park_dissenters: park_dissenters.map(Nanos::from),
         ..Service::named(id.clone())
     };
     Some(ParsedEntry { id, place, service: None, item: Some(service) })
@@ -254,6 +261,29 @@ fn read_resilience(table: &Table<'_>) -> Resilience {
             .map(Nanos::from),
         slow_start: span("slow_start").unwrap_or(default.slow_start),
     }
+}
+
+/// Reads how many upstreams must agree: a number, or a table of numbers by method.
+fn read_agree(table: &Table<'_>) -> Option<Agree> {
+    let field = table.field("agree")?;
+    let number = |field: &Field<'_>| field.integer(1, AGREE_MAX.into()).map(|number| number as u8);
+    if !field.is_table() {
+        return Some(Agree { default: number(&field)?, methods: Vec::new() });
+    }
+    let mut agree = Agree::default();
+    for (pattern, field) in field.table("agree")?.entries() {
+        if let Err(message) = MethodRules::check(&pattern) {
+            field.problem_with_key(message, "");
+        }
+        if let Some(number) = number(&field) {
+            match pattern.as_str() {
+                "*" => agree.default = number,
+                _ => agree.methods.push((pattern, number)),
+            }
+        }
+    }
+    agree.methods.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
+    Some(agree)
 }
 
 /// Parses when to hedge: `p95`, or `off`.
@@ -328,11 +358,13 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> 
     }
     let service = read_service_name(table, masked_unless_word);
     let methods = read_methods(table);
+    let agree = read_agree(table);
     let (id, place) = id?;
     let item = service.as_ref().map(|(service, _)| Endpoint {
         id: id.clone(),
         service: service.clone(),
         methods,
+        agree,
     });
     Some(ParsedEntry { id, place, service, item })
 }

@@ -8,7 +8,7 @@ use plimsoll_measure::Nanos;
 
 use super::entries::show_hedge;
 use super::{Config, KEYS};
-use crate::model::{Endpoint, MethodRules, Service, Upstream};
+use crate::model::{Agree, Endpoint, MethodRules, Service, Upstream};
 use crate::settings::Listener;
 
 impl Config {
@@ -79,6 +79,17 @@ fn span(span: Nanos) -> String {
     quote(&show_duration(span.into()))
 }
 
+fn show_agree(agree: &Agree) -> String {
+    if agree.methods.is_empty() {
+        return agree.default.to_string();
+    }
+    let methods = agree.methods.iter().map(|(pattern, number)| (pattern.as_str(), *number));
+    let all = methods.chain([("*", agree.default)]);
+    let parts: Vec<String> =
+        all.map(|(pattern, number)| format!("{} = {number}", quote(pattern))).collect();
+    format!("{{ {} }}", parts.join(", "))
+}
+
 /// A listener's keys, one per line.
 fn show_listener(listener: &Listener) -> String {
     let mut lines = Lines::default();
@@ -109,6 +120,9 @@ pub fn show_service(service: &Service) -> String {
     lines.line("hedge_budget", quote(&show_share(resilience.hedge_budget)));
     lines.maybe("patience", resilience.patience, span);
     lines.line("slow_start", span(resilience.slow_start));
+    lines.line("send", quote(service.send.name()));
+    lines.line("agree", show_agree(&service.agree));
+    lines.maybe("park_dissenters", service.park_dissenters, span);
     lines.0
 }
 
@@ -143,5 +157,6 @@ pub fn show_endpoint(endpoint: &Endpoint) -> String {
     lines.line("id", quote(&endpoint.id));
     lines.line("service", quote(&endpoint.service));
     lines.methods(&endpoint.methods);
+    lines.maybe("agree", endpoint.agree.as_ref(), show_agree);
     lines.0
 }

@@ -167,6 +167,7 @@ fn attempts_are_raced_and_only_the_winner_writes() {
             service: &service,
             service_id: Cow::Borrowed("eth"),
             rules: None,
+            agree: None,
             endpoint_calls: &service.in_flight,
             turns: None,
             purpose: Purpose::First,

@@ -41,7 +41,7 @@ impl Tried {
         self.0.push(route.upstream.serial);
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

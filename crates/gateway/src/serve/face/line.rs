@@ -217,6 +217,7 @@ mod tests {
         let endpoint = |id: &str| model::Endpoint {
             id: id.into(),
             service: "eth".into(),
+            agree: None,
             methods: MethodRules::default(),
         };
         let definitions = Definitions {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::model::MethodRules;
-use crate::model::{Endpoint, Resilience, Spread};
+use crate::model::{Agree, Endpoint, Resilience, Sending, Spread};
 use crate::settings::{AccessLog, Cors, Faces, Limits, Listener, Network};
 use plimsoll_measure::Nanos;
 
@@ -33,8 +33,9 @@ fn rules() -> impl Strategy<Value = MethodRules> {
 fn service() -> impl Strategy<Value = Service> {
     let number = || option::of(1u64..1 << 62);
     let flags = (any::<bool>(), any::<bool>());
-    (id(), number(), option::of(span()), number(), 0usize..3, span(), flags, resilience()).prop_map(
-        |(id, chain_id, block_time, sync_allowance, spread, timeout, flags, resilience)| Service {
+    let several = (resilience(), agree(), any::<bool>(), option::of(span()));
+    (id(), number(), option::of(span()), number(), 0usize..3, span(), flags, several).prop_map(
+        |(id, chain_id, block_time, sync_allowance, spread, timeout, flags, several)| Service {
             id,
             chain_id,
             block_time,
@@ -43,9 +44,21 @@ fn service() -> impl Strategy<Value = Service> {
             timeout,
             rest: flags.0,
             health_checks: flags.1,
-            resilience,
+            resilience: several.0,
+            agree: several.1,
+            send: if several.2 { Sending::All } else { Sending::One },
+            park_dissenters: several.3,
         },
     )
+}
+
+fn agree() -> impl Strategy<Value = Agree> {
+    let methods = proptest::collection::btree_map("[a-z_]{1,8}\\*?", 1u8..=9, 0..3);
+    (1u8..=9, methods).prop_map(|(default, methods)| {
+        let mut methods: Vec<_> = methods.into_iter().collect();
+        methods.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
+        Agree { default, methods }
+    })
 }
 
 fn resilience() -> impl Strategy<Value = Resilience> {
@@ -193,8 +206,8 @@ fn definitions() -> impl Strategy<Value = Definitions> {
     vec(service(), 0..3).prop_flat_map(|services| {
         let mut ids: Vec<String> = services.iter().map(|service| service.id.clone()).collect();
         ids.push("eth".into());
-        let endpoint = (id(), prop::sample::select(ids.clone()), rules())
-            .prop_map(|(id, service, methods)| Endpoint { id, service, methods });
+        let endpoint = (id(), prop::sample::select(ids.clone()), rules(), option::of(agree()))
+            .prop_map(|(id, service, methods, agree)| Endpoint { id, service, methods, agree });
         (Just(services), vec(upstream(ids), 0..3), vec(endpoint, 0..3)).prop_map(
             |(mut services, mut upstreams, mut endpoints)| {
                 let mut seen = std::collections::BTreeSet::new();
