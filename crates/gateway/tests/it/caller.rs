@@ -102,11 +102,6 @@ impl Caller {
         };
         let head = String::from_utf8(self.read[..end].to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        if status == 100 {
-            // An interim response.
-            self.read.drain(..end);
-            return self.try_answer(has_body);
-        }
         let mut answer = Answer { status, head, body: Vec::new() };
         let length = answer.header("content-length").filter(|_| has_body);
         let length: usize = length.map_or(0, |value| value.parse().unwrap());
