@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use super::worker::Worker;
 use crate::heads::{Board, Event, Heads, HeadsSettings, Report, Served, Standing};
+use crate::observe::metrics::HeadFigures;
 use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
 
 /// How long the first calls wait for the first report of an upstream.
@@ -92,6 +93,16 @@ impl ServiceHeads {
     /// The tracker, for the keeper and for pages.
     pub(crate) fn tracker(&self) -> MutexGuard<'_, Heads> {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The figures for the metrics page.
+    pub(crate) fn figures(&self) -> HeadFigures {
+        let Served { latest, safe, finalized } = self.board.served();
+        HeadFigures {
+            served: [latest, safe, finalized],
+            is_held: self.board.is_held(),
+            reorganisations: self.tracker().reorganisations(),
+        }
     }
 
     /// Whether an upstream has reported recently.

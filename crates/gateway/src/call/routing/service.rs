@@ -16,6 +16,7 @@ use super::route::Route;
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
+use crate::heads::Standing;
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
 use crate::sends::Sent;
@@ -169,6 +170,12 @@ impl Service {
             round_robin,
             rotations,
         }
+    }
+
+    /// The latest block that an upstream has reported.
+    pub(crate) fn head_of(&self, place: usize) -> Option<u64> {
+        let (standing, latest) = self.heads.as_ref()?.board.upstream(place);
+        (standing != Standing::Unknown).then_some(latest)
     }
 
     pub(super) fn upstream_ids(&self) -> Vec<String> {
