@@ -67,6 +67,8 @@ pub(crate) struct ServiceState {
     pub(crate) activity: Activity,
     /// Whether all upstreams are behind, and the least lagging serves.
     pub(crate) is_fallback: AtomicBool,
+    /// Whether an upstream has a higher head than is served.
+    pub(crate) has_news: AtomicBool,
 }
 
 impl ServiceState {
@@ -80,6 +82,7 @@ impl ServiceState {
             sent: Sent::default(),
             activity: Activity::default(),
             is_fallback: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::call::relay::shown;
 use crate::call::routing::{Excluded, Routing, Service};
 use crate::call::worker::{Shared, State};
 use crate::error::{Error, ErrorKind};
+use crate::heads::Served;
 use crate::http1::Fields;
 use crate::offload;
 use crate::payload::Payload;
@@ -191,9 +192,16 @@ impl<'s> Readiness<'s> {
             let text =
                 format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}");
             body.extend_from_slice(text.as_bytes());
-            let served = service.heads.as_ref().and_then(|heads| heads.board.served().latest);
-            if let Some(height) = served {
-                body.extend_from_slice(format!(",\"perceived_block_height\":{height}").as_bytes());
+            if let Some(heads) = &service.heads {
+                let Served { latest, safe, finalized } = heads.board.served();
+                for (name, number) in
+                    [("perceived", latest), ("safe", safe), ("finalized", finalized)]
+                {
+                    if let Some(number) = number {
+                        let text = format!(",\"{name}_block_height\":{number}");
+                        body.extend_from_slice(text.as_bytes());
+                    }
+                }
             }
             if is_elsewhere {
                 body.extend_from_slice(b",\"error\":");
