@@ -49,6 +49,7 @@ const SETTINGS: HeadsSettings = HeadsSettings {
     lag_max: 5,
     block_time: Nanos::from_secs(12),
     stale_after: Nanos::from_secs(60),
+    grace: Nanos::ZERO,
 };
 
 struct Run {
