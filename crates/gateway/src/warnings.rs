@@ -123,8 +123,12 @@ mod tests {
                 upstream("b", Some("eth")),
                 upstream("path", None),
             ];
-            let endpoint =
-                Endpoint { id: "e".into(), service: "beacon".into(), methods: methods.clone() };
+            let endpoint = Endpoint {
+                id: "e".into(),
+                service: "beacon".into(),
+                methods: methods.clone(),
+                agree: None,
+            };
             let definitions = Definitions { services, upstreams, endpoints: vec![endpoint] };
             let found = warnings(&Settings::default(), &definitions);
             let found: Vec<String> = found.iter().map(Warning::to_string).collect();

@@ -150,7 +150,7 @@ impl<'s> Readiness<'s> {
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
-        !self.is_draining && service.routes.iter().any(|route| !route.chain.is_another())
+        !self.is_draining && service.routes.iter().any(|route| !route.state.chain.is_another())
     }
 
     /// One service that can be called suffices: a load balancer must not lose the gateway, and with it
@@ -186,7 +186,7 @@ impl<'s> Readiness<'s> {
             }
             json::write_text(&mut body, &service.model.id);
             let one = self.is_one_ready(service);
-            let is_elsewhere = service.routes.iter().any(|route| route.chain.is_another());
+            let is_elsewhere = service.routes.iter().any(|route| route.state.chain.is_another());
             let upstreams = service.routes.len();
             let text =
                 format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}");
@@ -256,7 +256,7 @@ impl Details<'_> {
                 let text = format!(",\"failing_for_s\":{secs},\"error\":");
                 body.extend_from_slice(text.as_bytes());
                 json::write_text(body, &why);
-            } else if let Some(id) = route.chain.other() {
+            } else if let Some(id) = route.state.chain.other() {
                 body.extend_from_slice(b",\"error\":");
                 json::write_text(body, &format!("it is on chain {id}"));
             }
