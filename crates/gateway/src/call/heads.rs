@@ -1,7 +1,7 @@
 //! How calls use the heads that a service serves ([`crate::heads`]).
 //!
-//! `eth_blockNumber` is answered with the served head; while no upstream reports its own, once an
-//! upstream has answered the call. In other
+//! `eth_blockNumber` is relayed, so that an old number is not served while nothing works, and answered
+//! with the served head. If the upstream's own is higher, all are asked for theirs at once. In other
 //! calls, `latest`, `safe` and `finalized` are replaced by the served numbers, and a call that names a
 //! block goes to an upstream that has it. An upstream that answers null for such a block has not got
 //! it yet: another one is tried, and if none has it, the call fails rather than going back.
@@ -20,7 +20,8 @@ use plimsoll_rpc::request::Call;
 use tokio::sync::Notify;
 
 use super::worker::Worker;
-use crate::heads::{Board, Event, Heads, HeadsSettings, Report, Served, Standing};
+use crate::heads::{Board, Event, Heads, HeadsSettings, Report, Served};
+use crate::observe::metrics::HeadFigures;
 use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
 
 /// How long the first calls wait for the first report of an upstream.
@@ -94,10 +95,14 @@ impl ServiceHeads {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an upstream has reported recently.
-    fn is_followed(&self) -> bool {
-        let known = |upstream| self.board.upstream(upstream).0 != Standing::Unknown;
-        (0..self.upstreams.len()).any(known)
+    /// The figures for the metrics page.
+    pub(crate) fn figures(&self) -> HeadFigures {
+        let Served { latest, safe, finalized } = self.board.served();
+        HeadFigures {
+            served: [latest, safe, finalized],
+            is_held: self.board.is_held(),
+            reorganisations: self.tracker().reorganisations(),
+        }
     }
 
     /// Waits for the first report if the gateway has just started.
@@ -111,14 +116,6 @@ impl ServiceHeads {
             }
         }
     }
-}
-
-/// What the served heads mean for a call.
-pub(super) enum Bound {
-    /// The result of `eth_blockNumber`.
-    Number(u64),
-    /// The call is relayed.
-    Relayed(Named),
 }
 
 /// The block that a call names.
@@ -142,26 +139,22 @@ pub(super) async fn bind(
     method: Method,
     call: &Call<'_>,
     params: &mut Vec<u8>,
-) -> Bound {
+) -> Named {
     let param = BlockParam::of(method);
     let is_number = call.method == "eth_blockNumber";
     if param == BlockParam::None && !is_number {
-        return Bound::Relayed(Named::default());
+        return Named::default();
     }
     if heads.board.head(Tag::Latest).is_none() {
         Box::pin(heads.known(worker)).await;
     }
     let Some(latest) = heads.board.head(Tag::Latest) else {
-        return Bound::Relayed(Named::default());
+        return Named::default();
     };
     if is_number {
-        if heads.is_followed() {
-            return Bound::Number(latest);
-        }
-        // Without reports the number may be old: an upstream must at least answer.
-        return Bound::Relayed(Named { height: Some(latest), ..Named::default() });
+        return Named { height: Some(latest), ..Named::default() };
     }
-    let Some(given) = call.params else { return Bound::Relayed(Named::default()) };
+    let Some(given) = call.params else { return Named::default() };
     let shows_number = shows_number(&call.method);
     let is_held = heads.board.is_held();
     let mut named = Named::default();
@@ -175,14 +168,14 @@ pub(super) async fn bind(
         named.number = named.number.max(number);
     }
     if is_held && !shows_number && named.is_bound {
-        return Bound::Relayed(Named::default());
+        return Named::default();
     }
     if named.is_bound {
         param.bind(given, |tag| heads.board.head(tag), params);
     }
     let is_recent = named.number.is_some_and(|number| number + RECENT >= latest);
     named.must_exist = shows_number && is_recent;
-    Bound::Relayed(named)
+    named
 }
 
 /// Whether the result shows the block's number, or is null only if the block does not exist.

@@ -48,6 +48,9 @@ const SCAN_INTERVAL: Duration = Duration::from_millis(250);
 /// The shortest interval of checks: chains with faster blocks are followed by their calls.
 const INTERVAL_MIN: Nanos = Nanos::from_secs(1);
 
+/// How soon upstreams may be asked again when one of them is known to have a new block.
+const NEWS_INTERVAL: Nanos = Nanos::from_millis(200);
+
 /// The longest interval of checks, and the interval if the block time is unknown: a dead upstream that
 /// gets no calls is noticed, and a returned one used, within twice this time.
 const INTERVAL_MAX: Nanos = Nanos::from_secs(5);
@@ -129,7 +132,12 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
             let usual = interval(&service.model);
             let calls = service.calls.sum(|calls| calls.total());
             let is_active = service.state.activity.is_recent(calls, now);
-            let current = if is_active { usual } else { CONFIRMED_INTERVAL };
+            let has_news = service.state.has_news.swap(false, Ordering::Relaxed);
+            let current = match (has_news, is_active) {
+                (true, _) => NEWS_INTERVAL,
+                (false, true) => usual,
+                (false, false) => CONFIRMED_INTERVAL,
+            };
             if let Some(heads) = &service.heads {
                 log_events(service, &heads.pass(now));
             }
@@ -220,8 +228,17 @@ const FINALITY_EVERY: u32 = 4;
 
 async fn ask_health(worker: &Worker, service: &Service, place: usize) -> Result<Found, Failure> {
     let route = &service.routes[place];
-    let is_unready =
-        route.upstream.model.kind == Kind::Path && is_unready(worker, service, route).await?;
+    let is_path = |route: &Route| route.upstream.model.kind == Kind::Path;
+    let ready = match is_path(route) {
+        true => ask_ready(worker, service, route).await?,
+        false => Ready::default(),
+    };
+    let is_unready = ready.is_unready;
+    // Next to nodes, whose hashes are known, heights alone would look like another branch.
+    if let Some(latest) = ready.latest.filter(|_| service.routes.iter().all(is_path)) {
+        let block = Some(numbered(latest, &ready));
+        return Ok(Found { is_unready, block });
+    }
     let block = match &service.heads {
         Some(heads) if route.upstream.model.methods.permit(BLOCK) => {
             ask_block(worker, service, place, heads).await?
@@ -416,20 +433,58 @@ pub(super) async fn ask(
     Err(Failure { retry_after: received.retry_after, ..Failure::new(kind, true, message) })
 }
 
-/// Whether a PATH instance reports that it cannot serve the service.
-async fn is_unready(worker: &Worker, service: &Service, route: &Route) -> Result<bool, Failure> {
-    let model = &route.upstream.model;
-    let path = format!("/ready/{}", service.model.id);
-    let mut head = request_start("GET", model, &path, &[]);
+/// What a PATH instance reports of a service, as far as it does.
+#[derive(Default)]
+struct Ready {
+    is_unready: bool,
+    latest: Option<u64>,
+    safe: Option<u64>,
+    finalized: Option<u64>,
+}
+
+/// A report of heights alone: the hashes stand for the numbers, so that no branches are seen.
+fn numbered(latest: u64, ready: &Ready) -> Report {
+    let hash = |number: u64| {
+        let mut hash = Hash::default();
+        hash[24..].copy_from_slice(&number.to_be_bytes());
+        hash
+    };
+    Report {
+        latest: BlockId { number: latest, hash: hash(latest) },
+        parent: hash(latest.saturating_sub(1)),
+        safe: ready.safe,
+        finalized: ready.finalized,
+        anchor: None,
+    }
+}
+
+/// Asks a PATH instance whether it can serve the service, and for its heads. Unlike calls, this costs
+/// nothing.
+async fn ask_ready(worker: &Worker, service: &Service, route: &Route) -> Result<Ready, Failure> {
+    let (model, id) = (&route.upstream.model, &*service.model.id);
+    let mut head = request_start("GET", model, &format!("/ready/{id}"), &[]);
     head.extend_from_slice(&worker.shared.via);
     head.extend_from_slice(b"\r\n");
     let received = exchange(worker, service, route, "GET", [&head, b""], After::Pool).await?;
     let body = received.response.body();
     // Whatever else answers does not know this path, and says nothing about the service.
-    let is_object = json::validate(body).is_ok() && json::kind(body) == Some(json::Kind::Object);
-    let mut members = json::members(if is_object { body } else { b"{}" }).map_while(Result::ok);
-    let ready = members.find(|member| *member.plain() == *b"ready");
-    Ok(ready.is_some_and(|ready| ready.value == b"false"))
+    if json::validate(body).is_err() || json::kind(body) != Some(json::Kind::Object) {
+        return Ok(Ready::default());
+    }
+    let member = |object: &[u8], name: &str| -> Option<Vec<u8>> {
+        let mut members = json::members(object).map_while(Result::ok);
+        let found = members.find(|member| *member.plain() == *name.as_bytes());
+        found.map(|member| member.value.to_vec())
+    };
+    let is_unready = member(body, "ready").is_some_and(|ready| ready == b"false");
+    let own = member(body, "services").and_then(|services| member(&services, id));
+    let number = |name: &str| {
+        let text = String::from_utf8(member(own.as_deref()?, name)?).ok()?;
+        text.parse::<u64>().ok().filter(|number| *number > 0)
+    };
+    let latest = number("perceived_block_height");
+    let (safe, finalized) = (number("safe_block_height"), number("finalized_block_height"));
+    Ok(Ready { is_unready, latest, safe, finalized })
 }
 
 async fn exchange(

@@ -9,9 +9,10 @@
 //! Invariant: each call that has an id gets exactly one answer with that id, and is counted once.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{Agree, MethodRules, Sending};
@@ -22,8 +23,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
+use super::chain::parse_hex;
 use super::dispatch::{Dispatched, dispatch};
-use super::heads::{self, Bound, Named};
+use super::heads::{self, Named};
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
 use super::passed::Passed;
@@ -293,14 +295,7 @@ async fn resolve<'a>(
     let mut named = Named::default();
     let mut params = local.take_buffer();
     if let (Some(heads), Some(method)) = (&target.service.heads, method) {
-        match heads::bind(target.worker, heads, method, call, &mut params).await {
-            Bound::Number(number) => {
-                write_number(call.id, number, out);
-                local.give_buffer(params);
-                return Ok((Outcome::Ok, 200));
-            }
-            Bound::Relayed(relayed) => named = relayed,
-        }
+        named = heads::bind(target.worker, heads, method, call, &mut params).await;
     }
     let bound;
     let sent = if params.is_empty() {
@@ -343,7 +338,12 @@ async fn resolve<'a>(
     // Only a 429 has one.
     summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
     match named.height {
-        Some(number) if outcome == Outcome::Ok => write_number(call.id, number, out),
+        Some(number) if outcome == Outcome::Ok => {
+            if judged.result().and_then(parse_hex).is_some_and(|own| own > number) {
+                target.service.state.has_news.store(true, Ordering::Relaxed);
+            }
+            write_number(call.id, number, out);
+        }
         _ => judged.write(local, call.id, out),
     }
     Ok((outcome, status))
@@ -387,7 +387,12 @@ fn preferred(target: &Target<'_>, call: &Call<'_>) -> Option<u64> {
 }
 
 fn write_number(id: Option<&[u8]>, number: u64, out: &mut Composer) {
-    write_result(id, format!("\"{number:#x}\"").as_bytes(), out.text());
+    let mut text = [0; 20];
+    let mut rest = &mut text[..];
+    // 16 digits, the prefix and the quotation marks fit.
+    let _ = write!(rest, "\"{number:#x}\"");
+    let length = 20 - rest.len();
+    write_result(id, &text[..length], out.text());
 }
 
 fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {

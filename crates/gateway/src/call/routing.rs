@@ -21,7 +21,7 @@ use crate::transport::tls;
 use crate::upstream::{Secrets, Upstream};
 
 pub(crate) use pick::{Need, Picked, Tried};
-pub(crate) use route::{Exclusion, Route, request_start};
+pub(crate) use route::{Excluded, Exclusion, Route, request_start};
 use service::{Previous, RoundRobin};
 pub(crate) use service::{SERVICE_ID, Service};
 

@@ -158,8 +158,9 @@ fn says_something(judged: &JudgedResponse, named: Named) -> bool {
 /// Whether upstreams of one chain answer a call the same: not if it is about the node itself or the
 /// transactions that it waits with.
 pub(super) fn is_comparable(method: Option<Method>, call: &Call<'_>) -> bool {
-    const OWN: [&str; 8] = [
+    const OWN: [&str; 9] = [
         "eth_accounts",
+        "eth_blockNumber",
         "eth_coinbase",
         "eth_gasPrice",
         "eth_hashrate",

@@ -17,7 +17,7 @@ use plimsoll_registry::settings::Settings;
 use tokio::sync::watch;
 
 use crate::call::passed::VIA;
-use crate::call::routing::Routing;
+use crate::call::routing::{Excluded, Routing};
 use crate::host::{Host, Process};
 use crate::http1::write_field;
 use crate::keeper::dns::Resolver;
@@ -174,12 +174,16 @@ impl Shared {
             routes: service
                 .routes
                 .iter()
-                .map(|route| RouteFigures {
+                .enumerate()
+                .map(|(place, route)| RouteFigures {
                     upstream: route.upstream.model.id.clone(),
-                    is_usable: route.is_usable(),
+                    excluded: route.why_excluded(self.time.now()).map(Excluded::word),
+                    head: service.head_of(place),
                     relays: route.relays.clone(),
                 })
                 .collect(),
+            heads: service.heads.as_ref().map(|heads| heads.figures()),
+            is_fallback: service.state.is_fallback.load(Ordering::Relaxed),
         };
         let upstreams = state.routing.upstreams().iter();
         let Process { cpu_seconds, resident_bytes, open_fds } = (self.host.process)();

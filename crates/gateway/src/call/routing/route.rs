@@ -89,6 +89,59 @@ impl Exclusion {
     }
 }
 
+/// Why an upstream is out of rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Excluded {
+    /// It is on the chain with this id.
+    WrongChain(u64),
+    Drained,
+    /// It has asked not to be called.
+    Parked {
+        until: Nanos,
+    },
+    /// By its health checks.
+    Checked(Exclusion),
+    Breaker {
+        until: Nanos,
+    },
+    /// It has failed several attempts in a row.
+    Failing,
+}
+
+impl Excluded {
+    /// The name in metrics.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Excluded::WrongChain(_) => "wrong_chain",
+            Excluded::Drained => "drained",
+            Excluded::Parked { .. } => "parked",
+            Excluded::Checked(why) => why.word(),
+            Excluded::Breaker { .. } => "breaker",
+            Excluded::Failing => "failing",
+        }
+    }
+
+    /// The reason, for people.
+    pub(crate) fn reason(self) -> String {
+        match self {
+            Excluded::WrongChain(id) => format!("it is on chain {id}"),
+            Excluded::Drained => "it is drained".into(),
+            Excluded::Parked { .. } => "it has asked not to be called for a while".into(),
+            Excluded::Checked(why) => why.reason().into(),
+            Excluded::Breaker { .. } => "its breaker is open after failed calls".into(),
+            Excluded::Failing => "it has failed several attempts in a row".into(),
+        }
+    }
+
+    /// When it ends, if that is known.
+    pub(crate) fn until(self) -> Option<Nanos> {
+        match self {
+            Excluded::Parked { until } | Excluded::Breaker { until } => Some(until),
+            _ => None,
+        }
+    }
+}
+
 impl RouteState {
     fn new(settings: BreakerSettings, slow_start: Nanos, seed: u64) -> RouteState {
         RouteState {
@@ -178,12 +231,24 @@ impl Route {
         Route { upstream: upstream.clone(), head, relays, state, is_chain_checked }
     }
 
-    /// Whether the upstream is neither on a different chain nor known to be failing.
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.state.chain.is_another()
-            && !self.upstream.health.is_down()
-            && !self.state.is_excluded()
-            && self.state.breaker.state() == State::Closed
+    /// Why the upstream is out of rotation, if it is.
+    pub(crate) fn why_excluded(&self, now: Nanos) -> Option<Excluded> {
+        if let Some(id) = self.state.chain.other() {
+            return Some(Excluded::WrongChain(id));
+        }
+        if self.upstream.model.drain {
+            return Some(Excluded::Drained);
+        }
+        if let Some(until) = self.upstream.parked.until(now) {
+            return Some(Excluded::Parked { until });
+        }
+        if let Some(why) = self.state.exclusion() {
+            return Some(Excluded::Checked(why));
+        }
+        match self.state.breaker.state() {
+            State::Open { until } => Some(Excluded::Breaker { until }),
+            _ => self.upstream.health.is_down().then_some(Excluded::Failing),
+        }
     }
 
     /// Whether the upstream has confirmed the service's chain since it may last have been replaced,

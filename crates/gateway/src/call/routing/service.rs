@@ -16,6 +16,7 @@ use super::route::Route;
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
+use crate::heads::Standing;
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
 use crate::sends::Sent;
@@ -66,6 +67,8 @@ pub(crate) struct ServiceState {
     pub(crate) activity: Activity,
     /// Whether all upstreams are behind, and the least lagging serves.
     pub(crate) is_fallback: AtomicBool,
+    /// Whether an upstream has a higher head than is served.
+    pub(crate) has_news: AtomicBool,
 }
 
 impl ServiceState {
@@ -79,6 +82,7 @@ impl ServiceState {
             sent: Sent::default(),
             activity: Activity::default(),
             is_fallback: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
         }
     }
 
@@ -169,6 +173,12 @@ impl Service {
             round_robin,
             rotations,
         }
+    }
+
+    /// The latest block that an upstream has reported.
+    pub(crate) fn head_of(&self, place: usize) -> Option<u64> {
+        let (standing, latest) = self.heads.as_ref()?.board.upstream(place);
+        (standing != Standing::Unknown).then_some(latest)
     }
 
     pub(super) fn upstream_ids(&self) -> Vec<String> {

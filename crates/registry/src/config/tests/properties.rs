@@ -214,6 +214,30 @@ fn definitions() -> impl Strategy<Value = Definitions> {
                 services.retain(|service| seen.insert(("service", service.id.clone())));
                 upstreams.retain(|upstream| seen.insert(("upstream", upstream.id.clone())));
                 endpoints.retain(|endpoint| seen.insert(("endpoint", endpoint.id.clone())));
+                // Without a database, no more may have to agree than there are.
+                let limit = |agree: &mut Agree, service: &str| {
+                    let serves =
+                        |one: &&Upstream| one.service.as_deref().is_none_or(|id| id == service);
+                    let most = upstreams.iter().filter(serves).count().max(1) as u8;
+                    let numbers = agree.methods.iter_mut().map(|(_, number)| number);
+                    numbers.chain([&mut agree.default]).for_each(|one| *one = (*one).min(most));
+                    if upstreams.iter().filter(serves).count() == 0 {
+                        *agree = Agree::default();
+                    }
+                };
+                for service in &mut services {
+                    limit(&mut service.agree, &service.id);
+                }
+                for endpoint in &mut endpoints {
+                    let agree = endpoint.agree.iter_mut();
+                    agree.for_each(|agree| limit(agree, &endpoint.service));
+                    if !upstreams
+                        .iter()
+                        .any(|one| one.service.as_ref().is_none_or(|id| *id == endpoint.service))
+                    {
+                        endpoint.agree = None;
+                    }
+                }
                 Definitions { services, upstreams, endpoints }
             },
         )
