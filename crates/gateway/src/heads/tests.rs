@@ -179,6 +179,15 @@ fn the_served_number_is_held_through_a_reorganisation() {
 }
 
 #[test]
+fn blocks_below_a_change_of_branch_are_not_held_against_others() {
+    let mut run = Run::of(3);
+    (95..=110).for_each(|height| run.poll(&[Node::at(height); 3]));
+    let node = Node::on(1, 97, 110);
+    run.poll(&[node, node, Node::on(1, 97, 103)]);
+    assert_eq!((run.standings(), run.reorganised.len()), ("ccl".into(), 1));
+}
+
+#[test]
 fn one_upstream_decides_alone_if_there_is_no_other() {
     let mut run = Run::of(2);
     run.poll(&[Node::at(100); 2]);
