@@ -179,6 +179,11 @@ impl Scraped {
         self.named(name).map(|(_, track)| track.max).reduce(f64::max)
     }
 
+    /// The sum of the last values under this name.
+    pub fn last(&self, name: &str) -> Option<f64> {
+        self.named(name).map(|(_, track)| track.last).reduce(|a, b| a + b)
+    }
+
     /// The number of resets of the counters with this name.
     pub fn resets(&self, name: &str) -> u64 {
         self.named(name).map(|(_, track)| track.resets).max().unwrap_or(0)

@@ -351,7 +351,8 @@ impl<'p> Live<'p> {
         if let Some(dir) = &mut run_dir {
             dir.begin(plan, &running.start_facts(), &host).iter().for_each(|warning| tell(warning));
         }
-        let (fold, progress) = (Fold::new(plan), Progress::new());
+        let fold = if run_dir.is_some() { Fold::new(plan).charted() } else { Fold::new(plan) };
+        let progress = Progress::new();
         let control = running.control();
         Live {
             plan,
@@ -416,7 +417,7 @@ impl<'p> Live<'p> {
         self.host.end(&Source::host());
         let aborted = self.aborted.is_some();
         let (written, recording) = self.run_dir.map_or((Ok(()), None), |dir| {
-            dir.finish(&summary.to_json(), (&summary.facts, aborted), &self.host)
+            dir.finish(self.plan, &summary, aborted, &self.host)
         });
         Finished { summary, aborted, run_dir, written, recording }
     }

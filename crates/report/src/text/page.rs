@@ -75,6 +75,14 @@ impl Page {
         self.lines.push("═".repeat(self.columns).into());
     }
 
+    /// Tables, with an empty line before each.
+    pub(super) fn tables(&mut self, tables: impl IntoIterator<Item = Table>) {
+        for table in tables {
+            self.gap();
+            self.table(&table);
+        }
+    }
+
     /// Text that may wrap at every word.
     pub(super) fn text<'a>(&mut self, lead: impl Into<Lead<'a>>, text: &str) {
         self.phrases(lead, &words(text));

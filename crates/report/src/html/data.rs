@@ -1,0 +1,106 @@
+//! The data of a page's charts, as JSON.
+//!
+//! ```text
+//! {"live": bool,
+//!  "runs": [{"label", "started", "warmup": s, "processes": [{"name", "group"}], "rows": [COLUMNS, …]}],
+//!  "facts": FACTS}
+//! ```
+//! COLUMNS are those of [`TimeSeries::columns`](crate::TimeSeries::columns): rows from `from` on, which replace
+//! earlier ones from there. FACTS hold for all runs: percentile distributions as pairs of percentile and
+//! milliseconds, findings, and the side of each class of error.
+
+use crate::figures::TimeFigure;
+use crate::hdr::percentiles;
+use crate::narrow::Scope;
+use crate::scrapes::Scrapes;
+use crate::series::TimeSeries;
+use crate::summary::Summary;
+use plimsoll_measure::{ErrorClass, Histogram, Listed, Nanos, WallClock};
+use serde_json::{Value, json};
+
+impl Summary {
+    /// The JSON that the page's script reads. It contains no `<`.
+    pub(super) fn data(&self, live: bool) -> String {
+        let runs: Vec<String> = match &self.merged {
+            Some(merged) => merged
+                .runs
+                .iter()
+                .filter_map(|run| {
+                    let series = run.series.as_ref()?;
+                    let info = info(&run.label, run.started_at, self.facts.warmup, &run.scrapes);
+                    Some(self.run_data(info, series, run.warmup))
+                })
+                .collect(),
+            None => self
+                .series
+                .iter()
+                .map(|series| {
+                    let facts = &self.facts;
+                    let info = info(&self.name, facts.started_at, facts.warmup, &self.scrapes);
+                    self.run_data(info, series, facts.warmup)
+                })
+                .collect(),
+        };
+        let text = format!("{{\"live\":{live},\"runs\":[{}],\"facts\":{}}}", runs.join(","), self.chart_facts());
+        without_tags(&text)
+    }
+
+    fn run_data(&self, info: Value, series: &TimeSeries, warmup: Nanos) -> String {
+        let rows = series.columns(0..series.len(), self.narrow.scope(), warmup);
+        let mut text = info.to_string();
+        text.pop();
+        format!("{text},\"rows\":[{rows}]}}")
+    }
+
+    /// The facts of all runs that change during a run, as JSON.
+    pub fn chart_facts(&self) -> String {
+        let facts = &self.facts;
+        let seconds = |time: Nanos| time.as_secs_f64() - facts.warmup.as_secs_f64();
+        let distribution = |figure: TimeFigure| (figure.name().to_string(), steps(figure.of(&self.all)));
+        let of_one = self.merged.is_none();
+        let findings = self.verdict.findings.iter().filter(|_| of_one).map(|finding| {
+            json!({
+                "id": finding.id.name(),
+                "severity": finding.severity.name(),
+                "side": finding.side.name(),
+                "from": seconds(finding.from),
+                "to": seconds(finding.to),
+            })
+        });
+        let sides = ErrorClass::ALL.iter().map(|class| {
+            (class.name().to_string(), Value::from(self.verdict.side_of(*class).name()))
+        });
+        let value = json!({
+            "valid": self.verdict.valid,
+            "duration": facts.duration.as_secs_f64(),
+            "percentiles": Value::Object(TimeFigure::ALL.into_iter().map(distribution).collect()),
+            "findings": findings.collect::<Vec<Value>>(),
+            "sides": Value::Object(sides.collect()),
+            "whole": self.narrow.scope() == Scope::Run,
+        });
+        without_tags(&value.to_string())
+    }
+}
+
+fn info(label: &str, started: WallClock, warmup: Nanos, scrapes: &Scrapes) -> Value {
+    let processes = scrapes.processes.iter().map(|process| {
+        json!({ "name": crate::clean(&process.name), "group": crate::clean(&process.group) })
+    });
+    json!({
+        "label": crate::clean(label),
+        "started": started.rfc3339(),
+        "warmup": warmup.as_secs_f64(),
+        "processes": processes.collect::<Vec<Value>>(),
+    })
+}
+
+/// Percentiles with their values in milliseconds; about five in each half of the rest.
+fn steps(histogram: &Histogram) -> Value {
+    let steps = percentiles(histogram).into_iter();
+    steps.map(|(value, percentile, _)| json!([percentile, value.as_millis_f64()])).collect()
+}
+
+/// JSON without `<`, which could end a script; it can stand only within strings.
+fn without_tags(json: &str) -> String {
+    json.replace('<', "\\u003c")
+}
