@@ -7,7 +7,7 @@
 mod processes;
 
 use crate::interrupt::Interrupts;
-use crate::run::{Outputs, default_settings, run_plan};
+use crate::run::{Outputs, Views, default_settings, run_plan};
 use crate::run_dir::RunDir;
 use crate::sim::wait_for_stop;
 use crate::{put, tell, usage_error};
@@ -104,7 +104,12 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let mut run_dir = RunDir::create(args.out.as_deref(), &plan)?;
     let samples = Some(run_dir.record(Recorded::All));
     let settings = Settings { samples, ..default_settings() };
-    let outputs = Outputs { run_dir: Some(run_dir), page: None, announces: true, started: None };
+    let outputs = Outputs {
+        run_dir: Some(run_dir),
+        views: Views::default(),
+        announces: true,
+        started: None,
+    };
     let finished = run_plan(&plan, settings, outputs, &interrupts)?;
     put(&finished.text())?;
     let code = finished.exit_code(interrupts.first().is_some());

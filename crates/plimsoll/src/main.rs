@@ -11,6 +11,7 @@ mod gateway;
 mod host_check;
 mod host_file;
 mod interrupt;
+mod live;
 mod man;
 mod metrics;
 mod plan_source;
@@ -25,6 +26,7 @@ mod sim;
 mod trace;
 mod tune;
 mod vegeta;
+mod web;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -174,7 +176,7 @@ fn parse() -> anyhow::Result<Command> {
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(&args),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(*args),
         Command::Report(args) => report::report(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),

@@ -89,13 +89,11 @@ impl Summary {
             "<body{state}>\n<a class=\"skip\" href=\"#verdict\">Skip to the verdict</a>\n{}<main>\n",
             self.head()
         );
-        for fragment in self.fragments().into_iter().take(2) {
-            put_fragment(&mut html, &fragment);
-        }
+        let [verdict, overview, tables] = self.fragments(live);
+        put_fragment(&mut html, &verdict);
+        put_fragment(&mut html, &overview);
         html += CHARTS;
-        for fragment in self.fragments().into_iter().skip(2) {
-            put_fragment(&mut html, &fragment);
-        }
+        put_fragment(&mut html, &tables);
         put_attachments(&mut html, attachments);
         html += &words::definitions();
         html += "</main>\n";
@@ -104,10 +102,10 @@ impl Summary {
         html
     }
 
-    /// The parts of the page that change during a run, in the page's order.
-    pub fn fragments(&self) -> Vec<Fragment> {
-        vec![
-            Fragment { id: "verdict", html: self.verdict_html() },
+    /// The parts of the page that change during a run, in the page's order. `live`: the run goes on.
+    pub fn fragments(&self, live: bool) -> [Fragment; 3] {
+        [
+            Fragment { id: "verdict", html: self.verdict_html(live) },
             Fragment { id: "overview", html: self.overview_html() },
             Fragment { id: "tables", html: self.tables_html() },
         ]
@@ -134,9 +132,11 @@ impl Summary {
         )
     }
 
-    fn verdict_html(&self) -> String {
+    fn verdict_html(&self, live: bool) -> String {
         let verdict = &self.verdict;
-        let (class, word, text) = if self.nothing_ok() {
+        let (class, word, text) = if live && self.all.stats.requests.scheduled == 0 {
+            ("info", "Running", "no request has ended yet".into())
+        } else if self.nothing_ok() {
             ("bad", "No request succeeded", String::new())
         } else if !verdict.valid {
             ("bad", "Invalid", self.distorted())
@@ -149,8 +149,9 @@ impl Summary {
         } else {
             ("good", "Valid", "the figures describe the target".into())
         };
+        let so_far = if live && self.all.stats.requests.scheduled > 0 { " so far" } else { "" };
         let mut html = format!(
-            "<div class=\"banner {class}\"><h2>{word}</h2><p>{}</p></div>\n",
+            "<div class=\"banner {class}\"><h2>{word}{so_far}</h2><p>{}</p></div>\n",
             escaped(&sentence(&text))
         );
         if !self.narrow.is_whole() {
@@ -160,7 +161,7 @@ impl Summary {
             let limits = self.limited_by();
             let _ = writeln!(html, "<p><strong>Limited by:</strong> {}</p>", escaped(&limits.join(" ")));
         }
-        if !verdict.findings.is_empty() {
+        if !verdict.findings.is_empty() && class != "info" {
             html += "<ul class=\"findings\">\n";
             verdict.findings.iter().for_each(|finding| html += &self.finding_html(finding));
             html += "</ul>\n";

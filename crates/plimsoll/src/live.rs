@@ -1,0 +1,334 @@
+//! The live page of a run: the page of [`Summary::to_page`] on the address given with `--live`, and what
+//! changes in it as server-sent events.
+//!
+//! The consumer of the run's seconds posts them on a [`Board`]; viewers read it at their own pace, so that
+//! one that is slow or hangs costs its connection and nothing else. The board's memory is bounded by the
+//! rows of the series. Rows are rendered once for all viewers; all other figures only while someone
+//! watches, and so that rendering takes at most [`RENDER_SHARE`] of a processor.
+//!
+//! # Events
+//! `rows`, `facts` and `html` as in `crates/report/assets/page/live.js`; `end` when the run has ended. Their ids are
+//! the board's version, so that a viewer that comes back receives only what it has not seen.
+
+use crate::web::{self, Body, Hangup, full, respond};
+use http_body_util::BodyExt;
+use http_body_util::channel::{Channel, Sender};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::HOST;
+use hyper::{Method, Request, Response, StatusCode};
+use plimsoll_measure::{Clock, Nanos, WallClock};
+use plimsoll_report::{Attachment, Scope, Summary, TimeSeries};
+use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Where the page is unless its user says otherwise: Locust's port. If it is taken, a free one.
+const DEFAULT: &str = "127.0.0.1:8089";
+/// Rendering takes at most this share of one processor.
+const RENDER_SHARE: u64 = 50;
+/// A viewer that accepts nothing for this long is disconnected.
+const STALLED: Duration = Duration::from_secs(30);
+/// How long the end of a run waits until its viewers know about it.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Sent if nothing else is, so that a viewer notices a lost connection.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Chunks on their way to a viewer.
+const CHUNKS: usize = 1;
+
+/// An event, and the version of the board since which it holds.
+#[derive(Clone, Default)]
+struct Post {
+    version: u64,
+    /// The first of its rows, if it has rows.
+    from: usize,
+    /// As it is sent; empty: nothing was posted.
+    event: Bytes,
+}
+
+#[derive(Default)]
+struct Posts {
+    /// Tells this run from others on the same address.
+    run: u64,
+    version: u64,
+    page: Bytes,
+    rows: Vec<Post>,
+    /// Complete rows in `rows`, and seconds in each.
+    complete: usize,
+    width: usize,
+    facts: Post,
+    html: Post,
+    end: Post,
+    /// When the figures may be rendered again.
+    render_after: Nanos,
+}
+
+/// What viewers see.
+#[derive(Clone)]
+pub(crate) struct Board {
+    posts: Arc<Mutex<Posts>>,
+    changed: Arc<watch::Sender<u64>>,
+    /// Viewers that have not seen the end.
+    viewers: Arc<AtomicUsize>,
+    clock: Clock,
+}
+
+impl Board {
+    /// A board on which nothing is posted.
+    pub(crate) fn new() -> Board {
+        let posts = Posts { run: WallClock::now().unix_ns, ..Posts::default() };
+        Board {
+            posts: Arc::new(Mutex::new(posts)),
+            changed: Arc::new(watch::Sender::new(0)),
+            viewers: Arc::default(),
+            clock: Clock::start(),
+        }
+    }
+
+    fn posts(&self) -> MutexGuard<'_, Posts> {
+        self.posts.lock().expect("no holder panics")
+    }
+
+    /// Posts the page before the first second. `plan` is shown on it.
+    pub(crate) fn begin(&self, summary: &Summary, plan: &str) {
+        let plan = Attachment { name: crate::run_dir::PLAN.into(), text: plan.into() };
+        self.posts().page = summary.to_page(&[plan], true).into();
+    }
+
+    /// Posts the rows that are new or have changed, and now and then the other figures. Times are counted
+    /// from `start`.
+    pub(crate) fn add(&self, series: &TimeSeries, start: Nanos, so_far: impl FnOnce() -> Summary) {
+        self.post_rows(series, start);
+        let now = self.clock.now();
+        if self.viewers.load(Ordering::Relaxed) == 0 || now < self.posts().render_after {
+            return;
+        }
+        self.show(&so_far(), true);
+        let done = self.clock.now();
+        self.posts().render_after = done + Nanos((done - now).0 * RENDER_SHARE);
+    }
+
+    fn post_rows(&self, series: &TimeSeries, start: Nanos) {
+        let mut posts = self.posts();
+        if posts.width != series.width() {
+            posts.rows.clear();
+            (posts.complete, posts.width) = (0, series.width());
+        }
+        let (from, len) = (posts.complete, series.len());
+        if from == len {
+            return;
+        }
+        let columns = series.columns(from..len, Scope::Run, start);
+        // A row that was not complete is replaced.
+        while posts.rows.last().is_some_and(|last| last.from >= from) {
+            posts.rows.pop();
+        }
+        posts.complete = series.complete();
+        let post = posts.next("rows", &columns);
+        posts.rows.push(Post { from, ..post });
+        self.tell(posts);
+    }
+
+    /// Posts the figures; `live`: the run goes on.
+    pub(crate) fn show(&self, summary: &Summary, live: bool) {
+        let html: serde_json::Map<String, Value> =
+            summary.fragments(live).into_iter().map(|own| (own.id.into(), own.html.into())).collect();
+        let (facts, html) = (summary.chart_facts(), Value::Object(html).to_string());
+        let mut posts = self.posts();
+        posts.facts = posts.next("facts", &facts);
+        posts.html = posts.next("html", &html);
+        self.tell(posts);
+    }
+
+    /// Posts that the run has ended, and waits a moment until its viewers know. `run_dir` has its report.
+    pub(crate) fn end(&self, run_dir: Option<&str>) {
+        let report = run_dir.map(|dir| format!("{dir}/{}", crate::run_dir::PAGE));
+        let mut posts = self.posts();
+        posts.end = posts.next("end", &json!({ "report": report }).to_string());
+        self.tell(posts);
+        let until = self.clock.now() + Nanos::from(FAREWELL);
+        while self.viewers.load(Ordering::Relaxed) > 0 && self.clock.now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn tell(&self, posts: MutexGuard<'_, Posts>) {
+        let version = posts.version;
+        drop(posts);
+        self.changed.send_replace(version);
+    }
+}
+
+impl Posts {
+    /// An event of a new version.
+    fn next(&mut self, name: &str, data: &str) -> Post {
+        self.version += 1;
+        let version = self.version;
+        debug_assert!(!data.contains('\n'), "JSON on one line");
+        let event = format!("event: {name}\nid: {}.{version}\ndata: {data}\n\n", self.run);
+        Post { version, from: 0, event: event.into() }
+    }
+
+    /// The events after this version, in their order.
+    fn since(&self, seen: u64) -> Vec<Bytes> {
+        let rows = self.rows.partition_point(|post| post.version <= seen);
+        let mut posts: Vec<&Post> = self.rows[rows..].iter().collect();
+        posts.extend([&self.facts, &self.html, &self.end].into_iter().filter(|post| post.version > seen));
+        posts.sort_by_key(|post| post.version);
+        posts.into_iter().map(|post| post.event.clone()).collect()
+    }
+}
+
+/// Serves the page until the process ends, and returns the address.
+pub(crate) fn serve(asked: Option<&str>, board: &Board) -> anyhow::Result<SocketAddr> {
+    let listener = match asked {
+        // A port alone means this host.
+        Some(port) if port.trim_start_matches(':').parse::<u16>().is_ok() => {
+            let address = format!("127.0.0.1:{}", port.trim_start_matches(':'));
+            web::bind(&address, "the live view", DEFAULT)?
+        }
+        Some(address) => web::bind(address, "the live view", DEFAULT)?,
+        None => match TcpListener::bind(DEFAULT) {
+            Ok(listener) => listener,
+            Err(_) => web::bind("127.0.0.1:0", "the live view", DEFAULT)?,
+        },
+    };
+    let local = listener.local_addr()?.ip().is_loopback();
+    let board = board.clone();
+    web::serve(listener, "live", move |request, hangup| answer(request, hangup, &board, local))
+}
+
+fn answer(
+    request: &Request<Incoming>,
+    hangup: &Hangup,
+    board: &Board,
+    local: bool,
+) -> Response<Body> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    const EVENTS: &str = "text/event-stream";
+    // Otherwise a page of a stranger could read this one, under a name that it has pointed here.
+    if local && !request.headers().get(HOST).is_some_and(|host| is_local(host.as_bytes())) {
+        let text = "this page is for this host: open it by 127.0.0.1 or localhost\n";
+        return respond(StatusCode::FORBIDDEN, TEXT, full(text));
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, full("only GET\n"));
+    }
+    match request.uri().path() {
+        "/" => {
+            let page = board.posts().page.clone();
+            respond(StatusCode::OK, "text/html; charset=utf-8", full(page))
+        }
+        "/events" if request.method() == Method::HEAD => {
+            respond(StatusCode::OK, EVENTS, full(""))
+        }
+        "/events" => {
+            let seen = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+            let (sender, body) = Channel::new(CHUNKS);
+            let viewer = Viewer::new(board.clone(), hangup.clone(), sender);
+            tokio::task::spawn_local(viewer.watch(seen.map(String::from)));
+            respond(StatusCode::OK, EVENTS, body.boxed_unsync())
+        }
+        _ => respond(StatusCode::NOT_FOUND, TEXT, full("see /\n")),
+    }
+}
+
+/// Whether a Host header names this host.
+fn is_local(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// One who watches; counted until dropped.
+struct Viewer {
+    board: Board,
+    hangup: Hangup,
+    sender: Sender<Bytes>,
+}
+
+impl Viewer {
+    fn new(board: Board, hangup: Hangup, sender: Sender<Bytes>) -> Viewer {
+        board.viewers.fetch_add(1, Ordering::Relaxed);
+        Viewer { board, hangup, sender }
+    }
+
+    /// Sends what is new until the run ends or the viewer leaves. `last` is the id of the last event that it
+    /// has received.
+    async fn watch(mut self, last: Option<String>) {
+        let mut changed = self.board.changed.subscribe();
+        let run = self.board.posts().run;
+        let mut seen = match last.as_deref().and_then(|id| id.split_once('.')) {
+            None => 0,
+            Some((of, seen)) if of == run.to_string() => seen.parse().unwrap_or(0),
+            Some(_) => {
+                // Its page is that of an earlier run.
+                let _ = self.send(Bytes::from_static(b"event: reload\ndata: {}\n\n")).await;
+                return;
+            }
+        };
+        loop {
+            let (events, version, ended) = {
+                let posts = self.board.posts();
+                (posts.since(seen), posts.version, posts.end.version > 0)
+            };
+            for event in events {
+                if !self.send(event).await {
+                    return;
+                }
+            }
+            seen = version;
+            if ended {
+                return;
+            }
+            match tokio::time::timeout(HEARTBEAT, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    if !self.send(Bytes::from_static(b":\n\n")).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the viewer has room for it; one that has none for too long is disconnected.
+    async fn send(&mut self, event: Bytes) -> bool {
+        match tokio::time::timeout(STALLED, self.sender.send_data(event)).await {
+            Ok(sent) => sent.is_ok(),
+            Err(_) => {
+                self.hangup.now();
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.board.viewers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_host_are_local() {
+        let check = |host: &str, local: bool| assert_eq!(is_local(host.as_bytes()), local, "{host}");
+        for host in ["127.0.0.1", "127.0.0.1:8089", "localhost:1", "LOCALHOST", "[::1]:80", "127.9.9.9:1"] {
+            check(host, true);
+        }
+        for host in ["", "evil.example:8089", "10.0.0.1:80", "127.0.0.1.evil.example", "[::2]:80", "["] {
+            check(host, false);
+        }
+    }
+}
