@@ -104,12 +104,8 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let mut run_dir = RunDir::create(args.out.as_deref(), &plan)?;
     let samples = Some(run_dir.record(Recorded::All));
     let settings = Settings { samples, ..default_settings() };
-    let outputs = Outputs {
-        run_dir: Some(run_dir),
-        views: Views::default(),
-        announces: true,
-        started: None,
-    };
+    let outputs =
+        Outputs { run_dir: Some(run_dir), views: Views::default(), announces: true, started: None };
     let finished = run_plan(&plan, settings, outputs, &interrupts)?;
     put(&finished.text())?;
     let code = finished.exit_code(interrupts.first().is_some());

@@ -3,8 +3,7 @@
 //!
 //! The consumer of the run's seconds posts them on a [`Board`]; viewers read it at their own pace, so that
 //! one that is slow or hangs costs its connection and nothing else. The board's memory is bounded by the
-//! rows of the series. Rows are rendered once for all viewers; all other figures only while someone
-//! watches, and so that rendering takes at most [`RENDER_SHARE`] of a processor.
+//! rows of the series. Everything is rendered once for all viewers, and figures only while someone watches.
 //!
 //! # Events
 //! `rows`, `facts` and `html` as in `crates/report/assets/page/live.js`; `end` when the run has ended. Their ids are
@@ -16,19 +15,16 @@ use http_body_util::channel::{Channel, Sender};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HOST;
 use hyper::{Method, Request, Response, StatusCode};
-use plimsoll_measure::{Clock, Nanos, WallClock};
+use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_report::{Attachment, Scope, Summary, TimeSeries};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Where the page is unless its user says otherwise: Locust's port. If it is taken, a free one.
 const DEFAULT: &str = "127.0.0.1:8089";
-/// Rendering takes at most this share of one processor.
-const RENDER_SHARE: u64 = 50;
 /// A viewer that accepts nothing for this long is disconnected.
 const STALLED: Duration = Duration::from_secs(30);
 /// How long the end of a run waits until its viewers know about it.
@@ -61,8 +57,19 @@ struct Posts {
     facts: Post,
     html: Post,
     end: Post,
-    /// When the figures may be rendered again.
-    render_after: Nanos,
+}
+
+/// The number of viewers that have not seen the end.
+#[derive(Default)]
+struct Viewers {
+    number: Mutex<usize>,
+    left: Condvar,
+}
+
+impl Viewers {
+    fn number(&self) -> MutexGuard<'_, usize> {
+        self.number.lock().expect("no holder panics")
+    }
 }
 
 /// What viewers see.
@@ -70,9 +77,7 @@ struct Posts {
 pub(crate) struct Board {
     posts: Arc<Mutex<Posts>>,
     changed: Arc<watch::Sender<u64>>,
-    /// Viewers that have not seen the end.
-    viewers: Arc<AtomicUsize>,
-    clock: Clock,
+    viewers: Arc<Viewers>,
 }
 
 impl Board {
@@ -83,7 +88,6 @@ impl Board {
             posts: Arc::new(Mutex::new(posts)),
             changed: Arc::new(watch::Sender::new(0)),
             viewers: Arc::default(),
-            clock: Clock::start(),
         }
     }
 
@@ -97,20 +101,13 @@ impl Board {
         self.posts().page = summary.to_page(&[plan], true).into();
     }
 
-    /// Posts the rows that are new or have changed, and now and then the other figures. Times are counted
-    /// from `start`.
-    pub(crate) fn add(&self, series: &TimeSeries, start: Nanos, so_far: impl FnOnce() -> Summary) {
-        self.post_rows(series, start);
-        let now = self.clock.now();
-        if self.viewers.load(Ordering::Relaxed) == 0 || now < self.posts().render_after {
-            return;
-        }
-        self.show(&so_far(), true);
-        let done = self.clock.now();
-        self.posts().render_after = done + Nanos((done - now).0 * RENDER_SHARE);
+    /// Whether anyone looks at it.
+    pub(crate) fn is_watched(&self) -> bool {
+        *self.viewers.number() > 0
     }
 
-    fn post_rows(&self, series: &TimeSeries, start: Nanos) {
+    /// Posts the rows that are new or have changed. Times are counted from `start`.
+    pub(crate) fn add(&self, series: &TimeSeries, start: Nanos) {
         let mut posts = self.posts();
         if posts.width != series.width() {
             posts.rows.clear();
@@ -133,8 +130,11 @@ impl Board {
 
     /// Posts the figures; `live`: the run goes on.
     pub(crate) fn show(&self, summary: &Summary, live: bool) {
-        let html: serde_json::Map<String, Value> =
-            summary.fragments(live).into_iter().map(|own| (own.id.into(), own.html.into())).collect();
+        let html: serde_json::Map<String, Value> = summary
+            .fragments(live)
+            .into_iter()
+            .map(|own| (own.id.into(), own.html.into()))
+            .collect();
         let (facts, html) = (summary.chart_facts(), Value::Object(html).to_string());
         let mut posts = self.posts();
         posts.facts = posts.next("facts", &facts);
@@ -148,10 +148,9 @@ impl Board {
         let mut posts = self.posts();
         posts.end = posts.next("end", &json!({ "report": report }).to_string());
         self.tell(posts);
-        let until = self.clock.now() + Nanos::from(FAREWELL);
-        while self.viewers.load(Ordering::Relaxed) > 0 && self.clock.now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let left = &self.viewers.left;
+        let waited = left.wait_timeout_while(self.viewers.number(), FAREWELL, |number| *number > 0);
+        drop(waited.expect("no holder panics"));
     }
 
     fn tell(&self, posts: MutexGuard<'_, Posts>) {
@@ -175,7 +174,9 @@ impl Posts {
     fn since(&self, seen: u64) -> Vec<Bytes> {
         let rows = self.rows.partition_point(|post| post.version <= seen);
         let mut posts: Vec<&Post> = self.rows[rows..].iter().collect();
-        posts.extend([&self.facts, &self.html, &self.end].into_iter().filter(|post| post.version > seen));
+        posts.extend(
+            [&self.facts, &self.html, &self.end].into_iter().filter(|post| post.version > seen),
+        );
         posts.sort_by_key(|post| post.version);
         posts.into_iter().map(|post| post.event.clone()).collect()
     }
@@ -221,9 +222,7 @@ fn answer(
             let page = board.posts().page.clone();
             respond(StatusCode::OK, "text/html; charset=utf-8", full(page))
         }
-        "/events" if request.method() == Method::HEAD => {
-            respond(StatusCode::OK, EVENTS, full(""))
-        }
+        "/events" if request.method() == Method::HEAD => respond(StatusCode::OK, EVENTS, full("")),
         "/events" => {
             let seen = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
             let (sender, body) = Channel::new(CHUNKS);
@@ -255,7 +254,7 @@ struct Viewer {
 
 impl Viewer {
     fn new(board: Board, hangup: Hangup, sender: Sender<Bytes>) -> Viewer {
-        board.viewers.fetch_add(1, Ordering::Relaxed);
+        *board.viewers.number() += 1;
         Viewer { board, hangup, sender }
     }
 
@@ -313,7 +312,8 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        self.board.viewers.fetch_sub(1, Ordering::Relaxed);
+        *self.board.viewers.number() -= 1;
+        self.board.viewers.left.notify_all();
     }
 }
 
@@ -323,11 +323,16 @@ mod tests {
 
     #[test]
     fn only_names_of_this_host_are_local() {
-        let check = |host: &str, local: bool| assert_eq!(is_local(host.as_bytes()), local, "{host}");
-        for host in ["127.0.0.1", "127.0.0.1:8089", "localhost:1", "LOCALHOST", "[::1]:80", "127.9.9.9:1"] {
+        let check =
+            |host: &str, local: bool| assert_eq!(is_local(host.as_bytes()), local, "{host}");
+        for host in
+            ["127.0.0.1", "127.0.0.1:8089", "localhost:1", "LOCALHOST", "[::1]:80", "127.9.9.9:1"]
+        {
             check(host, true);
         }
-        for host in ["", "evil.example:8089", "10.0.0.1:80", "127.0.0.1.evil.example", "[::2]:80", "["] {
+        for host in
+            ["", "evil.example:8089", "10.0.0.1:80", "127.0.0.1.evil.example", "[::2]:80", "["]
+        {
             check(host, false);
         }
     }

@@ -23,6 +23,7 @@ mod run;
 mod run_dir;
 mod scrape;
 mod sim;
+mod terminal;
 mod trace;
 mod tune;
 mod vegeta;
@@ -135,11 +136,14 @@ fn stdout_columns() -> usize {
         .map_or(usize::MAX, |(width, _)| width.0.into())
 }
 
-/// Prints a line to stderr. Write errors are ignored.
+/// Prints a line to stderr, or later if a terminal view is shown. Write errors are ignored.
 fn tell(text: &str) {
     // Plans and files are quoted in messages: nothing in them may move the terminal's cursor. In one
     // write, so that lines of several processes do not interleave.
     let line = trace::escaped(text.as_bytes()) + "\n";
+    if terminal::divert(&line) {
+        return;
+    }
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 

@@ -12,7 +12,9 @@ use plimsoll_measure::samples::{self, Block, Sample};
 use plimsoll_measure::wire::{Header, ReadError, Reader};
 use plimsoll_measure::{Nanos, RunFacts, Snapshot};
 use plimsoll_plan::Plan;
-use plimsoll_report::{Attachment, Filters, Fold, Narrow, ParquetReader, Row, Scope, Seconds, Summary};
+use plimsoll_report::{
+    Attachment, Filters, Fold, Narrow, ParquetReader, Row, Scope, Seconds, Summary,
+};
 use std::fs::{File, TryLockError};
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -171,7 +173,8 @@ impl RecordedRun {
     /// The plan and the facts about the host, as far as they can be read.
     pub(crate) fn attachments(&self) -> Vec<Attachment> {
         let read = |name: &str| {
-            let text = open_regular(&self.folder.join(name)).and_then(std::io::read_to_string).ok()?;
+            let text =
+                open_regular(&self.folder.join(name)).and_then(std::io::read_to_string).ok()?;
             Some(attachment(name, text))
         };
         [PLAN, HOST].into_iter().filter_map(read).collect()

@@ -12,7 +12,9 @@ use output::Output;
 use plimsoll_config::values::flag_duration;
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_report::{Attachment, Filters, IntervalLog, Merge, ParquetWriter, Run, Summary, TimeFigure};
+use plimsoll_report::{
+    Attachment, Filters, IntervalLog, Merge, ParquetWriter, Run, Summary, TimeFigure,
+};
 use std::io::stdout;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -90,6 +90,9 @@ pub(crate) struct RunArgs {
     /// Serve a page with live charts, by default at http://127.0.0.1:8089/
     #[arg(long, value_name = "ADDR", num_args = 0..=1)]
     live: Option<Option<String>>,
+    /// Show the run with charts on the whole terminal; q stops it
+    #[arg(long)]
+    tui: bool,
     /// Serve live metrics for Prometheus at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
@@ -183,7 +186,7 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
 
 /// The views that the flags ask for.
 fn views(args: &RunArgs) -> anyhow::Result<Views> {
-    let mut views = Views::default();
+    let mut views = Views { terminal: args.tui, ..Views::default() };
     if let Some(address) = &args.metrics {
         let page = Page::default();
         let bound = metrics::serve(address, page.clone())?;
@@ -290,6 +293,8 @@ pub(crate) struct Views {
     pub(crate) metrics: Option<Page>,
     /// The page with charts.
     pub(crate) live: Option<Board>,
+    /// Whether the terminal shows charts.
+    pub(crate) terminal: bool,
 }
 
 /// Runs a plan until it ends or is stopped.

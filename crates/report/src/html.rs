@@ -19,6 +19,7 @@ mod words;
 use crate::seconds::Seconds;
 use crate::summary::Summary;
 use crate::text::{clean, is_unsafe};
+use crate::tone::Tone;
 use crate::uplot;
 use plimsoll_measure::{Finding, Severity};
 use std::fmt::Write as _;
@@ -97,8 +98,16 @@ impl Summary {
         put_attachments(&mut html, attachments);
         html += &words::definitions();
         html += "</main>\n";
-        let _ = write!(html, "<script type=\"application/json\" id=\"data\">{}</script>\n", self.data(live));
-        let _ = write!(html, "<script>{}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n", uplot::SCRIPT);
+        let _ = write!(
+            html,
+            "<script type=\"application/json\" id=\"data\">{}</script>\n",
+            self.data(live)
+        );
+        let _ = write!(
+            html,
+            "<script>{}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+            uplot::SCRIPT
+        );
         html
     }
 
@@ -134,24 +143,15 @@ impl Summary {
 
     fn verdict_html(&self, live: bool) -> String {
         let verdict = &self.verdict;
-        let (class, word, text) = if live && self.all.stats.requests.scheduled == 0 {
-            ("info", "Running", "no request has ended yet".into())
-        } else if self.nothing_ok() {
-            ("bad", "No request succeeded", String::new())
-        } else if !verdict.valid {
-            ("bad", "Invalid", self.distorted())
-        } else if !self.objectives_hold() {
-            ("bad", "Objective missed", "the run is valid: its figures describe the target".into())
-        } else if self.facts.was_stopped() {
-            ("warn", "Valid, stopped early", format!("the run was stopped{}", self.facts.by()))
-        } else if self.all.stats.requests.ok < self.all.stats.requests.scheduled {
-            ("warn", "Valid, with failures", "the figures describe the target".into())
-        } else {
-            ("good", "Valid", "the figures describe the target".into())
+        let (tone, word, text) = self.verdict_in_words(live);
+        let class = match tone {
+            Tone::Bad => "bad",
+            Tone::Warn => "warn",
+            Tone::Good => "good",
+            Tone::Plain | Tone::Strong => "info",
         };
-        let so_far = if live && self.all.stats.requests.scheduled > 0 { " so far" } else { "" };
         let mut html = format!(
-            "<div class=\"banner {class}\"><h2>{word}{so_far}</h2><p>{}</p></div>\n",
+            "<div class=\"banner {class}\"><h2>{word}</h2><p>{}</p></div>\n",
             escaped(&sentence(&text))
         );
         if !self.narrow.is_whole() {
@@ -159,14 +159,42 @@ impl Summary {
         }
         if verdict.valid && self.all.stats.requests.scheduled > 0 {
             let limits = self.limited_by();
-            let _ = writeln!(html, "<p><strong>Limited by:</strong> {}</p>", escaped(&limits.join(" ")));
+            let _ = writeln!(
+                html,
+                "<p><strong>Limited by:</strong> {}</p>",
+                escaped(&limits.join(" "))
+            );
         }
-        if !verdict.findings.is_empty() && class != "info" {
+        if !verdict.findings.is_empty() && tone != Tone::Plain {
             html += "<ul class=\"findings\">\n";
             verdict.findings.iter().for_each(|finding| html += &self.finding_html(finding));
             html += "</ul>\n";
         }
         html
+    }
+
+    /// The verdict in a word or two, and what it means. `live`: the run goes on.
+    pub fn verdict_in_words(&self, live: bool) -> (Tone, String, String) {
+        let requests = &self.all.stats.requests;
+        if live && requests.scheduled == 0 {
+            return (Tone::Plain, "Running".into(), "no request has ended yet".into());
+        }
+        let means = "the figures describe the target";
+        let (tone, word, text) = if self.nothing_ok() {
+            (Tone::Bad, "No request succeeded", String::new())
+        } else if !self.verdict.valid {
+            (Tone::Bad, "Invalid", self.distorted())
+        } else if !self.objectives_hold() {
+            (Tone::Bad, "Objective missed", format!("the run is valid: {means}"))
+        } else if self.facts.was_stopped() {
+            (Tone::Warn, "Valid, stopped early", format!("the run was stopped{}", self.facts.by()))
+        } else if requests.ok < requests.scheduled {
+            (Tone::Warn, "Valid, with failures", means.into())
+        } else {
+            (Tone::Good, "Valid", means.into())
+        };
+        let so_far = if live { " so far" } else { "" };
+        (tone, format!("{word}{so_far}"), text)
     }
 
     fn finding_html(&self, finding: &Finding) -> String {
@@ -188,7 +216,9 @@ impl Summary {
         };
         let fix = match (finding.severity, finding.fix.as_str()) {
             (Severity::Info, _) | (_, "") => String::new(),
-            (_, fix) => format!("<p class=\"fix\"><strong>Fix:</strong> {}</p>", escaped(&clean(fix))),
+            (_, fix) => {
+                format!("<p class=\"fix\"><strong>Fix:</strong> {}</p>", escaped(&clean(fix)))
+            }
         };
         format!(
             "<li class=\"{class}\"><p><code>{}</code> <span class=\"tag\">{}</span> \

@@ -162,6 +162,36 @@ impl Packed {
     }
 }
 
+/// Figures of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recent {
+    /// The middle of the row, in seconds since the end of the warm-up.
+    pub at: f64,
+    /// Planned arrivals per second, of streams with a rate.
+    pub planned: f64,
+    /// Requests per second that were sent and whose outcome became known.
+    pub sent: f64,
+    /// Arrivals per second that failed or were not sent.
+    pub failed: f64,
+    /// The median latency; `None` if no arrival ended.
+    pub p50: Option<Nanos>,
+    /// The 99th percentile of latency.
+    pub p99: Option<Nanos>,
+}
+
+fn recent(counts: &Counts, figures: &Figures, start: Nanos) -> Recent {
+    let (seconds, requests) = (counts.seconds, &counts.requests);
+    let per_second = |n: u64| n as f64 / seconds.len().as_secs_f64().max(f64::MIN_POSITIVE);
+    Recent {
+        at: seconds.middle().as_secs_f64() - start.as_secs_f64(),
+        planned: counts.planned,
+        sent: per_second(requests.sent),
+        failed: per_second(requests.failed + requests.unsent),
+        p50: figures.latency[0],
+        p99: figures.latency[2],
+    }
+}
+
 /// A run over time.
 #[derive(Clone, Debug)]
 pub struct TimeSeries {
@@ -267,6 +297,16 @@ impl TimeSeries {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The last `most` rows. Times are counted from `start`.
+    pub fn recent(&self, most: usize, start: Nanos) -> Vec<Recent> {
+        let open = self.last.as_ref().map(|(counts, times, _)| (counts, Figures::of(times)));
+        let closed =
+            self.rows.iter().map(|(counts, packed)| recent(counts, &packed.figures, start));
+        let open = open.iter().map(|(counts, figures)| recent(counts, figures, start));
+        let all = self.len();
+        closed.chain(open).skip(all.saturating_sub(most)).collect()
     }
 
     /// Seconds in each row; it doubles when the series is full, and all rows change.

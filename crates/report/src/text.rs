@@ -23,11 +23,12 @@ use crate::figures::TIME_STATS;
 use crate::objectives::percent;
 use crate::summary::Summary;
 use crate::tone::Tone;
+pub use page::Line;
 use page::{Page, toned};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity, Side, Usage};
-pub(crate) use table::{Notes, Row, Table};
 use table::{Column, Shape};
+pub(crate) use table::{Notes, Row, Table};
 pub use width::clean;
 pub(crate) use width::is_unsafe;
 
@@ -126,6 +127,12 @@ impl Summary {
         let whole = |note_lines: &usize| columns < widest || fits(rows, *note_lines);
         let note_lines = (2..=NOTE_LINES_MAX).rev().find(whole).unwrap_or(1);
         self.page(Extent { rows, kept }, run_dir, Page::new(columns, note_lines)).finish(color)
+    }
+
+    /// The report as lines of 50 to 100 columns, with nothing left out, for a view that scrolls.
+    pub fn to_lines(&self, columns: usize) -> Vec<Line> {
+        let columns = columns.clamp(*COLUMNS.start(), *COLUMNS.end());
+        self.page(Extent::WHOLE, None, Page::new(columns, NOTE_LINES_MAX)).into_lines()
     }
 
     fn page(&self, extent: Extent, run_dir: Option<&str>, mut page: Page) -> Page {

@@ -4,15 +4,22 @@
 use super::progress::Progress;
 use super::{Finished, Views};
 use crate::host_file::HostFile;
+use crate::live::Board;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
 use crate::tell;
+use crate::terminal::Terminal;
 use crate::trace::trace_text;
 use plimsoll_engine::{Control, Running, Second};
 use plimsoll_host::Source;
-use plimsoll_measure::{Nanos, RunFacts, Snapshot, SplitValue, StartFacts};
+use plimsoll_measure::{Clock, Nanos, RunFacts, Snapshot, SplitValue, StartFacts};
 use plimsoll_plan::{Plan, Secrets};
 use plimsoll_report::{Fold, Summary, exposition, progress};
+
+/// Rendering figures takes at most one part in this many of a processor's time.
+const RENDER_SHARE: u64 = 50;
+/// Rows of the terminal's charts.
+const CHARTED: usize = 300;
 
 /// The consumer of a run's seconds.
 pub(super) struct Consumer<'p> {
@@ -23,6 +30,10 @@ pub(super) struct Consumer<'p> {
     run_dir: Option<RunDir>,
     views: Views,
     pub(super) progress: Progress,
+    terminal: Option<Terminal>,
+    clock: Clock,
+    /// When figures may be rendered again.
+    render_after: Nanos,
     scraper: Option<Scraper>,
     host: HostFile,
     control: Control,
@@ -45,17 +56,20 @@ impl<'p> Consumer<'p> {
         if let Some(dir) = &mut run_dir {
             dir.begin(plan, &running.start_facts(), &host).iter().for_each(|warning| tell(warning));
         }
-        let charted = run_dir.is_some() || views.live.is_some();
+        let charted = run_dir.is_some() || views.live.is_some() || views.terminal;
         let fold = if charted { Fold::new(plan).charted() } else { Fold::new(plan) };
         let progress = Progress::new();
         let control = running.control();
-        let consumer = Consumer {
+        let mut consumer = Consumer {
             plan,
             secrets: plan.secrets_of_all(),
             fold,
             run_dir,
             views,
             progress,
+            terminal: None,
+            clock: Clock::start(),
+            render_after: Nanos::ZERO,
             scraper,
             host,
             control,
@@ -66,7 +80,30 @@ impl<'p> Consumer<'p> {
         if let Some(live) = &consumer.views.live {
             live.begin(&consumer.so_far(), &plan.to_toml());
         }
+        if consumer.views.terminal {
+            match Terminal::start() {
+                Ok(terminal) => consumer.terminal = Some(terminal),
+                Err(why) => tell(&format!("warning: --tui shows nothing: {why}")),
+            }
+        }
         consumer
+    }
+
+    /// Shows rows and figures to those who watch.
+    fn show_figures(&mut self) {
+        let Some(series) = self.fold.series() else { return };
+        let live = self.views.live.as_ref();
+        live.iter().for_each(|live| live.add(series, self.plan.warmup));
+        let now = self.clock.now();
+        let is_watched = self.terminal.is_some() || live.is_some_and(Board::is_watched);
+        if !is_watched || now < self.render_after {
+            return;
+        }
+        let summary = self.so_far();
+        live.iter().for_each(|live| live.show(&summary, true));
+        self.terminal.iter().for_each(|terminal| terminal.show(&summary));
+        let done = self.clock.now();
+        self.render_after = done + Nanos((done - now).0 * RENDER_SHARE);
     }
 
     /// The figures so far.
@@ -91,11 +128,22 @@ impl<'p> Consumer<'p> {
             page.set(exposition(self.plan, &counts, total));
         }
         let stopped = self.control.stop_level() > 0;
-        self.progress.show(&progress(self.plan, &counts, total, self.at, stopped));
-        self.at = counts.t;
-        if let (Some(live), Some(series)) = (&self.views.live, self.fold.series()) {
-            live.add(series, self.plan.warmup, || self.so_far());
+        let parts = progress(self.plan, &counts, total, self.at, stopped);
+        match (&self.terminal, self.fold.series()) {
+            (Some(terminal), Some(series)) => {
+                let done =
+                    self.plan.planned_end().map(|end| counts.t.as_secs_f64() / end.as_secs_f64());
+                terminal.progress(
+                    &self.plan.name,
+                    parts,
+                    done,
+                    series.recent(CHARTED, self.plan.warmup),
+                );
+            }
+            _ => self.progress.show(&parts),
         }
+        self.at = counts.t;
+        self.show_figures();
         for record in &traces {
             self.progress.end();
             tell(&trace_text(record, self.plan));
@@ -116,6 +164,7 @@ impl<'p> Consumer<'p> {
 
     /// `signal` is the first signal that was received.
     pub(super) fn finish(mut self, running: Running, signal: Option<&str>) -> Finished {
+        drop(self.terminal.take());
         self.progress.end();
         self.scrape_at_the_end();
         let mut facts = running.finish();
@@ -128,9 +177,9 @@ impl<'p> Consumer<'p> {
         let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
         self.host.end(&Source::host());
         let aborted = self.aborted.is_some();
-        let (written, recording) = self.run_dir.map_or((Ok(()), None), |dir| {
-            dir.finish(self.plan, &summary, aborted, &self.host)
-        });
+        let (written, recording) = self
+            .run_dir
+            .map_or((Ok(()), None), |dir| dir.finish(self.plan, &summary, aborted, &self.host));
         if let Some(live) = &self.views.live {
             live.end(run_dir.as_deref().filter(|_| written.is_ok()));
         }

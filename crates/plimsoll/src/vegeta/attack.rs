@@ -90,7 +90,7 @@ pub(super) fn run(flags: &Flags, cpus: i64) -> anyhow::Result<ExitCode> {
         feed,
         ..default_settings()
     };
-    let views = Views { metrics: page, live: None };
+    let views = Views { metrics: page, ..Views::default() };
     let outputs = Outputs { run_dir: None, views, announces: false, started: Some(started) };
     let finished = run_plan(&plan, settings, outputs, &interrupts)?;
     let written = writer.finish();

@@ -41,7 +41,11 @@ impl Summary {
                 })
                 .collect(),
         };
-        let text = format!("{{\"live\":{live},\"runs\":[{}],\"facts\":{}}}", runs.join(","), self.chart_facts());
+        let text = format!(
+            "{{\"live\":{live},\"runs\":[{}],\"facts\":{}}}",
+            runs.join(","),
+            self.chart_facts()
+        );
         without_tags(&text)
     }
 
@@ -56,7 +60,8 @@ impl Summary {
     pub fn chart_facts(&self) -> String {
         let facts = &self.facts;
         let seconds = |time: Nanos| time.as_secs_f64() - facts.warmup.as_secs_f64();
-        let distribution = |figure: TimeFigure| (figure.name().to_string(), steps(figure.of(&self.all)));
+        let distribution =
+            |figure: TimeFigure| (figure.name().to_string(), steps(figure.of(&self.all)));
         let of_one = self.merged.is_none();
         let findings = self.verdict.findings.iter().filter(|_| of_one).map(|finding| {
             json!({

@@ -15,7 +15,18 @@ use std::fmt::Write as _;
 
 /// Columns of the tables of groups: their heads, and what they mean where it is not plain.
 const GROUP_HEADS: [&str; 13] = [
-    "scheduled", "share", "ok", "failed", "unsent", "sent/s", "ok/s", "p50", "p90", "p99", "p99.9", "max",
+    "scheduled",
+    "share",
+    "ok",
+    "failed",
+    "unsent",
+    "sent/s",
+    "ok/s",
+    "p50",
+    "p90",
+    "p99",
+    "p99.9",
+    "max",
     "p99 service",
 ];
 /// Rows of the table over time at most, so that it can be read.
@@ -30,14 +41,23 @@ struct Writer<'h> {
 
 impl<'h> Writer<'h> {
     /// Begins a table. The first head is that of the names.
-    fn begin(html: &'h mut String, caption: &str, heads: &[String], words: Vec<bool>) -> Writer<'h> {
+    fn begin(
+        html: &'h mut String,
+        caption: &str,
+        heads: &[String],
+        words: Vec<bool>,
+    ) -> Writer<'h> {
         let _ = write!(
             html,
             "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>{0}</caption>\n<thead><tr>",
             escaped(caption)
         );
         for (place, head) in heads.iter().enumerate() {
-            let class = if place == 0 || words.get(place - 1) == Some(&true) { " class=\"words\"" } else { "" };
+            let class = if place == 0 || words.get(place - 1) == Some(&true) {
+                " class=\"words\""
+            } else {
+                ""
+            };
             let _ = write!(html, "<th scope=\"col\"{class}>{}</th>", escaped(head));
         }
         html.push_str("</tr></thead>\n<tbody>\n");
@@ -116,12 +136,12 @@ impl Summary {
             Some(_) => "bad",
             None => "",
         };
-        let not_ok = [
-            (requests.failed, "failed"),
-            (requests.unsent, "never sent"),
-        ];
-        let not_ok: Vec<String> =
-            not_ok.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", grouped(*n))).collect();
+        let not_ok = [(requests.failed, "failed"), (requests.unsent, "never sent")];
+        let not_ok: Vec<String> = not_ok
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{} {what}", grouped(*n)))
+            .collect();
         let not_ok = if not_ok.is_empty() { "none failed".into() } else { not_ok.join(", ") };
         let time = |q| shown(self.all.latency.quantile(q));
         let service = shown(self.all.service_time.quantile(0.99));
@@ -224,9 +244,19 @@ impl Summary {
     /// At most [`OVER_TIME_ROWS`] rows of the series.
     fn put_over_time(&self, html: &mut String) {
         let Some(series) = self.series.as_ref().filter(|series| !series.is_empty()) else { return };
-        let heads = ["time", "planned/s", "sent/s", "ok/s", "failed/s", "unsent/s", "p50", "p99", "max", "p99 service"];
-        let mut table =
-            Writer::begin(html, "Over time", &heads.map(String::from), Vec::new());
+        let heads = [
+            "time",
+            "planned/s",
+            "sent/s",
+            "ok/s",
+            "failed/s",
+            "unsent/s",
+            "p50",
+            "p99",
+            "max",
+            "p99 service",
+        ];
+        let mut table = Writer::begin(html, "Over time", &heads.map(String::from), Vec::new());
         for row in series.shortened(OVER_TIME_ROWS, self.narrow.scope(), self.facts.warmup) {
             let tone = match (row.failed, row.ok) {
                 (0, _) => Tone::Plain,

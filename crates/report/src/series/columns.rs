@@ -146,7 +146,8 @@ impl TimeSeries {
         rate("failed", |counts| counts.requests.failed);
         rate("unsent", |counts| counts.requests.unsent);
         if scope == Scope::Run {
-            let level = |of: fn(&Counts) -> u64| rows.iter().map(move |row| Some(of(row.counts) as f64));
+            let level =
+                |of: fn(&Counts) -> u64| rows.iter().map(move |row| Some(of(row.counts) as f64));
             object.numbers("in_flight", level(|counts| counts.in_flight));
             object.numbers("connected", level(|counts| counts.connected));
         }
@@ -164,7 +165,10 @@ impl TimeSeries {
             }
             let (process, metric) = (line.process, Value::from(line.metric.name()));
             let label = Value::from(line.label.as_str());
-            let _ = write!(text, "{{\"process\":{process},\"metric\":{metric},\"label\":{label},\"values\":");
+            let _ = write!(
+                text,
+                "{{\"process\":{process},\"metric\":{metric},\"label\":{label},\"values\":"
+            );
             let value = |row: &Shown<'_>| {
                 let of = |counts: &'_ Counts| counts.processes.get(process).cloned();
                 let now = of(row.counts)?;

@@ -34,11 +34,14 @@ pub(super) fn toned(tone: Tone, text: &str) -> Lead<'_> {
 }
 
 /// A line whose beginning may be coloured.
-pub(super) struct Line {
-    pub(super) text: String,
-    pub(super) tone: Tone,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The text, which does not move a terminal's cursor.
+    pub text: String,
+    /// The colour.
+    pub tone: Tone,
     /// The bytes of the text that have the colour.
-    pub(super) toned: usize,
+    pub toned: usize,
 }
 
 impl From<String> for Line {
@@ -63,6 +66,10 @@ impl Page {
 
     pub(super) fn lines(&self) -> usize {
         self.lines.len()
+    }
+
+    pub(super) fn into_lines(self) -> Vec<Line> {
+        self.lines
     }
 
     /// An empty line.
