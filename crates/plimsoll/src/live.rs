@@ -31,6 +31,9 @@ const STALLED: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Sent if nothing else is, so that a viewer notices a lost connection.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Shown until the run starts; browsers ask again.
+const PREPARING: &str = "<!doctype html><title>Plimsoll</title><meta http-equiv=\"refresh\" content=\"1\">\
+                         <p>The run is being prepared.</p>\n";
 /// Chunks on their way to a viewer.
 const CHUNKS: usize = 1;
 
@@ -209,6 +212,7 @@ fn answer(
 ) -> Response<Body> {
     const TEXT: &str = "text/plain; charset=utf-8";
     const EVENTS: &str = "text/event-stream";
+    const HTML: &str = "text/html; charset=utf-8";
     // Otherwise a page of a stranger could read this one, under a name that it has pointed here.
     if local && !request.headers().get(HOST).is_some_and(|host| is_local(host.as_bytes())) {
         let text = "this page is for this host: open it by 127.0.0.1 or localhost\n";
@@ -220,7 +224,10 @@ fn answer(
     match request.uri().path() {
         "/" => {
             let page = board.posts().page.clone();
-            respond(StatusCode::OK, "text/html; charset=utf-8", full(page))
+            match page.is_empty() {
+                true => respond(StatusCode::SERVICE_UNAVAILABLE, HTML, full(PREPARING)),
+                false => respond(StatusCode::OK, HTML, full(page)),
+            }
         }
         "/events" if request.method() == Method::HEAD => respond(StatusCode::OK, EVENTS, full("")),
         "/events" => {

@@ -20,7 +20,7 @@ use plimsoll_plan::{Load, Plan};
 use processes::{Processes, Readings};
 use std::collections::BTreeMap;
 
-/// Rows at most: one for each second of a run of 40 minutes, then one for every two.
+/// Rows at most, an even number: one for each second of a run of 40 minutes, then one for every two.
 const ROWS_MAX: usize = 2_400;
 /// Cells of a heat map in each power of two.
 const CELLS: u32 = 4;

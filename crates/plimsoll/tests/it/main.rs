@@ -14,6 +14,7 @@ mod habits;
 mod host_limits;
 mod http;
 mod instrument_secrets;
+mod live;
 mod operating;
 mod output;
 mod planted;

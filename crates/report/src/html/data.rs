@@ -105,7 +105,7 @@ fn steps(histogram: &Histogram) -> Value {
     steps.map(|(value, percentile, _)| json!([percentile, value.as_millis_f64()])).collect()
 }
 
-/// JSON without `<`, which could end a script; it can stand only within strings.
+/// JSON without `<`, which could end a script, and `>`; they can stand only within strings.
 fn without_tags(json: &str) -> String {
-    json.replace('<', "\\u003c")
+    json.replace('<', "\\u003c").replace('>', "\\u003e")
 }

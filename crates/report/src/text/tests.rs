@@ -143,6 +143,7 @@ fn full() -> Summary {
             sides: Vec::new(),
         },
         timeline: Timeline::new(1),
+        series: None,
         scrapes: Scrapes {
             processes: [process("edge", "edge", 1450)].into_iter().chain(instances).collect(),
         },
