@@ -3,15 +3,15 @@
 //! # Layout
 //! - `consumer`: what happens to each second of a run
 //! - `progress`: the progress line
+//! - `views`: what shows a run besides it
 
 mod consumer;
 mod progress;
+mod views;
 
 use crate::host_check;
 use crate::host_file::HostFile;
 use crate::interrupt::Interrupts;
-use crate::live::{self, Board};
-use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::proxy;
 use crate::recording::Recording;
@@ -32,6 +32,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
+pub(crate) use views::{ViewArgs, Views};
 
 const EXAMPLES: &str = "Examples:
   plimsoll run http://localhost:3069/health --rate 500 --duration 30s
@@ -87,12 +88,8 @@ pub(crate) struct RunArgs {
     /// Print N complete exchanges to stderr, without secrets; of a body at most 4 KiB
     #[arg(long, value_name = "N", default_value_t = 0)]
     trace: u32,
-    /// Serve a page with live charts, by default at http://127.0.0.1:8089/
-    #[arg(long, value_name = "ADDR", num_args = 0..=1)]
-    live: Option<Option<String>>,
-    /// Show the run with charts on the whole terminal; q stops it
-    #[arg(long)]
-    tui: bool,
+    #[command(flatten)]
+    views: ViewArgs,
     /// Serve live metrics for Prometheus at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
@@ -143,9 +140,7 @@ impl Color {
 /// Runs a plan, prints its report and returns the exit code.
 pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     args.color.apply();
-    if let Some(address) = &mut args.live {
-        args.source.reclaim(address);
-    }
+    args.views.give_back(&mut args.source);
     let args = &args;
     let mut plan = read_source(&args.source, &args.inline, &args.set)?;
     plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
@@ -157,7 +152,7 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     host_check::fit_connections(&mut plan, &Facts::read(&Source::host()))
         .iter()
         .for_each(|note| tell(note));
-    let views = views(args)?;
+    let views = args.views.start(args.metrics.as_deref())?;
     let mut run_dir =
         if args.no_out { None } else { Some(RunDir::create(args.out.as_deref(), &plan)?) };
     let recorded = match args.record {
@@ -182,24 +177,6 @@ pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
         printed => printed?,
     }
     Ok(code)
-}
-
-/// The views that the flags ask for.
-fn views(args: &RunArgs) -> anyhow::Result<Views> {
-    let mut views = Views { terminal: args.tui, ..Views::default() };
-    if let Some(address) = &args.metrics {
-        let page = Page::default();
-        let bound = metrics::serve(address, page.clone())?;
-        tell(&format!("metrics at http://{bound}/metrics"));
-        views.metrics = Some(page);
-    }
-    if let Some(address) = &args.live {
-        let board = Board::new();
-        let bound = live::serve(address.as_deref(), &board)?;
-        tell(&format!("live view at http://{bound}/"));
-        views.live = Some(board);
-    }
-    Ok(views)
 }
 
 /// A seed that no run before had.
@@ -284,17 +261,6 @@ pub(crate) struct Outputs {
     pub(crate) announces: bool,
     /// Receives the time at which the clock starts, and the run's control.
     pub(crate) started: Option<Sender<(WallClock, Control)>>,
-}
-
-/// What shows a run while it goes on, besides its progress line.
-#[derive(Default)]
-pub(crate) struct Views {
-    /// The page for Prometheus.
-    pub(crate) metrics: Option<Page>,
-    /// The page with charts.
-    pub(crate) live: Option<Board>,
-    /// Whether the terminal shows charts.
-    pub(crate) terminal: bool,
 }
 
 /// Runs a plan until it ends or is stopped.

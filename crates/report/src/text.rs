@@ -296,7 +296,8 @@ impl Summary {
             page.text("  next: ", &self.next());
         }
         if let Some(dir) = run_dir {
-            let parts = [format!("{dir}/summary.json"), "per second: snapshots.jsonl".into()];
+            let parts = [format!("{dir}/report.html"), "summary.json".into()];
+            let parts = parts.into_iter().chain(["per second: snapshots.jsonl".into()]);
             page.phrases("  results: ", &listed(parts));
         }
     }

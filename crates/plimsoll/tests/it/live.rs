@@ -186,8 +186,10 @@ fn live_takes_the_plan_that_follows_it() {
     );
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let done = plimsoll(&["run", &plan, "--no-out", "--live", &address]);
-    assert!(done.code == 2 || done.stderr.contains("plan.toml"), "{}", done.stderr);
+    let url = format!("http://{address}/");
+    let done = plimsoll(&["run", &url, "--no-out", "--live", &address]);
+    let refused = format!("cannot serve the live view on {address}");
+    assert!(done.code == 2 && done.stderr.contains(&refused), "{}", done.stderr);
 }
 
 /// Runs a shell command on a terminal of this size, with keys pressed once `when` has been printed.

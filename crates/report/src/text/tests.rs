@@ -237,7 +237,7 @@ fn lines_fit_and_no_text_is_lost() {
         ] {
             assert!(text.contains(words), "{columns}: {words}\n{text}");
         }
-        assert!(text.replace(' ', "").contains(&format!("results:{dir}/summary.json")), "{text}");
+        assert!(text.replace(' ', "").contains(&format!("results:{dir}/report.html")), "{text}");
     }
 }
 
