@@ -216,7 +216,7 @@ impl TimeSeries {
             width: 1,
             rows_max: ROWS_MAX,
             open: open.collect(),
-            processes: Processes::new(plan.scrapes.len()),
+            processes: Processes::new(&plan.scrapes),
         }
     }
 

@@ -5,6 +5,7 @@
 use super::processes::Readings;
 use super::{Counts, Figures, TimeSeries};
 use crate::narrow::Scope;
+use crate::text::clean;
 use plimsoll_measure::{ErrorClass, Nanos};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -163,8 +164,9 @@ impl TimeSeries {
             if place > 0 {
                 text.push(',');
             }
-            let (process, metric) = (line.process, Value::from(line.metric.name()));
-            let label = Value::from(line.label.as_str());
+            let figure = self.processes.figure(line);
+            let (process, metric) = (line.process, Value::from(figure.name.as_str()));
+            let label = Value::from(clean(&line.label));
             let _ = write!(
                 text,
                 "{{\"process\":{process},\"metric\":{metric},\"label\":{label},\"values\":"
@@ -173,7 +175,7 @@ impl TimeSeries {
                 let of = |counts: &'_ Counts| counts.processes.get(process).cloned();
                 let now = of(row.counts)?;
                 let before = row.before.and_then(of).unwrap_or_default();
-                read(&before, &now, place, line.metric.is_counter())
+                read(&before, &now, place, figure.is_counter)
             };
             put_numbers(text, rows.iter().map(value));
             text.push('}');

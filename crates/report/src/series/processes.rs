@@ -4,46 +4,70 @@
 //! seconds, also over those whose scrape failed.
 
 use plimsoll_measure::Scraped;
+use plimsoll_plan::Scrape;
 
 /// Lines of all processes at most. Further ones are counted.
 const LINES_MAX: usize = 96;
 
-/// A kind of figure, each with a chart of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Metric {
-    Cpu,
-    Memory,
-    Relays,
-    Cache,
-    Database,
-    Redis,
+/// A figure, with a chart of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Figure {
+    /// Its name in a page's data: `cpu`, or the name of a metric that the plan charts.
+    pub(super) name: String,
+    metric: String,
+    /// The label by whose values it is shown.
+    by: Option<String>,
+    /// Whether its readings are growth; otherwise they are levels.
+    pub(super) is_counter: bool,
 }
 
-impl Metric {
-    const COUNTERS: [(Metric, &'static str, Option<&'static str>); 5] = [
-        (Metric::Cpu, "process_cpu_seconds_total", None),
-        (Metric::Relays, "plimsoll_relays_total", Some("upstream")),
-        (Metric::Cache, "plimsoll_calls_total", Some("cache")),
-        (Metric::Database, "plimsoll_db_queries_total", None),
-        (Metric::Redis, "plimsoll_redis_operations_total", None),
-    ];
-    const MEMORY: &'static str = "process_resident_memory_bytes";
+/// Charted for every process: name, metric, label.
+const FIGURES: [(&str, &str, Option<&str>); 6] = [
+    ("cpu", "process_cpu_seconds_total", None),
+    ("memory", "process_resident_memory_bytes", None),
+    ("relays", "plimsoll_relays_total", Some("upstream")),
+    ("cache", "plimsoll_calls_total", Some("cache")),
+    ("database", "plimsoll_db_queries_total", None),
+    ("redis", "plimsoll_redis_operations_total", None),
+];
 
-    /// Its name in a page's data.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Metric::Cpu => "cpu",
-            Metric::Memory => "memory",
-            Metric::Relays => "relays",
-            Metric::Cache => "cache",
-            Metric::Database => "database",
-            Metric::Redis => "redis",
+impl Figure {
+    fn of(name: &str, metric: &str, by: Option<&str>) -> Figure {
+        // Prometheus's naming: counters, and the counts and sums of histograms and summaries.
+        let ends = ["_total", "_count", "_sum", "_bucket"];
+        Figure {
+            name: name.into(),
+            metric: metric.into(),
+            by: by.map(String::from),
+            is_counter: ends.iter().any(|end| metric.ends_with(end)),
         }
     }
 
-    /// Whether its readings are growth; otherwise they are levels.
-    pub(super) fn is_counter(self) -> bool {
-        self != Metric::Memory
+    /// Those of a process.
+    fn all(scrape: &Scrape) -> Vec<Figure> {
+        let common = FIGURES.iter().map(|(name, metric, by)| Figure::of(name, metric, *by));
+        let own = scrape
+            .charts
+            .iter()
+            .map(|chart| Figure::of(&chart.to_string(), &chart.metric, chart.by.as_deref()));
+        common.chain(own).collect()
+    }
+
+    /// The readings by the value of the label.
+    fn read(&self, scraped: &Scraped) -> Vec<(String, f64)> {
+        let sums = match (&self.by, self.is_counter) {
+            (Some(label), true) => scraped.increase_by(&self.metric, label),
+            (Some(label), false) => scraped.last_by(&self.metric, label),
+            (None, counter) => {
+                let sum = if counter {
+                    scraped.increase(&self.metric)
+                } else {
+                    scraped.last(&self.metric)
+                };
+                return sum.map(|sum| (String::new(), sum)).into_iter().collect();
+            }
+        };
+        sums.into_iter().filter(|(_, sum)| *sum != 0.0).collect()
     }
 }
 
@@ -52,7 +76,8 @@ impl Metric {
 pub(super) struct Line {
     /// Index of the process in the plan.
     pub(super) process: usize,
-    pub(super) metric: Metric,
+    /// Its index among those of the process.
+    figure: usize,
     /// The value of the metric's label, such as an upstream.
     pub(super) label: String,
 }
@@ -71,63 +96,56 @@ pub(super) struct Readings {
 /// The lines of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Processes {
-    processes: usize,
+    /// By process of the plan.
+    figures: Vec<Vec<Figure>>,
     pub(super) lines: Vec<Line>,
     /// Lines that were left out.
     pub(super) left_out: usize,
 }
 
 impl Processes {
-    pub(super) fn new(processes: usize) -> Processes {
-        Processes { processes, lines: Vec::new(), left_out: 0 }
+    pub(super) fn new(scrapes: &[Scrape]) -> Processes {
+        let figures = scrapes.iter().map(Figure::all).collect();
+        Processes { figures, lines: Vec::new(), left_out: 0 }
+    }
+
+    /// What a line shows.
+    pub(super) fn figure(&self, line: &Line) -> &Figure {
+        &self.figures[line.process][line.figure]
     }
 
     /// The readings of each process, from the sums of all seconds so far.
     pub(super) fn read(&mut self, scraped: &[Scraped]) -> Vec<Readings> {
         let none = Scraped::default();
         self.left_out = 0;
-        (0..self.processes)
+        (0..self.figures.len())
             .map(|place| self.read_one(place, scraped.get(place).unwrap_or(&none)))
             .collect()
     }
 
     fn read_one(&mut self, process: usize, scraped: &Scraped) -> Readings {
         let mut values = Vec::new();
-        let mut add = |metric: Metric, label: &str, value: f64| {
-            if let Some(line) = self.line(process, metric, label) {
-                values.push((line, value));
+        for figure in 0..self.figures[process].len() {
+            for (label, value) in self.figures[process][figure].read(scraped) {
+                if let Some(line) = self.line(Line { process, figure, label }) {
+                    values.push((line, value));
+                }
             }
-        };
-        for (metric, name, label) in Metric::COUNTERS {
-            match label {
-                None => scraped.increase(name).into_iter().for_each(|n| add(metric, "", n)),
-                Some(label) => scraped
-                    .increase_by(name, label)
-                    .iter()
-                    .filter(|(_, n)| **n > 0.0)
-                    .for_each(|(value, n)| add(metric, value, *n)),
-            }
-        }
-        if let Some(level) = scraped.last(Metric::MEMORY) {
-            add(Metric::Memory, "", level);
         }
         let span = scraped.between.map(|(from, to)| to.unix_ns.saturating_sub(from.unix_ns));
         Readings { pages: scraped.reads, at: span.unwrap_or_default() as f64 / 1e9, values }
     }
 
     /// The index of a line, which is new if it was not known.
-    fn line(&mut self, process: usize, metric: Metric, label: &str) -> Option<usize> {
-        let same = |line: &Line| {
-            (line.process, line.metric, line.label.as_str()) == (process, metric, label)
-        };
-        if let Some(known) = self.lines.iter().position(same) {
+    fn line(&mut self, line: Line) -> Option<usize> {
+        if let Some(known) = self.lines.iter().position(|known| *known == line) {
             return Some(known);
         }
         if self.lines.len() >= LINES_MAX {
             self.left_out += 1;
             return None;
         }
-        self.lines.push(Line { process, metric, label: label.into() });
+        self.lines.push(line);
         Some(self.lines.len() - 1)
     }
 }

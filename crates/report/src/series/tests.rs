@@ -117,15 +117,17 @@ fn columns_show_rates_times_and_errors() {
 fn rates_of_processes_are_exact_over_failed_scrapes_and_restarts() {
     let plan = plan(
         "rate = \"1/s\"\nduration = \"9s\"\n[[target]]\nrequest = \"GET http://a/\"\n\
-         [[scrape]]\nname = \"gw\"\nurl = \"http://a/metrics\"\n",
+         [[scrape]]\nname = \"gw\"\nurl = \"http://a/metrics\"\n\
+         charts = [\"open\", \"seen_total by kind\"]\n",
     );
     let page = |second: u64, text: &str| {
         let at = WallClock { unix_ns: second * 1_000_000_000 };
-        Scraped::page(at, prometheus::parse(&text.replace(';', "\n")).unwrap())
+        Scraped::page(at, prometheus::parse(&text.replace(';', "\n")).unwrap(), &[])
     };
     let cpu = |used: f64, relays: u64| {
         format!(
-            "process_cpu_seconds_total {used};process_resident_memory_bytes 1e6;plimsoll_relays_total{{upstream=\"u\"}} {relays}"
+            "process_cpu_seconds_total {used};process_resident_memory_bytes 1e6;open {relays};\
+             plimsoll_relays_total{{upstream=\"u\"}} {relays};seen_total{{kind=\"x\"}} {relays}"
         )
     };
     let read = [
@@ -152,5 +154,8 @@ fn rates_of_processes_are_exact_over_failed_scrapes_and_restarts() {
     };
     assert_eq!(line("cpu"), serde_json::json!([null, 0.5, null, 0.5, 0.25]));
     assert_eq!(line("relays"), serde_json::json!([null, 100, null, 100, 50]));
+    assert_eq!(line("seen_total by kind"), line("relays"));
+    // A level, not a rate.
+    assert_eq!(line("open"), serde_json::json!([0, 100, null, 300, 50]));
     assert_eq!(line("memory"), serde_json::json!([1000000, 1000000, null, 1000000, 1000000]));
 }
