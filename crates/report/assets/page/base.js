@@ -73,14 +73,12 @@ function millis(value) {
   return size < 120_000 ? `${number(value / 1000)}s` : clock(value / 1000);
 }
 
+const BYTES = ["B", "KiB", "MiB", "GiB", "TiB"];
+const powerOf = (value) => Math.min(Math.max(Math.floor(Math.log2(value * 1.0005) / 10), 0), BYTES.length - 1);
+
 function bytes(value) {
-  const unit = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let power = 0;
-  while (Math.abs(value) >= 1023.5 && power < unit.length - 1) {
-    value /= 1024;
-    power++;
-  }
-  return `${number(value)} ${unit[power]}`;
+  const power = value > 0 ? powerOf(value) : 0;
+  return value > 0 ? `${number(value / 1024 ** power)} ${BYTES[power]}` : "0";
 }
 
 /** An instant or duration in seconds: `90s`, `2m5s`. */
@@ -93,7 +91,9 @@ function clock(seconds) {
   return sign + parts.filter(([n]) => n > 0).map(([n, unit]) => n + unit).join("");
 }
 
-const span = (from, to) => `${clock(from)}–${clock(to)}`;
+const span = (from, to) => clock(from) === clock(to)
+  ? `${clock(from)}, for ${millis((to - from) * 1000)}`
+  : `${clock(from)}–${clock(to)}`;
 const plural = (n, one, more = `${one}s`) => `${number(n)} ${n === 1 ? one : more}`;
 
 // Elements and colours. -----------------------------------------------------------

@@ -19,10 +19,11 @@ let cursorFrom = null;
 const NICE = [1, 2, 2.5, 5, 10];
 const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
 
-function stepOf(length, most) {
-  const rough = length / Math.max(most, 1);
+/** A round step of which at most so many fit, in multiples of a unit. */
+function stepOf(length, most, unit = 1) {
+  const rough = length / Math.max(most, 1) / unit;
   const power = 10 ** Math.floor(Math.log10(rough));
-  return power * NICE.find((nice) => nice * power >= rough * 0.999);
+  return power * NICE.find((nice) => nice * power >= rough * 0.999) * unit;
 }
 
 function ticks(min, max, step) {
@@ -33,7 +34,7 @@ function ticks(min, max, step) {
 
 function logTicks(min, max, most) {
   const decades = Math.log10(max / min);
-  const factors = decades > most ? [1] : decades * 3 > most ? [1] : [1, 2, 5];
+  const factors = decades * 3 <= most + 1 ? [1, 2, 5] : decades * 2 <= most + 1 ? [1, 3] : [1];
   const every = Math.max(1, Math.ceil(decades / most));
   const found = [];
   for (let power = Math.floor(Math.log10(min)); 10 ** power <= max; power++) {
@@ -176,21 +177,23 @@ class Chart {
     if (this.isLog) return { distr: 3, range: (_, min, max) => logRange(min, max) };
     return {
       range: (_, __, max) => {
-        const most = max > 0 ? max : 1;
-        const step = stepOf(most, 4);
-        return [0, Math.ceil((most * 1.02) / step) * step];
+        const { isShare, unit } = this.panel;
+        const most = max > 0 ? max : isShare ? 0.01 : 1;
+        const step = stepOf(most, 4, unit?.(most));
+        const end = Math.ceil((most * 1.02) / step) * step;
+        return [0, isShare && most <= 1 ? Math.min(end, 1) : end];
       },
     };
   }
 
   axis(isX) {
     const { isTime, format, ticksX } = this.panel;
-    const most = (pixels) => Math.max(2, Math.floor(pixels / (isX ? 75 : 32)));
+    const most = (pixels) => Math.max(2, Math.floor(pixels / (isX ? 75 : this.isLog ? 22 : 32)));
     const splits = (u, _, min, max) => {
-      const fit = most(isX ? u.over.clientWidth || this.width - GUTTER : HEIGHT - 40);
+      const fit = most((isX ? u.bbox.width : u.bbox.height) / uPlot.pxRatio);
       if (isX && !isTime) return ticksX;
       if (isX) return ticks(min, max, SECONDS.find((own) => own >= (max - min) / fit) ?? stepOf(max - min, fit));
-      return this.isLog || this.panel.rangeY ? logTicks(min, max, fit) : ticks(min, max, stepOf(max - min, fit));
+      return this.isLog || this.panel.rangeY ? logTicks(min, max, fit) : ticks(min, max, stepOf(max - min, fit, this.panel.unit?.(max)));
     };
     const text = isX ? (isTime ? clock : this.panel.formatX) : format;
     const line = () => colour("grid");
@@ -384,9 +387,9 @@ function shade(u, marks) {
   const colours = { invalid: "bad", warning: "warn", info: "accent" };
   facts.findings.forEach(({ from, to, severity, id }, row) => {
     const name = colours[severity];
-    if (severity !== "info" || marks) area(from, to, tint(name, marks ? 0.13 : 0.08));
-    area(from, to, colour(name), bbox.top - 5 * pixel, 3 * pixel);
-    if (!marks) return;
+    if (severity !== "info" || marks) area(from, to, tint(name, severity === "info" ? 0.06 : 0.09));
+    area(from, to, tint(name, severity === "info" ? 0.45 : 1), bbox.top - 4 * pixel, 3 * pixel);
+    if (marks !== "named") return;
     ctx.fillStyle = colour(name);
     ctx.font = `${10 * pixel}px system-ui, sans-serif`;
     ctx.textBaseline = "top";

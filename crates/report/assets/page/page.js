@@ -25,28 +25,29 @@ function layOut() {
 }
 
 function toolbar() {
-  zoomed.textContent = zoom ? `Showing ${span(...zoom)}.` : "Drag in a chart to zoom in; double-click to show the whole run.";
+  const marks = [
+    runs.some((run) => run.columns.t?.[0] < 0) && "The warm-up is shaded.",
+    facts.findings.length && "Bars above the charts are the seconds of findings.",
+  ].filter(Boolean);
+  zoomed.textContent = [zoom ? `Showing ${span(...zoom)}.` : "Drag in a chart to zoom in.", ...marks].join(" ");
   showAll.hidden = !zoom;
 }
 
 /** Draws what is known now. */
 function draw() {
   const list = panels();
-  for (const panel of list) {
-    if (!charts.has(panel.key)) {
-      charts.set(panel.key, new Chart(panel.key));
-    }
-    const chart = charts.get(panel.key);
-    const grid = grids[panel.section];
-    grid.parentElement.hidden = false;
-    const place = list.filter((own) => own.section === panel.section).indexOf(panel);
-    if (grid.children[place] !== chart.figure) grid.insertBefore(chart.figure, grid.children[place] ?? null);
-    chart.show(panel);
-  }
   for (const [key, chart] of charts) {
     if (list.some((panel) => panel.key === key)) continue;
     chart.figure.remove();
     charts.delete(key);
+  }
+  for (const [section, grid] of Object.entries(grids)) {
+    const own = list.filter((panel) => panel.section === section);
+    own.forEach(({ key }, place) => {
+      if (!charts.has(key)) charts.set(key, new Chart(key));
+      const { figure } = charts.get(key);
+      if (grid.children[place] !== figure) grid.insertBefore(figure, grid.children[place] ?? null);
+    });
   }
   const said = runs.length === 1 && list.length ? processNotes(runs[0]) : [];
   notes.replaceChildren(...said.map((text) => element("p", { class: "note" }, text)));
@@ -55,6 +56,9 @@ function draw() {
     grids[name].parentElement.hidden = isEmpty;
   }
   root.classList.toggle("empty", !list.length);
+  // All figures have their places, and so their widths.
+  list.forEach((panel) => charts.get(panel.key).show(panel));
+  toolbar();
 }
 
 // Tables. -------------------------------------------------------------------------
@@ -76,16 +80,16 @@ function enhance(table) {
   const body = table.tBodies[0];
   if (body.rows.length > LONG) {
     const box = table.parentElement;
-    box.classList.add("long");
+    box.classList.toggle("long", body.rows.length > 2 * LONG);
     const count = element("span");
-    const field = element("input", { type: "search", placeholder: "Filter rows", "aria-label": `Filter rows of ${name}` });
+    const field = element("input", { type: "search", placeholder: `Filter: ${name}`, "aria-label": `Filter rows of ${name}` });
     field.value = filters.get(name) ?? "";
     const apply = () => {
       filters.set(name, field.value);
       filterRows(body, field.value, count);
     };
     field.addEventListener("input", apply);
-    box.before(element("p", { class: "filter" }, element("span", { "aria-hidden": "true" }, name), field, count));
+    box.before(element("p", { class: "filter" }, field, count));
     apply();
   }
   if (body.rows.length < 4) return;
@@ -243,7 +247,6 @@ addEventListener("beforeprint", toPaper);
 addEventListener("afterprint", fromPaper);
 
 layOut();
-toolbar();
 draw();
 enhanceAll(document);
 if (seen.live) listen();

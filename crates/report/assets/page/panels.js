@@ -3,7 +3,8 @@
 /** What panels on the axis of time have in common: a row is drawn at its middle. */
 function overTime(run) {
   const { t, to } = run.columns;
-  const last = to.findLastIndex((end) => end <= facts.duration + 0.05);
+  const isFull = (row) => to[row] - t[row] > (to[0] - t[0]) * 0.9;
+  const last = to.findLastIndex((end, row) => end <= facts.duration + 0.05 && isFull(row));
   return {
     isTime: true,
     section: "load",
@@ -38,9 +39,11 @@ function panelsOf(run) {
 function ratesPanel(run) {
   const own = run.columns;
   const panel = { ...overTime(run), key: "rates", title: "Requests per second", format: rate };
+  // Those of the warm-up are not counted.
+  const afterWarmUp = (values) => values?.map((value, row) => (own.to[row] > 0 ? value : null));
   panel.series = [
-    line("planned", own.planned, "slate", { dash: [6, 4], width: 2 }),
-    line("dispatched", own.dispatched, "purple", { dash: [2, 3] }),
+    line("planned", afterWarmUp(own.planned), "slate", { dash: [6, 4], width: 2 }),
+    line("dispatched", afterWarmUp(own.dispatched), "purple", { dash: [2, 3] }),
     line("sent", own.sent, "blue", { width: 2 }),
     line("ok", own.ok, "teal", { fill: 0.12 }),
     line("failed", own.failed, "orange", { width: 2, fill: 0.15 }),
@@ -95,8 +98,9 @@ function connectionsPanel(run) {
     line("in flight", own.in_flight, "blue", { fill: 0.12 }),
   ].filter(isKnown).filter(({ label, values }) => label !== "users" || anyAbove(values));
   if (!panel.series.length) return null;
-  panel.summary = `At most ${peak(panel, own.in_flight)} requests in flight, over at most ` +
-    `${plural(greatest(own.connected), "connection")}.`;
+  const most = greatest(own.in_flight);
+  panel.summary = `At most ${plural(most, "request")} in flight (${panel.when(own.in_flight.indexOf(most))}) ` +
+    `and ${plural(greatest(own.connected), "connection")}.`;
   return panel;
 }
 
@@ -135,7 +139,7 @@ function distributionPanel() {
   const panel = {
     key: "distribution", section: "load", title: "Latency by percentile", format: millis, log: true, canLog: true, x,
     rangeX: [1, end],
-    ticksX: [1, 2, ...Array.from({ length: 9 }, (_, power) => 10 ** (power + 1))].filter((tick) => tick < end),
+    ticksX: [2, ...Array.from({ length: 9 }, (_, power) => 10 ** (power + 1))].filter((tick) => tick < end),
     formatX: (own) => `${Number((100 - 100 / own).toFixed(7))} %`,
     when: (row) => (row === x.length - 1 ? "maximum" : `p${Number((100 - 100 / x[row]).toPrecision(5))}`),
     rest: () => x.findLastIndex((own) => own <= 100.0001),
@@ -159,6 +163,8 @@ function distributionPanel() {
 // The heat map. ------------------------------------------------------------------
 
 const CELLS = 4;
+/** A last row of a few milliseconds would have few arrivals and a high rate. */
+const lengthOf = (from, to) => Math.max(to - from, 1);
 /** The lower edge of a cell in milliseconds. */
 const edgeOf = (cell) => ((CELLS + (cell % CELLS)) / CELLS) * 2 ** Math.floor(cell / CELLS) / 1e6;
 
@@ -169,7 +175,7 @@ function heatPanel(run) {
     for (let at = 0; at < cells.length; at += 2) {
       low = Math.min(low, cells[at]);
       high = Math.max(high, cells[at]);
-      most = Math.max(most, cells[at + 1] / (to[row] - t[row]));
+      most = Math.max(most, cells[at + 1] / lengthOf(t[row], to[row]));
     }
   });
   if (most === 0) return null;
@@ -246,7 +252,7 @@ function paintHeat(u, { heat, t, to }, scale) {
       for (let at = 0; at < cells.length; at += 2) counts.set(cells[at], (counts.get(cells[at]) ?? 0) + cells[at + 1]);
     }
     for (const [cell, count] of counts) {
-      const share = Math.log(count / (to[last] - t[row]) / scale.low) / depth;
+      const share = Math.log(count / lengthOf(t[row], to[last]) / scale.low) / depth;
       ctx.fillStyle = colours[Math.round(Math.min(Math.max(share, 0), 1) * (SHADES - 1))];
       ctx.fillRect(left, edge(cell + 1), width, Math.max(1, edge(cell) - edge(cell + 1)));
     }
@@ -257,8 +263,8 @@ function paintHeat(u, { heat, t, to }, scale) {
 // Other processes and the host. -----------------------------------------------------
 
 const METRICS = [
-  { metric: "cpu", title: "CPU, of one processor", format: percent },
-  { metric: "memory", title: "Resident memory", format: bytes },
+  { metric: "cpu", title: "CPU, of one processor", format: percent, isShare: true },
+  { metric: "memory", title: "Resident memory", format: bytes, unit: (most) => 1024 ** powerOf(most) },
   { metric: "relays", title: "Relays per upstream", format: rate, isLabelled: true },
   { metric: "cache", title: "Calls by cache result", format: rate, isLabelled: true },
   { metric: "database", title: "Database queries", format: rate },
@@ -269,11 +275,11 @@ function processPanels(run) {
   const lines = [...run.lines].map(([key, own]) => ({ ...own, values: run.columns.processes[key] })).filter(isKnown);
   const groups = [...new Set(run.processes.map(({ group }) => group))];
   const found = [];
-  for (const { metric, title, format, isLabelled } of METRICS) {
+  for (const { metric, title, isLabelled, ...style } of METRICS) {
     const own = lines.filter((one) => one.metric === metric && (metric === "memory" || isUsed(one)));
     if (!own.length) continue;
     const panel = (key, name, series) => {
-      const made = { ...overTime(run), section: "processes", key, title: name, format };
+      const made = { ...overTime(run), ...style, section: "processes", key, title: name };
       made.series = series.map(({ label, values }, place) => ({ label, values, ...lineStyle(place) }));
       const top = series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
       made.summary = `Highest: ${top.label}, ${peak(made, top.values)}.`;
@@ -316,8 +322,8 @@ function processNotes(run) {
 function hostPanels(run) {
   const host = run.columns.host ?? {};
   const { t, to } = run.columns;
-  const common = { ...overTime(run), section: "host", marks: true };
-  const use = { ...common, key: "host", title: "Processor", format: percent };
+  const common = { ...overTime(run), section: "host", format: percent, isShare: true, marks: "shaded" };
+  const use = { ...common, key: "host", title: "Processor", marks: "named" };
   use.series = [
     line("CPU, whole host", host.cpu, "slate", { fill: 0.12 }),
     line("busiest worker", host.worker, "blue", { width: 2 }),
@@ -327,7 +333,7 @@ function hostPanels(run) {
   ].filter(isKnown).filter(({ label, values }) => label !== "throttled" || anyAbove(values));
   const said = use.series.slice(0, 3).map(({ label, values }) => `${label} up to ${peak(use, values)}`);
   use.summary = `${said.join(", ")}.`;
-  const limits = { ...common, key: "limits", title: "Limits in use", format: percent };
+  const limits = { ...common, key: "limits", title: "Limits in use" };
   limits.series = [
     line("local ports", host.ports, "blue"),
     line("descriptors", host.descriptors, "teal"),
@@ -338,7 +344,7 @@ function hostPanels(run) {
     const top = limits.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
     limits.summary = `Nearest to its limit: ${top.label}, ${peak(limits, top.values)}.`;
   }
-  const drops = { ...common, key: "drops", title: "Dropped packets and connections", format: number };
+  const drops = { ...common, key: "drops", title: "Dropped packets and connections", format: number, isShare: false };
   drops.series = [line("dropped", host.dropped, "orange", { fill: 0.15 })].filter(isUsed);
   if (drops.series.length) drops.summary = `At most ${peak(drops, host.dropped)}, in the whole network namespace.`;
   return [use, limits, drops];
