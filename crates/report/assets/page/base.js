@@ -85,6 +85,7 @@ function bytes(value) {
 function clock(seconds) {
   const size = Math.abs(seconds);
   const sign = seconds < 0 ? "−" : "";
+  if (size > 0 && size < 0.1) return sign + millis(size * 1000);
   if (size < 120) return `${sign}${Number(size.toFixed(1))}s`;
   const whole = Math.round(size);
   const parts = [[Math.floor(whole / 3600), "h"], [Math.floor(whole / 60) % 60, "m"], [whole % 60, "s"]];
@@ -93,7 +94,7 @@ function clock(seconds) {
 
 const span = (from, to) => clock(from) === clock(to)
   ? `${clock(from)}, for ${millis((to - from) * 1000)}`
-  : `${clock(from)}–${clock(to)}`;
+  : `${clock(from)}${from < 0 ? " to " : "–"}${clock(to)}`;
 const plural = (n, one, more = `${one}s`) => `${number(n)} ${n === 1 ? one : more}`;
 
 // Elements and colours. -----------------------------------------------------------

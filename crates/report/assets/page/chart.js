@@ -17,7 +17,7 @@ let zoom = null;
 let cursorFrom = null;
 
 const NICE = [1, 2, 2.5, 5, 10];
-const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+const SECONDS = [0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
 
 /** A round step of which at most so many fit, in multiples of a unit. */
 function stepOf(length, most, unit = 1) {
@@ -132,11 +132,13 @@ class Chart {
 
   options() {
     const { series, isTime, stacked } = this.panel;
+    // Lines with more points than pixels are thin, or they would be areas.
+    const thick = this.panel.x.length > 600 ? 0.6 : 1;
     const lines = series.map((own) => ({
       label: own.label,
       show: this.shown(own),
       stroke: () => colour(own.colour),
-      width: stacked ? 1 : (own.width ?? 1.5),
+      width: stacked ? 1 : (own.width ?? 1.5) * thick,
       dash: own.dash,
       fill: stacked ? () => tint(own.colour, 1) : own.fill && (() => tint(own.colour, own.fill)),
       spanGaps: own.spanGaps ?? false,

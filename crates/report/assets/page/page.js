@@ -238,9 +238,9 @@ document.addEventListener("click", (event) => {
   const [from, to] = [Number(button.dataset.from), Number(button.dataset.to)];
   const around = Math.max(1, (to - from) * 0.1);
   const [first, last] = [...charts.values()].find((chart) => chart.panel.isTime)?.panel.rangeX ?? [from, to];
-  setZoom([Math.max(first, from - around), Math.min(last, to + around)]);
+  setZoom(from < last ? [Math.max(first, from - around), Math.min(last, to + around)] : null);
   root.scrollIntoView({ block: "start" });
-  announcement.textContent = `The charts show ${span(...zoom)}.`;
+  announcement.textContent = `The charts show ${zoom ? span(...zoom) : "the whole run"}.`;
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 addEventListener("beforeprint", toPaper);

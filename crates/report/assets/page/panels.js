@@ -9,7 +9,7 @@ function overTime(run) {
     isTime: true,
     section: "load",
     x: t.map((from, row) => (from + to[row]) / 2),
-    rangeX: [t[0], Math.max(to.at(-1), t[0] + 1)],
+    rangeX: [t[0], Math.max(to.at(-1), t[0] + 0.001)],
     when: (row) => span(t[row], to[row]),
     rest: () => (last < 0 ? t.length - 1 : last),
   };
@@ -22,7 +22,7 @@ const isUsed = ({ values }) => anyAbove(values);
 /** The greatest value with its time. */
 function peak(panel, values) {
   const most = greatest(values);
-  return `${panel.format(most)} at ${panel.when(values.indexOf(most))}`;
+  return most === 0 ? "0" : `${panel.format(most)} at ${panel.when(values.indexOf(most))}`;
 }
 
 /** Values of rows after the warm-up. */
@@ -52,9 +52,9 @@ function ratesPanel(run) {
   const sent = measured(run, own.sent);
   const bad = ["failed", "unsent"].filter((name) => anyAbove(own[name]));
   const worst = bad.map((name) => `${name} up to ${peak(panel, own[name])}`).join(", ");
-  panel.summary = sent.length
+  panel.summary = anyAbove(sent)
     ? `Sent ${rate(mean(sent))} on average, at most ${peak(panel, own.sent)}; ${worst || "none failed"}.`
-    : "Nothing was sent after the warm-up.";
+    : `Nothing was sent after the warm-up; ${worst || "none failed"}.`;
   return panel;
 }
 
@@ -71,8 +71,8 @@ function latencyPanel(run) {
     line("service time p50", service.p50, "teal", { dash: [2, 3] }),
     line("service time p99", service.p99, "teal", { dash: [6, 4], width: 2 }),
   ].filter(isKnown);
-  const p99 = numbers(latency.p99);
-  panel.summary = `p99 between ${millis(least(p99))} and ${peak(panel, latency.p99)}; ` +
+  const lowest = latency.p99.length > 1 ? `between ${millis(least(latency.p99))} and ` : "";
+  panel.summary = `p99 ${lowest}${peak(panel, latency.p99)}; ` +
     `the slowest arrival took ${peak(panel, latency.max)}.`;
   return panel;
 }
@@ -84,8 +84,8 @@ function lagPanel(run) {
     line("lag", lag, "purple", { fill: 0.1 }),
     line("wait", wait, "ochre", { fill: 0.1 }),
   ].filter(isKnown);
-  const said = panel.series.map(({ label, values }) => `${label} p99 up to ${peak(panel, values)}`);
-  panel.summary = `Latency is lag + wait + service time: ${said.join(", ")}.`;
+  const said = panel.series.map(({ label, values }) => `${label} up to ${peak(panel, values)}`);
+  panel.summary = `Latency is lag + wait + service time; ${said.join(", ")}.`;
   return panel;
 }
 
@@ -99,8 +99,9 @@ function connectionsPanel(run) {
   ].filter(isKnown).filter(({ label, values }) => label !== "users" || anyAbove(values));
   if (!panel.series.length) return null;
   const most = greatest(own.in_flight);
-  panel.summary = `At most ${plural(most, "request")} in flight (${panel.when(own.in_flight.indexOf(most))}) ` +
-    `and ${plural(greatest(own.connected), "connection")}.`;
+  const when = most ? ` (${panel.when(own.in_flight.indexOf(most))})` : "";
+  panel.summary = `At the end of a second at most ${plural(most, "request")} in flight${when} ` +
+    `and ${plural(greatest(own.connected), "connection")} open.`;
   return panel;
 }
 
@@ -195,8 +196,8 @@ function heatPanel(run) {
   const scale = { low: Math.min(1, most), high: most };
   panel.paint = (u) => paintHeat(u, run.columns, scale);
   panel.legend = () => element("span", { class: "ramp" }, rate(scale.low), ramp(), `${rate(scale.high)} per cell`);
-  panel.summary = `Each cell is a range of latencies in a span of time; darker cells have more arrivals. ` +
-    `All are between ${millis(edgeOf(low))} and ${millis(edgeOf(high + 1))}.`;
+  panel.summary = `The stronger the colour, the more arrivals; all are between ${millis(edgeOf(low))} ` +
+    `and ${millis(edgeOf(high + 1))}.`;
   return panel;
 }
 
