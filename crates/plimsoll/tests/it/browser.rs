@@ -1,30 +1,29 @@
 //! A real browser for tests: headless Chromium, driven over its DevTools protocol.
 //!
-//! The protocol runs over two pipes: messages are JSON, each ended by a zero byte. One browser serves all
-//! tests, in turn, and each page has a tab of its own. When this process ends, the pipes close, and the
-//! browser ends too.
+//! The protocol runs over two pipes: messages are JSON, each ended by a zero byte. One browser serves several
+//! pages in turn, each in a tab of its own.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// The pipes are descriptors 3 and 4 of the browser; the shell removes its profile when it has ended.
-const START: &str = "chromium --headless --no-sandbox --disable-dev-shm-usage --remote-debugging-pipe \
-                     --user-data-dir=\"$0\" 3<&0 4>&1 </dev/null >/dev/null 2>&1; rm -rf \"$0\"";
+/// The pipes are descriptors 3 and 4 of the browser.
+const START: &str = "exec chromium --headless --no-sandbox --disable-dev-shm-usage --remote-debugging-pipe \
+                     --user-data-dir=\"$0\" 3<&0 4>&1 </dev/null >/dev/null 2>&1";
 
-/// A running browser.
-struct Browser {
+/// A running browser, which is ended when this is dropped.
+pub(crate) struct Browser {
     process: Child,
     calls: u64,
-    answers: BufReader<std::process::ChildStdout>,
+    answers: BufReader<ChildStdout>,
     /// Events that no one has taken, in order.
     events: Vec<Value>,
 }
 
 impl Browser {
-    fn start() -> Browser {
-        let profile = std::env::temp_dir().join(format!("plimsoll-it-chromium-{}", std::process::id()));
+    /// Starts a browser with this folder for its own files.
+    pub(crate) fn start(profile: &Path) -> Browser {
         let mut process = Command::new("sh")
             .args(["-c", START, profile.to_str().unwrap()])
             .stdin(Stdio::piped())
@@ -64,20 +63,25 @@ impl Browser {
     }
 }
 
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It ends when its pipes do.
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
 /// A page in a tab, which is closed when this is dropped.
-pub(crate) struct Tab {
-    browser: MutexGuard<'static, Browser>,
+pub(crate) struct Tab<'b> {
+    browser: &'b mut Browser,
     target: String,
     session: String,
     url: String,
 }
 
-impl Tab {
+impl Tab<'_> {
     /// Opens a blank tab of this size.
-    pub(crate) fn new(width: u32, height: u32) -> Tab {
-        static BROWSER: LazyLock<Mutex<Browser>> = LazyLock::new(|| Mutex::new(Browser::start()));
-        // A failed test leaves the browser as it was between two calls.
-        let mut browser = BROWSER.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn new(browser: &mut Browser, width: u32, height: u32) -> Tab<'_> {
         let text = |value: &Value| value.as_str().unwrap().to_string();
         let made = browser.call("", "Target.createTarget", json!({ "url": "about:blank" }));
         let target = text(&made["targetId"]);
@@ -186,7 +190,7 @@ impl Tab {
     }
 }
 
-impl Drop for Tab {
+impl Drop for Tab<'_> {
     fn drop(&mut self) {
         let target = json!({ "targetId": self.target });
         if !std::thread::panicking() {

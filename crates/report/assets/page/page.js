@@ -112,16 +112,19 @@ function enhance(table) {
   if (sorted.has(name)) sortRows(table);
 }
 
+/** Shows the rows of which the name or another text has all words. */
 function filterRows(body, text, count) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
   for (const row of body.rows) {
-    const own = words.length ? row.textContent.toLowerCase() : "";
+    const own = words.length ? textsOf(row).toLowerCase() : "";
     row.hidden = !words.every((word) => own.includes(word));
     shown += row.hidden ? 0 : 1;
   }
   count.textContent = `${number(shown)} of ${plural(body.rows.length, "row")}`;
 }
+
+const textsOf = (row) => [row.cells[0], ...row.querySelectorAll(".words")].map((cell) => cell.textContent).join(" ");
 
 function sortRows(table) {
   const [text, down] = sorted.get(table.caption.textContent) ?? [];
