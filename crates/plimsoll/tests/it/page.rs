@@ -291,7 +291,7 @@ fn everything_works_by_keyboard(runs: &Runs, browser: &mut Browser) {
     let others = tab.text("document.querySelector('#chart-latency .at').textContent");
     assert!(first.starts_with(&others), "{first}: the charts move together, {others}");
     // Zoom, and back.
-    let shown = |tab: &mut Tab<'_>| tab.text("document.querySelector('.toolbar').textContent");
+    let shown = |tab: &mut Tab<'_>| tab.text("document.querySelector('.toolbar').innerText");
     tab.press("+");
     assert!(shown(&mut tab).starts_with("Showing"), "{}", shown(&mut tab));
     tab.press("Escape");
@@ -312,7 +312,7 @@ fn everything_works_by_keyboard(runs: &Runs, browser: &mut Browser) {
 fn a_drag_zooms_all_charts(runs: &Runs, browser: &mut Browser) {
     let mut tab = open(browser, &runs.url("half/report.html"), &[]);
     tab.drag("#chart-latency .u-over", 0.5, 0.8);
-    let shown = tab.text("document.querySelector('.toolbar').textContent");
+    let shown = tab.text("document.querySelector('.toolbar').innerText");
     assert!(shown.starts_with("Showing"), "{shown}");
     assert_eq!(tab.complaints(), [""; 0]);
 }

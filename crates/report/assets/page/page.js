@@ -5,6 +5,7 @@ const root = document.getElementById("charts");
 const readout = element("p", { class: "unseen", "aria-live": "polite" });
 const announcement = element("p", { class: "unseen", "aria-live": "polite" });
 const zoomed = element("span");
+const hint = element("span", { class: "hint" }, "Drag in a chart to zoom in.");
 const showAll = element("button", { type: "button", onclick: () => setZoom(null) }, "Show the whole run");
 const notes = element("div");
 const grids = {};
@@ -15,7 +16,7 @@ function layOut() {
   root.append(
     element("p", { class: "unseen", id: "keys" },
       "Arrow keys move through the values; plus and minus zoom; Escape shows the whole run."),
-    element("div", { class: "toolbar" }, zoomed, showAll), readout, announcement);
+    element("div", { class: "toolbar" }, hint, zoomed, showAll), readout, announcement);
   for (const [name, title] of Object.entries(SECTIONS)) {
     grids[name] = element("div", { class: "grid" });
     const section = element("div", { class: "part", hidden: true }, element("h2", {}, title), grids[name]);
@@ -29,8 +30,9 @@ function toolbar() {
     runs.some((run) => run.columns.t?.[0] < 0) && "The warm-up is shaded.",
     facts.findings.length && "Bars above the charts are the seconds of findings.",
   ].filter(Boolean);
-  zoomed.textContent = [zoom ? `Showing ${span(...zoom)}.` : "Drag in a chart to zoom in.", ...marks].join(" ");
-  showAll.hidden = !zoom;
+  zoomed.textContent = [zoom && `Showing ${span(...zoom)}.`, ...marks].filter(Boolean).join(" ");
+  hint.hidden = zoom !== null;
+  showAll.hidden = zoom === null;
 }
 
 /** Draws what is known now. */
