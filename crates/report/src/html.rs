@@ -25,7 +25,13 @@ use plimsoll_measure::{Finding, Severity};
 use std::fmt::Write as _;
 
 const STYLE: &str = include_str!("../assets/page/page.css");
-const SCRIPT: &str = include_str!("../assets/page/page.js");
+/// One module: its files share their names, and define none outside.
+const SCRIPT: &str = concat!(
+    include_str!("../assets/page/base.js"),
+    include_str!("../assets/page/chart.js"),
+    include_str!("../assets/page/panels.js"),
+    include_str!("../assets/page/page.js"),
+);
 
 /// A document that the page shows at its end, folded.
 #[derive(Clone, Debug)]
@@ -70,7 +76,7 @@ impl Summary {
         let title = escaped(&clean(&self.name));
         let mut html = String::with_capacity(1 << 18);
         let csp = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-                   connect-src 'self'; base-uri 'none'; form-action 'none'";
+                   connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
         let _ = write!(
             html,
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -105,7 +111,7 @@ impl Summary {
         );
         let _ = write!(
             html,
-            "<script>{}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+            "<script>{}</script>\n<script type=\"module\">{SCRIPT}</script>\n</body>\n</html>\n",
             uplot::SCRIPT
         );
         html

@@ -4,6 +4,7 @@
 
 mod attack;
 mod bad_input;
+mod browser;
 mod clients;
 mod demo;
 mod docs;
@@ -17,6 +18,7 @@ mod instrument_secrets;
 mod live;
 mod operating;
 mod output;
+mod page;
 mod planted;
 mod readers;
 mod recipes;

@@ -99,10 +99,22 @@ fn info(label: &str, started: WallClock, warmup: Nanos, scrapes: &Scrapes) -> Va
     })
 }
 
-/// Percentiles with their values in milliseconds; about five in each half of the rest.
+/// Percentiles with their values in milliseconds: about five in each half of the rest, and the common ones.
 fn steps(histogram: &Histogram) -> Value {
-    let steps = percentiles(histogram).into_iter();
-    steps.map(|(value, percentile, _)| json!([percentile, value.as_millis_f64()])).collect()
+    let mut steps: Vec<(f64, f64)> = percentiles(histogram)
+        .into_iter()
+        .map(|(value, percentile, _)| (percentile, value.as_millis_f64()))
+        .collect();
+    // Beyond the last but one, each percentile is the maximum.
+    let finest = steps.iter().rev().nth(1).map_or(0.0, |(percentile, _)| *percentile);
+    for percentile in [50.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999] {
+        let is_new = steps.iter().all(|(own, _)| *own != percentile) && percentile < finest;
+        if let Some(value) = histogram.quantile(percentile / 100.0).filter(|_| is_new) {
+            steps.push((percentile, value.as_millis_f64()));
+        }
+    }
+    steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+    steps.into_iter().map(|(percentile, value)| json!([percentile, value])).collect()
 }
 
 /// JSON without `<`, which could end a script, and `>`; they can stand only within strings.

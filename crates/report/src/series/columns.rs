@@ -1,10 +1,11 @@
 //! Rows as columns of JSON, as a page's script reads them. Rates are per second, times in milliseconds,
-//! shares from 0 to 1; numbers have four significant digits. A figure that is not known is `null`, and a
+//! shares from 0 to 1; numbers have four significant digits, and the times of rows whole milliseconds. A figure that is not known is `null`, and a
 //! column that is not known for any row is absent.
 
 use super::processes::Readings;
 use super::{Counts, Figures, TimeSeries};
 use crate::narrow::Scope;
+use crate::seconds::Seconds;
 use crate::text::clean;
 use plimsoll_measure::{ErrorClass, Nanos};
 use serde_json::Value;
@@ -111,12 +112,16 @@ impl TimeSeries {
             .collect();
         let mut object = Object::new();
         let _ = write!(object.key("from"), "{}", range.start);
-        let since = |time: Nanos| {
-            let seconds = time.as_secs_f64() - start.as_secs_f64();
-            Some((seconds * 10.0).round() / 10.0)
+        let mut times = |name, of: fn(Seconds) -> Nanos| {
+            let since = rows.iter().map(|row| {
+                let seconds = of(row.counts.seconds).as_secs_f64() - start.as_secs_f64();
+                // In whole milliseconds; `f64` writes `20` and `20.009`.
+                ((seconds * 1e3).round() / 1e3).to_string()
+            });
+            *object.key(name) += &format!("[{}]", since.collect::<Vec<String>>().join(","));
         };
-        object.numbers("t", rows.iter().map(|row| since(row.counts.seconds.from)));
-        object.numbers("to", rows.iter().map(|row| since(row.counts.seconds.to)));
+        times("t", |seconds| seconds.from);
+        times("to", |seconds| seconds.to);
         self.put_counts(&mut object, &rows, scope);
         put_times(&mut object, &rows, scope);
         put_errors(&mut object, &rows);
