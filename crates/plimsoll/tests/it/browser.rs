@@ -117,7 +117,8 @@ impl Tab<'_> {
 
     /// The value of an expression; a promise is awaited.
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
-        let params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let params =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let mut result = self.call("Runtime.evaluate", params);
         assert!(result["exceptionDetails"].is_null(), "{expression}: {result}");
         result["result"]["value"].take()
@@ -130,7 +131,10 @@ impl Tab<'_> {
 
     /// Waits until an expression holds; the page's own frames set the pace.
     pub(crate) fn wait_for(&mut self, expression: &str) {
-        while self.eval(&format!("new Promise((done) => requestAnimationFrame(() => done({expression})))")) != true {}
+        while self.eval(&format!(
+            "new Promise((done) => requestAnimationFrame(() => done({expression})))"
+        )) != true
+        {}
     }
 
     /// Presses a key: `Tab`, `ArrowRight`, `Enter`, or a character.
@@ -144,7 +148,8 @@ impl Tab<'_> {
             "End" => (35, ""),
             other => (u32::from(other.as_bytes()[0]), other),
         };
-        let down = json!({ "type": "keyDown", "key": key, "windowsVirtualKeyCode": code, "text": text });
+        let down =
+            json!({ "type": "keyDown", "key": key, "windowsVirtualKeyCode": code, "text": text });
         self.call("Input.dispatchKeyEvent", down);
         let up = json!({ "type": "keyUp", "key": key, "windowsVirtualKeyCode": code });
         self.call("Input.dispatchKeyEvent", up);
@@ -158,8 +163,13 @@ impl Tab<'_> {
         );
         let place = self.eval(&find);
         let [x, y, width] = [0, 1, 2].map(|at: usize| place[at].as_f64().unwrap());
-        for (kind, at) in [("Moved", from), ("Pressed", from), ("Moved", (from + to) / 2.0), ("Moved", to), ("Released", to)]
-        {
+        for (kind, at) in [
+            ("Moved", from),
+            ("Pressed", from),
+            ("Moved", (from + to) / 2.0),
+            ("Moved", to),
+            ("Released", to),
+        ] {
             let event = json!({
                 "type": format!("mouse{kind}"), "x": x + width * at, "y": y, "button": "left", "clickCount": 1,
             });

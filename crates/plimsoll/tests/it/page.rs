@@ -54,13 +54,18 @@ impl Runs {
 
     fn plan(&self, load: &str, path: &str) -> String {
         let (name, url) = (json!(NAMES[2]), self.target.url());
-        format!("{load}\n[[target]]\nname = {name}\nrequest = \"POST {url}{path}\"\nbody = '{RPC}'\n")
+        format!(
+            "{load}\n[[target]]\nname = {name}\nrequest = \"POST {url}{path}\"\nbody = '{RPC}'\n"
+        )
     }
 
     /// Half of its requests fail, and one of its two scraped processes is not there.
     fn half_plan(&self) -> String {
         let url = self.target.url();
-        let load = format!("name = {}\nrate = \"200/s\"\nduration = \"2s\"\nwarmup = \"1s\"", json!(NAMES[1]));
+        let load = format!(
+            "name = {}\nrate = \"200/s\"\nduration = \"2s\"\nwarmup = \"1s\"",
+            json!(NAMES[1])
+        );
         let mut plan = self.plan(&load, "/");
         let tag = json!(NAMES[0]);
         plan += &format!(
@@ -73,8 +78,15 @@ impl Runs {
 
     fn many_plan(&self) -> String {
         let url = self.target.url();
-        let target = |number| format!("[[target]]\nname = \"target {number}\"\nrequest = \"POST {url}/\"\nbody = '{RPC}'\n");
-        format!("rate = \"1000/s\"\nduration = \"1s\"\n{}", (0..1000).map(target).collect::<String>())
+        let target = |number| {
+            format!(
+                "[[target]]\nname = \"target {number}\"\nrequest = \"POST {url}/\"\nbody = '{RPC}'\n"
+            )
+        };
+        format!(
+            "rate = \"1000/s\"\nduration = \"1s\"\n{}",
+            (0..1000).map(target).collect::<String>()
+        )
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -89,10 +101,14 @@ impl Runs {
 
     /// A run whose process is killed after its first seconds; its page is made afterwards.
     fn killed(&self) {
-        let plan = self.folder.file("killed.toml", self.plan("rate = \"50/s\"\nduration = \"60s\"", "/"));
+        let plan =
+            self.folder.file("killed.toml", self.plan("rate = \"50/s\"\nduration = \"60s\"", "/"));
         let into = self.path("killed");
         let mut child = start(&["run", &plan, "--out", into.to_str().unwrap()]);
-        let seconds = || std::fs::read_to_string(into.join("snapshots.jsonl")).map_or(0, |text| text.lines().count());
+        let seconds = || {
+            std::fs::read_to_string(into.join("snapshots.jsonl"))
+                .map_or(0, |text| text.lines().count())
+        };
         while seconds() < 3 {
             std::thread::yield_now();
         }
@@ -103,7 +119,8 @@ impl Runs {
 
     /// Makes a page of these runs.
     fn report(&self, runs: &[&str], into: &str) -> String {
-        let runs: Vec<String> = runs.iter().map(|name| self.path(name).to_str().unwrap().into()).collect();
+        let runs: Vec<String> =
+            runs.iter().map(|name| self.path(name).to_str().unwrap().into()).collect();
         let into = self.path(into).to_str().unwrap().to_string();
         let mut args = vec!["report"];
         args.extend(runs.iter().map(String::as_str));
@@ -194,7 +211,11 @@ fn labels_are_text(runs: &Runs, browser: &mut Browser) {
     let mut tab = open(browser, &runs.url("half/report.html"), &[]);
     for name in NAMES {
         let text = json!(name).to_string();
-        assert_eq!(tab.eval(&format!("document.body.textContent.includes({text})")), true, "{name}");
+        assert_eq!(
+            tab.eval(&format!("document.body.textContent.includes({text})")),
+            true,
+            "{name}"
+        );
     }
     assert_eq!(tab.eval("document.querySelectorAll('img, script').length"), 3, "data, uPlot, page");
     assert_eq!(tab.text("document.querySelector('h1').textContent"), NAMES[1]);
@@ -227,7 +248,8 @@ fn unusual_runs_have_pages(runs: &Runs, browser: &mut Browser) {
 
 fn merged_runs_are_overlaid(runs: &Runs, browser: &mut Browser) {
     runs.report(&["half", "one"], "merged.html");
-    let mut tab = open(browser, &runs.url("merged.html"), &["rates", "latency", "errors", "distribution"]);
+    let mut tab =
+        open(browser, &runs.url("merged.html"), &["rates", "latency", "errors", "distribution"]);
     let legend = tab.eval("document.querySelectorAll('#chart-rates .legend button').length");
     assert_eq!(legend, 2);
     assert_eq!(drawn(&mut tab).len(), 4);
@@ -241,7 +263,10 @@ fn long_tables_are_filtered_and_sorted(runs: &Runs, browser: &mut Browser) {
     for key in ["9", "9", "7"] {
         tab.press(key);
     }
-    assert_eq!(tab.eval(&format!("{rows}.map((row) => row.cells[0].textContent)")), json!(["target 997"]));
+    assert_eq!(
+        tab.eval(&format!("{rows}.map((row) => row.cells[0].textContent)")),
+        json!(["target 997"])
+    );
     let count = tab.text("document.querySelector('.filter span').textContent");
     assert_eq!(count, "1 of 1,000 rows");
     tab.eval("document.querySelector('[aria-label=\"Filter rows of Targets\"]').value = ''");
@@ -254,8 +279,17 @@ fn long_tables_are_filtered_and_sorted(runs: &Runs, browser: &mut Browser) {
     let values = tab.eval(&format!("{rows}.map((row) => row.cells[12].textContent)"));
     let nanos = |value: &Value| -> f64 {
         let text = value.as_str().unwrap();
-        let [number, unit] = [text.trim_end_matches(char::is_alphabetic), text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')];
-        number.parse::<f64>().unwrap() * match unit { "µs" => 1e3, "ms" => 1e6, "s" => 1e9, other => panic!("{other}") }
+        let [number, unit] = [
+            text.trim_end_matches(char::is_alphabetic),
+            text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.'),
+        ];
+        number.parse::<f64>().unwrap()
+            * match unit {
+                "µs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                other => panic!("{other}"),
+            }
     };
     let values: Vec<f64> = values.as_array().unwrap().iter().map(nanos).collect();
     assert_eq!(values.len(), 1000);
@@ -280,7 +314,8 @@ fn everything_works_by_keyboard(runs: &Runs, browser: &mut Browser) {
     assert_eq!(all, seen);
     // The cursor moves through a chart, and the values are said.
     tab.eval("document.querySelector('#chart-rates .plot').focus()");
-    let said = |tab: &mut Tab<'_>| tab.text("document.querySelector('#charts > [aria-live]').textContent");
+    let said =
+        |tab: &mut Tab<'_>| tab.text("document.querySelector('#charts > [aria-live]').textContent");
     tab.press("ArrowRight");
     let first = said(&mut tab);
     assert!(first.contains("sent") && first.contains("/s"), "{first}");
@@ -337,7 +372,8 @@ fn dark_narrow_and_without_scripts(runs: &Runs, browser: &mut Browser) {
     let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
     tab.call("Emulation.setEmulatedMedia", dark);
     tab.wait_for("matchMedia('(prefers-color-scheme: dark)').matches");
-    let dark = tab.eval(&format!("new Promise((done) => requestAnimationFrame(() => done({look})))"));
+    let dark =
+        tab.eval(&format!("new Promise((done) => requestAnimationFrame(() => done({look})))"));
     assert_eq!((&light[0], &dark[0]), (&json!(false), &json!(true)));
     assert_ne!(light[1], dark[1], "the charts change too");
     // On a phone only tables scroll sideways, each in its box.
@@ -387,9 +423,12 @@ fn a_live_page_takes_what_is_sent(runs: &Runs, browser: &mut Browser) {
         "connected": ones(1.0), "latency": times, "service_time": times, "heat": [[80, 7], [80, 7]],
         "errors": { "reset": ones(777.0) }, "host": {}, "processes": [],
     });
-    let html = json!({ "verdict": "<div class=\"banner bad\"><h2>Invalid</h2><p>Too late.</p></div>" });
+    let html =
+        json!({ "verdict": "<div class=\"banner bad\"><h2>Invalid</h2><p>Too late.</p></div>" });
     let end = json!({ "report": "runs/<b>/report.html" });
-    let events = format!("event: rows\ndata: {columns}\n\nevent: html\ndata: {html}\n\nevent: end\ndata: {end}\n\n");
+    let events = format!(
+        "event: rows\ndata: {columns}\n\nevent: html\ndata: {html}\n\nevent: end\ndata: {end}\n\n"
+    );
     let server = Server::start(move |_, received| match received.line() {
         "GET /" => Reply::with(200, "Content-Type: text/html\r\n", &page),
         "GET /events" => Reply::with(200, "Content-Type: text/event-stream\r\n", &events),
@@ -402,7 +441,9 @@ fn a_live_page_takes_what_is_sent(runs: &Runs, browser: &mut Browser) {
     let legend = tab.text("document.querySelector('#chart-rates .legend').textContent");
     assert!(legend.contains("777/s"), "{legend}");
     assert_eq!(tab.text("document.querySelector('#verdict h2').textContent"), "Invalid");
-    let said = tab.eval("[...document.querySelectorAll('#charts > [aria-live]')].map((one) => one.textContent)");
+    let said = tab.eval(
+        "[...document.querySelectorAll('#charts > [aria-live]')].map((one) => one.textContent)",
+    );
     assert!(said.as_array().unwrap().contains(&json!("Invalid: Too late.")), "{said}");
     assert_eq!(tab.eval("document.body.hasAttribute('data-live')"), false);
     let events = format!("request: \"{}/events\"", server.url());

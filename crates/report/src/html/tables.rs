@@ -75,7 +75,8 @@ impl<'h> Writer<'h> {
         for (place, cell) in cells.iter().enumerate() {
             let class = if self.words.get(place) == Some(&true) { " class=\"words\"" } else { "" };
             // Texts of the text report are aligned with spaces.
-            let parts: Vec<&str> = cell.split("  ").map(str::trim).filter(|part| !part.is_empty()).collect();
+            let parts: Vec<&str> =
+                cell.split("  ").map(str::trim).filter(|part| !part.is_empty()).collect();
             let _ = write!(self.html, "<td{class}>{}</td>", escaped(&parts.join(", ")));
         }
         self.html.push_str("</tr>\n");
