@@ -30,6 +30,8 @@ const SCRIPT: &str = concat!(
     include_str!("../assets/page/base.js"),
     include_str!("../assets/page/chart.js"),
     include_str!("../assets/page/panels.js"),
+    include_str!("../assets/page/tables.js"),
+    include_str!("../assets/page/live.js"),
     include_str!("../assets/page/page.js"),
 );
 
