@@ -25,6 +25,12 @@ function peak(panel, values) {
   return most === 0 ? "0" : `${panel.format(most)} at ${panel.when(values.indexOf(most))}`;
 }
 
+/** The line with the greatest value, with that value. */
+function highest(panel) {
+  const top = panel.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
+  return `${top.label}, ${peak(panel, top.values)}`;
+}
+
 /** Values of rows after the warm-up. */
 const measured = (run, values) => numbers(values.filter((_, row) => run.columns.to[row] > 0));
 
@@ -272,33 +278,44 @@ const METRICS = [
   { metric: "redis", title: "Redis operations", format: rate },
 ];
 
+/** How a metric of the plan's `charts` is shown: `http_requests_total by code`. */
+function chosenMetric(metric) {
+  const [name, by] = metric.split(" by ");
+  const isCounter = /_(total|count|sum|bucket)$/.test(name);
+  const base = /bytes/.test(name) ? METRICS[1] : { format: number };
+  const format = isCounter ? (value) => `${base.format(value)}/s` : base.format;
+  return { ...base, metric, title: by ? `${name}, by ${by}` : name, format, isLabelled: by !== undefined };
+}
+
 function processPanels(run) {
   const lines = [...run.lines].map(([key, own]) => ({ ...own, values: run.columns.processes[key] })).filter(isKnown);
   const groups = [...new Set(run.processes.map(({ group }) => group))];
+  const known = new Set(METRICS.map(({ metric }) => metric));
+  const chosen = new Set(lines.map(({ metric }) => metric).filter((metric) => !known.has(metric)));
   const found = [];
-  for (const { metric, title, isLabelled, ...style } of METRICS) {
-    const own = lines.filter((one) => one.metric === metric && (metric === "memory" || isUsed(one)));
-    if (!own.length) continue;
-    const panel = (key, name, series) => {
-      const made = { ...overTime(run), ...style, section: "processes", key, title: name };
-      made.series = series.map(({ label, values }, place) => ({ label, values, ...lineStyle(place) }));
-      const top = series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
-      made.summary = `Highest: ${top.label}, ${peak(made, top.values)}.`;
-      found.push(made);
+  for (const { metric, title, isLabelled, ...style } of [...METRICS, ...[...chosen].map(chosenMetric)]) {
+    const own = lines.filter((one) => one.metric === metric);
+    // What no process ever does needs no chart, unless the plan asks for it.
+    if (known.has(metric) && !own.some(isUsed)) continue;
+    const add = (key, name, series) => {
+      const panel = { ...overTime(run), ...style, section: "processes", key, title: name };
+      panel.series = series.map(({ label, values }, place) => ({ label, values, ...lineStyle(place) }));
+      panel.summary = `Highest: ${highest(panel)}.`;
+      found.push(panel);
     };
-    if (!isLabelled) {
-      panel(metric, title, own.map(({ process, values }) => ({ label: run.processes[process].name, values })));
-      continue;
+    const key = metric.replace(/\W+/g, "-");
+    if (own.length && !isLabelled) {
+      add(key, title, own.map(({ process, values }) => ({ label: run.processes[process].name, values })));
     }
-    groups.forEach((group, place) => {
+    for (const [place, group] of isLabelled ? groups.entries() : []) {
       const labels = new Map();
       for (const { process, label, values } of own) {
         if (run.processes[process].group !== group) continue;
         labels.set(label, [...(labels.get(label) ?? []), values]);
       }
       const series = [...labels].map(([label, columns]) => ({ label: label || "(none)", values: sumKnown(columns) }));
-      if (series.length) panel(`${metric}-${place}`, `${title}: ${group}`, series);
-    });
+      if (series.length) add(`${key}-${place}`, `${title}: ${group}`, series);
+    }
   }
   return found;
 }
@@ -341,10 +358,7 @@ function hostPanels(run) {
     line("conntrack", host.conntrack, "purple"),
     line("memory", host.memory, "ochre"),
   ].filter(isUsed);
-  if (limits.series.length) {
-    const top = limits.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
-    limits.summary = `Nearest to its limit: ${top.label}, ${peak(limits, top.values)}.`;
-  }
+  if (limits.series.length) limits.summary = `Nearest to its limit: ${highest(limits)}.`;
   const drops = { ...common, key: "drops", title: "Dropped packets and connections", format: number, isShare: false };
   drops.series = [line("dropped", host.dropped, "orange", { fill: 0.15 })].filter(isUsed);
   if (drops.series.length) drops.summary = `At most ${peak(drops, host.dropped)}, in the whole network namespace.`;
@@ -367,8 +381,7 @@ function panelsOfRuns() {
       return { label: run.label, values: x.map((at) => values.get(at) ?? null), spanGaps: true, width: 2, ...lineStyle(place) };
     }).filter(isKnown);
     if (!made.series.length) return null;
-    const top = made.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
-    made.summary = `Since the end of each run's warm-up. Highest: ${top.label}, ${peak(made, top.values)}.`;
+    made.summary = `Since the end of each run's warm-up. Highest: ${highest(made)}.`;
     return made;
   };
   const failing = drawn.some(({ columns }) => anyAbove(columns.failed) || anyAbove(columns.unsent));
@@ -376,8 +389,8 @@ function panelsOfRuns() {
     panel("rates", "Sent per second", rate, ({ sent }) => sent),
     panel("latency", "Latency p99", millis, ({ latency }) => latency.p99, { log: true, canLog: true }),
     failing && panel("errors", "Errors per second: failed and unsent", rate, ({ failed, unsent }) => sums([failed, unsent])),
-    distributionPanel(),
-  ].filter(Boolean);
+    { ...distributionPanel(), title: "Latency by percentile, all runs" },
+  ].filter((panel) => panel && panel.series);
 }
 
 const panels = () => (runs.length === 1 ? panelsOf(runs[0]) : panelsOfRuns());
