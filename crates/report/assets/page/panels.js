@@ -33,6 +33,8 @@ function highest(panel) {
 
 /** Values of rows after the warm-up. */
 const measured = (run, values) => numbers(values.filter((_, row) => run.columns.to[row] > 0));
+/** Without values of the warm-up, in which most things are not counted. */
+const afterWarmUp = (run, values) => values?.map((value, row) => (run.columns.to[row] > 0 ? value : null));
 
 function panelsOf(run) {
   if (!run.columns.t?.length) return [];
@@ -45,11 +47,9 @@ function panelsOf(run) {
 function ratesPanel(run) {
   const own = run.columns;
   const panel = { ...overTime(run), key: "rates", title: "Requests per second", format: rate };
-  // Those of the warm-up are not counted.
-  const afterWarmUp = (values) => values?.map((value, row) => (own.to[row] > 0 ? value : null));
   panel.series = [
-    line("planned", afterWarmUp(own.planned), "slate", { dash: [6, 4], width: 2 }),
-    line("dispatched", afterWarmUp(own.dispatched), "purple", { dash: [2, 3] }),
+    line("planned", afterWarmUp(run, own.planned), "slate", { dash: [6, 4], width: 2 }),
+    line("dispatched", afterWarmUp(run, own.dispatched), "purple", { dash: [2, 3] }),
     line("sent", own.sent, "blue", { width: 2 }),
     line("ok", own.ok, "teal", { fill: 0.12 }),
     line("failed", own.failed, "orange", { width: 2, fill: 0.15 }),
@@ -59,7 +59,7 @@ function ratesPanel(run) {
   const bad = ["failed", "unsent"].filter((name) => anyAbove(own[name]));
   const worst = bad.map((name) => `${name} up to ${peak(panel, own[name])}`).join(", ");
   panel.summary = anyAbove(sent)
-    ? `Sent ${rate(mean(sent))} on average, at most ${peak(panel, own.sent)}; ${worst || "none failed"}.`
+    ? `Sent ${rate(mean(sent))} on average, at most ${peak(panel, afterWarmUp(run, own.sent))}; ${worst || "none failed"}.`
     : `Nothing was sent after the warm-up; ${worst || "none failed"}.`;
   return panel;
 }
@@ -124,7 +124,7 @@ function errorsPanel(run) {
   const place = {};
   panel.series = names.map((name) => {
     const shade = (place[side(name)] = (place[side(name)] ?? 0) + 1);
-    return line(name.replaceAll("_", " "), errors[name], `${side(name)}-${((shade - 1) % 4) + 1}`, { side: side(name) });
+    return line(name.replaceAll("_", " "), afterWarmUp(run, errors[name]), `${side(name)}-${((shade - 1) % 4) + 1}`, { side: side(name) });
   });
   const all = names.reduce((sum, name) => sum + total(name), 0);
   const most = names.reduce((own, name) => (total(name) > total(own) ? name : own));
@@ -340,8 +340,9 @@ function processNotes(run) {
 function hostPanels(run) {
   const host = run.columns.host ?? {};
   const { t, to } = run.columns;
-  const common = { ...overTime(run), section: "host", format: percent, isShare: true, marks: "shaded" };
-  const use = { ...common, key: "host", title: "Processor", marks: "named" };
+  const common = { ...overTime(run), section: "host", format: percent, isShare: true };
+  const lanes = [...new Set(facts.findings.map(({ id }) => id))];
+  const use = { ...common, key: "host", title: "Processor, and the seconds of findings", lanes };
   use.series = [
     line("CPU, whole host", host.cpu, "slate", { fill: 0.12 }),
     line("busiest worker", host.worker, "blue", { width: 2 }),

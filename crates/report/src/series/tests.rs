@@ -114,6 +114,19 @@ fn columns_show_rates_times_and_errors() {
 }
 
 #[test]
+fn times_of_rows_are_exact_to_the_millisecond() {
+    let plan = open(1, 1);
+    let mut series = TimeSeries::new(&plan);
+    let (from, to) = (Nanos::from_millis(1_234_500), Nanos::from_millis(1_234_509));
+    series.add(&plan.blank_snapshot(), Seconds { from, to }, None, &[]);
+    let shown = columns(&series, Nanos::from_millis(500));
+    assert_eq!(
+        (&shown["t"], &shown["to"]),
+        (&serde_json::json!([1234]), &serde_json::json!([1234.009]))
+    );
+}
+
+#[test]
 fn rates_of_processes_are_exact_over_failed_scrapes_and_restarts() {
     let plan = plan(
         "rate = \"1/s\"\nduration = \"9s\"\n[[target]]\nrequest = \"GET http://a/\"\n\
