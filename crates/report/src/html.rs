@@ -106,9 +106,9 @@ impl Summary {
         put_attachments(&mut html, attachments);
         html += &words::definitions();
         html += "</main>\n";
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<script type=\"application/json\" id=\"data\">{}</script>\n",
+            "<script type=\"application/json\" id=\"data\">{}</script>",
             self.data(live)
         );
         let _ = write!(
@@ -254,9 +254,9 @@ fn put_attachments(html: &mut String, attachments: &[Attachment]) {
     }
     html.push_str("<section id=\"plan\">\n<h2>Plan</h2>\n");
     for Attachment { name, text } in attachments {
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<details><summary>{}</summary><pre>{}</pre></details>\n",
+            "<details><summary>{}</summary><pre>{}</pre></details>",
             escaped(&clean(name)),
             escaped(text)
         );
