@@ -2,6 +2,7 @@
 //   rows    columns, which replace the rows of the run from their `from` on
 //   facts   the facts, which replace those known
 //   html    {id: content} of elements
+//   reload  {}: the page belongs to an earlier run
 //   end     {report}: the path of the page in the run directory, or null
 // The browser reconnects by itself; the server then sends what is missing, or everything.
 
@@ -60,6 +61,8 @@ function listen() {
     drawSoon();
   });
   on("html", (parts) => Object.entries(parts).forEach(([id, html]) => replaceContent(id, html)));
+  // The page is of an earlier run on the same address.
+  on("reload", () => location.reload());
   on("end", ({ report }) => {
     source.close();
     state.textContent = report ? `The run has ended. Its page is ${report}.` : "The run has ended.";
