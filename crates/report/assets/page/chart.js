@@ -80,6 +80,11 @@ class Chart {
     this.resized.observe(this.plot);
   }
 
+  /** Takes the width that the page gives; separate, because reading it costs a layout after each change. */
+  measure() {
+    this.width ??= this.plot.clientWidth;
+  }
+
   /** Shows a panel; the chart is only made anew if its lines are others. */
   show(panel) {
     this.panel = panel;
@@ -134,7 +139,6 @@ class Chart {
     this.u?.destroy();
     this.toggle.textContent = this.linear ? "linear" : "logarithmic";
     this.toggle.setAttribute("aria-label", `Axis of values: ${this.toggle.textContent}; change`);
-    this.width = this.plot.clientWidth || 600;
     this.u = new uPlot(this.options(), this.data(), this.plot);
     this.u.root.setAttribute("aria-hidden", "true");
     this.buildLegend();
@@ -148,12 +152,12 @@ class Chart {
     const lines = series.map((own) => ({
       label: own.label,
       show: this.shown(own),
-      stroke: () => colour(own.colour),
+      stroke: () => colour(stacked ? "card" : own.colour),
       width: stacked ? 1 : (own.width ?? 1.5) * thick,
       dash: own.dash,
       fill: stacked ? () => tint(own.colour, 1) : own.fill && (() => tint(own.colour, own.fill)),
       spanGaps: own.spanGaps ?? false,
-      points: { size: 5, fill: () => colour(own.colour), show: false, filter: (u, place) => alone(u.data[place]) },
+      points: { size: 5, stroke: () => colour(own.colour), fill: () => colour(own.colour), show: false, filter: (u, place) => alone(u.data[place]) },
     }));
     return {
       width: this.width,

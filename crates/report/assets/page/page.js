@@ -59,6 +59,7 @@ function draw() {
   }
   root.classList.toggle("empty", !list.length);
   // All figures have their places, and so their widths.
+  list.forEach((panel) => charts.get(panel.key).measure());
   list.forEach((panel) => charts.get(panel.key).show(panel));
   toolbar();
 }
