@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Names that would become elements, end the script, or end an attribute.
+/// Names that would become elements, end the script, end an attribute, or be wider than a phone.
 const NAMES: [&str; 3] = [
-    "<img src=x onerror=alert(1)>",
-    "</script><script>alert(2)</script>",
+    "<img src=x onerror=alert(1)>wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww",
+    "</script><script>alert(2)</script>wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww",
     "\"quoted' & <!-- --> ]]>",
 ];
 
