@@ -104,6 +104,7 @@ addEventListener("beforeprint", toPaper);
 addEventListener("afterprint", fromPaper);
 
 layOut();
-draw();
+// First, because what is not near the screen in long tables then needs no layout.
 enhanceAll(document);
+draw();
 if (seen.live) listen();
