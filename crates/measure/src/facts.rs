@@ -63,6 +63,22 @@ impl RunFacts {
         }
     }
 
+    /// The facts of a run that goes on, at `end`; `warmup` is what was planned.
+    pub fn so_far(start: StartFacts, warmup: Nanos, end: Nanos) -> RunFacts {
+        let StartFacts { started_at, cpus, workers, forced } = start;
+        RunFacts {
+            started_at,
+            duration: end - warmup,
+            drain: Nanos::ZERO,
+            warmup: warmup.min(end),
+            cut_short: false,
+            stopped_by: None,
+            cpus,
+            workers,
+            forced,
+        }
+    }
+
     /// Whether the run was stopped, before its end or while it waited for the last answers.
     pub fn was_stopped(&self) -> bool {
         self.cut_short || self.stopped_by.is_some()

@@ -85,10 +85,11 @@ pub struct Scraped {
 }
 
 impl Scraped {
-    /// A page that was read. If there are too many series, those of processes and gateways are kept
-    /// first and histogram buckets last.
-    pub fn page(at: WallClock, mut samples: Vec<(Series, f64)>) -> Scraped {
+    /// A page that was read. If there are too many series, those of `wanted` metrics, processes and gateways
+    /// are kept first and histogram buckets last.
+    pub fn page(at: WallClock, mut samples: Vec<(Series, f64)>, wanted: &[&str]) -> Scraped {
         let rank = |series: &Series| match series.name.as_str() {
+            name if wanted.contains(&name) => 0,
             name if name.ends_with("_bucket") => 2,
             name if name.starts_with("process_") || name.starts_with("plimsoll_") => 0,
             _ => 1,
@@ -165,10 +166,14 @@ impl Scraped {
 
     /// The growth of the counters with this name, grouped by the value of a label.
     pub fn increase_by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        self.sums_by(name, label, |track| track.increase)
+    }
+
+    fn sums_by(&self, name: &str, label: &str, of: fn(&Track) -> f64) -> BTreeMap<String, f64> {
         let mut sums = BTreeMap::new();
         for (series, track) in self.named(name) {
             if let Some(value) = series.label(label) {
-                *sums.entry(value.to_string()).or_insert(0.0) += track.increase;
+                *sums.entry(value.to_string()).or_insert(0.0) += of(track);
             }
         }
         sums
@@ -177,6 +182,16 @@ impl Scraped {
     /// The largest value seen under this name.
     pub fn max(&self, name: &str) -> Option<f64> {
         self.named(name).map(|(_, track)| track.max).reduce(f64::max)
+    }
+
+    /// The sum of the last values under this name.
+    pub fn last(&self, name: &str) -> Option<f64> {
+        self.named(name).map(|(_, track)| track.last).reduce(|a, b| a + b)
+    }
+
+    /// The sums of the last values under this name, by the value of a label.
+    pub fn last_by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        self.sums_by(name, label, |track| track.last)
     }
 
     /// The number of resets of the counters with this name.
@@ -201,7 +216,7 @@ mod tests {
             "-" => Scraped::failure("refused"),
             page => {
                 let at = WallClock { unix_ns: second * 1_000_000_000 };
-                Scraped::page(at, parse(&page.replace(';', "\n")).unwrap())
+                Scraped::page(at, parse(&page.replace(';', "\n")).unwrap(), &[])
             }
         };
         (1..).zip(pages).map(page).collect()
@@ -253,7 +268,7 @@ mod tests {
             .flat_map(|i| parse(&format!("b_bucket{{i=\"{i}\"}} 1\na{i} 1")).unwrap())
             .collect();
         samples.extend(parse("process_cpu_seconds_total 1\nplimsoll_relays_total 2").unwrap());
-        let page = Scraped::page(WallClock { unix_ns: 0 }, samples);
+        let page = Scraped::page(WallClock { unix_ns: 0 }, samples, &[]);
         assert_eq!((page.series.len(), page.left_out), (SERIES_MAX, SERIES_MAX as u64 + 2));
         assert!(page.max("process_cpu_seconds_total").is_some() && page.max("a0").is_some());
         let mut whys = Scraped::default();

@@ -60,6 +60,11 @@ impl Plan {
             let url = quote(&scrape.url_shown);
             write!(out, "\n[[scrape]]\nname = {name}\ngroup = {group}\nurl = {url}\n")
                 .expect("writing to memory");
+            if !scrape.charts.is_empty() {
+                let charts: Vec<String> =
+                    scrape.charts.iter().map(|chart| format!("\"{chart}\"")).collect();
+                writeln!(out, "charts = [{}]", charts.join(", ")).expect("writing to memory");
+            }
         }
         out
     }

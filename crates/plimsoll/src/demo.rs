@@ -8,8 +8,8 @@ mod failure;
 mod processes;
 
 use crate::interrupt::Interrupts;
-use crate::run::{Outputs, default_settings, run_plan};
-use crate::run_dir::RunDir;
+use crate::run::{Outputs, ViewArgs, default_settings, run_plan};
+use crate::run_dir::{PAGE, RunDir};
 use crate::sim::wait_for_stop;
 use crate::{put, tell, usage_error};
 use anyhow::Context;
@@ -60,6 +60,8 @@ const SCENARIO: [(&str, &str); 10] = [
       instance is killed under load: about a minute
   plimsoll demo --rate 200/s --duration 8s
       a short, slow run
+  plimsoll demo --live
+      shows its charts while it runs, at http://127.0.0.1:8089/
   plimsoll demo --keep
       leaves the gateways running, and prints commands to call them")]
 pub(crate) struct DemoArgs {
@@ -75,6 +77,8 @@ pub(crate) struct DemoArgs {
     /// Write results to this new directory [default: runs/START-demo]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    views: ViewArgs,
 }
 
 /// Runs the demonstration.
@@ -83,6 +87,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         let hint = "for example --rate 500/s --duration 10s";
         return Err(usage_error("--rate must be above 0/s and --duration at least 1s", hint));
     }
+    let views = args.views.start(None)?;
     let interrupts = Interrupts::listen()?;
     let stopped = || interrupts.first().map(|_| ExitCode::from(130));
     let folder = Folder::new()?;
@@ -107,7 +112,8 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let mut run_dir = RunDir::create(args.out.as_deref(), &plan)?;
     let samples = Some(run_dir.record(Recorded::All));
     let settings = Settings { samples, ..default_settings() };
-    let outputs = Outputs { run_dir: Some(run_dir), page: None, announces: true, started: None };
+    let page = run_dir.path().join(PAGE);
+    let outputs = Outputs { run_dir: Some(run_dir), views, announces: true, started: None };
     let finished = run_plan(&plan, settings, outputs, &interrupts)?;
     put(&finished.text())?;
     let code = finished.exit_code(interrupts.first().is_some());
@@ -119,6 +125,10 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         survived = held || interrupts.first().is_some();
     }
     let code = if survived { code } else { ExitCode::from(99) };
+    // The whole path, which a browser needs.
+    let page = page.canonicalize().ok().filter(|_| kept.is_ok());
+    page.iter()
+        .for_each(|page| tell(&format!("charts: open file://{} in a browser", page.display())));
     if args.keep && interrupts.first().is_none() {
         drop(interrupts);
         tell(&how_to_call(&folder, &instances, &edge));

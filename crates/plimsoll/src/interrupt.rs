@@ -5,7 +5,7 @@
 //! While a run is being prepared, DNS resolution and reading a file (a pipe, NFS) may block indefinitely,
 //! so the first signal ends the process; there are no results to keep yet.
 
-use crate::tell;
+use crate::{tell, terminal};
 use anyhow::Context;
 use nix::sys::signal::Signal;
 use plimsoll_engine::Control;
@@ -66,14 +66,14 @@ impl Interrupts {
                     (_, Stage::Preparing(run_dir)) => abandon(run_dir.as_deref()),
                     (_, Stage::Converting) => {
                         tell("\nstopped; the requests stay recorded in samples.bin");
-                        std::process::exit(INTERRUPTED)
+                        end_process()
                     }
                     (0, _) => {
                         "stopping: waiting for the answers to requests already sent; press Ctrl-C again to stop now"
                     }
                     (1, _) => "stopping now; the results so far are kept",
                     (_, Stage::Running(_)) => "writing the results",
-                    (_, Stage::Idle | Stage::Written) => std::process::exit(INTERRUPTED),
+                    (_, Stage::Idle | Stage::Written) => end_process(),
                 };
                 drop(stage);
                 // May block while nobody reads stderr.
@@ -132,6 +132,12 @@ impl Interrupts {
 fn abandon(run_dir: Option<&Path>) -> ! {
     // Errors are ignored: the directory then stays.
     run_dir.iter().for_each(|dir| _ = std::fs::remove_dir_all(dir));
+    end_process()
+}
+
+/// Leaves a terminal as it was.
+fn end_process() -> ! {
+    terminal::restore();
     std::process::exit(INTERRUPTED)
 }
 

@@ -11,6 +11,7 @@ mod gateway;
 mod host_check;
 mod host_file;
 mod interrupt;
+mod live;
 mod man;
 mod metrics;
 mod plan_source;
@@ -22,9 +23,11 @@ mod run;
 mod run_dir;
 mod scrape;
 mod sim;
+mod terminal;
 mod trace;
 mod tune;
 mod vegeta;
+mod web;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -133,11 +136,14 @@ fn stdout_columns() -> usize {
         .map_or(usize::MAX, |(width, _)| width.0.into())
 }
 
-/// Prints a line to stderr. Write errors are ignored.
+/// Prints a line to stderr, or later if a terminal view is shown. Write errors are ignored.
 fn tell(text: &str) {
     // Plans and files are quoted in messages: nothing in them may move the terminal's cursor. In one
     // write, so that lines of several processes do not interleave.
     let line = trace::escaped(text.as_bytes()) + "\n";
+    if terminal::divert(&line) {
+        return;
+    }
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
@@ -174,7 +180,7 @@ fn parse() -> anyhow::Result<Command> {
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(&args),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(*args),
         Command::Report(args) => report::report(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::Check(args) => check::check(args),

@@ -68,6 +68,17 @@ pub(crate) struct SourceArgs {
     objectives: Vec<String>,
 }
 
+impl SourceArgs {
+    /// Takes the value of a flag that may stand without one, if it is the plan rather: `--live plan.toml`.
+    pub(crate) fn reclaim(&mut self, value: &mut Option<String>) {
+        let is_plan =
+            |value: &String| value.ends_with(".toml") || value == "-" || value.contains('/');
+        if self.arguments.is_empty() && value.as_ref().is_some_and(is_plan) {
+            self.arguments.extend(value.take());
+        }
+    }
+}
+
 /// Reads the plan of `run` from a file, from stdin, or from flags.
 pub(crate) fn read_source(
     source: &SourceArgs,

@@ -5,13 +5,16 @@
 //! where a run did not end) add what the seconds do not count by target.
 
 use crate::recording::{PARQUET, SAMPLES, sampled_targets};
+use crate::run_dir::{HOST, PLAN, attachment};
 use crate::{tell, usage_error};
 use plimsoll_config::Document;
 use plimsoll_measure::samples::{self, Block, Sample};
 use plimsoll_measure::wire::{Header, ReadError, Reader};
 use plimsoll_measure::{Nanos, RunFacts, Snapshot};
 use plimsoll_plan::Plan;
-use plimsoll_report::{Filters, Fold, Narrow, ParquetReader, Row, Scope, Seconds, Summary};
+use plimsoll_report::{
+    Attachment, Filters, Fold, Narrow, ParquetReader, Row, Scope, Seconds, Summary,
+};
 use std::fs::{File, TryLockError};
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -44,7 +47,7 @@ impl RecordedRun {
     /// If it is not one, or was written by another version.
     pub(crate) fn open(given: &Path) -> anyhow::Result<RecordedRun> {
         let folder = folder_of(given)?;
-        let path = folder.join("plan.toml");
+        let path = folder.join(PLAN);
         let text = open_regular(&path)
             .and_then(std::io::read_to_string)
             .map_err(|error| not_a_run(given, &path, &error))?;
@@ -117,13 +120,16 @@ impl RecordedRun {
         })
     }
 
-    /// The report on the part that the filters select.
+    /// The report on the part that the filters select; `charted`: also over time.
     ///
     /// # Errors
     /// If the directory is damaged, or the filters do not fit the run.
-    pub(crate) fn report(&self, filters: &Filters) -> anyhow::Result<Reported> {
+    pub(crate) fn report(&self, filters: &Filters, charted: bool) -> anyhow::Result<Reported> {
         let narrow = self.narrow(filters)?;
         let mut fold = Fold::narrowed(&self.plan, narrow.clone());
+        if charted {
+            fold = fold.charted();
+        }
         let (mut planned_to, mut seconds) = (None, Vec::new());
         let (facts, aborted, ignored) = self.for_each_second(|span, second| {
             seconds.push(span);
@@ -162,6 +168,16 @@ impl RecordedRun {
             block.samples.iter().for_each(|sample| add(block.counted.second, sample));
             Ok(())
         })
+    }
+
+    /// The plan and the facts about the host, as far as they can be read.
+    pub(crate) fn attachments(&self) -> Vec<Attachment> {
+        let read = |name: &str| {
+            let text =
+                open_regular(&self.folder.join(name)).and_then(std::io::read_to_string).ok()?;
+            Some(attachment(name, text))
+        };
+        [PLAN, HOST].into_iter().filter_map(read).collect()
     }
 
     /// Whether requests were recorded one by one.

@@ -12,7 +12,9 @@ use output::Output;
 use plimsoll_config::values::flag_duration;
 use plimsoll_measure::Nanos;
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_report::{Filters, IntervalLog, Merge, ParquetWriter, Run, Summary, TimeFigure};
+use plimsoll_report::{
+    Attachment, Filters, IntervalLog, Merge, ParquetWriter, Run, Summary, TimeFigure,
+};
 use std::io::stdout;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,6 +75,8 @@ enum Format {
     Text,
     /// The content of summary.json
     Json,
+    /// A page with charts, as report.html
+    Html,
     /// JUnit XML: the verdict and each objective as test cases
     Junit,
     /// One line per target, tag, stream and stage
@@ -132,15 +136,15 @@ pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         Format::Parquet => write_parquet(only(&runs, args.format)?, &filters, &output),
         Format::Hlog => {
             let run = only(&runs, args.format)?;
-            let reported = run.report(&filters)?;
+            let reported = run.report(&filters, false)?;
             check_selected(&reported.summary)?;
             write_log(run, &reported, figure, &output)?;
             Ok(code_of(&reported.summary, reported.aborted))
         }
         _ => {
-            let (summary, aborted) = merged(&runs, &filters)?;
+            let (summary, aborted) = merged(&runs, &filters, args.format == Format::Html)?;
             check_selected(&summary)?;
-            let text = rendered(args, figure, &output, &summary)?;
+            let text = rendered(args, figure, &output, (&runs, &summary))?;
             output.write(|out| Ok(out.write_all(text.as_bytes())?))?;
             Ok(code_of(&summary, aborted))
         }
@@ -201,11 +205,15 @@ fn only(runs: &[RecordedRun], format: Format) -> anyhow::Result<&RecordedRun> {
 }
 
 /// The sum of the runs, and whether an objective stopped one.
-fn merged(runs: &[RecordedRun], filters: &Filters) -> anyhow::Result<(Summary, bool)> {
+fn merged(
+    runs: &[RecordedRun],
+    filters: &Filters,
+    charted: bool,
+) -> anyhow::Result<(Summary, bool)> {
     let mut merge = Merge::new();
     let mut stopped = false;
     for run in runs {
-        let Reported { summary, aborted, .. } = run.report(filters)?;
+        let Reported { summary, aborted, .. } = run.report(filters, charted)?;
         stopped |= aborted;
         merge.add(Run { label: run.label(), plan: &run.plan, summary });
     }
@@ -216,7 +224,7 @@ fn rendered(
     args: &ReportArgs,
     figure: TimeFigure,
     output: &Output,
-    summary: &Summary,
+    (runs, summary): (&[RecordedRun], &Summary),
 ) -> anyhow::Result<String> {
     Ok(match args.format {
         Format::Text => {
@@ -228,6 +236,7 @@ fn rendered(
             summary.to_text(None, columns, color)
         }
         Format::Json => summary.to_json() + "\n",
+        Format::Html => summary.to_page(&attachments(runs), false),
         Format::Junit => summary.to_junit(),
         Format::Csv => summary.to_csv(),
         Format::Hdr => {
@@ -235,6 +244,16 @@ fn rendered(
         }
         Format::Parquet | Format::Hlog => unreachable!("written by request and by second"),
     })
+}
+
+/// The plan and the host of each run.
+fn attachments(runs: &[RecordedRun]) -> Vec<Attachment> {
+    let named = |run: &RecordedRun| {
+        let label = if runs.len() == 1 { String::new() } else { format!("{}/", run.label()) };
+        let attached = run.attachments().into_iter();
+        attached.map(move |own| Attachment { name: format!("{label}{}", own.name), ..own })
+    };
+    runs.iter().flat_map(named).collect()
 }
 
 /// Writes the records that the filters select, and says how many there are.

@@ -1,31 +1,38 @@
 //! `plimsoll run`: runs a plan and prints the report.
+//!
+//! # Layout
+//! - `consumer`: what happens to each second of a run
+//! - `progress`: the progress line
+//! - `views`: what shows a run besides it
+
+mod consumer;
+mod progress;
+mod views;
 
 use crate::host_check;
 use crate::host_file::HostFile;
 use crate::interrupt::Interrupts;
-use crate::metrics::{self, Page};
 use crate::plan_source::{InlineArgs, SetArgs, SourceArgs, read_source};
 use crate::proxy;
 use crate::recording::Recording;
 use crate::run_dir::RunDir;
 use crate::scrape::Scraper;
-use crate::trace::trace_text;
 use crate::{put, stdout_columns, tell, usage_error};
-use plimsoll_engine::{
-    Control, Prepared, Recorded, Running, Second, Settings, Spin, descriptors_needed,
-};
+use consumer::Consumer;
+use plimsoll_engine::{Control, Prepared, Recorded, Settings, Spin, descriptors_needed};
 use plimsoll_host::{Facts, SampledRun, Sampler, Source};
+use plimsoll_measure::WallClock;
 use plimsoll_measure::units::counted;
-use plimsoll_measure::{Nanos, Snapshot, SplitValue, WallClock};
-use plimsoll_plan::{Plan, SEED_MAX, Secrets, Shards};
-use plimsoll_report::{Fold, Part, Summary, clean, exposition, progress};
+use plimsoll_plan::{Plan, SEED_MAX, Shards};
+use plimsoll_report::{Summary, clean};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::stdout;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
+pub(crate) use views::{ViewArgs, Views};
 
 const EXAMPLES: &str = "Examples:
   plimsoll run http://localhost:3069/health --rate 500 --duration 30s
@@ -81,6 +88,8 @@ pub(crate) struct RunArgs {
     /// Print N complete exchanges to stderr, without secrets; of a body at most 4 KiB
     #[arg(long, value_name = "N", default_value_t = 0)]
     trace: u32,
+    #[command(flatten)]
+    views: ViewArgs,
     /// Serve live metrics for Prometheus at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
@@ -129,8 +138,10 @@ impl Color {
 }
 
 /// Runs a plan, prints its report and returns the exit code.
-pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(mut args: RunArgs) -> anyhow::Result<ExitCode> {
     args.color.apply();
+    args.views.give_back(&mut args.source);
+    let args = &args;
     let mut plan = read_source(&args.source, &args.inline, &args.set)?;
     plan.warnings().iter().for_each(|warning| tell(&format!("warning: {warning}")));
     proxy::note(&plan.origins()).iter().for_each(|note| tell(note));
@@ -141,11 +152,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     host_check::fit_connections(&mut plan, &Facts::read(&Source::host()))
         .iter()
         .for_each(|note| tell(note));
-    let page = Page::default();
-    if let Some(address) = &args.metrics {
-        let bound = metrics::serve(address, page.clone())?;
-        tell(&format!("metrics at http://{bound}/metrics"));
-    }
+    let views = args.views.start(args.metrics.as_deref())?;
     let mut run_dir =
         if args.no_out { None } else { Some(RunDir::create(args.out.as_deref(), &plan)?) };
     let recorded = match args.record {
@@ -156,8 +163,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let samples = run_dir.as_mut().zip(recorded).map(|(dir, recorded)| dir.record(recorded));
     let settings = Settings { samples, ..settings(args) };
     let interrupts = Interrupts::listen()?;
-    let page = args.metrics.is_some().then_some(page);
-    let outputs = Outputs { run_dir, page, announces: true, started: None };
+    let outputs = Outputs { run_dir, views, announces: true, started: None };
     let finished = run_plan(&Arc::new(plan), settings, outputs, &interrupts)?;
     let printed = match args.format {
         Format::Text => put(&finished.text()),
@@ -250,8 +256,7 @@ pub(crate) fn exit_code(summary: &Summary, aborted: bool, interrupted: bool) -> 
 /// What a run writes and prints while it runs.
 pub(crate) struct Outputs {
     pub(crate) run_dir: Option<RunDir>,
-    /// The page for Prometheus.
-    pub(crate) page: Option<Page>,
+    pub(crate) views: Views,
     /// Whether the load is announced, and progress is printed even if stderr is not a terminal.
     pub(crate) announces: bool,
     /// Receives the time at which the clock starts, and the run's control.
@@ -268,7 +273,7 @@ pub(crate) fn run_plan(
     outputs: Outputs,
     interrupts: &Interrupts,
 ) -> anyhow::Result<Finished> {
-    let Outputs { run_dir, page, announces, started } = outputs;
+    let Outputs { run_dir, views, announces, started } = outputs;
     let settings = match host_check::check(plan, settings) {
         Ok(settings) => settings,
         Err(error) => {
@@ -310,244 +315,18 @@ pub(crate) fn run_plan(
     started.iter().for_each(|started| {
         _ = started.send((running.start_facts().started_at, running.control()))
     });
-    let mut live = Live::new(plan, run_dir, page, scraper, host, &running);
-    live.progress.pipes = announces;
-    while let Some(second) = running.next_second().inspect_err(|_| live.progress.end())? {
-        live.add(second);
+    let mut consumer = Consumer::new(plan, run_dir, views, scraper, host, &running);
+    consumer.progress.pipes = announces;
+    while let Some(second) = running.next_second().inspect_err(|_| consumer.progress.end())? {
+        consumer.add(second);
     }
-    let finished = live.finish(running, interrupts.first());
+    let finished = consumer.finish(running, interrupts.first());
     interrupts.results_written();
     Ok(finished)
-}
-
-/// The consumer of a run's seconds: writes files, progress and metrics, and checks objectives that stop
-/// the run.
-struct Live<'p> {
-    plan: &'p Plan,
-    /// What the values of response headers must not repeat.
-    secrets: Secrets,
-    fold: Fold<'p>,
-    run_dir: Option<RunDir>,
-    page: Option<Page>,
-    progress: Progress,
-    scraper: Option<Scraper>,
-    host: HostFile,
-    control: Control,
-    /// The end of the last second.
-    at: Nanos,
-    /// The objective that stopped it.
-    aborted: Option<String>,
-}
-
-impl<'p> Live<'p> {
-    fn new(
-        plan: &'p Plan,
-        mut run_dir: Option<RunDir>,
-        page: Option<Page>,
-        scraper: Option<Scraper>,
-        host: HostFile,
-        running: &Running,
-    ) -> Live<'p> {
-        if let Some(dir) = &mut run_dir {
-            dir.begin(plan, &running.start_facts(), &host).iter().for_each(|warning| tell(warning));
-        }
-        let (fold, progress) = (Fold::new(plan), Progress::new());
-        let control = running.control();
-        Live {
-            plan,
-            secrets: plan.secrets_of_all(),
-            fold,
-            run_dir,
-            page,
-            progress,
-            scraper,
-            host,
-            control,
-            at: Nanos::ZERO,
-            aborted: None,
-        }
-    }
-
-    fn add(&mut self, second: Second) {
-        let Second { mut counts, traces } = second;
-        if let Some(scraper) = &self.scraper {
-            scraper.add_to(&mut counts);
-        }
-        self.mask_split(&mut counts);
-        self.fold.add(&counts);
-        if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&counts)) {
-            self.progress.end();
-            tell(&warning);
-        }
-        let total = self.fold.total();
-        if let Some(page) = &self.page {
-            page.set(exposition(self.plan, &counts, total));
-        }
-        let stopped = self.control.stop_level() > 0;
-        self.progress.show(&progress(self.plan, &counts, total, self.at, stopped));
-        self.at = counts.t;
-        for record in &traces {
-            self.progress.end();
-            tell(&trace_text(record, self.plan));
-        }
-        self.abort_if_missed();
-    }
-
-    /// Leaves out secrets that the target repeats in the header by which answers are counted.
-    fn mask_split(&self, counts: &mut Snapshot) {
-        for stream in &mut counts.streams {
-            for (value, _) in &mut stream.split.values {
-                *value = SplitValue::of(self.secrets.mask_cut(value.as_str()).as_bytes());
-            }
-            let masked = std::mem::take(&mut stream.split);
-            stream.split.merge(&masked);
-        }
-    }
-
-    /// `signal` is the first signal that was received.
-    fn finish(mut self, running: Running, signal: Option<&str>) -> Finished {
-        self.progress.end();
-        self.scrape_at_the_end();
-        let mut facts = running.finish();
-        let objective = self.aborted.as_ref().map(|that| format!("the objective \"{that}\""));
-        facts.stopped_by = objective.or_else(|| signal.map(String::from));
-        let summary = self.fold.finish(facts);
-        let run_dir = self.run_dir.as_ref().map(|dir| dir.path().display().to_string());
-        self.host.end(&Source::host());
-        let aborted = self.aborted.is_some();
-        let (written, recording) = self.run_dir.map_or((Ok(()), None), |dir| {
-            dir.finish(&summary.to_json(), (&summary.facts, aborted), &self.host)
-        });
-        Finished { summary, aborted, run_dir, written, recording }
-    }
-
-    /// Scrapes once more after the run; the result becomes an additional last snapshot.
-    fn scrape_at_the_end(&mut self) {
-        let Some(scraper) = self.scraper.take() else { return };
-        let total = self.fold.total();
-        let mut last = self.plan.blank_snapshot();
-        last.t = total.t;
-        last.in_flight = total.in_flight;
-        last.connections.open = total.connections.open;
-        for (last, total) in last.streams.iter_mut().zip(&total.streams) {
-            last.planned_rate = total.planned_rate;
-        }
-        for (last, total) in last.origins.iter_mut().zip(&total.origins) {
-            (last.limit, last.open) = (total.limit, total.open);
-        }
-        scraper.finish(&mut last);
-        self.fold.add(&last);
-        if let Some(warning) = self.run_dir.as_mut().and_then(|dir| dir.add(&last)) {
-            tell(&warning);
-        }
-    }
-
-    fn abort_if_missed(&mut self) {
-        if self.control.stop_level() > 0 {
-            return;
-        }
-        let elapsed = self.fold.total().t - self.plan.warmup;
-        for objective in &self.plan.objectives {
-            let Some(after) = objective.abort_after.filter(|after| elapsed > *after) else {
-                continue;
-            };
-            let judged = self.fold.judge(objective);
-            if judged.value.is_some() && !judged.ok {
-                let that = &objective.that;
-                self.progress.end();
-                let value = judged.shown();
-                tell(&format!(
-                    "stopping: the objective \"{that}\" does not hold after {after}: {value}"
-                ));
-                self.aborted = Some(that.clone());
-                self.control.stop();
-                return;
-            }
-        }
-    }
-}
-
-/// The progress line: overwritten on a terminal; in a pipe, every tenth is printed.
-struct Progress {
-    terminal: bool,
-    /// Whether it is printed in a pipe, too.
-    pipes: bool,
-    color: bool,
-    open: bool,
-    seconds: u64,
-}
-
-const SECONDS_IN_A_PIPE: u64 = 10;
-
-impl Progress {
-    fn new() -> Progress {
-        let terminal = stderr().is_terminal();
-        Progress { terminal, pipes: true, color: is_colored(&stderr()), open: false, seconds: 0 }
-    }
-
-    fn show(&mut self, parts: &[Part]) {
-        self.seconds += 1;
-        if self.terminal {
-            let columns =
-                terminal_size::terminal_size_of(stderr()).map_or(80, |(width, _)| width.0 as usize);
-            let line = fitting(parts, columns.saturating_sub(1), self.color);
-            // Write errors are ignored: progress is informational.
-            let _ = write!(stderr(), "\r\x1b[K{line}");
-            self.open = true;
-        } else if self.pipes && self.seconds.is_multiple_of(SECONDS_IN_A_PIPE) {
-            tell(&fitting(parts, usize::MAX, self.color));
-        }
-    }
-
-    /// Ends the progress line, so that other output can follow.
-    fn end(&mut self) {
-        if std::mem::take(&mut self.open) {
-            tell("");
-        }
-    }
-}
-
-/// A line of as many leading parts as fit; the first part is cut if it does not fit.
-fn fitting(parts: &[Part], columns: usize, color: bool) -> String {
-    const GAP: &str = "  ";
-    let (mut line, mut room) = (String::new(), columns);
-    for (place, Part { text, tone }) in parts.iter().enumerate() {
-        let gap = if place == 0 { "" } else { GAP };
-        let width = gap.len() + text.chars().count();
-        if width > room {
-            if place == 0 {
-                line = text.chars().take(room).collect();
-            }
-            break;
-        }
-        room -= width;
-        line += &format!("{gap}{}", tone.paint(text, color));
-    }
-    line
 }
 
 /// Whether text for this stream is coloured: on a terminal, unless `--color`, `NO_COLOR`,
 /// `CLICOLOR_FORCE` or `TERM=dumb` say otherwise.
 pub(crate) fn is_colored(stream: &impl anstream::stream::RawStream) -> bool {
     anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use plimsoll_report::Tone;
-
-    #[test]
-    fn only_parts_that_fit_are_shown() {
-        let part = |text: &str, tone| Part { text: text.into(), tone };
-        let parts = [part("1s/9s", Tone::Plain), part("50 % ok", Tone::Warn), part("x", Tone::Bad)];
-        let check = |columns, line: &str| assert_eq!(fitting(&parts, columns, false), line);
-        check(usize::MAX, "1s/9s  50 % ok  x");
-        check(16, "1s/9s  50 % ok");
-        check(13, "1s/9s");
-        check(3, "1s/");
-        check(0, "");
-        let colored = "1s/9s  \x1b[33m50 % ok\x1b[0m  \x1b[1;31mx\x1b[0m";
-        assert_eq!(fitting(&parts, 17, true), colored);
-    }
 }

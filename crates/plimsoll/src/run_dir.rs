@@ -1,5 +1,5 @@
 //! The run directory: `plan.toml`, `host.json`, `snapshots.jsonl`, `samples.bin` and then
-//! `samples.parquet`, `summary.json`.
+//! `samples.parquet`, `summary.json`, `report.html`.
 //!
 //! If the process is killed or the host loses power, the directory stays readable: the plan is on disk
 //! before the run starts, each snapshot is one line in one write, samples are in checked blocks, and other
@@ -11,11 +11,24 @@ use crate::usage_error;
 use anyhow::Context;
 use plimsoll_engine::{Recorded, SampleSink};
 use plimsoll_measure::wire::{Header, SCHEMA, end_line, to_line};
-use plimsoll_measure::{RunFacts, Snapshot, StartFacts, WallClock};
+use plimsoll_measure::{Snapshot, StartFacts, WallClock};
 use plimsoll_plan::Plan;
+use plimsoll_report::{Attachment, Summary};
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// The plan as it was run.
+pub(crate) const PLAN: &str = "plan.toml";
+/// Facts about the host.
+pub(crate) const HOST: &str = "host.json";
+/// The report with charts.
+pub(crate) const PAGE: &str = "report.html";
+
+/// A document that the page contains.
+pub(crate) fn attachment(name: &str, text: String) -> Attachment {
+    Attachment { name: name.into(), text }
+}
 
 /// A run directory that is being written.
 pub(crate) struct RunDir {
@@ -46,7 +59,7 @@ impl RunDir {
             None => create_under(Path::new("runs"), plan)?,
         };
         let created = RunDir { path, snapshots: None, failed: None, samples: Samples::None };
-        write_synced(&created.path.join("plan.toml"), &plan.to_toml()).map_err(|error| {
+        write_synced(&created.path.join(PLAN), &plan.to_toml()).map_err(|error| {
             created.discard();
             creation_error(&created.path, &error)
         })?;
@@ -107,7 +120,7 @@ impl RunDir {
             Ok(file) => self.snapshots = Some((file, header, 0)),
             Err(error) => self.failed = Some(error),
         }
-        self.write_whole("host.json", &host.to_json());
+        self.write_whole(HOST, &host.to_json());
         if let Samples::Prepared(prepared) = std::mem::replace(&mut self.samples, Samples::None) {
             match prepared.start(&self.path, plan, start.started_at) {
                 Ok(recording) => self.samples = Samples::Running(recording),
@@ -154,22 +167,26 @@ impl RunDir {
         Some(warning)
     }
 
-    /// Writes the end of `snapshots.jsonl`, `summary.json`, and `host.json` again. `aborted`: whether an
-    /// objective stopped the run. Returns the first write error of the whole run, and the recording, which is
-    /// to be finished.
+    /// Writes the end of `snapshots.jsonl`, `summary.json`, `report.html`, and `host.json` again. `aborted`:
+    /// whether an objective stopped the run. Returns the first write error of the whole run, and the recording,
+    /// which is to be finished.
     pub(crate) fn finish(
         mut self,
-        summary: &str,
-        (facts, aborted): (&RunFacts, bool),
+        plan: &Plan,
+        summary: &Summary,
+        aborted: bool,
         host: &HostFile,
     ) -> (anyhow::Result<()>, Option<Recording>) {
+        let facts = &summary.facts;
         if let Some((file, _, seconds)) = &mut self.snapshots {
             let line = end_line(facts, aborted, *seconds) + "\n";
             let written = self.samples.with_room(|| append(file, line.as_bytes()));
             written.err().into_iter().for_each(|error| _ = self.failed.get_or_insert(error));
         }
-        self.write_whole("host.json", &host.to_json());
-        self.write_whole("summary.json", summary);
+        self.write_whole(HOST, &host.to_json());
+        self.write_whole("summary.json", &summary.to_json());
+        let attached = [attachment(PLAN, plan.to_toml()), attachment(HOST, host.to_json())];
+        self.write_whole(PAGE, &summary.to_page(&attached, false));
         let written = self.failed.map_or(Ok(()), Err);
         let written =
             written.with_context(|| format!("could not write all of {}", self.path.display()));

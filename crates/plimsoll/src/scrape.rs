@@ -120,13 +120,16 @@ struct Page {
     port: u16,
     authority: String,
     path: String,
+    /// The names of metrics that are charted.
+    wanted: Vec<String>,
 }
 
 impl Page {
     fn of(scrape: &Scrape) -> Page {
         let url = &scrape.url;
         let (host, path) = (url.host.clone(), url.path.clone());
-        Page { host, port: url.port, authority: url.authority(), path }
+        let wanted = scrape.charts.iter().map(|chart| chart.metric.clone()).collect();
+        Page { host, port: url.port, authority: url.authority(), path, wanted }
     }
 
     /// Scrapes the page. Its time is the start's wall-clock time plus a monotonic clock.
@@ -143,7 +146,10 @@ impl Page {
         };
         let at = WallClock { unix_ns: start.unix_ns.saturating_add(clock.now().0) };
         match prometheus::parse(&text) {
-            Ok(samples) => Scraped::page(at, samples),
+            Ok(samples) => {
+                let wanted: Vec<&str> = self.wanted.iter().map(String::as_str).collect();
+                Scraped::page(at, samples, &wanted)
+            }
             Err(fault) => Scraped::failure(format!("not in Prometheus text format: {fault}")),
         }
     }

@@ -13,8 +13,9 @@ use crate::narrow::{Narrow, Scope, stage_span};
 use crate::objectives::{Judged, judge};
 use crate::records::{Details, Records};
 use crate::seconds::{ErrorTimes, Seconds};
+use crate::series::TimeSeries;
 use crate::summary::Summary;
-use crate::timeline::Timeline;
+use crate::timeline::{Span, Timeline};
 use crate::verdict::Rules;
 use plimsoll_measure::{Nanos, RunFacts, Sample, Snapshot, Stats, StreamCounts};
 use plimsoll_plan::{Objective, Plan};
@@ -52,6 +53,7 @@ impl Sums {
 }
 
 /// The sums of a run so far.
+#[derive(Clone)]
 pub struct Fold<'p> {
     plan: &'p Plan,
     narrow: Narrow,
@@ -68,6 +70,8 @@ pub struct Fold<'p> {
     stages: Vec<StageSum>,
     rules: Rules,
     timeline: Timeline,
+    /// The part over time, if it is wanted.
+    series: Option<TimeSeries>,
     /// The end of the last second that was added.
     at: Nanos,
 }
@@ -84,6 +88,7 @@ pub(crate) struct Folded {
     pub(crate) stages: Vec<StageSum>,
     pub(crate) rules: Rules,
     pub(crate) timeline: Timeline,
+    pub(crate) series: Option<TimeSeries>,
 }
 
 impl<'p> Fold<'p> {
@@ -111,10 +116,16 @@ impl<'p> Fold<'p> {
             records: (narrow.scope() != Scope::Run).then(|| Records::new(plan.streams.len())),
             rules: Rules::new(plan),
             timeline: Timeline::new(plan.connections.sources.len() as u64),
+            series: None,
             at: Nanos::ZERO,
             narrow,
             plan,
         }
+    }
+
+    /// The same, with the part over time in its summary, for charts.
+    pub fn charted(self) -> Fold<'p> {
+        Fold { series: Some(TimeSeries::new(self.plan)), ..self }
     }
 
     /// Adds the next second.
@@ -150,6 +161,10 @@ impl<'p> Fold<'p> {
         }
         self.rules.add(self.plan, &whole, seconds);
         self.timeline.add(&whole, seconds);
+        if let Some(series) = &mut self.series {
+            let host = Span::of(&part, seconds, self.plan.connections.sources.len() as u64);
+            series.add(&part, seconds, host, &self.sums.total.scrapes);
+        }
     }
 
     /// Adds the record of a request that was counted in this second. Give those of all requests, in any
@@ -168,6 +183,11 @@ impl<'p> Fold<'p> {
         &self.sums.total
     }
 
+    /// The part over time, if it is kept.
+    pub fn series(&self) -> Option<&TimeSeries> {
+        self.series.as_ref()
+    }
+
     /// Whether an objective holds so far.
     pub fn judge(&self, objective: &Objective) -> Judged {
         judge(objective, self.plan, &self.sums.total, &self.activities)
@@ -179,7 +199,7 @@ impl<'p> Fold<'p> {
     /// If an accounting identity does not hold.
     pub fn finish(self, facts: RunFacts) -> Summary {
         let Fold { plan, narrow, sums, of_streams, activities, scheduled, .. } = self;
-        let Fold { records, stages, rules, timeline, .. } = self;
+        let Fold { records, stages, rules, timeline, series, .. } = self;
         of_streams.as_ref().unwrap_or(&sums).total.assert_identities();
         sums.total.stats.iter().for_each(Stats::assert_identities);
         let activities = activities.started(facts.started_at.unix_ns);
@@ -193,6 +213,7 @@ impl<'p> Fold<'p> {
             stages,
             rules,
             timeline,
+            series,
         };
         Summary::of(plan, facts, folded)
     }

@@ -101,7 +101,7 @@ fn buckets() -> u32 {
 }
 
 /// HdrHistogram's `PercentileIterator`: value, percentile, and number of values up to here.
-fn percentiles(histogram: &Histogram) -> Vec<(Nanos, f64, u64)> {
+pub(crate) fn percentiles(histogram: &Histogram) -> Vec<(Nanos, f64, u64)> {
     let count = histogram.count();
     let (mut rows, mut seen, mut level) = (Vec::new(), 0, 0.0);
     let mut last = Nanos::ZERO;

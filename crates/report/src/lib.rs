@@ -11,6 +11,7 @@
 //! - `seconds`: [`Seconds`]: when something happened
 //! - `objectives`: whether objectives hold
 //! - `timeline`: [`Timeline`]: the host during the run
+//! - `series`: [`TimeSeries`]: the run over time, for charts
 //! - `verdict`: [`Verdict`]: findings, and whether the generator distorted the run
 //! - `scrapes`: [`Scrapes`]: what other processes reported
 //! - `text`: the report for a terminal; `progress`: one line during the run; `tone`: colours
@@ -18,6 +19,7 @@
 //! - `json`: `summary.json`; `prometheus`: metrics during the run
 //! - `figures`: the names of figures, for all formats
 //! - `csv`, `junit`: formats for spreadsheets and CI; `hdr`: HdrHistogram's two text formats
+//! - `html`: the report as a page with charts
 //! - [`uplot`]: the chart library that HTML pages embed
 
 mod activity;
@@ -25,6 +27,7 @@ mod csv;
 mod figures;
 mod fold;
 mod hdr;
+mod html;
 mod json;
 mod junit;
 mod merge;
@@ -36,6 +39,7 @@ mod prometheus;
 mod records;
 mod scrapes;
 mod seconds;
+mod series;
 mod summary;
 #[cfg(test)]
 mod synthetic;
@@ -49,6 +53,7 @@ pub use activity::{Activity, Rates};
 pub use figures::TimeFigure;
 pub use fold::Fold;
 pub use hdr::IntervalLog;
+pub use html::{Attachment, Fragment};
 pub use merge::{Merge, Merged, MergedRun, Run};
 pub use narrow::{Filters, Narrow, Problem, Scope};
 pub use objectives::{Judged, Unjudged};
@@ -58,8 +63,9 @@ pub use prometheus::{METRICS, Metric, exposition};
 pub use records::Details;
 pub use scrapes::{Calls, Evenness, Process, Relays, Scrapes};
 pub use seconds::Seconds;
+pub use series::{Recent, TimeSeries};
 pub use summary::{CpuPerRequest, Group, Split, StageOf, StreamGroup, Summary};
-pub use text::{clean, paragraph};
+pub use text::{Line, clean, paragraph};
 pub use timeline::{Span, Timeline};
 pub use tone::Tone;
 pub use verdict::{Headroom, Verdict};

@@ -8,6 +8,7 @@
 use crate::activity::covered;
 use crate::objectives::{Judged, judge_part};
 use crate::scrapes::Scrapes;
+use crate::series::TimeSeries;
 use crate::summary::{Group, StreamGroup, Summary, merge_split};
 use crate::timeline::Timeline;
 use crate::verdict::Verdict;
@@ -70,6 +71,10 @@ pub struct MergedRun {
     pub timeline: Timeline,
     /// What other processes reported during it.
     pub scrapes: Scrapes,
+    /// The length of its warm-up.
+    pub warmup: Nanos,
+    /// Its figures over time, if they were kept.
+    pub series: Option<TimeSeries>,
 }
 
 impl Merged {
@@ -133,6 +138,8 @@ impl<'p> Merge<'p> {
             limited_by: summary.verdict.limited_by,
             timeline: std::mem::replace(&mut summary.timeline, Timeline::new(0)),
             scrapes: std::mem::take(&mut summary.scrapes),
+            warmup: summary.facts.warmup,
+            series: summary.series.take(),
         });
         self.latencies.push(summary.all.latency.clone());
         self.judged.extend(
@@ -166,7 +173,7 @@ impl<'p> Merge<'p> {
         merged.active = covered(spans.map(|(start, len)| (start, start.saturating_add(len))));
         if given == 1 {
             let run = merged.runs.pop().expect("the only run");
-            (sum.timeline, sum.scrapes) = (run.timeline, run.scrapes);
+            (sum.timeline, sum.scrapes, sum.series) = (run.timeline, run.scrapes, run.series);
             return sum;
         }
         // Seconds of different runs are not comparable.

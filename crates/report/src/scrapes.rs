@@ -206,7 +206,13 @@ mod tests {
         let scrape = |n: usize| {
             let url_shown = format!("http://h:{n}/");
             let (name, group) = (format!("gw-{n}"), "all".to_string());
-            Scrape { name, group, url: Url::parse(&url_shown).unwrap(), url_shown }
+            Scrape {
+                name,
+                group,
+                url: Url::parse(&url_shown).unwrap(),
+                url_shown,
+                charts: Vec::new(),
+            }
         };
         let named: Vec<_> = (1..=pages.len()).map(scrape).collect();
         let sum = |pages: &&[&str]| {
@@ -214,7 +220,7 @@ mod tests {
             for (second, page) in (1..).zip(*pages) {
                 let at = WallClock { unix_ns: second * 1_000_000_000 };
                 sum.append(&match prometheus::parse(page) {
-                    Ok(samples) => Scraped::page(at, samples),
+                    Ok(samples) => Scraped::page(at, samples, &[]),
                     Err(fault) => Scraped::failure(fault.to_string()),
                 });
             }

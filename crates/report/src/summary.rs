@@ -8,6 +8,7 @@ use crate::objectives::{Judged, Unjudged, judge_part};
 use crate::records::Details;
 use crate::scrapes::Scrapes;
 use crate::seconds::{ErrorTimes, Seconds};
+use crate::series::TimeSeries;
 use crate::timeline::Timeline;
 use crate::verdict::{Case, Rules, Verdict};
 use plimsoll_measure::{
@@ -162,6 +163,8 @@ pub struct Summary {
     pub scrapes: Scrapes,
     /// The host during the run.
     pub timeline: Timeline,
+    /// The figures over time, if the fold kept them.
+    pub series: Option<TimeSeries>,
     pub(crate) activities: Activities,
 }
 
@@ -218,6 +221,7 @@ impl Summary {
             unjudged,
             verdict,
             timeline: folded.timeline,
+            series: folded.series,
             details,
             records_unused,
             merged: None,

@@ -80,9 +80,9 @@ impl<'p> Recording<'p> {
         Ok(self.narrowed(Narrow::new(self.plan, filters, end)?))
     }
 
-    /// The summary of a part.
+    /// The summary of a part, with its figures over time.
     pub(crate) fn narrowed(&self, narrow: Narrow) -> Summary {
-        let mut fold = Fold::narrowed(self.plan, narrow);
+        let mut fold = Fold::narrowed(self.plan, narrow).charted();
         self.seconds.iter().for_each(|second| fold.add(second));
         fold.finish(self.facts.clone())
     }

@@ -9,10 +9,10 @@
 //! (`width`).
 
 mod failures;
-mod groups;
+pub(crate) mod groups;
 mod host;
 mod page;
-mod part;
+pub(crate) mod part;
 mod scrapes;
 mod table;
 #[cfg(test)]
@@ -23,10 +23,12 @@ use crate::figures::TIME_STATS;
 use crate::objectives::percent;
 use crate::summary::Summary;
 use crate::tone::Tone;
+pub use page::Line;
 use page::{Page, toned};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity, Side, Usage};
-use table::{Column, Notes, Row, Section, Shape, Table};
+use table::{Column, Shape};
+pub(crate) use table::{Notes, Row, Table};
 pub use width::clean;
 pub(crate) use width::is_unsafe;
 
@@ -67,7 +69,7 @@ const TIMES: Shape = Shape {
 
 /// How much of its lists a report shows.
 #[derive(Clone, Copy)]
-struct Extent {
+pub(crate) struct Extent {
     /// Maximum number of rows per list; `usize::MAX`: all.
     rows: usize,
     /// Whether the remaining rows are in `summary.json`.
@@ -75,6 +77,9 @@ struct Extent {
 }
 
 impl Extent {
+    /// Nothing is left out.
+    pub(crate) const WHOLE: Extent = Extent { rows: usize::MAX, kept: false };
+
     /// Whether nothing is left out.
     fn is_whole(self) -> bool {
         self.rows == usize::MAX
@@ -106,7 +111,7 @@ impl Summary {
     pub fn to_text(&self, run_dir: Option<&str>, columns: usize, color: bool) -> String {
         let kept = run_dir.is_some();
         if columns == usize::MAX {
-            let all = Extent { rows: usize::MAX, kept };
+            let all = Extent { kept, ..Extent::WHOLE };
             return self.page(all, run_dir, Page::new(*COLUMNS.end(), usize::MAX)).finish(color);
         }
         let more = if self.scrapes.processes.is_empty() { 0 } else { SCRAPE_LINES };
@@ -124,22 +129,31 @@ impl Summary {
         self.page(Extent { rows, kept }, run_dir, Page::new(columns, note_lines)).finish(color)
     }
 
+    /// The report as lines of 50 to 100 columns, with nothing left out, for a view that scrolls.
+    pub fn to_lines(&self, columns: usize) -> Vec<Line> {
+        let columns = columns.clamp(*COLUMNS.start(), *COLUMNS.end());
+        self.page(Extent::WHOLE, None, Page::new(columns, NOTE_LINES_MAX)).into_lines()
+    }
+
     fn page(&self, extent: Extent, run_dir: Option<&str>, mut page: Page) -> Page {
         self.write_part(&mut page);
         self.write_runs(&mut page);
         self.write_verdict(extent, &mut page);
         self.write_run(&mut page);
         self.write_objectives(extent, &mut page);
-        self.write_requests(&mut page);
-        self.write_times(&mut page);
+        if !self.objectives.is_empty() {
+            page.gap();
+        }
+        page.table(&self.requests_table());
+        page.tables([self.times_table()]);
         self.write_groups(extent, &mut page);
-        self.write_splits(extent, &mut page);
+        page.tables(self.split_tables(extent));
         // The list of errors is shortened last.
         let errors = Extent { rows: extent.rows.saturating_add(2), ..extent };
         self.write_errors(errors, &mut page);
-        self.write_statuses(extent, &mut page);
+        page.tables(self.status_table(extent));
         self.write_scrapes(extent, &mut page);
-        self.write_host(extent, &mut page);
+        page.tables(self.host_table(extent));
         self.write_end(extent, run_dir, &mut page);
         page
     }
@@ -208,13 +222,11 @@ impl Summary {
         );
     }
 
-    fn write_requests(&self, page: &mut Page) {
+    /// Arrivals by outcome, and connections.
+    pub(crate) fn requests_table(&self) -> Table {
         let requests = &self.all.stats.requests;
         let rates = self.all.rates();
         let share = percent(requests.ok as f64 / requests.scheduled.max(1) as f64);
-        if !self.objectives.is_empty() {
-            page.gap();
-        }
         let counted = |name: &str, n: u64, per_second: Option<f64>| {
             let unit = per_second.map_or("", |_| "/s");
             Row::new(name, [grouped(n), format!("{}{unit}", rate(per_second))])
@@ -239,13 +251,11 @@ impl Summary {
             let opened = format!("{of}, {} opened", grouped(connections.opened));
             rows.push(Row::new("connected", peak).noted(opened));
         }
-        page.table(&Table {
-            shape: &REQUESTS,
-            sections: vec![Section { head: String::new(), rows, more: None }],
-        });
+        Table::of(&REQUESTS, String::new(), rows)
     }
 
-    fn write_times(&self, page: &mut Page) {
+    /// Times of all requests.
+    pub(crate) fn times_table(&self) -> Table {
         let stats = &self.all.stats;
         let mut rows = vec![times("latency", &self.all.latency)];
         if stats.latency_failed.count() > 0 {
@@ -258,11 +268,7 @@ impl Summary {
         for (name, histogram) in known {
             rows.extend(histogram.map(|histogram| times(name, &histogram)));
         }
-        page.gap();
-        page.table(&Table {
-            shape: &TIMES,
-            sections: vec![Section { head: "time".into(), rows, more: None }],
-        });
+        Table::of(&TIMES, "time".into(), rows)
     }
 
     fn write_end(&self, extent: Extent, run_dir: Option<&str>, page: &mut Page) {
@@ -272,8 +278,7 @@ impl Summary {
         }
         self.write_generator(page);
         if self.verdict.valid && self.all.stats.requests.scheduled > 0 {
-            let limits = self.limits_by_run().unwrap_or_else(|| self.limits().collect());
-            page.phrases("  limited by: ", &listed(limits));
+            page.phrases("  limited by: ", &self.limited_by());
         }
         let others = self.verdict.findings.iter().filter(|finding| !comes_first(finding));
         self.write_findings(others.take(extent.findings()), page);
@@ -291,7 +296,8 @@ impl Summary {
             page.text("  next: ", &self.next());
         }
         if let Some(dir) = run_dir {
-            let parts = [format!("{dir}/summary.json"), "per second: snapshots.jsonl".into()];
+            let parts = [format!("{dir}/report.html"), "summary.json".into()];
+            let parts = parts.into_iter().chain(["per second: snapshots.jsonl".into()]);
             page.phrases("  results: ", &listed(parts));
         }
     }
@@ -314,6 +320,11 @@ impl Summary {
         let seed = self.merged.is_none().then(|| format!("seed {}", self.seed));
         let parts = [Some(workers), cpu, memory, seed];
         page.phrases("  generator: ", &listed(parts.into_iter().flatten()));
+    }
+
+    /// What limited a valid run or each of several, in phrases.
+    pub(crate) fn limited_by(&self) -> Vec<String> {
+        listed(self.limits_by_run().unwrap_or_else(|| self.limits().collect()))
     }
 
     /// What limited a valid run, and how close the generator came to its own limits.
@@ -425,7 +436,8 @@ fn listed(parts: impl IntoIterator<Item = String>) -> Vec<String> {
     parts
 }
 
-fn shown(span: Option<Nanos>) -> String {
+/// A time, or a dash.
+pub(crate) fn shown(span: Option<Nanos>) -> String {
     span.map_or("–".into(), |span| span.to_string())
 }
 
@@ -433,7 +445,8 @@ fn times(name: &str, histogram: &Histogram) -> Row {
     Row::new(name, TIME_STATS.each_ref().map(|stat| shown((stat.of)(histogram))))
 }
 
-fn rate(per_second: Option<f64>) -> String {
+/// A rate, or a dash.
+pub(crate) fn rate(per_second: Option<f64>) -> String {
     match per_second {
         None => "–".into(),
         Some(rate) if rate >= 1000.0 => grouped(rate.round() as u64),

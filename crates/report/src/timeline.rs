@@ -26,6 +26,13 @@ pub struct Span {
 }
 
 impl Span {
+    /// That of a second; `None` for one without a sample, such as that of a last scrape. `sources` are the
+    /// plan's source addresses.
+    pub(crate) fn of(second: &Snapshot, seconds: Seconds, sources: u64) -> Option<Span> {
+        let known = second.host != HostSample::default();
+        known.then(|| Span { seconds, host: second.host.clone(), ports: second.ports(sources) })
+    }
+
     /// CPU time of the busiest worker, as a share of the span; `None` if threads cannot be read.
     pub fn worker_busy(&self) -> Option<f64> {
         self.host.workers.iter().map(|worker| self.share(worker.cpu)).reduce(f64::max)
@@ -84,7 +91,7 @@ impl Span {
         time.as_secs_f64() / self.seconds.len().as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    fn append(&mut self, next: &Span) {
+    pub(crate) fn append(&mut self, next: &Span) {
         self.seconds = self.seconds.union(next.seconds);
         self.host.append(&next.host);
         self.ports = self.ports.into_iter().chain(next.ports).reduce(Usage::fuller);
@@ -110,11 +117,7 @@ impl Timeline {
 
     /// Adds the next second. One without a sample, such as that of a last scrape, is ignored.
     pub(crate) fn add(&mut self, second: &Snapshot, seconds: Seconds) {
-        if second.host == HostSample::default() {
-            return;
-        }
-        let ports = second.ports(self.sources);
-        let span = Span { seconds, host: second.host.clone(), ports };
+        let Some(span) = Span::of(second, seconds, self.sources) else { return };
         match self.spans.last_mut() {
             Some(last) if self.in_last < self.seconds => last.append(&span),
             _ => {

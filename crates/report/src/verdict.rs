@@ -134,6 +134,7 @@ impl Case<'_> {
 }
 
 /// Arrivals that starved at a connection limit, by cause.
+#[derive(Clone)]
 struct Blame {
     /// Because the limit was too low.
     limit: Starved,
@@ -153,6 +154,7 @@ impl Blame {
 }
 
 /// A finding, with the share used for sorting.
+#[derive(Clone)]
 struct Found {
     id: FindingId,
     severity: Severity,
@@ -180,6 +182,7 @@ impl Found {
 }
 
 /// A second, as input to the rules.
+#[derive(Clone)]
 struct Second<'a> {
     snapshot: &'a Snapshot,
     seconds: Seconds,
@@ -195,6 +198,7 @@ struct Second<'a> {
 }
 
 /// The sums of all rules.
+#[derive(Clone)]
 pub(crate) struct Rules {
     lag: Vec<LagRule>,
     read: ReadRule,

@@ -52,7 +52,7 @@ fn sample(seed: u64) -> Snapshot {
     snapshot.host = host_sample(seed);
     let page = |n: u64| {
         let page = format!("a{{x=\"\\\"\"}} {n}\nb 0.1");
-        Scraped::page(WallClock { unix_ns: n }, crate::prometheus::parse(&page).unwrap())
+        Scraped::page(WallClock { unix_ns: n }, crate::prometheus::parse(&page).unwrap(), &[])
     };
     snapshot.scraped(1, &page(seed));
     if seed == 2 {

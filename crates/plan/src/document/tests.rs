@@ -422,7 +422,7 @@ fn scrapes() {
             "rate = \"1/s\"\nduration = \"1s\"\n[[target]]\nrequest = \"GET http://h/\"\n{lines}"
         )
     };
-    let good = "[[scrape]]\nname = \"gw-1\"\nurl = \"${GATEWAY}/metrics?k=${ETH_KEY}\"\n[[scrape]]\nurl = \"http://[::1]:1/\"\n";
+    let good = "[[scrape]]\nname = \"gw-1\"\nurl = \"${GATEWAY}/metrics?k=${ETH_KEY}\"\n[[scrape]]\nurl = \"http://[::1]:1/\"\ncharts = [\"up\", \"http_requests_total by code\"]\n";
     let plan_read = read(&plan(good)).unwrap();
     let names: Vec<_> = plan_read.scrapes.iter().map(|scrape| scrape.name.as_str()).collect();
     assert_eq!(
@@ -444,6 +444,11 @@ fn scrapes() {
     check("[[scrape]]\nurl = \"http://a:b@h/\"", "supports only plain HTTP without credentials");
     check("[[scrape]]\nurl = \"http://h/a\\tb\"", "a control character (0x09) in the URL");
     check("[[scrape]]\nurl = \"http://h/\"\nevery = \"1s\"", "unknown key \"every\" in [[scrape]]");
+    let charts = "[[scrape]]\nurl = \"http://h/\"\ncharts = ";
+    check(&format!("{charts}[\"a b\"]"), "\"a b\" is not the name of a metric");
+    check(&format!("{charts}[\"a by \"]"), "plan.toml:7:11: \"a by \" is not the name of a metric");
+    check(&format!("{charts}\"a\""), "must be a list");
+    check(&format!("{charts}[{}]", "\"a\",".repeat(9)), "9 charts; the maximum is 8");
     let twice = "[[scrape]]\nname = \"a\"\nurl = \"http://h/\"\n".repeat(2);
     check(&twice, "duplicate scrape name \"a\"");
     check(&"[[scrape]]\nurl = \"http://h/\"\n".repeat(65), "65 scrapes; the maximum is 64");

@@ -4,7 +4,7 @@
 use super::processes::{Folder, GatewayProcess};
 use super::{DemoArgs, default_settings, failure_plan};
 use crate::interrupt::Interrupts;
-use crate::run::{Outputs, run_plan};
+use crate::run::{Outputs, Views, run_plan};
 use plimsoll_config::values::show_duration;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub(super) fn run(
     let duration = (args.duration / 4).max(Duration::from_secs(3));
     let plan = Arc::new(failure_plan(args, folder, edge, duration)?);
     let (started, start) = mpsc::channel();
-    let outputs = Outputs { run_dir: None, page: None, announces: false, started: Some(started) };
+    let views = Views { metrics: None, live: None, terminal: false };
+    let outputs = Outputs { run_dir: None, views, announces: false, started: Some(started) };
     let finished = std::thread::scope(|scope| {
         let killer = scope.spawn(move || kill_and_watch(instances, &start, duration / 4));
         let finished = run_plan(&plan, default_settings(), outputs, interrupts);

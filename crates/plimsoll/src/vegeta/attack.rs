@@ -18,7 +18,7 @@ mod words;
 use super::refused;
 use crate::interrupt::Interrupts;
 use crate::metrics::{self, Page};
-use crate::run::{Outputs, default_settings, run_plan};
+use crate::run::{Outputs, Views, default_settings, run_plan};
 use crate::{proxy, put, tell};
 use anyhow::Context;
 use lazy::{Lazy, Reading};
@@ -90,7 +90,8 @@ pub(super) fn run(flags: &Flags, cpus: i64) -> anyhow::Result<ExitCode> {
         feed,
         ..default_settings()
     };
-    let outputs = Outputs { run_dir: None, page, announces: false, started: Some(started) };
+    let views = Views { metrics: page, ..Views::default() };
+    let outputs = Outputs { run_dir: None, views, announces: false, started: Some(started) };
     let finished = run_plan(&plan, settings, outputs, &interrupts)?;
     let written = writer.finish();
     if written.reader_left {

@@ -4,6 +4,7 @@
 
 mod attack;
 mod bad_input;
+mod browser;
 mod clients;
 mod demo;
 mod docs;
@@ -14,8 +15,10 @@ mod habits;
 mod host_limits;
 mod http;
 mod instrument_secrets;
+mod live;
 mod operating;
 mod output;
+mod page;
 mod planted;
 mod readers;
 mod recipes;

@@ -201,5 +201,6 @@ fn the_report_shows_instances_beside_the_instrument() {
         assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
     }
     let own = lines.iter().position(|line| line.starts_with("  generator:")).unwrap();
-    assert!(lines[own - 1].contains("relayed to"), "{}", done.stdout);
+    // The table of the host's unusual seconds may stand between them.
+    assert!(lines[..own].iter().any(|line| line.contains("relayed to")), "{}", done.stdout);
 }

@@ -66,10 +66,11 @@ impl Summary {
         }
     }
 
-    pub(super) fn write_errors(&self, extent: Extent, page: &mut Page) {
+    /// Failures and arrivals not sent, by class.
+    pub(crate) fn error_table(&self, extent: Extent) -> Option<Table> {
         let mut errors: Vec<_> = self.all.stats.errors.iter().collect();
         if errors.is_empty() {
-            return;
+            return None;
         }
         errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let more = extent.more(errors.len(), [" class", " classes"]);
@@ -84,31 +85,37 @@ impl Summary {
                 .toned(Tone::Bad)
         };
         let rows = errors.into_iter().take(extent.rows).map(row).collect();
-        page.gap();
-        page.table(&Table {
-            shape: &ERRORS,
-            sections: vec![Section { head: "errors".into(), rows, more }],
-        });
+        let sections = vec![Section { head: "errors".into(), rows, more }];
+        Some(Table { shape: &ERRORS, sections })
+    }
+
+    /// The codes of JSON-RPC errors with their counts, and how they are counted.
+    pub(crate) fn error_codes(&self, extent: Extent) -> (&'static str, Vec<String>) {
         let codes = self.rpc().map(|rpc| rpc.codes.as_slice()).unwrap_or_default();
         let codes = codes.iter().take(extent.rows.max(6));
         let codes = listed(codes.map(|(code, n)| format!("{code} × {}", grouped(*n))));
+        (if self.whole().is_some() { "" } else { ", the first of each request" }, codes)
+    }
+
+    pub(super) fn write_errors(&self, extent: Extent, page: &mut Page) {
+        let Some(table) = self.error_table(extent) else { return };
+        page.tables([table]);
+        let (of, codes) = self.error_codes(extent);
         if !codes.is_empty() {
-            let whole = self.whole().is_some();
-            let of = if whole { "" } else { ", the first of each request" };
             page.phrases(&format!("  JSON-RPC error codes{of}: "), &codes);
         }
     }
 
     /// HTTP statuses, if there are several, or any was unexpected or is not 2xx. The first answer with
     /// an unexpected status is beside the class of the error; those with other statuses are here.
-    pub(super) fn write_statuses(&self, extent: Extent, page: &mut Page) {
+    pub(crate) fn status_table(&self, extent: Extent) -> Option<Table> {
         let extent = extent.at_least(STATUSES_SHOWN);
-        let Some(statuses) = self.status() else { return };
+        let statuses = self.status()?;
         let mut statuses: Vec<(u16, u64)> = statuses.iter().collect();
         let odd = statuses.iter().any(|(status, _)| !(200..300).contains(status));
         let unexpected = self.all.stats.errors.get(ErrorClass::Status) > 0;
         if statuses.is_empty() || statuses.len() == 1 && !odd && !unexpected {
-            return;
+            return None;
         }
         let of_status = self.notes().filter(|note| note.class == ErrorClass::Status);
         let further: Vec<_> = of_status.skip(1).collect();
@@ -126,15 +133,12 @@ impl Summary {
             Row::new(status.to_string(), cells).noted(note).toned(tone)
         };
         let shape = if further.is_empty() { &STATUSES } else { &STATUSES_NOTED };
-        page.gap();
-        page.table(&Table {
-            shape,
-            sections: vec![Section {
-                head: "HTTP status".into(),
-                more: extent.more(statuses.len(), [" status", " statuses"]),
-                rows: statuses.iter().take(extent.rows).map(row).collect(),
-            }],
-        });
+        let sections = vec![Section {
+            head: "HTTP status".into(),
+            more: extent.more(statuses.len(), [" status", " statuses"]),
+            rows: statuses.iter().take(extent.rows).map(row).collect(),
+        }];
+        Some(Table { shape, sections })
     }
 
     /// The first errors of the run in these seconds, without those of classes and targets that are not in

@@ -95,7 +95,7 @@ impl Summary {
     }
 
     /// The stages by number and load, with the stream's name if several streams have stages.
-    fn stage_groups(&self) -> Vec<(String, &Group)> {
+    pub(crate) fn stage_groups(&self) -> Vec<(String, &Group)> {
         let stream = |stage: &StreamGroup| stage.group.name.clone();
         let one = self.stages.iter().all(|stage| stream(stage) == stream(&self.stages[0]));
         let named = |stage: &StreamGroup| {
@@ -107,19 +107,17 @@ impl Summary {
     }
 
     /// Answers by the values of the headers that the plan names.
-    pub(super) fn write_splits(&self, extent: Extent, page: &mut Page) {
+    pub(crate) fn split_tables(&self, extent: Extent) -> Vec<Table> {
         let extent = extent.at_least(VALUES_SHOWN);
-        for split in &self.splits {
-            page.gap();
-            page.table(&Table {
-                shape: &SPLIT,
-                sections: vec![Section {
-                    head: clean(&split.header),
-                    rows: split_rows(split, extent.rows),
-                    more: extent.more(split.counts.values.len(), [" value", " values"]),
-                }],
-            });
-        }
+        let table = |split: &Split| Table {
+            shape: &SPLIT,
+            sections: vec![Section {
+                head: clean(&split.header),
+                rows: split_rows(split, extent.rows),
+                more: extent.more(split.counts.values.len(), [" value", " values"]),
+            }],
+        };
+        self.splits.iter().map(table).collect()
     }
 }
 
@@ -148,18 +146,14 @@ fn split_rows(split: &Split, shown: usize) -> Vec<Row> {
     rows
 }
 
-fn fails(group: &Group) -> bool {
+/// Whether any request was not answered as expected.
+pub(crate) fn fails(group: &Group) -> bool {
     group.stats.requests.success().is_some_and(|success| success < 1.0)
 }
 
 fn group_row(label: &str, group: &Group) -> Row {
     let (requests, rates) = (&group.stats.requests, group.rates());
     let at = |histogram: &Histogram, q| shown(histogram.quantile(q));
-    let tone = match requests.ok {
-        _ if !fails(group) => Tone::Plain,
-        0 => Tone::Bad,
-        _ => Tone::Warn,
-    };
     let cells = [
         grouped(requests.scheduled),
         requests.success().map_or("–".into(), percent),
@@ -169,12 +163,21 @@ fn group_row(label: &str, group: &Group) -> Row {
         at(&group.latency, 0.99),
         at(&group.service_time, 0.99),
     ];
-    Row::new(label, cells).toned(tone)
+    Row::new(label, cells).toned(tone_of(group))
+}
+
+/// The colour of a group's name.
+pub(crate) fn tone_of(group: &Group) -> Tone {
+    match group.stats.requests.ok {
+        _ if !fails(group) => Tone::Plain,
+        0 => Tone::Bad,
+        _ => Tone::Warn,
+    }
 }
 
 /// Sorts by lowest success rate and, if not all are shown, by highest latency. Otherwise groups that are
 /// equally successful keep the plan's order.
-fn worst_first(groups: &mut [&Group], cut: bool) {
+pub(crate) fn worst_first(groups: &mut [&Group], cut: bool) {
     let success = |group: &Group| group.stats.requests.success().unwrap_or(1.0);
     let p99 = |group: &Group| cut.then(|| group.latency.quantile(0.99)).flatten();
     groups.sort_by(|a, b| success(a).total_cmp(&success(b)).then(p99(b).cmp(&p99(a))));

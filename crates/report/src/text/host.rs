@@ -1,6 +1,5 @@
 //! The table of the host's unusual seconds; absent if there were none.
 
-use super::page::Page;
 use super::table::{Column, Notes, Row, Section, Shape, Table};
 use super::width::clean;
 use super::{Extent, grouped, percent, shown};
@@ -22,10 +21,9 @@ const HOST: Shape = Shape {
 };
 
 impl Summary {
-    pub(super) fn write_host(&self, extent: Extent, page: &mut Page) {
-        if self.whole().is_none() {
-            return;
-        }
+    /// The host's unusual seconds; `None` if there were none.
+    pub(crate) fn host_table(&self, extent: Extent) -> Option<Table> {
+        self.whole()?;
         let section = |head: String, timeline: &Timeline| {
             let unusual = timeline.unusual();
             (!unusual.is_empty()).then(|| Section {
@@ -38,10 +36,7 @@ impl Summary {
         let of_runs = runs.filter_map(|run| section(clean(&run.label), &run.timeline));
         let sections: Vec<Section> =
             section("host".into(), &self.timeline).into_iter().chain(of_runs).collect();
-        if !sections.is_empty() {
-            page.gap();
-            page.table(&Table { shape: &HOST, sections });
-        }
+        (!sections.is_empty()).then_some(Table { shape: &HOST, sections })
     }
 
     fn host_row(&self, span: &Span) -> Row {

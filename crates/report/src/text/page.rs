@@ -34,11 +34,14 @@ pub(super) fn toned(tone: Tone, text: &str) -> Lead<'_> {
 }
 
 /// A line whose beginning may be coloured.
-pub(super) struct Line {
-    pub(super) text: String,
-    pub(super) tone: Tone,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The text, which does not move a terminal's cursor.
+    pub text: String,
+    /// The colour.
+    pub tone: Tone,
     /// The bytes of the text that have the colour.
-    pub(super) toned: usize,
+    pub toned: usize,
 }
 
 impl From<String> for Line {
@@ -65,6 +68,10 @@ impl Page {
         self.lines.len()
     }
 
+    pub(super) fn into_lines(self) -> Vec<Line> {
+        self.lines
+    }
+
     /// An empty line.
     pub(super) fn gap(&mut self) {
         self.lines.push(String::new().into());
@@ -73,6 +80,14 @@ impl Page {
     /// A horizontal rule.
     pub(super) fn rule(&mut self) {
         self.lines.push("═".repeat(self.columns).into());
+    }
+
+    /// Tables, with an empty line before each.
+    pub(super) fn tables(&mut self, tables: impl IntoIterator<Item = Table>) {
+        for table in tables {
+            self.gap();
+            self.table(&table);
+        }
     }
 
     /// Text that may wrap at every word.

@@ -1,7 +1,7 @@
 //! What a report covers, if that is not one whole run: the filters, and the runs that are merged.
 
 use super::page::{Page, toned};
-use super::table::{Column, Notes, Row, Section, Shape, Table};
+use super::table::{Column, Notes, Row, Shape, Table};
 use super::{limit, listed};
 use crate::merge::{Merged, MergedRun};
 use crate::narrow::Scope;
@@ -86,14 +86,7 @@ impl Summary {
             page.text("  objectives ", "judged on each run alone, because the plans differ");
         }
         page.gap();
-        page.table(&Table {
-            shape: &RUNS,
-            sections: vec![Section {
-                head: "run".into(),
-                rows: merged.runs.iter().map(|run| row(merged, run)).collect(),
-                more: None,
-            }],
-        });
+        page.table(&runs_table(merged));
         page.gap();
     }
 
@@ -131,6 +124,12 @@ impl Summary {
         };
         Some(limits.into_iter().map(words).collect())
     }
+}
+
+/// The runs of a merged report.
+pub(crate) fn runs_table(merged: &Merged) -> Table {
+    let rows = merged.runs.iter().map(|run| row(merged, run)).collect();
+    Table::of(&RUNS, "run".into(), rows)
 }
 
 fn row(merged: &Merged, run: &MergedRun) -> Row {

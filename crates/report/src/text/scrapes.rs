@@ -26,21 +26,25 @@ const PROCESSES: Shape = Shape {
 };
 
 impl Summary {
-    pub(super) fn write_scrapes(&self, extent: Extent, page: &mut Page) {
+    /// The scraped processes; `None` if there are none, or if they served other requests too.
+    pub(crate) fn process_table(&self, extent: Extent) -> Option<Table> {
         let scrapes = &self.scrapes;
         if scrapes.processes.is_empty() || self.whole().is_none() {
-            return;
+            return None;
         }
         let processes = scrapes.processes.iter().take(extent.rows);
-        page.gap();
-        page.table(&Table {
-            shape: &PROCESSES,
-            sections: vec![Section {
-                head: "process".into(),
-                rows: processes.map(|process| self.process_row(process)).collect(),
-                more: extent.more(scrapes.processes.len(), [""; 2]),
-            }],
-        });
+        let sections = vec![Section {
+            head: "process".into(),
+            rows: processes.map(|process| self.process_row(process)).collect(),
+            more: extent.more(scrapes.processes.len(), [""; 2]),
+        }];
+        Some(Table { shape: &PROCESSES, sections })
+    }
+
+    pub(super) fn write_scrapes(&self, extent: Extent, page: &mut Page) {
+        let scrapes = &self.scrapes;
+        let Some(table) = self.process_table(extent) else { return };
+        page.tables([table]);
         for group in scrapes.groups() {
             if let Some(even) = scrapes.evenness(group) {
                 let text = format!(

@@ -20,17 +20,17 @@ const GAP: usize = 2;
 const NOTE_MIN: usize = 24;
 
 /// The layout of a kind of table.
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Width of the names.
-    pub(super) name: usize,
-    pub(super) columns: &'static [Column],
+    pub(crate) name: usize,
+    pub(crate) columns: &'static [Column],
     /// The columns that may be dropped, in this order.
-    pub(super) leaving: &'static [&'static str],
-    pub(super) notes: Notes,
+    pub(crate) leaving: &'static [&'static str],
+    pub(crate) notes: Notes,
 }
 
 /// Where notes are placed.
-pub(super) enum Notes {
+pub(crate) enum Notes {
     /// To the right of their row, under this heading; below the row if there is no room.
     Beside(&'static str),
     /// Below their row.
@@ -38,62 +38,63 @@ pub(super) enum Notes {
 }
 
 /// A column and its preferred width.
-pub(super) struct Column {
-    head: &'static str,
+pub(crate) struct Column {
+    pub(crate) head: &'static str,
     width: usize,
-    words: bool,
+    /// Whether it has words, not figures.
+    pub(crate) words: bool,
 }
 
 impl Column {
     /// Right-aligned figures.
-    pub(super) const fn figures(head: &'static str, width: usize) -> Column {
+    pub(crate) const fn figures(head: &'static str, width: usize) -> Column {
         Column { head, width, words: false }
     }
 
     /// Left-aligned words.
-    pub(super) const fn words(head: &'static str, width: usize) -> Column {
+    pub(crate) const fn words(head: &'static str, width: usize) -> Column {
         Column { head, width, words: true }
     }
 }
 
 /// A table: sections of rows, separated by empty lines.
-pub(super) struct Table {
-    pub(super) shape: &'static Shape,
-    pub(super) sections: Vec<Section>,
+pub(crate) struct Table {
+    pub(crate) shape: &'static Shape,
+    pub(crate) sections: Vec<Section>,
 }
 
 /// Rows under a common heading.
-pub(super) struct Section {
+pub(crate) struct Section {
     /// Heading of the names. If it and all column headings are empty, the heading line is omitted.
-    pub(super) head: String,
-    pub(super) rows: Vec<Row>,
+    pub(crate) head: String,
+    pub(crate) rows: Vec<Row>,
     /// A line that counts the rows not shown.
-    pub(super) more: Option<String>,
+    pub(crate) more: Option<String>,
 }
 
 /// A name, a cell for each column, and a note.
-pub(super) struct Row {
-    pub(super) name: String,
-    pub(super) cells: Vec<String>,
-    pub(super) note: String,
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) cells: Vec<String>,
+    pub(crate) note: String,
     /// Colour of the name.
-    tone: Tone,
+    pub(crate) tone: Tone,
 }
 
 impl Row {
     /// A row without a note.
-    pub(super) fn new(name: impl AsRef<str>, cells: impl Into<Vec<String>>) -> Row {
+    pub(crate) fn new(name: impl AsRef<str>, cells: impl Into<Vec<String>>) -> Row {
         let (name, note) = (clean(name.as_ref()), String::new());
         Row { name, cells: cells.into(), note, tone: Tone::Plain }
     }
 
     /// The same with a note.
-    pub(super) fn noted(self, note: impl AsRef<str>) -> Row {
+    pub(crate) fn noted(self, note: impl AsRef<str>) -> Row {
         Row { note: clean(note.as_ref()), ..self }
     }
 
     /// The same with its name in a colour.
-    pub(super) fn toned(self, tone: Tone) -> Row {
+    pub(crate) fn toned(self, tone: Tone) -> Row {
         Row { tone, ..self }
     }
 }
@@ -113,6 +114,11 @@ impl Layout {
 }
 
 impl Table {
+    /// A table with one section.
+    pub(crate) fn of(shape: &'static Shape, head: String, rows: Vec<Row>) -> Table {
+        Table { shape, sections: vec![Section { head, rows, more: None }] }
+    }
+
     /// The table as lines of at most `columns`. Each note takes at most `note_lines` lines.
     pub(super) fn lines(&self, columns: usize, note_lines: usize) -> Vec<Line> {
         let layout = self.layout(columns);

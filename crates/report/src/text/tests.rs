@@ -143,6 +143,7 @@ fn full() -> Summary {
             sides: Vec::new(),
         },
         timeline: Timeline::new(1),
+        series: None,
         scrapes: Scrapes {
             processes: [process("edge", "edge", 1450)].into_iter().chain(instances).collect(),
         },
@@ -236,7 +237,7 @@ fn lines_fit_and_no_text_is_lost() {
         ] {
             assert!(text.contains(words), "{columns}: {words}\n{text}");
         }
-        assert!(text.replace(' ', "").contains(&format!("results:{dir}/summary.json")), "{text}");
+        assert!(text.replace(' ', "").contains(&format!("results:{dir}/report.html")), "{text}");
     }
 }
 

@@ -153,7 +153,7 @@ pub(super) fn of(second: &Second<'_>, worst: Nanos) -> Option<LateCause> {
 }
 
 /// The readings of the late seconds, by cause.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct CauseRule {
     seen: [Seen; CAUSES],
     /// Arrivals in seconds in which a worker had no headroom, and those seconds.

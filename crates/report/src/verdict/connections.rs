@@ -38,6 +38,7 @@ use plimsoll_plan::{Load, Plan, Target};
 use service_time::{Assessment, RISE_MIN, ServiceTime};
 
 /// How the users of a closed stream use an origin.
+#[derive(Clone)]
 struct ClosedShare {
     stream: usize,
     /// The share of their requests sent to this origin.
@@ -46,6 +47,7 @@ struct ClosedShare {
 }
 
 /// The rule for one origin.
+#[derive(Clone)]
 pub(super) struct OriginRule {
     place: usize,
     name: String,

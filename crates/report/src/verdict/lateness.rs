@@ -17,7 +17,7 @@ const LATE_MIN: u64 = 5;
 const SAMPLES_MIN: u64 = 20;
 
 /// Late arrivals or answers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Delayed {
     count: u64,
     seconds: Option<Seconds>,
@@ -96,6 +96,7 @@ impl Lateness {
 }
 
 /// `lag_high` of one open stream.
+#[derive(Clone)]
 pub(super) struct LagRule {
     stream: usize,
     late: Delayed,
@@ -156,7 +157,7 @@ impl LagRule {
 }
 
 /// `read_late`, over all streams: read lag is measured by connection.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct ReadRule {
     late: Delayed,
     /// Number of late samples.
@@ -169,7 +170,7 @@ pub(super) struct ReadRule {
 }
 
 /// Samples of one or more consecutive seconds.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Pool {
     samples: u64,
     answers: u64,

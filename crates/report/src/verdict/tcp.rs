@@ -27,7 +27,7 @@ const LOSS_MIN: f64 = 0.001;
 const PER_DROP: u64 = 12;
 
 /// Sums over the seconds in which requests were slow or failed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct TcpRule {
     /// Connection attempts that listeners of the namespace dropped.
     dropped: u64,

@@ -23,6 +23,7 @@ const OWN_MIN: f64 = 20.0;
 const BLOCK: f64 = 50.0;
 
 /// The service time of an origin, learned over the run.
+#[derive(Clone)]
 pub(super) struct ServiceTime {
     /// The targets that use the origin.
     targets: Vec<usize>,
