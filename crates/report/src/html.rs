@@ -16,12 +16,14 @@ mod tables;
 mod tests;
 mod words;
 
+use crate::objectives::percent;
 use crate::seconds::Seconds;
 use crate::summary::Summary;
 use crate::text::{clean, is_unsafe};
 use crate::tone::Tone;
 use crate::uplot;
-use plimsoll_measure::{Finding, Severity};
+use plimsoll_measure::units::{counted, grouped};
+use plimsoll_measure::{Finding, Nanos, Severity};
 use std::fmt::Write as _;
 
 const STYLE: &str = include_str!("../assets/page/page.css");
@@ -123,7 +125,7 @@ impl Summary {
     pub fn fragments(&self, live: bool) -> [Fragment; 3] {
         [
             Fragment { id: "verdict", html: self.verdict_html(live) },
-            Fragment { id: "overview", html: self.overview_html() },
+            Fragment { id: "overview", html: self.overview_html(live) },
             Fragment { id: "tables", html: self.tables_html() },
         ]
     }
@@ -158,13 +160,12 @@ impl Summary {
             Tone::Good => "good",
             Tone::Plain | Tone::Strong => "info",
         };
-        let mut html = format!(
+        let mut html = self.part_html();
+        let _ = write!(
+            html,
             "<div class=\"banner {class}\"><h2>{word}</h2><p>{}</p></div>\n",
             escaped(&sentence(&text))
         );
-        if !self.narrow.is_whole() {
-            let _ = writeln!(html, "<p>The verdict is {}.</p>", escaped(self.verdict_covers()));
-        }
         if verdict.valid && self.all.stats.requests.scheduled > 0 {
             let limits = self.limited_by();
             let _ = writeln!(
@@ -181,28 +182,84 @@ impl Summary {
         html
     }
 
+    /// What a page on a part of a run covers, and what it leaves out.
+    fn part_html(&self) -> String {
+        if self.narrow.is_whole() {
+            return String::new();
+        }
+        let requests = self.all.stats.requests.scheduled;
+        let share = percent(requests as f64 / self.scheduled.max(1) as f64);
+        let all = counted(self.scheduled, "request");
+        let words = self.narrow.words().join(", ");
+        let mut html = format!(
+            "<p class=\"part\"><strong>A part of the run: {}.</strong> {} of {all} ({share}). \
+             Findings and validity are {}; objectives and figures are of the part.",
+            escaped(&clean(&words)),
+            grouped(requests),
+            self.verdict_covers(),
+        );
+        let left_out: Vec<&str> = self.left_out().into_iter().map(|(_, words)| words).collect();
+        if !left_out.is_empty() {
+            let _ = write!(
+                html,
+                " Left out, because they are not known for the part alone: {}.",
+                left_out.join(", ")
+            );
+        }
+        html.push_str("</p>\n");
+        html
+    }
+
     /// The verdict in a word or two, and what it means. `live`: the run goes on.
     pub fn verdict_in_words(&self, live: bool) -> (Tone, String, String) {
         let requests = &self.all.stats.requests;
         if live && requests.scheduled == 0 {
-            return (Tone::Plain, "Running".into(), "no request has ended yet".into());
+            let word = if self.facts.duration == Nanos::ZERO { "Warming up" } else { "Running" };
+            return (Tone::Plain, word.into(), "no request of the run has ended yet".into());
         }
-        let means = "the figures describe the target";
+        let missed = self.objectives.iter().filter(|judged| !judged.ok).count();
+        let result = self.result_in_words(missed);
         let (tone, word, text) = if self.nothing_ok() {
-            (Tone::Bad, "No request succeeded", String::new())
+            (Tone::Bad, "No request succeeded", self.most_frequent_error())
         } else if !self.verdict.valid {
             (Tone::Bad, "Invalid", self.distorted())
-        } else if !self.objectives_hold() {
-            (Tone::Bad, "Objective missed", format!("the run is valid: {means}"))
+        } else if missed > 0 {
+            let word = if missed == 1 { "Objective missed" } else { "Objectives missed" };
+            (Tone::Bad, word, result)
         } else if self.facts.was_stopped() {
-            (Tone::Warn, "Valid, stopped early", format!("the run was stopped{}", self.facts.by()))
+            let by = self.facts.by();
+            (Tone::Warn, "Valid, stopped early", format!("the run was stopped{by}; {result}"))
         } else if requests.ok < requests.scheduled {
-            (Tone::Warn, "Valid, with failures", means.into())
+            (Tone::Warn, "Valid, with failures", result)
         } else {
-            (Tone::Good, "Valid", means.into())
+            (Tone::Good, "Valid", result)
         };
         let so_far = if live { " so far" } else { "" };
         (tone, format!("{word}{so_far}"), text)
+    }
+
+    /// `2 of 3 objectives missed; 54 % of the requests were answered as expected`.
+    fn result_in_words(&self, missed: usize) -> String {
+        let all = self.objectives.len();
+        let objectives = match (missed, all) {
+            (_, 0) => "no objectives".into(),
+            (0, 1) => "the objective held".into(),
+            (0, _) => format!("all {all} objectives held"),
+            (1, 1) => "the only objective was missed".into(),
+            _ => format!("{missed} of {all} objectives missed"),
+        };
+        let share = self.all.stats.requests.success().map_or("–".into(), percent);
+        format!("{objectives}; {share} of the requests were answered as expected")
+    }
+
+    /// `status: 1,800 of 1,800 requests`, with the first that was seen.
+    fn most_frequent_error(&self) -> String {
+        let errors = self.all.stats.errors.iter().max_by_key(|(_, n)| *n);
+        let Some((class, n)) = errors else { return String::new() };
+        let all = counted(self.all.stats.requests.scheduled, "request");
+        let first = self.notes().find(|note| note.class == class);
+        let first = first.map(|note| format!("; the first: {}", clean(&note.text)));
+        format!("{class}: {} of {all}{}", grouped(n), first.unwrap_or_default())
     }
 
     fn finding_html(&self, finding: &Finding) -> String {
@@ -230,7 +287,7 @@ impl Summary {
         };
         format!(
             "<li class=\"{class}\"><p><code>{}</code> <span class=\"tag\">{}</span> \
-             <span class=\"tag\">{}</span>{when}</p><p>{}</p>{fix}</li>\n",
+             <span class=\"tag\">side: {}</span>{when}</p><p>{}</p>{fix}</li>\n",
             finding.id,
             finding.severity,
             finding.side,

@@ -144,7 +144,9 @@ impl Screen {
         let rows = |of: fn(&Recent) -> f64| -> Vec<(f64, f64)> {
             self.recent.iter().map(|row| (row.at, of(row))).collect()
         };
-        let (planned, sent) = (rows(|row| row.planned), rows(|row| row.sent));
+        let planned: Vec<(f64, f64)> =
+            self.recent.iter().filter_map(|row| Some((row.at, row.planned?))).collect();
+        let sent = rows(|row| row.sent);
         let failed = rows(|row| row.failed);
         let mut lines = Vec::new();
         if planned.iter().any(|(_, rate)| *rate > 0.0) {
@@ -225,7 +227,7 @@ mod tests {
         let mut screen = Screen::default();
         let row = |at: u32| Recent {
             at: f64::from(at),
-            planned: 200.0,
+            planned: Some(200.0),
             sent: 190.0,
             failed: 10.0,
             p50: Some(Nanos::from_millis(5)),

@@ -135,7 +135,7 @@ impl TimeSeries {
         if scope != Scope::Targets {
             // These count all targets of a stream.
             if self.open.contains(&true) {
-                object.numbers("planned", rows.iter().map(|row| Some(row.counts.planned)));
+                object.numbers("planned", rows.iter().map(|row| row.counts.planned));
             }
             if self.open.contains(&false) {
                 object.numbers("users", rows.iter().map(|row| Some(row.counts.users)));
