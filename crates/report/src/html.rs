@@ -55,6 +55,10 @@ pub struct Fragment {
     pub html: String,
 }
 
+/// Characters without a width that make two names look the same; joiners of emoji and scripts are not
+/// among them.
+const INVISIBLE: [char; 5] = ['\u{ad}', '\u{180e}', '\u{200b}', '\u{2060}', '\u{feff}'];
+
 /// Text in HTML, also in attributes. Characters that cannot be seen or reorder text are shown as escapes.
 pub(crate) fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
@@ -66,7 +70,9 @@ pub(crate) fn escaped(text: &str) -> String {
             '"' => html.push_str("&quot;"),
             '\'' => html.push_str("&#39;"),
             '\n' | '\t' => html.push(c),
-            c if is_unsafe(c) => _ = write!(html, "\\u{{{:x}}}", u32::from(c)),
+            c if is_unsafe(c) || INVISIBLE.contains(&c) => {
+                _ = write!(html, "\\u{{{:x}}}", u32::from(c))
+            }
             c => html.push(c),
         }
     }
@@ -74,13 +80,18 @@ pub(crate) fn escaped(text: &str) -> String {
 }
 
 impl Summary {
-    /// The page. `attachments` are shown as they are; they must contain no secrets. `live`: whether the run
-    /// goes on and the page's server sends what changes.
-    pub fn to_page(&self, attachments: &[Attachment], live: bool) -> String {
+    /// The page. `attachments` are shown as they are; they must contain no secrets. `live`: the
+    /// run goes on, and the page's server sends what changes; its directory, or an empty text.
+    pub fn to_page(&self, attachments: &[Attachment], live: Option<&str>) -> String {
+        let is_live = live.is_some();
         let title = escaped(&clean(&self.name));
         let mut html = String::with_capacity(1 << 18);
-        let csp = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-                   connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
+        let events = if is_live { "connect-src 'self'; " } else { "" };
+        let csp = format!(
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; {events}\
+             img-src data:; \
+             base-uri 'none'; form-action 'none'"
+        );
         let _ = write!(
             html,
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -94,13 +105,13 @@ impl Summary {
             license = uplot::LICENSE,
             uplot = uplot::STYLE,
         );
-        let state = if live { " data-live" } else { "" };
+        let state = if is_live { " data-live" } else { "" };
         let _ = write!(
             html,
             "<body{state}>\n<a class=\"skip\" href=\"#verdict\">Skip to the verdict</a>\n{}<main>\n",
             self.head()
         );
-        let [verdict, overview, tables] = self.fragments(live);
+        let [verdict, overview, tables] = self.fragments(is_live);
         put_fragment(&mut html, &verdict);
         put_fragment(&mut html, &overview);
         html += CHARTS;
@@ -161,9 +172,9 @@ impl Summary {
             Tone::Plain | Tone::Strong => "info",
         };
         let mut html = self.part_html();
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<div class=\"banner {class}\"><h2>{word}</h2><p>{}</p></div>\n",
+            "<div class=\"banner {class}\"><h2>{word}</h2><p>{}</p></div>",
             escaped(&sentence(&text))
         );
         if verdict.valid && self.all.stats.requests.scheduled > 0 {
@@ -305,26 +316,40 @@ fn put_fragment(html: &mut String, fragment: &Fragment) {
     let _ = write!(html, "<section id=\"{id}\">\n{content}</section>\n");
 }
 
+/// Bytes of an attachment that are shown at most.
+const ATTACHED_MAX: usize = 256 << 10;
+
 fn put_attachments(html: &mut String, attachments: &[Attachment]) {
     if attachments.is_empty() {
         return;
     }
     html.push_str("<section id=\"plan\">\n<h2>Plan</h2>\n");
     for Attachment { name, text } in attachments {
+        let shown = &text[..text.floor_char_boundary(ATTACHED_MAX)];
+        let rest = match text.len() - shown.len() {
+            0 => String::new(),
+            rest => format!("<p>{rest} more bytes are in the run directory.</p>"),
+        };
         let _ = writeln!(
             html,
-            "<details><summary>{}</summary><pre>{}</pre></details>",
+            "<details><summary>{}</summary><pre>{}</pre>{rest}</details>",
             escaped(&clean(name)),
-            escaped(text)
+            escaped(shown)
         );
     }
     html.push_str("</section>\n");
 }
 
-/// The text as a sentence.
+/// The text as a sentence. One that begins with a name or a path keeps its first letter.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
+    let word = text.split(' ').next().unwrap_or_default();
+    if word.contains(['/', '.', '_', ':']) {
+        chars = text.chars();
+        let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+        return format!("{}{end}", chars.as_str());
+    }
     let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
     format!("{}{}{end}", first.to_uppercase(), chars.as_str())
 }

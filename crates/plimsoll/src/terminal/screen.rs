@@ -17,8 +17,11 @@ const REPORT_ROWS: u16 = 8;
 /// The charts take at most one part in this many of the rows.
 const CHART_SHARE: u16 = 3;
 /// Messages shown at most.
-const MESSAGES: usize = 3;
+pub(super) const MESSAGES: usize = 3;
 const KEYS: &str = "q stop   ↑ ↓ scroll";
+
+/// The name, colour and points of a line in a chart.
+type Curve<'a> = (&'a str, Color, &'a Vec<(f64, f64)>);
 
 /// A run as it is shown.
 #[derive(Default)]
@@ -31,6 +34,8 @@ pub(super) struct Screen {
     recent: Vec<Recent>,
     verdict: Option<(Tone, String, String)>,
     summary: Option<Box<Summary>>,
+    /// The report's lines, and the width for which they were made.
+    lines: Option<(u16, Vec<ReportLine>)>,
     /// The first line of the report that is shown.
     top: usize,
     /// The last one that can be.
@@ -59,6 +64,7 @@ impl Screen {
         self.version += 1;
         self.verdict = Some(summary.verdict_in_words(true));
         self.summary = Some(Box::new(summary.clone()));
+        self.lines = None;
     }
 
     /// Moves the report by lines.
@@ -164,7 +170,7 @@ impl Screen {
         frame: &mut Frame<'_>,
         area: Rect,
         title: &str,
-        lines: &[(&str, Color, &Vec<(f64, f64)>)],
+        lines: &[Curve<'_>],
         label: impl Fn(f64) -> String,
     ) {
         let values = lines.iter().flat_map(|(_, _, line)| line.iter().map(|(_, y)| *y));
@@ -194,7 +200,10 @@ impl Screen {
 
     fn draw_report(&mut self, frame: &mut Frame<'_>, area: Rect) {
         let Some(summary) = &self.summary else { return };
-        let lines = summary.to_lines(area.width.into());
+        if self.lines.as_ref().is_none_or(|(width, _)| *width != area.width) {
+            self.lines = Some((area.width, summary.to_lines(area.width.into())));
+        }
+        let lines = self.lines.as_ref().map(|(_, lines)| lines.as_slice()).unwrap_or_default();
         self.top_max = lines.len().saturating_sub(area.height.into());
         self.top = self.top.min(self.top_max);
         let shown = lines.iter().skip(self.top).take(area.height.into()).map(line);

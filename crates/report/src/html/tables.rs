@@ -239,11 +239,8 @@ impl Summary {
         ];
         for (name, n, per_second) in rows {
             let share = percent(n as f64 / requests.scheduled.max(1) as f64);
-            let tone = if n > 0 && name == "failed" || n > 0 && name == "unsent" {
-                Tone::Bad
-            } else {
-                Tone::Plain
-            };
+            let tone =
+                if n > 0 && ["failed", "unsent"].contains(&name) { Tone::Bad } else { Tone::Plain };
             table.row(name, &[grouped(n), share, rate(per_second)], tone);
         }
         table.end();
