@@ -90,7 +90,7 @@ function lagPanel(run) {
     line("lag", lag, "purple", { fill: 0.1 }),
     line("wait", wait, "ochre", { fill: 0.1 }),
   ].filter(isKnown);
-  const said = panel.series.map(({ label, values }) => `${label} up to ${peak(panel, values)}`);
+  const said = panel.series.map(({ label, values }) => `${label} ${anyAbove(values) ? "up to " : ""}${peak(panel, values)}`);
   panel.summary = `Latency is lag + wait + service time; ${said.join(", ")}.`;
   return panel;
 }
