@@ -62,7 +62,7 @@ enum ServiceVerb {
     #[command(after_help = "Example:
   plimsoll gateway service add base --chain-id 8453 --block-time 2s \\
       --sync-allowance 150")]
-    Add(AddService),
+    Add(Box<AddService>),
     #[command(flatten)]
     Other(Verb),
 }
