@@ -116,8 +116,8 @@ impl Summary {
         put_fragment(&mut html, &overview);
         html += CHARTS;
         put_fragment(&mut html, &tables);
-        put_attachments(&mut html, attachments);
         html += &words::definitions();
+        put_attachments(&mut html, attachments);
         html += "</main>\n";
         let _ = writeln!(
             html,
