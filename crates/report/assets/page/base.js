@@ -20,7 +20,7 @@ function takeRows(run, { from, processes = [], processes_left_out: leftOut = 0, 
   }
   columns.processes = {};
   for (const { values, ...line } of processes) {
-    const key = `${line.process} ${line.metric} ${line.label}`;
+    const key = `${line.process} ${line.own} ${line.metric} ${line.label}`;
     run.lines.set(key, line);
     columns.processes[key] = values;
   }

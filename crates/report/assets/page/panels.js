@@ -361,47 +361,36 @@ function chosenMetric(metric) {
   const isCounter = /_(total|count|sum|bucket)$/.test(name);
   const base = /bytes/.test(name) ? METRICS[1] : { format: number };
   const format = isCounter ? (value) => `${base.format(value)}/s` : base.format;
-  return { ...base, metric, title: by ? `${name}, by ${by}` : name, format, isLabelled: by !== undefined };
+  return { ...base, isChosen: true, metric, title: by ? `${name}, by ${by}` : name, format, isLabelled: by !== undefined };
 }
 
 function processPanels(run) {
   const lines = [...run.lines].map(([key, own]) => ({ ...own, values: run.columns.processes[key] })).filter(isKnown);
   const groups = [...new Set(run.processes.map(({ group }) => group))];
-  const known = new Set(METRICS.map(({ metric }) => metric));
-  const chosen = new Set(lines.map(({ metric }) => metric).filter((metric) => !known.has(metric)));
+  const chosen = new Set(lines.filter(({ own }) => own).map(({ metric }) => metric));
   const found = [];
-  for (const { metric, title, isLabelled, ...style } of [...METRICS, ...[...chosen].map(chosenMetric)]) {
-    const own = lines.filter((one) => one.metric === metric);
+  for (const { metric, title, isLabelled, isChosen = false, ...style } of [...METRICS, ...[...chosen].map(chosenMetric)]) {
+    const own = lines.filter((one) => one.metric === metric && one.own === isChosen);
     // What no process ever does needs no chart, unless the plan asks for it.
-    if (known.has(metric) && !own.some(isUsed)) continue;
+    if (!isChosen && !own.some(isUsed)) continue;
     const add = (key, name, series) => {
       const panel = { ...overTime(run), ...style, section: "processes", key, title: name };
       panel.series = series.map(({ label, values }, place) => ({ label, values, ...lineStyle(place) }));
       panel.summarize = () => `${highest(panel)}.`;
       found.push(panel);
     };
-    const key = metric.replace(/\W+/g, "-");
+    const key = `${isChosen ? "own-" : ""}${metric.replace(/\W+/g, "-")}`;
     if (own.length && !isLabelled) {
       add(key, title, own.map(({ process, values }) => ({ label: run.processes[process].name, values })));
     }
     for (const [place, group] of isLabelled ? groups.entries() : []) {
-      const labels = new Map();
-      for (const { process, label, values } of own) {
-        if (run.processes[process].group !== group) continue;
-        labels.set(label, [...(labels.get(label) ?? []), values]);
-      }
-      const series = [...labels].map(([label, columns]) => ({ label: label || "(none)", values: sumKnown(columns) }));
+      const series = own.filter(({ process }) => run.processes[process].group === group)
+        .map(({ label, values }) => ({ label: label || "(none)", values }));
       if (series.length) add(`${key}-${place}`, `${title}: ${group}`, series);
     }
   }
   return found;
 }
-
-/** The sum of columns, where any is known. */
-const sumKnown = (columns) => columns[0].map((_, row) => {
-  const known = numbers(columns.map((column) => column[row]));
-  return known.length ? known.reduce((sum, value) => sum + value, 0) : null;
-});
 
 /** What of the scraped processes cannot be drawn, as sentences. */
 function processNotes(run) {
