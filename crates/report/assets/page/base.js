@@ -66,6 +66,12 @@ function number(value) {
 const rate = (value) => `${number(value)}/s`;
 const percent = (share) => `${number(share * 100)} %`;
 
+/** A share as a percentage, with enough digits not to round to 0 or 100. */
+function shareOf(share) {
+  const texts = [1, 2, 3, 4].map((digits) => String(Number((share * 100).toFixed(digits))));
+  return `${texts.find((text) => (text !== "100" || share === 1) && (text !== "0" || share === 0)) ?? number(share * 100)} %`;
+}
+
 function millis(value) {
   const size = Math.abs(value);
   if (size === 0) return "0";

@@ -63,16 +63,12 @@ function highest(panel, word = "Highest") {
   return most(top) > 0 ? `${word}: ${top.label}, ${peak(panel, top.values)}` : "0 throughout";
 }
 
-/** The mean of rates in the rows that are shown and counted, by the rows' lengths. */
-function mean(panel, values, counts = () => true) {
-  let [sum, time] = [0, 0];
-  values.forEach((value, row) => {
+/** The count of rates in the rows that are shown, and counted by a run. */
+function countOf(panel, values, isCounted = () => true) {
+  return sum(values.map((value, row) => {
     const [from, to] = panel.edges(row);
-    if (!isNumber(value) || to <= 0 || !panel.inView(row) || !counts(row)) return;
-    sum += value * (to - from);
-    time += to - from;
-  });
-  return time ? sum / time : 0;
+    return value && to > 0 && panel.inView(row) && isCounted(row) ? value * (to - from) : 0;
+  }));
 }
 
 /** Without values of the warm-up, in which most things are not counted. */
@@ -107,13 +103,19 @@ function ratesPanel(run) {
   panel.summarize = () => {
     const bad = ["failed", "unsent"].filter((name) => anyAbove(inView(panel, own[name])));
     const worst = bad.map((name) => `${name} up to ${peak(panel, own[name])}`).join(", ") || "none failed";
-    const { planned, dispatched: started, sent, ok } = run.whole;
+    const { planned, dispatched: started, sent, ok, failed, unsent } = run.whole;
     const begun = started ?? sent;
+    if (!anyAbove(inView(panel, afterWarmUp(run, begun)))) return `Nothing was started in these seconds; ${worst}.`;
     // While arrivals were planned: afterwards, the run only waits for answers.
     const isLoad = (row) => own.t[row] < facts.duration - 0.001 && (!planned || planned[row] > 0 || begun[row] > 0);
-    const lastOk = zoom ? Infinity : ok.findLastIndex((value) => value > 0);
-    const rates = `${started ? "Started" : "Sent"} ${rate(mean(panel, begun, isLoad))}, ok ${rate(mean(panel, ok, (row) => row <= lastOk))} on average`;
-    return anyAbove(inView(panel, afterWarmUp(run, begun))) ? `${rates}; ${worst}.` : `Nothing was started in these seconds; ${worst}.`;
+    // The last row can end with the last answer, before the load does.
+    const rest = zoom ? 0 : Math.max(facts.duration - own.to.at(-1), 0);
+    const mean = countOf(panel, begun, isLoad) / (countOf(panel, begun.map(() => 1), isLoad) + rest);
+    const ended = sum([ok, failed, unsent].map((values) => countOf(panel, values)));
+    // The last milliseconds of a run have no rates, but count in its figures.
+    const part = zoom ? countOf(panel, ok) / ended : facts.ok;
+    const share = ended ? `, ${shareOf(part)} ok` : "";
+    return `${started ? "Started" : "Sent"} ${rate(mean || 0)} on average${share}; ${worst}.`;
   };
   return panel;
 }
@@ -197,11 +199,11 @@ function errorsPanel(run) {
     return line(name.replaceAll("_", " "), afterWarmUp(run, errors[name]), `${side(name)}-${((shade - 1) % 4) + 1}`, { side: side(name) });
   });
   panel.summarize = () => {
-    const seen = Object.fromEntries(names.map((name) => [name, sum(inView(panel, run.whole.errors[name]).map((value, row) => value * (own.to[row] - own.t[row])))]));
+    const seen = Object.fromEntries(names.map((name) => [name, countOf(panel, run.whole.errors[name])]));
     const all = sum(Object.values(seen));
     if (!all) return "No errors in these seconds.";
     const most = names.reduce((own, name) => (seen[name] > seen[own] ? name : own));
-    return `Most frequent: ${most.replaceAll("_", " ")} (${side(most)}), ${percent(seen[most] / all)} of the ` +
+    return `Most frequent: ${most.replaceAll("_", " ")} (${side(most)}), ${shareOf(seen[most] / all)} of the ` +
       `errors; at most ${peak(panel, sums(names.map((name) => errors[name])))}.`;
   };
   return panel;
@@ -466,9 +468,12 @@ function panelsOfRuns() {
     made.summarize = () => `Since the end of each run's warm-up. ${highest(made)}.`;
     return made;
   };
+  const hasStarted = drawn.every(({ columns }) => columns.dispatched);
   const failing = drawn.some(({ columns }) => anyAbove(columns.failed) || anyAbove(columns.unsent));
   return [
-    panel("rates", "Sent per second", rate, ({ sent }) => sent),
+    hasStarted
+      ? panel("rates", "Started per second", rate, (columns) => afterWarmUp({ columns }, columns.dispatched))
+      : panel("rates", "Sent per second", rate, ({ sent }) => sent),
     panel("latency", "Latency p99", millis, ({ latency }) => latency.p99, { log: true, canLog: true }),
     failing && panel("errors", "Errors per second: failed and unsent", rate, ({ failed, unsent }) => sums([failed, unsent])),
     { ...distributionPanel(), title: "Latency by percentile, all runs" },
