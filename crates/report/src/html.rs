@@ -249,15 +249,17 @@ impl Summary {
         (tone, format!("{word}{so_far}"), text)
     }
 
-    /// `2 of 3 objectives missed; 54 % of the requests were answered as expected`.
+    /// `2 of 3 objectives were missed; 54 % of the requests were answered as expected`.
     fn result_in_words(&self, missed: usize) -> String {
         let all = self.objectives.len();
         let objectives = match (missed, all) {
             (_, 0) => "no objectives".into(),
             (0, 1) => "the objective held".into(),
+            (0, 2) => "both objectives held".into(),
             (0, _) => format!("all {all} objectives held"),
             (1, 1) => "the only objective was missed".into(),
-            _ => format!("{missed} of {all} objectives missed"),
+            (2, 2) => "both objectives were missed".into(),
+            _ => format!("{missed} of {all} objectives were missed"),
         };
         let share = self.all.stats.requests.success().map_or("–".into(), percent);
         format!("{objectives}; {share} of the requests were answered as expected")
