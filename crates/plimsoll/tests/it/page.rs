@@ -65,7 +65,7 @@ impl Runs {
     fn half_plan(&self) -> String {
         let url = self.target.url();
         let load = format!(
-            "name = {}\nstages = [{{ rate = \"200/s\", for = \"1s\" }}, {{ rate = \"200/s\", for = \"1s\" }}]\nwarmup = \"1s\"",
+            "name = {}\nstages = [{{ rate = \"200/s\", for = \"1s\" }}, {{ rate = \"200/s\", for = \"1s\" }}]\nwarmup = \"2s\"",
             json!(NAMES[1])
         );
         let mut plan = self.plan(&load, "/");
@@ -406,7 +406,11 @@ fn what_started_is_shown(runs: &Runs, browser: &mut Browser) {
         json!({ "planned": true, "started": true, "sent": false, "ok": true, "failed": true });
     assert_eq!(tab.eval(legend), own);
     let said = tab.text("document.querySelector('#chart-rates .summary').textContent");
-    assert!(said.starts_with("Started 200/s on average, 50 % ok; failed up to "), "{said}");
+    // A second of a busy machine may be a few milliseconds longer.
+    let rate = said.strip_prefix("Started ").and_then(|rest| rest.split('/').next());
+    let rate: f64 = rate.unwrap().parse().unwrap();
+    assert!((195.0..=205.0).contains(&rate), "{said}");
+    assert!(said.contains("/s on average, 50 % ok; failed up to "), "{said}");
     tab.eval("[...document.querySelectorAll('#chart-rates .legend button')].find((own) => /^sent/.test(own.textContent)).click()");
     assert_eq!(tab.eval(&format!("({legend}).sent")), true);
     let latency = tab.eval("[...document.querySelectorAll('#chart-latency .legend [aria-pressed=true] span')].map((own) => own.textContent)");

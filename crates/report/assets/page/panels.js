@@ -72,7 +72,7 @@ function countOf(panel, values, isCounted = () => true) {
 }
 
 /** Without values of the warm-up, in which most things are not counted. */
-const afterWarmUp = (run, values) => values?.map((value, row) => (run.columns.to[row] > 0 ? value : null));
+const afterWarmUp = (run, values) => values?.map((value, row) => (run.columns.t[row] >= 0 || run.columns.to[row] > 0 ? value : null));
 
 function panelsOf(whole) {
   if (!whole.columns.t?.length) return [];
@@ -101,8 +101,9 @@ function ratesPanel(run) {
     line("unsent", own.unsent, "pink", { width: 2, fill: 0.15 }),
   ].filter(({ label, values }) => (label === "failed" || label === "unsent" ? anyAbove(values) : values));
   panel.summarize = () => {
-    const bad = ["failed", "unsent"].filter((name) => anyAbove(inView(panel, own[name])));
-    const worst = bad.map((name) => `${name} up to ${peak(panel, own[name])}`).join(", ") || "none failed";
+    const bad = ["failed", "unsent"].map((name) => [name, afterWarmUp(run, own[name])])
+      .filter(([, values]) => anyAbove(inView(panel, values)));
+    const worst = bad.map(([name, values]) => `${name} up to ${peak(panel, values)}`).join(", ") || "none failed";
     const { planned, dispatched: started, sent, ok, failed, unsent } = run.whole;
     const begun = started ?? sent;
     if (!anyAbove(inView(panel, afterWarmUp(run, begun)))) return `Nothing was started in these seconds; ${worst}.`;
