@@ -19,7 +19,7 @@ mod words;
 use crate::objectives::percent;
 use crate::seconds::Seconds;
 use crate::summary::Summary;
-use crate::text::{clean, is_unsafe};
+use crate::text::{clean, is_unsafe, to_the_second};
 use crate::tone::Tone;
 use crate::uplot;
 use plimsoll_measure::units::{counted, grouped};
@@ -142,8 +142,7 @@ impl Summary {
     }
 
     fn head(&self) -> String {
-        let started = self.facts.started_at.rfc3339();
-        let started = started.get(..19).unwrap_or(&started).replace('T', " ");
+        let started = to_the_second(self.facts.started_at);
         let mut facts = vec![clean(&self.load), format!("started {started} UTC")];
         if let Some(merged) = &self.merged {
             facts[1] = format!("{} runs, the first {}", merged.runs.len(), facts[1]);
@@ -344,14 +343,10 @@ fn put_attachments(html: &mut String, attachments: &[Attachment]) {
 
 /// The text as a sentence. One that begins with a name or a path keeps its first letter.
 fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let Some(first) = chars.next() else { return String::new() };
+    let Some(first) = text.chars().next() else { return String::new() };
     let word = text.split(' ').next().unwrap_or_default();
-    if word.contains(['/', '.', '_', ':']) {
-        chars = text.chars();
-        let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-        return format!("{}{end}", chars.as_str());
-    }
+    let is_name = word.contains(['/', '.', '_', ':']);
+    let start = if is_name { first.to_string() } else { first.to_uppercase().to_string() };
     let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-    format!("{}{}{end}", first.to_uppercase(), chars.as_str())
+    format!("{start}{}{end}", &text[first.len_utf8()..])
 }
