@@ -2,14 +2,13 @@
 
 import http.client
 import os
-import socket
 import threading
 import time
 from statistics import median
 
 from .generators import plimsoll, posting
 from .machine import say
-from .processes import nginx
+from .processes import free_port, nginx
 from .settings import CONNECTIONS, SERVER_CPU, Settings
 from .tables import Section, spread
 
@@ -51,9 +50,7 @@ def one_run(address: str, settings: Settings, viewers: int | None) -> tuple[floa
     if viewers is None:
         summary, finished = plimsoll([*posting(address), *load], settings.seconds)
         return finished.cpu_seconds * 1e6 / summary["requests"]["ok"], 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     counts = [0] * viewers
     threads = [threading.Thread(target=watch, args=(port, settings.seconds, counts, index))
                for index in range(viewers)]

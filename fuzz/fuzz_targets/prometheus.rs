@@ -11,7 +11,7 @@ fuzz_target!(|page: &str| {
             assert_eq!(Series::parse(&series.to_string()).as_ref(), Ok(series));
         }
         let at = WallClock { unix_ns: 0 };
-        let mut sum = Scraped::page(at, samples.clone());
-        sum.append(&Scraped::page(at, samples));
+        let mut sum = Scraped::page(at, samples.clone(), &[]);
+        sum.append(&Scraped::page(at, samples, &[]));
     }
 });

@@ -127,7 +127,7 @@ impl Terminal {
     }
 
     /// Shows the figures so far.
-    pub(crate) fn show(&self, summary: &Summary) {
+    pub(crate) fn show(&self, summary: Summary) {
         self.screen().show(summary);
     }
 }

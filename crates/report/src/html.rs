@@ -19,7 +19,7 @@ mod words;
 use crate::objectives::percent;
 use crate::seconds::Seconds;
 use crate::summary::Summary;
-use crate::text::{clean, is_unsafe};
+use crate::text::{clean, is_unsafe, to_the_second};
 use crate::tone::Tone;
 use crate::uplot;
 use plimsoll_measure::units::{counted, grouped};
@@ -116,8 +116,8 @@ impl Summary {
         put_fragment(&mut html, &overview);
         html += CHARTS;
         put_fragment(&mut html, &tables);
-        put_attachments(&mut html, attachments);
         html += &words::definitions();
+        put_attachments(&mut html, attachments);
         html += "</main>\n";
         let _ = writeln!(
             html,
@@ -142,8 +142,7 @@ impl Summary {
     }
 
     fn head(&self) -> String {
-        let started = self.facts.started_at.rfc3339();
-        let started = started.get(..19).unwrap_or(&started).replace('T', " ");
+        let started = to_the_second(self.facts.started_at);
         let mut facts = vec![clean(&self.load), format!("started {started} UTC")];
         if let Some(merged) = &self.merged {
             facts[1] = format!("{} runs, the first {}", merged.runs.len(), facts[1]);
@@ -249,15 +248,17 @@ impl Summary {
         (tone, format!("{word}{so_far}"), text)
     }
 
-    /// `2 of 3 objectives missed; 54 % of the requests were answered as expected`.
+    /// `2 of 3 objectives were missed; 54 % of the requests were answered as expected`.
     fn result_in_words(&self, missed: usize) -> String {
         let all = self.objectives.len();
         let objectives = match (missed, all) {
             (_, 0) => "no objectives".into(),
             (0, 1) => "the objective held".into(),
+            (0, 2) => "both objectives held".into(),
             (0, _) => format!("all {all} objectives held"),
             (1, 1) => "the only objective was missed".into(),
-            _ => format!("{missed} of {all} objectives missed"),
+            (2, 2) => "both objectives were missed".into(),
+            _ => format!("{missed} of {all} objectives were missed"),
         };
         let share = self.all.stats.requests.success().map_or("–".into(), percent);
         format!("{objectives}; {share} of the requests were answered as expected")
@@ -342,14 +343,10 @@ fn put_attachments(html: &mut String, attachments: &[Attachment]) {
 
 /// The text as a sentence. One that begins with a name or a path keeps its first letter.
 fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let Some(first) = chars.next() else { return String::new() };
+    let Some(first) = text.chars().next() else { return String::new() };
     let word = text.split(' ').next().unwrap_or_default();
-    if word.contains(['/', '.', '_', ':']) {
-        chars = text.chars();
-        let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-        return format!("{}{end}", chars.as_str());
-    }
+    let is_name = word.contains(['/', '.', '_', ':']);
+    let start = if is_name { first.to_string() } else { first.to_uppercase().to_string() };
     let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-    format!("{}{}{end}", first.to_uppercase(), chars.as_str())
+    format!("{start}{}{end}", &text[first.len_utf8()..])
 }

@@ -15,9 +15,12 @@ mod shortened;
 
 use crate::seconds::Seconds;
 use crate::timeline::Span;
-use plimsoll_measure::{ErrorClass, Histogram, Nanos, Requests, Scraped, Snapshot, StreamCounts};
+use plimsoll_measure::{
+    ErrorClass, Histogram, Nanos, Requests, Scraped, Snapshot, Stats, StreamCounts,
+};
 use plimsoll_plan::{Load, Plan};
 use processes::{Processes, Readings};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Rows at most, an even number: one for each second of a run of 40 minutes, then one for every two.
@@ -47,8 +50,8 @@ struct Counts {
 }
 
 impl Counts {
-    /// So many per second. A run's last row may be a few milliseconds long, with the last answers; it has no
-    /// rate unless it is the only row.
+    /// `n` arrivals as a rate per second. The last row of a run may last only the few milliseconds until the
+    /// last answers; it has no rate unless it is the only row.
     fn per_second(&self, n: u64, is_first: bool) -> Option<f64> {
         let len = self.seconds.len();
         let is_long = len >= RATE_MIN || is_first && len > Nanos::ZERO;
@@ -97,8 +100,8 @@ struct Times {
 }
 
 impl Times {
-    fn of(second: &Snapshot) -> Times {
-        let stats = second.total();
+    /// Those of a second, whose total is `stats`.
+    fn of(second: &Snapshot, stats: &Stats) -> Times {
         let (latency, service_time) = (stats.latency(), stats.service_time());
         Times { latency, service_time, lag: second.lag(), wait: second.wait() }
     }
@@ -277,7 +280,7 @@ impl TimeSeries {
             host,
             processes: self.processes.read(scraped),
         };
-        let times = Times::of(second);
+        let times = Times::of(second, &stats);
         match &mut self.last {
             Some((own, own_times, number)) if *number < self.width => {
                 own.append(&counts);
@@ -327,12 +330,16 @@ impl TimeSeries {
 
     /// The last `most` rows. Times are counted from `start`.
     pub fn recent(&self, most: usize, start: Nanos) -> Vec<Recent> {
-        let open = self.last.as_ref().map(|(counts, times, _)| (counts, Figures::of(times)));
+        let rows = self.figures().skip(self.len().saturating_sub(most));
+        rows.map(|(counts, figures)| recent(counts, &figures, start)).collect()
+    }
+
+    /// Each row with the figures of its times.
+    fn figures(&self) -> impl Iterator<Item = (&Counts, Cow<'_, Figures>)> {
         let closed =
-            self.rows.iter().map(|(counts, packed)| recent(counts, &packed.figures, start));
-        let open = open.iter().map(|(counts, figures)| recent(counts, figures, start));
-        let all = self.len();
-        closed.chain(open).skip(all.saturating_sub(most)).collect()
+            self.rows.iter().map(|(counts, packed)| (counts, Cow::Borrowed(&packed.figures)));
+        let open = self.last.iter();
+        closed.chain(open.map(|(counts, times, _)| (counts, Cow::Owned(Figures::of(times)))))
     }
 
     /// Seconds in each row; it doubles when the series is full, and all rows change.

@@ -26,7 +26,7 @@ use crate::tone::Tone;
 pub use page::Line;
 use page::{Page, toned};
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity, Side, Usage};
+use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity, Side, Usage, WallClock};
 use table::{Column, Shape};
 pub(crate) use table::{Notes, Row, Table};
 pub use width::clean;
@@ -443,6 +443,12 @@ pub(crate) fn shown(span: Option<Nanos>) -> String {
 
 fn times(name: &str, histogram: &Histogram) -> Row {
     Row::new(name, TIME_STATS.each_ref().map(|stat| shown((stat.of)(histogram))))
+}
+
+/// `2026-11-26 14:00:00`, in UTC.
+pub(crate) fn to_the_second(at: WallClock) -> String {
+    let text = at.rfc3339();
+    text.get(..19).unwrap_or(&text).replace('T', " ")
 }
 
 /// A rate, or a dash.

@@ -103,7 +103,9 @@ impl<'p> Consumer<'p> {
         }
         let summary = self.so_far();
         live.iter().for_each(|live| live.show(&summary, true));
-        self.terminal.iter().for_each(|terminal| terminal.show(&summary));
+        if let Some(terminal) = &self.terminal {
+            terminal.show(summary);
+        }
         let done = self.clock.now();
         self.render_after = done + Nanos((done - now).0 * RENDER_SHARE);
     }

@@ -60,10 +60,10 @@ impl Screen {
         (self.parts, self.done, self.recent) = (parts, done, recent);
     }
 
-    pub(super) fn show(&mut self, summary: &Summary) {
+    pub(super) fn show(&mut self, summary: Summary) {
         self.version += 1;
         self.verdict = Some(summary.verdict_in_words(true));
-        self.summary = Some(Box::new(summary.clone()));
+        self.summary = Some(Box::new(summary));
         self.lines = None;
     }
 

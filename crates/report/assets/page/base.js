@@ -20,7 +20,7 @@ function takeRows(run, { from, processes = [], processes_left_out: leftOut = 0, 
   }
   columns.processes = {};
   for (const { values, ...line } of processes) {
-    const key = `${line.process} ${line.metric} ${line.label}`;
+    const key = `${line.process} ${line.own} ${line.metric} ${line.label}`;
     run.lines.set(key, line);
     columns.processes[key] = values;
   }
@@ -48,7 +48,7 @@ const isNumber = (value) => value !== null && value !== undefined;
 const numbers = (values) => values.filter(isNumber);
 const greatest = (values) => values.reduce((most, value) => (isNumber(value) && value > most ? value : most), -Infinity);
 const least = (values) => values.reduce((own, value) => (isNumber(value) && value < own ? value : own), Infinity);
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const sum = (values) => values.reduce((all, value) => all + value, 0);
 const anyAbove = (values, limit = 0) => values?.some((value) => value > limit) ?? false;
 const sums = (columns) => columns[0].map((_, row) => columns.reduce((sum, column) => sum + (column[row] ?? 0), 0));
 
@@ -65,6 +65,12 @@ function number(value) {
 
 const rate = (value) => `${number(value)}/s`;
 const percent = (share) => `${number(share * 100)} %`;
+
+/** A share as a percentage, with enough digits not to round to 0 or 100. */
+function shareOf(share) {
+  const texts = [1, 2, 3, 4].map((digits) => String(Number((share * 100).toFixed(digits))));
+  return `${texts.find((text) => (text !== "100" || share === 1) && (text !== "0" || share === 0)) ?? number(share * 100)} %`;
+}
 
 function millis(value) {
   const size = Math.abs(value);

@@ -7,7 +7,7 @@
 //! ```
 //! COLUMNS are those of [`TimeSeries::columns`](crate::TimeSeries::columns): rows from `from` on, which replace
 //! earlier ones from there. FACTS hold for all runs: percentile distributions as pairs of percentile and
-//! milliseconds, findings, and the side of each class of error.
+//! milliseconds, the share that is ok, findings, stages, and the side of each class of error.
 
 use crate::figures::TimeFigure;
 use crate::hdr::percentiles;
@@ -92,6 +92,7 @@ impl Summary {
             "valid": self.verdict.valid,
             "duration": facts.duration.as_secs_f64(),
             "planned": self.planned.map(Nanos::as_secs_f64),
+            "ok": self.all.stats.requests.success(),
             "in_flight": self.total.in_flight,
             "stopping": facts.stopped_by.is_some(),
             "stages": self.stage_marks(),

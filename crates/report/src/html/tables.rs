@@ -7,7 +7,7 @@ use crate::objectives::percent;
 use crate::seconds::Seconds;
 use crate::summary::{Group, Summary};
 use crate::text::groups::{fails, tone_of, worst_first};
-use crate::text::{Extent, Notes, Row, Table, clean, rate, shown};
+use crate::text::{Extent, Notes, Row, Table, clean, rate, shown, to_the_second};
 use crate::tone::Tone;
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{Histogram, Note};
@@ -351,8 +351,7 @@ fn put_runs(html: &mut String, merged: &Merged) {
     words[0] = true;
     let mut table = Writer::begin(html, "Runs", &heads.map(String::from), words);
     for run in &merged.runs {
-        let started = run.started_at.rfc3339();
-        let started = started.get(..19).unwrap_or(&started).replace('T', " ");
+        let started = to_the_second(run.started_at);
         let (verdict, tone) = match (run.valid, run.cut_short, run.missed) {
             (false, ..) => ("invalid".into(), Tone::Bad),
             (true, _, 1..) => {

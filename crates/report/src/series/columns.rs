@@ -9,6 +9,7 @@ use crate::seconds::Seconds;
 use crate::text::clean;
 use plimsoll_measure::{ErrorClass, Nanos};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -101,14 +102,11 @@ impl TimeSeries {
     /// The rows in `range` as a JSON object, as far as they are known for all requests of `scope`. Times are
     /// counted from `start`, the end of the warm-up.
     pub fn columns(&self, range: Range<usize>, scope: Scope, start: Nanos) -> String {
-        let open = self.last.as_ref().map(|(counts, times, _)| (counts, Figures::of(times)));
-        let closed = self.rows.iter().map(|(counts, packed)| (counts, &packed.figures));
-        let all: Vec<(&Counts, &Figures)> =
-            closed.chain(open.iter().map(|(counts, figures)| (*counts, figures))).collect();
+        let all: Vec<(&Counts, Cow<'_, Figures>)> = self.figures().collect();
         let rows: Vec<Shown<'_>> = (range.start..range.end.min(all.len()))
             .map(|place| Shown {
                 counts: all[place].0,
-                figures: all[place].1,
+                figures: &all[place].1,
                 before: place.checked_sub(1).map(|place| all[place].0),
             })
             .collect();

@@ -52,7 +52,7 @@ fn rows_that_become_longer_lose_nothing() {
         // Percentiles and cells of a row are those of its seconds.
         for (row, seconds) in recording.seconds.chunks(width).enumerate() {
             let mut times = Times::default();
-            seconds.iter().for_each(|second| times.merge(Times::of(second)));
+            seconds.iter().for_each(|second| times.merge(Times::of(second, &second.total())));
             let expected = Figures::of(&times);
             let figures = match series.rows.get(row) {
                 Some((_, packed)) => packed.figures.clone(),

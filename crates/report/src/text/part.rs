@@ -2,7 +2,7 @@
 
 use super::page::{Page, toned};
 use super::table::{Column, Notes, Row, Shape, Table};
-use super::{limit, listed};
+use super::{limit, listed, to_the_second};
 use crate::merge::{Merged, MergedRun};
 use crate::narrow::Scope;
 use crate::objectives::percent;
@@ -133,8 +133,7 @@ fn runs_table(merged: &Merged) -> Table {
 }
 
 fn row(merged: &Merged, run: &MergedRun) -> Row {
-    let started = run.started_at.rfc3339();
-    let started = started.get(..19).unwrap_or(&started).replace('T', " ");
+    let started = to_the_second(run.started_at);
     let ok = percent(run.ok as f64 / run.scheduled.max(1) as f64);
     let (verdict, tone) = match (run.valid, run.cut_short) {
         (false, _) => ("INVALID", Tone::Bad),

@@ -343,11 +343,15 @@ impl Counts<'_> {
         }
     }
 
-    /// `; all at target boba`, or `; most at target boba (749)`, if the plan has several targets.
+    /// `; all at target boba`, or `; at 2 targets, most at boba (749)`, if the plan has several targets.
+    /// Empty if some arrivals of the row's classes count in another row: those are not known by target.
     fn by_target(&self, row: &Row) -> String {
-        let (Counted::Classes(classes, _), plan) = (&row.of, self.case.plan) else {
+        let Counted::Classes(classes, _) = &row.of else { return String::new() };
+        let plan = self.case.plan;
+        let all: u64 = classes.iter().map(|class| self.case.count(*class)).sum();
+        if plan.targets.len() == 1 || all != self.count(row) {
             return String::new();
-        };
+        }
         let count = |place: usize| -> u64 {
             let errors = &self.case.total.stats[place].errors;
             classes.iter().map(|class| errors.get(*class)).sum()
@@ -361,7 +365,6 @@ impl Counts<'_> {
         };
         let name = clean(&plan.targets[most].name);
         match failing.len() {
-            _ if plan.targets.len() == 1 => String::new(),
             1 => format!("; all at target {name}"),
             n => format!("; at {n} targets, most at {name} ({})", grouped(count(most))),
         }
