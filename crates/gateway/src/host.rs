@@ -4,6 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use plimsoll_registry::store::Status;
+
 /// Resolves a host name; may block.
 pub type Resolve = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
@@ -12,8 +14,8 @@ pub type Resolve = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 pub struct Host {
     /// Resource usage of this process.
     pub process: Arc<dyn Fn() -> Process + Send + Sync>,
-    /// Database queries so far.
-    pub db_queries: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What the process observes of its database.
+    pub database: Arc<Status>,
     /// Resolves an upstream's host name; may block. `None`: the system's resolver.
     pub resolve: Option<Resolve>,
 }

@@ -131,7 +131,7 @@ fn shared(script: &Script) -> Shared {
     let routing = Routing::compile(&definitions, &Routing::empty(0), WORKERS, &mut 0);
     let routing = routing.expect("compiles");
     let host =
-        Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None };
+        Host { process: Arc::new(Process::default), database: Arc::default(), resolve: None };
     // No name is looked up: upstreams are given by address.
     let resolver = Resolver::new(of_host(), tokio::runtime::Handle::current());
     let time = Time::start_virtual(script.seed);

@@ -58,6 +58,8 @@ pub struct Config {
     pub definitions: Definitions,
     /// The database with further definitions, if any.
     pub database: Option<Database>,
+    /// The folder of the snapshot of a database server; `None`: the configuration file's.
+    pub state_dir: Option<PathBuf>,
     /// Notes for the user that are not problems.
     pub notes: Vec<String>,
 }
@@ -154,7 +156,8 @@ impl Config {
         add_upstreams_of_flags(&mut draft, inputs, &mut problems);
         draft.check(parsed, &mut problems);
         let notes = misspelt(&inputs.variables);
-        if problems.is_empty() { Ok(draft.finish(notes)) } else { Err(problems.sorted()) }
+        let systemd = inputs.variables.get("STATE_DIRECTORY").filter(|folders| !folders.is_empty());
+        if problems.is_empty() { Ok(draft.finish(notes, systemd)) } else { Err(problems.sorted()) }
     }
 
     /// All listeners. The listeners for callers also serve operators unless there is a separate admin
@@ -221,6 +224,7 @@ struct Draft {
     config: Config,
     instance: Option<String>,
     database: Option<Text>,
+    state_dir: Option<PathBuf>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     entries: ParsedEntries,
@@ -244,10 +248,12 @@ impl Draft {
                 instances: Vec::new(),
                 definitions: Definitions::default(),
                 database: None,
+                state_dir: None,
                 notes: Vec::new(),
             },
             instance: None,
             database: None,
+            state_dir: None,
             tls_cert: None,
             tls_key: None,
             entries: ParsedEntries::default(),
@@ -341,7 +347,8 @@ impl Draft {
         }
     }
 
-    fn finish(mut self, notes: Vec<String>) -> Config {
+    /// `systemd`: the folder that systemd made for the unit, if there is one.
+    fn finish(mut self, notes: Vec<String>, systemd: Option<&str>) -> Config {
         let mut config = self.config;
         let own = self.entries.listeners.drain(..).map(|own| own.listener);
         config.listeners = own.collect();
@@ -362,6 +369,9 @@ impl Draft {
                 Some(Database { url: Text::plain(url), named: false })
             }
         };
+        // systemd separates several folders with colons.
+        let systemd = systemd.and_then(|folders| folders.split(':').next()).map(PathBuf::from);
+        config.state_dir = self.state_dir.or(systemd);
         config.notes = notes;
         config
     }

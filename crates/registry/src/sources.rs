@@ -10,28 +10,41 @@
 //! [`Sources::load`] returns all definitions or all problems. A running gateway keeps its definitions
 //! until a load succeeds, so that a change never takes effect in part.
 //!
+//! # Where the database is
+//! A file is read where it is needed. A server can hang, so a gateway follows it with a task of its own
+//! (`feed`), and serves from the last snapshot on disk (`snapshot`) if it starts while the server cannot
+//! be reached.
+//!
 //! # Layout
 //! - `join`: the pure part of loading
 //! - `listing`: every entry with its origin and state, for people
-//! - `change`: validates and applies changes to the database
+//! - `editor`: reads and changes the database on request
+//! - `change`: decides what a request changes
+//! - `feed`, `snapshot`: follows a database on a server
 //! - `watch`: whether the file's content changed
 
 mod change;
+mod editor;
+mod feed;
 mod join;
 mod listing;
+mod snapshot;
 mod watch;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use plimsoll_config::Problems;
 
-pub use change::{ChangeError, Outcome, Request};
+pub use change::{ChangeError, Outcome, REQUESTS_MAX, Request};
+pub use editor::Editor;
 pub use listing::{Item, Listed, Listing, Origin, State};
 
 use crate::config::{Config, Database, Inputs};
 use crate::model::Definitions;
-use crate::store::{Entries, Presence, Store, StoreError, StoreErrorKind};
+use crate::store::{Entries, Status, Store, StoreError, StoreErrorKind};
+use feed::Feed;
+use snapshot::Snapshot;
 use watch::Watch;
 
 /// Why definitions could not be loaded.
@@ -62,16 +75,27 @@ pub struct Sources {
     file: Watch,
     /// The database according to the last configuration read.
     database: Option<Database>,
-    store: Option<Store>,
-    /// The sequence number of the last load.
-    sequence: u64,
+    /// Where the snapshot of a database server is, according to the first configuration read.
+    state_dir: PathBuf,
+    link: Link,
     /// Whether loading the database failed, so that it must be retried.
     failed: bool,
     /// Configuration text for the first load if the file is invalid then.
     fallback: Option<String>,
     /// Whether the last configuration read is the fallback.
     uses_fallback: bool,
-    queries: Arc<AtomicU64>,
+    status: Arc<Status>,
+}
+
+/// How the database is read.
+#[derive(Debug)]
+enum Link {
+    /// Not at all, as yet.
+    None,
+    /// A file, and what was last read from it.
+    File { store: Arc<Store>, known: Arc<Entries> },
+    /// A server.
+    Server(Feed),
 }
 
 impl Sources {
@@ -81,12 +105,12 @@ impl Sources {
             inputs,
             file: Watch::default(),
             database: None,
-            store: None,
-            sequence: 0,
+            state_dir: PathBuf::new(),
+            link: Link::None,
             failed: false,
             fallback: None,
             uses_fallback: false,
-            queries: Arc::default(),
+            status: Arc::default(),
         }
     }
 
@@ -111,16 +135,24 @@ impl Sources {
         let there = self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value));
         let entries = match self.entries(true).await {
             // The database was not configured, and the folder is not writable: continue without one.
-            Err(error) if !named && !there && self.store.is_none() => {
+            Err(error) if !named && !there && matches!(self.link, Link::None) => {
                 self.failed = false;
                 config
                     .notes
                     .push(format!("{error}; continuing with the configuration's entries only"));
-                Entries::default()
+                Arc::default()
             }
             entries => entries?,
         };
-        self.sequence = entries.sequence;
+        let report = self.status.report();
+        if report.from_disk {
+            config.notes.push(format!(
+                "database {}: {}; using the entries last read from it (change {})",
+                self.shown(),
+                report.why,
+                report.sequence
+            ));
+        }
         let definitions =
             join::join(&config, &entries.entries, &self.inputs.variables, self.shown())?;
         Ok((config, definitions))
@@ -132,39 +164,62 @@ impl Sources {
     }
 
     /// Whether anything may have changed since the last [`Sources::load`]. Cheap enough to call twice a
-    /// second: it reads the file's metadata and sends the database one statement.
+    /// second: it reads the file's metadata, and sends a database in a file one statement.
     ///
     /// # Errors
-    /// If the database cannot be queried; the next call retries.
+    /// If the database cannot be used; the next call retries.
     pub async fn changed(&mut self) -> Result<bool, LoadError> {
         if self.file.changed(&self.inputs) {
             return Ok(true);
         }
-        let presence = self.store.as_ref().map(Store::presence);
-        if self.failed || presence == Some(Presence::Replaced) {
+        if self.failed {
             // Reports a change only once the database can be loaded.
             self.entries(false).await?;
             return Ok(true);
         }
-        match &self.store {
-            None => Ok(self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value))),
-            Some(store) if presence == Some(Presence::Gone) => {
-                Err(store.error(StoreErrorKind::Gone).into())
+        match &mut self.link {
+            Link::None => {
+                Ok(self.database.as_ref().is_some_and(|found| Store::exists(&found.url.value)))
             }
-            Some(store) => Ok(store.sequence().await? != self.sequence),
+            Link::File { store, known } => {
+                let found = store.refresh(Arc::make_mut(known)).await;
+                note(&self.status, found.as_ref().err(), known.sequence);
+                Ok(found?)
+            }
+            Link::Server(feed) => Ok(feed.is_new()?),
         }
     }
 
-    /// Counts the statements sent to the database. The counter is the same for the lifetime of the
-    /// sources.
-    pub fn queries(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.queries)
+    /// Waits until a database server announces something new; [`Sources::changed`] then returns true.
+    /// Waits forever for other databases.
+    pub async fn announced(&mut self) {
+        match &mut self.link {
+            Link::Server(feed) => feed.news().await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// What is observed of the database. The same object for the lifetime of the sources.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// Reads and changes entries on behalf of a gateway that runs on these sources.
+    pub fn editor(&self) -> Editor {
+        let store = match &self.link {
+            Link::None => None,
+            Link::File { store, .. } => Some(store.clone()),
+            Link::Server(feed) => Some(feed.store().clone()),
+        };
+        Editor::beside(self.inputs.clone(), store, self.status.clone())
     }
 
     /// Closes the database.
     pub async fn close(self) {
-        if let Some(store) = self.store {
-            store.close().await;
+        match self.link {
+            Link::None => {}
+            Link::File { store, .. } => store.close().await,
+            Link::Server(feed) => feed.store().close().await,
         }
     }
 
@@ -184,39 +239,47 @@ impl Sources {
             }
             (read, _) => read?,
         };
-        if self.store.is_none() {
+        if matches!(self.link, Link::None) {
             self.database = config.database.clone();
+            let beside =
+                || self.inputs.file.as_deref().and_then(Path::parent).map(Path::to_path_buf);
+            self.state_dir = config.state_dir.clone().or_else(beside).unwrap_or_default();
         }
         Ok(config)
     }
 
     /// The database's entries; empty if there is no database.
-    async fn entries(&mut self, create: bool) -> Result<Entries, StoreError> {
+    async fn entries(&mut self, create: bool) -> Result<Arc<Entries>, StoreError> {
         self.failed = true;
-        let entries = match self.open(create).await? {
-            Some(store) => store.load().await?,
-            None => Entries::default(),
+        if let (Link::None, Some(database)) = (&self.link, &self.database) {
+            let url = database.usable_url()?;
+            if Store::is_server(url) {
+                let store = Store::server(url, true, self.status.clone())?;
+                let snapshot = Snapshot::of(&self.state_dir, &database.url.shown);
+                let feed = Feed::start(store, snapshot, self.status.clone());
+                let feed = feed.map_err(|error| StoreError {
+                    database: database.url.shown.clone(),
+                    kind: StoreErrorKind::Database { message: error.to_string(), hint: "" },
+                })?;
+                self.link = Link::Server(feed);
+            } else if create || Store::exists(url) {
+                let store = Store::open(url, create, self.status.clone()).await;
+                note(&self.status, store.as_ref().err(), 0);
+                self.link = Link::File { store: Arc::new(store?), known: Arc::default() };
+            }
+        }
+        let entries = match &mut self.link {
+            Link::None => Arc::default(),
+            Link::File { store, known } => {
+                let found = store.refresh(Arc::make_mut(known)).await;
+                note(&self.status, found.as_ref().err(), known.sequence);
+                found?;
+                known.clone()
+            }
+            Link::Server(feed) => feed.take().await?,
         };
         self.failed = false;
         Ok(entries)
-    }
-
-    /// The database, if there is one; opens it if necessary, and reopens it if its file was replaced.
-    async fn open(&mut self, create: bool) -> Result<Option<&Store>, StoreError> {
-        let Some(database) = &self.database else { return Ok(None) };
-        let url = &database.url.value;
-        match self.store.as_ref().map(|store| (store.presence(), store)) {
-            Some((Presence::Same, _)) => {}
-            Some((Presence::Gone, store)) => return Err(store.error(StoreErrorKind::Gone)),
-            Some((Presence::Replaced, _)) => {
-                self.store = Some(Store::open(url, false, Arc::clone(&self.queries)).await?);
-            }
-            None if create || Store::exists(url) => {
-                self.store = Some(Store::open(url, create, Arc::clone(&self.queries)).await?);
-            }
-            None => {}
-        }
-        Ok(self.store.as_ref())
     }
 
     /// The database's URL without secrets; `None` if there is no database or nothing was read yet.
@@ -227,6 +290,30 @@ impl Sources {
     /// The database's name in problems.
     fn shown(&self) -> &str {
         self.database().unwrap_or("the database")
+    }
+}
+
+/// Records how the use of a database in a file went.
+fn note(status: &Status, error: Option<&StoreError>, sequence: u64) {
+    match error {
+        Some(error) => status.is_down(&error.kind.to_string()),
+        None => status.is_up(sequence),
+    }
+}
+
+impl Database {
+    /// The URL.
+    ///
+    /// # Errors
+    /// A variable in it is not set.
+    fn usable_url(&self) -> Result<&str, StoreError> {
+        match &self.url.unset {
+            None => Ok(&self.url.value),
+            Some(name) => {
+                let kind = StoreErrorKind::Url(format!("the variable {name} is not set"));
+                Err(StoreError { database: self.url.shown.clone(), kind })
+            }
+        }
     }
 }
 

@@ -1,5 +1,4 @@
-//! The database of entries, with a narrow interface: load everything, return the sequence number,
-//! apply one change.
+//! The database of entries, with a narrow interface: bring what is known up to date, apply changes.
 //!
 //! Entries are stored as written, with placeholders unresolved, so that no secret ends up in the
 //! database; the store does not interpret them. [`crate::sources`] decides from a load whether a change
@@ -8,19 +7,35 @@
 //!
 //! Each dialect is its own module with the same functions and passes the same tests (`conformance`).
 //! Acknowledged changes survive a crash of the process and of the host.
+//!
+//! # Changes since a sequence number
+//! Each change gets a row in a log with the kind and id of its entry, so that a reader loads only what
+//! is new. The log keeps the last [`LOG_MAX`] rows; a reader further behind, or one that cannot be sure
+//! to talk to the same server, loads everything.
 
 #[cfg(test)]
 mod conformance;
+mod postgres;
 mod sqlite;
+mod status;
 
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use crate::model::masked;
+pub(crate) use postgres::Listener;
+use postgres::Postgres;
+use postgres::address::{FORM, check as check_postgres, is_postgres};
 use sqlite::Sqlite;
 pub(crate) use sqlite::path_of as sqlite_path;
+pub use status::{Contact, Report, Status};
+
+/// The version of the schema in both dialects.
+const SCHEMA: i64 = 2;
+
+/// Rows kept in the log of changes.
+const LOG_MAX: i64 = 10_000;
 
 /// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +59,19 @@ impl EntryKind {
             EntryKind::Upstream => "upstream",
             EntryKind::Endpoint => "endpoint",
         }
+    }
+
+    /// The kind with this name.
+    ///
+    /// # Errors
+    /// There is none: the database is damaged.
+    fn named(word: &str) -> Result<EntryKind, StoreErrorKind> {
+        EntryKind::ALL.into_iter().find(|kind| kind.name() == word).ok_or_else(|| {
+            StoreErrorKind::Database {
+                message: format!("\"{word}\" is not a kind of entry"),
+                hint: "restore the database from a backup, or add the entries to a new one",
+            }
+        })
     }
 
     /// The id of an entry of this kind as logs show it: masked if it is a credential.
@@ -70,13 +98,60 @@ pub struct Entry {
     pub disabled: bool,
 }
 
-/// A consistent snapshot of the database.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A consistent state of the database.
+#[derive(Clone, Debug, Default)]
 pub struct Entries {
     /// The number of changes made so far.
     pub sequence: u64,
     /// Sorted by kind and id.
     pub entries: Vec<Entry>,
+    /// The connection or open file that it was read from; 0 if it was not read from the database.
+    pub(crate) session: u64,
+}
+
+/// What a dialect has read.
+enum Fresh {
+    All {
+        sequence: u64,
+        entries: Vec<Entry>,
+    },
+    /// The entries changed since the state that is known.
+    Changed {
+        sequence: u64,
+        changed: Vec<ChangedEntry>,
+    },
+}
+
+/// Kind and id of a changed entry, and the entry, unless it was removed.
+type ChangedEntry = (EntryKind, String, Option<Entry>);
+
+impl Entries {
+    /// Takes over what was read in a session; returns whether anything differs.
+    fn take(&mut self, fresh: Fresh, session: u64) -> bool {
+        self.session = session;
+        match fresh {
+            Fresh::All { sequence, mut entries } => {
+                entries.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
+                let differs = entries != self.entries || sequence != self.sequence;
+                (self.sequence, self.entries) = (sequence, entries);
+                differs
+            }
+            Fresh::Changed { sequence, changed } => {
+                self.sequence = sequence;
+                for (kind, id, entry) in changed {
+                    let place =
+                        self.entries.binary_search_by(|one| (one.kind, &one.id).cmp(&(kind, &id)));
+                    match (place, entry) {
+                        (Ok(place), Some(entry)) => self.entries[place] = entry,
+                        (Ok(place), None) => drop(self.entries.remove(place)),
+                        (Err(place), Some(entry)) => self.entries.insert(place, entry),
+                        (Err(_), None) => {}
+                    }
+                }
+                true
+            }
+        }
+    }
 }
 
 /// One change.
@@ -104,7 +179,33 @@ pub enum Change {
     },
 }
 
-/// The result of applying a change.
+impl Change {
+    /// Makes the change in a sorted list of entries, as the database does.
+    pub(crate) fn make(&self, entries: &mut Vec<Entry>) {
+        let (kind, id) = self.subject();
+        let place = entries.binary_search_by(|one| (one.kind, one.id.as_str()).cmp(&(kind, id)));
+        match (self, place) {
+            (Change::Add(entry), Err(place)) => entries.insert(place, entry.clone()),
+            (Change::Replace(entry), Ok(place)) => entries[place] = entry.clone(),
+            (Change::SetDisabled { disabled, .. }, Ok(place)) => {
+                entries[place].disabled = *disabled;
+            }
+            (Change::Remove { .. }, Ok(place)) => drop(entries.remove(place)),
+            // The database refuses these.
+            _ => {}
+        }
+    }
+
+    /// The kind and id of the entry.
+    pub(crate) fn subject(&self) -> (EntryKind, &str) {
+        match self {
+            Change::Add(entry) | Change::Replace(entry) => (entry.kind, &entry.id),
+            Change::SetDisabled { kind, id, .. } | Change::Remove { kind, id } => (*kind, id),
+        }
+    }
+}
+
+/// The result of applying changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     /// Written durably, with this sequence number.
@@ -113,17 +214,8 @@ pub enum Applied {
     Moved,
 }
 
-/// Whether the file at the path is still the one that was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Presence {
-    Same,
-    /// Another file has taken its place.
-    Replaced,
-    Gone,
-}
-
 /// Why a database cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("database {database}: {kind}")]
 pub struct StoreError {
     /// The database, without secrets.
@@ -133,13 +225,13 @@ pub struct StoreError {
 }
 
 /// Why a database cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreErrorKind {
     /// The URL is invalid.
     #[error("{0}")]
     Url(String),
-    /// It does not exist and was not to be created.
-    #[error("the file does not exist")]
+    /// It does not exist, or has no tables, and was not to be created.
+    #[error("it does not exist yet")]
     Missing,
     /// It was removed after it was opened.
     #[error("the file no longer exists")]
@@ -155,6 +247,12 @@ pub enum StoreErrorKind {
         /// The newest supported version.
         known: i64,
     },
+    /// The server cannot be reached, or cannot be used at present.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+    /// The connection was lost while a change was committed.
+    #[error("the connection was lost while the change was written: {0}")]
+    Uncertain(String),
     /// An entry exists that must not, or does not exist and must.
     #[error("the {kind} \"{id}\" {}", if *.exists { "already exists" } else { "does not exist" })]
     Unfit {
@@ -179,7 +277,12 @@ impl StoreError {
     /// What to do about it; empty if the message already says so.
     pub fn hint(&self) -> &'static str {
         match &self.kind {
-            StoreErrorKind::Url(_) => "write it like sqlite:plimsoll.db",
+            StoreErrorKind::Url(_) => "write it like sqlite:plimsoll.db or postgres://…",
+            StoreErrorKind::Unreachable(_) => {
+                "start it, or correct its address; nothing was changed, and running gateways use what \
+                 they last loaded"
+            }
+            StoreErrorKind::Uncertain(_) => "list the entries to see whether the change was made",
             StoreErrorKind::Missing => "start a gateway or add an entry to create it",
             StoreErrorKind::Gone => "restore it; until then the gateway uses what it last loaded",
             StoreErrorKind::Foreign => "choose another file: --database sqlite:plimsoll.db",
@@ -201,66 +304,111 @@ pub struct Store {
 #[derive(Debug)]
 enum Dialect {
     Sqlite(Sqlite),
+    Postgres(Box<Postgres>),
 }
 
 impl Store {
-    /// Opens a database; with `create`, creates it if it does not exist. Counts every statement in
-    /// `queries`. Must be called in a tokio runtime with timers enabled.
+    /// Opens a database; with `create`, creates it if it does not exist. Counts statements and
+    /// connections in `status`. Must be called in a tokio runtime with timers enabled.
     ///
     /// # Errors
     /// Why the database cannot be used.
-    pub async fn open(
-        url: &str,
-        create: bool,
-        queries: Arc<AtomicU64>,
-    ) -> Result<Store, StoreError> {
+    pub async fn open(url: &str, create: bool, status: Arc<Status>) -> Result<Store, StoreError> {
+        if is_postgres(url) {
+            let store = Store::server(url, create, status)?;
+            let Dialect::Postgres(postgres) = &store.dialect else {
+                unreachable!("as constructed")
+            };
+            postgres.connect().await.map_err(|kind| store.error(kind))?;
+            return Ok(store);
+        }
         let Some(path) = sqlite_path(url) else {
-            let why = check_url(url).err().unwrap_or_default();
+            let (why, _) = check_url(url).err().unwrap_or_default();
             let shown = url.split(':').next().unwrap_or_default().to_string();
             return Err(StoreError { database: shown, kind: StoreErrorKind::Url(why) });
         };
         let error = |kind| StoreError { database: path.to_string(), kind };
-        let sqlite = Sqlite::open(Path::new(path), create, queries).await.map_err(error)?;
+        let sqlite = Sqlite::open(Path::new(path), create, status).await.map_err(error)?;
         Ok(Store { shown: path.into(), dialect: Dialect::Sqlite(sqlite) })
     }
 
-    /// Whether a file exists at the URL's path.
+    /// A database on a server, which is connected to when it is used.
+    ///
+    /// # Errors
+    /// The URL is not that of a server.
+    pub(crate) fn server(
+        url: &str,
+        create: bool,
+        status: Arc<Status>,
+    ) -> Result<Store, StoreError> {
+        let shown = plimsoll_config::Text::plain(url).hiding_secrets_of_url().shown;
+        match Postgres::new(url, create, status) {
+            Ok(postgres) => Ok(Store { shown, dialect: Dialect::Postgres(Box::new(postgres)) }),
+            Err(kind) => Err(StoreError { database: "postgres".into(), kind }),
+        }
+    }
+
+    /// Whether the URL is that of a server, which can be unreachable.
+    pub(crate) fn is_server(url: &str) -> bool {
+        is_postgres(url)
+    }
+
+    /// Whether there may be a database at the URL: a server, or a file.
     pub fn exists(url: &str) -> bool {
-        sqlite_path(url).is_some_and(|path| Path::new(path).exists())
+        is_postgres(url) || sqlite_path(url).is_some_and(|path| Path::new(path).exists())
     }
 
     /// Loads everything.
     ///
     /// # Errors
-    /// If the database reports one.
+    /// If the database cannot be used.
     pub async fn load(&self) -> Result<Entries, StoreError> {
-        let Dialect::Sqlite(sqlite) = &self.dialect;
-        sqlite.load().await.map_err(|kind| self.error(kind))
+        let mut entries = Entries::default();
+        self.refresh(&mut entries).await?;
+        Ok(entries)
     }
 
-    /// The sequence number of the last change: cheap.
+    /// Brings what is known up to date; returns whether anything was new. Sends one statement if
+    /// nothing is.
     ///
     /// # Errors
-    /// If the database reports one.
-    pub async fn sequence(&self) -> Result<u64, StoreError> {
-        let Dialect::Sqlite(sqlite) = &self.dialect;
-        sqlite.sequence().await.map_err(|kind| self.error(kind))
+    /// If the database cannot be used.
+    pub async fn refresh(&self, known: &mut Entries) -> Result<bool, StoreError> {
+        match &self.dialect {
+            Dialect::Sqlite(sqlite) => sqlite.refresh(known).await,
+            Dialect::Postgres(postgres) => postgres.refresh(known).await,
+        }
+        .map_err(|kind| self.error(kind))
     }
 
-    /// Applies a change if the sequence number is still `at`.
+    /// Applies changes, all or none, if the sequence number is still `at`.
     ///
     /// # Errors
-    /// If the change does not fit the existing entries, or the database reports an error. Nothing was
-    /// written then.
-    pub async fn apply(&self, change: &Change, at: u64) -> Result<Applied, StoreError> {
-        let Dialect::Sqlite(sqlite) = &self.dialect;
-        sqlite.apply(change, at).await.map_err(|kind| self.error(kind))
+    /// If a change does not fit the existing entries, or the database cannot be used. Nothing was
+    /// written then, unless the error is [`StoreErrorKind::Uncertain`].
+    pub async fn apply(&self, changes: &[Change], at: u64) -> Result<Applied, StoreError> {
+        match &self.dialect {
+            Dialect::Sqlite(sqlite) => sqlite.apply(changes, at).await,
+            Dialect::Postgres(postgres) => postgres.apply(changes, at).await,
+        }
+        .map_err(|kind| self.error(kind))
     }
 
-    /// Closes the database, which removes its write-ahead log.
-    pub async fn close(self) {
-        let Dialect::Sqlite(sqlite) = self.dialect;
-        sqlite.close().await;
+    /// Starts to listen for changes; `None` if that is not possible now, or the dialect has no such
+    /// thing.
+    pub(crate) async fn listen(&self) -> Option<Listener> {
+        match &self.dialect {
+            Dialect::Sqlite(_) => None,
+            Dialect::Postgres(postgres) => postgres.listen().await.ok().flatten(),
+        }
+    }
+
+    /// Closes the database; of a file, this removes the write-ahead log.
+    pub async fn close(&self) {
+        match &self.dialect {
+            Dialect::Sqlite(sqlite) => sqlite.close().await,
+            Dialect::Postgres(postgres) => postgres.close().await,
+        }
     }
 
     /// The database's name, without secrets.
@@ -268,13 +416,11 @@ impl Store {
         &self.shown
     }
 
-    /// Whether the file is still the one that was opened.
-    pub(crate) fn presence(&self) -> Presence {
-        let Dialect::Sqlite(sqlite) = &self.dialect;
-        sqlite.presence()
+    pub(crate) fn unreachable(&self, why: &str) -> StoreError {
+        self.error(StoreErrorKind::Unreachable(why.into()))
     }
 
-    pub(crate) fn error(&self, kind: StoreErrorKind) -> StoreError {
+    fn error(&self, kind: StoreErrorKind) -> StoreError {
         StoreError { database: self.shown.clone(), kind }
     }
 }
@@ -282,20 +428,26 @@ impl Store {
 /// Checks the URL of a database, without opening it.
 ///
 /// # Errors
-/// What is wrong; the message does not repeat the URL, which may contain a secret.
-pub fn check_url(url: &str) -> Result<(), String> {
+/// What is wrong and how to write it; the message does not repeat the URL, which may contain a secret.
+pub fn check_url(url: &str) -> Result<(), (String, &'static str)> {
+    const FILE: &str = "write it like sqlite:plimsoll.db, or \"off\" for no database";
+    if is_postgres(url) {
+        return check_postgres(url).map_err(|why| (why, FORM));
+    }
     let Some(path) = sqlite_path(url) else {
-        return Err(match url.split_once(':') {
-            Some((scheme, _)) if !scheme.contains('/') => {
-                format!("\"{scheme}\" databases are not supported, only sqlite")
+        let why = match url.split_once(':') {
+            Some((scheme, _)) if plimsoll_config::is_word(scheme) => {
+                format!("\"{scheme}\" databases are not supported, only sqlite and postgres")
             }
             _ => "not a database URL".into(),
-        });
+        };
+        return Err((why, FILE));
     };
-    match path {
-        "" => Err("the SQLite URL has no file name".into()),
-        ":memory:" => Err("an in-memory database cannot be shared and is lost on exit".into()),
-        path if path.contains('?') => Err("parameters after \"?\" are not supported".into()),
-        _ => Ok(()),
-    }
+    let why = match path {
+        "" => "the SQLite URL has no file name",
+        ":memory:" => "an in-memory database cannot be shared and is lost on exit",
+        path if path.contains('?') => "parameters after \"?\" are not supported",
+        _ => return Ok(()),
+    };
+    Err((why.into(), FILE))
 }

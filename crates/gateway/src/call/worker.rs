@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Settings;
+use plimsoll_registry::store::Report;
 use tokio::sync::watch;
 
 use crate::call::passed::VIA;
@@ -120,6 +121,11 @@ impl Shared {
         self.reloaded_at.store(WallClock::now().unix_ns, Ordering::Relaxed);
     }
 
+    /// What the process observes of its database.
+    pub(crate) fn database(&self) -> Report {
+        self.host.database.report()
+    }
+
     /// When the configuration was last replaced.
     pub(crate) fn reloaded_at(&self) -> WallClock {
         WallClock { unix_ns: self.reloaded_at.load(Ordering::Relaxed) }
@@ -196,7 +202,9 @@ impl Shared {
             memory_limit: state.settings.limits.memory,
             is_config_rejected: self.is_config_rejected(),
             reloaded_secs: self.reloaded_at().unix_ns as f64 / 1e9,
-            db_queries: (self.host.db_queries)(),
+            db_queries: self.host.database.queries(),
+            db_connections: self.host.database.connections(),
+            database: self.host.database.report(),
             log_dropped: self.access_log.dropped(),
             cpu_seconds,
             resident_bytes,

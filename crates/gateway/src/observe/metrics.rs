@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use plimsoll_registry::store::{Contact, Report};
 use plimsoll_rpc::method;
 
 use crate::error::{ErrorKind, TABLE};
@@ -62,6 +63,11 @@ metrics! {
     CONFIG_REJECTED = "plimsoll_config_rejected", "gauge", "", "1 if the last change to the configuration, the database or the certificates was rejected and the previous state is still in use, else 0.";
     CONFIG_RELOADED = "plimsoll_config_last_reload_seconds", "gauge", "", "When the configuration was last applied, as Unix time.";
     DB_QUERIES = "plimsoll_db_queries_total", "counter", "", "Database queries; relaying a call makes none.";
+    DB_CONNECTIONS = "plimsoll_db_connections", "gauge", "", "Open connections to a database server.";
+    DB_UP = "plimsoll_db_up", "gauge", "", "1 if the last use of the database succeeded, 0 if it failed; absent without a database.";
+    REGISTRY_SEQUENCE = "plimsoll_registry_sequence", "gauge", "", "Number of the last change of the database that is in use; all replicas should show the same.";
+    REGISTRY_FROM_DISK = "plimsoll_registry_from_disk", "gauge", "", "1 while the entries in use are those saved before the start, because the database could not be reached since.";
+    SNAPSHOT_FAILED = "plimsoll_registry_snapshot_failed", "gauge", "", "1 if the entries of a database server cannot be saved for the next start.";
     LOG_DROPPED = "plimsoll_access_log_dropped_total", "counter", "", "Access log lines that could not be written.";
     BUILD = "plimsoll_build_info", "gauge", "version", "Always 1; the version is in the label.";
     CPU = "process_cpu_seconds_total", "counter", "", "User and system CPU time.";
@@ -111,6 +117,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) is_config_rejected: bool,
     pub(crate) reloaded_secs: f64,
     pub(crate) db_queries: u64,
+    pub(crate) db_connections: u64,
+    pub(crate) database: Report,
     pub(crate) log_dropped: u64,
     pub(crate) cpu_seconds: f64,
     pub(crate) resident_bytes: u64,
@@ -150,6 +158,13 @@ impl Figures<'_> {
         page.one(CONFIG_REJECTED, u8::from(self.is_config_rejected));
         page.one(CONFIG_RELOADED, self.reloaded_secs);
         page.one(DB_QUERIES, self.db_queries);
+        page.one(DB_CONNECTIONS, self.db_connections);
+        if self.database.contact != Contact::None {
+            page.one(DB_UP, u8::from(self.database.contact == Contact::Up));
+        }
+        page.one(REGISTRY_SEQUENCE, self.database.sequence);
+        page.one(REGISTRY_FROM_DISK, u8::from(self.database.from_disk));
+        page.one(SNAPSHOT_FAILED, u8::from(!self.database.snapshot_error.is_empty()));
         page.one(LOG_DROPPED, self.log_dropped);
         page.head(BUILD);
         page.sample(BUILD, "", &[("version", env!("CARGO_PKG_VERSION"))], 1);

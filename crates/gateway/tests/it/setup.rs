@@ -27,7 +27,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 pub(crate) fn host() -> Host {
-    Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None }
+    Host { process: Arc::new(Process::default), database: Arc::default(), resolve: None }
 }
 
 /// A node that serves one service.

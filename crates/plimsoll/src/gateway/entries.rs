@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use plimsoll_config::values::quote;
 use plimsoll_config::{Text, Variables};
 use plimsoll_registry::config::Inputs;
-use plimsoll_registry::sources::{ChangeError, LoadError, Outcome, Request, Sources};
+use plimsoll_registry::sources::{ChangeError, Editor, LoadError, Outcome, Request};
 use plimsoll_registry::store::EntryKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -431,22 +431,22 @@ pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> 
     let inputs = Inputs { variables: inputs.variables.leave_unset(), ..inputs };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut sources = Sources::new(inputs);
-        let done = perform(&mut sources, task, format.format, &strict).await;
-        sources.close().await;
+        let mut editor = Editor::new(inputs);
+        let done = perform(&mut editor, task, format.format, &strict).await;
+        editor.close().await;
         done
     })
 }
 
 async fn perform(
-    sources: &mut Sources,
+    editor: &mut Editor,
     task: Task,
     format: Format,
     strict: &Variables,
 ) -> anyhow::Result<ExitCode> {
     match task {
         Task::List(kind) => {
-            let listed = sources.list(kind).await.map_err(not_loaded)?;
+            let listed = editor.list(kind).await.map_err(not_loaded)?;
             if let Some(missing) = &listed.missing {
                 tell(&format!("note: the database {missing} does not exist yet"));
             }
@@ -457,7 +457,7 @@ async fn perform(
             }
         }
         Task::Show(kind, id) => {
-            let listed = sources.list(kind).await.map_err(not_loaded)?;
+            let listed = editor.list(kind).await.map_err(not_loaded)?;
             let entries: Vec<_> = listed.entries.iter().filter(|entry| entry.id == id).collect();
             if entries.is_empty() {
                 let ids = listed.entries.iter().map(|entry| entry.id.as_str());
@@ -473,18 +473,19 @@ async fn perform(
             }
         }
         Task::Change(change) => {
-            let outcome = sources.change(&change.request, strict).await.map_err(not_changed)?;
-            report(sources, &change, outcome, format)?;
+            let requests = std::slice::from_ref(&change.request);
+            let outcomes = editor.change(requests, strict).await.map_err(not_changed)?;
+            report(editor, &change, outcomes[0], format)?;
             change.notes.iter().for_each(|note| tell(note));
-            warn(sources, &change).await;
+            warn(editor, &change).await;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Warns about a new entry, and if running gateways will reject what the database now holds.
-async fn warn(sources: &mut Sources, change: &Change) {
-    let rejected = match sources.load().await {
+async fn warn(editor: &mut Editor, change: &Change) {
+    let rejected = match editor.load().await {
         Ok((config, definitions)) => {
             if let Request::Add { id, .. } = &change.request {
                 let entry = Some((change.kind, id.clone()));
@@ -506,7 +507,7 @@ async fn warn(sources: &mut Sources, change: &Change) {
 }
 
 fn report(
-    sources: &Sources,
+    editor: &Editor,
     change: &Change,
     outcome: Outcome,
     format: Format,
@@ -524,7 +525,7 @@ fn report(
             serde_json::json!({ "kind": kind, "id": id, "outcome": outcome })
         ));
     }
-    let database = sources.database().unwrap_or_default();
+    let database = editor.database().unwrap_or_default();
     let text = match outcome {
         Outcome::Changed => format!("{done} {kind} {id} {preposition} {database}"),
         Outcome::Replaced => format!("replaced {kind} {id} in {database}"),

@@ -143,7 +143,6 @@ pub(super) fn name_by_port(settings: &mut Settings, gateway: &Gateway) -> bool {
 }
 
 fn host(sources: &Sources) -> Host {
-    let queries = sources.queries();
     Host {
         process: Arc::new(|| {
             let process = plimsoll_host::process();
@@ -153,7 +152,7 @@ fn host(sources: &Sources) -> Host {
                 open_fds: process.open_fds,
             }
         }),
-        db_queries: Arc::new(move || queries.load(Ordering::Relaxed)),
+        database: sources.status().clone(),
         resolve: None,
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Watcher {
     is_trust_rejected: bool,
     /// The current error of polling the sources, so that it is reported once; empty if none.
     last_error: String,
+    /// Why the snapshot of the database cannot be written, as last reported; empty if it can.
+    snapshot_error: String,
     /// The current trouble of the access log, and when it was last reported.
     access_log_trouble: Option<(String, Nanos)>,
     clock: Clock,
@@ -65,6 +67,7 @@ impl Watcher {
             is_certificate_rejected: false,
             is_trust_rejected: false,
             last_error: String::new(),
+            snapshot_error: String::new(),
             access_log_trouble: None,
             clock: Clock::start(),
         }
@@ -91,6 +94,7 @@ impl Watcher {
         loop {
             tokio::select! {
                 _ = polls.tick() => self.poll().await,
+                () = self.sources.announced() => self.poll().await,
                 request = reload_requests.recv() => match request {
                     Some(()) => {
                         self.gateway.reopen_access_log();
@@ -120,6 +124,7 @@ impl Watcher {
             }
             Err(error) => self.report_error(&error.to_string()),
         }
+        self.check_snapshot();
         // Rejected certificates are retried when the sources or their files change.
         let changed = self.gateway.is_trust_changed();
         if changed != self.is_trust_rejected {
@@ -180,6 +185,18 @@ impl Watcher {
             tracing::warn!("cannot check for changes: {why}");
             self.last_error = why.to_string();
         }
+    }
+
+    /// Reports when the entries cannot be saved for the next start.
+    fn check_snapshot(&mut self) {
+        let why = self.sources.status().report().snapshot_error;
+        if why != self.snapshot_error && !why.is_empty() {
+            tracing::warn!(
+                "cannot save the database's entries for a start while it cannot be reached: {why}; \
+                 set state_dir to a folder that outlives the process"
+            );
+        }
+        self.snapshot_error = why;
     }
 
     /// Reports when lines of the access log do not go where they should, and when they do again.

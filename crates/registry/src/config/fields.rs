@@ -147,6 +147,16 @@ pub(super) fn file(field: &Field<'_>, folder: &Path) -> Option<PathBuf> {
     Some(path)
 }
 
+/// A folder that must exist.
+pub(super) fn folder(field: &Field<'_>, from: &Path) -> Option<PathBuf> {
+    let text = field.text().filter(|text| text.unset.is_none())?;
+    let path = absolute(from, &text.value);
+    if !path.is_dir() {
+        field.problem(format!("folder not found: {}", path.display()), "create it first");
+    }
+    Some(path)
+}
+
 pub(super) fn log_file(field: &Field<'_>, folder: &Path) -> Option<PathBuf> {
     let text = field.text().filter(|text| text.unset.is_none())?;
     let path = absolute(folder, &text.value);
@@ -161,9 +171,12 @@ pub(super) fn database(field: &Field<'_>, folder: &Path) -> Option<Text> {
     if text.value == "off" || text.unset.is_some() {
         return Some(text);
     }
-    if let Err(message) = store::check_url(&text.value) {
-        field.problem(message, "write it like sqlite:plimsoll.db, or \"off\" for no database");
+    if let Err((message, hint)) = store::check_url(&text.value) {
+        field.problem(message, hint);
         return None;
+    }
+    if store::sqlite_path(&text.value).is_none() {
+        return Some(text.hiding_secrets_of_url());
     }
     let plain = text.value == text.shown;
     text.value = absolute_database(&text.value, folder);

@@ -8,7 +8,7 @@ use plimsoll_config::{Field, Place, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
 
 use super::fields::{
-    address, addresses, cors, count, database, file, instances, label, list, log_file,
+    address, addresses, cors, count, database, file, folder, instances, label, list, log_file,
     pass_headers, path, set, size, span, time, trusted_proxies,
 };
 use super::{Config, Draft};
@@ -118,7 +118,7 @@ impl Key {
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 33] = [
+pub static KEYS: [Key; 34] = [
     Key::new(
         "listen",
         Form::List,
@@ -165,6 +165,12 @@ pub static KEYS: [Key; 33] = [
     )
     .variable_is("DATABASE_URL")
     .flag("--database"),
+    Key::new(
+        "state_dir",
+        Form::Text,
+        |field, draft| draft.state_dir = folder(field, &draft.folder),
+        |config| config.state_dir.as_deref().map(path),
+    ),
     Key::new("instances", Form::List, instances, |config| {
         Some(list(config.instances.iter().map(|instance| quote(&instance.url.shown))))
     })

@@ -1,18 +1,18 @@
-//! Validates and applies changes to the database.
-//!
-//! A change is validated against one state of the database and applied only to that state; if another
-//! writer was faster, it is validated again.
+//! Decides what requests change, from one state of the database: pure functions.
 
 use plimsoll_config::{Document, Place, Problems, Variables, nearest};
 
+use super::LoadError;
 use super::join::{self, Services, held_by_file};
-use super::{LoadError, Sources};
 use crate::config::{Config, unknown_service_shown_as};
 use crate::model::{Service, check_id};
-use crate::store::{Applied, Change, Entry, EntryKind, StoreError};
+use crate::store::{Change, Entry, EntryKind, StoreError};
 
 /// Maximum number of names in a message; further names are counted.
 const NAMES_MAX: usize = 5;
+
+/// The most requests that are carried out together.
+pub const REQUESTS_MAX: usize = 10_000;
 
 /// The line of a drained upstream.
 const DRAINED: &str = "drain = true";
@@ -45,7 +45,7 @@ pub enum Request {
 
 impl Request {
     /// The kind and id of the entry to change.
-    fn subject(&self) -> (EntryKind, &str) {
+    pub fn subject(&self) -> (EntryKind, &str) {
         match self {
             Request::Add { kind, id, .. } => (*kind, id),
             Request::Drain(id) => (EntryKind::Upstream, id),
@@ -88,6 +88,9 @@ pub enum ChangeError {
     /// The entry is not valid.
     #[error("the entry is not valid\n{0}")]
     Invalid(Problems),
+    /// Some of several requests were rejected; each with its number, from 0.
+    #[error("{} of the changes {} rejected; nothing was changed", .0.len(), if .0.len() == 1 { "was" } else { "were" })]
+    Several(Vec<(usize, ChangeError)>),
     /// The existing definitions cannot be loaded.
     #[error("{0}")]
     Load(#[from] LoadError),
@@ -101,44 +104,66 @@ impl ChangeError {
     pub fn hint(&self) -> &str {
         match self {
             ChangeError::Refused { hint, .. } => hint,
-            ChangeError::Invalid(_) => "",
+            ChangeError::Invalid(_) | ChangeError::Several(_) => "",
             ChangeError::Load(error) => error.hint(),
             ChangeError::Store(error) => error.hint(),
         }
     }
 }
 
-fn refused<T>(message: String, hint: impl Into<String>) -> Result<T, ChangeError> {
+pub(super) fn refused<T>(message: String, hint: impl Into<String>) -> Result<T, ChangeError> {
     Err(ChangeError::Refused { message, hint: hint.into() })
 }
 
-impl Sources {
-    /// Makes a change; creates the database if it does not exist. A new entry is checked by resolving
-    /// it with `variables`, and stored with its placeholders.
-    ///
-    /// # Errors
-    /// Why the request was rejected; nothing was written then.
-    pub async fn change(
-        &mut self,
-        request: &Request,
-        variables: &Variables,
-    ) -> Result<Outcome, ChangeError> {
-        check_entry(request, variables)?;
-        let config = self.read()?;
-        let Some(store) = self.open(true).await? else {
-            let hint = "choose a database: --database sqlite:plimsoll.db";
-            return refused("the configuration has database = \"off\"".into(), hint);
-        };
-        loop {
-            let entries = store.load().await?;
-            let (change, outcome) = match decide(request, &config, &entries.entries)? {
-                Decision::Write(change, outcome) => (change, outcome),
-                Decision::Nothing => return Ok(Outcome::Unchanged),
-            };
-            if let Applied::Done(_) = store.apply(&change, entries.sequence).await? {
-                return Ok(outcome);
+/// Decides on requests, each as if those before it had been carried out; returns the changes to make
+/// and the outcomes.
+///
+/// # Errors
+/// Why requests were rejected, all of them; if there are several, each with its number.
+pub(super) fn decide_all(
+    requests: &[Request],
+    config: &Config,
+    entries: &[Entry],
+) -> Result<(Vec<Change>, Vec<Outcome>), ChangeError> {
+    let mut entries = entries.to_vec();
+    let (mut changes, mut outcomes, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, request) in requests.iter().enumerate() {
+        match decide(request, config, &entries) {
+            Ok(Decision::Write(change, outcome)) => {
+                change.make(&mut entries);
+                changes.push(change);
+                outcomes.push(outcome);
             }
+            Ok(Decision::Nothing) => outcomes.push(Outcome::Unchanged),
+            Err(error) => rejected.push((number, error)),
         }
+    }
+    match rejection(requests, rejected) {
+        Some(error) => Err(error),
+        None => Ok((changes, outcomes)),
+    }
+}
+
+/// Checks new entries, each on its own.
+///
+/// # Errors
+/// As [`decide_all`].
+pub(super) fn check_all(requests: &[Request], variables: &Variables) -> Result<(), ChangeError> {
+    if requests.len() > REQUESTS_MAX {
+        let count = requests.len();
+        let message = format!("{count} changes at once; at most {REQUESTS_MAX} are accepted");
+        return refused(message, "make them in several steps");
+    }
+    let check = |(number, request)| Some((number, check_entry(request, variables).err()?));
+    let rejected = requests.iter().enumerate().filter_map(check).collect();
+    rejection(requests, rejected).map_or(Ok(()), Err)
+}
+
+fn rejection(requests: &[Request], mut rejected: Vec<(usize, ChangeError)>) -> Option<ChangeError> {
+    match rejected.len() {
+        0 => None,
+        1 if requests.len() == 1 => rejected.pop().map(|(_, error)| error),
+        _ => Some(ChangeError::Several(rejected)),
     }
 }
 

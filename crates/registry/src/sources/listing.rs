@@ -1,7 +1,6 @@
 //! Lists every entry with its origin and state, for people.
 
 use super::join::{self, Services, held_by_file};
-use super::{LoadError, Sources};
 use crate::config::Config;
 use crate::model::{Endpoint, Service, Upstream};
 use crate::store::{Entry, EntryKind};
@@ -121,22 +120,8 @@ pub struct Listing {
     pub missing: Option<String>,
 }
 
-impl Sources {
-    /// Lists the entries of a kind, including disabled and invalid ones. Does not create the database.
-    ///
-    /// # Errors
-    /// If the configuration or the database cannot be read.
-    pub async fn list(&mut self, kind: EntryKind) -> Result<Listing, LoadError> {
-        let config = self.read()?;
-        let entries = self.entries(false).await?;
-        let named = self.database.as_ref().filter(|database| database.named);
-        let missing = named.filter(|_| self.store.is_none()).map(|found| found.url.shown.clone());
-        let entries = list(&config, &entries.entries, kind, &self.inputs.variables, self.shown());
-        Ok(Listing { entries, missing })
-    }
-}
-
-fn list(
+/// Lists the entries of a kind, including disabled and invalid ones.
+pub(super) fn list(
     config: &Config,
     entries: &[Entry],
     kind: EntryKind,

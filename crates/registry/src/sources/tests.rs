@@ -37,14 +37,20 @@ impl Place {
         sources
     }
 
+    /// An editor of the command line.
+    fn editor(&self) -> Editor {
+        let variables = Variables::none().leave_unset();
+        let file = Some(self.0.join("gateway.toml"));
+        Editor::new(Inputs { file, variables, ..Inputs::default() })
+    }
+
     /// Makes a change in the way the command line does.
     async fn change(&self, request: Request, variables: &[(&str, &str)]) {
         let mut strict = Variables::none();
         variables.iter().for_each(|(name, value)| strict.set(*name, *value));
-        let mut sources = self.sources(&[]);
-        sources.inputs.variables = Variables::none().leave_unset();
-        sources.change(&request, &strict).await.unwrap();
-        sources.close().await;
+        let mut editor = self.editor();
+        editor.change(&[request], &strict).await.unwrap();
+        editor.close().await;
     }
 }
 
@@ -99,15 +105,15 @@ async fn changes_are_detected() {
     let place = Place::new(FILE);
     let mut sources = place.sources(&KEYS);
     let (_, first) = sources.load().await.unwrap();
-    let queries = sources.queries();
+    let status = sources.status().clone();
 
     place.change(add(Service, "base", "", "chain_id = 8453"), &[]).await;
     assert!(sources.changed().await.unwrap());
     let (_, definitions) = sources.load().await.unwrap();
     assert_eq!(definitions.services.len(), first.services.len() + 1);
-    let before = queries.load(Ordering::Relaxed);
+    let before = status.queries();
     assert!(!sources.changed().await.unwrap());
-    assert_eq!(queries.load(Ordering::Relaxed) - before, 1);
+    assert_eq!(status.queries() - before, 1);
 
     // Placeholders are resolved when loading, not when adding.
     let lines = "url = \"http://h/${B_KEY}\"\nweight = 3";
@@ -298,11 +304,10 @@ async fn listings_show_everything() {
     place.change(add(Service, "kava", "", "chain_id = 1"), &[]).await;
     place.change(Request::Disable(Service, "mantle".into()), &[]).await;
     place.change(Request::Disable(Service, "eth".into()), &[]).await;
-    let mut sources = place.sources(&[]);
-    sources.inputs.variables = Variables::none().leave_unset();
+    let mut editor = place.editor();
     let mut lines = Vec::new();
     for kind in EntryKind::ALL {
-        for one in sources.list(kind).await.unwrap().entries {
+        for one in editor.list(kind).await.unwrap().entries {
             let service = one.service.as_deref().unwrap_or("-");
             lines.push(format!("{} {service} {} {}", one.id, one.origin.name(), one.state.name()));
         }
@@ -320,7 +325,49 @@ async fn listings_show_everything() {
         ]
     );
     // For a gateway without the variable, the entry is invalid.
-    let mut sources = place.sources(&KEYS[..1]);
-    let listed = sources.list(Upstream).await.unwrap().entries;
+    let mut editor = place.sources(&KEYS[..1]).editor();
+    let listed = editor.list(Upstream).await.unwrap().entries;
     assert!(matches!(&listed[1].state, State::Refused(why) if why.contains("B_KEY is not set")));
+}
+
+/// Several changes are made together or not at all, and each sees those before it.
+#[tokio::test]
+async fn several_changes_are_all_or_none() {
+    let place = Place::new("database = \"sqlite:named.db\"\n");
+    let mut editor = place.editor();
+    let none = Variables::none();
+    let service = add(Service, "base", "", "chain_id = 8453");
+    let rejected = [
+        service.clone(),
+        add(Endpoint, "e1", "base", ""),
+        add(Endpoint, "e 2", "base", ""),
+        add(Endpoint, "e3", "base", "wieght = 3"),
+    ];
+    let error = editor.change(&rejected, &none).await.unwrap_err();
+    let ChangeError::Several(rows) = &error else { panic!("{error}") };
+    assert_eq!(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 3]);
+    let rejected = [
+        service.clone(),
+        service.clone(),
+        add(Endpoint, "e1", "nowhere", ""),
+        Request::Remove(Endpoint, "e9".into()),
+    ];
+    let error = editor.change(&rejected, &none).await.unwrap_err();
+    let ChangeError::Several(rows) = &error else { panic!("{error}") };
+    assert_eq!(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(editor.list(Endpoint).await.unwrap().entries.is_empty(), "nothing was written");
+
+    let all = [
+        service,
+        add(Endpoint, "e1", "base", ""),
+        Request::Disable(Endpoint, "e1".into()),
+        Request::Disable(Endpoint, "e1".into()),
+    ];
+    let outcomes = editor.change(&all, &none).await.unwrap();
+    assert_eq!(outcomes[2..], [Outcome::Changed, Outcome::Unchanged]);
+    let listed = editor.list(Endpoint).await.unwrap().entries;
+    assert_eq!(listed[0].state, State::Disabled);
+    let many = vec![Request::Enable(Endpoint, "e1".into()); REQUESTS_MAX + 1];
+    let error = editor.change(&many, &none).await.unwrap_err();
+    assert!(error.to_string().contains("at most 10000"), "{error}");
 }

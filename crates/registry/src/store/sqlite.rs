@@ -14,12 +14,16 @@
 //!
 //! # Schema
 //! `user_version` is the schema's version, and `application_id` identifies plimsoll's databases:
-//! another program's database is rejected and left unchanged.
+//! another program's database is rejected and left unchanged. An older schema is migrated in one
+//! transaction when the file is opened.
+//!
+//! # Files that move
+//! Before each use the path is compared with the file that was opened. Another file in its place is
+//! opened, as a new session; if there is none, that is an error, and the file is not created again.
 
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::query::Query;
@@ -28,9 +32,12 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, Row};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Applied, Change, Entries, Entry, EntryKind, Presence, StoreErrorKind};
+use super::{
+    Applied, Change, ChangedEntry, Entries, Entry, EntryKind, Fresh, LOG_MAX, SCHEMA, Status,
+    StoreErrorKind,
+};
 
 /// How long a statement waits for another process's lock. A change takes milliseconds; only a tool
 /// with a forgotten open transaction holds the lock for longer.
@@ -43,22 +50,33 @@ const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// "plim": identifies the file as plimsoll's.
 const APPLICATION_ID: i64 = 0x706c_696d;
 
-/// The version of the schema below.
-const SCHEMA: i64 = 1;
-
-const CREATE: [&str; 5] = [
-    "CREATE TABLE sequence (only INTEGER PRIMARY KEY CHECK (only = 1), value INTEGER NOT NULL)",
-    "INSERT INTO sequence VALUES (1, 0)",
-    "CREATE TABLE entry (
-        kind TEXT NOT NULL CHECK (kind IN ('service', 'upstream', 'endpoint')),
-        id TEXT NOT NULL,
-        service TEXT,
-        definition TEXT,
-        disabled INTEGER NOT NULL CHECK (disabled IN (0, 1)),
-        PRIMARY KEY (kind, id)
-    ) WITHOUT ROWID",
-    "PRAGMA application_id = 0x706c696d",
-    "PRAGMA user_version = 1",
+/// The statements that lead from each version of the schema to the next.
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [
+    &[
+        "CREATE TABLE sequence (only INTEGER PRIMARY KEY CHECK (only = 1), value INTEGER NOT NULL)",
+        "INSERT INTO sequence VALUES (1, 0)",
+        "CREATE TABLE entry (
+            kind TEXT NOT NULL CHECK (kind IN ('service', 'upstream', 'endpoint')),
+            id TEXT NOT NULL,
+            service TEXT,
+            definition TEXT,
+            disabled INTEGER NOT NULL CHECK (disabled IN (0, 1)),
+            PRIMARY KEY (kind, id)
+        ) WITHOUT ROWID",
+        "PRAGMA application_id = 0x706c696d",
+        "PRAGMA user_version = 1",
+    ],
+    &[
+        "ALTER TABLE sequence ADD COLUMN logged_after INTEGER NOT NULL DEFAULT 0",
+        "UPDATE sequence SET logged_after = value",
+        "CREATE TABLE change (
+            sequence INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            id TEXT NOT NULL,
+            PRIMARY KEY (sequence, kind, id)
+        ) WITHOUT ROWID",
+        "PRAGMA user_version = 2",
+    ],
 ];
 
 /// The path in an SQLite database's URL.
@@ -69,23 +87,32 @@ pub(crate) fn path_of(url: &str) -> Option<&str> {
 
 type Result<T> = std::result::Result<T, StoreErrorKind>;
 
-/// An open file.
+/// A file.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     path: PathBuf,
-    /// Device and inode when it was opened.
-    file: Option<(u64, u64)>,
-    connection: Mutex<SqliteConnection>,
+    /// `None` after closing.
+    open: Mutex<Option<Open>>,
     queries: Queries,
+}
+
+/// The file as it was opened.
+#[derive(Debug)]
+struct Open {
+    connection: SqliteConnection,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+    /// The number of times that a file was opened.
+    session: u64,
 }
 
 /// Creates and counts statements.
 #[derive(Debug)]
-struct Queries(Arc<AtomicU64>);
+struct Queries(Arc<Status>);
 
 impl Queries {
     fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.count();
     }
 
     fn query(&self, sql: &'static str) -> Query<'static, Dialect, SqliteArguments> {
@@ -95,84 +122,79 @@ impl Queries {
 }
 
 impl Sqlite {
-    pub(super) async fn open(path: &Path, create: bool, queries: Arc<AtomicU64>) -> Result<Sqlite> {
-        if !create && !path.exists() {
-            return Err(StoreErrorKind::Missing);
-        }
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
-            && !folder.is_dir()
-        {
-            let message = format!("the folder {} does not exist", folder.display());
-            return Err(StoreErrorKind::Database { message, hint: "create it first" });
-        }
-        if create && !path.exists() {
-            // SQLite gives its auxiliary files the same permissions. If the file cannot be created,
-            // SQLite's error below is the better one.
-            let _ = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(create)
-            .busy_timeout(BUSY_MAX)
-            .synchronous(SqliteSynchronous::Full)
-            .thread_name(|n| format!("sqlite-{n}"))
-            .disable_statement_logging();
-        let queries = Queries(queries);
-        let mut tries = 0;
-        let connection = loop {
-            tries += 1;
-            match open(&options, &queries).await {
-                Err(Fault::Sql(error)) if is_busy(&error) && tries < OPEN_TRIES => {
-                    tokio::time::sleep(OPEN_PAUSE).await;
-                }
-                Err(Fault::Sql(error)) => return Err(error.into()),
-                Err(Fault::Kind(kind)) => return Err(kind),
-                Ok(connection) => break connection,
-            }
-        };
-        // Only now, since another program's file is left unchanged.
-        for suffix in ["", "-wal", "-shm"] {
-            let mut file = path.as_os_str().to_owned();
-            file.push(suffix);
-            crate::restrict(Path::new(&file));
-        }
-        let file = identity(path);
-        Ok(Sqlite { path: path.into(), file, connection: Mutex::new(connection), queries })
+    pub(super) async fn open(path: &Path, create: bool, status: Arc<Status>) -> Result<Sqlite> {
+        let queries = Queries(status);
+        let connection = connect(path, create, &queries).await?;
+        let open = Open { connection, file: identity(path), session: 1 };
+        Ok(Sqlite { path: path.into(), open: Mutex::new(Some(open)), queries })
     }
 
-    pub(super) async fn load(&self) -> Result<Entries> {
-        let mut connection = self.connection.lock().await;
+    pub(super) async fn refresh(&self, known: &mut Entries) -> Result<bool> {
+        let mut guard = self.current().await?;
+        let open = guard.as_mut().ok_or(StoreErrorKind::Gone)?;
+        let (session, connection) = (open.session, &mut open.connection);
+        let is_same = known.session == session;
+        if is_same && head(&self.queries, connection).await?.0 == known.sequence {
+            return Ok(false);
+        }
         self.queries.count();
         // One transaction, so that the sequence number matches the entries.
         let mut transaction = connection.begin().await?;
-        let sequence = sequence(&self.queries, &mut transaction).await?;
-        let sql = "SELECT kind, id, service, definition, disabled FROM entry";
-        let rows = self.queries.query(sql).fetch_all(&mut *transaction).await?;
+        let (sequence, logged_after) = head(&self.queries, &mut transaction).await?;
+        let fresh = if is_same && (logged_after..=sequence).contains(&known.sequence) {
+            let sql = "SELECT c.kind, c.id, e.service, e.definition, e.disabled, e.id IS NULL \
+                       FROM (SELECT DISTINCT kind, id FROM change WHERE sequence > ?1) c \
+                       LEFT JOIN entry e ON e.kind = c.kind AND e.id = c.id";
+            let query = self.queries.query(sql).bind(known.sequence as i64);
+            let rows = query.fetch_all(&mut *transaction).await?;
+            let changed = rows.iter().map(changed).collect::<Result<_>>()?;
+            Fresh::Changed { sequence, changed }
+        } else {
+            let sql = "SELECT kind, id, service, definition, disabled, 0 FROM entry";
+            let rows = self.queries.query(sql).fetch_all(&mut *transaction).await?;
+            let entries = rows.iter().map(|row| Ok(changed(row)?.2)).collect::<Result<Vec<_>>>()?;
+            Fresh::All { sequence, entries: entries.into_iter().flatten().collect() }
+        };
         self.queries.count();
         transaction.commit().await?;
-        let mut entries = rows.iter().map(entry).collect::<Result<Vec<Entry>>>()?;
-        entries.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
-        Ok(Entries { sequence, entries })
+        Ok(known.take(fresh, session))
     }
 
-    pub(super) async fn sequence(&self) -> Result<u64> {
-        let mut connection = self.connection.lock().await;
-        sequence(&self.queries, &mut connection).await
-    }
-
-    pub(super) async fn apply(&self, change: &Change, at: u64) -> Result<Applied> {
-        let mut connection = self.connection.lock().await;
+    pub(super) async fn apply(&self, changes: &[Change], at: u64) -> Result<Applied> {
+        let mut guard = self.current().await?;
+        let open = guard.as_mut().ok_or(StoreErrorKind::Gone)?;
         self.queries.count();
         // Rolled back on drop.
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        if sequence(&self.queries, &mut transaction).await? != at {
+        let mut transaction = open.connection.begin_with("BEGIN IMMEDIATE").await?;
+        if head(&self.queries, &mut transaction).await?.0 != at {
             return Ok(Applied::Moved);
         }
-        let (kind, id, must_exist) = match change {
-            Change::Add(entry) => (entry.kind, &entry.id, false),
-            Change::Replace(entry) => (entry.kind, &entry.id, true),
-            Change::SetDisabled { kind, id, .. } | Change::Remove { kind, id } => (*kind, id, true),
-        };
+        let next = at + 1;
+        for change in changes {
+            let (kind, id) = change.subject();
+            if self.write(&mut transaction, change).await? != 1 {
+                let exists = matches!(change, Change::Add(_));
+                let (kind, id) = (kind.name(), id.to_string());
+                return Err(StoreErrorKind::Unfit { kind, id, exists });
+            }
+            let sql = "INSERT INTO change VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+            let log = self.queries.query(sql).bind(next as i64).bind(kind.name());
+            log.bind(id.to_string()).execute(&mut *transaction).await?;
+        }
+        let advance = "UPDATE sequence SET value = value + 1, logged_after = max(logged_after, \
+                       ifnull((SELECT sequence FROM change ORDER BY sequence DESC, kind, id \
+                               LIMIT 1 OFFSET ?1), 0))";
+        self.queries.query(advance).bind(LOG_MAX).execute(&mut *transaction).await?;
+        let trim = "DELETE FROM change WHERE sequence <= (SELECT logged_after FROM sequence)";
+        self.queries.query(trim).execute(&mut *transaction).await?;
+        self.queries.count();
+        transaction.commit().await?;
+        Ok(Applied::Done(next))
+    }
+
+    /// Writes one change; returns how many entries it has changed.
+    async fn write(&self, connection: &mut SqliteConnection, change: &Change) -> Result<u64> {
+        let (kind, id) = change.subject();
         let query = match change {
             Change::Add(_) => {
                 "INSERT INTO entry (kind, id, service, definition, disabled) \
@@ -187,7 +209,7 @@ impl Sqlite {
             }
             Change::Remove { .. } => "DELETE FROM entry WHERE kind = ?1 AND id = ?2",
         };
-        let query = self.queries.query(query).bind(kind.name()).bind(id.clone());
+        let query = self.queries.query(query).bind(kind.name()).bind(id.to_string());
         let query = match change {
             Change::Add(entry) | Change::Replace(entry) => query
                 .bind(entry.service.clone())
@@ -196,29 +218,71 @@ impl Sqlite {
             Change::SetDisabled { disabled, .. } => query.bind(*disabled),
             Change::Remove { .. } => query,
         };
-        if query.execute(&mut *transaction).await?.rows_affected() != 1 {
-            let (kind, id) = (kind.name(), id.clone());
-            return Err(StoreErrorKind::Unfit { kind, id, exists: !must_exist });
-        }
-        let next = "UPDATE sequence SET value = value + 1";
-        self.queries.query(next).execute(&mut *transaction).await?;
-        self.queries.count();
-        transaction.commit().await?;
-        Ok(Applied::Done(at + 1))
+        Ok(query.execute(connection).await?.rows_affected())
     }
 
-    pub(super) async fn close(self) {
-        // On error the log remains beside the file and is recovered at the next open.
-        let _ = self.connection.into_inner().close().await;
-    }
-
-    pub(super) fn presence(&self) -> Presence {
-        match identity(&self.path) {
-            None => Presence::Gone,
-            found if found == self.file => Presence::Same,
-            Some(_) => Presence::Replaced,
+    pub(super) async fn close(&self) {
+        if let Some(open) = self.open.lock().await.take() {
+            // On error the log remains beside the file and is recovered at the next open.
+            let _ = open.connection.close().await;
         }
     }
+
+    /// The open file, which is the one at the path.
+    async fn current(&self) -> Result<MutexGuard<'_, Option<Open>>> {
+        let mut guard = self.open.lock().await;
+        let found = identity(&self.path).ok_or(StoreErrorKind::Gone)?;
+        let Some(open) = guard.as_mut() else { return Ok(guard) };
+        if open.file != Some(found) {
+            let connection = connect(&self.path, false, &self.queries).await?;
+            *open = Open { connection, file: identity(&self.path), session: open.session + 1 };
+        }
+        Ok(guard)
+    }
+}
+
+/// Opens the file, and creates it if `create` says so.
+async fn connect(path: &Path, create: bool, queries: &Queries) -> Result<SqliteConnection> {
+    if !create && !path.exists() {
+        return Err(StoreErrorKind::Missing);
+    }
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        let message = format!("the folder {} does not exist", folder.display());
+        return Err(StoreErrorKind::Database { message, hint: "create it first" });
+    }
+    if create && !path.exists() {
+        // SQLite gives its auxiliary files the same permissions. If the file cannot be created,
+        // SQLite's error below is the better one.
+        let _ = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+    }
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(create)
+        .busy_timeout(BUSY_MAX)
+        .synchronous(SqliteSynchronous::Full)
+        .thread_name(|n| format!("sqlite-{n}"))
+        .disable_statement_logging();
+    let mut tries = 0;
+    let connection = loop {
+        tries += 1;
+        match open(&options, queries).await {
+            Err(Fault::Sql(error)) if is_busy(&error) && tries < OPEN_TRIES => {
+                tokio::time::sleep(OPEN_PAUSE).await;
+            }
+            Err(Fault::Sql(error)) => return Err(error.into()),
+            Err(Fault::Kind(kind)) => return Err(kind),
+            Ok(connection) => break connection,
+        }
+    };
+    // Only now, since another program's file is left unchanged.
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        crate::restrict(Path::new(&file));
+    }
+    Ok(connection)
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -237,80 +301,66 @@ impl From<sqlx::Error> for Fault {
     }
 }
 
-/// Connects, and creates the schema in a new file.
+/// Connects, and brings the schema up to date.
 async fn open(
     options: &SqliteConnectOptions,
     queries: &Queries,
 ) -> std::result::Result<SqliteConnection, Fault> {
     let mut connection = options.connect().await?;
-    match file_kind(&mut connection, queries).await? {
-        FileKind::Ours => {}
-        FileKind::Foreign => return Err(Fault::Kind(StoreErrorKind::Foreign)),
-        FileKind::Newer(found) => {
-            return Err(Fault::Kind(StoreErrorKind::Newer { found, known: SCHEMA }));
+    let found = version(&mut connection, queries).await?;
+    if found == 0 {
+        queries.query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
+    }
+    if found < SCHEMA {
+        queries.count();
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        // Another process may have been first.
+        let found = version(&mut transaction, queries).await?;
+        for sql in MIGRATIONS.iter().skip(found as usize).copied().flatten() {
+            queries.query(sql).execute(&mut *transaction).await?;
         }
-        FileKind::Empty => {
-            queries.query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
-            queries.count();
-            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            // Another process may have been first.
-            if let FileKind::Empty = file_kind(&mut transaction, queries).await? {
-                for sql in CREATE {
-                    queries.query(sql).execute(&mut *transaction).await?;
-                }
-            }
-            queries.count();
-            transaction.commit().await?;
-        }
+        queries.count();
+        transaction.commit().await?;
     }
     Ok(connection)
 }
 
-/// What a database file contains.
-enum FileKind {
-    Ours,
-    Empty,
-    Foreign,
-    Newer(i64),
-}
-
-async fn file_kind(
+/// The version of the schema; 0 in an empty file.
+async fn version(
     connection: &mut SqliteConnection,
     queries: &Queries,
-) -> std::result::Result<FileKind, sqlx::Error> {
+) -> std::result::Result<i64, Fault> {
     let sql = "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema) \
                FROM pragma_application_id, pragma_user_version";
     let row = queries.query(sql).fetch_one(connection).await?;
     let (id, version, tables): (i64, i64, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    Ok(match (id, version) {
-        (APPLICATION_ID, SCHEMA) => FileKind::Ours,
-        (APPLICATION_ID, version) => FileKind::Newer(version),
-        (0, 0) if tables == 0 => FileKind::Empty,
-        _ => FileKind::Foreign,
-    })
+    match (id, version) {
+        (APPLICATION_ID, 1..=SCHEMA) => Ok(version),
+        (APPLICATION_ID, found) => Err(Fault::Kind(StoreErrorKind::Newer { found, known: SCHEMA })),
+        (0, 0) if tables == 0 => Ok(0),
+        _ => Err(Fault::Kind(StoreErrorKind::Foreign)),
+    }
 }
 
-async fn sequence(queries: &Queries, connection: &mut SqliteConnection) -> Result<u64> {
-    let row = queries.query("SELECT value FROM sequence").fetch_one(connection).await?;
-    let value: i64 = row.try_get(0)?;
-    Ok(value as u64)
+/// The sequence number, and the one after which the log has all changes.
+async fn head(queries: &Queries, connection: &mut SqliteConnection) -> Result<(u64, u64)> {
+    let sql = "SELECT value, logged_after FROM sequence";
+    let row = queries.query(sql).fetch_one(connection).await?;
+    let (value, logged_after): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    Ok((value as u64, logged_after as u64))
 }
 
-fn entry(row: &SqliteRow) -> Result<Entry> {
-    let word: String = row.try_get(0)?;
-    let kind = EntryKind::ALL.into_iter().find(|kind| kind.name() == word);
-    let kind = kind.ok_or_else(|| StoreErrorKind::Database {
-        message: format!("\"{word}\" is not a kind of entry"),
-        hint: DAMAGED,
-    })?;
-    Ok(Entry {
-        kind,
-        id: row.try_get(1)?,
-        service: row.try_get(2)?,
-        definition: row.try_get(3)?,
-        disabled: row.try_get(4)?,
-    })
+/// A changed entry of a row; without the entry if it was removed.
+fn changed(row: &SqliteRow) -> Result<ChangedEntry> {
+    let kind = EntryKind::named(&row.try_get::<String, _>(0)?)?;
+    let id: String = row.try_get(1)?;
+    if row.try_get(5)? {
+        return Ok((kind, id, None));
+    }
+    let (service, definition) = (row.try_get(2)?, row.try_get(3)?);
+    let entry = Entry { kind, id: id.clone(), service, definition, disabled: row.try_get(4)? };
+    Ok((kind, id, Some(entry)))
 }
 
 const DAMAGED: &str = "restore the file from a backup, or move it away and add the entries again";

@@ -302,6 +302,29 @@ impl Details<'_> {
             json::write_text(body, why);
         }
         body.push(b'}');
+        self.database(body);
+    }
+
+    /// The state of the database and of the entries in use.
+    fn database(&self, body: &mut Vec<u8>) {
+        let report = self.shared.database();
+        let text = format!(
+            ",\"database\":{{\"state\":\"{}\",\"sequence\":{},\"from_disk\":{}",
+            report.contact.name(),
+            report.sequence,
+            report.from_disk
+        );
+        body.extend_from_slice(text.as_bytes());
+        if let Some(since) = report.since {
+            body.extend_from_slice(format!(",\"since\":\"{}\"", since.rfc3339()).as_bytes());
+        }
+        for (name, why) in [("error", &report.why), ("snapshot_error", &report.snapshot_error)] {
+            if !why.is_empty() {
+                body.extend_from_slice(format!(",\"{name}\":").as_bytes());
+                json::write_text(body, why);
+            }
+        }
+        body.push(b'}');
     }
 }
 

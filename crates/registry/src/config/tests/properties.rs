@@ -284,6 +284,7 @@ fn config() -> impl Strategy<Value = Config> {
                 instances,
                 definitions,
                 database,
+                state_dir: None,
                 notes: Vec::new(),
             };
             config.settings.listeners = config.all_listeners();

@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
 use crate::store::conformance::{add, conforms, endpoint};
-use crate::store::{Presence, Store, StoreError, StoreErrorKind};
+use crate::store::{Entries, Store, StoreError, StoreErrorKind};
 
 /// A temporary folder, removed on drop.
 struct Folder(PathBuf);
@@ -111,12 +111,40 @@ async fn foreign_and_newer_databases_are_rejected() {
     open(&folder.url()).await.unwrap().close().await;
     let options = SqliteConnectOptions::new().filename(folder.path());
     let mut newer = options.connect().await.unwrap();
-    sqlx::query("PRAGMA user_version = 2").execute(&mut newer).await.unwrap();
+    sqlx::query("PRAGMA user_version = 3").execute(&mut newer).await.unwrap();
     let error = open(&folder.url()).await.unwrap_err();
     assert!(
-        error.to_string().ends_with("its schema version is 2; this program supports version 1"),
+        error.to_string().ends_with("its schema version is 3; this program supports version 2"),
         "{error}"
     );
+}
+
+/// A file written before there was a log of changes.
+#[tokio::test]
+async fn older_schemas_are_migrated() {
+    let folder = Folder::new();
+    let options = SqliteConnectOptions::new().filename(folder.path()).create_if_missing(true);
+    let mut older = options.connect().await.unwrap();
+    let insert = "INSERT INTO entry VALUES \
+                  ('endpoint', 'old', 'eth', 'methods = { deny = [\"debug_*\"] }', 0)";
+    let first = super::MIGRATIONS[0].iter().copied();
+    for sql in first.chain([insert, "UPDATE sequence SET value = 7"]) {
+        sqlx::query(sql).execute(&mut older).await.unwrap();
+    }
+    older.close().await.unwrap();
+    let store = open(&folder.url()).await.unwrap();
+    let mut known = store.load().await.unwrap();
+    assert_eq!((known.sequence, &known.entries[..]), (7, &[endpoint("old")][..]));
+    add(&store, endpoint("new")).await;
+    assert!(store.refresh(&mut known).await.unwrap());
+    assert_eq!((known.sequence, known.entries.len()), (8, 2));
+    // The log does not reach back to changes made before the migration.
+    let mut behind = Entries { sequence: 3, ..known.clone() };
+    behind.entries.clear();
+    assert!(store.refresh(&mut behind).await.unwrap());
+    assert_eq!(behind.entries, known.entries);
+    store.close().await;
+    assert_eq!(open(&folder.url()).await.unwrap().load().await.unwrap().sequence, 8);
 }
 
 #[tokio::test]
@@ -135,12 +163,19 @@ async fn unusable_paths_are_rejected() {
 async fn replaced_and_removed_files_are_detected() {
     let (folder, other) = (Folder::new(), Folder::new());
     let store = open(&folder.url()).await.unwrap();
-    open(&other.url()).await.unwrap().close().await;
-    assert_eq!(store.presence(), Presence::Same);
+    let mut known = store.load().await.unwrap();
+    let there = open(&other.url()).await.unwrap();
+    add(&there, endpoint("other")).await;
+    there.close().await;
     std::fs::rename(other.path(), folder.path()).unwrap();
-    assert_eq!(store.presence(), Presence::Replaced);
+    for beside in ["db-wal", "db-shm"] {
+        let _ = std::fs::remove_file(folder.path().with_extension(beside));
+    }
+    assert!(store.refresh(&mut known).await.unwrap());
+    assert_eq!(known.entries, [endpoint("other")]);
     std::fs::remove_file(folder.path()).unwrap();
-    assert_eq!(store.presence(), Presence::Gone);
+    let error = store.refresh(&mut known).await.unwrap_err();
+    assert!(matches!(error.kind, StoreErrorKind::Gone), "{error}");
 }
 
 const CHILD: &str = "PLIMSOLL_TEST_STORE";

@@ -1,0 +1,142 @@
+//! Reads and changes the database on request: for the command line, and for a running gateway's admin
+//! API.
+//!
+//! A change is validated against one state of the database and applied only to that state; if another
+//! writer was faster, it is validated again.
+
+use std::sync::Arc;
+
+use plimsoll_config::Variables;
+
+use super::change::{check_all, decide_all, refused};
+use super::{ChangeError, Definitions, Listing, LoadError, Outcome, Request, join, listing};
+use crate::config::{Config, Database, Inputs};
+use crate::store::{Applied, Entries, EntryKind, Status, Store, StoreError, StoreErrorKind};
+
+/// Reads and changes entries.
+#[derive(Clone, Debug)]
+pub struct Editor {
+    inputs: Inputs,
+    /// The open database, if there is one.
+    store: Option<Arc<Store>>,
+    /// The database according to the last configuration read.
+    database: Option<Database>,
+    status: Arc<Status>,
+}
+
+impl Editor {
+    /// An editor of its own; nothing is read yet.
+    pub fn new(inputs: Inputs) -> Editor {
+        Editor::beside(inputs, None, Arc::default())
+    }
+
+    /// An editor of a database that is open already.
+    pub(super) fn beside(inputs: Inputs, store: Option<Arc<Store>>, status: Arc<Status>) -> Editor {
+        Editor { inputs, store, database: None, status }
+    }
+
+    /// Makes changes, all or none; creates the database if it does not exist. New entries are checked by
+    /// resolving them with `variables`, and stored with their placeholders.
+    ///
+    /// # Errors
+    /// Why the requests were rejected; nothing was changed then, unless the database says that the
+    /// outcome is uncertain.
+    pub async fn change(
+        &mut self,
+        requests: &[Request],
+        variables: &Variables,
+    ) -> Result<Vec<Outcome>, ChangeError> {
+        check_all(requests, variables)?;
+        let config = self.read()?;
+        let Some(store) = self.open(true).await? else {
+            let hint = "choose a database: --database sqlite:plimsoll.db";
+            return refused("the configuration has database = \"off\"".into(), hint);
+        };
+        let mut entries = Entries::default();
+        loop {
+            store.refresh(&mut entries).await?;
+            let (changes, outcomes) = decide_all(requests, &config, &entries.entries)?;
+            if changes.is_empty() {
+                return Ok(outcomes);
+            }
+            if let Applied::Done(_) = store.apply(&changes, entries.sequence).await? {
+                return Ok(outcomes);
+            }
+        }
+    }
+
+    /// Lists the entries of a kind, including disabled and invalid ones. Does not create the database.
+    ///
+    /// # Errors
+    /// If the configuration or the database cannot be read.
+    pub async fn list(&mut self, kind: EntryKind) -> Result<Listing, LoadError> {
+        let config = self.read()?;
+        let entries = self.entries().await?;
+        let named = self.database.as_ref().filter(|database| database.named);
+        let missing = named.filter(|_| self.store.is_none()).map(|found| found.url.shown.clone());
+        let variables = &self.inputs.variables;
+        let entries = listing::list(&config, &entries.entries, kind, variables, self.shown());
+        Ok(Listing { entries, missing })
+    }
+
+    /// Reads and joins everything, as a gateway does. Does not create the database.
+    ///
+    /// # Errors
+    /// All problems.
+    pub async fn load(&mut self) -> Result<(Config, Definitions), LoadError> {
+        let config = self.read()?;
+        let entries = self.entries().await?;
+        let definitions =
+            join::join(&config, &entries.entries, &self.inputs.variables, self.shown())?;
+        Ok((config, definitions))
+    }
+
+    /// The database's URL without secrets; `None` if there is no database or nothing was read yet.
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_ref().map(|database| database.url.shown.as_str())
+    }
+
+    /// Closes the database; not one that a gateway uses.
+    pub async fn close(self) {
+        if let Some(store) = self.store {
+            store.close().await;
+        }
+    }
+
+    fn read(&mut self) -> Result<Config, LoadError> {
+        let config = Config::read(&self.inputs)?;
+        self.database = config.database.clone();
+        Ok(config)
+    }
+
+    /// The database's entries; empty if there is no database.
+    async fn entries(&mut self) -> Result<Entries, StoreError> {
+        let store = match self.open(false).await {
+            Ok(store) => store,
+            // A server without our tables is like a file that does not exist.
+            Err(StoreError { kind: StoreErrorKind::Missing, .. }) => None,
+            Err(error) => return Err(error),
+        };
+        match store {
+            Some(store) => store.load().await,
+            None => Ok(Entries::default()),
+        }
+    }
+
+    /// The database, if there is one; opens it if necessary.
+    async fn open(&mut self, create: bool) -> Result<Option<Arc<Store>>, StoreError> {
+        if let (None, Some(database)) = (&self.store, &self.database) {
+            let url = database.usable_url()?;
+            if create || Store::exists(url) {
+                let store = Store::open(url, create, self.status.clone()).await?;
+                self.store = Some(Arc::new(store));
+            }
+        }
+        Ok(self.store.clone())
+    }
+
+    /// The database's name in problems.
+    fn shown(&self) -> &str {
+        self.database().unwrap_or("the database")
+    }
+}

@@ -1,0 +1,232 @@
+//! Follows a database on a server: a thread of its own keeps a gateway's entries up to date, so that
+//! nothing else ever waits for the server, or for the disk with the snapshot, however they fail.
+//!
+//! The thread asks for changes when the server announces one, and every [`POLL_INTERVAL`] in any case: an
+//! announcement may be lost without a trace (a proxy between, a connection that died silently), and the
+//! question is also how a server that hangs is noticed. After a failure it tries again with growing
+//! pauses that stay below a second, so that changes made meanwhile are in use within a second of the
+//! server's return.
+//!
+//! Everything read is also written to a [`Snapshot`]. If the server cannot be reached at the
+//! start, the snapshot's entries are used until it can.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::snapshot::Snapshot;
+use crate::store::{Entries, Listener, Status, Store, StoreError, StoreErrorKind};
+
+/// How often changes are asked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The pause after a failure; it doubles with each further one.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_millis(800);
+
+/// How long a start waits for a server that cannot be reached if there is no snapshot: the two may be
+/// started at the same time.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// What is known of a database.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// `None`: nothing yet.
+    entries: Option<Arc<Entries>>,
+    /// Why the last attempt failed; `None` if it succeeded.
+    error: Option<StoreError>,
+}
+
+/// The entries of a database on a server, kept up to date by a thread.
+#[derive(Debug)]
+pub(super) struct Feed {
+    store: Arc<Store>,
+    known: watch::Receiver<Known>,
+    /// Woken by new entries only.
+    news: watch::Receiver<()>,
+    /// The entries last taken.
+    taken: Option<Arc<Entries>>,
+    /// The thread ends when this is dropped.
+    _alive: oneshot::Sender<()>,
+}
+
+impl Feed {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(super) fn start(
+        store: Store,
+        snapshot: Snapshot,
+        status: Arc<Status>,
+    ) -> std::io::Result<Feed> {
+        let store = Arc::new(store);
+        let (publish, known) = watch::channel(Known::default());
+        let (announce, news) = watch::channel(());
+        let (_alive, ended) = oneshot::channel();
+        let follower =
+            Follower { store: store.clone(), snapshot, status, publish, announce, listener: None };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("registry".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = follower.run() => {}
+                    _ = ended => {}
+                }
+            });
+            // A name that is being resolved must not keep the thread.
+            runtime.shutdown_background();
+        })?;
+        Ok(Feed { store, known, news, taken: None, _alive })
+    }
+
+    /// The database, for changes.
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The present entries; waits until there are some, at the start.
+    ///
+    /// # Errors
+    /// The database has never been reached, and there is no snapshot of it.
+    pub(super) async fn take(&mut self) -> Result<Arc<Entries>, StoreError> {
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            let Known { entries, error } = self.known.borrow_and_update().clone();
+            if let Some(entries) = entries {
+                self.taken = Some(entries.clone());
+                return Ok(entries);
+            }
+            if let Some(error) = error
+                && (Instant::now() >= deadline
+                    || !matches!(error.kind, StoreErrorKind::Unreachable(_)))
+            {
+                return Err(error);
+            }
+            // At the deadline the loop returns the last error.
+            if let Ok(Err(_)) = timeout_at(deadline, self.known.changed()).await {
+                return Err(self.store.unreachable("its thread has ended"));
+            }
+        }
+    }
+
+    /// Whether there are entries that were not taken yet.
+    ///
+    /// # Errors
+    /// Why the database cannot be used at present.
+    pub(super) fn is_new(&self) -> Result<bool, StoreError> {
+        let known = self.known.borrow();
+        let is_new = match (&known.entries, &self.taken) {
+            (Some(entries), Some(taken)) => !Arc::ptr_eq(entries, taken),
+            (entries, _) => entries.is_some(),
+        };
+        match &known.error {
+            Some(error) if !is_new => Err(error.clone()),
+            _ => Ok(is_new),
+        }
+    }
+
+    /// Waits for new entries.
+    pub(super) async fn news(&mut self) {
+        if self.news.changed().await.is_err() {
+            // The thread has ended; nothing new will come.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The thread's state.
+struct Follower {
+    store: Arc<Store>,
+    snapshot: Snapshot,
+    status: Arc<Status>,
+    publish: watch::Sender<Known>,
+    announce: watch::Sender<()>,
+    listener: Option<Listener>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut entries = Entries::default();
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let before = entries.session;
+            match self.store.refresh(&mut entries).await {
+                Ok(is_new) => {
+                    pause = PAUSE_FIRST;
+                    self.took(&entries, is_new, before);
+                    self.wait(entries.session).await;
+                }
+                Err(error) => {
+                    self.failed(error, &mut entries);
+                    sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Publishes what was read. `before`: the session of the previous read.
+    fn took(&mut self, entries: &Entries, is_new: bool, before: u64) {
+        self.status.is_up(entries.sequence);
+        let is_first = self.publish.borrow().entries.is_none();
+        let is_whole = before != entries.session;
+        if is_new || is_first || is_whole {
+            self.status.snapshot_written(self.snapshot.write(entries, is_whole));
+        }
+        if is_new || is_first {
+            self.publish
+                .send_replace(Known { entries: Some(Arc::new(entries.clone())), error: None });
+            self.announce.send_replace(());
+        } else if self.publish.borrow().error.is_some() {
+            self.publish.send_modify(|known| known.error = None);
+        }
+    }
+
+    /// Publishes a failure; if nothing was ever read, the snapshot's entries with it.
+    fn failed(&mut self, error: StoreError, entries: &mut Entries) {
+        self.status.is_down(&error.kind.to_string());
+        let mut known = self.publish.borrow().clone();
+        // A program that is too old for the database must not serve what it knew of it.
+        let is_usable = !matches!(error.kind, StoreErrorKind::Newer { .. });
+        if known.entries.is_none() && is_usable {
+            match self.snapshot.read() {
+                Ok(Some(saved)) => {
+                    self.status.uses_snapshot(saved.sequence);
+                    *entries = saved.clone();
+                    known.entries = Some(Arc::new(saved));
+                }
+                Ok(None) => {}
+                Err(why) => {
+                    let path = self.snapshot.path().display();
+                    self.status.snapshot_written(Err(format!("{path}: {why}")));
+                }
+            }
+        }
+        known.error = Some(error);
+        self.publish.send_replace(known);
+    }
+
+    /// Waits until it is time to ask for changes. The listener leads to the same server as the session.
+    async fn wait(&mut self, session: u64) {
+        let poll = Instant::now() + POLL_INTERVAL;
+        if self.listener.as_ref().is_none_or(|listener| listener.session != session) {
+            self.listener = self.store.listen().await;
+            if self.listener.is_some() {
+                // Changes may have been made before it listened.
+                return;
+            }
+        }
+        let Some(listener) = &mut self.listener else {
+            return tokio::time::sleep_until(poll).await;
+        };
+        if let Ok(false) = timeout_at(poll, listener.hear()).await {
+            self.listener = None;
+            tokio::time::sleep_until(poll).await;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Tests: a Postgres server of their own, on a free port, with its data in a temporary folder.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+
+/// A server, stopped and removed on drop. Its only user is `plimsoll`, without a password.
+pub(crate) struct Server {
+    folder: PathBuf,
+    port: u16,
+    process: Option<(Child, BufReader<ChildStderr>)>,
+}
+
+impl Server {
+    /// Creates and starts a server.
+    pub(crate) fn start() -> Server {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("plimsoll-postgres-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        if let Some(user) = user() {
+            chown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut server = Server { folder, port, process: None };
+        let data = server.data();
+        let made = server
+            .command("initdb")
+            .args(["--auth=trust", "--username=plimsoll", "--no-sync", "--encoding=UTF8"])
+            .arg(format!("--pgdata={}", data.display()))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        server.start_again();
+        server
+    }
+
+    /// Starts it after it was killed, on the same port; returns when it accepts connections.
+    pub(crate) fn start_again(&mut self) {
+        let mut child = self
+            .command("postgres")
+            .arg("-D")
+            .arg(self.data())
+            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"])
+            .args(["-c", "fsync=off", "-c", "max_connections=60", "-k"])
+            .arg(&self.folder)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut log = String::new();
+        while !log.ends_with("ready to accept connections\n") {
+            assert!(lines.read_line(&mut log).unwrap() > 0, "it did not start:\n{log}");
+        }
+        self.process = Some((child, lines));
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The URL of a database that exists.
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://plimsoll@{}/postgres", self.address())
+    }
+
+    /// The URL of a new database.
+    #[allow(dead_code, reason = "this file belongs to two test binaries")]
+    pub(crate) fn new_database(&self) -> String {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("db{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.sql(&format!("CREATE DATABASE {name}"));
+        format!("postgres://plimsoll@{}/{name}", self.address())
+    }
+
+    /// Runs SQL; returns the rows, unaligned.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        self.sql_in("postgres", sql)
+    }
+
+    /// Runs SQL in a database.
+    pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
+        let done = Command::new(bin().join("psql"))
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "plimsoll"])
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-d", database, "-c", sql])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap().trim().to_string()
+    }
+
+    /// Kills all its processes at once, as a crash of the host would.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        if let Some((mut child, _)) = self.process.take() {
+            child.wait().unwrap();
+        }
+        // The next start must not find the old one's lock.
+        let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
+    }
+
+    /// Sends all its processes a signal: SIGSTOP makes it hang, SIGCONT ends that.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let Some((child, _)) = &self.process else { return };
+        let main = child.id();
+        // The main process first, so that it starts no others.
+        for pid in std::iter::once(main).chain(children(main)) {
+            let _ = kill(Pid::from_raw(pid as i32), signal);
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// A program of Postgres, run by the right user; ends with the thread that started it.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "QUIT"]);
+        if let Some(user) = user() {
+            command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
+            command.arg("--clear-groups");
+        }
+        command.arg(bin().join(program)).current_dir(&self.folder);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).env("LC_ALL", "C").env("TZ", "UTC");
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGCONT);
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The user that runs the server, if it is another one: it refuses to run as root.
+fn user() -> Option<User> {
+    let find = |name| User::from_name(name).ok().flatten();
+    geteuid().is_root().then(|| find("postgres").or_else(|| find("nobody")).expect("a user"))
+}
+
+/// The folder of the newest installed version.
+fn bin() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<PathBuf> = versions.map(|one| one.path().join("bin")).collect();
+    versions.retain(|bin| bin.join("initdb").exists());
+    versions.sort();
+    versions.pop().expect("Postgres is installed: apt-get install postgresql")
+}
+
+fn children(of: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|one| one.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| parent(*pid) == Some(of)).collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    // The name, in parentheses, may contain anything.
+    stat.ok()?.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
