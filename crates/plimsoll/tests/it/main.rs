@@ -21,6 +21,7 @@ mod operating;
 mod output;
 mod page;
 mod planted;
+mod postgres;
 mod readers;
 mod recipes;
 mod records;

@@ -7,7 +7,8 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::time::timeout;
 
 use super::super::status::{OpenConnection, Status};
-use super::{CHANNEL, CONNECT_MAX, StoreErrorKind, kind_of, no_answer};
+use super::session::{kind_of, no_answer};
+use super::{CHANNEL, CONNECT_MAX, StoreErrorKind};
 
 /// Listens for changes.
 #[derive(Debug)]

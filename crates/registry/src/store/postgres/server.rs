@@ -20,6 +20,34 @@ pub(crate) struct Server {
 impl Server {
     /// Creates and starts a server.
     pub(crate) fn start() -> Server {
+        let mut server = Server::prepared();
+        let mut make = server.command("initdb");
+        make.args(["--auth=trust", "--username=plimsoll", "--no-sync", "--encoding=UTF8"]);
+        run(make.arg(format!("--pgdata={}", server.data().display())));
+        server.start_again();
+        server
+    }
+
+    /// Creates and starts a standby, which accepts changes once it is promoted.
+    #[allow(dead_code, reason = "this file belongs to two test binaries")]
+    pub(crate) fn standby(&self) -> Server {
+        let mut server = Server::prepared();
+        let source = format!("host=127.0.0.1 port={} user=plimsoll", self.port);
+        let mut copy = server.command("pg_basebackup");
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-d", &source, "-D"]);
+        run(copy.arg(server.data()));
+        server.start_again();
+        server
+    }
+
+    /// Makes a standby accept changes; returns when it does.
+    #[allow(dead_code, reason = "this file belongs to two test binaries")]
+    pub(crate) fn promote(&self) {
+        self.sql("SELECT pg_promote()");
+    }
+
+    /// A server without data.
+    fn prepared() -> Server {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("plimsoll-postgres-{}-{number}", std::process::id());
@@ -31,17 +59,7 @@ impl Server {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        let mut server = Server { folder, port, process: None };
-        let data = server.data();
-        let made = server
-            .command("initdb")
-            .args(["--auth=trust", "--username=plimsoll", "--no-sync", "--encoding=UTF8"])
-            .arg(format!("--pgdata={}", data.display()))
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        server.start_again();
-        server
+        Server { folder, port, process: None }
     }
 
     /// Starts it after it was killed, on the same port; returns when it accepts connections.
@@ -58,7 +76,8 @@ impl Server {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut log = String::new();
-        while !log.ends_with("ready to accept connections\n") {
+        let ready = ["ready to accept connections\n", "ready to accept read-only connections\n"];
+        while !ready.iter().any(|ready| log.ends_with(ready)) {
             assert!(lines.read_line(&mut log).unwrap() > 0, "it did not start:\n{log}");
         }
         self.process = Some((child, lines));
@@ -143,6 +162,11 @@ impl Drop for Server {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// The user that runs the server, if it is another one: it refuses to run as root.
