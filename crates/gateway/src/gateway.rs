@@ -32,6 +32,7 @@ use crate::local::Time;
 use crate::observe::access_log::AccessLog;
 use crate::offload;
 use crate::serve::acceptor::{self, Accepted, Acceptor};
+use crate::serve::admin;
 use crate::serve::session::{self, Arrival, Sessions};
 use crate::transport::tls::Certificate;
 use crate::upstream::Network;
@@ -147,6 +148,8 @@ impl Gateway {
         gateway
             .keeper
             .run(move || health::watch(Rc::new(Worker::new(watched, workers, Network::Host))));
+        let observed = gateway.shared.clone();
+        gateway.keeper.run(move || admin::observe(observed));
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use plimsoll_registry::store::Status;
+use tokio::sync::oneshot;
 
 /// Resolves a host name; may block.
 pub type Resolve = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
@@ -16,8 +17,35 @@ pub struct Host {
     pub process: Arc<dyn Fn() -> Process + Send + Sync>,
     /// What the process observes of its database.
     pub database: Arc<Status>,
+    /// Answers requests to the admin API about the registry. `None`: there is no such API.
+    pub admin: Option<Admin>,
     /// Resolves an upstream's host name; may block. `None`: the system's resolver.
     pub resolve: Option<Resolve>,
+}
+
+/// Answers what the admin API asks about the registry; returns at once.
+pub type Admin = Arc<dyn Fn(AdminRequest) -> oneshot::Receiver<AdminAnswer> + Send + Sync>;
+
+/// An authenticated request to the admin API.
+#[derive(Clone, Debug)]
+pub struct AdminRequest {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// The path below `/api/v1/`, decoded.
+    pub path: String,
+    /// The parameters of the query, decoded, in order.
+    pub query: Vec<(String, String)>,
+    /// The body; empty for `GET`.
+    pub body: Vec<u8>,
+}
+
+/// An answer of the admin API, in JSON.
+#[derive(Clone, Debug)]
+pub struct AdminAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON document.
+    pub body: Vec<u8>,
 }
 
 /// Resource usage of a process.

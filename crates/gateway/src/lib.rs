@@ -4,7 +4,7 @@
 //! Layers; each uses only the layers below it.
 //! - [`gateway`]: a running gateway: starts, reconfigures, drains
 //! - [`warnings()`]: warnings about settings that are probably mistakes
-//! - `serve`: listeners, sessions, request routing
+//! - `serve`: listeners, sessions, request routing, the admin API
 //! - `call`: permits, routes, attempts, judging answers
 //! - `upstream`: the HTTP client
 //! - `keeper`: background work: name resolution
@@ -45,6 +45,6 @@ mod upstream;
 mod warnings;
 
 pub use gateway::{Drained, Gateway, StartError};
-pub use host::{Host, Process, Resolve};
+pub use host::{Admin, AdminAnswer, AdminRequest, Host, Process, Resolve};
 pub use plimsoll_registry::{Definitions, Settings};
 pub use warnings::{Warning, file_problems, warnings};

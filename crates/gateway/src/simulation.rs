@@ -130,8 +130,12 @@ fn shared(script: &Script) -> Shared {
     let settings = Settings { workers: WORKERS, ..Settings::default() };
     let routing = Routing::compile(&definitions, &Routing::empty(0), WORKERS, &mut 0);
     let routing = routing.expect("compiles");
-    let host =
-        Host { process: Arc::new(Process::default), database: Arc::default(), resolve: None };
+    let host = Host {
+        process: Arc::new(Process::default),
+        database: Arc::default(),
+        admin: None,
+        resolve: None,
+    };
     // No name is looked up: upstreams are given by address.
     let resolver = Resolver::new(of_host(), tokio::runtime::Handle::current());
     let time = Time::start_virtual(script.seed);

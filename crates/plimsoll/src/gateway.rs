@@ -1,6 +1,8 @@
 //! `plimsoll gateway`: turns flags into inputs, then serves, prints the configuration, or changes
 //! entries in the database.
 
+mod access;
+mod admin;
 mod announce;
 mod changes;
 mod entries;
@@ -65,6 +67,9 @@ struct OriginArgs {
     /// Database of entries, such as sqlite:plimsoll.db, or "off"
     #[arg(long, value_name = "URL", global = true)]
     database: Option<String>,
+    /// Ask a running gateway's admin API instead of the database; PLIMSOLL_ADMIN_TOKEN has the token
+    #[arg(long, value_name = "URL", global = true, conflicts_with = "database")]
+    admin: Option<String>,
     #[command(flatten)]
     set: SetArgs,
 }
@@ -150,7 +155,12 @@ pub(crate) fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
                 format!("remove {flag}; it applies only to plimsoll gateway without a command");
             return Err(usage_error(format!("{flag} cannot be used with a command"), hint));
         }
-        return entries::run(command, args.origin.inputs(Vec::new())?);
+        let admin = args.origin.admin.clone();
+        return entries::run(command, args.origin.inputs(Vec::new())?, admin.as_deref());
+    }
+    if args.origin.admin.is_some() {
+        let hint = "for example plimsoll gateway endpoint list --admin http://127.0.0.1:9069";
+        return Err(usage_error("--admin is used with a command", hint));
     }
     let inputs = args.origin.inputs(args.serve.flags())?;
     if args.serve.print_config { print_config(&inputs) } else { serve::run(&args.serve, inputs) }

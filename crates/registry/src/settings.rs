@@ -18,6 +18,9 @@ pub struct Settings {
     pub workers: usize,
     /// Certificate chain and key (PEM) to serve https with; `None`: cleartext.
     pub tls: Option<TlsFiles>,
+    /// The SHA-256 hashes of the tokens that give access to the admin API; none: it is off. Changed by a
+    /// reload.
+    pub admin_tokens: Vec<[u8; 32]>,
     /// Resource limits. Changed by a reload.
     pub limits: Limits,
     /// Proxies whose X-Forwarded-For is trusted. Changed by a reload.
@@ -46,6 +49,7 @@ impl Default for Settings {
             instance: String::from("gateway"),
             workers: 1,
             tls: None,
+            admin_tokens: Vec::new(),
             limits: Limits::default(),
             trusted_proxies: Vec::new(),
             pass_headers: Vec::new(),

@@ -206,12 +206,12 @@ impl Sources {
 
     /// Reads and changes entries on behalf of a gateway that runs on these sources.
     pub fn editor(&self) -> Editor {
-        let store = match &self.link {
-            Link::None => None,
-            Link::File { store, .. } => Some(store.clone()),
-            Link::Server(feed) => Some(feed.store().clone()),
+        let (store, view) = match &self.link {
+            Link::None => (None, None),
+            Link::File { store, .. } => (Some(store.clone()), None),
+            Link::Server(feed) => (Some(feed.store().clone()), Some(feed.view())),
         };
-        Editor::beside(self.inputs.clone(), store, self.status.clone())
+        Editor::beside(self.inputs.clone(), store, view, self.status.clone())
     }
 
     /// Closes the database.

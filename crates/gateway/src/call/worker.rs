@@ -24,6 +24,7 @@ use crate::http1::write_field;
 use crate::keeper::dns::Resolver;
 use crate::local::{Local, Time};
 use crate::observe::access_log::AccessLog;
+use crate::observe::events::Events;
 use crate::observe::metrics::{Figures, RouteFigures, ServiceFigures};
 use crate::observe::stats::{Counts, Sharded};
 use crate::permit::Capacity;
@@ -71,7 +72,9 @@ pub(crate) struct Shared {
     reloaded_at: AtomicU64,
     /// Whether the last change to the configuration was rejected.
     is_config_rejected: AtomicBool,
-    host: Host,
+    pub(crate) host: Host,
+    /// What operators are told as it happens.
+    pub(crate) events: Events,
 }
 
 impl Shared {
@@ -84,6 +87,7 @@ impl Shared {
     ) -> Shared {
         let workers = state.settings.workers;
         let id = format!("{:016x}", RandomState::new().build_hasher().finish());
+        let id_of_events = id.clone();
         let mut via = Vec::new();
         write_field(VIA, id.as_bytes(), &mut via);
         Shared {
@@ -105,6 +109,7 @@ impl Shared {
             connected_at: AtomicU64::new(0),
             reloaded_at: AtomicU64::new(WallClock::now().unix_ns),
             is_config_rejected: AtomicBool::new(false),
+            events: Events::new(&id_of_events),
             host,
         }
     }

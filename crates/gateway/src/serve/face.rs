@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use super::admin;
 use super::decode::decoded;
 use crate::call::forwarded;
 use crate::call::message::{Answer, JSON, Request};
@@ -159,6 +160,10 @@ impl<'a> RequestContext<'a, '_> {
             };
             let target = self.target(service, &service.model.id, Shape::Own)?;
             return self.relayed(&target, into).await;
+        }
+        if let Some(below) = admin::path(self.path, request.faces) {
+            *into = admin::answer(worker, view, request, below, self.query).await?;
+            return Ok(());
         }
         let asked = PageRequest {
             method: request.method,

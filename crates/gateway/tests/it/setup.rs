@@ -27,7 +27,12 @@ pub(crate) fn settings() -> Settings {
 }
 
 pub(crate) fn host() -> Host {
-    Host { process: Arc::new(Process::default), database: Arc::default(), resolve: None }
+    Host {
+        process: Arc::new(Process::default),
+        database: Arc::default(),
+        admin: None,
+        resolve: None,
+    }
 }
 
 /// A node that serves one service.

@@ -3,14 +3,19 @@
 //! The flags of a new entry become lines of TOML, each labelled with its flag and parsed by the same
 //! code as the configuration file.
 
+use super::access::{Access, Changed};
+use super::admin::client::Client;
 use super::listing::{self, Format};
 use crate::{put, tell, usage_error};
 use clap::{Args, Subcommand};
+use plimsoll_config::Text;
 use plimsoll_config::values::quote;
-use plimsoll_config::{Text, Variables};
 use plimsoll_registry::config::Inputs;
-use plimsoll_registry::sources::{ChangeError, Editor, LoadError, Outcome, Request};
+use plimsoll_registry::sources::{Editor, Outcome, Request};
 use plimsoll_registry::store::EntryKind;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,6 +28,8 @@ pub(super) enum Command {
     Upstream(UpstreamArgs),
     /// Manage endpoints: the URLs that customers call, /api/gateway?endpoint=ID
     Endpoint(EndpointArgs),
+    /// Make a token for the admin API, and its hash for admin_token_sha256
+    Token,
 }
 
 #[derive(Args)]
@@ -387,9 +394,14 @@ impl Task {
 }
 
 /// Runs a command on entries.
-pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    command: Command,
+    inputs: Inputs,
+    admin: Option<&str>,
+) -> anyhow::Result<ExitCode> {
     use EntryKind::{Endpoint, Service, Upstream};
     let (format, task) = match command {
+        Command::Token => return token(),
         Command::Service(ServiceArgs { verb, format }) => (
             format,
             match verb {
@@ -426,27 +438,41 @@ pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> 
             },
         ),
     };
-    let strict = inputs.variables.clone();
-    // The gateway's secrets need not be set where its entries are changed.
-    let inputs = Inputs { variables: inputs.variables.leave_unset(), ..inputs };
+    let mut access = match admin {
+        Some(url) => Access::Admin(Client::new(url, &inputs.variables)?),
+        None => {
+            let strict = inputs.variables.clone();
+            // The gateway's secrets need not be set where its entries are changed.
+            let inputs = Inputs { variables: inputs.variables.leave_unset(), ..inputs };
+            Access::Database(Box::new(Editor::new(inputs)), strict)
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut editor = Editor::new(inputs);
-        let done = perform(&mut editor, task, format.format, &strict).await;
-        editor.close().await;
+        let done = perform(&mut access, task, format.format).await;
+        access.close().await;
         done
     })
 }
 
-async fn perform(
-    editor: &mut Editor,
-    task: Task,
-    format: Format,
-    strict: &Variables,
-) -> anyhow::Result<ExitCode> {
+/// Prints a new token, and how to use it.
+fn token() -> anyhow::Result<ExitCode> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = Sha256::digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
+    put(&format!("{token}\n"))?;
+    tell(&format!(
+        "the gateway gets only its hash: admin_token_sha256 = [\"{hash}\"]\n\
+         commands with --admin and other clients get the token itself: PLIMSOLL_ADMIN_TOKEN"
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn perform(access: &mut Access, task: Task, format: Format) -> anyhow::Result<ExitCode> {
     match task {
         Task::List(kind) => {
-            let listed = editor.list(kind).await.map_err(not_loaded)?;
+            let listed = access.list(kind).await?;
             if let Some(missing) = &listed.missing {
                 tell(&format!("note: the database {missing} does not exist yet"));
             }
@@ -457,10 +483,10 @@ async fn perform(
             }
         }
         Task::Show(kind, id) => {
-            let listed = editor.list(kind).await.map_err(not_loaded)?;
-            let entries: Vec<_> = listed.entries.iter().filter(|entry| entry.id == id).collect();
+            let listed = access.list(kind).await?;
+            let entries: Vec<_> = listed.entries.iter().filter(|entry| entry.id() == id).collect();
             if entries.is_empty() {
-                let ids = listed.entries.iter().map(|entry| entry.id.as_str());
+                let ids = listed.entries.iter().map(|entry| entry.id());
                 let kind = kind.name();
                 let hint = match plimsoll_config::nearest(&id, ids) {
                     Some(near) => format!("did you mean \"{near}\"?"),
@@ -469,51 +495,22 @@ async fn perform(
                 return Err(usage_error(format!("there is no {kind} \"{id}\""), hint));
             }
             for entry in entries {
-                put(&listing::show(kind, entry, format))?;
+                put(&listing::show(entry, format))?;
             }
         }
         Task::Change(change) => {
-            let requests = std::slice::from_ref(&change.request);
-            let outcomes = editor.change(requests, strict).await.map_err(not_changed)?;
-            report(editor, &change, outcomes[0], format)?;
-            change.notes.iter().for_each(|note| tell(note));
-            warn(editor, &change).await;
+            let changed = access.change(std::slice::from_ref(&change.request)).await?;
+            report(&change, &changed, format)?;
+            change.notes.iter().chain(&changed.warnings).for_each(|text| tell(text));
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Warns about a new entry, and if running gateways will reject what the database now holds.
-async fn warn(editor: &mut Editor, change: &Change) {
-    let rejected = match editor.load().await {
-        Ok((config, definitions)) => {
-            if let Request::Add { id, .. } = &change.request {
-                let entry = Some((change.kind, id.clone()));
-                let all = plimsoll_gateway::warnings(&config.settings, &definitions);
-                let own = all.iter().filter(|warning| warning.entry == entry);
-                own.for_each(|warning| tell(&format!("warning: {warning}")));
-            }
-            let problems = plimsoll_gateway::file_problems(&config.settings, &definitions);
-            (!problems.is_empty()).then(|| problems.to_string())
-        }
-        Err(error) => Some(usage_error(error.to_string(), error.hint()).to_string()),
-    };
-    if let Some(why) = rejected {
-        tell(&format!(
-            "warning: the resulting configuration is not valid: running gateways reject it and keep \
-             the previous one\n{why}"
-        ));
-    }
-}
-
-fn report(
-    editor: &Editor,
-    change: &Change,
-    outcome: Outcome,
-    format: Format,
-) -> anyhow::Result<()> {
+fn report(change: &Change, changed: &Changed, format: Format) -> anyhow::Result<()> {
     let (kind, id) = (change.kind.name(), change.request.id());
     let (done, preposition) = change.done;
+    let outcome = changed.outcomes[0];
     if format == Format::Json {
         let outcome = match outcome {
             Outcome::Changed | Outcome::ReplacedBuiltIn => done,
@@ -525,7 +522,7 @@ fn report(
             serde_json::json!({ "kind": kind, "id": id, "outcome": outcome })
         ));
     }
-    let database = editor.database().unwrap_or_default();
+    let database = &changed.database;
     let text = match outcome {
         Outcome::Changed => format!("{done} {kind} {id} {preposition} {database}"),
         Outcome::Replaced => format!("replaced {kind} {id} in {database}"),
@@ -536,20 +533,4 @@ fn report(
     };
     tell(&text);
     Ok(())
-}
-
-fn not_loaded(error: LoadError) -> anyhow::Error {
-    match &error {
-        LoadError::Problems(problems) => {
-            usage_error(format!("the configuration is not valid\n{problems}"), "")
-        }
-        LoadError::Store(_) => usage_error(error.to_string(), error.hint()),
-    }
-}
-
-fn not_changed(error: ChangeError) -> anyhow::Error {
-    match error {
-        ChangeError::Load(error) => not_loaded(error),
-        error => usage_error(error.to_string(), error.hint()),
-    }
 }

@@ -17,11 +17,30 @@ pub(super) enum Format {
     Json,
 }
 
+/// An entry as it is shown, wherever it comes from.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    /// For programs.
+    pub(super) entry: Value,
+    /// All its keys, as it would appear in the file.
+    pub(super) toml: String,
+}
+
+impl Shown {
+    pub(super) fn of(kind: EntryKind, entry: &Listed) -> Shown {
+        Shown { entry: value(entry), toml: toml(kind, entry) }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.entry["id"].as_str().unwrap_or_default()
+    }
+}
+
 /// Formats entries of a kind.
-pub(super) fn list(kind: EntryKind, entries: &[Listed], format: Format) -> String {
+pub(super) fn list(kind: EntryKind, entries: &[Shown], format: Format) -> String {
     match format {
         Format::Json => {
-            let entries: Vec<Value> = entries.iter().map(value).collect();
+            let entries: Vec<Value> = entries.iter().map(|shown| shown.entry.clone()).collect();
             format!("{:#}\n", Value::Array(entries))
         }
         Format::Table if entries.is_empty() => String::new(),
@@ -36,17 +55,22 @@ pub(super) fn list(kind: EntryKind, entries: &[Listed], format: Format) -> Strin
                 EntryKind::Endpoint => &["ID", "SERVICE", "FROM", "STATE", "METHODS"],
             };
             let head = head.iter().map(|cell| cell.to_string()).collect();
-            let rows = std::iter::once(head).chain(entries.iter().map(|entry| row(kind, entry)));
+            let rows = entries.iter().map(|shown| row(kind, &shown.entry));
+            let rows = std::iter::once(head).chain(rows);
             table(&rows.collect::<Vec<_>>(), stdout_columns()) + &reasons(entries)
         }
     }
 }
 
 /// Formats one entry with all its keys.
-pub(super) fn show(kind: EntryKind, entry: &Listed, format: Format) -> String {
-    if format == Format::Json {
-        return format!("{:#}\n", value(entry));
+pub(super) fn show(entry: &Shown, format: Format) -> String {
+    match format {
+        Format::Json => format!("{:#}\n", entry.entry),
+        Format::Table => entry.toml.clone(),
     }
+}
+
+fn toml(kind: EntryKind, entry: &Listed) -> String {
     let mut out = format!("# from: {}, {}\n", entry.origin.name(), entry.state.name());
     if let State::Refused(why) = &entry.state {
         why.lines().for_each(|line| out += &format!("# {line}\n"));
@@ -62,54 +86,39 @@ pub(super) fn show(kind: EntryKind, entry: &Listed, format: Format) -> String {
 }
 
 /// Why entries are refused, below the table: the reasons are too long for a column.
-fn reasons(entries: &[Listed]) -> String {
-    let reason = |entry: &Listed| match &entry.state {
-        State::Refused(why) => Some(format!("\n{} is refused: {why}\n", entry.id)),
-        _ => None,
+fn reasons(entries: &[Shown]) -> String {
+    let reason = |shown: &Shown| {
+        let why = shown.entry["reason"].as_str()?;
+        Some(format!("\n{} is refused: {why}\n", shown.id()))
     };
     entries.iter().filter_map(reason).collect()
 }
 
-fn row(kind: EntryKind, entry: &Listed) -> Vec<String> {
-    let none = || String::from("–");
-    let origin = entry.origin.name().to_string();
-    let state = entry.state.name().to_string();
-    let id = entry.id.clone();
-    let service = entry.service.clone().unwrap_or_else(none);
-    match (&entry.item, kind) {
-        (Some(Item::Service(service)), _) => {
-            let number = |n: Option<u64>| n.map_or_else(none, |n| n.to_string());
-            vec![
-                id,
-                number(service.chain_id),
-                service.block_time.map_or_else(none, span),
-                number(service.sync_allowance),
-                service.spread.name().into(),
-                span(service.timeout),
-                origin,
-                state,
-            ]
+fn row(kind: EntryKind, entry: &Value) -> Vec<String> {
+    let cell = |key: &str| match &entry[key] {
+        Value::Null => String::from("–"),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let is_valid = entry["state"] != "refused" || entry.get("url").is_some();
+    let service = match &entry["service"] {
+        Value::Null if kind == EntryKind::Upstream && is_valid => "any".into(),
+        _ => cell("service"),
+    };
+    match kind {
+        EntryKind::Service => {
+            let keys = ["id", "chain_id", "block_time", "sync_allowance", "spread", "timeout"];
+            keys.into_iter().chain(["from", "state"]).map(cell).collect()
         }
-        (Some(Item::Upstream(upstream)), _) => vec![
-            id,
-            entry.service.clone().unwrap_or_else(|| "any".into()),
-            upstream.kind.name().into(),
-            upstream.tier.to_string(),
-            upstream.weight.to_string(),
-            origin,
-            state,
-            upstream.url.shown.clone(),
-        ],
-        (Some(Item::Endpoint(endpoint)), _) => {
-            vec![id, service, origin, state, methods(&endpoint.methods)]
+        EntryKind::Upstream => {
+            let mut cells: Vec<String> =
+                ["id", "kind", "tier", "weight", "from", "state", "url"].map(cell).into();
+            cells.insert(1, service);
+            cells
         }
-        (None, EntryKind::Service) => {
-            vec![id, none(), none(), none(), none(), none(), origin, state]
+        EntryKind::Endpoint => {
+            vec![cell("id"), service, cell("from"), cell("state"), methods(&entry["methods"])]
         }
-        (None, EntryKind::Upstream) => {
-            vec![id, service, none(), none(), none(), origin, state, none()]
-        }
-        (None, EntryKind::Endpoint) => vec![id, service, origin, state, none()],
     }
 }
 
@@ -117,12 +126,18 @@ fn span(span: Nanos) -> String {
     show_duration(span.into())
 }
 
-fn methods(rules: &MethodRules) -> String {
-    let allow = if rules.allow.is_empty() { "all".to_string() } else { rules.allow.join(" ") };
-    if rules.deny.is_empty() {
-        return allow;
+fn methods(rules: &Value) -> String {
+    let names = |key: &str| {
+        let names = rules[key].as_array().into_iter().flatten();
+        names.filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+    };
+    match (names("allow"), names("deny")) {
+        _ if rules.is_null() => "–".into(),
+        (allow, deny) => {
+            let allow = if allow.is_empty() { "all".into() } else { allow };
+            if deny.is_empty() { allow } else { format!("{allow} except {deny}") }
+        }
     }
-    format!("{allow} except {}", rules.deny.join(" "))
 }
 
 /// Aligned columns; lines longer than `width` are truncated.

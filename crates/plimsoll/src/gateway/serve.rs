@@ -5,6 +5,7 @@
 //! simulated chains are served until there is a real upstream.
 
 use super::ServeArgs;
+use super::admin;
 use super::announce::announce;
 use super::messages::{Messages, counted};
 use super::signals::{Event, ORPHAN_DRAIN, Signals};
@@ -62,7 +63,7 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     let messages = Messages::start(prefix)?;
     // Before the gateway starts: its first messages must not be lost.
     messages.capture_tracing();
-    let started = Gateway::start(config.settings.clone(), &definitions, host(&sources));
+    let started = Gateway::start(config.settings.clone(), &definitions, host(&sources)?);
     let gateway = Arc::new(started.map_err(|error| not_started(&error))?);
     if name_by_port(&mut config.settings, &gateway) {
         gateway.apply(config.settings.clone(), &definitions)?;
@@ -142,8 +143,8 @@ pub(super) fn name_by_port(settings: &mut Settings, gateway: &Gateway) -> bool {
     unnamed
 }
 
-fn host(sources: &Sources) -> Host {
-    Host {
+fn host(sources: &Sources) -> anyhow::Result<Host> {
+    Ok(Host {
         process: Arc::new(|| {
             let process = plimsoll_host::process();
             Process {
@@ -153,8 +154,9 @@ fn host(sources: &Sources) -> Host {
             }
         }),
         database: sources.status().clone(),
+        admin: Some(admin::start(sources.editor())?),
         resolve: None,
-    }
+    })
 }
 
 fn not_started(error: &StartError) -> anyhow::Error {

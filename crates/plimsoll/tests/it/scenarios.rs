@@ -166,7 +166,7 @@ fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
     let services = model::Service::built_in().into_iter().map(quiet).collect();
     let definitions = Definitions { services, upstreams, endpoints };
     let process = Arc::new(Default::default);
-    let host = Host { process, database: Arc::default(), resolve: None };
+    let host = Host { process, database: Arc::default(), admin: None, resolve: None };
     Gateway::start(settings, &definitions, host).unwrap()
 }
 

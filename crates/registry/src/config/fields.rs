@@ -103,6 +103,32 @@ pub(super) fn pass_headers(field: &Field<'_>, draft: &mut Draft) {
     draft.config.settings.pass_headers = items.iter().filter_map(|item| item.parse(name)).collect();
 }
 
+/// Hashes of tokens.
+pub(super) fn admin_tokens(field: &Field<'_>, draft: &mut Draft) {
+    // What is not a hash may be a token, and is not repeated.
+    let hash = |text: &str| {
+        unhex(text).ok_or_else(|| {
+            "not a SHA-256 hash in 64 hexadecimal digits; plimsoll gateway token makes a token and \
+             its hash"
+                .to_string()
+        })
+    };
+    let items = field.list().unwrap_or_default();
+    draft.config.settings.admin_tokens = items.iter().filter_map(|item| item.parse(hash)).collect();
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[pair.len() - 1]).collect();
+    (digits.len() == 64).then(|| bytes.try_into().ok()).flatten()
+}
+
 /// A string that is sent in a header.
 pub(super) fn label(field: &Field<'_>, text: String) -> Option<String> {
     let plain = !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());

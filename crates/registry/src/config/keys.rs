@@ -8,8 +8,8 @@ use plimsoll_config::{Field, Place, Problems, Table, Variables, values};
 use plimsoll_measure::Nanos;
 
 use super::fields::{
-    address, addresses, cors, count, database, file, folder, instances, label, list, log_file,
-    pass_headers, path, set, size, span, time, trusted_proxies,
+    address, addresses, admin_tokens, cors, count, database, file, folder, hex, instances, label,
+    list, log_file, pass_headers, path, set, size, span, time, trusted_proxies,
 };
 use super::{Config, Draft};
 use crate::settings::Cors;
@@ -118,7 +118,7 @@ impl Key {
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 34] = [
+pub static KEYS: [Key; 35] = [
     Key::new(
         "listen",
         Form::List,
@@ -139,6 +139,12 @@ pub static KEYS: [Key; 34] = [
         |field, draft| draft.config.admin_listen = address(field),
         |config| config.admin_listen.map(|address| quote(&address.to_string())),
     ),
+    Key::new("admin_token_sha256", Form::List, admin_tokens, |config| {
+        let tokens = &config.settings.admin_tokens;
+        let shown = list(tokens.iter().map(|token| quote(&hex(token))));
+        (!tokens.is_empty()).then_some(shown)
+    })
+    .reloads(),
     Key::new(
         "instance",
         Form::Text,

@@ -124,11 +124,13 @@ pub(super) fn decide_all(
     requests: &[Request],
     config: &Config,
     entries: &[Entry],
+    variables: &Variables,
 ) -> Result<(Vec<Change>, Vec<Outcome>), ChangeError> {
     let mut entries = entries.to_vec();
     let (mut changes, mut outcomes, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
     for (number, request) in requests.iter().enumerate() {
-        match decide(request, config, &entries) {
+        let decided = check(request, variables).and_then(|()| decide(request, config, &entries));
+        match decided {
             Ok(Decision::Write(change, outcome)) => {
                 change.make(&mut entries);
                 changes.push(change);
@@ -144,21 +146,6 @@ pub(super) fn decide_all(
     }
 }
 
-/// Checks new entries, each on its own.
-///
-/// # Errors
-/// As [`decide_all`].
-pub(super) fn check_all(requests: &[Request], variables: &Variables) -> Result<(), ChangeError> {
-    if requests.len() > REQUESTS_MAX {
-        let count = requests.len();
-        let message = format!("{count} changes at once; at most {REQUESTS_MAX} are accepted");
-        return refused(message, "make them in several steps");
-    }
-    let check = |(number, request)| Some((number, check_entry(request, variables).err()?));
-    let rejected = requests.iter().enumerate().filter_map(check).collect();
-    rejection(requests, rejected).map_or(Ok(()), Err)
-}
-
 fn rejection(requests: &[Request], mut rejected: Vec<(usize, ChangeError)>) -> Option<ChangeError> {
     match rejected.len() {
         0 => None,
@@ -168,7 +155,7 @@ fn rejection(requests: &[Request], mut rejected: Vec<(usize, ChangeError)>) -> O
 }
 
 /// Checks a new entry on its own.
-fn check_entry(request: &Request, variables: &Variables) -> Result<(), ChangeError> {
+pub(super) fn check(request: &Request, variables: &Variables) -> Result<(), ChangeError> {
     let Request::Add { kind, id, service, lines, .. } = request else { return Ok(()) };
     // Shown as typed: only messages about entries that exist mask the ids of endpoints.
     if let Err(message) = check_id(id) {
@@ -182,9 +169,28 @@ fn check_entry(request: &Request, variables: &Variables) -> Result<(), ChangeErr
         .as_ref()
         .map(|service| ("--service".to_string(), format!("service = {}", quote(service))));
     let parts = std::iter::once(id).chain(service).chain(lines.iter().cloned());
-    join::resolve(*kind, &Document::from_named(parts), variables)
-        .map(|_| ())
-        .map_err(ChangeError::Invalid)
+    let item = join::resolve(*kind, &Document::from_named(parts), variables);
+    let item = item.map_err(ChangeError::Invalid)?;
+    // Lines that are valid one by one may mean something else together, such as the head of a table.
+    let entry = entry_of(request).map(|entry| join::item(&entry, variables, "the request"));
+    if entry.is_some_and(|stored| stored.ok().as_ref() != Some(&item)) {
+        let hint = "write each key on one line, without heads of tables";
+        return refused("the entry does not mean the same when its lines are joined".into(), hint);
+    }
+    Ok(())
+}
+
+/// The entry that a request adds, enabled.
+fn entry_of(request: &Request) -> Option<Entry> {
+    let Request::Add { kind, id, service, lines, .. } = request else { return None };
+    let lines: Vec<&str> = lines.iter().map(|(_, line)| line.as_str()).collect();
+    Some(Entry {
+        kind: *kind,
+        id: id.clone(),
+        service: service.clone(),
+        definition: Some(lines.join("\n")),
+        disabled: false,
+    })
 }
 
 enum Decision {
@@ -217,7 +223,9 @@ fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decis
         return existing.in_file(request);
     }
     match request {
-        Request::Add { service, lines, replace, .. } => existing.add(service, lines, *replace),
+        Request::Add { replace, .. } => {
+            existing.add(entry_of(request).expect("an addition"), *replace)
+        }
         Request::Enable(..) if existing.is_drained() => existing.set_drained(false),
         Request::Enable(..) => existing.set_disabled(false),
         Request::Drain(..) if existing.is_drained() => Ok(Decision::Nothing),
@@ -260,15 +268,10 @@ impl Existing<'_> {
         refused(format!("there is no {kind} \"{id}\""), hint)
     }
 
-    fn add(
-        &self,
-        service: &Option<String>,
-        lines: &[(String, String)],
-        replace: bool,
-    ) -> Result<Decision, ChangeError> {
+    fn add(&self, new: Entry, replace: bool) -> Result<Decision, ChangeError> {
         let (kind, id) = (self.kind.name(), self.id);
         let services = Services::new(self.config, self.entries);
-        if let Some(service) = service
+        if let Some(service) = &new.service
             && !services.is_known(service)
         {
             let (message, hint) = unknown_service_shown_as(service, service, &services.ids());
@@ -278,14 +281,6 @@ impl Existing<'_> {
             );
             return refused(message, hint);
         }
-        let lines: Vec<&str> = lines.iter().map(|(_, line)| line.as_str()).collect();
-        let new = Entry {
-            kind: self.kind,
-            id: id.into(),
-            service: service.clone(),
-            definition: Some(lines.join("\n")),
-            disabled: false,
-        };
         Ok(match self.entry {
             None if self.built_in => Decision::Write(Change::Add(new), Outcome::ReplacedBuiltIn),
             None => Decision::Write(Change::Add(new), Outcome::Changed),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use plimsoll_config::Variables;
 
-use super::change::{check_all, decide_all, refused};
+use super::change::{REQUESTS_MAX, check, decide_all, refused};
+use super::feed::View;
 use super::{ChangeError, Definitions, Listing, LoadError, Outcome, Request, join, listing};
 use crate::config::{Config, Database, Inputs};
 use crate::store::{Applied, Entries, EntryKind, Status, Store, StoreError, StoreErrorKind};
@@ -19,6 +20,8 @@ pub struct Editor {
     inputs: Inputs,
     /// The open database, if there is one.
     store: Option<Arc<Store>>,
+    /// What the gateway beside knows of a database server; reading needs no more.
+    view: Option<View>,
     /// The database according to the last configuration read.
     database: Option<Database>,
     status: Arc<Status>,
@@ -27,12 +30,17 @@ pub struct Editor {
 impl Editor {
     /// An editor of its own; nothing is read yet.
     pub fn new(inputs: Inputs) -> Editor {
-        Editor::beside(inputs, None, Arc::default())
+        Editor::beside(inputs, None, None, Arc::default())
     }
 
     /// An editor of a database that is open already.
-    pub(super) fn beside(inputs: Inputs, store: Option<Arc<Store>>, status: Arc<Status>) -> Editor {
-        Editor { inputs, store, database: None, status }
+    pub(super) fn beside(
+        inputs: Inputs,
+        store: Option<Arc<Store>>,
+        view: Option<View>,
+        status: Arc<Status>,
+    ) -> Editor {
+        Editor { inputs, store, view, database: None, status }
     }
 
     /// Makes changes, all or none; creates the database if it does not exist. New entries are checked by
@@ -46,7 +54,16 @@ impl Editor {
         requests: &[Request],
         variables: &Variables,
     ) -> Result<Vec<Outcome>, ChangeError> {
-        check_all(requests, variables)?;
+        match requests {
+            // Nothing need be read to reject it.
+            [request] => check(request, variables)?,
+            _ if requests.len() > REQUESTS_MAX => {
+                let count = requests.len();
+                let message = format!("{count} changes at once; at most {REQUESTS_MAX} are accepted");
+                return refused(message, "make them in several steps");
+            }
+            _ => {}
+        }
         let config = self.read()?;
         let Some(store) = self.open(true).await? else {
             let hint = "choose a database: --database sqlite:plimsoll.db";
@@ -55,11 +72,14 @@ impl Editor {
         let mut entries = Entries::default();
         loop {
             store.refresh(&mut entries).await?;
-            let (changes, outcomes) = decide_all(requests, &config, &entries.entries)?;
+            let (changes, outcomes) = decide_all(requests, &config, &entries.entries, variables)?;
             if changes.is_empty() {
                 return Ok(outcomes);
             }
-            if let Applied::Done(_) = store.apply(&changes, entries.sequence).await? {
+            if let Applied::Done(sequence) = store.apply(&changes, entries.sequence).await? {
+                if let Some(view) = &mut self.view {
+                    view.reach(sequence).await;
+                }
                 return Ok(outcomes);
             }
         }
@@ -91,6 +111,11 @@ impl Editor {
         Ok((config, definitions))
     }
 
+    /// The variables of `${NAME}`.
+    pub fn variables(&self) -> &Variables {
+        &self.inputs.variables
+    }
+
     /// The database's URL without secrets; `None` if there is no database or nothing was read yet.
     pub fn database(&self) -> Option<&str> {
         self.database.as_ref().map(|database| database.url.shown.as_str())
@@ -111,6 +136,9 @@ impl Editor {
 
     /// The database's entries; empty if there is no database.
     async fn entries(&mut self) -> Result<Entries, StoreError> {
+        if let Some(entries) = self.view.as_ref().and_then(View::entries) {
+            return Ok(entries.as_ref().clone());
+        }
         let store = match self.open(false).await {
             Ok(store) => store,
             // A server without our tables is like a file that does not exist.

@@ -32,6 +32,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// started at the same time.
 const START_MAX: Duration = Duration::from_secs(30);
 
+/// How long the maker of a change waits until this process knows it.
+const REACH_MAX: Duration = Duration::from_secs(2);
+
 /// What is known of a database.
 #[derive(Clone, Debug, Default)]
 struct Known {
@@ -89,6 +92,11 @@ impl Feed {
         &self.store
     }
 
+    /// What is known, for others than the gateway itself.
+    pub(super) fn view(&self) -> View {
+        View(self.known.clone())
+    }
+
     /// The present entries; waits until there are some, at the start.
     ///
     /// # Errors
@@ -136,6 +144,26 @@ impl Feed {
             // The thread has ended; nothing new will come.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// What a feed knows.
+#[derive(Clone, Debug)]
+pub(super) struct View(watch::Receiver<Known>);
+
+impl View {
+    /// The entries; `None` before there are any.
+    pub(super) fn entries(&self) -> Option<Arc<Entries>> {
+        self.0.borrow().entries.clone()
+    }
+
+    /// Waits until a change is known, for at most [`REACH_MAX`].
+    pub(super) async fn reach(&mut self, sequence: u64) {
+        let is_there = |known: &Known| {
+            known.entries.as_ref().is_some_and(|entries| entries.sequence >= sequence)
+        };
+        // A reader sees the change a moment later.
+        let _ = tokio::time::timeout(REACH_MAX, self.0.wait_for(is_there)).await;
     }
 }
 

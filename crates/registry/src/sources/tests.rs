@@ -342,10 +342,11 @@ async fn several_changes_are_all_or_none() {
         add(Endpoint, "e1", "base", ""),
         add(Endpoint, "e 2", "base", ""),
         add(Endpoint, "e3", "base", "wieght = 3"),
+        Request::Remove(Endpoint, "e9".into()),
     ];
     let error = editor.change(&rejected, &none).await.unwrap_err();
     let ChangeError::Several(rows) = &error else { panic!("{error}") };
-    assert_eq!(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 3, 4]);
     let rejected = [
         service.clone(),
         service.clone(),

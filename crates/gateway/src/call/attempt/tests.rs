@@ -135,8 +135,12 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
     };
     let routing = Routing::compile(&definitions, &Routing::empty(0), 1, &mut 0).expect("compiles");
     let service = routing.service("eth").expect("a service").clone();
-    let host =
-        Host { process: Arc::new(Process::default), database: Arc::default(), resolve: None };
+    let host = Host {
+        process: Arc::new(Process::default),
+        database: Arc::default(),
+        admin: None,
+        resolve: None,
+    };
     let resolver = Resolver::new(of_host(), keeper.handle().clone());
     let state = State { settings: Settings::default(), routing };
     let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host, Time::start()));

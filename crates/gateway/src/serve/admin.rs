@@ -1,0 +1,231 @@
+//! The admin API, `/api/v1/…`, on listeners for operators only.
+//!
+//! It is off unless a token's hash is configured. A request proves that it knows the token, which is
+//! compared by its hash: every comparison looks at all bytes, of hashes that the caller cannot choose.
+//! Health, events and the description are answered here; what concerns the registry is passed on to the
+//! program that runs the gateway, which may wait for a database without delaying calls.
+
+mod events;
+mod observer;
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use plimsoll_registry::settings::{Faces, Settings};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::decode::decoded;
+use crate::call::message::{Answer, JSON, Request};
+use crate::call::worker::{Shared, State, View, Worker};
+use crate::error::Error;
+use crate::host::{AdminAnswer, AdminRequest};
+use crate::http1::unescaped;
+pub(crate) use observer::observe;
+
+/// The description of this API.
+const OPENAPI: &str = include_str!("admin/openapi.json");
+
+/// How long an answer about the registry may take: longer than a database server may hang.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of a request's body.
+const BODY_MAX: u64 = 8 << 20;
+
+/// The path below `/api/v1/`, if the listener serves this API.
+pub(super) fn path(path: &str, faces: Faces) -> Option<&str> {
+    path.strip_prefix("/api/v1/").filter(|_| faces.admin && !faces.serves_calls())
+}
+
+/// Answers a request to the path below `/api/v1/`.
+///
+/// # Errors
+/// The body cannot be decoded, or is too long.
+pub(super) async fn answer<'a>(
+    worker: &Rc<Worker>,
+    view: &View,
+    request: &Request<'_>,
+    below: &str,
+    query: Option<&str>,
+) -> Result<Answer<'a>, Error> {
+    if let Some(refusal) = refused(&view.settings, request) {
+        return Ok(refusal);
+    }
+    let allowed = if below == "action" { "POST" } else { "GET" };
+    let is_known =
+        matches!(below, "health" | "resources" | "action" | "events/stream" | "openapi.json")
+            || below.strip_prefix("resource/").is_some_and(|id| !id.is_empty());
+    if !is_known {
+        return Ok(error(404, "no such path", "GET /api/v1/openapi.json describes this API"));
+    }
+    if request.method != allowed {
+        let mut answer = error(405, "wrong method", &format!("use {allowed}"));
+        answer.fields.push(("allow".into(), allowed.into()));
+        return Ok(answer);
+    }
+    let shared = &worker.shared;
+    let mut answer = match below {
+        "health" => document(200, &health(shared, view)),
+        "openapi.json" => Answer::new(200, JSON, OPENAPI.into()),
+        "events/stream" => {
+            return Ok(events::stream(shared, header(request, "last-event-id").as_deref()));
+        }
+        _ => {
+            let coding = request.fields.content_encoding;
+            let limit = view.settings.limits.body.min(BODY_MAX);
+            let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
+            passed_on(shared, allowed, below, query, body.bytes().to_vec()).await
+        }
+    };
+    if answer.status == 200 && allowed == "GET" && below != "health" {
+        tag(&mut answer, header(request, "if-none-match").as_deref());
+    } else {
+        answer.fields.push(("cache-control".into(), "no-store".into()));
+    }
+    Ok(answer)
+}
+
+/// The refusal of a request without a valid token.
+fn refused<'a>(settings: &Settings, request: &Request<'_>) -> Option<Answer<'a>> {
+    if settings.admin_tokens.is_empty() {
+        let hint = "set admin_token_sha256; plimsoll gateway token makes a token and its hash";
+        return Some(error(404, "the admin API is off", hint));
+    }
+    let given = header(request, "authorization").unwrap_or_default();
+    let (scheme, token) = given.split_once(' ').unwrap_or_default();
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    if is_bearer && is_valid(settings, token.trim().as_bytes()) {
+        return None;
+    }
+    let message = if is_bearer { "the token is wrong" } else { "the token is missing" };
+    let mut answer = error(401, message, "send the header Authorization: Bearer TOKEN");
+    answer.fields.push(("www-authenticate".into(), "Bearer".into()));
+    Some(answer)
+}
+
+/// Whether a token is one of the configured ones; takes the same time for every wrong one.
+fn is_valid(settings: &Settings, token: &[u8]) -> bool {
+    let hash: [u8; 32] = Sha256::digest(token).into();
+    let differs = |known: &[u8; 32]| {
+        known.iter().zip(&hash).fold(0, |differs, (a, b)| differs | (a ^ b)) != 0
+    };
+    settings.admin_tokens.iter().fold(false, |valid, known| valid | !differs(known))
+}
+
+/// The value of a header that is needed only here.
+fn header(request: &Request<'_>, name: &str) -> Option<String> {
+    let mut found = None;
+    request.all.visit(|field, value| {
+        if field.eq_ignore_ascii_case(name) && found.is_none() {
+            found = Some(String::from_utf8_lossy(value).into_owned());
+        }
+    });
+    found
+}
+
+/// Asks the program that runs the gateway.
+async fn passed_on<'a>(
+    shared: &Shared,
+    method: &'static str,
+    below: &str,
+    query: Option<&str>,
+    body: Vec<u8>,
+) -> Answer<'a> {
+    let Some(admin) = &shared.host.admin else {
+        return error(404, "this program has no registry", "");
+    };
+    let plain = |text: &str| unescaped(&text.replace('+', " ")).into_owned();
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (plain(key), plain(value))
+    };
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let path = unescaped(below).into_owned();
+    let asked = admin(AdminRequest { method, path, query: pairs.map(pair).collect(), body });
+    match tokio::time::timeout(ANSWER_MAX, asked).await {
+        Ok(Ok(AdminAnswer { status, body })) => Answer::new(status, JSON, body),
+        _ => error(503, "the registry is busy", "try again; list the entries before a change"),
+    }
+}
+
+/// The state of the process.
+fn health(shared: &Shared, state: &State) -> Value {
+    let report = shared.database();
+    let ready = state.routing.services().iter().any(|service| !service.routes.is_empty())
+        && !shared.is_draining();
+    let mut database = json!({
+        "state": report.contact.name(),
+        "sequence": report.sequence,
+        "from_disk": report.from_disk,
+        "connections": shared.host.database.connections(),
+    });
+    if let Some(since) = report.since {
+        database["since"] = since.rfc3339().into();
+    }
+    for (name, why) in [("error", report.why), ("snapshot_error", report.snapshot_error)] {
+        if !why.is_empty() {
+            database[name] = why.into();
+        }
+    }
+    json!({
+        "instance": state.settings.instance,
+        "version": env!("CARGO_PKG_VERSION"),
+        "started_at": shared.started.rfc3339(),
+        "ready": ready,
+        "draining": shared.is_draining(),
+        "config_rejected": shared.is_config_rejected(),
+        "database": database,
+        "redis": { "state": "none" },
+    })
+}
+
+/// Adds an entity tag, and leaves out the body if the caller has it.
+fn tag(answer: &mut Answer<'_>, known: Option<&str>) {
+    let crate::payload::Payload::Whole(body) = &mut answer.body else { return };
+    let hash: [u8; 32] = Sha256::digest(&body).into();
+    let short: String = hash[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("\"{short}\"");
+    let is_known = known.is_some_and(|known| {
+        known
+            .split(',')
+            .map(|one| one.trim().trim_start_matches("W/"))
+            .any(|one| one == tag || one == "*")
+    });
+    if is_known {
+        answer.status = 304;
+        answer.content_type = Cow::Borrowed(b"");
+        body.clear();
+    }
+    answer.fields.push(("etag".into(), tag.into_bytes()));
+    // It may be kept, and must be checked before it is used again.
+    answer.fields.push(("cache-control".into(), "private, no-cache".into()));
+}
+
+fn document<'a>(status: u16, value: &Value) -> Answer<'a> {
+    Answer::new(status, JSON, format!("{value}\n").into_bytes())
+}
+
+fn error<'a>(status: u16, message: &str, hint: &str) -> Answer<'a> {
+    let mut error = json!({ "message": message });
+    if !hint.is_empty() {
+        error["hint"] = hint.into();
+    }
+    document(status, &json!({ "error": error }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_compared_by_their_hashes() {
+        let hash = |token: &str| Sha256::digest(token.as_bytes()).into();
+        let settings =
+            Settings { admin_tokens: vec![hash("one"), hash("two")], ..Settings::default() };
+        assert!(is_valid(&settings, b"one") && is_valid(&settings, b"two"));
+        for wrong in ["", "on", "onee", "One", "three"] {
+            assert!(!is_valid(&settings, wrong.as_bytes()), "{wrong}");
+        }
+    }
+}

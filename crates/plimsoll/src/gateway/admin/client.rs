@@ -1,0 +1,149 @@
+//! A client of the admin API.
+
+use super::super::listing::Shown;
+use super::wire;
+use crate::usage_error;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper_util::rt::TokioIo;
+use plimsoll_config::Variables;
+use plimsoll_registry::model::Address;
+use plimsoll_registry::sources::Request;
+use plimsoll_registry::store::EntryKind;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// The variable with the token.
+const TOKEN: &str = "PLIMSOLL_ADMIN_TOKEN";
+
+/// How long to wait for a connection, and for an answer: longer than the gateway waits for a database.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Entries asked for at once.
+const PER_PAGE: usize = 1_000;
+
+/// A client of one gateway.
+pub(crate) struct Client {
+    /// As given.
+    url: String,
+    address: Address,
+    token: String,
+}
+
+impl Client {
+    /// A client for the URL of an admin listener; the token is a variable.
+    pub(crate) fn new(url: &str, variables: &Variables) -> anyhow::Result<Client> {
+        let hint = "write it like --admin http://127.0.0.1:9069";
+        let address =
+            Address::parse(url).map_err(|why| usage_error(format!("--admin: {why}"), ""))?;
+        if address.tls {
+            let hint = "use http on a network that only operators can reach, or through a tunnel";
+            return Err(usage_error("--admin: https is not supported", hint));
+        }
+        if address.path != "/" {
+            return Err(usage_error("--admin: the URL has a path", hint));
+        }
+        let token = variables.get(TOKEN).filter(|token| !token.is_empty());
+        let plain = |token: &&str| token.bytes().all(|byte| byte.is_ascii_graphic());
+        let token = token.ok_or_else(|| {
+            usage_error(format!("--admin: the variable {TOKEN} is not set"), "set it to the token")
+        })?;
+        let token = Some(token)
+            .filter(plain)
+            .ok_or_else(|| usage_error(format!("{TOKEN} has a character that no token has"), ""))?;
+        Ok(Client { url: url.into(), token: token.into(), address })
+    }
+
+    /// The entries of a kind.
+    pub(crate) async fn list(&mut self, kind: EntryKind) -> anyhow::Result<Vec<Shown>> {
+        let mut all = Vec::new();
+        for page in 1.. {
+            let kind = kind.name();
+            let path = format!("resources?kind={kind}&per_page={PER_PAGE}&page={page}");
+            let value = self.ask("GET", &path, Vec::new()).await?;
+            let entries = value["resources"].as_array().into_iter().flatten();
+            all.extend(entries.filter_map(wire::read_resource));
+            if value["pages"].as_u64().is_none_or(|pages| page >= pages) {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes changes; returns the answer.
+    pub(crate) async fn change(&mut self, requests: &[Request]) -> anyhow::Result<Value> {
+        let body = wire::show_requests(requests).to_string().into_bytes();
+        self.ask("POST", "action", body).await
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
+        let Client { url, .. } = self;
+        let answer = tokio::time::timeout(ANSWER_MAX, self.send(method, path, body)).await;
+        let (status, body) = match answer {
+            Ok(answer) => answer.map_err(|why| {
+                usage_error(
+                    format!("the gateway at {url} cannot be asked: {why}"),
+                    "check that it runs, and that its admin_listen has this address",
+                )
+            })?,
+            Err(_) => {
+                let message = format!(
+                    "the gateway at {url} did not answer within {} s",
+                    ANSWER_MAX.as_secs()
+                );
+                return Err(usage_error(
+                    message,
+                    "list the entries to see whether a change was made",
+                ));
+            }
+        };
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if status == 200 {
+            return Ok(value);
+        }
+        let error = &value["error"];
+        match error["message"].as_str() {
+            Some(message) => {
+                Err(usage_error(message.to_string(), error["hint"].as_str().unwrap_or_default()))
+            }
+            None => Err(usage_error(
+                format!("the gateway at {url} answered with HTTP status {status}"),
+                "give --admin the address of admin_listen",
+            )),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        let Address { host, port, authority, .. } = &self.address;
+        let connect = TcpStream::connect((host.as_str(), *port));
+        let stream = tokio::time::timeout(CONNECT_MAX, connect)
+            .await
+            .map_err(|_| format!("no connection within {} s", CONNECT_MAX.as_secs()))??;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Its errors are those of the request.
+        tokio::spawn(async move { drop(connection.await) });
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(format!("/api/v1/{path}"))
+            .header(HOST, authority)
+            .header(AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?;
+        Ok((status, body.to_bytes()))
+    }
+}
