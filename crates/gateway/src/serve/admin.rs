@@ -30,9 +30,6 @@ const OPENAPI: &str = include_str!("admin/openapi.json");
 /// How long an answer about the registry may take: longer than a database server may hang.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes of a request's body.
-const BODY_MAX: u64 = 8 << 20;
-
 /// The path below `/api/v1/`, if the listener serves this API.
 pub(super) fn path(path: &str, faces: Faces) -> Option<&str> {
     path.strip_prefix("/api/v1/").filter(|_| faces.admin && !faces.serves_calls())
@@ -73,7 +70,7 @@ pub(super) async fn answer<'a>(
         }
         _ => {
             let coding = request.fields.content_encoding;
-            let limit = view.settings.limits.body.min(BODY_MAX);
+            let limit = view.settings.limits.body;
             let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
             passed_on(shared, allowed, below, query, body.bytes().to_vec()).await
         }

@@ -294,3 +294,18 @@ fn a_client_behind_nginx_gets_the_same_results_and_keeps_its_address() {
         assert_eq!(call["client"], "203.0.113.9", "{call}");
     }
 }
+
+/// Checks the description of an API against its handlers, with requests that fit the description and
+/// requests that do not. A stream without an end is left out.
+pub(crate) fn schemathesis(url: &str, token: &str) {
+    let done = Command::new(installed().join("venv/bin/schemathesis"))
+        .args(["run", url, "--header", &format!("Authorization: Bearer {token}")])
+        .args(["--exclude-path", "/api/v1/events/stream", "--max-examples", "30"])
+        // A request that fits the description may still contradict the registry.
+        .args(["--exclude-checks", "positive_data_acceptance", "--phases", "coverage,fuzzing"])
+        .args(["--no-color", "--generation-database", "none", "--seed", "18"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}

@@ -2,6 +2,7 @@
 //!
 //! The accounting identities are checked for every run, in addition to the program's own assertions.
 
+mod admin;
 mod attack;
 mod bad_input;
 mod browser;

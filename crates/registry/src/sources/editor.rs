@@ -59,7 +59,8 @@ impl Editor {
             [request] => check(request, variables)?,
             _ if requests.len() > REQUESTS_MAX => {
                 let count = requests.len();
-                let message = format!("{count} changes at once; at most {REQUESTS_MAX} are accepted");
+                let message =
+                    format!("{count} changes at once; at most {REQUESTS_MAX} are accepted");
                 return refused(message, "make them in several steps");
             }
             _ => {}

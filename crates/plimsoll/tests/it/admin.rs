@@ -1,0 +1,427 @@
+//! The admin API of a real gateway: tokens, resources, actions, events, and commands through it.
+
+use crate::clients::schemathesis;
+use crate::gateway::{Process, ask, eth};
+use crate::run::{Done, Folder, command, plimsoll};
+use plimsoll_sim::Sim;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// A gateway with an admin listener.
+struct Gateway {
+    process: Process,
+    /// For callers, and for operators.
+    address: String,
+    admin: String,
+    token: String,
+    folder: Folder,
+    _sim: Sim,
+}
+
+impl Gateway {
+    fn start() -> Gateway {
+        let made = plimsoll(&["gateway", "token"]);
+        assert_eq!(made.code, 0, "{}", made.stderr);
+        let token = made.stdout.trim().to_string();
+        let hash = made.stderr.split('"').nth(1).unwrap();
+        assert!(token.len() == 64 && hash.len() == 64 && token != hash);
+        let (folder, sim) = (Folder::new(), eth());
+        folder.file(
+            "gateway.toml",
+            format!(
+                "listen = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n\
+                 admin_token_sha256 = [\"{hash}\"]\n\
+                 [[upstream]]\nid = \"in-file\"\nservice = \"eth\"\nurl = \"{}\"\n",
+                sim.url("eth")
+            ),
+        );
+        let process = Process::start(&folder, &[]);
+        let output = process.wait_for("(admin)");
+        let urls: Vec<&str> = output.split("listening on http://").skip(1).collect();
+        let address = |at: usize| urls[at].split_whitespace().next().unwrap().to_string();
+        Gateway { address: address(0), admin: address(1), process, token, folder, _sim: sim }
+    }
+
+    fn send(&self, request: &str, headers: &str, body: &str) -> (u16, String, String) {
+        let token = format!("Authorization: Bearer {}\r\n", self.token);
+        raw(&self.admin, request, &(token + headers), body)
+    }
+
+    #[track_caller]
+    fn get(&self, path: &str) -> Value {
+        let (status, _, body) = self.send(&format!("GET /api/v1/{path}"), "", "");
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// An action that is refused with this status, and with words of the message.
+    #[track_caller]
+    fn refuse(&self, action: &Value, status: u16, words: &str) {
+        let found = self.send("POST /api/v1/action", "", &action.to_string());
+        assert_eq!(found.0, status, "{action}: {}", found.2);
+        let error: Value = serde_json::from_str(&found.2).unwrap();
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(words), "{action}: {message}");
+    }
+
+    #[track_caller]
+    fn act(&self, action: &Value) -> Value {
+        let (status, _, body) = self.send("POST /api/v1/action", "", &action.to_string());
+        assert_eq!(status, 200, "{action}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+}
+
+/// Sends a request; returns the status, the head and the body.
+fn raw(address: &str, request: &str, headers: &str, body: &str) -> (u16, String, String) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let text = format!(
+        "{request} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    );
+    socket.write_all(text.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.into(), body.into())
+}
+
+fn endpoint(id: &str) -> Value {
+    json!({ "action": "add", "kind": "endpoint", "id": id, "service": "eth" })
+}
+
+#[test]
+fn tokens_are_required_and_the_api_is_for_operators_only() {
+    let gateway = Gateway::start();
+    let check = |address: &str, request: &str, header: &str, status: u16| {
+        let (found, head, body) = raw(address, request, header, "");
+        assert_eq!(found, status, "{request} {header}: {body}");
+        assert!(!body.contains(&gateway.token));
+        head
+    };
+    let right = format!("Authorization: Bearer {}\r\n", gateway.token);
+    let paths = ["health", "resources", "resource/eth", "events/stream", "openapi.json", "no-such"];
+    for path in paths.map(|path| format!("GET /api/v1/{path}")) {
+        for wrong in [
+            String::new(),
+            "Authorization: Bearer x\r\n".into(),
+            "Authorization: Bearer \r\n".into(),
+            format!("Authorization: Basic {}\r\n", gateway.token),
+            format!("Authorization: {}\r\n", gateway.token),
+            format!("Authorization: Bearer {}x\r\n", gateway.token),
+            format!("Authorization: Bearer x\r\n{right}"),
+        ] {
+            let head = check(&gateway.admin, &path, &wrong, 401);
+            assert!(head.contains("www-authenticate: Bearer"), "{head}");
+        }
+        check(&gateway.address, &path, &right, 404);
+    }
+    check(&gateway.admin, "GET /api/v1/health", &right, 200);
+    check(&gateway.admin, "GET /api/v1/no-such", &right, 404);
+    check(&gateway.admin, "GET /api/v1/resource/", &right, 404);
+    let head = check(&gateway.admin, "DELETE /api/v1/resources", &right, 405);
+    assert!(head.contains("allow: GET"), "{head}");
+    check(&gateway.admin, "GET /api/v1/action", &right, 405);
+    // A reload takes the token away.
+    let config = std::fs::read_to_string(gateway.folder.path().join("gateway.toml")).unwrap();
+    let without = config.lines().filter(|line| !line.starts_with("admin_token"));
+    gateway.folder.file("gateway.toml", without.collect::<Vec<_>>().join("\n"));
+    gateway.process.wait_for("admin_token_sha256");
+    let (status, _, body) = raw(&gateway.admin, "GET /api/v1/health", &right, "");
+    assert!(status == 404 && body.contains("the admin API is off"), "{body}");
+    // A token in clear text is not accepted as a hash, and not repeated.
+    let file = gateway.folder.file("bad.toml", "admin_token_sha256 = [\"s3cret-token\"]\n");
+    let refused = plimsoll(&["gateway", "--config", &file, "--print-config"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("not a SHA-256 hash"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("s3cret"), "{}", refused.stderr);
+}
+
+#[test]
+fn resources_have_pages_and_entity_tags() {
+    let gateway = Gateway::start();
+    let many: Vec<Value> = (0..25).rev().map(|n| endpoint(&format!("e{n:02}"))).collect();
+    gateway.act(&json!({ "actions": many }));
+    let mut seen = Vec::new();
+    for page in 1..=4 {
+        let found = gateway.get(&format!("resources?kind=endpoint&per_page=8&page={page}"));
+        assert_eq!((&found["pages"], &found["total"]), (&json!(4), &json!(25)));
+        let ids = found["resources"].as_array().unwrap().iter();
+        seen.extend(ids.map(|one| one["id"].as_str().unwrap().to_string()));
+    }
+    assert_eq!(seen, (0..25).map(|n| format!("e{n:02}")).collect::<Vec<_>>());
+    let all = gateway.get("resources");
+    assert_eq!(all["total"], 30, "four built-in services, one upstream, 25 endpoints");
+    for (path, status) in [
+        ("resources?kind=endpoint&per_page=8&page=5", 404),
+        ("resources?page=0", 400),
+        ("resources?page=-1", 400),
+        ("resources?page=1e3", 400),
+        ("resources?page=99999999999999999999999", 400),
+        ("resources?page=", 400),
+        ("resources?page=1&page=2", 400),
+        ("resources?per_page=0", 400),
+        ("resources?per_page=1001", 400),
+        ("resources?kind=table", 400),
+        ("resources?kind=endpoint%27%20OR%201=1", 400),
+        ("resources?offset=1", 400),
+        ("resource/nobody", 404),
+        ("resource/e00%00", 404),
+        ("resource/e00%27--", 404),
+        ("resource/..%2f..%2fetc", 404),
+    ] {
+        let (found, _, body) = gateway.send(&format!("GET /api/v1/{path}"), "", "");
+        assert_eq!(found, status, "{path}: {body}");
+    }
+    let (_, head, body) = gateway.send("GET /api/v1/resource/e00", "", "");
+    assert!(head.contains("cache-control: private, no-cache"), "{head}");
+    assert!(body.contains("service = \\\"eth\\\""), "{body}");
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let known = format!("If-None-Match: {tag}\r\n");
+    let (status, _, body) = gateway.send("GET /api/v1/resource/e00", &known, "");
+    assert_eq!((status, body.as_str()), (304, ""));
+    gateway.act(&json!({ "action": "disable", "kind": "endpoint", "id": "e00" }));
+    let (status, _, body) = gateway.send("GET /api/v1/resource/e00", &known, "");
+    assert!(status == 200 && body.contains("disabled"), "{body}");
+    // The same id in two kinds.
+    gateway.act(&endpoint("in-file"));
+    let (status, _, _) = gateway.send("GET /api/v1/resource/in-file", "", "");
+    assert_eq!(status, 409);
+    assert_eq!(gateway.get("resource/in-file?kind=upstream")["entry"]["from"], "file");
+}
+
+#[test]
+fn actions_are_made_whole_or_not_at_all() {
+    let gateway = Gateway::start();
+    let before = gateway.get("resources");
+    let line = |text: &str| {
+        json!({ "action": "add", "kind": "upstream", "id": "u", "service": "eth",
+                "definition": [{ "name": "url", "line": text }] })
+    };
+    let odd = "x'); DROP TABLE entry; --";
+    let named = |id: &str| json!({ "action": "disable", "kind": "endpoint", "id": id });
+    for (action, status, words) in [
+        (
+            json!({ "actions": [endpoint("a"), endpoint("a b")] }),
+            422,
+            "1 of the changes was rejected",
+        ),
+        (
+            json!({ "actions": [endpoint("a"), endpoint("a")] }),
+            422,
+            "2: the endpoint \"a\" already exists",
+        ),
+        (
+            json!({ "actions": [endpoint("a"), named("nobody"), endpoint("")] }),
+            422,
+            "2 of the changes",
+        ),
+        (endpoint(odd), 422, "is not a valid id"),
+        (endpoint("a\r\nX-Header: 1"), 422, "is not a valid id"),
+        (named(odd), 409, "there is no endpoint"),
+        (
+            json!({ "action": "add", "kind": "endpoint", "id": "a", "service": odd }),
+            422,
+            "is not a valid id",
+        ),
+        (line("url = \"http://h/\"\nid = \"other\""), 400, "control character"),
+        (line("url = \"http://h/\\r\\nHost: evil\""), 422, "not a"),
+        (line("url = 5"), 422, "must be"),
+        (line("headers = { \"X\\r\\nY\" = \"1\" }"), 422, "entry is not valid"),
+        (json!({ "action": "remove", "kind": "service", "id": "eth" }), 409, "is built in"),
+        (
+            json!({ "action": "drain", "kind": "upstream", "id": "in-file" }),
+            409,
+            "defined in the configuration",
+        ),
+        (json!({ "action": "drop", "kind": "upstream", "id": "u" }), 400, "\"action\" is not"),
+        (json!([]), 400, "not an object"),
+    ] {
+        gateway.refuse(&action, status, words);
+    }
+    let (status, _, body) = gateway.send("POST /api/v1/action", "", "{\"action\": \"add\", \"kind");
+    assert!(status == 400 && body.contains("not valid JSON"), "{body}");
+    let (status, _, _) = gateway.send("POST /api/v1/action", "", &" ".repeat(11 << 20));
+    assert_eq!(status, 413);
+    assert_eq!(gateway.get("resources"), before, "nothing was changed");
+
+    let done = gateway.act(&json!({ "actions": [
+        line("url = \"http://127.0.0.1:9/\""),
+        { "action": "drain", "kind": "upstream", "id": "u" },
+        endpoint("a"),
+        { "action": "disable", "kind": "endpoint", "id": "a" },
+        { "action": "disable", "kind": "endpoint", "id": "a" },
+    ]}));
+    let outcomes: Vec<&str> = done["outcomes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["outcome"].as_str().unwrap())
+        .collect();
+    assert_eq!(outcomes, ["changed", "changed", "changed", "changed", "unchanged"]);
+    assert_eq!(gateway.get("resource/u")["entry"]["state"], "drained");
+    gateway.process.wait_for("reloaded: added 1 upstream (u)");
+}
+
+/// Reads events until one of this type; returns its id and data.
+fn event(stream: &mut BufReader<TcpStream>, name: &str) -> (String, Value) {
+    let (mut id, mut is_it) = (String::new(), false);
+    loop {
+        let mut line = String::new();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream has ended");
+        let line = line.trim_end();
+        if let Some(found) = line.strip_prefix("id: ") {
+            id = found.into();
+        } else if let Some(found) = line.strip_prefix("event: ") {
+            is_it = found == name;
+        } else if let Some(data) = line.strip_prefix("data: ")
+            && is_it
+        {
+            return (id, serde_json::from_str(data).unwrap());
+        }
+    }
+}
+
+#[test]
+fn events_continue_where_a_consumer_stopped() {
+    let gateway = Gateway::start();
+    let open = |header: &str| {
+        let mut socket = TcpStream::connect(&gateway.admin).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let token = &gateway.token;
+        let text = format!(
+            "GET /api/v1/events/stream HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n{header}\r\n"
+        );
+        socket.write_all(text.as_bytes()).unwrap();
+        BufReader::new(socket)
+    };
+    let mut first = open("");
+    let (start, state) = event(&mut first, "state");
+    assert!(state["upstreams"][0]["upstream"] == "in-file", "{state}");
+    let add = |id: &str| {
+        let action = json!({ "action": "add", "kind": "upstream", "id": id, "service": "eth",
+                             "definition": "url = \"http://127.0.0.1:9/\"" });
+        gateway.act(&action);
+    };
+    add("u1");
+    let (_, data) = event(&mut first, "registry");
+    assert_eq!((&data["database"], &data["sequence"]), (&json!("up"), &json!(1)));
+    drop(first);
+    // What happened meanwhile is sent, from the state on.
+    add("u2");
+    let mut again = open(&format!("Last-Event-ID: {start}\r\n"));
+    while event(&mut again, "upstream").1["upstream"] != "u1" {}
+    let (last, _) = loop {
+        let found = event(&mut again, "upstream");
+        if found.1["upstream"] == "u2" {
+            break found;
+        }
+    };
+    // Ids of another process, of the future, and anything else: the consumer is told that it missed events.
+    let (process, number) = last.rsplit_once('-').unwrap();
+    let number: u64 = number.parse().unwrap();
+    for id in [
+        format!("0123456789abcdef-{number}"),
+        format!("{process}-99999"),
+        "x\"y".into(),
+        "-".into(),
+    ] {
+        let mut other = open(&format!("Last-Event-ID: {id}\r\n"));
+        let (_, data) = event(&mut other, "reset");
+        assert!(data["reason"].as_str().unwrap().contains("not one of this process"), "{data}");
+        let (id, state) = event(&mut other, "state");
+        assert!(id.starts_with(process) && state["registry"]["sequence"] == 2, "{id} {state}");
+    }
+    // An open stream does not delay a shutdown.
+    gateway.process.stop();
+    let mut rest = String::new();
+    again.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "the stream is ended, not cut off: {rest:?}");
+}
+
+/// Each command through the database and through the admin API: the same words, results and exit codes.
+#[test]
+fn commands_say_the_same_through_a_gateway() {
+    let gateway = Gateway::start();
+    let beside = Folder::new();
+    let config = std::fs::read_to_string(gateway.folder.path().join("gateway.toml")).unwrap();
+    beside.file("gateway.toml", &config);
+    let run = |folder: &Folder, line: &str, admin: Option<&str>| -> Done {
+        let admin = admin.map(|admin| format!("http://{admin}"));
+        let admin = admin.iter().flat_map(|url| ["--admin", url]);
+        let args: Vec<&str> =
+            ["gateway"].into_iter().chain(line.split_whitespace()).chain(admin).collect();
+        let mut command = command(&args);
+        command.env_remove("DATABASE_URL").env("PLIMSOLL_ADMIN_TOKEN", &gateway.token);
+        command.current_dir(folder.path()).output().unwrap().into()
+    };
+    for line in [
+        "endpoint list",
+        "service list",
+        "upstream list --format json",
+        "endpoint add e1 --service eth --allow eth_* --deny eth_getLogs",
+        "endpoint add e1 --service eth",
+        "endpoint add e1 --service boba --replace",
+        "endpoint add e1 --service boba --replace --format json",
+        "endpoint add e2 --service nowhere",
+        "endpoint add e/2 --service eth",
+        "endpoint list",
+        "endpoint list --format json",
+        "endpoint show e1",
+        "endpoint show e9",
+        "endpoint disable e1",
+        "endpoint disable e1",
+        "endpoint enable e1 --format json",
+        "endpoint add e3 --service eth --allow eth_cal",
+        "upstream add u1 --service eth --url http://127.0.0.1:9/${KEY}",
+        "upstream add u1 --service eth --url http://127.0.0.1:9/ --header X-Api-Key:s3cret",
+        "upstream list",
+        "upstream show u1",
+        "upstream drain u1",
+        "upstream drain in-file",
+        "upstream enable u1",
+        "upstream add u2 --service eth --url ftp://h/",
+        "service add base --chain-id 8453 --block-time 2s",
+        "service add kava --chain-id 1",
+        "service disable mantle",
+        "service list",
+        "service show base --format json",
+        "endpoint add e4 --service base",
+        "service remove base",
+        "endpoint remove e4",
+        "service remove base",
+        "service remove eth",
+        "endpoint remove e9",
+        "upstream remove u1 --format json",
+    ] {
+        let (direct, through) =
+            (run(&beside, line, None), run(&gateway.folder, line, Some(&gateway.admin)));
+        // The two databases have different paths.
+        let at =
+            |text: &str, folder: &Folder| text.replace(&folder.path().display().to_string(), "");
+        assert_eq!(through.code, direct.code, "{line}: {}", through.stderr);
+        assert_eq!(through.stdout, direct.stdout, "{line}");
+        assert_eq!(at(&through.stderr, &gateway.folder), at(&direct.stderr, &beside), "{line}");
+        assert!(!through.stdout.contains("s3cret") && !through.stderr.contains("s3cret"), "{line}");
+    }
+    for (admin, words) in [
+        ("127.0.0.1:1", "cannot be asked"),
+        (gateway.address.as_str(), "no such path"),
+        ("user:pw@h", "user name"),
+        ("127.0.0.1:1/x", "the URL has a path"),
+    ] {
+        let refused = run(&beside, "endpoint list", Some(admin));
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn the_description_matches_the_handlers() {
+    let gateway = Gateway::start();
+    schemathesis(&format!("http://{}/api/v1/openapi.json", gateway.admin), &gateway.token);
+    assert_eq!(ask(&gateway.address, "GET /ready", "").status, 200);
+    gateway.process.stop();
+}
