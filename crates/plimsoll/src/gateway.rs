@@ -2,10 +2,12 @@
 //! entries in the database.
 
 mod access;
+mod additions;
 mod admin;
 mod announce;
 mod changes;
 mod entries;
+mod import;
 mod last_valid;
 mod listing;
 mod messages;

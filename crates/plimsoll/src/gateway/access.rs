@@ -52,9 +52,9 @@ impl Access {
     /// Makes changes, all or none.
     pub(super) async fn change(&mut self, requests: &[Request]) -> anyhow::Result<Changed> {
         match self {
-            Access::Database(editor, variables) => {
-                change(editor, requests, variables).await.map_err(not_changed)
-            }
+            Access::Database(editor, variables) => change(editor, requests, variables)
+                .await
+                .map_err(|error| not_changed(&error, requests)),
             Access::Admin(client) => wire::changed(&client.change(requests).await?),
         }
     }
@@ -119,8 +119,8 @@ fn not_loaded(error: LoadError) -> anyhow::Error {
     usage_error(message, hint)
 }
 
-fn not_changed(error: ChangeError) -> anyhow::Error {
-    let (message, hint) = change_words(&error);
+fn not_changed(error: &ChangeError, requests: &[Request]) -> anyhow::Error {
+    let (message, hint) = change_words(error, requests);
     usage_error(message, hint)
 }
 
@@ -134,15 +134,17 @@ pub(super) fn load_words(error: &LoadError) -> (String, String) {
     }
 }
 
-/// The message and the hint of an error; of several, each with the number of its request.
-pub(super) fn change_words(error: &ChangeError) -> (String, String) {
+/// The message and the hint of an error; of several, each with its request.
+pub(super) fn change_words(error: &ChangeError, requests: &[Request]) -> (String, String) {
     match error {
         ChangeError::Load(error) => load_words(error),
         ChangeError::Several(rows) => {
             let mut text = error.to_string();
             for (number, error) in rows {
-                let (message, hint) = change_words(error);
-                text += &format!("\n{}: {message}", number + 1);
+                let (message, hint) = change_words(error, &[]);
+                let (kind, id) = requests[*number].subject();
+                let id = plimsoll_config::values::quote(id);
+                text += &format!("\n{} ({} {id}): {message}", number + 1, kind.name());
                 if !hint.is_empty() {
                     text += &format!("\n  hint: {hint}");
                 }

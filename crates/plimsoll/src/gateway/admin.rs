@@ -9,7 +9,7 @@ pub(super) mod wire;
 use super::access::{self, change_words, load_words};
 use super::listing::Shown;
 use plimsoll_gateway::{Admin, AdminAnswer, AdminRequest};
-use plimsoll_registry::sources::{ChangeError, Editor, LoadError};
+use plimsoll_registry::sources::{ChangeError, Editor, LoadError, Request};
 use plimsoll_registry::store::{EntryKind, StoreError, StoreErrorKind};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -164,7 +164,7 @@ async fn action(editor: &mut Editor, request: &AdminRequest) -> Result<Value, Re
     let requests = wire::requests(&value).map_err(|why| refusal(400, why, wire::FORM))?;
     let variables = editor.variables().clone();
     let changed = access::change(editor, &requests, &variables).await;
-    let changed = changed.map_err(|error| not_changed(&error))?;
+    let changed = changed.map_err(|error| not_changed(&error, &requests))?;
     Ok(wire::show_changed(&requests, &changed))
 }
 
@@ -177,14 +177,14 @@ fn not_loaded(error: &LoadError) -> Refusal {
     refusal(status, message, hint)
 }
 
-fn not_changed(error: &ChangeError) -> Refusal {
+fn not_changed(error: &ChangeError, requests: &[Request]) -> Refusal {
     let status = match error {
         ChangeError::Refused { .. } => 409,
         ChangeError::Invalid(_) | ChangeError::Several(_) => 422,
         ChangeError::Load(error) => return not_loaded(error),
         ChangeError::Store(error) => store_status(error),
     };
-    let (message, hint) = change_words(error);
+    let (message, hint) = change_words(error, requests);
     refusal(status, message, hint)
 }
 

@@ -1,15 +1,13 @@
-//! `plimsoll gateway service|upstream|endpoint`: lists, shows and changes entries.
-//!
-//! The flags of a new entry become lines of TOML, each labelled with its flag and parsed by the same
-//! code as the configuration file.
+//! `plimsoll gateway service|upstream|endpoint|import|token`: lists, shows and changes entries.
 
 use super::access::{Access, Changed};
+use super::additions::{AddEndpoint, AddService, AddUpstream, ReplaceArgs};
 use super::admin::client::Client;
+use super::admin::wire;
+use super::import;
 use super::listing::{self, Format};
 use crate::{put, tell, usage_error};
 use clap::{Args, Subcommand};
-use plimsoll_config::Text;
-use plimsoll_config::values::quote;
 use plimsoll_registry::config::Inputs;
 use plimsoll_registry::sources::{Editor, Outcome, Request};
 use plimsoll_registry::store::EntryKind;
@@ -28,6 +26,18 @@ pub(super) enum Command {
     Upstream(UpstreamArgs),
     /// Manage endpoints: the URLs that customers call, /api/gateway?endpoint=ID
     Endpoint(EndpointArgs),
+    /// Add all entries of a file, or none
+    #[command(after_help = "\
+The file has tables [[service]], [[upstream]] and [[endpoint]], as in the configuration file. If any \
+entry is not valid, all that is wrong is listed and nothing is added.")]
+    Import {
+        /// File to read
+        file: PathBuf,
+        #[command(flatten)]
+        replace: ReplaceArgs,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
     /// Make a token for the admin API, and its hash for admin_token_sha256
     Token,
 }
@@ -57,7 +67,7 @@ pub(super) struct EndpointArgs {
 }
 
 #[derive(Args)]
-struct FormatArgs {
+pub(super) struct FormatArgs {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
     format: Format,
@@ -137,232 +147,12 @@ enum Verb {
     },
 }
 
-#[derive(Args)]
-struct AddService {
-    /// Id of the service, which callers send as Target-Service-Id
-    id: String,
-    /// Chain id; the gateway then answers eth_chainId and net_version itself
-    #[arg(long, value_name = "N")]
-    chain_id: Option<u64>,
-    /// Time between two blocks, such as 12s
-    #[arg(long, value_name = "DURATION")]
-    block_time: Option<String>,
-    /// Number of blocks an upstream may lag behind
-    #[arg(long, value_name = "BLOCKS")]
-    sync_allowance: Option<u64>,
-    /// How calls are balanced: round-robin, least-loaded or weighted [default: round-robin]
-    #[arg(long, value_name = "HOW")]
-    spread: Option<String>,
-    /// Timeout of a call, from its start to the last byte of the answer [default: 30s]
-    #[arg(long, value_name = "DURATION")]
-    timeout: Option<String>,
-    /// Also relay requests that are not JSON-RPC: paths below /v1, and GET, PUT, PATCH and DELETE
-    #[arg(long)]
-    rest: bool,
-    /// Never ask upstreams for their latest block and readiness
-    #[arg(long)]
-    no_health_checks: bool,
-    /// Retries as a share of the calls [default: 10%]
-    #[arg(long, value_name = "SHARE")]
-    retry_budget: Option<String>,
-    /// Send a call to a second upstream after this quantile of the latency, such as p95 [default: off]
-    #[arg(long, value_name = "QUANTILE")]
-    hedge: Option<String>,
-    /// Time without an answer until another upstream is tried, too [default: a quarter of the timeout]
-    #[arg(long, value_name = "DURATION")]
-    patience: Option<String>,
-    /// Send transactions to one upstream or all of them [default: one]
-    #[arg(long, value_name = "one|all")]
-    send: Option<String>,
-    /// Number of upstreams that must agree on reads [default: 1]
-    #[arg(long, value_name = "N")]
-    agree: Option<u64>,
-    #[command(flatten)]
-    replace: ReplaceArgs,
-}
-
-#[derive(Args)]
-struct AddUpstream {
-    /// Id of the upstream in metrics and response headers
-    id: String,
-    /// Service it serves; optional with --kind path
-    #[arg(long, value_name = "ID")]
-    service: Option<String>,
-    /// Protocol: evm (a node) or path (a PATH instance) [default: evm]
-    #[arg(long, value_name = "KIND")]
-    kind: Option<String>,
-    /// URL to send calls to
-    #[arg(long)]
-    url: String,
-    /// Header to send with each request; may be repeated
-    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
-    headers: Vec<String>,
-    /// Weight relative to the service's other upstreams [default: 1]
-    #[arg(long, value_name = "N")]
-    weight: Option<u64>,
-    /// Tier; used only if no upstream of a lower-numbered tier is available [default: 0]
-    #[arg(long, value_name = "N")]
-    tier: Option<u64>,
-    /// Maximum rate of calls from each gateway process, such as 500/s
-    #[arg(long, value_name = "RATE")]
-    rate_limit: Option<String>,
-    /// Certificates (PEM) to trust instead of the system's
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    #[command(flatten)]
-    methods: MethodArgs,
-    #[command(flatten)]
-    replace: ReplaceArgs,
-}
-
-#[derive(Args)]
-struct AddEndpoint {
-    /// Id of the endpoint, as in its URL
-    id: String,
-    /// Service it relays to
-    #[arg(long, value_name = "ID")]
-    service: String,
-    #[command(flatten)]
-    methods: MethodArgs,
-    #[command(flatten)]
-    replace: ReplaceArgs,
-}
-
-#[derive(Args)]
-struct MethodArgs {
-    /// Allow only these methods, such as eth_call or 'eth_*'; may be repeated
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    allow: Vec<String>,
-    /// Deny these methods, even if --allow matches; may be repeated
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    deny: Vec<String>,
-}
-
-#[derive(Args)]
-struct ReplaceArgs {
-    /// Replace the entry with the same id; a disabled entry stays disabled
-    #[arg(long)]
-    replace: bool,
-}
-
-/// Lines of TOML, each with the flag it comes from.
-#[derive(Default)]
-struct Lines(Vec<(String, String)>);
-
-impl Lines {
-    fn text(&mut self, flag: &str, key: &str, value: &Option<String>) {
-        if let Some(value) = value {
-            self.0.push((flag.into(), format!("{key} = {}", quote(value))));
-        }
-    }
-
-    fn number(&mut self, flag: &str, key: &str, value: Option<u64>) {
-        if let Some(value) = value {
-            self.0.push((flag.into(), format!("{key} = {value}")));
-        }
-    }
-
-    fn methods(&mut self, methods: &MethodArgs) {
-        for (flag, key, names) in [
-            ("--allow", "methods.allow", &methods.allow),
-            ("--deny", "methods.deny", &methods.deny),
-        ] {
-            if !names.is_empty() {
-                let names: Vec<String> = names.iter().map(|name| quote(name)).collect();
-                self.0.push((flag.into(), format!("{key} = [{}]", names.join(", "))));
-            }
-        }
-    }
-}
-
-impl AddService {
-    fn request(self) -> Request {
-        let mut lines = Lines::default();
-        lines.number("--chain-id", "chain_id", self.chain_id);
-        lines.text("--block-time", "block_time", &self.block_time);
-        lines.number("--sync-allowance", "sync_allowance", self.sync_allowance);
-        lines.text("--spread", "spread", &self.spread);
-        lines.text("--timeout", "timeout", &self.timeout);
-        if self.rest {
-            lines.0.push(("--rest".into(), "rest = true".into()));
-        }
-        if self.no_health_checks {
-            lines.0.push(("--no-health-checks".into(), "health_checks = false".into()));
-        }
-        lines.text("--retry-budget", "retry_budget", &self.retry_budget);
-        lines.text("--hedge", "hedge", &self.hedge);
-        lines.text("--patience", "patience", &self.patience);
-        lines.text("--send", "send", &self.send);
-        lines.number("--agree", "agree", self.agree);
-        Request::Add {
-            kind: EntryKind::Service,
-            id: self.id,
-            service: None,
-            lines: lines.0,
-            replace: self.replace.replace,
-        }
-    }
-}
-
-impl AddUpstream {
-    /// The request, and notes to print once it has succeeded.
-    fn request(self) -> anyhow::Result<(Request, Vec<String>)> {
-        let (mut lines, mut notes) = (Lines::default(), Vec::new());
-        lines.text("--kind", "kind", &self.kind);
-        lines.text("--url", "url", &Some(self.url));
-        for header in &self.headers {
-            let Some((name, value)) = header.split_once(':') else {
-                let hint = "for example --header 'Authorization: Bearer ${TOKEN}'";
-                return Err(usage_error("--header must be NAME: VALUE", hint));
-            };
-            let (name, value) = (name.trim(), value.trim());
-            if Text::plain(value).hidden_unless_open(name).shown != value {
-                notes.push(format!(
-                    "note: the value of {name} is stored in the database in clear text; to store \
-                     only a variable's name, write --header '{name}: ${{NAME}}'"
-                ));
-            }
-            let line = format!("headers.{} = {}", quote(name), quote(value));
-            lines.0.push(("--header".into(), line));
-        }
-        lines.number("--weight", "weight", self.weight);
-        lines.number("--tier", "tier", self.tier);
-        lines.text("--rate-limit", "rate_limit", &self.rate_limit);
-        if let Some(ca) = &self.ca {
-            let ca = std::path::absolute(ca)?.display().to_string();
-            lines.text("--ca", "ca", &Some(ca.replace("${", "$${")));
-        }
-        lines.methods(&self.methods);
-        let request = Request::Add {
-            kind: EntryKind::Upstream,
-            id: self.id,
-            service: self.service,
-            lines: lines.0,
-            replace: self.replace.replace,
-        };
-        Ok((request, notes))
-    }
-}
-
-impl AddEndpoint {
-    fn request(self) -> Request {
-        let mut lines = Lines::default();
-        lines.methods(&self.methods);
-        Request::Add {
-            kind: EntryKind::Endpoint,
-            id: self.id,
-            service: Some(self.service),
-            lines: lines.0,
-            replace: self.replace.replace,
-        }
-    }
-}
-
 /// What a command does.
 enum Task {
     List(EntryKind),
     Show(EntryKind, String),
     Change(Change),
+    Import(Vec<Request>),
 }
 
 /// A change to the database.
@@ -402,6 +192,9 @@ pub(super) fn run(
     use EntryKind::{Endpoint, Service, Upstream};
     let (format, task) = match command {
         Command::Token => return token(),
+        Command::Import { file, replace, format } => {
+            (format, Task::Import(import::requests(&file, replace.replace)?))
+        }
         Command::Service(ServiceArgs { verb, format }) => (
             format,
             match verb {
@@ -503,8 +296,26 @@ async fn perform(access: &mut Access, task: Task, format: Format) -> anyhow::Res
             report(&change, &changed, format)?;
             change.notes.iter().chain(&changed.warnings).for_each(|text| tell(text));
         }
+        Task::Import(requests) => {
+            let changed = access.change(&requests).await?;
+            report_import(&requests, &changed, format)?;
+            changed.warnings.iter().for_each(|text| tell(text));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn report_import(requests: &[Request], changed: &Changed, format: Format) -> anyhow::Result<()> {
+    if format == Format::Json {
+        let value = wire::show_changed(requests, changed);
+        return put(&format!("{}\n", value["outcomes"]));
+    }
+    let count = |outcome: Outcome| changed.outcomes.iter().filter(|one| **one == outcome).count();
+    let added = count(Outcome::Changed) + count(Outcome::ReplacedBuiltIn);
+    let (replaced, unchanged) = (count(Outcome::Replaced), count(Outcome::Unchanged));
+    let database = &changed.database;
+    tell(&format!("added {added}, replaced {replaced}, left {unchanged} unchanged in {database}"));
+    Ok(())
 }
 
 fn report(change: &Change, changed: &Changed, format: Format) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::clients::schemathesis;
 use crate::gateway::{Process, ask, eth};
-use crate::run::{Done, Folder, command, plimsoll};
+use crate::run::{Done, Folder, RunResult, command, plimsoll};
 use plimsoll_sim::Sim;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -211,7 +211,7 @@ fn actions_are_made_whole_or_not_at_all() {
         (
             json!({ "actions": [endpoint("a"), endpoint("a")] }),
             422,
-            "2: the endpoint \"a\" already exists",
+            "2 (endpoint \"a\"): the endpoint \"a\" already exists",
         ),
         (
             json!({ "actions": [endpoint("a"), named("nobody"), endpoint("")] }),
@@ -341,6 +341,77 @@ fn events_continue_where_a_consumer_stopped() {
     assert!(rest.ends_with("0\r\n\r\n"), "the stream is ended, not cut off: {rest:?}");
 }
 
+/// Entries to import.
+const GOOD: &str = r#"
+[[endpoint]]
+id = "i1"
+service = "imported"
+methods = { allow = ["eth_*"], deny = ["eth_getLogs"] }
+[[service]]
+id = "imported"
+block_time = "2s"
+agree = { "*" = 1, eth_getBalance = 2 }
+[[upstream]]
+id = "i2"
+service = "imported"
+url = "http://127.0.0.1:9/${HOME}"
+headers = { "X-Odd 1" = "x" }
+"#;
+
+/// Further rows, of which all but the first are wrong.
+const BAD: &str = r#"
+[[endpoint]]
+id = "i3"
+service = "eth"
+[[endpoint]]
+id = "i'4"
+service = "eth"
+[[endpoint]]
+id = "i5"
+[[endpoint]]
+id = "i6"
+service = "eth"
+wieght = 5
+"#;
+
+#[test]
+fn imports_add_everything_or_list_all_that_is_wrong() {
+    let folder = Folder::new();
+    let good = GOOD.replace("X-Odd 1", "X-Odd");
+    folder.file("good.toml", &good);
+    folder.file("bad.toml", good + BAD);
+    let run = |line: &str| -> Done {
+        let args: Vec<&str> = ["gateway"].into_iter().chain(line.split_whitespace()).collect();
+        let mut command = command(&args);
+        command.env_remove("DATABASE_URL").current_dir(folder.path()).output().unwrap().into()
+    };
+    let bad = run("import bad.toml");
+    assert_eq!(bad.code, 2);
+    for words in [
+        "3 of the changes were rejected; nothing was changed",
+        "(endpoint \"i'4\"): the entry is not valid",
+        "(endpoint \"i5\"): the entry is not valid",
+        "(endpoint \"i6\"): the entry is not valid",
+        "wieght",
+    ] {
+        assert!(bad.stderr.contains(words), "{words}: {}", bad.stderr);
+    }
+    assert_eq!(run("endpoint list").stdout, "", "nothing was added");
+    let good = run("import good.toml");
+    assert_eq!(good.code, 0, "{}", good.stderr);
+    assert!(
+        good.stderr.starts_with("added 3, replaced 0, left 0 unchanged in sqlite:"),
+        "{}",
+        good.stderr
+    );
+    let shown = run("service show imported").stdout;
+    assert!(shown.contains("agree = { \"eth_getBalance\" = 2, \"*\" = 1 }"), "{shown}");
+    let shown = run("upstream show i2").stdout;
+    assert!(shown.contains("http://127.0.0.1:9/${HOME}") || shown.contains("headers"), "{shown}");
+    let again = run("import good.toml --replace");
+    assert!(again.stderr.starts_with("added 0, replaced 0, left 3 unchanged"), "{}", again.stderr);
+}
+
 /// Each command through the database and through the admin API: the same words, results and exit codes.
 #[test]
 fn commands_say_the_same_through_a_gateway() {
@@ -348,6 +419,11 @@ fn commands_say_the_same_through_a_gateway() {
     let beside = Folder::new();
     let config = std::fs::read_to_string(gateway.folder.path().join("gateway.toml")).unwrap();
     beside.file("gateway.toml", &config);
+    for folder in [&gateway.folder, &beside] {
+        folder.file("good.toml", GOOD);
+        folder.file("bad.toml", format!("{GOOD}{BAD}"));
+        folder.file("wrong.toml", "[[endpoints]]\nid = \"e\"\n");
+    }
     let run = |folder: &Folder, line: &str, admin: Option<&str>| -> Done {
         let admin = admin.map(|admin| format!("http://{admin}"));
         let admin = admin.iter().flat_map(|url| ["--admin", url]);
@@ -395,6 +471,15 @@ fn commands_say_the_same_through_a_gateway() {
         "service remove eth",
         "endpoint remove e9",
         "upstream remove u1 --format json",
+        "import good.toml",
+        "import good.toml",
+        "import good.toml --replace",
+        "import good.toml --replace --format json",
+        "import bad.toml",
+        "import none.toml",
+        "import wrong.toml",
+        "endpoint list",
+        "service list",
     ] {
         let (direct, through) =
             (run(&beside, line, None), run(&gateway.folder, line, Some(&gateway.admin)));
@@ -416,6 +501,27 @@ fn commands_say_the_same_through_a_gateway() {
         assert_eq!(refused.code, 2, "{}", refused.stderr);
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
     }
+}
+
+/// The scenario, shortened.
+#[test]
+fn the_scenario_of_the_admin_api_succeeds() {
+    let gateway = Gateway::start();
+    let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios/admin/api.toml");
+    let set = [
+        format!("ADMIN=http://{}", gateway.admin),
+        format!("PLIMSOLL_ADMIN_TOKEN={}", gateway.token),
+        "DURATION=2s".into(),
+        "BURST_START=500ms".into(),
+        "BURST_DURATION=500ms".into(),
+        "ACTION_RATE=5/s".into(),
+    ];
+    let mut args = vec!["run", plan, "--no-out", "--format", "json"];
+    args.extend(set.iter().flat_map(|set| ["--set", set.as_str()]));
+    let result = RunResult::of(plimsoll(&args));
+    assert_eq!(result.count("/requests/ok"), 200 + 500 + 80 + 10, "{}", result.summary);
+    assert!(!result.done.stderr.contains(&gateway.token));
+    assert_eq!(gateway.get("resource/scenario")["entry"]["state"], "enabled");
 }
 
 #[test]

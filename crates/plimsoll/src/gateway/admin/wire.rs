@@ -30,7 +30,7 @@ pub(super) fn read_resource(value: &Value) -> Option<Shown> {
 }
 
 /// What became of actions.
-pub(super) fn show_changed(requests: &[Request], changed: &Changed) -> Value {
+pub(crate) fn show_changed(requests: &[Request], changed: &Changed) -> Value {
     let outcome = |(request, outcome): (&Request, &Outcome)| {
         let (kind, id) = request.subject();
         let name = OUTCOMES.iter().find(|(known, _)| known == outcome).map(|(_, name)| name);
@@ -133,12 +133,8 @@ fn read_request(object: &Map<String, Value>) -> Result<Request, String> {
     Ok(match action.as_str() {
         "add" | "replace" => {
             let service = text("service")?;
-            match (kind, &service) {
-                (EntryKind::Service, Some(_)) => {
-                    return Err("a service has no member \"service\"".into());
-                }
-                (EntryKind::Endpoint, None) => return Err("\"service\" is missing".into()),
-                _ => {}
+            if kind == EntryKind::Service && service.is_some() {
+                return Err("a service has no member \"service\"".into());
             }
             let lines = definition(object.get("definition"))?;
             Request::Add { kind, id, service, lines, replace: action == "replace" }
@@ -217,7 +213,10 @@ mod tests {
         check(r#"{"action": "add", "kind": "x", "id": "a"}"#, "\"kind\" is not");
         check(r#"{"action": "drop", "kind": "upstream", "id": "a"}"#, "\"action\" is not");
         check(r#"{"action": "drain", "kind": "service", "id": "a"}"#, "only upstreams");
-        check(r#"{"action": "add", "kind": "endpoint", "id": "a"}"#, "\"service\" is missing");
+        check(
+            r#"{"action": "add", "kind": "service", "id": "a", "service": "eth"}"#,
+            "no member \"service\"",
+        );
         check(r#"{"action": "add", "kind": "endpoint", "id": 1}"#, "not a string");
         check(r#"{"action": "remove", "kind": "endpoint", "id": "a", "x": 1}"#, "unknown member");
         check(
