@@ -17,7 +17,8 @@ use anyhow::Context;
 use plimsoll_gateway::{Definitions, Drained, Gateway, Host, Process, Settings, StartError};
 use plimsoll_registry::config::{Config, Inputs, instance_name};
 use plimsoll_registry::settings::Limits;
-use plimsoll_registry::sources::Sources;
+use plimsoll_registry::sources::{LoadError, Sources};
+use plimsoll_registry::store::StoreErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,8 +43,13 @@ pub(super) fn run(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> 
 /// Loads the configuration and the definitions, and prints notes.
 pub(super) async fn load(sources: &mut Sources) -> anyhow::Result<(Config, Definitions)> {
     let loaded = sources.load().await;
-    let (config, definitions) =
-        loaded.map_err(|error| usage_error(error.to_string(), error.hint()))?;
+    let (config, definitions) = loaded.map_err(|error| match &error {
+        // Not a mistake in the setup: a service manager should try again.
+        LoadError::Store(store) if matches!(store.kind, StoreErrorKind::Unreachable(_)) => {
+            anyhow::anyhow!("{error}\n  hint: {}", error.hint())
+        }
+        _ => usage_error(error.to_string(), error.hint()),
+    })?;
     super::tell_notes(&config, &definitions);
     Ok((config, definitions))
 }

@@ -7,21 +7,21 @@ use crate::gateway::{Process, ask, eth, metric};
 use crate::run::{Done, Folder, RunResult, command, start};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use plimsoll_measure::{Clock, Nanos};
 use plimsoll_sim::Sim;
 use serde_json::Value;
 use server::Server;
 use std::net::TcpListener;
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 /// Far longer than anything here takes.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Nanos = Nanos::from_secs(60);
 
 #[track_caller]
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let clock = Clock::start();
     while !is_so() {
-        assert!(start.elapsed() < TIMEOUT, "not within a minute: {what}");
+        assert!(clock.now() < TIMEOUT, "not within a minute: {what}");
         std::thread::yield_now();
     }
 }
