@@ -179,6 +179,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                 drain,
             )| {
                 Settings {
+                    admin_tokens: vec![[0x5a; 32], [0x0f; 32]],
                     listeners: Vec::new(),
                     pass_headers,
                     instance,
