@@ -306,8 +306,14 @@ fn events_continue_where_a_consumer_stopped() {
         gateway.act(&action);
     };
     add("u1");
-    let (_, data) = event(&mut first, "registry");
-    assert_eq!((&data["database"], &data["sequence"]), (&json!("up"), &json!(1)));
+    // The start itself may still be reported first.
+    let data = loop {
+        let (_, data) = event(&mut first, "registry");
+        if data["sequence"] == 1 {
+            break data;
+        }
+    };
+    assert_eq!(data["database"], "up");
     drop(first);
     // What happened meanwhile is sent, from the state on.
     add("u2");

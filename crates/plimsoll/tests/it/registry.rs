@@ -269,7 +269,9 @@ fn unusable_databases_are_refused() {
         refused(&folder, &format!("endpoint add e --service eth --database {database}"), words);
     };
     check("plimsoll.db", &["--database: not a database URL", "hint: write it like sqlite:"]);
-    check("postgres://u:s3cret@h/d", &["--database: \"postgres\" databases are not supported"]);
+    check("mysql://u:s3cret@h/d", &["--database: \"mysql\" databases are not supported"]);
+    check("postgres://u:s3cret@h", &["--database: the Postgres URL names no database", "hint: "]);
+    check("postgres://u:s3cret@127.0.0.1:1/d", &["cannot be reached: 127.0.0.1:1: ", "hint: "]);
     check("sqlite:no/such/folder/x.db", &["does not exist", "hint: create it first"]);
     folder.file("text.db", "this is no database\n".repeat(100));
     check(
