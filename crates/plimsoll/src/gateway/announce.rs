@@ -7,7 +7,6 @@ use plimsoll_gateway::{Definitions, Gateway};
 use plimsoll_registry::config::Config;
 use plimsoll_registry::model::{Endpoint, masked};
 use plimsoll_registry::settings::{Faces, Listener};
-use plimsoll_registry::sources::Sources;
 use std::io::IsTerminal;
 
 /// The method of the call to try.
@@ -19,7 +18,7 @@ pub(super) fn announce(
     config: &Config,
     definitions: &Definitions,
     gateway: &Gateway,
-    sources: &Sources,
+    database: Option<&str>,
     simulated: bool,
 ) -> anyhow::Result<()> {
     let has_tls = config.settings.tls.is_some();
@@ -48,7 +47,7 @@ pub(super) fn announce(
     } else {
         text += &Description {
             definitions,
-            database: sources.database(),
+            database,
             listeners: &config.settings.listeners,
             urls: &urls,
             is_simulated: simulated,

@@ -74,8 +74,12 @@ async fn serve(args: &ServeArgs, inputs: Inputs) -> anyhow::Result<ExitCode> {
     if name_by_port(&mut config.settings, &gateway) {
         gateway.apply(config.settings.clone(), &definitions)?;
     }
-    announce(args, &config, &definitions, &gateway, &sources, simulated.serves())?;
-    let watcher = Watcher::new(gateway.clone(), sources, simulated, config, definitions);
+    let database = sources.database().map(String::from);
+    let is_simulated = simulated.serves();
+    // Before the announcement: from then on, every change of a file is noticed.
+    let (serving, began_with) = (gateway.clone(), (config.clone(), definitions.clone()));
+    let watcher = Watcher::new(serving, sources, simulated, began_with.0, began_with.1);
+    announce(args, &config, &definitions, &gateway, database.as_deref(), is_simulated)?;
     let (reloads, reload_requests) = mpsc::unbounded_channel();
     let closed = watcher.start(reload_requests)?;
     loop {
