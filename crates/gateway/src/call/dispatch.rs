@@ -254,6 +254,7 @@ impl<'r, 'a> Race<'r, 'a> {
                     self.won(&judged, start, is_hedge);
                     return Some(judged);
                 }
+                self.denied(picked, judged);
                 if let RelayOutcome::Rpc(category) = judged.outcome()
                     && !category.is_callers_choice()
                 {
@@ -365,9 +366,17 @@ impl<'r, 'a> Race<'r, 'a> {
 
     /// Whether an answer to a call with a replaced tag is that the block does not exist.
     fn is_bound_to_nothing(&self, judged: &JudgedResponse) -> bool {
-        let missing = RelayOutcome::Rpc(Category::MissingData);
         let Named { is_bound, must_exist, .. } = self.dispatched.named;
-        is_bound && must_exist && (judged.is_null() || judged.outcome() == missing)
+        is_bound && must_exist && (judged.is_null() || is_missing(judged))
+    }
+
+    /// Records that an upstream does not have the block that a tag stands for.
+    fn denied(&self, picked: Picked<'_>, judged: &JudgedResponse) {
+        let Named { is_bound, number, .. } = self.dispatched.named;
+        if let (true, Some(number)) = (is_bound && (judged.is_null() || is_missing(judged)), number)
+        {
+            self.target.service.denied(picked.route, number, judged.at);
+        }
     }
 
     /// The answer when all attempts have ended without an acceptable one.
@@ -384,6 +393,11 @@ impl<'r, 'a> Race<'r, 'a> {
             None => Err(Error::new(ErrorKind::Internal, "no attempt was made")),
         }
     }
+}
+
+/// Whether an answer is that the block or its state is not there.
+fn is_missing(judged: &JudgedResponse) -> bool {
+    judged.outcome() == RelayOutcome::Rpc(Category::MissingData)
 }
 
 /// Whether another upstream may answer better.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::evm::block_param::Tag;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 /// The block of a branch: branch 0 is common up to the number at which a branch starts.
 fn block(branch: u64, starts_at: u64, number: u64) -> BlockId {
@@ -56,23 +57,32 @@ struct Run {
     heads: Heads,
     now: Nanos,
     reorganised: Vec<u64>,
+    corrected: Vec<(u64, u64)>,
 }
 
 impl Run {
     fn of(upstreams: usize) -> Run {
-        let heads = Heads::new(upstreams, SETTINGS, Served::default());
-        Run { heads, now: Nanos::from_secs(100), reorganised: Vec::new() }
+        let heads = Heads::new(upstreams, SETTINGS, &Floor::default());
+        Run { heads, now: Nanos::from_secs(100), reorganised: Vec::new(), corrected: Vec::new() }
     }
 
     fn report(&mut self, upstream: usize, node: Node) {
-        let report = node.report(self.heads.anchor(upstream));
+        let report = node.report(self.heads.anchor(node.height));
         let before = self.heads.served();
+        let mut is_corrected = false;
         for event in self.heads.report(upstream, &report, self.now) {
-            if let Event::Reorganised { from, .. } = event {
-                self.reorganised.push(from);
+            match event {
+                Event::Reorganised { from, .. } => self.reorganised.push(from),
+                Event::Corrected { from, to } => {
+                    is_corrected = true;
+                    self.corrected.push((from, to));
+                }
+                Event::Standing { .. } => {}
             }
         }
-        assert_monotonic(before, self.heads.served());
+        if !is_corrected {
+            assert_monotonic(before, self.heads.served());
+        }
     }
 
     /// Each node reports, in order; then 12 s pass.
@@ -124,9 +134,12 @@ fn the_head_of_half_of_the_upstreams_is_served() {
     check(&[101, 101, 100], 101, "ccc");
     check(&[101, 101, 100, 100], 101, "cccc");
     check(&[103, 102, 101, 100, 99], 101, "ccccc");
+    // one of three or more is ahead, whatever it says
+    check(&[101, 90, 90], 90, "ccc");
+    check(&[101, 95, 96], 96, "ccc");
+    check(&[98, 98, 90], 98, "ccl");
     // those that lag do not count
-    check(&[101, 90, 90], 101, "cll");
-    check(&[101, 95, 96], 101, "clc");
+    check(&[101, 101, 90, 90, 90], 101, "cclll");
 }
 
 #[test]
@@ -264,23 +277,234 @@ fn a_gateway_that_met_a_syncing_node_first_follows_the_others() {
 }
 
 #[test]
+fn one_wrong_height_of_several_changes_nothing() {
+    for upstreams in 3..6 {
+        for above in [1, 5, 8, 9, 20, 60, 64, 1_000, 1_000_000_000] {
+            for repeats in [1, 2, 50] {
+                let mut run = Run::of(upstreams);
+                let honest = |run: &mut Run, height| {
+                    (1..upstreams).for_each(|at| run.report(at, Node::at(height)));
+                    run.now += Nanos::from_secs(12);
+                };
+                (90..=100).for_each(|height| run.poll(&vec![Node::at(height); upstreams]));
+                for height in 101..101 + repeats {
+                    run.report(0, Node::on(1, height, height + above));
+                    honest(&mut run, height);
+                    assert_eq!(run.latest(), height, "{above} above");
+                    assert_eq!(&run.standings()[1..], "c".repeat(upstreams - 1), "{above} above");
+                }
+                run.report(0, Node::at(101 + repeats));
+                honest(&mut run, 101 + repeats);
+                assert_eq!((run.latest(), run.standings()), (101 + repeats, "c".repeat(upstreams)));
+                assert!(run.corrected.is_empty() && run.reorganised.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_reports_first_does_not_decide() {
+    let settings = HeadsSettings { grace: Nanos::from_secs(5), ..SETTINGS };
+    for upstreams in 2..6 {
+        let mut run = Run::of(upstreams);
+        run.heads = Heads::new(upstreams, settings, &Floor::default());
+        run.report(0, Node::at(1_000_000_100));
+        assert_eq!(run.heads.served().latest, None);
+        (1..upstreams).for_each(|at| run.report(at, Node::at(100)));
+        let expected = if upstreams == 2 { 1_000_000_100 } else { 100 };
+        assert_eq!(run.latest(), expected, "{upstreams} upstreams");
+        if upstreams > 2 {
+            assert_eq!(run.standings(), format!("i{}", "c".repeat(upstreams - 1)));
+        }
+    }
+    // The others do not answer: as soon as this is known, or after the grace period.
+    let mut run = Run::of(3);
+    run.heads = Heads::new(3, settings, &Floor::default());
+    run.report(0, Node::at(100));
+    run.heads.missed(1);
+    run.heads.pass(run.now);
+    assert_eq!(run.heads.served().latest, None);
+    let mut late = run.heads.clone();
+    run.heads.missed(2);
+    run.heads.pass(run.now);
+    assert_eq!(run.latest(), 100);
+    late.pass(run.now + Nanos::from_secs(5));
+    assert_eq!(late.served().latest, Some(100));
+}
+
+#[test]
+fn a_lie_that_was_believed_is_corrected_by_a_majority() {
+    // (upstreams, honest ones that report, whether the liar goes on, whether it is corrected)
+    for (upstreams, honest, goes_on, is_corrected) in [
+        (5, 4, true, true),
+        (4, 3, true, true),
+        (3, 2, true, false),
+        (3, 2, false, true),
+        (5, 2, true, false),
+        (2, 1, true, false),
+        (2, 1, false, true),
+    ] {
+        let mut run = Run::of(upstreams);
+        let liar = upstreams - 1;
+        // It was alone.
+        (0..3).for_each(|_| run.report(liar, Node::on(1, 0, 1_000_000)));
+        assert_eq!(run.latest(), 1_000_000);
+        for height in 100..110 {
+            (0..honest).for_each(|at| run.report(at, Node::at(height)));
+            let node = if goes_on { Node::on(1, 0, 1_000_000 + height) } else { Node::at(height) };
+            run.report(liar, node);
+            run.now += Nanos::from_secs(12);
+        }
+        let row = (upstreams, honest, goes_on);
+        assert_eq!(run.corrected.len(), usize::from(is_corrected), "{row:?}");
+        assert_eq!(run.latest() < 1_000, is_corrected, "{row:?}");
+        if is_corrected {
+            assert_eq!(run.latest(), 109);
+            let expected = if goes_on { 'i' } else { 'c' };
+            assert!(run.standings().ends_with(expected), "{row:?}: {}", run.standings());
+            assert!(run.standings().starts_with(&"c".repeat(honest)), "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn what_two_have_reached_is_never_taken_back() {
+    let mut run = Run::of(5);
+    (95..=300).for_each(|height| run.poll(&[Node::at(height); 5]));
+    // Four start again from an old copy.
+    for height in 100..140 {
+        let node = Node::at(height);
+        run.poll(&[node, node, node, node, Node::at(201 + height)]);
+    }
+    assert_eq!((run.latest(), run.corrected.len()), (300, 0));
+    assert!(run.heads.is_held() || run.heads.has(4, 300));
+}
+
+#[test]
+fn with_two_upstreams_the_one_that_is_consistent_is_believed() {
+    let mut run = Run::of(2);
+    (95..=100).for_each(|height| run.poll(&[Node::at(height); 2]));
+    for height in 101..130 {
+        run.poll(&[Node::at(height), Node::at(height + 1_000_000)]);
+        assert_eq!((run.latest(), run.standings()), (height, "ci".into()));
+    }
+    // The other one is gone: there is nobody to contradict it.
+    run.now += Nanos::from_secs(61);
+    for height in 130..133 {
+        run.report(1, Node::at(height + 1_000_000));
+    }
+    assert_eq!(run.latest(), 1_000_132);
+}
+
+#[test]
+fn stuck_upstreams_do_not_outvote_one_that_works() {
+    let mut run = Run::of(3);
+    (95..=100).for_each(|height| run.poll(&[Node::at(height); 3]));
+    for height in 101..120 {
+        run.poll(&[Node::at(height), Node::at(100), Node::at(100)]);
+    }
+    assert_eq!((run.latest(), run.standings()), (119, "cll".into()));
+}
+
+#[test]
+fn upstreams_of_several_nodes_are_trusted_with_what_all_have() {
+    let mut run = Run::of(1);
+    (95..=100).for_each(|height| run.poll(&[Node::at(height)]));
+    assert!(run.heads.has(0, 100));
+    run.heads.denied(0, 100, run.now);
+    assert!(!run.heads.has(0, 100) && run.heads.has(0, 99));
+    run.poll(&[Node::at(101)]);
+    assert_eq!((run.latest(), run.heads.has(0, 100), run.standings()), (100, true, "c".into()));
+    // The other node reports.
+    run.poll(&[Node::at(100)]);
+    assert!(run.heads.has(0, 100) && !run.heads.has(0, 101));
+    // What it never reported is no denial.
+    run.heads.denied(0, 150, run.now);
+    assert!(run.heads.has(0, 100));
+    for height in 102..120 {
+        run.poll(&[Node::at(height)]);
+    }
+    assert_eq!(run.latest(), 119, "it has been even for a while");
+}
+
+#[test]
+fn only_upstreams_that_show_that_they_followed_have_the_new_branch() {
+    let mut run = Run::of(4);
+    for height in 95..=100 {
+        let node = Node::at(height);
+        run.poll(&[node, node, Node::at(height - 2), node]);
+    }
+    let node = Node::on(1, 99, 103);
+    // The third one's blocks are older than the branches, the fourth one's are of the old one.
+    (0..2).for_each(|at| run.report(at, node));
+    assert_eq!((run.reorganised.len(), run.standings()), (1, "ccuf".into()));
+    assert!(!run.heads.has(2, 98) && !run.heads.has(3, 100));
+    run.report(2, node);
+    assert_eq!(run.standings(), "cccf");
+}
+
+#[test]
+fn one_wrong_height_of_two_is_awaited() {
+    let mut run = Run::of(2);
+    let grace = Nanos::from_secs(12);
+    run.heads =
+        Heads::new(2, HeadsSettings { grace, ..SETTINGS }, &Floor::default());
+    (90..=100).for_each(|height| run.poll(&[Node::at(height); 2]));
+    run.report(1, Node::at(160));
+    for (height, after) in [(101, 1), (101, 11), (102, 13), (102, 20), (103, 26)] {
+        let at = run.now + Nanos::from_secs(after);
+        run.heads.pass(at);
+        assert!(run.latest() <= height, "{after} s after: {}", run.latest());
+        if after >= 13 {
+            (0..2).for_each(|one| {
+                run.heads.report(one, &Node::at(height).report(None), at);
+            });
+        }
+    }
+    assert_eq!(run.latest(), 103);
+}
+
+#[test]
+fn a_jump_over_known_blocks_does_not_hide_another_branch() {
+    let mut run = Run::of(3);
+    (90..=100).for_each(|height| run.poll(&[Node::at(height); 3]));
+    (101..=108).for_each(|height| (0..2).for_each(|at| run.report(at, Node::at(height))));
+    // It was at 100, which both branches have, and is now above all that is known.
+    run.report(2, Node::on(1, 105, 112));
+    assert_eq!(run.standings(), "ccf");
+}
+
+#[test]
 fn the_board_shows_the_heads() {
     let mut run = Run::of(2);
-    let board = Board::new(2);
+    let floors = Floors::default();
+    let board = Board::new(2, floors.of("a", Some(1)));
     assert_eq!((board.served(), board.head(Tag::Latest)), (Served::default(), None));
     assert_eq!(board.upstream(0), (Standing::Unknown, 0));
     run.poll(&[Node::at(100), Node::at(90)]);
-    board.publish(&run.heads);
+    board.publish(&run.heads, run.now);
     assert_eq!(board.served(), run.heads.served());
     assert_eq!(board.upstream(1), (Standing::Lagging, 90));
     assert!(board.has(0, 100) && board.has(1, 90) && !board.has(1, 91) && !board.is_held());
     let heads = [Tag::Latest, Tag::Safe, Tag::Finalized, Tag::Pending].map(|tag| board.head(tag));
     assert_eq!(heads, [Some(100), Some(68), Some(36), None]);
-    // A new configuration starts with the old heads, and an empty board never lowers them.
-    let resumed = Heads::new(1, SETTINGS, board.served());
-    assert_eq!(resumed.served(), run.heads.served());
-    board.publish(&Heads::new(2, SETTINGS, Served::default()));
-    assert_eq!(board.served(), run.heads.served());
+    // A service that comes back starts with the old heads, but not one of another chain.
+    drop(board);
+    let resumed = |chain| Heads::new(1, SETTINGS, &floors.of("a", chain)).served();
+    assert_eq!((resumed(Some(1)), resumed(Some(2))), (run.heads.served(), Served::default()));
+}
+
+#[test]
+fn floors_are_bounded() {
+    let floors = Floors::default();
+    let used = floors.of("used", None);
+    let number = Run::of(1);
+    for service in 0..2_000 {
+        let floor = floors.of(&format!("s{service}"), None);
+        Board::new(1, floor).publish(&number.heads, Nanos::ZERO);
+    }
+    assert_eq!(floors.len(), 1_026, "those in use, and FLOORS_MAX");
+    assert_eq!(used.served(), Served::default());
 }
 
 /// A report at random: of any upstream, on one of three branches, or of a garbled number.
@@ -302,13 +526,15 @@ proptest! {
         observations in proptest::collection::vec(observation(), 1..120),
     ) {
         let mut run = Run::of(4);
-        let board = Board::new(4);
+        let board = Board::new(4, Arc::default());
         for (upstream, node, is_anchored, pause) in observations {
             let before = run.heads.served();
-            let anchor = run.heads.anchor(upstream).filter(|_| is_anchored);
-            run.heads.report(upstream, &node.report(anchor), run.now);
-            assert_monotonic(before, run.heads.served());
-            board.publish(&run.heads);
+            let anchor = run.heads.anchor(node.height).filter(|_| is_anchored);
+            let events = run.heads.report(upstream, &node.report(anchor), run.now);
+            if !events.iter().any(|event| matches!(event, Event::Corrected { .. })) {
+                assert_monotonic(before, run.heads.served());
+            }
+            board.publish(&run.heads, run.now);
             prop_assert_eq!(board.served(), run.heads.served());
             for upstream in 0..4 {
                 for number in [0, 100, run.heads.served().latest.unwrap_or_default()] {
@@ -332,7 +558,7 @@ proptest! {
         let mut tip = 1_000;
         for (upstream, lag, is_anchored, pause) in steps {
             let node = Node::at(tip - lag);
-            let anchor = run.heads.anchor(upstream).filter(|_| is_anchored);
+            let anchor = run.heads.anchor(node.height).filter(|_| is_anchored);
             for event in run.heads.report(upstream, &node.report(anchor), run.now) {
                 prop_assert!(!matches!(event, Event::Reorganised { .. }), "{:?}", event);
             }
@@ -342,7 +568,11 @@ proptest! {
             let current = (0..4).filter(|at| run.heads.standing(*at) == Standing::Current);
             let latest: Vec<Option<u64>> = current.map(|at| run.heads.latest(at)).collect();
             let above = latest.iter().filter(|latest| **latest > served).count();
-            prop_assert!(latest.is_empty() || above * 2 < latest.len(), "{:?} {:?}", latest, served);
+            // Of three or more on the chain, one alone does not raise it.
+            let is_on_chain = |at: &usize| "cl".contains(&run.standings()[*at..=*at]);
+            let is_alone = above == 1 && (0..4).filter(is_on_chain).count() > 2;
+            let is_served = latest.is_empty() || above * 2 < latest.len() || is_alone;
+            prop_assert!(is_served, "{:?} {:?}", latest, served);
             tip += pause / 12;
             run.now += Nanos::from_secs(pause);
         }
