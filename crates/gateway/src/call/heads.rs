@@ -29,7 +29,7 @@ use crate::heads::{Board, Event, Floor, Heads, HeadsSettings, Report, Served};
 use crate::observe::metrics::HeadFigures;
 use crate::observe::stats::{Extra, RelayOutcome};
 use crate::protocol::Category;
-use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
+use crate::protocol::evm::block_param::{Block, BlockParam, Omitted, Tag};
 
 /// How long the first calls wait for the first report of an upstream.
 const FIRST_REPORT: Nanos = Nanos::from_secs(1);
@@ -127,11 +127,12 @@ impl ServiceHeads {
     /// The figures for the metrics page.
     pub(crate) fn figures(&self) -> HeadFigures {
         let Served { latest, safe, finalized } = self.board.served();
+        let tracker = self.tracker();
         HeadFigures {
             served: [latest, safe, finalized],
             is_held: self.board.is_held(),
-            reorganisations: self.tracker().reorganisations(),
-            corrections: self.tracker().corrections(),
+            reorganisations: tracker.reorganisations(),
+            corrections: tracker.corrections(),
         }
     }
 
@@ -173,7 +174,7 @@ pub(super) async fn bind(
     params: &mut Vec<u8>,
 ) -> Named {
     let param = BlockParam::of(method);
-    let is_number = call.method == "eth_blockNumber";
+    let is_number = matches!(&*call.method, "eth_blockNumber" | "erigon_blockNumber");
     if param == BlockParam::None && !is_number {
         return Named::default();
     }
@@ -184,7 +185,14 @@ pub(super) async fn bind(
         return Named::default();
     };
     if is_number {
-        return Named { height: Some(latest), ..Named::default() };
+        // Erigon's takes a tag.
+        let asked = BlockParam::Block(0, Omitted::Latest).blocks(call.params).next();
+        let height = match asked.filter(|_| call.method == "erigon_blockNumber") {
+            Some(Block::Tag(tag)) => heads.board.head(tag),
+            Some(_) => None,
+            None => Some(latest),
+        };
+        return Named { height, ..Named::default() };
     }
     let Some(given) = call.params else { return Named::default() };
     let shows_number = shows_number(&call.method);
@@ -288,6 +296,9 @@ fn shows_number(method: &str) -> bool {
         method,
         "eth_getBlockByNumber"
             | "eth_getHeaderByNumber"
+            | "erigon_getHeaderByNumber"
+            | "eth_getTransactionReceiptsByBlock"
+            | "ots_getBlockDetails"
             | "eth_getBlockReceipts"
             | "eth_getBlockTransactionCountByNumber"
             | "eth_getUncleCountByBlockNumber"

@@ -9,17 +9,12 @@ impl Heads {
     /// one that two have reached.
     pub(super) fn measure(&self) -> Option<u64> {
         let on_chain = || self.upstreams.iter().filter(|known| known.is_on_chain());
-        let (risen_at, risen_to) =
-            on_chain().map(|known| (known.risen_at, known.latest)).max()?;
+        let risen_at = on_chain().map(|known| known.risen_at).max()?;
         let stuck_after = Nanos(STUCK_BLOCKS.saturating_mul(self.settings.block_time.0));
         let stuck_after = stuck_after.max(STUCK_MIN);
-        let is_stuck = |known: &Upstream| {
-            risen_at - known.risen_at > stuck_after && known.latest < risen_to
-        };
-        let mut numbers: Vec<u64> =
-            on_chain().filter(|known| !is_stuck(known)).map(Upstream::reach).collect();
-        numbers.sort_unstable_by(|a, b| b.cmp(a));
-        numbers.get(usize::from(numbers.len() > 2)).copied()
+        let moves = |known: &&Upstream| risen_at - known.risen_at <= stuck_after;
+        let all = vouched(on_chain().map(Upstream::reach));
+        all.max(vouched(on_chain().filter(moves).map(Upstream::reach)))
     }
 
     /// Raises the served heads.
@@ -71,6 +66,13 @@ impl Heads {
         let needed = (count / 2 + 1).max(count.min(3));
         asked >= needed || self.first_at.is_some_and(|at| now - at >= self.settings.grace)
     }
+}
+
+/// Of three numbers or more, the second highest; of fewer, the highest.
+fn vouched(numbers: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    numbers.get(usize::from(numbers.len() > 2)).copied()
 }
 
 /// The highest number that at least half of these have reached.
