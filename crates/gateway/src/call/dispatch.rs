@@ -137,6 +137,8 @@ struct Race<'r, 'a> {
     /// Attempts that ended with an error object that another upstream may not repeat.
     doubtful: Vec<Picked<'a>>,
     fallback: Option<Fallback>,
+    /// Whether the fallback is that the block that a tag stands for does not exist.
+    is_denied: bool,
     is_hedged: bool,
 }
 
@@ -151,6 +153,7 @@ impl<'r, 'a> Race<'r, 'a> {
             started: Vec::new(),
             doubtful: Vec::new(),
             fallback: None,
+            is_denied: false,
             is_hedged: false,
         }
     }
@@ -246,6 +249,7 @@ impl<'r, 'a> Race<'r, 'a> {
         let serial = picked.route.upstream.serial;
         self.started
             .retain(|(other, began, _)| other.route.upstream.serial != serial || *began != start);
+        let mut is_denied = false;
         let (is_free, may_retry, same) = match &result {
             Ok(judged) => {
                 summary.upstream_status = Some(judged.status);
@@ -254,7 +258,7 @@ impl<'r, 'a> Race<'r, 'a> {
                     self.won(&judged, start, is_hedge);
                     return Some(judged);
                 }
-                self.denied(picked, judged);
+                is_denied = self.denied(picked, judged);
                 if let RelayOutcome::Rpc(category) = judged.outcome()
                     && !category.is_callers_choice()
                 {
@@ -275,10 +279,13 @@ impl<'r, 'a> Race<'r, 'a> {
         };
         let is_better = !matches!(self.fallback, Some(Fallback::Judged(_)));
         match result {
+            // That another one fails says nothing about the block.
+            Ok(_) if self.is_denied => {}
             Ok(judged) => self.fallback = Some(Fallback::Judged(judged)),
             Err(failure) if is_better => self.fallback = Some(Fallback::Failed(failure)),
             Err(_) => {}
         }
+        self.is_denied |= is_denied;
         if same {
             // A pooled connection had been closed: not the upstream's failure.
             self.begin(picked, Reuse::New, is_hedge, summary);
@@ -370,13 +377,15 @@ impl<'r, 'a> Race<'r, 'a> {
         is_bound && must_exist && (judged.is_null() || is_missing(judged))
     }
 
-    /// Records that an upstream does not have the block that a tag stands for.
-    fn denied(&self, picked: Picked<'_>, judged: &JudgedResponse) {
+    /// Records it if an upstream does not have the block that a tag stands for; returns whether it
+    /// does not.
+    fn denied(&self, picked: Picked<'_>, judged: &JudgedResponse) -> bool {
         let Named { is_bound, number, .. } = self.dispatched.named;
-        if let (true, Some(number)) = (is_bound && (judged.is_null() || is_missing(judged)), number)
-        {
+        let is_denied = is_bound && (judged.is_null() || is_missing(judged));
+        if let Some(number) = number.filter(|_| is_denied) {
             self.target.service.denied(picked.route, number, judged.at);
         }
+        is_denied
     }
 
     /// The answer when all attempts have ended without an acceptable one.
