@@ -22,8 +22,9 @@
 //!
 //! # The measure, and lag
 //! Since a served number cannot be taken back, no single upstream may set it. With three or more
-//! reporting, the measure is the second highest of their heads; with fewer, it is the highest. An
-//! upstream above the measure is merely ahead. Upstreams whose heads have not risen for a long time
+//! reporting, the measure is the second highest of their heads. With two, it is the higher one, unless
+//! that has jumped further above the served head than the time explains. An upstream above the
+//! measure is merely ahead. Upstreams whose heads have not risen for a long time
 //! while others' have are stuck ([`STUCK_MIN`]), and have no say: two stuck nodes must not outvote one
 //! that works.
 //!
@@ -214,6 +215,8 @@ pub struct Heads {
     peak: Option<(u64, Nanos)>,
     /// Whether the served head was believed on the word of one upstream, and no other one has come near.
     is_one_word: bool,
+    /// The time of what is being judged.
+    now: Nanos,
     /// When the first upstream reported.
     first_at: Option<Nanos>,
     /// A number that half of the upstreams have reached, and since when, but not all.
@@ -293,6 +296,7 @@ impl Heads {
             best: 0,
             peak: served.latest.map(|number| (number, floor.risen_at())),
             is_one_word: floor.is_one_word(),
+            now: Nanos::ZERO,
             first_at: None,
             next: None,
             outvoted: 0,
@@ -313,7 +317,7 @@ impl Heads {
         if self.is_plausible(upstream, report.latest.number, now) {
             self.take(upstream, report, now);
             if self.upstreams[upstream].standing != Standing::Forked {
-                self.follow(upstream, report, now);
+                self.follow(upstream, report);
             }
             events.extend(self.reorganise());
             events.extend(self.correct(upstream, now));
@@ -450,6 +454,7 @@ impl Heads {
     }
 
     fn expire(&mut self, now: Nanos) {
+        self.now = now;
         for known in &mut self.upstreams {
             if now - known.reported_at > self.settings.stale_after {
                 known.standing = Standing::Unknown;

@@ -258,7 +258,7 @@ impl<'r, 'a> Race<'r, 'a> {
                     self.won(&judged, start, is_hedge);
                     return Some(judged);
                 }
-                is_denied = self.denied(picked, judged);
+                is_denied = denied(target, self.dispatched.named, picked, judged);
                 if let RelayOutcome::Rpc(category) = judged.outcome()
                     && !category.is_callers_choice()
                 {
@@ -377,31 +377,41 @@ impl<'r, 'a> Race<'r, 'a> {
         is_bound && must_exist && (judged.is_null() || is_missing(judged))
     }
 
-    /// Records it if an upstream does not have the block that a tag stands for; returns whether it
-    /// does not.
-    fn denied(&self, picked: Picked<'_>, judged: &JudgedResponse) -> bool {
-        let Named { is_bound, number, .. } = self.dispatched.named;
-        let is_denied = is_bound && (judged.is_null() || is_missing(judged));
-        if let Some(number) = number.filter(|_| is_denied) {
-            self.target.service.denied(picked.route, number, judged.at);
-        }
-        is_denied
-    }
-
     /// The answer when all attempts have ended without an acceptable one.
     fn conclude(self) -> Result<JudgedResponse, Error> {
         match self.fallback {
             // The head would have gone back to before the block was known.
             Some(Fallback::Judged(judged)) if self.is_bound_to_nothing(&judged) => {
-                let number = self.dispatched.named.number.unwrap_or_default();
-                let message = format!("no upstream has block {number}, which was served before");
-                Err(Error::new(ErrorKind::Behind, message))
+                Err(behind(self.dispatched.named))
             }
             Some(Fallback::Judged(judged)) => Ok(judged),
             Some(Fallback::Failed(failure)) => Err(failure.into()),
             None => Err(Error::new(ErrorKind::Internal, "no attempt was made")),
         }
     }
+}
+
+/// Records it if an upstream does not have the block that a tag stands for; returns whether it does
+/// not.
+pub(super) fn denied(
+    target: &Target<'_>,
+    named: Named,
+    picked: Picked<'_>,
+    judged: &JudgedResponse,
+) -> bool {
+    let is_denied = named.is_bound && (judged.is_null() || is_missing(judged));
+    if let Some(number) = named.number.filter(|_| is_denied) {
+        target.service.denied(picked.route, number, judged.at);
+    }
+    is_denied
+}
+
+/// The error for a block that was served before and that no upstream has.
+#[cold]
+pub(super) fn behind(named: Named) -> Error {
+    let number = named.number.unwrap_or_default();
+    let message = format!("no upstream has block {number}, which was served before");
+    Error::new(ErrorKind::Behind, message)
 }
 
 /// Whether an answer is that the block or its state is not there.

@@ -20,9 +20,9 @@ use plimsoll_rpc::request::Call;
 use tokio::sync::Notify;
 
 use super::attempt::JudgedResponse;
-use super::dispatch::{Dispatched, dispatch};
+use super::dispatch::Dispatched;
 use super::message::Summary;
-use super::relay::Target;
+use super::relay::{Target, relayed};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind};
 use crate::heads::{Board, Event, Floor, Heads, HeadsSettings, Report, Served};
@@ -263,7 +263,8 @@ async fn repeated<'a>(
     let (local, service) = (&target.worker.local, &**target.service);
     let counts = service.calls.of(local.number);
     let deadline = target.start + service.model.timeout;
-    let is_open = !shows_number(&given.method);
+    // Where several must agree, their own heads would differ.
+    let is_open = !shows_number(&given.method) && judged.is_ok();
     let again = match is_open {
         true => Dispatched { call: given, named: Named::default(), ..dispatched },
         false => dispatched,
@@ -282,7 +283,7 @@ async fn repeated<'a>(
             continue;
         }
         counts.extra[Extra::Retry as usize].add(1);
-        judged = dispatch(target, again, summary).await;
+        judged = relayed(target, again, summary).await;
         if is_open || !is_denied(&judged, again.named) {
             break;
         }

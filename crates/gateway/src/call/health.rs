@@ -168,6 +168,7 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
                 let is_watched = worker.client.watches(&route.upstream);
                 let state = &route.state;
                 if route.upstream.parked.is_parked(now) {
+                    service.heads.iter().for_each(|heads| heads.missed(place));
                     continue;
                 }
                 if route.is_chain_checked && state.chain.is_due(losses, is_watched, usual, now) {

@@ -352,7 +352,7 @@ async fn resolve<'a>(
 
 /// Relays a call to as many upstreams as the service asks for.
 #[inline]
-async fn relayed<'a>(
+pub(super) async fn relayed<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,

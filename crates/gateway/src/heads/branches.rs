@@ -49,7 +49,7 @@ impl Heads {
 
     /// Extends the served chain by the blocks of an upstream that is on it, as far as more than one
     /// vouches for their numbers.
-    pub(super) fn follow(&mut self, upstream: usize, report: &Report, now: Nanos) {
+    pub(super) fn follow(&mut self, upstream: usize, report: &Report) {
         let number = report.latest.number;
         let measure = self.measure().unwrap_or_default();
         let parent = number.checked_sub(1).map(|number| BlockId { number, hash: report.parent });
@@ -60,7 +60,7 @@ impl Heads {
         }
         if self.served.latest.is_none() {
             self.best = measure;
-        } else if !self.is_jump(measure, now) {
+        } else if !self.is_jump(measure) {
             self.best = self.best.max(measure);
         }
         self.judge_lag(upstream);

@@ -13,7 +13,7 @@ const JUMP_MIN: u64 = 64;
 
 /// … but one upstream's word for more than this is awaited for one more poll, and upstreams that
 /// differ by more do not agree.
-const STEP_MIN: u64 = 8;
+const STEP_MIN: u64 = 16;
 
 /// … and this many times as many as the block time explains.
 const JUMP_FACTOR: u64 = 4;
@@ -42,9 +42,9 @@ impl Heads {
     }
 
     /// Whether a number is further above the highest served one than the time explains.
-    pub(super) fn is_jump(&self, number: u64, now: Nanos) -> bool {
+    pub(super) fn is_jump(&self, number: u64) -> bool {
         let above = self.peak.map(|(peak, since)| {
-            peak.saturating_add(self.blocks_in(now - since)).saturating_sub(JUMP_MIN - STEP_MIN)
+            peak.saturating_add(self.blocks_in(self.now - since)).saturating_sub(JUMP_MIN - STEP_MIN)
         });
         above.is_some_and(|above| number > above)
     }

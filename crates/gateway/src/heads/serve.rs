@@ -13,8 +13,20 @@ impl Heads {
         let stuck_after = Nanos(STUCK_BLOCKS.saturating_mul(self.settings.block_time.0));
         let stuck_after = stuck_after.max(STUCK_MIN);
         let moves = |known: &&Upstream| risen_at - known.risen_at <= stuck_after;
-        let all = vouched(on_chain().map(Upstream::reach));
-        all.max(vouched(on_chain().filter(moves).map(Upstream::reach)))
+        let all = self.vouched(on_chain().map(Upstream::reach));
+        all.max(self.vouched(on_chain().filter(moves).map(Upstream::reach)))
+    }
+
+    /// Of three numbers or more, the second highest; of two, the higher unless it is a jump.
+    fn vouched(&self, numbers: impl Iterator<Item = u64>) -> Option<u64> {
+        let mut numbers: Vec<u64> = numbers.collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        let needs_two = match numbers[..] {
+            [] | [_] => false,
+            [higher, _] => self.is_jump(higher),
+            _ => true,
+        };
+        numbers.get(usize::from(needs_two)).copied()
     }
 
     /// Raises the served heads.
@@ -37,7 +49,7 @@ impl Heads {
                 let (number, since) = *self.next.get_or_insert((reached, now));
                 // It may have been wrong.
                 let number = number.min(reached);
-                let polls = if self.is_jump(number, now) { 2 } else { 1 };
+                let polls = if self.is_jump(number) { 2 } else { 1 };
                 let is_over = now - since >= Nanos(polls * self.settings.grace.0) || is_first;
                 if is_over {
                     self.next = None;
@@ -66,13 +78,6 @@ impl Heads {
         let needed = (count / 2 + 1).max(count.min(3));
         asked >= needed || self.first_at.is_some_and(|at| now - at >= self.settings.grace)
     }
-}
-
-/// Of three numbers or more, the second highest; of fewer, the highest.
-fn vouched(numbers: impl Iterator<Item = u64>) -> Option<u64> {
-    let mut numbers: Vec<u64> = numbers.collect();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    numbers.get(usize::from(numbers.len() > 2)).copied()
 }
 
 /// The highest number that at least half of these have reached.

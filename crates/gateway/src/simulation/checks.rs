@@ -121,6 +121,9 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     if record.ask == Ask::Reverting && error["code"] == 3 {
         return None;
     }
+    if answer["error"]["data"]["kind"] == "behind" && too_high(outcome, record) > 0 {
+        return None;
+    }
     let good = good_upstreams(outcome, record);
     let needed = if record.ask == Ask::Send { 1 } else { usize::from(outcome.script.agree) };
     (good >= needed).then(|| format!("lost although {good} upstreams were good: {record:?}"))
