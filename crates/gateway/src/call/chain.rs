@@ -35,9 +35,9 @@
 //! even if nobody calls it. Checks are repeated every [`CONFIRMED_INTERVAL`], which keeps one open; an
 //! upstream that does not keep it open is asked every [`RECHECK_INTERVAL`].
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::rc::Rc;
 
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::json;
@@ -276,7 +276,8 @@ pub(super) async fn confirm(
                 sender.send_replace(Some(check(&worker, &service, route, After::Pool).await));
             });
         });
-        let outcome = match tokio::time::timeout_at(until, outcome.wait_for(Option::is_some)).await {
+        let outcome = match tokio::time::timeout_at(until, outcome.wait_for(Option::is_some)).await
+        {
             Ok(Ok(outcome)) => outcome.clone(),
             // Its worker has stopped.
             Ok(Err(_)) => None,

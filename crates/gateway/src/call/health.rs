@@ -21,6 +21,7 @@
 //! The same scans report suppressed log lines about failures of upstreams.
 
 mod ask;
+mod rotation;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,13 +34,14 @@ use plimsoll_rpc::json;
 
 use super::chain::{self, CONFIRMED_INTERVAL, parse_hex};
 use super::heads::ServiceHeads;
-use super::routing::{Exclusion, Route, Service};
+use super::routing::{Route, Service};
 use super::worker::Worker;
 use crate::error::ErrorKind;
 use crate::heads::{BlockId, Event, Hash, Report, Standing};
 use crate::upstream::Failure;
 pub(super) use ask::{After, ask};
 use ask::{Ready, ask_ready, numbered};
+use rotation::{assess, log_events, refuse_untold};
 
 /// How often the upstreams are scanned for due checks.
 const SCAN_INTERVAL: Duration = Duration::from_millis(250);
@@ -204,24 +206,6 @@ async fn check_chain(worker: Rc<Worker>, due: Due) {
         route.upstream.health.lost();
     }
     refuse_untold(&due.service);
-}
-
-/// Decides which upstreams are not used because they do not tell their chain id and others do.
-fn refuse_untold(service: &Service) {
-    let is_told = service.tells_chain();
-    for route in &service.routes {
-        let is_refused = route.is_chain_checked && route.state.chain.is_untold() && is_told;
-        if route.state.chain.refuse(is_refused) && is_refused {
-            let (upstream, service) = (&*route.upstream.model.id, &*service.model.id);
-            tracing::error!(
-                upstream,
-                service,
-                "upstream {upstream} does not tell its chain id, and another upstream of {service} \
-                 does: not used for the service; permit eth_chainId there, or deny it in its \
-                 methods to use it unchecked"
-            );
-        }
-    }
 }
 
 /// Asks an upstream whether it is ready and for its latest block.
@@ -424,100 +408,4 @@ fn parse_hash(text: &[u8]) -> Option<Hash> {
         *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
     }
     Some(hash)
-}
-
-/// Decides which upstreams of a service are in rotation, and logs changes.
-fn assess(service: &Service, now: Nanos) {
-    let fallback = service.heads.as_ref().and_then(|heads| heads.tracker().fallback());
-    for (place, route) in service.routes.iter().enumerate() {
-        let checks = &route.state.checks;
-        let standing =
-            service.heads.as_ref().map_or(Standing::Unknown, |heads| heads.board.upstream(place).0);
-        let why = if checks.misses.load(Ordering::Relaxed) >= MISSES_MAX {
-            Some(Exclusion::Unanswered)
-        } else if checks.is_unready.load(Ordering::Relaxed) {
-            Some(Exclusion::NotReady)
-        } else if fallback == Some(place) {
-            // All are out of rotation: this one is the best.
-            None
-        } else {
-            match standing {
-                Standing::Unknown | Standing::Current => None,
-                Standing::Lagging => Some(Exclusion::Behind),
-                Standing::Forked => Some(Exclusion::Forked),
-                Standing::Implausible => Some(Exclusion::Implausible),
-            }
-        };
-        let before = route.state.exclude(why, now);
-        if before != why {
-            log_exclusion(service, route, why, before, standing, now);
-        }
-    }
-    let state = &service.state;
-    let is_fallback = fallback.is_some();
-    if state.is_fallback.swap(is_fallback, Ordering::Relaxed) != is_fallback {
-        let service = &*service.model.id;
-        match fallback {
-            Some(place) => {
-                let _ = place;
-                tracing::warn!(
-                    service,
-                    "every upstream of {service} is behind: the least lagging serves"
-                );
-            }
-            None => tracing::info!(service, "an upstream of {service} has caught up"),
-        }
-    }
-}
-
-fn log_exclusion(
-    service: &Service,
-    route: &Route,
-    why: Option<Exclusion>,
-    before: Option<Exclusion>,
-    standing: Standing,
-    now: Nanos,
-) {
-    let (upstream, service) = (&*route.upstream.model.id, &*service.model.id);
-    match why {
-        // Whatever keeps it out is logged by itself.
-        None if route.why_excluded(now).is_some() => {}
-        None if standing == Standing::Unknown => tracing::info!(
-            upstream,
-            service,
-            "upstream {upstream} is no longer out of rotation for {service}: no recent report shows \
-             that {}",
-            before.map_or("it is", Exclusion::reason)
-        ),
-        None => tracing::info!(
-            upstream,
-            service,
-            "upstream {upstream} is in rotation for {service} again"
-        ),
-        Some(why) => tracing::warn!(
-            upstream,
-            service,
-            "upstream {upstream} is out of rotation for {service}: {}",
-            why.reason()
-        ),
-    }
-}
-
-fn log_events(service: &Service, events: &[Event]) {
-    for event in events {
-        let service = &*service.model.id;
-        match event {
-            Event::Reorganised { from, served } => tracing::warn!(
-                service,
-                "the chain of {service} was reorganised from block {from} or below; block {served} \
-                 was served"
-            ),
-            Event::Corrected { from, to } => tracing::warn!(
-                service,
-                "the head of {service} was corrected from {from} to {to}: one upstream had reported \
-                 it alone, and a clear majority contradicts it"
-            ),
-            Event::Standing { .. } => {}
-        }
-    }
 }

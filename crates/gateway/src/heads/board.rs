@@ -66,7 +66,10 @@ impl Floor {
 
 /// The floors of all services that this process has had, by service and chain id.
 #[derive(Debug, Default)]
-pub struct Floors(Mutex<BTreeMap<(String, Option<u64>), Arc<Floor>>>);
+pub struct Floors(Mutex<BTreeMap<ServedChain, Arc<Floor>>>);
+
+/// The id of a service, and its chain's.
+type ServedChain = (String, Option<u64>);
 
 /// At most this many floors are kept of services that are no longer configured.
 const FLOORS_MAX: usize = 1_024;
@@ -84,7 +87,8 @@ impl Floors {
         let is_unused = |floor: &Arc<Floor>| Arc::strong_count(floor) == 1;
         if floors.values().filter(|floor| is_unused(floor)).count() > FLOORS_MAX {
             let oldest = floors.iter().filter(|(_, floor)| is_unused(floor));
-            let oldest = oldest.min_by_key(|(_, floor)| floor.risen_at()).map(|(key, _)| key.clone());
+            let oldest =
+                oldest.min_by_key(|(_, floor)| floor.risen_at()).map(|(key, _)| key.clone());
             oldest.map(|key| floors.remove(&key));
         }
         floor

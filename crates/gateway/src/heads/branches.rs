@@ -3,9 +3,7 @@
 use plimsoll_measure::Nanos;
 
 use super::blocks::Blocks;
-use super::{
-    BlockId, Event, Heads, LEAD_MIN, Report, Standing, UNEVEN_FOR, UNEVEN_MAX, Upstream,
-};
+use super::{BlockId, Event, Heads, LEAD_MIN, Report, Standing, UNEVEN_FOR, UNEVEN_MAX, Upstream};
 
 impl Upstream {
     /// Records that its nodes differ by this many blocks.

@@ -44,7 +44,8 @@ impl Heads {
     /// Whether a number is further above the highest served one than the time explains.
     pub(super) fn is_jump(&self, number: u64) -> bool {
         let above = self.peak.map(|(peak, since)| {
-            peak.saturating_add(self.blocks_in(self.now - since)).saturating_sub(JUMP_MIN - STEP_MIN)
+            peak.saturating_add(self.blocks_in(self.now - since))
+                .saturating_sub(JUMP_MIN - STEP_MIN)
         });
         above.is_some_and(|above| number > above)
     }
@@ -66,9 +67,8 @@ impl Heads {
         };
         let before = self.upstreams[upstream].doubt.filter(is_next);
         let reports = before.map_or(0, |doubt| doubt.reports) + 1;
-        let says_so = |doubt: &Doubt| {
-            number.abs_diff(doubt.number) <= self.blocks_in(now - doubt.since)
-        };
+        let says_so =
+            |doubt: &Doubt| number.abs_diff(doubt.number) <= self.blocks_in(now - doubt.since);
         let others = || self.upstreams.iter().enumerate().filter(|(at, _)| *at != upstream);
         let is_believer = |known: &Upstream| known.doubt.as_ref().is_some_and(says_so);
         let believers = 1 + others().filter(|(_, known)| is_believer(known)).count();
@@ -149,7 +149,8 @@ impl Heads {
         (self.served, self.peak, self.next) = (Served::default(), None, None);
         (self.outvoted, self.is_one_word) = (0, false);
         for known in self.upstreams.iter_mut().filter(|known| known.is_heard()) {
-            known.standing = if agrees(&known.latest) { Standing::Current } else { Standing::Unknown };
+            known.standing =
+                if agrees(&known.latest) { Standing::Current } else { Standing::Unknown };
         }
         self.corrections += 1;
         self.rebuild();

@@ -156,9 +156,8 @@ impl Service {
         let round_robin = counters.entry(ids).or_default().clone();
         let old = previous.service;
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
-        let heads = has_heads.then(|| {
-            heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id))
-        });
+        let heads = has_heads
+            .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));
         Service {
             model: model.clone(),
             is_listed,
@@ -217,8 +216,7 @@ impl Service {
     /// Whether an upstream's heads are those of the service's chain, as far as can be known.
     pub(crate) fn trusts(&self, route: &Route) -> bool {
         let chain = &route.state.chain;
-        !chain.is_another()
-            && (route.is_confirmed() || chain.is_untold() && !self.tells_chain())
+        !chain.is_another() && (route.is_confirmed() || chain.is_untold() && !self.tells_chain())
     }
 
     /// An error message that names the upstreams on a different chain.
