@@ -50,7 +50,7 @@ metrics! {
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
     USABLE = "plimsoll_upstream_usable", "gauge", "service,upstream", "1 if the upstream is in rotation for the service; 0 if plimsoll_upstream_excluded has a reason.";
-    EXCLUDED = "plimsoll_upstream_excluded", "gauge", "service,upstream,reason", "1 if the upstream is out of rotation for this reason: wrong_chain, drained, parked (it asked not to be called), breaker (its breaker is open), failing (it has failed five attempts in a row), unanswered, not_ready, behind, forked or implausible (by its health checks).";
+    EXCLUDED = "plimsoll_upstream_excluded", "gauge", "service,upstream,reason", "1 if the upstream is out of rotation for this reason: wrong_chain, chain_untold (it does not tell its chain id, and others do), chain_unanswered (it has never answered eth_chainId), drained, parked (it asked not to be called), breaker (its breaker is open), failing (it has failed five attempts in a row), unanswered, not_ready, behind, forked or implausible (by its health checks).";
     HEAD = "plimsoll_upstream_head", "gauge", "service,upstream", "The latest block that the upstream has reported.";
     SERVED_HEAD = "plimsoll_served_head", "gauge", "service,tag", "The block that the gateway serves as latest, safe or finalized.";
     HEAD_HELD = "plimsoll_served_head_held", "gauge", "service", "1 if no upstream has the block served as latest, else 0.";
