@@ -13,6 +13,7 @@ mod checks;
 mod node;
 mod script;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use crate::call::health;
 use crate::call::routing::{Routing, Service};
 use crate::call::worker::{Shared, State, Worker};
+use crate::heads::Served;
 use crate::host::{Host, Process};
 use crate::keeper::dns::{Resolver, of_host};
 use crate::local::Time;
@@ -50,6 +52,8 @@ struct Outcome {
     nodes: Vec<Rc<Node>>,
     world: Rc<World>,
     service: Arc<Service>,
+    /// What was wrong with the heads on the board, seen from outside.
+    seen: Vec<String>,
 }
 
 /// Runs a script.
@@ -90,6 +94,8 @@ async fn simulate(script: Script) -> Outcome {
     for worker in &workers {
         tokio::task::spawn_local(worker.clone().tidy());
     }
+    let board = Rc::new(RefCell::new(Vec::new()));
+    tokio::task::spawn_local(observe(start, shared.clone(), board.clone()));
     let callers = Rc::new(Callers::new(start, workers));
     for (number, arrival) in script.arrivals.iter().enumerate() {
         tokio::time::sleep_until(start + arrival.at).await;
@@ -99,7 +105,44 @@ async fn simulate(script: Script) -> Outcome {
     tokio::time::sleep_until(start + CALLING + Duration::from(TIMEOUT) * 5 / 4).await;
     let service = shared.state().routing.service("sim").expect("the service").clone();
     let records = std::mem::take(&mut *callers.records.borrow_mut());
-    Outcome { script, records, nodes, world, service }
+    let mut outcome = Outcome { script, records, nodes, world, service, seen: Vec::new() };
+    outcome.seen = seen(&outcome, &board.borrow());
+    outcome
+}
+
+/// The heads on the board at a time, and which upstreams have the latest one.
+type Sight = (Duration, Served, Vec<usize>);
+
+/// Looks at the board, as a worker may at any time.
+async fn observe(start: Instant, shared: Arc<Shared>, board: Rc<RefCell<Vec<Sight>>>) {
+    let service = shared.state().routing.service("sim").expect("the service").clone();
+    let heads = &service.heads.as_ref().expect("heads").board;
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        let at = tick.tick().await.duration_since(start);
+        let served = heads.served();
+        let have = |place: &usize| served.latest.is_some_and(|number| heads.has(*place, number));
+        let have = (0..service.routes.len()).filter(have).collect();
+        board.borrow_mut().push((at, served, have));
+    }
+}
+
+/// What was wrong on the board: a head that fell, or an upstream that was said to have the head
+/// although it was on a branch of its own.
+fn seen(outcome: &Outcome, board: &[Sight]) -> Vec<String> {
+    let fell = board.windows(2).filter_map(|two| {
+        let [(_, before, _), (at, after, _)] = two else { return None };
+        let is_lower = after.latest < before.latest
+            || after.safe < before.safe
+            || after.finalized < before.finalized;
+        is_lower.then(|| format!("a served head fell: at {at:?}: {before:?} {after:?}"))
+    });
+    let last = outcome.nodes.len() - 1;
+    let wrong = board.iter().filter_map(|(at, served, have)| {
+        let is_wrong = have.contains(&last) && checks::alone_at(outcome, *at).is_some();
+        is_wrong.then(|| format!("a forked upstream has the head: at {at:?}: {served:?}"))
+    });
+    fell.chain(wrong).collect()
 }
 
 fn shared(script: &Script) -> Shared {

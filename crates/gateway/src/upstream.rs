@@ -1,8 +1,7 @@
 //! The HTTP/1.1 client: requests to upstreams over pooled connections.
 //!
-//! Each worker has its own connections; the most recently used is taken first. [`Client::send`]
-//! writes a request and reads the head of the response. Hot paths call [`Client::prepare`] and
-//! [`Reply::begin`] instead, which moves the [`Reply`] less. The body is then read as a whole or in
+//! Each worker has its own connections; the most recently used is taken first. [`Client::prepare`]
+//! gets a connection, and [`Reply::begin`] writes the request and reads the head of the response. The body is then read as a whole or in
 //! chunks. A [`Failure`] reports whether any byte of the request may have reached the upstream, and
 //! whether a pooled connection turned out to be closed. Nothing is resent here; the caller decides
 //! whether to retry.
@@ -229,21 +228,6 @@ impl Client {
     ) -> Client {
         let connections_max = settings.limits.upstream_connections.div_ceil(settings.workers);
         Client { local, resolver, network, pools: RefCell::default(), connections_max }
-    }
-
-    /// Sends a request and reads the head of the response.
-    ///
-    /// # Errors
-    /// No head arrived within the deadline and the limits.
-    pub(crate) async fn send(
-        &self,
-        upstream: &Upstream,
-        request: &Request<'_>,
-        limits: &Limits,
-    ) -> Result<Reply, Failure> {
-        let mut reply = self.prepare(upstream, request, limits).await?;
-        reply.begin(request).await?;
-        Ok(reply)
     }
 
     /// Gets a connection for a request and creates its reply. Nothing is sent before

@@ -24,8 +24,8 @@ use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
-use crate::protocol::{Category, Protocol};
-use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
+use crate::protocol::Category;
+use crate::upstream::{Failure, FailureReport, Reply, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: as in flight until it is dropped, then once with its outcome.
@@ -252,17 +252,7 @@ pub(crate) async fn run(
         deadline: target.start + target.service.model.timeout,
     };
     let mut attempt = Attempt::start(local, picked, Use::Calls);
-    let result = match route.is_confirmed() {
-        true => Ok(()),
-        false => Box::pin(chain::confirm(worker, target.service, route)).await,
-    };
-    let result = match result {
-        Ok(()) => {
-            let protocol = target.service.protocol;
-            exchange(worker, protocol, route, &request, id, target.limits()).await
-        }
-        Err(failure) => Err(failure),
-    };
+    let result = exchange(target, route, &request, id).await;
     match &result {
         Ok(judged) => {
             match judged.outcome() {
@@ -284,16 +274,16 @@ pub(crate) async fn run(
 }
 
 async fn exchange(
-    worker: &Worker,
-    protocol: Protocol,
+    target: &Target<'_>,
     route: &Route,
     request: &Request<'_>,
     id: u64,
-    limits: &Limits,
 ) -> Result<JudgedResponse, Failure> {
-    let local = &*worker.local;
+    let (local, limits) = (&*target.worker.local, target.limits());
+    let protocol = target.service.protocol;
+    let reply = begun(target, route, request, limits).await?;
     let Received { status, retry_after, mut response, reusable } =
-        receive(worker, route, request, limits).await?;
+        read(local, route, reply, limits).await?;
     let judged = if response.body.len() <= offload::INLINE_MAX {
         judge(protocol, response.body(), status, id)
     } else {
@@ -325,6 +315,33 @@ async fn exchange(
     }
 }
 
+/// Sends a request once the upstream's chain is confirmed, and reads the head of the response.
+///
+/// # Errors
+/// The upstream is on another chain, or no head arrived within the deadline and the limits.
+#[inline]
+pub(super) async fn begun(
+    target: &Target<'_>,
+    route: &Route,
+    request: &Request<'_>,
+    limits: &Limits,
+) -> Result<Reply, Failure> {
+    let worker = target.worker;
+    let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
+    // Only now is it known which connection is used.
+    let opened_at = reply.opened_at();
+    if chain::is_owed(route, opened_at) {
+        let (service, deadline) = (target.service, request.deadline);
+        let confirmed = Box::pin(chain::confirm(worker, service, route, opened_at, deadline));
+        if let Err(failure) = confirmed.await {
+            reply.put_back(worker.local.now());
+            return Err(failure);
+        }
+    }
+    reply.begin(request).await?;
+    Ok(reply)
+}
+
 /// A complete response, with its content coding removed.
 pub(super) struct Received {
     pub(super) status: u16,
@@ -348,15 +365,27 @@ pub(super) async fn receive(
 ) -> Result<Received, Failure> {
     let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
     reply.begin(request).await?;
+    read(&worker.local, route, reply, limits).await
+}
+
+/// Reads a response whose head has arrived.
+#[inline]
+async fn read(
+    local: &Local,
+    route: &Route,
+    mut reply: Reply,
+    limits: &Limits,
+) -> Result<Received, Failure> {
     let (status, head) = reply.head();
     let retry_after = if matches!(status, 429 | 503) { retry_after(head) } else { None };
     let by_status = |failure| judged_by_status(status, retry_after, failure);
     let body = reply.read_body().await.map_err(by_status)?;
     let coding = reply.coding();
     let (mut response, reusable) = reply.finish(body);
+    route.upstream.health.kept(reusable.is_some());
     // An empty body has no coding, whatever the head says.
     if coding != Coding::None && !response.body.is_empty() {
-        let decoding = Box::pin(response.decoded(&worker.local, coding, limits.answer));
+        let decoding = Box::pin(response.decoded(local, coding, limits.answer));
         response = decoding.await.map_err(by_status)?;
     }
     Ok(Received { status, retry_after, response, reusable })

@@ -137,6 +137,8 @@ struct Race<'r, 'a> {
     /// Attempts that ended with an error object that another upstream may not repeat.
     doubtful: Vec<Picked<'a>>,
     fallback: Option<Fallback>,
+    /// Whether the fallback is that the block that a tag stands for does not exist.
+    is_denied: bool,
     is_hedged: bool,
 }
 
@@ -151,6 +153,7 @@ impl<'r, 'a> Race<'r, 'a> {
             started: Vec::new(),
             doubtful: Vec::new(),
             fallback: None,
+            is_denied: false,
             is_hedged: false,
         }
     }
@@ -246,6 +249,7 @@ impl<'r, 'a> Race<'r, 'a> {
         let serial = picked.route.upstream.serial;
         self.started
             .retain(|(other, began, _)| other.route.upstream.serial != serial || *began != start);
+        let mut is_denied = false;
         let (is_free, may_retry, same) = match &result {
             Ok(judged) => {
                 summary.upstream_status = Some(judged.status);
@@ -254,6 +258,7 @@ impl<'r, 'a> Race<'r, 'a> {
                     self.won(&judged, start, is_hedge);
                     return Some(judged);
                 }
+                is_denied = denied(target, self.dispatched.named, picked, judged);
                 if let RelayOutcome::Rpc(category) = judged.outcome()
                     && !category.is_callers_choice()
                 {
@@ -274,10 +279,13 @@ impl<'r, 'a> Race<'r, 'a> {
         };
         let is_better = !matches!(self.fallback, Some(Fallback::Judged(_)));
         match result {
+            // That another one fails says nothing about the block.
+            Ok(_) if self.is_denied => {}
             Ok(judged) => self.fallback = Some(Fallback::Judged(judged)),
             Err(failure) if is_better => self.fallback = Some(Fallback::Failed(failure)),
             Err(_) => {}
         }
+        self.is_denied |= is_denied;
         if same {
             // A pooled connection had been closed: not the upstream's failure.
             self.begin(picked, Reuse::New, is_hedge, summary);
@@ -365,9 +373,8 @@ impl<'r, 'a> Race<'r, 'a> {
 
     /// Whether an answer to a call with a replaced tag is that the block does not exist.
     fn is_bound_to_nothing(&self, judged: &JudgedResponse) -> bool {
-        let missing = RelayOutcome::Rpc(Category::MissingData);
         let Named { is_bound, must_exist, .. } = self.dispatched.named;
-        is_bound && must_exist && (judged.is_null() || judged.outcome() == missing)
+        is_bound && must_exist && (judged.is_null() || is_missing(judged))
     }
 
     /// The answer when all attempts have ended without an acceptable one.
@@ -375,15 +382,41 @@ impl<'r, 'a> Race<'r, 'a> {
         match self.fallback {
             // The head would have gone back to before the block was known.
             Some(Fallback::Judged(judged)) if self.is_bound_to_nothing(&judged) => {
-                let number = self.dispatched.named.number.unwrap_or_default();
-                let message = format!("no upstream has block {number}, which was served before");
-                Err(Error::new(ErrorKind::Behind, message))
+                Err(behind(self.dispatched.named))
             }
             Some(Fallback::Judged(judged)) => Ok(judged),
             Some(Fallback::Failed(failure)) => Err(failure.into()),
             None => Err(Error::new(ErrorKind::Internal, "no attempt was made")),
         }
     }
+}
+
+/// Records it if an upstream does not have the block that a tag stands for; returns whether it does
+/// not.
+pub(super) fn denied(
+    target: &Target<'_>,
+    named: Named,
+    picked: Picked<'_>,
+    judged: &JudgedResponse,
+) -> bool {
+    let is_denied = named.is_bound && (judged.is_null() || is_missing(judged));
+    if let Some(number) = named.number.filter(|_| is_denied) {
+        target.service.denied(picked.route, number, judged.at);
+    }
+    is_denied
+}
+
+/// The error for a block that was served before and that no upstream has.
+#[cold]
+pub(super) fn behind(named: Named) -> Error {
+    let number = named.number.unwrap_or_default();
+    let message = format!("no upstream has block {number}, which was served before");
+    Error::new(ErrorKind::Behind, message)
+}
+
+/// Whether an answer is that the block or its state is not there.
+fn is_missing(judged: &JudgedResponse) -> bool {
+    judged.outcome() == RelayOutcome::Rpc(Category::MissingData)
 }
 
 /// Whether another upstream may answer better.

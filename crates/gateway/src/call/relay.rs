@@ -307,6 +307,7 @@ async fn resolve<'a>(
     let prefer = preferred(target, call);
     let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer };
     let judged = relayed(target, dispatched, summary).await;
+    let judged = heads::found(target, dispatched, call, judged, summary).await;
     local.give_buffer(params);
     let judged = if call.method == send::METHOD {
         match Box::pin(send::settle(target, call, judged, summary)).await? {
@@ -351,7 +352,7 @@ async fn resolve<'a>(
 
 /// Relays a call to as many upstreams as the service asks for.
 #[inline]
-async fn relayed<'a>(
+pub(super) async fn relayed<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,

@@ -117,7 +117,7 @@ async fn relay<'a>(
         };
         let mut attempt = Attempt::start(local, picked, Use::Rest);
         let limits = target.limits();
-        let failure = match target.worker.client.send(&route.upstream, &sent, limits).await {
+        let failure = match attempt::begun(target, route, &sent, limits).await {
             Ok(reply) => break (route, attempt, reply),
             Err(failure) => failure,
         };

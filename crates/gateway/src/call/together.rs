@@ -21,7 +21,7 @@ use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 
 use super::attempt::{self, JudgedResponse};
-use super::dispatch::Dispatched;
+use super::dispatch::{self, Dispatched, behind};
 use super::heads::Named;
 use super::message::Summary;
 use super::relay::{Target, not_routed};
@@ -80,6 +80,7 @@ pub(super) async fn agreed<'a>(
     let mut running = FuturesUnordered::new();
     let mut answered: Vec<(Picked<'a>, JudgedResponse)> = Vec::new();
     let mut failure = None;
+    let mut is_denied = false;
     loop {
         let answers: Vec<Answer<'_>> = answered.iter().map(|(_, one)| answer(one)).collect();
         let agreement = Agreement::of(&answers);
@@ -97,6 +98,7 @@ pub(super) async fn agreed<'a>(
                 Err(kind) if tried.is_empty() => {
                     return Err(not_routed(kind, target, &dispatched.call.method));
                 }
+                Err(_) if is_denied => return Err(behind(dispatched.named)),
                 Err(_) => return Err(disagreed(agreement, needed, answered.len(), failure)),
             }
         }
@@ -113,8 +115,11 @@ pub(super) async fn agreed<'a>(
             Some((picked, Ok(judged))) if says_something(&judged, dispatched.named) => {
                 answered.push((picked, judged));
             }
+            Some((picked, Ok(judged))) => {
+                is_denied |= dispatch::denied(target, dispatched.named, picked, &judged);
+            }
             Some((_, Err(error))) => failure = Some(error),
-            _ => {}
+            None => {}
         }
     }
 }

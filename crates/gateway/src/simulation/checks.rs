@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::Outcome;
 use super::calls::{CallRecord, height, sent_hash};
-use super::node::CHAIN;
-use super::script::{Ask, FAULTS_END, Kind, NodeScript};
+use super::node::{CHAIN, HEIGHT, blocks, fork_of, hash_at};
+use super::script::{Ask, FAULTS_END, Fault, Kind, NodeScript};
 
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -26,6 +26,10 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
         failures.extend(wrong_answer(outcome, record));
         failures.extend(lost(outcome, record));
     }
+    for record in &outcome.records {
+        failures.extend(wrong_branch(outcome, record));
+    }
+    failures.extend(outcome.seen.iter().cloned());
     failures.extend(backwards(&outcome.records));
     failures.extend(unused(outcome));
     failures.extend(excess(outcome));
@@ -53,19 +57,61 @@ fn wrong_answer(outcome: &Outcome, record: &CallRecord) -> Option<String> {
             None
         };
     }
+    // Behind an open connection, another chain is noticed by the next health check.
+    let was_switched = outcome.script.nodes.iter().flat_map(|node| &node.faults).any(|fault| {
+        fault.kind == Kind::Switched
+            && fault.from <= record.end
+            && record.start < fault.from + RECOVERY
+    });
     let is_right = match record.ask {
+        Ask::Echo if was_switched => true,
         Ask::Echo => *result == json!([CHAIN, record.number]),
         Ask::Reverting => false,
         Ask::Pending => result.is_null(),
         Ask::ChainId => *result == json!(format!("{CHAIN:#x}")),
         Ask::Send => *result == json!(sent_hash(&record.request)),
         Ask::BlockNumber | Ask::Tagged(_) => {
-            height(answer).is_some_and(|height| (900..2_000).contains(&height))
+            // Not higher than the chain is, whatever one upstream says.
+            let highest = HEIGHT + blocks(record.end) + too_high(outcome, record);
+            height(answer).is_some_and(|height| (900..=highest).contains(&height))
         }
         Ask::Numbered => result.is_null() || result["number"] == record.request["params"][0],
         Ask::Nonce => result.is_string(),
     };
     if is_right { None } else { wrong("a wrong answer") }
+}
+
+/// How much too high an answer may be: with fewer than two others that are good, one upstream decides.
+fn too_high(outcome: &Outcome, record: &CallRecord) -> u64 {
+    let faults = outcome.script.nodes.iter().flat_map(|node| &node.faults);
+    let allowed = faults.map(|fault| match fault.kind {
+        Kind::Ahead(more) if fault.from <= record.end => {
+            let until = record.end.min(fault.to) + RECOVERY;
+            let is_alone = good_between(outcome, fault.from.saturating_sub(RECOVERY), until) < 2;
+            if is_alone { more } else { 0 }
+        }
+        _ => 0,
+    });
+    allowed.max().unwrap_or_default()
+}
+
+/// A block of a branch that only one upstream is on, while two others were good and it had been there
+/// for long enough.
+fn wrong_branch(outcome: &Outcome, record: &CallRecord) -> Option<String> {
+    let result = &record.answer.as_ref()?["result"];
+    let (hash, number) = (result["hash"].as_str()?, height(record.answer.as_ref()?)?);
+    let fault = alone_at(outcome, record.start)?;
+    let is_wrong = record.end < fault.to && number > fork_of(fault) && hash != hash_at(number);
+    is_wrong.then(|| format!("a block of one upstream's branch: {record:?}"))
+}
+
+/// The fault of the upstream that has been on a branch of its own for long enough at this time, while
+/// two others have been good.
+pub(super) fn alone_at(outcome: &Outcome, at: Duration) -> Option<&Fault> {
+    let fault = outcome.script.nodes.last()?.faults.last()?;
+    let is_alone = fault.kind == Kind::Forked && fault.from + RECOVERY < at && at < fault.to;
+    let before = fault.from.saturating_sub(RECOVERY);
+    (is_alone && good_between(outcome, before, at + RECOVERY) > 1).then_some(fault)
 }
 
 /// A call that failed although an upstream was good all the time.
@@ -75,6 +121,9 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     if record.ask == Ask::Reverting && error["code"] == 3 {
         return None;
     }
+    if answer["error"]["data"]["kind"] == "behind" && too_high(outcome, record) > 0 {
+        return None;
+    }
     let good = good_upstreams(outcome, record);
     let needed = if record.ask == Ask::Send { 1 } else { usize::from(outcome.script.agree) };
     (good >= needed).then(|| format!("lost although {good} upstreams were good: {record:?}"))
@@ -82,13 +131,17 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
 
 /// Upstreams without a fault from before the call until its end.
 fn good_upstreams(outcome: &Outcome, record: &CallRecord) -> usize {
+    good_between(outcome, record.start, record.end)
+}
+
+fn good_between(outcome: &Outcome, start: Duration, end: Duration) -> usize {
     let is_good = |node: &&NodeScript| {
         node.faults.iter().all(|fault| {
             let parked = match fault.kind {
                 Kind::Limiting(secs) => Duration::from_secs(secs),
                 _ => Duration::ZERO,
             };
-            record.end < fault.from || fault.to + parked + RECOVERY < record.start
+            fault.kind == Kind::Uneven || end < fault.from || fault.to + parked + RECOVERY < start
         })
     };
     outcome.script.nodes.iter().filter(is_good).count()

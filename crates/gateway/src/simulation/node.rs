@@ -47,6 +47,8 @@ pub(super) struct Node {
     life: watch::Sender<u64>,
     /// Requests that it has read, except health checks.
     pub(super) asked: Cell<u64>,
+    /// How many blocks the node that answers is behind, if there are several.
+    behind: Cell<u64>,
     /// The last time it read a request for which it has no fault.
     pub(super) last_used: Cell<Duration>,
 }
@@ -68,6 +70,7 @@ impl Node {
             pool: RefCell::default(),
             life: watch::Sender::new(0),
             asked: Cell::new(0),
+            behind: Cell::new(0),
             last_used: Cell::default(),
         })
     }
@@ -150,7 +153,7 @@ impl Node {
         let mut is_faulty = false;
         for kind in self.faults().collect::<Vec<_>>() {
             let chance = |percent| self.random.borrow_mut().below(100) < percent;
-            is_faulty = true;
+            is_faulty |= kind != Kind::Uneven;
             match kind {
                 Kind::Slow(more) => latency += Duration::from_millis(more),
                 Kind::Resetting(percent) if chance(percent) => return false,
@@ -163,6 +166,8 @@ impl Node {
         if !is_faulty && !is_check {
             self.last_used.set(self.now());
         }
+        let is_behind = self.has(Kind::Uneven) && self.random.borrow_mut().below(3) == 0;
+        self.behind.set(is_behind.into());
         let mut body = if self.has(Kind::Unavailable) {
             json!({"jsonrpc": "2.0", "id": request["id"],
                    "error": {"code": -32000, "message": "service unavailable"}})
@@ -208,11 +213,12 @@ impl Node {
     /// The heights of latest, safe and finalized.
     pub(super) fn heads(&self) -> [u64; 3] {
         let now = self.now();
-        let mut height = HEIGHT + blocks(now);
+        let mut height = HEIGHT + blocks(now) - self.behind.get();
         for kind in self.faults() {
             match kind {
                 Kind::Lagging(blocks) | Kind::Reorganised(blocks) => height -= blocks,
-                Kind::WrongChain => height += OTHER_HEIGHT,
+                Kind::WrongChain | Kind::Switched => height += OTHER_HEIGHT,
+                Kind::Ahead(blocks) => height += blocks,
                 _ => {}
             }
         }
@@ -221,13 +227,17 @@ impl Node {
 
     fn result(&self, method: &str, request: &Value) -> Value {
         let params = &request["params"];
-        let chain = if self.has(Kind::WrongChain) { OTHER_CHAIN } else { CHAIN };
+        let is_other = self.has(Kind::WrongChain) || self.has(Kind::Switched);
+        let chain = if is_other { OTHER_CHAIN } else { CHAIN };
         let heads = self.heads();
         let result = |value: Value| json!({ "result": value });
         let error = |code: i64, message: &str| json!({"error": {"code": code, "message": message}});
         match method {
             "eth_chainId" => result(json!(format!("{chain:#x}"))),
             "eth_blockNumber" => result(json!(format!("{:#x}", heads[0]))),
+            "eth_call" if number_of(&params[1]).is_some_and(|number| number > heads[0]) => {
+                error(-32000, "header not found")
+            }
             "eth_call" if params[0]["data"] == "revert" => error(3, "execution reverted"),
             "eth_call" if self.has(Kind::Lying) => result(json!("a lie")),
             // The chain is part of the result, so that an answer of another chain is noticed.
@@ -266,9 +276,9 @@ impl Node {
         let now = self.now();
         let is_active = |one: &&Fault| one.from <= now && now < one.to;
         let mut reorganised = self.script.faults.iter().filter(is_active);
-        let reorganised = reorganised.find(|one| matches!(one.kind, Kind::Reorganised(_)));
-        // A reorganisation replaces the last five blocks before it, and those after it.
-        let fork = reorganised.map_or(u64::MAX, |one| HEIGHT + blocks(one.from) - 5);
+        let reorganised =
+            reorganised.find(|one| matches!(one.kind, Kind::Reorganised(_) | Kind::Forked));
+        let fork = reorganised.map_or(u64::MAX, fork_of);
         let hash = |number: u64| {
             let branch = u64::from(number > fork);
             format!("{:#066x}", Key::new(number).with(branch).with(chain).bits())
@@ -278,8 +288,23 @@ impl Node {
     }
 }
 
+/// The last block before a fork: a reorganisation replaces the last five blocks before it, and those
+/// after it.
+pub(super) fn fork_of(fault: &Fault) -> u64 {
+    HEIGHT + blocks(fault.from) - 5
+}
+
+/// The hash of a block of the chain that all upstreams without a fault are on.
+pub(super) fn hash_at(number: u64) -> String {
+    format!("{:#066x}", Key::new(number).with(0).with(CHAIN).bits())
+}
+
+fn number_of(value: &Value) -> Option<u64> {
+    u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
+}
+
 /// Blocks since the start.
-fn blocks(time: Duration) -> u64 {
+pub(super) fn blocks(time: Duration) -> u64 {
     (time.as_millis() / BLOCK.as_millis()) as u64
 }
 

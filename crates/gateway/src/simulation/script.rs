@@ -13,8 +13,11 @@ pub(super) const CALLING: Duration = Duration::from_secs(24);
 /// Faults end before this time, so that recovery can be checked.
 pub(super) const FAULTS_END: Duration = Duration::from_secs(15);
 
-/// A process takes at least this long to restart, and thus to come back on another chain.
-const RESTART_MIN: u64 = 600;
+/// A process takes at most this long to restart, and may come back on another chain; at least 5 ms.
+const RESTART_MAX: u64 = 600;
+
+/// At least three upstreams: one of them alone is wrong.
+const MANY: usize = 3;
 
 /// What is wrong with an upstream for a while.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +40,15 @@ pub(super) enum Kind {
     Lagging(u64),
     /// Its chain was reorganised: it is this many blocks lower for a while, with other hashes.
     Reorganised(u64),
+    /// It is on another chain from one moment to the next, behind connections that stay open: the only
+    /// fault of its upstream.
+    Switched,
+    /// It is on a branch of its own, as high as the others'. One of at least three.
+    Forked,
+    /// Its heads are this much too high. One of at least three.
+    Ahead(u64),
+    /// It is two nodes, one of which is a block behind. This is no fault: callers must not notice.
+    Uneven,
     /// It answers some reads with something else than the others; only where several must agree.
     Lying,
     /// It answers 429, with this Retry-After in seconds.
@@ -118,6 +130,9 @@ impl Script {
                 }
             }
         }
+        if random.below(2) == 0 {
+            add_special(&mut nodes, &mut random);
+        }
         let arrivals = arrivals(&mut random);
         let agree = if count > 3 && random.below(4) == 0 { 2 } else { 1 };
         if agree > 1 {
@@ -134,7 +149,7 @@ fn outage(nodes: &mut [NodeScript], random: &mut Sequence) {
     let from = 2_000 + random.below(3_000);
     for node in nodes {
         let from = from + random.below(500);
-        let to = from + RESTART_MIN + random.below(6_000);
+        let to = from + RESTART_MAX + random.below(6_000);
         node.faults.push(fault(from, to, Kind::Dead));
     }
 }
@@ -159,12 +174,17 @@ fn add_fault(node: &mut NodeScript, random: &mut Sequence) {
             }
         }
         2 => {
-            let back = from + RESTART_MIN;
-            let end = (back + to - from).min(FAULTS_END.as_millis() as u64 - RESTART_MIN);
+            // Often within milliseconds, so that nobody notices.
+            let restart = match random.below(2) {
+                0 => 5 + random.below(20),
+                _ => RESTART_MAX,
+            };
+            let back = from + restart;
+            let end = (back + to - from).min(FAULTS_END.as_millis() as u64 - restart);
             node.faults.push(fault(from, back, Kind::Dead));
             node.faults.push(fault(back, end, Kind::WrongChain));
             // It is restarted on its own chain.
-            node.faults.push(fault(end, end + RESTART_MIN, Kind::Dead));
+            node.faults.push(fault(end, end + restart, Kind::Dead));
         }
         3 => node.faults.push(fault(from, to, Kind::Stalled)),
         4 => node.faults.push(fault(from, to, Kind::Slow(50 + random.below(2_000)))),
@@ -175,6 +195,26 @@ fn add_fault(node: &mut NodeScript, random: &mut Sequence) {
         9 => node.faults.push(fault(from, to, Kind::Reorganised(1 + random.below(4)))),
         _ => node.faults.push(fault(from, to, Kind::Limiting(1 + random.below(2)))),
     }
+}
+
+/// Makes the last upstream special.
+fn add_special(nodes: &mut [NodeScript], random: &mut Sequence) {
+    let is_many = nodes.len() >= MANY;
+    let Some(node) = nodes.last_mut() else { return };
+    let from = 1_000 + random.below(5_000);
+    let to = from + 3_000 + random.below(6_000);
+    let kind = match random.below(4) {
+        0 => Kind::Switched,
+        1 if is_many => Kind::Forked,
+        2 if is_many => Kind::Ahead([1, 20, 60, 64, 70, 1_000_000_000][random.below(6) as usize]),
+        _ => Kind::Uneven,
+    };
+    let (from, to) = if kind == Kind::Uneven { (0, 15_000) } else { (from, to) };
+    // An upstream that is only uneven may also fail.
+    if kind != Kind::Uneven {
+        node.faults.clear();
+    }
+    node.faults.push(fault(from, to, kind));
 }
 
 fn arrivals(random: &mut Sequence) -> Vec<Arrival> {

@@ -74,7 +74,7 @@ impl Pool {
     }
 
     /// Closes connections that have been idle for too long, that the upstream has closed, or whose
-    /// address the upstream's name no longer resolves to. One that the upstream has closed is a loss.
+    /// address the upstream's name no longer resolves to. Except for the first, this is a loss.
     pub(super) fn tidy(&self, now: Nanos, addresses: Option<&Addresses>, health: &Health) {
         let is_current = |one: &Connection| match (one.address, addresses) {
             (Some(address), Some(addresses)) => addresses.contains(&address),
@@ -83,8 +83,9 @@ impl Pool {
         let mut is_closed = false;
         self.idle.borrow_mut().retain(|one| {
             let is_quiet = one.io.is_quiet(false);
-            is_closed |= !is_quiet;
-            is_quiet && one.may_be_used(now) && is_current(one)
+            let is_there = is_quiet && is_current(one);
+            is_closed |= !is_there;
+            is_there && one.may_be_used(now)
         });
         // A restart closes many connections at once.
         if is_closed {
@@ -145,8 +146,6 @@ mod tests {
                 (now, now - secs(5), secs(4), None, false),
                 // too old
                 (now - secs(301), now, IDLE_MAX, None, false),
-                // the name no longer resolves to this address
-                (now, now, IDLE_MAX, Some(ip(2)), false),
             ];
             for (row, (opened_at, idle_since, idle_max, address, is_kept)) in
                 rows.into_iter().enumerate()
@@ -190,6 +189,25 @@ mod tests {
                 );
                 pool
             };
+            // The name no longer resolves to this address.
+            let pool = Pool::new(1);
+            let stream = TcpStream::connect(to).await.expect("a connection");
+            let _other = listener.accept().await.expect("its other end");
+            pool.put(
+                Connection {
+                    io: Io::Plain(stream),
+                    timer: Timer::new(local.instant(now)),
+                    opened_at: now,
+                    idle_since: now,
+                    idle_max: IDLE_MAX,
+                    address: Some(ip(2)),
+                    _open: OpenConnection::new(&local),
+                },
+                now,
+            );
+            let health = Health::default();
+            pool.tidy(now, Some(&[ip(1)].into()), &health);
+            assert!(pool.is_empty() && health.losses() == 1);
             let health = Health::default();
             closed().await.tidy(now, None, &health);
             assert_eq!(health.losses(), 1);

@@ -155,6 +155,18 @@ impl Reply {
         })
     }
 
+    /// Returns the connection to its pool: nothing was sent.
+    #[cold]
+    pub(crate) fn put_back(self, now: Nanos) {
+        self.pool.put(self.connection, now);
+    }
+
+    /// When its connection was opened.
+    #[inline]
+    pub(crate) fn opened_at(&self) -> Nanos {
+        self.connection.opened_at
+    }
+
     /// Whether no byte of the response has arrived.
     fn is_untouched(&self) -> bool {
         self.buffer.is_empty() && self.reading.head.is_none() && self.reading.informational == 0

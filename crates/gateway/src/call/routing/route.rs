@@ -94,6 +94,10 @@ impl Exclusion {
 pub(crate) enum Excluded {
     /// It is on the chain with this id.
     WrongChain(u64),
+    /// It does not tell its chain id, and others do.
+    ChainUntold,
+    /// It has never answered when it was asked for its chain id.
+    ChainUnanswered,
     Drained,
     /// It has asked not to be called.
     Parked {
@@ -113,6 +117,8 @@ impl Excluded {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Excluded::WrongChain(_) => "wrong_chain",
+            Excluded::ChainUntold => "chain_untold",
+            Excluded::ChainUnanswered => "chain_unanswered",
             Excluded::Drained => "drained",
             Excluded::Parked { .. } => "parked",
             Excluded::Checked(why) => why.word(),
@@ -125,6 +131,8 @@ impl Excluded {
     pub(crate) fn reason(self) -> String {
         match self {
             Excluded::WrongChain(id) => format!("it is on chain {id}"),
+            Excluded::ChainUntold => "it does not tell its chain id, and others do".into(),
+            Excluded::ChainUnanswered => "it has not answered eth_chainId".into(),
             Excluded::Drained => "it is drained".into(),
             Excluded::Parked { .. } => "it has asked not to be called for a while".into(),
             Excluded::Checked(why) => why.reason().into(),
@@ -245,7 +253,13 @@ impl Route {
         if let Some(why) = self.state.exclusion() {
             return Some(Excluded::Checked(why));
         }
+        if self.is_chain_checked && self.state.chain.is_refused() {
+            return Some(Excluded::ChainUntold);
+        }
         match self.state.breaker.state() {
+            _ if self.is_chain_checked && self.state.chain.is_unanswered() => {
+                Some(Excluded::ChainUnanswered)
+            }
             State::Open { until } => Some(Excluded::Breaker { until }),
             _ => self.upstream.health.is_down().then_some(Excluded::Failing),
         }

@@ -16,7 +16,7 @@ use super::route::Route;
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
-use crate::heads::Standing;
+use crate::heads::{Floor, Floors, Standing};
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
 use crate::sends::Sent;
@@ -121,6 +121,8 @@ pub(super) struct Previous<'a> {
     pub(super) workers: usize,
     /// The seed of random choices.
     pub(super) seed: u64,
+    /// What was served before, by service.
+    pub(super) floors: &'a Floors,
 }
 
 impl Service {
@@ -154,7 +156,8 @@ impl Service {
         let round_robin = counters.entry(ids).or_default().clone();
         let old = previous.service;
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
-        let heads = has_heads.then(|| heads(model, &routes, old));
+        let heads = has_heads
+            .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));
         Service {
             model: model.clone(),
             is_listed,
@@ -181,6 +184,15 @@ impl Service {
         (standing != Standing::Unknown).then_some(latest)
     }
 
+    /// Records that an upstream denied having a block.
+    #[cold]
+    pub(crate) fn denied(&self, route: &Route, number: u64, now: Nanos) {
+        let place = self.routes.iter().position(|one| std::ptr::eq(one, route));
+        if let (Some(heads), Some(place)) = (&self.heads, place) {
+            heads.denied(place, number, now);
+        }
+    }
+
     pub(super) fn upstream_ids(&self) -> Vec<String> {
         self.routes.iter().map(|route| route.upstream.model.id.clone()).collect()
     }
@@ -191,9 +203,20 @@ impl Service {
     pub(crate) fn is_chain_confirmed(&self) -> bool {
         let is_confirmed = |route: &Route| {
             route.is_chain_checked
-                && route.state.chain.is_verified_after(route.upstream.health.losses())
+                && route.state.chain.is_confirmed_after(route.upstream.health.losses())
         };
         self.is_unchecked || self.routes.iter().any(is_confirmed)
+    }
+
+    /// Whether an upstream has confirmed the service's chain id, whatever has happened to it since.
+    pub(crate) fn tells_chain(&self) -> bool {
+        self.routes.iter().any(|route| route.state.chain.has_confirmed())
+    }
+
+    /// Whether an upstream's heads are those of the service's chain, as far as can be known.
+    pub(crate) fn trusts(&self, route: &Route) -> bool {
+        let chain = &route.state.chain;
+        !chain.is_another() && (route.is_confirmed() || chain.is_untold() && !self.tells_chain())
     }
 
     /// An error message that names the upstreams on a different chain.
@@ -207,19 +230,17 @@ impl Service {
     }
 }
 
-/// The heads of a service, of which those served so far are carried over.
+/// The heads of a service; what is known of them is carried over if the service is the same.
 fn heads(
     model: &model::Service,
     routes: &[Route],
     old: Option<&Arc<Service>>,
+    floor: Arc<Floor>,
 ) -> Arc<ServiceHeads> {
     let upstreams: Vec<u64> = routes.iter().map(|route| route.upstream.serial).collect();
     let before = old.filter(|old| old.model.chain_id == model.chain_id);
     let before = before.and_then(|old| old.heads.as_ref());
-    let served = before.map(|heads| heads.board.served()).unwrap_or_default();
-    // An upstream that has missed some checks may have anything.
-    let stale_after = Nanos(4 * health::interval(model).0);
-    let new = ServiceHeads::new(model, upstreams.clone(), stale_after, served);
+    let new = ServiceHeads::new(model, upstreams.clone(), health::stale_after(model), floor);
     match before.filter(|heads| heads.serves(&new.settings(), &upstreams)) {
         Some(heads) => heads.clone(),
         None => Arc::new(new),
