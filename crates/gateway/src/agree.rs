@@ -337,8 +337,9 @@ impl<'a> Tree<'a> {
     fn members(&self, object: usize, is_standard: bool) -> Vec<(Cow<'a, str>, usize)> {
         let is_null = |at: &usize| matches!(self.0[*at].value, Value::Scalar(b"null"));
         let name = |at: usize| json::text(self.0[at].name).unwrap_or_default();
-        let is_compared =
-            |name: &str| !is_standard || STANDARD.binary_search(&name).is_ok() || OPTIONAL.contains(&name);
+        let is_compared = |name: &str| {
+            !is_standard || STANDARD.binary_search(&name).is_ok() || OPTIONAL.contains(&name)
+        };
         let members = self.within(object).filter(|at| !is_null(at)).map(|at| (name(at), at));
         let mut members: Vec<_> = members.filter(|(name, _)| is_compared(name)).collect();
         members.sort();

@@ -282,9 +282,7 @@ impl Breaker {
         let admitted = self.settings.probes as u8 - 1;
         let next = self.update(|circuit| match circuit.phase {
             Phase::Open => Some(Circuit { admitted, ..self.half_opened(circuit, now) }),
-            Phase::HalfOpen if circuit.admitted > admitted => {
-                Some(Circuit { admitted, ..circuit })
-            }
+            Phase::HalfOpen if circuit.admitted > admitted => Some(Circuit { admitted, ..circuit }),
             _ => None,
         });
         next.is_some()

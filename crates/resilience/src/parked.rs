@@ -81,7 +81,8 @@ impl Parked {
     /// Ends the time now, because the upstream was found to take calls again.
     pub fn end(&self, now: Nanos) {
         let end = now.0 / MILLI;
-        let next = |word: u64| (word >> LEVEL_BITS > end).then_some(end << LEVEL_BITS | word & LEVEL_MASK);
+        let next =
+            |word: u64| (word >> LEVEL_BITS > end).then_some(end << LEVEL_BITS | word & LEVEL_MASK);
         // Fails if it is not parked.
         let _ = self.word.fetch_update(Relaxed, Relaxed, next);
     }

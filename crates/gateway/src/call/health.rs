@@ -215,8 +215,7 @@ async fn check(worker: Rc<Worker>, due: Due) {
             route.upstream.parking.limited(BLOCK, span, now);
         }
         // It has answered calls meanwhile: this machine or the upstream is busy.
-        Err(failure)
-            if failure.kind == ErrorKind::TimedOut && route.has_answered_since(start) => {}
+        Err(failure) if failure.kind == ErrorKind::TimedOut && route.has_answered_since(start) => {}
         Err(failure) => {
             // A refused connection leaves no doubt.
             let misses = if failure.kind == ErrorKind::Unreachable { MISSES_MAX } else { 1 };

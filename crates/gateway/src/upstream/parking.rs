@@ -167,8 +167,14 @@ mod tests {
         let parking = Parking::default();
         let at = Nanos::from_secs;
         parking.unavailable(at(120), at(100));
-        assert_eq!(parking.until_for("eth_call", at(101)), Some(at(110)), "not for as long as it says");
-        assert!(parking.is_unavailable(at(101)) && parking.limited_until("eth_call", at(101)).is_none());
+        assert_eq!(
+            parking.until_for("eth_call", at(101)),
+            Some(at(110)),
+            "not for as long as it says"
+        );
+        assert!(
+            parking.is_unavailable(at(101)) && parking.limited_until("eth_call", at(101)).is_none()
+        );
         parking.answered(at(102));
         assert_eq!(parking.until(at(102)), None);
         // A limit is not ended by an answer.

@@ -247,7 +247,8 @@ mod tests {
             };
             // Distrusted after three stale ones in a row, then after each, for longer.
             let pool = closed().await;
-            let rows = [(0, false), (0, false), (0, true), (500, true), (1_000, true), (2_999, true)];
+            let rows =
+                [(0, false), (0, false), (0, true), (500, true), (1_000, true), (2_999, true)];
             for (millis, is_distrusted) in rows {
                 let at = now + Nanos::from_millis(millis);
                 pool.was_stale(at);
