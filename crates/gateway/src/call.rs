@@ -8,6 +8,7 @@ pub(crate) mod forwarded;
 pub(crate) mod heads;
 pub(crate) mod health;
 pub(crate) mod judge;
+mod lateness;
 pub(crate) mod message;
 pub(crate) mod parse;
 pub(crate) mod passed;

@@ -42,9 +42,6 @@ use script::{CALLING, Script};
 /// The workers of a run.
 const WORKERS: usize = 2;
 
-/// The timeout of a call.
-const TIMEOUT: Nanos = Nanos::from_secs(4);
-
 /// What happened in a run.
 struct Outcome {
     script: Script,
@@ -102,7 +99,7 @@ async fn simulate(script: Script) -> Outcome {
         tokio::task::spawn_local(callers.clone().call(number, *arrival));
     }
     // Until the last call has been answered or has timed out.
-    tokio::time::sleep_until(start + CALLING + Duration::from(TIMEOUT) * 5 / 4).await;
+    tokio::time::sleep_until(start + CALLING + script.timeout * 5 / 4).await;
     let service = shared.state().routing.service("sim").expect("the service").clone();
     let records = std::mem::take(&mut *callers.records.borrow_mut());
     let mut outcome = Outcome { script, records, nodes, world, service, seen: Vec::new() };
@@ -159,8 +156,13 @@ fn shared(script: &Script) -> Shared {
         chain_id: Some(node::CHAIN),
         block_time: Some(Nanos::from(script::BLOCK)),
         sync_allowance: Some(2),
-        timeout: TIMEOUT,
-        resilience: model::Resilience { hedge: Some(0.95), ..model::Resilience::default() },
+        timeout: Nanos::from(script.timeout),
+        resilience: model::Resilience {
+            // Without hedges, a call that a stalled upstream has is late before it is saved.
+            hedge: (script.timeout == script::TIMEOUT).then_some(0.95),
+            retry_floor: script.retry_floor,
+            ..model::Resilience::default()
+        },
         agree: model::Agree { default: script.agree, methods: Vec::new() },
         send: if script.sends_to_all { model::Sending::All } else { model::Sending::One },
         ..model::Service::named("sim")

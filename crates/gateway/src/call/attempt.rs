@@ -35,16 +35,22 @@ pub(crate) struct Attempt<'a> {
     /// The breaker's permission, which the outcome is reported with.
     pass: Option<Pass>,
     usage: Use,
+    method: &'a str,
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn start(local: &'a Local, picked: Picked<'a>, usage: Use) -> Attempt<'a> {
+    pub(crate) fn start(
+        local: &'a Local,
+        picked: Picked<'a>,
+        usage: Use,
+        method: &'a str,
+    ) -> Attempt<'a> {
         let Picked { route, pass } = picked;
         route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, pass, usage, sent_at: local.now(), ended: None }
+        Attempt { local, route, pass, usage, method, sent_at: local.now(), ended: None }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -57,6 +63,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn answered(&mut self, outcome: RelayOutcome, at: Nanos) {
         self.ended(outcome, at);
         self.route.upstream.health.answered(&self.route.upstream.model.id, at);
+        self.route.relays.of(self.local.number).answered(at);
         self.route.succeeded(self.pass, at);
     }
 
@@ -73,9 +80,15 @@ impl<'a> Attempt<'a> {
         if failure.stale || failure.kind == ErrorKind::Busy {
             return;
         }
-        let is_limited = failure.kind == ErrorKind::UpstreamLimited;
-        if self.usage == Use::Calls && (is_limited || failure.retry_after.is_some()) {
-            self.park(failure.retry_after, at);
+        if self.usage == Use::Calls {
+            match (failure.kind, failure.retry_after) {
+                (ErrorKind::UpstreamLimited, wish) => self.limited(wish, at),
+                (_, Some(wish)) => {
+                    let span = Nanos::from_secs(wish.0.into());
+                    self.route.upstream.parking.unavailable(span, at);
+                }
+                _ => {}
+            }
         }
         let (status, text) = match &failure.detail {
             None => (None, &[][..]),
@@ -97,11 +110,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Stops using the upstream for as long as it asks.
+    /// Stops sending calls of this kind to the upstream for as long as it asks.
     #[cold]
-    fn park(&self, retry_after: Option<RetryAfter>, now: Nanos) {
+    fn limited(&self, retry_after: Option<RetryAfter>, now: Nanos) {
         let retry_after = retry_after.map(|after| Nanos::from_secs(after.0.into()));
-        self.route.upstream.parked.park(retry_after, now);
+        self.route.upstream.parking.limited(self.method, retry_after, now);
     }
 
     /// Counts and logs an error object that is not the caller's fault.
@@ -119,8 +132,12 @@ impl<'a> Attempt<'a> {
         };
         self.route.upstream.health.failed(&report, judged.at);
         match judged.outcome() {
-            RelayOutcome::Rpc(Category::RateLimited) => self.park(judged.retry_after, judged.at),
-            RelayOutcome::Rpc(Category::Unavailable | Category::Unauthorized) => {
+            RelayOutcome::Rpc(Category::RateLimited) => self.limited(judged.retry_after, judged.at),
+            RelayOutcome::Rpc(category @ (Category::Unavailable | Category::Unauthorized)) => {
+                if let (Category::Unavailable, Some(wish)) = (category, judged.retry_after) {
+                    let span = Nanos::from_secs(wish.0.into());
+                    self.route.upstream.parking.unavailable(span, judged.at);
+                }
                 self.route.failed(service, self.pass, judged.at);
             }
             // Callers may be able to cause it; it counts if another upstream does better.
@@ -251,7 +268,7 @@ pub(crate) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
-    let mut attempt = Attempt::start(local, picked, Use::Calls);
+    let mut attempt = Attempt::start(local, picked, Use::Calls, &call.method);
     let result = exchange(target, route, &request, id).await;
     match &result {
         Ok(judged) => {

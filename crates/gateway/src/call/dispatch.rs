@@ -5,8 +5,8 @@
 //! been tried,
 //! - when an attempt fails in a way that another upstream may not (**retry**);
 //! - when no attempt has ended after the usual latency (**hedge**);
-//! - when an attempt has taken as long as the service's patience (**retry**, but the slow attempt goes
-//!   on: it may still be the only one to answer).
+//! - when an attempt is late ([`super::lateness`]; **retry**, but the late attempt goes on: it may still
+//!   be the only one to answer).
 //!
 //! The first acceptable answer wins, and the others are cancelled. All attempts share the call's
 //! deadline.
@@ -16,6 +16,14 @@
 //! upstream does not: it is no load for the upstream. A call that may not be repeated is sent again
 //! only after such an attempt, or if the upstream refused it (a limit, missing credentials).
 //! A call ends at the latest when it has tried each upstream once.
+//!
+//! A retry that the budget refuses is offered again ([`Refused`]), as long as an upstream is known to
+//! work: failures come in bursts, and calls of the next seconds pay for them. From three quarters of the
+//! timeout on, it may also use what hedges have left of their budget. In all, upstreams see at most
+//! `1 + retry_budget + hedge_budget` times the calls, plus the floor.
+//!
+//! A request over a stale pooled connection is repeated on the same upstream, a few times for free
+//! ([`super::routing::Service`]'s `may_repeat`), then as a retry.
 //!
 //! Cost: while the first attempt is answered in time, a call pays for two additions, one look at a
 //! histogram and a timer that is rarely registered anew ([`crate::transport::timer`]).
@@ -31,6 +39,7 @@ use plimsoll_rpc::request::Call;
 
 use super::attempt::{self, JudgedResponse};
 use super::heads::Named;
+use super::lateness::{InFlight, Patience};
 use super::message::Summary;
 use super::relay::{Target, not_routed};
 use super::routing::{Need, Picked, Tried};
@@ -104,7 +113,7 @@ pub(super) async fn dispatch<'a>(
     let ended = if others == 0 {
         Ok(first.as_mut().await)
     } else {
-        let patience = service.model.patience();
+        let patience = Patience::of(target, method).learned;
         let delay = service.state.hedge_delay(method, service.model.timeout);
         let until = start + delay.map_or(patience, |delay| delay.min(patience));
         let mut timer = local.take_timer(until);
@@ -125,6 +134,21 @@ pub(super) async fn dispatch<'a>(
     }
 }
 
+/// A retry that the budget has refused.
+struct Refused {
+    /// When it is offered again.
+    offer_at: Nanos,
+    /// How long after the last offer that is.
+    interval: Nanos,
+}
+
+impl Refused {
+    /// The first interval: a budget gains a few retries in this time.
+    const INTERVAL_MIN: Nanos = Nanos::from_millis(50);
+    /// The longest interval.
+    const INTERVAL_MAX: Nanos = Nanos::from_millis(800);
+}
+
 /// A call whose first attempt was not enough.
 struct Race<'r, 'a> {
     target: &'r Target<'a>,
@@ -132,8 +156,10 @@ struct Race<'r, 'a> {
     reuse: Reuse,
     tried: Tried,
     running: FuturesUnordered<LocalBoxFuture<'r, Ended<'a>>>,
-    /// The attempts in flight: when they started, and whether each is known to be slow.
-    started: Vec<(Picked<'a>, Nanos, bool)>,
+    patience: Patience,
+    in_flight: Vec<InFlight<'a>>,
+    /// A retry that the budget has refused so far.
+    refused: Option<Refused>,
     /// Attempts that ended with an error object that another upstream may not repeat.
     doubtful: Vec<Picked<'a>>,
     fallback: Option<Fallback>,
@@ -150,7 +176,9 @@ impl<'r, 'a> Race<'r, 'a> {
             reuse,
             tried: Tried::default(),
             running: FuturesUnordered::new(),
-            started: Vec::new(),
+            patience: Patience::of(target, dispatched.method),
+            in_flight: Vec::new(),
+            refused: None,
             doubtful: Vec::new(),
             fallback: None,
             is_denied: false,
@@ -168,7 +196,7 @@ impl<'r, 'a> Race<'r, 'a> {
         summary: &mut Summary<'a>,
     ) -> Result<JudgedResponse, Error> {
         self.tried.add(picked.route);
-        self.started.push((picked, start, false));
+        self.in_flight.push(InFlight::new(picked, start));
         match ended {
             Ok(ended) => {
                 if let Some(judged) = self.ended(ended, summary) {
@@ -181,10 +209,13 @@ impl<'r, 'a> Race<'r, 'a> {
             }
         }
         loop {
-            if self.running.is_empty() {
-                return self.conclude();
-            }
             let local = &self.target.worker.local;
+            if self.running.is_empty() {
+                let Some(offer_at) = self.waits_until() else { return self.conclude() };
+                tokio::time::sleep_until(local.instant(offer_at)).await;
+                self.late(summary);
+                continue;
+            }
             let next = match self.due() {
                 None => self.running.next().await,
                 Some(due) => {
@@ -204,37 +235,41 @@ impl<'r, 'a> Race<'r, 'a> {
         }
     }
 
-    /// When a further attempt is due if none ends before.
-    fn due(&self) -> Option<Nanos> {
-        let service = &self.target.service;
-        let patience = service.model.patience();
-        let slow = self.started.iter().filter(|(.., is_slow)| !is_slow);
-        let slow = slow.map(|(_, start, _)| *start + patience).min();
-        let delay = service.state.hedge_delay(self.dispatched.method, service.model.timeout);
-        let hedge = match (self.is_hedged, self.started.first(), delay) {
-            (false, Some((_, start, _)), Some(delay)) if self.dispatched.is_repeatable => {
-                Some(*start + delay)
-            }
-            _ => None,
-        };
-        slow.filter(|_| self.dispatched.is_repeatable).into_iter().chain(hedge).min()
+    /// Until when to wait for a retry that the budget has refused, if nothing else is left to wait for.
+    fn waits_until(&self) -> Option<Nanos> {
+        let Race { target, dispatched, tried, .. } = self;
+        let offer_at = self.refused.as_ref()?.offer_at;
+        let now = target.worker.local.now();
+        let is_hopeful = target.service.has_working(&dispatched.need(), tried, now);
+        (is_hopeful && offer_at < self.deadline()).then_some(offer_at)
     }
 
-    /// Starts a further attempt, because those in flight are late.
-    fn late(&mut self, summary: &mut Summary<'a>) {
-        let target = self.target;
-        let service = &target.service;
-        let now = target.worker.local.now();
-        let patience = service.model.patience();
-        let mut is_slow = false;
-        for (picked, start, is_known) in &mut self.started {
-            if !*is_known && now >= *start + patience {
-                (*is_known, is_slow) = (true, true);
-                // Reported now, because an upstream that hangs would be noticed only at the deadline.
-                picked.route.failed(&target.service_id, picked.pass.take(), now);
-            }
+    /// When a further attempt is due if none ends before.
+    fn due(&self) -> Option<Nanos> {
+        let refused = self.refused.as_ref().map(|refused| refused.offer_at);
+        if !self.dispatched.is_repeatable {
+            return refused;
         }
-        if is_slow {
+        let service = &self.target.service;
+        let late = self.in_flight.iter().filter_map(|one| one.due(self.patience)).min();
+        let delay = service.state.hedge_delay(self.dispatched.method, service.model.timeout);
+        let hedge = match (self.is_hedged, self.in_flight.first(), delay) {
+            (false, Some(first), Some(delay)) => Some(first.start + delay),
+            _ => None,
+        };
+        [late, hedge, refused].into_iter().flatten().min()
+    }
+
+    /// Starts a further attempt, because those in flight are late or a refused one is due.
+    fn late(&mut self, summary: &mut Summary<'a>) {
+        let (target, patience) = (self.target, self.patience);
+        let now = target.worker.local.now();
+        let looks = self.in_flight.iter_mut().map(|one| one.look(target, patience, now));
+        let became_late = looks.filter(|is_late| *is_late).count() > 0;
+        let is_offered = self.refused.as_ref().is_some_and(|refused| now >= refused.offer_at);
+        // A late attempt needs more than a hedge.
+        self.is_hedged |= became_late;
+        if became_late || is_offered {
             self.start(Extra::Retry, summary);
         } else if !self.is_hedged {
             self.is_hedged = true;
@@ -246,9 +281,8 @@ impl<'r, 'a> Race<'r, 'a> {
     fn ended(&mut self, ended: Ended<'a>, summary: &mut Summary<'a>) -> Option<JudgedResponse> {
         let Ended { picked, start, is_hedge, result } = ended;
         let target = self.target;
-        let serial = picked.route.upstream.serial;
-        self.started
-            .retain(|(other, began, _)| other.route.upstream.serial != serial || *began != start);
+        self.in_flight.retain(|one| !one.is(&picked, start));
+        let now = target.worker.local.now();
         let mut is_denied = false;
         let (is_free, may_retry, same) = match &result {
             Ok(judged) => {
@@ -274,7 +308,10 @@ impl<'r, 'a> Race<'r, 'a> {
                     ErrorKind::AnswerTooLarge | ErrorKind::Busy | ErrorKind::Internal => false,
                     _ => is_repeatable,
                 };
-                (!failure.sent, may_retry, failure.stale && is_repeatable)
+                let same = failure.stale
+                    && is_repeatable
+                    && target.service.state.may_repeat(failure.sent, now);
+                (!failure.sent, may_retry, same)
             }
         };
         let is_better = !matches!(self.fallback, Some(Fallback::Judged(_)));
@@ -288,8 +325,9 @@ impl<'r, 'a> Race<'r, 'a> {
         self.is_denied |= is_denied;
         if same {
             // A pooled connection had been closed: not the upstream's failure.
+            target.service.calls.of(target.worker.local.number).extra[Extra::Stale as usize].add(1);
             self.begin(picked, Reuse::New, is_hedge, summary);
-        } else if may_retry && target.worker.local.now() < self.deadline() {
+        } else if may_retry && now < self.deadline() {
             self.start(if is_free { Extra::Elsewhere } else { Extra::Retry }, summary);
         }
         None
@@ -319,21 +357,54 @@ impl<'r, 'a> Race<'r, 'a> {
         let now = local.recent();
         let counts = service.calls.of(local.number);
         if !service.has_other(&need, &self.tried, now) {
+            self.refused = None;
             return;
         }
         let is_allowed = match extra {
-            Extra::Retry => service.state.retries.withdraw(now),
+            Extra::Retry => self.may_retry(now),
             Extra::Hedge => service.state.hedges.withdraw(now),
-            Extra::Elsewhere => true,
+            Extra::Elsewhere | Extra::Stale => true,
         };
         if !is_allowed {
+            if extra == Extra::Retry && !self.refuse(now) {
+                return;
+            }
             return counts.refused_extra[extra as usize].add(1);
         }
+        self.refused = None;
         // A hedge must not end up on an upstream that is known to fail.
         let Ok(picked) = service.pick(&need, &self.tried, local) else { return };
         counts.extra[extra as usize].add(1);
         self.tried.add(picked.route);
         self.begin(picked, self.reuse, extra == Extra::Hedge, summary);
+    }
+
+    /// Whether the budget allows a retry: also that of hedges, if little of the call's time is left.
+    fn may_retry(&self, now: Nanos) -> bool {
+        let service = &self.target.service;
+        let is_last = now >= self.last_part();
+        service.state.retries.withdraw(now)
+            || is_last
+                && service.has_working(&self.dispatched.need(), &self.tried, now)
+                && service.state.may_retry_last(now)
+    }
+
+    /// When the last part of the call's time starts, in which its retry may use what hedges have left.
+    fn last_part(&self) -> Nanos {
+        self.target.start + Nanos(self.target.service.model.timeout.0 / 4 * 3)
+    }
+
+    /// Records that the budget has refused a retry; returns whether it is a new one.
+    fn refuse(&mut self, now: Nanos) -> bool {
+        let before = self.refused.as_ref().map(|refused| refused.interval);
+        let interval = before.map_or(Refused::INTERVAL_MIN, |interval| interval + interval);
+        // Several offers fit into the last part.
+        let longest = Nanos(self.target.service.model.timeout.0 / 16);
+        let interval = interval.min(Refused::INTERVAL_MAX).min(longest);
+        // At random, so that calls that failed together do not come back together.
+        let pause = interval.0 as f64 * (0.5 + self.target.worker.local.random() / 2.0);
+        self.refused = Some(Refused { offer_at: now + Nanos(pause as u64), interval });
+        before.is_none()
     }
 
     fn begin(
@@ -346,7 +417,7 @@ impl<'r, 'a> Race<'r, 'a> {
         summary.add_attempt(&picked.route.upstream.model.id);
         let (target, call) = (self.target, self.dispatched.call);
         let start = target.worker.local.recent();
-        self.started.push((picked, start, false));
+        self.in_flight.push(InFlight::new(picked, start));
         self.running.push(Box::pin(async move {
             let result = attempt::run(target, call, picked, reuse).await;
             Ended { picked, start, is_hedge, result }
@@ -359,9 +430,9 @@ impl<'r, 'a> Race<'r, 'a> {
         let now = judged.at;
         let method = self.dispatched.method;
         service.state.record(method, now - start, now);
-        // The losers would have taken longer.
-        for (_, start, _) in &self.started {
-            service.state.record(method, now - *start, now);
+        // The losers would have taken longer. Late ones have failed rather than been slow.
+        for loser in self.in_flight.iter().filter(|one| !one.is_late) {
+            service.state.record(method, now - loser.start, now);
         }
         for picked in self.doubtful.drain(..) {
             picked.route.failed(&self.target.service_id, picked.pass, now);

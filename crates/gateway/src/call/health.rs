@@ -168,16 +168,22 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
                 let due = || Due { service: service.clone(), place };
                 let losses = route.upstream.health.losses();
                 let is_watched = worker.client.watches(&route.upstream);
-                let state = &route.state;
-                if route.upstream.parked.is_parked(now) {
+                let (state, parking) = (&route.state, &route.upstream.parking);
+                let is_limited = |method| parking.limited_until(method, now).is_some();
+                if route.is_chain_checked
+                    && !is_limited(chain::METHOD)
+                    && state.chain.is_due(losses, is_watched, usual, now)
+                {
+                    tokio::task::spawn_local(check_chain(worker.clone(), due()));
+                }
+                if is_limited(BLOCK) {
                     service.heads.iter().for_each(|heads| heads.missed(place));
                     continue;
                 }
-                if route.is_chain_checked && state.chain.is_due(losses, is_watched, usual, now) {
-                    tokio::task::spawn_local(check_chain(worker.clone(), due()));
-                }
                 // Another chain's heads are of no use.
                 let is_checked = service.heads.is_some() && service.trusts(route);
+                let is_probed = parking.is_unavailable(now);
+                let current = if is_probed { current.min(INTERVAL_MIN) } else { current };
                 if is_checked && state.checks.starts(current, now) {
                     tokio::task::spawn_local(check(worker.clone(), due()));
                 }
@@ -212,6 +218,7 @@ async fn check_chain(worker: Rc<Worker>, due: Due) {
 async fn check(worker: Rc<Worker>, due: Due) {
     let Due { service, place } = due;
     let route = &service.routes[place];
+    let start = worker.local.now();
     let asked = ask_health(&worker, &service, place).await;
     let now = worker.local.now();
     let checks = &route.state.checks;
@@ -229,13 +236,16 @@ async fn check(worker: Rc<Worker>, due: Due) {
             }
             if !report.is_unready {
                 route.state.breaker.end_open_time(now);
+                route.upstream.parking.answered(now);
             }
         }
         // Not a sign that it does not work.
         Err(failure) if failure.kind == ErrorKind::UpstreamLimited => {
             let span = failure.retry_after.map(|after| Nanos::from_secs(after.0.into()));
-            route.upstream.parked.park(span, now);
+            route.upstream.parking.limited(BLOCK, span, now);
         }
+        // It has answered calls meanwhile: this machine or the upstream is busy.
+        Err(failure) if failure.kind == ErrorKind::TimedOut && route.has_answered_since(start) => {}
         Err(failure) => {
             // A refused connection leaves no doubt.
             let misses = if failure.kind == ErrorKind::Unreachable { MISSES_MAX } else { 1 };
@@ -274,7 +284,8 @@ fn take_report(
     if events.iter().any(|event| matches!(event, Event::Reorganised { .. })) {
         for other in (0..service.routes.len()).filter(is_open) {
             let route = &service.routes[other];
-            let is_checked = service.trusts(route) && !route.upstream.parked.is_parked(now);
+            let is_limited = route.upstream.parking.limited_until(BLOCK, now).is_some();
+            let is_checked = service.trusts(route) && !is_limited;
             if is_checked && route.state.checks.starts(Nanos::ZERO, now) {
                 tokio::task::spawn_local(check(worker.clone(), due(other)));
             }

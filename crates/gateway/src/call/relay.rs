@@ -417,7 +417,8 @@ pub(crate) fn not_routed(kind: ErrorKind, target: &Target<'_>, method: &str) -> 
         _ => format!("no upstream of {service} accepts {}", shown(method)),
     };
     let now = target.worker.local.recent();
-    let retry_after = (kind == ErrorKind::LimitReached).then(|| target.service.retry_after(now));
+    let retry_after =
+        (kind == ErrorKind::LimitReached).then(|| target.service.retry_after(method, now));
     Error { retry_after, ..Error::new(kind, message) }
 }
 

@@ -115,7 +115,7 @@ async fn relay<'a>(
             reuse: if body.is_empty() { reuse } else { Reuse::New },
             deadline: target.start + target.service.model.timeout,
         };
-        let mut attempt = Attempt::start(local, picked, Use::Rest);
+        let mut attempt = Attempt::start(local, picked, Use::Rest, METHOD);
         let limits = target.limits();
         let failure = match attempt::begun(target, route, &sent, limits).await {
             Ok(reply) => break (route, attempt, reply),

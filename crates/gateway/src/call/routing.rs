@@ -143,7 +143,7 @@ impl Routing {
         let rate_limit = model.rate_limit.map(RateLimit::new);
         // The health of a different address does not apply.
         let health = same_address.map(|old| old.health.clone()).unwrap_or_default();
-        let parked = same_address.map(|old| old.parked.clone()).unwrap_or_default();
+        let parking = same_address.map(|old| old.parking.clone()).unwrap_or_default();
         let secrets = Secrets::of(model);
         let model = model.clone();
         Ok(Arc::new(Upstream {
@@ -153,7 +153,7 @@ impl Routing {
             connector,
             in_flight,
             rate_limit,
-            parked,
+            parking,
             health,
             secrets,
         }))

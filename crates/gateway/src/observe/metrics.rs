@@ -41,8 +41,8 @@ metrics! {
     RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason for a missing answer, or cancelled.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "Time from sending a call upstream to the complete answer.";
     LOOSE = "plimsoll_loose_answers_total", "counter", "service,upstream", "Answers that were not strictly valid JSON-RPC (an id or a code as a string, an error that is not an object, a single answer in an array) and were corrected.";
-    EXTRA = "plimsoll_extra_attempts_total", "counter", "service,reason", "Attempts beyond the first of a call: retry, because one failed or was slow; hedge, because the first took longer than usual; elsewhere, because one never reached its upstream.";
-    EXTRA_REFUSED = "plimsoll_extra_attempts_refused_total", "counter", "service,reason", "Retries and hedges that the budget did not allow.";
+    EXTRA = "plimsoll_extra_attempts_total", "counter", "service,reason", "Attempts beyond the first of a call: retry, because one failed or was slow; hedge, because the first took longer than usual; elsewhere, because one never reached its upstream; stale_connection, on the same upstream, because it had closed the pooled connection.";
+    EXTRA_REFUSED = "plimsoll_extra_attempts_refused_total", "counter", "service,reason", "Retries and hedges that the budget did not allow. A refused retry is offered again until the call's deadline.";
     HEDGES_WON = "plimsoll_hedges_won_total", "counter", "service", "Hedges that were answered first; the other attempts were cancelled.";
     DISSENTS = "plimsoll_dissents_total", "counter", "service,upstream", "Answers that differed from those that agree = N upstreams agreed on.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";

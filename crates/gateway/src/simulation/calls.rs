@@ -30,6 +30,12 @@ pub(super) struct CallRecord {
     pub(super) answer: Option<Value>,
 }
 
+impl CallRecord {
+    pub(super) fn is_eth_call(&self) -> bool {
+        self.request["method"] == "eth_call"
+    }
+}
+
 /// All callers.
 pub(super) struct Callers {
     pub(super) start: Instant,

@@ -1,19 +1,23 @@
 //! What must hold after a run, whatever failed.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::Outcome;
 use super::calls::{CallRecord, height, sent_hash};
-use super::node::{CHAIN, HEIGHT, blocks, fork_of, hash_at};
-use super::script::{Ask, FAULTS_END, Fault, Kind, NodeScript};
+use super::node::{CHAIN, HEIGHT, Node, blocks, fork_of, hash_at};
+use super::script::{Ask, CALLING, FAULTS_END, Fault, Kind, NodeScript};
 
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// An upstream whose fault has ended is back within this time.
 const RECOVERY: Duration = Duration::from_millis(2 * INTERVAL.as_millis() as u64 + 100);
+
+/// A refusal may go unnoticed because its caller has left or another attempt has won.
+const UNWANTED_MAX: u64 = 3;
 
 /// The checks that failed.
 pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
@@ -33,6 +37,8 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
     failures.extend(backwards(&outcome.records));
     failures.extend(unused(outcome));
     failures.extend(excess(outcome));
+    failures.extend(pestered(outcome));
+    failures.extend(unwanted(outcome));
     failures
 }
 
@@ -111,7 +117,7 @@ pub(super) fn alone_at(outcome: &Outcome, at: Duration) -> Option<&Fault> {
     let fault = outcome.script.nodes.last()?.faults.last()?;
     let is_alone = fault.kind == Kind::Forked && fault.from + RECOVERY < at && at < fault.to;
     let before = fault.from.saturating_sub(RECOVERY);
-    (is_alone && good_between(outcome, before, at + RECOVERY) > 1).then_some(fault)
+    (is_alone && good_between(outcome, before, at + RECOVERY, None) > 1).then_some(fault)
 }
 
 /// A call that failed although an upstream was good all the time.
@@ -131,14 +137,23 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
 
 /// Upstreams without a fault from before the call until its end.
 fn good_upstreams(outcome: &Outcome, record: &CallRecord) -> usize {
-    good_between(outcome, record.start, record.end)
+    good_between(outcome, record.start, record.end, Some(record))
 }
 
-fn good_between(outcome: &Outcome, start: Duration, end: Duration) -> usize {
+/// Upstreams without a fault that concerns this call, or any, during this time.
+fn good_between(
+    outcome: &Outcome,
+    start: Duration,
+    end: Duration,
+    call: Option<&CallRecord>,
+) -> usize {
     let is_good = |node: &&NodeScript| {
         node.faults.iter().all(|fault| {
             let parked = match fault.kind {
-                Kind::Limiting(secs) => Duration::from_secs(secs),
+                Kind::LimitingCalls(_) if call.is_some_and(|call| !call.is_eth_call()) => {
+                    return true;
+                }
+                Kind::Limiting(secs) | Kind::LimitingCalls(secs) => Duration::from_secs(secs),
                 _ => Duration::ZERO,
             };
             fault.kind == Kind::Uneven || end < fault.from || fault.to + parked + RECOVERY < start
@@ -195,7 +210,55 @@ fn excess(outcome: &Outcome) -> Option<String> {
     }
     let asked: u64 = outcome.nodes.iter().map(|node| node.asked.get()).sum();
     let calls = outcome.records.len() as u64;
-    let _ = &outcome.service;
-    let allowed = calls * 12 / 10 + 200;
+    // The floor of retries, and one repeat per second over stale connections, each of the time of the
+    // run and of one window of the budget.
+    let time = CALLING + outcome.script.timeout * 5 / 4 + Duration::from_secs(10);
+    let floor = (outcome.script.retry_floor + 1.0) * time.as_secs_f64();
+    let allowed = calls * 12 / 10 + (floor as u64).min(200);
     (asked > allowed).then(|| format!("{asked} calls upstream for {calls} calls"))
+}
+
+/// Upstreams that were called all the time although they hung and another one was good: breakers and
+/// health checks let some calls through, of which each needs a retry.
+fn pestered(outcome: &Outcome) -> Vec<String> {
+    let Outcome { script, nodes, .. } = outcome;
+    if script.agree > 1 || script.sends_to_all {
+        return Vec::new();
+    }
+    let hanging = nodes.iter().zip(&script.nodes).enumerate().flat_map(|(place, (node, own))| {
+        let faults = own.faults.iter().filter(|fault| fault.kind == Kind::Hanging);
+        faults.map(move |fault| (place, node, fault))
+    });
+    let pestered = hanging.filter_map(|(place, node, fault)| {
+        let is_good = |other: &NodeScript| {
+            let mut faults = other.faults.iter();
+            faults.all(|one| fault.to < one.from || one.to + RECOVERY < fault.from)
+        };
+        let mut others = script.nodes.iter().enumerate().filter(|(other, _)| *other != place);
+        if !others.any(|(_, other)| is_good(other)) {
+            return None;
+        }
+        let hung = node.hung.borrow();
+        let times = hung.iter().filter(|at| fault.from <= **at && **at < fault.to);
+        let times: Vec<Duration> = times.copied().collect();
+        // The breaker opens when five calls are late: at the latest after the service's patience.
+        let opened = *times.get(4)? + script.timeout / 4 + Duration::from_millis(100);
+        let count = times.iter().filter(|at| **at > opened).count();
+        let allowed = 3 + 2 * fault.to.saturating_sub(opened).as_secs() as usize;
+        (count > allowed)
+            .then(|| format!("pestered: {count} calls of upstream {place}, which hung"))
+    });
+    pestered.collect()
+}
+
+/// Upstreams that were called although they had asked not to be.
+fn unwanted(outcome: &Outcome) -> Vec<String> {
+    let nodes = outcome.nodes.iter().enumerate();
+    let unwanted =
+        nodes.filter(|(_, node)| node.unwanted.get() > UNWANTED_MAX + node.limited.get() / 4);
+    let text = |(place, node): (usize, &Rc<Node>)| {
+        let (unwanted, limited) = (node.unwanted.get(), node.limited.get());
+        format!("unwanted: {unwanted} calls of upstream {place}, which refused {limited}")
+    };
+    unwanted.map(text).collect()
 }

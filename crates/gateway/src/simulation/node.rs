@@ -51,6 +51,14 @@ pub(super) struct Node {
     behind: Cell<u64>,
     /// The last time it read a request for which it has no fault.
     pub(super) last_used: Cell<Duration>,
+    /// When it read calls that it has not answered because it was hanging.
+    pub(super) hung: RefCell<Vec<Duration>>,
+    /// Until when it has asked not to be called, by method, and when it did so.
+    limits: RefCell<BTreeMap<String, (Duration, Duration)>>,
+    /// Calls that it has refused with 429.
+    pub(super) limited: Cell<u64>,
+    /// Calls that were sent to it although it had asked not to be called.
+    pub(super) unwanted: Cell<u64>,
 }
 
 impl Node {
@@ -72,6 +80,10 @@ impl Node {
             asked: Cell::new(0),
             behind: Cell::new(0),
             last_used: Cell::default(),
+            hung: RefCell::default(),
+            limits: RefCell::default(),
+            limited: Cell::new(0),
+            unwanted: Cell::new(0),
         })
     }
 
@@ -119,13 +131,17 @@ impl Node {
     async fn serve(self: Rc<Node>, mut socket: MemorySocket) {
         let mut life = self.life.subscribe();
         let mut received = Vec::new();
-        loop {
+        for number in 1.. {
             let request = tokio::select! {
                 biased;
                 _ = life.changed() => return socket.reset(),
                 request = read_request(&mut socket, &mut received) => request,
             };
             let Some(request) = request else { return };
+            if number > 1 && self.has(Kind::Closing) {
+                self.count(&request);
+                return socket.reset();
+            }
             let answered = tokio::select! {
                 biased;
                 _ = life.changed() => return socket.reset(),
@@ -137,14 +153,40 @@ impl Node {
         }
     }
 
-    /// Answers a request; false if the connection is to be reset.
-    async fn answer(&self, request: &Value, socket: &mut MemorySocket) -> bool {
+    /// Counts a request; returns whether it is like a health check.
+    fn count(&self, request: &Value) -> bool {
         let method = request["method"].as_str().unwrap_or_default();
         let is_check = matches!(method, "eth_chainId" | "eth_getBlockByNumber");
         if !is_check {
             self.asked.set(self.asked.get() + 1);
+            let now = self.now();
+            let limits = self.limits.borrow();
+            let limit = limits.get(method);
+            // Calls that cross with the refusal are sent in the same instant.
+            if limit.is_some_and(|(since, until)| *since < now && now < *until) {
+                self.unwanted.set(self.unwanted.get() + 1);
+            }
         }
-        while self.has(Kind::Stalled) {
+        is_check
+    }
+
+    /// Records that calls of a method are refused for some seconds.
+    fn limit(&self, method: &str, secs: u64) {
+        let now = self.now();
+        self.limited.set(self.limited.get() + 1);
+        let until = now + Duration::from_secs(secs);
+        self.limits.borrow_mut().insert(method.into(), (now, until));
+    }
+
+    /// Answers a request; false if the connection is to be reset.
+    async fn answer(&self, request: &Value, socket: &mut MemorySocket) -> bool {
+        let method = request["method"].as_str().unwrap_or_default();
+        let is_check = self.count(request);
+        let is_call = method != "eth_chainId" && !is_from_keeper(request);
+        if self.has(Kind::Hanging) && is_call {
+            self.hung.borrow_mut().push(self.now());
+        }
+        while self.has(Kind::Stalled) || is_call && self.has(Kind::Hanging) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let mut latency = Duration::from_micros(self.script.latency_us);
@@ -159,6 +201,10 @@ impl Node {
                 Kind::Resetting(percent) if chance(percent) => return false,
                 Kind::Garbling(percent) => is_garbled |= chance(percent),
                 Kind::Limiting(secs) => status = (429, format!("retry-after: {secs}\r\n")),
+                Kind::LimitingCalls(secs) if method == "eth_call" => {
+                    status = (429, format!("retry-after: {secs}\r\n"));
+                }
+                Kind::Overloaded(secs) => status = (503, format!("retry-after: {secs}\r\n")),
                 _ => {}
             }
         }
@@ -180,6 +226,9 @@ impl Node {
         body["jsonrpc"] = "2.0".into();
         body["id"] = request["id"].clone();
         let mut text = body.to_string();
+        if status.0 == 503 {
+            text = "overloaded".into();
+        }
         let mut announced = text.len();
         if is_garbled {
             match self.random.borrow_mut().below(5) {
@@ -203,6 +252,9 @@ impl Node {
                     announced = text.len();
                 }
             }
+        }
+        if let (429, Some(secs)) = (status.0, status.1.split(['\r', ' ']).nth(1)) {
+            self.limit(method, secs.parse().expect("seconds"));
         }
         let head =
             format!("HTTP/1.1 {} X\r\n{}content-length: {announced}\r\n\r\n", status.0, status.1);
@@ -301,6 +353,13 @@ pub(super) fn hash_at(number: u64) -> String {
 
 fn number_of(value: &Value) -> Option<u64> {
     u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
+}
+
+/// Whether a request is a health check: ids of the gateway's threads alternate, and the keeper is the
+/// last thread.
+fn is_from_keeper(request: &Value) -> bool {
+    let threads = super::WORKERS as u64 + 1;
+    request["id"].as_u64().is_some_and(|id| (id - 1) % threads == threads - 1)
 }
 
 /// Blocks since the start.

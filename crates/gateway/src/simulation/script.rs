@@ -19,6 +19,9 @@ const RESTART_MAX: u64 = 600;
 /// At least three upstreams: one of them alone is wrong.
 const MANY: usize = 3;
 
+/// The usual timeout of a call.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(4);
+
 /// What is wrong with an upstream for a while.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
@@ -53,6 +56,14 @@ pub(super) enum Kind {
     Lying,
     /// It answers 429, with this Retry-After in seconds.
     Limiting(u64),
+    /// The same, for `eth_call` only.
+    LimitingCalls(u64),
+    /// It answers 503, with this Retry-After in seconds, which is longer than the fault.
+    Overloaded(u64),
+    /// It answers health checks, and no calls.
+    Hanging,
+    /// It closes each connection at the second request.
+    Closing,
 }
 
 /// A fault of an upstream.
@@ -111,6 +122,10 @@ pub(super) struct Script {
     pub(super) agree: u8,
     /// Whether transactions are sent to all upstreams.
     pub(super) sends_to_all: bool,
+    /// The timeout of a call.
+    pub(super) timeout: Duration,
+    /// Retries per second in any case.
+    pub(super) retry_floor: f64,
 }
 
 impl Script {
@@ -120,27 +135,41 @@ impl Script {
         let mut nodes: Vec<NodeScript> = (0..count)
             .map(|_| NodeScript { latency_us: 500 + random.below(20_000), faults: Vec::new() })
             .collect();
-        // One seed in eight has no faults, one in eight an outage of everything at once.
+        let (mut timeout, mut retry_floor) = (TIMEOUT, 10.0);
+        let mut busy = None;
+        // One seed in eight each: no faults, an outage of everything at once, the same fault of
+        // everything at once, and a busy service with a small budget of which one upstream stalls.
         match random.below(8) {
             0 => {}
             1 => outage(&mut nodes, &mut random),
+            2 => {
+                retry_floor = 1.0;
+                storm(&mut nodes, &mut random);
+            }
+            3 => {
+                (timeout, retry_floor) = (Duration::from_secs(6), 0.5);
+                let from = random.below(8_000);
+                let kind = if random.below(2) == 0 { Kind::Stalled } else { Kind::Hanging };
+                nodes[0].faults.push(fault(from, from + 7_000, kind));
+                busy = Some(Duration::from_millis(from));
+            }
             _ => {
                 for node in &mut nodes {
                     (0..random.below(4)).for_each(|_| add_fault(node, &mut random));
                 }
             }
         }
-        if random.below(2) == 0 {
+        if busy.is_none() && random.below(2) == 0 {
             add_special(&mut nodes, &mut random);
         }
-        let arrivals = arrivals(&mut random);
-        let agree = if count > 3 && random.below(4) == 0 { 2 } else { 1 };
+        let arrivals = arrivals(busy, &mut random);
+        let agree = if count > 3 && busy.is_none() && random.below(4) == 0 { 2 } else { 1 };
         if agree > 1 {
             let from = random.below(10_000);
             nodes[0].faults.push(fault(from, from + 4_000, Kind::Lying));
         }
         let sends_to_all = random.below(4) == 0;
-        Script { seed, nodes, arrivals, agree, sends_to_all }
+        Script { seed, nodes, arrivals, agree, sends_to_all, timeout, retry_floor }
     }
 }
 
@@ -154,6 +183,23 @@ fn outage(nodes: &mut [NodeScript], random: &mut Sequence) {
     }
 }
 
+/// All upstreams fail the same way at the same time.
+fn storm(nodes: &mut [NodeScript], random: &mut Sequence) {
+    let from = 2_000 + random.below(3_000);
+    let to = from + 2_000 + random.below(6_000);
+    let kind = match random.below(6) {
+        0 => Kind::Resetting(100),
+        1 => Kind::Garbling(100),
+        2 => Kind::Unavailable,
+        3 => Kind::Closing,
+        4 => Kind::Overloaded(60),
+        _ => Kind::LimitingCalls(1 + random.below(3)),
+    };
+    for node in nodes {
+        node.faults.push(fault(from, to, kind));
+    }
+}
+
 fn fault(from: u64, to: u64, kind: Kind) -> Fault {
     let (from, to) = (Duration::from_millis(from), Duration::from_millis(to));
     Fault { from, to: to.min(FAULTS_END), kind }
@@ -162,7 +208,7 @@ fn fault(from: u64, to: u64, kind: Kind) -> Fault {
 fn add_fault(node: &mut NodeScript, random: &mut Sequence) {
     let from = random.below(FAULTS_END.as_millis() as u64 - 3_000);
     let to = from + 300 + random.below(7_000);
-    match random.below(12) {
+    match random.below(16) {
         0 => node.faults.push(fault(from, to, Kind::Dead)),
         1 => {
             // Flapping.
@@ -193,6 +239,10 @@ fn add_fault(node: &mut NodeScript, random: &mut Sequence) {
         7 => node.faults.push(fault(from, to, Kind::Unavailable)),
         8 => node.faults.push(fault(from, to, Kind::Lagging(1 + random.below(20)))),
         9 => node.faults.push(fault(from, to, Kind::Reorganised(1 + random.below(4)))),
+        10 => node.faults.push(fault(from, to, Kind::LimitingCalls(1 + random.below(3)))),
+        11 => node.faults.push(fault(from, to, Kind::Overloaded(60))),
+        12 => node.faults.push(fault(from, to, Kind::Hanging)),
+        13 => node.faults.push(fault(from, to, Kind::Closing)),
         _ => node.faults.push(fault(from, to, Kind::Limiting(1 + random.below(2)))),
     }
 }
@@ -217,7 +267,8 @@ fn add_special(nodes: &mut [NodeScript], random: &mut Sequence) {
     node.faults.push(fault(from, to, kind));
 }
 
-fn arrivals(random: &mut Sequence) -> Vec<Arrival> {
+/// Calls at a steady rate, and `busy`: at 40 per second for some seconds around this time.
+fn arrivals(busy: Option<Duration>, random: &mut Sequence) -> Vec<Arrival> {
     let mut arrivals = Vec::new();
     let mean_us = 1_000_000 / (4 + random.below(14));
     let mut at = Duration::from_millis(random.below(500));
@@ -237,6 +288,10 @@ fn arrivals(random: &mut Sequence) -> Vec<Arrival> {
         let leaves = random.below(50) == 0;
         let leaves_after = leaves.then(|| Duration::from_micros(random.below(20_000)));
         arrivals.push(Arrival { at, ask, leaves_after });
+        let is_busy = busy.is_some_and(|busy| {
+            at + Duration::from_secs(2) > busy && at < busy + Duration::from_secs(3)
+        });
+        let mean_us = if is_busy { 25_000 } else { mean_us };
         at += Duration::from_micros(random.below(2 * mean_us));
     }
     arrivals

@@ -1,6 +1,13 @@
 //! A worker's connections to one upstream: idle connections, and slots for connections in use.
+//!
+//! # Distrust
+//! An upstream, or a balancer before it, may close connections that it has promised to keep, so that
+//! each request over one of them must be repeated. After [`STALE_MAX`] stale connections without an answer over a
+//! pooled one in between, idle connections are discarded and not used for [`DISTRUST_MIN`], and twice as
+//! long with each further stale one, up to [`DISTRUST_MAX`]. One is kept, because its end shows that
+//! the upstream was restarted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use plimsoll_measure::Nanos;
@@ -11,8 +18,20 @@ use crate::error::ErrorKind;
 use crate::keeper::dns::Addresses;
 use crate::local::Local;
 
+/// A restart breaks some connections at once; more in a row are a habit.
+const STALE_MAX: u32 = 3;
+
+/// How long pooled connections are not used at first.
+const DISTRUST_MIN: Nanos = Nanos::from_secs(1);
+
+/// The longest time.
+const DISTRUST_MAX: Nanos = Nanos::from_secs(64);
+
 /// Connections to one upstream.
 pub(super) struct Pool {
+    /// Stale connections since the last answer over a pooled one, apart from those during distrust.
+    stale: Cell<u32>,
+    distrusted_until: Cell<Nanos>,
     /// The most recently used connection is last.
     idle: RefCell<Vec<Connection>>,
     slots: Arc<Semaphore>,
@@ -24,7 +43,12 @@ pub(super) type Slot = OwnedSemaphorePermit;
 impl Pool {
     /// A pool with at most `connections_max` connections in use.
     pub(super) fn new(connections_max: usize) -> Pool {
-        Pool { idle: RefCell::default(), slots: Arc::new(Semaphore::new(connections_max.max(1))) }
+        Pool {
+            stale: Cell::new(0),
+            distrusted_until: Cell::new(Nanos::ZERO),
+            idle: RefCell::default(),
+            slots: Arc::new(Semaphore::new(connections_max.max(1))),
+        }
     }
 
     /// A slot, if one is free.
@@ -54,6 +78,9 @@ impl Pool {
         now: Nanos,
         health: &Health,
     ) -> Option<Connection> {
+        if self.is_distrusted(now) {
+            return None;
+        }
         loop {
             let connection = self.idle.borrow_mut().pop()?;
             if connection.may_be_used(now) {
@@ -68,9 +95,37 @@ impl Pool {
     /// Returns a connection to the pool.
     pub(super) fn put(&self, mut connection: Connection, now: Nanos) {
         connection.idle_since = now;
+        if self.is_distrusted(now) {
+            self.clear();
+        }
         if connection.may_be_used(now) {
             self.idle.borrow_mut().push(connection);
         }
+    }
+
+    /// Records that a pooled connection was stale.
+    #[cold]
+    pub(super) fn was_stale(&self, now: Nanos) {
+        if self.is_distrusted(now) {
+            return;
+        }
+        self.stale.set(self.stale.get() + 1);
+        if let Some(doublings) = self.stale.get().checked_sub(STALE_MAX) {
+            let span = Nanos(DISTRUST_MIN.0 << doublings.min(6)).min(DISTRUST_MAX);
+            self.distrusted_until.set(now + span);
+            self.clear();
+        }
+    }
+
+    /// Records that an answer arrived over a pooled connection.
+    #[inline]
+    pub(super) fn was_good(&self) {
+        self.stale.set(0);
+    }
+
+    #[inline]
+    fn is_distrusted(&self, now: Nanos) -> bool {
+        now < self.distrusted_until.get()
     }
 
     /// Closes connections that have been idle for too long, that the upstream has closed, or whose
@@ -208,6 +263,20 @@ mod tests {
             let health = Health::default();
             pool.tidy(now, Some(&[ip(1)].into()), &health);
             assert!(pool.is_empty() && health.losses() == 1);
+            // Distrusted after three stale ones in a row, then after each, for longer.
+            let pool = closed().await;
+            let rows =
+                [(0, false), (0, false), (0, true), (500, true), (1_000, true), (2_999, true)];
+            for (millis, is_distrusted) in rows {
+                let at = now + Nanos::from_millis(millis);
+                pool.was_stale(at);
+                assert_eq!(pool.is_distrusted(at), is_distrusted, "{millis}");
+                assert_eq!(pool.is_empty(), is_distrusted, "{millis}");
+            }
+            assert!(!pool.is_distrusted(now + secs(3)), "1 s and 2 s");
+            pool.was_good();
+            pool.was_stale(now + secs(3));
+            assert!(!pool.is_distrusted(now + secs(3)));
             let health = Health::default();
             closed().await.tidy(now, None, &health);
             assert_eq!(health.losses(), 1);

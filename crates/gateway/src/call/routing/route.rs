@@ -247,7 +247,7 @@ impl Route {
         if self.upstream.model.drain {
             return Some(Excluded::Drained);
         }
-        if let Some(until) = self.upstream.parked.until(now) {
+        if let Some(until) = self.upstream.parking.until(now) {
             return Some(Excluded::Parked { until });
         }
         if let Some(why) = self.state.exclusion() {
@@ -280,6 +280,11 @@ impl Route {
             && (level >= Level::Failing || state.breaker.is_admitting(now))
             && (level >= Level::Doubtful || self.is_confirmed() && !state.is_excluded())
             && (level >= Level::Returning || state.slow_start.takes(now, random))
+    }
+
+    /// Whether the upstream has answered a call of the service since then.
+    pub(crate) fn has_answered_since(&self, start: Nanos) -> bool {
+        self.relays.iter().any(|relays| relays.answered_at() > start)
     }
 
     /// Reports that the upstream answered a call.
