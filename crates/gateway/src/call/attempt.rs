@@ -162,8 +162,6 @@ pub(crate) struct JudgedResponse {
     pub(crate) retry_after: Option<RetryAfter>,
     /// When the response was judged.
     pub(super) at: Nanos,
-    /// The serial number of the upstream.
-    pub(super) upstream: u64,
     verdict: Verdict,
     response: Response,
 }
@@ -314,8 +312,7 @@ async fn exchange(
     }
     match judged {
         Ok(verdict) => {
-            let upstream = route.upstream.serial;
-            Ok(JudgedResponse { status, retry_after, at, upstream, verdict, response })
+            Ok(JudgedResponse { status, retry_after, at, verdict, response })
         }
         Err(failure) => {
             let failure = failure.with_detail(Some(status), response.body());

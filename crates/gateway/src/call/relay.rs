@@ -305,19 +305,19 @@ async fn resolve<'a>(
         &bound
     };
     let prefer = preferred(target, call);
-    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer };
-    let judged = relayed(target, dispatched, summary).await;
-    local.give_buffer(params);
-    let judged = if call.method == send::METHOD {
-        match Box::pin(send::settle(target, call, judged, summary)).await? {
-            Settled::Judged(judged) => judged,
-            Settled::Accepted(hash) => {
-                write_result(call.id, send::text(&hash).as_bytes(), out.text());
-                return Ok((Outcome::Ok, 200));
-            }
-        }
+    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
+    let settled = if call.method == send::METHOD {
+        Box::pin(send::send(target, dispatched, summary)).await
     } else {
-        judged?
+        relayed(target, dispatched, summary).await.map(Settled::Judged)
+    };
+    local.give_buffer(params);
+    let judged = match settled? {
+        Settled::Judged(judged) => judged,
+        Settled::Accepted(hash) => {
+            write_result(call.id, send::text(&hash).as_bytes(), out.text());
+            return Ok((Outcome::Ok, 200));
+        }
     };
     let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
@@ -351,7 +351,7 @@ async fn resolve<'a>(
 
 /// Relays a call to as many upstreams as the service asks for.
 #[inline]
-async fn relayed<'a>(
+pub(super) async fn relayed<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,

@@ -20,7 +20,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 
-use super::attempt::{self, JudgedResponse};
+use super::attempt::JudgedResponse;
 use super::dispatch::Dispatched;
 use super::heads::Named;
 use super::message::Summary;
@@ -44,10 +44,10 @@ async fn attempt<'a>(
     dispatched: Dispatched<'_>,
     picked: Picked<'a>,
 ) -> Ended<'a> {
-    let result = attempt::run(target, dispatched.call, picked, Reuse::Checked).await;
+    let result = dispatched.attempt(target, picked, Reuse::Checked).await;
     match result {
         Err(failure) if failure.stale => {
-            (picked, attempt::run(target, dispatched.call, picked, Reuse::New).await)
+            (picked, dispatched.attempt(target, picked, Reuse::New).await)
         }
         result => (picked, result),
     }
