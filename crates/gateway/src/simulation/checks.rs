@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::Outcome;
+use super::{Outcome, sends};
 use super::calls::{CallRecord, height, sent_hash};
 use super::node::CHAIN;
 use super::script::{Ask, FAULTS_END, Kind, NodeScript};
+use super::sends::{REFUSALS, SendKind};
 
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// An upstream whose fault has ended is back within this time.
-const RECOVERY: Duration = Duration::from_millis(2 * INTERVAL.as_millis() as u64 + 100);
+pub(super) const RECOVERY: Duration = Duration::from_millis(2 * INTERVAL.as_millis() as u64 + 100);
 
 /// The checks that failed.
 pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
@@ -25,6 +26,7 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
     for record in &outcome.records {
         failures.extend(wrong_answer(outcome, record));
         failures.extend(lost(outcome, record));
+        failures.extend(sends::failure(outcome, record));
     }
     failures.extend(backwards(&outcome.records));
     failures.extend(unused(outcome));
@@ -75,6 +77,10 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     if record.ask == Ask::Reverting && error["code"] == 3 {
         return None;
     }
+    let message = error["message"].as_str().unwrap_or_default();
+    if record.ask == Ask::Send && REFUSALS.contains(&message) {
+        return None;
+    }
     let good = good_upstreams(outcome, record);
     let needed = if record.ask == Ask::Send { 1 } else { usize::from(outcome.script.agree) };
     (good >= needed).then(|| format!("lost although {good} upstreams were good: {record:?}"))
@@ -83,7 +89,15 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
 /// Upstreams without a fault from before the call until its end.
 fn good_upstreams(outcome: &Outcome, record: &CallRecord) -> usize {
     let is_good = |node: &&NodeScript| {
-        node.faults.iter().all(|fault| {
+        // Losing transactions is a failure, for which an upstream leaves rotation like for others.
+        let takes_sends = node.sends.iter().all(|fault| {
+            let is_refusal = matches!(fault.kind, SendKind::Refuse(_));
+            let after = if is_refusal { Duration::ZERO } else { RECOVERY * 2 };
+            is_refusal && record.ask != Ask::Send
+                || record.end < fault.from
+                || fault.to + after < record.start
+        });
+        takes_sends && node.faults.iter().all(|fault| {
             let parked = match fault.kind {
                 Kind::Limiting(secs) => Duration::from_secs(secs),
                 _ => Duration::ZERO,
