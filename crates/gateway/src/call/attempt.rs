@@ -311,9 +311,7 @@ async fn exchange(
         reusable.release(at);
     }
     match judged {
-        Ok(verdict) => {
-            Ok(JudgedResponse { status, retry_after, at, verdict, response })
-        }
+        Ok(verdict) => Ok(JudgedResponse { status, retry_after, at, verdict, response }),
         Err(failure) => {
             let failure = failure.with_detail(Some(status), response.body());
             local.give_buffer(response.buffer);

@@ -305,7 +305,8 @@ async fn resolve<'a>(
         &bound
     };
     let prefer = preferred(target, call);
-    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
+    let dispatched =
+        Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
     let settled = if call.method == send::METHOD {
         Box::pin(send::send(target, dispatched, summary)).await
     } else {

@@ -131,8 +131,7 @@ async fn settle(
         _ => {}
     }
     let refusal = answered.as_ref().ok().and_then(refusal);
-    let is_nonce_taken =
-        matches!(refusal, Some(SendError::NonceUsed | SendError::NotReplaced));
+    let is_nonce_taken = matches!(refusal, Some(SendError::NonceUsed | SendError::NotReplaced));
     let in_doubt = delivery.is_in_doubt() || refusal.is_some() && delivery.is_remembered();
     if in_doubt || is_nonce_taken {
         let found = if in_doubt { looking.run().await } else { looking.once().await };

@@ -205,11 +205,20 @@ mod tests {
         let sent = Sent::default();
         let at = Nanos::from_secs;
         sent.doubted(hash(1), 7, at(0));
-        assert_eq!((sent.by_hash(&hash(1), at(1)), sent.was_accepted(&hash(1), at(1))), (Some(7), false));
+        assert_eq!(
+            (sent.by_hash(&hash(1), at(1)), sent.was_accepted(&hash(1), at(1))),
+            (Some(7), false)
+        );
         sent.accepted(hash(1), None, 8, at(2));
-        assert_eq!((sent.by_hash(&hash(1), at(3)), sent.was_accepted(&hash(1), at(3))), (Some(8), true));
+        assert_eq!(
+            (sent.by_hash(&hash(1), at(3)), sent.was_accepted(&hash(1), at(3))),
+            (Some(8), true)
+        );
         sent.doubted(hash(1), 9, at(4));
-        assert_eq!((sent.by_hash(&hash(1), at(5)), sent.was_accepted(&hash(1), at(5))), (Some(8), true));
+        assert_eq!(
+            (sent.by_hash(&hash(1), at(5)), sent.was_accepted(&hash(1), at(5))),
+            (Some(8), true)
+        );
         assert_eq!(sent.by_hash(&hash(1), at(304)), None);
     }
 

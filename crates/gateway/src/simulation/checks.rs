@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Outcome, sends};
 use super::calls::{CallRecord, height, sent_hash};
 use super::node::CHAIN;
 use super::script::{Ask, FAULTS_END, Kind, NodeScript};
 use super::sends::{REFUSALS, SendKind};
+use super::{Outcome, sends};
 
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -97,13 +97,14 @@ fn good_upstreams(outcome: &Outcome, record: &CallRecord) -> usize {
                 || record.end < fault.from
                 || fault.to + after < record.start
         });
-        takes_sends && node.faults.iter().all(|fault| {
-            let parked = match fault.kind {
-                Kind::Limiting(secs) => Duration::from_secs(secs),
-                _ => Duration::ZERO,
-            };
-            record.end < fault.from || fault.to + parked + RECOVERY < record.start
-        })
+        takes_sends
+            && node.faults.iter().all(|fault| {
+                let parked = match fault.kind {
+                    Kind::Limiting(secs) => Duration::from_secs(secs),
+                    _ => Duration::ZERO,
+                };
+                record.end < fault.from || fault.to + parked + RECOVERY < record.start
+            })
     };
     outcome.script.nodes.iter().filter(is_good).count()
 }

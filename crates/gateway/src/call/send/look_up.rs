@@ -86,11 +86,11 @@ impl<'r, 'a> LookUp<'r, 'a> {
 
     async fn find(&self, looks: usize) -> Found {
         let params = format!("[{}]", super::text(&self.delivery.hash()));
-        let call = Call { id: None, method: Cow::Borrowed(METHOD), params: Some(params.as_bytes()) };
+        let call =
+            Call { id: None, method: Cow::Borrowed(METHOD), params: Some(params.as_bytes()) };
         let doubted = self.delivery.doubted();
         let remembered = self.delivery.remembered();
-        let is_first =
-            |serial: u64| doubted.contains(&serial) || remembered == Some(serial);
+        let is_first = |serial: u64| doubted.contains(&serial) || remembered == Some(serial);
         let routes = &self.target.service.routes;
         let has_first = routes.iter().any(|route| is_first(route.upstream.serial));
         let ask = |route: &'a Route| {
