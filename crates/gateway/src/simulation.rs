@@ -12,6 +12,7 @@ mod calls;
 mod checks;
 mod node;
 mod script;
+mod sends;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -251,6 +252,9 @@ fn one_seed() {
         eprintln!("node {place}: {} µs", node.latency_us);
         for fault in &node.faults {
             eprintln!("  {:?} to {:?}: {:?}", fault.from, fault.to, fault.kind);
+        }
+        for fault in &node.sends {
+            eprintln!("  {:?} to {:?}: transactions: {:?}", fault.from, fault.to, fault.kind);
         }
     }
     for record in &outcome.records {

@@ -179,8 +179,6 @@ pub(crate) struct JudgedResponse {
     pub(crate) retry_after: Option<RetryAfter>,
     /// When the response was judged.
     pub(super) at: Nanos,
-    /// The serial number of the upstream.
-    pub(super) upstream: u64,
     verdict: Verdict,
     response: Response,
 }
@@ -320,10 +318,7 @@ async fn exchange(
         reusable.release(at);
     }
     match judged {
-        Ok(verdict) => {
-            let upstream = route.upstream.serial;
-            Ok(JudgedResponse { status, retry_after, at, upstream, verdict, response })
-        }
+        Ok(verdict) => Ok(JudgedResponse { status, retry_after, at, verdict, response }),
         Err(failure) => {
             let failure = failure.with_detail(Some(status), response.body());
             local.give_buffer(response.buffer);

@@ -43,6 +43,7 @@ use super::lateness::{InFlight, Patience};
 use super::message::Summary;
 use super::relay::{Target, not_routed};
 use super::routing::{Need, Picked, Tried};
+use super::send::Delivery;
 use crate::error::{Error, ErrorKind};
 use crate::observe::stats::{Extra, RelayOutcome};
 use crate::protocol::Category;
@@ -61,6 +62,8 @@ pub(super) struct Dispatched<'r> {
     pub(super) named: Named,
     /// The upstream that accepted the transaction that it is about.
     pub(super) prefer: Option<u64>,
+    /// The transaction that it sends.
+    pub(super) delivery: Option<&'r Delivery<'r>>,
 }
 
 impl<'r> Dispatched<'r> {
@@ -68,6 +71,24 @@ impl<'r> Dispatched<'r> {
     pub(super) fn need(&self) -> Need<'r> {
         let Dispatched { call, class, named, prefer, .. } = *self;
         Need { class, method: &call.method, block: named.number, prefer }
+    }
+
+    /// Makes an attempt.
+    #[inline]
+    pub(super) async fn attempt(
+        &self,
+        target: &Target<'_>,
+        picked: Picked<'_>,
+        reuse: Reuse,
+    ) -> Result<JudgedResponse, Failure> {
+        let Some(delivery) = self.delivery else {
+            return attempt::run(target, self.call, picked, reuse).await;
+        };
+        let upstream = picked.route.upstream.serial;
+        delivery.started(upstream);
+        let result = attempt::run(target, self.call, picked, reuse).await;
+        delivery.ended(upstream, &result);
+        result
     }
 }
 
@@ -105,7 +126,7 @@ pub(super) async fn dispatch<'a>(
     let reuse = if is_repeatable { Reuse::Pooled } else { Reuse::Checked };
     let start = local.recent();
     let run = async {
-        let result = attempt::run(target, call, picked, reuse).await;
+        let result = dispatched.attempt(target, picked, reuse).await;
         Ended { picked, start, is_hedge: false, result }
     };
     let mut first = pin!(run);
@@ -166,6 +187,8 @@ struct Race<'r, 'a> {
     /// Whether the fallback is that the block that a tag stands for does not exist.
     is_denied: bool,
     is_hedged: bool,
+    /// Whether a transaction was refused; only the attempts in flight may still be answered better.
+    is_refused: bool,
 }
 
 impl<'r, 'a> Race<'r, 'a> {
@@ -183,6 +206,7 @@ impl<'r, 'a> Race<'r, 'a> {
             fallback: None,
             is_denied: false,
             is_hedged: false,
+            is_refused: false,
         }
     }
 
@@ -289,6 +313,11 @@ impl<'r, 'a> Race<'r, 'a> {
                 summary.upstream_status = Some(judged.status);
                 if !is_retryable(judged, self.dispatched.named) {
                     let judged = result.ok()?;
+                    if self.is_early(&judged) {
+                        self.is_refused = true;
+                        self.fallback = Some(Fallback::Judged(judged));
+                        return None;
+                    }
                     self.won(&judged, start, is_hedge);
                     return Some(judged);
                 }
@@ -314,6 +343,9 @@ impl<'r, 'a> Race<'r, 'a> {
                 (!failure.sent, may_retry, same)
             }
         };
+        if self.is_refused {
+            return None;
+        }
         let is_better = !matches!(self.fallback, Some(Fallback::Judged(_)));
         match result {
             // That another one fails says nothing about the block.
@@ -331,6 +363,12 @@ impl<'r, 'a> Race<'r, 'a> {
             self.start(if is_free { Extra::Elsewhere } else { Extra::Retry }, summary);
         }
         None
+    }
+
+    /// Whether an answer refuses a transaction that an attempt in flight may have delivered.
+    fn is_early(&self, judged: &JudgedResponse) -> bool {
+        let delivery = self.dispatched.delivery.filter(|_| !self.running.is_empty());
+        delivery.is_some_and(|delivery| delivery.is_refusal(judged))
     }
 
     /// Whether an error object means that the upstream has not executed the call.
@@ -356,7 +394,7 @@ impl<'r, 'a> Race<'r, 'a> {
         let need = self.dispatched.need();
         let now = local.recent();
         let counts = service.calls.of(local.number);
-        if !service.has_other(&need, &self.tried, now) {
+        if self.is_refused || !service.has_other(&need, &self.tried, now) {
             self.refused = None;
             return;
         }
@@ -415,11 +453,11 @@ impl<'r, 'a> Race<'r, 'a> {
         summary: &mut Summary<'a>,
     ) {
         summary.add_attempt(&picked.route.upstream.model.id);
-        let (target, call) = (self.target, self.dispatched.call);
+        let (target, dispatched) = (self.target, self.dispatched);
         let start = target.worker.local.recent();
         self.in_flight.push(InFlight::new(picked, start));
         self.running.push(Box::pin(async move {
-            let result = attempt::run(target, call, picked, reuse).await;
+            let result = dispatched.attempt(target, picked, reuse).await;
             Ended { picked, start, is_hedge, result }
         }));
     }

@@ -305,20 +305,21 @@ async fn resolve<'a>(
         &bound
     };
     let prefer = preferred(target, call);
-    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer };
-    let judged = relayed(target, dispatched, summary).await;
-    let judged = heads::found(target, dispatched, call, judged, summary).await;
-    local.give_buffer(params);
-    let judged = if call.method == send::METHOD {
-        match Box::pin(send::settle(target, call, judged, summary)).await? {
-            Settled::Judged(judged) => judged,
-            Settled::Accepted(hash) => {
-                write_result(call.id, send::text(&hash).as_bytes(), out.text());
-                return Ok((Outcome::Ok, 200));
-            }
-        }
+    let dispatched =
+        Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
+    let settled = if call.method == send::METHOD {
+        Box::pin(send::send(target, dispatched, summary)).await
     } else {
-        judged?
+        let judged = relayed(target, dispatched, summary).await;
+        heads::found(target, dispatched, call, judged, summary).await.map(Settled::Judged)
+    };
+    local.give_buffer(params);
+    let judged = match settled? {
+        Settled::Judged(judged) => judged,
+        Settled::Accepted(hash) => {
+            write_result(call.id, send::text(&hash).as_bytes(), out.text());
+            return Ok((Outcome::Ok, 200));
+        }
     };
     let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,

@@ -21,7 +21,7 @@ use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 
-use super::attempt::{self, JudgedResponse};
+use super::attempt::JudgedResponse;
 use super::dispatch::{self, Dispatched, behind};
 use super::heads::Named;
 use super::lateness::{InFlight, Patience};
@@ -47,13 +47,13 @@ async fn attempt<'a>(
     picked: Picked<'a>,
     start: Nanos,
 ) -> Ended<'a> {
-    let mut result = attempt::run(target, dispatched.call, picked, Reuse::Checked).await;
+    let mut result = dispatched.attempt(target, picked, Reuse::Checked).await;
     if let Err(failure) = &result
         && failure.stale
         && target.service.state.may_repeat(failure.sent, target.worker.local.now())
     {
         target.service.calls.of(target.worker.local.number).extra[Extra::Stale as usize].add(1);
-        result = attempt::run(target, dispatched.call, picked, Reuse::New).await;
+        result = dispatched.attempt(target, picked, Reuse::New).await;
     }
     (picked, start, result)
 }

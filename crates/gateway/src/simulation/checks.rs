@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::Outcome;
 use super::calls::{CallRecord, height, sent_hash};
 use super::node::{CHAIN, HEIGHT, Node, blocks, fork_of, hash_at};
 use super::script::{Ask, CALLING, FAULTS_END, Fault, Kind, NodeScript};
+use super::sends::{REFUSALS, SendKind};
+use super::{Outcome, sends};
 
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// An upstream whose fault has ended is back within this time.
-const RECOVERY: Duration = Duration::from_millis(2 * INTERVAL.as_millis() as u64 + 100);
+pub(super) const RECOVERY: Duration = Duration::from_millis(2 * INTERVAL.as_millis() as u64 + 100);
 
 /// A refusal may go unnoticed because its caller has left or another attempt has won.
 const UNWANTED_MAX: u64 = 3;
@@ -29,6 +30,7 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
     for record in &outcome.records {
         failures.extend(wrong_answer(outcome, record));
         failures.extend(lost(outcome, record));
+        failures.extend(sends::failure(outcome, record));
     }
     for record in &outcome.records {
         failures.extend(wrong_branch(outcome, record));
@@ -93,7 +95,8 @@ fn too_high(outcome: &Outcome, record: &CallRecord) -> u64 {
     let allowed = faults.map(|fault| match fault.kind {
         Kind::Ahead(more) if fault.from <= record.end => {
             let until = record.end.min(fault.to) + RECOVERY;
-            let is_alone = good_between(outcome, fault.from.saturating_sub(RECOVERY), until) < 2;
+            let is_alone =
+                good_between(outcome, fault.from.saturating_sub(RECOVERY), until, None) < 2;
             if is_alone { more } else { 0 }
         }
         _ => 0,
@@ -130,6 +133,10 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     if answer["error"]["data"]["kind"] == "behind" && too_high(outcome, record) > 0 {
         return None;
     }
+    let message = error["message"].as_str().unwrap_or_default();
+    if record.ask == Ask::Send && REFUSALS.contains(&message) {
+        return None;
+    }
     let good = good_upstreams(outcome, record);
     let needed = if record.ask == Ask::Send { 1 } else { usize::from(outcome.script.agree) };
     (good >= needed).then(|| format!("lost although {good} upstreams were good: {record:?}"))
@@ -148,16 +155,26 @@ fn good_between(
     call: Option<&CallRecord>,
 ) -> usize {
     let is_good = |node: &&NodeScript| {
-        node.faults.iter().all(|fault| {
-            let parked = match fault.kind {
-                Kind::LimitingCalls(_) if call.is_some_and(|call| !call.is_eth_call()) => {
-                    return true;
-                }
-                Kind::Limiting(secs) | Kind::LimitingCalls(secs) => Duration::from_secs(secs),
-                _ => Duration::ZERO,
-            };
-            fault.kind == Kind::Uneven || end < fault.from || fault.to + parked + RECOVERY < start
-        })
+        // Losing transactions is a failure, for which an upstream leaves rotation like for others.
+        let takes_sends = node.sends.iter().all(|fault| {
+            let is_refusal = matches!(fault.kind, SendKind::Refuse(_));
+            let after = if is_refusal { Duration::ZERO } else { RECOVERY * 2 };
+            is_refusal && call.is_some_and(|call| call.ask != Ask::Send)
+                || end < fault.from
+                || fault.to + after < start
+        });
+        takes_sends
+            && node.faults.iter().all(|fault| {
+                let parked = match fault.kind {
+                    Kind::LimitingCalls(_) if call.is_some_and(|call| !call.is_eth_call()) => {
+                        return true;
+                    }
+                    Kind::Limiting(secs) | Kind::LimitingCalls(secs) => Duration::from_secs(secs),
+                    _ => Duration::ZERO,
+                };
+                let is_over = fault.to + parked + RECOVERY < start;
+                fault.kind == Kind::Uneven || end < fault.from || is_over
+            })
     };
     outcome.script.nodes.iter().filter(is_good).count()
 }

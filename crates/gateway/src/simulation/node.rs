@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::script::{BLOCK, Fault, Kind, NodeScript};
+use super::sends::{KNOWN, REFUSALS, RETRY_AFTER, SendKind};
 use crate::transport::memory::MemorySocket;
 
 /// The chain id of the service.
@@ -25,13 +26,16 @@ pub(super) const OTHER_CHAIN: u64 = 8_888;
 /// The height at the start.
 pub(super) const HEIGHT: u64 = 1_000;
 
+const SEND: &str = "eth_sendRawTransaction";
+
 /// Heights on the other chain are larger by this.
 const OTHER_HEIGHT: u64 = 1_000_000;
 
-/// What all nodes share: the transactions of the network, by hash.
+/// What all nodes share: the transactions of the network by hash, with the nodes that accepted each,
+/// and when.
 #[derive(Default)]
 pub(super) struct World {
-    pub(super) transactions: RefCell<BTreeMap<String, usize>>,
+    pub(super) transactions: RefCell<BTreeMap<String, Vec<(usize, Duration)>>>,
 }
 
 /// A node.
@@ -59,6 +63,8 @@ pub(super) struct Node {
     pub(super) limited: Cell<u64>,
     /// Calls that were sent to it although it had asked not to be called.
     pub(super) unwanted: Cell<u64>,
+    /// When it limited its callers, and for how many seconds.
+    pub(super) limited_at: RefCell<Vec<(Duration, u64)>>,
 }
 
 impl Node {
@@ -84,6 +90,7 @@ impl Node {
             limits: RefCell::default(),
             limited: Cell::new(0),
             unwanted: Cell::new(0),
+            limited_at: RefCell::default(),
         })
     }
 
@@ -96,6 +103,13 @@ impl Node {
         let now = self.now();
         let active = self.script.faults.iter().filter(move |one| one.from <= now && now < one.to);
         active.map(|one| one.kind)
+    }
+
+    /// What it does with transactions now.
+    fn send_fault(&self) -> Option<SendKind> {
+        let now = self.now();
+        let mut sends = self.script.sends.iter();
+        sends.find(|one| one.from <= now && now < one.to).map(|one| one.kind)
     }
 
     fn has(&self, kind: Kind) -> bool {
@@ -200,13 +214,19 @@ impl Node {
                 Kind::Slow(more) => latency += Duration::from_millis(more),
                 Kind::Resetting(percent) if chance(percent) => return false,
                 Kind::Garbling(percent) => is_garbled |= chance(percent),
-                Kind::Limiting(secs) => status = (429, format!("retry-after: {secs}\r\n")),
+                Kind::Limiting(secs) => {
+                    status = (429, format!("retry-after: {secs}\r\n"));
+                    self.limited_at.borrow_mut().push((self.now(), secs));
+                }
                 Kind::LimitingCalls(secs) if method == "eth_call" => {
                     status = (429, format!("retry-after: {secs}\r\n"));
                 }
                 Kind::Overloaded(secs) => status = (503, format!("retry-after: {secs}\r\n")),
                 _ => {}
             }
+        }
+        if let (SEND, Some(SendKind::Late(more))) = (method, self.send_fault()) {
+            latency += Duration::from_millis(more);
         }
         tokio::time::sleep(latency).await;
         if !is_faulty && !is_check {
@@ -223,6 +243,19 @@ impl Node {
         } else {
             self.result(method, request)
         };
+        if body["result"].is_string() && method == SEND {
+            match self.send_fault() {
+                Some(SendKind::Reset) => return false,
+                Some(SendKind::Stall) => std::future::pending().await,
+                Some(SendKind::Internal) => body = error(-32603, "internal error"),
+                Some(SendKind::Limit) => {
+                    status = (429, format!("retry-after: {RETRY_AFTER}\r\n"));
+                    self.limited_at.borrow_mut().push((self.now(), RETRY_AFTER));
+                    body = error(-32005, "rate limit exceeded");
+                }
+                _ => {}
+            }
+        }
         body["jsonrpc"] = "2.0".into();
         body["id"] = request["id"].clone();
         let mut text = body.to_string();
@@ -283,7 +316,6 @@ impl Node {
         let chain = if is_other { OTHER_CHAIN } else { CHAIN };
         let heads = self.heads();
         let result = |value: Value| json!({ "result": value });
-        let error = |code: i64, message: &str| json!({"error": {"code": code, "message": message}});
         match method {
             "eth_chainId" => result(json!(format!("{chain:#x}"))),
             "eth_blockNumber" => result(json!(format!("{:#x}", heads[0]))),
@@ -310,13 +342,19 @@ impl Node {
                 };
                 result(if number > heads[0] { Value::Null } else { self.block(number, chain) })
             }
-            "eth_sendRawTransaction" => {
+            SEND => {
                 let hash = hash_of(params[0].as_str().unwrap_or_default());
                 if self.pool.borrow().contains(&hash) {
-                    return error(-32000, "already known");
+                    return error(-32000, KNOWN);
+                }
+                let mut known = self.world.transactions.borrow_mut();
+                if let Some(SendKind::Refuse(why)) = self.send_fault()
+                    && (REFUSALS[why] != KNOWN || known.contains_key(&hash))
+                {
+                    return error(-32000, REFUSALS[why]);
                 }
                 self.pool.borrow_mut().push(hash.clone());
-                self.world.transactions.borrow_mut().insert(hash.clone(), self.place);
+                known.entry(hash.clone()).or_default().push((self.place, self.now()));
                 result(json!(hash))
             }
             "eth_getTransactionCount" => result(json!(format!("{:#x}", self.pool.borrow().len()))),
@@ -360,6 +398,10 @@ fn number_of(value: &Value) -> Option<u64> {
 fn is_from_keeper(request: &Value) -> bool {
     let threads = super::WORKERS as u64 + 1;
     request["id"].as_u64().is_some_and(|id| (id - 1) % threads == threads - 1)
+}
+
+fn error(code: i64, message: &str) -> Value {
+    json!({"error": {"code": code, "message": message}})
 }
 
 /// Blocks since the start.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use plimsoll_measure::rng::{Key, Sequence};
 
+use super::sends::{self, SendFault};
+
 /// The time between two blocks.
 pub(super) const BLOCK: Duration = Duration::from_secs(2);
 
@@ -75,11 +77,12 @@ pub(super) struct Fault {
 }
 
 /// A scripted upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct NodeScript {
     /// The time of an answer, in microseconds.
     pub(super) latency_us: u64,
     pub(super) faults: Vec<Fault>,
+    pub(super) sends: Vec<SendFault>,
 }
 
 /// What a call asks for.
@@ -133,7 +136,7 @@ impl Script {
         let mut random = Key::new(seed).sequence();
         let count = 2 + random.below(4) as usize;
         let mut nodes: Vec<NodeScript> = (0..count)
-            .map(|_| NodeScript { latency_us: 500 + random.below(20_000), faults: Vec::new() })
+            .map(|_| NodeScript { latency_us: 500 + random.below(20_000), ..NodeScript::default() })
             .collect();
         let (mut timeout, mut retry_floor) = (TIMEOUT, 10.0);
         let mut busy = None;
@@ -162,13 +165,14 @@ impl Script {
         if busy.is_none() && random.below(2) == 0 {
             add_special(&mut nodes, &mut random);
         }
-        let arrivals = arrivals(busy, &mut random);
+        let mut arrivals = arrivals(busy, &mut random);
         let agree = if count > 3 && busy.is_none() && random.below(4) == 0 { 2 } else { 1 };
         if agree > 1 {
             let from = random.below(10_000);
             nodes[0].faults.push(fault(from, from + 4_000, Kind::Lying));
         }
         let sends_to_all = random.below(4) == 0;
+        sends::draw(seed, &mut nodes, &mut arrivals);
         Script { seed, nodes, arrivals, agree, sends_to_all, timeout, retry_floor }
     }
 }
