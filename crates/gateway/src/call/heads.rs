@@ -162,6 +162,8 @@ pub(super) struct Named {
     pub(super) must_exist: bool,
     /// The result to answer with instead of the upstream's: the served head.
     pub(super) height: Option<u64>,
+    /// Whether the call is about a head, and none was known yet.
+    pub(super) is_unknown: bool,
 }
 
 /// Replaces the tags of a call by the served numbers. The new parameters are appended to `params`, which
@@ -182,7 +184,9 @@ pub(super) async fn bind(
         Box::pin(heads.known(worker)).await;
     }
     let Some(latest) = heads.board.head(Tag::Latest) else {
-        return Named::default();
+        let is_tag = |block| matches!(block, Block::Tag(_));
+        let is_unknown = is_number || param.blocks(call.params).any(is_tag);
+        return Named { is_unknown, ..Named::default() };
     };
     if is_number {
         // Erigon's takes a tag.

@@ -39,6 +39,7 @@ use crate::observe::stats::{Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
 use crate::permit::Purpose;
 use crate::protocol::Category;
+use crate::protocol::evm::block_param::Tag;
 use crate::sends::Sought;
 
 /// Where the calls of a body go, and how they are answered.
@@ -311,6 +312,15 @@ async fn resolve<'a>(
         Box::pin(send::send(target, dispatched, summary)).await
     } else {
         let judged = relayed(target, dispatched, summary).await;
+        let is_known = || {
+            let heads = target.service.heads.as_ref();
+            heads.is_some_and(|heads| heads.board.head(Tag::Latest).is_some())
+        };
+        if named.is_unknown && is_repeatable && is_known() {
+            // The answer may be from above the head that is served now.
+            local.give_buffer(params);
+            return Box::pin(resolve(target, call, method, out, summary)).await;
+        }
         heads::found(target, dispatched, call, judged, summary).await.map(Settled::Judged)
     };
     local.give_buffer(params);
