@@ -240,6 +240,13 @@ impl<'r, 'a> Race<'r, 'a> {
                 self.late(summary);
                 continue;
             }
+            if self.is_denied
+                && self.refused.is_none()
+                && self.in_flight.iter().all(|one| one.is_late)
+            {
+                // The upstream that answered may have the block a moment later; the late ones may hang.
+                return self.conclude();
+            }
             let next = match self.due() {
                 None => self.running.next().await,
                 Some(due) => {

@@ -375,7 +375,11 @@ proptest! {
             // Of three or more on the chain, one alone does not raise it.
             let is_on_chain = |at: &usize| "cl".contains(&run.standings()[*at..=*at]);
             let is_alone = above == 1 && (0..4).filter(is_on_chain).count() > 2;
-            let is_served = latest.is_empty() || above * 2 < latest.len() || is_alone;
+            // Nor does one that jumps, until the jump has lasted.
+            let is_doubted =
+                above == 1 && latest.iter().flatten().any(|number| run.heads.is_jump(*number));
+            let is_served =
+                latest.is_empty() || above * 2 < latest.len() || is_alone || is_doubted;
             prop_assert!(is_served, "{:?} {:?}", latest, served);
             tip += pause / 12;
             run.now += Nanos::from_secs(pause);

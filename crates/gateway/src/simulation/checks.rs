@@ -249,7 +249,8 @@ fn pestered(outcome: &Outcome) -> Vec<String> {
     let pestered = hanging.filter_map(|(place, node, fault)| {
         let is_good = |other: &NodeScript| {
             let mut faults = other.faults.iter();
-            faults.all(|one| fault.to < one.from || one.to + RECOVERY < fault.from)
+            other.sends.is_empty()
+                && faults.all(|one| fault.to < one.from || one.to + RECOVERY < fault.from)
         };
         let mut others = script.nodes.iter().enumerate().filter(|(other, _)| *other != place);
         if !others.any(|(_, other)| is_good(other)) {
@@ -261,7 +262,11 @@ fn pestered(outcome: &Outcome) -> Vec<String> {
         // The breaker opens when five calls are late: at the latest after the service's patience.
         let opened = *times.get(4)? + script.timeout / 4 + Duration::from_millis(100);
         let count = times.iter().filter(|at| **at > opened).count();
-        let allowed = 3 + 2 * fault.to.saturating_sub(opened).as_secs() as usize;
+        // Three calls test it when each of its ever longer open times has passed, and one after each
+        // health check, which it answers.
+        let secs = fault.to.saturating_sub(opened).as_secs() as usize + 1;
+        let periods = 2 + secs.ilog2() as usize;
+        let allowed = 3 * periods + secs;
         (count > allowed)
             .then(|| format!("pestered: {count} calls of upstream {place}, which hung"))
     });

@@ -286,13 +286,16 @@ impl Node {
                 }
             }
         }
-        if let (429, Some(secs)) = (status.0, status.1.split(['\r', ' ']).nth(1)) {
-            self.limit(method, secs.parse().expect("seconds"));
-        }
         let head =
             format!("HTTP/1.1 {} X\r\n{}content-length: {announced}\r\n\r\n", status.0, status.1);
         let is_whole = text.len() == announced;
-        socket.write_all(&[head.as_bytes(), text.as_bytes()].concat()).await.is_ok() && is_whole
+        let is_written =
+            socket.write_all(&[head.as_bytes(), text.as_bytes()].concat()).await.is_ok();
+        if let (429, true, Some(secs)) = (status.0, is_written, status.1.split(['\r', ' ']).nth(1))
+        {
+            self.limit(method, secs.parse().expect("seconds"));
+        }
+        is_written && is_whole
     }
 
     /// The heights of latest, safe and finalized.

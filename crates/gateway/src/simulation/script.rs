@@ -140,13 +140,14 @@ impl Script {
             .collect();
         let (mut timeout, mut retry_floor) = (TIMEOUT, 10.0);
         let mut busy = None;
+        let mut is_storm = false;
         // One seed in eight each: no faults, an outage of everything at once, the same fault of
         // everything at once, and a busy service with a small budget of which one upstream stalls.
         match random.below(8) {
             0 => {}
             1 => outage(&mut nodes, &mut random),
             2 => {
-                retry_floor = 1.0;
+                (retry_floor, is_storm) = (1.0, true);
                 storm(&mut nodes, &mut random);
             }
             3 => {
@@ -162,7 +163,7 @@ impl Script {
                 }
             }
         }
-        if busy.is_none() && random.below(2) == 0 {
+        if busy.is_none() && !is_storm && random.below(2) == 0 {
             add_special(&mut nodes, &mut random);
         }
         let mut arrivals = arrivals(busy, &mut random);

@@ -11,8 +11,8 @@
 //! deadline: it may be restarting, or limiting its callers, and nobody else may know.
 //!
 //! # What it costs
-//! These calls draw on no budget, because an error for an accepted transaction makes callers send
-//! another one. They respect the upstreams' limits, rules and drains, and occur only if a transaction
+//! Asking an upstream that was not sent the transaction again draws on the retry budget. The other
+//! looks draw on none, because an error for an accepted transaction makes callers send another one. They respect the upstreams' limits, rules and drains, and occur only if a transaction
 //! was neither accepted nor plainly refused.
 
 use std::borrow::Cow;
@@ -134,6 +134,9 @@ impl<'r, 'a> LookUp<'r, 'a> {
             }
             tries += 1;
             if if in_doubt { answers } else { tries } >= looks {
+                break;
+            }
+            if !in_doubt && !target.service.state.retries.withdraw(local.now()) {
                 break;
             }
             next = local.now() + PAUSES[(tries - 1).min(PAUSES.len() - 1)];

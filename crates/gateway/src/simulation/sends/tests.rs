@@ -20,7 +20,7 @@ fn sent(kinds: &[Option<SendKind>], to_all: bool, down: Option<u64>) -> (Option<
     let node = |(place, kind): (usize, &Option<SendKind>)| {
         let always = |kind| SendFault { from: Duration::ZERO, to: CALLING, kind };
         let death = down.filter(|_| place == 0).map(|span| {
-            let from = AT + Duration::from_millis(20);
+            let from = AT + Duration::from_micros(2_500);
             Fault { from, to: from + Duration::from_millis(span), kind: Kind::Dead }
         });
         NodeScript {
