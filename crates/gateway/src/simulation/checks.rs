@@ -4,16 +4,19 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::Outcome;
 use super::calls::{CallRecord, height, sent_hash};
 use super::node::{CHAIN, HEIGHT, blocks, fork_of, hash_at};
 use super::script::{Ask, FAULTS_END, Fault, Kind, NodeScript};
+use super::{Outcome, TIMEOUT};
 
 /// The interval of health checks for the block time of the script.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// An upstream whose fault has ended is back within this time.
 const RECOVERY: Duration = Duration::from_millis(2 * INTERVAL.as_millis() as u64 + 100);
+
+/// Slow upstreams have answered their first checks by then.
+const SLOW_START: Duration = Duration::from_secs(6);
 
 /// The checks that failed.
 pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
@@ -25,12 +28,19 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
     for record in &outcome.records {
         failures.extend(wrong_answer(outcome, record));
         failures.extend(lost(outcome, record));
+        let took = record.end - record.start;
+        if took > Duration::from(TIMEOUT) * 11 / 10 {
+            failures.push(format!("a call took {took:?}: {record:?}"));
+        }
     }
     for record in &outcome.records {
         failures.extend(wrong_branch(outcome, record));
     }
     failures.extend(outcome.seen.iter().cloned());
-    failures.extend(backwards(&outcome.records));
+    let from = if outcome.script.is_slow { SLOW_START } else { Duration::ZERO };
+    let bound: Vec<CallRecord> =
+        outcome.records.iter().filter(|record| record.start >= from).cloned().collect();
+    failures.extend(backwards(&bound));
     failures.extend(unused(outcome));
     failures.extend(excess(outcome));
     failures
@@ -122,6 +132,10 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
         return None;
     }
     if answer["error"]["data"]["kind"] == "behind" && too_high(outcome, record) > 0 {
+        return None;
+    }
+    // Until the first checks are complete.
+    if outcome.script.is_slow && record.start < SLOW_START {
         return None;
     }
     let good = good_upstreams(outcome, record);

@@ -111,6 +111,8 @@ pub(super) struct Script {
     pub(super) agree: u8,
     /// Whether transactions are sent to all upstreams.
     pub(super) sends_to_all: bool,
+    /// Whether all upstreams answer more slowly than health checks are due.
+    pub(super) is_slow: bool,
 }
 
 impl Script {
@@ -140,7 +142,16 @@ impl Script {
             nodes[0].faults.push(fault(from, from + 4_000, Kind::Lying));
         }
         let sends_to_all = random.below(4) == 0;
-        Script { seed, nodes, arrivals, agree, sends_to_all }
+        let mut is_slow = false;
+        if random.below(32) == 0 {
+            // All are slower than the interval of health checks, and nothing else is wrong.
+            for node in &mut nodes {
+                node.latency_us = 1_050_000 + random.below(250_000);
+                node.faults.clear();
+            }
+            is_slow = true;
+        }
+        Script { seed, nodes, arrivals, agree, sends_to_all, is_slow }
     }
 }
 
