@@ -9,8 +9,10 @@
 //! # When
 //! - With each health check ([`super::health`]), after the latest block was read: a head is believed only
 //!   if the id that was read after it is right.
-//! - Before the first call on a connection that was opened after the last check had begun: another node
-//!   may listen there since, however short the pause was. Upstreams that close each connection are
+//! - Before the first call on a connection that was not yet open when the upstream last answered a check:
+//!   another node may listen there since, however short the pause was. (A check covers what was opened
+//!   before it was sent, or, if it takes long, [`TRANSIT_MAX`] before its answer arrived: the process that
+//!   answered was still there then.) Upstreams that close each connection are
 //!   excepted: for them, the health checks must do.
 //! - After a loss (a connection failed or was closed by the upstream, its name has another address, it
 //!   went down or recovered), also by the next scan, and every [`RECHECK_INTERVAL`] until it is answered.
@@ -21,7 +23,8 @@
 //! # Calls wait together
 //! A call that finds a check owed waits for it ([`confirm`]). There is at most one such check of an
 //! upstream in this process; calls that arrive meanwhile wait for the same one, and share its failure.
-//! None waits beyond its own deadline or its service's patience. It then fails as one that was never
+//! None waits beyond its own deadline, or its service's patience and [`WAIT_FACTOR`] times as long as the
+//! last check took. It then fails as one that was never
 //! sent, so that another upstream is tried.
 //!
 //! # Upstreams that do not tell
@@ -62,6 +65,13 @@ pub(super) const CONFIRMED_INTERVAL: Nanos = Nanos::from_secs(45);
 /// A call waits for at most this many checks: if connections are lost all the time, one is never enough.
 const CHECKS_MAX: usize = 3;
 
+/// An answer that arrives now was sent at most this long ago, as far as can be expected.
+const TRANSIT_MAX: Nanos = Nanos::from_millis(100);
+
+/// A call waits for a check at least this many times as long as the last one took, so that slow
+/// upstreams can be used.
+const WAIT_FACTOR: u64 = 2;
+
 /// Checks in a row without an answer after which an upstream that has never told its chain id is
 /// reported as unconfirmed.
 const UNANSWERED_MAX: u32 = 2;
@@ -81,8 +91,10 @@ pub(crate) struct Chain {
     asked_losses: AtomicU32,
     /// The upstream's losses when it was asked the question that it last answered.
     checked_losses: AtomicU32,
-    /// When it was asked that question.
-    checked_at: AtomicU64,
+    /// Connections that were opened by this time were open when it answered.
+    covered_until: AtomicU64,
+    /// How long the last answer took.
+    took: AtomicU64,
     /// Checks in a row without an answer.
     unanswered: AtomicU32,
     /// Whether it is not used because it does not tell its id and another one does.
@@ -93,6 +105,13 @@ pub(crate) struct Chain {
 
 /// The outcome of a check; `None` while it is running.
 type Outcome = Option<Result<(), Failure>>;
+
+/// When a check was sent, and when its answer arrived.
+#[derive(Clone, Copy, Debug)]
+struct CheckTime {
+    asked: Nanos,
+    answered: Nanos,
+}
 
 /// Values of [`Chain::state`]; 0 if the upstream has not answered yet.
 const CONFIRMED: u8 = 1;
@@ -114,10 +133,10 @@ impl Chain {
         self.state.load(Ordering::Relaxed) == CONFIRMED
     }
 
-    /// Whether the last answered check began after this time.
+    /// Whether a connection that was opened at this time was open when the upstream last answered.
     #[inline]
-    fn is_checked_since(&self, opened_at: Nanos) -> bool {
-        self.checked_at.load(Ordering::Relaxed) >= opened_at.0
+    fn covers(&self, opened_at: Nanos) -> bool {
+        self.covered_until.load(Ordering::Relaxed) >= opened_at.0
     }
 
     /// Whether the upstream is on a different chain.
@@ -177,29 +196,31 @@ impl Chain {
         self.asked_losses.store(losses, Ordering::Relaxed);
     }
 
-    /// Records the id that the upstream was asked for at this time, after this many losses; returns
-    /// whether anything changed.
-    fn record(&self, id: u64, expected: u64, losses: u32, at: Nanos) -> bool {
+    /// Records the id that the upstream was asked for after this many losses; returns whether anything
+    /// changed.
+    fn record(&self, id: u64, expected: u64, losses: u32, time: CheckTime) -> bool {
         let state = if id == expected { CONFIRMED } else { ANOTHER };
         let previous = self.reported_id.swap(id, Ordering::Relaxed);
-        self.answered(losses, at);
+        self.answered(losses, time);
         self.state.swap(state, Ordering::Relaxed) != state || previous != id
     }
 
     /// Records that the upstream does not tell its chain id; returns whether this is news.
-    fn record_untold(&self, losses: u32, at: Nanos) -> bool {
+    fn record_untold(&self, losses: u32, time: CheckTime) -> bool {
         let order = Ordering::Relaxed;
         let is_news = self.state.compare_exchange(0, UNTOLD, order, order).is_ok();
         if self.is_untold() {
-            self.answered(losses, at);
+            self.answered(losses, time);
         }
         is_news
     }
 
-    fn answered(&self, losses: u32, at: Nanos) {
+    fn answered(&self, losses: u32, CheckTime { asked, answered }: CheckTime) {
         self.unanswered.store(0, Ordering::Relaxed);
         self.checked_losses.store(losses, Ordering::Relaxed);
-        self.checked_at.fetch_max(at.0, Ordering::Relaxed);
+        let covered = asked.max(answered - TRANSIT_MAX);
+        self.covered_until.fetch_max(covered.0, Ordering::Relaxed);
+        self.took.store((answered - asked).0, Ordering::Relaxed);
     }
 
     fn is_unanswered_again(&self) {
@@ -229,8 +250,7 @@ impl Chain {
 pub(super) fn is_owed(route: &Route, opened_at: Nanos) -> bool {
     route.is_chain_checked
         && (!route.is_confirmed()
-            || !route.state.chain.is_checked_since(opened_at)
-                && route.upstream.health.keeps_connections())
+            || !route.state.chain.covers(opened_at) && route.upstream.health.keeps_connections())
 }
 
 /// Waits for the check that is owed before a call is sent over a connection that was opened at this
@@ -249,7 +269,9 @@ pub(super) async fn confirm(
 ) -> Result<(), Failure> {
     let chain = &route.state.chain;
     let local = &worker.local;
-    let until = local.instant(deadline.min(local.now() + service.model.patience()));
+    let usual = Nanos(WAIT_FACTOR * chain.took.load(Ordering::Relaxed));
+    let patience = service.model.patience().max(usual);
+    let until = local.instant(deadline.min(local.now() + patience));
     let place = service.routes.iter().position(|one| std::ptr::eq(one, route));
     let place = place.expect("the route is the service's");
     for _ in 0..CHECKS_MAX {
@@ -311,9 +333,10 @@ pub(super) async fn check(
     chain.asked(losses, at);
     let asked = ask(worker, service, route, METHOD, b"[]", after).await;
     let asked = asked.inspect_err(|_| chain.is_unanswered_again())?;
+    let time = CheckTime { asked: at, answered: worker.local.now() };
     let (upstream, service) = (&*route.upstream.model.id, &*service.model.id);
     let Some(id) = asked.as_deref().and_then(parse_hex) else {
-        if chain.record_untold(losses, at) {
+        if chain.record_untold(losses, time) {
             tracing::warn!(
                 upstream,
                 service,
@@ -323,7 +346,7 @@ pub(super) async fn check(
         }
         return Ok(());
     };
-    if !chain.record(id, expected, losses, at) {
+    if !chain.record(id, expected, losses, time) {
         return Ok(());
     }
     if id == expected {
@@ -357,6 +380,10 @@ pub(super) fn parse_hex(result: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn at(secs: u64) -> CheckTime {
+        CheckTime { asked: Nanos::from_secs(secs), answered: Nanos::from_secs(secs) }
+    }
+
     #[test]
     fn an_upstream_is_checked_until_confirmed_and_again_after_a_loss() {
         let chain = Chain::default();
@@ -364,21 +391,21 @@ mod tests {
         let due = |losses, at| chain.is_due(losses, true, RECHECK_INTERVAL, secs(at));
         assert!(due(0, 0), "at startup");
         assert!(!due(0, 4) && due(0, 6), "only after RECHECK_INTERVAL");
-        assert!(chain.record(1337, 1, 0, secs(6)) && chain.is_another());
+        assert!(chain.record(1337, 1, 0, at(6)) && chain.is_another());
         assert_eq!(chain.other(), Some(1337));
-        assert!(!chain.record(1337, 1, 0, secs(6)), "unchanged");
+        assert!(!chain.record(1337, 1, 0, at(6)), "unchanged");
         assert!(!due(0, 10) && due(0, 12), "the upstream may be fixed");
-        assert!(chain.record(1, 1, 0, secs(12)) && chain.other().is_none());
+        assert!(chain.record(1, 1, 0, at(12)) && chain.other().is_none());
         assert!(chain.is_confirmed_after(0));
         assert!(!due(0, 56) && due(0, 57), "CONFIRMED_INTERVAL");
-        assert!(!chain.record(1, 1, 0, secs(57)));
+        assert!(!chain.record(1, 1, 0, at(57)));
         assert!(!chain.is_confirmed_after(1), "a check is owed");
         assert!(due(1, 58), "a connection was lost");
         assert!(!due(1, 62) && due(1, 63), "the check failed, and is still owed");
         assert!(due(2, 64), "another one was lost");
-        chain.record(1, 1, 1, secs(64));
+        chain.record(1, 1, 1, at(64));
         assert!(!chain.is_confirmed_after(2), "the answer was to the check before");
-        chain.record(1, 1, 2, secs(65));
+        chain.record(1, 1, 2, at(65));
         assert!(chain.is_confirmed_after(2));
         assert!(!due(2, 108) && due(2, 109));
         let unwatched = |at| chain.is_due(2, false, RECHECK_INTERVAL, secs(at));
@@ -389,24 +416,26 @@ mod tests {
     fn only_connections_from_before_a_check_are_covered() {
         let chain = Chain::default();
         let secs = Nanos::from_secs;
-        assert!(!chain.is_checked_since(secs(1)));
-        chain.record(1, 1, 0, secs(5));
-        assert!(chain.is_checked_since(secs(5)) && !chain.is_checked_since(secs(6)));
-        chain.record(1, 1, 0, secs(4));
-        assert!(chain.is_checked_since(secs(5)), "an earlier check that ended later");
+        assert!(!chain.covers(secs(1)));
+        chain.record(1, 1, 0, at(5));
+        assert!(chain.covers(secs(5)) && !chain.covers(secs(6)));
+        chain.record(1, 1, 0, at(4));
+        assert!(chain.covers(secs(5)), "an earlier check that ended later");
+        chain.record(1, 1, 0, CheckTime { asked: secs(6), answered: secs(9) });
+        assert!(chain.covers(Nanos::from_millis(8_900)) && !chain.covers(secs(9)));
     }
 
     #[test]
     fn what_was_told_stays_until_something_else_is_told() {
         let chain = Chain::default();
-        assert!(chain.record_untold(0, Nanos::ZERO) && chain.is_untold());
-        assert!(!chain.record_untold(0, Nanos::ZERO), "no news");
+        assert!(chain.record_untold(0, at(0)) && chain.is_untold());
+        assert!(!chain.record_untold(0, at(0)), "no news");
         assert!(!chain.is_confirmed_after(0) && !chain.has_confirmed());
-        chain.record(7, 1, 0, Nanos::ZERO);
-        chain.record_untold(0, Nanos::ZERO);
+        chain.record(7, 1, 0, at(0));
+        chain.record_untold(0, at(0));
         assert!(chain.is_another(), "a garbled answer clears nothing");
-        chain.record(1, 1, 0, Nanos::ZERO);
-        chain.record_untold(1, Nanos::ZERO);
+        chain.record(1, 1, 0, at(0));
+        chain.record_untold(1, at(0));
         assert!(chain.has_confirmed() && !chain.is_confirmed_after(1), "still owed");
     }
 

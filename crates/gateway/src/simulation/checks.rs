@@ -20,6 +20,9 @@ pub(super) const RECOVERY: Duration = Duration::from_millis(2 * INTERVAL.as_mill
 /// A refusal may go unnoticed because its caller has left or another attempt has won.
 const UNWANTED_MAX: u64 = 3;
 
+/// Slow upstreams have answered their first checks by then.
+const SLOW_START: Duration = Duration::from_secs(6);
+
 /// The checks that failed.
 pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
     let mut failures = Vec::new();
@@ -31,12 +34,19 @@ pub(super) fn failures(outcome: &Outcome) -> Vec<String> {
         failures.extend(wrong_answer(outcome, record));
         failures.extend(lost(outcome, record));
         failures.extend(sends::failure(outcome, record));
+        let took = record.end - record.start;
+        if took > outcome.script.timeout * 11 / 10 {
+            failures.push(format!("a call took {took:?}: {record:?}"));
+        }
     }
     for record in &outcome.records {
         failures.extend(wrong_branch(outcome, record));
     }
     failures.extend(outcome.seen.iter().cloned());
-    failures.extend(backwards(&outcome.records));
+    let from = if outcome.script.is_slow { SLOW_START } else { Duration::ZERO };
+    let bound: Vec<CallRecord> =
+        outcome.records.iter().filter(|record| record.start >= from).cloned().collect();
+    failures.extend(backwards(&bound));
     failures.extend(unused(outcome));
     failures.extend(excess(outcome));
     failures.extend(pestered(outcome));
@@ -135,6 +145,10 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     }
     let message = error["message"].as_str().unwrap_or_default();
     if record.ask == Ask::Send && REFUSALS.contains(&message) {
+        return None;
+    }
+    // Until the first checks are complete.
+    if outcome.script.is_slow && record.start < SLOW_START {
         return None;
     }
     let good = good_upstreams(outcome, record);

@@ -129,6 +129,8 @@ pub(super) struct Script {
     pub(super) timeout: Duration,
     /// Retries per second in any case.
     pub(super) retry_floor: f64,
+    /// Whether all upstreams answer more slowly than health checks are due.
+    pub(super) is_slow: bool,
 }
 
 impl Script {
@@ -173,8 +175,17 @@ impl Script {
             nodes[0].faults.push(fault(from, from + 4_000, Kind::Lying));
         }
         let sends_to_all = random.below(4) == 0;
-        sends::draw(seed, &mut nodes, &mut arrivals);
-        Script { seed, nodes, arrivals, agree, sends_to_all, timeout, retry_floor }
+        let is_slow = busy.is_none() && random.below(32) == 0;
+        if is_slow {
+            // All are slower than the interval of health checks, and nothing else is wrong.
+            for node in &mut nodes {
+                node.latency_us = 1_050_000 + random.below(250_000);
+                node.faults.clear();
+            }
+        } else {
+            sends::draw(seed, &mut nodes, &mut arrivals);
+        }
+        Script { seed, nodes, arrivals, agree, sends_to_all, is_slow, timeout, retry_floor }
     }
 }
 

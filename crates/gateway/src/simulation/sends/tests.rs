@@ -37,6 +37,7 @@ fn sent(kinds: &[Option<SendKind>], to_all: bool, down: Option<u64>) -> (Option<
         arrivals,
         agree: 1,
         sends_to_all: to_all,
+        is_slow: false,
         timeout: TIMEOUT,
         retry_floor: 10.0,
     };
