@@ -471,13 +471,18 @@ impl<'r, 'a> Race<'r, 'a> {
 
     /// Records that an attempt has won, and what this says about the others.
     fn won(&mut self, judged: &JudgedResponse, start: Nanos, is_hedge: bool) {
-        let service = &self.target.service;
+        let target = self.target;
+        let service = &target.service;
         let now = judged.at;
         let method = self.dispatched.method;
         service.state.record(method, now - start, now);
         // The losers would have taken longer. Late ones have failed rather than been slow.
         for loser in self.in_flight.iter().filter(|one| !one.is_late) {
             service.state.record(method, now - loser.start, now);
+        }
+        // They would have hung, if a later one had not been answered.
+        for one in &mut self.in_flight {
+            one.lost(target, now);
         }
         for picked in self.doubtful.drain(..) {
             picked.route.failed(&self.target.service_id, picked.pass, now);

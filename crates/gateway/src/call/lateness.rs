@@ -57,6 +57,13 @@ impl<'a> InFlight<'a> {
         }
     }
 
+    /// Another attempt, which may have started later, has been answered: a late one has failed.
+    pub(super) fn lost(&mut self, target: &Target<'_>, now: Nanos) {
+        if self.is_late && !std::mem::replace(&mut self.is_reported, true) {
+            self.picked.route.failed(&target.service_id, self.picked.pass, now);
+        }
+    }
+
     /// Whether it has become late now. Reports it to the upstream's breaker if that hangs.
     pub(super) fn look(&mut self, target: &Target<'_>, patience: Patience, now: Nanos) -> bool {
         if now < self.start + patience.learned {

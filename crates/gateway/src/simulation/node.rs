@@ -197,7 +197,8 @@ impl Node {
         let method = request["method"].as_str().unwrap_or_default();
         let is_check = self.count(request);
         let is_call = method != "eth_chainId" && !is_from_keeper(request);
-        if self.has(Kind::Hanging) && is_call {
+        // An upstream that may have a transaction is asked for it whatever its state.
+        if self.has(Kind::Hanging) && is_call && method != "eth_getTransactionByHash" {
             self.hung.borrow_mut().push(self.now());
         }
         while self.has(Kind::Stalled) || is_call && self.has(Kind::Hanging) {

@@ -36,8 +36,16 @@ const METHOD: &str = "eth_getTransactionByHash";
 const LOOKS: usize = 3;
 
 /// The pauses between two looks; the last one is repeated. Three looks take about a second.
-const PAUSES: [Nanos; 3] =
-    [Nanos::from_millis(300), Nanos::from_millis(700), Nanos::from_millis(500)];
+const PAUSES: [Nanos; 5] = [
+    Nanos::from_millis(300),
+    Nanos::from_millis(700),
+    Nanos::from_secs(1),
+    Nanos::from_secs(2),
+    Nanos::from_secs(4),
+];
+
+/// The last look starts this long before the deadline.
+const LAST: Nanos = Nanos::from_millis(600);
 
 /// How long upstreams that may have the transaction are asked before the others.
 const HEAD_START: Nanos = Nanos::from_millis(50);
@@ -139,7 +147,12 @@ impl<'r, 'a> LookUp<'r, 'a> {
             if !in_doubt && !target.service.state.retries.withdraw(local.now()) {
                 break;
             }
-            next = local.now() + PAUSES[(tries - 1).min(PAUSES.len() - 1)];
+            let now = local.now();
+            next = now + PAUSES[(tries - 1).min(PAUSES.len() - 1)];
+            let last = deadline - LAST;
+            if now < last {
+                next = next.min(last);
+            }
         }
         if answers > 0 { Found::Nowhere } else { Found::Unanswered }
     }
