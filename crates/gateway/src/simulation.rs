@@ -159,8 +159,7 @@ fn shared(script: &Script) -> Shared {
         sync_allowance: Some(2),
         timeout: Nanos::from(script.timeout),
         resilience: model::Resilience {
-            // Without hedges, a call that a stalled upstream has is late before it is saved.
-            hedge: (script.timeout == script::TIMEOUT).then_some(0.95),
+            hedge: script.is_hedged().then_some(0.95),
             retry_floor: script.retry_floor,
             patience: script.is_slow.then(|| Nanos::from_millis(2_000)),
             ..model::Resilience::default()

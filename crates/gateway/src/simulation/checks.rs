@@ -90,7 +90,7 @@ fn wrong_answer(outcome: &Outcome, record: &CallRecord) -> Option<String> {
         Ask::Send => *result == json!(sent_hash(&record.request)),
         Ask::BlockNumber | Ask::Tagged(_) => {
             // Not higher than the chain is, whatever one upstream says.
-            let highest = HEIGHT + blocks(record.end) + too_high(outcome, record);
+            let highest = HEIGHT + blocks(record.end) + too_high(outcome, record.end);
             height(answer).is_some_and(|height| (900..=highest).contains(&height))
         }
         Ask::Numbered => result.is_null() || result["number"] == record.request["params"][0],
@@ -100,11 +100,11 @@ fn wrong_answer(outcome: &Outcome, record: &CallRecord) -> Option<String> {
 }
 
 /// How much too high an answer may be: with fewer than two others that are good, one upstream decides.
-fn too_high(outcome: &Outcome, record: &CallRecord) -> u64 {
+fn too_high(outcome: &Outcome, at: Duration) -> u64 {
     let faults = outcome.script.nodes.iter().flat_map(|node| &node.faults);
     let allowed = faults.map(|fault| match fault.kind {
-        Kind::Ahead(more) if fault.from <= record.end => {
-            let until = record.end.min(fault.to) + RECOVERY;
+        Kind::Ahead(more) if fault.from <= at => {
+            let until = at.min(fault.to) + RECOVERY;
             let is_alone =
                 good_between(outcome, fault.from.saturating_sub(RECOVERY), until, None) < 2;
             if is_alone { more } else { 0 }
@@ -140,7 +140,10 @@ fn lost(outcome: &Outcome, record: &CallRecord) -> Option<String> {
     if record.ask == Ask::Reverting && error["code"] == 3 {
         return None;
     }
-    if answer["error"]["data"]["kind"] == "behind" && too_high(outcome, record) > 0 {
+    // While the served head is too high, no upstream has it.
+    let kind = answer["error"]["data"]["kind"].as_str().unwrap_or_default();
+    let names_head = matches!(record.ask, Ask::Tagged(_)) && kind == "timed_out";
+    if (kind == "behind" || names_head) && too_high(outcome, record.end) > 0 {
         return None;
     }
     let message = error["message"].as_str().unwrap_or_default();
@@ -225,7 +228,8 @@ fn backwards(records: &[CallRecord]) -> Vec<String> {
 /// Upstreams that were not used again after their last fault.
 fn unused(outcome: &Outcome) -> Vec<String> {
     let calls = outcome.records.iter().filter(|one| one.start > FAULTS_END + RECOVERY * 2);
-    if calls.count() < 50 {
+    // While the served head is too high, the others are behind.
+    if calls.count() < 50 || too_high(outcome, CALLING) > 0 {
         return Vec::new();
     }
     let unused =
@@ -253,7 +257,8 @@ fn excess(outcome: &Outcome) -> Option<String> {
 /// health checks let some calls through, of which each needs a retry.
 fn pestered(outcome: &Outcome) -> Vec<String> {
     let Outcome { script, nodes, .. } = outcome;
-    if script.agree > 1 || script.sends_to_all {
+    // A hedge that wins hides that the first attempt would not have been answered.
+    if script.is_hedged() || script.agree > 1 || script.sends_to_all {
         return Vec::new();
     }
     let hanging = nodes.iter().zip(&script.nodes).enumerate().flat_map(|(place, (node, own))| {

@@ -134,6 +134,12 @@ pub(super) struct Script {
 }
 
 impl Script {
+    /// Whether calls are hedged. Without hedges, a call that a stalled upstream has is late before it
+    /// is saved.
+    pub(super) fn is_hedged(&self) -> bool {
+        self.timeout == TIMEOUT
+    }
+
     pub(super) fn new(seed: u64) -> Script {
         let mut random = Key::new(seed).sequence();
         let count = 2 + random.below(4) as usize;
@@ -142,14 +148,17 @@ impl Script {
             .collect();
         let (mut timeout, mut retry_floor) = (TIMEOUT, 10.0);
         let mut busy = None;
-        let mut is_storm = false;
+        let mut is_everywhere = false;
         // One seed in eight each: no faults, an outage of everything at once, the same fault of
         // everything at once, and a busy service with a small budget of which one upstream stalls.
         match random.below(8) {
             0 => {}
-            1 => outage(&mut nodes, &mut random),
+            1 => {
+                is_everywhere = true;
+                outage(&mut nodes, &mut random);
+            }
             2 => {
-                (retry_floor, is_storm) = (1.0, true);
+                (retry_floor, is_everywhere) = (1.0, true);
                 storm(&mut nodes, &mut random);
             }
             3 => {
@@ -165,8 +174,10 @@ impl Script {
                 }
             }
         }
-        if busy.is_none() && !is_storm && random.below(2) == 0 {
-            add_special(&mut nodes, &mut random);
+        if busy.is_none() && random.below(2) == 0 {
+            // Where all fail, one that is wrong may be the only one left.
+            let is_many = nodes.len() >= MANY && !is_everywhere;
+            add_special(&mut nodes, is_many, &mut random);
         }
         let mut arrivals = arrivals(busy, &mut random);
         let agree = if count > 3 && busy.is_none() && random.below(4) == 0 { 2 } else { 1 };
@@ -264,8 +275,7 @@ fn add_fault(node: &mut NodeScript, random: &mut Sequence) {
 }
 
 /// Makes the last upstream special.
-fn add_special(nodes: &mut [NodeScript], random: &mut Sequence) {
-    let is_many = nodes.len() >= MANY;
+fn add_special(nodes: &mut [NodeScript], is_many: bool, random: &mut Sequence) {
     let Some(node) = nodes.last_mut() else { return };
     let from = 1_000 + random.below(5_000);
     let to = from + 3_000 + random.below(6_000);
@@ -286,7 +296,7 @@ fn add_special(nodes: &mut [NodeScript], random: &mut Sequence) {
 /// Calls at a steady rate, and `busy`: at 40 per second for some seconds around this time.
 fn arrivals(busy: Option<Duration>, random: &mut Sequence) -> Vec<Arrival> {
     let mut arrivals = Vec::new();
-    let mean_us = 1_000_000 / (4 + random.below(14));
+    let mean_us = 1_000_000 / (4 + random.below(10));
     let mut at = Duration::from_millis(random.below(500));
     while at < CALLING {
         let ask = match random.below(100) {
