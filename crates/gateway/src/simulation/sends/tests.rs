@@ -1,3 +1,5 @@
+//! Sends to single upstreams with chosen faults.
+
 use super::*;
 use crate::simulation::run;
 use crate::simulation::script::{Fault, Script, TIMEOUT};
