@@ -20,6 +20,7 @@ use plimsoll_rpc::request::Call;
 use tokio::sync::Notify;
 
 use super::attempt::JudgedResponse;
+use super::chain::parse_hex;
 use super::dispatch::Dispatched;
 use super::message::Summary;
 use super::relay::{Target, relayed};
@@ -34,6 +35,9 @@ use crate::protocol::evm::block_param::{Block, BlockParam, Omitted, Tag};
 /// How long the first calls wait for the first report of an upstream.
 const FIRST_REPORT: Nanos = Nanos::from_secs(1);
 
+/// How long an answer waits until the block that it shows is served.
+const SHOWN_WAIT: Nanos = Nanos::from_secs(1);
+
 /// Only blocks this far below the head are certain to exist at an upstream: older ones may be pruned.
 const RECENT: u64 = 128;
 
@@ -44,7 +48,8 @@ pub(crate) struct ServiceHeads {
     settings: HeadsSettings,
     /// The serial numbers of the upstreams, in the order of the service's routes.
     upstreams: Vec<u64>,
-    first_report: Notify,
+    /// Each report of an upstream.
+    reports: Notify,
 }
 
 impl ServiceHeads {
@@ -66,7 +71,7 @@ impl ServiceHeads {
         let heads = Heads::new(upstreams.len(), settings, &floor);
         let board = Board::new(upstreams.len(), floor);
         let tracker = Mutex::new(heads);
-        ServiceHeads { board, tracker, settings, upstreams, first_report: Notify::new() }
+        ServiceHeads { board, tracker, settings, upstreams, reports: Notify::new() }
     }
 
     /// Whether these heads are also those of a service with these upstreams.
@@ -82,7 +87,7 @@ impl ServiceHeads {
     /// Takes an upstream's report, and publishes what follows.
     pub(super) fn report(&self, upstream: usize, report: &Report, now: Nanos) -> Vec<Event> {
         let events = self.update(now, |tracker| tracker.report(upstream, report, now));
-        self.first_report.notify_waiters();
+        self.reports.notify_waiters();
         events
     }
 
@@ -140,7 +145,7 @@ impl ServiceHeads {
     async fn known(&self, worker: &Worker) {
         let until = worker.local.instant(FIRST_REPORT);
         while worker.local.now() < FIRST_REPORT {
-            let reported = self.first_report.notified();
+            let reported = self.reports.notified();
             // Without a head, calls are relayed as they are.
             if self.board.head(Tag::Latest).is_some()
                 || tokio::time::timeout_at(until, reported).await.is_err()
@@ -149,6 +154,35 @@ impl ServiceHeads {
             }
         }
     }
+
+    /// Waits until the block that an answer shows is served, for a moment: a caller that has seen its
+    /// transaction in a block finds the state of that block under `latest`.
+    pub(super) async fn catch_up(&self, worker: &Worker, number: u64, ask: impl FnOnce()) {
+        let is_served = || self.board.head(Tag::Latest).is_none_or(|latest| latest >= number);
+        if is_served() {
+            return;
+        }
+        ask();
+        let until = worker.local.instant(worker.local.now() + SHOWN_WAIT);
+        loop {
+            let reported = self.reports.notified();
+            if is_served() || tokio::time::timeout_at(until, reported).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The block in which the result shows a transaction.
+pub(super) fn block_shown(method: &str, result: &[u8]) -> Option<u64> {
+    const KEY: &[u8] = b"\"blockNumber\"";
+    if !matches!(method, "eth_getTransactionReceipt" | "eth_getTransactionByHash") {
+        return None;
+    }
+    let at = result.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    let rest = result[at..].trim_ascii_start().strip_prefix(b":")?;
+    let end = rest.iter().position(|byte| b",}".contains(byte))?;
+    parse_hex(rest[..end].trim_ascii())
 }
 
 /// The block that a call names.
@@ -308,4 +342,23 @@ fn shows_number(method: &str) -> bool {
             | "eth_getBlockTransactionCountByNumber"
             | "eth_getUncleCountByBlockNumber"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block_shown;
+
+    #[test]
+    fn receipts_and_transactions_show_their_block() {
+        let check = |method: &str, result: &str, shown: Option<u64>| {
+            assert_eq!(block_shown(method, result.as_bytes()), shown, "{method} {result}");
+        };
+        let receipt = "eth_getTransactionReceipt";
+        check(receipt, r#"{"blockNumber":"0x10","logs":[{"blockNumber":"0x10"}]}"#, Some(16));
+        check(receipt, r#"{"a":1, "blockNumber" : "0xff" }"#, Some(255));
+        check("eth_getTransactionByHash", r#"{"blockNumber":null,"hash":"0x1"}"#, None);
+        check(receipt, "null", None);
+        check(receipt, r#"{"blockNumber":"#, None);
+        check("eth_getBlockByNumber", r#"{"blockNumber":"0x10"}"#, None);
+    }
 }

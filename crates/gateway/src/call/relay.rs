@@ -25,7 +25,7 @@ use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
 use super::chain::parse_hex;
 use super::dispatch::{Dispatched, dispatch};
-use super::heads::{self, Named};
+use super::heads::{self, Named, block_shown};
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
 use super::passed::Passed;
@@ -349,6 +349,12 @@ async fn resolve<'a>(
     };
     // Only a 429 has one.
     summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
+    if let (Some(heads), Some(result)) = (&target.service.heads, judged.result())
+        && let Some(number) = block_shown(&call.method, result)
+    {
+        let ask = || target.service.state.has_news.store(true, Ordering::Relaxed);
+        Box::pin(heads.catch_up(target.worker, number, ask)).await;
+    }
     match named.height {
         Some(number) if outcome == Outcome::Ok => {
             if judged.result().and_then(parse_hex).is_some_and(|own| own > number) {
