@@ -16,7 +16,7 @@ from pathlib import Path
 from .proofs import ROOT
 
 CASES = Path(__file__).with_name("reverts.toml")
-SEEDS = 2_000
+SEEDS = 1_000
 
 
 def run_seeds(folder: Path, package: str, test: str) -> tuple[str, list[int]]:
