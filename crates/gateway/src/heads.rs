@@ -18,7 +18,7 @@
 //! polled later, and a head that all have can be asked of all.
 //!
 //! The first served head waits until a majority has been asked, of three upstreams all, but no longer
-//! than one poll: whoever reports first must not decide.
+//! than one poll, because the first report alone must not decide.
 //!
 //! # The measure, and lag
 //! Since a served number cannot be taken back, no single upstream may set it. With three or more

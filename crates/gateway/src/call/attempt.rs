@@ -197,8 +197,7 @@ impl JudgedResponse {
     pub(super) fn error_data(&self) -> Option<&[u8]> {
         let parsed = answer::parse(self.response.body()).ok()?;
         let answer::Outcome::Error { raw, .. } = parsed.outcome else { return None };
-        let mut members = json::members(raw).map_while(Result::ok);
-        members.find(|member| *member.plain() == *b"data").map(|member| member.value)
+        json::member(raw, "data")
     }
 
     /// The upstream's body.

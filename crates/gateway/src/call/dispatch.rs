@@ -188,7 +188,7 @@ struct Race<'r, 'a> {
     is_denied: bool,
     is_hedged: bool,
     /// Whether a transaction was refused; only the attempts in flight may still be answered better.
-    is_refused: bool,
+    is_settling: bool,
 }
 
 impl<'r, 'a> Race<'r, 'a> {
@@ -206,7 +206,7 @@ impl<'r, 'a> Race<'r, 'a> {
             fallback: None,
             is_denied: false,
             is_hedged: false,
-            is_refused: false,
+            is_settling: false,
         }
     }
 
@@ -321,7 +321,7 @@ impl<'r, 'a> Race<'r, 'a> {
                 if !is_retryable(judged, self.dispatched.named) {
                     let judged = result.ok()?;
                     if self.is_early(&judged) {
-                        self.is_refused = true;
+                        self.is_settling = true;
                         self.fallback = Some(Fallback::Judged(judged));
                         return None;
                     }
@@ -334,7 +334,7 @@ impl<'r, 'a> Race<'r, 'a> {
                 {
                     self.doubtful.push(picked);
                 }
-                (false, self.dispatched.is_repeatable || self.is_refused(judged), false)
+                (false, self.dispatched.is_repeatable || self.is_unexecuted(judged), false)
             }
             Err(failure) => {
                 summary.upstream_status = failure.status().or(summary.upstream_status);
@@ -344,13 +344,10 @@ impl<'r, 'a> Race<'r, 'a> {
                     ErrorKind::AnswerTooLarge | ErrorKind::Busy | ErrorKind::Internal => false,
                     _ => is_repeatable,
                 };
-                let same = failure.stale
-                    && is_repeatable
-                    && target.service.state.may_repeat(failure.sent, now);
-                (!failure.sent, may_retry, same)
+                (!failure.sent, may_retry, is_repeatable && target.repeats(failure))
             }
         };
-        if self.is_refused {
+        if self.is_settling {
             return None;
         }
         let is_better = !matches!(self.fallback, Some(Fallback::Judged(_)));
@@ -364,7 +361,6 @@ impl<'r, 'a> Race<'r, 'a> {
         self.is_denied |= is_denied;
         if same {
             // A pooled connection had been closed: not the upstream's failure.
-            target.service.calls.of(target.worker.local.number).extra[Extra::Stale as usize].add(1);
             self.begin(picked, Reuse::New, is_hedge, summary);
         } else if may_retry && now < self.deadline() {
             self.start(if is_free { Extra::Elsewhere } else { Extra::Retry }, summary);
@@ -379,7 +375,7 @@ impl<'r, 'a> Race<'r, 'a> {
     }
 
     /// Whether an error object means that the upstream has not executed the call.
-    fn is_refused(&self, judged: &JudgedResponse) -> bool {
+    fn is_unexecuted(&self, judged: &JudgedResponse) -> bool {
         let is_filter = self.dispatched.class == Class::Filter;
         !is_filter
             && matches!(
@@ -401,7 +397,7 @@ impl<'r, 'a> Race<'r, 'a> {
         let need = self.dispatched.need();
         let now = local.recent();
         let counts = service.calls.of(local.number);
-        if self.is_refused || !service.has_other(&need, &self.tried, now) {
+        if self.is_settling || !service.has_other(&need, &self.tried, now) {
             self.refused = None;
             return;
         }

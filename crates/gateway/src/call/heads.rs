@@ -141,15 +141,18 @@ impl ServiceHeads {
         }
     }
 
+    /// Whether a head is served.
+    pub(super) fn is_known(&self) -> bool {
+        self.board.head(Tag::Latest).is_some()
+    }
+
     /// Waits for the first head if the gateway has just started.
     async fn known(&self, worker: &Worker) {
         let until = worker.local.instant(FIRST_REPORT);
         while worker.local.now() < FIRST_REPORT {
             let reported = self.reports.notified();
             // Without a head, calls are relayed as they are.
-            if self.board.head(Tag::Latest).is_some()
-                || tokio::time::timeout_at(until, reported).await.is_err()
-            {
+            if self.is_known() || tokio::time::timeout_at(until, reported).await.is_err() {
                 return;
             }
         }
@@ -214,7 +217,7 @@ pub(super) async fn bind(
     if param == BlockParam::None && !is_number {
         return Named::default();
     }
-    if heads.board.head(Tag::Latest).is_none() {
+    if !heads.is_known() {
         Box::pin(heads.known(worker)).await;
     }
     let Some(latest) = heads.board.head(Tag::Latest) else {

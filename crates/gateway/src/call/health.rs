@@ -38,6 +38,7 @@ use super::routing::{Route, Service};
 use super::worker::Worker;
 use crate::error::ErrorKind;
 use crate::heads::{BlockId, Event, Hash, Report, Standing};
+use crate::sends::sized;
 use crate::upstream::Failure;
 pub(super) use ask::{After, ask};
 use ask::{Ready, ask_ready, numbered};
@@ -399,24 +400,7 @@ async fn check_id(worker: &Worker, service: &Service, route: &Route) -> Result<(
 
 /// A block and its parent's hash.
 fn block_of(text: &[u8]) -> Option<(BlockId, Hash)> {
-    let member = |name: &str| {
-        let mut members = json::members(text).map_while(Result::ok);
-        members.find(|member| *member.plain() == *name.as_bytes()).map(|member| member.value)
-    };
-    let number = parse_hex(member("number")?)?;
-    Some((
-        BlockId { number, hash: parse_hash(member("hash")?)? },
-        parse_hash(member("parentHash")?)?,
-    ))
-}
-
-fn parse_hash(text: &[u8]) -> Option<Hash> {
-    let text = json::text(text)?;
-    let digits =
-        text.strip_prefix("0x").filter(|digits| digits.len() == 64 && digits.is_ascii())?;
-    let mut hash = Hash::default();
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(hash)
+    let number = parse_hex(json::member(text, "number")?)?;
+    let hash = |name: &str| sized(json::member(text, name)?);
+    Some((BlockId { number, hash: hash("hash")? }, hash("parentHash")?))
 }

@@ -35,12 +35,12 @@ use super::send::{self, Settled};
 use super::together;
 use super::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
-use crate::observe::stats::{Outcome, RelayOutcome, SHED};
+use crate::observe::stats::{Extra, Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
 use crate::permit::Purpose;
 use crate::protocol::Category;
-use crate::protocol::evm::block_param::Tag;
 use crate::sends::Sought;
+use crate::upstream::Failure;
 
 /// Where the calls of a body go, and how they are answered.
 pub(crate) struct Target<'a> {
@@ -64,6 +64,42 @@ pub(crate) struct Target<'a> {
     pub(crate) passed: Passed,
     /// When the call was received.
     pub(crate) start: Nanos,
+}
+
+impl<'a> Target<'a> {
+    /// Whether to repeat a request on the same upstream, because its pooled connection was stale and
+    /// the budget allows it. Counts the repeat.
+    pub(super) fn repeats(&self, failure: &Failure) -> bool {
+        let (local, service) = (&self.worker.local, self.service);
+        let repeats = failure.stale && service.state.may_repeat(failure.sent, local.now());
+        if repeats {
+            service.calls.of(local.number).extra[Extra::Stale as usize].add(1);
+        }
+        repeats
+    }
+
+    /// A target of calls that come through no endpoint.
+    #[cfg(test)]
+    pub(crate) fn of(
+        worker: &'a Rc<Worker>,
+        view: &'a View,
+        service: &'a Arc<Service>,
+    ) -> Target<'a> {
+        Target {
+            worker,
+            view,
+            service,
+            service_id: Cow::Borrowed(&service.model.id),
+            rules: None,
+            agree: None,
+            endpoint_calls: &service.in_flight,
+            turns: None,
+            purpose: Purpose::First,
+            shape: Shape::Own,
+            passed: Passed::only(std::net::Ipv4Addr::LOCALHOST.into()),
+            start: worker.local.now(),
+        }
+    }
 }
 
 /// The answer to all calls of a body.
@@ -312,10 +348,7 @@ async fn resolve<'a>(
         Box::pin(send::send(target, dispatched, summary)).await
     } else {
         let judged = relayed(target, dispatched, summary).await;
-        let is_known = || {
-            let heads = target.service.heads.as_ref();
-            heads.is_some_and(|heads| heads.board.head(Tag::Latest).is_some())
-        };
+        let is_known = || target.service.heads.as_ref().is_some_and(|heads| heads.is_known());
         if named.is_unknown && is_repeatable && is_known() {
             // The answer may be from above the head that is served now.
             local.give_buffer(params);

@@ -30,7 +30,7 @@ use super::relay::{Target, not_routed};
 use super::routing::{Picked, Tried};
 use crate::agree::{self, Agreement, Answer};
 use crate::error::{Error, ErrorKind};
-use crate::observe::stats::{Extra, RelayOutcome};
+use crate::observe::stats::RelayOutcome;
 use crate::protocol::Category;
 use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
 use crate::upstream::{Failure, Reuse};
@@ -49,10 +49,8 @@ async fn attempt<'a>(
 ) -> Ended<'a> {
     let mut result = dispatched.attempt(target, picked, Reuse::Checked).await;
     if let Err(failure) = &result
-        && failure.stale
-        && target.service.state.may_repeat(failure.sent, target.worker.local.now())
+        && target.repeats(failure)
     {
-        target.service.calls.of(target.worker.local.number).extra[Extra::Stale as usize].add(1);
         result = dispatched.attempt(target, picked, Reuse::New).await;
     }
     (picked, start, result)

@@ -1,6 +1,5 @@
 //! The callers: they send the script's calls and record the answers.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,15 +7,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::node::hash_of;
+use super::node::{hash_of, number_of};
 use super::script::{Arrival, Ask, TAGS};
 use crate::call::message::{Answer, Body, JSON};
-use crate::call::passed::Passed;
 use crate::call::relay::{self, Target};
 use crate::call::worker::Worker;
-use crate::error::Shape;
 use crate::payload::Payload;
-use crate::permit::Purpose;
 
 /// A call as its caller saw it.
 #[derive(Clone, Debug)]
@@ -94,20 +90,7 @@ impl Callers {
         let worker = &self.workers[number % self.workers.len()];
         let view = worker.view();
         let service = view.routing.service("sim").expect("the service").clone();
-        let target = Target {
-            worker,
-            view: &view,
-            service: &service,
-            service_id: Cow::Borrowed("sim"),
-            rules: None,
-            agree: None,
-            endpoint_calls: &service.in_flight,
-            turns: None,
-            purpose: Purpose::First,
-            shape: Shape::Own,
-            passed: Passed::only(std::net::Ipv4Addr::LOCALHOST.into()),
-            start: worker.local.now(),
-        };
+        let target = Target::of(worker, &view, &service);
         let text = request.to_string();
         let mut answer = Answer::new(200, JSON, Vec::new());
         relay::answer(&target, &Body::Short(text.as_bytes()), &mut answer).await;
@@ -128,8 +111,8 @@ fn transaction(number: usize) -> String {
 
 /// The height that an answer shows.
 pub(super) fn height(answer: &Value) -> Option<u64> {
-    let text = answer["result"].as_str().or(answer["result"]["number"].as_str())?;
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+    let result = &answer["result"];
+    number_of(if result.is_string() { result } else { &result["number"] })
 }
 
 /// The result that a send must have.

@@ -393,7 +393,8 @@ pub(super) fn hash_at(number: u64) -> String {
     format!("{:#066x}", Key::new(number).with(0).with(CHAIN).bits())
 }
 
-fn number_of(value: &Value) -> Option<u64> {
+/// The number that a hexadecimal string gives.
+pub(super) fn number_of(value: &Value) -> Option<u64> {
     u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
 }
 

@@ -224,12 +224,16 @@ mod tests {
                 assert_eq!(pool.take(true, now, &health).is_some(), is_kept, "row {row}");
                 assert_eq!(health.losses(), 0, "the upstream closed none");
             }
-            let closed = async || {
+            // A pool with a connection to this address, and the upstream's end of it unless it has
+            // been closed.
+            let pooled = async |address: Option<IpAddr>, is_closed: bool| {
                 let pool = Pool::new(1);
                 let stream = TcpStream::connect(to).await.expect("a connection");
                 let (other, _) = listener.accept().await.expect("its other end");
-                drop(other);
-                stream.readable().await.expect("its end");
+                let other = (!is_closed).then_some(other);
+                if is_closed {
+                    stream.readable().await.expect("its end");
+                }
                 pool.put(
                     Connection {
                         io: Io::Plain(stream),
@@ -237,29 +241,16 @@ mod tests {
                         opened_at: now,
                         idle_since: now,
                         idle_max: IDLE_MAX,
-                        address: None,
+                        address,
                         _open: OpenConnection::new(&local),
                     },
                     now,
                 );
-                pool
+                (pool, other)
             };
+            let closed = async || pooled(None, true).await.0;
             // The name no longer resolves to this address.
-            let pool = Pool::new(1);
-            let stream = TcpStream::connect(to).await.expect("a connection");
-            let _other = listener.accept().await.expect("its other end");
-            pool.put(
-                Connection {
-                    io: Io::Plain(stream),
-                    timer: Timer::new(local.instant(now)),
-                    opened_at: now,
-                    idle_since: now,
-                    idle_max: IDLE_MAX,
-                    address: Some(ip(2)),
-                    _open: OpenConnection::new(&local),
-                },
-                now,
-            );
+            let (pool, _other) = pooled(Some(ip(2)), false).await;
             let health = Health::default();
             pool.tidy(now, Some(&[ip(1)].into()), &health);
             assert!(pool.is_empty() && health.losses() == 1);

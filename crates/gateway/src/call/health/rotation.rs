@@ -39,15 +39,13 @@ pub(super) fn assess(service: &Service, now: Nanos) {
     let is_fallback = fallback.is_some();
     if state.is_fallback.swap(is_fallback, Ordering::Relaxed) != is_fallback {
         let service = &*service.model.id;
-        match fallback {
-            Some(place) => {
-                let _ = place;
-                tracing::warn!(
-                    service,
-                    "every upstream of {service} is behind: the least lagging serves"
-                );
-            }
-            None => tracing::info!(service, "an upstream of {service} has caught up"),
+        if is_fallback {
+            tracing::warn!(
+                service,
+                "every upstream of {service} is behind: the least lagging serves"
+            );
+        } else {
+            tracing::info!(service, "an upstream of {service} has caught up");
         }
     }
 }

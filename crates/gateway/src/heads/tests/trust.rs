@@ -29,7 +29,7 @@ fn one_wrong_height_of_several_changes_nothing() {
 }
 
 #[test]
-fn whoever_reports_first_does_not_decide() {
+fn the_first_report_alone_does_not_decide() {
     let settings = HeadsSettings { grace: Nanos::from_secs(5), ..SETTINGS };
     for upstreams in 2..6 {
         let mut run = Run::of(upstreams);

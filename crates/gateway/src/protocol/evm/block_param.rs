@@ -247,13 +247,9 @@ impl<'a> Text<'a> {
         let is_empty = json::members(filter).next().is_none();
         let or_latest = |name: &str, prefix: &'static str| {
             let latest = || Found { block: Block::Tag(Tag::Latest), place: end..end, prefix };
-            let null = || {
-                let mut members = json::members(filter).map_while(Result::ok);
-                members.find(|member| *member.plain() == *name.as_bytes())
-            };
-            self.member(filter, name).or_else(|| match null() {
+            self.member(filter, name).or_else(|| match json::member(filter, name) {
                 _ if omitted == Omitted::Other => None,
-                Some(null) => Some(Found { place: self.place(null.value), prefix: "", ..latest() }),
+                Some(null) => Some(Found { place: self.place(null), prefix: "", ..latest() }),
                 None => Some(latest()),
             })
         };

@@ -15,9 +15,9 @@ const FULL: SendKind = SendKind::Refuse(3);
 /// The time of the transaction.
 const AT: Duration = Duration::from_secs(5);
 
-/// Sends one transaction to upstreams that do this with it, of which the first `down` die as soon as
-/// they have taken it, for so many milliseconds. Returns the error's message, if there is one, and
-/// the time until the answer.
+/// Sends one transaction to upstreams that do this with it. With `down`, the first one dies as soon as
+/// it has taken the transaction, and is back after this many milliseconds. Returns the error's message,
+/// if there is one, and the time until the answer.
 fn sent(kinds: &[Option<SendKind>], to_all: bool, down: Option<u64>) -> (Option<String>, Duration) {
     let node = |(place, kind): (usize, &Option<SendKind>)| {
         let always = |kind| SendFault { from: Duration::ZERO, to: CALLING, kind };
