@@ -113,6 +113,20 @@ pub(crate) enum Excluded {
 }
 
 impl Excluded {
+    /// Whether a call to the upstream cannot succeed, as far as is known. Otherwise it is called when no
+    /// better one is left.
+    pub(crate) fn prevents_calls(self) -> bool {
+        match self {
+            Excluded::WrongChain(_)
+            | Excluded::ChainUntold
+            | Excluded::ChainUnanswered
+            | Excluded::Drained
+            | Excluded::Parked { .. }
+            | Excluded::Checked(Exclusion::Unanswered | Exclusion::NotReady) => true,
+            Excluded::Checked(_) | Excluded::Breaker { .. } | Excluded::Failing => false,
+        }
+    }
+
     /// The name in metrics.
     pub(crate) fn word(self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@ use plimsoll_registry::model::{self, Resilience, Spread};
 use plimsoll_resilience::{Budget, Hedge, Quantile, patience};
 use plimsoll_rpc::method::{self, Method};
 
-use super::route::{Excluded, Exclusion, Route};
+use super::route::{Excluded, Route};
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
@@ -256,21 +256,11 @@ impl Service {
         !chain.is_another() && (route.is_confirmed() || chain.is_untold() && !self.tells_chain())
     }
 
-    /// Why no call can be answered now: each upstream is on another chain, drained or parked, or too few
-    /// are left for those that must agree, or they do not answer health checks. One whose breaker is open may
-    /// answer the next call, and counts.
+    /// Why no call can be answered now: nothing but what [`Excluded::prevents_calls`] is left, or too
+    /// few upstreams are left for those that must agree.
     pub(crate) fn why_unready(&self, now: Nanos) -> Option<String> {
-        let is_usable = |route: &&Route| {
-            let Upstream { model, parking, .. } = &*route.upstream;
-            let is_dead = matches!(
-                route.state.exclusion(),
-                Some(Exclusion::Unanswered | Exclusion::NotReady)
-            );
-            !route.state.chain.is_another()
-                && !model.drain
-                && parking.until(now).is_none()
-                && !is_dead
-        };
+        let is_usable =
+            |route: &&Route| !route.why_excluded(now).is_some_and(Excluded::prevents_calls);
         let usable = self.routes.iter().filter(is_usable).count();
         let (needed, all) = (usize::from(self.model.agree.default), self.routes.len());
         if usable >= needed.max(1) {
