@@ -17,5 +17,6 @@ pub(crate) mod relay;
 pub(crate) mod rest;
 pub(crate) mod routing;
 mod send;
+pub(crate) mod target;
 mod together;
 pub(crate) mod worker;

@@ -15,8 +15,9 @@ use plimsoll_rpc::{answer, json};
 
 use super::chain;
 use super::judge::{Verdict, failed_status, judge};
-use super::relay::{Decimal, Target};
+use super::relay::Decimal;
 use super::routing::{self, Picked, Route};
+use super::target::Target;
 use super::worker::Worker;
 use crate::error::{CallError, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};

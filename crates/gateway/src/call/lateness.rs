@@ -8,8 +8,8 @@
 
 use plimsoll_measure::Nanos;
 
-use super::relay::Target;
 use super::routing::Picked;
+use super::target::Target;
 use plimsoll_rpc::method::Method;
 
 /// How long attempts at a call may take.

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::node::{hash_of, number_of};
 use super::script::{Arrival, Ask, TAGS};
 use crate::call::message::{Answer, Body, JSON};
-use crate::call::relay::{self, Target};
+use crate::call::relay;
+use crate::call::target::Target;
 use crate::call::worker::Worker;
 use crate::payload::Payload;
 

@@ -9,7 +9,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use tokio::sync::Notify;
 
 use super::super::attempt::JudgedResponse;
-use super::super::relay::Target;
+use super::super::target::Target;
 use crate::local::Local;
 use crate::sends::{Hash, Raw, Sent};
 use crate::upstream::Failure;

@@ -25,8 +25,8 @@ use plimsoll_rpc::request::Call;
 
 use super::super::attempt::{self, JudgedResponse};
 use super::super::message::Summary;
-use super::super::relay::Target;
 use super::super::routing::{Picked, Route};
+use super::super::target::Target;
 use super::delivery::Delivery;
 use crate::upstream::Reuse;
 
