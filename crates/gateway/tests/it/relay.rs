@@ -117,24 +117,6 @@ fn on_chain(id: u64, upstreams: Vec<model::Upstream>) -> Definitions {
 }
 
 #[test]
-fn a_service_whose_upstreams_are_dead_is_not_ready() {
-    let dead =
-        || vec![node("a", "eth", "http://127.0.0.1:1/"), node("b", "eth", "http://127.0.0.1:1/")];
-    let checked = Definitions { services: vec![Service::named("eth")], ..definitions(dead()) };
-    // Its chain id is not known, and neither are its heads.
-    for (all, why) in
-        [(on_chain(1, dead()), "it has not answered eth_chainId"), (checked, "health checks")]
-    {
-        let gateway = start(settings(), &all);
-        let ready = || connect(&gateway).get("/ready/eth?detailed=true");
-        wait_until("the upstreams have been asked", || ready().status == 503);
-        let text = ready().text().to_string();
-        assert!(text.contains("none of 2 upstreams can be used") && text.contains(why), "{text}");
-        assert_eq!(connect(&gateway).get("/ready").status, 503);
-    }
-}
-
-#[test]
 fn an_upstream_on_another_chain_is_not_used() {
     let (right, wrong) = (node_of_chain("\"0x1\""), node_of_chain("\"0x539\""));
     let (a, b) = (node("a", "eth", &right.url("/")), node("b", "eth", &wrong.url("/")));

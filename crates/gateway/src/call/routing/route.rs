@@ -113,18 +113,10 @@ pub(crate) enum Excluded {
 }
 
 impl Excluded {
-    /// Whether a call to the upstream cannot succeed, as far as is known. Otherwise it is called when no
-    /// better one is left.
+    /// Whether no call is sent to the upstream. Otherwise it is called when no better one is left, and
+    /// may answer.
     pub(crate) fn prevents_calls(self) -> bool {
-        match self {
-            Excluded::WrongChain(_)
-            | Excluded::ChainUntold
-            | Excluded::ChainUnanswered
-            | Excluded::Drained
-            | Excluded::Parked { .. }
-            | Excluded::Checked(Exclusion::Unanswered | Exclusion::NotReady) => true,
-            Excluded::Checked(_) | Excluded::Breaker { .. } | Excluded::Failing => false,
-        }
+        matches!(self, Excluded::WrongChain(_) | Excluded::Drained | Excluded::Parked { .. })
     }
 
     /// The name in metrics.
