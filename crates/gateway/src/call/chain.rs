@@ -62,7 +62,8 @@ const LOST_INTERVAL: Nanos = Nanos::from_millis(250);
 /// idle, so that one is always open.
 pub(super) const CONFIRMED_INTERVAL: Nanos = Nanos::from_secs(45);
 
-/// A call waits for at most this many checks: if connections are lost all the time, one is never enough.
+/// A call waits for at most this many checks: while connections keep closing, or the upstream no longer
+/// tells its id, none is enough.
 const CHECKS_MAX: usize = 3;
 
 /// An answer that arrives now was sent at most this long ago, as far as can be expected.
@@ -312,7 +313,8 @@ pub(super) async fn confirm(
             return Err(Failure { sent: false, stale: false, ..failure });
         }
     }
-    let message = "connections to the upstream are lost all the time";
+    let message =
+        format!("the upstream did not confirm its chain id in {CHECKS_MAX} checks in a row");
     Err(Failure::new(ErrorKind::Unreachable, false, message))
 }
 
