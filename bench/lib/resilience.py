@@ -70,30 +70,31 @@ def chain(settings: Settings, faults: str) -> Iterator[str]:
 def cost(section: Section, settings: Settings) -> None:
     """The CPU time of a relayed call with and without retries, hedges and health checks."""
     section.title = "Gateway: the cost of resilience when nothing fails"
-    off = 'health_checks = false\nretry_budget = "0%"\nretry_floor = "0/s"'
+    configurations = [
+        ("all off", 'health_checks = false\nretry_budget = "0%"\nretry_floor = "0/s"'),
+        ("defaults", ""),
+        ("hedged at p95", 'hedge = "p95"'),
+    ]
     with ExitStack() as stack:
         node = stack.enter_context(subjects.node(section)).server.address
-        both = [
-            stack.enter_context(gateway(settings, "one upstream, all off", off, [node])),
-            stack.enter_context(gateway(settings, "two upstreams, hedged", 'hedge = "p95"',
-                                        [node, node])),
-        ]
-        rate = steady_rate(section, both, CALL)
+        subjects_ = [stack.enter_context(gateway(settings, name, keys, [node, node]))
+                     for name, keys in configurations]
+        rate = steady_rate(section, subjects_, CALL)
         section.method = (
-            f"{CALL} through both at half of the slower one's capacity; the node behind them is "
-            "echo-node. The first has one upstream, so that it never prepares a second attempt, and "
-            f"no health checks; {settings.rounds()}."
+            f"{CALL} through each at half of the slowest one's capacity; both upstreams are the same "
+            "echo-node. Hedged at p95, up to 5 % of the calls are sent twice although nothing fails: "
+            f"that is the price of hedging, not of the bookkeeping; {settings.rounds()}."
         )
-        rounds = [done.steady for done in measure_rounds(section, settings, both, CALL, rate)]
-    names = [subject.name for subject in both]
-    table = section.table("configuration", f"CPU µs per call at {rate:,}/s")
-    for name in names:
-        table.add(name, spread(each(rounds, name, cpu_us)))
-    more = [done[names[1]].cpu_us - done[names[0]].cpu_us
-            for done in rounds if all(name in done for name in names)]
-    if more:
-        section.bar("added CPU per call, µs", spread(more), f"≤ {COST_BAR_US}",
-                    median(more) <= COST_BAR_US)
+        rounds = [done.steady for done in
+                  measure_rounds(section, settings, subjects_, CALL, rate)]
+    table = section.table("configuration", f"CPU µs per call at {rate:,}/s", "more than all off")
+    for name, _ in configurations:
+        more = [done[name].cpu_us - done["all off"].cpu_us for done in rounds
+                if name in done and "all off" in done]
+        table.add(name, spread(each(rounds, name, cpu_us)), spread(more) if more else "")
+        if more and name == "defaults":
+            section.bar("added CPU per call, µs", spread(more), f"≤ {COST_BAR_US}",
+                        median(more) <= COST_BAR_US)
 
 
 def hedging(section: Section, settings: Settings) -> None:

@@ -7,6 +7,8 @@
 //! # What is the same
 //! - White space, escapes and the order of members do not matter.
 //! - A member that is null is as good as missing.
+//! - In the results of methods that the specification describes ([`is_standard`]), only members that it
+//!   names are compared ([`STANDARD`]): it leaves others open, and clients add their own.
 //! - Members in [`OPTIONAL`] are not compared if only one answer has them: clients and versions differ
 //!   in which of them they report.
 //! - Hexadecimal strings may differ in case. Leading zeros matter: in data, they are content.
@@ -50,6 +52,120 @@ const OPTIONAL: [&str; 12] = [
     "timestamp",
 ];
 
+/// Members that execution-apis names: of blocks, transactions, receipts, logs, withdrawals, access lists,
+/// authorizations, fee histories and proofs. Sorted.
+const STANDARD: [&str; 85] = [
+    "accessList",
+    "accountProof",
+    "address",
+    "amount",
+    "authorizationList",
+    "balance",
+    "baseFeePerBlobGas",
+    "baseFeePerGas",
+    "blobGasPrice",
+    "blobGasUsed",
+    "blobGasUsedRatio",
+    "blobVersionedHashes",
+    "blockAccessListHash",
+    "blockHash",
+    "blockNumber",
+    "blockTimestamp",
+    "calls",
+    "chainId",
+    "code",
+    "codeHash",
+    "contractAddress",
+    "cumulativeGasUsed",
+    "data",
+    "difficulty",
+    "effectiveGasPrice",
+    "error",
+    "excessBlobGas",
+    "extraData",
+    "from",
+    "gas",
+    "gasLimit",
+    "gasPrice",
+    "gasUsed",
+    "gasUsedRatio",
+    "hash",
+    "index",
+    "input",
+    "key",
+    "logIndex",
+    "logs",
+    "logsBloom",
+    "maxFeePerBlobGas",
+    "maxFeePerGas",
+    "maxPriorityFeePerGas",
+    "message",
+    "miner",
+    "mixHash",
+    "nonce",
+    "number",
+    "oldestBlock",
+    "parentBeaconBlockRoot",
+    "parentHash",
+    "proof",
+    "r",
+    "receiptsRoot",
+    "removed",
+    "requestsHash",
+    "returnData",
+    "reward",
+    "root",
+    "s",
+    "sha3Uncles",
+    "size",
+    "slotNumber",
+    "stateRoot",
+    "status",
+    "storageHash",
+    "storageKeys",
+    "storageProof",
+    "timestamp",
+    "to",
+    "topics",
+    "totalDifficulty",
+    "transactionHash",
+    "transactionIndex",
+    "transactions",
+    "transactionsRoot",
+    "type",
+    "uncles",
+    "v",
+    "validatorIndex",
+    "value",
+    "withdrawals",
+    "withdrawalsRoot",
+    "yParity",
+];
+
+/// Whether the specification describes the members of a method's result.
+pub fn is_standard(method: &str) -> bool {
+    const METHODS: [&str; 17] = [
+        "eth_createAccessList",
+        "eth_feeHistory",
+        "eth_getBlockByHash",
+        "eth_getBlockByNumber",
+        "eth_getBlockReceipts",
+        "eth_getHeaderByHash",
+        "eth_getHeaderByNumber",
+        "eth_getLogs",
+        "eth_getProof",
+        "eth_getTransactionByBlockHashAndIndex",
+        "eth_getTransactionByBlockNumberAndIndex",
+        "eth_getTransactionByHash",
+        "eth_getTransactionBySenderAndNonce",
+        "eth_getTransactionReceipt",
+        "eth_getUncleByBlockHashAndIndex",
+        "eth_getUncleByBlockNumberAndIndex",
+        "eth_simulateV1",
+    ];
+    METHODS.contains(&method)
+}
+
 /// An answer, as it was judged.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
@@ -77,14 +193,14 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Compares answers.
-    pub fn of(answers: &[Answer<'_>]) -> Agreement {
+    /// Compares answers. `is_standard`: whether the specification describes the result's members.
+    pub fn of(answers: &[Answer<'_>], is_standard: bool) -> Agreement {
         let contents: Vec<Content<'_>> = answers.iter().map(Content::of).collect();
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for (at, content) in contents.iter().enumerate() {
             // All of them: two answers that differ may both be the same as one that says less.
             let fits = |group: &&mut Vec<usize>| {
-                group.iter().all(|member| contents[*member].is_same(content))
+                group.iter().all(|member| contents[*member].is_same(content, is_standard))
             };
             match groups.iter_mut().find(fits) {
                 Some(group) => group.push(at),
@@ -129,9 +245,9 @@ impl<'a> Content<'a> {
         }
     }
 
-    fn is_same(&self, other: &Content<'_>) -> bool {
+    fn is_same(&self, other: &Content<'_>, is_standard: bool) -> bool {
         match (self, other) {
-            (Content::Result(tree), Content::Result(other)) => tree.is_same(other),
+            (Content::Result(tree), Content::Result(other)) => tree.is_same(other, is_standard),
             (
                 Content::Error { code, category, data },
                 Content::Error { code: other_code, category: other_category, data: other_data },
@@ -217,17 +333,20 @@ impl<'a> Tree<'a> {
         std::iter::successors(first, move |at| Some(self.0[*at].end).filter(|next| *next < end))
     }
 
-    /// The members of an object that are not null, by name.
-    fn members(&self, object: usize) -> Vec<(Cow<'a, str>, usize)> {
+    /// The members of an object that are compared and are not null, by name.
+    fn members(&self, object: usize, is_standard: bool) -> Vec<(Cow<'a, str>, usize)> {
         let is_null = |at: &usize| matches!(self.0[*at].value, Value::Scalar(b"null"));
         let name = |at: usize| json::text(self.0[at].name).unwrap_or_default();
-        let mut members: Vec<_> =
-            self.within(object).filter(|at| !is_null(at)).map(|at| (name(at), at)).collect();
+        let is_compared = |name: &str| {
+            !is_standard || STANDARD.binary_search(&name).is_ok() || OPTIONAL.contains(&name)
+        };
+        let members = self.within(object).filter(|at| !is_null(at)).map(|at| (name(at), at));
+        let mut members: Vec<_> = members.filter(|(name, _)| is_compared(name)).collect();
         members.sort();
         members
     }
 
-    fn is_same(&self, other: &Tree<'_>) -> bool {
+    fn is_same(&self, other: &Tree<'_>, is_standard: bool) -> bool {
         if self.0.is_empty() || other.0.is_empty() {
             return self.0.is_empty() == other.0.is_empty();
         }
@@ -241,7 +360,9 @@ impl<'a> Tree<'a> {
                     counts.0 == counts.1
                 }
                 (Value::Object, Value::Object) => {
-                    match_members(&self.members(left), &other.members(right), &mut pairs)
+                    let (left, right) =
+                        (self.members(left, is_standard), other.members(right, is_standard));
+                    match_members(&left, &right, &mut pairs)
                 }
                 _ => false,
             };

@@ -161,7 +161,7 @@ pub(crate) struct RetryAfter(pub(crate) u32);
 impl RetryAfter {
     /// The default if the upstream gave no number: soon, but not immediately.
     pub(crate) const SOON: RetryAfter = RetryAfter(1);
-    const MAX: u32 = 3_600;
+    pub(crate) const MAX: u32 = 3_600;
 
     /// Parses an upstream's Retry-After: seconds, or a date. Anything else, and a date in the past,
     /// gives [`RetryAfter::SOON`].

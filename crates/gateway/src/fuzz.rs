@@ -149,7 +149,7 @@ pub fn transaction(method: &str, params: &[u8]) -> Option<[u8; 32]> {
 
 /// Whether two results agree.
 pub fn agree(left: &[u8], right: &[u8]) -> bool {
-    Agreement::of(&[Answer::Result(left), Answer::Result(right)]).answer(2).is_some()
+    Agreement::of(&[Answer::Result(left), Answer::Result(right)], false).answer(2).is_some()
 }
 
 fn written(verdict: &judge::Verdict, id: &[u8], body: &[u8]) -> Vec<u8> {

@@ -10,73 +10,102 @@
 //!
 //! # What is served
 //! The keeper polls each upstream. The served `latest` is the highest number that half of the
-//! upstreams in rotation have reached ([`quorum`]); `safe` and `finalized` likewise. Half rather than
-//! one: of three or more upstreams no single one can promise a block that nobody else has, and calls
-//! for the head have at least half of the pool to go to. Half rather than all: one that is stuck does
-//! not hold the others back. With two upstreams it is the higher one, so that the other one's failure
-//! or lag never delays the head; see Limits.
+//! upstreams in rotation have reached ([`quorum`]), and at most the measure (below); `safe` and
+//! `finalized` likewise. Half rather than one: calls for the head have at least half of the pool to go
+//! to. Half rather than all: one that is stuck does not hold the others back. With two upstreams it is
+//! the higher one, so that the other one's failure or lag never delays the head; see Limits.
 //! A number that not all of them have reached waits for the others for one poll: usually they are only
 //! polled later, and a head that all have can be asked of all.
 //!
-//! # Lag
-//! An upstream's lag is counted when it reports, from the highest head known then: so an upstream is
-//! not behind because another one was polled after it. One that lags by more than the service allows
-//! leaves rotation, and returns with the first report within the limit. If all are out of rotation,
-//! the one with the highest head serves ([`Heads::fallback`]).
+//! The first served head waits until a majority has been asked, of three upstreams all, but no longer
+//! than one poll, because the first report alone must not decide.
+//!
+//! # The measure, and lag
+//! Since a served number cannot be taken back, no single upstream may set it. With three or more
+//! reporting, the measure is the second highest of their heads. With two, it is the higher one, unless
+//! that has jumped further above the served head than the time explains. An upstream above the
+//! measure is merely ahead. Upstreams whose heads have not risen for a long time
+//! while others' have are stuck ([`STUCK_MIN`]), and have no say: two stuck nodes must not outvote one
+//! that works.
+//!
+//! An upstream's lag is counted when it reports, from the measure then: so an upstream is not behind
+//! because another one was polled after it. One that lags by more than the service allows leaves
+//! rotation, and returns with the first report within the limit. If all are out of rotation, the one
+//! with the highest head serves ([`Heads::fallback`]).
 //!
 //! # Lag or reorganisation
 //! A lower number means that a node lags; another hash at the same number means that it is on another
 //! branch. Numbers never lead to a reorganisation, and lag therefore never does. For each upstream and
 //! for the served chain, the hashes of recent blocks are known: from reported heads, their parents, and
-//! the block that each poll also asks for ([`Heads::anchor`]), which shows whether an upstream that has
-//! moved on by several blocks is still on the served chain.
+//! the block that each poll also asks for ([`Heads::anchor`]): the highest known block of the served
+//! chain that the upstream should have, which shows whether one that has moved on by several blocks
+//! is still on it.
 //!
 //! An upstream that contradicts the served chain is forked and out of rotation. When more upstreams
-//! know the other branch than know the served one, or as many and it is longer by
-//! [`LEAD_MIN`] blocks, the chain has reorganised: the other branch is served, and those that have stayed behind are forked. The served
-//! number does not go down: it is held until the new branch reaches it. Until then no upstream has
-//! the served head ([`Heads::is_held`]).
+//! know the other branch than know the served one, or as many and it is longer by [`LEAD_MIN`] blocks,
+//! the chain has reorganised: the other branch is served, and those that have stayed behind are
+//! forked. Those whose known blocks do not show that they have followed are unknown until they are
+//! asked again, which the keeper does at once. The served number does not go down: it is held until
+//! the new branch reaches it. Until then no upstream has the served head ([`Heads::is_held`]).
+//!
+//! # Upstreams that are several nodes
+//! Behind one URL there may be a load balancer or a PATH instance, whose nodes are never at the same
+//! block. Such an upstream denies a block that it has just reported, or reports a lower head than
+//! before on the same branch. Then it is trusted to have only the blocks below ([`Heads::denied`]), for
+//! [`UNEVEN_FOR`] after it was last seen: the served head is one that all of its nodes have.
 //!
 //! # Implausible heads
-//! Since a served number cannot be taken back, a wrong one would be served for ever. Chain ids must be
-//! checked before a report is passed on. A number far above the best one known, given the time since,
-//! is not believed until another upstream confirms it or the same upstream has repeated it
-//! [`DOUBTED_REPORTS`] times. So one garbled answer is harmless, and a gateway that first met a
-//! syncing node still follows the others.
+//! Chain ids must be checked before a report is passed on. A number far above the measure, given the
+//! time since, is doubted ([`doubt`]): it is believed when more upstreams say so than contradict it.
+//! If nobody contradicts it, or one does and the served head is itself the word of one, it is believed
+//! when it has been repeated [`DOUBTED_REPORTS`] times: so a gateway that first met a syncing node still
+//! follows the other one. One garbled answer is harmless in any case.
+//!
+//! A head that was believed on the word of one, and that no second upstream has come near, may have
+//! been a lie. If a clear majority then agrees on far lower heads for several polls, the served heads
+//! are corrected to theirs ([`Event::Corrected`]). This is the only case in which a served number goes
+//! down: it never was the chain's. A head that two upstreams have reached is never corrected.
 //!
 //! # Limits
-//! What holds here holds per process. A single upstream that lies consistently is believed. With two
-//! upstreams on two branches of equal length, the one first seen is served. A chain that was restarted
-//! from its first block, as development chains are, is held at the old number; restart the gateway.
+//! What holds here holds per process. A single upstream that lies consistently is believed, and so is a
+//! majority. Of two upstreams that report for the first time, the higher one is believed, because a node
+//! that is syncing is more frequent than one that lies. With two upstreams on two branches of equal
+//! length, the one first seen is served. A chain that was restarted from its first block, as
+//! development chains are, is held at the old number; restart the gateway.
 //!
 //! Pure: reports and times come in, decisions come out. [`Board`] makes them readable by workers.
 
 mod blocks;
 mod board;
+mod branches;
+mod doubt;
+mod serve;
 
 use plimsoll_measure::Nanos;
 
 use blocks::Blocks;
-pub use board::Board;
+pub use board::{Board, Floor, Floors};
+use doubt::Doubt;
 
 /// A block's hash.
 pub type Hash = [u8; 32];
 
-/// Reports until an implausible head is believed.
-const DOUBTED_REPORTS: u32 = 3;
+/// An upstream whose head has not risen for as long as this many blocks take, while another one's has,
+/// is stuck.
+const STUCK_BLOCKS: u64 = 8;
 
-/// Heads may always be this many blocks above the best one known.
-const JUMP_MIN: u64 = 64;
-
-/// … and this many times as many as the block time explains.
-const JUMP_FACTOR: u64 = 4;
+/// … but at least this long: blocks may be irregular.
+const STUCK_MIN: Nanos = Nanos::from_secs(60);
 
 /// With as many upstreams on two branches, the other one is served if it is this much longer: more
 /// than the difference between upstreams that are polled in turn.
 const LEAD_MIN: u64 = 3;
 
-/// No chain has blocks from this number on.
-const NUMBER_END: u64 = 1 << 60;
+/// How long an upstream counts as several nodes after it was last seen to be.
+const UNEVEN_FOR: Nanos = Nanos::from_secs(120);
+
+/// Nodes of one upstream differ by at most this many blocks, or some of them are broken.
+const UNEVEN_MAX: u64 = 8;
 
 /// How heads are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +191,14 @@ pub enum Event {
         /// The number of the served head, at most this many blocks of which were replaced.
         served: u64,
     },
+    /// The served heads were one upstream's word, which a clear majority contradicts: they have been
+    /// taken back.
+    Corrected {
+        /// The number of the latest block that was served.
+        from: u64,
+        /// The number that is served now.
+        to: u64,
+    },
 }
 
 /// See the [module](self).
@@ -172,11 +209,22 @@ pub struct Heads {
     served: Served,
     /// Known blocks of the served chain.
     chain: Blocks,
-    /// The highest head of the served chain, and when it was first reported.
-    best: Option<(u64, Nanos)>,
+    /// The highest measure of the branch that is served: lag is counted from it.
+    best: u64,
+    /// The highest head that was served or believed so far, and since when.
+    peak: Option<(u64, Nanos)>,
+    /// Whether the served head was believed on the word of one upstream, and no other one has come near.
+    is_one_word: bool,
+    /// The time of what is being judged.
+    now: Nanos,
+    /// When the first upstream reported.
+    first_at: Option<Nanos>,
     /// A number that half of the upstreams have reached, and since when, but not all.
     next: Option<(u64, Nanos)>,
+    /// Reports in a row that outvoted the served head.
+    outvoted: usize,
     reorganisations: u64,
+    corrections: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -188,44 +236,72 @@ struct Upstream {
     /// At its last report.
     lag: u64,
     reported_at: Nanos,
+    /// When its latest block last rose.
+    risen_at: Nanos,
+    /// Whether it has answered or failed a check.
+    is_asked: bool,
+    /// By how many blocks its nodes differ, and until when this counts.
+    uneven: (u64, Nanos),
     blocks: Blocks,
     doubt: Option<Doubt>,
 }
 
-/// A head that is not believed yet.
-#[derive(Clone, Copy, Debug)]
-struct Doubt {
-    number: u64,
-    since: Nanos,
-    reports: u32,
-}
-
-impl Heads {
-    /// The heads of a service with this many upstreams. `served` are the heads served so far, by the
-    /// configuration before this one.
-    ///
-    /// # Panics
-    /// The block time is zero.
-    pub fn new(upstreams: usize, settings: HeadsSettings, served: Served) -> Heads {
-        assert!(settings.block_time > Nanos::ZERO, "a block time of zero");
-        let unknown = Upstream {
+impl Upstream {
+    fn unknown() -> Upstream {
+        Upstream {
             standing: Standing::Unknown,
             latest: 0,
             safe: None,
             finalized: None,
             lag: 0,
             reported_at: Nanos::ZERO,
+            risen_at: Nanos::ZERO,
+            is_asked: false,
+            uneven: (0, Nanos::ZERO),
             blocks: Blocks::default(),
             doubt: None,
-        };
+        }
+    }
+
+    /// Whether it is on the served chain, as far as is known.
+    fn is_on_chain(&self) -> bool {
+        matches!(self.standing, Standing::Current | Standing::Lagging)
+    }
+
+    /// Whether there is a recent report that is believed.
+    fn is_heard(&self) -> bool {
+        !matches!(self.standing, Standing::Unknown | Standing::Implausible)
+    }
+
+    /// The number of the last block that all of its nodes have.
+    fn reach(&self) -> u64 {
+        self.latest.saturating_sub(self.uneven.0)
+    }
+}
+
+impl Heads {
+    /// The heads of a service with this many upstreams. `floor` has the heads served so far, by the
+    /// configurations before this one.
+    ///
+    /// # Panics
+    /// The block time is zero.
+    pub fn new(upstreams: usize, settings: HeadsSettings, floor: &Floor) -> Heads {
+        assert!(settings.block_time > Nanos::ZERO, "a block time of zero");
+        let served = floor.served();
         Heads {
             settings,
-            upstreams: vec![unknown; upstreams],
+            upstreams: vec![Upstream::unknown(); upstreams],
             served,
             chain: Blocks::default(),
-            best: None,
+            best: 0,
+            peak: served.latest.map(|number| (number, floor.risen_at())),
+            is_one_word: floor.is_one_word(),
+            now: Nanos::ZERO,
+            first_at: None,
             next: None,
+            outvoted: 0,
             reorganisations: 0,
+            corrections: 0,
         }
     }
 
@@ -234,12 +310,17 @@ impl Heads {
         let before = self.standings();
         let mut events = Vec::new();
         self.expire(now);
+        self.first_at.get_or_insert(now);
+        let known = &mut self.upstreams[upstream];
+        known.is_asked = true;
+        known.reported_at = now;
         if self.is_plausible(upstream, report.latest.number, now) {
             self.take(upstream, report, now);
             if self.upstreams[upstream].standing != Standing::Forked {
-                self.follow(upstream, report, now);
+                self.follow(upstream, report);
             }
-            events.extend(self.reorganise(now));
+            events.extend(self.reorganise());
+            events.extend(self.correct(upstream, now));
             self.serve(now);
         } else {
             self.upstreams[upstream].standing = Standing::Implausible;
@@ -252,10 +333,34 @@ impl Heads {
     pub fn pass(&mut self, now: Nanos) -> Vec<Event> {
         let before = self.standings();
         self.expire(now);
-        let mut events: Vec<Event> = self.reorganise(now).into_iter().collect();
+        let mut events: Vec<Event> = self.reorganise().into_iter().collect();
         self.serve(now);
         events.extend(self.changes(&before));
         events
+    }
+
+    /// Records that an upstream did not answer a check, so that the first head does not wait for it.
+    pub fn missed(&mut self, upstream: usize) {
+        self.upstreams[upstream].is_asked = true;
+    }
+
+    /// Records that an upstream does not have the block with this number, although it reported it: it
+    /// is several nodes.
+    pub fn denied(&mut self, upstream: usize, number: u64, now: Nanos) {
+        let known = &mut self.upstreams[upstream];
+        if known.is_heard() && number <= known.latest {
+            known.is_uneven_by(known.latest - number + 1, now);
+        }
+    }
+
+    /// A report is recent for this long from now on.
+    pub fn set_stale_after(&mut self, span: Nanos) {
+        self.settings.stale_after = span;
+    }
+
+    /// Takes over the heads that the process serves, which an earlier configuration may have raised.
+    pub fn adopt(&mut self, floor: &Floor) {
+        self.served = floor.served();
     }
 
     /// The served heads.
@@ -263,15 +368,20 @@ impl Heads {
         self.served
     }
 
+    /// Whether the served head is the word of one upstream that may be outvoted.
+    pub fn is_one_word(&self) -> bool {
+        self.is_one_word
+    }
+
     /// The standing of an upstream.
     pub fn standing(&self, upstream: usize) -> Standing {
         self.upstreams[upstream].standing
     }
 
-    /// The number of an upstream's latest block; `None` while not known.
+    /// The number of the latest block that an upstream is trusted to have; `None` while not known.
     pub fn latest(&self, upstream: usize) -> Option<u64> {
         let known = &self.upstreams[upstream];
-        (known.standing != Standing::Unknown).then_some(known.latest)
+        (known.standing != Standing::Unknown).then(|| known.reach())
     }
 
     /// How many blocks an upstream lagged at its last report.
@@ -282,7 +392,7 @@ impl Heads {
     /// Whether an upstream has the block of the served chain with this number. One that lags has the
     /// older ones.
     pub fn has(&self, upstream: usize, number: u64) -> bool {
-        has(self.upstreams[upstream].standing, self.upstreams[upstream].latest, number)
+        has(self.upstreams[upstream].standing, self.upstreams[upstream].reach(), number)
     }
 
     /// Whether no upstream has the served latest block: the new branch has not reached it, or those
@@ -309,13 +419,10 @@ impl Heads {
         ranked.max().map(|(_, at)| at)
     }
 
-    /// The number of the block that a poll of this upstream should also ask for, besides the latest.
-    pub fn anchor(&self, upstream: usize) -> Option<u64> {
-        let limit = match self.upstreams[upstream].standing {
-            Standing::Unknown => u64::MAX,
-            _ => self.upstreams[upstream].latest,
-        };
-        self.chain.highest_up_to(limit)
+    /// The number of the block that a poll should also ask for, of an upstream whose latest block has
+    /// this number: the highest known block of the served chain that the upstream should have.
+    pub fn anchor(&self, latest: u64) -> Option<u64> {
+        self.chain.highest_up_to(latest)
     }
 
     /// Whether a head waits for the upstreams that have not reported it.
@@ -326,6 +433,11 @@ impl Heads {
     /// Reorganisations since the start.
     pub fn reorganisations(&self) -> u64 {
         self.reorganisations
+    }
+
+    /// How often the served heads were corrected since the start.
+    pub fn corrections(&self) -> u64 {
+        self.corrections
     }
 
     fn standings(&self) -> Vec<Standing> {
@@ -342,174 +454,22 @@ impl Heads {
     }
 
     fn expire(&mut self, now: Nanos) {
+        self.now = now;
         for known in &mut self.upstreams {
             if now - known.reported_at > self.settings.stale_after {
                 known.standing = Standing::Unknown;
+                known.doubt = None;
+            }
+            if now >= known.uneven.1 {
+                known.uneven.0 = 0;
             }
         }
-    }
-
-    /// Whether to believe a head; counts those that are doubted.
-    fn is_plausible(&mut self, upstream: usize, number: u64, now: Nanos) -> bool {
-        if number >= NUMBER_END {
-            return false;
-        }
-        let blocks = |time: Nanos| {
-            JUMP_MIN.saturating_add(JUMP_FACTOR * (time.0 / self.settings.block_time.0))
-        };
-        let served = self.served.latest.map(|number| (number, Nanos::ZERO));
-        let Some((best, since)) = self.best.or(served) else { return true };
-        if number <= best.saturating_add(blocks(now - since)) {
-            self.upstreams[upstream].doubt = None;
-            return true;
-        }
-        let follows = |doubt: &Doubt| {
-            let above = number.checked_sub(doubt.number);
-            above.is_some_and(|above| above <= blocks(now - doubt.since))
-        };
-        let confirms = |doubt: &Doubt| number.abs_diff(doubt.number) <= blocks(now - doubt.since);
-        let others = self.upstreams.iter().enumerate().filter(|(at, _)| *at != upstream);
-        let is_confirmed = others.filter_map(|(_, known)| known.doubt.as_ref()).any(confirms);
-        let known = &mut self.upstreams[upstream];
-        let reports = match known.doubt.as_ref() {
-            Some(doubt) if follows(doubt) => doubt.reports + 1,
-            _ => 1,
-        };
-        known.doubt = Some(Doubt { number, since: now, reports });
-        // Confirmed doubts stay, so that each upstream that has this head can confirm it to the next.
-        is_confirmed || reports >= DOUBTED_REPORTS
-    }
-
-    /// Records a report, and whether it contradicts the served chain.
-    fn take(&mut self, upstream: usize, report: &Report, now: Nanos) {
-        let known = &mut self.upstreams[upstream];
-        let BlockId { number, .. } = report.latest;
-        let parent = number.checked_sub(1).map(|number| BlockId { number, hash: report.parent });
-        let blocks: Vec<BlockId> =
-            report.anchor.into_iter().chain(parent).chain([report.latest]).collect();
-        known.blocks.record(&blocks);
-        (known.latest, known.reported_at) = (number, now);
-        (known.safe, known.finalized) = (report.safe, report.finalized);
-        let is_forked = known.blocks.agrees(&self.chain) == Some(false);
-        known.standing = if is_forked { Standing::Forked } else { Standing::Current };
-    }
-
-    /// Extends the served chain by the blocks of an upstream that is on it.
-    fn follow(&mut self, upstream: usize, report: &Report, now: Nanos) {
-        let number = report.latest.number;
-        if let Some(parent) = number.checked_sub(1) {
-            self.chain.add(BlockId { number: parent, hash: report.parent });
-        }
-        self.chain.add(report.latest);
-        if self.best.is_none_or(|(best, _)| number > best) {
-            self.best = Some((number, now));
-        }
-        self.judge_lag(upstream);
-    }
-
-    /// Judges the lag of an upstream on the served chain.
-    fn judge_lag(&mut self, upstream: usize) {
-        let best = self.best.map_or(0, |(best, _)| best);
-        let known = &mut self.upstreams[upstream];
-        known.lag = best.saturating_sub(known.latest);
-        let is_lagging = known.lag > self.settings.lag_max;
-        known.standing = if is_lagging { Standing::Lagging } else { Standing::Current };
-    }
-
-    /// Serves another branch if more upstreams are on it than on the served one, or as many and it is
-    /// longer by [`LEAD_MIN`].
-    fn reorganise(&mut self, now: Nanos) -> Option<Event> {
-        let forked = self.upstreams.iter().filter(|known| known.standing == Standing::Forked);
-        let contenders = forked.filter_map(|known| {
-            let from = known.blocks.lowest_difference(&self.chain)?;
-            Some((self.votes(&known.blocks, &self.chain, from), from, known))
-        });
-        let (votes, from, winner) = contenders.max_by_key(|(votes, ..)| *votes)?;
-        let served = self.votes(&self.chain, &winner.blocks, from);
-        let is_longer = votes.0 == served.0 && votes.1 >= served.1.saturating_add(LEAD_MIN);
-        if votes.0 <= served.0 && !is_longer {
-            return None;
-        }
-        self.chain = winner.blocks.clone();
-        self.reorganisations += 1;
-        self.settle(now);
-        Some(Event::Reorganised { from, served: self.served.latest.unwrap_or_default() })
-    }
-
-    /// How many upstreams know blocks of a branch that another one does not have, from a number on,
-    /// and the highest head among them.
-    fn votes(&self, branch: &Blocks, other: &Blocks, from: u64) -> (usize, u64) {
-        let is_recent = |known: &&Upstream| {
-            !matches!(known.standing, Standing::Unknown | Standing::Implausible)
-        };
-        let voters = self.upstreams.iter().filter(is_recent);
-        let voters = voters.filter(|known| known.blocks.is_on(branch, other, from));
-        voters.fold((0, 0), |(votes, highest), known| (votes + 1, highest.max(known.latest)))
-    }
-
-    /// Judges every upstream anew by the branch that is now served.
-    fn settle(&mut self, now: Nanos) {
-        let mut best = 0;
-        for known in &mut self.upstreams {
-            if matches!(known.standing, Standing::Unknown | Standing::Implausible) {
-                continue;
-            }
-            let is_forked = known.blocks.agrees(&self.chain) == Some(false);
-            known.standing = if is_forked { Standing::Forked } else { Standing::Current };
-            if !is_forked {
-                self.chain.extend(&known.blocks);
-                best = best.max(known.latest);
-            }
-        }
-        self.best = Some((best, now));
-        for upstream in 0..self.upstreams.len() {
-            if self.upstreams[upstream].standing == Standing::Current {
-                self.judge_lag(upstream);
-            }
-        }
-    }
-
-    /// Raises the served heads.
-    fn serve(&mut self, now: Nanos) {
-        let current = || self.upstreams.iter().filter(|known| known.standing == Standing::Current);
-        let reached = quorum(current().map(|known| known.latest));
-        let by_all = current().map(|known| known.latest).min();
-        let waits = |reached: &u64| Some(*reached) > self.served.latest.max(by_all);
-        let next = match reached.filter(waits) {
-            None => {
-                self.next = None;
-                reached
-            }
-            Some(reached) => {
-                let (number, since) = *self.next.get_or_insert((reached, now));
-                let is_over = now - since >= self.settings.grace || self.served.latest.is_none();
-                if is_over {
-                    self.next = None;
-                }
-                if is_over { Some(number) } else { by_all }
-            }
-        };
-        let latest = self.served.latest.max(next);
-        let safe = self.served.safe.max(quorum(current().filter_map(|known| known.safe)));
-        let finalized =
-            self.served.finalized.max(quorum(current().filter_map(|known| known.finalized)));
-        // Upstreams poll them one after the other, but they must be in order.
-        let finalized = finalized.min(latest);
-        let safe = safe.map(|safe| Some(safe).max(finalized)).unwrap_or_default().min(latest);
-        self.served = Served { latest, safe, finalized };
     }
 }
 
 /// Whether an upstream with this standing and latest block has a block of the served chain.
 fn has(standing: Standing, latest: u64, number: u64) -> bool {
     matches!(standing, Standing::Current | Standing::Lagging) && latest >= number
-}
-
-/// The highest number that at least half of these have reached.
-fn quorum(numbers: impl Iterator<Item = u64>) -> Option<u64> {
-    let mut numbers: Vec<u64> = numbers.collect();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    numbers.get(numbers.len().div_ceil(2).checked_sub(1)?).copied()
 }
 
 #[cfg(test)]

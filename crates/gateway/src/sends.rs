@@ -2,15 +2,17 @@
 //!
 //! # Why
 //! A send that is retried or hedged reaches a node twice, and the second time it is refused: "already
-//! known", or, once the transaction was mined, "nonce too low". A caller who is told so will send
+//! known", or, once the transaction was mined, "nonce too low". A caller who gets this answer sends
 //! another transaction. So the answer to such a refusal is the transaction's hash, which the gateway
 //! computes itself ([`Raw::hash`]), when
 //!
 //! - the node says that it knows this transaction
 //!   ([`crate::protocol::evm::send_error::SendError::Known`]), or
-//! - the nonce is used and this gateway has seen the transaction accepted ([`Sent::by_hash`]), or
-//! - the nonce is used and a node finds the transaction by its hash: the gateway asks
-//!   `eth_getTransactionByHash`. This also covers a send whose answer was lost, and another gateway's.
+//! - an upstream may have accepted it, or the nonce is used, and a node finds the transaction by its
+//!   hash: the gateway asks `eth_getTransactionByHash`. This also covers a send whose answer was lost,
+//!   and another gateway's, or
+//! - the nonce is used, this gateway has seen the transaction accepted, and no node can be asked
+//!   whether another one has replaced it ([`Sent::was_accepted`]).
 //!
 //! Otherwise the refusal is the answer.
 //!
@@ -45,4 +47,9 @@ fn bytes(raw: &[u8]) -> Option<Vec<u8>> {
     let value = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
     let pairs = digits.chunks(2);
     pairs.map(|pair| Some(value(pair[0])? << 4 | value(*pair.get(1)?)?)).collect()
+}
+
+/// The bytes of a hexadecimal JSON string, if there are exactly `N`.
+pub(crate) fn sized<const N: usize>(raw: &[u8]) -> Option<[u8; N]> {
+    bytes(raw)?.try_into().ok()
 }

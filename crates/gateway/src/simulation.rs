@@ -12,7 +12,9 @@ mod calls;
 mod checks;
 mod node;
 mod script;
+mod sends;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use tokio::time::Instant;
 use crate::call::health;
 use crate::call::routing::{Routing, Service};
 use crate::call::worker::{Shared, State, Worker};
+use crate::heads::Served;
 use crate::host::{Host, Process};
 use crate::keeper::dns::{Resolver, of_host};
 use crate::local::Time;
@@ -40,9 +43,6 @@ use script::{CALLING, Script};
 /// The workers of a run.
 const WORKERS: usize = 2;
 
-/// The timeout of a call.
-const TIMEOUT: Nanos = Nanos::from_secs(4);
-
 /// What happened in a run.
 struct Outcome {
     script: Script,
@@ -50,6 +50,8 @@ struct Outcome {
     nodes: Vec<Rc<Node>>,
     world: Rc<World>,
     service: Arc<Service>,
+    /// What was wrong with the heads on the board, seen from outside.
+    seen: Vec<String>,
 }
 
 /// Runs a script.
@@ -90,16 +92,55 @@ async fn simulate(script: Script) -> Outcome {
     for worker in &workers {
         tokio::task::spawn_local(worker.clone().tidy());
     }
+    let board = Rc::new(RefCell::new(Vec::new()));
+    tokio::task::spawn_local(observe(start, shared.clone(), board.clone()));
     let callers = Rc::new(Callers::new(start, workers));
     for (number, arrival) in script.arrivals.iter().enumerate() {
         tokio::time::sleep_until(start + arrival.at).await;
         tokio::task::spawn_local(callers.clone().call(number, *arrival));
     }
     // Until the last call has been answered or has timed out.
-    tokio::time::sleep_until(start + CALLING + Duration::from(TIMEOUT) * 5 / 4).await;
+    tokio::time::sleep_until(start + CALLING + script.timeout * 5 / 4).await;
     let service = shared.state().routing.service("sim").expect("the service").clone();
     let records = std::mem::take(&mut *callers.records.borrow_mut());
-    Outcome { script, records, nodes, world, service }
+    let mut outcome = Outcome { script, records, nodes, world, service, seen: Vec::new() };
+    outcome.seen = seen(&outcome, &board.borrow());
+    outcome
+}
+
+/// The heads on the board at a time, and which upstreams have the latest one.
+type Sight = (Duration, Served, Vec<usize>);
+
+/// Looks at the board, as a worker may at any time.
+async fn observe(start: Instant, shared: Arc<Shared>, board: Rc<RefCell<Vec<Sight>>>) {
+    let service = shared.state().routing.service("sim").expect("the service").clone();
+    let heads = &service.heads.as_ref().expect("heads").board;
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        let at = tick.tick().await.duration_since(start);
+        let served = heads.served();
+        let have = |place: &usize| served.latest.is_some_and(|number| heads.has(*place, number));
+        let have = (0..service.routes.len()).filter(have).collect();
+        board.borrow_mut().push((at, served, have));
+    }
+}
+
+/// What was wrong on the board: a head that fell, or an upstream that was said to have the head
+/// although it was on a branch of its own.
+fn seen(outcome: &Outcome, board: &[Sight]) -> Vec<String> {
+    let fell = board.windows(2).filter_map(|two| {
+        let [(_, before, _), (at, after, _)] = two else { return None };
+        let is_lower = after.latest < before.latest
+            || after.safe < before.safe
+            || after.finalized < before.finalized;
+        is_lower.then(|| format!("a served head fell: at {at:?}: {before:?} {after:?}"))
+    });
+    let last = outcome.nodes.len() - 1;
+    let wrong = board.iter().filter_map(|(at, served, have)| {
+        let is_wrong = have.contains(&last) && checks::alone_at(outcome, *at).is_some();
+        is_wrong.then(|| format!("a forked upstream has the head: at {at:?}: {served:?}"))
+    });
+    fell.chain(wrong).collect()
 }
 
 fn shared(script: &Script) -> Shared {
@@ -116,8 +157,13 @@ fn shared(script: &Script) -> Shared {
         chain_id: Some(node::CHAIN),
         block_time: Some(Nanos::from(script::BLOCK)),
         sync_allowance: Some(2),
-        timeout: TIMEOUT,
-        resilience: model::Resilience { hedge: Some(0.95), ..model::Resilience::default() },
+        timeout: Nanos::from(script.timeout),
+        resilience: model::Resilience {
+            hedge: script.is_hedged().then_some(0.95),
+            retry_floor: script.retry_floor,
+            patience: script.is_slow.then(|| Nanos::from_millis(2_000)),
+            ..model::Resilience::default()
+        },
         agree: model::Agree { default: script.agree, methods: Vec::new() },
         send: if script.sends_to_all { model::Sending::All } else { model::Sending::One },
         ..model::Service::named("sim")
@@ -196,8 +242,14 @@ fn callers_are_served_whatever_fails() {
 #[test]
 fn runs_are_deterministic() {
     for seed in [1, 2, 3, 5] {
-        let texts = [(); 2].map(|()| format!("{:?}", run(Script::new(seed)).records));
-        assert_eq!(texts[0], texts[1], "seed {seed}");
+        let [first, second] = [(); 2].map(|()| {
+            let mut records = run(Script::new(seed)).records;
+            // Callers that waited for the same thing go on at the same time, in any order.
+            records.sort_by_key(|record| (record.end, record.number));
+            records.iter().map(|record| format!("{record:?}")).collect::<Vec<_>>()
+        });
+        let differing = first.iter().zip(&second).find(|(one, other)| one != other);
+        assert!(differing.is_none() && first.len() == second.len(), "seed {seed}: {differing:?}");
     }
 }
 
@@ -210,6 +262,9 @@ fn one_seed() {
         eprintln!("node {place}: {} µs", node.latency_us);
         for fault in &node.faults {
             eprintln!("  {:?} to {:?}: {:?}", fault.from, fault.to, fault.kind);
+        }
+        for fault in &node.sends {
+            eprintln!("  {:?} to {:?}: transactions: {:?}", fault.from, fault.to, fault.kind);
         }
     }
     for record in &outcome.records {

@@ -1,8 +1,7 @@
 //! The HTTP/1.1 client: requests to upstreams over pooled connections.
 //!
-//! Each worker has its own connections; the most recently used is taken first. [`Client::send`]
-//! writes a request and reads the head of the response. Hot paths call [`Client::prepare`] and
-//! [`Reply::begin`] instead, which moves the [`Reply`] less. The body is then read as a whole or in
+//! Each worker has its own connections; the most recently used is taken first. [`Client::prepare`]
+//! gets a connection, and [`Reply::begin`] writes the request and reads the head of the response. The body is then read as a whole or in
 //! chunks. A [`Failure`] reports whether any byte of the request may have reached the upstream, and
 //! whether a pooled connection turned out to be closed. Nothing is resent here; the caller decides
 //! whether to retry.
@@ -16,6 +15,7 @@
 
 mod connect;
 mod health;
+mod parking;
 mod pool;
 mod reply;
 mod secrets;
@@ -31,7 +31,7 @@ use bytes::BufMut;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model;
 use plimsoll_registry::settings::{Limits, Settings};
-use plimsoll_resilience::{Parked, RateLimit};
+use plimsoll_resilience::RateLimit;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
 
@@ -44,6 +44,7 @@ use crate::transport::timer::{Late, Timer};
 
 pub(crate) use connect::Network;
 pub(crate) use health::{FailureReport, Health};
+pub(crate) use parking::Parking;
 use pool::Pool;
 use reply::Checkout;
 pub(crate) use reply::{Reading, Reply, ReplyChunks, Response, Reusable};
@@ -69,7 +70,7 @@ pub(crate) struct Upstream {
     pub(crate) in_flight: Arc<Sharded<Counter>>,
     pub(crate) rate_limit: Option<RateLimit>,
     /// Until when it has asked not to be called.
-    pub(crate) parked: Arc<Parked>,
+    pub(crate) parking: Arc<Parking>,
     pub(crate) health: Arc<Health>,
     /// What its answers must not reveal to callers.
     pub(crate) secrets: Secrets,
@@ -81,11 +82,20 @@ impl Upstream {
         self.in_flight.sum(Counter::get)
     }
 
-    /// Whether the upstream's limits admit a call now. If so, the call is counted against its rate
-    /// limit.
+    /// Whether the upstream's limits admit a call of this method now. If so, the call is counted
+    /// against its rate limit.
     #[inline]
-    pub(crate) fn admit(&self, now: Nanos) -> bool {
-        !self.parked.is_parked(now) && self.rate_limit.as_ref().is_none_or(|limit| limit.admit(now))
+    pub(crate) fn admit(&self, method: &str, now: Nanos) -> bool {
+        self.parking.until_for(method, now).is_none()
+            && self.rate_limit.as_ref().is_none_or(|limit| limit.admit(now))
+    }
+
+    /// How long until the upstream's limits admit a call of this method.
+    #[cold]
+    pub(crate) fn wait(&self, method: &str, now: Nanos) -> Nanos {
+        let parked = self.parking.until_for(method, now).map_or(Nanos::ZERO, |until| until - now);
+        let limited = self.rate_limit.as_ref().map_or(Nanos::ZERO, |limit| limit.wait(now));
+        parked.max(limited)
     }
 }
 
@@ -229,21 +239,6 @@ impl Client {
     ) -> Client {
         let connections_max = settings.limits.upstream_connections.div_ceil(settings.workers);
         Client { local, resolver, network, pools: RefCell::default(), connections_max }
-    }
-
-    /// Sends a request and reads the head of the response.
-    ///
-    /// # Errors
-    /// No head arrived within the deadline and the limits.
-    pub(crate) async fn send(
-        &self,
-        upstream: &Upstream,
-        request: &Request<'_>,
-        limits: &Limits,
-    ) -> Result<Reply, Failure> {
-        let mut reply = self.prepare(upstream, request, limits).await?;
-        reply.begin(request).await?;
-        Ok(reply)
     }
 
     /// Gets a connection for a request and creates its reply. Nothing is sent before

@@ -12,8 +12,8 @@
 //!   notices a dead upstream within a few calls, the second an upstream that fails every other call,
 //!   which the first never notices.
 //! - **Open**: calls are refused for the open time.
-//! - **Half-open**: a round of at most `probes` calls passes. When `probes` of them have succeeded, the
-//!   breaker closes; one failure opens it again. If neither happens, because their callers left or
+//! - **Half-open**: a round of at most `probes` calls passes, and a further one for each that succeeds.
+//!   When `probes` of them have succeeded, the breaker closes; one failure opens it again. If neither happens, because their callers left or
 //!   they hang, another round follows after another open time. Probes in flight are not counted,
 //!   so none can leak, and a breaker that nobody reports to still lets a probe through.
 //!
@@ -224,7 +224,9 @@ impl Breaker {
             }
             let succeeded = circuit.succeeded + 1;
             if u32::from(succeeded) < self.settings.probes {
-                return Some(Circuit { succeeded, ..circuit });
+                // Its place is free for the next probe.
+                let admitted = circuit.admitted.saturating_sub(1);
+                return Some(Circuit { succeeded, admitted, ..circuit });
             }
             let at = now.0 / MILLI;
             Some(Circuit { at, ..circuit.next(Phase::Closed) })
@@ -274,13 +276,13 @@ impl Breaker {
 
     /// Ends the open time, or the wait for probes that have not reported: the upstream was found to work
     /// by other means, such as a health check. The breaker becomes half-open rather than closed, because
-    /// an upstream may answer checks and fail calls. Returns whether this lets calls pass.
+    /// an upstream may answer checks and fail calls; for the same reason, one probe passes, and the next
+    /// when it has succeeded. Returns whether this lets calls pass.
     pub fn end_open_time(&self, now: Nanos) -> bool {
+        let admitted = self.settings.probes as u8 - 1;
         let next = self.update(|circuit| match circuit.phase {
-            Phase::Open => Some(self.half_opened(circuit, now)),
-            Phase::HalfOpen if u32::from(circuit.admitted) >= self.settings.probes => {
-                Some(Circuit { admitted: 0, ..circuit })
-            }
+            Phase::Open => Some(Circuit { admitted, ..self.half_opened(circuit, now) }),
+            Phase::HalfOpen if circuit.admitted > admitted => Some(Circuit { admitted, ..circuit }),
             _ => None,
         });
         next.is_some()

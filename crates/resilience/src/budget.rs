@@ -84,8 +84,15 @@ impl Budget {
     /// Takes an extra attempt from the budget, or refuses it.
     #[cold]
     pub fn withdraw(&self, now: Nanos) -> bool {
+        self.withdraw_reserve(0.0, now)
+    }
+
+    /// Takes an extra attempt from the budget as if its share were larger by `reserve`: for a call that
+    /// would be lost otherwise. The bound of the [module](self) holds with `share + reserve`.
+    #[cold]
+    pub fn withdraw_reserve(&self, reserve: f64, now: Nanos) -> bool {
         self.window.try_add_second(now, |sums| {
-            (sums.second + 1) as f64 <= self.share * sums.first as f64 + self.floor
+            (sums.second + 1) as f64 <= (self.share + reserve) * sums.first as f64 + self.floor
         })
     }
 
@@ -120,6 +127,16 @@ mod tests {
         check(0.0, 10.0, 100, 100);
         check(0.0, 0.0, 100, 0);
         check(1.0, 0.0, 7, 7);
+    }
+
+    #[test]
+    fn the_reserve_adds_to_the_share() {
+        let budget = Budget::new(0.1, 1.0);
+        let now = Nanos::from_secs(5);
+        (0..100).for_each(|_| budget.called(now));
+        assert_eq!((0..1_000).filter(|_| budget.withdraw(now)).count(), 20);
+        assert_eq!((0..1_000).filter(|_| budget.withdraw_reserve(0.1, now)).count(), 10);
+        assert!(!budget.withdraw(now) && !budget.withdraw_reserve(0.1, now));
     }
 
     /// One of two upstreams is lost: every other call needs a retry.

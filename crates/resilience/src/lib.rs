@@ -22,6 +22,7 @@
 //! - [`budget`]: limits retries and hedges to a share of the calls
 //! - [`quantile`]: a quantile of recent latencies
 //! - [`hedge`]: when to send a call a second time
+//! - [`patience`]: how long to wait for an attempt before another upstream is asked
 //! - [`slow_start`]: the ramp of an upstream that has returned
 //! - [`parked`]: an upstream that asked not to be called for a while
 //! - [`rate_limit`]: a limit on calls per second
@@ -31,6 +32,7 @@ pub mod breaker;
 pub mod budget;
 pub mod hedge;
 pub mod parked;
+pub mod patience;
 pub mod quantile;
 pub mod rate_limit;
 pub mod slow_start;
@@ -40,6 +42,7 @@ pub use breaker::{Breaker, BreakerSettings};
 pub use budget::Budget;
 pub use hedge::Hedge;
 pub use parked::Parked;
+pub use patience::patience;
 pub use quantile::Quantile;
 pub use rate_limit::RateLimit;
 pub use slow_start::SlowStart;

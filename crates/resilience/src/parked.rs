@@ -41,6 +41,11 @@ const LEVEL_MAX: u64 = 6;
 const MILLI: u64 = 1_000_000;
 
 impl Parked {
+    /// An upstream that is not parked.
+    pub const fn new() -> Parked {
+        Parked { word: AtomicU64::new(0) }
+    }
+
     /// The longest time.
     pub const TIME_MAX: Nanos = Nanos::from_secs(60);
 
@@ -71,6 +76,15 @@ impl Parked {
         let before = self.word.fetch_update(Relaxed, Relaxed, next);
         let word = before.ok().and_then(next).unwrap_or_default();
         Nanos((word >> LEVEL_BITS) * MILLI)
+    }
+
+    /// Ends the time now, because the upstream was found to take calls again.
+    pub fn end(&self, now: Nanos) {
+        let end = now.0 / MILLI;
+        let next =
+            |word: u64| (word >> LEVEL_BITS > end).then_some(end << LEVEL_BITS | word & LEVEL_MASK);
+        // Fails if it is not parked.
+        let _ = self.word.fetch_update(Relaxed, Relaxed, next);
     }
 
     /// Until when the upstream is parked, if it is.
@@ -123,6 +137,19 @@ mod tests {
         check(&[(500, None), (1_500, None), (3_500, Some(1))], 4_500);
         // after a good minute, it starts anew
         check(&[(500, None), (1_500, None), (63_501, None)], 64_501);
+    }
+
+    #[test]
+    fn the_time_can_be_ended() {
+        let parked = Parked::default();
+        let at = Nanos::from_millis;
+        parked.end(at(100));
+        parked.park(Some(Nanos::from_secs(60)), at(500));
+        parked.end(at(2_000));
+        assert!(!parked.is_parked(at(2_000)));
+        assert_eq!(parked.park(None, at(2_100)), at(4_100), "refused again");
+        parked.end(at(9_000));
+        assert_eq!(parked.until(at(3_000)), Some(at(4_100)), "it was over");
     }
 
     proptest! {

@@ -53,6 +53,12 @@ impl RateLimit {
         };
         self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge).is_ok()
     }
+
+    /// How long until a call is admitted, if no other is before; zero if it is now.
+    pub fn wait(&self, now: Nanos) -> Nanos {
+        let due = self.due.load(Ordering::Relaxed);
+        Nanos(due.saturating_sub(now.0.saturating_add(self.tolerance)))
+    }
 }
 
 #[cfg(test)]
@@ -68,13 +74,18 @@ mod tests {
         // After a pause, one burst is available again.
         let later = Nanos::from_secs(100);
         assert_eq!((0..1_000).filter(|_| limit.admit(later)).count(), 50);
+        let wait = limit.wait(later);
+        assert!(wait > Nanos::ZERO && limit.admit(later + wait), "{wait}");
     }
 
     #[test]
     fn a_slow_rate_admits_single_calls() {
         let limit = RateLimit::new(0.5);
+        assert_eq!(limit.wait(Nanos::from_secs(10)), Nanos::ZERO);
         assert!(limit.admit(Nanos::from_secs(10)));
+        assert_eq!(limit.wait(Nanos::from_secs(10)), Nanos::from_secs(2));
         assert!(!limit.admit(Nanos::from_secs(11)));
+        assert_eq!(limit.wait(Nanos::from_secs(11)), Nanos::from_secs(1));
         assert!(limit.admit(Nanos::from_secs(12)));
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 fn is_same(left: &str, right: &str) -> bool {
     let results = [left, right].map(|text| Answer::Result(text.as_bytes()));
-    Agreement::of(&results).agreeing.len() == 2
+    Agreement::of(&results, false).agreeing.len() == 2
 }
 
 #[test]
@@ -50,6 +50,30 @@ fn answers_are_compared_by_meaning() {
 }
 
 #[test]
+fn standard_results_are_compared_by_standard_members() {
+    assert!(STANDARD.is_sorted());
+    let check = |left: &str, right: &str, expected: bool| {
+        let results = [left, right].map(|text| Answer::Result(text.as_bytes()));
+        let is_same = Agreement::of(&results, true).agreeing.len() == 2;
+        assert_eq!(is_same, expected, "{left} {right}");
+    };
+    // a vendor's members, alone or with another value, at any depth
+    check(r#"{"hash":"0xAb","extra":"a"}"#, r#"{"hash":"0xaB","extra":"b"}"#, true);
+    check(r#"{"hash":"0x1","l1Fee":"0x2"}"#, r#"{"hash":"0x1"}"#, true);
+    check(r#"[{"logs":[{"data":"0x","x":1}]}]"#, r#"[{"logs":[{"data":"0x"}]}]"#, true);
+    // standard ones, with another value or missing
+    check(r#"{"hash":"0x1","extra":"a"}"#, r#"{"hash":"0x2","extra":"a"}"#, false);
+    check(r#"{"hash":"0x1","gas":"0x1"}"#, r#"{"hash":"0x1"}"#, false);
+    check(r#"{"hash":"0x1","yParity":"0x1"}"#, r#"{"hash":"0x1"}"#, true);
+    check(r#"{"yParity":"0x1"}"#, r#"{"yParity":"0x0"}"#, false);
+    check(r#"[{"logs":[]}]"#, r#"[{"logs":[{}]}]"#, false);
+    // what is no object
+    check("\"0x1\"", "\"0x2\"", false);
+    check("null", "{}", false);
+    assert!(is_standard("eth_getLogs") && !is_standard("trace_block") && !is_standard("eth_call"));
+}
+
+#[test]
 fn errors_are_compared_by_category() {
     let error = |code, category, data: Option<&'static str>| Answer::Error {
         code,
@@ -57,7 +81,7 @@ fn errors_are_compared_by_category() {
         data: data.map(str::as_bytes),
     };
     let check = |left: Answer<'_>, right: Answer<'_>, same: bool| {
-        let agreeing = Agreement::of(&[left, right]).agreeing.len();
+        let agreeing = Agreement::of(&[left, right], false).agreeing.len();
         assert_eq!(agreeing == 2, same, "{left:?} {right:?}");
     };
     use Category::*;
@@ -77,7 +101,7 @@ fn the_largest_group_wins_and_dissenters_are_named() {
     let check = |answers: &[&str], agreeing: &[usize], dissenting: &[usize]| {
         let answers: Vec<Answer<'_>> =
             answers.iter().map(|text| Answer::Result(text.as_bytes())).collect();
-        let found = Agreement::of(&answers);
+        let found = Agreement::of(&answers, false);
         assert_eq!(found, Agreement { agreeing: agreeing.into(), dissenting: dissenting.into() });
         found
     };

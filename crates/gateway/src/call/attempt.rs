@@ -15,8 +15,9 @@ use plimsoll_rpc::{answer, json};
 
 use super::chain;
 use super::judge::{Verdict, failed_status, judge};
-use super::relay::{Decimal, Target};
+use super::relay::Decimal;
 use super::routing::{self, Picked, Route};
+use super::target::Target;
 use super::worker::Worker;
 use crate::error::{CallError, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};
@@ -24,8 +25,8 @@ use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
-use crate::protocol::{Category, Protocol};
-use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
+use crate::protocol::Category;
+use crate::upstream::{Failure, FailureReport, Reply, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: as in flight until it is dropped, then once with its outcome.
@@ -35,16 +36,22 @@ pub(crate) struct Attempt<'a> {
     /// The breaker's permission, which the outcome is reported with.
     pass: Option<Pass>,
     usage: Use,
+    method: &'a str,
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn start(local: &'a Local, picked: Picked<'a>, usage: Use) -> Attempt<'a> {
+    pub(crate) fn start(
+        local: &'a Local,
+        picked: Picked<'a>,
+        usage: Use,
+        method: &'a str,
+    ) -> Attempt<'a> {
         let Picked { route, pass } = picked;
         route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, pass, usage, sent_at: local.now(), ended: None }
+        Attempt { local, route, pass, usage, method, sent_at: local.now(), ended: None }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -57,6 +64,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn answered(&mut self, outcome: RelayOutcome, at: Nanos) {
         self.ended(outcome, at);
         self.route.upstream.health.answered(&self.route.upstream.model.id, at);
+        self.route.relays.of(self.local.number).answered(at);
         self.route.succeeded(self.pass, at);
     }
 
@@ -73,9 +81,15 @@ impl<'a> Attempt<'a> {
         if failure.stale || failure.kind == ErrorKind::Busy {
             return;
         }
-        let is_limited = failure.kind == ErrorKind::UpstreamLimited;
-        if self.usage == Use::Calls && (is_limited || failure.retry_after.is_some()) {
-            self.park(failure.retry_after, at);
+        if self.usage == Use::Calls {
+            match (failure.kind, failure.retry_after) {
+                (ErrorKind::UpstreamLimited, wish) => self.limited(wish, at),
+                (_, Some(wish)) => {
+                    let span = Nanos::from_secs(wish.0.into());
+                    self.route.upstream.parking.unavailable(span, at);
+                }
+                _ => {}
+            }
         }
         let (status, text) = match &failure.detail {
             None => (None, &[][..]),
@@ -97,11 +111,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Stops using the upstream for as long as it asks.
+    /// Stops sending calls of this kind to the upstream for as long as it asks.
     #[cold]
-    fn park(&self, retry_after: Option<RetryAfter>, now: Nanos) {
+    fn limited(&self, retry_after: Option<RetryAfter>, now: Nanos) {
         let retry_after = retry_after.map(|after| Nanos::from_secs(after.0.into()));
-        self.route.upstream.parked.park(retry_after, now);
+        self.route.upstream.parking.limited(self.method, retry_after, now);
     }
 
     /// Counts and logs an error object that is not the caller's fault.
@@ -119,8 +133,12 @@ impl<'a> Attempt<'a> {
         };
         self.route.upstream.health.failed(&report, judged.at);
         match judged.outcome() {
-            RelayOutcome::Rpc(Category::RateLimited) => self.park(judged.retry_after, judged.at),
-            RelayOutcome::Rpc(Category::Unavailable | Category::Unauthorized) => {
+            RelayOutcome::Rpc(Category::RateLimited) => self.limited(judged.retry_after, judged.at),
+            RelayOutcome::Rpc(category @ (Category::Unavailable | Category::Unauthorized)) => {
+                if let (Category::Unavailable, Some(wish)) = (category, judged.retry_after) {
+                    let span = Nanos::from_secs(wish.0.into());
+                    self.route.upstream.parking.unavailable(span, judged.at);
+                }
                 self.route.failed(service, self.pass, judged.at);
             }
             // Callers may be able to cause it; it counts if another upstream does better.
@@ -162,8 +180,6 @@ pub(crate) struct JudgedResponse {
     pub(crate) retry_after: Option<RetryAfter>,
     /// When the response was judged.
     pub(super) at: Nanos,
-    /// The serial number of the upstream.
-    pub(super) upstream: u64,
     verdict: Verdict,
     response: Response,
 }
@@ -182,8 +198,7 @@ impl JudgedResponse {
     pub(super) fn error_data(&self) -> Option<&[u8]> {
         let parsed = answer::parse(self.response.body()).ok()?;
         let answer::Outcome::Error { raw, .. } = parsed.outcome else { return None };
-        let mut members = json::members(raw).map_while(Result::ok);
-        members.find(|member| *member.plain() == *b"data").map(|member| member.value)
+        json::member(raw, "data")
     }
 
     /// The upstream's body.
@@ -251,18 +266,8 @@ pub(crate) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
-    let mut attempt = Attempt::start(local, picked, Use::Calls);
-    let result = match route.is_confirmed() {
-        true => Ok(()),
-        false => Box::pin(chain::confirm(worker, target.service, route)).await,
-    };
-    let result = match result {
-        Ok(()) => {
-            let protocol = target.service.protocol;
-            exchange(worker, protocol, route, &request, id, target.limits()).await
-        }
-        Err(failure) => Err(failure),
-    };
+    let mut attempt = Attempt::start(local, picked, Use::Calls, &call.method);
+    let result = exchange(target, route, &request, id).await;
     match &result {
         Ok(judged) => {
             match judged.outcome() {
@@ -284,16 +289,16 @@ pub(crate) async fn run(
 }
 
 async fn exchange(
-    worker: &Worker,
-    protocol: Protocol,
+    target: &Target<'_>,
     route: &Route,
     request: &Request<'_>,
     id: u64,
-    limits: &Limits,
 ) -> Result<JudgedResponse, Failure> {
-    let local = &*worker.local;
+    let (local, limits) = (&*target.worker.local, target.limits());
+    let protocol = target.service.protocol;
+    let reply = begun(target, route, request, limits).await?;
     let Received { status, retry_after, mut response, reusable } =
-        receive(worker, route, request, limits).await?;
+        read(local, route, reply, limits).await?;
     let judged = if response.body.len() <= offload::INLINE_MAX {
         judge(protocol, response.body(), status, id)
     } else {
@@ -313,16 +318,40 @@ async fn exchange(
         reusable.release(at);
     }
     match judged {
-        Ok(verdict) => {
-            let upstream = route.upstream.serial;
-            Ok(JudgedResponse { status, retry_after, at, upstream, verdict, response })
-        }
+        Ok(verdict) => Ok(JudgedResponse { status, retry_after, at, verdict, response }),
         Err(failure) => {
             let failure = failure.with_detail(Some(status), response.body());
             local.give_buffer(response.buffer);
             Err(Failure { retry_after, ..failure })
         }
     }
+}
+
+/// Sends a request once the upstream's chain is confirmed, and reads the head of the response.
+///
+/// # Errors
+/// The upstream is on another chain, or no head arrived within the deadline and the limits.
+#[inline]
+pub(super) async fn begun(
+    target: &Target<'_>,
+    route: &Route,
+    request: &Request<'_>,
+    limits: &Limits,
+) -> Result<Reply, Failure> {
+    let worker = target.worker;
+    let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
+    // Only now is it known which connection is used.
+    let opened_at = reply.opened_at();
+    if chain::is_owed(route, opened_at) {
+        let (service, deadline) = (target.service, request.deadline);
+        let confirmed = Box::pin(chain::confirm(worker, service, route, opened_at, deadline));
+        if let Err(failure) = confirmed.await {
+            reply.put_back(worker.local.now());
+            return Err(failure);
+        }
+    }
+    reply.begin(request).await?;
+    Ok(reply)
 }
 
 /// A complete response, with its content coding removed.
@@ -348,15 +377,27 @@ pub(super) async fn receive(
 ) -> Result<Received, Failure> {
     let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
     reply.begin(request).await?;
+    read(&worker.local, route, reply, limits).await
+}
+
+/// Reads a response whose head has arrived.
+#[inline]
+async fn read(
+    local: &Local,
+    route: &Route,
+    mut reply: Reply,
+    limits: &Limits,
+) -> Result<Received, Failure> {
     let (status, head) = reply.head();
     let retry_after = if matches!(status, 429 | 503) { retry_after(head) } else { None };
     let by_status = |failure| judged_by_status(status, retry_after, failure);
     let body = reply.read_body().await.map_err(by_status)?;
     let coding = reply.coding();
     let (mut response, reusable) = reply.finish(body);
+    route.upstream.health.kept(reusable.is_some());
     // An empty body has no coding, whatever the head says.
     if coding != Coding::None && !response.body.is_empty() {
-        let decoding = Box::pin(response.decoded(&worker.local, coding, limits.answer));
+        let decoding = Box::pin(response.decoded(local, coding, limits.answer));
         response = decoding.await.map_err(by_status)?;
     }
     Ok(Received { status, retry_after, response, reusable })

@@ -11,7 +11,7 @@
 //! has: an answer from a slightly older state is better than none. A block by tag is not, because its
 //! number would show that the head went back.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model;
@@ -19,13 +19,25 @@ use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 use tokio::sync::Notify;
 
+use super::attempt::JudgedResponse;
+use super::chain::parse_hex;
+use super::dispatch::Dispatched;
+use super::message::Summary;
+use super::relay::relayed;
+use super::target::Target;
 use super::worker::Worker;
-use crate::heads::{Board, Event, Heads, HeadsSettings, Report, Served};
+use crate::error::{Error, ErrorKind};
+use crate::heads::{Board, Event, Floor, Heads, HeadsSettings, Report, Served};
 use crate::observe::metrics::HeadFigures;
-use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
+use crate::observe::stats::{Extra, RelayOutcome};
+use crate::protocol::Category;
+use crate::protocol::evm::block_param::{Block, BlockParam, Omitted, Tag};
 
 /// How long the first calls wait for the first report of an upstream.
 const FIRST_REPORT: Nanos = Nanos::from_secs(1);
+
+/// How long an answer waits until the block that it shows is served.
+const SHOWN_WAIT: Nanos = Nanos::from_secs(1);
 
 /// Only blocks this far below the head are certain to exist at an upstream: older ones may be pruned.
 const RECENT: u64 = 128;
@@ -37,7 +49,8 @@ pub(crate) struct ServiceHeads {
     settings: HeadsSettings,
     /// The serial numbers of the upstreams, in the order of the service's routes.
     upstreams: Vec<u64>,
-    first_report: Notify,
+    /// Each report of an upstream.
+    reports: Notify,
 }
 
 impl ServiceHeads {
@@ -46,7 +59,7 @@ impl ServiceHeads {
         service: &model::Service,
         upstreams: Vec<u64>,
         stale_after: Nanos,
-        served: Served,
+        floor: Arc<Floor>,
     ) -> ServiceHeads {
         /// Of chains whose block time is not known: every number is plausible after a while.
         const BLOCK_TIME_UNKNOWN: Nanos = Nanos::from_millis(250);
@@ -56,11 +69,10 @@ impl ServiceHeads {
             stale_after,
             grace: Nanos(stale_after.0 / 4),
         };
-        let heads = Heads::new(upstreams.len(), settings, served);
-        let board = Board::new(upstreams.len());
-        board.publish(&heads);
+        let heads = Heads::new(upstreams.len(), settings, &floor);
+        let board = Board::new(upstreams.len(), floor);
         let tracker = Mutex::new(heads);
-        ServiceHeads { board, tracker, settings, upstreams, first_report: Notify::new() }
+        ServiceHeads { board, tracker, settings, upstreams, reports: Notify::new() }
     }
 
     /// Whether these heads are also those of a service with these upstreams.
@@ -75,19 +87,41 @@ impl ServiceHeads {
 
     /// Takes an upstream's report, and publishes what follows.
     pub(super) fn report(&self, upstream: usize, report: &Report, now: Nanos) -> Vec<Event> {
-        let mut tracker = self.tracker();
-        let events = tracker.report(upstream, report, now);
-        self.board.publish(&tracker);
-        drop(tracker);
-        self.first_report.notify_waiters();
+        let events = self.update(now, |tracker| tracker.report(upstream, report, now));
+        self.reports.notify_waiters();
         events
     }
 
-    /// Passes time, and publishes what follows.
-    pub(super) fn pass(&self, now: Nanos) -> Vec<Event> {
+    /// Passes time, and publishes what follows; reports are recent for `stale_after`.
+    pub(super) fn pass(&self, stale_after: Nanos, now: Nanos) -> Vec<Event> {
+        self.update(now, |tracker| {
+            tracker.set_stale_after(stale_after);
+            tracker.pass(now)
+        })
+    }
+
+    /// Records that an upstream did not answer a check.
+    pub(super) fn missed(&self, upstream: usize) {
+        self.tracker().missed(upstream);
+    }
+
+    /// Records that an upstream does not have a block although it reported it.
+    #[cold]
+    pub(crate) fn denied(&self, upstream: usize, number: u64, now: Nanos) {
+        self.update(now, |tracker| {
+            tracker.denied(upstream, number, now);
+            Vec::new()
+        });
+    }
+
+    /// Changes what is known, and publishes it.
+    fn update(&self, now: Nanos, change: impl FnOnce(&mut Heads) -> Vec<Event>) -> Vec<Event> {
+        let floor = &self.board.floor;
+        let _writer = floor.writer();
         let mut tracker = self.tracker();
-        let events = tracker.pass(now);
-        self.board.publish(&tracker);
+        tracker.adopt(floor);
+        let events = change(&mut tracker);
+        self.board.publish(&tracker, now);
         events
     }
 
@@ -99,24 +133,60 @@ impl ServiceHeads {
     /// The figures for the metrics page.
     pub(crate) fn figures(&self) -> HeadFigures {
         let Served { latest, safe, finalized } = self.board.served();
+        let tracker = self.tracker();
         HeadFigures {
             served: [latest, safe, finalized],
             is_held: self.board.is_held(),
-            reorganisations: self.tracker().reorganisations(),
+            reorganisations: tracker.reorganisations(),
+            corrections: tracker.corrections(),
         }
     }
 
-    /// Waits for the first report if the gateway has just started.
+    /// Whether a head is served.
+    pub(super) fn is_known(&self) -> bool {
+        self.board.head(Tag::Latest).is_some()
+    }
+
+    /// Waits for the first head if the gateway has just started.
     async fn known(&self, worker: &Worker) {
         let until = worker.local.instant(FIRST_REPORT);
-        if worker.local.now() < FIRST_REPORT {
-            let reported = self.first_report.notified();
-            if self.board.head(Tag::Latest).is_none() {
-                // Without a report, calls are relayed as they are.
-                let _ = tokio::time::timeout_at(until, reported).await;
+        while worker.local.now() < FIRST_REPORT {
+            let reported = self.reports.notified();
+            // Without a head, calls are relayed as they are.
+            if self.is_known() || tokio::time::timeout_at(until, reported).await.is_err() {
+                return;
             }
         }
     }
+
+    /// Waits until the block that an answer shows is served, for a moment: a caller that has seen its
+    /// transaction in a block finds the state of that block under `latest`.
+    pub(super) async fn catch_up(&self, worker: &Worker, number: u64, ask: impl FnOnce()) {
+        let is_served = || self.board.head(Tag::Latest).is_none_or(|latest| latest >= number);
+        if is_served() {
+            return;
+        }
+        ask();
+        let until = worker.local.instant(worker.local.now() + SHOWN_WAIT);
+        loop {
+            let reported = self.reports.notified();
+            if is_served() || tokio::time::timeout_at(until, reported).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The block in which the result shows a transaction.
+pub(super) fn block_shown(method: &str, result: &[u8]) -> Option<u64> {
+    const KEY: &[u8] = b"\"blockNumber\"";
+    if !matches!(method, "eth_getTransactionReceipt" | "eth_getTransactionByHash") {
+        return None;
+    }
+    let at = result.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    let rest = result[at..].trim_ascii_start().strip_prefix(b":")?;
+    let end = rest.iter().position(|byte| b",}".contains(byte))?;
+    parse_hex(rest[..end].trim_ascii())
 }
 
 /// The block that a call names.
@@ -130,6 +200,8 @@ pub(super) struct Named {
     pub(super) must_exist: bool,
     /// The result to answer with instead of the upstream's: the served head.
     pub(super) height: Option<u64>,
+    /// Whether the call is about a head, and none was known yet.
+    pub(super) is_unknown: bool,
 }
 
 /// Replaces the tags of a call by the served numbers. The new parameters are appended to `params`, which
@@ -142,18 +214,27 @@ pub(super) async fn bind(
     params: &mut Vec<u8>,
 ) -> Named {
     let param = BlockParam::of(method);
-    let is_number = call.method == "eth_blockNumber";
+    let is_number = matches!(&*call.method, "eth_blockNumber" | "erigon_blockNumber");
     if param == BlockParam::None && !is_number {
         return Named::default();
     }
-    if heads.board.head(Tag::Latest).is_none() {
+    if !heads.is_known() {
         Box::pin(heads.known(worker)).await;
     }
     let Some(latest) = heads.board.head(Tag::Latest) else {
-        return Named::default();
+        let is_tag = |block| matches!(block, Block::Tag(_));
+        let is_unknown = is_number || param.blocks(call.params).any(is_tag);
+        return Named { is_unknown, ..Named::default() };
     };
     if is_number {
-        return Named { height: Some(latest), ..Named::default() };
+        // Erigon's takes a tag.
+        let asked = BlockParam::Block(0, Omitted::Latest).blocks(call.params).next();
+        let height = match asked.filter(|_| call.method == "erigon_blockNumber") {
+            Some(Block::Tag(tag)) => heads.board.head(tag),
+            Some(_) => None,
+            None => Some(latest),
+        };
+        return Named { height, ..Named::default() };
     }
     let Some(given) = call.params else { return Named::default() };
     let shows_number = shows_number(&call.method);
@@ -179,14 +260,109 @@ pub(super) async fn bind(
     named
 }
 
+/// The first pause before a call is repeated; each is twice as long.
+const PAUSE: Nanos = Nanos::from_millis(20);
+
+/// How often it is repeated.
+const REPEATS_MAX: u32 = 7;
+
+/// Whether a call failed only because its tag stands for a block that no upstream has found.
+fn is_denied(judged: &Result<JudgedResponse, Error>, named: Named) -> bool {
+    let missing = RelayOutcome::Rpc(Category::MissingData);
+    named.is_bound
+        && match judged {
+            Ok(judged) => judged.outcome() == missing,
+            Err(error) => error.kind == ErrorKind::Behind,
+        }
+}
+
+/// Repeats a call whose tag stands for a block that no upstream has found, although one has reported
+/// it: that one is several nodes, of which another may have it. A call whose result does not show the
+/// block's number (`given`, as its caller wrote it) is sent with its tag instead. Repeats draw on the
+/// retry budget.
+#[inline]
+pub(super) async fn found<'a>(
+    target: &Target<'a>,
+    dispatched: Dispatched<'_>,
+    given: &Call<'_>,
+    judged: Result<JudgedResponse, Error>,
+    summary: &mut Summary<'a>,
+) -> Result<JudgedResponse, Error> {
+    match is_denied(&judged, dispatched.named) && dispatched.is_repeatable {
+        true => Box::pin(repeated(target, dispatched, given, judged, summary)).await,
+        false => judged,
+    }
+}
+
+#[cold]
+async fn repeated<'a>(
+    target: &Target<'a>,
+    dispatched: Dispatched<'_>,
+    given: &Call<'_>,
+    mut judged: Result<JudgedResponse, Error>,
+    summary: &mut Summary<'a>,
+) -> Result<JudgedResponse, Error> {
+    let (local, service) = (&target.worker.local, &**target.service);
+    let counts = service.calls.of(local.number);
+    let deadline = target.start + service.model.timeout;
+    // Where several must agree, their own heads would differ.
+    let is_open = !shows_number(&given.method) && judged.is_ok();
+    let again = match is_open {
+        true => Dispatched { call: given, named: Named::default(), ..dispatched },
+        false => dispatched,
+    };
+    for repeat in 0..REPEATS_MAX {
+        let is_first = repeat == 0;
+        if !(is_open && is_first) {
+            let until = local.now() + Nanos(PAUSE.0 << repeat);
+            if until >= deadline {
+                break;
+            }
+            tokio::time::sleep_until(local.instant(until)).await;
+        }
+        if !service.state.retries.withdraw(local.now()) {
+            counts.refused_extra[Extra::Retry as usize].add(1);
+            continue;
+        }
+        counts.extra[Extra::Retry as usize].add(1);
+        judged = relayed(target, again, summary).await;
+        if is_open || !is_denied(&judged, again.named) {
+            break;
+        }
+    }
+    judged
+}
+
 /// Whether the result shows the block's number, or is null only if the block does not exist.
 fn shows_number(method: &str) -> bool {
     matches!(
         method,
         "eth_getBlockByNumber"
             | "eth_getHeaderByNumber"
+            | "erigon_getHeaderByNumber"
+            | "eth_getTransactionReceiptsByBlock"
+            | "ots_getBlockDetails"
             | "eth_getBlockReceipts"
             | "eth_getBlockTransactionCountByNumber"
             | "eth_getUncleCountByBlockNumber"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block_shown;
+
+    #[test]
+    fn receipts_and_transactions_show_their_block() {
+        let check = |method: &str, result: &str, shown: Option<u64>| {
+            assert_eq!(block_shown(method, result.as_bytes()), shown, "{method} {result}");
+        };
+        let receipt = "eth_getTransactionReceipt";
+        check(receipt, r#"{"blockNumber":"0x10","logs":[{"blockNumber":"0x10"}]}"#, Some(16));
+        check(receipt, r#"{"a":1, "blockNumber" : "0xff" }"#, Some(255));
+        check("eth_getTransactionByHash", r#"{"blockNumber":null,"hash":"0x1"}"#, None);
+        check(receipt, "null", None);
+        check(receipt, r#"{"blockNumber":"#, None);
+        check("eth_getBlockByNumber", r#"{"blockNumber":"0x10"}"#, None);
+    }
 }

@@ -21,6 +21,7 @@
 //! The same scans report suppressed log lines about failures of upstreams.
 
 mod ask;
+mod rotation;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,15 +32,17 @@ use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{self, Kind};
 use plimsoll_rpc::json;
 
-use super::chain::{self, CONFIRMED_INTERVAL, Seen, parse_hex};
+use super::chain::{self, CONFIRMED_INTERVAL, parse_hex};
 use super::heads::ServiceHeads;
-use super::routing::{Exclusion, Route, Service};
+use super::routing::{Route, Service};
 use super::worker::Worker;
 use crate::error::ErrorKind;
 use crate::heads::{BlockId, Event, Hash, Report, Standing};
+use crate::sends::sized;
 use crate::upstream::Failure;
 pub(super) use ask::{After, ask};
 use ask::{Ready, ask_ready, numbered};
+use rotation::{assess, log_events, refuse_untold};
 
 /// How often the upstreams are scanned for due checks.
 const SCAN_INTERVAL: Duration = Duration::from_millis(250);
@@ -56,6 +59,9 @@ const INTERVAL_MAX: Nanos = Nanos::from_secs(5);
 
 /// The timeout of a check.
 const CHECK_TIMEOUT: Nanos = Nanos::from_secs(5);
+
+/// A report is news for this many intervals.
+const STALE_INTERVALS: u64 = 4;
 
 /// A service is checked at the full rate for this long after a call.
 const ACTIVE: Nanos = Nanos::from_secs(60);
@@ -98,16 +104,29 @@ impl Checks {
 pub(crate) struct Activity {
     calls: AtomicU64,
     changed_at: AtomicU64,
+    /// Since when it has been called at least once a minute.
+    active_since: AtomicU64,
 }
 
 impl Activity {
-    /// Whether the service was called recently; `calls`: how many calls it has answered.
-    fn is_recent(&self, calls: u64, now: Nanos) -> bool {
+    /// For how long the service has been called regularly, if it is; `calls`: how many calls it has
+    /// answered.
+    fn recent(&self, calls: u64, now: Nanos) -> Option<Nanos> {
+        let is_recent = || now - Nanos(self.changed_at.load(Ordering::Relaxed)) < ACTIVE;
         if self.calls.swap(calls, Ordering::Relaxed) != calls {
+            if !is_recent() {
+                self.active_since.store(now.0, Ordering::Relaxed);
+            }
             self.changed_at.store(now.0, Ordering::Relaxed);
         }
-        now - Nanos(self.changed_at.load(Ordering::Relaxed)) < ACTIVE
+        is_recent().then(|| now - Nanos(self.active_since.load(Ordering::Relaxed)))
     }
+}
+
+/// How long a report is news while a service is in use: an upstream that has missed some checks may
+/// have anything.
+pub(crate) fn stale_after(service: &model::Service) -> Nanos {
+    Nanos(STALE_INTERVALS * interval(service).0)
 }
 
 /// The interval of checks of a service that is in use.
@@ -130,30 +149,42 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
         for service in view.routing.services().into_iter().filter(|one| one.is_listed) {
             let usual = interval(&service.model);
             let calls = service.calls.sum(|calls| calls.total());
-            let is_active = service.state.activity.is_recent(calls, now);
+            let active = service.state.activity.recent(calls, now);
+            // Reports from before are news until there are others, so that the first one does not
+            // decide alone.
+            let stale_after = match active {
+                Some(span) if span > stale_after(&service.model) => stale_after(&service.model),
+                _ => Nanos(STALE_INTERVALS * CONFIRMED_INTERVAL.0),
+            };
             let has_news = service.state.has_news.swap(false, Ordering::Relaxed);
-            let current = match (has_news, is_active) {
+            let current = match (has_news, active) {
                 (true, _) => NEWS_INTERVAL,
-                (false, true) => usual,
-                (false, false) => CONFIRMED_INTERVAL,
+                (false, Some(_)) => usual,
+                (false, None) => CONFIRMED_INTERVAL,
             };
             if let Some(heads) = &service.heads {
-                log_events(service, &heads.pass(now));
+                log_events(service, &heads.pass(stale_after, now));
             }
             for (place, route) in service.routes.iter().enumerate() {
                 let due = || Due { service: service.clone(), place };
-                let seen = Seen::of(&route.upstream.health);
+                let losses = route.upstream.health.losses();
                 let is_watched = worker.client.watches(&route.upstream);
-                let state = &route.state;
-                if route.upstream.parked.is_parked(now) {
-                    continue;
-                }
-                if route.is_chain_checked && state.chain.is_due(seen, is_watched, usual, now) {
+                let (state, parking) = (&route.state, &route.upstream.parking);
+                let is_limited = |method| parking.limited_until(method, now).is_some();
+                if route.is_chain_checked
+                    && !is_limited(chain::METHOD)
+                    && state.chain.is_due(losses, is_watched, usual, now)
+                {
                     tokio::task::spawn_local(check_chain(worker.clone(), due()));
                 }
+                if is_limited(BLOCK) {
+                    service.heads.iter().for_each(|heads| heads.missed(place));
+                    continue;
+                }
                 // Another chain's heads are of no use.
-                let is_checked =
-                    service.heads.is_some() && route.is_confirmed() && !state.chain.is_another();
+                let is_checked = service.heads.is_some() && service.trusts(route);
+                let is_probed = parking.is_unavailable(now);
+                let current = if is_probed { current.min(INTERVAL_MIN) } else { current };
                 if is_checked && state.checks.starts(current, now) {
                     tokio::task::spawn_local(check(worker.clone(), due()));
                 }
@@ -172,17 +203,23 @@ struct Due {
 async fn check_chain(worker: Rc<Worker>, due: Due) {
     let route = &due.service.routes[due.place];
     // A failure is not logged here: calls to the upstream report why it fails.
-    if let Err(failure) = chain::check(&worker, &due.service, route, After::Alone).await
+    let asked = chain::check(&worker, &due.service, route, After::Alone).await;
+    if asked.is_err() || !due.service.trusts(route) {
+        due.service.heads.iter().for_each(|heads| heads.missed(due.place));
+    }
+    if let Err(failure) = asked
         && matches!(failure.kind, ErrorKind::Unreachable | ErrorKind::Broken)
     {
         route.upstream.health.lost();
     }
+    refuse_untold(&due.service);
 }
 
 /// Asks an upstream whether it is ready and for its latest block.
 async fn check(worker: Rc<Worker>, due: Due) {
     let Due { service, place } = due;
     let route = &service.routes[place];
+    let start = worker.local.now();
     let asked = ask_health(&worker, &service, place).await;
     let now = worker.local.now();
     let checks = &route.state.checks;
@@ -191,32 +228,75 @@ async fn check(worker: Rc<Worker>, due: Due) {
         Ok(report) => {
             checks.misses.store(0, Ordering::Relaxed);
             checks.is_unready.store(report.is_unready, Ordering::Relaxed);
-            let is_known = !route.state.chain.is_another() && route.is_confirmed();
-            if let (Some(heads), Some(block), true) = (&service.heads, report.block, is_known) {
-                log_events(&service, &heads.report(place, &block, now));
-                if heads.tracker().is_waiting() {
-                    service.state.has_news.store(true, Ordering::Relaxed);
+            if let (Some(heads), Some(block)) = (&service.heads, report.block) {
+                if service.trusts(route) {
+                    take_report(&worker, &service, place, heads, &block);
+                } else {
+                    heads.missed(place);
                 }
             }
             if !report.is_unready {
                 route.state.breaker.end_open_time(now);
+                route.upstream.parking.answered(now);
             }
         }
         // Not a sign that it does not work.
         Err(failure) if failure.kind == ErrorKind::UpstreamLimited => {
             let span = failure.retry_after.map(|after| Nanos::from_secs(after.0.into()));
-            route.upstream.parked.park(span, now);
+            route.upstream.parking.limited(BLOCK, span, now);
         }
+        // It has answered calls meanwhile: this machine or the upstream is busy.
+        Err(failure) if failure.kind == ErrorKind::TimedOut && route.has_answered_since(start) => {}
         Err(failure) => {
             // A refused connection leaves no doubt.
             let misses = if failure.kind == ErrorKind::Unreachable { MISSES_MAX } else { 1 };
             checks.misses.fetch_add(misses, Ordering::Relaxed);
+            service.heads.iter().for_each(|heads| heads.missed(place));
             if matches!(failure.kind, ErrorKind::Unreachable | ErrorKind::Broken) {
                 route.upstream.health.lost();
             }
         }
     }
     assess(&service, now);
+}
+
+/// Takes a report, and asks again at once where it leaves something open.
+fn take_report(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    place: usize,
+    heads: &ServiceHeads,
+    block: &Report,
+) {
+    let now = worker.local.now();
+    let events = heads.report(place, block, now);
+    log_events(service, &events);
+    if heads.tracker().is_waiting() {
+        service.state.has_news.store(true, Ordering::Relaxed);
+    }
+    let due = |place: usize| Due { service: service.clone(), place };
+    // A PATH instance that reports heights is not asked for its chain each time.
+    let standing = heads.board.upstream(place).0;
+    if matches!(standing, Standing::Forked | Standing::Implausible) && is_by_heights(service) {
+        tokio::task::spawn_local(check_chain(worker.clone(), due(place)));
+    }
+    // Whether the others have followed a reorganisation is not known.
+    let is_open = |place: &usize| heads.board.upstream(*place).0 == Standing::Unknown;
+    if events.iter().any(|event| matches!(event, Event::Reorganised { .. })) {
+        for other in (0..service.routes.len()).filter(is_open) {
+            let route = &service.routes[other];
+            let is_limited = route.upstream.parking.limited_until(BLOCK, now).is_some();
+            let is_checked = service.trusts(route) && !is_limited;
+            if is_checked && route.state.checks.starts(Nanos::ZERO, now) {
+                tokio::task::spawn_local(check(worker.clone(), due(other)));
+            }
+        }
+    }
+}
+
+/// Whether the service's upstreams are PATH instances, which report heights.
+fn is_by_heights(service: &Service) -> bool {
+    service.routes.iter().all(|route| route.upstream.model.kind == Kind::Path)
 }
 
 /// What a check has found.
@@ -230,14 +310,13 @@ const FINALITY_EVERY: u32 = 4;
 
 async fn ask_health(worker: &Worker, service: &Service, place: usize) -> Result<Found, Failure> {
     let route = &service.routes[place];
-    let is_path = |route: &Route| route.upstream.model.kind == Kind::Path;
-    let ready = match is_path(route) {
+    let ready = match route.upstream.model.kind == Kind::Path {
         true => ask_ready(worker, service, route).await?,
         false => Ready::default(),
     };
     let is_unready = ready.is_unready;
     // Next to nodes, whose hashes are known, heights alone would look like another branch.
-    if let Some(latest) = ready.latest.filter(|_| service.routes.iter().all(is_path)) {
+    if let Some(latest) = ready.latest.filter(|_| is_by_heights(service)) {
         let block = Some(numbered(latest, &ready));
         return Ok(Found { is_unready, block });
     }
@@ -245,7 +324,10 @@ async fn ask_health(worker: &Worker, service: &Service, place: usize) -> Result<
         Some(heads) if route.upstream.model.methods.permit(BLOCK) => {
             ask_block(worker, service, place, heads).await?
         }
-        _ => None,
+        _ => {
+            check_id(worker, service, route).await?;
+            None
+        }
     };
     Ok(Found { is_unready, block })
 }
@@ -267,22 +349,37 @@ async fn ask_block(
         ask(worker, service, route, BLOCK, params.as_bytes(), After::Pool).await
     };
     let Some(latest) = block("latest").await?.as_deref().and_then(block_of) else {
+        check_id(worker, service, route).await?;
         return Ok(None);
     };
     let (latest, parent) = latest;
-    if checks.answered.fetch_add(1, Ordering::Relaxed).is_multiple_of(FINALITY_EVERY) {
-        for (tag, number) in [("safe", &checks.safe), ("finalized", &checks.finalized)] {
+    let asks_finality =
+        checks.answered.fetch_add(1, Ordering::Relaxed).is_multiple_of(FINALITY_EVERY);
+    let finality = async |tag: &str, number: &AtomicU64| {
+        if asks_finality {
             let found = block(tag).await?.as_deref().and_then(block_of);
             number.store(found.map_or(0, |(block, _)| block.number + 1), Ordering::Relaxed);
         }
-    }
-    let anchor = heads.tracker().anchor(place);
+        Ok::<_, Failure>(())
+    };
+    let anchor = heads.tracker().anchor(latest.number);
     // The latest block and its parent are known already.
     let anchor = anchor.filter(|anchor| anchor + 1 < latest.number);
-    let anchor = match anchor {
-        Some(anchor) => block(&format!("{anchor:#x}")).await?.as_deref().and_then(block_of),
-        None => None,
+    let anchored = async {
+        match anchor {
+            Some(anchor) => block(&format!("{anchor:#x}")).await,
+            None => Ok(None),
+        }
     };
+    // At the same time, so that a slow upstream's report is not old when it is complete; the id after
+    // the latest block, so that this is the block of the chain with that id.
+    let (_, _, anchor, _) = tokio::try_join!(
+        finality("safe", &checks.safe),
+        finality("finalized", &checks.finalized),
+        anchored,
+        check_id(worker, service, route),
+    )?;
+    let anchor = anchor.as_deref().and_then(block_of);
     let number = |word: &AtomicU64| word.load(Ordering::Relaxed).checked_sub(1);
     Ok(Some(Report {
         latest,
@@ -293,100 +390,17 @@ async fn ask_block(
     }))
 }
 
+/// Asks for the chain id, where it is to be checked.
+async fn check_id(worker: &Worker, service: &Service, route: &Route) -> Result<(), Failure> {
+    match route.is_chain_checked {
+        true => chain::check(worker, service, route, After::Pool).await,
+        false => Ok(()),
+    }
+}
+
 /// A block and its parent's hash.
 fn block_of(text: &[u8]) -> Option<(BlockId, Hash)> {
-    let member = |name: &str| {
-        let mut members = json::members(text).map_while(Result::ok);
-        members.find(|member| *member.plain() == *name.as_bytes()).map(|member| member.value)
-    };
-    let number = parse_hex(member("number")?)?;
-    Some((
-        BlockId { number, hash: parse_hash(member("hash")?)? },
-        parse_hash(member("parentHash")?)?,
-    ))
-}
-
-fn parse_hash(text: &[u8]) -> Option<Hash> {
-    let text = json::text(text)?;
-    let digits =
-        text.strip_prefix("0x").filter(|digits| digits.len() == 64 && digits.is_ascii())?;
-    let mut hash = Hash::default();
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(hash)
-}
-
-/// Decides which upstreams of a service are in rotation, and logs changes.
-fn assess(service: &Service, now: Nanos) {
-    let fallback = service.heads.as_ref().and_then(|heads| heads.tracker().fallback());
-    for (place, route) in service.routes.iter().enumerate() {
-        let checks = &route.state.checks;
-        let standing =
-            service.heads.as_ref().map_or(Standing::Unknown, |heads| heads.board.upstream(place).0);
-        let why = if checks.misses.load(Ordering::Relaxed) >= MISSES_MAX {
-            Some(Exclusion::Unanswered)
-        } else if checks.is_unready.load(Ordering::Relaxed) {
-            Some(Exclusion::NotReady)
-        } else if fallback == Some(place) {
-            // All are out of rotation: this one is the best.
-            None
-        } else {
-            match standing {
-                Standing::Unknown | Standing::Current => None,
-                Standing::Lagging => Some(Exclusion::Behind),
-                Standing::Forked => Some(Exclusion::Forked),
-                Standing::Implausible => Some(Exclusion::Implausible),
-            }
-        };
-        let before = route.state.exclude(why, now);
-        if before != why {
-            log_exclusion(service, route, why);
-        }
-    }
-    let state = &service.state;
-    let is_fallback = fallback.is_some();
-    if state.is_fallback.swap(is_fallback, Ordering::Relaxed) != is_fallback {
-        let service = &*service.model.id;
-        match fallback {
-            Some(place) => {
-                let _ = place;
-                tracing::warn!(
-                    service,
-                    "every upstream of {service} is behind: the least lagging serves"
-                );
-            }
-            None => tracing::info!(service, "an upstream of {service} has caught up"),
-        }
-    }
-}
-
-fn log_exclusion(service: &Service, route: &Route, why: Option<Exclusion>) {
-    let (upstream, service) = (&*route.upstream.model.id, &*service.model.id);
-    match why {
-        None => tracing::info!(
-            upstream,
-            service,
-            "upstream {upstream} is in rotation for {service} again"
-        ),
-        Some(why) => tracing::warn!(
-            upstream,
-            service,
-            "upstream {upstream} is out of rotation for {service}: {}",
-            why.reason()
-        ),
-    }
-}
-
-fn log_events(service: &Service, events: &[Event]) {
-    for event in events {
-        if let Event::Reorganised { from, served } = event {
-            let service = &*service.model.id;
-            tracing::warn!(
-                service,
-                "the chain of {service} was reorganised from block {from} or below; block {served} \
-                 was served"
-            );
-        }
-    }
+    let number = parse_hex(json::member(text, "number")?)?;
+    let hash = |name: &str| sized(json::member(text, name)?);
+    Some((BlockId { number, hash: hash("hash")? }, hash("parentHash")?))
 }

@@ -10,60 +10,28 @@
 
 use std::borrow::Cow;
 use std::io::Write;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use plimsoll_measure::Nanos;
-use plimsoll_registry::model::{Agree, MethodRules, Sending};
-use plimsoll_registry::settings::Limits;
+use plimsoll_registry::model::Sending;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
 use super::chain::parse_hex;
 use super::dispatch::{Dispatched, dispatch};
-use super::heads::{self, Named};
+use super::heads::{self, Named, block_shown};
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
-use super::passed::Passed;
 use super::records::{Record, Records};
-use super::routing::Service;
 use super::send::{self, Settled};
+use super::target::Target;
 use super::together;
-use super::worker::{View, Worker};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
-use crate::observe::stats::{Outcome, RelayOutcome, SHED};
+use crate::observe::stats::{Outcome, RelayOutcome};
 use crate::payload::{Composer, Payload};
-use crate::permit::Purpose;
 use crate::protocol::Category;
 use crate::sends::Sought;
-
-/// Where the calls of a body go, and how they are answered.
-pub(crate) struct Target<'a> {
-    pub(crate) worker: &'a Rc<Worker>,
-    pub(crate) view: &'a View,
-    pub(crate) service: &'a Arc<Service>,
-    /// The service's id as sent to upstreams, also for unlisted services.
-    pub(crate) service_id: Cow<'a, str>,
-    /// The endpoint's method rules, if the call came through an endpoint.
-    pub(crate) rules: Option<&'a MethodRules>,
-    /// The endpoint's own rule on agreement, if it has one.
-    pub(crate) agree: Option<&'a Agree>,
-    /// The calls in flight of the endpoint, or of the service if there is no endpoint.
-    pub(crate) endpoint_calls: &'a AtomicU64,
-    /// Limits the calls of a multiplexed connection.
-    pub(crate) turns: Option<&'a Semaphore>,
-    /// Whether the request is its connection's only request.
-    pub(crate) purpose: Purpose,
-    pub(crate) shape: Shape,
-    /// The request's headers to forward to upstreams.
-    pub(crate) passed: Passed,
-    /// When the call was received.
-    pub(crate) start: Nanos,
-}
 
 /// The answer to all calls of a body.
 pub(crate) struct BodyAnswer<'a> {
@@ -213,55 +181,6 @@ pub(super) async fn answer_call<'a>(
     CallAnswer { status, answer, summary, record: Some(record) }
 }
 
-impl<'a> Target<'a> {
-    pub(crate) fn limits(&self) -> &'a Limits {
-        &self.view.settings.limits
-    }
-
-    /// The outcome of a call that failed with this error. Counts the call as shed if it was.
-    pub(crate) fn failed(&self, error: &Error) -> Outcome {
-        if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
-            self.service.calls.of(self.worker.local.number).shed[place].add(1);
-        }
-        Outcome::Failed(error.kind.row().fault)
-    }
-
-    /// Counts a request that was refused before anything was sent upstream.
-    pub(crate) fn count_refused(&self, error: &Error) {
-        self.worker.local.counts().refused[error.kind as usize].add(1);
-    }
-
-    /// Answers a request that was refused before it became a call.
-    pub(super) fn fail(&self, error: &Error, id: Option<&[u8]>) -> CallAnswer<'a> {
-        self.count_refused(error);
-        let mut answer = Composer::new(self.worker.local.take_buffer());
-        error.write(self.shape, id.unwrap_or(b"null"), answer.text());
-        let mut summary = Summary::default();
-        summary.fail(error, self.shape);
-        CallAnswer { status: error.status(self.shape), answer, summary, record: None }
-    }
-
-    /// Waits for one of the slots for calls of the connection.
-    ///
-    /// # Errors
-    /// No slot became free within the service's timeout.
-    pub(super) async fn connection_slot(&self) -> Result<Option<SemaphorePermit<'a>>, Error> {
-        let Some(slots) = self.turns else { return Ok(None) };
-        if let Ok(slot) = slots.try_acquire() {
-            return Ok(Some(slot));
-        }
-        let until = self.worker.local.instant(self.start + self.service.model.timeout);
-        match tokio::time::timeout_at(until, slots.acquire()).await {
-            Ok(Ok(slot)) => Ok(Some(slot)),
-            _ => {
-                let message = "timed out waiting for earlier calls on this connection \
-                               (limits.calls_per_connection)";
-                Err(Error::new(ErrorKind::Busy, message))
-            }
-        }
-    }
-}
-
 /// Answers a call from configuration or from an upstream, and writes the answer to `out`.
 async fn resolve<'a>(
     target: &Target<'a>,
@@ -305,19 +224,27 @@ async fn resolve<'a>(
         &bound
     };
     let prefer = preferred(target, call);
-    let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer };
-    let judged = relayed(target, dispatched, summary).await;
-    local.give_buffer(params);
-    let judged = if call.method == send::METHOD {
-        match Box::pin(send::settle(target, call, judged, summary)).await? {
-            Settled::Judged(judged) => judged,
-            Settled::Accepted(hash) => {
-                write_result(call.id, send::text(&hash).as_bytes(), out.text());
-                return Ok((Outcome::Ok, 200));
-            }
-        }
+    let dispatched =
+        Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
+    let settled = if call.method == send::METHOD {
+        Box::pin(send::send(target, dispatched, summary)).await
     } else {
-        judged?
+        let judged = relayed(target, dispatched, summary).await;
+        let is_known = || target.service.heads.as_ref().is_some_and(|heads| heads.is_known());
+        if named.is_unknown && is_repeatable && is_known() {
+            // The answer may be from above the head that is served now.
+            local.give_buffer(params);
+            return Box::pin(resolve(target, call, method, out, summary)).await;
+        }
+        heads::found(target, dispatched, call, judged, summary).await.map(Settled::Judged)
+    };
+    local.give_buffer(params);
+    let judged = match settled? {
+        Settled::Judged(judged) => judged,
+        Settled::Accepted(hash) => {
+            write_result(call.id, send::text(&hash).as_bytes(), out.text());
+            return Ok((Outcome::Ok, 200));
+        }
     };
     let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
@@ -337,6 +264,12 @@ async fn resolve<'a>(
     };
     // Only a 429 has one.
     summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
+    if let (Some(heads), Some(result)) = (&target.service.heads, judged.result())
+        && let Some(number) = block_shown(&call.method, result)
+    {
+        let ask = || target.service.state.has_news.store(true, Ordering::Relaxed);
+        Box::pin(heads.catch_up(target.worker, number, ask)).await;
+    }
     match named.height {
         Some(number) if outcome == Outcome::Ok => {
             if judged.result().and_then(parse_hex).is_some_and(|own| own > number) {
@@ -351,7 +284,7 @@ async fn resolve<'a>(
 
 /// Relays a call to as many upstreams as the service asks for.
 #[inline]
-async fn relayed<'a>(
+pub(super) async fn relayed<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,
@@ -416,7 +349,8 @@ pub(crate) fn not_routed(kind: ErrorKind, target: &Target<'_>, method: &str) -> 
         _ => format!("no upstream of {service} accepts {}", shown(method)),
     };
     let now = target.worker.local.recent();
-    let retry_after = (kind == ErrorKind::LimitReached).then(|| target.service.retry_after(now));
+    let retry_after =
+        (kind == ErrorKind::LimitReached).then(|| target.service.retry_after(method, now));
     Error { retry_after, ..Error::new(kind, message) }
 }
 

@@ -24,8 +24,9 @@ use super::attempt::{self, Attempt};
 use super::judge::failed_status;
 use super::message::{Answer, Body, Request, Summary};
 use super::records::Record;
-use super::relay::{Decimal, Target, not_routed};
+use super::relay::{Decimal, not_routed};
 use super::routing::{self, Need, Picked, Tried};
+use super::target::Target;
 use crate::error::{CallError, Error};
 use crate::http1::write_field;
 use crate::local::{BUFFER_SIZE, Local};
@@ -115,9 +116,9 @@ async fn relay<'a>(
             reuse: if body.is_empty() { reuse } else { Reuse::New },
             deadline: target.start + target.service.model.timeout,
         };
-        let mut attempt = Attempt::start(local, picked, Use::Rest);
+        let mut attempt = Attempt::start(local, picked, Use::Rest, METHOD);
         let limits = target.limits();
-        let failure = match target.worker.client.send(&route.upstream, &sent, limits).await {
+        let failure = match attempt::begun(target, route, &sent, limits).await {
             Ok(reply) => break (route, attempt, reply),
             Err(failure) => failure,
         };

@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 use plimsoll_registry::model::{self, Definitions, MethodRules};
 use plimsoll_resilience::RateLimit;
 
+use crate::heads::Floors;
 use crate::observe::stats::Sharded;
 use crate::transport::tls;
 use crate::upstream::{Secrets, Upstream};
@@ -39,6 +40,8 @@ pub(crate) struct Routing {
     only: Option<Arc<Service>>,
     /// The seed of random choices.
     seed: u64,
+    /// The heads that were served, also of services that are not configured at present.
+    floors: Arc<Floors>,
 }
 
 /// A customer's endpoint.
@@ -60,6 +63,7 @@ impl Routing {
             unlisted: None,
             only: None,
             seed,
+            floors: Arc::default(),
         }
     }
 
@@ -79,17 +83,19 @@ impl Routing {
             upstreams.push(previous.upstream(model, workers, serial, &mut roots)?);
         }
         let mut counters = previous.counters();
-        let seed = previous.seed;
+        let (seed, floors) = (previous.seed, &*previous.floors);
         let mut services = ById::default();
         for model in &definitions.services {
-            let previous = Previous { service: previous.services.get(&model.id), workers, seed };
+            let service = previous.services.get(&model.id);
+            let previous = Previous { service, workers, seed, floors };
             let service = Service::compile(model, true, &upstreams, previous, &mut counters);
             services.insert(model.id.clone(), Arc::new(service));
         }
         let serves_any = upstreams.iter().any(|upstream| upstream.model.service.is_none());
         let unlisted = serves_any.then(|| {
             let model = model::Service::named(service::UNLISTED);
-            let previous = Previous { service: previous.unlisted.as_ref(), workers, seed };
+            let service = previous.unlisted.as_ref();
+            let previous = Previous { service, workers, seed, floors };
             Arc::new(Service::compile(&model, false, &upstreams, previous, &mut counters))
         });
         let endpoint = |model: &model::Endpoint| {
@@ -104,7 +110,8 @@ impl Routing {
         // The stand-in is no service that a call could be for.
         let mut relaying = services.values().filter(|service| !service.routes.is_empty());
         let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();
-        Ok(Routing { services, endpoints, upstreams, unlisted, only, seed })
+        let floors = previous.floors.clone();
+        Ok(Routing { services, endpoints, upstreams, unlisted, only, seed, floors })
     }
 
     /// The upstream that `model` describes, reusing as much of the existing one as still applies.
@@ -136,7 +143,7 @@ impl Routing {
         let rate_limit = model.rate_limit.map(RateLimit::new);
         // The health of a different address does not apply.
         let health = same_address.map(|old| old.health.clone()).unwrap_or_default();
-        let parked = same_address.map(|old| old.parked.clone()).unwrap_or_default();
+        let parking = same_address.map(|old| old.parking.clone()).unwrap_or_default();
         let secrets = Secrets::of(model);
         let model = model.clone();
         Ok(Arc::new(Upstream {
@@ -146,7 +153,7 @@ impl Routing {
             connector,
             in_flight,
             rate_limit,
-            parked,
+            parking,
             health,
             secrets,
         }))

@@ -1,29 +1,53 @@
-//! `eth_sendRawTransaction`: a transaction that an upstream has accepted is never answered with an error.
+//! `eth_sendRawTransaction`: a transaction that an upstream has accepted is never answered with an
+//! error, as far as any upstream that can be asked knows it.
 //!
-//! See [`crate::sends`] for why a send may be refused although it has succeeded. Here the dispatcher's
-//! answer is settled: a refusal that means acceptance becomes the transaction's hash, and which upstream
-//! has accepted what is remembered for later reads.
+//! See [`crate::sends`] for why a send may be refused although it has succeeded.
 //!
-//! If all attempts failed after one of them may have arrived, the transaction is looked for before the
-//! caller is told of a failure. That cannot find what an upstream accepted that is gone since.
+//! # How a send is answered
+//! An acceptance, or a refusal that means acceptance ("already known"), is the answer as soon as it
+//! arrives. Every other outcome is settled by a look-up of the transaction first ([`look_up`]),
+//! - if an attempt of this call may have delivered it ([`Delivery`]): one that is in flight, or whose
+//!   outcome is unknown, which everything but a result and a definite refusal is;
+//! - if an earlier call may have delivered it;
+//! - if the refusal itself says that the nonce is taken, perhaps by this very transaction.
+//!
+//! If no upstream has it, the outcome is the answer: a nonce that another transaction has used is an
+//! error, although this one was accepted before.
+//!
+//! A refusal does not overtake an attempt in flight. It waits for it, while the look-up runs at the
+//! same time. Attempts that neither end nor are refused are looked up when the service's patience runs
+//! out, and [`RESERVE`] before the deadline, because nothing can be asked after it.
+//!
+//! Which upstream has accepted the transaction is remembered when its attempt ends, and doubts are
+//! remembered when the call ends, whether the caller has waited or not.
 
-use std::borrow::Cow;
+mod delivery;
+mod look_up;
 
+use std::pin::{Pin, pin};
+
+use plimsoll_measure::Nanos;
 use plimsoll_rpc::answer;
-use plimsoll_rpc::method::{Class, Method};
-use plimsoll_rpc::request::Call;
 
 use super::attempt::JudgedResponse;
-use super::dispatch::{Dispatched, dispatch};
-use super::heads::Named;
+use super::dispatch::Dispatched;
 use super::message::Summary;
-use super::relay::Target;
-use crate::error::{Error, ErrorKind};
+use super::relay::relayed;
+use super::target::Target;
+use crate::error::Error;
+use crate::observe::stats::RelayOutcome;
+use crate::protocol::Category;
 use crate::protocol::evm::send_error::SendError;
 use crate::sends::{Hash, Raw};
+pub(super) use delivery::Delivery;
+use look_up::{Found, LookUp};
 
 /// The method that is settled here.
 pub(super) const METHOD: &str = "eth_sendRawTransaction";
+
+/// The time for look-ups before the deadline, if attempts are still in flight; at most a half of the
+/// service's timeout.
+const RESERVE: Nanos = Nanos::from_secs(2);
 
 /// The answer to a send.
 pub(super) enum Settled {
@@ -33,81 +57,117 @@ pub(super) enum Settled {
     Accepted(Hash),
 }
 
-/// Settles the answer to a send.
+/// Sends a transaction to as many upstreams as the service asks for, and settles the answer.
 ///
 /// # Errors
 /// No upstream has answered, or is known to have the transaction.
-pub(super) async fn settle<'a>(
+pub(super) async fn send<'a>(
     target: &Target<'a>,
-    call: &Call<'_>,
-    answered: Result<JudgedResponse, Error>,
+    dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,
 ) -> Result<Settled, Error> {
-    let Some(raw) = call.params.and_then(Raw::of) else { return answered.map(Settled::Judged) };
-    let sent = &target.service.state.sent;
-    let now = target.worker.local.now();
-    let judged = match answered {
-        Ok(judged) => judged,
-        Err(error) => {
-            let may_have_arrived = matches!(
-                error.kind,
-                ErrorKind::Broken | ErrorKind::BadAnswer | ErrorKind::BadStatus
-            );
-            let hash = raw.hash();
-            return match may_have_arrived && is_found(target, &hash, summary).await {
-                true => Ok(Settled::Accepted(hash)),
-                false => Err(error),
-            };
-        }
+    let Some(raw) = dispatched.call.params.and_then(Raw::of) else {
+        return relayed(target, dispatched, summary).await.map(Settled::Judged);
     };
-    if judged.result().is_some() {
-        let sender = raw.sender().map(|(sender, _)| sender);
-        sent.accepted(raw.hash(), sender, judged.upstream, now);
-        return Ok(Settled::Judged(judged));
+    let delivery = Delivery::new(raw, target);
+    let dispatched = Dispatched { delivery: Some(&delivery), ..dispatched };
+    let looking = LookUp::new(target, &delivery);
+    let answered = {
+        let mut sending = pin!(relayed(target, dispatched, summary));
+        until_answered(target, &delivery, &looking, sending.as_mut()).await
+    };
+    let settled = match answered {
+        Some(answered) => settle(&delivery, &looking, answered).await,
+        None => Ok(Settled::Accepted(delivery.hash())),
+    };
+    summary.merge(&looking.into_summary());
+    settled
+}
+
+/// Waits for the attempts; `None` if a look-up finds the transaction before they end.
+async fn until_answered(
+    target: &Target<'_>,
+    delivery: &Delivery<'_>,
+    looking: &LookUp<'_, '_>,
+    mut sending: Pin<&mut impl Future<Output = Result<JudgedResponse, Error>>>,
+) -> Option<Result<JudgedResponse, Error>> {
+    let (local, service) = (&*target.worker.local, &target.service.model);
+    let reserve = RESERVE.min(Nanos(service.timeout.0 / 2));
+    let moments = [service.patience(), service.timeout - reserve];
+    let mut moments = moments.map(|span| Some(target.start + span));
+    moments.sort();
+    loop {
+        let moment = moments.iter_mut().find(|moment| moment.is_some());
+        let until = moment.as_deref().copied().flatten().unwrap_or(Nanos(u64::MAX));
+        tokio::select! {
+            biased;
+            answered = &mut sending => return Some(answered),
+            () = delivery.refused() => {}
+            () = tokio::time::sleep_until(local.instant(until)), if moment.is_some() => {
+                moment.and_then(Option::take);
+            }
+        }
+        tokio::select! {
+            biased;
+            answered = &mut sending => return Some(answered),
+            found = looking.run() => if let Found::At(upstream) = found {
+                delivery.accepted(upstream);
+                return None;
+            }
+        }
     }
-    let hash = raw.hash();
-    let is_accepted = match refusal(&judged) {
-        SendError::Known => {
-            let sender = raw.sender().map(|(sender, _)| sender);
-            sent.accepted(hash, sender, judged.upstream, now);
-            true
+}
+
+/// Settles the outcome of all attempts.
+async fn settle(
+    delivery: &Delivery<'_>,
+    looking: &LookUp<'_, '_>,
+    answered: Result<JudgedResponse, Error>,
+) -> Result<Settled, Error> {
+    match &answered {
+        Ok(judged) if judged.result().is_some() => return answered.map(Settled::Judged),
+        Ok(judged) if refusal(judged) == Some(SendError::Known) => {
+            return Ok(Settled::Accepted(delivery.hash()));
         }
-        SendError::NonceUsed | SendError::NotReplaced => {
-            sent.by_hash(&hash, now).is_some() || is_found(target, &hash, summary).await
+        _ => {}
+    }
+    let refusal = answered.as_ref().ok().and_then(refusal);
+    let is_nonce_taken = matches!(refusal, Some(SendError::NonceUsed | SendError::NotReplaced));
+    let in_doubt = delivery.is_in_doubt() || refusal.is_some() && delivery.is_remembered();
+    if in_doubt || is_nonce_taken {
+        let found = if in_doubt { looking.run().await } else { looking.once().await };
+        match found {
+            Found::At(upstream) => {
+                delivery.accepted(upstream);
+                return Ok(Settled::Accepted(delivery.hash()));
+            }
+            // It was accepted, and nobody can be asked whether another one has replaced it.
+            Found::Unanswered if is_nonce_taken && delivery.was_accepted() => {
+                return Ok(Settled::Accepted(delivery.hash()));
+            }
+            Found::Unanswered | Found::Nowhere => {}
         }
-        SendError::Refused => false,
-    };
-    Ok(if is_accepted { Settled::Accepted(hash) } else { Settled::Judged(judged) })
+    }
+    answered.map(Settled::Judged)
 }
 
 /// Whether an upstream has the transaction.
 pub(super) fn is_accepted(judged: &JudgedResponse) -> bool {
-    judged.result().is_some() || refusal(judged) == SendError::Known
+    judged.result().is_some() || refusal(judged) == Some(SendError::Known)
 }
 
-/// What an error object says about the transaction.
-fn refusal(judged: &JudgedResponse) -> SendError {
+/// What an error object says about the transaction; `None` if it says nothing about it: the upstream
+/// may have accepted the transaction before it failed.
+fn refusal(judged: &JudgedResponse) -> Option<SendError> {
+    let RelayOutcome::Rpc(category) = judged.outcome() else { return None };
+    let is_definite = !category.retryable() || category == Category::UnsupportedMethod;
     match answer::parse(judged.body()).map(|answer| answer.outcome) {
-        Ok(answer::Outcome::Error { message: Some(message), .. }) => SendError::of(message),
-        _ => SendError::Refused,
+        Ok(answer::Outcome::Error { message: Some(message), .. }) => {
+            let error = SendError::of(message);
+            (is_definite || error != SendError::Refused).then_some(error)
+        }
+        _ => is_definite.then_some(SendError::Refused),
     }
-}
-
-/// Whether an upstream finds the transaction.
-async fn is_found<'a>(target: &Target<'a>, hash: &Hash, summary: &mut Summary<'a>) -> bool {
-    const METHOD: &str = "eth_getTransactionByHash";
-    let params = format!("[{}]", text(hash));
-    let call = Call { id: None, method: Cow::Borrowed(METHOD), params: Some(params.as_bytes()) };
-    let dispatched = Dispatched {
-        call: &call,
-        method: Method::find(METHOD),
-        class: Class::Read,
-        is_repeatable: true,
-        named: Named::default(),
-        prefer: None,
-    };
-    let found = Box::pin(dispatch(target, dispatched, summary)).await;
-    found.is_ok_and(|judged| judged.result().is_some() && !judged.is_null())
 }
 
 /// A hash as a JSON string.

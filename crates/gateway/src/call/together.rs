@@ -1,14 +1,15 @@
 //! Calls that are sent to several upstreams at once: reads that they must agree on, and transactions
 //! that all of them are to have.
 //!
-//! These attempts are asked for by configuration and draw on no budget. Each uses another upstream; a
-//! connection that its upstream had closed is replaced once.
+//! These attempts are asked for by configuration and draw on no budget. Each uses another upstream. A
+//! stale connection is replaced once, within the budgets of [`super::dispatch`].
 //!
 //! # Agreement
 //! A read is sent to as many upstreams as must agree. When they do not, or some fail, further ones are
-//! asked until enough agree or none is left. Upstreams whose answers differ from the agreed one are
-//! counted as dissenters, and parked if the service says so. What counts as the same is in
-//! [`crate::agree`]. Reads about a node itself or its pending transactions are sent to one upstream.
+//! asked until enough agree or none is left, also when some are late ([`super::lateness`]). Upstreams
+//! whose answers differ from the agreed one are counted as dissenters, and parked if the service says
+//! so, unless the call depends on transactions that have not reached all of them. What counts as the same
+//! is in [`crate::agree`]. Reads about a node itself or its pending transactions are sent to one upstream.
 //!
 //! # Broadcast
 //! A transaction is sent to all upstreams that can take calls. The first acceptance is the answer, once
@@ -20,13 +21,15 @@ use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 
-use super::attempt::{self, JudgedResponse};
-use super::dispatch::Dispatched;
+use super::attempt::JudgedResponse;
+use super::dispatch::{self, Dispatched, behind};
 use super::heads::Named;
+use super::lateness::{InFlight, Patience};
 use super::message::Summary;
-use super::relay::{Target, not_routed};
+use super::relay::not_routed;
 use super::routing::{Picked, Tried};
-use crate::agree::{Agreement, Answer};
+use super::target::Target;
+use crate::agree::{self, Agreement, Answer};
 use crate::error::{Error, ErrorKind};
 use crate::observe::stats::RelayOutcome;
 use crate::protocol::Category;
@@ -36,21 +39,22 @@ use crate::upstream::{Failure, Reuse};
 /// How long an accepted transaction's answer waits for the other upstreams.
 const GRACE: Nanos = Nanos::from_millis(100);
 
-/// An attempt that has ended.
-type Ended<'a> = (Picked<'a>, Result<JudgedResponse, Failure>);
+/// An attempt that has ended, and when it started.
+type Ended<'a> = (Picked<'a>, Nanos, Result<JudgedResponse, Failure>);
 
 async fn attempt<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     picked: Picked<'a>,
+    start: Nanos,
 ) -> Ended<'a> {
-    let result = attempt::run(target, dispatched.call, picked, Reuse::Checked).await;
-    match result {
-        Err(failure) if failure.stale => {
-            (picked, attempt::run(target, dispatched.call, picked, Reuse::New).await)
-        }
-        result => (picked, result),
+    let mut result = dispatched.attempt(target, picked, Reuse::Checked).await;
+    if let Err(failure) = &result
+        && target.repeats(failure)
+    {
+        result = dispatched.attempt(target, picked, Reuse::New).await;
     }
+    (picked, start, result)
 }
 
 /// Picks an upstream that has not been picked.
@@ -76,62 +80,112 @@ pub(super) async fn agreed<'a>(
     needed: usize,
     summary: &mut Summary<'a>,
 ) -> Result<JudgedResponse, Error> {
+    let Dispatched { method, call, named, .. } = dispatched;
+    let (local, state) = (&target.worker.local, &target.service.state);
+    let patience = Patience::of(target, method);
+    let is_standard = agree::is_standard(&call.method);
     let mut tried = Tried::default();
     let mut running = FuturesUnordered::new();
+    let mut in_flight: Vec<InFlight<'a>> = Vec::new();
     let mut answered: Vec<(Picked<'a>, JudgedResponse)> = Vec::new();
     let mut failure = None;
+    let mut is_denied = false;
+    // Attempts beyond those that must agree, because others are late.
+    let mut spare = 0;
+    state.called(local.recent());
     loop {
         let answers: Vec<Answer<'_>> = answered.iter().map(|(_, one)| answer(one)).collect();
-        let agreement = Agreement::of(&answers);
+        let agreement = Agreement::of(&answers, is_standard);
         if let Some(at) = agreement.answer(needed) {
-            for dissenter in &agreement.dissenting {
-                dissented(target, answered[*dissenter].0);
+            if !depends_on_pending(&call.method) {
+                for dissenter in &agreement.dissenting {
+                    dissented(target, answered[*dissenter].0);
+                }
             }
             let (_, judged) = answered.swap_remove(at);
             summary.upstream_status = Some(judged.status);
             return Ok(judged);
         }
-        while !agreement.is_possible(needed, running.len()) {
+        while !agreement.is_possible(needed, running.len().saturating_sub(spare)) {
             match pick(target, dispatched, &mut tried, summary) {
-                Ok(picked) => running.push(attempt(target, dispatched, picked)),
-                Err(kind) if tried.is_empty() => {
-                    return Err(not_routed(kind, target, &dispatched.call.method));
+                Ok(picked) => {
+                    let start = local.now();
+                    in_flight.push(InFlight::new(picked, start));
+                    running.push(attempt(target, dispatched, picked, start));
                 }
-                Err(_) => return Err(disagreed(agreement, needed, answered.len(), failure)),
+                Err(kind) if tried.is_empty() => {
+                    return Err(not_routed(kind, target, &call.method));
+                }
+                // The late ones may still answer.
+                Err(_) if agreement.is_possible(needed, running.len()) => break,
+                Err(_) if is_denied => return Err(behind(named)),
+                Err(_) => return Err(disagreed(&agreement, needed, answered.len(), failure)),
             }
         }
-        let local = &target.worker.local;
-        let patience = local.instant(local.now() + target.service.model.patience());
-        let Ok(next) = tokio::time::timeout_at(patience, running.next()).await else {
-            // The slow ones may still answer.
-            if let Ok(picked) = pick(target, dispatched, &mut tried, summary) {
-                running.push(attempt(target, dispatched, picked));
-            }
-            continue;
+        let due = in_flight.iter().filter_map(|one| one.due(patience)).min();
+        let next = match due {
+            None => running.next().await,
+            Some(due) => match tokio::time::timeout_at(local.instant(due), running.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    let now = local.now();
+                    let late = in_flight.iter_mut().map(|one| one.look(target, patience, now));
+                    spare += late.filter(|is_late| *is_late).count();
+                    continue;
+                }
+            },
         };
-        match next {
-            Some((picked, Ok(judged))) if says_something(&judged, dispatched.named) => {
-                answered.push((picked, judged));
+        let Some((picked, start, result)) = next else { continue };
+        let ended = in_flight.iter().position(|one| one.is(&picked, start));
+        if ended.is_some_and(|at| in_flight.swap_remove(at).is_late) {
+            spare -= 1;
+        }
+        match result {
+            Ok(judged) => {
+                state.record(method, judged.at - start, judged.at);
+                if says_something(&judged, named) {
+                    answered.push((picked, judged));
+                } else {
+                    is_denied |= dispatch::denied(target, named, picked, &judged);
+                }
             }
-            Some((_, Err(error))) => failure = Some(error),
-            _ => {}
+            Err(error) => failure = Some(error),
         }
     }
 }
 
 #[cold]
 fn disagreed(
-    agreement: Agreement,
+    agreement: &Agreement,
     needed: usize,
     answered: usize,
     failure: Option<Failure>,
 ) -> Error {
-    if let (0, Some(failure)) = (answered, failure) {
-        return failure.into();
-    }
     let agreeing = agreement.agreeing.len();
-    let message = format!("{agreeing} of {answered} upstreams agree, {needed} must");
+    let failed = failure.map_or(String::new(), |failure| format!("; {}", failure.message));
+    let message = if answered < needed {
+        format!("{answered} of the {needed} upstreams that must agree answered{failed}")
+    } else {
+        format!("{agreeing} of {answered} upstreams agree, {needed} must{failed}")
+    };
     Error::new(ErrorKind::NoAgreement, message)
+}
+
+/// Whether what a node answers depends on the transactions that have reached it: honest nodes differ
+/// until a block has settled it.
+fn depends_on_pending(method: &str) -> bool {
+    matches!(
+        method,
+        "eth_getTransactionByHash"
+            | "eth_getTransactionReceipt"
+            | "eth_getRawTransactionByHash"
+            | "eth_getTransactionBySenderAndNonce"
+            | "eth_pendingTransactions"
+            | "eth_estimateGas"
+            | "eth_createAccessList"
+            | "eth_fillTransaction"
+            | "debug_getRawTransaction"
+    )
 }
 
 /// Counts an upstream whose answer differs from the agreed one.
@@ -143,7 +197,7 @@ fn dissented(target: &Target<'_>, picked: Picked<'_>) {
     let upstream = &*route.upstream.model.id;
     tracing::warn!(upstream, service, "upstream {upstream} disagrees with the others");
     if let Some(span) = target.service.model.park_dissenters {
-        route.upstream.parked.park(Some(span), local.now());
+        route.upstream.parking.park(span, local.now());
     }
 }
 
@@ -199,10 +253,11 @@ pub(super) async fn broadcast<'a>(
 ) -> Result<JudgedResponse, Error> {
     let mut tried = Tried::default();
     let mut running = FuturesUnordered::new();
+    let local = &target.worker.local;
     let mut refused = None;
     loop {
         match pick(target, dispatched, &mut tried, summary) {
-            Ok(picked) => running.push(attempt(target, dispatched, picked)),
+            Ok(picked) => running.push(attempt(target, dispatched, picked, local.recent())),
             Err(kind) => {
                 refused.get_or_insert(kind);
                 break;
@@ -212,8 +267,7 @@ pub(super) async fn broadcast<'a>(
     let mut best: Option<JudgedResponse> = None;
     let mut failure = None;
     let mut until = target.start + target.service.model.timeout;
-    let local = &target.worker.local;
-    while let Ok(Some((_, result))) =
+    while let Ok(Some((.., result))) =
         tokio::time::timeout_at(local.instant(until), running.next()).await
     {
         match result {

@@ -43,11 +43,12 @@ impl Blocks {
 
     /// Records what a node now has, the last of which is its latest. If it had another block at one
     /// of these numbers, it has changed its branch; where the branches part is not known, so that all
-    /// earlier knowledge is void.
-    pub(super) fn record(&mut self, blocks: &[BlockId]) {
+    /// earlier knowledge is void. Returns whether it has not.
+    pub(super) fn record(&mut self, blocks: &[BlockId]) -> bool {
         let differs =
             |block: &BlockId| self.hash(block.number).is_some_and(|hash| hash != block.hash);
-        if blocks.iter().any(differs) {
+        let is_same_branch = !blocks.iter().any(differs);
+        if !is_same_branch {
             *self = Blocks::default();
         }
         for block in blocks {
@@ -57,6 +58,7 @@ impl Blocks {
         for place in self.0.iter_mut() {
             place.take_if(|block| block.number > latest);
         }
+        is_same_branch
     }
 
     /// The highest known number up to a limit.

@@ -42,8 +42,8 @@ metrics! {
     RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason for a missing answer, or cancelled.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "Time from sending a call upstream to the complete answer.";
     LOOSE = "plimsoll_loose_answers_total", "counter", "service,upstream", "Answers that were not strictly valid JSON-RPC (an id or a code as a string, an error that is not an object, a single answer in an array) and were corrected.";
-    EXTRA = "plimsoll_extra_attempts_total", "counter", "service,reason", "Attempts beyond the first of a call: retry, because one failed or was slow; hedge, because the first took longer than usual; elsewhere, because one never reached its upstream.";
-    EXTRA_REFUSED = "plimsoll_extra_attempts_refused_total", "counter", "service,reason", "Retries and hedges that the budget did not allow.";
+    EXTRA = "plimsoll_extra_attempts_total", "counter", "service,reason", "Attempts beyond the first of a call: retry, because one failed or was slow; hedge, because the first took longer than usual; elsewhere, because one never reached its upstream; stale_connection, on the same upstream, because it had closed the pooled connection.";
+    EXTRA_REFUSED = "plimsoll_extra_attempts_refused_total", "counter", "service,reason", "Retries and hedges that the budget did not allow. A refused retry is offered again until the call's deadline.";
     HEDGES_WON = "plimsoll_hedges_won_total", "counter", "service", "Hedges that were answered first; the other attempts were cancelled.";
     DISSENTS = "plimsoll_dissents_total", "counter", "service,upstream", "Answers that differed from those that agree = N upstreams agreed on.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";
@@ -51,12 +51,13 @@ metrics! {
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
     USABLE = "plimsoll_upstream_usable", "gauge", "service,upstream", "1 if the upstream is in rotation for the service; 0 if plimsoll_upstream_excluded has a reason.";
-    EXCLUDED = "plimsoll_upstream_excluded", "gauge", "service,upstream,reason", "1 if the upstream is out of rotation for this reason: wrong_chain, drained, parked (it asked not to be called), breaker (its breaker is open), failing (it has failed five attempts in a row), unanswered, not_ready, behind, forked or implausible (by its health checks).";
+    EXCLUDED = "plimsoll_upstream_excluded", "gauge", "service,upstream,reason", "1 if the upstream is out of rotation for this reason: wrong_chain, chain_untold (it does not tell its chain id, and others do), chain_unanswered (it has never answered eth_chainId), drained, parked (it asked not to be called), breaker (its breaker is open), failing (it has failed five attempts in a row), unanswered, not_ready, behind, forked or implausible (by its health checks).";
     HEAD = "plimsoll_upstream_head", "gauge", "service,upstream", "The latest block that the upstream has reported.";
     SERVED_HEAD = "plimsoll_served_head", "gauge", "service,tag", "The block that the gateway serves as latest, safe or finalized.";
     HEAD_HELD = "plimsoll_served_head_held", "gauge", "service", "1 if no upstream has the block served as latest, else 0.";
     FALLBACK = "plimsoll_least_lagging_serves", "gauge", "service", "1 if all upstreams are out of rotation for their heads, and the least lagging one serves, else 0.";
     REORGANISATIONS = "plimsoll_reorganisations_total", "counter", "service", "Reorganisations of the served chain.";
+    CORRECTIONS = "plimsoll_head_corrections_total", "counter", "service", "Served heads taken back because one upstream had reported them alone and a clear majority contradicted it.";
     CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; the limit is limits.calls.";
     MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; the limit is limits.memory.";
     MEMORY_LIMIT = "plimsoll_memory_limit_bytes", "gauge", "", "The value of limits.memory.";
@@ -93,6 +94,7 @@ pub(crate) struct HeadFigures {
     pub(crate) served: [Option<u64>; 3],
     pub(crate) is_held: bool,
     pub(crate) reorganisations: u64,
+    pub(crate) corrections: u64,
 }
 
 /// The counters of a service's relays to one upstream.
@@ -295,6 +297,10 @@ impl Page {
         self.head(REORGANISATIONS);
         for (service, heads) in heads() {
             self.sample(REORGANISATIONS, "", &[("service", service)], heads.reorganisations);
+        }
+        self.head(CORRECTIONS);
+        for (service, heads) in heads() {
+            self.sample(CORRECTIONS, "", &[("service", service)], heads.corrections);
         }
     }
 

@@ -25,6 +25,11 @@ impl Counter {
     }
 
     #[inline]
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    #[inline]
     pub(crate) fn take(&self, n: u64) {
         self.add(n.wrapping_neg());
     }
@@ -57,6 +62,11 @@ impl<T: Default> Sharded<T> {
     /// The last shard.
     pub(crate) fn last(&self) -> &T {
         self.of(self.0.len() - 1)
+    }
+
+    /// All shards.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|shard| &shard.0)
     }
 
     /// A value, summed over all workers.
@@ -180,10 +190,12 @@ pub(crate) enum Extra {
     Hedge,
     /// An attempt provably never reached its upstream.
     Elsewhere,
+    /// A pooled connection had been closed by its upstream: the same upstream was asked again.
+    Stale,
 }
 
 impl Extra {
-    pub(crate) const NAMES: [&str; 3] = ["retry", "hedge", "elsewhere"];
+    pub(crate) const NAMES: [&str; 4] = ["retry", "hedge", "elsewhere", "stale_connection"];
 }
 
 /// The errors of calls refused for lack of capacity.
@@ -299,6 +311,8 @@ pub(crate) struct Relays {
     pub(crate) loose: Counter,
     /// Answers that differed from what other upstreams agreed on.
     pub(crate) dissents: Counter,
+    /// When a call was last answered, in nanoseconds on our clock.
+    answered_at: Counter,
     pub(crate) durations: Durations,
 }
 
@@ -311,6 +325,16 @@ impl Relays {
 
     pub(crate) fn count(&self, place: usize) -> u64 {
         self.outcomes[place].get()
+    }
+
+    #[inline]
+    pub(crate) fn answered(&self, at: Nanos) {
+        self.answered_at.set(at.0);
+    }
+
+    /// When a call was last answered.
+    pub(crate) fn answered_at(&self) -> Nanos {
+        Nanos(self.answered_at.get())
     }
 }
 

@@ -52,38 +52,65 @@ struct Place {
     /// The entry that it is from, counted from the first.
     number: u64,
     upstream: u64,
+    /// Whether the upstream is known to have the transaction, or only may have it.
+    is_certain: bool,
 }
 
 impl Sent {
     /// Remembers that an upstream accepted a transaction, or knows it. The upstream is named by a
     /// number that stays the same while it is configured.
     pub fn accepted(&self, hash: Hash, sender: Option<Address>, upstream: u64, now: Nanos) {
+        self.remember(hash, sender, upstream, true, now);
+    }
+
+    /// Remembers that an upstream may have accepted a transaction.
+    pub fn doubted(&self, hash: Hash, upstream: u64, now: Nanos) {
+        self.remember(hash, None, upstream, false, now);
+    }
+
+    fn remember(
+        &self,
+        hash: Hash,
+        sender: Option<Address>,
+        upstream: u64,
+        is_certain: bool,
+        now: Nanos,
+    ) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.expire(now);
         if memory.entries.len() == ENTRIES_MAX {
             memory.forget_first();
             self.displaced.fetch_add(1, Relaxed);
         }
-        let place = Place { number: memory.total, upstream };
+        let place = Place { number: memory.total, upstream, is_certain };
         memory.total += 1;
         memory.entries.push_back(Entry { hash, sender, at: now });
         // Several upstreams may take it: the first one has had it for longest.
         let known = memory.by_hash.entry(hash).or_insert(place);
-        known.number = place.number;
+        if known.is_certain || !is_certain {
+            known.number = place.number;
+        } else {
+            *known = place;
+        }
         if let Some(sender) = sender {
             memory.by_sender.insert(sender, place);
         }
         self.len.store(memory.entries.len(), Relaxed);
     }
 
-    /// The upstream that accepted a transaction.
+    /// The upstream that accepted a transaction, or may have.
     pub fn by_hash(&self, hash: &Hash, now: Nanos) -> Option<u64> {
-        self.find(now, |memory| memory.by_hash.get(hash))
+        self.find(now, |memory| memory.by_hash.get(hash)).map(|place| place.upstream)
+    }
+
+    /// Whether an upstream has accepted a transaction.
+    pub fn was_accepted(&self, hash: &Hash, now: Nanos) -> bool {
+        self.find(now, |memory| memory.by_hash.get(hash)).is_some_and(|place| place.is_certain)
     }
 
     /// The upstream that accepted the latest transaction of a sender.
     pub fn by_sender(&self, sender: &Address, now: Nanos) -> Option<u64> {
-        self.find(now, |memory| memory.by_sender.get(sender))
+        self.find(now, |memory| memory.by_sender.get(sender)).map(|place| place.upstream)
     }
 
     /// The upstream to which a read should go, if it accepted what the read is about.
@@ -105,14 +132,14 @@ impl Sent {
         self.displaced.load(Relaxed)
     }
 
-    fn find(&self, now: Nanos, find: impl Fn(&Memory) -> Option<&Place>) -> Option<u64> {
+    fn find(&self, now: Nanos, find: impl Fn(&Memory) -> Option<&Place>) -> Option<Place> {
         if self.is_empty() {
             return None;
         }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.expire(now);
         self.len.store(memory.entries.len(), Relaxed);
-        find(&memory).map(|place| place.upstream)
+        find(&memory).copied()
     }
 }
 
@@ -171,6 +198,28 @@ mod tests {
         assert_eq!(sent.by_sender(&alice, at(400)), None);
         assert!(sent.is_empty());
         assert_eq!(sent.displaced(), 0);
+    }
+
+    #[test]
+    fn an_acceptance_replaces_a_doubt() {
+        let sent = Sent::default();
+        let at = Nanos::from_secs;
+        sent.doubted(hash(1), 7, at(0));
+        assert_eq!(
+            (sent.by_hash(&hash(1), at(1)), sent.was_accepted(&hash(1), at(1))),
+            (Some(7), false)
+        );
+        sent.accepted(hash(1), None, 8, at(2));
+        assert_eq!(
+            (sent.by_hash(&hash(1), at(3)), sent.was_accepted(&hash(1), at(3))),
+            (Some(8), true)
+        );
+        sent.doubted(hash(1), 9, at(4));
+        assert_eq!(
+            (sent.by_hash(&hash(1), at(5)), sent.was_accepted(&hash(1), at(5))),
+            (Some(8), true)
+        );
+        assert_eq!(sent.by_hash(&hash(1), at(304)), None);
     }
 
     #[test]

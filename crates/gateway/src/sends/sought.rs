@@ -32,12 +32,12 @@ impl Sought {
                 .flatten()
                 .any(|block| tags.iter().any(|tag| block == Block::Tag(*tag)))
         };
-        let account = |raw: &[u8]| Some(Sought::Account(sized(raw)?));
+        let account = |raw: &[u8]| Some(Sought::Account(super::sized(raw)?));
         match method {
             "eth_getTransactionByHash"
             | "eth_getTransactionReceipt"
             | "eth_getRawTransactionByHash"
-            | "debug_getRawTransaction" => Some(Sought::Transaction(sized(item(0)?)?)),
+            | "debug_getRawTransaction" => Some(Sought::Transaction(super::sized(item(0)?)?)),
             "eth_getTransactionCount" if is_at(&[Tag::Latest, Tag::Pending]) => account(item(0)?),
             "eth_getBalance" | "eth_getCode" | "eth_getStorageAt" | "eth_getProof"
                 if is_at(&[Tag::Pending]) =>
@@ -45,17 +45,11 @@ impl Sought {
                 account(item(0)?)
             }
             "eth_call" | "eth_estimateGas" | "eth_createAccessList" if is_at(&[Tag::Pending]) => {
-                let mut members = json::members(item(0)?).map_while(Result::ok);
-                account(members.find(|member| *member.plain() == *b"from")?.value)
+                account(json::member(item(0)?, "from")?)
             }
             _ => None,
         }
     }
-}
-
-/// The bytes of a hexadecimal string, if there are exactly `N`.
-fn sized<const N: usize>(raw: &[u8]) -> Option<[u8; N]> {
-    super::bytes(raw)?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The callers: they send the script's calls and record the answers.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,15 +7,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::node::hash_of;
+use super::node::{hash_of, number_of};
 use super::script::{Arrival, Ask, TAGS};
 use crate::call::message::{Answer, Body, JSON};
-use crate::call::passed::Passed;
-use crate::call::relay::{self, Target};
+use crate::call::relay;
+use crate::call::target::Target;
 use crate::call::worker::Worker;
-use crate::error::Shape;
 use crate::payload::Payload;
-use crate::permit::Purpose;
 
 /// A call as its caller saw it.
 #[derive(Clone, Debug)]
@@ -28,6 +25,12 @@ pub(super) struct CallRecord {
     pub(super) request: Value,
     /// `None` if the caller left.
     pub(super) answer: Option<Value>,
+}
+
+impl CallRecord {
+    pub(super) fn is_eth_call(&self) -> bool {
+        self.request["method"] == "eth_call"
+    }
 }
 
 /// All callers.
@@ -88,20 +91,7 @@ impl Callers {
         let worker = &self.workers[number % self.workers.len()];
         let view = worker.view();
         let service = view.routing.service("sim").expect("the service").clone();
-        let target = Target {
-            worker,
-            view: &view,
-            service: &service,
-            service_id: Cow::Borrowed("sim"),
-            rules: None,
-            agree: None,
-            endpoint_calls: &service.in_flight,
-            turns: None,
-            purpose: Purpose::First,
-            shape: Shape::Own,
-            passed: Passed::only(std::net::Ipv4Addr::LOCALHOST.into()),
-            start: worker.local.now(),
-        };
+        let target = Target::of(worker, &view, &service);
         let text = request.to_string();
         let mut answer = Answer::new(200, JSON, Vec::new());
         relay::answer(&target, &Body::Short(text.as_bytes()), &mut answer).await;
@@ -122,8 +112,8 @@ fn transaction(number: usize) -> String {
 
 /// The height that an answer shows.
 pub(super) fn height(answer: &Value) -> Option<u64> {
-    let text = answer["result"].as_str().or(answer["result"]["number"].as_str())?;
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+    let result = &answer["result"];
+    number_of(if result.is_string() { result } else { &result["number"] })
 }
 
 /// The result that a send must have.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::script::{BLOCK, Fault, Kind, NodeScript};
+use super::sends::{KNOWN, REFUSALS, RETRY_AFTER, SendKind};
 use crate::transport::memory::MemorySocket;
 
 /// The chain id of the service.
@@ -25,13 +26,16 @@ pub(super) const OTHER_CHAIN: u64 = 8_888;
 /// The height at the start.
 pub(super) const HEIGHT: u64 = 1_000;
 
+const SEND: &str = "eth_sendRawTransaction";
+
 /// Heights on the other chain are larger by this.
 const OTHER_HEIGHT: u64 = 1_000_000;
 
-/// What all nodes share: the transactions of the network, by hash.
+/// What all nodes share: the transactions of the network by hash, with the nodes that accepted each,
+/// and when.
 #[derive(Default)]
 pub(super) struct World {
-    pub(super) transactions: RefCell<BTreeMap<String, usize>>,
+    pub(super) transactions: RefCell<BTreeMap<String, Vec<(usize, Duration)>>>,
 }
 
 /// A node.
@@ -47,8 +51,20 @@ pub(super) struct Node {
     life: watch::Sender<u64>,
     /// Requests that it has read, except health checks.
     pub(super) asked: Cell<u64>,
+    /// How many blocks the node that answers is behind, if there are several.
+    behind: Cell<u64>,
     /// The last time it read a request for which it has no fault.
     pub(super) last_used: Cell<Duration>,
+    /// When it read calls that it has not answered because it was hanging.
+    pub(super) hung: RefCell<Vec<Duration>>,
+    /// Until when it has asked not to be called, by method, and when it did so.
+    limits: RefCell<BTreeMap<String, (Duration, Duration)>>,
+    /// Calls that it has refused with 429.
+    pub(super) limited: Cell<u64>,
+    /// Calls that were sent to it although it had asked not to be called.
+    pub(super) unwanted: Cell<u64>,
+    /// When it limited its callers, and for how many seconds.
+    pub(super) limited_at: RefCell<Vec<(Duration, u64)>>,
 }
 
 impl Node {
@@ -68,7 +84,13 @@ impl Node {
             pool: RefCell::default(),
             life: watch::Sender::new(0),
             asked: Cell::new(0),
+            behind: Cell::new(0),
             last_used: Cell::default(),
+            hung: RefCell::default(),
+            limits: RefCell::default(),
+            limited: Cell::new(0),
+            unwanted: Cell::new(0),
+            limited_at: RefCell::default(),
         })
     }
 
@@ -81,6 +103,13 @@ impl Node {
         let now = self.now();
         let active = self.script.faults.iter().filter(move |one| one.from <= now && now < one.to);
         active.map(|one| one.kind)
+    }
+
+    /// What it does with transactions now.
+    fn send_fault(&self) -> Option<SendKind> {
+        let now = self.now();
+        let mut sends = self.script.sends.iter();
+        sends.find(|one| one.from <= now && now < one.to).map(|one| one.kind)
     }
 
     fn has(&self, kind: Kind) -> bool {
@@ -116,13 +145,17 @@ impl Node {
     async fn serve(self: Rc<Node>, mut socket: MemorySocket) {
         let mut life = self.life.subscribe();
         let mut received = Vec::new();
-        loop {
+        for number in 1.. {
             let request = tokio::select! {
                 biased;
                 _ = life.changed() => return socket.reset(),
                 request = read_request(&mut socket, &mut received) => request,
             };
             let Some(request) = request else { return };
+            if number > 1 && self.has(Kind::Closing) {
+                self.count(&request);
+                return socket.reset();
+            }
             let answered = tokio::select! {
                 biased;
                 _ = life.changed() => return socket.reset(),
@@ -134,14 +167,41 @@ impl Node {
         }
     }
 
-    /// Answers a request; false if the connection is to be reset.
-    async fn answer(&self, request: &Value, socket: &mut MemorySocket) -> bool {
+    /// Counts a request; returns whether it is like a health check.
+    fn count(&self, request: &Value) -> bool {
         let method = request["method"].as_str().unwrap_or_default();
         let is_check = matches!(method, "eth_chainId" | "eth_getBlockByNumber");
         if !is_check {
             self.asked.set(self.asked.get() + 1);
+            let now = self.now();
+            let limits = self.limits.borrow();
+            let limit = limits.get(method);
+            // Calls that cross with the refusal are sent in the same instant.
+            if limit.is_some_and(|(since, until)| *since < now && now < *until) {
+                self.unwanted.set(self.unwanted.get() + 1);
+            }
         }
-        while self.has(Kind::Stalled) {
+        is_check
+    }
+
+    /// Records that calls of a method are refused for some seconds.
+    fn limit(&self, method: &str, secs: u64) {
+        let now = self.now();
+        self.limited.set(self.limited.get() + 1);
+        let until = now + Duration::from_secs(secs);
+        self.limits.borrow_mut().insert(method.into(), (now, until));
+    }
+
+    /// Answers a request; false if the connection is to be reset.
+    async fn answer(&self, request: &Value, socket: &mut MemorySocket) -> bool {
+        let method = request["method"].as_str().unwrap_or_default();
+        let is_check = self.count(request);
+        let is_call = method != "eth_chainId" && !is_from_keeper(request);
+        // An upstream that may have a transaction is asked for it whatever its state.
+        if self.has(Kind::Hanging) && is_call && method != "eth_getTransactionByHash" {
+            self.hung.borrow_mut().push(self.now());
+        }
+        while self.has(Kind::Stalled) || is_call && self.has(Kind::Hanging) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let mut latency = Duration::from_micros(self.script.latency_us);
@@ -150,19 +210,31 @@ impl Node {
         let mut is_faulty = false;
         for kind in self.faults().collect::<Vec<_>>() {
             let chance = |percent| self.random.borrow_mut().below(100) < percent;
-            is_faulty = true;
+            is_faulty |= kind != Kind::Uneven;
             match kind {
                 Kind::Slow(more) => latency += Duration::from_millis(more),
                 Kind::Resetting(percent) if chance(percent) => return false,
                 Kind::Garbling(percent) => is_garbled |= chance(percent),
-                Kind::Limiting(secs) => status = (429, format!("retry-after: {secs}\r\n")),
+                Kind::Limiting(secs) => {
+                    status = (429, format!("retry-after: {secs}\r\n"));
+                    self.limited_at.borrow_mut().push((self.now(), secs));
+                }
+                Kind::LimitingCalls(secs) if method == "eth_call" => {
+                    status = (429, format!("retry-after: {secs}\r\n"));
+                }
+                Kind::Overloaded(secs) => status = (503, format!("retry-after: {secs}\r\n")),
                 _ => {}
             }
+        }
+        if let (SEND, Some(SendKind::Late(more))) = (method, self.send_fault()) {
+            latency += Duration::from_millis(more);
         }
         tokio::time::sleep(latency).await;
         if !is_faulty && !is_check {
             self.last_used.set(self.now());
         }
+        let is_behind = self.has(Kind::Uneven) && self.random.borrow_mut().below(3) == 0;
+        self.behind.set(is_behind.into());
         let mut body = if self.has(Kind::Unavailable) {
             json!({"jsonrpc": "2.0", "id": request["id"],
                    "error": {"code": -32000, "message": "service unavailable"}})
@@ -172,9 +244,25 @@ impl Node {
         } else {
             self.result(method, request)
         };
+        if body["result"].is_string() && method == SEND {
+            match self.send_fault() {
+                Some(SendKind::Reset) => return false,
+                Some(SendKind::Stall) => std::future::pending().await,
+                Some(SendKind::Internal) => body = error(-32603, "internal error"),
+                Some(SendKind::Limit) => {
+                    status = (429, format!("retry-after: {RETRY_AFTER}\r\n"));
+                    self.limited_at.borrow_mut().push((self.now(), RETRY_AFTER));
+                    body = error(-32005, "rate limit exceeded");
+                }
+                _ => {}
+            }
+        }
         body["jsonrpc"] = "2.0".into();
         body["id"] = request["id"].clone();
         let mut text = body.to_string();
+        if status.0 == 503 {
+            text = "overloaded".into();
+        }
         let mut announced = text.len();
         if is_garbled {
             match self.random.borrow_mut().below(5) {
@@ -202,17 +290,24 @@ impl Node {
         let head =
             format!("HTTP/1.1 {} X\r\n{}content-length: {announced}\r\n\r\n", status.0, status.1);
         let is_whole = text.len() == announced;
-        socket.write_all(&[head.as_bytes(), text.as_bytes()].concat()).await.is_ok() && is_whole
+        let is_written =
+            socket.write_all(&[head.as_bytes(), text.as_bytes()].concat()).await.is_ok();
+        if let (429, true, Some(secs)) = (status.0, is_written, status.1.split(['\r', ' ']).nth(1))
+        {
+            self.limit(method, secs.parse().expect("seconds"));
+        }
+        is_written && is_whole
     }
 
     /// The heights of latest, safe and finalized.
     pub(super) fn heads(&self) -> [u64; 3] {
         let now = self.now();
-        let mut height = HEIGHT + blocks(now);
+        let mut height = HEIGHT + blocks(now) - self.behind.get();
         for kind in self.faults() {
             match kind {
                 Kind::Lagging(blocks) | Kind::Reorganised(blocks) => height -= blocks,
-                Kind::WrongChain => height += OTHER_HEIGHT,
+                Kind::WrongChain | Kind::Switched => height += OTHER_HEIGHT,
+                Kind::Ahead(blocks) => height += blocks,
                 _ => {}
             }
         }
@@ -221,13 +316,16 @@ impl Node {
 
     fn result(&self, method: &str, request: &Value) -> Value {
         let params = &request["params"];
-        let chain = if self.has(Kind::WrongChain) { OTHER_CHAIN } else { CHAIN };
+        let is_other = self.has(Kind::WrongChain) || self.has(Kind::Switched);
+        let chain = if is_other { OTHER_CHAIN } else { CHAIN };
         let heads = self.heads();
         let result = |value: Value| json!({ "result": value });
-        let error = |code: i64, message: &str| json!({"error": {"code": code, "message": message}});
         match method {
             "eth_chainId" => result(json!(format!("{chain:#x}"))),
             "eth_blockNumber" => result(json!(format!("{:#x}", heads[0]))),
+            "eth_call" if number_of(&params[1]).is_some_and(|number| number > heads[0]) => {
+                error(-32000, "header not found")
+            }
             "eth_call" if params[0]["data"] == "revert" => error(3, "execution reverted"),
             "eth_call" if self.has(Kind::Lying) => result(json!("a lie")),
             // The chain is part of the result, so that an answer of another chain is noticed.
@@ -248,13 +346,19 @@ impl Node {
                 };
                 result(if number > heads[0] { Value::Null } else { self.block(number, chain) })
             }
-            "eth_sendRawTransaction" => {
+            SEND => {
                 let hash = hash_of(params[0].as_str().unwrap_or_default());
                 if self.pool.borrow().contains(&hash) {
-                    return error(-32000, "already known");
+                    return error(-32000, KNOWN);
+                }
+                let mut known = self.world.transactions.borrow_mut();
+                if let Some(SendKind::Refuse(why)) = self.send_fault()
+                    && (REFUSALS[why] != KNOWN || known.contains_key(&hash))
+                {
+                    return error(-32000, REFUSALS[why]);
                 }
                 self.pool.borrow_mut().push(hash.clone());
-                self.world.transactions.borrow_mut().insert(hash.clone(), self.place);
+                known.entry(hash.clone()).or_default().push((self.place, self.now()));
                 result(json!(hash))
             }
             "eth_getTransactionCount" => result(json!(format!("{:#x}", self.pool.borrow().len()))),
@@ -266,9 +370,9 @@ impl Node {
         let now = self.now();
         let is_active = |one: &&Fault| one.from <= now && now < one.to;
         let mut reorganised = self.script.faults.iter().filter(is_active);
-        let reorganised = reorganised.find(|one| matches!(one.kind, Kind::Reorganised(_)));
-        // A reorganisation replaces the last five blocks before it, and those after it.
-        let fork = reorganised.map_or(u64::MAX, |one| HEIGHT + blocks(one.from) - 5);
+        let reorganised =
+            reorganised.find(|one| matches!(one.kind, Kind::Reorganised(_) | Kind::Forked));
+        let fork = reorganised.map_or(u64::MAX, fork_of);
         let hash = |number: u64| {
             let branch = u64::from(number > fork);
             format!("{:#066x}", Key::new(number).with(branch).with(chain).bits())
@@ -278,8 +382,35 @@ impl Node {
     }
 }
 
+/// The last block before a fork: a reorganisation replaces the last five blocks before it, and those
+/// after it.
+pub(super) fn fork_of(fault: &Fault) -> u64 {
+    HEIGHT + blocks(fault.from) - 5
+}
+
+/// The hash of a block of the chain that all upstreams without a fault are on.
+pub(super) fn hash_at(number: u64) -> String {
+    format!("{:#066x}", Key::new(number).with(0).with(CHAIN).bits())
+}
+
+/// The number that a hexadecimal string gives.
+pub(super) fn number_of(value: &Value) -> Option<u64> {
+    u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
+}
+
+/// Whether a request is a health check: ids of the gateway's threads alternate, and the keeper is the
+/// last thread.
+fn is_from_keeper(request: &Value) -> bool {
+    let threads = super::WORKERS as u64 + 1;
+    request["id"].as_u64().is_some_and(|id| (id - 1) % threads == threads - 1)
+}
+
+fn error(code: i64, message: &str) -> Value {
+    json!({"error": {"code": code, "message": message}})
+}
+
 /// Blocks since the start.
-fn blocks(time: Duration) -> u64 {
+pub(super) fn blocks(time: Duration) -> u64 {
     (time.as_millis() / BLOCK.as_millis()) as u64
 }
 

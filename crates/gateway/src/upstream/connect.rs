@@ -53,7 +53,7 @@ impl Client {
         Ok(Connection {
             io,
             timer: Timer::new(until),
-            opened_at: now,
+            opened_at: self.local.now(),
             idle_since: now,
             idle_max: super::IDLE_MAX,
             address: named.then_some(address),

@@ -35,12 +35,15 @@ fn failed_reads_are_retried_and_others_only_if_refused() {
     assert!(metric(&gateway, retries) > 0 && failed > 0, "{}", gateway.metrics());
     let limited = Upstream::start(|_, _| Reply::with(429, "Retry-After: 60\r\n", ""));
     let gateway = pool(&[&limited, &fine], Service::named("eth"));
-    for _ in 0..4 {
-        assert_eq!(post(&gateway, call("1", "m", "[]")).status, 200);
-    }
-    assert_eq!(limited.count(), 1, "it is parked");
     let parked = "plimsoll_upstream_excluded{service=\"eth\",upstream=\"p1\",reason=\"parked\"}";
-    assert_eq!(metric(&gateway, parked), 1);
+    for (place, method) in ["m", "eth_gasPrice", "eth_getBalance"].into_iter().enumerate() {
+        assert_eq!(metric(&gateway, parked), 0, "so far {place} kinds of calls are");
+        for _ in 0..4 {
+            assert_eq!(post(&gateway, call("1", method, "[]")).status, 200);
+        }
+        assert_eq!(limited.count(), place + 1, "{method} is parked");
+    }
+    assert_eq!(metric(&gateway, parked), 1, "three kinds of calls: all are");
 }
 
 #[test]

@@ -79,7 +79,9 @@ fn no_call_fails_while_the_network_to_an_upstream_does() {
     .unwrap();
     let (process, address, _folder) = gateway(proxy.address(), sim.address());
     assert_none_failed(&run(&address, "3s"));
-    assert!(metric(&address, "plimsoll_extra_attempts_total") > 0.0, "the faults were met");
+    // Calls may not have met them: a check may be first, and takes the upstream out of rotation.
+    let counts = proxy.counts();
+    assert!(counts.accepted - counts.open > 2, "connections were cut: {counts:?}");
     process.stop();
 }
 

@@ -52,6 +52,8 @@ fn states_follow_the_reports() {
     check("- - - - - 501 ? ? ! 501 ? ? ! 501 + +", "ccccoohhhhhhhhhc");
     // a health check ends the open time, but does not close
     check("- - - - - check + - ! check + +", "ccccohhoohhc");
+    // … for one probe at a time
+    check("- - - - - check ? ! check ? ! check + +", "ccccohhhhhhhhc");
     check("check - check", "ccc");
     // … or the wait for probes that have not reported
     check("- - - - - 501 ? ? ! check + +", "ccccoohhhhhc");

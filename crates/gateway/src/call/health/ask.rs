@@ -3,7 +3,7 @@
 use plimsoll_rpc::json;
 use plimsoll_rpc::request::Call;
 
-use super::{CHECK_TIMEOUT, interval};
+use super::CHECK_TIMEOUT;
 use crate::call::attempt::{self, Received};
 use crate::call::judge::judge;
 use crate::call::routing::{Route, Service, request_start};
@@ -102,15 +102,10 @@ pub(super) async fn ask_ready(
     if json::validate(body).is_err() || json::kind(body) != Some(json::Kind::Object) {
         return Ok(Ready::default());
     }
-    let member = |object: &[u8], name: &str| -> Option<Vec<u8>> {
-        let mut members = json::members(object).map_while(Result::ok);
-        let found = members.find(|member| *member.plain() == *name.as_bytes());
-        found.map(|member| member.value.to_vec())
-    };
-    let is_unready = member(body, "ready").is_some_and(|ready| ready == b"false");
-    let own = member(body, "services").and_then(|services| member(&services, id));
+    let is_unready = json::member(body, "ready").is_some_and(|ready| ready == b"false");
+    let own = json::member(body, "services").and_then(|services| json::member(services, id));
     let number = |name: &str| {
-        let text = String::from_utf8(member(own.as_deref()?, name)?).ok()?;
+        let text = std::str::from_utf8(json::member(own?, name)?).ok()?;
         text.parse::<u64>().ok().filter(|number| *number > 0)
     };
     let latest = number("perceived_block_height");
@@ -127,7 +122,8 @@ async fn exchange(
     after: After,
 ) -> Result<Received, Failure> {
     let view = worker.view();
-    let timeout = CHECK_TIMEOUT.min(interval(&service.model)).min(service.model.timeout);
+    // Not by the interval: an upstream that is slower than that still works.
+    let timeout = CHECK_TIMEOUT.min(service.model.timeout);
     let mut request = Request {
         method,
         parts: [head, body, b""],

@@ -104,7 +104,7 @@ impl Service {
         let route = self.routes.iter().find(|route| route.upstream.serial == serial)?;
         let is_fit = accepts(route, need, tried)
             && route.is_at(Level::Returning, now, || 0.0)
-            && route.upstream.admit(now);
+            && route.upstream.admit(need.method, now);
         is_fit.then(|| Picked { route, pass: route.state.breaker.admit(now) })
     }
 
@@ -140,7 +140,7 @@ impl Service {
             if accepts(route, need, tried)
                 && route.is_at(level, now, || local.random())
                 && (level >= Level::Doubtful || self.has_block(place, need.block))
-                && route.upstream.admit(now)
+                && route.upstream.admit(need.method, now)
             {
                 return Some(Picked { route, pass: route.state.breaker.admit(now) });
             }
@@ -163,17 +163,30 @@ impl Service {
         self.routes.iter().any(|route| {
             accepts(route, need, tried)
                 && route.is_at(Level::Failing, now, || 0.0)
-                && !route.upstream.parked.is_parked(now)
+                && route.upstream.parking.until_for(need.method, now).is_none()
         })
     }
 
-    /// When a call may succeed that was refused because of limits.
+    /// Whether there is a further route that is not known to fail.
     #[cold]
-    pub(crate) fn retry_after(&self, now: Nanos) -> RetryAfter {
-        let parked = self.routes.iter().map(|route| route.upstream.parked.until(now));
-        let soonest = parked.map(|until| until.map_or(Nanos::ZERO, |until| until - now)).min();
+    pub(crate) fn has_working(&self, need: &Need<'_>, tried: &Tried, now: Nanos) -> bool {
+        self.routes.iter().any(|route| {
+            accepts(route, need, tried)
+                && route.is_at(Level::Doubtful, now, || 0.0)
+                && route.upstream.parking.until_for(need.method, now).is_none()
+        })
+    }
+
+    /// When a call of this method may succeed that was refused because of limits.
+    #[cold]
+    pub(crate) fn retry_after(&self, method: &str, now: Nanos) -> RetryAfter {
+        let usable = self.routes.iter().filter(|route| {
+            let model = &route.upstream.model;
+            model.methods.permit(method) && !model.drain && !route.state.chain.is_another()
+        });
+        let soonest = usable.map(|route| route.upstream.wait(method, now)).min();
         let secs = soonest.unwrap_or_default().0.div_ceil(1_000_000_000);
-        RetryAfter((secs as u32).max(RetryAfter::SOON.0))
+        RetryAfter((secs as u32).clamp(RetryAfter::SOON.0, RetryAfter::MAX))
     }
 
     /// Why no route was picked.

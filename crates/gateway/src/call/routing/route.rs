@@ -94,6 +94,10 @@ impl Exclusion {
 pub(crate) enum Excluded {
     /// It is on the chain with this id.
     WrongChain(u64),
+    /// It does not tell its chain id, and others do.
+    ChainUntold,
+    /// It has never answered when it was asked for its chain id.
+    ChainUnanswered,
     Drained,
     /// It has asked not to be called.
     Parked {
@@ -109,10 +113,18 @@ pub(crate) enum Excluded {
 }
 
 impl Excluded {
+    /// Whether no call is sent to the upstream. Otherwise it is called when no better one is left, and
+    /// may answer.
+    pub(crate) fn prevents_calls(self) -> bool {
+        matches!(self, Excluded::WrongChain(_) | Excluded::Drained | Excluded::Parked { .. })
+    }
+
     /// The name in metrics.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Excluded::WrongChain(_) => "wrong_chain",
+            Excluded::ChainUntold => "chain_untold",
+            Excluded::ChainUnanswered => "chain_unanswered",
             Excluded::Drained => "drained",
             Excluded::Parked { .. } => "parked",
             Excluded::Checked(why) => why.word(),
@@ -125,6 +137,8 @@ impl Excluded {
     pub(crate) fn reason(self) -> String {
         match self {
             Excluded::WrongChain(id) => format!("it is on chain {id}"),
+            Excluded::ChainUntold => "it does not tell its chain id, and others do".into(),
+            Excluded::ChainUnanswered => "it has not answered eth_chainId".into(),
             Excluded::Drained => "it is drained".into(),
             Excluded::Parked { .. } => "it has asked not to be called for a while".into(),
             Excluded::Checked(why) => why.reason().into(),
@@ -239,13 +253,19 @@ impl Route {
         if self.upstream.model.drain {
             return Some(Excluded::Drained);
         }
-        if let Some(until) = self.upstream.parked.until(now) {
+        if let Some(until) = self.upstream.parking.until(now) {
             return Some(Excluded::Parked { until });
         }
         if let Some(why) = self.state.exclusion() {
             return Some(Excluded::Checked(why));
         }
+        if self.is_chain_checked && self.state.chain.is_refused() {
+            return Some(Excluded::ChainUntold);
+        }
         match self.state.breaker.state() {
+            _ if self.is_chain_checked && self.state.chain.is_unanswered() => {
+                Some(Excluded::ChainUnanswered)
+            }
             State::Open { until } => Some(Excluded::Breaker { until }),
             _ => self.upstream.health.is_down().then_some(Excluded::Failing),
         }
@@ -266,6 +286,11 @@ impl Route {
             && (level >= Level::Failing || state.breaker.is_admitting(now))
             && (level >= Level::Doubtful || self.is_confirmed() && !state.is_excluded())
             && (level >= Level::Returning || state.slow_start.takes(now, random))
+    }
+
+    /// Whether the upstream has answered a call of the service since then.
+    pub(crate) fn has_answered_since(&self, start: Nanos) -> bool {
+        self.relays.iter().any(|relays| relays.answered_at() > start)
     }
 
     /// Reports that the upstream answered a call.

@@ -9,14 +9,14 @@ use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{self, Resilience, Spread};
-use plimsoll_resilience::{Budget, Hedge, Quantile};
+use plimsoll_resilience::{Budget, Hedge, Quantile, patience};
 use plimsoll_rpc::method::{self, Method};
 
-use super::route::Route;
+use super::route::{Excluded, Route};
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
-use crate::heads::Standing;
+use crate::heads::{Floor, Floors, Standing};
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
 use crate::sends::Sent;
@@ -53,14 +53,22 @@ pub(crate) struct Service {
     pub(super) rotations: Vec<Vec<u16>>,
 }
 
+/// Requests per second that may be repeated because of stale connections without drawing on the retry
+/// budget: the upstream's keep-alive timeout and a request cross now and then, and a call must not fail
+/// for it where retries are switched off.
+const REPEATS: f64 = 1.0;
+
 /// What all calls of a service share. Outlives the replacement of the `Routing`.
 pub(crate) struct ServiceState {
     settings: Resilience,
     pub(crate) retries: Budget,
     pub(crate) hedges: Budget,
+    /// Requests that are repeated because a pooled connection was stale, apart from those that retries
+    /// pay for.
+    repeats: Budget,
     hedge: Option<Hedge>,
     /// The quantile of the latency by method, unknown methods last; allocated when a method is first
-    /// called.
+    /// called. For hedging and patience.
     latencies: [OnceLock<Box<Quantile>>; method::NAMES.len() + 1],
     /// The transactions that upstreams have accepted.
     pub(crate) sent: Sent,
@@ -77,6 +85,7 @@ impl ServiceState {
             settings,
             retries: Budget::new(settings.retry_budget, settings.retry_floor),
             hedges: Budget::new(settings.hedge_budget, 0.0),
+            repeats: Budget::new(0.0, REPEATS),
             hedge: settings.hedge.map(|quantile| Hedge { quantile, ..Hedge::default() }),
             latencies: [const { OnceLock::new() }; method::NAMES.len() + 1],
             sent: Sent::default(),
@@ -98,10 +107,39 @@ impl ServiceState {
     /// Records the time of an attempt that was answered, or had taken this long when it was cancelled.
     #[inline]
     pub(crate) fn record(&self, method: Option<Method>, latency: Nanos, now: Nanos) {
-        if let Some(hedge) = &self.hedge {
-            let latencies = &self.latencies[method.map_or(method::NAMES.len(), Method::place)];
-            let make = || Box::new(Quantile::new(hedge.quantile, Quantile::WINDOW));
-            latencies.get_or_init(make).record(latency, now);
+        let make = || {
+            let quantile = self.hedge.unwrap_or_default().quantile;
+            Box::new(Quantile::new(quantile, Quantile::WINDOW))
+        };
+        self.latencies_of(method).get_or_init(make).record(latency, now);
+    }
+
+    #[inline]
+    fn latencies_of(&self, method: Option<Method>) -> &OnceLock<Box<Quantile>> {
+        &self.latencies[method.map_or(method::NAMES.len(), Method::place)]
+    }
+
+    /// How long to wait for an attempt before it counts as late; `configured`: the longest time.
+    #[inline]
+    pub(crate) fn patience(&self, method: Option<Method>, configured: Nanos) -> Nanos {
+        let latencies = self.latencies_of(method).get();
+        patience(latencies.and_then(|latencies| latencies.estimate()), configured)
+    }
+
+    /// Whether a request may be repeated on its upstream, because its pooled connection was stale. A
+    /// request that was not `sent` is no load.
+    #[cold]
+    pub(crate) fn may_repeat(&self, sent: bool, now: Nanos) -> bool {
+        !sent || self.repeats.withdraw(now) || self.retries.withdraw(now)
+    }
+
+    /// Whether a call may be retried that would be lost otherwise: with what hedges have left of their
+    /// budget, so that retries and hedges together stay within both budgets.
+    #[cold]
+    pub(crate) fn may_retry_last(&self, now: Nanos) -> bool {
+        match self.hedge {
+            Some(_) => self.hedges.withdraw(now),
+            None => self.retries.withdraw_reserve(self.settings.hedge_budget, now),
         }
     }
 
@@ -109,8 +147,7 @@ impl ServiceState {
     #[inline]
     pub(crate) fn hedge_delay(&self, method: Option<Method>, timeout: Nanos) -> Option<Nanos> {
         let hedge = self.hedge.as_ref()?;
-        let latencies = &self.latencies[method.map_or(method::NAMES.len(), Method::place)];
-        hedge.delay(latencies.get()?.estimate(), timeout)
+        hedge.delay(self.latencies_of(method).get()?.estimate(), timeout)
     }
 }
 
@@ -121,6 +158,8 @@ pub(super) struct Previous<'a> {
     pub(super) workers: usize,
     /// The seed of random choices.
     pub(super) seed: u64,
+    /// What was served before, by service.
+    pub(super) floors: &'a Floors,
 }
 
 impl Service {
@@ -154,7 +193,8 @@ impl Service {
         let round_robin = counters.entry(ids).or_default().clone();
         let old = previous.service;
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
-        let heads = has_heads.then(|| heads(model, &routes, old));
+        let heads = has_heads
+            .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));
         Service {
             model: model.clone(),
             is_listed,
@@ -181,6 +221,15 @@ impl Service {
         (standing != Standing::Unknown).then_some(latest)
     }
 
+    /// Records that an upstream denied having a block.
+    #[cold]
+    pub(crate) fn denied(&self, route: &Route, number: u64, now: Nanos) {
+        let place = self.routes.iter().position(|one| std::ptr::eq(one, route));
+        if let (Some(heads), Some(place)) = (&self.heads, place) {
+            heads.denied(place, number, now);
+        }
+    }
+
     pub(super) fn upstream_ids(&self) -> Vec<String> {
         self.routes.iter().map(|route| route.upstream.model.id.clone()).collect()
     }
@@ -191,9 +240,45 @@ impl Service {
     pub(crate) fn is_chain_confirmed(&self) -> bool {
         let is_confirmed = |route: &Route| {
             route.is_chain_checked
-                && route.state.chain.is_verified_after(route.upstream.health.losses())
+                && route.state.chain.is_confirmed_after(route.upstream.health.losses())
         };
         self.is_unchecked || self.routes.iter().any(is_confirmed)
+    }
+
+    /// Whether an upstream has confirmed the service's chain id, whatever has happened to it since.
+    pub(crate) fn tells_chain(&self) -> bool {
+        self.routes.iter().any(|route| route.state.chain.has_confirmed())
+    }
+
+    /// Whether an upstream's heads are those of the service's chain, as far as can be known.
+    pub(crate) fn trusts(&self, route: &Route) -> bool {
+        let chain = &route.state.chain;
+        !chain.is_another() && (route.is_confirmed() || chain.is_untold() && !self.tells_chain())
+    }
+
+    /// Why no call can be answered now: nothing but what [`Excluded::prevents_calls`] is left, or too
+    /// few upstreams are left for those that must agree.
+    pub(crate) fn why_unready(&self, now: Nanos) -> Option<String> {
+        let is_usable =
+            |route: &&Route| !route.why_excluded(now).is_some_and(Excluded::prevents_calls);
+        let usable = self.routes.iter().filter(is_usable).count();
+        let (needed, all) = (usize::from(self.model.agree.default), self.routes.len());
+        if usable >= needed.max(1) {
+            return None;
+        }
+        let reasons = self.routes.iter().filter(|route| !is_usable(route)).map(|route| {
+            let why = route.why_excluded(now).map(Excluded::reason).unwrap_or_default();
+            format!("{}: {why}", route.upstream.model.id)
+        });
+        let reasons: Vec<String> = reasons.collect();
+        Some(match (all, needed) {
+            (0, _) => "it has no upstream".into(),
+            (_, 0..=1) => format!("none of {all} upstreams can be used: {}", reasons.join("; ")),
+            _ => format!(
+                "{needed} upstreams must agree, and {usable} of {all} can be used: {}",
+                reasons.join("; ")
+            ),
+        })
     }
 
     /// An error message that names the upstreams on a different chain.
@@ -207,19 +292,17 @@ impl Service {
     }
 }
 
-/// The heads of a service, of which those served so far are carried over.
+/// The heads of a service; what is known of them is carried over if the service is the same.
 fn heads(
     model: &model::Service,
     routes: &[Route],
     old: Option<&Arc<Service>>,
+    floor: Arc<Floor>,
 ) -> Arc<ServiceHeads> {
     let upstreams: Vec<u64> = routes.iter().map(|route| route.upstream.serial).collect();
     let before = old.filter(|old| old.model.chain_id == model.chain_id);
     let before = before.and_then(|old| old.heads.as_ref());
-    let served = before.map(|heads| heads.board.served()).unwrap_or_default();
-    // An upstream that has missed some checks may have anything.
-    let stale_after = Nanos(4 * health::interval(model).0);
-    let new = ServiceHeads::new(model, upstreams.clone(), stale_after, served);
+    let new = ServiceHeads::new(model, upstreams.clone(), health::stale_after(model), floor);
     match before.filter(|heads| heads.serves(&new.settings(), &upstreams)) {
         Some(heads) => heads.clone(),
         None => Arc::new(new),

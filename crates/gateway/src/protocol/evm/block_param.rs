@@ -11,8 +11,11 @@
 //! Filters that are installed on a node (`eth_newFilter`) are not bound, because a number would end
 //! them there.
 //!
-//! Sources: execution-apis (snapshot of 2026-08), EIP-1898; for `trace_` and `*Many`, Erigon's
-//! documentation; for the rest of `debug_`, geth's.
+//! Tags are bound in any letter case: some nodes accept "Latest" and would answer it from a head of
+//! their own. Nodes that refuse it, as geth does, therefore see a number instead.
+//!
+//! Sources: execution-apis (snapshot of 2026-08), EIP-1898; for `trace_`, `erigon_`, `ots_` and
+//! `*Many`, Erigon's documentation; for `bor_`, Polygon's; for the rest of `debug_`, geth's.
 
 use std::io::Write;
 use std::ops::Range;
@@ -244,13 +247,9 @@ impl<'a> Text<'a> {
         let is_empty = json::members(filter).next().is_none();
         let or_latest = |name: &str, prefix: &'static str| {
             let latest = || Found { block: Block::Tag(Tag::Latest), place: end..end, prefix };
-            let null = || {
-                let mut members = json::members(filter).map_while(Result::ok);
-                members.find(|member| *member.plain() == *name.as_bytes())
-            };
-            self.member(filter, name).or_else(|| match null() {
+            self.member(filter, name).or_else(|| match json::member(filter, name) {
                 _ if omitted == Omitted::Other => None,
-                Some(null) => Some(Found { place: self.place(null.value), prefix: "", ..latest() }),
+                Some(null) => Some(Found { place: self.place(null), prefix: "", ..latest() }),
                 None => Some(latest()),
             })
         };
@@ -264,7 +263,7 @@ fn named(value: &[u8]) -> Block {
     /// `0x` and 64 digits.
     const HASH_LEN: usize = 66;
     let Some(text) = json::text(value) else { return Block::Unknown };
-    if let Some((_, tag)) = Tag::ALL.iter().find(|(name, _)| *name == text) {
+    if let Some((_, tag)) = Tag::ALL.iter().find(|(name, _)| name.eq_ignore_ascii_case(&text)) {
         return Block::Tag(*tag);
     }
     let digits = text.strip_prefix("0x").unwrap_or_default();
@@ -291,6 +290,14 @@ const fn or_latest(position: u8) -> BlockParam {
 
 /// A row for each known method, in the order of their names.
 const ROWS: [(&str, BlockParam); NAMES.len()] = [
+    ("bor_getAuthor", or_latest(0)),
+    ("bor_getRootHash", NONE),
+    ("bor_getSigners", or_latest(0)),
+    ("bor_getSignersAtHash", BlockParam::Hash(0)),
+    ("bor_getSnapshot", or_latest(0)),
+    ("bor_getSnapshotAtHash", BlockParam::Hash(0)),
+    ("bor_getSnapshotProposer", or_latest(0)),
+    ("bor_getSnapshotProposerSequence", or_latest(0)),
     ("debug_getBadBlocks", NONE),
     ("debug_getRawBlock", block(0)),
     ("debug_getRawBlockAccessList", block(0)),
@@ -304,6 +311,15 @@ const ROWS: [(&str, BlockParam); NAMES.len()] = [
     ("debug_traceCall", block(1)),
     ("debug_traceCallMany", BlockParam::Context(1)),
     ("debug_traceTransaction", NONE),
+    ("erigon_blockNumber", NONE),
+    ("erigon_getBalanceChangesInBlock", block(0)),
+    ("erigon_getBlockByTimestamp", NONE),
+    ("erigon_getBlockReceiptsByBlockHash", BlockParam::Hash(0)),
+    ("erigon_getHeaderByHash", BlockParam::Hash(0)),
+    ("erigon_getHeaderByNumber", block(0)),
+    ("erigon_getLatestLogs", BlockParam::Filter(0, Omitted::Latest)),
+    ("erigon_getLogs", BlockParam::Filter(0, Omitted::Latest)),
+    ("erigon_getLogsByHash", BlockParam::Hash(0)),
     ("eth_accounts", NONE),
     ("eth_baseFee", NONE),
     ("eth_blobBaseFee", NONE),
@@ -334,6 +350,8 @@ const ROWS: [(&str, BlockParam); NAMES.len()] = [
     ("eth_getHeaderByNumber", block(0)),
     ("eth_getLogs", BlockParam::Filter(0, Omitted::Latest)),
     ("eth_getProof", block(2)),
+    ("eth_getRawTransactionByBlockHashAndIndex", BlockParam::Hash(0)),
+    ("eth_getRawTransactionByBlockNumberAndIndex", block(0)),
     ("eth_getRawTransactionByHash", NONE),
     ("eth_getStorageAt", or_latest(2)),
     ("eth_getStorageValues", or_latest(1)),
@@ -342,6 +360,7 @@ const ROWS: [(&str, BlockParam); NAMES.len()] = [
     ("eth_getTransactionByHash", NONE),
     ("eth_getTransactionCount", or_latest(1)),
     ("eth_getTransactionReceipt", NONE),
+    ("eth_getTransactionReceiptsByBlock", block(0)),
     ("eth_getUncleByBlockHashAndIndex", BlockParam::Hash(0)),
     ("eth_getUncleByBlockNumberAndIndex", block(0)),
     ("eth_getUncleCountByBlockHash", BlockParam::Hash(0)),
@@ -366,6 +385,10 @@ const ROWS: [(&str, BlockParam); NAMES.len()] = [
     ("net_listening", NONE),
     ("net_peerCount", NONE),
     ("net_version", NONE),
+    ("ots_getBlockDetails", block(0)),
+    ("ots_getBlockDetailsByHash", BlockParam::Hash(0)),
+    ("ots_getBlockTransactions", block(0)),
+    ("ots_hasCode", block(1)),
     ("trace_block", block(0)),
     ("trace_call", or_latest(2)),
     ("trace_callMany", or_latest(1)),

@@ -48,11 +48,11 @@ impl<'p> Probe<'p> {
     }
 
     /// The answer.
-    fn answer<'a>(self, routing: &Routing, is_draining: bool) -> Answer<'a> {
+    fn answer<'a>(self, routing: &Routing, shared: &Shared) -> Answer<'a> {
         match self {
             Probe::Health => Answer::new(200, TEXT, Vec::new()),
-            Probe::Ready(asked) => Readiness::of(routing, asked, is_draining).answer(),
-            Probe::Healthz => Readiness::of(routing, None, is_draining).healthz_answer(),
+            Probe::Ready(asked) => Readiness::of(routing, asked, shared).answer(),
+            Probe::Healthz => Readiness::of(routing, None, shared).healthz_answer(),
         }
     }
 }
@@ -95,16 +95,15 @@ pub(crate) async fn answer<'a>(
         method => return Err(wrong_method(method, "use GET")),
     }
     let Some(probe) = probe else { return Ok(metrics_page(shared, state).await) };
-    let is_draining = shared.is_draining();
     let is_detailed =
         query.and_then(|query| parameter(query, "detailed")).as_deref() == Some("true");
     match probe {
         Probe::Ready(asked) if is_detailed && faces.admin => {
-            let mut readiness = Readiness::of(&state.routing, asked, is_draining);
-            readiness.details = Some(Details { now: shared.time.now(), shared });
+            let mut readiness = Readiness::of(&state.routing, asked, shared);
+            readiness.details = Some(Details { now: readiness.now, shared });
             Ok(readiness.answer())
         }
-        probe => Ok(probe.answer(&state.routing, is_draining)),
+        probe => Ok(probe.answer(&state.routing, shared)),
     }
 }
 
@@ -124,6 +123,8 @@ struct Readiness<'s> {
     services: Vec<&'s Arc<Service>>,
     asked: Option<&'s str>,
     is_draining: bool,
+    /// The time of the request.
+    now: Nanos,
     /// Set if the request asks for details.
     details: Option<Details<'s>>,
 }
@@ -136,7 +137,7 @@ struct Details<'s> {
 }
 
 impl<'s> Readiness<'s> {
-    fn of(routing: &'s Routing, asked: Option<&'s str>, is_draining: bool) -> Readiness<'s> {
+    fn of(routing: &'s Routing, asked: Option<&'s str>, shared: &Shared) -> Readiness<'s> {
         let services = match asked {
             Some(id) => {
                 Vec::from_iter(routing.service(id).filter(|service| service.model.id == id))
@@ -147,11 +148,12 @@ impl<'s> Readiness<'s> {
                 services
             }
         };
-        Readiness { services, asked, is_draining, details: None }
+        let (is_draining, now) = (shared.is_draining(), shared.time.now());
+        Readiness { services, asked, is_draining, now, details: None }
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
-        !self.is_draining && service.routes.iter().any(|route| !route.state.chain.is_another())
+        !self.is_draining && service.why_unready(self.now).is_none()
     }
 
     /// One service that can be called suffices: a load balancer must not lose the gateway, and with it
@@ -208,6 +210,11 @@ impl<'s> Readiness<'s> {
                 json::write_text(&mut body, &service.other_chains());
             }
             if let Some(details) = &self.details {
+                let why = service.why_unready(self.now).filter(|_| !is_elsewhere);
+                if let Some(why) = why {
+                    body.extend_from_slice(b",\"error\":");
+                    json::write_text(&mut body, &why);
+                }
                 details.upstreams(service, &mut body);
             }
             body.push(b'}');
@@ -284,6 +291,11 @@ impl Details<'_> {
             } else if let Some(excluded) = excluded {
                 body.extend_from_slice(b",\"error\":");
                 json::write_text(body, &excluded.reason());
+            }
+            let limited = route.upstream.parking.methods(self.now);
+            if !limited.is_empty() {
+                body.extend_from_slice(b",\"rate_limited\":");
+                json::write_text(body, &limited.join(", "));
             }
             body.push(b'}');
         }

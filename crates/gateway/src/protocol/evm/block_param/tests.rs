@@ -52,10 +52,23 @@ fn moving_tags_are_bound_wherever_they_are() {
     // by name, which nodes do not know
     same("eth_call", r#"{"block":"latest"}"#);
     // tags that do not move for us, unknown heads, numbers, hashes, other values
-    for block in ["pending", "earliest", "safe", "0x10", "Latest", "", "$"] {
+    for block in ["pending", "earliest", "safe", "0x10", "lat est", "", "$"] {
         same("eth_getBlockByNumber", &format!("[\"{block}\",false]"));
     }
     same("eth_getBlockByNumber", "[5,false]");
+    // in another letter case, which some nodes accept
+    for tag in ["Latest", "LATEST", "lAtEsT"] {
+        check("eth_getBlockByNumber", &format!("[\"{tag}\"]"), r#"["0x64"]"#);
+    }
+    check("eth_getBlockByNumber", r#"["Finalized"]"#, r#"["0x3c"]"#);
+    // of one family of nodes only
+    for method in ["erigon_getHeaderByNumber", "ots_getBlockDetails", "bor_getAuthor"] {
+        check(method, r#"["latest"]"#, r#"["0x64"]"#);
+    }
+    check("ots_hasCode", r#"["0xab","latest"]"#, r#"["0xab","0x64"]"#);
+    check("bor_getSigners", "[]", r#"["0x64"]"#);
+    let method = "eth_getRawTransactionByBlockNumberAndIndex";
+    check(method, r#"["latest","0x0"]"#, r#"["0x64","0x0"]"#);
     // EIP-1898
     same("eth_call", r#"[{},{"blockHash":"$","requireCanonical":true}]"#);
     same("eth_call", r#"[{},{"blockNumber":"0x10"}]"#);
