@@ -47,4 +47,5 @@ mod warnings;
 pub use gateway::{Drained, Gateway, StartError};
 pub use host::{Admin, AdminAnswer, AdminRequest, Host, Process, Resolve};
 pub use plimsoll_registry::{Definitions, Settings};
+pub use transport::tls::connector;
 pub use warnings::{Warning, file_problems, warnings};

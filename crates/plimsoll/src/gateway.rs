@@ -19,6 +19,7 @@ mod watcher;
 
 use crate::plan_source::SetArgs;
 use crate::{put, tell, usage_error};
+use admin::client::Client;
 use plimsoll_registry::Definitions;
 use plimsoll_registry::config::{Config, FILE_DEFAULT, Inputs};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,9 @@ struct OriginArgs {
     /// Ask a running gateway's admin API instead of the database; PLIMSOLL_ADMIN_TOKEN has the token
     #[arg(long, value_name = "URL", global = true, conflicts_with = "database")]
     admin: Option<String>,
+    /// Certificates (PEM) to trust for an https URL of --admin instead of the system's
+    #[arg(long, value_name = "FILE", global = true, requires = "admin")]
+    admin_ca: Option<PathBuf>,
     #[command(flatten)]
     set: SetArgs,
 }
@@ -157,8 +161,11 @@ pub(crate) fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
                 format!("remove {flag}; it applies only to plimsoll gateway without a command");
             return Err(usage_error(format!("{flag} cannot be used with a command"), hint));
         }
-        let admin = args.origin.admin.clone();
-        return entries::run(command, args.origin.inputs(Vec::new())?, admin.as_deref());
+        let inputs = args.origin.inputs(Vec::new())?;
+        let ca = args.origin.admin_ca.as_deref();
+        let admin = args.origin.admin.as_deref();
+        let admin = admin.map(|url| Client::new(url, ca, &inputs.variables)).transpose()?;
+        return entries::run(command, inputs, admin);
     }
     if args.origin.admin.is_some() {
         let hint = "for example plimsoll gateway endpoint list --admin http://127.0.0.1:9069";

@@ -3,15 +3,21 @@
 //!
 //! An event's id is `PROCESS-NUMBER`: numbers start anew with each process, so that an id of another
 //! process, or one that is too old, is recognised, and the consumer is told that it missed events.
-//! Consumers read from the kept events at their own pace; a slow one takes no memory.
+//! Consumers read from the kept events at their own pace, and share the description of the state that they
+//! begin with; a slow one takes no memory.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 /// Events kept.
 const KEPT_MAX: usize = 1_000;
+
+/// Consumers at the same time.
+pub(crate) const CONSUMERS_MAX: usize = 64;
 
 /// An event.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,23 +35,43 @@ pub(crate) struct Events {
     kept: Mutex<VecDeque<Arc<Event>>>,
     /// The number of the last event.
     last: watch::Sender<u64>,
+    /// The state to which the events up to this number lead, as an event without an id; `None` before it
+    /// was first observed.
+    state: Mutex<Option<(u64, Bytes)>>,
+    consumers: AtomicUsize,
 }
 
 impl Events {
     /// No events yet; `process`: an id of the process without a hyphen.
     pub(crate) fn new(process: &str) -> Events {
-        Events { process: process.into(), kept: Mutex::default(), last: watch::Sender::new(0) }
+        Events {
+            process: process.into(),
+            kept: Mutex::default(),
+            last: watch::Sender::new(0),
+            state: Mutex::default(),
+            consumers: AtomicUsize::new(0),
+        }
     }
 
     /// Adds an event.
     pub(crate) fn add(&self, name: &'static str, data: String) {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         let number = *self.last.borrow() + 1;
         if kept.len() == KEPT_MAX {
             kept.pop_front();
         }
         kept.push_back(Arc::new(Event { number, name, data }));
         self.last.send_replace(number);
+    }
+
+    /// Describes the state to which the events so far lead.
+    pub(crate) fn describe(&self, state: String) {
+        *lock(&self.state) = Some((*self.last.borrow(), state.into()));
+    }
+
+    /// The state last described, and the number of the last event that is part of it.
+    pub(crate) fn state(&self) -> Option<(u64, Bytes)> {
+        lock(&self.state).clone()
     }
 
     /// The number of the last event, and its changes.
@@ -55,12 +81,28 @@ impl Events {
 
     /// The first event after a number; `Err`: there are newer events, but that one is no longer kept.
     pub(crate) fn after(&self, number: u64) -> Result<Option<Arc<Event>>, ()> {
-        let kept = self.lock();
+        let kept = lock(&self.kept);
         let Some(first) = kept.front() else { return Ok(None) };
         match (number + 1).checked_sub(first.number) {
             Some(place) => Ok(kept.get(place as usize).cloned()),
             None => Err(()),
         }
+    }
+
+    /// Wakes consumers although there is no event: their tokens may no longer be valid.
+    pub(crate) fn wake(&self) {
+        self.last.send_modify(|_| {});
+    }
+
+    /// Counts one more consumer, unless there are [`CONSUMERS_MAX`]; returns whether it did.
+    pub(crate) fn enter(&self) -> bool {
+        let one_more = |now: usize| (now < CONSUMERS_MAX).then_some(now + 1);
+        self.consumers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// Counts one consumer less.
+    pub(crate) fn leave(&self) {
+        self.consumers.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// An event's id.
@@ -73,10 +115,10 @@ impl Events {
         let number = id.strip_prefix(&self.process)?.strip_prefix('-')?.parse().ok()?;
         (number <= *self.last.borrow()).then_some(number)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Event>>> {
-        self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]

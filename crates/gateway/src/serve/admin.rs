@@ -46,9 +46,10 @@ pub(super) async fn answer<'a>(
     below: &str,
     query: Option<&str>,
 ) -> Result<Answer<'a>, Error> {
-    if let Some(refusal) = refused(&view.settings, request) {
-        return Ok(refusal);
-    }
+    let token = match authenticated(&view.settings, request) {
+        Ok(token) => token,
+        Err(refusal) => return Ok(refusal),
+    };
     let allowed = if below == "action" { "POST" } else { "GET" };
     let is_known =
         matches!(below, "health" | "resources" | "action" | "events/stream" | "openapi.json")
@@ -66,7 +67,7 @@ pub(super) async fn answer<'a>(
         "health" => document(200, &health(shared, view)),
         "openapi.json" => Answer::new(200, JSON, OPENAPI.into()),
         "events/stream" => {
-            return Ok(events::stream(shared, header(request, "last-event-id").as_deref()));
+            return Ok(events::stream(shared, token, header(request, "last-event-id").as_deref()));
         }
         _ => {
             let coding = request.fields.content_encoding;
@@ -83,30 +84,29 @@ pub(super) async fn answer<'a>(
     Ok(answer)
 }
 
-/// The refusal of a request without a valid token.
-fn refused<'a>(settings: &Settings, request: &Request<'_>) -> Option<Answer<'a>> {
+/// The hash of a request's token, or the refusal of a request without a valid one.
+fn authenticated<'a>(settings: &Settings, request: &Request<'_>) -> Result<[u8; 32], Answer<'a>> {
     if settings.admin_tokens.is_empty() {
         let hint = "set admin_token_sha256; plimsoll gateway token makes a token and its hash";
-        return Some(error(404, "the admin API is off", hint));
+        return Err(error(404, "the admin API is off", hint));
     }
     let given = header(request, "authorization").unwrap_or_default();
     let (scheme, token) = given.split_once(' ').unwrap_or_default();
     let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-    if is_bearer && is_valid(settings, token.trim().as_bytes()) {
-        return None;
+    let hash: [u8; 32] = Sha256::digest(token.trim()).into();
+    if is_bearer && is_valid(settings, &hash) {
+        return Ok(hash);
     }
     let message = if is_bearer { "the token is wrong" } else { "the token is missing" };
     let mut answer = error(401, message, "send the header Authorization: Bearer TOKEN");
     answer.fields.push(("www-authenticate".into(), "Bearer".into()));
-    Some(answer)
+    Err(answer)
 }
 
-/// Whether a token is one of the configured ones; takes the same time for every wrong one.
-fn is_valid(settings: &Settings, token: &[u8]) -> bool {
-    let hash: [u8; 32] = Sha256::digest(token).into();
-    let differs = |known: &[u8; 32]| {
-        known.iter().zip(&hash).fold(0, |differs, (a, b)| differs | (a ^ b)) != 0
-    };
+/// Whether a token's hash is one of the configured ones; takes the same time for every wrong one.
+fn is_valid(settings: &Settings, hash: &[u8; 32]) -> bool {
+    let differs =
+        |known: &[u8; 32]| known.iter().zip(hash).fold(0, |differs, (a, b)| differs | (a ^ b)) != 0;
     settings.admin_tokens.iter().fold(false, |valid, known| valid | !differs(known))
 }
 
@@ -217,12 +217,12 @@ mod tests {
 
     #[test]
     fn tokens_are_compared_by_their_hashes() {
-        let hash = |token: &str| Sha256::digest(token.as_bytes()).into();
+        let hash = |token: &str| -> [u8; 32] { Sha256::digest(token).into() };
         let settings =
             Settings { admin_tokens: vec![hash("one"), hash("two")], ..Settings::default() };
-        assert!(is_valid(&settings, b"one") && is_valid(&settings, b"two"));
+        assert!(is_valid(&settings, &hash("one")) && is_valid(&settings, &hash("two")));
         for wrong in ["", "on", "onee", "One", "three"] {
-            assert!(!is_valid(&settings, wrong.as_bytes()), "{wrong}");
+            assert!(!is_valid(&settings, &hash(wrong)), "{wrong}");
         }
     }
 }

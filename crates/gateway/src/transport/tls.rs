@@ -102,6 +102,15 @@ pub(crate) fn problems(settings: &Settings, definitions: &Definitions) -> Vec<(S
     own.into_iter().chain(trusted).collect()
 }
 
+/// A connector for a program's own connections to gateways; trusts the certificates in `ca`, or the
+/// system's.
+///
+/// # Errors
+/// The file cannot be read or has no certificate, or the system has none.
+pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
+    Roots::default().connector(ca)
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong =
         |error: pem::Error| format!("cannot read certificates from {}: {error}", path.display());

@@ -8,6 +8,7 @@ mod batches;
 mod caller;
 mod certificates;
 mod connecting;
+mod events;
 mod faces;
 mod frames;
 mod http2;

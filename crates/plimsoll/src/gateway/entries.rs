@@ -187,7 +187,7 @@ impl Task {
 pub(super) fn run(
     command: Command,
     inputs: Inputs,
-    admin: Option<&str>,
+    admin: Option<Client>,
 ) -> anyhow::Result<ExitCode> {
     use EntryKind::{Endpoint, Service, Upstream};
     let (format, task) = match command {
@@ -232,7 +232,7 @@ pub(super) fn run(
         ),
     };
     let mut access = match admin {
-        Some(url) => Access::Admin(Client::new(url, &inputs.variables)?),
+        Some(client) => Access::Admin(client),
         None => {
             let strict = inputs.variables.clone();
             // The gateway's secrets need not be set where its entries are changed.

@@ -5,41 +5,48 @@ use crate::gateway::{Process, ask, eth};
 use crate::run::{Done, Folder, RunResult, command, plimsoll};
 use plimsoll_sim::Sim;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 /// A gateway with an admin listener.
-struct Gateway {
-    process: Process,
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
     /// For callers, and for operators.
     address: String,
-    admin: String,
-    token: String,
+    pub(crate) admin: String,
+    pub(crate) token: String,
     folder: Folder,
     _sim: Sim,
 }
 
 impl Gateway {
-    fn start() -> Gateway {
+    pub(crate) fn start() -> Gateway {
+        Gateway::with("admin_listen = \"127.0.0.1:0\"\n", Folder::new())
+    }
+
+    /// Starts one with an admin listener as configured by these lines.
+    fn with(lines: &str, folder: Folder) -> Gateway {
         let made = plimsoll(&["gateway", "token"]);
         assert_eq!(made.code, 0, "{}", made.stderr);
         let token = made.stdout.trim().to_string();
         let hash = made.stderr.split('"').nth(1).unwrap();
         assert!(token.len() == 64 && hash.len() == 64 && token != hash);
-        let (folder, sim) = (Folder::new(), eth());
+        let sim = eth();
         folder.file(
             "gateway.toml",
             format!(
-                "listen = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n\
-                 admin_token_sha256 = [\"{hash}\"]\n\
+                "listen = [\"127.0.0.1:0\"]\nadmin_token_sha256 = [\"{hash}\"]\n{lines}\
                  [[upstream]]\nid = \"in-file\"\nservice = \"eth\"\nurl = \"{}\"\n",
                 sim.url("eth")
             ),
         );
         let process = Process::start(&folder, &[]);
         let output = process.wait_for("(admin)");
-        let urls: Vec<&str> = output.split("listening on http://").skip(1).collect();
+        let urls: Vec<&str> = output
+            .split("listening on http")
+            .skip(1)
+            .filter_map(|one| one.split("//").nth(1))
+            .collect();
         let address = |at: usize| urls[at].split_whitespace().next().unwrap().to_string();
         Gateway { address: address(0), admin: address(1), process, token, folder, _sim: sim }
     }
@@ -67,7 +74,7 @@ impl Gateway {
     }
 
     #[track_caller]
-    fn act(&self, action: &Value) -> Value {
+    pub(crate) fn act(&self, action: &Value) -> Value {
         let (status, _, body) = self.send("POST /api/v1/action", "", &action.to_string());
         assert_eq!(status, 200, "{action}: {body}");
         serde_json::from_str(&body).unwrap()
@@ -265,88 +272,6 @@ fn actions_are_made_whole_or_not_at_all() {
     gateway.process.wait_for("reloaded: added 1 upstream (u)");
 }
 
-/// Reads events until one of this type; returns its id and data.
-fn event(stream: &mut BufReader<TcpStream>, name: &str) -> (String, Value) {
-    let (mut id, mut is_it) = (String::new(), false);
-    loop {
-        let mut line = String::new();
-        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream has ended");
-        let line = line.trim_end();
-        if let Some(found) = line.strip_prefix("id: ") {
-            id = found.into();
-        } else if let Some(found) = line.strip_prefix("event: ") {
-            is_it = found == name;
-        } else if let Some(data) = line.strip_prefix("data: ")
-            && is_it
-        {
-            return (id, serde_json::from_str(data).unwrap());
-        }
-    }
-}
-
-#[test]
-fn events_continue_where_a_consumer_stopped() {
-    let gateway = Gateway::start();
-    let open = |header: &str| {
-        let mut socket = TcpStream::connect(&gateway.admin).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let token = &gateway.token;
-        let text = format!(
-            "GET /api/v1/events/stream HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n{header}\r\n"
-        );
-        socket.write_all(text.as_bytes()).unwrap();
-        BufReader::new(socket)
-    };
-    let mut first = open("");
-    let (start, state) = event(&mut first, "state");
-    assert!(state["upstreams"][0]["upstream"] == "in-file", "{state}");
-    let add = |id: &str| {
-        let action = json!({ "action": "add", "kind": "upstream", "id": id, "service": "eth",
-                             "definition": "url = \"http://127.0.0.1:9/\"" });
-        gateway.act(&action);
-    };
-    add("u1");
-    // The start itself may still be reported first.
-    let data = loop {
-        let (_, data) = event(&mut first, "registry");
-        if data["sequence"] == 1 {
-            break data;
-        }
-    };
-    assert_eq!(data["database"], "up");
-    drop(first);
-    // What happened meanwhile is sent, from the state on.
-    add("u2");
-    let mut again = open(&format!("Last-Event-ID: {start}\r\n"));
-    while event(&mut again, "upstream").1["upstream"] != "u1" {}
-    let (last, _) = loop {
-        let found = event(&mut again, "upstream");
-        if found.1["upstream"] == "u2" {
-            break found;
-        }
-    };
-    // Ids of another process, of the future, and anything else: the consumer is told that it missed events.
-    let (process, number) = last.rsplit_once('-').unwrap();
-    let number: u64 = number.parse().unwrap();
-    for id in [
-        format!("0123456789abcdef-{number}"),
-        format!("{process}-99999"),
-        "x\"y".into(),
-        "-".into(),
-    ] {
-        let mut other = open(&format!("Last-Event-ID: {id}\r\n"));
-        let (_, data) = event(&mut other, "reset");
-        assert!(data["reason"].as_str().unwrap().contains("not one of this process"), "{data}");
-        let (id, state) = event(&mut other, "state");
-        assert!(id.starts_with(process) && state["registry"]["sequence"] == 2, "{id} {state}");
-    }
-    // An open stream does not delay a shutdown.
-    gateway.process.stop();
-    let mut rest = String::new();
-    again.read_to_string(&mut rest).unwrap();
-    assert!(rest.ends_with("0\r\n\r\n"), "the stream is ended, not cut off: {rest:?}");
-}
-
 /// Entries to import.
 const GOOD: &str = r#"
 [[endpoint]]
@@ -506,6 +431,52 @@ fn commands_say_the_same_through_a_gateway() {
         let refused = run(&beside, "endpoint list", Some(admin));
         assert_eq!(refused.code, 2, "{}", refused.stderr);
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+}
+
+/// Over https, the gateway must have a certificate for its name by a trusted CA.
+#[test]
+fn commands_check_the_gateway_over_tls() {
+    let folder = Folder::new();
+    for name in ["127.0.0.1", "localhost"] {
+        let made = rcgen::generate_simple_self_signed([name.to_string()]).unwrap();
+        folder.file(&format!("{name}.pem"), made.cert.pem());
+        folder.file(&format!("{name}.key"), made.signing_key.serialize_pem());
+    }
+    let listener = "tls = { cert = \"127.0.0.1.pem\", key = \"127.0.0.1.key\" }\n\
+                    [[listener]]\naddress = \"127.0.0.1:0\"\nfaces = [\"admin\"]\n";
+    let gateway = Gateway::with(listener, folder);
+    let run = |admin: &str, more: &[&str]| -> Done {
+        let args = [&["gateway", "endpoint", "list", "--admin", admin], more].concat();
+        let mut command = command(&args);
+        command.env("PLIMSOLL_ADMIN_TOKEN", &gateway.token).current_dir(gateway.folder.path());
+        command.output().unwrap().into()
+    };
+    let url = format!("https://{}", gateway.admin);
+    let own = ["--admin-ca", "127.0.0.1.pem"];
+    let listed = run(&url, &own);
+    assert_eq!(
+        (listed.code, listed.stderr.as_str()),
+        (0, "no endpoints yet; see plimsoll gateway endpoint add --help\n")
+    );
+    let by_name = url.replace("127.0.0.1", "localhost");
+    let plain = url.replace("https", "http");
+    let other = eth();
+    let without_tls = other.url("").replace("http", "https");
+    for (admin, more, words) in [
+        (&url, &[][..], "UnknownIssuer"),
+        (&url, &["--admin-ca", "localhost.pem"], "invalid peer certificate"),
+        (&by_name, &own, "not valid for name"),
+        (&url, &["--admin-ca", "none.pem"], "--admin-ca: cannot read certificates from none.pem"),
+        (&url, &["--admin-ca", "127.0.0.1.key"], "there is no certificate in 127.0.0.1.key"),
+        (&plain, &[], "whether that has TLS"),
+        (&plain, &own, "the URL of --admin is not https"),
+        (&without_tls, &own, "write http://"),
+    ] {
+        let refused = run(admin, more);
+        assert_eq!(refused.code, 2, "{admin} {more:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(words), "{admin} {more:?}: {}", refused.stderr);
+        assert!(!refused.stderr.contains(&gateway.token));
     }
 }
 

@@ -3,6 +3,7 @@
 //! The accounting identities are checked for every run, in addition to the program's own assertions.
 
 mod admin;
+mod admin_events;
 mod attack;
 mod bad_input;
 mod browser;

@@ -91,6 +91,15 @@ impl Replicas {
         }
     }
 
+    /// The same; returns how long it took from before the command was started until the last one served
+    /// it.
+    #[track_caller]
+    fn time_to_add(&self, id: &str) -> Nanos {
+        let clock = Clock::start();
+        self.add(id);
+        clock.now()
+    }
+
     /// A change that must fail, and must not be made.
     #[track_caller]
     fn add_in_vain(&self, id: &str, words: &str) {
@@ -302,4 +311,37 @@ fn starts_wait_for_the_server_and_refuse_newer_schemas() {
     process.address("");
     assert!(!process.has_logged("using the entries last read"));
     process.stop();
+}
+
+/// A change is in force everywhere within a second: by its announcement, by polling where announcements
+/// are lost, and after the server was unreachable. One of three attempts may be late on a busy machine.
+#[test]
+fn changes_reach_every_replica_within_a_second() {
+    let mut server = Server::start();
+    let replicas = Replicas::start(4, &server.url());
+    replicas.add("first");
+    let within_a_second = |what: &str, times: &mut [Nanos]| {
+        times.sort();
+        assert!(times[times.len() / 2] < Nanos::from_secs(1), "{what}: {times:?}");
+    };
+    let add = |how: &str, number: u32| replicas.time_to_add(&format!("{how}-{number}"));
+    within_a_second("announced", &mut [0, 1, 2].map(|number| add("announced", number)));
+
+    // As behind a pooler of transactions: announcements reach nobody.
+    server.sql(
+        "CREATE FUNCTION pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'; \
+         ALTER ROLE plimsoll SET search_path = public, pg_catalog",
+    );
+    within_a_second("polled", &mut [0, 1, 2].map(|number| add("polled", number)));
+
+    let mut times = [0, 1, 2].map(|number| {
+        server.kill();
+        replicas.wait_for("plimsoll_db_up", 0.0);
+        server.start_again();
+        add("after", number)
+    });
+    within_a_second("after the server was unreachable", &mut times);
+    for process in replicas.processes {
+        process.stop();
+    }
 }

@@ -27,7 +27,6 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
@@ -151,7 +150,7 @@ impl Postgres {
         for turn in 0..self.addresses.len() {
             let place = (link.first + turn) % self.addresses.len();
             let address = &self.addresses[place];
-            match self.session(&address.options).await {
+            match self.session(address).await {
                 Ok(session) => {
                     link.session = Some(session);
                     link.first = place;
@@ -169,8 +168,9 @@ impl Postgres {
     }
 
     /// Connects to one address, and prepares the connection and the schema.
-    async fn session(&self, options: &PgConnectOptions) -> Result<Session> {
-        let options = options.clone().disable_statement_logging();
+    async fn session(&self, address: &Address) -> Result<Session> {
+        address.check_files()?;
+        let options = address.options.clone().disable_statement_logging();
         let connection = timeout(CONNECT_MAX, options.connect()).await;
         let connection = connection.map_err(|_| no_answer(CONNECT_MAX))?.map_err(kind_of)?;
         let open = OpenConnection::count(&self.status);

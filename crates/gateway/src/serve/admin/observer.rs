@@ -1,7 +1,7 @@
 //! Observes the gateway once a second, and turns what differs into events.
 //!
 //! Nothing is reported from where calls are handled, so that events cost calls nothing; what happens
-//! and is over within a second is not seen.
+//! and is over within a second is not seen. While the admin API is off, nothing is observed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,23 +32,33 @@ struct Observed {
 
 /// Observes until it is cancelled.
 pub(crate) async fn observe(shared: Arc<Shared>) {
-    let mut before = Observed::of(&shared);
+    let mut before = None;
+    let mut tokens = Vec::new();
     let mut ticks = tokio::time::interval(INTERVAL);
     loop {
         ticks.tick().await;
+        let now = shared.state().settings.admin_tokens.clone();
+        if now != tokens {
+            tokens = now;
+            shared.events.wake();
+        }
+        if tokens.is_empty() {
+            continue;
+        }
         let now = Observed::of(&shared);
-        now.differences(&before, |name, data| shared.events.add(name, data.to_string()));
-        before = now;
+        if let Some(before) = &before {
+            now.differences(before, |name, data| shared.events.add(name, data.to_string()));
+        }
+        if before.as_ref() != Some(&now) {
+            shared.events.describe(now.show());
+            before = Some(now);
+        }
     }
 }
 
-/// The present state, as a document.
-pub(super) fn state(shared: &Shared) -> Value {
-    let observed = Observed::of(shared);
-    let upstreams: Vec<Value> =
-        observed.upstreams.iter().map(|(key, why)| upstream(key, *why)).collect();
-    let heads: Vec<Value> = observed.heads.iter().map(|(id, served)| head(id, served)).collect();
-    json!({ "upstreams": upstreams, "heads": heads, "registry": observed.registry() })
+/// The present state, as an event without an id.
+pub(super) fn state(shared: &Shared) -> String {
+    Observed::of(shared).show()
 }
 
 impl Observed {
@@ -80,6 +90,15 @@ impl Observed {
         let count = shared.counts.sum(|counts| counts.refused[full as usize].get());
         observed.shed.insert(full.row().name, count);
         observed
+    }
+
+    /// The event `state`.
+    fn show(&self) -> String {
+        let upstreams: Vec<Value> =
+            self.upstreams.iter().map(|(key, why)| upstream(key, *why)).collect();
+        let heads: Vec<Value> = self.heads.iter().map(|(id, served)| head(id, served)).collect();
+        let all = json!({ "upstreams": upstreams, "heads": heads, "registry": self.registry() });
+        format!("event: state\ndata: {all}\n\n")
     }
 
     fn registry(&self) -> Value {

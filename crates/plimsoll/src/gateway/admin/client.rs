@@ -1,4 +1,5 @@
-//! A client of the admin API.
+//! A client of the admin API, over HTTP or HTTPS. It follows no redirect, so that the token goes only to
+//! the gateway that was named.
 
 use super::super::listing::Shown;
 use super::wire;
@@ -12,15 +13,19 @@ use plimsoll_registry::model::Address;
 use plimsoll_registry::sources::Request;
 use plimsoll_registry::store::EntryKind;
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// The variable with the token.
 const TOKEN: &str = "PLIMSOLL_ADMIN_TOKEN";
 
 /// How long to wait for a connection, and for an answer: longer than the gateway waits for a database.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+const ANSWER_MAX: Duration = Duration::from_secs(70);
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -34,17 +39,35 @@ pub(crate) struct Client {
     url: String,
     address: Address,
     token: String,
+    /// For https.
+    tls: Option<TlsConnector>,
 }
 
+/// Where a connection may fail, with what to look at then.
+const HINT: &str = "check that it runs, that its admin_listen has this address, and whether that has TLS \
+                    (https)";
+const HINT_TLS: &str = "--admin-ca FILE names the certificate of a CA of your own; write http:// if the \
+                        listener has no TLS";
+
+/// Why there is no answer, and what to look at.
+type Failure = (String, &'static str);
+
 impl Client {
-    /// A client for the URL of an admin listener; the token is a variable.
-    pub(crate) fn new(url: &str, variables: &Variables) -> anyhow::Result<Client> {
+    /// A client for the URL of an admin listener, which over https must have a certificate by a CA in
+    /// the file, or by one that the system trusts; the token is a variable.
+    pub(crate) fn new(
+        url: &str,
+        ca: Option<&Path>,
+        variables: &Variables,
+    ) -> anyhow::Result<Client> {
         let hint = "write it like --admin http://127.0.0.1:9069";
         let address =
             Address::parse(url).map_err(|why| usage_error(format!("--admin: {why}"), ""))?;
-        if address.tls {
-            let hint = "use http on a network that only operators can reach, or through a tunnel";
-            return Err(usage_error("--admin: https is not supported", hint));
+        let tls = address.tls.then(|| plimsoll_gateway::connector(ca)).transpose();
+        let tls = tls.map_err(|why| usage_error(format!("--admin-ca: {why}"), ""))?;
+        if tls.is_none() && ca.is_some() {
+            let hint = "write --admin https://…, or leave out --admin-ca";
+            return Err(usage_error("--admin-ca: the URL of --admin is not https", hint));
         }
         if address.path != "/" {
             return Err(usage_error("--admin: the URL has a path", hint));
@@ -57,7 +80,7 @@ impl Client {
         let token = Some(token)
             .filter(plain)
             .ok_or_else(|| usage_error(format!("{TOKEN} has a character that no token has"), ""))?;
-        Ok(Client { url: url.into(), token: token.into(), address })
+        Ok(Client { url: url.into(), token: token.into(), address, tls })
     }
 
     /// The entries of a kind.
@@ -86,11 +109,8 @@ impl Client {
         let Client { url, .. } = self;
         let answer = tokio::time::timeout(ANSWER_MAX, self.send(method, path, body)).await;
         let (status, body) = match answer {
-            Ok(answer) => answer.map_err(|why| {
-                usage_error(
-                    format!("the gateway at {url} cannot be asked: {why}"),
-                    "check that it runs, and that its admin_listen has this address",
-                )
+            Ok(answer) => answer.map_err(|(why, hint)| {
+                usage_error(format!("the gateway at {url} cannot be asked: {why}"), hint)
             })?,
             Err(_) => {
                 let message = format!(
@@ -119,31 +139,46 @@ impl Client {
         }
     }
 
-    async fn send(
+    async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Bytes), Failure> {
+        let Address { host, port, .. } = &self.address;
+        let late = || (format!("no connection within {} s", CONNECT_MAX.as_secs()), HINT);
+        let connect = TcpStream::connect((host.as_str(), *port));
+        let connected = tokio::time::timeout(CONNECT_MAX, connect).await.map_err(|_| late())?;
+        let stream = connected.map_err(|error| (error.to_string(), HINT))?;
+        let Some(tls) = &self.tls else {
+            return self.exchange(stream, method, path, body).await;
+        };
+        let failed = |why: String| (format!("the TLS handshake failed: {why}"), HINT_TLS);
+        let name = ServerName::try_from(host.clone()).map_err(|why| failed(why.to_string()))?;
+        let shake = tokio::time::timeout(CONNECT_MAX, tls.connect(name, stream));
+        let stream = shake.await.map_err(|_| late())?.map_err(|error| failed(error.to_string()))?;
+        self.exchange(stream, method, path, body).await
+    }
+
+    /// One request and its answer on a connection.
+    async fn exchange(
         &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         method: &str,
         path: &str,
         body: Vec<u8>,
-    ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-        let Address { host, port, authority, .. } = &self.address;
-        let connect = TcpStream::connect((host.as_str(), *port));
-        let stream = tokio::time::timeout(CONNECT_MAX, connect)
-            .await
-            .map_err(|_| format!("no connection within {} s", CONNECT_MAX.as_secs()))??;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    ) -> Result<(u16, Bytes), Failure> {
+        let failed = |why: hyper::Error| (why.to_string(), HINT);
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(failed)?;
         // Its errors are those of the request.
         tokio::spawn(async move { drop(connection.await) });
         let request = hyper::Request::builder()
             .method(method)
             .uri(format!("/api/v1/{path}"))
-            .header(HOST, authority)
+            .header(HOST, &self.address.authority)
             .header(AUTHORIZATION, format!("Bearer {}", self.token))
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))?;
-        let response = sender.send_request(request).await?;
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|why| (why.to_string(), HINT))?;
+        let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?;
-        Ok((status, body.to_bytes()))
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|why| (why.to_string(), HINT))?.to_bytes()))
     }
 }

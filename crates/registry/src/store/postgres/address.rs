@@ -4,15 +4,21 @@
 //! tried in turn.
 
 use std::fmt;
+use std::fs::File;
 use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
+
+use super::super::StoreErrorKind;
 
 /// Addresses in one URL.
 const ADDRESSES_MAX: usize = 16;
 
 /// The parameters that are passed on; others are errors, because the driver would ignore them.
 const PARAMETERS: [&str; 5] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "host"];
+
+/// Those that name a file.
+const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
 
 /// How to write it.
 pub(in crate::store) const FORM: &str =
@@ -29,6 +35,24 @@ pub(super) struct Address {
     pub(super) options: PgConnectOptions,
     /// Host and port.
     pub(super) shown: String,
+    /// The files of certificates and keys, by parameter.
+    files: Vec<(&'static str, String)>,
+}
+
+impl Address {
+    /// Checks that the files can be read; the driver's error would not name the file.
+    ///
+    /// # Errors
+    /// One cannot.
+    pub(super) fn check_files(&self) -> Result<(), StoreErrorKind> {
+        for (parameter, path) in &self.files {
+            File::open(path).map_err(|error| StoreErrorKind::Database {
+                message: format!("{parameter}: cannot read {path}: {error}"),
+                hint: "name a file in PEM format that this user may read",
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Leaves out the password.
@@ -99,7 +123,14 @@ fn address(user: &str, host: &str, path: &str, has_socket: bool) -> Result<Addre
         Some(socket) => socket.display().to_string(),
         None => format!("{}:{}", options.get_host(), options.get_port()),
     };
-    Ok(Address { options: options.application_name("plimsoll"), shown })
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    let named = query.split('&').filter_map(|pair| pair.split_once('='));
+    let files = named.filter_map(|(key, value)| {
+        let parameter = FILES.into_iter().find(|known| *known == key)?;
+        Some((parameter, plimsoll_config::percent_decoded(&value.replace('+', " "))?))
+    });
+    let files = files.collect();
+    Ok(Address { options: options.application_name("plimsoll"), shown, files })
 }
 
 /// The driver's reason, which names the part of the URL and not its value.

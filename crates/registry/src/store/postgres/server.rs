@@ -1,8 +1,9 @@
 //! Tests: a Postgres server of their own, on a free port, with its data in a temporary folder.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,6 +25,28 @@ impl Server {
         let mut make = server.command("initdb");
         make.args(["--auth=trust", "--username=plimsoll", "--no-sync", "--encoding=UTF8"]);
         run(make.arg(format!("--pgdata={}", server.data().display())));
+        server.start_again();
+        server
+    }
+
+    /// Creates and starts a server that accepts only connections with TLS, from clients with a certificate
+    /// of their own. Paths of its certificate, its key and the CA of the clients.
+    #[allow(dead_code, reason = "this file belongs to two test binaries")]
+    pub(crate) fn with_tls(cert: &Path, key: &Path, ca: &Path) -> Server {
+        let mut server = Server::start();
+        server.kill();
+        let data = server.data();
+        for (name, from) in [("server.crt", cert), ("server.key", key), ("root.crt", ca)] {
+            std::fs::copy(from, data.join(name)).unwrap();
+            std::fs::set_permissions(data.join(name), Permissions::from_mode(0o600)).unwrap();
+            if let Some(user) = user() {
+                chown(data.join(name), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+            }
+        }
+        let settings = "ssl = on\nssl_ca_file = 'root.crt'\n";
+        std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
+        let rules = "local all all trust\nhostssl all all 127.0.0.1/32 cert\n";
+        std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
         server.start_again();
         server
     }
@@ -111,7 +134,9 @@ impl Server {
     pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
         let done = Command::new(bin().join("psql"))
             .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "plimsoll"])
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-d", database, "-c", sql])
+            .arg("-h")
+            .arg(&self.folder)
+            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql])
             .output()
             .unwrap();
         assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustls::CertificateError;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres as Dialect};
 use sqlx::query::Query;
 use sqlx::{Connection, Row};
@@ -319,14 +320,38 @@ impl Fault {
 /// connections, a time limit.
 const PASSING: [&str; 7] = ["08", "57P", "53", "25006", "57014", "55000", "55P03"];
 
+/// Why the server's certificate is refused; `None` for other errors. Waiting would not help.
+fn refused_certificate(error: &std::io::Error) -> Option<StoreErrorKind> {
+    let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::InvalidCertificate(why) = inner else { return None };
+    let (why, hint) = match why {
+        CertificateError::UnknownIssuer => (
+            "its issuer is not trusted".into(),
+            "name the certificate of its CA in the URL: sslrootcert=/path/ca.pem",
+        ),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            why.to_string(),
+            "connect to a name in the certificate, or check only its CA: sslmode=verify-ca",
+        ),
+        why => (why.to_string(), "replace the server's certificate"),
+    };
+    let message = format!("TLS: the server's certificate is refused: {why}");
+    Some(StoreErrorKind::Database { message, hint })
+}
+
 pub(super) fn kind_of(error: sqlx::Error) -> StoreErrorKind {
     let Some(reported) = error.as_database_error() else {
-        let message = match &error {
-            sqlx::Error::Io(error) => error.to_string(),
-            sqlx::Error::Tls(error) => format!("TLS: {error}"),
-            error => error.to_string(),
+        return match &error {
+            sqlx::Error::Io(error) => {
+                refused_certificate(error).unwrap_or(StoreErrorKind::Unreachable(error.to_string()))
+            }
+            sqlx::Error::Tls(error) => StoreErrorKind::Database {
+                message: format!("TLS: {error}"),
+                hint: "enable TLS in the server (ssl = on), or check sslmode and the certificates in the \
+                       URL",
+            },
+            error => StoreErrorKind::Unreachable(error.to_string()),
         };
-        return StoreErrorKind::Unreachable(message);
     };
     let message = reported.message().to_string();
     let code = reported.code().unwrap_or_default();

@@ -1,9 +1,13 @@
 //! Postgres: the suite for all dialects, and the faults of servers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 
 use super::server::Server;
 use crate::store::conformance::{add, conforms, endpoint};
@@ -179,4 +183,85 @@ async fn changes_are_flushed_and_announced() {
     assert!(listener.hear().await);
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'");
     assert!(!listener.hear().await, "the loss is reported");
+}
+
+/// A CA, the certificate of the server, and that of the client, as files.
+struct Certificates(PathBuf);
+
+impl Certificates {
+    fn new() -> Certificates {
+        let folder = std::env::temp_dir().join(format!("plimsoll-tls-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let made = Certificates(folder);
+        let authority = |name: &str| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, name);
+            std::fs::write(made.path(name), params.self_signed(&key).unwrap().pem()).unwrap();
+            Issuer::new(params, key)
+        };
+        let ca = authority("ca");
+        authority("other");
+        for (name, subject) in [("server", "127.0.0.1"), ("client", "plimsoll")] {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec![subject.to_string()]).unwrap();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, subject);
+            std::fs::write(made.path(name), params.signed_by(&key, &ca).unwrap().pem()).unwrap();
+            std::fs::write(made.path(&format!("{name}-key")), key.serialize_pem()).unwrap();
+        }
+        made
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.pem"))
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Both connections use TLS and check the server; certificates that do not fit are refused with the
+/// reason, at once.
+#[tokio::test]
+async fn servers_are_checked_over_tls() {
+    let made = Certificates::new();
+    let shown = |name: &str| made.path(name).display().to_string();
+    let server = Server::with_tls(&made.path("server"), &made.path("server-key"), &made.path("ca"));
+    let own = format!("sslcert={}&sslkey={}", shown("client"), shown("client-key"));
+    let full = format!("{}?sslmode=verify-full&sslrootcert={}", server.url(), shown("ca"));
+    let url = format!("{full}&{own}");
+    let store = open(&url).await.unwrap();
+    add(&store, endpoint("e")).await;
+    let mut listener = store.listen().await.unwrap();
+    add(&store, endpoint("f")).await;
+    assert!(listener.hear().await);
+    let encrypted = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE ssl AND client_dn = '/CN=plimsoll' AND application_name = 'plimsoll'";
+    assert_eq!(server.sql(encrypted), "2");
+
+    let (right, port) = (shown("ca"), server.address());
+    let plain = Server::start();
+    for (url, words, hint) in [
+        (url.replace(&right, &shown("other")), "its issuer is not trusted", "sslrootcert="),
+        (url.replace(&format!("&sslrootcert={right}"), ""), "its issuer is not trusted", "sslroot"),
+        (url.replace("127.0.0.1", "localhost"), "only valid for", "a name in the certificate"),
+        (url.replace(&right, "/no/such+file"), "sslrootcert: cannot read /no/such file", "PEM"),
+        (url.replace(&right, &shown("server-key")), "its issuer is not trusted", "sslrootcert="),
+        (url.replace(&shown("client"), "/none"), "sslcert: cannot read /none", "PEM"),
+        (full.clone(), "valid client certificate", "pg_hba.conf"),
+        (url.replace("sslmode=verify-full", "sslmode=disable"), "no encryption", "pg_hba.conf"),
+        (url.replace(&port, &plain.address()), "does not support TLS", "ssl = on"),
+    ] {
+        let error = open(&url).await.expect_err(&url);
+        assert!(error.to_string().contains(words), "{words}: {error}");
+        assert!(error.hint().contains(hint), "{hint}: {}", error.hint());
+    }
+    // The name is not checked if only the CA is to be.
+    let by_name = url.replace("127.0.0.1", "localhost").replace("verify-full", "verify-ca");
+    open(&by_name).await.unwrap();
 }
