@@ -48,7 +48,7 @@ pub(super) async fn answer<'a>(
 ) -> Result<Answer<'a>, Error> {
     let token = match authenticated(&view.settings, request) {
         Ok(token) => token,
-        Err(refusal) => return Ok(refusal),
+        Err(refusal) => return Ok(*refusal),
     };
     let allowed = if below == "action" { "POST" } else { "GET" };
     let is_known =
@@ -85,10 +85,13 @@ pub(super) async fn answer<'a>(
 }
 
 /// The hash of a request's token, or the refusal of a request without a valid one.
-fn authenticated<'a>(settings: &Settings, request: &Request<'_>) -> Result<[u8; 32], Answer<'a>> {
+fn authenticated<'a>(
+    settings: &Settings,
+    request: &Request<'_>,
+) -> Result<[u8; 32], Box<Answer<'a>>> {
     if settings.admin_tokens.is_empty() {
         let hint = "set admin_token_sha256; plimsoll gateway token makes a token and its hash";
-        return Err(error(404, "the admin API is off", hint));
+        return Err(Box::new(error(404, "the admin API is off", hint)));
     }
     let given = header(request, "authorization").unwrap_or_default();
     let (scheme, token) = given.split_once(' ').unwrap_or_default();
@@ -100,7 +103,7 @@ fn authenticated<'a>(settings: &Settings, request: &Request<'_>) -> Result<[u8; 
     let message = if is_bearer { "the token is wrong" } else { "the token is missing" };
     let mut answer = error(401, message, "send the header Authorization: Bearer TOKEN");
     answer.fields.push(("www-authenticate".into(), "Bearer".into()));
-    Err(answer)
+    Err(Box::new(answer))
 }
 
 /// Whether a token's hash is one of the configured ones; takes the same time for every wrong one.
