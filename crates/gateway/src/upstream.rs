@@ -16,7 +16,6 @@
 
 mod connect;
 mod health;
-mod limiter;
 mod pool;
 mod reply;
 mod secrets;
@@ -32,6 +31,7 @@ use bytes::BufMut;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model;
 use plimsoll_registry::settings::{Limits, Settings};
+use plimsoll_resilience::RateLimit;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
 
@@ -43,7 +43,6 @@ use crate::transport::io::{Io, write_all};
 use crate::transport::timer::{Late, Timer};
 
 pub(crate) use health::{FailureReport, Health};
-pub(crate) use limiter::Limiter;
 use pool::Pool;
 use reply::Checkout;
 pub(crate) use reply::{Reading, Reply, ReplyChunks, Response, Reusable};
@@ -67,7 +66,7 @@ pub(crate) struct Upstream {
     pub(crate) connector: Option<TlsConnector>,
     /// Relays in flight, by worker.
     pub(crate) in_flight: Arc<Sharded<Counter>>,
-    pub(crate) limiter: Option<Limiter>,
+    pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) health: Arc<Health>,
     /// What its answers must not reveal to callers.
     pub(crate) secrets: Secrets,
@@ -81,7 +80,7 @@ impl Upstream {
 
     /// Whether the rate limit admits a call now. If so, the call is counted against it.
     pub(crate) fn admit(&self, now: Nanos) -> bool {
-        self.limiter.as_ref().is_none_or(|limiter| limiter.admit(now))
+        self.rate_limit.as_ref().is_none_or(|limit| limit.admit(now))
     }
 }
 

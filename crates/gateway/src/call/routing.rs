@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use plimsoll_registry::model::{self, Definitions, MethodRules};
+use plimsoll_resilience::RateLimit;
 
 use crate::observe::stats::Sharded;
 use crate::transport::tls;
-use crate::upstream::{Limiter, Secrets, Upstream};
+use crate::upstream::{Secrets, Upstream};
 
 pub(crate) use service::{Need, Route, SERVICE_ID, Service, Tried, request_start};
 use service::{Previous, RoundRobin};
@@ -122,12 +123,21 @@ impl Routing {
         });
         let in_flight =
             old.map_or_else(|| Arc::new(Sharded::new(workers)), |old| old.in_flight.clone());
-        let limiter = model.rate_limit.map(Limiter::new);
+        let rate_limit = model.rate_limit.map(RateLimit::new);
         // The health of a different address does not apply.
         let health = same_address.map(|old| old.health.clone()).unwrap_or_default();
         let secrets = Secrets::of(model);
         let model = model.clone();
-        Ok(Arc::new(Upstream { model, serial, ca, connector, in_flight, limiter, health, secrets }))
+        Ok(Arc::new(Upstream {
+            model,
+            serial,
+            ca,
+            connector,
+            in_flight,
+            rate_limit,
+            health,
+            secrets,
+        }))
     }
 
     /// Whether the contents of a CA file have changed since it was read, or cannot be read any more.
