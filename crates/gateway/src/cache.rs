@@ -1,0 +1,6 @@
+//! The cache of answers: which answers may be stored, under which key, where, and for how long.
+//!
+//! # Layout
+//! - [`class`]: whether a call may be answered from the cache, and the class of an answer
+
+pub mod class;
