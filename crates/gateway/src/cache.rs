@@ -2,5 +2,7 @@
 //!
 //! # Layout
 //! - [`class`]: whether a call may be answered from the cache, and the class of an answer
+//! - [`key`]: the key of a call, shared by all its spellings
 
 pub mod class;
+pub mod key;
