@@ -3,6 +3,10 @@
 //! # Layout
 //! - [`class`]: whether a call may be answered from the cache, and the class of an answer
 //! - [`key`]: the key of a call, shared by all its spellings
+//! - [`store`]: the first level, in this process's memory
+//! - [`flight`]: one relay for calls that miss at the same time
 
 pub mod class;
+pub mod flight;
 pub mod key;
+pub mod store;
