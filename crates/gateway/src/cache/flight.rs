@@ -70,10 +70,12 @@ pub struct FlightLimits {
     pub waiters: usize,
 }
 
+type Shard<T> = HashMap<FlightKey, watch::Receiver<Option<T>>, RandomState>;
+
 /// The flights of the process, each of which ends in a `T`.
 #[derive(Debug)]
 pub struct Flights<T> {
-    shards: [Mutex<HashMap<FlightKey, watch::Receiver<Option<T>>, RandomState>>; SHARDS],
+    shards: [Mutex<Shard<T>>; SHARDS],
     limits: FlightLimits,
     flights: AtomicUsize,
     waiters: Arc<AtomicUsize>,
@@ -153,10 +155,7 @@ impl<T> Flights<T> {
         Join::Full
     }
 
-    fn shard(
-        &self,
-        key: &FlightKey,
-    ) -> MutexGuard<'_, HashMap<FlightKey, watch::Receiver<Option<T>>, RandomState>> {
+    fn shard(&self, key: &FlightKey) -> MutexGuard<'_, Shard<T>> {
         let Key(bits) = key.key;
         let shard = &self.shards[(bits >> 64) as usize % SHARDS];
         // A map is whole after each operation.
