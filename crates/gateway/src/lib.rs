@@ -40,6 +40,8 @@ mod permit;
 pub mod protocol;
 pub mod sends;
 mod serve;
+#[cfg(test)]
+mod simulation;
 mod transport;
 mod upstream;
 mod warnings;

@@ -83,6 +83,11 @@ Examples:
       --url http://127.0.0.1:4001/v1
       a PATH instance, which serves every service")]
     Add(Box<AddUpstream>),
+    /// Stop sending new calls to an upstream, and finish those in flight; enable ends it
+    Drain {
+        /// Id of the upstream
+        id: String,
+    },
     #[command(flatten)]
     Other(Verb),
 }
@@ -372,6 +377,17 @@ pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> 
                 UpstreamVerb::Add(add) => {
                     let (request, notes) = add.request()?;
                     Task::add(Upstream, request, notes)
+                }
+                UpstreamVerb::Drain { id } => {
+                    let note = "note: a running gateway sends it no new calls within a second; \
+                                plimsoll_relays_in_flight in /metrics shows when its last call has \
+                                ended";
+                    Task::Change(Change {
+                        kind: Upstream,
+                        done: ("drained", "in"),
+                        request: Request::Drain(id),
+                        notes: vec![note.into()],
+                    })
                 }
                 UpstreamVerb::Other(verb) => Task::of(Upstream, verb),
             },

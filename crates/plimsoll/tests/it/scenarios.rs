@@ -220,6 +220,7 @@ fn counts_of_every_scenario_match_the_instances_and_chains() {
     let endpoints = chains.iter().map(|id| Endpoint {
         id: format!("ethpath_{id}"),
         service: id.to_string(),
+        agree: None,
         methods: MethodRules::default(),
     });
     let edge = gateway(addresses.iter().map(instance).collect(), endpoints.collect());

@@ -14,6 +14,7 @@
 //! Sources: execution-apis (snapshot of 2026-08), EIP-1898; for `trace_` and `*Many`, Erigon's
 //! documentation; for the rest of `debug_`, geth's.
 
+use std::io::Write;
 use std::ops::Range;
 
 use plimsoll_rpc::json::{self, Kind};
@@ -94,29 +95,27 @@ impl BlockParam {
         found.into_iter().flatten().map(|found| found.block)
     }
 
-    /// The parameters with each tag replaced by the number that `head` knows for it; `None` if
-    /// nothing changes.
-    pub fn bind(self, params: Option<&[u8]>, head: impl Fn(Tag) -> Option<u64>) -> Option<Vec<u8>> {
-        let params = params?;
-        let number = |found: &Found| match found.block {
-            Block::Tag(tag) => head(tag),
+    /// Appends the parameters to `bound`, with each tag replaced by the number that `head` knows for it.
+    /// Appends nothing if there is no such tag.
+    pub fn bind(self, params: &[u8], head: impl Fn(Tag) -> Option<u64>, bound: &mut Vec<u8>) {
+        let number = |found: Found| match found.block {
+            Block::Tag(tag) => head(tag).map(|number| (found, number)),
             _ => None,
         };
-        let found = self.find(params).into_iter().flatten();
-        let mut edits: Vec<(Found, u64)> =
-            found.filter_map(|found| number(&found).map(|number| (found, number))).collect();
+        let mut edits = self.find(params).map(|found| found.and_then(number));
         // Members that are inserted at the same place stay in order.
-        edits.sort_by_key(|(found, _)| found.place.start);
-        let mut bound = Vec::with_capacity(params.len() + 64);
+        edits.sort_by_key(|edit| edit.as_ref().map_or(usize::MAX, |(found, _)| found.place.start));
         let mut copied = 0;
-        for (found, number) in &edits {
+        for (found, number) in edits.iter().flatten() {
             bound.extend_from_slice(&params[copied..found.place.start]);
             bound.extend_from_slice(found.prefix.as_bytes());
-            bound.extend_from_slice(format!("\"{number:#x}\"").as_bytes());
+            // Writing to memory cannot fail.
+            let _ = write!(bound, "\"{number:#x}\"");
             copied = found.place.end;
         }
-        bound.extend_from_slice(&params[copied..]);
-        (!edits.is_empty()).then_some(bound)
+        if copied > 0 {
+            bound.extend_from_slice(&params[copied..]);
+        }
     }
 
     fn find(self, params: &[u8]) -> [Option<Found>; 2] {
