@@ -311,6 +311,12 @@ impl Heads {
         self.chain.highest_up_to(limit)
     }
 
+    /// The hash of the served chain's block with this number, if it is known: of recent blocks it mostly
+    /// is.
+    pub fn hash(&self, number: u64) -> Option<Hash> {
+        self.chain.hash(number)
+    }
+
     /// Reorganisations since the start.
     pub fn reorganisations(&self) -> u64 {
         self.reorganisations
