@@ -127,7 +127,11 @@ pub fn error(code: i64, message: &[u8], data: &[u8], status: u16) -> (&'static s
 pub fn bound(method: &str, params: &[u8], number: u64) -> Option<(Vec<u8>, bool)> {
     let is_moving = |tag| matches!(tag, Tag::Latest | Tag::Safe | Tag::Finalized);
     let param = BlockParam::of(Method::find(method)?);
-    let bound = param.bind(Some(params), |tag| is_moving(tag).then_some(number))?;
+    let mut bound = Vec::new();
+    param.bind(params, |tag| is_moving(tag).then_some(number), &mut bound);
+    if bound.is_empty() {
+        return None;
+    }
     let mut blocks = param.blocks(Some(&bound));
     let is_left = blocks.any(|block| matches!(block, Block::Tag(tag) if is_moving(tag)));
     drop(blocks);

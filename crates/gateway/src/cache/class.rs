@@ -122,11 +122,15 @@ pub enum Reason {
     Missing,
     /// The answer is not about what the call names, or does not show what it is about.
     Mismatch,
+    /// The parameters or the result are too long.
+    TooLong,
+    /// The configuration turns its class off.
+    Off,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 12] = [
         Reason::UnknownMethod,
         Reason::Stateful,
         Reason::Sends,
@@ -137,6 +141,8 @@ impl Reason {
         Reason::AboveHead,
         Reason::Missing,
         Reason::Mismatch,
+        Reason::TooLong,
+        Reason::Off,
     ];
 
     /// The name in metrics.
@@ -152,6 +158,8 @@ impl Reason {
             Reason::AboveHead => "above_head",
             Reason::Missing => "missing",
             Reason::Mismatch => "mismatch",
+            Reason::TooLong => "too_long",
+            Reason::Off => "off",
         }
     }
 }

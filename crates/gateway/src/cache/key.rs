@@ -58,6 +58,11 @@ impl Keys {
         };
         Key(half(0) << 64 | half(1))
     }
+
+    /// A number that identifies a space in this process.
+    pub fn space(&self, space: &str) -> u64 {
+        self.state.hash_one(space)
+    }
 }
 
 /// The canonical form of a call.

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use plimsoll_measure::Nanos;
+use plimsoll_registry::settings::CacheSettings;
 use plimsoll_rpc::method::Method;
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
@@ -33,7 +34,7 @@ use super::key::Key;
 
 /// The memory of an entry beyond its result: key, value, index and the allocator's overhead. A test
 /// measures that this is enough.
-pub const ENTRY_BYTES: u64 = 320;
+pub const ENTRY_BYTES: u64 = CacheSettings::ENTRY_OVERHEAD;
 
 /// Shards: more than the workers of most machines, so that they seldom wait for each other.
 const SHARDS_MAX: u64 = 16;
@@ -56,8 +57,7 @@ pub struct StoreLimits {
 impl StoreLimits {
     /// Whether the longest entry fits.
     pub fn is_possible(&self) -> bool {
-        // A part of the bytes is reserved for entries on probation.
-        self.bytes / 100 * 95 >= self.entry + ENTRY_BYTES
+        self.bytes >= CacheSettings::memory_min(self.entry)
     }
 }
 
@@ -74,8 +74,8 @@ pub struct Entry {
     pub head: Option<u64>,
     /// When it ends.
     pub expires_at: Nanos,
-    /// The service, as a number that identifies it in this process.
-    pub service: u64,
+    /// The space, as a number ([`Keys::space`](super::key::Keys::space)).
+    pub space: u64,
     /// The method.
     pub method: Method,
 }
@@ -121,8 +121,8 @@ pub struct Figures {
 /// What to remove on request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Only entries of this service.
-    pub service: Option<u64>,
+    /// Only entries of this space.
+    pub space: Option<u64>,
     /// Only entries of this method.
     pub method: Option<Method>,
 }
@@ -207,7 +207,7 @@ impl Store {
     pub fn drop_selected(&self, selection: &Selection) -> u64 {
         let removed = AtomicU64::new(0);
         self.entries.retain(|_, entry| {
-            let is_selected = selection.service.is_none_or(|service| service == entry.service)
+            let is_selected = selection.space.is_none_or(|space| space == entry.space)
                 && selection.method.is_none_or(|method| method == entry.method);
             removed.fetch_add(is_selected.into(), Relaxed);
             !is_selected

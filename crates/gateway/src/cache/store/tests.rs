@@ -22,7 +22,7 @@ fn entry(class: Class, length: usize) -> Entry {
         branch: 1,
         head: None,
         expires_at: SECOND,
-        service: 7,
+        space: 7,
         method: method("eth_call"),
     }
 }
@@ -70,11 +70,8 @@ fn a_hit_is_the_stored_bytes() {
 
 #[test]
 fn entries_are_dropped_on_request() {
-    let of = |service: u64, name: &str| Entry {
-        service,
-        method: method(name),
-        ..entry(Class::Final, 10)
-    };
+    let of =
+        |space: u64, name: &str| Entry { space, method: method(name), ..entry(Class::Final, 10) };
     let filled = || {
         let store = store(1 << 20, 1 << 10);
         store.put(Key(1), of(7, "eth_call"));
@@ -82,9 +79,9 @@ fn entries_are_dropped_on_request() {
         store.put(Key(3), of(8, "eth_call"));
         store
     };
-    let check = |service: Option<u64>, name: Option<&str>, removed: u64| {
+    let check = |space: Option<u64>, name: Option<&str>, removed: u64| {
         let store = filled();
-        let selection = Selection { service, method: name.map(method) };
+        let selection = Selection { space, method: name.map(method) };
         assert_eq!(store.drop_selected(&selection), removed, "{selection:?}");
         let figures = store.figures();
         assert_eq!((figures.entries, figures.dropped), (3 - removed, removed));
