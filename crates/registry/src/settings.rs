@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 
+use crate::model::Service;
+
 /// The settings of a process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -244,7 +246,7 @@ pub struct TimesToLive {
     pub immutable: Nanos,
     /// About blocks up to the finalized head.
     pub finalized: Nanos,
-    /// About later blocks and the head; at most the block time.
+    /// About later blocks and the head; limited to the service's block time.
     pub young: Nanos,
 }
 
@@ -254,7 +256,29 @@ impl Default for TimesToLive {
             fixed: Nanos::from_secs(3_600),
             immutable: Nanos::from_secs(3_600),
             finalized: Nanos::from_secs(3_600),
-            young: Nanos::from_secs(1),
+            young: Nanos::from_secs(12),
+        }
+    }
+}
+
+impl TimesToLive {
+    /// Young answers of a service without a block time hold at most this long.
+    const YOUNG_UNKNOWN: Nanos = Nanos::from_secs(1);
+
+    /// The longest time for young answers of a service with this block time.
+    pub fn young_max(block_time: Option<Nanos>) -> Nanos {
+        block_time.unwrap_or(TimesToLive::YOUNG_UNKNOWN)
+    }
+
+    /// The times of a service.
+    pub fn of(&self, service: &Service) -> TimesToLive {
+        let own = &service.cache;
+        let young = own.young.unwrap_or(self.young);
+        TimesToLive {
+            fixed: own.fixed.unwrap_or(self.fixed),
+            immutable: own.immutable.unwrap_or(self.immutable),
+            finalized: own.finalized.unwrap_or(self.finalized),
+            young: young.min(TimesToLive::young_max(service.block_time)),
         }
     }
 }

@@ -6,8 +6,7 @@
 //!
 //! An entry is the text of a result, ready to be sent after the caller's id. A hit refers to these
 //! bytes and copies nothing. A caller that reads slowly keeps them alive beyond their eviction, which
-//! is why a hit on a long entry must be charged like any other long answer
-//! ([`Share`](crate::permit)).
+//! is why a hit on a long entry must be charged to the process's capacity like any other long answer.
 //!
 //! An entry is checked when it is read: its time to live, and for young ones the served branch and
 //! head. A reorganisation therefore invalidates all young entries at once, by changing

@@ -6,39 +6,17 @@ use redis::{Client, ErrorKind, RedisError};
 /// The oldest supported major version; earlier ones are no longer maintained.
 const VERSION_MIN: u32 = 6;
 
-/// A URL that is not valid.
+/// A URL that the client does not accept. The configuration has checked its form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}")]
-pub struct UrlError {
-    problem: String,
-    /// How to fix it.
-    pub hint: &'static str,
-}
+#[error("not a valid URL of a Redis: {0}")]
+pub struct UrlError(String);
 
 /// A client for a URL, which is not connected.
 ///
 /// # Errors
 /// The URL is not valid. The message does not contain it, because it may contain a password.
 pub(super) fn client(url: &str) -> Result<Client, UrlError> {
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    let hint = "write redis://HOST:PORT, with a password redis://:PASSWORD@HOST:PORT";
-    match scheme {
-        "redis" | "valkey" | "unix" | "redis+unix" | "valkey+unix" => {
-            Client::open(url).map_err(|error| UrlError {
-                problem: format!("not a valid URL of a Redis: {}", explain(&error)),
-                hint,
-            })
-        }
-        "rediss" | "valkeys" => {
-            let problem = format!("{scheme}:// needs TLS, which is not supported");
-            Err(UrlError {
-                problem,
-                hint: "use redis:// in a private network, or a TLS proxy such as stunnel",
-            })
-        }
-        "" => Err(UrlError { problem: "not a URL".into(), hint }),
-        _ => Err(UrlError { problem: format!("\"{scheme}\" is not a scheme of Redis"), hint }),
-    }
+    Client::open(url).map_err(|error| UrlError(explain(&error)))
 }
 
 /// The address of a Redis, without its password.

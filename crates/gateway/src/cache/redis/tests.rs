@@ -310,19 +310,15 @@ fn what_is_not_a_supported_redis_is_explained() {
     check(&["HTTP/1.1 400 Bad Request\r\n\r\n"], "it does not answer like a Redis");
 }
 
+/// The forms that the configuration accepts are those that the client accepts.
 #[test]
-fn urls_are_checked() {
-    let check = |url: &str, expected: &str| {
-        let error = check::client(url).expect_err(url);
-        assert!(error.to_string().contains(expected), "{url}: {error}");
-        assert!(!error.to_string().contains("s3cret") && !error.hint.is_empty());
-    };
-    check("localhost:6379", "not a URL");
-    check("http://localhost:6379", "\"http\" is not a scheme of Redis");
-    check("rediss://:s3cret@localhost", "needs TLS, which is not supported");
-    check("redis://:s3cret@", "not a valid URL");
-    check("redis://:s3cret@localhost/x", "not a valid URL");
-    for url in ["redis://localhost", "redis://:p@h:1/2", "unix:///run/redis.sock", "valkey://h"] {
+fn urls_are_accepted() {
+    for url in ["redis://h", "redis://u:p@h:1/2", "redis://[::1]", "unix:///s", "valkey://h:1"] {
         assert!(check::client(url).is_ok(), "{url}");
     }
+    let error = check::client("redis://:s3cret@").expect_err("no host").to_string();
+    assert!(
+        error.starts_with("not a valid URL of a Redis") && !error.contains("s3cret"),
+        "{error}"
+    );
 }
