@@ -78,7 +78,7 @@ impl<'a> Canonical<'a> {
         params: Option<&[u8]>,
         buffer: &'a mut Vec<u8>,
     ) -> Option<Canonical<'a>> {
-        let params = params.unwrap_or(b"[]");
+        let params = params.unwrap_or(b"[]").trim_ascii();
         if params.len() > PARAMS_MAX {
             return None;
         }
@@ -128,7 +128,7 @@ impl Form<'_> {
             }
             Kind::Object => self.object(value, depth)?,
             Kind::String => self.string(value),
-            Kind::Number | Kind::Bool | Kind::Null => self.part(b'v', value.trim_ascii()),
+            Kind::Number | Kind::Bool | Kind::Null => self.part(b'v', value),
         }
         Some(())
     }
