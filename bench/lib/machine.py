@@ -15,7 +15,7 @@ from .settings import GENERATOR_CPU, PLIMSOLL, ROOT, SERVER_CPU
 # Program → Debian package. oha is not packaged: it is included if installed.
 PACKAGES = {
     "wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nginx": "nginx-light",
-    "haproxy": "haproxy", "ip": "iproute2", "nft": "nftables", "taskset": "util-linux",
+    "haproxy": "haproxy", "chromium": "chromium", "ip": "iproute2", "nft": "nftables", "taskset": "util-linux",
 }
 # Above this load average, something else is running.
 QUIET_LOAD = 0.3

@@ -15,6 +15,8 @@
 //! for the head have at least half of the pool to go to. Half rather than all: one that is stuck does
 //! not hold the others back. With two upstreams it is the higher one, so that the other one's failure
 //! or lag never delays the head; see Limits.
+//! A number that not all of them have reached waits for the others for one poll: usually they are only
+//! polled later, and a head that all have can be asked of all.
 //!
 //! # Lag
 //! An upstream's lag is counted when it reports, from the highest head known then: so an upstream is
@@ -85,6 +87,8 @@ pub struct HeadsSettings {
     pub block_time: Nanos,
     /// A report that is older says nothing any more: a few polls.
     pub stale_after: Nanos,
+    /// How long a head that half of the upstreams have reached waits for the others: one poll.
+    pub grace: Nanos,
 }
 
 /// A block by number and hash.
@@ -170,6 +174,8 @@ pub struct Heads {
     chain: Blocks,
     /// The highest head of the served chain, and when it was first reported.
     best: Option<(u64, Nanos)>,
+    /// A number that half of the upstreams have reached, and since when, but not all.
+    next: Option<(u64, Nanos)>,
     reorganisations: u64,
 }
 
@@ -218,6 +224,7 @@ impl Heads {
             served,
             chain: Blocks::default(),
             best: None,
+            next: None,
             reorganisations: 0,
         }
     }
@@ -233,7 +240,7 @@ impl Heads {
                 self.follow(upstream, report, now);
             }
             events.extend(self.reorganise(now));
-            self.serve();
+            self.serve(now);
         } else {
             self.upstreams[upstream].standing = Standing::Implausible;
         }
@@ -246,7 +253,7 @@ impl Heads {
         let before = self.standings();
         self.expire(now);
         let mut events: Vec<Event> = self.reorganise(now).into_iter().collect();
-        self.serve();
+        self.serve(now);
         events.extend(self.changes(&before));
         events
     }
@@ -315,6 +322,11 @@ impl Heads {
     /// is.
     pub fn hash(&self, number: u64) -> Option<Hash> {
         self.chain.hash(number)
+    }
+
+    /// Whether a head waits for the upstreams that have not reported it.
+    pub fn is_waiting(&self) -> bool {
+        self.next.is_some()
     }
 
     /// Reorganisations since the start.
@@ -464,9 +476,26 @@ impl Heads {
     }
 
     /// Raises the served heads.
-    fn serve(&mut self) {
+    fn serve(&mut self, now: Nanos) {
         let current = || self.upstreams.iter().filter(|known| known.standing == Standing::Current);
-        let latest = self.served.latest.max(quorum(current().map(|known| known.latest)));
+        let reached = quorum(current().map(|known| known.latest));
+        let by_all = current().map(|known| known.latest).min();
+        let waits = |reached: &u64| Some(*reached) > self.served.latest.max(by_all);
+        let next = match reached.filter(waits) {
+            None => {
+                self.next = None;
+                reached
+            }
+            Some(reached) => {
+                let (number, since) = *self.next.get_or_insert((reached, now));
+                let is_over = now - since >= self.settings.grace || self.served.latest.is_none();
+                if is_over {
+                    self.next = None;
+                }
+                if is_over { Some(number) } else { by_all }
+            }
+        };
+        let latest = self.served.latest.max(next);
         let safe = self.served.safe.max(quorum(current().filter_map(|known| known.safe)));
         let finalized =
             self.served.finalized.max(quorum(current().filter_map(|known| known.finalized)));

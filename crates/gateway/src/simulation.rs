@@ -117,6 +117,7 @@ fn shared(script: &Script) -> Shared {
         block_time: Some(Nanos::from(script::BLOCK)),
         sync_allowance: Some(2),
         timeout: TIMEOUT,
+        resilience: model::Resilience { hedge: Some(0.95), ..model::Resilience::default() },
         agree: model::Agree { default: script.agree, methods: Vec::new() },
         send: if script.sends_to_all { model::Sending::All } else { model::Sending::One },
         ..model::Service::named("sim")

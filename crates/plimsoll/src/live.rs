@@ -328,6 +328,35 @@ impl Drop for Viewer {
 mod tests {
     use super::*;
 
+    /// A viewer with its connection, of which nothing reads the body unless the test does.
+    fn viewer(board: &Board) -> (Viewer, Hangup, Channel<Bytes>) {
+        let (sender, body) = Channel::new(CHUNKS);
+        let hangup = Hangup::default();
+        (Viewer::new(board.clone(), hangup.clone(), sender), hangup, body)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_viewer_that_hangs_is_disconnected() {
+        let board = Board::new();
+        let (watching, hangup, _unread) = viewer(&board);
+        assert!(board.is_watched());
+        let watched = tokio::spawn(watching.watch(None));
+        // Heartbeats fill its buffer.
+        let started = tokio::time::Instant::now();
+        hangup.asked().await;
+        watched.await.unwrap();
+        assert!(started.elapsed() <= 2 * HEARTBEAT + STALLED && !board.is_watched());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_viewer_that_left_is_not_counted() {
+        let board = Board::new();
+        let (watching, _, body) = viewer(&board);
+        drop(body);
+        watching.watch(None).await;
+        assert!(!board.is_watched());
+    }
+
     #[test]
     fn only_names_of_this_host_are_local() {
         let check =

@@ -38,6 +38,11 @@ impl Hangup {
     pub(crate) fn now(&self) {
         self.0.notify_one();
     }
+
+    /// Returns once it is to be closed.
+    pub(crate) async fn asked(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// Binds an address. `what` is served there; `example` is an address that a user could give.
@@ -92,7 +97,7 @@ async fn accept(
             // A peer that leaves early does not affect the run.
             tokio::select! {
                 _ = served => {}
-                () = hung_up.0.notified() => {}
+                () = hung_up.asked() => {}
             }
             drop(place);
         });

@@ -171,7 +171,7 @@ impl Default for Resilience {
         Resilience {
             retry_budget: 0.1,
             retry_floor: 10.0,
-            hedge: Some(0.95),
+            hedge: None,
             hedge_budget: 0.1,
             patience: None,
             slow_start: Nanos::from_secs(10),

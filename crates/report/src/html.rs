@@ -30,6 +30,8 @@ const SCRIPT: &str = concat!(
     include_str!("../assets/page/base.js"),
     include_str!("../assets/page/chart.js"),
     include_str!("../assets/page/panels.js"),
+    include_str!("../assets/page/tables.js"),
+    include_str!("../assets/page/live.js"),
     include_str!("../assets/page/page.js"),
 );
 
@@ -104,9 +106,9 @@ impl Summary {
         put_attachments(&mut html, attachments);
         html += &words::definitions();
         html += "</main>\n";
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<script type=\"application/json\" id=\"data\">{}</script>\n",
+            "<script type=\"application/json\" id=\"data\">{}</script>",
             self.data(live)
         );
         let _ = write!(
@@ -252,9 +254,9 @@ fn put_attachments(html: &mut String, attachments: &[Attachment]) {
     }
     html.push_str("<section id=\"plan\">\n<h2>Plan</h2>\n");
     for Attachment { name, text } in attachments {
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<details><summary>{}</summary><pre>{}</pre></details>\n",
+            "<details><summary>{}</summary><pre>{}</pre></details>",
             escaped(&clean(name)),
             escaped(text)
         );

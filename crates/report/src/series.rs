@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 
 /// Rows at most, an even number: one for each second of a run of 40 minutes, then one for every two.
 const ROWS_MAX: usize = 2_400;
+/// The shortest row that has rates.
+const RATE_MIN: Nanos = Nanos::from_millis(500);
 /// Cells of a heat map in each power of two.
 const CELLS: u32 = 4;
 
@@ -45,6 +47,14 @@ struct Counts {
 }
 
 impl Counts {
+    /// So many per second. A run's last row may be a few milliseconds long, with the last answers; it has no
+    /// rate unless it is the only row.
+    fn per_second(&self, n: u64, is_first: bool) -> Option<f64> {
+        let len = self.seconds.len();
+        let is_long = len >= RATE_MIN || is_first && len > Nanos::ZERO;
+        is_long.then(|| n as f64 / len.as_secs_f64())
+    }
+
     fn append(&mut self, next: &Counts) {
         let weight = |own: &Counts| own.seconds.len().as_secs_f64();
         let (own, new) = (weight(self), weight(next));

@@ -114,6 +114,7 @@ mod tests {
         check(&[(500, Some(86_400))], 60_500);
         // refusals of calls that were in flight
         check(&[(500, None), (501, None), (502, None)], 1_500);
+        check(&[(500, None), (501, None), (502, None), (1_500, None)], 3_500);
         check(&[(500, None), (501, Some(3))], 3_501);
         check(&[(500, Some(3)), (501, Some(1))], 3_500);
         // refused again

@@ -54,6 +54,7 @@ impl ServiceHeads {
             lag_max: service.sync_allowance.unwrap_or(u64::MAX),
             block_time: service.block_time.unwrap_or(BLOCK_TIME_UNKNOWN),
             stale_after,
+            grace: Nanos(stale_after.0 / 4),
         };
         let heads = Heads::new(upstreams.len(), settings, served);
         let board = Board::new(upstreams.len());

@@ -195,6 +195,9 @@ async fn check(worker: Rc<Worker>, due: Due) {
             let is_known = !route.state.chain.is_another() && route.is_confirmed();
             if let (Some(heads), Some(block), true) = (&service.heads, report.block, is_known) {
                 log_events(&service, &heads.report(place, &block, now));
+                if heads.tracker().is_waiting() {
+                    service.state.has_news.store(true, Ordering::Relaxed);
+                }
             }
             if !report.is_unready {
                 route.state.breaker.end_open_time(now);
@@ -418,6 +421,7 @@ pub(super) async fn ask(
     let received = exchange(worker, service, route, "POST", [&head, &body], after).await?;
     let (status, body) = (received.status, received.response.body());
     let verdict = judge(service.protocol, body, status, id)
+        .map_err(|failure| failure.with_detail(Some(status), body))
         .map_err(|failure| Failure { retry_after: received.retry_after, ..failure })?;
     let RelayOutcome::Rpc(category) = verdict.outcome else {
         return Ok(verdict.result(body).map(<[u8]>::to_vec));
@@ -430,7 +434,8 @@ pub(super) async fn ask(
         _ => return Ok(None),
     };
     let message = format!("the upstream answered {method} with an error: {}", category.word());
-    Err(Failure { retry_after: received.retry_after, ..Failure::new(kind, true, message) })
+    let failure = Failure::new(kind, true, message).with_detail(Some(status), body);
+    Err(Failure { retry_after: received.retry_after, ..failure })
 }
 
 /// What a PATH instance reports of a service, as far as it does.

@@ -49,6 +49,7 @@ const SETTINGS: HeadsSettings = HeadsSettings {
     lag_max: 5,
     block_time: Nanos::from_secs(12),
     stale_after: Nanos::from_secs(60),
+    grace: Nanos::ZERO,
 };
 
 struct Run {
@@ -175,6 +176,15 @@ fn the_served_number_is_held_through_a_reorganisation() {
     assert!(run.heads.is_held());
     run.poll(&[Node::on(1, 97, 102); 3]);
     assert_eq!((run.latest(), run.heads.is_held(), run.reorganised.len()), (102, false, 1));
+}
+
+#[test]
+fn blocks_below_a_change_of_branch_are_not_held_against_others() {
+    let mut run = Run::of(3);
+    (95..=110).for_each(|height| run.poll(&[Node::at(height); 3]));
+    let node = Node::on(1, 97, 110);
+    run.poll(&[node, node, Node::on(1, 97, 103)]);
+    assert_eq!((run.standings(), run.reorganised.len()), ("ccl".into(), 1));
 }
 
 #[test]

@@ -8,12 +8,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 
-/// Names that would become elements, end the script, or end an attribute.
+/// Names that would become elements, end the script, end an attribute, or be wider than a phone.
 const NAMES: [&str; 3] = [
-    "<img src=x onerror=alert(1)>",
-    "</script><script>alert(2)</script>",
+    "<img src=x onerror=alert(1)>wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww",
+    "</script><script>alert(2)</script>wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww",
     "\"quoted' & <!-- --> ]]>",
 ];
 
@@ -170,11 +172,13 @@ fn open<'b>(browser: &'b mut Browser, page: &str, charts: &[&str]) -> Tab<'b> {
     tab
 }
 
+type Check = fn(&Runs, &mut Browser);
+
 #[test]
 fn pages_in_a_browser() {
     let runs = Runs::make();
     let mut browser = Browser::start(&runs.path("chromium"));
-    let checks: [(&str, fn(&Runs, &mut Browser)); 11] = [
+    let checks: [(&str, Check); 11] = [
         ("charts are drawn and nothing is loaded", charts_are_drawn_and_nothing_is_loaded),
         ("labels are text", labels_are_text),
         ("unusual runs have pages", unusual_runs_have_pages),
@@ -429,13 +433,22 @@ fn a_live_page_takes_what_is_sent(runs: &Runs, browser: &mut Browser) {
     let events = format!(
         "event: rows\ndata: {columns}\n\nevent: html\ndata: {html}\n\nevent: end\ndata: {end}\n\n"
     );
+    let (go, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
     let server = Server::start(move |_, received| match received.line() {
         "GET /" => Reply::with(200, "Content-Type: text/html\r\n", &page),
-        "GET /events" => Reply::with(200, "Content-Type: text/event-stream\r\n", &events),
+        "GET /events" => {
+            let _ = wait.lock().unwrap().recv();
+            Reply::with(200, "Content-Type: text/event-stream\r\n", &events)
+        }
         _ => Reply::with(404, "", ""),
     });
     let mut tab = Tab::new(browser, 1280, 900);
     tab.open(&format!("{}/", server.url()));
+    let times = "[...document.querySelectorAll('[aria-label=Times] th button')]";
+    tab.eval(&format!("{times}.find((head) => head.textContent === 'max').focus()"));
+    tab.press("Enter");
+    go.send(()).unwrap();
     tab.wait_for("document.getElementById('state').textContent.includes('runs/<b>/report.html')");
     tab.wait_for("document.querySelector('#chart-errors .legend').textContent.includes('reset')");
     let legend = tab.text("document.querySelector('#chart-rates .legend').textContent");

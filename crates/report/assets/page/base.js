@@ -56,6 +56,8 @@ const sums = (columns) => columns[0].map((_, row) => columns.reduce((sum, column
 
 function number(value) {
   const size = Math.abs(value);
+  // Longer numbers would not fit beside an axis.
+  if (size >= 1e6) return `${Number((value / 1e6).toPrecision(4)).toLocaleString("en-US")}M`;
   if (size >= 1000) return Math.round(value).toLocaleString("en-US");
   if (size === 0) return "0";
   return String(Number(value.toPrecision(3)));

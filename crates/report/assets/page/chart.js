@@ -5,11 +5,14 @@
 //   x, series: [{label, colour, dash, width, values, side}]
 //   isTime, spans: row → [from, to]     on the shared axis of time
 //   format                              a value as text
-//   log, canLog, stacked, marks         how it is drawn
+//   log, canLog, stacked                how it is drawn
+//   lanes                               ids of the findings that are named above the plot
 //   paint, legend                       for what is not lines
 
 const charts = new Map();
 const HEIGHT = 190;
+/** The height of the lane of a finding above the plot. */
+const LANE = 15;
 const GUTTER = 62;
 
 /** What all charts on the axis of time show: a part of the run, or all of it. */
@@ -77,6 +80,11 @@ class Chart {
     this.resized.observe(this.plot);
   }
 
+  /** Takes the width that the page gives; separate, because reading it costs a layout after each change. */
+  measure() {
+    this.width ??= this.plot.clientWidth;
+  }
+
   /** Shows a panel; the chart is only made anew if its lines are others. */
   show(panel) {
     this.panel = panel;
@@ -86,7 +94,7 @@ class Chart {
     }
     this.summary.textContent = panel.summary;
     this.toggle.hidden = !panel.canLog;
-    const shape = JSON.stringify([panel.log, panel.series.map(({ label, colour, side }) => [label, colour, side])]);
+    const shape = JSON.stringify([panel.log, panel.lanes, panel.series.map(({ label, colour, side }) => [label, colour, side])]);
     if (shape !== this.shape || !this.u) {
       this.shape = shape;
       this.build();
@@ -94,6 +102,14 @@ class Chart {
       this.u.setData(this.data());
       this.values();
     }
+  }
+
+  get lanes() {
+    return this.panel.lanes ?? [];
+  }
+
+  get height() {
+    return HEIGHT + this.lanes.length * LANE;
   }
 
   get isLog() {
@@ -111,7 +127,7 @@ class Chart {
     const columns = series.map((own) => {
       if (stacked && this.shown(own)) {
         below = below.map((value, row) => value + (own.values[row] ?? 0));
-        return Array.from(below);
+        return Array.from(below, (value, row) => (isNumber(own.values[row]) ? value : null));
       }
       return this.isLog ? own.values.map((value) => (value > 0 ? value : null)) : own.values;
     });
@@ -123,7 +139,6 @@ class Chart {
     this.u?.destroy();
     this.toggle.textContent = this.linear ? "linear" : "logarithmic";
     this.toggle.setAttribute("aria-label", `Axis of values: ${this.toggle.textContent}; change`);
-    this.width = this.plot.clientWidth || 600;
     this.u = new uPlot(this.options(), this.data(), this.plot);
     this.u.root.setAttribute("aria-hidden", "true");
     this.buildLegend();
@@ -137,18 +152,18 @@ class Chart {
     const lines = series.map((own) => ({
       label: own.label,
       show: this.shown(own),
-      stroke: () => colour(own.colour),
+      stroke: () => colour(stacked ? "card" : own.colour),
       width: stacked ? 1 : (own.width ?? 1.5) * thick,
       dash: own.dash,
       fill: stacked ? () => tint(own.colour, 1) : own.fill && (() => tint(own.colour, own.fill)),
       spanGaps: own.spanGaps ?? false,
-      points: { size: 5, fill: () => colour(own.colour), show: false, filter: (u, place) => alone(u.data[place]) },
+      points: { size: 5, stroke: () => colour(own.colour), fill: () => colour(own.colour), show: false, filter: (u, place) => alone(u.data[place]) },
     }));
     return {
       width: this.width,
-      height: HEIGHT,
+      height: this.height,
       pxAlign: 0,
-      padding: [10, 10, 0, 0],
+      padding: [10 + this.lanes.length * LANE, 10, 0, 0],
       legend: { show: false },
       select: { show: true },
       cursor: {
@@ -161,7 +176,7 @@ class Chart {
       axes: [this.axis(true), this.axis(false)],
       series: [{}, ...(stacked ? lines.reverse() : lines)],
       hooks: {
-        drawClear: [(u) => isTime && shade(u, this.panel.marks)],
+        drawClear: [(u) => isTime && shade(u, this.lanes)],
         draw: [(u) => this.panel.paint?.(u)],
         setSelect: [(u) => this.select(u)],
         setCursor: [(u) => this.moved(u)],
@@ -248,7 +263,7 @@ class Chart {
   resize(width = this.plot.clientWidth) {
     if (!this.u || !width || width === this.width) return;
     this.width = width;
-    this.u.setSize({ width, height: HEIGHT });
+    this.u.setSize({ width, height: this.height });
     if (this.panel.legend) this.buildLegend();
   }
 
@@ -371,31 +386,50 @@ function scaleZoom([first, last], centre, factor) {
   setZoom(own[0] <= first && own[1] >= last ? null : own);
 }
 
-/** Draws the warm-up, the time after the last arrival, and the findings. */
-function shade(u, marks) {
+const SEVERITIES = ["info", "warning", "invalid"];
+const OF_SEVERITY = { info: "accent", warning: "warn", invalid: "bad" };
+
+/** The findings' seconds without overlaps, each with the worst severity: [from, to, severity]. */
+function findingSpans() {
+  const edges = [...new Set(facts.findings.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b);
+  const spans = [];
+  edges.slice(1).forEach((to, place) => {
+    const from = edges[place];
+    const over = facts.findings.filter((own) => own.from <= from && own.to >= to);
+    const worst = Math.max(...over.map(({ severity }) => SEVERITIES.indexOf(severity)));
+    if (over.length) spans.push([from, to, SEVERITIES[worst]]);
+  });
+  return spans;
+}
+
+/** Draws the warm-up and the findings' seconds; `lanes` names the findings above the plot. */
+function shade(u, lanes) {
   const { ctx, bbox } = u;
   const pixel = uPlot.pxRatio;
-  ctx.save();
-  ctx.beginPath();
-  ctx.rect(bbox.left, 0, bbox.width, bbox.top + bbox.height);
-  ctx.clip();
   const place = (x) => u.valToPos(x, "x", true);
   const area = (from, to, fill, top = bbox.top, height = bbox.height) => {
     ctx.fillStyle = fill;
     ctx.fillRect(place(from), top, Math.max(place(to) - place(from), 2 * pixel), height);
   };
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, 0, bbox.width, bbox.top + bbox.height);
+  ctx.clip();
   const { min } = u.scales.x;
   if (min < 0) area(min, 0, colour("shade"));
-  const colours = { invalid: "bad", warning: "warn", info: "accent" };
-  facts.findings.forEach(({ from, to, severity, id }, row) => {
-    const name = colours[severity];
-    if (severity !== "info" || marks) area(from, to, tint(name, severity === "info" ? 0.06 : 0.09));
-    area(from, to, tint(name, severity === "info" ? 0.45 : 1), bbox.top - 4 * pixel, 3 * pixel);
-    if (marks !== "named") return;
-    ctx.fillStyle = colour(name);
-    ctx.font = `${10 * pixel}px system-ui, sans-serif`;
-    ctx.textBaseline = "top";
-    ctx.fillText(id, Math.max(place(from), bbox.left) + 3 * pixel, bbox.top + (3 + row * 12) * pixel);
+  for (const [from, to, severity] of findingSpans()) {
+    const name = OF_SEVERITY[severity];
+    if (severity !== "info" || lanes.length) area(from, to, tint(name, 0.08));
+    if (!lanes.length) area(from, to, tint(name, severity === "info" ? 0.45 : 1), bbox.top - 4 * pixel, 3 * pixel);
+  }
+  ctx.font = `${10 * pixel}px system-ui, sans-serif`;
+  ctx.textBaseline = "bottom";
+  facts.findings.forEach(({ from, to, severity, id }) => {
+    const lane = lanes.indexOf(id);
+    if (lane < 0) return;
+    const bottom = bbox.top - (lanes.length - 1 - lane) * LANE * pixel - 2 * pixel;
+    area(from, to, colour(OF_SEVERITY[severity]), bottom - 2 * pixel, 2 * pixel);
+    ctx.fillText(id, Math.max(place(from), bbox.left) + pixel, bottom - 2 * pixel);
   });
   ctx.restore();
 }

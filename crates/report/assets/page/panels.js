@@ -25,8 +25,16 @@ function peak(panel, values) {
   return most === 0 ? "0" : `${panel.format(most)} at ${panel.when(values.indexOf(most))}`;
 }
 
+/** The line with the greatest value, with that value. */
+function highest(panel) {
+  const top = panel.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
+  return `${top.label}, ${peak(panel, top.values)}`;
+}
+
 /** Values of rows after the warm-up. */
 const measured = (run, values) => numbers(values.filter((_, row) => run.columns.to[row] > 0));
+/** Without values of the warm-up, in which most things are not counted. */
+const afterWarmUp = (run, values) => values?.map((value, row) => (run.columns.to[row] > 0 ? value : null));
 
 function panelsOf(run) {
   if (!run.columns.t?.length) return [];
@@ -39,11 +47,9 @@ function panelsOf(run) {
 function ratesPanel(run) {
   const own = run.columns;
   const panel = { ...overTime(run), key: "rates", title: "Requests per second", format: rate };
-  // Those of the warm-up are not counted.
-  const afterWarmUp = (values) => values?.map((value, row) => (own.to[row] > 0 ? value : null));
   panel.series = [
-    line("planned", afterWarmUp(own.planned), "slate", { dash: [6, 4], width: 2 }),
-    line("dispatched", afterWarmUp(own.dispatched), "purple", { dash: [2, 3] }),
+    line("planned", afterWarmUp(run, own.planned), "slate", { dash: [6, 4], width: 2 }),
+    line("dispatched", afterWarmUp(run, own.dispatched), "purple", { dash: [2, 3] }),
     line("sent", own.sent, "blue", { width: 2 }),
     line("ok", own.ok, "teal", { fill: 0.12 }),
     line("failed", own.failed, "orange", { width: 2, fill: 0.15 }),
@@ -53,7 +59,7 @@ function ratesPanel(run) {
   const bad = ["failed", "unsent"].filter((name) => anyAbove(own[name]));
   const worst = bad.map((name) => `${name} up to ${peak(panel, own[name])}`).join(", ");
   panel.summary = anyAbove(sent)
-    ? `Sent ${rate(mean(sent))} on average, at most ${peak(panel, own.sent)}; ${worst || "none failed"}.`
+    ? `Sent ${rate(mean(sent))} on average, at most ${peak(panel, afterWarmUp(run, own.sent))}; ${worst || "none failed"}.`
     : `Nothing was sent after the warm-up; ${worst || "none failed"}.`;
   return panel;
 }
@@ -118,7 +124,7 @@ function errorsPanel(run) {
   const place = {};
   panel.series = names.map((name) => {
     const shade = (place[side(name)] = (place[side(name)] ?? 0) + 1);
-    return line(name.replaceAll("_", " "), errors[name], `${side(name)}-${((shade - 1) % 4) + 1}`, { side: side(name) });
+    return line(name.replaceAll("_", " "), afterWarmUp(run, errors[name]), `${side(name)}-${((shade - 1) % 4) + 1}`, { side: side(name) });
   });
   const all = names.reduce((sum, name) => sum + total(name), 0);
   const most = names.reduce((own, name) => (total(name) > total(own) ? name : own));
@@ -272,33 +278,44 @@ const METRICS = [
   { metric: "redis", title: "Redis operations", format: rate },
 ];
 
+/** How a metric of the plan's `charts` is shown: `http_requests_total by code`. */
+function chosenMetric(metric) {
+  const [name, by] = metric.split(" by ");
+  const isCounter = /_(total|count|sum|bucket)$/.test(name);
+  const base = /bytes/.test(name) ? METRICS[1] : { format: number };
+  const format = isCounter ? (value) => `${base.format(value)}/s` : base.format;
+  return { ...base, metric, title: by ? `${name}, by ${by}` : name, format, isLabelled: by !== undefined };
+}
+
 function processPanels(run) {
   const lines = [...run.lines].map(([key, own]) => ({ ...own, values: run.columns.processes[key] })).filter(isKnown);
   const groups = [...new Set(run.processes.map(({ group }) => group))];
+  const known = new Set(METRICS.map(({ metric }) => metric));
+  const chosen = new Set(lines.map(({ metric }) => metric).filter((metric) => !known.has(metric)));
   const found = [];
-  for (const { metric, title, isLabelled, ...style } of METRICS) {
-    const own = lines.filter((one) => one.metric === metric && (metric === "memory" || isUsed(one)));
-    if (!own.length) continue;
-    const panel = (key, name, series) => {
-      const made = { ...overTime(run), ...style, section: "processes", key, title: name };
-      made.series = series.map(({ label, values }, place) => ({ label, values, ...lineStyle(place) }));
-      const top = series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
-      made.summary = `Highest: ${top.label}, ${peak(made, top.values)}.`;
-      found.push(made);
+  for (const { metric, title, isLabelled, ...style } of [...METRICS, ...[...chosen].map(chosenMetric)]) {
+    const own = lines.filter((one) => one.metric === metric);
+    // What no process ever does needs no chart, unless the plan asks for it.
+    if (known.has(metric) && !own.some(isUsed)) continue;
+    const add = (key, name, series) => {
+      const panel = { ...overTime(run), ...style, section: "processes", key, title: name };
+      panel.series = series.map(({ label, values }, place) => ({ label, values, ...lineStyle(place) }));
+      panel.summary = `Highest: ${highest(panel)}.`;
+      found.push(panel);
     };
-    if (!isLabelled) {
-      panel(metric, title, own.map(({ process, values }) => ({ label: run.processes[process].name, values })));
-      continue;
+    const key = metric.replace(/\W+/g, "-");
+    if (own.length && !isLabelled) {
+      add(key, title, own.map(({ process, values }) => ({ label: run.processes[process].name, values })));
     }
-    groups.forEach((group, place) => {
+    for (const [place, group] of isLabelled ? groups.entries() : []) {
       const labels = new Map();
       for (const { process, label, values } of own) {
         if (run.processes[process].group !== group) continue;
         labels.set(label, [...(labels.get(label) ?? []), values]);
       }
       const series = [...labels].map(([label, columns]) => ({ label: label || "(none)", values: sumKnown(columns) }));
-      if (series.length) panel(`${metric}-${place}`, `${title}: ${group}`, series);
-    });
+      if (series.length) add(`${key}-${place}`, `${title}: ${group}`, series);
+    }
   }
   return found;
 }
@@ -323,8 +340,9 @@ function processNotes(run) {
 function hostPanels(run) {
   const host = run.columns.host ?? {};
   const { t, to } = run.columns;
-  const common = { ...overTime(run), section: "host", format: percent, isShare: true, marks: "shaded" };
-  const use = { ...common, key: "host", title: "Processor", marks: "named" };
+  const common = { ...overTime(run), section: "host", format: percent, isShare: true };
+  const lanes = [...new Set(facts.findings.map(({ id }) => id))];
+  const use = { ...common, key: "host", title: "Processor, and the seconds of findings", lanes };
   use.series = [
     line("CPU, whole host", host.cpu, "slate", { fill: 0.12 }),
     line("busiest worker", host.worker, "blue", { width: 2 }),
@@ -341,10 +359,7 @@ function hostPanels(run) {
     line("conntrack", host.conntrack, "purple"),
     line("memory", host.memory, "ochre"),
   ].filter(isUsed);
-  if (limits.series.length) {
-    const top = limits.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
-    limits.summary = `Nearest to its limit: ${top.label}, ${peak(limits, top.values)}.`;
-  }
+  if (limits.series.length) limits.summary = `Nearest to its limit: ${highest(limits)}.`;
   const drops = { ...common, key: "drops", title: "Dropped packets and connections", format: number, isShare: false };
   drops.series = [line("dropped", host.dropped, "orange", { fill: 0.15 })].filter(isUsed);
   if (drops.series.length) drops.summary = `At most ${peak(drops, host.dropped)}, in the whole network namespace.`;
@@ -367,8 +382,7 @@ function panelsOfRuns() {
       return { label: run.label, values: x.map((at) => values.get(at) ?? null), spanGaps: true, width: 2, ...lineStyle(place) };
     }).filter(isKnown);
     if (!made.series.length) return null;
-    const top = made.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
-    made.summary = `Since the end of each run's warm-up. Highest: ${top.label}, ${peak(made, top.values)}.`;
+    made.summary = `Since the end of each run's warm-up. Highest: ${highest(made)}.`;
     return made;
   };
   const failing = drawn.some(({ columns }) => anyAbove(columns.failed) || anyAbove(columns.unsent));
@@ -376,8 +390,8 @@ function panelsOfRuns() {
     panel("rates", "Sent per second", rate, ({ sent }) => sent),
     panel("latency", "Latency p99", millis, ({ latency }) => latency.p99, { log: true, canLog: true }),
     failing && panel("errors", "Errors per second: failed and unsent", rate, ({ failed, unsent }) => sums([failed, unsent])),
-    distributionPanel(),
-  ].filter(Boolean);
+    { ...distributionPanel(), title: "Latency by percentile, all runs" },
+  ].filter((panel) => panel && panel.series);
 }
 
 const panels = () => (runs.length === 1 ? panelsOf(runs[0]) : panelsOfRuns());

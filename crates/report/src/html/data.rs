@@ -121,3 +121,31 @@ fn steps(histogram: &Histogram) -> Value {
 fn without_tags(json: &str) -> String {
     json.replace('<', "\\u003c").replace('>', "\\u003e")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_percentiles_are_those_of_the_tables() {
+        let mut histogram = Histogram::new();
+        for n in 1..=5_000u64 {
+            histogram.record(Nanos::from_micros(n * n));
+        }
+        let steps = steps(&histogram);
+        let value = |percentile: f64| {
+            let all = steps.as_array().unwrap();
+            let found = all.iter().find(|step| step[0].as_f64() == Some(percentile));
+            found.map(|step| step[1].as_f64().unwrap())
+        };
+        for percentile in [50.0, 90.0, 95.0, 99.0, 99.9] {
+            let own = histogram.quantile(percentile / 100.0).unwrap().as_millis_f64();
+            assert_eq!(value(percentile), Some(own), "{percentile}");
+        }
+        assert_eq!(value(99.999), None, "finer than the values");
+        let all: Vec<f64> =
+            steps.as_array().unwrap().iter().map(|step| step[0].as_f64().unwrap()).collect();
+        assert!(all.is_sorted_by(|a, b| a < b) && all.last() == Some(&100.0), "{all:?}");
+        assert_eq!(super::steps(&Histogram::new()), json!([]));
+    }
+}

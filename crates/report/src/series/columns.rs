@@ -22,9 +22,8 @@ struct Shown<'s> {
 }
 
 impl Shown<'_> {
-    fn per_second(&self, n: f64) -> Option<f64> {
-        let len = self.counts.seconds.len().as_secs_f64();
-        (len > 0.0).then(|| n / len)
+    fn per_second(&self, n: u64) -> Option<f64> {
+        self.counts.per_second(n, self.before.is_none())
     }
 }
 
@@ -141,11 +140,11 @@ impl TimeSeries {
             if self.open.contains(&false) {
                 object.numbers("users", rows.iter().map(|row| Some(row.counts.users)));
             }
-            let rate = |row: &Shown<'_>| row.per_second(row.counts.dispatched as f64);
+            let rate = |row: &Shown<'_>| row.per_second(row.counts.dispatched);
             object.numbers("dispatched", rows.iter().map(rate));
         }
         let mut rate = |name, of: fn(&Counts) -> u64| {
-            object.numbers(name, rows.iter().map(|row| row.per_second(of(row.counts) as f64)));
+            object.numbers(name, rows.iter().map(|row| row.per_second(of(row.counts))));
         };
         rate("sent", |counts| counts.requests.sent);
         rate("ok", |counts| counts.requests.ok);
@@ -238,7 +237,7 @@ fn put_errors(object: &mut Object, rows: &[Shown<'_>]) {
     let mut errors = Object::new();
     for class in seen {
         let count = |row: &Shown<'_>| row.counts.errors.get(&class).copied().unwrap_or(0);
-        let rate = |row: &Shown<'_>| row.per_second(count(row) as f64);
+        let rate = |row: &Shown<'_>| row.per_second(count(row));
         errors.numbers(&class.to_string(), rows.iter().map(rate));
     }
     object.key("errors").push_str(&errors.end());

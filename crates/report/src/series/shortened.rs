@@ -35,14 +35,19 @@ impl TimeSeries {
             }
         }
         let known = scope != Scope::Targets && self.open.contains(&true);
-        rows.iter().map(|(counts, times, _)| short(counts, times, known, start)).collect()
+        let rows = rows.iter().enumerate();
+        rows.map(|(place, (counts, times, _))| {
+            let known = known && counts.seconds.to > start;
+            short(counts, times, known, place == 0, start)
+        })
+        .collect()
     }
 }
 
-fn short(counts: &Counts, times: &Times, planned: bool, start: Nanos) -> ShortRow {
+/// `planned`: whether the rate is known; that of the warm-up is not.
+fn short(counts: &Counts, times: &Times, planned: bool, is_first: bool, start: Nanos) -> ShortRow {
     let (seconds, requests) = (counts.seconds, &counts.requests);
-    let len = seconds.len().as_secs_f64();
-    let per_second = |n: u64| rate((len > 0.0).then(|| n as f64 / len));
+    let per_second = |n: u64| rate(counts.per_second(n, is_first));
     let at = |histogram: &Histogram, q| shown(histogram.quantile(q));
     let name = match seconds.to <= start {
         true => format!("warm-up {seconds}"),

@@ -114,6 +114,41 @@ fn columns_show_rates_times_and_errors() {
 }
 
 #[test]
+fn the_last_milliseconds_have_no_rate() {
+    let plan = open(100, 1);
+    let mut recording = Recording::new(&plan);
+    recording.second(|filled| filled.ok(0, 99, Nanos::from_millis(5)));
+    recording.second(|filled| filled.ok(0, 1, Nanos::from_millis(5)));
+    let shown = |lengths: [u64; 2]| {
+        let mut series = TimeSeries::new(&plan);
+        let mut from = Nanos::ZERO;
+        for (second, millis) in recording.seconds.iter().zip(lengths) {
+            let to = from + Nanos::from_millis(millis);
+            series.add(second, Seconds { from, to }, None, &[]);
+            from = to;
+        }
+        columns(&series, Nanos::ZERO)
+    };
+    assert_eq!(shown([1_000, 8])["ok"], serde_json::json!([99, null]));
+    assert_eq!(shown([1_000, 8])["latency"]["max"].as_array().unwrap().len(), 2);
+    assert_eq!(shown([1_000, 500])["ok"], serde_json::json!([99, 2]));
+    assert_eq!(shown([10, 0])["ok"], serde_json::json!([9900]), "the only row");
+}
+
+#[test]
+fn times_of_rows_are_exact_to_the_millisecond() {
+    let plan = open(1, 1);
+    let mut series = TimeSeries::new(&plan);
+    let (from, to) = (Nanos::from_millis(1_234_500), Nanos::from_millis(1_234_509));
+    series.add(&plan.blank_snapshot(), Seconds { from, to }, None, &[]);
+    let shown = columns(&series, Nanos::from_millis(500));
+    assert_eq!(
+        (&shown["t"], &shown["to"]),
+        (&serde_json::json!([1234]), &serde_json::json!([1234.009]))
+    );
+}
+
+#[test]
 fn rates_of_processes_are_exact_over_failed_scrapes_and_restarts() {
     let plan = plan(
         "rate = \"1/s\"\nduration = \"9s\"\n[[target]]\nrequest = \"GET http://a/\"\n\

@@ -72,6 +72,15 @@ fn a_share_of_failures_opens_it() {
 }
 
 #[test]
+fn failures_before_it_closed_are_forgotten() {
+    let settings = BreakerSettings { probes: 2, consecutive: 100, ..Default::default() };
+    let breaker = Breaker::new(settings, 1);
+    let mut now = Nanos::from_secs(1);
+    let states = run(&breaker, &mut now, &("- + ".repeat(10) + "- 501 + + - - -"));
+    assert!(states.ends_with("oohcccc"), "{states}");
+}
+
+#[test]
 fn late_reports_are_ignored() {
     let breaker = breaker();
     let mut now = Nanos::from_secs(1);
@@ -85,6 +94,7 @@ fn late_reports_are_ignored() {
     assert_eq!(breaker.failed(early, now), None);
     assert_eq!(breaker.succeeded(early, now), None);
     let probe = breaker.admit(now).expect("the second probe");
+    assert_eq!(breaker.succeeded(probe, now), None, "the first of two successes");
     assert!(probe.is_probe && !early.is_probe);
     assert!(matches!(breaker.failed(probe, now), Some(Change::Opened { .. })));
     assert_eq!(breaker.failed(probe, now), None, "counted once");

@@ -4,7 +4,7 @@
 //! `earliest`), by an object of EIP-1898, or by leaving it out. The three moving tags mean something
 //! different on each upstream. So before a call is sent, they are bound: replaced by the number of the
 //! head that this gateway serves, and the call is sent to an upstream that has this block
-//! ([`crate::heads`]). proxyd and eRPC do the same. `pending` and `earliest` stay as they are: the
+//! (the module `heads`). proxyd and eRPC do the same. `pending` and `earliest` stay as they are: the
 //! first is each node's own, and the second depends on what a node has pruned.
 //!
 //! Binding never changes what an invalid call is answered: what is not understood stays as it is.
