@@ -249,4 +249,6 @@ fn ttl(times: &TimesToLive, class: Class) -> Nanos {
 }
 
 #[cfg(test)]
+mod reorganisations;
+#[cfg(test)]
 mod tests;

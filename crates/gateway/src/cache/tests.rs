@@ -12,7 +12,7 @@ const HASH: &str = "0xdb785f2444d7f68bc2bc04860c27ad059217192d17e2889ec801bcae92
 
 /// A second level in memory.
 #[derive(Default)]
-struct Map(Mutex<HashMap<String, SharedEntry>>);
+pub(super) struct Map(Mutex<HashMap<String, SharedEntry>>);
 
 impl Shared for Map {
     fn get<'a>(
@@ -61,7 +61,7 @@ fn is_hit(cache: &Cache, asked: &Asked<'_>, now: Nanos) -> bool {
 }
 
 /// The future is ready at once.
-fn now<F: Future>(future: F) -> F::Output {
+pub(super) fn now<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match future.as_mut().poll(&mut context) {
