@@ -3,7 +3,10 @@
 pub(crate) mod attempt;
 mod batch;
 pub(crate) mod chain;
+mod dispatch;
 pub(crate) mod forwarded;
+pub(crate) mod heads;
+pub(crate) mod health;
 pub(crate) mod judge;
 pub(crate) mod message;
 pub(crate) mod parse;
@@ -12,4 +15,6 @@ pub(crate) mod records;
 pub(crate) mod relay;
 pub(crate) mod rest;
 pub(crate) mod routing;
+mod send;
+mod together;
 pub(crate) mod worker;

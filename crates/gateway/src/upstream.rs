@@ -16,7 +16,6 @@
 
 mod connect;
 mod health;
-mod limiter;
 mod pool;
 mod reply;
 mod secrets;
@@ -32,6 +31,7 @@ use bytes::BufMut;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model;
 use plimsoll_registry::settings::{Limits, Settings};
+use plimsoll_resilience::{Parked, RateLimit};
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
 
@@ -42,8 +42,8 @@ use crate::observe::stats::{Counter, Sharded};
 use crate::transport::io::{Io, write_all};
 use crate::transport::timer::{Late, Timer};
 
+pub(crate) use connect::Network;
 pub(crate) use health::{FailureReport, Health};
-pub(crate) use limiter::Limiter;
 use pool::Pool;
 use reply::Checkout;
 pub(crate) use reply::{Reading, Reply, ReplyChunks, Response, Reusable};
@@ -67,7 +67,9 @@ pub(crate) struct Upstream {
     pub(crate) connector: Option<TlsConnector>,
     /// Relays in flight, by worker.
     pub(crate) in_flight: Arc<Sharded<Counter>>,
-    pub(crate) limiter: Option<Limiter>,
+    pub(crate) rate_limit: Option<RateLimit>,
+    /// Until when it has asked not to be called.
+    pub(crate) parked: Arc<Parked>,
     pub(crate) health: Arc<Health>,
     /// What its answers must not reveal to callers.
     pub(crate) secrets: Secrets,
@@ -79,9 +81,11 @@ impl Upstream {
         self.in_flight.sum(Counter::get)
     }
 
-    /// Whether the rate limit admits a call now. If so, the call is counted against it.
+    /// Whether the upstream's limits admit a call now. If so, the call is counted against its rate
+    /// limit.
+    #[inline]
     pub(crate) fn admit(&self, now: Nanos) -> bool {
-        self.limiter.as_ref().is_none_or(|limiter| limiter.admit(now))
+        !self.parked.is_parked(now) && self.rate_limit.as_ref().is_none_or(|limit| limit.admit(now))
     }
 }
 
@@ -210,15 +214,21 @@ impl Failure {
 pub(crate) struct Client {
     pub(crate) local: Rc<Local>,
     resolver: Arc<Resolver>,
+    network: Network,
     pools: RefCell<BTreeMap<(u64, Use), Rc<Pool>>>,
     /// The most connections in use to one upstream.
     connections_max: usize,
 }
 
 impl Client {
-    pub(crate) fn new(local: Rc<Local>, resolver: Arc<Resolver>, settings: &Settings) -> Client {
+    pub(crate) fn new(
+        local: Rc<Local>,
+        resolver: Arc<Resolver>,
+        network: Network,
+        settings: &Settings,
+    ) -> Client {
         let connections_max = settings.limits.upstream_connections.div_ceil(settings.workers);
-        Client { local, resolver, pools: RefCell::default(), connections_max }
+        Client { local, resolver, network, pools: RefCell::default(), connections_max }
     }
 
     /// Sends a request and reads the head of the response.

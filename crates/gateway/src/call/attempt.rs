@@ -9,20 +9,22 @@
 
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Limits;
-use plimsoll_rpc::json;
+use plimsoll_resilience::breaker::Pass;
 use plimsoll_rpc::request::Call;
+use plimsoll_rpc::{answer, json};
 
+use super::chain;
 use super::judge::{Verdict, failed_status, judge};
 use super::relay::{Decimal, Target};
-use super::routing::{self, Route, Tried};
+use super::routing::{self, Picked, Route};
 use super::worker::Worker;
-use crate::error::{CallError, Error, ErrorKind, Fault, RetryAfter};
+use crate::error::{CallError, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
-use crate::protocol::Protocol;
+use crate::protocol::{Category, Protocol};
 use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
@@ -30,6 +32,8 @@ use plimsoll_registry::model::Kind;
 pub(crate) struct Attempt<'a> {
     pub(super) local: &'a Local,
     route: &'a Route,
+    /// The breaker's permission, which the outcome is reported with.
+    pass: Option<Pass>,
     usage: Use,
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
@@ -37,9 +41,10 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn start(local: &'a Local, route: &'a Route, usage: Use) -> Attempt<'a> {
+    pub(crate) fn start(local: &'a Local, picked: Picked<'a>, usage: Use) -> Attempt<'a> {
+        let Picked { route, pass } = picked;
         route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, usage, sent_at: local.now(), ended: None }
+        Attempt { local, route, pass, usage, sent_at: local.now(), ended: None }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -52,6 +57,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn answered(&mut self, outcome: RelayOutcome, at: Nanos) {
         self.ended(outcome, at);
         self.route.upstream.health.answered(&self.route.upstream.model.id, at);
+        self.route.succeeded(self.pass, at);
     }
 
     /// Counts and logs a failure. A stale connection and a lack of capacity in this process are not
@@ -67,10 +73,15 @@ impl<'a> Attempt<'a> {
         if failure.stale || failure.kind == ErrorKind::Busy {
             return;
         }
+        let is_limited = failure.kind == ErrorKind::UpstreamLimited;
+        if self.usage == Use::Calls && (is_limited || failure.retry_after.is_some()) {
+            self.park(failure.retry_after, at);
+        }
         let (status, text) = match &failure.detail {
             None => (None, &[][..]),
             Some(detail) => (detail.status, &detail.text[..]),
         };
+        let counts_as_down = counts_as_down(failure.kind, self.usage, status);
         let report = FailureReport {
             upstream: &self.route.upstream.model.id,
             service,
@@ -78,9 +89,19 @@ impl<'a> Attempt<'a> {
             status,
             message: &failure.message,
             text,
-            counts_as_down: counts_as_down(failure.kind, self.usage, status),
+            counts_as_down,
         };
         self.route.upstream.health.failed(&report, at);
+        if counts_as_down {
+            self.route.failed(service, self.pass, at);
+        }
+    }
+
+    /// Stops using the upstream for as long as it asks.
+    #[cold]
+    fn park(&self, retry_after: Option<RetryAfter>, now: Nanos) {
+        let retry_after = retry_after.map(|after| Nanos::from_secs(after.0.into()));
+        self.route.upstream.parked.park(retry_after, now);
     }
 
     /// Counts and logs an error object that is not the caller's fault.
@@ -97,6 +118,14 @@ impl<'a> Attempt<'a> {
             counts_as_down: false,
         };
         self.route.upstream.health.failed(&report, judged.at);
+        match judged.outcome() {
+            RelayOutcome::Rpc(Category::RateLimited) => self.park(judged.retry_after, judged.at),
+            RelayOutcome::Rpc(Category::Unavailable | Category::Unauthorized) => {
+                self.route.failed(service, self.pass, judged.at);
+            }
+            // Callers may be able to cause it; it counts if another upstream does better.
+            _ => {}
+        }
     }
 }
 
@@ -114,7 +143,9 @@ impl Drop for Attempt<'_> {
 /// and can cause any status except those of gateways whose backend does not answer.
 fn counts_as_down(kind: ErrorKind, usage: Use, status: Option<u16>) -> bool {
     match (kind, usage) {
-        (ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge, _) => false,
+        (ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge | ErrorKind::WrongChain, _) => {
+            false
+        }
         (ErrorKind::BadStatus | ErrorKind::UpstreamDenied, Use::Rest) => {
             matches!(status, Some(502..=504))
         }
@@ -124,46 +155,15 @@ fn counts_as_down(kind: ErrorKind, usage: Use, status: Option<u16>) -> bool {
     }
 }
 
-/// How to retry after a failed attempt.
-pub(super) enum Retry<'a> {
-    /// Over a new connection to the same upstream.
-    NewConnection,
-    /// Over a route to another upstream.
-    Route(&'a Route),
-}
-
-/// Decides how to retry after an attempt over `route` failed: over a new connection if the pooled
-/// one was closed and the request was not sent or is `repeatable`, or over another route if the
-/// upstream was unreachable.
-///
-/// # Errors
-/// The failure, if the call must not be retried or no other route accepts it.
-pub(super) fn after<'a>(
-    failure: Failure,
-    route: &'a Route,
-    repeatable: bool,
-    tried: &mut Tried,
-    pick: impl FnOnce(&Tried) -> Result<&'a Route, ErrorKind>,
-) -> Result<Retry<'a>, Error> {
-    if failure.stale && (repeatable || !failure.sent) {
-        return Ok(Retry::NewConnection);
-    }
-    tried.add(route);
-    if failure.kind == ErrorKind::Unreachable
-        && let Ok(other) = pick(tried)
-    {
-        return Ok(Retry::Route(other));
-    }
-    Err(failure.into())
-}
-
 /// A response that answers the call, and how it was judged.
 pub(crate) struct JudgedResponse {
     pub(crate) status: u16,
     /// The upstream's Retry-After, if it rate limits.
     pub(crate) retry_after: Option<RetryAfter>,
     /// When the response was judged.
-    at: Nanos,
+    pub(super) at: Nanos,
+    /// The serial number of the upstream.
+    pub(super) upstream: u64,
     verdict: Verdict,
     response: Response,
 }
@@ -171,6 +171,35 @@ pub(crate) struct JudgedResponse {
 impl JudgedResponse {
     pub(crate) fn outcome(&self) -> RelayOutcome {
         self.verdict.outcome
+    }
+
+    /// The result, unless the answer is an error.
+    pub(super) fn result(&self) -> Option<&[u8]> {
+        self.verdict.result(self.response.body())
+    }
+
+    /// The data of the error object, if there is one.
+    pub(super) fn error_data(&self) -> Option<&[u8]> {
+        let parsed = answer::parse(self.response.body()).ok()?;
+        let answer::Outcome::Error { raw, .. } = parsed.outcome else { return None };
+        let mut members = json::members(raw).map_while(Result::ok);
+        members.find(|member| *member.plain() == *b"data").map(|member| member.value)
+    }
+
+    /// The upstream's body.
+    pub(super) fn body(&self) -> &[u8] {
+        self.response.body()
+    }
+
+    /// The code of the error returned to the caller; 0 for a result.
+    pub(super) fn code(&self) -> i64 {
+        self.verdict.code
+    }
+
+    /// Whether the answer is the result null.
+    #[inline]
+    pub(super) fn is_null(&self) -> bool {
+        self.verdict.result(self.response.body()) == Some(b"null")
     }
 
     /// The error returned to the caller, if the outcome is not a result.
@@ -198,9 +227,10 @@ impl JudgedResponse {
 pub(crate) async fn run(
     target: &Target<'_>,
     call: &Call<'_>,
-    route: &Route,
+    picked: Picked<'_>,
     reuse: Reuse,
 ) -> Result<JudgedResponse, Failure> {
+    let route = picked.route;
     let worker = target.worker;
     let local = &*worker.local;
     let id = worker.next_id();
@@ -221,9 +251,18 @@ pub(crate) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
-    let mut attempt = Attempt::start(local, route, Use::Calls);
-    let result = exchange(worker, target.service.protocol, route, &request, id, target.limits());
-    let result = result.await;
+    let mut attempt = Attempt::start(local, picked, Use::Calls);
+    let result = match route.is_confirmed() {
+        true => Ok(()),
+        false => Box::pin(chain::confirm(worker, target.service, route)).await,
+    };
+    let result = match result {
+        Ok(()) => {
+            let protocol = target.service.protocol;
+            exchange(worker, protocol, route, &request, id, target.limits()).await
+        }
+        Err(failure) => Err(failure),
+    };
     match &result {
         Ok(judged) => {
             match judged.outcome() {
@@ -274,7 +313,10 @@ async fn exchange(
         reusable.release(at);
     }
     match judged {
-        Ok(verdict) => Ok(JudgedResponse { status, retry_after, at, verdict, response }),
+        Ok(verdict) => {
+            let upstream = route.upstream.serial;
+            Ok(JudgedResponse { status, retry_after, at, upstream, verdict, response })
+        }
         Err(failure) => {
             let failure = failure.with_detail(Some(status), response.body());
             local.give_buffer(response.buffer);
@@ -286,7 +328,8 @@ async fn exchange(
 /// A complete response, with its content coding removed.
 pub(super) struct Received {
     pub(super) status: u16,
-    retry_after: Option<RetryAfter>,
+    /// The upstream's Retry-After, if it has no capacity.
+    pub(super) retry_after: Option<RetryAfter>,
     pub(super) response: Response,
     /// The connection, if it may be reused.
     pub(super) reusable: Option<Reusable>,
@@ -306,7 +349,7 @@ pub(super) async fn receive(
     let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
     reply.begin(request).await?;
     let (status, head) = reply.head();
-    let retry_after = (status == 429).then(|| retry_after(head));
+    let retry_after = if matches!(status, 429 | 503) { retry_after(head) } else { None };
     let by_status = |failure| judged_by_status(status, retry_after, failure);
     let body = reply.read_body().await.map_err(by_status)?;
     let coding = reply.coding();
@@ -335,13 +378,13 @@ pub(super) fn judged_by_status(
     Failure { message, retry_after, ..judged }
 }
 
-/// The Retry-After of a response, or the default.
+/// The Retry-After of a response, if it has one.
 #[cold]
-pub(super) fn retry_after(head: &[u8]) -> RetryAfter {
-    let mut found = RetryAfter::SOON;
+pub(super) fn retry_after(head: &[u8]) -> Option<RetryAfter> {
+    let mut found = None;
     http1::visit_response_fields(head, |field| {
         if field.name.eq_ignore_ascii_case("retry-after") {
-            found = RetryAfter::read(field.value, WallClock::now());
+            found = Some(RetryAfter::read(field.value, WallClock::now()));
         }
     });
     found

@@ -5,32 +5,23 @@
 //! whenever it may have been replaced (a loss: a connection failed or was closed by the upstream, or it
 //! went down or recovered), and every [`RECHECK_INTERVAL`] until it has answered. While such a check is
 //! owed by all upstreams, the gateway relays `eth_chainId`. An upstream on a different chain is not used
-//! for the service. If no upstream's rules permit `eth_chainId`, the configured id is used unchecked.
+//! for the service, and one that owes a check is asked before a call is sent to it ([`confirm`]). If no
+//! upstream's rules permit `eth_chainId`, the configured id is used unchecked.
 //!
 //! The connection of a check stays open, so that a restart of the upstream is noticed at the next scan
 //! even if nobody calls it. Checks are repeated every [`CONFIRMED_INTERVAL`], which keeps one open; an
 //! upstream that does not keep it open is asked every [`RECHECK_INTERVAL`].
-//!
-//! The same scans report suppressed log lines about failures of upstreams.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::json;
-use plimsoll_rpc::request::Call;
 
-use super::attempt;
-use super::judge::judge;
+use super::health::{After, ask};
 use super::routing::{Route, Service};
 use super::worker::Worker;
 use crate::error::ErrorKind;
-use crate::upstream::{Failure, Health, Request, Reuse, Use};
-
-/// How often the upstreams are scanned for due checks.
-const SCAN_INTERVAL: Duration = Duration::from_millis(250);
+use crate::upstream::{Failure, Health};
 
 /// How long until an upstream that did not answer, or is on a different chain, is asked again.
 const RECHECK_INTERVAL: Nanos = Nanos::from_secs(5);
@@ -40,10 +31,7 @@ const RECOVERED_INTERVAL: Nanos = Nanos::from_secs(1);
 
 /// How long until an upstream that has confirmed the id is asked again: less than a connection may be
 /// idle, so that one is always open.
-const CONFIRMED_INTERVAL: Nanos = Nanos::from_secs(45);
-
-/// The timeout of a check.
-const CHECK_TIMEOUT: Nanos = Nanos::from_secs(5);
+pub(super) const CONFIRMED_INTERVAL: Nanos = Nanos::from_secs(45);
 
 /// The method that returns the chain id.
 pub(super) const METHOD: &str = "eth_chainId";
@@ -60,23 +48,30 @@ pub(crate) struct Chain {
     asked_recoveries: AtomicU32,
     /// The upstream's losses when it was asked for the id that it last reported.
     checked_losses: AtomicU32,
+    /// Held while a call waits for a check.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// Values of [`Chain::state`]; 0 if unknown.
 const CONFIRMED: u8 = 1;
 const ANOTHER: u8 = 2;
+/// The upstream answers the question with something else than a chain id: nothing can be checked.
+const UNKNOWN: u8 = 3;
 
 impl Chain {
-    /// Whether the upstream is on the service's chain.
-    #[inline]
-    fn is_confirmed(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == CONFIRMED
-    }
-
-    /// Whether the upstream is on the service's chain, and no check is owed after this many losses.
+    /// Whether no check is owed after this many losses: the upstream has confirmed the service's chain
+    /// id, or does not tell its own.
     #[inline]
     pub(crate) fn is_confirmed_after(&self, losses: u32) -> bool {
-        self.is_confirmed() && self.checked_losses.load(Ordering::Relaxed) == losses
+        matches!(self.state.load(Ordering::Relaxed), CONFIRMED | UNKNOWN)
+            && self.checked_losses.load(Ordering::Relaxed) == losses
+    }
+
+    /// Whether the upstream has confirmed the service's chain id, and no check is owed after this many
+    /// losses.
+    #[inline]
+    pub(crate) fn is_verified_after(&self, losses: u32) -> bool {
+        self.state.load(Ordering::Relaxed) == CONFIRMED && self.is_confirmed_after(losses)
     }
 
     /// Whether the upstream is on a different chain.
@@ -91,15 +86,15 @@ impl Chain {
     }
 
     /// Whether to ask now. If so, the upstream is marked as asked. `is_watched`: a connection to it is
-    /// open, whose end would be noticed.
-    fn is_due(&self, seen: Seen, is_watched: bool, now: Nanos) -> bool {
+    /// open, whose end would be noticed; `recheck`: how often to ask while the answer is not known.
+    pub(super) fn is_due(&self, seen: Seen, is_watched: bool, recheck: Nanos, now: Nanos) -> bool {
         let asked = self.asked_at.load(Ordering::Relaxed);
         let interval = if self.asked_recoveries.load(Ordering::Relaxed) != seen.recoveries {
             RECOVERED_INTERVAL
         } else if is_watched && self.is_confirmed_after(seen.losses) {
             CONFIRMED_INTERVAL
         } else {
-            RECHECK_INTERVAL
+            recheck.min(RECHECK_INTERVAL)
         };
         if asked > 0 && now - Nanos(asked) < interval {
             return false;
@@ -118,77 +113,72 @@ impl Chain {
         self.checked_losses.store(losses, Ordering::Relaxed);
         changed || previous != id
     }
+
+    /// Records that the upstream does not tell its chain id.
+    fn record_unknown(&self, losses: u32) {
+        self.state.store(UNKNOWN, Ordering::Relaxed);
+        self.checked_losses.store(losses, Ordering::Relaxed);
+    }
 }
 
 /// What has happened to an upstream so far: see [`Health`].
 #[derive(Clone, Copy, Debug)]
-struct Seen {
-    losses: u32,
-    recoveries: u32,
+pub(super) struct Seen {
+    pub(super) losses: u32,
+    pub(super) recoveries: u32,
 }
 
 impl Seen {
-    fn of(health: &Health) -> Seen {
+    pub(super) fn of(health: &Health) -> Seen {
         Seen { losses: health.losses(), recoveries: health.recoveries() }
     }
 }
 
-/// Checks upstreams while the gateway runs.
-pub(crate) async fn watch(worker: Rc<Worker>) {
-    let mut scans = tokio::time::interval(SCAN_INTERVAL);
-    loop {
-        scans.tick().await;
-        let view = worker.view();
-        let now = worker.local.now();
-        worker.client.tidy(view.routing.upstreams());
-        for upstream in view.routing.upstreams() {
-            upstream.health.flush(&upstream.model.id, now);
-        }
-        for service in view.routing.services() {
-            let Some(expected) = service.model.chain_id.filter(|_| service.is_listed) else {
-                continue;
-            };
-            for (place, route) in service.routes.iter().enumerate() {
-                let seen = Seen::of(&route.upstream.health);
-                let is_permitted = route.upstream.model.methods.permit(METHOD);
-                let is_watched = worker.client.watches(&route.upstream);
-                if is_permitted && route.chain.is_due(seen, is_watched, now) {
-                    let losses = seen.losses;
-                    let due = Due { service: service.clone(), place, expected, losses };
-                    tokio::task::spawn_local(check(worker.clone(), due));
-                }
-            }
-        }
+/// Checks an upstream's chain before a call is sent to it, because it may have been replaced since
+/// the last check. Calls that need the same check wait for the first one.
+///
+/// # Errors
+/// The upstream is on another chain, or did not answer. Nothing of the call was sent.
+pub(super) async fn confirm(
+    worker: &Worker,
+    service: &Service,
+    route: &Route,
+) -> Result<(), Failure> {
+    let _turn = route.state.chain.turn.lock().await;
+    if !route.is_confirmed() {
+        let asked = check(worker, service, route, After::Pool).await;
+        asked.map_err(|failure| Failure { sent: false, stale: false, ..failure })?;
     }
+    if let Some(other) = route.state.chain.other() {
+        let message = format!("the upstream is on chain {other}");
+        return Err(Failure::new(ErrorKind::WrongChain, false, message));
+    }
+    Ok(())
 }
 
-/// A check that is due.
-struct Due {
-    service: Arc<Service>,
-    /// The route's index.
-    place: usize,
-    /// The service's chain id.
-    expected: u64,
-    /// The upstream's losses so far.
-    losses: u32,
-}
-
-async fn check(worker: Rc<Worker>, due: Due) {
-    let Due { service, place, expected, losses } = due;
-    let route = &service.routes[place];
-    let id = match ask(&worker, &service, route).await {
-        Ok(Some(id)) => id,
-        Ok(None) => return,
-        // A failure is not logged here: calls to the upstream report why it fails.
-        Err(failure) => {
-            if matches!(failure.kind, ErrorKind::Unreachable | ErrorKind::Broken) {
-                route.upstream.health.lost();
-            }
-            return;
+/// Asks an upstream for its chain id, and records it.
+///
+/// # Errors
+/// It did not answer.
+pub(super) async fn check(
+    worker: &Worker,
+    service: &Service,
+    route: &Route,
+    after: After,
+) -> Result<(), Failure> {
+    let Some(expected) = service.model.chain_id else { return Ok(()) };
+    let losses = route.upstream.health.losses();
+    let chain = &route.state.chain;
+    let asked = ask(worker, service, route, METHOD, b"[]", after).await?;
+    let id = match asked.as_deref().and_then(parse_hex) {
+        Some(id) => id,
+        None => {
+            chain.record_unknown(losses);
+            return Ok(());
         }
     };
-    if !route.chain.record(id, expected, losses) {
-        return;
+    if !chain.record(id, expected, losses) {
+        return Ok(());
     }
     let upstream = &*route.upstream.model.id;
     let service = &*service.model.id;
@@ -207,34 +197,11 @@ async fn check(worker: Rc<Worker>, due: Due) {
              chain_id = {id} in [[service]]"
         );
     }
-}
-
-/// The chain id that an upstream reports; `None` if its answer is not a chain id.
-async fn ask(worker: &Worker, service: &Service, route: &Route) -> Result<Option<u64>, Failure> {
-    let view = worker.view();
-    let id = worker.next_id();
-    let call = Call { id: None, method: METHOD.into(), params: Some(b"[]") };
-    let (mut head, mut body) = (route.head.clone(), Vec::new());
-    attempt::write_call(&call, id, b"[]", &mut body);
-    attempt::end_head(worker, body.len(), &mut head);
-    let request = Request {
-        method: "POST",
-        parts: [&head, &body, b""],
-        usage: Use::Calls,
-        reuse: Reuse::New,
-        deadline: worker.local.now() + CHECK_TIMEOUT.min(service.model.timeout),
-    };
-    let received = attempt::receive(worker, route, &request, &view.settings.limits).await?;
-    if let Some(reusable) = received.reusable {
-        reusable.release_alone(worker.local.now());
-    }
-    let body = received.response.body();
-    let verdict = judge(service.protocol, body, received.status, id)?;
-    Ok(verdict.result(body).and_then(parse_hex))
+    Ok(())
 }
 
 /// Parses a hexadecimal result, such as `"0x1"`.
-fn parse_hex(result: &[u8]) -> Option<u64> {
+pub(super) fn parse_hex(result: &[u8]) -> Option<u64> {
     let text = json::text(result)?;
     let digits = text.strip_prefix("0x")?;
     // Rust would also accept a sign.
@@ -250,14 +217,14 @@ mod tests {
     fn an_upstream_is_checked_until_confirmed_and_again_after_a_loss() {
         let chain = Chain::default();
         let due = |losses, recoveries, at| {
-            chain.is_due(Seen { losses, recoveries }, true, Nanos::from_secs(at))
+            chain.is_due(Seen { losses, recoveries }, true, RECHECK_INTERVAL, Nanos::from_secs(at))
         };
         assert!(due(0, 0, 0), "at startup");
         assert!(!due(0, 0, 4) && due(0, 0, 6), "only after RECHECK_INTERVAL");
         assert!(chain.record(1337, 1, 0) && chain.is_another() && chain.other() == Some(1337));
         assert!(!chain.record(1337, 1, 0), "unchanged");
         assert!(!due(0, 0, 10) && due(0, 0, 12), "the upstream may be fixed");
-        assert!(chain.record(1, 1, 0) && chain.is_confirmed() && chain.other().is_none());
+        assert!(chain.record(1, 1, 0) && chain.other().is_none());
         assert!(chain.is_confirmed_after(0));
         assert!(!due(0, 0, 56) && due(0, 0, 57), "CONFIRMED_INTERVAL");
         assert!(!chain.record(1, 1, 0));
@@ -273,7 +240,7 @@ mod tests {
         assert!(!due(4, 2, 113) && due(4, 2, 114));
         let unwatched = |at| {
             let seen = Seen { losses: 4, recoveries: 2 };
-            chain.is_due(seen, false, Nanos::from_secs(at))
+            chain.is_due(seen, false, RECHECK_INTERVAL, Nanos::from_secs(at))
         };
         assert!(!unwatched(118) && unwatched(119), "its restart would not be noticed");
     }

@@ -206,6 +206,7 @@ impl<'a> RequestContext<'a, '_> {
             service,
             service_id: Cow::Borrowed(service_id),
             rules: None,
+            agree: None,
             endpoint_calls: &service.in_flight,
             turns: self.turns,
             purpose: request.purpose,
@@ -244,6 +245,7 @@ impl<'a> RequestContext<'a, '_> {
         let service = &endpoint.service;
         let mut target = self.target(service, &service.model.id, Shape::Own)?;
         target.rules = Some(&endpoint.rules);
+        target.agree = endpoint.agree.as_ref();
         target.endpoint_calls = &endpoint.calls;
         self.relayed(&target, into).await
     }

@@ -147,7 +147,8 @@ fn an_upstream_on_another_chain_is_not_used() {
     for part in [
         "\"eth\":{\"ready\":false",
         "\"boba\":{\"ready\":true",
-        "{\"address\":\"b\",\"usable\":false,\"in_flight\":0,\"error\":\"it is on chain 1337\"}",
+        "{\"address\":\"b\",\"is_fallback\":false,\"tier\":0,",
+        "\"usable\":false,\"in_flight\":0,\"error\":\"it is on chain 1337\"}",
         both,
     ] {
         assert!(detailed.text().contains(part), "{part}: {}", detailed.text());

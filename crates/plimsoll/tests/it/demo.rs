@@ -73,6 +73,8 @@ fn a_complete_run_succeeds_and_leaves_no_processes() {
         requests["sent"].as_u64().unwrap() + warmup,
         "the instances relayed all sent requests"
     );
+    assert!(done.stdout.contains("gw-3 was killed under load and served again"), "{}", done.stdout);
+    assert!(done.stdout.trim_end().ends_with(" calls, 0 failed"), "{}", done.stdout);
     for words in ["instances: ", "gw-5", "results: runs/"] {
         assert!(done.stdout.contains(words), "{words}\n{}", done.stdout);
     }

@@ -1,25 +1,25 @@
-//! A service with its routes, and how the route for the next call is picked.
+//! A service with its routes and what its calls share.
 //!
 //! Services with the same upstreams share one round-robin counter, so a pool of instances is used
-//! evenly whatever mix of services is called. A rotation lists the routes of a tier in the order in
-//! which they are used: each once, or as often as its weight, interleaved. If the route that is
-//! next cannot take a call, the call goes to one of the others, spread evenly, so that the
-//! neighbour of a failing upstream does not get twice its share. Calls that a node keeps state for
-//! (filters) always go to the first route that accepts them.
+//! evenly whatever mix of services is called.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::Nanos;
-use plimsoll_registry::model::{self, Kind, Spread};
-use plimsoll_rpc::method::Class;
+use plimsoll_registry::model::{self, Resilience, Spread};
+use plimsoll_resilience::{Budget, Hedge, Quantile};
+use plimsoll_rpc::method::{self, Method};
 
-use crate::call::chain::{self, Chain};
-use crate::error::ErrorKind;
-use crate::http1::write_field;
-use crate::observe::stats::{Calls, Relays, Sharded};
+use super::route::Route;
+use crate::call::chain;
+use crate::call::heads::ServiceHeads;
+use crate::call::health::{self, Activity};
+use crate::heads::Standing;
+use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
+use crate::sends::Sent;
 use crate::upstream::Upstream;
 
 /// A round-robin counter, shared by services with the same upstreams.
@@ -45,43 +45,72 @@ pub(crate) struct Service {
     pub(crate) calls: Arc<Sharded<Calls>>,
     /// Calls in flight that did not come through an endpoint.
     pub(crate) in_flight: Arc<AtomicU64>,
+    pub(crate) state: Arc<ServiceState>,
+    /// The heads that are served, if upstreams are asked for theirs.
+    pub(crate) heads: Option<Arc<ServiceHeads>>,
     pub(super) round_robin: RoundRobin,
     /// The rotation of each tier that has upstreams, in order of tiers, as indices of `routes`.
-    rotations: Vec<Vec<u16>>,
+    pub(super) rotations: Vec<Vec<u16>>,
 }
 
-/// A service's route to an upstream.
-pub(crate) struct Route {
-    pub(crate) upstream: Arc<Upstream>,
-    /// The part of a JSON-RPC request's head that is the same for all calls.
-    pub(crate) head: Vec<u8>,
-    pub(crate) relays: Arc<Sharded<Relays>>,
-    /// Whether the upstream is on the service's chain.
-    pub(crate) chain: Arc<Chain>,
+/// What all calls of a service share. Outlives the replacement of the `Routing`.
+pub(crate) struct ServiceState {
+    settings: Resilience,
+    pub(crate) retries: Budget,
+    pub(crate) hedges: Budget,
+    hedge: Option<Hedge>,
+    /// The quantile of the latency by method, unknown methods last; allocated when a method is first
+    /// called.
+    latencies: [OnceLock<Box<Quantile>>; method::NAMES.len() + 1],
+    /// The transactions that upstreams have accepted.
+    pub(crate) sent: Sent,
+    pub(crate) activity: Activity,
+    /// Whether all upstreams are behind, and the least lagging serves.
+    pub(crate) is_fallback: AtomicBool,
+    /// Whether an upstream has a higher head than is served.
+    pub(crate) has_news: AtomicBool,
 }
 
-/// What a call requires of an upstream.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Need<'a> {
-    pub(crate) class: Class,
-    pub(crate) method: &'a str,
-}
-
-/// The upstreams already tried for a call.
-#[derive(Debug, Default)]
-pub(crate) struct Tried(Vec<u64>);
-
-impl Tried {
-    pub(crate) fn add(&mut self, route: &Route) {
-        self.0.push(route.upstream.serial);
+impl ServiceState {
+    fn new(settings: Resilience) -> ServiceState {
+        ServiceState {
+            settings,
+            retries: Budget::new(settings.retry_budget, settings.retry_floor),
+            hedges: Budget::new(settings.hedge_budget, 0.0),
+            hedge: settings.hedge.map(|quantile| Hedge { quantile, ..Hedge::default() }),
+            latencies: [const { OnceLock::new() }; method::NAMES.len() + 1],
+            sent: Sent::default(),
+            activity: Activity::default(),
+            is_fallback: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
+        }
     }
 
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Counts a call, which adds to the budgets.
+    #[inline]
+    pub(crate) fn called(&self, now: Nanos) {
+        self.retries.called(now);
+        if self.hedge.is_some() {
+            self.hedges.called(now);
+        }
     }
 
-    fn contains(&self, route: &Route) -> bool {
-        self.0.contains(&route.upstream.serial)
+    /// Records the time of an attempt that was answered, or had taken this long when it was cancelled.
+    #[inline]
+    pub(crate) fn record(&self, method: Option<Method>, latency: Nanos, now: Nanos) {
+        if let Some(hedge) = &self.hedge {
+            let latencies = &self.latencies[method.map_or(method::NAMES.len(), Method::place)];
+            let make = || Box::new(Quantile::new(hedge.quantile, Quantile::WINDOW));
+            latencies.get_or_init(make).record(latency, now);
+        }
+    }
+
+    /// How long after its start to hedge a call; `None` if it is not to be hedged.
+    #[inline]
+    pub(crate) fn hedge_delay(&self, method: Option<Method>, timeout: Nanos) -> Option<Nanos> {
+        let hedge = self.hedge.as_ref()?;
+        let latencies = &self.latencies[method.map_or(method::NAMES.len(), Method::place)];
+        hedge.delay(latencies.get()?.estimate(), timeout)
     }
 }
 
@@ -90,6 +119,8 @@ impl Tried {
 pub(super) struct Previous<'a> {
     pub(super) service: Option<&'a Arc<Service>>,
     pub(super) workers: usize,
+    /// The seed of random choices.
+    pub(super) seed: u64,
 }
 
 impl Service {
@@ -107,7 +138,7 @@ impl Service {
         let routes: Vec<Route> = upstreams
             .iter()
             .filter(serves)
-            .map(|upstream| Route::new(upstream, named, model.chain_id, previous))
+            .map(|upstream| Route::new(upstream, named, model, previous))
             .collect();
         let is_checked = |route: &Route| route.upstream.model.methods.permit(chain::METHOD);
         let is_unchecked = !routes.is_empty() && !routes.iter().any(is_checked);
@@ -122,6 +153,8 @@ impl Service {
         let ids = routes.iter().map(|route| route.upstream.model.id.clone()).collect();
         let round_robin = counters.entry(ids).or_default().clone();
         let old = previous.service;
+        let has_heads = is_listed && model.health_checks && !routes.is_empty();
+        let heads = has_heads.then(|| heads(model, &routes, old));
         Service {
             model: model.clone(),
             is_listed,
@@ -132,175 +165,65 @@ impl Service {
             calls: old
                 .map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.calls.clone()),
             in_flight: old.map(|old| old.in_flight.clone()).unwrap_or_default(),
+            state: old.filter(|old| old.state.settings == model.resilience).map_or_else(
+                || Arc::new(ServiceState::new(model.resilience)),
+                |old| old.state.clone(),
+            ),
+            heads,
             round_robin,
             rotations,
         }
+    }
+
+    /// The latest block that an upstream has reported.
+    pub(crate) fn head_of(&self, place: usize) -> Option<u64> {
+        let (standing, latest) = self.heads.as_ref()?.board.upstream(place);
+        (standing != Standing::Unknown).then_some(latest)
     }
 
     pub(super) fn upstream_ids(&self) -> Vec<String> {
         self.routes.iter().map(|route| route.upstream.model.id.clone()).collect()
     }
 
-    /// Picks the route for the next attempt at a call, and counts the attempt against its rate
-    /// limit.
-    ///
-    /// # Errors
-    /// There is no route, or none that accepts the method, has not been tried and is below its
-    /// limit.
-    pub(crate) fn pick(
-        &self,
-        need: &Need<'_>,
-        tried: &Tried,
-        now: Nanos,
-    ) -> Result<&Route, ErrorKind> {
-        let mut why = if self.routes.is_empty() {
-            ErrorKind::NoUpstream
-        } else {
-            ErrorKind::MethodUnsupported
-        };
-        let turn = match need.class {
-            Class::Filter => 0,
-            // A retry uses the turn of the first attempt.
-            _ if !tried.is_empty() => self.round_robin.load(Ordering::Relaxed).wrapping_sub(1),
-            _ => self.round_robin.fetch_add(1, Ordering::Relaxed),
-        };
-        for rotation in &self.rotations {
-            let first = match (need.class, self.model.spread) {
-                (Class::Filter, _) => 0,
-                (_, Spread::LeastLoaded) => self.least_loaded(rotation, turn),
-                _ => (turn % rotation.len() as u64) as usize,
-            };
-            let accepts = |route: &Route| {
-                route.upstream.model.methods.permit(need.method)
-                    && !tried.contains(route)
-                    && !route.chain.is_another()
-            };
-            let route = |index: usize| &self.routes[usize::from(rotation[index])];
-            // If the first route cannot take the call, the others are scanned from an offset that
-            // changes with each round, so that the calls are spread over all of them.
-            let rounds = turn / rotation.len() as u64;
-            let others = rotation.len().saturating_sub(1).max(1);
-            let offset = match need.class {
-                Class::Filter => 0,
-                _ => (rounds % others as u64) as usize,
-            };
-            let steps = (0..others).map(|step| 1 + (offset + step) % others);
-            for step in std::iter::once(0).chain(steps).take(rotation.len()) {
-                let route = route((first + step) % rotation.len());
-                if !accepts(route) {
-                    continue;
-                }
-                if route.upstream.admit(now) {
-                    return Ok(route);
-                }
-                why = ErrorKind::LimitReached;
-            }
-        }
-        let is_another = |route: &Route| route.chain.is_another();
-        if why == ErrorKind::MethodUnsupported && self.routes.iter().all(is_another) {
-            why = ErrorKind::WrongChain;
-        }
-        Err(why)
-    }
-
     /// Whether an upstream has confirmed the service's chain id and has not possibly been replaced
     /// since, or none can.
     #[inline]
     pub(crate) fn is_chain_confirmed(&self) -> bool {
-        let is_confirmed =
-            |route: &Route| route.chain.is_confirmed_after(route.upstream.health.losses());
+        let is_confirmed = |route: &Route| {
+            route.is_chain_checked
+                && route.state.chain.is_verified_after(route.upstream.health.losses())
+        };
         self.is_unchecked || self.routes.iter().any(is_confirmed)
     }
 
     /// An error message that names the upstreams on a different chain.
     pub(crate) fn other_chains(&self) -> String {
         let others = self.routes.iter().filter_map(|route| {
-            Some(format!("{} is on chain {}", route.upstream.model.id, route.chain.other()?))
+            Some(format!("{} is on chain {}", route.upstream.model.id, route.state.chain.other()?))
         });
         let others: Vec<String> = others.collect();
         let (id, expected) = (&self.model.id, self.model.chain_id.unwrap_or_default());
         format!("service {id} is on chain {expected}, but {}", others.join(", "))
     }
-
-    /// The index in `rotation` of the route with the fewest relays in flight for its weight. Ties
-    /// go to the first from `turn` on.
-    fn least_loaded(&self, rotation: &[u16], turn: u64) -> usize {
-        let load = |index: usize| {
-            let upstream = &self.routes[usize::from(rotation[index])].upstream;
-            // The load with this call, so that idle upstreams are compared by weight, too.
-            (upstream.in_flight() + 1) * u64::from(model::WEIGHT_MAX)
-                / u64::from(upstream.model.weight)
-        };
-        let start = (turn % rotation.len() as u64) as usize;
-        let indices = (0..rotation.len()).map(|step| (start + step) % rotation.len());
-        indices.min_by_key(|index| load(*index)).unwrap_or(0)
-    }
 }
 
-impl Route {
-    /// Whether the upstream is neither on a different chain nor known to be failing.
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.chain.is_another() && !self.upstream.health.is_down()
+/// The heads of a service, of which those served so far are carried over.
+fn heads(
+    model: &model::Service,
+    routes: &[Route],
+    old: Option<&Arc<Service>>,
+) -> Arc<ServiceHeads> {
+    let upstreams: Vec<u64> = routes.iter().map(|route| route.upstream.serial).collect();
+    let before = old.filter(|old| old.model.chain_id == model.chain_id);
+    let before = before.and_then(|old| old.heads.as_ref());
+    let served = before.map(|heads| heads.board.served()).unwrap_or_default();
+    // An upstream that has missed some checks may have anything.
+    let stale_after = Nanos(4 * health::interval(model).0);
+    let new = ServiceHeads::new(model, upstreams.clone(), stale_after, served);
+    match before.filter(|heads| heads.serves(&new.settings(), &upstreams)) {
+        Some(heads) => heads.clone(),
+        None => Arc::new(new),
     }
-
-    /// A route to an upstream; `named` is the service's id if it is the same for all calls.
-    fn new(
-        upstream: &Arc<Upstream>,
-        named: Option<&str>,
-        chain_id: Option<u64>,
-        previous: Previous<'_>,
-    ) -> Route {
-        let old = previous.service.and_then(|service| {
-            service.routes.iter().find(|old| old.upstream.model.id == upstream.model.id)
-        });
-        let relays =
-            old.map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.relays.clone());
-        // A check of a different address, or against a different chain id, does not apply.
-        let is_same = |old: &&Route| {
-            let old_chain_id = previous.service.and_then(|service| service.model.chain_id);
-            old.upstream.serial == upstream.serial && old_chain_id == chain_id
-        };
-        let chain = old.filter(is_same).map(|old| old.chain.clone()).unwrap_or_default();
-        let model = &upstream.model;
-        let mut head = request_start("POST", model, model.path(), &[]);
-        head.extend_from_slice(b"content-type: application/json\r\n");
-        let is_configured = |name: &str| model.headers.iter().any(|(known, _)| known == name);
-        if !is_configured("accept") {
-            head.extend_from_slice(b"accept: application/json\r\n");
-        }
-        // Upstreams with TLS are usually remote: fewer bytes are worth the cost of decompression.
-        if !is_configured("accept-encoding") && model.address.tls {
-            head.extend_from_slice(b"accept-encoding: gzip\r\n");
-        }
-        if let (Kind::Path, Some(service)) = (model.kind, named)
-            && !is_configured(SERVICE_ID)
-        {
-            write_field(SERVICE_ID, service.as_bytes(), &mut head);
-        }
-        Route { upstream: upstream.clone(), head, relays, chain }
-    }
-}
-
-/// A request's first line and the headers of every request to this upstream, except configured ones
-/// named in `without`.
-pub(crate) fn request_start(
-    method: &str,
-    upstream: &model::Upstream,
-    target: &str,
-    without: &[&str],
-) -> Vec<u8> {
-    let is_configured = |name: &str| upstream.headers.iter().any(|(known, _)| known == name);
-    let mut head = format!("{method} {target} HTTP/1.1\r\n");
-    if !is_configured("host") {
-        head.push_str(&format!("host: {}\r\n", upstream.address.authority));
-    }
-    if !is_configured("user-agent") {
-        head.push_str(concat!("user-agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n"));
-    }
-    for (name, value) in upstream.headers.iter().filter(|(name, _)| !without.contains(&&**name)) {
-        head.push_str(&format!("{name}: {}\r\n", value.value));
-    }
-    head.into_bytes()
 }
 
 /// The routes of a tier in the order in which they are used. With weights, the turns of each route

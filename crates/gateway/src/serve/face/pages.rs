@@ -10,9 +10,10 @@ use plimsoll_rpc::json;
 use super::{METRICS, TEXT, cors, parameter, wrong_method};
 use crate::call::message::{Answer, JSON};
 use crate::call::relay::shown;
-use crate::call::routing::{Routing, Service};
+use crate::call::routing::{Excluded, Routing, Service};
 use crate::call::worker::{Shared, State};
 use crate::error::{Error, ErrorKind};
+use crate::heads::Served;
 use crate::http1::Fields;
 use crate::offload;
 use crate::payload::Payload;
@@ -150,7 +151,7 @@ impl<'s> Readiness<'s> {
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
-        !self.is_draining && service.routes.iter().any(|route| !route.chain.is_another())
+        !self.is_draining && service.routes.iter().any(|route| !route.state.chain.is_another())
     }
 
     /// One service that can be called suffices: a load balancer must not lose the gateway, and with it
@@ -186,11 +187,22 @@ impl<'s> Readiness<'s> {
             }
             json::write_text(&mut body, &service.model.id);
             let one = self.is_one_ready(service);
-            let is_elsewhere = service.routes.iter().any(|route| route.chain.is_another());
+            let is_elsewhere = service.routes.iter().any(|route| route.state.chain.is_another());
             let upstreams = service.routes.len();
             let text =
                 format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}");
             body.extend_from_slice(text.as_bytes());
+            if let Some(heads) = &service.heads {
+                let Served { latest, safe, finalized } = heads.board.served();
+                for (name, number) in
+                    [("perceived", latest), ("safe", safe), ("finalized", finalized)]
+                {
+                    if let Some(number) = number {
+                        let text = format!(",\"{name}_block_height\":{number}");
+                        body.extend_from_slice(text.as_bytes());
+                    }
+                }
+            }
             if is_elsewhere {
                 body.extend_from_slice(b",\"error\":");
                 json::write_text(&mut body, &service.other_chains());
@@ -248,17 +260,30 @@ impl Details<'_> {
             }
             body.extend_from_slice(b"{\"address\":");
             json::write_text(body, &route.upstream.model.id);
-            let (usable, in_flight) = (route.is_usable(), route.upstream.in_flight());
-            let text = format!(",\"usable\":{usable},\"in_flight\":{in_flight}");
+            let excluded = route.why_excluded(self.now);
+            let (usable, in_flight) = (excluded.is_none(), route.upstream.in_flight());
+            let cooldown = excluded
+                .and_then(Excluded::until)
+                .map_or(0, |until| (until - self.now).0.div_ceil(1_000_000_000));
+            let text = format!(
+                ",\"is_fallback\":{},\"tier\":{},\"in_cooldown\":{},\"cooldown_remaining\":\"{cooldown}s\"\
+                 ,\"usable\":{usable},\"in_flight\":{in_flight}",
+                route.upstream.model.tier > 0,
+                route.upstream.model.tier,
+                cooldown > 0,
+            );
             body.extend_from_slice(text.as_bytes());
+            if let Some(head) = service.head_of(at) {
+                body.extend_from_slice(format!(",\"perceived_block_height\":{head}").as_bytes());
+            }
             if let Some((since, why)) = route.upstream.health.down() {
                 let secs = (self.now - since).as_secs_f64() as u64;
                 let text = format!(",\"failing_for_s\":{secs},\"error\":");
                 body.extend_from_slice(text.as_bytes());
                 json::write_text(body, &why);
-            } else if let Some(id) = route.chain.other() {
+            } else if let Some(excluded) = excluded {
                 body.extend_from_slice(b",\"error\":");
-                json::write_text(body, &format!("it is on chain {id}"));
+                json::write_text(body, &excluded.reason());
             }
             body.push(b'}');
         }

@@ -1,7 +1,17 @@
-//! A rate limiter in one atomic word.
+//! A limit on calls per second, in one atomic word.
 //!
-//! It implements the generic cell rate algorithm (ITU-T I.371): calls are due at fixed intervals,
-//! and a call may be early by the burst. The limiter does not queue or wait.
+//! # Why
+//! A provider that permits 50 calls per second answers the others with errors, or asks for money. A
+//! call that is not sent there can go to another upstream at once.
+//!
+//! # How
+//! The generic cell rate algorithm (ITU-T I.371, 1993): calls are due at fixed intervals, and a call
+//! may be early by the burst. It admits exactly the calls that a leaky bucket would, but its whole
+//! state is the time at which the next call is due, and no timer refills anything. It does not queue
+//! or wait: the caller decides what to do with a call that is not admitted.
+//!
+//! # Sharing
+//! By all workers: one word, replaced by compare-and-exchange, so that the limit is exact.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +22,8 @@ use plimsoll_measure::Nanos;
 const BURST_SECS: f64 = 0.1;
 
 /// Admits calls at a limited rate.
-pub(crate) struct Limiter {
+#[derive(Debug)]
+pub struct RateLimit {
     /// The interval between two calls, in nanoseconds.
     interval: u64,
     /// How early a call may be, in nanoseconds.
@@ -21,12 +32,12 @@ pub(crate) struct Limiter {
     due: AtomicU64,
 }
 
-impl Limiter {
-    /// A limiter for `rate` calls a second, which must be positive.
-    pub(crate) fn new(rate: f64) -> Limiter {
+impl RateLimit {
+    /// A limit of `rate` calls a second, which must be positive.
+    pub fn new(rate: f64) -> RateLimit {
         let interval = (1e9 / rate).clamp(1.0, 1e18) as u64;
         let calls = (rate * BURST_SECS).max(1.0);
-        Limiter {
+        RateLimit {
             interval,
             tolerance: ((calls - 1.0) * interval as f64) as u64,
             due: AtomicU64::new(0),
@@ -34,7 +45,7 @@ impl Limiter {
     }
 
     /// Whether to admit a call now. If so, the call is counted.
-    pub(crate) fn admit(&self, now: Nanos) -> bool {
+    pub fn admit(&self, now: Nanos) -> bool {
         let charge = |due: u64| {
             let start = due.max(now.0);
             (start <= now.0.saturating_add(self.tolerance))
@@ -50,20 +61,20 @@ mod tests {
 
     #[test]
     fn the_rate_and_the_burst_are_enforced() {
-        let limiter = Limiter::new(500.0);
+        let limit = RateLimit::new(500.0);
         // A call every 100 µs for two seconds: the rate, plus one burst.
-        let admitted = (0..20_000).filter(|i| limiter.admit(Nanos(i * 100_000))).count();
+        let admitted = (0..20_000).filter(|i| limit.admit(Nanos(i * 100_000))).count();
         assert!((1_000..=1_051).contains(&admitted), "{admitted}");
         // After a pause, one burst is available again.
         let later = Nanos::from_secs(100);
-        assert_eq!((0..1_000).filter(|_| limiter.admit(later)).count(), 50);
+        assert_eq!((0..1_000).filter(|_| limit.admit(later)).count(), 50);
     }
 
     #[test]
     fn a_slow_rate_admits_single_calls() {
-        let limiter = Limiter::new(0.5);
-        assert!(limiter.admit(Nanos::from_secs(10)));
-        assert!(!limiter.admit(Nanos::from_secs(11)));
-        assert!(limiter.admit(Nanos::from_secs(12)));
+        let limit = RateLimit::new(0.5);
+        assert!(limit.admit(Nanos::from_secs(10)));
+        assert!(!limit.admit(Nanos::from_secs(11)));
+        assert!(limit.admit(Nanos::from_secs(12)));
     }
 }

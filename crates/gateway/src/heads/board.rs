@@ -1,0 +1,93 @@
+//! The present heads, readable by all workers without a lock.
+//!
+//! The keeper publishes after each report. Each figure is one word; the served heads are only ever
+//! raised. Upstreams are published before the served heads, so that a worker that reads a new head
+//! finds the upstreams that have it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use super::{Heads, Served, Standing};
+use crate::protocol::evm::block_param::Tag;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Board {
+    /// Latest, safe and finalized, each plus 1; 0 if not known.
+    served: [AtomicU64; 3],
+    is_held: AtomicBool,
+    /// The standing in the lowest 3 bits, and above them the number of the latest block.
+    upstreams: Box<[AtomicU64]>,
+}
+
+const STANDINGS: [Standing; 5] = [
+    Standing::Unknown,
+    Standing::Current,
+    Standing::Lagging,
+    Standing::Forked,
+    Standing::Implausible,
+];
+
+impl Board {
+    /// A board for a service with this many upstreams, on which nothing is known.
+    pub fn new(upstreams: usize) -> Board {
+        Board {
+            served: Default::default(),
+            is_held: AtomicBool::new(false),
+            upstreams: (0..upstreams).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Publishes the heads.
+    pub fn publish(&self, heads: &Heads) {
+        for (upstream, word) in self.upstreams.iter().enumerate() {
+            let standing = heads.standing(upstream);
+            let place = STANDINGS.iter().position(|known| *known == standing).unwrap_or_default();
+            let latest = heads.latest(upstream).unwrap_or_default();
+            word.store(latest << 3 | place as u64, Relaxed);
+        }
+        let Served { latest, safe, finalized } = heads.served();
+        for (word, number) in self.served.iter().zip([latest, safe, finalized]) {
+            word.fetch_max(number.map_or(0, |number| number + 1), Relaxed);
+        }
+        self.is_held.store(heads.is_held(), Relaxed);
+    }
+
+    /// The served heads.
+    pub fn served(&self) -> Served {
+        let [latest, safe, finalized] =
+            self.served.each_ref().map(|word| word.load(Relaxed).checked_sub(1));
+        Served { latest, safe, finalized }
+    }
+
+    /// The number to which a tag is bound; `None` for tags that are not, and while not known.
+    #[inline]
+    pub fn head(&self, tag: Tag) -> Option<u64> {
+        let place = match tag {
+            Tag::Latest => 0,
+            Tag::Safe => 1,
+            Tag::Finalized => 2,
+            Tag::Earliest | Tag::Pending => return None,
+        };
+        self.served[place].load(Relaxed).checked_sub(1)
+    }
+
+    /// Whether no upstream has the served latest block.
+    #[inline]
+    pub fn is_held(&self) -> bool {
+        self.is_held.load(Relaxed)
+    }
+
+    /// The standing of an upstream, and the number of its latest block (0 while unknown).
+    #[inline]
+    pub fn upstream(&self, upstream: usize) -> (Standing, u64) {
+        let word = self.upstreams[upstream].load(Relaxed);
+        (STANDINGS[(word & 7) as usize % STANDINGS.len()], word >> 3)
+    }
+
+    /// Whether an upstream has the block of the served chain with this number.
+    #[inline]
+    pub fn has(&self, upstream: usize, number: u64) -> bool {
+        let (standing, latest) = self.upstream(upstream);
+        super::has(standing, latest, number)
+    }
+}
