@@ -96,7 +96,7 @@ async fn simulate(script: Script) -> Outcome {
         tokio::task::spawn_local(callers.clone().call(number, *arrival));
     }
     // Until the last call has been answered or has timed out.
-    tokio::time::sleep_until(start + CALLING + Duration::from(TIMEOUT) * 2).await;
+    tokio::time::sleep_until(start + CALLING + Duration::from(TIMEOUT) * 5 / 4).await;
     let service = shared.state().routing.service("sim").expect("the service").clone();
     let records = std::mem::take(&mut *callers.records.borrow_mut());
     Outcome { script, records, nodes, world, service }
@@ -215,6 +215,12 @@ fn one_seed() {
             error => error.to_string(),
         });
         eprintln!("{number}: {start:?} to {end:?}: {ask:?}: {}", answer.unwrap_or_default());
+    }
+    for (place, route) in outcome.service.routes.iter().enumerate() {
+        let (state, head) = (&route.state, outcome.service.head_of(place));
+        let (breaker, excluded) = (state.breaker.state(), state.exclusion());
+        let is_confirmed = route.is_confirmed();
+        eprintln!("at the end: {place}: {breaker:?} {excluded:?} {head:?} {is_confirmed}");
     }
     let failures = checks::failures(&outcome);
     assert!(failures.is_empty(), "{}", failures.join("\n"));

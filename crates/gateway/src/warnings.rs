@@ -99,8 +99,9 @@ pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> 
 /// What is probably wrong with the upstreams of a service.
 fn of_upstreams(service: &Service, upstreams: &[&Upstream]) -> impl Iterator<Item = String> {
     let most = service.agree.most();
-    let too_few = (most > 1 && usize::from(most) > upstreams.len())
-        .then(|| format!("agree = {most}, but it has {} upstream(s): calls fail", upstreams.len()));
+    let too_few = (most > 1 && usize::from(most) > upstreams.len()).then(|| {
+        format!("agree = {most}, more than its upstreams ({}): calls fail", upstreams.len())
+    });
     let tiers: std::collections::BTreeSet<u8> = upstreams.iter().map(|one| one.tier).collect();
     let highest = tiers.last().copied().unwrap_or_default();
     let gap = (0..highest)

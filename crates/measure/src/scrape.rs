@@ -18,6 +18,16 @@ use std::collections::BTreeMap;
 /// Maximum number of series kept per process. They are recorded every second: 256 take about 16 KB.
 /// Further series are counted as left out.
 pub const SERIES_MAX: usize = 256;
+/// Metrics that reports show. They have a series for each service, method and outcome, of which none may be
+/// left out of a sum.
+const REPORTED: [&str; 6] = [
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "plimsoll_relays_total",
+    "plimsoll_calls_total",
+    "plimsoll_db_queries_total",
+    "plimsoll_redis_operations_total",
+];
 /// Maximum number of distinct failure reasons kept per process.
 const REASONS_MAX: usize = 8;
 /// Further reasons are counted under this one.
@@ -85,14 +95,14 @@ pub struct Scraped {
 }
 
 impl Scraped {
-    /// A page that was read. If there are too many series, those of `wanted` metrics, processes and gateways
-    /// are kept first and histogram buckets last.
+    /// A page that was read. If there are too many series, those of `wanted` metrics and those that reports
+    /// show are kept first, then those of processes and gateways, and histogram buckets last.
     pub fn page(at: WallClock, mut samples: Vec<(Series, f64)>, wanted: &[&str]) -> Scraped {
         let rank = |series: &Series| match series.name.as_str() {
-            name if wanted.contains(&name) => 0,
-            name if name.ends_with("_bucket") => 2,
-            name if name.starts_with("process_") || name.starts_with("plimsoll_") => 0,
-            _ => 1,
+            name if wanted.contains(&name) || REPORTED.contains(&name) => 0,
+            name if name.ends_with("_bucket") => 3,
+            name if name.starts_with("process_") || name.starts_with("plimsoll_") => 1,
+            _ => 2,
         };
         samples.sort_by_cached_key(|(series, _)| rank(series));
         let left_out = samples.len().saturating_sub(SERIES_MAX) as u64;

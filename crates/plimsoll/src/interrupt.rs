@@ -76,8 +76,10 @@ impl Interrupts {
                     (_, Stage::Idle | Stage::Written) => end_process(),
                 };
                 drop(stage);
-                // May block while nobody reads stderr.
-                tell(&format!("\n{said}"));
+                // On a thread of its own: it may block while nobody reads stderr, and the next signal must not
+                // wait for that.
+                let told = std::thread::Builder::new().name("message".into());
+                let _ = told.spawn(move || tell(&format!("\n{said}")));
             }
         };
         std::thread::Builder::new()

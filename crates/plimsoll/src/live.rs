@@ -9,6 +9,7 @@
 //! `rows`, `facts` and `html` as in `crates/report/assets/page/live.js`; `end` when the run has ended. Their ids are
 //! the board's version, so that a viewer that comes back receives only what it has not seen.
 
+use crate::run_dir::{PAGE, PLAN, attachment};
 use crate::web::{self, Body, Hangup, full, respond};
 use http_body_util::BodyExt;
 use http_body_util::channel::{Channel, Sender};
@@ -16,9 +17,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::HOST;
 use hyper::{Method, Request, Response, StatusCode};
 use plimsoll_measure::{Nanos, WallClock};
-use plimsoll_report::{Attachment, Scope, Summary, TimeSeries};
+use plimsoll_report::{Scope, Summary, TimeSeries};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -98,10 +100,11 @@ impl Board {
         self.posts.lock().expect("no holder panics")
     }
 
-    /// Posts the page before the first second. `plan` is shown on it.
-    pub(crate) fn begin(&self, summary: &Summary, plan: &str) {
-        let plan = Attachment { name: crate::run_dir::PLAN.into(), text: plan.into() };
-        self.posts().page = summary.to_page(&[plan], true).into();
+    /// Posts the page before the first second. `plan` is shown on it; `run_dir` is where results are written.
+    pub(crate) fn begin(&self, summary: &Summary, plan: &str, run_dir: Option<&Path>) {
+        let plan = attachment(PLAN, plan.into());
+        let folder = run_dir.map(|dir| dir.display().to_string()).unwrap_or_default();
+        self.posts().page = summary.to_page(&[plan], Some(&folder)).into();
     }
 
     /// Whether anyone looks at it.
@@ -146,8 +149,11 @@ impl Board {
     }
 
     /// Posts that the run has ended, and waits a moment until its viewers know. `run_dir` has its report.
-    pub(crate) fn end(&self, run_dir: Option<&str>) {
-        let report = run_dir.map(|dir| format!("{dir}/{}", crate::run_dir::PAGE));
+    pub(crate) fn end(&self, run_dir: Option<&Path>) {
+        let page = run_dir.map(|dir| dir.join(PAGE));
+        // Viewers do not know the working directory.
+        let report =
+            page.map(|page| std::path::absolute(&page).unwrap_or(page).display().to_string());
         let mut posts = self.posts();
         posts.end = posts.next("end", &json!({ "report": report }).to_string());
         self.tell(posts);
@@ -199,7 +205,7 @@ pub(crate) fn serve(asked: Option<&str>, board: &Board) -> anyhow::Result<Socket
             Err(_) => web::bind("127.0.0.1:0", "the live view", DEFAULT)?,
         },
     };
-    let local = listener.local_addr()?.ip().is_loopback();
+    let local = listener.local_addr()?.ip().to_canonical().is_loopback();
     let board = board.clone();
     web::serve(listener, "live", move |request, hangup| answer(request, hangup, &board, local))
 }

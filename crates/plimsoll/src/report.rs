@@ -37,9 +37,9 @@ pub(crate) struct ReportArgs {
     /// Run directories [default: the newest in runs/]
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Format of the report
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    /// Format of the report [default: that of --output's name, such as report.html; otherwise text]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Write the report to this new file instead of stdout (-)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -100,6 +100,26 @@ enum Figure {
     ServiceTime,
 }
 
+impl ReportArgs {
+    /// That which was asked for, or which the name of the output says.
+    fn format(&self) -> Format {
+        let named = || {
+            let extension = self.output.as_ref()?.extension()?.to_str()?.to_ascii_lowercase();
+            Some(match extension.as_str() {
+                "html" | "htm" => Format::Html,
+                "json" => Format::Json,
+                "xml" => Format::Junit,
+                "csv" => Format::Csv,
+                "parquet" => Format::Parquet,
+                "hgrm" => Format::Hdr,
+                "hlog" => Format::Hlog,
+                _ => return None,
+            })
+        };
+        self.format.or_else(named).unwrap_or(Format::Text)
+    }
+}
+
 impl Figure {
     fn time(self) -> TimeFigure {
         match self {
@@ -117,12 +137,12 @@ fn time(text: &str) -> Result<Nanos, String> {
 /// Reports on runs and returns the exit code.
 pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     args.color.apply();
-    if args.figure.is_some() && !matches!(args.format, Format::Hdr | Format::Hlog) {
+    if args.figure.is_some() && !matches!(args.format(), Format::Hdr | Format::Hlog) {
         let hint = "the other formats show all times; remove it";
         return Err(usage_error("--figure is for --format hdr and hlog", hint));
     }
     let figure = args.figure.unwrap_or(Figure::Latency).time();
-    let output = Output::of(args.output.as_deref(), args.format == Format::Parquet)?;
+    let output = Output::of(args.output.as_deref(), args.format() == Format::Parquet)?;
     let runs = opened(args)?;
     let filters = Filters {
         targets: args.targets.clone(),
@@ -132,17 +152,17 @@ pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         from: args.from,
         to: args.to,
     };
-    match args.format {
-        Format::Parquet => write_parquet(only(&runs, args.format)?, &filters, &output),
+    match args.format() {
+        Format::Parquet => write_parquet(only(&runs, args.format())?, &filters, &output),
         Format::Hlog => {
-            let run = only(&runs, args.format)?;
+            let run = only(&runs, args.format())?;
             let reported = run.report(&filters, false)?;
             check_selected(&reported.summary)?;
             write_log(run, &reported, figure, &output)?;
             Ok(code_of(&reported.summary, reported.aborted))
         }
         _ => {
-            let (summary, aborted) = merged(&runs, &filters, args.format == Format::Html)?;
+            let (summary, aborted) = merged(&runs, &filters, args.format() == Format::Html)?;
             check_selected(&summary)?;
             let text = rendered(args, figure, &output, (&runs, &summary))?;
             output.write(|out| Ok(out.write_all(text.as_bytes())?))?;
@@ -226,7 +246,7 @@ fn rendered(
     output: &Output,
     (runs, summary): (&[RecordedRun], &Summary),
 ) -> anyhow::Result<String> {
-    Ok(match args.format {
+    Ok(match args.format() {
         Format::Text => {
             let (columns, color) = if output.is_stdout() {
                 (stdout_columns(), is_colored(&stdout()))
@@ -236,7 +256,7 @@ fn rendered(
             summary.to_text(None, columns, color)
         }
         Format::Json => summary.to_json() + "\n",
-        Format::Html => summary.to_page(&attachments(runs), false),
+        Format::Html => summary.to_page(&attachments(runs), None),
         Format::Junit => summary.to_junit(),
         Format::Csv => summary.to_csv(),
         Format::Hdr => {

@@ -186,7 +186,7 @@ impl RunDir {
         self.write_whole(HOST, &host.to_json());
         self.write_whole("summary.json", &summary.to_json());
         let attached = [attachment(PLAN, plan.to_toml()), attachment(HOST, host.to_json())];
-        self.write_whole(PAGE, &summary.to_page(&attached, false));
+        self.write_whole(PAGE, &summary.to_page(&attached, None));
         let written = self.failed.map_or(Ok(()), Err);
         let written =
             written.with_context(|| format!("could not write all of {}", self.path.display()));

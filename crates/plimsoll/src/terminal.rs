@@ -10,7 +10,9 @@
 mod screen;
 
 use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
+use nix::unistd::{getpgrp, tcgetpgrp};
 use plimsoll_report::{Part, Recent, Summary};
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -19,43 +21,69 @@ use ratatui::crossterm::terminal::{
 };
 use ratatui::crossterm::{cursor, execute};
 use screen::Screen;
+use std::fs::File;
 use std::io::{IsTerminal, Stderr, Write, stderr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a key or a new second waits at most.
-const POLL: Duration = Duration::from_millis(100);
-/// Messages kept at most; further ones are counted.
-const MESSAGES_MAX: usize = 200;
+const POLL_MS: u8 = 100;
+/// Events handled before the next drawing at most.
+const EVENTS_MAX: usize = 1000;
+/// How long a terminal that does not read may hold up the end of a run, and that of the process.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Bytes of messages kept at most; further messages are counted.
+const MESSAGES_MAX: usize = 8 << 20;
 
 /// Whether the terminal is in the state that [`restore`] ends.
 static SHOWN: AtomicBool = AtomicBool::new(false);
-static MESSAGES: Mutex<Messages> = Mutex::new(Messages { lines: Vec::new(), left_out: 0 });
+static MESSAGES: Mutex<Messages> = Mutex::new(Messages::NONE);
 
 /// What was to be printed to stderr.
 struct Messages {
     lines: Vec<String>,
+    bytes: usize,
     left_out: usize,
+}
+
+impl Messages {
+    const NONE: Messages = Messages { lines: Vec::new(), bytes: 0, left_out: 0 };
 }
 
 /// The view; it ends when this is dropped.
 pub(crate) struct Terminal {
     screen: Arc<Mutex<Screen>>,
     ended: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Closed when the thread has ended.
+    done: Receiver<()>,
+}
+
+/// Checks whether this process can show the view.
+///
+/// # Errors
+/// Why it cannot.
+pub(crate) fn check() -> anyhow::Result<()> {
+    anyhow::ensure!(stderr().is_terminal(), "stderr is not a terminal");
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    anyhow::ensure!(!is_dumb, "TERM names no terminal that can show it");
+    let terminal =
+        File::open("/dev/tty").context("there is no terminal that keys could be read from")?;
+    // A process in the background would be stopped when it changes the terminal.
+    let is_in_front = tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp());
+    anyhow::ensure!(is_in_front, "this process runs in the background");
+    Ok(())
 }
 
 impl Terminal {
     /// Shows it.
     ///
     /// # Errors
-    /// If stderr is not a terminal that can show it, or keys cannot be read.
+    /// If [`check`] fails.
     pub(crate) fn start() -> anyhow::Result<Terminal> {
-        anyhow::ensure!(stderr().is_terminal(), "stderr is not a terminal");
-        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        anyhow::ensure!(!is_dumb, "TERM names no terminal that can show it");
+        check()?;
         enable_raw_mode().context("no keys can be read")?;
         SHOWN.store(true, Ordering::SeqCst);
         let hook = std::panic::take_hook();
@@ -63,18 +91,19 @@ impl Terminal {
             restore();
             hook(panic);
         }));
-        let screen: Arc<Mutex<Screen>> = Arc::default();
-        let ended: Arc<AtomicBool> = Arc::default();
+        let (screen, ended): (Arc<Mutex<Screen>>, Arc<AtomicBool>) = Default::default();
         let (shown, until) = (screen.clone(), ended.clone());
-        let drawn = execute!(stderr(), EnterAlternateScreen, cursor::Hide)
-            .and_then(|()| ratatui::Terminal::new(CrosstermBackend::new(stderr())))
-            .and_then(|terminal| {
-                std::thread::Builder::new()
-                    .name("terminal".into())
-                    .spawn(move || draw(terminal, &shown, &until))
-            });
+        let (is_done, done) = channel();
+        let drawn = File::open("/dev/tty").and_then(|keys| {
+            execute!(stderr(), EnterAlternateScreen, cursor::Hide)?;
+            let terminal = ratatui::Terminal::new(CrosstermBackend::new(stderr()))?;
+            std::thread::Builder::new().name("terminal".into()).spawn(move || {
+                draw(terminal, &keys, &shown, &until);
+                drop(is_done);
+            })
+        });
         match drawn {
-            Ok(thread) => Ok(Terminal { screen, ended, thread: Some(thread) }),
+            Ok(_) => Ok(Terminal { screen, ended, done }),
             Err(error) => {
                 restore();
                 Err(error.into())
@@ -106,13 +135,11 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            // If it panicked, the hook has restored the terminal and printed why.
-            let _ = thread.join();
-        }
+        // A terminal that is gone or does not read may hold the thread for ever. If it panicked, the hook has
+        // restored the terminal and printed why.
+        let _ = self.done.recv_timeout(PATIENCE);
         restore();
-        let none = Messages { lines: Vec::new(), left_out: 0 };
-        let Messages { lines, left_out } = std::mem::replace(&mut *messages(), none);
+        let Messages { lines, left_out, .. } = std::mem::replace(&mut *messages(), Messages::NONE);
         lines.iter().for_each(|line| _ = stderr().lock().write_all(line.as_bytes()));
         if left_out > 0 {
             crate::tell(&format!("… {left_out} more messages"));
@@ -130,7 +157,8 @@ pub(crate) fn divert(line: &str) -> bool {
         return false;
     }
     let mut messages = messages();
-    if messages.lines.len() < MESSAGES_MAX {
+    if messages.bytes + line.len() <= MESSAGES_MAX {
+        messages.bytes += line.len();
         messages.lines.push(line.trim_start().into());
     } else {
         messages.left_out += 1;
@@ -138,46 +166,64 @@ pub(crate) fn divert(line: &str) -> bool {
     true
 }
 
-/// Leaves the terminal as it was, if the view is shown.
+/// Leaves the terminal as it was, if the view is shown; waits for a terminal that does not read no longer
+/// than [`PATIENCE`].
 pub(crate) fn restore() {
-    if SHOWN.swap(false, Ordering::SeqCst) {
+    if !SHOWN.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    let _ = disable_raw_mode();
+    let (is_done, done) = channel();
+    let left = std::thread::Builder::new().name("restore".into()).spawn(move || {
         // The terminal may be gone.
         let _ = execute!(stderr(), LeaveAlternateScreen, cursor::Show);
-        let _ = disable_raw_mode();
+        let _ = is_done.send(());
+    });
+    if left.is_ok() {
+        let _ = done.recv_timeout(PATIENCE);
     }
 }
 
-/// Draws and reads keys until the view ends.
+/// Draws and reads keys until the view ends or the terminal is gone.
 fn draw(
     mut terminal: ratatui::Terminal<CrosstermBackend<Stderr>>,
+    keys: &File,
     screen: &Mutex<Screen>,
     ended: &AtomicBool,
 ) {
     let locked = || screen.lock().expect("no holder panics");
     let mut drawn = None;
     while !ended.load(Ordering::SeqCst) {
-        let said = messages().lines.clone();
-        let now = (locked().version(), said.len());
+        let (said, all) = {
+            let messages = messages();
+            let from = messages.lines.len().saturating_sub(screen::MESSAGES);
+            (messages.lines[from..].to_vec(), messages.lines.len())
+        };
+        let now = (locked().version(), all);
         if drawn != Some(now) {
             drawn = Some(now);
             // Errors are ignored: a closed terminal ends the run by SIGHUP.
             let _ = terminal.draw(|frame| locked().draw(frame, &said));
         }
-        match event::poll(POLL) {
-            Ok(false) => continue,
-            Ok(true) => {}
-            Err(_) => {
-                // Without keys the view goes on.
-                std::thread::park_timeout(POLL);
-                continue;
-            }
+        let mut ready = [PollFd::new(keys.as_fd(), PollFlags::POLLIN)];
+        // EINTR: a signal, such as that of a new size.
+        let _ = poll(&mut ready, PollTimeout::from(POLL_MS));
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        if ready[0].revents().is_some_and(|events| events.intersects(gone)) {
+            return;
         }
-        // A key, or another size.
-        drawn = None;
-        if let Ok(Event::Key(key)) = event::read()
-            && key.kind != KeyEventKind::Release
-        {
-            press(key, &mut locked());
+        for _ in 0..EVENTS_MAX {
+            if !matches!(event::poll(Duration::ZERO), Ok(true)) {
+                break;
+            }
+            // A key, or another size.
+            drawn = None;
+            match event::read() {
+                Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => {
+                    press(key, &mut locked());
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -8,10 +8,11 @@ use anyhow::Context;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_FRAME_OPTIONS};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use tokio::sync::{Notify, Semaphore};
 const CONNECTIONS_MAX: usize = 100;
 /// The longest wait for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that accepts nothing for this long is disconnected, in milliseconds.
+const STALLED_MS: u32 = 30_000;
 /// Pause after a connection could not be accepted for want of descriptors. The connection stays in
 /// the backlog, so that without a pause the thread would spin, on a core that the run needs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -83,6 +86,8 @@ async fn accept(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        // Ends a connection whose peer accepts nothing, whatever is being sent; kernels without it keep it.
+        let _ = setsockopt(&socket, sockopt::TcpUserTimeout, &STALLED_MS);
         let (answer, hangup) = (answer.clone(), Hangup::default());
         let hung_up = hangup.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -111,6 +116,7 @@ pub(crate) fn respond(status: StatusCode, kind: &'static str, body: Body) -> Res
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     response
 }
 

@@ -16,12 +16,14 @@ mod tables;
 mod tests;
 mod words;
 
+use crate::objectives::percent;
 use crate::seconds::Seconds;
 use crate::summary::Summary;
 use crate::text::{clean, is_unsafe};
 use crate::tone::Tone;
 use crate::uplot;
-use plimsoll_measure::{Finding, Severity};
+use plimsoll_measure::units::{counted, grouped};
+use plimsoll_measure::{Finding, Nanos, Severity};
 use std::fmt::Write as _;
 
 const STYLE: &str = include_str!("../assets/page/page.css");
@@ -53,6 +55,10 @@ pub struct Fragment {
     pub html: String,
 }
 
+/// Characters without a width that make two names look the same; joiners of emoji and scripts are not
+/// among them.
+const INVISIBLE: [char; 5] = ['\u{ad}', '\u{180e}', '\u{200b}', '\u{2060}', '\u{feff}'];
+
 /// Text in HTML, also in attributes. Characters that cannot be seen or reorder text are shown as escapes.
 pub(crate) fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
@@ -64,7 +70,9 @@ pub(crate) fn escaped(text: &str) -> String {
             '"' => html.push_str("&quot;"),
             '\'' => html.push_str("&#39;"),
             '\n' | '\t' => html.push(c),
-            c if is_unsafe(c) => _ = write!(html, "\\u{{{:x}}}", u32::from(c)),
+            c if is_unsafe(c) || INVISIBLE.contains(&c) => {
+                _ = write!(html, "\\u{{{:x}}}", u32::from(c))
+            }
             c => html.push(c),
         }
     }
@@ -72,13 +80,18 @@ pub(crate) fn escaped(text: &str) -> String {
 }
 
 impl Summary {
-    /// The page. `attachments` are shown as they are; they must contain no secrets. `live`: whether the run
-    /// goes on and the page's server sends what changes.
-    pub fn to_page(&self, attachments: &[Attachment], live: bool) -> String {
+    /// The page. `attachments` are shown as they are; they must contain no secrets. `live`: the
+    /// run goes on, and the page's server sends what changes; its directory, or an empty text.
+    pub fn to_page(&self, attachments: &[Attachment], live: Option<&str>) -> String {
+        let is_live = live.is_some();
         let title = escaped(&clean(&self.name));
         let mut html = String::with_capacity(1 << 18);
-        let csp = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-                   connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
+        let events = if is_live { "connect-src 'self'; " } else { "" };
+        let csp = format!(
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; {events}\
+             img-src data:; \
+             base-uri 'none'; form-action 'none'"
+        );
         let _ = write!(
             html,
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -92,19 +105,19 @@ impl Summary {
             license = uplot::LICENSE,
             uplot = uplot::STYLE,
         );
-        let state = if live { " data-live" } else { "" };
+        let state = if is_live { " data-live" } else { "" };
         let _ = write!(
             html,
             "<body{state}>\n<a class=\"skip\" href=\"#verdict\">Skip to the verdict</a>\n{}<main>\n",
             self.head()
         );
-        let [verdict, overview, tables] = self.fragments(live);
+        let [verdict, overview, tables] = self.fragments(is_live);
         put_fragment(&mut html, &verdict);
         put_fragment(&mut html, &overview);
         html += CHARTS;
         put_fragment(&mut html, &tables);
-        put_attachments(&mut html, attachments);
         html += &words::definitions();
+        put_attachments(&mut html, attachments);
         html += "</main>\n";
         let _ = writeln!(
             html,
@@ -123,7 +136,7 @@ impl Summary {
     pub fn fragments(&self, live: bool) -> [Fragment; 3] {
         [
             Fragment { id: "verdict", html: self.verdict_html(live) },
-            Fragment { id: "overview", html: self.overview_html() },
+            Fragment { id: "overview", html: self.overview_html(live) },
             Fragment { id: "tables", html: self.tables_html() },
         ]
     }
@@ -158,13 +171,12 @@ impl Summary {
             Tone::Good => "good",
             Tone::Plain | Tone::Strong => "info",
         };
-        let mut html = format!(
-            "<div class=\"banner {class}\"><h2>{word}</h2><p>{}</p></div>\n",
+        let mut html = self.part_html();
+        let _ = writeln!(
+            html,
+            "<div class=\"banner {class}\"><h2>{word}</h2><p>{}</p></div>",
             escaped(&sentence(&text))
         );
-        if !self.narrow.is_whole() {
-            let _ = writeln!(html, "<p>The verdict is {}.</p>", escaped(self.verdict_covers()));
-        }
         if verdict.valid && self.all.stats.requests.scheduled > 0 {
             let limits = self.limited_by();
             let _ = writeln!(
@@ -181,28 +193,84 @@ impl Summary {
         html
     }
 
+    /// What a page on a part of a run covers, and what it leaves out.
+    fn part_html(&self) -> String {
+        if self.narrow.is_whole() {
+            return String::new();
+        }
+        let requests = self.all.stats.requests.scheduled;
+        let share = percent(requests as f64 / self.scheduled.max(1) as f64);
+        let all = counted(self.scheduled, "request");
+        let words = self.narrow.words().join(", ");
+        let mut html = format!(
+            "<p class=\"part\"><strong>A part of the run: {}.</strong> {} of {all} ({share}). \
+             Findings and validity are {}; objectives and figures are of the part.",
+            escaped(&clean(&words)),
+            grouped(requests),
+            self.verdict_covers(),
+        );
+        let left_out: Vec<&str> = self.left_out().into_iter().map(|(_, words)| words).collect();
+        if !left_out.is_empty() {
+            let _ = write!(
+                html,
+                " Left out, because they are not known for the part alone: {}.",
+                left_out.join(", ")
+            );
+        }
+        html.push_str("</p>\n");
+        html
+    }
+
     /// The verdict in a word or two, and what it means. `live`: the run goes on.
     pub fn verdict_in_words(&self, live: bool) -> (Tone, String, String) {
         let requests = &self.all.stats.requests;
         if live && requests.scheduled == 0 {
-            return (Tone::Plain, "Running".into(), "no request has ended yet".into());
+            let word = if self.facts.duration == Nanos::ZERO { "Warming up" } else { "Running" };
+            return (Tone::Plain, word.into(), "no request of the run has ended yet".into());
         }
-        let means = "the figures describe the target";
+        let missed = self.objectives.iter().filter(|judged| !judged.ok).count();
+        let result = self.result_in_words(missed);
         let (tone, word, text) = if self.nothing_ok() {
-            (Tone::Bad, "No request succeeded", String::new())
+            (Tone::Bad, "No request succeeded", self.most_frequent_error())
         } else if !self.verdict.valid {
             (Tone::Bad, "Invalid", self.distorted())
-        } else if !self.objectives_hold() {
-            (Tone::Bad, "Objective missed", format!("the run is valid: {means}"))
+        } else if missed > 0 {
+            let word = if missed == 1 { "Objective missed" } else { "Objectives missed" };
+            (Tone::Bad, word, result)
         } else if self.facts.was_stopped() {
-            (Tone::Warn, "Valid, stopped early", format!("the run was stopped{}", self.facts.by()))
+            let by = self.facts.by();
+            (Tone::Warn, "Valid, stopped early", format!("the run was stopped{by}; {result}"))
         } else if requests.ok < requests.scheduled {
-            (Tone::Warn, "Valid, with failures", means.into())
+            (Tone::Warn, "Valid, with failures", result)
         } else {
-            (Tone::Good, "Valid", means.into())
+            (Tone::Good, "Valid", result)
         };
         let so_far = if live { " so far" } else { "" };
         (tone, format!("{word}{so_far}"), text)
+    }
+
+    /// `2 of 3 objectives missed; 54 % of the requests were answered as expected`.
+    fn result_in_words(&self, missed: usize) -> String {
+        let all = self.objectives.len();
+        let objectives = match (missed, all) {
+            (_, 0) => "no objectives".into(),
+            (0, 1) => "the objective held".into(),
+            (0, _) => format!("all {all} objectives held"),
+            (1, 1) => "the only objective was missed".into(),
+            _ => format!("{missed} of {all} objectives missed"),
+        };
+        let share = self.all.stats.requests.success().map_or("–".into(), percent);
+        format!("{objectives}; {share} of the requests were answered as expected")
+    }
+
+    /// `status: 1,800 of 1,800 requests`, with the first that was seen.
+    fn most_frequent_error(&self) -> String {
+        let errors = self.all.stats.errors.iter().max_by_key(|(_, n)| *n);
+        let Some((class, n)) = errors else { return String::new() };
+        let all = counted(self.all.stats.requests.scheduled, "request");
+        let first = self.notes().find(|note| note.class == class);
+        let first = first.map(|note| format!("; the first: {}", clean(&note.text)));
+        format!("{class}: {} of {all}{}", grouped(n), first.unwrap_or_default())
     }
 
     fn finding_html(&self, finding: &Finding) -> String {
@@ -230,7 +298,7 @@ impl Summary {
         };
         format!(
             "<li class=\"{class}\"><p><code>{}</code> <span class=\"tag\">{}</span> \
-             <span class=\"tag\">{}</span>{when}</p><p>{}</p>{fix}</li>\n",
+             <span class=\"tag\">side: {}</span>{when}</p><p>{}</p>{fix}</li>\n",
             finding.id,
             finding.severity,
             finding.side,
@@ -248,26 +316,40 @@ fn put_fragment(html: &mut String, fragment: &Fragment) {
     let _ = write!(html, "<section id=\"{id}\">\n{content}</section>\n");
 }
 
+/// Bytes of an attachment that are shown at most.
+const ATTACHED_MAX: usize = 256 << 10;
+
 fn put_attachments(html: &mut String, attachments: &[Attachment]) {
     if attachments.is_empty() {
         return;
     }
     html.push_str("<section id=\"plan\">\n<h2>Plan</h2>\n");
     for Attachment { name, text } in attachments {
+        let shown = &text[..text.floor_char_boundary(ATTACHED_MAX)];
+        let rest = match text.len() - shown.len() {
+            0 => String::new(),
+            rest => format!("<p>{rest} more bytes are in the run directory.</p>"),
+        };
         let _ = writeln!(
             html,
-            "<details><summary>{}</summary><pre>{}</pre></details>",
+            "<details><summary>{}</summary><pre>{}</pre>{rest}</details>",
             escaped(&clean(name)),
-            escaped(text)
+            escaped(shown)
         );
     }
     html.push_str("</section>\n");
 }
 
-/// The text as a sentence.
+/// The text as a sentence. One that begins with a name or a path keeps its first letter.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
+    let word = text.split(' ').next().unwrap_or_default();
+    if word.contains(['/', '.', '_', ':']) {
+        chars = text.chars();
+        let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+        return format!("{}{end}", chars.as_str());
+    }
     let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
     format!("{}{}{end}", first.to_uppercase(), chars.as_str())
 }

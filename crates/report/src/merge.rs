@@ -5,7 +5,7 @@
 //! cannot be added stays with its run: the verdict, the host, other processes, and objectives if the plans
 //! differ. The result is invalid if any run is.
 
-use crate::activity::covered;
+use crate::activity::{Rates, covered};
 use crate::objectives::{Judged, judge_part};
 use crate::scrapes::Scrapes;
 use crate::series::TimeSeries;
@@ -63,6 +63,14 @@ pub struct MergedRun {
     pub scheduled: u64,
     /// Of these, ok.
     pub ok: u64,
+    /// Its rates.
+    pub rates: Rates,
+    /// Its latency: median, 99th percentile and maximum.
+    pub latency: [Option<Nanos>; 3],
+    /// The 99th percentile of its service time.
+    pub service_time: Option<Nanos>,
+    /// Objectives that it missed.
+    pub missed: usize,
     /// Whether it is valid.
     pub valid: bool,
     /// The side that limited it, if any.
@@ -134,6 +142,10 @@ impl<'p> Merge<'p> {
             cut_short: summary.facts.cut_short,
             scheduled: summary.all.stats.requests.scheduled,
             ok: summary.all.stats.requests.ok,
+            rates: summary.all.rates(),
+            latency: [0.5, 0.99, 1.0].map(|quantile| summary.all.latency.quantile(quantile)),
+            service_time: summary.all.service_time.quantile(0.99),
+            missed: summary.objectives.iter().filter(|judged| !judged.ok).count(),
             valid: summary.verdict.valid,
             limited_by: summary.verdict.limited_by,
             timeline: std::mem::replace(&mut summary.timeline, Timeline::new(0)),

@@ -31,6 +31,8 @@ pub struct Process {
     pub memory_max: Option<u64>,
     /// Number of restarts, detected by resets of its CPU time.
     pub restarts: u64,
+    /// Metrics that the plan charts and no page had.
+    pub missing: Vec<String>,
     /// A gateway's calls; `None` for other processes.
     pub calls: Option<Calls>,
     /// A gateway's relays; `None` for other processes.
@@ -68,7 +70,10 @@ impl Process {
         let calls = "plimsoll_calls_total";
         let relays = "plimsoll_relays_total";
         let ours = scraped.series.keys().any(|series| GATEWAYS.contains(&series.name.as_str()));
+        let has = |metric: &str| scraped.series.keys().any(|series| series.name == metric);
+        let missing = scrape.charts.iter().filter(|chart| scraped.reads > 0 && !has(&chart.metric));
         Process {
+            missing: missing.map(ToString::to_string).collect(),
             name: scrape.name.clone(),
             group: scrape.group.clone(),
             url: scrape.url_shown.clone(),

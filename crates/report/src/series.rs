@@ -15,7 +15,7 @@ mod shortened;
 
 use crate::seconds::Seconds;
 use crate::timeline::Span;
-use plimsoll_measure::{ErrorClass, Histogram, Nanos, Requests, Scraped, Snapshot};
+use plimsoll_measure::{ErrorClass, Histogram, Nanos, Requests, Scraped, Snapshot, StreamCounts};
 use plimsoll_plan::{Load, Plan};
 use processes::{Processes, Readings};
 use std::collections::BTreeMap;
@@ -31,13 +31,13 @@ const CELLS: u32 = 4;
 #[derive(Clone, Debug)]
 struct Counts {
     seconds: Seconds,
-    /// Planned arrivals per second of the streams with a rate, at the end of each second; their mean.
-    planned: f64,
+    /// Planned arrivals per second of the streams with a rate; `None` in the warm-up.
+    planned: Option<f64>,
     /// Users of the other streams.
     users: f64,
     /// Arrivals dispatched.
     dispatched: u64,
-    /// Arrivals that ended, including those of the warm-up.
+    /// Arrivals that ended; in the warm-up, its own.
     requests: Requests,
     errors: BTreeMap<ErrorClass, u64>,
     in_flight: u64,
@@ -59,7 +59,10 @@ impl Counts {
         let weight = |own: &Counts| own.seconds.len().as_secs_f64();
         let (own, new) = (weight(self), weight(next));
         let share = if own + new > 0.0 { own / (own + new) } else { 0.5 };
-        self.planned = self.planned * share + next.planned * (1.0 - share);
+        self.planned = match (self.planned, next.planned) {
+            (Some(own), Some(next)) => Some(own * share + next * (1.0 - share)),
+            (own, next) => own.or(next),
+        };
         self.users = self.users.max(next.users);
         self.seconds = self.seconds.union(next.seconds);
         self.dispatched += next.dispatched;
@@ -73,6 +76,13 @@ impl Counts {
         }
         self.processes.clone_from(&next.processes);
     }
+}
+
+/// The share of a second in which a stream planned arrivals.
+fn planned_share(stream: &StreamCounts, seconds: Seconds) -> f64 {
+    let Some(window) = stream.active else { return 0.0 };
+    let planned = window.planned_to.min(seconds.to) - window.from.max(seconds.from);
+    planned.as_secs_f64() / seconds.len().as_secs_f64()
 }
 
 /// The times of a row.
@@ -177,8 +187,8 @@ impl Packed {
 pub struct Recent {
     /// The middle of the row, in seconds since the end of the warm-up.
     pub at: f64,
-    /// Planned arrivals per second, of streams with a rate.
-    pub planned: f64,
+    /// Planned arrivals per second, of streams with a rate; `None` in the warm-up.
+    pub planned: Option<f64>,
     /// Requests per second that were sent and whose outcome became known.
     pub sent: f64,
     /// Arrivals per second that failed or were not sent.
@@ -213,6 +223,7 @@ pub struct TimeSeries {
     rows_max: usize,
     /// By stream: whether it has a rate.
     open: Vec<bool>,
+    warmup: Nanos,
     processes: Processes,
 }
 
@@ -226,6 +237,7 @@ impl TimeSeries {
             width: 1,
             rows_max: ROWS_MAX,
             open: open.collect(),
+            warmup: plan.warmup,
             processes: Processes::new(&plan.scrapes),
         }
     }
@@ -244,14 +256,18 @@ impl TimeSeries {
         }
         let planned = |open: bool| -> f64 {
             let own = second.streams.iter().zip(&self.open).filter(|(_, own)| **own == open);
-            own.map(|(stream, _)| stream.planned_rate).sum()
+            own.map(|(stream, _)| stream.planned_rate * planned_share(stream, seconds)).sum()
         };
         let stats = second.total();
         let mut requests = stats.requests;
-        requests.merge(&second.warmup);
+        let is_warmup = seconds.middle() < self.warmup;
+        // Late answers of the warm-up are no results of the run.
+        if is_warmup {
+            requests.merge(&second.warmup);
+        }
         let counts = Counts {
             seconds,
-            planned: planned(true),
+            planned: (!is_warmup).then(|| planned(true)),
             users: planned(false),
             dispatched: second.streams.iter().map(|stream| stream.dispatched).sum(),
             requests,

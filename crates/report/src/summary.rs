@@ -115,6 +115,8 @@ pub struct Summary {
     pub name: String,
     /// The plan's load in words: `5000/s for 33m`.
     pub load: String,
+    /// How long the plan sends, excluding the warm-up; `None`: until all requests are made.
+    pub planned: Option<Nanos>,
     /// Whether the plan was made from flags, so that advice names flags.
     pub from_flags: bool,
     /// Whether a stream has a rate; otherwise all have users.
@@ -190,6 +192,7 @@ impl Summary {
         Summary {
             name: plan.name.clone(),
             load: plan.load_in_words(),
+            planned: plan.planned_end().map(|end| end - plan.warmup),
             from_flags: plan.from_flags,
             has_rate: plan.streams.iter().any(|own| matches!(own.load, Load::Open { .. })),
             has_splits: plan.streams.iter().any(|own| own.split_by.is_some()),

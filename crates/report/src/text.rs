@@ -12,7 +12,7 @@ mod failures;
 pub(crate) mod groups;
 mod host;
 mod page;
-pub(crate) mod part;
+mod part;
 mod scrapes;
 mod table;
 #[cfg(test)]
@@ -223,7 +223,7 @@ impl Summary {
     }
 
     /// Arrivals by outcome, and connections.
-    pub(crate) fn requests_table(&self) -> Table {
+    fn requests_table(&self) -> Table {
         let requests = &self.all.stats.requests;
         let rates = self.all.rates();
         let share = percent(requests.ok as f64 / requests.scheduled.max(1) as f64);

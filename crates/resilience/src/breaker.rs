@@ -272,14 +272,18 @@ impl Breaker {
             && sums.second as f64 >= self.settings.share * sums.first as f64
     }
 
-    /// Ends the open time: the upstream was found to work by other means, such as a health check.
-    /// The breaker becomes half-open rather than closed, because an upstream may answer checks and
-    /// fail calls. Returns whether it was open.
+    /// Ends the open time, or the wait for probes that have not reported: the upstream was found to work
+    /// by other means, such as a health check. The breaker becomes half-open rather than closed, because
+    /// an upstream may answer checks and fail calls. Returns whether this lets calls pass.
     pub fn end_open_time(&self, now: Nanos) -> bool {
-        self.update(|circuit| {
-            (circuit.phase == Phase::Open).then(|| self.half_opened(circuit, now))
-        })
-        .is_some()
+        let next = self.update(|circuit| match circuit.phase {
+            Phase::Open => Some(self.half_opened(circuit, now)),
+            Phase::HalfOpen if u32::from(circuit.admitted) >= self.settings.probes => {
+                Some(Circuit { admitted: 0, ..circuit })
+            }
+            _ => None,
+        });
+        next.is_some()
     }
 
     /// The state.

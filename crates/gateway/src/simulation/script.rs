@@ -179,7 +179,7 @@ fn add_fault(node: &mut NodeScript, random: &mut Sequence) {
 
 fn arrivals(random: &mut Sequence) -> Vec<Arrival> {
     let mut arrivals = Vec::new();
-    let mean_us = 1_000_000 / (4 + random.below(24));
+    let mean_us = 1_000_000 / (4 + random.below(14));
     let mut at = Duration::from_millis(random.below(500));
     while at < CALLING {
         let ask = match random.below(100) {

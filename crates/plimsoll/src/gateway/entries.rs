@@ -152,6 +152,24 @@ struct AddService {
     /// Also relay requests that are not JSON-RPC: paths below /v1, and GET, PUT, PATCH and DELETE
     #[arg(long)]
     rest: bool,
+    /// Never ask upstreams for their latest block and readiness
+    #[arg(long)]
+    no_health_checks: bool,
+    /// Retries as a share of the calls [default: 10%]
+    #[arg(long, value_name = "SHARE")]
+    retry_budget: Option<String>,
+    /// Send a call to a second upstream after this quantile of the latency, such as p95 [default: off]
+    #[arg(long, value_name = "QUANTILE")]
+    hedge: Option<String>,
+    /// Time without an answer until another upstream is tried, too [default: a quarter of the timeout]
+    #[arg(long, value_name = "DURATION")]
+    patience: Option<String>,
+    /// Send transactions to one upstream or all of them [default: one]
+    #[arg(long, value_name = "one|all")]
+    send: Option<String>,
+    /// Number of upstreams that must agree on reads [default: 1]
+    #[arg(long, value_name = "N")]
+    agree: Option<u64>,
     #[command(flatten)]
     replace: ReplaceArgs,
 }
@@ -261,6 +279,14 @@ impl AddService {
         if self.rest {
             lines.0.push(("--rest".into(), "rest = true".into()));
         }
+        if self.no_health_checks {
+            lines.0.push(("--no-health-checks".into(), "health_checks = false".into()));
+        }
+        lines.text("--retry-budget", "retry_budget", &self.retry_budget);
+        lines.text("--hedge", "hedge", &self.hedge);
+        lines.text("--patience", "patience", &self.patience);
+        lines.text("--send", "send", &self.send);
+        lines.number("--agree", "agree", self.agree);
         Request::Add {
             kind: EntryKind::Service,
             id: self.id,

@@ -15,6 +15,7 @@ use plimsoll_host::Source;
 use plimsoll_measure::{Clock, Nanos, RunFacts, Snapshot, SplitValue, StartFacts};
 use plimsoll_plan::{Plan, Secrets};
 use plimsoll_report::{Fold, Summary, exposition, progress};
+use std::path::Path;
 
 /// Rendering figures takes at most one part in this many of a processor's time.
 const RENDER_SHARE: u64 = 50;
@@ -78,7 +79,8 @@ impl<'p> Consumer<'p> {
             aborted: None,
         };
         if let Some(live) = &consumer.views.live {
-            live.begin(&consumer.so_far(), &plan.to_toml());
+            let folder = consumer.run_dir.as_ref().map(RunDir::path);
+            live.begin(&consumer.so_far(), &plan.to_toml(), folder);
         }
         if consumer.views.terminal {
             match Terminal::start() {
@@ -109,7 +111,12 @@ impl<'p> Consumer<'p> {
     /// The figures so far.
     fn so_far(&self) -> Summary {
         let (start, warmup) = (self.start.clone(), self.plan.warmup);
-        self.fold.clone().finish(RunFacts::so_far(start, warmup, self.at))
+        let mut facts = RunFacts::so_far(start, warmup, self.at);
+        if self.control.stop_level() > 0 {
+            let objective = self.aborted.as_ref().map(|that| format!("the objective \"{that}\""));
+            facts.stopped_by = Some(objective.unwrap_or("its user".into()));
+        }
+        self.fold.clone().finish(facts)
     }
 
     pub(super) fn add(&mut self, second: Second) {
@@ -164,7 +171,6 @@ impl<'p> Consumer<'p> {
 
     /// `signal` is the first signal that was received.
     pub(super) fn finish(mut self, running: Running, signal: Option<&str>) -> Finished {
-        drop(self.terminal.take());
         self.progress.end();
         self.scrape_at_the_end();
         let mut facts = running.finish();
@@ -181,8 +187,10 @@ impl<'p> Consumer<'p> {
             .run_dir
             .map_or((Ok(()), None), |dir| dir.finish(self.plan, &summary, aborted, &self.host));
         if let Some(live) = &self.views.live {
-            live.end(run_dir.as_deref().filter(|_| written.is_ok()));
+            live.end(run_dir.as_deref().map(Path::new).filter(|_| written.is_ok()));
         }
+        // Last, because a terminal may not read.
+        drop(self.terminal.take());
         Finished { summary, aborted, run_dir, written, recording }
     }
 

@@ -3,7 +3,7 @@
 use crate::live::{self, Board};
 use crate::metrics::{self, Page};
 use crate::plan_source::SourceArgs;
-use crate::tell;
+use crate::{tell, terminal};
 
 /// The views of a run.
 #[derive(Default)]
@@ -37,7 +37,11 @@ impl ViewArgs {
 
     /// Starts the views that the flags ask for. `metrics` is the address of a page for Prometheus.
     pub(crate) fn start(&self, metrics: Option<&str>) -> anyhow::Result<Views> {
-        let mut views = Views { terminal: self.tui, ..Views::default() };
+        let shows = self.tui.then(terminal::check);
+        let mut views = Views { terminal: matches!(shows, Some(Ok(()))), ..Views::default() };
+        if let Some(Err(why)) = shows {
+            tell(&format!("warning: --tui shows nothing: {why}"));
+        }
         if let Some(address) = metrics {
             let page = Page::default();
             let bound = metrics::serve(address, page.clone())?;

@@ -17,8 +17,11 @@ const REPORT_ROWS: u16 = 8;
 /// The charts take at most one part in this many of the rows.
 const CHART_SHARE: u16 = 3;
 /// Messages shown at most.
-const MESSAGES: usize = 3;
+pub(super) const MESSAGES: usize = 3;
 const KEYS: &str = "q stop   ↑ ↓ scroll";
+
+/// The name, colour and points of a line in a chart.
+type Curve<'a> = (&'a str, Color, &'a Vec<(f64, f64)>);
 
 /// A run as it is shown.
 #[derive(Default)]
@@ -31,6 +34,8 @@ pub(super) struct Screen {
     recent: Vec<Recent>,
     verdict: Option<(Tone, String, String)>,
     summary: Option<Box<Summary>>,
+    /// The report's lines, and the width for which they were made.
+    lines: Option<(u16, Vec<ReportLine>)>,
     /// The first line of the report that is shown.
     top: usize,
     /// The last one that can be.
@@ -59,6 +64,7 @@ impl Screen {
         self.version += 1;
         self.verdict = Some(summary.verdict_in_words(true));
         self.summary = Some(Box::new(summary.clone()));
+        self.lines = None;
     }
 
     /// Moves the report by lines.
@@ -144,7 +150,9 @@ impl Screen {
         let rows = |of: fn(&Recent) -> f64| -> Vec<(f64, f64)> {
             self.recent.iter().map(|row| (row.at, of(row))).collect()
         };
-        let (planned, sent) = (rows(|row| row.planned), rows(|row| row.sent));
+        let planned: Vec<(f64, f64)> =
+            self.recent.iter().filter_map(|row| Some((row.at, row.planned?))).collect();
+        let sent = rows(|row| row.sent);
         let failed = rows(|row| row.failed);
         let mut lines = Vec::new();
         if planned.iter().any(|(_, rate)| *rate > 0.0) {
@@ -162,7 +170,7 @@ impl Screen {
         frame: &mut Frame<'_>,
         area: Rect,
         title: &str,
-        lines: &[(&str, Color, &Vec<(f64, f64)>)],
+        lines: &[Curve<'_>],
         label: impl Fn(f64) -> String,
     ) {
         let values = lines.iter().flat_map(|(_, _, line)| line.iter().map(|(_, y)| *y));
@@ -192,7 +200,10 @@ impl Screen {
 
     fn draw_report(&mut self, frame: &mut Frame<'_>, area: Rect) {
         let Some(summary) = &self.summary else { return };
-        let lines = summary.to_lines(area.width.into());
+        if self.lines.as_ref().is_none_or(|(width, _)| *width != area.width) {
+            self.lines = Some((area.width, summary.to_lines(area.width.into())));
+        }
+        let lines = self.lines.as_ref().map(|(_, lines)| lines.as_slice()).unwrap_or_default();
         self.top_max = lines.len().saturating_sub(area.height.into());
         self.top = self.top.min(self.top_max);
         let shown = lines.iter().skip(self.top).take(area.height.into()).map(line);
@@ -225,7 +236,7 @@ mod tests {
         let mut screen = Screen::default();
         let row = |at: u32| Recent {
             at: f64::from(at),
-            planned: 200.0,
+            planned: Some(200.0),
             sent: 190.0,
             failed: 10.0,
             p50: Some(Nanos::from_millis(5)),

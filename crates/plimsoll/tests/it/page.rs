@@ -65,7 +65,7 @@ impl Runs {
     fn half_plan(&self) -> String {
         let url = self.target.url();
         let load = format!(
-            "name = {}\nrate = \"200/s\"\nduration = \"2s\"\nwarmup = \"1s\"",
+            "name = {}\nstages = [{{ rate = \"200/s\", for = \"1s\" }}, {{ rate = \"200/s\", for = \"1s\" }}]\nwarmup = \"1s\"",
             json!(NAMES[1])
         );
         let mut plan = self.plan(&load, "/");
@@ -178,7 +178,7 @@ type Check = fn(&Runs, &mut Browser);
 fn pages_in_a_browser() {
     let runs = Runs::make();
     let mut browser = Browser::start(&runs.path("chromium"));
-    let checks: [(&str, Check); 11] = [
+    let checks: [(&str, Check); 14] = [
         ("charts are drawn and nothing is loaded", charts_are_drawn_and_nothing_is_loaded),
         ("labels are text", labels_are_text),
         ("unusual runs have pages", unusual_runs_have_pages),
@@ -186,6 +186,9 @@ fn pages_in_a_browser() {
         ("long tables are filtered and sorted", long_tables_are_filtered_and_sorted),
         ("everything works by keyboard", everything_works_by_keyboard),
         ("a drag zooms all charts", a_drag_zooms_all_charts),
+        ("a finding's seconds are marked", a_findings_seconds_are_marked),
+        ("what started is shown, what was sent is not", what_started_is_shown),
+        ("stages are numbered", stages_are_numbered),
         ("screen readers find the charts described", screen_readers_find_the_charts_described),
         ("dark, narrow and without scripts", dark_narrow_and_without_scripts),
         ("on paper", on_paper),
@@ -322,7 +325,7 @@ fn everything_works_by_keyboard(runs: &Runs, browser: &mut Browser) {
         |tab: &mut Tab<'_>| tab.text("document.querySelector('#charts > [aria-live]').textContent");
     tab.press("ArrowRight");
     let first = said(&mut tab);
-    assert!(first.contains("sent") && first.contains("/s"), "{first}");
+    assert!(first.contains("ok") && first.contains("/s"), "{first}");
     tab.press("ArrowRight");
     assert_ne!(said(&mut tab), first);
     tab.press("ArrowLeft");
@@ -344,15 +347,79 @@ fn everything_works_by_keyboard(runs: &Runs, browser: &mut Browser) {
     }
     tab.eval("document.querySelector('button.span').focus()");
     tab.press("Enter");
-    assert!(shown(&mut tab).starts_with("Showing"));
+    assert!(shown(&mut tab).contains("Marked: "));
     assert_eq!(tab.complaints(), [""; 0]);
 }
 
 fn a_drag_zooms_all_charts(runs: &Runs, browser: &mut Browser) {
     let mut tab = open(browser, &runs.url("half/report.html"), &[]);
-    tab.drag("#chart-latency .u-over", 0.5, 0.8);
-    let shown = tab.text("document.querySelector('.toolbar').innerText");
-    assert!(shown.starts_with("Showing"), "{shown}");
+    tab.drag("#chart-latency .u-over", 0.7, 0.95);
+    let toolbar = "document.querySelector('.toolbar').innerText";
+    let shown = tab.text(toolbar);
+    assert!(shown.starts_with("Showing 1s–2s."), "whole rows: {shown}");
+    // Sentences and legends are of the same seconds.
+    let said = tab.text("document.querySelector('#chart-rates .at').textContent");
+    assert_eq!(said, "1s–2s");
+    let peaks = tab.text("[...document.querySelectorAll('.summary')].map((one) => one.textContent.match(/ (at|\\() ?-?[−\\d]+s[^ ,;)]*/g) ?? []).flat().join()");
+    assert!(peaks.contains("1s–2s") && !peaks.contains("0s–1s"), "{peaks}");
+    let title = tab.text("document.querySelector('#chart-distribution h3').textContent");
+    assert_eq!(title, "Latency by percentile, whole run");
+    tab.eval("document.querySelector('.toolbar button').click()");
+    assert!(!tab.text(toolbar).contains("Showing"));
+    assert_eq!(tab.complaints(), [""; 0]);
+}
+
+/// Whether anything is drawn in a row of pixels of a chart, so far below the top of its plot, between two
+/// shares of its width.
+const IS_DRAWN: &str = "((chart, below, from, to) => {
+    const canvas = document.querySelector(`#chart-${chart} canvas`);
+    const over = document.querySelector(`#chart-${chart} .u-over`);
+    const ratio = devicePixelRatio;
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    const left = (over.offsetLeft + over.clientWidth * from) * ratio;
+    const {data} = copy.getImageData(left, (over.offsetTop + below) * ratio, over.clientWidth * (to - from) * ratio, 1);
+    return data.some((value) => value > 0);
+})";
+
+fn a_findings_seconds_are_marked(runs: &Runs, browser: &mut Browser) {
+    let mut tab = open(browser, &runs.url("half/report.html"), &["errors"]);
+    // The findings of this run are in all of its seconds, and shade none.
+    let shaded = format!("{IS_DRAWN}('errors', 2, 0.85, 0.95)");
+    assert_eq!(tab.eval(&shaded), false);
+    // One second.
+    tab.eval("(() => { const own = document.querySelector('button.span'); own.dataset.from = 1; own.dataset.to = 2; own.click(); })()");
+    let toolbar = tab.text("document.querySelector('.toolbar').innerText");
+    assert!(toolbar.contains("Marked: 1s–2s."), "{toolbar}");
+    assert_eq!(tab.eval(&shaded), true);
+    assert_eq!(tab.eval(&format!("{IS_DRAWN}('errors', 2, 0.52, 0.65)")), false);
+    tab.eval("document.querySelector('.toolbar button').click()");
+    assert_eq!(tab.eval(&shaded), false);
+    assert_eq!(tab.complaints(), [""; 0]);
+}
+
+fn what_started_is_shown(runs: &Runs, browser: &mut Browser) {
+    let mut tab = open(browser, &runs.url("half/report.html"), &["rates"]);
+    let legend = "Object.fromEntries([...document.querySelectorAll('#chart-rates .legend button')]\
+                  .map((own) => [own.children[1].textContent, own.ariaPressed === 'true']))";
+    let own = json!({ "planned": true, "started": true, "sent": false, "ok": true, "failed": true });
+    assert_eq!(tab.eval(legend), own);
+    let said = tab.text("document.querySelector('#chart-rates .summary').textContent");
+    assert!(said.starts_with("Started 200/s, ok ") && said.contains("on average"), "{said}");
+    tab.eval("[...document.querySelectorAll('#chart-rates .legend button')].find((own) => /^sent/.test(own.textContent)).click()");
+    assert_eq!(tab.eval(&format!("({legend}).sent")), true);
+    let latency = tab.eval("[...document.querySelectorAll('#chart-latency .legend [aria-pressed=true] span')].map((own) => own.textContent)");
+    assert_eq!(latency, json!(["p50", "p99", "max", "service time p99"]));
+    assert_eq!(tab.complaints(), [""; 0]);
+}
+
+fn stages_are_numbered(runs: &Runs, browser: &mut Browser) {
+    let mut tab = open(browser, &runs.url("half/report.html"), &["rates"]);
+    let toolbar = tab.text("document.querySelector('.toolbar').innerText");
+    assert!(toolbar.contains("stages 1: 200/s for 1s; 2: 200/s for 1s."), "{toolbar}");
+    // Their row above the plot has something in it where the second begins.
+    assert_eq!(tab.eval(&format!("{IS_DRAWN}('rates', -12, 0.5, 0.9)")), true);
+    assert_eq!(tab.eval(&format!("{IS_DRAWN}('distribution', -12, 0.5, 0.9)")), false);
     assert_eq!(tab.complaints(), [""; 0]);
 }
 
@@ -414,7 +481,9 @@ fn on_paper(runs: &Runs, browser: &mut Browser) {
 /// The page as the server of a run sends it.
 fn live(page: &Path) -> String {
     let text = std::fs::read_to_string(page).unwrap();
-    text.replacen("<body>", "<body data-live>", 1).replacen("{\"live\":false", "{\"live\":true", 1)
+    text.replacen("<body>", "<body data-live>", 1)
+        .replacen("{\"live\":false", "{\"live\":true", 1)
+        .replacen("img-src data:", "connect-src 'self'; img-src data:", 1)
 }
 
 fn a_live_page_takes_what_is_sent(runs: &Runs, browser: &mut Browser) {
@@ -445,6 +514,7 @@ fn a_live_page_takes_what_is_sent(runs: &Runs, browser: &mut Browser) {
     });
     let mut tab = Tab::new(browser, 1280, 900);
     tab.open(&format!("{}/", server.url()));
+    assert!(tab.text("document.title").starts_with("Running – 2s"));
     let times = "[...document.querySelectorAll('[aria-label=Times] th button')]";
     tab.eval(&format!("{times}.find((head) => head.textContent === 'max').focus()"));
     tab.press("Enter");
@@ -459,6 +529,7 @@ fn a_live_page_takes_what_is_sent(runs: &Runs, browser: &mut Browser) {
     );
     assert!(said.as_array().unwrap().contains(&json!("Invalid: Too late.")), "{said}");
     assert_eq!(tab.eval("document.body.hasAttribute('data-live')"), false);
+    assert!(tab.text("document.title").starts_with("Ended – "));
     let events = format!("request: \"{}/events\"", server.url());
     assert_eq!(tab.complaints(), [events]);
 }

@@ -142,9 +142,9 @@ impl ParsedEntries {
         for (place, service, agree) in services.chain(endpoints) {
             let (most, upstreams) = (agree.most(), of_service(service));
             if most > 1 && usize::from(most) > upstreams {
-                let message = format!(
-                    "agree = {most}, but service \"{service}\" has {upstreams} upstream(s)"
-                );
+                let noun = if upstreams == 1 { "upstream" } else { "upstreams" };
+                let message =
+                    format!("agree = {most}, but service \"{service}\" has {upstreams} {noun}");
                 problems.note(place.clone(), message, "add upstreams, or lower agree");
             }
         }

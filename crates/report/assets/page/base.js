@@ -20,7 +20,7 @@ function takeRows(run, { from, processes = [], processes_left_out: leftOut = 0, 
   }
   columns.processes = {};
   for (const { values, ...line } of processes) {
-    const key = `${line.process} ${line.metric} ${line.label}`;
+    const key = `${line.process} ${line.own} ${line.metric} ${line.label}`;
     run.lines.set(key, line);
     columns.processes[key] = values;
   }
@@ -48,7 +48,7 @@ const isNumber = (value) => value !== null && value !== undefined;
 const numbers = (values) => values.filter(isNumber);
 const greatest = (values) => values.reduce((most, value) => (isNumber(value) && value > most ? value : most), -Infinity);
 const least = (values) => values.reduce((own, value) => (isNumber(value) && value < own ? value : own), Infinity);
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const sum = (values) => values.reduce((all, value) => all + value, 0);
 const anyAbove = (values, limit = 0) => values?.some((value) => value > limit) ?? false;
 const sums = (columns) => columns[0].map((_, row) => columns.reduce((sum, column) => sum + (column[row] ?? 0), 0));
 

@@ -2,9 +2,10 @@
 //
 // A panel describes what a chart shows:
 //   key, title, section, summary        where it is and what it says
-//   x, series: [{label, colour, dash, width, values, side}]
-//   isTime, spans: row → [from, to]     on the shared axis of time
-//   format                              a value as text
+//   x, series: [{label, colour, alpha, dash, width, values, side, isOff}]
+//   isTime, edges: row → [from, to]     on the shared axis of time
+//   inView: row → bool                  whether the zoom shows a row
+//   format, isCount                     a value as text; whole numbers only
 //   log, canLog, stacked                how it is drawn
 //   lanes                               ids of the findings that are named above the plot
 //   paint, legend                       for what is not lines
@@ -13,20 +14,25 @@ const charts = new Map();
 const HEIGHT = 190;
 /** The height of the lane of a finding above the plot. */
 const LANE = 15;
+/** The height of the numbers of stages above the plot. */
+const STAGES = 14;
 const GUTTER = 62;
 
 /** What all charts on the axis of time show: a part of the run, or all of it. */
 let zoom = null;
+/** The seconds of the finding that was asked for. */
+let marked = null;
 let cursorFrom = null;
 
 const NICE = [1, 2, 2.5, 5, 10];
 const SECONDS = [0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
 
-/** A round step of which at most so many fit, in multiples of a unit. */
-function stepOf(length, most, unit = 1) {
-  const rough = length / Math.max(most, 1) / unit;
+/** A round step of which at most so many fit, in multiples of a unit; `isCount`: a whole number. */
+function stepOf(length, most, unit = 1, isCount = false) {
+  const rough = Math.max(length / Math.max(most, 1) / unit, isCount ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
-  return power * NICE.find((nice) => nice * power >= rough * 0.999) * unit;
+  const isNice = (nice) => nice * power >= rough * 0.999 && !(isCount && (nice * power) % 1);
+  return power * NICE.find(isNice) * unit;
 }
 
 function ticks(min, max, step) {
@@ -44,11 +50,12 @@ function logTicks(min, max, most) {
     if (power % every !== 0) continue;
     factors.forEach((factor) => found.push(factor * 10 ** power));
   }
-  return found.filter((tick) => tick >= min * 0.999 && tick <= max * 1.001);
+  const seen = found.filter((tick) => tick >= min * 0.999 && tick <= max * 1.001);
+  return seen.length > 1 ? seen : ticks(min, max, stepOf(max - min, most));
 }
 
 function logRange(min, max) {
-  if (!(min > 0)) return [0.1, 10];
+  if (!(min > 0 && max < Infinity)) return [0.1, 10];
   const edge = (value, up) => {
     const power = 10 ** Math.floor(Math.log10(value));
     const edges = [1, 2, 5, 10].map((factor) => factor * power);
@@ -61,11 +68,12 @@ function logRange(min, max) {
 class Chart {
   constructor(key) {
     this.key = key;
-    this.hidden = new Set();
+    /** Labels of lines that were hidden or shown by hand. */
+    this.chosen = new Map();
     this.linear = false;
     this.title = element("h3");
     this.at = element("span", { class: "at" });
-    this.toggle = element("button", { type: "button", class: "small", onclick: () => this.setLinear(!this.linear) });
+    this.toggle = element("button", { type: "button", class: "toggle", onclick: () => this.setLinear(!this.linear) });
     this.summary = element("p", { class: "summary", id: `summary-${key}` });
     this.plot = element("div", {
       class: "plot", tabindex: 0, role: "application", "aria-roledescription": "chart",
@@ -94,12 +102,13 @@ class Chart {
     }
     this.summary.textContent = panel.summary;
     this.toggle.hidden = !panel.canLog;
-    const shape = JSON.stringify([panel.log, panel.lanes, panel.series.map(({ label, colour, side }) => [label, colour, side])]);
+    const shape = JSON.stringify([panel.log, panel.lanes, this.above, panel.series.map(({ label, colour, side }) => [label, colour, side])]);
     if (shape !== this.shape || !this.u) {
       this.shape = shape;
       this.build();
     } else {
       this.u.setData(this.data());
+      if (panel.legend) this.buildLegend();
       this.values();
     }
   }
@@ -108,16 +117,21 @@ class Chart {
     return this.panel.lanes ?? [];
   }
 
+  /** The height of lanes and stages above the plot. */
+  get above() {
+    return this.lanes.length * LANE + (this.panel.isTime && facts.stages.length ? STAGES : 0);
+  }
+
   get height() {
-    return HEIGHT + this.lanes.length * LANE;
+    return HEIGHT + this.above;
   }
 
   get isLog() {
     return this.panel.log && !this.linear;
   }
 
-  shown(series) {
-    return !this.hidden.has(series.label);
+  shown({ label, isOff }) {
+    return this.chosen.get(label) ?? !isOff;
   }
 
   /** The columns as they are drawn: stacked, or without what a logarithmic axis cannot show. */
@@ -132,13 +146,23 @@ class Chart {
       return this.isLog ? own.values.map((value) => (value > 0 ? value : null)) : own.values;
     });
     // The highest of a stack is drawn first and the others over it.
-    return [x, ...(stacked ? columns.reverse() : columns)];
+    this.columns = [x, ...(stacked ? columns.reverse() : columns)];
+    return this.columns;
+  }
+
+  /** The least and the greatest value of the lines that are shown, in the rows that are. */
+  extent() {
+    const { series, stacked, inView } = this.panel;
+    const lines = stacked ? [...series].reverse() : series;
+    const seen = lines.flatMap((own, place) => (this.shown(own) ? [this.columns[place + 1]] : []));
+    const rows = inView ? seen.map((values) => values.filter((_, row) => inView(row))) : seen;
+    return [least(rows.map(least)), greatest(rows.map(greatest))];
   }
 
   build() {
     this.u?.destroy();
-    this.toggle.textContent = this.linear ? "linear" : "logarithmic";
-    this.toggle.setAttribute("aria-label", `Axis of values: ${this.toggle.textContent}; change`);
+    this.toggle.textContent = `Scale: ${this.linear ? "linear" : "logarithmic"}`;
+    this.toggle.title = `Change to a ${this.linear ? "logarithmic" : "linear"} scale`;
     this.u = new uPlot(this.options(), this.data(), this.plot);
     this.u.root.setAttribute("aria-hidden", "true");
     this.buildLegend();
@@ -152,7 +176,7 @@ class Chart {
     const lines = series.map((own) => ({
       label: own.label,
       show: this.shown(own),
-      stroke: () => colour(stacked ? "card" : own.colour),
+      stroke: () => (own.alpha ? tint(own.colour, own.alpha) : colour(stacked ? "card" : own.colour)),
       width: stacked ? 1 : (own.width ?? 1.5) * thick,
       dash: own.dash,
       fill: stacked ? () => tint(own.colour, 1) : own.fill && (() => tint(own.colour, own.fill)),
@@ -163,7 +187,8 @@ class Chart {
       width: this.width,
       height: this.height,
       pxAlign: 0,
-      padding: [10 + this.lanes.length * LANE, 10, 0, 0],
+      // Labels at the end of the axis need their half beside the plot.
+      padding: [10 + this.above, isTime ? 16 : 30, 0, 0],
       legend: { show: false },
       select: { show: true },
       cursor: {
@@ -176,7 +201,7 @@ class Chart {
       axes: [this.axis(true), this.axis(false)],
       series: [{}, ...(stacked ? lines.reverse() : lines)],
       hooks: {
-        drawClear: [(u) => isTime && shade(u, this.lanes)],
+        drawClear: [(u) => isTime && shade(u, this.lanes, this.above)],
         draw: [(u) => this.panel.paint?.(u)],
         setSelect: [(u) => this.select(u)],
         setCursor: [(u) => this.moved(u)],
@@ -191,12 +216,13 @@ class Chart {
 
   scaleY() {
     if (this.panel.rangeY) return { distr: 3, range: () => this.panel.rangeY };
-    if (this.isLog) return { distr: 3, range: (_, min, max) => logRange(min, max) };
+    if (this.isLog) return { distr: 3, range: () => logRange(...this.extent()) };
     return {
-      range: (_, __, max) => {
-        const { isShare, unit } = this.panel;
+      range: () => {
+        const { isShare, unit, isCount } = this.panel;
+        const [, max] = this.extent();
         const most = max > 0 ? max : isShare ? 0.01 : 1;
-        const step = stepOf(most, 4, unit?.(most));
+        const step = stepOf(most, 4, unit?.(most), isCount);
         const end = Math.ceil((most * 1.02) / step) * step;
         return [0, isShare && most <= 1 ? Math.min(end, 1) : end];
       },
@@ -205,14 +231,15 @@ class Chart {
 
   axis(isX) {
     const { isTime, format, ticksX } = this.panel;
-    const most = (pixels) => Math.max(2, Math.floor(pixels / (isX ? 75 : this.isLog ? 22 : 32)));
+    const most = (pixels) => Math.max(2, Math.floor(pixels / (isX ? 75 : this.isLog || this.panel.rangeY ? 22 : 32)));
     const splits = (u, _, min, max) => {
       const fit = most((isX ? u.bbox.width : u.bbox.height) / uPlot.pxRatio);
-      if (isX && !isTime) return ticksX;
+      if (isX && !isTime) return ticksX.filter((_, place) => place % Math.ceil(ticksX.length / fit) === 0);
       if (isX) return ticks(min, max, SECONDS.find((own) => own >= (max - min) / fit) ?? stepOf(max - min, fit));
-      return this.isLog || this.panel.rangeY ? logTicks(min, max, fit) : ticks(min, max, stepOf(max - min, fit, this.panel.unit?.(max)));
+      return this.isLog || this.panel.rangeY ? logTicks(min, max, fit) : ticks(min, max, stepOf(max - min, fit, this.panel.unit?.(max), this.panel.isCount));
     };
-    const text = isX ? (isTime ? clock : this.panel.formatX) : format;
+    // `125,000/s` would not fit.
+    const text = isX ? (isTime ? clock : this.panel.formatX) : (value) => format(value).replace(/^(\d{2,3}),000/, "$1k");
     const line = () => colour("grid");
     return {
       stroke: () => colour("soft"),
@@ -237,7 +264,7 @@ class Chart {
         this.legend.append(element("span", { class: "side" }, side));
       }
       const value = element("b");
-      const button = element("button", { type: "button", "aria-pressed": this.shown(series) },
+      const button = element("button", { type: "button", "aria-pressed": String(this.shown(series)) },
         swatch(series), element("span", {}, series.label), value);
       button.addEventListener("click", () => this.setShown(series.label, button));
       this.buttons.push({ button, value, label: series.label });
@@ -247,8 +274,8 @@ class Chart {
   }
 
   setShown(label, button) {
-    const isShown = this.hidden.has(label);
-    isShown ? this.hidden.delete(label) : this.hidden.add(label);
+    const isShown = button.getAttribute("aria-pressed") === "false";
+    this.chosen.set(label, isShown);
     button.setAttribute("aria-pressed", isShown);
     const place = this.u.series.findIndex((own, at) => at > 0 && own.label === label);
     this.u.setSeries(place, { show: isShown });
@@ -299,7 +326,8 @@ class Chart {
   /** Writes the values at the cursor, or the last ones, into the legend. */
   values() {
     const { panel } = this;
-    const row = this.row ?? panel.rest?.() ?? null;
+    const rest = panel.rest?.() ?? -1;
+    const row = this.row ?? (rest < 0 ? null : rest);
     this.at.textContent = row === null || !panel.x.length ? "" : panel.when(row);
     this.at.classList.toggle("live", this.row !== null);
     for (const { value, label } of this.buttons) {
@@ -349,8 +377,9 @@ function alone(values) {
   return places.length ? places : null;
 }
 
-function swatch({ colour: name, dash, width }) {
+function swatch({ colour: name, alpha = 1, dash, width }) {
   const made = element("i");
+  made.style.opacity = alpha;
   made.style.setProperty("--own", `var(--${name})`);
   if (dash) made.className = dash.length > 2 ? "dashdot" : dash[0] < 4 ? "dotted" : "dashed";
   if (width > 2) made.classList.add("thick");
@@ -367,23 +396,28 @@ function moveCursor(source, x) {
   cursorFrom = null;
 }
 
-/** Shows a part of the run in all charts, or all of it. */
-function setZoom(range) {
-  zoom = range;
-  for (const chart of charts.values()) {
-    if (!chart.panel.isTime) continue;
-    const [min, max] = zoom ?? chart.panel.rangeX;
-    chart.u.setScale("x", { min, max });
-  }
-  toolbar();
+/** Shows the rows of a part of the run in all charts, or all of them; `mark` is shaded. */
+function setZoom(range, mark = null) {
+  zoom = range && wholeRows(range);
+  marked = mark;
+  draw();
+}
+
+/** The edges of the rows of which at least the half is in a range, or of the row at its middle. */
+function wholeRows([from, to]) {
+  const { x, edges, rangeX } = [...charts.values()].find(({ panel }) => panel.isTime).panel;
+  const distance = (at) => Math.abs(at - (from + to) / 2);
+  const nearest = x.reduce((best, at) => (distance(at) < distance(best) ? at : best));
+  const rows = x.flatMap((at, row) => (at === nearest || (at >= from && at <= to) ? [row] : []));
+  const own = [edges(rows[0])[0], edges(rows.at(-1))[1]];
+  return own[0] <= rangeX[0] && own[1] >= rangeX[1] ? null : own;
 }
 
 function scaleZoom([first, last], centre, factor) {
   const [from, to] = zoom ?? [first, last];
   const middle = centre ?? (from + to) / 2;
-  const half = Math.max(((to - from) / 2) * factor, 1);
-  const own = [Math.max(first, middle - half), Math.min(last, middle + half)];
-  setZoom(own[0] <= first && own[1] >= last ? null : own);
+  const half = ((to - from) / 2) * factor;
+  setZoom([Math.max(first, middle - half), Math.min(last, middle + half)], marked);
 }
 
 const SEVERITIES = ["info", "warning", "invalid"];
@@ -402,14 +436,14 @@ function findingSpans() {
   return spans;
 }
 
-/** Draws the warm-up and the findings' seconds; `lanes` names the findings above the plot. */
-function shade(u, lanes) {
+/** Draws the warm-up, stages and findings' seconds; `lanes` names the findings in what is `above` the plot. */
+function shade(u, lanes, above) {
   const { ctx, bbox } = u;
   const pixel = uPlot.pxRatio;
   const place = (x) => u.valToPos(x, "x", true);
   const area = (from, to, fill, top = bbox.top, height = bbox.height) => {
     ctx.fillStyle = fill;
-    ctx.fillRect(place(from), top, Math.max(place(to) - place(from), 2 * pixel), height);
+    ctx.fillRect(place(from), top, Math.max(place(to) - place(from), (from === to ? 1 : 2) * pixel), height);
   };
   ctx.save();
   ctx.beginPath();
@@ -417,13 +451,22 @@ function shade(u, lanes) {
   ctx.clip();
   const { min } = u.scales.x;
   if (min < 0) area(min, 0, colour("shade"));
-  for (const [from, to, severity] of findingSpans()) {
-    const name = OF_SEVERITY[severity];
-    if (severity !== "info" || lanes.length) area(from, to, tint(name, 0.08));
-    if (!lanes.length) area(from, to, tint(name, severity === "info" ? 0.45 : 1), bbox.top - 4 * pixel, 3 * pixel);
+  if (marked) area(...marked, tint("ochre", 0.2));
+  for (const [from, to, severity] of lanes.length ? [] : findingSpans()) {
+    area(from, to, tint(OF_SEVERITY[severity], severity === "info" ? 0.45 : 1), bbox.top - 4 * pixel, 3 * pixel);
   }
   ctx.font = `${10 * pixel}px system-ui, sans-serif`;
   ctx.textBaseline = "bottom";
+  let free = bbox.left;
+  for (const { at, label } of facts.stages) {
+    const left = place(at);
+    area(at, at, tint("slate", 0.6), bbox.top - above * pixel, bbox.height + above * pixel);
+    if (left < free - pixel) continue;
+    const number = label.split(":")[0];
+    ctx.fillStyle = colour("soft");
+    ctx.fillText(number, left + 4 * pixel, bbox.top - (above - STAGES + 4) * pixel);
+    free = left + 8 * pixel + ctx.measureText(number).width;
+  }
   facts.findings.forEach(({ from, to, severity, id }) => {
     const lane = lanes.indexOf(id);
     if (lane < 0) return;

@@ -18,7 +18,7 @@ function replaceContent(id, html) {
   const selection = document.activeElement.selectionStart;
   const scrolled = boxes().map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
   const open = details().map((one) => one.open);
-  const heard = own.querySelector(".banner")?.textContent;
+  const before = own.querySelector(".banner")?.textContent;
   own.innerHTML = html;
   enhanceAll(own);
   boxes().forEach((box, place) => scrolled[place] && ([box.scrollLeft, box.scrollTop] = scrolled[place]));
@@ -29,7 +29,7 @@ function replaceContent(id, html) {
     if (isNumber(selection)) again?.setSelectionRange?.(selection, selection);
   }
   const banner = own.querySelector(".banner");
-  if (banner && banner.textContent !== heard) {
+  if (banner && banner.textContent !== before) {
     announcement.textContent = [...banner.children].map((part) => part.textContent).join(": ");
   }
 }
@@ -44,13 +44,58 @@ function drawSoon() {
   });
 }
 
-function listen() {
-  const state = document.getElementById("state");
+const HINT_AFTER = 5000;
+const state = document.getElementById("state");
+const name = document.title;
+/** When the connection was lost, or `null`. */
+let lost = null;
+/** The state for screen readers. */
+const heard = element("p", { class: "unseen", "aria-live": "polite" });
+
+/** Writes the state of the run: in a word or two, also in the title of the page, and what there is to add. */
+function showState(word, ...more) {
+  state.replaceChildren(element("strong", {}, word), ...more);
+  state.classList.toggle("lost", lost !== null);
+  document.title = `${word} – ${name}`;
+  // Not each second, only what changes.
+  const kind = word.split(" – ")[0];
+  if (heard.textContent !== `${kind}.`) heard.textContent = `${kind}.`;
+}
+
+function showProgress() {
+  const { duration, planned, in_flight: inFlight, stopping } = facts;
+  const waiting = `waiting for ${plural(inFlight ?? 0, "answer")}`;
+  const whole = (seconds) => clock(Math.round(seconds));
+  if (stopping) showState(`Stopping – ${waiting}`);
+  else if (!duration) showState("Warming up", "; updates every second");
+  else if (isNumber(planned) && duration >= planned) showState(`Running – ${whole(planned)} of ${whole(planned)}, ${waiting}`);
+  else showState(`Running – ${whole(duration)}${isNumber(planned) ? ` of ${whole(planned)}` : ""}`, "; updates every second");
+}
+
+function showLost() {
+  if (lost === null) return;
+  const age = Date.now() - lost;
+  const more = ` at ${new Date(lost).toLocaleTimeString("en-GB")}, ${clock(Math.round(age / 1000))} ago. The figures are those until then; this page tries to reconnect.`;
+  const command = element("code", {}, `plimsoll report ${seen.folder ?? "DIR"} --format html`);
+  showState("Connection lost", more, ...(age < HINT_AFTER ? [] : [" The process may have ended: ", command, " makes the page of what it recorded."]));
+}
+
+/** Takes what the server sends. */
+function follow() {
   const source = new EventSource("events");
   const on = (name, take) => source.addEventListener(name, (event) => take(JSON.parse(event.data)));
-  source.addEventListener("open", () => { state.textContent = "The run goes on; this page follows it."; });
+  // Its content changes each second; only changes of its kind are announced.
+  state.removeAttribute("role");
+  state.after(heard);
+  showProgress();
+  const clockwork = setInterval(showLost, 1000);
+  source.addEventListener("open", () => {
+    lost = null;
+    showProgress();
+  });
   source.addEventListener("error", () => {
-    state.textContent = "The connection to the run is lost; this page tries to reconnect. The figures are those until then.";
+    lost ??= Date.now();
+    showLost();
   });
   on("rows", (columns) => {
     takeRows(runs[0], columns);
@@ -58,6 +103,7 @@ function listen() {
   });
   on("facts", (next) => {
     facts = next;
+    showProgress();
     drawSoon();
   });
   on("html", (parts) => Object.entries(parts).forEach(([id, html]) => replaceContent(id, html)));
@@ -65,7 +111,8 @@ function listen() {
   on("reload", () => location.reload());
   on("end", ({ report }) => {
     source.close();
-    state.textContent = report ? `The run has ended. Its page is ${report}.` : "The run has ended.";
+    clearInterval(clockwork);
     document.body.removeAttribute("data-live");
+    showState("Ended", ...(report ? ["; the report is ", element("code", {}, report)] : []));
   });
 }

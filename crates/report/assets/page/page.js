@@ -27,12 +27,25 @@ function layOut() {
 
 function toolbar() {
   const marks = [
-    runs.some((run) => run.columns.t?.[0] < 0) && "The warm-up is shaded.",
+    zoom && `Showing ${span(...zoom)}.`,
+    marked && `Marked: ${span(...marked)}.`,
+    runs.some((run) => run.columns.t?.[0] < 0) && "The warm-up is grey.",
     facts.findings.length && "Bars above the charts are the seconds of findings.",
-  ].filter(Boolean);
-  zoomed.textContent = [zoom && `Showing ${span(...zoom)}.`, ...marks].filter(Boolean).join(" ");
+    facts.stages.length && `Numbered lines mark the stages ${stagesInWords()}.`,
+  ];
+  zoomed.textContent = marks.filter(Boolean).join(" ");
   hint.hidden = zoom !== null;
-  showAll.hidden = zoom === null;
+  showAll.hidden = zoom === null && marked === null;
+}
+
+const STAGES_NAMED = 6;
+
+/** The first stages; more would cover the charts. */
+function stagesInWords() {
+  const isOne = new Set(facts.stages.map(({ stream }) => stream)).size === 1;
+  const named = facts.stages.slice(0, STAGES_NAMED).map(({ label, stream }) => (isOne ? label : `${stream} ${label}`));
+  const more = facts.stages.length - named.length;
+  return `${named.join("; ")}${more > 0 ? ` and ${number(more)} more, in the table of stages` : ""}`;
 }
 
 /** Draws what is known now. */
@@ -93,11 +106,11 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button.span");
   if (!button || !charts.size) return;
   const [from, to] = [Number(button.dataset.from), Number(button.dataset.to)];
-  const around = Math.max(1, (to - from) * 0.1);
-  const [first, last] = [...charts.values()].find((chart) => chart.panel.isTime)?.panel.rangeX ?? [from, to];
-  setZoom(from < last ? [Math.max(first, from - around), Math.min(last, to + around)] : null);
+  // With some seconds around them, so that what they differ in is seen.
+  const around = Math.max(2, (to - from) * 0.2);
+  setZoom([from - around, to + around], [from, to]);
   root.scrollIntoView({ block: "start" });
-  announcement.textContent = `The charts show ${zoom ? span(...zoom) : "the whole run"}.`;
+  announcement.textContent = `The charts show ${zoom ? span(...zoom) : "the whole run"}; ${span(from, to)} are marked.`;
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 addEventListener("beforeprint", toPaper);
@@ -107,4 +120,4 @@ layOut();
 // First, because what is not near the screen in long tables then needs no layout.
 enhanceAll(document);
 draw();
-if (seen.live) listen();
+if (seen.live) follow();

@@ -4,63 +4,117 @@
 function overTime(run) {
   const { t, to } = run.columns;
   const isFull = (row) => to[row] - t[row] > (to[0] - t[0]) * 0.9;
-  const last = to.findLastIndex((end, row) => end <= facts.duration + 0.05 && isFull(row));
+  const x = t.map((from, row) => (from + to[row]) / 2);
+  const inView = (row) => !zoom || (x[row] >= zoom[0] && x[row] <= zoom[1]);
+  const last = to.findLastIndex((end, row) => end <= facts.duration + 0.05 && isFull(row) && inView(row));
   return {
     isTime: true,
     section: "load",
-    x: t.map((from, row) => (from + to[row]) / 2),
+    x,
     rangeX: [t[0], Math.max(to.at(-1), t[0] + 0.001)],
+    inView,
+    edges: (row) => [t[row], to[row]],
     when: (row) => span(t[row], to[row]),
-    rest: () => (last < 0 ? t.length - 1 : last),
+    rest: () => (last < 0 ? x.findLastIndex((_, row) => inView(row)) : last),
   };
+}
+
+/**
+ * The columns as lines show them. The last row of a run is short: its few arrivals would look like a spike or
+ * a dive, so that it is left out, except for failures and maxima that exceed the row before.
+ */
+function steady({ t, to, heat, ...columns }) {
+  const last = t.length - 1;
+  const share = (to[last] - t[last]) / (to[0] - t[0]);
+  if (last < 1 || share > 0.9) return { t, to, heat, ...columns };
+  const shorten = (values, factor) => {
+    const own = isNumber(values[last]) && factor ? values[last] * factor : null;
+    return [...values.slice(0, last), own > (values[last - 1] ?? 0) ? own : null];
+  };
+  const factors = { failed: share, unsent: share, errors: share, max: 1 };
+  const walk = (part, factor) => Object.fromEntries(Object.entries(part).map(([name, own]) => {
+    const next = factors[name] ?? factor;
+    return [name, Array.isArray(own) ? shorten(own, next) : walk(own, next)];
+  }));
+  return { t, to, heat, ...walk(columns, 0) };
 }
 
 const line = (label, values, name, own = {}) => ({ label, values, colour: name, ...own });
 const isKnown = ({ values }) => values?.some(isNumber) ?? false;
 const isUsed = ({ values }) => anyAbove(values);
 
+/** The values of the rows that are shown; the others are unknown. */
+const inView = (panel, values) => values.map((value, row) => (panel.inView(row) ? value : null));
+
 /** The greatest value with its time. */
 function peak(panel, values) {
-  const most = greatest(values);
-  return most === 0 ? "0" : `${panel.format(most)} at ${panel.when(values.indexOf(most))}`;
+  const own = inView(panel, values);
+  const most = greatest(own);
+  return `${panel.format(most)} at ${panel.when(own.indexOf(most))}`;
 }
 
-/** The line with the greatest value, with that value. */
-function highest(panel) {
-  const top = panel.series.reduce((most, one) => (greatest(one.values) > greatest(most.values) ? one : most));
-  return `${top.label}, ${peak(panel, top.values)}`;
+const upTo = (panel, label, values) =>
+  anyAbove(inView(panel, values)) ? `${label} up to ${peak(panel, values)}` : `${label} 0 throughout`;
+
+/** The line with the greatest value, with that value, after a word for it. */
+function highest(panel, word = "Highest") {
+  const most = ({ values }) => greatest(inView(panel, values));
+  const top = panel.series.reduce((own, one) => (most(one) > most(own) ? one : own));
+  return most(top) > 0 ? `${word}: ${top.label}, ${peak(panel, top.values)}` : "0 throughout";
 }
 
-/** Values of rows after the warm-up. */
-const measured = (run, values) => numbers(values.filter((_, row) => run.columns.to[row] > 0));
+/** The mean of rates in the rows that are shown and counted, by the rows' lengths. */
+function mean(panel, values, counts = () => true) {
+  let [sum, time] = [0, 0];
+  values.forEach((value, row) => {
+    const [from, to] = panel.edges(row);
+    if (!isNumber(value) || to <= 0 || !panel.inView(row) || !counts(row)) return;
+    sum += value * (to - from);
+    time += to - from;
+  });
+  return time ? sum / time : 0;
+}
+
 /** Without values of the warm-up, in which most things are not counted. */
 const afterWarmUp = (run, values) => values?.map((value, row) => (run.columns.to[row] > 0 ? value : null));
 
-function panelsOf(run) {
-  if (!run.columns.t?.length) return [];
+function panelsOf(whole) {
+  if (!whole.columns.t?.length) return [];
+  const run = { ...whole, columns: steady(whole.columns), whole: whole.columns };
   return [
     ratesPanel(run), latencyPanel(run), heatPanel(run), distributionPanel(), errorsPanel(run),
     connectionsPanel(run), lagPanel(run), ...processPanels(run), ...hostPanels(run),
-  ].filter((panel) => panel?.series.length);
+  ].filter((panel) => panel?.series.length).map(withSummary);
+}
+
+/** The sentence of a panel, on what it shows. */
+function withSummary(panel) {
+  const isSeen = !panel.isTime || panel.paint || panel.series.some(({ values }) => numbers(inView(panel, values)).length);
+  return { ...panel, summary: isSeen ? panel.summarize() : "No values in these seconds." };
 }
 
 function ratesPanel(run) {
   const own = run.columns;
   const panel = { ...overTime(run), key: "rates", title: "Requests per second", format: rate };
   panel.series = [
-    line("planned", afterWarmUp(run, own.planned), "slate", { dash: [6, 4], width: 2 }),
-    line("dispatched", afterWarmUp(run, own.dispatched), "purple", { dash: [2, 3] }),
-    line("sent", own.sent, "blue", { width: 2 }),
+    line("planned", own.planned, "slate", { width: 6, alpha: 0.4 }),
+    line("started", afterWarmUp(run, own.dispatched), "blue", { width: 2 }),
+    line("sent", own.sent, "purple", { dash: [2, 3], isOff: own.dispatched !== undefined }),
     line("ok", own.ok, "teal", { fill: 0.12 }),
     line("failed", own.failed, "orange", { width: 2, fill: 0.15 }),
     line("unsent", own.unsent, "pink", { width: 2, fill: 0.15 }),
   ].filter(({ label, values }) => (label === "failed" || label === "unsent" ? anyAbove(values) : values));
-  const sent = measured(run, own.sent);
-  const bad = ["failed", "unsent"].filter((name) => anyAbove(own[name]));
-  const worst = bad.map((name) => `${name} up to ${peak(panel, own[name])}`).join(", ");
-  panel.summary = anyAbove(sent)
-    ? `Sent ${rate(mean(sent))} on average, at most ${peak(panel, afterWarmUp(run, own.sent))}; ${worst || "none failed"}.`
-    : `Nothing was sent after the warm-up; ${worst || "none failed"}.`;
+  panel.summarize = () => {
+    const bad = ["failed", "unsent"].filter((name) => anyAbove(inView(panel, own[name])));
+    const worst = bad.map((name) => `${name} up to ${peak(panel, own[name])}`).join(", ") || "none failed";
+    const { planned, dispatched: started, sent, ok } = run.whole;
+    const begun = started ?? sent;
+    // While arrivals were planned: afterwards, the run only waits for answers.
+    const isLoad = (row) => own.t[row] < facts.duration - 0.001 && (!planned || planned[row] > 0 || begun[row] > 0);
+    const lastOk = zoom ? Infinity : ok.findLastIndex((value) => value > 0);
+    const rates = `${started ? "Started" : "Sent"} ${rate(mean(panel, begun, isLoad))}, ok ${rate(mean(panel, ok, (row) => row <= lastOk))} on average`;
+    return anyAbove(inView(panel, afterWarmUp(run, begun))) ? `${rates}; ${worst}.` : `Nothing was started in these seconds; ${worst}.`;
+  };
   return panel;
 }
 
@@ -69,19 +123,30 @@ function latencyPanel(run) {
   if (!numbers(latency.max).length) return null;
   const panel = { ...overTime(run), key: "latency", title: "Latency", format: millis, log: true, canLog: true };
   panel.series = [
-    line("p50", latency.p50, "step-1"),
-    line("p90", latency.p90, "step-2"),
-    line("p99", latency.p99, "step-3", { width: 2.5 }),
-    line("p99.9", latency.p999, "step-4"),
-    line("max", latency.max, "step-5"),
-    line("service time p50", service.p50, "teal", { dash: [2, 3] }),
-    line("service time p99", service.p99, "teal", { dash: [6, 4], width: 2 }),
+    line("p50", latency.p50, "teal"),
+    line("p90", latency.p90, "green", { dash: [10, 3, 2, 3], isOff: true }),
+    line("p99", latency.p99, "blue", { width: 2.5 }),
+    line("p99.9", latency.p999, "purple", { dash: [10, 3, 2, 3], isOff: true }),
+    line("max", latency.max, "pink", { dash: [2, 3] }),
+    line("service time p50", service.p50, "ochre", { dash: [2, 3], isOff: true }),
+    line("service time p99", service.p99, "ochre", { dash: [6, 4], width: 2 }),
   ].filter(isKnown);
-  const lowest = latency.p99.length > 1 ? `between ${millis(least(latency.p99))} and ` : "";
-  panel.summary = `p99 ${lowest}${peak(panel, latency.p99)}; ` +
-    `the slowest arrival took ${peak(panel, latency.max)}.`;
+  panel.summarize = () => {
+    const p99 = inView(panel, latency.p99);
+    const [low, high] = [millis(least(p99)), millis(greatest(p99))];
+    const most = inView(panel, latency.max);
+    const row = most.indexOf(greatest(most));
+    return (low === high ? `p99 ${high}; ` : numbers(p99).length ? `p99 between ${low} and ${peak(panel, p99)}; ` : "") +
+      `the slowest arrival took ${millis(exact(most[row]))} at ${panel.when(row)}.`;
+  };
   return panel;
 }
+
+/** The exact extremes of the whole run, as in the tables. */
+const fastest = () => facts.percentiles.latency?.[0]?.[1];
+const slowest = () => facts.percentiles.latency?.at(-1)?.[1];
+/** The columns have four digits. */
+const exact = (ms) => (Math.abs(ms / slowest() - 1) < 0.0005 ? slowest() : ms);
 
 function lagPanel(run) {
   const { lag, wait } = run.columns;
@@ -90,32 +155,37 @@ function lagPanel(run) {
     line("lag", lag, "purple", { fill: 0.1 }),
     line("wait", wait, "ochre", { fill: 0.1 }),
   ].filter(isKnown);
-  const said = panel.series.map(({ label, values }) => `${label} up to ${peak(panel, values)}`);
-  panel.summary = `Latency is lag + wait + service time; ${said.join(", ")}.`;
+  panel.summarize = () => {
+    const said = panel.series.map(({ label, values }) => upTo(panel, `p99 of ${label}`, values));
+    return `Latency is lag + wait + service time; ${said.join(", ")}.`;
+  };
   return panel;
 }
 
 function connectionsPanel(run) {
   const own = run.columns;
-  const panel = { ...overTime(run), key: "connections", title: "In flight and connections", format: number };
+  const panel = { ...overTime(run), key: "connections", title: "In flight and connections", format: number, isCount: true };
   panel.series = [
     line("users", own.users, "slate", { dash: [6, 4] }),
     line("connections", own.connected, "teal"),
     line("in flight", own.in_flight, "blue", { fill: 0.12 }),
   ].filter(isKnown).filter(({ label, values }) => label !== "users" || anyAbove(values));
   if (!panel.series.length) return null;
-  const most = greatest(own.in_flight);
-  const when = most ? ` (${panel.when(own.in_flight.indexOf(most))})` : "";
-  panel.summary = `At the end of a second at most ${plural(most, "request")} in flight${when} ` +
-    `and ${plural(greatest(own.connected), "connection")} open.`;
+  panel.summarize = () => {
+    const flying = inView(panel, own.in_flight);
+    const most = greatest(flying);
+    const requests = most ? `at most ${plural(most, "request")} in flight (${panel.when(flying.indexOf(most))})` : "no request in flight";
+    return `At the end of a second ${requests} and at most ${plural(greatest(inView(panel, own.connected)), "connection")} open.`;
+  };
   return panel;
 }
 
 const SIDES = ["target", "network", "generator"];
 
 function errorsPanel(run) {
-  const errors = run.columns.errors;
-  const total = (name) => errors[name].reduce((sum, value) => sum + value, 0);
+  const own = run.columns;
+  const { errors } = own;
+  const total = (name) => sum(errors[name]);
   const side = (name) => facts.sides[name] ?? "target";
   const names = Object.keys(errors).filter((name) => anyAbove(errors[name]));
   names.sort((a, b) => SIDES.indexOf(side(a)) - SIDES.indexOf(side(b)) || total(b) - total(a));
@@ -126,10 +196,14 @@ function errorsPanel(run) {
     const shade = (place[side(name)] = (place[side(name)] ?? 0) + 1);
     return line(name.replaceAll("_", " "), afterWarmUp(run, errors[name]), `${side(name)}-${((shade - 1) % 4) + 1}`, { side: side(name) });
   });
-  const all = names.reduce((sum, name) => sum + total(name), 0);
-  const most = names.reduce((own, name) => (total(name) > total(own) ? name : own));
-  panel.summary = `Most frequent: ${most.replaceAll("_", " ")} (${side(most)}), ${percent(total(most) / all)} of the ` +
-    `errors; at most ${peak(panel, sums(names.map((name) => errors[name])))}.`;
+  panel.summarize = () => {
+    const seen = Object.fromEntries(names.map((name) => [name, sum(inView(panel, run.whole.errors[name]).map((value, row) => value * (own.to[row] - own.t[row])))]));
+    const all = sum(Object.values(seen));
+    if (!all) return "No errors in these seconds.";
+    const most = names.reduce((own, name) => (seen[name] > seen[own] ? name : own));
+    return `Most frequent: ${most.replaceAll("_", " ")} (${side(most)}), ${percent(seen[most] / all)} of the ` +
+      `errors; at most ${peak(panel, sums(names.map((name) => errors[name])))}.`;
+  };
   return panel;
 }
 
@@ -144,7 +218,7 @@ function distributionPanel() {
   const end = Math.max(2, 2 * greatest(finite));
   const x = [...new Set(finite), end].sort((a, b) => a - b);
   const panel = {
-    key: "distribution", section: "load", title: "Latency by percentile", format: millis, log: true, canLog: true, x,
+    key: "distribution", section: "load", title: "Latency by percentile, whole run", format: millis, log: true, canLog: true, x,
     rangeX: [1, end],
     ticksX: [2, ...Array.from({ length: 9 }, (_, power) => 10 ** (power + 1))].filter((tick) => tick < end),
     formatX: (own) => `${Number((100 - 100 / own).toFixed(7))} %`,
@@ -162,7 +236,7 @@ function distributionPanel() {
   }).filter(isKnown);
   const at = (edge) => millis(panel.series[0].values[x.findLastIndex((own) => own <= edge * 1.0001)]);
   const first = panel.series[0].label;
-  panel.summary = `Half of all arrivals took at most ${at(2)} (${first}), 99 % at most ${at(100)}; ` +
+  panel.summarize = () => `Half of all arrivals took at most ${at(2)} (${first}), 99 % at most ${at(100)}; ` +
     `the slowest took ${at(Infinity)}.`;
   return panel;
 }
@@ -176,17 +250,17 @@ const lengthOf = (from, to) => Math.max(to - from, 1);
 const edgeOf = (cell) => ((CELLS + (cell % CELLS)) / CELLS) * 2 ** Math.floor(cell / CELLS) / 1e6;
 
 function heatPanel(run) {
-  const { heat, t, to } = run.columns;
+  const { heat, t, to, latency } = run.columns;
+  if (!heat.some((cells) => cells.length)) return null;
+  const panel = { ...overTime(run), key: "heat", title: "Latency, all arrivals", format: millis };
   let [low, high, most] = [Infinity, -Infinity, 0];
   heat.forEach((cells, row) => {
-    for (let at = 0; at < cells.length; at += 2) {
+    for (let at = 0; at < cells.length && panel.inView(row); at += 2) {
       low = Math.min(low, cells[at]);
       high = Math.max(high, cells[at]);
       most = Math.max(most, cells[at + 1] / lengthOf(t[row], to[row]));
     }
   });
-  if (most === 0) return null;
-  const panel = { ...overTime(run), key: "heat", title: "Latency, all arrivals", format: millis };
   const text = (cell) => `${millis(edgeOf(cell))}–${millis(edgeOf(cell + 1))}`;
   const commonest = (row) => {
     let [cell, count] = [null, 0];
@@ -197,13 +271,16 @@ function heatPanel(run) {
   panel.when = (row) => `${when(row)}: ${commonest(row)}`;
   panel.reading = (row) => `${number(sumOf(heat[row]))} arrivals`;
   panel.series = [{ label: "", colour: "blue", values: t.map(() => null), unlisted: true }];
-  panel.rangeY = [edgeOf(low), edgeOf(high + 1)];
+  panel.rangeY = most ? [edgeOf(low), edgeOf(high + 1)] : [0.1, 10];
   // From one arrival in a column to the most in any.
   const scale = { low: Math.min(1, most), high: most };
   panel.paint = (u) => paintHeat(u, run.columns, scale);
   panel.legend = () => element("span", { class: "ramp" }, rate(scale.low), ramp(), `${rate(scale.high)} per cell`);
-  panel.summary = `The stronger the colour, the more arrivals; all are between ${millis(edgeOf(low))} ` +
-    `and ${millis(edgeOf(high + 1))}.`;
+  panel.summarize = () => {
+    const most = greatest(inView(panel, latency.max));
+    if (zoom || !isNumber(slowest())) return `The stronger the colour, the more arrivals${most > 0 ? `; the slowest took ${millis(exact(most))}` : ""}.`;
+    return `The stronger the colour, the more arrivals; all took between ${millis(fastest())} and ${millis(slowest())}.`;
+  };
   return panel;
 }
 
@@ -284,47 +361,36 @@ function chosenMetric(metric) {
   const isCounter = /_(total|count|sum|bucket)$/.test(name);
   const base = /bytes/.test(name) ? METRICS[1] : { format: number };
   const format = isCounter ? (value) => `${base.format(value)}/s` : base.format;
-  return { ...base, metric, title: by ? `${name}, by ${by}` : name, format, isLabelled: by !== undefined };
+  return { ...base, isChosen: true, metric, title: by ? `${name}, by ${by}` : name, format, isLabelled: by !== undefined };
 }
 
 function processPanels(run) {
   const lines = [...run.lines].map(([key, own]) => ({ ...own, values: run.columns.processes[key] })).filter(isKnown);
   const groups = [...new Set(run.processes.map(({ group }) => group))];
-  const known = new Set(METRICS.map(({ metric }) => metric));
-  const chosen = new Set(lines.map(({ metric }) => metric).filter((metric) => !known.has(metric)));
+  const chosen = new Set(lines.filter(({ own }) => own).map(({ metric }) => metric));
   const found = [];
-  for (const { metric, title, isLabelled, ...style } of [...METRICS, ...[...chosen].map(chosenMetric)]) {
-    const own = lines.filter((one) => one.metric === metric);
+  for (const { metric, title, isLabelled, isChosen = false, ...style } of [...METRICS, ...[...chosen].map(chosenMetric)]) {
+    const own = lines.filter((one) => one.metric === metric && one.own === isChosen);
     // What no process ever does needs no chart, unless the plan asks for it.
-    if (known.has(metric) && !own.some(isUsed)) continue;
+    if (!isChosen && !own.some(isUsed)) continue;
     const add = (key, name, series) => {
       const panel = { ...overTime(run), ...style, section: "processes", key, title: name };
       panel.series = series.map(({ label, values }, place) => ({ label, values, ...lineStyle(place) }));
-      panel.summary = `Highest: ${highest(panel)}.`;
+      panel.summarize = () => `${highest(panel)}.`;
       found.push(panel);
     };
-    const key = metric.replace(/\W+/g, "-");
+    const key = `${isChosen ? "own-" : ""}${metric.replace(/\W+/g, "-")}`;
     if (own.length && !isLabelled) {
       add(key, title, own.map(({ process, values }) => ({ label: run.processes[process].name, values })));
     }
     for (const [place, group] of isLabelled ? groups.entries() : []) {
-      const labels = new Map();
-      for (const { process, label, values } of own) {
-        if (run.processes[process].group !== group) continue;
-        labels.set(label, [...(labels.get(label) ?? []), values]);
-      }
-      const series = [...labels].map(([label, columns]) => ({ label: label || "(none)", values: sumKnown(columns) }));
+      const series = own.filter(({ process }) => run.processes[process].group === group)
+        .map(({ label, values }) => ({ label: label || "(none)", values }));
       if (series.length) add(`${key}-${place}`, `${title}: ${group}`, series);
     }
   }
   return found;
 }
-
-/** The sum of columns, where any is known. */
-const sumKnown = (columns) => columns[0].map((_, row) => {
-  const known = numbers(columns.map((column) => column[row]));
-  return known.length ? known.reduce((sum, value) => sum + value, 0) : null;
-});
 
 /** What of the scraped processes cannot be drawn, as sentences. */
 function processNotes(run) {
@@ -333,6 +399,13 @@ function processNotes(run) {
   const silent = run.processes.filter((_, place) => !known.has(place)).map(({ name }) => name);
   const notes = [];
   if (silent.length) notes.push(`No figures over time of ${silent.join(", ")}: the table “Other processes” says why.`);
+  const missing = new Map();
+  for (const { name, missing: own } of run.processes) {
+    if (own?.length) missing.set(own.join(", "), [...(missing.get(own.join(", ")) ?? []), name]);
+  }
+  for (const [metrics, names] of missing) {
+    notes.push(`No metrics page of ${names.join(", ")} had ${metrics}, which the plan asks to chart.`);
+  }
   if (run.leftOut) notes.push(`${plural(run.leftOut, "further line")} of other processes left out.`);
   return notes;
 }
@@ -350,8 +423,7 @@ function hostPanels(run) {
     line("steal", host.steal, "purple"),
     line("throttled", host.throttled?.map((own, row) => own === null ? null : own / (to[row] - t[row])), "pink"),
   ].filter(isKnown).filter(({ label, values }) => label !== "throttled" || anyAbove(values));
-  const said = use.series.slice(0, 3).map(({ label, values }) => `${label} up to ${peak(use, values)}`);
-  use.summary = `${said.join(", ")}.`;
+  use.summarize = () => `${use.series.slice(0, 3).map(({ label, values }) => upTo(use, label, values)).join(", ")}.`;
   const limits = { ...common, key: "limits", title: "Limits in use" };
   limits.series = [
     line("local ports", host.ports, "blue"),
@@ -359,10 +431,10 @@ function hostPanels(run) {
     line("conntrack", host.conntrack, "purple"),
     line("memory", host.memory, "ochre"),
   ].filter(isUsed);
-  if (limits.series.length) limits.summary = `Nearest to its limit: ${highest(limits)}.`;
-  const drops = { ...common, key: "drops", title: "Dropped packets and connections", format: number, isShare: false };
+  limits.summarize = () => `${highest(limits, "Nearest to its limit")}.`;
+  const drops = { ...common, key: "drops", title: "Dropped packets and connections", format: number, isShare: false, isCount: true };
   drops.series = [line("dropped", host.dropped, "orange", { fill: 0.15 })].filter(isUsed);
-  if (drops.series.length) drops.summary = `At most ${peak(drops, host.dropped)}, in the whole network namespace.`;
+  drops.summarize = () => `${upTo(drops, "Dropped in the whole network namespace:", host.dropped)}.`;
   return [use, limits, drops];
 }
 
@@ -370,19 +442,28 @@ function hostPanels(run) {
 
 /** Runs over the time since the end of their warm-ups. */
 function panelsOfRuns() {
-  const drawn = runs.filter((run) => run.columns.t?.length);
-  if (!drawn.length) return [distributionPanel()].filter(Boolean);
+  const drawn = runs.filter((run) => run.columns.t?.length).map((run) => ({ ...run, columns: steady(run.columns) }));
+  if (!drawn.length) return [distributionPanel()].filter(Boolean).map(withSummary);
   const middles = drawn.map(({ columns: { t, to } }) => t.map((from, row) => Number(((from + to[row]) / 2).toFixed(2))));
   const x = [...new Set(middles.flat())].sort((a, b) => a - b);
+  const rows = new Map(drawn.flatMap(({ columns: { t, to } }, run) => t.map((from, row) => [middles[run][row], [from, to[row]]])));
+  const edges = (row) => rows.get(x[row]);
+  const seen = (row) => !zoom || (x[row] >= zoom[0] && x[row] <= zoom[1]);
   const rangeX = [least(drawn.map(({ columns }) => columns.t[0])), greatest(drawn.map(({ columns }) => columns.to.at(-1)))];
   const panel = (key, title, format, of, own = {}) => {
-    const made = { isTime: true, section: "load", key, title, format, x, rangeX, when: (row) => clock(x[row]), ...own };
+    const made = { isTime: true, section: "load", key, title, format, x, rangeX, edges, inView: seen, when: (row) => span(...edges(row)), ...own };
     made.series = drawn.map((run, place) => {
       const values = new Map(middles[place].map((middle, row) => [middle, of(run.columns)[row]]));
       return { label: run.label, values: x.map((at) => values.get(at) ?? null), spanGaps: true, width: 2, ...lineStyle(place) };
     }).filter(isKnown);
     if (!made.series.length) return null;
-    made.summary = `Since the end of each run's warm-up. Highest: ${highest(made)}.`;
+    const known = (row) => seen(row) && made.series.filter(({ values }) => isNumber(values[row])).length;
+    // The last second of all runs, or of the longest in view.
+    made.rest = () => {
+      const last = x.findLastIndex((_, row) => known(row) === made.series.length);
+      return last < 0 ? x.findLastIndex((_, row) => known(row)) : last;
+    };
+    made.summarize = () => `Since the end of each run's warm-up. ${highest(made)}.`;
     return made;
   };
   const failing = drawn.some(({ columns }) => anyAbove(columns.failed) || anyAbove(columns.unsent));
@@ -391,7 +472,7 @@ function panelsOfRuns() {
     panel("latency", "Latency p99", millis, ({ latency }) => latency.p99, { log: true, canLog: true }),
     failing && panel("errors", "Errors per second: failed and unsent", rate, ({ failed, unsent }) => sums([failed, unsent])),
     { ...distributionPanel(), title: "Latency by percentile, all runs" },
-  ].filter((panel) => panel && panel.series);
+  ].filter((panel) => panel && panel.series).map(withSummary);
 }
 
 const panels = () => (runs.length === 1 ? panelsOf(runs[0]) : panelsOfRuns());

@@ -12,12 +12,33 @@ function valueOf(text) {
   return parts.slice(0, /^\S*[hms]$/.test(text) ? 3 : 1).reduce((sum, [, n, unit]) => sum + Number(n) * (UNITS[unit] ?? 1), 0);
 }
 
+/** The rows without those that repeat a long note below its row. */
+const rowsOf = (body) => [...body.rows].filter((row) => row.className !== "under");
+
+const NOTE = 40;
+
+/** Repeats the notes of the last column below their rows; narrow screens show those. */
+function putNotesBelow(table) {
+  const rows = rowsOf(table.tBodies[0]);
+  const isNote = (cell) => cell?.tagName === "TD" && cell.classList.contains("words");
+  if (!rows.some((row) => isNote(row.lastElementChild) && row.lastElementChild.textContent.length > NOTE)) return;
+  table.classList.add("noted");
+  for (const row of rows) {
+    const { textContent: note } = row.lastElementChild;
+    if (!note) continue;
+    row.under = element("tr", { class: "under" }, element("td", { colspan: row.cells.length - 1, class: "words" }, note));
+    row.after(row.under);
+  }
+}
+
 function enhance(table) {
   const name = table.caption.textContent;
   const body = table.tBodies[0];
-  if (body.rows.length > LONG) {
+  const rows = rowsOf(body);
+  putNotesBelow(table);
+  if (rows.length > LONG) {
     const box = table.parentElement;
-    box.classList.toggle("long", body.rows.length > 2 * LONG);
+    box.classList.toggle("long", rows.length > 2 * LONG);
     const count = element("span");
     const field = element("input", { type: "search", placeholder: `Filter: ${name}`, "aria-label": `Filter rows of ${name}` });
     field.value = filters.get(name) ?? "";
@@ -29,7 +50,7 @@ function enhance(table) {
     box.before(element("p", { class: "filter" }, field, count));
     apply();
   }
-  if (body.rows.length < 4) return;
+  if (rows.length < 4) return;
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const text = head.textContent;
     if (!text) return;
@@ -45,7 +66,7 @@ function enhance(table) {
     });
     head.replaceChildren(button);
   });
-  [...body.rows].forEach((row, place) => { row.dataset.place = place; });
+  rows.forEach((row, place) => { row.dataset.place = place; });
   if (sorted.has(name)) sortRows(table);
 }
 
@@ -53,12 +74,14 @@ function enhance(table) {
 function filterRows(body, text, count) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
-  for (const row of body.rows) {
+  const rows = rowsOf(body);
+  for (const row of rows) {
     const own = words.length ? textsOf(row).toLowerCase() : "";
     row.hidden = !words.every((word) => own.includes(word));
+    if (row.under) row.under.hidden = row.hidden;
     shown += row.hidden ? 0 : 1;
   }
-  count.textContent = `${number(shown)} of ${plural(body.rows.length, "row")}`;
+  count.textContent = `${number(shown)} of ${plural(rows.length, "row")}`;
 }
 
 const textsOf = (row) => [row.cells[0], ...row.querySelectorAll(".words")].map((cell) => cell.textContent).join(" ");
@@ -68,7 +91,7 @@ function sortRows(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head) => head.removeAttribute("aria-sort"));
   const column = heads.findIndex((head) => head.textContent === text);
-  const rows = [...table.tBodies[0].rows];
+  const rows = rowsOf(table.tBodies[0]);
   if (column < 0) {
     rows.sort((a, b) => a.dataset.place - b.dataset.place);
   } else {
@@ -78,7 +101,7 @@ function sortRows(table) {
     const compare = isWords ? (a, b) => a.localeCompare(b, "en", { numeric: true }) : (a, b) => (a ?? -Infinity) - (b ?? -Infinity);
     rows.sort((a, b) => (down ? -1 : 1) * compare(keys.get(a), keys.get(b)));
   }
-  table.tBodies[0].append(...rows);
+  table.tBodies[0].append(...rows.flatMap((row) => (row.under ? [row, row.under] : [row])));
 }
 
 const enhanceAll = (within) => within.querySelectorAll("table").forEach(enhance);

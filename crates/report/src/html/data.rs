@@ -1,7 +1,7 @@
 //! The data of a page's charts, as JSON.
 //!
 //! ```text
-//! {"live": bool,
+//! {"live": bool, "folder": the run directory of a live page or null,
 //!  "runs": [{"label", "started", "warmup": s, "processes": [{"name", "group"}], "rows": [COLUMNS, …]}],
 //!  "facts": FACTS}
 //! ```
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 impl Summary {
     /// The JSON that the page's script reads. It contains no `<`.
-    pub(super) fn data(&self, live: bool) -> String {
+    pub(super) fn data(&self, live: Option<&str>) -> String {
         let runs: Vec<String> = match &self.merged {
             Some(merged) => merged
                 .runs
@@ -42,11 +42,24 @@ impl Summary {
                 .collect(),
         };
         let text = format!(
-            "{{\"live\":{live},\"runs\":[{}],\"facts\":{}}}",
+            "{{\"live\":{},\"folder\":{},\"runs\":[{}],\"facts\":{}}}",
+            live.is_some(),
+            json!(live.filter(|folder| !folder.is_empty())),
             runs.join(","),
             self.chart_facts()
         );
         without_tags(&text)
+    }
+
+    /// When each stage begins, by its number and load.
+    fn stage_marks(&self) -> Vec<Value> {
+        let marks = self.stages.iter().filter(|_| self.merged.is_none()).filter_map(|stage| {
+            let (of, window) = (stage.stage.as_ref()?, stage.group.activity.window()?);
+            let at = window.from.as_secs_f64() - self.facts.warmup.as_secs_f64();
+            let label = crate::clean(&format!("{}: {}", of.number, of.load));
+            Some(json!({ "at": at, "label": label, "stream": crate::clean(&stage.group.name) }))
+        });
+        marks.collect()
     }
 
     fn run_data(&self, info: Value, series: &TimeSeries, warmup: Nanos) -> String {
@@ -78,6 +91,10 @@ impl Summary {
         let value = json!({
             "valid": self.verdict.valid,
             "duration": facts.duration.as_secs_f64(),
+            "planned": self.planned.map(Nanos::as_secs_f64),
+            "in_flight": self.total.in_flight,
+            "stopping": facts.stopped_by.is_some(),
+            "stages": self.stage_marks(),
             "percentiles": Value::Object(TimeFigure::ALL.into_iter().map(distribution).collect()),
             "findings": findings.collect::<Vec<Value>>(),
             "sides": Value::Object(sides.collect()),
@@ -89,7 +106,11 @@ impl Summary {
 
 fn info(label: &str, started: WallClock, warmup: Nanos, scrapes: &Scrapes) -> Value {
     let processes = scrapes.processes.iter().map(|process| {
-        json!({ "name": crate::clean(&process.name), "group": crate::clean(&process.group) })
+        json!({
+            "name": crate::clean(&process.name),
+            "group": crate::clean(&process.group),
+            "missing": process.missing,
+        })
     });
     json!({
         "label": crate::clean(label),

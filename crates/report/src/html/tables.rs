@@ -2,14 +2,15 @@
 //! readers.
 
 use super::{escaped, sentence};
+use crate::merge::Merged;
 use crate::objectives::percent;
+use crate::seconds::Seconds;
 use crate::summary::{Group, Summary};
 use crate::text::groups::{fails, tone_of, worst_first};
-use crate::text::part::runs_table;
 use crate::text::{Extent, Notes, Row, Table, clean, rate, shown};
 use crate::tone::Tone;
-use plimsoll_measure::Histogram;
 use plimsoll_measure::units::{counted, grouped};
+use plimsoll_measure::{Histogram, Note};
 use plimsoll_plan::Objective;
 use std::fmt::Write as _;
 
@@ -113,12 +114,12 @@ fn put_table(html: &mut String, caption: &str, table: &Table) {
 }
 
 impl Summary {
-    /// Objectives, requests and times.
-    pub(super) fn overview_html(&self) -> String {
+    /// Tiles, runs and objectives. `live`: the run goes on.
+    pub(super) fn overview_html(&self, live: bool) -> String {
         let mut html = String::new();
-        self.put_tiles(&mut html);
+        self.put_tiles(&mut html, live);
         if let Some(merged) = &self.merged {
-            put_table(&mut html, "Runs", &runs_table(merged));
+            put_runs(&mut html, merged);
             for (given, counted) in &merged.repeated {
                 let text = format!("{given} is the same run as {counted}; it is counted once.");
                 let _ = writeln!(html, "<p>{}</p>", escaped(&clean(&text)));
@@ -128,7 +129,7 @@ impl Summary {
         html
     }
 
-    fn put_tiles(&self, html: &mut String) {
+    fn put_tiles(&self, html: &mut String, live: bool) {
         let requests = &self.all.stats.requests;
         let rates = self.all.rates();
         let per_second = |of: Option<f64>| format!("{}/s", rate(of));
@@ -148,8 +149,13 @@ impl Summary {
         let not_ok = if not_ok.is_empty() { "none failed".into() } else { not_ok.join(", ") };
         let time = |q| shown(self.all.latency.quantile(q));
         let service = shown(self.all.service_time.quantile(0.99));
+        let in_flight = match live {
+            true => format!(", {} in flight", grouped(self.total.in_flight)),
+            false => String::new(),
+        };
+        let scheduled = format!("{}{in_flight}", per_second(rates.scheduled));
         let tiles = [
-            ("", "Scheduled", grouped(requests.scheduled), per_second(rates.scheduled)),
+            ("", "Scheduled", grouped(requests.scheduled), scheduled),
             ("", "Sent", grouped(requests.sent), per_second(rates.sent)),
             (ok_class, "Ok", share, format!("{}, {not_ok}", per_second(rates.ok))),
             ("", "Latency p50", time(0.5), "from the planned instant".into()),
@@ -192,7 +198,7 @@ impl Summary {
     /// All other tables.
     pub(super) fn tables_html(&self) -> String {
         let mut html = String::from("<h2>Figures</h2>\n");
-        put_table(&mut html, "Requests", &self.requests_table());
+        self.put_requests(&mut html);
         put_table(&mut html, "Times", &self.times_table());
         self.put_groups(&mut html);
         for table in self.split_tables(Extent::WHOLE) {
@@ -206,6 +212,7 @@ impl Summary {
                 let _ = writeln!(html, "<p>{}</p>", escaped(&sentence(&text)));
             }
         }
+        self.put_errors_by_target(&mut html);
         if let Some(table) = self.status_table(Extent::WHOLE) {
             put_table(&mut html, "HTTP statuses", &table);
         }
@@ -216,13 +223,56 @@ impl Summary {
             put_table(&mut html, "Unusual seconds of the load generator's host", &table);
         }
         self.put_over_time(&mut html);
-        let left_out = self.left_out();
-        if !left_out.is_empty() {
-            let words: Vec<&str> = left_out.iter().map(|(_, words)| *words).collect();
-            let text = format!("not known for this part of the run alone: {}", words.join(", "));
-            let _ = writeln!(html, "<p>{}</p>", escaped(&sentence(&text)));
-        }
         html
+    }
+
+    fn put_requests(&self, html: &mut String) {
+        let (requests, rates) = (&self.all.stats.requests, self.all.rates());
+        let heads = ["arrivals", "count", "share", "per second"].map(String::from);
+        let mut table = Writer::begin(html, "Requests", &heads, Vec::new());
+        let rows = [
+            ("scheduled", requests.scheduled, rates.scheduled),
+            ("sent", requests.sent, rates.sent),
+            ("ok", requests.ok, rates.ok),
+            ("failed", requests.failed, None),
+            ("unsent", requests.unsent, None),
+        ];
+        for (name, n, per_second) in rows {
+            let share = percent(n as f64 / requests.scheduled.max(1) as f64);
+            let tone =
+                if n > 0 && ["failed", "unsent"].contains(&name) { Tone::Bad } else { Tone::Plain };
+            table.row(name, &[grouped(n), share, rate(per_second)], tone);
+        }
+        table.end();
+        if let Some(connections) = self.whole().map(|whole| &whole.connections) {
+            let (peak, opened) = (grouped(connections.peak), grouped(connections.opened));
+            let _ = writeln!(html, "<p>Connections: at most {peak} at once, {opened} opened.</p>");
+        }
+    }
+
+    /// Which targets failed, and how; only if there are several.
+    fn put_errors_by_target(&self, html: &mut String) {
+        let failing: Vec<&Group> =
+            self.targets.iter().map(|(group, _)| group).filter(|group| fails(group)).collect();
+        if failing.is_empty() || self.targets.len() < 2 {
+            return;
+        }
+        let heads = ["target", "error", "side", "count", "of its requests", "first seen"];
+        let words = vec![true, true, false, false, true];
+        let mut table = Writer::begin(html, "Errors by target", &heads.map(String::from), words);
+        for group in failing {
+            let mut errors: Vec<_> = group.stats.errors.iter().collect();
+            errors.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+            for (class, n) in errors {
+                let of = |note: &&Note| note.class == class && note.target == group.name;
+                let note = self.notes().find(of).map(|note| clean(&note.text));
+                let share = percent(n as f64 / group.stats.requests.scheduled.max(1) as f64);
+                let side = self.verdict.side_of(class).to_string();
+                let cells = [class.to_string(), side, grouped(n), share, note.unwrap_or_default()];
+                table.row(&clean(&group.name), &cells, Tone::Bad);
+            }
+        }
+        table.end();
     }
 
     fn put_groups(&self, html: &mut String) {
@@ -233,14 +283,25 @@ impl Summary {
             groups.into_iter().map(|group| (group.name.clone(), group.clone())).collect()
         };
         put_groups(html, "Targets", "target", all, &named(targets));
-        for (tag, groups) in &self.tags {
+        // A tag with a value per target would repeat the table of targets.
+        for (tag, groups) in self.tags.iter().filter(|(_, own)| own.len() < self.targets.len()) {
             let caption = format!("By tag {}", clean(tag));
             put_groups(html, &caption, tag, all, &named(groups.iter().collect()));
         }
-        let streams = self.streams.iter().map(|stream| &stream.group).collect();
-        put_groups(html, "Streams", "stream", all, &named(streams));
-        let stages: Vec<(String, Group)> =
-            self.stage_groups().into_iter().map(|(name, group)| (name, group.clone())).collect();
+        if self.streams.len() > 1 {
+            let streams = self.streams.iter().map(|stream| &stream.group).collect();
+            put_groups(html, "Streams", "stream", all, &named(streams));
+        }
+        let when = |group: &Group| {
+            let window = group.activity.window().filter(|_| self.merged.is_none())?;
+            let seconds = Seconds { from: window.from, to: window.planned_to };
+            Some(format!(" ({})", seconds.since(self.facts.warmup)))
+        };
+        let stages: Vec<(String, Group)> = self
+            .stage_groups()
+            .into_iter()
+            .map(|(name, group)| (name + &when(group).unwrap_or_default(), group.clone()))
+            .collect();
         put_groups(html, "Stages", "stage", all, &stages);
     }
 
@@ -270,6 +331,58 @@ impl Summary {
         }
         table.end();
     }
+}
+
+/// The runs of a merged report, side by side.
+fn put_runs(html: &mut String, merged: &Merged) {
+    let heads = [
+        "run",
+        "verdict",
+        "requests",
+        "ok",
+        "ok/s",
+        "p50",
+        "p99",
+        "max",
+        "p99 service",
+        "started (UTC)",
+    ];
+    let mut words = vec![false; heads.len() - 1];
+    words[0] = true;
+    let mut table = Writer::begin(html, "Runs", &heads.map(String::from), words);
+    for run in &merged.runs {
+        let started = run.started_at.rfc3339();
+        let started = started.get(..19).unwrap_or(&started).replace('T', " ");
+        let (verdict, tone) = match (run.valid, run.cut_short, run.missed) {
+            (false, ..) => ("invalid".into(), Tone::Bad),
+            (true, _, 1..) => {
+                (format!("{} missed", counted(run.missed as u64, "objective")), Tone::Bad)
+            }
+            (true, true, 0) => ("valid, stopped early".into(), Tone::Warn),
+            (true, false, 0) if run.ok < run.scheduled => {
+                ("valid, with failures".into(), Tone::Warn)
+            }
+            (true, false, 0) => ("valid".into(), Tone::Good),
+        };
+        let cells = [
+            verdict,
+            grouped(run.scheduled),
+            percent(run.ok as f64 / run.scheduled.max(1) as f64),
+            rate(run.rates.ok),
+            shown(run.latency[0]),
+            shown(run.latency[1]),
+            shown(run.latency[2]),
+            shown(run.service_time),
+            started,
+        ];
+        let name = match merged.plans {
+            1 => run.label.clone(),
+            _ => format!("{} ({})", run.label, run.plan),
+        };
+        table.row(&clean(&name), &cells, tone);
+    }
+    table.end();
+    html.push_str("<p>All other figures are sums of these runs.</p>\n");
 }
 
 fn put_groups(html: &mut String, caption: &str, head: &str, all: u64, groups: &[(String, Group)]) {

@@ -24,7 +24,7 @@ fn page_of(name: &str) -> String {
         filled.snapshot.note(&[note]);
     });
     let attached = Attachment { name: name.into(), text: format!("# {name}") };
-    recording.summary().to_page(&[attached], false)
+    recording.summary().to_page(&[attached], None)
 }
 
 #[test]

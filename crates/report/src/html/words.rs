@@ -4,7 +4,7 @@ use super::escaped;
 use std::fmt::Write as _;
 
 /// Terms and their definitions, in the order in which the page shows them.
-const TERMS: [(&str, &str); 17] = [
+const TERMS: [(&str, &str); 20] = [
     ("scheduled", "Arrivals: planned requests whose outcome is known. scheduled = sent + unsent."),
     (
         "sent",
@@ -43,13 +43,19 @@ const TERMS: [(&str, &str); 17] = [
         "p50, p99, …",
         "Percentiles, from histograms with three significant digits. Those of a longer row are of its merged histograms.",
     ),
+    ("planned/s", "The arrivals that the plan asks for in a row. Streams with users have none."),
     (
-        "planned/s",
-        "The rate that the plan asks for at the end of a second. Streams with users have none.",
+        "started",
+        "Arrivals that a worker has started, whether or not they have ended. If it is below planned, the load generator is late.",
     ),
     (
         "rates over time",
-        "An arrival counts in the second in which it ended, not in that in which it was planned. Requests of the warm-up are in the rates over time only.",
+        "Sent, ok, failed and unsent arrivals count in the second in which they ended: while the target hangs they fall to zero, and requests in flight rise. The warm-up's requests are shown in the warm-up only.",
+    ),
+    ("in flight", "Arrivals that have started and not ended."),
+    (
+        "relays, scrapes",
+        "Calls that a gateway passed on to an upstream; times that a process's metrics were read.",
     ),
     (
         "rates in tables",

@@ -2,7 +2,7 @@
 //! shares from 0 to 1; numbers have four significant digits, and the times of rows whole milliseconds. A figure that is not known is `null`, and a
 //! column that is not known for any row is absent.
 
-use super::processes::Readings;
+use super::processes::{Readings, Summed};
 use super::{Counts, Figures, TimeSeries};
 use crate::narrow::Scope;
 use crate::seconds::Seconds;
@@ -12,6 +12,9 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::Range;
+
+/// Columns of processes at most, so that a page stays small. Further ones are counted.
+const COLUMNS_MAX: usize = 128;
 
 /// A row as it is written.
 struct Shown<'s> {
@@ -135,7 +138,7 @@ impl TimeSeries {
         if scope != Scope::Targets {
             // These count all targets of a stream.
             if self.open.contains(&true) {
-                object.numbers("planned", rows.iter().map(|row| Some(row.counts.planned)));
+                object.numbers("planned", rows.iter().map(|row| row.counts.planned));
             }
             if self.open.contains(&false) {
                 object.numbers("users", rows.iter().map(|row| Some(row.counts.users)));
@@ -158,35 +161,40 @@ impl TimeSeries {
         }
     }
 
+    /// Figures with a label are summed over the processes of a group, so that no sum lacks a part.
     fn put_processes(&self, object: &mut Object, rows: &[Shown<'_>]) {
-        if self.processes.lines.is_empty() {
+        let lines = self.processes.summed();
+        if lines.is_empty() {
             return;
         }
         let text = object.key("processes");
         text.push('[');
-        for (place, line) in self.processes.lines.iter().enumerate() {
+        for (place, Summed { of, lines }) in lines.iter().take(COLUMNS_MAX).enumerate() {
             if place > 0 {
                 text.push(',');
             }
-            let figure = self.processes.figure(line);
-            let (process, metric) = (line.process, Value::from(figure.name.as_str()));
-            let label = Value::from(clean(&line.label));
+            let figure = self.processes.figure(of);
+            let (process, metric) = (of.process, Value::from(figure.name.as_str()));
+            let (label, own) = (Value::from(clean(&of.label)), figure.is_own);
             let _ = write!(
                 text,
-                "{{\"process\":{process},\"metric\":{metric},\"label\":{label},\"values\":"
+                "{{\"process\":{process},\"metric\":{metric},\"own\":{own},\"label\":{label},\"values\":"
             );
             let value = |row: &Shown<'_>| {
-                let of = |counts: &'_ Counts| counts.processes.get(process).cloned();
-                let now = of(row.counts)?;
-                let before = row.before.and_then(of).unwrap_or_default();
-                read(&before, &now, place, figure.is_counter)
+                let known = lines.iter().filter_map(|(process, line)| {
+                    let now = row.counts.processes.get(*process)?;
+                    let before = row.before.and_then(|before| before.processes.get(*process));
+                    read(before.unwrap_or(&Readings::NONE), now, *line, figure.is_counter)
+                });
+                known.reduce(|a, b| a + b)
             };
             put_numbers(text, rows.iter().map(value));
             text.push('}');
         }
         text.push(']');
-        if self.processes.left_out > 0 {
-            let _ = write!(object.key("processes_left_out"), "{}", self.processes.left_out);
+        let left_out = self.processes.left_out + lines.len().saturating_sub(COLUMNS_MAX);
+        if left_out > 0 {
+            let _ = write!(object.key("processes_left_out"), "{left_out}");
         }
     }
 }

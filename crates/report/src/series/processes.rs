@@ -7,13 +7,15 @@ use plimsoll_measure::Scraped;
 use plimsoll_plan::Scrape;
 
 /// Lines of all processes at most. Further ones are counted.
-const LINES_MAX: usize = 96;
+const LINES_MAX: usize = 1024;
 
 /// A figure, with a chart of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Figure {
     /// Its name in a page's data: `cpu`, or the name of a metric that the plan charts.
     pub(super) name: String,
+    /// Whether the plan charts it.
+    pub(super) is_own: bool,
     metric: String,
     /// The label by whose values it is shown.
     by: Option<String>,
@@ -32,11 +34,12 @@ const FIGURES: [(&str, &str, Option<&str>); 6] = [
 ];
 
 impl Figure {
-    fn of(name: &str, metric: &str, by: Option<&str>) -> Figure {
+    fn of(is_own: bool, name: &str, metric: &str, by: Option<&str>) -> Figure {
         // Prometheus's naming: counters, and the counts and sums of histograms and summaries.
         let ends = ["_total", "_count", "_sum", "_bucket"];
         Figure {
             name: name.into(),
+            is_own,
             metric: metric.into(),
             by: by.map(String::from),
             is_counter: ends.iter().any(|end| metric.ends_with(end)),
@@ -45,12 +48,17 @@ impl Figure {
 
     /// Those of a process.
     fn all(scrape: &Scrape) -> Vec<Figure> {
-        let common = FIGURES.iter().map(|(name, metric, by)| Figure::of(name, metric, *by));
+        let common = FIGURES.iter().map(|(name, metric, by)| Figure::of(false, name, metric, *by));
         let own = scrape
             .charts
             .iter()
-            .map(|chart| Figure::of(&chart.to_string(), &chart.metric, chart.by.as_deref()));
+            .map(|chart| Figure::of(true, &chart.to_string(), &chart.metric, chart.by.as_deref()));
         common.chain(own).collect()
+    }
+
+    /// Whether it is shown by the value of a label, summed over the processes of a group.
+    pub(super) fn is_labelled(&self) -> bool {
+        self.by.is_some()
     }
 
     /// The readings by the value of the label.
@@ -98,15 +106,43 @@ pub(super) struct Readings {
 pub(super) struct Processes {
     /// By process of the plan.
     figures: Vec<Vec<Figure>>,
+    /// The group of each process.
+    groups: Vec<String>,
     pub(super) lines: Vec<Line>,
     /// Lines that were left out.
     pub(super) left_out: usize,
 }
 
+/// A line of a page's chart, and the lines that it sums, each with its process.
+pub(super) struct Summed<'p> {
+    pub(super) of: &'p Line,
+    pub(super) lines: Vec<(usize, usize)>,
+}
+
 impl Processes {
     pub(super) fn new(scrapes: &[Scrape]) -> Processes {
         let figures = scrapes.iter().map(Figure::all).collect();
-        Processes { figures, lines: Vec::new(), left_out: 0 }
+        let groups = scrapes.iter().map(|scrape| scrape.group.clone()).collect();
+        Processes { figures, groups, lines: Vec::new(), left_out: 0 }
+    }
+
+    /// The lines of charts: those of a group with the same label are one.
+    pub(super) fn summed(&self) -> Vec<Summed<'_>> {
+        let mut all: Vec<Summed<'_>> = Vec::new();
+        for (place, line) in self.lines.iter().enumerate() {
+            let figure = self.figure(line);
+            let same = |own: &&mut Summed<'_>| {
+                let other = self.figure(own.of);
+                (figure.is_labelled() && other.name == figure.name && other.is_own == figure.is_own)
+                    && own.of.label == line.label
+                    && self.groups[own.of.process] == self.groups[line.process]
+            };
+            match all.iter_mut().find(same) {
+                Some(own) => own.lines.push((line.process, place)),
+                None => all.push(Summed { of: line, lines: vec![(line.process, place)] }),
+            }
+        }
+        all
     }
 
     /// What a line shows.
@@ -151,6 +187,9 @@ impl Processes {
 }
 
 impl Readings {
+    /// Nothing was read.
+    pub(super) const NONE: Readings = Readings { pages: 0, at: 0.0, values: Vec::new() };
+
     pub(super) fn value(&self, line: usize) -> Option<f64> {
         self.values.iter().find(|(own, _)| *own == line).map(|(_, value)| *value)
     }

@@ -58,7 +58,7 @@ fn short(counts: &Counts, times: &Times, planned: bool, is_first: bool, start: N
         failed: requests.failed + requests.unsent,
         ok: requests.ok,
         cells: [
-            rate(planned.then_some(counts.planned)),
+            rate(counts.planned.filter(|_| planned)),
             per_second(requests.sent),
             per_second(requests.ok),
             per_second(requests.failed),

@@ -127,7 +127,7 @@ impl Summary {
 }
 
 /// The runs of a merged report.
-pub(crate) fn runs_table(merged: &Merged) -> Table {
+fn runs_table(merged: &Merged) -> Table {
     let rows = merged.runs.iter().map(|run| row(merged, run)).collect();
     Table::of(&RUNS, "run".into(), rows)
 }

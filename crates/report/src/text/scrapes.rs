@@ -113,6 +113,9 @@ fn remark(process: &Process) -> String {
         1 => parts.push("restarted once".to_string()),
         n => parts.push(format!("restarted {n} times")),
     }
+    if !process.missing.is_empty() {
+        parts.push(format!("no metric {}", process.missing.join(", ")));
+    }
     if let Some((why, _)) = process.failures().first() {
         let failed = process.scraped.failed();
         parts.push(format!("{} failed: {why}", counted(failed, "scrape")));

@@ -60,6 +60,7 @@ fn process(name: &str, group: &str, relays: u64) -> Process {
         cpu: Some(Nanos(relays * 238_000)),
         memory_max: Some(20 << 20),
         restarts: u64::from(name == "gw-1"),
+        missing: Vec::new(),
         calls: None,
         relays: Some(Relays { total: relays, upstreams }),
     }
@@ -144,6 +145,7 @@ fn full() -> Summary {
         },
         timeline: Timeline::new(1),
         series: None,
+        planned: None,
         scrapes: Scrapes {
             processes: [process("edge", "edge", 1450)].into_iter().chain(instances).collect(),
         },

@@ -2,6 +2,7 @@
 
 use super::{Blame, Case, Found, MATERIAL, NOTABLE, percent};
 use crate::seconds::{FaultTimes, Seconds};
+use crate::text::clean;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Fault, FindingId, Severity, Side};
 
@@ -129,7 +130,10 @@ pub(super) fn network_and_target(
                         .into()
                 }
                 Counted::Connections(_) => format!("{} {}", grouped(n), row.text),
-                _ => case.advise(row.text).replace("{n}", &case.of_all(n)),
+                _ => {
+                    let text = case.advise(row.text).replace("{n}", &case.of_all(n));
+                    text + &counts.by_target(row)
+                }
             },
             fix: case.advise(counts.fix(row)),
             seconds: counts.seconds(row),
@@ -336,6 +340,30 @@ impl Counts<'_> {
             Counted::RateLimited => {
                 self.rate_limited(ErrorClass::Status) + self.rate_limited(ErrorClass::RpcError)
             }
+        }
+    }
+
+    /// `; all at target boba`, or `; most at target boba (749)`, if the plan has several targets.
+    fn by_target(&self, row: &Row) -> String {
+        let (Counted::Classes(classes, _), plan) = (&row.of, self.case.plan) else {
+            return String::new();
+        };
+        let count = |place: usize| -> u64 {
+            let errors = &self.case.total.stats[place].errors;
+            classes.iter().map(|class| errors.get(*class)).sum()
+        };
+        let failing: Vec<usize> =
+            (0..plan.targets.len()).filter(|place| count(*place) > 0).collect();
+        let Some(most) =
+            failing.iter().copied().max_by_key(|place| (count(*place), usize::MAX - place))
+        else {
+            return String::new();
+        };
+        let name = clean(&plan.targets[most].name);
+        match failing.len() {
+            _ if plan.targets.len() == 1 => String::new(),
+            1 => format!("; all at target {name}"),
+            n => format!("; at {n} targets, most at {name} ({})", grouped(count(most))),
         }
     }
 

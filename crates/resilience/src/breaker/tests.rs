@@ -53,6 +53,8 @@ fn states_follow_the_reports() {
     // a health check ends the open time, but does not close
     check("- - - - - check + - ! check + +", "ccccohhoohhc");
     check("check - check", "ccc");
+    // … or the wait for probes that have not reported
+    check("- - - - - 501 ? ? ! check + +", "ccccoohhhhhc");
     // it opened again soon after it closed: the open time doubles
     check("- - - - - 501 + + - - - - - 490 ! 511 +", "ccccoohcccccooooh");
     // it was closed for half a minute: the open time is the first again

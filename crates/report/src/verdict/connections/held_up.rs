@@ -226,10 +226,10 @@ impl Evidence {
         };
         match cause {
             Cause::LimitTooLow if limit < self.need.mean() => format!(
-                "the target answers in {own}{after}, so {} {carry} {:.0}/s of {:.0}/s",
+                "the target answers in {own}{after}, so {} {carry} {}/s of {}/s",
                 grouped(self.limit),
-                limit / held,
-                self.rate.max(self.need.mean() / held),
+                grouped((limit / held).round() as u64),
+                grouped(self.rate.max(self.need.mean() / held).round() as u64),
             ),
             Cause::LimitTooLow => format!(
                 "the target answers in {own}{after}, so {:.0}/s use {:.1} connections on average, and \
