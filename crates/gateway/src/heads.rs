@@ -318,6 +318,12 @@ impl Heads {
         self.chain.highest_up_to(limit)
     }
 
+    /// The hash of the served chain's block with this number, if it is known: of recent blocks it mostly
+    /// is.
+    pub fn hash(&self, number: u64) -> Option<Hash> {
+        self.chain.hash(number)
+    }
+
     /// Whether a head waits for the upstreams that have not reported it.
     pub fn is_waiting(&self) -> bool {
         self.next.is_some()

@@ -4,7 +4,7 @@
 //! raised. Upstreams are published before the served heads, so that a worker that reads a new head
 //! finds the upstreams that have it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::{Heads, Served, Standing};
 use crate::protocol::evm::block_param::Tag;
@@ -15,8 +15,18 @@ pub struct Board {
     /// Latest, safe and finalized, each plus 1; 0 if not known.
     served: [AtomicU64; 3],
     is_held: AtomicBool,
+    /// A number that no board has had before.
+    branch: AtomicU64,
+    /// The reorganisations that were published.
+    reorganisations: AtomicU64,
     /// The standing in the lowest 3 bits, and above them the number of the latest block.
     upstreams: Box<[AtomicU64]>,
+}
+
+/// The next number of a branch.
+fn next_branch() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, SeqCst)
 }
 
 const STANDINGS: [Standing; 5] = [
@@ -33,17 +43,27 @@ impl Board {
         Board {
             served: Default::default(),
             is_held: AtomicBool::new(false),
+            branch: AtomicU64::new(next_branch()),
+            reorganisations: AtomicU64::new(0),
             upstreams: (0..upstreams).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// Publishes the heads.
     pub fn publish(&self, heads: &Heads) {
+        let mut is_new_branch =
+            self.reorganisations.swap(heads.reorganisations(), Relaxed) != heads.reorganisations();
         for (upstream, word) in self.upstreams.iter().enumerate() {
             let standing = heads.standing(upstream);
             let place = STANDINGS.iter().position(|known| *known == standing).unwrap_or_default();
             let latest = heads.latest(upstream).unwrap_or_default();
+            // Since its last report it may have answered from the other branch.
+            let before = STANDINGS[(word.load(Relaxed) & 7) as usize % STANDINGS.len()];
+            is_new_branch |= standing == Standing::Forked && before != Standing::Forked;
             word.store(latest << 3 | place as u64, Relaxed);
+        }
+        if is_new_branch {
+            self.branch.store(next_branch(), SeqCst);
         }
         let Served { latest, safe, finalized } = heads.served();
         for (word, number) in self.served.iter().zip([latest, safe, finalized]) {
@@ -69,6 +89,13 @@ impl Board {
             Tag::Earliest | Tag::Pending => return None,
         };
         self.served[place].load(Relaxed).checked_sub(1)
+    }
+
+    /// Identifies what is known of the chain: changes when it has reorganised, and when an upstream is
+    /// found to be on another branch. No two boards have the same.
+    #[inline]
+    pub fn branch(&self) -> u64 {
+        self.branch.load(SeqCst)
     }
 
     /// Whether no upstream has the served latest block.

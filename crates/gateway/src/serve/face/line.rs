@@ -218,6 +218,7 @@ mod tests {
             id: id.into(),
             service: "eth".into(),
             agree: None,
+            no_cache: false,
             methods: MethodRules::default(),
         };
         let definitions = Definitions {
