@@ -5,6 +5,7 @@
 //! - [`class`]: whether a call may be answered from the cache, and the class of an answer
 //! - [`key`]: the key of a call, shared by all its spellings
 //! - [`store`]: the first level, in this process's memory
+//! - [`lease`]: the served heads, shared by replicas
 //! - [`flight`]: one relay for calls that miss at the same time
 //! - [`shared`]: the second level: what replicas share, as names and values
 //! - [`redis`]: Redis as the second level
@@ -21,6 +22,7 @@
 pub mod class;
 pub mod flight;
 pub mod key;
+pub mod lease;
 pub mod redis;
 pub mod shared;
 pub mod store;
@@ -51,6 +53,11 @@ pub struct Asked<'a> {
     pub moment: Moment,
     /// How long the service's answers hold.
     pub times: &'a TimesToLive,
+    /// Whether reorganisations of the chain are seen: the hashes of blocks are known. If not, young
+    /// answers about a block are not stored, because nothing would end them.
+    pub sees_branches: bool,
+    /// Whether replicas may share its answers: its space names the same chain everywhere.
+    pub is_shared: bool,
 }
 
 /// A call that is not in the first level.
@@ -67,6 +74,19 @@ impl Ticket {
         FlightKey::new(self.key, self.scope, &asked.moment)
     }
 }
+
+/// A result that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its class.
+    pub class: Class,
+    /// The stored bytes.
+    pub result: Bytes,
+}
+
+/// Answers about the head hold for at most this long: the first call after it is relayed, and shows
+/// whether there is a new block before the next poll does.
+pub const HEAD_TTL_MAX: Nanos = Nanos::from_secs(1);
 
 /// What the first level has for a call.
 #[derive(Debug)]
@@ -106,8 +126,8 @@ impl Cache {
             Scope::Fixed(class) => ttl(asked.times, class) == Nanos::ZERO,
             // The answer may be final.
             Scope::Branch => {
-                [Class::Young, Class::Final].map(|class| ttl(asked.times, class))
-                    == [Nanos::ZERO; 2]
+                let is_young_off = asked.times.young == Nanos::ZERO || !asked.sees_branches;
+                is_young_off && asked.times.finalized == Nanos::ZERO
             }
             Scope::Head => asked.times.young == Nanos::ZERO,
         };
@@ -141,8 +161,7 @@ impl Cache {
         is_known: impl Fn(Anchor) -> bool,
         now: Nanos,
     ) -> Option<Bytes> {
-        let shared = self.shared.as_ref()?;
-        let name = self.name(asked, ticket)?;
+        let (shared, name) = self.second_level(asked, ticket)?;
         let found = shared.get(&name).await?;
         let is_on_branch = found.class != Class::Young || found.anchor.is_some_and(is_known);
         let is_of_head = found.head.is_none_or(|head| asked.moment.served.latest == Some(head));
@@ -150,7 +169,7 @@ impl Cache {
             return None;
         }
         let class = self.classify(asked, ticket, &found.result).ok()?;
-        let holds = found.remaining.min(ttl(asked.times, class));
+        let holds = found.remaining.min(time_to_live(asked, ticket, class));
         self.put(asked, ticket, class, found.result.clone(), now + holds);
         Some(found.result)
     }
@@ -167,9 +186,9 @@ impl Cache {
         result: &[u8],
         anchor: Option<Anchor>,
         now: Nanos,
-    ) -> Result<Class, Reason> {
+    ) -> Result<Kept, Reason> {
         let class = self.classify(asked, ticket, result)?;
-        let remaining = ttl(asked.times, class);
+        let remaining = time_to_live(asked, ticket, class);
         if remaining == Nanos::ZERO {
             return Err(Reason::Off);
         }
@@ -177,14 +196,26 @@ impl Cache {
         let result = Bytes::copy_from_slice(result);
         self.put(asked, ticket, class, result.clone(), now + remaining);
         let is_shared = class != Class::Young || anchor.is_some();
-        if let Some(shared) = self.shared.as_ref().filter(|_| is_shared)
-            && let Some(name) = self.name(asked, ticket)
-        {
+        if is_shared && let Some((shared, name)) = self.second_level(asked, ticket) {
             let anchor = anchor.filter(|_| class == Class::Young);
-            let head = head(asked, ticket);
+            let (head, result) = (head(asked, ticket), result.clone());
             shared.put(name, SharedEntry { result, class, head, anchor, remaining });
         }
-        Ok(class)
+        Ok(Kept { class, result })
+    }
+
+    /// Claims the right to relay a call, among replicas: those that do not get it wait for the answer in
+    /// the second level. `None` if there is no second level or it cannot be reached.
+    pub async fn claim(&self, asked: &Asked<'_>, ticket: &Ticket, span: Nanos) -> Option<bool> {
+        let (shared, name) = self.second_level(asked, ticket)?;
+        shared.claim(&name, span).await
+    }
+
+    /// Gives up a claim: the call has been answered, or has failed.
+    pub fn release(&self, asked: &Asked<'_>, ticket: &Ticket) {
+        if let Some((shared, name)) = self.second_level(asked, ticket) {
+            shared.release(&name);
+        }
     }
 
     /// The class of a result that may be stored.
@@ -192,7 +223,12 @@ impl Cache {
         if !self.store.admits(result.len()) {
             return Err(Reason::TooLong);
         }
-        class::classify(ticket.method, asked.params, ticket.scope, result, asked.moment.served)
+        let (Asked { params, moment, .. }, Ticket { method, scope, .. }) = (asked, *ticket);
+        let class = class::classify(method, *params, scope, result, moment.served)?;
+        if class == Class::Young && scope == Scope::Branch && !asked.sees_branches {
+            return Err(Reason::NoHashes);
+        }
+        Ok(class)
     }
 
     fn put(&self, asked: &Asked<'_>, ticket: &Ticket, class: Class, result: Bytes, end: Nanos) {
@@ -208,11 +244,12 @@ impl Cache {
         self.store.put(ticket.key, entry);
     }
 
-    /// The name of a call in the second level.
-    fn name(&self, asked: &Asked<'_>, ticket: &Ticket) -> Option<Name> {
+    /// The second level and the name of a call in it, if replicas may share the call's answers.
+    fn second_level(&self, asked: &Asked<'_>, ticket: &Ticket) -> Option<(&dyn Shared, Name)> {
+        let shared = self.shared.as_deref().filter(|_| asked.is_shared)?;
         let mut buffer = Vec::new();
         let call = Canonical::write(asked.space, ticket.method, asked.params, &mut buffer)?;
-        Some(Name::new(asked.space, ticket.method, &call))
+        Some((shared, Name::new(asked.space, ticket.method, &call)))
     }
 
     /// Removes from the first level what is selected; returns the number of entries.
@@ -228,6 +265,30 @@ impl Cache {
         call.is_some_and(|call| self.store.drop_key(self.keys.key(&call)))
     }
 
+    /// The second level, if there is one.
+    pub fn shared(&self) -> Option<&Arc<dyn Shared>> {
+        self.shared.as_ref()
+    }
+
+    /// Removes what is selected from the second level; returns the number of answers, or `None` if there
+    /// is none or it cannot be reached.
+    pub async fn drop_shared(&self, space: &str, method: Option<Method>) -> Option<u64> {
+        self.shared.as_ref()?.remove(&Name::prefix(space, method)).await
+    }
+
+    /// Removes a call from the second level.
+    pub async fn drop_shared_call(
+        &self,
+        space: &str,
+        method: Method,
+        params: Option<&[u8]>,
+    ) -> Option<u64> {
+        let shared = self.shared.as_ref()?;
+        let mut buffer = Vec::new();
+        let call = Canonical::write(space, method, params, &mut buffer)?;
+        shared.remove(&Name::new(space, method, &call).text).await
+    }
+
     /// The figures of the first level.
     pub fn figures(&self) -> Figures {
         self.store.figures()
@@ -237,6 +298,12 @@ impl Cache {
 /// The latest block for answers that end with it.
 fn head(asked: &Asked<'_>, ticket: &Ticket) -> Option<u64> {
     asked.moment.served.latest.filter(|_| ticket.scope == Scope::Head)
+}
+
+/// How long an answer holds.
+fn time_to_live(asked: &Asked<'_>, ticket: &Ticket, class: Class) -> Nanos {
+    let longest = if ticket.scope == Scope::Head { HEAD_TTL_MAX } else { Nanos(u64::MAX) };
+    ttl(asked.times, class).min(longest)
 }
 
 fn ttl(times: &TimesToLive, class: Class) -> Nanos {

@@ -263,6 +263,16 @@ impl Heads {
         self.served
     }
 
+    /// Raises the served heads to those that replicas share.
+    pub fn raise(&mut self, shared: Served) {
+        let Served { latest, safe, finalized } = self.served;
+        self.served = Served {
+            latest: latest.max(shared.latest),
+            safe: safe.max(shared.safe),
+            finalized: finalized.max(shared.finalized),
+        };
+    }
+
     /// The standing of an upstream.
     pub fn standing(&self, upstream: usize) -> Standing {
         self.upstreams[upstream].standing

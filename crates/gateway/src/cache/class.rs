@@ -126,11 +126,17 @@ pub enum Reason {
     TooLong,
     /// The configuration turns its class off.
     Off,
+    /// The hashes of blocks are not known, so that a reorganisation would not be noticed.
+    NoHashes,
+    /// The caller asked for an answer of an upstream.
+    Asked,
+    /// The request has headers that are forwarded and may change the answer.
+    Headers,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 15] = [
         Reason::UnknownMethod,
         Reason::Stateful,
         Reason::Sends,
@@ -143,6 +149,9 @@ impl Reason {
         Reason::Mismatch,
         Reason::TooLong,
         Reason::Off,
+        Reason::NoHashes,
+        Reason::Asked,
+        Reason::Headers,
     ];
 
     /// The name in metrics.
@@ -160,6 +169,9 @@ impl Reason {
             Reason::Mismatch => "mismatch",
             Reason::TooLong => "too_long",
             Reason::Off => "off",
+            Reason::NoHashes => "no_hashes",
+            Reason::Asked => "asked",
+            Reason::Headers => "headers",
         }
     }
 }

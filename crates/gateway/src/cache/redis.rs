@@ -20,8 +20,6 @@
 //! A Redis that is full, read-only or loading refuses writes or reads; they are counted, and the rest
 //! goes on.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,7 +33,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::shared::{self, HEADER_LEN, Name, Shared, SharedEntry};
+use super::shared::{self, HEADER_LEN, Name, Register, Reply, Shared, SharedEntry};
 use crate::offload;
 
 mod check;
@@ -119,8 +117,25 @@ fn count(counter: &AtomicU64, n: u64) {
 #[derive(Debug)]
 pub struct Redis {
     inner: Arc<Inner>,
-    queue: mpsc::Sender<(Name, SharedEntry)>,
+    queue: mpsc::Sender<Write>,
     tasks: [AbortHandle; 2],
+}
+
+/// What nobody waits for.
+#[derive(Debug)]
+enum Write {
+    Put(Name, SharedEntry),
+    Release(String),
+}
+
+impl Write {
+    /// The bytes of its answer.
+    fn bytes(&self) -> u64 {
+        match self {
+            Write::Put(_, entry) => entry.result.len() as u64,
+            Write::Release(_) => 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -212,61 +227,98 @@ impl Redis {
     }
 }
 
-impl Shared for Redis {
-    fn get<'a>(
-        &'a self,
-        name: &'a Name,
-    ) -> Pin<Box<dyn Future<Output = Option<SharedEntry>> + 'a>> {
-        Box::pin(self.inner.get(name))
-    }
-
-    fn put(&self, name: Name, entry: SharedEntry) {
+impl Redis {
+    /// Queues a write, or counts that it was skipped or lost.
+    fn enqueue(&self, write: Write) {
         let counters = &self.inner.counters;
         if !self.is_used() {
             return count(&counters.skipped, 1);
         }
-        let bytes = entry.result.len() as u64;
+        let bytes = write.bytes();
         let queued = self.inner.queued_bytes.fetch_add(bytes, Relaxed) + bytes;
-        if queued > QUEUE_BYTES_MAX || self.queue.try_send((name, entry)).is_err() {
+        if queued > QUEUE_BYTES_MAX || self.queue.try_send(write).is_err() {
             self.inner.queued_bytes.fetch_sub(bytes, Relaxed);
             count(&counters.lost, 1);
         }
     }
 }
 
+/// Replaces a register if it has the old value, where an empty text means none.
+const REPLACE: &str = "\
+local now = redis.call('GET', KEYS[1])
+if (now or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1";
+
+/// A register that nobody replaces for this long ends.
+const REGISTER_TTL: Duration = Duration::from_secs(24 * 3_600);
+
+impl Shared for Redis {
+    fn get<'a>(&'a self, name: &'a Name) -> Reply<'a, SharedEntry> {
+        Box::pin(self.inner.get(name))
+    }
+
+    fn put(&self, name: Name, entry: SharedEntry) {
+        self.enqueue(Write::Put(name, entry));
+    }
+
+    fn claim<'a>(&'a self, name: &'a Name, span: Nanos) -> Reply<'a, bool> {
+        let mut pipe = redis::pipe();
+        let millis = (span.0 / 1_000_000).max(1);
+        pipe.cmd("SET").arg(name.claim()).arg(1).arg("NX").arg("PX").arg(millis);
+        Box::pin(async move {
+            let [claimed] = self.inner.ask(&pipe).await?;
+            Some(claimed != Value::Nil)
+        })
+    }
+
+    fn release(&self, name: &Name) {
+        self.enqueue(Write::Release(name.claim()));
+    }
+
+    fn read<'a>(&'a self, register: &'a str) -> Reply<'a, Register> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("GET").arg(register).cmd("TIME");
+        Box::pin(async move {
+            let [value, time] = self.inner.ask(&pipe).await?;
+            let (secs, micros): (u64, u64) = redis::from_redis_value(time).ok()?;
+            let time = Nanos::from_secs(secs) + Nanos::from_micros(micros);
+            Some((redis::from_redis_value(value).ok()?, time))
+        })
+    }
+
+    fn replace<'a>(
+        &'a self,
+        register: &'a str,
+        old: Option<&'a [u8]>,
+        new: &'a [u8],
+    ) -> Reply<'a, bool> {
+        let mut pipe = redis::pipe();
+        let command = pipe.cmd("EVAL").arg(REPLACE).arg(1).arg(register);
+        command.arg(old.unwrap_or_default()).arg(new).arg(REGISTER_TTL.as_millis() as u64);
+        Box::pin(async move {
+            let [replaced] = self.inner.ask(&pipe).await?;
+            Some(replaced == Value::Int(1))
+        })
+    }
+
+    fn remove<'a>(&'a self, prefix: &'a str) -> Reply<'a, u64> {
+        Box::pin(self.inner.remove(prefix))
+    }
+}
+
 impl Inner {
     async fn get(&self, name: &Name) -> Option<SharedEntry> {
-        let Some(link) = self.link.load_full() else {
-            count(&self.counters.skipped, 1);
-            return None;
-        };
-        let mut connection = link.connection.clone();
         let mut pipe = redis::pipe();
         // A part, so that a foreign value of any length takes no more memory than one of ours.
         let last = HEADER_LEN + self.settings.result_max;
         pipe.cmd("GETRANGE").arg(&name.text).arg(0).arg(last);
         pipe.cmd("PTTL").arg(&name.text);
-        let pipe = pipe.ignore_errors();
-        let reading = pipe.query_async::<Vec<RedisResult<Value>>>(&mut connection);
-        let found = match timeout(self.settings.timeout, reading).await {
-            Err(_) => {
-                count(&self.counters.slow, 1);
-                if link.slow.fetch_add(1, Relaxed) + 1 >= SLOW_MAX {
-                    let limit = self.settings.timeout.as_secs_f64() * 1e3;
-                    self.unlink(&link, &format!("it took longer than {limit} ms to answer"));
-                }
-                return None;
-            }
-            Ok(found) => found.and_then(value_and_time),
+        let [value, left] = self.ask(&pipe).await?;
+        let (value, left) = match (redis::from_redis_value(value), redis::from_redis_value(left)) {
+            (Ok(value), Ok(left)) => (value, left),
+            _ => (Vec::new(), 0),
         };
-        let (value, left) = match found {
-            Ok(found) => found,
-            Err(error) => {
-                self.failed(&link, &error, 1);
-                return None;
-            }
-        };
-        link.slow.store(0, Relaxed);
         if value.is_empty() {
             count(&self.counters.misses, 1);
             return None;
@@ -275,6 +327,63 @@ impl Inner {
         let counter = if entry.is_some() { &self.counters.hits } else { &self.counters.foreign };
         count(counter, 1);
         entry
+    }
+
+    /// Sends commands that a call waits for, and returns their answers; `None` if Redis is not used,
+    /// does not answer in time, or refuses one of them.
+    async fn ask<const N: usize>(&self, pipe: &redis::Pipeline) -> Option<[Value; N]> {
+        let Some(link) = self.link.load_full() else {
+            count(&self.counters.skipped, 1);
+            return None;
+        };
+        let mut connection = link.connection.clone();
+        let mut pipe = pipe.clone();
+        let pipe = pipe.ignore_errors();
+        let asking = pipe.query_async::<Vec<RedisResult<Value>>>(&mut connection);
+        let answers = match timeout(self.settings.timeout, asking).await {
+            Err(_) => {
+                count(&self.counters.slow, 1);
+                if link.slow.fetch_add(1, Relaxed) + 1 >= SLOW_MAX {
+                    let limit = self.settings.timeout.as_secs_f64() * 1e3;
+                    self.unlink(&link, &format!("it took longer than {limit} ms to answer"));
+                }
+                return None;
+            }
+            Ok(answers) => answers.and_then(|answers| answers.into_iter().collect()),
+        };
+        let answers: Vec<Value> = match answers {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.failed(&link, &error, 1);
+                return None;
+            }
+        };
+        link.slow.store(0, Relaxed);
+        answers.try_into().ok()
+    }
+
+    /// Removes the answers whose names begin with this text, a few at a time.
+    async fn remove(&self, prefix: &str) -> Option<u64> {
+        let link = self.link.load_full()?;
+        let mut connection = link.connection.clone();
+        let pattern = glob(prefix);
+        let (mut cursor, mut removed) = (0u64, 0);
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1_000);
+            let scanning = scan.query_async::<(u64, Vec<Vec<u8>>)>(&mut connection);
+            let (next, names) = timeout(WRITE_TIMEOUT, scanning).await.ok()?.ok()?;
+            if !names.is_empty() {
+                let mut unlink = redis::cmd("UNLINK");
+                unlink.arg(names);
+                let unlinking = unlink.query_async::<u64>(&mut connection);
+                removed += timeout(WRITE_TIMEOUT, unlinking).await.ok()?.ok()?;
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Some(removed);
+            }
+        }
     }
 
     /// Reads a value with this many milliseconds left.
@@ -374,23 +483,29 @@ impl Inner {
     }
 
     /// Writes what is queued.
-    async fn write_queued(self: Arc<Inner>, mut queue: mpsc::Receiver<(Name, SharedEntry)>) {
+    async fn write_queued(self: Arc<Inner>, mut queue: mpsc::Receiver<Write>) {
         let mut batch = Vec::with_capacity(WRITES_MAX);
         while queue.recv_many(&mut batch, WRITES_MAX).await > 0 {
-            let bytes: usize = batch.iter().map(|(_, entry)| entry.result.len()).sum();
+            let bytes: u64 = batch.iter().map(Write::bytes).sum();
             let (mut pipe, writes) = (redis::pipe(), batch.len() as u64);
-            for (name, entry) in batch.drain(..) {
-                let left = entry.remaining.0 / 1_000_000;
-                let is_long = entry.result.len() > offload::INLINE_MAX;
-                let text = name.text.clone();
-                let value = if is_long {
-                    offload::run(move || shared::encode(&name, &entry)).await.unwrap_or_default()
-                } else {
-                    shared::encode(&name, &entry)
-                };
-                pipe.cmd("SET").arg(text).arg(value).arg("PX").arg(left.max(1));
+            for write in batch.drain(..) {
+                match write {
+                    Write::Put(name, entry) => {
+                        let left = entry.remaining.0 / 1_000_000;
+                        let is_long = entry.result.len() > offload::INLINE_MAX;
+                        let text = name.text.clone();
+                        let value = if is_long {
+                            let encoding = offload::run(move || shared::encode(&name, &entry));
+                            encoding.await.unwrap_or_default()
+                        } else {
+                            shared::encode(&name, &entry)
+                        };
+                        pipe.cmd("SET").arg(text).arg(value).arg("PX").arg(left.max(1));
+                    }
+                    Write::Release(claim) => drop(pipe.cmd("DEL").arg(claim)),
+                }
             }
-            self.queued_bytes.fetch_sub(bytes as u64, Relaxed);
+            self.queued_bytes.fetch_sub(bytes, Relaxed);
             self.write(pipe.ignore_errors(), writes).await;
         }
     }
@@ -422,12 +537,16 @@ impl Inner {
     }
 }
 
-/// The value and the milliseconds that it has left, from the answers to a read.
-fn value_and_time(answers: Vec<RedisResult<Value>>) -> RedisResult<(Vec<u8>, i64)> {
-    let mut answers = answers.into_iter();
-    let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
-    let value = redis::from_redis_value(next()?)?;
-    Ok((value, redis::from_redis_value(next()?)?))
+/// A pattern for names that begin with this text.
+fn glob(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len() + 1);
+    for character in prefix.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern + "*"
 }
 
 #[cfg(test)]

@@ -222,6 +222,8 @@ impl World {
             params: Some(late.params.as_bytes()),
             moment: late.moment,
             times: &self.times,
+            sees_branches: true,
+            is_shared: true,
         };
         let cache = &self.replicas[late.replica].cache;
         let _ = cache.keep(&asked, &late.ticket, late.result.as_bytes(), late.anchor, self.now);
@@ -267,6 +269,8 @@ impl World {
             params: Some(params.as_bytes()),
             moment,
             times: &self.times,
+            sees_branches: true,
+            is_shared: true,
         };
         self.calls += 1;
         let ticket = match cache.find(&asked, self.now, &mut Vec::new()) {

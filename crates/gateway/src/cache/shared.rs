@@ -81,24 +81,60 @@ pub struct Name {
 }
 
 impl Name {
+    /// What the names of a space's answers begin with: all of them, or those of one method.
+    pub fn prefix(space: &str, method: Option<Method>) -> String {
+        let method = method.map(|method| format!("{}:", method.name()));
+        format!("plimsoll:{VERSION}:{space}:{}", method.unwrap_or_default())
+    }
+
+    /// The name of the claim of the call.
+    pub fn claim(&self) -> String {
+        format!("{}:claim", self.text)
+    }
+
     /// The name of a call in a space.
     pub fn new(space: &str, method: Method, call: &Canonical<'_>) -> Name {
         let mut digest = [0; 16];
         digest.copy_from_slice(&call.digest()[..16]);
         let number = u128::from_be_bytes(digest);
-        let text = format!("plimsoll:{VERSION}:{space}:{}:{number:032x}", method.name());
+        let text = format!("{}{number:032x}", Name::prefix(space, Some(method)));
         Name { text, digest }
     }
 }
 
+/// A future of a shared store: `None` if the store cannot be reached in time.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Option<T>> + 'a>>;
+
+/// A register's value, if it has one, and the store's time.
+pub type Register = (Option<Vec<u8>>, Nanos);
+
 /// A store of answers that replicas share.
 pub trait Shared: Send + Sync {
     /// The answer under a name; `None` if there is none, or if the store cannot be reached in time.
-    fn get<'a>(&'a self, name: &'a Name)
-    -> Pin<Box<dyn Future<Output = Option<SharedEntry>> + 'a>>;
+    fn get<'a>(&'a self, name: &'a Name) -> Reply<'a, SharedEntry>;
 
     /// Stores an answer soon, if the store can be reached.
     fn put(&self, name: Name, entry: SharedEntry);
+
+    /// Claims a call for this replica, for at most this long; false if another one has claimed it.
+    fn claim<'a>(&'a self, name: &'a Name, span: Nanos) -> Reply<'a, bool>;
+
+    /// Gives up a claim, after what has been put before.
+    fn release(&self, name: &Name);
+
+    /// Reads a register, and the store's time just before or after.
+    fn read<'a>(&'a self, register: &'a str) -> Reply<'a, Register>;
+
+    /// Replaces a register's value if it is still the old one; returns whether it was.
+    fn replace<'a>(
+        &'a self,
+        register: &'a str,
+        old: Option<&'a [u8]>,
+        new: &'a [u8],
+    ) -> Reply<'a, bool>;
+
+    /// Removes the answers whose names begin with this text; returns their number.
+    fn remove<'a>(&'a self, prefix: &'a str) -> Reply<'a, u64>;
 }
 
 /// Writes a value.

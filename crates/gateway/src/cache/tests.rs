@@ -2,29 +2,47 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Mutex;
 
+use super::shared::{Register, Reply};
 use super::*;
 use crate::heads::Served;
 
 const HASH: &str = "0xdb785f2444d7f68bc2bc04860c27ad059217192d17e2889ec801bcae9209b204";
 
-/// A second level in memory.
+/// A second level in memory, whose registers and claims nobody uses.
 #[derive(Default)]
 pub(super) struct Map(Mutex<HashMap<String, SharedEntry>>);
 
 impl Shared for Map {
-    fn get<'a>(
-        &'a self,
-        name: &'a Name,
-    ) -> Pin<Box<dyn Future<Output = Option<SharedEntry>> + 'a>> {
+    fn get<'a>(&'a self, name: &'a Name) -> Reply<'a, SharedEntry> {
         let found = self.0.lock().expect("no panic").get(&name.text).cloned();
         Box::pin(std::future::ready(found))
     }
 
     fn put(&self, name: Name, entry: SharedEntry) {
         self.0.lock().expect("no panic").insert(name.text, entry);
+    }
+
+    fn claim<'a>(&'a self, _: &'a Name, _: Nanos) -> Reply<'a, bool> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn release(&self, _: &Name) {}
+
+    fn read<'a>(&'a self, _: &'a str) -> Reply<'a, Register> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn replace<'a>(&'a self, _: &'a str, _: Option<&'a [u8]>, _: &'a [u8]) -> Reply<'a, bool> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn remove<'a>(&'a self, prefix: &'a str) -> Reply<'a, u64> {
+        let mut entries = self.0.lock().expect("no panic");
+        let before = entries.len();
+        entries.retain(|name, _| !name.starts_with(prefix));
+        Box::pin(std::future::ready(Some((before - entries.len()) as u64)))
     }
 }
 
@@ -42,7 +60,15 @@ fn moment(latest: u64, branch: u64) -> Moment {
 
 fn asked<'a>(method: &str, params: &'a str, moment: Moment) -> Asked<'a> {
     let params = Some(params.as_bytes());
-    Asked { space: "eth@1", method: Method::find(method), params, moment, times: &TIMES }
+    Asked {
+        space: "eth@1",
+        method: Method::find(method),
+        params,
+        moment,
+        times: &TIMES,
+        sees_branches: true,
+        is_shared: true,
+    }
 }
 
 fn cache(shared: Option<Arc<dyn Shared>>) -> Cache {
@@ -115,7 +141,10 @@ fn what_is_not_stored_is_explained() {
     let receipt = format!("[\"{HASH}\"]");
     let receipt = Asked { times: &off, ..asked("eth_getTransactionReceipt", &receipt, now) };
     let ticket = miss(&cache, &receipt, Nanos::ZERO);
-    let keep = |result: &str| cache.keep(&receipt, &ticket, result.as_bytes(), None, Nanos::ZERO);
+    let keep = |result: &str| {
+        let kept = cache.keep(&receipt, &ticket, result.as_bytes(), None, Nanos::ZERO);
+        kept.map(|kept| kept.class)
+    };
     let in_block = |number: u64| {
         format!(
             "{{\"transactionHash\":\"{HASH}\",\"blockHash\":\"0x1\",\"blockNumber\":\"{number:#x}\"}}"

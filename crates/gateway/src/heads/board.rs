@@ -15,6 +15,8 @@ pub struct Board {
     /// Latest, safe and finalized, each plus 1; 0 if not known.
     served: [AtomicU64; 3],
     is_held: AtomicBool,
+    /// Whether the served heads are only raised by [`Board::raise`].
+    is_shared: AtomicBool,
     /// A number that no board has had before.
     branch: AtomicU64,
     /// The reorganisations that were published.
@@ -43,6 +45,7 @@ impl Board {
         Board {
             served: Default::default(),
             is_held: AtomicBool::new(false),
+            is_shared: AtomicBool::new(false),
             branch: AtomicU64::new(next_branch()),
             reorganisations: AtomicU64::new(0),
             upstreams: (0..upstreams).map(|_| AtomicU64::new(0)).collect(),
@@ -65,11 +68,22 @@ impl Board {
         if is_new_branch {
             self.branch.store(next_branch(), SeqCst);
         }
-        let Served { latest, safe, finalized } = heads.served();
+        if !self.is_shared.load(Relaxed) {
+            self.raise(heads.served());
+        }
+        self.is_held.store(heads.is_held(), Relaxed);
+    }
+
+    /// Raises the served heads.
+    pub fn raise(&self, Served { latest, safe, finalized }: Served) {
         for (word, number) in self.served.iter().zip([latest, safe, finalized]) {
             word.fetch_max(number.map_or(0, |number| number + 1), Relaxed);
         }
-        self.is_held.store(heads.is_held(), Relaxed);
+    }
+
+    /// Sets whether replicas agree on the served heads, which are then not raised by publishing.
+    pub fn set_shared(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Relaxed);
     }
 
     /// The served heads.
