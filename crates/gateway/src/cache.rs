@@ -56,8 +56,6 @@ pub struct Asked<'a> {
     /// Whether reorganisations of the chain are seen: the hashes of blocks are known. If not, young
     /// answers about a block are not stored, because nothing would end them.
     pub sees_branches: bool,
-    /// Whether replicas may share its answers: its space names the same chain everywhere.
-    pub is_shared: bool,
 }
 
 /// A call that is not in the first level.
@@ -244,9 +242,9 @@ impl Cache {
         self.store.put(ticket.key, entry);
     }
 
-    /// The second level and the name of a call in it, if replicas may share the call's answers.
+    /// The second level and the name of a call in it.
     fn second_level(&self, asked: &Asked<'_>, ticket: &Ticket) -> Option<(&dyn Shared, Name)> {
-        let shared = self.shared.as_deref().filter(|_| asked.is_shared)?;
+        let shared = self.shared.as_deref()?;
         let mut buffer = Vec::new();
         let call = Canonical::write(asked.space, ticket.method, asked.params, &mut buffer)?;
         Some((shared, Name::new(asked.space, ticket.method, &call)))
@@ -263,6 +261,11 @@ impl Cache {
         let mut buffer = Vec::new();
         let call = Canonical::write(space, method, params, &mut buffer);
         call.is_some_and(|call| self.store.drop_key(self.keys.key(&call)))
+    }
+
+    /// Bytes of the longest result that is stored.
+    pub fn entry_max(&self) -> u64 {
+        self.store.entry_max()
     }
 
     /// The second level, if there is one.

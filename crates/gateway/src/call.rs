@@ -2,6 +2,7 @@
 
 pub(crate) mod attempt;
 mod batch;
+pub(crate) mod cached;
 pub(crate) mod chain;
 mod dispatch;
 pub(crate) mod forwarded;
@@ -16,5 +17,6 @@ pub(crate) mod relay;
 pub(crate) mod rest;
 pub(crate) mod routing;
 mod send;
+pub(crate) mod shared_heads;
 mod together;
 pub(crate) mod worker;

@@ -135,7 +135,7 @@ fn shared(script: &Script) -> Shared {
     // No name is looked up: upstreams are given by address.
     let resolver = Resolver::new(of_host(), tokio::runtime::Handle::current());
     let time = Time::start_virtual(script.seed);
-    Shared::new(State { settings, routing }, AccessLog::new(None), resolver, host, time)
+    Shared::new(State { settings, routing }, AccessLog::new(None), resolver, host, time, None)
 }
 
 /// Runs seeds on all processors; returns those that failed, with the checks.

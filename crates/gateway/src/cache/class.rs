@@ -124,8 +124,10 @@ pub enum Reason {
     Mismatch,
     /// The parameters or the result are too long.
     TooLong,
-    /// The configuration turns its class off.
+    /// The configuration turns its class, or the cache, off.
     Off,
+    /// The service has no chain id.
+    NoChain,
     /// The hashes of blocks are not known, so that a reorganisation would not be noticed.
     NoHashes,
     /// The caller asked for an answer of an upstream.
@@ -136,7 +138,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 16] = [
         Reason::UnknownMethod,
         Reason::Stateful,
         Reason::Sends,
@@ -149,6 +151,7 @@ impl Reason {
         Reason::Mismatch,
         Reason::TooLong,
         Reason::Off,
+        Reason::NoChain,
         Reason::NoHashes,
         Reason::Asked,
         Reason::Headers,
@@ -169,6 +172,7 @@ impl Reason {
             Reason::Mismatch => "mismatch",
             Reason::TooLong => "too_long",
             Reason::Off => "off",
+            Reason::NoChain => "no_chain",
             Reason::NoHashes => "no_hashes",
             Reason::Asked => "asked",
             Reason::Headers => "headers",

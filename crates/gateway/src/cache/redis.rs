@@ -33,7 +33,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::shared::{self, HEADER_LEN, Name, Register, Reply, Shared, SharedEntry};
+use super::shared::{self, HEADER_LEN, Name, Register, Reply, Shared, SharedCounts, SharedEntry};
 use crate::offload;
 
 mod check;
@@ -74,27 +74,6 @@ pub struct RedisSettings {
     pub timeout: Duration,
     /// Values with longer results are ignored.
     pub result_max: usize,
-}
-
-/// Counts since the start of the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RedisCounts {
-    /// Answers found.
-    pub hits: u64,
-    /// Answers not found.
-    pub misses: u64,
-    /// Reads and writes that were skipped because Redis was not reachable.
-    pub skipped: u64,
-    /// Reads that took longer than the timeout.
-    pub slow: u64,
-    /// Reads and writes that Redis refused, or that failed with the connection.
-    pub failed: u64,
-    /// Values that are not ours, or damaged.
-    pub foreign: u64,
-    /// Answers written.
-    pub written: u64,
-    /// Answers that were not written, because too many were waiting or writing took too long.
-    pub lost: u64,
 }
 
 #[derive(Debug, Default)]
@@ -199,32 +178,6 @@ impl Redis {
         let tasks = [connecting.abort_handle(), writing.abort_handle()];
         Ok(Redis { inner, queue, tasks })
     }
-
-    /// Whether it is used now.
-    pub fn is_used(&self) -> bool {
-        self.inner.link.load().is_some()
-    }
-
-    /// Why it is not used, or what it last refused; `None` if there is no trouble.
-    pub fn trouble(&self) -> Option<String> {
-        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The counts.
-    pub fn counts(&self) -> RedisCounts {
-        let counters = &self.inner.counters;
-        let get = |counter: &AtomicU64| counter.load(Relaxed);
-        RedisCounts {
-            hits: get(&counters.hits),
-            misses: get(&counters.misses),
-            skipped: get(&counters.skipped),
-            slow: get(&counters.slow),
-            failed: get(&counters.failed),
-            foreign: get(&counters.foreign),
-            written: get(&counters.written),
-            lost: get(&counters.lost),
-        }
-    }
 }
 
 impl Redis {
@@ -254,6 +207,29 @@ return 1";
 const REGISTER_TTL: Duration = Duration::from_secs(24 * 3_600);
 
 impl Shared for Redis {
+    fn is_used(&self) -> bool {
+        self.inner.link.load().is_some()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn counts(&self) -> SharedCounts {
+        let counters = &self.inner.counters;
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        SharedCounts {
+            hits: get(&counters.hits),
+            misses: get(&counters.misses),
+            skipped: get(&counters.skipped),
+            slow: get(&counters.slow),
+            failed: get(&counters.failed),
+            foreign: get(&counters.foreign),
+            written: get(&counters.written),
+            lost: get(&counters.lost),
+        }
+    }
+
     fn get<'a>(&'a self, name: &'a Name) -> Reply<'a, SharedEntry> {
         Box::pin(self.inner.get(name))
     }

@@ -223,7 +223,6 @@ impl World {
             moment: late.moment,
             times: &self.times,
             sees_branches: true,
-            is_shared: true,
         };
         let cache = &self.replicas[late.replica].cache;
         let _ = cache.keep(&asked, &late.ticket, late.result.as_bytes(), late.anchor, self.now);
@@ -270,7 +269,6 @@ impl World {
             moment,
             times: &self.times,
             sees_branches: true,
-            is_shared: true,
         };
         self.calls += 1;
         let ticket = match cache.find(&asked, self.now, &mut Vec::new()) {

@@ -108,8 +108,54 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Option<T>> + 'a>>;
 /// A register's value, if it has one, and the store's time.
 pub type Register = (Option<Vec<u8>>, Nanos);
 
+/// Counts since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedCounts {
+    /// Answers found.
+    pub hits: u64,
+    /// Answers not found.
+    pub misses: u64,
+    /// Reads and writes that were skipped because the store could not be reached.
+    pub skipped: u64,
+    /// Reads that took longer than the timeout.
+    pub slow: u64,
+    /// Reads and writes that the store refused, or that failed with the connection.
+    pub failed: u64,
+    /// Values that are not ours, or damaged.
+    pub foreign: u64,
+    /// Answers written.
+    pub written: u64,
+    /// Answers that were not written, because too many were waiting or writing took too long.
+    pub lost: u64,
+}
+
+impl SharedCounts {
+    /// The counts by their names in metrics.
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("hit", self.hits),
+            ("miss", self.misses),
+            ("skipped", self.skipped),
+            ("slow", self.slow),
+            ("failed", self.failed),
+            ("foreign", self.foreign),
+            ("written", self.written),
+            ("lost", self.lost),
+        ]
+    }
+}
+
 /// A store of answers that replicas share.
 pub trait Shared: Send + Sync {
+    /// Whether it can be reached, as far as is known.
+    fn is_used(&self) -> bool;
+
+    /// Why it is not used, or what it last refused; `None` if there is no trouble.
+    fn trouble(&self) -> Option<String>;
+
+    /// The counts.
+    fn counts(&self) -> SharedCounts;
+
     /// The answer under a name; `None` if there is none, or if the store cannot be reached in time.
     fn get<'a>(&'a self, name: &'a Name) -> Reply<'a, SharedEntry>;
 

@@ -177,6 +177,11 @@ impl Store {
         }
     }
 
+    /// Bytes of the longest result that is admitted.
+    pub fn entry_max(&self) -> u64 {
+        self.entry_max
+    }
+
     /// Whether a result of this length may be stored; if not, counts it.
     pub fn admits(&self, length: usize) -> bool {
         let fits = length as u64 <= self.entry_max;

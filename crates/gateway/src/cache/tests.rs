@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Mutex;
 
-use super::shared::{Register, Reply};
+use super::shared::{Register, Reply, SharedCounts};
 use super::*;
 use crate::heads::Served;
 
@@ -15,6 +15,18 @@ const HASH: &str = "0xdb785f2444d7f68bc2bc04860c27ad059217192d17e2889ec801bcae92
 pub(super) struct Map(Mutex<HashMap<String, SharedEntry>>);
 
 impl Shared for Map {
+    fn is_used(&self) -> bool {
+        true
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    fn counts(&self) -> SharedCounts {
+        SharedCounts::default()
+    }
+
     fn get<'a>(&'a self, name: &'a Name) -> Reply<'a, SharedEntry> {
         let found = self.0.lock().expect("no panic").get(&name.text).cloned();
         Box::pin(std::future::ready(found))
@@ -67,7 +79,6 @@ fn asked<'a>(method: &str, params: &'a str, moment: Moment) -> Asked<'a> {
         moment,
         times: &TIMES,
         sees_branches: true,
-        is_shared: true,
     }
 }
 

@@ -19,13 +19,15 @@ use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::Call;
 use tokio::sync::Notify;
 
+use super::shared_heads::HeadLease;
 use super::worker::Worker;
+use crate::cache::class::Moment;
 use crate::heads::{Board, Event, Heads, HeadsSettings, Report, Served};
 use crate::observe::metrics::HeadFigures;
 use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
 
 /// How long the first calls wait for the first report of an upstream.
-const FIRST_REPORT: Nanos = Nanos::from_secs(1);
+pub(super) const FIRST_REPORT: Nanos = Nanos::from_secs(1);
 
 /// Only blocks this far below the head are certain to exist at an upstream: older ones may be pruned.
 const RECENT: u64 = 128;
@@ -38,6 +40,8 @@ pub(crate) struct ServiceHeads {
     /// The serial numbers of the upstreams, in the order of the service's routes.
     upstreams: Vec<u64>,
     first_report: Notify,
+    /// The right to serve them, if replicas share them.
+    pub(super) lease: HeadLease,
 }
 
 impl ServiceHeads {
@@ -60,7 +64,38 @@ impl ServiceHeads {
         let board = Board::new(upstreams.len());
         board.publish(&heads);
         let tracker = Mutex::new(heads);
-        ServiceHeads { board, tracker, settings, upstreams, first_report: Notify::new() }
+        let (first_report, lease) = (Notify::new(), HeadLease::default());
+        ServiceHeads { board, tracker, settings, upstreams, first_report, lease }
+    }
+
+    /// Waits until the served heads may be used.
+    #[inline]
+    pub(super) async fn fresh(&self, worker: &Worker) {
+        self.lease.fresh(worker).await;
+    }
+
+    /// What is served now: the branch first, so that an answer is never taken for one of a later branch.
+    #[inline]
+    pub(super) fn moment(&self) -> Moment {
+        let branch = self.board.branch();
+        Moment { branch, served: self.board.served() }
+    }
+
+    /// Serves the heads that replicas share.
+    pub(super) fn share(&self, served: Served) {
+        let mut tracker = self.tracker();
+        tracker.raise(served);
+        self.board.set_shared(true);
+        self.board.raise(served);
+        self.board.publish(&tracker);
+        drop(tracker);
+        self.first_report.notify_waiters();
+    }
+
+    /// Serves the heads of this process alone.
+    pub(super) fn unshare(&self) {
+        self.board.set_shared(false);
+        self.board.publish(&self.tracker());
     }
 
     /// Whether these heads are also those of a service with these upstreams.

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{Agree, MethodRules, Sending};
 use plimsoll_registry::settings::Limits;
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
+use super::cached::{self, Answered};
 use super::chain::parse_hex;
 use super::dispatch::{Dispatched, dispatch};
 use super::heads::{self, Named};
@@ -34,6 +36,7 @@ use super::routing::Service;
 use super::send::{self, Settled};
 use super::together;
 use super::worker::{View, Worker};
+use crate::cache::class::{Moment, Reason};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome, SHED};
 use crate::payload::{Composer, Payload};
@@ -52,6 +55,8 @@ pub(crate) struct Target<'a> {
     pub(crate) rules: Option<&'a MethodRules>,
     /// The endpoint's own rule on agreement, if it has one.
     pub(crate) agree: Option<&'a Agree>,
+    /// Whether the caller wants an answer that does not come from the cache, and may.
+    pub(crate) no_cache: bool,
     /// The calls in flight of the endpoint, or of the service if there is no endpoint.
     pub(crate) endpoint_calls: &'a AtomicU64,
     /// Limits the calls of a multiplexed connection.
@@ -208,6 +213,8 @@ pub(super) async fn answer_call<'a>(
     if call.id.is_none() {
         answer.clear();
     }
+    let cache = *summary.cache.get_or_insert_default();
+    record.used(cache);
     record.ended(outcome);
     summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
     CallAnswer { status, answer, summary, record: Some(record) }
@@ -292,9 +299,13 @@ async fn resolve<'a>(
     // An unknown method may not be safe to repeat.
     let is_repeatable =
         matches!(known, Some(Class::Read | Class::Static)) || call.method == send::METHOD;
-    let mut named = Named::default();
+    let (mut named, mut moment) = (Named::default(), Moment::default());
     let mut params = local.take_buffer();
     if let (Some(heads), Some(method)) = (&target.service.heads, method) {
+        if !target.service.spaces.is_empty() {
+            heads.fresh(target.worker).await;
+        }
+        moment = heads.moment();
         named = heads::bind(target.worker, heads, method, call, &mut params).await;
     }
     let bound;
@@ -306,52 +317,55 @@ async fn resolve<'a>(
     };
     let prefer = preferred(target, call);
     let dispatched = Dispatched { call: sent, method, class, is_repeatable, named, prefer };
-    let judged = relayed(target, dispatched, summary).await;
-    local.give_buffer(params);
-    let judged = if call.method == send::METHOD {
-        match Box::pin(send::settle(target, call, judged, summary)).await? {
-            Settled::Judged(judged) => judged,
-            Settled::Accepted(hash) => {
+    let answered = if call.method == send::METHOD {
+        cached::bypassed(target, Reason::Sends);
+        let judged = relayed(target, dispatched, summary).await;
+        match Box::pin(send::settle(target, call, judged, summary)).await {
+            Ok(Settled::Judged(judged)) => Ok(Answered::Judged(judged)),
+            Ok(Settled::Accepted(hash)) => {
                 write_result(call.id, send::text(&hash).as_bytes(), out.text());
                 return Ok((Outcome::Ok, 200));
             }
+            Err(error) => Err(error),
         }
     } else {
-        judged?
+        cached::answered(target, dispatched, moment, summary).await
     };
-    let outcome = match judged.outcome() {
+    local.give_buffer(params);
+    let answered = answered?;
+    let outcome = match answered.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
         _ => {
-            summary.error = Some(judged.error());
+            summary.error = answered.error();
             Outcome::RpcError
         }
     };
     // PATH forwards the backend's status. A customer's client expects 200 for any JSON-RPC answer,
     // except 429, which clients act on; no client should repeat a call because it reverted.
-    let is_limited = judged.outcome() == RelayOutcome::Rpc(Category::RateLimited);
-    let status = match judged.status {
+    let is_limited = answered.outcome() == RelayOutcome::Rpc(Category::RateLimited);
+    let status = match answered.status() {
         429 if is_limited => 429,
         429 => 200,
         status if target.shape == Shape::Path => status,
         _ => 200,
     };
     // Only a 429 has one.
-    summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
-    match named.height {
-        Some(number) if outcome == Outcome::Ok => {
+    summary.retry_after = is_limited.then(|| answered.retry_after().unwrap_or(RetryAfter::SOON));
+    match (&answered, named.height) {
+        (Answered::Judged(judged), Some(number)) if outcome == Outcome::Ok => {
             if judged.result().and_then(parse_hex).is_some_and(|own| own > number) {
                 target.service.state.has_news.store(true, Ordering::Relaxed);
             }
             write_number(call.id, number, out);
         }
-        _ => judged.write(local, call.id, out),
+        _ => answered.write(local, call.id, out),
     }
     Ok((outcome, status))
 }
 
 /// Relays a call to as many upstreams as the service asks for.
 #[inline]
-async fn relayed<'a>(
+pub(super) async fn relayed<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,
@@ -393,6 +407,18 @@ fn write_number(id: Option<&[u8]>, number: u64, out: &mut Composer) {
     let _ = write!(rest, "\"{number:#x}\"");
     let length = 20 - rest.len();
     write_result(id, &text[..length], out.text());
+}
+
+/// Writes an answer with this member and value, which is attached by reference if it is long.
+pub(super) fn write_member(id: Option<&[u8]>, member: &[u8], value: Bytes, out: &mut Composer) {
+    let text = out.text();
+    text.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    text.extend_from_slice(id.unwrap_or(b"null"));
+    text.extend_from_slice(b",\"");
+    text.extend_from_slice(member);
+    text.extend_from_slice(b"\":");
+    out.attach(value);
+    out.text().push(b'}');
 }
 
 fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {

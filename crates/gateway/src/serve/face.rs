@@ -207,6 +207,7 @@ impl<'a> RequestContext<'a, '_> {
             service_id: Cow::Borrowed(service_id),
             rules: None,
             agree: None,
+            no_cache: false,
             endpoint_calls: &service.in_flight,
             turns: self.turns,
             purpose: request.purpose,
@@ -246,6 +247,7 @@ impl<'a> RequestContext<'a, '_> {
         let mut target = self.target(service, &service.model.id, Shape::Own)?;
         target.rules = Some(&endpoint.rules);
         target.agree = endpoint.agree.as_ref();
+        target.no_cache = endpoint.no_cache && request.fields.no_cache;
         target.endpoint_calls = &endpoint.calls;
         self.relayed(&target, into).await
     }

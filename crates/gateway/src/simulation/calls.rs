@@ -95,6 +95,7 @@ impl Callers {
             service_id: Cow::Borrowed("sim"),
             rules: None,
             agree: None,
+            no_cache: false,
             endpoint_calls: &service.in_flight,
             turns: None,
             purpose: Purpose::First,

@@ -139,7 +139,7 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
         Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None };
     let resolver = Resolver::new(of_host(), keeper.handle().clone());
     let state = State { settings: Settings::default(), routing };
-    let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host, Time::start()));
+    let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host, Time::start(), None));
     (Rc::new(Worker::new(shared, 0, Network::Host)), service)
 }
 
@@ -168,6 +168,7 @@ fn attempts_are_raced_and_only_the_winner_writes() {
             service_id: Cow::Borrowed("eth"),
             rules: None,
             agree: None,
+            no_cache: false,
             endpoint_calls: &service.in_flight,
             turns: None,
             purpose: Purpose::First,
