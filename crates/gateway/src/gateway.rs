@@ -153,9 +153,7 @@ impl Gateway {
             keeper,
         };
         let watched = gateway.shared.clone();
-        gateway
-            .keeper
-            .run(move || keep(Rc::new(Worker::new(watched, workers, Network::Host))));
+        gateway.keeper.run(move || keep(Rc::new(Worker::new(watched, workers, Network::Host))));
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();

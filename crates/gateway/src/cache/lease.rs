@@ -93,9 +93,8 @@ impl Record {
     /// damaged or copied from another one.
     pub fn write(&self, register: &str) -> String {
         let number = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
-        let heads = |heads: Served| {
-            [heads.latest, heads.safe, heads.finalized].map(number).join(" ")
-        };
+        let heads =
+            |heads: Served| [heads.latest, heads.safe, heads.finalized].map(number).join(" ");
         let mut text = heads(self.served);
         if let Some((next, at)) = self.next {
             text += &format!(" {} {}", heads(next), at.0);

@@ -1,8 +1,8 @@
 //! The served heads of a service, shared by replicas ([`crate::cache::lease`]).
 //!
-//! The keeper renews the lease of each service that is called. A call that finds it ended waits for the
-//! next renewal, but no longer than calls wait for the second level; then it is answered with the heads
-//! that this process serves, as without a second level.
+//! The keeper renews the lease of each service that is called. A call that finds it ended waits for a
+//! renewal. The second level may be slow a few times before it is given up ([`PATIENCE`]); after that
+//! the call is answered with the heads that this process serves, as without a second level.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +24,10 @@ const RENEWAL: Duration = Duration::from_millis(30);
 /// A lease that no call has used since its last renewal is renewed this often, so that the first call
 /// after a pause rarely waits.
 const RENEWAL_IDLE: Nanos = Nanos::from_secs(1);
+
+/// How long a call waits, in timeouts of the second level: one more than it may miss in a row. If a call
+/// waited for one timeout only, each slow renewal would let a head go back.
+const PATIENCE: u64 = 4;
 
 /// The lease of a service's heads.
 #[derive(Debug, Default)]
@@ -73,7 +77,7 @@ impl HeadLease {
 
     #[cold]
     async fn wait(&self, worker: &Worker) {
-        let patience = worker.view().settings.cache.redis_timeout;
+        let patience = Nanos(PATIENCE * worker.view().settings.cache.redis_timeout.0);
         let until = (worker.local.now() + patience).max(FIRST_REPORT);
         let waiting = async {
             loop {

@@ -13,7 +13,8 @@ use crate::cache::shared::SharedCounts;
 use crate::cache::store;
 use crate::error::{ErrorKind, TABLE};
 use crate::observe::stats::{
-    CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Outcome, RelayOutcome, Relays, SHED, Sharded,
+    CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Outcome, RelayOutcome, Relays, SHED,
+    Sharded,
 };
 
 /// A metric.

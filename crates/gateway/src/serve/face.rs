@@ -2,6 +2,7 @@
 //!
 //! Independent of sockets and HTTP versions: sessions pass requests in and write the answers.
 
+mod cache;
 pub(super) mod cors;
 mod line;
 pub(super) mod pages;
@@ -159,6 +160,10 @@ impl<'a> RequestContext<'a, '_> {
             };
             let target = self.target(service, &service.model.id, Shape::Own)?;
             return self.relayed(&target, into).await;
+        }
+        if self.path == cache::PATH && request.faces.admin && request.method != "OPTIONS" {
+            *into = cache::answer(self).await?;
+            return Ok(());
         }
         let asked = PageRequest {
             method: request.method,
@@ -378,6 +383,7 @@ fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/api/gateway" | "/v1" | "/v1/" => Some("POST, OPTIONS"),
         "/" => Some(pages::SERVER_METHODS),
+        cache::PATH => Some("GET, HEAD, DELETE"),
         path if path.starts_with("/api/gateway/") => Some("POST, OPTIONS"),
         _ => (path == "/metrics" || pages::Probe::find(path).is_some())
             .then_some(pages::PAGE_METHODS),

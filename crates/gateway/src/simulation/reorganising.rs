@@ -29,13 +29,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::host;
+use crate::cache::shared::Shared as SecondLevel;
 use crate::call::message::{Answer, Body, JSON};
 use crate::call::passed::Passed;
 use crate::call::relay::{self, Target};
 use crate::call::routing::Routing;
 use crate::call::worker::{Shared, State, Worker};
 use crate::call::{health, shared_heads};
-use crate::cache::shared::Shared as SecondLevel;
 use crate::error::Shape;
 use crate::keeper::dns::{Resolver, of_host};
 use crate::local::Time;
@@ -104,7 +104,8 @@ async fn simulate(seed: u64, calls: u64) -> Tally {
     let store: Arc<dyn SecondLevel> = Arc::new(Store::new(seed));
     let replicas = (0..REPLICAS).map(|_| replica(seed, &connect, &store)).collect();
     let tally = RefCell::default();
-    let world = Rc::new(World { start, chain, replicas, tally, highest: Default::default(), calls });
+    let world =
+        Rc::new(World { start, chain, replicas, tally, highest: Default::default(), calls });
     let clients = (0..CLIENTS).map(|number| {
         let random = Key::new(seed).with(1_000 + number).sequence();
         tokio::task::spawn_local(world.clone().client(random))
@@ -144,8 +145,7 @@ fn replica(seed: u64, connect: &Connect, store: &Arc<dyn SecondLevel>) -> Replic
     let state = State { settings, routing: routing.expect("compiles") };
     let resolver = Resolver::new(of_host(), tokio::runtime::Handle::current());
     let (log, time) = (AccessLog::new(None), Time::start_virtual(seed));
-    let shared =
-        Arc::new(Shared::new(state, log, resolver, host(), time, Some(store.clone())));
+    let shared = Arc::new(Shared::new(state, log, resolver, host(), time, Some(store.clone())));
     let worker =
         |number| Rc::new(Worker::new(shared.clone(), number, Network::Simulated(connect.clone())));
     let keeper = worker(WORKERS);

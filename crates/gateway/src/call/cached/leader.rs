@@ -228,7 +228,12 @@ impl Leading {
     }
 
     /// An upstream's answer, stored if it may be.
-    async fn kept(&self, ticket: Ticket, anchor: Option<Anchor>, judged: JudgedResponse) -> Relayed {
+    async fn kept(
+        &self,
+        ticket: Ticket,
+        anchor: Option<Anchor>,
+        judged: JudgedResponse,
+    ) -> Relayed {
         let local = &*self.worker.local;
         if judged.outcome() != RelayOutcome::Ok {
             return Relayed::of(judged, local);

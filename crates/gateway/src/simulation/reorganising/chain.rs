@@ -154,10 +154,11 @@ impl ChainNode {
             }
             "eth_getCode" => self.number(&params[1]).map_or(Value::Null, |one| json!(own(one))),
             "eth_getTransactionReceipt" => {
-                let number = self.number(&json!(hex(
-                    u64::from_str_radix(&params[0].as_str().unwrap_or_default()[50..], 16)
-                        .expect("a number")
-                )));
+                let number = self.number(&json!(hex(u64::from_str_radix(
+                    &params[0].as_str().unwrap_or_default()[50..],
+                    16
+                )
+                .expect("a number"))));
                 let Some(number) = number else { return Value::Null };
                 let mut receipt = place(number);
                 receipt["transactionHash"] = params[0].clone();
