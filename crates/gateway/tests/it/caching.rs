@@ -16,7 +16,7 @@ const HASH: &str = "0xdb785f2444d7f68bc2bc04860c27ad059217192d17e2889ec801bcae92
 
 /// An upstream on chain 1 that answers other methods with `reply`.
 fn upstream(reply: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Upstream {
-    Upstream::start(move |received| match received.method() {
+    Upstream::start(move |_, received| match received.method() {
         "eth_chainId" => Reply::result(received, "\"0x1\""),
         _ => reply(received),
     })
