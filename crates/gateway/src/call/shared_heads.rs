@@ -85,6 +85,8 @@ impl HeadLease {
                 if self.holds(worker.local.now()) {
                     return;
                 }
+                // Otherwise the keeper would not renew again after a renewal that was slow.
+                self.is_used.store(true, Relaxed);
                 worker.shared.leases.wanted.notify_one();
                 renewed.await;
             }
