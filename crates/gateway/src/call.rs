@@ -2,6 +2,7 @@
 
 pub(crate) mod attempt;
 mod batch;
+pub(crate) mod cached;
 pub(crate) mod chain;
 mod dispatch;
 pub(crate) mod forwarded;
@@ -17,6 +18,7 @@ pub(crate) mod relay;
 pub(crate) mod rest;
 pub(crate) mod routing;
 mod send;
+pub(crate) mod shared_heads;
 pub(crate) mod target;
 mod together;
 pub(crate) mod worker;

@@ -155,6 +155,17 @@ pub struct Served {
     pub finalized: Option<u64>,
 }
 
+impl Served {
+    /// The higher of each.
+    pub fn highest(self, other: Served) -> Served {
+        Served {
+            latest: self.latest.max(other.latest),
+            safe: self.safe.max(other.safe),
+            finalized: self.finalized.max(other.finalized),
+        }
+    }
+}
+
 /// What is known of an upstream's chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -373,6 +384,11 @@ impl Heads {
         self.is_one_word
     }
 
+    /// Raises the served heads to those that replicas share.
+    pub fn raise(&mut self, shared: Served) {
+        self.served = self.served.highest(shared);
+    }
+
     /// The standing of an upstream.
     pub fn standing(&self, upstream: usize) -> Standing {
         self.upstreams[upstream].standing
@@ -423,6 +439,12 @@ impl Heads {
     /// this number: the highest known block of the served chain that the upstream should have.
     pub fn anchor(&self, latest: u64) -> Option<u64> {
         self.chain.highest_up_to(latest)
+    }
+
+    /// The hash of the served chain's block with this number, if it is known: of recent blocks it mostly
+    /// is.
+    pub fn hash(&self, number: u64) -> Option<Hash> {
+        self.chain.hash(number)
     }
 
     /// Whether a head waits for the upstreams that have not reported it.

@@ -32,6 +32,8 @@ pub(crate) struct Target<'a> {
     pub(crate) rules: Option<&'a MethodRules>,
     /// The endpoint's own rule on agreement, if it has one.
     pub(crate) agree: Option<&'a Agree>,
+    /// Whether the caller wants an answer that does not come from the cache, and may.
+    pub(crate) no_cache: bool,
     /// The calls in flight of the endpoint, or of the service if there is no endpoint.
     pub(crate) endpoint_calls: &'a AtomicU64,
     /// Limits the calls of a multiplexed connection.
@@ -118,6 +120,7 @@ impl<'a> Target<'a> {
             service_id: Cow::Borrowed(&service.model.id),
             rules: None,
             agree: None,
+            no_cache: false,
             endpoint_calls: &service.in_flight,
             turns: None,
             purpose: Purpose::First,

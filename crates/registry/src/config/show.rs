@@ -123,6 +123,12 @@ pub fn show_service(service: &Service) -> String {
     lines.line("send", quote(service.send.name()));
     lines.line("agree", show_agree(&service.agree));
     lines.maybe("park_dissenters", service.park_dissenters, span);
+    let times = service.cache.named().into_iter();
+    let times: Vec<String> =
+        times.filter_map(|(name, time)| Some(format!("{name} = {}", span(time?)))).collect();
+    if !times.is_empty() {
+        lines.line("cache", format!("{{ {} }}", times.join(", ")));
+    }
     lines.0
 }
 
@@ -158,5 +164,8 @@ pub fn show_endpoint(endpoint: &Endpoint) -> String {
     lines.line("service", quote(&endpoint.service));
     lines.methods(&endpoint.methods);
     lines.maybe("agree", endpoint.agree.as_ref(), show_agree);
+    if endpoint.no_cache {
+        lines.line("no_cache", "true".into());
+    }
     lines.0
 }
