@@ -386,7 +386,20 @@ impl Heads {
 
     /// Raises the served heads to those that replicas share.
     pub fn raise(&mut self, shared: Served) {
-        self.served = self.served.highest(shared);
+        let served = self.served.highest(shared);
+        let far = |latest: u64| latest.saturating_add(doubt::FAR);
+        if self.upstreams.len() > 1 && served.latest > self.served.latest.map(far) {
+            // Until an upstream of this process has come near.
+            self.is_one_word = true;
+        }
+        self.served = served;
+    }
+
+    /// Replaces the served heads by those that replicas share since they were corrected.
+    pub fn replace(&mut self, shared: Served, now: Nanos) {
+        (self.served, self.next) = (shared, None);
+        self.peak = shared.latest.map(|number| (number, now));
+        (self.outvoted, self.is_one_word) = (0, false);
     }
 
     /// The standing of an upstream.

@@ -203,8 +203,9 @@ if (now or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1";
 
-/// A register that nobody replaces for this long ends.
-const REGISTER_TTL: Duration = Duration::from_secs(24 * 3_600);
+/// A register that nobody reads for this long ends: a chain that has been restarted while no replica
+/// ran is served from its new heads.
+const REGISTER_TTL: Duration = Duration::from_secs(600);
 
 impl Shared for Redis {
     fn is_used(&self) -> bool {
@@ -255,8 +256,9 @@ impl Shared for Redis {
     fn read<'a>(&'a self, register: &'a str) -> Reply<'a, Register> {
         let mut pipe = redis::pipe();
         pipe.cmd("GET").arg(register).cmd("TIME");
+        pipe.cmd("PEXPIRE").arg(register).arg(REGISTER_TTL.as_millis() as u64);
         Box::pin(async move {
-            let [value, time] = self.inner.ask(&pipe).await?;
+            let [value, time, _] = self.inner.ask(&pipe).await?;
             let (secs, micros): (u64, u64) = redis::from_redis_value(time).ok()?;
             let time = Nanos::from_secs(secs) + Nanos::from_micros(micros);
             Some((redis::from_redis_value(value).ok()?, time))

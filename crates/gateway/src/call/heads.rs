@@ -94,13 +94,21 @@ impl ServiceHeads {
         Moment { branch, served: self.board.served() }
     }
 
-    /// Serves the heads that replicas share.
-    pub(super) fn share(&self, served: Served, now: Nanos) {
+    /// Serves the heads that replicas share, which may be lower if they have been corrected.
+    pub(super) fn share(&self, served: Served, is_corrected: bool, now: Nanos) {
         let writer = self.board.floor.writer();
         let mut tracker = self.tracker();
-        tracker.raise(served);
+        if is_corrected {
+            tracker.replace(served, now);
+            self.lease.has_corrected(&tracker);
+            self.board.replace(served, now);
+        } else {
+            if !self.lease.is_correcting(&tracker) {
+                tracker.raise(served);
+            }
+            self.board.replace(self.board.served().highest(served), now);
+        }
         self.board.set_shared(true);
-        self.board.raise(served, now);
         self.board.publish(&tracker, now);
         drop((tracker, writer));
         self.reports.notify_waiters();

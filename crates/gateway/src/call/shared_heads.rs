@@ -17,6 +17,7 @@ use super::routing::Service;
 use super::worker::Worker;
 use crate::cache::lease::{self, Record};
 use crate::cache::shared::Shared;
+use crate::heads::Heads;
 
 /// How often leases are renewed while calls use them.
 const RENEWAL: Duration = Duration::from_millis(30);
@@ -39,6 +40,10 @@ pub(crate) struct HeadLease {
     is_running: AtomicBool,
     renewed_at: AtomicU64,
     renewed: Notify,
+    /// How often the shared heads have been corrected, plus 1; 0 before the first lease.
+    corrections: AtomicU64,
+    /// Those of our own that have been shared.
+    own_corrections: AtomicU64,
 }
 
 /// The end of a lease that is not needed.
@@ -96,6 +101,16 @@ impl HeadLease {
         }
     }
 
+    /// Whether this replica has corrected its heads, and still has to share this.
+    pub(super) fn is_correcting(&self, tracker: &Heads) -> bool {
+        tracker.corrections() > self.own_corrections.load(Relaxed)
+    }
+
+    /// Records that the corrected heads are shared.
+    pub(super) fn has_corrected(&self, tracker: &Heads) {
+        self.own_corrections.store(tracker.corrections(), Relaxed);
+    }
+
     /// Whether to renew it now. If so, it is marked as being renewed.
     fn starts(&self, now: Nanos) -> bool {
         let since = now - Nanos(self.renewed_at.load(Relaxed));
@@ -141,10 +156,13 @@ async fn renew(
     let now = worker.local.now();
     match renewed {
         Some(lease) => {
-            heads.share(lease.served, now);
+            let corrections = lease.served.corrections + 1;
+            let before = heads.lease.corrections.fetch_max(corrections, Relaxed);
+            heads.share(lease.served.heads, before != 0 && before < corrections, now);
             // One that does not know yet what this replica has served must not be used.
-            let is_behind = heads.board.served().latest > lease.served.latest;
-            let until = if is_behind { 0 } else { (asked_at + lease.span).0 };
+            let is_behind = heads.board.served().latest > lease.served.heads.latest;
+            let is_known = before <= corrections && !is_behind;
+            let until = if is_known { (asked_at + lease.span).0 } else { 0 };
             heads.lease.until.store(until, Relaxed);
         }
         None if shared.is_used() || now < FIRST_REPORT => {}
@@ -156,6 +174,20 @@ async fn renew(
     heads.lease.renewed_at.store(now.0, Relaxed);
     heads.lease.is_running.store(false, Relaxed);
     heads.lease.renewed.notify_waiters();
+}
+
+/// The heads that this replica proposes for a register with this many corrections.
+fn own_heads(heads: &ServiceHeads, corrections: u64) -> lease::Heads {
+    let known = heads.lease.corrections.load(Relaxed).checked_sub(1);
+    let corrections = known.unwrap_or(corrections);
+    let tracker = heads.tracker();
+    match heads.lease.is_correcting(&tracker) {
+        true => lease::Heads { corrections: corrections + 1, heads: tracker.served() },
+        false => {
+            let heads = tracker.served().highest(heads.board.served());
+            lease::Heads { corrections, heads }
+        }
+    }
 }
 
 /// Asks the register for a lease, and proposes this replica's heads.
@@ -173,8 +205,7 @@ async fn ask(
             Record::default()
         }),
     };
-    let own = heads.tracker().served().highest(heads.board.served());
-    let (lease, new) = lease::take(record, own, time);
+    let (lease, new) = lease::take(record, own_heads(heads, record.served.corrections), time);
     let text = new.write(register);
     if value.as_deref() != Some(text.as_bytes()) {
         // If another replica was faster, the next renewal proposes again.

@@ -100,12 +100,12 @@ impl Floors {
 pub struct Board {
     pub(crate) floor: Arc<Floor>,
     is_held: AtomicBool,
-    /// Whether the served heads are only raised by [`Board::raise`].
+    /// Whether the served heads are only changed by [`Board::replace`].
     is_shared: AtomicBool,
     /// A number that no board has had before.
     branch: AtomicU64,
-    /// The reorganisations that were published.
-    reorganisations: AtomicU64,
+    /// The reorganisations and corrections that were published.
+    changes: AtomicU64,
     /// The standing in the lowest 3 bits, and above them the number of the latest block.
     upstreams: Box<[AtomicU64]>,
 }
@@ -132,15 +132,15 @@ impl Board {
             is_held: AtomicBool::new(false),
             is_shared: AtomicBool::new(false),
             branch: AtomicU64::new(next_branch()),
-            reorganisations: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             upstreams: (0..upstreams).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// Publishes the heads; the caller is the floor's [`Floor::writer`].
     pub fn publish(&self, heads: &Heads, now: Nanos) {
-        let mut is_new_branch =
-            self.reorganisations.swap(heads.reorganisations(), Relaxed) != heads.reorganisations();
+        let changes = heads.reorganisations() + heads.corrections();
+        let mut is_new_branch = self.changes.swap(changes, Relaxed) != changes;
         for (upstream, word) in self.upstreams.iter().enumerate() {
             let standing = heads.standing(upstream);
             let place = STANDINGS.iter().position(|known| *known == standing).unwrap_or_default();
@@ -159,11 +159,13 @@ impl Board {
         self.is_held.store(heads.is_held(), Relaxed);
     }
 
-    /// Raises the served heads to those that replicas share; the caller is the floor's
+    /// Replaces the served heads by those that replicas share; the caller is the floor's
     /// [`Floor::writer`].
-    pub fn raise(&self, shared: Served, now: Nanos) {
-        let served = self.served().highest(shared);
-        self.floor.store(served, self.floor.is_one_word(), now);
+    pub fn replace(&self, shared: Served, now: Nanos) {
+        if shared.latest < self.served().latest {
+            self.branch.store(next_branch(), SeqCst);
+        }
+        self.floor.store(shared, self.floor.is_one_word(), now);
     }
 
     /// Sets whether replicas agree on the served heads, which are then not raised by publishing.

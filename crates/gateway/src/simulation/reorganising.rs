@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::host;
+use crate::cache::lease;
 use crate::cache::shared::Shared as SecondLevel;
 use crate::call::message::{Answer, Body, JSON};
 use crate::call::relay;
@@ -35,6 +36,7 @@ use crate::call::routing::Routing;
 use crate::call::target::Target;
 use crate::call::worker::{Shared, State, Worker};
 use crate::call::{health, shared_heads};
+use crate::heads::Served;
 use crate::keeper::dns::{Resolver, of_host};
 use crate::local::Time;
 use crate::observe::access_log::AccessLog;
@@ -75,17 +77,18 @@ struct World {
     calls: u64,
 }
 
-/// Runs this many calls.
-fn run(seed: u64, calls: u64) -> Tally {
+/// Runs on virtual time.
+fn run<T>(simulated: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
-    tokio::task::LocalSet::new().block_on(&runtime, simulate(seed, calls))
+    tokio::task::LocalSet::new().block_on(&runtime, simulated)
 }
 
-async fn simulate(seed: u64, calls: u64) -> Tally {
+/// Starts the nodes and the replicas.
+fn start(seed: u64, calls: u64, store: Arc<dyn SecondLevel>) -> Rc<World> {
     #[allow(clippy::disallowed_methods)] // the virtual clock
     let start = Instant::now();
     let chain = Rc::new(Chain::new(seed));
@@ -98,11 +101,14 @@ async fn simulate(seed: u64, calls: u64) -> Tally {
     let connect: Connect = Rc::new(move |address: SocketAddr| {
         Box::pin(std::future::ready(Ok(nodes[usize::from(address.port()) - 1].clone().accept())))
     });
-    let store: Arc<dyn SecondLevel> = Arc::new(Store::new(seed));
     let replicas = (0..REPLICAS).map(|_| replica(seed, &connect, &store)).collect();
     let tally = RefCell::default();
-    let world =
-        Rc::new(World { start, chain, replicas, tally, highest: Default::default(), calls });
+    Rc::new(World { start, chain, replicas, tally, highest: Default::default(), calls })
+}
+
+/// Makes this many calls.
+async fn simulate(seed: u64, calls: u64) -> Tally {
+    let world = start(seed, calls, Arc::new(Store::new(seed)));
     let clients = (0..CLIENTS).map(|number| {
         let random = Key::new(seed).with(1_000 + number).sequence();
         tokio::task::spawn_local(world.clone().client(random))
@@ -301,8 +307,9 @@ fn nothing_stale_or_backward_is_answered() {
     let calls = number("PLIMSOLL_CACHE_CALLS", CALLS);
     let seeds = number("PLIMSOLL_CACHE_SEEDS", 4);
     let tallies: Vec<(u64, Tally)> = std::thread::scope(|scope| {
-        let runs: Vec<_> =
-            (0..seeds).map(|seed| scope.spawn(move || (seed, run(seed, calls)))).collect();
+        let runs: Vec<_> = (0..seeds)
+            .map(|seed| scope.spawn(move || (seed, run(simulate(seed, calls)))))
+            .collect();
         runs.into_iter().map(|run| run.join().expect("no panic")).collect()
     });
     let mut failures = Vec::new();
@@ -323,4 +330,33 @@ fn nothing_stale_or_backward_is_answered() {
         assert!(tally.reorganisations > 0 && tally.errors < tally.calls / 20);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Without this, a wrong head in the second level would be served until the chain reaches it, also
+/// after all replicas have been restarted.
+#[test]
+fn a_head_that_no_node_has_is_taken_back_by_all_replicas() {
+    const LIE: u64 = 1 << 40;
+    run(async {
+        let store = Arc::new(Store::new(1));
+        let register = lease::register(&format!("sim@{CHAIN}#1"));
+        let heads = Served { latest: Some(LIE), safe: None, finalized: None };
+        let served = lease::Heads { corrections: 4, heads };
+        let text = lease::Record { served, next: None }.write(&register);
+        store.set(&register, text.into_bytes());
+        let world = start(1, 0, store);
+        let served = || -> Vec<u64> {
+            let latest = |replica: &Replica| {
+                let view = replica.workers[0].view();
+                let heads = view.routing.service("sim").and_then(|service| service.heads.clone());
+                heads.and_then(|heads| heads.board.served().latest).unwrap_or_default()
+            };
+            world.replicas.iter().map(latest).collect()
+        };
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(served(), [LIE, LIE], "the lie is believed at first");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let height = *world.chain.height.borrow();
+        assert!(served().iter().all(|latest| height - latest < 3), "{:?}, {height}", served());
+    });
 }

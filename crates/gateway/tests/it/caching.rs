@@ -70,7 +70,8 @@ fn an_answer_is_relayed_once_and_returned_with_each_callers_id() {
     let batch = post(&gateway, format!("[{known},{new},{known}]"));
     assert_eq!((used(&batch), relays(&upstream)), ("miss", 3));
     let labels = "service=\"eth\",method=\"eth_getBlockByHash\",outcome=\"ok\",cache=\"hit\"";
-    assert_eq!(metric(&gateway, &format!("plimsoll_calls_total{{{labels}}}")), 3);
+    let hits = || metric(&gateway, &format!("plimsoll_calls_total{{{labels}}}"));
+    wait_until("the batch is counted", || hits() == 3);
 }
 
 #[test]

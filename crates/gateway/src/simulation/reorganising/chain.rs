@@ -27,7 +27,7 @@ const SAFETY: u64 = 15;
 /// Branches of a chain: each starts at a number on the one before it.
 pub(super) struct Chain {
     starts_at: RefCell<Vec<u64>>,
-    height: watch::Sender<u64>,
+    pub(super) height: watch::Sender<u64>,
     random: RefCell<Sequence>,
 }
 

@@ -41,6 +41,11 @@ impl Store {
         Store { start: now(), contents: Mutex::new(contents) }
     }
 
+    /// Sets a register.
+    pub(super) fn set(&self, register: &str, value: Vec<u8>) {
+        self.with(|contents| contents.registers.insert(register.into(), value));
+    }
+
     fn with<T>(&self, action: impl FnOnce(&mut Contents) -> T) -> T {
         action(&mut self.contents.lock().expect("no panic"))
     }
