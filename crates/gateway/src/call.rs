@@ -13,6 +13,7 @@ mod lateness;
 pub(crate) mod message;
 pub(crate) mod parse;
 pub(crate) mod passed;
+pub(crate) mod prefetch;
 pub(crate) mod records;
 pub(crate) mod relay;
 pub(crate) mod rest;

@@ -54,6 +54,31 @@ pub struct Service {
     pub park_dissenters: Option<Nanos>,
     /// How long its answers are cached, where it differs from the process's settings.
     pub cache: ServiceTimes,
+    /// The calls that are made for each new block, so that callers find their answers in the cache.
+    pub prefetch: Vec<Prefetch>,
+}
+
+/// A call that is made for each new block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// Its method.
+    pub method: String,
+    /// Its parameters, a JSON array or object.
+    pub params: Option<String>,
+}
+
+impl Prefetch {
+    /// At most this many for a service.
+    pub const MAX: usize = 32;
+}
+
+impl std::fmt::Display for Prefetch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.params {
+            Some(params) => write!(f, "{} {params}", self.method),
+            None => write!(f, "{}", self.method),
+        }
+    }
 }
 
 /// How long a service's answers are cached, by their class; `None`: as the process's settings say.
@@ -101,6 +126,7 @@ impl Service {
             agree: Agree::default(),
             park_dissenters: None,
             cache: ServiceTimes::default(),
+            prefetch: Vec::new(),
         }
     }
 

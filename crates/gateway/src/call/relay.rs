@@ -216,25 +216,11 @@ async fn resolve<'a>(
     // An unknown method may not be safe to repeat.
     let is_repeatable =
         matches!(known, Some(Class::Read | Class::Static)) || call.method == send::METHOD;
-    let (mut named, mut moment) = (Named::default(), Moment::default());
     let mut params = local.take_buffer();
-    if let (Some(heads), Some(method)) = (&target.service.heads, method) {
-        if !target.service.spaces.is_empty() {
-            heads.fresh(target.worker).await;
-        }
-        moment = heads.moment();
-        named = heads::bind(target.worker, heads, method, call, &mut params).await;
-    }
-    let bound;
-    let sent = if params.is_empty() {
-        call
-    } else {
-        bound = Call { id: call.id, method: Cow::Borrowed(&call.method), params: Some(&params) };
-        &bound
-    };
+    let Bound { call: sent, named, moment } = bound(target, call, method, &mut params).await;
     let prefer = preferred(target, call);
     let dispatched =
-        Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
+        Dispatched { call: &sent, method, class, is_repeatable, named, prefer, delivery: None };
     let answered = if call.method == send::METHOD {
         cached::bypassed(target, Reason::Sends);
         match Box::pin(send::send(target, dispatched, summary)).await {
@@ -291,6 +277,35 @@ async fn resolve<'a>(
         _ => answered.write(local, call.id, out),
     }
     Ok((outcome, status))
+}
+
+/// A call whose tags have been replaced.
+pub(super) struct Bound<'p> {
+    pub(super) call: Call<'p>,
+    pub(super) named: Named,
+    /// What was served before.
+    pub(super) moment: Moment,
+}
+
+/// Replaces the tags of a call by the served numbers. `params` is empty, and takes the new parameters.
+#[inline]
+pub(super) async fn bound<'p>(
+    target: &Target<'_>,
+    call: &'p Call<'_>,
+    method: Option<Method>,
+    params: &'p mut Vec<u8>,
+) -> Bound<'p> {
+    let (mut named, mut moment) = (Named::default(), Moment::default());
+    if let (Some(heads), Some(method)) = (&target.service.heads, method) {
+        if !target.service.spaces.is_empty() {
+            heads.fresh(target.worker).await;
+        }
+        moment = heads.moment();
+        named = heads::bind(target.worker, heads, method, call, params).await;
+    }
+    let params = if params.is_empty() { call.params } else { Some(&params[..]) };
+    let call = Call { id: call.id, method: Cow::Borrowed(&call.method), params };
+    Bound { call, named, moment }
 }
 
 /// Relays a call to as many upstreams as the service asks for.

@@ -80,6 +80,8 @@ impl Routing {
         serial: &mut u64,
     ) -> Result<Routing, String> {
         let mut roots = tls::Roots::default();
+        // The keeper makes calls, too.
+        let workers = workers + 1;
         let mut upstreams = Vec::new();
         for model in &definitions.upstreams {
             upstreams.push(previous.upstream(model, workers, serial, &mut roots)?);

@@ -13,6 +13,7 @@ use plimsoll_measure::Nanos;
 use tokio::sync::Notify;
 
 use super::heads::{FIRST_REPORT, ServiceHeads};
+use super::prefetch;
 use super::routing::Service;
 use super::worker::Worker;
 use crate::cache::lease::{self, Record};
@@ -164,6 +165,7 @@ async fn renew(
             let is_known = before <= corrections && !is_behind;
             let until = if is_known { (asked_at + lease.span).0 } else { 0 };
             heads.lease.until.store(until, Relaxed);
+            prefetch::start(&worker, &service);
         }
         None if shared.is_used() || now < FIRST_REPORT => {}
         None => {

@@ -107,7 +107,6 @@ impl<'a> Target<'a> {
     }
 
     /// A target of calls that come through no endpoint.
-    #[cfg(test)]
     pub(crate) fn of(
         worker: &'a Rc<Worker>,
         view: &'a View,

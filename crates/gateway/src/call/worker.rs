@@ -206,6 +206,7 @@ impl Shared {
                 })
                 .collect(),
             heads: service.heads.as_ref().map(|heads| heads.figures()),
+            prefetched: service.state.prefetched.calls.load(Ordering::Relaxed),
             is_fallback: service.state.is_fallback.load(Ordering::Relaxed),
         };
         let upstreams = state.routing.upstreams().iter();

@@ -67,6 +67,7 @@ metrics! {
     CACHE_EVICTIONS = "plimsoll_cache_evictions_total", "counter", "", "Cached answers removed to make room for others.";
     CACHE_BYPASSED = "plimsoll_cache_bypassed_total", "counter", "service,reason", "Calls that did not use the cache, by reason; docs/caching.md lists the reasons.";
     CACHE_NOT_STORED = "plimsoll_cache_not_stored_total", "counter", "service,reason", "Results of misses that were not stored, by reason.";
+    PREFETCHED = "plimsoll_cache_prefetched_total", "counter", "service", "Calls that the gateway made for new blocks (cache.prefetch of the service).";
     FLIGHTS_FULL = "plimsoll_cache_flights_full_total", "counter", "", "Misses relayed without waiting for the same call of another caller, because limits.calls calls were already waiting.";
     REDIS = "plimsoll_redis_operations_total", "counter", "result", "Reads of answers in Redis: hit, miss, foreign (a value that is not ours or damaged); reads and writes: skipped (Redis was not reachable), slow (it took longer than cache.redis_timeout), failed; writes: written, lost (too many were waiting).";
     REDIS_USED = "plimsoll_redis_used", "gauge", "", "1 if the Redis of cache.redis is used at present, 0 if it is skipped.";
@@ -95,6 +96,8 @@ pub(crate) struct ServiceFigures {
     pub(crate) heads: Option<HeadFigures>,
     /// Whether all upstreams are behind, and the least lagging serves.
     pub(crate) is_fallback: bool,
+    /// Calls made for new blocks.
+    pub(crate) prefetched: u64,
 }
 
 /// The served heads of a service.
@@ -275,6 +278,10 @@ impl Page {
                     }
                 }
             }
+        }
+        self.head(PREFETCHED);
+        for service in services.iter().filter(|service| service.prefetched > 0) {
+            self.sample(PREFETCHED, "", &[("service", &service.id)], service.prefetched);
         }
         self.one(FLIGHTS_FULL, cache.flights_full);
         let (counts, is_used) = cache.shared.unwrap_or_default();

@@ -22,7 +22,7 @@ use std::time::Duration;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::{Key, Sequence};
-use plimsoll_registry::model::{self, Address, Definitions};
+use plimsoll_registry::model::{self, Address, Definitions, Prefetch};
 use plimsoll_registry::settings::{CacheSettings, Settings};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -88,7 +88,7 @@ fn run<T>(simulated: impl Future<Output = T>) -> T {
 }
 
 /// Starts the nodes and the replicas.
-fn start(seed: u64, calls: u64, store: Arc<dyn SecondLevel>) -> Rc<World> {
+fn start(seed: u64, calls: u64, store: Arc<dyn SecondLevel>, prefetch: &[Prefetch]) -> Rc<World> {
     #[allow(clippy::disallowed_methods)] // the virtual clock
     let start = Instant::now();
     let chain = Rc::new(Chain::new(seed));
@@ -101,14 +101,14 @@ fn start(seed: u64, calls: u64, store: Arc<dyn SecondLevel>) -> Rc<World> {
     let connect: Connect = Rc::new(move |address: SocketAddr| {
         Box::pin(std::future::ready(Ok(nodes[usize::from(address.port()) - 1].clone().accept())))
     });
-    let replicas = (0..REPLICAS).map(|_| replica(seed, &connect, &store)).collect();
+    let replicas = (0..REPLICAS).map(|_| replica(seed, &connect, &store, prefetch)).collect();
     let tally = RefCell::default();
     Rc::new(World { start, chain, replicas, tally, highest: Default::default(), calls })
 }
 
 /// Makes this many calls.
 async fn simulate(seed: u64, calls: u64) -> Tally {
-    let world = start(seed, calls, Arc::new(Store::new(seed)));
+    let world = start(seed, calls, Arc::new(Store::new(seed)), &[]);
     let clients = (0..CLIENTS).map(|number| {
         let random = Key::new(seed).with(1_000 + number).sequence();
         tokio::task::spawn_local(world.clone().client(random))
@@ -121,7 +121,12 @@ async fn simulate(seed: u64, calls: u64) -> Tally {
     tally
 }
 
-fn replica(seed: u64, connect: &Connect, store: &Arc<dyn SecondLevel>) -> Replica {
+fn replica(
+    seed: u64,
+    connect: &Connect,
+    store: &Arc<dyn SecondLevel>,
+    prefetch: &[Prefetch],
+) -> Replica {
     let upstream = |place: usize| {
         let url = format!("http://127.0.0.1:{}/", place + 1);
         let address = Address::parse(&url).expect("a URL");
@@ -135,6 +140,7 @@ fn replica(seed: u64, connect: &Connect, store: &Arc<dyn SecondLevel>) -> Replic
         chain_id: Some(CHAIN),
         block_time: Some(Nanos::from(BLOCK)),
         sync_allowance: Some(4),
+        prefetch: prefetch.to_vec(),
         ..model::Service::named("sim")
     };
     let definitions = Definitions {
@@ -226,13 +232,7 @@ impl World {
         let before = self.highest.each_ref().map(Cell::get);
         let (method, params, truth) = self.choose(random, latest);
         let request = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
-        let target = Target::of(worker, &view, &service);
-        let (text, mut answer) = (request.to_string(), Answer::new(200, JSON, Vec::new()));
-        relay::answer(&target, &Body::Short(text.as_bytes()), &mut answer).await;
-        let Payload::Whole(body) = &answer.body else { panic!("answers are short") };
-        let answered: Value = serde_json::from_slice(body).expect("an answer is JSON");
-        answer.settlement.settle(body.len() as u64, true);
-        let used = answer.summary.cache.unwrap_or_default();
+        let (answered, used) = ask(worker, &request).await;
         let mut tally = self.tally.borrow_mut();
         tally.uses[used as usize] += 1;
         if answered["error"].is_object() {
@@ -276,6 +276,19 @@ impl World {
     fn is_true(&self, number: u64, known: usize, hash: &str) -> bool {
         (known..=self.chain.newest()).any(|one| hash_text(self.chain.hash(one, number)) == hash)
     }
+}
+
+/// Makes a call; returns its answer, and how it used the cache.
+async fn ask(worker: &Rc<Worker>, request: &Value) -> (Value, CacheUse) {
+    let view = worker.view();
+    let service = view.routing.service("sim").expect("the service");
+    let target = Target::of(worker, &view, service);
+    let (text, mut answer) = (request.to_string(), Answer::new(200, JSON, Vec::new()));
+    relay::answer(&target, &Body::Short(text.as_bytes()), &mut answer).await;
+    let Payload::Whole(body) = &answer.body else { panic!("answers are short") };
+    let answered: Value = serde_json::from_slice(body).expect("an answer is JSON");
+    answer.settlement.settle(body.len() as u64, true);
+    (answered, answer.summary.cache.unwrap_or_default())
 }
 
 /// The number that a result shows.
@@ -344,7 +357,7 @@ fn a_head_that_no_node_has_is_taken_back_by_all_replicas() {
         let served = lease::Heads { corrections: 4, heads };
         let text = lease::Record { served, next: None }.write(&register);
         store.set(&register, text.into_bytes());
-        let world = start(1, 0, store);
+        let world = start(1, 0, store, &[]);
         let served = || -> Vec<u64> {
             let latest = |replica: &Replica| {
                 let view = replica.workers[0].view();
@@ -359,4 +372,30 @@ fn a_head_that_no_node_has_is_taken_back_by_all_replicas() {
         let height = *world.chain.height.borrow();
         assert!(served().iter().all(|latest| height - latest < 3), "{:?}, {height}", served());
     });
+}
+
+#[test]
+fn the_calls_of_each_new_block_are_made_before_callers_make_them() {
+    /// How many of 200 calls for the latest block were relayed, or waited.
+    fn relayed(prefetch: &[Prefetch]) -> usize {
+        run(async {
+            let world = start(1, 0, Arc::new(Store::new(1)), prefetch);
+            let mut random = Key::new(1).with(9).sequence();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let mut relayed = 0;
+            for _ in 0..200 {
+                tokio::time::sleep(Duration::from_micros(random.below(4_000_000))).await;
+                let request = json!({"jsonrpc": "2.0", "id": 7, "method": "eth_getBlockByNumber",
+                                     "params": ["latest", true]});
+                let (answer, used) = ask(&world.replicas[0].workers[0], &request).await;
+                assert!(answer["result"].is_object(), "{answer}");
+                relayed += usize::from(used == CacheUse::Miss);
+            }
+            relayed
+        })
+    }
+    let params = Some("[\"latest\", true]".into());
+    let call = Prefetch { method: "eth_getBlockByNumber".into(), params };
+    let (without, with) = (relayed(&[]), relayed(&[call]));
+    assert!(without > 100 && with < 20, "{without} relayed without prefetch, {with} with it");
 }

@@ -21,7 +21,7 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("report", &["measure", "plan"]),
     ("engine", &["measure", "rpc", "plan"]),
     ("compat", &["measure", "plan", "report"]),
-    ("registry", &["measure", "config"]),
+    ("registry", &["measure", "config", "rpc"]),
     ("resilience", &["measure"]),
     ("gateway", &["measure", "config", "rpc", "registry", "resilience"]),
     ("sim", &["measure", "config", "rpc"]),

@@ -2,11 +2,13 @@
 //! URL of a Redis.
 
 use plimsoll_config::values::show_size;
-use plimsoll_config::{Field, Place, Problems, Table, Text};
+use plimsoll_config::{Field, Place, Problems, Table, Text, nearest};
 use plimsoll_measure::Nanos;
+use plimsoll_rpc::json::{self, Kind};
+use plimsoll_rpc::method::{Method, NAMES};
 
 use super::fields::span;
-use crate::model::ServiceTimes;
+use crate::model::{Prefetch, ServiceTimes};
 use crate::settings::{CacheSettings, TimesToLive};
 
 /// Longer times are assumed to be typos: a year.
@@ -78,10 +80,56 @@ fn check_redis(url: &str) -> Result<(), (String, &'static str)> {
     }
 }
 
-/// Reads how long a service's answers hold; `block_time` is that of the service.
-pub(super) fn service_times(table: &Table<'_>, block_time: Option<Nanos>) -> ServiceTimes {
-    let Some(field) = table.field("cache") else { return ServiceTimes::default() };
-    let Some(table) = field.table("cache") else { return ServiceTimes::default() };
+/// Reads how long a service's answers hold, and which calls are made for each new block; `block_time` is
+/// that of the service.
+pub(super) fn of_service(
+    table: &Table<'_>,
+    block_time: Option<Nanos>,
+) -> (ServiceTimes, Vec<Prefetch>) {
+    let Some(table) = table.field("cache").and_then(|field| field.table("cache")) else {
+        return (ServiceTimes::default(), Vec::new());
+    };
+    let times = times(&table, block_time);
+    let calls = table.field("prefetch").map(|field| prefetch(&field)).unwrap_or_default();
+    table.close();
+    (times, calls)
+}
+
+/// Reads the calls that are made for each new block.
+fn prefetch(field: &Field<'_>) -> Vec<Prefetch> {
+    let items = field.list().unwrap_or_default();
+    if items.len() > Prefetch::MAX {
+        let message = format!("{} calls in \"prefetch\", at most {}", items.len(), Prefetch::MAX);
+        field.problem(message, "each is made for every block; keep those that most callers make");
+        return Vec::new();
+    }
+    let call = |item: &Field<'_>| {
+        let text = item.text()?.value;
+        let (method, params) = text.split_once(char::is_whitespace).unwrap_or((&text, ""));
+        let params = Some(params.trim()).filter(|params| !params.is_empty()).map(String::from);
+        let hint =
+            "write the method and its params as JSON: 'eth_getBlockByNumber [\"latest\", false]'";
+        if Method::find(method).is_none() {
+            let nearest = nearest(method, NAMES.iter().copied());
+            let hint = nearest.map_or(hint.into(), |name| format!("did you mean \"{name}\"?"));
+            item.problem(format!("\"{method}\" is not a method that is cached"), &hint);
+            return None;
+        }
+        let is_list = |params: &String| {
+            let is_kind = matches!(json::kind(params.as_bytes()), Some(Kind::Array | Kind::Object));
+            is_kind && json::validate(params.as_bytes()).is_ok()
+        };
+        if !params.as_ref().is_none_or(is_list) {
+            item.problem("the params of a call are not a JSON array or object", hint);
+            return None;
+        }
+        Some(Prefetch { method: method.into(), params })
+    };
+    items.iter().filter_map(call).collect()
+}
+
+/// Reads how long a service's answers hold.
+fn times(table: &Table<'_>, block_time: Option<Nanos>) -> ServiceTimes {
     let time = |key| table.field(key).and_then(|field| time_to_live(&field));
     let times = ServiceTimes {
         fixed: time("static"),
@@ -116,7 +164,6 @@ pub(super) fn service_times(table: &Table<'_>, block_time: Option<Nanos>) -> Ser
     {
         field.problem(message, hint);
     }
-    table.close();
     times
 }
 

@@ -291,7 +291,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let agree = read_agree(table);
     let park_dissenters = table.field("park_dissenters").and_then(|f| f.duration_above_zero());
     let block_time = block_time.map(Nanos::from);
-    let cache = super::cache::service_times(table, block_time);
+    let (cache, prefetch) = super::cache::of_service(table, block_time);
     let (id, place) = id?;
     let service = Service {
         chain_id,
@@ -306,6 +306,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
         agree: agree.unwrap_or_default(),
         park_dissenters: park_dissenters.map(Nanos::from),
         cache,
+        prefetch,
         ..Service::named(id.clone())
     };
     Some(ParsedEntry { id, place, service: None, item: Some(service) })

@@ -124,10 +124,15 @@ pub fn show_service(service: &Service) -> String {
     lines.line("agree", show_agree(&service.agree));
     lines.maybe("park_dissenters", service.park_dissenters, span);
     let times = service.cache.named().into_iter();
-    let times: Vec<String> =
+    let mut cache: Vec<String> =
         times.filter_map(|(name, time)| Some(format!("{name} = {}", span(time?)))).collect();
-    if !times.is_empty() {
-        lines.line("cache", format!("{{ {} }}", times.join(", ")));
+    if !service.prefetch.is_empty() {
+        let calls: Vec<String> =
+            service.prefetch.iter().map(|call| quote(&call.to_string())).collect();
+        cache.push(format!("prefetch = [{}]", calls.join(", ")));
+    }
+    if !cache.is_empty() {
+        lines.line("cache", format!("{{ {} }}", cache.join(", ")));
     }
     lines.0
 }

@@ -466,6 +466,24 @@ fn cache_settings_that_contradict_each_other_are_refused() {
     );
     check(&service("cache = false"), &["must be a table"]);
     check(&service("cache = { latest = \"1s\" }"), &["unknown key \"latest\""]);
+    let prefetch = |calls: &str| service(&format!("cache = {{ prefetch = [{calls}] }}"));
+    check(
+        &prefetch("'eth_getBlocksByNumber [\"latest\"]'"),
+        &[
+            "gateway.toml:3:",
+            "is not a method that is cached",
+            "did you mean \"eth_getBlockByNumber\"",
+        ],
+    );
+    for calls in
+        ["'eth_call latest'", "'eth_call [\"latest\"'", "'eth_call [latest]'", "'eth_call 5'"]
+    {
+        check(
+            &prefetch(calls),
+            &["gateway.toml:3:", "are not a JSON array or object", "write the"],
+        );
+    }
+    check(&prefetch(&"'eth_gasPrice', ".repeat(33)), &["33 calls in \"prefetch\", at most 32"]);
     let redis = |url: &str, words: &[&str]| {
         let inputs = inputs(&[("REDIS_URL", url)], &[]);
         refused(&inputs, "", words);

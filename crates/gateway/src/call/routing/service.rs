@@ -16,6 +16,7 @@ use super::route::{Excluded, Route};
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
+use crate::call::prefetch::Prefetched;
 use crate::heads::{Floor, Floors, Standing};
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
@@ -84,6 +85,7 @@ pub(crate) struct ServiceState {
     pub(crate) is_fallback: AtomicBool,
     /// Whether an upstream has a higher head than is served.
     pub(crate) has_news: AtomicBool,
+    pub(crate) prefetched: Prefetched,
 }
 
 impl ServiceState {
@@ -99,6 +101,7 @@ impl ServiceState {
             activity: Activity::default(),
             is_fallback: AtomicBool::new(false),
             has_news: AtomicBool::new(false),
+            prefetched: Prefetched::default(),
         }
     }
 

@@ -8,11 +8,12 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::model::MethodRules;
-use crate::model::{Agree, Endpoint, Resilience, Sending, ServiceTimes, Spread};
+use crate::model::{Agree, Endpoint, Prefetch, Resilience, Sending, ServiceTimes, Spread};
 use crate::settings::{
     AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive,
 };
 use plimsoll_measure::Nanos;
+use plimsoll_rpc::method::NAMES;
 
 fn id() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9_.:-]{1,12}"
@@ -35,8 +36,14 @@ fn rules() -> impl Strategy<Value = MethodRules> {
 fn service() -> impl Strategy<Value = Service> {
     let number = || option::of(1u64..1 << 62);
     let flags = (any::<bool>(), any::<bool>());
-    let several =
-        (resilience(), agree(), any::<bool>(), option::of(span()), any::<[Option<u32>; 4]>());
+    let several = (
+        resilience(),
+        agree(),
+        any::<bool>(),
+        option::of(span()),
+        any::<[Option<u32>; 4]>(),
+        vec(prefetch(), 0..3),
+    );
     (id(), number(), option::of(span()), number(), 0usize..3, span(), flags, several).prop_map(
         |(id, chain_id, block_time, sync_allowance, spread, timeout, flags, several)| Service {
             id,
@@ -52,8 +59,15 @@ fn service() -> impl Strategy<Value = Service> {
             send: if several.2 { Sending::All } else { Sending::One },
             park_dissenters: several.3,
             cache: times(block_time, several.4),
+            prefetch: several.5,
         },
     )
+}
+
+fn prefetch() -> impl Strategy<Value = Prefetch> {
+    let params = option::of("\\[(\"[ -!#-\\[\\]-~é]{0,9}\",[0-9]|\\{\"a\": *null\\})\\]");
+    (0..NAMES.len(), params)
+        .prop_map(|(name, params)| Prefetch { method: NAMES[name].into(), params })
 }
 
 /// Times that do not contradict each other.
