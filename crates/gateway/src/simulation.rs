@@ -11,6 +11,7 @@
 mod calls;
 mod checks;
 mod node;
+mod reorganising;
 mod script;
 mod sends;
 
@@ -176,16 +177,19 @@ fn shared(script: &Script) -> Shared {
     let settings = Settings { workers: WORKERS, ..Settings::default() };
     let routing = Routing::compile(&definitions, &Routing::empty(0), WORKERS, &mut 0);
     let routing = routing.expect("compiles");
-    let host = Host {
+    // No name is looked up: upstreams are given by address.
+    let resolver = Resolver::new(of_host(), tokio::runtime::Handle::current());
+    let time = Time::start_virtual(script.seed);
+    Shared::new(State { settings, routing }, AccessLog::new(None), resolver, host(), time, None)
+}
+
+fn host() -> Host {
+    Host {
         process: Arc::new(Process::default),
         database: Arc::default(),
         admin: None,
         resolve: None,
-    };
-    // No name is looked up: upstreams are given by address.
-    let resolver = Resolver::new(of_host(), tokio::runtime::Handle::current());
-    let time = Time::start_virtual(script.seed);
-    Shared::new(State { settings, routing }, AccessLog::new(None), resolver, host, time)
+    }
 }
 
 /// Runs seeds on all processors; returns those that failed, with the checks.

@@ -5,6 +5,7 @@ mod access;
 mod additions;
 mod admin;
 mod announce;
+mod cache;
 mod changes;
 mod entries;
 mod import;

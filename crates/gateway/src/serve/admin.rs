@@ -2,8 +2,8 @@
 //!
 //! It is off unless a token's hash is configured. A request proves that it knows the token, which is
 //! compared by its hash: every comparison looks at all bytes, of hashes that the caller cannot choose.
-//! Health, events and the description are answered here; what concerns the registry is passed on to the
-//! program that runs the gateway, which may wait for a database without delaying calls.
+//! Health, events, the cache and the description are answered here; what concerns the registry is passed
+//! on to the program that runs the gateway, which may wait for a database without delaying calls.
 
 mod events;
 mod observer;
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::decode::decoded;
+use super::face::cache::{self, Selection};
 use crate::call::message::{Answer, JSON, Request};
 use crate::call::worker::{Shared, State, View, Worker};
 use crate::error::Error;
@@ -35,6 +36,11 @@ pub(super) fn path(path: &str, faces: Faces) -> Option<&str> {
     path.strip_prefix("/api/v1/").filter(|_| faces.admin && !faces.serves_calls())
 }
 
+/// Whether there is a token, without which the API is off.
+pub(super) fn is_on(state: &State) -> bool {
+    !state.settings.admin_tokens.is_empty()
+}
+
 /// Answers a request to the path below `/api/v1/`.
 ///
 /// # Errors
@@ -50,18 +56,18 @@ pub(super) async fn answer<'a>(
         Ok(token) => token,
         Err(refusal) => return Ok(*refusal),
     };
-    let allowed = if below == "action" { "POST" } else { "GET" };
-    let is_known =
-        matches!(below, "health" | "resources" | "action" | "events/stream" | "openapi.json")
-            || below.strip_prefix("resource/").is_some_and(|id| !id.is_empty());
-    if !is_known {
-        return Ok(error(404, "no such path", "GET /api/v1/openapi.json describes this API"));
-    }
-    if request.method != allowed {
-        let mut answer = error(405, "wrong method", &format!("use {allowed}"));
-        answer.fields.push(("allow".into(), allowed.into()));
+    let methods: &[&str] = match below {
+        "health" | "resources" | "events/stream" | "openapi.json" => &["GET"],
+        "action" => &["POST"],
+        "cache" => &["GET", "DELETE"],
+        _ if below.strip_prefix("resource/").is_some_and(|id| !id.is_empty()) => &["GET"],
+        _ => return Ok(error(404, "no such path", "GET /api/v1/openapi.json describes this API")),
+    };
+    let Some(method) = methods.iter().find(|method| **method == request.method) else {
+        let mut answer = error(405, "wrong method", &format!("use {}", methods.join(" or ")));
+        answer.fields.push(("allow".into(), methods.join(", ").into()));
         return Ok(answer);
-    }
+    };
     let shared = &worker.shared;
     let mut answer = match below {
         "health" => document(200, &health(shared, view)),
@@ -69,14 +75,28 @@ pub(super) async fn answer<'a>(
         "events/stream" => {
             return Ok(events::stream(shared, token, header(request, "last-event-id").as_deref()));
         }
+        "cache" if *method == "GET" => {
+            Answer::new(200, JSON, cache::figures(shared, view).into_bytes())
+        }
+        "cache" => match Selection::of_query(query.unwrap_or_default()) {
+            Ok(selection) => drop_cache(shared, view, &selection).await,
+            Err(why) => error(400, &why.message, ""),
+        },
         _ => {
             let coding = request.fields.content_encoding;
             let limit = view.settings.limits.body;
             let body = decoded(&worker.local, coding, request.body.clone(), limit).await?;
-            passed_on(shared, allowed, below, query, body.bytes().to_vec()).await
+            match dropping(body.bytes()) {
+                Some(Ok(selection)) if below == "action" => {
+                    drop_cache(shared, view, &selection).await
+                }
+                Some(Err(why)) if below == "action" => error(400, why, DROP_FORM),
+                _ => passed_on(shared, method, below, query, body.bytes().to_vec()).await,
+            }
         }
     };
-    if answer.status == 200 && allowed == "GET" && below != "health" {
+    let is_kept = *method == "GET" && !matches!(below, "health" | "cache");
+    if answer.status == 200 && is_kept {
         tag(&mut answer, header(request, "if-none-match").as_deref());
     } else {
         answer.fields.push(("cache-control".into(), "no-store".into()));
@@ -122,6 +142,40 @@ fn header(request: &Request<'_>, name: &str) -> Option<String> {
         }
     });
     found
+}
+
+/// How to write the action that removes answers.
+const DROP_FORM: &str = "write it like {\"action\": \"drop_cache\", \"service\": \"eth\", \"method\": \
+                         \"eth_getBlockByNumber\", \"key\": [\"0x1b4\", false]}; all but the action may be left out";
+
+/// The selection of an action `drop_cache`, or what is wrong with it; `None` if it is another action.
+fn dropping(body: &[u8]) -> Option<Result<Selection, &'static str>> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let object =
+        value.as_object().filter(|object| object.get("action") == Some(&"drop_cache".into()))?;
+    let mut selection = Selection::default();
+    for (name, value) in object {
+        match (name.as_str(), value) {
+            ("action", _) => {}
+            ("service", Value::String(id)) => selection.service = Some(id.clone()),
+            ("method", Value::String(name)) => selection.method = Some(name.clone()),
+            ("key", Value::Array(_) | Value::Object(_)) => selection.key = Some(value.to_string()),
+            ("service" | "method", _) => {
+                return Some(Err("\"service\" or \"method\" is not a string"));
+            }
+            ("key", _) => return Some(Err("\"key\" is not an array: it is the call's params")),
+            _ => return Some(Err("it has an unknown member")),
+        }
+    }
+    Some(Ok(selection))
+}
+
+/// Removes answers from this process's memory and from Redis.
+async fn drop_cache<'a>(shared: &Shared, state: &State, selection: &Selection) -> Answer<'a> {
+    match cache::remove(shared, state, selection).await {
+        Ok(removed) => Answer::new(200, JSON, removed.into_bytes()),
+        Err(why) => error(422, &why.message, ""),
+    }
 }
 
 /// Asks the program that runs the gateway.
@@ -176,8 +230,18 @@ fn health(shared: &Shared, state: &State) -> Value {
         "draining": shared.is_draining(),
         "config_rejected": shared.is_config_rejected(),
         "database": database,
-        "redis": { "state": "none" },
+        "redis": redis(shared),
     })
+}
+
+/// The state of Redis.
+fn redis(shared: &Shared) -> Value {
+    let Some(redis) = shared.caching.second_level() else { return json!({ "state": "none" }) };
+    let mut state = json!({ "state": if redis.is_used() { "up" } else { "down" } });
+    if let Some(why) = redis.trouble() {
+        state["error"] = why.into();
+    }
+    state
 }
 
 /// Adds an entity tag, and leaves out the body if the caller has it.

@@ -4,6 +4,7 @@ use super::access::{Access, Changed};
 use super::additions::{AddEndpoint, AddService, AddUpstream, ReplaceArgs};
 use super::admin::client::Client;
 use super::admin::wire;
+use super::cache::CacheArgs;
 use super::import;
 use super::listing::{self, Format};
 use crate::{put, tell, usage_error};
@@ -40,6 +41,8 @@ entry is not valid, all that is wrong is listed and nothing is added.")]
     },
     /// Make a token for the admin API, and its hash for admin_token_sha256
     Token,
+    /// Show or empty the cache of a running gateway
+    Cache(CacheArgs),
 }
 
 #[derive(Args)]
@@ -195,6 +198,7 @@ pub(super) fn run(
         Command::Import { file, replace, format } => {
             (format, Task::Import(import::requests(&file, replace.replace)?))
         }
+        Command::Cache(args) => return super::cache::run(args, &inputs, admin),
         Command::Service(ServiceArgs { verb, format }) => (
             format,
             match verb {

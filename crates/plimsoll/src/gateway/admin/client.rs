@@ -33,6 +33,18 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Entries asked for at once.
 const PER_PAGE: usize = 1_000;
 
+/// The token, if its variable is set.
+///
+/// # Errors
+/// It has a character that no token has, which would not be sent as it is.
+pub(crate) fn token(variables: &Variables) -> anyhow::Result<Option<&str>> {
+    let token = variables.get(TOKEN).filter(|token| !token.is_empty());
+    if token.is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(usage_error(format!("{TOKEN} has a character that no token has"), ""));
+    }
+    Ok(token)
+}
+
 /// A client of one gateway.
 pub(crate) struct Client {
     /// As given.
@@ -72,14 +84,9 @@ impl Client {
         if address.path != "/" {
             return Err(usage_error("--admin: the URL has a path", hint));
         }
-        let token = variables.get(TOKEN).filter(|token| !token.is_empty());
-        let plain = |token: &&str| token.bytes().all(|byte| byte.is_ascii_graphic());
-        let token = token.ok_or_else(|| {
+        let token = token(variables)?.ok_or_else(|| {
             usage_error(format!("--admin: the variable {TOKEN} is not set"), "set it to the token")
         })?;
-        let token = Some(token)
-            .filter(plain)
-            .ok_or_else(|| usage_error(format!("{TOKEN} has a character that no token has"), ""))?;
         Ok(Client { url: url.into(), token: token.into(), address, tls })
     }
 
@@ -105,24 +112,43 @@ impl Client {
         self.ask("POST", "action", body).await
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
+    /// Asks for the cache's figures (`GET`), or removes what a query selects (`DELETE`); returns the status
+    /// and the answer as it is.
+    pub(crate) async fn cache(&self, method: &str, query: &str) -> anyhow::Result<(u16, String)> {
+        let (status, body) = self.answer(method, &format!("cache{query}"), Vec::new()).await?;
+        Ok((status, String::from_utf8_lossy(&body).trim_end().to_string()))
+    }
+
+    /// The URL, as given.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    async fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<(u16, Bytes)> {
         let Client { url, .. } = self;
         let answer = tokio::time::timeout(ANSWER_MAX, self.send(method, path, body)).await;
-        let (status, body) = match answer {
+        match answer {
             Ok(answer) => answer.map_err(|(why, hint)| {
                 usage_error(format!("the gateway at {url} cannot be asked: {why}"), hint)
-            })?,
+            }),
             Err(_) => {
                 let message = format!(
                     "the gateway at {url} did not answer within {} s",
                     ANSWER_MAX.as_secs()
                 );
-                return Err(usage_error(
-                    message,
-                    "list the entries to see whether a change was made",
-                ));
+                Err(usage_error(message, "list the entries to see whether a change was made"))
             }
-        };
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
+        let Client { url, .. } = self;
+        let (status, body) = self.answer(method, path, body).await?;
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status == 200 {
             return Ok(value);

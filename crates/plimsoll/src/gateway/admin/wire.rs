@@ -144,7 +144,10 @@ fn read_request(object: &Map<String, Value>) -> Result<Request, String> {
         "remove" => Request::Remove(kind, id),
         "drain" if kind == EntryKind::Upstream => Request::Drain(id),
         "drain" => return Err("only upstreams can be drained".into()),
-        _ => return Err("\"action\" is not add, replace, enable, disable, drain or remove".into()),
+        _ => return Err(
+            "\"action\" is not add, replace, enable, disable, drain or remove, or drop_cache alone"
+                .into(),
+        ),
     })
 }
 
