@@ -417,8 +417,11 @@ pub(crate) fn check_id_shown_as(id: &str, shown: &str) -> Result<(), String> {
     if plain && !id.is_empty() && id.len() <= ID_MAX {
         return Ok(());
     }
+    // A long text is no id at all, and is not repeated in full.
+    let more = if shown.chars().nth(ID_MAX).is_some() { "…" } else { "" };
+    let shown: String = shown.chars().take(ID_MAX).collect();
     Err(format!(
-        "\"{shown}\" is not a valid id; use 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
+        "\"{shown}{more}\" is not a valid id; use 1 to {ID_MAX} letters, digits, \"_\", \"-\", \".\" and \":\""
     ))
 }
 

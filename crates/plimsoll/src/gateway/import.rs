@@ -2,7 +2,7 @@
 
 use crate::usage_error;
 use plimsoll_config::values::quote;
-use plimsoll_registry::sources::Request;
+use plimsoll_registry::sources::{REQUESTS_MAX, Request};
 use plimsoll_registry::store::EntryKind;
 use std::path::Path;
 use toml::{Table, Value};
@@ -42,6 +42,13 @@ pub(super) fn requests(path: &Path, replace: bool) -> anyhow::Result<Vec<Request
     }
     if requests.is_empty() {
         return Err(usage_error(format!("{shown}: it has no entries"), hint));
+    }
+    if requests.len() > REQUESTS_MAX {
+        let count = requests.len();
+        let message = format!(
+            "{shown}: it has {count} entries; at most {REQUESTS_MAX} are imported together"
+        );
+        return Err(usage_error(message, "split the file"));
     }
     Ok(requests)
 }

@@ -226,6 +226,18 @@ fn actions_are_made_whole_or_not_at_all() {
             "2 of the changes",
         ),
         (endpoint(odd), 422, "is not a valid id"),
+        (endpoint(&"x".repeat(129)), 422, "x…\" is not a valid id"),
+        (
+            json!({ "actions": [{ "action": "drop_cache", "kind": "service", "id": "eth" }] }),
+            400,
+            "drop_cache alone",
+        ),
+        (json!({ "action": "drop_cache", "servcie": "eth" }), 400, "unknown member"),
+        (json!({ "action": "drop_cache", "service": 1 }), 400, "is not a string"),
+        (json!({ "action": "drop_cache", "key": "[]" }), 400, "is not an array"),
+        (json!({ "action": "drop_cache", "service": odd }), 422, "there is no service"),
+        (json!({ "action": "drop_cache", "method": "eth_none" }), 422, "no answers of"),
+        (json!({ "action": "drop_cache", "key": [] }), 422, "needs its service and method"),
         (endpoint("a\r\nX-Header: 1"), 422, "is not a valid id"),
         (named(odd), 409, "there is no endpoint"),
         (
@@ -328,6 +340,9 @@ fn imports_add_everything_or_list_all_that_is_wrong() {
         assert!(bad.stderr.contains(words), "{words}: {}", bad.stderr);
     }
     assert_eq!(run("endpoint list").stdout, "", "nothing was added");
+    folder.file("many.toml", "[[endpoint]]\nid = \"e\"\nservice = \"eth\"\n".repeat(10_001));
+    let many = run("import many.toml");
+    assert!(many.stderr.contains("10001 entries; at most 10000"), "{}", many.stderr);
     let good = run("import good.toml");
     assert_eq!(good.code, 0, "{}", good.stderr);
     assert!(
@@ -477,6 +492,51 @@ fn commands_check_the_gateway_over_tls() {
         assert_eq!(refused.code, 2, "{admin} {more:?}: {}", refused.stderr);
         assert!(refused.stderr.contains(words), "{admin} {more:?}: {}", refused.stderr);
         assert!(!refused.stderr.contains(&gateway.token));
+    }
+}
+
+/// The cache is shown and emptied through the API, which demands its token, with the same words as on the
+/// gateway's host.
+#[test]
+fn the_cache_is_part_of_the_api() {
+    let gateway = Gateway::start();
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"eth_getBlockByNumber","params":["0x1",false]}"#;
+    let fill = || {
+        let sent = ask(&gateway.address, "POST /v1", call);
+        assert_eq!(sent.status, 200, "{}", sent.body);
+    };
+    let run = |line: &str, admin: bool, token: &str| -> Done {
+        let url = format!("http://{}", gateway.admin);
+        let at =
+            if admin { ["--admin", url.as_str()] } else { ["--address", gateway.admin.as_str()] };
+        let words = ["gateway", "cache"].into_iter().chain(line.split_whitespace());
+        let args: Vec<&str> = words.chain(at).collect();
+        let mut command = command(&args);
+        command.env("PLIMSOLL_ADMIN_TOKEN", token).current_dir(gateway.folder.path());
+        command.output().unwrap().into()
+    };
+    assert_eq!(gateway.get("health")["redis"]["state"], "none");
+    for line in ["stats", "drop --service eth", "drop --method nothing", "drop --service nowhere"] {
+        fill();
+        let direct = run(line, false, &gateway.token);
+        fill();
+        let through = run(line, true, &gateway.token);
+        assert_eq!(through.code, direct.code, "{line}: {} {}", direct.stderr, through.stderr);
+        let words = |text: &str| text.replace("http://", "");
+        assert_eq!(words(&through.stderr), words(&direct.stderr), "{line}");
+        if line != "stats" {
+            assert_eq!(through.stdout, direct.stdout, "{line}");
+        }
+        assert_eq!(run(line, false, "wrong").code, 2, "{line}");
+        assert_eq!(run(line, true, "wrong").code, 2, "{line}");
+    }
+    fill();
+    let dropped = gateway.act(&json!({ "action": "drop_cache", "service": "eth",
+        "method": "eth_getBlockByNumber", "key": ["0x1", false] }));
+    assert_eq!(dropped, json!({ "memory": 1, "redis": null }));
+    for (query, status) in [("?servcie=eth", 400), ("?service=a&service=b", 400), ("?key=[", 422)] {
+        let (found, _, body) = gateway.send(&format!("DELETE /api/v1/cache{query}"), "", "");
+        assert_eq!(found, status, "{query}: {body}");
     }
 }
 

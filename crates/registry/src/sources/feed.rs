@@ -216,7 +216,7 @@ impl Follower {
     }
 
     /// Publishes a failure; if nothing was ever read, the snapshot's entries with it.
-    fn failed(&mut self, error: StoreError, entries: &mut Entries) {
+    fn failed(&mut self, mut error: StoreError, entries: &mut Entries) {
         self.status.is_down(&error.kind.to_string());
         let mut known = self.publish.borrow().clone();
         // A program that is too old for the database must not serve what it knew of it.
@@ -230,8 +230,11 @@ impl Follower {
                 }
                 Ok(None) => {}
                 Err(why) => {
-                    let path = self.snapshot.path().display();
-                    self.status.snapshot_written(Err(format!("{path}: {why}")));
+                    let why = format!("{}: {why}", self.snapshot.path().display());
+                    if let StoreErrorKind::Unreachable(reason) = &mut error.kind {
+                        *reason += &format!("; the entries saved on disk cannot be used, {why}");
+                    }
+                    self.status.snapshot_written(Err(why));
                 }
             }
         }

@@ -156,7 +156,11 @@ impl Client {
         let error = &value["error"];
         match error["message"].as_str() {
             Some(message) => {
-                Err(usage_error(message.to_string(), error["hint"].as_str().unwrap_or_default()))
+                let hint = match status {
+                    413 => "import fewer entries at a time, or raise limits.body of the gateway",
+                    _ => error["hint"].as_str().unwrap_or_default(),
+                };
+                Err(usage_error(message.to_string(), hint))
             }
             None => Err(usage_error(
                 format!("the gateway at {url} answered with HTTP status {status}"),
