@@ -319,8 +319,11 @@ fn nothing_stale_or_backward_is_answered() {
     };
     let calls = number("PLIMSOLL_CACHE_CALLS", CALLS);
     let seeds = number("PLIMSOLL_CACHE_SEEDS", 4);
+    // To repeat a single one.
+    let first = number("PLIMSOLL_CACHE_SEED", 0);
+    let end = if first > 0 { first + 1 } else { seeds };
     let tallies: Vec<(u64, Tally)> = std::thread::scope(|scope| {
-        let runs: Vec<_> = (0..seeds)
+        let runs: Vec<_> = (first..end)
             .map(|seed| scope.spawn(move || (seed, run(simulate(seed, calls)))))
             .collect();
         runs.into_iter().map(|run| run.join().expect("no panic")).collect()

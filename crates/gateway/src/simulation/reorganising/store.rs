@@ -60,7 +60,8 @@ impl Store {
             })
         });
         Box::pin(async move {
-            tokio::time::sleep(there).await;
+            // Nobody waits for longer; a request that arrives later has its effect nevertheless.
+            tokio::time::sleep(there.min(TIMEOUT)).await;
             let outcome = self.with(action);
             if there + back > TIMEOUT {
                 tokio::time::sleep(TIMEOUT.saturating_sub(there)).await;
