@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Mutex;
 
-use super::shared::{Register, Reply, SharedCounts};
+use super::shared::{Register, RegisterReply, Reply, SharedCounts, Unanswered};
 use super::*;
 use crate::heads::Served;
 
@@ -42,12 +42,17 @@ impl Shared for Map {
 
     fn release(&self, _: &Name) {}
 
-    fn read<'a>(&'a self, _: &'a str) -> Reply<'a, Register> {
-        Box::pin(std::future::ready(None))
+    fn read<'a>(&'a self, _: &'a str) -> RegisterReply<'a, Register> {
+        Box::pin(std::future::ready(Err(Unanswered::Refused)))
     }
 
-    fn replace<'a>(&'a self, _: &'a str, _: Option<&'a [u8]>, _: &'a [u8]) -> Reply<'a, bool> {
-        Box::pin(std::future::ready(None))
+    fn replace<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a [u8]>,
+        _: &'a [u8],
+    ) -> RegisterReply<'a, bool> {
+        Box::pin(std::future::ready(Err(Unanswered::Refused)))
     }
 
     fn remove<'a>(&'a self, prefix: &'a str) -> Reply<'a, u64> {

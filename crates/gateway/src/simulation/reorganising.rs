@@ -175,6 +175,16 @@ enum Truth {
 }
 
 impl World {
+    /// The latest block that each replica serves.
+    fn served(&self) -> Vec<u64> {
+        let latest = |replica: &Replica| {
+            let view = replica.workers[0].view();
+            let heads = view.routing.service("sim").and_then(|service| service.heads.clone());
+            heads.and_then(|heads| heads.board.served().latest).unwrap_or_default()
+        };
+        self.replicas.iter().map(latest).collect()
+    }
+
     async fn client(self: Rc<World>, mut random: Sequence) {
         // Until the nodes have been polled for the first time.
         tokio::time::sleep_until(self.start + Duration::from_millis(1_500)).await;
@@ -365,19 +375,36 @@ fn a_head_that_no_node_has_is_taken_back_by_all_replicas() {
         let text = lease::Record { served, next: None }.write(&register);
         store.set(&register, text.into_bytes());
         let world = start(1, 0, store, &[]);
-        let served = || -> Vec<u64> {
-            let latest = |replica: &Replica| {
-                let view = replica.workers[0].view();
-                let heads = view.routing.service("sim").and_then(|service| service.heads.clone());
-                heads.and_then(|heads| heads.board.served().latest).unwrap_or_default()
-            };
-            world.replicas.iter().map(latest).collect()
-        };
+        let served = || world.served();
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(served(), [LIE, LIE], "the lie is believed at first");
         tokio::time::sleep(Duration::from_secs(30)).await;
         let height = *world.chain.height.borrow();
         assert!(served().iter().all(|latest| height - latest < 3), "{:?}, {height}", served());
+    });
+}
+
+/// A full Redis lets replicas read the old heads, but not propose new ones.
+#[test]
+fn heads_go_on_while_the_second_level_is_full() {
+    run(async {
+        let store = Arc::new(Store::new(1));
+        let world = start(1, 0, store.clone(), &[]);
+        for is_full in [false, true, false] {
+            store.set_full(is_full);
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let request = json!({"jsonrpc": "2.0", "id": 7, "method": "eth_blockNumber"});
+                for replica in &world.replicas {
+                    ask(&replica.workers[0], &request).await;
+                }
+            }
+            let (served, height) = (world.served(), *world.chain.height.borrow());
+            assert!(
+                served.iter().all(|latest| height - latest < 3),
+                "full: {is_full}, {served:?}, {height}"
+            );
+        }
     });
 }
 

@@ -123,6 +123,7 @@ struct Selected<'a> {
 async fn remove(shared: &Shared, state: &State, query: &str) -> Result<String, Error> {
     let selected = Selected::of(shared, state, query)?;
     let (mut memory, mut redis) = (0, None);
+    let mut is_complete = true;
     for service in &selected.services {
         for space in &service.spaces {
             let Selected { cache, method, .. } = selected;
@@ -137,11 +138,17 @@ async fn remove(shared: &Shared, state: &State, query: &str) -> Result<String, E
                     cache.drop_shared(space, method).await
                 }
             };
+            is_complete &= removed.is_some() || selected.cache.shared().is_none();
             redis = removed.map(|removed| removed + redis.unwrap_or_default()).or(redis);
         }
     }
     let redis = redis.map_or("null".to_string(), |removed: u64| removed.to_string());
-    Ok(format!("{{\"memory\":{memory},\"redis\":{redis}}}"))
+    let problem = if is_complete {
+        ""
+    } else {
+        ",\"problem\":\"Redis could not be asked: answers there were not removed, and may be used again\""
+    };
+    Ok(format!("{{\"memory\":{memory},\"redis\":{redis}{problem}}}"))
 }
 
 impl<'a> Selected<'a> {
