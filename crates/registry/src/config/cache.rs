@@ -103,6 +103,9 @@ fn check_authority(rest: &str) -> Result<(), (&'static str, &'static str)> {
         Some((name, port)) if !host.ends_with(']') => (name, Some(port)),
         _ => (host, None),
     };
+    if host.contains(|c: char| c.is_whitespace() || c == ',') {
+        return Err(("the URL has no valid host", "name one host; a cluster is not supported"));
+    }
     if name.is_empty() {
         return Err(("the URL has no host", hint));
     }
@@ -111,9 +114,6 @@ fn check_authority(rest: &str) -> Result<(), (&'static str, &'static str)> {
     }
     if name.contains(':') && !name.starts_with('[') {
         return Err(("the host is an IPv6 address without brackets", "write redis://[::1]:6379"));
-    }
-    if name.contains(|c: char| c.is_whitespace() || c == ',') {
-        return Err(("the URL has no valid host", "name one host; a cluster is not supported"));
     }
     Ok(())
 }
