@@ -21,7 +21,7 @@
 //! goes on.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -38,6 +38,7 @@ use crate::offload;
 
 mod check;
 
+use check::Trouble;
 pub use check::UrlError;
 
 /// Timeouts in a row after which the connection is given up.
@@ -125,8 +126,7 @@ struct Inner {
     /// The connection; `None` while Redis is not used.
     link: ArcSwapOption<Link>,
     lost_link: Notify,
-    /// Why it is not used, or what it last refused.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
     queued_bytes: AtomicU64,
     counters: Counters,
 }
@@ -196,9 +196,16 @@ impl Redis {
     }
 }
 
-/// Replaces a register if it has the old value, where an empty text means none.
+/// Reads a register; a value of another type, which is not ours, as an empty text.
+const READ: &str = "\
+local now = redis.pcall('GET', KEYS[1])
+if type(now) == 'table' and string.find(now.err, 'WRONGTYPE', 1, true) then return '' end
+return now";
+
+/// Replaces a register if it has the old value, where an empty text means none or one of another type.
 const REPLACE: &str = "\
-local now = redis.call('GET', KEYS[1])
+local now = redis.pcall('GET', KEYS[1])
+if type(now) == 'table' then now = '' end
 if (now or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1";
@@ -213,7 +220,7 @@ impl Shared for Redis {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.trouble().now.clone()
     }
 
     fn counts(&self) -> SharedCounts {
@@ -255,7 +262,7 @@ impl Shared for Redis {
 
     fn read<'a>(&'a self, register: &'a str) -> Reply<'a, Register> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(register).cmd("TIME");
+        pipe.cmd("EVAL").arg(READ).arg(1).arg(register).cmd("TIME");
         pipe.cmd("PEXPIRE").arg(register).arg(REGISTER_TTL.as_millis() as u64);
         Box::pin(async move {
             let [value, time, _] = self.inner.ask(&pipe).await?;
@@ -403,11 +410,14 @@ impl Inner {
 
     /// Logs trouble that is new.
     fn report(&self, why: &str) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if trouble.as_deref() != Some(why) {
+        if self.trouble().is_new(why, self.clock.now()) {
             tracing::warn!("the cache in Redis at {}: {why}", check::address(&self.client));
-            *trouble = Some(why.into());
         }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        // It is whole after each operation.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connects, and again whenever the connection is lost.
@@ -418,7 +428,7 @@ impl Inner {
                 Ok(connection) => {
                     let link = Link { connection, slow: AtomicU32::new(0) };
                     self.link.store(Some(Arc::new(link)));
-                    self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    *self.trouble() = Trouble::default();
                     tracing::info!(
                         "the cache in Redis at {} is used",
                         check::address(&self.client)
@@ -502,7 +512,7 @@ impl Inner {
             Ok(Err(error)) => self.failed(&link, &error, writes),
             Ok(Ok(results)) => {
                 if results.iter().all(Result::is_ok) {
-                    self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    self.trouble().now = None;
                 }
                 for result in results {
                     match result {

@@ -3,6 +3,10 @@
 //! The keeper renews the lease of each service that is called. A call that finds it ended waits for a
 //! renewal. The second level may be slow a few times before it is given up ([`PATIENCE`]); after that
 //! the call is answered with the heads that this process serves, as without a second level.
+//!
+//! A second level that answers, but refuses to read or write the register (it is full, read-only, or
+//! restricted), would hold all replicas at the last heads that could be written. After [`FAILURES_MAX`]
+//! such renewals each replica serves its own heads, and tries again with each renewal.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +35,9 @@ const RENEWAL_IDLE: Nanos = Nanos::from_secs(1);
 /// waited for one timeout only, each slow renewal would let a head go back.
 const PATIENCE: u64 = 4;
 
+/// Renewals in a row that may fail before a replica serves its own heads.
+const FAILURES_MAX: u64 = 3;
+
 /// The lease of a service's heads.
 #[derive(Debug, Default)]
 pub(crate) struct HeadLease {
@@ -41,6 +48,8 @@ pub(crate) struct HeadLease {
     is_running: AtomicBool,
     renewed_at: AtomicU64,
     renewed: Notify,
+    /// Renewals in a row whose register could not be read, or not be written although it had to be.
+    failures: AtomicU64,
     /// How often the shared heads have been corrected, plus 1; 0 before the first lease.
     corrections: AtomicU64,
     /// Those of our own that have been shared.
@@ -155,8 +164,12 @@ async fn renew(
     let asked_at = worker.local.now();
     let renewed = ask(&worker, heads, &*shared, &register).await;
     let now = worker.local.now();
+    let has_failed = !matches!(renewed, Some((_, true)));
+    let failures = if has_failed { heads.lease.failures.load(Relaxed) + 1 } else { 0 };
+    heads.lease.failures.store(failures, Relaxed);
+    let is_usable = shared.is_used() && failures < FAILURES_MAX;
     match renewed {
-        Some(lease) => {
+        Some((lease, is_written)) if is_written || is_usable => {
             let corrections = lease.served.corrections + 1;
             let before = heads.lease.corrections.fetch_max(corrections, Relaxed);
             heads.share(lease.served.heads, before != 0 && before < corrections, now);
@@ -167,8 +180,8 @@ async fn renew(
             heads.lease.until.store(until, Relaxed);
             prefetch::start(&worker, &service);
         }
-        None if shared.is_used() || now < FIRST_REPORT => {}
-        None => {
+        _ if is_usable || now < FIRST_REPORT => {}
+        _ => {
             heads.lease.until.store(UNSHARED, Relaxed);
             heads.unshare(now);
         }
@@ -192,13 +205,14 @@ fn own_heads(heads: &ServiceHeads, corrections: u64) -> lease::Heads {
     }
 }
 
-/// Asks the register for a lease, and proposes this replica's heads.
+/// Asks the register for a lease, and proposes this replica's heads. Also returns whether the register
+/// could be written, if it had to be.
 async fn ask(
     worker: &Worker,
     heads: &ServiceHeads,
     shared: &dyn Shared,
     register: &str,
-) -> Option<lease::Lease> {
+) -> Option<(lease::Lease, bool)> {
     let (value, time) = shared.read(register).await?;
     let record = match &value {
         None => Record::default(),
@@ -209,9 +223,10 @@ async fn ask(
     };
     let (lease, new) = lease::take(record, own_heads(heads, record.served.corrections), time);
     let text = new.write(register);
-    if value.as_deref() != Some(text.as_bytes()) {
-        // If another replica was faster, the next renewal proposes again.
-        shared.replace(register, value.as_deref(), text.as_bytes()).await;
+    if value.as_deref() == Some(text.as_bytes()) {
+        return Some((lease, true));
     }
-    Some(lease)
+    // If another replica was faster, the next renewal proposes again.
+    let replaced = shared.replace(register, value.as_deref(), text.as_bytes()).await;
+    Some((lease, replaced.is_some()))
 }

@@ -1,10 +1,39 @@
 //! Checks of a Redis before it is used, and what its errors mean.
 
+use plimsoll_measure::Nanos;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ErrorKind, RedisError};
 
 /// The oldest supported major version; earlier ones are no longer maintained.
 const VERSION_MIN: u32 = 6;
+
+/// The same trouble is logged at most this often while other commands succeed in between.
+const LOGGED_EVERY: Nanos = Nanos::from_secs(60);
+
+/// Trouble with a Redis.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// Why it is not used, or what it last refused.
+    pub(super) now: Option<String>,
+    /// What was logged last, and when.
+    logged: Option<(String, Nanos)>,
+}
+
+impl Trouble {
+    /// Takes the reason of a failure; returns whether it is to be logged.
+    pub(super) fn is_new(&mut self, why: &str, now: Nanos) -> bool {
+        if self.now.as_deref() == Some(why) {
+            return false;
+        }
+        self.now = Some(why.into());
+        let is_same = |(logged, at): &(String, Nanos)| logged == why && now - *at < LOGGED_EVERY;
+        let is_new = !self.logged.as_ref().is_some_and(is_same);
+        if is_new {
+            self.logged = Some((why.into(), now));
+        }
+        is_new
+    }
+}
 
 /// A URL that the client does not accept. The configuration has checked its form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,15 +95,38 @@ pub(super) fn explain(error: &RedisError) -> String {
     }
 }
 
-/// What an error that Redis returned means.
+/// What an error that Redis returned means. The same for all commands, so that it is logged once.
 pub(super) fn refused(error: &RedisError) -> String {
     let why = match error.code() {
         Some("OOM") => "it is full; set maxmemory-policy to allkeys-lru",
         Some("READONLY") => "it is a read-only replica",
         Some("LOADING") => "it is loading its data",
-        Some("NOPERM") => "its user may not use GETRANGE, PTTL and SET on plimsoll:*",
+        Some("NOPERM") => {
+            "its user may not use all commands on plimsoll:* that docs/caching.md lists"
+        }
         Some("MISCONF") => "it cannot save its data and refuses writes",
         _ => return format!("it refused a command ({error})"),
     };
-    format!("{why} ({error})")
+    why.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While Redis is full, it refuses each write, and accepts what removes something.
+    #[test]
+    fn trouble_that_comes_and_goes_is_logged_now_and_then() {
+        let mut trouble = Trouble::default();
+        let mut check = |why: &str, secs: u64, expected: bool| {
+            assert_eq!(trouble.is_new(why, Nanos::from_secs(secs)), expected, "{why} at {secs} s");
+            assert_eq!(trouble.now.take().as_deref(), Some(why));
+        };
+        check("full", 100, true);
+        check("full", 101, false);
+        check("full", 159, false);
+        check("full", 160, true);
+        check("read-only", 161, true);
+        check("full", 162, true);
+    }
 }
