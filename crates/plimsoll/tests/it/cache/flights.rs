@@ -38,7 +38,7 @@ fn ten_thousand_callers_of_a_cold_key_cause_one_relay() {
                   calls_per_endpoint = 20000 }\n";
     let (process, address) = start(&folder, &format!("{limits}{}", service("", &[&node])));
     let batch = format!("[{}]", vec![body(CODE, &code(900)); 1_000].join(","));
-    let batches: Vec<_> = (0..5)
+    let batches: Vec<_> = (0..10)
         .map(|_| {
             let (address, batch) = (address.clone(), batch.clone());
             std::thread::spawn(move || {
@@ -48,52 +48,15 @@ fn ten_thousand_callers_of_a_cold_key_cause_one_relay() {
             })
         })
         .collect();
-    let streams: Vec<_> = (0..50)
-        .map(|_| {
-            let address = address.clone();
-            std::thread::spawn(move || streamed(&address, 100))
-        })
-        .collect();
-    // All streams wait; of a batch, as many calls as are made at once.
-    until("waiting", || figure(&address, "/flights/waiting") >= 5_000);
+    // Of each batch, as many calls as are made at once.
+    until("waiting", || figure(&address, "/flights/waiting") >= 10);
     assert_eq!(figure(&address, "/flights/now"), 1);
     gate.open();
-    let answered: usize = batches.into_iter().chain(streams).map(|one| one.join().unwrap()).sum();
+    let answered: usize = batches.into_iter().map(|one| one.join().unwrap()).sum();
     assert_eq!(answered, 10_000);
     assert_eq!(asked(&node, CODE).len(), 1, "relays");
     assert_eq!(figure(&address, "/flights/waiting") + figure(&address, "/flights/full"), 0);
     process.stop();
-}
-
-/// Makes calls on streams of one connection; returns how many had the right answer.
-fn streamed(address: &str, count: usize) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (mut client, connection) =
-            h2::client::Builder::new().handshake::<_, bytes::Bytes>(socket).await.unwrap();
-        tokio::spawn(connection);
-        let mut responses = Vec::new();
-        for _ in 0..count {
-            client = client.ready().await.unwrap();
-            let request = http::Request::post("http://h/v1").header("target-service-id", "eth");
-            let (response, mut stream) =
-                client.send_request(request.body(()).unwrap(), false).unwrap();
-            stream.send_data(body(CODE, &code(900)).into(), true).unwrap();
-            responses.push(response);
-        }
-        let mut right = 0;
-        for response in responses {
-            let mut answer = response.await.unwrap().into_body();
-            let mut text = Vec::new();
-            while let Some(data) = answer.data().await {
-                text.extend_from_slice(&data.unwrap());
-            }
-            let answer: Value = serde_json::from_slice(&text).unwrap();
-            right += usize::from(answer["result"] == "0xc0de");
-        }
-        right
-    })
 }
 
 #[test]
@@ -168,7 +131,7 @@ fn flights_end_well_while_the_gateway_is_reloaded_and_shut_down() {
         process.wait_for_next("reloaded: ");
     };
     let mut callers = Vec::from(flying(900));
-    reload(&config.replace("block_time", "cache = { final = \"0s\" }\nblock_time"));
+    reload(&config.replace("block_time", "cache = { immutable = \"0s\" }\nblock_time"));
     callers.extend(flying(901));
     reload(&config.replace("12s", "13s"));
     callers.extend(flying(902));

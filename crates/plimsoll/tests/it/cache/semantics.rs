@@ -323,14 +323,17 @@ fn a_lagging_node_does_not_take_the_head_back() {
     let (folder, chain) = (Folder::new(), Chain::at(1_000));
     let truth = chain.clone();
     let node = node(&chain, move |number, method, params, _| {
-        let lags = number % 2 == 1;
+        // Half of the time, in no order that could fit the gateway's own.
+        let lags = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1;
         let head = truth.head.load(SeqCst);
         match (method, params[0].as_str()) {
             ("eth_blockNumber", _) if lags => Answer::Result(json!(format!("{:#x}", head - 3))),
             ("eth_getBlockByNumber", Some("latest")) if lags => {
                 Answer::Result(truth.block(head - 3))
             }
-            ("eth_getBlockByNumber", Some(block)) if lags && parsed(block) + 2 >= head => {
+            ("eth_getBlockByNumber", Some(block))
+                if lags && block.starts_with("0x") && parsed(block) + 2 >= head =>
+            {
                 Answer::Result(Value::Null)
             }
             ("eth_gasPrice", _) => Answer::Result(json!(format!("{head:#x}"))),
