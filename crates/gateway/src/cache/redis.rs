@@ -136,9 +136,16 @@ impl Redis {
     }
 }
 
-/// Replaces a register if it has the old value, where an empty text means none.
+/// Reads a register; a value of another type, which is not ours, as an empty text.
+const READ: &str = "\
+local now = redis.pcall('GET', KEYS[1])
+if type(now) == 'table' and string.find(now.err, 'WRONGTYPE', 1, true) then return '' end
+return now";
+
+/// Replaces a register if it has the old value, where an empty text means none or one of another type.
 const REPLACE: &str = "\
-local now = redis.call('GET', KEYS[1])
+local now = redis.pcall('GET', KEYS[1])
+if type(now) == 'table' then now = '' end
 if (now or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1";
@@ -195,7 +202,7 @@ impl Shared for Redis {
 
     fn read<'a>(&'a self, register: &'a str) -> RegisterReply<'a, Register> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(register).cmd("TIME");
+        pipe.cmd("EVAL").arg(READ).arg(1).arg(register).cmd("TIME");
         pipe.cmd("PEXPIRE").arg(register).arg(REGISTER_TTL.as_millis() as u64);
         Box::pin(async move {
             let [value, time, _] = self.inner.ask(&pipe).await?;

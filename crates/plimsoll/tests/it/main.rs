@@ -5,6 +5,7 @@
 mod attack;
 mod bad_input;
 mod browser;
+mod cache;
 mod clients;
 mod demo;
 mod docs;

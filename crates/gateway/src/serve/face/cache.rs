@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use plimsoll_rpc::json;
+use plimsoll_rpc::json::{self, Kind};
 use plimsoll_rpc::method::{self, Method};
 use plimsoll_rpc::request;
 
@@ -193,7 +193,12 @@ fn bound(service: &Service, method: Method, key: &str) -> Result<Vec<u8>, Error>
         Ok(request::Body::Single(call)) if key.len() <= PARAMS_MAX => call.params,
         _ => None,
     };
-    let Some(params) = params else {
+    // A key with more members after the params would be read as another call's.
+    let is_whole = |params: &&[u8]| {
+        matches!(json::kind(params), Some(Kind::Array | Kind::Object))
+            && **params == *key.trim_ascii().as_bytes()
+    };
+    let Some(params) = params.filter(is_whole) else {
         let message = "a key is the call's params, such as [\"0x1b4\",false]";
         return Err(Error::new(ErrorKind::InvalidRequest, message));
     };
