@@ -315,8 +315,11 @@ fn what_is_not_a_usable_redis_is_skipped_and_named() {
     std::thread::scope(|scope| {
         let check = &check;
         let _: Vec<_> = [
-            (redis.url(), "does not accept the password"),
-            (format!("unix://{path}?pass=wr0ng"), "does not accept the password"),
+            (redis.url(), "it requires a password, and the URL has none"),
+            (
+                format!("unix://{path}?pass=wr0ng"),
+                "it does not accept the user and password in the URL",
+            ),
             (scripted(b"$31\r\n# Server\r\nredis_version:5.0.0\r\n\r\n"), "version 6 or later"),
             (scripted(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "does not answer like a Redis"),
             (scripted(b""), "calls are relayed without it"),
