@@ -118,5 +118,4 @@ fn check_memory(process: &Process, when: &str) {
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     let max = CACHE_MIB + LIMIT_MIB + MARGIN_MIB;
     assert!(peak / 1024 <= max, "{} MiB at the peak {when}, more than {max}", peak / 1024);
-    println!("{} MiB at the peak {when}, of {max}", peak / 1024);
 }

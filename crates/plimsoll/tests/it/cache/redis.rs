@@ -88,7 +88,7 @@ impl Load {
             number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
             let random = number >> 33;
             let replica = random % 2;
-            if random / 2 % 3 == 0 {
+            if (random / 2).is_multiple_of(3) {
                 self.head(&mut callers[replica], replica, random);
             } else {
                 let (method, params, truth) = &self.truths[random / 6 % self.truths.len()];
