@@ -281,7 +281,8 @@ fn what_is_not_a_usable_redis_is_skipped_and_named() {
                     let mut bytes = [0; 4096];
                     while let Ok(n @ 1..) = socket.read(&mut bytes) {
                         let text = String::from_utf8_lossy(&bytes[..n]);
-                        let reply = if text.contains("INFO") { answer } else { b"+OK\r\n+OK\r\n" };
+                        let reply =
+                            if text.contains("\r\nINFO\r\n") { answer } else { b"+OK\r\n+OK\r\n" };
                         let reply = if answer.starts_with(b"HTTP") { answer } else { reply };
                         if socket.write_all(reply).is_err() {
                             return;
