@@ -247,3 +247,19 @@ fn a_shared_answer_does_not_hold_longer_than_it_would_have() {
     assert!(is_hit(&other, &call, Nanos::from_secs(52)));
     assert!(!is_hit(&other, &call, Nanos::from_secs(53)));
 }
+
+#[test]
+fn a_class_that_is_turned_off_is_no_longer_answered() {
+    let cache = cache(None);
+    let (block, now) = (
+        format!("{{\"number\":\"0x5f\",\"hash\":\"{}\"}}", "0x".to_string() + &"ab".repeat(32)),
+        Nanos::ZERO,
+    );
+    let call = asked("eth_getBlockByNumber", "[\"0x5f\",false]", moment(100, 1));
+    let ticket = miss(&cache, &call, now);
+    cache.keep(&call, &ticket, block.as_bytes(), None, now).expect("stored");
+    assert!(is_hit(&cache, &call, now));
+    let off = TimesToLive { young: Nanos::ZERO, ..TIMES };
+    assert!(!is_hit(&cache, &Asked { times: &off, ..call }, now));
+    assert!(is_hit(&cache, &call, now), "another service may have it on");
+}
