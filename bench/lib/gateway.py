@@ -23,8 +23,8 @@ IDLE_BAR_MIB = 150
 # As with the generator: histograms and pools may still be filling up.
 GROWTH_BAR_MIB = 4
 
-OWN_CALL = "eth_chainId"
-RELAYED_CALL = "eth_blockNumber"
+OWN_CALL = call("eth_chainId")
+RELAYED_CALL = call("eth_blockNumber")
 IDLE_CONNECTIONS = 10_000
 # For other files of this program and of the gateway.
 SPARE_DESCRIPTORS = 1000
@@ -71,18 +71,18 @@ def busy(calls: Calls) -> float:
     return calls.busy
 
 
-def steady_rate(section: Section, those: list[Subject], method: str) -> int:
+def steady_rate(section: Section, those: list[Subject], body: str) -> int:
     """Half of the slowest server's capacity: a common rate that all can sustain."""
     reached = []
     for subject in those:
-        fast = subject.at_full_speed(section, method, PROBE_SECONDS)
+        fast = subject.at_full_speed(section, body, PROBE_SECONDS)
         reached.append(fast.per_second)
         say(f"gateway: {subject.name} reaches about {fast.per_second:,.0f}/s")
     return max(100, int(min(reached) / 2 / 100) * 100)
 
 
 def measure_rounds(
-    section: Section, settings: Settings, those: list[Subject], method: str, rate: int,
+    section: Section, settings: Settings, those: list[Subject], body: str, rate: int,
     steady_only: tuple[Subject, ...] = (),
 ) -> list[Round]:
     """Runs each server once per round at full speed and once at the rate, in rotating order."""
@@ -94,14 +94,14 @@ def measure_rounds(
         for subject in everyone[shift:] + everyone[:shift]:
             try:
                 if subject not in steady_only:
-                    fast = subject.at_full_speed(section, method, settings.seconds)
+                    fast = subject.at_full_speed(section, body, settings.seconds)
                     done.fast[subject.name] = fast
-                steady = subject.at_rate(section, method, rate, settings.seconds)
+                steady = subject.at_rate(section, body, rate, settings.seconds)
                 done.steady[subject.name] = steady
             except CouldNotRun as reason:
                 section.note(f"round {index + 1}: could not run: {reason}")
                 continue
-            say(f"gateway, {method}, round {index + 1} of {settings.runs}: {subject.name} "
+            say(f"gateway, {section.title}, round {index + 1} of {settings.runs}: {subject.name} "
                 f"{steady.cpu_us:.2f} µs at {rate:,}/s")
         rounds.append(done)
     return rounds
@@ -127,7 +127,7 @@ def cost_table(section: Section, rounds: list[Round], names: list[str], rate: in
 
 def local(section: Section, settings: Settings) -> None:
     """Locally answered calls, against nginx with the same answer in its configuration."""
-    section.title = f"Gateway: {OWN_CALL}, answered locally"
+    section.title = "Gateway: eth_chainId, answered locally"
     with ExitStack() as stack:
         node = stack.enter_context(subjects.node(section))
         ours = stack.enter_context(subjects.gateway(settings, node.server.address))
@@ -157,7 +157,7 @@ def local(section: Section, settings: Settings) -> None:
 
 def relayed(section: Section, settings: Settings) -> None:
     """Calls relayed to a node, through each proxy in turn."""
-    section.title = f"Gateway: {RELAYED_CALL}, relayed"
+    section.title = "Gateway: eth_blockNumber, relayed"
     with ExitStack() as stack:
         node = stack.enter_context(subjects.node(section))
         address = node.server.address
@@ -222,7 +222,7 @@ def added_latency(
 
 def two_workers(section: Section, settings: Settings) -> None:
     """The same calls with one worker, and with two, one of which shares the generator's processor."""
-    section.title = f"Gateway: two workers against one, {OWN_CALL}"
+    section.title = "Gateway: two workers against one, eth_chainId"
     with ExitStack() as stack:
         node = stack.enter_context(subjects.node(section))
         pair = []
@@ -310,7 +310,7 @@ def one_call(gateway: Subject) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection(gateway.server.address, timeout=10)
     headers = {"Content-Type": CONTENT_TYPE}
     try:
-        connection.request("POST", PATH, call(OWN_CALL), headers)
+        connection.request("POST", PATH, OWN_CALL, headers)
         connection.getresponse().read()
     except OSError as error:
         raise CouldNotRun(f"the gateway at {gateway.server.address}: {error}") from error

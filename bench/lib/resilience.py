@@ -25,6 +25,7 @@ SLOW = '[[fault]]\nkind = "delay"\nby = "45ms"\nshare = "5%"\n'
 GATEWAY = """
 listen = ["127.0.0.1:{port}"]
 database = "off"
+cache = { memory = 0 }
 [[service]]
 id = "eth"
 chain_id = 1

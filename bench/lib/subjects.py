@@ -24,6 +24,7 @@ GATEWAY = """
 listen = ["127.0.0.1:{port}"]
 workers = {workers}
 database = "sqlite:{folder}/registry.db"
+{settings}
 [[upstream]]
 id = "node"
 service = "eth"
@@ -51,9 +52,9 @@ backend nodes
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def call(method: str) -> str:
-    """The body of a call without parameters."""
-    return f'{{"jsonrpc":"2.0","method":"{method}","params":[],"id":1}}'
+def call(method: str, params: str = "[]") -> str:
+    """The body of a call."""
+    return f'{{"jsonrpc":"2.0","method":"{method}","params":{params},"id":1}}'
 
 
 def cpu_seconds(pid: int) -> float:
@@ -101,9 +102,9 @@ class Subject:
     name: str
     server: Server
 
-    def run(self, section: Section, method: str, load: list, seconds: float) -> Calls:
-        """Runs the generator once; notes failed calls and invalid runs."""
-        args = ["--url", f"http://{self.server.address}{PATH}", "--body", call(method)]
+    def run(self, section: Section, body: str, load: list, seconds: float) -> Calls:
+        """Runs the generator once with this request; notes failed calls and invalid runs."""
+        args = ["--url", f"http://{self.server.address}{PATH}", "--body", body]
         args += ["-H", f"Content-Type: {CONTENT_TYPE}", *load]
         before = cpu_seconds(self.server.pid)
         summary, _ = plimsoll(args, seconds)
@@ -118,21 +119,20 @@ class Subject:
             section.note(f"{self.name}: plimsoll reports a run as invalid: {reason}")
         return calls
 
-    def at_full_speed(self, section: Section, method: str, seconds: int) -> Calls:
+    def at_full_speed(self, section: Section, body: str, seconds: int) -> Calls:
         """Runs the closed model."""
         load = ["--users", CONNECTIONS, "--duration", f"{seconds}s"]
-        return self.run(section, method, load, seconds)
+        return self.run(section, body, load, seconds)
 
-    def at_rate(self, section: Section, method: str, rate: int, seconds: int) -> Calls:
+    def at_rate(self, section: Section, body: str, rate: int, seconds: int) -> Calls:
         """Runs the open model."""
         load = ["--rate", f"{rate}/s", "--duration", f"{seconds}s", "--connections", CONNECTIONS]
-        return self.run(section, method, load, seconds)
+        return self.run(section, body, load, seconds)
 
-    def answer(self, method: str) -> str:
-        """Makes one call and returns the body of the answer."""
+    def answer(self, sent: str) -> str:
+        """Makes one request and returns the body of the answer."""
         request = urllib.request.Request(
-            f"http://{self.server.address}{PATH}", call(method).encode(),
-            {"Content-Type": CONTENT_TYPE},
+            f"http://{self.server.address}{PATH}", sent.encode(), {"Content-Type": CONTENT_TYPE},
         )
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
@@ -171,13 +171,20 @@ def node(section: Section) -> Iterator[Subject]:
 
 
 @contextmanager
-def gateway(settings: Settings, node: str, workers: int = 1) -> Iterator[Subject]:
-    """Runs Plimsoll's gateway; with more than one worker, on both processors."""
+def gateway(
+    settings: Settings, node: str, workers: int = 1, more: str = ""
+) -> Iterator[Subject]:
+    """Runs Plimsoll's gateway; with more than one worker, on both processors.
+
+    `node` is the node's address, perhaps with a path; `more` are settings.
+    """
     port = free_port()
     cpus = str(SERVER_CPU) if workers == 1 else f"{SERVER_CPU},{GENERATOR_CPU}"
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=settings.folder) as folder:
         file = Path(folder) / "gateway.toml"
-        file.write_text(GATEWAY.format(port=port, workers=workers, folder=folder, node=node))
+        file.write_text(
+            GATEWAY.format(port=port, workers=workers, folder=folder, node=node, settings=more)
+        )
         with running([PLIMSOLL, "gateway", "--config", file], port, cpus) as server:
             yield Subject("plimsoll", server)
 

@@ -146,7 +146,9 @@ impl Cache {
 
     /// Looks into the first level again: another leader may have landed since.
     pub fn find_again(&self, asked: &Asked<'_>, ticket: &Ticket, now: Nanos) -> Option<Bytes> {
-        self.store.get(ticket.key, &asked.moment, now)
+        let entry = self.store.get(ticket.key, &asked.moment, now)?;
+        // The class may have been turned off since the answer was stored.
+        (ttl(asked.times, entry.class) > Nanos::ZERO).then_some(entry.result)
     }
 
     /// Asks the second level, and stores what it has in the first. `is_known` says whether the served

@@ -8,10 +8,13 @@ use std::fmt;
 
 use plimsoll_config::{Place, Problems};
 use plimsoll_registry::Definitions;
-use plimsoll_registry::model::{Service, Upstream};
+use plimsoll_registry::model::{Prefetch, Service, Upstream};
 use plimsoll_registry::settings::Settings;
 use plimsoll_registry::store::EntryKind;
+use plimsoll_rpc::method::Method;
 
+use crate::cache::class::{self, Plan, Reason};
+use crate::heads::Served;
 use crate::transport::tls;
 
 mod names;
@@ -88,7 +91,8 @@ pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> 
             .iter()
             .filter(|one| one.service.as_ref().is_none_or(|id| *id == service.id))
             .collect();
-        found.extend(of_upstreams(service, &of_service).map(|message| Warning {
+        let messages = of_upstreams(service, &of_service).chain(of_prefetch(service, settings));
+        found.extend(messages.map(|message| Warning {
             entry: Some((EntryKind::Service, service.id.clone())),
             message,
         }));
@@ -108,6 +112,34 @@ fn of_upstreams(service: &Service, upstreams: &[&Upstream]) -> impl Iterator<Ite
         .find(|tier| !tiers.contains(tier))
         .map(|tier| format!("it has upstreams in tier {highest}, but none in tier {tier}"));
     too_few.into_iter().chain(gap)
+}
+
+/// The calls for each new block whose answers are not stored, so that callers do not find them.
+fn of_prefetch(service: &Service, settings: &Settings) -> Vec<String> {
+    if service.prefetch.is_empty() {
+        return Vec::new();
+    }
+    if settings.cache.memory == 0 {
+        return vec![
+            "cache.prefetch has no effect, because the cache is off (cache.memory = 0)".into(),
+        ];
+    }
+    if service.chain_id.is_none() {
+        return vec!["cache.prefetch has no effect: without a chain_id, nothing is cached".into()];
+    }
+    let never = |call: &Prefetch| {
+        let params = call.params.as_ref().map(String::as_bytes);
+        // Without heads, calls about blocks would bypass the cache for this reason alone.
+        match class::plan(Method::find(&call.method), params, Served::default()) {
+            Plan::Bypass(reason) if reason != Reason::NoHead => Some(format!(
+                "cache.prefetch: the answer to {} is never cached ({}); remove the call",
+                call.method,
+                reason.name()
+            )),
+            _ => None,
+        }
+    };
+    service.prefetch.iter().filter_map(never).collect()
 }
 
 /// Why no REST request reaches an upstream, if so.
@@ -130,6 +162,37 @@ mod tests {
     use super::*;
     use plimsoll_config::Text;
     use plimsoll_registry::model::{Address, Endpoint, Kind, MethodRules};
+
+    #[test]
+    fn calls_for_each_new_block_need_answers_that_are_cached() {
+        let check = |method: &str, params: Option<&str>, memory: u64, expected: Option<&str>| {
+            let call = Prefetch { method: method.into(), params: params.map(String::from) };
+            let service =
+                Service { chain_id: Some(1), prefetch: vec![call], ..Service::named("eth") };
+            let mut settings = Settings::default();
+            settings.cache.memory = memory;
+            let found = of_prefetch(&service, &settings);
+            assert_eq!(found.len(), usize::from(expected.is_some()), "{method}: {found:?}");
+            let words = expected.unwrap_or_default();
+            assert!(found.iter().all(|message| message.contains(words)), "{found:?}");
+        };
+        let some = 1 << 20;
+        check("eth_gasPrice", None, some, None);
+        check("eth_getBlockByNumber", Some("[\"latest\",false]"), some, None);
+        check("eth_call", Some("[{}]"), some, None);
+        check(
+            "eth_getLogs",
+            Some("[{\"fromBlock\":\"latest\",\"toBlock\":\"latest\"}]"),
+            some,
+            None,
+        );
+        check("eth_syncing", None, some, Some("eth_syncing is never cached (node)"));
+        check("eth_newBlockFilter", None, some, Some("(stateful)"));
+        check("eth_sendRawTransaction", Some("[\"0x\"]"), some, Some("(sends)"));
+        check("eth_getBlockByNumber", Some("[\"pending\",false]"), some, Some("(pending)"));
+        check("eth_getBlockByNumber", Some("[]"), some, Some("(unclear_block)"));
+        check("eth_gasPrice", None, 0, Some("the cache is off"));
+    }
 
     #[test]
     fn rest_in_rules_needs_a_service_with_rest() {

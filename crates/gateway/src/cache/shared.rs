@@ -105,6 +105,18 @@ impl Name {
 /// A future of a shared store: `None` if the store cannot be reached in time.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Option<T>> + 'a>>;
 
+/// A future of a register.
+pub type RegisterReply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unanswered>> + 'a>>;
+
+/// Why a register could not be read or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The store cannot be reached, or did not answer in time.
+    Late,
+    /// The store answered that it does not do it: it is full or read-only, for example.
+    Refused,
+}
+
 /// A register's value, if it has one, and the store's time.
 pub type Register = (Option<Vec<u8>>, Nanos);
 
@@ -169,7 +181,7 @@ pub trait Shared: Send + Sync {
     fn release(&self, name: &Name);
 
     /// Reads a register, and the store's time just before or after.
-    fn read<'a>(&'a self, register: &'a str) -> Reply<'a, Register>;
+    fn read<'a>(&'a self, register: &'a str) -> RegisterReply<'a, Register>;
 
     /// Replaces a register's value if it is still the old one; returns whether it was.
     fn replace<'a>(
@@ -177,7 +189,7 @@ pub trait Shared: Send + Sync {
         register: &'a str,
         old: Option<&'a [u8]>,
         new: &'a [u8],
-    ) -> Reply<'a, bool>;
+    ) -> RegisterReply<'a, bool>;
 
     /// Removes the answers whose names begin with this text; returns their number.
     fn remove<'a>(&'a self, prefix: &'a str) -> Reply<'a, u64>;

@@ -160,10 +160,10 @@ impl Store {
 
     /// The answer with this key, if there is one that holds.
     #[inline]
-    pub fn get(&self, key: Key, moment: &Moment, now: Nanos) -> Option<Bytes> {
+    pub fn get(&self, key: Key, moment: &Moment, now: Nanos) -> Option<Entry> {
         let entry = self.entries.get(&key)?;
         if entry.holds(moment, now) {
-            return Some(entry.result);
+            return Some(entry);
         }
         self.end(key, moment, now);
         None

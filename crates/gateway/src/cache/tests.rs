@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Mutex;
 
-use super::shared::{Register, Reply, SharedCounts};
+use super::shared::{Register, RegisterReply, Reply, SharedCounts, Unanswered};
 use super::*;
 use crate::heads::Served;
 
@@ -42,12 +42,17 @@ impl Shared for Map {
 
     fn release(&self, _: &Name) {}
 
-    fn read<'a>(&'a self, _: &'a str) -> Reply<'a, Register> {
-        Box::pin(std::future::ready(None))
+    fn read<'a>(&'a self, _: &'a str) -> RegisterReply<'a, Register> {
+        Box::pin(std::future::ready(Err(Unanswered::Refused)))
     }
 
-    fn replace<'a>(&'a self, _: &'a str, _: Option<&'a [u8]>, _: &'a [u8]) -> Reply<'a, bool> {
-        Box::pin(std::future::ready(None))
+    fn replace<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a [u8]>,
+        _: &'a [u8],
+    ) -> RegisterReply<'a, bool> {
+        Box::pin(std::future::ready(Err(Unanswered::Refused)))
     }
 
     fn remove<'a>(&'a self, prefix: &'a str) -> Reply<'a, u64> {
@@ -241,4 +246,20 @@ fn a_shared_answer_does_not_hold_longer_than_it_would_have() {
     now(other.find_shared(&call, &ticket, |_| false, Nanos::from_secs(50))).expect("an answer");
     assert!(is_hit(&other, &call, Nanos::from_secs(52)));
     assert!(!is_hit(&other, &call, Nanos::from_secs(53)));
+}
+
+#[test]
+fn a_class_that_is_turned_off_is_no_longer_answered() {
+    let cache = cache(None);
+    let (block, now) = (
+        format!("{{\"number\":\"0x5f\",\"hash\":\"{}\"}}", "0x".to_string() + &"ab".repeat(32)),
+        Nanos::ZERO,
+    );
+    let call = asked("eth_getBlockByNumber", "[\"0x5f\",false]", moment(100, 1));
+    let ticket = miss(&cache, &call, now);
+    cache.keep(&call, &ticket, block.as_bytes(), None, now).expect("stored");
+    assert!(is_hit(&cache, &call, now));
+    let off = TimesToLive { young: Nanos::ZERO, ..TIMES };
+    assert!(!is_hit(&cache, &Asked { times: &off, ..call }, now));
+    assert!(is_hit(&cache, &call, now), "another service may have it on");
 }

@@ -7,8 +7,10 @@
 //! outcome that is not stored is shared with those that waited for it, and with nobody else.
 //!
 //! A null that another call asked for may be older than this call: what it is about may have appeared in
-//! between, perhaps through the same client. So a call that has waited for someone else's null joins
-//! once more; the second flight has started after the call.
+//! between, perhaps through the same client. The same holds for a transaction that was pending, and for
+//! an empty answer about something named by its hash. And a flight that timed out had the first caller's
+//! time, not this one's. So a call that has waited for such an outcome of someone else's joins once more;
+//! the second flight has started after the call.
 
 mod leader;
 
@@ -76,6 +78,8 @@ pub(crate) struct Landed {
     upstream_status: Option<u16>,
     /// See [`heads::Read`].
     is_open: bool,
+    /// Whether a call that was made after the leader's may have another outcome.
+    is_early: bool,
 }
 
 /// An upstream's answer, as several callers share it.
@@ -100,10 +104,6 @@ impl Relayed {
         let (status, retry_after) = (judged.status, judged.retry_after);
         let (outcome, error) = (judged.outcome(), judged.error());
         Relayed { value: judged.into_value(local), status, outcome, error, retry_after }
-    }
-
-    fn is_missing(&self) -> bool {
-        self.outcome == RelayOutcome::Ok && *self.value == *b"null"
     }
 }
 
@@ -280,7 +280,7 @@ impl<'r> Question<'r> {
     }
 }
 
-/// Charges for a long result for as long as the caller's answer refers to it: it may be evicted before.
+/// Charges for a long result for as long as callers' answers refer to it: it may be evicted before.
 ///
 /// # Errors
 /// Memory is used up.
@@ -333,8 +333,7 @@ async fn missed<'a>(
             // It asked for the head of any upstream, and this call for the block by its number.
             break;
         }
-        let is_missing = landed.outcome.as_ref().is_ok_and(Relayed::is_missing);
-        if is_missing && !is_own && !has_waited {
+        if landed.is_early && !is_own && !has_waited {
             has_waited = true;
             continue;
         }

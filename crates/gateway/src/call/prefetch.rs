@@ -31,9 +31,10 @@ pub(crate) struct Prefetched {
 
 /// Makes a service's calls if there is a new block, or another branch.
 pub(super) fn start(worker: &Rc<Worker>, service: &Arc<Service>) {
-    let Some(heads) = service.heads.as_ref().filter(|_| !service.model.prefetch.is_empty()) else {
+    if service.model.prefetch.is_empty() || worker.shared.caching.cache.is_none() {
         return;
-    };
+    }
+    let Some(heads) = &service.heads else { return };
     let moment = heads.moment();
     let Some(latest) = moment.served.latest else { return };
     let done = &service.state.prefetched;

@@ -2,7 +2,9 @@
 //!
 //! The keeper renews the lease of each service that is called. A call that finds it ended waits for a
 //! renewal. The second level may be slow a few times before it is given up ([`PATIENCE`]); after that
-//! the call is answered with the heads that this process serves, as without a second level.
+//! the call is answered with the heads that this process serves, as without a second level. So are all
+//! calls while the second level refuses what a lease needs, because it is full or read-only: the old
+//! heads would otherwise be served until it is repaired.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use super::prefetch;
 use super::routing::Service;
 use super::worker::Worker;
 use crate::cache::lease::{self, Record};
-use crate::cache::shared::Shared;
+use crate::cache::shared::{Shared, Unanswered};
 use crate::heads::Heads;
 
 /// How often leases are renewed while calls use them.
@@ -156,7 +158,7 @@ async fn renew(
     let renewed = ask(&worker, heads, &*shared, &register).await;
     let now = worker.local.now();
     match renewed {
-        Some(lease) => {
+        Ok(lease) => {
             let corrections = lease.served.corrections + 1;
             let before = heads.lease.corrections.fetch_max(corrections, Relaxed);
             heads.share(lease.served.heads, before != 0 && before < corrections, now);
@@ -167,8 +169,12 @@ async fn renew(
             heads.lease.until.store(until, Relaxed);
             prefetch::start(&worker, &service);
         }
-        None if shared.is_used() || now < FIRST_REPORT => {}
-        None => {
+        Err(Unanswered::Late) if shared.is_used() || now < FIRST_REPORT => {
+            // Waiting calls want the next one at once; a store that is not connected fails at once.
+            let next = asked_at + worker.view().settings.cache.redis_timeout;
+            tokio::time::sleep_until(worker.local.instant(next)).await;
+        }
+        Err(_) => {
             heads.lease.until.store(UNSHARED, Relaxed);
             heads.unshare(now);
         }
@@ -198,7 +204,7 @@ async fn ask(
     heads: &ServiceHeads,
     shared: &dyn Shared,
     register: &str,
-) -> Option<lease::Lease> {
+) -> Result<lease::Lease, Unanswered> {
     let (value, time) = shared.read(register).await?;
     let record = match &value {
         None => Record::default(),
@@ -210,8 +216,11 @@ async fn ask(
     let (lease, new) = lease::take(record, own_heads(heads, record.served.corrections), time);
     let text = new.write(register);
     if value.as_deref() != Some(text.as_bytes()) {
-        // If another replica was faster, the next renewal proposes again.
-        shared.replace(register, value.as_deref(), text.as_bytes()).await;
+        // If another replica was faster, or this takes too long, the next renewal proposes again.
+        let replaced = shared.replace(register, value.as_deref(), text.as_bytes()).await;
+        if replaced == Err(Unanswered::Refused) {
+            return Err(Unanswered::Refused);
+        }
     }
-    Some(lease)
+    Ok(lease)
 }

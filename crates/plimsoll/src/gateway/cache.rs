@@ -24,7 +24,8 @@ const ANSWER_MAX: u64 = 16 << 20;
 pub(super) struct CacheArgs {
     #[command(subcommand)]
     verb: Verb,
-    /// Address of the gateway [default: the configuration's first address with the admin face]
+    /// Address of the gateway; each replica has its own memory [default: the configuration's first
+    /// address with the admin face]
     #[arg(long, value_name = "HOST:PORT", global = true)]
     address: Option<String>,
 }
@@ -32,6 +33,14 @@ pub(super) struct CacheArgs {
 #[derive(Subcommand)]
 enum Verb {
     /// Print what is stored, and how calls used it, as JSON
+    #[command(after_help = "Examples:
+  plimsoll gateway cache stats | jq .services
+      calls by service, method and use of the cache: hit, shared (in Redis), coalesced,
+      miss or bypass
+  plimsoll gateway cache stats | jq .redis
+      whether Redis is used, and if not, why (trouble)
+
+docs/caching.md explains the figures and lists what is cached for how long.")]
     Stats,
     /// Remove answers from this process's memory and from Redis
     #[command(after_help = "Examples:
@@ -128,6 +137,11 @@ fn ask(
     query: &str,
     token: Option<&str>,
 ) -> anyhow::Result<(u16, String)> {
+    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    if address.contains('/') || !matches!(port, Some(Ok(_))) {
+        let message = format!("the address \"{address}\" is not HOST:PORT");
+        return Err(usage_error(message, "write --address 127.0.0.1:3069"));
+    }
     let hint = "start the gateway, or name its address with --address";
     let refused = |error: std::io::Error| {
         usage_error(format!("cannot reach the gateway at {address}: {error}"), hint)

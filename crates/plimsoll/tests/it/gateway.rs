@@ -174,11 +174,36 @@ impl Caller {
     }
 
     pub(crate) fn send(&mut self, request: &str, body: &str) -> std::io::Result<Response> {
+        self.send_with(request, "", body)
+    }
+
+    /// Sends a request with further headers, which are whole lines.
+    pub(crate) fn send_with(
+        &mut self,
+        request: &str,
+        headers: &str,
+        body: &str,
+    ) -> std::io::Result<Response> {
+        self.write(request, headers, body)?;
+        self.read()
+    }
+
+    /// Sends a request without waiting for the response.
+    pub(crate) fn write(
+        &mut self,
+        request: &str,
+        headers: &str,
+        body: &str,
+    ) -> std::io::Result<()> {
         let length = body.len();
         let text = format!(
-            "{request} HTTP/1.1\r\nHost: h\r\nTarget-Service-Id: eth\r\nContent-Length: {length}\r\n\r\n{body}"
+            "{request} HTTP/1.1\r\nHost: h\r\nTarget-Service-Id: eth\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         );
-        self.0.get_mut().write_all(text.as_bytes())?;
+        self.0.get_mut().write_all(text.as_bytes())
+    }
+
+    /// Reads the next response.
+    pub(crate) fn read(&mut self) -> std::io::Result<Response> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.0.read_line(&mut head)? == 0 {

@@ -7,6 +7,7 @@ mod admin_events;
 mod attack;
 mod bad_input;
 mod browser;
+mod cache;
 mod clients;
 mod demo;
 mod docs;

@@ -54,30 +54,86 @@ pub(super) fn redis(field: &Field<'_>) -> Option<Text> {
 /// Checks the URL of a Redis.
 fn check_redis(url: &str) -> Result<(), (String, &'static str)> {
     let hint = "write redis://HOST:PORT, with a password redis://:PASSWORD@HOST:PORT";
-    let wrong = |message: &str| Err((message.to_string(), hint));
-    let Some((scheme, rest)) = url.split_once("://") else { return wrong("not a URL") };
-    match scheme {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(("not a URL".into(), hint));
+    };
+    let wrong = match scheme {
         "redis" | "valkey" => {
-            let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-            let is_database = database.is_empty() || database.parse::<u32>().is_ok();
-            match host.rsplit_once(':') {
-                _ if host.is_empty() => wrong("the URL has no host"),
-                _ if !is_database => wrong("the path of the URL is not the number of a database"),
-                Some((_, port)) if !host.ends_with(']') && port.parse::<u16>().is_err() => {
-                    wrong("the URL has no valid port")
-                }
-                _ => Ok(()),
-            }
+            return check_authority(rest).map_err(|(why, hint)| (why.into(), hint));
         }
-        "unix" | "redis+unix" | "valkey+unix" if rest.starts_with('/') => Ok(()),
-        "unix" | "redis+unix" | "valkey+unix" => wrong("the path of the socket is not absolute"),
-        "rediss" | "valkeys" => Err((
-            format!("{scheme}:// needs TLS, which is not supported"),
-            "use redis:// in a private network, or a TLS proxy such as stunnel",
-        )),
-        _ => Err((format!("\"{scheme}\" is not a scheme of Redis"), hint)),
+        "unix" | "redis+unix" | "valkey+unix" if rest.starts_with('/') => return Ok(()),
+        "unix" | "redis+unix" | "valkey+unix" => {
+            let hint = "write unix:///PATH, with three slashes";
+            return Err(("the path of the socket is not absolute".into(), hint));
+        }
+        "rediss" | "valkeys" => {
+            let hint = "use redis:// in a private network, or a TLS proxy such as stunnel";
+            return Err((format!("{scheme}:// needs TLS, which is not supported"), hint));
+        }
+        _ => format!("\"{scheme}\" is not a scheme of Redis"),
+    };
+    Err((wrong, hint))
+}
+
+/// Checks a URL of a Redis behind its scheme.
+fn check_authority(rest: &str) -> Result<(), (&'static str, &'static str)> {
+    let hint = "write redis://HOST:PORT, with a password redis://:PASSWORD@HOST:PORT";
+    let encode =
+        "write special characters in a password as %XX: / as %2F, ? as %3F, # as %23, % as %25";
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    if tail.contains('@') {
+        return Err(("the password contains \"/\", \"?\" or \"#\"", encode));
     }
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if !is_percent_encoded(user) {
+        return Err((
+            "the password contains a \"%\" that two hexadecimal digits do not follow",
+            encode,
+        ));
+    }
+    if !user.is_empty() && !user.contains(':') {
+        return Err(("the URL has a user, but no password", hint));
+    }
+    let database = tail.strip_prefix('/').unwrap_or(tail);
+    if !database.is_empty() && database.parse::<u32>().is_err() {
+        return Err(("the path of the URL is not the number of a database", hint));
+    }
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !host.ends_with(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    if host.contains(|c: char| c.is_whitespace() || c == ',') {
+        return Err(("the URL has no valid host", "name one host; a cluster is not supported"));
+    }
+    if name.is_empty() {
+        return Err(("the URL has no host", hint));
+    }
+    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        return Err(("the URL has no valid port", hint));
+    }
+    if name.contains(':') && !name.starts_with('[') {
+        return Err(("the host is an IPv6 address without brackets", "write redis://[::1]:6379"));
+    }
+    Ok(())
+}
+
+/// Whether each `%` begins an escape.
+fn is_percent_encoded(text: &str) -> bool {
+    let is_escape = |rest: &str| {
+        rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+    };
+    text.split('%').skip(1).all(is_escape)
+}
+
+/// The table `cache` of the process or a service; `off` is how to turn the cache off there.
+pub(super) fn table<'a>(parent: &Table<'a>, off: &str) -> Option<Table<'a>> {
+    let field = parent.field("cache")?;
+    if !field.is_table() {
+        field.problem("\"cache\" must be a table", &format!("for no cache, write {off}"));
+        return None;
+    }
+    field.table("cache")
 }
 
 /// Reads how long a service's answers hold, and which calls are made for each new block; `block_time` is
@@ -86,7 +142,9 @@ pub(super) fn of_service(
     table: &Table<'_>,
     block_time: Option<Nanos>,
 ) -> (ServiceTimes, Vec<Prefetch>) {
-    let Some(table) = table.field("cache").and_then(|field| field.table("cache")) else {
+    const OFF: &str =
+        "cache = { static = \"0s\", immutable = \"0s\", final = \"0s\", young = \"0s\" }";
+    let Some(table) = self::table(table, OFF) else {
         return (ServiceTimes::default(), Vec::new());
     };
     let times = times(&table, block_time);
@@ -193,8 +251,10 @@ pub(super) fn check(
             show_size(cache.memory),
             show_size(cache.entry)
         );
-        let hint =
-            format!("write at least {least} bytes, lower cache.entry, or write 0 for no cache");
+        let hint = format!(
+            "write at least {}, lower cache.entry, or write 0 for no cache",
+            show_size(least.next_multiple_of(1 << 10))
+        );
         let given = place("cache.memory").or_else(|| place("cache.entry"));
         problems.note(given.unwrap_or(Place::Named("cache.memory".into())), message, hint);
     }

@@ -476,7 +476,11 @@ fn differences(
 pub(super) fn read(root: &Table<'_>, draft: &mut Draft) {
     read_table(root, "", draft);
     for name in TABLES {
-        if let Some(table) = root.field(name).and_then(|field| field.table(name)) {
+        let table = match name {
+            "cache" => cache::table(root, "cache.memory = 0"),
+            _ => root.field(name).and_then(|field| field.table(name)),
+        };
+        if let Some(table) = table {
             read_table(&table, name, draft);
             table.close();
         }

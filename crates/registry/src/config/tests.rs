@@ -496,7 +496,28 @@ fn cache_settings_that_contradict_each_other_are_refused() {
     redis("redis://:s3cret@", &["no host"]);
     redis("redis://:s3cret@h:s3cret", &["no valid port"]);
     redis("redis://h/s3cret", &["not the number of a database"]);
-    redis("unix://run/redis.sock", &["not absolute"]);
+    redis("unix://run/redis.sock", &["not absolute", "write unix:///PATH"]);
+    for url in ["redis://:s3cret/x@h", "redis://:s3cret#x@h", "redis://:s3cret?x@h"] {
+        redis(url, &["the password contains \"/\", \"?\" or \"#\"", "/ as %2F"]);
+    }
+    for url in ["redis://:s3cret%@h", "redis://:%zzs3cret@h", "redis://:s3cret%2@h"] {
+        redis(url, &["the password contains a \"%\"", "% as %25"]);
+    }
+    redis("redis://s3cret@h", &["a user, but no password", "redis://:PASSWORD@HOST:PORT"]);
+    for url in ["redis://:6379", "redis://:s3cret@:6379", "redis:///0"] {
+        redis(url, &["no host"]);
+    }
+    for url in ["redis://h:", "redis://h:0", "redis://h:65536"] {
+        redis(url, &["no valid port"]);
+    }
+    redis("redis://h?db=s3cret", &["not the number of a database"]);
+    redis("redis://::1:6379", &["without brackets", "redis://[::1]:6379"]);
+    redis("redis://a:1,b:1", &["no valid host", "a cluster is not supported"]);
+    for value in ["false", "\"off\"", "0"] {
+        check(&format!("cache = {value}"), &["must be a table", "write cache.memory = 0"]);
+        let service = format!("[[service]]\nid = \"a\"\ncache = {value}\n");
+        check(&service, &["gateway.toml:3:", "must be a table", "write cache = { static = \"0s\""]);
+    }
 }
 
 #[test]
@@ -518,9 +539,14 @@ fn cache_settings_are_resolved_for_each_service() {
     check("slow", ["2h", "1h", "1h", "5s"]);
     check("fast", ["2h", "1h", "0s", "250ms"]);
     check("unknown", ["1s", "1h", "1h", "0s"]);
-    for url in
-        ["redis://localhost", "redis://u:p@h:1/2", "redis://[::1]", "valkey://h", "unix:///s"]
-    {
+    for url in [
+        "redis://localhost",
+        "redis://u:p@h:1/2",
+        "redis://:p@%2F@h",
+        "redis://[::1]",
+        "valkey://h",
+        "unix:///s",
+    ] {
         let config = Config::read_with(&inputs(&[("REDIS_URL", url)], &[]), Some(""));
         let redis = config.unwrap_or_else(|why| panic!("{why}")).settings.cache.redis;
         assert_eq!(redis.expect("a URL").value, url);

@@ -54,8 +54,8 @@ const TERMS: [(&str, &str); 20] = [
     ),
     ("in flight", "Arrivals that have started and not ended."),
     (
-        "relays, scrapes",
-        "Calls that a gateway passed on to an upstream; times that a process's metrics were read.",
+        "calls, relays, scrapes",
+        "Calls that a gateway answered, from its cache too; calls that it passed on to an upstream; times that a process's metrics were read.",
     ),
     (
         "rates in tables",

@@ -52,16 +52,16 @@ pub(super) async fn version(connection: &mut MultiplexedConnection) -> Result<()
 
 /// What an error of a connection means.
 pub(super) fn explain(error: &RedisError) -> String {
-    let is_password = error.kind() == ErrorKind::AuthenticationFailed
-        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
-    if is_password {
-        return format!("it does not accept the password in the URL ({error})");
-    }
-    match error.kind() {
-        ErrorKind::Parse | ErrorKind::RESP3NotSupported => {
+    let fix = "redis://:PASSWORD@HOST:PORT, or USER:PASSWORD, with special characters as %XX";
+    match (error.kind(), error.code()) {
+        (_, Some("NOAUTH")) => format!("it requires a password, and the URL has none; write {fix}"),
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
+            format!("it does not accept the user and password in the URL; write {fix}")
+        }
+        (ErrorKind::Parse | ErrorKind::RESP3NotSupported, _) => {
             format!("it does not answer like a Redis ({error})")
         }
-        _ if error.code().is_some() => refused(error),
+        (_, Some(_)) => refused(error),
         _ => error.to_string(),
     }
 }
@@ -70,11 +70,13 @@ pub(super) fn explain(error: &RedisError) -> String {
 pub(super) fn refused(error: &RedisError) -> String {
     let why = match error.code() {
         Some("OOM") => "it is full; set maxmemory-policy to allkeys-lru",
-        Some("READONLY") => "it is a read-only replica",
+        Some("READONLY") => "it is a read-only replica; name the primary in the URL",
         Some("LOADING") => "it is loading its data",
-        Some("NOPERM") => "its user may not use GETRANGE, PTTL and SET on plimsoll:*",
-        Some("MISCONF") => "it cannot save its data and refuses writes",
+        Some("MISCONF") => "it cannot save its data and refuses writes; see its log",
+        Some("NOPERM") => {
+            return format!("its user lacks a permission that docs/caching.md lists ({error})");
+        }
         _ => return format!("it refused a command ({error})"),
     };
-    format!("{why} ({error})")
+    why.into()
 }

@@ -11,6 +11,8 @@ use nix::unistd::Pid;
 use plimsoll_rpc::method::Method;
 use tokio::runtime::Runtime;
 
+use tokio::time::sleep;
+
 use super::*;
 use crate::cache::class::Class;
 use crate::cache::key::Canonical;
@@ -313,7 +315,14 @@ fn what_is_not_a_supported_redis_is_explained() {
 /// The forms that the configuration accepts are those that the client accepts.
 #[test]
 fn urls_are_accepted() {
-    for url in ["redis://h", "redis://u:p@h:1/2", "redis://[::1]", "unix:///s", "valkey://h:1"] {
+    for url in [
+        "redis://h",
+        "redis://u:p@h:1/2",
+        "redis://:p@%2F@h",
+        "redis://[::1]",
+        "unix:///s",
+        "valkey://h:1",
+    ] {
         assert!(check::client(url).is_ok(), "{url}");
     }
     let error = check::client("redis://:s3cret@").expect_err("no host").to_string();

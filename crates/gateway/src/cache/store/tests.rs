@@ -61,7 +61,7 @@ fn a_hit_is_the_stored_bytes() {
     let stored = entry(Class::Final, 20 << 10);
     let address = stored.result.as_ptr();
     store.put(Key(1), stored);
-    let hit = store.get(Key(1), &moment(1, 1), Nanos::ZERO).expect("a hit");
+    let hit = store.get(Key(1), &moment(1, 1), Nanos::ZERO).expect("a hit").result;
     assert_eq!(hit.as_ptr(), address);
     // It stays valid while it is being sent, whatever happens to the entry.
     store.drop_key(Key(1));

@@ -19,7 +19,7 @@ use plimsoll_registry::settings::TimesToLive;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::Call;
 
-use super::{Landed, Question, Relayed, written};
+use super::{Landed, Question, Relayed, charged, written};
 use crate::cache::class::{Moment, Reason};
 use crate::cache::flight::Leader;
 use crate::cache::shared::Anchor;
@@ -33,7 +33,7 @@ use crate::call::passed::Passed;
 use crate::call::routing::Service;
 use crate::call::target::Target;
 use crate::call::worker::{View, Worker};
-use crate::error::Shape;
+use crate::error::{ErrorKind, Shape};
 use crate::heads::Hash;
 use crate::observe::stats::{CacheUse, RelayOutcome};
 use crate::offload;
@@ -111,12 +111,12 @@ impl Leading {
     async fn landed(&self, ticket: Ticket) -> Landed {
         let anchor = self.anchor();
         if let Some((result, by)) = self.found(&ticket, anchor).await {
-            return Landed::stored(result, by);
+            return self.stored(result, by);
         }
         let is_claimed = match is_expensive(self.method) {
             false => false,
             true => match self.claimed(&ticket).await {
-                Claimed::Answered(result) => return Landed::stored(result, CacheUse::Shared),
+                Claimed::Answered(result) => return self.stored(result, CacheUse::Shared),
                 Claimed::Ours => true,
                 Claimed::Nobodys => false,
             },
@@ -126,6 +126,19 @@ impl Leading {
             cache.release(&self.asked(), &ticket);
         }
         landed
+    }
+
+    /// The outcome if one of the levels has the answer.
+    fn stored(&self, result: Bytes, by: CacheUse) -> Landed {
+        Landed {
+            outcome: charged(&self.worker.local, result).map(Relayed::stored),
+            by,
+            attempts: 0,
+            upstreams: Vec::new(),
+            upstream_status: None,
+            is_open: false,
+            is_early: false,
+        }
     }
 
     fn asked(&self) -> Asked<'_> {
@@ -215,15 +228,22 @@ impl Leading {
             delivery: None,
         };
         let given = self.given.as_deref().or(params);
-        let mut is_open = false;
+        let (mut is_open, mut is_early) = (false, false);
         let mut summary = Summary::default();
         let outcome = match heads::read(&target, dispatched, given, &mut summary).await {
             Ok(read) if read.is_open => {
                 is_open = true;
                 Ok(Relayed::of(read.judged, &self.worker.local))
             }
-            Ok(read) => Ok(self.kept(ticket, anchor, read.judged).await),
-            Err(error) => Err(error),
+            Ok(read) => {
+                let (relayed, reason) = self.kept(ticket, anchor, read.judged).await;
+                is_early = matches!(reason, Some(Reason::Missing | Reason::Pending));
+                Ok(relayed)
+            }
+            Err(error) => {
+                is_early = error.kind == ErrorKind::TimedOut;
+                Err(error)
+            }
         };
         Landed {
             outcome,
@@ -232,19 +252,20 @@ impl Leading {
             upstreams: summary.upstreams().map(String::from).collect(),
             upstream_status: summary.upstream_status,
             is_open,
+            is_early,
         }
     }
 
-    /// An upstream's answer, stored if it may be.
+    /// An upstream's answer, stored if it may be, and why a result was not stored.
     async fn kept(
         &self,
         ticket: Ticket,
         anchor: Option<Anchor>,
         judged: JudgedResponse,
-    ) -> Relayed {
+    ) -> (Relayed, Option<Reason>) {
         let local = &*self.worker.local;
         if judged.outcome() != RelayOutcome::Ok {
-            return Relayed::of(judged, local);
+            return (Relayed::of(judged, local), None);
         }
         let mut relayed = Relayed::of(judged, local);
         if let Some(number) = self.named.height {
@@ -255,12 +276,18 @@ impl Leading {
             relayed.value = written(format!("\"{number:#x}\""));
         }
         match self.keep(ticket, anchor, relayed.value.clone()).await {
-            Ok(kept) => relayed.value = kept.result,
+            Ok(kept) => {
+                // Otherwise the upstream's body, which is charged for, is held.
+                if let Ok(stored) = charged(local, kept.result) {
+                    relayed.value = stored;
+                }
+                (relayed, None)
+            }
             Err(reason) => {
                 self.service.calls.of(local.number).not_stored[reason as usize].add(1);
+                (relayed, Some(reason))
             }
         }
-        relayed
     }
 
     /// Stores a result; a long one is checked on another thread.
@@ -302,19 +329,6 @@ enum Claimed {
     Nobodys,
     /// Another replica's answer.
     Answered(Bytes),
-}
-
-impl Landed {
-    fn stored(result: Bytes, by: CacheUse) -> Landed {
-        Landed {
-            outcome: Ok(Relayed::stored(result)),
-            by,
-            attempts: 0,
-            upstreams: Vec::new(),
-            upstream_status: None,
-            is_open: false,
-        }
-    }
 }
 
 /// The part of a hash that an anchor has.

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use plimsoll_rpc::json;
+use plimsoll_rpc::json::{self, Kind};
 use plimsoll_rpc::method::{self, Method};
 use plimsoll_rpc::request;
 
@@ -169,6 +169,7 @@ pub(in crate::serve) async fn remove(
 ) -> Result<String, Error> {
     let selected = Selected::of(shared, state, selection)?;
     let (mut memory, mut redis) = (0, None);
+    let mut is_complete = true;
     for service in &selected.services {
         for space in &service.spaces {
             let Selected { cache, method, .. } = selected;
@@ -183,11 +184,17 @@ pub(in crate::serve) async fn remove(
                     cache.drop_shared(space, method).await
                 }
             };
+            is_complete &= removed.is_some() || selected.cache.shared().is_none();
             redis = removed.map(|removed| removed + redis.unwrap_or_default()).or(redis);
         }
     }
     let redis = redis.map_or("null".to_string(), |removed: u64| removed.to_string());
-    Ok(format!("{{\"memory\":{memory},\"redis\":{redis}}}"))
+    let problem = if is_complete {
+        ""
+    } else {
+        ",\"problem\":\"Redis could not be asked: answers there were not removed, and may be used again\""
+    };
+    Ok(format!("{{\"memory\":{memory},\"redis\":{redis}{problem}}}"))
 }
 
 impl<'a> Selected<'a> {
@@ -236,7 +243,12 @@ fn bound(service: &Service, method: Method, key: &str) -> Result<Vec<u8>, Error>
         Ok(request::Body::Single(call)) if key.len() <= PARAMS_MAX => call.params,
         _ => None,
     };
-    let Some(params) = params else {
+    // A key with more members after the params would be read as another call's.
+    let is_whole = |params: &&[u8]| {
+        matches!(json::kind(params), Some(Kind::Array | Kind::Object))
+            && **params == *key.trim_ascii().as_bytes()
+    };
+    let Some(params) = params.filter(is_whole) else {
         let message = "a key is the call's params, such as [\"0x1b4\",false]";
         return Err(Error::new(ErrorKind::InvalidRequest, message));
     };

@@ -8,7 +8,9 @@ use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::{Key, Sequence};
 use tokio::time::Instant;
 
-use crate::cache::shared::{Name, Register, Reply, Shared, SharedCounts, SharedEntry};
+use crate::cache::shared::{
+    Name, Register, RegisterReply, Reply, Shared, SharedCounts, SharedEntry, Unanswered,
+};
 
 /// How long a call waits for it, as by default.
 const TIMEOUT: Duration = Duration::from_millis(5);
@@ -22,6 +24,8 @@ struct Contents {
     answers: HashMap<String, (Instant, SharedEntry)>,
     registers: HashMap<String, Vec<u8>>,
     claims: HashMap<String, Instant>,
+    /// Whether registers cannot be replaced.
+    is_full: bool,
     random: Sequence,
 }
 
@@ -36,6 +40,7 @@ impl Store {
             answers: HashMap::new(),
             registers: HashMap::new(),
             claims: HashMap::new(),
+            is_full: false,
             random: Key::new(seed).with(2).sequence(),
         };
         Store { start: now(), contents: Mutex::new(contents) }
@@ -44,6 +49,11 @@ impl Store {
     /// Sets a register.
     pub(super) fn set(&self, register: &str, value: Vec<u8>) {
         self.with(|contents| contents.registers.insert(register.into(), value));
+    }
+
+    /// Has it refuse to replace registers, or no longer.
+    pub(super) fn set_full(&self, is_full: bool) {
+        self.with(|contents| contents.is_full = is_full);
     }
 
     fn with<T>(&self, action: impl FnOnce(&mut Contents) -> T) -> T {
@@ -60,7 +70,8 @@ impl Store {
             })
         });
         Box::pin(async move {
-            tokio::time::sleep(there).await;
+            // Nobody waits for longer; a request that arrives later has its effect nevertheless.
+            tokio::time::sleep(there.min(TIMEOUT)).await;
             let outcome = self.with(action);
             if there + back > TIMEOUT {
                 tokio::time::sleep(TIMEOUT.saturating_sub(there)).await;
@@ -113,10 +124,11 @@ impl Shared for Store {
         self.with(|contents| contents.claims.remove(&name.text));
     }
 
-    fn read<'a>(&'a self, register: &'a str) -> Reply<'a, Register> {
+    fn read<'a>(&'a self, register: &'a str) -> RegisterReply<'a, Register> {
         // Its clock has another origin.
         let time = move || Nanos::from(now() - self.start) + Nanos::from_secs(1_700_000_000);
-        self.ask(move |contents| (contents.registers.get(register).cloned(), time()))
+        let read = self.ask(move |contents| (contents.registers.get(register).cloned(), time()));
+        Box::pin(async move { read.await.ok_or(Unanswered::Late) })
     }
 
     fn replace<'a>(
@@ -124,14 +136,18 @@ impl Shared for Store {
         register: &'a str,
         old: Option<&'a [u8]>,
         new: &'a [u8],
-    ) -> Reply<'a, bool> {
-        self.ask(move |contents| {
+    ) -> RegisterReply<'a, bool> {
+        let replaced = self.ask(move |contents| {
+            if contents.is_full {
+                return Err(Unanswered::Refused);
+            }
             let is_old = contents.registers.get(register).map(Vec::as_slice) == old;
             if is_old {
                 contents.registers.insert(register.into(), new.to_vec());
             }
-            is_old
-        })
+            Ok(is_old)
+        });
+        Box::pin(async move { replaced.await.unwrap_or(Err(Unanswered::Late)) })
     }
 
     fn remove<'a>(&'a self, _: &'a str) -> Reply<'a, u64> {
