@@ -4,9 +4,11 @@
 //! into buffers of the worker, the body first, because the head contains its length.
 
 use crate::connection::TlsStart;
+use crate::http2::encode::Fields;
 use base64::Engine as _;
 use plimsoll_plan::{
-    Body, DefaultHeaders, Header, Origin, Plan, RequestSpec, Scheme, Template, Url, Values,
+    Body, DefaultHeaders, Header, Origin, Plan, Protocol, RequestSpec, Scheme, Template, Url,
+    Values,
 };
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
@@ -21,6 +23,10 @@ pub(crate) struct Request {
     pub(crate) closes: bool,
     /// The body's length; zero if it varies.
     pub(crate) body_len: u64,
+    /// Its index in the plan; `None` if it is not part of the plan.
+    pub(crate) number: Option<u32>,
+    /// The same for HTTP/2, if it may be sent with that.
+    http2: Option<Box<Http2Request>>,
     parts: Parts,
     /// The expected JSON-RPC answer, if it is the same for every arrival.
     pub(crate) expected: Option<Expected<'static>>,
@@ -50,8 +56,12 @@ impl Request {
         let expected = expected.map(Expected::into_owned);
         let body_len =
             body.as_ref().and_then(Template::as_plain).map_or(0, |body| body.len() as u64);
+        let http2 = style.protocol.may_be_http2(spec.url.scheme);
+        let http2 = http2.then(|| Box::new(Http2Request::compile(spec, body.as_ref(), style)));
         let mut request = Request {
             pool,
+            number: None,
+            http2,
             body_len,
             head_only: spec.method == "HEAD",
             closes: spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case("connection")),
@@ -81,6 +91,12 @@ impl Request {
                 out
             }
         }
+    }
+
+    /// The request for HTTP/2.
+    #[inline]
+    pub(crate) fn http2(&self) -> &Http2Request {
+        self.http2.as_ref().expect("HTTP/2 is spoken only where the plan may use it")
     }
 
     /// Renders only the body of one request.
@@ -131,56 +147,114 @@ pub(crate) struct Style {
     /// Whether to add `Connection: close`.
     close: bool,
     headers: DefaultHeaders,
+    protocol: Protocol,
 }
 
 impl Style {
     /// The style of a plan.
     pub(crate) fn of(plan: &Plan) -> Style {
-        Style { close: !plan.connections.reuse, headers: plan.default_headers }
+        let (close, headers) = (!plan.connections.reuse, plan.default_headers);
+        Style { close, headers, protocol: plan.protocol }
     }
 }
 
 /// The head without the body's framing.
 fn head(spec: &RequestSpec, style: Style) -> Vec<Template> {
-    let text = |text: String| Template::plain(text);
+    let text = |text: &str| Template::plain(text);
     let mut head =
-        vec![text(format!("{} ", spec.method)), spec.path.clone(), text(" HTTP/1.1\r\n".into())];
-    let given = |name: &str| spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
-    let mut defaults = String::new();
-    if !given("host") {
-        defaults += &format!("Host: {}\r\n", spec.url.authority());
+        vec![text(&format!("{} ", spec.method)), spec.path.clone(), text(" HTTP/1.1\r\n")];
+    for (name, value) in headers(spec, style) {
+        head.push(text(&format!("{name}: ")));
+        head.push(value);
+        head.push(text("\r\n"));
     }
-    let [agent, accepts] = match style.headers {
+    head
+}
+
+/// The headers except those of the body's framing: those that the request leaves to the engine, then its
+/// own.
+fn headers(spec: &RequestSpec, style: Style) -> Vec<(String, Template)> {
+    let given = |name: &str| spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
+    let mut headers: Vec<(String, Template)> = Vec::new();
+    let mut add = |name: &str, value: &str| headers.push((name.into(), Template::plain(value)));
+    if !given("host") {
+        add("Host", &spec.url.authority());
+    }
+    let (agent, (accepts, accepted)) = match style.headers {
         DefaultHeaders::Plimsoll => {
-            [concat!("User-Agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n"), "Accept: */*\r\n"]
+            (concat!("plimsoll/", env!("CARGO_PKG_VERSION")), ("Accept", "*/*"))
         }
-        DefaultHeaders::Go => ["User-Agent: Go-http-client/1.1\r\n", "Accept-Encoding: gzip\r\n"],
+        DefaultHeaders::Go => ("Go-http-client/1.1", ("Accept-Encoding", "gzip")),
     };
     if !given("user-agent") {
-        defaults += agent;
+        add("User-Agent", agent);
     }
     let omits = match style.headers {
         DefaultHeaders::Plimsoll => given("accept"),
         DefaultHeaders::Go => given("accept-encoding") || given("range") || spec.method == "HEAD",
     };
     if !omits {
-        defaults += accepts;
+        add(accepts, accepted);
     }
     if let Some((name, password)) = spec.url.user.as_ref().filter(|_| !given("authorization")) {
         let pair = format!("{name}:{password}");
         let pair = base64::engine::general_purpose::STANDARD.encode(pair);
-        defaults += &format!("Authorization: Basic {pair}\r\n");
+        add("Authorization", &format!("Basic {pair}"));
     }
     if style.close && !given("connection") {
-        defaults += "Connection: close\r\n";
+        add("Connection", "close");
     }
-    head.push(text(defaults));
-    for header in &spec.headers {
-        head.push(text(format!("{}: ", header.name)));
-        head.push(header.value.clone());
-        head.push(text("\r\n".into()));
+    headers.extend(spec.headers.iter().map(|header| (header.name.clone(), header.value.clone())));
+    headers
+}
+
+/// A request compiled for HTTP/2.
+#[derive(Debug)]
+pub(crate) struct Http2Request {
+    pub(crate) fields: Fields,
+    /// Whether the head states the length of the body.
+    pub(crate) states_length: bool,
+    body: Template,
+}
+
+impl Http2Request {
+    fn compile(spec: &RequestSpec, body: Option<&Template>, style: Style) -> Http2Request {
+        let headers = headers(spec, style);
+        let authority = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let authority = authority.map(|(_, value)| value.clone()).unwrap_or_default();
+        let mut fields = Fields::default();
+        fields.add(":method", Template::plain(spec.method.clone()));
+        fields.add(":scheme", Template::plain(spec.url.scheme.name()));
+        fields.add(":authority", authority);
+        fields.add(":path", spec.path.clone());
+        // Headers of HTTP/1 connections (RFC 9113 §8.2.2).
+        const OMITTED: [&str; 6] = [
+            "host",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        for (name, value) in headers {
+            if !OMITTED.contains(&name.to_ascii_lowercase().as_str()) {
+                fields.add(&name, value);
+            }
+        }
+        let states_length = body.is_some() && !spec.chunked;
+        Http2Request { fields, states_length, body: body.cloned().unwrap_or_default() }
     }
-    head
+
+    /// The body of one request, rendered into `out` if it has placeholders.
+    #[inline]
+    pub(crate) fn body<'a>(&'a self, values: Values, out: &'a mut Vec<u8>) -> &'a [u8] {
+        if let Some(plain) = self.body.as_plain() {
+            return plain;
+        }
+        out.clear();
+        self.body.render(values, out);
+        out
+    }
 }
 
 /// A request that an arrival carries itself: of a feed, or the one that a redirect leads to.

@@ -2,6 +2,7 @@
 
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target, TimeoutFrom};
+use crate::{Http2Rules, Protocol};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{REDACTED, nearest};
 use plimsoll_measure::Nanos;
@@ -42,11 +43,20 @@ impl Plan {
             let (name, url) = (&scrape.name, &scrape.url_shown);
             writeln!(out, "  scrapes {url} every second as {name}").expect("writing to memory");
         }
-        let max = counted(self.connections.max, "connection");
+        let max = match self.protocol {
+            Protocol::Http2 => self.describe_http2(),
+            _ => counted(self.connections.max, "connection"),
+        };
         let reuse = if self.connections.reuse { "reused" } else { "one for each request" };
+        let instead = match self.protocol {
+            Protocol::Auto if self.may_use_http2() => {
+                format!(", or {} where the server chooses it", self.describe_http2())
+            }
+            _ => String::new(),
+        };
         writeln!(
             out,
-            "  at most {max} per host and port, {reuse}; requests time out {} after {}",
+            "  at most {max} per host and port{instead}, {reuse}; requests time out {} after {}",
             exact(self.timeout),
             match self.timeout_from {
                 TimeoutFrom::Schedule => "the planned instant",
@@ -67,6 +77,12 @@ impl Plan {
             .expect("writing to memory");
         }
         out
+    }
+
+    fn describe_http2(&self) -> String {
+        let Http2Rules { connections, streams } = self.connections.http2;
+        let connections = counted(connections, "HTTP/2 connection");
+        format!("{connections} of {}", counted(streams, "stream"))
     }
 
     /// What is probably not as intended, but not an error: unknown HTTP methods, each with its first

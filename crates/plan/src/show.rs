@@ -1,7 +1,9 @@
 //! The resolved plan as TOML, which reads back to the same plan. Secrets stay placeholders.
 
 use crate::Objective;
-use crate::document::{ConnectionRules, DefaultHeaders, Plan, TimeoutFrom, TlsRules};
+use crate::document::{
+    ConnectionRules, DefaultHeaders, Http2Rules, Plan, Protocol, TimeoutFrom, TlsRules,
+};
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
 use base64::Engine as _;
@@ -42,7 +44,11 @@ impl Plan {
         line("grace", span(self.grace));
         line("redirects", self.redirects.to_string());
         line("max_body", quote(&show_size(self.body_max)));
-        line("connections", show_connections(&self.connections));
+        if self.protocol != Protocol::default() {
+            line("protocol", word(self.protocol, &Protocol::WORDS));
+        }
+        let versions = (self.protocol != Protocol::Http2, self.may_use_http2());
+        line("connections", show_connections(&self.connections, versions));
         if self.tls != TlsRules::default() {
             line("tls", show_tls(&self.tls, &self.secrets));
         }
@@ -139,8 +145,9 @@ fn table(pairs: &BTreeMap<String, String>) -> String {
     format!("{{ {} }}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
 }
 
-fn show_connections(rules: &ConnectionRules) -> String {
-    let mut text = format!("{{ max = {}, reuse = {}", rules.max, rules.reuse);
+fn show_connections(rules: &ConnectionRules, (http1, http2): (bool, bool)) -> String {
+    let max = if http1 { format!("max = {}, ", rules.max) } else { String::new() };
+    let mut text = format!("{{ {max}reuse = {}", rules.reuse);
     if !rules.sources.is_empty() {
         let sources: Vec<_> = rules.sources.iter().map(|ip| quote(&ip.to_string())).collect();
         text += &format!(", source = [{}]", sources.join(", "));
@@ -150,6 +157,10 @@ fn show_connections(rules: &ConnectionRules) -> String {
     }
     if rules.retry_stale {
         text += ", retry_stale = true";
+    }
+    if http2 {
+        let Http2Rules { connections, streams } = rules.http2;
+        text += &format!(", http2 = {{ connections = {connections}, streams = {streams} }}");
     }
     text + &format!(", dns_ttl = {} }}", span(rules.dns_ttl))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use plimsoll_measure::Nanos;
@@ -36,10 +36,13 @@ const HEAD_LEN: usize = 100;
 const LIMIT_EXCEEDED: i64 = -32005;
 
 /// Answers one request.
-pub(crate) async fn respond(
+pub(crate) async fn respond<B>(
     caller: Arc<Caller>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    request: Request<B>,
+) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    B: hyper::body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
+{
     let shared = &caller.shared;
     // Resets the faults of the previous response.
     caller.control.set(Delivery::Intact);
@@ -83,9 +86,9 @@ pub(crate) async fn respond(
 
 /// Finds the service by the listener, by the first part of the path, by PATH's header if the path is
 /// `/v1`, or because there is only one service.
-fn find_host<'c>(
+fn find_host<'c, B>(
     caller: &'c Caller,
-    request: &Request<Incoming>,
+    request: &Request<B>,
 ) -> Result<&'c Host, Box<Response<Full<Bytes>>>> {
     let shared = &caller.shared;
     if let Some(number) = caller.host {
@@ -164,6 +167,8 @@ async fn answer(
                 Delivery::Cut { left: after.unwrap_or(HEAD_LEN + out.len() / 2), reset: false }
             }
             WireFault::Slow { bytes, every } => Delivery::Drip { bytes, every },
+            WireFault::Refuse => Delivery::Refuse,
+            WireFault::Calm => Delivery::Calm,
         });
     }
     json(StatusCode::OK, out)

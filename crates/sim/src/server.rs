@@ -1,4 +1,6 @@
-//! Accepts connections and serves HTTP/1.1 on them, with one runtime per thread.
+//! Accepts connections and serves HTTP/1.1 or HTTP/2 on them, with one runtime per thread.
+//!
+//! Without TLS, a connection that begins with the preface of HTTP/2 is HTTP/2; with TLS, ALPN decides.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,11 +12,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use plimsoll_measure::Nanos;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::http::{self, Caller};
+use crate::http2;
 use crate::sim::Shared;
 use crate::timer::Timer;
 use crate::wire::{Control, Wire};
@@ -141,10 +145,34 @@ async fn connection(shared: Arc<Shared>, timer: Timer, stream: TcpStream, host: 
         connection: number,
         host,
     });
+    match &shared.tls {
+        Some(tls) => {
+            let wire = Wire::new(stream, Vec::new(), control);
+            if let Ok(wire) = tls.accept(wire).await {
+                let is_http2 = wire.get_ref().1.alpn_protocol() == Some(b"h2");
+                serve_on(wire, is_http2, caller).await;
+            }
+        }
+        None => {
+            if let Ok((first, is_http2)) = http2::first_bytes(&stream).await {
+                serve_on(Wire::new(stream, first, control), is_http2, caller).await;
+            }
+        }
+    }
+    shared.record.connections_closed.fetch_add(1, Ordering::Relaxed);
+}
+
+async fn serve_on(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http2: bool,
+    caller: Arc<Caller>,
+) {
+    if is_http2 {
+        return http2::serve(io, caller).await;
+    }
     let service = service_fn(move |request| http::respond(caller.clone(), request));
-    let wire = TokioIo::new(Wire::new(stream, control));
-    let connection = http1::Builder::new().pipeline_flush(true).serve_connection(wire, service);
+    let mut builder = http1::Builder::new();
+    let connection = builder.pipeline_flush(true).serve_connection(TokioIo::new(io), service);
     // Errors are caused by the peer, or by an injected fault.
     let _ = connection.await;
-    shared.record.connections_closed.fetch_add(1, Ordering::Relaxed);
 }

@@ -9,23 +9,31 @@
 //! A connection always ends with [`Event::Closed`], after the end of each of its exchanges was
 //! reported.
 //!
-//! `docs/design/connections.md` describes how HTTP/2, WebSocket and SSE would fit in.
+//! `docs/design/connections.md` describes the protocols, and how WebSocket and SSE would fit in.
 
+mod body;
 mod excerpts;
 mod http1;
+mod http2;
+mod resources;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_http2;
 #[cfg(test)]
 mod tests_wire;
 mod transport;
 
 use crate::arrival::Id;
+use crate::http2::frame::Code;
 use crate::request::Request;
 use crate::system::{Readiness, Socket};
 pub(crate) use excerpts::{EXCERPT_MAX, Excerpts};
 use http1::Http1;
+use http2::Http2;
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason, SplitValue};
-use plimsoll_plan::Values;
+use plimsoll_plan::{Protocol as Chosen, Values};
+pub(crate) use resources::{Bodies, BodyBudget, ReadResources};
 use std::io;
 pub(crate) use transport::TlsStart;
 use transport::Transport;
@@ -52,47 +60,6 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trace: bool,
 }
 
-/// Worker resources that connections use while reading.
-pub(crate) struct ReadResources {
-    /// The read buffer; its size limits one read.
-    pub(crate) scratch: Vec<u8>,
-    pub(crate) budget: BodyBudget,
-    pub(crate) excerpts: Excerpts,
-}
-
-/// The budget for incomplete bodies, shared by all connections of a worker.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BodyBudget {
-    used: u64,
-    max: u64,
-}
-
-impl BodyBudget {
-    /// An unused budget of `max` bytes.
-    pub(crate) fn new(max: u64) -> BodyBudget {
-        BodyBudget { used: 0, max }
-    }
-
-    /// Bytes in use.
-    #[cfg(test)]
-    pub(crate) fn used(self) -> u64 {
-        self.used
-    }
-
-    /// Reserves more bytes; returns false if they exceed the budget.
-    fn reserve(&mut self, bytes: u64) -> bool {
-        let fits = self.used + bytes <= self.max;
-        if fits {
-            self.used += bytes;
-        }
-        fits
-    }
-
-    fn release(&mut self, bytes: u64) {
-        self.used -= bytes;
-    }
-}
-
 /// The outcome of passing a request to a connection.
 #[derive(Debug)]
 pub(crate) enum Started {
@@ -100,6 +67,8 @@ pub(crate) enum Started {
     Sent { bytes: u64 },
     /// No byte was accepted yet; [`Event::Sent`] follows.
     Queued { bytes: u64 },
+    /// The same, and [`Connection::flush`] writes it, with others that are started meanwhile.
+    Buffered { bytes: u64 },
     /// No byte was accepted and none will be: the request may be sent on another connection. This
     /// one takes no more; [`Connection::next`] reports the end of its exchanges.
     Refused,
@@ -161,11 +130,13 @@ pub(crate) struct Failure {
     pub(crate) error: Option<io::Error>,
     /// The stated size of a body that is too large.
     pub(crate) body_len: Option<u64>,
+    /// The code with which the peer reset a stream.
+    pub(crate) code: Option<Code>,
 }
 
 impl Failure {
     pub(crate) fn of(class: ErrorClass) -> Failure {
-        Failure { class, fault: None, error: None, body_len: None }
+        Failure { class, fault: None, error: None, body_len: None, code: None }
     }
 
     pub(crate) fn fault(fault: Fault) -> Failure {
@@ -190,6 +161,8 @@ impl Failure {
 pub(crate) enum Event<'a> {
     /// TCP is connected and the TLS handshake begins.
     Handshaking,
+    /// The transport is ready, and the peer's HTTP/2 settings are awaited.
+    Settling,
     /// The connection is established and has capacity.
     Established,
     /// The kernel accepted the first byte of a queued request.
@@ -200,6 +173,9 @@ pub(crate) enum Event<'a> {
     Answered { arrival: Id, bytes: u64, answer: Answer<'a> },
     /// An exchange failed; the connection may still be usable.
     Failed { arrival: Id, bytes: u64, failure: Failure },
+    /// The peer has not processed the request of an exchange and will not: it may be sent on another
+    /// connection. `failure` applies if it is not.
+    Returned { arrival: Id, bytes: u64, failure: Failure },
     /// The connection is closed; `reason` is used if a replacement is opened. The end of each of
     /// its exchanges was reported before. Without a failure, the close was orderly.
     Closed { reason: OpenReason, failure: Option<Failure> },
@@ -214,7 +190,17 @@ fn closed(failure: Failure) -> Event<'static> {
 enum Phase {
     Connecting,
     Handshaking,
+    /// HTTP/2: the peer's settings are awaited.
+    Settling,
     Established,
+}
+
+/// Which protocol a connection may use, and with how many streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) protocol: Chosen,
+    /// Maximum number of streams, with HTTP/2.
+    pub(crate) streams: u32,
 }
 
 /// A connection, whatever its protocol.
@@ -234,13 +220,19 @@ pub(crate) struct Connection<K> {
     /// Readiness that was reported but not yet handled, because other connections have their turn
     /// first.
     pub(crate) unread: Readiness,
+    /// Whether it is queued for [`Connection::flush`].
+    pub(crate) flushing: bool,
     phase: Phase,
+    offer: Offer,
     transport: Transport<K>,
     protocol: Protocol,
 }
 
+/// HTTP/1.1 until something else is agreed on.
+#[expect(clippy::large_enum_variant, reason = "HTTP/1.1 needs many connections, HTTP/2 few")]
 enum Protocol {
     Http1(Http1),
+    Http2(Box<Http2>),
 }
 
 impl<K: Socket> Connection<K> {
@@ -250,7 +242,7 @@ impl<K: Socket> Connection<K> {
     /// If the TLS session cannot be created.
     pub(crate) fn new(
         socket: K,
-        tls: Option<&TlsStart>,
+        (tls, offer): (Option<&TlsStart>, Offer),
         (pool, address): (usize, usize),
         (serial, sampled): (u64, bool),
         now: Nanos,
@@ -264,7 +256,9 @@ impl<K: Socket> Connection<K> {
             listed: false,
             slow: false,
             unread: Readiness::NONE,
+            flushing: false,
             phase: Phase::Connecting,
+            offer,
             transport: Transport::new(socket, tls)?,
             protocol: Protocol::Http1(Http1::new()),
         })
@@ -278,6 +272,8 @@ impl<K: Socket> Connection<K> {
             Protocol::Http1(http) => {
                 usize::from(self.phase == Phase::Established && http.is_free())
             }
+            Protocol::Http2(http) if self.phase == Phase::Established => http.capacity(),
+            Protocol::Http2(_) => 0,
         }
     }
 
@@ -300,6 +296,40 @@ impl<K: Socket> Connection<K> {
                 }
                 http.start(&mut self.transport, outgoing, buffers)
             }
+            Protocol::Http2(http) => http.start(outgoing, buffers),
+        }
+    }
+
+    /// Whether [`Connection::flush`] has something to write.
+    #[inline]
+    pub(crate) fn is_unflushed(&self) -> bool {
+        match &self.protocol {
+            Protocol::Http1(_) => false,
+            Protocol::Http2(http) => http.is_pending(),
+        }
+    }
+
+    /// Writes what was buffered. [`Connection::next`] reports what was sent, or why nothing was.
+    pub(crate) fn flush(&mut self) {
+        if let Protocol::Http2(http) = &mut self.protocol {
+            http.flush(&mut self.transport);
+        }
+    }
+
+    /// The most streams that the peer allows at a time; `None` unless it speaks HTTP/2.
+    #[inline]
+    pub(crate) fn peer_streams(&self) -> Option<u32> {
+        match &self.protocol {
+            Protocol::Http1(_) => None,
+            Protocol::Http2(http) => Some(http.peer_streams()),
+        }
+    }
+
+    /// Whether the peer keeps its window closed for the rest of a request.
+    pub(crate) fn is_stalled(&self, arrival: Id) -> bool {
+        match &self.protocol {
+            Protocol::Http1(_) => false,
+            Protocol::Http2(http) => http.is_stalled(arrival),
         }
     }
 
@@ -307,6 +337,7 @@ impl<K: Socket> Connection<K> {
     pub(crate) fn is_used(&self) -> bool {
         match &self.protocol {
             Protocol::Http1(http) => http.is_used(),
+            Protocol::Http2(http) => http.is_used(),
         }
     }
 
@@ -325,12 +356,20 @@ impl<K: Socket> Connection<K> {
         share: &mut usize,
         resources: &'a mut ReadResources,
     ) -> Option<Event<'a>> {
-        if self.phase != Phase::Established {
-            return self.establish();
+        if matches!(self.phase, Phase::Connecting | Phase::Handshaking) {
+            let event = self.establish();
+            // The peer's settings may have come with the end of the handshake.
+            ready.readable |= self.phase == Phase::Settling;
+            return event;
         }
-        match &mut self.protocol {
+        let event = match &mut self.protocol {
             Protocol::Http1(http) => http.next(&mut self.transport, ready, share, resources),
+            Protocol::Http2(http) => http.next(&mut self.transport, ready, share, resources),
+        };
+        if matches!(event, Some(Event::Established)) {
+            self.phase = Phase::Established;
         }
+        event
     }
 
     fn establish(&mut self) -> Option<Event<'static>> {
@@ -345,10 +384,7 @@ impl<K: Socket> Connection<K> {
             }
         }
         match self.transport.is_ready() {
-            Ok(true) => {
-                self.phase = Phase::Established;
-                Some(Event::Established)
-            }
+            Ok(true) => Some(self.agree()),
             Ok(false) => None,
             Err(error) => {
                 let mut failure = Failure::of_open(error);
@@ -358,6 +394,27 @@ impl<K: Socket> Connection<K> {
                 Some(closed(failure))
             }
         }
+    }
+
+    /// Begins the protocol that was agreed on in the handshake, or that is known in advance.
+    fn agree(&mut self) -> Event<'static> {
+        let is_http2 = match self.offer.protocol {
+            Chosen::Http1 => false,
+            Chosen::Auto => self.transport.agreed_on_http2(),
+            Chosen::Http2 if self.transport.is_secure() && !self.transport.agreed_on_http2() => {
+                return closed(Failure::fault(Fault::Http2NotOffered));
+            }
+            Chosen::Http2 => true,
+        };
+        if !is_http2 {
+            self.phase = Phase::Established;
+            return Event::Established;
+        }
+        self.phase = Phase::Settling;
+        let mut http = Box::new(Http2::new(self.offer.streams));
+        http.flush(&mut self.transport);
+        self.protocol = Protocol::Http2(http);
+        Event::Settling
     }
 
     /// Whether the connection is established.
@@ -370,10 +427,16 @@ impl<K: Socket> Connection<K> {
         self.phase == Phase::Handshaking && self.transport.is_secure()
     }
 
+    /// Whether the peer's HTTP/2 settings are awaited.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.phase == Phase::Settling
+    }
+
     /// Whether it has no exchange.
     pub(crate) fn is_idle(&self) -> bool {
         match &self.protocol {
             Protocol::Http1(http) => http.is_idle(),
+            Protocol::Http2(http) => http.is_idle(),
         }
     }
 
@@ -382,6 +445,7 @@ impl<K: Socket> Connection<K> {
     pub(crate) fn abandon(&mut self, arrival: Id, resources: &mut ReadResources) {
         match &mut self.protocol {
             Protocol::Http1(http) => http.abandon(arrival, resources),
+            Protocol::Http2(http) => http.abandon(arrival, resources),
         }
     }
 
@@ -389,6 +453,7 @@ impl<K: Socket> Connection<K> {
     pub(crate) fn take_trace(&mut self, arrival: Id) -> Option<Trace> {
         match &mut self.protocol {
             Protocol::Http1(http) => http.take_trace(arrival),
+            Protocol::Http2(http) => http.take_trace(arrival),
         }
     }
 

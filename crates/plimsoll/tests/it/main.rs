@@ -14,6 +14,7 @@ mod gateway;
 mod habits;
 mod host_limits;
 mod http;
+mod http2;
 mod instrument_secrets;
 mod live;
 mod operating;

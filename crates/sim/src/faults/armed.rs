@@ -53,6 +53,8 @@ pub(crate) enum WireFault {
     Reset { after: usize },
     Truncate { after: Option<usize> },
     Slow { bytes: usize, every: Nanos },
+    Refuse,
+    Calm,
 }
 
 /// The effects of faults on one call.
@@ -131,6 +133,26 @@ impl ArmedFaults {
         refusals.filter_map(|armed| when(armed)).collect::<Vec<_>>().into_iter()
     }
 
+    /// After how many streams an HTTP/2 connection ends with GOAWAY.
+    pub(crate) fn goaway_after(&self, now: Nanos) -> Option<u64> {
+        if self.is_empty() {
+            return None;
+        }
+        let armed = self.armed();
+        let after = armed.iter().filter_map(|armed| match armed.fault.kind {
+            FaultKind::Goaway { after } => {
+                armed.fault.window.turn(now - armed.set_at).map(|_| after)
+            }
+            _ => None,
+        });
+        after.min()
+    }
+
+    /// Counts a GOAWAY.
+    pub(crate) fn count_goaway(&self) {
+        self.count(&FaultKind::Goaway { after: 0 });
+    }
+
     /// The effects on a request for `service` that calls `methods`.
     pub(crate) fn apply(&self, service: &str, methods: &[&str], now: Nanos) -> RequestEffects {
         let mut effects = RequestEffects::default();
@@ -166,10 +188,13 @@ impl ArmedFaults {
                     effects.wire = Some(WireFault::Slow { bytes, every });
                 }
                 FaultKind::Garbage => effects.garbage = true,
-                // Handled by `apply_to_call`, by `refusing`, and above.
+                FaultKind::RefuseStream => effects.wire = Some(WireFault::Refuse),
+                FaultKind::Calm => effects.wire = Some(WireFault::Calm),
+                // Handled by `apply_to_call`, by `refusing`, by `goaway_after`, and above.
                 FaultKind::Error { .. }
                 | FaultKind::WrongId
                 | FaultKind::Refuse
+                | FaultKind::Goaway { .. }
                 | FaultKind::Reorganise { .. } => continue,
             }
             self.count(kind);

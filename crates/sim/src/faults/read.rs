@@ -21,6 +21,9 @@ const KINDS: &[&str] = &[
     "refuse",
     "wrong_id",
     "garbage",
+    "goaway",
+    "refuse_stream",
+    "enhance_your_calm",
 ];
 
 /// Reads a file of `[[fault]]` tables.
@@ -181,6 +184,9 @@ fn read_kind(table: &Table<'_>) -> Option<FaultKind> {
         },
         "refuse" => FaultKind::Refuse,
         "wrong_id" => FaultKind::WrongId,
+        "goaway" => FaultKind::Goaway { after: number("after", 1_000, 1, 1 << 40)? },
+        "refuse_stream" => FaultKind::RefuseStream,
+        "enhance_your_calm" => FaultKind::Calm,
         _ => FaultKind::Garbage,
     })
 }
