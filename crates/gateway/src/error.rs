@@ -108,6 +108,8 @@ errors! {
     TooManyConnections = "too_many_connections", -32005, 503, yes, Gateway, "Another connection would exceed limits.connections, the connections' quota of limits.memory, or the process's file descriptors. The connection is closed.";
     NoUpstream = "no_upstream", -32002, 503, yes, Gateway, "The service has no upstream.";
     WrongChain = "wrong_chain", -32002, 503, yes, Gateway, "Every upstream of the service is on a different chain from the service's chain_id.";
+    Behind = "behind", -32002, 503, yes, Upstream, "No upstream has a block that was already served as latest, safe or finalized: after a reorganisation, or because the upstreams that had it are gone.";
+    NoAgreement = "no_agreement", -32002, 502, yes, Upstream, "Fewer upstreams than agree requires answered the same.";
     Unreachable = "unreachable", -32002, 502, yes, Upstream, "The connection to the upstream failed: refused, no route, name not found, or a TLS error. Nothing was sent.";
     TimedOut = "timed_out", -32002, 504, yes, Upstream, "The upstream did not answer within the service's timeout.";
     Broken = "broken", -32002, 502, yes, Upstream, "The upstream closed the connection before or during its answer, or its answer is not valid HTTP.";
@@ -159,7 +161,7 @@ pub(crate) struct RetryAfter(pub(crate) u32);
 impl RetryAfter {
     /// The default if the upstream gave no number: soon, but not immediately.
     pub(crate) const SOON: RetryAfter = RetryAfter(1);
-    const MAX: u32 = 3_600;
+    pub(crate) const MAX: u32 = 3_600;
 
     /// Parses an upstream's Retry-After: seconds, or a date. Anything else, and a date in the past,
     /// gives [`RetryAfter::SOON`].

@@ -2,12 +2,16 @@
 //! public interface.
 
 use plimsoll_rpc::json;
+use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::{self, Body as Calls, Call};
 
+use crate::agree::{Agreement, Answer};
 use crate::call::{attempt, judge};
 use crate::http1::{self, Body, Progress};
 use crate::payload::{Composer, Payload};
 use crate::protocol::Protocol;
+use crate::protocol::evm::block_param::{Block, BlockParam, Tag};
+use crate::sends::{Raw, Sought};
 use crate::serve::face;
 use crate::upstream::Reading;
 
@@ -116,6 +120,36 @@ pub fn error(code: i64, message: &[u8], data: &[u8], status: u16) -> (&'static s
     body.extend_from_slice(b"}}");
     let verdict = judge::judge(Protocol::Evm, &body, status, 42).expect("an answer to the call");
     (verdict.outcome.name(), written(&verdict, b"7", &body))
+}
+
+/// Binds the moving tags in parameters to a number. Returns the parameters, and whether they still name
+/// such a tag; `None` if nothing changes or the method is not known.
+pub fn bound(method: &str, params: &[u8], number: u64) -> Option<(Vec<u8>, bool)> {
+    let is_moving = |tag| matches!(tag, Tag::Latest | Tag::Safe | Tag::Finalized);
+    let param = BlockParam::of(Method::find(method)?);
+    let mut bound = Vec::new();
+    param.bind(params, |tag| is_moving(tag).then_some(number), &mut bound);
+    if bound.is_empty() {
+        return None;
+    }
+    let mut blocks = param.blocks(Some(&bound));
+    let is_left = blocks.any(|block| matches!(block, Block::Tag(tag) if is_moving(tag)));
+    drop(blocks);
+    Some((bound, is_left))
+}
+
+/// Reads parameters as those of a send and of a read about a transaction. Returns the hash of the
+/// transaction that is sent, if there is one.
+pub fn transaction(method: &str, params: &[u8]) -> Option<[u8; 32]> {
+    Sought::of(method, Some(params));
+    let raw = Raw::of(params)?;
+    raw.sender();
+    Some(raw.hash())
+}
+
+/// Whether two results agree.
+pub fn agree(left: &[u8], right: &[u8]) -> bool {
+    Agreement::of(&[Answer::Result(left), Answer::Result(right)], false).answer(2).is_some()
 }
 
 fn written(verdict: &judge::Verdict, id: &[u8], body: &[u8]) -> Vec<u8> {

@@ -22,17 +22,19 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::call::chain;
+use crate::call::health;
 use crate::call::routing::Routing;
 use crate::call::worker::{Phase, Shared, State, Worker};
 use crate::host::Host;
 use crate::keeper::Keeper;
 use crate::keeper::dns::{self, Resolver};
+use crate::local::Time;
 use crate::observe::access_log::AccessLog;
 use crate::offload;
 use crate::serve::acceptor::{self, Accepted, Acceptor};
 use crate::serve::session::{self, Arrival, Sessions};
 use crate::transport::tls::Certificate;
+use crate::upstream::Network;
 
 /// A gateway that no caller was connected to for this long is not in the rotation of any load balancer,
 /// and need not wait for one to notice that it is draining. Balancers probe more often.
@@ -106,10 +108,15 @@ impl Gateway {
         definitions: &Definitions,
         host: Host,
     ) -> Result<Gateway, StartError> {
+        let time = Time::start();
         let mut serial = 0;
-        let routing =
-            Routing::compile(definitions, &Routing::empty(), settings.workers, &mut serial)
-                .map_err(StartError::Tls)?;
+        let routing = Routing::compile(
+            definitions,
+            &Routing::empty(time.seed()),
+            settings.workers,
+            &mut serial,
+        )
+        .map_err(StartError::Tls)?;
         let certificate = settings.tls.as_ref().map(Certificate::read).transpose();
         let certificate = certificate.map_err(StartError::Tls)?.map(Arc::new);
         let tls = certificate.as_ref().map(Certificate::acceptor).transpose();
@@ -124,7 +131,7 @@ impl Gateway {
         let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
         let resolver = Resolver::new(resolve, keeper.handle().clone());
         let workers = settings.workers;
-        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host));
+        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host, time));
         let (stop, stopped) = watch::channel(false);
         let gateway = Gateway {
             shared,
@@ -137,7 +144,9 @@ impl Gateway {
             keeper,
         };
         let watched = gateway.shared.clone();
-        gateway.keeper.run(move || chain::watch(Rc::new(Worker::new(watched, workers))));
+        gateway
+            .keeper
+            .run(move || health::watch(Rc::new(Worker::new(watched, workers, Network::Host))));
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -337,7 +346,7 @@ impl WorkerThread {
 
     async fn serve(mut self, shared: Arc<Shared>, mut arrivals: mpsc::UnboundedReceiver<Accepted>) {
         let mut phases = shared.phases();
-        let worker = Rc::new(Worker::new(shared, self.number));
+        let worker = Rc::new(Worker::new(shared, self.number, Network::Host));
         let sessions = Rc::new(Sessions::default());
         tokio::task::spawn_local(worker.clone().tidy());
         let closing = {

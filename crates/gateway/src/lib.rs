@@ -11,10 +11,14 @@
 //! - [`observe`]: counters, metrics, access log
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
 //!   capacity, bodies, long work
-//! - [`protocol`]: the services' protocols: the meanings of errors
+//! - [`heads`]: which heads of a chain are served, and which upstreams have them
+//! - [`agree`]: whether the answers of several upstreams agree
+//! - [`sends`]: transactions that callers send, and which upstreams took them
+//! - [`protocol`]: the services' protocols: the meanings of errors, where calls name blocks
 //! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
 //! - `fuzz`: entry points for fuzzing
 
+pub mod agree;
 mod buffer;
 mod call;
 pub mod error;
@@ -22,6 +26,7 @@ pub mod error;
 pub mod fuzz;
 pub mod gateway;
 mod gzip;
+pub mod heads;
 mod host;
 mod http1;
 mod keeper;
@@ -31,7 +36,10 @@ mod offload;
 mod payload;
 mod permit;
 pub mod protocol;
+pub mod sends;
 mod serve;
+#[cfg(test)]
+mod simulation;
 mod transport;
 mod upstream;
 mod warnings;

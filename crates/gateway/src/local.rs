@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::observe::stats::{Counts, Sharded};
 use crate::permit::{Capacity, Purpose, Share};
+use crate::transport::timer::Timer;
 
 /// The initial size of a buffer; fits a typical request or answer.
 pub(crate) const BUFFER_SIZE: usize = 8 << 10;
@@ -23,22 +24,51 @@ pub(crate) const BUFFER_POOLED_MAX: usize = 16 << 10;
 /// Maximum number of pooled buffers, 1 MiB to 2 MiB in total.
 const BUFFERS_POOLED_MAX: usize = 128;
 
-/// The clock of all threads, and its origin on tokio's clock.
+/// Maximum number of pooled timers, 128 bytes each.
+const TIMERS_POOLED_MAX: usize = 1_024;
+
+/// The clock of all threads, its origin on tokio's clock, and the seed of random choices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Time {
     clock: Clock,
     origin: Instant,
+    seed: u64,
+    /// Whether tokio's clock, which a test may have paused, is read instead.
+    #[cfg(test)]
+    is_virtual: bool,
 }
 
 impl Time {
     pub(crate) fn start() -> Time {
         #[allow(clippy::disallowed_methods)] // tokio's clock, read once together with our own
         let origin = Instant::now();
-        Time { clock: Clock::start(), origin }
+        Time {
+            clock: Clock::start(),
+            origin,
+            seed: WallClock::now().unix_ns,
+            #[cfg(test)]
+            is_virtual: false,
+        }
+    }
+
+    /// The time of a runtime whose clock is paused.
+    #[cfg(test)]
+    pub(crate) fn start_virtual(seed: u64) -> Time {
+        Time { seed, is_virtual: true, ..Time::start() }
+    }
+
+    /// The seed of random choices.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
     }
 
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
+        #[cfg(test)]
+        #[allow(clippy::disallowed_methods)] // tokio's clock is the virtual one
+        if self.is_virtual {
+            return Instant::now().saturating_duration_since(self.origin).into();
+        }
         self.clock.now()
     }
 
@@ -58,6 +88,7 @@ pub(crate) struct Local {
     time: Time,
     recent: Cell<Nanos>,
     buffers: RefCell<Vec<Vec<u8>>>,
+    timers: RefCell<Vec<Timer>>,
     random: RefCell<Sequence>,
     /// The second, on our clock, for which `Date` was last formatted, and its text.
     date: RefCell<(u64, String)>,
@@ -70,7 +101,7 @@ impl Local {
         capacity: Arc<Capacity>,
         counts: Arc<Sharded<Counts>>,
     ) -> Local {
-        let seed = Key::new(WallClock::now().unix_ns).with(number as u64);
+        let seed = Key::new(time.seed).with(number as u64);
         Local {
             number,
             capacity,
@@ -78,6 +109,7 @@ impl Local {
             time,
             recent: Cell::new(time.now()),
             buffers: RefCell::default(),
+            timers: RefCell::default(),
             random: RefCell::new(seed.sequence()),
             date: RefCell::new((u64::MAX, String::new())),
         }
@@ -137,6 +169,21 @@ impl Local {
         if fits && pooled.len() < BUFFERS_POOLED_MAX {
             buffer.clear();
             pooled.push(buffer);
+        }
+    }
+
+    /// A timer; one from the pool may still be registered for an earlier deadline.
+    #[inline]
+    pub(crate) fn take_timer(&self, until: Nanos) -> Timer {
+        let pooled = self.timers.borrow_mut().pop();
+        pooled.unwrap_or_else(|| Timer::new(self.instant(until)))
+    }
+
+    #[inline]
+    pub(crate) fn give_timer(&self, timer: Timer) {
+        let mut pooled = self.timers.borrow_mut();
+        if pooled.len() < TIMERS_POOLED_MAX {
+            pooled.push(timer);
         }
     }
 

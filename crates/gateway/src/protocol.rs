@@ -1,7 +1,7 @@
 //! The protocol that a service speaks on top of JSON-RPC: its methods' classes and the meaning of
 //! its upstreams' errors.
 
-mod evm;
+pub mod evm;
 
 use plimsoll_rpc::method::{Class, Method};
 

@@ -1,8 +1,7 @@
 //! The HTTP/1.1 client: requests to upstreams over pooled connections.
 //!
-//! Each worker has its own connections; the most recently used is taken first. [`Client::send`]
-//! writes a request and reads the head of the response. Hot paths call [`Client::prepare`] and
-//! [`Reply::begin`] instead, which moves the [`Reply`] less. The body is then read as a whole or in
+//! Each worker has its own connections; the most recently used is taken first. [`Client::prepare`]
+//! gets a connection, and [`Reply::begin`] writes the request and reads the head of the response. The body is then read as a whole or in
 //! chunks. A [`Failure`] reports whether any byte of the request may have reached the upstream, and
 //! whether a pooled connection turned out to be closed. Nothing is resent here; the caller decides
 //! whether to retry.
@@ -16,7 +15,7 @@
 
 mod connect;
 mod health;
-mod limiter;
+mod parking;
 mod pool;
 mod reply;
 mod secrets;
@@ -32,6 +31,7 @@ use bytes::BufMut;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model;
 use plimsoll_registry::settings::{Limits, Settings};
+use plimsoll_resilience::RateLimit;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
 
@@ -42,8 +42,9 @@ use crate::observe::stats::{Counter, Sharded};
 use crate::transport::io::{Io, write_all};
 use crate::transport::timer::{Late, Timer};
 
+pub(crate) use connect::Network;
 pub(crate) use health::{FailureReport, Health};
-pub(crate) use limiter::Limiter;
+pub(crate) use parking::Parking;
 use pool::Pool;
 use reply::Checkout;
 pub(crate) use reply::{Reading, Reply, ReplyChunks, Response, Reusable};
@@ -67,7 +68,9 @@ pub(crate) struct Upstream {
     pub(crate) connector: Option<TlsConnector>,
     /// Relays in flight, by worker.
     pub(crate) in_flight: Arc<Sharded<Counter>>,
-    pub(crate) limiter: Option<Limiter>,
+    pub(crate) rate_limit: Option<RateLimit>,
+    /// Until when it has asked not to be called.
+    pub(crate) parking: Arc<Parking>,
     pub(crate) health: Arc<Health>,
     /// What its answers must not reveal to callers.
     pub(crate) secrets: Secrets,
@@ -79,9 +82,20 @@ impl Upstream {
         self.in_flight.sum(Counter::get)
     }
 
-    /// Whether the rate limit admits a call now. If so, the call is counted against it.
-    pub(crate) fn admit(&self, now: Nanos) -> bool {
-        self.limiter.as_ref().is_none_or(|limiter| limiter.admit(now))
+    /// Whether the upstream's limits admit a call of this method now. If so, the call is counted
+    /// against its rate limit.
+    #[inline]
+    pub(crate) fn admit(&self, method: &str, now: Nanos) -> bool {
+        self.parking.until_for(method, now).is_none()
+            && self.rate_limit.as_ref().is_none_or(|limit| limit.admit(now))
+    }
+
+    /// How long until the upstream's limits admit a call of this method.
+    #[cold]
+    pub(crate) fn wait(&self, method: &str, now: Nanos) -> Nanos {
+        let parked = self.parking.until_for(method, now).map_or(Nanos::ZERO, |until| until - now);
+        let limited = self.rate_limit.as_ref().map_or(Nanos::ZERO, |limit| limit.wait(now));
+        parked.max(limited)
     }
 }
 
@@ -210,30 +224,21 @@ impl Failure {
 pub(crate) struct Client {
     pub(crate) local: Rc<Local>,
     resolver: Arc<Resolver>,
+    network: Network,
     pools: RefCell<BTreeMap<(u64, Use), Rc<Pool>>>,
     /// The most connections in use to one upstream.
     connections_max: usize,
 }
 
 impl Client {
-    pub(crate) fn new(local: Rc<Local>, resolver: Arc<Resolver>, settings: &Settings) -> Client {
+    pub(crate) fn new(
+        local: Rc<Local>,
+        resolver: Arc<Resolver>,
+        network: Network,
+        settings: &Settings,
+    ) -> Client {
         let connections_max = settings.limits.upstream_connections.div_ceil(settings.workers);
-        Client { local, resolver, pools: RefCell::default(), connections_max }
-    }
-
-    /// Sends a request and reads the head of the response.
-    ///
-    /// # Errors
-    /// No head arrived within the deadline and the limits.
-    pub(crate) async fn send(
-        &self,
-        upstream: &Upstream,
-        request: &Request<'_>,
-        limits: &Limits,
-    ) -> Result<Reply, Failure> {
-        let mut reply = self.prepare(upstream, request, limits).await?;
-        reply.begin(request).await?;
-        Ok(reply)
+        Client { local, resolver, network, pools: RefCell::default(), connections_max }
     }
 
     /// Gets a connection for a request and creates its reply. Nothing is sent before

@@ -8,7 +8,7 @@ use std::fmt;
 
 use plimsoll_config::{Place, Problems};
 use plimsoll_registry::Definitions;
-use plimsoll_registry::model::Upstream;
+use plimsoll_registry::model::{Service, Upstream};
 use plimsoll_registry::settings::Settings;
 use plimsoll_registry::store::EntryKind;
 
@@ -82,7 +82,32 @@ pub fn warnings(settings: &Settings, definitions: &Definitions) -> Vec<Warning> 
             service.id
         ));
     }
+    for service in &definitions.services {
+        let of_service: Vec<&Upstream> = definitions
+            .upstreams
+            .iter()
+            .filter(|one| one.service.as_ref().is_none_or(|id| *id == service.id))
+            .collect();
+        found.extend(of_upstreams(service, &of_service).map(|message| Warning {
+            entry: Some((EntryKind::Service, service.id.clone())),
+            message,
+        }));
+    }
     found
+}
+
+/// What is probably wrong with the upstreams of a service.
+fn of_upstreams(service: &Service, upstreams: &[&Upstream]) -> impl Iterator<Item = String> {
+    let most = service.agree.most();
+    let too_few = (most > 1 && usize::from(most) > upstreams.len()).then(|| {
+        format!("agree = {most}, more than its upstreams ({}): calls fail", upstreams.len())
+    });
+    let tiers: std::collections::BTreeSet<u8> = upstreams.iter().map(|one| one.tier).collect();
+    let highest = tiers.last().copied().unwrap_or_default();
+    let gap = (0..highest)
+        .find(|tier| !tiers.contains(tier))
+        .map(|tier| format!("it has upstreams in tier {highest}, but none in tier {tier}"));
+    too_few.into_iter().chain(gap)
 }
 
 /// Why no REST request reaches an upstream, if so.
@@ -104,7 +129,7 @@ fn no_rest(upstream: &Upstream, definitions: &Definitions) -> Option<String> {
 mod tests {
     use super::*;
     use plimsoll_config::Text;
-    use plimsoll_registry::model::{Address, Endpoint, Kind, MethodRules, Service};
+    use plimsoll_registry::model::{Address, Endpoint, Kind, MethodRules};
 
     #[test]
     fn rest_in_rules_needs_a_service_with_rest() {
@@ -123,8 +148,12 @@ mod tests {
                 upstream("b", Some("eth")),
                 upstream("path", None),
             ];
-            let endpoint =
-                Endpoint { id: "e".into(), service: "beacon".into(), methods: methods.clone() };
+            let endpoint = Endpoint {
+                id: "e".into(),
+                service: "beacon".into(),
+                methods: methods.clone(),
+                agree: None,
+            };
             let definitions = Definitions { services, upstreams, endpoints: vec![endpoint] };
             let found = warnings(&Settings::default(), &definitions);
             let found: Vec<String> = found.iter().map(Warning::to_string).collect();

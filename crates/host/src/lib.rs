@@ -5,7 +5,7 @@
 //! - [`doctor`]: facts against a demand; [`observe()`]: a moment of timing and CPU
 //! - [`tune`]: kernel settings for a load, and back
 //! - [`Sampler`]: what the host did to this process, second by second
-//! - [`process`], [`Thread`]: resource usage of this process
+//! - [`process`], [`Thread`]: resource usage of this process; [`find_child`]: another process
 //! - [`raise_descriptor_limit`]: the limit of open file descriptors
 //! - [`is_ignored`]: ignored signals
 
@@ -69,6 +69,24 @@ pub fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
+/// The child of a process whose command line has these arguments next to each other.
+pub fn find_child(parent: u32, args: &[&str]) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name, in parentheses, may contain anything.
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let is_child = rest.split_whitespace().nth(1) == Some(parent.to_string().as_str());
+        let line =
+            if is_child { std::fs::read(format!("/proc/{pid}/cmdline")) } else { Ok(vec![]) };
+        let line = line.unwrap_or_default();
+        let given: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let wanted: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        given.windows(wanted.len().max(1)).any(|some| some == wanted)
+    })
+}
+
 /// CPU time since the process started, and the user time within it. Zero if unavailable.
 fn cpu_used() -> (Nanos, Nanos) {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Default::default() };
@@ -97,6 +115,21 @@ fn status_line(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_child_is_found_by_its_arguments() {
+        let mut child = std::process::Command::new("sleep").args(["61", "62"]).spawn().unwrap();
+        let own = std::process::id();
+        // Until it has replaced the image that it was forked from.
+        while find_child(own, &["61", "62"]).is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(find_child(own, &["61", "62"]), Some(child.id()));
+        assert_eq!(find_child(own, &["62", "61"]), None);
+        assert_eq!(find_child(child.id(), &["61", "62"]), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn process_usage_is_reported() {

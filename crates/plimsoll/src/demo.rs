@@ -1,9 +1,10 @@
 //! `plimsoll demo`: the four-chain test, self-contained in one command.
 //!
 //! Starts five gateway instances in front of simulated chains and an edge gateway in front of the
-//! instances, then load-tests the edge. Instances and edge are separate processes, so that the CPU and
+//! instances, then load-tests the edge, and at last kills an instance under load. Instances and edge are separate processes, so that the CPU and
 //! memory of each can be shown; they end with this process.
 
+mod failure;
 mod processes;
 
 use crate::interrupt::Interrupts;
@@ -38,8 +39,9 @@ const ENDPOINTS: [(&str, &str); 4] = [
 ];
 
 /// The plan and its target files, from `scenarios/`.
-const SCENARIO: [(&str, &str); 9] = [
+const SCENARIO: [(&str, &str); 10] = [
     ("demo.toml", include_str!("../../../scenarios/demo.toml")),
+    ("failure.toml", include_str!("../../../scenarios/failure.toml")),
     ("targets-ethereum.txt", include_str!("../../../scenarios/targets-ethereum.txt")),
     ("targets-boba.txt", include_str!("../../../scenarios/targets-boba.txt")),
     ("targets-mantle.txt", include_str!("../../../scenarios/targets-mantle.txt")),
@@ -54,7 +56,8 @@ const SCENARIO: [(&str, &str); 9] = [
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   plimsoll demo
-      four chains at 2,000/s for 20 s, then a ramp to 5,000/s: about 45 s
+      four chains at 2,000/s for 20 s, then a ramp to 5,000/s, then an
+      instance is killed under load: about a minute
   plimsoll demo --rate 200/s --duration 8s
       a short, slow run
   plimsoll demo --live
@@ -115,6 +118,13 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     put(&finished.text())?;
     let code = finished.exit_code(interrupts.first().is_some());
     let kept = finished.keep_records(&interrupts);
+    let mut survived = true;
+    if interrupts.first().is_none() {
+        let (line, held) = failure::run(args, &folder, &instances, &edge, &interrupts)?;
+        put(&format!("\n{line}\n"))?;
+        survived = held || interrupts.first().is_some();
+    }
+    let code = if survived { code } else { ExitCode::from(99) };
     // The whole path, which a browser needs.
     let page = page.canonicalize().ok().filter(|_| kept.is_ok());
     page.iter()
@@ -197,6 +207,23 @@ fn plan(
     let document = Document::new("demo.toml", text);
     Plan::read(&document, &variables, folder.path())
         .map_err(|problems| anyhow::anyhow!("the built-in demo plan is not valid\n{problems}"))
+        .context("please report this")
+}
+
+/// The plan of the last part.
+fn failure_plan(
+    args: &DemoArgs,
+    folder: &Folder,
+    edge: &GatewayProcess,
+    duration: Duration,
+) -> anyhow::Result<Plan> {
+    let mut variables = Variables::none();
+    variables.set("GATEWAY", edge.urls[0].clone());
+    variables.set("RATE", show_rate(args.rate));
+    variables.set("DURATION", show_duration(duration));
+    let document = Document::new("failure.toml", SCENARIO[1].1);
+    Plan::read(&document, &variables, folder.path())
+        .map_err(|problems| anyhow::anyhow!("the built-in failure plan is not valid\n{problems}"))
         .context("please report this")
 }
 

@@ -278,6 +278,33 @@ impl Draft {
         let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
         self.check_listeners(problems);
         self.entries.check(self.config.built_in_services, &ids, parsed, problems);
+        let own = self.addresses();
+        self.entries.check_loops(&own, problems);
+        for instance in instances {
+            if let Some(own) = own.iter().find(|own| entries::leads_to(&instance.address, **own)) {
+                let place = self.places.get("instances").cloned();
+                let message = format!("the instance {own} is this gateway itself");
+                problems.note(
+                    place.unwrap_or(Place::Named("instances".into())),
+                    message,
+                    "list the PATH instances' addresses",
+                );
+            }
+        }
+        if self.database.as_ref().is_some_and(|url| url.value == "off") {
+            self.entries.check_agreement(instances.len(), problems);
+        }
+    }
+
+    /// The addresses that the gateway will listen on.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let own = self.entries.listeners.iter().map(|own| own.listener.address);
+        let mut all: Vec<SocketAddr> = self.config.listen.iter().copied().chain(own).collect();
+        if all.is_empty() {
+            all.extend(Settings::default().listeners.iter().map(|one| one.address));
+        }
+        all.extend(self.config.admin_listen);
+        all
     }
 
     /// Checks listeners against each other and against the rest of the configuration.

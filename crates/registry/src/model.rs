@@ -3,10 +3,16 @@
 //! These are the resolved forms: variables substituted, URLs parsed. They come from the configuration
 //! file, the database and the built-in services, and do not record their origin.
 
+mod resilience;
+
 use std::path::PathBuf;
 
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
+
+pub use resilience::{
+    AGREE_MAX, Agree, HEDGE_MAX, HEDGE_MIN, RETRY_FLOOR_MAX, Resilience, Sending,
+};
 
 /// The longest id of a service, an upstream or an endpoint, in bytes.
 pub const ID_MAX: usize = 128;
@@ -18,7 +24,7 @@ pub const WEIGHT_MAX: u32 = 1_000;
 pub const TIER_MAX: u8 = 9;
 
 /// A chain or an agent family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// The id that callers and PATH instances use: `eth`.
     pub id: String,
@@ -35,6 +41,17 @@ pub struct Service {
     /// Whether requests that are not JSON-RPC are relayed: paths below `/v1`, and methods other than
     /// POST. Method rules do not apply to them.
     pub rest: bool,
+    /// Whether upstreams are asked for their latest block and their readiness at intervals, if there
+    /// are several.
+    pub health_checks: bool,
+    /// How calls survive failing upstreams.
+    pub resilience: Resilience,
+    /// Where transactions are sent.
+    pub send: Sending,
+    /// How many upstreams must agree on reads.
+    pub agree: Agree,
+    /// How long an upstream is not used that disagreed with the others; `None`: it is used.
+    pub park_dissenters: Option<Nanos>,
 }
 
 impl Service {
@@ -51,7 +68,17 @@ impl Service {
             spread: Spread::default(),
             timeout: Service::TIMEOUT,
             rest: false,
+            health_checks: true,
+            resilience: Resilience::default(),
+            send: Sending::default(),
+            agree: Agree::default(),
+            park_dissenters: None,
         }
+    }
+
+    /// How long an attempt may take before another upstream is tried, too.
+    pub fn patience(&self) -> Nanos {
+        self.resilience.patience.unwrap_or(Nanos(self.timeout.0 / 4))
     }
 
     /// The services that every gateway knows, as PATH's rules describe them.
@@ -122,6 +149,8 @@ pub struct Upstream {
     pub methods: MethodRules,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca: Option<PathBuf>,
+    /// Whether it gets no new calls; calls in flight are finished.
+    pub drain: bool,
 }
 
 impl Upstream {
@@ -139,6 +168,7 @@ impl Upstream {
             rate_limit: None,
             methods: MethodRules::default(),
             ca: None,
+            drain: false,
         }
     }
 
@@ -251,6 +281,8 @@ pub struct Endpoint {
     pub service: String,
     /// The methods that may be called.
     pub methods: MethodRules,
+    /// How many upstreams must agree on reads; `None`: as the service says.
+    pub agree: Option<Agree>,
 }
 
 /// An id without its middle, for logs: an endpoint's id is its customer's credential. Shows 4 characters
@@ -261,6 +293,14 @@ pub fn masked(id: &str) -> String {
     let shown = SHOWN_MAX.min(chars.len() / 3);
     let (front, back) = (&chars[..shown], &chars[chars.len() - shown..]);
     front.iter().chain(&['…']).chain(back).collect()
+}
+
+/// Whether a pattern, which may end in `*`, fits a method.
+fn pattern_fits(pattern: &str, method: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => method.starts_with(start),
+        None => pattern == method,
+    }
 }
 
 /// Which methods may be used: the allowed ones except the denied ones. A pattern may end in `*`.
@@ -275,10 +315,7 @@ pub struct MethodRules {
 impl MethodRules {
     /// Whether a method may be used.
     pub fn permit(&self, method: &str) -> bool {
-        let fits = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(start) => method.starts_with(start),
-            None => pattern == method,
-        };
+        let fits = |pattern: &String| pattern_fits(pattern, method);
         !self.deny.iter().any(fits) && (self.allow.is_empty() || self.allow.iter().any(fits))
     }
 

@@ -129,6 +129,14 @@ pub fn members(text: &[u8]) -> Members<'_> {
     Members { inner: Inside::new(text, b'{') }
 }
 
+/// The value of the first member with this name of the object in `text`; `None` if there is none before
+/// the object's end or an error.
+#[inline]
+pub fn member<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut members = members(text).map_while(Result::ok);
+    members.find(|member| *member.plain() == *name.as_bytes()).map(|member| member.value)
+}
+
 /// The items of the array in `text`, in order, validated as they are visited. The iterator ends
 /// after an error; `text` is valid only if the iterator ends without one.
 #[inline]

@@ -9,37 +9,49 @@
 
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Limits;
-use plimsoll_rpc::json;
+use plimsoll_resilience::breaker::Pass;
 use plimsoll_rpc::request::Call;
+use plimsoll_rpc::{answer, json};
 
+use super::chain;
 use super::judge::{Verdict, failed_status, judge};
-use super::relay::{Decimal, Target};
-use super::routing::{self, Route, Tried};
+use super::relay::Decimal;
+use super::routing::{self, Picked, Route};
+use super::target::Target;
 use super::worker::Worker;
-use crate::error::{CallError, Error, ErrorKind, Fault, RetryAfter};
+use crate::error::{CallError, ErrorKind, Fault, RetryAfter};
 use crate::http1::{self, Coding, write_field};
 use crate::local::Local;
 use crate::observe::stats::RelayOutcome;
 use crate::offload;
 use crate::payload::{COPIED_MAX, Composer};
-use crate::protocol::Protocol;
-use crate::upstream::{Failure, FailureReport, Request, Response, Reusable, Reuse, Use};
+use crate::protocol::Category;
+use crate::upstream::{Failure, FailureReport, Reply, Request, Response, Reusable, Reuse, Use};
 use plimsoll_registry::model::Kind;
 
 /// Counts an attempt: as in flight until it is dropped, then once with its outcome.
 pub(crate) struct Attempt<'a> {
     pub(super) local: &'a Local,
     route: &'a Route,
+    /// The breaker's permission, which the outcome is reported with.
+    pass: Option<Pass>,
     usage: Use,
+    method: &'a str,
     sent_at: Nanos,
     /// The outcome and when it was reached; `None` while there is none.
     ended: Option<(RelayOutcome, Nanos)>,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn start(local: &'a Local, route: &'a Route, usage: Use) -> Attempt<'a> {
+    pub(crate) fn start(
+        local: &'a Local,
+        picked: Picked<'a>,
+        usage: Use,
+        method: &'a str,
+    ) -> Attempt<'a> {
+        let Picked { route, pass } = picked;
         route.upstream.in_flight.of(local.number).add(1);
-        Attempt { local, route, usage, sent_at: local.now(), ended: None }
+        Attempt { local, route, pass, usage, method, sent_at: local.now(), ended: None }
     }
 
     /// Sets the outcome, reached `at` this time.
@@ -52,6 +64,8 @@ impl<'a> Attempt<'a> {
     pub(super) fn answered(&mut self, outcome: RelayOutcome, at: Nanos) {
         self.ended(outcome, at);
         self.route.upstream.health.answered(&self.route.upstream.model.id, at);
+        self.route.relays.of(self.local.number).answered(at);
+        self.route.succeeded(self.pass, at);
     }
 
     /// Counts and logs a failure. A stale connection and a lack of capacity in this process are not
@@ -67,10 +81,21 @@ impl<'a> Attempt<'a> {
         if failure.stale || failure.kind == ErrorKind::Busy {
             return;
         }
+        if self.usage == Use::Calls {
+            match (failure.kind, failure.retry_after) {
+                (ErrorKind::UpstreamLimited, wish) => self.limited(wish, at),
+                (_, Some(wish)) => {
+                    let span = Nanos::from_secs(wish.0.into());
+                    self.route.upstream.parking.unavailable(span, at);
+                }
+                _ => {}
+            }
+        }
         let (status, text) = match &failure.detail {
             None => (None, &[][..]),
             Some(detail) => (detail.status, &detail.text[..]),
         };
+        let counts_as_down = counts_as_down(failure.kind, self.usage, status);
         let report = FailureReport {
             upstream: &self.route.upstream.model.id,
             service,
@@ -78,9 +103,19 @@ impl<'a> Attempt<'a> {
             status,
             message: &failure.message,
             text,
-            counts_as_down: counts_as_down(failure.kind, self.usage, status),
+            counts_as_down,
         };
         self.route.upstream.health.failed(&report, at);
+        if counts_as_down {
+            self.route.failed(service, self.pass, at);
+        }
+    }
+
+    /// Stops sending calls of this kind to the upstream for as long as it asks.
+    #[cold]
+    fn limited(&self, retry_after: Option<RetryAfter>, now: Nanos) {
+        let retry_after = retry_after.map(|after| Nanos::from_secs(after.0.into()));
+        self.route.upstream.parking.limited(self.method, retry_after, now);
     }
 
     /// Counts and logs an error object that is not the caller's fault.
@@ -97,6 +132,18 @@ impl<'a> Attempt<'a> {
             counts_as_down: false,
         };
         self.route.upstream.health.failed(&report, judged.at);
+        match judged.outcome() {
+            RelayOutcome::Rpc(Category::RateLimited) => self.limited(judged.retry_after, judged.at),
+            RelayOutcome::Rpc(category @ (Category::Unavailable | Category::Unauthorized)) => {
+                if let (Category::Unavailable, Some(wish)) = (category, judged.retry_after) {
+                    let span = Nanos::from_secs(wish.0.into());
+                    self.route.upstream.parking.unavailable(span, judged.at);
+                }
+                self.route.failed(service, self.pass, judged.at);
+            }
+            // Callers may be able to cause it; it counts if another upstream does better.
+            _ => {}
+        }
     }
 }
 
@@ -114,7 +161,9 @@ impl Drop for Attempt<'_> {
 /// and can cause any status except those of gateways whose backend does not answer.
 fn counts_as_down(kind: ErrorKind, usage: Use, status: Option<u16>) -> bool {
     match (kind, usage) {
-        (ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge, _) => false,
+        (ErrorKind::UpstreamLimited | ErrorKind::AnswerTooLarge | ErrorKind::WrongChain, _) => {
+            false
+        }
         (ErrorKind::BadStatus | ErrorKind::UpstreamDenied, Use::Rest) => {
             matches!(status, Some(502..=504))
         }
@@ -124,46 +173,13 @@ fn counts_as_down(kind: ErrorKind, usage: Use, status: Option<u16>) -> bool {
     }
 }
 
-/// How to retry after a failed attempt.
-pub(super) enum Retry<'a> {
-    /// Over a new connection to the same upstream.
-    NewConnection,
-    /// Over a route to another upstream.
-    Route(&'a Route),
-}
-
-/// Decides how to retry after an attempt over `route` failed: over a new connection if the pooled
-/// one was closed and the request was not sent or is `repeatable`, or over another route if the
-/// upstream was unreachable.
-///
-/// # Errors
-/// The failure, if the call must not be retried or no other route accepts it.
-pub(super) fn after<'a>(
-    failure: Failure,
-    route: &'a Route,
-    repeatable: bool,
-    tried: &mut Tried,
-    pick: impl FnOnce(&Tried) -> Result<&'a Route, ErrorKind>,
-) -> Result<Retry<'a>, Error> {
-    if failure.stale && (repeatable || !failure.sent) {
-        return Ok(Retry::NewConnection);
-    }
-    tried.add(route);
-    if failure.kind == ErrorKind::Unreachable
-        && let Ok(other) = pick(tried)
-    {
-        return Ok(Retry::Route(other));
-    }
-    Err(failure.into())
-}
-
 /// A response that answers the call, and how it was judged.
 pub(crate) struct JudgedResponse {
     pub(crate) status: u16,
     /// The upstream's Retry-After, if it rate limits.
     pub(crate) retry_after: Option<RetryAfter>,
     /// When the response was judged.
-    at: Nanos,
+    pub(super) at: Nanos,
     verdict: Verdict,
     response: Response,
 }
@@ -171,6 +187,34 @@ pub(crate) struct JudgedResponse {
 impl JudgedResponse {
     pub(crate) fn outcome(&self) -> RelayOutcome {
         self.verdict.outcome
+    }
+
+    /// The result, unless the answer is an error.
+    pub(super) fn result(&self) -> Option<&[u8]> {
+        self.verdict.result(self.response.body())
+    }
+
+    /// The data of the error object, if there is one.
+    pub(super) fn error_data(&self) -> Option<&[u8]> {
+        let parsed = answer::parse(self.response.body()).ok()?;
+        let answer::Outcome::Error { raw, .. } = parsed.outcome else { return None };
+        json::member(raw, "data")
+    }
+
+    /// The upstream's body.
+    pub(super) fn body(&self) -> &[u8] {
+        self.response.body()
+    }
+
+    /// The code of the error returned to the caller; 0 for a result.
+    pub(super) fn code(&self) -> i64 {
+        self.verdict.code
+    }
+
+    /// Whether the answer is the result null.
+    #[inline]
+    pub(super) fn is_null(&self) -> bool {
+        self.verdict.result(self.response.body()) == Some(b"null")
     }
 
     /// The error returned to the caller, if the outcome is not a result.
@@ -198,9 +242,10 @@ impl JudgedResponse {
 pub(crate) async fn run(
     target: &Target<'_>,
     call: &Call<'_>,
-    route: &Route,
+    picked: Picked<'_>,
     reuse: Reuse,
 ) -> Result<JudgedResponse, Failure> {
+    let route = picked.route;
     let worker = target.worker;
     let local = &*worker.local;
     let id = worker.next_id();
@@ -221,9 +266,8 @@ pub(crate) async fn run(
         reuse,
         deadline: target.start + target.service.model.timeout,
     };
-    let mut attempt = Attempt::start(local, route, Use::Calls);
-    let result = exchange(worker, target.service.protocol, route, &request, id, target.limits());
-    let result = result.await;
+    let mut attempt = Attempt::start(local, picked, Use::Calls, &call.method);
+    let result = exchange(target, route, &request, id).await;
     match &result {
         Ok(judged) => {
             match judged.outcome() {
@@ -245,16 +289,16 @@ pub(crate) async fn run(
 }
 
 async fn exchange(
-    worker: &Worker,
-    protocol: Protocol,
+    target: &Target<'_>,
     route: &Route,
     request: &Request<'_>,
     id: u64,
-    limits: &Limits,
 ) -> Result<JudgedResponse, Failure> {
-    let local = &*worker.local;
+    let (local, limits) = (&*target.worker.local, target.limits());
+    let protocol = target.service.protocol;
+    let reply = begun(target, route, request, limits).await?;
     let Received { status, retry_after, mut response, reusable } =
-        receive(worker, route, request, limits).await?;
+        read(local, route, reply, limits).await?;
     let judged = if response.body.len() <= offload::INLINE_MAX {
         judge(protocol, response.body(), status, id)
     } else {
@@ -283,10 +327,38 @@ async fn exchange(
     }
 }
 
+/// Sends a request once the upstream's chain is confirmed, and reads the head of the response.
+///
+/// # Errors
+/// The upstream is on another chain, or no head arrived within the deadline and the limits.
+#[inline]
+pub(super) async fn begun(
+    target: &Target<'_>,
+    route: &Route,
+    request: &Request<'_>,
+    limits: &Limits,
+) -> Result<Reply, Failure> {
+    let worker = target.worker;
+    let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
+    // Only now is it known which connection is used.
+    let opened_at = reply.opened_at();
+    if chain::is_owed(route, opened_at) {
+        let (service, deadline) = (target.service, request.deadline);
+        let confirmed = Box::pin(chain::confirm(worker, service, route, opened_at, deadline));
+        if let Err(failure) = confirmed.await {
+            reply.put_back(worker.local.now());
+            return Err(failure);
+        }
+    }
+    reply.begin(request).await?;
+    Ok(reply)
+}
+
 /// A complete response, with its content coding removed.
 pub(super) struct Received {
     pub(super) status: u16,
-    retry_after: Option<RetryAfter>,
+    /// The upstream's Retry-After, if it has no capacity.
+    pub(super) retry_after: Option<RetryAfter>,
     pub(super) response: Response,
     /// The connection, if it may be reused.
     pub(super) reusable: Option<Reusable>,
@@ -305,15 +377,27 @@ pub(super) async fn receive(
 ) -> Result<Received, Failure> {
     let mut reply = worker.client.prepare(&route.upstream, request, limits).await?;
     reply.begin(request).await?;
+    read(&worker.local, route, reply, limits).await
+}
+
+/// Reads a response whose head has arrived.
+#[inline]
+async fn read(
+    local: &Local,
+    route: &Route,
+    mut reply: Reply,
+    limits: &Limits,
+) -> Result<Received, Failure> {
     let (status, head) = reply.head();
-    let retry_after = (status == 429).then(|| retry_after(head));
+    let retry_after = if matches!(status, 429 | 503) { retry_after(head) } else { None };
     let by_status = |failure| judged_by_status(status, retry_after, failure);
     let body = reply.read_body().await.map_err(by_status)?;
     let coding = reply.coding();
     let (mut response, reusable) = reply.finish(body);
+    route.upstream.health.kept(reusable.is_some());
     // An empty body has no coding, whatever the head says.
     if coding != Coding::None && !response.body.is_empty() {
-        let decoding = Box::pin(response.decoded(&worker.local, coding, limits.answer));
+        let decoding = Box::pin(response.decoded(local, coding, limits.answer));
         response = decoding.await.map_err(by_status)?;
     }
     Ok(Received { status, retry_after, response, reusable })
@@ -335,13 +419,13 @@ pub(super) fn judged_by_status(
     Failure { message, retry_after, ..judged }
 }
 
-/// The Retry-After of a response, or the default.
+/// The Retry-After of a response, if it has one.
 #[cold]
-pub(super) fn retry_after(head: &[u8]) -> RetryAfter {
-    let mut found = RetryAfter::SOON;
+pub(super) fn retry_after(head: &[u8]) -> Option<RetryAfter> {
+    let mut found = None;
     http1::visit_response_fields(head, |field| {
         if field.name.eq_ignore_ascii_case("retry-after") {
-            found = RetryAfter::read(field.value, WallClock::now());
+            found = Some(RetryAfter::read(field.value, WallClock::now()));
         }
     });
     found

@@ -9,53 +9,29 @@
 //! Invariant: each call that has an id gets exactly one answer with that id, and is counted once.
 
 use std::borrow::Cow;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::io::Write;
+use std::sync::atomic::Ordering;
 
-use plimsoll_measure::Nanos;
-use plimsoll_registry::model::MethodRules;
-use plimsoll_registry::settings::Limits;
+use plimsoll_registry::model::Sending;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::attempt::{self, JudgedResponse, Retry};
+use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
+use super::chain::parse_hex;
+use super::dispatch::{Dispatched, dispatch};
+use super::heads::{self, Named, block_shown};
 use super::message::{Answer, Body, Summary};
 use super::parse::{self, Parsed};
-use super::passed::Passed;
 use super::records::{Record, Records};
-use super::routing::{Need, Route, Service, Tried};
-use super::worker::{View, Worker};
+use super::send::{self, Settled};
+use super::target::Target;
+use super::together;
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
-use crate::observe::stats::{Outcome, RelayOutcome, SHED};
+use crate::observe::stats::{Outcome, RelayOutcome};
 use crate::payload::{Composer, Payload};
-use crate::permit::Purpose;
 use crate::protocol::Category;
-use crate::upstream::Reuse;
-
-/// Where the calls of a body go, and how they are answered.
-pub(crate) struct Target<'a> {
-    pub(crate) worker: &'a Rc<Worker>,
-    pub(crate) view: &'a View,
-    pub(crate) service: &'a Arc<Service>,
-    /// The service's id as sent to upstreams, also for unlisted services.
-    pub(crate) service_id: Cow<'a, str>,
-    /// The endpoint's method rules, if the call came through an endpoint.
-    pub(crate) rules: Option<&'a MethodRules>,
-    /// The calls in flight of the endpoint, or of the service if there is no endpoint.
-    pub(crate) endpoint_calls: &'a AtomicU64,
-    /// Limits the calls of a multiplexed connection.
-    pub(crate) turns: Option<&'a Semaphore>,
-    /// Whether the request is its connection's only request.
-    pub(crate) purpose: Purpose,
-    pub(crate) shape: Shape,
-    /// The request's headers to forward to upstreams.
-    pub(crate) passed: Passed,
-    /// When the call was received.
-    pub(crate) start: Nanos,
-}
+use crate::sends::Sought;
 
 /// The answer to all calls of a body.
 pub(crate) struct BodyAnswer<'a> {
@@ -205,55 +181,6 @@ pub(super) async fn answer_call<'a>(
     CallAnswer { status, answer, summary, record: Some(record) }
 }
 
-impl<'a> Target<'a> {
-    pub(crate) fn limits(&self) -> &'a Limits {
-        &self.view.settings.limits
-    }
-
-    /// The outcome of a call that failed with this error. Counts the call as shed if it was.
-    pub(crate) fn failed(&self, error: &Error) -> Outcome {
-        if let Some(place) = SHED.iter().position(|kind| *kind == error.kind) {
-            self.service.calls.of(self.worker.local.number).shed[place].add(1);
-        }
-        Outcome::Failed(error.kind.row().fault)
-    }
-
-    /// Counts a request that was refused before anything was sent upstream.
-    pub(crate) fn count_refused(&self, error: &Error) {
-        self.worker.local.counts().refused[error.kind as usize].add(1);
-    }
-
-    /// Answers a request that was refused before it became a call.
-    pub(super) fn fail(&self, error: &Error, id: Option<&[u8]>) -> CallAnswer<'a> {
-        self.count_refused(error);
-        let mut answer = Composer::new(self.worker.local.take_buffer());
-        error.write(self.shape, id.unwrap_or(b"null"), answer.text());
-        let mut summary = Summary::default();
-        summary.fail(error, self.shape);
-        CallAnswer { status: error.status(self.shape), answer, summary, record: None }
-    }
-
-    /// Waits for one of the slots for calls of the connection.
-    ///
-    /// # Errors
-    /// No slot became free within the service's timeout.
-    pub(super) async fn connection_slot(&self) -> Result<Option<SemaphorePermit<'a>>, Error> {
-        let Some(slots) = self.turns else { return Ok(None) };
-        if let Ok(slot) = slots.try_acquire() {
-            return Ok(Some(slot));
-        }
-        let until = self.worker.local.instant(self.start + self.service.model.timeout);
-        match tokio::time::timeout_at(until, slots.acquire()).await {
-            Ok(Ok(slot)) => Ok(Some(slot)),
-            _ => {
-                let message = "timed out waiting for earlier calls on this connection \
-                               (limits.calls_per_connection)";
-                Err(Error::new(ErrorKind::Busy, message))
-            }
-        }
-    }
-}
-
 /// Answers a call from configuration or from an upstream, and writes the answer to `out`.
 async fn resolve<'a>(
     target: &Target<'a>,
@@ -262,6 +189,7 @@ async fn resolve<'a>(
     out: &mut Composer,
     summary: &mut Summary<'a>,
 ) -> Result<(Outcome, u16), Error> {
+    let local = &*target.worker.local;
     if target.rules.is_some_and(|rules| !rules.permit(&call.method)) {
         let message = format!("this endpoint does not permit {}", shown(&call.method));
         return Err(Error::new(ErrorKind::MethodDenied, message));
@@ -281,8 +209,43 @@ async fn resolve<'a>(
         _ => {}
     }
     // An unknown method may not be safe to repeat.
-    let repeatable = matches!(known, Some(Class::Read | Class::Static));
-    let judged = dispatch(target, call, class, repeatable, summary).await?;
+    let is_repeatable =
+        matches!(known, Some(Class::Read | Class::Static)) || call.method == send::METHOD;
+    let mut named = Named::default();
+    let mut params = local.take_buffer();
+    if let (Some(heads), Some(method)) = (&target.service.heads, method) {
+        named = heads::bind(target.worker, heads, method, call, &mut params).await;
+    }
+    let bound;
+    let sent = if params.is_empty() {
+        call
+    } else {
+        bound = Call { id: call.id, method: Cow::Borrowed(&call.method), params: Some(&params) };
+        &bound
+    };
+    let prefer = preferred(target, call);
+    let dispatched =
+        Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
+    let settled = if call.method == send::METHOD {
+        Box::pin(send::send(target, dispatched, summary)).await
+    } else {
+        let judged = relayed(target, dispatched, summary).await;
+        let is_known = || target.service.heads.as_ref().is_some_and(|heads| heads.is_known());
+        if named.is_unknown && is_repeatable && is_known() {
+            // The answer may be from above the head that is served now.
+            local.give_buffer(params);
+            return Box::pin(resolve(target, call, method, out, summary)).await;
+        }
+        heads::found(target, dispatched, call, judged, summary).await.map(Settled::Judged)
+    };
+    local.give_buffer(params);
+    let judged = match settled? {
+        Settled::Judged(judged) => judged,
+        Settled::Accepted(hash) => {
+            write_result(call.id, send::text(&hash).as_bytes(), out.text());
+            return Ok((Outcome::Ok, 200));
+        }
+    };
     let outcome = match judged.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
         _ => {
@@ -300,42 +263,69 @@ async fn resolve<'a>(
         _ => 200,
     };
     // Only a 429 has one.
-    summary.retry_after = judged.retry_after.filter(|_| is_limited);
-    judged.write(&target.worker.local, call.id, out);
+    summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
+    if let (Some(heads), Some(result)) = (&target.service.heads, judged.result())
+        && let Some(number) = block_shown(&call.method, result)
+    {
+        let ask = || target.service.state.has_news.store(true, Ordering::Relaxed);
+        Box::pin(heads.catch_up(target.worker, number, ask)).await;
+    }
+    match named.height {
+        Some(number) if outcome == Outcome::Ok => {
+            if judged.result().and_then(parse_hex).is_some_and(|own| own > number) {
+                target.service.state.has_news.store(true, Ordering::Relaxed);
+            }
+            write_number(call.id, number, out);
+        }
+        _ => judged.write(local, call.id, out),
+    }
     Ok((outcome, status))
 }
 
-/// Attempts a call until it is answered or must not be retried. Retries use a new connection if the
-/// pooled one was closed, or another route if nothing was sent.
-async fn dispatch<'a>(
+/// Relays a call to as many upstreams as the service asks for.
+#[inline]
+pub(super) async fn relayed<'a>(
     target: &Target<'a>,
-    call: &Call<'_>,
-    class: Class,
-    repeatable: bool,
+    dispatched: Dispatched<'_>,
     summary: &mut Summary<'a>,
 ) -> Result<JudgedResponse, Error> {
-    let need = Need { class, method: &call.method };
-    let mut tried = Tried::default();
-    let pick = |tried: &Tried| target.service.pick(&need, tried, target.worker.local.recent());
-    let mut route: &'a Route =
-        pick(&tried).map_err(|kind| not_routed(kind, target, &call.method))?;
-    let pooled = if repeatable { Reuse::Pooled } else { Reuse::Checked };
-    let mut reuse = pooled;
-    loop {
-        summary.add_attempt(&route.upstream.model.id);
-        let failure = match attempt::run(target, call, route, reuse).await {
-            Ok(judged) => {
-                summary.upstream_status = Some(judged.status);
-                return Ok(judged);
+    let service = &target.service.model;
+    match dispatched.class {
+        Class::Read => {
+            let agree = target.agree.unwrap_or(&service.agree);
+            let needed = agree.of(&dispatched.call.method);
+            if needed > 1 && together::is_comparable(dispatched.method, dispatched.call) {
+                let needed = needed.into();
+                return Box::pin(together::agreed(target, dispatched, needed, summary)).await;
             }
-            Err(failure) => failure,
-        };
-        summary.upstream_status = failure.status().or(summary.upstream_status);
-        match attempt::after(failure, route, repeatable, &mut tried, pick)? {
-            Retry::NewConnection => reuse = Reuse::New,
-            Retry::Route(other) => (route, reuse) = (other, pooled),
         }
+        Class::Send if service.send == Sending::All && dispatched.is_repeatable => {
+            let broadcast = together::broadcast(target, dispatched, send::is_accepted, summary);
+            return Box::pin(broadcast).await;
+        }
+        _ => {}
     }
+    dispatch(target, dispatched, summary).await
+}
+
+/// The upstream that accepted the transaction that a read is about.
+#[inline]
+fn preferred(target: &Target<'_>, call: &Call<'_>) -> Option<u64> {
+    let sent = &target.service.state.sent;
+    if sent.is_empty() {
+        return None;
+    }
+    let sought = Sought::of(&call.method, call.params)?;
+    sent.upstream(&sought, target.worker.local.recent())
+}
+
+fn write_number(id: Option<&[u8]>, number: u64, out: &mut Composer) {
+    let mut text = [0; 20];
+    let mut rest = &mut text[..];
+    // 16 digits, the prefix and the quotation marks fit.
+    let _ = write!(rest, "\"{number:#x}\"");
+    let length = 20 - rest.len();
+    write_result(id, &text[..length], out.text());
 }
 
 fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {
@@ -351,11 +341,17 @@ pub(crate) fn not_routed(kind: ErrorKind, target: &Target<'_>, method: &str) -> 
     let service = &target.service_id;
     let message = match kind {
         ErrorKind::WrongChain => target.service.other_chains(),
-        ErrorKind::NoUpstream => format!("service {service} has no upstream"),
+        ErrorKind::NoUpstream if target.service.routes.is_empty() => {
+            format!("service {service} has no upstream")
+        }
+        ErrorKind::NoUpstream => format!("every upstream of {service} is drained"),
         ErrorKind::LimitReached => format!("every upstream of {service} is at its rate limit"),
         _ => format!("no upstream of {service} accepts {}", shown(method)),
     };
-    Error::new(kind, message)
+    let now = target.worker.local.recent();
+    let retry_after =
+        (kind == ErrorKind::LimitReached).then(|| target.service.retry_after(method, now));
+    Error { retry_after, ..Error::new(kind, message) }
 }
 
 /// Quotes a caller's text, truncated.

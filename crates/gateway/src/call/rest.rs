@@ -20,12 +20,13 @@ use bytes::Bytes;
 use plimsoll_registry::model::{self, Kind};
 use plimsoll_rpc::method::Class;
 
-use super::attempt::{self, Attempt, Retry};
+use super::attempt::{self, Attempt};
 use super::judge::failed_status;
 use super::message::{Answer, Body, Request, Summary};
 use super::records::Record;
-use super::relay::{Decimal, Target, not_routed};
-use super::routing::{self, Need, Route, Tried};
+use super::relay::{Decimal, not_routed};
+use super::routing::{self, Need, Picked, Tried};
+use super::target::Target;
 use crate::error::{CallError, Error};
 use crate::http1::write_field;
 use crate::local::{BUFFER_SIZE, Local};
@@ -98,14 +99,13 @@ async fn relay<'a>(
     let permit = local.capacity.enter(target.endpoint_calls, target.purpose)?;
     let is_bodiless = matches!(request.method, "GET" | "HEAD");
     let body = if is_bodiless { b"" } else { body.bytes() };
-    let need = Need { class: Class::Read, method: METHOD };
+    let need = Need { class: Class::Read, method: METHOD, block: None, prefer: None };
     let mut tried = Tried::default();
-    let pick = |tried: &Tried| target.service.pick(&need, tried, local.recent());
-    let mut route: &'a Route = pick(&tried).map_err(|kind| not_routed(kind, target, METHOD))?;
-    // A request that was sent is not repeated: even a GET may not be safe to repeat.
-    let repeatable = false;
+    let pick = |tried: &Tried| target.service.pick(&need, tried, local);
+    let mut picked: Picked<'a> = pick(&tried).map_err(|kind| not_routed(kind, target, METHOD))?;
     let mut reuse = Reuse::Checked;
-    let (attempt, reply) = loop {
+    let (route, attempt, reply) = loop {
+        let route = picked.route;
         summary.add_attempt(&route.upstream.model.id);
         let model = &route.upstream.model;
         let head = request_head(target, request, model, below, query, body.len());
@@ -116,21 +116,30 @@ async fn relay<'a>(
             reuse: if body.is_empty() { reuse } else { Reuse::New },
             deadline: target.start + target.service.model.timeout,
         };
-        let mut attempt = Attempt::start(local, route, Use::Rest);
+        let mut attempt = Attempt::start(local, picked, Use::Rest, METHOD);
         let limits = target.limits();
-        let failure = match target.worker.client.send(&route.upstream, &sent, limits).await {
-            Ok(reply) => break (attempt, reply),
+        let failure = match attempt::begun(target, route, &sent, limits).await {
+            Ok(reply) => break (route, attempt, reply),
             Err(failure) => failure,
         };
         attempt.failed(&target.service_id, &failure);
         summary.upstream_status = failure.status().or(summary.upstream_status);
-        match attempt::after(failure, route, repeatable, &mut tried, pick)? {
-            Retry::NewConnection => reuse = Reuse::New,
-            Retry::Route(other) => route = other,
+        // A request that was sent is not repeated: even a GET may not be safe to repeat.
+        if failure.sent {
+            return Err(failure.into());
+        }
+        if failure.stale {
+            reuse = Reuse::New;
+            continue;
+        }
+        tried.add(route);
+        match pick(&tried) {
+            Ok(other) => picked = other,
+            Err(_) => return Err(failure.into()),
         }
     };
     let (status, head) = reply.head();
-    let retry_after = (status == 429).then(|| attempt::retry_after(head));
+    let retry_after = if status == 429 { attempt::retry_after(head) } else { None };
     summary.upstream_status = Some(status);
     let failure = match status {
         429 | 401 | 403 | 500.. => Some(failed_status(status)),

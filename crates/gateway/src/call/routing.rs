@@ -4,6 +4,8 @@
 //! (metrics, round-robin counters, calls in flight, rate limits) is carried over by the ids of
 //! services, endpoints and upstreams.
 
+mod pick;
+mod route;
 mod service;
 
 use std::collections::HashMap;
@@ -12,13 +14,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use plimsoll_registry::model::{self, Definitions, MethodRules};
+use plimsoll_resilience::RateLimit;
 
+use crate::heads::Floors;
 use crate::observe::stats::Sharded;
 use crate::transport::tls;
-use crate::upstream::{Limiter, Secrets, Upstream};
+use crate::upstream::{Secrets, Upstream};
 
-pub(crate) use service::{Need, Route, SERVICE_ID, Service, Tried, request_start};
+pub(crate) use pick::{Need, Picked, Tried};
+pub(crate) use route::{Excluded, Exclusion, Route, request_start};
 use service::{Previous, RoundRobin};
+pub(crate) use service::{SERVICE_ID, Service};
 
 /// A map keyed by ids from the configuration. Callers cannot add keys, so a fast hash is safe.
 type ById<T> = HashMap<String, T, foldhash::fast::RandomState>;
@@ -32,25 +38,32 @@ pub(crate) struct Routing {
     unlisted: Option<Arc<Service>>,
     /// The listed service with an upstream, if there is exactly one.
     only: Option<Arc<Service>>,
+    /// The seed of random choices.
+    seed: u64,
+    /// The heads that were served, also of services that are not configured at present.
+    floors: Arc<Floors>,
 }
 
 /// A customer's endpoint.
 pub(crate) struct Endpoint {
     pub(crate) service: Arc<Service>,
     pub(crate) rules: MethodRules,
+    pub(crate) agree: Option<model::Agree>,
     /// The endpoint's calls in flight.
     pub(crate) calls: Arc<AtomicU64>,
 }
 
 impl Routing {
     /// A routing without services, endpoints or upstreams.
-    pub(crate) fn empty() -> Routing {
+    pub(crate) fn empty(seed: u64) -> Routing {
         Routing {
             services: ById::default(),
             endpoints: ById::default(),
             upstreams: Vec::new(),
             unlisted: None,
             only: None,
+            seed,
+            floors: Arc::default(),
         }
     }
 
@@ -70,30 +83,35 @@ impl Routing {
             upstreams.push(previous.upstream(model, workers, serial, &mut roots)?);
         }
         let mut counters = previous.counters();
+        let (seed, floors) = (previous.seed, &*previous.floors);
         let mut services = ById::default();
         for model in &definitions.services {
-            let previous = Previous { service: previous.services.get(&model.id), workers };
+            let service = previous.services.get(&model.id);
+            let previous = Previous { service, workers, seed, floors };
             let service = Service::compile(model, true, &upstreams, previous, &mut counters);
             services.insert(model.id.clone(), Arc::new(service));
         }
         let serves_any = upstreams.iter().any(|upstream| upstream.model.service.is_none());
         let unlisted = serves_any.then(|| {
             let model = model::Service::named(service::UNLISTED);
-            let previous = Previous { service: previous.unlisted.as_ref(), workers };
+            let service = previous.unlisted.as_ref();
+            let previous = Previous { service, workers, seed, floors };
             Arc::new(Service::compile(&model, false, &upstreams, previous, &mut counters))
         });
         let endpoint = |model: &model::Endpoint| {
             let service = services.get(&model.service)?.clone();
             let calls = previous.endpoints.get(&model.id).map(|old| old.calls.clone());
             let rules = model.methods.clone();
-            let endpoint = Endpoint { service, rules, calls: calls.unwrap_or_default() };
+            let agree = model.agree.clone();
+            let endpoint = Endpoint { service, rules, agree, calls: calls.unwrap_or_default() };
             Some((model.id.clone(), endpoint))
         };
         let endpoints = definitions.endpoints.iter().filter_map(endpoint).collect();
         // The stand-in is no service that a call could be for.
         let mut relaying = services.values().filter(|service| !service.routes.is_empty());
         let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();
-        Ok(Routing { services, endpoints, upstreams, unlisted, only })
+        let floors = previous.floors.clone();
+        Ok(Routing { services, endpoints, upstreams, unlisted, only, seed, floors })
     }
 
     /// The upstream that `model` describes, reusing as much of the existing one as still applies.
@@ -122,12 +140,23 @@ impl Routing {
         });
         let in_flight =
             old.map_or_else(|| Arc::new(Sharded::new(workers)), |old| old.in_flight.clone());
-        let limiter = model.rate_limit.map(Limiter::new);
+        let rate_limit = model.rate_limit.map(RateLimit::new);
         // The health of a different address does not apply.
         let health = same_address.map(|old| old.health.clone()).unwrap_or_default();
+        let parking = same_address.map(|old| old.parking.clone()).unwrap_or_default();
         let secrets = Secrets::of(model);
         let model = model.clone();
-        Ok(Arc::new(Upstream { model, serial, ca, connector, in_flight, limiter, health, secrets }))
+        Ok(Arc::new(Upstream {
+            model,
+            serial,
+            ca,
+            connector,
+            in_flight,
+            rate_limit,
+            parking,
+            health,
+            secrets,
+        }))
     }
 
     /// Whether the contents of a CA file have changed since it was read, or cannot be read any more.

@@ -17,7 +17,7 @@ use plimsoll_registry::settings::Settings;
 use tokio::sync::watch;
 
 use crate::call::passed::VIA;
-use crate::call::routing::Routing;
+use crate::call::routing::{Excluded, Routing};
 use crate::host::{Host, Process};
 use crate::http1::write_field;
 use crate::keeper::dns::Resolver;
@@ -26,7 +26,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{Figures, RouteFigures, ServiceFigures};
 use crate::observe::stats::{Counts, Sharded};
 use crate::permit::Capacity;
-use crate::upstream::Client;
+use crate::upstream::{Client, Network};
 
 /// The state that a reload replaces.
 pub(crate) struct State {
@@ -79,13 +79,14 @@ impl Shared {
         access_log: AccessLog,
         resolver: Resolver,
         host: Host,
+        time: Time,
     ) -> Shared {
         let workers = state.settings.workers;
         let id = format!("{:016x}", RandomState::new().build_hasher().finish());
         let mut via = Vec::new();
         write_field(VIA, id.as_bytes(), &mut via);
         Shared {
-            time: Time::start(),
+            time,
             started: WallClock::now(),
             id,
             via,
@@ -173,12 +174,16 @@ impl Shared {
             routes: service
                 .routes
                 .iter()
-                .map(|route| RouteFigures {
+                .enumerate()
+                .map(|(place, route)| RouteFigures {
                     upstream: route.upstream.model.id.clone(),
-                    is_usable: route.is_usable(),
+                    excluded: route.why_excluded(self.time.now()).map(Excluded::word),
+                    head: service.head_of(place),
                     relays: route.relays.clone(),
                 })
                 .collect(),
+            heads: service.heads.as_ref().map(|heads| heads.figures()),
+            is_fallback: service.state.is_fallback.load(Ordering::Relaxed),
         };
         let upstreams = state.routing.upstreams().iter();
         let Process { cpu_seconds, resident_bytes, open_fds } = (self.host.process)();
@@ -212,12 +217,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Worker {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize, network: Network) -> Worker {
         let state = shared.state();
         let local = Local::new(number, shared.time, shared.capacity.clone(), shared.counts.clone());
         let local = Rc::new(local);
         Worker {
-            client: Client::new(local.clone(), shared.resolver.clone(), &state.settings),
+            client: Client::new(local.clone(), shared.resolver.clone(), network, &state.settings),
             local,
             view: RefCell::new((shared.version.load(Ordering::Acquire), Rc::new(state))),
             ids: Cell::new(0),

@@ -10,7 +10,7 @@ use plimsoll_rpc::method;
 
 use crate::error::{ErrorKind, TABLE};
 use crate::observe::stats::{
-    Calls, Counts, Durations, EDGES, Outcome, RelayOutcome, Relays, SHED, Sharded,
+    Calls, Counts, Durations, EDGES, Extra, Outcome, RelayOutcome, Relays, SHED, Sharded,
 };
 
 /// A metric.
@@ -41,11 +41,22 @@ metrics! {
     RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason for a missing answer, or cancelled.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "Time from sending a call upstream to the complete answer.";
     LOOSE = "plimsoll_loose_answers_total", "counter", "service,upstream", "Answers that were not strictly valid JSON-RPC (an id or a code as a string, an error that is not an object, a single answer in an array) and were corrected.";
+    EXTRA = "plimsoll_extra_attempts_total", "counter", "service,reason", "Attempts beyond the first of a call: retry, because one failed or was slow; hedge, because the first took longer than usual; elsewhere, because one never reached its upstream; stale_connection, on the same upstream, because it had closed the pooled connection.";
+    EXTRA_REFUSED = "plimsoll_extra_attempts_refused_total", "counter", "service,reason", "Retries and hedges that the budget did not allow. A refused retry is offered again until the call's deadline.";
+    HEDGES_WON = "plimsoll_hedges_won_total", "counter", "service", "Hedges that were answered first; the other attempts were cancelled.";
+    DISSENTS = "plimsoll_dissents_total", "counter", "service,upstream", "Answers that differed from those that agree = N upstreams agreed on.";
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
-    USABLE = "plimsoll_upstream_usable", "gauge", "service,upstream", "1 if the upstream can be used for the service; 0 if it is on another chain, or has failed five attempts in a row and not answered since.";
+    USABLE = "plimsoll_upstream_usable", "gauge", "service,upstream", "1 if the upstream is in rotation for the service; 0 if plimsoll_upstream_excluded has a reason.";
+    EXCLUDED = "plimsoll_upstream_excluded", "gauge", "service,upstream,reason", "1 if the upstream is out of rotation for this reason: wrong_chain, chain_untold (it does not tell its chain id, and others do), chain_unanswered (it has never answered eth_chainId), drained, parked (it asked not to be called), breaker (its breaker is open), failing (it has failed five attempts in a row), unanswered, not_ready, behind, forked or implausible (by its health checks).";
+    HEAD = "plimsoll_upstream_head", "gauge", "service,upstream", "The latest block that the upstream has reported.";
+    SERVED_HEAD = "plimsoll_served_head", "gauge", "service,tag", "The block that the gateway serves as latest, safe or finalized.";
+    HEAD_HELD = "plimsoll_served_head_held", "gauge", "service", "1 if no upstream has the block served as latest, else 0.";
+    FALLBACK = "plimsoll_least_lagging_serves", "gauge", "service", "1 if all upstreams are out of rotation for their heads, and the least lagging one serves, else 0.";
+    REORGANISATIONS = "plimsoll_reorganisations_total", "counter", "service", "Reorganisations of the served chain.";
+    CORRECTIONS = "plimsoll_head_corrections_total", "counter", "service", "Served heads taken back because one upstream had reported them alone and a clear majority contradicted it.";
     CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; the limit is limits.calls.";
     MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; the limit is limits.memory.";
     MEMORY_LIMIT = "plimsoll_memory_limit_bytes", "gauge", "", "The value of limits.memory.";
@@ -65,12 +76,28 @@ pub(crate) struct ServiceFigures {
     pub(crate) id: String,
     pub(crate) calls: Arc<Sharded<Calls>>,
     pub(crate) routes: Vec<RouteFigures>,
+    /// The served heads, if upstreams are asked for theirs.
+    pub(crate) heads: Option<HeadFigures>,
+    /// Whether all upstreams are behind, and the least lagging serves.
+    pub(crate) is_fallback: bool,
+}
+
+/// The served heads of a service.
+pub(crate) struct HeadFigures {
+    /// Latest, safe and finalized, as far as they are known.
+    pub(crate) served: [Option<u64>; 3],
+    pub(crate) is_held: bool,
+    pub(crate) reorganisations: u64,
+    pub(crate) corrections: u64,
 }
 
 /// The counters of a service's relays to one upstream.
 pub(crate) struct RouteFigures {
     pub(crate) upstream: String,
-    pub(crate) is_usable: bool,
+    /// Why the upstream is out of rotation, if it is.
+    pub(crate) excluded: Option<&'static str>,
+    /// The latest block that it has reported.
+    pub(crate) head: Option<u64>,
     pub(crate) relays: Arc<Sharded<Relays>>,
 }
 
@@ -99,6 +126,7 @@ impl Figures<'_> {
         let mut page = Page(String::with_capacity(16 << 10));
         page.calls(&self.services);
         page.relays(&self.services);
+        page.extra(&self.services);
         page.head(IN_FLIGHT);
         for (upstream, in_flight) in &self.in_flight {
             page.sample(IN_FLIGHT, "", &[("upstream", upstream)], in_flight);
@@ -116,13 +144,8 @@ impl Figures<'_> {
         page.sample(CONNECTIONS, "", &[("side", "downstream")], downstream);
         let upstream = self.counts.sum(|counts| counts.upstream.get());
         page.sample(CONNECTIONS, "", &[("side", "upstream")], upstream);
-        page.head(USABLE);
-        for service in &self.services {
-            for route in &service.routes {
-                let labels = [("service", service.id.as_str()), ("upstream", &route.upstream)];
-                page.sample(USABLE, "", &labels, u8::from(route.is_usable));
-            }
-        }
+        page.rotation(&self.services);
+        page.heads(&self.services);
         page.one(CALLS_IN_FLIGHT, self.calls);
         page.one(MEMORY_HELD, self.memory_bytes);
         page.one(MEMORY_LIMIT, self.memory_limit);
@@ -197,6 +220,96 @@ impl Page {
                 self.durations(CALL_DURATION, &labels, |bucket| {
                     service.calls.sum(|calls| figure(&calls.durations[at], bucket))
                 });
+            }
+        }
+    }
+
+    fn rotation(&mut self, services: &[ServiceFigures]) {
+        let routes = || {
+            services.iter().flat_map(|service| {
+                service.routes.iter().map(move |route| (service.id.as_str(), route))
+            })
+        };
+        self.head(USABLE);
+        for (service, route) in routes() {
+            let labels = [("service", service), ("upstream", &route.upstream)];
+            self.sample(USABLE, "", &labels, u8::from(route.excluded.is_none()));
+        }
+        self.head(EXCLUDED);
+        for (service, route) in routes() {
+            if let Some(reason) = route.excluded {
+                let labels =
+                    [("service", service), ("upstream", &route.upstream), ("reason", reason)];
+                self.sample(EXCLUDED, "", &labels, 1);
+            }
+        }
+        self.head(HEAD);
+        for (service, route) in routes() {
+            if let Some(head) = route.head {
+                self.sample(HEAD, "", &[("service", service), ("upstream", &route.upstream)], head);
+            }
+        }
+        self.head(DISSENTS);
+        for (service, route) in routes() {
+            let count = route.relays.sum(|relays| relays.dissents.get());
+            if count > 0 {
+                let labels = [("service", service), ("upstream", route.upstream.as_str())];
+                self.sample(DISSENTS, "", &labels, count);
+            }
+        }
+    }
+
+    fn heads(&mut self, services: &[ServiceFigures]) {
+        let heads =
+            || services.iter().filter_map(|one| Some((one.id.as_str(), one.heads.as_ref()?)));
+        self.head(SERVED_HEAD);
+        for (service, heads) in heads() {
+            for (tag, number) in ["latest", "safe", "finalized"].into_iter().zip(heads.served) {
+                if let Some(number) = number {
+                    self.sample(SERVED_HEAD, "", &[("service", service), ("tag", tag)], number);
+                }
+            }
+        }
+        self.head(HEAD_HELD);
+        for (service, heads) in heads() {
+            self.sample(HEAD_HELD, "", &[("service", service)], u8::from(heads.is_held));
+        }
+        self.head(FALLBACK);
+        for service in services.iter().filter(|service| service.heads.is_some()) {
+            let labels = [("service", service.id.as_str())];
+            self.sample(FALLBACK, "", &labels, u8::from(service.is_fallback));
+        }
+        self.head(REORGANISATIONS);
+        for (service, heads) in heads() {
+            self.sample(REORGANISATIONS, "", &[("service", service)], heads.reorganisations);
+        }
+        self.head(CORRECTIONS);
+        for (service, heads) in heads() {
+            self.sample(CORRECTIONS, "", &[("service", service)], heads.corrections);
+        }
+    }
+
+    fn extra(&mut self, services: &[ServiceFigures]) {
+        for (metric, is_refused) in [(EXTRA, false), (EXTRA_REFUSED, true)] {
+            self.head(metric);
+            for service in services {
+                for (place, reason) in Extra::NAMES.into_iter().enumerate() {
+                    let count = service.calls.sum(|calls| {
+                        let counts = if is_refused { &calls.refused_extra } else { &calls.extra };
+                        counts[place].get()
+                    });
+                    if count > 0 {
+                        let labels = [("service", service.id.as_str()), ("reason", reason)];
+                        self.sample(metric, "", &labels, count);
+                    }
+                }
+            }
+        }
+        self.head(HEDGES_WON);
+        for service in services {
+            let count = service.calls.sum(|calls| calls.hedges_won.get());
+            if count > 0 {
+                self.sample(HEDGES_WON, "", &[("service", service.id.as_str())], count);
             }
         }
     }

@@ -25,6 +25,11 @@ impl Counter {
     }
 
     #[inline]
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    #[inline]
     pub(crate) fn take(&self, n: u64) {
         self.add(n.wrapping_neg());
     }
@@ -57,6 +62,11 @@ impl<T: Default> Sharded<T> {
     /// The last shard.
     pub(crate) fn last(&self) -> &T {
         self.of(self.0.len() - 1)
+    }
+
+    /// All shards.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|shard| &shard.0)
     }
 
     /// A value, summed over all workers.
@@ -163,6 +173,29 @@ pub(crate) struct Calls {
     pub(crate) durations: [Durations; Outcome::NAMES.len()],
     /// Calls refused for lack of capacity, in the order of [`SHED`].
     pub(crate) shed: [Counter; SHED.len()],
+    /// Attempts beyond the first, by [`Extra`].
+    pub(crate) extra: [Counter; Extra::NAMES.len()],
+    /// The same, refused by the budget.
+    pub(crate) refused_extra: [Counter; Extra::NAMES.len()],
+    /// Hedges that were answered first.
+    pub(crate) hedges_won: Counter,
+}
+
+/// Why a call was attempted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    /// An attempt failed or was slow.
+    Retry,
+    /// The first attempt took longer than usual.
+    Hedge,
+    /// An attempt provably never reached its upstream.
+    Elsewhere,
+    /// A pooled connection had been closed by its upstream: the same upstream was asked again.
+    Stale,
+}
+
+impl Extra {
+    pub(crate) const NAMES: [&str; 4] = ["retry", "hedge", "elsewhere", "stale_connection"];
 }
 
 /// The errors of calls refused for lack of capacity.
@@ -171,7 +204,14 @@ pub(crate) const SHED: [ErrorKind; 2] = [ErrorKind::LimitReached, ErrorKind::Bus
 impl Default for Calls {
     fn default() -> Calls {
         let by_method = [const { OnceLock::new() }; method::NAMES.len() + 1];
-        Calls { by_method, durations: Default::default(), shed: Default::default() }
+        Calls {
+            by_method,
+            durations: Default::default(),
+            shed: Default::default(),
+            extra: Default::default(),
+            refused_extra: Default::default(),
+            hedges_won: Counter::default(),
+        }
     }
 }
 
@@ -181,6 +221,12 @@ impl Calls {
         let place = method.map_or(method::NAMES.len(), Method::place);
         self.by_method[place].get_or_init(Box::default)[outcome.place()].add(1);
         self.durations[outcome.place()].add(span);
+    }
+
+    /// All calls.
+    pub(crate) fn total(&self) -> u64 {
+        let counts = self.durations.iter().flat_map(|durations| &durations.buckets);
+        counts.map(Counter::get).fold(0, u64::wrapping_add)
     }
 
     /// Calls by index of the method, with one more index for unknown methods, and of the outcome.
@@ -202,8 +248,9 @@ pub(crate) enum RelayOutcome {
 }
 
 /// The errors of failed relays, in the order of their indices.
-const FAILURES: [ErrorKind; 8] = [
+const FAILURES: [ErrorKind; 9] = [
     ErrorKind::Unreachable,
+    ErrorKind::WrongChain,
     ErrorKind::TimedOut,
     ErrorKind::Broken,
     ErrorKind::BadStatus,
@@ -262,6 +309,10 @@ pub(crate) struct Relays {
     outcomes: [Counter; RelayOutcome::COUNT],
     /// Answers that were not strictly valid JSON-RPC and were corrected.
     pub(crate) loose: Counter,
+    /// Answers that differed from what other upstreams agreed on.
+    pub(crate) dissents: Counter,
+    /// When a call was last answered, in nanoseconds on our clock.
+    answered_at: Counter,
     pub(crate) durations: Durations,
 }
 
@@ -274,6 +325,16 @@ impl Relays {
 
     pub(crate) fn count(&self, place: usize) -> u64 {
         self.outcomes[place].get()
+    }
+
+    #[inline]
+    pub(crate) fn answered(&self, at: Nanos) {
+        self.answered_at.set(at.0);
+    }
+
+    /// When a call was last answered.
+    pub(crate) fn answered_at(&self) -> Nanos {
+        Nanos(self.answered_at.get())
     }
 }
 

@@ -12,6 +12,9 @@
 //! whose code is ambiguous gets the code of [`Category::code`]; the rest of the object is kept, and
 //! the vendor's code is added as `upstream_code`. Every other error is forwarded byte for byte.
 
+pub mod block_param;
+pub mod send_error;
+
 use plimsoll_rpc::json;
 
 use crate::error::Fault;
@@ -140,18 +143,7 @@ const RULES: &[Rule] = &[
         phrases: &["execution reverted", "vm exception while processing transaction", "reverted"],
         codes: &[],
     },
-    Rule {
-        category: Category::AlreadyKnown,
-        phrases: &[
-            "already known",
-            "known transaction",
-            "already imported",
-            "alreadyknown",
-            "transaction already in mempool",
-            "already exists in",
-        ],
-        codes: &[],
-    },
+    Rule { category: Category::AlreadyKnown, phrases: &send_error::KNOWN, codes: &[] },
     Rule {
         category: Category::Nonce,
         phrases: &["nonce too low", "nonce too high", "nonce is too", "invalid nonce"],
@@ -308,7 +300,8 @@ impl Category {
         if is_revert(code, &message) {
             return Category::Reverted;
         }
-        let has_phrase = |rule: &&Rule| rule.phrases.iter().any(|phrase| message.contains(phrase));
+        let has_phrase =
+            |rule: &&Rule| rule.phrases.iter().any(|phrase| send_error::contains(&message, phrase));
         let found = RULES.iter().find(has_phrase);
         let found = found.or_else(|| RULES.iter().find(|rule| rule.codes.contains(&code)));
         found.map_or(Category::Other, |rule| rule.category)

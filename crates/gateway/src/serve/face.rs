@@ -17,9 +17,10 @@ use super::decode::decoded;
 use crate::call::forwarded;
 use crate::call::message::{Answer, JSON, Request};
 use crate::call::passed::{self, Passed};
-use crate::call::relay::{self, Target, shown};
+use crate::call::relay::{self, shown};
 use crate::call::rest;
 use crate::call::routing::Service;
+use crate::call::target::Target;
 use crate::call::worker::{View, Worker};
 use crate::error::{CallError, Error, ErrorKind, Shape};
 use crate::http1::{Glimpse, unescaped};
@@ -206,6 +207,7 @@ impl<'a> RequestContext<'a, '_> {
             service,
             service_id: Cow::Borrowed(service_id),
             rules: None,
+            agree: None,
             endpoint_calls: &service.in_flight,
             turns: self.turns,
             purpose: request.purpose,
@@ -244,6 +246,7 @@ impl<'a> RequestContext<'a, '_> {
         let service = &endpoint.service;
         let mut target = self.target(service, &service.model.id, Shape::Own)?;
         target.rules = Some(&endpoint.rules);
+        target.agree = endpoint.agree.as_ref();
         target.endpoint_calls = &endpoint.calls;
         self.relayed(&target, into).await
     }

@@ -221,7 +221,10 @@ impl Session {
             start: worker.local.now(),
             purpose: Purpose::First,
         };
-        let mut answer = face::answer(&worker, &view, None, &request).await;
+        let may_probe = !head.old && consumed >= bytes.len();
+        let answering = face::answer(&worker, &view, None, &request);
+        let answered = wire::unless_gone(&mut self.wire.io, may_probe, answering).await;
+        let Some(mut answer) = answered else { return NextStep::End };
         let accepts = head.fields.accept_encoding;
         compress::compress(&worker, &view, accepts, &mut answer).await;
         let keep_alive = head.keep_alive && !worker.shared.is_draining();

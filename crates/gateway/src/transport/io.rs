@@ -1,20 +1,73 @@
 //! A connection to a caller or an upstream, in cleartext or with TLS.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+
+#[cfg(test)]
+use super::memory::MemorySocket;
 
 /// A connection.
 pub(crate) enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// A simulated connection.
+    #[cfg(test)]
+    Memory(MemorySocket),
+}
+
+/// What is pending on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Nothing.
+    Quiet,
+    Data,
+    /// The end of the stream: the peer sends nothing more.
+    Ended,
+    /// The connection was reset.
+    Broken,
 }
 
 impl Io {
+    fn stream(&self) -> Option<&TcpStream> {
+        match self {
+            Io::Plain(stream) => Some(stream),
+            Io::Tls(stream) => Some(stream.get_ref().0),
+            #[cfg(test)]
+            Io::Memory(_) => None,
+        }
+    }
+
+    /// What is pending; costs a system call. If it is nothing, the runtime's readiness is cleared.
+    pub(crate) fn condition(&self) -> Condition {
+        let Some(stream) = self.stream() else { return Condition::Quiet };
+        let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        let found = nix::poll::poll(&mut polled, PollTimeout::ZERO);
+        let events = polled[0].revents().unwrap_or(PollFlags::empty());
+        if found.is_err() || events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+            return Condition::Broken;
+        }
+        if events.contains(PollFlags::POLLIN) {
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            return match socket2::SockRef::from(stream).peek(&mut byte) {
+                Ok(0) => Condition::Ended,
+                // With TLS, the end of a stream is announced by a record.
+                Ok(_) if matches!(self, Io::Tls(_)) => Condition::Ended,
+                Ok(_) => Condition::Data,
+                Err(_) => Condition::Broken,
+            };
+        }
+        let would_block = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = stream.try_io(tokio::io::Interest::READABLE, would_block);
+        Condition::Quiet
+    }
+
     /// Ready if there may be data to read; needs no buffer.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -28,6 +81,8 @@ impl Io {
                     Poll::Ready(Ok(()))
                 }
             }
+            #[cfg(test)]
+            Io::Memory(socket) => socket.poll_readable(context),
         }
     }
 
@@ -42,6 +97,8 @@ impl Io {
                 // False while there is decrypted data.
                 (stream, state.wants_read())
             }
+            #[cfg(test)]
+            Io::Memory(socket) => return socket.is_quiet(),
         };
         let peek = || socket2::SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()]);
         let mut context = Context::from_waker(Waker::noop());
@@ -65,6 +122,8 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_read(context, into),
             Io::Tls(stream) => Pin::new(stream).poll_read(context, into),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_read(context, into),
         }
     }
 }
@@ -78,6 +137,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -89,6 +150,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -96,6 +159,8 @@ impl AsyncWrite for Io {
         match self {
             Io::Plain(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
+            #[cfg(test)]
+            Io::Memory(_) => false,
         }
     }
 
@@ -103,6 +168,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_flush(context),
             Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -110,6 +177,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            #[cfg(test)]
+            Io::Memory(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

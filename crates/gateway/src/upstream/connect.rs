@@ -53,7 +53,7 @@ impl Client {
         Ok(Connection {
             io,
             timer: Timer::new(until),
-            opened_at: now,
+            opened_at: self.local.now(),
             idle_since: now,
             idle_max: super::IDLE_MAX,
             address: named.then_some(address),
@@ -73,8 +73,8 @@ impl Client {
             }
         };
         let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, address.port));
-        let (stream, ip) = race(sockets, async |address| {
-            TcpStream::connect(address).await.map(|stream| (stream, address.ip()))
+        let (connected, ip) = race(sockets, async |address| {
+            self.network.connect(address).await.map(|connected| (connected, address.ip()))
         })
         .await
         .map_err(|error| match public_reason(&error) {
@@ -82,7 +82,31 @@ impl Client {
             Some(reason) => unreachable(reason, ""),
             None => unreachable("connecting failed", error),
         })?;
-        Ok((with_tls(upstream, stream).await?, ip))
+        let io = match connected {
+            Io::Plain(stream) => with_tls(upstream, stream).await?,
+            io => io,
+        };
+        Ok((io, ip))
+    }
+}
+
+/// Where connections are opened.
+#[derive(Clone)]
+pub(crate) enum Network {
+    /// The host's network.
+    Host,
+    /// Simulated upstreams.
+    #[cfg(test)]
+    Simulated(crate::transport::memory::Connect),
+}
+
+impl Network {
+    async fn connect(&self, address: SocketAddr) -> io::Result<Io> {
+        match self {
+            Network::Host => TcpStream::connect(address).await.map(Io::Plain),
+            #[cfg(test)]
+            Network::Simulated(connect) => connect(address).await.map(Io::Memory),
+        }
     }
 }
 

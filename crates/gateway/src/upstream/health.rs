@@ -61,7 +61,8 @@ pub(crate) struct Health {
     unannounced: AtomicU64,
     /// The log lines about failures, by their outcome's index.
     lines: [LineLimit; RelayOutcome::COUNT],
-    recoveries: AtomicU32,
+    /// Whether its last answers closed their connections.
+    closes: AtomicBool,
     /// The last failure.
     last: Mutex<String>,
 }
@@ -134,7 +135,6 @@ impl Health {
         let since = self.down_since.swap(0, Ordering::Relaxed);
         let was_announced = self.is_announced.swap(false, Ordering::Relaxed);
         if self.is_lost.swap(false, Ordering::Relaxed) || since > 0 {
-            self.recoveries.fetch_add(1, Ordering::Relaxed);
             self.lost();
         }
         if since > 0 && was_announced {
@@ -247,9 +247,22 @@ impl Health {
         self.losses.load(Ordering::Relaxed)
     }
 
-    /// How often the upstream has recovered after being down, or after a failed connection.
-    pub(crate) fn recoveries(&self) -> u32 {
-        self.recoveries.load(Ordering::Relaxed)
+    /// Whether the upstream keeps connections open after an answer, as far as is known.
+    #[inline]
+    pub(crate) fn keeps_connections(&self) -> bool {
+        !self.closes.load(Ordering::Relaxed)
+    }
+
+    /// Records whether an answer left its connection open. The first one that does not may be the
+    /// last word of a process that is replaced.
+    #[inline]
+    pub(crate) fn kept(&self, is_open: bool) {
+        if self.keeps_connections() != is_open {
+            self.closes.store(!is_open, Ordering::Relaxed);
+            if !is_open {
+                self.lost();
+            }
+        }
     }
 
     /// Whether the upstream is down.
@@ -339,20 +352,23 @@ mod tests {
     fn a_failed_connection_is_followed_by_a_recovery() {
         let health = Health::default();
         let at = Nanos::from_secs;
-        // (outcome, losses from the failure on, losses and recoveries after the next answer)
-        let rows = [(BAD_STATUS, 0, 0, 0), (UNREACHABLE, 1, 2, 1), (BAD_STATUS, 2, 2, 1)];
-        for (outcome, failed, losses, recoveries) in rows {
+        // (outcome, losses from the failure on, losses after the next answer)
+        let rows = [(BAD_STATUS, 0, 0), (UNREACHABLE, 1, 2), (BAD_STATUS, 2, 2)];
+        for (outcome, failed, losses) in rows {
             fail(&health, outcome, true, at(1));
             assert_eq!(health.losses(), failed, "{outcome:?}");
             health.answered("a", at(2));
             health.answered("a", at(3));
-            assert_eq!((health.losses(), health.recoveries()), (losses, recoveries), "{outcome:?}");
+            assert_eq!(health.losses(), losses, "{outcome:?}");
         }
         // An outage by other failures, too.
         (0..DOWN_AFTER).for_each(|n| fail(&health, BAD_STATUS, true, at(4 + u64::from(n))));
         assert_eq!(health.losses(), 3);
         health.answered("a", at(20));
-        assert_eq!((health.losses(), health.recoveries()), (4, 2));
+        assert_eq!(health.losses(), 4);
+        // Closing each connection is a habit; closing the first one may be an end.
+        [true, false, false, true, true, false].into_iter().for_each(|kept| health.kept(kept));
+        assert_eq!((health.losses(), health.keeps_connections()), (6, false));
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! A worker's connections to one upstream: idle connections, and slots for connections in use.
+//!
+//! # Distrust
+//! An upstream, or a balancer before it, may close connections that it has promised to keep, so that
+//! each request over one of them must be repeated. After [`STALE_MAX`] stale connections without an answer over a
+//! pooled one in between, idle connections are discarded and not used for [`DISTRUST_MIN`], and twice as
+//! long with each further stale one, up to [`DISTRUST_MAX`]. One is kept, because its end shows that
+//! the upstream was restarted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use plimsoll_measure::Nanos;
@@ -11,8 +18,20 @@ use crate::error::ErrorKind;
 use crate::keeper::dns::Addresses;
 use crate::local::Local;
 
+/// A restart breaks some connections at once; more in a row are a habit.
+const STALE_MAX: u32 = 3;
+
+/// How long pooled connections are not used at first.
+const DISTRUST_MIN: Nanos = Nanos::from_secs(1);
+
+/// The longest time.
+const DISTRUST_MAX: Nanos = Nanos::from_secs(64);
+
 /// Connections to one upstream.
 pub(super) struct Pool {
+    /// Stale connections since the last answer over a pooled one, apart from those during distrust.
+    stale: Cell<u32>,
+    distrusted_until: Cell<Nanos>,
     /// The most recently used connection is last.
     idle: RefCell<Vec<Connection>>,
     slots: Arc<Semaphore>,
@@ -24,7 +43,12 @@ pub(super) type Slot = OwnedSemaphorePermit;
 impl Pool {
     /// A pool with at most `connections_max` connections in use.
     pub(super) fn new(connections_max: usize) -> Pool {
-        Pool { idle: RefCell::default(), slots: Arc::new(Semaphore::new(connections_max.max(1))) }
+        Pool {
+            stale: Cell::new(0),
+            distrusted_until: Cell::new(Nanos::ZERO),
+            idle: RefCell::default(),
+            slots: Arc::new(Semaphore::new(connections_max.max(1))),
+        }
     }
 
     /// A slot, if one is free.
@@ -54,6 +78,9 @@ impl Pool {
         now: Nanos,
         health: &Health,
     ) -> Option<Connection> {
+        if self.is_distrusted(now) {
+            return None;
+        }
         loop {
             let connection = self.idle.borrow_mut().pop()?;
             if connection.may_be_used(now) {
@@ -68,13 +95,41 @@ impl Pool {
     /// Returns a connection to the pool.
     pub(super) fn put(&self, mut connection: Connection, now: Nanos) {
         connection.idle_since = now;
+        if self.is_distrusted(now) {
+            self.clear();
+        }
         if connection.may_be_used(now) {
             self.idle.borrow_mut().push(connection);
         }
     }
 
+    /// Records that a pooled connection was stale.
+    #[cold]
+    pub(super) fn was_stale(&self, now: Nanos) {
+        if self.is_distrusted(now) {
+            return;
+        }
+        self.stale.set(self.stale.get() + 1);
+        if let Some(doublings) = self.stale.get().checked_sub(STALE_MAX) {
+            let span = Nanos(DISTRUST_MIN.0 << doublings.min(6)).min(DISTRUST_MAX);
+            self.distrusted_until.set(now + span);
+            self.clear();
+        }
+    }
+
+    /// Records that an answer arrived over a pooled connection.
+    #[inline]
+    pub(super) fn was_good(&self) {
+        self.stale.set(0);
+    }
+
+    #[inline]
+    fn is_distrusted(&self, now: Nanos) -> bool {
+        now < self.distrusted_until.get()
+    }
+
     /// Closes connections that have been idle for too long, that the upstream has closed, or whose
-    /// address the upstream's name no longer resolves to. One that the upstream has closed is a loss.
+    /// address the upstream's name no longer resolves to. Except for the first, this is a loss.
     pub(super) fn tidy(&self, now: Nanos, addresses: Option<&Addresses>, health: &Health) {
         let is_current = |one: &Connection| match (one.address, addresses) {
             (Some(address), Some(addresses)) => addresses.contains(&address),
@@ -83,8 +138,9 @@ impl Pool {
         let mut is_closed = false;
         self.idle.borrow_mut().retain(|one| {
             let is_quiet = one.io.is_quiet(false);
-            is_closed |= !is_quiet;
-            is_quiet && one.may_be_used(now) && is_current(one)
+            let is_there = is_quiet && is_current(one);
+            is_closed |= !is_there;
+            is_there && one.may_be_used(now)
         });
         // A restart closes many connections at once.
         if is_closed {
@@ -145,8 +201,6 @@ mod tests {
                 (now, now - secs(5), secs(4), None, false),
                 // too old
                 (now - secs(301), now, IDLE_MAX, None, false),
-                // the name no longer resolves to this address
-                (now, now, IDLE_MAX, Some(ip(2)), false),
             ];
             for (row, (opened_at, idle_since, idle_max, address, is_kept)) in
                 rows.into_iter().enumerate()
@@ -170,12 +224,16 @@ mod tests {
                 assert_eq!(pool.take(true, now, &health).is_some(), is_kept, "row {row}");
                 assert_eq!(health.losses(), 0, "the upstream closed none");
             }
-            let closed = async || {
+            // A pool with a connection to this address, and the upstream's end of it unless it has
+            // been closed.
+            let pooled = async |address: Option<IpAddr>, is_closed: bool| {
                 let pool = Pool::new(1);
                 let stream = TcpStream::connect(to).await.expect("a connection");
                 let (other, _) = listener.accept().await.expect("its other end");
-                drop(other);
-                stream.readable().await.expect("its end");
+                let other = (!is_closed).then_some(other);
+                if is_closed {
+                    stream.readable().await.expect("its end");
+                }
                 pool.put(
                     Connection {
                         io: Io::Plain(stream),
@@ -183,13 +241,33 @@ mod tests {
                         opened_at: now,
                         idle_since: now,
                         idle_max: IDLE_MAX,
-                        address: None,
+                        address,
                         _open: OpenConnection::new(&local),
                     },
                     now,
                 );
-                pool
+                (pool, other)
             };
+            let closed = async || pooled(None, true).await.0;
+            // The name no longer resolves to this address.
+            let (pool, _other) = pooled(Some(ip(2)), false).await;
+            let health = Health::default();
+            pool.tidy(now, Some(&[ip(1)].into()), &health);
+            assert!(pool.is_empty() && health.losses() == 1);
+            // Distrusted after three stale ones in a row, then after each, for longer.
+            let pool = closed().await;
+            let rows =
+                [(0, false), (0, false), (0, true), (500, true), (1_000, true), (2_999, true)];
+            for (millis, is_distrusted) in rows {
+                let at = now + Nanos::from_millis(millis);
+                pool.was_stale(at);
+                assert_eq!(pool.is_distrusted(at), is_distrusted, "{millis}");
+                assert_eq!(pool.is_empty(), is_distrusted, "{millis}");
+            }
+            assert!(!pool.is_distrusted(now + secs(3)), "1 s and 2 s");
+            pool.was_good();
+            pool.was_stale(now + secs(3));
+            assert!(!pool.is_distrusted(now + secs(3)));
             let health = Health::default();
             closed().await.tidy(now, None, &health);
             assert_eq!(health.losses(), 1);

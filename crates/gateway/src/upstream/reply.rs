@@ -147,12 +147,39 @@ impl Reply {
     /// No head arrived within the deadline and the limits.
     pub(crate) async fn begin(&mut self, request: &Request<'_>) -> Result<(), Failure> {
         if let Err(failure) = self.connection.write(&self.local, request).await {
-            return Err(Failure { stale: self.was_pooled && !failure.sent, ..failure });
+            let stale = self.was_pooled && !failure.sent;
+            return Err(self.stale_or_not(failure, stale));
         }
-        self.read_head().await.map_err(|failure| {
-            let is_broken = failure.kind == ErrorKind::Broken;
-            Failure { stale: self.was_pooled && is_broken && self.is_untouched(), ..failure }
-        })
+        match self.read_head().await {
+            Ok(()) if self.was_pooled => self.pool.was_good(),
+            Ok(()) => {}
+            Err(failure) => {
+                let is_broken = failure.kind == ErrorKind::Broken;
+                let stale = self.was_pooled && is_broken && self.is_untouched();
+                return Err(self.stale_or_not(failure, stale));
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn stale_or_not(&self, failure: Failure, stale: bool) -> Failure {
+        if stale {
+            self.pool.was_stale(self.local.now());
+        }
+        Failure { stale, ..failure }
+    }
+
+    /// Returns the connection to its pool: nothing was sent.
+    #[cold]
+    pub(crate) fn put_back(self, now: Nanos) {
+        self.pool.put(self.connection, now);
+    }
+
+    /// When its connection was opened.
+    #[inline]
+    pub(crate) fn opened_at(&self) -> Nanos {
+        self.connection.opened_at
     }
 
     /// Whether no byte of the response has arrived.

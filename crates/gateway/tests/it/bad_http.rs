@@ -1,15 +1,17 @@
 //! Callers that send malformed, incomplete or oversized requests get an error and are disconnected, and
 //! do not block the gateway.
 
+use std::sync::{Arc, Barrier};
+
 use plimsoll_gateway::{Gateway, Settings};
 use plimsoll_measure::Nanos;
 use plimsoll_registry::settings::{AccessLog, Cors, Limits};
 
 use crate::caller::{Caller, call, request, result};
-use crate::scripted::Upstream;
+use crate::scripted::{Reply, Upstream};
 use crate::setup::{
-    ENDPOINT, connect, connections, definitions, metric, node, post, refused, settings, start,
-    wait_until,
+    ENDPOINT, connect, connections, definitions, metric, node, post, refused, relays, settings,
+    start, wait_until,
 };
 
 /// Limits that tests can reach; timeouts are long unless a test waits for one.
@@ -294,6 +296,37 @@ fn half_closed_callers_are_answered() {
         assert!(caller.ends(), "{end}");
     }
     assert_eq!(upstream.count(), 2);
+}
+
+/// A caller that has only shut down its sending side waits for its answer.
+#[test]
+fn callers_that_leave_cancel_their_calls() {
+    let gate = Arc::new(Barrier::new(3));
+    let upstream = {
+        let gate = gate.clone();
+        Upstream::start(move |_, received| {
+            if received.method() == "slow" {
+                gate.wait();
+            }
+            Reply::echo(received)
+        })
+    };
+    let gateway = gateway(&upstream, small());
+    let stuck = request("POST", ENDPOINT, "", call("1", "slow", "[]").as_bytes());
+    let mut waiting = connect(&gateway);
+    waiting.send(&stuck);
+    upstream.wait_for(1);
+    waiting.finish();
+    let mut leaving = connect(&gateway);
+    leaving.send(&stuck);
+    upstream.wait_for(2);
+    drop(leaving);
+    wait_until("the call is cancelled", || relays(&gateway, "a", "cancelled") == 1);
+    assert_eq!(metric(&gateway, "plimsoll_calls_in_flight"), 1, "the other one waits");
+    gate.wait();
+    // To learn whether it has left, the other one was sent an interim response.
+    assert_eq!(waiting.answer().status, 100);
+    assert_eq!(waiting.answer().text(), result("1", "[]"));
 }
 
 #[test]

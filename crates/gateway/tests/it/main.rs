@@ -17,6 +17,7 @@ mod lifecycle;
 mod long_bodies;
 mod memory;
 mod relay;
+mod resilience;
 mod rest;
 mod rules;
 mod scripted;

@@ -32,7 +32,7 @@ fn ask(gateway: &Gateway, method: &str, target: &str, headers: &str) -> crate::c
 fn rest_is_off_unless_a_service_enables_it() {
     let upstream = Upstream::echo();
     let mut all = definitions(vec![node("a", "eth", &upstream.url("/?key=1"))]);
-    all.services = vec![Service::named("eth")];
+    all.services = vec![Service { health_checks: false, ..Service::named("eth") }];
     let gateway = start(settings(), &all);
     // (method, target, status, kind)
     let rows = [

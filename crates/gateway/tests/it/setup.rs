@@ -47,12 +47,18 @@ pub(crate) fn instance(id: &str, url: &str) -> Upstream {
 /// Endpoint `e` of service `eth` with these upstreams. `eth` has no chain id, so that every call is
 /// relayed, and REST is enabled.
 pub(crate) fn definitions(upstreams: Vec<Upstream>) -> Definitions {
-    let eth = Service { rest: true, ..Service::named("eth") };
+    // Without health checks, so that upstreams receive only calls.
+    let eth = Service { rest: true, health_checks: false, ..Service::named("eth") };
     Definitions { services: vec![eth], upstreams, endpoints: vec![endpoint("e", "eth")] }
 }
 
 pub(crate) fn endpoint(id: &str, service: &str) -> Endpoint {
-    Endpoint { id: id.into(), service: service.into(), methods: MethodRules::default() }
+    Endpoint {
+        id: id.into(),
+        service: service.into(),
+        methods: MethodRules::default(),
+        agree: None,
+    }
 }
 
 /// Open connections from callers.

@@ -98,6 +98,16 @@ impl GatewayProcess {
         Ok(())
     }
 
+    /// Kills the instance with this number, counted from 0; whether it was there. Its supervisor
+    /// restarts it.
+    pub(super) fn kill_instance(&self, number: usize) -> bool {
+        let supervisor = self.child.as_ref().map_or(0, Child::id);
+        let offset = format!("--port-offset={number}");
+        let found = plimsoll_host::find_child(supervisor, &[&offset]);
+        let pid = found.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        pid.is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
+    }
+
     /// Stops the process and waits for it to exit.
     pub(super) fn stop(mut self) {
         self.end();

@@ -164,6 +164,7 @@ mod tests {
         let endpoint = |(id, deny): &(&str, &str)| Endpoint {
             id: id.to_string(),
             service: "eth".into(),
+            agree: None,
             methods: MethodRules {
                 deny: deny.split_whitespace().map(String::from).collect(),
                 ..MethodRules::default()

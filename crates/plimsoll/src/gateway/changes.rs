@@ -80,6 +80,7 @@ mod tests {
         let endpoint = |id: &str| Endpoint {
             id: id.into(),
             service: "eth".into(),
+            agree: None,
             methods: MethodRules::default(),
         };
         Definitions {

@@ -62,7 +62,7 @@ enum ServiceVerb {
     #[command(after_help = "Example:
   plimsoll gateway service add base --chain-id 8453 --block-time 2s \\
       --sync-allowance 150")]
-    Add(AddService),
+    Add(Box<AddService>),
     #[command(flatten)]
     Other(Verb),
 }
@@ -83,6 +83,11 @@ Examples:
       --url http://127.0.0.1:4001/v1
       a PATH instance, which serves every service")]
     Add(Box<AddUpstream>),
+    /// Stop sending new calls to an upstream, and finish those in flight; enable ends it
+    Drain {
+        /// Id of the upstream
+        id: String,
+    },
     #[command(flatten)]
     Other(Verb),
 }
@@ -147,6 +152,24 @@ struct AddService {
     /// Also relay requests that are not JSON-RPC: paths below /v1, and GET, PUT, PATCH and DELETE
     #[arg(long)]
     rest: bool,
+    /// Never ask upstreams for their latest block and readiness
+    #[arg(long)]
+    no_health_checks: bool,
+    /// Retries as a share of the calls [default: 10%]
+    #[arg(long, value_name = "SHARE")]
+    retry_budget: Option<String>,
+    /// Send a call to a second upstream after this quantile of the latency, such as p95 [default: off]
+    #[arg(long, value_name = "QUANTILE")]
+    hedge: Option<String>,
+    /// Time without an answer until another upstream is tried, too [default: a quarter of the timeout]
+    #[arg(long, value_name = "DURATION")]
+    patience: Option<String>,
+    /// Send transactions to one upstream or all of them [default: one]
+    #[arg(long, value_name = "one|all")]
+    send: Option<String>,
+    /// Number of upstreams that must agree on reads [default: 1]
+    #[arg(long, value_name = "N")]
+    agree: Option<u64>,
     #[command(flatten)]
     replace: ReplaceArgs,
 }
@@ -256,6 +279,14 @@ impl AddService {
         if self.rest {
             lines.0.push(("--rest".into(), "rest = true".into()));
         }
+        if self.no_health_checks {
+            lines.0.push(("--no-health-checks".into(), "health_checks = false".into()));
+        }
+        lines.text("--retry-budget", "retry_budget", &self.retry_budget);
+        lines.text("--hedge", "hedge", &self.hedge);
+        lines.text("--patience", "patience", &self.patience);
+        lines.text("--send", "send", &self.send);
+        lines.number("--agree", "agree", self.agree);
         Request::Add {
             kind: EntryKind::Service,
             id: self.id,
@@ -372,6 +403,17 @@ pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> 
                 UpstreamVerb::Add(add) => {
                     let (request, notes) = add.request()?;
                     Task::add(Upstream, request, notes)
+                }
+                UpstreamVerb::Drain { id } => {
+                    let note = "note: a running gateway sends it no new calls within a second; \
+                                plimsoll_relays_in_flight in /metrics shows when its last call has \
+                                ended";
+                    Task::Change(Change {
+                        kind: Upstream,
+                        done: ("drained", "in"),
+                        request: Request::Drain(id),
+                        notes: vec![note.into()],
+                    })
                 }
                 UpstreamVerb::Other(verb) => Task::of(Upstream, verb),
             },

@@ -112,9 +112,11 @@ fn descriptors(process: &Process) -> usize {
 #[test]
 fn hostile_callers_do_not_keep_probes_out_of_a_full_gateway() {
     let (folder, sim) = (Folder::new(), eth());
+    // Health checks open connections of their own, at any time.
     let config = format!(
         "listen = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\ndatabase = \"off\"\n\
          limits = {{ connections = {CONNECTIONS} }}\n\
+         [[service]]\nid = \"eth\"\nchain_id = 1\nhealth_checks = false\n\
          [[upstream]]\nid = \"a\"\nservice = \"eth\"\nurl = \"{}\"\n",
         sim.url("eth")
     );

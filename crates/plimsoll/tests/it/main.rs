@@ -9,6 +9,7 @@ mod clients;
 mod demo;
 mod docs;
 mod doctor;
+mod failure;
 mod full;
 mod gateway;
 mod habits;

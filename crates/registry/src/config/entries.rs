@@ -4,18 +4,23 @@
 //! Checks across entries need only the id, the service and their places, so that these are kept even
 //! for an entry that is otherwise invalid.
 
+mod resilience;
+
 use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use plimsoll_config::{Field, Place, Problems, Table, Text, is_word, nearest};
 use plimsoll_measure::Nanos;
 
 use crate::model::{
-    Address, Definitions, Endpoint, Kind, MethodRules, Service, Spread, TIER_MAX, Upstream,
-    WEIGHT_MAX, check_id_shown_as, masked,
+    Address, Definitions, Endpoint, Kind, MethodRules, Sending, Service, Spread, TIER_MAX,
+    Upstream, WEIGHT_MAX, check_id_shown_as, masked,
 };
 use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
+pub(super) use resilience::show_hedge;
+use resilience::{read_agree, read_resilience};
 
 /// Headers that the gateway sets itself.
 const OWN_HEADERS: [&str; 7] = [
@@ -85,6 +90,7 @@ impl ParsedEntries {
             return;
         }
         let built_in = if built_in { Service::built_in() } else { Vec::new() };
+        self.check_chains(&built_in, problems);
         let own = self.services.iter().map(|service| service.id.as_str());
         let mut known: Vec<&str> =
             built_in.iter().map(|service| service.id.as_str()).chain(own).collect();
@@ -102,6 +108,63 @@ impl ParsedEntries {
         }
     }
 
+    /// A service with the id of a built-in one is on its chain: PATH instances know it by this id.
+    fn check_chains(&self, built_in: &[Service], problems: &mut Problems) {
+        for service in &self.services {
+            let same = built_in.iter().find(|known| known.id == service.id);
+            let known = same.and_then(|known| known.chain_id);
+            let own = service.item.as_ref().and_then(|item| item.chain_id);
+            if let (Some(known), Some(own)) = (known, own)
+                && known != own
+            {
+                let id = &service.id;
+                let message = format!(
+                    "chain_id = {own}, but the built-in service \"{id}\" is on chain {known}"
+                );
+                let hint = "give the service another id, or set built_in_services = false";
+                problems.note(service.place.clone(), message, hint);
+            }
+        }
+    }
+
+    /// Checks that enough upstreams exist for those that must agree, if all are known.
+    pub(super) fn check_agreement(&self, instances: usize, problems: &mut Problems) {
+        let of_service = |id: &str| {
+            let serves = |one: &&ParsedEntry<Upstream>| {
+                one.service.as_ref().is_none_or(|(service, _)| service == id)
+            };
+            self.upstreams.iter().filter(serves).count() + instances
+        };
+        let services = self.services.iter().filter_map(|service| {
+            Some((&service.place, &service.id, &service.item.as_ref()?.agree))
+        });
+        let endpoints = self.endpoints.iter().filter_map(|endpoint| {
+            let item = endpoint.item.as_ref()?;
+            Some((&endpoint.place, &item.service, item.agree.as_ref()?))
+        });
+        for (place, service, agree) in services.chain(endpoints) {
+            let (most, upstreams) = (agree.most(), of_service(service));
+            if most > 1 && usize::from(most) > upstreams {
+                let noun = if upstreams == 1 { "upstream" } else { "upstreams" };
+                let message =
+                    format!("agree = {most}, but service \"{service}\" has {upstreams} {noun}");
+                problems.note(place.clone(), message, "add upstreams, or lower agree");
+            }
+        }
+    }
+
+    /// Checks that no upstream is one of the gateway's own addresses.
+    pub(super) fn check_loops(&self, own: &[SocketAddr], problems: &mut Problems) {
+        for upstream in &self.upstreams {
+            let Some(item) = &upstream.item else { continue };
+            if let Some(own) = own.iter().find(|own| leads_to(&item.address, **own)) {
+                let message =
+                    format!("the url of upstream \"{}\" is this gateway itself ({own})", item.id);
+                problems.note(upstream.place.clone(), message, "write the node's address");
+            }
+        }
+    }
+
     pub(super) fn definitions(self) -> Definitions {
         Definitions {
             services: self.services.into_iter().filter_map(|service| service.item).collect(),
@@ -109,6 +172,19 @@ impl ParsedEntries {
             endpoints: self.endpoints.into_iter().filter_map(|endpoint| endpoint.item).collect(),
         }
     }
+}
+
+/// Whether a URL leads to a listener.
+pub(super) fn leads_to(url: &Address, listener: SocketAddr) -> bool {
+    let ip = match url.host.as_str() {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        host => host.parse::<IpAddr>().ok(),
+    };
+    let is_own = |ip: IpAddr| {
+        ip == listener.ip()
+            || listener.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified())
+    };
+    listener.port() != 0 && url.port == listener.port() && ip.is_some_and(is_own)
 }
 
 /// The message and the hint for a service that does not exist; `kind` is that of the entry that
@@ -209,6 +285,11 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let spread = table.field("spread").and_then(|f| f.one_of(&Spread::NAMES));
     let timeout = table.field("timeout").and_then(|f| f.duration_above_zero());
     let rest = table.field("rest").and_then(|f| f.boolean());
+    let health_checks = table.field("health_checks").and_then(|f| f.boolean());
+    let resilience = read_resilience(table);
+    let send = table.field("send").and_then(|f| f.one_of(&Sending::NAMES));
+    let agree = read_agree(table);
+    let park_dissenters = table.field("park_dissenters").and_then(|f| f.duration_above_zero());
     let (id, place) = id?;
     let service = Service {
         chain_id,
@@ -217,6 +298,11 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
         spread: spread.unwrap_or_default(),
         timeout: timeout.map_or(Service::TIMEOUT, Nanos::from),
         rest: rest.unwrap_or_default(),
+        health_checks: health_checks.unwrap_or(true),
+        resilience,
+        send: send.unwrap_or_default(),
+        agree: agree.unwrap_or_default(),
+        park_dissenters: park_dissenters.map(Nanos::from),
         ..Service::named(id.clone())
     };
     Some(ParsedEntry { id, place, service: None, item: Some(service) })
@@ -250,6 +336,7 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
     });
     let methods = read_methods(table);
     let ca = table.field("ca").and_then(|f| super::fields::file(&f, folder));
+    let drain = table.field("drain").and_then(|f| f.boolean());
     let (id, place) = id?;
     let item = kind.zip(url).map(|(kind, (url, address))| Upstream {
         service: service.as_ref().map(|(service, _)| service.clone()),
@@ -259,6 +346,7 @@ pub(crate) fn read_upstream(table: &Table<'_>, folder: &Path) -> Option<ParsedEn
         rate_limit,
         methods,
         ca,
+        drain: drain.unwrap_or_default(),
         ..Upstream::at(id.clone(), kind, url, address)
     });
     Some(ParsedEntry { id, place, service, item })
@@ -272,11 +360,13 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> 
     }
     let service = read_service_name(table, masked_unless_word);
     let methods = read_methods(table);
+    let agree = read_agree(table);
     let (id, place) = id?;
     let item = service.as_ref().map(|(service, _)| Endpoint {
         id: id.clone(),
         service: service.clone(),
         methods,
+        agree,
     });
     Some(ParsedEntry { id, place, service, item })
 }

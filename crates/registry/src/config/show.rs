@@ -3,11 +3,12 @@
 
 use std::fmt::Write;
 
-use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate};
+use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_share};
 use plimsoll_measure::Nanos;
 
+use super::entries::show_hedge;
 use super::{Config, KEYS};
-use crate::model::{Endpoint, MethodRules, Service, Upstream};
+use crate::model::{Agree, Endpoint, MethodRules, Service, Upstream};
 use crate::settings::Listener;
 
 impl Config {
@@ -78,6 +79,17 @@ fn span(span: Nanos) -> String {
     quote(&show_duration(span.into()))
 }
 
+fn show_agree(agree: &Agree) -> String {
+    if agree.methods.is_empty() {
+        return agree.default.to_string();
+    }
+    let methods = agree.methods.iter().map(|(pattern, number)| (pattern.as_str(), *number));
+    let all = methods.chain([("*", agree.default)]);
+    let parts: Vec<String> =
+        all.map(|(pattern, number)| format!("{} = {number}", quote(pattern))).collect();
+    format!("{{ {} }}", parts.join(", "))
+}
+
 /// A listener's keys, one per line.
 fn show_listener(listener: &Listener) -> String {
     let mut lines = Lines::default();
@@ -100,6 +112,17 @@ pub fn show_service(service: &Service) -> String {
     lines.line("spread", quote(service.spread.name()));
     lines.line("timeout", span(service.timeout));
     lines.line("rest", service.rest.to_string());
+    lines.line("health_checks", service.health_checks.to_string());
+    let resilience = &service.resilience;
+    lines.line("retry_budget", quote(&show_share(resilience.retry_budget)));
+    lines.line("retry_floor", quote(&show_rate(resilience.retry_floor)));
+    lines.line("hedge", quote(&show_hedge(resilience.hedge)));
+    lines.line("hedge_budget", quote(&show_share(resilience.hedge_budget)));
+    lines.maybe("patience", resilience.patience, span);
+    lines.line("slow_start", span(resilience.slow_start));
+    lines.line("send", quote(service.send.name()));
+    lines.line("agree", show_agree(&service.agree));
+    lines.maybe("park_dissenters", service.park_dissenters, span);
     lines.0
 }
 
@@ -122,6 +145,9 @@ pub fn show_upstream(upstream: &Upstream) -> String {
     lines.maybe("rate_limit", upstream.rate_limit, |rate| quote(&show_rate(rate)));
     lines.methods(&upstream.methods);
     lines.maybe("ca", upstream.ca.as_ref(), |path| quote_filled(&path.display().to_string()));
+    if upstream.drain {
+        lines.line("drain", "true".into());
+    }
     lines.0
 }
 
@@ -131,5 +157,6 @@ pub fn show_endpoint(endpoint: &Endpoint) -> String {
     lines.line("id", quote(&endpoint.id));
     lines.line("service", quote(&endpoint.service));
     lines.methods(&endpoint.methods);
+    lines.maybe("agree", endpoint.agree.as_ref(), show_agree);
     lines.0
 }

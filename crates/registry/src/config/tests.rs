@@ -336,6 +336,31 @@ fn invalid_entries() {
         &["\"rate_limit\" must be above 0/s", "hint: to take the upstream out of use"],
     );
     check(&upstream("rate_limit = \"fast\""), &["\"rate_limit\": \"fast\""]);
+    let service = |keys: &str| format!("[[service]]\nid = \"x\"\n{keys}\n");
+    check(&service("hedge = \"p20\""), &["the quantile p20 is out of range", "from p50 to p99.9"]);
+    check(&service("hedge = \"95\""), &["\"95\" is not a quantile", "such as \"p95\", or \"off\""]);
+    check(&service("retry_budget = \"101%\""), &["\"101%\" is not a share"]);
+    check(&service("retry_floor = \"10001/s\""), &["\"retry_floor\" must be at most 10000/s"]);
+    check(&service("patience = \"0s\""), &["\"patience\""]);
+    check(&service("send = \"both\""), &["\"send\""]);
+    check(&service("agree = 0"), &["\"agree\" must be from 1 to 9"]);
+    check(&service("agree = { \"eth_*x\" = 2 }"), &["\"eth_*x\" is not a method pattern"]);
+    check(
+        &format!("database = \"off\"\n{}", service("agree = 2")),
+        &["agree = 2, but service \"x\" has 0 upstreams", "hint: add upstreams, or lower agree"],
+    );
+    check(
+        "[[service]]\nid = \"eth\"\nchain_id = 5\n",
+        &["2:6: chain_id = 5, but the built-in service \"eth\" is on chain 1"],
+    );
+    check(
+        "listen = [\"0.0.0.0:4000\"]\ninstances = [\"http://localhost:4000\"]\n",
+        &["the instance 0.0.0.0:4000 is this gateway itself"],
+    );
+    check(
+        "[[upstream]]\nid = \"u\"\nservice = \"eth\"\nurl = \"http://127.0.0.1:3069/\"\n",
+        &["the url of upstream \"u\" is this gateway itself (127.0.0.1:3069)"],
+    );
     check(&upstream("kind = \"emv\""), &["did you mean \"evm\"?"]);
     check(&upstream("headers = { TE = \"a\" }"), &["\"TE\" is set by the gateway itself"]);
     check(

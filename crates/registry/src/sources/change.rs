@@ -14,6 +14,9 @@ use crate::store::{Applied, Change, Entry, EntryKind, StoreError};
 /// Maximum number of names in a message; further names are counted.
 const NAMES_MAX: usize = 5;
 
+/// The line of a drained upstream.
+const DRAINED: &str = "drain = true";
+
 /// A requested change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -34,6 +37,8 @@ pub enum Request {
     Enable(EntryKind, String),
     /// Disables an entry.
     Disable(EntryKind, String),
+    /// Drains an upstream: it gets no new calls.
+    Drain(String),
     /// Removes an entry.
     Remove(EntryKind, String),
 }
@@ -43,6 +48,7 @@ impl Request {
     fn subject(&self) -> (EntryKind, &str) {
         match self {
             Request::Add { kind, id, .. } => (*kind, id),
+            Request::Drain(id) => (EntryKind::Upstream, id),
             Request::Enable(kind, id) | Request::Disable(kind, id) | Request::Remove(kind, id) => {
                 (*kind, id)
             }
@@ -180,14 +186,17 @@ fn decide(request: &Request, config: &Config, entries: &[Entry]) -> Result<Decis
     let resolves_clash = match request {
         Request::Enable(..) => is_mark,
         Request::Remove(..) => existing.entry.is_some() && !is_mark,
-        Request::Add { .. } | Request::Disable(..) => false,
+        Request::Add { .. } | Request::Disable(..) | Request::Drain(..) => false,
     };
     if in_file && !resolves_clash {
-        return existing.in_file(matches!(request, Request::Add { .. }));
+        return existing.in_file(request);
     }
     match request {
         Request::Add { service, lines, replace, .. } => existing.add(service, lines, *replace),
+        Request::Enable(..) if existing.is_drained() => existing.set_drained(false),
         Request::Enable(..) => existing.set_disabled(false),
+        Request::Drain(..) if existing.is_drained() => Ok(Decision::Nothing),
+        Request::Drain(..) => existing.set_drained(true),
         Request::Disable(..) => existing.set_disabled(true),
         Request::Remove(..) => existing.remove(in_file),
     }
@@ -204,12 +213,14 @@ struct Existing<'a> {
 }
 
 impl Existing<'_> {
-    fn in_file<T>(&self, add: bool) -> Result<T, ChangeError> {
+    fn in_file<T>(&self, request: &Request) -> Result<T, ChangeError> {
         let (kind, id) = (self.kind.name(), self.id);
-        let hint = if add {
-            "choose another id, or remove it from the configuration first"
-        } else {
-            "change it there; a running gateway applies the change within a second"
+        let hint = match request {
+            Request::Add { .. } => "choose another id, or remove it from the configuration first",
+            Request::Drain(_) => {
+                "write drain = true there; a running gateway applies the change within a second"
+            }
+            _ => "change it there; a running gateway applies the change within a second",
         };
         refused(format!("the {kind} \"{id}\" is defined in the configuration"), hint)
     }
@@ -290,6 +301,24 @@ impl Existing<'_> {
             None if self.built_in => Decision::Nothing,
             None => return self.absent(),
         })
+    }
+
+    /// Whether the upstream is drained.
+    fn is_drained(&self) -> bool {
+        let definition = self.entry.and_then(|entry| entry.definition.as_deref());
+        definition.is_some_and(|lines| lines.lines().any(|line| line == DRAINED))
+    }
+
+    /// Drains an upstream, or enables one that was drained.
+    fn set_drained(&self, is_drained: bool) -> Result<Decision, ChangeError> {
+        let Some(entry) = self.entry else { return self.absent() };
+        let lines = entry.definition.iter().flat_map(|lines| lines.lines());
+        let kept = lines.filter(|line| *line != DRAINED);
+        let lines: Vec<&str> = kept.chain(is_drained.then_some(DRAINED)).collect();
+        let definition = Some(lines.join("\n"));
+        let disabled = is_drained && entry.disabled;
+        let new = Entry { definition, disabled, ..entry.clone() };
+        Ok(Decision::Write(Change::Replace(new), Outcome::Changed))
     }
 
     fn remove(&self, in_file: bool) -> Result<Decision, ChangeError> {

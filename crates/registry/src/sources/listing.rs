@@ -76,6 +76,8 @@ pub enum State {
     Enabled,
     /// Disabled.
     Disabled,
+    /// Drained: it gets no new calls.
+    Drained,
     /// Disabled because its service is.
     ServiceDisabled,
     /// Invalid, for this reason; a gateway cannot load it.
@@ -88,6 +90,7 @@ impl State {
         match self {
             State::Enabled => "enabled",
             State::Disabled => "disabled",
+            State::Drained => "drained",
             State::ServiceDisabled => "service disabled",
             State::Refused(_) => "refused",
         }
@@ -154,6 +157,7 @@ fn list(
             origin,
             state: match (kind, services.is_enabled(item.id())) {
                 (EntryKind::Service, false) => State::Disabled,
+                _ if matches!(&item, Item::Upstream(upstream) if upstream.drain) => State::Drained,
                 _ => state(item.service()),
             },
             item: Some(item),
@@ -176,6 +180,7 @@ fn list(
             }
             _ if entry.disabled => State::Disabled,
             (Err(problems), _) => State::Refused(problems.to_string()),
+            (Ok(Item::Upstream(upstream)), _) if upstream.drain => State::Drained,
             (Ok(_), service) => state(service.as_deref()),
         };
         listed.push(Listed {

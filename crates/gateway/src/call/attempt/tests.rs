@@ -1,22 +1,20 @@
 //! How calls are encoded, and how raced, dropped and cancelled attempts are counted.
 
 use super::*;
-use crate::call::passed::Passed;
 use crate::call::routing::{Routing, Service};
 use crate::call::worker::{Shared, State};
-use crate::error::Shape;
 use crate::host::{Host, Process};
 use crate::keeper::Keeper;
 use crate::keeper::dns::{Resolver, of_host};
+use crate::local::Time;
 use crate::observe::access_log::AccessLog;
 use crate::payload::Payload;
-use crate::permit::Purpose;
+use crate::upstream::Network;
 use futures_util::future::{Either, join, select};
 use plimsoll_config::Text;
 use plimsoll_registry::model::{self, Address, Definitions, Kind};
 use plimsoll_registry::settings::Settings;
 use plimsoll_rpc::request;
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -131,14 +129,14 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
         endpoints: Vec::new(),
     };
-    let routing = Routing::compile(&definitions, &Routing::empty(), 1, &mut 0).expect("compiles");
+    let routing = Routing::compile(&definitions, &Routing::empty(0), 1, &mut 0).expect("compiles");
     let service = routing.service("eth").expect("a service").clone();
     let host =
         Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None };
     let resolver = Resolver::new(of_host(), keeper.handle().clone());
     let state = State { settings: Settings::default(), routing };
-    let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host));
-    (Rc::new(Worker::new(shared, 0)), service)
+    let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host, Time::start()));
+    (Rc::new(Worker::new(shared, 0, Network::Host)), service)
 }
 
 /// Relays over a route: successful, cancelled, in flight.
@@ -159,23 +157,13 @@ fn attempts_are_raced_and_only_the_winner_writes() {
         let mut fast = Upstream::start("fast").await;
         let (worker, service) = worker(&[slow.address, fast.address], &keeper);
         let view = worker.view();
-        let target = Target {
-            worker: &worker,
-            view: &view,
-            service: &service,
-            service_id: Cow::Borrowed("eth"),
-            rules: None,
-            endpoint_calls: &service.in_flight,
-            turns: None,
-            purpose: Purpose::First,
-            shape: Shape::Own,
-            passed: Passed::only(std::net::Ipv4Addr::LOCALHOST.into()),
-            start: worker.local.now(),
-        };
+        let target = Target::of(&worker, &view, &service);
         let call = request::call(br#"{"jsonrpc":"2.0","id":1,"method":"eth_gasPrice"}"#);
         let call = call.expect("a call");
         let [to_slow, to_fast] = &service.routes[..] else { panic!("two routes") };
-        let attempt = |route| Box::pin(super::run(&target, &call, route, Reuse::Pooled));
+        let attempt = |route| {
+            Box::pin(super::run(&target, &call, Picked { route, pass: None }, Reuse::Pooled))
+        };
 
         let race = select(attempt(to_slow), attempt(to_fast));
         let both_sent = async {

@@ -1,25 +1,25 @@
-//! A service with its routes, and how the route for the next call is picked.
+//! A service with its routes and what its calls share.
 //!
 //! Services with the same upstreams share one round-robin counter, so a pool of instances is used
-//! evenly whatever mix of services is called. A rotation lists the routes of a tier in the order in
-//! which they are used: each once, or as often as its weight, interleaved. If the route that is
-//! next cannot take a call, the call goes to one of the others, spread evenly, so that the
-//! neighbour of a failing upstream does not get twice its share. Calls that a node keeps state for
-//! (filters) always go to the first route that accepts them.
+//! evenly whatever mix of services is called.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::Nanos;
-use plimsoll_registry::model::{self, Kind, Spread};
-use plimsoll_rpc::method::Class;
+use plimsoll_registry::model::{self, Resilience, Spread};
+use plimsoll_resilience::{Budget, Hedge, Quantile, patience};
+use plimsoll_rpc::method::{self, Method};
 
-use crate::call::chain::{self, Chain};
-use crate::error::ErrorKind;
-use crate::http1::write_field;
-use crate::observe::stats::{Calls, Relays, Sharded};
+use super::route::{Excluded, Route};
+use crate::call::chain;
+use crate::call::heads::ServiceHeads;
+use crate::call::health::{self, Activity};
+use crate::heads::{Floor, Floors, Standing};
+use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
+use crate::sends::Sent;
 use crate::upstream::Upstream;
 
 /// A round-robin counter, shared by services with the same upstreams.
@@ -45,43 +45,109 @@ pub(crate) struct Service {
     pub(crate) calls: Arc<Sharded<Calls>>,
     /// Calls in flight that did not come through an endpoint.
     pub(crate) in_flight: Arc<AtomicU64>,
+    pub(crate) state: Arc<ServiceState>,
+    /// The heads that are served, if upstreams are asked for theirs.
+    pub(crate) heads: Option<Arc<ServiceHeads>>,
     pub(super) round_robin: RoundRobin,
     /// The rotation of each tier that has upstreams, in order of tiers, as indices of `routes`.
-    rotations: Vec<Vec<u16>>,
+    pub(super) rotations: Vec<Vec<u16>>,
 }
 
-/// A service's route to an upstream.
-pub(crate) struct Route {
-    pub(crate) upstream: Arc<Upstream>,
-    /// The part of a JSON-RPC request's head that is the same for all calls.
-    pub(crate) head: Vec<u8>,
-    pub(crate) relays: Arc<Sharded<Relays>>,
-    /// Whether the upstream is on the service's chain.
-    pub(crate) chain: Arc<Chain>,
+/// Requests per second that may be repeated because of stale connections without drawing on the retry
+/// budget: the upstream's keep-alive timeout and a request cross now and then, and a call must not fail
+/// for it where retries are switched off.
+const REPEATS: f64 = 1.0;
+
+/// What all calls of a service share. Outlives the replacement of the `Routing`.
+pub(crate) struct ServiceState {
+    settings: Resilience,
+    pub(crate) retries: Budget,
+    pub(crate) hedges: Budget,
+    /// Requests that are repeated because a pooled connection was stale, apart from those that retries
+    /// pay for.
+    repeats: Budget,
+    hedge: Option<Hedge>,
+    /// The quantile of the latency by method, unknown methods last; allocated when a method is first
+    /// called. For hedging and patience.
+    latencies: [OnceLock<Box<Quantile>>; method::NAMES.len() + 1],
+    /// The transactions that upstreams have accepted.
+    pub(crate) sent: Sent,
+    pub(crate) activity: Activity,
+    /// Whether all upstreams are behind, and the least lagging serves.
+    pub(crate) is_fallback: AtomicBool,
+    /// Whether an upstream has a higher head than is served.
+    pub(crate) has_news: AtomicBool,
 }
 
-/// What a call requires of an upstream.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Need<'a> {
-    pub(crate) class: Class,
-    pub(crate) method: &'a str,
-}
-
-/// The upstreams already tried for a call.
-#[derive(Debug, Default)]
-pub(crate) struct Tried(Vec<u64>);
-
-impl Tried {
-    pub(crate) fn add(&mut self, route: &Route) {
-        self.0.push(route.upstream.serial);
+impl ServiceState {
+    fn new(settings: Resilience) -> ServiceState {
+        ServiceState {
+            settings,
+            retries: Budget::new(settings.retry_budget, settings.retry_floor),
+            hedges: Budget::new(settings.hedge_budget, 0.0),
+            repeats: Budget::new(0.0, REPEATS),
+            hedge: settings.hedge.map(|quantile| Hedge { quantile, ..Hedge::default() }),
+            latencies: [const { OnceLock::new() }; method::NAMES.len() + 1],
+            sent: Sent::default(),
+            activity: Activity::default(),
+            is_fallback: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
+        }
     }
 
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Counts a call, which adds to the budgets.
+    #[inline]
+    pub(crate) fn called(&self, now: Nanos) {
+        self.retries.called(now);
+        if self.hedge.is_some() {
+            self.hedges.called(now);
+        }
     }
 
-    fn contains(&self, route: &Route) -> bool {
-        self.0.contains(&route.upstream.serial)
+    /// Records the time of an attempt that was answered, or had taken this long when it was cancelled.
+    #[inline]
+    pub(crate) fn record(&self, method: Option<Method>, latency: Nanos, now: Nanos) {
+        let make = || {
+            let quantile = self.hedge.unwrap_or_default().quantile;
+            Box::new(Quantile::new(quantile, Quantile::WINDOW))
+        };
+        self.latencies_of(method).get_or_init(make).record(latency, now);
+    }
+
+    #[inline]
+    fn latencies_of(&self, method: Option<Method>) -> &OnceLock<Box<Quantile>> {
+        &self.latencies[method.map_or(method::NAMES.len(), Method::place)]
+    }
+
+    /// How long to wait for an attempt before it counts as late; `configured`: the longest time.
+    #[inline]
+    pub(crate) fn patience(&self, method: Option<Method>, configured: Nanos) -> Nanos {
+        let latencies = self.latencies_of(method).get();
+        patience(latencies.and_then(|latencies| latencies.estimate()), configured)
+    }
+
+    /// Whether a request may be repeated on its upstream, because its pooled connection was stale. A
+    /// request that was not `sent` is no load.
+    #[cold]
+    pub(crate) fn may_repeat(&self, sent: bool, now: Nanos) -> bool {
+        !sent || self.repeats.withdraw(now) || self.retries.withdraw(now)
+    }
+
+    /// Whether a call may be retried that would be lost otherwise: with what hedges have left of their
+    /// budget, so that retries and hedges together stay within both budgets.
+    #[cold]
+    pub(crate) fn may_retry_last(&self, now: Nanos) -> bool {
+        match self.hedge {
+            Some(_) => self.hedges.withdraw(now),
+            None => self.retries.withdraw_reserve(self.settings.hedge_budget, now),
+        }
+    }
+
+    /// How long after its start to hedge a call; `None` if it is not to be hedged.
+    #[inline]
+    pub(crate) fn hedge_delay(&self, method: Option<Method>, timeout: Nanos) -> Option<Nanos> {
+        let hedge = self.hedge.as_ref()?;
+        hedge.delay(self.latencies_of(method).get()?.estimate(), timeout)
     }
 }
 
@@ -90,6 +156,10 @@ impl Tried {
 pub(super) struct Previous<'a> {
     pub(super) service: Option<&'a Arc<Service>>,
     pub(super) workers: usize,
+    /// The seed of random choices.
+    pub(super) seed: u64,
+    /// What was served before, by service.
+    pub(super) floors: &'a Floors,
 }
 
 impl Service {
@@ -107,7 +177,7 @@ impl Service {
         let routes: Vec<Route> = upstreams
             .iter()
             .filter(serves)
-            .map(|upstream| Route::new(upstream, named, model.chain_id, previous))
+            .map(|upstream| Route::new(upstream, named, model, previous))
             .collect();
         let is_checked = |route: &Route| route.upstream.model.methods.permit(chain::METHOD);
         let is_unchecked = !routes.is_empty() && !routes.iter().any(is_checked);
@@ -122,6 +192,9 @@ impl Service {
         let ids = routes.iter().map(|route| route.upstream.model.id.clone()).collect();
         let round_robin = counters.entry(ids).or_default().clone();
         let old = previous.service;
+        let has_heads = is_listed && model.health_checks && !routes.is_empty();
+        let heads = has_heads
+            .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));
         Service {
             model: model.clone(),
             is_listed,
@@ -132,8 +205,28 @@ impl Service {
             calls: old
                 .map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.calls.clone()),
             in_flight: old.map(|old| old.in_flight.clone()).unwrap_or_default(),
+            state: old.filter(|old| old.state.settings == model.resilience).map_or_else(
+                || Arc::new(ServiceState::new(model.resilience)),
+                |old| old.state.clone(),
+            ),
+            heads,
             round_robin,
             rotations,
+        }
+    }
+
+    /// The latest block that an upstream has reported.
+    pub(crate) fn head_of(&self, place: usize) -> Option<u64> {
+        let (standing, latest) = self.heads.as_ref()?.board.upstream(place);
+        (standing != Standing::Unknown).then_some(latest)
+    }
+
+    /// Records that an upstream denied having a block.
+    #[cold]
+    pub(crate) fn denied(&self, route: &Route, number: u64, now: Nanos) {
+        let place = self.routes.iter().position(|one| std::ptr::eq(one, route));
+        if let (Some(heads), Some(place)) = (&self.heads, place) {
+            heads.denied(place, number, now);
         }
     }
 
@@ -141,166 +234,79 @@ impl Service {
         self.routes.iter().map(|route| route.upstream.model.id.clone()).collect()
     }
 
-    /// Picks the route for the next attempt at a call, and counts the attempt against its rate
-    /// limit.
-    ///
-    /// # Errors
-    /// There is no route, or none that accepts the method, has not been tried and is below its
-    /// limit.
-    pub(crate) fn pick(
-        &self,
-        need: &Need<'_>,
-        tried: &Tried,
-        now: Nanos,
-    ) -> Result<&Route, ErrorKind> {
-        let mut why = if self.routes.is_empty() {
-            ErrorKind::NoUpstream
-        } else {
-            ErrorKind::MethodUnsupported
-        };
-        let turn = match need.class {
-            Class::Filter => 0,
-            // A retry uses the turn of the first attempt.
-            _ if !tried.is_empty() => self.round_robin.load(Ordering::Relaxed).wrapping_sub(1),
-            _ => self.round_robin.fetch_add(1, Ordering::Relaxed),
-        };
-        for rotation in &self.rotations {
-            let first = match (need.class, self.model.spread) {
-                (Class::Filter, _) => 0,
-                (_, Spread::LeastLoaded) => self.least_loaded(rotation, turn),
-                _ => (turn % rotation.len() as u64) as usize,
-            };
-            let accepts = |route: &Route| {
-                route.upstream.model.methods.permit(need.method)
-                    && !tried.contains(route)
-                    && !route.chain.is_another()
-            };
-            let route = |index: usize| &self.routes[usize::from(rotation[index])];
-            // If the first route cannot take the call, the others are scanned from an offset that
-            // changes with each round, so that the calls are spread over all of them.
-            let rounds = turn / rotation.len() as u64;
-            let others = rotation.len().saturating_sub(1).max(1);
-            let offset = match need.class {
-                Class::Filter => 0,
-                _ => (rounds % others as u64) as usize,
-            };
-            let steps = (0..others).map(|step| 1 + (offset + step) % others);
-            for step in std::iter::once(0).chain(steps).take(rotation.len()) {
-                let route = route((first + step) % rotation.len());
-                if !accepts(route) {
-                    continue;
-                }
-                if route.upstream.admit(now) {
-                    return Ok(route);
-                }
-                why = ErrorKind::LimitReached;
-            }
-        }
-        let is_another = |route: &Route| route.chain.is_another();
-        if why == ErrorKind::MethodUnsupported && self.routes.iter().all(is_another) {
-            why = ErrorKind::WrongChain;
-        }
-        Err(why)
-    }
-
     /// Whether an upstream has confirmed the service's chain id and has not possibly been replaced
     /// since, or none can.
     #[inline]
     pub(crate) fn is_chain_confirmed(&self) -> bool {
-        let is_confirmed =
-            |route: &Route| route.chain.is_confirmed_after(route.upstream.health.losses());
+        let is_confirmed = |route: &Route| {
+            route.is_chain_checked
+                && route.state.chain.is_confirmed_after(route.upstream.health.losses())
+        };
         self.is_unchecked || self.routes.iter().any(is_confirmed)
+    }
+
+    /// Whether an upstream has confirmed the service's chain id, whatever has happened to it since.
+    pub(crate) fn tells_chain(&self) -> bool {
+        self.routes.iter().any(|route| route.state.chain.has_confirmed())
+    }
+
+    /// Whether an upstream's heads are those of the service's chain, as far as can be known.
+    pub(crate) fn trusts(&self, route: &Route) -> bool {
+        let chain = &route.state.chain;
+        !chain.is_another() && (route.is_confirmed() || chain.is_untold() && !self.tells_chain())
+    }
+
+    /// Why no call can be answered now: nothing but what [`Excluded::prevents_calls`] is left, or too
+    /// few upstreams are left for those that must agree.
+    pub(crate) fn why_unready(&self, now: Nanos) -> Option<String> {
+        let is_usable =
+            |route: &&Route| !route.why_excluded(now).is_some_and(Excluded::prevents_calls);
+        let usable = self.routes.iter().filter(is_usable).count();
+        let (needed, all) = (usize::from(self.model.agree.default), self.routes.len());
+        if usable >= needed.max(1) {
+            return None;
+        }
+        let reasons = self.routes.iter().filter(|route| !is_usable(route)).map(|route| {
+            let why = route.why_excluded(now).map(Excluded::reason).unwrap_or_default();
+            format!("{}: {why}", route.upstream.model.id)
+        });
+        let reasons: Vec<String> = reasons.collect();
+        Some(match (all, needed) {
+            (0, _) => "it has no upstream".into(),
+            (_, 0..=1) => format!("none of {all} upstreams can be used: {}", reasons.join("; ")),
+            _ => format!(
+                "{needed} upstreams must agree, and {usable} of {all} can be used: {}",
+                reasons.join("; ")
+            ),
+        })
     }
 
     /// An error message that names the upstreams on a different chain.
     pub(crate) fn other_chains(&self) -> String {
         let others = self.routes.iter().filter_map(|route| {
-            Some(format!("{} is on chain {}", route.upstream.model.id, route.chain.other()?))
+            Some(format!("{} is on chain {}", route.upstream.model.id, route.state.chain.other()?))
         });
         let others: Vec<String> = others.collect();
         let (id, expected) = (&self.model.id, self.model.chain_id.unwrap_or_default());
         format!("service {id} is on chain {expected}, but {}", others.join(", "))
     }
-
-    /// The index in `rotation` of the route with the fewest relays in flight for its weight. Ties
-    /// go to the first from `turn` on.
-    fn least_loaded(&self, rotation: &[u16], turn: u64) -> usize {
-        let load = |index: usize| {
-            let upstream = &self.routes[usize::from(rotation[index])].upstream;
-            // The load with this call, so that idle upstreams are compared by weight, too.
-            (upstream.in_flight() + 1) * u64::from(model::WEIGHT_MAX)
-                / u64::from(upstream.model.weight)
-        };
-        let start = (turn % rotation.len() as u64) as usize;
-        let indices = (0..rotation.len()).map(|step| (start + step) % rotation.len());
-        indices.min_by_key(|index| load(*index)).unwrap_or(0)
-    }
 }
 
-impl Route {
-    /// Whether the upstream is neither on a different chain nor known to be failing.
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.chain.is_another() && !self.upstream.health.is_down()
+/// The heads of a service; what is known of them is carried over if the service is the same.
+fn heads(
+    model: &model::Service,
+    routes: &[Route],
+    old: Option<&Arc<Service>>,
+    floor: Arc<Floor>,
+) -> Arc<ServiceHeads> {
+    let upstreams: Vec<u64> = routes.iter().map(|route| route.upstream.serial).collect();
+    let before = old.filter(|old| old.model.chain_id == model.chain_id);
+    let before = before.and_then(|old| old.heads.as_ref());
+    let new = ServiceHeads::new(model, upstreams.clone(), health::stale_after(model), floor);
+    match before.filter(|heads| heads.serves(&new.settings(), &upstreams)) {
+        Some(heads) => heads.clone(),
+        None => Arc::new(new),
     }
-
-    /// A route to an upstream; `named` is the service's id if it is the same for all calls.
-    fn new(
-        upstream: &Arc<Upstream>,
-        named: Option<&str>,
-        chain_id: Option<u64>,
-        previous: Previous<'_>,
-    ) -> Route {
-        let old = previous.service.and_then(|service| {
-            service.routes.iter().find(|old| old.upstream.model.id == upstream.model.id)
-        });
-        let relays =
-            old.map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.relays.clone());
-        // A check of a different address, or against a different chain id, does not apply.
-        let is_same = |old: &&Route| {
-            let old_chain_id = previous.service.and_then(|service| service.model.chain_id);
-            old.upstream.serial == upstream.serial && old_chain_id == chain_id
-        };
-        let chain = old.filter(is_same).map(|old| old.chain.clone()).unwrap_or_default();
-        let model = &upstream.model;
-        let mut head = request_start("POST", model, model.path(), &[]);
-        head.extend_from_slice(b"content-type: application/json\r\n");
-        let is_configured = |name: &str| model.headers.iter().any(|(known, _)| known == name);
-        if !is_configured("accept") {
-            head.extend_from_slice(b"accept: application/json\r\n");
-        }
-        // Upstreams with TLS are usually remote: fewer bytes are worth the cost of decompression.
-        if !is_configured("accept-encoding") && model.address.tls {
-            head.extend_from_slice(b"accept-encoding: gzip\r\n");
-        }
-        if let (Kind::Path, Some(service)) = (model.kind, named)
-            && !is_configured(SERVICE_ID)
-        {
-            write_field(SERVICE_ID, service.as_bytes(), &mut head);
-        }
-        Route { upstream: upstream.clone(), head, relays, chain }
-    }
-}
-
-/// A request's first line and the headers of every request to this upstream, except configured ones
-/// named in `without`.
-pub(crate) fn request_start(
-    method: &str,
-    upstream: &model::Upstream,
-    target: &str,
-    without: &[&str],
-) -> Vec<u8> {
-    let is_configured = |name: &str| upstream.headers.iter().any(|(known, _)| known == name);
-    let mut head = format!("{method} {target} HTTP/1.1\r\n");
-    if !is_configured("host") {
-        head.push_str(&format!("host: {}\r\n", upstream.address.authority));
-    }
-    if !is_configured("user-agent") {
-        head.push_str(concat!("user-agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n"));
-    }
-    for (name, value) in upstream.headers.iter().filter(|(name, _)| !without.contains(&&**name)) {
-        head.push_str(&format!("{name}: {}\r\n", value.value));
-    }
-    head.into_bytes()
 }
 
 /// The routes of a tier in the order in which they are used. With weights, the turns of each route

@@ -1,6 +1,8 @@
 //! How calls are spread, and what a reload carries over.
 
 use super::*;
+use crate::local::{Local, Time};
+use crate::permit::Capacity;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{Address, Kind, Spread};
@@ -18,7 +20,7 @@ fn upstream(id: &str, service: Option<&str>, weight: u32, tier: u8) -> model::Up
     }
 }
 
-const NEED: Need<'_> = Need { class: Class::Read, method: "eth_call" };
+const NEED: Need<'_> = Need { class: Class::Read, method: "eth_call", block: None, prefer: None };
 
 fn compile(definitions: &Definitions, previous: &Routing) -> Routing {
     Routing::compile(definitions, previous, 2, &mut 0).expect("compiles")
@@ -30,11 +32,18 @@ fn definitions(spread: Spread, upstreams: Vec<model::Upstream>) -> Definitions {
     Definitions { services: vec![service, other], upstreams, endpoints: Vec::new() }
 }
 
+/// Picks a route.
+fn pick<'s>(service: &'s Service, need: &Need<'_>, tried: &Tried) -> Result<&'s Route, ErrorKind> {
+    let capacity = Arc::new(Capacity::new(&Default::default()));
+    let local = Local::new(0, Time::start(), capacity, Arc::new(Sharded::new(1)));
+    service.pick(need, tried, &local).map(|picked| picked.route)
+}
+
 /// Picks `n` times; returns the ids of the upstreams in order.
 fn picks(routing: &Routing, service: &str, n: usize) -> Vec<String> {
     let service = routing.service(service).expect("a service");
     (0..n)
-        .map(|_| service.pick(&NEED, &Tried::default(), Nanos::ZERO).expect("a route"))
+        .map(|_| pick(service, &NEED, &Tried::default()).expect("a route"))
         .map(|route| route.upstream.model.id.clone())
         .collect()
 }
@@ -50,7 +59,7 @@ fn counts(picked: &[String]) -> BTreeMap<&str, usize> {
 #[test]
 fn round_robin_is_even_across_services() {
     let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|id| upstream(id, None, 1, 0)).into();
-    let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty());
+    let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty(0));
     let mut all = Vec::new();
     for service in ["eth", "boba", "unheard-of", "eth", "boba", "eth", "eth"] {
         all.extend(picks(&routing, service, 1));
@@ -64,7 +73,7 @@ fn round_robin_is_even_across_services() {
 #[test]
 fn weighted_shares_are_exact_and_interleaved() {
     let upstreams = vec![upstream("a", None, 4, 0), upstream("b", None, 2, 0)];
-    let routing = compile(&definitions(Spread::Weighted, upstreams), &Routing::empty());
+    let routing = compile(&definitions(Spread::Weighted, upstreams), &Routing::empty(0));
     let picked = picks(&routing, "eth", 300);
     assert_eq!(counts(&picked), [("a", 200), ("b", 100)].into());
     assert!(picked.windows(2).all(|two| two != ["b", "b"]), "interleaved");
@@ -73,10 +82,10 @@ fn weighted_shares_are_exact_and_interleaved() {
 #[test]
 fn the_least_loaded_upstream_is_picked() {
     let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 2, 0)];
-    let routing = compile(&definitions(Spread::LeastLoaded, upstreams), &Routing::empty());
+    let routing = compile(&definitions(Spread::LeastLoaded, upstreams), &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
     for _ in 0..9 {
-        let route = service.pick(&NEED, &Tried::default(), Nanos::ZERO).expect("a route");
+        let route = pick(service, &NEED, &Tried::default()).expect("a route");
         route.upstream.in_flight.of(1).add(1);
     }
     let loads: Vec<u64> = routing.upstreams().iter().map(|one| one.in_flight()).collect();
@@ -92,23 +101,23 @@ fn tiers_method_rules_and_rate_limits_are_respected() {
         Spread::RoundRobin,
         vec![upstream("z", Some("eth"), 1, 1), first, upstream("y", Some("boba"), 1, 0)],
     );
-    let routing = compile(&definitions, &Routing::empty());
+    let routing = compile(&definitions, &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
-    let pick = |method: &str| {
-        let route = service.pick(
-            &Need { class: Class::Read, method },
+    let picked = |method: &str| {
+        let route = pick(
+            service,
+            &Need { class: Class::Read, method, block: None, prefer: None },
             &Tried::default(),
-            Nanos::from_secs(1),
         );
         route.map(|route| route.upstream.model.id.as_str())
     };
-    assert_eq!(pick("eth_call"), Ok("a"), "tier 0 first");
-    assert_eq!(pick("debug_traceCall"), Ok("z"), "tier 0 denies the method");
-    assert_eq!(pick("eth_call"), Ok("z"), "tier 0 is at its rate limit");
+    assert_eq!(picked("eth_call"), Ok("a"), "tier 0 first");
+    assert_eq!(picked("debug_traceCall"), Ok("z"), "tier 0 denies the method");
+    assert_eq!(picked("eth_call"), Ok("z"), "tier 0 is at its rate limit");
     assert!(routing.service("unheard-of").is_none(), "no upstream serves unlisted services");
-    let none = compile(&self::definitions(Spread::RoundRobin, Vec::new()), &Routing::empty());
+    let none = compile(&self::definitions(Spread::RoundRobin, Vec::new()), &Routing::empty(0));
     let none = none.service("eth").expect("a service");
-    assert_eq!(none.pick(&NEED, &Tried::default(), Nanos::ZERO).err(), Some(ErrorKind::NoUpstream));
+    assert_eq!(pick(none, &NEED, &Tried::default()).err(), Some(ErrorKind::NoUpstream));
 }
 
 use crate::error::ErrorKind;
@@ -116,12 +125,12 @@ use crate::error::ErrorKind;
 #[test]
 fn filters_always_use_the_same_upstream() {
     let upstreams = vec![upstream("a", None, 1, 0), upstream("b", None, 1, 0)];
-    let routing = compile(&definitions(Spread::RoundRobin, upstreams), &Routing::empty());
+    let routing = compile(&definitions(Spread::RoundRobin, upstreams), &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
-    let filter = Need { class: Class::Filter, method: "eth_newFilter" };
+    let filter = Need { class: Class::Filter, method: "eth_newFilter", block: None, prefer: None };
     for _ in 0..3 {
         picks(&routing, "eth", 1);
-        let route = service.pick(&filter, &Tried::default(), Nanos::ZERO).expect("a route");
+        let route = pick(service, &filter, &Tried::default()).expect("a route");
         assert_eq!(route.upstream.model.id, "a");
     }
 }
@@ -133,7 +142,7 @@ fn state_survives_a_reload() {
             Spread::RoundRobin,
             vec![upstream("a", None, 1, 0), upstream("b", None, 1, 0)],
         ),
-        &Routing::empty(),
+        &Routing::empty(0),
     );
     picks(&before, "eth", 1);
     let service = before.service("eth").expect("a service");
@@ -158,20 +167,20 @@ fn state_survives_a_reload() {
 #[test]
 fn retried_calls_are_spread_evenly_over_the_other_upstreams() {
     let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|id| upstream(id, None, 1, 0)).into();
-    let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty());
+    let routing = compile(&definitions(Spread::RoundRobin, five), &Routing::empty(0));
     let service = routing.service("eth").expect("a service");
     let mut tried = Tried::default();
     tried.add(&service.routes[1]);
-    let pick = |tried: &Tried| service.pick(&NEED, tried, Nanos::ZERO).expect("a route");
+    let pick_untried = |tried: &Tried| pick(service, &NEED, tried).expect("a route");
     let picked: Vec<String> = (0..500)
-        .map(|_| match pick(&Tried::default()) {
+        .map(|_| match pick_untried(&Tried::default()) {
             // The attempt fails and is retried on another upstream.
-            route if route.upstream.model.id == "b" => pick(&tried),
+            route if route.upstream.model.id == "b" => pick_untried(&tried),
             route => route,
         })
         .map(|route| route.upstream.model.id.clone())
         .collect();
     assert_eq!(counts(&picked), [("a", 125), ("c", 125), ("d", 125), ("e", 125)].into());
     service.routes.iter().for_each(|route| tried.add(route));
-    assert!(service.pick(&NEED, &tried, Nanos::ZERO).is_err(), "all were tried");
+    assert!(pick(service, &NEED, &tried).is_err(), "all were tried");
 }

@@ -15,6 +15,7 @@ fn errors_are_categorized_by_message_then_code() {
     check(-32000, "execution reverted: nonce too low", Category::Reverted, -32000);
     check(3, "unauthorized", Category::Reverted, 3);
     check(-32000, "already known", Category::AlreadyKnown, -32000);
+    check(-32000, "unknown transaction type", Category::Other, -32000);
     check(-32000, "nonce too low: next nonce 5, tx nonce 3", Category::Nonce, -32000);
     check(-32000, "header not found", Category::MissingData, -32000);
     check(-32000, "missing trie node 1f", Category::MissingData, -32000);

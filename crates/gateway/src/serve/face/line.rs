@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn paths_are_shown_without_ids() {
-        let routing = Routing::empty();
+        let routing = Routing::empty(0);
         let check = |path: &str, is_call: bool, shown: &str| {
             assert_eq!(shown_path(path, is_call, &routing), shown, "{path}");
         };
@@ -217,6 +217,7 @@ mod tests {
         let endpoint = |id: &str| model::Endpoint {
             id: id.into(),
             service: "eth".into(),
+            agree: None,
             methods: MethodRules::default(),
         };
         let definitions = Definitions {
@@ -224,7 +225,7 @@ mod tests {
             endpoints: ["acme", "e"].map(endpoint).into(),
             ..Definitions::default()
         };
-        let routing = Routing::compile(&definitions, &Routing::empty(), 1, &mut 0).expect("valid");
+        let routing = Routing::compile(&definitions, &Routing::empty(0), 1, &mut 0).expect("valid");
         for (path, is_call, shown) in [
             ("/acme", false, "/…"),
             ("/x-acme", false, "/…"),

@@ -10,9 +10,10 @@ use plimsoll_rpc::json;
 use super::{METRICS, TEXT, cors, parameter, wrong_method};
 use crate::call::message::{Answer, JSON};
 use crate::call::relay::shown;
-use crate::call::routing::{Routing, Service};
+use crate::call::routing::{Excluded, Routing, Service};
 use crate::call::worker::{Shared, State};
 use crate::error::{Error, ErrorKind};
+use crate::heads::Served;
 use crate::http1::Fields;
 use crate::offload;
 use crate::payload::Payload;
@@ -47,11 +48,11 @@ impl<'p> Probe<'p> {
     }
 
     /// The answer.
-    fn answer<'a>(self, routing: &Routing, is_draining: bool) -> Answer<'a> {
+    fn answer<'a>(self, routing: &Routing, shared: &Shared) -> Answer<'a> {
         match self {
             Probe::Health => Answer::new(200, TEXT, Vec::new()),
-            Probe::Ready(asked) => Readiness::of(routing, asked, is_draining).answer(),
-            Probe::Healthz => Readiness::of(routing, None, is_draining).healthz_answer(),
+            Probe::Ready(asked) => Readiness::of(routing, asked, shared).answer(),
+            Probe::Healthz => Readiness::of(routing, None, shared).healthz_answer(),
         }
     }
 }
@@ -94,16 +95,15 @@ pub(crate) async fn answer<'a>(
         method => return Err(wrong_method(method, "use GET")),
     }
     let Some(probe) = probe else { return Ok(metrics_page(shared, state).await) };
-    let is_draining = shared.is_draining();
     let is_detailed =
         query.and_then(|query| parameter(query, "detailed")).as_deref() == Some("true");
     match probe {
         Probe::Ready(asked) if is_detailed && faces.admin => {
-            let mut readiness = Readiness::of(&state.routing, asked, is_draining);
-            readiness.details = Some(Details { now: shared.time.now(), shared });
+            let mut readiness = Readiness::of(&state.routing, asked, shared);
+            readiness.details = Some(Details { now: readiness.now, shared });
             Ok(readiness.answer())
         }
-        probe => Ok(probe.answer(&state.routing, is_draining)),
+        probe => Ok(probe.answer(&state.routing, shared)),
     }
 }
 
@@ -123,6 +123,8 @@ struct Readiness<'s> {
     services: Vec<&'s Arc<Service>>,
     asked: Option<&'s str>,
     is_draining: bool,
+    /// The time of the request.
+    now: Nanos,
     /// Set if the request asks for details.
     details: Option<Details<'s>>,
 }
@@ -135,7 +137,7 @@ struct Details<'s> {
 }
 
 impl<'s> Readiness<'s> {
-    fn of(routing: &'s Routing, asked: Option<&'s str>, is_draining: bool) -> Readiness<'s> {
+    fn of(routing: &'s Routing, asked: Option<&'s str>, shared: &Shared) -> Readiness<'s> {
         let services = match asked {
             Some(id) => {
                 Vec::from_iter(routing.service(id).filter(|service| service.model.id == id))
@@ -146,11 +148,12 @@ impl<'s> Readiness<'s> {
                 services
             }
         };
-        Readiness { services, asked, is_draining, details: None }
+        let (is_draining, now) = (shared.is_draining(), shared.time.now());
+        Readiness { services, asked, is_draining, now, details: None }
     }
 
     fn is_one_ready(&self, service: &Service) -> bool {
-        !self.is_draining && service.routes.iter().any(|route| !route.chain.is_another())
+        !self.is_draining && service.why_unready(self.now).is_none()
     }
 
     /// One service that can be called suffices: a load balancer must not lose the gateway, and with it
@@ -186,16 +189,32 @@ impl<'s> Readiness<'s> {
             }
             json::write_text(&mut body, &service.model.id);
             let one = self.is_one_ready(service);
-            let is_elsewhere = service.routes.iter().any(|route| route.chain.is_another());
+            let is_elsewhere = service.routes.iter().any(|route| route.state.chain.is_another());
             let upstreams = service.routes.len();
             let text =
                 format!(":{{\"ready\":{one},\"endpoint_count\":{upstreams},\"has_session\":{one}");
             body.extend_from_slice(text.as_bytes());
+            if let Some(heads) = &service.heads {
+                let Served { latest, safe, finalized } = heads.board.served();
+                for (name, number) in
+                    [("perceived", latest), ("safe", safe), ("finalized", finalized)]
+                {
+                    if let Some(number) = number {
+                        let text = format!(",\"{name}_block_height\":{number}");
+                        body.extend_from_slice(text.as_bytes());
+                    }
+                }
+            }
             if is_elsewhere {
                 body.extend_from_slice(b",\"error\":");
                 json::write_text(&mut body, &service.other_chains());
             }
             if let Some(details) = &self.details {
+                let why = service.why_unready(self.now).filter(|_| !is_elsewhere);
+                if let Some(why) = why {
+                    body.extend_from_slice(b",\"error\":");
+                    json::write_text(&mut body, &why);
+                }
                 details.upstreams(service, &mut body);
             }
             body.push(b'}');
@@ -248,17 +267,35 @@ impl Details<'_> {
             }
             body.extend_from_slice(b"{\"address\":");
             json::write_text(body, &route.upstream.model.id);
-            let (usable, in_flight) = (route.is_usable(), route.upstream.in_flight());
-            let text = format!(",\"usable\":{usable},\"in_flight\":{in_flight}");
+            let excluded = route.why_excluded(self.now);
+            let (usable, in_flight) = (excluded.is_none(), route.upstream.in_flight());
+            let cooldown = excluded
+                .and_then(Excluded::until)
+                .map_or(0, |until| (until - self.now).0.div_ceil(1_000_000_000));
+            let text = format!(
+                ",\"is_fallback\":{},\"tier\":{},\"in_cooldown\":{},\"cooldown_remaining\":\"{cooldown}s\"\
+                 ,\"usable\":{usable},\"in_flight\":{in_flight}",
+                route.upstream.model.tier > 0,
+                route.upstream.model.tier,
+                cooldown > 0,
+            );
             body.extend_from_slice(text.as_bytes());
+            if let Some(head) = service.head_of(at) {
+                body.extend_from_slice(format!(",\"perceived_block_height\":{head}").as_bytes());
+            }
             if let Some((since, why)) = route.upstream.health.down() {
                 let secs = (self.now - since).as_secs_f64() as u64;
                 let text = format!(",\"failing_for_s\":{secs},\"error\":");
                 body.extend_from_slice(text.as_bytes());
                 json::write_text(body, &why);
-            } else if let Some(id) = route.chain.other() {
+            } else if let Some(excluded) = excluded {
                 body.extend_from_slice(b",\"error\":");
-                json::write_text(body, &format!("it is on chain {id}"));
+                json::write_text(body, &excluded.reason());
+            }
+            let limited = route.upstream.parking.methods(self.now);
+            if !limited.is_empty() {
+                body.extend_from_slice(b",\"rate_limited\":");
+                json::write_text(body, &limited.join(", "));
             }
             body.push(b'}');
         }

@@ -2,9 +2,10 @@
 //! as bytes move.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::BufMut;
 use plimsoll_measure::Nanos;
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::sessions::Slot;
 use crate::local::Local;
-use crate::transport::io::{Io, WRITE_MAX, write_some};
+use crate::transport::io::{Condition, Io, WRITE_MAX, write_some};
 use crate::transport::timer::{Late, Timer};
 
 /// A deadline is renewed each time this many bytes move. Fewer bytes do not renew it, so that a
@@ -159,4 +160,66 @@ impl Wire {
         let until = self.local.instant(until);
         matches!(self.timer.limit(until, self.io.shutdown()).await, Ok(Ok(())))
     }
+}
+
+/// How long a caller that has shut down its sending side is given before it is probed. Most answers are
+/// ready by then.
+const PROBE_AFTER: Duration = Duration::from_millis(50);
+
+/// The longest interval between looks at a probed connection.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// Waits for the answer to a request; `None` if the caller disconnects first.
+///
+/// The end of a caller's stream means that it has closed the connection, or only that it sends nothing
+/// more: TCP does not tell. So the caller is then sent an interim response, which every HTTP/1.1 client
+/// accepts, and whose delivery to a closed socket is answered with a reset. `may_probe`: the caller
+/// speaks HTTP/1.1 and has sent no further request.
+pub(super) async fn unless_gone<F: Future>(
+    io: &mut Io,
+    may_probe: bool,
+    answer: F,
+) -> Option<F::Output> {
+    let mut answer = pin!(answer);
+    let mut is_watched = may_probe;
+    let watched = poll_fn(|context| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+            return Poll::Ready(Some(answer));
+        }
+        while is_watched && io.poll_readable(context).is_ready() {
+            match io.condition() {
+                Condition::Quiet => {}
+                // Further requests wait until this one has been answered.
+                Condition::Data => is_watched = false,
+                Condition::Ended | Condition::Broken => return Poll::Ready(None),
+            }
+        }
+        Poll::Pending
+    });
+    match watched.await {
+        Some(answer) => Some(answer),
+        None => Box::pin(unless_reset(io, answer)).await,
+    }
+}
+
+/// The same for a caller that has shut down its sending side.
+async fn unless_reset<F: Future>(io: &mut Io, mut answer: Pin<&mut F>) -> Option<F::Output> {
+    const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut pause = PROBE_AFTER;
+    let mut is_probed = false;
+    while io.condition() != Condition::Broken {
+        match tokio::time::timeout(pause, answer.as_mut()).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if is_probed => pause = (pause * 2).min(LOOK_MAX),
+            Err(_) => {
+                is_probed = true;
+                let written = tokio::time::timeout(PROBE_AFTER, io.write_all(INTERIM)).await;
+                if !matches!(written, Ok(Ok(()))) {
+                    return None;
+                }
+                let _ = io.flush().await;
+            }
+        }
+    }
+    None
 }

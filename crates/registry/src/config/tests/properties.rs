@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::model::MethodRules;
-use crate::model::{Endpoint, Spread};
+use crate::model::{Agree, Endpoint, Resilience, Sending, Spread};
 use crate::settings::{AccessLog, Cors, Faces, Limits, Listener, Network};
 use plimsoll_measure::Nanos;
 
@@ -32,15 +32,46 @@ fn rules() -> impl Strategy<Value = MethodRules> {
 
 fn service() -> impl Strategy<Value = Service> {
     let number = || option::of(1u64..1 << 62);
-    (id(), number(), option::of(span()), number(), 0usize..3, span(), any::<bool>()).prop_map(
-        |(id, chain_id, block_time, sync_allowance, spread, timeout, rest)| Service {
+    let flags = (any::<bool>(), any::<bool>());
+    let several = (resilience(), agree(), any::<bool>(), option::of(span()));
+    (id(), number(), option::of(span()), number(), 0usize..3, span(), flags, several).prop_map(
+        |(id, chain_id, block_time, sync_allowance, spread, timeout, flags, several)| Service {
             id,
             chain_id,
             block_time,
             sync_allowance,
             spread: Spread::NAMES[spread].1,
             timeout,
-            rest,
+            rest: flags.0,
+            health_checks: flags.1,
+            resilience: several.0,
+            agree: several.1,
+            send: if several.2 { Sending::All } else { Sending::One },
+            park_dissenters: several.3,
+        },
+    )
+}
+
+fn agree() -> impl Strategy<Value = Agree> {
+    let methods = proptest::collection::btree_map("[a-z_]{1,8}\\*?", 1u8..=9, 0..3);
+    (1u8..=9, methods).prop_map(|(default, methods)| {
+        let mut methods: Vec<_> = methods.into_iter().collect();
+        methods.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
+        Agree { default, methods }
+    })
+}
+
+fn resilience() -> impl Strategy<Value = Resilience> {
+    let share = || (0u32..=1_000).prop_map(|tenths| f64::from(tenths) / 10.0 / 100.0);
+    let quantile = option::of((500u32..=999).prop_map(|tenths| f64::from(tenths) / 10.0 / 100.0));
+    (share(), 0u32..=10_000, quantile, share(), option::of(span()), span()).prop_map(
+        |(retry_budget, floor, hedge, hedge_budget, patience, slow_start)| Resilience {
+            retry_budget,
+            retry_floor: f64::from(floor),
+            hedge,
+            hedge_budget,
+            patience,
+            slow_start,
         },
     )
 }
@@ -68,8 +99,9 @@ fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
     let place =
         (prop::sample::select(services), any::<bool>(), "[a-z]{1,8}", 1u16.., any::<bool>());
     let rate = option::of((1u32..1_000_000).prop_map(f64::from));
-    (id(), place, headers, 1u32..=1_000, 0u8..=9, rate, rules(), any::<bool>()).prop_map(
-        |(id, place, headers, weight, tier, rate_limit, methods, any_service)| {
+    let flags = (any::<bool>(), any::<bool>());
+    (id(), place, headers, 1u32..=1_000, 0u8..=9, rate, rules(), flags).prop_map(
+        |(id, place, headers, weight, tier, rate_limit, methods, (any_service, drain))| {
             let (service, tls, host, port, secret) = place;
             let scheme = if tls { "https" } else { "http" };
             let base = format!("{scheme}://{host}:{port}/");
@@ -87,6 +119,7 @@ fn upstream(services: Vec<String>) -> impl Strategy<Value = Upstream> {
                 tier,
                 rate_limit,
                 methods,
+                drain,
                 ..Upstream::at(id, kind, Text { value, shown, unset: None }, address)
             }
         },
@@ -173,14 +206,38 @@ fn definitions() -> impl Strategy<Value = Definitions> {
     vec(service(), 0..3).prop_flat_map(|services| {
         let mut ids: Vec<String> = services.iter().map(|service| service.id.clone()).collect();
         ids.push("eth".into());
-        let endpoint = (id(), prop::sample::select(ids.clone()), rules())
-            .prop_map(|(id, service, methods)| Endpoint { id, service, methods });
+        let endpoint = (id(), prop::sample::select(ids.clone()), rules(), option::of(agree()))
+            .prop_map(|(id, service, methods, agree)| Endpoint { id, service, methods, agree });
         (Just(services), vec(upstream(ids), 0..3), vec(endpoint, 0..3)).prop_map(
             |(mut services, mut upstreams, mut endpoints)| {
                 let mut seen = std::collections::BTreeSet::new();
                 services.retain(|service| seen.insert(("service", service.id.clone())));
                 upstreams.retain(|upstream| seen.insert(("upstream", upstream.id.clone())));
                 endpoints.retain(|endpoint| seen.insert(("endpoint", endpoint.id.clone())));
+                // Without a database, no more may have to agree than there are.
+                let limit = |agree: &mut Agree, service: &str| {
+                    let serves =
+                        |one: &&Upstream| one.service.as_deref().is_none_or(|id| id == service);
+                    let most = upstreams.iter().filter(serves).count().max(1) as u8;
+                    let numbers = agree.methods.iter_mut().map(|(_, number)| number);
+                    numbers.chain([&mut agree.default]).for_each(|one| *one = (*one).min(most));
+                    if upstreams.iter().filter(serves).count() == 0 {
+                        *agree = Agree::default();
+                    }
+                };
+                for service in &mut services {
+                    limit(&mut service.agree, &service.id);
+                }
+                for endpoint in &mut endpoints {
+                    let agree = endpoint.agree.iter_mut();
+                    agree.for_each(|agree| limit(agree, &endpoint.service));
+                    if !upstreams
+                        .iter()
+                        .any(|one| one.service.as_ref().is_none_or(|id| *id == endpoint.service))
+                    {
+                        endpoint.agree = None;
+                    }
+                }
                 Definitions { services, upstreams, endpoints }
             },
         )

@@ -149,6 +149,28 @@ fn disabling_and_enabling() {
 }
 
 #[test]
+fn draining() {
+    use EntryKind::Upstream;
+    let drain = |id: &str| Request::Drain(id.into());
+    let lines = "url = \"http://h/\"\ndrain = true";
+    let after = entry(Upstream, "node-a", Some("mine"), Some(lines));
+    allowed(drain("node-a"), Some(Change::Replace(after)), Outcome::Changed);
+    refused(drain("zzz"), "there is no upstream \"zzz\"", "upstream list");
+    let message = "the upstream \"in-file\" is defined in the configuration";
+    refused(drain("in-file"), message, "write drain = true there");
+    // Enabling it ends the drain.
+    let mut entries = database();
+    entries[4].definition = Some(lines.into());
+    let before = entry(Upstream, "node-a", Some("mine"), Some("url = \"http://h/\""));
+    let enable = Request::Enable(Upstream, "node-a".into());
+    match decide(&enable, &config(), &entries) {
+        Ok(Decision::Write(Change::Replace(entry), Outcome::Changed)) => assert_eq!(entry, before),
+        _ => panic!("the entry is replaced"),
+    }
+    assert!(matches!(decide(&drain("node-a"), &config(), &entries), Ok(Decision::Nothing)));
+}
+
+#[test]
 fn removing() {
     use EntryKind::{Endpoint, Service, Upstream};
     let remove = |kind, id: &str| Request::Remove(kind, id.into());
