@@ -6,152 +6,13 @@ use crate::fuzz::{self, Wire};
 use crate::http2::frame::{self, flag, kind, setting};
 use crate::simulation::http2::{Heard, Requests};
 use plimsoll_measure::rng::Key;
-use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::path::Path;
 
-struct Session {
-    connection: Connection<Wire>,
-    wire: Wire,
-    resources: ReadResources,
-    request: Request,
-    events: Vec<String>,
-}
+mod properties;
+mod session;
 
-impl Session {
-    /// A connection that has written its preface.
-    fn begin(len: usize) -> Session {
-        let wire = Wire::new();
-        let connection = fuzz::connection(&wire, 10);
-        let bodies = Bodies { budget: BodyBudget::new(1 << 20), excerpts: Excerpts::default() };
-        let mut session = Session {
-            connection,
-            wire,
-            resources: ReadResources::new(1 << 10, bodies),
-            request: fuzz::request(len),
-            events: Vec::new(),
-        };
-        session.run(Readiness { writable: true, ..Readiness::NONE });
-        assert_eq!(session.take(), ["Settling"]);
-        session
-    }
-
-    /// An established connection.
-    fn new(len: usize) -> Session {
-        let mut session = Session::begin(len);
-        session.peer(&[Frame::Settings(vec![])]);
-        assert_eq!(session.take(), ["Established"]);
-        session
-    }
-
-    fn start(&mut self, arrival: Id) {
-        self.start_with(arrival, Some(1 << 20));
-    }
-
-    fn start_with(&mut self, arrival: Id, body_max: Option<u64>) {
-        let outgoing = fuzz::outgoing(&self.request, arrival, body_max);
-        let buffers = (&mut Vec::new(), &mut Vec::new());
-        let started = self.connection.start(outgoing, buffers, &mut []);
-        assert!(matches!(started, Started::Buffered { .. }));
-    }
-
-    fn flush(&mut self) {
-        self.connection.flush();
-        self.run(Readiness::NONE);
-    }
-
-    /// Collects all events.
-    fn run(&mut self, mut ready: Readiness) {
-        while let Some(event) =
-            self.connection.next(&mut ready, &mut usize::MAX.clone(), &mut self.resources)
-        {
-            self.events.push(fuzz::show(&event));
-            if matches!(event, Event::Closed { .. }) {
-                break;
-            }
-        }
-        if self.connection.is_unflushed() {
-            self.connection.flush();
-        }
-    }
-
-    fn has_closed(&self) -> bool {
-        self.events.last().is_some_and(|last| last.starts_with("Closed"))
-    }
-
-    fn take(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.events)
-    }
-
-    fn peer_bytes(&mut self, bytes: &[u8], segment: usize) {
-        let segments = bytes.chunks(segment.max(1)).map(<[u8]>::to_vec);
-        self.wire.0.borrow_mut().arrived.extend(segments);
-        while !self.wire.0.borrow().arrived.is_empty() && !self.has_closed() {
-            self.run(Readiness { readable: true, ..Readiness::NONE });
-        }
-    }
-
-    fn peer(&mut self, frames: &[Frame]) {
-        self.peer_bytes(&bytes_of(frames), usize::MAX);
-    }
-
-    fn peer_ends(&mut self) {
-        self.wire.0.borrow_mut().has_ended = true;
-        self.run(Readiness { readable: true, read_closed: true, ..Readiness::NONE });
-    }
-
-    /// What was written since the last call, as frames: kind, flags, stream, length.
-    fn written(&mut self) -> Vec<(u8, u8, u32, usize)> {
-        let written = std::mem::take(&mut self.wire.0.borrow_mut().written);
-        let mut rest = written.strip_prefix(frame::PREFACE).unwrap_or(&written);
-        let mut frames = Vec::new();
-        while let Some(head) = frame::Head::read(rest) {
-            frames.push((head.kind, head.flags, head.stream, head.len));
-            rest = &rest[frame::HEAD_LEN + head.len..];
-        }
-        frames
-    }
-}
-
-/// A frame of the peer.
-#[derive(Clone)]
-enum Frame {
-    Settings(Vec<(u16, u32)>),
-    /// A head with status 200, and whether the stream ends.
-    Head(u32, bool),
-    Data(u32, &'static str, bool),
-    Reset(u32, u32),
-    Goaway(u32, u32),
-    Window(u32, u32),
-    Raw(u8, u8, u32, Vec<u8>),
-}
-
-fn bytes_of(frames: &[Frame]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let ends = |ends: bool| if ends { flag::END_STREAM } else { 0 };
-    for own in frames {
-        match own {
-            Frame::Settings(list) => frame::put_settings(&mut out, list),
-            Frame::Head(stream, end) => {
-                let kind = (kind::HEADERS, flag::END_HEADERS | ends(*end));
-                frame::put(&mut out, kind, *stream, &[0x88]);
-            }
-            Frame::Data(stream, text, end) => {
-                frame::put(&mut out, (kind::DATA, ends(*end)), *stream, text.as_bytes());
-            }
-            Frame::Reset(stream, code) => frame::put_reset(&mut out, *stream, Code(*code)),
-            Frame::Goaway(last, code) => {
-                let payload = [last.to_be_bytes(), code.to_be_bytes()].concat();
-                frame::put(&mut out, (kind::GOAWAY, 0), 0, &payload);
-            }
-            Frame::Window(stream, by) => frame::put_window(&mut out, *stream, *by),
-            Frame::Raw(kind, flags, stream, payload) => {
-                frame::put(&mut out, (*kind, *flags), *stream, payload);
-            }
-        }
-    }
-    out
-}
+use session::{Frame, Session, bytes_of};
 
 #[test]
 fn requests_started_together_are_written_at_once_and_answered_in_any_order() {
@@ -271,6 +132,10 @@ fn peers_that_break_the_protocol() {
     let trailers = b"\x00\x01a\x01b".to_vec();
     let trailers = Raw(kind::HEADERS, headers | flag::END_STREAM, 1, trailers);
     check(&[Head(1, false), Data(1, "x", false), trailers], &["Answered 7 200 x"]);
+    // Flags that a CONTINUATION frame does not have are ignored.
+    let padded = Raw(kind::CONTINUATION, headers | flag::PADDED, 1, b"\x00\x01a\x01b".to_vec());
+    let begun = Raw(kind::HEADERS, flag::END_STREAM, 1, vec![0x88]);
+    check(&[begun, padded], &["Answered 7 200 "]);
     stream(&[Window(1, 0)], "Protocol Some(BadFrame)");
     stream(&[Window(1, 0x7fff_ffff)], "Protocol Some(WindowExceeded)");
     stream(&[Reset(1, 7)], "Reset Some(RefusedStream)");
@@ -462,160 +327,62 @@ fn bodies_beyond_the_limits_fail_only_their_exchange() {
     assert_eq!(session.resources.bodies.budget.used(), 0);
 }
 
-proptest! {
-    /// Answers with padding, priorities, continued heads and bodies in parts are the same whatever the
-    /// segments are.
-    #[test]
-    fn answers_do_not_depend_on_segments(
-        answers in proptest::collection::vec(
-            (0..3usize, proptest::collection::vec(0..3_000usize, 0..4), any::<bool>()), 1..8),
-        segment in prop_oneof![1..30usize, 1..5_000usize],
-        order in any::<u64>(),
-    ) {
+/// A peer that does not read, but sends.
+#[test]
+fn requests_that_the_peer_does_not_read_are_limited() {
+    let mut session = Session::new(3);
+    session.wire.0.borrow_mut().room = 0;
+    (7..10).for_each(|arrival| session.start(arrival));
+    session.flush();
+    session.connection.abandon(7, &mut session.resources);
+    assert_eq!(session.connection.capacity(), 0, "it takes no more");
+    session.run(Readiness::NONE);
+    assert_eq!(session.take(), [""; 0]);
+    session.connection.abandon(8, &mut session.resources);
+    session.connection.abandon(9, &mut session.resources);
+    session.run(Readiness::NONE);
+    assert_eq!(session.take(), ["Closed None"]);
+    // It cannot have an answer, or an end, before its request was sent.
+    for frame in [Frame::Head(1, true), Frame::Reset(1, 8)] {
         let mut session = Session::new(3);
-        let count = answers.len() as u32;
-        (0..count).for_each(|arrival| session.start(arrival));
+        session.wire.0.borrow_mut().room = 0;
+        session.start(7);
         session.flush();
-        session.take();
-        let mut parts: Vec<(u32, VecDeque<Vec<u8>>)> = Vec::new();
-        let mut expected = Vec::new();
-        for (at, (heads, lens, padded)) in answers.iter().enumerate() {
-            let stream = 2 * at as u32 + 1;
-            let (pad, padding): (u8, Vec<u8>) = if *padded { (flag::PADDED, vec![0; 9]) } else { (0, vec![]) };
-            let front = if *padded { vec![9u8] } else { vec![] };
-            let mut own = VecDeque::new();
-            let mut head = Vec::new();
-            let last = if *heads == 0 { flag::END_HEADERS } else { 0 };
-            let block = [front.clone(), vec![0, 0, 0, 0, 1], vec![0x88], padding.clone()].concat();
-            frame::put(&mut head, (kind::HEADERS, last | pad | flag::PRIORITY), stream, &block);
-            for number in 1..=*heads {
-                let flags = if number == *heads { flag::END_HEADERS } else { 0 };
-                frame::put(&mut head, (kind::CONTINUATION, flags), stream, b"\x00\x01a\x01b");
-            }
-            own.push_back(head);
-            for len in lens {
-                let mut data = Vec::new();
-                let payload = [front.clone(), vec![b'x'; *len], padding.clone()].concat();
-                frame::put(&mut data, (kind::DATA, pad), stream, &payload);
-                own.push_back(data);
-            }
-            let mut end = Vec::new();
-            frame::put(&mut end, (kind::DATA, flag::END_STREAM), stream, b"");
-            own.push_back(end);
-            parts.push((stream, own));
-            expected.push(format!("Answered {at} 200 {}", "x".repeat(lens.iter().sum())));
-        }
-        let mut bytes = Vec::new();
-        let mut random = Key::new(order).sequence();
-        while !parts.is_empty() {
-            let at = random.below(parts.len() as u64) as usize;
-            match parts[at].1.pop_front() {
-                Some(part) => bytes.extend_from_slice(&part),
-                None => _ = parts.remove(at),
-            }
-        }
-        session.peer_bytes(&bytes, segment);
-        let mut answered = session.take();
-        answered.retain(|event| !event.starts_with("Began"));
-        answered.sort();
-        expected.sort();
-        prop_assert_eq!(answered, expected);
-        prop_assert_eq!(session.resources.bodies.budget.used(), 0);
+        session.peer(&[frame]);
+        let expected = ["Failed 7 Protocol Some(AnswerFirst)", "Closed Some(GoawayLocal)"];
+        assert_eq!(session.take(), expected);
     }
-
-    /// Requests of any size arrive whole, whatever the windows and the kernel's buffer are.
-    #[test]
-    fn requests_do_not_depend_on_windows(
-        len in prop_oneof![0..200usize, 60_000..70_000usize, 0..200_000usize],
-        window in prop_oneof![1..100u32, 1..100_000u32],
-        room in 1_000..200_000usize,
-        count in 1..5u32,
-    ) {
-        let mut session = Session::begin(len);
-        session.peer(&[Frame::Settings(vec![(setting::INITIAL_WINDOW_SIZE, window.max(len as u32 / 50))])]);
-        session.wire.0.borrow_mut().room = room;
-        (0..count).for_each(|arrival| session.start(arrival));
-        session.flush();
-        let (mut requests, mut heard) = (Requests::default(), Vec::new());
-        let (mut got, mut ends) = (vec![0; count as usize], 0);
-        for _ in 0..2_000 {
-            let written = std::mem::take(&mut session.wire.0.borrow_mut().written);
-            requests.read(&written, &mut heard);
-            let mut opened = Vec::new();
-            for heard in heard.drain(..) {
-                match heard {
-                    Heard::Data(stream, len) => {
-                        got[stream as usize / 2] += len;
-                        if len > 0 {
-                            opened.extend([Frame::Window(0, len as u32), Frame::Window(stream, len as u32)]);
-                        }
-                    }
-                    Heard::End(_) => ends += 1,
-                    _ => {}
-                }
-            }
-            if ends == count {
-                break;
-            }
-            session.wire.0.borrow_mut().room = room;
-            session.peer(&opened);
-            session.run(Readiness { writable: true, ..Readiness::NONE });
-        }
-        prop_assert_eq!((ends, got), (count, vec![len; count as usize]));
-    }
-}
-
-/// The seeds of the fuzz target, without its first byte and with settings first.
-fn seeds() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/http2");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = files.collect();
-    files.sort();
-    let seed = |path: &std::path::PathBuf| {
-        let bytes = std::fs::read(path).unwrap();
-        let (first, rest) = bytes.split_first().unwrap();
-        let settings =
-            if first & 0x80 == 0 { bytes_of(&[Frame::Settings(vec![])]) } else { vec![] };
-        [&settings, rest].concat()
-    };
-    files.iter().map(seed).collect()
 }
 
 #[test]
-fn seeds_do_not_depend_on_segments() {
-    for seed in seeds() {
-        let whole = fuzz::http2(&seed, seed.len());
-        for segment in 1..60 {
-            assert_eq!(fuzz::http2(&seed, segment), whole, "{segment}: {}", seed.escape_ascii());
+fn long_refusals_and_long_bodies_are_no_flood() {
+    let mut session = Session::new(30_000);
+    for turn in 0..10_100 {
+        if session.connection.capacity() == 0 {
+            break;
         }
+        session.start(turn);
+        session.flush();
+        session.peer(&[Frame::Reset(2 * turn + 1, 7)]);
     }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-    /// Damaged and joined seeds: no panic, every exchange ends once, whatever the segments are.
-    #[test]
-    fn any_bytes_are_handled(
-        first in any::<prop::sample::Index>(),
-        second in any::<prop::sample::Index>(),
-        changes in proptest::collection::vec((any::<prop::sample::Index>(), 0..4u8, any::<u8>()), 0..6),
-        segment in 1..40usize,
-    ) {
-        let seeds = seeds();
-        let mut bytes = [first.get(&seeds).clone(), second.get(&seeds)[9.min(second.get(&seeds).len())..].to_vec()].concat();
-        for (at, kind, value) in changes {
-            let at = at.index(bytes.len());
-            match kind {
-                0 => bytes[at] = value,
-                1 => bytes[at] ^= 1 << (value % 8),
-                2 => _ = bytes.remove(at),
-                _ => bytes.insert(at, value),
-            }
-            if bytes.is_empty() {
-                bytes.push(value);
-            }
-        }
-        let whole = fuzz::http2(&bytes, bytes.len());
-        prop_assert_eq!(fuzz::http2(&bytes, segment), whole);
+    let events = session.take();
+    let failed = events.iter().filter(|event| event.contains("Reset Some(RefusedStream)"));
+    assert_eq!((failed.count(), session.has_closed()), (10_100, false));
+    // The window opens by a byte at a time.
+    let mut session = Session::new(30_000);
+    session.peer(&[Frame::Settings(vec![(setting::INITIAL_WINDOW_SIZE, 0)])]);
+    session.start(7);
+    session.flush();
+    for _ in 0..30_000 {
+        session.peer(&[Frame::Window(1, 1)]);
     }
+    session.peer(&[Frame::Head(1, true)]);
+    assert_eq!(session.events.last().unwrap(), "Answered 7 200 ");
+    // On streams that were given up, heads are one.
+    let mut session = Session::new(3);
+    session.start(7);
+    session.flush();
+    session.connection.abandon(7, &mut session.resources);
+    session.peer(&vec![Frame::Head(1, false); 10_001]);
+    assert_eq!(session.events.last().unwrap(), "Closed Some(GoawayLocal)");
 }

@@ -163,7 +163,7 @@ pub(crate) fn number(payload: &[u8]) -> Option<u32> {
 #[inline]
 pub(crate) fn content<'a>(head: &Head, payload: &'a [u8]) -> Option<&'a [u8]> {
     let mut content = payload;
-    if head.has(flag::PADDED) {
+    if head.has(flag::PADDED) && head.kind != kind::CONTINUATION {
         let (pad, rest) = content.split_first()?;
         content = &rest[..rest.len().checked_sub(usize::from(*pad))?];
     }

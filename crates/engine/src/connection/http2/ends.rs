@@ -38,7 +38,7 @@ impl Http2 {
         if let Some(goaway) = &self.goaway
             && let Some(id) = self.streams.first_from(goaway.last.saturating_add(1))
         {
-            let mut stream = self.streams.remove(id).expect("it was found");
+            let mut stream = self.remove(id).expect("it was found");
             stream.body.discard(bodies);
             let failure = self.goaway_failure();
             let (arrival, bytes) = (stream.arrival, stream.bytes_in);
@@ -50,9 +50,10 @@ impl Http2 {
                 None => self.closed(),
             });
         }
-        let is_over = self.is_last && self.is_used || self.goaway.is_some();
-        if self.is_idle() && (is_over || self.next_id > frame::STREAM_MAX) {
-            return Some(Event::Closed { reason: OpenReason::TargetClosed, failure: None });
+        let is_over = self.goaway.is_some() || self.next_id > frame::STREAM_MAX;
+        let reason = self.last.or(is_over.then_some(OpenReason::TargetClosed));
+        if let Some(reason) = reason.filter(|_| self.is_idle()) {
+            return Some(Event::Closed { reason, failure: None });
         }
         None
     }
@@ -71,7 +72,7 @@ impl Http2 {
 
     /// The end of a stream with its connection.
     fn fail_stream(&mut self, id: u32, bodies: &mut Bodies) -> Event<'static> {
-        let mut stream = self.streams.remove(id).expect("it was found");
+        let mut stream = self.remove(id).expect("it was found");
         stream.body.discard(bodies);
         let ending = self.ending.as_mut().expect("the connection has ended");
         let is_gone = matches!(ending.class, ErrorClass::ClosedEarly | ErrorClass::Reset);

@@ -223,13 +223,15 @@ impl Http2 {
     }
 
     fn on_reset(&mut self, id: u32, code: Code, bodies: &mut Bodies) -> Handled {
-        let Some(mut stream) = self.streams.remove(id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             self.expect_closed(id)?;
             return Ok(None);
         };
         if !stream.sent {
             return Err(Violation(Code::PROTOCOL_ERROR, Fault::AnswerFirst));
         }
+        self.idle_frames = 0;
+        let mut stream = self.remove(id).expect("it is open");
         stream.body.discard(bodies);
         let fault = match code {
             Code::REFUSED_STREAM => Fault::RefusedStream,
@@ -361,7 +363,7 @@ impl Http2 {
         if self.begun.last() == Some(&id) {
             self.begun.pop();
         }
-        let stream = self.streams.remove(id).expect("as above");
+        let stream = self.remove(id).expect("as above");
         let complete = Complete { head, body: stream.body, location };
         Ok(Some(Parsed::Answered(stream.arrival, stream.bytes_in, complete)))
     }
@@ -415,6 +417,7 @@ impl Http2 {
         })?;
         let Some(stream) = self.streams.get_mut(id) else {
             self.expect_cancelled(id)?;
+            self.count_idle()?;
             return Ok(None);
         };
         if !stream.sent {

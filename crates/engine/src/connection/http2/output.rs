@@ -37,6 +37,11 @@ impl Output {
         &mut self.bytes
     }
 
+    /// The number of bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
     /// Appends a reply to a frame of the peer; returns false if too many wait.
     pub(super) fn reply(&mut self, kind: (u8, u8), stream: u32, payload: &[u8]) -> bool {
         frame::put(&mut self.bytes, kind, stream, payload);
@@ -100,6 +105,10 @@ impl Output {
             (self.taken, self.replies) = (0, 0);
             self.bytes.clear();
             self.bytes.shrink_to(KEPT);
+        } else if self.taken >= KEPT {
+            // More may be appended before it is ever empty.
+            self.before += self.taken as u64;
+            self.bytes.drain(..std::mem::take(&mut self.taken));
         }
         Ok(())
     }
@@ -113,5 +122,33 @@ impl Output {
         }
         self.unsent.pop_front();
         Some(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::Wire;
+
+    #[test]
+    fn an_output_that_is_never_empty_is_bounded() {
+        let wire = Wire::new();
+        let mut transport = Transport::new(wire.clone(), None).unwrap();
+        let mut output = Output::default();
+        let mut written = Vec::new();
+        for turn in 0..1_000u32 {
+            output.begin(turn, output.bytes.len());
+            output.bytes().extend_from_slice(&[turn as u8; 16_000]);
+            // The last bytes of each request wait for the next turn.
+            wire.0.borrow_mut().room = if turn == 0 { 15_990 } else { 16_000 };
+            output.flush(&mut transport).unwrap();
+            assert_eq!(
+                (output.next_sent(), output.next_sent(), output.len()),
+                (Some(turn), None, 10)
+            );
+            written.append(&mut wire.0.borrow_mut().written);
+        }
+        assert!(output.bytes.capacity() < 3 * KEPT);
+        assert!(written.iter().enumerate().all(|(at, byte)| *byte == (at / 16_000) as u8));
     }
 }
