@@ -121,6 +121,12 @@ struct ChainArgs {
     /// Maximum number of streams at a time on an HTTP/2 connection
     #[arg(long, value_name = "N", default_value_t = 128)]
     http2_streams: u32,
+    /// Time between the blocks of all services, instead of their own
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    block_time: Option<Nanos>,
+    /// How long the peer of a WebSocket may read nothing before it is disconnected
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    slow_reader: Nanos,
     /// File with scheduled faults
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
@@ -228,10 +234,16 @@ pub(crate) fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
-    let services = args.service.iter().map(|text| service(text, args.transactions));
-    let services: Vec<Service> = services.collect::<Result<_, _>>().map_err(|message| {
-        usage_error(message, "write --service eth,boba,mantle,kava, or a subset")
-    })?;
+    let service = |text: &String| {
+        let mut service = service(text, args.transactions)?;
+        service.block_time = args.block_time.unwrap_or(service.block_time);
+        Ok(service)
+    };
+    let services = args.service.iter().map(service);
+    let services: Vec<Service> =
+        services.collect::<Result<_, _>>().map_err(|message: String| {
+            usage_error(message, "write --service eth,boba,mantle,kava, or a subset")
+        })?;
     let faults = read_faults(args.faults.as_deref(), faults::from_toml)?;
     let settings = Settings {
         seed: args.seed,
@@ -246,6 +258,7 @@ fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
         latency: args.latency,
         tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
         http2_streams: args.http2_streams,
+        slow_reader: args.slow_reader,
         faults,
         ..Settings::default()
     };

@@ -121,7 +121,9 @@ fn counts(shared: &Shared) -> Response<Full<Bytes>> {
         .raw("connections", &counts.connections.to_string())
         .raw("connections_open", &counts.connections_open.to_string())
         .raw("requests", &counts.requests.to_string())
-        .raw("overflowed", &counts.overflowed.to_string());
+        .raw("overflowed", &counts.overflowed.to_string())
+        .raw("notifications", &counts.notifications.to_string())
+        .raw("slow_readers", &counts.slow_readers.to_string());
     for (name, map) in [("calls", counts.calls), ("faults", shared.faults.counts())] {
         let mut inner = Object::open(object.member(name));
         map.iter().for_each(|(key, n)| {

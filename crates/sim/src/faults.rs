@@ -133,6 +133,19 @@ pub enum FaultKind {
     RefuseStream,
     /// HTTP/2 connections end with GOAWAY ENHANCE_YOUR_CALM, together with all their streams.
     Calm,
+    /// WebSocket connections are closed instead of the answer or notification.
+    Close {
+        /// The code in the close frame: 1000 to 4999.
+        code: u16,
+    },
+    /// Subscriptions are sent nothing.
+    Silence,
+    /// A notification is not sent.
+    Drop,
+    /// A notification is sent twice.
+    Duplicate,
+    /// A notification is sent after the next one of its subscription.
+    Reorder,
 }
 
 impl FaultKind {
@@ -155,6 +168,11 @@ impl FaultKind {
             FaultKind::Goaway { .. } => "goaway",
             FaultKind::RefuseStream => "refuse_stream",
             FaultKind::Calm => "enhance_your_calm",
+            FaultKind::Close { .. } => "close",
+            FaultKind::Silence => "silence",
+            FaultKind::Drop => "drop",
+            FaultKind::Duplicate => "duplicate",
+            FaultKind::Reorder => "reorder",
         }
     }
 }

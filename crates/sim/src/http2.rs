@@ -4,7 +4,7 @@
 //! response (reset, truncate, slow) affect its stream, not the connection.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -95,6 +95,9 @@ async fn stream(
         control: control.clone(),
         connection: connection.connection,
         host: connection.host,
+        feeds: connection.feeds.clone(),
+        is_websocket: false,
+        upgrade: Mutex::default(),
     };
     let (head, mut body) = request.into_parts();
     let mut bytes = Vec::new();

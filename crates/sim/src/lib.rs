@@ -8,7 +8,7 @@
 //! # Layout
 //! - [`sim`]: a running simulator: start, inspect, change, stop
 //! - [`settings`], [`service`]: its settings
-//! - `server`, `http`, `http2`, `control`, `wire`, `timer`: serving
+//! - `server`, `http`, `http2`, `websocket`, `feed`, `control`, `wire`, `timer`: serving
 //! - `node`, `chain`: the answers, and the chain they are computed from
 //! - [`capacity`], [`distribution`]: servers, queue, and distributions of durations
 //! - [`faults`]: faults of a node
@@ -22,6 +22,7 @@ mod chain;
 mod control;
 pub mod distribution;
 pub mod faults;
+mod feed;
 mod http;
 mod http2;
 mod node;
@@ -34,6 +35,7 @@ pub mod sim;
 mod timer;
 pub mod verify;
 pub mod wallet;
+mod websocket;
 mod wire;
 
 pub use capacity::Capacity;

@@ -71,6 +71,8 @@ pub struct Settings {
     /// Maximum number of streams at a time on an HTTP/2 connection, announced in the settings; further ones
     /// are refused.
     pub http2_streams: u32,
+    /// How long the peer of a WebSocket may read nothing before it is disconnected.
+    pub slow_reader: Nanos,
     /// Faults; their windows count from the start.
     pub faults: Vec<Fault>,
     /// Number of requests that are recorded; others are only counted.
@@ -151,6 +153,7 @@ impl Default for Settings {
             latency: None,
             tls: None,
             http2_streams: 128,
+            slow_reader: Nanos::from_secs(10),
             faults: Vec::new(),
             record_max: 0,
             body_max: 5 << 20,

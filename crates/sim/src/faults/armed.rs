@@ -44,6 +44,8 @@ pub(crate) struct RequestEffects {
     pub(crate) delay: Nanos,
     pub(crate) status: Option<(u16, Option<u64>)>,
     pub(crate) garbage: bool,
+    /// The code with which a WebSocket connection is closed instead of the answer.
+    pub(crate) close: Option<u16>,
     pub(crate) wire: Option<WireFault>,
 }
 
@@ -55,6 +57,17 @@ pub(crate) enum WireFault {
     Slow { bytes: usize, every: Nanos },
     Refuse,
     Calm,
+}
+
+/// The effects of faults on one notification.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct NotificationEffects {
+    /// The code with which the connection is closed instead.
+    pub(crate) close: Option<u16>,
+    pub(crate) is_dropped: bool,
+    pub(crate) is_repeated: bool,
+    /// Whether it is sent after the next one.
+    pub(crate) is_late: bool,
 }
 
 /// The effects of faults on one call.
@@ -190,11 +203,16 @@ impl ArmedFaults {
                 FaultKind::Garbage => effects.garbage = true,
                 FaultKind::RefuseStream => effects.wire = Some(WireFault::Refuse),
                 FaultKind::Calm => effects.wire = Some(WireFault::Calm),
-                // Handled by `apply_to_call`, by `refusing`, by `goaway_after`, and above.
+                FaultKind::Close { code } => effects.close = Some(code),
+                // Handled by `apply_to_call`, `apply_to_notification`, `refusing`, `goaway_after`, and above.
                 FaultKind::Error { .. }
                 | FaultKind::WrongId
                 | FaultKind::Refuse
                 | FaultKind::Goaway { .. }
+                | FaultKind::Silence
+                | FaultKind::Drop
+                | FaultKind::Duplicate
+                | FaultKind::Reorder
                 | FaultKind::Reorganise { .. } => continue,
             }
             self.count(kind);
@@ -230,6 +248,43 @@ impl ArmedFaults {
         effects
     }
 
+    /// The effects on a notification of a subscription to `kind`, such as newHeads.
+    pub(crate) fn apply_to_notification(
+        &self,
+        service: &str,
+        kind: &str,
+        now: Nanos,
+    ) -> NotificationEffects {
+        let mut effects = NotificationEffects::default();
+        if self.is_empty() {
+            return effects;
+        }
+        for armed in self.armed().iter() {
+            let fault = &armed.fault;
+            let is_one = matches!(
+                fault.kind,
+                FaultKind::Close { .. }
+                    | FaultKind::Silence
+                    | FaultKind::Drop
+                    | FaultKind::Duplicate
+                    | FaultKind::Reorder
+            );
+            let by_kind = fault.method.as_ref().is_none_or(|wanted| wanted == kind);
+            let in_force = || fault.window.turn(now - armed.set_at).is_some();
+            if !(is_one && by_kind && armed.is_for(service) && in_force() && armed.selects_next()) {
+                continue;
+            }
+            match fault.kind {
+                FaultKind::Close { code } => effects.close = Some(code),
+                FaultKind::Duplicate => effects.is_repeated = true,
+                FaultKind::Reorder => effects.is_late = true,
+                _ => effects.is_dropped = true,
+            }
+            self.count(&fault.kind);
+        }
+        effects
+    }
+
     fn armed(&self) -> Arc<Vec<Arc<ArmedFault>>> {
         self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -254,6 +309,7 @@ impl ArmedFault {
                 | FaultKind::Lag { .. }
                 | FaultKind::ChainId { .. }
                 | FaultKind::Refuse
+                | FaultKind::Silence
         );
         if affects_all || self.fault.share >= 1.0 {
             return true;
