@@ -104,7 +104,8 @@ pub(crate) fn request(len: usize) -> Request {
 /// An HTTP/2 connection over a wire.
 pub(crate) fn connection(wire: &Wire, streams: u32) -> Connection<Wire> {
     let offer = Offer { protocol: Protocol::Http2, streams };
-    let connection = Connection::new(wire.clone(), (None, offer), (0, 0), (1, false), Nanos::ZERO);
+    let connection =
+        Connection::new(wire.clone(), (None, offer, None), (0, 0), (1, false), Nanos::ZERO);
     connection.expect("without TLS, nothing can fail")
 }
 
@@ -140,6 +141,7 @@ pub(crate) fn show(event: &Event<'_>) -> String {
             format!("Failed {arrival} {:?} {:?}", failure.class, failure.fault)
         }
         Event::Returned { arrival, .. } => format!("Returned {arrival}"),
+        Event::Stray { fault } => format!("Stray {fault:?}"),
         Event::Closed { failure, .. } => {
             format!("Closed {:?}", failure.as_ref().and_then(|failure| failure.fault))
         }

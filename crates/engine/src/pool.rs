@@ -22,7 +22,7 @@ mod limits;
 mod utilization;
 
 use crate::arrival::Id;
-use crate::connection::TlsStart;
+use crate::connection::{Opening, TlsStart};
 use fastest::Fastest;
 pub(crate) use limits::Limits;
 use limits::Spoken;
@@ -30,6 +30,7 @@ use plimsoll_measure::{Nanos, OpenReason, OriginCounts};
 use plimsoll_plan::Origin;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use utilization::Utilization;
 
 /// A queue entry for a waiting arrival. The other fields distinguish the arrival from a later one
@@ -80,6 +81,8 @@ pub(crate) struct Pool {
     /// Whether a query is pending.
     pub(crate) querying: bool,
     pub(crate) limits: Limits,
+    /// What opens its connections as WebSockets, if they are.
+    pub(crate) opening: Option<Arc<Opening>>,
     spoken: Spoken,
     /// Open, whatever their phase.
     pub(crate) open: usize,
@@ -129,7 +132,7 @@ impl Pool {
         name: Name,
         limits: Limits,
     ) -> Pool {
-        let spoken = Spoken::at_first(limits.offer.protocol, tls.is_some());
+        let spoken = Spoken::at_first(limits.offer.protocol, origin.scheme);
         Pool {
             origin,
             slot,
@@ -139,6 +142,7 @@ impl Pool {
             queried_at: Nanos::ZERO,
             querying: false,
             limits,
+            opening: None,
             spoken,
             open: 0,
             connecting: 0,

@@ -5,7 +5,7 @@ use crate::connection::Offer;
 use crate::control::{Assignments, Control};
 use crate::feed::Feed;
 use crate::pool::{Limits, Name, Pool};
-use crate::request::{Request, Style, tls_start};
+use crate::request::{Request, Style, opening_of, tls_start};
 use crate::running::{FromWorker, HostProbe, Running, Started};
 use crate::sampling::{SampleSink, Sampling};
 use crate::source::Source;
@@ -132,15 +132,19 @@ impl Shared {
     }
 
     /// A worker's limits per origin.
-    pub(crate) fn limits(&self, worker: usize) -> Limits {
+    pub(crate) fn limits(&self, worker: usize, scheme: Scheme) -> Limits {
         let rules = &self.plan.connections;
+        let (connections, streams) = match rules {
+            _ if scheme.is_websocket() => (rules.websocket.connections, rules.websocket.calls),
+            _ => (rules.http2.connections, rules.http2.streams),
+        };
         Limits {
             http1: self.part(rules.max, worker),
-            http2: self.part(rules.http2.connections, worker),
+            shared: self.part(connections, worker),
             in_flight: self.in_flight_max(worker),
             offer: Offer {
                 protocol: self.plan.protocol,
-                streams: u32::try_from(rules.http2.streams).unwrap_or(u32::MAX),
+                streams: u32::try_from(streams).unwrap_or(u32::MAX),
             },
         }
     }
@@ -210,6 +214,7 @@ impl Prepared {
         let schedules: Vec<Option<Schedules>> =
             plan.streams.iter().map(|stream| stream.schedules(plan.warmup)).collect();
         let shared = Shared::new(plan, &origins, tls, (workers, settings.spin, settings.trace));
+        let openings: Vec<_> = origins.iter().map(|origin| opening_of(plan, origin)).collect();
         let (capture, feed) = (settings.capture, settings.feed);
         let shared = Arc::new(Shared { capture, feed, ..shared });
         let resolver = resolve::start().map_err(|error| {
@@ -222,9 +227,10 @@ impl Prepared {
         for worker in 0..workers {
             let pools = origins.iter().zip(&starts).zip(&names).enumerate();
             let pools = pools.map(|(slot, ((origin, tls), name))| {
-                let limits = shared.limits(worker);
+                let limits = shared.limits(worker, origin.scheme);
                 let mut pool =
                     Pool::new(origin.clone(), slot, tls.clone(), Name::Resolving, limits);
+                pool.opening = openings[slot].clone();
                 pool.start_at(worker);
                 match name {
                     Ok(addresses) => _ = pool.set_addresses(addresses.clone()),
@@ -326,19 +332,25 @@ fn worker_count(plan: &Plan, shards: &Shards, asked: usize, cpus: usize) -> usiz
     // Each worker needs at least one connection and one shard.
     let in_flight = plan.max_in_flight.unwrap_or(u64::MAX) as usize;
     let http2 = if plan.may_use_http2() { plan.connections.http2.connections } else { u64::MAX };
-    let connections = plan.connections.max.min(http2) as usize;
+    let websocket = plan.connections.websocket.connections;
+    let websocket = if plan.uses_websocket() { websocket } else { u64::MAX };
+    let connections = plan.connections.max.min(http2).min(websocket) as usize;
     workers.min(connections).min(in_flight).min(shards.len()).max(1)
 }
 
 /// Connections that a plan needs in any case: one per user, or per stream of HTTP/2 that users share, and
 /// one per open stream.
 fn connections_needed(plan: &Plan) -> u64 {
-    let (max, each) = plan.connection_limit();
-    let needed = plan.streams.iter().map(|stream| match &stream.load {
-        Load::Open { .. } => 1,
-        Load::Closed { profile, .. } => (profile.max().ceil() as u64).div_ceil(each),
+    let needed = plan.streams.iter().map(|stream| {
+        let first = &plan.targets[stream.targets.start].requests.start;
+        let (_, each) = plan.connection_limit(plan.requests[*first].url.scheme);
+        match &stream.load {
+            Load::Open { .. } => 1,
+            Load::Closed { profile, .. } => (profile.max().ceil() as u64).div_ceil(each),
+        }
     });
-    needed.sum::<u64>().min(max * plan.origins().len() as u64)
+    let most = plan.origins().into_iter().map(|origin| plan.connection_limit(origin.scheme).0);
+    needed.sum::<u64>().min(most.sum())
 }
 
 /// The fewest file descriptors that a plan needs: one for each user or open stream, plus those of the
@@ -349,7 +361,7 @@ pub fn descriptors_needed(plan: &Plan, workers: usize) -> u64 {
 }
 
 fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartError> {
-    let secure = plan.requests.iter().any(|spec| spec.url.scheme == Scheme::Https);
+    let secure = plan.requests.iter().any(|spec| spec.url.scheme.is_secure());
     if !secure && plan.redirects == 0 {
         return Ok(None);
     }

@@ -3,7 +3,7 @@
 //! A request without placeholders is a single byte array that is written as is. Others are rendered
 //! into buffers of the worker, the body first, because the head contains its length.
 
-use crate::connection::TlsStart;
+use crate::connection::{Opening, TlsStart};
 use crate::http2::encode::Fields;
 use base64::Engine as _;
 use plimsoll_plan::{
@@ -12,6 +12,7 @@ use plimsoll_plan::{
 };
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A compiled request template.
@@ -27,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) number: Option<u32>,
     /// The same for HTTP/2, if it may be sent with that.
     http2: Option<Box<Http2Request>>,
+    /// The same as a call over WebSocket, if it is one.
+    websocket: Option<Box<WebSocketRequest>>,
     parts: Parts,
     /// The expected JSON-RPC answer, if it is the same for every arrival.
     pub(crate) expected: Option<Expected<'static>>,
@@ -58,10 +61,13 @@ impl Request {
             body.as_ref().and_then(Template::as_plain).map_or(0, |body| body.len() as u64);
         let http2 = style.protocol.may_be_http2(spec.url.scheme);
         let http2 = http2.then(|| Box::new(Http2Request::compile(spec, body.as_ref(), style)));
+        let websocket = spec.url.scheme.is_websocket();
+        let websocket = websocket.then(|| Box::new(WebSocketRequest::compile(body.as_ref())));
         let mut request = Request {
             pool,
             number: None,
             http2,
+            websocket,
             body_len,
             head_only: spec.method == "HEAD",
             closes: spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case("connection")),
@@ -97,6 +103,12 @@ impl Request {
     #[inline]
     pub(crate) fn http2(&self) -> &Http2Request {
         self.http2.as_ref().expect("HTTP/2 is spoken only where the plan may use it")
+    }
+
+    /// The call over WebSocket.
+    #[inline]
+    pub(crate) fn websocket(&self) -> &WebSocketRequest {
+        self.websocket.as_ref().expect("only calls are sent over WebSocket")
     }
 
     /// Renders only the body of one request.
@@ -257,6 +269,77 @@ impl Http2Request {
     }
 }
 
+/// A call over WebSocket.
+#[derive(Debug)]
+pub(crate) struct WebSocketRequest {
+    body: Template,
+    /// Where the id is, if the body has no placeholders.
+    id: Option<Range<usize>>,
+}
+
+impl WebSocketRequest {
+    fn compile(body: Option<&Template>) -> WebSocketRequest {
+        let body = body.cloned().unwrap_or_default();
+        let id = body.as_plain().and_then(id_in);
+        WebSocketRequest { body, id }
+    }
+
+    /// Renders the call with this id instead of its own into `out`; `scratch` is a buffer.
+    #[inline]
+    pub(crate) fn render(
+        &self,
+        values: Values,
+        id: u64,
+        (out, scratch): (&mut Vec<u8>, &mut Vec<u8>),
+    ) {
+        let (body, place) = match self.body.as_plain() {
+            Some(plain) => (plain, self.id.clone()),
+            None => {
+                scratch.clear();
+                self.body.render(values, scratch);
+                (&scratch[..], id_in(scratch))
+            }
+        };
+        out.clear();
+        // The plan was checked with other values of the placeholders.
+        let place = place.unwrap_or(body.len()..body.len());
+        out.extend_from_slice(&body[..place.start]);
+        write!(out, "{id}").expect("to memory");
+        out.extend_from_slice(&body[place.end..]);
+    }
+}
+
+/// Where the value of the id is in a call.
+fn id_in(body: &[u8]) -> Option<Range<usize>> {
+    let mut members = plimsoll_rpc::json::members(body).filter_map(Result::ok);
+    let id = members.find(|member| *member.plain() == *b"id")?.value;
+    let start = (id.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+    Some(start..start + id.len())
+}
+
+/// What opens WebSocket connections to an origin; `None` for HTTP.
+pub(crate) fn opening_of(plan: &Plan, origin: &Origin) -> Option<Arc<Opening>> {
+    let spec = plan.requests.iter().find(|spec| spec.url.origin() == *origin)?;
+    spec.url.scheme.is_websocket().then(|| {
+        let values = Values { seq: 0, key: plimsoll_measure::rng::Key::new(0) };
+        let mut head = b"GET ".to_vec();
+        spec.path.render(values, &mut head);
+        head.extend_from_slice(b" HTTP/1.1\r\n");
+        // Without `Connection: close`: the connection carries many calls.
+        let style = Style { close: false, ..Style::of(plan) };
+        for (name, value) in headers(spec, style) {
+            head.extend_from_slice(name.as_bytes());
+            head.extend_from_slice(b": ");
+            value.render(values, &mut head);
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
+        );
+        Arc::new(Opening { head, message_max: plan.body_max })
+    })
+}
+
 /// A request that an arrival carries itself: of a feed, or the one that a redirect leads to.
 #[derive(Debug)]
 pub(crate) struct Hop {
@@ -367,11 +450,18 @@ pub(crate) fn tls_start(
     origin: &Origin,
 ) -> Result<Option<TlsStart>, String> {
     match (origin.scheme, config) {
-        (Scheme::Http, _) => Ok(None),
+        (Scheme::Http | Scheme::Ws, _) => Ok(None),
+        (Scheme::Wss, Some(config)) => {
+            // WebSockets are opened over HTTP/1.1.
+            let mut config = rustls::ClientConfig::clone(config);
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let name = crate::tls::server_name(&plan.tls, &origin.host)?;
+            Ok(Some((Arc::new(config), name)))
+        }
         (Scheme::Https, Some(config)) => {
             Ok(Some((config.clone(), crate::tls::server_name(&plan.tls, &origin.host)?)))
         }
-        (Scheme::Https, None) => {
+        (Scheme::Https | Scheme::Wss, None) => {
             Err("https is unavailable: the TLS certificates could not be loaded at the start"
                 .into())
         }

@@ -76,7 +76,7 @@ fn run(mut script: Script) -> Outcome {
     let shared = Arc::new(shared);
     let pools = origins.iter().enumerate().map(|(slot, origin)| {
         let tls = tls_start(&plan, shared.tls.as_ref(), origin).unwrap();
-        let limits = shared.limits(0);
+        let limits = shared.limits(0, origin.scheme);
         let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
         let known = match origin.host.parse::<std::net::IpAddr>() {
             Ok(ip) => vec![(ip, origin.port).into()],

@@ -201,6 +201,26 @@ listed! {
         GoawayLocal = "connection ended by this side with GOAWAY",
         /// The target did not open its window for the body of a request.
         WindowStalled = "HTTP/2 window not opened for the request before the timeout",
+        /// The target answered the opening of a WebSocket with something else than status 101.
+        NotUpgraded = "WebSocket not opened by the target",
+        /// The target opened a WebSocket without showing that it understood the request.
+        BadAccept = "WebSocket opened with a wrong accept key",
+        /// The target accepted the connection and never answered the opening of a WebSocket.
+        UpgradeTimeout = "WebSocket not opened before the timeout",
+        /// A frame or message that breaks the WebSocket protocol.
+        BadMessage = "WebSocket frame that breaks the protocol",
+        /// The target closed a WebSocket on which calls were unanswered.
+        ClosedByPeer = "WebSocket closed by the target",
+        /// This side closed a WebSocket, because the target broke the protocol.
+        ClosedLocal = "WebSocket closed by this side",
+        /// An answer to a call that had already ended, mostly at its timeout: not an error.
+        LateAnswer = "answer to a call that had ended",
+        /// A message that answers no call of its connection: not an error of a call.
+        UnknownAnswer = "WebSocket message that answers no call",
+        /// A notification without a subscription: not an error.
+        Notification = "notification without a subscription",
+        /// The target did not read from a connection, so that a call was sent on another one: not an error.
+        UnreadMoved = "call moved from a connection that the target did not read",
     }
 }
 

@@ -11,9 +11,9 @@ mod spec;
 
 use crate::objective::{STREAM, TARGET};
 use crate::target_file::RequestText;
-use crate::{Objective, Origin, RequestSpec, Stream, Target};
+use crate::{Objective, Origin, RequestSpec, Scheme, Stream, Target};
 use connections::read_connections;
-pub use connections::{ConnectionRules, Http2Rules, Protocol};
+pub use connections::{ConnectionRules, Http2Rules, Protocol, WebSocketRules};
 use file::Files;
 pub use file::TargetStream;
 use load::read_streams;
@@ -24,7 +24,7 @@ use plimsoll_measure::{Nanos, Snapshot};
 use scrape::read_scrapes;
 pub use scrape::{Charted, Scrape};
 pub use spec::is_redundant_header;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -248,7 +248,14 @@ impl Plan {
     /// The names under which connections are counted: the origins and, if redirects are followed, one for all
     /// origins that only redirects lead to.
     pub fn origin_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.origins().iter().map(Origin::to_string).collect();
+        let mut names: Vec<String> = Vec::new();
+        for origin in self.origins() {
+            let name = origin.to_string();
+            // Several WebSocket URLs of one host: their paths may hold secrets.
+            let same = |other: &&String| other.split(' ').next() == Some(name.as_str());
+            let before = names.iter().filter(same).count();
+            names.push(if before > 0 { format!("{name} ({})", before + 1) } else { name });
+        }
         if self.redirects > 0 {
             names.push("redirects".into());
         }
@@ -257,12 +264,18 @@ impl Plan {
 
     /// The maximum number of simultaneous connections to one host and port, and how many requests each
     /// carries at a time; those of HTTP/1.1 unless HTTP/2 is certain.
-    pub fn connection_limit(&self) -> (u64, u64) {
-        let ConnectionRules { max, http2, .. } = &self.connections;
+    pub fn connection_limit(&self, scheme: Scheme) -> (u64, u64) {
+        let ConnectionRules { max, http2, websocket, .. } = &self.connections;
         match self.protocol {
+            _ if scheme.is_websocket() => (websocket.connections, websocket.calls),
             Protocol::Auto | Protocol::Http1 => (*max, 1),
             Protocol::Http2 => (http2.connections, http2.streams),
         }
+    }
+
+    /// Whether requests are calls over WebSocket.
+    pub fn uses_websocket(&self) -> bool {
+        self.requests.iter().any(|request| request.url.scheme.is_websocket())
     }
 
     /// Whether requests may be sent with HTTP/2.
@@ -311,6 +324,7 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
     }
+    check_websockets(root, &requests);
     let objectives = read_objectives(root, (&targets, &requests), streams.as_deref());
     let scrapes = read_scrapes(root);
     let streams = streams.filter(|streams| !streams.is_empty())?;
@@ -348,6 +362,19 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
         return None;
     }
     Some(plan)
+}
+
+/// Connections to one WebSocket URL are shared, so that their requests must open them alike.
+fn check_websockets(root: &Table<'_>, requests: &[RequestSpec]) {
+    let mut opened: HashMap<Origin, &RequestSpec> = HashMap::new();
+    for own in requests.iter().filter(|own| own.url.scheme.is_websocket()) {
+        let first = opened.entry(own.url.origin()).or_insert(own);
+        if first.headers != own.headers || first.url != own.url {
+            let message = format!("the targets of {} have different headers", own.url_shown);
+            let hint = "the headers open the connections that these targets share; give them the same ones";
+            return root.problem(message, hint);
+        }
+    }
 }
 
 /// The limit of requests in flight. If the timeout counted from the planned instant, waiting arrivals would

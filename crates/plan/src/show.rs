@@ -2,7 +2,7 @@
 
 use crate::Objective;
 use crate::document::{
-    ConnectionRules, DefaultHeaders, Http2Rules, Plan, Protocol, TimeoutFrom, TlsRules,
+    DefaultHeaders, Http2Rules, Plan, Protocol, TimeoutFrom, TlsRules, WebSocketRules,
 };
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
@@ -47,8 +47,7 @@ impl Plan {
         if self.protocol != Protocol::default() {
             line("protocol", word(self.protocol, &Protocol::WORDS));
         }
-        let versions = (self.protocol != Protocol::Http2, self.may_use_http2());
-        line("connections", show_connections(&self.connections, versions));
+        line("connections", show_connections(self));
         if self.tls != TlsRules::default() {
             line("tls", show_tls(&self.tls, &self.secrets));
         }
@@ -110,6 +109,11 @@ impl Plan {
     }
 }
 
+/// FNV-1a of a text.
+pub(crate) fn digest(text: &str) -> u64 {
+    fnv_1a(FNV_START, text)
+}
+
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn fnv_1a(start: u64, text: &str) -> u64 {
@@ -145,8 +149,10 @@ fn table(pairs: &BTreeMap<String, String>) -> String {
     format!("{{ {} }}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
 }
 
-fn show_connections(rules: &ConnectionRules, (http1, http2): (bool, bool)) -> String {
-    let max = if http1 { format!("max = {}, ", rules.max) } else { String::new() };
+fn show_connections(plan: &Plan) -> String {
+    let rules = &plan.connections;
+    let has_max = plan.protocol != Protocol::Http2;
+    let max = if has_max { format!("max = {}, ", rules.max) } else { String::new() };
     let mut text = format!("{{ {max}reuse = {}", rules.reuse);
     if !rules.sources.is_empty() {
         let sources: Vec<_> = rules.sources.iter().map(|ip| quote(&ip.to_string())).collect();
@@ -158,9 +164,13 @@ fn show_connections(rules: &ConnectionRules, (http1, http2): (bool, bool)) -> St
     if rules.retry_stale {
         text += ", retry_stale = true";
     }
-    if http2 {
+    if plan.may_use_http2() {
         let Http2Rules { connections, streams } = rules.http2;
         text += &format!(", http2 = {{ connections = {connections}, streams = {streams} }}");
+    }
+    if plan.uses_websocket() {
+        let WebSocketRules { connections, calls } = rules.websocket;
+        text += &format!(", websocket = {{ connections = {connections}, calls = {calls} }}");
     }
     text + &format!(", dns_ttl = {} }}", span(rules.dns_ttl))
 }
@@ -232,7 +242,11 @@ fn show_request(spec: &RequestSpec, secrets: &Secrets) -> String {
     let mut line = |key: &str, value: String| {
         writeln!(out, "{key} = {value}").expect("writing to memory");
     };
-    line("request", quote(&format!("{} {}", spec.method, spec.url_shown)));
+    if spec.url.scheme.is_websocket() {
+        line("ws", quote(&spec.url_shown));
+    } else {
+        line("request", quote(&format!("{} {}", spec.method, spec.url_shown)));
+    }
     if !spec.headers.is_empty() {
         line("headers", show_headers(spec));
     }

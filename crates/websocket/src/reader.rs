@@ -36,6 +36,9 @@ pub enum Violation {
     /// A continuation without a beginning, or a new message before the end of the last.
     #[error("a fragment that does not continue the message")]
     BadFragment,
+    /// A message of too many fragments: those without bytes would never end.
+    #[error("a message of more than 10,000 fragments")]
+    TooManyFragments,
     /// A message that is longer than the limit.
     #[error("a message longer than the limit")]
     TooLong,
@@ -54,7 +57,7 @@ impl Violation {
     /// The code of the close frame with which to answer (RFC 6455 §7.4.1).
     pub fn code(self) -> u16 {
         match self {
-            Violation::TooLong => 1009,
+            Violation::TooLong | Violation::TooManyFragments => 1009,
             Violation::BadText => 1007,
             _ => 1002,
         }
@@ -102,12 +105,16 @@ pub struct Reader {
     /// The kind of the message that is not complete.
     kind: Option<Opcode>,
     message: Vec<u8>,
+    /// How many of its fragments were read.
+    fragments: u32,
     control: Vec<u8>,
     /// Whether `message` and `control` were returned last.
     is_returned: bool,
     has_closed: bool,
 }
 
+/// Maximum number of fragments of a message.
+const FRAGMENTS_MAX: u32 = 10_000;
 /// Capacity that is kept for the next message.
 const KEPT: usize = 4 << 10;
 
@@ -122,6 +129,7 @@ impl Reader {
             open: None,
             kind: None,
             message: Vec::new(),
+            fragments: 0,
             control: Vec::new(),
             is_returned: false,
             has_closed: false,
@@ -131,6 +139,11 @@ impl Reader {
     /// Bytes that it holds of an incomplete message.
     pub fn held(&self) -> usize {
         self.message.len()
+    }
+
+    /// The message that was returned last, if it was not returned from the input.
+    pub fn last(&self) -> &[u8] {
+        &self.message
     }
 
     /// Whether a message or a frame has begun that is not complete.
@@ -184,8 +197,9 @@ impl Reader {
                 return message(head.opcode, &self.control).map(Some);
             }
             let kind = *self.kind.get_or_insert(head.opcode);
+            self.fragments += 1;
             if head.ends {
-                (self.kind, self.is_returned) = (None, true);
+                (self.kind, self.fragments, self.is_returned) = (None, 0, true);
                 return message(kind, &self.message).map(Some);
             }
         }
@@ -236,6 +250,9 @@ impl Reader {
         }
         if (head.opcode == Opcode::Continuation) != self.kind.is_some() {
             return Err(Violation::BadFragment);
+        }
+        if self.fragments == FRAGMENTS_MAX {
+            return Err(Violation::TooManyFragments);
         }
         let held = if self.kind.is_some() { self.message.len() } else { 0 };
         match (self.message_max as u64).checked_sub(held as u64) {

@@ -394,6 +394,7 @@ impl Http1 {
         };
         let answer = Answer {
             status: head.status,
+            call: None,
             body,
             gzip: head.gzip,
             head: self.parser.head_bytes(),

@@ -15,15 +15,15 @@
 //! ([`HEAD_MAX`]), the dynamic table, replies that the peer has not read, and bodies within the budget
 //! of its worker.
 //!
-//! Submodules: `ends` (of streams and connections), `frames` (of the peer), `requests`, `output`, `stream`.
+//! Submodules: `ends` (of streams and connections), `frames` (of the peer), `requests`, `stream`.
 
 mod ends;
 mod frames;
-mod output;
 mod requests;
 mod stream;
 
 use super::body::Body;
+use super::output::Output;
 use super::{Answer, Bodies, Event, Failure, ReadResources, Trace, Transport};
 use crate::arrival::Id;
 use crate::http2::encode::Encoder;
@@ -31,7 +31,6 @@ use crate::http2::frame::{self, Code, setting};
 use crate::http2::head::{HEAD_MAX, Head, HeadDecoder};
 use crate::system::{Readiness, Socket};
 use ends::{Ending, Goaway};
-use output::Output;
 use plimsoll_measure::{Fault, OpenReason};
 use std::io;
 use std::ops::Range;
@@ -237,7 +236,7 @@ impl Http2 {
         let mut stream = self.remove(id)?;
         stream.body.discard(bodies);
         if self.ending.is_none() {
-            self.output.reset(id, code);
+            frame::put_reset(self.output.bytes(), id, code);
             self.cancelled.add(id);
         }
         Some(stream)
@@ -357,6 +356,7 @@ impl Http2 {
         let head = &self.ended.head;
         let answer = Answer {
             status: head.status,
+            call: None,
             body: answer.location.map_or(&self.ended.body, |range| &resources.scratch[range]),
             gzip: head.gzip,
             head: if answer.body.captured { &head.bytes } else { &[] },

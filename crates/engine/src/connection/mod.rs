@@ -15,6 +15,7 @@ mod body;
 mod excerpts;
 mod http1;
 mod http2;
+mod output;
 mod resources;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ mod tests_http2;
 #[cfg(test)]
 mod tests_wire;
 mod transport;
+mod websocket;
 
 use crate::arrival::Id;
 use crate::http2::frame::Code;
@@ -35,8 +37,11 @@ use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason, SplitValue};
 use plimsoll_plan::{Protocol as Chosen, Values};
 pub(crate) use resources::{Bodies, BodyBudget, ReadResources};
 use std::io;
+use std::sync::Arc;
 pub(crate) use transport::TlsStart;
 use transport::Transport;
+pub(crate) use websocket::Opening;
+use websocket::WebSocket;
 
 /// A request to be sent on a connection.
 pub(crate) struct Outgoing<'a> {
@@ -104,7 +109,10 @@ impl Traced {
 /// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
+    /// Zero over WebSocket.
     pub(crate) status: u16,
+    /// The id with which a call was sent over WebSocket.
+    pub(crate) call: Option<u64>,
     /// Empty if it was not kept; only its beginning, if it was kept for an error note.
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
@@ -161,7 +169,8 @@ impl Failure {
 pub(crate) enum Event<'a> {
     /// TCP is connected and the TLS handshake begins.
     Handshaking,
-    /// The transport is ready, and the peer's HTTP/2 settings are awaited.
+    /// The transport is ready, and the peer's HTTP/2 settings, or its answer to the opening of a WebSocket,
+    /// are awaited.
     Settling,
     /// The connection is established and has capacity.
     Established,
@@ -174,8 +183,10 @@ pub(crate) enum Event<'a> {
     /// An exchange failed; the connection may still be usable.
     Failed { arrival: Id, bytes: u64, failure: Failure },
     /// The peer has not processed the request of an exchange and will not: it may be sent on another
-    /// connection. `failure` applies if it is not.
-    Returned { arrival: Id, bytes: u64, failure: Failure },
+    /// connection, and is counted as `moved` then. `failure` applies if it is not.
+    Returned { arrival: Id, bytes: u64, failure: Failure, moved: Fault },
+    /// A message that belongs to no exchange; the fault says what kind of message.
+    Stray { fault: Fault },
     /// The connection is closed; `reason` is used if a replacement is opened. The end of each of
     /// its exchanges was reported before. Without a failure, the close was orderly.
     Closed { reason: OpenReason, failure: Option<Failure> },
@@ -190,7 +201,7 @@ fn closed(failure: Failure) -> Event<'static> {
 enum Phase {
     Connecting,
     Handshaking,
-    /// HTTP/2: the peer's settings are awaited.
+    /// The peer's settings (HTTP/2) or its answer to the opening (WebSocket) are awaited.
     Settling,
     Established,
 }
@@ -199,7 +210,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Offer {
     pub(crate) protocol: Chosen,
-    /// Maximum number of streams, with HTTP/2.
+    /// Maximum number of streams with HTTP/2, of calls with WebSocket.
     pub(crate) streams: u32,
 }
 
@@ -224,6 +235,8 @@ pub(crate) struct Connection<K> {
     pub(crate) flushing: bool,
     phase: Phase,
     offer: Offer,
+    /// What opens a WebSocket, if it is to become one.
+    opening: Option<Arc<Opening>>,
     transport: Transport<K>,
     protocol: Protocol,
 }
@@ -233,6 +246,7 @@ pub(crate) struct Connection<K> {
 enum Protocol {
     Http1(Http1),
     Http2(Box<Http2>),
+    WebSocket(Box<WebSocket>),
 }
 
 impl<K: Socket> Connection<K> {
@@ -242,7 +256,7 @@ impl<K: Socket> Connection<K> {
     /// If the TLS session cannot be created.
     pub(crate) fn new(
         socket: K,
-        (tls, offer): (Option<&TlsStart>, Offer),
+        (tls, offer, opening): (Option<&TlsStart>, Offer, Option<&Arc<Opening>>),
         (pool, address): (usize, usize),
         (serial, sampled): (u64, bool),
         now: Nanos,
@@ -259,6 +273,7 @@ impl<K: Socket> Connection<K> {
             flushing: false,
             phase: Phase::Connecting,
             offer,
+            opening: opening.cloned(),
             transport: Transport::new(socket, tls)?,
             protocol: Protocol::Http1(Http1::new()),
         })
@@ -272,8 +287,9 @@ impl<K: Socket> Connection<K> {
             Protocol::Http1(http) => {
                 usize::from(self.phase == Phase::Established && http.is_free())
             }
-            Protocol::Http2(http) if self.phase == Phase::Established => http.capacity(),
-            Protocol::Http2(_) => 0,
+            _ if self.phase != Phase::Established => 0,
+            Protocol::Http2(http) => http.capacity(),
+            Protocol::WebSocket(socket) => socket.capacity(),
         }
     }
 
@@ -297,6 +313,7 @@ impl<K: Socket> Connection<K> {
                 http.start(&mut self.transport, outgoing, buffers)
             }
             Protocol::Http2(http) => http.start(outgoing, buffers),
+            Protocol::WebSocket(socket) => socket.start(outgoing, buffers),
         }
     }
 
@@ -306,13 +323,16 @@ impl<K: Socket> Connection<K> {
         match &self.protocol {
             Protocol::Http1(_) => false,
             Protocol::Http2(http) => http.is_pending(),
+            Protocol::WebSocket(socket) => socket.is_pending(),
         }
     }
 
     /// Writes what was buffered. [`Connection::next`] reports what was sent, or why nothing was.
     pub(crate) fn flush(&mut self) {
-        if let Protocol::Http2(http) = &mut self.protocol {
-            http.flush(&mut self.transport);
+        match &mut self.protocol {
+            Protocol::Http1(_) => {}
+            Protocol::Http2(http) => http.flush(&mut self.transport),
+            Protocol::WebSocket(socket) => socket.flush(&mut self.transport),
         }
     }
 
@@ -320,15 +340,20 @@ impl<K: Socket> Connection<K> {
     #[inline]
     pub(crate) fn peer_streams(&self) -> Option<u32> {
         match &self.protocol {
-            Protocol::Http1(_) => None,
+            Protocol::Http1(_) | Protocol::WebSocket(_) => None,
             Protocol::Http2(http) => Some(http.peer_streams()),
         }
+    }
+
+    /// Whether the phase before `Established` was that of [`Event::Settling`].
+    pub(crate) fn has_settled(&self) -> bool {
+        !matches!(self.protocol, Protocol::Http1(_))
     }
 
     /// Whether the peer keeps its window closed for the rest of a request.
     pub(crate) fn is_stalled(&self, arrival: Id) -> bool {
         match &self.protocol {
-            Protocol::Http1(_) => false,
+            Protocol::Http1(_) | Protocol::WebSocket(_) => false,
             Protocol::Http2(http) => http.is_stalled(arrival),
         }
     }
@@ -338,6 +363,7 @@ impl<K: Socket> Connection<K> {
         match &self.protocol {
             Protocol::Http1(http) => http.is_used(),
             Protocol::Http2(http) => http.is_used(),
+            Protocol::WebSocket(socket) => socket.is_used(),
         }
     }
 
@@ -365,6 +391,9 @@ impl<K: Socket> Connection<K> {
         let event = match &mut self.protocol {
             Protocol::Http1(http) => http.next(&mut self.transport, ready, share, resources),
             Protocol::Http2(http) => http.next(&mut self.transport, ready, share, resources),
+            Protocol::WebSocket(socket) => {
+                socket.next(&mut self.transport, ready, share, resources)
+            }
         };
         if matches!(event, Some(Event::Established)) {
             self.phase = Phase::Established;
@@ -398,6 +427,10 @@ impl<K: Socket> Connection<K> {
 
     /// Begins the protocol that was agreed on in the handshake, or that is known in advance.
     fn agree(&mut self) -> Event<'static> {
+        if let Some(opening) = self.opening.take() {
+            let socket = WebSocket::new(&opening, self.offer.streams, self.serial);
+            return self.settle(Protocol::WebSocket(Box::new(socket)));
+        }
         let is_http2 = match self.offer.protocol {
             Chosen::Http1 => false,
             Chosen::Auto => self.transport.agreed_on_http2(),
@@ -410,10 +443,13 @@ impl<K: Socket> Connection<K> {
             self.phase = Phase::Established;
             return Event::Established;
         }
-        self.phase = Phase::Settling;
-        let mut http = Box::new(Http2::new(self.offer.streams));
-        http.flush(&mut self.transport);
-        self.protocol = Protocol::Http2(http);
+        self.settle(Protocol::Http2(Box::new(Http2::new(self.offer.streams))))
+    }
+
+    /// Begins a protocol that writes first, and waits for the peer's answer.
+    fn settle(&mut self, protocol: Protocol) -> Event<'static> {
+        (self.phase, self.protocol) = (Phase::Settling, protocol);
+        self.flush();
         Event::Settling
     }
 
@@ -437,6 +473,7 @@ impl<K: Socket> Connection<K> {
         match &self.protocol {
             Protocol::Http1(http) => http.is_idle(),
             Protocol::Http2(http) => http.is_idle(),
+            Protocol::WebSocket(socket) => socket.is_idle(),
         }
     }
 
@@ -446,6 +483,7 @@ impl<K: Socket> Connection<K> {
         match &mut self.protocol {
             Protocol::Http1(http) => http.abandon(arrival, resources),
             Protocol::Http2(http) => http.abandon(arrival, resources),
+            Protocol::WebSocket(socket) => socket.abandon(arrival),
         }
     }
 
@@ -454,11 +492,15 @@ impl<K: Socket> Connection<K> {
         match &mut self.protocol {
             Protocol::Http1(http) => http.take_trace(arrival),
             Protocol::Http2(http) => http.take_trace(arrival),
+            Protocol::WebSocket(socket) => socket.take_trace(arrival),
         }
     }
 
     /// Closes the connection.
-    pub(crate) fn close(self) {
+    pub(crate) fn close(mut self) {
+        if let Protocol::WebSocket(socket) = &mut self.protocol {
+            socket.say_goodbye(&mut self.transport);
+        }
         self.transport.close();
     }
 }

@@ -47,7 +47,7 @@ fn pair_sampled(sampled: bool) -> Pair {
     kernel.start(Clock::start_in(Duration::ZERO)).unwrap();
     let socket = kernel.connect(route, 0).unwrap();
     let connection =
-        Connection::new(socket, (None, HTTP1), (0, 0), (1, sampled), Nanos::ZERO).unwrap();
+        Connection::new(socket, (None, HTTP1, None), (0, 0), (1, sampled), Nanos::ZERO).unwrap();
     let (peer, _) = listener.accept().unwrap();
     let request = request("GET");
     let bodies = Bodies { budget: BodyBudget::new(50), excerpts: Excerpts::default() };
@@ -274,7 +274,7 @@ fn a_body_until_close_is_complete_only_after_close_notify() {
         let mut pair = pair();
         let socket = pair.kernel.connect(route, 0).unwrap();
         let connection =
-            Connection::new(socket, (Some(&start), HTTP1), (0, 0), (2, false), Nanos::ZERO);
+            Connection::new(socket, (Some(&start), HTTP1, None), (0, 0), (2, false), Nanos::ZERO);
         pair.connection = connection.unwrap();
         pair.until("Established");
         pair.start(7, false);
@@ -347,7 +347,7 @@ fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<
     let mut resources = ReadResources::new(4096, bodies);
     let socket = Scripted { arrived: Default::default() };
     let mut connection =
-        Connection::new(socket, (None, HTTP1), (0, 0), (1, false), Nanos::ZERO).unwrap();
+        Connection::new(socket, (None, HTTP1, None), (0, 0), (1, false), Nanos::ZERO).unwrap();
     let mut reported = Reported::default();
     let readable = Readiness { readable: true, ..Readiness::NONE };
     assert!(matches!(

@@ -196,7 +196,7 @@ impl<S: System> Dispatcher<S> {
                         self.fail_with(id, &failure, peer, now);
                     }
                 }
-                Event::Returned { arrival: id, bytes, failure } => {
+                Event::Returned { arrival: id, bytes, failure, moved } => {
                     let arrival = self.arrivals.get_mut(id);
                     arrival.bytes_in += bytes;
                     let is_first = !std::mem::replace(&mut arrival.returned, true);
@@ -204,12 +204,13 @@ impl<S: System> Dispatcher<S> {
                     self.pools[pool].end(now);
                     self.end_trace(key, id);
                     if is_first && is_in_time {
-                        self.retry(id, Fault::GoawayMoved, now);
+                        self.retry(id, moved, now);
                     } else {
                         let peer = self.peer_of(key);
                         self.fail_with(id, &failure, peer, now);
                     }
                 }
+                Event::Stray { fault } => self.recorder.counts.faults.count(fault),
                 Event::Closed { reason, failure } => {
                     self.close_connection(key, reason, failure, now);
                     break;

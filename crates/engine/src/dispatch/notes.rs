@@ -99,6 +99,10 @@ impl<S: System> Dispatcher<S> {
                 "the target accepted the connection but did not send its HTTP/2 settings within the \
                  timeout of {timeout}; if it does not speak HTTP/2, set protocol = \"http1\""
             ),
+            (_, Some(Fault::UpgradeTimeout)) => format!(
+                "the target accepted the connection but did not answer the opening of a WebSocket within \
+                 the timeout of {timeout}"
+            ),
             (_, Some(Fault::WindowStalled)) => format!(
                 "the target did not open its HTTP/2 window for the rest of the request within the timeout \
                  of {timeout}"

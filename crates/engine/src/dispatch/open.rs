@@ -126,7 +126,7 @@ impl<S: System> Dispatcher<S> {
         let (key, serial) = (entry.key(), self.opening.serial);
         let sampled = state.wants_sample();
         let opened = self.system.connect(Route { to, from }, key).and_then(|socket| {
-            let offered = (state.tls.as_ref(), state.limits.offer);
+            let offered = (state.tls.as_ref(), state.limits.offer, state.opening.as_ref());
             Connection::new(socket, offered, (pool, address), (serial, sampled), now)
         });
         match opened {
@@ -172,9 +172,9 @@ impl<S: System> Dispatcher<S> {
         let connection = &self.connections[key];
         let (index, address) = (connection.pool as usize, connection.address as usize);
         let pool = &mut self.pools[index];
-        let is_http2 = connection.peer_streams().is_some();
+        let has_settled = connection.has_settled();
         pool.speaks(connection.peer_streams(), now);
-        pool.attempt_ended(connection.slow, (pool.tls.is_some() && !is_http2, is_http2));
+        pool.attempt_ended(connection.slow, (pool.tls.is_some() && !has_settled, has_settled));
         let took = now - connection.opened_at;
         pool.established(took);
         if took < SLOW {
@@ -403,7 +403,8 @@ impl<S: System> Dispatcher<S> {
         }
         let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)
             .map_err(|why| Failure::caused_by(ErrorClass::Tls, std::io::Error::other(why)))?;
-        let first = &self.pools[0];
+        let is_http = |pool: &&Pool| !pool.origin.scheme.is_websocket();
+        let first = self.pools.iter().find(is_http).expect("only HTTP redirects");
         let (limits, slot) = (first.limits, self.shared.redirects_slot);
         let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
         if self.is_holding() {

@@ -112,7 +112,9 @@ impl<S: System> Dispatcher<S> {
         } else if pool.was_capped(since) {
             Cause::of(ErrorClass::NoConnection)
         } else if pool.settling > 0 {
-            Cause { class: ErrorClass::Protocol, fault: Some(Fault::SettingsTimeout) }
+            let is_websocket = pool.origin.scheme.is_websocket();
+            let fault = if is_websocket { Fault::UpgradeTimeout } else { Fault::SettingsTimeout };
+            Cause { class: ErrorClass::Protocol, fault: Some(fault) }
         } else if pool.handshaking > 0 {
             Cause { class: ErrorClass::Tls, fault: Some(Fault::HandshakeTimeout) }
         } else {

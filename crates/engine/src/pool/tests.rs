@@ -7,7 +7,7 @@ use plimsoll_plan::Protocol;
 fn pool(addresses: &[&str]) -> Pool {
     let origin = plimsoll_plan::Url::parse("http://h/").unwrap().origin();
     let offer = Offer { protocol: Protocol::Auto, streams: 100 };
-    let limits = Limits { http1: 10, http2: 2, in_flight: usize::MAX, offer };
+    let limits = Limits { http1: 10, shared: 2, in_flight: usize::MAX, offer };
     let mut pool = Pool::new(origin, 0, None, Name::Resolving, limits);
     pool.set_addresses(addresses.iter().map(|at| at.parse().unwrap()).collect());
     pool

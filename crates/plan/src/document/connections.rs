@@ -29,6 +29,24 @@ pub struct ConnectionRules {
     pub retry_stale: bool,
     /// Limits of HTTP/2.
     pub http2: Http2Rules,
+    /// Limits of WebSockets.
+    pub websocket: WebSocketRules,
+}
+
+/// Limits of WebSocket connections, which stay open: by default 8 connections with at most 100 calls each at a
+/// time, or as many connections as the plan's users need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebSocketRules {
+    /// Maximum number of simultaneous connections to one URL, over all workers.
+    pub connections: u64,
+    /// Maximum number of calls at a time on each of them.
+    pub calls: u64,
+}
+
+impl Default for WebSocketRules {
+    fn default() -> WebSocketRules {
+        WebSocketRules { connections: 8, calls: 100 }
+    }
 }
 
 /// Limits of HTTP/2 connections; [`ConnectionRules::max`] is the limit of HTTP/1.1. By default 8
@@ -70,7 +88,7 @@ impl Protocol {
         match self {
             Protocol::Auto => scheme == crate::Scheme::Https,
             Protocol::Http1 => false,
-            Protocol::Http2 => true,
+            Protocol::Http2 => !scheme.is_websocket(),
         }
     }
 }
@@ -80,12 +98,13 @@ pub(super) struct Written {
     rules: ConnectionRules,
     max: Option<u64>,
     http2_max: Option<u64>,
+    websocket_max: Option<u64>,
 }
 
 impl Written {
     /// The rules of a plan with this number of users.
     pub(super) fn for_users(self, users: u64) -> ConnectionRules {
-        let Written { mut rules, max, http2_max } = self;
+        let Written { mut rules, max, http2_max, websocket_max } = self;
         rules.max = max.unwrap_or(CONNECTIONS_DEFAULT.max(users));
         rules.max_is_default = max.is_none();
         let least = if rules.reuse {
@@ -96,6 +115,9 @@ impl Written {
             CONNECTIONS_DEFAULT.max(users)
         };
         rules.http2.connections = http2_max.unwrap_or(least);
+        let websocket = &mut rules.websocket;
+        let least = websocket.connections.max(users.div_ceil(websocket.calls));
+        websocket.connections = websocket_max.unwrap_or(least);
         rules
     }
 }
@@ -110,9 +132,10 @@ pub(super) fn read_connections(root: &Table<'_>, protocol: Protocol) -> Written 
         idle_max: None,
         retry_stale: false,
         http2: Http2Rules::default(),
+        websocket: WebSocketRules::default(),
     };
     let Some(table) = root.field("connections").and_then(|f| f.table("connections")) else {
-        return Written { rules, max: None, http2_max: None };
+        return Written { rules, max: None, http2_max: None, websocket_max: None };
     };
     let max = table.field("max").and_then(|field| {
         if protocol == Protocol::Http2 {
@@ -128,6 +151,14 @@ pub(super) fn read_connections(root: &Table<'_>, protocol: Protocol) -> Written 
     let http2 = table.field("http2").and_then(|field| read_http2(&field, protocol));
     let (http2_max, streams) = http2.unwrap_or_default();
     rules.http2.streams = streams.unwrap_or(rules.http2.streams);
+    let websocket_max = table.field("websocket").and_then(|field| {
+        let table = field.table("connections.websocket")?;
+        let connections = table.field("connections").and_then(|f| f.integer(1, CONNECTIONS_MAX));
+        let calls = table.field("calls").and_then(|f| f.integer(1, STREAMS_MAX));
+        rules.websocket.calls = calls.unwrap_or(rules.websocket.calls);
+        table.close();
+        connections
+    });
     rules.reuse = table.field("reuse").and_then(|f| f.boolean()).unwrap_or(true);
     if let Some(ttl) = table.field("dns_ttl").and_then(|f| f.duration_above_zero()) {
         rules.dns_ttl = ttl.into();
@@ -142,7 +173,7 @@ pub(super) fn read_connections(root: &Table<'_>, protocol: Protocol) -> Written 
         }
     }
     table.close();
-    Written { rules, max, http2_max }
+    Written { rules, max, http2_max, websocket_max }
 }
 
 /// The limits of connections and of streams per connection, if given.

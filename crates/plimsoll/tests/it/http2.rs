@@ -12,7 +12,7 @@ fn free_port() -> u16 {
 }
 
 /// A folder with a certificate for 127.0.0.1: `cert.pem`, `key.pem`, and `both.pem`.
-fn certified() -> Folder {
+pub(crate) fn certified() -> Folder {
     let folder = Folder::new();
     let text = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=h \
                 -addext subjectAltName=IP:127.0.0.1";

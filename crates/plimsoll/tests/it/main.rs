@@ -44,3 +44,4 @@ mod vegeta;
 mod vegeta_attack;
 mod vegeta_input;
 mod verdict;
+mod websocket;

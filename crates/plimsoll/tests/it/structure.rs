@@ -41,6 +41,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "registry",
             "gateway",
             "sim",
+            "websocket",
             "compat",
             "fleet",
         ],

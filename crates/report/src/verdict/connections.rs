@@ -34,7 +34,7 @@ pub(super) use held_up::Starved;
 use held_up::{Cause, Demand, Evidence, HeldUp};
 use plimsoll_measure::units::{counted, grouped};
 use plimsoll_measure::{ErrorClass, FindingId, Nanos, OriginCounts, Severity, Side, StreamLimits};
-use plimsoll_plan::{Load, Plan, Target};
+use plimsoll_plan::{Load, Plan, Scheme, Target, WebSocketRules};
 use service_time::{Assessment, RISE_MIN, ServiceTime};
 
 /// How the users of a closed stream use an origin.
@@ -51,6 +51,8 @@ struct ClosedShare {
 pub(super) struct OriginRule {
     place: usize,
     name: String,
+    /// The plan's limits, if its connections are WebSockets.
+    websocket: Option<WebSocketRules>,
     /// The streams that use this origin, each with the share of its requests sent here.
     streams: Vec<(usize, f64)>,
     closed: Vec<ClosedShare>,
@@ -102,6 +104,7 @@ impl OriginRule {
     }
 
     fn new(place: usize, name: String, plan: &Plan, part: &dyn Fn(&Target) -> f64) -> OriginRule {
+        let scheme = plan.origins().get(place).map_or(Scheme::Http, |origin| origin.scheme);
         let targets = plan.targets.iter().enumerate();
         let targets: Vec<usize> =
             targets.filter(|(_, target)| part(target) > 0.0).map(|(place, _)| place).collect();
@@ -122,6 +125,7 @@ impl OriginRule {
             place,
             name,
             closed: streams.iter().filter_map(share).collect(),
+            websocket: scheme.is_websocket().then_some(plan.connections.websocket),
             streams,
             wanted: 0,
             service_time: ServiceTime::new(targets.clone()),
@@ -135,7 +139,7 @@ impl OriginRule {
             was_overloaded: false,
             occupied: Nanos::ZERO,
             in_flight: plan.max_in_flight.is_some_and(|max| {
-                let (connections, each) = plan.connection_limit();
+                let (connections, each) = plan.connection_limit(scheme);
                 max <= connections * each
             }),
         }
@@ -242,6 +246,7 @@ impl OriginRule {
         let evidence = Evidence {
             limit: counts.limit,
             http2: counts.http2,
+            websocket: self.websocket,
             rate,
             own,
             connecting,
@@ -382,8 +387,11 @@ impl OriginRule {
             }
             limit => match worst.http2 {
                 Some(http2) => for_a_stream(limit, &http2),
-                None if limit == 1 => "for the only connection".into(),
-                None => format!("for one of {} connections", grouped(limit)),
+                None => match &worst.websocket {
+                    Some(rules) => for_a_call(limit, rules),
+                    None if limit == 1 => "for the only connection".into(),
+                    None => format!("for one of {} connections", grouped(limit)),
+                },
             },
         };
         let mut evidence = format!("{} of the requests{to} waited {limit}", percent(share));
@@ -444,6 +452,14 @@ fn for_a_stream(limit: u64, http2: &StreamLimits) -> String {
         1 => format!("for the only stream ({connections}; {per})"),
         _ => format!("for one of {} streams ({connections}; {per})", grouped(limit)),
     }
+}
+
+/// What arrivals waited for that waited to be sent on a WebSocket.
+fn for_a_call(limit: u64, rules: &WebSocketRules) -> String {
+    let connections = counted(rules.connections, "WebSocket connection");
+    let each = if rules.connections == 1 { "it" } else { "each" };
+    let calls = grouped(rules.calls);
+    format!("for one of {} calls at a time ({connections}; {calls} on {each})", grouped(limit))
 }
 
 /// How many arrivals were held up, and how many of these starved.

@@ -73,6 +73,7 @@ fn peers_that_break_the_protocol() {
     check(b"\x01\x01x\x81\x01y", Violation::BadFragment);
     check(b"\x81\x0b", Violation::TooLong);
     check(b"\x01\x06abcdef\x80\x05", Violation::TooLong);
+    check(&[&b"\x01\x00"[..], &[0; 20_000]].concat(), Violation::TooManyFragments);
     check(b"\x81\x02\xc3\x28", Violation::BadText);
     check(b"\x81\x03\xed\xa0\x80", Violation::BadText); // a surrogate
     check(b"\x01\x01\xc3\x80\x00", Violation::BadText); // half a letter

@@ -42,7 +42,8 @@ impl Http2 {
             stream.body.discard(bodies);
             let failure = self.goaway_failure();
             let (arrival, bytes) = (stream.arrival, stream.bytes_in);
-            return Some(Event::Returned { arrival, bytes, failure });
+            let moved = Fault::GoawayMoved;
+            return Some(Event::Returned { arrival, bytes, failure, moved });
         }
         if self.ending.is_some() {
             return Some(match self.streams.first_from(0) {

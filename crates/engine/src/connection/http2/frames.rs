@@ -114,8 +114,13 @@ impl Http2 {
 
     fn reply(&mut self, kind: (u8, u8), stream: u32, payload: [u8; 8]) -> Handled {
         let len = if kind.0 == kind::PING { 8 } else { 4 };
-        if self.output.reply(kind, stream, &payload[..len]) {
-            return Ok(None);
+        self.put_reply(kind, stream, &payload[..len]).map(|()| None)
+    }
+
+    fn put_reply(&mut self, kind: (u8, u8), stream: u32, payload: &[u8]) -> Result<(), Violation> {
+        frame::put(self.output.bytes(), kind, stream, payload);
+        if self.output.count_reply(frame::HEAD_LEN + payload.len()) {
+            return Ok(());
         }
         Err(Violation(Code::ENHANCE_YOUR_CALM, Fault::FrameFlood))
     }
@@ -141,9 +146,7 @@ impl Http2 {
         for [a, b, value @ ..] in settings {
             self.set(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
         }
-        if !self.output.acknowledge_settings() {
-            return Err(Violation(Code::ENHANCE_YOUR_CALM, Fault::FrameFlood));
-        }
+        self.put_reply((kind::SETTINGS, flag::ACK), 0, &[])?;
         self.write_bodies();
         let is_first = !std::mem::replace(&mut self.is_settled, true);
         Ok(is_first.then_some(Parsed::Established))
@@ -358,7 +361,7 @@ impl Http2 {
         }
         if stream.has_rest() {
             // It was answered before it was read to the end.
-            self.output.reset(id, Code::CANCEL);
+            frame::put_reset(self.output.bytes(), id, Code::CANCEL);
         }
         if self.begun.last() == Some(&id) {
             self.begun.pop();

@@ -161,8 +161,13 @@ impl Session {
         });
         let state = State { segment: usize::MAX, size: usize::MAX, ..State::default() };
         let wire = Wire(Rc::new(RefCell::new(state)));
-        let connection =
-            Connection::new(wire.clone(), (start.as_ref(), HTTP1), (0, 0), (1, false), Nanos::ZERO);
+        let connection = Connection::new(
+            wire.clone(),
+            (start.as_ref(), HTTP1, None),
+            (0, 0),
+            (1, false),
+            Nanos::ZERO,
+        );
         let url = Url::parse("http://h/").unwrap();
         let spec = RequestSpec {
             method: "POST".into(),

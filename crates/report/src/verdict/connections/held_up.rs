@@ -3,6 +3,7 @@
 use crate::seconds::Seconds;
 use plimsoll_measure::units::grouped;
 use plimsoll_measure::{ErrorClass, Nanos, ServiceSum, Snapshot, StreamLimits};
+use plimsoll_plan::WebSocketRules;
 
 /// A limit below the need by less than this share does not count as too low.
 const TOLERANCE: f64 = 0.05;
@@ -126,6 +127,8 @@ pub(super) struct Evidence {
     pub(super) limit: u64,
     /// What limited the streams, with HTTP/2.
     pub(super) http2: Option<StreamLimits>,
+    /// The plan's limits, with WebSocket.
+    pub(super) websocket: Option<WebSocketRules>,
     /// Requests per second that arrivals wanted to send.
     pub(super) rate: f64,
     /// The target's own service time.
@@ -222,13 +225,17 @@ impl Evidence {
             String::new()
         };
         let carry = match self.limit {
-            _ if self.in_flight => "at a time carry",
+            _ if self.in_flight || self.websocket.is_some() => "at a time carry",
             1 if self.http2.is_some() => "stream carries",
             _ if self.http2.is_some() => "streams carry",
             1 => "connection carries",
             _ => "connections carry",
         };
-        let used = if self.http2.is_some() { "streams" } else { "connections" };
+        let used = match (&self.http2, &self.websocket) {
+            (Some(_), _) => "streams",
+            (None, Some(_)) => "calls",
+            (None, None) => "connections",
+        };
         match cause {
             Cause::LimitTooLow if limit < self.need.mean() => format!(
                 "the target answers in {own}{after}, so {} {carry} {}/s of {}/s",
@@ -281,7 +288,15 @@ impl Evidence {
             _ if self.in_flight => {
                 return format!("raise {{max_in_flight}} to {}", round_up(enough));
             }
-            None => return format!("raise {{connections.max}} to {}", round_up(enough)),
+            None => {
+                return match self.websocket {
+                    Some(rules) => {
+                        let connections = round_up(enough / rules.calls as f64);
+                        format!("raise {{websocket.connections}} to {connections}")
+                    }
+                    None => format!("raise {{connections.max}} to {}", round_up(enough)),
+                };
+            }
             Some(http2) => http2,
         };
         let connections = round_up(enough / http2.per_connection().max(1) as f64);

@@ -14,8 +14,8 @@ pub(super) struct Row {
 }
 
 /// Faults without an answer, or with one that is valid HTTP: those of redirects, and of targets that do
-/// not speak HTTP/2.
-const VALID: [Fault; 7] = [
+/// not speak HTTP/2 or WebSocket.
+const VALID: [Fault; 11] = [
     Fault::BadLocation,
     Fault::TooManyRedirects,
     Fault::TooManyOrigins,
@@ -23,6 +23,10 @@ const VALID: [Fault; 7] = [
     Fault::Http2NotOffered,
     Fault::NotHttp2,
     Fault::SettingsTimeout,
+    Fault::NotUpgraded,
+    Fault::BadAccept,
+    Fault::UpgradeTimeout,
+    Fault::BadMessage,
 ];
 
 /// What a row counts.
@@ -40,7 +44,7 @@ pub(super) enum Counted {
 /// Too Many Requests.
 pub(super) const RATE_LIMITED: u16 = 429;
 
-pub(super) const ROWS: [Row; 25] = {
+pub(super) const ROWS: [Row; 29] = {
     use ErrorClass::*;
     [
         Row {
@@ -75,6 +79,7 @@ pub(super) const ROWS: [Row; 25] = {
                     Fault::StreamReset,
                     Fault::EnhanceYourCalm,
                     Fault::Goaway,
+                    Fault::ClosedByPeer,
                 ],
             ),
             side: Side::Target,
@@ -148,6 +153,39 @@ pub(super) const ROWS: [Row; 25] = {
             side: Side::Target,
             text: "{n} failed because the target does not speak HTTP/2",
             fix: "{use HTTP/1.1}, or switch HTTP/2 on at the target (nginx: listen … http2)",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Faults(&[Fault::NotUpgraded, Fault::BadAccept, Fault::UpgradeTimeout]),
+            side: Side::Target,
+            text: "{n} failed because the target did not open a WebSocket",
+            fix: "check the path of the URL, and that proxies in front of the target pass Upgrade on; the \
+                  table of errors says what the target answered",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Faults(&[Fault::BadMessage]),
+            side: Side::Target,
+            text: "{n} failed because the target broke the WebSocket protocol",
+            fix: "the table of errors says what the target sent",
+        },
+        Row {
+            id: FindingId::TargetReset,
+            of: Counted::Faults(&[Fault::ClosedByPeer]),
+            side: Side::Target,
+            text: "{n} failed because the target closed their WebSocket",
+            fix: "the list of errors has the code and the reason that the target gave; look for its limits of \
+                  calls, time and idle time per connection",
+        },
+        Row {
+            id: FindingId::TargetErrors,
+            of: Counted::Connections(
+                Fault::UnknownAnswer,
+                "1 message answered no call of its WebSocket connection",
+            ),
+            side: Side::Target,
+            text: "messages answered no call of their WebSocket connection",
+            fix: "check that the target returns the id of each call; --trace 5 prints whole exchanges",
         },
         Row {
             id: FindingId::TargetStalled,

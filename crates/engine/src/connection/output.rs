@@ -1,12 +1,11 @@
-//! What is to be written, and what the kernel has accepted of it.
+//! What is to be written on a connection that carries many exchanges, and what the kernel has accepted of it.
 
-use super::super::Transport;
-use crate::http2::frame::{self, Code, flag, kind};
+use super::Transport;
 use crate::system::Socket;
 use std::collections::VecDeque;
 use std::io;
 
-/// Maximum number of bytes of replies (to settings and pings, and window updates) that wait to be
+/// Maximum number of bytes of replies (to pings and settings, and window updates) that wait to be
 /// written: a peer that asks for more does not read them.
 const REPLIES_MAX: usize = 64 << 10;
 /// Capacity that is kept; a larger buffer is freed once it is empty.
@@ -22,7 +21,7 @@ pub(super) struct Output {
     before: u64,
     /// Up to where the kernel has accepted bytes, counted from the beginning of the connection.
     accepted: u64,
-    /// Streams of which no byte was accepted yet, with the position of their second byte.
+    /// Exchanges of which no byte was accepted yet, with the position of their second byte.
     unsent: VecDeque<(u32, u64)>,
     /// Bytes of replies among the bytes to be written.
     replies: usize,
@@ -42,25 +41,35 @@ impl Output {
         self.bytes.len() - self.taken
     }
 
-    /// Appends a reply to a frame of the peer; returns false if too many wait.
-    pub(super) fn reply(&mut self, kind: (u8, u8), stream: u32, payload: &[u8]) -> bool {
-        frame::put(&mut self.bytes, kind, stream, payload);
-        self.replies += frame::HEAD_LEN + payload.len();
+    /// Whether another reply may wait.
+    pub(super) fn takes_replies(&self) -> bool {
+        self.replies < REPLIES_MAX
+    }
+
+    /// Counts a reply that was appended; returns false if too many wait.
+    pub(super) fn count_reply(&mut self, len: usize) -> bool {
+        self.replies += len;
         self.replies <= REPLIES_MAX
     }
 
-    pub(super) fn acknowledge_settings(&mut self) -> bool {
-        self.reply((kind::SETTINGS, flag::ACK), 0, &[])
-    }
-
-    pub(super) fn reset(&mut self, stream: u32, code: Code) {
-        frame::put_reset(&mut self.bytes, stream, code);
-    }
-
-    /// The request of a stream begins with the bytes from `at` on.
+    /// The request of an exchange begins with the bytes from `at` on.
     #[inline]
-    pub(super) fn begin(&mut self, stream: u32, at: usize) {
-        self.unsent.push_back((stream, self.before + at as u64 + 1));
+    pub(super) fn begin(&mut self, exchange: u32, at: usize) {
+        self.unsent.push_back((exchange, self.before + at as u64 + 1));
+    }
+
+    /// Removes the requests of this exchange and of those after it, and returns these others, if nothing was
+    /// taken of them; otherwise they are written to the end.
+    pub(super) fn cut(&mut self, exchange: u32) -> Vec<u32> {
+        let Some(place) = self.unsent.iter().position(|(own, _)| *own == exchange) else {
+            return Vec::new();
+        };
+        let at = (self.unsent[place].1 - 1).saturating_sub(self.before) as usize;
+        if at < self.taken {
+            return Vec::new();
+        }
+        self.bytes.truncate(at);
+        self.unsent.drain(place..).skip(1).map(|(own, _)| own).collect()
     }
 
     /// Whether something waits that can be written now.
@@ -113,15 +122,15 @@ impl Output {
         Ok(())
     }
 
-    /// The next stream of which the kernel accepted the first byte.
+    /// The next exchange of which the kernel accepted the first byte.
     #[inline]
     pub(super) fn next_sent(&mut self) -> Option<u32> {
-        let (stream, at) = *self.unsent.front()?;
+        let (exchange, at) = *self.unsent.front()?;
         if at > self.accepted {
             return None;
         }
         self.unsent.pop_front();
-        Some(stream)
+        Some(exchange)
     }
 }
 
