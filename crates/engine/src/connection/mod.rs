@@ -15,6 +15,7 @@ mod body;
 mod excerpts;
 mod http1;
 mod http2;
+mod numbers;
 mod output;
 mod resources;
 #[cfg(test)]

@@ -18,6 +18,7 @@
 mod ends;
 mod opening;
 
+use super::numbers::Numbered;
 use super::output::Output;
 use super::{Answer, Event, Failure, Outgoing, ReadResources, Started, Trace, Traced, Transport};
 use crate::arrival::Id;
@@ -32,9 +33,6 @@ use plimsoll_websocket::{Message, Opcode, Reader, Role, Violation, head_len, put
 use slab::Slab;
 use std::io;
 use std::ops::Range;
-
-/// How many low bits of a call's id are its place among the calls in flight.
-const PLACE_BITS: u32 = 16;
 
 /// A call in flight.
 struct Call {
@@ -58,7 +56,9 @@ pub(super) struct WebSocket {
     /// The part of the read buffer that was not looked at yet.
     unparsed: Range<usize>,
     calls: Slab<Call>,
-    /// How many calls were started.
+    /// The places of calls, by id.
+    places: Numbered<u64>,
+    /// How many calls were started: the id of the next one.
     started: u64,
     /// Masks of frames are drawn from it.
     masks: Key,
@@ -117,6 +117,7 @@ impl WebSocket {
             output,
             unparsed: 0..0,
             calls: Slab::new(),
+            places: Numbered::default(),
             started: 0,
             masks,
             masked: 0,
@@ -169,9 +170,9 @@ impl WebSocket {
     ) -> Started {
         debug_assert!(self.capacity() > 0, "only as many calls as it can take");
         let place = self.calls.vacant_key() as u32;
-        debug_assert!(place < 1 << PLACE_BITS, "the plan's limit is lower");
-        let id = self.started << PLACE_BITS | u64::from(place);
+        let id = self.started;
         self.started += 1;
+        self.places.insert(id, place);
         outgoing.request.websocket().render(outgoing.values, id, (&mut *text, body));
         let key = self.mask();
         let out = self.output.bytes();
@@ -220,7 +221,14 @@ impl WebSocket {
             self.returned.extend(self.output.cut(place as u32));
             self.last.get_or_insert(OpenReason::AfterTimeout);
         }
-        self.calls.remove(place);
+        self.remove(place);
+    }
+
+    /// Removes a call that has ended.
+    fn remove(&mut self, place: usize) -> Option<Call> {
+        let call = self.calls.try_remove(place)?;
+        self.places.remove(&call.id);
+        Some(call)
     }
 
     pub(super) fn next<'a, K: Socket>(
@@ -343,12 +351,12 @@ impl WebSocket {
             Said::Method => return Ok(Parsed::Stray(Fault::Notification)),
             Said::Other => return Ok(Parsed::Stray(Fault::UnknownAnswer)),
         };
-        let place = (id & ((1 << PLACE_BITS) - 1)) as usize;
-        let Some(call) = self.calls.get(place).filter(|call| call.id == id) else {
-            let was_sent = id >> PLACE_BITS < self.started;
+        let Some(place) = self.places.get(&id).copied() else {
+            let was_sent = id < self.started;
             let fault = if was_sent { Fault::LateAnswer } else { Fault::UnknownAnswer };
             return Ok(Parsed::Stray(fault));
         };
+        let call = &self.calls[place as usize];
         if !call.sent {
             return Err(Failure::fault(Fault::AnswerFirst));
         }
@@ -358,7 +366,7 @@ impl WebSocket {
         let start = (text.as_ptr() as usize).checked_sub(scratch.as_ptr() as usize);
         let location = start.map(|start| start..start + text.len());
         let location = location.filter(|own| own.end <= scratch.len());
-        Ok(Parsed::Answered(place as u32, bytes, location))
+        Ok(Parsed::Answered(place, bytes, location))
     }
 
     fn answered<'a, K: Socket>(
@@ -370,7 +378,7 @@ impl WebSocket {
         resources: &'a ReadResources,
     ) -> Event<'a> {
         self.answers += 1;
-        let call = self.calls.remove(place as usize);
+        let call = self.remove(place as usize).expect("it was found");
         let body = location.map_or(self.reader.last(), |range| &resources.scratch[range]);
         let answer = Answer {
             status: 0,

@@ -2,11 +2,10 @@
 
 use super::super::body::Body;
 use crate::arrival::Id;
+use crate::connection::numbers::Numbered;
 use crate::http2::head::Head;
 use slab::Slab;
-use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::hash::{BuildHasherDefault, Hasher};
 
 /// An exchange on a connection.
 pub(super) struct Stream {
@@ -42,30 +41,11 @@ impl Stream {
     }
 }
 
-/// Stream numbers are consecutive, so that a multiplication spreads them.
-#[derive(Default)]
-pub(super) struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only numbers are hashed");
-    }
-
-    #[inline]
-    fn write_u32(&mut self, number: u32) {
-        self.0 = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 /// The open streams, by number.
 #[derive(Default)]
 pub(super) struct Streams {
     slab: Slab<Stream>,
-    places: HashMap<u32, u32, BuildHasherDefault<NumberHasher>>,
+    places: Numbered<u32>,
 }
 
 impl Streams {

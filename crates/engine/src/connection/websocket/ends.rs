@@ -49,7 +49,7 @@ impl WebSocket {
             }
         }
         while let Some(place) = self.returned.pop() {
-            let Some(call) = self.calls.try_remove(place as usize) else { continue };
+            let Some(call) = self.remove(place as usize) else { continue };
             let failure = Failure {
                 fault: Some(Fault::NothingRead),
                 ..Failure::of(ErrorClass::ResponseTimeout)
@@ -71,7 +71,7 @@ impl WebSocket {
 
     /// The end of a call with its connection.
     fn fail_call(&mut self, place: usize) -> Event<'static> {
-        let call = self.calls.remove(place);
+        let call = self.remove(place).expect("it was found");
         let ending = self.ending.as_mut().expect("the connection has ended");
         let is_gone = matches!(ending.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
         let (was_used, messages) = call.before;

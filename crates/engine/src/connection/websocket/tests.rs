@@ -139,11 +139,6 @@ fn answer_to(key: &str) -> String {
     )
 }
 
-/// The id of the call that was started at this place as the n-th.
-fn id(nth: u64, place: u64) -> u64 {
-    nth << PLACE_BITS | place
-}
-
 fn result(id: u64, result: &str) -> Vec<u8> {
     let text = format!(r#"{{"result":"{result}","id":{id},"jsonrpc":"2.0"}}"#);
     let mut out = Vec::new();
@@ -161,11 +156,10 @@ fn calls_have_ids_of_the_connection_and_are_answered_in_any_order() {
     assert_eq!(session.connection.capacity(), 7);
     let call =
         |id: u64| format!(r#"{{"method":"m","id":{id},"params":[{{"id":7}}],"jsonrpc":"2.0"}}"#);
-    assert_eq!(session.written(), [call(id(0, 0)), call(id(1, 1)), call(id(2, 2))]);
-    let answers = [result(id(2, 2), "c"), result(id(0, 0), "a"), result(id(1, 1), "b")].concat();
+    assert_eq!(session.written(), [call(0), call(1), call(2)]);
+    let answers = [result(2, "c"), result(0, "a"), result(1, "b")].concat();
     session.peer(&answers, usize::MAX);
-    let expected =
-        [answered(9, id(2, 2), "c"), answered(7, id(0, 0), "a"), answered(8, id(1, 1), "b")];
+    let expected = [answered(9, 2, "c"), answered(7, 0, "a"), answered(8, 1, "b")];
     assert_eq!(session.take(), expected);
     // A place is used again, with another id.
     session.start(5);
@@ -175,13 +169,14 @@ fn calls_have_ids_of_the_connection_and_are_answered_in_any_order() {
     let written = session.written();
     let text = written[0].split("\"id\":").nth(1).unwrap();
     let own: u64 = text.split(',').next().unwrap().parse().unwrap();
-    assert_eq!((own >> PLACE_BITS, place), (3, 9));
-    session.peer(&[result(id(0, 0), "late"), result(own, "d")].concat(), 1);
+    assert_eq!((own, place), (3, 9));
+    session.peer(&[result(0, "late"), result(own, "d")].concat(), 1);
     assert_eq!(session.take(), ["Stray LateAnswer".to_owned(), answered(5, own, "d")]);
     session.peer(b"\x89\x02hi\x8a\x00", usize::MAX);
     assert_eq!(session.written(), ["Pong([104, 105])"]);
     for (message, fault) in [
-        (r#"{"id":99999999999,"result":1}"#, "UnknownAnswer"),
+        (r#"{"id":4,"result":1}"#, "UnknownAnswer"),
+        (r#"{"id":99999999999999999999999,"result":1}"#, "UnknownAnswer"),
         (r#"{"jsonrpc":"2.0","error":{},"id":null}"#, "UnknownAnswer"),
         ("no JSON", "UnknownAnswer"),
         ("[]", "UnknownAnswer"),
@@ -276,9 +271,9 @@ fn the_ends_of_connections() {
     put_close(&mut close, 1013, "later", None);
     let mut session = Session::with_calls();
     session.written();
-    session.peer(&[result(id(1, 1), "b"), close].concat(), 3);
+    session.peer(&[result(1, "b"), close].concat(), 3);
     let expected = [
-        answered(8, id(1, 1), "b"),
+        answered(8, 1, "b"),
         "Failed 7 ClosedEarly Some(ClosedByPeer)".into(),
         "Failed 9 ClosedEarly Some(ClosedByPeer)".into(),
         "Closed None".into(),
@@ -294,7 +289,7 @@ fn the_ends_of_connections() {
     assert_eq!(session.take(), ["Closed None"]);
     // It had answered before, and was closed while it was idle.
     let mut session = Session::with_calls();
-    session.peer(&result(id(0, 0), "a"), usize::MAX);
+    session.peer(&result(0, "a"), usize::MAX);
     session.start(5);
     session.flush();
     session.take();
@@ -308,7 +303,7 @@ fn calls_that_are_given_up() {
     session.connection.abandon(8, &mut session.resources);
     session.run(Readiness::NONE);
     assert_eq!((session.take().len(), session.connection.capacity()), (0, 8));
-    session.peer(&result(id(1, 1), "late"), usize::MAX);
+    session.peer(&result(1, "late"), usize::MAX);
     assert_eq!(session.take(), ["Stray LateAnswer"]);
     // The peer does not read: what it has not begun to read moves to another connection.
     let mut session = Session::new();
@@ -328,7 +323,7 @@ fn calls_that_are_given_up() {
     assert_eq!(session.take(), ["Sent 3"]);
     assert_eq!(session.written().len(), 2, "2 and 3, not 4 and 5");
     for nth in 0..3 {
-        session.peer(&result(id(nth, nth), "x"), usize::MAX);
+        session.peer(&result(nth, "x"), usize::MAX);
     }
     assert_eq!(session.events.last().unwrap(), "Closed None");
 }
@@ -340,7 +335,7 @@ fn answers_before_their_calls() {
     session.wire.0.borrow_mut().room = 0;
     session.start(7);
     session.flush();
-    session.peer(&result(id(0, 0), "a"), usize::MAX);
+    session.peer(&result(0, "a"), usize::MAX);
     let expected = ["Failed 7 Protocol Some(AnswerFirst)", "Closed Some(ClosedLocal)"];
     assert_eq!(session.take(), expected);
 }
@@ -352,7 +347,7 @@ proptest! {
     fn any_bytes_are_handled(
         parts in proptest::collection::vec(
             prop_oneof![
-                (0..4u64).prop_map(|nth| result(id(nth, nth), "x")),
+                (0..4u64).prop_map(|nth| result(nth, "x")),
                 proptest::collection::vec(any::<u8>(), 0..20),
                 proptest::collection::vec(b'a'..=b'z', 0..120).prop_map(|text| {
                     let mut out = vec![0x81, text.len() as u8];
