@@ -2,6 +2,7 @@
 
 pub(crate) mod attempt;
 mod batch;
+pub(crate) mod cached;
 pub(crate) mod chain;
 mod dispatch;
 pub(crate) mod forwarded;
@@ -12,11 +13,13 @@ mod lateness;
 pub(crate) mod message;
 pub(crate) mod parse;
 pub(crate) mod passed;
+pub(crate) mod prefetch;
 pub(crate) mod records;
 pub(crate) mod relay;
 pub(crate) mod rest;
 pub(crate) mod routing;
 mod send;
+pub(crate) mod shared_heads;
 pub(crate) mod target;
 mod together;
 pub(crate) mod worker;

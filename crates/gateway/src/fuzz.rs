@@ -1,12 +1,17 @@
 //! Entry points for fuzzing: the parsers of untrusted bytes, fed in fragments, without sockets. Not a
 //! public interface.
 
+use plimsoll_measure::Nanos;
 use plimsoll_rpc::json;
 use plimsoll_rpc::method::Method;
 use plimsoll_rpc::request::{self, Body as Calls, Call};
 
 use crate::agree::{Agreement, Answer};
+use crate::cache::class::{self, Plan};
+use crate::cache::key::Canonical;
+use crate::cache::shared::{self, Name};
 use crate::call::{attempt, judge};
+use crate::heads::Served;
 use crate::http1::{self, Body, Progress};
 use crate::payload::{Composer, Payload};
 use crate::protocol::Protocol;
@@ -145,6 +150,23 @@ pub fn transaction(method: &str, params: &[u8]) -> Option<[u8; 32]> {
     let raw = Raw::of(params)?;
     raw.sender();
     Some(raw.hash())
+}
+
+/// Classifies a call and its result as the cache does, with a head at 100, and reads the result as a
+/// value from Redis. Returns the canonical form of the call, if it has one.
+pub fn cached(method: &str, params: &[u8], result: &[u8]) -> Option<Vec<u8>> {
+    let method = Method::find(method)?;
+    let served = Served { latest: Some(100), safe: None, finalized: Some(60) };
+    if let Plan::Use(scope) = class::plan(Some(method), Some(params), served)
+        && json::validate(result).is_ok()
+    {
+        let _ = class::classify(method, Some(params), scope, result, served);
+    }
+    let mut form = Vec::new();
+    let call = Canonical::write("eth", method, Some(params), &mut form)?;
+    let name = Name::new("eth", method, &call);
+    assert_eq!(shared::decode(&name, result, Nanos::ZERO, 1 << 20), None, "a forged value");
+    Some(form)
 }
 
 /// Whether two results agree.

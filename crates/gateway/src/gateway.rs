@@ -16,14 +16,17 @@ use std::time::Duration;
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::Definitions;
-use plimsoll_registry::settings::{Limits, Settings};
+use plimsoll_registry::settings::{CacheSettings, Limits, Settings};
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::cache::redis::{Redis, RedisSettings};
+use crate::cache::shared::Shared as SecondLevel;
 use crate::call::health;
 use crate::call::routing::Routing;
+use crate::call::shared_heads;
 use crate::call::worker::{Phase, Shared, State, Worker};
 use crate::host::Host;
 use crate::keeper::Keeper;
@@ -65,6 +68,9 @@ pub enum StartError {
         /// The reason.
         source: io::Error,
     },
+    /// The URL of the Redis is not valid.
+    #[error("cache.redis is {0}")]
+    Redis(String),
     /// A system call failed, for example because resources are exhausted.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -131,7 +137,10 @@ impl Gateway {
         let resolve = host.resolve.clone().unwrap_or_else(dns::of_host);
         let resolver = Resolver::new(resolve, keeper.handle().clone());
         let workers = settings.workers;
-        let shared = Arc::new(Shared::new(State { settings, routing }, log, resolver, host, time));
+        let redis = start_redis(&settings.cache, time, &keeper)?;
+        let second_level = redis.clone().map(|redis| redis as Arc<dyn SecondLevel>);
+        let state = State { settings, routing };
+        let shared = Arc::new(Shared::new(state, log, resolver, host, time, second_level));
         let (stop, stopped) = watch::channel(false);
         let gateway = Gateway {
             shared,
@@ -144,9 +153,7 @@ impl Gateway {
             keeper,
         };
         let watched = gateway.shared.clone();
-        gateway
-            .keeper
-            .run(move || health::watch(Rc::new(Worker::new(watched, workers, Network::Host))));
+        gateway.keeper.run(move || keep(Rc::new(Worker::new(watched, workers, Network::Host))));
         let mut arrivals = Vec::new();
         for number in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -282,6 +289,30 @@ impl Gateway {
             let _ = thread.join();
         }
     }
+}
+
+/// The keeper's tasks.
+async fn keep(worker: Rc<Worker>) {
+    tokio::task::spawn_local(shared_heads::watch(worker.clone()));
+    health::watch(worker).await;
+}
+
+/// Starts using the Redis of the configuration, if there is one and the cache is on.
+fn start_redis(
+    settings: &CacheSettings,
+    time: Time,
+    keeper: &Keeper,
+) -> Result<Option<Arc<Redis>>, StartError> {
+    let Some(url) = settings.redis.as_ref().filter(|_| settings.memory > 0) else {
+        return Ok(None);
+    };
+    let settings = RedisSettings {
+        url: url.value.clone(),
+        timeout: settings.redis_timeout.into(),
+        result_max: settings.entry as usize,
+    };
+    let redis = Redis::start(settings, time.clock(), keeper.handle());
+    redis.map(Arc::new).map(Some).map_err(|error| StartError::Redis(error.to_string()))
 }
 
 /// Opens the access log if it is enabled.

@@ -155,6 +155,17 @@ pub struct Served {
     pub finalized: Option<u64>,
 }
 
+impl Served {
+    /// The higher of each.
+    pub fn highest(self, other: Served) -> Served {
+        Served {
+            latest: self.latest.max(other.latest),
+            safe: self.safe.max(other.safe),
+            finalized: self.finalized.max(other.finalized),
+        }
+    }
+}
+
 /// What is known of an upstream's chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -373,6 +384,24 @@ impl Heads {
         self.is_one_word
     }
 
+    /// Raises the served heads to those that replicas share.
+    pub fn raise(&mut self, shared: Served) {
+        let served = self.served.highest(shared);
+        let far = |latest: u64| latest.saturating_add(doubt::FAR);
+        if self.upstreams.len() > 1 && served.latest > self.served.latest.map(far) {
+            // Until an upstream of this process has come near.
+            self.is_one_word = true;
+        }
+        self.served = served;
+    }
+
+    /// Replaces the served heads by those that replicas share since they were corrected.
+    pub fn replace(&mut self, shared: Served, now: Nanos) {
+        (self.served, self.next) = (shared, None);
+        self.peak = shared.latest.map(|number| (number, now));
+        (self.outvoted, self.is_one_word) = (0, false);
+    }
+
     /// The standing of an upstream.
     pub fn standing(&self, upstream: usize) -> Standing {
         self.upstreams[upstream].standing
@@ -423,6 +452,12 @@ impl Heads {
     /// this number: the highest known block of the served chain that the upstream should have.
     pub fn anchor(&self, latest: u64) -> Option<u64> {
         self.chain.highest_up_to(latest)
+    }
+
+    /// The hash of the served chain's block with this number, if it is known: of recent blocks it mostly
+    /// is.
+    pub fn hash(&self, number: u64) -> Option<Hash> {
+        self.chain.hash(number)
     }
 
     /// Whether a head waits for the upstreams that have not reported it.

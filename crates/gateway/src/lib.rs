@@ -11,6 +11,7 @@
 //! - [`observe`]: counters, metrics, access log
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
 //!   capacity, bodies, long work
+//! - [`cache`]: which answers are stored, under which key, where and for how long
 //! - [`heads`]: which heads of a chain are served, and which upstreams have them
 //! - [`agree`]: whether the answers of several upstreams agree
 //! - [`sends`]: transactions that callers send, and which upstreams took them
@@ -20,6 +21,7 @@
 
 pub mod agree;
 mod buffer;
+pub mod cache;
 mod call;
 pub mod error;
 #[doc(hidden)]

@@ -57,6 +57,11 @@ impl Time {
         Time { seed, is_virtual: true, ..Time::start() }
     }
 
+    /// The clock.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// The seed of random choices.
     pub(crate) fn seed(&self) -> u64 {
         self.seed

@@ -11,6 +11,7 @@
 mod calls;
 mod checks;
 mod node;
+mod reorganising;
 mod script;
 mod sends;
 
@@ -176,12 +177,14 @@ fn shared(script: &Script) -> Shared {
     let settings = Settings { workers: WORKERS, ..Settings::default() };
     let routing = Routing::compile(&definitions, &Routing::empty(0), WORKERS, &mut 0);
     let routing = routing.expect("compiles");
-    let host =
-        Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None };
     // No name is looked up: upstreams are given by address.
     let resolver = Resolver::new(of_host(), tokio::runtime::Handle::current());
     let time = Time::start_virtual(script.seed);
-    Shared::new(State { settings, routing }, AccessLog::new(None), resolver, host, time)
+    Shared::new(State { settings, routing }, AccessLog::new(None), resolver, host(), time, None)
+}
+
+fn host() -> Host {
+    Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None }
 }
 
 /// Runs seeds on all processors; returns those that failed, with the checks.

@@ -153,6 +153,7 @@ mod tests {
                 service: "beacon".into(),
                 methods: methods.clone(),
                 agree: None,
+                no_cache: false,
             };
             let definitions = Definitions { services, upstreams, endpoints: vec![endpoint] };
             let found = warnings(&Settings::default(), &definitions);

@@ -15,9 +15,15 @@ use crate::WallClock;
 use crate::prometheus::Series;
 use std::collections::BTreeMap;
 
-/// Maximum number of series kept per process. They are recorded every second: 256 take about 16 KB.
+/// Maximum number of series kept per page. They are recorded every second: 256 take about 16 KB.
 /// Further series are counted as left out.
 pub const SERIES_MAX: usize = 256;
+/// Maximum number of series in a sum of pages. Those that reports show may appear when the first page's
+/// are already [`SERIES_MAX`].
+const SUM_MAX: usize = 2 * SERIES_MAX;
+/// A reported metric and its label by which reports do not distinguish: its series are added up, unless
+/// the plan charts it, because there are more of them than may be kept.
+const ADDED_UP: (&str, &str) = ("plimsoll_calls_total", "method");
 /// Metrics that reports show. They have a series for each service, method and outcome, of which none may be
 /// left out of a sum.
 const REPORTED: [&str; 6] = [
@@ -104,6 +110,9 @@ impl Scraped {
             name if name.starts_with("process_") || name.starts_with("plimsoll_") => 1,
             _ => 2,
         };
+        if !wanted.contains(&ADDED_UP.0) {
+            samples = add_up(samples);
+        }
         samples.sort_by_cached_key(|(series, _)| rank(series));
         let left_out = samples.len().saturating_sub(SERIES_MAX) as u64;
         samples.truncate(SERIES_MAX);
@@ -146,7 +155,7 @@ impl Scraped {
                 if self.series.contains_key(series) {
                     continue;
                 }
-                if self.series.len() >= SERIES_MAX {
+                if self.series.len() >= SUM_MAX {
                     self.left_out += 1;
                     continue;
                 }
@@ -212,6 +221,21 @@ impl Scraped {
     fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Series, &'a Track)> {
         self.series.iter().filter(move |(series, _)| series.name == name)
     }
+}
+
+/// Adds up the series of [`ADDED_UP`].
+fn add_up(samples: Vec<(Series, f64)>) -> Vec<(Series, f64)> {
+    let (mut kept, mut sums) = (Vec::with_capacity(samples.len()), BTreeMap::new());
+    for (mut series, value) in samples {
+        if series.name == ADDED_UP.0 {
+            series.labels.retain(|(label, _)| label != ADDED_UP.1);
+            *sums.entry(series).or_insert(0.0) += value;
+        } else {
+            kept.push((series, value));
+        }
+    }
+    kept.extend(sums);
+    kept
 }
 
 #[cfg(test)]
@@ -284,6 +308,25 @@ mod tests {
         let mut whys = Scraped::default();
         (0..20).for_each(|i| whys.append(&Scraped::failure(format!("why {i}"))));
         assert_eq!((whys.failures.len(), whys.failed()), (REASONS_MAX + 1, 20));
+    }
+
+    #[test]
+    fn reported_series_are_kept_although_they_appear_late() {
+        let others = |n: usize| (0..n).map(|i| format!("a{i} 1;")).collect::<String>();
+        let calls = |n: usize| -> String {
+            let method = |i| format!("plimsoll_calls_total{{cache=\"hit\",method=\"{i}\"}} {n};");
+            (0..300).map(method).collect()
+        };
+        let first = others(SERIES_MAX);
+        let sum = sum(&pages(&[&first, &(calls(1) + &first), &(calls(3) + &first)]));
+        assert_eq!(sum.increase("plimsoll_calls_total"), Some(900.0));
+        assert_eq!(
+            sum.increase_by("plimsoll_calls_total", "cache"),
+            [("hit".into(), 900.0)].into()
+        );
+        let samples = parse(&calls(1).replace(';', "\n")).unwrap();
+        let page = Scraped::page(WallClock { unix_ns: 0 }, samples, &["plimsoll_calls_total"]);
+        assert_eq!(page.series.len(), SERIES_MAX, "a chart may be by method");
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! entries in the database.
 
 mod announce;
+mod cache;
 mod changes;
 mod entries;
 mod last_valid;

@@ -6,6 +6,7 @@
 //!
 //! The database's entries are added by [`crate::sources`].
 
+mod cache;
 mod entries;
 mod fields;
 mod keys;
@@ -277,6 +278,7 @@ impl Draft {
         }
         let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
         self.check_listeners(problems);
+        cache::check(&self.config.settings.cache, |key| self.places.get(key).cloned(), problems);
         self.entries.check(self.config.built_in_services, &ids, parsed, problems);
         let own = self.addresses();
         self.entries.check_loops(&own, problems);

@@ -52,6 +52,58 @@ pub struct Service {
     pub agree: Agree,
     /// How long an upstream is not used that disagreed with the others; `None`: it is used.
     pub park_dissenters: Option<Nanos>,
+    /// How long its answers are cached, where it differs from the process's settings.
+    pub cache: ServiceTimes,
+    /// The calls that are made for each new block, so that callers find their answers in the cache.
+    pub prefetch: Vec<Prefetch>,
+}
+
+/// A call that is made for each new block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// Its method.
+    pub method: String,
+    /// Its parameters, a JSON array or object.
+    pub params: Option<String>,
+}
+
+impl Prefetch {
+    /// At most this many for a service.
+    pub const MAX: usize = 32;
+}
+
+impl std::fmt::Display for Prefetch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.params {
+            Some(params) => write!(f, "{} {params}", self.method),
+            None => write!(f, "{}", self.method),
+        }
+    }
+}
+
+/// How long a service's answers are cached, by their class; `None`: as the process's settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceTimes {
+    /// About the chain itself.
+    pub fixed: Option<Nanos>,
+    /// About a block that the call names by its hash.
+    pub immutable: Option<Nanos>,
+    /// About blocks up to the finalized head.
+    pub finalized: Option<Nanos>,
+    /// About later blocks and the head.
+    pub young: Option<Nanos>,
+}
+
+impl ServiceTimes {
+    /// The times by their names in documents.
+    pub fn named(&self) -> [(&'static str, Option<Nanos>); 4] {
+        [
+            ("static", self.fixed),
+            ("immutable", self.immutable),
+            ("final", self.finalized),
+            ("young", self.young),
+        ]
+    }
 }
 
 impl Service {
@@ -73,6 +125,8 @@ impl Service {
             send: Sending::default(),
             agree: Agree::default(),
             park_dissenters: None,
+            cache: ServiceTimes::default(),
+            prefetch: Vec::new(),
         }
     }
 
@@ -283,6 +337,9 @@ pub struct Endpoint {
     pub methods: MethodRules,
     /// How many upstreams must agree on reads; `None`: as the service says.
     pub agree: Option<Agree>,
+    /// Whether a caller may ask for an answer that does not come from the cache (`Cache-Control:
+    /// no-cache`).
+    pub no_cache: bool,
 }
 
 /// An id without its middle, for logs: an endpoint's id is its customer's credential. Shows 4 characters

@@ -5,7 +5,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
+
+use crate::model::Service;
 
 /// The settings of a process.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +35,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// Whether answers are gzipped for callers that accept gzip. Changed by a reload.
     pub gzip: bool,
+    /// The cache of answers.
+    pub cache: CacheSettings,
     /// On shutdown, how long idle connections are kept and new ones accepted after `/ready` starts
     /// to fail; skipped if no caller was connected within the last minute. Changed by a reload.
     pub idle_close: Nanos,
@@ -53,6 +58,7 @@ impl Default for Settings {
             cors: Cors::default(),
             access_log: AccessLog::default(),
             gzip: true,
+            cache: CacheSettings::default(),
             idle_close: Nanos::from_secs(2),
             drain: Nanos::from_secs(30),
         }
@@ -189,6 +195,90 @@ impl Default for Limits {
             body_time: Nanos::from_secs(60),
             idle_time: Nanos::from_secs(180),
             write_time: Nanos::from_secs(60),
+        }
+    }
+}
+
+/// The cache of answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// Bytes of all answers in this process; 0: no cache.
+    pub memory: u64,
+    /// Bytes of a result; longer ones are not stored.
+    pub entry: u64,
+    /// A Redis that replicas share, if any.
+    pub redis: Option<Text>,
+    /// How long a call waits for Redis.
+    pub redis_timeout: Nanos,
+    /// How long answers hold. Changed by a reload.
+    pub times: TimesToLive,
+}
+
+impl CacheSettings {
+    /// Of the bytes, what other than results takes for each entry.
+    pub const ENTRY_OVERHEAD: u64 = 320;
+
+    /// The least `memory` for a cache whose longest results have this many bytes: a part is reserved for
+    /// answers that were asked for only once.
+    pub fn memory_min(entry: u64) -> u64 {
+        (entry + CacheSettings::ENTRY_OVERHEAD).div_ceil(95) * 100
+    }
+}
+
+impl Default for CacheSettings {
+    fn default() -> CacheSettings {
+        CacheSettings {
+            memory: 64 << 20,
+            entry: 1 << 20,
+            redis: None,
+            redis_timeout: Nanos::from_millis(5),
+            times: TimesToLive::default(),
+        }
+    }
+}
+
+/// How long answers hold, by their class; 0: they are not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimesToLive {
+    /// About the chain itself.
+    pub fixed: Nanos,
+    /// About a block that the call names by its hash.
+    pub immutable: Nanos,
+    /// About blocks up to the finalized head.
+    pub finalized: Nanos,
+    /// About later blocks and the head; limited to the service's block time.
+    pub young: Nanos,
+}
+
+impl Default for TimesToLive {
+    fn default() -> TimesToLive {
+        TimesToLive {
+            fixed: Nanos::from_secs(3_600),
+            immutable: Nanos::from_secs(3_600),
+            finalized: Nanos::from_secs(3_600),
+            young: Nanos::from_secs(12),
+        }
+    }
+}
+
+impl TimesToLive {
+    /// Young answers of a service without a block time hold at most this long.
+    const YOUNG_UNKNOWN: Nanos = Nanos::from_secs(1);
+
+    /// The longest time for young answers of a service with this block time.
+    pub fn young_max(block_time: Option<Nanos>) -> Nanos {
+        block_time.unwrap_or(TimesToLive::YOUNG_UNKNOWN)
+    }
+
+    /// The times of a service.
+    pub fn of(&self, service: &Service) -> TimesToLive {
+        let own = &service.cache;
+        let young = own.young.unwrap_or(self.young);
+        TimesToLive {
+            fixed: own.fixed.unwrap_or(self.fixed),
+            immutable: own.immutable.unwrap_or(self.immutable),
+            finalized: own.finalized.unwrap_or(self.finalized),
+            young: young.min(TimesToLive::young_max(service.block_time)),
         }
     }
 }

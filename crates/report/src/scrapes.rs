@@ -100,6 +100,19 @@ impl Process {
         self.cpu.filter(|_| span > 0.0).map(|cpu| cpu.as_secs_f64() / span)
     }
 
+    /// What shows its share of the load: its calls, or the relays of a gateway that does not count
+    /// calls.
+    pub fn answered(&self) -> Option<u64> {
+        let relays = self.relays.as_ref().map(|relays| relays.total);
+        self.calls.as_ref().map(|calls| calls.total).or(relays)
+    }
+
+    /// CPU time per call.
+    pub fn cpu_per_call(&self) -> Option<Nanos> {
+        let answered = self.answered().filter(|n| *n > 0)?;
+        self.cpu.map(|cpu| Nanos(cpu.0 / answered))
+    }
+
     /// CPU time per relay.
     pub fn cpu_per_relay(&self) -> Option<Nanos> {
         let relays = self.relays.as_ref().map(|relays| relays.total).filter(|n| *n > 0)?;
@@ -122,12 +135,12 @@ pub struct Scrapes {
     pub processes: Vec<Process>,
 }
 
-/// How evenly relays were spread over the gateways of a group.
+/// How evenly calls were spread over the gateways of a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evenness {
     /// The group.
     pub group: String,
-    /// The share of each gateway, 0 to 1, if relays were spread evenly.
+    /// The share of each gateway, 0 to 1, if calls were spread evenly.
     pub mean_share: f64,
     /// The largest deviation from `mean_share`, relative to it.
     pub deviation_max: f64,
@@ -162,11 +175,22 @@ impl Scrapes {
         self.gateways(group).map(|(_, relays)| relays.total).sum()
     }
 
-    /// A gateway's share of its group's relays; `None` for other processes, or if the group has none.
+    /// A gateway's share of its group's calls; `None` for other processes, or if the group has none.
     pub fn share(&self, process: &Process) -> Option<f64> {
-        let all = self.relays(&process.group);
-        let own = process.relays.as_ref().filter(|_| all > 0)?;
-        Some(own.total as f64 / all as f64)
+        let members = self.gateways(&process.group);
+        let all: u64 = members.filter_map(|(member, _)| member.answered()).sum();
+        let own = process.answered().filter(|_| all > 0 && process.relays.is_some())?;
+        Some(own as f64 / all as f64)
+    }
+
+    /// A group's calls by cache result.
+    pub fn cache(&self, group: &str) -> BTreeMap<&str, u64> {
+        let members = self.gateways(group).filter_map(|(process, _)| process.calls.as_ref());
+        let mut sums = BTreeMap::new();
+        for (result, n) in members.flat_map(|calls| &calls.cache) {
+            *sums.entry(result.as_str()).or_insert(0) += n;
+        }
+        sums
     }
 
     /// A group's relays by upstream.
@@ -178,7 +202,7 @@ impl Scrapes {
         sums
     }
 
-    /// How evenly a group's relays were spread; `None` with fewer than two gateways or no relays.
+    /// How evenly a group's calls were spread; `None` with fewer than two gateways or no calls.
     pub fn evenness(&self, group: &str) -> Option<Evenness> {
         let shares: Vec<_> = self
             .gateways(group)

@@ -37,6 +37,36 @@ pub const NAMES: [&str; METHODS.len()] = {
     names
 };
 
+/// The values of a table that has a row for each known method, in the order of [`NAMES`], by
+/// [`Method::place`].
+///
+/// # Panics
+/// The names differ from [`NAMES`]; in a constant this is an error of compilation.
+pub const fn column<T: Copy>(rows: &[(&str, T); NAMES.len()]) -> [T; NAMES.len()] {
+    let mut column = [rows[0].1; NAMES.len()];
+    let mut at = 0;
+    while at < NAMES.len() {
+        assert!(is_same(rows[at].0.as_bytes(), NAMES[at].as_bytes()), "rows and names differ");
+        column[at] = rows[at].1;
+        at += 1;
+    }
+    column
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < a.len() {
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 impl Method {
     /// The method with this name.
     #[inline]

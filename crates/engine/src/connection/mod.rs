@@ -24,6 +24,7 @@ mod tests;
 mod tests_http2;
 #[cfg(test)]
 mod tests_wire;
+mod trace;
 mod transport;
 mod websocket;
 
@@ -39,6 +40,8 @@ use plimsoll_plan::{Protocol as Chosen, Values};
 pub(crate) use resources::{Bodies, BodyBudget, ReadResources};
 use std::io;
 use std::sync::Arc;
+pub(crate) use trace::Trace;
+pub use trace::Traced;
 pub(crate) use transport::TlsStart;
 use transport::Transport;
 pub(crate) use websocket::Opening;
@@ -78,33 +81,6 @@ pub(crate) enum Started {
     /// No byte was accepted and none will be: the request may be sent on another connection. This
     /// one takes no more; [`Connection::next`] reports the end of its exchanges.
     Refused,
-}
-
-/// The bytes of one exchange.
-#[derive(Debug)]
-pub(crate) struct Trace {
-    pub(crate) request: Traced,
-    pub(crate) response: Traced,
-}
-
-/// Maximum number of bytes of a request or a response in a trace.
-const TRACED_MAX: usize = 16 << 10;
-
-/// The bytes of a request or a response, up to a limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Traced {
-    /// The first 16 KiB.
-    pub bytes: Vec<u8>,
-    /// The number of bytes after these.
-    pub more: u64,
-}
-
-impl Traced {
-    fn extend(&mut self, bytes: &[u8]) {
-        let room = bytes.len().min(TRACED_MAX - self.bytes.len());
-        self.bytes.extend_from_slice(&bytes[..room]);
-        self.more += (bytes.len() - room) as u64;
-    }
 }
 
 /// A complete answer.

@@ -7,6 +7,7 @@
 //! Invariant: each attempt is counted exactly once, when it is dropped: with its outcome, or as
 //! cancelled if it has none.
 
+use bytes::Bytes;
 use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Limits;
 use plimsoll_resilience::breaker::Pass;
@@ -220,6 +221,17 @@ impl JudgedResponse {
     /// The error returned to the caller, if the outcome is not a result.
     pub(super) fn error(&self) -> CallError {
         CallError { kind: self.outcome().name(), code: self.verdict.code }
+    }
+
+    /// The value of the answer's member `result` or `error`. A long one refers to the upstream's body.
+    pub(super) fn into_value(self, local: &Local) -> Bytes {
+        let JudgedResponse { verdict, response, .. } = self;
+        if response.body.len() > COPIED_MAX {
+            return verdict.value(&response.into_bytes());
+        }
+        let value = verdict.value(&Bytes::copy_from_slice(response.body()));
+        local.give_buffer(response.buffer);
+        value
     }
 
     /// Writes the answer with the caller's id. A long body is attached by reference, not copied.

@@ -11,6 +11,7 @@
 //! has: an answer from a slightly older state is better than none. A block by tag is not, because its
 //! number would show that the head went back.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plimsoll_measure::Nanos;
@@ -24,8 +25,10 @@ use super::chain::parse_hex;
 use super::dispatch::Dispatched;
 use super::message::Summary;
 use super::relay::relayed;
+use super::shared_heads::HeadLease;
 use super::target::Target;
 use super::worker::Worker;
+use crate::cache::class::Moment;
 use crate::error::{Error, ErrorKind};
 use crate::heads::{Board, Event, Floor, Heads, HeadsSettings, Report, Served};
 use crate::observe::metrics::HeadFigures;
@@ -34,7 +37,7 @@ use crate::protocol::Category;
 use crate::protocol::evm::block_param::{Block, BlockParam, Omitted, Tag};
 
 /// How long the first calls wait for the first report of an upstream.
-const FIRST_REPORT: Nanos = Nanos::from_secs(1);
+pub(super) const FIRST_REPORT: Nanos = Nanos::from_secs(1);
 
 /// How long an answer waits until the block that it shows is served.
 const SHOWN_WAIT: Nanos = Nanos::from_secs(1);
@@ -51,6 +54,8 @@ pub(crate) struct ServiceHeads {
     upstreams: Vec<u64>,
     /// Each report of an upstream.
     reports: Notify,
+    /// The right to serve them, if replicas share them.
+    pub(super) lease: HeadLease,
 }
 
 impl ServiceHeads {
@@ -72,7 +77,48 @@ impl ServiceHeads {
         let heads = Heads::new(upstreams.len(), settings, &floor);
         let board = Board::new(upstreams.len(), floor);
         let tracker = Mutex::new(heads);
-        ServiceHeads { board, tracker, settings, upstreams, reports: Notify::new() }
+        let (reports, lease) = (Notify::new(), HeadLease::default());
+        ServiceHeads { board, tracker, settings, upstreams, reports, lease }
+    }
+
+    /// Waits until the served heads may be used.
+    #[inline]
+    pub(super) async fn fresh(&self, worker: &Worker) {
+        self.lease.fresh(worker).await;
+    }
+
+    /// What is served now: the branch first, so that an answer is never taken for one of a later branch.
+    #[inline]
+    pub(super) fn moment(&self) -> Moment {
+        let branch = self.board.branch();
+        Moment { branch, served: self.board.served() }
+    }
+
+    /// Serves the heads that replicas share, which may be lower if they have been corrected.
+    pub(super) fn share(&self, served: Served, is_corrected: bool, now: Nanos) {
+        let writer = self.board.floor.writer();
+        let mut tracker = self.tracker();
+        if is_corrected {
+            tracker.replace(served, now);
+            self.lease.has_corrected(&tracker);
+            self.board.replace(served, now);
+        } else {
+            if !self.lease.is_correcting(&tracker) {
+                tracker.raise(served);
+            }
+            self.board.replace(self.board.served().highest(served), now);
+        }
+        self.board.set_shared(true);
+        self.board.publish(&tracker, now);
+        drop((tracker, writer));
+        self.reports.notify_waiters();
+    }
+
+    /// Serves the heads of this process alone.
+    pub(super) fn unshare(&self, now: Nanos) {
+        let _writer = self.board.floor.writer();
+        self.board.set_shared(false);
+        self.board.publish(&self.tracker(), now);
     }
 
     /// Whether these heads are also those of a service with these upstreams.
@@ -119,7 +165,9 @@ impl ServiceHeads {
         let floor = &self.board.floor;
         let _writer = floor.writer();
         let mut tracker = self.tracker();
-        tracker.adopt(floor);
+        if !self.board.is_shared() {
+            tracker.adopt(floor);
+        }
         let events = change(&mut tracker);
         self.board.publish(&tracker, now);
         events
@@ -276,39 +324,48 @@ fn is_denied(judged: &Result<JudgedResponse, Error>, named: Named) -> bool {
         }
 }
 
-/// Repeats a call whose tag stands for a block that no upstream has found, although one has reported
+/// Relays a read. Repeats one whose tag stands for a block that no upstream has found, although one has reported
 /// it: that one is several nodes, of which another may have it. A call whose result does not show the
-/// block's number (`given`, as its caller wrote it) is sent with its tag instead. Repeats draw on the
+/// block's number is sent with its tag instead, as its caller wrote it (`given`). Repeats draw on the
 /// retry budget.
 #[inline]
-pub(super) async fn found<'a>(
+pub(super) async fn read<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
-    given: &Call<'_>,
-    judged: Result<JudgedResponse, Error>,
+    given: Option<&[u8]>,
     summary: &mut Summary<'a>,
-) -> Result<JudgedResponse, Error> {
-    match is_denied(&judged, dispatched.named) && dispatched.is_repeatable {
-        true => Box::pin(repeated(target, dispatched, given, judged, summary)).await,
-        false => judged,
+) -> Result<Read, Error> {
+    let judged = relayed(target, dispatched, summary).await;
+    if is_denied(&judged, dispatched.named) && dispatched.is_repeatable {
+        return Box::pin(repeated(target, dispatched, given, judged, summary)).await;
     }
+    Ok(Read { judged: judged?, is_open: false })
+}
+
+/// The answer to a read.
+pub(super) struct Read {
+    pub(super) judged: JudgedResponse,
+    /// Whether its tag stood for the head of the upstream, and not for the one that is served.
+    pub(super) is_open: bool,
 }
 
 #[cold]
 async fn repeated<'a>(
     target: &Target<'a>,
     dispatched: Dispatched<'_>,
-    given: &Call<'_>,
+    given: Option<&[u8]>,
     mut judged: Result<JudgedResponse, Error>,
     summary: &mut Summary<'a>,
-) -> Result<JudgedResponse, Error> {
+) -> Result<Read, Error> {
     let (local, service) = (&target.worker.local, &**target.service);
     let counts = service.calls.of(local.number);
     let deadline = target.start + service.model.timeout;
     // Where several must agree, their own heads would differ.
-    let is_open = !shows_number(&given.method) && judged.is_ok();
+    let is_open = !shows_number(&dispatched.call.method) && judged.is_ok();
+    let call = dispatched.call;
+    let given = Call { id: call.id, method: Cow::Borrowed(&call.method), params: given };
     let again = match is_open {
-        true => Dispatched { call: given, named: Named::default(), ..dispatched },
+        true => Dispatched { call: &given, named: Named::default(), ..dispatched },
         false => dispatched,
     };
     for repeat in 0..REPEATS_MAX {
@@ -330,7 +387,7 @@ async fn repeated<'a>(
             break;
         }
     }
-    judged
+    Ok(Read { judged: judged?, is_open })
 }
 
 /// Whether the result shows the block's number, or is null only if the block does not exist.

@@ -34,6 +34,7 @@ use plimsoll_rpc::json;
 
 use super::chain::{self, CONFIRMED_INTERVAL, parse_hex};
 use super::heads::ServiceHeads;
+use super::prefetch;
 use super::routing::{Route, Service};
 use super::worker::Worker;
 use crate::error::ErrorKind;
@@ -271,6 +272,7 @@ fn take_report(
     let now = worker.local.now();
     let events = heads.report(place, block, now);
     log_events(service, &events);
+    prefetch::start(worker, service);
     if heads.tracker().is_waiting() {
         service.state.has_news.store(true, Ordering::Relaxed);
     }

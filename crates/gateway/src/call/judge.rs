@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use plimsoll_rpc::loose::{self, Code, Loose};
 use plimsoll_rpc::{answer, json};
 
@@ -218,6 +219,23 @@ impl Verdict {
         match &self.content {
             Content::Result(result) => Some(&body[result.clone()]),
             _ => None,
+        }
+    }
+
+    /// The value of the answer's member `result` or `error`.
+    pub(crate) fn value(&self, body: &Bytes) -> Bytes {
+        match &self.content {
+            Content::Result(range) | Content::Error(range) => body.slice(range.clone()),
+            Content::Rebuilt(parts) => {
+                let mut value = Vec::new();
+                for part in parts {
+                    value.extend_from_slice(match part {
+                        Part::Body(range) => &body[range.clone()],
+                        Part::Text(text) => text.as_bytes(),
+                    });
+                }
+                value.into()
+            }
         }
     }
 

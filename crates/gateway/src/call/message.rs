@@ -12,6 +12,7 @@ use super::records::Settlement;
 use super::relay::Decimal;
 use crate::error::{CallError, Error, RetryAfter, Shape};
 use crate::http1::{self, Fields};
+use crate::observe::stats::CacheUse;
 use crate::payload::Payload;
 use crate::permit::Purpose;
 
@@ -167,6 +168,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) upstream_status: Option<u16>,
     /// When to retry, if the call was refused temporarily.
     pub(crate) retry_after: Option<RetryAfter>,
+    /// How the calls used the cache: the most expensive way; `None` if there was no call.
+    pub(crate) cache: Option<CacheUse>,
     /// The first known method among the calls.
     pub(crate) method: Option<plimsoll_rpc::method::Method>,
 }
@@ -185,7 +188,7 @@ impl<'a> Summary<'a> {
         self.error = Some(CallError::of(error, shape));
     }
 
-    fn add_upstream(&mut self, upstream: &'a str) {
+    pub(super) fn add_upstream(&mut self, upstream: &'a str) {
         if self.upstream.is_none() {
             self.upstream = Some(upstream);
         } else if self.upstream != Some(upstream)
@@ -202,16 +205,20 @@ impl<'a> Summary<'a> {
         self.calls += other.calls;
         self.failed += other.failed;
         self.method = self.method.or(other.method);
+        self.cache = self.cache.max(other.cache);
         self.error = self.error.or(other.error);
         self.upstream_status = other.upstream_status.or(self.upstream_status);
-        let named = other.upstream.into_iter().chain(other.others.iter().copied());
-        named.for_each(|upstream| self.add_upstream(upstream));
+        other.upstreams().for_each(|upstream| self.add_upstream(upstream));
+    }
+
+    /// The upstreams, in the order in which they were first asked.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &'a str> {
+        self.upstream.into_iter().chain(self.others.iter().copied())
     }
 
     /// Writes the upstreams, separated by commas.
     pub(crate) fn write_upstreams(&self, out: &mut Vec<u8>) {
-        let named = self.upstream.iter().chain(&self.others);
-        for (at, upstream) in named.enumerate() {
+        for (at, upstream) in self.upstreams().enumerate() {
             if at > 0 {
                 out.extend_from_slice(b", ");
             }

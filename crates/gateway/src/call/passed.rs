@@ -20,6 +20,9 @@ use crate::http1::write_field;
 const TO_PATH: [&str; 5] =
     ["app-address", "portal-account-id", "portal-application-id", "rpc-type", "target-suppliers"];
 
+/// Of these, those that choose who answers.
+const CHOOSING: [&str; 2] = ["rpc-type", "target-suppliers"];
+
 /// Forwarded to every upstream.
 const TO_ALL: [&str; 3] = [REQUEST_ID, "traceparent", "tracestate"];
 
@@ -36,7 +39,7 @@ const VIA_MAX: usize = 8;
 const REQUEST_ID_MAX: usize = 128;
 
 /// The headers to forward with a request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Passed {
     /// The caller's address, which every PATH instance is sent.
     peer: IpAddr,
@@ -45,8 +48,10 @@ pub(crate) struct Passed {
 }
 
 /// Encoded header lines.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct HeaderLines {
+    /// Whether some of them may change the answer.
+    may_change_answer: bool,
     to_all: Vec<u8>,
     to_path: Vec<u8>,
     /// Empty if only the peer's address is to be sent.
@@ -95,10 +100,12 @@ impl Passed {
             } else if is(REQUEST_ID) {
                 // Already written above if it is valid.
             } else if TO_PATH.iter().any(|known| is(known)) {
+                passed.may_change_answer |= CHOOSING.iter().any(|known| is(known));
                 write_field(&name.to_ascii_lowercase(), value, &mut passed.to_path);
             } else if TO_ALL.iter().any(|known| is(known))
                 || settings.pass_headers.iter().any(|known| is(known))
             {
+                passed.may_change_answer |= !TO_ALL.iter().any(|known| is(known));
                 write_field(&name.to_ascii_lowercase(), value, &mut passed.to_all);
             }
         });
@@ -111,6 +118,12 @@ impl Passed {
             write_field(FORWARDED_FOR, &chain, &mut passed.forwarded_for);
         }
         Ok(Passed { peer: request.peer, lines: Some(passed) })
+    }
+
+    /// Whether some headers may change the answer, so that other callers must not get it.
+    #[inline]
+    pub(crate) fn may_change_answer(&self) -> bool {
+        self.lines.as_ref().is_some_and(|lines| lines.may_change_answer)
     }
 
     /// Appends the headers for a call to an upstream, except those that it is configured with.

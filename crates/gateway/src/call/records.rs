@@ -10,7 +10,7 @@ use plimsoll_rpc::method::Method;
 
 use crate::local::Local;
 use crate::observe::access_log::{AccessLog, Line};
-use crate::observe::stats::{Calls, Outcome, Sharded};
+use crate::observe::stats::{CacheUse, Calls, Outcome, Sharded};
 
 /// A call that has not been counted yet.
 pub(crate) struct Record<'a> {
@@ -18,6 +18,7 @@ pub(crate) struct Record<'a> {
     local: &'a Local,
     method: Option<Method>,
     start: Nanos,
+    cache: CacheUse,
     /// The outcome and the call's duration; `None` until the answer is ready.
     ended: Option<(Outcome, Nanos)>,
 }
@@ -29,12 +30,17 @@ impl<'a> Record<'a> {
         method: Option<Method>,
         start: Nanos,
     ) -> Record<'a> {
-        Record { calls, local, method, start, ended: None }
+        Record { calls, local, method, start, cache: CacheUse::default(), ended: None }
     }
 
     /// Sets the outcome: the answer is ready.
     pub(crate) fn ended(&mut self, outcome: Outcome) {
         self.ended = Some((outcome, self.local.now() - self.start));
+    }
+
+    /// Sets how the call used the cache.
+    pub(crate) fn used(&mut self, cache: CacheUse) {
+        self.cache = cache;
     }
 
     /// Marks the answer as truncated, unless the call had already failed.
@@ -49,7 +55,7 @@ impl Drop for Record<'_> {
     fn drop(&mut self) {
         let cancelled = || (Outcome::Cancelled, self.local.now() - self.start);
         let (outcome, span) = self.ended.unwrap_or_else(cancelled);
-        self.calls.of(self.local.number).add(self.method, outcome, span);
+        self.calls.of(self.local.number).add(self.method, self.cache, outcome, span);
     }
 }
 

@@ -12,12 +12,14 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use plimsoll_registry::model::Sending;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
 
 use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
+use super::cached::{self, Answered};
 use super::chain::parse_hex;
 use super::dispatch::{Dispatched, dispatch};
 use super::heads::{self, Named, block_shown};
@@ -27,6 +29,7 @@ use super::records::{Record, Records};
 use super::send::{self, Settled};
 use super::target::Target;
 use super::together;
+use crate::cache::class::{Moment, Reason};
 use crate::error::{Error, ErrorKind, RetryAfter, Shape};
 use crate::observe::stats::{Outcome, RelayOutcome};
 use crate::payload::{Composer, Payload};
@@ -176,6 +179,8 @@ pub(super) async fn answer_call<'a>(
     if call.id.is_none() {
         answer.clear();
     }
+    let cache = *summary.cache.get_or_insert_default();
+    record.used(cache);
     record.ended(outcome);
     summary.failed = u32::from(matches!(outcome, Outcome::Failed(_)));
     CallAnswer { status, answer, summary, record: Some(record) }
@@ -211,75 +216,96 @@ async fn resolve<'a>(
     // An unknown method may not be safe to repeat.
     let is_repeatable =
         matches!(known, Some(Class::Read | Class::Static)) || call.method == send::METHOD;
-    let mut named = Named::default();
     let mut params = local.take_buffer();
-    if let (Some(heads), Some(method)) = (&target.service.heads, method) {
-        named = heads::bind(target.worker, heads, method, call, &mut params).await;
-    }
-    let bound;
-    let sent = if params.is_empty() {
-        call
-    } else {
-        bound = Call { id: call.id, method: Cow::Borrowed(&call.method), params: Some(&params) };
-        &bound
-    };
+    let Bound { call: sent, named, moment } = bound(target, call, method, &mut params).await;
     let prefer = preferred(target, call);
     let dispatched =
-        Dispatched { call: sent, method, class, is_repeatable, named, prefer, delivery: None };
-    let settled = if call.method == send::METHOD {
-        Box::pin(send::send(target, dispatched, summary)).await
+        Dispatched { call: &sent, method, class, is_repeatable, named, prefer, delivery: None };
+    let answered = if call.method == send::METHOD {
+        cached::bypassed(target, Reason::Sends);
+        match Box::pin(send::send(target, dispatched, summary)).await {
+            Ok(Settled::Judged(judged)) => Ok(Answered::Judged(judged)),
+            Ok(Settled::Accepted(hash)) => {
+                write_result(call.id, send::text(&hash).as_bytes(), out.text());
+                return Ok((Outcome::Ok, 200));
+            }
+            Err(error) => Err(error),
+        }
     } else {
-        let judged = relayed(target, dispatched, summary).await;
+        let answered = cached::answered(target, dispatched, call.params, moment, summary).await;
         let is_known = || target.service.heads.as_ref().is_some_and(|heads| heads.is_known());
         if named.is_unknown && is_repeatable && is_known() {
             // The answer may be from above the head that is served now.
             local.give_buffer(params);
             return Box::pin(resolve(target, call, method, out, summary)).await;
         }
-        heads::found(target, dispatched, call, judged, summary).await.map(Settled::Judged)
+        answered
     };
     local.give_buffer(params);
-    let judged = match settled? {
-        Settled::Judged(judged) => judged,
-        Settled::Accepted(hash) => {
-            write_result(call.id, send::text(&hash).as_bytes(), out.text());
-            return Ok((Outcome::Ok, 200));
-        }
-    };
-    let outcome = match judged.outcome() {
+    let answered = answered?;
+    let outcome = match answered.outcome() {
         RelayOutcome::Ok => Outcome::Ok,
         _ => {
-            summary.error = Some(judged.error());
+            summary.error = answered.error();
             Outcome::RpcError
         }
     };
     // PATH forwards the backend's status. A customer's client expects 200 for any JSON-RPC answer,
     // except 429, which clients act on; no client should repeat a call because it reverted.
-    let is_limited = judged.outcome() == RelayOutcome::Rpc(Category::RateLimited);
-    let status = match judged.status {
+    let is_limited = answered.outcome() == RelayOutcome::Rpc(Category::RateLimited);
+    let status = match answered.status() {
         429 if is_limited => 429,
         429 => 200,
         status if target.shape == Shape::Path => status,
         _ => 200,
     };
     // Only a 429 has one.
-    summary.retry_after = is_limited.then(|| judged.retry_after.unwrap_or(RetryAfter::SOON));
-    if let (Some(heads), Some(result)) = (&target.service.heads, judged.result())
+    summary.retry_after = is_limited.then(|| answered.retry_after().unwrap_or(RetryAfter::SOON));
+    if let (Some(heads), Some(result)) = (&target.service.heads, answered.relayed_result())
         && let Some(number) = block_shown(&call.method, result)
     {
         let ask = || target.service.state.has_news.store(true, Ordering::Relaxed);
         Box::pin(heads.catch_up(target.worker, number, ask)).await;
     }
-    match named.height {
-        Some(number) if outcome == Outcome::Ok => {
+    match (&answered, named.height) {
+        (Answered::Judged(judged), Some(number)) if outcome == Outcome::Ok => {
             if judged.result().and_then(parse_hex).is_some_and(|own| own > number) {
                 target.service.state.has_news.store(true, Ordering::Relaxed);
             }
             write_number(call.id, number, out);
         }
-        _ => judged.write(local, call.id, out),
+        _ => answered.write(local, call.id, out),
     }
     Ok((outcome, status))
+}
+
+/// A call whose tags have been replaced.
+pub(super) struct Bound<'p> {
+    pub(super) call: Call<'p>,
+    pub(super) named: Named,
+    /// What was served before.
+    pub(super) moment: Moment,
+}
+
+/// Replaces the tags of a call by the served numbers. `params` is empty, and takes the new parameters.
+#[inline]
+pub(super) async fn bound<'p>(
+    target: &Target<'_>,
+    call: &'p Call<'_>,
+    method: Option<Method>,
+    params: &'p mut Vec<u8>,
+) -> Bound<'p> {
+    let (mut named, mut moment) = (Named::default(), Moment::default());
+    if let (Some(heads), Some(method)) = (&target.service.heads, method) {
+        if !target.service.spaces.is_empty() {
+            heads.fresh(target.worker).await;
+        }
+        moment = heads.moment();
+        named = heads::bind(target.worker, heads, method, call, params).await;
+    }
+    let params = if params.is_empty() { call.params } else { Some(&params[..]) };
+    let call = Call { id: call.id, method: Cow::Borrowed(&call.method), params };
+    Bound { call, named, moment }
 }
 
 /// Relays a call to as many upstreams as the service asks for.
@@ -326,6 +352,18 @@ fn write_number(id: Option<&[u8]>, number: u64, out: &mut Composer) {
     let _ = write!(rest, "\"{number:#x}\"");
     let length = 20 - rest.len();
     write_result(id, &text[..length], out.text());
+}
+
+/// Writes an answer with this member and value, which is attached by reference if it is long.
+pub(super) fn write_member(id: Option<&[u8]>, member: &[u8], value: Bytes, out: &mut Composer) {
+    let text = out.text();
+    text.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    text.extend_from_slice(id.unwrap_or(b"null"));
+    text.extend_from_slice(b",\"");
+    text.extend_from_slice(member);
+    text.extend_from_slice(b"\":");
+    out.attach(value);
+    out.text().push(b'}');
 }
 
 fn write_result(id: Option<&[u8]>, result: &[u8], out: &mut Vec<u8>) {

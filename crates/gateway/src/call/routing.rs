@@ -49,6 +49,8 @@ pub(crate) struct Endpoint {
     pub(crate) service: Arc<Service>,
     pub(crate) rules: MethodRules,
     pub(crate) agree: Option<model::Agree>,
+    /// Whether callers may ask for answers that do not come from the cache.
+    pub(crate) no_cache: bool,
     /// The endpoint's calls in flight.
     pub(crate) calls: Arc<AtomicU64>,
 }
@@ -78,6 +80,8 @@ impl Routing {
         serial: &mut u64,
     ) -> Result<Routing, String> {
         let mut roots = tls::Roots::default();
+        // The keeper makes calls, too.
+        let workers = workers + 1;
         let mut upstreams = Vec::new();
         for model in &definitions.upstreams {
             upstreams.push(previous.upstream(model, workers, serial, &mut roots)?);
@@ -103,7 +107,8 @@ impl Routing {
             let calls = previous.endpoints.get(&model.id).map(|old| old.calls.clone());
             let rules = model.methods.clone();
             let agree = model.agree.clone();
-            let endpoint = Endpoint { service, rules, agree, calls: calls.unwrap_or_default() };
+            let calls = calls.unwrap_or_default();
+            let endpoint = Endpoint { service, rules, agree, no_cache: model.no_cache, calls };
             Some((model.id.clone(), endpoint))
         };
         let endpoints = definitions.endpoints.iter().filter_map(endpoint).collect();

@@ -32,6 +32,8 @@ pub(crate) struct Target<'a> {
     pub(crate) rules: Option<&'a MethodRules>,
     /// The endpoint's own rule on agreement, if it has one.
     pub(crate) agree: Option<&'a Agree>,
+    /// Whether the caller wants an answer that does not come from the cache, and may.
+    pub(crate) no_cache: bool,
     /// The calls in flight of the endpoint, or of the service if there is no endpoint.
     pub(crate) endpoint_calls: &'a AtomicU64,
     /// Limits the calls of a multiplexed connection.
@@ -105,7 +107,6 @@ impl<'a> Target<'a> {
     }
 
     /// A target of calls that come through no endpoint.
-    #[cfg(test)]
     pub(crate) fn of(
         worker: &'a Rc<Worker>,
         view: &'a View,
@@ -118,6 +119,7 @@ impl<'a> Target<'a> {
             service_id: Cow::Borrowed(&service.model.id),
             rules: None,
             agree: None,
+            no_cache: false,
             endpoint_calls: &service.in_flight,
             turns: None,
             purpose: Purpose::First,

@@ -16,14 +16,18 @@ use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_registry::settings::Settings;
 use tokio::sync::watch;
 
+use crate::cache::Cache;
+use crate::cache::shared::Shared as SecondLevel;
+use crate::call::cached::Caching;
 use crate::call::passed::VIA;
 use crate::call::routing::{Excluded, Routing};
+use crate::call::shared_heads::Leases;
 use crate::host::{Host, Process};
 use crate::http1::write_field;
 use crate::keeper::dns::Resolver;
 use crate::local::{Local, Time};
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::{Figures, RouteFigures, ServiceFigures};
+use crate::observe::metrics::{CacheFigures, Figures, RouteFigures, ServiceFigures};
 use crate::observe::stats::{Counts, Sharded};
 use crate::permit::Capacity;
 use crate::upstream::{Client, Network};
@@ -64,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) access_log: AccessLog,
+    pub(crate) caching: Caching,
+    pub(crate) leases: Leases,
     /// When a connection from a caller was last known to be open; 0 if never.
     connected_at: AtomicU64,
     /// When the configuration was last replaced, as Unix time in nanoseconds.
@@ -80,7 +86,9 @@ impl Shared {
         resolver: Resolver,
         host: Host,
         time: Time,
+        shared: Option<Arc<dyn SecondLevel>>,
     ) -> Shared {
+        let caching = Caching::new(&state.settings.cache, &state.settings.limits, shared);
         let workers = state.settings.workers;
         let id = format!("{:016x}", RandomState::new().build_hasher().finish());
         let mut via = Vec::new();
@@ -101,6 +109,8 @@ impl Shared {
             counts: Arc::new(Sharded::new(workers + 2)),
             resolver: Arc::new(resolver),
             access_log,
+            caching,
+            leases: Leases::default(),
             connected_at: AtomicU64::new(0),
             reloaded_at: AtomicU64::new(WallClock::now().unix_ns),
             is_config_rejected: AtomicBool::new(false),
@@ -165,6 +175,19 @@ impl Shared {
         self.counts.sum(|counts| counts.downstream.get())
     }
 
+    /// The figures of the cache.
+    pub(crate) fn cache_figures(&self) -> CacheFigures {
+        let cache = self.caching.cache.as_ref();
+        let shared = self.caching.second_level();
+        CacheFigures {
+            store: cache.map(Cache::figures).unwrap_or_default(),
+            flights_full: self.caching.flights.full(),
+            shared: shared.map(|shared| (shared.counts(), shared.is_used())),
+            heads_late: self.leases.late.load(Ordering::Relaxed),
+            heads_foreign: self.leases.foreign.load(Ordering::Relaxed),
+        }
+    }
+
     /// Renders the metrics page.
     pub(crate) fn metrics(&self, state: &State) -> String {
         let services = state.routing.services();
@@ -183,6 +206,7 @@ impl Shared {
                 })
                 .collect(),
             heads: service.heads.as_ref().map(|heads| heads.figures()),
+            prefetched: service.state.prefetched.calls.load(Ordering::Relaxed),
             is_fallback: service.state.is_fallback.load(Ordering::Relaxed),
         };
         let upstreams = state.routing.upstreams().iter();
@@ -191,6 +215,7 @@ impl Shared {
             services: services.into_iter().map(service_figures).collect(),
             in_flight: upstreams.map(|one| (one.model.id.clone(), one.in_flight())).collect(),
             counts: &self.counts,
+            cache: self.cache_figures(),
             calls: self.capacity.calls(),
             memory_bytes: self.capacity.bytes(),
             memory_limit: state.settings.limits.memory,

@@ -19,7 +19,8 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    fn hash(&self, number: u64) -> Option<Hash> {
+    /// The hash of the block with this number.
+    pub(super) fn hash(&self, number: u64) -> Option<Hash> {
         let block = self.0[(number % PLACES) as usize]?;
         (block.number == number).then_some(block.hash)
     }

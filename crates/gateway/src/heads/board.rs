@@ -9,7 +9,7 @@
 //! earlier configuration cannot put an older head in the place of a newer one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plimsoll_measure::Nanos;
@@ -52,15 +52,15 @@ impl Floor {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn store(&self, heads: &Heads, now: Nanos) {
-        let Served { latest, safe, finalized } = heads.served();
+    fn store(&self, served: Served, is_one_word: bool, now: Nanos) {
+        let Served { latest, safe, finalized } = served;
         if latest > self.served().latest {
             self.risen_at.store(now.0, Relaxed);
         }
         for (word, number) in self.served.iter().zip([latest, safe, finalized]) {
             word.store(number.map_or(0, |number| number + 1), Relaxed);
         }
-        self.is_one_word.store(heads.is_one_word(), Relaxed);
+        self.is_one_word.store(is_one_word, Relaxed);
     }
 }
 
@@ -100,8 +100,20 @@ impl Floors {
 pub struct Board {
     pub(crate) floor: Arc<Floor>,
     is_held: AtomicBool,
+    /// Whether the served heads are only changed by [`Board::replace`].
+    is_shared: AtomicBool,
+    /// A number that no board has had before.
+    branch: AtomicU64,
+    /// The reorganisations and corrections that were published.
+    changes: AtomicU64,
     /// The standing in the lowest 3 bits, and above them the number of the latest block.
     upstreams: Box<[AtomicU64]>,
+}
+
+/// The next number of a branch.
+fn next_branch() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, SeqCst)
 }
 
 const STANDINGS: [Standing; 5] = [
@@ -118,20 +130,52 @@ impl Board {
         Board {
             floor,
             is_held: AtomicBool::new(false),
+            is_shared: AtomicBool::new(false),
+            branch: AtomicU64::new(next_branch()),
+            changes: AtomicU64::new(0),
             upstreams: (0..upstreams).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// Publishes the heads; the caller is the floor's [`Floor::writer`].
     pub fn publish(&self, heads: &Heads, now: Nanos) {
+        let changes = heads.reorganisations() + heads.corrections();
+        let mut is_new_branch = self.changes.swap(changes, Relaxed) != changes;
         for (upstream, word) in self.upstreams.iter().enumerate() {
             let standing = heads.standing(upstream);
             let place = STANDINGS.iter().position(|known| *known == standing).unwrap_or_default();
             let latest = heads.latest(upstream).unwrap_or_default();
+            // Since its last report it may have answered from the other branch.
+            let before = STANDINGS[(word.load(Relaxed) & 7) as usize % STANDINGS.len()];
+            is_new_branch |= standing == Standing::Forked && before != Standing::Forked;
             word.store(latest << 3 | place as u64, Relaxed);
         }
-        self.floor.store(heads, now);
+        if is_new_branch {
+            self.branch.store(next_branch(), SeqCst);
+        }
+        if !self.is_shared() {
+            self.floor.store(heads.served(), heads.is_one_word(), now);
+        }
         self.is_held.store(heads.is_held(), Relaxed);
+    }
+
+    /// Replaces the served heads by those that replicas share; the caller is the floor's
+    /// [`Floor::writer`].
+    pub fn replace(&self, shared: Served, now: Nanos) {
+        if shared.latest < self.served().latest {
+            self.branch.store(next_branch(), SeqCst);
+        }
+        self.floor.store(shared, self.floor.is_one_word(), now);
+    }
+
+    /// Sets whether replicas agree on the served heads, which are then not raised by publishing.
+    pub fn set_shared(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Relaxed);
+    }
+
+    /// Whether replicas agree on the served heads.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared.load(Relaxed)
     }
 
     /// The served heads.
@@ -149,6 +193,13 @@ impl Board {
             Tag::Earliest | Tag::Pending => return None,
         };
         self.floor.served[place].load(Relaxed).checked_sub(1)
+    }
+
+    /// Identifies what is known of the chain: changes when it has reorganised, and when an upstream is
+    /// found to be on another branch. No two boards have the same.
+    #[inline]
+    pub fn branch(&self) -> u64 {
+        self.branch.load(SeqCst)
     }
 
     /// Whether no upstream has the served latest block.

@@ -22,7 +22,7 @@ const JUMP_FACTOR: u64 = 4;
 const NUMBER_END: u64 = 1 << 60;
 
 /// A served head that is at least this far above those of a majority may be corrected.
-const FAR: u64 = 64;
+pub(super) const FAR: u64 = 64;
 
 /// How often each upstream of the majority must have reported before that.
 const CORRECTION_REPORTS: usize = 3;

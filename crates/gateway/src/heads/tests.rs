@@ -311,6 +311,38 @@ fn floors_are_bounded() {
     assert_eq!(used.served(), Served::default());
 }
 
+#[test]
+fn the_board_shows_changes_of_the_branch() {
+    let mut run = Run::of(3);
+    let board = || Board::new(3, Arc::default());
+    assert_ne!(board().branch(), board().branch());
+    let board = board();
+    let mut branch = board.branch();
+    let mut check = |run: &Run, changes: bool| {
+        board.publish(&run.heads, Nanos::ZERO);
+        assert_eq!(board.branch() != branch, changes, "{}", run.standings());
+        branch = board.branch();
+    };
+    for height in 95..=100 {
+        run.poll(&[Node::at(height); 3]);
+        check(&run, false);
+    }
+    // lag
+    run.poll(&[Node::at(90), Node::at(101), Node::at(101)]);
+    check(&run, false);
+    // an upstream on another branch, once
+    run.poll(&[Node::on(1, 97, 101), Node::at(102), Node::at(102)]);
+    check(&run, true);
+    run.poll(&[Node::on(1, 97, 102), Node::at(103), Node::at(103)]);
+    check(&run, false);
+    // a reorganisation, and an upstream that has stayed behind
+    run.poll(&[Node::on(1, 97, 104), Node::on(1, 97, 104), Node::at(104)]);
+    check(&run, true);
+    assert_eq!(run.heads.hash(104), Some(Node::on(1, 97, 104).block(104).hash));
+    run.poll(&[Node::on(1, 97, 105); 3]);
+    check(&run, false);
+}
+
 /// A report at random: of any upstream, on one of three branches, or of a garbled number.
 fn observation() -> impl Strategy<Value = (usize, Node, bool, u64)> {
     let node = (0u64..3, 60u64..130, prop_oneof![20 => 70u64..140, 1 => any::<u64>()]);

@@ -21,6 +21,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) request_id: Option<&'a [u8]>,
     /// Whether there is any header that may be forwarded to upstreams (`call::passed`).
     pub(crate) is_passed: bool,
+    /// Whether the caller asks for an answer that does not come from a cache.
+    pub(crate) no_cache: bool,
     pub(crate) websocket: bool,
     pub(crate) expect_continue: bool,
     pub(crate) close: bool,
@@ -76,6 +78,7 @@ impl<'a> Fields<'a> {
             }
             (10, Some(b'c')) if is("connection") => self.connection(value),
             (10, Some(b'k')) if is("keep-alive") => self.keep_alive_timeout(value),
+            (13, Some(b'c')) if is("cache-control") => self.cache_control(value),
             (14, Some(b'c')) if is("content-length") => self.content_length(value)?,
             (15, Some(b'a')) if is("accept-encoding") => self.accept_encoding = Some(value),
             (8, Some(b'r')) if is("rpc-type") => self.is_passed = true,
@@ -127,6 +130,14 @@ impl<'a> Fields<'a> {
             let option = option.trim_ascii();
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    fn cache_control(&mut self, value: &[u8]) {
+        for directive in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            self.no_cache |= [&b"no-cache"[..], b"no-store", b"max-age=0"]
+                .iter()
+                .any(|known| directive.eq_ignore_ascii_case(known));
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct Entry<'a> {
     /// The call's method, if it is a known one.
     pub(crate) rpc_method: Option<&'a str>,
     pub(crate) upstreams: &'a str,
+    /// How the calls used the cache.
+    pub(crate) cache: Option<&'static str>,
     pub(crate) status: u16,
     pub(crate) calls: u32,
     pub(crate) failed: u32,
@@ -153,6 +155,9 @@ impl Line {
         }
         if !entry.upstreams.is_empty() {
             text("upstream", entry.upstreams);
+        }
+        if let Some(cache) = entry.cache {
+            text("cache", cache);
         }
         let numbers = format!(
             ",\"status\":{},\"calls\":{},\"failed\":{},\"attempts\":{},\"bytes_in\":{},\"duration_ns\":{}",

@@ -8,9 +8,13 @@ use std::sync::Arc;
 
 use plimsoll_rpc::method;
 
+use crate::cache::class::Reason;
+use crate::cache::shared::SharedCounts;
+use crate::cache::store;
 use crate::error::{ErrorKind, TABLE};
 use crate::observe::stats::{
-    Calls, Counts, Durations, EDGES, Extra, Outcome, RelayOutcome, Relays, SHED, Sharded,
+    CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Outcome, RelayOutcome, Relays, SHED,
+    Sharded,
 };
 
 /// A metric.
@@ -36,7 +40,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome: ok; rpc_error (the upstream returned an error object); caller, gateway or upstream, the side at fault for an error of the gateway; cancelled (the caller disconnected first); truncated (the answer was not fully delivered).";
+    CALLS = "plimsoll_calls_total", "counter", "service,method,outcome,cache", "Calls by outcome and by use of the cache (hit, shared, coalesced, miss, bypass). Outcomes: ok; rpc_error (the upstream returned an error object); caller, gateway or upstream, the side at fault for an error of the gateway; cancelled (the caller disconnected first); truncated (the answer was not fully delivered).";
     CALL_DURATION = "plimsoll_call_duration_seconds", "histogram", "service,outcome", "Time from reading the request to having its answer.";
     RELAYS = "plimsoll_relays_total", "counter", "service,upstream,outcome", "Calls sent upstream, by outcome: ok, the class of the upstream's error object, the reason for a missing answer, or cancelled.";
     RELAY_DURATION = "plimsoll_relay_duration_seconds", "histogram", "service,upstream", "Time from sending a call upstream to the complete answer.";
@@ -57,6 +61,18 @@ metrics! {
     FALLBACK = "plimsoll_least_lagging_serves", "gauge", "service", "1 if all upstreams are out of rotation for their heads, and the least lagging one serves, else 0.";
     REORGANISATIONS = "plimsoll_reorganisations_total", "counter", "service", "Reorganisations of the served chain.";
     CORRECTIONS = "plimsoll_head_corrections_total", "counter", "service", "Served heads taken back because one upstream had reported them alone and a clear majority contradicted it.";
+    CACHE_BYTES = "plimsoll_cache_bytes", "gauge", "", "Memory of the cached answers in this process; the limit is cache.memory.";
+    CACHE_ENTRIES = "plimsoll_cache_entries", "gauge", "", "Cached answers in this process.";
+    CACHE_STORED = "plimsoll_cache_stored_total", "counter", "", "Answers stored in this process.";
+    CACHE_EVICTIONS = "plimsoll_cache_evictions_total", "counter", "", "Cached answers removed to make room for others.";
+    CACHE_BYPASSED = "plimsoll_cache_bypassed_total", "counter", "service,reason", "Calls that did not use the cache, by reason; docs/caching.md lists the reasons.";
+    CACHE_NOT_STORED = "plimsoll_cache_not_stored_total", "counter", "service,reason", "Results of misses that were not stored, by reason.";
+    PREFETCHED = "plimsoll_cache_prefetched_total", "counter", "service", "Calls that the gateway made for new blocks (cache.prefetch of the service).";
+    FLIGHTS_FULL = "plimsoll_cache_flights_full_total", "counter", "", "Misses relayed without waiting for the same call of another caller, because limits.calls calls were already waiting.";
+    REDIS = "plimsoll_redis_operations_total", "counter", "result", "Reads of answers in Redis: hit, miss, foreign (a value that is not ours or damaged); reads and writes: skipped (Redis was not reachable), slow (it took longer than cache.redis_timeout), failed; writes: written, lost (too many were waiting).";
+    REDIS_USED = "plimsoll_redis_used", "gauge", "", "1 if the Redis of cache.redis is used at present, 0 if it is skipped.";
+    HEADS_LATE = "plimsoll_shared_heads_late_total", "counter", "", "Calls answered with the heads of this process alone, because Redis did not confirm in time which heads the replicas serve.";
+    HEADS_FOREIGN = "plimsoll_shared_heads_foreign_total", "counter", "", "Values that were found instead of the heads in Redis, and replaced.";
     CALLS_IN_FLIGHT = "plimsoll_calls_in_flight", "gauge", "", "Calls in flight; the limit is limits.calls.";
     MEMORY_HELD = "plimsoll_memory_held_bytes", "gauge", "", "Memory charged for connections, calls, bodies and answers; the limit is limits.memory.";
     MEMORY_LIMIT = "plimsoll_memory_limit_bytes", "gauge", "", "The value of limits.memory.";
@@ -80,6 +96,8 @@ pub(crate) struct ServiceFigures {
     pub(crate) heads: Option<HeadFigures>,
     /// Whether all upstreams are behind, and the least lagging serves.
     pub(crate) is_fallback: bool,
+    /// Calls made for new blocks.
+    pub(crate) prefetched: u64,
 }
 
 /// The served heads of a service.
@@ -101,12 +119,24 @@ pub(crate) struct RouteFigures {
     pub(crate) relays: Arc<Sharded<Relays>>,
 }
 
+/// The figures of the cache.
+#[derive(Default)]
+pub(crate) struct CacheFigures {
+    pub(crate) store: store::Figures,
+    pub(crate) flights_full: u64,
+    /// The second level's counts, and whether it is used; `None` if there is none.
+    pub(crate) shared: Option<(SharedCounts, bool)>,
+    pub(crate) heads_late: u64,
+    pub(crate) heads_foreign: u64,
+}
+
 /// The contents of the page.
 pub(crate) struct Figures<'a> {
     pub(crate) services: Vec<ServiceFigures>,
     /// Relays in flight by upstream.
     pub(crate) in_flight: Vec<(String, u64)>,
     pub(crate) counts: &'a Sharded<Counts>,
+    pub(crate) cache: CacheFigures,
     pub(crate) calls: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) memory_limit: u64,
@@ -146,6 +176,7 @@ impl Figures<'_> {
         page.sample(CONNECTIONS, "", &[("side", "upstream")], upstream);
         page.rotation(&self.services);
         page.heads(&self.services);
+        page.cache(&self.cache, &self.services);
         page.one(CALLS_IN_FLIGHT, self.calls);
         page.one(MEMORY_HELD, self.memory_bytes);
         page.one(MEMORY_LIMIT, self.memory_limit);
@@ -199,14 +230,18 @@ impl Page {
         for service in services {
             for method in 0..=method::NAMES.len() {
                 let name = method::NAMES.get(method).copied().unwrap_or("other");
-                for (at, outcome) in Outcome::NAMES.into_iter().enumerate() {
-                    let count = service.calls.sum(|calls| calls.count(method, at));
+                let uses = CacheUse::NAMES.into_iter().enumerate();
+                let outcomes = || Outcome::NAMES.into_iter().enumerate();
+                for ((used, cache), (at, outcome)) in
+                    uses.flat_map(|used| outcomes().map(move |outcome| (used, outcome)))
+                {
+                    let count = service.calls.sum(|calls| calls.count(method, used, at));
                     if count > 0 {
                         let labels = [
                             ("service", service.id.as_str()),
                             ("method", name),
                             ("outcome", outcome),
-                            ("cache", "bypass"),
+                            ("cache", cache),
                         ];
                         self.sample(CALLS, "", &labels, count);
                     }
@@ -222,6 +257,41 @@ impl Page {
                 });
             }
         }
+    }
+
+    fn cache(&mut self, cache: &CacheFigures, services: &[ServiceFigures]) {
+        self.one(CACHE_BYTES, cache.store.bytes);
+        self.one(CACHE_ENTRIES, cache.store.entries);
+        self.one(CACHE_STORED, cache.store.stored);
+        self.one(CACHE_EVICTIONS, cache.store.evicted);
+        type ByReason = fn(&Calls) -> &[Counter];
+        let bypassed: (Metric, ByReason) = (CACHE_BYPASSED, |calls| &calls.bypassed);
+        let not_stored: (Metric, ByReason) = (CACHE_NOT_STORED, |calls| &calls.not_stored);
+        for (metric, counts) in [bypassed, not_stored] {
+            self.head(metric);
+            for service in services {
+                for (place, reason) in Reason::ALL.into_iter().enumerate() {
+                    let count = service.calls.sum(|calls| counts(calls)[place].get());
+                    if count > 0 {
+                        let labels = [("service", service.id.as_str()), ("reason", reason.name())];
+                        self.sample(metric, "", &labels, count);
+                    }
+                }
+            }
+        }
+        self.head(PREFETCHED);
+        for service in services.iter().filter(|service| service.prefetched > 0) {
+            self.sample(PREFETCHED, "", &[("service", &service.id)], service.prefetched);
+        }
+        self.one(FLIGHTS_FULL, cache.flights_full);
+        let (counts, is_used) = cache.shared.unwrap_or_default();
+        self.head(REDIS);
+        for (result, count) in counts.named() {
+            self.sample(REDIS, "", &[("result", result)], count);
+        }
+        self.one(REDIS_USED, u8::from(is_used));
+        self.one(HEADS_LATE, cache.heads_late);
+        self.one(HEADS_FOREIGN, cache.heads_foreign);
     }
 
     fn rotation(&mut self, services: &[ServiceFigures]) {

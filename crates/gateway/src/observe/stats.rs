@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use plimsoll_measure::Nanos;
 use plimsoll_rpc::method::{self, Method};
 
+use crate::cache::class::Reason;
 use crate::error::{ErrorKind, Fault};
 use crate::protocol::Category;
 
@@ -165,11 +166,43 @@ impl Outcome {
     }
 }
 
+/// How a call used the cache, the cheapest way first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum CacheUse {
+    /// The answer was in the process's memory.
+    Hit,
+    /// The answer was in the second level, from this or another replica.
+    Shared,
+    /// The answer was that of another call, which was in flight.
+    Coalesced,
+    /// The call was relayed; its answer may have been stored.
+    Miss,
+    /// The cache was not used.
+    #[default]
+    Bypass,
+}
+
+impl CacheUse {
+    pub(crate) const NAMES: [&str; 5] = ["hit", "shared", "coalesced", "miss", "bypass"];
+
+    /// The name in headers and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        CacheUse::NAMES[self as usize]
+    }
+}
+
+/// Counts of calls by how they used the cache, and by outcome.
+type ByUse = [[Counter; Outcome::NAMES.len()]; CacheUse::NAMES.len()];
+
 /// The counters of a service's calls.
 #[derive(Debug)]
 pub(crate) struct Calls {
     /// By method, unknown methods last; allocated when a method is first called.
-    by_method: [OnceLock<Box<[Counter; Outcome::NAMES.len()]>>; method::NAMES.len() + 1],
+    by_method: [OnceLock<Box<ByUse>>; method::NAMES.len() + 1],
+    /// Calls that bypassed the cache, by [`Reason`].
+    pub(crate) bypassed: [Counter; Reason::ALL.len()],
+    /// Answers that were not stored, by [`Reason`].
+    pub(crate) not_stored: [Counter; Reason::ALL.len()],
     pub(crate) durations: [Durations; Outcome::NAMES.len()],
     /// Calls refused for lack of capacity, in the order of [`SHED`].
     pub(crate) shed: [Counter; SHED.len()],
@@ -206,6 +239,8 @@ impl Default for Calls {
         let by_method = [const { OnceLock::new() }; method::NAMES.len() + 1];
         Calls {
             by_method,
+            bypassed: Default::default(),
+            not_stored: Default::default(),
             durations: Default::default(),
             shed: Default::default(),
             extra: Default::default(),
@@ -217,9 +252,16 @@ impl Default for Calls {
 
 impl Calls {
     #[inline]
-    pub(crate) fn add(&self, method: Option<Method>, outcome: Outcome, span: Nanos) {
+    pub(crate) fn add(
+        &self,
+        method: Option<Method>,
+        cache: CacheUse,
+        outcome: Outcome,
+        span: Nanos,
+    ) {
         let place = method.map_or(method::NAMES.len(), Method::place);
-        self.by_method[place].get_or_init(Box::default)[outcome.place()].add(1);
+        let counts = self.by_method[place].get_or_init(Box::default);
+        counts[cache as usize][outcome.place()].add(1);
         self.durations[outcome.place()].add(span);
     }
 
@@ -229,9 +271,10 @@ impl Calls {
         counts.map(Counter::get).fold(0, u64::wrapping_add)
     }
 
-    /// Calls by index of the method, with one more index for unknown methods, and of the outcome.
-    pub(crate) fn count(&self, method: usize, outcome: usize) -> u64 {
-        self.by_method[method].get().map_or(0, |counts| counts[outcome].get())
+    /// Calls by index of the method, with one more index for unknown methods, of the use of the cache
+    /// and of the outcome.
+    pub(crate) fn count(&self, method: usize, cache: usize, outcome: usize) -> u64 {
+        self.by_method[method].get().map_or(0, |counts| counts[cache][outcome].get())
     }
 }
 

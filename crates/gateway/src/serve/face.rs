@@ -2,6 +2,7 @@
 //!
 //! Independent of sockets and HTTP versions: sessions pass requests in and write the answers.
 
+mod cache;
 pub(super) mod cors;
 mod line;
 pub(super) mod pages;
@@ -161,6 +162,10 @@ impl<'a> RequestContext<'a, '_> {
             let target = self.target(service, &service.model.id, Shape::Own)?;
             return self.relayed(&target, into).await;
         }
+        if self.path == cache::PATH && request.faces.admin && request.method != "OPTIONS" {
+            *into = cache::answer(self).await?;
+            return Ok(());
+        }
         let asked = PageRequest {
             method: request.method,
             path: self.path,
@@ -208,6 +213,7 @@ impl<'a> RequestContext<'a, '_> {
             service_id: Cow::Borrowed(service_id),
             rules: None,
             agree: None,
+            no_cache: false,
             endpoint_calls: &service.in_flight,
             turns: self.turns,
             purpose: request.purpose,
@@ -247,6 +253,7 @@ impl<'a> RequestContext<'a, '_> {
         let mut target = self.target(service, &service.model.id, Shape::Own)?;
         target.rules = Some(&endpoint.rules);
         target.agree = endpoint.agree.as_ref();
+        target.no_cache = endpoint.no_cache && request.fields.no_cache;
         target.endpoint_calls = &endpoint.calls;
         self.relayed(&target, into).await
     }
@@ -377,6 +384,7 @@ fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/api/gateway" | "/v1" | "/v1/" => Some("POST, OPTIONS"),
         "/" => Some(pages::SERVER_METHODS),
+        cache::PATH => Some("GET, HEAD, DELETE"),
         path if path.starts_with("/api/gateway/") => Some("POST, OPTIONS"),
         _ => (path == "/metrics" || pages::Probe::find(path).is_some())
             .then_some(pages::PAGE_METHODS),

@@ -426,7 +426,10 @@ pub(super) fn hash_of(raw: &str) -> String {
 }
 
 /// Reads a request; `None` at the end of the connection.
-async fn read_request(socket: &mut MemorySocket, received: &mut Vec<u8>) -> Option<Value> {
+pub(super) async fn read_request(
+    socket: &mut MemorySocket,
+    received: &mut Vec<u8>,
+) -> Option<Value> {
     loop {
         if let Some(end) = received.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&received[..end]).to_ascii_lowercase();

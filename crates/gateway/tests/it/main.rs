@@ -5,6 +5,7 @@
 mod bad_http;
 mod bad_upstream;
 mod batches;
+mod caching;
 mod caller;
 mod certificates;
 mod connecting;

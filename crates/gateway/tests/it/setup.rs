@@ -58,6 +58,7 @@ pub(crate) fn endpoint(id: &str, service: &str) -> Endpoint {
         service: service.into(),
         methods: MethodRules::default(),
         agree: None,
+        no_cache: false,
     }
 }
 

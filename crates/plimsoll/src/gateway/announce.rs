@@ -165,6 +165,7 @@ mod tests {
             id: id.to_string(),
             service: "eth".into(),
             agree: None,
+            no_cache: false,
             methods: MethodRules {
                 deny: deny.split_whitespace().map(String::from).collect(),
                 ..MethodRules::default()

@@ -81,6 +81,7 @@ mod tests {
             id: id.into(),
             service: "eth".into(),
             agree: None,
+            no_cache: false,
             methods: MethodRules::default(),
         };
         Definitions {

@@ -3,6 +3,7 @@
 //! The flags of a new entry become lines of TOML, each labelled with its flag and parsed by the same
 //! code as the configuration file.
 
+use super::cache::CacheArgs;
 use super::listing::{self, Format};
 use crate::{put, tell, usage_error};
 use clap::{Args, Subcommand};
@@ -23,6 +24,8 @@ pub(super) enum Command {
     Upstream(UpstreamArgs),
     /// Manage endpoints: the URLs that customers call, /api/gateway?endpoint=ID
     Endpoint(EndpointArgs),
+    /// Show or empty the cache of a running gateway
+    Cache(CacheArgs),
 }
 
 #[derive(Args)]
@@ -390,6 +393,7 @@ impl Task {
 pub(super) fn run(command: Command, inputs: Inputs) -> anyhow::Result<ExitCode> {
     use EntryKind::{Endpoint, Service, Upstream};
     let (format, task) = match command {
+        Command::Cache(args) => return super::cache::run(args, &inputs),
         Command::Service(ServiceArgs { verb, format }) => (
             format,
             match verb {

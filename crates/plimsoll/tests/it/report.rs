@@ -152,7 +152,7 @@ const UNITS: [(&str, &[&str]); 5] = [
     ("times", &["min", "mean", "p50", "p90", "p95", "p99", "p999", "max", "count"]),
 ];
 /// Objects whose keys are names.
-const MAPS: [&str; 21] = [
+const MAPS: [&str; 22] = [
     "errors",
     "error_seconds",
     "faults",
@@ -173,6 +173,7 @@ const MAPS: [&str; 21] = [
     "scrapes.processes[].upstreams",
     "scrapes.processes[].calls.outcomes",
     "scrapes.processes[].calls.cache",
+    "scrapes.groups[].cache",
     "scrapes.groups[].upstreams",
 ];
 

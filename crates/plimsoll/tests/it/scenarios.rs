@@ -235,6 +235,7 @@ fn counts_of_every_scenario_match_the_instances_and_chains() {
         id: format!("ethpath_{id}"),
         service: id.to_string(),
         agree: None,
+        no_cache: false,
         methods: MethodRules::default(),
     });
     let edge = gateway(addresses.iter().map(instance).collect(), endpoints.collect());

@@ -190,7 +190,7 @@ fn the_report_shows_instances_beside_the_instrument() {
         done.stdout
     );
     for words in [
-        "process                       relays     share       CPU   CPU/relay      memory     scrapes",
+        "process                       calls     relays    share      CPU   CPU/call     memory   scrapes",
         "restarted once",
         "failed: Connection refused",
         "of an even share of 50 % (furthest: gw-",

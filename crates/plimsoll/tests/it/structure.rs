@@ -22,7 +22,7 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("report", &["measure", "plan"]),
     ("engine", &["measure", "rpc", "plan", "websocket"]),
     ("compat", &["measure", "plan", "report"]),
-    ("registry", &["measure", "config"]),
+    ("registry", &["measure", "config", "rpc"]),
     ("resilience", &["measure"]),
     ("gateway", &["measure", "config", "rpc", "registry", "resilience"]),
     ("sim", &["measure", "config", "rpc", "websocket"]),
@@ -128,7 +128,7 @@ fn the_code_map_lists_exactly_the_crates() {
 }
 
 /// The gateway's modules, from the top layer down. Each may use only itself and those below it.
-const GATEWAY_LAYERS: [&str; 24] = [
+const GATEWAY_LAYERS: [&str; 25] = [
     "simulation",
     "fuzz",
     "warnings",
@@ -143,6 +143,7 @@ const GATEWAY_LAYERS: [&str; 24] = [
     "payload",
     "observe",
     "permit",
+    "cache",
     "offload",
     "transport",
     "agree",

@@ -290,10 +290,12 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let send = table.field("send").and_then(|f| f.one_of(&Sending::NAMES));
     let agree = read_agree(table);
     let park_dissenters = table.field("park_dissenters").and_then(|f| f.duration_above_zero());
+    let block_time = block_time.map(Nanos::from);
+    let (cache, prefetch) = super::cache::of_service(table, block_time);
     let (id, place) = id?;
     let service = Service {
         chain_id,
-        block_time: block_time.map(Nanos::from),
+        block_time,
         sync_allowance: allowance,
         spread: spread.unwrap_or_default(),
         timeout: timeout.map_or(Service::TIMEOUT, Nanos::from),
@@ -303,6 +305,8 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
         send: send.unwrap_or_default(),
         agree: agree.unwrap_or_default(),
         park_dissenters: park_dissenters.map(Nanos::from),
+        cache,
+        prefetch,
         ..Service::named(id.clone())
     };
     Some(ParsedEntry { id, place, service: None, item: Some(service) })
@@ -361,12 +365,14 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> 
     let service = read_service_name(table, masked_unless_word);
     let methods = read_methods(table);
     let agree = read_agree(table);
+    let no_cache = table.field("no_cache").and_then(|field| field.boolean());
     let (id, place) = id?;
     let item = service.as_ref().map(|(service, _)| Endpoint {
         id: id.clone(),
         service: service.clone(),
         methods,
         agree,
+        no_cache: no_cache.unwrap_or_default(),
     });
     Some(ParsedEntry { id, place, service, item })
 }

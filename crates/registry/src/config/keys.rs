@@ -11,7 +11,7 @@ use super::fields::{
     address, addresses, cors, count, database, file, instances, label, list, log_file,
     pass_headers, path, set, size, span, time, trusted_proxies,
 };
-use super::{Config, Draft};
+use super::{Config, Draft, cache};
 use crate::settings::Cors;
 
 /// Maximum number of worker threads; each has its own runtime.
@@ -20,6 +20,7 @@ const WORKERS_MAX: u64 = 256;
 /// Larger numbers are assumed to be typos.
 const COUNT_MAX: u64 = 10_000_000;
 const HEADER_MAX: u64 = 16 << 20;
+const CACHE_ENTRY_MAX: u64 = 1 << 30;
 
 /// How a value is written in variables and flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Key {
 }
 
 /// Every key, in the order of printing: top-level keys first.
-pub static KEYS: [Key; 33] = [
+pub static KEYS: [Key; 41] = [
     Key::new(
         "listen",
         Form::List,
@@ -367,10 +368,77 @@ pub static KEYS: [Key; 33] = [
         |config| Some(span(config.settings.limits.write_time)),
     )
     .reloads(),
+    Key::new(
+        "cache.memory",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.cache.memory, size(field, 0, u64::MAX >> 1));
+        },
+        |config| Some(quote(&show_size(config.settings.cache.memory))),
+    ),
+    Key::new(
+        "cache.entry",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.cache.entry, size(field, 1, CACHE_ENTRY_MAX));
+        },
+        |config| Some(quote(&show_size(config.settings.cache.entry))),
+    ),
+    Key::new(
+        "cache.redis",
+        Form::Text,
+        |field, draft| draft.config.settings.cache.redis = cache::redis(field),
+        |config| config.settings.cache.redis.as_ref().map(|url| quote(&url.shown)),
+    )
+    .variable_is("REDIS_URL"),
+    Key::new(
+        "cache.redis_timeout",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.cache.redis_timeout, cache::redis_timeout(field));
+        },
+        |config| Some(span(config.settings.cache.redis_timeout)),
+    ),
+    Key::new(
+        "cache.static",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.cache.times.fixed, cache::time_to_live(field));
+        },
+        |config| Some(span(config.settings.cache.times.fixed)),
+    )
+    .reloads(),
+    Key::new(
+        "cache.immutable",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.cache.times.immutable, cache::time_to_live(field));
+        },
+        |config| Some(span(config.settings.cache.times.immutable)),
+    )
+    .reloads(),
+    Key::new(
+        "cache.final",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.cache.times.finalized, cache::time_to_live(field));
+        },
+        |config| Some(span(config.settings.cache.times.finalized)),
+    )
+    .reloads(),
+    Key::new(
+        "cache.young",
+        Form::Text,
+        |field, draft| {
+            set(&mut draft.config.settings.cache.times.young, cache::time_to_live(field));
+        },
+        |config| Some(span(config.settings.cache.times.young)),
+    )
+    .reloads(),
 ];
 
 /// The tables that contain keys.
-const TABLES: [&str; 3] = ["tls", "access_log", "limits"];
+const TABLES: [&str; 4] = ["tls", "access_log", "limits", "cache"];
 
 /// The keys that differ between two configurations and need a restart.
 pub fn fixed_differences(running: &Config, read: &Config) -> Vec<&'static str> {

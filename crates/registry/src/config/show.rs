@@ -123,6 +123,17 @@ pub fn show_service(service: &Service) -> String {
     lines.line("send", quote(service.send.name()));
     lines.line("agree", show_agree(&service.agree));
     lines.maybe("park_dissenters", service.park_dissenters, span);
+    let times = service.cache.named().into_iter();
+    let mut cache: Vec<String> =
+        times.filter_map(|(name, time)| Some(format!("{name} = {}", span(time?)))).collect();
+    if !service.prefetch.is_empty() {
+        let calls: Vec<String> =
+            service.prefetch.iter().map(|call| quote(&call.to_string())).collect();
+        cache.push(format!("prefetch = [{}]", calls.join(", ")));
+    }
+    if !cache.is_empty() {
+        lines.line("cache", format!("{{ {} }}", cache.join(", ")));
+    }
     lines.0
 }
 
@@ -158,5 +169,8 @@ pub fn show_endpoint(endpoint: &Endpoint) -> String {
     lines.line("service", quote(&endpoint.service));
     lines.methods(&endpoint.methods);
     lines.maybe("agree", endpoint.agree.as_ref(), show_agree);
+    if endpoint.no_cache {
+        lines.line("no_cache", "true".into());
+    }
     lines.0
 }

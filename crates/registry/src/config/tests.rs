@@ -423,6 +423,110 @@ fn invalid_variables_and_flags() {
     assert_eq!(ids, ["eth-1", "eth-2"]);
 }
 
+#[test]
+fn cache_settings_that_contradict_each_other_are_refused() {
+    let check = |text: &str, words: &[&str]| refused(&inputs(&SECRETS, &[]), text, words);
+    check(
+        "[cache]\nmemory = \"1MiB\"",
+        &[
+            "gateway.toml:2:",
+            "\"cache.memory\" is 1MiB, less than one answer",
+            "(1MiB)",
+            "write at least",
+        ],
+    );
+    check("[cache]\nentry = \"128MiB\"", &["gateway.toml:2:", "\"cache.memory\" is 64MiB"]);
+    check("[cache]\nentry = 0", &["must be from"]);
+    check(
+        "[cache]\nfinal = \"5s\"",
+        &["gateway.toml:2:", "\"final\" is \"5s\", shorter than \"young\", which is \"12s\""],
+    );
+    check("[cache]\nyoung = \"2h\"", &["gateway.toml:2:", "shorter than \"young\""]);
+    check("[cache]\nyoung = \"9000h\"", &["must be at most"]);
+    check("[cache]\nyoung = 5", &["must be a string with a unit"]);
+    check("[cache]\nold = \"5s\"", &["unknown key \"old\"", "known keys: "]);
+    check("[cache]\nredis_timeout = \"5s\"", &["must be at most \"1s\"", "a few milliseconds"]);
+    check("[cache]\nredis_timeout = \"0s\"", &["longer than zero"]);
+    let service = |rest: &str| format!("[[service]]\nid = \"x\"\n{rest}");
+    check(
+        &service("block_time = \"2s\"\ncache = { young = \"3s\" }"),
+        &[
+            "gateway.toml:4:",
+            "\"young\" is \"3s\", but a block takes \"2s\"",
+            "write at most \"2s\"",
+        ],
+    );
+    check(
+        &service("cache = { young = \"3s\" }"),
+        &["the service has no \"block_time\"", "set block_time, or write at most \"1s\""],
+    );
+    check(
+        &service("cache = { young = \"1s\", final = \"0.5s\" }"),
+        &["\"final\" is \"500ms\", shorter than \"young\""],
+    );
+    check(&service("cache = false"), &["must be a table"]);
+    check(&service("cache = { latest = \"1s\" }"), &["unknown key \"latest\""]);
+    let prefetch = |calls: &str| service(&format!("cache = {{ prefetch = [{calls}] }}"));
+    check(
+        &prefetch("'eth_getBlocksByNumber [\"latest\"]'"),
+        &[
+            "gateway.toml:3:",
+            "is not a method that is cached",
+            "did you mean \"eth_getBlockByNumber\"",
+        ],
+    );
+    for calls in
+        ["'eth_call latest'", "'eth_call [\"latest\"'", "'eth_call [latest]'", "'eth_call 5'"]
+    {
+        check(
+            &prefetch(calls),
+            &["gateway.toml:3:", "are not a JSON array or object", "write the"],
+        );
+    }
+    check(&prefetch(&"'eth_gasPrice', ".repeat(33)), &["33 calls in \"prefetch\", at most 32"]);
+    let redis = |url: &str, words: &[&str]| {
+        let inputs = inputs(&[("REDIS_URL", url)], &[]);
+        refused(&inputs, "", words);
+        let problems = Config::read_with(&inputs, Some("")).expect_err(url).to_string();
+        assert!(problems.contains("REDIS_URL") && !problems.contains("s3cret"), "{problems}");
+    };
+    redis("localhost:6379", &["not a URL", "write redis://HOST:PORT"]);
+    redis("http://:s3cret@localhost", &["\"http\" is not a scheme of Redis"]);
+    redis("rediss://:s3cret@localhost", &["needs TLS, which is not supported", "stunnel"]);
+    redis("redis://:s3cret@", &["no host"]);
+    redis("redis://:s3cret@h:s3cret", &["no valid port"]);
+    redis("redis://h/s3cret", &["not the number of a database"]);
+    redis("unix://run/redis.sock", &["not absolute"]);
+}
+
+#[test]
+fn cache_settings_are_resolved_for_each_service() {
+    let config = read(
+        "[cache]\nmemory = 0\nstatic = \"2h\"\nyoung = \"5s\"\n\
+         [[service]]\nid = \"slow\"\nblock_time = \"12s\"\n\
+         [[service]]\nid = \"fast\"\nblock_time = \"250ms\"\ncache = { final = \"0s\" }\n\
+         [[service]]\nid = \"unknown\"\ncache = { static = \"1s\", young = \"0s\" }\n",
+    );
+    let check = |id: &str, expected: [&str; 4]| {
+        let mut services = config.definitions.services.iter();
+        let service = services.find(|service| service.id == id).expect(id);
+        let times = config.settings.cache.times.of(service);
+        let times = [times.fixed, times.immutable, times.finalized, times.young];
+        let times = times.map(|time| plimsoll_config::values::show_duration(time.into()));
+        assert_eq!(times, expected, "{id}");
+    };
+    check("slow", ["2h", "1h", "1h", "5s"]);
+    check("fast", ["2h", "1h", "0s", "250ms"]);
+    check("unknown", ["1s", "1h", "1h", "0s"]);
+    for url in
+        ["redis://localhost", "redis://u:p@h:1/2", "redis://[::1]", "valkey://h", "unix:///s"]
+    {
+        let config = Config::read_with(&inputs(&[("REDIS_URL", url)], &[]), Some(""));
+        let redis = config.unwrap_or_else(|why| panic!("{why}")).settings.cache.redis;
+        assert_eq!(redis.expect("a URL").value, url);
+    }
+}
+
 /// A file can be read where its secrets are not set.
 #[test]
 fn unset_variables_can_be_tolerated() {

@@ -14,6 +14,7 @@ pub(super) struct ScrapesFile<'a> {
 struct GroupFile<'a> {
     name: &'a str,
     relays: u64,
+    cache: BTreeMap<&'a str, u64>,
     upstreams: BTreeMap<&'a str, u64>,
     evenness: Option<EvennessFile>,
 }
@@ -42,6 +43,7 @@ struct ProcessFile<'a> {
     calls: Option<CallsFile<'a>>,
     relays: Option<u64>,
     share: Option<f64>,
+    cpu_ns_per_call: Option<u64>,
     cpu_ns_per_relay: Option<u64>,
     upstreams: BTreeMap<&'a str, u64>,
     series_left_out: u64,
@@ -63,6 +65,7 @@ impl<'a> ScrapesFile<'a> {
         let group = |name: &'a str| GroupFile {
             name,
             relays: scrapes.relays(name),
+            cache: scrapes.cache(name),
             upstreams: scrapes.upstreams(name),
             evenness: scrapes.evenness(name).map(|even| EvennessFile {
                 mean_share: even.mean_share,
@@ -90,6 +93,7 @@ impl<'a> ScrapesFile<'a> {
             }),
             relays: process.relays.as_ref().map(|relays| relays.total),
             share: scrapes.share(process),
+            cpu_ns_per_call: process.cpu_per_call().map(|cpu| cpu.0),
             cpu_ns_per_relay: process.cpu_per_relay().map(|cpu| cpu.0),
             upstreams: process
                 .relays

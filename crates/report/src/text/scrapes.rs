@@ -14,14 +14,15 @@ const UPSTREAMS_SHOWN: usize = 4;
 const PROCESSES: Shape = Shape {
     name: 24,
     columns: &[
-        Column::figures("relays", 12),
-        Column::figures("share", 10),
-        Column::figures("CPU", 10),
-        Column::figures("CPU/relay", 12),
-        Column::figures("memory", 12),
-        Column::figures("scrapes", 12),
+        Column::figures("calls", 11),
+        Column::figures("relays", 11),
+        Column::figures("share", 9),
+        Column::figures("CPU", 9),
+        Column::figures("CPU/call", 11),
+        Column::figures("memory", 11),
+        Column::figures("scrapes", 10),
     ],
-    leaving: &["scrapes", "memory", "CPU"],
+    leaving: &["scrapes", "memory", "relays", "CPU"],
     notes: Notes::Beneath,
 };
 
@@ -55,6 +56,10 @@ impl Summary {
                 );
                 page.text(&format!("  {group}: "), &text);
             }
+            let cached = cached(&scrapes.cache(group));
+            if !cached.is_empty() {
+                page.phrases(&format!("  {group} answered from the cache: "), &cached);
+            }
             let lead = format!("  {group} relayed to ");
             let room = COLUMNS.end().saturating_sub(width(&clean(&lead)));
             let room = (!extent.is_whole()).then_some(room);
@@ -71,15 +76,24 @@ impl Summary {
         let memory = process.memory_max.map(|bytes| format!("{} MiB", bytes >> 20));
         let (reads, failed) = (process.scraped.reads, process.scraped.failed());
         let cells = [
+            process.answered().map_or_else(none, grouped),
             relays.unwrap_or_else(none),
             self.scrapes.share(process).map_or_else(none, percent),
             process.cpu_share().map_or_else(none, percent),
-            shown(process.cpu_per_relay()),
+            shown(process.cpu_per_call()),
             memory.unwrap_or_else(none),
             format!("{reads}/{}", reads + failed),
         ];
         Row::new(&process.name, cells).noted(remark(process))
     }
+}
+
+/// The shares of calls that did not cause a relay of their own, by cache result.
+fn cached(cache: &BTreeMap<&str, u64>) -> Vec<String> {
+    let all: u64 = cache.values().sum();
+    let saved = ["hit", "shared", "coalesced"].map(|result| (result, cache.get(result)));
+    let saved = saved.into_iter().filter_map(|(result, n)| Some((result, *n?)));
+    listed(saved.map(|(result, n)| format!("{result} {}", percent(n as f64 / all as f64))))
 }
 
 /// The upstreams that a group relayed to, with their shares; as many as fit in a line with this room, or

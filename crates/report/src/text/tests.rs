@@ -169,17 +169,23 @@ fn unwrapped(text: &str) -> String {
 fn narrow_terminals_drop_columns() {
     let time = "min mean p50 p90 p95 p99 p99.9 max";
     let group = "scheduled ok sent/s ok/s p50 p99 p99 serv.";
-    let process = "relays share CPU CPU/relay memory scrapes";
+    let process = "calls relays share CPU CPU/call memory scrapes";
     let rows = [
         (100, time, group, "side count when first seen", process),
         (80, time, group, "side count when first seen", process),
-        (60, "mean p50 p99 p99.9 max", "scheduled ok p50 p99", "side count when", process),
+        (
+            60,
+            "mean p50 p99 p99.9 max",
+            "scheduled ok p50 p99",
+            "side count when",
+            "calls relays share CPU CPU/call memory",
+        ),
         (
             50,
             "mean p50 p99 max",
             "scheduled ok p50 p99",
             "side count when",
-            "relays share CPU CPU/relay",
+            "calls relays share CPU CPU/call",
         ),
     ];
     for (columns, time, group, error, process) in rows {
@@ -209,7 +215,7 @@ fn narrow_terminals_drop_columns() {
     });
     let text = large.to_text(None, 50, false);
     assert_eq!(heads(&text, "target  ").join(" "), "scheduled ok p50 p99", "{text}");
-    assert_eq!(heads(&text, "process  ").join(" "), "relays share CPU/relay", "{text}");
+    assert_eq!(heads(&text, "process  ").join(" "), "calls share CPU/call", "{text}");
     assert!(text.contains("a tar…") && text.contains("88,000,001,720"), "{text}");
 }
 
@@ -266,8 +272,8 @@ fn a_pipe_gets_the_widest_report() {
         "  read lag           9µs   9.03µs   9.03µs   9.05µs   9.06µs   9.06µs   9.06µs   9.06µs",
         "  errors              side               count      when  first seen",
         "  reset               target               150     1s–3s  unexpected end of the answer after 120 of",
-        "  process                       relays     share       CPU   CPU/relay      memory     scrapes",
-        "  gw-1                             290      20 %     1.4 %       238µs      20 MiB         7/7",
+        "  process                       calls     relays    share      CPU   CPU/call     memory   scrapes",
+        "  gw-1                            290        290     20 %    1.4 %      238µs     20 MiB       7/7",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }

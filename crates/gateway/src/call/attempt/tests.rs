@@ -135,7 +135,8 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
         Host { process: Arc::new(Process::default), db_queries: Arc::new(|| 0), resolve: None };
     let resolver = Resolver::new(of_host(), keeper.handle().clone());
     let state = State { settings: Settings::default(), routing };
-    let shared = Arc::new(Shared::new(state, AccessLog::new(None), resolver, host, Time::start()));
+    let shared =
+        Arc::new(Shared::new(state, AccessLog::new(None), resolver, host, Time::start(), None));
     (Rc::new(Worker::new(shared, 0, Network::Host)), service)
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use plimsoll_measure::Nanos;
-use plimsoll_registry::model::{self, Resilience, Spread};
+use plimsoll_registry::model::{self, Kind, Resilience, Spread};
 use plimsoll_resilience::{Budget, Hedge, Quantile, patience};
 use plimsoll_rpc::method::{self, Method};
 
@@ -16,6 +16,7 @@ use super::route::{Excluded, Route};
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
+use crate::call::prefetch::Prefetched;
 use crate::heads::{Floor, Floors, Standing};
 use crate::observe::stats::{Calls, Sharded};
 use crate::protocol::Protocol;
@@ -40,6 +41,13 @@ pub(crate) struct Service {
     /// The results of `eth_chainId` and `net_version`, as JSON.
     pub(crate) chain_id: Option<[Vec<u8>; 2]>,
     pub(crate) routes: Vec<Route>,
+    /// What the names of cached answers begin with, by the number of upstreams that must agree: the
+    /// service, its chain, that number. Empty without a chain id, because nothing would keep apart the
+    /// answers of different chains.
+    pub(crate) spaces: Vec<String>,
+    /// Whether upstreams report the hashes of blocks, so that reorganisations are seen. PATH instances
+    /// among themselves report numbers.
+    pub(crate) sees_branches: bool,
     /// Whether the chain id cannot be checked, because no upstream's rules permit `eth_chainId`.
     is_unchecked: bool,
     pub(crate) calls: Arc<Sharded<Calls>>,
@@ -77,6 +85,7 @@ pub(crate) struct ServiceState {
     pub(crate) is_fallback: AtomicBool,
     /// Whether an upstream has a higher head than is served.
     pub(crate) has_news: AtomicBool,
+    pub(crate) prefetched: Prefetched,
 }
 
 impl ServiceState {
@@ -92,6 +101,7 @@ impl ServiceState {
             activity: Activity::default(),
             is_fallback: AtomicBool::new(false),
             has_news: AtomicBool::new(false),
+            prefetched: Prefetched::default(),
         }
     }
 
@@ -191,6 +201,11 @@ impl Service {
             tiers.into_iter().map(|tier| rotation(&routes, tier, model.spread)).collect();
         let ids = routes.iter().map(|route| route.upstream.model.id.clone()).collect();
         let round_robin = counters.entry(ids).or_default().clone();
+        let spaces = model.chain_id.filter(|_| is_listed).map_or_else(Vec::new, |chain| {
+            (1..=model::AGREE_MAX).map(|agree| format!("{}@{chain}#{agree}", model.id)).collect()
+        });
+        let is_path = |route: &Route| route.upstream.model.kind == Kind::Path;
+        let sees_branches = !routes.iter().all(is_path);
         let old = previous.service;
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
         let heads = has_heads
@@ -201,6 +216,8 @@ impl Service {
             protocol: Protocol::Evm,
             chain_id,
             routes,
+            spaces,
+            sees_branches,
             is_unchecked,
             calls: old
                 .map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.calls.clone()),

@@ -146,7 +146,8 @@ fn state_survives_a_reload() {
     );
     picks(&before, "eth", 1);
     let service = before.service("eth").expect("a service");
-    service.calls.of(0).add(None, crate::observe::stats::Outcome::Ok, Nanos(1));
+    let bypass = crate::observe::stats::CacheUse::Bypass;
+    service.calls.of(0).add(None, bypass, crate::observe::stats::Outcome::Ok, Nanos(1));
     let mut heavier = upstream("b", None, 5, 0);
     heavier.headers = vec![("x".into(), Text::plain("y"))];
     let after = compile(
@@ -156,7 +157,7 @@ fn state_survives_a_reload() {
     assert_eq!(picks(&after, "eth", 1), ["b"], "the counter is carried over");
     let unknown = plimsoll_rpc::method::NAMES.len();
     let calls = &after.service("eth").expect("a service").calls;
-    assert_eq!(calls.sum(|calls| calls.count(unknown, 0)), 1);
+    assert_eq!(calls.sum(|calls| calls.count(unknown, bypass as usize, 0)), 1);
     assert!(
         Arc::ptr_eq(&before.upstreams()[0], &after.upstreams()[0]),
         "an unchanged upstream is reused"

@@ -21,7 +21,7 @@ use std::io::Write;
 use std::ops::Range;
 
 use plimsoll_rpc::json::{self, Kind};
-use plimsoll_rpc::method::{Method, NAMES};
+use plimsoll_rpc::method::{self, Method, NAMES};
 
 /// Where a method's parameters name a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,30 +408,7 @@ const ROWS: [(&str, BlockParam); NAMES.len()] = [
 ];
 
 /// By [`Method::place`].
-static TABLE: [BlockParam; NAMES.len()] = {
-    let mut table = [NONE; NAMES.len()];
-    let mut at = 0;
-    while at < NAMES.len() {
-        assert!(is_same(ROWS[at].0.as_bytes(), NAMES[at].as_bytes()), "rows and names differ");
-        table[at] = ROWS[at].1;
-        at += 1;
-    }
-    table
-};
-
-const fn is_same(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    let mut at = 0;
-    while at < a.len() {
-        if a[at] != b[at] {
-            return false;
-        }
-        at += 1;
-    }
-    true
-}
+static TABLE: [BlockParam; NAMES.len()] = method::column(&ROWS);
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ const MAX_AGE: &[u8] = b"86400";
 
 /// The response headers that a script may read.
 const EXPOSED: &[u8] =
-    b"x-plimsoll-instance, x-plimsoll-upstream, x-plimsoll-attempts, x-request-id, retry-after";
+    b"x-plimsoll-instance, x-plimsoll-upstream, x-plimsoll-attempts, x-cache, x-request-id, retry-after";
 
 /// The rule for a listener: the configured one if it serves calls.
 pub(crate) fn rule(cors: &Cors, faces: Faces) -> &Cors {

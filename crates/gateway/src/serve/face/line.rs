@@ -21,6 +21,7 @@ use crate::call::worker::{View, Worker};
 use crate::error::CallError;
 use crate::http1::unescaped;
 use crate::observe::access_log::{Entry, Line};
+use crate::observe::stats::CacheUse;
 
 /// Replaces the parts of a path that are not shown.
 const HIDDEN: &str = "…";
@@ -84,6 +85,7 @@ impl<'a> Described<'a> {
             endpoint: endpoint.map(|id| masked(&id)),
             rpc_method: summary.method.map(|method| method.name()),
             upstreams: &String::from_utf8_lossy(&named).replace(", ", ","),
+            cache: summary.cache.map(CacheUse::name),
             status: answer.status,
             calls: summary.calls,
             failed: summary.failed,
@@ -218,6 +220,7 @@ mod tests {
             id: id.into(),
             service: "eth".into(),
             agree: None,
+            no_cache: false,
             methods: MethodRules::default(),
         };
         let definitions = Definitions {

@@ -84,6 +84,9 @@ fn common(worker: &Worker, view: &View, summary: &Summary<'_>, out: &mut Vec<u8>
         return;
     }
     write_field("x-plimsoll-instance", view.settings.instance.as_bytes(), out);
+    if let Some(cache) = summary.cache {
+        write_field("x-cache", cache.name().as_bytes(), out);
+    }
     if summary.attempts > 0 {
         out.extend_from_slice(b"x-plimsoll-upstream: ");
         summary.write_upstreams(out);

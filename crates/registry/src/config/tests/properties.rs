@@ -8,9 +8,12 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::model::MethodRules;
-use crate::model::{Agree, Endpoint, Resilience, Sending, Spread};
-use crate::settings::{AccessLog, Cors, Faces, Limits, Listener, Network};
+use crate::model::{Agree, Endpoint, Prefetch, Resilience, Sending, ServiceTimes, Spread};
+use crate::settings::{
+    AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive,
+};
 use plimsoll_measure::Nanos;
+use plimsoll_rpc::method::NAMES;
 
 fn id() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9_.:-]{1,12}"
@@ -33,7 +36,14 @@ fn rules() -> impl Strategy<Value = MethodRules> {
 fn service() -> impl Strategy<Value = Service> {
     let number = || option::of(1u64..1 << 62);
     let flags = (any::<bool>(), any::<bool>());
-    let several = (resilience(), agree(), any::<bool>(), option::of(span()));
+    let several = (
+        resilience(),
+        agree(),
+        any::<bool>(),
+        option::of(span()),
+        any::<[Option<u32>; 4]>(),
+        vec(prefetch(), 0..3),
+    );
     (id(), number(), option::of(span()), number(), 0usize..3, span(), flags, several).prop_map(
         |(id, chain_id, block_time, sync_allowance, spread, timeout, flags, several)| Service {
             id,
@@ -48,8 +58,25 @@ fn service() -> impl Strategy<Value = Service> {
             agree: several.1,
             send: if several.2 { Sending::All } else { Sending::One },
             park_dissenters: several.3,
+            cache: times(block_time, several.4),
+            prefetch: several.5,
         },
     )
+}
+
+fn prefetch() -> impl Strategy<Value = Prefetch> {
+    let params = option::of("\\[(\"[ -!#-\\[\\]-~é]{0,9}\",[0-9]|\\{\"a\": *null\\})\\]");
+    (0..NAMES.len(), params)
+        .prop_map(|(name, params)| Prefetch { method: NAMES[name].into(), params })
+}
+
+/// Times that do not contradict each other.
+fn times(block_time: Option<Nanos>, times: [Option<u32>; 4]) -> ServiceTimes {
+    let [fixed, immutable, finalized, young] =
+        times.map(|time| time.map(|time| Nanos(time.into())));
+    let young = young.map(|young| young.min(TimesToLive::young_max(block_time)));
+    let finalized = finalized.map(|time| time.max(young.unwrap_or_default()));
+    ServiceTimes { fixed, immutable, finalized, young }
 }
 
 fn agree() -> impl Strategy<Value = Agree> {
@@ -148,6 +175,36 @@ fn limits() -> impl Strategy<Value = Limits> {
     })
 }
 
+fn cache() -> impl Strategy<Value = CacheSettings> {
+    let times = std::array::from_fn::<_, 4, _>(|_| 0u64..1_000_000_000_000);
+    let redis = option::of(any::<bool>()).prop_map(|redis| {
+        redis.map(|is_secret| match is_secret {
+            true => Text {
+                value: "redis://:s3cret@h:6379/1".into(),
+                shown: "redis://:${KEY}@h:6379/1".into(),
+                unset: None,
+            },
+            false => Text::plain("unix:///run/redis.sock"),
+        })
+    });
+    (any::<bool>(), 1u64..1 << 30, 0u64..1 << 40, redis, 1u64..1_000_000_000, times).prop_map(
+        |(is_on, entry, more, redis, redis_timeout, [fixed, immutable, finalized, young])| {
+            CacheSettings {
+                memory: if is_on { CacheSettings::memory_min(entry) + more } else { 0 },
+                entry,
+                redis,
+                redis_timeout: Nanos(redis_timeout),
+                times: TimesToLive {
+                    fixed: Nanos(fixed),
+                    immutable: Nanos(immutable),
+                    finalized: Nanos(finalized.max(young)),
+                    young: Nanos(young),
+                },
+            }
+        },
+    )
+}
+
 fn settings() -> impl Strategy<Value = Settings> {
     let passed = vec("x-[a-z]{1,8}", 0..3);
     let cors = prop_oneof![
@@ -165,7 +222,8 @@ fn settings() -> impl Strategy<Value = Settings> {
         sample: f64::from(share) / 10.0 / 100.0,
         file: file.then(|| "/tmp/${x}\".log".into()),
     });
-    (passed, "[!-~]{1,9}", 1usize..=256, limits(), networks, any::<bool>(), cors, log, span())
+    let times = (span(), cache());
+    (passed, "[!-~]{1,9}", 1usize..=256, limits(), networks, any::<bool>(), cors, log, times)
         .prop_map(
             |(
                 pass_headers,
@@ -176,7 +234,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                 reveal,
                 cors,
                 access_log,
-                drain,
+                (drain, cache),
             )| {
                 Settings {
                     listeners: Vec::new(),
@@ -190,6 +248,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     cors,
                     access_log,
                     gzip: reveal,
+                    cache,
                     idle_close: drain,
                     drain,
                 }
@@ -206,8 +265,15 @@ fn definitions() -> impl Strategy<Value = Definitions> {
     vec(service(), 0..3).prop_flat_map(|services| {
         let mut ids: Vec<String> = services.iter().map(|service| service.id.clone()).collect();
         ids.push("eth".into());
-        let endpoint = (id(), prop::sample::select(ids.clone()), rules(), option::of(agree()))
-            .prop_map(|(id, service, methods, agree)| Endpoint { id, service, methods, agree });
+        let service = prop::sample::select(ids.clone());
+        let endpoint = (id(), service, rules(), option::of(agree()), any::<bool>());
+        let endpoint = endpoint.prop_map(|(id, service, methods, agree, no_cache)| Endpoint {
+            id,
+            service,
+            methods,
+            agree,
+            no_cache,
+        });
         (Just(services), vec(upstream(ids), 0..3), vec(endpoint, 0..3)).prop_map(
             |(mut services, mut upstreams, mut endpoints)| {
                 let mut seen = std::collections::BTreeSet::new();

@@ -236,6 +236,9 @@ fn response(worker: &Worker, view: &View, answer: &Answer<'_>, is_head: bool) ->
     add("date", &text);
     if view.settings.reveal {
         add("x-plimsoll-instance", view.settings.instance.as_bytes());
+        if let Some(cache) = answer.summary.cache {
+            add("x-cache", cache.name().as_bytes());
+        }
         if answer.summary.attempts > 0 {
             text.clear();
             answer.summary.write_upstreams(&mut text);
