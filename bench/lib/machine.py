@@ -14,7 +14,7 @@ from .settings import GENERATOR_CPU, PLIMSOLL, ROOT, SERVER_CPU
 
 # Program → Debian package. oha is not packaged: it is included if installed.
 PACKAGES = {
-    "wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nginx": "nginx-light",
+    "wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nghttpd": "nghttp2-server", "nginx": "nginx-light",
     "haproxy": "haproxy", "chromium": "chromium", "ip": "iproute2", "nft": "nftables", "taskset": "util-linux",
 }
 # Above this load average, something else is running.

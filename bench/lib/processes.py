@@ -196,7 +196,7 @@ http {{
   scgi_temp_path {folder}/scgi;
   {upstream}
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{port} backlog=4096 {listen};
     location / {{ {action} }}
   }}
 }}
@@ -204,7 +204,9 @@ http {{
 
 
 @contextmanager
-def nginx_with_action(settings: Settings, action: str, upstream: str = "") -> Iterator[Server]:
+def nginx_with_action(
+    settings: Settings, action: str, upstream: str = "", listen: str = ""
+) -> Iterator[Server]:
     """Runs nginx with one worker that applies `action` to every request; yields the worker."""
     if not shutil.which("nginx"):
         raise CouldNotRun("nginx is not installed")
@@ -212,7 +214,7 @@ def nginx_with_action(settings: Settings, action: str, upstream: str = "") -> It
     with tempfile.TemporaryDirectory(prefix="nginx-", dir=settings.folder) as folder:
         file = Path(folder) / "nginx.conf"
         file.write_text(
-            NGINX.format(folder=folder, port=port, upstream=upstream, action=action,
+            NGINX.format(folder=folder, port=port, upstream=upstream, action=action, listen=listen,
                          content_type=CONTENT_TYPE)
         )
         argv = ["nginx", "-p", folder, "-e", f"{folder}/nginx.log", "-c", file]

@@ -39,6 +39,8 @@ pub(crate) struct Arrival {
     pub(crate) served: Nanos,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
+    /// Whether a connection has returned its request, as not processed by the peer.
+    pub(crate) returned: bool,
     pub(crate) exchange: Exchange,
     before: Option<Id>,
     after: Option<Id>,
@@ -90,6 +92,7 @@ impl Arrival {
             served: Nanos::ZERO,
             bytes_out: 0,
             bytes_in: 0,
+            returned: false,
             exchange,
             before: None,
             after: None,

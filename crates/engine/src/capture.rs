@@ -205,7 +205,7 @@ impl Capturing {
         fixed.scheduled_at = arrival.scheduled_at;
         fixed.started_at = started_at;
         fixed.ended_at = finished.ended_at;
-        fixed.status = finished.status;
+        fixed.status = finished.status.filter(|status| *status > 0);
         fixed.cause = finished.judgement.outcome.err();
         fixed.has_begun = arrival.exchange.first_byte_at.is_some();
         fixed.was_sent = arrival.sent_at.is_some();
@@ -290,6 +290,7 @@ mod tests {
     fn answer(body: &[u8]) -> Answer<'_> {
         Answer {
             status: 200,
+            call: None,
             body,
             gzip: false,
             head: b"HTTP/1.1 200 OK\r\n\r\n",

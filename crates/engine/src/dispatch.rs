@@ -22,7 +22,7 @@ use self::step::{request_of, values_of};
 use crate::arrival::{Arrival, Arrivals, Id, State};
 use crate::capture::Capturing;
 use crate::connection::{
-    BodyBudget, Connection, Excerpts, Failure, Outgoing, ReadResources, Started,
+    Bodies, BodyBudget, Connection, Excerpts, Failure, Outgoing, ReadResources, Started,
 };
 use crate::feed::Feeding;
 use crate::gzip::Gunzip;
@@ -85,6 +85,8 @@ pub(crate) struct Dispatcher<S: System> {
     opening: Opening,
     /// Connections waiting to be read.
     unread: VecDeque<Unread>,
+    /// Connections with requests that were started but not written.
+    flushing: Vec<u32>,
     /// The last clock reading, reused if no newer one is needed.
     clock: Nanos,
     recorder: Recorder,
@@ -118,11 +120,8 @@ impl<S: System> Dispatcher<S> {
         worker: usize,
     ) -> Dispatcher<S> {
         let budget = BodyBudget::new(shared.held_max);
-        let resources = ReadResources {
-            scratch: vec![0; shared.read_max],
-            budget,
-            excerpts: Excerpts::of(&shared.plan),
-        };
+        let bodies = Bodies { budget, excerpts: Excerpts::of(&shared.plan) };
+        let resources = ReadResources::new(shared.read_max, bodies);
         let (out, body, decoded) = (Vec::new(), Vec::new(), Vec::new());
         let gunzip = Gunzip::new();
         Dispatcher {
@@ -139,6 +138,7 @@ impl<S: System> Dispatcher<S> {
             connections: Slab::new(),
             opening: Opening::default(),
             unread: VecDeque::new(),
+            flushing: Vec::new(),
             clock: Nanos::ZERO,
             follow_ups: VecDeque::new(),
             buffers: Buffers { resources, out, body, gunzip, decoded },
@@ -287,18 +287,22 @@ impl<S: System> Dispatcher<S> {
         let (sent, bytes) = match connection.start(outgoing, buffers, scratch) {
             Started::Sent { bytes } => (true, bytes),
             Started::Queued { bytes } => (false, bytes),
+            Started::Buffered { bytes } => {
+                self.flush_later(key);
+                (false, bytes)
+            }
             Started::Refused => {
                 if trace {
                     self.shared.traces_left.fetch_add(1, Ordering::Relaxed);
                 }
-                self.on_ready(key, Readiness::NONE);
+                self.collect_unread(key, Readiness::NONE);
                 return false;
             }
         };
         if trace {
             self.notebook.tracing.push(id);
         }
-        let pool = &mut self.pools[connection.pool as usize];
+        let pool = &mut self.pools[self.connections[key].pool as usize];
         let arrival = self.arrivals.get_mut(id);
         let waited_at_limit = pool.was_capped(arrival.exchange.since);
         arrival.exchange.capped = pool.begin(now) || waited_at_limit;
@@ -318,6 +322,7 @@ impl<S: System> Dispatcher<S> {
             && has_unlisted_capacity(connection)
         {
             let (pool, address) = (connection.pool as usize, connection.address as usize);
+            let is_idle = connection.is_idle();
             if self.pools[pool].addresses[address].retired {
                 return self.retire(key, now);
             }
@@ -329,12 +334,14 @@ impl<S: System> Dispatcher<S> {
                     self.pools[pool].waiting_live += 1;
                     self.may_need_connections(pool);
                 }
-                None if self.shared.idle_max.is_some_and(|max| self.pools[pool].has_idle(max)) => {
+                None if is_idle
+                    && self.shared.idle_max.is_some_and(|max| self.pools[pool].has_idle(max)) =>
+                {
                     return self.close_connection(key, OpenReason::NoneIdle, None, now);
                 }
                 None => {
                     self.connections[key].listed = true;
-                    self.pools[pool].addresses[address].free.push(key as u32);
+                    self.pools[pool].list_free(address, key as u32);
                 }
             }
         }

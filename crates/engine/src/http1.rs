@@ -503,7 +503,7 @@ fn parse_status_line(line: &[u8]) -> Option<(u8, u16)> {
     (status >= 100).then_some((minor - b'0', status))
 }
 
-fn parse_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -13,12 +13,13 @@
 //! - `arrival`: arrivals in flight, by deadline
 //! - `pool`: the connections to one origin, and the arrivals waiting for one
 //! - `connection`: the protocol interface (a connection's capacity and events); beneath it
-//!   `transport` (TLS) and [`http1`] (the response parser)
+//!   `transport` (TLS), [`http1`] (the response parser) and `http2` (frames and header compression)
 //! - `request`: requests as bytes; `judge`: checks an answer against its expectation; `gzip`: bodies
 //! - `recorder`: counts arrivals; `sampling`: samples of them, for a recording thread; `capture`: their
 //!   results, for a caller that wants answers too
 //! - `feed`: requests that are not part of the plan
 //! - `system`: the machine (clock, poll, sockets, name resolution)
+//! - [`fuzz`]: entry points for fuzzing
 //! - `simulation` (tests): the same engine on a simulated machine, thousands of seeds
 //! - `tls`: certificates; `errors`: maps OS errors to error classes
 
@@ -29,8 +30,10 @@ mod control;
 mod dispatch;
 mod errors;
 mod feed;
+pub mod fuzz;
 mod gzip;
 pub mod http1;
+mod http2;
 mod judge;
 mod pool;
 mod prepare;

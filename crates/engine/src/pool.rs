@@ -14,19 +14,23 @@
 //! use, and the service times below and at the limit. From these, the verdict distinguishes a limit
 //! that is too low from a target that is too slow.
 //!
-//! Submodules: `utilization` (time in use and at the limit), `fastest` (the shortest recent service
-//! time).
+//! Submodules: `limits` (of connections and streams), `utilization` (time in use and at the limit),
+//! `fastest` (the shortest recent service time).
 
 mod fastest;
+mod limits;
 mod utilization;
 
 use crate::arrival::Id;
-use crate::connection::TlsStart;
+use crate::connection::{Opening, TlsStart};
 use fastest::Fastest;
+pub(crate) use limits::Limits;
+use limits::Spoken;
 use plimsoll_measure::{Nanos, OpenReason, OriginCounts};
 use plimsoll_plan::Origin;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use utilization::Utilization;
 
 /// A queue entry for a waiting arrival. The other fields distinguish the arrival from a later one
@@ -52,9 +56,8 @@ pub(crate) enum Name {
 /// One of a name's addresses.
 pub(crate) struct Address {
     pub(crate) at: SocketAddr,
-    /// Connections with capacity, most recently used on top. Capacity is checked again when one is
-    /// taken.
-    pub(crate) free: Vec<u32>,
+    /// Connections with capacity; the last is used next. Capacity is checked again when one is taken.
+    pub(crate) free: VecDeque<u32>,
     /// Open, whatever their phase.
     pub(crate) open: usize,
     /// Not tried before this instant if there is another address.
@@ -77,11 +80,10 @@ pub(crate) struct Pool {
     pub(crate) queried_at: Nanos,
     /// Whether a query is pending.
     pub(crate) querying: bool,
-    /// Maximum number of connections.
-    pub(crate) limit: usize,
-    /// Maximum number of requests in flight to all origins: a lower limit than `limit` is the one that
-    /// arrivals wait for.
-    pub(crate) in_flight_max: usize,
+    pub(crate) limits: Limits,
+    /// What opens its connections as WebSockets, if they are.
+    pub(crate) opening: Option<Arc<Opening>>,
+    spoken: Spoken,
     /// Open, whatever their phase.
     pub(crate) open: usize,
     /// Of these, being established, excluding slow ones.
@@ -90,6 +92,8 @@ pub(crate) struct Pool {
     pub(crate) slow: usize,
     /// Of these, in the TLS handshake.
     pub(crate) handshaking: usize,
+    /// Of these, waiting for the peer's HTTP/2 settings.
+    pub(crate) settling: usize,
     /// Of these, sampled for read lag.
     sampled: usize,
     /// In order of arrival; entries of arrivals that have ended are skipped.
@@ -126,8 +130,9 @@ impl Pool {
         slot: usize,
         tls: Option<TlsStart>,
         name: Name,
-        (limit, in_flight_max): (usize, usize),
+        limits: Limits,
     ) -> Pool {
+        let spoken = Spoken::at_first(limits.offer.protocol, origin.scheme);
         Pool {
             origin,
             slot,
@@ -136,12 +141,14 @@ impl Pool {
             addresses: Vec::new(),
             queried_at: Nanos::ZERO,
             querying: false,
-            limit,
-            in_flight_max,
+            limits,
+            opening: None,
+            spoken,
             open: 0,
             connecting: 0,
             slow: 0,
             handshaking: 0,
+            settling: 0,
             sampled: 0,
             waiting: VecDeque::new(),
             waiting_live: 0,
@@ -162,15 +169,15 @@ impl Pool {
         (self.next_open, self.next_free) = (worker, worker);
     }
 
-    /// Whether another connection is needed and allowed: one is needed for each waiting arrival
-    /// beyond the attempts in progress. Records when the limit prevented it.
+    /// Whether another connection is needed and allowed. Records when the limit prevented it.
     pub(crate) fn wants_connection(&mut self, now: Nanos) -> bool {
-        if self.waiting_live <= self.connecting {
+        if !self.needs_connection() {
             return false;
         }
-        let is_capped = self.open >= self.limit;
+        let limit = self.limit();
+        let is_capped = self.open >= limit;
         // If all connections are still being established, the limit is not the cause.
-        if is_capped && self.connecting + self.slow < self.limit {
+        if is_capped && self.connecting + self.slow < limit {
             self.capped_at = Some(now);
             self.utilization.cap(now);
         }
@@ -185,7 +192,9 @@ impl Pool {
 
     /// An address without a connection, if the name has several addresses.
     pub(crate) fn unserved(&self, now: Nanos) -> Option<usize> {
-        if self.usable() < 2 || self.open >= self.limit || self.open == self.connecting + self.slow
+        if self.usable() < 2
+            || self.open >= self.limit()
+            || self.open == self.connecting + self.slow
         {
             return None;
         }
@@ -236,7 +245,7 @@ impl Pool {
         for address in &mut self.addresses {
             address.retired = !list.contains(&address.at);
             if address.retired {
-                idle.append(&mut address.free);
+                idle.extend(address.free.drain(..));
             }
         }
         for at in list {
@@ -245,7 +254,7 @@ impl Pool {
             }
             let fresh = Address {
                 at,
-                free: Vec::new(),
+                free: VecDeque::new(),
                 open: 0,
                 avoid_until: Nanos::ZERO,
                 retired: false,
@@ -265,12 +274,12 @@ impl Pool {
     #[inline]
     pub(crate) fn take_free(&mut self) -> Option<u32> {
         if let [only] = self.addresses.as_mut_slice() {
-            return only.free.pop();
+            return only.free.pop_back();
         }
         let count = self.addresses.len();
         for step in 0..count {
             let index = (self.next_free + step) % count;
-            if let Some(key) = self.addresses[index].free.pop() {
+            if let Some(key) = self.addresses[index].free.pop_back() {
                 self.next_free = index + 1;
                 return Some(key);
             }
@@ -307,22 +316,29 @@ impl Pool {
 
     /// Records that a connection to an address was opened.
     pub(crate) fn opened(&mut self, address: usize, sampled: bool, now: Nanos) {
-        self.utilization.step(now, self.open);
+        self.step(now);
         self.addresses[address].open += 1;
         self.open += 1;
         self.connecting += 1;
         self.sampled += usize::from(sampled);
     }
 
-    /// Records the end of a connection attempt, successful or not.
-    pub(crate) fn attempt_ended(&mut self, slow: bool, handshaking: bool) {
+    /// Records the end of a connection attempt, successful or not, and in which phase it was.
+    pub(crate) fn attempt_ended(&mut self, slow: bool, (handshaking, settling): (bool, bool)) {
         *(if slow { &mut self.slow } else { &mut self.connecting }) -= 1;
         self.handshaking -= usize::from(handshaking);
+        self.settling -= usize::from(settling);
+    }
+
+    /// Sums connection time up to `now`.
+    #[inline]
+    fn step(&mut self, now: Nanos) {
+        self.utilization.step(now, self.open * self.carries());
     }
 
     /// Records that a connection to an address was closed, whatever its phase.
     pub(crate) fn closed(&mut self, address: usize, sampled: bool, now: Nanos) {
-        self.utilization.step(now, self.open);
+        self.step(now);
         self.addresses[address].open -= 1;
         self.open -= 1;
         self.sampled -= usize::from(sampled);
@@ -343,7 +359,7 @@ impl Pool {
     /// Records the start of an exchange; returns whether arrivals are waiting at the limit.
     #[inline]
     pub(crate) fn begin(&mut self, now: Nanos) -> bool {
-        self.utilization.step(now, self.open);
+        self.step(now);
         self.utilization.in_use += 1;
         let peak = &mut self.utilization.counts.in_use_peak;
         *peak = (*peak).max(self.utilization.in_use);
@@ -353,7 +369,7 @@ impl Pool {
     /// Records the end of an exchange, successful or not.
     #[inline]
     pub(crate) fn end(&mut self, now: Nanos) {
-        self.utilization.step(now, self.open);
+        self.step(now);
         self.utilization.in_use -= 1;
     }
 
@@ -422,72 +438,15 @@ impl Pool {
 
     /// Adds the counts up to `now` to an origin of a snapshot, which may include other pools.
     pub(crate) fn report(&mut self, now: Nanos, into: &mut OriginCounts) {
-        self.utilization.step(now, self.open);
+        self.step(now);
         self.utilization.restart_cap(now);
         let mut counts = std::mem::take(&mut self.utilization.counts);
         self.utilization.counts.in_use_peak = self.utilization.in_use;
-        counts.limit = self.limit.min(self.in_flight_max) as u64;
+        self.report_limits(&mut counts);
         counts.open = (self.open - self.connecting - self.slow) as u64;
         into.join(&counts);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(addresses: &[&str]) -> Pool {
-        let origin = plimsoll_plan::Url::parse("http://h/").unwrap().origin();
-        let mut pool = Pool::new(origin, 0, None, Name::Resolving, (10, usize::MAX));
-        pool.set_addresses(addresses.iter().map(|at| at.parse().unwrap()).collect());
-        pool
-    }
-
-    #[test]
-    fn addresses_take_turns_and_failed_ones_come_last() {
-        let mut pool = pool(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
-        let mut next = |now| pool.next_address(now).unwrap();
-        assert_eq!([next(Nanos(1)), next(Nanos(1)), next(Nanos(1)), next(Nanos(1))], [0, 1, 2, 0]);
-        assert!(!pool.avoid(1, Nanos(1)));
-        let mut next = |now| pool.next_address(now).unwrap();
-        assert_eq!([next(Nanos(2)), next(Nanos(2)), next(Nanos(2))], [2, 0, 2]);
-        let later = Nanos(1) + AVOIDED;
-        assert_eq!([next(later), next(later)], [0, 1]);
-        assert!(!pool.avoid(0, later) && !pool.avoid(1, later) && pool.avoid(2, later), "all");
-    }
-
-    #[test]
-    fn removed_addresses_are_retired() {
-        let mut pool = pool(&["10.0.0.1:1", "10.0.0.2:1"]);
-        pool.addresses[0].free.push(7);
-        pool.addresses[0].open = 1;
-        let new = ["10.0.0.2:1", "10.0.0.3:1"].map(|at| at.parse().unwrap()).to_vec();
-        assert_eq!(
-            pool.set_addresses(new.clone()),
-            [7],
-            "idle connections to the first are closed"
-        );
-        assert_eq!((pool.usable(), pool.addresses.len()), (2, 3));
-        pool.addresses[0].open = 0;
-        let newer = vec!["10.0.0.4:1".parse().unwrap()];
-        pool.set_addresses(newer);
-        assert_eq!((pool.usable(), pool.addresses.len()), (1, 3), "the index is reused");
-    }
-
-    #[test]
-    fn time_in_use_and_at_the_limit_adds_up() {
-        let mut pool = pool(&["10.0.0.1:1"]);
-        assert!(!pool.begin(Nanos(100)));
-        assert!(!pool.begin(Nanos(200)));
-        pool.end(Nanos(300));
-        (pool.open, pool.waiting_live) = (10, 1);
-        assert!(!pool.wants_connection(Nanos(350)));
-        let mut counts = OriginCounts::default();
-        pool.report(Nanos(400), &mut counts);
-        assert_eq!((counts.in_use.0, counts.capped.0, counts.in_use_peak), (400, 50, 2));
-        pool.uncap(Nanos(450));
-        let mut counts = OriginCounts::default();
-        pool.report(Nanos(500), &mut counts);
-        assert_eq!((counts.in_use.0, counts.capped.0, counts.in_use_peak), (100, 50, 1));
-    }
-}
+mod tests;

@@ -1,10 +1,11 @@
 //! Preparation: everything that can fail or take time, before the clock starts.
 
 use crate::capture::Capture;
+use crate::connection::Offer;
 use crate::control::{Assignments, Control};
 use crate::feed::Feed;
-use crate::pool::{Name, Pool};
-use crate::request::{Request, Style, tls_start};
+use crate::pool::{Limits, Name, Pool};
+use crate::request::{Request, Style, opening_of, tls_start};
 use crate::running::{FromWorker, HostProbe, Running, Started};
 use crate::sampling::{SampleSink, Sampling};
 use crate::source::Source;
@@ -103,11 +104,14 @@ impl Shared {
         let places: HashMap<&Origin, usize> =
             origins.iter().enumerate().map(|(place, origin)| (origin, place)).collect();
         let style = Style::of(plan);
-        let compile =
-            |spec: &RequestSpec| Request::compile(spec, places[&spec.url.origin()], style);
+        let compile = |(number, spec): (u32, &RequestSpec)| {
+            let mut request = Request::compile(spec, places[&spec.url.origin()], style);
+            request.number = Some(number);
+            request
+        };
         let share = |max: u64| (max as usize).div_ceil(workers.max(1));
         Shared {
-            requests: plan.requests.iter().map(compile).collect(),
+            requests: (0..).zip(&plan.requests).map(compile).collect(),
             plan: plan.clone(),
             tls,
             workers,
@@ -124,14 +128,30 @@ impl Shared {
 
     /// A worker's limit of requests in flight.
     pub(crate) fn in_flight_max(&self, worker: usize) -> usize {
-        let Some(max) = self.plan.max_in_flight else { return usize::MAX };
-        let max = max as usize;
-        max / self.workers + usize::from(worker < max % self.workers)
+        self.plan.max_in_flight.map_or(usize::MAX, |max| self.part(max, worker))
     }
 
-    /// A worker's connection limit per origin.
-    pub(crate) fn limit(&self, worker: usize) -> usize {
-        let max = self.plan.connections.max as usize;
+    /// A worker's limits per origin.
+    pub(crate) fn limits(&self, worker: usize, scheme: Scheme) -> Limits {
+        let rules = &self.plan.connections;
+        let (connections, streams) = match rules {
+            _ if scheme.is_websocket() => (rules.websocket.connections, rules.websocket.calls),
+            _ => (rules.http2.connections, rules.http2.streams),
+        };
+        Limits {
+            http1: self.part(rules.max, worker),
+            shared: self.part(connections, worker),
+            in_flight: self.in_flight_max(worker),
+            offer: Offer {
+                protocol: self.plan.protocol,
+                streams: u32::try_from(streams).unwrap_or(u32::MAX),
+            },
+        }
+    }
+
+    /// A worker's part of a limit for all workers.
+    fn part(&self, max: u64, worker: usize) -> usize {
+        let max = max as usize;
         max / self.workers + usize::from(worker < max % self.workers)
     }
 }
@@ -194,6 +214,7 @@ impl Prepared {
         let schedules: Vec<Option<Schedules>> =
             plan.streams.iter().map(|stream| stream.schedules(plan.warmup)).collect();
         let shared = Shared::new(plan, &origins, tls, (workers, settings.spin, settings.trace));
+        let openings: Vec<_> = origins.iter().map(|origin| opening_of(plan, origin)).collect();
         let (capture, feed) = (settings.capture, settings.feed);
         let shared = Arc::new(Shared { capture, feed, ..shared });
         let resolver = resolve::start().map_err(|error| {
@@ -206,9 +227,10 @@ impl Prepared {
         for worker in 0..workers {
             let pools = origins.iter().zip(&starts).zip(&names).enumerate();
             let pools = pools.map(|(slot, ((origin, tls), name))| {
-                let limits = (shared.limit(worker), shared.in_flight_max(worker));
+                let limits = shared.limits(worker, origin.scheme);
                 let mut pool =
                     Pool::new(origin.clone(), slot, tls.clone(), Name::Resolving, limits);
+                pool.opening = openings[slot].clone();
                 pool.start_at(worker);
                 match name {
                     Ok(addresses) => _ = pool.set_addresses(addresses.clone()),
@@ -309,16 +331,26 @@ fn worker_count(plan: &Plan, shards: &Shards, asked: usize, cpus: usize) -> usiz
     let workers = if asked > 0 { asked } else { needed.clamp(1, cpus) };
     // Each worker needs at least one connection and one shard.
     let in_flight = plan.max_in_flight.unwrap_or(u64::MAX) as usize;
-    workers.min(plan.connections.max as usize).min(in_flight).min(shards.len()).max(1)
+    let http2 = if plan.may_use_http2() { plan.connections.http2.connections } else { u64::MAX };
+    let websocket = plan.connections.websocket.connections;
+    let websocket = if plan.uses_websocket() { websocket } else { u64::MAX };
+    let connections = plan.connections.max.min(http2).min(websocket) as usize;
+    workers.min(connections).min(in_flight).min(shards.len()).max(1)
 }
 
-/// Connections that a plan needs in any case: one per user, and one per open stream.
+/// Connections that a plan needs in any case: one per user, or per stream of HTTP/2 that users share, and
+/// one per open stream.
 fn connections_needed(plan: &Plan) -> u64 {
-    let needed = plan.streams.iter().map(|stream| match &stream.load {
-        Load::Open { .. } => 1,
-        Load::Closed { profile, .. } => profile.max().ceil() as u64,
+    let needed = plan.streams.iter().map(|stream| {
+        let first = &plan.targets[stream.targets.start].requests.start;
+        let (_, each) = plan.connection_limit(plan.requests[*first].url.scheme);
+        match &stream.load {
+            Load::Open { .. } => 1,
+            Load::Closed { profile, .. } => (profile.max().ceil() as u64).div_ceil(each),
+        }
     });
-    needed.sum::<u64>().min(plan.connections.max * plan.origins().len() as u64)
+    let most = plan.origins().into_iter().map(|origin| plan.connection_limit(origin.scheme).0);
+    needed.sum::<u64>().min(most.sum())
 }
 
 /// The fewest file descriptors that a plan needs: one for each user or open stream, plus those of the
@@ -329,11 +361,11 @@ pub fn descriptors_needed(plan: &Plan, workers: usize) -> u64 {
 }
 
 fn prepare_tls(plan: &Plan) -> Result<Option<Arc<rustls::ClientConfig>>, StartError> {
-    let secure = plan.requests.iter().any(|spec| spec.url.scheme == Scheme::Https);
+    let secure = plan.requests.iter().any(|spec| spec.url.scheme.is_secure());
     if !secure && plan.redirects == 0 {
         return Ok(None);
     }
-    match crate::tls::client_config(&plan.tls) {
+    match crate::tls::client_config(&plan.tls, plan.protocol) {
         Ok(config) => Ok(Some(config)),
         // Without https targets, TLS is needed only if a redirect leads to https.
         Err(_) if !secure => Ok(None),
@@ -410,6 +442,7 @@ mod tests {
         assert_eq!(needed("users = 500\nduration = \"1s\""), 522);
         assert_eq!(needed("rate = 500\nduration = \"1s\""), 23);
         assert_eq!(needed("users = 500\nduration = \"1s\"\nconnections.max = 100"), 122);
+        assert_eq!(needed("users = 500\nduration = \"1s\"\nprotocol = \"http2\""), 27);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use plimsoll_measure::{Nanos, Requests, RpcCounts, Snapshot, SplitValue};
 pub(crate) struct Finished<'a> {
     pub(crate) arrival: &'a Arrival,
     pub(crate) ended_at: Nanos,
-    /// The HTTP status of a complete response; `None` if there was none.
+    /// The HTTP status of a complete response, zero over WebSocket; `None` if there was none.
     pub(crate) status: Option<u16>,
     pub(crate) judgement: Judgement,
     /// The serial number of its last connection.
@@ -150,7 +150,7 @@ fn sample(finished: &Finished<'_>) -> Sample {
             target: arrival.target,
             error: cause.map(|cause| cause.class),
             fault: cause.and_then(|cause| cause.fault),
-            status,
+            status: status.filter(|status| *status > 0),
             rpc_code: judgement.rpc_code,
             sent: arrival.sent_at.is_some(),
         },

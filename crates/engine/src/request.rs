@@ -3,13 +3,16 @@
 //! A request without placeholders is a single byte array that is written as is. Others are rendered
 //! into buffers of the worker, the body first, because the head contains its length.
 
-use crate::connection::TlsStart;
+use crate::connection::{Opening, TlsStart};
+use crate::http2::encode::Fields;
 use base64::Engine as _;
 use plimsoll_plan::{
-    Body, DefaultHeaders, Header, Origin, Plan, RequestSpec, Scheme, Template, Url, Values,
+    Body, DefaultHeaders, Header, Origin, Plan, Protocol, RequestSpec, Scheme, Template, Url,
+    Values,
 };
 use plimsoll_rpc::judge::Expected;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A compiled request template.
@@ -21,6 +24,12 @@ pub(crate) struct Request {
     pub(crate) closes: bool,
     /// The body's length; zero if it varies.
     pub(crate) body_len: u64,
+    /// Its index in the plan; `None` if it is not part of the plan.
+    pub(crate) number: Option<u32>,
+    /// The same for HTTP/2, if it may be sent with that.
+    http2: Option<Box<Http2Request>>,
+    /// The same as a call over WebSocket, if it is one.
+    websocket: Option<Box<WebSocketRequest>>,
     parts: Parts,
     /// The expected JSON-RPC answer, if it is the same for every arrival.
     pub(crate) expected: Option<Expected<'static>>,
@@ -50,8 +59,15 @@ impl Request {
         let expected = expected.map(Expected::into_owned);
         let body_len =
             body.as_ref().and_then(Template::as_plain).map_or(0, |body| body.len() as u64);
+        let http2 = style.protocol.may_be_http2(spec.url.scheme);
+        let http2 = http2.then(|| Box::new(Http2Request::compile(spec, body.as_ref(), style)));
+        let websocket = spec.url.scheme.is_websocket();
+        let websocket = websocket.then(|| Box::new(WebSocketRequest::compile(body.as_ref())));
         let mut request = Request {
             pool,
+            number: None,
+            http2,
+            websocket,
             body_len,
             head_only: spec.method == "HEAD",
             closes: spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case("connection")),
@@ -81,6 +97,18 @@ impl Request {
                 out
             }
         }
+    }
+
+    /// The request for HTTP/2.
+    #[inline]
+    pub(crate) fn http2(&self) -> &Http2Request {
+        self.http2.as_ref().expect("HTTP/2 is spoken only where the plan may use it")
+    }
+
+    /// The call over WebSocket.
+    #[inline]
+    pub(crate) fn websocket(&self) -> &WebSocketRequest {
+        self.websocket.as_ref().expect("only calls are sent over WebSocket")
     }
 
     /// Renders only the body of one request.
@@ -131,56 +159,185 @@ pub(crate) struct Style {
     /// Whether to add `Connection: close`.
     close: bool,
     headers: DefaultHeaders,
+    protocol: Protocol,
 }
 
 impl Style {
     /// The style of a plan.
     pub(crate) fn of(plan: &Plan) -> Style {
-        Style { close: !plan.connections.reuse, headers: plan.default_headers }
+        let (close, headers) = (!plan.connections.reuse, plan.default_headers);
+        Style { close, headers, protocol: plan.protocol }
     }
 }
 
 /// The head without the body's framing.
 fn head(spec: &RequestSpec, style: Style) -> Vec<Template> {
-    let text = |text: String| Template::plain(text);
+    let text = |text: &str| Template::plain(text);
     let mut head =
-        vec![text(format!("{} ", spec.method)), spec.path.clone(), text(" HTTP/1.1\r\n".into())];
-    let given = |name: &str| spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
-    let mut defaults = String::new();
-    if !given("host") {
-        defaults += &format!("Host: {}\r\n", spec.url.authority());
+        vec![text(&format!("{} ", spec.method)), spec.path.clone(), text(" HTTP/1.1\r\n")];
+    for (name, value) in headers(spec, style) {
+        head.push(text(&format!("{name}: ")));
+        head.push(value);
+        head.push(text("\r\n"));
     }
-    let [agent, accepts] = match style.headers {
+    head
+}
+
+/// The headers except those of the body's framing: those that the request leaves to the engine, then its
+/// own.
+fn headers(spec: &RequestSpec, style: Style) -> Vec<(String, Template)> {
+    let given = |name: &str| spec.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
+    let mut headers: Vec<(String, Template)> = Vec::new();
+    let mut add = |name: &str, value: &str| headers.push((name.into(), Template::plain(value)));
+    if !given("host") {
+        add("Host", &spec.url.authority());
+    }
+    let (agent, (accepts, accepted)) = match style.headers {
         DefaultHeaders::Plimsoll => {
-            [concat!("User-Agent: plimsoll/", env!("CARGO_PKG_VERSION"), "\r\n"), "Accept: */*\r\n"]
+            (concat!("plimsoll/", env!("CARGO_PKG_VERSION")), ("Accept", "*/*"))
         }
-        DefaultHeaders::Go => ["User-Agent: Go-http-client/1.1\r\n", "Accept-Encoding: gzip\r\n"],
+        DefaultHeaders::Go => ("Go-http-client/1.1", ("Accept-Encoding", "gzip")),
     };
     if !given("user-agent") {
-        defaults += agent;
+        add("User-Agent", agent);
     }
     let omits = match style.headers {
         DefaultHeaders::Plimsoll => given("accept"),
         DefaultHeaders::Go => given("accept-encoding") || given("range") || spec.method == "HEAD",
     };
     if !omits {
-        defaults += accepts;
+        add(accepts, accepted);
     }
     if let Some((name, password)) = spec.url.user.as_ref().filter(|_| !given("authorization")) {
         let pair = format!("{name}:{password}");
         let pair = base64::engine::general_purpose::STANDARD.encode(pair);
-        defaults += &format!("Authorization: Basic {pair}\r\n");
+        add("Authorization", &format!("Basic {pair}"));
     }
     if style.close && !given("connection") {
-        defaults += "Connection: close\r\n";
+        add("Connection", "close");
     }
-    head.push(text(defaults));
-    for header in &spec.headers {
-        head.push(text(format!("{}: ", header.name)));
-        head.push(header.value.clone());
-        head.push(text("\r\n".into()));
+    headers.extend(spec.headers.iter().map(|header| (header.name.clone(), header.value.clone())));
+    headers
+}
+
+/// A request compiled for HTTP/2.
+#[derive(Debug)]
+pub(crate) struct Http2Request {
+    pub(crate) fields: Fields,
+    /// Whether the head states the length of the body.
+    pub(crate) states_length: bool,
+    body: Template,
+}
+
+impl Http2Request {
+    fn compile(spec: &RequestSpec, body: Option<&Template>, style: Style) -> Http2Request {
+        let headers = headers(spec, style);
+        let authority = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let authority = authority.map(|(_, value)| value.clone()).unwrap_or_default();
+        let mut fields = Fields::default();
+        fields.add(":method", Template::plain(spec.method.clone()));
+        fields.add(":scheme", Template::plain(spec.url.scheme.name()));
+        fields.add(":authority", authority);
+        fields.add(":path", spec.path.clone());
+        // Headers of HTTP/1 connections (RFC 9113 §8.2.2).
+        const OMITTED: [&str; 6] = [
+            "host",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        for (name, value) in headers {
+            if !OMITTED.contains(&name.to_ascii_lowercase().as_str()) {
+                fields.add(&name, value);
+            }
+        }
+        let states_length = body.is_some() && !spec.chunked;
+        Http2Request { fields, states_length, body: body.cloned().unwrap_or_default() }
     }
-    head
+
+    /// The body of one request, rendered into `out` if it has placeholders.
+    #[inline]
+    pub(crate) fn body<'a>(&'a self, values: Values, out: &'a mut Vec<u8>) -> &'a [u8] {
+        if let Some(plain) = self.body.as_plain() {
+            return plain;
+        }
+        out.clear();
+        self.body.render(values, out);
+        out
+    }
+}
+
+/// A call over WebSocket.
+#[derive(Debug)]
+pub(crate) struct WebSocketRequest {
+    body: Template,
+    /// Where the id is, if the body has no placeholders.
+    id: Option<Range<usize>>,
+}
+
+impl WebSocketRequest {
+    fn compile(body: Option<&Template>) -> WebSocketRequest {
+        let body = body.cloned().unwrap_or_default();
+        let id = body.as_plain().and_then(id_in);
+        WebSocketRequest { body, id }
+    }
+
+    /// Renders the call with this id instead of its own into `out`; `scratch` is a buffer.
+    #[inline]
+    pub(crate) fn render(
+        &self,
+        values: Values,
+        id: u64,
+        (out, scratch): (&mut Vec<u8>, &mut Vec<u8>),
+    ) {
+        let (body, place) = match self.body.as_plain() {
+            Some(plain) => (plain, self.id.clone()),
+            None => {
+                scratch.clear();
+                self.body.render(values, scratch);
+                (&scratch[..], id_in(scratch))
+            }
+        };
+        out.clear();
+        // The plan was checked with other values of the placeholders.
+        let place = place.unwrap_or(body.len()..body.len());
+        out.extend_from_slice(&body[..place.start]);
+        write!(out, "{id}").expect("to memory");
+        out.extend_from_slice(&body[place.end..]);
+    }
+}
+
+/// Where the value of the id is in a call.
+fn id_in(body: &[u8]) -> Option<Range<usize>> {
+    let mut members = plimsoll_rpc::json::members(body).filter_map(Result::ok);
+    let id = members.find(|member| *member.plain() == *b"id")?.value;
+    let start = (id.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+    Some(start..start + id.len())
+}
+
+/// What opens WebSocket connections to an origin; `None` for HTTP.
+pub(crate) fn opening_of(plan: &Plan, origin: &Origin) -> Option<Arc<Opening>> {
+    let spec = plan.requests.iter().find(|spec| spec.url.origin() == *origin)?;
+    spec.url.scheme.is_websocket().then(|| {
+        let values = Values { seq: 0, key: plimsoll_measure::rng::Key::new(0) };
+        let mut head = b"GET ".to_vec();
+        spec.path.render(values, &mut head);
+        head.extend_from_slice(b" HTTP/1.1\r\n");
+        // Without `Connection: close`: the connection carries many calls.
+        let style = Style { close: false, ..Style::of(plan) };
+        for (name, value) in headers(spec, style) {
+            head.extend_from_slice(name.as_bytes());
+            head.extend_from_slice(b": ");
+            value.render(values, &mut head);
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
+        );
+        Arc::new(Opening { head, message_max: plan.body_max })
+    })
 }
 
 /// A request that an arrival carries itself: of a feed, or the one that a redirect leads to.
@@ -293,11 +450,18 @@ pub(crate) fn tls_start(
     origin: &Origin,
 ) -> Result<Option<TlsStart>, String> {
     match (origin.scheme, config) {
-        (Scheme::Http, _) => Ok(None),
+        (Scheme::Http | Scheme::Ws, _) => Ok(None),
+        (Scheme::Wss, Some(config)) => {
+            // WebSockets are opened over HTTP/1.1.
+            let mut config = rustls::ClientConfig::clone(config);
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let name = crate::tls::server_name(&plan.tls, &origin.host)?;
+            Ok(Some((Arc::new(config), name)))
+        }
         (Scheme::Https, Some(config)) => {
             Ok(Some((config.clone(), crate::tls::server_name(&plan.tls, &origin.host)?)))
         }
-        (Scheme::Https, None) => {
+        (Scheme::Https | Scheme::Wss, None) => {
             Err("https is unavailable: the TLS certificates could not be loaded at the start"
                 .into())
         }

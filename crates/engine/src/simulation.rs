@@ -11,6 +11,7 @@
 //! seed and prints the details.
 
 mod draft;
+pub(crate) mod http2;
 mod net;
 mod peer;
 mod script;
@@ -30,7 +31,7 @@ use net::Seen;
 use plimsoll_measure::{
     ErrorClass, Fault, HostSample, Nanos, RunFacts, Sample, Side, Snapshot, WallClock,
 };
-use plimsoll_plan::{Load, Plan, Shards, TimeoutFrom};
+use plimsoll_plan::{Load, Plan, Protocol, Shards, TimeoutFrom};
 use plimsoll_report::{Fold, Summary};
 use script::{AtFault, Kind, Script};
 use std::cell::RefCell;
@@ -64,10 +65,9 @@ fn run(mut script: Script) -> Outcome {
         std::mem::replace(&mut script.world, net::World::new(plimsoll_measure::rng::Key::new(0)));
     let origins = plan.origins();
     static TLS: std::sync::OnceLock<Arc<rustls::ClientConfig>> = std::sync::OnceLock::new();
-    let secure = plan
-        .tls
-        .insecure
-        .then(|| TLS.get_or_init(|| crate::tls::client_config(&plan.tls).unwrap()).clone());
+    let secure = plan.tls.insecure.then(|| {
+        TLS.get_or_init(|| crate::tls::client_config(&plan.tls, plan.protocol).unwrap()).clone()
+    });
     let mut shared = Shared::new(&plan, &origins, secure, (1, Spin::Adaptive, 0));
     shared.read_max = READ_MAX;
     shared.held_max = script.held_max.unwrap_or(shared.held_max);
@@ -76,7 +76,7 @@ fn run(mut script: Script) -> Outcome {
     let shared = Arc::new(shared);
     let pools = origins.iter().enumerate().map(|(slot, origin)| {
         let tls = tls_start(&plan, shared.tls.as_ref(), origin).unwrap();
-        let limits = (shared.limit(0), shared.in_flight_max(0));
+        let limits = shared.limits(0, origin.scheme);
         let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
         let known = match origin.host.parse::<std::net::IpAddr>() {
             Ok(ip) => vec![(ip, origin.port).into()],
@@ -150,7 +150,9 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
     total.assert_complete();
     let mut sampled = sampled(&outcome.samples, &script.plan);
     // A request that was repeated is not an error of its arrival.
-    sampled.faults.add(Fault::StaleRetried, total.faults.get(Fault::StaleRetried));
+    for repeated in [Fault::StaleRetried, Fault::GoawayMoved] {
+        sampled.faults.add(repeated, total.faults.get(repeated));
+    }
     let all = total.total();
     let requests = all.requests;
     let never_started = match script.plan.max_in_flight {
@@ -221,13 +223,23 @@ fn failed_checks(outcome: &Outcome) -> Vec<String> {
     }
     for address in &script.addresses {
         let open = outcome.seen.open_max.get(address).copied().unwrap_or(0);
-        let max = script.plan.connections.max as usize;
+        let rules = &script.plan.connections;
+        let max = match script.plan.protocol {
+            Protocol::Http2 => rules.http2.connections as usize,
+            _ => rules.max as usize,
+        };
         check(open <= max, format!("{open} connections to {address}, at most {max} allowed"));
         let reached = outcome.seen.reached.get(address).copied().unwrap_or(0);
         let served = matches!(script.at_fault, AtFault::None | AtFault::NotTheTarget);
         check(reached > 0 || !served, format!("no request reached {address}"));
     }
-    if let Some(blame) = wrong_blame(outcome, summary(outcome)) {
+    let summary = summary(outcome);
+    if let Some(id) = script.must_find
+        && !summary.verdict.findings.iter().any(|finding| finding.id == id)
+    {
+        check(false, format!("no finding {id}: {:#?}", summary.verdict.findings));
+    }
+    if let Some(blame) = wrong_blame(outcome, summary) {
         check(false, blame);
     }
     failed_checks
@@ -348,7 +360,7 @@ fn run_seeds(from: u64, to: u64) -> Vec<(u64, Kind, Vec<String>)> {
 }
 
 /// Number of seeds in a normal test run.
-const SEEDS: u64 = script::LATER + 300;
+const SEEDS: u64 = script::HTTP2 + 420;
 
 #[test]
 fn the_side_at_fault_is_blamed() {

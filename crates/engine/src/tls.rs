@@ -16,7 +16,7 @@ mod verify;
 use crate::prepare::{StartError, start_error};
 pub(crate) use explain::{NotTls, explain};
 use files::{certificates, private_key};
-use plimsoll_plan::TlsRules;
+use plimsoll_plan::{Protocol, TlsRules};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -27,7 +27,10 @@ use verify::Verifier;
 ///
 /// # Errors
 /// If a file cannot be read or contains nothing usable; the message names the file.
-pub(crate) fn client_config(rules: &TlsRules) -> Result<Arc<ClientConfig>, StartError> {
+pub(crate) fn client_config(
+    rules: &TlsRules,
+    protocol: Protocol,
+) -> Result<Arc<ClientConfig>, StartError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -68,7 +71,12 @@ pub(crate) fn client_config(rules: &TlsRules) -> Result<Arc<ClientConfig>, Start
         }
         _ => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let offered: &[&[u8]] = match protocol {
+        Protocol::Auto => &[b"h2", b"http/1.1"],
+        Protocol::Http1 => &[b"http/1.1"],
+        Protocol::Http2 => &[b"h2"],
+    };
+    config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
 

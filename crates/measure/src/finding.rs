@@ -43,6 +43,8 @@ listed! {
         FdsExhausted = "fds_exhausted",
         /// Arrivals waited because the plan's connection limit was reached.
         ConnectionsCapped = "connections_capped",
+        /// Arrivals waited because the target allows few streams on an HTTP/2 connection.
+        PeerStreamLimit = "peer_stream_limit",
         /// A listener dropped attempts to connect because its accept queue was full.
         AcceptBacklog = "accept_backlog",
         /// The target refused connections.
@@ -51,6 +53,10 @@ listed! {
         RedirectsNotFollowed = "redirects_not_followed",
         /// The target reset connections.
         TargetReset = "target_reset",
+        /// The target refused HTTP/2 streams, or ended connections with GOAWAY.
+        TargetGoaway = "target_goaway",
+        /// This side ended HTTP/2 connections, because the target broke the protocol.
+        GoawayLocal = "goaway_local",
         /// The target answered with HTTP status 429 (Too Many Requests).
         TargetRateLimited = "target_rate_limited",
         /// The target closed connections in the middle of an answer.

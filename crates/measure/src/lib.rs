@@ -43,6 +43,6 @@ pub use samples::Sample;
 pub use scrape::Scraped;
 pub use snapshot::{
     Connections, Imbalance, OriginCounts, Requests, RpcCounts, ServiceSum, Snapshot, SplitCounts,
-    SplitValue, Stats, StatusCounts, StreamCounts, Window, WorkerTime,
+    SplitValue, Stats, StatusCounts, StreamCounts, StreamLimits, Window, WorkerTime,
 };
 pub use units::Nanos;

@@ -167,6 +167,60 @@ listed! {
         /// The target accepted the connection but did not read from it: the kernel took no byte of
         /// the request.
         NothingRead = "no byte of the request accepted before the timeout",
+        /// The target did not choose HTTP/2 in the TLS handshake.
+        Http2NotOffered = "HTTP/2 not agreed on in the TLS handshake",
+        /// The first bytes are not HTTP/2 settings.
+        NotHttp2 = "not an HTTP/2 server",
+        /// The target accepted the connection and never sent its HTTP/2 settings.
+        SettingsTimeout = "HTTP/2 settings not received before the timeout",
+        /// A frame has a wrong length, or came where none of its kind may.
+        BadFrame = "HTTP/2 frame that breaks the protocol",
+        /// A header block cannot be decoded.
+        BadHeaderBlock = "HTTP/2 header block that cannot be decoded",
+        /// The target sent more than a flow-control window allows, or opened one too far.
+        WindowExceeded = "HTTP/2 flow-control window exceeded",
+        /// The target sent frames without end that have nothing to do with an answer, or did not read
+        /// the replies to them.
+        FrameFlood = "flood of HTTP/2 control frames",
+        /// A push promise, although push is off.
+        PushPromise = "HTTP/2 push although it is off",
+        /// The body is longer or shorter than its stated length.
+        LengthMismatch = "content-length differs from the length of the body",
+        /// The target refused a stream, without processing its request.
+        RefusedStream = "stream refused (REFUSED_STREAM)",
+        /// The target reset a stream.
+        StreamReset = "stream reset by the target",
+        /// The target ended a stream or a connection because of excessive load.
+        EnhanceYourCalm = "ended by the target as excessive load (ENHANCE_YOUR_CALM)",
+        /// The target ended the connection with GOAWAY, and the request with it.
+        Goaway = "connection ended by the target with GOAWAY",
+        /// The target said that it has not processed a request, which was sent on another connection: not
+        /// an error.
+        GoawayMoved = "request moved to another connection after GOAWAY",
+        /// This side ended a connection, because the target broke the protocol.
+        GoawayLocal = "connection ended by this side with GOAWAY",
+        /// The target did not open its window for the body of a request.
+        WindowStalled = "HTTP/2 window not opened for the request before the timeout",
+        /// The target answered the opening of a WebSocket with something else than status 101.
+        NotUpgraded = "WebSocket not opened by the target",
+        /// The target opened a WebSocket without showing that it understood the request.
+        BadAccept = "WebSocket opened with a wrong accept key",
+        /// The target accepted the connection and never answered the opening of a WebSocket.
+        UpgradeTimeout = "WebSocket not opened before the timeout",
+        /// A frame or message that breaks the WebSocket protocol.
+        BadMessage = "WebSocket frame that breaks the protocol",
+        /// The target closed a WebSocket on which calls were unanswered.
+        ClosedByPeer = "WebSocket closed by the target",
+        /// This side closed a WebSocket, because the target broke the protocol.
+        ClosedLocal = "WebSocket closed by this side",
+        /// An answer to a call that had already ended, mostly at its timeout: not an error.
+        LateAnswer = "answer to a call that had ended",
+        /// A message that answers no call of its connection: not an error of a call.
+        UnknownAnswer = "WebSocket message that answers no call",
+        /// A notification without a subscription: not an error.
+        Notification = "notification without a subscription",
+        /// The target did not read from a connection, so that a call was sent on another one: not an error.
+        UnreadMoved = "call moved from a connection that the target did not read",
     }
 }
 

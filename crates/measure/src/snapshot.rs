@@ -19,7 +19,7 @@ use crate::names::{ErrorClass, Fault, OpenReason, Tally};
 use crate::{Histogram, HostSample, Nanos, Note, Scraped, Usage};
 pub use identity::Imbalance;
 use identity::{equal, sum};
-pub use origin::{OriginCounts, ServiceSum};
+pub use origin::{OriginCounts, ServiceSum, StreamLimits};
 pub use split::{SplitCounts, SplitValue};
 pub use stream::{StreamCounts, Window};
 
@@ -429,6 +429,13 @@ impl Snapshot {
         let open = self.origins.iter().map(|origin| origin.open).max().unwrap_or(0);
         let used = open + self.host.sockets?.time_wait;
         Some(Usage { used, limit: self.host.ports? * sources.max(1) })
+    }
+
+    /// The peak number of streams in use and their limits, over all origins with HTTP/2 connections; `None`
+    /// if there are none.
+    pub fn http2(&self) -> Option<(u64, StreamLimits)> {
+        let used = self.origins.iter().filter_map(|own| Some((own.in_use_peak, own.http2?)));
+        used.reduce(|(peak, limits), (next, other)| (peak + next, limits.joined(&other)))
     }
 
     /// Lag over all streams.

@@ -2,6 +2,7 @@
 
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::{Body, Expect, Plan, RequestSpec, RpcExpect, Stage, Target, TimeoutFrom};
+use crate::{Http2Rules, Protocol, WebSocketRules};
 use plimsoll_config::values::{show_duration, show_rate};
 use plimsoll_config::{REDACTED, nearest};
 use plimsoll_measure::Nanos;
@@ -42,11 +43,23 @@ impl Plan {
             let (name, url) = (&scrape.name, &scrape.url_shown);
             writeln!(out, "  scrapes {url} every second as {name}").expect("writing to memory");
         }
-        let max = counted(self.connections.max, "connection");
+        let max = match self.protocol {
+            _ if self.requests.iter().all(|own| own.url.scheme.is_websocket()) => {
+                self.describe_websocket()
+            }
+            Protocol::Http2 => self.describe_http2(),
+            _ => counted(self.connections.max, "connection"),
+        };
         let reuse = if self.connections.reuse { "reused" } else { "one for each request" };
+        let instead = match self.protocol {
+            Protocol::Auto if self.may_use_http2() => {
+                format!(", or {} where the server chooses it", self.describe_http2())
+            }
+            _ => String::new(),
+        };
         writeln!(
             out,
-            "  at most {max} per host and port, {reuse}; requests time out {} after {}",
+            "  at most {max} per host and port{instead}, {reuse}; requests time out {} after {}",
             exact(self.timeout),
             match self.timeout_from {
                 TimeoutFrom::Schedule => "the planned instant",
@@ -69,6 +82,18 @@ impl Plan {
         out
     }
 
+    fn describe_http2(&self) -> String {
+        let Http2Rules { connections, streams } = self.connections.http2;
+        let connections = counted(connections, "HTTP/2 connection");
+        format!("{connections} of {}", counted(streams, "stream"))
+    }
+
+    fn describe_websocket(&self) -> String {
+        let WebSocketRules { connections, calls } = self.connections.websocket;
+        let connections = counted(connections, "WebSocket connection");
+        format!("{connections} of {}", counted(calls, "call"))
+    }
+
     /// What is probably not as intended, but not an error: unknown HTTP methods, each with its first
     /// target, and requests of a resolved plan whose secrets were left out of it.
     pub fn warnings(&self) -> Vec<String> {
@@ -76,7 +101,9 @@ impl Plan {
         let mut warnings = Vec::new();
         for target in &self.targets {
             for spec in &self.requests[target.requests.clone()] {
-                if !METHODS.contains(&spec.method.as_str()) && seen.insert(spec.method.as_str()) {
+                let is_known =
+                    METHODS.contains(&spec.method.as_str()) || spec.url.scheme.is_websocket();
+                if !is_known && seen.insert(spec.method.as_str()) {
                     warnings.push(format!("{}: {}", target.name, unknown_method(&spec.method)));
                 }
             }

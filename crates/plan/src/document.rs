@@ -1,6 +1,7 @@
 //! Parses a plan file into a [`Plan`], validates it and fills in defaults. All problems are reported at
 //! once.
 
+mod connections;
 mod file;
 mod load;
 mod objective;
@@ -10,7 +11,9 @@ mod spec;
 
 use crate::objective::{STREAM, TARGET};
 use crate::target_file::RequestText;
-use crate::{Objective, Origin, RequestSpec, Stream, Target};
+use crate::{Objective, Origin, RequestSpec, Scheme, Stream, Target};
+use connections::read_connections;
+pub use connections::{ConnectionRules, Http2Rules, Protocol, WebSocketRules};
 use file::Files;
 pub use file::TargetStream;
 use load::read_streams;
@@ -21,30 +24,9 @@ use plimsoll_measure::{Nanos, Snapshot};
 use scrape::read_scrapes;
 pub use scrape::{Charted, Scrape};
 pub use spec::is_redundant_header;
-use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Rules for connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectionRules {
-    /// Maximum number of simultaneous connections to one host and port, over all workers.
-    pub max: u64,
-    /// Whether the plan leaves `max` to its default.
-    pub max_is_default: bool,
-    /// Whether connections are reused.
-    pub reuse: bool,
-    /// Local addresses to connect from, round-robin; empty: chosen by the kernel.
-    pub sources: Vec<IpAddr>,
-    /// How long resolved addresses are cached.
-    pub dns_ttl: Nanos,
-    /// Maximum number of idle connections kept to one host and port, over all workers; `None`: no limit.
-    pub idle_max: Option<u64>,
-    /// Whether a request is sent once more if its reused connection turns out to be closed (see
-    /// [`RequestSpec::is_replayable`]).
-    pub retry_stale: bool,
-}
 
 /// From which instant a request's timeout counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +105,8 @@ pub struct Plan {
     pub redirects: u32,
     /// The largest response body, in bytes; after decoding, if it is decoded.
     pub body_max: u64,
+    /// The HTTP version.
+    pub protocol: Protocol,
     /// Rules for connections.
     pub connections: ConnectionRules,
     /// Rules for TLS.
@@ -147,12 +131,11 @@ const TIMEOUT_MAX: Nanos = Nanos::from_secs(30 * 60);
 const TARGETS_MAX: usize = 10_000;
 /// Seeds are JSON numbers that every reader keeps exactly.
 pub const SEED_MAX: u64 = 1 << 53;
-const CONNECTIONS_DEFAULT: u64 = 2_000;
 const CONNECTIONS_MAX: u64 = 10_000_000;
 
 impl Plan {
     /// The top-level keys of a plan.
-    pub const KEYS: [&str; 26] = [
+    pub const KEYS: [&str; 27] = [
         "arrivals",
         "connections",
         "default_headers",
@@ -163,6 +146,7 @@ impl Plan {
         "max_in_flight",
         "name",
         "objective",
+        "protocol",
         "rate",
         "redirects",
         "requests",
@@ -264,11 +248,39 @@ impl Plan {
     /// The names under which connections are counted: the origins and, if redirects are followed, one for all
     /// origins that only redirects lead to.
     pub fn origin_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.origins().iter().map(Origin::to_string).collect();
+        let mut names: Vec<String> = Vec::new();
+        for origin in self.origins() {
+            let name = origin.to_string();
+            // Several WebSocket URLs of one host: their paths may hold secrets.
+            let same = |other: &&String| other.split(' ').next() == Some(name.as_str());
+            let before = names.iter().filter(same).count();
+            names.push(if before > 0 { format!("{name} ({})", before + 1) } else { name });
+        }
         if self.redirects > 0 {
             names.push("redirects".into());
         }
         names
+    }
+
+    /// The maximum number of simultaneous connections to one host and port, and how many requests each
+    /// carries at a time; those of HTTP/1.1 unless HTTP/2 is certain.
+    pub fn connection_limit(&self, scheme: Scheme) -> (u64, u64) {
+        let ConnectionRules { max, http2, websocket, .. } = &self.connections;
+        match self.protocol {
+            _ if scheme.is_websocket() => (websocket.connections, websocket.calls),
+            Protocol::Auto | Protocol::Http1 => (*max, 1),
+            Protocol::Http2 => (http2.connections, http2.streams),
+        }
+    }
+
+    /// Whether requests are calls over WebSocket.
+    pub fn uses_websocket(&self) -> bool {
+        self.requests.iter().any(|request| request.url.scheme.is_websocket())
+    }
+
+    /// Whether requests may be sent with HTTP/2.
+    pub fn may_use_http2(&self) -> bool {
+        self.requests.iter().any(|request| self.protocol.may_be_http2(request.url.scheme))
     }
 
     /// An empty snapshot.
@@ -301,7 +313,9 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     };
     let redirects = root.field("redirects").and_then(|f| f.integer(0, 50)).unwrap_or(0) as u32;
     let body_max = root.field("max_body").and_then(|f| f.size()).unwrap_or(10 << 20);
-    let connections = read_connections(root);
+    let protocol = root.field("protocol").and_then(|f| f.one_of(&Protocol::WORDS));
+    let protocol = protocol.unwrap_or_default();
+    let connections = read_connections(root, protocol);
     let tls = read_tls(root, files);
 
     let (mut targets, mut requests) = (Vec::new(), Vec::new());
@@ -310,15 +324,12 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
     if targets.len() > TARGETS_MAX {
         root.problem(format!("{} targets; the maximum is {TARGETS_MAX}", targets.len()), "");
     }
+    check_websockets(root, &requests);
     let objectives = read_objectives(root, (&targets, &requests), streams.as_deref());
     let scrapes = read_scrapes(root);
     let streams = streams.filter(|streams| !streams.is_empty())?;
     let users = streams.iter().filter_map(|s| s.users().map(|_| load::peak(s) as u64)).sum::<u64>();
-    let connections = ConnectionRules {
-        max: connections.0.unwrap_or(CONNECTIONS_DEFAULT.max(users)),
-        max_is_default: connections.0.is_none(),
-        ..connections.1
-    };
+    let connections = connections.for_users(users);
     let plan = Plan {
         name: name.unwrap_or_else(|| Some("plan".into()))?,
         seed,
@@ -332,6 +343,7 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
         grace,
         redirects,
         body_max,
+        protocol,
         connections,
         tls,
         streams,
@@ -350,6 +362,19 @@ fn read_plan(root: &Table<'_>, files: &Files<'_>) -> Option<Plan> {
         return None;
     }
     Some(plan)
+}
+
+/// Connections to one WebSocket URL are shared, so that their requests must open them alike.
+fn check_websockets(root: &Table<'_>, requests: &[RequestSpec]) {
+    let mut opened: HashMap<Origin, &RequestSpec> = HashMap::new();
+    for own in requests.iter().filter(|own| own.url.scheme.is_websocket()) {
+        let first = opened.entry(own.url.origin()).or_insert(own);
+        if first.headers != own.headers || first.url != own.url {
+            let message = format!("the targets of {} have different headers", own.url_shown);
+            let hint = "the headers open the connections that these targets share; give them the same ones";
+            return root.problem(message, hint);
+        }
+    }
 }
 
 /// The limit of requests in flight. If the timeout counted from the planned instant, waiting arrivals would
@@ -376,40 +401,6 @@ fn bounded(field: &Field<'_>, key: &str, span: Option<Duration>) -> Option<Nanos
         field.problem(format!("\"{key}\" must be at most {TIMEOUT_MAX}"), "");
     }
     Some(span)
-}
-
-/// The connection limit, if given, and the other rules.
-fn read_connections(root: &Table<'_>) -> (Option<u64>, ConnectionRules) {
-    let mut rules = ConnectionRules {
-        max: CONNECTIONS_DEFAULT,
-        max_is_default: true,
-        reuse: true,
-        sources: Vec::new(),
-        dns_ttl: Nanos::from_secs(60),
-        idle_max: None,
-        retry_stale: false,
-    };
-    let Some(table) = root.field("connections").and_then(|f| f.table("connections")) else {
-        return (None, rules);
-    };
-    let max = table.field("max").and_then(|f| f.integer(1, CONNECTIONS_MAX));
-    rules.idle_max = table.field("idle").and_then(|f| f.integer(1, CONNECTIONS_MAX));
-    rules.retry_stale = table.field("retry_stale").and_then(|f| f.boolean()).unwrap_or(false);
-    rules.reuse = table.field("reuse").and_then(|f| f.boolean()).unwrap_or(true);
-    if let Some(ttl) = table.field("dns_ttl").and_then(|f| f.duration_above_zero()) {
-        rules.dns_ttl = ttl.into();
-    }
-    for source in table.field("source").and_then(|f| f.list()).unwrap_or_default() {
-        let Some(text) = source.open_text("a source address") else { continue };
-        match text.parse::<IpAddr>() {
-            Ok(address) => rules.sources.push(address),
-            Err(_) => {
-                source.problem_with_value(format!("\"{text}\" is not a valid IP address"), "");
-            }
-        }
-    }
-    table.close();
-    (max, rules)
 }
 
 fn read_tls(root: &Table<'_>, files: &Files<'_>) -> TlsRules {

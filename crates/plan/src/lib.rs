@@ -32,8 +32,8 @@ mod url;
 
 pub use deck::{Card, Deck};
 pub use document::{
-    Charted, ConnectionRules, DefaultHeaders, Plan, SEED_MAX, Scrape, TargetStream, TimeoutFrom,
-    TlsRules, is_redundant_header,
+    Charted, ConnectionRules, DefaultHeaders, Http2Rules, Plan, Protocol, SEED_MAX, Scrape,
+    TargetStream, TimeoutFrom, TlsRules, WebSocketRules, is_redundant_header,
 };
 // Re-exported so that reading a plan needs no other crate.
 pub use objective::{Metric, Objective, Operator, TimeKind, TimeStat, Unit, unknown_name};

@@ -1,7 +1,9 @@
 //! The resolved plan as TOML, which reads back to the same plan. Secrets stay placeholders.
 
 use crate::Objective;
-use crate::document::{ConnectionRules, DefaultHeaders, Plan, TimeoutFrom, TlsRules};
+use crate::document::{
+    DefaultHeaders, Http2Rules, Plan, Protocol, TimeoutFrom, TlsRules, WebSocketRules,
+};
 use crate::stream::{Arrivals, End, Load, Stream};
 use crate::target::{Body, Expect, RequestSpec, RpcExpect, StatusRange, Target};
 use base64::Engine as _;
@@ -42,7 +44,10 @@ impl Plan {
         line("grace", span(self.grace));
         line("redirects", self.redirects.to_string());
         line("max_body", quote(&show_size(self.body_max)));
-        line("connections", show_connections(&self.connections));
+        if self.protocol != Protocol::default() {
+            line("protocol", word(self.protocol, &Protocol::WORDS));
+        }
+        line("connections", show_connections(self));
         if self.tls != TlsRules::default() {
             line("tls", show_tls(&self.tls, &self.secrets));
         }
@@ -104,6 +109,11 @@ impl Plan {
     }
 }
 
+/// FNV-1a of a text.
+pub(crate) fn digest(text: &str) -> u64 {
+    fnv_1a(FNV_START, text)
+}
+
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn fnv_1a(start: u64, text: &str) -> u64 {
@@ -139,8 +149,11 @@ fn table(pairs: &BTreeMap<String, String>) -> String {
     format!("{{ {} }}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
 }
 
-fn show_connections(rules: &ConnectionRules) -> String {
-    let mut text = format!("{{ max = {}, reuse = {}", rules.max, rules.reuse);
+fn show_connections(plan: &Plan) -> String {
+    let rules = &plan.connections;
+    let has_max = plan.protocol != Protocol::Http2;
+    let max = if has_max { format!("max = {}, ", rules.max) } else { String::new() };
+    let mut text = format!("{{ {max}reuse = {}", rules.reuse);
     if !rules.sources.is_empty() {
         let sources: Vec<_> = rules.sources.iter().map(|ip| quote(&ip.to_string())).collect();
         text += &format!(", source = [{}]", sources.join(", "));
@@ -150,6 +163,14 @@ fn show_connections(rules: &ConnectionRules) -> String {
     }
     if rules.retry_stale {
         text += ", retry_stale = true";
+    }
+    if plan.may_use_http2() {
+        let Http2Rules { connections, streams } = rules.http2;
+        text += &format!(", http2 = {{ connections = {connections}, streams = {streams} }}");
+    }
+    if plan.uses_websocket() {
+        let WebSocketRules { connections, calls } = rules.websocket;
+        text += &format!(", websocket = {{ connections = {connections}, calls = {calls} }}");
     }
     text + &format!(", dns_ttl = {} }}", span(rules.dns_ttl))
 }
@@ -221,7 +242,11 @@ fn show_request(spec: &RequestSpec, secrets: &Secrets) -> String {
     let mut line = |key: &str, value: String| {
         writeln!(out, "{key} = {value}").expect("writing to memory");
     };
-    line("request", quote(&format!("{} {}", spec.method, spec.url_shown)));
+    if spec.url.scheme.is_websocket() {
+        line("ws", quote(&spec.url_shown));
+    } else {
+        line("request", quote(&format!("{} {}", spec.method, spec.url_shown)));
+    }
     if !spec.headers.is_empty() {
         line("headers", show_headers(spec));
     }

@@ -115,7 +115,7 @@ pub struct Target {
 /// One request template.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestSpec {
-    /// The method, as it is sent.
+    /// The method, as it is sent; of a call over WebSocket, `WS`.
     pub method: String,
     /// The URL.
     pub url: Url,

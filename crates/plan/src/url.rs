@@ -1,4 +1,4 @@
-//! Absolute `http` and `https` URLs, the origins they belong to, and references that redirects
+//! Absolute `http`, `https`, `ws` and `wss` URLs, the origins they belong to, and references that redirects
 //! resolve against them (RFC 3986).
 //!
 //! What a user or a target wrote is checked here: no byte of it can end a request line early.
@@ -13,14 +13,18 @@ pub enum Scheme {
     Http,
     /// TLS.
     Https,
+    /// WebSocket over plain TCP.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
 }
 
 impl Scheme {
     /// The port if the URL has none.
     pub fn default_port(self) -> u16 {
         match self {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
+            Scheme::Http | Scheme::Ws => 80,
+            Scheme::Https | Scheme::Wss => 443,
         }
     }
 
@@ -29,14 +33,26 @@ impl Scheme {
         match self {
             Scheme::Http => "http",
             Scheme::Https => "https",
+            Scheme::Ws => "ws",
+            Scheme::Wss => "wss",
         }
+    }
+
+    /// Whether connections use TLS.
+    pub fn is_secure(self) -> bool {
+        matches!(self, Scheme::Https | Scheme::Wss)
+    }
+
+    /// Whether connections become WebSockets.
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Scheme::Ws | Scheme::Wss)
     }
 }
 
-/// An absolute `http` or `https` URL, without its fragment.
+/// An absolute URL, without its fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
-    /// `http` or `https`.
+    /// How connections to it begin.
     pub scheme: Scheme,
     /// A name or an address, lower case; an IPv6 address without brackets.
     pub host: String,
@@ -49,11 +65,32 @@ pub struct Url {
 }
 
 impl Url {
-    /// Reads an absolute URL.
+    /// Reads an absolute `http` or `https` URL.
     ///
     /// # Errors
     /// A message that never contains a password.
     pub fn parse(text: &str) -> Result<Url, String> {
+        match Url::parse_any(text)? {
+            url if url.scheme.is_websocket() => {
+                let scheme = url.scheme.name();
+                Err(format!("unsupported scheme \"{scheme}\"; use http or https"))
+            }
+            url => Ok(url),
+        }
+    }
+
+    /// Reads an absolute `ws` or `wss` URL.
+    ///
+    /// # Errors
+    /// A message that never contains a password.
+    pub fn parse_websocket(text: &str) -> Result<Url, String> {
+        match Url::parse_any(text)? {
+            url if url.scheme.is_websocket() => Ok(url),
+            url => Err(format!("unsupported scheme \"{}\"; use ws or wss", url.scheme.name())),
+        }
+    }
+
+    fn parse_any(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| {
             let shown = Text::plain(text).hiding_secrets_of_url().shown;
             format!("\"{shown}\" is not a valid URL; write it like http://host:port/path")
@@ -61,6 +98,8 @@ impl Url {
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
+            "ws" => Scheme::Ws,
+            "wss" => Scheme::Wss,
             other => return Err(format!("unsupported scheme \"{other}\"; use http or https")),
         };
         let has_at = rest.contains('@');
@@ -137,6 +176,9 @@ pub struct Origin {
     pub host: String,
     /// The port, explicit or default.
     pub port: u16,
+    /// Of a WebSocket, a number that differs between paths, since connections are not shared between them;
+    /// otherwise zero.
+    pub endpoint: u64,
 }
 
 /// `http://host:port`, always with the port.
@@ -150,7 +192,8 @@ impl fmt::Display for Origin {
 impl Url {
     /// The URL's origin.
     pub fn origin(&self) -> Origin {
-        Origin { scheme: self.scheme, host: self.host.clone(), port: self.port }
+        let endpoint = if self.scheme.is_websocket() { crate::show::digest(&self.path) } else { 0 };
+        Origin { scheme: self.scheme, host: self.host.clone(), port: self.port, endpoint }
     }
 }
 

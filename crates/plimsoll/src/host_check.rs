@@ -6,11 +6,14 @@ use plimsoll_engine::Settings;
 use plimsoll_host::doctor::{Observed, blocking, examine};
 use plimsoll_host::{Facts, Source};
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_plan::Plan;
+use plimsoll_plan::{Plan, Protocol};
 
 /// Lowers a connection limit that the plan leaves to its default to the local ports towards one
 /// destination: with more, connecting would fail instead of waiting. Returns a note about it.
 pub(crate) fn fit_connections(plan: &mut Plan, facts: &Facts) -> Option<String> {
+    if plan.protocol == Protocol::Http2 {
+        return None;
+    }
     let rules = &mut plan.connections;
     let ports = facts.ports?.count() * rules.sources.len().max(1) as u64;
     if !rules.max_is_default || rules.max <= ports || ports == 0 {

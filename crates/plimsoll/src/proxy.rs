@@ -35,8 +35,8 @@ fn unused_of(
     let proxied = |origin: &&Origin| !is_direct(origin) && !is_excepted(origin, &no_proxy);
     origins.iter().filter(proxied).find_map(|origin| {
         let names = match origin.scheme {
-            Scheme::Http => ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
-            Scheme::Https => ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+            Scheme::Http | Scheme::Ws => ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
+            Scheme::Https | Scheme::Wss => ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
         };
         Some((names.into_iter().find(set)?, origin))
     })

@@ -10,7 +10,7 @@ use plimsoll_config::values;
 use plimsoll_measure::Nanos;
 use plimsoll_sim::proxy::{self, LinkFault, LinkFaultKind, Proxy, ProxySettings};
 use plimsoll_sim::verify::{self, VerifyError};
-use plimsoll_sim::{Capacity, Distribution, Service, Settings, Sim, StartError, faults};
+use plimsoll_sim::{Capacity, Distribution, Service, Settings, Sim, StartError, TlsFiles, faults};
 
 use crate::{put, tell, usage_error};
 
@@ -34,6 +34,9 @@ enum SimCommand {
     ///
     /// Without --servers, calls are answered immediately. With --servers, each service is a queue with
     /// C servers, each busy for the service time, so that waiting times are known in closed form.
+    ///
+    /// HTTP/2 is served beside HTTP/1.1: without TLS to clients that begin with it (prior knowledge), with
+    /// TLS to those that choose it (ALPN). --http2-streams limits the streams of a connection.
     ///
     /// Faults are scheduled in a file (--faults), or set at run time with
     /// curl -X PUT http://ADDR/sim/faults -d '[{"kind":"stall","for":"5s"}]'
@@ -76,7 +79,9 @@ Examples:
   plimsoll sim chain --service eth --servers 4 --service-time 'exponential 2ms'
       an M/M/4 queue with a capacity of 2,000 calls/s
   plimsoll sim chain --latency 'lognormal 5ms 50ms' --faults faults.toml
-      a slow chain with scheduled faults";
+      a slow chain with scheduled faults
+  plimsoll sim chain --tls-cert cert.pem --tls-key key.pem --http2-streams 250
+      HTTP/2 and HTTP/1.1 over TLS, at most 250 streams on a connection";
 
 #[derive(Args, Debug)]
 struct ChainArgs {
@@ -107,6 +112,21 @@ struct ChainArgs {
     /// Transactions in an average block
     #[arg(long, value_name = "N", default_value_t = plimsoll_sim::service::TRANSACTIONS_MEAN)]
     transactions: u64,
+    /// PEM file with the certificates for TLS, on all addresses
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of --tls-cert
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Maximum number of streams at a time on an HTTP/2 connection
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    http2_streams: u32,
+    /// Time between the blocks of all services, instead of their own
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    block_time: Option<Nanos>,
+    /// How long the peer of a WebSocket may read nothing before it is disconnected
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    slow_reader: Nanos,
     /// File with scheduled faults
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
@@ -214,10 +234,16 @@ pub(crate) fn run(args: SimArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
-    let services = args.service.iter().map(|text| service(text, args.transactions));
-    let services: Vec<Service> = services.collect::<Result<_, _>>().map_err(|message| {
-        usage_error(message, "write --service eth,boba,mantle,kava, or a subset")
-    })?;
+    let service = |text: &String| {
+        let mut service = service(text, args.transactions)?;
+        service.block_time = args.block_time.unwrap_or(service.block_time);
+        Ok(service)
+    };
+    let services = args.service.iter().map(service);
+    let services: Vec<Service> =
+        services.collect::<Result<_, _>>().map_err(|message: String| {
+            usage_error(message, "write --service eth,boba,mantle,kava, or a subset")
+        })?;
     let faults = read_faults(args.faults.as_deref(), faults::from_toml)?;
     let settings = Settings {
         seed: args.seed,
@@ -230,6 +256,9 @@ fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
             queue_max: args.queue,
         }),
         latency: args.latency,
+        tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
+        http2_streams: args.http2_streams,
+        slow_reader: args.slow_reader,
         faults,
         ..Settings::default()
     };
@@ -241,7 +270,7 @@ fn chain(args: ChainArgs) -> anyhow::Result<ExitCode> {
         text.push_str(&format!("{name:8} {}  at block {head}\n", sim.url(name)));
     }
     for (name, address) in sim.own_addresses() {
-        text.push_str(&format!("{name:8} http://{address}\n"));
+        text.push_str(&format!("{name:8} {}://{address}\n", sim.scheme()));
     }
     tell(&format!("{text}seed {}; stop with Ctrl-C", args.seed));
     wait_for_stop()?;

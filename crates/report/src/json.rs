@@ -110,6 +110,16 @@ struct ConnectionsFile {
     opened: u64,
     peak: u64,
     reasons: BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http2: Option<Http2File>,
+}
+
+#[derive(Serialize)]
+struct Http2File {
+    streams_peak: u64,
+    streams_per_connection: u64,
+    /// As announced by the target; `None`: no limit.
+    streams_allowed: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -293,6 +303,11 @@ impl Summary {
                 opened: whole.connections.opened,
                 peak: whole.connections.peak,
                 reasons: tally(&whole.connections.reasons),
+                http2: whole.http2().map(|(streams_peak, limits)| Http2File {
+                    streams_peak,
+                    streams_per_connection: limits.streams,
+                    streams_allowed: limits.peer,
+                }),
             }),
             targets: self
                 .targets

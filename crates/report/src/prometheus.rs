@@ -35,13 +35,15 @@ const PLANNED_RATE: &str = "plimsoll_run_planned_rate";
 const IN_FLIGHT: &str = "plimsoll_run_in_flight";
 const OPEN: &str = "plimsoll_run_connections_open";
 const OPENED: &str = "plimsoll_run_connections_opened_total";
+const STREAMS: &str = "plimsoll_run_http2_streams";
+const STREAMS_ALLOWED: &str = "plimsoll_run_http2_streams_allowed";
 const LAG: &str = "plimsoll_run_lag_p99_seconds";
 const SPIN: &str = "plimsoll_run_spin_seconds_total";
 const MEMORY: &str = "plimsoll_run_resident_memory_peak_bytes";
 const CPU: &str = "process_cpu_seconds_total";
 
 /// Every metric, in the page's order.
-pub static METRICS: [Metric; 13] = [
+pub static METRICS: [Metric; 15] = [
     metric(REQUESTS, "counter", "target,fate", "Arrivals by target and fate: ok, failed, unsent."),
     metric(ERRORS, "counter", "target,class", "Arrivals that were not ok, by error class."),
     metric(
@@ -61,6 +63,13 @@ pub static METRICS: [Metric; 13] = [
     metric(IN_FLIGHT, "gauge", "", "Arrivals in flight."),
     metric(OPEN, "gauge", "", "Established connections."),
     metric(OPENED, "counter", "", "Connections established so far."),
+    metric(STREAMS, "gauge", "", "HTTP/2 streams in use."),
+    metric(
+        STREAMS_ALLOWED,
+        "gauge",
+        "",
+        "The fewest streams that a target allows on an HTTP/2 connection; absent without a limit.",
+    ),
     metric(LAG, "gauge", "", "99th percentile of the generator's lateness in the last second."),
     metric(SPIN, "counter", "", "CPU time spent spinning until the next arrival was due."),
     metric(MEMORY, "gauge", "", "Largest resident set so far."),
@@ -130,6 +139,18 @@ pub fn exposition(plan: &Plan, second: &Snapshot, total: &Snapshot) -> String {
         (IN_FLIGHT, second.in_flight as f64),
         (OPEN, second.connections.open as f64),
         (OPENED, total.connections.opened as f64),
+    ] {
+        page.head(name);
+        page.sample(name, &[], value);
+    }
+    let http2 = second.http2().map(|(_, limits)| limits);
+    page.head(STREAMS);
+    page.sample(STREAMS, &[], http2.map_or(0, |limits| limits.in_use) as f64);
+    page.head(STREAMS_ALLOWED);
+    if let Some(peer) = http2.and_then(|limits| limits.peer) {
+        page.sample(STREAMS_ALLOWED, &[], peer as f64);
+    }
+    for (name, value) in [
         (LAG, lag),
         (SPIN, total.workers.spin.as_secs_f64()),
         (MEMORY, total.host.rss_peak_bytes as f64),

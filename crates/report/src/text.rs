@@ -26,7 +26,9 @@ use crate::tone::Tone;
 pub use page::Line;
 use page::{Page, toned};
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_measure::{Finding, FindingId, Histogram, Nanos, Severity, Side, Usage, WallClock};
+use plimsoll_measure::{
+    Finding, FindingId, Histogram, Nanos, Severity, Side, Snapshot, Usage, WallClock,
+};
 use table::{Column, Shape};
 pub(crate) use table::{Notes, Row, Table};
 pub use width::clean;
@@ -250,6 +252,14 @@ impl Summary {
             let of = if self.merged.is_some() { "peak in one run" } else { "peak" };
             let opened = format!("{of}, {} opened", grouped(connections.opened));
             rows.push(Row::new("connected", peak).noted(opened));
+            if let Some((peak, limits)) = self.whole().and_then(Snapshot::http2) {
+                let allowed = match limits.peer {
+                    Some(peer) => format!(", the target allows {} on a connection", grouped(peer)),
+                    None => String::new(),
+                };
+                let peak = [String::new(), grouped(peak)];
+                rows.push(Row::new("streams", peak).noted(format!("{of}, HTTP/2{allowed}")));
+            }
         }
         Table::of(&REQUESTS, String::new(), rows)
     }

@@ -106,6 +106,11 @@ impl<'a> Expected<'a> {
         Ok(Expected { shape })
     }
 
+    /// The answer to a call with this id, as written.
+    pub fn of_id(id: &'a [u8]) -> Self {
+        Expected { shape: Shape::Single(plain(id)) }
+    }
+
     fn of_batch(batch: request::Batch<'a>) -> Shape<'a> {
         let mut ids = Vec::with_capacity(batch.len());
         let mut nameless = 0;

@@ -11,7 +11,7 @@
 //! | `GET /sim/counts` | the counts |
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::faults::{FAULTS_MAX, Fault, from_json};
@@ -23,7 +23,10 @@ use crate::sim::{Host, Shared};
 /// Maximum size of a list of faults, in bytes.
 const BODY_MAX: usize = 1 << 20;
 
-pub(crate) async fn respond(caller: &Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(crate) async fn respond<B>(caller: &Caller, request: Request<B>) -> Response<Full<Bytes>>
+where
+    B: hyper::body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
+{
     let shared = &caller.shared;
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -118,7 +121,9 @@ fn counts(shared: &Shared) -> Response<Full<Bytes>> {
         .raw("connections", &counts.connections.to_string())
         .raw("connections_open", &counts.connections_open.to_string())
         .raw("requests", &counts.requests.to_string())
-        .raw("overflowed", &counts.overflowed.to_string());
+        .raw("overflowed", &counts.overflowed.to_string())
+        .raw("notifications", &counts.notifications.to_string())
+        .raw("slow_readers", &counts.slow_readers.to_string());
     for (name, map) in [("calls", counts.calls), ("faults", shared.faults.counts())] {
         let mut inner = Object::open(object.member(name));
         map.iter().for_each(|(key, n)| {

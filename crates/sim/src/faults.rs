@@ -27,7 +27,7 @@ pub struct Fault {
     /// When it is in force.
     pub window: Window,
     /// Share of the matching requests that are affected, 0 to 1. Ignored by kinds that affect the
-    /// whole node: lag, reorganisation, chain id, stall, refusal.
+    /// whole node: lag, reorganisation, chain id, stall, refusal, GOAWAY.
     pub share: f64,
     /// Only requests for this service; `None`: all services.
     pub service: Option<String>,
@@ -124,6 +124,28 @@ pub enum FaultKind {
     WrongId,
     /// The response is not JSON.
     Garbage,
+    /// HTTP/2 connections end with GOAWAY after a number of streams; those in progress are answered.
+    Goaway {
+        /// Number of streams, at least 1.
+        after: u64,
+    },
+    /// HTTP/2 streams are refused with REFUSED_STREAM.
+    RefuseStream,
+    /// HTTP/2 connections end with GOAWAY ENHANCE_YOUR_CALM, together with all their streams.
+    Calm,
+    /// WebSocket connections are closed instead of the answer or notification.
+    Close {
+        /// The code in the close frame: 1000 to 4999.
+        code: u16,
+    },
+    /// Subscriptions are sent nothing.
+    Silence,
+    /// A notification is not sent.
+    Drop,
+    /// A notification is sent twice.
+    Duplicate,
+    /// A notification is sent after the next one of its subscription.
+    Reorder,
 }
 
 impl FaultKind {
@@ -143,6 +165,14 @@ impl FaultKind {
             FaultKind::Refuse => "refuse",
             FaultKind::WrongId => "wrong_id",
             FaultKind::Garbage => "garbage",
+            FaultKind::Goaway { .. } => "goaway",
+            FaultKind::RefuseStream => "refuse_stream",
+            FaultKind::Calm => "enhance_your_calm",
+            FaultKind::Close { .. } => "close",
+            FaultKind::Silence => "silence",
+            FaultKind::Drop => "drop",
+            FaultKind::Duplicate => "duplicate",
+            FaultKind::Reorder => "reorder",
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Answers one HTTP request: finds the service, applies faults and capacity, and calls the node.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use plimsoll_measure::Nanos;
@@ -13,11 +13,13 @@ use plimsoll_rpc::request::{self, Body, Call, Refused};
 
 use crate::control;
 use crate::faults::armed::{RequestEffects, WireFault};
+use crate::feed::Feeds;
 use crate::node::failure::Failure;
 use crate::node::{View, write};
 use crate::seen::Seen;
 use crate::sim::{Host, Shared};
 use crate::timer::Timer;
+use crate::websocket::{self, Upgrade};
 use crate::wire::{Control, Delivery};
 
 /// One connection.
@@ -28,6 +30,12 @@ pub(crate) struct Caller {
     pub(crate) connection: u64,
     /// The service of the listener that accepted the connection, if the listener has only one.
     pub(crate) host: Option<usize>,
+    /// What subscriptions of its thread are notified of.
+    pub(crate) feeds: Feeds,
+    /// Whether its requests are messages of a WebSocket.
+    pub(crate) is_websocket: bool,
+    /// The WebSocket that the connection becomes after this response.
+    pub(crate) upgrade: Mutex<Option<Upgrade>>,
 }
 
 /// Approximate length of a response's head, for truncation in the middle of a body.
@@ -36,13 +44,20 @@ const HEAD_LEN: usize = 100;
 const LIMIT_EXCEEDED: i64 = -32005;
 
 /// Answers one request.
-pub(crate) async fn respond(
+pub(crate) async fn respond<B>(
     caller: Arc<Caller>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    request: Request<B>,
+) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    B: hyper::body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
+{
     let shared = &caller.shared;
     // Resets the faults of the previous response.
     caller.control.set(Delivery::Intact);
+    let mut request = request;
+    if let Some(response) = websocket::upgrade(&caller, &mut request) {
+        return Ok(response);
+    }
     let path = request.uri().path();
     if request.method() != Method::POST || path.starts_with("/sim/") {
         return Ok(control::respond(&caller, request).await);
@@ -83,9 +98,9 @@ pub(crate) async fn respond(
 
 /// Finds the service by the listener, by the first part of the path, by PATH's header if the path is
 /// `/v1`, or because there is only one service.
-fn find_host<'c>(
+pub(crate) fn find_host<'c, B>(
     caller: &'c Caller,
-    request: &Request<Incoming>,
+    request: &Request<B>,
 ) -> Result<&'c Host, Box<Response<Full<Bytes>>>> {
     let shared = &caller.shared;
     if let Some(number) = caller.host {
@@ -114,6 +129,18 @@ fn find_host<'c>(
     })
 }
 
+/// What a request led to.
+pub(crate) enum Outcome {
+    /// The answers to its calls.
+    Answer(Vec<u8>),
+    /// An HTTP status without an answer, and the seconds of `Retry-After`.
+    Status(u16, Option<u64>),
+    /// The queue was full; the answer says so.
+    Full(Vec<u8>),
+    /// The code with which a WebSocket connection is closed.
+    Close(u16),
+}
+
 async fn answer(
     caller: &Caller,
     host: &Host,
@@ -121,6 +148,23 @@ async fn answer(
     order: u64,
     now: Nanos,
 ) -> Response<Full<Bytes>> {
+    match outcome(caller, host, body, order, now).await {
+        Outcome::Answer(out) => json(StatusCode::OK, out),
+        Outcome::Full(out) => json(StatusCode::SERVICE_UNAVAILABLE, out),
+        Outcome::Status(status, retry_after) => refuse(status, retry_after),
+        // Of WebSocket connections.
+        Outcome::Close(_) => plain(StatusCode::BAD_GATEWAY, String::new()),
+    }
+}
+
+/// Answers the calls of a request, after the time that its service, its latency and its faults take.
+pub(crate) async fn outcome(
+    caller: &Caller,
+    host: &Host,
+    body: &[u8],
+    order: u64,
+    now: Nanos,
+) -> Outcome {
     let shared = &caller.shared;
     let calls = request::parse(body, shared.settings.batch_max);
     let effects = inject(shared, host, &calls, now);
@@ -132,7 +176,7 @@ async fn answer(
             let mut out = Vec::new();
             let failure = Failure::new(LIMIT_EXCEEDED, "the node's queue is full");
             write_failure(&mut out, None, &failure);
-            return json(StatusCode::SERVICE_UNAVAILABLE, out);
+            return Outcome::Full(out);
         }
     };
     let mut until = done;
@@ -147,7 +191,10 @@ async fn answer(
         caller.timer.until(until).await;
     }
     if let Some((status, retry_after)) = effects.status {
-        return refuse(status, retry_after);
+        return Outcome::Status(status, retry_after);
+    }
+    if let Some(code) = effects.close.filter(|_| caller.is_websocket) {
+        return Outcome::Close(code);
     }
     let out = if effects.garbage {
         b"<html>502 Bad Gateway \xff{".to_vec()
@@ -164,9 +211,11 @@ async fn answer(
                 Delivery::Cut { left: after.unwrap_or(HEAD_LEN + out.len() / 2), reset: false }
             }
             WireFault::Slow { bytes, every } => Delivery::Drip { bytes, every },
+            WireFault::Refuse => Delivery::Refuse,
+            WireFault::Calm => Delivery::Calm,
         });
     }
-    json(StatusCode::OK, out)
+    Outcome::Answer(out)
 }
 
 /// The effects of faults on a whole request. Carries out reorganisations that are due.

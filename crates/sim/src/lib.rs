@@ -8,7 +8,7 @@
 //! # Layout
 //! - [`sim`]: a running simulator: start, inspect, change, stop
 //! - [`settings`], [`service`]: its settings
-//! - `server`, `http`, `control`, `wire`, `timer`: serving
+//! - `server`, `http`, `http2`, `websocket`, `feed`, `control`, `wire`, `timer`: serving
 //! - `node`, `chain`: the answers, and the chain they are computed from
 //! - [`capacity`], [`distribution`]: servers, queue, and distributions of durations
 //! - [`faults`]: faults of a node
@@ -22,7 +22,9 @@ mod chain;
 mod control;
 pub mod distribution;
 pub mod faults;
+mod feed;
 mod http;
+mod http2;
 mod node;
 pub mod proxy;
 pub mod seen;
@@ -33,6 +35,7 @@ pub mod sim;
 mod timer;
 pub mod verify;
 pub mod wallet;
+mod websocket;
 mod wire;
 
 pub use capacity::Capacity;
@@ -41,6 +44,6 @@ pub use faults::{Fault, FaultKind, Window};
 pub use proxy::{LinkFault, LinkFaultKind, Proxy, ProxySettings};
 pub use seen::{Counts, Seen};
 pub use service::Service;
-pub use settings::{Date, ManualDate, Settings, StartError};
+pub use settings::{Date, ManualDate, Settings, StartError, TlsFiles};
 pub use sim::Sim;
 pub use wallet::Wallet;

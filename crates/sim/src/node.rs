@@ -11,6 +11,7 @@
 //! - `blocks`, `logs`, `state`, `send`: the answers
 //! - `render`: blocks, transactions, receipts and logs as JSON
 //! - `params`, `failure`, `write`: reading parameters, errors, writing JSON
+//! - `news`: what subscriptions are notified of
 //! - `forks`, `pool`, `raw`: reorganisations, sent transactions and their encoding
 //! - `recent`: a cache of blocks
 
@@ -19,6 +20,7 @@ pub(crate) mod failure;
 mod forks;
 mod logs;
 pub(crate) mod methods;
+pub(crate) mod news;
 pub(crate) mod params;
 mod pool;
 pub(crate) mod raw;
@@ -99,7 +101,7 @@ impl Node {
     }
 
     /// The block at a height.
-    fn id_at(&self, number: u64) -> BlockId {
+    pub(crate) fn id_at(&self, number: u64) -> BlockId {
         self.with_forks(|forks| forks.at(number))
     }
 

@@ -52,6 +52,10 @@ pub struct Counts {
     pub calls: BTreeMap<&'static str, u64>,
     /// Requests refused because the queue was full.
     pub overflowed: u64,
+    /// Notifications of subscriptions that were sent.
+    pub notifications: u64,
+    /// WebSocket connections that were closed because their peer did not read.
+    pub slow_readers: u64,
     /// How often each kind of fault was injected.
     pub faults: BTreeMap<&'static str, u64>,
 }
@@ -65,6 +69,8 @@ pub(crate) struct Record {
     pub(crate) connections: AtomicU64,
     pub(crate) connections_closed: AtomicU64,
     pub(crate) overflowed: AtomicU64,
+    pub(crate) notifications: AtomicU64,
+    pub(crate) slow_readers: AtomicU64,
     calls: Vec<AtomicU64>,
 }
 
@@ -78,6 +84,8 @@ impl Record {
             connections: AtomicU64::new(0),
             connections_closed: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
+            notifications: AtomicU64::new(0),
+            slow_readers: AtomicU64::new(0),
             calls: (0..=Method::NAMES.len()).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -123,6 +131,8 @@ impl Record {
             unrecorded: load(&self.unrecorded),
             calls: names.zip(self.calls.iter().map(load)).filter(|(_, n)| *n > 0).collect(),
             overflowed: load(&self.overflowed),
+            notifications: load(&self.notifications),
+            slow_readers: load(&self.slow_readers),
             faults: BTreeMap::new(),
         }
     }

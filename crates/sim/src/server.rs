@@ -1,22 +1,28 @@
-//! Accepts connections and serves HTTP/1.1 on them, with one runtime per thread.
+//! Accepts connections and serves HTTP/1.1, HTTP/2 or WebSocket on them, with one runtime per thread.
+//!
+//! Without TLS, a connection that begins with the preface of HTTP/2 is HTTP/2; with TLS, ALPN decides.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use plimsoll_measure::Nanos;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::feed::Feeds;
 use crate::http::{self, Caller};
+use crate::http2;
 use crate::sim::Shared;
 use crate::timer::Timer;
+use crate::websocket;
 use crate::wire::{Control, Wire};
 
 /// Maximum number of connections that wait to be accepted; the kernel limits it further by
@@ -77,15 +83,16 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let Ok(timer) = Timer::start(shared.clock) else { return };
+    let feeds = Feeds::start(&shared, &timer);
     let mut accepting = JoinSet::new();
     for acceptor in acceptors {
-        accepting.spawn(accept(shared.clone(), timer.clone(), acceptor));
+        accepting.spawn(accept(shared.clone(), (timer.clone(), feeds.clone()), acceptor));
     }
     // An error means that the simulator was dropped, which also stops it.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn accept(shared: Arc<Shared>, timer: Timer, acceptor: Acceptor) {
+async fn accept(shared: Arc<Shared>, (timer, feeds): (Timer, Feeds), acceptor: Acceptor) {
     let mut listener = acceptor.listener.and_then(|listener| TcpListener::from_std(listener).ok());
     let mut changes = shared.faults.changes();
     let mut connections = JoinSet::new();
@@ -104,7 +111,8 @@ async fn accept(shared: Arc<Shared>, timer: Timer, acceptor: Acceptor) {
             Some(accepted) = next(&listener) => {
                 match accepted {
                     Ok((stream, _)) => {
-                        let served = connection(shared.clone(), timer.clone(), stream, acceptor.host);
+                        let own = (timer.clone(), feeds.clone());
+                        let served = connection(shared.clone(), own, stream, acceptor.host);
                         connections.spawn(served);
                     }
                     Err(_) => timer.until(shared.clock.now() + ACCEPT_PAUSE).await,
@@ -129,7 +137,12 @@ pub(crate) async fn next(
     Some(listener.as_ref()?.accept().await)
 }
 
-async fn connection(shared: Arc<Shared>, timer: Timer, stream: TcpStream, host: Option<usize>) {
+async fn connection(
+    shared: Arc<Shared>,
+    (timer, feeds): (Timer, Feeds),
+    stream: TcpStream,
+    host: Option<usize>,
+) {
     // Without this, the last segment of a larger answer would wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
     let control = Control::default();
@@ -140,11 +153,39 @@ async fn connection(shared: Arc<Shared>, timer: Timer, stream: TcpStream, host: 
         control: control.clone(),
         connection: number,
         host,
+        feeds,
+        is_websocket: false,
+        upgrade: Mutex::default(),
     });
-    let service = service_fn(move |request| http::respond(caller.clone(), request));
-    let wire = TokioIo::new(Wire::new(stream, control));
-    let connection = http1::Builder::new().pipeline_flush(true).serve_connection(wire, service);
-    // Errors are caused by the peer, or by an injected fault.
-    let _ = connection.await;
+    match &shared.tls {
+        Some(tls) => {
+            let wire = Wire::new(stream, Vec::new(), control);
+            if let Ok(wire) = tls.accept(wire).await {
+                let is_http2 = wire.get_ref().1.alpn_protocol() == Some(b"h2");
+                serve_on(wire, is_http2, caller).await;
+            }
+        }
+        None => {
+            if let Ok((first, is_http2)) = http2::first_bytes(&stream).await {
+                serve_on(Wire::new(stream, first, control), is_http2, caller).await;
+            }
+        }
+    }
     shared.record.connections_closed.fetch_add(1, Ordering::Relaxed);
+}
+
+async fn serve_on(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http2: bool,
+    caller: Arc<Caller>,
+) {
+    if is_http2 {
+        return http2::serve(io, caller).await;
+    }
+    let service = service_fn(|request| http::respond(caller.clone(), request));
+    let mut builder = http1::Builder::new();
+    let connection = builder.pipeline_flush(true).serve_connection(TokioIo::new(io), service);
+    // Errors are caused by the peer, or by an injected fault.
+    let _ = connection.with_upgrades().await;
+    websocket::serve(&caller).await;
 }

@@ -2,10 +2,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plimsoll_measure::{Clock, Nanos, WallClock};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, pki_types::pem::PemObject};
 
 use crate::capacity::{Capacity, SERVERS_MAX};
 use crate::distribution::Distribution;
@@ -14,6 +18,38 @@ use crate::service::{GENESIS_UNIX_SECS, Service};
 
 /// Maximum number of serving threads; each has its own runtime.
 pub const THREADS_MAX: usize = 256;
+
+/// PEM files for TLS.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The server's certificate, and those that lead to its root.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// Reads the files; HTTP/2 and HTTP/1.1 are offered.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why.
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, StartError> {
+        let unusable = |path: &Path, why: &dyn std::fmt::Display| {
+            StartError::Invalid(format!("cannot use {}: {why}", path.display()))
+        };
+        let chain = CertificateDer::pem_file_iter(&self.cert).and_then(Iterator::collect);
+        let chain: Vec<_> = chain.map_err(|error| unusable(&self.cert, &error))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key);
+        let key = key.map_err(|error| unusable(&self.key, &error))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+        let mut config = config.map_err(|error| unusable(&self.cert, &error))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
 
 /// The settings of a simulator.
 #[derive(Debug, Clone)]
@@ -30,6 +66,13 @@ pub struct Settings {
     pub capacity: Option<Capacity>,
     /// Delay added to each answer, in addition to its service time.
     pub latency: Option<Distribution>,
+    /// Certificates and key with which all listeners use TLS; `None`: without TLS.
+    pub tls: Option<TlsFiles>,
+    /// Maximum number of streams at a time on an HTTP/2 connection, announced in the settings; further ones
+    /// are refused.
+    pub http2_streams: u32,
+    /// How long the peer of a WebSocket may read nothing before it is disconnected.
+    pub slow_reader: Nanos,
     /// Faults; their windows count from the start.
     pub faults: Vec<Fault>,
     /// Number of requests that are recorded; others are only counted.
@@ -108,6 +151,9 @@ impl Default for Settings {
             services: Service::named("eth").into_iter().collect(),
             capacity: None,
             latency: None,
+            tls: None,
+            http2_streams: 128,
+            slow_reader: Nanos::from_secs(10),
             faults: Vec::new(),
             record_max: 0,
             body_max: 5 << 20,

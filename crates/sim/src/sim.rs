@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use plimsoll_measure::rng::Key;
 use plimsoll_measure::{Clock, Nanos};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::capacity::Station;
 use crate::faults::armed::ArmedFaults;
@@ -15,7 +16,7 @@ use crate::faults::{FAULTS_MAX, Fault};
 use crate::node::Node;
 use crate::seen::{Counts, Record, Seen};
 use crate::server::{self, Acceptor};
-use crate::settings::{Calendar, Settings, StartError};
+use crate::settings::{Calendar, Settings, StartError, TlsFiles};
 
 /// A simulator that serves until it is stopped or dropped.
 pub struct Sim {
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) faults: ArmedFaults,
     pub(crate) record: Record,
     pub(crate) latency_key: Key,
+    pub(crate) tls: Option<TlsAcceptor>,
 }
 
 /// A service, its node and its capacity.
@@ -62,6 +64,7 @@ impl Sim {
     /// The settings are invalid, an address is in use, or a system resource is exhausted.
     pub fn start(settings: Settings) -> Result<Sim, StartError> {
         settings.check()?;
+        let tls = settings.tls.as_ref().map(TlsFiles::acceptor).transpose()?;
         let clock = Clock::start();
         let key = Key::new(settings.seed);
         let host = |(number, service): (u64, &crate::service::Service)| Host {
@@ -77,6 +80,7 @@ impl Sim {
             faults: ArmedFaults::new(key.with(2)),
             record: Record::new(settings.record_max),
             latency_key: key.with(3),
+            tls,
             settings,
         });
         shared.faults.set(shared.settings.faults.clone(), false, Nanos::ZERO);
@@ -103,9 +107,14 @@ impl Sim {
         &self.own
     }
 
-    /// The URL of a service: `http://127.0.0.1:PORT/NAME`.
+    /// The URL of a service: `http://127.0.0.1:PORT/NAME`, or https.
     pub fn url(&self, service: &str) -> String {
-        format!("http://{}/{service}", self.address)
+        format!("{}://{}/{service}", self.scheme(), self.address)
+    }
+
+    /// `http`, or `https` with TLS.
+    pub fn scheme(&self) -> &'static str {
+        if self.shared.tls.is_some() { "https" } else { "http" }
     }
 
     /// The recorded requests, in order.

@@ -22,6 +22,10 @@ pub(crate) enum Delivery {
     Cut { left: usize, reset: bool },
     /// In chunks of `bytes`, with pauses of `every`.
     Drip { bytes: usize, every: Nanos },
+    /// HTTP/2: the stream is refused, as not processed. No effect on HTTP/1.1.
+    Refuse,
+    /// HTTP/2: the connection ends with GOAWAY ENHANCE_YOUR_CALM. No effect on HTTP/1.1.
+    Calm,
 }
 
 /// Sets how a connection's next response is delivered.
@@ -33,7 +37,7 @@ impl Control {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = delivery;
     }
 
-    fn delivery(&self) -> Delivery {
+    pub(crate) fn delivery(&self) -> Delivery {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -41,13 +45,16 @@ impl Control {
 /// A stream that obeys a [`Control`].
 pub(crate) struct Wire {
     stream: TcpStream,
+    /// Bytes that were read before.
+    first: Vec<u8>,
     control: Control,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Wire {
-    pub(crate) fn new(stream: TcpStream, control: Control) -> Wire {
-        Wire { stream, control, pause: None }
+    /// A stream whose `first` bytes were read already.
+    pub(crate) fn new(stream: TcpStream, first: Vec<u8>, control: Control) -> Wire {
+        Wire { stream, first, control, pause: None }
     }
 
     /// Makes the connection send a reset when it is closed.
@@ -62,6 +69,12 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let n = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first[..n]);
+            self.first.drain(..n);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -73,7 +86,9 @@ impl AsyncWrite for Wire {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.control.delivery() {
-            Delivery::Intact => Pin::new(&mut self.stream).poll_write(context, bytes),
+            Delivery::Intact | Delivery::Refuse | Delivery::Calm => {
+                Pin::new(&mut self.stream).poll_write(context, bytes)
+            }
             Delivery::Cut { left: 0, reset } => {
                 if reset {
                     self.reset_on_close();

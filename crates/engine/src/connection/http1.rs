@@ -4,10 +4,9 @@
 //! that takes several reads and must be kept is collected in a buffer of the connection, which is
 //! freed at the end of the exchange. The total size of these buffers per worker is limited.
 
-use super::excerpts::EXCERPT_MAX;
+use super::body::Body;
 use super::{
-    Answer, BodyBudget, Event, Excerpts, Failure, Outgoing, ReadResources, Started, Trace, Traced,
-    Transport,
+    Answer, Bodies, Event, Failure, Outgoing, ReadResources, Started, Trace, Traced, Transport,
 };
 use crate::arrival::Id;
 use crate::http1::{Length, Parser, Piece};
@@ -30,34 +29,7 @@ struct Current {
     /// Whether [`Event::Began`] was reported.
     began: bool,
     bytes_in: u64,
-    body_len: u64,
-    /// The maximum, if the body is kept.
-    body_max: Option<u64>,
-    /// How much is kept of a body that no check reads.
-    prefix_max: u64,
-    /// Whether the answer is captured.
-    captured: bool,
-    /// Indices of its target and its request in the plan.
-    target: u32,
-    spec: u32,
-    /// Whether the answer is the first with its unexpected status: of a body that is not kept, the
-    /// beginning is.
-    first: bool,
-}
-
-impl Current {
-    /// No more of the body can be kept.
-    ///
-    /// # Errors
-    /// If a check needs all of it.
-    #[cold]
-    fn is_out_of_memory(&mut self) -> Result<(), Failure> {
-        self.prefix_max = 0;
-        match self.body_max {
-            Some(_) => Err(Failure::of(ErrorClass::MemoryExhausted)),
-            None => Ok(()),
-        }
-    }
+    body: Body,
 }
 
 /// The HTTP/1.1 state of one connection.
@@ -71,7 +43,7 @@ pub(super) struct Http1 {
     /// Why writing failed. What the peer sent before is read first: it may have answered a request
     /// that it did not read to the end.
     broken: Option<io::Error>,
-    /// The body so far, if it took several reads.
+    /// The body of the answer that was reported last, if it took several reads.
     body: Vec<u8>,
     /// The trace of the current or previous exchange, if requested.
     trace: Option<(Id, Trace)>,
@@ -203,7 +175,6 @@ impl Http1 {
         buffers: (&mut Vec<u8>, &mut Vec<u8>),
     ) -> Started {
         debug_assert!(self.is_free(), "one exchange at a time");
-        debug_assert!(self.body.is_empty(), "a body is freed with its exchange");
         let request = outgoing.request.bytes(outgoing.values, buffers);
         let written = match transport.write(request) {
             Ok(written) => written,
@@ -225,6 +196,7 @@ impl Http1 {
         if let Some(header) = outgoing.split_by {
             self.parser.extract(header);
         }
+        let body = Body::of(&outgoing, std::mem::take(&mut self.body));
         self.current = Some(Current {
             arrival: outgoing.arrival,
             last: outgoing.last,
@@ -233,13 +205,7 @@ impl Http1 {
             reused: std::mem::replace(&mut self.used, true),
             began: false,
             bytes_in: 0,
-            body_len: 0,
-            body_max: outgoing.body_max,
-            prefix_max: outgoing.capture.unwrap_or(0),
-            captured: outgoing.capture.is_some(),
-            target: outgoing.target,
-            spec: outgoing.spec,
-            first: false,
+            body,
         });
         let bytes = request.len() as u64;
         if sent { Started::Sent { bytes } } else { Started::Queued { bytes } }
@@ -247,19 +213,10 @@ impl Http1 {
 
     /// Closes the connection, because a late answer could not be distinguished from the next one.
     pub(super) fn abandon(&mut self, arrival: Id, resources: &mut ReadResources) {
-        if let Some(current) = self.current.take_if(|current| current.arrival == arrival) {
+        if let Some(mut current) = self.current.take_if(|current| current.arrival == arrival) {
             self.closing = Closing::of(OpenReason::AfterTimeout);
-            self.free_body(&mut resources.budget);
-            if current.first {
-                resources.excerpts.forget(current.target, self.parser.head().status);
-            }
+            current.body.discard(&mut resources.bodies);
         }
-    }
-
-    /// Frees the collected body and its share of the budget.
-    fn free_body(&mut self, budget: &mut BodyBudget) {
-        budget.release(self.body.len() as u64);
-        self.body = Vec::new();
     }
 
     pub(super) fn next<'a, K: Socket>(
@@ -271,7 +228,8 @@ impl Http1 {
     ) -> Option<Event<'a>> {
         if self.current.is_none() && !self.body.is_empty() {
             // The body of the previous answer has been judged.
-            self.free_body(&mut resources.budget);
+            resources.bodies.budget.release(self.body.len() as u64);
+            self.body = Vec::new();
         }
         if let Some(Closing { reason, fault }) = self.closing {
             return Some(Event::Closed { reason, failure: fault.map(Failure::fault) });
@@ -296,19 +254,18 @@ impl Http1 {
                 return None;
             }
             *share -= 1;
-            let n = match transport.read(&mut resources.scratch) {
+            let n = match transport.read(&mut resources.scratch[..resources.read_max]) {
                 Ok(n @ 1..) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => return self.nothing_read(read, transport, ready, resources),
             };
-            if transport.is_drained_by(n, resources.scratch.len()) {
+            if transport.is_drained_by(n, resources.read_max) {
                 ready.readable = false;
             }
             if let Some((_, trace)) = &mut self.trace {
                 trace.response.extend(&resources.scratch[..n]);
             }
-            match self.feed(&resources.scratch[..n], &mut resources.budget, &mut resources.excerpts)
-            {
+            match self.feed(&resources.scratch[..n], &mut resources.bodies) {
                 Ok(Some(_)) if self.current.as_ref().is_some_and(|current| !current.sent) => {
                     let failure = Failure::fault(Fault::AnswerFirst);
                     return Some(self.fail(failure, resources));
@@ -371,12 +328,7 @@ impl Http1 {
     }
 
     /// Feeds bytes to the parser; returns where the body is if the response is complete.
-    fn feed(
-        &mut self,
-        bytes: &[u8],
-        budget: &mut BodyBudget,
-        excerpts: &mut Excerpts,
-    ) -> Result<Option<BodyLocation>, Failure> {
+    fn feed(&mut self, bytes: &[u8], bodies: &mut Bodies) -> Result<Option<BodyLocation>, Failure> {
         let Some(current) = &mut self.current else {
             return Err(Failure::fault(self.unsolicited()));
         };
@@ -384,59 +336,31 @@ impl Http1 {
         let mut input = bytes;
         // The first part of a body stays in the read buffer until there is a second.
         let mut first: Option<Range<usize>> = None;
-        let mut collect = |body: &mut Vec<u8>, pieces: &[&[u8]]| {
-            let fits = budget.reserve(pieces.iter().map(|piece| piece.len() as u64).sum());
-            if fits {
-                pieces.iter().for_each(|piece| body.extend_from_slice(piece));
-            }
-            fits
-        };
         loop {
             match self.parser.next(&mut input).map_err(Failure::fault)? {
                 Piece::Head => {
                     let head = self.parser.head();
-                    current.first = excerpts.is_first(current.target, current.spec, head.status);
-                    if current.captured && head.gzip {
-                        // Its decoded length is known only from all of it.
-                        current.prefix_max = u64::MAX;
-                    } else if current.first {
-                        current.prefix_max = current.prefix_max.max(EXCERPT_MAX as u64);
-                    }
-                    if let Length::Known(len) = head.length
-                        && current.body_max.is_some_and(|max| len > max)
-                    {
-                        let too_large = Failure::of(ErrorClass::BodyTooLarge);
-                        return Err(Failure { body_len: Some(len), ..too_large });
-                    }
+                    let len = match head.length {
+                        Length::Known(len) => Some(len),
+                        Length::Chunked | Length::UntilClose => None,
+                    };
+                    current.body.begin((head.status, head.gzip, len), bodies)?;
                 }
                 Piece::Body(piece) => {
-                    let (before, start) =
-                        (current.body_len, bytes.len() - input.len() - piece.len());
-                    current.body_len += piece.len() as u64;
-                    let piece = match current.body_max {
-                        Some(max) if current.body_len > max => {
-                            return Err(Failure::of(ErrorClass::BodyTooLarge));
-                        }
-                        Some(_) => piece,
-                        None if before >= current.prefix_max => continue,
-                        None => {
-                            let room = current.prefix_max - before;
-                            &piece[..piece.len().min(usize::try_from(room).unwrap_or(usize::MAX))]
-                        }
-                    };
-                    if first.is_none() && self.body.is_empty() {
-                        first = Some(start..start + piece.len());
+                    let start = bytes.len() - input.len() - piece.len();
+                    let kept = current.body.add(piece.len())?;
+                    if kept == 0 {
+                        continue;
+                    }
+                    if first.is_none() && current.body.bytes.is_empty() {
+                        first = Some(start..start + kept);
                         continue;
                     }
                     let earlier = &bytes[first.take().unwrap_or(0..0)];
-                    if !collect(&mut self.body, &[earlier, piece]) {
-                        current.is_out_of_memory()?;
-                    }
+                    current.body.collect(&[earlier, &piece[..kept]], bodies)?;
                 }
                 Piece::More => {
-                    if !collect(&mut self.body, &[&bytes[first.unwrap_or(0..0)]]) {
-                        current.is_out_of_memory()?;
-                    }
+                    current.body.collect(&[&bytes[first.unwrap_or(0..0)]], bodies)?;
                     return Ok(None);
                 }
                 Piece::End => {
@@ -462,18 +386,20 @@ impl Http1 {
         if !head.keep_alive || current.last || incomplete || self.broken.is_some() {
             self.closing = self.closing.or(Closing::of(OpenReason::TargetClosed));
         }
+        // Freed by the next call of `next`.
+        self.body = current.body.bytes;
         let body: &[u8] = match location {
             BodyLocation::Read(range) => &scratch[range],
-            // Freed by the next call of `next`.
             BodyLocation::Collected => &self.body,
         };
         let answer = Answer {
             status: head.status,
+            call: None,
             body,
             gzip: head.gzip,
             head: self.parser.head_bytes(),
-            body_len: current.body_len,
-            first: current.first,
+            body_len: current.body.len,
+            first: current.body.first,
             location: head.location.as_deref(),
             split: self.parser.split(),
             received_at: transport.received_at(),
@@ -500,12 +426,9 @@ impl Http1 {
 
     fn fail(&mut self, mut failure: Failure, resources: &mut ReadResources) -> Event<'static> {
         self.closing = Closing::of(OpenReason::AfterError);
-        self.free_body(&mut resources.budget);
         match self.current.take() {
-            Some(current) => {
-                if current.first {
-                    resources.excerpts.forget(current.target, self.parser.head().status);
-                }
+            Some(mut current) => {
+                current.body.discard(&mut resources.bodies);
                 let gone = matches!(failure.class, ErrorClass::ClosedEarly | ErrorClass::Reset);
                 if failure.class == ErrorClass::ClosedEarly && current.bytes_in > 0 {
                     failure.fault = Some(Fault::Truncated);

@@ -9,26 +9,43 @@
 //! A connection always ends with [`Event::Closed`], after the end of each of its exchanges was
 //! reported.
 //!
-//! `docs/design/connections.md` describes how HTTP/2, WebSocket and SSE would fit in.
+//! `docs/design/connections.md` describes the protocols, and how WebSocket and SSE would fit in.
 
+mod body;
 mod excerpts;
 mod http1;
+mod http2;
+mod numbers;
+mod output;
+mod resources;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_http2;
+#[cfg(test)]
 mod tests_wire;
+mod trace;
 mod transport;
+mod websocket;
 
 use crate::arrival::Id;
+use crate::http2::frame::Code;
 use crate::request::Request;
 use crate::system::{Readiness, Socket};
 pub(crate) use excerpts::{EXCERPT_MAX, Excerpts};
 use http1::Http1;
+use http2::Http2;
 use plimsoll_measure::{ErrorClass, Fault, Nanos, OpenReason, SplitValue};
-use plimsoll_plan::Values;
+use plimsoll_plan::{Protocol as Chosen, Values};
+pub(crate) use resources::{Bodies, BodyBudget, ReadResources};
 use std::io;
+use std::sync::Arc;
+pub(crate) use trace::Trace;
+pub use trace::Traced;
 pub(crate) use transport::TlsStart;
 use transport::Transport;
+pub(crate) use websocket::Opening;
+use websocket::WebSocket;
 
 /// A request to be sent on a connection.
 pub(crate) struct Outgoing<'a> {
@@ -52,47 +69,6 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trace: bool,
 }
 
-/// Worker resources that connections use while reading.
-pub(crate) struct ReadResources {
-    /// The read buffer; its size limits one read.
-    pub(crate) scratch: Vec<u8>,
-    pub(crate) budget: BodyBudget,
-    pub(crate) excerpts: Excerpts,
-}
-
-/// The budget for incomplete bodies, shared by all connections of a worker.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BodyBudget {
-    used: u64,
-    max: u64,
-}
-
-impl BodyBudget {
-    /// An unused budget of `max` bytes.
-    pub(crate) fn new(max: u64) -> BodyBudget {
-        BodyBudget { used: 0, max }
-    }
-
-    /// Bytes in use.
-    #[cfg(test)]
-    pub(crate) fn used(self) -> u64 {
-        self.used
-    }
-
-    /// Reserves more bytes; returns false if they exceed the budget.
-    fn reserve(&mut self, bytes: u64) -> bool {
-        let fits = self.used + bytes <= self.max;
-        if fits {
-            self.used += bytes;
-        }
-        fits
-    }
-
-    fn release(&mut self, bytes: u64) {
-        self.used -= bytes;
-    }
-}
-
 /// The outcome of passing a request to a connection.
 #[derive(Debug)]
 pub(crate) enum Started {
@@ -100,42 +76,20 @@ pub(crate) enum Started {
     Sent { bytes: u64 },
     /// No byte was accepted yet; [`Event::Sent`] follows.
     Queued { bytes: u64 },
+    /// The same, and [`Connection::flush`] writes it, with others that are started meanwhile.
+    Buffered { bytes: u64 },
     /// No byte was accepted and none will be: the request may be sent on another connection. This
     /// one takes no more; [`Connection::next`] reports the end of its exchanges.
     Refused,
 }
 
-/// The bytes of one exchange.
-#[derive(Debug)]
-pub(crate) struct Trace {
-    pub(crate) request: Traced,
-    pub(crate) response: Traced,
-}
-
-/// Maximum number of bytes of a request or a response in a trace.
-const TRACED_MAX: usize = 16 << 10;
-
-/// The bytes of a request or a response, up to a limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Traced {
-    /// The first 16 KiB.
-    pub bytes: Vec<u8>,
-    /// The number of bytes after these.
-    pub more: u64,
-}
-
-impl Traced {
-    fn extend(&mut self, bytes: &[u8]) {
-        let room = bytes.len().min(TRACED_MAX - self.bytes.len());
-        self.bytes.extend_from_slice(&bytes[..room]);
-        self.more += (bytes.len() - room) as u64;
-    }
-}
-
 /// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
+    /// Zero over WebSocket.
     pub(crate) status: u16,
+    /// The id with which a call was sent over WebSocket.
+    pub(crate) call: Option<u64>,
     /// Empty if it was not kept; only its beginning, if it was kept for an error note.
     pub(crate) body: &'a [u8],
     pub(crate) gzip: bool,
@@ -161,11 +115,13 @@ pub(crate) struct Failure {
     pub(crate) error: Option<io::Error>,
     /// The stated size of a body that is too large.
     pub(crate) body_len: Option<u64>,
+    /// The code with which the peer reset a stream.
+    pub(crate) code: Option<Code>,
 }
 
 impl Failure {
     pub(crate) fn of(class: ErrorClass) -> Failure {
-        Failure { class, fault: None, error: None, body_len: None }
+        Failure { class, fault: None, error: None, body_len: None, code: None }
     }
 
     pub(crate) fn fault(fault: Fault) -> Failure {
@@ -190,6 +146,9 @@ impl Failure {
 pub(crate) enum Event<'a> {
     /// TCP is connected and the TLS handshake begins.
     Handshaking,
+    /// The transport is ready, and the peer's HTTP/2 settings, or its answer to the opening of a WebSocket,
+    /// are awaited.
+    Settling,
     /// The connection is established and has capacity.
     Established,
     /// The kernel accepted the first byte of a queued request.
@@ -200,6 +159,11 @@ pub(crate) enum Event<'a> {
     Answered { arrival: Id, bytes: u64, answer: Answer<'a> },
     /// An exchange failed; the connection may still be usable.
     Failed { arrival: Id, bytes: u64, failure: Failure },
+    /// The peer has not processed the request of an exchange and will not: it may be sent on another
+    /// connection, and is counted as `moved` then. `failure` applies if it is not.
+    Returned { arrival: Id, bytes: u64, failure: Failure, moved: Fault },
+    /// A message that belongs to no exchange; the fault says what kind of message.
+    Stray { fault: Fault },
     /// The connection is closed; `reason` is used if a replacement is opened. The end of each of
     /// its exchanges was reported before. Without a failure, the close was orderly.
     Closed { reason: OpenReason, failure: Option<Failure> },
@@ -214,7 +178,17 @@ fn closed(failure: Failure) -> Event<'static> {
 enum Phase {
     Connecting,
     Handshaking,
+    /// The peer's settings (HTTP/2) or its answer to the opening (WebSocket) are awaited.
+    Settling,
     Established,
+}
+
+/// Which protocol a connection may use, and with how many streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) protocol: Chosen,
+    /// Maximum number of streams with HTTP/2, of calls with WebSocket.
+    pub(crate) streams: u32,
 }
 
 /// A connection, whatever its protocol.
@@ -234,13 +208,22 @@ pub(crate) struct Connection<K> {
     /// Readiness that was reported but not yet handled, because other connections have their turn
     /// first.
     pub(crate) unread: Readiness,
+    /// Whether it is queued for [`Connection::flush`].
+    pub(crate) flushing: bool,
     phase: Phase,
+    offer: Offer,
+    /// What opens a WebSocket, if it is to become one.
+    opening: Option<Arc<Opening>>,
     transport: Transport<K>,
     protocol: Protocol,
 }
 
+/// HTTP/1.1 until something else is agreed on.
+#[expect(clippy::large_enum_variant, reason = "HTTP/1.1 needs many connections, HTTP/2 few")]
 enum Protocol {
     Http1(Http1),
+    Http2(Box<Http2>),
+    WebSocket(Box<WebSocket>),
 }
 
 impl<K: Socket> Connection<K> {
@@ -250,7 +233,7 @@ impl<K: Socket> Connection<K> {
     /// If the TLS session cannot be created.
     pub(crate) fn new(
         socket: K,
-        tls: Option<&TlsStart>,
+        (tls, offer, opening): (Option<&TlsStart>, Offer, Option<&Arc<Opening>>),
         (pool, address): (usize, usize),
         (serial, sampled): (u64, bool),
         now: Nanos,
@@ -264,7 +247,10 @@ impl<K: Socket> Connection<K> {
             listed: false,
             slow: false,
             unread: Readiness::NONE,
+            flushing: false,
             phase: Phase::Connecting,
+            offer,
+            opening: opening.cloned(),
             transport: Transport::new(socket, tls)?,
             protocol: Protocol::Http1(Http1::new()),
         })
@@ -278,6 +264,9 @@ impl<K: Socket> Connection<K> {
             Protocol::Http1(http) => {
                 usize::from(self.phase == Phase::Established && http.is_free())
             }
+            _ if self.phase != Phase::Established => 0,
+            Protocol::Http2(http) => http.capacity(),
+            Protocol::WebSocket(socket) => socket.capacity(),
         }
     }
 
@@ -300,6 +289,49 @@ impl<K: Socket> Connection<K> {
                 }
                 http.start(&mut self.transport, outgoing, buffers)
             }
+            Protocol::Http2(http) => http.start(outgoing, buffers),
+            Protocol::WebSocket(socket) => socket.start(outgoing, buffers),
+        }
+    }
+
+    /// Whether [`Connection::flush`] has something to write.
+    #[inline]
+    pub(crate) fn is_unflushed(&self) -> bool {
+        match &self.protocol {
+            Protocol::Http1(_) => false,
+            Protocol::Http2(http) => http.is_pending(),
+            Protocol::WebSocket(socket) => socket.is_pending(),
+        }
+    }
+
+    /// Writes what was buffered. [`Connection::next`] reports what was sent, or why nothing was.
+    pub(crate) fn flush(&mut self) {
+        match &mut self.protocol {
+            Protocol::Http1(_) => {}
+            Protocol::Http2(http) => http.flush(&mut self.transport),
+            Protocol::WebSocket(socket) => socket.flush(&mut self.transport),
+        }
+    }
+
+    /// The most streams that the peer allows at a time; `None` unless it speaks HTTP/2.
+    #[inline]
+    pub(crate) fn peer_streams(&self) -> Option<u32> {
+        match &self.protocol {
+            Protocol::Http1(_) | Protocol::WebSocket(_) => None,
+            Protocol::Http2(http) => Some(http.peer_streams()),
+        }
+    }
+
+    /// Whether the phase before `Established` was that of [`Event::Settling`].
+    pub(crate) fn has_settled(&self) -> bool {
+        !matches!(self.protocol, Protocol::Http1(_))
+    }
+
+    /// Whether the peer keeps its window closed for the rest of a request.
+    pub(crate) fn is_stalled(&self, arrival: Id) -> bool {
+        match &self.protocol {
+            Protocol::Http1(_) | Protocol::WebSocket(_) => false,
+            Protocol::Http2(http) => http.is_stalled(arrival),
         }
     }
 
@@ -307,6 +339,8 @@ impl<K: Socket> Connection<K> {
     pub(crate) fn is_used(&self) -> bool {
         match &self.protocol {
             Protocol::Http1(http) => http.is_used(),
+            Protocol::Http2(http) => http.is_used(),
+            Protocol::WebSocket(socket) => socket.is_used(),
         }
     }
 
@@ -325,12 +359,23 @@ impl<K: Socket> Connection<K> {
         share: &mut usize,
         resources: &'a mut ReadResources,
     ) -> Option<Event<'a>> {
-        if self.phase != Phase::Established {
-            return self.establish();
+        if matches!(self.phase, Phase::Connecting | Phase::Handshaking) {
+            let event = self.establish();
+            // The peer's settings may have come with the end of the handshake.
+            ready.readable |= self.phase == Phase::Settling;
+            return event;
         }
-        match &mut self.protocol {
+        let event = match &mut self.protocol {
             Protocol::Http1(http) => http.next(&mut self.transport, ready, share, resources),
+            Protocol::Http2(http) => http.next(&mut self.transport, ready, share, resources),
+            Protocol::WebSocket(socket) => {
+                socket.next(&mut self.transport, ready, share, resources)
+            }
+        };
+        if matches!(event, Some(Event::Established)) {
+            self.phase = Phase::Established;
         }
+        event
     }
 
     fn establish(&mut self) -> Option<Event<'static>> {
@@ -345,10 +390,7 @@ impl<K: Socket> Connection<K> {
             }
         }
         match self.transport.is_ready() {
-            Ok(true) => {
-                self.phase = Phase::Established;
-                Some(Event::Established)
-            }
+            Ok(true) => Some(self.agree()),
             Ok(false) => None,
             Err(error) => {
                 let mut failure = Failure::of_open(error);
@@ -358,6 +400,34 @@ impl<K: Socket> Connection<K> {
                 Some(closed(failure))
             }
         }
+    }
+
+    /// Begins the protocol that was agreed on in the handshake, or that is known in advance.
+    fn agree(&mut self) -> Event<'static> {
+        if let Some(opening) = self.opening.take() {
+            let socket = WebSocket::new(&opening, self.offer.streams, self.serial);
+            return self.settle(Protocol::WebSocket(Box::new(socket)));
+        }
+        let is_http2 = match self.offer.protocol {
+            Chosen::Http1 => false,
+            Chosen::Auto => self.transport.agreed_on_http2(),
+            Chosen::Http2 if self.transport.is_secure() && !self.transport.agreed_on_http2() => {
+                return closed(Failure::fault(Fault::Http2NotOffered));
+            }
+            Chosen::Http2 => true,
+        };
+        if !is_http2 {
+            self.phase = Phase::Established;
+            return Event::Established;
+        }
+        self.settle(Protocol::Http2(Box::new(Http2::new(self.offer.streams))))
+    }
+
+    /// Begins a protocol that writes first, and waits for the peer's answer.
+    fn settle(&mut self, protocol: Protocol) -> Event<'static> {
+        (self.phase, self.protocol) = (Phase::Settling, protocol);
+        self.flush();
+        Event::Settling
     }
 
     /// Whether the connection is established.
@@ -370,10 +440,17 @@ impl<K: Socket> Connection<K> {
         self.phase == Phase::Handshaking && self.transport.is_secure()
     }
 
+    /// Whether the peer's HTTP/2 settings are awaited.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.phase == Phase::Settling
+    }
+
     /// Whether it has no exchange.
     pub(crate) fn is_idle(&self) -> bool {
         match &self.protocol {
             Protocol::Http1(http) => http.is_idle(),
+            Protocol::Http2(http) => http.is_idle(),
+            Protocol::WebSocket(socket) => socket.is_idle(),
         }
     }
 
@@ -382,6 +459,8 @@ impl<K: Socket> Connection<K> {
     pub(crate) fn abandon(&mut self, arrival: Id, resources: &mut ReadResources) {
         match &mut self.protocol {
             Protocol::Http1(http) => http.abandon(arrival, resources),
+            Protocol::Http2(http) => http.abandon(arrival, resources),
+            Protocol::WebSocket(socket) => socket.abandon(arrival),
         }
     }
 
@@ -389,11 +468,16 @@ impl<K: Socket> Connection<K> {
     pub(crate) fn take_trace(&mut self, arrival: Id) -> Option<Trace> {
         match &mut self.protocol {
             Protocol::Http1(http) => http.take_trace(arrival),
+            Protocol::Http2(http) => http.take_trace(arrival),
+            Protocol::WebSocket(socket) => socket.take_trace(arrival),
         }
     }
 
     /// Closes the connection.
-    pub(crate) fn close(self) {
+    pub(crate) fn close(mut self) {
+        if let Protocol::WebSocket(socket) = &mut self.protocol {
+            socket.say_goodbye(&mut self.transport);
+        }
         self.transport.close();
     }
 }

@@ -19,6 +19,8 @@ struct Pair {
     request: Request,
 }
 
+pub(super) const HTTP1: Offer = Offer { protocol: Chosen::Http1, streams: 1 };
+
 const VALUES: fn() -> Values = || Values { seq: 0, key: Key::new(0) };
 
 fn request(method: &str) -> Request {
@@ -44,14 +46,12 @@ fn pair_sampled(sampled: bool) -> Pair {
     let mut kernel = Kernel::new(std::sync::mpsc::channel().0).unwrap();
     kernel.start(Clock::start_in(Duration::ZERO)).unwrap();
     let socket = kernel.connect(route, 0).unwrap();
-    let connection = Connection::new(socket, None, (0, 0), (1, sampled), Nanos::ZERO).unwrap();
+    let connection =
+        Connection::new(socket, (None, HTTP1, None), (0, 0), (1, sampled), Nanos::ZERO).unwrap();
     let (peer, _) = listener.accept().unwrap();
     let request = request("GET");
-    let resources = ReadResources {
-        scratch: vec![0; 4096],
-        budget: BodyBudget::new(50),
-        excerpts: Excerpts::default(),
-    };
+    let bodies = Bodies { budget: BodyBudget::new(50), excerpts: Excerpts::default() };
+    let resources = ReadResources::new(4096, bodies);
     let mut pair = Pair { kernel, connection, resources, peer: Some(peer), request };
     assert_eq!(pair.connection.capacity(), 0, "not established yet");
     pair.until("Established");
@@ -203,14 +203,14 @@ fn buffered_bodies_are_limited_and_freed() {
     pair.until("Began");
     pair.peer().write_all(&[b'x'; 40]).unwrap();
     let mut ready = Vec::new();
-    while pair.resources.budget.used() < 40 {
+    while pair.resources.bodies.budget.used() < 40 {
         pair.kernel.wait(Wait::Until(Nanos::from_secs(60)), &mut ready).unwrap();
         ready.iter().for_each(|(_, readiness)| assert_eq!(pair.reported(*readiness), ""));
     }
     pair.peer().write_all(&[b'x'; 15]).unwrap();
     let reported = pair.until("Failed");
     assert!(reported.contains("MemoryExhausted"), "{reported}");
-    assert_eq!(pair.resources.budget.used(), 0);
+    assert_eq!(pair.resources.bodies.budget.used(), 0);
 }
 
 #[test]
@@ -269,11 +269,12 @@ fn a_body_until_close_is_complete_only_after_close_notify() {
         let route = Route { to: listener.local_addr().unwrap(), from: None };
         let server = answer_until_close(listener, orderly);
         let rules = plimsoll_plan::TlsRules { insecure: true, ..Default::default() };
-        let config = crate::tls::client_config(&rules).unwrap();
+        let config = crate::tls::client_config(&rules, Chosen::Http1).unwrap();
         let start = (config, crate::tls::server_name(&rules, "h").unwrap());
         let mut pair = pair();
         let socket = pair.kernel.connect(route, 0).unwrap();
-        let connection = Connection::new(socket, Some(&start), (0, 0), (2, false), Nanos::ZERO);
+        let connection =
+            Connection::new(socket, (Some(&start), HTTP1, None), (0, 0), (2, false), Nanos::ZERO);
         pair.connection = connection.unwrap();
         pair.until("Established");
         pair.start(7, false);
@@ -342,13 +343,11 @@ enum Next {
 
 /// One exchange answered by segments, and another one according to `next`.
 fn exchange(segments: &[&[u8]], next: Next, request: &Request, body_max: Option<u64>) -> Reported {
-    let mut resources = ReadResources {
-        scratch: vec![0; 4096],
-        budget: BodyBudget::new(1 << 20),
-        excerpts: Excerpts::default(),
-    };
+    let bodies = Bodies { budget: BodyBudget::new(1 << 20), excerpts: Excerpts::default() };
+    let mut resources = ReadResources::new(4096, bodies);
     let socket = Scripted { arrived: Default::default() };
-    let mut connection = Connection::new(socket, None, (0, 0), (1, false), Nanos::ZERO).unwrap();
+    let mut connection =
+        Connection::new(socket, (None, HTTP1, None), (0, 0), (1, false), Nanos::ZERO).unwrap();
     let mut reported = Reported::default();
     let readable = Readiness { readable: true, ..Readiness::NONE };
     assert!(matches!(

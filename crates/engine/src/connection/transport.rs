@@ -83,6 +83,11 @@ impl<K: Socket> Transport<K> {
         self.tls.is_some()
     }
 
+    /// Whether HTTP/2 was agreed on in the TLS handshake.
+    pub(crate) fn agreed_on_http2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.agreed_on_http2())
+    }
+
     /// Whether the transport is ready for data; continues the TLS handshake as far as possible.
     ///
     /// # Errors

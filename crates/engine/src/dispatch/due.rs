@@ -38,6 +38,12 @@ impl Hold {
 impl<S: System> Dispatcher<S> {
     /// Dispatches at most `most` due arrivals and returns their number.
     pub(crate) fn dispatch_due(&mut self, most: usize) -> usize {
+        let dispatched = self.dispatch_most(most);
+        self.flush_started();
+        dispatched
+    }
+
+    fn dispatch_most(&mut self, most: usize) -> usize {
         for (allowance, source) in self.allowance.iter_mut().zip(&self.sources) {
             // Users whose requests fail at once are due again at once: each gets one turn.
             let ready = source.ready_len();

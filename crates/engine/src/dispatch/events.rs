@@ -4,7 +4,7 @@ use super::notes::{body_too_large, excerpt};
 use super::step::{Step, request_of, step};
 use super::{Dispatcher, FollowUp, READS, has_unlisted_capacity};
 use crate::arrival::Id;
-use crate::connection::{Event, Failure};
+use crate::connection::{Connection, Event, Failure};
 use crate::judge::{Cause, Judgement};
 use crate::system::{READY_MAX, Readiness, System};
 use plimsoll_measure::{ErrorClass, Fault, Nanos};
@@ -76,11 +76,41 @@ impl<S: System> Dispatcher<S> {
         self.unread.front().map_or(polled_at, |unread| unread.since.min(polled_at))
     }
 
-    /// Handles a connection's readiness from the poll or left over from earlier. Its capacity is
-    /// used only after all events were reported: a close that came with an answer is known by then.
+    /// Handles a connection's readiness from the poll or left over from earlier, and sends what was started
+    /// by that.
     pub(super) fn on_ready(&mut self, key: usize, ready: Readiness) {
+        self.collect_unread(key, ready);
+        self.flush_started();
+    }
+
+    /// Handles a connection's events after this readiness and what is left over from earlier.
+    pub(super) fn collect_unread(&mut self, key: usize, ready: Readiness) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            let ready = ready.or(std::mem::take(&mut connection.unread));
+            self.collect(key, ready);
+        }
+    }
+
+    /// Writes the requests that were started since the last call, with one write for each connection.
+    #[inline]
+    pub(super) fn flush_started(&mut self) {
+        while let Some(key) = self.flushing.pop() {
+            let key = key as usize;
+            // Another connection may have its place by now, which has nothing to write then.
+            if let Some(connection) = self.connections.get_mut(key)
+                && std::mem::take(&mut connection.flushing)
+            {
+                connection.flush();
+                // Without reading: others have their turn first.
+                self.collect(key, Readiness::NONE);
+            }
+        }
+    }
+
+    /// Handles a connection's events. Its capacity is used only after all of them were reported: a close
+    /// that came with an answer is known by then.
+    fn collect(&mut self, key: usize, mut ready: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let mut ready = ready.or(std::mem::take(&mut connection.unread));
         let mut share = READS;
         let mut last = None;
         connection.stamp(self.stamping);
@@ -93,6 +123,11 @@ impl<S: System> Dispatcher<S> {
             self.clock = now;
             match event {
                 Event::Handshaking => self.pools[pool].handshaking += 1,
+                Event::Settling => {
+                    let pool = &mut self.pools[pool];
+                    pool.handshaking -= usize::from(pool.tls.is_some());
+                    pool.settling += 1;
+                }
                 Event::Established => self.established(key, now),
                 Event::Sent { arrival } => {
                     let arrival = self.arrivals.get_mut(arrival);
@@ -146,7 +181,7 @@ impl<S: System> Dispatcher<S> {
                     }
                     if mistaken {
                         // Another class took precedence: the next one may be noted.
-                        self.buffers.resources.excerpts.forget(arrival.target, status);
+                        self.buffers.resources.bodies.excerpts.forget(arrival.target, status);
                     }
                     self.answered(&Answered { key, id, now, status, received_at }, step);
                 }
@@ -155,12 +190,27 @@ impl<S: System> Dispatcher<S> {
                     self.pools[pool].end(now);
                     self.end_trace(key, id);
                     if self.may_retry(id, &failure, now) {
-                        self.retry(id, now);
+                        self.retry(id, Fault::StaleRetried, now);
                     } else {
                         let peer = self.peer_of(key);
                         self.fail_with(id, &failure, peer, now);
                     }
                 }
+                Event::Returned { arrival: id, bytes, failure, moved } => {
+                    let arrival = self.arrivals.get_mut(id);
+                    arrival.bytes_in += bytes;
+                    let is_first = !std::mem::replace(&mut arrival.returned, true);
+                    let is_in_time = now < arrival.deadline;
+                    self.pools[pool].end(now);
+                    self.end_trace(key, id);
+                    if is_first && is_in_time {
+                        self.retry(id, moved, now);
+                    } else {
+                        let peer = self.peer_of(key);
+                        self.fail_with(id, &failure, peer, now);
+                    }
+                }
+                Event::Stray { fault } => self.recorder.counts.faults.count(fault),
                 Event::Closed { reason, failure } => {
                     self.close_connection(key, reason, failure, now);
                     break;
@@ -174,14 +224,33 @@ impl<S: System> Dispatcher<S> {
             && share == 0
             && ready.any()
         {
-            connection.unread = ready;
-            let (serial, since) = (connection.serial, self.clock);
-            self.unread.push_back(Unread { key: key as u32, serial, since });
+            if !connection.unread.any() {
+                let (serial, since) = (connection.serial, self.clock);
+                self.unread.push_back(Unread { key: key as u32, serial, since });
+            }
+            connection.unread = connection.unread.or(ready);
         }
-        if self.connections.get(key).is_some_and(has_unlisted_capacity) {
-            self.offer(key, last.unwrap_or_else(|| self.system.now()));
+        if let Some(connection) = self.connections.get(key) {
+            if let Some(streams) = connection.peer_streams().filter(|_| connection.is_established())
+            {
+                self.pools[connection.pool as usize].speaks(Some(streams), self.clock);
+            }
+            if has_unlisted_capacity(connection) {
+                self.offer(key, last.unwrap_or_else(|| self.system.now()));
+            }
         }
         self.start_follow_ups();
+        if self.connections.get(key).is_some_and(Connection::is_unflushed) {
+            self.flush_later(key);
+        }
+    }
+
+    /// Queues a connection for [`Dispatcher::flush_started`].
+    #[inline]
+    pub(super) fn flush_later(&mut self, key: usize) {
+        if !std::mem::replace(&mut self.connections[key].flushing, true) {
+            self.flushing.push(key as u32);
+        }
     }
 
     /// Starts the work that ended exchanges led to.

@@ -66,7 +66,12 @@ impl<S: System> Dispatcher<S> {
             (Some(error), _) if failure.class == ErrorClass::Tls => explain(error),
             (Some(error), Some(fault)) => format!("{fault}: {error}"),
             (Some(error), None) => error.to_string(),
-            (None, Some(fault)) => fault.to_string(),
+            (None, Some(fault)) => match failure.code {
+                Some(code) if !fault.name().contains(code.name()) => {
+                    format!("{fault} ({})", code.name())
+                }
+                _ => fault.to_string(),
+            },
             (None, None) if failure.class == ErrorClass::BodyTooLarge => {
                 body_too_large(self.shared.plan.body_max, failure.body_len)
             }
@@ -89,6 +94,18 @@ impl<S: System> Dispatcher<S> {
             (_, Some(Fault::HandshakeTimeout)) => format!(
                 "the TLS handshake was not answered within the timeout of {timeout}; if the server does \
                  not use TLS, use http://"
+            ),
+            (_, Some(Fault::SettingsTimeout)) => format!(
+                "the target accepted the connection but did not send its HTTP/2 settings within the \
+                 timeout of {timeout}; if it does not speak HTTP/2, set protocol = \"http1\""
+            ),
+            (_, Some(Fault::UpgradeTimeout)) => format!(
+                "the target accepted the connection but did not answer the opening of a WebSocket within \
+                 the timeout of {timeout}"
+            ),
+            (_, Some(Fault::WindowStalled)) => format!(
+                "the target did not open its HTTP/2 window for the rest of the request within the timeout \
+                 of {timeout}"
             ),
             (_, Some(Fault::NothingRead)) => {
                 format!("the target read no byte of the request within the timeout of {timeout}")

@@ -126,7 +126,8 @@ impl<S: System> Dispatcher<S> {
         let (key, serial) = (entry.key(), self.opening.serial);
         let sampled = state.wants_sample();
         let opened = self.system.connect(Route { to, from }, key).and_then(|socket| {
-            Connection::new(socket, state.tls.as_ref(), (pool, address), (serial, sampled), now)
+            let offered = (state.tls.as_ref(), state.limits.offer, state.opening.as_ref());
+            Connection::new(socket, offered, (pool, address), (serial, sampled), now)
         });
         match opened {
             Ok(connection) => {
@@ -171,7 +172,9 @@ impl<S: System> Dispatcher<S> {
         let connection = &self.connections[key];
         let (index, address) = (connection.pool as usize, connection.address as usize);
         let pool = &mut self.pools[index];
-        pool.attempt_ended(connection.slow, pool.tls.is_some());
+        let has_settled = connection.has_settled();
+        pool.speaks(connection.peer_streams(), now);
+        pool.attempt_ended(connection.slow, (pool.tls.is_some() && !has_settled, has_settled));
         let took = now - connection.opened_at;
         pool.established(took);
         if took < SLOW {
@@ -219,7 +222,7 @@ impl<S: System> Dispatcher<S> {
     /// At the limit, drops a slow attempt to make room for one to another address.
     fn make_room(&mut self, pool: usize, now: Nanos) {
         let state = &self.pools[pool];
-        let needs_room = state.open >= state.limit && state.waiting_live > state.connecting;
+        let needs_room = state.open >= state.limit() && state.needs_connection();
         if !needs_room || state.slow == 0 {
             return;
         }
@@ -257,7 +260,8 @@ impl<S: System> Dispatcher<S> {
         let (index, address) = (connection.pool as usize, connection.address as usize);
         let (established, listed, slow) =
             (connection.is_established(), connection.listed, connection.slow);
-        let (handshaking, sampled) = (connection.is_handshaking(), connection.sampled);
+        let phase = (connection.is_handshaking(), connection.is_settling());
+        let sampled = connection.sampled;
         let used = connection.is_used();
         connection.close();
         let pool = &mut self.pools[index];
@@ -280,7 +284,7 @@ impl<S: System> Dispatcher<S> {
                 _ => {}
             }
         } else {
-            pool.attempt_ended(slow, handshaking);
+            pool.attempt_ended(slow, phase);
             match failure {
                 Some(failure) => self.unreachable(index, address, &failure, now),
                 None => _ = pool.avoid(address, now),
@@ -289,9 +293,12 @@ impl<S: System> Dispatcher<S> {
         self.may_need_connections(index);
     }
 
-    /// Closes an idle connection to an address that its name no longer has.
+    /// Closes a connection to an address that its name no longer has, if it is idle; otherwise it is
+    /// closed after its last exchange.
     pub(super) fn retire(&mut self, key: usize, now: Nanos) {
-        self.close_connection(key, OpenReason::NewAddress, None, now);
+        if self.connections[key].is_idle() {
+            self.close_connection(key, OpenReason::NewAddress, None, now);
+        }
     }
 
     /// Closes every connection.
@@ -372,9 +379,9 @@ impl<S: System> Dispatcher<S> {
         }
     }
 
-    /// Sends an arrival's request again, on another connection.
-    pub(super) fn retry(&mut self, id: Id, now: Nanos) {
-        self.recorder.counts.faults.count(Fault::StaleRetried);
+    /// Sends an arrival's request again, on another connection; `why` counts such requests.
+    pub(super) fn retry(&mut self, id: Id, why: Fault, now: Nanos) {
+        self.recorder.counts.faults.count(why);
         let arrival = self.arrivals.get_mut(id);
         // The time so far stays part of its latency.
         match arrival.exchange.sent_at {
@@ -396,8 +403,9 @@ impl<S: System> Dispatcher<S> {
         }
         let tls = tls_start(&self.shared.plan, self.shared.tls.as_ref(), origin)
             .map_err(|why| Failure::caused_by(ErrorClass::Tls, std::io::Error::other(why)))?;
-        let first = &self.pools[0];
-        let (limits, slot) = ((first.limit, first.in_flight_max), self.shared.redirects_slot);
+        let is_http = |pool: &&Pool| !pool.origin.scheme.is_websocket();
+        let first = self.pools.iter().find(is_http).expect("only HTTP redirects");
+        let (limits, slot) = (first.limits, self.shared.redirects_slot);
         let mut pool = Pool::new(origin.clone(), slot, tls, Name::Resolving, limits);
         if self.is_holding() {
             pool.hold(now);

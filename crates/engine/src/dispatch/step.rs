@@ -55,6 +55,20 @@ pub(super) fn step(
     if plan.redirects > 0 && matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
         return follow(shared, arrival, answer);
     }
+    if let Some(call) = answer.call {
+        // Over WebSocket, it was sent with an id of its connection.
+        body.clear();
+        body.extend_from_slice(call.to_string().as_bytes());
+        let expected = Expected::of_id(body);
+        return Step::Finish(judge(
+            &spec.expect,
+            Some(&expected),
+            answer,
+            plan.body_max,
+            gzip,
+            counts,
+        ));
+    }
     // A body with placeholders is rendered again to find out what it asked.
     let rendered = if request.expected.is_none() && spec.expect.rpc != RpcExpect::Off {
         request.render_body(values_of(shared, arrival), body);

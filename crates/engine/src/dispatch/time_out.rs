@@ -76,7 +76,9 @@ impl<S: System> Dispatcher<S> {
                 if arrival.exchange.capped && pool.is_unlikely(arrival.deadline, middle) {
                     pool.count_starved();
                 }
-                Cause::of(ErrorClass::ResponseTimeout)
+                let is_stalled = self.connections[key].is_stalled(id);
+                let fault = is_stalled.then_some(Fault::WindowStalled);
+                Cause { class: ErrorClass::ResponseTimeout, fault }
             }
             (None, None) if self.was_late(&self.arrivals[id]) => Cause::of(ErrorClass::Late),
             (None, None) => {
@@ -109,6 +111,10 @@ impl<S: System> Dispatcher<S> {
             Cause::of(ErrorClass::Dns)
         } else if pool.was_capped(since) {
             Cause::of(ErrorClass::NoConnection)
+        } else if pool.settling > 0 {
+            let is_websocket = pool.origin.scheme.is_websocket();
+            let fault = if is_websocket { Fault::UpgradeTimeout } else { Fault::SettingsTimeout };
+            Cause { class: ErrorClass::Protocol, fault: Some(fault) }
         } else if pool.handshaking > 0 {
             Cause { class: ErrorClass::Tls, fault: Some(Fault::HandshakeTimeout) }
         } else {

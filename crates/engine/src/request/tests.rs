@@ -178,7 +178,7 @@ fn methods_and_bodies_follow_the_statuses() {
 /// Go's client sends a GET after 301, 302 and 303, whatever the method was.
 #[test]
 fn every_method_becomes_a_get_as_in_go() {
-    let style = Style { close: false, headers: DefaultHeaders::Go };
+    let style = Style { headers: DefaultHeaders::Go, ..Style::default() };
     let check = |method: &str, status: u16, then: &str| {
         let spec = request(&format!("{method} http://a/"));
         let hop = Hop::after(&spec, values(), (status, b"/z"), 1, style).unwrap();
@@ -202,7 +202,7 @@ fn a_request_may_close_its_connection() {
         );
         let document = Document::new("plan.toml", text);
         let plan = Plan::read(&document, &Variables::none(), Path::new(".")).unwrap();
-        let style = Style { close, headers: DefaultHeaders::Go };
+        let style = Style { close, headers: DefaultHeaders::Go, ..Style::default() };
         let request = Request::compile(&plan.requests[0], 0, style);
         let mut bytes = Vec::new();
         request.render(values(), &mut bytes, &mut Vec::new());

@@ -4,6 +4,7 @@
 //! when the script pauses the worker. Bytes that arrive meanwhile are queued with their time of
 //! arrival. The poll is edge-triggered, as epoll is for the engine.
 
+use super::http2::{self, Heard};
 use super::peer::{Ending, Peer, Reply, reply_bytes};
 use crate::control::Command;
 use crate::system::resolve::{Query, Resolved};
@@ -73,6 +74,8 @@ struct SocketState {
     idle_since: u64,
     /// When the last bytes written reach the peer; later bytes must not overtake them.
     reach_at: u64,
+    /// If the peer speaks HTTP/2: its end, and what was written so far.
+    http2: Option<(http2::Connection, http2::Requests)>,
 }
 
 /// A name's addresses, or a resolution error.
@@ -275,6 +278,9 @@ impl World {
             let rtt = self.peers[&address].rtt;
             return self.schedule(at + rtt / 2, Event::Ended(id, Ending::Reset));
         }
+        if socket.http2.is_some() {
+            return self.reach_http2(id, at, &bytes);
+        }
         socket.request.extend_from_slice(&bytes);
         socket.idle_since = at;
         let peer = self.peers.get_mut(&address).expect("a peer that was connected to");
@@ -286,6 +292,29 @@ impl World {
             self.seen.arrived.insert(asked, at + after + rtt / 2);
         }
         self.reply(id, at, reply);
+    }
+
+    fn reach_http2(&mut self, id: usize, at: u64, bytes: &[u8]) {
+        let socket = self.sockets.get_mut(&id).expect("a socket");
+        let (address, (connection, _)) = (socket.address, socket.http2.as_mut().expect("as above"));
+        let peer = &self.peers[&address];
+        let half = peer.rtt / 2;
+        for sent in connection.receive(bytes, peer, at, &mut self.random) {
+            let arrives = at + sent.after + half;
+            if let Some(seq) = sent.answers {
+                *self.seen.reached.entry(address).or_default() += 1;
+                self.seen.arrived.insert(seq, arrives);
+            }
+            if !sent.bytes.is_empty() {
+                self.schedule(arrives, Event::Arrive(id, sent.bytes));
+            }
+            if let Some(chunk) = sent.again {
+                self.schedule(arrives + 1, Event::Endless(id, chunk.into()));
+            }
+            if let Some(ending) = sent.ending {
+                self.schedule(arrives + 1, Event::Ended(id, ending));
+            }
+        }
     }
 
     fn reply(&mut self, id: usize, at: u64, reply: Reply) {
@@ -345,6 +374,11 @@ impl World {
             request: Vec::new(),
             idle_since: 0,
             reach_at: 0,
+            http2: self
+                .peers
+                .get(&to)
+                .is_some_and(|peer| peer.http2.is_some())
+                .then(Default::default),
         };
         self.next_socket += 1;
         let id = self.next_socket;
@@ -432,8 +466,19 @@ impl World {
         let rtt = self.peers[&socket.address].rtt;
         socket.reach_at = (now + rtt / 2).max(socket.reach_at + 1);
         let at = socket.reach_at;
-        if let Some(first) = super::peer::request_line(bytes) {
-            self.seen.sent.entry(first).or_insert(now);
+        let mut heard = Vec::new();
+        match &mut socket.http2 {
+            Some((_, requests)) => requests.read(&bytes[..taken], &mut heard),
+            None => {
+                if let Some(first) = super::peer::request_line(bytes) {
+                    self.seen.sent.entry(first).or_insert(now);
+                }
+            }
+        }
+        for heard in heard {
+            if let Heard::Head(asked) = heard {
+                self.seen.sent.entry((asked.path, asked.seq)).or_insert(now);
+            }
         }
         self.schedule(at, Event::Reach(id, bytes[..taken].to_vec()));
         Ok(taken)

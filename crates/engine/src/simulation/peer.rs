@@ -1,5 +1,6 @@
 //! Simulated servers that act on their script, at the level of bytes.
 
+use super::http2::Http2Script;
 use plimsoll_measure::rng::Sequence;
 use std::rc::Rc;
 
@@ -69,6 +70,8 @@ pub(super) struct Peer {
     pub(super) answers_first: bool,
     /// The length of a result, in bytes.
     pub(super) result: usize,
+    /// If it speaks HTTP/2 instead of HTTP/1.1.
+    pub(super) http2: Option<Http2Script>,
 }
 
 impl Peer {
@@ -86,6 +89,7 @@ impl Peer {
             fragmented: false,
             answers_first: false,
             result: 3,
+            http2: None,
         }
     }
 
@@ -116,20 +120,29 @@ impl Peer {
         Some(id.unwrap_or(0))
     }
 
-    /// The answer to a request that arrived at `now`.
-    pub(super) fn answer(&mut self, id: u64, now: u64, random: &mut Sequence) -> Reply {
+    /// How long the answer to a request that arrived at `now` takes.
+    pub(super) fn after(&self, now: u64, random: &mut Sequence) -> u64 {
         let service = match self.slows {
             Some((from, slow)) if now >= from => slow,
             _ => self.service,
         };
-        let mut after = service + random.below(self.jitter.max(1));
-        if let Some((from, to)) = self.stalls
-            && (from..to).contains(&(now + after))
-        {
-            after = to - now;
+        let after = service + random.below(self.jitter.max(1));
+        match self.stalls {
+            Some((from, to)) if (from..to).contains(&(now + after)) => to - now,
+            _ => after,
         }
+    }
+
+    /// The flaw of the next answer.
+    pub(super) fn flaw_of(&self, now: u64, random: &mut Sequence) -> Flaw {
         let (flaw, of_thousand, from) = self.flaw;
-        let flaw = if now >= from && random.below(1000) < of_thousand { flaw } else { Flaw::None };
+        if now >= from && random.below(1000) < of_thousand { flaw } else { Flaw::None }
+    }
+
+    /// The answer to a request that arrived at `now`.
+    pub(super) fn answer(&mut self, id: u64, now: u64, random: &mut Sequence) -> Reply {
+        let after = self.after(now, random);
+        let flaw = self.flaw_of(now, random);
         let result = "1".repeat(self.result);
         let complete = reply_bytes(
             200,

@@ -1,11 +1,13 @@
 //! The script of a seed: a plan, a network with its failures, and the side at fault.
 
+mod http2;
+
 use super::draft::Draft;
 use super::net::World;
 use super::peer::{Accept, Flaw, Peer};
 use crate::control::{Assignments, Command};
-use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::{Key, Sequence};
+use plimsoll_measure::{FindingId, Nanos};
 use plimsoll_plan::{Plan, Shards};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ pub(super) enum AtFault {
 
 /// The first seed of [`Kind::LATER`].
 pub(super) const LATER: u64 = 3_000;
+/// The first seed of [`Kind::HTTP2`].
+pub(super) const HTTP2: u64 = LATER + 300;
 
 /// The script of a seed.
 pub(super) struct Script {
@@ -41,6 +45,8 @@ pub(super) struct Script {
     pub(super) held_max: Option<u64>,
     /// The planned number of arrivals, if commands changed it during the run.
     pub(super) planned: Option<u64>,
+    /// A finding that the verdict must have.
+    pub(super) must_find: Option<FindingId>,
 }
 
 /// The kind of failure.
@@ -79,6 +85,19 @@ pub(super) enum Kind {
     InFlight,
     InFlightStalled,
     Retried,
+    Http2,
+    Http2Flawed,
+    Http2Goaway,
+    Http2Refusing,
+    Http2Calm,
+    Http2PeerLimit,
+    Http2Capped,
+    Http2Window,
+    Http2Hostile,
+    Http2NotSpoken,
+    Http2Silent,
+    Http2Partial,
+    Http2Stalled,
 }
 
 impl Kind {
@@ -99,18 +118,43 @@ impl Kind {
                 | PartialWrites
                 | SlowWorker
                 | OutOfPorts
+                | Http2
+                | Http2PeerLimit
+                | Http2Capped
+                | Http2Partial
+                | Http2Stalled
         )
     }
 
     /// The kind of a seed. Kinds that came later have the seeds from [`LATER`] on, so that the others keep
     /// their scripts.
     fn of(seed: u64) -> Kind {
-        let (own, kinds) =
-            if seed < LATER { (seed, &Kind::ALL[..]) } else { (seed - LATER, &Kind::LATER[..]) };
+        let (own, kinds) = match seed {
+            ..LATER => (seed, &Kind::ALL[..]),
+            LATER..HTTP2 => (seed - LATER, &Kind::LATER[..]),
+            _ => (seed - HTTP2, &Kind::HTTP2[..]),
+        };
         kinds[(own % kinds.len() as u64) as usize]
     }
 
     const LATER: [Kind; 3] = [Kind::InFlight, Kind::InFlightStalled, Kind::Retried];
+
+    const HTTP2: [Kind; 14] = [
+        Kind::Http2,
+        Kind::Http2Flawed,
+        Kind::Http2Goaway,
+        Kind::Http2Refusing,
+        Kind::Http2Calm,
+        Kind::Http2PeerLimit,
+        Kind::Http2Capped,
+        Kind::Http2Window,
+        Kind::Http2Hostile,
+        Kind::Http2Hostile,
+        Kind::Http2NotSpoken,
+        Kind::Http2Silent,
+        Kind::Http2Partial,
+        Kind::Http2Stalled,
+    ];
 
     const ALL: [Kind; 30] = [
         Kind::Clean,
@@ -189,6 +233,7 @@ impl Script {
             addresses: vec![address(1)],
             held_max: None,
             change: Change::None,
+            must_find: None,
         };
         let base = BaseLoad { secs, rate };
         set_up(kind, c, base, &mut draft, &mut peer, &mut parts);
@@ -205,6 +250,7 @@ impl Script {
             addresses: parts.addresses,
             held_max: parts.held_max,
             planned,
+            must_find: parts.must_find,
         }
     }
 }
@@ -228,6 +274,7 @@ struct Parts {
     addresses: Vec<SocketAddr>,
     held_max: Option<u64>,
     change: Change,
+    must_find: Option<FindingId>,
 }
 
 impl Parts {
@@ -490,6 +537,19 @@ fn set_up(
             draft.timeout_ms = within(c, 1000, 3000);
             parts.blame(AtFault::Generator);
         }
+        Kind::Http2
+        | Kind::Http2Flawed
+        | Kind::Http2Goaway
+        | Kind::Http2Refusing
+        | Kind::Http2Calm
+        | Kind::Http2PeerLimit
+        | Kind::Http2Capped
+        | Kind::Http2Window
+        | Kind::Http2Hostile
+        | Kind::Http2NotSpoken
+        | Kind::Http2Silent
+        | Kind::Http2Partial
+        | Kind::Http2Stalled => http2::set_up(kind, c, base, draft, peer, parts),
         Kind::ChangedRate => parts.change = Change::Rate,
         Kind::HandedOver => parts.change = Change::Shards,
     }

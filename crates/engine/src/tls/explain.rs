@@ -60,8 +60,8 @@ fn explain_tls(error: &Error) -> String {
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => "the server supports neither TLS 1.2 nor TLS 1.3; update it".into(),
         Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
-            "the server chose a protocol other than HTTP/1.1, the only one offered (ALPN); enable \
-             HTTP/1.1 on it"
+            "the server chose a protocol that was not offered (ALPN); set protocol to \"http1\" or \
+             \"http2\", whichever it speaks"
                 .into()
         }
         Error::PeerIncompatible(_) => {
@@ -156,8 +156,8 @@ fn explain_alert(alert: AlertDescription) -> String {
                 .into()
         }
         A::NoApplicationProtocol => {
-            "the server does not offer HTTP/1.1 (ALPN, alert NoApplicationProtocol); enable \
-             HTTP/1.1 on it"
+            "no HTTP version in common with the server (ALPN, alert NoApplicationProtocol); set \
+             protocol = \"auto\" to offer both"
                 .into()
         }
         A::UnrecognisedName => {

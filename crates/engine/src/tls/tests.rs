@@ -1,6 +1,7 @@
 //! Which certificates are accepted, and the messages for the others, in handshakes in memory.
 
 use super::*;
+use plimsoll_plan::Protocol;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
@@ -87,7 +88,7 @@ fn handshake(server: &Server, rules: &TlsRules) -> String {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(resolver));
         let mut server = ServerConnection::new(Arc::new(config)).unwrap();
-        let config = client_config(rules).unwrap();
+        let config = client_config(rules, Protocol::Http1).unwrap();
         let mut client = ClientConnection::new(config, server_name(rules, "h").unwrap()).unwrap();
         while client.is_handshaking() {
             let mut bytes = Vec::new();
@@ -226,12 +227,12 @@ fn alerts_and_other_errors_are_explained() {
     );
     check(Error::AlertReceived(A::HandshakeFailure), "or it requires a client certificate");
     check(Error::AlertReceived(A::ProtocolVersion), "neither TLS 1.2 nor TLS 1.3");
-    check(Error::AlertReceived(A::NoApplicationProtocol), "does not offer HTTP/1.1");
+    check(Error::AlertReceived(A::NoApplicationProtocol), "no HTTP version in common");
     check(Error::AlertReceived(A::UnknownCA), "does not accept the client certificate");
     check(Error::AlertReceived(A::UnrecognisedName), "set tls.server_name");
     check(Error::AlertReceived(A::InternalError), "with alert InternalError");
     check(PeerIncompatible::ServerDoesNotSupportTls12Or13.into(), "neither TLS 1.2 nor TLS 1.3");
-    check(PeerMisbehaved::SelectedUnofferedApplicationProtocol.into(), "enable HTTP/1.1");
+    check(PeerMisbehaved::SelectedUnofferedApplicationProtocol.into(), "set protocol");
     check(PeerMisbehaved::TooManyKeyUpdateRequests.into(), "violated the TLS protocol");
     assert!(explain(&io::ErrorKind::UnexpectedEof.into()).contains("closed the connection"));
     assert!(explain(&io::Error::other(NotTls::Http)).contains("use http://"));
@@ -245,7 +246,7 @@ fn unusable_files_have_clear_messages() {
     let key_pem = KeyPair::try_from(key.as_slice()).unwrap().serialize_pem();
     let ca = |bytes: &[u8]| TlsRules { ca: Some(folder.file("ca", bytes)), ..Default::default() };
     let check = |bytes: &[u8], expected: &str, hint: &str| {
-        let error = client_config(&ca(bytes)).unwrap_err();
+        let error = client_config(&ca(bytes), Protocol::Http1).unwrap_err();
         let shown = folder.0.join("ca");
         let message = error.message.replace(shown.to_str().unwrap(), "FILE");
         assert_eq!(message, expected);
@@ -274,7 +275,7 @@ fn unusable_files_have_clear_messages() {
     let client = |cert: &[u8], key: &[u8]| {
         let (cert, key) = (Some(folder.file("cert", cert)), Some(folder.file("key", key)));
         let rules = TlsRules { insecure: true, cert, key, ..Default::default() };
-        client_config(&rules).map(|_| ()).map_err(|error| error.message)
+        client_config(&rules, Protocol::Http1).map(|_| ()).map_err(|error| error.message)
     };
     assert_eq!(client(pem.as_bytes(), key_pem.as_bytes()), Ok(()));
     let fails = |key: &[u8], expected: &str| {

@@ -39,15 +39,16 @@ impl ServiceSum {
 /// Counts of the connections to one origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OriginCounts {
-    /// The plan's limit on connections (gauge; the sum over workers).
+    /// How many exchanges the plan's limit on connections allows at a time (gauge; the sum over workers):
+    /// one for each connection, with HTTP/2 one for each stream that plan and peer allow.
     pub limit: u64,
     /// Established connections at the end of the period (gauge).
     pub open: u64,
-    /// The peak number of connections in use at once; over several workers, the sum of their peaks.
+    /// The peak number of connections, with HTTP/2 of streams, in use at once; over several workers, the sum of their peaks.
     pub in_use_peak: u64,
     /// Time in use, summed over connections. Divided by the period it is the mean number in use.
     pub in_use: Nanos,
-    /// Time open, summed over connections, including connecting and the TLS handshake; a connection
+    /// Time open, summed over connections (with HTTP/2 over the streams that they allow), including connecting and the TLS handshake; a connection
     /// counts against the limit for all of it. Zero in recordings without this field.
     pub occupied: Nanos,
     /// Time to establish (TCP and TLS), over the connections that were established.
@@ -63,6 +64,46 @@ pub struct OriginCounts {
     /// Arrivals that ended without an answer because waiting at the limit left too little time:
     /// they were not sent, or sent with less time than an answer takes.
     pub starved: u64,
+    /// Of HTTP/2 connections, if there were any.
+    pub http2: Option<StreamLimits>,
+}
+
+/// What limits the streams of HTTP/2 connections to one origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// The plan's limit on connections (gauge; the sum over workers).
+    pub connections: u64,
+    /// The plan's limit on streams per connection (gauge).
+    pub streams: u64,
+    /// The fewest streams that the peer allowed on a connection (gauge; the minimum over workers);
+    /// `None`: it set no limit.
+    pub peer: Option<u64>,
+    /// Streams in use at the end of the period (gauge).
+    pub in_use: u64,
+}
+
+impl StreamLimits {
+    /// How many exchanges one connection carries at a time.
+    pub fn per_connection(&self) -> u64 {
+        self.peer.map_or(self.streams, |peer| peer.min(self.streams))
+    }
+
+    /// The sum with those of another worker or origin at the same time.
+    pub(super) fn joined(self, other: &StreamLimits) -> StreamLimits {
+        StreamLimits {
+            connections: self.connections + other.connections,
+            in_use: self.in_use + other.in_use,
+            streams: self.streams.max(other.streams),
+            peer: self.peer.into_iter().chain(other.peer).min(),
+        }
+    }
+
+    fn append(&mut self, next: &StreamLimits) {
+        self.connections = self.connections.max(next.connections);
+        self.in_use = next.in_use;
+        self.streams = self.streams.max(next.streams);
+        self.peer = self.peer.into_iter().chain(next.peer).min();
+    }
 }
 
 impl OriginCounts {
@@ -72,6 +113,10 @@ impl OriginCounts {
         self.limit += other.limit;
         self.open += other.open;
         self.in_use_peak += other.in_use_peak;
+        match (&mut self.http2, &other.http2) {
+            (Some(own), Some(other)) => *own = own.joined(other),
+            (own, other) => *own = own.or(*other),
+        }
     }
 
     /// Adds the next period.
@@ -80,6 +125,10 @@ impl OriginCounts {
         self.limit = self.limit.max(next.limit);
         self.open = next.open;
         self.in_use_peak = self.in_use_peak.max(next.in_use_peak);
+        match (&mut self.http2, &next.http2) {
+            (Some(own), Some(next)) => own.append(next),
+            (own, next) => *own = own.or(*next),
+        }
     }
 
     fn add_counts(&mut self, other: &OriginCounts) {

@@ -2,7 +2,9 @@
 
 use super::{decode, encode, is_zero};
 use crate::Nanos;
-use crate::snapshot::{OriginCounts, ServiceSum, SplitCounts, SplitValue, StreamCounts, Window};
+use crate::snapshot::{
+    OriginCounts, ServiceSum, SplitCounts, SplitValue, StreamCounts, StreamLimits, Window,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -87,6 +89,17 @@ pub(super) struct OriginLine {
     service_capped: ServiceLine,
     #[serde(default, skip_serializing_if = "is_zero")]
     starved: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    http2: Option<StreamLimitsLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StreamLimitsLine {
+    connections: u64,
+    streams: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer: Option<u64>,
+    in_use: u64,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -157,6 +170,12 @@ impl OriginLine {
             service_free: ServiceLine::from(counts.service_free),
             service_capped: ServiceLine::from(counts.service_capped),
             starved: counts.starved,
+            http2: counts.http2.map(|own| StreamLimitsLine {
+                connections: own.connections,
+                streams: own.streams,
+                peer: own.peer,
+                in_use: own.in_use,
+            }),
         }
     }
 
@@ -173,6 +192,12 @@ impl OriginLine {
             service_free: self.service_free.into_sum(),
             service_capped: self.service_capped.into_sum(),
             starved: self.starved,
+            http2: self.http2.map(|line| StreamLimits {
+                connections: line.connections,
+                streams: line.streams,
+                peer: line.peer,
+                in_use: line.in_use,
+            }),
         }
     }
 }

@@ -131,7 +131,8 @@ const STDIN: &str = "-";
 fn stand_in(origin: &str) -> Option<RequestSpec> {
     let url = Text::plain(format!("{origin}/"));
     let (headers, body) = (Vec::new(), RawBody::Empty);
-    let request = RawRequest { method: "GET".into(), url, headers, body, chunked: None };
+    let request =
+        RawRequest { method: "GET".into(), url, headers, body, chunked: None, is_websocket: false };
     request.spec(&TargetDefaults::default(), &Expectation::default(), |_, _| {})
 }
 
@@ -337,7 +338,14 @@ impl FileReader<'_, '_> {
             _ => request.url.spot(),
         };
         let body = self.body(&request.body)?;
-        let raw = RawRequest { method: method?.value, url: url?, headers, body, chunked: None };
+        let raw = RawRequest {
+            method: method?.value,
+            url: url?,
+            headers,
+            body,
+            chunked: None,
+            is_websocket: false,
+        };
         let expect = Default::default();
         let spec = raw.spec(self.defaults, &expect, |part, problem| {
             let at = match part {

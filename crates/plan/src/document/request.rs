@@ -13,6 +13,8 @@ use plimsoll_config::{Field, Table, Text, read_file};
 
 /// Largest `body_file`, in bytes: larger bodies would be file transfers.
 const BODY_MAX: u64 = 64 << 20;
+/// What stands for the method of a call over WebSocket.
+const WEBSOCKET: &str = "WS";
 /// Maximum number of requests of a target that are written in the plan.
 pub(super) const REQUESTS_MAX: usize = 10_000;
 
@@ -137,17 +139,29 @@ fn read_request(
     defaults: (&TargetDefaults, Option<&Field<'_>>),
     what: &str,
 ) -> Option<RequestSpec> {
-    let request = table.field("request");
+    let (request, websocket) = (table.field("request"), table.field("ws"));
     let headers = read_headers(table, "headers");
     let body = read_body(table, files);
     let expect = read_expectation(table);
     let chunked = read_transfer(table);
-    let Some(field) = request else {
+    if let (Some(_), Some(field)) = (&request, &websocket) {
+        field.problem_with_key("\"request\" and \"ws\" cannot be used together", "keep one");
+        return None;
+    }
+    let is_websocket = websocket.is_some();
+    let Some(field) = request.or(websocket) else {
         let hint = "add request = \"POST http://host:port/path\"";
-        table.problem(format!("{what} needs \"request\""), hint);
+        table.problem(format!("{what} needs \"request\" or \"ws\""), hint);
         return None;
     };
-    let (method, url) = match split_request(&field.text()?) {
+    if is_websocket && chunked.is_some() {
+        field.problem_with_key("\"transfer\" has no effect with \"ws\"", "remove it");
+    }
+    let split = match field.text()? {
+        url if is_websocket => Ok((WEBSOCKET.into(), url)),
+        text => split_request(&text),
+    };
+    let (method, url) = match split {
         Ok(split) => split,
         Err(problem) => {
             field.problem(problem.0, problem.1);
@@ -158,7 +172,7 @@ fn read_request(
     let (expect, rpc_field) = expect?;
     let (defaults, default_field) = defaults;
     let rpc_field = rpc_field.as_ref().or(default_field);
-    let raw = RawRequest { method, url, headers, body, chunked };
+    let raw = RawRequest { method, url, headers, body, chunked, is_websocket };
     raw.spec(defaults, &expect, |part, problem| {
         let at = match part {
             Part::Method | Part::Url => &field,

@@ -28,6 +28,10 @@ const OWN_HEADERS: [(&str, &str); 3] = [
 const SINGLE_HEADERS: [&str; 3] = ["host", "x-vegeta-attack", "x-vegeta-seq"];
 /// How a body is framed, as written in a plan: whether it is chunked.
 pub(super) const TRANSFERS: [(&str, bool); 2] = [("length", false), ("chunked", true)];
+/// Why a URL or a header of a WebSocket has no placeholders.
+const NO_PLACEHOLDERS: &str = "a placeholder in the URL or a header of a WebSocket, whose connections are shared by many calls";
+const ONE_CALL: &str = "a call over WebSocket needs a body that is one JSON-RPC call with an id";
+const CALL: &str = "a body looks like {\"jsonrpc\":\"2.0\",\"method\":…,\"params\":[…],\"id\":1}; the id is replaced by one of the connection";
 const REQUEST: &str = "write it like: POST http://host:port/path";
 
 /// A problem and a hint how to fix it.
@@ -111,6 +115,8 @@ pub(super) struct RawRequest {
     pub(super) body: RawBody,
     /// Whether the body is chunked, if the request says so.
     pub(super) chunked: Option<bool>,
+    /// Whether it is a call over WebSocket: the URL and the headers open the connection.
+    pub(super) is_websocket: bool,
 }
 
 /// Settings of a target that apply to all its requests unless a request overrides them.
@@ -196,9 +202,10 @@ impl RawRequest {
             note(Part::Method, fault);
         }
         let url_written = self.url.value.clone();
-        let url = read_url(&self.url, defaults.default_headers, &mut placed)
-            .map_err(|fault| note(Part::Url, fault))
-            .ok();
+        let is_websocket = self.is_websocket;
+        let style = (defaults.default_headers, is_websocket);
+        let url =
+            read_url(&self.url, style, &mut placed).map_err(|fault| note(Part::Url, fault)).ok();
         let named = |name: &str| self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
         let given = defaults.headers.iter().filter(|(name, _)| !named(name));
         let mut written: Vec<(Option<usize>, String, Text)> = given
@@ -216,13 +223,20 @@ impl RawRequest {
                 Err(fault) => note(Part::Header(place.unwrap_or(0)), fault),
             }
         }
+        if is_websocket && placed > 0 {
+            note(Part::Url, Problem(NO_PLACEHOLDERS.into(), ""));
+        }
         let body = match self.body {
             RawBody::Empty => defaults.body.clone(),
             own => own,
         };
         let body = body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok()?;
         let is_rpc = asks_json_rpc(&body);
-        let adds_type = is_rpc && defaults.default_headers == DefaultHeaders::Plimsoll;
+        if is_websocket && !is_one_call(&body) {
+            note(Part::Url, Problem(ONE_CALL.into(), CALL));
+        }
+        let adds_type =
+            !is_websocket && is_rpc && defaults.default_headers == DefaultHeaders::Plimsoll;
         if adds_type && !headers.iter().any(|h| h.name.eq_ignore_ascii_case("content-type")) {
             headers.push(Header {
                 name: "Content-Type".into(),
@@ -287,7 +301,7 @@ fn check_method(method: &str) -> Result<(), Problem> {
 /// The URL, the URL as shown, and the path as sent: with [`DefaultHeaders::Go`], escaped as Go's client does.
 fn read_url(
     text: &Text,
-    style: DefaultHeaders,
+    (style, is_websocket): (DefaultHeaders, bool),
     placed: &mut u64,
 ) -> Result<(Url, String, Template), Problem> {
     let plain = |message| Problem(message, "");
@@ -299,7 +313,18 @@ fn read_url(
     if let Some((message, hint)) = secret_host(&text) {
         return Err(Problem(message, hint));
     }
-    let url = Url::parse(&text.value).map_err(plain)?;
+    let parse = if is_websocket { Url::parse_websocket } else { Url::parse };
+    let url = parse(&text.value).map_err(|message| {
+        let is_other = message.contains("unsupported scheme \"ws");
+        Problem(
+            message,
+            if is_other {
+                "for WebSocket, write ws = \"ws://host:port/path\" instead of request"
+            } else {
+                ""
+            },
+        )
+    })?;
     if let Some((_, version)) =
         url.path.rsplit_once(' ').filter(|(_, end)| end.starts_with("HTTP/"))
     {
@@ -378,6 +403,14 @@ fn asks_json_rpc(body: &Body) -> bool {
     let mut bytes = Vec::new();
     template.render(Values { seq: 0, key: Key::new(0) }, &mut bytes);
     plimsoll_rpc::judge::Expected::of(&bytes).is_ok_and(|expected| expected.answers() > 0)
+}
+
+/// Whether a body, with its placeholders replaced, is one JSON-RPC call that has an id.
+fn is_one_call(body: &Body) -> bool {
+    let Some(template) = body.template() else { return false };
+    let mut bytes = Vec::new();
+    template.render(Values { seq: 0, key: Key::new(0) }, &mut bytes);
+    plimsoll_rpc::request::call(&bytes).is_ok_and(|call| call.id.is_some())
 }
 
 /// An expectation as written.

@@ -387,6 +387,49 @@ fn methods_are_sent_as_written_with_warnings() {
     refused("G(T");
 }
 
+#[test]
+fn http_versions() {
+    let with = |lines: &str, scheme: &str| {
+        let target = format!("[[target]]\nrequest = \"GET {scheme}://h/\"\n");
+        read(&format!("users = 900\nduration = \"1s\"\n{lines}\n{target}"))
+    };
+    let check = |lines: &str, scheme: &str, protocol: Protocol, limits: (u64, u64), may: bool| {
+        let plan = with(lines, scheme).unwrap();
+        let own = |plan: &Plan| {
+            let Http2Rules { connections, streams } = plan.connections.http2;
+            (plan.protocol, (connections, streams), plan.may_use_http2())
+        };
+        assert_eq!(own(&plan), (protocol, limits, may), "{lines}");
+        let again = read(&plan.to_toml()).unwrap();
+        assert_eq!(own(&again).0, protocol);
+        assert!(!may || own(&again) == own(&plan), "{}", plan.to_toml());
+    };
+    use Protocol::{Auto, Http1, Http2};
+    check("", "http", Auto, (9, 100), false); // as many as the users need
+    check("", "https", Auto, (9, 100), true);
+    check("protocol = \"http1\"", "https", Http1, (9, 100), false);
+    check("protocol = \"http2\"", "http", Http2, (9, 100), true);
+    let limits = "connections.http2 = { connections = 3, streams = 7 }";
+    check(limits, "https", Auto, (3, 7), true);
+    check("protocol = \"http2\"\nconnections.http2.streams = 10", "http", Http2, (90, 10), true);
+    check("connections.reuse = false", "https", Auto, (2_000, 1), true);
+    let fails = |lines: &str, problem: &str| {
+        let problems = with(lines, "http").map(|plan| plan.to_toml()).unwrap_err().to_string();
+        assert!(problems.contains(problem), "{lines}: {problems}");
+    };
+    fails("protocol = \"h2\"", "must be \"auto\", \"http1\" or \"http2\"");
+    fails("protocol = 2", "protocol");
+    fails("connections.http2 = 8", "\"http2\" must be a table");
+    fails("connections.http2 = { conections = 8 }", "connections");
+    fails("connections.http2.streams = 0", "streams");
+    fails("connections.http2.streams = 10_001", "10000");
+    fails(
+        "protocol = \"http1\"\nconnections.http2.streams = 5",
+        "no effect with protocol = \"http1\"",
+    );
+    fails("protocol = \"http2\"\nconnections.max = 5", "set connections = { http2 = ");
+}
+
 const TARGET_OF: &str = "rate = 1\nduration = \"1s\"\n[[target]]\n";
 
 #[test]

@@ -21,7 +21,7 @@ pub(crate) fn of_plan(plan: &Plan, workers: usize) -> Demand {
     let destinations = origins.iter().map(|origin| Destination {
         name: format!("{}:{}", origin.host, origin.port),
         is_local: is_loopback(&origin.host),
-        connections: rules.max,
+        connections: plan.connection_limit(origin.scheme).0,
         needed: open_at_once(plan, origin),
         opened: if rules.reuse { 0.0 } else { rate_to(plan, origin) },
     });
@@ -100,7 +100,8 @@ fn open_at_once(plan: &Plan, origin: &Origin) -> u64 {
         }
         Load::Closed { .. } | Load::Open { .. } => 0,
     });
-    users.sum::<u64>().min(plan.connections.max)
+    let (max, each) = plan.connection_limit(origin.scheme);
+    users.sum::<u64>().div_ceil(each).min(max)
 }
 
 /// Requests per second to an origin at most, by the weights of the targets.

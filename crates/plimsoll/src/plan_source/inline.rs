@@ -49,6 +49,10 @@ pub(crate) struct InlineArgs {
     #[arg(long, short = 'c', value_name = "N", value_parser = count)]
     #[arg(aliases = ["concurrency", "max-connections"])]
     connections: Option<u64>,
+    /// HTTP version: auto (HTTP/2 if the server chooses it in the TLS handshake), http1, or http2 (also
+    /// without TLS) [default: auto]
+    #[arg(long, value_name = "VERSION")]
+    protocol: Option<String>,
     /// Open a new connection for each request
     #[arg(long, aliases = ["disable-keepalive", "no-connection-reuse"])]
     no_keepalive: bool,
@@ -131,6 +135,7 @@ impl InlineArgs {
             (self.warmup.is_some(), "--warmup", "warmup"),
             (self.timeout.is_some(), "--timeout", "timeout"),
             (self.connections.is_some(), "--connections", "connections.max"),
+            (self.protocol.is_some(), "--protocol", "protocol"),
             (self.no_keepalive, "--no-keepalive", "connections.reuse = false"),
             (self.redirects.is_some(), "--redirects", "redirects"),
             (self.max_body.is_some(), "--max-body", "max_body"),
@@ -154,8 +159,16 @@ impl InlineArgs {
         lines.span("--timeout", "timeout", &self.timeout);
         lines.text("--max-body", "max_body", &self.max_body);
         if let Some(max) = self.connections {
-            lines.push("--connections", format!("connections.max = {max}"));
+            let protocol = self.protocol.as_deref();
+            if protocol != Some("http2") {
+                lines.push("--connections", format!("connections.max = {max}"));
+            }
+            let may_be_http2 = protocol == Some("http2") || url.starts_with("https:");
+            if may_be_http2 && protocol != Some("http1") {
+                lines.push("--connections", format!("connections.http2.connections = {max}"));
+            }
         }
+        lines.text("--protocol", "protocol", &self.protocol);
         if self.no_keepalive {
             lines.push("--no-keepalive", "connections.reuse = false");
         }

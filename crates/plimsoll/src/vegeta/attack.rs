@@ -26,7 +26,7 @@ use plimsoll_compat::vegeta::flags::Flags;
 use plimsoll_config::{Document, Problems, REDACTED, Variables};
 use plimsoll_engine::{Capture, Feed, Settings};
 use plimsoll_host::{Facts, Source};
-use plimsoll_plan::{Plan, Scheme, TargetStream, is_redundant_header};
+use plimsoll_plan::{Plan, TargetStream, is_redundant_header};
 use results::{Common, Output, Writer};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -150,7 +150,7 @@ fn connections_max() -> u64 {
 /// What the user should know before the attack.
 fn announce(plan: &Plan, flags: &Flags) {
     proxy::note(&plan.origins()).iter().for_each(|note| tell(note));
-    let is_secure = plan.requests.iter().any(|spec| spec.url.scheme == Scheme::Https);
+    let is_secure = plan.requests.iter().any(|spec| spec.url.scheme.is_secure());
     if is_secure && flags.is_given("http2") && flags.is_on("http2") {
         tell("note: -http2: requests are sent over HTTP/1.1");
     }

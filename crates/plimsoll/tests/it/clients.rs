@@ -57,23 +57,36 @@ fn printed(what: &str, command: &mut Command) -> Value {
 }
 
 /// Chains in a process that exits on drop.
-struct Chains {
+pub(crate) struct Chains {
     process: Child,
-    urls: Vec<String>,
+    pub(crate) urls: Vec<String>,
 }
 
 impl Chains {
-    fn start(count: usize) -> Chains {
-        let mut process = node()
-            .arg(scripts().join("chain.js"))
-            .arg(count.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+    pub(crate) fn start(count: usize) -> Chains {
+        let mut command = node();
+        command.arg(scripts().join("chain.js")).arg(count.to_string());
+        Chains::of(&mut command)
+    }
+
+    /// Waits for the URLs that a command prints.
+    fn of(command: &mut Command) -> Chains {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Chains { process, urls: serde_json::from_str(&line).unwrap() }
+    }
+
+    /// A WebSocket server on a real library of `node` or `python`, which answers each call with its parameters.
+    pub(crate) fn websocket(language: &str) -> Chains {
+        let mut command = if language == "node" {
+            let mut command = node();
+            command.arg(scripts().join("websocket-server.js"));
+            command
+        } else {
+            python_script("websocket_server.py")
+        };
+        Chains::of(&mut command)
     }
 }
 

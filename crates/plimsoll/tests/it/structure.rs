@@ -11,20 +11,21 @@ const TESTED_WITH: [(&str, &str); 1] = [("engine", "report")];
 const UNSAFE: &str = "allocator";
 
 /// All allowed dependencies. `sim` may be a dev-dependency of any crate.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("allocator", &[]),
     ("measure", &[]),
     ("config", &[]),
     ("rpc", &[]),
+    ("websocket", &[]),
     ("host", &["measure"]),
     ("plan", &["measure", "config", "rpc"]),
     ("report", &["measure", "plan"]),
-    ("engine", &["measure", "rpc", "plan"]),
+    ("engine", &["measure", "rpc", "plan", "websocket"]),
     ("compat", &["measure", "plan", "report"]),
     ("registry", &["measure", "config", "rpc"]),
     ("resilience", &["measure"]),
     ("gateway", &["measure", "config", "rpc", "registry", "resilience"]),
-    ("sim", &["measure", "config", "rpc"]),
+    ("sim", &["measure", "config", "rpc", "websocket"]),
     ("fleet", &["measure", "plan", "engine", "host"]),
     (
         "plimsoll",
@@ -40,6 +41,7 @@ const EDGES: [(&str, &[&str]); 15] = [
             "registry",
             "gateway",
             "sim",
+            "websocket",
             "compat",
             "fleet",
         ],

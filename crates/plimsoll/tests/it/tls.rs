@@ -243,7 +243,7 @@ fn the_report_explains_failed_handshakes() {
         ("-tls1_3 -Verify 1", "the server requires a client certificate; set tls.cert and tls.key"),
         ("-tls1_2 -Verify 1", "or it requires a client certificate"),
         ("-tls1_1", "the server supports neither TLS 1.2 nor TLS 1.3"),
-        ("-alpn h2", "the server does not offer HTTP/1.1 (ALPN"),
+        ("-alpn spdy/3", "no HTTP version in common with the server (ALPN"),
         ("-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA", "no cipher or kind of key in common"),
     ] {
         let (ok, report) = TestServer::start(&folder, "own", args).run("insecure = true");

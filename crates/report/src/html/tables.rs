@@ -10,7 +10,7 @@ use crate::text::groups::{fails, tone_of, worst_first};
 use crate::text::{Extent, Notes, Row, Table, clean, rate, shown, to_the_second};
 use crate::tone::Tone;
 use plimsoll_measure::units::{counted, grouped};
-use plimsoll_measure::{Histogram, Note};
+use plimsoll_measure::{Histogram, Note, Snapshot};
 use plimsoll_plan::Objective;
 use std::fmt::Write as _;
 
@@ -246,7 +246,14 @@ impl Summary {
         table.end();
         if let Some(connections) = self.whole().map(|whole| &whole.connections) {
             let (peak, opened) = (grouped(connections.peak), grouped(connections.opened));
-            let _ = writeln!(html, "<p>Connections: at most {peak} at once, {opened} opened.</p>");
+            let streams = match self.whole().and_then(Snapshot::http2) {
+                Some((peak, _)) => format!(" HTTP/2 streams: at most {} at once.", grouped(peak)),
+                None => String::new(),
+            };
+            let _ = writeln!(
+                html,
+                "<p>Connections: at most {peak} at once, {opened} opened.{streams}</p>"
+            );
         }
     }
 

@@ -32,9 +32,9 @@ use crate::activity::per_second;
 use crate::objectives::percent;
 pub(super) use held_up::Starved;
 use held_up::{Cause, Demand, Evidence, HeldUp};
-use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, FindingId, Nanos, OriginCounts, Severity, Side};
-use plimsoll_plan::{Load, Plan, Target};
+use plimsoll_measure::units::{counted, grouped};
+use plimsoll_measure::{ErrorClass, FindingId, Nanos, OriginCounts, Severity, Side, StreamLimits};
+use plimsoll_plan::{Load, Plan, Scheme, Target, WebSocketRules};
 use service_time::{Assessment, RISE_MIN, ServiceTime};
 
 /// How the users of a closed stream use an origin.
@@ -51,6 +51,8 @@ struct ClosedShare {
 pub(super) struct OriginRule {
     place: usize,
     name: String,
+    /// The plan's limits, if its connections are WebSockets.
+    websocket: Option<WebSocketRules>,
     /// The streams that use this origin, each with the share of its requests sent here.
     streams: Vec<(usize, f64)>,
     closed: Vec<ClosedShare>,
@@ -102,6 +104,7 @@ impl OriginRule {
     }
 
     fn new(place: usize, name: String, plan: &Plan, part: &dyn Fn(&Target) -> f64) -> OriginRule {
+        let scheme = plan.origins().get(place).map_or(Scheme::Http, |origin| origin.scheme);
         let targets = plan.targets.iter().enumerate();
         let targets: Vec<usize> =
             targets.filter(|(_, target)| part(target) > 0.0).map(|(place, _)| place).collect();
@@ -122,6 +125,7 @@ impl OriginRule {
             place,
             name,
             closed: streams.iter().filter_map(share).collect(),
+            websocket: scheme.is_websocket().then_some(plan.connections.websocket),
             streams,
             wanted: 0,
             service_time: ServiceTime::new(targets.clone()),
@@ -134,7 +138,10 @@ impl OriginRule {
             overloaded: Default::default(),
             was_overloaded: false,
             occupied: Nanos::ZERO,
-            in_flight: plan.max_in_flight.is_some_and(|max| max <= plan.connections.max),
+            in_flight: plan.max_in_flight.is_some_and(|max| {
+                let (connections, each) = plan.connection_limit(scheme);
+                max <= connections * each
+            }),
         }
     }
 
@@ -191,7 +198,7 @@ impl OriginRule {
         self.of_all_seconds.learn_carried(second, counts, &exchanges);
         let demand = self.demand(second);
         let opening = counts.connected.mean().filter(|mean| first && *mean > DELAY_FLOOR);
-        let (cause, mut evidence) = self.cause_of(counts.limit, assessment, first, demand);
+        let (cause, mut evidence) = self.cause_of(counts, assessment, first, demand);
         evidence.opening = opening.unwrap_or_default();
         let held_up = HeldUp {
             arrivals,
@@ -223,7 +230,7 @@ impl OriginRule {
 
     fn cause_of(
         &self,
-        limit: u64,
+        counts: &OriginCounts,
         assessment: Assessment,
         first: bool,
         demand: Demand,
@@ -237,7 +244,9 @@ impl OriginRule {
         let rate = demand.rate;
         let (opening, in_flight) = (Nanos::ZERO, self.in_flight);
         let evidence = Evidence {
-            limit,
+            limit: counts.limit,
+            http2: counts.http2,
+            websocket: self.websocket,
             rate,
             own,
             connecting,
@@ -376,8 +385,14 @@ impl OriginRule {
             limit if self.in_flight => {
                 format!("until fewer than {} were in flight", grouped(limit))
             }
-            1 => "for the only connection".into(),
-            limit => format!("for one of {} connections", grouped(limit)),
+            limit => match worst.http2 {
+                Some(http2) => for_a_stream(limit, &http2),
+                None => match &worst.websocket {
+                    Some(rules) => for_a_call(limit, rules),
+                    None if limit == 1 => "for the only connection".into(),
+                    None => format!("for one of {} connections", grouped(limit)),
+                },
+            },
         };
         let mut evidence = format!("{} of the requests{to} waited {limit}", percent(share));
         // Those that waited to start and then timed out were sent.
@@ -412,14 +427,39 @@ impl OriginRule {
                 };
                 (FindingId::TargetSaturated, Side::Target, fix.into())
             }
-            _ => (
-                FindingId::ConnectionsCapped,
-                Side::Generator,
-                case.advise(&worst.fix(held_up.demand)),
-            ),
+            _ => {
+                let id = match worst.peer_limit() {
+                    Some(_) => FindingId::PeerStreamLimit,
+                    None => FindingId::ConnectionsCapped,
+                };
+                (id, Side::Generator, case.advise(&worst.fix(held_up.demand)))
+            }
         };
         Found { id, severity, side, evidence, fix, seconds: held_up.seconds, share }
     }
+}
+
+/// What arrivals waited for that waited for a stream.
+fn for_a_stream(limit: u64, http2: &StreamLimits) -> String {
+    let connections = counted(http2.connections, "HTTP/2 connection");
+    let each = if http2.connections == 1 { "it" } else { "each" };
+    let per = match http2.peer.filter(|peer| *peer < http2.streams) {
+        Some(peer) => format!("the target allows {} on {each}", grouped(peer)),
+        None => format!("{} on {each}", grouped(http2.streams)),
+    };
+    match limit {
+        0 => format!("for a stream ({connections}; {per})"),
+        1 => format!("for the only stream ({connections}; {per})"),
+        _ => format!("for one of {} streams ({connections}; {per})", grouped(limit)),
+    }
+}
+
+/// What arrivals waited for that waited to be sent on a WebSocket.
+fn for_a_call(limit: u64, rules: &WebSocketRules) -> String {
+    let connections = counted(rules.connections, "WebSocket connection");
+    let each = if rules.connections == 1 { "it" } else { "each" };
+    let calls = grouped(rules.calls);
+    format!("for one of {} calls at a time ({connections}; {calls} on {each})", grouped(limit))
 }
 
 /// How many arrivals were held up, and how many of these starved.

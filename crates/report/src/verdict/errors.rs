@@ -1,10 +1,13 @@
 //! Findings from error classes: failures in the generator, in the network and at the target.
 
+mod rows;
+
 use super::{Blame, Case, Found, MATERIAL, NOTABLE, percent};
 use crate::seconds::{FaultTimes, Seconds};
 use crate::text::clean;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, Fault, FindingId, Severity, Side};
+use plimsoll_measure::{ErrorClass, FindingId, Severity, Side};
+use rows::{Counted, RATE_LIMITED, ROWS, Row};
 
 /// Failures in the generator above this share make a run invalid.
 const OWN_ERRORS: f64 = NOTABLE;
@@ -124,12 +127,8 @@ pub(super) fn network_and_target(
             severity: Severity::Warning,
             side: row.side,
             evidence: match row.of {
-                Counted::Connections(_) if n == 1 => {
-                    "1 answer was followed by bytes that belong to no request; the connection was \
-                     closed"
-                        .into()
-                }
-                Counted::Connections(_) => format!("{} {}", grouped(n), row.text),
+                Counted::Connections(_, one) if n == 1 => one.into(),
+                Counted::Connections(..) => format!("{} {}", grouped(n), row.text),
                 _ => {
                     let text = case.advise(row.text).replace("{n}", &case.of_all(n));
                     text + &counts.by_target(row)
@@ -143,185 +142,6 @@ pub(super) fn network_and_target(
     rows.collect()
 }
 
-struct Row {
-    id: FindingId,
-    of: Counted,
-    side: Side,
-    /// The evidence, with `{n}` for `12 of 5,000 requests`; the end of it, after the number, for
-    /// connections. Settings as in [`Case::advise`].
-    text: &'static str,
-    fix: &'static str,
-}
-
-/// Faults of redirects, whose answers are valid HTTP.
-const REDIRECTS: [Fault; 4] =
-    [Fault::BadLocation, Fault::TooManyRedirects, Fault::TooManyOrigins, Fault::SecretBody];
-
-/// What a row counts.
-enum Counted {
-    /// Arrivals of these classes, without those that have one of these faults, which have their own row.
-    Classes(&'static [ErrorClass], &'static [Fault]),
-    /// Arrivals with this fault.
-    Fault(Fault),
-    /// Connections with this fault.
-    Connections(Fault),
-    /// Arrivals that were refused with status 429, whether with a JSON-RPC error or not.
-    RateLimited,
-}
-
-/// Too Many Requests.
-const RATE_LIMITED: u16 = 429;
-
-const ROWS: [Row; 19] = {
-    use ErrorClass::*;
-    [
-        Row {
-            id: FindingId::DnsFailed,
-            of: Counted::Classes(&[Dns], &[]),
-            side: Side::Network,
-            text: "{n} failed because the host name could not be resolved",
-            fix: "check the host name and the resolver: getent ahosts HOST",
-        },
-        Row {
-            id: FindingId::Unreachable,
-            of: Counted::Classes(&[Unreachable, ConnectTimeout], &[]),
-            side: Side::Network,
-            text: "{n} failed because no connection to the target could be established",
-            fix: "check the address, the route and the firewalls between this host and the target",
-        },
-        Row {
-            id: FindingId::TargetRefused,
-            of: Counted::Classes(&[Refused], &[]),
-            side: Side::Target,
-            text: "{n} failed because the target refused the connection",
-            fix: "check that the target is running and listens on this port",
-        },
-        Row {
-            id: FindingId::TargetReset,
-            of: Counted::Classes(&[Reset, ClosedEarly], &[Fault::StaleKeepAlive, Fault::Truncated]),
-            side: Side::Target,
-            text: "{n} failed because the target reset or closed the connection before the answer was complete",
-            fix: "look for crashes and restarts of the target or of a load balancer in front of it",
-        },
-        Row {
-            id: FindingId::TargetTruncated,
-            of: Counted::Fault(Fault::Truncated),
-            side: Side::Target,
-            text: "{n} failed because the target closed the connection in the middle of the answer",
-            fix: "look for crashes and restarts of the target or of a load balancer in front of it, and \
-                  for limits on the size or time of its answers",
-        },
-        Row {
-            id: FindingId::TargetReset,
-            of: Counted::Fault(Fault::StaleKeepAlive),
-            side: Side::Target,
-            text: "{n} failed because the target closed a connection that had been used before, instead of \
-                   answering; it may have closed it as idle just as the request was sent",
-            fix: "look for crashes and restarts of the target; if connections are idle between requests, \
-                  raise its keep-alive timeout above that time, or {do not reuse connections}",
-        },
-        Row {
-            id: FindingId::TargetStalled,
-            of: Counted::Classes(&[ResponseTimeout], &[]),
-            side: Side::Target,
-            text: "{n} got no complete answer within the timeout of {the timeout}",
-            fix: "lower the load, or raise {timeout} if such latency is acceptable",
-        },
-        Row {
-            id: FindingId::TargetStalled,
-            of: Counted::Fault(Fault::HandshakeTimeout),
-            side: Side::Target,
-            text: "{n} failed because the target accepted the connection but did not answer the TLS \
-                   handshake within the timeout of {the timeout}",
-            fix: "check that the port speaks TLS, and that the target has capacity for handshakes; \
-                  use http:// if it does not",
-        },
-        Row {
-            id: FindingId::TargetRateLimited,
-            of: Counted::RateLimited,
-            side: Side::Target,
-            text: "{n} were refused with HTTP status 429 (Too Many Requests)",
-            fix: "lower the rate, or raise the target's limit for this client",
-        },
-        Row {
-            id: FindingId::TargetRpcErrors,
-            of: Counted::Classes(&[RpcError], &[]),
-            side: Side::Target,
-            text: "{n} got a JSON-RPC error",
-            fix: "see the error codes; --trace 5 prints whole exchanges",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Classes(&[Tls], &[Fault::HandshakeTimeout]),
-            side: Side::Target,
-            text: "{n} failed in the TLS handshake",
-            fix: "see the tls error in the list of errors, which names the cause and what to set",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Classes(&[Protocol], &REDIRECTS),
-            side: Side::Target,
-            text: "{n} got an answer that is not valid HTTP",
-            fix: "the table of errors says what is wrong with it; if the port speaks TLS, use https://; \
-                  --trace 5 prints whole exchanges",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Fault(Fault::TooManyOrigins),
-            side: Side::Target,
-            text: "{n} were redirected to one origin too many: targets and redirects span \
-                   more than 256 origins",
-            fix: "lower {redirects}, or send to the hosts that the redirects lead to",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Fault(Fault::TooManyRedirects),
-            side: Side::Target,
-            text: "{n} were redirected more often than the plan allows",
-            fix: "raise {redirects}, or look for redirects that lead in a circle; --trace 5 \
-                  prints whole exchanges",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Fault(Fault::BadLocation),
-            side: Side::Target,
-            text: "{n} got a redirect without a usable Location",
-            fix: "check the target's redirects; --trace 5 prints whole exchanges",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Fault(Fault::SecretBody),
-            side: Side::Target,
-            text: "a redirect that would have sent a body with a secret variable to another origin was \
-                    not followed for",
-            fix: "send to the origin that the redirect leads to, if it may have the secret",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Connections(Fault::BytesAfter),
-            side: Side::Target,
-            text: "answers were followed by bytes that belong to no request; the connections were \
-                    closed",
-            fix: "compare Content-Length with the body that the target sends; --trace 5 prints whole \
-                  exchanges",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Classes(&[BodyTooLarge], &[]),
-            side: Side::Target,
-            text: "{n} got a body larger than {max_body}",
-            fix: "raise {max_body}, or request less",
-        },
-        Row {
-            id: FindingId::TargetErrors,
-            of: Counted::Classes(&[Status, RpcMismatch, Check], &[]),
-            side: Side::Target,
-            text: "{n} got an unexpected answer",
-            fix: "see the tables of errors and statuses; --trace 5 prints whole exchanges",
-        },
-    ]
-};
-
 struct Counts<'a> {
     case: &'a Case<'a>,
     blame: &'a Blame,
@@ -332,7 +152,8 @@ impl Counts<'_> {
     fn count(&self, row: &Row) -> u64 {
         let faults = &self.case.total.faults;
         match row.of {
-            Counted::Fault(fault) | Counted::Connections(fault) => faults.get(fault),
+            Counted::Faults(own) => own.iter().map(|fault| faults.get(*fault)).sum(),
+            Counted::Connections(fault, _) => faults.get(fault),
             Counted::Classes(classes, except) => {
                 let all: u64 = classes.iter().map(|class| self.count_class(*class)).sum();
                 all.saturating_sub(except.iter().map(|fault| faults.get(*fault)).sum())
@@ -403,7 +224,11 @@ impl Counts<'_> {
 
     fn seconds(&self, row: &Row) -> Option<Seconds> {
         match row.of {
-            Counted::Fault(fault) | Counted::Connections(fault) => self.faults.get(fault),
+            Counted::Faults(own) => {
+                let seconds = own.iter().filter_map(|fault| self.faults.get(*fault));
+                seconds.reduce(Seconds::union)
+            }
+            Counted::Connections(fault, _) => self.faults.get(fault),
             Counted::Classes(classes, _) => self.case.errors.over(classes),
             Counted::RateLimited => {
                 self.case.errors.over(&[ErrorClass::Status, ErrorClass::RpcError])

@@ -447,6 +447,42 @@ fn advice_names_flags_or_keys_and_no_more_workers_than_cpus() {
 }
 
 #[test]
+fn ends_of_http2_streams_and_connections_are_told_apart() {
+    let verdict = verdict_of(|filled| {
+        filled.faulty(40, ErrorClass::Reset, Fault::RefusedStream);
+        filled.faulty(30, ErrorClass::Reset, Fault::EnhanceYourCalm);
+        filled.faulty(20, ErrorClass::Reset, Fault::Goaway);
+        filled.faulty(10, ErrorClass::Reset, Fault::StreamReset);
+        filled.faulty(5, ErrorClass::Protocol, Fault::NotHttp2);
+        filled.faulty(4, ErrorClass::Protocol, Fault::FrameFlood);
+        // Of a connection, and not an error.
+        filled.snapshot.faults.add(Fault::GoawayLocal, 1);
+        filled.snapshot.faults.add(Fault::GoawayMoved, 7);
+    });
+    let ids: Vec<Id> = verdict.findings.iter().map(|finding| finding.id).collect();
+    use Id::{GoawayLocal, TargetErrors, TargetGoaway, TargetReset};
+    let expected = [
+        TargetGoaway,
+        TargetGoaway,
+        TargetGoaway,
+        TargetReset,
+        TargetErrors,
+        TargetErrors,
+        GoawayLocal,
+    ];
+    assert_eq!(ids, expected, "{:#?}", verdict.findings);
+    let has = |at: usize, words: &str| {
+        assert!(verdict.findings[at].evidence.contains(words), "{:?}", verdict.findings[at]);
+    };
+    has(0, "REFUSED_STREAM");
+    has(1, "ENHANCE_YOUR_CALM");
+    has(2, "ended their connection with GOAWAY");
+    has(4, "does not speak HTTP/2");
+    has(5, "not valid HTTP");
+    has(6, "3 connections were ended by this side with GOAWAY");
+}
+
+#[test]
 fn redirects_are_pointed_out_if_they_were_neither_followed_nor_expected() {
     let check = |key: &str, expect: &str, statuses: &[(u16, u64)], evidence: Option<&str>| {
         let plan = crate::synthetic::plan(&format!(

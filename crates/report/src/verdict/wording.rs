@@ -5,8 +5,21 @@ use super::Case;
 use plimsoll_plan::Plan;
 
 /// The place of a setting in a text, the key, and the flag.
-const SETTINGS: [(&str, &str, &str); 11] = [
+const SETTINGS: [(&str, &str, &str); 16] = [
     ("{connections.max}", "connections.max", "--connections"),
+    (
+        "{http2.connections}",
+        "connections.http2.connections",
+        "connections.http2.connections in a plan file",
+    ),
+    ("{http2.streams}", "connections.http2.streams", "connections.http2.streams in a plan file"),
+    (
+        "{websocket.connections}",
+        "connections.websocket.connections",
+        "connections.websocket.connections in a plan file",
+    ),
+    ("{use HTTP/2}", "set protocol = \"http2\"", "use --protocol http2"),
+    ("{use HTTP/1.1}", "set protocol = \"http1\"", "use --protocol http1"),
     ("{max_in_flight}", "max_in_flight", "max_in_flight in a plan file"),
     ("{connections.source}", "connections.source", "connections.source in a plan file"),
     ("{reuse connections}", "set connections.reuse = true", "remove --no-keepalive"),

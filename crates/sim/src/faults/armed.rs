@@ -44,6 +44,8 @@ pub(crate) struct RequestEffects {
     pub(crate) delay: Nanos,
     pub(crate) status: Option<(u16, Option<u64>)>,
     pub(crate) garbage: bool,
+    /// The code with which a WebSocket connection is closed instead of the answer.
+    pub(crate) close: Option<u16>,
     pub(crate) wire: Option<WireFault>,
 }
 
@@ -53,6 +55,19 @@ pub(crate) enum WireFault {
     Reset { after: usize },
     Truncate { after: Option<usize> },
     Slow { bytes: usize, every: Nanos },
+    Refuse,
+    Calm,
+}
+
+/// The effects of faults on one notification.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct NotificationEffects {
+    /// The code with which the connection is closed instead.
+    pub(crate) close: Option<u16>,
+    pub(crate) is_dropped: bool,
+    pub(crate) is_repeated: bool,
+    /// Whether it is sent after the next one.
+    pub(crate) is_late: bool,
 }
 
 /// The effects of faults on one call.
@@ -131,6 +146,26 @@ impl ArmedFaults {
         refusals.filter_map(|armed| when(armed)).collect::<Vec<_>>().into_iter()
     }
 
+    /// After how many streams an HTTP/2 connection ends with GOAWAY.
+    pub(crate) fn goaway_after(&self, now: Nanos) -> Option<u64> {
+        if self.is_empty() {
+            return None;
+        }
+        let armed = self.armed();
+        let after = armed.iter().filter_map(|armed| match armed.fault.kind {
+            FaultKind::Goaway { after } => {
+                armed.fault.window.turn(now - armed.set_at).map(|_| after)
+            }
+            _ => None,
+        });
+        after.min()
+    }
+
+    /// Counts a GOAWAY.
+    pub(crate) fn count_goaway(&self) {
+        self.count(&FaultKind::Goaway { after: 0 });
+    }
+
     /// The effects on a request for `service` that calls `methods`.
     pub(crate) fn apply(&self, service: &str, methods: &[&str], now: Nanos) -> RequestEffects {
         let mut effects = RequestEffects::default();
@@ -166,10 +201,18 @@ impl ArmedFaults {
                     effects.wire = Some(WireFault::Slow { bytes, every });
                 }
                 FaultKind::Garbage => effects.garbage = true,
-                // Handled by `apply_to_call`, by `refusing`, and above.
+                FaultKind::RefuseStream => effects.wire = Some(WireFault::Refuse),
+                FaultKind::Calm => effects.wire = Some(WireFault::Calm),
+                FaultKind::Close { code } => effects.close = Some(code),
+                // Handled by `apply_to_call`, `apply_to_notification`, `refusing`, `goaway_after`, and above.
                 FaultKind::Error { .. }
                 | FaultKind::WrongId
                 | FaultKind::Refuse
+                | FaultKind::Goaway { .. }
+                | FaultKind::Silence
+                | FaultKind::Drop
+                | FaultKind::Duplicate
+                | FaultKind::Reorder
                 | FaultKind::Reorganise { .. } => continue,
             }
             self.count(kind);
@@ -205,6 +248,43 @@ impl ArmedFaults {
         effects
     }
 
+    /// The effects on a notification of a subscription to `kind`, such as newHeads.
+    pub(crate) fn apply_to_notification(
+        &self,
+        service: &str,
+        kind: &str,
+        now: Nanos,
+    ) -> NotificationEffects {
+        let mut effects = NotificationEffects::default();
+        if self.is_empty() {
+            return effects;
+        }
+        for armed in self.armed().iter() {
+            let fault = &armed.fault;
+            let is_one = matches!(
+                fault.kind,
+                FaultKind::Close { .. }
+                    | FaultKind::Silence
+                    | FaultKind::Drop
+                    | FaultKind::Duplicate
+                    | FaultKind::Reorder
+            );
+            let by_kind = fault.method.as_ref().is_none_or(|wanted| wanted == kind);
+            let in_force = || fault.window.turn(now - armed.set_at).is_some();
+            if !(is_one && by_kind && armed.is_for(service) && in_force() && armed.selects_next()) {
+                continue;
+            }
+            match fault.kind {
+                FaultKind::Close { code } => effects.close = Some(code),
+                FaultKind::Duplicate => effects.is_repeated = true,
+                FaultKind::Reorder => effects.is_late = true,
+                _ => effects.is_dropped = true,
+            }
+            self.count(&fault.kind);
+        }
+        effects
+    }
+
     fn armed(&self) -> Arc<Vec<Arc<ArmedFault>>> {
         self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -229,6 +309,7 @@ impl ArmedFault {
                 | FaultKind::Lag { .. }
                 | FaultKind::ChainId { .. }
                 | FaultKind::Refuse
+                | FaultKind::Silence
         );
         if affects_all || self.fault.share >= 1.0 {
             return true;

@@ -21,6 +21,14 @@ const KINDS: &[&str] = &[
     "refuse",
     "wrong_id",
     "garbage",
+    "goaway",
+    "refuse_stream",
+    "enhance_your_calm",
+    "close",
+    "silence",
+    "drop",
+    "duplicate",
+    "reorder",
 ];
 
 /// Reads a file of `[[fault]]` tables.
@@ -181,8 +189,30 @@ fn read_kind(table: &Table<'_>) -> Option<FaultKind> {
         },
         "refuse" => FaultKind::Refuse,
         "wrong_id" => FaultKind::WrongId,
+        "goaway" => FaultKind::Goaway { after: number("after", 1_000, 1, 1 << 40)? },
+        "refuse_stream" => FaultKind::RefuseStream,
+        "enhance_your_calm" => FaultKind::Calm,
+        "close" => FaultKind::Close { code: read_close_code(table)? },
+        "silence" => FaultKind::Silence,
+        "drop" => FaultKind::Drop,
+        "duplicate" => FaultKind::Duplicate,
+        "reorder" => FaultKind::Reorder,
         _ => FaultKind::Garbage,
     })
+}
+
+/// The code of a close frame: one that an endpoint may send (RFC 6455 §7.4).
+fn read_close_code(table: &Table<'_>) -> Option<u16> {
+    let Some(field) = table.field("code") else { return Some(1011) };
+    let code = field.integer(1000, 4999)? as u16;
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..) {
+        field.problem(
+            format!("{code} cannot be sent in a close frame"),
+            "use 1000 to 1003, 1007 to 1014, or 3000 to 4999",
+        );
+        return None;
+    }
+    Some(code)
 }
 
 /// An error code: an integer, which may be negative.

@@ -17,8 +17,8 @@ const TOPICS_MAX: usize = 4;
 const ALTERNATIVES_MAX: usize = 1_000;
 
 /// Which logs to return.
-#[derive(Default)]
-struct Filter {
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
     from: Option<BlockRef>,
     to: Option<BlockRef>,
     block: Option<Hash>,
@@ -29,10 +29,9 @@ struct Filter {
 }
 
 impl Filter {
-    fn read(params: Option<&[u8]>) -> Result<Filter, Failure> {
-        let params = Params::read(params, 1)?;
+    pub(super) fn of(object: Value<'_>) -> Result<Filter, Failure> {
         let mut filter = Filter::default();
-        for (name, value) in params.need(0)?.members()? {
+        for (name, value) in object.members()? {
             match name.as_str() {
                 "fromBlock" => filter.from = Some(value.block()?),
                 "toBlock" => filter.to = Some(value.block()?),
@@ -59,7 +58,7 @@ impl Filter {
         Ok(filter)
     }
 
-    fn matches(&self, log: &Log) -> bool {
+    pub(super) fn matches(&self, log: &Log) -> bool {
         let one_of = |wanted: &[Hash], topic: Option<&Hash>| {
             topic.is_some_and(|topic| wanted.is_empty() || wanted.contains(topic))
         };
@@ -90,7 +89,7 @@ impl Node {
         view: &View,
         out: &mut Vec<u8>,
     ) -> Result<(), Failure> {
-        let filter = Filter::read(params)?;
+        let filter = Filter::of(Params::read(params, 1)?.need(0)?)?;
         let mut count = 0;
         out.push(b'[');
         if let Some(hash) = filter.block {

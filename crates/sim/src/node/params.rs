@@ -105,6 +105,12 @@ impl<'a> Value<'a> {
         json::items(self.raw).map(|raw| raw.map(item)).collect::<Result<_, _>>().ok()
     }
 
+    /// A string without escapes.
+    pub(crate) fn word(self) -> Option<&'a str> {
+        let text = self.raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        str::from_utf8(text).ok().filter(|text| !text.contains('\\'))
+    }
+
     pub(crate) fn is_null(self) -> bool {
         self.raw == b"null"
     }

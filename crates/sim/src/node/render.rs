@@ -16,6 +16,27 @@ const HEADER_LEN: usize = 540;
 /// Writes a block; a `pending` one has no hash, nonce and miner yet.
 pub(super) fn block(out: &mut Vec<u8>, block: &Block, full: bool, pending: bool) {
     let mut object = Object::open(out);
+    header_members(&mut object, block, pending);
+    let body: usize = block.transactions.iter().map(|t| 110 + t.input.len()).sum();
+    object.number("size", (HEADER_LEN + body) as u64).raw("uncles", "[]");
+    array(object.member("transactions"), block.transactions.iter().enumerate(), |out, (at, t)| {
+        if full {
+            transaction(out, t, Some((block, at)));
+        } else {
+            data(out, &t.hash);
+        }
+    });
+    object.close();
+}
+
+/// Writes the header of a block.
+pub(super) fn header(out: &mut Vec<u8>, block: &Block) {
+    let mut object = Object::open(out);
+    header_members(&mut object, block, false);
+    object.close();
+}
+
+fn header_members(object: &mut Object<'_>, block: &Block, pending: bool) {
     let hash = (!pending).then_some(&block.hash);
     object
         .number("number", block.id.number)
@@ -35,16 +56,6 @@ pub(super) fn block(out: &mut Vec<u8>, block: &Block, full: bool, pending: bool)
         .bytes("transactionsRoot", &block.root("transactions"))
         .bytes("receiptsRoot", &block.root("receipts"))
         .number("baseFeePerGas", block.base_fee);
-    let body: usize = block.transactions.iter().map(|t| 110 + t.input.len()).sum();
-    object.number("size", (HEADER_LEN + body) as u64).raw("uncles", "[]");
-    array(object.member("transactions"), block.transactions.iter().enumerate(), |out, (at, t)| {
-        if full {
-            transaction(out, t, Some((block, at)));
-        } else {
-            data(out, &t.hash);
-        }
-    });
-    object.close();
 }
 
 /// Writes a transaction with its position in a block, or a pending transaction.

@@ -4,6 +4,7 @@
 //! The wire reports room only after a write that it did not accept in full, as an edge-triggered
 //! poll does. A connection that waits for any other report stalls, and [`Session::exchange`] panics.
 
+use crate::connection::tests::HTTP1;
 use crate::connection::*;
 use crate::request::Style;
 use plimsoll_measure::rng::Key;
@@ -154,14 +155,19 @@ impl Session {
         let start = config.is_some().then(|| {
             static CLIENT: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
                 let rules = TlsRules { insecure: true, ..Default::default() };
-                crate::tls::client_config(&rules).unwrap()
+                crate::tls::client_config(&rules, Chosen::Http1).unwrap()
             });
             (CLIENT.clone(), "h".try_into().unwrap())
         });
         let state = State { segment: usize::MAX, size: usize::MAX, ..State::default() };
         let wire = Wire(Rc::new(RefCell::new(state)));
-        let connection =
-            Connection::new(wire.clone(), start.as_ref(), (0, 0), (1, false), Nanos::ZERO);
+        let connection = Connection::new(
+            wire.clone(),
+            (start.as_ref(), HTTP1, None),
+            (0, 0),
+            (1, false),
+            Nanos::ZERO,
+        );
         let url = Url::parse("http://h/").unwrap();
         let spec = RequestSpec {
             method: "POST".into(),
@@ -176,11 +182,10 @@ impl Session {
         };
         Session {
             connection: connection.unwrap(),
-            resources: ReadResources {
-                scratch: vec![0; 8192],
-                budget: BodyBudget::new(1 << 30),
-                excerpts: Excerpts::default(),
-            },
+            resources: ReadResources::new(
+                8192,
+                Bodies { budget: BodyBudget::new(1 << 30), excerpts: Excerpts::default() },
+            ),
             request: Request::compile(&spec, 0, Style::default()),
             server: config.map(|config| ServerConnection::new(Arc::new(config)).unwrap()),
             heard: Vec::new(),

@@ -136,6 +136,11 @@ impl Session {
         self.tls.wants_write()
     }
 
+    /// Whether HTTP/2 was agreed on in the handshake.
+    pub(super) fn agreed_on_http2(&self) -> bool {
+        self.tls.alpn_protocol() == Some(b"h2")
+    }
+
     /// Sends a close_notify if possible; the peer may already be gone.
     pub(super) fn close<K: Socket>(&mut self, socket: &mut Stamped<K>) {
         self.tls.send_close_notify();

@@ -76,6 +76,7 @@ pub(super) fn lines(flags: &Flags, connections_max: u64, folder: &Path) -> anyho
         return Err(refused(message, "-1 does not follow redirects and counts them as success"));
     }
     push("redirects", format!("redirects = {}", redirects.max(0)));
+    push("http2", "protocol = \"http1\"".into());
     add_connections(flags, connections_max, &mut push)?;
     add_tls(flags, &mut push)?;
     add_target(flags, folder, &mut push)?;

@@ -2,7 +2,8 @@
 
 use crate::seconds::Seconds;
 use plimsoll_measure::units::grouped;
-use plimsoll_measure::{ErrorClass, Nanos, ServiceSum, Snapshot};
+use plimsoll_measure::{ErrorClass, Nanos, ServiceSum, Snapshot, StreamLimits};
+use plimsoll_plan::WebSocketRules;
 
 /// A limit below the need by less than this share does not count as too low.
 const TOLERANCE: f64 = 0.05;
@@ -124,6 +125,10 @@ impl Starved {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Evidence {
     pub(super) limit: u64,
+    /// What limited the streams, with HTTP/2.
+    pub(super) http2: Option<StreamLimits>,
+    /// The plan's limits, with WebSocket.
+    pub(super) websocket: Option<WebSocketRules>,
     /// Requests per second that arrivals wanted to send.
     pub(super) rate: f64,
     /// The target's own service time.
@@ -220,9 +225,16 @@ impl Evidence {
             String::new()
         };
         let carry = match self.limit {
-            _ if self.in_flight => "at a time carry",
+            _ if self.in_flight || self.websocket.is_some() => "at a time carry",
+            1 if self.http2.is_some() => "stream carries",
+            _ if self.http2.is_some() => "streams carry",
             1 => "connection carries",
             _ => "connections carry",
+        };
+        let used = match (&self.http2, &self.websocket) {
+            (Some(_), _) => "streams",
+            (None, Some(_)) => "calls",
+            (None, None) => "connections",
         };
         match cause {
             Cause::LimitTooLow if limit < self.need.mean() => format!(
@@ -232,8 +244,8 @@ impl Evidence {
                 grouped(self.rate.max(self.need.mean() / held).round() as u64),
             ),
             Cause::LimitTooLow => format!(
-                "the target answers in {own}{after}, so {:.0}/s use {:.1} connections on average, and \
-                 more at peaks",
+                "the target answers in {own}{after}, so {:.0}/s use {:.1} {used} on average, and more \
+                 at peaks",
                 self.rate,
                 self.need.mean()
             ),
@@ -272,8 +284,36 @@ impl Evidence {
         if demand.open == 0.0 && demand.users > limit {
             enough = enough.min(demand.users);
         }
-        let key = if self.in_flight { "{max_in_flight}" } else { "{connections.max}" };
-        format!("raise {key} to {}", round_up(enough))
+        let http2 = match self.http2 {
+            _ if self.in_flight => {
+                return format!("raise {{max_in_flight}} to {}", round_up(enough));
+            }
+            None => {
+                return match self.websocket {
+                    Some(rules) => {
+                        let connections = round_up(enough / rules.calls as f64);
+                        format!("raise {{websocket.connections}} to {connections}")
+                    }
+                    None => format!("raise {{connections.max}} to {}", round_up(enough)),
+                };
+            }
+            Some(http2) => http2,
+        };
+        let connections = round_up(enough / http2.per_connection().max(1) as f64);
+        match self.peer_limit() {
+            Some(_) => format!(
+                "raise {{http2.connections}} to {connections}, or the target's limit of streams per \
+                 connection (nginx: http2_max_concurrent_streams) to {}",
+                round_up(enough / http2.connections.max(1) as f64)
+            ),
+            None => format!("raise {{http2.connections}} to {connections}"),
+        }
+    }
+
+    /// The most streams that the target allows on a connection, if it is fewer than the plan allows.
+    pub(super) fn peer_limit(&self) -> Option<u64> {
+        let http2 = self.http2.filter(|_| !self.in_flight)?;
+        http2.peer.filter(|peer| *peer < http2.streams)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::queue::{Case, Service};
 use super::*;
+use plimsoll_measure::StreamLimits;
 
 /// 200/s of 50 ms each need 10 connections; there are 4.
 const FOUR: Case = Case {
@@ -98,6 +99,38 @@ fn a_low_limit_is_distinguished_from_a_slow_target() {
         let verdict = verdict_of(&[case]);
         assert_eq!(blames(&verdict), expected, "{case:?}: {:#?}", verdict.findings);
     }
+}
+
+#[test]
+fn a_limit_of_http2_streams_is_the_plans_or_the_targets() {
+    let case = Case { timeout: 1000, ..FOUR };
+    let verdict = |http2: StreamLimits| {
+        let plan = Case::plan(&[case]);
+        let mut recording = Case::record(&[case], &plan);
+        recording.seconds.iter_mut().for_each(|second| second.origins[0].http2 = Some(http2));
+        recording.summary().verdict
+    };
+    let limits = StreamLimits { connections: 2, streams: 100, peer: Some(2), in_use: 0 };
+    let targets = verdict(limits);
+    let found = find(&targets, Id::PeerStreamLimit);
+    assert!(
+        found.evidence.contains(
+            "waited for one of 4 streams (2 HTTP/2 connections; the target allows 2 on each)"
+        ) && found.evidence.contains("so 4 streams carry 80/s of 200/s"),
+        "{found:?}"
+    );
+    assert_eq!(
+        found.fix,
+        "raise connections.http2.connections to 9, or the target's limit of streams per connection \
+         (nginx: http2_max_concurrent_streams) to 9"
+    );
+    assert_eq!((found.side, found.severity), (Side::Generator, Severity::Invalid));
+    let plans = verdict(StreamLimits { streams: 2, peer: Some(128), ..limits });
+    let found = find(&plans, Id::ConnectionsCapped);
+    assert!(found.evidence.contains("(2 HTTP/2 connections; 2 on each)"), "{found:?}");
+    assert_eq!(found.fix, "raise connections.http2.connections to 9");
+    let none = verdict(StreamLimits { peer: None, streams: 4, connections: 1, in_use: 0 });
+    assert!(find(&none, Id::ConnectionsCapped).evidence.contains("(1 HTTP/2 connection; 4 on it)"));
 }
 
 #[test]
