@@ -35,8 +35,8 @@ enum Verb {
     /// Print what is stored, and how calls used it, as JSON
     #[command(after_help = "Examples:
   plimsoll gateway cache stats | jq .services
-      calls by service, method and use of the cache: hit, shared (in Redis), coalesced,
-      miss or bypass
+      calls by service, method and use of the cache: hit, shared (in
+      Redis), coalesced, miss or bypass
   plimsoll gateway cache stats | jq .redis
       whether Redis is used, and if not, why (trouble)
 
