@@ -36,3 +36,36 @@ pub(super) fn check_call(body: &Body) -> Option<Problem> {
     let is_one = plimsoll_rpc::request::call(&bytes).is_ok_and(|call| call.id.is_some());
     (!is_one).then(|| Problem(ONE_CALL.into(), CALL))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Document, Plan, Scheme, Variables};
+    use std::path::Path;
+
+    fn read(text: &str) -> Plan {
+        let document = Document::new("plan.toml", text);
+        let plan = Plan::read(&document, &Variables::default(), Path::new("."));
+        plan.unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn a_resolved_plan_reads_back() {
+        let target = |url: &str| {
+            format!(
+                "[[target]]\nws = \"{url}\"\nheaders = {{ X-Key = \"k\" }}\n\
+                 body = '{{\"jsonrpc\":\"2.0\",\"id\":{{{{seq}}}},\"method\":\"m\"}}'\n"
+            )
+        };
+        let targets = [target("wss://h/a"), target("wss://h/b"), target("wss://h/a")].concat();
+        let plan = read(&format!("users = 900\nduration = \"1s\"\n{targets}"));
+        let resolved = plan.to_toml();
+        assert_eq!(read(&resolved).to_toml(), resolved);
+        // Users need nine connections of 100 calls; paths do not share them.
+        assert_eq!(plan.connection_limit(Scheme::Wss), (9, 100));
+        assert_eq!(plan.origin_names(), ["wss://h:443", "wss://h:443 (2)"]);
+        assert!(plan.uses_websocket() && !plan.may_use_http2());
+        assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());
+        let headers = plan.requests[0].headers.iter().map(|header| header.name.as_str());
+        assert_eq!(headers.collect::<Vec<_>>(), ["X-Key"], "no Content-Type");
+    }
+}
