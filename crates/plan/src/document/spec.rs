@@ -2,6 +2,8 @@
 //!
 //! Problems are reported by part; the caller knows each part's position.
 
+mod websocket;
+
 use crate::show::{expect_table, headers_table};
 use crate::template::Values;
 use crate::{
@@ -28,10 +30,6 @@ const OWN_HEADERS: [(&str, &str); 3] = [
 const SINGLE_HEADERS: [&str; 3] = ["host", "x-vegeta-attack", "x-vegeta-seq"];
 /// How a body is framed, as written in a plan: whether it is chunked.
 pub(super) const TRANSFERS: [(&str, bool); 2] = [("length", false), ("chunked", true)];
-/// Why a URL or a header of a WebSocket has no placeholders.
-const NO_PLACEHOLDERS: &str = "a placeholder in the URL or a header of a WebSocket, whose connections are shared by many calls";
-const ONE_CALL: &str = "a call over WebSocket needs a body that is one JSON-RPC call with an id";
-const CALL: &str = "a body looks like {\"jsonrpc\":\"2.0\",\"method\":…,\"params\":[…],\"id\":1}; the id is replaced by one of the connection";
 const REQUEST: &str = "write it like: POST http://host:port/path";
 
 /// A problem and a hint how to fix it.
@@ -223,8 +221,8 @@ impl RawRequest {
                 Err(fault) => note(Part::Header(place.unwrap_or(0)), fault),
             }
         }
-        if is_websocket && placed > 0 {
-            note(Part::Url, Problem(NO_PLACEHOLDERS.into(), ""));
+        if let Some(fault) = websocket::check_opening(&headers, placed).filter(|_| is_websocket) {
+            note(Part::Url, fault);
         }
         let body = match self.body {
             RawBody::Empty => defaults.body.clone(),
@@ -232,8 +230,8 @@ impl RawRequest {
         };
         let body = body.read(&mut placed).map_err(|fault| note(Part::Body, fault)).ok()?;
         let is_rpc = asks_json_rpc(&body);
-        if is_websocket && !is_one_call(&body) {
-            note(Part::Url, Problem(ONE_CALL.into(), CALL));
+        if let Some(fault) = websocket::check_call(&body).filter(|_| is_websocket) {
+            note(Part::Url, fault);
         }
         let adds_type =
             !is_websocket && is_rpc && defaults.default_headers == DefaultHeaders::Plimsoll;
@@ -403,14 +401,6 @@ fn asks_json_rpc(body: &Body) -> bool {
     let mut bytes = Vec::new();
     template.render(Values { seq: 0, key: Key::new(0) }, &mut bytes);
     plimsoll_rpc::judge::Expected::of(&bytes).is_ok_and(|expected| expected.answers() > 0)
-}
-
-/// Whether a body, with its placeholders replaced, is one JSON-RPC call that has an id.
-fn is_one_call(body: &Body) -> bool {
-    let Some(template) = body.template() else { return false };
-    let mut bytes = Vec::new();
-    template.render(Values { seq: 0, key: Key::new(0) }, &mut bytes);
-    plimsoll_rpc::request::call(&bytes).is_ok_and(|call| call.id.is_some())
 }
 
 /// An expectation as written.

@@ -198,6 +198,10 @@ fn bad_plans_are_explained() {
         "ws = \"ws://h/\"\n{body}\n[[target]]\nws = \"ws://h/\"\nheaders = {{ A = \"b\" }}\n{body}"
     );
     check(&two, &["different headers", "give them the same ones"]);
+    for header in ["Upgrade = \"x\"", "Connection = \"close\"", "Sec-WebSocket-Key = \"x\""] {
+        let target = format!("ws = \"ws://h/\"\nheaders = {{ {header} }}\n{body}");
+        check(&target, &["is set by the engine itself when it opens a WebSocket"]);
+    }
     let done = plimsoll(&["run", "ws://127.0.0.1:9/", "-n", "1"]);
     assert_eq!(done.code, 2, "{}", done.stderr);
     assert!(done.stderr.contains("unsupported scheme \"ws\""), "{}", done.stderr);
