@@ -8,9 +8,10 @@
 //!
 //! A null that another call asked for may be older than this call: what it is about may have appeared in
 //! between, perhaps through the same client. The same holds for a transaction that was pending, and for
-//! an empty answer about something named by its hash. And a flight that timed out had the first caller's
-//! time, not this one's. So a call that has waited for such an outcome of someone else's joins once more;
-//! the second flight has started after the call.
+//! an empty answer about something named by its hash. And an error that may be gone when the call is
+//! made again, such as a timeout, came about in the first caller's time, not in this one's. So a call
+//! that has waited for such an outcome of someone else's joins once more; the second flight has started
+//! after the call.
 
 mod leader;
 

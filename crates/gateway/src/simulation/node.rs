@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::script::{BLOCK, Fault, Kind, NodeScript};
+use super::checks::RECOVERY;
+use super::script::{BLOCK, FAULTS_END, Fault, Kind, NodeScript};
 use super::sends::{KNOWN, REFUSALS, RETRY_AFTER, SendKind};
 use crate::transport::memory::MemorySocket;
 
@@ -55,6 +56,8 @@ pub(super) struct Node {
     behind: Cell<u64>,
     /// The last time it read a request for which it has no fault.
     pub(super) last_used: Cell<Duration>,
+    /// Calls that were sent to it after all faults were over.
+    pub(super) late_calls: Cell<usize>,
     /// When it read calls that it has not answered because it was hanging.
     pub(super) hung: RefCell<Vec<Duration>>,
     /// Until when it has asked not to be called, by method, and when it did so.
@@ -86,6 +89,7 @@ impl Node {
             asked: Cell::new(0),
             behind: Cell::new(0),
             last_used: Cell::default(),
+            late_calls: Cell::default(),
             hung: RefCell::default(),
             limits: RefCell::default(),
             limited: Cell::new(0),
@@ -232,6 +236,8 @@ impl Node {
         tokio::time::sleep(latency).await;
         if !is_faulty && !is_check {
             self.last_used.set(self.now());
+            let is_late = self.now() > FAULTS_END + RECOVERY * 2;
+            self.late_calls.set(self.late_calls.get() + usize::from(is_late));
         }
         let is_behind = self.has(Kind::Uneven) && self.random.borrow_mut().below(3) == 0;
         self.behind.set(is_behind.into());

@@ -253,8 +253,11 @@ fn the_simulator_refuses_streams_and_ends_connections() {
         };
         let findings = failing(FaultKind::RefuseStream, 0.2);
         assert!(findings.contains("target_goaway") && findings.contains("REFUSED_STREAM"));
-        let findings = failing(FaultKind::Calm, 0.01);
-        assert!(findings.contains("target_goaway") && findings.contains("ENHANCE_YOUR_CALM"));
+        let findings = failing(FaultKind::Calm, 0.05);
+        assert!(
+            findings.contains("target_goaway") && findings.contains("ENHANCE_YOUR_CALM"),
+            "{findings}"
+        );
         let findings = failing(FaultKind::Reset { after: 0 }, 0.2);
         assert!(findings.contains("target_reset"), "{findings}");
         // HTTP/1.1 beside it.

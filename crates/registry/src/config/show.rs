@@ -128,7 +128,7 @@ pub fn show_service(service: &Service) -> String {
         times.filter_map(|(name, time)| Some(format!("{name} = {}", span(time?)))).collect();
     if !service.prefetch.is_empty() {
         let calls: Vec<String> =
-            service.prefetch.iter().map(|call| quote(&call.to_string())).collect();
+            service.prefetch.iter().map(|call| quote_filled(&call.to_string())).collect();
         cache.push(format!("prefetch = [{}]", calls.join(", ")));
     }
     if !cache.is_empty() {

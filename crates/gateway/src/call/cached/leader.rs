@@ -33,7 +33,7 @@ use crate::call::passed::Passed;
 use crate::call::routing::Service;
 use crate::call::target::Target;
 use crate::call::worker::{View, Worker};
-use crate::error::{ErrorKind, Shape};
+use crate::error::Shape;
 use crate::heads::Hash;
 use crate::observe::stats::{CacheUse, RelayOutcome};
 use crate::offload;
@@ -241,7 +241,7 @@ impl Leading {
                 Ok(relayed)
             }
             Err(error) => {
-                is_early = error.kind == ErrorKind::TimedOut;
+                is_early = error.kind.row().retryable;
                 Err(error)
             }
         };
