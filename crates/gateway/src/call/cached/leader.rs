@@ -87,7 +87,8 @@ impl Leading {
             agree: target.agree.cloned(),
             passed: target.passed.clone(),
             shape: target.shape,
-            start: target.start,
+            // Not when its caller arrived: those that join later have more time left.
+            start: target.worker.local.now(),
             space: question.space.into(),
             method: dispatched.method?,
             params: dispatched.call.params.map(Bytes::copy_from_slice),
