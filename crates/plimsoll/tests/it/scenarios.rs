@@ -172,8 +172,10 @@ fn gateway(upstreams: Vec<Upstream>, endpoints: Vec<Endpoint>) -> Gateway {
         listeners: vec![Listener::at("127.0.0.1:0".parse().unwrap())],
         ..Default::default()
     };
-    // Without health checks, so that chains and instances receive only calls.
-    let quiet = |service| model::Service { health_checks: false, ..service };
+    // Without health checks and retries, so that chains and instances receive each call once, also when
+    // this machine stalls.
+    let none = model::Resilience { retry_budget: 0.0, retry_floor: 0.0, ..Default::default() };
+    let quiet = |service| model::Service { health_checks: false, resilience: none, ..service };
     let services = model::Service::built_in().into_iter().map(quiet).collect();
     let definitions = Definitions { services, upstreams, endpoints };
     let process = Arc::new(Default::default);
