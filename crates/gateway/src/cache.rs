@@ -58,6 +58,47 @@ pub struct Asked<'a> {
     pub sees_branches: bool,
 }
 
+/// A call that outlives its caller.
+#[derive(Clone, Debug)]
+pub struct OwnedAsked {
+    space: String,
+    /// The method.
+    pub method: Method,
+    /// The parameters as they are sent.
+    pub params: Option<Bytes>,
+    /// What was served when the call arrived.
+    pub moment: Moment,
+    times: TimesToLive,
+    sees_branches: bool,
+}
+
+impl OwnedAsked {
+    /// A copy of a call; `None` if its method is not known.
+    pub fn of(asked: &Asked<'_>) -> Option<OwnedAsked> {
+        let Asked { space, method, params, moment, times, sees_branches } = *asked;
+        Some(OwnedAsked {
+            space: space.into(),
+            method: method?,
+            params: params.map(Bytes::copy_from_slice),
+            moment,
+            times: *times,
+            sees_branches,
+        })
+    }
+
+    /// The call.
+    pub fn asked(&self) -> Asked<'_> {
+        Asked {
+            space: &self.space,
+            method: Some(self.method),
+            params: self.params.as_deref(),
+            moment: self.moment,
+            times: &self.times,
+            sees_branches: self.sees_branches,
+        }
+    }
+}
+
 /// A call that is not in the first level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {

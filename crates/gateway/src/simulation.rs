@@ -144,16 +144,18 @@ fn seen(outcome: &Outcome, board: &[Sight]) -> Vec<String> {
     fell.chain(wrong).collect()
 }
 
+/// The upstream of a simulated node: its address has the node's place, from 1, as its port.
+fn upstream(place: usize) -> model::Upstream {
+    let url = format!("http://127.0.0.1:{}/", place + 1);
+    let address = Address::parse(&url).expect("a URL");
+    let id = format!("node-{place}");
+    model::Upstream {
+        service: Some("sim".into()),
+        ..model::Upstream::at(id, Kind::Evm, Text::plain(url), address)
+    }
+}
+
 fn shared(script: &Script) -> Shared {
-    let upstream = |place: usize| {
-        let url = format!("http://127.0.0.1:{}/", place + 1);
-        let address = Address::parse(&url).expect("a URL");
-        let id = format!("node-{place}");
-        model::Upstream {
-            service: Some("sim".into()),
-            ..model::Upstream::at(id, Kind::Evm, Text::plain(url), address)
-        }
-    };
     let service = model::Service {
         chain_id: Some(node::CHAIN),
         block_time: Some(Nanos::from(script::BLOCK)),

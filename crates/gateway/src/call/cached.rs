@@ -256,13 +256,7 @@ impl<'r> Question<'r> {
             return Err(Reason::Headers);
         }
         let service = &**target.service;
-        let needed = target.agree.unwrap_or(&service.model.agree).of(&dispatched.call.method);
-        let needed = if needed > 1 && !together::is_comparable(dispatched.method, dispatched.call) {
-            1
-        } else {
-            needed
-        };
-        let place = usize::from(needed.max(1)) - 1;
+        let place = usize::from(together::needed(target, dispatched)) - 1;
         let Some(space) = service.spaces.get(place) else { return Err(Reason::NoChain) };
         let times = target.view.settings.cache.times.of(&service.model);
         let sees_branches = service.sees_branches;

@@ -318,9 +318,8 @@ pub(super) async fn relayed<'a>(
     let service = &target.service.model;
     match dispatched.class {
         Class::Read => {
-            let agree = target.agree.unwrap_or(&service.agree);
-            let needed = agree.of(&dispatched.call.method);
-            if needed > 1 && together::is_comparable(dispatched.method, dispatched.call) {
+            let needed = together::needed(target, &dispatched);
+            if needed > 1 {
                 let needed = needed.into();
                 return Box::pin(together::agreed(target, dispatched, needed, summary)).await;
             }

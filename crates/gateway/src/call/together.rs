@@ -18,7 +18,7 @@
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use plimsoll_measure::Nanos;
-use plimsoll_rpc::method::Method;
+use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::Call;
 
 use super::attempt::JudgedResponse;
@@ -209,9 +209,20 @@ fn says_something(judged: &JudgedResponse, named: Named) -> bool {
     }
 }
 
+/// How many upstreams must agree on the answer to a call; 1 if none need to.
+#[inline]
+pub(super) fn needed(target: &Target<'_>, dispatched: &Dispatched<'_>) -> u8 {
+    if dispatched.class != Class::Read {
+        return 1;
+    }
+    let Dispatched { method, call, .. } = *dispatched;
+    let needed = target.agree.unwrap_or(&target.service.model.agree).of(&call.method);
+    if needed > 1 && is_comparable(method, call) { needed } else { 1 }
+}
+
 /// Whether upstreams of one chain answer a call the same: not if it is about the node itself or the
 /// transactions that it waits with.
-pub(super) fn is_comparable(method: Option<Method>, call: &Call<'_>) -> bool {
+fn is_comparable(method: Option<Method>, call: &Call<'_>) -> bool {
     const OWN: [&str; 9] = [
         "eth_accounts",
         "eth_blockNumber",

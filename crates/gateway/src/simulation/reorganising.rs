@@ -19,15 +19,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 use plimsoll_measure::rng::{Key, Sequence};
-use plimsoll_registry::model::{self, Address, Definitions, Prefetch};
+use plimsoll_registry::model::{self, Definitions, Prefetch};
 use plimsoll_registry::settings::{CacheSettings, Settings};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::host;
+use super::{host, upstream};
 use crate::cache::lease;
 use crate::cache::shared::Shared as SecondLevel;
 use crate::call::message::{Answer, Body, JSON};
@@ -127,15 +126,6 @@ fn replica(
     store: &Arc<dyn SecondLevel>,
     prefetch: &[Prefetch],
 ) -> Replica {
-    let upstream = |place: usize| {
-        let url = format!("http://127.0.0.1:{}/", place + 1);
-        let address = Address::parse(&url).expect("a URL");
-        let id = format!("node-{place}");
-        model::Upstream {
-            service: Some("sim".into()),
-            ..model::Upstream::at(id, model::Kind::Evm, Text::plain(url), address)
-        }
-    };
     let service = model::Service {
         chain_id: Some(CHAIN),
         block_time: Some(Nanos::from(BLOCK)),

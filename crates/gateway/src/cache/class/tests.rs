@@ -4,6 +4,7 @@ use plimsoll_rpc::method::{self, NAMES};
 use proptest::prelude::*;
 
 use super::*;
+use crate::protocol::evm::block_param::tests::EXECUTION_APIS;
 
 const HASH: &str = "0xdb785f2444d7f68bc2bc04860c27ad059217192d17e2889ec801bcae9209b204";
 const OTHER: &str = "0x1111111111111111111111111111111111111111111111111111111111111111";
@@ -231,25 +232,10 @@ fn answers_are_classified_by_what_they_show() {
     check("eth_call", r#"[{},{"blockHash":"$"}]"#, r#""0x""#, Ok(Class::Immutable));
 }
 
-/// Every method of ethereum/execution-apis (snapshot of 2026-08).
 #[test]
 fn every_method_of_execution_apis_has_a_row() {
-    let apis = "debug_getBadBlocks debug_getRawBlock debug_getRawBlockAccessList debug_getRawHeader \
-        debug_getRawReceipts debug_getRawTransaction debug_traceBlockByHash \
-        debug_traceBlockByNumber debug_traceTransaction eth_accounts eth_baseFee eth_blobBaseFee \
-        eth_blockNumber eth_call eth_capabilities eth_chainId eth_coinbase eth_config \
-        eth_createAccessList eth_estimateGas eth_feeHistory eth_fillTransaction eth_gasPrice \
-        eth_getBalance eth_getBlockAccessList eth_getBlockByHash eth_getBlockByNumber \
-        eth_getBlockReceipts eth_getBlockTransactionCountByHash \
-        eth_getBlockTransactionCountByNumber eth_getCode eth_getFilterChanges eth_getFilterLogs \
-        eth_getLogs eth_getProof eth_getStorageAt eth_getStorageValues \
-        eth_getTransactionByBlockHashAndIndex eth_getTransactionByBlockNumberAndIndex \
-        eth_getTransactionByHash eth_getTransactionCount eth_getTransactionReceipt \
-        eth_maxPriorityFeePerGas eth_newBlockFilter eth_newFilter eth_newPendingTransactionFilter \
-        eth_sendRawTransaction eth_sendTransaction eth_sign eth_signTransaction eth_simulateV1 \
-        eth_syncing eth_uninstallFilter net_version txpool_content txpool_contentFrom txpool_status";
     let document = document::table();
-    for name in apis.split_whitespace() {
+    for name in EXECUTION_APIS.split_whitespace() {
         assert!(Method::find(name).is_some(), "{name} has no row");
         assert!(document.contains(&format!("| `{name}` |")), "{name} is not documented");
     }

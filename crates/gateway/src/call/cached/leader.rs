@@ -15,15 +15,14 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::Agree;
-use plimsoll_registry::settings::TimesToLive;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::Call;
 
 use super::{Landed, Question, Relayed, charged, written};
-use crate::cache::class::{Moment, Reason};
+use crate::cache::class::Reason;
 use crate::cache::flight::Leader;
 use crate::cache::shared::Anchor;
-use crate::cache::{Asked, Kept, Ticket};
+use crate::cache::{Kept, OwnedAsked, Ticket};
 use crate::call::attempt::JudgedResponse;
 use crate::call::chain::parse_hex;
 use crate::call::dispatch::Dispatched;
@@ -58,18 +57,13 @@ pub(super) struct Leading {
     passed: Passed,
     shape: Shape,
     start: Nanos,
-    space: String,
-    method: Method,
-    params: Option<Bytes>,
+    asked: OwnedAsked,
     /// Its parameters as its caller wrote them, if they differ.
     given: Option<Bytes>,
     class: Class,
     is_repeatable: bool,
     named: Named,
     prefer: Option<u64>,
-    moment: Moment,
-    times: TimesToLive,
-    sees_branches: bool,
     /// Covers the task when its caller has left.
     _share: Share,
 }
@@ -89,17 +83,12 @@ impl Leading {
             shape: target.shape,
             // Not when its caller arrived: those that join later have more time left.
             start: target.worker.local.now(),
-            space: question.space.into(),
-            method: dispatched.method?,
-            params: dispatched.call.params.map(Bytes::copy_from_slice),
+            asked: OwnedAsked::of(&question.asked())?,
             given: question.given.filter(|_| dispatched.named.is_bound).map(Bytes::copy_from_slice),
             class: dispatched.class,
             is_repeatable: dispatched.is_repeatable,
             named: dispatched.named,
             prefer: dispatched.prefer,
-            moment: question.moment,
-            times: question.times,
-            sees_branches: question.sees_branches,
             _share: share,
         })
     }
@@ -114,7 +103,7 @@ impl Leading {
         if let Some((result, by)) = self.found(&ticket, anchor).await {
             return self.stored(result, by);
         }
-        let is_claimed = match is_expensive(self.method) {
+        let is_claimed = match is_expensive(self.asked.method) {
             false => false,
             true => match self.claimed(&ticket).await {
                 Claimed::Answered(result) => return self.stored(result, CacheUse::Shared),
@@ -124,7 +113,7 @@ impl Leading {
         };
         let landed = self.relayed(ticket, anchor).await;
         if let (true, Some(cache)) = (is_claimed, &self.worker.shared.caching.cache) {
-            cache.release(&self.asked(), &ticket);
+            cache.release(&self.asked.asked(), &ticket);
         }
         landed
     }
@@ -142,30 +131,19 @@ impl Leading {
         }
     }
 
-    fn asked(&self) -> Asked<'_> {
-        Asked {
-            space: &self.space,
-            method: Some(self.method),
-            params: self.params.as_deref(),
-            moment: self.moment,
-            times: &self.times,
-            sees_branches: self.sees_branches,
-        }
-    }
-
     /// The served latest block, if its hash is known and nothing has changed since the moment.
     fn anchor(&self) -> Option<Anchor> {
-        let heads = self.service.heads.as_ref().filter(|_| self.sees_branches)?;
-        let number = self.moment.served.latest?;
+        let heads = self.service.heads.as_ref().filter(|_| self.service.sees_branches)?;
+        let number = self.asked.moment.served.latest?;
         let hash = heads.tracker().hash(number)?;
-        let is_same = heads.board.branch() == self.moment.branch;
+        let is_same = heads.board.branch() == self.asked.moment.branch;
         is_same.then(|| Anchor { number, hash: short(&hash) })
     }
 
     /// What either level has.
     async fn found(&self, ticket: &Ticket, anchor: Option<Anchor>) -> Option<(Bytes, CacheUse)> {
         let cache = self.worker.shared.caching.cache.as_ref()?;
-        let asked = self.asked();
+        let asked = self.asked.asked();
         let local = &self.worker.local;
         if let Some(result) = cache.find_again(&asked, ticket, local.now()) {
             return Some((result, CacheUse::Hit));
@@ -187,7 +165,7 @@ impl Leading {
         let timeout = self.service.model.timeout;
         let until = self.start + Nanos(timeout.0 / 2);
         loop {
-            match cache.claim(&self.asked(), ticket, timeout).await {
+            match cache.claim(&self.asked.asked(), ticket, timeout).await {
                 None => return Claimed::Nobodys,
                 Some(true) => return Claimed::Ours,
                 Some(false) if local.now() >= until => return Claimed::Nobodys,
@@ -217,11 +195,12 @@ impl Leading {
             passed: self.passed.clone(),
             start: self.start,
         };
-        let params = self.params.as_deref();
-        let call = Call { id: None, method: self.method.name().into(), params };
+        let OwnedAsked { method, ref params, .. } = self.asked;
+        let params = params.as_deref();
+        let call = Call { id: None, method: method.name().into(), params };
         let dispatched = Dispatched {
             call: &call,
-            method: Some(self.method),
+            method: Some(method),
             class: self.class,
             is_repeatable: self.is_repeatable,
             named: self.named,
@@ -302,21 +281,12 @@ impl Leading {
         let Some(cache) = &shared.caching.cache else { return Err(Reason::Off) };
         let now = self.worker.local.now();
         if result.len() <= offload::INLINE_MAX || result.len() as u64 > cache.entry_max() {
-            return cache.keep(&self.asked(), &ticket, &result, anchor, now);
+            return cache.keep(&self.asked.asked(), &ticket, &result, anchor, now);
         }
-        let (shared, space, params) = (shared.clone(), self.space.clone(), self.params.clone());
-        let Leading { method, moment, times, sees_branches, .. } = *self;
+        let (shared, asked) = (shared.clone(), self.asked.clone());
         let keeping = offload::run(move || {
-            let asked = Asked {
-                space: &space,
-                method: Some(method),
-                params: params.as_deref(),
-                moment,
-                times: &times,
-                sees_branches,
-            };
             let cache = shared.caching.cache.as_ref().ok_or(Reason::Off)?;
-            cache.keep(&asked, &ticket, &result, anchor, now)
+            cache.keep(&asked.asked(), &ticket, &result, anchor, now)
         });
         keeping.await.unwrap_or(Err(Reason::Off))
     }

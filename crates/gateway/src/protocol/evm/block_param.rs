@@ -411,4 +411,4 @@ const ROWS: [(&str, BlockParam); NAMES.len()] = [
 static TABLE: [BlockParam; NAMES.len()] = method::column(&ROWS);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -124,23 +124,25 @@ fn blocks_are_found() {
     assert_eq!(param("eth_call").blocks(None).next(), None);
 }
 
+/// Every method of ethereum/execution-apis (snapshot of 2026-08).
+pub(crate) const EXECUTION_APIS: &str = "debug_getBadBlocks debug_getRawBlock debug_getRawBlockAccessList debug_getRawHeader \
+    debug_getRawReceipts debug_getRawTransaction debug_traceBlockByHash \
+    debug_traceBlockByNumber debug_traceTransaction eth_accounts eth_baseFee eth_blobBaseFee \
+    eth_blockNumber eth_call eth_capabilities eth_chainId eth_coinbase eth_config \
+    eth_createAccessList eth_estimateGas eth_feeHistory eth_fillTransaction eth_gasPrice \
+    eth_getBalance eth_getBlockAccessList eth_getBlockByHash eth_getBlockByNumber \
+    eth_getBlockReceipts eth_getBlockTransactionCountByHash \
+    eth_getBlockTransactionCountByNumber eth_getCode eth_getFilterChanges eth_getFilterLogs \
+    eth_getLogs eth_getProof eth_getStorageAt eth_getStorageValues \
+    eth_getTransactionByBlockHashAndIndex eth_getTransactionByBlockNumberAndIndex \
+    eth_getTransactionByHash eth_getTransactionCount eth_getTransactionReceipt \
+    eth_maxPriorityFeePerGas eth_newBlockFilter eth_newFilter eth_newPendingTransactionFilter \
+    eth_sendRawTransaction eth_sendTransaction eth_sign eth_signTransaction eth_simulateV1 \
+    eth_syncing eth_uninstallFilter net_version txpool_content txpool_contentFrom txpool_status";
+
 #[test]
 fn every_method_of_execution_apis_is_known() {
-    let apis = "debug_getBadBlocks debug_getRawBlock debug_getRawBlockAccessList debug_getRawHeader \
-        debug_getRawReceipts debug_getRawTransaction debug_traceBlockByHash \
-        debug_traceBlockByNumber debug_traceTransaction eth_accounts eth_baseFee eth_blobBaseFee \
-        eth_blockNumber eth_call eth_capabilities eth_chainId eth_coinbase eth_config \
-        eth_createAccessList eth_estimateGas eth_feeHistory eth_fillTransaction eth_gasPrice \
-        eth_getBalance eth_getBlockAccessList eth_getBlockByHash eth_getBlockByNumber \
-        eth_getBlockReceipts eth_getBlockTransactionCountByHash \
-        eth_getBlockTransactionCountByNumber eth_getCode eth_getFilterChanges eth_getFilterLogs \
-        eth_getLogs eth_getProof eth_getStorageAt eth_getStorageValues \
-        eth_getTransactionByBlockHashAndIndex eth_getTransactionByBlockNumberAndIndex \
-        eth_getTransactionByHash eth_getTransactionCount eth_getTransactionReceipt \
-        eth_maxPriorityFeePerGas eth_newBlockFilter eth_newFilter eth_newPendingTransactionFilter \
-        eth_sendRawTransaction eth_sendTransaction eth_sign eth_signTransaction eth_simulateV1 \
-        eth_syncing eth_uninstallFilter net_version txpool_content txpool_contentFrom txpool_status";
-    for name in apis.split_whitespace() {
+    for name in EXECUTION_APIS.split_whitespace() {
         assert!(Method::find(name).is_some(), "{name}");
     }
 }
