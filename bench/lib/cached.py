@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from . import subjects
-from .gateway import cost_table, cpu_us, each, measure_rounds, per_second, steady_rate, to_nginx
+from .gateway import capacity_bar, cost_table, measure_rounds, nginx_bars, steady_rate
 from .generators import plimsoll
 from .machine import say
 from .processes import CouldNotRun, free_port, running
@@ -109,16 +109,9 @@ def one_hit(section: Section, settings: Settings, ours: Subject, name: str, body
     for subject in ("plimsoll", "nginx"):
         done = [done.steady[subject] for done in rounds if subject in done.steady]
         table.add(subject, *(spread([one.latency_us(p) for one in done], 0) for p in ("p50", "p99")))
-    reached = each([done.fast for done in rounds], "plimsoll", per_second)
-    if reached and body == NUMBER:
-        section.bar(f"{name}: calls/s on one core", spread(reached, 0), f"≥ {HIT_PER_SECOND_BAR:,}",
-                    median(reached) >= HIT_PER_SECOND_BAR)
-    for shown, all_done in (("at the fixed rate", [done.steady for done in rounds]),
-                            ("at full speed", [done.fast for done in rounds])):
-        share = [1 / ratio for ratio in to_nginx(all_done, "plimsoll", cpu_us)]
-        if share:
-            section.bar(f"{name}: calls per CPU-second to nginx's, {shown}", spread(share, 3),
-                        f"≥ {HIT_TO_NGINX_BAR:.2f}, goal 1.05", median(share) >= HIT_TO_NGINX_BAR)
+    if body == NUMBER:
+        capacity_bar(section, rounds, HIT_PER_SECOND_BAR, f"{name}: ")
+    nginx_bars(section, rounds, HIT_TO_NGINX_BAR, f"{name}: ", ", goal 1.05")
 
 
 def kinds(section: Section, settings: Settings) -> None:

@@ -125,6 +125,27 @@ def cost_table(section: Section, rounds: list[Round], names: list[str], rate: in
                          "the generator was the limit, or something else was running")
 
 
+def capacity_bar(section: Section, rounds: list[Round], least: int, what: str = "") -> None:
+    """Compares the gateway's calls per second on one core with a bar; `what` was called."""
+    reached = each([done.fast for done in rounds], "plimsoll", per_second)
+    if reached:
+        section.bar(f"{what}calls/s on one core", spread(reached, 0), f"≥ {least:,}",
+                    median(reached) >= least)
+
+
+def nginx_bars(
+    section: Section, rounds: list[Round], least: float, what: str = "", goal: str = ""
+) -> None:
+    """Compares the gateway's calls per CPU-second, relative to nginx's, with a bar; `what` was called."""
+    for shown, all_done in (("at the fixed rate", [done.steady for done in rounds]),
+                            ("at full speed", [done.fast for done in rounds])):
+        # Calls per CPU-second are the inverse of CPU per call.
+        share = [1 / ratio for ratio in to_nginx(all_done, "plimsoll", cpu_us)]
+        if share:
+            section.bar(f"{what}calls per CPU-second to nginx's, {shown}", spread(share, 3),
+                        f"≥ {least:.2f}{goal}", median(share) >= least)
+
+
 def local(section: Section, settings: Settings) -> None:
     """Locally answered calls, against nginx with the same answer in its configuration."""
     section.title = "Gateway: eth_chainId, answered locally"
@@ -142,17 +163,8 @@ def local(section: Section, settings: Settings) -> None:
         )
         rounds = measure_rounds(section, settings, both, OWN_CALL, rate)
     cost_table(section, rounds, [subject.name for subject in both], rate)
-    reached = each([done.fast for done in rounds], "plimsoll", per_second)
-    if reached:
-        section.bar("calls/s on one core", spread(reached, 0), f"≥ {OWN_PER_SECOND_BAR:,}",
-                    median(reached) >= OWN_PER_SECOND_BAR)
-    for shown, all_done in (("at the fixed rate", [done.steady for done in rounds]),
-                            ("at full speed", [done.fast for done in rounds])):
-        # Calls per CPU-second are the inverse of CPU per call.
-        share = [1 / ratio for ratio in to_nginx(all_done, "plimsoll", cpu_us)]
-        if share:
-            section.bar(f"calls per CPU-second to nginx's, {shown}", spread(share, 3),
-                        f"≥ {OWN_TO_NGINX_BAR:.2f}", median(share) >= OWN_TO_NGINX_BAR)
+    capacity_bar(section, rounds, OWN_PER_SECOND_BAR)
+    nginx_bars(section, rounds, OWN_TO_NGINX_BAR)
 
 
 def relayed(section: Section, settings: Settings) -> None:

@@ -148,6 +148,25 @@ pub(crate) fn show(event: &Event<'_>) -> String {
     }
 }
 
+/// Runs a connection until nothing more happens or it has closed, and writes its events down.
+#[cfg(test)]
+pub(crate) fn run(
+    connection: &mut Connection<Wire>,
+    mut ready: Readiness,
+    resources: &mut ReadResources,
+    events: &mut Vec<String>,
+) {
+    while let Some(event) = connection.next(&mut ready, &mut usize::MAX.clone(), resources) {
+        events.push(show(&event));
+        if matches!(event, Event::Closed { .. }) {
+            break;
+        }
+    }
+    if connection.is_unflushed() {
+        connection.flush();
+    }
+}
+
 /// What an HTTP/2 connection reports when the server sends these bytes in segments and then closes the
 /// connection; what depends on the segments is left out. If they begin with settings, up to six requests
 /// are started after these.

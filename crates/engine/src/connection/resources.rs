@@ -2,6 +2,27 @@
 
 use super::Excerpts;
 use crate::http2::frame::{HEAD_LEN, PAYLOAD_MAX};
+use crate::system::Readiness;
+use std::io;
+
+/// Why reading has ended, after a read that returned no bytes on a connection that carries many
+/// exchanges: an error, or a close without one. `None`: it has not, there is only nothing to read now.
+/// `broken` is the error of an earlier write.
+pub(super) fn end_of_reading(
+    broken: Option<io::Error>,
+    read: io::Result<usize>,
+    ready: &mut Readiness,
+) -> Option<Option<io::Error>> {
+    match (broken, read) {
+        (Some(broken), _) => Some(Some(broken)),
+        (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+            (ready.readable, ready.read_closed) = (false, false);
+            None
+        }
+        (None, Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Some(None),
+        (None, read) => Some(read.err()),
+    }
+}
 
 /// Worker resources that connections use while reading.
 pub(crate) struct ReadResources {

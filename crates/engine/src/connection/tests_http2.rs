@@ -378,7 +378,7 @@ fn long_refusals_and_long_bodies_are_no_flood() {
     }
     session.peer(&[Frame::Head(1, true)]);
     assert_eq!(session.events.last().unwrap(), "Answered 7 200 ");
-    // On streams that were given up, heads are one.
+    // Heads on streams that were abandoned count as a flood.
     let mut session = Session::new(3);
     session.start(7);
     session.flush();

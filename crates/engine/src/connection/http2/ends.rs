@@ -1,7 +1,7 @@
 //! How a connection and its streams end.
 
 use super::Http2;
-use crate::connection::{Bodies, Event, Failure, Transport, closed};
+use crate::connection::{Bodies, Event, Failure, Transport, closed, resources::end_of_reading};
 use crate::http2::frame::{self, Code};
 use crate::system::{Readiness, Socket};
 use plimsoll_measure::{ErrorClass, Fault, OpenReason};
@@ -132,14 +132,8 @@ impl Http2 {
     /// Handles a read that returned no bytes; returns whether the connection has ended.
     pub(super) fn nothing_read(&mut self, read: io::Result<usize>, ready: &mut Readiness) -> bool {
         let is_clean = read.is_ok();
-        let error = match (self.broken.take(), read) {
-            (Some(broken), _) => Some(broken),
-            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                (ready.readable, ready.read_closed) = (false, false);
-                return false;
-            }
-            (None, Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-            (None, read) => read.err(),
+        let Some(error) = end_of_reading(self.broken.take(), read, ready) else {
+            return false;
         };
         let class = match &error {
             None => ErrorClass::ClosedEarly,

@@ -53,18 +53,8 @@ impl Session {
     }
 
     /// Collects all events.
-    pub(super) fn run(&mut self, mut ready: Readiness) {
-        while let Some(event) =
-            self.connection.next(&mut ready, &mut usize::MAX.clone(), &mut self.resources)
-        {
-            self.events.push(fuzz::show(&event));
-            if matches!(event, Event::Closed { .. }) {
-                break;
-            }
-        }
-        if self.connection.is_unflushed() {
-            self.connection.flush();
-        }
+    pub(super) fn run(&mut self, ready: Readiness) {
+        fuzz::run(&mut self.connection, ready, &mut self.resources, &mut self.events);
     }
 
     pub(super) fn has_closed(&self) -> bool {

@@ -1,7 +1,7 @@
 //! How a connection and its calls end.
 
 use super::WebSocket;
-use crate::connection::{Event, Failure, Transport, closed};
+use crate::connection::{Event, Failure, Transport, closed, resources::end_of_reading};
 use crate::system::{Readiness, Socket};
 use plimsoll_measure::{ErrorClass, Fault, OpenReason};
 use plimsoll_websocket::put_close;
@@ -132,14 +132,8 @@ impl WebSocket {
 
     /// Handles a read that returned no bytes; returns whether the connection has ended.
     pub(super) fn nothing_read(&mut self, read: io::Result<usize>, ready: &mut Readiness) -> bool {
-        let error = match (self.broken.take(), read) {
-            (Some(broken), _) => Some(broken),
-            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                (ready.readable, ready.read_closed) = (false, false);
-                return false;
-            }
-            (None, Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-            (None, read) => read.err(),
+        let Some(error) = end_of_reading(self.broken.take(), read, ready) else {
+            return false;
         };
         let class = error.as_ref().map_or(ErrorClass::ClosedEarly, crate::errors::class_of_io);
         let is_within = self.reader.is_within_message();

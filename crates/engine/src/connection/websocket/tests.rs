@@ -83,18 +83,8 @@ impl Session {
         session
     }
 
-    fn run(&mut self, mut ready: Readiness) {
-        while let Some(event) =
-            self.connection.next(&mut ready, &mut usize::MAX.clone(), &mut self.resources)
-        {
-            self.events.push(fuzz::show(&event));
-            if matches!(event, Event::Closed { .. }) {
-                break;
-            }
-        }
-        if self.connection.is_unflushed() {
-            self.connection.flush();
-        }
+    fn run(&mut self, ready: Readiness) {
+        fuzz::run(&mut self.connection, ready, &mut self.resources, &mut self.events);
     }
 
     fn take(&mut self) -> Vec<String> {
