@@ -9,6 +9,7 @@
 //! - `upstream`: the HTTP client
 //! - `keeper`: background work: name resolution
 //! - [`observe`]: counters, metrics, access log
+//! - `account`: whom calls are counted for
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
 //!   capacity, bodies, long work
 //! - [`cache`]: which answers are stored, under which key, where and for how long
@@ -19,6 +20,7 @@
 //! - `transport`, `http1`, [`error`], `host`: sockets, HTTP/1.1 messages, the gateway's own errors
 //! - `fuzz`: entry points for fuzzing
 
+mod account;
 pub mod agree;
 mod buffer;
 pub mod cache;

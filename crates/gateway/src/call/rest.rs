@@ -96,7 +96,7 @@ async fn relay<'a>(
 ) -> Result<(Answer<'a>, Outcome), Error> {
     let local: &'a Local = &target.worker.local;
     let _slot = target.connection_slot().await?;
-    let permit = local.capacity.enter(target.endpoint_calls, target.purpose)?;
+    let permit = local.capacity.enter(&target.account.calls, target.purpose)?;
     let is_bodiless = matches!(request.method, "GET" | "HEAD");
     let body = if is_bodiless { b"" } else { body.bytes() };
     let need = Need { class: Class::Read, method: METHOD, block: None, prefer: None };

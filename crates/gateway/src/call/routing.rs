@@ -11,11 +11,11 @@ mod service;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use plimsoll_registry::model::{self, Definitions, MethodRules};
 use plimsoll_resilience::RateLimit;
 
+use crate::account::Account;
 use crate::heads::Floors;
 use crate::observe::stats::Sharded;
 use crate::transport::tls;
@@ -51,8 +51,7 @@ pub(crate) struct Endpoint {
     pub(crate) agree: Option<model::Agree>,
     /// Whether callers may ask for answers that do not come from the cache.
     pub(crate) no_cache: bool,
-    /// The endpoint's calls in flight.
-    pub(crate) calls: Arc<AtomicU64>,
+    pub(crate) account: Arc<Account>,
 }
 
 impl Routing {
@@ -92,7 +91,8 @@ impl Routing {
         for model in &definitions.services {
             let service = previous.services.get(&model.id);
             let previous = Previous { service, workers, seed, floors };
-            let service = Service::compile(model, true, &upstreams, previous, &mut counters);
+            let service =
+                Service::compile(model, true, &upstreams, previous, &mut counters, serial);
             services.insert(model.id.clone(), Arc::new(service));
         }
         let serves_any = upstreams.iter().any(|upstream| upstream.model.service.is_none());
@@ -100,18 +100,18 @@ impl Routing {
             let model = model::Service::named(service::UNLISTED);
             let service = previous.unlisted.as_ref();
             let previous = Previous { service, workers, seed, floors };
-            Arc::new(Service::compile(&model, false, &upstreams, previous, &mut counters))
+            Arc::new(Service::compile(&model, false, &upstreams, previous, &mut counters, serial))
         });
-        let endpoint = |model: &model::Endpoint| {
-            let service = services.get(&model.service)?.clone();
-            let calls = previous.endpoints.get(&model.id).map(|old| old.calls.clone());
+        let mut endpoint = |model: &model::Endpoint| {
+            let service: Arc<Service> = services.get(&model.service)?.clone();
+            let old = previous.endpoints.get(&model.id).map(|old| &old.account);
+            let account = Account::renewed(old, Some(&model.id), &model.service, serial);
             let rules = model.methods.clone();
             let agree = model.agree.clone();
-            let calls = calls.unwrap_or_default();
-            let endpoint = Endpoint { service, rules, agree, no_cache: model.no_cache, calls };
+            let endpoint = Endpoint { service, rules, agree, no_cache: model.no_cache, account };
             Some((model.id.clone(), endpoint))
         };
-        let endpoints = definitions.endpoints.iter().filter_map(endpoint).collect();
+        let endpoints = definitions.endpoints.iter().filter_map(&mut endpoint).collect();
         // The stand-in is no service that a call could be for.
         let mut relaying = services.values().filter(|service| !service.routes.is_empty());
         let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use plimsoll_measure::Nanos;
 use plimsoll_registry::model::{Agree, MethodRules};
@@ -15,6 +14,7 @@ use super::passed::Passed;
 use super::relay::CallAnswer;
 use super::routing::Service;
 use super::worker::{View, Worker};
+use crate::account::Account;
 use crate::error::{Error, ErrorKind, Shape};
 use crate::observe::stats::{Extra, Outcome, SHED};
 use crate::payload::Composer;
@@ -34,8 +34,8 @@ pub(crate) struct Target<'a> {
     pub(crate) agree: Option<&'a Agree>,
     /// Whether the caller wants an answer that does not come from the cache, and may.
     pub(crate) no_cache: bool,
-    /// The calls in flight of the endpoint, or of the service if there is no endpoint.
-    pub(crate) endpoint_calls: &'a AtomicU64,
+    /// The endpoint's account, or the service's if there is no endpoint.
+    pub(crate) account: &'a Arc<Account>,
     /// Limits the calls of a multiplexed connection.
     pub(crate) turns: Option<&'a Semaphore>,
     /// Whether the request is its connection's only request.
@@ -120,7 +120,7 @@ impl<'a> Target<'a> {
             rules: None,
             agree: None,
             no_cache: false,
-            endpoint_calls: &service.in_flight,
+            account: &service.account,
             turns: None,
             purpose: Purpose::First,
             shape: Shape::Own,

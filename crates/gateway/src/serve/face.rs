@@ -223,7 +223,7 @@ impl<'a> RequestContext<'a, '_> {
             rules: None,
             agree: None,
             no_cache: false,
-            endpoint_calls: &service.in_flight,
+            account: &service.account,
             turns: self.turns,
             purpose: request.purpose,
             shape,
@@ -263,7 +263,7 @@ impl<'a> RequestContext<'a, '_> {
         target.rules = Some(&endpoint.rules);
         target.agree = endpoint.agree.as_ref();
         target.no_cache = endpoint.no_cache && request.fields.no_cache;
-        target.endpoint_calls = &endpoint.calls;
+        target.account = &endpoint.account;
         self.relayed(&target, into).await
     }
 

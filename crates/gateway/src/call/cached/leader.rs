@@ -19,6 +19,7 @@ use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::Call;
 
 use super::{Landed, Question, Relayed, charged, written};
+use crate::account::Account;
 use crate::cache::class::Reason;
 use crate::cache::flight::Leader;
 use crate::cache::shared::Anchor;
@@ -53,6 +54,8 @@ pub(super) struct Leading {
     worker: Rc<Worker>,
     view: View,
     service: Arc<Service>,
+    /// Its caller's.
+    account: Arc<Account>,
     agree: Option<Agree>,
     passed: Passed,
     shape: Shape,
@@ -78,6 +81,7 @@ impl Leading {
             worker: target.worker.clone(),
             view: target.view.clone(),
             service: target.service.clone(),
+            account: target.account.clone(),
             agree: target.agree.cloned(),
             passed: target.passed.clone(),
             shape: target.shape,
@@ -188,7 +192,7 @@ impl Leading {
             rules: None,
             agree: self.agree.as_ref(),
             no_cache: false,
-            endpoint_calls: &self.service.in_flight,
+            account: &self.account,
             turns: None,
             purpose: Purpose::First,
             shape: self.shape,

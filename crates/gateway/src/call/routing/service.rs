@@ -13,6 +13,7 @@ use plimsoll_resilience::{Budget, Hedge, Quantile, patience};
 use plimsoll_rpc::method::{self, Method};
 
 use super::route::{Excluded, Route};
+use crate::account::Account;
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
@@ -51,8 +52,8 @@ pub(crate) struct Service {
     /// Whether the chain id cannot be checked, because no upstream's rules permit `eth_chainId`.
     is_unchecked: bool,
     pub(crate) calls: Arc<Sharded<Calls>>,
-    /// Calls in flight that did not come through an endpoint.
-    pub(crate) in_flight: Arc<AtomicU64>,
+    /// For calls that do not come through an endpoint.
+    pub(crate) account: Arc<Account>,
     pub(crate) state: Arc<ServiceState>,
     /// The heads that are served, if upstreams are asked for theirs.
     pub(crate) heads: Option<Arc<ServiceHeads>>,
@@ -179,6 +180,7 @@ impl Service {
         upstreams: &[Arc<Upstream>],
         previous: Previous<'_>,
         counters: &mut HashMap<Vec<String>, RoundRobin>,
+        serial: &mut u64,
     ) -> Service {
         let serves = |upstream: &&Arc<Upstream>| {
             upstream.model.service.as_ref().is_none_or(|id| *id == model.id)
@@ -207,6 +209,7 @@ impl Service {
         let is_path = |route: &Route| route.upstream.model.kind == Kind::Path;
         let sees_branches = !routes.iter().all(is_path);
         let old = previous.service;
+        let account = Account::renewed(old.map(|old| &old.account), None, &model.id, serial);
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
         let heads = has_heads
             .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));
@@ -221,7 +224,7 @@ impl Service {
             is_unchecked,
             calls: old
                 .map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.calls.clone()),
-            in_flight: old.map(|old| old.in_flight.clone()).unwrap_or_default(),
+            account,
             state: old.filter(|old| old.state.settings == model.resilience).map_or_else(
                 || Arc::new(ServiceState::new(model.resilience)),
                 |old| old.state.clone(),
