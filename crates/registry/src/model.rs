@@ -3,6 +3,7 @@
 //! These are the resolved forms: variables substituted, URLs parsed. They come from the configuration
 //! file, the database and the built-in services, and do not record their origin.
 
+mod by_method;
 mod resilience;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 
+pub use by_method::{ByMethod, COMPUTE_UNITS_MAX, ComputeUnits};
 pub use resilience::{
     AGREE_MAX, Agree, HEDGE_MAX, HEDGE_MIN, RETRY_FLOOR_MAX, Resilience, Sending,
 };
@@ -56,6 +58,8 @@ pub struct Service {
     pub cache: ServiceTimes,
     /// The calls that are made for each new block, so that callers find their answers in the cache.
     pub prefetch: Vec<Prefetch>,
+    /// What a call of each method is charged.
+    pub compute_units: ComputeUnits,
 }
 
 /// A call that is made for each new block.
@@ -127,6 +131,7 @@ impl Service {
             park_dissenters: None,
             cache: ServiceTimes::default(),
             prefetch: Vec::new(),
+            compute_units: ComputeUnits::default(),
         }
     }
 

@@ -49,6 +49,10 @@ pub(super) struct AddService {
     /// Number of upstreams that must agree on reads [default: 1]
     #[arg(long, value_name = "N")]
     agree: Option<u64>,
+    /// Compute units of each call, or of calls of a method: 10, eth_call=26 or 'debug_*=300'; may be
+    /// repeated [default: 1]
+    #[arg(long, value_name = "[METHOD=]N", value_delimiter = ',')]
+    compute_units: Vec<String>,
     #[command(flatten)]
     replace: ReplaceArgs,
 }
@@ -166,6 +170,13 @@ impl AddService {
         lines.text("--patience", "patience", &self.patience);
         lines.text("--send", "send", &self.send);
         lines.number("--agree", "agree", self.agree);
+        for written in &self.compute_units {
+            let (method, number) = written.split_once('=').unwrap_or(("default", written));
+            // What is not a number is refused like a string in the file.
+            let number = number.parse().map_or_else(|_| quote(number), |n: u64| n.to_string());
+            let line = format!("compute_units.{} = {number}", quote(method));
+            lines.0.push(("--compute-units".into(), line));
+        }
         Request::Add {
             kind: EntryKind::Service,
             id: self.id,

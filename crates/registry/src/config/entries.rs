@@ -4,6 +4,7 @@
 //! Checks across entries need only the id, the service and their places, so that these are kept even
 //! for an entry that is otherwise invalid.
 
+mod by_method;
 mod resilience;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use crate::model::{
 };
 use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
+use by_method::read_compute_units;
 pub(super) use resilience::show_hedge;
 use resilience::{read_agree, read_resilience};
 
@@ -292,6 +294,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
     let park_dissenters = table.field("park_dissenters").and_then(|f| f.duration_above_zero());
     let block_time = block_time.map(Nanos::from);
     let (cache, prefetch) = super::cache::of_service(table, block_time);
+    let compute_units = read_compute_units(table);
     let (id, place) = id?;
     let service = Service {
         chain_id,
@@ -307,6 +310,7 @@ pub(crate) fn read_service(table: &Table<'_>) -> Option<ParsedEntry<Service>> {
         park_dissenters: park_dissenters.map(Nanos::from),
         cache,
         prefetch,
+        compute_units: compute_units.unwrap_or_default(),
         ..Service::named(id.clone())
     };
     Some(ParsedEntry { id, place, service: None, item: Some(service) })

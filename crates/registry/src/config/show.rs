@@ -1,14 +1,14 @@
 //! Prints the resolved configuration as TOML that parses back to the same configuration; secrets stay
 //! placeholders.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_share};
 use plimsoll_measure::Nanos;
 
 use super::entries::show_hedge;
 use super::{Config, KEYS};
-use crate::model::{Agree, Endpoint, MethodRules, Service, Upstream};
+use crate::model::{ByMethod, Endpoint, MethodRules, Service, Upstream};
 use crate::settings::Listener;
 
 impl Config {
@@ -79,12 +79,12 @@ fn span(span: Nanos) -> String {
     quote(&show_duration(span.into()))
 }
 
-fn show_agree(agree: &Agree) -> String {
-    if agree.methods.is_empty() {
-        return agree.default.to_string();
+fn show_by_method<T: Copy + Display>(numbers: &ByMethod<T>) -> String {
+    if numbers.methods.is_empty() {
+        return numbers.default.to_string();
     }
-    let methods = agree.methods.iter().map(|(pattern, number)| (pattern.as_str(), *number));
-    let all = methods.chain([("*", agree.default)]);
+    let methods = numbers.methods.iter().map(|(pattern, number)| (pattern.as_str(), *number));
+    let all = methods.chain([("*", numbers.default)]);
     let parts: Vec<String> =
         all.map(|(pattern, number)| format!("{} = {number}", quote(pattern))).collect();
     format!("{{ {} }}", parts.join(", "))
@@ -121,7 +121,7 @@ pub fn show_service(service: &Service) -> String {
     lines.maybe("patience", resilience.patience, span);
     lines.line("slow_start", span(resilience.slow_start));
     lines.line("send", quote(service.send.name()));
-    lines.line("agree", show_agree(&service.agree));
+    lines.line("agree", show_by_method(&service.agree));
     lines.maybe("park_dissenters", service.park_dissenters, span);
     let times = service.cache.named().into_iter();
     let mut cache: Vec<String> =
@@ -134,6 +134,7 @@ pub fn show_service(service: &Service) -> String {
     if !cache.is_empty() {
         lines.line("cache", format!("{{ {} }}", cache.join(", ")));
     }
+    lines.line("compute_units", show_by_method(&service.compute_units));
     lines.0
 }
 
@@ -168,7 +169,7 @@ pub fn show_endpoint(endpoint: &Endpoint) -> String {
     lines.line("id", quote(&endpoint.id));
     lines.line("service", quote(&endpoint.service));
     lines.methods(&endpoint.methods);
-    lines.maybe("agree", endpoint.agree.as_ref(), show_agree);
+    lines.maybe("agree", endpoint.agree.as_ref(), show_by_method);
     if endpoint.no_cache {
         lines.line("no_cache", "true".into());
     }

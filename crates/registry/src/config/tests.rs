@@ -345,6 +345,14 @@ fn invalid_entries() {
     check(&service("send = \"both\""), &["\"send\""]);
     check(&service("agree = 0"), &["\"agree\" must be from 1 to 9"]);
     check(&service("agree = { \"eth_*x\" = 2 }"), &["\"eth_*x\" is not a method pattern"]);
+    check(&service("compute_units = -1"), &["\"compute_units\""]);
+    check(&service("compute_units = { eth_call = 1000001 }"), &["must be from 0 to 1000000"]);
+    check(&service("compute_units = { \"e*l\" = 2 }"), &["\"e*l\" is not a method pattern"]);
+    check(&service("compute_units = { eth_call = \"two\" }"), &["\"eth_call\""]);
+    check(
+        &service("compute_units = { \"*\" = 1, default = 2 }"),
+        &["\"*\" and \"default\" mean the same", "hint: remove one of the two"],
+    );
     check(
         &format!("database = \"off\"\n{}", service("agree = 2")),
         &["agree = 2, but service \"x\" has 0 upstreams", "hint: add upstreams, or lower agree"],

@@ -2,7 +2,7 @@
 
 use plimsoll_measure::Nanos;
 
-use super::pattern_fits;
+use super::ByMethod;
 
 /// Where transactions are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,37 +27,8 @@ impl Sending {
 /// The maximum of upstreams that must agree.
 pub const AGREE_MAX: u8 = 9;
 
-/// How many upstreams must agree on reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Agree {
-    /// 1 (no agreement) to [`AGREE_MAX`], for methods that are not listed.
-    pub default: u8,
-    /// Method patterns and their numbers; the first that fits counts.
-    pub methods: Vec<(String, u8)>,
-}
-
-impl Default for Agree {
-    fn default() -> Agree {
-        Agree { default: 1, methods: Vec::new() }
-    }
-}
-
-impl Agree {
-    /// How many upstreams must agree on this method.
-    #[inline]
-    pub fn of(&self, method: &str) -> u8 {
-        if self.methods.is_empty() {
-            return self.default;
-        }
-        let fits = |(pattern, _): &&(String, u8)| pattern_fits(pattern, method);
-        self.methods.iter().find(fits).map_or(self.default, |(_, number)| *number)
-    }
-
-    /// The highest number.
-    pub fn most(&self) -> u8 {
-        self.methods.iter().map(|(_, number)| *number).fold(self.default, u8::max)
-    }
-}
+/// How many upstreams must agree on reads: 1 (no agreement) to [`AGREE_MAX`], by method.
+pub type Agree = ByMethod<u8>;
 
 /// How the calls of a service survive failing upstreams.
 #[derive(Clone, Copy, Debug, PartialEq)]

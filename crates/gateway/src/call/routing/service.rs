@@ -51,6 +51,8 @@ pub(crate) struct Service {
     pub(crate) sees_branches: bool,
     /// Whether the chain id cannot be checked, because no upstream's rules permit `eth_chainId`.
     is_unchecked: bool,
+    /// What a call of each known method is charged, by [`Method::place`].
+    compute_units: Box<[u32; method::NAMES.len()]>,
     pub(crate) calls: Arc<Sharded<Calls>>,
     /// For calls that do not come through an endpoint.
     pub(crate) account: Arc<Account>,
@@ -222,6 +224,7 @@ impl Service {
             spaces,
             sees_branches,
             is_unchecked,
+            compute_units: Box::new(method::NAMES.map(|name| model.compute_units.of(name))),
             calls: old
                 .map_or_else(|| Arc::new(Sharded::new(previous.workers)), |old| old.calls.clone()),
             account,
@@ -232,6 +235,16 @@ impl Service {
             heads,
             round_robin,
             rotations,
+        }
+    }
+
+    /// What a call of a method is charged, in compute units; `name` is that of the call.
+    #[inline]
+    #[allow(dead_code)] // read by limits and metering
+    pub(crate) fn compute_units(&self, method: Option<Method>, name: &str) -> u64 {
+        match method {
+            Some(method) => self.compute_units[method.place()].into(),
+            None => self.model.compute_units.of(name).into(),
         }
     }
 

@@ -3,9 +3,8 @@
 use plimsoll_config::{Field, Table, values};
 use plimsoll_measure::Nanos;
 
-use crate::model::{
-    AGREE_MAX, Agree, HEDGE_MAX, HEDGE_MIN, MethodRules, RETRY_FLOOR_MAX, Resilience,
-};
+use super::by_method;
+use crate::model::{AGREE_MAX, Agree, HEDGE_MAX, HEDGE_MIN, RETRY_FLOOR_MAX, Resilience};
 
 /// Reads how the calls of a service survive failing upstreams.
 pub(super) fn read_resilience(table: &Table<'_>) -> Resilience {
@@ -39,25 +38,8 @@ pub(super) fn read_resilience(table: &Table<'_>) -> Resilience {
 
 /// Reads how many upstreams must agree: a number, or a table of numbers by method.
 pub(super) fn read_agree(table: &Table<'_>) -> Option<Agree> {
-    let field = table.field("agree")?;
     let number = |field: &Field<'_>| field.integer(1, AGREE_MAX.into()).map(|number| number as u8);
-    if !field.is_table() {
-        return Some(Agree { default: number(&field)?, methods: Vec::new() });
-    }
-    let mut agree = Agree::default();
-    for (pattern, field) in field.table("agree")?.entries() {
-        if let Err(message) = MethodRules::check(&pattern) {
-            field.problem_with_key(message, "");
-        }
-        if let Some(number) = number(&field) {
-            match pattern.as_str() {
-                "*" => agree.default = number,
-                _ => agree.methods.push((pattern, number)),
-            }
-        }
-    }
-    agree.methods.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
-    Some(agree)
+    by_method::read(&table.field("agree")?, number)
 }
 
 /// Parses when to hedge: `p95`, or `off`.

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::model::MethodRules;
-use crate::model::{Agree, Endpoint, Prefetch, Resilience, Sending, ServiceTimes, Spread};
+use crate::model::{Agree, ByMethod, COMPUTE_UNITS_MAX, Endpoint, Prefetch};
+use crate::model::{Resilience, Sending, ServiceTimes, Spread};
 use crate::settings::{
     AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive,
 };
@@ -43,6 +44,7 @@ fn service() -> impl Strategy<Value = Service> {
         option::of(span()),
         any::<[Option<u32>; 4]>(),
         vec(prefetch(), 0..3),
+        by_method(0..=COMPUTE_UNITS_MAX),
     );
     (id(), number(), option::of(span()), number(), 0usize..3, span(), flags, several).prop_map(
         |(id, chain_id, block_time, sync_allowance, spread, timeout, flags, several)| Service {
@@ -60,6 +62,7 @@ fn service() -> impl Strategy<Value = Service> {
             park_dissenters: several.3,
             cache: times(block_time, several.4),
             prefetch: several.5,
+            compute_units: several.6,
         },
     )
 }
@@ -80,11 +83,17 @@ fn times(block_time: Option<Nanos>, times: [Option<u32>; 4]) -> ServiceTimes {
 }
 
 fn agree() -> impl Strategy<Value = Agree> {
-    let methods = proptest::collection::btree_map("[a-z_]{1,8}\\*?", 1u8..=9, 0..3);
-    (1u8..=9, methods).prop_map(|(default, methods)| {
+    by_method(1u8..=9)
+}
+
+fn by_method<T: Copy + std::fmt::Debug>(
+    numbers: impl Strategy<Value = T> + Clone,
+) -> impl Strategy<Value = ByMethod<T>> {
+    let methods = proptest::collection::btree_map("[a-c_]{1,8}\\*?", numbers.clone(), 0..3);
+    (numbers, methods).prop_map(|(default, methods)| {
         let mut methods: Vec<_> = methods.into_iter().collect();
         methods.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
-        Agree { default, methods }
+        ByMethod { default, methods }
     })
 }
 
