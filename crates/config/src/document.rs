@@ -325,6 +325,12 @@ impl<'r> Field<'r> {
         }
     }
 
+    /// A date, as a TOML date or as a string, parsed by `read`.
+    pub fn date_time<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let Some(date) = self.value.get_ref().as_datetime() else { return self.parse(read) };
+        read(&date.to_string()).map_err(|message| self.problem_with_value(message, "")).ok()
+    }
+
     /// A duration.
     pub fn duration(&self) -> Option<Duration> {
         if let Some(number) = self.number() {

@@ -211,13 +211,8 @@ mod tests {
                 upstream("b", Some("eth")),
                 upstream("path", None),
             ];
-            let endpoint = Endpoint {
-                id: "e".into(),
-                service: "beacon".into(),
-                methods: methods.clone(),
-                agree: None,
-                no_cache: false,
-            };
+            let endpoint =
+                Endpoint { methods: methods.clone(), ..Endpoint::named("e", "beacon") };
             let definitions = Definitions { services, upstreams, endpoints: vec![endpoint] };
             let found = warnings(&Settings::default(), &definitions);
             let found: Vec<String> = found.iter().map(Warning::to_string).collect();

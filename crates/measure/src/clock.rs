@@ -3,7 +3,12 @@
 //! All other code takes a [`Clock`] or a [`WallClock`], so that tests can set the time.
 
 use crate::Nanos;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const DAY_NS: u64 = 86_400_000_000_000;
 
 /// A monotonic clock that counts from the start of a run.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +45,7 @@ impl Clock {
 }
 
 /// A point in calendar time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WallClock {
     /// Nanoseconds since 1970-01-01 UTC.
     pub unix_ns: u64,
@@ -62,6 +67,44 @@ impl WallClock {
             .unwrap_or_else(|_| "out of range".into())
     }
 
+    /// Parses a date (its start in UTC) or RFC 3339, from 1970 on.
+    pub fn parse(text: &str) -> Option<WallClock> {
+        let at = match text.parse::<Timestamp>() {
+            Ok(at) => at,
+            // A date with a time, but without a zone, would be read as a date.
+            Err(_) if text.len() > "2027-01-31".len() => return None,
+            Err(_) => text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp(),
+        };
+        let unix_ns = u64::try_from(at.as_nanosecond()).ok()?;
+        Some(WallClock { unix_ns })
+    }
+
+    /// The day in UTC, counted from 1970-01-01, which is day 0.
+    pub fn day(self) -> u64 {
+        self.unix_ns / DAY_NS
+    }
+
+    /// The month in UTC, counted from January 1970, which is month 0.
+    pub fn month(self) -> u64 {
+        let secs = (self.unix_ns / 1_000_000_000) as i64;
+        let date = Timestamp::from_second(secs).unwrap_or_default().to_zoned(TimeZone::UTC).date();
+        (i64::from(date.year()) - 1970).max(0) as u64 * 12 + date.month() as u64 - 1
+    }
+
+    /// The start of a day.
+    pub fn of_day(day: u64) -> WallClock {
+        WallClock { unix_ns: day.saturating_mul(DAY_NS) }
+    }
+
+    /// The start of a month.
+    pub fn of_month(month: u64) -> WallClock {
+        let year = i16::try_from(1970 + month / 12).unwrap_or(i16::MAX);
+        let date = Date::new(year, (month % 12) as i8 + 1, 1).ok();
+        let start = date.and_then(|date| date.to_zoned(TimeZone::UTC).ok());
+        let unix_ns = start.and_then(|start| u64::try_from(start.timestamp().as_nanosecond()).ok());
+        WallClock { unix_ns: unix_ns.unwrap_or(u64::MAX) }
+    }
+
     /// For a file name: `20261120-202401`, in UTC.
     pub fn compact(self) -> String {
         let digits: String = self.rfc3339().chars().filter(char::is_ascii_digit).collect();
@@ -81,6 +124,26 @@ mod tests {
         let at = WallClock { unix_ns: 1_795_206_241_250_000_000 };
         assert_eq!(at.rfc3339(), "2026-11-20T20:24:01.250Z");
         assert_eq!(at.compact(), "20261120-202401");
+    }
+
+    #[test]
+    fn dates_are_parsed_and_counted() {
+        let check = |text: &str, shown: Option<&str>| {
+            let parsed = WallClock::parse(text).map(WallClock::rfc3339);
+            assert_eq!(parsed.as_deref(), shown, "{text}");
+        };
+        check("2027-01-31", Some("2027-01-31T00:00:00.000Z"));
+        check("2027-01-31T12:30:00Z", Some("2027-01-31T12:30:00.000Z"));
+        check("2027-01-31T12:30:00+02:00", Some("2027-01-31T10:30:00.000Z"));
+        for wrong in ["", "2027", "2027-02-30", "2027-01-31T12:30:00", "1969-12-31", "soon"] {
+            check(wrong, None);
+        }
+        let at = |text: &str| WallClock::parse(text).expect(text);
+        assert_eq!((at("1970-01-01").day(), at("1970-01-01").month()), (0, 0));
+        assert_eq!(at("2027-01-31T23:59:59Z").month(), 57 * 12);
+        assert_eq!(at("2027-02-01").month(), 57 * 12 + 1);
+        assert_eq!(WallClock::of_month(57 * 12 + 1), at("2027-02-01"));
+        assert_eq!(WallClock::of_day(at("2027-02-01T05:00:00Z").day()), at("2027-02-01"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! The database's entries are added by [`crate::sources`].
 
+mod access;
 mod cache;
 mod entries;
 mod fields;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_config::{Document, Place, Problems, Table, Text, Variables, nearest};
 
+pub use access::{show_date, show_key, show_limits};
 pub(crate) use entries::{
     ParsedEntry, read_endpoint, read_service, read_upstream, unknown_service,
     unknown_service_shown_as,

@@ -3,6 +3,7 @@
 //! These are the resolved forms: variables substituted, URLs parsed. They come from the configuration
 //! file, the database and the built-in services, and do not record their origin.
 
+mod access;
 mod by_method;
 mod resilience;
 
@@ -11,6 +12,10 @@ use std::path::PathBuf;
 use plimsoll_config::Text;
 use plimsoll_measure::Nanos;
 
+pub use access::{
+    Access, AccessKey, BURST_MAX, CallLimits, KEY_NAME_MAX, KEY_PREFIX, KEYS_MAX, RATE_MAX,
+    RULES_MAX, check_key_name,
+};
 pub use by_method::{ByMethod, COMPUTE_UNITS_MAX, ComputeUnits};
 pub use resilience::{
     AGREE_MAX, Agree, HEDGE_MAX, HEDGE_MIN, RETRY_FLOOR_MAX, Resilience, Sending,
@@ -332,7 +337,7 @@ impl Address {
 }
 
 /// An endpoint: what a customer calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// The id in its URL: `ethpath_…`.
     pub id: String,
@@ -345,6 +350,22 @@ pub struct Endpoint {
     /// Whether a caller may ask for an answer that does not come from the cache (`Cache-Control:
     /// no-cache`).
     pub no_cache: bool,
+    /// Who may call, and how much.
+    pub access: Access,
+}
+
+impl Endpoint {
+    /// An endpoint of a service, with defaults for everything else.
+    pub fn named(id: impl Into<String>, service: impl Into<String>) -> Endpoint {
+        Endpoint {
+            id: id.into(),
+            service: service.into(),
+            methods: MethodRules::default(),
+            agree: None,
+            no_cache: false,
+            access: Access::default(),
+        }
+    }
 }
 
 /// An id without its middle, for logs: an endpoint's id is its customer's credential. Shows 4 characters

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use plimsoll_config::Text;
 use plimsoll_gateway::{Gateway, Host, Process, Settings};
 use plimsoll_measure::{Clock, Nanos};
-use plimsoll_registry::model::{Address, Definitions, Endpoint, Kind, MethodRules, Service};
+use plimsoll_registry::model::{Address, Definitions, Endpoint, Kind, Service};
 use plimsoll_registry::model::{Spread, Upstream};
 use plimsoll_registry::settings::Listener;
 
@@ -58,13 +58,7 @@ pub(crate) fn definitions(upstreams: Vec<Upstream>) -> Definitions {
 }
 
 pub(crate) fn endpoint(id: &str, service: &str) -> Endpoint {
-    Endpoint {
-        id: id.into(),
-        service: service.into(),
-        methods: MethodRules::default(),
-        agree: None,
-        no_cache: false,
-    }
+    Endpoint::named(id, service)
 }
 
 /// Open connections from callers.

@@ -161,14 +161,11 @@ mod tests {
         let address = Address::parse("http://h/").expect("a URL");
         let upstream = Upstream::at("a", Kind::Evm, Text::plain("http://h/"), address);
         let endpoint = |(id, deny): &(&str, &str)| Endpoint {
-            id: id.to_string(),
-            service: "eth".into(),
-            agree: None,
-            no_cache: false,
             methods: MethodRules {
                 deny: deny.split_whitespace().map(String::from).collect(),
                 ..MethodRules::default()
             },
+            ..Endpoint::named(*id, "eth")
         };
         Definitions {
             services: Service::built_in(),

@@ -69,7 +69,7 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plimsoll_registry::model::{Endpoint, MethodRules, Service};
+    use plimsoll_registry::model::{Endpoint, Service};
 
     /// Services as `ID` or `ID=CHAIN`, and endpoints, separated by spaces.
     fn definitions(services: &str, endpoints: &str) -> Definitions {
@@ -77,13 +77,7 @@ mod tests {
             let (id, chain) = text.split_once('=').unwrap_or((text, "1"));
             Service { chain_id: chain.parse().ok(), ..Service::named(id) }
         };
-        let endpoint = |id: &str| Endpoint {
-            id: id.into(),
-            service: "eth".into(),
-            agree: None,
-            no_cache: false,
-            methods: MethodRules::default(),
-        };
+        let endpoint = |id: &str| Endpoint::named(id, "eth");
         Definitions {
             services: services.split_whitespace().map(service).collect(),
             upstreams: Vec::new(),

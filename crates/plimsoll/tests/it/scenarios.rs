@@ -6,7 +6,7 @@ use plimsoll_config::{Document, Text, Variables};
 use plimsoll_gateway::{Definitions, Gateway, Host};
 use plimsoll_measure::Nanos;
 use plimsoll_plan::Plan;
-use plimsoll_registry::model::{self, Address, Endpoint, Kind, MethodRules, Upstream};
+use plimsoll_registry::model::{self, Address, Endpoint, Kind, Upstream};
 use plimsoll_registry::settings::Listener;
 use plimsoll_sim::{Service, Settings, Sim};
 use std::collections::BTreeMap;
@@ -233,13 +233,7 @@ fn counts_of_every_scenario_match_the_instances_and_chains() {
     let instance = |address: &String| {
         upstream(address.clone(), None, Kind::Path, format!("http://{address}/v1"))
     };
-    let endpoints = chains.iter().map(|id| Endpoint {
-        id: format!("ethpath_{id}"),
-        service: id.to_string(),
-        agree: None,
-        no_cache: false,
-        methods: MethodRules::default(),
-    });
+    let endpoints = chains.iter().map(|id| Endpoint::named(format!("ethpath_{id}"), *id));
     let edge = gateway(addresses.iter().map(instance).collect(), endpoints.collect());
     instances.iter().chain([&edge]).for_each(|gateway| wait_for_chains(gateway, &chains));
     let before = Mutex::new(vec![0; instances.len()]);

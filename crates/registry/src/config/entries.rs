@@ -22,6 +22,7 @@ use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
 use by_method::read_compute_units;
 pub(super) use resilience::show_hedge;
+use super::access::read_access;
 use resilience::{read_agree, read_resilience};
 
 /// Headers that the gateway sets itself.
@@ -370,6 +371,7 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> 
     let methods = read_methods(table);
     let agree = read_agree(table);
     let no_cache = table.field("no_cache").and_then(|field| field.boolean());
+    let access = read_access(table);
     let (id, place) = id?;
     let item = service.as_ref().map(|(service, _)| Endpoint {
         id: id.clone(),
@@ -377,6 +379,7 @@ pub(crate) fn read_endpoint(table: &Table<'_>) -> Option<ParsedEntry<Endpoint>> 
         methods,
         agree,
         no_cache: no_cache.unwrap_or_default(),
+        access,
     });
     Some(ParsedEntry { id, place, service, item })
 }

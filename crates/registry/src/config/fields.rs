@@ -122,7 +122,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
+pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {
     let digits: Vec<u8> =
         text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
     let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[pair.len() - 1]).collect();
@@ -241,6 +241,14 @@ pub(super) fn trusted_proxies(field: &Field<'_>, draft: &mut Draft) {
     draft.config.settings.trusted_proxies = networks.collect();
 }
 
+/// An origin as browsers send it.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let wrong = format!("\"{text}\" is not a valid origin; write it like https://app.example");
+    let address = Address::parse(text).map_err(|_| wrong.clone())?;
+    let plain = address.path == "/" && !text.ends_with('/') && !text.contains('?');
+    if plain { Ok(text.to_string()) } else { Err(wrong) }
+}
+
 pub(super) fn cors(field: &Field<'_>, draft: &mut Draft) {
     let cors = &mut draft.config.settings.cors;
     if !field.is_list() {
@@ -251,12 +259,6 @@ pub(super) fn cors(field: &Field<'_>, draft: &mut Draft) {
         }
         return;
     }
-    let origin = |text: &str| {
-        let wrong = format!("\"{text}\" is not a valid origin; write it like https://app.example");
-        let address = Address::parse(text).map_err(|_| wrong.clone())?;
-        let plain = address.path == "/" && !text.ends_with('/') && !text.contains('?');
-        if plain { Ok(text.to_string()) } else { Err(wrong) }
-    };
     let items = field.list().unwrap_or_default();
     if items.is_empty() {
         field.problem("\"cors\" is empty", "write cors = \"off\" to allow no origin");

@@ -6,6 +6,7 @@ use std::fmt::{Display, Write};
 use plimsoll_config::values::{quote, quote_filled, show_duration, show_rate, show_share};
 use plimsoll_measure::Nanos;
 
+use super::access::show_access;
 use super::entries::show_hedge;
 use super::{Config, KEYS};
 use crate::model::{ByMethod, Endpoint, MethodRules, Service, Upstream};
@@ -173,5 +174,6 @@ pub fn show_endpoint(endpoint: &Endpoint) -> String {
     if endpoint.no_cache {
         lines.line("no_cache", "true".into());
     }
+    show_access(&endpoint.access).into_iter().for_each(|(key, value)| lines.line(&key, value));
     lines.0
 }

@@ -174,7 +174,7 @@ fn shown_path<'p>(path: &'p str, is_call: bool, routing: &Routing) -> Cow<'p, st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plimsoll_registry::model::{self, Definitions, MethodRules};
+    use plimsoll_registry::model::{self, Definitions};
 
     #[test]
     fn paths_are_shown_without_ids() {
@@ -216,13 +216,7 @@ mod tests {
 
     #[test]
     fn words_that_contain_an_id_are_hidden() {
-        let endpoint = |id: &str| model::Endpoint {
-            id: id.into(),
-            service: "eth".into(),
-            agree: None,
-            no_cache: false,
-            methods: MethodRules::default(),
-        };
+        let endpoint = |id: &str| model::Endpoint::named(id, "eth");
         let definitions = Definitions {
             services: vec![model::Service::named("eth")],
             endpoints: ["acme", "e"].map(endpoint).into(),

@@ -8,12 +8,14 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::model::MethodRules;
-use crate::model::{Agree, ByMethod, COMPUTE_UNITS_MAX, Endpoint, Prefetch};
-use crate::model::{Resilience, Sending, ServiceTimes, Spread};
+use crate::model::{
+    Access, AccessKey, Agree, BURST_MAX, ByMethod, COMPUTE_UNITS_MAX, CallLimits, Endpoint,
+    Prefetch, Resilience, Sending, ServiceTimes, Spread,
+};
 use crate::settings::{
     AccessLog, CacheSettings, Cors, Faces, Limits, Listener, Network, TimesToLive,
 };
-use plimsoll_measure::Nanos;
+use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::method::NAMES;
 
 fn id() -> impl Strategy<Value = String> {
@@ -221,12 +223,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         Just(Cors::Off),
         vec("https://[a-z]{1,5}\\.example", 1..3).prop_map(Cors::Origins),
     ];
-    let networks = vec((any::<[u8; 4]>(), 0u8..=32), 0..3).prop_map(|networks| {
-        let network = |([a, b, c, d], bits): ([u8; 4], u8)| {
-            Network::parse(&format!("{a}.{b}.{c}.{d}/{bits}"))
-        };
-        networks.into_iter().filter_map(|parts| network(parts).ok()).collect()
-    });
+    let networks = vec(network(), 0..3);
     let log = (0u32..=1_000, any::<bool>()).prop_map(|(share, file)| AccessLog {
         sample: f64::from(share) / 10.0 / 100.0,
         file: file.then(|| "/tmp/${x}\".log".into()),
@@ -271,18 +268,52 @@ fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port())
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    (any::<[u8; 4]>(), 0u8..=32).prop_map(|([a, b, c, d], bits)| {
+        Network::parse(&format!("{a}.{b}.{c}.{d}/{bits}")).expect("a network")
+    })
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    let origins = vec("https://[a-z]{1,9}(:[1-9][0-9]{0,3})?", 0..3);
+    (vec(key(), 0..4), origins, vec(network(), 0..3), call_limits()).prop_map(
+        |(mut keys, origins, networks, limits)| {
+            let mut hashes = std::collections::BTreeSet::new();
+            keys.retain(|key: &AccessKey| hashes.insert(key.hash));
+            keys.sort_by(|a, b| a.name.cmp(&b.name));
+            keys.dedup_by(|a, b| a.name == b.name);
+            Access { keys, origins, networks, limits }
+        },
+    )
+}
+
+fn key() -> impl Strategy<Value = AccessKey> {
+    let expires = option::of((0..1u64 << 33).prop_map(|secs| secs * 1_000_000_000));
+    let expires = expires.prop_map(|at| at.map(|unix_ns| WallClock { unix_ns }));
+    ("[a-zA-Z0-9_-]{1,9}", any::<[u8; 32]>(), expires, call_limits())
+        .prop_map(|(name, hash, expires, limits)| AccessKey { name, hash, expires, limits })
+}
+
+fn call_limits() -> impl Strategy<Value = CallLimits> {
+    let rate = || option::of((1u32..1_000_000).prop_map(f64::from));
+    let burst = option::of((1..BURST_MAX.0).prop_map(Nanos));
+    let quota = || option::of(1u64..1 << 62);
+    (rate(), rate(), burst, quota(), quota()).prop_map(
+        |(calls, compute_units, burst, daily, monthly)| {
+            let burst = burst.filter(|_| calls.is_some() || compute_units.is_some());
+            CallLimits { calls, compute_units, burst, daily, monthly }
+        },
+    )
+}
+
 fn definitions() -> impl Strategy<Value = Definitions> {
     vec(service(), 0..3).prop_flat_map(|services| {
         let mut ids: Vec<String> = services.iter().map(|service| service.id.clone()).collect();
         ids.push("eth".into());
         let service = prop::sample::select(ids.clone());
-        let endpoint = (id(), service, rules(), option::of(agree()), any::<bool>());
-        let endpoint = endpoint.prop_map(|(id, service, methods, agree, no_cache)| Endpoint {
-            id,
-            service,
-            methods,
-            agree,
-            no_cache,
+        let endpoint = (id(), service, rules(), option::of(agree()), any::<bool>(), access());
+        let endpoint = endpoint.prop_map(|(id, service, methods, agree, no_cache, access)| {
+            Endpoint { id, service, methods, agree, no_cache, access }
         });
         (Just(services), vec(upstream(ids), 0..3), vec(endpoint, 0..3)).prop_map(
             |(mut services, mut upstreams, mut endpoints)| {
