@@ -1,12 +1,18 @@
 //! Whom a call is counted for: an endpoint and its key, or a service that is called directly.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use plimsoll_measure::Nanos;
+
+/// The last use of an account is recorded at most this often, so that calls on several threads do not
+/// compete for its cache line.
+const USE_STEP: Nanos = Nanos::from_secs(1);
 
 /// What all calls of one caller, as far as the gateway tells callers apart, share. Outlives the
 /// replacement of the `Routing`, as long as its ids stay the same.
 #[derive(Debug)]
-#[allow(dead_code)] // its ids are read by metering and limits
+#[allow(dead_code)] // its ids are read by metering
 pub(crate) struct Account {
     /// Unique in the process.
     pub(crate) number: u64,
@@ -16,28 +22,55 @@ pub(crate) struct Account {
     pub(crate) key: Option<String>,
     /// The service's id; `*` stands for all services that the registry does not list.
     pub(crate) service: String,
-    /// Calls in flight.
+    /// Calls in flight; an endpoint's accounts share it.
     pub(crate) calls: Arc<AtomicU64>,
+    /// When a call last came with the key, on the process's clock; 0: never.
+    used_at: AtomicU64,
+}
+
+/// The ids of an account.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AccountIds<'a> {
+    pub(crate) endpoint: Option<&'a str>,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) service: &'a str,
 }
 
 impl Account {
-    /// The account with these ids: the previous one if it has them, otherwise a new one.
+    /// The account with these ids: the previous one if it has them, otherwise a new one, which counts
+    /// its calls in flight in `calls`.
     pub(crate) fn renewed(
         previous: Option<&Arc<Account>>,
-        endpoint: Option<&str>,
-        service: &str,
+        ids: AccountIds<'_>,
+        calls: &Arc<AtomicU64>,
         serial: &mut u64,
     ) -> Arc<Account> {
-        if let Some(old) = previous.filter(|old| old.service == service) {
+        if let Some(old) = previous.filter(|old| old.service == ids.service) {
             return old.clone();
         }
         *serial += 1;
         Arc::new(Account {
             number: *serial,
-            endpoint: endpoint.map(str::to_owned),
-            key: None,
-            service: service.to_owned(),
-            calls: previous.map(|old| old.calls.clone()).unwrap_or_default(),
+            endpoint: ids.endpoint.map(str::to_owned),
+            key: ids.key.map(str::to_owned),
+            service: ids.service.to_owned(),
+            calls: calls.clone(),
+            used_at: AtomicU64::new(previous.map_or(0, |old| old.used_at.load(Relaxed))),
         })
+    }
+
+    /// Records a use.
+    #[inline]
+    pub(crate) fn used(&self, now: Nanos) {
+        let before = Nanos(self.used_at.load(Relaxed));
+        if before == Nanos::ZERO || now >= before + USE_STEP {
+            self.used_at.store(now.0.max(1), Relaxed);
+        }
+    }
+
+    #[allow(dead_code)] // shown by the admin API
+    /// When it was last used, on the process's clock, to the second.
+    pub(crate) fn used_at(&self) -> Option<Nanos> {
+        Some(Nanos(self.used_at.load(Relaxed))).filter(|at| *at > Nanos::ZERO)
     }
 }

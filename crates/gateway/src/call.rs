@@ -1,5 +1,6 @@
 //! A call: its permit, its route, its attempts, and the check of its answer.
 
+mod admission;
 pub(crate) mod attempt;
 mod batch;
 pub(crate) mod cached;

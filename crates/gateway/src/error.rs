@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
 
-use plimsoll_measure::WallClock;
+use plimsoll_measure::{Nanos, WallClock};
 use plimsoll_rpc::json;
 
 /// Whose fault an error is.
@@ -101,6 +101,13 @@ errors! {
     UnknownEndpoint = "unknown_endpoint", -32001, 404, no, Caller, "No endpoint has this id, or it is disabled.";
     MissingService = "missing_service", -32600, 400, no, Caller, "/v1 was called without the Target-Service-Id header.";
     UnknownService = "unknown_service", -32600, 400, no, Caller, "No service has this id, or it is disabled.";
+    MissingKey = "missing_key", -32600, 401, no, Caller, "The endpoint has keys, and the request presents none.";
+    InvalidKey = "invalid_key", -32600, 401, no, Caller, "The key is unknown, has expired, or is another endpoint's; the answer does not say which.";
+    ConflictingKeys = "conflicting_keys", -32600, 400, no, Caller, "The request presents different keys in its path, X-Api-Key and Authorization.";
+    OriginDenied = "origin_denied", -32600, 403, no, Caller, "The endpoint's origins do not include that of the calling page, or the request has no Origin.";
+    NetworkDenied = "network_denied", -32600, 403, no, Caller, "The endpoint's networks do not include the caller's address.";
+    RateLimited = "rate_limited", -32005, 429, yes, Caller, "The rate of the endpoint or of the key is used up. error.data.retry_after and Retry-After say when to retry, in seconds.";
+    QuotaExceeded = "quota_exceeded", -32005, 429, yes, Caller, "The daily or monthly quota of the endpoint or of the key is used up. error.data.retry_after and Retry-After say when the next period begins.";
     MethodDenied = "method_denied", -32601, 403, no, Caller, "The endpoint's rules do not permit the method.";
     MethodUnsupported = "method_unsupported", -32601, 404, no, Caller, "No upstream of the service accepts the method, or the method needs a WebSocket (eth_subscribe).";
     LimitReached = "limit_reached", -32005, 429, yes, Gateway, "Every upstream of the service is at its rate_limit.";
@@ -182,6 +189,12 @@ impl RetryAfter {
         };
         let max = u64::from(RetryAfter::MAX);
         secs.map_or(RetryAfter::SOON, |secs| RetryAfter(secs.min(max) as u32))
+    }
+
+    /// A time to wait, rounded up, and at least a second.
+    pub(crate) fn of(wait: Nanos) -> RetryAfter {
+        let secs = wait.0.div_ceil(1_000_000_000).max(1);
+        RetryAfter(u32::try_from(secs).unwrap_or(u32::MAX))
     }
 
     /// The Retry-After header.
@@ -276,8 +289,13 @@ impl Error {
         json::write_text(out, &self.message);
         // PATH encodes this boolean as a string.
         let quote = if shape == Shape::Path { "\"" } else { "" };
+        let says_when = matches!(self.kind, ErrorKind::RateLimited | ErrorKind::QuotaExceeded);
+        let retry_after = match self.retry_after.filter(|_| says_when) {
+            Some(RetryAfter(secs)) => format!(",\"retry_after\":{secs}"),
+            None => String::new(),
+        };
         let data = format!(
-            ",\"data\":{{\"kind\":\"{}\",\"retryable\":{quote}{}{quote}}}}}}}",
+            ",\"data\":{{\"kind\":\"{}\",\"retryable\":{quote}{}{quote}{retry_after}}}}}}}",
             row.name, row.retryable
         );
         out.extend_from_slice(data.as_bytes());

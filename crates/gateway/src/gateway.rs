@@ -31,6 +31,7 @@ use crate::call::worker::{Phase, Shared, State, Worker};
 use crate::host::Host;
 use crate::keeper::Keeper;
 use crate::keeper::dns::{self, Resolver};
+use crate::limits;
 use crate::local::Time;
 use crate::observe::access_log::AccessLog;
 use crate::offload;
@@ -297,6 +298,7 @@ impl Gateway {
 /// The keeper's tasks.
 async fn keep(worker: Rc<Worker>) {
     tokio::task::spawn_local(shared_heads::watch(worker.clone()));
+    tokio::task::spawn_local(limits::keep(worker.shared.clone(), |shared| &shared.limits));
     health::watch(worker).await;
 }
 

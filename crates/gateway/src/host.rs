@@ -4,11 +4,15 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use plimsoll_measure::WallClock;
 use plimsoll_registry::store::Status;
 use tokio::sync::oneshot;
 
 /// Resolves a host name; may block.
 pub type Resolve = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
+
+/// Reads the wall clock.
+pub type ReadWallClock = Arc<dyn Fn() -> WallClock + Send + Sync>;
 
 /// What the program that runs the gateway provides.
 #[derive(Clone)]
@@ -21,6 +25,8 @@ pub struct Host {
     pub admin: Option<Admin>,
     /// Resolves an upstream's host name; may block. `None`: the system's resolver.
     pub resolve: Option<Resolve>,
+    /// The wall clock of quotas and of the expiry of keys. `None`: the system's.
+    pub wall_clock: Option<ReadWallClock>,
 }
 
 /// Answers what the admin API asks about the registry; returns at once.

@@ -10,6 +10,7 @@
 //! - `keeper`: background work: name resolution
 //! - [`observe`]: counters, metrics, access log
 //! - `account`: whom calls are counted for
+//! - `limits`: rates and quotas of endpoints and keys
 //! - `local`, `permit`, `buffer`, `payload`, `gzip`, `offload`: per-thread state, the process's
 //!   capacity, bodies, long work
 //! - [`cache`]: which answers are stored, under which key, where and for how long
@@ -34,6 +35,7 @@ pub mod heads;
 mod host;
 mod http1;
 mod keeper;
+mod limits;
 mod local;
 pub mod observe;
 mod offload;
@@ -49,7 +51,7 @@ mod upstream;
 mod warnings;
 
 pub use gateway::{Drained, Gateway, StartError};
-pub use host::{Admin, AdminAnswer, AdminRequest, Host, Process, Resolve};
+pub use host::{Admin, AdminAnswer, AdminRequest, Host, Process, ReadWallClock, Resolve};
 pub use plimsoll_registry::{Definitions, Settings};
 pub use transport::tls::connector;
 pub use warnings::{Warning, file_problems, warnings};

@@ -191,6 +191,7 @@ fn host() -> Host {
         database: Arc::default(),
         admin: None,
         resolve: None,
+        wall_clock: None,
     }
 }
 

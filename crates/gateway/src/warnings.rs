@@ -211,8 +211,7 @@ mod tests {
                 upstream("b", Some("eth")),
                 upstream("path", None),
             ];
-            let endpoint =
-                Endpoint { methods: methods.clone(), ..Endpoint::named("e", "beacon") };
+            let endpoint = Endpoint { methods: methods.clone(), ..Endpoint::named("e", "beacon") };
             let definitions = Definitions { services, upstreams, endpoints: vec![endpoint] };
             let found = warnings(&Settings::default(), &definitions);
             let found: Vec<String> = found.iter().map(Warning::to_string).collect();

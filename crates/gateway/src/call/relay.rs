@@ -17,6 +17,7 @@ use plimsoll_registry::model::Sending;
 use plimsoll_rpc::method::{Class, Method};
 use plimsoll_rpc::request::{self, Call, Refused};
 
+use super::admission;
 use super::attempt::JudgedResponse;
 use super::batch::{self, CallSlot};
 use super::cached::{self, Answered};
@@ -166,9 +167,13 @@ pub(super) async fn answer_call<'a>(
     let mut record = Record::start(calls, local, method, target.start);
     let mut answer = Composer::new(local.take_buffer());
     let mut summary = Summary { calls: 1, method, ..Summary::default() };
-    let resolved = match slot {
-        Ok(_) => resolve(target, call, method, &mut answer, &mut summary).await,
+    let admitted = match slot {
+        Ok(_) => admission::admit(target, call, method),
         Err(busy) => Err(busy.clone()),
+    };
+    let resolved = match admitted {
+        Ok(()) => resolve(target, call, method, &mut answer, &mut summary).await,
+        Err(refused) => Err(refused),
     };
     let (outcome, status) = resolved.unwrap_or_else(|error| {
         answer.clear();
@@ -195,10 +200,6 @@ async fn resolve<'a>(
     summary: &mut Summary<'a>,
 ) -> Result<(Outcome, u16), Error> {
     let local = &*target.worker.local;
-    if target.rules.is_some_and(|rules| !rules.permit(&call.method)) {
-        let message = format!("this endpoint does not permit {}", shown(&call.method));
-        return Err(Error::new(ErrorKind::MethodDenied, message));
-    }
     let known = target.service.protocol.class(method);
     let class = known.unwrap_or(Class::Read);
     match (class, &target.service.chain_id) {

@@ -4,23 +4,25 @@
 //! (metrics, round-robin counters, calls in flight, rate limits) is carried over by the ids of
 //! services, endpoints and upstreams.
 
+mod access;
 mod pick;
 mod route;
 mod service;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use plimsoll_registry::model::{self, Definitions, MethodRules};
 use plimsoll_resilience::RateLimit;
 
-use crate::account::Account;
 use crate::heads::Floors;
+use crate::limits::quota::Quota;
 use crate::observe::stats::Sharded;
 use crate::transport::tls;
 use crate::upstream::{Secrets, Upstream};
 
+pub(crate) use access::{Access, Key};
 pub(crate) use pick::{Need, Picked, Tried};
 pub(crate) use route::{Excluded, Exclusion, Route, request_start};
 use service::{Previous, RoundRobin};
@@ -33,6 +35,8 @@ type ById<T> = HashMap<String, T, foldhash::fast::RandomState>;
 pub(crate) struct Routing {
     services: ById<Arc<Service>>,
     endpoints: ById<Endpoint>,
+    /// The hashes of all endpoints' keys.
+    key_hashes: HashSet<[u8; 32], foldhash::fast::RandomState>,
     upstreams: Vec<Arc<Upstream>>,
     /// Stands in for services that the registry does not list.
     unlisted: Option<Arc<Service>>,
@@ -51,7 +55,7 @@ pub(crate) struct Endpoint {
     pub(crate) agree: Option<model::Agree>,
     /// Whether callers may ask for answers that do not come from the cache.
     pub(crate) no_cache: bool,
-    pub(crate) account: Arc<Account>,
+    pub(crate) access: Access,
 }
 
 impl Routing {
@@ -60,6 +64,7 @@ impl Routing {
         Routing {
             services: ById::default(),
             endpoints: ById::default(),
+            key_hashes: HashSet::default(),
             upstreams: Vec::new(),
             unlisted: None,
             only: None,
@@ -104,19 +109,20 @@ impl Routing {
         });
         let mut endpoint = |model: &model::Endpoint| {
             let service: Arc<Service> = services.get(&model.service)?.clone();
-            let old = previous.endpoints.get(&model.id).map(|old| &old.account);
-            let account = Account::renewed(old, Some(&model.id), &model.service, serial);
+            let access = Access::compile(model, previous.endpoints.get(&model.id), serial);
             let rules = model.methods.clone();
             let agree = model.agree.clone();
-            let endpoint = Endpoint { service, rules, agree, no_cache: model.no_cache, account };
+            let endpoint = Endpoint { service, rules, agree, no_cache: model.no_cache, access };
             Some((model.id.clone(), endpoint))
         };
         let endpoints = definitions.endpoints.iter().filter_map(&mut endpoint).collect();
+        let keys = definitions.endpoints.iter().flat_map(|one| &one.access.keys);
+        let key_hashes = keys.map(|key| key.hash).collect();
         // The stand-in is no service that a call could be for.
         let mut relaying = services.values().filter(|service| !service.routes.is_empty());
         let only = relaying.next().filter(|_| relaying.next().is_none()).cloned();
         let floors = previous.floors.clone();
-        Ok(Routing { services, endpoints, upstreams, unlisted, only, seed, floors })
+        Ok(Routing { services, endpoints, key_hashes, upstreams, unlisted, only, seed, floors })
     }
 
     /// The upstream that `model` describes, reusing as much of the existing one as still applies.
@@ -184,6 +190,18 @@ impl Routing {
     #[inline]
     pub(crate) fn endpoint(&self, id: &str) -> Option<&Endpoint> {
         self.endpoints.get(id)
+    }
+
+    /// Whether any endpoint has a key with this hash.
+    pub(crate) fn has_key(&self, hash: &[u8; 32]) -> bool {
+        self.key_hashes.contains(hash)
+    }
+
+    /// The quotas of all endpoints and keys that have any.
+    #[allow(dead_code)] // read by metering
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = &Arc<Quota>> {
+        let allowances = self.endpoints.values().flat_map(|one| one.access.all_allowances());
+        allowances.map(|one| &one.quota).filter(|quota| quota.is_limited())
     }
 
     /// The service with this id, or the stand-in for unlisted services.

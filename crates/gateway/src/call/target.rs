@@ -16,6 +16,7 @@ use super::routing::Service;
 use super::worker::{View, Worker};
 use crate::account::Account;
 use crate::error::{Error, ErrorKind, Shape};
+use crate::limits::Allowances;
 use crate::observe::stats::{Extra, Outcome, SHED};
 use crate::payload::Composer;
 use crate::permit::Purpose;
@@ -34,8 +35,10 @@ pub(crate) struct Target<'a> {
     pub(crate) agree: Option<&'a Agree>,
     /// Whether the caller wants an answer that does not come from the cache, and may.
     pub(crate) no_cache: bool,
-    /// The endpoint's account, or the service's if there is no endpoint.
+    /// The account of the endpoint and the key, or the service's if there is no endpoint.
     pub(crate) account: &'a Arc<Account>,
+    /// What the endpoint and the key may use.
+    pub(crate) allowances: Allowances<'a>,
     /// Limits the calls of a multiplexed connection.
     pub(crate) turns: Option<&'a Semaphore>,
     /// Whether the request is its connection's only request.
@@ -121,6 +124,7 @@ impl<'a> Target<'a> {
             agree: None,
             no_cache: false,
             account: &service.account,
+            allowances: Allowances::default(),
             turns: None,
             purpose: Purpose::First,
             shape: Shape::Own,

@@ -26,6 +26,7 @@ use crate::call::shared_heads::Leases;
 use crate::host::{Host, Process};
 use crate::http1::write_field;
 use crate::keeper::dns::Resolver;
+use crate::limits::Limits;
 use crate::local::{Local, Time};
 use crate::observe::access_log::AccessLog;
 use crate::observe::events::Events;
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     /// Whether the last change to the configuration was rejected.
     is_config_rejected: AtomicBool,
     pub(crate) host: Host,
+    pub(crate) limits: Limits,
     /// What operators are told as it happens.
     pub(crate) events: Events,
 }
@@ -120,6 +122,9 @@ impl Shared {
             reloaded_at: AtomicU64::new(WallClock::now().unix_ns),
             is_config_rejected: AtomicBool::new(false),
             events: Events::new(&id_of_events),
+            limits: Limits::new(
+                host.wall_clock.clone().unwrap_or_else(|| Arc::new(WallClock::now)),
+            ),
             host,
         }
     }

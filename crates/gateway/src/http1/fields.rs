@@ -15,6 +15,10 @@ pub(crate) struct Fields<'a> {
     pub(crate) request_method: Option<&'a [u8]>,
     pub(crate) request_headers: Option<&'a [u8]>,
     pub(crate) service: Option<&'a [u8]>,
+    pub(crate) authorization: Option<&'a [u8]>,
+    pub(crate) api_key: Option<&'a [u8]>,
+    /// Whether one of these two has been sent twice, with different values.
+    pub(crate) is_key_repeated: bool,
     /// The last X-Forwarded-For; `call::forwarded` joins repeated ones.
     pub(crate) forwarded_for: Option<&'a [u8]>,
     pub(crate) is_forwarded_for_repeated: bool,
@@ -75,6 +79,14 @@ impl<'a> Fields<'a> {
             }
             (7, Some(b'u')) if is("upgrade") => {
                 self.websocket = value.eq_ignore_ascii_case(b"websocket");
+            }
+            (9, Some(b'x')) if is("x-api-key") => {
+                let before = self.api_key.replace(value);
+                self.is_key_repeated |= before.is_some_and(|before| before != value);
+            }
+            (13, Some(b'a')) if is("authorization") => {
+                let before = self.authorization.replace(value);
+                self.is_key_repeated |= before.is_some_and(|before| before != value);
             }
             (10, Some(b'c')) if is("connection") => self.connection(value),
             (10, Some(b'k')) if is("keep-alive") => self.keep_alive_timeout(value),

@@ -14,8 +14,8 @@ use crate::cache::shared::SharedCounts;
 use crate::cache::store;
 use crate::error::{ErrorKind, TABLE};
 use crate::observe::stats::{
-    CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Outcome, RelayOutcome, Relays, SHED,
-    Sharded,
+    CacheUse, Calls, Counter, Counts, Durations, EDGES, Extra, Limited, Outcome, RelayOutcome,
+    Relays, SHED, Sharded, WrongKey,
 };
 
 /// A metric.
@@ -53,6 +53,8 @@ metrics! {
     IN_FLIGHT = "plimsoll_relays_in_flight", "gauge", "upstream", "Relays in flight.";
     SHED_CALLS = "plimsoll_shed_total", "counter", "service,reason", "Calls refused for lack of capacity, by error; too_many_connections has no service and counts connections.";
     REFUSED = "plimsoll_refused_total", "counter", "reason", "Requests and calls refused before their method was determined, by error.";
+    LIMITED = "plimsoll_limited_total", "counter", "scope,reason", "Calls that a limit did not admit: of the endpoint or of the key (scope), by calls or compute_units per second, or by the daily or monthly quota.";
+    WRONG_KEYS = "plimsoll_wrong_keys_total", "counter", "reason", "Requests to endpoints with keys that were refused: missing, malformed, conflicting (several different ones), unknown, expired or foreign (another endpoint's).";
     CONNECTIONS = "plimsoll_connections", "gauge", "side", "Open connections: downstream from callers, upstream to upstreams.";
     USABLE = "plimsoll_upstream_usable", "gauge", "service,upstream", "1 if the upstream is in rotation for the service; 0 if plimsoll_upstream_excluded has a reason.";
     EXCLUDED = "plimsoll_upstream_excluded", "gauge", "service,upstream,reason", "1 if the upstream is out of rotation for this reason: wrong_chain, chain_untold (it does not tell its chain id, and others do), chain_unanswered (it has never answered eth_chainId), drained, parked (it asked not to be called), breaker (its breaker is open), failing (it has failed five attempts in a row), unanswered, not_ready, behind, forked or implausible (by its health checks).";
@@ -177,6 +179,7 @@ impl Figures<'_> {
                 page.sample(REFUSED, "", &[("reason", row.name)], count);
             }
         }
+        page.access(self.counts);
         page.head(CONNECTIONS);
         let downstream = self.counts.sum(|counts| counts.downstream.get());
         page.sample(CONNECTIONS, "", &[("side", "downstream")], downstream);
@@ -433,6 +436,25 @@ impl Page {
             self.durations(RELAY_DURATION, &labels, |bucket| {
                 route.relays.sum(|relays| figure(&relays.durations, bucket))
             });
+        }
+    }
+
+    fn access(&mut self, counts: &Sharded<Counts>) {
+        self.head(LIMITED);
+        for (at, scope) in ["endpoint", "key"].into_iter().enumerate() {
+            for (place, reason) in Limited::NAMES.into_iter().enumerate() {
+                let count = counts.sum(|counts| counts.limited[at][place].get());
+                if count > 0 {
+                    self.sample(LIMITED, "", &[("scope", scope), ("reason", reason)], count);
+                }
+            }
+        }
+        self.head(WRONG_KEYS);
+        for (place, reason) in WrongKey::NAMES.into_iter().enumerate() {
+            let count = counts.sum(|counts| counts.wrong_keys[place].get());
+            if count > 0 {
+                self.sample(WRONG_KEYS, "", &[("reason", reason)], count);
+            }
         }
     }
 

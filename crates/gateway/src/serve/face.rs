@@ -2,12 +2,14 @@
 //!
 //! Independent of sockets and HTTP versions: sessions pass requests in and write the answers.
 
+mod access;
 pub(super) mod cache;
 pub(super) mod cors;
 mod line;
 pub(super) mod pages;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,16 +23,18 @@ use crate::call::message::{Answer, JSON, Request};
 use crate::call::passed::{self, Passed};
 use crate::call::relay::{self, shown};
 use crate::call::rest;
-use crate::call::routing::Service;
+use crate::call::routing::{Endpoint, Service};
 use crate::call::target::Target;
 use crate::call::worker::{View, Worker};
 use crate::error::{CallError, Error, ErrorKind, Shape};
 use crate::http1::{Glimpse, unescaped};
+use crate::limits::Allowances;
 use crate::local::Local;
 use crate::offload;
 use line::Described;
 use pages::PageRequest;
-use plimsoll_registry::settings::Faces;
+use plimsoll_registry::model::{KEY_PREFIX, masked};
+use plimsoll_registry::settings::{Cors, Faces};
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const METRICS: &[u8] = b"text/plain; version=0.0.4; charset=utf-8";
@@ -44,6 +48,8 @@ struct RequestContext<'a, 'r> {
     request: &'r Request<'r>,
     path: &'r str,
     query: Option<&'r str>,
+    /// The endpoint that is called, once it is known.
+    endpoint: Cell<Option<&'a Endpoint>>,
     /// The request id: the caller's, or a generated one if calls are logged.
     id: Option<Cow<'r, [u8]>>,
 }
@@ -62,7 +68,8 @@ pub(crate) async fn answer<'a>(
         Some(id) => Some(Cow::Borrowed(id)),
         None => (sample > 0.0).then(|| Cow::Owned(worker.new_request_id().into_bytes())),
     };
-    let context = RequestContext { worker, view, turns, request, path, query, id };
+    let endpoint = Cell::new(None);
+    let context = RequestContext { worker, view, turns, request, path, query, endpoint, id };
     // Written in place, because an answer is large to move.
     let mut answer = Answer::new(200, JSON, Vec::new());
     let mut failed = None;
@@ -73,8 +80,7 @@ pub(crate) async fn answer<'a>(
         answer = Box::pin(context.refusal(&error, shape)).await;
         failed = Some(CallError::of(&error, shape));
     }
-    let cors = cors::rule(&view.settings.cors, request.faces);
-    cors::permit(cors, request.fields.origin, &mut answer);
+    cors::permit(context.cors(), request.fields.origin, &mut answer);
     if let Some(id) = &context.id {
         answer.fields.push((passed::REQUEST_ID.into(), id.to_vec()));
     }
@@ -186,6 +192,15 @@ impl<'a> RequestContext<'a, '_> {
         Ok(())
     }
 
+    /// Which pages may read the answer.
+    fn cors(&self) -> &'a Cors {
+        let origins = self.endpoint.get().and_then(|endpoint| endpoint.access.origins.as_ref());
+        match origins.filter(|_| self.view.settings.cors != Cors::Off) {
+            Some(own) => own,
+            None => cors::rule(&self.view.settings.cors, self.request.faces),
+        }
+    }
+
     /// The answer for an error; under the call's id, if it is known.
     async fn refusal(&self, error: &Error, shape: Shape) -> Answer<'a> {
         let local = &self.worker.local;
@@ -193,12 +208,20 @@ impl<'a> RequestContext<'a, '_> {
             ErrorKind::UnknownEndpoint
             | ErrorKind::MissingEndpoint
             | ErrorKind::UnknownService
+            | ErrorKind::MissingKey
+            | ErrorKind::InvalidKey
+            | ErrorKind::ConflictingKeys
+            | ErrorKind::OriginDenied
+            | ErrorKind::NetworkDenied
             | ErrorKind::Loop => call_id(local, self.request).await,
             _ => None,
         };
         let mut answer = Answer::error_to(error, shape, id.as_deref(), local.take_buffer());
         if let (ErrorKind::HttpMethod, Some(allow)) = (error.kind, allowed(self.path)) {
             answer.fields.push(("allow".into(), allow.into()));
+        }
+        if matches!(error.kind, ErrorKind::MissingKey | ErrorKind::InvalidKey) {
+            answer.fields.push(("www-authenticate".into(), b"Bearer".to_vec()));
         }
         answer
     }
@@ -224,6 +247,7 @@ impl<'a> RequestContext<'a, '_> {
             agree: None,
             no_cache: false,
             account: &service.account,
+            allowances: Allowances::default(),
             turns: self.turns,
             purpose: request.purpose,
             shape,
@@ -238,32 +262,40 @@ impl<'a> RequestContext<'a, '_> {
         if request.fields.websocket {
             return Err(no_websocket());
         }
+        let (id, key) = match id.map(|id| id.split_once('/').unwrap_or((id, ""))) {
+            Some((id, key)) => (Some(unescaped(id)), Some(unescaped(key))),
+            None => (self.query.and_then(|query| parameter(query, "endpoint")), None),
+        };
+        let endpoint = id.as_deref().and_then(|id| view.routing.endpoint(id));
+        self.endpoint.set(endpoint);
         match request.method {
             "POST" => {}
             "OPTIONS" => {
-                *into = cors::options("POST, OPTIONS", &view.settings.cors, request.fields);
+                *into = cors::options("POST, OPTIONS", self.cors(), request.fields);
                 return Ok(());
             }
             method => return Err(wrong_method(method, "use POST")),
         }
-        let id = match id {
-            Some(id) => Some(unescaped(id)),
-            None => self.query.and_then(|query| parameter(query, "endpoint")),
-        };
         let Some(id) = id else {
             let message = "no endpoint given; call /api/gateway?endpoint=ID";
             return Err(Error::new(ErrorKind::MissingEndpoint, message));
         };
-        let Some(endpoint) = view.routing.endpoint(&id) else {
+        let Some(endpoint) = endpoint else {
+            // It may be a key in the place of the id.
+            let is_key = id.starts_with(KEY_PREFIX);
+            let id = if is_key { Cow::Owned(masked(&id)) } else { id };
             let message = format!("there is no endpoint {}", shown(&id));
             return Err(Error::new(ErrorKind::UnknownEndpoint, message));
         };
+        let key = access::check(self, endpoint, key.as_deref())?;
         let service = &endpoint.service;
         let mut target = self.target(service, &service.model.id, Shape::Own)?;
         target.rules = Some(&endpoint.rules);
         target.agree = endpoint.agree.as_ref();
         target.no_cache = endpoint.no_cache && request.fields.no_cache;
-        target.account = &endpoint.account;
+        target.allowances = endpoint.access.allowances(key);
+        target.account = key.map_or(&endpoint.access.account, |key| &key.account);
+        target.account.used(request.start);
         self.relayed(&target, into).await
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Timeouts only keep a broken gateway from hanging the tests; no test asserts a duration.
 
+mod access;
 mod bad_http;
 mod bad_upstream;
 mod batches;

@@ -32,6 +32,7 @@ pub(crate) fn host() -> Host {
         database: Arc::default(),
         admin: None,
         resolve: None,
+        wall_clock: None,
     }
 }
 

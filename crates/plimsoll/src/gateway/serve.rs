@@ -166,6 +166,7 @@ fn host(sources: &Sources) -> anyhow::Result<Host> {
         database: sources.status().clone(),
         admin: Some(admin::start(sources.editor())?),
         resolve: None,
+        wall_clock: None,
     })
 }
 

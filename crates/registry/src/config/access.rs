@@ -176,8 +176,7 @@ pub fn show_limits(limits: &CallLimits) -> Option<String> {
     let rate = |key: &str, rate: &Option<f64>| {
         rate.map(|rate| format!("{key} = {}", quote(&show_rate(rate))))
     };
-    let number =
-        |key: &str, number: &Option<u64>| number.map(|number| format!("{key} = {number}"));
+    let number = |key: &str, number: &Option<u64>| number.map(|number| format!("{key} = {number}"));
     let parts = [
         rate("calls", calls),
         rate("compute_units", compute_units),

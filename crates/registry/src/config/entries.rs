@@ -14,6 +14,7 @@ use std::path::Path;
 use plimsoll_config::{Field, Place, Problems, Table, Text, is_word, nearest};
 use plimsoll_measure::Nanos;
 
+use super::access::read_access;
 use crate::model::{
     Address, Definitions, Endpoint, Kind, MethodRules, Sending, Service, Spread, TIER_MAX,
     Upstream, WEIGHT_MAX, check_id_shown_as, masked,
@@ -22,7 +23,6 @@ use crate::settings::{Faces, Listener};
 use crate::store::EntryKind;
 use by_method::read_compute_units;
 pub(super) use resilience::show_hedge;
-use super::access::read_access;
 use resilience::{read_agree, read_resilience};
 
 /// Headers that the gateway sets itself.

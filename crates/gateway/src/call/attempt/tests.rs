@@ -136,6 +136,7 @@ fn worker(upstreams: &[SocketAddr], keeper: &Keeper) -> (Rc<Worker>, Arc<Service
         database: Arc::default(),
         admin: None,
         resolve: None,
+        wall_clock: None,
     };
     let resolver = Resolver::new(of_host(), keeper.handle().clone());
     let state = State { settings: Settings::default(), routing };

@@ -35,6 +35,7 @@ use crate::call::target::Target;
 use crate::call::worker::{View, Worker};
 use crate::error::Shape;
 use crate::heads::Hash;
+use crate::limits::Allowances;
 use crate::observe::stats::{CacheUse, RelayOutcome};
 use crate::offload;
 use crate::permit::{CALL_BYTES, Purpose, Share};
@@ -193,6 +194,8 @@ impl Leading {
             agree: self.agree.as_ref(),
             no_cache: false,
             account: &self.account,
+            // The call that started the flight has been admitted.
+            allowances: Allowances::default(),
             turns: None,
             purpose: Purpose::First,
             shape: self.shape,

@@ -13,7 +13,7 @@ use plimsoll_resilience::{Budget, Hedge, Quantile, patience};
 use plimsoll_rpc::method::{self, Method};
 
 use super::route::{Excluded, Route};
-use crate::account::Account;
+use crate::account::{Account, AccountIds};
 use crate::call::chain;
 use crate::call::heads::ServiceHeads;
 use crate::call::health::{self, Activity};
@@ -211,7 +211,8 @@ impl Service {
         let is_path = |route: &Route| route.upstream.model.kind == Kind::Path;
         let sees_branches = !routes.iter().all(is_path);
         let old = previous.service;
-        let account = Account::renewed(old.map(|old| &old.account), None, &model.id, serial);
+        let ids = AccountIds { endpoint: None, key: None, service: &model.id };
+        let account = Account::renewed(old.map(|old| &old.account), ids, &Arc::default(), serial);
         let has_heads = is_listed && model.health_checks && !routes.is_empty();
         let heads = has_heads
             .then(|| heads(model, &routes, old, previous.floors.of(&model.id, model.chain_id)));
@@ -240,7 +241,6 @@ impl Service {
 
     /// What a call of a method is charged, in compute units; `name` is that of the call.
     #[inline]
-    #[allow(dead_code)] // read by limits and metering
     pub(crate) fn compute_units(&self, method: Option<Method>, name: &str) -> u64 {
         match method {
             Some(method) => self.compute_units[method.place()].into(),

@@ -1,0 +1,65 @@
+//! Admits calls against the limits of their endpoint and key; each call of a batch on its own.
+
+use std::borrow::Cow;
+
+use plimsoll_measure::Nanos;
+use plimsoll_rpc::method::Method;
+use plimsoll_rpc::request::Call;
+
+use super::relay::shown;
+use super::target::Target;
+use crate::error::{Error, ErrorKind, RetryAfter};
+use crate::limits::{self, ALLOWANCES_MAX, Refusal, Unit};
+use crate::observe::stats::Limited;
+
+/// Checks that the endpoint permits the method and that its limits, and the key's, admit the call; if
+/// so, charges the call.
+///
+/// # Errors
+/// Why the call is not admitted, and when it may be retried.
+#[inline]
+pub(super) fn admit(
+    target: &Target<'_>,
+    call: &Call<'_>,
+    method: Option<Method>,
+) -> Result<(), Error> {
+    if target.rules.is_some_and(|rules| !rules.permit(&call.method)) {
+        let message = format!("this endpoint does not permit {}", shown(&call.method));
+        return Err(Error::new(ErrorKind::MethodDenied, message));
+    }
+    if target.allowances.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    let units = target.service.compute_units(method, &call.method);
+    let (local, limits) = (&target.worker.local, &target.worker.shared.limits);
+    let admitted = limits::admit(&target.allowances, units, local.recent(), limits);
+    admitted.map_err(|(place, refusal)| refused(target, place, &refusal))
+}
+
+/// The error for a call that is not admitted; counts the call.
+#[cold]
+fn refused(target: &Target<'_>, place: usize, refusal: &Refusal) -> Error {
+    let is_key = place + 1 < ALLOWANCES_MAX;
+    let whose = if is_key { "this key" } else { "this endpoint" };
+    let limited = match refusal {
+        Refusal::Rate { unit: Unit::Calls, .. } => Limited::Calls,
+        Refusal::Rate { unit: Unit::ComputeUnits, .. } => Limited::ComputeUnits,
+        Refusal::Quota(used) => Limited::of(used.span),
+    };
+    target.worker.local.counts().limited[usize::from(is_key)][limited as usize].add(1);
+    let (kind, message, wait): (_, Cow<'static, str>, _) = match refusal {
+        Refusal::Rate { unit, rate, wait } => {
+            let rate = plimsoll_config::values::show_rate(*rate);
+            let message = format!("{whose} is limited to {rate} {}", unit.words());
+            (ErrorKind::RateLimited, message.into(), *wait)
+        }
+        Refusal::Quota(used) => {
+            let (span, limit) = (used.span.word(), used.limit);
+            let message = format!("the {span} quota of {whose}, {limit} compute units, is used up");
+            let now = target.worker.shared.limits.calendar.now();
+            let wait = used.until.unix_ns.saturating_sub(now.unix_ns);
+            (ErrorKind::QuotaExceeded, message.into(), Nanos(wait))
+        }
+    };
+    Error { retry_after: Some(RetryAfter::of(wait)), ..Error::new(kind, message) }
+}
