@@ -8,7 +8,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .generators import invalid_because, plimsoll
@@ -23,7 +23,7 @@ PATH = "/api/gateway?endpoint=ethpath_1"
 GATEWAY = """
 listen = ["127.0.0.1:{port}"]
 workers = {workers}
-database = "sqlite:{folder}/registry.db"
+database = "{database}"
 {settings}
 [[upstream]]
 id = "node"
@@ -32,7 +32,7 @@ url = "http://{node}"
 [[endpoint]]
 id = "ethpath_1"
 service = "eth"
-"""
+{endpoint}"""
 HAPROXY = """
 global
   nbthread 1
@@ -101,11 +101,15 @@ class Subject:
 
     name: str
     server: Server
+    path: str = PATH
+    headers: list[str] = field(default_factory=list)
 
     def run(self, section: Section, body: str, load: list, seconds: float) -> Calls:
         """Runs the generator once with this request; notes failed calls and invalid runs."""
-        args = ["--url", f"http://{self.server.address}{PATH}", "--body", body]
-        args += ["-H", f"Content-Type: {CONTENT_TYPE}", *load]
+        args = ["--url", f"http://{self.server.address}{self.path}", "--body", body]
+        for header in (f"Content-Type: {CONTENT_TYPE}", *self.headers):
+            args += ["-H", header]
+        args += load
         before = cpu_seconds(self.server.pid)
         summary, _ = plimsoll(args, seconds)
         calls = Calls(summary, cpu_seconds(self.server.pid) - before)
@@ -132,7 +136,8 @@ class Subject:
     def answer(self, sent: str) -> str:
         """Makes one request and returns the body of the answer."""
         request = urllib.request.Request(
-            f"http://{self.server.address}{PATH}", sent.encode(), {"Content-Type": CONTENT_TYPE},
+            f"http://{self.server.address}{self.path}", sent.encode(),
+            {"Content-Type": CONTENT_TYPE} | dict(one.split(": ", 1) for one in self.headers),
         )
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
@@ -172,18 +177,20 @@ def node(section: Section) -> Iterator[Subject]:
 
 @contextmanager
 def gateway(
-    settings: Settings, node: str, workers: int = 1, more: str = ""
+    settings: Settings, node: str, workers: int = 1, more: str = "", endpoint: str = "",
+    database: str | None = None,
 ) -> Iterator[Subject]:
     """Runs Plimsoll's gateway; with more than one worker, on both processors.
 
-    `node` is the node's address, perhaps with a path; `more` are settings.
+    `node` is the node's address, perhaps with a path; `more` are settings, `endpoint` keys of the endpoint.
     """
     port = free_port()
     cpus = str(SERVER_CPU) if workers == 1 else f"{SERVER_CPU},{GENERATOR_CPU}"
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=settings.folder) as folder:
         file = Path(folder) / "gateway.toml"
         file.write_text(
-            GATEWAY.format(port=port, workers=workers, folder=folder, node=node, settings=more)
+            GATEWAY.format(port=port, workers=workers, node=node, settings=more, endpoint=endpoint,
+                           database=database or f"sqlite:{folder}/registry.db")
         )
         with running([PLIMSOLL, "gateway", "--config", file], port, cpus) as server:
             yield Subject("plimsoll", server)

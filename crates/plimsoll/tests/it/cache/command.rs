@@ -3,6 +3,7 @@
 use super::*;
 use crate::gateway::eth;
 use crate::run::{Done, plimsoll};
+use nix::sys::signal::Signal;
 use plimsoll_sim::Sim;
 
 /// A gateway before this chain, with its address.

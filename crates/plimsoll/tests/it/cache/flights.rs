@@ -3,6 +3,7 @@
 use super::node::{Answer, Chain, Gate, asked, figure, node, service, start};
 use super::*;
 use crate::server::Server;
+use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 

@@ -2,6 +2,7 @@
 
 use super::node::{Answer, Chain, node, service, start};
 use super::*;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 const CODE: &str = "eth_getCode";

@@ -5,8 +5,10 @@
 //! that alternates between the replicas, except for calls that the gateways counted as late.
 
 use super::*;
+use nix::sys::signal::Signal;
 use plimsoll_measure::Nanos;
 use plimsoll_sim::{Service, Settings, Sim};
+use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
