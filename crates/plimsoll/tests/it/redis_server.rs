@@ -1,7 +1,7 @@
 //! A real Redis of a test's own.
 
 use crate::run::Folder;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 

@@ -8,7 +8,7 @@ use super::*;
 use nix::sys::signal::Signal;
 use plimsoll_measure::Nanos;
 use plimsoll_sim::{Service, Settings, Sim};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
