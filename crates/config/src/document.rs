@@ -13,6 +13,7 @@ use crate::{nearest, values};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -22,6 +23,10 @@ use toml::de::{DeTable, DeValue};
 pub struct Document {
     source: Source,
     text: String,
+    lines: OnceLock<Vec<usize>>,
+    /// How many bytes were looked at to find places.
+    #[cfg(test)]
+    searched: std::cell::Cell<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +45,7 @@ impl Document {
 
     /// A document from a file; `file` is its name in problems.
     pub fn new(file: impl Into<String>, text: impl Into<String>) -> Document {
-        Document { source: Source::File(file.into()), text: text.into() }
+        Document::of(Source::File(file.into()), text.into())
     }
 
     /// A document assembled from database entries: the name of each and its lines of TOML. Problems
@@ -63,7 +68,27 @@ impl Document {
             text += &lines;
             text.push('\n');
         }
-        Document { source: Source::Lines { names, is_key }, text }
+        Document::of(Source::Lines { names, is_key }, text)
+    }
+
+    fn of(source: Source, text: String) -> Document {
+        Document {
+            source,
+            text,
+            lines: OnceLock::new(),
+            #[cfg(test)]
+            searched: Default::default(),
+        }
+    }
+
+    /// Where each line starts. Found once, because each value of a document may be asked for its place.
+    fn lines(&self) -> &[usize] {
+        self.lines.get_or_init(|| {
+            #[cfg(test)]
+            self.searched.set(self.searched.get() + self.text.len());
+            let ends = self.text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+            std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect()
+        })
     }
 
     /// The top-level keys, as far as the document can be parsed: to guess its kind.
@@ -114,11 +139,14 @@ impl Document {
     }
 
     fn place(&self, offset: usize) -> Place {
-        let before = &self.text[..offset.min(self.text.len())];
-        let line = before.matches('\n').count() + 1;
+        let offset = offset.min(self.text.len());
+        let lines = self.lines();
+        let line = lines.partition_point(|start| *start <= offset);
         match &self.source {
             Source::File(file) => {
-                let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+                #[cfg(test)]
+                self.searched.set(self.searched.get() + offset - lines[line - 1]);
+                let column = self.text[lines[line - 1]..offset].chars().count() + 1;
                 Place::File { file: file.clone(), line, column }
             }
             Source::Lines { names, .. } => {

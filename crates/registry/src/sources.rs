@@ -38,7 +38,7 @@ use plimsoll_config::Problems;
 
 pub use change::{ChangeError, Outcome, REQUESTS_MAX, Request};
 pub use editor::Editor;
-pub use listing::{Item, Listed, Listing, Origin, State};
+pub use listing::{Item, Listed, Listing, Origin, Selection, State};
 
 use crate::config::{Config, Database, Inputs};
 use crate::model::Definitions;

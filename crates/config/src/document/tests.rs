@@ -122,3 +122,23 @@ fn alternatives_are_listed() {
     check(&["a", "b"], "\"a\" or \"b\"");
     check(&["a", "b", "c"], "\"a\", \"b\" or \"c\"");
 }
+
+/// Finding the places of all values takes a time that grows with the document, not with its square.
+#[test]
+fn places_are_found_in_linear_time() {
+    let searched = |entries: usize| {
+        let text = "[[entry]]\nid = \"äöü\"\n".repeat(entries);
+        let document = Document::new("f", text);
+        let places = document.read(&Variables::none(), |root| {
+            let field = root.field("entry")?;
+            let tables = field.tables("[[entry]]");
+            let places = tables.iter().filter_map(|table| Some(table.field("id")?.place()));
+            Some(places.collect::<Vec<_>>())
+        });
+        let places = places.unwrap();
+        let last = Place::File { file: "f".into(), line: 2 * entries, column: 6 };
+        assert_eq!((places.len(), places.last()), (entries, Some(&last)));
+        document.searched.get()
+    };
+    assert_eq!(searched(10_000), 5 * searched(2_000));
+}

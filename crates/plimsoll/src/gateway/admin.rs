@@ -9,7 +9,7 @@ pub(super) mod wire;
 use super::access::{self, change_words, load_words};
 use super::listing::Shown;
 use plimsoll_gateway::{Admin, AdminAnswer, AdminRequest};
-use plimsoll_registry::sources::{ChangeError, Editor, LoadError, Request};
+use plimsoll_registry::sources::{ChangeError, Editor, Listed, LoadError, Request, Selection};
 use plimsoll_registry::store::{EntryKind, StoreError, StoreErrorKind};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -111,50 +111,42 @@ fn number(name: &str, text: Option<&str>, default: usize, max: usize) -> Result<
     number.ok_or_else(|| refusal(400, format!("{name} must be a number from 1 to {max}"), ""))
 }
 
-/// All entries, sorted by kind and id.
-async fn entries(
-    editor: &mut Editor,
-    only: Option<EntryKind>,
-) -> Result<Vec<(EntryKind, Shown)>, Refusal> {
-    let mut all = Vec::new();
-    for kind in EntryKind::ALL.into_iter().filter(|kind| only.is_none_or(|only| only == *kind)) {
-        let listed = access::list(editor, kind).await.map_err(|error| not_loaded(&error))?;
-        all.extend(listed.entries.into_iter().map(|shown| (kind, shown)));
-    }
-    Ok(all)
-}
-
 async fn resources(editor: &mut Editor, request: &AdminRequest) -> Result<Value, Refusal> {
     let [only, page, per_page] = parameters(request, ["kind", "page", "per_page"])?;
     let only = only.map(kind).transpose()?;
     let page = number("page", page, 1, usize::MAX / PER_PAGE_MAX)?;
     let per_page = number("per_page", per_page, PER_PAGE, PER_PAGE_MAX)?;
-    let all = entries(editor, only).await?;
-    let pages = all.len().div_ceil(per_page).max(1);
+    let from = (page - 1) * per_page;
+    let selected = editor.select(only, |place, _| (from..from + per_page).contains(&place)).await;
+    let Selection { entries, total } = selected.map_err(|error| not_loaded(&error))?;
+    let pages = total.div_ceil(per_page).max(1);
     if page > pages {
         let message = format!("page {page} does not exist");
         return Err(refusal(404, message, format!("the last page is {pages}")));
     }
-    let shown = all.iter().skip((page - 1) * per_page).take(per_page);
-    let shown: Vec<Value> = shown.map(|(kind, shown)| wire::resource(*kind, shown)).collect();
+    let shown: Vec<Value> = entries.iter().map(shown).collect();
     Ok(json!({
-        "resources": shown, "page": page, "per_page": per_page, "pages": pages, "total": all.len(),
+        "resources": shown, "page": page, "per_page": per_page, "pages": pages, "total": total,
     }))
 }
 
 async fn resource(editor: &mut Editor, id: &str, request: &AdminRequest) -> Result<Value, Refusal> {
     let [only] = parameters(request, ["kind"])?;
     let only = only.map(kind).transpose()?;
-    let all = entries(editor, only).await?;
-    let mut found = all.iter().filter(|(_, shown)| shown.id() == id);
-    match (found.next(), found.next()) {
-        (Some((kind, shown)), None) => Ok(wire::resource(*kind, shown)),
-        (Some(_), Some(_)) => {
+    let selected = editor.select(only, |_, one| one == id).await;
+    let Selection { entries, .. } = selected.map_err(|error| not_loaded(&error))?;
+    match &entries[..] {
+        [entry] => Ok(shown(entry)),
+        [_, ..] => {
             let message = "entries of several kinds have this id";
             Err(refusal(409, message, "add ?kind=service, upstream or endpoint"))
         }
-        (None, _) => Err(refusal(404, "there is no such entry", "list them: /api/v1/resources")),
+        [] => Err(refusal(404, "there is no such entry", "list them: /api/v1/resources")),
     }
+}
+
+fn shown((kind, listed): &(EntryKind, Listed)) -> Value {
+    wire::resource(*kind, &Shown::of(*kind, listed))
 }
 
 async fn action(editor: &mut Editor, request: &AdminRequest) -> Result<Value, Refusal> {

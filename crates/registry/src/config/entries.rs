@@ -8,6 +8,7 @@ mod by_method;
 mod resilience;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -104,7 +105,7 @@ impl ParsedEntries {
         let upstreams = upstreams.map(|named| (EntryKind::Upstream, named));
         let endpoints = endpoints.map(|named| (EntryKind::Endpoint, named));
         for (kind, (service, place)) in upstreams.chain(endpoints) {
-            if !known.contains(&service.as_str()) {
+            if known.binary_search(&service.as_str()).is_err() {
                 let (message, hint) = unknown_service(kind, service, &known);
                 problems.note(place.clone(), message, hint);
             }
@@ -132,12 +133,15 @@ impl ParsedEntries {
 
     /// Checks that enough upstreams exist for those that must agree, if all are known.
     pub(super) fn check_agreement(&self, instances: usize, problems: &mut Problems) {
-        let of_service = |id: &str| {
-            let serves = |one: &&ParsedEntry<Upstream>| {
-                one.service.as_ref().is_none_or(|(service, _)| service == id)
-            };
-            self.upstreams.iter().filter(serves).count() + instances
-        };
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        let mut of_all = instances;
+        for upstream in &self.upstreams {
+            match &upstream.service {
+                Some((service, _)) => *counts.entry(service).or_default() += 1,
+                None => of_all += 1,
+            }
+        }
+        let of_service = |id: &str| counts.get(id).copied().unwrap_or_default() + of_all;
         let services = self.services.iter().filter_map(|service| {
             Some((&service.place, &service.id, &service.item.as_ref()?.agree))
         });
@@ -225,8 +229,7 @@ fn check_twice<T>(
     others: &[&str],
     problems: &mut Problems,
 ) {
-    let mut seen: std::collections::HashMap<&str, Option<&Place>> =
-        others.iter().map(|id| (*id, None)).collect();
+    let mut seen: HashMap<&str, Option<&Place>> = others.iter().map(|id| (*id, None)).collect();
     for item in items {
         let first = match seen.insert(&item.id, Some(&item.place)) {
             None => continue,
@@ -436,7 +439,7 @@ fn read_url(table: &Table<'_>) -> Option<(Text, Address)> {
     }
 }
 
-fn read_headers(table: &Table<'_>, kind: Option<Kind>) -> Vec<(String, Text)> {
+pub(super) fn read_headers(table: &Table<'_>, kind: Option<Kind>) -> Vec<(String, Text)> {
     let mut headers: Vec<(String, Text)> = Vec::new();
     for (name, field) in table.entries() {
         if !super::fields::is_header_name(&name) {

@@ -10,7 +10,8 @@ use plimsoll_config::Variables;
 
 use super::change::{REQUESTS_MAX, check, decide_all, refused};
 use super::feed::View;
-use super::{ChangeError, Definitions, Listing, LoadError, Outcome, Request, join, listing};
+use super::listing::Lister;
+use super::{ChangeError, Definitions, Listing, LoadError, Outcome, Request, Selection, join};
 use crate::config::{Config, Database, Inputs};
 use crate::store::{Applied, Entries, EntryKind, Status, Store, StoreError, StoreErrorKind};
 
@@ -24,6 +25,8 @@ pub struct Editor {
     view: Option<View>,
     /// The database according to the last configuration read.
     database: Option<Database>,
+    /// What was last read from the database.
+    known: Arc<Entries>,
     status: Arc<Status>,
 }
 
@@ -40,7 +43,7 @@ impl Editor {
         view: Option<View>,
         status: Arc<Status>,
     ) -> Editor {
-        Editor { inputs, store, view, database: None, status }
+        Editor { inputs, store, view, database: None, known: Arc::default(), status }
     }
 
     /// Makes changes, all or none; creates the database if it does not exist. New entries are checked by
@@ -95,9 +98,38 @@ impl Editor {
         let entries = self.entries().await?;
         let named = self.database.as_ref().filter(|database| database.named);
         let missing = named.filter(|_| self.store.is_none()).map(|found| found.url.shown.clone());
-        let variables = &self.inputs.variables;
-        let entries = listing::list(&config, &entries.entries, kind, variables, self.shown());
+        let entries = self.lister(&config, &entries).list(kind, |_| true);
         Ok(Listing { entries, missing })
+    }
+
+    /// Lists the entries that `picks` returns true for; it is asked for each entry, by its place among
+    /// those of all kinds, sorted by kind and id, and its id. The others are not even parsed, so that a
+    /// page costs what its own entries cost. Does not create the database.
+    ///
+    /// # Errors
+    /// As for [`Editor::list`].
+    pub async fn select(
+        &mut self,
+        only: Option<EntryKind>,
+        mut picks: impl FnMut(usize, &str) -> bool,
+    ) -> Result<Selection, LoadError> {
+        let config = self.read()?;
+        let entries = self.entries().await?;
+        let lister = self.lister(&config, &entries);
+        let mut selection = Selection { entries: Vec::new(), total: 0 };
+        for kind in EntryKind::ALL.into_iter().filter(|kind| only.is_none_or(|only| only == *kind))
+        {
+            let listed = lister.list(kind, |id| {
+                selection.total += 1;
+                picks(selection.total - 1, id)
+            });
+            selection.entries.extend(listed.into_iter().map(|entry| (kind, entry)));
+        }
+        Ok(selection)
+    }
+
+    fn lister<'e>(&'e self, config: &'e Config, entries: &'e Entries) -> Lister<'e> {
+        Lister::new(config, &entries.entries, &self.inputs.variables, self.shown())
     }
 
     /// Reads and joins everything, as a gateway does. Does not create the database.
@@ -136,9 +168,9 @@ impl Editor {
     }
 
     /// The database's entries; empty if there is no database.
-    async fn entries(&mut self) -> Result<Entries, StoreError> {
+    async fn entries(&mut self) -> Result<Arc<Entries>, StoreError> {
         if let Some(entries) = self.view.as_ref().and_then(View::entries) {
-            return Ok(entries.as_ref().clone());
+            return Ok(entries);
         }
         let store = match self.open(false).await {
             Ok(store) => store,
@@ -147,8 +179,11 @@ impl Editor {
             Err(error) => return Err(error),
         };
         match store {
-            Some(store) => store.load().await,
-            None => Ok(Entries::default()),
+            Some(store) => {
+                store.refresh(Arc::make_mut(&mut self.known)).await?;
+                Ok(self.known.clone())
+            }
+            None => Ok(Arc::default()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Joins the configuration and the database's entries into one set of definitions.
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -26,6 +27,7 @@ pub(super) fn join(
     let mut problems = Problems::default();
     let services = Services::new(config, entries);
     let held = held_by_file(config);
+    let known = LazyCell::new(|| services.ids());
     let mut definitions = Definitions {
         services: services.enabled(),
         upstreams: config.instances.clone(),
@@ -38,7 +40,7 @@ pub(super) fn join(
         } else if let Some(service) = &entry.service
             && !services.is_known(service)
         {
-            let (message, hint) = unknown_service(entry.kind, service, &services.ids());
+            let (message, hint) = unknown_service(entry.kind, service, &known);
             problems.note(place(entry, database), message, hint);
         } else if !entry.disabled {
             match item(entry, variables, database) {
@@ -75,6 +77,7 @@ pub(super) fn held_by_file(config: &Config) -> HashSet<(EntryKind, &str)> {
 pub(super) struct Services {
     /// The configuration's and the built-in services, including those that the database replaces.
     given: Vec<Service>,
+    given_ids: HashSet<String>,
     /// The database's services, and whether each is disabled.
     entries: HashMap<String, bool>,
 }
@@ -82,17 +85,17 @@ pub(super) struct Services {
 impl Services {
     pub(super) fn new(config: &Config, entries: &[Entry]) -> Services {
         let given = config.services();
+        let given_ids: HashSet<String> = given.iter().map(|service| service.id.clone()).collect();
         let entries = entries.iter().filter(|entry| entry.kind == EntryKind::Service);
         // A mark alone does not define a service.
-        let entries = entries.filter(|entry| {
-            entry.definition.is_some() || given.iter().any(|service| service.id == entry.id)
-        });
+        let entries =
+            entries.filter(|entry| entry.definition.is_some() || given_ids.contains(&entry.id));
         let entries = entries.map(|entry| (entry.id.clone(), entry.disabled)).collect();
-        Services { given, entries }
+        Services { given, given_ids, entries }
     }
 
     pub(super) fn is_known(&self, id: &str) -> bool {
-        self.entries.contains_key(id) || self.given.iter().any(|service| service.id == id)
+        self.entries.contains_key(id) || self.given_ids.contains(id)
     }
 
     pub(super) fn is_enabled(&self, id: &str) -> bool {
@@ -143,11 +146,19 @@ fn place(entry: &Entry, database: &str) -> Place {
     Place::Named(name(entry, database))
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many entries this thread has resolved.
+    pub(super) static RESOLVED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Resolves an entry.
 ///
 /// # Errors
 /// All its problems; each hint includes how to disable the entry.
 pub(super) fn item(entry: &Entry, variables: &Variables, database: &str) -> Result<Item, Problems> {
+    #[cfg(test)]
+    RESOLVED.set(RESOLVED.get() + 1);
     let mut lines = format!("id = {}\n", quote(&entry.id));
     if let Some(service) = &entry.service {
         lines += &format!("service = {}\n", quote(service));

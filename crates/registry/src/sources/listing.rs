@@ -1,5 +1,7 @@
 //! Lists every entry with its origin and state, for people.
 
+use std::collections::HashSet;
+
 use super::join::{self, Services, held_by_file};
 use crate::config::Config;
 use crate::model::{Endpoint, Service, Upstream};
@@ -120,46 +122,101 @@ pub struct Listing {
     pub missing: Option<String>,
 }
 
-/// Lists the entries of a kind, including disabled and invalid ones.
-pub(super) fn list(
-    config: &Config,
-    entries: &[Entry],
-    kind: EntryKind,
-    variables: &Variables,
-    database: &str,
-) -> Vec<Listed> {
-    let services = Services::new(config, entries);
-    let state = |service: Option<&str>| match service {
-        Some(service) if !services.is_enabled(service) => State::ServiceDisabled,
-        _ => State::Enabled,
-    };
-    let held = held_by_file(config);
-    let mut listed: Vec<Listed> = given(config)
-        .filter(|(item, _)| item.kind() == kind)
-        .map(|(item, origin)| Listed {
-            id: item.id().into(),
-            service: item.service().map(String::from),
-            origin,
-            state: match (kind, services.is_enabled(item.id())) {
-                (EntryKind::Service, false) => State::Disabled,
-                _ if matches!(&item, Item::Upstream(upstream) if upstream.drain) => State::Drained,
-                _ => state(item.service()),
-            },
-            item: Some(item),
-        })
-        .collect();
-    for entry in entries.iter().filter(|entry| entry.kind == kind) {
+/// Entries of several kinds, sorted by kind and id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    /// The selected entries.
+    pub entries: Vec<(EntryKind, Listed)>,
+    /// How many there were to select from.
+    pub total: usize,
+}
+
+/// An entry that is not resolved yet.
+enum Row<'e> {
+    Given(Box<(Item, Origin)>),
+    /// Whether the configuration has the same kind and id.
+    Stored(&'e Entry, bool),
+}
+
+impl Row<'_> {
+    fn id(&self) -> &str {
+        match self {
+            Row::Given(given) => given.0.id(),
+            Row::Stored(entry, _) => &entry.id,
+        }
+    }
+}
+
+/// The entries to list, and what decides their states.
+pub(super) struct Lister<'e> {
+    config: &'e Config,
+    entries: &'e [Entry],
+    variables: &'e Variables,
+    database: &'e str,
+    services: Services,
+    held: HashSet<(EntryKind, &'e str)>,
+}
+
+impl<'e> Lister<'e> {
+    pub(super) fn new(
+        config: &'e Config,
+        entries: &'e [Entry],
+        variables: &'e Variables,
+        database: &'e str,
+    ) -> Lister<'e> {
+        let services = Services::new(config, entries);
+        Lister { config, entries, variables, database, services, held: held_by_file(config) }
+    }
+
+    /// Lists the entries of a kind, including disabled and invalid ones, by their ids. Only those that
+    /// `picks` returns true for are resolved, which takes much longer than the rest.
+    pub(super) fn list(&self, kind: EntryKind, mut picks: impl FnMut(&str) -> bool) -> Vec<Listed> {
+        let mut rows = self.rows(kind);
+        rows.retain(|row| picks(row.id()));
+        rows.into_iter().map(|row| self.listed(kind, row)).collect()
+    }
+
+    fn rows(&self, kind: EntryKind) -> Vec<Row<'e>> {
         // A mark shows as the state of the built-in service that it disables.
-        if entry.definition.is_none() {
-            continue;
-        }
-        let clash = held.contains(&(kind, entry.id.as_str()));
-        if !clash {
-            listed.retain(|given| given.id != entry.id);
-        }
-        let read = join::item(entry, variables, database);
+        let stored = self.entries.iter().filter(|entry| entry.kind == kind);
+        let stored = stored.filter(|entry| entry.definition.is_some());
+        let stored: Vec<(&Entry, bool)> =
+            stored.map(|entry| (entry, self.held.contains(&(kind, entry.id.as_str())))).collect();
+        let replaced: HashSet<&str> = stored
+            .iter()
+            .filter(|(_, clashes)| !clashes)
+            .map(|(entry, _)| entry.id.as_str())
+            .collect();
+        let given = given(self.config).filter(|(item, _)| item.kind() == kind);
+        let given = given.filter(|(item, _)| !replaced.contains(item.id()));
+        let mut rows: Vec<Row<'e>> = given.map(|given| Row::Given(Box::new(given))).collect();
+        rows.extend(stored.into_iter().map(|(entry, clashes)| Row::Stored(entry, clashes)));
+        rows.sort_by(|a, b| a.id().cmp(b.id()));
+        rows
+    }
+
+    fn listed(&self, kind: EntryKind, row: Row<'_>) -> Listed {
+        let services = &self.services;
+        let state = |service: Option<&str>| match service {
+            Some(service) if !services.is_enabled(service) => State::ServiceDisabled,
+            _ => State::Enabled,
+        };
+        let (entry, clashes) = match row {
+            Row::Stored(entry, clashes) => (entry, clashes),
+            Row::Given(given) => {
+                let (item, origin) = *given;
+                let state = match (kind, services.is_enabled(item.id())) {
+                    (EntryKind::Service, false) => State::Disabled,
+                    _ if matches!(&item, Item::Upstream(one) if one.drain) => State::Drained,
+                    _ => state(item.service()),
+                };
+                let service = item.service().map(String::from);
+                return Listed { id: item.id().into(), service, origin, state, item: Some(item) };
+            }
+        };
+        let read = join::item(entry, self.variables, self.database);
         let state = match (&read, &entry.service) {
-            _ if clash => State::Refused("it is also defined in the configuration".into()),
+            _ if clashes => State::Refused("it is also defined in the configuration".into()),
             (_, Some(service)) if !services.is_known(service) => {
                 State::Refused(format!("unknown service \"{service}\""))
             }
@@ -168,16 +225,14 @@ pub(super) fn list(
             (Ok(Item::Upstream(upstream)), _) if upstream.drain => State::Drained,
             (Ok(_), service) => state(service.as_deref()),
         };
-        listed.push(Listed {
+        Listed {
             id: entry.id.clone(),
             service: entry.service.clone(),
             origin: Origin::Database,
             state,
             item: read.ok(),
-        });
+        }
     }
-    listed.sort_by(|a, b| a.id.cmp(&b.id));
-    listed
 }
 
 /// The entries that exist without a database.

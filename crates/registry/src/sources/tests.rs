@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use plimsoll_config::Variables;
 
+use super::join::RESOLVED;
 use super::*;
 use crate::store::EntryKind::{self, Endpoint, Service, Upstream};
 
@@ -295,6 +296,34 @@ async fn databases_removed_and_replaced_while_running() {
     assert!(sources.changed().await.unwrap());
     sources.load().await.unwrap();
     assert!(!sources.changed().await.unwrap());
+}
+
+/// A page costs what its own entries cost: the others are neither parsed nor read again.
+#[tokio::test]
+async fn a_page_resolves_only_its_own_entries() {
+    const ENTRIES: usize = 300;
+    let place = Place::new(FILE);
+    let endpoints: Vec<Request> =
+        (0..ENTRIES).map(|at| add(Endpoint, &format!("e{at:04}"), "eth", "")).collect();
+    place.editor().change(&endpoints, &Variables::none()).await.unwrap();
+    let mut sources = place.sources(&KEYS);
+    sources.load().await.unwrap();
+    let mut editor = sources.editor();
+    let page = async |editor: &mut Editor, places: std::ops::Range<usize>| {
+        let before = (RESOLVED.get(), sources.status().queries());
+        let found = editor.select(None, |place, _| places.contains(&place)).await.unwrap();
+        (found, RESOLVED.get() - before.0, sources.status().queries() - before.1)
+    };
+    page(&mut editor, 0..1).await;
+    // Before the endpoints are four services and an upstream.
+    let (found, resolved, queries) = page(&mut editor, 105..115).await;
+    let ids: Vec<&str> = found.entries.iter().map(|(_, entry)| &*entry.id).collect();
+    assert_eq!((ids[0], ids[9], ids.len()), ("e0100", "e0109", 10));
+    assert_eq!((found.total, resolved, queries), (ENTRIES + 5, 10, 1));
+    let (found, resolved, _) = page(&mut editor, ENTRIES + 5..ENTRIES + 15).await;
+    assert_eq!((found.entries.len(), found.total, resolved), (0, ENTRIES + 5, 0));
+    let one = editor.select(Some(Endpoint), |_, id| id == "e0007").await.unwrap();
+    assert_eq!((one.entries.len(), one.total), (1, ENTRIES));
 }
 
 #[tokio::test]
