@@ -5,7 +5,6 @@ use crate::replicas::server::Server;
 use crate::replicas::{Load, Nginx, Replicas, database, has, wait_until};
 use crate::run::Folder;
 use nix::sys::signal::Signal;
-use plimsoll_measure::Nanos;
 
 #[test]
 fn the_loss_of_the_database_hurts_nobody() {
@@ -121,34 +120,23 @@ fn starts_wait_for_the_server_and_refuse_newer_schemas() {
     process.stop();
 }
 
-/// A change is in force everywhere within a second: by its announcement, by polling where announcements
-/// are lost, and after the server was unreachable. One of three attempts may be late on a busy machine.
+/// A change comes into force everywhere: by its announcement, by polling where announcements are lost, and
+/// after the server was unreachable. How soon is tested on virtual time, in the registry's feed.
 #[test]
-fn changes_reach_every_replica_within_a_second() {
+fn changes_reach_every_replica() {
     let mut server = Server::start();
     let replicas = Replicas::start(4, &server.url());
-    replicas.add("first");
-    let within_a_second = |what: &str, times: &mut [Nanos]| {
-        times.sort();
-        assert!(times[times.len() / 2] < Nanos::from_secs(1), "{what}: {times:?}");
-    };
-    let add = |how: &str, number: u32| replicas.time_to_add(&format!("{how}-{number}"));
-    within_a_second("announced", &mut [0, 1, 2].map(|number| add("announced", number)));
-
+    replicas.add("announced");
     // As behind a pooler of transactions: announcements reach nobody.
     server.sql(
         "CREATE FUNCTION pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'; \
          ALTER ROLE plimsoll SET search_path = public, pg_catalog",
     );
-    within_a_second("polled", &mut [0, 1, 2].map(|number| add("polled", number)));
-
-    let mut times = [0, 1, 2].map(|number| {
-        server.kill();
-        replicas.wait_for("plimsoll_db_up", 0.0);
-        server.start_again();
-        add("after", number)
-    });
-    within_a_second("after the server was unreachable", &mut times);
+    replicas.add("polled");
+    server.kill();
+    replicas.wait_for("plimsoll_db_up", 0.0);
+    server.start_again();
+    replicas.add("after");
     for process in replicas.processes {
         process.stop();
     }

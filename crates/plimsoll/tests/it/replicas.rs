@@ -90,15 +90,6 @@ impl Replicas {
         }
     }
 
-    /// The same; returns how long it took from before the command was started until the last one served
-    /// it.
-    #[track_caller]
-    pub(crate) fn time_to_add(&self, id: &str) -> Nanos {
-        let clock = Clock::start();
-        self.add(id);
-        clock.now()
-    }
-
     /// A change that must fail, and must not be made.
     #[track_caller]
     pub(crate) fn add_in_vain(&self, id: &str, words: &str) {

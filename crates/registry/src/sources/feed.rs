@@ -71,8 +71,8 @@ impl Feed {
         let (publish, known) = watch::channel(Known::default());
         let (announce, news) = watch::channel(());
         let (_alive, ended) = oneshot::channel();
-        let follower =
-            Follower { store: store.clone(), snapshot, status, publish, announce, listener: None };
+        let server = store.clone();
+        let follower = Follower { server, snapshot, status, publish, announce, ears: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("registry".into()).spawn(move || {
             runtime.block_on(async {
@@ -167,23 +167,66 @@ impl View {
     }
 }
 
+/// What is followed: a database on a server, or a scripted one in tests on virtual time.
+trait Followed {
+    /// Hears what the server announces.
+    type Ears: Ears;
+
+    /// Brings what is known up to date; returns whether anything was new.
+    async fn refresh(&self, known: &mut Entries) -> Result<bool, StoreError>;
+
+    /// Starts to listen; `None` if that is not possible now.
+    async fn listen(&self) -> Option<Self::Ears>;
+}
+
+/// Hears what a server announces.
+trait Ears {
+    /// The number of the session that leads to the same server.
+    fn session(&self) -> u64;
+
+    /// Waits for a change; returns false once the connection is lost.
+    async fn hear(&mut self) -> bool;
+}
+
+impl Followed for Arc<Store> {
+    type Ears = Listener;
+
+    async fn refresh(&self, known: &mut Entries) -> Result<bool, StoreError> {
+        Store::refresh(self, known).await
+    }
+
+    async fn listen(&self) -> Option<Listener> {
+        Store::listen(self).await
+    }
+}
+
+impl Ears for Listener {
+    fn session(&self) -> u64 {
+        self.session
+    }
+
+    async fn hear(&mut self) -> bool {
+        Listener::hear(self).await
+    }
+}
+
 /// The thread's state.
-struct Follower {
-    store: Arc<Store>,
+struct Follower<S: Followed> {
+    server: S,
     snapshot: Snapshot,
     status: Arc<Status>,
     publish: watch::Sender<Known>,
     announce: watch::Sender<()>,
-    listener: Option<Listener>,
+    ears: Option<S::Ears>,
 }
 
-impl Follower {
+impl<S: Followed> Follower<S> {
     async fn run(mut self) {
         let mut entries = Entries::default();
         let mut pause = PAUSE_FIRST;
         loop {
             let before = entries.session;
-            match self.store.refresh(&mut entries).await {
+            match self.server.refresh(&mut entries).await {
                 Ok(is_new) => {
                     pause = PAUSE_FIRST;
                     self.took(&entries, is_new, before);
@@ -242,22 +285,25 @@ impl Follower {
         self.publish.send_replace(known);
     }
 
-    /// Waits until it is time to ask for changes. The listener leads to the same server as the session.
+    /// Waits until it is time to ask for changes. The ears belong to the same server as the session.
     async fn wait(&mut self, session: u64) {
         let poll = Instant::now() + POLL_INTERVAL;
-        if self.listener.as_ref().is_none_or(|listener| listener.session != session) {
-            self.listener = self.store.listen().await;
-            if self.listener.is_some() {
+        if self.ears.as_ref().is_none_or(|ears| ears.session() != session) {
+            self.ears = self.server.listen().await;
+            if self.ears.is_some() {
                 // Changes may have been made before it listened.
                 return;
             }
         }
-        let Some(listener) = &mut self.listener else {
+        let Some(ears) = &mut self.ears else {
             return tokio::time::sleep_until(poll).await;
         };
-        if let Ok(false) = timeout_at(poll, listener.hear()).await {
-            self.listener = None;
+        if let Ok(false) = timeout_at(poll, ears.hear()).await {
+            self.ears = None;
             tokio::time::sleep_until(poll).await;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
