@@ -46,6 +46,11 @@ pub(crate) trait Pieces {
 
     /// The total length, if it is known.
     fn length(&self) -> Option<u64>;
+
+    /// What may be inserted between two chunks, and is ignored by the caller; empty: nothing.
+    fn probe(&self) -> &'static [u8] {
+        b""
+    }
 }
 
 /// The error of a body that ended early.

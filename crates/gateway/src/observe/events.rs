@@ -29,15 +29,26 @@ pub(crate) struct Event {
     pub(crate) data: String,
 }
 
+/// The state to which events lead.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum State {
+    /// It was not observed yet.
+    #[default]
+    Unknown,
+    /// The number of the last event that is part of it, and the state as an event without an id. Covered by
+    /// a share of memory for as long as a consumer holds it.
+    At(u64, Bytes),
+    /// There was no memory for it.
+    Shed,
+}
+
 /// The events of a process.
 pub(crate) struct Events {
     process: String,
     kept: Mutex<VecDeque<Arc<Event>>>,
     /// The number of the last event.
     last: watch::Sender<u64>,
-    /// The state to which the events up to this number lead, as an event without an id; `None` before it
-    /// was first observed.
-    state: Mutex<Option<(u64, Bytes)>>,
+    state: Mutex<State>,
     consumers: AtomicUsize,
 }
 
@@ -64,13 +75,14 @@ impl Events {
         self.last.send_replace(number);
     }
 
-    /// Describes the state to which the events so far lead.
-    pub(crate) fn describe(&self, state: String) {
-        *lock(&self.state) = Some((*self.last.borrow(), state.into()));
+    /// Describes the state to which the events so far lead; `None`: there is no memory for it.
+    pub(crate) fn describe(&self, state: Option<Bytes>) {
+        let number = *self.last.borrow();
+        *lock(&self.state) = state.map_or(State::Shed, |state| State::At(number, state));
     }
 
-    /// The state last described, and the number of the last event that is part of it.
-    pub(crate) fn state(&self) -> Option<(u64, Bytes)> {
+    /// The state last described.
+    pub(crate) fn state(&self) -> State {
         lock(&self.state).clone()
     }
 

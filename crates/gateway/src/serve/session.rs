@@ -37,7 +37,7 @@ use head::Delimited;
 use read::Unread;
 pub(crate) use sessions::Sessions;
 use sessions::Slot;
-use wire::Wire;
+use wire::{Watch, Wire};
 
 /// The start of a cleartext HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -221,9 +221,10 @@ impl Session {
             start: worker.local.now(),
             purpose: Purpose::First,
         };
-        let may_probe = !head.old && consumed >= bytes.len();
         let answering = face::answer(&worker, &view, None, &request);
-        let answered = wire::unless_gone(&mut self.wire.io, may_probe, answering).await;
+        let is_alone = consumed >= bytes.len();
+        let mut watch = Watch::before_answer(is_alone && !head.old);
+        let answered = wire::unless_gone(&mut self.wire.io, &mut watch, answering).await;
         let Some(mut answer) = answered else { return NextStep::End };
         let accepts = head.fields.accept_encoding;
         compress::compress(&worker, &view, accepts, &mut answer).await;
@@ -246,7 +247,7 @@ impl Session {
                 worker.local.give_buffer(out);
                 is_written
             }
-            _ => Box::pin(self.write_answer(&view, answer, delimited, out)).await,
+            _ => Box::pin(self.write_answer(&view, answer, delimited, out, is_alone)).await,
         };
         match (is_written, keep_alive && delimited != Delimited::ByClose) {
             (true, true) => NextStep::Read,
@@ -255,13 +256,15 @@ impl Session {
         }
     }
 
-    /// Writes a longer answer, whose head is in `out`; false if the connection must be closed.
+    /// Writes a longer answer, whose head is in `out`; false if the connection must be closed. `is_alone`:
+    /// the caller has sent no further request.
     async fn write_answer(
         &mut self,
         view: &View,
         mut answer: Answer<'_>,
         delimited: Delimited,
         out: Vec<u8>,
+        is_alone: bool,
     ) -> bool {
         let write_time = view.settings.limits.write_time;
         let head = out.len();
@@ -287,13 +290,14 @@ impl Session {
             }
             Payload::Pieces(mut pieces) => {
                 let mut is_written = self.wire.write(&[&out], write_time, &mut sent).await;
+                let probe = framed(pieces.probe(), delimited);
+                let mut watch = Watch::between_parts(&probe, is_alone);
                 while is_written {
-                    let piece = match pieces.next().await {
-                        Ok(piece) => piece,
-                        Err(_) => {
-                            is_written = false;
-                            break;
-                        }
+                    let next = pieces.next();
+                    let next = wire::unless_gone(&mut self.wire.io, &mut watch, next).await;
+                    let Some(Ok(piece)) = next else {
+                        is_written = false;
+                        break;
                     };
                     let is_last = piece.is_none();
                     is_written = self.write_piece(piece, delimited, write_time, &mut sent).await;
@@ -391,5 +395,15 @@ impl Session {
                 return NextStep::End;
             }
         }
+    }
+}
+
+/// A part of a body as it is sent.
+fn framed(part: &[u8], delimited: Delimited) -> Vec<u8> {
+    match delimited {
+        Delimited::ByChunks if !part.is_empty() => {
+            [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()
+        }
+        _ => part.to_vec(),
     }
 }

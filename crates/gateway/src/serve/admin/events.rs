@@ -2,7 +2,8 @@
 //!
 //! A stream reads from the events that the process keeps, one at a time, when its consumer has taken the
 //! previous one: a slow consumer takes no memory beyond the kernel's buffers, misses events, and is told
-//! so. One that takes nothing for `limits.write_time` is disconnected.
+//! so. One that takes nothing for `limits.write_time` is disconnected. A consumer that has left is noticed by
+//! the session at once, with a comment if its socket does not say so by itself.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,12 +18,15 @@ use tokio::sync::watch;
 use super::{error, observer};
 use crate::call::message::Answer;
 use crate::call::worker::{Phase, Shared};
-use crate::observe::events::CONSUMERS_MAX;
+use crate::observe::events::{CONSUMERS_MAX, State};
 use crate::payload::{Payload, Pieces, Truncated};
 
 /// After this time without an event, a comment is sent, so that proxies and clients see that the
 /// connection is alive.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// The comment.
+const HEARTBEAT_TEXT: &str = ": heartbeat\n\n";
 
 /// How long a client waits before it connects again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
@@ -44,11 +48,15 @@ pub(super) fn stream<'a>(
         shared: shared.clone(),
         token,
         ready: VecDeque::from([format!("retry: {RETRY_MS}\n\n").into()]),
+        is_shed: false,
     };
     match last_id.map(|id| shared.events.number(id)) {
         Some(Some(number)) => stream.number = number,
         Some(None) => stream.reset("the id is not one of this process's events"),
         None => stream.state(),
+    }
+    if stream.is_shed {
+        return error(503, "limits.memory is used up", "try again");
     }
     let mut answer = Answer::new(200, b"text/event-stream", Vec::new());
     answer.fields.push(("cache-control".into(), "no-store".into()));
@@ -69,14 +77,25 @@ struct Stream {
     phases: watch::Receiver<Phase>,
     /// What is sent next.
     ready: VecDeque<Bytes>,
+    /// Whether there was no memory for the state; the stream ends.
+    is_shed: bool,
 }
 
 impl Stream {
     /// Sends the state, as an event with the id of the last one that is part of it.
     fn state(&mut self) {
-        let described = self.shared.events.state();
-        let (number, state) = described
-            .unwrap_or_else(|| (*self.last.borrow(), observer::state(&self.shared).into()));
+        let state = match self.shared.events.state() {
+            State::At(number, state) => Some((number, state)),
+            State::Unknown => {
+                let number = *self.last.borrow();
+                observer::state(&self.shared).map(|state| (number, state))
+            }
+            State::Shed => None,
+        };
+        let Some((number, state)) = state else {
+            self.is_shed = true;
+            return;
+        };
         self.number = number;
         let id = format!("id: {}\n", self.shared.events.id(number));
         self.ready.extend([id.into(), state]);
@@ -92,6 +111,9 @@ impl Stream {
     /// The next part of the stream; `None` at its end.
     async fn part(&mut self) -> Option<Bytes> {
         loop {
+            if self.is_shed {
+                return None;
+            }
             if let Some(ready) = self.ready.pop_front() {
                 return Some(ready);
             }
@@ -115,7 +137,7 @@ impl Stream {
             tokio::select! {
                 changed = self.last.changed() => changed.ok()?,
                 _ = self.phases.wait_for(|phase| *phase >= Phase::Draining) => return None,
-                () = tokio::time::sleep(HEARTBEAT) => return Some(": heartbeat\n\n".into()),
+                () = tokio::time::sleep(HEARTBEAT) => return Some(HEARTBEAT_TEXT.into()),
             }
         }
     }
@@ -134,5 +156,9 @@ impl Pieces for Stream {
 
     fn length(&self) -> Option<u64> {
         None
+    }
+
+    fn probe(&self) -> &'static [u8] {
+        HEARTBEAT_TEXT.as_bytes()
     }
 }

@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::call::worker::Shared;
 use crate::error::ErrorKind;
 use crate::heads::Served;
 use crate::observe::stats::SHED;
+use crate::payload::Held;
+use crate::permit::{Purpose, Share};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -33,6 +36,8 @@ struct Observed {
 /// Observes until it is cancelled.
 pub(crate) async fn observe(shared: Arc<Shared>) {
     let mut before = None;
+    // Whether there was no memory for the last description.
+    let mut is_shed = false;
     let mut tokens = Vec::new();
     let mut ticks = tokio::time::interval(INTERVAL);
     loop {
@@ -49,16 +54,25 @@ pub(crate) async fn observe(shared: Arc<Shared>) {
         if let Some(before) = &before {
             now.differences(before, |name, data| shared.events.add(name, data.to_string()));
         }
-        if before.as_ref() != Some(&now) {
-            shared.events.describe(now.show());
+        if before.as_ref() != Some(&now) || is_shed {
+            let state = held(&shared, now.show());
+            is_shed = state.is_none();
+            shared.events.describe(state);
             before = Some(now);
         }
     }
 }
 
+/// A text that is charged for until its last reader has dropped it; `None` if memory is used up.
+fn held(shared: &Shared, text: String) -> Option<Bytes> {
+    let mut share = Share::new(&shared.capacity, Purpose::Long);
+    share.add(text.len() as u64).ok()?;
+    Some(Held { bytes: text.into_bytes(), share: Some(share) }.into_bytes())
+}
+
 /// The present state, as an event without an id.
-pub(super) fn state(shared: &Shared) -> String {
-    Observed::of(shared).show()
+pub(super) fn state(shared: &Shared) -> Option<Bytes> {
+    held(shared, Observed::of(shared).show())
 }
 
 impl Observed {

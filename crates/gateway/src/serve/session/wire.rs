@@ -169,28 +169,47 @@ const PROBE_AFTER: Duration = Duration::from_millis(50);
 /// The longest interval between looks at a probed connection.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// Waits for the answer to a request; `None` if the caller disconnects first.
+/// How a caller is watched while it waits for an answer, or for the next part of one.
+pub(super) struct Watch<'p> {
+    /// What may be sent to find out whether its socket is closed; empty: nothing.
+    probe: &'p [u8],
+    /// Not if it has sent a further request, which waits until this one has been answered.
+    is_on: bool,
+    is_probed: bool,
+}
+
+impl<'p> Watch<'p> {
+    /// Before the answer. `may_probe`: the caller speaks HTTP/1.1 and has sent no further request.
+    pub(super) fn before_answer(may_probe: bool) -> Watch<'p> {
+        // Every HTTP/1.1 client accepts it.
+        Watch { probe: b"HTTP/1.1 100 Continue\r\n\r\n", is_on: may_probe, is_probed: false }
+    }
+
+    /// Between the parts of an answer; `probe` may be inserted there.
+    pub(super) fn between_parts(probe: &'p [u8], is_on: bool) -> Watch<'p> {
+        Watch { probe, is_on, is_probed: probe.is_empty() }
+    }
+}
+
+/// Waits for an answer or a part of it; `None` if the caller disconnects first.
 ///
 /// The end of a caller's stream means that it has closed the connection, or only that it sends nothing
-/// more: TCP does not tell. So the caller is then sent an interim response, which every HTTP/1.1 client
-/// accepts, and whose delivery to a closed socket is answered with a reset. `may_probe`: the caller
-/// speaks HTTP/1.1 and has sent no further request.
+/// more: TCP does not tell. So the caller is then sent something that it ignores, and whose delivery to a
+/// closed socket is answered with a reset.
 pub(super) async fn unless_gone<F: Future>(
     io: &mut Io,
-    may_probe: bool,
+    watch: &mut Watch<'_>,
     answer: F,
 ) -> Option<F::Output> {
     let mut answer = pin!(answer);
-    let mut is_watched = may_probe;
     let watched = poll_fn(|context| {
         if let Poll::Ready(answer) = answer.as_mut().poll(context) {
             return Poll::Ready(Some(answer));
         }
-        while is_watched && io.poll_readable(context).is_ready() {
+        while watch.is_on && io.poll_readable(context).is_ready() {
             match io.condition() {
                 Condition::Quiet => {}
-                // Further requests wait until this one has been answered.
-                Condition::Data => is_watched = false,
+                Condition::Data => watch.is_on = false,
                 Condition::Ended | Condition::Broken => return Poll::Ready(None),
             }
         }
@@ -198,22 +217,24 @@ pub(super) async fn unless_gone<F: Future>(
     });
     match watched.await {
         Some(answer) => Some(answer),
-        None => Box::pin(unless_reset(io, answer)).await,
+        None => Box::pin(unless_reset(io, watch, answer)).await,
     }
 }
 
 /// The same for a caller that has shut down its sending side.
-async fn unless_reset<F: Future>(io: &mut Io, mut answer: Pin<&mut F>) -> Option<F::Output> {
-    const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+async fn unless_reset<F: Future>(
+    io: &mut Io,
+    watch: &mut Watch<'_>,
+    mut answer: Pin<&mut F>,
+) -> Option<F::Output> {
     let mut pause = PROBE_AFTER;
-    let mut is_probed = false;
     while io.condition() != Condition::Broken {
         match tokio::time::timeout(pause, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) if is_probed => pause = (pause * 2).min(LOOK_MAX),
+            Err(_) if watch.is_probed => pause = (pause * 2).min(LOOK_MAX),
             Err(_) => {
-                is_probed = true;
-                let written = tokio::time::timeout(PROBE_AFTER, io.write_all(INTERIM)).await;
+                watch.is_probed = true;
+                let written = tokio::time::timeout(PROBE_AFTER, io.write_all(watch.probe)).await;
                 if !matches!(written, Ok(Ok(()))) {
                     return None;
                 }
@@ -222,4 +243,56 @@ async fn unless_reset<F: Future>(io: &mut Io, mut answer: Pin<&mut F>) -> Option
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    const PROBE: &[u8] = b": probe\n";
+
+    /// Watches a caller that does something, while the answer is ready only when the caller has read a
+    /// probe; returns whether it is still there.
+    async fn stays(
+        probe: &'static [u8],
+        act: impl AsyncFnOnce(TcpStream) -> Option<TcpStream>,
+    ) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let connecting = TcpStream::connect(listener.local_addr().expect("an address"));
+        let (caller, accepted) = tokio::join!(connecting, listener.accept());
+        let mut io = Io::Plain(accepted.expect("a connection").0);
+        let caller = act(caller.expect("a connection")).await;
+        let mut watch = Watch::between_parts(probe, true);
+        let answer = async {
+            let Some(mut caller) = caller else { return std::future::pending().await };
+            let mut read = [0; PROBE.len()];
+            caller.read_exact(&mut read[..probe.len()]).await.expect("the probe");
+            // Sent once, however long the answer takes.
+            let more = tokio::time::timeout(PROBE_AFTER * 4, caller.read(&mut read)).await;
+            assert!(more.is_err(), "{more:?}");
+        };
+        unless_gone(&mut io, &mut watch, answer).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn callers_that_leave_are_noticed_and_those_that_only_send_nothing_more_are_not() {
+        let shut_down = async |mut caller: TcpStream| {
+            caller.shutdown().await.expect("shut down");
+            Some(caller)
+        };
+        assert!(stays(PROBE, shut_down).await);
+        assert!(stays(b"", shut_down).await);
+        let close = async |caller: TcpStream| {
+            drop(caller);
+            None
+        };
+        assert!(!stays(PROBE, close).await);
+        let reset = async |caller: TcpStream| {
+            caller.set_zero_linger().expect("lingers not");
+            None
+        };
+        assert!(!stays(PROBE, reset).await);
+        assert!(!stays(b"", reset).await);
+    }
 }

@@ -303,7 +303,14 @@ impl Writer<'_> {
                 true
             }
             Payload::Pieces(mut pieces) => loop {
-                match pieces.next().await {
+                let left = std::future::poll_fn(|context| self.stream.poll_reset(context));
+                let next = tokio::select! {
+                    biased;
+                    next = pieces.next() => next,
+                    // The stream was reset, or the connection closed.
+                    _ = left => return false,
+                };
+                match next {
                     Ok(Some(piece)) => {
                         if !self.part(piece, false).await {
                             return false;
